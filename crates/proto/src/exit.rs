@@ -1,0 +1,27 @@
+//! Exit codes, after `sysexits.h`. Both executables use this one table, so that the supervisor
+//! can tell "wrong configuration, do not restart" from "crashed, restart".
+
+/// How a process of onnxd ended, as its parent sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// Everything went as asked.
+    Fine = 0,
+    /// The request was understood and refused; the reason has been printed.
+    Refused = 1,
+    /// The command line is wrong.
+    Usage = 64,
+    /// All workers failed for good.
+    Unavailable = 69,
+    /// A fault of onnxd's own.
+    Internal = 70,
+    /// The configuration cannot work: a missing file, a library of the wrong kind, a locked
+    /// state directory. Starting again changes nothing.
+    Configuration = 78,
+}
+
+impl From<ExitStatus> for std::process::ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(status as u8)
+    }
+}

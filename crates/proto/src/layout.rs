@@ -1,0 +1,93 @@
+//! Where things stand in the state directory, and what a generation's record says. The
+//! supervisor writes all of it; workers read `generations/` and `versions/`.
+//!
+//! ```text
+//! lock                       held with flock by the one supervisor that writes here
+//! staging/<random>/          a version that is being copied; emptied at every start
+//! versions/<sha256>/         a version: immutable, complete, known by its manifest's digest
+//! generations/<model>/<n>    one line of JSON: what generation n of the model is
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{generation::Generation, message::Facts, model_name::ModelName};
+
+/// The file in a version's directory that lists all others; its SHA-256 names the version.
+pub const MANIFEST: &str = "MANIFEST";
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout below `root`; nothing is created.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The state directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file whose lock makes a supervisor the one writer.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// Where versions are copied to before they are complete.
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// Where complete versions stand.
+    pub fn versions(&self) -> PathBuf {
+        self.root.join("versions")
+    }
+
+    /// One complete version.
+    pub fn version(&self, version: &str) -> PathBuf {
+        self.versions().join(version)
+    }
+
+    /// The records of one model's generations.
+    pub fn generations(&self, model: &ModelName) -> PathBuf {
+        self.root.join("generations").join(model.as_str())
+    }
+
+    /// The record of one generation.
+    pub fn generation(&self, model: &ModelName, generation: Generation) -> PathBuf {
+        self.generations(model).join(generation.to_string())
+    }
+
+    /// Reads what a generation is.
+    ///
+    /// # Errors
+    /// The file is missing or is no record; the message names it.
+    pub fn read_record(&self, model: &ModelName, generation: Generation) -> io::Result<Record> {
+        let path = self.generation(model, generation);
+        let name = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = fs::read(&path).map_err(|error| io::Error::new(error.kind(), name(&error)))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, name(&error)))
+    }
+}
+
+/// What a generation is. Written once, never changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The version's directory name: the SHA-256 of its manifest, in hex.
+    pub version: String,
+    /// The directory that the model was configured with when this was committed. Where the
+    /// configuration names another one at the next start, that one is staged.
+    pub configured_source: PathBuf,
+    /// What the checker found out about the version.
+    pub facts: Facts,
+}

@@ -1,0 +1,286 @@
+//! The control messages, and the only use of `bincode`. Every decoding has a limit and must
+//! consume all bytes. The bytes of each message are fixed by the tests at the end: whoever
+//! changes them raises [`crate::frame::PROTOCOL_VERSION`].
+//!
+//! A worker says `Hello`, is told `Welcome`, loads what is committed, says `Ready`, and from
+//! then on answers what it is asked until its socket ends.
+
+use std::{io, path::PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    control_page::Slot, generation::Generation, limits::FRAME_CONTROL_BYTES_MAX,
+    model_name::ModelName,
+};
+
+/// What the supervisor says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The answer to `Hello`: where everything is.
+    Welcome(Welcome),
+    /// Compute embeddings. The payload holds the texts of `items`, one after the other, UTF-8.
+    Embed {
+        /// The model's slot.
+        slot: Slot,
+        /// At most [`crate::limits::GROUP_ITEMS_MAX`].
+        items: Vec<EmbedItem>,
+    },
+    /// Answer `Pong` with the same id.
+    Ping,
+}
+
+/// What a worker says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// The first message.
+    Hello {
+        /// [`crate::BUILD_ID`] of the worker.
+        build_id: String,
+        /// The CPU it is pinned to, or why it is not.
+        pinned: Result<u16, String>,
+    },
+    /// Everything committed is loaded and warm.
+    Ready,
+    /// The worker now serves this generation of a model.
+    Loaded {
+        /// The model's slot.
+        slot: Slot,
+        /// What it serves from now on.
+        generation: Generation,
+        /// How long reading and warming took; 0 where the version was loaded already.
+        load_micros: u64,
+    },
+    /// The worker could not load a committed generation and serves what it had.
+    LoadFailed {
+        /// The model's slot.
+        slot: Slot,
+        /// What could not be loaded.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// One micro-batch of the group with the frame's id. The payload holds the embeddings in the
+    /// order of `items`, `dimension` little-endian f32 each.
+    Embeddings(Embeddings),
+    /// Items of the group with the frame's id that have no embedding.
+    Rejected {
+        /// Places in the group.
+        items: Vec<u32>,
+        /// Why, the same for all of them.
+        reason: Rejection,
+    },
+    /// The answer to `Ping`.
+    Pong,
+}
+
+/// Where a worker finds what it needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// ONNX Runtime's shared library.
+    pub onnxruntime: PathBuf,
+    /// See [`crate::layout`].
+    pub state_dir: PathBuf,
+    /// The served models.
+    pub models: Vec<ModelSlot>,
+    /// What a worker removes if the supervisor ends without doing so itself.
+    pub admin_socket: NamedSocket,
+}
+
+/// A socket's path and identity, so that nobody removes a successor's socket of the same path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedSocket {
+    /// Absolute.
+    pub path: PathBuf,
+    /// `st_dev` of the socket.
+    pub device: u64,
+    /// `st_ino` of the socket.
+    pub inode: u64,
+}
+
+/// A served model's place in the control page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSlot {
+    /// The served name.
+    pub name: ModelName,
+    /// Its slot.
+    pub slot: Slot,
+}
+
+/// One text and how it is to be embedded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbedItem {
+    /// Bytes of the text in the payload.
+    pub text_bytes: u32,
+    /// Scale to length 1; `None` does what the model's `modules.json` says.
+    pub normalize: Option<bool>,
+    /// Cut a text that is too long; otherwise it is rejected.
+    pub truncate: bool,
+}
+
+/// The answer of one micro-batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Embeddings {
+    /// What made the embeddings, wholly.
+    pub generation: Generation,
+    /// Components of one embedding.
+    pub dimension: u32,
+    /// The items that the micro-batch answers.
+    pub items: Vec<EmbeddedItem>,
+    /// Time the group's tokenizing took.
+    pub tokenize_micros: u32,
+    /// Time the micro-batch took in ONNX Runtime and pooling.
+    pub infer_micros: u32,
+}
+
+/// One answered item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddedItem {
+    /// Its place in the group.
+    pub item: u32,
+    /// Tokens that were computed, special tokens included.
+    pub tokens: u32,
+}
+
+/// Why an item has no embedding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rejection {
+    /// `truncate` is off and the text is longer than the model takes.
+    TooLong {
+        /// Tokens of the text, special tokens included.
+        tokens: u32,
+        /// What the model takes.
+        max: u32,
+    },
+    /// The tokenizer failed on the text.
+    Tokenizer(String),
+    /// ONNX Runtime failed.
+    Inference(String),
+    /// No generation of the model could be loaded.
+    NotLoaded(String),
+}
+
+/// What the checker finds out about a version, kept with every generation that serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// What the model is for.
+    pub task: Task,
+    /// Components of one embedding.
+    pub dimension: u32,
+    /// Tokens of the longest text that is not truncated, special tokens included.
+    pub max_tokens: u32,
+    /// How token embeddings become one embedding.
+    pub pooling: Pooling,
+    /// Whether embeddings have length 1 unless a request says otherwise.
+    pub normalize: bool,
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Texts in, embeddings out.
+    Embed,
+}
+
+/// How token embeddings become one embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The mean over all tokens that are not padding.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The model pools by itself: its output has one row per text.
+    None,
+}
+
+/// What the checker process prints: one line of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The candidate can serve.
+    Accepted(Facts),
+    /// It cannot.
+    Refused(Refusal),
+}
+
+/// Why a candidate does not serve. The words of `kind` are part of the admin interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The class of the cause.
+    pub kind: RefusalKind,
+    /// The cause, for people.
+    pub message: String,
+}
+
+/// Classes of causes why an update did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// The source or generation that was asked for does not exist.
+    NotFound,
+    /// A file is missing, or the model does not fit its task or what is being served.
+    Contract,
+    /// ONNX Runtime or the tokenizer cannot load it.
+    Load,
+    /// The checker died.
+    Crash,
+    /// The check took too long.
+    Timeout,
+    /// The check took too much memory.
+    Memory,
+    /// The disk is full.
+    Space,
+    /// onnxd is stopping, or too many updates wait.
+    Busy,
+    /// A fault of onnxd's own, or of the disk.
+    Internal,
+}
+
+impl RefusalKind {
+    /// A refusal of this kind.
+    pub fn because(self, message: impl Into<String>) -> Refusal {
+        Refusal { kind: self, message: message.into() }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<FRAME_CONTROL_BYTES_MAX>,
+> = bincode::config::standard().with_limit();
+
+/// Encodes a message for a frame.
+///
+/// # Errors
+/// The message is larger than a frame may be.
+pub fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other)
+}
+
+/// Decodes a message that must fill `bytes` exactly.
+///
+/// # Errors
+/// `InvalidData` where the bytes are something else, too little or too much.
+pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> io::Result<M> {
+    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+    let (message, consumed) = bincode::serde::decode_from_slice(bytes, CONFIG)
+        .map_err(|error| invalid(error.to_string()))?;
+    match bytes.len() - consumed {
+        0 => Ok(message),
+        rest => Err(invalid(format!("{rest} bytes follow the message"))),
+    }
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

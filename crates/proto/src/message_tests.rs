@@ -1,0 +1,79 @@
+//! The bytes of every message, and what hostile bytes do to the decoder.
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn fixed<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: &M, expected: &[u8]) {
+    let bytes = encode(message).unwrap();
+    assert_eq!(bytes, expected, "{message:?} is {bytes:?}");
+    assert_eq!(&decode::<M>(&bytes).unwrap(), message);
+    assert!(decode::<M>(&[&bytes[..], &[0]].concat()).is_err(), "a byte follows {message:?}");
+    for cut in 0..bytes.len() {
+        assert!(decode::<M>(&bytes[..cut]).is_err(), "{message:?} cut to {cut}");
+    }
+}
+
+#[test]
+fn every_message_to_a_worker_has_these_bytes() {
+    let welcome = Welcome {
+        onnxruntime: "/l".into(),
+        state_dir: "/s".into(),
+        models: vec![ModelSlot { name: "m".parse().unwrap(), slot: 3 }],
+        admin_socket: NamedSocket { path: "/a".into(), device: 5, inode: 300 },
+    };
+    fixed(
+        &ToWorker::Welcome(welcome),
+        &[0, 2, b'/', b'l', 2, b'/', b's', 1, 1, b'm', 3, 2, b'/', b'a', 5, 251, 44, 1],
+    );
+    let item = EmbedItem { text_bytes: 4, normalize: Some(false), truncate: true };
+    fixed(&ToWorker::Embed { slot: 2, items: vec![item] }, &[1, 2, 1, 4, 1, 0, 1]);
+    fixed(&ToWorker::Ping, &[2]);
+}
+
+#[test]
+fn every_message_from_a_worker_has_these_bytes() {
+    let hello = |pinned| FromWorker::Hello { build_id: "id".into(), pinned };
+    fixed(&hello(Ok(1)), &[0, 2, b'i', b'd', 0, 1]);
+    fixed(&hello(Err("x".into())), &[0, 2, b'i', b'd', 1, 1, b'x']);
+    fixed(&FromWorker::Ready, &[1]);
+    fixed(&FromWorker::Loaded { slot: 1, generation: 9, load_micros: 300 }, &[2, 1, 9, 251, 44, 1]);
+    let failed = FromWorker::LoadFailed { slot: 1, generation: 9, reason: "no".into() };
+    fixed(&failed, &[3, 1, 9, 2, b'n', b'o']);
+    let embeddings = Embeddings {
+        generation: 7,
+        dimension: 384,
+        items: vec![EmbeddedItem { item: 0, tokens: 5 }],
+        tokenize_micros: 1,
+        infer_micros: 2,
+    };
+    fixed(&FromWorker::Embeddings(embeddings), &[4, 7, 251, 128, 1, 1, 0, 5, 1, 2]);
+    let rejected = |reason| FromWorker::Rejected { items: vec![1], reason };
+    fixed(&rejected(Rejection::TooLong { tokens: 9, max: 8 }), &[5, 1, 1, 0, 9, 8]);
+    fixed(&rejected(Rejection::Tokenizer("t".into())), &[5, 1, 1, 1, 1, b't']);
+    fixed(&rejected(Rejection::Inference("t".into())), &[5, 1, 1, 2, 1, b't']);
+    fixed(&rejected(Rejection::NotLoaded("t".into())), &[5, 1, 1, 3, 1, b't']);
+    fixed(&FromWorker::Pong, &[6]);
+}
+
+#[test]
+fn a_length_that_lies_is_an_error_and_not_an_allocation() {
+    let two_to_the_31 = [1, 2, 252, 0, 0, 0, 128];
+    assert!(decode::<ToWorker>(&two_to_the_31).is_err());
+}
+
+#[test]
+fn a_model_name_that_could_leave_a_directory_is_no_message() {
+    let bytes = encode(&("../x", 3_u16)).unwrap();
+    assert!(decode::<ModelSlot>(&bytes).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode::<ToWorker>(&bytes);
+        let _ = decode::<FromWorker>(&bytes);
+    }
+}
