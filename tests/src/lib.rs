@@ -1,1 +1,29 @@
-//! x
+//! End-to-end tests of onnxd. The tests in `tests/` start the real executables and break them;
+//! this library holds what they share.
+//!
+//! - [`fixtures`]: where models, the runtime and the executables are.
+//! - [`launch`], [`server`], [`home`]: a running supervisor, and the directories that must be clean after it.
+//! - [`admin`]: what the commands print.
+//! - [`client`]: an HTTP client that never retries and never hides a closed connection.
+//! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
+//!   that every recorded history must satisfy.
+//! - [`notify`]: a fake systemd.
+//! - [`processes`]: what `/proc` says.
+
+#![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
+#![allow(clippy::print_stderr, reason = "a failing test shows the supervisor's log")]
+
+pub mod admin;
+pub mod client;
+pub mod corpus;
+pub mod fixtures;
+pub mod history;
+pub mod home;
+pub mod launch;
+pub mod load;
+pub mod notify;
+pub mod processes;
+pub mod server;
+mod wait;
+
+pub use crate::wait::{eventually, soon};

@@ -1,1 +1,93 @@
-fn main(){}
+//! `cargo xtask`: set-up and developer commands. Everything they make lies under the target directory.
+//!
+//! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests.
+//! - Both stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
+//!   which run Python through [`python`].
+//! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
+
+mod error;
+mod fetch;
+mod layout;
+mod model;
+mod process;
+mod python;
+mod serve;
+mod stamp;
+mod test;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+use crate::layout::Layout;
+use crate::python::Python;
+
+/// Set-up and developer commands of onnxd.
+///
+/// Needs Python 3.9 or newer with its venv module, and on the first run a network. What it fetches and makes
+/// lies under target/onnxd and is used again.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Builds onnxd and serves a sentence embedder with it, fetching what is missing.
+    Serve(serve::Options),
+    /// Fetches and makes all that `serve` and `test` need.
+    Setup,
+    /// Runs all tests, the end-to-end tests last.
+    Test {
+        /// Goes to `cargo test`, for example the name of a test.
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+    /// Becomes another program that ends with this one's parent. `serve` starts onnxd through it.
+    #[command(hide = true)]
+    Bound(process::Bound),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Error> {
+    let layout = Layout::of_workspace();
+    match command {
+        Command::Serve(options) => serve::run(&layout, options),
+        Command::Setup => setup(&layout).map(|()| ExitCode::SUCCESS),
+        Command::Test { args } => {
+            setup(&layout)?;
+            test::run(&layout, &args)
+        }
+        Command::Bound(bound) => Err(process::become_bound(&bound)),
+    }
+}
+
+/// Everything, for those who start onnxd or the tests by hand afterwards.
+fn setup(layout: &Layout) -> Result<(), Error> {
+    let _lock = layout.lock()?;
+    let python = Python::of(layout);
+    fetch::runtime(layout, &python)?;
+    model::minilm(layout, &python)?;
+    model::tiny(layout, &python)?;
+    say(&format!("ONNX Runtime  {}", layout::shown(&layout.runtime())));
+    say(&format!("models        {}", layout::shown(&layout.models())));
+    Ok(())
+}
+
+/// Prints a line. Unlike `println!` it does not panic when nobody reads any more.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

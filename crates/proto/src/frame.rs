@@ -27,8 +27,7 @@ pub enum Direction {
 }
 
 /// The header, little-endian. `id` connects an answer with its question; 0 where there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Header {
     magic: [u8; 4],
@@ -216,9 +215,8 @@ mod tests {
 
     #[test]
     fn the_header_has_these_bytes() {
-        let expected = [
-            b'O', b'N', b'X', b'D', 1, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0,
-        ];
+        let expected =
+            [b'O', b'N', b'X', b'D', 1, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
         assert_eq!(header_of(Direction::ToWorker), expected);
     }
 

@@ -1,0 +1,98 @@
+//! The command line: what each command takes, and how the terminal is written to. `serve` lives
+//! in [`crate::serve`]; the commands here are clients of the admin socket.
+
+pub(crate) mod client;
+pub(crate) mod status;
+pub(crate) mod update;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use onnxd_proto::{exit::ExitStatus, generation::Generation, model_name::ModelName};
+
+use crate::config::ServeArguments;
+
+/// Serves ONNX models on CPUs and replaces them while it serves.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve models over HTTP until SIGTERM; SIGHUP stages every model's source again
+    Serve(Box<ServeArguments>),
+    /// Replace a model while it is served; returns when the new generation serves
+    Update(UpdateArguments),
+    /// Serve an earlier version of a model again, as a new generation
+    Rollback(RollbackArguments),
+    /// Show models, generations and workers
+    Status(StatusArguments),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpdateArguments {
+    /// The served model
+    pub model: ModelName,
+    /// The directory with the new version [default: the directory the model was started with]
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// When workers load the new version
+    #[arg(long, value_enum, default_value_t)]
+    pub load: Load,
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RollbackArguments {
+    /// The served model
+    pub model: ModelName,
+    /// The generation whose version is served again [default: the newest that had another version]
+    #[arg(long, value_name = "GENERATION")]
+    pub to: Option<Generation>,
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AdminArguments {
+    /// The supervisor's admin socket [default: onnxd-admin.sock in $RUNTIME_DIRECTORY,
+    /// $XDG_RUNTIME_DIR or /run/onnxd]
+    #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(crate) use crate::models::update::Load;
+
+/// Prints what clap has to say: help and version to standard output, errors to standard error.
+pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
+    // Where even this cannot be written, the exit code still tells.
+    let _ = message.print();
+    if message.use_stderr() { ExitStatus::Usage } else { ExitStatus::Fine }.into()
+}
+
+/// Writes one line for people to standard error.
+pub(crate) fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes one line of a command's result to standard output.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}

@@ -1,0 +1,85 @@
+//! `onnxd update` and `onnxd rollback`.
+
+use std::{env, path::PathBuf};
+
+use onnxd_proto::{exit::ExitStatus, message::Refusal};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{AdminArguments, RollbackArguments, UpdateArguments, client, say};
+use crate::{
+    Failure,
+    http::admin::{RollbackCall, UpdateCall},
+    models::update::{Outcome, Step},
+};
+
+/// `onnxd update MODEL`.
+///
+/// # Errors
+/// No supervisor answers.
+pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
+    let from = arguments.from.clone().map(from_here).transpose()?;
+    let call = UpdateCall { from, load: arguments.load };
+    let path = format!("/admin/models/{}/update", arguments.model);
+    run(&arguments.admin, &path, &json!(call))
+}
+
+/// `onnxd rollback MODEL`.
+///
+/// # Errors
+/// No supervisor answers.
+pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Failure> {
+    let path = format!("/admin/models/{}/rollback", arguments.model);
+    run(&arguments.admin, &path, &json!(RollbackCall { to: arguments.to }))
+}
+
+/// The supervisor stands in another directory than we do.
+fn from_here(path: PathBuf) -> Result<PathBuf, Failure> {
+    let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
+    Ok(here.join(path))
+}
+
+fn run(admin: &AdminArguments, path: &str, call: &Value) -> Result<ExitStatus, Failure> {
+    let show = |line: &Value| {
+        if let (false, Ok(step)) = (admin.json, Step::deserialize(line)) {
+            say(&describe(&step));
+        }
+    };
+    let last = client::call(admin, "POST", path, call, show)?;
+    if admin.json {
+        say(&last.to_string());
+    }
+    if let Ok(outcome) = serde_json::from_value::<Outcome>(last.clone()) {
+        if !admin.json {
+            say(&summary(&outcome));
+        }
+        return Ok(ExitStatus::Fine);
+    }
+    match serde_json::from_value::<Refusal>(last["error"].clone()) {
+        Ok(_) if admin.json => Ok(ExitStatus::Refused),
+        Ok(refusal) => Err(Failure::refused(format!("refused: {refusal}"))),
+        Err(_) => Err(Failure::internal(format!("the supervisor answers {last}"))),
+    }
+}
+
+fn describe(step: &Step) -> String {
+    match step {
+        Step::Staged { version, bytes } => {
+            let short = version.get(..12).unwrap_or(version);
+            #[expect(clippy::cast_precision_loss, reason = "for people, to one decimal place")]
+            let megabytes = *bytes as f64 / 1e6;
+            format!("staged   version {short}, {megabytes:.1} MB")
+        }
+        Step::Checked { dimension, seconds } => {
+            format!("checked  {dimension} components, {seconds:.2} s")
+        }
+    }
+}
+
+fn summary(outcome: &Outcome) -> String {
+    let Outcome { model, generation, previous_generation, version, seconds, .. } = outcome;
+    let short = version.get(..12).unwrap_or(version);
+    format!(
+        "{model}: generation {previous_generation} -> {generation}, version {short}, {seconds:.2} s"
+    )
+}

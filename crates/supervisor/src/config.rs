@@ -1,0 +1,315 @@
+//! The configuration of `onnxd serve`: flags, `ONNXD_*` variables and a TOML file become one
+//! checked [`Config`] before anything is bound or started. A flag wins over a variable, a
+//! variable over the file, the file over the default.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use onnxd_proto::{limits::MODELS_MAX, model_name::ModelName};
+use serde::Deserialize;
+
+use crate::Failure;
+
+/// What `serve` takes: each flag is also a variable and, with the same name, a key of the file.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct ServeArguments {
+    /// A TOML file with any of the settings below as keys
+    #[arg(long, value_name = "FILE", env = "ONNXD_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// A model directory to serve; without NAME= the directory's name is the model's. Several
+    /// may be given (separated by commas in the variable); the first answers requests that name
+    /// none
+    #[arg(long, value_name = "[NAME=]DIR", env = "ONNXD_MODEL", value_delimiter = ',')]
+    pub model: Vec<String>,
+
+    /// Where HTTP is served [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", env = "ONNXD_LISTEN")]
+    pub listen: Option<SocketAddr>,
+
+    /// The Unix socket of `onnxd update`, `rollback` and `status`
+    /// [default: onnxd-admin.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Where versions and generations are kept
+    /// [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/onnxd]
+    #[arg(long, value_name = "DIR", env = "ONNXD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Worker processes [default: one for each CPU this process may use]
+    #[arg(long, value_name = "N", env = "ONNXD_WORKERS")]
+    pub workers: Option<NonZeroUsize>,
+
+    /// ONNX Runtime's shared library, 1.24 or newer
+    /// [default: libonnxruntime.so beside this executable]
+    #[arg(long, value_name = "PATH", env = "ONNXD_ONNXRUNTIME")]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// The worker's executable [default: onnxd-worker beside this executable]
+    #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
+    pub worker_binary: Option<PathBuf>,
+
+    /// How long accepted requests may take to finish when the supervisor stops [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_DRAIN_TIMEOUT_SECONDS")]
+    pub drain_timeout_seconds: Option<u64>,
+
+    /// How long a request may wait and run before it is answered 504 [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT_SECONDS")]
+    pub request_timeout_seconds: Option<u64>,
+
+    /// How long the check of a candidate may take [default: 120]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT_SECONDS")]
+    pub check_timeout_seconds: Option<u64>,
+
+    /// Check the configuration, say what is wrong, and end
+    #[arg(long)]
+    #[serde(skip)]
+    pub check_config: bool,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// In the order given; the first answers requests that name none.
+    pub models: Vec<ModelSource>,
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+    /// Absolute.
+    pub admin_socket: PathBuf,
+    /// Absolute.
+    pub state_dir: PathBuf,
+    /// `None`: one for each CPU.
+    pub workers: Option<NonZeroUsize>,
+    /// Absolute.
+    pub onnxruntime: PathBuf,
+    /// Absolute.
+    pub worker_binary: PathBuf,
+    /// From SIGTERM to the end of accepted requests.
+    pub drain_timeout: Duration,
+    /// From a request's body to its answer.
+    pub request_timeout: Duration,
+    /// For one check.
+    pub check_timeout: Duration,
+}
+
+/// A model and where its versions come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelSource {
+    /// The served name.
+    pub name: ModelName,
+    /// Absolute; it may be missing where a generation of an earlier start can serve.
+    pub directory: PathBuf,
+}
+
+impl Config {
+    /// Reads the file, if one is named, and checks everything that can be checked without
+    /// starting anything.
+    ///
+    /// # Errors
+    /// The first setting that cannot work, by name.
+    pub(crate) fn load(flags: ServeArguments) -> Result<Self, Failure> {
+        let file = match &flags.config {
+            Some(path) => read_file(path)?,
+            None => ServeArguments::default(),
+        };
+        let specs = if flags.model.is_empty() { file.model } else { flags.model };
+        let seconds = |flag: Option<u64>, file: Option<u64>, default| {
+            Duration::from_secs(flag.or(file).unwrap_or(default))
+        };
+        Ok(Self {
+            models: models(&specs)?,
+            listen: flags.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 8080).into()),
+            admin_socket: match flags.admin_socket.or(file.admin_socket) {
+                Some(path) => absolute(&path)?,
+                None => default_admin_socket()?,
+            },
+            state_dir: match flags.state_dir.or(file.state_dir) {
+                Some(path) => absolute(&path)?,
+                None => default_state_dir()?,
+            },
+            workers: flags.workers.or(file.workers),
+            onnxruntime: executable_file(
+                "--onnxruntime",
+                flags.onnxruntime.or(file.onnxruntime),
+                "libonnxruntime.so",
+            )?,
+            worker_binary: executable_file(
+                "--worker-binary",
+                flags.worker_binary.or(file.worker_binary),
+                "onnxd-worker",
+            )?,
+            drain_timeout: seconds(flags.drain_timeout_seconds, file.drain_timeout_seconds, 30),
+            request_timeout: seconds(
+                flags.request_timeout_seconds,
+                file.request_timeout_seconds,
+                30,
+            ),
+            check_timeout: seconds(flags.check_timeout_seconds, file.check_timeout_seconds, 120),
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<ServeArguments, Failure> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Failure::configuration(format!("--config {}: {error}", path.display())))?;
+    toml::from_str(&text)
+        .map_err(|error| Failure::configuration(format!("--config {}: {error}", path.display())))
+}
+
+fn models(specs: &[String]) -> Result<Vec<ModelSource>, Failure> {
+    if specs.is_empty() {
+        return Err(Failure::configuration(
+            "no model is given: use --model NAME=DIR, where DIR holds model.onnx and tokenizer.json",
+        ));
+    }
+    if specs.len() > MODELS_MAX {
+        return Err(Failure::configuration(format!(
+            "{} models are given, at most {MODELS_MAX} can be served",
+            specs.len()
+        )));
+    }
+    let mut models: Vec<ModelSource> = Vec::new();
+    for spec in specs {
+        let model = model(spec)?;
+        if models.iter().any(|other| other.name == model.name) {
+            let message =
+                format!("--model {spec}: the name {:?} is given twice", model.name.as_str());
+            return Err(Failure::configuration(message));
+        }
+        models.push(model);
+    }
+    Ok(models)
+}
+
+fn model(spec: &str) -> Result<ModelSource, Failure> {
+    let wrong = |reason: &dyn std::fmt::Display| {
+        Failure::configuration(format!("--model {spec}: {reason}"))
+    };
+    let (name, directory) = match spec.split_once('=') {
+        Some((name, directory)) => (name.to_owned(), absolute(Path::new(directory))?),
+        None => {
+            let directory = absolute(Path::new(spec))?;
+            let last = directory.file_name().unwrap_or_default().to_string_lossy();
+            (last.to_ascii_lowercase(), directory)
+        }
+    };
+    if directory.exists() && !directory.is_dir() {
+        return Err(wrong(&"this is no directory"));
+    }
+    Ok(ModelSource { name: name.parse().map_err(|error| wrong(&error))?, directory })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::configuration(format!("{:?}: {error}", path.display())))
+}
+
+/// A file that is given by a flag or stands beside this executable.
+fn executable_file(flag: &str, given: Option<PathBuf>, beside: &str) -> Result<PathBuf, Failure> {
+    let path = match given {
+        Some(path) => absolute(&path)?,
+        None => env::current_exe()
+            .map_err(|error| Failure::internal(format!("own executable: {error}")))?
+            .with_file_name(beside),
+    };
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => Ok(path),
+        Ok(_) => Err(Failure::configuration(format!("{flag}: {} is no file", path.display()))),
+        Err(error) => Err(Failure::configuration(format!(
+            "{flag}: {}: {error}; give the file by {flag} PATH",
+            path.display()
+        ))),
+    }
+}
+
+const ADMIN_SOCKET: &str = "onnxd-admin.sock";
+
+/// Where a supervisor that was told nothing puts its admin socket.
+fn default_admin_socket() -> Result<PathBuf, Failure> {
+    ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().find_map(directory_variable).map_or_else(
+        || {
+            Err(Failure::configuration(
+                "neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set: say where the admin socket goes by --admin-socket PATH",
+            ))
+        },
+        |directory| Ok(directory.join(ADMIN_SOCKET)),
+    )
+}
+
+/// Where a client that was told nothing looks for the admin socket, in this order.
+pub(crate) fn admin_socket_candidates() -> Vec<PathBuf> {
+    ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"]
+        .into_iter()
+        .filter_map(directory_variable)
+        .chain([PathBuf::from("/run/onnxd")])
+        .map(|directory| directory.join(ADMIN_SOCKET))
+        .collect()
+}
+
+fn default_state_dir() -> Result<PathBuf, Failure> {
+    directory_variable("STATE_DIRECTORY")
+        .or_else(|| directory_variable("XDG_STATE_HOME").map(|home| home.join("onnxd")))
+        .or_else(|| directory_variable("HOME").map(|home| home.join(".local/state/onnxd")))
+        .ok_or_else(|| {
+            Failure::configuration(
+                "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set: say where versions are kept by --state-dir DIR",
+            )
+        })
+}
+
+fn directory_variable(name: &str) -> Option<PathBuf> {
+    let value = PathBuf::from(env::var_os(name)?);
+    value.is_absolute().then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(specs: &[&str]) -> Result<Vec<String>, String> {
+        let specs: Vec<String> = specs.iter().map(ToString::to_string).collect();
+        models(&specs)
+            .map(|models| models.into_iter().map(|model| model.name.into()).collect())
+            .map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn a_model_without_a_name_is_called_like_its_directory() {
+        assert_eq!(names(&["m=/x/y", "/x/All-MiniLM"]), Ok(vec!["m".into(), "all-minilm".into()]));
+    }
+
+    #[test]
+    fn models_that_cannot_be_told_apart_or_named_are_refused_with_the_reason() {
+        for (specs, reason) in [
+            (&[][..], "no model is given"),
+            (&["a=/x", "a=/y"][..], "given twice"),
+            (&["A=/x"][..], "is not a model name"),
+            (&["/"][..], "is not a model name"),
+            (&["a=/dev/null"][..], "no directory"),
+        ] {
+            let message = names(specs).unwrap_err();
+            assert!(message.contains(reason), "{specs:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_file_is_known_and_a_wrong_one_is_named() {
+        let file: ServeArguments = toml::from_str(
+            "model = ['m=/x']\nlisten = '[::1]:1'\nadmin-socket = '/a'\nstate-dir = '/s'\n\
+             workers = 2\nonnxruntime = '/o'\nworker-binary = '/w'\ndrain-timeout-seconds = 1\n\
+             request-timeout-seconds = 2\ncheck-timeout-seconds = 3",
+        )
+        .unwrap();
+        assert_eq!(file.workers, NonZeroUsize::new(2));
+        let error = toml::from_str::<ServeArguments>("worker = 2").unwrap_err();
+        assert!(error.to_string().contains("worker"), "{error}");
+    }
+}

@@ -1,0 +1,270 @@
+//! What a handler calls: hands the texts of one request in, waits for all answers, and sees to it
+//! that one response has one generation. If a commit falls between the parts of a request, the
+//! older parts are run again; if that happens again, all of it is run as one group.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use onnxd_proto::{
+    control_page::Slot,
+    generation::Generation,
+    message::{EmbedItem, Rejection},
+};
+use thiserror::Error;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time,
+};
+
+use super::{Embedded, Event, Item, ItemError, Timing};
+use crate::counters::Counters;
+
+/// Texts that may wait or be computed at once. More are refused with 429.
+pub(crate) const QUEUE_ITEMS_MAX: usize = 1024;
+/// How often the older parts of a response are run again apart before all of it is run together.
+const PARTIAL_RERUNS_MAX: u32 = 2;
+
+/// One text and how it is to be embedded.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    /// UTF-8.
+    pub text: Bytes,
+    /// Scale to length 1; `None` does what the model says.
+    pub normalize: Option<bool>,
+    /// Cut a text that is too long.
+    pub truncate: bool,
+}
+
+/// The embeddings of one request, all of one generation.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// What made all of them.
+    pub generation: Generation,
+    /// Little-endian f32, in the order of the inputs.
+    pub embeddings: Vec<Bytes>,
+    /// Tokens that were computed, for all inputs.
+    pub tokens: u64,
+    /// Of the input that took longest in each.
+    pub timing: Timing,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub(crate) enum GatherError {
+    /// The queue is full.
+    #[error("the server is overloaded: {QUEUE_ITEMS_MAX} inputs wait already")]
+    Overloaded,
+    /// The deadline has passed.
+    #[error("the request took longer than {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// No worker is left, or the server stops.
+    #[error("no worker is left to answer")]
+    Stopped,
+    /// Two workers ended while they computed one of the inputs.
+    #[error("two workers ended while they computed this input; it is not tried again")]
+    Poisonous,
+    /// One of the inputs cannot be embedded.
+    #[error("{}", rejection(.0))]
+    Rejected(Rejection),
+}
+
+fn rejection(rejection: &Rejection) -> String {
+    match rejection {
+        Rejection::TooLong { tokens, max } => {
+            format!("`inputs` must have at most {max} tokens. Given: {tokens}")
+        }
+        Rejection::Tokenizer(reason) | Rejection::Inference(reason) => reason.clone(),
+        Rejection::NotLoaded(reason) => format!("the model is not loaded: {reason}"),
+    }
+}
+
+/// The way into the dispatcher.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    events: mpsc::Sender<Event>,
+    places: Arc<Semaphore>,
+    counters: Arc<Counters>,
+    timeout: Duration,
+    last_together: AtomicU64,
+}
+
+impl Dispatch {
+    /// A way into the dispatcher that reads `events`.
+    pub(crate) fn new(
+        events: mpsc::Sender<Event>,
+        counters: Arc<Counters>,
+        timeout: Duration,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(QUEUE_ITEMS_MAX));
+        Self { events, places, counters, timeout, last_together: AtomicU64::new(0) }
+    }
+
+    /// Embeds all inputs, in one generation.
+    ///
+    /// # Errors
+    /// The first reason why there is no answer for all of them.
+    pub(crate) async fn embed(
+        &self,
+        slot: Slot,
+        inputs: Vec<Input>,
+    ) -> Result<Answer, GatherError> {
+        time::timeout(self.timeout, self.gather(slot, inputs))
+            .await
+            .unwrap_or(Err(GatherError::Timeout(self.timeout)))
+    }
+
+    async fn gather(&self, slot: Slot, inputs: Vec<Input>) -> Result<Answer, GatherError> {
+        let mut answers: Vec<Option<Embedded>> = vec![None; inputs.len()];
+        let mut wanted: Vec<usize> = (0..inputs.len()).collect();
+        let mut round = 0;
+        loop {
+            let together = match round > PARTIAL_RERUNS_MAX {
+                true => self.last_together.fetch_add(1, Ordering::Relaxed) + 1,
+                false => 0,
+            };
+            for (index, embedded) in self.run(slot, &inputs, &wanted, together).await? {
+                answers[index] = Some(embedded);
+            }
+            let answers = answers.iter().flatten();
+            let newest = answers.clone().map(|answer| answer.generation).max().unwrap_or(0);
+            let older = |answer: &Embedded| answer.generation != newest;
+            if !answers.clone().any(older) {
+                return Ok(answer(newest, answers.cloned().collect()));
+            }
+            round += 1;
+            wanted = match round > PARTIAL_RERUNS_MAX {
+                true => (0..inputs.len()).collect(),
+                false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
+            };
+            wanted.iter().for_each(|_| self.counters.items_regenerated_total.add());
+        }
+    }
+
+    /// Runs the wanted inputs once; each answer comes with its place.
+    async fn run(
+        &self,
+        slot: Slot,
+        inputs: &[Input],
+        wanted: &[usize],
+        together: u64,
+    ) -> Result<Vec<(usize, Embedded)>, GatherError> {
+        let (reply, mut replies) = mpsc::channel(wanted.len());
+        let mut items = Vec::with_capacity(wanted.len());
+        for &index in wanted {
+            let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+                self.counters.requests_overloaded_total.add();
+                return Err(GatherError::Overloaded);
+            };
+            let Input { text, normalize, truncate } = inputs[index].clone();
+            let text_bytes = u32::try_from(text.len()).expect("texts are shorter than 4 GiB");
+            items.push(Item {
+                slot,
+                text,
+                options: EmbedItem { text_bytes, normalize, truncate },
+                index,
+                queued_at: Instant::now(),
+                waited: Duration::ZERO,
+                deaths: 0,
+                together,
+                reply: reply.clone(),
+                _permit: permit,
+            });
+        }
+        drop(reply);
+        let submitted = self.events.send(Event::Submitted(items)).await;
+        submitted.map_err(|_| GatherError::Stopped)?;
+        let mut answers = Vec::with_capacity(wanted.len());
+        for _ in wanted {
+            let (index, outcome) = replies.recv().await.ok_or(GatherError::Stopped)?;
+            let embedded = outcome.map_err(|error| match error {
+                ItemError::Rejected(rejection) => GatherError::Rejected(rejection),
+                ItemError::Poisonous => GatherError::Poisonous,
+                ItemError::Stopped => GatherError::Stopped,
+            })?;
+            answers.push((index, embedded));
+        }
+        Ok(answers)
+    }
+}
+
+fn answer(generation: Generation, embedded: Vec<Embedded>) -> Answer {
+    let mut timing = Timing::default();
+    for Embedded { timing: one, .. } in &embedded {
+        timing.queue = timing.queue.max(one.queue);
+        timing.tokenize = timing.tokenize.max(one.tokenize);
+        timing.infer = timing.infer.max(one.infer);
+    }
+    let tokens = embedded.iter().map(|one| u64::from(one.tokens)).sum();
+    let embeddings = embedded.into_iter().map(|one| one.components).collect();
+    Answer { generation, embeddings, tokens, timing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a dispatcher whose answers have the given generations, one list for each round.
+    async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usize>) {
+        let (events, mut incoming) = mpsc::channel(16);
+        let counters = Arc::new(Counters::default());
+        let dispatch = Dispatch::new(events, counters, Duration::from_secs(5));
+        let input = Input { text: Bytes::new(), normalize: None, truncate: true };
+        let rounds: Vec<Vec<Generation>> = rounds.iter().map(|round| round.to_vec()).collect();
+        let player = tokio::spawn(async move {
+            let mut sizes = Vec::new();
+            for round in rounds {
+                let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
+                sizes.push(items.len());
+                assert_eq!(items.len(), round.len());
+                let together = items[0].together;
+                assert!(items.iter().all(|item| item.together == together));
+                assert_eq!(together != 0, sizes.len() > 3);
+                for (item, generation) in items.into_iter().zip(round) {
+                    let components = Bytes::from(vec![u8::try_from(item.index).unwrap(); 4]);
+                    let timing = Timing::default();
+                    let embedded = Embedded { generation, components, tokens: 1, timing };
+                    item.reply.try_send((item.index, Ok(embedded))).unwrap();
+                }
+            }
+            sizes
+        });
+        let answer = dispatch.embed(0, vec![input; inputs]).await.unwrap();
+        (answer, player.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_response_of_one_generation_is_run_once() {
+        let (answer, sizes) = served_by(&[&[4, 4, 4]], 3).await;
+        assert_eq!((answer.generation, answer.tokens, sizes), (4, 3, vec![3]));
+    }
+
+    #[tokio::test]
+    async fn parts_of_an_older_generation_are_run_again_and_keep_their_place() {
+        let (answer, sizes) = served_by(&[&[1, 2, 1], &[2, 2]], 3).await;
+        assert_eq!((answer.generation, sizes), (2, vec![3, 2]));
+        let places: Vec<u8> = answer.embeddings.iter().map(|bytes| bytes[0]).collect();
+        assert_eq!(places, [0, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn under_a_storm_of_commits_a_response_is_at_last_run_as_one_group() {
+        let (answer, sizes) = served_by(&[&[1, 2], &[3], &[4], &[9, 9]], 2).await;
+        assert_eq!((answer.generation, sizes), (9, vec![2, 1, 1, 2]));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_an_answer_at_once() {
+        let (events, _incoming) = mpsc::channel(16);
+        let counters = Arc::new(Counters::default());
+        let dispatch = Dispatch::new(events, counters, Duration::from_secs(5));
+        let input = Input { text: Bytes::new(), normalize: None, truncate: true };
+        let error = dispatch.embed(0, vec![input; QUEUE_ITEMS_MAX + 1]).await.unwrap_err();
+        assert_eq!(error, GatherError::Overloaded);
+    }
+}

@@ -1,0 +1,101 @@
+//! From an accepted request to the worker that computes it, and back.
+//!
+//! - [`scheduler`]: pure: one queue, and which items go to the next idle worker together.
+//! - [`dispatcher`]: the task that owns the queue and the workers.
+//! - [`worker`]: what the dispatcher knows of one worker.
+//! - [`gather`]: what a handler calls: hands texts in, waits, and sees to it that one response
+//!   has one generation.
+
+pub(crate) mod dispatcher;
+pub(crate) mod gather;
+pub(crate) mod scheduler;
+pub(crate) mod worker;
+
+use std::{io, time::Duration, time::Instant};
+
+use bytes::Bytes;
+use onnxd_proto::{
+    control_page::Slot,
+    generation::Generation,
+    message::{EmbedItem, Rejection},
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::pool::{Epoch, WorkerId, keeper::Report, link::Incoming};
+
+/// Everything that happens to the dispatcher.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Texts to embed.
+    Submitted(Vec<Item>),
+    /// A keeper has started its process, or the process has ended.
+    Kept(WorkerId, Epoch, Report),
+    /// A message of a worker, or the end of its socket.
+    Arrived(WorkerId, Epoch, io::Result<Incoming>),
+    /// Somebody wants to know how things are.
+    StatusAsked(oneshot::Sender<Vec<worker::Status>>),
+    /// The watchdog wants a sign of life of any worker.
+    ProbeAsked(oneshot::Sender<()>),
+    /// No new requests come; end the workers when they have answered.
+    Drain,
+}
+
+/// One text on its way through the queue. Dropping it answers nobody: its handler sees that.
+#[derive(Debug)]
+pub(crate) struct Item {
+    /// The model's slot.
+    pub slot: Slot,
+    /// UTF-8.
+    pub text: Bytes,
+    /// How it is to be embedded.
+    pub options: EmbedItem,
+    /// Its place in the request.
+    pub index: usize,
+    /// When it was handed in.
+    pub queued_at: Instant,
+    /// How long it waited for a worker, once it has one.
+    pub waited: Duration,
+    /// Workers that ended while they had it.
+    pub deaths: u32,
+    /// Items with the same number must be computed in one group; 0 is none.
+    pub together: u64,
+    /// Where the answer goes; closed when the client has gone.
+    pub reply: mpsc::Sender<(usize, Result<Embedded, ItemError>)>,
+    /// Its place in the bounded queue, given back when the item is dropped.
+    pub _permit: OwnedSemaphorePermit,
+}
+
+/// One embedding.
+#[derive(Clone, Debug)]
+pub(crate) struct Embedded {
+    /// What made it.
+    pub generation: Generation,
+    /// Little-endian f32.
+    pub components: Bytes,
+    /// Tokens that were computed.
+    pub tokens: u32,
+    /// How long it took.
+    pub timing: Timing,
+}
+
+/// Where the time of an item, or the longest of a request's items, went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Timing {
+    /// From the queue to a worker.
+    pub queue: Duration,
+    /// Tokenizing its group.
+    pub tokenize: Duration,
+    /// ONNX Runtime and pooling for its micro-batch.
+    pub infer: Duration,
+}
+
+/// Why an item has no embedding.
+#[derive(Clone, Debug)]
+pub(crate) enum ItemError {
+    /// The worker's word.
+    Rejected(Rejection),
+    /// Two workers ended while they computed it.
+    Poisonous,
+    /// No worker is left.
+    Stopped,
+}

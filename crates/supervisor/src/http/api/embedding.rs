@@ -1,0 +1,143 @@
+//! What the contracts that embed texts share: finding the model, parsing, the headers of an
+//! answer, and printing numbers.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+};
+use onnxd_proto::layout::Record;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    dispatch::gather::{Answer, Input},
+    http::{
+        error::{ApiError, Kind},
+        router::App,
+    },
+    models::registry::Model,
+};
+
+/// Parses a JSON body.
+///
+/// # Errors
+/// 400 where it is no JSON, 422 where it is JSON of another shape.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let message = format!("the body is not what it should be: {error}");
+        match error.classify() {
+            serde_json::error::Category::Data => ApiError::new(Kind::Validation, message),
+            _ => ApiError::new(Kind::Validation, message).with_status(StatusCode::BAD_REQUEST),
+        }
+    })
+}
+
+/// The model that a request names, or the first.
+///
+/// # Errors
+/// 404 where it is not served.
+pub(crate) fn find_model<'a>(app: &'a App, name: Option<&str>) -> Result<&'a Arc<Model>, ApiError> {
+    app.registry.find(name).ok_or_else(|| {
+        let served: Vec<&str> =
+            app.registry.models().iter().map(|model| model.name.as_str()).collect();
+        let name = name.unwrap_or_default();
+        let message =
+            format!("the model `{name}` is not served; served are: {}", served.join(", "));
+        ApiError::new(Kind::Validation, message).with_status(StatusCode::NOT_FOUND).about("model")
+    })
+}
+
+/// Embeds the inputs, and says what the generation that did so is.
+///
+/// # Errors
+/// See [`crate::dispatch::gather::GatherError`].
+pub(crate) async fn embed(
+    app: &App,
+    model: &Model,
+    inputs: Vec<Input>,
+) -> Result<(Answer, Arc<Record>), ApiError> {
+    let answer = app.dispatch.embed(model.slot, inputs).await?;
+    let record = model.record(answer.generation).ok_or_else(|| {
+        ApiError::new(Kind::Backend, "the generation of the answer is unknown")
+            .with_status(StatusCode::INTERNAL_SERVER_ERROR)
+    })?;
+    Ok((answer, record))
+}
+
+/// A JSON response with the headers that every inference response carries.
+pub(crate) fn answered(
+    model: &Model,
+    answer: &Answer,
+    record: &Record,
+    body: Vec<u8>,
+) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert("x-model-generation", HeaderValue::from(answer.generation));
+    insert(headers, "x-model-name", model.name.as_str());
+    insert(headers, "x-model-version", &record.version);
+    let [queue, tokenize, infer] =
+        [answer.timing.queue, answer.timing.tokenize, answer.timing.infer]
+            .map(|time| time.as_secs_f64() * 1e3);
+    let timing = format!("queue;dur={queue:.3}, tokenize;dur={tokenize:.3}, infer;dur={infer:.3}");
+    insert(headers, "server-timing", &timing);
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    // Names are validated, versions are hexadecimal, timings are digits.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Appends an embedding as a JSON list, each number in its shortest form that reads back as the
+/// same f32.
+///
+/// # Errors
+/// A component is not finite, for which JSON has no number.
+pub(crate) fn push_numbers(body: &mut Vec<u8>, components: &[u8]) -> Result<(), ApiError> {
+    let mut buffer = zmij::Buffer::new();
+    body.push(b'[');
+    for (place, bytes) in components.as_chunks::<4>().0.iter().enumerate() {
+        let component = f32::from_le_bytes(*bytes);
+        if !component.is_finite() {
+            return Err(ApiError::new(Kind::Backend, "the model's output is not finite"));
+        }
+        if place > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(buffer.format_finite(component).as_bytes());
+    }
+    body.push(b']');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back_as_the_same_numbers(
+            numbers in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::ZERO, 0..50),
+        ) {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let mut body = Vec::new();
+            push_numbers(&mut body, &bytes).unwrap();
+            let read: Vec<f32> = serde_json::from_slice(&body).unwrap();
+            prop_assert_eq!(read, numbers);
+        }
+    }
+
+    #[test]
+    fn what_json_has_no_number_for_is_an_error() {
+        for number in [f32::NAN, f32::INFINITY] {
+            assert!(push_numbers(&mut Vec::new(), &number.to_le_bytes()).is_err());
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Connections: how many there may be, how long they may take, how they end. Requests are the
+//! [`super::router`]'s affair.
+//!
+//! hyper's own header timeout also runs while a connection is idle, so it serves here as the
+//! idle timeout; a client that has begun a request and does not finish its headers is closed
+//! sooner, by [`Activity`].
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Body, http::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time,
+};
+use tower::ServiceExt;
+
+use crate::counters::Counters;
+
+/// Connections at once. Further ones wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 1024;
+/// How long a connection may be idle between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a client may take to send the headers of a request it has begun.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's headers.
+const HEADERS_BYTES_MAX: usize = 64 * 1024;
+/// How long the accept loop rests when descriptors are used up, rather than spin.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// How often the accept loop shows that it is alive when nobody connects.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Accepts connections until it is told to drain.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: TcpListener,
+    router: Router,
+    counters: Arc<Counters>,
+    ticks: Arc<AtomicU64>,
+}
+
+impl Listener {
+    /// A listener on a socket that is bound already.
+    pub(crate) fn new(socket: TcpListener, router: Router, counters: Arc<Counters>) -> Self {
+        Self { socket, router, counters, ticks: Arc::default() }
+    }
+
+    /// A number that changes as long as the accept loop lives.
+    pub(crate) fn ticks(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.ticks)
+    }
+
+    /// Serves until `drain` becomes true, then finishes what has begun for at most
+    /// `drain_timeout`.
+    pub(crate) async fn run(self, mut drain: watch::Receiver<bool>, drain_timeout: Duration) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let graceful = GracefulShutdown::new();
+        loop {
+            self.ticks.fetch_add(1, Ordering::Relaxed);
+            let connection = tokio::select! {
+                connection = self.accept(&permits) => connection,
+                () = time::sleep(TICK) => continue,
+                // An error means that whoever drains has gone, which is as good a reason.
+                _ = drain.wait_for(|drain| *drain) => break,
+            };
+            if let Some((stream, permit)) = connection {
+                self.serve(stream, permit, &graceful);
+            }
+        }
+        // Who is connected already, if not yet accepted, gets an answer too.
+        while let Ok(Some((stream, permit))) =
+            time::timeout(Duration::ZERO, self.accept(&permits)).await
+        {
+            self.serve(stream, permit, &graceful);
+        }
+        drop(self.socket);
+        if time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
+            tracing::warn!("connections were cut at the end of the drain time");
+        }
+    }
+
+    async fn accept(&self, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+        if permits.available_permits() == 0 {
+            self.counters.connections_delayed_total.add();
+        }
+        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+        match self.socket.accept().await {
+            Ok((stream, _)) => Some((stream, permit)),
+            Err(error) => {
+                // One client that has gone again is no news; used up descriptors are.
+                tracing::debug!(%error, "a connection could not be accepted");
+                let used_up = [libc_emfile(), libc_enfile()];
+                if error.raw_os_error().is_some_and(|code| used_up.contains(&code)) {
+                    time::sleep(ACCEPT_REST).await;
+                }
+                None
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+        // Small answers must not wait for more; where it cannot be set they do.
+        let _ = stream.set_nodelay(true);
+        let activity = Arc::new(Activity::default());
+        let router = self.router.clone();
+        let seen = Arc::clone(&activity);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (router, seen) = (router.clone(), Arc::clone(&seen));
+            async move {
+                seen.set(Phase::Answering);
+                let response = router.oneshot(request.map(Body::new)).await;
+                seen.set(Phase::Idle);
+                response
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE_TIMEOUT)
+            .max_header_size(HEADERS_BYTES_MAX)
+            .serve_connection(
+                TokioIo::new(Watched { stream, activity: activity.clone() }),
+                service,
+            );
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            tokio::select! {
+                result = connection => if let Err(error) = result {
+                    tracing::debug!(%error, "a connection ended early");
+                },
+                () = activity.too_slow() => tracing::debug!("a client was too slow with its headers"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn libc_emfile() -> i32 {
+    nix::errno::Errno::EMFILE as i32
+}
+
+fn libc_enfile() -> i32 {
+    nix::errno::Errno::ENFILE as i32
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has come since the last answer.
+    #[default]
+    Idle,
+    /// A request's headers have been coming since then.
+    Headers(Instant),
+    /// A request is read and answered; its body has time limits of its own.
+    Answering,
+}
+
+/// The phase of a connection, told by its socket and its service.
+#[derive(Debug, Default)]
+struct Activity {
+    phase: Mutex<Phase>,
+}
+
+impl Activity {
+    fn set(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Bytes have come.
+    fn bytes(&self) {
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if *phase == Phase::Idle {
+            *phase = Phase::Headers(Instant::now());
+        }
+    }
+
+    /// Returns when headers have been coming for too long.
+    async fn too_slow(&self) {
+        loop {
+            time::sleep(HEADERS_TIMEOUT / 4).await;
+            let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(phase, Phase::Headers(since) if since.elapsed() >= HEADERS_TIMEOUT) {
+                return;
+            }
+        }
+    }
+}
+
+/// A socket that tells [`Activity`] when bytes come.
+#[derive(Debug)]
+struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.bytes();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,13 @@
+//! HTTP: the listener and its limits, the routes, the errors, and the admin interface.
+//!
+//! - [`listener`]: connections: how many, how long they may be idle or slow, how they end.
+//! - [`router`]: which path is answered by whom.
+//! - [`api`]: the contracts: TEI's, OpenAI's, health.
+//! - [`error`]: one kind of error, in the shape that each contract asks for.
+//! - [`admin`]: `update`, `rollback` and `status` over the Unix socket.
+
+pub(crate) mod admin;
+pub(crate) mod api;
+pub(crate) mod error;
+pub(crate) mod listener;
+pub(crate) mod router;

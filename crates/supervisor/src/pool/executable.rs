@@ -1,0 +1,57 @@
+//! The worker's executable: opened once, and always this file is started, so that a package
+//! upgrade beneath a running supervisor cannot mix two builds.
+
+use std::{
+    env,
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+/// Variables that a worker inherits; everything else, secrets above all, stays here.
+const INHERITED: &[&str] = &["LD_LIBRARY_PATH", "ONNXD_LOG", "RUST_BACKTRACE", "TMPDIR"];
+
+/// Variables that every worker gets.
+const FIXED: &[(&str, &str)] = &[
+    // ONNX Runtime sends usage data unless this is set before its library is loaded.
+    ("ORT_DISABLE_TELEMETRY", "1"),
+    // One thread a worker is the point of it all.
+    ("TOKENIZERS_PARALLELISM", "false"),
+    ("RAYON_NUM_THREADS", "1"),
+    ("OMP_NUM_THREADS", "1"),
+];
+
+/// The worker's executable and the library that it loads.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerExecutable {
+    file: Arc<File>,
+    onnxruntime: PathBuf,
+}
+
+impl WorkerExecutable {
+    /// Opens the executable.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub(crate) fn open(path: &Path, onnxruntime: &Path) -> io::Result<Self> {
+        Ok(Self { file: Arc::new(File::open(path)?), onnxruntime: onnxruntime.to_owned() })
+    }
+
+    /// ONNX Runtime's shared library.
+    pub(crate) fn onnxruntime(&self) -> &Path {
+        &self.onnxruntime
+    }
+
+    /// A command that starts it, without arguments.
+    pub(crate) fn command(&self) -> Command {
+        // The child resolves the path before it closes what is not to be inherited.
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        command.arg0("onnxd-worker").env_clear();
+        command.envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
+        command.envs(FIXED.iter().copied());
+        command
+    }
+}

@@ -1,0 +1,112 @@
+//! Frames to and from one worker. A link is two tasks: one writes what it is given, one reads
+//! and reports. Whatever goes wrong ends the link; the dispatcher then ends the worker.
+
+use std::{io, os::unix::net};
+
+use bytes::{Buf, Bytes, BytesMut};
+use onnxd_proto::{
+    frame::{Direction, HEADER_BYTES, Header},
+    message::{self, FromWorker, ToWorker},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+};
+
+/// Frames that may wait to be written: one group, a ping, and room to spare.
+const OUTGOING_MAX: usize = 8;
+
+/// A message that arrived.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// What it answers.
+    pub id: u64,
+    /// What it says.
+    pub message: FromWorker,
+    /// Raw tensors.
+    pub payload: Bytes,
+}
+
+/// The sending end. Dropping it ends the worker.
+#[derive(Debug)]
+pub(crate) struct Link {
+    outgoing: mpsc::Sender<(Bytes, Bytes)>,
+}
+
+impl Link {
+    /// Starts the two tasks. `events` gets every message and at last an error, `UnexpectedEof`
+    /// where the worker has simply gone.
+    ///
+    /// # Errors
+    /// The socket cannot be used by the runtime.
+    pub(crate) fn open<E: Send + 'static>(
+        socket: net::UnixStream,
+        events: mpsc::Sender<E>,
+        event: impl Fn(io::Result<Incoming>) -> E + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let (read, write) = UnixStream::from_std(socket)?.into_split();
+        let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+        tokio::spawn(write_all(write, queue));
+        tokio::spawn(read_all(read, events, event));
+        Ok(Self { outgoing })
+    }
+
+    /// Hands a message to the writing task.
+    ///
+    /// # Errors
+    /// The message is too large, or the worker does not take what it was sent before.
+    pub(crate) fn send(&self, id: u64, message: &ToWorker, payload: Bytes) -> io::Result<()> {
+        let control = message::encode(message)?;
+        let header = Header::new(Direction::ToWorker, id, &control, &payload)?;
+        let mut head = BytesMut::with_capacity(HEADER_BYTES + control.len());
+        head.extend_from_slice(&header.to_bytes());
+        head.extend_from_slice(&control);
+        self.outgoing
+            .try_send((head.freeze(), payload))
+            .map_err(|_| io::Error::other("the worker does not read its socket"))
+    }
+}
+
+async fn write_all(mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<(Bytes, Bytes)>) {
+    while let Some((head, payload)) = queue.recv().await {
+        if socket.write_all_buf(&mut head.chain(payload)).await.is_err() {
+            // The reading task sees the end and reports it.
+            return;
+        }
+    }
+}
+
+async fn read_all<E>(
+    mut socket: OwnedReadHalf,
+    events: mpsc::Sender<E>,
+    event: impl Fn(io::Result<Incoming>) -> E,
+) {
+    loop {
+        let incoming = read(&mut socket).await;
+        let ended = incoming.is_err();
+        if events.send(event(incoming)).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+async fn read(socket: &mut OwnedReadHalf) -> io::Result<Incoming> {
+    let mut bytes = [0; HEADER_BYTES];
+    socket.read_exact(&mut bytes).await?;
+    let header = Header::parse(&bytes, Direction::FromWorker)?;
+    let length = header.control_len() + header.payload_len();
+    let mut body = BytesMut::with_capacity(length);
+    while body.len() < length {
+        let mut rest = (&mut *socket).take((length - body.len()) as u64);
+        if rest.read_buf(&mut body).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let mut body = body.freeze();
+    let control = body.split_to(header.control_len());
+    Ok(Incoming { id: header.id(), message: message::decode(&control)?, payload: body })
+}

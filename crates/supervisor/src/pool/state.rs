@@ -1,0 +1,255 @@
+//! In which state a worker is, and when it is started again. Pure: time comes in as an argument,
+//! what to do comes out.
+//!
+//! ```text
+//!            started            ready             group sent
+//! backoff ───────────► starting ─────► ready ◄──────────────► busy
+//!    ▲                    │              │      group done      │
+//!    └────────────────────┴──────────────┴──────────────────────┘  ended
+//!                         └──► failed   (cannot be started, or too often in a row)
+//!            any ──► draining ──► stopped
+//! ```
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// Starts that may fail in a row before a worker is given up.
+const FAILED_STARTS_MAX: u32 = 5;
+/// The first wait before a worker is started again; it doubles with every death in a row.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest wait.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A worker that was ready for so long has recovered: its next death is a first one.
+const RECOVERED_AFTER: Duration = Duration::from_secs(10);
+
+/// The states, with the names that logs, status and documents use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// The process runs and loads its models.
+    Starting,
+    /// It waits for work.
+    Ready,
+    /// It computes.
+    Busy,
+    /// It finishes what it has and gets nothing new.
+    Draining,
+    /// It has ended because it was told to.
+    Stopped,
+    /// It has ended and will be started again.
+    Backoff,
+    /// It is given up.
+    Failed,
+}
+
+/// One worker's state and history.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerState {
+    state: State,
+    /// Since when it has been ready or busy.
+    ready_since: Option<Instant>,
+    /// When a worker in back-off is started.
+    start_at: Option<Instant>,
+    deaths_in_row: u32,
+    failed_starts_in_row: u32,
+    restarts: u64,
+}
+
+/// Whether an end is worth another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It may have been an accident.
+    Accident,
+    /// Starting again changes nothing: the configuration is wrong.
+    Hopeless,
+}
+
+impl WorkerState {
+    /// A worker that is to be started at `now`.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            state: State::Backoff,
+            ready_since: None,
+            start_at: Some(now),
+            deaths_in_row: 0,
+            failed_starts_in_row: 0,
+            restarts: 0,
+        }
+    }
+
+    /// The present state.
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    /// How often it was started again.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// Whether it may get work now.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    /// Whether it answers requests.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.state, State::Ready | State::Busy)
+    }
+
+    /// When [`WorkerState::start_due`] has to be asked next.
+    pub(crate) fn start_at(&self) -> Option<Instant> {
+        self.start_at
+    }
+
+    /// Whether the process is to be started now; the worker is starting from then on.
+    pub(crate) fn start_due(&mut self, now: Instant) -> bool {
+        let due = self.start_at.is_some_and(|at| at <= now);
+        if due {
+            self.start_at = None;
+            self.state = State::Starting;
+        }
+        due
+    }
+
+    /// It has loaded everything.
+    pub(crate) fn ready(&mut self, now: Instant) {
+        if self.state == State::Starting {
+            self.state = State::Ready;
+            self.ready_since = Some(now);
+            self.failed_starts_in_row = 0;
+        }
+    }
+
+    /// It was given a group.
+    pub(crate) fn group_sent(&mut self) {
+        if self.state == State::Ready {
+            self.state = State::Busy;
+        }
+    }
+
+    /// It has answered its group.
+    pub(crate) fn group_done(&mut self) {
+        if self.state == State::Busy {
+            self.state = State::Ready;
+        }
+    }
+
+    /// It gets nothing new and is not started again.
+    pub(crate) fn drain(&mut self) {
+        match self.state {
+            State::Starting | State::Ready | State::Busy => self.state = State::Draining,
+            State::Backoff => self.state = State::Stopped,
+            State::Draining | State::Stopped | State::Failed => {}
+        }
+        self.start_at = None;
+    }
+
+    /// Its process has ended. `jitter`, from 0 to 1, spreads the restarts of several workers.
+    pub(crate) fn ended(&mut self, now: Instant, end: End, jitter: f64) {
+        let recovered = self.ready_since.take().map(|since| now.duration_since(since));
+        if recovered.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
+            self.deaths_in_row = 0;
+        }
+        if recovered.is_none() {
+            self.failed_starts_in_row += 1;
+        }
+        self.state = match self.state {
+            State::Draining | State::Stopped => State::Stopped,
+            _ if end == End::Hopeless || self.failed_starts_in_row >= FAILED_STARTS_MAX => {
+                State::Failed
+            }
+            _ => {
+                self.start_at = Some(now + backoff(self.deaths_in_row, jitter));
+                self.deaths_in_row += 1;
+                self.restarts += 1;
+                State::Backoff
+            }
+        };
+    }
+}
+
+/// Doubles from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], and up to a quarter more by jitter.
+fn backoff(deaths_before: u32, jitter: f64) -> Duration {
+    let doubled = BACKOFF_MIN.saturating_mul(1 << deaths_before.min(16));
+    let spread = 1.0 + jitter.clamp(0.0, 1.0) / 4.0;
+    doubled.mul_f64(spread).min(BACKOFF_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn started(now: Instant) -> WorkerState {
+        let mut worker = WorkerState::new(now);
+        assert!(worker.start_due(now));
+        worker
+    }
+
+    #[test]
+    fn a_worker_that_dies_is_started_again_later_and_later_until_it_recovers() {
+        let mut now = Instant::now();
+        let mut worker = started(now);
+        for expected_ms in [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000] {
+            worker.ready(now);
+            worker.ended(now, End::Accident, 0.0);
+            assert_eq!(worker.start_at(), Some(now + Duration::from_millis(expected_ms)));
+            assert!(!worker.start_due(now));
+            now = worker.start_at().unwrap();
+            assert!(worker.start_due(now));
+        }
+        worker.ready(now);
+        worker.ended(now + RECOVERED_AFTER, End::Accident, 0.0);
+        assert_eq!(worker.start_at(), Some(now + RECOVERED_AFTER + BACKOFF_MIN));
+        assert_eq!(worker.restarts(), 12);
+    }
+
+    #[test]
+    fn a_worker_that_never_gets_ready_is_given_up_and_a_wrong_configuration_at_once() {
+        let mut now = Instant::now();
+        let mut worker = started(now);
+        for _ in 1..FAILED_STARTS_MAX {
+            worker.ended(now, End::Accident, 1.0);
+            assert_eq!(worker.state(), State::Backoff);
+            now = worker.start_at().unwrap();
+            assert!(worker.start_due(now));
+        }
+        worker.ended(now, End::Accident, 1.0);
+        assert_eq!((worker.state(), worker.start_at()), (State::Failed, None));
+        let mut worker = started(now);
+        worker.ended(now, End::Hopeless, 0.0);
+        assert_eq!(worker.state(), State::Failed);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_a_drained_worker_is_never_started_again(
+            before in prop::collection::vec(0..5, 0..20),
+            after in prop::collection::vec(0..5, 0..20),
+        ) {
+            let mut now = Instant::now();
+            let mut worker = WorkerState::new(now);
+            let step = |worker: &mut WorkerState, what, now| match what {
+                0 => { worker.start_due(now); }
+                1 => worker.ready(now),
+                2 => worker.group_sent(),
+                3 => worker.group_done(),
+                _ => worker.ended(now, End::Accident, 0.5),
+            };
+            for what in before {
+                now += Duration::from_secs(1);
+                step(&mut worker, what, now);
+            }
+            worker.drain();
+            for what in after {
+                now += Duration::from_secs(60);
+                prop_assert!(!worker.start_due(now));
+                prop_assert!(!worker.is_idle());
+                step(&mut worker, what, now);
+            }
+        }
+    }
+}

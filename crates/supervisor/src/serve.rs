@@ -1,0 +1,311 @@
+//! `onnxd serve`, from the configuration to the exit code, in the order in which it happens.
+
+use std::{
+    io::IsTerminal,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
+use onnxd_proto::{control_page::ControlPage, exit::ExitStatus, message::Welcome};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    Failure,
+    config::{Config, ServeArguments},
+    counters::Counters,
+    dispatch::{
+        Event,
+        dispatcher::{Dispatcher, EVENTS_MAX, Health},
+        gather::Dispatch,
+        worker::Worker,
+    },
+    http::{
+        admin::{Admin, AdminSocket},
+        listener::Listener,
+        router::{self, App},
+    },
+    models::{checker::Checker, registry::Registry, store::Store, update::Updater},
+    pool::{executable::WorkerExecutable, keeper::Keeper},
+    signals::{Request, Signals},
+    systemd,
+};
+
+/// Runs the supervisor until it is told to stop.
+///
+/// # Errors
+/// Why it could not start, or had to stop.
+pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("ONNXD_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let check_only = arguments.check_config;
+    let config = Config::load(arguments)?;
+    if check_only {
+        return check(&config);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
+    let result = runtime.block_on(run(config));
+    // What still copies files finishes and removes them.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result
+}
+
+/// What `--check-config` looks at beyond what loading the configuration does.
+fn check(config: &Config) -> Result<ExitStatus, Failure> {
+    for model in &config.models {
+        if !model.directory.is_dir() {
+            let path = model.directory.display();
+            let message = format!("--model {}: the directory {path} is not there", model.name);
+            return Err(Failure::configuration(message));
+        }
+    }
+    crate::cli::say("the configuration is fine");
+    Ok(ExitStatus::Fine)
+}
+
+async fn run(config: Config) -> Result<ExitStatus, Failure> {
+    let mut signals = Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
+    let server = tokio::select! {
+        server = Server::start(&config) => server?,
+        () = signals.stop() => return Ok(ExitStatus::Fine),
+    };
+    let mut server = tokio::select! {
+        warm = server.warm_up() => warm?,
+        () = signals.stop() => return Ok(ExitStatus::Fine),
+    };
+    systemd::ready("serving");
+    tracing::info!(listen = %server.listen, admin_socket = %config.admin_socket.display(), "ready");
+    server.watchdog();
+    let outcome = server.serve(&mut signals).await;
+    systemd::stopping();
+    tokio::select! {
+        () = server.drain(config.drain_timeout) => {}
+        () = signals.stop() => tracing::warn!("told to stop twice: ending at once"),
+    }
+    outcome
+}
+
+/// Everything that runs.
+#[derive(Debug)]
+struct Server {
+    listen: std::net::SocketAddr,
+    updater: Arc<Updater>,
+    events: mpsc::Sender<Event>,
+    health: watch::Receiver<Health>,
+    stop_accepting: watch::Sender<bool>,
+    ticks: Arc<AtomicU64>,
+    listener: JoinHandle<()>,
+    admin: JoinHandle<()>,
+}
+
+impl Server {
+    /// Locks the state, brings every model to a generation, binds, and starts the workers.
+    async fn start(config: &Config) -> Result<Self, Failure> {
+        let store = Arc::new(Store::open(&config.state_dir)?);
+        let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
+            .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
+        let page = ControlPage::create()
+            .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
+        let counters = Arc::new(Counters::default());
+        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&counters)));
+        let checker = Checker::new(executable.clone(), config.check_timeout);
+        let updater =
+            Updater::new(Arc::clone(&store), Arc::clone(&registry), checker, Arc::clone(&counters))
+                .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
+        // Bound before anything that takes long, so that a wrong address is known at once.
+        let socket = TcpListener::bind(config.listen).await.map_err(|error| {
+            Failure::configuration(format!("--listen {}: {error}", config.listen))
+        })?;
+        let listen = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
+        let admin_socket = AdminSocket::bind(&config.admin_socket).map_err(|error| {
+            let path = config.admin_socket.display();
+            Failure::configuration(format!("--admin-socket {path}: {error}"))
+        })?;
+        for model in registry.models() {
+            updater.restore(model).await.map_err(|refusal| {
+                Failure::configuration(format!("--model {}: {refusal}", model.name))
+            })?;
+        }
+        let updater = Arc::new(updater);
+
+        let (events, incoming) = mpsc::channel(EVENTS_MAX);
+        let welcome = Welcome {
+            onnxruntime: config.onnxruntime.clone(),
+            state_dir: config.state_dir.clone(),
+            models: registry.slots(),
+            admin_socket: admin_socket.name(),
+        };
+        let workers = workers(config, &executable, registry.models().len(), &events)?;
+        let worker_count = workers.len();
+        let (dispatcher, health) = Dispatcher::new(
+            Arc::clone(&registry),
+            Arc::clone(&counters),
+            welcome,
+            workers,
+            events.clone(),
+        );
+        tokio::spawn(dispatcher.run(incoming));
+
+        let dispatch =
+            Arc::new(Dispatch::new(events.clone(), Arc::clone(&counters), config.request_timeout));
+        let app = App {
+            registry: Arc::clone(&registry),
+            dispatch,
+            health: health.clone(),
+            workers: worker_count,
+        };
+        let listener = Listener::new(socket, router::router(app), Arc::clone(&counters));
+        let ticks = listener.ticks();
+        let (stop_accepting, drain) = watch::channel(false);
+        let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
+        let admin =
+            Admin { registry, updater: Arc::clone(&updater), events: events.clone(), counters };
+        let admin = tokio::spawn(admin_socket.serve(admin));
+        Ok(Self { listen, updater, events, health, stop_accepting, ticks, listener, admin })
+    }
+
+    /// Waits until every worker has been ready once.
+    async fn warm_up(mut self) -> Result<Self, Failure> {
+        let settled = |health: &Health| health.warmed_up || health.fatal.is_some();
+        let health = self.health.wait_for(settled).await.map(|health| health.clone());
+        match health.map(|health| health.fatal) {
+            Ok(None) => Ok(self),
+            Ok(Some(fatal)) => Err(failure(fatal)),
+            Err(_) => Err(Failure::internal("the dispatcher ended")),
+        }
+    }
+
+    /// Reloads when asked, until it is to stop or no worker is left.
+    async fn serve(&mut self, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+        loop {
+            let fatal = self.health.wait_for(|health| health.fatal.is_some());
+            tokio::select! {
+                health = fatal => {
+                    let fatal = health.ok().and_then(|health| health.fatal.clone());
+                    return Err(fatal.map_or_else(|| Failure::internal("the dispatcher ended"), failure));
+                }
+                request = signals.next() => match request {
+                    Request::Stop => return Ok(ExitStatus::Fine),
+                    Request::Reload => {
+                        let updater = Arc::clone(&self.updater);
+                        tokio::select! {
+                            () = reload(&updater) => {}
+                            () = signals.stop() => return Ok(ExitStatus::Fine),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers what has been accepted, then ends the workers.
+    async fn drain(mut self, timeout: Duration) {
+        tracing::info!("draining");
+        self.updater.stop();
+        self.stop_accepting.send_replace(true);
+        // It ends by itself after the drain time at the latest.
+        let _ = (&mut self.listener).await;
+        self.admin.abort();
+        let _ = self.events.send(Event::Drain).await;
+        let stopped = self.health.wait_for(|health| health.stopped || health.fatal.is_some());
+        if time::timeout(timeout, stopped).await.is_err() {
+            tracing::error!("workers did not stop");
+        }
+        tracing::info!("stopped");
+    }
+
+    /// Tells systemd that the request path works, as long as it does: the accept loop turns, the
+    /// dispatcher answers, and a worker gives a sign of life.
+    fn watchdog(&self) {
+        let Some(interval) = systemd::watchdog_interval() else { return };
+        let (events, ticks) = (self.events.clone(), Arc::clone(&self.ticks));
+        tokio::spawn(async move {
+            let mut last = ticks.load(Ordering::Relaxed);
+            let period = interval / 3;
+            loop {
+                let start = Instant::now();
+                let (reply, alive) = oneshot::channel();
+                if events.send(Event::ProbeAsked(reply)).await.is_err() {
+                    return;
+                }
+                let alive = matches!(time::timeout(period, alive).await, Ok(Ok(())));
+                time::sleep(period.saturating_sub(start.elapsed())).await;
+                let now = ticks.load(Ordering::Relaxed);
+                if alive && now != last {
+                    systemd::alive();
+                }
+                last = now;
+            }
+        });
+    }
+}
+
+fn failure((status, message): (ExitStatus, String)) -> Failure {
+    match status {
+        ExitStatus::Configuration => Failure::configuration(message),
+        _ => Failure::unavailable(message),
+    }
+}
+
+async fn reload(updater: &Updater) {
+    systemd::reloading();
+    let results = updater.update_all().await;
+    let refused: Vec<String> = results
+        .into_iter()
+        .filter_map(|(model, result)| Some(format!("{model}: {}", result.err()?)))
+        .collect();
+    // Also a reload that was refused is over, and the service serves.
+    match refused.is_empty() {
+        true => systemd::ready("serving"),
+        false => systemd::ready(&format!("serving; reload refused: {}", refused.join("; "))),
+    }
+}
+
+fn workers(
+    config: &Config,
+    executable: &WorkerExecutable,
+    models: usize,
+    events: &mpsc::Sender<Event>,
+) -> Result<Vec<Worker>, Failure> {
+    let cpus = usable_cpus()?;
+    let count = config.workers.map_or(cpus.len(), Into::into);
+    (0..count)
+        .map(|id| {
+            let cpu = cpus[id % cpus.len()];
+            let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
+                .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
+            Ok(Worker::new(keeper, cpu, models, Instant::now()))
+        })
+        .collect()
+}
+
+/// The CPUs that this process may use.
+fn usable_cpus() -> Result<Vec<u16>, Failure> {
+    let set = sched_getaffinity(Pid::from_raw(0))
+        .map_err(|error| Failure::internal(format!("the CPUs of this process: {error}")))?;
+    let usable = |&cpu: &usize| set.is_set(cpu).unwrap_or(false);
+    let cpus = (0..CpuSet::count()).filter(usable).filter_map(|cpu| u16::try_from(cpu).ok());
+    let cpus: Vec<u16> = cpus.collect();
+    if cpus.is_empty() { Err(Failure::internal("this process may use no CPU")) } else { Ok(cpus) }
+}

@@ -1,0 +1,164 @@
+//! One served model in this worker: what is loaded, and the refresh that follows the committed
+//! generation. This is the one place where generations are compared.
+//!
+//! What answers are stamped with is the generation that is loaded, never one read afterwards:
+//! see `onnxd_proto::generation`, where the protocol is model-checked.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use onnxd_proto::{
+    control_page::{ControlPageView, Slot},
+    generation::Generation,
+    layout::Layout,
+    message::{FromWorker, ModelSlot, Refusal, RefusalKind},
+};
+use tracing::{info, warn};
+
+/// The pause after the first failure to load; doubled with every further one.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// A model. `V` is what a version is when loaded; tests put something lighter there.
+#[derive(Debug)]
+pub(crate) struct Model<V> {
+    place: ModelSlot,
+    serving: Option<Serving<V>>,
+    failure: Option<Failure>,
+}
+
+/// What answers are made with, and their label.
+#[derive(Debug)]
+pub(crate) struct Serving<V> {
+    /// What answers are stamped with.
+    pub(crate) generation: Generation,
+    /// The loaded version.
+    pub(crate) content: V,
+    version: String,
+}
+
+/// A committed generation that could not be loaded.
+#[derive(Debug)]
+struct Failure {
+    generation: Generation,
+    reason: String,
+    backoff: Backoff,
+}
+
+impl<V> Model<V> {
+    pub(crate) fn new(place: ModelSlot) -> Self {
+        Self { place, serving: None, failure: None }
+    }
+
+    /// Its slot in the control page.
+    pub(crate) fn slot(&self) -> Slot {
+        self.place.slot
+    }
+
+    /// What is loaded, or why nothing is.
+    pub(crate) fn serving(&mut self) -> Result<&mut Serving<V>, String> {
+        let reason = self.failure.as_ref().map(|failure| failure.reason.as_str());
+        self.serving.as_mut().ok_or_else(|| reason.unwrap_or("nothing is committed").to_owned())
+    }
+
+    /// Follows the committed generation; called once before each dispatch group, so that a group
+    /// has exactly one. Returns what the supervisor has to know. `load` opens a version's
+    /// directory; if it fails, what was loaded goes on serving under its own number.
+    pub(crate) fn refresh(
+        &mut self,
+        page: &ControlPageView,
+        layout: &Layout,
+        now: Instant,
+        load: impl FnOnce(&Path) -> Result<V, Refusal>,
+    ) -> Option<FromWorker> {
+        let generation = page.committed(self.place.slot);
+        let loaded = self.serving.as_ref().map_or(0, |serving| serving.generation);
+        if generation != loaded { self.follow(generation, layout, now, load) } else { None }
+    }
+
+    fn follow(
+        &mut self,
+        generation: Generation,
+        layout: &Layout,
+        now: Instant,
+        load: impl FnOnce(&Path) -> Result<V, Refusal>,
+    ) -> Option<FromWorker> {
+        let failed = self.failure.take_if(|failure| failure.generation != generation);
+        drop(failed); // Another generation starts with a clean record.
+        if self.failure.as_ref().is_some_and(|failure| failure.backoff.is_waiting(now)) {
+            return None;
+        }
+        let slot = self.place.slot;
+        let started = Instant::now();
+        match self.switch(generation, layout, load) {
+            Ok(read) => {
+                self.failure = None;
+                let took = if read { started.elapsed() } else { Duration::ZERO };
+                info!(model = %self.place.name, generation, ?took, "generation loaded");
+                let load_micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                Some(FromWorker::Loaded { slot, generation, load_micros })
+            }
+            Err(refusal) => {
+                warn!(model = %self.place.name, generation, %refusal, "generation not loaded");
+                let reason = refusal.message;
+                if let Some(failure) = &mut self.failure {
+                    failure.backoff.failed(now);
+                    return None; // The supervisor knows.
+                }
+                let backoff = Backoff::after_first(now);
+                self.failure = Some(Failure { generation, reason: reason.clone(), backoff });
+                Some(FromWorker::LoadFailed { slot, generation, reason })
+            }
+        }
+    }
+
+    /// Whether a version had to be read. The old one serves until the new one can.
+    fn switch(
+        &mut self,
+        generation: Generation,
+        layout: &Layout,
+        load: impl FnOnce(&Path) -> Result<V, Refusal>,
+    ) -> Result<bool, Refusal> {
+        let record = layout
+            .read_record(&self.place.name, generation)
+            .map_err(|error| RefusalKind::Internal.because(error.to_string()))?;
+        if let Some(serving) = &mut self.serving
+            && serving.version == record.version
+        {
+            serving.generation = generation;
+            return Ok(false);
+        }
+        let content = load(&layout.version(&record.version))?;
+        self.serving = Some(Serving { generation, content, version: record.version });
+        Ok(true)
+    }
+}
+
+/// When a generation that could not be loaded is tried again.
+#[derive(Debug, PartialEq, Eq)]
+struct Backoff {
+    pause: Duration,
+    until: Instant,
+}
+
+impl Backoff {
+    fn after_first(now: Instant) -> Self {
+        Self { pause: RETRY_FIRST, until: now + RETRY_FIRST }
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.pause = (self.pause * 2).min(RETRY_MAX);
+        self.until = now + self.pause;
+    }
+
+    fn is_waiting(&self, now: Instant) -> bool {
+        now < self.until
+    }
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

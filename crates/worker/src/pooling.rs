@@ -1,0 +1,93 @@
+//! From token embeddings to one embedding per text, and its scaling to length 1. Pure; called
+//! for every micro-batch. There is no attention mask here, because micro-batches are never
+//! padded: all tokens of a text count.
+
+use onnxd_proto::message::Pooling;
+
+/// What a vector is divided by at least, as in torch's `normalize`: zeros stay zeros.
+const NORM_MIN: f32 = 1e-12;
+
+/// Appends one embedding per text to `embeddings`. `values` holds, text after text, `tokens`
+/// rows of `dimension` components.
+pub(crate) fn pool(
+    pooling: Pooling,
+    values: &[f32],
+    tokens: usize,
+    dimension: usize,
+    embeddings: &mut Vec<f32>,
+) {
+    for text in values.chunks_exact(tokens * dimension) {
+        match pooling {
+            Pooling::Mean => append_mean(text, dimension, embeddings),
+            // The model's own pooling leaves one row, so that both are the first.
+            Pooling::Cls | Pooling::None => embeddings.extend_from_slice(&text[..dimension]),
+        }
+    }
+}
+
+fn append_mean(text: &[f32], dimension: usize, embeddings: &mut Vec<f32>) {
+    let start = embeddings.len();
+    embeddings.resize(start + dimension, 0.0);
+    let mean = &mut embeddings[start..];
+    let mut tokens = 0.0;
+    for token in text.chunks_exact(dimension) {
+        tokens += 1.0;
+        for (sum, value) in mean.iter_mut().zip(token) {
+            *sum += value;
+        }
+    }
+    for sum in mean {
+        *sum /= tokens;
+    }
+}
+
+/// Scales an embedding to length 1.
+pub(crate) fn normalize(embedding: &mut [f32]) {
+    let norm = embedding.iter().map(|value| value * value).sum::<f32>().sqrt().max(NORM_MIN);
+    for value in embedding {
+        *value /= norm;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two texts of three tokens with two components each.
+    const VALUES: [f32; 12] = [1.0, 10.0, 2.0, 20.0, 3.0, 30.0, -1.0, 0.0, 0.0, 0.0, 4.0, 0.5];
+
+    fn pooled(pooling: Pooling, tokens: usize, dimension: usize) -> Vec<f32> {
+        let mut embeddings = Vec::new();
+        pool(pooling, &VALUES, tokens, dimension, &mut embeddings);
+        embeddings
+    }
+
+    #[test]
+    fn the_mean_is_taken_over_the_tokens_of_each_text() {
+        assert_eq!(pooled(Pooling::Mean, 3, 2), [2.0, 20.0, 1.0, 0.5 / 3.0]);
+        assert_eq!(pooled(Pooling::Mean, 1, 12), VALUES);
+    }
+
+    #[test]
+    fn cls_is_the_first_token_of_each_text() {
+        assert_eq!(pooled(Pooling::Cls, 3, 2), [1.0, 10.0, -1.0, 0.0]);
+    }
+
+    #[test]
+    fn what_the_model_has_pooled_is_left_as_it_is() {
+        assert_eq!(pooled(Pooling::None, 1, 4), VALUES);
+    }
+
+    #[test]
+    fn a_normalized_embedding_has_length_one_and_zeros_stay_zeros() {
+        let mut embedding = [3.0, 4.0];
+        normalize(&mut embedding);
+        assert_eq!(embedding, [0.6, 0.8]);
+        let mut zeros = [0.0; 3];
+        normalize(&mut zeros);
+        assert_eq!(zeros, [0.0; 3]);
+        let mut tiny = [1e-13, 0.0];
+        normalize(&mut tiny);
+        assert!((tiny[0] - 0.1).abs() < 1e-6, "below the minimum only the minimum divides");
+    }
+}

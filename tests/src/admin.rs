@@ -1,0 +1,113 @@
+//! What the commands print with `--json`.
+
+use std::{collections::BTreeMap, process::Output};
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// `onnxd status`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// In the order of the configuration.
+    pub models: Vec<ModelStatus>,
+    /// In the order of their ids.
+    pub workers: Vec<WorkerStatus>,
+}
+
+impl Status {
+    /// One model.
+    ///
+    /// # Panics
+    /// It is not served.
+    pub fn model(&self, name: &str) -> &ModelStatus {
+        let found = self.models.iter().find(|model| model.name == name);
+        found.unwrap_or_else(|| panic!("{name} is not among {:?}", self.models))
+    }
+
+    /// The workers' pids.
+    pub fn pids(&self) -> Vec<i32> {
+        self.workers.iter().filter_map(|worker| worker.pid).collect()
+    }
+
+    /// How often workers were started again.
+    pub fn restarts(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.restarts).sum()
+    }
+}
+
+/// A served model.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ModelStatus {
+    /// Its served name.
+    pub name: String,
+    /// What is committed.
+    pub generation: u64,
+    /// Its content.
+    pub version: String,
+    /// `embed`.
+    pub task: String,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Deserialize)]
+pub struct WorkerStatus {
+    /// From 0.
+    pub id: u64,
+    /// None while there is no process.
+    pub pid: Option<i32>,
+    /// None where it could not be pinned.
+    pub cpu: Option<u32>,
+    /// What it is doing.
+    pub state: String,
+    /// What it has loaded, by model.
+    pub generations: BTreeMap<String, u64>,
+    /// How often it was started again.
+    pub restarts: u64,
+}
+
+/// A committed update or rollback.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Committed {
+    /// The model.
+    pub model: String,
+    /// Its new generation.
+    pub generation: u64,
+    /// Its content.
+    pub version: String,
+    /// What was served before.
+    pub previous_generation: u64,
+    /// `ahead` or `lazy`.
+    pub load: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// An update that did not happen.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Refusal {
+    /// The class of the cause.
+    pub kind: String,
+    /// The cause.
+    pub message: String,
+}
+
+/// Reads the one line that a command printed with `--json`.
+///
+/// # Panics
+/// The command printed something else, or its exit code does not fit.
+pub fn verdict<T: DeserializeOwned>(output: &Output) -> Result<T, Refusal> {
+    #[derive(Deserialize)]
+    struct Refused {
+        error: Refusal,
+    }
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let line = text.strip_suffix('\n').unwrap_or_else(|| panic!("no line: {output:?}"));
+    assert!(!line.contains('\n'), "more than one line: {output:?}");
+    match output.status.code() {
+        Some(0) => Ok(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))),
+        Some(1) => {
+            let refused = serde_json::from_str::<Refused>(line);
+            Err(refused.unwrap_or_else(|error| panic!("{error}: {line}")).error)
+        }
+        _ => panic!("{output:?}"),
+    }
+}

@@ -1,0 +1,240 @@
+//! An HTTP/1.1 client that keeps one connection, never retries, and treats every connection that
+//! is closed without announcement as a failure; and a raw one for requests that are no requests.
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request,
+    client::conn::http1::{self, SendRequest},
+    header::{CONNECTION, CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+
+/// A request that takes longer counts as unanswered.
+pub const DEADLINE: Duration = Duration::from_secs(40);
+
+/// A connection that sends one request after the other.
+#[derive(Debug)]
+pub struct Client {
+    address: SocketAddr,
+    sender: SendRequest<Full<Bytes>>,
+    closing: bool,
+}
+
+/// A request that was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered(pub String);
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<hyper::Error> for Unanswered {
+    fn from(error: hyper::Error) -> Self {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        Self(format!("{error} {}", source.unwrap_or_default()))
+    }
+}
+
+impl Client {
+    /// A new connection.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let sender = open(address).await?;
+        Ok(Self { address, sender, closing: false })
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn get(&mut self, path: &str) -> Result<Response, Unanswered> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    /// POST with a JSON body.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn post(&mut self, path: &str, body: &Value) -> Result<Response, Unanswered> {
+        self.send(Method::POST, path, body.to_string().into()).await
+    }
+
+    /// Any request; the body is said to be JSON.
+    ///
+    /// # Errors
+    /// There is no answer.
+    ///
+    /// # Panics
+    /// The request cannot be expressed.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response, Unanswered> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.address.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .unwrap();
+        match timeout(DEADLINE, self.exchange(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Unanswered(format!("no answer within {DEADLINE:?}"))),
+        }
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Response, Unanswered> {
+        if self.closing {
+            let opened = open(self.address).await;
+            self.sender = opened.map_err(|error| Unanswered(format!("connect: {error}")))?;
+            self.closing = false;
+        }
+        self.sender.ready().await?;
+        let (parts, body) = self.sender.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let response = Response { status: parts.status.as_u16(), headers: parts.headers, body };
+        self.closing = response.header(CONNECTION.as_str()) == Some("close");
+        Ok(response)
+    }
+
+    /// Whom it talks to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether the last answer announced that the connection ends.
+    pub fn closing(&self) -> bool {
+        self.closing
+    }
+}
+
+async fn open(address: SocketAddr) -> io::Result<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // Its errors reach whoever waits for an answer.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Its status code.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its whole body.
+    pub body: Bytes,
+}
+
+impl Response {
+    /// A header, if it is there.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// `x-model-generation`.
+    pub fn generation(&self) -> Option<u64> {
+        self.header("x-model-generation")?.parse().ok()
+    }
+
+    /// `x-model-version`.
+    pub fn version(&self) -> Option<&str> {
+        self.header("x-model-version")
+    }
+
+    /// The body as text, for people.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{}: {error}: {}", self.status, self.text()))
+    }
+
+    /// The body of `/embed`.
+    ///
+    /// # Panics
+    /// It is something else.
+    pub fn embeddings(&self) -> Vec<Vec<f32>> {
+        assert_eq!(self.status, 200, "{}", self.text());
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+}
+
+/// What came back on a connection that was written to without regard for HTTP.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// Everything that was received.
+    pub received: Vec<u8>,
+    /// Whether the server ended the connection.
+    pub closed: bool,
+}
+
+impl Raw {
+    /// The last final answer's status code, if there is any; 1xx are none.
+    pub fn status(&self) -> Option<u16> {
+        let text = String::from_utf8_lossy(&self.received);
+        let codes = text.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)?.parse().ok());
+        codes.filter(|&code| code >= 200).last()
+    }
+
+    /// What follows the last head.
+    pub fn body(&self) -> String {
+        let text = String::from_utf8_lossy(&self.received);
+        text.rsplit_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+    }
+}
+
+/// Sends bytes and reads until the server ends the connection or `patience` is over.
+///
+/// # Errors
+/// The connection is refused.
+pub async fn exchange(address: SocketAddr, bytes: &[u8], patience: Duration) -> io::Result<Raw> {
+    let (mut reader, mut writer) = TcpStream::connect(address).await?.into_split();
+    let bytes = bytes.to_vec();
+    // The server may answer and stop reading before everything is written.
+    let writing = tokio::spawn(async move {
+        let _ = writer.write_all(&bytes).await;
+        writer
+    });
+    let mut raw = Raw { received: Vec::new(), closed: false };
+    let end = Instant::now() + patience;
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read) = timeout_at(end, reader.read(&mut buffer)).await {
+        match read {
+            Ok(0) | Err(_) => {
+                raw.closed = true;
+                break;
+            }
+            Ok(count) => raw.received.extend_from_slice(&buffer[..count]),
+        }
+    }
+    writing.abort();
+    Ok(raw)
+}

@@ -1,0 +1,180 @@
+//! Each invariant finds the history that breaks it, and only that invariant does.
+
+use super::*;
+
+fn at(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn version(generation: u64) -> &'static str {
+    if generation % 2 == 1 { "version-of-a" } else { "version-of-b" }
+}
+
+fn content(generation: u64) -> Result<String, String> {
+    Ok(if generation % 2 == 1 { "a" } else { "b" }.to_owned())
+}
+
+fn label(generation: u64) -> Label {
+    Label { generation, version: version(generation).to_owned(), content: content(generation) }
+}
+
+fn update(start: u64, end: u64, generation: u64) -> Update {
+    Update {
+        start: at(start),
+        end: at(end),
+        generations: generation..=generation,
+        version: version(generation).to_owned(),
+    }
+}
+
+fn request(client: usize, sequence: usize, times: (u64, u64), generation: u64) -> Request {
+    Request {
+        client,
+        sequence,
+        texts: 1,
+        start: at(times.0),
+        end: at(times.1),
+        outcome: Outcome::Answered(label(generation)),
+    }
+}
+
+/// Two clients; generation 2 is committed between 100 and 200 ms, generation 3 from 300 on.
+fn good() -> History {
+    let requests = vec![
+        request(0, 0, (10, 20), 1),
+        request(0, 1, (90, 150), 1),
+        request(0, 2, (151, 160), 2),
+        request(0, 3, (210, 310), 2),
+        request(1, 0, (110, 120), 1),
+        request(1, 1, (130, 170), 2),
+        request(1, 2, (290, 320), 3),
+        request(1, 3, (420, 430), 3),
+    ];
+    History {
+        sent: requests.len(),
+        requests,
+        updates: vec![update(0, 0, 1), update(100, 200, 2), update(300, 400, 3)],
+        contents: BTreeMap::from([
+            ("version-of-a".to_owned(), "a".to_owned()),
+            ("version-of-b".to_owned(), "b".to_owned()),
+        ]),
+        deadline: at(1000),
+    }
+}
+
+fn broken(history: &History) -> Vec<Invariant> {
+    let mut found: Vec<Invariant> = match history.check() {
+        Ok(_) => Vec::new(),
+        Err(violations) => violations.iter().map(|violation| violation.invariant).collect(),
+    };
+    found.dedup();
+    found
+}
+
+#[test]
+fn a_history_as_it_must_be_passes() {
+    let summary = Summary { answered: 8, generations: 3, longest: at(100) };
+    assert_eq!(good().check(), Ok(summary));
+}
+
+#[test]
+fn an_embedding_of_another_content_than_its_label_says_is_found() {
+    let mut history = good();
+    history.requests[2].outcome = Outcome::Answered(Label { content: content(1), ..label(2) });
+    assert_eq!(broken(&history), [Invariant::LabelTruth]);
+}
+
+#[test]
+fn an_answer_that_mixes_contents_is_found() {
+    let mut history = good();
+    let content = Err("0.3 away from a, which is nearest".to_owned());
+    history.requests[2].outcome = Outcome::Answered(Label { content, ..label(2) });
+    assert_eq!(broken(&history), [Invariant::LabelTruth]);
+}
+
+#[test]
+fn a_generation_with_two_versions_is_found() {
+    let mut history = good();
+    history.requests[2].outcome = Outcome::Answered(Label { generation: 2, ..label(1) });
+    assert_eq!(broken(&history), [Invariant::LabelTruth]);
+}
+
+#[test]
+fn a_version_that_nobody_staged_is_found() {
+    let mut history = good();
+    history.contents.remove("version-of-b");
+    assert_eq!(broken(&history), [Invariant::LabelTruth]);
+}
+
+#[test]
+fn a_stale_answer_after_an_update_returned_is_found() {
+    let mut history = good();
+    // Nobody has seen 3 before, so the order among the answers alone would be fine.
+    history.requests.truncate(6);
+    history.requests.push(request(1, 2, (420, 430), 2));
+    history.sent = history.requests.len();
+    assert_eq!(broken(&history), [Invariant::Freshness]);
+}
+
+#[test]
+fn a_number_that_falls_for_one_client_is_found() {
+    let mut history = good();
+    history.requests[2] = request(0, 2, (151, 155), 2);
+    history.requests.insert(3, request(0, 3, (156, 158), 1));
+    history.requests[4].sequence = 4;
+    history.sent += 1;
+    assert_eq!(broken(&history), [Invariant::Order]);
+}
+
+#[test]
+fn a_number_that_falls_from_one_client_to_another_is_found() {
+    let mut history = good();
+    history.requests.push(request(2, 0, (175, 180), 1));
+    history.sent += 1;
+    assert_eq!(broken(&history), [Invariant::Order]);
+}
+
+#[test]
+fn a_generation_that_nothing_made_yet_is_found() {
+    let mut history = good();
+    history.requests[3] = request(0, 3, (210, 290), 3);
+    assert_eq!(broken(&history), [Invariant::NoInventions]);
+    history.requests[7] = request(1, 3, (420, 430), 5);
+    assert_eq!(broken(&history), [Invariant::NoInventions]);
+}
+
+#[test]
+fn an_answer_that_is_missing_twice_late_or_a_failure_is_found() {
+    let mut missing = good();
+    missing.requests.remove(2);
+    assert_eq!(broken(&missing), [Invariant::Answered, Invariant::Conservation]);
+
+    let mut never_recorded = good();
+    never_recorded.sent += 1;
+    assert_eq!(broken(&never_recorded), [Invariant::Conservation]);
+
+    let mut twice = good();
+    twice.requests.push(twice.requests[7].clone());
+    twice.sent += 1;
+    assert_eq!(broken(&twice), [Invariant::Answered]);
+
+    let mut late = good();
+    late.requests[7].end = late.requests[7].start + at(1001);
+    assert_eq!(broken(&late), [Invariant::Answered]);
+
+    for outcome in [Outcome::Failed(503, String::new()), Outcome::Lost("reset".to_owned())] {
+        let mut failed = good();
+        failed.requests[7].outcome = outcome;
+        assert_eq!(broken(&failed), [Invariant::Answered]);
+    }
+}
+
+#[test]
+fn of_several_joined_updates_any_number_may_be_seen_and_the_last_is_fresh() {
+    let mut history = good();
+    history.updates[2].generations = 3..=5;
+    history.updates[2].version = version(5).to_owned();
+    assert_eq!(broken(&history), [Invariant::Freshness]);
+    history.requests[7] = request(1, 3, (420, 430), 5);
+    assert_eq!(broken(&history), []);
+}

@@ -1,0 +1,120 @@
+//! The directories that a supervisor runs in, and what must not be left behind in them. A home
+//! may outlive its supervisor, so that another one starts with the same state.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    processes::{self, Process},
+    wait::soon,
+};
+
+/// Workers are gone this soon after their supervisor, however it ended.
+const ORPHANS_MAX: Duration = Duration::from_secs(1);
+
+/// A temporary directory with a state directory, a place for the admin socket, and the `HOME`
+/// and `TMPDIR` that a supervisor and its workers see.
+#[derive(Debug)]
+pub struct Home {
+    root: TempDir,
+    shared_memory: BTreeSet<String>,
+}
+
+impl Home {
+    /// A new one.
+    ///
+    /// # Panics
+    /// The disk refuses.
+    pub fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("e2e-").tempdir().unwrap();
+        for name in ["run", "tmp", "home", "models"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        Self { root, shared_memory: shared_memory() }
+    }
+
+    /// The directory that holds all others.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// `--state-dir`.
+    pub fn state(&self) -> PathBuf {
+        self.root().join("state")
+    }
+
+    /// `--admin-socket`.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.root().join("run/admin.sock")
+    }
+
+    /// `TMPDIR`.
+    pub fn tmp(&self) -> PathBuf {
+        self.root().join("tmp")
+    }
+
+    /// `HOME`.
+    pub fn user(&self) -> PathBuf {
+        self.root().join("home")
+    }
+
+    /// Where tests put model directories that they change.
+    pub fn models(&self) -> PathBuf {
+        self.root().join("models")
+    }
+
+    /// What stands in the state directory's `staging/`.
+    pub fn staged(&self) -> Vec<String> {
+        entries(&self.state().join("staging"))
+    }
+
+    /// What a supervisor that has ended left behind apart from that, one line each. `seen` are
+    /// processes that belonged to it.
+    pub fn leftovers(&self, seen: &BTreeSet<Process>) -> Vec<String> {
+        let orphans = || {
+            let mut orphans: BTreeSet<Process> = seen.iter().copied().collect();
+            orphans.extend(processes::mentioning(self.root()));
+            orphans.retain(|process| process.runs());
+            orphans
+        };
+        let mut left = Vec::new();
+        if !soon(ORPHANS_MAX, || orphans().is_empty()) {
+            let name = |process: Process| {
+                format!("process {}: {}", process.pid, processes::command_line(process.pid))
+            };
+            left.extend(orphans().into_iter().map(name));
+        }
+        if self.admin_socket().symlink_metadata().is_ok() {
+            left.push(format!("the admin socket {}", self.admin_socket().display()));
+        }
+        left.extend([self.tmp(), self.user()].iter().flat_map(|directory| entries(directory)));
+        let shared = shared_memory();
+        left.extend(shared.difference(&self.shared_memory).map(|name| format!("/dev/shm/{name}")));
+        left
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}
+
+fn shared_memory() -> BTreeSet<String> {
+    let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains("onnxd"))
+        .collect()
+}

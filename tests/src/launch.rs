@@ -1,0 +1,227 @@
+//! Starting a supervisor as its users start it.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{fixtures, home::Home, server::Server};
+
+const COMMAND_MAX: Duration = Duration::from_secs(150);
+const START_ATTEMPTS: usize = 5;
+
+/// How a supervisor is started.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    home: Arc<Home>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    workers: usize,
+    onnxruntime: Option<PathBuf>,
+    state: Option<PathBuf>,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            home: Arc::new(Home::new()),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            workers: 2,
+            onnxruntime: None,
+            state: None,
+        }
+    }
+
+    /// Serves a model directory.
+    #[must_use]
+    pub fn model(self, name: &str, directory: &Path) -> Self {
+        self.argument("--model").argument(&format!("{name}={}", directory.display()))
+    }
+
+    /// One more argument of `onnxd serve`.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// One more environment variable.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// How many workers; 2 unless said otherwise.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Another library than the one that was set up.
+    #[must_use]
+    pub fn onnxruntime(mut self, library: &Path) -> Self {
+        self.onnxruntime = Some(library.to_path_buf());
+        self
+    }
+
+    /// Uses directories that exist already, with whatever an earlier supervisor left there.
+    #[must_use]
+    pub fn home(mut self, home: &Arc<Home>) -> Self {
+        self.home = Arc::clone(home);
+        self
+    }
+
+    /// Its directories.
+    pub fn directories(&self) -> Arc<Home> {
+        Arc::clone(&self.home)
+    }
+
+    /// Uses the state directory of another home, and all else of its own.
+    #[must_use]
+    pub fn state_of(mut self, home: &Arc<Home>) -> Self {
+        self.state = Some(home.state());
+        self
+    }
+
+    /// Starts and waits until it is ready.
+    ///
+    /// # Panics
+    /// It ends early or does not become ready.
+    pub async fn start(self) -> Server {
+        match self.try_start().await {
+            Ok(server) => server,
+            Err(exited) => panic!("{}", exited.show("onnxd serve")),
+        }
+    }
+
+    /// Starts and waits until it is ready, on another port if the chosen one was taken meanwhile.
+    ///
+    /// # Errors
+    /// How it ended.
+    ///
+    /// # Panics
+    /// It does neither.
+    pub async fn try_start(self) -> Result<Server, Exited> {
+        let mut attempt = 1;
+        loop {
+            let mut server = self.clone().spawn();
+            match server.ready().await {
+                Ok(()) => return Ok(server),
+                Err(exited) if exited.port_was_taken() && attempt < START_ATTEMPTS => attempt += 1,
+                Err(exited) => return Err(exited),
+            }
+        }
+    }
+
+    /// Starts and does not wait.
+    ///
+    /// # Panics
+    /// The executable cannot be started.
+    pub fn spawn(self) -> Server {
+        self.spawn_at(free_address())
+    }
+
+    /// Starts at an address and does not wait.
+    ///
+    /// # Panics
+    /// The executable cannot be started.
+    pub fn spawn_at(self, address: SocketAddr) -> Server {
+        let log = self.home.root().join("stderr");
+        let mut command = self.command();
+        command.args(["--listen", &address.to_string()]).stderr(File::create(&log).unwrap());
+        Server::new(command.spawn().unwrap(), self.home, address, log)
+    }
+
+    fn command(&self) -> Command {
+        let home = &self.home;
+        let library = self.onnxruntime.clone().unwrap_or_else(fixtures::onnxruntime);
+        let mut command = onnxd(home);
+        command
+            .arg("serve")
+            .args(&self.arguments)
+            .arg("--admin-socket")
+            .arg(home.admin_socket())
+            .arg("--state-dir")
+            .arg(self.state.clone().unwrap_or_else(|| home.state()))
+            .arg("--onnxruntime")
+            .arg(library)
+            .arg("--worker-binary")
+            .arg(fixtures::onnxd_worker())
+            .args(["--workers", &self.workers.to_string()])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+}
+
+/// The executable with an environment of its own.
+fn onnxd(home: &Home) -> Command {
+    let mut command = Command::new(fixtures::onnxd());
+    command.env_clear().env("HOME", home.user()).env("TMPDIR", home.tmp());
+    for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "RUST_BACKTRACE"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// Runs the executable to its end, without a server's arguments.
+///
+/// # Panics
+/// It does not end within a generous time.
+pub async fn run(home: &Home, arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::from(onnxd(home));
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(COMMAND_MAX, command.output()).await;
+    output.unwrap_or_else(|_| panic!("no end of onnxd {arguments:?}")).unwrap()
+}
+
+/// An address that was free a moment ago. Its port is none that the kernel gives to outgoing
+/// connections, and another one for each call, so that it is still free when it is used.
+///
+/// # Panics
+/// There is none.
+pub fn free_address() -> SocketAddr {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let own = std::process::id().wrapping_mul(131);
+    let candidate = || {
+        let place = own.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(20_000 + place % 12_000).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        listener.and_then(|listener| listener.local_addr()).ok()
+    };
+    std::iter::repeat_with(candidate).take(1000).flatten().next().unwrap()
+}
+
+/// A supervisor that has ended.
+#[derive(Clone, Debug)]
+pub struct Exited {
+    /// Its exit code, if no signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Exited {
+    /// What happened, for people.
+    pub fn show(&self, what: &str) -> String {
+        format!("{what} ended with exit code {:?}:\n{}", self.code, self.stderr)
+    }
+
+    fn port_was_taken(&self) -> bool {
+        let text = self.stderr.to_ascii_lowercase();
+        text.contains("address already in use") || text.contains("addrinuse")
+    }
+}

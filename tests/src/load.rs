@@ -1,0 +1,251 @@
+//! Clients that ask without a pause and without retries, and record what they saw.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::{
+    admin::{Committed, Refusal},
+    client::{self, Client, Response, Unanswered},
+    corpus::Corpus,
+    history::{History, Label, Outcome, Request, Summary, Update},
+    processes::Signal,
+    server::Server,
+};
+
+const VIOLATIONS_SHOWN: usize = 10;
+
+/// Running clients, and the history that they and the updates write.
+#[derive(Debug)]
+pub struct Load {
+    model: String,
+    begin: Instant,
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<Vec<Request>>>,
+    history: History,
+}
+
+#[derive(Debug)]
+struct Shared {
+    corpus: Corpus,
+    stop: AtomicBool,
+    sent: AtomicUsize,
+    answered: AtomicUsize,
+}
+
+impl Load {
+    /// Starts `clients` clients of a model that now serves `content`.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn start(
+        server: &Server,
+        model: &str,
+        corpus: Corpus,
+        content: &str,
+        clients: usize,
+    ) -> Self {
+        let initial = server.status().await.model(model).clone();
+        let shared = Arc::new(Shared {
+            corpus,
+            stop: AtomicBool::new(false),
+            sent: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+        });
+        let mut load = Self {
+            model: model.to_owned(),
+            begin: Instant::now(),
+            shared,
+            clients: Vec::new(),
+            history: History { deadline: client::DEADLINE, ..History::default() },
+        };
+        let generation = initial.generation;
+        load.record(Duration::ZERO, generation..=generation, &initial.version, content);
+        for number in 0..clients {
+            let client = Client::connect(server.address()).await.unwrap();
+            let asking = Asking {
+                number,
+                client,
+                model: load.model.clone(),
+                begin: load.begin,
+                shared: Arc::clone(&load.shared),
+            };
+            load.clients.push(tokio::spawn(asking.run()));
+        }
+        load
+    }
+
+    /// The time since the history's begin.
+    pub fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// How many requests have been answered.
+    pub fn answered(&self) -> usize {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `count` more requests have been answered.
+    pub async fn more(&self, count: usize) {
+        let goal = self.answered() + count;
+        crate::eventually("more answers", Duration::from_secs(60), async || {
+            (self.answered() >= goal).then_some(())
+        })
+        .await;
+    }
+
+    /// Updates the model, and records it.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn update(
+        &mut self,
+        server: &Server,
+        from: &Path,
+        content: &str,
+    ) -> Result<Committed, Refusal> {
+        let start = self.now();
+        let committed = server.update(&self.model, Some(from)).await?;
+        self.record(
+            start,
+            committed.generation..=committed.generation,
+            &committed.version,
+            content,
+        );
+        Ok(committed)
+    }
+
+    /// Sends SIGHUP, waits until the model has a new generation, and records it.
+    pub async fn reload(&mut self, server: &Server, content: &str) {
+        let before = server.status().await.model(&self.model).generation;
+        let start = self.now();
+        server.signal(Signal::SIGHUP);
+        let after = server.generation_above(&self.model, before).await;
+        self.record(start, before + 1..=after.generation, &after.version, content);
+    }
+
+    fn record(
+        &mut self,
+        start: Duration,
+        generations: std::ops::RangeInclusive<u64>,
+        version: &str,
+        content: &str,
+    ) {
+        self.history.contents.insert(version.to_owned(), content.to_owned());
+        let version = version.to_owned();
+        self.history.updates.push(Update { start, end: self.now(), generations, version });
+    }
+
+    /// Lets every client finish its request, and gives the history.
+    ///
+    /// # Panics
+    /// A client panicked.
+    pub async fn stop(mut self) -> History {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for client in std::mem::take(&mut self.clients) {
+            self.history.requests.extend(client.await.unwrap());
+        }
+        self.history.sent = self.shared.sent.load(Ordering::Relaxed);
+        std::mem::take(&mut self.history)
+    }
+
+    /// Ends the load and checks its history.
+    ///
+    /// # Panics
+    /// An invariant does not hold; the message says where.
+    pub async fn finish(self) -> Summary {
+        let history = self.stop().await;
+        match history.check() {
+            Ok(summary) => summary,
+            Err(violations) => {
+                let shown: Vec<String> =
+                    violations.iter().take(VIOLATIONS_SHOWN).map(ToString::to_string).collect();
+                let requests = history.requests.len();
+                let count = violations.len();
+                panic!("{count} violations in {requests} requests:\n{}", shown.join("\n"));
+            }
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One client.
+struct Asking {
+    number: usize,
+    client: Client,
+    model: String,
+    begin: Instant,
+    shared: Arc<Shared>,
+}
+
+impl Asking {
+    async fn run(mut self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let sequence = requests.len();
+            let places = self.places(sequence);
+            let start = self.begin.elapsed();
+            self.shared.sent.fetch_add(1, Ordering::Relaxed);
+            let outcome = self.ask(&places).await;
+            let request = Request {
+                client: self.number,
+                sequence,
+                texts: places.len(),
+                start,
+                end: self.begin.elapsed(),
+                outcome,
+            };
+            if matches!(request.outcome, Outcome::Answered(_)) {
+                self.shared.answered.fetch_add(1, Ordering::Relaxed);
+            }
+            let lost = matches!(request.outcome, Outcome::Lost(_));
+            requests.push(request);
+            if lost {
+                let Ok(client) = Client::connect(self.client.address()).await else { break };
+                self.client = client;
+            }
+        }
+        requests
+    }
+
+    /// Which texts to send: three times one, then a list that is answered in several parts.
+    fn places(&self, sequence: usize) -> Vec<usize> {
+        let known = self.shared.corpus.texts.len();
+        let first = self.number * 5 + sequence;
+        let count = if sequence % 4 == 3 { 2 + (self.number + sequence) % 7 } else { 1 };
+        (first..first + count).map(|place| place % known).collect()
+    }
+
+    async fn ask(&mut self, places: &[usize]) -> Outcome {
+        let texts = places.iter().map(|&place| self.shared.corpus.texts[place].as_str());
+        let mut texts: Vec<&str> = texts.collect();
+        let inputs = if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) };
+        let body = json!({"inputs": inputs, "model": self.model});
+        match self.client.post("/embed", &body).await {
+            Ok(response) if response.status == 200 => self.label(places, &response),
+            Ok(response) => Outcome::Failed(response.status, response.text()),
+            Err(Unanswered(reason)) => Outcome::Lost(reason),
+        }
+    }
+
+    fn label(&self, places: &[usize], response: &Response) -> Outcome {
+        let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
+            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+        };
+        let content = self.shared.corpus.content(places, &response.embeddings());
+        Outcome::Answered(Label { generation, version: version.to_owned(), content })
+    }
+}

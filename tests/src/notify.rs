@@ -1,0 +1,95 @@
+//! A fake systemd: the socket that `NOTIFY_SOCKET` names, and what arrives there.
+
+use std::{
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::wait::eventually;
+
+/// A datagram as it arrived.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    /// When.
+    pub at: Instant,
+    /// Its lines, such as `READY=1`.
+    pub lines: Vec<String>,
+}
+
+impl Datagram {
+    /// Whether one of its lines is this.
+    pub fn says(&self, line: &str) -> bool {
+        self.lines.iter().any(|own| own == line)
+    }
+
+    /// What follows `name=`.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.lines.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
+/// A bound notification socket.
+#[derive(Debug)]
+pub struct Notify {
+    path: PathBuf,
+    received: Arc<Mutex<Vec<Datagram>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Notify {
+    /// Binds a socket in a directory and records what arrives.
+    ///
+    /// # Panics
+    /// The disk refuses.
+    pub fn bind(directory: &Path) -> Self {
+        let path = directory.join("notify.sock");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let received: Arc<Mutex<Vec<Datagram>>> = Arc::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (record, ended) = (Arc::clone(&received), Arc::clone(&stop));
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while !ended.load(Ordering::Relaxed) {
+                let Ok(count) = socket.recv(&mut buffer) else { continue };
+                let text = String::from_utf8_lossy(&buffer[..count]);
+                let lines = text.lines().map(ToOwned::to_owned).collect();
+                record.lock().unwrap().push(Datagram { at: Instant::now(), lines });
+            }
+        });
+        Self { path, received, stop }
+    }
+
+    /// The value of `NOTIFY_SOCKET`.
+    pub fn path(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    /// Everything that has arrived.
+    pub fn all(&self) -> Vec<Datagram> {
+        self.received.lock().unwrap().clone()
+    }
+
+    /// The first datagram, from the `from`th on, that says `line`; with its place.
+    pub async fn next(&self, line: &str, from: usize) -> (usize, Datagram) {
+        let patience = Duration::from_secs(60);
+        eventually(&format!("the datagram {line}"), patience, async || {
+            let all = self.all();
+            let place = all.iter().skip(from).position(|datagram| datagram.says(line))? + from;
+            Some((place, all[place].clone()))
+        })
+        .await
+    }
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,304 @@
+//! A running supervisor.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Output},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    admin::{self, Committed, Refusal, Status},
+    client::Client,
+    home::Home,
+    launch::{self, Builder, Exited},
+    processes::{self, Process, Signal},
+    wait::eventually,
+};
+
+const READY_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(40);
+const LOG_LINES: usize = 100;
+
+/// A running supervisor. A test ends it with [`Server::stop`], [`Server::terminate`] or
+/// [`Server::kill`], all of which look for what is left behind; if the test fails, drop does.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    exit: Option<ExitStatus>,
+    home: Arc<Home>,
+    address: SocketAddr,
+    log: PathBuf,
+    seen: Mutex<BTreeSet<Process>>,
+}
+
+impl Server {
+    /// Describes a supervisor in new directories.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn new(child: Child, home: Arc<Home>, address: SocketAddr, log: PathBuf) -> Self {
+        let pid = i32::try_from(child.id()).unwrap();
+        let seen = Process::find(pid).into_iter().collect();
+        Self { child, exit: None, home, address, log, seen: Mutex::new(seen) }
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    ///
+    /// # Panics
+    /// It does neither.
+    pub async fn ready(&mut self) -> Result<(), Exited> {
+        let begin = Instant::now();
+        while begin.elapsed() < READY_MAX {
+            if let Some(exited) = self.exited() {
+                return Err(exited);
+            }
+            // Another server may have taken the port, so the admin socket has to answer as well.
+            if self.answers_ready().await && self.try_status().await.is_some() {
+                self.note_processes();
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("onnxd is not ready after {READY_MAX:?}");
+    }
+
+    /// Whether `/v2/health/ready` says so now.
+    pub async fn answers_ready(&self) -> bool {
+        let Ok(mut client) = Client::connect(self.address).await else { return false };
+        client.get("/v2/health/ready").await.is_ok_and(|response| response.status == 200)
+    }
+
+    fn exited(&mut self) -> Option<Exited> {
+        if self.exit.is_none() {
+            self.exit = self.child.try_wait().unwrap();
+        }
+        Some(Exited { code: self.exit?.code(), stderr: self.stderr() })
+    }
+
+    /// Where it serves HTTP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A new connection.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.address).await.unwrap()
+    }
+
+    /// Its directories.
+    pub fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    /// Its pid.
+    ///
+    /// # Panics
+    /// Pids have become larger than they are.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// What it has written to standard error.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Runs a command against its admin socket.
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        let socket = self.home.admin_socket();
+        let socket = ["--admin-socket", socket.to_str().unwrap()];
+        launch::run(&self.home, &[arguments, &socket].concat()).await
+    }
+
+    /// `onnxd status`.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn status(&self) -> Status {
+        let output = self.cli(&["status", "--json"]).await;
+        let status = admin::verdict(&output);
+        self.note_processes();
+        status.unwrap_or_else(|refusal| panic!("status: {refusal:?}"))
+    }
+
+    async fn try_status(&self) -> Option<Status> {
+        let output = self.cli(&["status", "--json"]).await;
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// The pids of its workers.
+    pub async fn worker_pids(&self) -> Vec<i32> {
+        self.status().await.pids()
+    }
+
+    /// `onnxd update MODEL [--from DIR] --load lazy`.
+    ///
+    /// # Errors
+    /// The refusal.
+    ///
+    /// # Panics
+    /// The command prints something else.
+    pub async fn update(&self, model: &str, from: Option<&Path>) -> Result<Committed, Refusal> {
+        let mut arguments = vec!["update", model, "--load", "lazy", "--json"];
+        if let Some(from) = from {
+            arguments.extend(["--from", from.to_str().unwrap()]);
+        }
+        admin::verdict(&self.cli(&arguments).await)
+    }
+
+    /// `onnxd rollback MODEL [--to GENERATION]`.
+    ///
+    /// # Errors
+    /// The refusal.
+    ///
+    /// # Panics
+    /// The command prints something else.
+    pub async fn rollback(&self, model: &str, to: Option<u64>) -> Result<Committed, Refusal> {
+        let to = to.map(|generation| generation.to_string());
+        let mut arguments = vec!["rollback", model, "--json"];
+        if let Some(to) = &to {
+            arguments.extend(["--to", to]);
+        }
+        admin::verdict(&self.cli(&arguments).await)
+    }
+
+    /// Waits until a model's generation is above `above`, and says what it is.
+    pub async fn generation_above(&self, model: &str, above: u64) -> admin::ModelStatus {
+        eventually(&format!("a generation above {above}"), READY_MAX, async || {
+            let status = self.status().await;
+            Some(status.model(model).clone()).filter(|model| model.generation > above)
+        })
+        .await
+    }
+
+    /// Waits until all workers run and have loaded what is committed.
+    pub async fn settled(&self) -> Status {
+        eventually("all workers serve what is committed", READY_MAX, async || {
+            let status = self.status().await;
+            let current = |worker: &admin::WorkerStatus| {
+                worker.pid.is_some()
+                    && status
+                        .models
+                        .iter()
+                        .all(|model| worker.generations.get(&model.name) == Some(&model.generation))
+            };
+            status.workers.iter().all(current).then_some(status)
+        })
+        .await
+    }
+
+    /// Waits until workers were started again `count` times in all, and have settled.
+    pub async fn restarted(&self, count: u64) -> Status {
+        eventually(&format!("{count} restarts"), READY_MAX, async || {
+            (self.status().await.restarts() >= count).then_some(())
+        })
+        .await;
+        self.settled().await
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        processes::signal(self.pid(), signal);
+    }
+
+    /// Remembers its processes, to find those that are left when it has ended.
+    fn note_processes(&self) {
+        self.seen.lock().unwrap().extend(processes::descendants(self.pid()));
+    }
+
+    /// Whether it has not ended.
+    pub fn runs(&mut self) -> bool {
+        self.note_processes();
+        self.exited().is_none()
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Panics
+    /// It does not, or it leaves something behind.
+    pub async fn wait(&mut self) -> ExitStatus {
+        let exit = self.wait_ignoring_staging().await;
+        let staged = self.home.staged();
+        assert!(staged.is_empty(), "onnxd left behind:\n{}", staged.join("\n"));
+        exit
+    }
+
+    /// The same for one that is killed while it stages something.
+    ///
+    /// # Panics
+    /// It does not end, or it leaves something else behind.
+    pub async fn wait_ignoring_staging(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        let exit = loop {
+            self.note_processes();
+            if self.exited().is_some() {
+                break self.exit.unwrap();
+            }
+            assert!(begin.elapsed() < STOP_MAX, "onnxd runs on after {STOP_MAX:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let left = self.home.leftovers(&self.seen.lock().unwrap());
+        assert!(left.is_empty(), "onnxd left behind:\n{}", left.join("\n"));
+        exit
+    }
+
+    /// Sends SIGTERM and waits until it ends.
+    ///
+    /// # Panics
+    /// It does not, or it leaves something behind.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.note_processes();
+        self.signal(Signal::SIGTERM);
+        self.wait().await
+    }
+
+    /// Sends SIGKILL and waits until nothing of it is left.
+    ///
+    /// # Panics
+    /// Something is left.
+    pub async fn kill(&mut self) {
+        self.note_processes();
+        self.signal(Signal::SIGKILL);
+        self.wait().await;
+    }
+
+    /// Ends it as systemd does.
+    ///
+    /// # Panics
+    /// Its exit code is not 0, or it leaves something behind.
+    pub async fn stop(mut self) {
+        let exit = self.terminate().await;
+        assert_eq!(exit.code(), Some(0), "{exit}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.exit.is_none() {
+            self.note_processes();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        for process in self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            process.signal(Signal::SIGKILL);
+        }
+        if thread::panicking() {
+            let log = self.stderr();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            eprintln!("---- the supervisor's log\n{}\n----", last.join("\n"));
+        }
+    }
+}

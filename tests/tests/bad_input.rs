@@ -1,0 +1,210 @@
+//! What is answered to requests that cannot be answered, and that nothing suffers from them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use e2e::{
+    client::{Client, exchange},
+    fixtures::model,
+    server::Server,
+};
+use hyper::Method;
+use serde_json::{Value, json};
+
+const TEXT_BYTES_MAX: usize = 256 * 1024;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Case {
+    what: &'static str,
+    method: Method,
+    path: &'static str,
+    body: Bytes,
+    status: u16,
+    /// TEI's `error_type`, where the contract fixes it.
+    error_type: Option<&'static str>,
+}
+
+fn post(what: &'static str, path: &'static str, body: impl Into<Bytes>, status: u16) -> Case {
+    Case { what, method: Method::POST, path, body: body.into(), status, error_type: None }
+}
+
+fn tei(what: &'static str, body: &Value, status: u16, error_type: &'static str) -> Case {
+    let case = post(what, "/embed", body.to_string(), status);
+    Case { error_type: Some(error_type), ..case }
+}
+
+fn open_ai(what: &'static str, body: &Value, status: u16) -> Case {
+    post(what, "/v1/embeddings", body.to_string(), status)
+}
+
+fn cases() -> Vec<Case> {
+    let deep = format!(r#"{{"inputs": {}1{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
+    let many = vec!["a"; 33];
+    let long = "a".repeat(TEXT_BYTES_MAX + 1);
+    let not_utf8 = &b"{\"inputs\": \"\xff\xfe\", \"input\": \"\xff\"}"[..];
+    let mut cases = vec![
+        post("no JSON", "/embed", "{\"inputs\": ", 400),
+        post("no JSON", "/v1/embeddings", "{\"input\": ", 400),
+        post("no body", "/embed", "", 400),
+        post("no body", "/v1/embeddings", "", 400),
+        post("not UTF-8", "/embed", not_utf8, 400),
+        post("not UTF-8", "/v1/embeddings", not_utf8, 400),
+        post("too deep", "/embed", deep.clone(), 400),
+        post("too deep", "/v1/embeddings", deep.replace("inputs", "input"), 400),
+        tei("a number", &json!({"inputs": 1}), 422, "Validation"),
+        tei("a list of numbers", &json!({"inputs": [1.5]}), 422, "Validation"),
+        tei("null", &json!({"inputs": null}), 422, "Validation"),
+        tei("no field", &json!({"text": "a"}), 422, "Validation"),
+        tei("no object", &json!(["a"]), 422, "Validation"),
+        tei("a wrong flag", &json!({"inputs": "a", "truncate": "yes"}), 422, "Validation"),
+        tei("an empty list", &json!({"inputs": []}), 400, "Empty"),
+        tei("too many", &json!({"inputs": many}), 422, "Validation"),
+        tei("too long", &json!({"inputs": long}), 422, "Validation"),
+        tei("one too long", &json!({"inputs": ["a", long]}), 422, "Validation"),
+        open_ai("a number", &json!({"input": 1}), 400),
+        open_ai("no field", &json!({"inputs": "a"}), 400),
+        open_ai("no object", &json!(["a"]), 400),
+        open_ai("an unknown encoding", &json!({"input": "a", "encoding_format": "hex"}), 400),
+        open_ai("an empty list", &json!({"input": []}), 400),
+        open_ai("too many", &json!({"input": many}), 422),
+        open_ai("too long", &json!({"input": long}), 422),
+        open_ai("an unknown model", &json!({"input": "a", "model": "other"}), 404),
+        open_ai("a wrong name", &json!({"input": "a", "model": "../a"}), 404),
+    ];
+    for (path, method) in [("/embed", Method::GET), ("/v1/embeddings", Method::DELETE)] {
+        cases.push(Case { method, ..post("a wrong method", path, "", 405) });
+    }
+    for path in ["/none", "/v1/none", "/embed/", "/v2/models/a/../b"] {
+        cases.push(post("an unknown route", path, "{}", 404));
+    }
+    let unknown = json!({"inputs": "a", "model": "other"});
+    cases.push(post("an unknown model", "/embed", unknown.to_string(), 404));
+    cases
+}
+
+/// The error is in the shape of the route's contract and says something.
+fn assert_shape(case: &Case, answer: &Value) {
+    let what = format!("{} {}: {answer}", case.what, case.path);
+    let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
+    if case.path.starts_with("/v1/") {
+        let error = answer["error"].as_object().unwrap_or_else(|| panic!("{what}"));
+        assert!(text(&error["message"]) && text(&error["type"]), "{what}");
+        assert!(error.contains_key("param") && error.contains_key("code"), "{what}");
+    } else {
+        assert!(text(&answer["error"]) && text(&answer["error_type"]), "{what}");
+        if let Some(expected) = case.error_type {
+            assert_eq!(answer["error_type"], expected, "{what}");
+        }
+    }
+    let inside = ["onnxd-worker", "/tmp/", ".rs:", "panicked", "socketpair"];
+    for secret in inside {
+        assert!(!answer.to_string().contains(secret), "{what}");
+    }
+}
+
+async fn assert_serves(client: &mut Client, after: &str) {
+    let response = client.post("/embed", &json!({"inputs": "hello world"})).await;
+    let response = response.unwrap_or_else(|error| panic!("after {after}: {error}"));
+    assert_eq!(response.status, 200, "after {after}: {}", response.text());
+}
+
+async fn server() -> Server {
+    Server::builder().model("a", &model("tiny/a")).start().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_request_gets_its_own_answer_and_disturbs_no_other() {
+    let server = server().await;
+    for case in cases() {
+        let mut client = server.client().await;
+        let response = client.send(case.method.clone(), case.path, case.body.clone()).await;
+        let response =
+            response.unwrap_or_else(|error| panic!("{} {}: {error}", case.what, case.path));
+        let Case { what, path, status, .. } = case;
+        assert_eq!(response.status, status, "{what} {path}: {}", response.text());
+        if status != 405 {
+            assert_shape(&case, &response.json());
+        }
+        if !client.closing() {
+            assert_serves(&mut client, what).await;
+        }
+        assert_serves(&mut server.client().await, what).await;
+    }
+    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_included() {
+    let server = server().await;
+    let mut client = server.client().await;
+    for body in [
+        json!({"inputs": vec!["a"; 32]}),
+        json!({"inputs": "a ".repeat(TEXT_BYTES_MAX / 2)}),
+        json!({"inputs": "."}),
+        json!({"inputs": "\u{0}\u{feff}\u{1f642}"}),
+        json!({"inputs": "a", "unknown": "fields are ignored"}),
+    ] {
+        let response = client.post("/embed", &body).await.unwrap();
+        assert_eq!(response.status, 200, "{:.60}: {}", body.to_string(), response.text());
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_large_is_refused_before_all_of_it_is_read() {
+    let server = server().await;
+    let chunk = format!("10000\r\n{}\r\n", "a".repeat(0x1_0000));
+    for path in ["/embed", "/v1/embeddings"] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n");
+        let declared = format!("{head}content-length: 10000000000\r\n\r\n{{");
+        // It never ends: the last chunk is missing.
+        let endless = format!("{head}transfer-encoding: chunked\r\n\r\n{}", chunk.repeat(40));
+        for (what, request) in [("declared", declared), ("endless", endless)] {
+            let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.unwrap();
+            let received = String::from_utf8_lossy(&raw.received);
+            assert_eq!(raw.status(), Some(413), "{what} {path}: {received}");
+            assert!(raw.closed, "{what} {path}: the connection cannot be used further");
+            let answer = serde_json::from_str(&raw.body()).unwrap();
+            assert_shape(&post("too large", path, "", 413), &answer);
+            assert_serves(&mut server.client().await, what).await;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_refused_or_closed_in_time() {
+    let server = server().await;
+    let get = "GET /health HTTP/1.1\r\nhost: x\r\n";
+    let huge = format!("{get}x-huge: {}\r\n\r\n", "a".repeat(1024 * 1024));
+    let many: String = (0..10_000).map(|number| format!("x-{number}: a\r\n")).collect();
+    let both = "POST /embed HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    for (what, request, codes) in [
+        ("a huge header", huge, &[431][..]),
+        ("many headers", format!("{get}{many}\r\n"), &[431][..]),
+        ("no HTTP", "\u{16}\u{3}\u{1}\r\n\r\n".to_owned(), &[400][..]),
+        ("a wrong version", "GET / HTTP/9.9\r\n\r\n".to_owned(), &[400, 505][..]),
+        ("a wrong length", format!("{get}content-length: -1\r\n\r\n"), &[400][..]),
+        ("chunked in HTTP/1.0", both.to_owned(), &[400][..]),
+    ] {
+        let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.unwrap();
+        assert!(raw.closed, "{what}: the connection stays open");
+        if let Some(status) = raw.status() {
+            assert!(codes.contains(&status), "{what}: {status}");
+        }
+        assert_serves(&mut server.client().await, what).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_never_end_are_given_up() {
+    let server = server().await;
+    let begun = &b"POST /embed HTTP/1.1\r\nhost: x\r\nx-slow: "[..];
+    let raw = exchange(server.address(), begun, PATIENCE).await.unwrap();
+    assert!(raw.closed, "the connection is still open after {PATIENCE:?}");
+    assert!(matches!(raw.status(), None | Some(408)), "{:?}", raw.status());
+    assert_serves(&mut server.client().await, "slow headers").await;
+    server.stop().await;
+}

@@ -1,0 +1,142 @@
+//! What is wrong with a command line or a configuration is said at once, by name and exit code.
+
+use std::fs;
+
+use e2e::{
+    fixtures::{self, model},
+    home::Home,
+    launch,
+    server::Server,
+};
+
+const USAGE: Option<i32> = Some(64);
+const CONFIGURATION: Option<i32> = Some(78);
+
+#[tokio::test]
+async fn a_wrong_command_line_ends_with_64() {
+    let home = Home::new();
+    for arguments in [
+        &["serve", "--no-such-flag"][..],
+        &["no-such-command"],
+        &[],
+        &["update"],
+        &["update", "m", "--load", "later"],
+        &["rollback", "m", "--to", "first"],
+        &["serve", "--workers", "0"],
+        &["serve", "--listen", "somewhere"],
+    ] {
+        let output = launch::run(&home, arguments).await;
+        assert_eq!(output.status.code(), USAGE, "{arguments:?}: {output:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["--version"], &["serve", "--help"]] {
+        let output = launch::run(&home, arguments).await;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+/// Starts a server that must end with 78, and gives what it wrote.
+async fn refused(builder: launch::Builder) -> String {
+    let exited = builder.try_start().await.expect_err("it must not start");
+    assert_eq!(exited.code, CONFIGURATION, "{}", exited.stderr);
+    exited.stderr
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_cannot_work_ends_with_78_and_names_the_cause() {
+    let home = Home::new();
+    let good = model("tiny/a");
+    let no_library = home.root().join("libnone.so");
+    let no_elf = home.root().join("libtext.so");
+    fs::write(&no_elf, "this is no library").unwrap();
+    // An ELF file, but without the one function that the runtime has.
+    let other_elf = fixtures::onnxd_worker();
+    for (library, part) in
+        [(&no_library, "libnone.so"), (&no_elf, "libtext.so"), (&other_elf, "onnxd-worker")]
+    {
+        let builder = Server::builder().model("m", &good).onnxruntime(library);
+        let stderr = refused(builder).await;
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    let nowhere = home.root().join("nowhere");
+    let stderr = refused(Server::builder().model("m", &nowhere)).await;
+    assert!(stderr.contains("nowhere"), "{stderr}");
+    let stderr = refused(Server::builder().model("m", &model("tiny/no_tokenizer"))).await;
+    assert!(stderr.contains("tokenizer.json"), "{stderr}");
+    let stderr = refused(Server::builder().model("UPPER", &good)).await;
+    assert!(stderr.contains("UPPER"), "{stderr}");
+    let stderr = refused(Server::builder()).await;
+    assert!(stderr.contains("--model"), "{stderr}");
+}
+
+#[tokio::test]
+async fn check_config_says_whether_it_can_work_and_starts_nothing() {
+    let home = Home::new();
+    let file = home.root().join("onnxd.toml");
+    let library = fixtures::onnxruntime();
+    let text = |extra: &str| {
+        format!(
+            "model = [\"m={}\"]\nonnxruntime = \"{}\"\nstate-dir = \"{}\"\nadmin-socket = \"{}\"\n{extra}\n",
+            model("tiny/a").display(),
+            library.display(),
+            home.state().display(),
+            home.admin_socket().display(),
+        )
+    };
+    for (extra, code, word) in [
+        ("workers = 1", Some(0), ""),
+        ("wrokers = 1", CONFIGURATION, "wrokers"),
+        ("workers = \"one\"", CONFIGURATION, "workers"),
+        ("listen = ", CONFIGURATION, "onnxd.toml"),
+    ] {
+        fs::write(&file, text(extra)).unwrap();
+        let arguments = ["serve", "--check-config", "--config", file.to_str().unwrap()];
+        let output = launch::run(&home, &arguments).await;
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), code, "{extra}: {stderr}");
+        assert!(stderr.contains(word), "{extra}: {stderr}");
+        assert!(!home.state().exists() && !home.admin_socket().exists(), "{extra}");
+    }
+    let arguments = ["serve", "--check-config", "--config", "/no/such/file.toml"];
+    let output = launch::run(&home, &arguments).await;
+    assert_eq!(output.status.code(), CONFIGURATION);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/no/such/file.toml"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_and_variables_configure_as_flags_do() {
+    let builder = Server::builder();
+    let file = builder.directories().root().join("onnxd.toml");
+    fs::write(&file, format!("model = [\"m={}\"]\n", model("tiny/a").display())).unwrap();
+    let server = builder.argument("--config").argument(file.to_str().unwrap()).start().await;
+    assert_eq!(server.status().await.models[0].name, "m");
+    server.stop().await;
+
+    let models = format!("a={},b={}", model("tiny/a").display(), model("tiny/b").display());
+    let server = Server::builder().variable("ONNXD_MODEL", &models).start().await;
+    let names: Vec<String> = server.status().await.models.into_iter().map(|m| m.name).collect();
+    assert_eq!(names, ["a", "b"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_a_name_is_called_like_its_directory() {
+    let server = Server::builder()
+        .argument("--model")
+        .argument(model("tiny/a").to_str().unwrap())
+        .start()
+        .await;
+    assert_eq!(server.status().await.models[0].name, "a");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_ends_with_78_and_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let mut server = Server::builder().model("m", &model("tiny/a")).spawn_at(address);
+    let exited = server.ready().await.expect_err("it must not start");
+    assert_eq!(exited.code, CONFIGURATION, "{}", exited.stderr);
+    assert!(exited.stderr.contains(&address.to_string()), "{}", exited.stderr);
+}

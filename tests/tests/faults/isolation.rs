@@ -1,0 +1,55 @@
+//! What workers have access to: one CPU, no network, no telemetry.
+
+use e2e::{
+    fixtures::model,
+    processes::{environment, internet_sockets, open_files, thread_cpus},
+    server::Server,
+};
+use serde_json::json;
+
+async fn warm_server() -> Server {
+    let server = Server::builder().model("m", &model("tiny/a")).start().await;
+    for _ in 0..20 {
+        let response = server.client().await.post("/embed", &json!({"inputs": vec!["a"; 8]})).await;
+        assert_eq!(response.map(|response| response.status), Ok(200));
+    }
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_sends_nothing_anywhere() {
+    let server = warm_server().await;
+    for pid in server.worker_pids().await {
+        assert_eq!(internet_sockets(pid), [""; 0]);
+        let telemetry = |path: &std::path::PathBuf| path.to_string_lossy().contains(".onnxruntime");
+        assert!(!open_files(pid).iter().any(telemetry), "{:?}", open_files(pid));
+        let variables = environment(pid);
+        assert!(variables.iter().any(|v| v == "ORT_DISABLE_TELEMETRY=1"), "{variables:?}");
+    }
+    assert_eq!(internet_sockets(server.pid()).len(), 1, "of the supervisor, only the listener");
+    // Panics if anything was written into the user's home, where telemetry keeps its files.
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_worker_runs_on_the_one_cpu_that_status_names() {
+    let server = warm_server().await;
+    let status = server.status().await;
+    for worker in &status.workers {
+        let cpu = worker.cpu.expect("pinned").to_string();
+        let threads = thread_cpus(worker.pid.unwrap());
+        assert!(!threads.is_empty() && threads.iter().all(|cpus| *cpus == cpu), "{threads:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_has_no_descriptors_but_its_own() {
+    let server = warm_server().await;
+    for pid in server.worker_pids().await {
+        let sockets = open_files(pid);
+        let sockets = sockets.iter().filter(|path| path.to_string_lossy().starts_with("socket:"));
+        assert_eq!(sockets.count(), 1, "the one to the supervisor: {:?}", open_files(pid));
+    }
+    server.stop().await;
+}

@@ -1,0 +1,59 @@
+//! The supervisor dies, or is started where another one is.
+
+use std::sync::Arc;
+
+use e2e::{corpus::Corpus, fixtures::model, home::Home, load::Load, server::Server};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_supervisor_takes_everything_with_it_within_a_second() {
+    let home = Arc::new(Home::new());
+    for _ in 0..3 {
+        let mut server = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
+        let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
+        load.more(20).await;
+        // Panics if a process, the admin socket or a file is left.
+        server.kill().await;
+        drop(load);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_is_killed_during_an_update_leaves_nothing_that_matters() {
+    let home = Arc::new(Home::new());
+    let mut generations = Vec::new();
+    for delay in [5, 20, 60, 150] {
+        let mut server = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
+        generations.push(server.status().await.model("m").generation);
+        let from = model("tiny/b");
+        let arguments = ["update", "m", "--from", from.to_str().unwrap()];
+        let killing = async {
+            tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+            server.signal(e2e::processes::Signal::SIGKILL);
+        };
+        tokio::join!(server.cli(&arguments), killing);
+        // What was being staged stays; it is removed at the next start.
+        server.wait_ignoring_staging().await;
+    }
+    let server = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
+    generations.push(server.status().await.model("m").generation);
+    assert!(generations.is_sorted(), "{generations:?}");
+    // Panics if anything is left in staging.
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_supervisor_on_the_same_state_is_told_who_holds_it() {
+    let home = Arc::new(Home::new());
+    let first = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
+    let pid = first.pid().to_string();
+    let second = Server::builder().model("m", &model("tiny/a"));
+    let mut second = second.state_of(&home).spawn();
+    let exited = second.ready().await.unwrap_err();
+    assert_eq!(exited.code, Some(78), "{}", exited.stderr);
+    assert!(exited.stderr.contains(&pid), "{pid}: {}", exited.stderr);
+    assert!(first.answers_ready().await, "the first serves on");
+    first.stop().await;
+
+    let third = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
+    third.stop().await;
+}

@@ -1,0 +1,74 @@
+//! A bad candidate never serves: the caller is told why, and the old generation goes on.
+
+use std::{fs, os::unix::fs::symlink};
+
+use e2e::{
+    corpus::Corpus,
+    fixtures::{model, replace_model},
+    load::Load,
+    processes::Signal,
+    server::Server,
+};
+
+/// A source, the kind of its refusal, and words that its message must hold one of.
+const REFUSED: [(&str, &str, &[&str]); 8] = [
+    ("truncated", "load", &["model.onnx", "parse", "protobuf"]),
+    ("corrupt", "load", &["model.onnx", "parse", "protobuf", "load"]),
+    ("wide", "contract", &["48"]),
+    ("no_tokenizer", "contract", &["tokenizer.json"]),
+    ("nan", "contract", &["nan", "finite"]),
+    ("renamed", "contract", &["input"]),
+    ("foreign_tokenizer", "contract", &["token"]),
+    ("missing", "not_found", &["missing"]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_candidate_is_refused_with_its_cause_and_nobody_else_notices() {
+    let builder = Server::builder();
+    let home = builder.directories();
+    let server = builder.model("m", &model("tiny/a")).start().await;
+    let linked = home.models().join("linked");
+    replace_model(&model("tiny/b"), &linked);
+    fs::rename(linked.join("model.onnx"), linked.join("elsewhere.bin")).unwrap();
+    symlink("elsewhere.bin", linked.join("model.onnx")).unwrap();
+
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
+    let before = server.status().await.model("m").clone();
+    let tiny = model("tiny");
+    let sources = REFUSED.map(|(name, kind, words)| (tiny.join(name), kind, words));
+    for (source, kind, words) in sources.into_iter().chain([(linked, "contract", &["link"][..])]) {
+        let shown = source.display();
+        let refusal = load.update(&server, &source, "none").await.unwrap_err();
+        let message = refusal.message.to_lowercase();
+        assert_eq!(refusal.kind, kind, "{shown}: {}", refusal.message);
+        assert!(words.iter().any(|word| message.contains(word)), "{shown}: {}", refusal.message);
+        let after = server.status().await.model("m").clone();
+        assert_eq!((after.generation, &after.version), (before.generation, &before.version));
+        load.more(8).await;
+    }
+    let summary = load.finish().await;
+    assert_eq!(summary.generations, 1, "{summary:?}");
+
+    let from = model("tiny/b");
+    let committed = server.update("m", Some(&from)).await.unwrap();
+    assert_eq!(committed.generation, 2, "refused updates take no number");
+    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_of_a_broken_source_changes_nothing() {
+    let builder = Server::builder();
+    let source = crate::copy_of(&builder.directories(), "a");
+    let server = builder.model("m", &source).model("other", &model("tiny/b")).start().await;
+    fs::remove_file(source.join("tokenizer.json")).unwrap();
+    server.signal(Signal::SIGHUP);
+    // The other model's source is as good as before.
+    server.generation_above("other", 1).await;
+    let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
+    load.more(50).await;
+    assert_eq!(load.finish().await.generations, 1);
+    assert_eq!(server.status().await.model("m").generation, 1);
+    assert!(server.stderr().contains("tokenizer.json"), "the log names the cause");
+    server.stop().await;
+}

@@ -1,0 +1,64 @@
+//! Generations survive the supervisor, and numbers are never used again.
+
+use std::sync::Arc;
+
+use e2e::{fixtures::model, home::Home, server::Server};
+use serde_json::json;
+
+use crate::copy_of;
+
+async fn served(server: &Server) -> (u64, String) {
+    let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
+    let response = response.expect("an answer");
+    let version = response.version().expect("a version").to_owned();
+    (response.generation().expect("a generation"), version)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_generation_serves_again_after_any_end() {
+    let home = Arc::new(Home::new());
+    let source = copy_of(&home, "a");
+    let start = || Server::builder().home(&home).model("m", &source).start();
+
+    let server = start().await;
+    let b = server.update("m", Some(&model("tiny/b"))).await.unwrap();
+    server.stop().await;
+
+    let mut server = start().await;
+    assert_eq!(served(&server).await, (2, b.version.clone()));
+    server.kill().await;
+
+    // The source may even be gone: what serves is a copy.
+    std::fs::remove_dir_all(&source).unwrap();
+    let server = start().await;
+    assert_eq!(served(&server).await, (2, b.version));
+    let refusal = server.update("m", None).await.unwrap_err();
+    assert_eq!(refusal.kind, "not_found", "{refusal:?}");
+    let next = server.update("m", Some(&model("tiny/a"))).await.unwrap();
+    assert_eq!(next.generation, 3);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_configured_source_is_staged_at_the_start() {
+    let home = Arc::new(Home::new());
+    let start = |name: &str| {
+        Server::builder().home(&home).model("m", &model(&format!("tiny/{name}"))).start()
+    };
+    let server = start("a").await;
+    let (first, a) = served(&server).await;
+    server.stop().await;
+
+    let server = start("b").await;
+    let (second, b) = served(&server).await;
+    assert_eq!((first, second), (1, 2), "numbers are never used again");
+    assert_ne!(a, b);
+    // Across the restart the old version can still be gone back to.
+    let back = server.rollback("m", None).await.unwrap();
+    assert_eq!((back.generation, back.version), (3, a.clone()));
+    server.stop().await;
+
+    let server = start("b").await;
+    assert_eq!(served(&server).await, (3, a), "the configuration is as it was");
+    server.stop().await;
+}

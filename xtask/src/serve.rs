@@ -1,0 +1,229 @@
+//! `cargo xtask serve`: builds onnxd, gives it a model, and says how to try it.
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::error::Error;
+use crate::fetch;
+use crate::layout::{Layout, shown};
+use crate::model::{self, MINILM_NAME, VARIANT_NAME};
+use crate::process;
+use crate::python::Python;
+use crate::say;
+
+/// How often a starting server is asked, and how long an answer may take.
+const POLL: Duration = Duration::from_millis(20);
+const ANSWER: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The address to serve on.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: String,
+    /// A model directory to serve in place of MiniLM, which is then not fetched. May be repeated.
+    #[arg(long = "model", value_name = "[NAME=]DIR")]
+    models: Vec<String>,
+    /// An ONNX Runtime library to use, which is then not fetched.
+    #[arg(long, value_name = "PATH")]
+    onnxruntime: Option<PathBuf>,
+    /// Further arguments of `onnxd serve`.
+    #[arg(last = true, value_name = "ARGS")]
+    extra: Vec<OsString>,
+}
+
+pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> {
+    build(layout)?;
+    provide(layout, &options)?;
+    let address = free_address(&options.listen)?;
+    let mut child = process::start_bound(&layout.release("onnxd"), &arguments(layout, &options))?;
+    if let Some(address) = address
+        && wait_until_ready(&mut child, address)?
+    {
+        say(&instructions(layout, &options, address));
+    }
+    let status = child.wait().map_err(Error::io("cannot wait for", &layout.release("onnxd")))?;
+    Ok(process::exit_code(status))
+}
+
+fn build(layout: &Layout) -> Result<(), Error> {
+    let status = process::cargo()
+        .args(["build", "--release", "-p", "onnxd", "-p", "onnxd-worker"])
+        .current_dir(layout.workspace())
+        .status()
+        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
+    let what = "cargo build".to_owned();
+    if status.success() { Ok(()) } else { Err(Error::Failed { what, status }) }
+}
+
+/// Fetches and makes what was not given by hand.
+fn provide(layout: &Layout, options: &Options) -> Result<(), Error> {
+    let _lock = layout.lock()?;
+    let python = Python::of(layout);
+    if options.onnxruntime.is_none() {
+        fetch::runtime(layout, &python)?;
+    }
+    if options.models.is_empty() {
+        model::minilm(layout, &python)?;
+    }
+    Ok(())
+}
+
+/// The address that will answer; none when the system is to choose the port. It has to be free: otherwise
+/// another server's answer could be taken for ours.
+fn free_address(listen: &str) -> Result<Option<SocketAddr>, Error> {
+    let unusable = |source| Error::Listen { listen: listen.to_owned(), source };
+    let bound = TcpListener::bind(listen).map_err(unusable)?;
+    let mut addresses = listen.to_socket_addrs().map_err(unusable)?;
+    let mut address = addresses.next().filter(|address| address.port() != 0);
+    drop(bound);
+    if let Some(address) = &mut address
+        && address.ip().is_unspecified()
+    {
+        let loopback =
+            if address.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() };
+        address.set_ip(loopback);
+    }
+    Ok(address)
+}
+
+fn arguments(layout: &Layout, options: &Options) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["serve".into()];
+    if options.models.is_empty() {
+        let minilm = layout.models().join(MINILM_NAME);
+        args.extend(["--model".into(), format!("{MINILM_NAME}={}", shown(&minilm)).into()]);
+    }
+    for model in &options.models {
+        args.extend(["--model".into(), model.into()]);
+    }
+    let runtime = options.onnxruntime.clone().unwrap_or_else(|| layout.runtime());
+    let mut set = |flag: &str, value: &Path| args.extend([flag.into(), shown(value).into()]);
+    set("--listen", Path::new(&options.listen));
+    set("--admin-socket", &layout.admin_socket());
+    set("--state-dir", &layout.state());
+    set("--onnxruntime", &runtime);
+    set("--worker-binary", &layout.release("onnxd-worker"));
+    args.extend(options.extra.iter().cloned());
+    args
+}
+
+/// True when the server is ready, false when it has ended before.
+fn wait_until_ready(child: &mut Child, address: SocketAddr) -> Result<bool, Error> {
+    loop {
+        let ended = child.try_wait().map_err(Error::io("cannot wait for", Path::new("onnxd")))?;
+        if ended.is_some() {
+            return Ok(false);
+        }
+        if is_ready(address).unwrap_or(false) {
+            return Ok(true);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    let request =
+        format!("GET /v2/health/ready HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start)?;
+    Ok(&start == b"HTTP/1.1 200")
+}
+
+/// What one can do with the running server, ready to be pasted.
+fn instructions(layout: &Layout, options: &Options, address: SocketAddr) -> String {
+    let (name, update) = match options.models.first() {
+        None => (MINILM_NAME.to_owned(), shown(&layout.models().join(VARIANT_NAME))),
+        Some(model) => (model_name(model), "DIR".to_owned()),
+    };
+    let socket = shown(&layout.admin_socket());
+    let onnxd = shown(&layout.release("onnxd"));
+    format!(
+        "onnxd serves {name} on http://{address}, admin socket {socket}
+
+  curl http://{address}/embed -H 'content-type: application/json' -d '{{\"inputs\": \"How big is London\"}}'
+
+Update it while it serves:
+  {onnxd} update {name} --from {update} --admin-socket {socket}
+Stop with Ctrl-C."
+    )
+}
+
+/// The name in `[NAME=]DIR`, where the directory's own name is the default.
+fn model_name(model: &str) -> String {
+    match model.split_once('=') {
+        Some((name, _)) => name.to_owned(),
+        None => Path::new(model).file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(models: &[&str], onnxruntime: Option<&str>) -> Options {
+        Options {
+            listen: "127.0.0.1:8080".to_owned(),
+            models: models.iter().map(ToString::to_string).collect(),
+            onnxruntime: onnxruntime.map(PathBuf::from),
+            extra: vec!["--workers".into(), "1".into()],
+        }
+    }
+
+    #[test]
+    fn minilm_is_served_when_no_model_is_given() {
+        let layout = Layout::under(Path::new("/t"));
+        let args = arguments(&layout, &options(&[], None)).join(" ".as_ref());
+        assert_eq!(
+            args.to_str().unwrap(),
+            "serve --model minilm=/t/onnxd/models/minilm --listen 127.0.0.1:8080 \
+             --admin-socket /t/onnxd/admin.sock --state-dir /t/onnxd/state \
+             --onnxruntime /t/onnxd/onnxruntime/libonnxruntime.so.1.31.1 \
+             --worker-binary /t/release/onnxd-worker --workers 1"
+        );
+    }
+
+    #[test]
+    fn what_is_given_by_hand_is_passed_on() {
+        let layout = Layout::under(Path::new("/t"));
+        let args =
+            arguments(&layout, &options(&["x=/m", "/n"], Some("/lib.so"))).join(" ".as_ref());
+        let args = args.to_str().unwrap();
+        assert!(args.starts_with("serve --model x=/m --model /n --listen"), "{args}");
+        assert!(args.contains("--onnxruntime /lib.so") && !args.contains("minilm"), "{args}");
+    }
+
+    #[test]
+    fn a_model_is_named_after_its_directory_unless_it_has_a_name() {
+        assert_eq!(model_name("x=/models/y"), "x");
+        assert_eq!(model_name("/models/y/"), "y");
+    }
+
+    #[test]
+    fn the_printed_lines_name_the_address_and_the_variant() {
+        let layout = Layout::under(Path::new("/t"));
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let text = instructions(&layout, &options(&[], None), address);
+        assert!(text.contains("curl http://127.0.0.1:8080/embed"), "{text}");
+        assert!(text.contains("update minilm --from /t/onnxd/models/minilm-variant"), "{text}");
+    }
+
+    #[test]
+    fn an_address_in_use_is_refused_and_an_unspecified_one_is_asked_on_loopback() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        assert!(free_address(&format!("127.0.0.1:{port}")).is_err());
+        drop(taken);
+        let asked = free_address(&format!("0.0.0.0:{port}")).unwrap();
+        assert_eq!(asked, Some(SocketAddr::from(([127, 0, 0, 1], port))));
+        assert_eq!(free_address("127.0.0.1:0").unwrap(), None);
+    }
+}

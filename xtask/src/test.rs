@@ -1,0 +1,74 @@
+//! `cargo xtask test`: all tests, with what they need.
+
+use std::process::ExitCode;
+
+use crate::error::Error;
+use crate::layout::Layout;
+use crate::process;
+
+/// An end-to-end test runs several pinned processes, and the machines that check this have two cores.
+const E2E_THREADS: &str = "--test-threads=2";
+
+pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
+    // The end-to-end tests start these executables; `cargo test -p e2e` alone would not build them.
+    let build = ["build", "--workspace", "--all-targets"].map(str::to_owned);
+    for command in [build.to_vec(), unit_args(args), e2e_args(args)] {
+        let status = process::cargo()
+            .args(&command)
+            .current_dir(layout.workspace())
+            .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())
+            .env("ONNXD_TEST_MODELS", layout.models())
+            .status()
+            .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
+        if !status.success() {
+            return Ok(process::exit_code(status));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn unit_args(args: &[String]) -> Vec<String> {
+    let own = ["test", "--workspace", "--exclude", "e2e"].map(str::to_owned);
+    own.into_iter().chain(args.iter().cloned()).collect()
+}
+
+/// The thread count goes behind the `--` of cargo, unless one is given there.
+fn e2e_args(args: &[String]) -> Vec<String> {
+    let mut parts = args.splitn(2, |arg| arg == "--");
+    let (for_cargo, for_tests) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));
+    let mut all: Vec<String> = ["test", "-p", "e2e"].map(str::to_owned).into();
+    all.extend_from_slice(for_cargo);
+    all.push("--".to_owned());
+    if !for_tests.iter().any(|arg| arg.starts_with("--test-threads")) {
+        all.push(E2E_THREADS.to_owned());
+    }
+    all.extend_from_slice(for_tests);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(make: fn(&[String]) -> Vec<String>, args: &[&str]) -> String {
+        make(&args.iter().map(ToString::to_string).collect::<Vec<_>>()).join(" ")
+    }
+
+    #[test]
+    fn a_filter_goes_to_both() {
+        assert_eq!(joined(unit_args, &["rollback"]), "test --workspace --exclude e2e rollback");
+        assert_eq!(joined(e2e_args, &["rollback"]), "test -p e2e rollback -- --test-threads=2");
+    }
+
+    #[test]
+    fn arguments_of_the_test_program_stay_behind_the_dashes() {
+        let args = ["a", "--", "--nocapture"];
+        assert_eq!(joined(e2e_args, &args), "test -p e2e a -- --test-threads=2 --nocapture");
+    }
+
+    #[test]
+    fn a_given_thread_count_replaces_ours() {
+        let args = ["--", "--test-threads=1"];
+        assert_eq!(joined(e2e_args, &args), "test -p e2e -- --test-threads=1");
+    }
+}
