@@ -63,10 +63,13 @@ pub fn onnxd_worker() -> PathBuf {
     executable("onnxd-worker")
 }
 
-/// Test executables stand in `target/<profile>/deps`, the others in `target/<profile>`.
+/// Test executables stand in `target/<profile>/deps`, the others in `target/<profile>`, unless
+/// `ONNXD_TEST_EXECUTABLES` names another directory.
 fn executable(name: &str) -> PathBuf {
     let own = env::current_exe().unwrap();
-    let path = own.parent().and_then(Path::parent).unwrap().join(name);
+    let directory = env::var_os("ONNXD_TEST_EXECUTABLES").map(PathBuf::from);
+    let directory = directory.or_else(|| Some(own.parent()?.parent()?.to_path_buf()));
+    let path = directory.unwrap().join(name);
     assert!(path.is_file(), "{} is missing: run `cargo xtask test`", path.display());
     path
 }

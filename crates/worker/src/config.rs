@@ -144,7 +144,7 @@ impl JsonFile {
             .map_err(|error| contract(format!("{}: {field}: {error}", self.name)))
     }
 
-    /// The names of the `pooling_mode_…` fields that are true.
+    /// The names of the `pooling_mode_…` fields that are true, sorted.
     fn modes(&self) -> Result<Vec<String>, Refusal> {
         let mut modes = Vec::new();
         for field in self.fields.keys() {
@@ -154,6 +154,7 @@ impl JsonFile {
                 modes.push(mode.to_owned());
             }
         }
+        modes.sort();
         Ok(modes)
     }
 }

@@ -26,7 +26,7 @@ use nix::{
     unistd::{Pid, getppid},
 };
 use onnxd_proto::message::NamedSocket;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use crate::{fault::Fault, quit};
 
@@ -73,10 +73,11 @@ impl Guard {
             admin_socket: OnceLock::new(),
         });
         prctl::set_pdeathsig(Signal::SIGTERM)?;
-        let thread = Arc::clone(&watch);
+        let (watching, span) = (Arc::clone(&watch), Span::current());
         thread::Builder::new().name("guard".into()).spawn(move || {
-            thread.wait();
-            thread.end()
+            let _span = span.entered();
+            watching.wait();
+            watching.end()
         })?;
         Ok(Self(watch))
     }

@@ -1,7 +1,7 @@
 //! ONNX Runtime: the only file that names `ort`. Owns how the library is opened, how a model is
 //! loaded and run, and what a model must look like to be run. Knows nothing of texts or versions.
 
-use std::{env, fmt, path::Path, sync::Arc};
+use std::{env, error::Error, fmt, path::Path, sync::Arc};
 
 use onnxd_proto::message::{Refusal, RefusalKind};
 use ort::{
@@ -30,7 +30,7 @@ pub(crate) enum RuntimeError {
     #[error(
         "ONNX Runtime (version 1.24 or newer is needed) cannot be loaded from {path}: {reason}"
     )]
-    Library { path: String, reason: LoadDynamicError },
+    Library { path: String, reason: String },
     /// The library is fine and does not start.
     #[error("ONNX Runtime does not start: {0}")]
     Start(#[from] ort::Error),
@@ -107,10 +107,7 @@ impl Runtime {
             return Err(RuntimeError::Telemetry);
         }
         let environment = ort::init_from(library)
-            .map_err(|reason| RuntimeError::Library {
-                path: library.display().to_string(),
-                reason,
-            })?
+            .map_err(|error| unusable(library, &error))?
             .with_name("onnxd")
             .with_telemetry(false)
             .with_logger(Arc::new(|level, category, _id, location, message| match level {
@@ -257,6 +254,17 @@ impl Buffers {
             Input::TypeIds => &self.type_ids,
         }
     }
+}
+
+fn unusable(library: &Path, error: &LoadDynamicError) -> RuntimeError {
+    let reason = match error {
+        // What the dynamic linker says is the source; the error itself only says that it failed.
+        LoadDynamicError::Dlopen { error, .. } => {
+            error.source().map_or_else(|| error.to_string(), |source| source.to_string())
+        }
+        error => error.to_string(),
+    };
+    RuntimeError::Library { path: library.display().to_string(), reason }
 }
 
 fn accept_input(outlet: &Outlet) -> Result<Input, SessionError> {

@@ -1,0 +1,188 @@
+//! What is answered, and by which generation.
+
+use std::collections::BTreeMap;
+
+use onnxd_proto::message::{EmbedItem, FromWorker, Rejection, ToWorker};
+use serde::Deserialize;
+
+use crate::{
+    fixtures::{self, model, onnxruntime},
+    supervisor::{Embedded, Supervisor},
+};
+
+/// `reference.json` beside the tiny models.
+#[derive(Deserialize)]
+struct Tiny {
+    texts: Vec<String>,
+    tokens: Vec<u32>,
+    models: BTreeMap<String, Vec<Vec<f32>>>,
+}
+
+/// `tests/golden/minilm.json`, made with sentence-transformers.
+#[derive(Deserialize)]
+struct Golden {
+    items: Vec<GoldenItem>,
+}
+
+#[derive(Deserialize)]
+struct GoldenItem {
+    text: String,
+    embedding: Vec<f32>,
+}
+
+fn tiny() -> Tiny {
+    fixtures::read(&model("tiny/reference.json"))
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn assert_close(embedding: &[f32], expected: &[f32], text: &str) {
+    assert_eq!(embedding.len(), expected.len(), "{text}");
+    let cosine =
+        dot(embedding, expected) / (dot(embedding, embedding) * dot(expected, expected)).sqrt();
+    assert!(cosine >= 0.99999, "{text}: the cosine is {cosine}");
+    for (component, (a, b)) in embedding.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= 1e-4, "{text}: component {component} is {a} instead of {b}");
+    }
+}
+
+/// Asks for all texts as one group and one by one.
+fn assert_embeds(supervisor: &mut Supervisor, texts: &[&str], expected: &[Vec<f32>]) {
+    let together = supervisor.embed(texts);
+    for ((text, expected), together) in texts.iter().zip(expected).zip(together) {
+        assert_close(&together.embedding, expected, text);
+        let alone = supervisor.embed(&[text]).remove(0);
+        assert_close(&alone.embedding, expected, text);
+        assert_eq!(alone.tokens, together.tokens, "{text}");
+    }
+}
+
+#[test]
+fn a_tiny_models_embeddings_are_those_of_the_reference_implementation() {
+    let Tiny { texts, tokens, models } = tiny();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    for (name, expected) in models {
+        let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
+        assert_embeds(&mut supervisor, &texts, &expected);
+        let counted: Vec<u32> = supervisor.embed(&texts).iter().map(|one| one.tokens).collect();
+        assert_eq!(counted, tokens, "{name}");
+    }
+}
+
+#[test]
+fn minilms_embeddings_are_those_of_sentence_transformers() {
+    let path = fixtures::workspace().join("tests/golden/minilm.json");
+    let items = fixtures::read::<Golden>(&path).items;
+    assert_eq!(items.len(), 16);
+    let (texts, expected): (Vec<&str>, Vec<Vec<f32>>) =
+        items.iter().map(|item| (item.text.as_str(), item.embedding.clone())).unzip();
+    assert_embeds(&mut Supervisor::serving("minilm"), &texts, &expected);
+}
+
+#[test]
+fn a_group_of_many_equal_lengths_is_answered_once_each_in_any_order() {
+    let mut supervisor = Supervisor::serving("tiny/a");
+    let texts: Vec<String> = (0..32).map(|n| "word ".repeat(1 + n % 3)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let together = supervisor.embed(&texts);
+    for (text, together) in texts.iter().zip(&together) {
+        let alone: Embedded = supervisor.embed(&[text]).remove(0);
+        assert_close(&alone.embedding, &together.embedding, text);
+    }
+}
+
+#[test]
+fn the_label_changes_with_the_content_at_the_next_group() {
+    let Tiny { texts, models, .. } = tiny();
+    let text = texts[2].as_str();
+    let mut supervisor = Supervisor::serving("tiny/a");
+    for (generation, name) in [(1, "a"), (2, "b"), (3, "a")] {
+        if generation > 1 {
+            supervisor.commit(generation, &format!("tiny/{name}"));
+            supervisor.ask(&[text]);
+            supervisor.expect_loaded(generation);
+        } else {
+            supervisor.ask(&[text]);
+        }
+        let answer = supervisor.answers(1).remove(0).unwrap();
+        assert_eq!(answer.generation, generation);
+        assert_close(&answer.embedding, &models[name][2], text);
+    }
+}
+
+#[test]
+fn a_generation_with_the_same_version_is_served_without_loading_anything() {
+    let mut supervisor = Supervisor::serving("tiny/a");
+    supervisor.commit(2, "tiny/a");
+    supervisor.ask(&["a"]);
+    assert!(supervisor.expect_loaded(2).is_zero());
+    assert_eq!(supervisor.answers(1)[0].as_ref().unwrap().generation, 2);
+}
+
+#[test]
+fn a_generation_that_cannot_be_loaded_leaves_the_old_one_serving_under_its_own_number() {
+    let mut supervisor = Supervisor::serving("tiny/a");
+    let before = supervisor.embed(&["a"]);
+    supervisor.commit_version(2, "nowhere");
+    supervisor.ask(&["a"]);
+    let (_, told) = supervisor.receive();
+    assert!(matches!(told, FromWorker::LoadFailed { slot: 5, generation: 2, .. }), "{told:?}");
+    assert_eq!(supervisor.answers(1)[0].as_ref(), Ok(&before[0]));
+    // It has been said; the next answer comes without it.
+    assert_eq!(supervisor.embed(&["a"]), before);
+    supervisor.commit(3, "tiny/b");
+    supervisor.ask(&["a"]);
+    supervisor.expect_loaded(3);
+    assert_eq!(supervisor.answers(1)[0].as_ref().unwrap().generation, 3);
+}
+
+#[test]
+fn a_worker_without_any_generation_says_so_until_there_is_one() {
+    let mut supervisor = Supervisor::start();
+    supervisor.greet(&onnxruntime(), None);
+    assert_eq!(supervisor.receive().1, FromWorker::Ready);
+    supervisor.ask(&["a", "b"]);
+    for answer in supervisor.answers(2) {
+        assert!(matches!(answer, Err(Rejection::NotLoaded(_))), "{answer:?}");
+    }
+    supervisor.commit(7, "tiny/a");
+    supervisor.ask(&["a"]);
+    supervisor.expect_loaded(7);
+    assert_eq!(supervisor.answers(1)[0].as_ref().unwrap().generation, 7);
+}
+
+#[test]
+fn each_item_is_cut_rejected_and_normalized_as_it_asks_itself() {
+    let mut supervisor = Supervisor::serving("tiny/a");
+    let long = "a ".repeat(100);
+    let item = |text: &str, normalize, truncate| EmbedItem {
+        text_bytes: u32::try_from(text.len()).unwrap(),
+        normalize,
+        truncate,
+    };
+    let items = vec![
+        item(&long, None, true),
+        item(&long, None, false),
+        item("a", Some(false), false),
+        item("a", Some(true), false),
+    ];
+    supervisor.ask_items(&[&long, &long, "a", "a"], items);
+    let answers = supervisor.answers(4);
+    assert_eq!(answers[0].as_ref().unwrap().tokens, 64);
+    assert_eq!(answers[1], Err(Rejection::TooLong { tokens: 102, max: 64 }));
+    let length = |place: usize| {
+        let embedding = &answers[place].as_ref().unwrap().embedding;
+        dot(embedding, embedding).sqrt()
+    };
+    assert!((length(0) - 1.0).abs() < 1e-5 && (length(3) - 1.0).abs() < 1e-5);
+    assert!((length(2) - 1.0).abs() > 1e-3, "{}", length(2));
+}
+
+#[test]
+fn a_ping_is_answered_under_its_own_id() {
+    let mut supervisor = Supervisor::serving("tiny/a");
+    supervisor.send(&ToWorker::Ping, &[]);
+    assert_eq!(supervisor.receive(), (2, FromWorker::Pong));
+}

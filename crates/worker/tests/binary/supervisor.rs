@@ -1,0 +1,276 @@
+//! Plays the supervisor for one worker: the descriptors, the state directory, the handshake, and
+//! groups of texts.
+
+use std::{
+    fs,
+    os::unix::{fs::symlink, net::UnixStream},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
+use onnxd_proto::{
+    BUILD_ID,
+    control_page::ControlPage,
+    frame::{self, Direction, Frame},
+    generation::Generation,
+    layout::{Layout, Record},
+    message::{
+        self, EmbedItem, Facts, FromWorker, ModelSlot, NamedSocket, Pooling, Rejection, Task,
+        ToWorker, Welcome,
+    },
+};
+use tempfile::TempDir;
+
+use crate::fixtures::{WORKER, model, onnxruntime};
+
+/// The one model's name.
+const MODEL: &str = "m";
+/// Longer than any answer takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A supervisor of one worker and one model.
+pub(crate) struct Supervisor {
+    /// The worker, or what stands between it and this process.
+    pub(crate) child: Child,
+    page: ControlPage,
+    layout: Layout,
+    /// `None` when it has been closed.
+    socket: Option<UnixStream>,
+    frame: Frame,
+    last_id: u64,
+    _state: TempDir,
+}
+
+/// An embedding and what its frame says about it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Embedded {
+    pub(crate) generation: Generation,
+    pub(crate) tokens: u32,
+    pub(crate) embedding: Vec<f32>,
+}
+
+/// The answer to one text.
+pub(crate) type Answer = Result<Embedded, Rejection>;
+
+impl Supervisor {
+    /// Starts the worker; nothing has been said yet.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&mut Command::new(WORKER))
+    }
+
+    /// Starts a command that is or becomes the worker; adds its arguments and descriptors.
+    pub(crate) fn start_with(command: &mut Command) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let layout = Layout::new(state.path());
+        fs::create_dir_all(layout.versions()).unwrap();
+        fs::create_dir_all(layout.generations(&MODEL.parse().unwrap())).unwrap();
+        let page = ControlPage::create().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let passed = vec![
+            FdMapping { parent_fd: theirs.into(), child_fd: 3 },
+            FdMapping { parent_fd: page.read_only().unwrap(), child_fd: 4 },
+        ];
+        let child = command
+            .args(["serve", "--worker", "0", "--cpu", &cpu().to_string()])
+            .env("ORT_DISABLE_TELEMETRY", "1")
+            .stdout(Stdio::null())
+            .fd_mappings(passed)
+            .unwrap()
+            .spawn()
+            .unwrap();
+        // The command holds copies of what was passed on; a worker's end is seen without them.
+        *command = Command::new("true");
+        Self {
+            child,
+            page,
+            layout,
+            socket: Some(ours),
+            frame: Frame::default(),
+            last_id: 0,
+            _state: state,
+        }
+    }
+
+    /// Starts a worker that is ready and serves generation 1, made from the model `name`.
+    pub(crate) fn serving(name: &str) -> Self {
+        let mut supervisor = Self::start();
+        supervisor.commit(1, name);
+        supervisor.greet(&onnxruntime(), None);
+        supervisor.expect_loaded(1);
+        assert_eq!(supervisor.receive().1, FromWorker::Ready);
+        supervisor
+    }
+
+    /// Takes the worker's Hello and says Welcome.
+    pub(crate) fn greet(&mut self, onnxruntime: &Path, admin_socket: Option<NamedSocket>) {
+        let hello = FromWorker::Hello { build_id: BUILD_ID.into(), pinned: Ok(cpu()) };
+        assert_eq!(self.receive(), (0, hello));
+        let nowhere = NamedSocket { path: "/nowhere".into(), device: 0, inode: 0 };
+        let welcome = Welcome {
+            onnxruntime: onnxruntime.into(),
+            state_dir: self.layout.root().into(),
+            models: vec![ModelSlot { name: MODEL.parse().unwrap(), slot: 5 }],
+            admin_socket: admin_socket.unwrap_or(nowhere),
+        };
+        self.send(&ToWorker::Welcome(welcome), &[]);
+    }
+
+    /// Commits a generation that is the model `name`, as a version of that name.
+    pub(crate) fn commit(&self, generation: Generation, name: &str) {
+        let version = name.replace('/', "-");
+        let link = self.layout.version(&version);
+        if !link.exists() {
+            symlink(model(name), link).unwrap();
+        }
+        self.commit_version(generation, &version);
+    }
+
+    /// Commits a generation whose version may not exist.
+    pub(crate) fn commit_version(&self, generation: Generation, version: &str) {
+        let facts = Facts {
+            task: Task::Embed,
+            dimension: 32,
+            max_tokens: 64,
+            pooling: Pooling::Mean,
+            normalize: true,
+        };
+        let record = Record { version: version.into(), configured_source: "/".into(), facts };
+        let path = self.layout.generation(&MODEL.parse().unwrap(), generation);
+        fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
+        self.page.commit(5, generation);
+    }
+
+    /// Takes the next message, which must be that this generation was loaded; gives how long
+    /// that took.
+    pub(crate) fn expect_loaded(&mut self, expected: Generation) -> Duration {
+        match self.receive() {
+            (0, FromWorker::Loaded { slot: 5, generation, load_micros })
+                if generation == expected =>
+            {
+                Duration::from_micros(load_micros)
+            }
+            other => panic!("{other:?} instead of generation {expected}"),
+        }
+    }
+
+    /// Sends the texts as one group.
+    pub(crate) fn ask(&mut self, texts: &[&str]) {
+        let item = |text: &&str| EmbedItem {
+            text_bytes: u32::try_from(text.len()).unwrap(),
+            normalize: None,
+            truncate: true,
+        };
+        self.ask_items(texts, texts.iter().map(item).collect());
+    }
+
+    /// Sends the texts as one group of these items.
+    pub(crate) fn ask_items(&mut self, texts: &[&str], items: Vec<EmbedItem>) {
+        self.send(&ToWorker::Embed { slot: 5, items }, texts.concat().as_bytes());
+    }
+
+    /// Takes the answers to the last group of `count` texts; each must come exactly once.
+    pub(crate) fn answers(&mut self, count: usize) -> Vec<Answer> {
+        let mut answers: Vec<Option<Answer>> = vec![None; count];
+        while answers.contains(&None) {
+            let (id, message) = self.receive();
+            assert_eq!(id, self.last_id, "{message:?}");
+            for (item, answer) in self.unpack(message) {
+                let place = &mut answers[usize::try_from(item).unwrap()];
+                assert_eq!(place, &None, "item {item} was answered twice");
+                *place = Some(answer);
+            }
+        }
+        answers.into_iter().flatten().collect()
+    }
+
+    fn unpack(&self, message: FromWorker) -> Vec<(u32, Answer)> {
+        match message {
+            FromWorker::Rejected { items, reason } => {
+                items.into_iter().map(|item| (item, Err(reason.clone()))).collect()
+            }
+            FromWorker::Embeddings(batch) => {
+                let values: Vec<f32> = self
+                    .frame
+                    .payload
+                    .chunks_exact(4)
+                    .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+                    .collect();
+                let embeddings = values.chunks_exact(usize::try_from(batch.dimension).unwrap());
+                assert_eq!(embeddings.len(), batch.items.len());
+                let generation = batch.generation;
+                let answer = |embedding: &[f32], tokens| {
+                    Ok(Embedded { generation, tokens, embedding: embedding.to_vec() })
+                };
+                let items = batch.items.iter().zip(embeddings);
+                items.map(|(item, row)| (item.item, answer(row, item.tokens))).collect()
+            }
+            other => panic!("{other:?} is no answer"),
+        }
+    }
+
+    /// The embeddings of the texts, asked for as one group.
+    pub(crate) fn embed(&mut self, texts: &[&str]) -> Vec<Embedded> {
+        self.ask(texts);
+        self.answers(texts.len()).into_iter().map(Result::unwrap).collect()
+    }
+
+    /// Sends a message with the next id.
+    pub(crate) fn send(&mut self, message: &ToWorker, payload: &[u8]) {
+        self.last_id += 1;
+        let control = message::encode(message).unwrap();
+        let mut socket = self.socket.as_ref().unwrap();
+        frame::write(&mut socket, Direction::ToWorker, self.last_id, &control, payload).unwrap();
+    }
+
+    /// Takes the next message.
+    pub(crate) fn receive(&mut self) -> (u64, FromWorker) {
+        let mut socket = self.socket.as_ref().unwrap();
+        assert!(self.frame.read(&mut socket, Direction::FromWorker).unwrap(), "the worker ended");
+        (self.frame.id, message::decode(&self.frame.control).unwrap())
+    }
+
+    /// Closes the socket, which is how a worker is stopped.
+    pub(crate) fn hang_up(&mut self) {
+        self.socket = None;
+    }
+
+    /// Waits until all processes have closed the worker's end of the socket.
+    pub(crate) fn wait_for_the_end_of_the_socket(&mut self) {
+        let mut socket = self.socket.as_ref().unwrap();
+        while self.frame.read(&mut socket, Direction::FromWorker).unwrap() {}
+    }
+
+    /// How the child ended, which must happen within a second.
+    pub(crate) fn ended_within_a_second(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < Duration::from_secs(1), "the worker is still there");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The CPU that workers are pinned to: one that this process may use.
+pub(crate) fn cpu() -> u16 {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let last = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap());
+    u16::try_from(last.unwrap()).unwrap()
+}
