@@ -118,3 +118,37 @@ fn shared_memory() -> BTreeSet<String> {
         .filter(|name| name.contains("onnxd"))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn whatever_is_left_behind_is_found() {
+        let home = Home::new();
+        assert_eq!(home.leftovers(&BTreeSet::new()), [""; 0]);
+
+        fs::write(home.tmp().join("onnxd.tmp"), "").unwrap();
+        fs::write(home.user().join(".onnxruntime"), "").unwrap();
+        fs::write(home.admin_socket(), "").unwrap();
+        fs::create_dir_all(home.state().join("staging/x")).unwrap();
+        let sleep = |variable: &str| {
+            let mut command = Command::new("sleep");
+            command.arg("60").env("X", variable).stdout(Stdio::null()).spawn().unwrap()
+        };
+        let mut children = [sleep(home.root().to_str().unwrap()), sleep("")];
+        let seen = Process::find(i32::try_from(children[1].id()).unwrap());
+        let left = home.leftovers(&seen.into_iter().collect()).join("\n");
+        for child in &mut children {
+            assert!(left.contains(&format!("process {}", child.id())), "{left}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        for name in ["onnxd.tmp", ".onnxruntime", "admin.sock"] {
+            assert!(left.contains(name), "{left}");
+        }
+        assert_eq!(home.staged().len(), 1);
+    }
+}

@@ -20,6 +20,8 @@ use crate::{
     wait::eventually,
 };
 
+/// Something else may listen there and never answer.
+const PROBE_MAX: Duration = Duration::from_secs(2);
 const READY_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(40);
 const LOG_LINES: usize = 100;
@@ -73,8 +75,12 @@ impl Server {
 
     /// Whether `/v2/health/ready` says so now.
     pub async fn answers_ready(&self) -> bool {
-        let Ok(mut client) = Client::connect(self.address).await else { return false };
-        client.get("/v2/health/ready").await.is_ok_and(|response| response.status == 200)
+        let asking = async {
+            let mut client = Client::connect(self.address).await.ok()?;
+            client.get("/v2/health/ready").await.ok()
+        };
+        let answer = tokio::time::timeout(PROBE_MAX, asking).await;
+        answer.is_ok_and(|response| response.is_some_and(|response| response.status == 200))
     }
 
     fn exited(&mut self) -> Option<Exited> {

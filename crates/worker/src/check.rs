@@ -4,18 +4,36 @@
 
 use std::path::Path;
 
+use nix::unistd::Pid;
 use onnxd_proto::{
+    exit::ExitStatus,
     limits::DIMENSION_MAX,
-    message::{Facts, Refusal, RefusalKind, Task},
+    message::{Facts, Refusal, RefusalKind, Task, Verdict},
 };
 
-use crate::{microbatch, session::Runtime, version::LoadedVersion};
+use crate::{fault::Fault, guard, microbatch, session::Runtime, version::LoadedVersion};
 
 /// Goes through the tokenizer, unlike the shapes.
 const TEXT: &str = "The first text that a version embeds.";
 
+/// The verdict on the version in `dir`, and the exit code that goes with it.
+pub(crate) fn verdict(onnxruntime: &Path, dir: &Path, parent: Pid) -> (Verdict, ExitStatus) {
+    let opened = guard::die_with(parent).map_err(Fault::from);
+    match opened.and_then(|()| Ok(Runtime::open(onnxruntime)?)) {
+        Ok(runtime) => match check(&runtime, dir) {
+            Ok(facts) => (Verdict::Accepted(facts), ExitStatus::Fine),
+            Err(refusal) => (Verdict::Refused(refusal), ExitStatus::Refused),
+        },
+        // Not the version's fault: the exit code says that none can be checked.
+        Err(fault) => {
+            let refusal = RefusalKind::Internal.because(fault.to_string());
+            (Verdict::Refused(refusal), fault.status())
+        }
+    }
+}
+
 /// The facts about the version in `dir`, or why it cannot serve.
-pub(crate) fn check(runtime: &Runtime, dir: &Path) -> Result<Facts, Refusal> {
+fn check(runtime: &Runtime, dir: &Path) -> Result<Facts, Refusal> {
     let mut version = LoadedVersion::open(runtime, dir)?;
     let max_tokens = version.settings().max_tokens;
     let mut dimension = 0;

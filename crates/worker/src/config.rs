@@ -74,12 +74,11 @@ struct Modules {
 impl Modules {
     fn read(dir: &Path) -> Result<Self, Refusal> {
         const FILE: &str = "modules.json";
-        let Some(Value::Array(list)) = read_json(dir, FILE)? else {
+        let list = match read_json(dir, FILE)? {
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err(contract(format!("{FILE} is not a list of modules"))),
             // Without the list, a model is taken for what nearly all of them are.
-            return match dir.join(FILE).exists() {
-                true => Err(contract(format!("{FILE} is not a list of modules"))),
-                false => Ok(Self { pooling: None, normalize: true }),
-            };
+            None => return Ok(Self { pooling: None, normalize: true }),
         };
         let mut modules = Self { pooling: None, normalize: false };
         for module in list {

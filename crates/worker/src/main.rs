@@ -29,11 +29,7 @@ use std::{
 
 use clap::Parser;
 use nix::unistd::{Pid, getppid};
-use onnxd_proto::{
-    control_page::ControlPageView,
-    exit::ExitStatus,
-    message::{RefusalKind, Verdict},
-};
+use onnxd_proto::{control_page::ControlPageView, exit::ExitStatus};
 use tracing::{error, info_span};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -41,7 +37,6 @@ use crate::{
     args::{Args, Command},
     fault::Fault,
     guard::Guard,
-    session::Runtime,
 };
 
 fn main() -> ExitCode {
@@ -88,19 +83,7 @@ fn serve(cpu: u16, parent: Pid) -> Result<Infallible, Fault> {
 
 /// Prints the verdict as one line on standard output, whatever happens.
 fn check(onnxruntime: &Path, version_dir: &Path, parent: Pid) -> ExitCode {
-    let (verdict, status) = match guard::die_with(parent)
-        .map_err(Fault::from)
-        .and_then(|()| Ok(Runtime::open(onnxruntime)?))
-    {
-        Ok(runtime) => match check::check(&runtime, version_dir) {
-            Ok(facts) => (Verdict::Accepted(facts), ExitStatus::Fine),
-            Err(refusal) => (Verdict::Refused(refusal), ExitStatus::Refused),
-        },
-        // Not the candidate's fault: the exit code tells that no version can be checked.
-        Err(fault) => {
-            (Verdict::Refused(RefusalKind::Internal.because(fault.to_string())), fault.status())
-        }
-    };
+    let (verdict, status) = check::verdict(onnxruntime, version_dir, parent);
     let line =
         serde_json::to_string(&verdict).expect("a verdict holds nothing but text and numbers");
     match writeln!(io::stdout(), "{line}") {

@@ -22,6 +22,9 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// Characters of a reason that are passed on; it may quote a file, which has no limit.
+const REASON_CHARS_MAX: usize = 1000;
+
 /// A model. `V` is what a version is when loaded; tests put something lighter there.
 #[derive(Debug)]
 pub(crate) struct Model<V> {
@@ -86,8 +89,8 @@ impl<V> Model<V> {
         now: Instant,
         load: impl FnOnce(&Path) -> Result<V, Refusal>,
     ) -> Option<FromWorker> {
-        let failed = self.failure.take_if(|failure| failure.generation != generation);
-        drop(failed); // Another generation starts with a clean record.
+        // Another generation starts with a clean record.
+        self.failure.take_if(|failure| failure.generation != generation);
         if self.failure.as_ref().is_some_and(|failure| failure.backoff.is_waiting(now)) {
             return None;
         }
@@ -103,12 +106,13 @@ impl<V> Model<V> {
             }
             Err(refusal) => {
                 warn!(model = %self.place.name, generation, %refusal, "generation not loaded");
-                let reason = refusal.message;
+                let failed_at = now + started.elapsed();
                 if let Some(failure) = &mut self.failure {
-                    failure.backoff.failed(now);
+                    failure.backoff.failed(failed_at);
                     return None; // The supervisor knows.
                 }
-                let backoff = Backoff::after_first(now);
+                let reason: String = refusal.message.chars().take(REASON_CHARS_MAX).collect();
+                let backoff = Backoff::after_first(failed_at);
                 self.failure = Some(Failure { generation, reason: reason.clone(), backoff });
                 Some(FromWorker::LoadFailed { slot, generation, reason })
             }

@@ -1,5 +1,7 @@
 //! What workers have access to: one CPU, no network, no telemetry.
 
+use std::{collections::BTreeSet, path::PathBuf};
+
 use e2e::{
     fixtures::model,
     processes::{environment, internet_sockets, open_files, thread_cpus},
@@ -47,9 +49,13 @@ async fn each_worker_runs_on_the_one_cpu_that_status_names() {
 async fn a_worker_has_no_descriptors_but_its_own() {
     let server = warm_server().await;
     for pid in server.worker_pids().await {
-        let sockets = open_files(pid);
-        let sockets = sockets.iter().filter(|path| path.to_string_lossy().starts_with("socket:"));
-        assert_eq!(sockets.count(), 1, "the one to the supervisor: {:?}", open_files(pid));
+        let files: BTreeSet<PathBuf> = open_files(pid).into_iter().collect();
+        let is = |path: &&PathBuf, what| path.to_string_lossy().starts_with(what);
+        let sockets = files.iter().filter(|path| is(path, "socket:"));
+        assert_eq!(sockets.count(), 1, "only the one to the supervisor: {files:?}");
+        let state = server.home().state();
+        let own = files.iter().filter(|path| path.starts_with(&state));
+        assert!(own.clone().all(|path| path.starts_with(state.join("versions"))), "{files:?}");
     }
     server.stop().await;
 }

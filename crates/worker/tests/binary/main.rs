@@ -4,9 +4,10 @@
 //! - [`embed`]: answers, their labels, and what changes them.
 //! - [`life`]: how a worker starts, where it runs, and how it ends.
 
+#![allow(clippy::unwrap_used)] // In tests, a panic is how to fail.
+
 mod check;
 mod embed;
 mod fixtures;
 mod life;
-mod measure;
 mod supervisor;
