@@ -11,6 +11,8 @@ pub struct Status {
     pub models: Vec<ModelStatus>,
     /// In the order of their ids.
     pub workers: Vec<WorkerStatus>,
+    /// What happened since the start, by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 impl Status {
@@ -21,6 +23,14 @@ impl Status {
     pub fn model(&self, name: &str) -> &ModelStatus {
         let found = self.models.iter().find(|model| model.name == name);
         found.unwrap_or_else(|| panic!("{name} is not among {:?}", self.models))
+    }
+
+    /// A counter.
+    ///
+    /// # Panics
+    /// There is none of this name.
+    pub fn counter(&self, name: &str) -> u64 {
+        *self.counters.get(name).unwrap_or_else(|| panic!("{name} is not in {:?}", self.counters))
     }
 
     /// The workers' pids.

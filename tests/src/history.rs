@@ -88,6 +88,8 @@ pub struct Update {
 pub struct Summary {
     /// Answered requests.
     pub answered: usize,
+    /// Texts in them.
+    pub texts: usize,
     /// Different generations that answered.
     pub generations: usize,
     /// The longest that a request took.
@@ -180,6 +182,7 @@ impl History {
         let generations: HashSet<u64> = self.labels().map(|(_, label)| label.generation).collect();
         Summary {
             answered: self.labels().count(),
+            texts: self.labels().map(|(request, _)| request.texts).sum(),
             generations: generations.len(),
             longest: self.requests.iter().map(|r| r.end - r.start).max().unwrap_or_default(),
         }

@@ -73,7 +73,7 @@ fn broken(history: &History) -> Vec<Invariant> {
 
 #[test]
 fn a_history_as_it_must_be_passes() {
-    let summary = Summary { answered: 8, generations: 3, longest: at(100) };
+    let summary = Summary { answered: 8, texts: 8, generations: 3, longest: at(100) };
     assert_eq!(good().check(), Ok(summary));
 }
 

@@ -79,9 +79,15 @@ async fn a_second_sigterm_ends_it_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_while_it_starts_or_stops_does_no_harm() {
-    let mut server = Server::builder().model("m", &model("tiny/a")).spawn();
     // A process that is only being created has no handlers yet; nobody can change that.
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    for delay in [30, 31, 33, 36, 40, 60] {
+        hang_up_from_start_to_end(Duration::from_millis(delay)).await;
+    }
+}
+
+async fn hang_up_from_start_to_end(delay: Duration) {
+    let mut server = Server::builder().model("m", &model("tiny/a")).spawn();
+    tokio::time::sleep(delay).await;
     let mut ready = false;
     while !ready {
         server.signal(Signal::SIGHUP);
@@ -89,7 +95,7 @@ async fn sighup_while_it_starts_or_stops_does_no_harm() {
         assert!(server.runs(), "{}", server.stderr());
         ready = server.answers_ready().await;
     }
-    server.ready().await.unwrap();
+    server.ready().await.expect("it is ready");
     let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(response.map(|response| response.status), Ok(200));
 

@@ -1,13 +1,16 @@
 //! The supervisor dies, or is started where another one is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use e2e::{corpus::Corpus, fixtures::model, home::Home, load::Load, server::Server};
+use e2e::{
+    client::Client, corpus::Corpus, fixtures::model, home::Home, load::Load, server::Server,
+};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_supervisor_takes_everything_with_it_within_a_second() {
     let home = Arc::new(Home::new());
-    for _ in 0..3 {
+    for _ in 0..10 {
         let mut server = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
         let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
         load.more(20).await;
@@ -15,6 +18,20 @@ async fn a_killed_supervisor_takes_everything_with_it_within_a_second() {
         server.kill().await;
         drop(load);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_in_a_long_inference_go_with_it_as_well() {
+    let mut server = Server::builder().model("minilm", &model("minilm")).start().await;
+    let body = json!({"inputs": vec!["word ".repeat(300); 32]});
+    for _ in 0..4 {
+        let (address, body) = (server.address(), body.clone());
+        tokio::spawn(async move {
+            Client::connect(address).await.ok()?.post("/embed", &body).await.ok()
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +44,7 @@ async fn a_supervisor_that_is_killed_during_an_update_leaves_nothing_that_matter
         let from = model("tiny/b");
         let arguments = ["update", "m", "--from", from.to_str().unwrap()];
         let killing = async {
-            tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+            tokio::time::sleep(Duration::from_millis(delay)).await;
             server.signal(e2e::processes::Signal::SIGKILL);
         };
         tokio::join!(server.cli(&arguments), killing);

@@ -70,6 +70,18 @@ async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die(
     let status = server.settled().await;
     assert_eq!(status.model("m").generation, 1 + 20 + 5);
     assert_eq!(status.restarts(), 5);
+    // The server has seen what the clients have seen, and nothing else.
+    for (name, expected) in [
+        ("items_total", summary.texts as u64 + status.counter("items_regenerated_total")),
+        ("items_cancelled_total", 0),
+        ("items_poisonous_total", 0),
+        ("requests_overloaded_total", 0),
+        ("updates_refused_total", 0),
+        ("worker_restarts_total", 5),
+        ("commits_total", 26),
+    ] {
+        assert_eq!(status.counter(name), expected, "{name}: {:?}", status.counters);
+    }
     server.stop().await;
 }
 
