@@ -13,6 +13,7 @@ use std::{
     },
     sync::{Arc, OnceLock},
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -31,7 +32,9 @@ use tracing::{Span, info, warn};
 use crate::{fault::Fault, quit};
 
 /// How long a supervisor that is being killed may take from closing its sockets to being gone.
-const PARTING_MS: u16 = 500;
+const PARTING: Duration = Duration::from_millis(500);
+/// How often a guard looks whether it is gone.
+const PARTING_TICK: Duration = Duration::from_millis(5);
 
 /// Blocks the signals that must not end a worker in the middle of an answer: a terminal sends
 /// Ctrl-C to all processes of the foreground, and a reload is the supervisor's business. SIGTERM
@@ -128,12 +131,13 @@ impl Watch {
     }
 
     /// The socket ends also when the supervisor stops this one worker and goes on, and a
-    /// supervisor that is killed closes it shortly before it is gone. Its end is what sends
-    /// SIGTERM here; if nothing comes, it lives.
+    /// supervisor that is killed closes it shortly before it is gone. SIGTERM does not tell
+    /// either: it is sent when the thread ends that started us, while another of the same process
+    /// may still be there for a moment and count as our parent.
     fn is_supervisor_gone(&self) -> bool {
-        if !self.orphaned() {
-            let mut watched = [PollFd::new(self.terminated.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut watched, PollTimeout::from(PARTING_MS));
+        let begin = Instant::now();
+        while !self.orphaned() && begin.elapsed() < PARTING {
+            thread::sleep(PARTING_TICK);
         }
         self.orphaned()
     }

@@ -185,7 +185,8 @@ impl Dispatcher {
             Event::Submitted(items) => self.submit(items),
             Event::Kept(id, epoch, report) => self.kept(id, epoch, report),
             Event::Arrived(id, epoch, incoming) => {
-                if self.workers[id].epoch == epoch {
+                // What a process sent before it ended has been given to another.
+                if self.workers[id].epoch == epoch && self.workers[id].is_running() {
                     self.arrived(id, incoming);
                 }
             }

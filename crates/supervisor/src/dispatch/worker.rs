@@ -101,6 +101,11 @@ impl Worker {
         }
     }
 
+    /// Whether a process runs for it.
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// A process has been started for it.
     pub(crate) fn started(&mut self, process: Started) {
         self.process = Some(process);

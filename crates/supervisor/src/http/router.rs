@@ -73,13 +73,18 @@ async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Bo
 pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
     let wrong =
         |status, message: String| Err(ApiError::new(Kind::Validation, message).with_status(status));
-    let limited = Limited::new(request.into_body(), BODY_BYTES_MAX);
+    let too_long = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+    let body = request.into_body();
+    // What says beforehand that it is too long is not waited for.
+    if hyper::body::Body::size_hint(&body).lower() > BODY_BYTES_MAX as u64 {
+        return wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long);
+    }
+    let limited = Limited::new(body, BODY_BYTES_MAX);
     match time::timeout(BODY_TIMEOUT, limited.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => wrong(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than {BODY_BYTES_MAX} bytes"),
-        ),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long)
+        }
         Ok(Err(error)) => {
             wrong(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
         }
