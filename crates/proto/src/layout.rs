@@ -5,7 +5,9 @@
 //! lock                       held with flock by the one supervisor that writes here
 //! staging/<random>/          a version that is being copied; emptied at every start
 //! versions/<sha256>/         a version: immutable, complete, known by its manifest's digest
+//! compiled/<version>/        what the checker derived from a version; may be removed at any time
 //! generations/<model>/<n>    one line of JSON: what generation n of the model is
+//! quarantine/<model>/<sha256>  an empty file: this version failed its probation
 //! ```
 
 use std::{
@@ -15,7 +17,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{generation::Generation, message::Facts, model_name::ModelName};
+use crate::{
+    generation::Generation,
+    message::{Drift, Facts},
+    model_name::ModelName,
+};
 
 /// The file in a version's directory that lists all others; its SHA-256 names the version.
 pub const MANIFEST: &str = "MANIFEST";
@@ -57,6 +63,16 @@ impl Layout {
         self.versions().join(version)
     }
 
+    /// Everything that was compiled from one version; derived, and may be missing or stale.
+    pub fn compiled(&self, version: &str) -> PathBuf {
+        self.root.join("compiled").join(version)
+    }
+
+    /// The versions of a model that failed their probation: one empty file each.
+    pub fn quarantine(&self, model: &ModelName) -> PathBuf {
+        self.root.join("quarantine").join(model.as_str())
+    }
+
     /// The records of one model's generations.
     pub fn generations(&self, model: &ModelName) -> PathBuf {
         self.root.join("generations").join(model.as_str())
@@ -90,4 +106,7 @@ pub struct Record {
     pub configured_source: PathBuf,
     /// What the checker found out about the version.
     pub facts: Facts,
+    /// How far it was from what served before, where that was measured.
+    #[serde(default)]
+    pub drift: Option<Drift>,
 }

@@ -26,8 +26,16 @@ pub enum ToWorker {
         /// At most [`crate::limits::GROUP_ITEMS_MAX`].
         items: Vec<EmbedItem>,
     },
-    /// Answer `Pong` with the same id.
+    /// Refresh every model, then answer `Pong` with the same id.
     Ping,
+    /// Load a version beside what is served, on a thread that yields to serving, and answer
+    /// `LoadedAhead` or `LoadAheadFailed`. A later one for the same slot replaces an earlier.
+    Load {
+        /// The model's slot.
+        slot: Slot,
+        /// The version: a directory below [`crate::layout::Layout::versions`].
+        version: String,
+    },
 }
 
 /// What a worker says.
@@ -50,6 +58,8 @@ pub enum FromWorker {
         generation: Generation,
         /// How long reading and warming took; 0 where the version was loaded already.
         load_micros: u64,
+        /// Whether the compiled form is used, whose weights all workers share.
+        compiled: bool,
     },
     /// The worker could not load a committed generation and serves what it had.
     LoadFailed {
@@ -72,6 +82,24 @@ pub enum FromWorker {
     },
     /// The answer to `Ping`.
     Pong,
+    /// A version stands ready beside what is served; the next refresh to it is a swap.
+    LoadedAhead {
+        /// The model's slot.
+        slot: Slot,
+        /// The version.
+        version: String,
+        /// How long reading and warming took.
+        load_micros: u64,
+    },
+    /// A version could not be loaded ahead; what is served goes on.
+    LoadAheadFailed {
+        /// The model's slot.
+        slot: Slot,
+        /// The version.
+        version: String,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Where a worker finds what it needs.
@@ -195,14 +223,41 @@ pub enum Pooling {
     None,
 }
 
-/// What the checker process prints: one line of JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the checker process prints, one line of JSON each: what has passed, and at last the
+/// verdict.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum CheckLine {
+    /// A part of the check has passed: "load", "shapes", "canary", "drift", "compile".
+    Passed(String),
     /// The candidate can serve.
-    Accepted(Facts),
+    Accepted(Checked),
     /// It cannot.
     Refused(Refusal),
+}
+
+/// What the checker says of a candidate that can serve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// What it found out.
+    pub facts: Facts,
+    /// How far the embeddings are from the serving generation's, where there is one to compare.
+    pub drift: Option<Drift>,
+    /// How many of the candidate's own canary texts came out as it says.
+    pub canaries: u32,
+    /// Why there is no compiled form, where there is none; workers load the plain model then.
+    pub not_compiled: Option<String>,
+}
+
+/// Cosines between the candidate's embeddings and the serving generation's, over fixed texts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    /// The smallest.
+    pub min_cosine: f64,
+    /// The mean.
+    pub mean_cosine: f64,
+    /// How many texts.
+    pub probes: u32,
 }
 
 /// Why a candidate does not serve. The words of `kind` are part of the admin interface.
@@ -230,8 +285,18 @@ pub enum RefusalKind {
     Timeout,
     /// The check took too much memory.
     Memory,
+    /// The candidate's own canary texts do not come out as it says.
+    Canary,
+    /// The candidate's embeddings are too far from the serving generation's.
+    Drift,
+    /// A file is not what its digest says.
+    Checksum,
     /// The disk is full.
     Space,
+    /// A newer update took this one's place.
+    Superseded,
+    /// The version failed its probation before.
+    Quarantined,
     /// onnxd is stopping, or too many updates wait.
     Busy,
     /// A fault of onnxd's own, or of the disk.

@@ -31,6 +31,7 @@ fn every_message_to_a_worker_has_these_bytes() {
     let item = EmbedItem { text_bytes: 4, normalize: Some(false), truncate: true };
     fixed(&ToWorker::Embed { slot: 2, items: vec![item] }, &[1, 2, 1, 4, 1, 0, 1]);
     fixed(&ToWorker::Ping, &[2]);
+    fixed(&ToWorker::Load { slot: 2, version: "ab".into() }, &[3, 2, 2, b'a', b'b']);
 }
 
 #[test]
@@ -39,7 +40,8 @@ fn every_message_from_a_worker_has_these_bytes() {
     fixed(&hello(Ok(1)), &[0, 2, b'i', b'd', 0, 1]);
     fixed(&hello(Err("x".into())), &[0, 2, b'i', b'd', 1, 1, b'x']);
     fixed(&FromWorker::Ready, &[1]);
-    fixed(&FromWorker::Loaded { slot: 1, generation: 9, load_micros: 300 }, &[2, 1, 9, 251, 44, 1]);
+    let loaded = FromWorker::Loaded { slot: 1, generation: 9, load_micros: 300, compiled: true };
+    fixed(&loaded, &[2, 1, 9, 251, 44, 1, 1]);
     let failed = FromWorker::LoadFailed { slot: 1, generation: 9, reason: "no".into() };
     fixed(&failed, &[3, 1, 9, 2, b'n', b'o']);
     let embeddings = Embeddings {
@@ -56,6 +58,10 @@ fn every_message_from_a_worker_has_these_bytes() {
     fixed(&rejected(Rejection::Inference("t".into())), &[5, 1, 1, 2, 1, b't']);
     fixed(&rejected(Rejection::NotLoaded("t".into())), &[5, 1, 1, 3, 1, b't']);
     fixed(&FromWorker::Pong, &[6]);
+    let ahead = FromWorker::LoadedAhead { slot: 1, version: "v".into(), load_micros: 9 };
+    fixed(&ahead, &[7, 1, 1, b'v', 9]);
+    let failed = FromWorker::LoadAheadFailed { slot: 1, version: "v".into(), reason: "no".into() };
+    fixed(&failed, &[8, 1, 1, b'v', 2, b'n', b'o']);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{
 use onnxd_proto::{limits::MODELS_MAX, model_name::ModelName};
 use serde::Deserialize;
 
-use crate::Failure;
+use crate::{Failure, models::checker::CheckLimits};
 
 /// What `serve` takes: each flag is also a variable and, with the same name, a key of the file.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -57,17 +57,36 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
     pub worker_binary: Option<PathBuf>,
 
-    /// How long accepted requests may take to finish when the supervisor stops [default: 30]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_DRAIN_TIMEOUT_SECONDS")]
-    pub drain_timeout_seconds: Option<u64>,
+    /// How long accepted requests may take to finish when the supervisor stops, in seconds
+    /// [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<u64>,
 
-    /// How long a request may wait and run before it is answered 504 [default: 30]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT_SECONDS")]
-    pub request_timeout_seconds: Option<u64>,
+    /// How long a request may wait and run before it is answered 504, in seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT")]
+    pub request_timeout: Option<u64>,
 
-    /// How long the check of a candidate may take [default: 120]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT_SECONDS")]
-    pub check_timeout_seconds: Option<u64>,
+    /// How long the check of a candidate may take, in seconds [default: 120]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT")]
+    pub check_timeout: Option<u64>,
+
+    /// How much memory the check of a candidate may use, in MiB [default: 4096]
+    #[arg(long, value_name = "MIB", env = "ONNXD_CHECK_MEMORY")]
+    pub check_memory: Option<u64>,
+
+    /// Refuse candidates whose embeddings of fixed texts have a smaller cosine to the serving
+    /// generation's
+    #[arg(long, value_name = "COSINE", env = "ONNXD_MIN_COSINE")]
+    pub min_cosine: Option<f64>,
+
+    /// How long after a commit two failures of workers bring the previous version back, in
+    /// seconds [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_PROBATION")]
+    pub probation: Option<u64>,
+
+    /// Versions of each model that are kept for rollbacks [default: 3]
+    #[arg(long, value_name = "N", env = "ONNXD_RETENTION")]
+    pub retention: Option<NonZeroUsize>,
 
     /// Check the configuration, say what is wrong, and end
     #[arg(long)]
@@ -97,7 +116,11 @@ pub(crate) struct Config {
     /// From a request's body to its answer.
     pub request_timeout: Duration,
     /// For one check.
-    pub check_timeout: Duration,
+    pub check: CheckLimits,
+    /// From a commit to the end of its probation.
+    pub probation: Duration,
+    /// Versions of each model that are kept.
+    pub retention: usize,
 }
 
 /// A model and where its versions come from.
@@ -146,13 +169,15 @@ impl Config {
                 flags.worker_binary.or(file.worker_binary),
                 "onnxd-worker",
             )?,
-            drain_timeout: seconds(flags.drain_timeout_seconds, file.drain_timeout_seconds, 30),
-            request_timeout: seconds(
-                flags.request_timeout_seconds,
-                file.request_timeout_seconds,
-                30,
-            ),
-            check_timeout: seconds(flags.check_timeout_seconds, file.check_timeout_seconds, 120),
+            drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
+            request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
+            check: CheckLimits {
+                timeout: seconds(flags.check_timeout, file.check_timeout, 120),
+                memory_bytes: flags.check_memory.or(file.check_memory).unwrap_or(4096) << 20,
+                min_cosine: flags.min_cosine.or(file.min_cosine),
+            },
+            probation: seconds(flags.probation, file.probation, 60),
+            retention: flags.retention.or(file.retention).map_or(3, Into::into),
         })
     }
 }
@@ -304,8 +329,9 @@ mod tests {
     fn every_key_of_the_file_is_known_and_a_wrong_one_is_named() {
         let file: ServeArguments = toml::from_str(
             "model = ['m=/x']\nlisten = '[::1]:1'\nadmin-socket = '/a'\nstate-dir = '/s'\n\
-             workers = 2\nonnxruntime = '/o'\nworker-binary = '/w'\ndrain-timeout-seconds = 1\n\
-             request-timeout-seconds = 2\ncheck-timeout-seconds = 3",
+             workers = 2\nonnxruntime = '/o'\nworker-binary = '/w'\ndrain-timeout = 1\n\
+             request-timeout = 2\ncheck-timeout = 3\ncheck-memory = 4\nmin-cosine = 0.5\n\
+             probation = 5\nretention = 6",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

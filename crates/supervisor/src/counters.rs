@@ -33,7 +33,7 @@ pub(crate) struct Counters {
     pub items_regenerated_total: Counter,
     /// Texts dropped because their client had gone or their deadline had passed.
     pub items_cancelled_total: Counter,
-    /// Texts that took two workers with them and were answered 500.
+    /// Texts that took too many workers with them and were answered 500.
     pub items_poisonous_total: Counter,
     /// Requests refused because the queue was full.
     pub requests_overloaded_total: Counter,
@@ -43,6 +43,8 @@ pub(crate) struct Counters {
     pub worker_restarts_total: Counter,
     /// Generations committed since the start.
     pub commits_total: Counter,
+    /// Generations that were given up because their workers failed.
+    pub automatic_rollbacks_total: Counter,
     /// Updates that were refused.
     pub updates_refused_total: Counter,
 }

@@ -28,7 +28,7 @@ use crate::{
     counters::Counters,
     dispatch::{
         Event,
-        dispatcher::{Dispatcher, EVENTS_MAX, Health},
+        dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
         gather::Dispatch,
         worker::Worker,
     },
@@ -37,11 +37,21 @@ use crate::{
         listener::Listener,
         router::{self, App},
     },
-    models::{checker::Checker, registry::Registry, store::Store, update::Updater},
+    models::{
+        background::Background,
+        checker::Checker,
+        line::Times,
+        registry::Registry,
+        store::Store,
+        update::{self, LOAD_AHEAD_TIMEOUT, Updater},
+    },
     pool::{executable::WorkerExecutable, keeper::Keeper},
     signals::{Request, Signals},
     systemd,
 };
+
+/// How long an update that is given up may take to remove what it made.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the supervisor until it is told to stop.
 ///
@@ -66,8 +76,8 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .build()
         .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
     let result = runtime.block_on(run(config));
-    // What still copies files finishes and removes them.
-    runtime.shutdown_timeout(Duration::from_secs(5));
+    // Nothing that matters runs any more; what is dropped here removes its files.
+    runtime.shutdown_timeout(CLEAN_UP_TIMEOUT);
     result
 }
 
@@ -85,9 +95,19 @@ fn check(config: &Config) -> Result<ExitStatus, Failure> {
 }
 
 async fn run(config: Config) -> Result<ExitStatus, Failure> {
+    let background = Background::default();
+    let outcome = serve(&config, &background).await;
+    // Updates that were given up remove what they made.
+    if time::timeout(CLEAN_UP_TIMEOUT, background.finish()).await.is_err() {
+        tracing::error!("an update did not stop; the next start removes what it leaves");
+    }
+    outcome
+}
+
+async fn serve(config: &Config, background: &Background) -> Result<ExitStatus, Failure> {
     let mut signals = Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
     let server = tokio::select! {
-        server = Server::start(&config) => server?,
+        server = Server::start(config, background) => server?,
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
     let mut server = tokio::select! {
@@ -121,18 +141,15 @@ struct Server {
 
 impl Server {
     /// Locks the state, brings every model to a generation, binds, and starts the workers.
-    async fn start(config: &Config) -> Result<Self, Failure> {
-        let store = Arc::new(Store::open(&config.state_dir)?);
+    async fn start(config: &Config, background: &Background) -> Result<Self, Failure> {
+        let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
         let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
         let counters = Arc::new(Counters::default());
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&counters)));
-        let checker = Checker::new(executable.clone(), config.check_timeout);
-        let updater =
-            Updater::new(Arc::clone(&store), Arc::clone(&registry), checker, Arc::clone(&counters))
-                .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
+        let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
         let socket = TcpListener::bind(config.listen).await.map_err(|error| {
             Failure::configuration(format!("--listen {}: {error}", config.listen))
@@ -142,14 +159,16 @@ impl Server {
             let path = config.admin_socket.display();
             Failure::configuration(format!("--admin-socket {path}: {error}"))
         })?;
-        for model in registry.models() {
-            updater.restore(model).await.map_err(|refusal| {
-                Failure::configuration(format!("--model {}: {refusal}", model.name))
-            })?;
-        }
-        let updater = Arc::new(updater);
-
-        let (events, incoming) = mpsc::channel(EVENTS_MAX);
+        let means = update::Means {
+            store: Arc::clone(&store),
+            registry: Arc::clone(&registry),
+            checker: Checker::new(executable.clone(), config.check),
+            counters: Arc::clone(&counters),
+            times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
+            events: events.clone(),
+            background: background.clone(),
+        };
+        let updater = Arc::new(restore(&means).await?);
         let welcome = Welcome {
             onnxruntime: config.onnxruntime.clone(),
             state_dir: config.state_dir.clone(),
@@ -158,13 +177,14 @@ impl Server {
         };
         let workers = workers(config, &executable, registry.models().len(), &events)?;
         let worker_count = workers.len();
-        let (dispatcher, health) = Dispatcher::new(
-            Arc::clone(&registry),
-            Arc::clone(&counters),
+        let means = dispatcher::Means {
+            registry: Arc::clone(&registry),
+            counters: Arc::clone(&counters),
             welcome,
-            workers,
-            events.clone(),
-        );
+            lines: updater.lines(),
+            events: events.clone(),
+        };
+        let (dispatcher, health) = Dispatcher::new(means, workers);
         tokio::spawn(dispatcher.run(incoming));
 
         let dispatch =
@@ -179,8 +199,14 @@ impl Server {
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
         let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
-        let admin =
-            Admin { registry, updater: Arc::clone(&updater), events: events.clone(), counters };
+        let admin = Admin {
+            registry,
+            updater: Arc::clone(&updater),
+            store,
+            events: events.clone(),
+            counters,
+            calls: Admin::calls(),
+        };
         let admin = tokio::spawn(admin_socket.serve(admin));
         Ok(Self { listen, updater, events, health, stop_accepting, ticks, listener, admin })
     }
@@ -227,6 +253,8 @@ impl Server {
         // It ends by itself after the drain time at the latest.
         let _ = (&mut self.listener).await;
         self.admin.abort();
+        // The socket's name goes before the workers, who would otherwise see to it.
+        let _ = (&mut self.admin).await;
         let _ = self.events.send(Event::Drain).await;
         let stopped = self.health.wait_for(|health| health.stopped || health.fatal.is_some());
         if time::timeout(timeout, stopped).await.is_err() {
@@ -261,6 +289,16 @@ impl Server {
     }
 }
 
+/// Brings every model to a generation.
+async fn restore(means: &update::Means) -> Result<Updater, Failure> {
+    let updater = Updater::new(means)
+        .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
+    updater.restore(means).await.map_err(|(model, refusal)| {
+        Failure::configuration(format!("--model {model}: {refusal}"))
+    })?;
+    Ok(updater)
+}
+
 fn failure((status, message): (ExitStatus, String)) -> Failure {
     match status {
         ExitStatus::Configuration => Failure::configuration(message),
@@ -270,11 +308,9 @@ fn failure((status, message): (ExitStatus, String)) -> Failure {
 
 async fn reload(updater: &Updater) {
     systemd::reloading();
-    let results = updater.update_all().await;
-    let refused: Vec<String> = results
-        .into_iter()
-        .filter_map(|(model, result)| Some(format!("{model}: {}", result.err()?)))
-        .collect();
+    let refused = updater.update_all().await;
+    let refused: Vec<String> =
+        refused.into_iter().map(|(model, refusal)| format!("{model}: {refusal}")).collect();
     // Also a reload that was refused is over, and the service serves.
     match refused.is_empty() {
         true => systemd::ready("serving"),

@@ -1,53 +1,71 @@
 //! Tries a version that does not serve yet, in a process of its own: what goes wrong here goes
-//! wrong for nobody. Called by `onnxd-worker check`; loads as serving does, then runs the shapes
-//! that serving will run.
+//! wrong for nobody. Called by `onnxd-worker check`; loads as serving does, runs the shapes that
+//! serving will run, compares what comes out, and leaves the compiled form.
 
-use std::path::Path;
-
-use nix::unistd::Pid;
 use onnxd_proto::{
-    exit::ExitStatus,
     limits::DIMENSION_MAX,
-    message::{Facts, Refusal, RefusalKind, Task, Verdict},
+    message::{Checked, Drift, Facts, Refusal, RefusalKind, Task},
 };
 
-use crate::{fault::Fault, guard, microbatch, session::Runtime, version::LoadedVersion};
+use crate::{
+    args::CheckArgs,
+    canary, compile,
+    compiled::Key,
+    external, microbatch,
+    probes::{self, Probes},
+    session::Runtime,
+    version::LoadedVersion,
+};
 
-/// Goes through the tokenizer, unlike the shapes.
-const TEXT: &str = "The first text that a version embeds.";
-
-/// The verdict on the version in `dir`, and the exit code that goes with it.
-pub(crate) fn verdict(onnxruntime: &Path, dir: &Path, parent: Pid) -> (Verdict, ExitStatus) {
-    let opened = guard::die_with(parent).map_err(Fault::from);
-    match opened.and_then(|()| Ok(Runtime::open(onnxruntime)?)) {
-        Ok(runtime) => match check(&runtime, dir) {
-            Ok(facts) => (Verdict::Accepted(facts), ExitStatus::Fine),
-            Err(refusal) => (Verdict::Refused(refusal), ExitStatus::Refused),
-        },
-        // Not the version's fault: the exit code says that none can be checked.
-        Err(fault) => {
-            let refusal = RefusalKind::Internal.because(fault.to_string());
-            (Verdict::Refused(refusal), fault.status())
-        }
+/// What there is to say about the version, or why it cannot serve. `passed` hears of each part.
+pub(crate) fn check(
+    runtime: &Runtime,
+    args: &CheckArgs,
+    passed: &mut dyn FnMut(&str),
+) -> Result<Checked, Refusal> {
+    let dir = &args.version_dir;
+    let opened = LoadedVersion::open(runtime, dir);
+    let mut version = opened.map_err(|refusal| external::explain(dir, refusal))?;
+    passed("load");
+    let facts = try_shapes(&mut version)?;
+    passed("shapes");
+    let canaries = canary::check(&mut version, dir)?;
+    if canaries > 0 {
+        passed("canary");
     }
+    let probes = Probes::measure(&mut version)?;
+    require_finite(&version, probes.values())?;
+    let drift = drift(&probes, args)?;
+    if drift.is_some() {
+        passed("drift");
+    }
+    drop(version);
+    let compiled = match &args.compiled_dir {
+        Some(root) => compile::compile(runtime, dir, root, &Key::of(runtime), Some(&probes)),
+        None => Err("no directory was given".into()),
+    };
+    if compiled.is_ok() {
+        passed("compile");
+    }
+    Ok(Checked { facts, drift, canaries, not_compiled: compiled.err() })
 }
 
-/// The facts about the version in `dir`, or why it cannot serve.
-fn check(runtime: &Runtime, dir: &Path) -> Result<Facts, Refusal> {
-    let mut version = LoadedVersion::open(runtime, dir)?;
+/// Runs one input of each kind that serving runs.
+fn try_shapes(version: &mut LoadedVersion) -> Result<Facts, Refusal> {
     let max_tokens = version.settings().max_tokens;
     let mut dimension = 0;
     for (texts, tokens) in [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8), (1, max_tokens)] {
         let (embeddings, components) = version.try_shape(texts, tokens.min(max_tokens), 0)?;
-        require_finite(&version, &embeddings)?;
+        require_finite(version, &embeddings)?;
         dimension = components;
     }
     if dimension > DIMENSION_MAX {
         let file = version.model_file();
         return refuse(format!("{file}: {dimension} components, and at most {DIMENSION_MAX} fit"));
     }
-    try_highest_id(&mut version)?;
-    try_text(&mut version)?;
+    try_highest_id(version)?;
+    let embedding = version.embed_text(probes::ORDINARY)?;
+    require_finite(version, &embedding)?;
     let settings = version.settings();
     Ok(Facts {
         task: Task::Embed,
@@ -70,15 +88,18 @@ fn try_highest_id(version: &mut LoadedVersion) -> Result<(), Refusal> {
     require_finite(version, &embeddings)
 }
 
-fn try_text(version: &mut LoadedVersion) -> Result<(), Refusal> {
-    let tokens = version.tokenize(TEXT, true).or_else(|rejection| {
-        refuse(format!("tokenizer.json fails on an ordinary text: {rejection:?}"))
-    })?;
-    let mut embeddings = Vec::new();
-    version.embed(&[&tokens], &mut embeddings).or_else(|error| {
-        refuse(format!("{} fails on an ordinary text: {error}", version.model_file()))
-    })?;
-    require_finite(version, &embeddings)
+/// How far the version is from the serving one, if there is one to compare.
+fn drift(probes: &Probes, args: &CheckArgs) -> Result<Option<Drift>, Refusal> {
+    let serving = args.serving_compiled_dir.as_deref().and_then(Probes::read);
+    let Some(drift) = serving.and_then(|serving| probes.drift(&serving)) else { return Ok(None) };
+    match args.min_cosine {
+        Some(min) if drift.min_cosine < min => Err(RefusalKind::Drift.because(format!(
+            "over {} texts, the cosine to the serving version's embeddings is at least {:.6} and \
+             {:.6} in the mean; at least {min} is demanded",
+            drift.probes, drift.min_cosine, drift.mean_cosine
+        ))),
+        _ => Ok(Some(drift)),
+    }
 }
 
 fn require_finite(version: &LoadedVersion, embeddings: &[f32]) -> Result<(), Refusal> {

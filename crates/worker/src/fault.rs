@@ -6,7 +6,7 @@ use std::io;
 use onnxd_proto::{control_page::ControlPageError, exit::ExitStatus};
 use thiserror::Error;
 
-use crate::session::RuntimeError;
+use crate::{sandbox::SandboxError, session::RuntimeError};
 
 /// Why a worker ends.
 #[derive(Debug, Error)]
@@ -23,6 +23,9 @@ pub(crate) enum Fault {
     /// See [`ControlPageError`].
     #[error(transparent)]
     ControlPage(#[from] ControlPageError),
+    /// See [`SandboxError`].
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The supervisor said what it never says.
     #[error("the supervisor broke the protocol: {0}")]
     Protocol(String),
@@ -38,7 +41,9 @@ impl Fault {
             Self::HungUp => ExitStatus::Fine,
             Self::Inherited(_) => ExitStatus::Usage,
             Self::Runtime(_) => ExitStatus::Configuration,
-            Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => ExitStatus::Internal,
+            Self::ControlPage(_) | Self::Sandbox(_) | Self::Protocol(_) | Self::System(_) => {
+                ExitStatus::Internal
+            }
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Group<'a> {
     /// The id of the frame that brought it.
     pub(crate) id: u64,
     pub(crate) items: &'a [EmbedItem],
-    pub(crate) sender: &'a mut Sender,
+    pub(crate) sender: &'a Sender,
 }
 
 /// An item that has been tokenized.

@@ -26,7 +26,7 @@ use nix::{
     },
     unistd::{Pid, getppid},
 };
-use onnxd_proto::message::NamedSocket;
+use onnxd_proto::{exit::ExitStatus, message::NamedSocket};
 use tracing::{Span, info, warn};
 
 use crate::{fault::Fault, quit};
@@ -47,7 +47,7 @@ pub(crate) fn block_signals() -> nix::Result<()> {
 pub(crate) fn die_with(parent: Pid) -> nix::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
-        quit::now();
+        quit::now(ExitStatus::Fine);
     }
     Ok(())
 }
@@ -127,7 +127,7 @@ impl Watch {
                 Err(error) => warn!(path = %socket.path.display(), %error, "admin socket remains"),
             }
         }
-        quit::now()
+        quit::now(ExitStatus::Fine)
     }
 
     /// The socket ends also when the supervisor stops this one worker and goes on, and a

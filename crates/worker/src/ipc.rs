@@ -1,7 +1,11 @@
 //! The socket to the supervisor as whole messages. What they mean is [`crate::serve`]'s affair.
-//! Reading and writing are separate values, so that a second thread could write one day.
+//! One thread reads; several may write, one whole message after the other.
 
-use std::{io, os::unix::net::UnixStream};
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use onnxd_proto::{
     frame::{self, Direction, Frame},
@@ -18,14 +22,15 @@ pub(crate) struct Receiver {
 }
 
 /// Says something to the supervisor.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sender {
-    stream: UnixStream,
+    /// Locked for the writing alone.
+    stream: Arc<Mutex<UnixStream>>,
 }
 
 /// Both halves of the socket.
 pub(crate) fn split(stream: UnixStream) -> io::Result<(Receiver, Sender)> {
-    let sender = Sender { stream: stream.try_clone()? };
+    let sender = Sender { stream: Arc::new(Mutex::new(stream.try_clone()?)) };
     Ok((Receiver { stream, frame: Frame::default() }, sender))
 }
 
@@ -42,18 +47,14 @@ impl Receiver {
 
 impl Sender {
     /// Sends a message that answers the one with the same id, or none where the id is 0.
-    pub(crate) fn send(
-        &mut self,
-        id: u64,
-        message: &FromWorker,
-        payload: &[u8],
-    ) -> Result<(), Fault> {
+    pub(crate) fn send(&self, id: u64, message: &FromWorker, payload: &[u8]) -> Result<(), Fault> {
         let control = message::encode(message)?;
-        Ok(frame::write(&mut self.stream, Direction::FromWorker, id, &control, payload)?)
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(frame::write(&mut *stream, Direction::FromWorker, id, &control, payload)?)
     }
 
     /// Sends a message that answers none.
-    pub(crate) fn tell(&mut self, message: &FromWorker) -> Result<(), Fault> {
+    pub(crate) fn tell(&self, message: &FromWorker) -> Result<(), Fault> {
         self.send(0, message, &[])
     }
 }

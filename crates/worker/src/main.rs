@@ -3,9 +3,14 @@
 //! contents; it maps what went wrong to the exit codes that the supervisor understands.
 
 mod affinity;
+mod ahead;
 mod args;
+mod canary;
 mod check;
+mod compile;
+mod compiled;
 mod config;
+mod external;
 mod fault;
 mod group;
 mod guard;
@@ -14,7 +19,9 @@ mod ipc;
 mod microbatch;
 mod model;
 mod pooling;
+mod probes;
 mod quit;
+mod sandbox;
 mod serve;
 mod session;
 mod tokenize;
@@ -29,14 +36,23 @@ use std::{
 
 use clap::Parser;
 use nix::unistd::{Pid, getppid};
-use onnxd_proto::{control_page::ControlPageView, exit::ExitStatus};
+use onnxd_proto::{
+    control_page::ControlPageView,
+    exit::ExitStatus,
+    message::{CheckLine, RefusalKind},
+};
+use serde::Serialize;
+use serde_json::json;
 use tracing::{error, info_span};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, CheckArgs, Command},
+    compiled::Key,
     fault::Fault,
     guard::Guard,
+    sandbox::Limits,
+    session::Runtime,
 };
 
 fn main() -> ExitCode {
@@ -56,11 +72,15 @@ fn main() -> ExitCode {
             let _span = info_span!("serve", worker).entered();
             let Err(fault) = serve(cpu, parent);
             error!(%fault, "worker stopped");
-            fault.status().into()
+            quit::now(fault.status())
         }
-        Command::Check { onnxruntime, version_dir } => {
+        Command::Check(args) => {
             let _span = info_span!("check").entered();
-            check(&onnxruntime, &version_dir, parent)
+            check(&args, parent).into()
+        }
+        Command::Compile { onnxruntime, version_dir, compiled_dir } => {
+            let _span = info_span!("compile").entered();
+            compile(&onnxruntime, &version_dir, &compiled_dir, parent).into()
         }
     }
 }
@@ -81,15 +101,60 @@ fn serve(cpu: u16, parent: Pid) -> Result<Infallible, Fault> {
     }
 }
 
-/// Prints the verdict as one line on standard output, whatever happens.
-fn check(onnxruntime: &Path, version_dir: &Path, parent: Pid) -> ExitCode {
-    let (verdict, status) = check::verdict(onnxruntime, version_dir, parent);
-    let line =
-        serde_json::to_string(&verdict).expect("a verdict holds nothing but text and numbers");
-    match writeln!(io::stdout(), "{line}") {
-        Ok(()) => status.into(),
-        Err(_) => ExitStatus::Internal.into(),
+/// Prints each part as it passes, and at last the verdict, whatever happens.
+fn check(args: &CheckArgs, parent: Pid) -> ExitStatus {
+    let prepared = sandbox::yield_to_serving().map_err(Fault::from);
+    let prepared = prepared.and_then(|()| prepare(&args.onnxruntime, limits(args), parent));
+    let (verdict, status) = match prepared {
+        Ok(runtime) => {
+            let mut passed = |part: &str| drop(print(&CheckLine::Passed(part.into())));
+            match check::check(&runtime, args, &mut passed) {
+                Ok(checked) => (CheckLine::Accepted(checked), ExitStatus::Fine),
+                Err(refusal) => (CheckLine::Refused(refusal), ExitStatus::Refused),
+            }
+        }
+        // Not the version's fault: the exit code says that none can be checked.
+        Err(fault) => {
+            let refusal = RefusalKind::Internal.because(fault.to_string());
+            (CheckLine::Refused(refusal), fault.status())
+        }
+    };
+    print(&verdict).map_or(ExitStatus::Internal, |()| status)
+}
+
+/// Prints whether there is a compiled form, and which.
+fn compile(onnxruntime: &Path, version_dir: &Path, compiled: &Path, parent: Pid) -> ExitStatus {
+    let result = prepare(onnxruntime, Limits::default(), parent);
+    let result = result.map_err(|fault| fault.to_string()).and_then(|runtime| {
+        let key = Key::of(&runtime);
+        let rebuilt = compile::compile(&runtime, version_dir, compiled, &key, None)?;
+        Ok(json!({ "compiled": key.as_str(), "rebuilt": rebuilt }))
+    });
+    let line = result.unwrap_or_else(|reason| json!({ "not_compiled": reason }));
+    print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Fine)
+}
+
+/// Makes this process one that may run a stranger's model.
+fn prepare(onnxruntime: &Path, limits: Limits, parent: Pid) -> Result<Runtime, Fault> {
+    guard::die_with(parent)?;
+    sandbox::enter(limits)?;
+    Ok(Runtime::open(onnxruntime)?)
+}
+
+fn limits(args: &CheckArgs) -> Limits {
+    Limits {
+        memory_bytes: args.memory_limit_bytes,
+        cpu_seconds: args.cpu_limit_seconds,
+        file_bytes: Some(compiled::bytes_max(&args.version_dir)),
     }
+}
+
+/// Prints one line of JSON, so that it can be read at once.
+fn print(line: &impl Serialize) -> io::Result<()> {
+    let line = serde_json::to_string(line)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
 }
 
 fn start_logging() {

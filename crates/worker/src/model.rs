@@ -4,10 +4,7 @@
 //! What answers are stamped with is the generation that is loaded, never one read afterwards:
 //! see `onnxd_proto::generation`, where the protocol is model-checked.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use onnxd_proto::{
     control_page::{ControlPageView, Slot},
@@ -17,6 +14,8 @@ use onnxd_proto::{
 };
 use tracing::{info, warn};
 
+use crate::{ahead::Loader, version::LoadedVersion};
+
 /// The pause after the first failure to load; doubled with every further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
@@ -25,7 +24,19 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Characters of a reason that are passed on; it may quote a file, which has no limit.
 const REASON_CHARS_MAX: usize = 1000;
 
-/// A model. `V` is what a version is when loaded; tests put something lighter there.
+/// What a version is when loaded; tests put something lighter there.
+pub(crate) trait Content: Send + 'static {
+    /// Whether the weights are those of the compiled form, which all workers share.
+    fn is_compiled(&self) -> bool;
+}
+
+impl Content for LoadedVersion {
+    fn is_compiled(&self) -> bool {
+        Self::is_compiled(self)
+    }
+}
+
+/// A model.
 #[derive(Debug)]
 pub(crate) struct Model<V> {
     place: ModelSlot,
@@ -51,7 +62,7 @@ struct Failure {
     backoff: Backoff,
 }
 
-impl<V> Model<V> {
+impl<V: Content> Model<V> {
     pub(crate) fn new(place: ModelSlot) -> Self {
         Self { place, serving: None, failure: None }
     }
@@ -68,18 +79,34 @@ impl<V> Model<V> {
     }
 
     /// Follows the committed generation; called once before each dispatch group, so that a group
-    /// has exactly one. Returns what the supervisor has to know. `load` opens a version's
-    /// directory; if it fails, what was loaded goes on serving under its own number.
+    /// has exactly one. Returns what the supervisor has to know. A version that stands ready is
+    /// taken, another one is loaded; if that fails, what was loaded goes on serving under its own
+    /// number.
     pub(crate) fn refresh(
         &mut self,
         page: &ControlPageView,
         layout: &Layout,
         now: Instant,
-        load: impl FnOnce(&Path) -> Result<V, Refusal>,
+        loader: &Loader<V>,
     ) -> Option<FromWorker> {
         let generation = page.committed(self.place.slot);
         let loaded = self.serving.as_ref().map_or(0, |serving| serving.generation);
-        if generation != loaded { self.follow(generation, layout, now, load) } else { None }
+        if generation != loaded { self.follow(generation, layout, now, loader) } else { None }
+    }
+
+    /// Has a version loaded beside what is served. Returns the answer if it is known at once;
+    /// else `loader` gives it.
+    pub(crate) fn load_ahead(&self, version: &str, loader: &Loader<V>) -> Option<FromWorker> {
+        let slot = self.place.slot;
+        let serves = self.serving.as_ref().is_some_and(|serving| serving.version == version);
+        if serves {
+            loader.forget(slot);
+        }
+        (serves || loader.want(slot, version)).then(|| FromWorker::LoadedAhead {
+            slot,
+            version: version.to_owned(),
+            load_micros: 0,
+        })
     }
 
     fn follow(
@@ -87,7 +114,7 @@ impl<V> Model<V> {
         generation: Generation,
         layout: &Layout,
         now: Instant,
-        load: impl FnOnce(&Path) -> Result<V, Refusal>,
+        loader: &Loader<V>,
     ) -> Option<FromWorker> {
         // Another generation starts with a clean record.
         self.failure.take_if(|failure| failure.generation != generation);
@@ -96,13 +123,15 @@ impl<V> Model<V> {
         }
         let slot = self.place.slot;
         let started = Instant::now();
-        match self.switch(generation, layout, load) {
+        match self.switch(generation, layout, loader) {
             Ok(read) => {
                 self.failure = None;
                 let took = if read { started.elapsed() } else { Duration::ZERO };
-                info!(model = %self.place.name, generation, ?took, "generation loaded");
-                let load_micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                Some(FromWorker::Loaded { slot, generation, load_micros })
+                let compiled =
+                    self.serving.as_ref().is_some_and(|serving| serving.content.is_compiled());
+                info!(model = %self.place.name, generation, ?took, compiled, "generation loaded");
+                let load_micros = micros(took);
+                Some(FromWorker::Loaded { slot, generation, load_micros, compiled })
             }
             Err(refusal) => {
                 warn!(model = %self.place.name, generation, %refusal, "generation not loaded");
@@ -111,7 +140,7 @@ impl<V> Model<V> {
                     failure.backoff.failed(failed_at);
                     return None; // The supervisor knows.
                 }
-                let reason: String = refusal.message.chars().take(REASON_CHARS_MAX).collect();
+                let reason = brief(&refusal);
                 let backoff = Backoff::after_first(failed_at);
                 self.failure = Some(Failure { generation, reason: reason.clone(), backoff });
                 Some(FromWorker::LoadFailed { slot, generation, reason })
@@ -124,21 +153,42 @@ impl<V> Model<V> {
         &mut self,
         generation: Generation,
         layout: &Layout,
-        load: impl FnOnce(&Path) -> Result<V, Refusal>,
+        loader: &Loader<V>,
     ) -> Result<bool, Refusal> {
         let record = layout
             .read_record(&self.place.name, generation)
             .map_err(|error| RefusalKind::Internal.because(error.to_string()))?;
+        let version = record.version;
+        let ready = loader.take(self.place.slot, &version);
         if let Some(serving) = &mut self.serving
-            && serving.version == record.version
+            && serving.version == version
         {
             serving.generation = generation;
+            if let Some(superfluous) = ready {
+                loader.discard(superfluous);
+            }
             return Ok(false);
         }
-        let content = load(&layout.version(&record.version))?;
-        self.serving = Some(Serving { generation, content, version: record.version });
-        Ok(true)
+        let (content, read) = match ready {
+            Some(content) => (content, false),
+            None => (loader.load(&version)?, true),
+        };
+        let new = Serving { generation, content, version };
+        if let Some(old) = self.serving.replace(new) {
+            loader.discard(old.content);
+        }
+        Ok(read)
     }
+}
+
+/// A refusal as it is passed on.
+pub(crate) fn brief(refusal: &Refusal) -> String {
+    refusal.message.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// A time as it is passed on.
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// When a generation that could not be loaded is tried again.

@@ -1,6 +1,13 @@
-//! The refresh, with versions that are only their directory's name.
+//! The refresh, with versions that are only their name.
 
-use std::{cell::Cell, fs};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc::{self, Receiver},
+    },
+};
 
 use onnxd_proto::{
     control_page::ControlPage,
@@ -17,8 +24,16 @@ struct Bench {
     view: ControlPageView,
     layout: Layout,
     model: Model<String>,
-    loads: Cell<u32>,
+    loader: Loader<String>,
+    loads: Arc<AtomicU32>,
+    told: Receiver<FromWorker>,
     _dir: TempDir,
+}
+
+impl Content for String {
+    fn is_compiled(&self) -> bool {
+        self == "y"
+    }
 }
 
 impl Bench {
@@ -29,7 +44,22 @@ impl Bench {
         let place = ModelSlot { name: "m".parse().unwrap(), slot: 0 };
         let layout = Layout::new(dir.path());
         fs::create_dir_all(layout.generations(&place.name)).unwrap();
-        Self { page, view, layout, model: Model::new(place), loads: Cell::new(0), _dir: dir }
+        let (loads, (tell, told)) = (Arc::new(AtomicU32::new(0)), mpsc::channel());
+        let count = Arc::clone(&loads);
+        // Versions whose name begins with "bad" do not load.
+        let load = move |version: &str| {
+            count.fetch_add(1, Ordering::Relaxed);
+            assert!(version != "panic", "no luck");
+            let bad = version.starts_with("bad");
+            if bad { Err(RefusalKind::Load.because(version)) } else { Ok(version.to_owned()) }
+        };
+        let tell = move |message: &FromWorker| tell.send(message.clone()).unwrap();
+        let loader = Loader::start(Box::new(load), Box::new(tell)).unwrap();
+        Self { page, view, layout, model: Model::new(place), loader, loads, told, _dir: dir }
+    }
+
+    fn loads(&self) -> u32 {
+        self.loads.load(Ordering::Relaxed)
     }
 
     fn commit(&self, generation: Generation, version: &str) {
@@ -41,25 +71,31 @@ impl Bench {
             normalize: true,
         };
         let version = version.to_owned();
-        let record = Record { version, configured_source: "/s".into(), facts };
+        let record = Record { version, configured_source: "/s".into(), facts, drift: None };
         let path = self.layout.generation(&self.model.place.name, generation);
         fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
         self.page.commit(0, generation);
     }
 
-    /// Versions whose name begins with "bad" do not load.
     fn refresh(&mut self, now: Instant) -> Option<FromWorker> {
-        self.model.refresh(&self.view, &self.layout, now, |dir| {
-            self.loads.set(self.loads.get() + 1);
-            let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
-            if name.starts_with("bad") { Err(RefusalKind::Load.because(name)) } else { Ok(name) }
-        })
+        self.model.refresh(&self.view, &self.layout, now, &self.loader)
+    }
+
+    /// Has a version loaded ahead; gives the answer.
+    fn load_ahead(&self, version: &str) -> FromWorker {
+        let at_once = self.model.load_ahead(version, &self.loader);
+        at_once.unwrap_or_else(|| self.told.recv_timeout(Duration::from_secs(10)).unwrap())
     }
 
     fn serves(&mut self) -> (Generation, String) {
         let serving = self.model.serving().unwrap();
         (serving.generation, serving.content.clone())
     }
+}
+
+/// What a refresh says that had to load nothing.
+fn swapped(generation: Generation, compiled: bool) -> FromWorker {
+    FromWorker::Loaded { slot: 0, generation, load_micros: 0, compiled }
 }
 
 #[test]
@@ -74,7 +110,7 @@ fn the_label_changes_with_the_content_and_only_when_something_was_committed() {
     assert_eq!(bench.serves(), (1, "x".into()));
     bench.commit(2, "y");
     assert!(matches!(bench.refresh(now), Some(FromWorker::Loaded { generation: 2, .. })));
-    assert_eq!((bench.serves(), bench.loads.get()), ((2, "y".into()), 2));
+    assert_eq!((bench.serves(), bench.loads()), ((2, "y".into()), 2));
 }
 
 #[test]
@@ -85,8 +121,8 @@ fn a_generation_with_the_same_content_loads_nothing() {
     bench.refresh(now);
     bench.commit(2, "x");
     let told = bench.refresh(now);
-    assert_eq!(told, Some(FromWorker::Loaded { slot: 0, generation: 2, load_micros: 0 }));
-    assert_eq!((bench.serves(), bench.loads.get()), ((2, "x".into()), 1));
+    assert_eq!(told, Some(swapped(2, false)));
+    assert_eq!((bench.serves(), bench.loads()), ((2, "x".into()), 1));
 }
 
 #[test]
@@ -99,11 +135,11 @@ fn what_cannot_be_loaded_leaves_the_old_one_under_its_own_number_and_is_told_onc
     let failed = FromWorker::LoadFailed { slot: 0, generation: 2, reason: "bad".into() };
     assert_eq!(bench.refresh(now), Some(failed));
     for pause in [1, 2, 4, 8, 16, 30, 30].map(Duration::from_secs) {
-        let before = bench.loads.get();
+        let before = bench.loads();
         now += pause * 9 / 10;
-        assert_eq!((bench.refresh(now), bench.loads.get()), (None, before), "{pause:?}");
+        assert_eq!((bench.refresh(now), bench.loads()), (None, before), "{pause:?}");
         now += pause / 5;
-        assert_eq!((bench.refresh(now), bench.loads.get()), (None, before + 1), "{pause:?}");
+        assert_eq!((bench.refresh(now), bench.loads()), (None, before + 1), "{pause:?}");
         assert_eq!(bench.serves(), (1, "x".into()));
     }
     bench.commit(3, "bad too");
@@ -124,4 +160,70 @@ fn a_generation_without_a_record_is_a_failure_that_may_heal() {
     assert_eq!(bench.refresh(now), None);
     let later = now + RETRY_FIRST * 2;
     assert!(matches!(bench.refresh(later), Some(FromWorker::Loaded { generation: 1, .. })));
+}
+
+#[test]
+fn a_version_that_was_loaded_ahead_is_swapped_in_and_not_before_it_is_committed() {
+    let now = Instant::now();
+    let mut bench = Bench::new();
+    bench.commit(1, "x");
+    bench.refresh(now);
+    let ahead = bench.load_ahead("y");
+    assert!(matches!(ahead, FromWorker::LoadedAhead { slot: 0, .. }), "{ahead:?}");
+    assert_eq!(bench.refresh(now), None);
+    assert_eq!(bench.serves(), (1, "x".into()));
+    bench.commit(2, "y");
+    assert_eq!(bench.refresh(now), Some(swapped(2, true)));
+    assert_eq!((bench.serves(), bench.loads()), ((2, "y".into()), 2));
+}
+
+#[test]
+fn what_is_loaded_or_stands_ready_is_not_loaded_again() {
+    let now = Instant::now();
+    let mut bench = Bench::new();
+    bench.commit(1, "x");
+    bench.refresh(now);
+    bench.load_ahead("y");
+    for version in ["y", "x"] {
+        let version = version.to_owned();
+        let expected =
+            FromWorker::LoadedAhead { slot: 0, version: version.clone(), load_micros: 0 };
+        assert_eq!(bench.load_ahead(&version), expected);
+    }
+    assert_eq!(bench.loads(), 2);
+}
+
+#[test]
+fn a_version_that_was_loaded_ahead_in_vain_is_not_kept() {
+    let now = Instant::now();
+    let mut bench = Bench::new();
+    bench.commit(1, "x");
+    bench.refresh(now);
+    bench.load_ahead("y");
+    bench.load_ahead("z");
+    bench.commit(2, "y");
+    bench.refresh(now);
+    assert_eq!((bench.serves(), bench.loads()), ((2, "y".into()), 4), "a later one replaces it");
+    bench.commit(3, "z");
+    bench.refresh(now);
+    assert_eq!((bench.serves(), bench.loads()), ((3, "z".into()), 5), "another commit drops it");
+}
+
+#[test]
+fn what_cannot_be_loaded_ahead_is_told_and_changes_nothing() {
+    let now = Instant::now();
+    let mut bench = Bench::new();
+    bench.commit(1, "x");
+    bench.refresh(now);
+    for (version, words) in [("bad", "bad"), ("panic", "no luck")] {
+        match bench.load_ahead(version) {
+            FromWorker::LoadAheadFailed { slot: 0, reason, .. } => {
+                assert!(reason.contains(words), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bench.refresh(now), None);
+    assert_eq!(bench.serves(), (1, "x".into()));
+    assert!(matches!(bench.load_ahead("y"), FromWorker::LoadedAhead { .. }), "it goes on");
 }

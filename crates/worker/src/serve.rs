@@ -10,9 +10,11 @@ use onnxd_proto::{
     layout::Layout,
     message::{EmbedItem, FromWorker, Rejection, ToWorker, Welcome},
 };
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::{
+    ahead::Loader,
+    compiled::Key,
     fault::Fault,
     group::{self, Group},
     guard::Guard,
@@ -25,7 +27,7 @@ use crate::{
 /// Serves until something ends it; [`Fault::HungUp`] is the end that is meant to be.
 pub(crate) fn run(
     mut receiver: Receiver,
-    mut sender: Sender,
+    sender: Sender,
     pinned: Result<u16, String>,
     page: &ControlPageView,
     guard: &Guard,
@@ -40,7 +42,8 @@ pub(crate) fn run(
         let (id, message, payload) = receiver.receive()?;
         match message {
             ToWorker::Embed { slot, items } => worker.embed(id, slot, &items, payload)?,
-            ToWorker::Ping => worker.sender.send(id, &FromWorker::Pong, &[])?,
+            ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
+            ToWorker::Ping => worker.ping(id)?,
             ToWorker::Welcome(_) => return Err(Fault::Protocol("a second Welcome".into())),
         }
     }
@@ -48,10 +51,10 @@ pub(crate) fn run(
 
 /// What answers are made of.
 struct Worker<'a> {
-    runtime: Runtime,
     layout: Layout,
     page: &'a ControlPageView,
     models: Vec<Model<LoadedVersion>>,
+    loader: Loader<LoadedVersion>,
     sender: Sender,
 }
 
@@ -60,8 +63,9 @@ impl<'a> Worker<'a> {
     fn start(welcome: Welcome, page: &'a ControlPageView, sender: Sender) -> Result<Self, Fault> {
         let runtime = Runtime::open(&welcome.onnxruntime)?;
         let layout = Layout::new(welcome.state_dir);
+        let loader = start_loader(runtime, layout.clone(), sender.clone())?;
         let models = welcome.models.into_iter().map(Model::new).collect();
-        let mut worker = Self { runtime, layout, page, models, sender };
+        let mut worker = Self { layout, page, models, loader, sender };
         for place in 0..worker.models.len() {
             worker.refresh(place)?;
         }
@@ -78,23 +82,59 @@ impl<'a> Worker<'a> {
         payload: &[u8],
     ) -> Result<(), Fault> {
         let texts = group::texts(items, payload)?;
-        let place = self.models.iter().position(|model| model.slot() == slot);
-        let place = place.ok_or_else(|| Fault::Protocol(format!("slot {slot} is unknown")))?;
+        let place = self.place(slot)?;
         self.refresh(place)?;
-        let mut group = Group { id, items, sender: &mut self.sender };
+        let mut group = Group { id, items, sender: &self.sender };
         match self.models[place].serving() {
             Ok(serving) => group.answer(&texts, serving),
             Err(reason) => group.reject_all(Rejection::NotLoaded(reason)),
         }
     }
 
+    /// An idle worker follows a commit when it is told to, and gives back what the old version
+    /// used.
+    fn ping(&mut self, id: u64) -> Result<(), Fault> {
+        for place in 0..self.models.len() {
+            self.refresh(place)?;
+        }
+        self.sender.send(id, &FromWorker::Pong, &[])
+    }
+
+    /// Has a version loaded beside what is served; the answer comes when it stands ready.
+    fn load_ahead(&self, slot: Slot, version: &str) -> Result<(), Fault> {
+        let answer = self.models[self.place(slot)?].load_ahead(version, &self.loader);
+        answer.map_or(Ok(()), |answer| self.sender.tell(&answer))
+    }
+
     /// Follows the committed generation of the model at `place` in the list.
     fn refresh(&mut self, place: usize) -> Result<(), Fault> {
-        let change = self.models[place].refresh(self.page, &self.layout, Instant::now(), |dir| {
-            let mut version = LoadedVersion::open(&self.runtime, dir)?;
-            version.warm_up()?;
-            Ok(version)
-        });
+        let model = &mut self.models[place];
+        let change = model.refresh(self.page, &self.layout, Instant::now(), &self.loader);
         change.map_or(Ok(()), |change| self.sender.tell(&change))
     }
+
+    fn place(&self, slot: Slot) -> Result<usize, Fault> {
+        let place = self.models.iter().position(|model| model.slot() == slot);
+        place.ok_or_else(|| Fault::Protocol(format!("slot {slot} is unknown")))
+    }
+}
+
+/// Loads versions as they serve, here and ahead.
+fn start_loader(
+    runtime: Runtime,
+    layout: Layout,
+    sender: Sender,
+) -> Result<Loader<LoadedVersion>, Fault> {
+    let key = Key::of(&runtime);
+    let load = move |version: &str| {
+        let (dir, compiled) = (layout.version(version), layout.compiled(version));
+        LoadedVersion::open_to_serve(&runtime, &dir, &compiled, &key)
+    };
+    let report = move |message: &FromWorker| {
+        // If the supervisor is gone, the guard ends the process.
+        if let Err(fault) = sender.tell(message) {
+            debug!(%fault, "nobody hears what was loaded ahead");
+        }
+    };
+    Ok(Loader::start(Box::new(load), Box::new(report))?)
 }

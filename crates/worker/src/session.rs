@@ -1,7 +1,10 @@
-//! ONNX Runtime: the only file that names `ort`. Owns how the library is opened, how a model is
-//! loaded and run, and what a model must look like to be run. Knows nothing of texts or versions.
+//! ONNX Runtime: the only module that names `ort`. Owns how the library is opened, how a model is
+//! loaded, compiled and run, and what a model must look like to be run. Knows nothing of texts or
+//! versions.
 
-use std::{env, error::Error, fmt, path::Path, sync::Arc};
+mod contract;
+
+use std::{env, error::Error, fmt, fs, path::Path, sync::Arc};
 
 use onnxd_proto::message::{Refusal, RefusalKind};
 use ort::{
@@ -12,14 +15,27 @@ use ort::{
         HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue,
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
-    value::{Outlet, TensorElementType, TensorRef, ValueType},
+    value::TensorRef,
 };
 use thiserror::Error;
 
+use self::contract::{Input, accept_inputs, choose_output};
 use crate::tokenize::Tokens;
 
 /// Read by ONNX Runtime when it is loaded; from 1.29 on, it sends usage data unless this is 1.
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+/// Says where the weights of a compiled model go, and makes them go there in the arrangement that
+/// the CPU's kernels want. Without that, each process would arrange them in memory of its own.
+/// What is smaller than the minimum stays in the model's file.
+const COMPILE: [(&str, &str); 3] = [
+    ("session.optimized_model_external_initializers_file_name", COMPILED_WEIGHTS),
+    ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
+    ("session.save_external_prepacked_constant_initializers", "1"),
+];
+/// The file that holds a compiled model's weights, beside the model.
+pub(crate) const COMPILED_WEIGHTS: &str = "weights.bin";
+/// How ONNX Runtime says that there is not enough memory, for which it has no code.
+const OUT_OF_MEMORY: [&str; 2] = ["std::bad_alloc", "Failed to allocate memory"];
 /// Characters of a message of ONNX Runtime that are passed on; names in models have no limit.
 const MESSAGE_CHARS_MAX: usize = 1000;
 
@@ -64,19 +80,22 @@ pub(crate) enum Cause {
     Unsupported,
     /// The input does not fit the model.
     Input,
+    /// There is not enough memory.
+    Memory,
     /// Anything else.
     Other,
 }
 
-impl From<ErrorCode> for Cause {
-    fn from(code: ErrorCode) -> Self {
-        match code {
+impl From<&ort::Error> for Cause {
+    fn from(error: &ort::Error) -> Self {
+        match error.code() {
             ErrorCode::InvalidProtobuf | ErrorCode::InvalidGraph | ErrorCode::NoModel => {
                 Self::Damaged
             }
             ErrorCode::NoSuchFile | ErrorCode::NotFound => Self::Missing,
             ErrorCode::NotImplemented => Self::Unsupported,
             ErrorCode::InvalidArgument => Self::Input,
+            _ if OUT_OF_MEMORY.iter().any(|said| error.message().contains(said)) => Self::Memory,
             _ => Self::Other,
         }
     }
@@ -89,6 +108,7 @@ impl fmt::Display for Cause {
             Self::Missing => "something is missing",
             Self::Unsupported => "this ONNX Runtime does not support the model",
             Self::Input => "an argument is invalid",
+            Self::Memory => "there is not enough memory",
             Self::Other => "ONNX Runtime failed",
         })
     }
@@ -98,6 +118,7 @@ impl fmt::Display for Cause {
 #[derive(Debug)]
 pub(crate) struct Runtime {
     environment: Environment,
+    library_bytes: u64,
 }
 
 impl Runtime {
@@ -117,37 +138,57 @@ impl Runtime {
             }))
             .build()?;
         environment.set_log_level(LogLevel::Warning);
-        Ok(Self { environment })
+        let library_bytes = fs::metadata(library).map_or(0, |found| found.len());
+        Ok(Self { environment, library_bytes })
+    }
+
+    /// Which build of ONNX Runtime this is, and what it is told when it compiles. In its own words
+    /// a build is a commit; one that does not know its commit is told from others by its size.
+    pub(crate) fn identity(&self) -> String {
+        format!("{}, {} bytes, {COMPILE:?}", ort::info(), self.library_bytes)
+    }
+
+    /// Writes the model as it is after optimizing to `compiled`, and its weights beside it.
+    pub(crate) fn compile(&self, model: &Path, compiled: &Path) -> Result<(), SessionError> {
+        let saved = || {
+            let mut builder = self.builder(Form::Plain)?.with_optimized_model_path(compiled)?;
+            // It warns that the result is for this kind of CPU alone, which is what we want.
+            builder = builder.with_log_level(LogLevel::Error)?;
+            for (key, value) in COMPILE {
+                builder = builder.with_config_entry(key, value)?;
+            }
+            builder.commit_from_file(model)
+        };
+        saved().map(drop).map_err(load_failed)
     }
 
     /// One thread: the process has one CPU, and the calling thread computes on it.
-    fn builder(&self) -> Result<SessionBuilder, ort::Error> {
+    fn builder(&self, form: Form) -> Result<SessionBuilder, ort::Error> {
         Ok(ort::session::Session::builder(&self.environment)?
             .with_intra_threads(1)?
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_optimization_level(form.optimization())?
             .with_log_level(LogLevel::Warning)?)
     }
 }
 
-/// What a text model takes. All are int64 with one row per text and one column per token.
+/// Which of the two forms of a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    Ids,
-    Mask,
-    TypeIds,
+pub(crate) enum Form {
+    /// As its author made it.
+    Plain,
+    /// As [`Runtime::compile`] wrote it.
+    Compiled,
 }
 
-impl Input {
-    const ALL: [Self; 3] = [Self::Ids, Self::Mask, Self::TypeIds];
-
-    fn name(self) -> &'static str {
+impl Form {
+    fn optimization(self) -> GraphOptimizationLevel {
         match self {
-            Self::Ids => "input_ids",
-            Self::Mask => "attention_mask",
-            Self::TypeIds => "token_type_ids",
+            Self::Plain => GraphOptimizationLevel::All,
+            // It has been optimized.
+            Self::Compiled => GraphOptimizationLevel::Disable,
         }
     }
 }
@@ -182,15 +223,10 @@ pub(crate) struct Output<'a> {
 
 impl Session {
     /// Loads the model and sees whether it is one for texts.
-    pub(crate) fn open(runtime: &Runtime, model: &Path) -> Result<Self, SessionError> {
-        let inner =
-            runtime.builder().and_then(|mut builder| builder.commit_from_file(model)).map_err(
-                |error| SessionError::Load { cause: error.code().into(), message: brief(&error) },
-            )?;
-        let inputs = inner.inputs().iter().map(accept_input).collect::<Result<Vec<_>, _>>()?;
-        if !inputs.contains(&Input::Ids) {
-            return Err(SessionError::Contract("the model has no input input_ids".into()));
-        }
+    pub(crate) fn open(runtime: &Runtime, model: &Path, form: Form) -> Result<Self, SessionError> {
+        let opened = runtime.builder(form).and_then(|mut builder| builder.commit_from_file(model));
+        let inner = opened.map_err(load_failed)?;
+        let inputs = accept_inputs(inner.inputs())?;
         let (output, pooled) = choose_output(inner.outputs())?;
         let options = RunOptions::new()
             .map_err(run_failed)?
@@ -267,68 +303,12 @@ fn unusable(library: &Path, error: &LoadDynamicError) -> RuntimeError {
     RuntimeError::Library { path: library.display().to_string(), reason }
 }
 
-fn accept_input(outlet: &Outlet) -> Result<Input, SessionError> {
-    let known = Input::ALL.into_iter().find(|input| input.name() == outlet.name());
-    match (known, tensor(outlet)) {
-        (None, _) => Err(SessionError::Contract(format!(
-            "the model has an input {}; known are {}",
-            outlet.name(),
-            Input::ALL.map(Input::name).join(", ")
-        ))),
-        (Some(input), Some((TensorElementType::Int64, 2))) => Ok(input),
-        (Some(_), _) => Err(SessionError::Contract(format!(
-            "the input {} is {}, and int64 with 2 dimensions is needed",
-            outlet.name(),
-            describe(outlet)
-        ))),
-    }
-}
-
-/// The output to use, and whether it is pooled: token embeddings under the names they usually
-/// have, then under any name, then embeddings of whole texts.
-fn choose_output(outlets: &[Outlet]) -> Result<(String, bool), SessionError> {
-    let floats = |rank: usize| {
-        outlets
-            .iter()
-            .filter(move |outlet| tensor(outlet) == Some((TensorElementType::Float32, rank)))
-    };
-    let named = |rank: usize, name: &str| floats(rank).find(|outlet| outlet.name() == name);
-    let tokens = named(3, "last_hidden_state")
-        .or_else(|| named(3, "token_embeddings"))
-        .or_else(|| floats(3).next());
-    let pooled = || named(2, "sentence_embedding").or_else(|| floats(2).next());
-    match tokens.map(|outlet| (outlet, false)).or_else(|| pooled().map(|outlet| (outlet, true))) {
-        Some((outlet, pooled)) => Ok((outlet.name().to_owned(), pooled)),
-        None => {
-            let found: Vec<String> = outlets
-                .iter()
-                .map(|outlet| format!("{} ({})", outlet.name(), describe(outlet)))
-                .collect();
-            Err(SessionError::Contract(format!(
-                "no output is float32 with 3 or 2 dimensions; the model has {}",
-                found.join(", ")
-            )))
-        }
-    }
-}
-
-/// Element type and number of dimensions.
-fn tensor(outlet: &Outlet) -> Option<(TensorElementType, usize)> {
-    match outlet.dtype() {
-        ValueType::Tensor { ty, shape, .. } => Some((*ty, shape.len())),
-        _ => None,
-    }
-}
-
-fn describe(outlet: &Outlet) -> String {
-    match tensor(outlet) {
-        Some((ty, rank)) => format!("{} with {rank} dimensions", format!("{ty:?}").to_lowercase()),
-        None => "no tensor".into(),
-    }
+fn load_failed(error: ort::Error) -> SessionError {
+    SessionError::Load { cause: Cause::from(&error), message: brief(&error) }
 }
 
 fn run_failed(error: ort::Error) -> SessionError {
-    SessionError::Run { cause: error.code().into(), message: brief(&error) }
+    SessionError::Run { cause: Cause::from(&error), message: brief(&error) }
 }
 
 fn brief(error: &ort::Error) -> String {
@@ -339,8 +319,11 @@ impl SessionError {
     /// As the reason why the version in which `file` is the model does not serve.
     pub(crate) fn refuse(self, file: &str) -> Refusal {
         let kind = match self {
-            Self::Contract(_) => RefusalKind::Contract,
-            Self::Load { .. } | Self::Run { .. } => RefusalKind::Load,
+            Self::Load { cause: Cause::Memory, .. } | Self::Run { cause: Cause::Memory, .. } => {
+                RefusalKind::Memory
+            }
+            Self::Load { .. } => RefusalKind::Load,
+            Self::Contract(_) | Self::Run { .. } => RefusalKind::Contract,
         };
         kind.because(format!("{file}: {self}"))
     }

@@ -1,9 +1,14 @@
 //! From texts to token ids: the only file that names `tokenizers`. Pads nothing, and truncates
 //! by itself, because what `tokenizer.json` says about both is what its author trained with.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use onnxd_proto::message::{Refusal, RefusalKind, Rejection};
+use sha2::{Digest, Sha256};
 use tokenizers::{Encoding, PostProcessor, TruncationDirection, utils::parallelism};
 
 /// The file of every version that says how texts become tokens.
@@ -21,7 +26,7 @@ pub(crate) struct Tokens {
 /// A version's tokenizer.
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     /// Tokens of the longest text, special tokens included.
     max_tokens: u32,
     /// Tokens of `max_tokens` that are left for the text.
@@ -40,9 +45,8 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(RefusalKind::Contract.because(format!("{FILE} is missing")));
         }
-        let load = |error| RefusalKind::Load.because(format!("{FILE}: {error}"));
-        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load)?;
-        inner.with_padding(None).with_truncation(None).map_err(load)?;
+        let inner =
+            shared(&path).map_err(|error| RefusalKind::Load.because(format!("{FILE}: {error}")))?;
         let special =
             inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         let text_tokens = usize::try_from(max_tokens).unwrap_or(usize::MAX).saturating_sub(special);
@@ -90,6 +94,30 @@ impl From<&Encoding> for Tokens {
         let widen = |values: &[u32]| values.iter().map(|&value| i64::from(value)).collect();
         Self { ids: widen(encoding.get_ids()), type_ids: widen(encoding.get_type_ids()) }
     }
+}
+
+/// The tokenizer that was read last, as long as something uses it. The versions of a model mostly
+/// have the same, and reading it takes as long as mapping the weights.
+static LAST: Mutex<Option<(Vec<u8>, Weak<tokenizers::Tokenizer>)>> = Mutex::new(None);
+
+/// Reads a tokenizer, unless the last one has the same content and is still in use.
+fn shared(path: &Path) -> Result<Arc<tokenizers::Tokenizer>, tokenizers::Error> {
+    let bytes = fs::read(path)?;
+    let digest = Sha256::digest(&bytes).to_vec();
+    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some((known, tokenizer)) = last
+        && known == digest
+        && let Some(tokenizer) = tokenizer.upgrade()
+    {
+        return Ok(tokenizer);
+    }
+    // Without the lock: whoever loads ahead is slow and must not hold up who serves.
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
+    tokenizer.with_padding(None).with_truncation(None)?;
+    let tokenizer = Arc::new(tokenizer);
+    let last = Some((digest, Arc::downgrade(&tokenizer)));
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    Ok(tokenizer)
 }
 
 /// A number of tokens; bounded by the bytes of a text.

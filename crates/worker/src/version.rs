@@ -1,19 +1,26 @@
 //! A version that has been loaded: its model, tokenizer and settings, ready to embed texts.
 //! Serving and checking load versions in this one way, so that what was checked is what serves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onnxd_proto::message::{Pooling, Refusal, RefusalKind, Rejection};
+use tracing::warn;
 
 use crate::{
+    compiled::{self, Key},
     config::{self, Settings},
     pooling,
-    session::{Runtime, Session, SessionError},
+    probes::Probes,
+    session::{Form, Runtime, Session, SessionError},
     tokenize::{Tokenizer, Tokens},
 };
 
 /// Where the model may stand in a version's directory.
 const MODEL_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// The least cosine between what a compiled form makes of a text and what the plain model made
+/// of it. Both run the same kernels, but a bit of the sum's order may differ.
+const SAME_COSINE_MIN: f64 = 0.9999;
 
 /// A loaded version.
 pub(crate) struct LoadedVersion {
@@ -21,31 +28,100 @@ pub(crate) struct LoadedVersion {
     tokenizer: Tokenizer,
     settings: Settings,
     model_file: &'static str,
+    form: Form,
 }
 
 impl LoadedVersion {
-    /// Loads the version in `dir`. What costs least to find wrong is looked at first.
+    /// Loads the version in `dir` as it serves, warm: from its compiled forms below `compiled`
+    /// if there is a sound one, else as its author made it.
+    pub(crate) fn open_to_serve(
+        runtime: &Runtime,
+        dir: &Path,
+        compiled: &Path,
+        key: &Key,
+    ) -> Result<Self, Refusal> {
+        match Self::open_warm(runtime, dir, compiled, key) {
+            Ok(Some(version)) => return Ok(version),
+            Ok(None) => {}
+            Err(refusal) => warn!(%refusal, "the plain model is loaded, not its compiled form"),
+        }
+        let mut version = Self::open(runtime, dir)?;
+        version.warm_up()?;
+        Ok(version)
+    }
+
+    /// The compiled form, if there is one. What it is compared by warms it, too.
+    fn open_warm(
+        runtime: &Runtime,
+        dir: &Path,
+        compiled: &Path,
+        key: &Key,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some(model) = compiled::find(compiled, key) else { return Ok(None) };
+        let expected = Probes::read(compiled).ok_or_else(|| {
+            RefusalKind::Checksum.because("there is nothing to compare the compiled model with")
+        })?;
+        let mut version = Self::open_compiled(runtime, dir, &model)?;
+        version.require(&expected, Probes::measure_at_load)?;
+        Ok(Some(version))
+    }
+
+    /// Loads the version in `dir`.
     pub(crate) fn open(runtime: &Runtime, dir: &Path) -> Result<Self, Refusal> {
-        let Some(model_file) = MODEL_FILES.into_iter().find(|file| dir.join(file).is_file()) else {
-            let message = format!("{} is missing", MODEL_FILES.join(" or "));
-            return Err(RefusalKind::Contract.because(message));
-        };
+        let (model_file, model) = model_in(dir)?;
+        Self::open_form(runtime, dir, &model, model_file, Form::Plain)
+    }
+
+    /// Loads the version in `dir` with the compiled `model` in the place of its own.
+    pub(crate) fn open_compiled(
+        runtime: &Runtime,
+        dir: &Path,
+        model: &Path,
+    ) -> Result<Self, Refusal> {
+        Self::open_form(runtime, dir, model, "the compiled model", Form::Compiled)
+    }
+
+    /// What costs least to find wrong is looked at first.
+    fn open_form(
+        runtime: &Runtime,
+        dir: &Path,
+        model: &Path,
+        model_file: &'static str,
+        form: Form,
+    ) -> Result<Self, Refusal> {
         let mut settings = config::read(dir)?;
         let tokenizer = Tokenizer::open(dir, settings.max_tokens)?;
-        let session = Session::open(runtime, &dir.join(model_file))
-            .map_err(|error| error.refuse(model_file))?;
+        let session =
+            Session::open(runtime, model, form).map_err(|error| error.refuse(model_file))?;
         if session.is_pooled() {
             settings.pooling = Pooling::None;
         }
-        Ok(Self { session, tokenizer, settings, model_file })
+        Ok(Self { session, tokenizer, settings, model_file, form })
     }
 
-    /// Runs a short and the longest input, so that the first request finds memory reserved.
-    pub(crate) fn warm_up(&mut self) -> Result<(), Refusal> {
-        for tokens in [8, self.settings.max_tokens] {
-            self.try_shape(1, tokens.min(self.settings.max_tokens), 0)?;
+    /// Compares what this makes of the fixed texts with what it should.
+    pub(crate) fn require(
+        &mut self,
+        expected: &Probes,
+        measure: impl FnOnce(&mut Self) -> Result<Probes, Refusal>,
+    ) -> Result<(), Refusal> {
+        let cosine = measure(self)?.drift(expected).map_or(0.0, |drift| drift.min_cosine);
+        if cosine >= SAME_COSINE_MIN {
+            return Ok(());
         }
-        Ok(())
+        let message = format!("{} gives other embeddings: cosine {cosine:.6}", self.model_file);
+        Err(RefusalKind::Checksum.because(message))
+    }
+
+    /// Whether the compiled form is loaded.
+    pub(crate) fn is_compiled(&self) -> bool {
+        self.form == Form::Compiled
+    }
+
+    /// Runs a short text, so that the first request finds all weights in memory. The longest one
+    /// would take as long as loading, and saves a long first request only a few percent.
+    pub(crate) fn warm_up(&mut self) -> Result<(), Refusal> {
+        self.try_shape(1, self.settings.max_tokens.min(8), 0).map(drop)
     }
 
     /// Runs `texts` texts of `tokens` tokens that all are `id`; gives the embeddings as pooled
@@ -61,10 +137,22 @@ impl LoadedVersion {
         let mut embeddings = Vec::new();
         match self.embed(&vec![&text; texts], &mut embeddings) {
             Ok(dimension) => Ok((embeddings, dimension)),
-            Err(error) => Err(RefusalKind::Contract.because(format!(
-                "{} fails with {texts} texts of {tokens} tokens: {error}",
-                self.model_file
-            ))),
+            Err(error) => {
+                let file = self.model_file;
+                Err(error.refuse(&format!("{file} fails with {texts} texts of {tokens} tokens")))
+            }
+        }
+    }
+
+    /// Embeds one text, cut to what the model takes; as pooled and not normalized.
+    pub(crate) fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
+        let tokens = self.tokenize(text, true).map_err(|rejection| {
+            RefusalKind::Contract.because(format!("tokenizer.json fails on a text: {rejection:?}"))
+        })?;
+        let mut embedding = Vec::new();
+        match self.embed(&[&tokens], &mut embedding) {
+            Ok(_) => Ok(embedding),
+            Err(error) => Err(error.refuse(&format!("{} fails on a text", self.model_file))),
         }
     }
 
@@ -102,4 +190,12 @@ impl LoadedVersion {
     pub(crate) fn model_file(&self) -> &'static str {
         self.model_file
     }
+}
+
+/// The version's own model: its name in messages, and where it is.
+pub(crate) fn model_in(dir: &Path) -> Result<(&'static str, PathBuf), Refusal> {
+    let mut files = MODEL_FILES.into_iter().map(|file| (file, dir.join(file)));
+    files.find(|(_, path)| path.is_file()).ok_or_else(|| {
+        RefusalKind::Contract.because(format!("{} is missing", MODEL_FILES.join(" or ")))
+    })
 }

@@ -2,6 +2,7 @@
 //! in [`crate::serve`]; the commands here are clients of the admin socket.
 
 pub(crate) mod client;
+mod progress;
 pub(crate) mod status;
 pub(crate) mod update;
 
@@ -46,6 +47,13 @@ pub(crate) struct UpdateArguments {
     /// When workers load the new version
     #[arg(long, value_enum, default_value_t)]
     pub load: Load,
+    /// Also serve a version that failed its probation before
+    #[arg(long)]
+    pub force: bool,
+    /// Also serve a version whose embeddings have another dimension; vectors of both cannot be
+    /// compared
+    #[arg(long)]
+    pub allow_dimension_change: bool,
     #[command(flatten)]
     pub admin: AdminArguments,
 }

@@ -6,7 +6,11 @@ use onnxd_proto::{exit::ExitStatus, message::Refusal};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminArguments, RollbackArguments, UpdateArguments, client, say};
+use super::{
+    AdminArguments, RollbackArguments, UpdateArguments, client,
+    progress::{self, Display},
+    say,
+};
 use crate::{
     Failure,
     http::admin::{RollbackCall, UpdateCall},
@@ -19,7 +23,8 @@ use crate::{
 /// No supervisor answers.
 pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
     let from = arguments.from.clone().map(from_here).transpose()?;
-    let call = UpdateCall { from, load: arguments.load };
+    let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
+    let call = UpdateCall { from, load, force, allow_dimension_change };
     let path = format!("/admin/models/{}/update", arguments.model);
     run(&arguments.admin, &path, &json!(call))
 }
@@ -40,18 +45,20 @@ fn from_here(path: PathBuf) -> Result<PathBuf, Failure> {
 }
 
 fn run(admin: &AdminArguments, path: &str, call: &Value) -> Result<ExitStatus, Failure> {
+    let display = Display::new(!admin.json);
     let show = |line: &Value| {
-        if let (false, Ok(step)) = (admin.json, Step::deserialize(line)) {
-            say(&describe(&step));
+        if let Ok(step) = Step::deserialize(line) {
+            display.show(&step);
         }
     };
     let last = client::call(admin, "POST", path, call, show)?;
+    display.finish();
     if admin.json {
         say(&last.to_string());
     }
     if let Ok(outcome) = serde_json::from_value::<Outcome>(last.clone()) {
         if !admin.json {
-            say(&summary(&outcome));
+            say(&progress::summary(&outcome));
         }
         return Ok(ExitStatus::Fine);
     }
@@ -60,26 +67,4 @@ fn run(admin: &AdminArguments, path: &str, call: &Value) -> Result<ExitStatus, F
         Ok(refusal) => Err(Failure::refused(format!("refused: {refusal}"))),
         Err(_) => Err(Failure::internal(format!("the supervisor answers {last}"))),
     }
-}
-
-fn describe(step: &Step) -> String {
-    match step {
-        Step::Staged { version, bytes } => {
-            let short = version.get(..12).unwrap_or(version);
-            #[expect(clippy::cast_precision_loss, reason = "for people, to one decimal place")]
-            let megabytes = *bytes as f64 / 1e6;
-            format!("staged   version {short}, {megabytes:.1} MB")
-        }
-        Step::Checked { dimension, seconds } => {
-            format!("checked  {dimension} components, {seconds:.2} s")
-        }
-    }
-}
-
-fn summary(outcome: &Outcome) -> String {
-    let Outcome { model, generation, previous_generation, version, seconds, .. } = outcome;
-    let short = version.get(..12).unwrap_or(version);
-    format!(
-        "{model}: generation {previous_generation} -> {generation}, version {short}, {seconds:.2} s"
-    )
 }

@@ -10,8 +10,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use onnxd_proto::{
+    control_page::Slot,
     exit::ExitStatus,
-    message::{Embeddings, FromWorker, ToWorker, Welcome},
+    message::{ToWorker, Welcome},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -19,16 +20,20 @@ use tokio::{
 };
 
 use super::{
-    Embedded, Event, Item, ItemError, Timing,
+    Embedded, Event, Item, ItemError,
     scheduler::{ItemId, Scheduler, Unit},
     worker::{self, Worker},
 };
 use crate::{
     counters::Counters,
-    models::registry::Registry,
+    models::{
+        events,
+        registry::{Model, Registry},
+        update::LineHandle,
+    },
     pool::{
         Epoch, WorkerId,
-        keeper::Report,
+        keeper::{Ended, Report},
         link::{Incoming, Link},
         state::State,
     },
@@ -36,8 +41,12 @@ use crate::{
 
 /// Events that may wait. Handlers and links wait in turn when the dispatcher is behind.
 pub(crate) const EVENTS_MAX: usize = 1024;
-/// Workers that may end while they compute an item before it is answered 500.
-const ITEM_DEATHS_MAX: u32 = 2;
+/// Workers that may end by a fault of their own while they compute an item before it is answered
+/// 500: the item is the likely cause.
+const ITEM_FAULTS_MAX: u32 = 2;
+/// Workers that may end in any way while they compute an item. Who is killed from outside accuses
+/// no item, but the kernel kills, too, when an item needs more memory than there is.
+const ITEM_DEATHS_MAX: u32 = 5;
 /// How long workers may take to end by themselves when the supervisor stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -65,29 +74,37 @@ impl Health {
 /// The state of the task.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     counters: Arc<Counters>,
-    welcome: Welcome,
-    workers: Vec<Worker>,
-    warmed_up: Vec<bool>,
+    pub(super) welcome: Welcome,
+    pub(super) workers: Vec<Worker>,
+    pub(super) warmed_up: Vec<bool>,
     scheduler: Scheduler,
-    items: HashMap<ItemId, Item>,
+    pub(super) items: HashMap<ItemId, Item>,
     last_id: u64,
     probes: Vec<oneshot::Sender<()>>,
     draining: Option<Instant>,
     events: mpsc::Sender<Event>,
+    lines: Vec<LineHandle>,
     health: watch::Sender<Health>,
+}
+
+/// What a dispatcher works with.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub registry: Arc<Registry>,
+    pub counters: Arc<Counters>,
+    /// What workers are told at their start.
+    pub welcome: Welcome,
+    /// The lines of updates, which hear what workers load and how they end.
+    pub lines: Vec<LineHandle>,
+    pub events: mpsc::Sender<Event>,
 }
 
 impl Dispatcher {
     /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
-    pub(crate) fn new(
-        registry: Arc<Registry>,
-        counters: Arc<Counters>,
-        welcome: Welcome,
-        workers: Vec<Worker>,
-        events: mpsc::Sender<Event>,
-    ) -> (Self, watch::Receiver<Health>) {
+    pub(crate) fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
+        let Means { registry, counters, welcome, lines, events } = means;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             registry,
@@ -101,6 +118,7 @@ impl Dispatcher {
             probes: Vec::new(),
             draining: None,
             events,
+            lines,
             health,
         };
         (dispatcher, receiver)
@@ -142,9 +160,7 @@ impl Dispatcher {
                 }
                 Err(error) => {
                     tracing::error!(%error, "a worker cannot be given the control page");
-                    let ended =
-                        crate::pool::keeper::Ended { code: None, reason: error.to_string() };
-                    worker.ended(now, &ended, 0.0);
+                    worker.ended(now, &Ended::unknown(error.to_string()), 0.0);
                 }
             }
         }
@@ -195,7 +211,18 @@ impl Dispatcher {
                 // The asker may have gone.
                 let _ = reply.send(status.collect());
             }
-            Event::ProbeAsked(reply) => self.probe(reply),
+            Event::WorkersAsked(reply) => {
+                let serves = |(_, worker): &(WorkerId, &Worker)| worker.state.serves();
+                let ids = (0..).zip(&self.workers).filter(serves).map(|(id, _)| id);
+                let _ = reply.send(ids.collect());
+            }
+            Event::LoadAhead(id, slot, version) => self.load_ahead(id, slot, version),
+            Event::Committed => self.ping(),
+            Event::ProbeAsked(reply) => {
+                self.probes.retain(|probe| !probe.is_closed());
+                self.probes.push(reply);
+                self.ping();
+            }
             Event::Drain => self.drain(),
         }
         self.hand_out();
@@ -225,11 +252,9 @@ impl Dispatcher {
     /// Gives idle workers what waits.
     fn hand_out(&mut self) {
         loop {
-            let idle = self.workers.iter().filter(|worker| worker.state.is_idle()).count();
-            if idle == 0 {
-                return;
-            }
-            let Some(mut group) = self.scheduler.next(idle) else { return };
+            let Self { scheduler, workers, registry, .. } = self;
+            let idle = |slot| worker::idle(workers, slot, registry.page().committed(slot)).count();
+            let Some(mut group) = scheduler.next(idle) else { return };
             let gone = |item: &ItemId| self.items[item].reply.is_closed();
             let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
             for item in cancelled {
@@ -254,11 +279,43 @@ impl Dispatcher {
             options.push(item.options.clone());
         }
         let message = ToWorker::Embed { slot: group.slot, items: options };
-        let place = self.workers.iter().position(|worker| worker.state.is_idle());
+        let committed = self.registry.page().committed(group.slot);
+        let place = worker::idle(&self.workers, group.slot, committed).next();
         let worker = &mut self.workers[place.expect("a worker is idle, or no group is made")];
         worker.assign(id, group.slot, &group.items);
         if !worker.send(id, &message, texts.freeze()) {
             worker.kill();
+        }
+    }
+
+    fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
+        let worker = &self.workers[id];
+        let message = ToWorker::Load { slot, version };
+        if !worker.state.serves() || !worker.send(0, &message, Bytes::new()) {
+            self.tell(slot, events::Event::WorkerAbsent(id));
+        }
+    }
+
+    pub(super) fn tell(&self, slot: Slot, event: events::Event) {
+        if let Some(line) = self.lines.get(usize::from(slot)) {
+            line.tell(event);
+        }
+    }
+
+    /// Tells the lines that a worker's process ended, and which model is the cause if it ended
+    /// while it loaded one at its start. Whoever ends in the middle of a group has been told of
+    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle accuses nobody.
+    fn tell_ended(&self, id: WorkerId) {
+        let worker = &self.workers[id];
+        for model in self.registry.models() {
+            self.tell(model.slot, events::Event::WorkerEnded(id));
+        }
+        if worker.state.state() == State::Starting && worker.hopeless.is_none() {
+            let serving = |model: &Model| model.serving().map_or(0, |(generation, _)| generation);
+            let unloaded = |model: &&Arc<Model>| worker.generation(model.slot) != serving(model);
+            if let Some(model) = self.registry.models().iter().find(unloaded) {
+                self.tell(model.slot, events::Event::WorkerFailed(serving(model)));
+            }
         }
     }
 
@@ -278,7 +335,8 @@ impl Dispatcher {
                 }
             }
             Report::Ended(ended) => {
-                self.give_back(id);
+                self.tell_ended(id);
+                self.give_back(id, !ended.was_killed());
                 let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
                 let worker = &mut self.workers[id];
                 worker.ended(Instant::now(), &ended, jitter);
@@ -306,14 +364,16 @@ impl Dispatcher {
     }
 
     /// Puts what a worker had back to the head of the queue, or answers what has taken too many
-    /// workers with it.
-    fn give_back(&mut self, id: WorkerId) {
+    /// workers with it. `by_fault`: nobody else ended the worker.
+    fn give_back(&mut self, id: WorkerId, by_fault: bool) {
         let Some((slot, items)) = self.workers[id].take_unanswered() else { return };
+        self.tell(slot, events::Event::WorkerFailed(self.workers[id].generation(slot)));
         let mut units = Vec::new();
         for id in items {
             let Some(item) = self.items.get_mut(&id) else { continue };
             item.deaths += 1;
-            if item.deaths < ITEM_DEATHS_MAX {
+            item.faults += u32::from(by_fault);
+            if item.faults < ITEM_FAULTS_MAX && item.deaths < ITEM_DEATHS_MAX {
                 self.counters.items_retried_total.add();
                 units.push(Unit { slot, items: vec![id] });
             } else if let Some(item) = self.items.remove(&id) {
@@ -328,11 +388,13 @@ impl Dispatcher {
         let incoming = match incoming {
             Ok(incoming) => incoming,
             Err(error) => {
-                if error.kind() != io::ErrorKind::UnexpectedEof {
+                use io::ErrorKind::{ConnectionReset, UnexpectedEof};
+                if ![UnexpectedEof, ConnectionReset].contains(&error.kind()) {
                     tracing::error!(worker = id, %error, "a worker's socket failed");
                 }
-                self.give_back(id);
-                // It may live on without its socket, which is of no use.
+                // It may live on without its socket, which is of no use. What it had is given
+                // back when the way it ended says whose fault that was.
+                self.workers[id].hang_up();
                 return self.workers[id].kill();
             }
         };
@@ -343,96 +405,13 @@ impl Dispatcher {
         }
         if let Err(reason) = self.message(id, incoming) {
             tracing::error!(worker = id, reason, "a worker broke the protocol");
-            self.give_back(id);
+            self.give_back(id, true);
             self.workers[id].kill();
         }
     }
 
-    /// Acts on a message; an error says what is wrong with it.
-    fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
-        let worker = &mut self.workers[id];
-        match incoming.message {
-            FromWorker::Hello { build_id, pinned } => {
-                worker.pinned = pinned.is_ok();
-                if let Err(reason) = pinned {
-                    tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
-                }
-                if !worker.accept_build(&build_id) {
-                    return Err("it is of another build");
-                }
-                let welcome = ToWorker::Welcome(self.welcome.clone());
-                worker.send(0, &welcome, Bytes::new()).then_some(()).ok_or("it takes no message")
-            }
-            FromWorker::Ready => {
-                worker.state.ready(Instant::now());
-                self.warmed_up[id] = true;
-                tracing::info!(worker = id, "worker ready");
-                Ok(())
-            }
-            FromWorker::Loaded { slot, generation, load_micros } => {
-                let loaded = worker.generations.get_mut(usize::from(slot));
-                *loaded.ok_or("it has loaded a model that is not served")? = generation;
-                let model = self.registry.at(slot).name.as_str();
-                tracing::info!(worker = id, model, generation, load_micros, "worker refreshed");
-                Ok(())
-            }
-            FromWorker::LoadFailed { slot, generation, reason } => {
-                tracing::error!(worker = id, slot, generation, reason, "worker could not load");
-                Ok(())
-            }
-            FromWorker::Embeddings(embeddings) => {
-                self.embedded(id, incoming.id, &embeddings, &incoming.payload)
-            }
-            FromWorker::Rejected { items, reason } => {
-                let items = worker.answered(incoming.id, items.into_iter());
-                for item in items.ok_or("it rejects what it was not given")? {
-                    if let Some(item) = self.items.remove(&item) {
-                        answer(item, Err(ItemError::Rejected(reason.clone())));
-                    }
-                }
-                Ok(())
-            }
-            FromWorker::Pong => Ok(()),
-        }
-    }
-
-    fn embedded(
-        &mut self,
-        id: WorkerId,
-        group: u64,
-        embeddings: &Embeddings,
-        payload: &Bytes,
-    ) -> Result<(), &'static str> {
-        let worker = &mut self.workers[id];
-        if !worker::fits(embeddings, payload) {
-            return Err("its payload is not as long as it says");
-        }
-        let slot = worker.group_slot(group).ok_or("it answers what it was not given")?;
-        if self.registry.at(slot).record(embeddings.generation).is_none() {
-            return Err("it names a generation that was never committed");
-        }
-        let places = embeddings.items.iter().map(|embedded| embedded.item);
-        let items = worker.answered(group, places).ok_or("it answers an item twice")?;
-        let width = embeddings.dimension as usize * size_of::<f32>();
-        for (place, (item, embedded)) in items.into_iter().zip(&embeddings.items).enumerate() {
-            let Some(item) = self.items.remove(&item) else { continue };
-            let timing = Timing {
-                queue: item.waited,
-                tokenize: Duration::from_micros(embeddings.tokenize_micros.into()),
-                infer: Duration::from_micros(embeddings.infer_micros.into()),
-            };
-            let components = payload.slice(place * width..(place + 1) * width);
-            let generation = embeddings.generation;
-            let embedded = Embedded { generation, components, tokens: embedded.tokens, timing };
-            answer(item, Ok(embedded));
-        }
-        Ok(())
-    }
-
-    /// Asks every serving worker for a sign of life; the first one answers the probe.
-    fn probe(&mut self, reply: oneshot::Sender<()>) {
-        self.probes.retain(|probe| !probe.is_closed());
-        self.probes.push(reply);
+    /// Asks every serving worker to refresh and give a sign of life.
+    fn ping(&mut self) {
         for worker in self.workers.iter_mut().filter(|worker| worker.state.serves()) {
             if !worker.pinged {
                 worker.pinged = worker.send(0, &ToWorker::Ping, Bytes::new());
@@ -450,7 +429,7 @@ impl Dispatcher {
     }
 }
 
-fn answer(item: Item, outcome: Result<Embedded, ItemError>) {
+pub(super) fn answer(item: Item, outcome: Result<Embedded, ItemError>) {
     // The channel holds one answer for each item of the request; the client may have gone.
     let _ = item.reply.try_send((item.index, outcome));
 }

@@ -66,8 +66,8 @@ pub(crate) enum GatherError {
     /// No worker is left, or the server stops.
     #[error("no worker is left to answer")]
     Stopped,
-    /// Two workers ended while they computed one of the inputs.
-    #[error("two workers ended while they computed this input; it is not tried again")]
+    /// Too many workers ended while they computed one of the inputs.
+    #[error("workers ended again and again while they computed this input; it is given up")]
     Poisonous,
     /// One of the inputs cannot be embedded.
     #[error("{}", rejection(.0))]
@@ -171,6 +171,7 @@ impl Dispatch {
                 queued_at: Instant::now(),
                 waited: Duration::ZERO,
                 deaths: 0,
+                faults: 0,
                 together,
                 reply: reply.clone(),
                 _permit: permit,

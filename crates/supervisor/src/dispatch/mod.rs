@@ -2,12 +2,14 @@
 //!
 //! - [`scheduler`]: pure: one queue, and which items go to the next idle worker together.
 //! - [`dispatcher`]: the task that owns the queue and the workers.
+//! - [`messages`]: what it does with what a worker says.
 //! - [`worker`]: what the dispatcher knows of one worker.
 //! - [`gather`]: what a handler calls: hands texts in, waits, and sees to it that one response
 //!   has one generation.
 
 pub(crate) mod dispatcher;
 pub(crate) mod gather;
+mod messages;
 pub(crate) mod scheduler;
 pub(crate) mod worker;
 
@@ -34,6 +36,12 @@ pub(crate) enum Event {
     Arrived(WorkerId, Epoch, io::Result<Incoming>),
     /// Somebody wants to know how things are.
     StatusAsked(oneshot::Sender<Vec<worker::Status>>),
+    /// A line of updates wants to know which workers serve.
+    WorkersAsked(oneshot::Sender<Vec<WorkerId>>),
+    /// A worker is to load a version beside what it serves.
+    LoadAhead(WorkerId, Slot, String),
+    /// What was loaded ahead is committed: idle workers need not wait for a request to follow.
+    Committed,
     /// The watchdog wants a sign of life of any worker.
     ProbeAsked(oneshot::Sender<()>),
     /// No new requests come; end the workers when they have answered.
@@ -57,6 +65,8 @@ pub(crate) struct Item {
     pub waited: Duration,
     /// Workers that ended while they had it.
     pub deaths: u32,
+    /// Those of them that nobody else ended.
+    pub faults: u32,
     /// Items with the same number must be computed in one group; 0 is none.
     pub together: u64,
     /// Where the answer goes; closed when the client has gone.
@@ -94,7 +104,7 @@ pub(crate) struct Timing {
 pub(crate) enum ItemError {
     /// The worker's word.
     Rejected(Rejection),
-    /// Two workers ended while they computed it.
+    /// Too many workers ended while they computed it.
     Poisonous,
     /// No worker is left.
     Stopped,

@@ -50,14 +50,17 @@ impl Scheduler {
         self.queue.drain(..).collect()
     }
 
-    /// The group for one of `idle` idle workers: the unit at the head, and further units of its
-    /// model as far as they fit this worker's share.
-    pub(crate) fn next(&mut self, idle: usize) -> Option<Unit> {
-        let mut group = self.queue.pop_front()?;
+    /// The group for one idle worker: the oldest unit that any may have, and further units of its
+    /// model as far as they fit this worker's share. `idle` says how many idle workers may have
+    /// work of a model.
+    pub(crate) fn next(&mut self, idle: impl Fn(Slot) -> usize) -> Option<Unit> {
+        let oldest = self.queue.iter().position(|unit| idle(unit.slot) > 0)?;
+        let mut group = self.queue.remove(oldest)?;
         let same = |unit: &Unit| unit.slot == group.slot;
         let waiting: usize =
             self.queue.iter().filter(|unit| same(unit)).map(|unit| unit.items.len()).sum();
-        let share = (group.items.len() + waiting).div_ceil(idle.max(1)).min(GROUP_ITEMS);
+        let share =
+            (group.items.len() + waiting).div_ceil(idle(group.slot).max(1)).min(GROUP_ITEMS);
         let mut place = 0;
         while group.items.len() < share && place < self.queue.len() {
             let unit = &self.queue[place];
@@ -88,9 +91,9 @@ mod tests {
     fn work_is_divided_by_the_idle_workers() {
         let mut scheduler = Scheduler::default();
         (0..6).for_each(|item| scheduler.push(unit(0, [item])));
-        assert_eq!(scheduler.next(2), Some(unit(0, [0, 1, 2])));
-        assert_eq!(scheduler.next(1), Some(unit(0, [3, 4, 5])));
-        assert_eq!(scheduler.next(1), None);
+        assert_eq!(scheduler.next(|_| 2), Some(unit(0, [0, 1, 2])));
+        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [3, 4, 5])));
+        assert_eq!(scheduler.next(|_| 1), None);
     }
 
     #[test]
@@ -100,9 +103,19 @@ mod tests {
         scheduler.push(unit(1, [20]));
         scheduler.push(unit(0, [21]));
         scheduler.push(unit(1, [22]));
-        assert_eq!(scheduler.next(4), Some(unit(0, 0..20)));
-        assert_eq!(scheduler.next(1), Some(unit(1, [20, 22])));
-        assert_eq!(scheduler.next(1), Some(unit(0, [21])));
+        assert_eq!(scheduler.next(|_| 4), Some(unit(0, 0..20)));
+        assert_eq!(scheduler.next(|_| 1), Some(unit(1, [20, 22])));
+        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [21])));
+    }
+
+    #[test]
+    fn work_that_no_idle_worker_may_have_holds_up_no_other() {
+        let mut scheduler = Scheduler::default();
+        scheduler.push(unit(0, [1]));
+        scheduler.push(unit(1, [2]));
+        assert_eq!(scheduler.next(|slot| usize::from(slot == 1)), Some(unit(1, [2])));
+        assert_eq!(scheduler.next(|_| 0), None);
+        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [1])));
     }
 
     #[test]
@@ -110,7 +123,7 @@ mod tests {
         let mut scheduler = Scheduler::default();
         scheduler.push(unit(0, [3]));
         scheduler.push_front(vec![unit(0, [1]), unit(0, [2])]);
-        assert_eq!(scheduler.next(1), Some(unit(0, [1, 2, 3])));
+        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [1, 2, 3])));
     }
 
     proptest! {
@@ -128,7 +141,7 @@ mod tests {
                 waiting.extend(number..number + length);
                 number += length;
             }
-            while let Some(group) = scheduler.next(idle) {
+            while let Some(group) = scheduler.next(|_| idle) {
                 prop_assert_eq!(group.items.first(), waiting.first());
                 prop_assert!((1..=GROUP_ITEMS_MAX).contains(&group.items.len()));
                 for item in group.items {

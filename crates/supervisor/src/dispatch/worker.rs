@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::scheduler::ItemId;
 use crate::pool::{
-    Epoch,
+    Epoch, WorkerId,
     keeper::{Ended, Keeper, Started},
     link::Link,
     state::{End, State, WorkerState},
@@ -36,12 +36,27 @@ pub(crate) struct Worker {
     process: Option<Started>,
     link: Option<Link>,
     group: Option<Group>,
-    /// What it serves, by slot; 0 is none.
-    pub generations: Vec<Generation>,
+    /// What it serves, by slot.
+    loads: Vec<Load>,
+    /// What it could not load, by slot; 0 is none.
+    not_loaded: Vec<Generation>,
     /// Whether a ping is unanswered.
     pub pinged: bool,
     /// Why starting it again is hopeless, where it is.
     pub hopeless: Option<String>,
+}
+
+/// What a worker has loaded of one model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// What it serves; 0 is none.
+    pub generation: Generation,
+    /// How long loading took when the worker did it by itself; 0 where it had been loaded ahead.
+    pub micros: u64,
+    /// Whether the weights are those that all workers share.
+    pub compiled: bool,
+    /// When it began to serve this generation.
+    pub at: Option<Instant>,
 }
 
 /// What a worker computes.
@@ -64,9 +79,9 @@ pub(crate) struct Status {
     pub cpu: Option<u16>,
     /// See [`State`].
     pub state: State,
-    /// What it serves, by slot; 0 is none.
+    /// What it serves, by slot.
     #[serde(skip)]
-    pub generations: Vec<Generation>,
+    pub loads: Vec<Load>,
     /// How often it was started again.
     pub restarts: u64,
 }
@@ -83,7 +98,8 @@ impl Worker {
             process: None,
             link: None,
             group: None,
-            generations: vec![0; models],
+            loads: vec![Load::default(); models],
+            not_loaded: vec![0; models],
             pinged: false,
             hopeless: None,
         }
@@ -96,9 +112,14 @@ impl Worker {
             pid: self.process.as_ref().map_or(0, |process| process.pid),
             cpu: self.pinned.then_some(self.cpu),
             state: self.state.state(),
-            generations: self.generations.clone(),
+            loads: self.loads.clone(),
             restarts: self.state.restarts(),
         }
+    }
+
+    /// Whether it may get work now.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.is_idle() && self.link.is_some()
     }
 
     /// Whether a process runs for it.
@@ -126,6 +147,29 @@ impl Worker {
                 false
             }
         }
+    }
+
+    /// It has refreshed a model. `None`: there is no such slot.
+    pub(crate) fn loaded(&mut self, slot: Slot, load: Load) -> Option<()> {
+        *self.loads.get_mut(usize::from(slot))? = load;
+        Some(())
+    }
+
+    /// It has tried to refresh a model and serves what it had.
+    pub(crate) fn could_not_load(&mut self, slot: Slot, generation: Generation) {
+        if let Some(not_loaded) = self.not_loaded.get_mut(usize::from(slot)) {
+            *not_loaded = generation;
+        }
+    }
+
+    /// Whether it has tried to load this generation and failed.
+    pub(crate) fn failed_to_load(&self, slot: Slot, generation: Generation) -> bool {
+        generation != 0 && self.not_loaded.get(usize::from(slot)) == Some(&generation)
+    }
+
+    /// The generation of a model that it serves; 0 is none.
+    pub(crate) fn generation(&self, slot: Slot) -> Generation {
+        self.loads.get(usize::from(slot)).map_or(0, |load| load.generation)
     }
 
     /// The build of the worker must be ours.
@@ -191,13 +235,27 @@ impl Worker {
     pub(crate) fn ended(&mut self, now: Instant, ended: &Ended, jitter: f64) {
         self.process = None;
         self.pinged = false;
-        self.generations.fill(0);
+        self.loads.fill(Load::default());
+        self.not_loaded.fill(0);
         if ended.code == Some(ExitStatus::Configuration as i32) && self.hopeless.is_none() {
             self.hopeless = Some("its configuration cannot work; its log says why".to_owned());
         }
         let end = if self.hopeless.is_some() { End::Hopeless } else { End::Accident };
         self.state.ended(now, end, jitter);
     }
+}
+
+/// The idle workers that may answer for a model. One that could not load what is committed must
+/// not answer with an older generation while another can answer with the new one.
+pub(crate) fn idle(
+    workers: &[Worker],
+    slot: Slot,
+    committed: Generation,
+) -> impl Iterator<Item = WorkerId> + '_ {
+    let current = move |worker: &Worker| !worker.failed_to_load(slot, committed);
+    let any_current = workers.iter().any(|worker| worker.state.serves() && current(worker));
+    let may = move |worker: &Worker| worker.is_idle() && (current(worker) || !any_current);
+    (0..).zip(workers).filter(move |(_, worker)| may(worker)).map(|(id, _)| id)
 }
 
 /// Whether a payload holds what its message says.

@@ -49,13 +49,18 @@ use crate::{
     dispatch::{Event, worker},
     http::error::axum_json,
     models::{
+        events::{Job, Target},
         registry::{Model, Registry},
-        update::{Load, Target, Updater, absolute},
+        store::Store,
+        update::{Load, Updater, absolute},
     },
 };
 
-/// Admin connections at once.
-const CONNECTIONS_MAX: usize = 64;
+/// Admin connections at once. Updates that wait for their turn hold one each, so there are more
+/// than there can be of those.
+const CONNECTIONS_MAX: usize = 1024;
+/// Updates and rollbacks that may be under way at once, of all models. More are refused.
+const CALLS_MAX: usize = 768;
 /// Steps of one update that may wait for a slow reader.
 const STEPS_MAX: usize = 64;
 
@@ -64,8 +69,18 @@ const STEPS_MAX: usize = 64;
 pub(crate) struct Admin {
     pub registry: Arc<Registry>,
     pub updater: Arc<Updater>,
+    pub store: Arc<Store>,
     pub events: mpsc::Sender<Event>,
     pub counters: Arc<Counters>,
+    /// Places for updates and rollbacks.
+    pub calls: Arc<Semaphore>,
+}
+
+impl Admin {
+    /// Places for as many updates and rollbacks as may be under way at once.
+    pub(crate) fn calls() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(CALLS_MAX))
+    }
 }
 
 /// The body of an update call.
@@ -76,6 +91,10 @@ pub(crate) struct UpdateCall {
     pub from: Option<PathBuf>,
     /// When workers load it.
     pub load: Load,
+    /// Also a version that failed its probation before.
+    pub force: bool,
+    /// Also a version whose embeddings have another dimension.
+    pub allow_dimension_change: bool,
 }
 
 /// The body of a rollback call.
@@ -174,13 +193,15 @@ fn may_administer(stream: &Stream) -> bool {
 async fn update(
     State(admin): State<Admin>,
     extract::Path(model): extract::Path<String>,
-    Json(call): Json<UpdateCall>,
+    Json(mut call): Json<UpdateCall>,
 ) -> Response<Body> {
-    let from = match call.from.map(|from: PathBuf| absolute(&from)).transpose() {
+    let from = match call.from.take().map(|from: PathBuf| absolute(&from)).transpose() {
         Ok(from) => from,
         Err(refusal) => return refused(&refusal),
     };
-    run(&admin, &model, Target::Source(from), call.load)
+    let UpdateCall { load, force, allow_dimension_change, .. } = call;
+    let target = Target::Source(from);
+    run(&admin, &model, Job { target, load, force, allow_dimension_change })
 }
 
 async fn rollback(
@@ -188,14 +209,21 @@ async fn rollback(
     extract::Path(model): extract::Path<String>,
     Json(call): Json<RollbackCall>,
 ) -> Response<Body> {
-    run(&admin, &model, Target::Generation(call.to), Load::default())
+    // Asked for by name or as the one before: a rollback is not held up by what is known of it.
+    let target = Target::Generation(call.to);
+    let job = Job { target, load: Load::Ahead, force: true, allow_dimension_change: true };
+    run(&admin, &model, job)
 }
 
 /// Runs an update in a task of its own, so that it ends well also when the caller goes away.
-fn run(admin: &Admin, model: &str, target: Target, load: Load) -> Response<Body> {
+fn run(admin: &Admin, model: &str, job: Job) -> Response<Body> {
     let Some(model) = admin.registry.find(Some(model)).cloned() else {
         let message = format!("the model {model:?} is not served");
         return refused(&RefusalKind::NotFound.because(message));
+    };
+    let Ok(call) = Arc::clone(&admin.calls).try_acquire_owned() else {
+        let message = format!("{CALLS_MAX} updates are under way already");
+        return refused(&RefusalKind::Busy.because(message));
     };
     let updater = Arc::clone(&admin.updater);
     let (lines, queue) = mpsc::channel::<Bytes>(STEPS_MAX);
@@ -208,15 +236,15 @@ fn run(admin: &Admin, model: &str, target: Target, load: Load) -> Response<Body>
                 let _ = told.send(line(&step)).await;
             }
         });
-        let result = updater.update(&model, target, load, &progress).await;
-        drop(progress);
-        // It ends when the sender above is dropped.
+        let result = updater.update(&model, job, progress).await;
+        // It ends when the updater has dropped its sender.
         let _ = telling.await;
         let last = match &result {
             Ok(outcome) => line(outcome),
             Err(refusal) => line(&json!({ "error": refusal })),
         };
         let _ = lines.send(last).await;
+        drop(call);
     });
     Response::new(Body::new(Lines(queue)))
 }
@@ -253,14 +281,14 @@ async fn status(State(admin): State<Admin>) -> Response<Body> {
     let workers = answer.await.unwrap_or_default();
     let models = admin.registry.models();
     let body = json!({
-        "models": models.iter().map(|model| model_status(model)).collect::<Vec<_>>(),
+        "models": models.iter().map(|model| model_status(model, &admin.store)).collect::<Vec<_>>(),
         "workers": workers.iter().map(|worker| worker_status(worker, models)).collect::<Vec<_>>(),
         "counters": *admin.counters,
     });
     axum_json(&body).into_response()
 }
 
-fn model_status(model: &Model) -> Value {
+fn model_status(model: &Model, store: &Store) -> Value {
     let serving = model.serving();
     let record = serving.as_ref().map(|(_, record)| record);
     json!({
@@ -269,16 +297,38 @@ fn model_status(model: &Model) -> Value {
         "version": record.map(|record| &record.version),
         "task": record.map(|record| record.facts.task),
         "dimension": record.map(|record| record.facts.dimension),
+        "drift": record.map(|record| record.drift),
+        "quarantined": store.quarantined(&model.name),
         "source": model.source,
     })
 }
 
 fn worker_status(worker: &worker::Status, models: &[Arc<Model>]) -> Value {
-    let generation = |model: &Arc<Model>| {
-        let loaded = worker.generations.get(usize::from(model.slot)).copied().unwrap_or(0);
-        (model.name.to_string(), json!(loaded))
+    let generation =
+        |model: &Arc<Model>| (model.name.to_string(), json!(load(worker, model).generation));
+    let loads = |model: &Arc<Model>| {
+        let worker::Load { micros, compiled, at, .. } = load(worker, model);
+        let seconds_ago = at.map(|at| at.elapsed().as_secs());
+        let load =
+            json!({ "load_micros": micros, "compiled": compiled, "seconds_ago": seconds_ago });
+        (model.name.to_string(), load)
     };
     let mut value = json!(worker);
     value["generations"] = Value::Object(models.iter().map(generation).collect());
+    value["loads"] = Value::Object(models.iter().map(loads).collect());
+    value["memory_bytes"] = json!(proportional_bytes(worker.pid));
     value
+}
+
+fn load(worker: &worker::Status, model: &Model) -> worker::Load {
+    worker.loads.get(usize::from(model.slot)).copied().unwrap_or_default()
+}
+
+/// A process's share of all memory: its own, and of what it shares with others its part
+/// (`Pss` of proc_pid_smaps(5)). `None` where no process runs.
+fn proportional_bytes(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
 }

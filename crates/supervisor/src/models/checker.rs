@@ -1,59 +1,183 @@
 //! The checker: a process of its own that tries a candidate, so that whatever a model file does
-//! to ONNX Runtime, no worker and no supervisor suffers it. This file starts it and turns its
-//! end into a verdict; what is checked is the worker executable's affair.
+//! to ONNX Runtime, no worker and no supervisor suffers it. This file starts it, watches its
+//! time and memory, and turns its end into a verdict; what is checked is the worker executable's
+//! affair.
 
-use std::{os::unix::process::ExitStatusExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs, io,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
-use onnxd_proto::message::{Facts, Refusal, RefusalKind, Verdict};
-use tokio::time;
+use onnxd_proto::message::{CheckLine, Checked, Refusal, RefusalKind};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    time::{self, Instant},
+};
 
 use crate::pool::executable::WorkerExecutable;
+
+/// How often the checker's memory is looked at. A process that writes to new memory as fast as
+/// it can gets a few dozen megabytes further in that time.
+const MEMORY_TICK: Duration = Duration::from_millis(10);
+/// Bytes of all lines that a checker prints.
+const OUTPUT_BYTES_MAX: u64 = 1 << 20;
+/// How long finding or making the compiled form may take at start.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What a check may use, and what it demands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckLimits {
+    /// From start to verdict.
+    pub timeout: Duration,
+    /// Resident memory of the process.
+    pub memory_bytes: u64,
+    /// The smallest cosine to the serving generation's embeddings, where one is demanded.
+    pub min_cosine: Option<f64>,
+}
 
 /// Starts checkers.
 #[derive(Clone, Debug)]
 pub(crate) struct Checker {
     executable: WorkerExecutable,
-    timeout: Duration,
+    limits: CheckLimits,
 }
 
 impl Checker {
-    /// A checker that takes at most `timeout` for a candidate.
-    pub(crate) fn new(executable: WorkerExecutable, timeout: Duration) -> Self {
-        Self { executable, timeout }
+    /// A checker with these limits for each candidate.
+    pub(crate) fn new(executable: WorkerExecutable, limits: CheckLimits) -> Self {
+        Self { executable, limits }
     }
 
-    /// Tries the candidate in `folder`.
+    /// Whether a candidate must be near what serves.
+    pub(crate) fn demands_nearness(&self) -> bool {
+        self.limits.min_cosine.is_some()
+    }
+
+    /// Tries the candidate in `folder` and leaves its compiled form in `compiled`. `serving` is
+    /// where the compiled forms of the serving version are. `passed` hears of each part.
     ///
     /// # Errors
     /// Why it cannot serve. `Crash`, `Timeout` and `Memory` say that the checker itself ended.
-    pub(crate) async fn check(&self, folder: &Path) -> Result<Facts, Refusal> {
-        let mut command = tokio::process::Command::from(self.executable.command());
-        command
-            .arg("check")
-            .arg("--onnxruntime")
-            .arg(self.executable.onnxruntime())
-            .arg("--version-dir")
-            .arg(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        let failed =
-            |error: std::io::Error| RefusalKind::Internal.because(format!("the checker: {error}"));
-        let child = command.spawn().map_err(failed)?;
-        let output = match time::timeout(self.timeout, child.wait_with_output()).await {
-            Ok(output) => output.map_err(failed)?,
-            Err(_) => {
-                let message = format!("the check took longer than {} s", self.timeout.as_secs());
-                return Err(RefusalKind::Timeout.because(message));
+    pub(crate) async fn check(
+        &self,
+        folder: &Path,
+        compiled: &Path,
+        serving: Option<&Path>,
+        passed: impl FnMut(String),
+    ) -> Result<Checked, Refusal> {
+        let mut command = self.command("check");
+        command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
+        command.args(["--memory-limit-bytes", &self.limits.memory_bytes.to_string()]);
+        command.args(["--cpu-limit-seconds", &self.limits.timeout.as_secs().max(1).to_string()]);
+        if let Some(serving) = serving {
+            command.arg("--serving-compiled-dir").arg(serving);
+            if let Some(min_cosine) = self.limits.min_cosine {
+                command.args(["--min-cosine", &min_cosine.to_string()]);
             }
-        };
-        match serde_json::from_slice(&output.stdout) {
-            Ok(Verdict::Accepted(facts)) => Ok(facts),
-            Ok(Verdict::Refused(refusal)) => Err(refusal),
-            Err(_) => Err(RefusalKind::Crash.because(match output.status.signal() {
-                Some(signal) => format!("the checker was ended by signal {signal}"),
-                None => format!("the checker ended without a verdict: {}", output.status),
-            })),
+        }
+        let mut child = command.spawn().map_err(|error| failed(&error))?;
+        let deadline = Instant::now() + self.limits.timeout;
+        let pid = child.id().unwrap_or(0);
+        tokio::select! {
+            verdict = verdict(&mut child, passed) => verdict,
+            () = time::sleep_until(deadline) => {
+                let message = format!("the check took longer than {} s", self.limits.timeout.as_secs());
+                Err(RefusalKind::Timeout.because(message))
+            }
+            bytes = memory_above(pid, self.limits.memory_bytes) => {
+                let (used, limit) = (bytes >> 20, self.limits.memory_bytes >> 20);
+                let message = format!("the check used {used} MiB, {limit} MiB are allowed (--check-memory)");
+                Err(RefusalKind::Memory.because(message))
+            }
         }
     }
+
+    /// Sees to it that the version in `folder` has a sound compiled form for this machine, as far
+    /// as one can be made. Workers load the plain model otherwise.
+    pub(crate) async fn compile(&self, folder: &Path, compiled: &Path) {
+        let mut command = self.command("compile");
+        command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
+        let output = async { command.spawn()?.wait_with_output().await };
+        match time::timeout(COMPILE_TIMEOUT, output).await {
+            Ok(Ok(output)) if output.status.success() => {
+                let line = String::from_utf8_lossy(&output.stdout);
+                tracing::info!(result = line.trim(), "compiled form");
+            }
+            Ok(Ok(output)) => tracing::warn!(status = %output.status, "no compiled form"),
+            Ok(Err(error)) => tracing::warn!(%error, "no compiled form"),
+            Err(_) => tracing::warn!("no compiled form: it took too long"),
+        }
+    }
+
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::from(self.executable.command());
+        command.arg(subcommand).arg("--onnxruntime").arg(self.executable.onnxruntime());
+        // Dropping the child, whatever for, ends it.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+}
+
+/// Reads the checker's lines to the last.
+async fn verdict(child: &mut Child, mut passed: impl FnMut(String)) -> Result<Checked, Refusal> {
+    let output = child.stdout.take().ok_or_else(|| failed(&"it has no output"))?;
+    let mut lines = BufReader::new(output.take(OUTPUT_BYTES_MAX)).lines();
+    let mut last = None;
+    while let Some(line) = lines.next_line().await.map_err(|error| failed(&error))? {
+        match serde_json::from_str(&line) {
+            Ok(CheckLine::Passed(part)) => passed(part),
+            Ok(CheckLine::Accepted(checked)) => last = Some(Ok(checked)),
+            Ok(CheckLine::Refused(refusal)) => last = Some(Err(refusal)),
+            Err(_) => {}
+        }
+    }
+    let status = child.wait().await.map_err(|error| failed(&error))?;
+    last.unwrap_or_else(|| Err(ended(status)))
+}
+
+/// What it means that the checker ended without a verdict.
+fn ended(status: ExitStatus) -> Refusal {
+    match status.signal() {
+        // The kernel's own limit on CPU time, setrlimit(2).
+        Some(nix::libc::SIGXCPU) => {
+            RefusalKind::Timeout.because("the check used all the CPU time it may use")
+        }
+        Some(signal) => {
+            RefusalKind::Crash.because(format!("the checker was ended by signal {signal}"))
+        }
+        None => {
+            RefusalKind::Crash.because(format!("the checker ended without a verdict: {status}"))
+        }
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Refusal {
+    RefusalKind::Internal.because(format!("the checker: {error}"))
+}
+
+/// Returns when a process uses more resident memory of its own than it may.
+async fn memory_above(pid: u32, limit_bytes: u64) -> u64 {
+    loop {
+        time::sleep(MEMORY_TICK).await;
+        match anonymous_bytes(pid) {
+            Ok(bytes) if bytes > limit_bytes => return bytes,
+            Ok(_) => {}
+            // It has ended; its verdict is on its way.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Resident memory that is no file's, proc_pid_status(5).
+fn anonymous_bytes(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    kilobytes
+        .map(|kilobytes: u64| kilobytes * 1024)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

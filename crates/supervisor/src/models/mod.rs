@@ -4,11 +4,27 @@
 //!   page.
 //! - [`source`]: where versions come from; a directory so far.
 //! - [`store`]: the state directory: staging, versions, generations.
+//! - [`retention`]: what of the past is kept.
+//! - [`background`]: threads for what waits for the disk.
+//! - [`digests`]: what of a source need not be read again.
+//! - [`crash`]: where tests have the supervisor killed.
 //! - [`checker`]: starts the process that tries a candidate.
-//! - [`update`]: stage → check → persist → commit, and rollback.
+//! - [`line`](mod@line): pure: the line of updates of one model, step by step.
+//! - [`probation`]: pure: when a line goes back by itself.
+//! - [`events`]: the words between a line and its driver.
+//! - [`driver`]: does what the lines ask for: stage → check → load ahead → record → commit.
+//! - [`update`]: updates as callers see them.
 
+pub(crate) mod background;
 pub(crate) mod checker;
+mod crash;
+mod digests;
+mod driver;
+pub(crate) mod events;
+pub(crate) mod line;
+mod probation;
 pub(crate) mod registry;
+mod retention;
 pub(crate) mod source;
 pub(crate) mod store;
 pub(crate) mod update;

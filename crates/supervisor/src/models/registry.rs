@@ -2,9 +2,10 @@
 //! whoever wants to serve another generation goes through [`Registry::commit`].
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use onnxd_proto::{
@@ -16,6 +17,10 @@ use onnxd_proto::{
 };
 
 use crate::{config::ModelSource, counters::Counters};
+
+/// How long after it has been replaced a version may be in use: every worker has refreshed or
+/// ended by then, since no request takes that long.
+const IN_USE: Duration = Duration::from_secs(120);
 
 /// Generations whose records stay at hand for answers that are still on their way.
 const ISSUED_MAX: usize = 1024;
@@ -37,20 +42,29 @@ pub(crate) struct Model {
     pub slot: Slot,
     /// The directory it was configured with.
     pub source: PathBuf,
-    issued: RwLock<VecDeque<(Generation, Arc<Record>)>>,
+    issued: RwLock<VecDeque<Issued>>,
+}
+
+/// A generation that has been committed since the start.
+#[derive(Clone, Debug)]
+struct Issued {
+    generation: Generation,
+    record: Arc<Record>,
+    at: Instant,
 }
 
 impl Model {
     /// What is served now: the generation and what it is. `None` before the first commit.
     pub(crate) fn serving(&self) -> Option<(Generation, Arc<Record>)> {
-        self.issued.read().unwrap_or_else(PoisonError::into_inner).back().cloned()
+        let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
+        issued.back().map(|last| (last.generation, Arc::clone(&last.record)))
     }
 
     /// What a generation is that was committed since the start.
     pub(crate) fn record(&self, generation: Generation) -> Option<Arc<Record>> {
         let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
-        let found = issued.iter().rev().find(|(issued, _)| *issued == generation);
-        found.map(|(_, record)| Arc::clone(record))
+        let found = issued.iter().rev().find(|issued| issued.generation == generation);
+        found.map(|issued| Arc::clone(&issued.record))
     }
 }
 
@@ -92,6 +106,25 @@ impl Registry {
         self.models.iter().map(slot).collect()
     }
 
+    /// Versions that a worker may still be loading or serving: those that were committed or
+    /// followed by a commit within [`IN_USE`].
+    pub(crate) fn recently_served(&self) -> HashSet<String> {
+        let mut versions = HashSet::new();
+        for model in &self.models {
+            let issued = model.issued.read().unwrap_or_else(PoisonError::into_inner);
+            // From the newest back; an old one was in use until the next was committed.
+            let mut until = Instant::now();
+            for issued in issued.iter().rev() {
+                if until.elapsed() > IN_USE {
+                    break;
+                }
+                versions.insert(issued.record.version.clone());
+                until = issued.at;
+            }
+        }
+        versions
+    }
+
     /// The page that workers read.
     pub(crate) fn page(&self) -> &ControlPage {
         &self.page
@@ -101,9 +134,9 @@ impl Registry {
     pub(crate) fn commit(&self, slot: Slot, generation: Generation, record: Arc<Record>) {
         let model = self.at(slot);
         let mut issued = model.issued.write().unwrap_or_else(PoisonError::into_inner);
-        debug_assert!(issued.back().is_none_or(|(last, _)| *last < generation));
+        debug_assert!(issued.back().is_none_or(|last| last.generation < generation));
         // First known, then committed: an answer may come the moment after the store.
-        issued.push_back((generation, record));
+        issued.push_back(Issued { generation, record, at: Instant::now() });
         if issued.len() > ISSUED_MAX {
             issued.pop_front();
         }

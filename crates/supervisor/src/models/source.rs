@@ -12,6 +12,8 @@ use onnxd_proto::message::{Refusal, RefusalKind};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest, Sha256};
 
+use super::digests::{Digests, Identity};
+
 /// Files that a version takes from a directory where they are there. The model itself and its
 /// external data are found by [`Directory::model_files`].
 const SMALL_FILES: &[&str] = &[
@@ -41,6 +43,16 @@ pub(crate) struct StagedFile {
     pub sha256: String,
 }
 
+/// A file of a source, open for reading.
+#[derive(Debug)]
+pub(crate) struct SourceFile {
+    /// Relative to the version's directory, with `/`.
+    pub path: String,
+    /// As it was when it was opened.
+    pub identity: Identity,
+    file: File,
+}
+
 /// A directory that holds a model.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -66,26 +78,67 @@ impl Directory {
         }
     }
 
-    /// Copies the model into `target`, which exists and is empty. Blocking.
+    /// The files that make a version, opened.
     ///
     /// # Errors
-    /// `Contract` where no model is there or a file is a link, `Space` where the disk is full,
-    /// `Internal` for other faults of reading and writing. All name the file.
-    pub(crate) fn copy_to(&self, target: &Path) -> Result<Vec<StagedFile>, Refusal> {
+    /// `Contract` where no model is there, a file is a link, or all are larger than a version may
+    /// be; `Internal` where a file cannot be read. All name the file or the directory.
+    pub(crate) fn files(&self) -> Result<Vec<SourceFile>, Refusal> {
         let mut paths = self.model_files()?;
         paths.extend(SMALL_FILES.iter().map(ToString::to_string));
         paths.sort();
         let mut files = Vec::new();
-        let mut room = VERSION_BYTES_MAX;
         for path in paths {
             if let Some(file) = self.open_file(&path)? {
-                let staged = copy(file, target, path, room)
-                    .map_err(|(path, error)| self.refusal(&path, &error))?;
-                room -= staged.bytes;
-                files.push(staged);
+                let identity = Identity::of(&file).map_err(|error| self.refusal(&path, &error))?;
+                files.push(SourceFile { path, file, identity });
             }
         }
+        let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
+        if all > most {
+            return Err(RefusalKind::Contract.because(format!(
+                "{}: its files have {all} bytes, and a version has at most {most}",
+                self.path.display()
+            )));
+        }
         Ok(files)
+    }
+
+    /// Copies the files into `target`, which exists and is empty; `copied` hears of bytes done
+    /// and in all. Blocking.
+    ///
+    /// # Errors
+    /// `Space` where the disk has no room for them, `Internal` for other faults of reading and writing. All
+    /// name the file.
+    pub(crate) fn copy_to(
+        &self,
+        files: Vec<SourceFile>,
+        target: &Path,
+        digests: &Digests,
+        copied: &dyn Fn(u64, u64),
+    ) -> Result<Vec<StagedFile>, Refusal> {
+        let all = bytes_of(&files);
+        let free = free_bytes(target).map_err(|error| io_refusal(target, &error))?;
+        if all > free {
+            return Err(RefusalKind::Space.because(format!(
+                "{}: the version has {all} bytes, and {free} are free",
+                target.display()
+            )));
+        }
+        let mut done = 0;
+        let mut staged = Vec::new();
+        for SourceFile { path, mut file, identity } in files {
+            let mut count = |bytes| {
+                done += bytes;
+                copied(done, all);
+                done <= VERSION_BYTES_MAX
+            };
+            let (bytes, sha256) = copy(&mut file, &target.join(&path), &mut count)
+                .map_err(|error| self.refusal(&path, &error))?;
+            digests.remember(&file, identity, &sha256);
+            staged.push(StagedFile { path, bytes, sha256 });
+        }
+        Ok(staged)
     }
 
     /// The ONNX file, `model.onnx` or `onnx/model.onnx`, and the files beside it that can be its
@@ -145,6 +198,17 @@ impl Directory {
     }
 }
 
+/// Saturates: a sparse file may claim anything.
+fn bytes_of(files: &[SourceFile]) -> u64 {
+    files.iter().fold(0, |sum, file| sum.saturating_add(file.identity.bytes()))
+}
+
+/// What this process may still write to the file system of `path`, statvfs(3).
+fn free_bytes(path: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// The refusal for a fault of the disk: `Space` where it is full.
 pub(crate) fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
     let full = matches!(
@@ -155,37 +219,31 @@ pub(crate) fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
     kind.because(format!("{}: {error}", path.display()))
 }
 
+/// Copies one file; gives its length and SHA-256. `count` hears of each part and says whether
+/// there is room for it.
 fn copy(
-    mut from: File,
-    target: &Path,
-    path: String,
-    room: u64,
-) -> Result<StagedFile, (String, io::Error)> {
-    let copied = (|| {
-        let to = target.join(&path);
-        if let Some(folder) = to.parent() {
-            fs::create_dir_all(folder)?;
+    from: &mut File,
+    to: &Path,
+    count: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<(u64, String)> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut to = File::create_new(to)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let length = from.read(&mut buffer)?;
+        if length == 0 {
+            return Ok((bytes, hex(&digest.finalize())));
         }
-        let mut to = File::create_new(to)?;
-        let mut digest = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut bytes = 0;
-        loop {
-            let count = from.read(&mut buffer)?;
-            if count == 0 {
-                return Ok((bytes, hex(&digest.finalize())));
-            }
-            bytes += count as u64;
-            if bytes > room {
-                return Err(io::Error::other("the model is larger than a version may be"));
-            }
-            digest.update(&buffer[..count]);
-            to.write_all(&buffer[..count])?;
+        bytes += length as u64;
+        if !count(length as u64) {
+            return Err(io::Error::other("the model is larger than a version may be"));
         }
-    })();
-    match copied {
-        Ok((bytes, sha256)) => Ok(StagedFile { path, bytes, sha256 }),
-        Err(error) => Err((path, error)),
+        digest.update(&buffer[..length]);
+        to.write_all(&buffer[..length])?;
     }
 }
 
@@ -206,7 +264,9 @@ mod tests {
 
     fn stage(source: &Path) -> Result<Vec<String>, Refusal> {
         let target = tempfile::tempdir().unwrap();
-        let files = Directory::open(source)?.copy_to(target.path())?;
+        let source = Directory::open(source)?;
+        let digests = Digests::default();
+        let files = source.copy_to(source.files()?, target.path(), &digests, &|_, _| {})?;
         Ok(files.into_iter().map(|file| file.path).collect())
     }
 

@@ -4,10 +4,12 @@
 //! the rest. What stands where is [`onnxd_proto::layout`]'s affair.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::{self, File, Permissions},
     io::{self, Read, Seek, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -19,15 +21,43 @@ use onnxd_proto::{
 };
 use sha2::{Digest, Sha256};
 
-use super::source::{Directory, StagedFile, hex, io_refusal};
+use super::{
+    crash,
+    digests::Digests,
+    source::{Directory, SourceFile, StagedFile, hex, io_refusal},
+};
 use crate::Failure;
 
 /// The state directory, locked.
 #[derive(Debug)]
 pub(crate) struct Store {
     layout: Layout,
+    /// Versions of each model that are kept.
+    retention: usize,
+    held: Held,
+    digests: Digests,
     /// Released by the kernel however this process ends.
     _lock: Flock<File>,
+}
+
+/// Versions that running updates need, with how many need each.
+type Held = Arc<Mutex<HashMap<String, usize>>>;
+
+/// While this lives its version is not removed.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    version: String,
+    held: Held,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.version) {
+            *count -= 1;
+            held.retain(|_, count| *count > 0);
+        }
+    }
 }
 
 /// A version that stands in `staging/` or, where it was known already, in `versions/`. Dropping
@@ -55,7 +85,7 @@ impl Store {
     /// # Errors
     /// Another supervisor holds the lock (the message names its pid), or the directory cannot be
     /// used.
-    pub(crate) fn open(root: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(root: &Path, retention: usize) -> Result<Self, Failure> {
         let layout = Layout::new(root);
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
@@ -73,7 +103,34 @@ impl Store {
             }
             _ => fs::create_dir(&staging).map_err(|error| wrong(&staging, &error))?,
         }
-        Ok(Self { layout, _lock: lock })
+        let store = Self {
+            layout,
+            retention,
+            held: Held::default(),
+            digests: Digests::default(),
+            _lock: lock,
+        };
+        // What a crash left unfinished is nobody's.
+        store.retire(&HashSet::new());
+        Ok(store)
+    }
+
+    /// Keeps a version from being removed, as long as the result lives.
+    pub(crate) fn hold(&self, version: &str) -> Hold {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held.entry(version.to_owned()).or_default() += 1;
+        Hold { version: version.to_owned(), held: Arc::clone(&self.held) }
+    }
+
+    /// All versions that are held.
+    pub(super) fn held(&self) -> HashSet<String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.keys().cloned().collect()
+    }
+
+    /// How many versions of each model are kept.
+    pub(super) fn retention(&self) -> usize {
+        self.retention
     }
 
     /// Where everything stands.
@@ -81,24 +138,46 @@ impl Store {
         &self.layout
     }
 
-    /// Copies a source into `staging/` and names it by its manifest. Blocking.
+    /// Copies a source into `staging/` and names it by its manifest, or finds it known and
+    /// unchanged; `copied` hears of bytes done and in all. Blocking.
     ///
     /// # Errors
-    /// See [`Directory::copy_to`]; nothing is left behind.
-    pub(crate) fn stage(&self, source: &Directory) -> Result<Staged, Refusal> {
+    /// See [`Directory::files`] and [`Directory::copy_to`]; nothing is left behind.
+    pub(crate) fn stage(
+        &self,
+        source: &Directory,
+        copied: &dyn Fn(u64, u64),
+    ) -> Result<Staged, Refusal> {
+        let files = source.files()?;
+        if let Some(known) = self.known(&files) {
+            return Ok(known);
+        }
         let staging = self.layout.staging();
         let folder =
             tempfile::tempdir_in(&staging).map_err(|error| io_refusal(&staging, &error))?;
-        let files = source.copy_to(folder.path())?;
-        let manifest = manifest(&files);
-        let version = hex(&Sha256::digest(&manifest));
-        let bytes = files.iter().map(|file| file.bytes).sum();
+        crash::point(1);
+        let files = source.copy_to(files, folder.path(), &self.digests, copied)?;
+        crash::point(2);
+        let (manifest, version, bytes) = identify(&files);
         if self.layout.version(&version).exists() {
             return Ok(Staged { version, folder: None, bytes });
         }
         let path = folder.path().join(MANIFEST);
         fs::write(&path, manifest).map_err(|error| io_refusal(&path, &error))?;
+        crash::point(3);
         Ok(Staged { version, folder: Some(folder), bytes })
+    }
+
+    /// The version of these files, if it is kept and none of them has changed since it was read.
+    fn known(&self, files: &[SourceFile]) -> Option<Staged> {
+        let file = |file: &SourceFile| {
+            let sha256 = self.digests.get(&file.identity)?;
+            Some(StagedFile { path: file.path.clone(), bytes: file.identity.bytes(), sha256 })
+        };
+        let files: Vec<StagedFile> = files.iter().map(file).collect::<Option<_>>()?;
+        let (_, version, bytes) = identify(&files);
+        let kept = self.layout.version(&version).exists();
+        kept.then_some(Staged { version, folder: None, bytes })
     }
 
     /// Makes a staged version durable and gives it its place; from then on it never changes.
@@ -110,8 +189,12 @@ impl Store {
         let Some(folder) = staged.folder else { return Ok(()) };
         let place = self.layout.version(&staged.version);
         let kept = (|| {
+            crash::point(4);
             seal(folder.path())?;
+            crash::point(5);
             fs::rename(folder.path(), &place)?;
+            fs::set_permissions(&place, Permissions::from_mode(0o555))?;
+            crash::point(6);
             sync_directory(&self.layout.versions())
         })();
         match kept {
@@ -143,9 +226,17 @@ impl Store {
             file.write_all(b"\n")?;
             file.as_file().sync_all()?;
             file.as_file().set_permissions(Permissions::from_mode(0o444))?;
+            crash::point(7);
             file.persist_noclobber(&path)?;
-            sync_directory(&folder)?;
-            sync_directory(&self.layout.root().join("generations"))
+            crash::point(8);
+            let synced = sync_directory(&folder)
+                .and_then(|()| sync_directory(&self.layout.root().join("generations")));
+            if synced.is_err() {
+                // A caller who is refused must not find it served after a restart.
+                let _ = fs::remove_file(&path);
+            }
+            crash::point(9);
+            synced
         })();
         written.map_err(|error: io::Error| io_refusal(&path, &error))
     }
@@ -155,17 +246,8 @@ impl Store {
     /// # Errors
     /// The directory cannot be read.
     pub(crate) fn generations(&self, model: &ModelName) -> io::Result<Vec<Generation>> {
-        let entries = match fs::read_dir(self.layout.generations(model)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut numbers = Vec::new();
-        for entry in entries {
-            if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-                numbers.push(number);
-            }
-        }
+        let names = names(&self.layout.generations(model))?;
+        let mut numbers: Vec<_> = names.iter().filter_map(|name| name.parse().ok()).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
@@ -186,11 +268,25 @@ impl Store {
     }
 }
 
-/// Lines of `<sha256>  <bytes>  <path>`, sorted by path, after a line that names the format.
-fn manifest(files: &[StagedFile]) -> String {
+/// The names in a directory; none where it is missing.
+pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());
+    Ok(entries.map(name).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// The manifest of these files, the version that it makes, and the bytes of all. A manifest has
+/// lines of `<sha256>  <bytes>  <path>`, sorted by path, after a line that names the format.
+fn identify(files: &[StagedFile]) -> (String, String, u64) {
     let lines =
         files.iter().map(|file| format!("{}  {}  {}\n", file.sha256, file.bytes, file.path));
-    std::iter::once("onnxd manifest 1\n".to_owned()).chain(lines).collect()
+    let manifest: String = std::iter::once("onnxd manifest 1\n".to_owned()).chain(lines).collect();
+    let version = hex(&Sha256::digest(&manifest));
+    (manifest, version, files.iter().map(|file| file.bytes).sum())
 }
 
 /// Makes every file durable and read-only, then every directory.
@@ -204,7 +300,7 @@ fn seal(folder: &Path) -> io::Result<()> {
             fs::set_permissions(&path, Permissions::from_mode(0o444))?;
         }
     }
-    // The top directory stays writable to its owner, who must be able to remove it one day.
+    // The top directory stays writable until it has its place: it could not be moved.
     sync_directory(folder)
 }
 
@@ -263,11 +359,11 @@ mod tests {
             pooling: Pooling::Mean,
             normalize: true,
         };
-        Record { version: version.into(), configured_source: "/x".into(), facts }
+        Record { version: version.into(), configured_source: "/x".into(), facts, drift: None }
     }
 
     fn stage(store: &Store, content: &str) -> Staged {
-        store.stage(&Directory::open(source_with(content).path()).unwrap()).unwrap()
+        store.stage(&Directory::open(source_with(content).path()).unwrap(), &|_, _| {}).unwrap()
     }
 
     fn is_empty(folder: &Path) -> bool {
@@ -277,7 +373,7 @@ mod tests {
     #[test]
     fn equal_content_is_one_version_and_another_content_is_another() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(root.path()).unwrap();
+        let store = Store::open(root.path(), 3).unwrap();
         let first = stage(&store, "a");
         let version = first.version.clone();
         assert!(first.folder().is_some());
@@ -294,7 +390,7 @@ mod tests {
     fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are_gone() {
         let root = tempfile::tempdir().unwrap();
         let model = "m".parse().unwrap();
-        let store = Store::open(root.path()).unwrap();
+        let store = Store::open(root.path(), 3).unwrap();
         assert_eq!(store.newest(&model).unwrap(), None);
         let staged = stage(&store, "a");
         let record = record_of(&staged.version);
@@ -305,7 +401,7 @@ mod tests {
         assert!(store.record(&model, 10, &record).is_err(), "a number is never reused");
         std::mem::forget(tempfile::tempdir_in(store.layout().staging()).unwrap());
         drop(store);
-        let store = Store::open(root.path()).unwrap();
+        let store = Store::open(root.path(), 3).unwrap();
         assert!(is_empty(&store.layout().staging()));
         assert_eq!(store.newest(&model).unwrap(), Some((10, record)));
         assert_eq!(store.generations(&model).unwrap(), [9, 10, 11]);
@@ -314,8 +410,8 @@ mod tests {
     #[test]
     fn a_second_writer_is_refused_and_told_who_the_first_is() {
         let root = tempfile::tempdir().unwrap();
-        let _first = Store::open(root.path()).unwrap();
-        let second = format!("{:?}", Store::open(root.path()).unwrap_err());
+        let _first = Store::open(root.path(), 3).unwrap();
+        let second = format!("{:?}", Store::open(root.path(), 3).unwrap_err());
         assert!(second.contains(&std::process::id().to_string()), "{second}");
     }
 }

@@ -22,6 +22,10 @@ const FIXED: &[(&str, &str)] = &[
     ("TOKENIZERS_PARALLELISM", "false"),
     ("RAYON_NUM_THREADS", "1"),
     ("OMP_NUM_THREADS", "1"),
+    // glibc raises these thresholds by itself when large blocks are freed, and then keeps what a
+    // dropped model used. Fixed, memory is flat after any number of updates.
+    ("MALLOC_MMAP_THRESHOLD_", "262144"),
+    ("MALLOC_TRIM_THRESHOLD_", "2097152"),
 ];
 
 /// The worker's executable and the library that it loads.

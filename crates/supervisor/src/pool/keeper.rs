@@ -4,8 +4,11 @@
 
 use std::{
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream},
-    process::Stdio,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
+    process::{ExitStatus, Stdio},
     sync::mpsc,
     thread,
 };
@@ -52,8 +55,28 @@ pub(crate) enum Report {
 pub(crate) struct Ended {
     /// The exit code, where there is one.
     pub code: Option<i32>,
+    /// The signal that ended it, where one did.
+    pub signal: Option<i32>,
     /// For logs.
     pub reason: String,
+}
+
+impl Ended {
+    /// It did not run at all, or nobody can tell how it ended.
+    pub(crate) fn unknown(reason: String) -> Self {
+        Self { code: None, signal: None, reason }
+    }
+
+    /// Whether somebody else ended it: no process raises this signal by a fault of its own.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.signal == Some(Signal::KILL.as_raw())
+    }
+}
+
+impl From<ExitStatus> for Ended {
+    fn from(status: ExitStatus) -> Self {
+        Self { code: status.code(), signal: status.signal(), reason: status.to_string() }
+    }
 }
 
 /// A handle to the thread.
@@ -83,12 +106,10 @@ impl Keeper {
                     Ok((mut child, started, socket)) => {
                         // Also when nobody listens any more: the child ends as its socket does.
                         report(Report::Started(started, socket));
-                        match child.wait() {
-                            Ok(status) => Ended { code: status.code(), reason: status.to_string() },
-                            Err(error) => Ended { code: None, reason: error.to_string() },
-                        }
+                        let unknown = |error: io::Error| Ended::unknown(error.to_string());
+                        child.wait().map_or_else(unknown, Ended::from)
                     }
-                    Err(error) => Ended { code: None, reason: format!("not started: {error}") },
+                    Err(error) => Ended::unknown(format!("not started: {error}")),
                 };
                 report(Report::Ended(ended));
             }

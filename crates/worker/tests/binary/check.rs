@@ -1,33 +1,23 @@
 //! What `onnxd-worker check` says about versions, good and bad.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use onnxd_proto::{
     exit::ExitStatus,
-    message::{Facts, Pooling, Refusal, RefusalKind, Task, Verdict},
+    message::{Checked, Facts, Pooling, Refusal, RefusalKind, Task},
+};
+use serde_json::json;
+
+use crate::{
+    checker::{Check, compile},
+    embed::tiny,
+    fixtures::{WORKER, copy, model},
 };
 
-use crate::fixtures::{WORKER, model, onnxruntime};
-
-/// The verdict, and the exit code that came with it.
-fn check(onnxruntime: &Path, version: &Path) -> (Verdict, i32) {
-    let output = Command::new(WORKER)
-        .args(["check", "--onnxruntime"])
-        .arg(onnxruntime)
-        .arg("--version-dir")
-        .arg(version)
-        .env("ORT_DISABLE_TELEMETRY", "1")
-        .output()
-        .unwrap();
-    let printed = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(printed.lines().count(), 1, "{printed}");
-    (serde_json::from_str(&printed).unwrap(), output.status.code().unwrap())
-}
-
-fn refusal(verdict: Verdict) -> Refusal {
-    match verdict {
-        Verdict::Refused(refusal) => refusal,
-        Verdict::Accepted(facts) => panic!("accepted: {facts:?}"),
+fn assert_says(refusal: &Refusal, kind: RefusalKind, words: &[&str]) {
+    assert_eq!(refusal.kind, kind, "{refusal}");
+    for word in words {
+        assert!(refusal.message.contains(word), "{word}: {refusal}");
     }
 }
 
@@ -50,8 +40,11 @@ fn what_can_serve_is_accepted_with_its_facts() {
         ("minilm", Facts { dimension: 384, max_tokens: 256, ..tiny }),
     ];
     for (name, facts) in cases {
-        let (verdict, code) = check(&onnxruntime(), &model(name));
-        assert_eq!((verdict, code), (Verdict::Accepted(facts), ExitStatus::Fine as i32), "{name}");
+        let outcome = Check::of_model(name).run();
+        assert_eq!(outcome.passed, ["load", "shapes"], "{name}");
+        let not_compiled = Some("no directory was given".to_owned());
+        let expected = Checked { facts, drift: None, canaries: 0, not_compiled };
+        assert_eq!(outcome.accepted(), expected, "{name}");
     }
 }
 
@@ -70,21 +63,114 @@ fn what_cannot_serve_is_refused_with_its_kind_and_a_message_that_names_the_cause
         ("tiny", Contract, &["model.onnx", "missing"]),
     ];
     for (name, kind, words) in cases {
-        let (verdict, code) = check(&onnxruntime(), &model(name));
-        let refusal = refusal(verdict);
-        assert_eq!((refusal.kind, code), (kind, ExitStatus::Refused as i32), "{name}: {refusal}");
-        for word in words {
-            assert!(refusal.message.contains(word), "{name}: {refusal}");
-        }
+        assert_says(&Check::of_model(name).run().refused(), kind, words);
     }
+}
+
+#[test]
+fn weights_outside_of_the_version_are_refused_and_their_place_is_named() {
+    const PLACE: &str = "model.onnx_data";
+    for place in ["../../etc/hosts", "/etc/hosts.allo", "nowhere.to.find", "./../model.onnx"] {
+        let version = copy("tiny/external");
+        let file = version.path().join("model.onnx");
+        let mut bytes = fs::read(&file).unwrap();
+        assert_eq!(place.len(), PLACE.len());
+        let found: Vec<usize> = (0..bytes.len() - PLACE.len())
+            .filter(|&start| bytes[start..].starts_with(PLACE.as_bytes()))
+            .collect();
+        for start in found {
+            bytes[start..][..PLACE.len()].copy_from_slice(place.as_bytes());
+        }
+        fs::write(file, bytes).unwrap();
+        let refusal = Check::of(version.path()).run().refused();
+        assert_says(&refusal, RefusalKind::Contract, &["model.onnx", place]);
+    }
+}
+
+/// What a version that is tiny/a says of its own canary texts.
+fn with_canaries(lines: &[u8]) -> crate::checker::Outcome {
+    let version = copy("tiny/a");
+    fs::write(version.path().join("canary.jsonl"), lines).unwrap();
+    Check::of(version.path()).run()
+}
+
+/// A line with a text of the reference and the embedding of one of its models.
+fn canary(model: &str, text: usize, min_cosine: f64) -> String {
+    let reference = tiny();
+    let embedding = &reference.models[model][text];
+    let text = &reference.texts[text];
+    json!({ "text": text, "embedding": embedding, "min_cosine": min_cosine }).to_string()
+}
+
+#[test]
+fn canaries_that_come_out_are_counted() {
+    let lines = [canary("a", 2, 0.9999), String::new(), canary("b", 4, -1.0)].join("\n");
+    let outcome = with_canaries(lines.as_bytes());
+    assert_eq!(outcome.passed, ["load", "shapes", "canary"]);
+    assert_eq!(outcome.accepted().canaries, 2);
+    assert_eq!(with_canaries(b"").accepted().canaries, 0);
+}
+
+#[test]
+fn canaries_that_do_not_come_out_are_refused_with_their_line() {
+    let good = canary("a", 2, 0.9999);
+    let other = |text: &str, embedding: &str, min_cosine: &str| {
+        format!(r#"{{"text": {text}, "embedding": {embedding}, "min_cosine": {min_cosine}}}"#)
+    };
+    let zeros = format!("{:?}", [0; 32]);
+    let many = vec![canary("a", 1, -1.0); 1001].join("\n");
+    let huge = "x".repeat(300_000);
+    let cases: [(&str, &[&str]); 10] = [
+        (&canary("b", 2, 0.9999), &["line 2", "cosine is", "0.9999"]),
+        (&other("\"a\"", &zeros, "0.5"), &["line 2", "cosine is 0.0"]),
+        (&other("\"a\"", "[1.0, 2.0]", "0.5"), &["line 2", "2 components", "32"]),
+        (&other("7", &zeros, "0.5"), &["line 2", "string"]),
+        (&other("\"a\"", &zeros, "1.5"), &["line 2", "min_cosine is 1.5"]),
+        (&other("\"a\"", "[1e99]", "0.5"), &["line 2"]),
+        (&other(&format!("\"{huge}\""), &zeros, "0.5"), &["line 2", "262144"]),
+        ("{", &["line 2"]),
+        ("\u{0}\u{1}", &["line 2"]),
+        (&many, &["more than 1000 lines"]),
+    ];
+    for (line, words) in cases {
+        let refusal = with_canaries(format!("{good}\n{line}").as_bytes()).refused();
+        assert_says(&refusal, RefusalKind::Canary, &[&["canary.jsonl"], words].concat());
+    }
+    let broken = [good.as_bytes(), b"\n\xff\xfe"].concat();
+    assert_says(&with_canaries(&broken).refused(), RefusalKind::Canary, &["line 2"]);
+}
+
+#[test]
+fn how_far_a_version_is_from_the_serving_one_is_reported_and_may_be_refused() {
+    let serving = tempfile::tempdir().unwrap();
+    compile(&model("tiny/a"), serving.path());
+    let against = |name: &str| {
+        Check::of_model(name).with("--serving-compiled-dir", serving.path().as_os_str())
+    };
+    let same = against("tiny/a").with("--min-cosine", "0.999999").run();
+    assert_eq!(same.passed, ["load", "shapes", "drift"]);
+    let drift = same.accepted().drift.unwrap();
+    assert!(drift.min_cosine > 0.999_999 && drift.mean_cosine > 0.999_999, "{drift:?}");
+    assert_eq!(drift.probes, 16);
+    let drift = against("tiny/b").run().accepted().drift.unwrap();
+    assert!(drift.min_cosine < drift.mean_cosine && drift.mean_cosine < 0.9, "{drift:?}");
+    against("tiny/b").with("--min-cosine", "-1").run().accepted();
+    let refusal = against("tiny/b").with("--min-cosine", "0.9").run().refused();
+    assert_says(&refusal, RefusalKind::Drift, &["16 texts", "mean", "0.9 is demanded"]);
+    // What cannot be compared is not far.
+    let wide = against("tiny/wide").with("--min-cosine", "0.9").run();
+    assert_eq!(wide.accepted().drift, None);
+    let nothing = Check::of_model("tiny/b").with("--serving-compiled-dir", "/nowhere").run();
+    assert_eq!(nothing.accepted().drift, None);
 }
 
 #[test]
 fn a_library_that_cannot_be_loaded_is_a_fault_of_the_configuration_and_not_of_the_version() {
     for library in ["/nowhere/libonnxruntime.so", WORKER] {
-        let (verdict, code) = check(Path::new(library), &model("tiny/a"));
-        let refusal = refusal(verdict);
-        assert_eq!(code, ExitStatus::Configuration as i32, "{refusal}");
+        let outcome = Check::with_library(Path::new(library), &model("tiny/a")).run();
+        let refusal = outcome.verdict.unwrap().unwrap_err();
+        let code = outcome.output.status.code();
+        assert_eq!(code, Some(ExitStatus::Configuration as i32), "{refusal}");
         assert_eq!(refusal.kind, RefusalKind::Internal, "{refusal}");
         assert!(refusal.message.contains(library), "{refusal}");
         assert!(refusal.message.contains("1.24"), "{refusal}");

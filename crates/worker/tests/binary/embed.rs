@@ -12,10 +12,10 @@ use crate::{
 
 /// `reference.json` beside the tiny models.
 #[derive(Deserialize)]
-struct Tiny {
-    texts: Vec<String>,
+pub(crate) struct Tiny {
+    pub(crate) texts: Vec<String>,
     tokens: Vec<u32>,
-    models: BTreeMap<String, Vec<Vec<f32>>>,
+    pub(crate) models: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
 /// `tests/golden/minilm.json`, made with sentence-transformers.
@@ -30,7 +30,7 @@ struct GoldenItem {
     embedding: Vec<f32>,
 }
 
-fn tiny() -> Tiny {
+pub(crate) fn tiny() -> Tiny {
     fixtures::read(&model("tiny/reference.json"))
 }
 
@@ -71,14 +71,19 @@ fn a_tiny_models_embeddings_are_those_of_the_reference_implementation() {
     }
 }
 
-#[test]
-fn minilms_embeddings_are_those_of_sentence_transformers() {
+/// The worker must serve MiniLM.
+pub(crate) fn assert_is_minilm(supervisor: &mut Supervisor) {
     let path = fixtures::workspace().join("tests/golden/minilm.json");
     let items = fixtures::read::<Golden>(&path).items;
     assert_eq!(items.len(), 16);
     let (texts, expected): (Vec<&str>, Vec<Vec<f32>>) =
         items.iter().map(|item| (item.text.as_str(), item.embedding.clone())).unzip();
-    assert_embeds(&mut Supervisor::serving("minilm"), &texts, &expected);
+    assert_embeds(supervisor, &texts, &expected);
+}
+
+#[test]
+fn minilms_embeddings_are_those_of_sentence_transformers() {
+    assert_is_minilm(&mut Supervisor::serving("minilm"));
 }
 
 #[test]
@@ -117,7 +122,7 @@ fn a_generation_with_the_same_version_is_served_without_loading_anything() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.commit(2, "tiny/a");
     supervisor.ask(&["a"]);
-    assert!(supervisor.expect_loaded(2).is_zero());
+    assert!(supervisor.expect_loaded(2).1.is_zero());
     assert_eq!(supervisor.answers(1)[0].as_ref().unwrap().generation, 2);
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
+use tempfile::TempDir;
 
 /// The executable under test.
 pub(crate) const WORKER: &str = env!("CARGO_BIN_EXE_onnxd-worker");
@@ -18,6 +19,25 @@ pub(crate) fn onnxruntime() -> PathBuf {
 /// A model's directory, such as `tiny/a`.
 pub(crate) fn model(name: &str) -> PathBuf {
     given("ONNXD_TEST_MODELS", "models").join(name)
+}
+
+/// A copy of a model's directory, to be changed.
+pub(crate) fn copy(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy_into(&model(name), dir.path());
+    dir
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_into(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 /// Reads a file of expectations.

@@ -38,11 +38,16 @@ fn every_thread_runs_on_the_one_cpu_that_was_asked_for() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.embed(&["a"]);
     let threads = entries(&supervisor, "task");
-    assert_eq!(threads.len(), 2, "one computes, one guards, and ONNX Runtime adds none");
+    assert_eq!(threads.len(), 3, "one computes, one loads, one guards; ONNX Runtime adds none");
     for thread in threads {
         let status = fs::read_to_string(thread.join("status")).unwrap();
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
         assert_eq!(allowed.unwrap().trim(), cpu().to_string(), "{status}");
+        // Field 19, and the second is the name: what loads ahead yields to what computes.
+        let stat = fs::read_to_string(thread.join("stat")).unwrap();
+        let (name, fields) = stat.rsplit_once(") ").unwrap();
+        let nice = if name.ends_with("(ahead") { "10" } else { "0" };
+        assert_eq!(fields.split_whitespace().nth(16), Some(nice), "{stat}");
     }
 }
 

@@ -1,13 +1,22 @@
 //! The real executable, driven as the supervisor drives it.
 //!
+//! - [`ahead`]: loading before the commit.
 //! - [`check`]: which versions are accepted, and why others are not.
+//! - [`compiled`]: compiled forms, good and bad.
 //! - [`embed`]: answers, their labels, and what changes them.
 //! - [`life`]: how a worker starts, where it runs, and how it ends.
+//! - [`limits`]: what a checker may not use.
+//! - [`memory`]: what workers cost together.
 
 #![allow(clippy::unwrap_used)] // In tests, a panic is how to fail.
 
+mod ahead;
 mod check;
+mod checker;
+mod compiled;
 mod embed;
 mod fixtures;
 mod life;
+mod limits;
+mod memory;
 mod supervisor;

@@ -81,6 +81,9 @@ impl Supervisor {
         let child = command
             .args(["serve", "--worker", "0", "--cpu", &cpu().to_string()])
             .env("ORT_DISABLE_TELEMETRY", "1")
+            // As the supervisor sets them: memory is given back when a version is dropped.
+            .env("MALLOC_MMAP_THRESHOLD_", "262144")
+            .env("MALLOC_TRIM_THRESHOLD_", "2097152")
             .stdout(Stdio::null())
             .fd_mappings(passed)
             .unwrap()
@@ -103,10 +106,17 @@ impl Supervisor {
     pub(crate) fn serving(name: &str) -> Self {
         let mut supervisor = Self::start();
         supervisor.commit(1, name);
-        supervisor.greet(&onnxruntime(), None);
-        supervisor.expect_loaded(1);
-        assert_eq!(supervisor.receive().1, FromWorker::Ready);
+        supervisor.get_ready();
         supervisor
+    }
+
+    /// Greets the worker and waits until it serves generation 1; gives whether that is the
+    /// compiled form, and how long loading it took.
+    pub(crate) fn get_ready(&mut self) -> (bool, Duration) {
+        self.greet(&onnxruntime(), None);
+        let loaded = self.expect_loaded(1);
+        assert_eq!(self.receive().1, FromWorker::Ready);
+        loaded
     }
 
     /// Takes the worker's Hello and says Welcome.
@@ -125,12 +135,25 @@ impl Supervisor {
 
     /// Commits a generation that is the model `name`, as a version of that name.
     pub(crate) fn commit(&self, generation: Generation, name: &str) {
+        let version = self.stage(name);
+        self.commit_version(generation, &version);
+    }
+
+    /// Puts a directory where the compiled forms of a version are.
+    pub(crate) fn link_compiled(&self, version: &str, compiled: &Path) {
+        let link = self.layout.compiled(version);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(compiled, link).unwrap();
+    }
+
+    /// Puts the model `name` where versions are, under that name.
+    pub(crate) fn stage(&self, name: &str) -> String {
         let version = name.replace('/', "-");
         let link = self.layout.version(&version);
         if !link.exists() {
             symlink(model(name), link).unwrap();
         }
-        self.commit_version(generation, &version);
+        version
     }
 
     /// Commits a generation whose version may not exist.
@@ -142,23 +165,30 @@ impl Supervisor {
             pooling: Pooling::Mean,
             normalize: true,
         };
-        let record = Record { version: version.into(), configured_source: "/".into(), facts };
+        let configured_source = "/".into();
+        let record = Record { version: version.into(), configured_source, facts, drift: None };
         let path = self.layout.generation(&MODEL.parse().unwrap(), generation);
         fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
         self.page.commit(5, generation);
     }
 
-    /// Takes the next message, which must be that this generation was loaded; gives how long
-    /// that took.
-    pub(crate) fn expect_loaded(&mut self, expected: Generation) -> Duration {
+    /// Takes the next message, which must be that this generation was loaded; gives whether that
+    /// is the compiled form, and how long loading it took.
+    pub(crate) fn expect_loaded(&mut self, expected: Generation) -> (bool, Duration) {
         match self.receive() {
-            (0, FromWorker::Loaded { slot: 5, generation, load_micros })
+            (0, FromWorker::Loaded { slot: 5, generation, load_micros, compiled })
                 if generation == expected =>
             {
-                Duration::from_micros(load_micros)
+                (compiled, Duration::from_micros(load_micros))
             }
             other => panic!("{other:?} instead of generation {expected}"),
         }
+    }
+
+    /// Asks for the model `name` ahead of any commit.
+    pub(crate) fn load_ahead(&mut self, name: &str) {
+        let version = self.stage(name);
+        self.send(&ToWorker::Load { slot: 5, version }, &[]);
     }
 
     /// Sends the texts as one group.

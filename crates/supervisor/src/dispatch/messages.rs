@@ -1,0 +1,113 @@
+//! What the dispatcher does with a worker's messages. Whatever does not fit what the worker was
+//! asked is an error, after which the worker is replaced.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use onnxd_proto::message::{Embeddings, FromWorker, ToWorker};
+
+use super::{
+    Embedded, ItemError, Timing,
+    dispatcher::{Dispatcher, answer},
+    worker::{self, Load},
+};
+use crate::{
+    models::events,
+    pool::{WorkerId, link::Incoming},
+};
+
+impl Dispatcher {
+    /// Acts on a message; an error says what is wrong with it.
+    pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        match incoming.message {
+            FromWorker::Hello { build_id, pinned } => {
+                worker.pinned = pinned.is_ok();
+                if let Err(reason) = pinned {
+                    tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
+                }
+                if !worker.accept_build(&build_id) {
+                    return Err("it is of another build");
+                }
+                let welcome = ToWorker::Welcome(self.welcome.clone());
+                worker.send(0, &welcome, Bytes::new()).then_some(()).ok_or("it takes no message")
+            }
+            FromWorker::Ready => {
+                worker.state.ready(Instant::now());
+                self.warmed_up[id] = true;
+                tracing::info!(worker = id, "worker ready");
+                Ok(())
+            }
+            FromWorker::Loaded { slot, generation, load_micros, compiled } => {
+                let loaded =
+                    Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
+                worker.loaded(slot, loaded).ok_or("it has loaded a model that is not served")?;
+                let model = self.registry.at(slot).name.as_str();
+                tracing::info!(worker = id, model, generation, load_micros, "worker refreshed");
+                Ok(())
+            }
+            FromWorker::LoadFailed { slot, generation, reason } => {
+                tracing::error!(worker = id, slot, generation, reason, "worker could not load");
+                worker.could_not_load(slot, generation);
+                self.tell(slot, events::Event::WorkerFailed(generation));
+                Ok(())
+            }
+            FromWorker::LoadedAhead { slot, version, load_micros } => {
+                tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
+                self.tell(slot, events::Event::Loaded(id, version, Ok(())));
+                Ok(())
+            }
+            FromWorker::LoadAheadFailed { slot, version, reason } => {
+                tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
+                self.tell(slot, events::Event::Loaded(id, version, Err(reason)));
+                Ok(())
+            }
+            FromWorker::Embeddings(embeddings) => {
+                self.embedded(id, incoming.id, &embeddings, &incoming.payload)
+            }
+            FromWorker::Rejected { items, reason } => {
+                let items = worker.answered(incoming.id, items.into_iter());
+                for item in items.ok_or("it rejects what it was not given")? {
+                    if let Some(item) = self.items.remove(&item) {
+                        answer(item, Err(ItemError::Rejected(reason.clone())));
+                    }
+                }
+                Ok(())
+            }
+            FromWorker::Pong => Ok(()),
+        }
+    }
+
+    fn embedded(
+        &mut self,
+        id: WorkerId,
+        group: u64,
+        embeddings: &Embeddings,
+        payload: &Bytes,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        if !worker::fits(embeddings, payload) {
+            return Err("its payload is not as long as it says");
+        }
+        let slot = worker.group_slot(group).ok_or("it answers what it was not given")?;
+        if self.registry.at(slot).record(embeddings.generation).is_none() {
+            return Err("it names a generation that was never committed");
+        }
+        let places = embeddings.items.iter().map(|embedded| embedded.item);
+        let items = worker.answered(group, places).ok_or("it answers an item twice")?;
+        let width = embeddings.dimension as usize * size_of::<f32>();
+        for (place, (item, embedded)) in items.into_iter().zip(&embeddings.items).enumerate() {
+            let Some(item) = self.items.remove(&item) else { continue };
+            let timing = Timing {
+                queue: item.waited,
+                tokenize: Duration::from_micros(embeddings.tokenize_micros.into()),
+                infer: Duration::from_micros(embeddings.infer_micros.into()),
+            };
+            let components = payload.slice(place * width..(place + 1) * width);
+            let generation = embeddings.generation;
+            let embedded = Embedded { generation, components, tokens: embedded.tokens, timing };
+            answer(item, Ok(embedded));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,397 @@
+//! Does what a model's [`line`](super::line) asks for: a task for each model that stages, checks,
+//! has workers load ahead, records and commits, and tells callers how it goes. Decides nothing.
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
+
+use onnxd_proto::{
+    generation::Generation,
+    layout::Record,
+    message::{Checked, Drift, Facts, Refusal, RefusalKind},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time,
+};
+
+use super::{
+    events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version},
+    line::Line,
+    registry::Model,
+    source::Directory,
+    store::{Hold, Staged, Store},
+    update::{LineHandle, Means, Outcome, Progress, Step},
+};
+use crate::dispatch;
+
+/// Inputs of one line that may wait.
+const INPUTS_MAX: usize = 1024;
+
+/// What comes to the task: calls, what happened to workers, and the outcomes of its own steps.
+#[derive(Debug)]
+pub(super) enum Input {
+    Called(CallId, Job, Caller),
+    Happened(Event),
+    Staging { bytes: u64, of: u64 },
+    Staged(Result<Found, Refusal>),
+    Passed(String),
+    Checked(Result<Checked, Refusal>),
+}
+
+/// Who asked for an update.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub progress: Progress,
+    pub answer: oneshot::Sender<Result<Outcome, Refusal>>,
+    pub start: Instant,
+}
+
+/// What staging brings to light.
+#[derive(Debug)]
+pub(super) struct Found {
+    candidate: Candidate,
+    /// Where it stands, unless it was kept before.
+    staged: Option<Staged>,
+    bytes: u64,
+    /// What an earlier check found out.
+    facts: Option<Facts>,
+    /// Keeps it from being removed meanwhile.
+    hold: Hold,
+}
+
+/// The task of one line.
+pub(super) struct Driver {
+    line: Line,
+    model: Arc<Model>,
+    means: Means,
+    inputs: mpsc::Sender<Input>,
+    callers: HashMap<CallId, Caller>,
+    /// The running update's content, from staging to commit.
+    staged: Option<Staged>,
+    facts: Option<Facts>,
+    drift: Option<Drift>,
+    hold: Option<Hold>,
+    record: Option<Arc<Record>>,
+    /// The step that runs, and since when.
+    step: Option<JoinHandle<()>>,
+    step_start: Instant,
+    asked: usize,
+    loaded: usize,
+}
+
+impl Driver {
+    /// Starts the task; it ends when all handles to it are dropped.
+    pub(super) fn start(line: Line, model: Arc<Model>, means: Means) -> LineHandle {
+        let (inputs, queue) = mpsc::channel(INPUTS_MAX);
+        let driver = Self {
+            line,
+            model,
+            means,
+            inputs: inputs.clone(),
+            callers: HashMap::new(),
+            staged: None,
+            facts: None,
+            drift: None,
+            hold: None,
+            record: None,
+            step: None,
+            step_start: Instant::now(),
+            asked: 0,
+            loaded: 0,
+        };
+        tokio::spawn(driver.run(queue));
+        LineHandle::new(inputs)
+    }
+
+    async fn run(mut self, mut queue: mpsc::Receiver<Input>) {
+        loop {
+            let deadline = self.line.deadline();
+            let input = tokio::select! {
+                input = queue.recv() => match input {
+                    Some(input) => input,
+                    None => return,
+                },
+                () = sleep_until(deadline) => Input::Happened(Event::Ticked),
+            };
+            let Some(event) = self.take_in(input) else { continue };
+            for action in self.line.handle(Instant::now(), event) {
+                self.act(action);
+            }
+        }
+    }
+
+    /// Keeps what the pure line does not need to know, and turns the input into its event.
+    fn take_in(&mut self, input: Input) -> Option<Event> {
+        let seconds = self.step_start.elapsed().as_secs_f64();
+        Some(match input {
+            Input::Called(id, job, caller) => {
+                self.callers.insert(id, caller);
+                Event::Called(id, job)
+            }
+            Input::Staging { bytes, of } => {
+                self.tell(Step::Staging { bytes, of });
+                return None;
+            }
+            Input::Staged(Ok(found)) => {
+                let (version, bytes) = (found.candidate.version.clone(), found.bytes);
+                self.staged = found.staged;
+                self.facts = found.facts;
+                self.drift = None;
+                self.hold = Some(found.hold);
+                if bytes > 0 {
+                    self.tell(Step::Staged { version, bytes, seconds });
+                }
+                Event::Staged(Ok(found.candidate))
+            }
+            Input::Staged(Err(refusal)) => Event::Staged(Err(refusal)),
+            Input::Passed(part) => {
+                self.tell(Step::Passed { part });
+                return None;
+            }
+            Input::Checked(Ok(checked)) => {
+                let Checked { facts, drift, not_compiled, .. } = checked;
+                let dimension = facts.dimension;
+                self.tell(Step::Checked { dimension, drift, not_compiled, seconds });
+                self.facts = Some(facts);
+                self.drift = drift;
+                self.staged = None;
+                Event::Checked(Ok(()))
+            }
+            Input::Checked(Err(refusal)) => Event::Checked(Err(refusal)),
+            Input::Happened(event) => {
+                match &event {
+                    Event::Workers(workers) => (self.asked, self.loaded) = (workers.len(), 0),
+                    Event::Loaded(worker, _, Ok(())) => {
+                        self.loaded += 1;
+                        let (worker, done, of) = (*worker, self.loaded, self.asked);
+                        self.tell(Step::Loaded { worker, done, of });
+                    }
+                    Event::Stopped => {
+                        if let Some(step) = self.step.take() {
+                            step.abort();
+                        }
+                    }
+                    _ => {}
+                }
+                event
+            }
+        })
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Stage(job) => {
+                (self.asked, self.loaded) = (0, 0);
+                let (store, model) = (Arc::clone(&self.means.store), Arc::clone(&self.model));
+                let inputs = self.inputs.clone();
+                let copied = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
+                let background = self.means.background.clone();
+                self.spawn(async move {
+                    let find = move || find(&store, &model, job.target, &copied);
+                    Input::Staged(background.run(find).await)
+                });
+            }
+            Action::Check(job) => {
+                let check = self.check(&job);
+                self.spawn(async move { Input::Checked(check.await) });
+            }
+            Action::AskWorkers => {
+                let events = self.means.events.clone();
+                self.spawn(async move {
+                    let (reply, answer) = oneshot::channel();
+                    // Without a dispatcher there is no worker to wait for.
+                    let _ = events.send(dispatch::Event::WorkersAsked(reply)).await;
+                    Input::Happened(Event::Workers(answer.await.unwrap_or_default()))
+                });
+            }
+            Action::LoadAhead(worker, version) => {
+                let (events, slot) = (self.means.events.clone(), self.model.slot);
+                tokio::spawn(async move {
+                    // Without a dispatcher nothing is loaded, and the deadline passes.
+                    let _ = events.send(dispatch::Event::LoadAhead(worker, slot, version)).await;
+                });
+            }
+            Action::Record(generation, version) => self.write_record(generation, version),
+            Action::Commit(generation) => self.commit(generation),
+            Action::Answer(id, result) => self.answer(id, result),
+            Action::Quarantine(version) => {
+                let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
+                let background = self.means.background.clone();
+                tokio::spawn(async move {
+                    background.run(move || store.quarantine(&model, &version)).await
+                });
+            }
+            Action::AnnounceRollback { from, to } => {
+                self.means.counters.automatic_rollbacks_total.add();
+                tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice in the probation of a generation: going back by itself");
+            }
+            Action::Discard => (self.staged, self.hold) = (None, None),
+        }
+    }
+
+    fn commit(&mut self, generation: Generation) {
+        let Some(record) = self.record.take() else { return };
+        let version = record.version.as_str();
+        tracing::info!(model = %self.model.name, generation, version, "committed");
+        self.means.registry.commit(self.model.slot, generation, Arc::clone(&record));
+        if self.asked > 0 {
+            // Where it does not fit the queue, there are requests enough to make workers follow.
+            let _ = self.means.events.try_send(dispatch::Event::Committed);
+        }
+        self.clean_up();
+    }
+
+    /// Forgets the running update and removes what nobody needs any more.
+    fn clean_up(&mut self) {
+        (self.staged, self.hold) = (None, None);
+        let (store, registry) = (Arc::clone(&self.means.store), Arc::clone(&self.means.registry));
+        let background = self.means.background.clone();
+        tokio::spawn(async move {
+            let retire = move || {
+                store.retire(&registry.recently_served());
+                Ok(())
+            };
+            background.run(retire).await
+        });
+    }
+
+    fn answer(&mut self, id: CallId, result: Result<Committed, Refusal>) {
+        let Some(caller) = self.callers.remove(&id) else { return };
+        if result.is_err() && self.line.is_idle() {
+            self.clean_up();
+        }
+        let outcome = result.map(|committed| Outcome {
+            model: self.model.name.to_string(),
+            generation: committed.generation,
+            version: committed.version,
+            previous_generation: committed.previous,
+            load: committed.load,
+            seconds: caller.start.elapsed().as_secs_f64(),
+        });
+        // The caller may have gone.
+        let _ = caller.answer.send(outcome);
+    }
+
+    /// Runs one step of the update and tells the line its outcome.
+    fn spawn(&mut self, step: impl Future<Output = Input> + Send + 'static) {
+        let inputs = self.inputs.clone();
+        self.step_start = Instant::now();
+        self.step = Some(tokio::spawn(async move {
+            // The line outlives its steps.
+            let _ = inputs.send(step.await).await;
+        }));
+    }
+
+    /// Tells a step to whoever asked for the update that runs.
+    fn tell(&self, step: Step) {
+        let caller = self.line.caller().and_then(|id| self.callers.get(&id));
+        if let Some(caller) = caller {
+            let _ = caller.progress.try_send(step);
+        }
+    }
+
+    /// Tries what is staged, compares it with what serves, and keeps it.
+    fn check(
+        &mut self,
+        job: &Job,
+    ) -> impl Future<Output = Result<Checked, Refusal>> + Send + 'static {
+        let staged = self.staged.take();
+        let (checker, store) = (self.means.checker.clone(), Arc::clone(&self.means.store));
+        let serving = self.model.serving();
+        let allow_dimension_change = job.allow_dimension_change;
+        let inputs = self.inputs.clone();
+        let background = self.means.background.clone();
+        async move {
+            let Some(staged) = staged else {
+                return Err(RefusalKind::Internal.because("there is nothing to check"));
+            };
+            let layout = store.layout();
+            let kept = layout.version(&staged.version);
+            let folder = staged.folder().unwrap_or(&kept);
+            let compiled = layout.compiled(&staged.version);
+            let beside = serving.as_ref().map(|(_, record)| layout.compiled(&record.version));
+            let passed = |part| drop(inputs.try_send(Input::Passed(part)));
+            let checked = checker.check(folder, &compiled, beside.as_deref(), passed).await?;
+            let facts = &checked.facts;
+            let dimension = serving.map(|(_, record)| record.facts.dimension);
+            let is_far = checker.demands_nearness()
+                && dimension == Some(facts.dimension)
+                && checked.drift.is_none();
+            let other = |dimension: &u32| *dimension != facts.dimension && !allow_dimension_change;
+            if let Some(dimension) = dimension.filter(other) {
+                return Err(RefusalKind::Contract.because(format!(
+                    "the candidate's embeddings have {} components, those of the serving generation {dimension}: vectors of both cannot be compared; --allow-dimension-change serves it nevertheless",
+                    facts.dimension
+                )));
+            }
+            // Without what it is compared with, nobody can say that it is near.
+            if is_far {
+                let message = "--min-cosine is set, and the embeddings of the serving version that it is about are gone; the next start makes them again";
+                return Err(RefusalKind::Drift.because(message));
+            }
+            background.run(move || store.keep(staged)).await?;
+            Ok(checked)
+        }
+    }
+
+    fn write_record(&mut self, generation: Generation, version: Version) {
+        let Some(facts) = self.facts.clone() else {
+            let refusal = RefusalKind::Internal.because("nothing is known of the version");
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move {
+                let _ = inputs.send(Input::Happened(Event::Recorded(Err(refusal)))).await;
+            });
+            return;
+        };
+        let source = self.model.source.clone();
+        let drift = self.drift;
+        let record = Arc::new(Record { version, configured_source: source, facts, drift });
+        self.record = Some(Arc::clone(&record));
+        let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
+        let inputs = self.inputs.clone();
+        let background = self.means.background.clone();
+        // Not a step that is given up: once it has begun its outcome is awaited.
+        tokio::spawn(async move {
+            let written = background.run(move || store.record(&model, generation, &record)).await;
+            let _ = inputs.send(Input::Happened(Event::Recorded(written))).await;
+        });
+    }
+}
+
+/// Finds or stages the content of a job. Blocking.
+fn find(
+    store: &Store,
+    model: &Model,
+    target: Target,
+    copied: &dyn Fn(u64, u64),
+) -> Result<Found, Refusal> {
+    let (staged, version, bytes) = match target {
+        Target::Source(from) => {
+            let source = Directory::open(from.as_deref().unwrap_or(&model.source))?;
+            let staged = store.stage(&source, copied)?;
+            let (version, bytes) = (staged.version.clone(), staged.bytes);
+            (Some(staged), version, bytes)
+        }
+        Target::Generation(to) => {
+            let serving = model.serving().map(|(_, record)| record.version.clone());
+            (None, store.earlier(&model.name, to, serving.as_deref())?, 0)
+        }
+        Target::Version(version) => (None, version, 0),
+    };
+    let hold = store.hold(&version);
+    let is_kept = staged.as_ref().is_none_or(|staged| staged.folder().is_none());
+    let facts = if is_kept { store.known_facts(&model.name, &version) } else { None };
+    let candidate = Candidate {
+        quarantined: store.is_quarantined(&model.name, &version),
+        unchecked: facts.is_none(),
+        version,
+    };
+    Ok(Found { candidate, staged, bytes, facts, hold })
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

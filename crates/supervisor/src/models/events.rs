@@ -1,0 +1,117 @@
+//! The words between a [`line`](super::line) of updates and its [`driver`](super::driver): what
+//! can happen, and what is to be done about it.
+
+use onnxd_proto::{generation::Generation, message::Refusal};
+
+use super::update::Load;
+use crate::pool::WorkerId;
+
+/// The number of a caller that waits for an answer.
+pub(crate) type CallId = u64;
+/// A version: the digest of its manifest.
+pub(crate) type Version = String;
+
+/// What is to become of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Job {
+    /// Which content.
+    pub target: Target,
+    /// When workers load it.
+    pub load: Load,
+    /// Also a version that failed its probation before.
+    pub force: bool,
+    /// Also a version whose embeddings have another dimension.
+    pub allow_dimension_change: bool,
+}
+
+/// Which content a job is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// What is in this directory, or in the model's own source.
+    Source(Option<std::path::PathBuf>),
+    /// The version of this generation, or of the newest one that had another version.
+    Generation(Option<Generation>),
+    /// A version that is kept: the way back from a failed probation.
+    Version(Version),
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// Somebody asks for an update.
+    Called(CallId, Job),
+    /// The content stands in the state directory, or was found there.
+    Staged(Result<Candidate, Refusal>),
+    /// The checker has spoken, and what it accepted is kept.
+    Checked(Result<(), Refusal>),
+    /// The workers that serve now, asked for before loading ahead.
+    Workers(Vec<WorkerId>),
+    /// A worker has loaded the version beside what it serves, or could not.
+    Loaded(WorkerId, Version, Result<(), String>),
+    /// A worker's process ended; it starts again with what is committed.
+    WorkerEnded(WorkerId),
+    /// A worker that was to load the version does not serve at the moment.
+    WorkerAbsent(WorkerId),
+    /// A worker failed because of what it was serving or loading, in this generation.
+    WorkerFailed(Generation),
+    /// The record of the new generation is durable, or could not be written.
+    Recorded(Result<(), Refusal>),
+    /// Time has passed.
+    Ticked,
+    /// Nothing that is not decided yet shall be decided.
+    Stopped,
+}
+
+/// What staging found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// The content.
+    pub version: Version,
+    /// Whether it still has to be checked.
+    pub unchecked: bool,
+    /// Whether it failed its probation before.
+    pub quarantined: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Copy the source, or find the version; answer [`Event::Staged`].
+    Stage(Job),
+    /// Check what was staged and keep it; answer [`Event::Checked`].
+    Check(Job),
+    /// Answer [`Event::Workers`].
+    AskWorkers,
+    /// Ask this worker to load the version; answer [`Event::Loaded`].
+    LoadAhead(WorkerId, Version),
+    /// Write the record; answer [`Event::Recorded`].
+    Record(Generation, Version),
+    /// The one store: from now on this generation is served.
+    Commit(Generation),
+    /// Tell a caller how it ended.
+    Answer(CallId, Result<Committed, Refusal>),
+    /// Refuse this version from now on.
+    Quarantine(Version),
+    /// Say that the line goes back by itself.
+    AnnounceRollback {
+        /// What failed.
+        from: Generation,
+        /// What served before.
+        to: Version,
+    },
+    /// What was staged is not needed any more.
+    Discard,
+}
+
+/// What a caller learns of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// What serves now.
+    pub generation: Generation,
+    /// Its content.
+    pub version: Version,
+    /// What served before; 0 is none.
+    pub previous: Generation,
+    /// When workers load it.
+    pub load: Load,
+}

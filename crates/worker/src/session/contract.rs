@@ -1,0 +1,95 @@
+//! What a model must look like to be one for texts: the names, types and ranks of its inputs and
+//! outputs.
+
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+use super::SessionError;
+
+/// What a text model takes. All are int64 with one row per text and one column per token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    Ids,
+    Mask,
+    TypeIds,
+}
+
+impl Input {
+    pub(super) const ALL: [Self; 3] = [Self::Ids, Self::Mask, Self::TypeIds];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ids => "input_ids",
+            Self::Mask => "attention_mask",
+            Self::TypeIds => "token_type_ids",
+        }
+    }
+}
+
+/// The inputs to feed, in the model's order.
+pub(super) fn accept_inputs(outlets: &[Outlet]) -> Result<Vec<Input>, SessionError> {
+    let inputs = outlets.iter().map(accept_input).collect::<Result<Vec<_>, _>>()?;
+    if inputs.contains(&Input::Ids) {
+        return Ok(inputs);
+    }
+    Err(SessionError::Contract("the model has no input input_ids".into()))
+}
+
+fn accept_input(outlet: &Outlet) -> Result<Input, SessionError> {
+    let known = Input::ALL.into_iter().find(|input| input.name() == outlet.name());
+    match (known, tensor(outlet)) {
+        (None, _) => Err(SessionError::Contract(format!(
+            "the model has an input {}; known are {}",
+            outlet.name(),
+            Input::ALL.map(Input::name).join(", ")
+        ))),
+        (Some(input), Some((TensorElementType::Int64, 2))) => Ok(input),
+        (Some(_), _) => Err(SessionError::Contract(format!(
+            "the input {} is {}, and int64 with 2 dimensions is needed",
+            outlet.name(),
+            describe(outlet)
+        ))),
+    }
+}
+
+/// The output to use, and whether it is pooled: token embeddings under the names they usually
+/// have, then under any name, then embeddings of whole texts.
+pub(super) fn choose_output(outlets: &[Outlet]) -> Result<(String, bool), SessionError> {
+    let floats = |rank: usize| {
+        outlets
+            .iter()
+            .filter(move |outlet| tensor(outlet) == Some((TensorElementType::Float32, rank)))
+    };
+    let named = |rank: usize, name: &str| floats(rank).find(|outlet| outlet.name() == name);
+    let tokens = named(3, "last_hidden_state")
+        .or_else(|| named(3, "token_embeddings"))
+        .or_else(|| floats(3).next());
+    let pooled = || named(2, "sentence_embedding").or_else(|| floats(2).next());
+    match tokens.map(|outlet| (outlet, false)).or_else(|| pooled().map(|outlet| (outlet, true))) {
+        Some((outlet, pooled)) => Ok((outlet.name().to_owned(), pooled)),
+        None => {
+            let found: Vec<String> = outlets
+                .iter()
+                .map(|outlet| format!("{} ({})", outlet.name(), describe(outlet)))
+                .collect();
+            Err(SessionError::Contract(format!(
+                "no output is float32 with 3 or 2 dimensions; the model has {}",
+                found.join(", ")
+            )))
+        }
+    }
+}
+
+/// Element type and number of dimensions.
+fn tensor(outlet: &Outlet) -> Option<(TensorElementType, usize)> {
+    match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => Some((*ty, shape.len())),
+        _ => None,
+    }
+}
+
+fn describe(outlet: &Outlet) -> String {
+    match tensor(outlet) {
+        Some((ty, rank)) => format!("{} with {rank} dimensions", format!("{ty:?}").to_lowercase()),
+        None => "no tensor".into(),
+    }
+}
