@@ -55,6 +55,21 @@ pub struct ModelStatus {
     pub version: String,
     /// `embed`.
     pub task: String,
+    /// Components of one embedding.
+    pub dimension: u32,
+    /// How far it is from what was served before, where that was measured.
+    pub drift: Option<Drift>,
+    /// Versions that failed their probation.
+    pub quarantined: Vec<String>,
+}
+
+/// Cosines between a generation's embeddings and those of the one before.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Drift {
+    /// The smallest.
+    pub min_cosine: f64,
+    /// The mean.
+    pub mean_cosine: f64,
 }
 
 /// A worker.
@@ -70,8 +85,23 @@ pub struct WorkerStatus {
     pub state: String,
     /// What it has loaded, by model.
     pub generations: BTreeMap<String, u64>,
+    /// How it loaded that, by model.
+    pub loads: BTreeMap<String, LoadStatus>,
+    /// Its own memory and its part of what it shares; None while there is no process.
+    pub memory_bytes: Option<u64>,
     /// How often it was started again.
     pub restarts: u64,
+}
+
+/// How a worker loaded what it serves.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LoadStatus {
+    /// How long requests had to wait for it; 0 where it was loaded ahead.
+    pub load_micros: u64,
+    /// Whether the weights are those that all workers share.
+    pub compiled: bool,
+    /// Since when it serves it; None where it serves nothing.
+    pub seconds_ago: Option<u64>,
 }
 
 /// A committed update or rollback.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// The repository's root.
 pub fn workspace() -> PathBuf {
@@ -92,6 +93,19 @@ pub fn replace_model(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Copies a model directory to `to` with one more key in its `config.json`: another version, of
+/// the same embeddings.
+///
+/// # Panics
+/// The disk refuses.
+pub fn variant(from: &Path, to: &Path, name: &str) {
+    replace_model(from, to);
+    let path = to.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["variant"] = name.into();
+    fs::write(path, config.to_string()).unwrap();
 }
 
 /// Embeddings of the tiny models that numpy computed.

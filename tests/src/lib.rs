@@ -3,7 +3,8 @@
 //!
 //! - [`fixtures`]: where models, the runtime and the executables are.
 //! - [`launch`], [`server`], [`home`]: a running supervisor, and the directories that must be clean after it.
-//! - [`admin`]: what the commands print.
+//! - [`admin`], [`control`]: what the commands print, and the socket beneath them.
+//! - [`disk`]: what stands in a state directory.
 //! - [`client`]: an HTTP client that never retries and never hides a closed connection.
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
 //!   that every recorded history must satisfy.
@@ -15,7 +16,9 @@
 
 pub mod admin;
 pub mod client;
+pub mod control;
 pub mod corpus;
+pub mod disk;
 pub mod fixtures;
 pub mod history;
 pub mod home;

@@ -1,6 +1,7 @@
 //! Clients that ask without a pause and without retries, and record what they saw.
 
 use std::{
+    ops::RangeInclusive,
     path::Path,
     sync::{
         Arc,
@@ -68,19 +69,34 @@ impl Load {
             history: History { deadline: client::DEADLINE, ..History::default() },
         };
         let generation = initial.generation;
-        load.record(Duration::ZERO, generation..=generation, &initial.version, content);
-        for number in 0..clients {
-            let client = Client::connect(server.address()).await.unwrap();
-            let asking = Asking {
-                number,
-                client,
-                model: load.model.clone(),
-                begin: load.begin,
-                shared: Arc::clone(&load.shared),
-            };
-            load.clients.push(tokio::spawn(asking.run()));
+        let times = (Duration::ZERO, load.now());
+        load.record(times, generation..=generation, &initial.version, content);
+        for _ in 0..clients {
+            load.join(server, None).await;
         }
         load
+    }
+
+    /// One more client, all of whose requests hold `texts` texts.
+    pub async fn join_with_lists_of(&mut self, server: &Server, texts: usize) {
+        self.join(server, Some(texts)).await;
+    }
+
+    async fn join(&mut self, server: &Server, texts: Option<usize>) {
+        let asking = Asking {
+            number: self.clients.len(),
+            client: Client::connect(server.address()).await.unwrap(),
+            texts,
+            model: self.model.clone(),
+            begin: self.begin,
+            shared: Arc::clone(&self.shared),
+        };
+        self.clients.push(tokio::spawn(asking.run()));
+    }
+
+    /// When the history began.
+    pub fn begin(&self) -> Instant {
+        self.begin
     }
 
     /// The time since the history's begin.
@@ -112,15 +128,35 @@ impl Load {
         from: &Path,
         content: &str,
     ) -> Result<Committed, Refusal> {
+        self.update_with(server, from, content, &[]).await
+    }
+
+    /// The same with more arguments, such as `--load lazy`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn update_with(
+        &mut self,
+        server: &Server,
+        from: &Path,
+        content: &str,
+        more: &[&str],
+    ) -> Result<Committed, Refusal> {
         let start = self.now();
-        let committed = server.update(&self.model, Some(from)).await?;
-        self.record(
-            start,
-            committed.generation..=committed.generation,
-            &committed.version,
-            content,
-        );
+        let committed = server.update_with(&self.model, Some(from), more).await?;
+        self.committed((start, self.now()), &committed, content);
         Ok(committed)
+    }
+
+    /// Records a commit that was asked for and known at these times.
+    pub fn committed(
+        &mut self,
+        (start, end): (Duration, Duration),
+        committed: &Committed,
+        content: &str,
+    ) {
+        let Committed { generation, version, .. } = committed;
+        self.record((start, end), *generation..=*generation, version, content);
     }
 
     /// Sends SIGHUP, waits until the model has a new generation, and records it.
@@ -128,20 +164,27 @@ impl Load {
         let before = server.status().await.model(&self.model).generation;
         let start = self.now();
         server.signal(Signal::SIGHUP);
+        self.follow(server, start, before, content).await;
+    }
+
+    /// Waits until the model has a generation above `before`, which may come from `start` on, and
+    /// records it.
+    pub async fn follow(&mut self, server: &Server, start: Duration, before: u64, content: &str) {
         let after = server.generation_above(&self.model, before).await;
-        self.record(start, before + 1..=after.generation, &after.version, content);
+        let times = (start, self.now());
+        self.record(times, before + 1..=after.generation, &after.version, content);
     }
 
     fn record(
         &mut self,
-        start: Duration,
-        generations: std::ops::RangeInclusive<u64>,
+        (start, end): (Duration, Duration),
+        generations: RangeInclusive<u64>,
         version: &str,
         content: &str,
     ) {
         self.history.contents.insert(version.to_owned(), content.to_owned());
         let version = version.to_owned();
-        self.history.updates.push(Update { start, end: self.now(), generations, version });
+        self.history.updates.push(Update { start, end, generations, version });
     }
 
     /// Lets every client finish its request, and gives the history.
@@ -186,6 +229,8 @@ impl Drop for Load {
 struct Asking {
     number: usize,
     client: Client,
+    /// How many texts each request holds, where that is not to change.
+    texts: Option<usize>,
     model: String,
     begin: Instant,
     shared: Arc<Shared>,
@@ -225,7 +270,8 @@ impl Asking {
     fn places(&self, sequence: usize) -> Vec<usize> {
         let known = self.shared.corpus.texts.len();
         let first = self.number * 5 + sequence;
-        let count = if sequence % 4 == 3 { 2 + (self.number + sequence) % 7 } else { 1 };
+        let mixed = if sequence % 4 == 3 { 2 + (self.number + sequence) % 7 } else { 1 };
+        let count = self.texts.unwrap_or(mixed);
         (first..first + count).map(|place| place % known).collect()
     }
 

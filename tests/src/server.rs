@@ -149,7 +149,7 @@ impl Server {
         self.status().await.pids()
     }
 
-    /// `onnxd update MODEL [--from DIR] --load lazy`.
+    /// `onnxd update MODEL [--from DIR]`.
     ///
     /// # Errors
     /// The refusal.
@@ -157,11 +157,27 @@ impl Server {
     /// # Panics
     /// The command prints something else.
     pub async fn update(&self, model: &str, from: Option<&Path>) -> Result<Committed, Refusal> {
-        let mut arguments = vec!["update", model, "--load", "lazy", "--json"];
+        self.update_with(model, from, &[]).await
+    }
+
+    /// The same with more arguments, such as `--load lazy`.
+    ///
+    /// # Errors
+    /// The refusal.
+    ///
+    /// # Panics
+    /// The command prints something else.
+    pub async fn update_with(
+        &self,
+        model: &str,
+        from: Option<&Path>,
+        more: &[&str],
+    ) -> Result<Committed, Refusal> {
+        let mut arguments = vec!["update", model, "--json"];
         if let Some(from) = from {
             arguments.extend(["--from", from.to_str().unwrap()]);
         }
-        admin::verdict(&self.cli(&arguments).await)
+        admin::verdict(&self.cli(&[&arguments, more].concat()).await)
     }
 
     /// `onnxd rollback MODEL [--to GENERATION]`.

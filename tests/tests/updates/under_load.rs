@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     corpus::Corpus,
-    fixtures::{model, replace_model},
+    fixtures::{model, replace_model, variant},
     load::Load,
     processes::{self, Signal},
     server::Server,
@@ -16,6 +16,9 @@ use crate::copy_of;
 const CLIENTS: usize = 8;
 /// Enough to show that requests ran all the time, on the slowest machine.
 const ANSWERED_MIN: usize = 1000;
+
+/// When workers load a new version.
+const LOADS: [&str; 2] = ["ahead", "lazy"];
 
 /// What happens to the server in one round of the test below.
 #[derive(Clone, Copy)]
@@ -41,12 +44,15 @@ async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die(
     let begin = Instant::now();
     let pause = Duration::from_millis(600);
     let mut contents = ["b", "a"].into_iter().cycle();
+    let mut loads = LOADS.into_iter().cycle();
     for (round, event) in script().enumerate() {
         match event {
             Event::Update => {
                 let content = contents.next().unwrap();
                 let from = model(&format!("tiny/{content}"));
-                let committed = load.update(&server, &from, content).await.unwrap();
+                let how = ["--load", loads.next().unwrap()];
+                let committed = load.update_with(&server, &from, content, &how).await.unwrap();
+                assert_eq!(committed.load, how[1]);
                 assert_eq!(committed.generation, committed.previous_generation + 1);
             }
             Event::Reload => {
@@ -87,35 +93,48 @@ async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn minilm_is_replaced_under_load() {
-    let (minilm, variant) = (model("minilm"), model("minilm-variant"));
-    let server =
-        Server::builder().model("minilm", &minilm).model("variant", &variant).start().await;
+    let (minilm, other) = (model("minilm"), model("minilm-variant"));
+    let server = Server::builder().model("minilm", &minilm).start().await;
+    server.update("minilm", Some(&other)).await.unwrap();
     let mut corpus = Corpus::golden();
-    corpus.learn("variant", &mut server.client().await, "variant").await;
-    let mut load = Load::start(&server, "minilm", corpus, "minilm", 4).await;
-    let begin = Instant::now();
+    corpus.learn("other", &mut server.client().await, "minilm").await;
+
+    let mut load = Load::start(&server, "minilm", corpus.clone(), "other", 4).await;
     for round in 0..4 {
-        let (from, content) =
-            if round % 2 == 0 { (&variant, "variant") } else { (&minilm, "minilm") };
+        let (from, content) = if round % 2 == 0 { (&minilm, "minilm") } else { (&other, "other") };
         load.more(20).await;
-        load.update(&server, from, content).await.unwrap();
+        let how = ["--load", LOADS[round / 2]];
+        load.update_with(&server, from, content, &how).await.unwrap();
+        load.more(20).await;
+        for worker in server.settled().await.workers {
+            let loaded = &worker.loads["minilm"];
+            assert_eq!(loaded.load_micros == 0, how[1] == "ahead", "who waits for it: {worker:?}");
+            assert!(loaded.compiled, "{worker:?}");
+        }
     }
-    load.more(20).await;
-    tokio::time::sleep(Duration::from_secs(8).saturating_sub(begin.elapsed())).await;
     let summary = load.finish().await;
-    assert!(summary.generations >= 4, "{summary:?}");
+    assert_eq!(summary.generations, 5, "{summary:?}");
+
+    // A version that is new has to be checked as well, on what the clients leave of the CPUs.
+    let unknown = server.home().models().join("unknown");
+    variant(&minilm, &unknown, "unknown");
+    let mut load = Load::start(&server, "minilm", corpus, "other", 1).await;
+    load.update(&server, &unknown, "minilm").await.unwrap();
+    load.more(20).await;
+    let summary = load.finish().await;
+    assert_eq!(summary.generations, 2, "{summary:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn updates_at_the_same_time_each_get_a_number_of_their_own_or_are_refused() {
+async fn updates_at_the_same_time_each_get_a_number_of_their_own_or_are_superseded() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let (a, b) = (model("tiny/a"), model("tiny/b"));
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
     let results = tokio::join!(
         server.update("m", Some(&b)),
-        server.update("m", Some(&a)),
-        server.update("m", Some(&b)),
+        server.update_with("m", Some(&a), &["--load", "lazy"]),
+        server.update_with("m", Some(&b), &["--load", "lazy"]),
         server.update("m", Some(&a)),
     );
     let results = [results.0, results.1, results.2, results.3];
@@ -123,7 +142,7 @@ async fn updates_at_the_same_time_each_get_a_number_of_their_own_or_are_refused(
     for result in results {
         match result {
             Ok(committed) => generations.push(committed.generation),
-            Err(refusal) => assert_eq!(refusal.kind, "busy", "{refusal:?}"),
+            Err(refusal) => assert_eq!(refusal.kind, "superseded", "{refusal:?}"),
         }
     }
     generations.sort_unstable();
@@ -157,7 +176,8 @@ async fn one_answer_has_one_generation_however_many_texts_it_holds() {
     let updating = async {
         for round in 0..8 {
             let from = model(if round % 2 == 0 { "tiny/b" } else { "tiny/a" });
-            server.update("m", Some(&from)).await.unwrap();
+            let how = ["--load", LOADS[round / 4]];
+            server.update_with("m", Some(&from), &how).await.unwrap();
         }
     };
     tokio::join!(asking, updating);

@@ -1,0 +1,217 @@
+//! Requests without updates, and with them: loaded ahead, loaded lazily, and with contents that
+//! have to be checked each time.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::time;
+
+use crate::{
+    control::{Called, Load},
+    latency_tables as tables,
+    options::Settings,
+    procfs::Cpu,
+    quiet,
+    report::Report,
+    stats::{Latencies, millis, ratio, real},
+    subject::{Fresh, Subject},
+    traffic::{Recording, Traffic},
+};
+
+/// p99 with `ahead`, as a multiple of the undisturbed one.
+const AHEAD_P99_MAX: f64 = 1.25;
+/// The longest with `ahead`, as a multiple of the undisturbed one.
+const AHEAD_LONGEST_MAX: f64 = 3.0;
+/// Updates that were made, of those that are due every period.
+const KEPT_UP_MIN: f64 = 0.9;
+/// The longest with `lazy`, as a multiple of the longest load and the longest undisturbed wait.
+const LAZY_LONGEST_MAX: f64 = 1.0;
+
+/// What happens to the server while clients ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Undisturbed,
+    Ahead,
+    Lazy,
+    /// Ahead, and each time a version that was never seen: it is checked and compiled as well.
+    Unseen,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Undisturbed, Self::Ahead, Self::Lazy, Self::Unseen];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Undisturbed => "undisturbed",
+            Self::Ahead => "ahead",
+            Self::Lazy => "lazy",
+            Self::Unseen => "ahead, unseen",
+        }
+    }
+}
+
+/// All rounds of one phase.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub phase: Phase,
+    pub recordings: Vec<Recording>,
+    /// How long workers took to load by themselves.
+    pub loads: Vec<Duration>,
+    /// Updates that were to be made.
+    pub due: usize,
+}
+
+impl Measured {
+    pub(crate) fn latencies(&self) -> Latencies {
+        self.recordings.iter().flat_map(|one| one.seen.iter().map(|seen| seen.latency())).collect()
+    }
+
+    pub(crate) fn failed(&self) -> usize {
+        self.recordings.iter().map(|one| one.failed).sum()
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.recordings.iter().map(|one| one.elapsed).sum()
+    }
+
+    /// Requests a second.
+    pub(crate) fn throughput(&self) -> f64 {
+        let requests: usize = self.recordings.iter().map(|one| one.seen.len()).sum();
+        real(requests as u64) / self.elapsed().as_secs_f64()
+    }
+
+    pub(crate) fn updates(&self) -> impl Iterator<Item = &Called> {
+        self.recordings.iter().flat_map(|one| &one.updates)
+    }
+
+    /// How long updates took.
+    pub(crate) fn update_times(&self) -> Latencies {
+        self.updates().map(|called| called.end - called.start).collect()
+    }
+
+    pub(crate) fn cpu(&self) -> Cpu {
+        let all = self.recordings.iter().map(|one| one.cpu);
+        all.fold(Cpu::default(), |sum, one| sum.each(one, |one, other| one + other))
+    }
+}
+
+/// Runs all phases in rounds, one round forwards and the next backwards, because machines drift.
+pub(crate) async fn run(
+    subject: &mut Subject,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), String> {
+    let mut fresh = subject.fresh()?;
+    let mut all = Phase::ALL.map(|phase| Measured {
+        phase,
+        recordings: Vec::new(),
+        loads: Vec::new(),
+        due: 0,
+    });
+    for round in 0..settings.rounds() {
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for place in order {
+            let phase = all[place].phase;
+            let (recording, loads) = sound(subject, settings, phase, &mut fresh, report).await?;
+            tables::print_round(&format!("{} (round {})", phase.name(), round + 1), &recording);
+            if phase != Phase::Undisturbed {
+                all[place].due += due(settings);
+            }
+            all[place].recordings.push(recording);
+            all[place].loads.extend(loads);
+        }
+    }
+    tables::print(&all);
+    report.figures("latency", all.iter().map(tables::figures).collect::<Vec<_>>());
+    compare(&all, report);
+    Ok(())
+}
+
+/// Updates that fit a phase, the first of them half a period after its begin.
+fn due(settings: &Settings) -> usize {
+    let (length, period) = (settings.phase(), settings.period());
+    let rest = length.saturating_sub(period / 2).as_millis();
+    usize::try_from(rest.div_ceil(period.as_millis())).unwrap_or_default()
+}
+
+/// One phase, again until nobody disturbs it if that is asked for.
+async fn sound(
+    subject: &mut Subject,
+    settings: &Settings,
+    phase: Phase,
+    fresh: &mut Fresh,
+    report: &mut Report,
+) -> Result<(Recording, Vec<Duration>), String> {
+    let mut attempt = 1;
+    loop {
+        quiet::rest(subject, settings).await?;
+        let (recording, loads) = measure(subject, settings, phase, fresh).await?;
+        report.violations(phase.name(), &recording.violations);
+        if !quiet::again(&recording, settings, attempt) {
+            return Ok((recording, loads));
+        }
+        attempt += 1;
+    }
+}
+
+/// One phase.
+async fn measure(
+    subject: &mut Subject,
+    settings: &Settings,
+    phase: Phase,
+    fresh: &mut Fresh,
+) -> Result<(Recording, Vec<Duration>), String> {
+    let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
+    let (period, end) = (settings.period(), traffic.begin() + settings.phase());
+    let (mut updates, mut loads) = (Vec::new(), Vec::new());
+    let mut next = traffic.begin() + period / 2;
+    while phase != Phase::Undisturbed && next < end {
+        time::sleep_until(next.into()).await;
+        updates.push(match phase {
+            Phase::Lazy => subject.update(Load::Lazy).await?,
+            Phase::Unseen => subject.update_to(fresh).await?,
+            Phase::Ahead | Phase::Undisturbed => subject.update(Load::Ahead).await?,
+        });
+        if phase == Phase::Lazy {
+            time::sleep_until((next + period * 3 / 4).into()).await;
+            loads.extend(own_loads(subject).await?);
+        }
+        next = (next + period).max(Instant::now());
+    }
+    time::sleep_until(end.into()).await;
+    Ok((traffic.finish(subject, updates).await?, loads))
+}
+
+/// How long each worker's last load took, where it was not ahead.
+async fn own_loads(subject: &Subject) -> Result<Vec<Duration>, String> {
+    let status = subject.control.status().await?;
+    let loads = status.workers.iter().filter_map(|worker| worker.loads.get(subject.pair.model));
+    let micros = loads.map(|load| load.load_micros).filter(|micros| *micros > 0);
+    Ok(micros.map(Duration::from_micros).collect())
+}
+
+fn compare([undisturbed, ahead, lazy, unseen]: &[Measured; 4], report: &mut Report) {
+    let base = undisturbed.latencies();
+    for (measured, name) in [(ahead, "ahead"), (unseen, "ahead, unseen versions")] {
+        let latencies = measured.latencies();
+        let failed = real(measured.failed() as u64);
+        report.at_most(&format!("{name}: failed requests"), failed, 0.0, "");
+        let p99 = ratio(latencies.p99(), base.p99());
+        report.at_most(&format!("{name}: p99 to undisturbed"), p99, AHEAD_P99_MAX, "x");
+        let longest = ratio(latencies.longest(), base.longest());
+        report.at_most(&format!("{name}: longest to undisturbed"), longest, AHEAD_LONGEST_MAX, "x");
+    }
+    let share = real(ahead.updates().count() as u64) / real(ahead.due.max(1) as u64);
+    report.at_least("ahead: updates made of those due", share, KEPT_UP_MIN, "x");
+    let failed = real(lazy.failed() as u64);
+    report.at_most("lazy: failed requests", failed, 0.0, "");
+    let load = lazy.loads.iter().max().copied().unwrap_or_default();
+    let bound = load + base.longest();
+    let longest = ratio(lazy.latencies().longest(), bound);
+    let what = "lazy: longest to one load and the longest undisturbed";
+    report.at_most(what, longest, LAZY_LONGEST_MAX, "x");
+    report.figures("lazy_longest_load_ms", json!(millis(load)));
+}

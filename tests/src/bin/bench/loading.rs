@@ -1,0 +1,87 @@
+//! How long a worker takes to load the compiled model, and the plain one.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+
+use serde_json::json;
+
+use crate::{
+    control::Control,
+    options::Settings,
+    report::{Report, Table},
+    stats::{Latencies, millis, ratio},
+    subject::Pair,
+};
+
+/// Loading the compiled model, as a part of loading the plain one.
+const COMPILED_MAX: f64 = 0.5;
+
+pub(crate) async fn run(
+    pair: &Pair,
+    workers: usize,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), String> {
+    // Stages, checks and compiles.
+    let first = pair.builder(workers).start().await;
+    let home = Arc::clone(first.home());
+    first.stop().await;
+    let mut loads = [Vec::new(), Vec::new()];
+    for _ in 0..settings.repeats() {
+        for (place, compiled) in [true, false].into_iter().enumerate() {
+            if !compiled {
+                block(&home.state())?;
+            }
+            let server = pair.builder(workers).home(&home).start().await;
+            let control = Control::of(&server, pair.model);
+            let status = control.status().await?;
+            server.stop().await;
+            if !compiled {
+                restore(&home.state())?;
+            }
+            for worker in &status.workers {
+                let load = worker.loads.get(pair.model).ok_or("a worker has loaded nothing")?;
+                if load.compiled != compiled {
+                    let found = if load.compiled { "compiled" } else { "plain" };
+                    report.violations("loading", &[format!("a worker loaded the {found} model")]);
+                }
+                loads[place].push(Duration::from_micros(load.load_micros));
+            }
+        }
+    }
+    let [compiled, plain] = loads.map(|times| times.into_iter().collect::<Latencies>());
+    let heads = ["load at start", "loads", "shortest ms", "median ms", "longest ms"];
+    let mut table = Table::new(heads);
+    for (name, times) in [("compiled", &compiled), ("plain", &plain)] {
+        table.row([
+            name.to_owned(),
+            times.len().to_string(),
+            format!("{:.1}", millis(times.quantile(0.0))),
+            format!("{:.1}", millis(times.median())),
+            format!("{:.1}", millis(times.longest())),
+        ]);
+    }
+    table.print();
+    let figures = json!({"compiled": compiled.summary(), "plain": plain.summary()});
+    report.figures("loading", figures);
+    let what = "load of the compiled to the plain model";
+    report.at_most(what, ratio(compiled.median(), plain.median()), COMPILED_MAX, "x");
+    Ok(())
+}
+
+/// Puts something in the place of all compiled forms that nothing can be read from or written to,
+/// also not by root.
+fn block(state: &Path) -> Result<(), String> {
+    let (compiled, kept) = (state.join("compiled"), state.join("compiled.kept"));
+    let blocked = || {
+        fs::rename(&compiled, kept)?;
+        fs::write(&compiled, "")?;
+        fs::set_permissions(&compiled, fs::Permissions::from_mode(0o400))
+    };
+    blocked().map_err(|error: std::io::Error| format!("{}: {error}", compiled.display()))
+}
+
+fn restore(state: &Path) -> Result<(), String> {
+    let (compiled, kept) = (state.join("compiled"), state.join("compiled.kept"));
+    let restored = fs::remove_file(&compiled).and_then(|()| fs::rename(kept, &compiled));
+    restored.map_err(|error| format!("{}: {error}", compiled.display()))
+}

@@ -1,0 +1,143 @@
+//! `cargo xtask bench`: what updates cost those who are being served, measured on the real
+//! executables and printed as ratios within one run, so that machines need not be compared.
+//!
+//! - [`latency`]: requests without updates, and with them. [`switching`]: from a commit to the
+//!   last worker's switch. [`memory`], [`loading`], [`storm`]: what their names say.
+//! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
+//!   answer is checked; a broken promise voids the run.
+//! - [`timeline`], [`stats`], [`procfs`], [`quiet`], [`report`]: what is made of it.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that meets the unexpected must end")]
+
+mod control;
+mod latency;
+mod latency_tables;
+mod loading;
+mod memory;
+mod options;
+mod procfs;
+mod quiet;
+mod report;
+mod stats;
+mod storm;
+mod subject;
+mod switching;
+mod texts;
+mod timeline;
+mod traffic;
+
+use std::{io::Write, process::ExitCode, thread, time::Duration};
+
+use clap::Parser;
+use e2e::fixtures;
+
+use crate::{
+    options::{Options, Part, Settings},
+    report::{Report, say},
+    subject::{Pair, Subject},
+    traffic::Traffic,
+};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    // One thread: the clients need little, and what they need they take from the workers.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        runtime.block_on(async {
+            tokio::select! {
+                result = run(&options) => result,
+                // Dropping the run ends its servers and removes its directories.
+                _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+            }
+        })
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `false`: a guarantee was broken.
+async fn run(options: &Options) -> Result<bool, String> {
+    let settings = options.settings();
+    let mut report = Report::default();
+    introduce(&mut report);
+    let workers = thread::available_parallelism().map_or(1, Into::into);
+    let minilm = Pair::minilm();
+    let with_server = [Part::Latency, Part::Switch, Part::Memory];
+    if with_server.iter().any(|part| options.has(*part)) {
+        let mut subject = Subject::start(minilm.clone(), workers, settings.seed).await?;
+        warm_up(&subject, settings, &mut report).await?;
+        if options.has(Part::Latency) {
+            latency::run(&mut subject, settings, &mut report).await?;
+        }
+        if options.has(Part::Switch) {
+            switching::run(&mut subject, settings, &mut report).await?;
+        }
+        if options.has(Part::Memory) {
+            memory::run(&mut subject, settings, &mut report).await?;
+        }
+        end(subject, settings).await?;
+    }
+    if options.has(Part::Workers) {
+        memory::further_workers(&minilm, settings, &mut report).await?;
+    }
+    if options.has(Part::Loading) {
+        loading::run(&minilm, workers, settings, &mut report).await?;
+    }
+    if options.has(Part::Storm) {
+        let mut subject = Subject::start(Pair::tiny(), workers, settings.seed).await?;
+        warm_up(&subject, settings, &mut report).await?;
+        storm::run(&mut subject, settings, &mut report).await?;
+        end(subject, settings).await?;
+    }
+    let sound = report.conclude();
+    if let Some(path) = &settings.json {
+        report.write(path)?;
+    }
+    Ok(sound)
+}
+
+/// What was measured, and where.
+fn introduce(report: &mut Report) {
+    let version = std::process::Command::new(fixtures::onnxd()).arg("--version").output();
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let runtime = fixtures::onnxruntime();
+    let runtime = runtime.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut facts = vec![("command", format!("cargo xtask bench {}", arguments.join(" ")))];
+    facts.extend(procfs::machine());
+    facts.push(("versions", format!("{}, {runtime}", version.unwrap_or_default())));
+    for (name, value) in &facts {
+        say(&format!("{name:<9} {value}"));
+        report.figures(name, value);
+    }
+    say("");
+}
+
+async fn warm_up(
+    subject: &Subject,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), String> {
+    subject.settle().await?;
+    let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
+    tokio::time::sleep(settings.warm_up()).await;
+    let recording = traffic.finish(subject, Vec::new()).await?;
+    report.violations("warm-up", &recording.violations);
+    Ok(())
+}
+
+async fn end(subject: Subject, settings: &Settings) -> Result<(), String> {
+    if let Some(path) = &settings.log {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let written = file.and_then(|mut file| file.write_all(subject.server.stderr().as_bytes()));
+        written.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    subject.server.stop().await;
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Memory after many updates, and what a further worker adds.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    options::Settings,
+    procfs::Memory,
+    report::{Report, Table, say},
+    stats::{Latencies, millis, real},
+    subject::{Pair, Subject},
+    traffic::Traffic,
+};
+
+/// Updates before the first measurement.
+const FIRST: usize = 20;
+/// Measurements after it.
+const LATER: usize = 5;
+/// The most that resident memory may grow.
+const GROWTH_MAX: f64 = 1.10;
+/// Clients that ask now and then, and their pause.
+const CLIENTS: usize = 2;
+const PAUSE: Duration = Duration::from_millis(20);
+/// The most that a further worker may add, in MB.
+const WORKER_MAX: f64 = 40.0;
+const MEGABYTE: f64 = 1e6;
+
+/// A process with what it had at each measurement.
+struct Grown {
+    name: String,
+    pid: i32,
+    at: Vec<Memory>,
+}
+
+/// Toggles between two versions many times.
+pub(crate) async fn run(
+    subject: &mut Subject,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), String> {
+    let mut processes = processes(subject).await?;
+    let mut counts = Vec::new();
+    let (mut done, mut times) = (0, Vec::new());
+    let all = settings.updates().max(FIRST + LATER);
+    for part in 0..=LATER {
+        let goal = FIRST + (all - FIRST) * part / LATER;
+        // In pieces, so that what clients saw need not all be kept.
+        let traffic = Traffic::start(subject, CLIENTS, PAUSE).await?;
+        let mut updates = Vec::new();
+        while done < goal {
+            updates.push(subject.rollback().await?);
+            done += 1;
+        }
+        // The same version serves at each measurement.
+        if done % 2 == 1 {
+            updates.push(subject.rollback().await?);
+            done += 1;
+        }
+        times.extend(updates.iter().map(|called| called.end - called.start));
+        let recording = traffic.finish(subject, updates).await?;
+        report.violations("memory", &recording.violations);
+        subject.settle().await?;
+        processes.iter_mut().for_each(|process| process.at.push(Memory::of(process.pid)));
+        counts.push(done);
+    }
+    let times: Latencies = times.into_iter().collect();
+    print(&processes, &counts, report);
+    say(&format!(
+        "{done} rollbacks loaded ahead: mean {:.0} ms, p99 {:.0} ms, longest {:.0} ms",
+        millis(times.mean()),
+        millis(times.p99()),
+        millis(times.longest())
+    ));
+    let pids: Vec<i32> = self::processes(subject).await?.iter().map(|one| one.pid).collect();
+    if processes.iter().map(|one| one.pid).ne(pids) {
+        report.violations("memory", &["a process was replaced".to_owned()]);
+    }
+    let figures =
+        processes.iter().map(|process| json!({"process": process.name, "memory": process.at}));
+    let figures = json!({"updates": counts, "processes": figures.collect::<Vec<Value>>(), "rollback": times.summary()});
+    report.figures("memory", figures);
+    report.at_most("rollback, ahead: longest", times.longest().as_secs_f64(), 1.0, " s");
+    Ok(())
+}
+
+async fn processes(subject: &Subject) -> Result<Vec<Grown>, String> {
+    let workers = subject.worker_pids().await?;
+    let workers = workers.into_iter().enumerate().map(|(id, pid)| (format!("worker {id}"), pid));
+    let all = [("supervisor".to_owned(), subject.server.pid())].into_iter().chain(workers);
+    Ok(all.map(|(name, pid)| Grown { name, pid, at: Vec::new() }).collect())
+}
+
+fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
+    let columns = ["resident MB", "PSS MB", "own MB"];
+    let parts: [fn(&Memory) -> u64; 3] =
+        [|memory| memory.rss, |memory| memory.pss, |memory| memory.anonymous];
+    for (head, part) in columns.into_iter().zip(parts) {
+        let mut heads = [const { String::new() }; LATER + 3];
+        heads[0] = format!("{head} after");
+        heads[LATER + 2] = "ratio".to_owned();
+        for (place, count) in counts.iter().enumerate() {
+            heads[place + 1] = count.to_string();
+        }
+        let mut table = Table::new(heads.each_ref().map(String::as_str));
+        for process in processes {
+            let bytes: Vec<f64> = process.at.iter().map(|memory| real(part(memory))).collect();
+            let growth = bytes[LATER] / bytes[0];
+            let mut cells = [const { String::new() }; LATER + 3];
+            cells[0].clone_from(&process.name);
+            cells[LATER + 2] = format!("{growth:.3}");
+            for (place, bytes) in bytes.iter().enumerate() {
+                cells[place + 1] = format!("{:.1}", bytes / MEGABYTE);
+            }
+            table.row(cells);
+            if head == "resident MB" {
+                let what = format!("memory of {} after {}", process.name, counts[LATER]);
+                report.at_most(&what, growth, GROWTH_MAX, "x");
+            }
+        }
+        table.print();
+    }
+}
+
+/// Compares servers with one worker and with three.
+pub(crate) async fn further_workers(
+    pair: &Pair,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), String> {
+    let heads = ["workers", "summed PSS MB", "of them workers", "compiled", "supervisor"];
+    let mut table = Table::new(heads);
+    let mut sums = Vec::new();
+    for workers in [1, 3] {
+        // Processes that have loaded once, and learnt nothing else.
+        let subject = Subject::start(pair.clone(), workers, settings.seed).await?;
+        let subject = subject.restart(workers).await;
+        for _ in 0..settings.repeats() * 10 {
+            subject.touch_all().await?;
+        }
+        subject.settle().await?;
+        let status = subject.control.status().await?;
+        let loads = status.workers.iter().filter_map(|worker| worker.loads.get(pair.model));
+        let compiled = loads.filter(|load| load.compiled).count();
+        let pss = |pid: i32| real(Memory::of(pid).pss) / MEGABYTE;
+        let supervisor = pss(subject.server.pid());
+        let of_workers: f64 = status.pids().into_iter().map(pss).sum();
+        table.row([
+            workers.to_string(),
+            format!("{:.1}", supervisor + of_workers),
+            format!("{of_workers:.1}"),
+            compiled.to_string(),
+            format!("{supervisor:.1}"),
+        ]);
+        sums.push(supervisor + of_workers);
+        subject.server.stop().await;
+    }
+    table.print();
+    let each = (sums[1] - sums[0]) / 2.0;
+    report.figures("further_worker_megabytes", each);
+    report.at_most("each further worker adds", each, WORKER_MAX, " MB");
+    Ok(())
+}

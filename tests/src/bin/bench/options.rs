@@ -1,0 +1,153 @@
+//! What can be asked for on the command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Measures what updates cost those who are being served.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub what: What,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum What {
+    /// Latency, memory and load times with and without updates
+    Update(Settings),
+    /// 100 updates a second
+    Storm(Settings),
+}
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Requests without updates, and with them
+    Latency,
+    /// From a commit to the last worker's switch
+    Switch,
+    /// What a further worker adds
+    Workers,
+    /// Memory after many updates
+    Memory,
+    /// Loading the plain and the compiled model
+    Loading,
+    /// 100 updates a second
+    Storm,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Settings {
+    /// How long each phase takes [default: 20, with --quick 3]
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// How often all phases are run, each time in the other order [default: 2, with --quick 1]
+    #[arg(long)]
+    pub rounds: Option<usize>,
+    /// Updates of the part `memory` [default: 1000, with --quick 50]
+    #[arg(long)]
+    pub updates: Option<usize>,
+    /// Clients that ask without a pause
+    #[arg(long, default_value_t = 8)]
+    pub clients: usize,
+    /// Time from one update to the next [default: 2, with --quick 1]
+    #[arg(long, value_name = "SECONDS")]
+    pub period: Option<u64>,
+    /// Seed of the texts
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Only these parts; may be repeated [default: all but storm]
+    #[arg(long, value_name = "PART")]
+    pub only: Vec<Part>,
+    /// The part `storm` as well
+    #[arg(long)]
+    pub storm: bool,
+    /// Waits until nothing else runs here, and repeats what was disturbed
+    #[arg(long)]
+    pub patient: bool,
+    /// Short phases: whether it works, not how fast it is
+    #[arg(long)]
+    pub quick: bool,
+    /// Writes all figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Adds the servers' logs to this file
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+}
+
+impl Settings {
+    fn choose<T>(&self, given: Option<T>, full: T, quick: T) -> T {
+        given.unwrap_or(if self.quick { quick } else { full })
+    }
+
+    /// How long each phase takes.
+    pub(crate) fn phase(&self) -> Duration {
+        Duration::from_secs(self.choose(self.seconds, 20, 3))
+    }
+
+    pub(crate) fn rounds(&self) -> usize {
+        self.choose(self.rounds, 2, 1)
+    }
+
+    pub(crate) fn updates(&self) -> usize {
+        self.choose(self.updates, 1000, 50)
+    }
+
+    /// From one update to the next.
+    pub(crate) fn period(&self) -> Duration {
+        Duration::from_secs(self.choose(self.period, 2, 1))
+    }
+
+    /// Repetitions of what is measured once each time.
+    pub(crate) fn repeats(&self) -> usize {
+        self.choose(None, 5, 2)
+    }
+
+    /// Each phase of a storm.
+    pub(crate) fn storm_phase(&self) -> Duration {
+        Duration::from_secs(self.choose(self.seconds, 10, 3))
+    }
+
+    /// Before anything is measured.
+    pub(crate) fn warm_up(&self) -> Duration {
+        Duration::from_secs(self.choose(None, 3, 1))
+    }
+}
+
+impl Options {
+    pub(crate) fn settings(&self) -> &Settings {
+        let (What::Update(settings) | What::Storm(settings)) = &self.what;
+        settings
+    }
+
+    /// Whether a part is to be run.
+    pub(crate) fn has(&self, part: Part) -> bool {
+        let Settings { only, storm, .. } = self.settings();
+        match &self.what {
+            What::Storm(_) => part == Part::Storm,
+            What::Update(_) if only.is_empty() => part != Part::Storm || *storm,
+            What::Update(_) => only.contains(&part) || part == Part::Storm && *storm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(arguments: &str) -> Vec<Part> {
+        let options = Options::parse_from(arguments.split(' '));
+        let all = Part::value_variants().iter().copied();
+        all.filter(|part| options.has(*part)).collect()
+    }
+
+    #[test]
+    fn parts_are_chosen() {
+        assert_eq!(parts("bench update").len(), 5);
+        assert_eq!(parts("bench update --storm --quick").len(), 6);
+        assert_eq!(parts("bench update --only memory --only loading").len(), 2);
+        assert_eq!(parts("bench storm"), [Part::Storm]);
+    }
+}

@@ -1,0 +1,149 @@
+//! Short texts made from a seed, and what each content makes of them, so that every answer tells
+//! which content made it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use e2e::{client::Client, corpus};
+use serde_json::json;
+
+/// How many texts there are.
+const TEXTS: usize = 256;
+/// Words of a text.
+const WORDS: std::ops::RangeInclusive<u64> = 4..=16;
+/// Components that are compared. Two contents differ in each of them.
+const COMPARED: usize = 16;
+/// Two contents have to differ by this much, or answers could not be told apart.
+const DIFFERENCE_MIN: f32 = 10.0 * corpus::TOLERANCE;
+
+const VOCABULARY: &str = "the of and to in is was for that with on as by at from his her it an \
+    were which are this also be had or first one their its new after but who two they have some \
+    city river train market house garden window morning night summer winter music letter school \
+    doctor teacher captain engine bridge island mountain forest water bread coffee paper price \
+    model update worker memory server request question answer reason system number table large \
+    small early late green white black old young heavy open closed quiet loud simple strange \
+    finds makes writes reads builds opens carries follows begins ends waits turns holds learns \
+    quickly slowly often never always perhaps almost together between behind without during";
+
+/// Texts as request bodies, and the first components of their embeddings by content.
+#[derive(Clone, Debug)]
+pub(crate) struct Texts {
+    bodies: Vec<Bytes>,
+    known: BTreeMap<String, Vec<Vec<f32>>>,
+}
+
+impl Texts {
+    /// Texts for requests to `model`.
+    pub(crate) fn new(seed: u64, model: &str) -> Self {
+        let words: Vec<&str> = VOCABULARY.split_whitespace().collect();
+        let mut random = Random(seed);
+        let mut text = || {
+            let count = *WORDS.start() + random.below(WORDS.end() - WORDS.start() + 1);
+            let chosen = (0..count).map(|_| words[random.below_len(words.len())]);
+            chosen.collect::<Vec<_>>().join(" ")
+        };
+        let body = |text: String| Bytes::from(json!({"inputs": text, "model": model}).to_string());
+        let bodies = (0..TEXTS).map(|_| body(text())).collect();
+        Self { bodies, known: BTreeMap::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bodies.len()
+    }
+
+    pub(crate) fn body(&self, place: usize) -> Bytes {
+        self.bodies[place].clone()
+    }
+
+    /// Asks a server that serves `content` and nothing else.
+    pub(crate) async fn learn(&mut self, content: &str, client: &mut Client) -> Result<(), String> {
+        let mut embeddings = Vec::new();
+        for body in &self.bodies {
+            let answer = client.send(hyper::Method::POST, "/embed", body.clone()).await;
+            let answer = answer.map_err(|error| format!("{content}: {error}"))?;
+            embeddings.push(components(&answer.body)?);
+        }
+        for (other, known) in &self.known {
+            let pairs = known.iter().zip(&embeddings);
+            let nearest = pairs.map(|(one, two)| corpus::distance(one, two));
+            if nearest.fold(f32::INFINITY, f32::min) < DIFFERENCE_MIN {
+                return Err(format!("{content} and {other} answer too much alike"));
+            }
+        }
+        self.known.insert(content.to_owned(), embeddings);
+        Ok(())
+    }
+
+    /// Which content made the body of an answer.
+    pub(crate) fn content(&self, place: usize, body: &[u8]) -> Result<String, String> {
+        let found = components(body)?;
+        let fits =
+            |known: &Vec<Vec<f32>>| corpus::distance(&known[place], &found) <= corpus::TOLERANCE;
+        let content = self.known.iter().find(|(_, known)| fits(known));
+        content.map(|(name, _)| name.clone()).ok_or_else(|| format!("of no content: {found:?}"))
+    }
+}
+
+/// The first components of the one embedding in a body of `/embed`. Parsing all of it for each
+/// answer would take CPU time from what is measured.
+fn components(body: &[u8]) -> Result<Vec<f32>, String> {
+    let other =
+        || format!("no embedding: {}", String::from_utf8_lossy(&body[..body.len().min(80)]));
+    let rest = body.strip_prefix(b"[[").ok_or_else(other)?;
+    let numbers = rest.split(|byte| b",]".contains(byte)).take(COMPARED);
+    let parsed = numbers.map(|number| str::from_utf8(number).ok()?.parse().ok());
+    parsed.collect::<Option<Vec<f32>>>().ok_or_else(other)
+}
+
+/// SplitMix64: the same texts on every machine and with every version of every library.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn below_len(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_short_and_depend_on_the_seed_alone() {
+        let bodies = |seed| Texts::new(seed, "m").bodies;
+        assert_eq!(bodies(1), bodies(1));
+        assert_ne!(bodies(1), bodies(2));
+        for body in bodies(1) {
+            let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let words = value["inputs"].as_str().unwrap().split(' ').count() as u64;
+            assert!(WORDS.contains(&words), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_its_content() {
+        let body = |first: f32| {
+            let all: Vec<String> = (0..40u8).map(|i| (first + f32::from(i)).to_string()).collect();
+            format!("[[{}]]", all.join(",")).into_bytes()
+        };
+        let mut texts = Texts::new(1, "m");
+        for (name, first) in [("one", 0.5), ("two", 0.75)] {
+            texts.known.insert(name.into(), vec![components(&body(first)).unwrap()]);
+        }
+        assert_eq!(texts.content(0, &body(0.75)).unwrap(), "two");
+        assert!(texts.content(0, &body(0.6)).is_err());
+        assert!(texts.content(0, b"{\"error\": 1}").is_err());
+    }
+}

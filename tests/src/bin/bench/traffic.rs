@@ -1,0 +1,255 @@
+//! Clients that ask without a pause and without retries, and what they saw.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    client::{self, Client, Response},
+    history::{History, Label, Outcome, Request, Update},
+};
+use hyper::Method;
+use tokio::{task::JoinHandle, time};
+
+use crate::{control::Called, procfs::Cpu, stats::Latencies, subject::Subject, texts::Texts};
+
+/// Violations that are shown.
+const SHOWN_MAX: usize = 5;
+/// Each client begins elsewhere in the texts, and goes through all of them.
+const STRIDE: usize = 37;
+
+/// Running clients.
+pub(crate) struct Traffic {
+    begin: Instant,
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<Vec<(Request, Timing)>>>,
+    /// What served at the begin.
+    initial: Update,
+    pids: Vec<i32>,
+    cpu: Cpu,
+}
+
+struct Shared {
+    texts: Arc<Texts>,
+    stop: AtomicBool,
+    sent: AtomicUsize,
+}
+
+/// A request, by times since the begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub start: Duration,
+    pub end: Duration,
+    pub timing: Timing,
+}
+
+impl Seen {
+    pub(crate) fn latency(&self) -> Duration {
+        self.end - self.start
+    }
+}
+
+/// `server-timing`, as far as it is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timing {
+    pub queue: Duration,
+    pub infer: Duration,
+}
+
+/// What happened from start to stop.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    pub begin: Instant,
+    pub elapsed: Duration,
+    pub seen: Vec<Seen>,
+    pub failed: usize,
+    pub updates: Vec<Called>,
+    pub cpu: Cpu,
+    /// Of the guarantees. There should be none.
+    pub violations: Vec<String>,
+    /// When a generation was first seen in an answer.
+    pub first_seen: Vec<(u64, Duration)>,
+}
+
+impl Recording {
+    pub(crate) fn latencies(&self) -> Latencies {
+        self.seen.iter().map(Seen::latency).collect()
+    }
+}
+
+impl Traffic {
+    /// Starts clients that pause between an answer and the next request; by default they do not.
+    pub(crate) async fn start(
+        subject: &Subject,
+        clients: usize,
+        pause: Duration,
+    ) -> Result<Self, String> {
+        let pids = subject.worker_pids().await?;
+        let shared = Arc::new(Shared {
+            texts: Arc::clone(&subject.texts),
+            stop: AtomicBool::new(false),
+            sent: AtomicUsize::new(0),
+        });
+        let mut connected = Vec::new();
+        for _ in 0..clients {
+            let client = Client::connect(subject.server.address()).await;
+            connected.push(client.map_err(|error| error.to_string())?);
+        }
+        let begin = Instant::now();
+        let generation = subject.serving.generation;
+        let initial = Update {
+            start: Duration::ZERO,
+            end: Duration::ZERO,
+            generations: generation..=generation,
+            version: subject.serving.version.clone(),
+        };
+        let cpu = Cpu::now(subject.server.pid(), &pids);
+        let asking = connected.into_iter().enumerate().map(|(number, client)| {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(Asking { number, client, begin, pause, shared }.run())
+        });
+        let clients = asking.collect();
+        Ok(Self { begin, shared, clients, initial, pids, cpu })
+    }
+
+    pub(crate) fn begin(&self) -> Instant {
+        self.begin
+    }
+
+    /// Lets every client finish its request, and checks all answers. `updates` are all that were
+    /// made meanwhile.
+    pub(crate) async fn finish(
+        mut self,
+        subject: &Subject,
+        updates: Vec<Called>,
+    ) -> Result<Recording, String> {
+        let elapsed = self.begin.elapsed();
+        let cpu = Cpu::now(subject.server.pid(), &self.pids) - self.cpu;
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let mut answers = Vec::new();
+        for client in std::mem::take(&mut self.clients) {
+            answers.extend(client.await.map_err(|error| error.to_string())?);
+        }
+        let seen = answers.iter().map(|(request, timing)| Seen {
+            start: request.start,
+            end: request.end,
+            timing: *timing,
+        });
+        let seen = seen.collect();
+        let requests: Vec<Request> = answers.into_iter().map(|(request, _)| request).collect();
+        let failed = requests.iter().filter(|request| !request.was_answered()).count();
+        let history = History {
+            updates: self.history_of(&updates),
+            contents: subject.contents.clone(),
+            sent: self.shared.sent.load(Ordering::Relaxed),
+            deadline: client::DEADLINE,
+            requests,
+        };
+        let first_seen = first_seen(&history);
+        let violations = match history.check() {
+            Ok(_) => Vec::new(),
+            Err(all) => {
+                let count = format!("{} violations:", all.len());
+                let shown = all.iter().take(SHOWN_MAX).map(ToString::to_string);
+                [count].into_iter().chain(shown).collect()
+            }
+        };
+        let begin = self.begin;
+        Ok(Recording { begin, elapsed, seen, failed, updates, cpu, violations, first_seen })
+    }
+
+    fn history_of(&self, updates: &[Called]) -> Vec<Update> {
+        let since = |at: Instant| at.saturating_duration_since(self.begin);
+        let committed = updates.iter().filter_map(|called| {
+            let committed = called.result.as_ref().ok()?;
+            Some(Update {
+                start: since(called.start),
+                end: since(called.end),
+                generations: committed.generation..=committed.generation,
+                version: committed.version.clone(),
+            })
+        });
+        [self.initial.clone()].into_iter().chain(committed).collect()
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn first_seen(history: &History) -> Vec<(u64, Duration)> {
+    let mut first = std::collections::BTreeMap::new();
+    for request in &history.requests {
+        if let Outcome::Answered(label) = &request.outcome {
+            let at = first.entry(label.generation).or_insert(request.end);
+            *at = request.end.min(*at);
+        }
+    }
+    first.into_iter().collect()
+}
+
+/// One client.
+struct Asking {
+    number: usize,
+    client: Client,
+    begin: Instant,
+    pause: Duration,
+    shared: Arc<Shared>,
+}
+
+impl Asking {
+    async fn run(mut self) -> Vec<(Request, Timing)> {
+        let mut answers = Vec::new();
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let sequence = answers.len();
+            let place = (self.number * STRIDE + sequence) % self.shared.texts.len();
+            let body = self.shared.texts.body(place);
+            self.shared.sent.fetch_add(1, Ordering::Relaxed);
+            let start = self.begin.elapsed();
+            let answer = self.client.send(Method::POST, "/embed", body).await;
+            let end = self.begin.elapsed();
+            let timing = answer.as_ref().map_or_else(|_| Timing::default(), timing);
+            let outcome = match answer {
+                Ok(response) if response.status == 200 => self.label(place, &response),
+                Ok(response) => Outcome::Failed(response.status, response.text()),
+                Err(unanswered) => Outcome::Lost(unanswered.0),
+            };
+            let lost = matches!(outcome, Outcome::Lost(_));
+            let client = self.number;
+            answers.push((Request { client, sequence, texts: 1, start, end, outcome }, timing));
+            if lost {
+                let Ok(client) = Client::connect(self.client.address()).await else { break };
+                self.client = client;
+            }
+            if self.pause > Duration::ZERO {
+                time::sleep(self.pause).await;
+            }
+        }
+        answers
+    }
+
+    fn label(&self, place: usize, response: &Response) -> Outcome {
+        let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
+            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+        };
+        let content = self.shared.texts.content(place, &response.body);
+        Outcome::Answered(Label { generation, version: version.to_owned(), content })
+    }
+}
+
+fn timing(response: &Response) -> Timing {
+    let header = response.header("server-timing").unwrap_or_default();
+    let part = |name: &str| {
+        let found =
+            header.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(";dur="));
+        let millis: f64 = found.and_then(|millis| millis.parse().ok()).unwrap_or_default();
+        Duration::from_secs_f64(millis.max(0.0) / 1e3)
+    };
+    Timing { queue: part("queue"), infer: part("infer") }
+}

@@ -1,0 +1,110 @@
+//! What stands in a state directory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::home::Home;
+
+/// The state directory of a home, read anew with each call.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    root: PathBuf,
+}
+
+/// What a record says, as far as tests look at it.
+#[derive(Deserialize)]
+struct Record {
+    version: String,
+}
+
+impl Disk {
+    /// The state directory of this home.
+    pub fn of(home: &Home) -> Self {
+        Self::at(&home.state())
+    }
+
+    /// The state directory at this path.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    /// The names in `versions/`.
+    pub fn versions(&self) -> BTreeSet<String> {
+        names(&self.root.join("versions"))
+    }
+
+    /// The names in `compiled/`.
+    pub fn compiled(&self) -> BTreeSet<String> {
+        names(&self.root.join("compiled"))
+    }
+
+    /// The names in `staging/`.
+    pub fn staging(&self) -> BTreeSet<String> {
+        names(&self.root.join("staging"))
+    }
+
+    /// The directory of one version.
+    pub fn version(&self, version: &str) -> PathBuf {
+        self.root.join("versions").join(version)
+    }
+
+    /// The compiled form of one version: the one directory that holds a model.
+    ///
+    /// # Panics
+    /// There is none, or more than one.
+    pub fn compiled_form(&self, version: &str) -> PathBuf {
+        let directory = self.root.join("compiled").join(version);
+        let forms: Vec<PathBuf> = names(&directory)
+            .iter()
+            .map(|name| directory.join(name))
+            .filter(|path| path.join("model.onnx").is_file())
+            .collect();
+        assert_eq!(forms.len(), 1, "{forms:?}");
+        forms.into_iter().next().unwrap()
+    }
+
+    /// By generation, the versions of a model's records.
+    ///
+    /// # Panics
+    /// A record is damaged, or something else lies there.
+    pub fn generations(&self, model: &str) -> BTreeMap<u64, String> {
+        let directory = self.root.join("generations").join(model);
+        let record = |name: String| {
+            let text = fs::read(directory.join(&name)).unwrap();
+            let record: Record = serde_json::from_slice(&text)
+                .unwrap_or_else(|error| panic!("{name}: {error}: {text:?}"));
+            (name.parse().unwrap(), record.version)
+        };
+        names(&directory).into_iter().map(record).collect()
+    }
+
+    /// Whatever stands there without need, one line each: half-made things, versions that no
+    /// record names, compiled forms of what is no such version.
+    pub fn leftovers(&self) -> Vec<String> {
+        let models = names(&self.root.join("generations"));
+        let records = models.iter().flat_map(|model| self.generations(model).into_values());
+        let named: BTreeSet<String> = records.collect();
+        let (versions, compiled) = (self.versions(), self.compiled());
+        let needed: BTreeSet<String> = versions.intersection(&named).cloned().collect();
+        let mut left: Vec<String> =
+            self.staging().into_iter().map(|name| format!("staging/{name}")).collect();
+        left.extend(versions.difference(&named).map(|name| format!("versions/{name}")));
+        left.extend(compiled.difference(&needed).map(|name| format!("compiled/{name}")));
+        for version in compiled {
+            let parts = names(&self.root.join("compiled").join(&version));
+            let half = parts.iter().filter(|name| name.starts_with("making-"));
+            left.extend(half.map(|name| format!("compiled/{version}/{name}")));
+        }
+        left
+    }
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}

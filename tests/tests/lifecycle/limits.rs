@@ -1,0 +1,91 @@
+//! What a candidate may use of time and memory, and what its checker's end means.
+
+use std::{sync::Arc, time::Duration};
+
+use e2e::{
+    control::Control, corpus::Corpus, disk::Disk, eventually, home::Home, load::Load,
+    processes::Signal, server::Server,
+};
+
+use crate::{checker, checkers, served, tiny};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn assert_nothing_is_left(home: &Home) {
+    let disk = Disk::of(home);
+    eventually("nothing is left of a refused candidate", PATIENCE, async || {
+        let left = disk.leftovers();
+        (left.is_empty() && checkers(home).is_empty()).then_some(())
+    })
+    .await;
+}
+
+/// How far a process yields to others, proc_pid_stat(5).
+fn nice(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields = stat.rsplit_once(')').expect("a name in brackets").1;
+    fields.split_whitespace().nth(16).expect("the 19th field").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_takes_too_much_time_or_memory_is_refused_and_nobody_else_notices() {
+    let server = Server::builder()
+        .argument("--check-timeout=3")
+        .argument("--check-memory=600")
+        .model("m", &tiny("a"))
+        .start()
+        .await;
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
+    for (name, kind) in [("expensive", "memory"), ("slow", "timeout")] {
+        let refusal = load.update(&server, &tiny(name), "none").await.unwrap_err();
+        assert_eq!(refusal.kind, kind, "{name}: {refusal:?}");
+        assert_nothing_is_left(server.home()).await;
+        load.more(10).await;
+    }
+    load.update(&server, &tiny("b"), "b").await.unwrap();
+    load.more(10).await;
+    assert_eq!(load.finish().await.generations, 2);
+    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checker_that_dies_refuses_its_candidate_and_hurts_nobody() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
+    let slow = tiny("slow");
+    let killing = async {
+        let checker = checker(server.home()).await;
+        load.more(10).await;
+        assert!(nice(checker.pid) >= 10, "it yields to workers");
+        checker.signal(Signal::SIGKILL);
+    };
+    let (refusal, ()) = tokio::join!(server.update("m", Some(&slow)), killing);
+    let refusal = refusal.unwrap_err();
+    assert_eq!(refusal.kind, "crash", "{refusal:?}");
+    assert!(refusal.message.contains("signal 9"), "{refusal:?}");
+    assert_nothing_is_left(server.home()).await;
+    load.more(10).await;
+    assert_eq!(load.finish().await.generations, 1);
+    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_during_a_check_it_stops_and_leaves_nothing() {
+    let home = Arc::new(Home::new());
+    let mut server = Server::builder().home(&home).model("m", &tiny("a")).start().await;
+    let mut call = Control::of(&server).update("m", &tiny("slow"), "ahead").await;
+    call.step("passed").await;
+    let checker = checker(&home).await;
+    // Panics if a process or anything in staging is left.
+    assert_eq!(server.terminate().await.code(), Some(0));
+    assert!(!checker.runs());
+    let (_, outcome) = call.end().await;
+    assert_eq!(outcome.unwrap_err().kind, "busy");
+
+    let server = Server::builder().home(&home).model("m", &tiny("a")).start().await;
+    assert_eq!(served(&server, "m").await.0, 1);
+    assert_eq!(Disk::of(&home).leftovers(), [""; 0]);
+    server.stop().await;
+}

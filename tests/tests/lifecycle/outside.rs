@@ -1,0 +1,144 @@
+//! A version consists of what was in its directory, and of copies: no file outside of it has a
+//! part in it, whatever a model or a link names.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use e2e::{
+    corpus::{Corpus, TOLERANCE, distance},
+    disk::Disk,
+    fixtures::replace_model,
+    home::Home,
+    load::Load,
+    server::Server,
+};
+
+use crate::{embed, served, tiny};
+
+/// Where the model with external data says that it is.
+const LOCATION: &str = "model.onnx_data";
+
+/// A copy of the model with external data, which says that its data is at `location`.
+fn with_location(home: &Home, name: &str, location: &str) -> PathBuf {
+    let directory = home.models().join(name);
+    replace_model(&tiny("external"), &directory);
+    let model = fs::read(directory.join("model.onnx")).expect("a file");
+    // Of equal length, so that no length in the file changes.
+    assert_eq!(location.len(), LOCATION.len(), "{location}");
+    let patched = replace(&model, LOCATION.as_bytes(), location.as_bytes());
+    assert_ne!(patched, model);
+    fs::write(directory.join("model.onnx"), patched).expect("it can be written");
+    directory
+}
+
+fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for place in 0..=bytes.len() - from.len() {
+        if bytes[place..].starts_with(from) {
+            bytes[place..place + to.len()].copy_from_slice(to);
+        }
+    }
+    bytes
+}
+
+/// A file in `/tmp` that is removed with this.
+struct Elsewhere(PathBuf);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn external_data_outside_of_the_version_is_refused() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let home = server.home();
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
+    // Sound data, so that nothing but the place is wrong with it. What is staged stands two
+    // directories below the state directory, as versions do.
+    let data = tiny("external").join(LOCATION);
+    fs::copy(&data, home.root().join("secret")).unwrap();
+    let absolute = Elsewhere(format!("/tmp/e2e-{:06}", std::process::id() % 1_000_000).into());
+    fs::copy(&data, &absolute.0).unwrap();
+    for (name, location) in [
+        ("relative", "../../../secret"),
+        ("absolute", absolute.0.to_str().unwrap()),
+        ("missing", "model.onnx_none"),
+        ("directory", "././././././../"),
+    ] {
+        let from = with_location(home, name, location);
+        let refusal = load.update(&server, &from, "none").await.unwrap_err();
+        assert!(["contract", "load"].contains(&refusal.kind.as_str()), "{name}: {refusal:?}");
+        load.more(4).await;
+    }
+    assert_eq!(served(&server, "m").await.0, 1);
+    let sound = with_location(home, "sound", "././././mo.data");
+    fs::rename(sound.join(LOCATION), sound.join("mo.data")).unwrap();
+    load.update(&server, &sound, "a").await.unwrap();
+    load.more(4).await;
+    assert_eq!(load.finish().await.generations, 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_regular_file_is_refused_by_name() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    for name in [LOCATION, "tokenizer.json", "1_Pooling"] {
+        let from = server.home().models().join("linked");
+        replace_model(&tiny("external"), &from);
+        let kept = from.join("kept");
+        fs::rename(from.join(name), &kept).unwrap();
+        symlink("kept", from.join(name)).unwrap();
+        let refusal = server.update("m", Some(&from)).await.unwrap_err();
+        assert_eq!(refusal.kind, "contract", "{name}: {refusal:?}");
+        assert!(refusal.message.contains(name), "{name}: {refusal:?}");
+        assert!(refusal.message.contains("link"), "{name}: {refusal:?}");
+    }
+    let fifo = server.home().models().join("fifo");
+    replace_model(&tiny("b"), &fifo);
+    fs::remove_file(fifo.join("model.onnx")).unwrap();
+    let made = Command::new("mkfifo").arg(fifo.join("model.onnx")).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let refusal = server.update("m", Some(&fifo)).await.unwrap_err();
+    assert_eq!(refusal.kind, "contract", "{refusal:?}");
+    // The directory itself may be named by a link, which is followed once.
+    let current = server.home().models().join("current");
+    symlink(tiny("b"), &current).unwrap();
+    server.update("m", Some(&current)).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hard_linked_files_are_copied_so_that_nobody_else_can_change_them() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let origin = server.home().models().join("origin");
+    let from = server.home().models().join("hard-linked");
+    replace_model(&tiny("external"), &origin);
+    replace_model(&origin, &from);
+    for name in ["model.onnx", LOCATION, "tokenizer.json"] {
+        fs::remove_file(from.join(name)).unwrap();
+        fs::hard_link(origin.join(name), from.join(name)).unwrap();
+    }
+    let committed = server.update("m", Some(&from)).await.unwrap();
+    let version = Disk::of(server.home()).version(&committed.version);
+    for name in ["model.onnx", LOCATION, "tokenizer.json"] {
+        let inode = |path: &Path| fs::metadata(path.join(name)).unwrap().ino();
+        assert_ne!(inode(&version), inode(&origin), "{name}");
+        assert_eq!(fs::metadata(version.join(name)).unwrap().nlink(), 1, "{name}");
+        fs::write(origin.join(name), "changed in place").unwrap();
+    }
+    // A worker that starts now reads the version again.
+    for pid in server.worker_pids().await {
+        e2e::processes::signal(pid, e2e::processes::Signal::SIGKILL);
+    }
+    server.restarted(2).await;
+    let corpus = Corpus::tiny();
+    let embedding = embed(&server, &corpus.texts[2]).await;
+    assert!(distance(&corpus.contents["a"][2], &embedding) < TOLERANCE);
+    server.stop().await;
+}

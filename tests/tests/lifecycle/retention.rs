@@ -1,0 +1,117 @@
+//! What is kept: the last versions of each model, and whatever is in use.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use e2e::{
+    control::Control,
+    corpus::{Corpus, TOLERANCE, distance},
+    disk::Disk,
+    home::Home,
+    launch::Builder,
+    load::Load,
+    processes::{self, Signal},
+    server::Server,
+};
+
+use crate::{embed, served, tiny, variant_of};
+
+fn builder(home: &Arc<Home>, retention: &str) -> Builder {
+    let builder = Server::builder().home(home).model("m", &tiny("a")).model("other", &tiny("cls"));
+    builder.argument("--retention").argument(retention)
+}
+
+fn variants(home: &Home) -> Vec<PathBuf> {
+    (1..=5).map(|number| variant_of(home, "b", &number.to_string())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_the_last_three_versions_are_kept_and_can_be_gone_back_to() {
+    let home = Arc::new(Home::new());
+    let disk = Disk::of(&home);
+    let server = builder(&home, "3").start().await;
+    let others = served(&server, "other").await;
+    let mut versions = vec![served(&server, "m").await.1];
+    for from in variants(&home) {
+        let committed = server.update("m", Some(&from)).await.unwrap();
+        versions.push(committed.version);
+        assert!(disk.versions().contains(versions.last().unwrap()), "what is served is there");
+    }
+    server.stop().await;
+
+    let server = builder(&home, "3").start().await;
+    assert_eq!(served(&server, "m").await, (6, versions[5].clone()));
+    let mut kept = versions[3..].to_vec();
+    kept.push(others.1.clone());
+    kept.sort();
+    assert_eq!(disk.versions().into_iter().collect::<Vec<_>>(), kept);
+    assert_eq!(disk.compiled().into_iter().collect::<Vec<_>>(), kept);
+    assert_eq!(served(&server, "other").await, others, "another model's versions stay");
+
+    for (generation, version) in [(4, &versions[3]), (5, &versions[4])] {
+        let back = server.rollback("m", Some(generation)).await.unwrap();
+        assert_eq!(&back.version, version);
+        assert_eq!(served(&server, "m").await, (back.generation, back.version));
+    }
+    for generation in [1, 2, 3] {
+        let refusal = server.rollback("m", Some(generation)).await.unwrap_err();
+        assert_eq!(refusal.kind, "not_found", "{refusal:?}");
+        assert!(refusal.message.contains(&generation.to_string()), "{refusal:?}");
+    }
+    // What is no longer kept is a new version like any other, under a new number.
+    let again = server.update("m", Some(&tiny("a"))).await.unwrap();
+    assert_eq!((again.generation, &again.version), (9, &versions[0]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_served_is_never_removed_however_fast_versions_follow() {
+    let home = Arc::new(Home::new());
+    let disk = Disk::of(&home);
+    let server = builder(&home, "1").start().await;
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
+    let variants = variants(&home);
+    for round in 0..3 {
+        for from in &variants {
+            let how = ["--load", if round % 2 == 0 { "ahead" } else { "lazy" }];
+            let committed = load.update_with(&server, from, "b", &how).await.unwrap();
+            assert!(disk.version(&committed.version).join("MANIFEST").exists());
+            load.more(4).await;
+        }
+    }
+    load.finish().await;
+    let (generation, version) = served(&server, "m").await;
+    let other = served(&server, "other").await;
+    assert_eq!(generation, 16);
+    server.stop().await;
+
+    let server = builder(&home, "1").start().await;
+    assert_eq!(served(&server, "m").await, (16, version.clone()));
+    let mut kept = [version, other.1];
+    kept.sort();
+    assert_eq!(disk.versions().into_iter().collect::<Vec<_>>(), kept, "one of each model");
+    let refusal = server.rollback("m", None).await.unwrap_err();
+    assert_eq!(refusal.kind, "not_found", "{refusal:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_is_not_removed_by_the_update_of_another_model() {
+    let home = Arc::new(Home::new());
+    let server = builder(&home, "1").start().await;
+    let victim = server.settled().await.workers[0].pid.unwrap();
+    // Asked to load ahead, it holds up the update between the check and the record.
+    processes::signal(victim, Signal::SIGSTOP);
+    let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;
+    call.step("checked").await;
+    let others = server.update_with("other", Some(&tiny("a")), &["--load", "lazy"]).await;
+    assert_eq!(others.unwrap().generation, 2);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    processes::signal(victim, Signal::SIGKILL);
+    let (_, outcome) = call.end().await;
+    let committed = outcome.unwrap();
+    assert_eq!(served(&server, "m").await, (2, committed.version.clone()));
+    let corpus = Corpus::tiny();
+    let embedding = embed(&server, &corpus.texts[1]).await;
+    assert!(distance(&corpus.contents["b"][1], &embedding) < TOLERANCE);
+    server.stop().await;
+}

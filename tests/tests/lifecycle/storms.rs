@@ -1,0 +1,227 @@
+//! Far more updates than can be loaded: the newest wins, everybody is told, nobody is hurt.
+
+use std::{
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    admin::{Committed, Refusal},
+    control::{Call, Control},
+    corpus::{Corpus, TOLERANCE, distance},
+    eventually,
+    load::Load,
+    processes::Signal,
+    server::Server,
+};
+use tokio::task::JoinSet;
+
+use crate::{checker, embed, served, tiny};
+
+const CLIENTS: usize = 8;
+/// As many texts as a request may hold: they span groups, and commits.
+const TEXTS_MAX: usize = 32;
+/// 100 a second for 3 seconds.
+const CALLS: usize = 300;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Clients with one text and with many, and both contents checked.
+async fn load(server: &Server) -> Load {
+    let mut load = Load::start(server, "m", Corpus::tiny(), "a", CLIENTS - 1).await;
+    load.join_with_lists_of(server, TEXTS_MAX).await;
+    for content in ["b", "a"] {
+        load.update(server, &tiny(content), content).await.expect("a good model");
+    }
+    load
+}
+
+/// A call of the storm: its content, its times, its outcome.
+type Called = (&'static str, (Duration, Duration), Result<Committed, Refusal>);
+
+/// Calls that do not wait for each other.
+struct Storm {
+    control: Control,
+    begin: Instant,
+    taken_in: Arc<AtomicUsize>,
+    calls: JoinSet<Called>,
+}
+
+impl Storm {
+    fn of(server: &Server, begin: Instant) -> Self {
+        let taken_in = Arc::new(AtomicUsize::new(0));
+        Self { control: Control::of(server), begin, taken_in, calls: JoinSet::new() }
+    }
+
+    fn call(&mut self, content: &'static str, load: &'static str) {
+        let (control, begin) = (self.control.clone(), self.begin);
+        let taken_in = Arc::clone(&self.taken_in);
+        self.calls.spawn(async move {
+            let start = begin.elapsed();
+            let call = control.update("m", &tiny(content), load).await;
+            taken_in.fetch_add(1, Ordering::Relaxed);
+            let (_, outcome) = call.end().await;
+            (content, (start, begin.elapsed()), outcome)
+        });
+    }
+
+    /// Waits until the server has so many calls.
+    async fn taken_in(&self, count: usize) {
+        eventually("all calls are taken in", PATIENCE, async || {
+            (self.taken_in.load(Ordering::Relaxed) == count).then_some(())
+        })
+        .await;
+    }
+
+    async fn end(self) -> Vec<Called> {
+        self.calls.join_all().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_hundred_updates_a_second_the_newest_serves_and_the_others_are_told() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let mut load = load(&server).await;
+    let mut storm = Storm::of(&server, load.begin());
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let contents = ["b", "a", "b", "b", "a"].into_iter().cycle();
+    for (content, how) in contents.zip(["ahead", "lazy"].into_iter().cycle()).take(CALLS) {
+        ticks.tick().await;
+        storm.call(content, how);
+    }
+    storm.taken_in(CALLS).await;
+    storm.call("cls", "ahead");
+
+    let (mut superseded, mut committed, mut last) = (Vec::new(), Vec::new(), None);
+    for (content, times, outcome) in storm.end().await {
+        match outcome {
+            Ok(one) => {
+                load.committed(times, &one, content);
+                committed.push(one.generation);
+                last = last.or((content == "cls").then_some((one.generation, one.version)));
+            }
+            Err(refusal) => superseded.push(refusal),
+        }
+    }
+    load.more(50).await;
+    assert_eq!(Some(served(&server, "m").await), last, "nobody came after the last");
+
+    // Each number went to one caller, and whoever got none is told which came instead.
+    committed.sort_unstable();
+    let newest = *committed.last().unwrap();
+    assert_eq!(committed, (4..=newest).collect::<Vec<_>>());
+    for refusal in &superseded {
+        assert_eq!(refusal.kind, "superseded", "{refusal:?}");
+        let instead = refusal.message.rsplit(' ').next().unwrap();
+        assert!(committed.contains(&instead.parse().unwrap()), "{refusal:?}");
+    }
+    let summary = load.finish().await;
+    eprintln!("{} commits, {} superseded, {summary:?}", committed.len(), superseded.len());
+    assert_eq!(server.status().await.restarts(), 0);
+    server.stop().await;
+}
+
+/// Makes a link point elsewhere, at once.
+fn point(link: &Path, to: &Path) {
+    let new = link.with_extension("new");
+    symlink(to, &new).expect("a link");
+    std::fs::rename(new, link).expect("a link");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_thousands_of_hangups_none_hurts_and_the_last_content_serves() {
+    let builder = Server::builder();
+    let current: PathBuf = builder.directories().models().join("current");
+    point(&current, &tiny("a"));
+    let server = builder.model("m", &current).start().await;
+    let mut load = load(&server).await;
+    let (before, start) = (served(&server, "m").await.0, load.now());
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    for hangup in 0..2000 {
+        ticks.tick().await;
+        if hangup % 50 == 0 {
+            point(&current, &tiny(if hangup % 100 == 0 { "b" } else { "a" }));
+        }
+        server.signal(Signal::SIGHUP);
+    }
+    point(&current, &tiny("cls"));
+    server.signal(Signal::SIGHUP);
+    quiet(&server).await;
+    load.follow(&server, start, before, "cls").await;
+    load.more(50).await;
+    load.finish().await;
+    assert_eq!(server.status().await.restarts(), 0);
+    server.stop().await;
+}
+
+/// Waits until the signals that were sent last have been followed.
+async fn quiet(server: &Server) {
+    let corpus = Corpus::tiny();
+    let mut last = (0, Instant::now());
+    eventually("the last content serves, and no other comes", PATIENCE, async || {
+        let serves = distance(&corpus.contents["cls"][1], &embed(server, &corpus.texts[1]).await);
+        let generation = served(server, "m").await.0;
+        if generation != last.0 || serves > TOLERANCE {
+            last = (generation, Instant::now());
+        }
+        (last.1.elapsed() > Duration::from_secs(1)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_and_a_call_at_the_same_time_are_two_generations() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    server.update("m", Some(&tiny("b"))).await.unwrap();
+    for content in ["a", "b"].into_iter().cycle().take(8) {
+        let before = served(&server, "m").await.0;
+        server.signal(Signal::SIGHUP);
+        let committed = server.update("m", Some(&tiny(content))).await.unwrap();
+        assert!((before + 1..=before + 2).contains(&committed.generation), "{committed:?}");
+        let both = server.generation_above("m", before + 1).await;
+        assert_eq!(both.generation, before + 2, "the call's and the signal's");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_superseded_by_an_update_that_is_refused_is_told_that_and_not_its_fault() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let control = Control::of(&server);
+    let running = control.update("m", &tiny("slow"), "ahead").await;
+    let waiting = control.update("m", &tiny("b"), "ahead").await;
+    // Taken in means that its task is started, not that the line has heard of it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let newest = control.update("m", &tiny("truncated"), "ahead").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    checker(server.home()).await.signal(Signal::SIGKILL);
+    let kind = async |call: Call| call.end().await.1.expect_err("refused").kind;
+    assert_eq!(kind(running).await, "crash");
+    assert_eq!(kind(newest).await, "load");
+    assert_eq!(kind(waiting).await, "superseded");
+    assert_eq!(served(&server, "m").await.0, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_is_answered_however_many_updates_wait() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let control = Control::of(&server);
+    let mut running = control.update("m", &tiny("slow"), "ahead").await;
+    running.step("passed").await;
+    let mut storm = Storm::of(&server, Instant::now());
+    (0..200).for_each(|_| storm.call("b", "ahead"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let status = tokio::time::timeout(Duration::from_secs(10), server.status()).await;
+    let taken_in = storm.taken_in.load(Ordering::Relaxed);
+    assert!(status.is_ok(), "no status, and {taken_in} calls were taken in");
+    checker(server.home()).await.signal(Signal::SIGKILL);
+    drop(running);
+    let committed = storm.end().await.into_iter().filter(|(_, _, outcome)| outcome.is_ok()).count();
+    assert!(committed > 0);
+    server.stop().await;
+}

@@ -1,0 +1,42 @@
+//! Models are updated apart from each other.
+
+use std::time::Duration;
+
+use e2e::{control::Control, corpus::Corpus, load::Load, server::Server};
+
+use crate::{served, tiny};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_of_one_model_never_changes_the_generation_of_another() {
+    let server = Server::builder().model("one", &tiny("a")).model("two", &tiny("b")).start().await;
+    let mut one = Load::start(&server, "one", Corpus::tiny(), "a", 4).await;
+    let two = Load::start(&server, "two", Corpus::tiny(), "b", 4).await;
+    let before = served(&server, "two").await;
+    for (content, load) in [("b", "ahead"), ("a", "lazy"), ("cls", "ahead"), ("b", "lazy")] {
+        one.update_with(&server, &tiny(content), content, &["--load", load]).await.unwrap();
+        one.more(10).await;
+        two.more(10).await;
+    }
+    let start = one.now();
+    let back = server.rollback("one", None).await.unwrap();
+    one.committed((start, one.now()), &back, "cls");
+    one.more(10).await;
+    two.more(10).await;
+    assert_eq!(one.finish().await.generations, 6);
+    assert_eq!(two.finish().await.generations, 1);
+    assert_eq!(served(&server, "two").await, before);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_check_of_one_model_does_not_hold_up_the_update_of_another() {
+    let builder = Server::builder().argument("--check-timeout").argument("60");
+    let server = builder.model("one", &tiny("a")).model("two", &tiny("a")).start().await;
+    let mut long = Control::of(&server).update("one", &tiny("slow"), "ahead").await;
+    long.step("passed").await;
+    let committed = server.update("two", Some(&tiny("b"))).await.unwrap();
+    assert_eq!((committed.generation, served(&server, "one").await.0), (2, 1));
+    let more = tokio::time::timeout(Duration::from_millis(100), long.line()).await;
+    assert!(more.is_err(), "the long check was not over: {more:?}");
+    server.stop().await;
+}
