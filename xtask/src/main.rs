@@ -1,10 +1,11 @@
 //! `cargo xtask`: set-up and developer commands. Everything they make lies under the target directory.
 //!
-//! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests.
-//! - Both stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
+//! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, [`bench`] measures.
+//! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
 //!   which run Python through [`python`].
 //! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
 
+mod bench;
 mod error;
 mod fetch;
 mod layout;
@@ -39,12 +40,18 @@ struct Cli {
 enum Command {
     /// Builds onnxd and serves a sentence embedder with it, fetching what is missing.
     Serve(serve::Options),
-    /// Fetches and makes all that `serve` and `test` need.
+    /// Fetches and makes all that `serve`, `test` and `bench` need.
     Setup,
     /// Runs all tests, the end-to-end tests last.
     Test {
         /// Goes to `cargo test`, for example the name of a test.
         #[arg(last = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+    /// Measures what updates cost those who are being served: `update` or `storm`, `--help` for more.
+    Bench {
+        /// Goes to the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
     /// Becomes another program that ends with this one's parent. `serve` starts onnxd through it.
@@ -70,6 +77,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Test { args } => {
             setup(&layout)?;
             test::run(&layout, &args)
+        }
+        Command::Bench { args } => {
+            setup(&layout)?;
+            bench::run(&layout, &args)
         }
         Command::Bound(bound) => Err(process::become_bound(&bound)),
     }
