@@ -20,8 +20,8 @@ use tracing::{Span, info, warn};
 
 use crate::model::{brief, micros};
 
-/// How much the thread yields, from 0 to 19: it gets about a tenth of a CPU that is busy.
-const NICENESS: i32 = 10;
+/// How much the thread yields, from 0 to 19: it gets about a quarter of a CPU that is busy.
+const NICENESS: i32 = 5;
 /// Versions that wait to be freed. Loading in the foreground may be faster than freeing in the
 /// background; then the foreground frees.
 const DISCARDED_MAX: usize = 2;

@@ -1,6 +1,6 @@
 //! A bad candidate never serves: the caller is told why, and the old generation goes on.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, os::unix::fs::symlink, process::Command};
 
 use e2e::{
     corpus::Corpus,
@@ -55,6 +55,34 @@ async fn a_bad_candidate_is_refused_with_its_cause_and_nobody_else_notices() {
     let committed = server.update("m", Some(&from)).await.unwrap();
     assert_eq!(committed.generation, 2, "refused updates take no number");
     assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_upload_is_refused_where_the_source_lists_its_digests() {
+    let builder = Server::builder();
+    let source = crate::copy_of(&builder.directories(), "b");
+    let server = builder.model("m", &model("tiny/a")).start().await;
+    let sums = Command::new("sha256sum")
+        .args(["model.onnx", "tokenizer.json", "config.json"])
+        .current_dir(&source)
+        .output()
+        .unwrap();
+    fs::write(source.join("SHA256SUMS"), sums.stdout).unwrap();
+    server.update("m", Some(&source)).await.unwrap();
+
+    let tokenizer = fs::read(source.join("tokenizer.json")).unwrap();
+    fs::write(source.join("tokenizer.json"), [&tokenizer[..], b" "].concat()).unwrap();
+    let refusal = server.update("m", Some(&source)).await.unwrap_err();
+    assert_eq!(refusal.kind, "checksum");
+    assert!(refusal.message.contains("tokenizer.json"), "{}", refusal.message);
+    fs::remove_file(source.join("tokenizer.json")).unwrap();
+    let refusal = server.update("m", Some(&source)).await.unwrap_err();
+    assert_eq!(refusal.kind, "checksum");
+    assert!(refusal.message.contains("missing"), "{}", refusal.message);
+
+    fs::write(source.join("tokenizer.json"), tokenizer).unwrap();
+    server.update("m", Some(&source)).await.unwrap();
     server.stop().await;
 }
 

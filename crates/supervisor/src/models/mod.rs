@@ -3,6 +3,7 @@
 //! - [`registry`]: the served models and the generation of each; the one writer of the control
 //!   page.
 //! - [`source`]: where versions come from; a directory so far.
+//! - [`checksums`]: what a source says of its own files.
 //! - [`store`]: the state directory: staging, versions, generations.
 //! - [`retention`]: what of the past is kept.
 //! - [`background`]: threads for what waits for the disk.
@@ -17,6 +18,7 @@
 
 pub(crate) mod background;
 pub(crate) mod checker;
+mod checksums;
 mod crash;
 mod digests;
 mod driver;

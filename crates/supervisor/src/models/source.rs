@@ -12,7 +12,10 @@ use onnxd_proto::message::{Refusal, RefusalKind};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest, Sha256};
 
-use super::digests::{Digests, Identity};
+use super::{
+    checksums::{self, Checksums},
+    digests::{Digests, Identity},
+};
 
 /// Files that a version takes from a directory where they are there. The model itself and its
 /// external data are found by [`Directory::model_files`].
@@ -141,6 +144,35 @@ impl Directory {
         Ok(staged)
     }
 
+    /// Compares files with the `SHA256SUMS` of the source, if it has one.
+    ///
+    /// # Errors
+    /// `Checksum` where one differs or is missing, or where a line cannot be read.
+    pub(crate) fn verify(&self, files: &[StagedFile]) -> Result<(), Refusal> {
+        let Some(file) = self.open_file(checksums::FILE)? else { return Ok(()) };
+        let path = self.path.join(checksums::FILE);
+        let mut text = String::new();
+        file.take(checksums::BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .map_err(|error| io_refusal(&path, &error))?;
+        let refuse = |what: String| {
+            Err(RefusalKind::Checksum.because(format!("{}: {what}", self.path.display())))
+        };
+        if text.len() as u64 > checksums::BYTES_MAX {
+            return refuse(format!("{} is too long", checksums::FILE));
+        }
+        let checksums = match Checksums::parse(&text) {
+            Ok(checksums) => checksums,
+            Err(line) => return refuse(format!("{}: line {line} is no digest", checksums::FILE)),
+        };
+        let is_missing = |path: &str| {
+            let name = path.strip_prefix("onnx/").unwrap_or(path);
+            let ours = SMALL_FILES.contains(&path) || !name.contains('/') && is_model_file(name);
+            ours && matches!(self.open_file(path), Ok(None))
+        };
+        checksums.fault(files, is_missing).map_or(Ok(()), refuse)
+    }
+
     /// The ONNX file, `model.onnx` or `onnx/model.onnx`, and the files beside it that can be its
     /// external data: those that begin with `model.onnx` or end in `.data` or `_data`.
     fn model_files(&self) -> Result<Vec<String>, Refusal> {
@@ -153,10 +185,8 @@ impl Directory {
                 .map_err(|error| self.refusal(folder, &error))?;
             let names =
                 entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
-            let ours = |name: &String| {
-                name.starts_with("model.onnx") || name.ends_with(".data") || name.ends_with("_data")
-            };
-            return Ok(names.filter(ours).map(|name| format!("{folder}{name}")).collect());
+            let ours = names.filter(|name| is_model_file(name));
+            return Ok(ours.map(|name| format!("{folder}{name}")).collect());
         }
         Err(RefusalKind::Contract.because(format!(
             "{}: neither model.onnx nor onnx/model.onnx is there",
@@ -196,6 +226,11 @@ impl Directory {
     fn refusal(&self, path: &str, error: &io::Error) -> Refusal {
         io_refusal(&self.path.join(path), error)
     }
+}
+
+/// Whether a file beside the model, or the model itself, has its weights.
+fn is_model_file(name: &str) -> bool {
+    name.starts_with("model.onnx") || name.ends_with(".data") || name.ends_with("_data")
 }
 
 /// Saturates: a sparse file may claim anything.

@@ -142,21 +142,27 @@ impl Store {
     /// unchanged; `copied` hears of bytes done and in all. Blocking.
     ///
     /// # Errors
-    /// See [`Directory::files`] and [`Directory::copy_to`]; nothing is left behind.
+    /// See [`Directory::files`], [`Directory::copy_to`] and [`Directory::verify`]; nothing is left
+    /// behind.
     pub(crate) fn stage(
         &self,
         source: &Directory,
         copied: &dyn Fn(u64, u64),
     ) -> Result<Staged, Refusal> {
         let files = source.files()?;
-        if let Some(known) = self.known(&files) {
-            return Ok(known);
+        if let Some(unchanged) = self.unchanged(&files) {
+            let (_, version, bytes) = identify(&unchanged);
+            if self.layout.version(&version).exists() {
+                source.verify(&unchanged)?;
+                return Ok(Staged { version, folder: None, bytes });
+            }
         }
         let staging = self.layout.staging();
         let folder =
             tempfile::tempdir_in(&staging).map_err(|error| io_refusal(&staging, &error))?;
         crash::point(1);
         let files = source.copy_to(files, folder.path(), &self.digests, copied)?;
+        source.verify(&files)?;
         crash::point(2);
         let (manifest, version, bytes) = identify(&files);
         if self.layout.version(&version).exists() {
@@ -168,16 +174,13 @@ impl Store {
         Ok(Staged { version, folder: Some(folder), bytes })
     }
 
-    /// The version of these files, if it is kept and none of them has changed since it was read.
-    fn known(&self, files: &[SourceFile]) -> Option<Staged> {
+    /// These files as they were read before, if none of them has changed since.
+    fn unchanged(&self, files: &[SourceFile]) -> Option<Vec<StagedFile>> {
         let file = |file: &SourceFile| {
             let sha256 = self.digests.get(&file.identity)?;
             Some(StagedFile { path: file.path.clone(), bytes: file.identity.bytes(), sha256 })
         };
-        let files: Vec<StagedFile> = files.iter().map(file).collect::<Option<_>>()?;
-        let (_, version, bytes) = identify(&files);
-        let kept = self.layout.version(&version).exists();
-        kept.then_some(Staged { version, folder: None, bytes })
+        files.iter().map(file).collect()
     }
 
     /// Makes a staged version durable and gives it its place; from then on it never changes.
