@@ -22,7 +22,7 @@ use onnxd_proto::{
 };
 
 use super::events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version};
-use super::{probation::Probation, update::Load};
+use super::{pace::Pace, probation::Probation, update::Load};
 use crate::pool::WorkerId;
 
 /// Callers that may wait in one line. More are refused.
@@ -46,6 +46,7 @@ pub(crate) struct Line {
     serving: Option<(Generation, Version)>,
     running: Option<Running>,
     waiting: Option<Waiting>,
+    pace: Pace,
     probation: Option<Probation>,
     stopped: bool,
     /// What the event that is being handled leads to.
@@ -103,6 +104,7 @@ impl Line {
             serving,
             running: None,
             waiting: None,
+            pace: Pace::default(),
             probation: None,
             stopped: false,
             actions: Vec::new(),
@@ -123,6 +125,7 @@ impl Line {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.running.as_ref().map(|running| &running.phase) {
             Some(Phase::Loading { deadline, .. }) => Some(*deadline),
+            None if self.waiting.is_some() => self.pace.not_before(),
             _ => None,
         }
     }
@@ -146,7 +149,7 @@ impl Line {
             Event::Ticked => self.ticked(now),
             Event::Stopped => self.stop(),
         }
-        self.next();
+        self.next(now);
         std::mem::take(&mut self.actions)
     }
 
@@ -168,8 +171,9 @@ impl Line {
         self.waiting = Some(Waiting { job, caller, superseded });
     }
 
-    /// Starts what waits, if nothing runs. Going back from a failed probation comes first.
-    fn next(&mut self) {
+    /// Starts what waits, if nothing runs and the pace allows it. Going back from a failed
+    /// probation comes first, and at once.
+    fn next(&mut self, now: Instant) {
         if self.running.is_some() || self.stopped {
             return;
         }
@@ -188,7 +192,11 @@ impl Line {
             };
             return self.start(job, None, Vec::new());
         }
+        if !self.pace.allows(now) {
+            return;
+        }
         if let Some(Waiting { job, caller, superseded }) = self.waiting.take() {
+            self.pace.begun(now);
             self.start(job, Some(caller), superseded);
         }
     }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    super::pace::{BURST, INTERVAL},
+    *,
+};
 
 const TIMES: Times =
     Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };
@@ -125,8 +128,14 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.pending.is_empty() {
-                assert!(self.line.running.is_none() && self.line.waiting.is_none());
-                return;
+                assert!(self.line.running.is_none());
+                let Some(deadline) = self.line.deadline() else {
+                    assert!(self.line.waiting.is_none());
+                    return;
+                };
+                self.now = self.now.max(deadline);
+                self.tell(Event::Ticked);
+                continue;
             }
             self.finish_one(10);
         }
@@ -252,6 +261,25 @@ fn the_newest_call_wins_and_those_it_took_the_place_of_are_told() {
         assert_eq!(refusal.kind, RefusalKind::Superseded);
         assert!(refusal.message.contains("generation 4"), "{refusal}");
     }
+}
+
+#[test]
+fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
+    let mut world = World::new(7);
+    let begin = world.now;
+    for number in 0..1000 {
+        world.now = begin + Duration::from_millis(number);
+        world.tell(Event::Ticked);
+        world.call(job(&format!("v{}", number % 2), Load::Lazy));
+        while !world.pending.is_empty() {
+            world.finish_one(10);
+        }
+    }
+    let commits = world.commits.len();
+    assert!((20..=28).contains(&commits), "{commits} in a second, {BURST} of them at once");
+    world.settle();
+    assert_eq!(world.commits.last().unwrap().1, "v1");
+    assert!(world.now - begin <= Duration::from_secs(1) + INTERVAL, "soon after the last call");
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! - [`crash`]: where tests have the supervisor killed.
 //! - [`checker`]: starts the process that tries a candidate.
 //! - [`line`](mod@line): pure: the line of updates of one model, step by step.
+//! - [`pace`]: pure: how fast updates may follow each other.
 //! - [`probation`]: pure: when a line goes back by itself.
 //! - [`events`]: the words between a line and its driver.
 //! - [`driver`]: does what the lines ask for: stage → check → load ahead → record → commit.
@@ -24,6 +25,7 @@ mod digests;
 mod driver;
 pub(crate) mod events;
 pub(crate) mod line;
+mod pace;
 mod probation;
 pub(crate) mod registry;
 mod retention;

@@ -46,7 +46,7 @@ fn every_thread_runs_on_the_one_cpu_that_was_asked_for() {
         // Field 19, and the second is the name: what loads ahead yields to what computes.
         let stat = fs::read_to_string(thread.join("stat")).unwrap();
         let (name, fields) = stat.rsplit_once(") ").unwrap();
-        let nice = if name.ends_with("(ahead") { "10" } else { "0" };
+        let nice = if name.ends_with("(ahead") { "5" } else { "0" };
         assert_eq!(fields.split_whitespace().nth(16), Some(nice), "{stat}");
     }
 }

@@ -1,0 +1,225 @@
+//! What running texts together costs on one CPU: a small table by the number of texts and the
+//! tokens of each, measured when a version is compiled. Pure. The worker cuts its micro-batches
+//! by it and corrects it by what it observes; the supervisor sizes dispatch groups by it.
+
+use serde::{Deserialize, Serialize};
+
+/// Numbers of texts that the table has a row for.
+pub const TEXTS: [u32; 6] = [1, 2, 4, 8, 16, 32];
+/// Numbers of tokens that the table has a column for.
+pub const TOKENS: [u32; 7] = [8, 16, 32, 64, 128, 256, 512];
+
+/// What is assumed of a model that nobody has measured: a fixed part and a part for each token,
+/// about those of a small sentence embedder. Observations soon replace it.
+const GUESS_FIXED_MICROS: f32 = 1000.0;
+const GUESS_TOKEN_MICROS: f32 = 250.0;
+/// How much of the difference between table and observation one observation takes away.
+const RATE: f32 = 0.05;
+/// An observation that is further off than by this factor counts as one that is off by it: the
+/// machine did something else meanwhile.
+const OUTLIER: f32 = 2.0;
+/// The least that anything costs, so that ratios are finite.
+const MICROS_MIN: f32 = 1.0;
+
+/// Measured cells, by the places in [`TEXTS`] and [`TOKENS`]; `None` where nothing was measured.
+pub type Measured = [[Option<f32>; TOKENS.len()]; TEXTS.len()];
+
+/// The table, in microseconds of CPU time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CostTable {
+    micros: [[f32; TOKENS.len()]; TEXTS.len()],
+}
+
+impl Default for CostTable {
+    fn default() -> Self {
+        Self::from_measured(&Measured::default())
+    }
+}
+
+/// Where a number lies between two places of a grid: the lower one, and how far it is from there
+/// to the next.
+#[derive(Clone, Copy, Debug)]
+struct Between {
+    low: usize,
+    part: f32,
+}
+
+impl CostTable {
+    /// Completes what was measured. What is missing is assumed to cost as much for each token, or
+    /// for each text, as what was measured next to it: running more together gains nothing there.
+    pub fn from_measured(measured: &Measured) -> Self {
+        let mut micros = [[0.0_f32; TOKENS.len()]; TEXTS.len()];
+        for texts in 0..TEXTS.len() {
+            for tokens in 0..TOKENS.len() {
+                let known = measured[texts][tokens].filter(|cost| cost.is_finite());
+                let assumed = || match (texts, tokens) {
+                    (0, 0) => GUESS_FIXED_MICROS + GUESS_TOKEN_MICROS * real(TOKENS[0]),
+                    (0, _) => {
+                        micros[0][tokens - 1] * real(TOKENS[tokens]) / real(TOKENS[tokens - 1])
+                    }
+                    _ => micros[texts - 1][tokens] * real(TEXTS[texts]) / real(TEXTS[texts - 1]),
+                };
+                let mut cost = known.unwrap_or_else(assumed).max(MICROS_MIN);
+                // More never costs less; where it was measured so, that was noise.
+                if texts > 0 {
+                    cost = cost.max(micros[texts - 1][tokens]);
+                }
+                if tokens > 0 {
+                    cost = cost.max(micros[texts][tokens - 1]);
+                }
+                micros[texts][tokens] = cost;
+            }
+        }
+        Self { micros }
+    }
+
+    /// Whether it can be a table at all; what is read from a file or a message may be anything.
+    pub fn is_sound(&self) -> bool {
+        self.micros.iter().flatten().all(|cost| cost.is_finite() && *cost >= MICROS_MIN)
+    }
+
+    /// Microseconds that one run of `texts` texts of `tokens` tokens each takes; between measured
+    /// numbers and beyond them in proportion.
+    pub fn predict(&self, texts: usize, tokens: usize) -> f32 {
+        let (row, more_texts) = locate(&TEXTS, texts);
+        let (column, more_tokens) = locate(&TOKENS, tokens);
+        let cell = |texts: usize, tokens: usize| self.micros[texts][tokens];
+        let along = |texts: usize| {
+            let low = cell(texts, column.low);
+            match column.part {
+                0.0 => low,
+                part => low + part * (cell(texts, column.low + 1) - low),
+            }
+        };
+        let low = along(row.low);
+        let cost = match row.part {
+            0.0 => low,
+            part => low + part * (along(row.low + 1) - low),
+        };
+        cost * more_texts * more_tokens
+    }
+
+    /// Corrects the cells around by what a run took.
+    pub fn observe(&mut self, texts: usize, tokens: usize, micros: f32) {
+        if !micros.is_finite() || micros <= 0.0 {
+            return;
+        }
+        let off = (micros / self.predict(texts, tokens)).clamp(1.0 / OUTLIER, OUTLIER);
+        let (row, _) = locate(&TEXTS, texts);
+        let (column, _) = locate(&TOKENS, tokens);
+        for (texts, row_part) in row.corners() {
+            for (tokens, column_part) in column.corners() {
+                let cell = &mut self.micros[texts][tokens];
+                let corrected = *cell * (1.0 + RATE * row_part * column_part * (off - 1.0));
+                *cell = corrected.max(MICROS_MIN);
+            }
+        }
+    }
+}
+
+impl Between {
+    /// The places on both sides, and how much each counts.
+    fn corners(self) -> impl Iterator<Item = (usize, f32)> {
+        let both = [(self.low, 1.0 - self.part), (self.low + 1, self.part)];
+        both.into_iter().filter(|(_, part)| *part > 0.0)
+    }
+}
+
+/// Where `value` lies on a rising grid, and by which factor it goes beyond its end.
+fn locate(grid: &[u32], value: usize) -> (Between, f32) {
+    let value = u32::try_from(value).unwrap_or(u32::MAX);
+    let next = grid.partition_point(|&point| point <= value);
+    if next == 0 {
+        return (Between { low: 0, part: 0.0 }, 1.0);
+    }
+    let low = next - 1;
+    match grid.get(next) {
+        Some(&high) => {
+            let part = real(value - grid[low]) / real(high - grid[low]);
+            (Between { low, part }, 1.0)
+        }
+        None => (Between { low, part: 0.0 }, real(value) / real(grid[low])),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "texts and tokens are far below 2^24")]
+fn real(count: u32) -> f32 {
+    count as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn near(one: f32, other: f32) -> bool {
+        (one - other).abs() <= other.abs() * 1e-4
+    }
+
+    /// A table with a measured cell here and there.
+    fn table() -> CostTable {
+        let mut measured = Measured::default();
+        measured[0][0] = Some(4000.0);
+        measured[0][1] = Some(5000.0);
+        measured[1][0] = Some(5000.0);
+        measured[2][0] = Some(8000.0);
+        CostTable::from_measured(&measured)
+    }
+
+    #[test]
+    fn what_was_measured_is_predicted_and_what_lies_between_in_proportion() {
+        let table = table();
+        assert!(near(table.predict(1, 8), 4000.0));
+        assert!(near(table.predict(1, 12), 4500.0));
+        assert!(near(table.predict(3, 8), 6500.0));
+        assert!(near(table.predict(1, 3), 4000.0), "less than the least costs as much");
+    }
+
+    #[test]
+    fn what_was_not_measured_gains_nothing_by_running_together() {
+        let table = table();
+        assert!(near(table.predict(8, 8), 16_000.0));
+        assert!(near(table.predict(2, 16), 10_000.0));
+        assert!(near(table.predict(1, 1024), 5000.0 * 64.0));
+        assert!(near(table.predict(64, 8), 8000.0 * 16.0));
+        assert!(CostTable::default().is_sound());
+    }
+
+    #[test]
+    fn observations_win_in_the_end_and_one_that_is_far_off_hardly_counts() {
+        let mut table = table();
+        let before = table.predict(2, 12);
+        table.observe(2, 12, 1e9);
+        assert!(table.predict(2, 12) < before * 1.06);
+        (0..400).for_each(|_| table.observe(2, 12, 3000.0));
+        assert!((table.predict(2, 12) - 3000.0).abs() < 60.0, "{}", table.predict(2, 12));
+        for nothing in [f32::NAN, 0.0, -1.0] {
+            let before = table.clone();
+            table.observe(1, 8, nothing);
+            assert_eq!(table, before);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_measured_and_observed_a_table_stays_one(
+            cells in prop::collection::vec(prop::option::of(prop::num::f32::ANY), 42),
+            seen in prop::collection::vec((1..100_usize, 0..2000_usize, prop::num::f32::ANY), 0..50),
+        ) {
+            let mut measured = Measured::default();
+            for (place, cell) in cells.into_iter().enumerate() {
+                measured[place / TOKENS.len()][place % TOKENS.len()] =
+                    cell.map(|cost| cost.clamp(-1e9, 1e9));
+            }
+            let mut table = CostTable::from_measured(&measured);
+            for texts in 1..40 {
+                prop_assert!(table.predict(texts, 20) <= table.predict(texts + 1, 20) * 1.0001);
+            }
+            for (texts, tokens, micros) in seen {
+                table.observe(texts, tokens, micros);
+            }
+            prop_assert!(table.is_sound());
+        }
+    }
+}
