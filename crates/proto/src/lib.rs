@@ -5,11 +5,13 @@
 //! - [`generation`]: commit and refresh, the two atomic operations everything rests on.
 //! - [`control_page`]: the sealed shared page that holds one generation per model.
 //! - [`layout`]: where versions and generations stand in the state directory.
+//! - [`cost`]: what running texts together costs.
 //! - [`limits`], [`exit`], [`model_name`]: numbers and names that both sides use.
 //!
 //! No tokio, no ONNX Runtime, no HTTP: those belong to one side each.
 
 pub mod control_page;
+pub mod cost;
 pub mod exit;
 pub mod frame;
 pub mod generation;

@@ -159,6 +159,8 @@ pub struct Embeddings {
     pub tokenize_micros: u32,
     /// Time the micro-batch took in ONNX Runtime and pooling.
     pub infer_micros: u32,
+    /// CPU time of that, without what other processes took meanwhile.
+    pub infer_cpu_micros: u32,
 }
 
 /// One answered item.

@@ -50,8 +50,9 @@ fn every_message_from_a_worker_has_these_bytes() {
         items: vec![EmbeddedItem { item: 0, tokens: 5 }],
         tokenize_micros: 1,
         infer_micros: 2,
+        infer_cpu_micros: 3,
     };
-    fixed(&FromWorker::Embeddings(embeddings), &[4, 7, 251, 128, 1, 1, 0, 5, 1, 2]);
+    fixed(&FromWorker::Embeddings(embeddings), &[4, 7, 251, 128, 1, 1, 0, 5, 1, 2, 3]);
     let rejected = |reason| FromWorker::Rejected { items: vec![1], reason };
     fixed(&rejected(Rejection::TooLong { tokens: 9, max: 8 }), &[5, 1, 1, 0, 9, 8]);
     fixed(&rejected(Rejection::Tokenizer("t".into())), &[5, 1, 1, 1, 1, b't']);

@@ -1,5 +1,5 @@
 //! Sees to it that a version has a sound compiled form: finds it, or makes it and compares what
-//! it computes with what the plain model does. What fails here is no fault of the version; the
+//! it computes with what the plain model does, and measures what its runs cost. What fails here is no fault of the version; the
 //! plain model serves then.
 
 use std::{io, path::Path};
@@ -8,6 +8,7 @@ use onnxd_proto::message::Refusal;
 
 use crate::{
     compiled::{Key, Making},
+    costs::Costs,
     probes::Probes,
     session::Runtime,
     version::{self, LoadedVersion},
@@ -42,7 +43,9 @@ pub(crate) fn compile(
     let (_, model) = version::model_in(dir).map_err(said_of)?;
     making.make(runtime, &model, |compiled| {
         let mut version = LoadedVersion::open_compiled(runtime, dir, compiled).map_err(said_of)?;
-        version.require(&expected, Probes::measure).map_err(said_of)
+        version.require(&expected, Probes::measure).map_err(said_of)?;
+        let costs = Costs::measure(&mut version).map_err(said_of)?;
+        costs.write(compiled.parent().unwrap_or(root)).map_err(said)
     })?;
     Ok(true)
 }

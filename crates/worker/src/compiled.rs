@@ -10,6 +10,7 @@
 //! compiled/<version>/<key>/MANIFEST      sizes and digests of the other two
 //! compiled/<version>/<key>/model.onnx
 //! compiled/<version>/<key>/weights.bin
+//! compiled/<version>/<key>/costs         what its runs cost on this machine
 //! compiled/<version>/making-<random>     being written, or left by a process that was killed
 //! ```
 
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// Raised when the files of a compiled form, or how sessions are set up, change.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "MANIFEST";
 const MODEL: &str = "model.onnx";
 /// Bytes that are read at once when a digest is computed.

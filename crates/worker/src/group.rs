@@ -65,7 +65,8 @@ impl Group<'_> {
         let ready = self.tokenize(texts, &serving.content)?;
         let tokenizing = started.elapsed();
         let lengths: Vec<usize> = ready.iter().map(|item| item.tokens.ids.len()).collect();
-        for places in microbatch::plan(&lengths) {
+        let costs = serving.content.costs();
+        for places in microbatch::plan(&lengths, &costs.table, costs.pads) {
             let batch: Vec<&Ready> = places.iter().map(|&place| &ready[place]).collect();
             self.run(&batch, tokenizing, serving)?;
         }
@@ -101,8 +102,8 @@ impl Group<'_> {
         let started = Instant::now();
         let tokens: Vec<&Tokens> = batch.iter().map(|item| &item.tokens).collect();
         let mut embeddings = Vec::new();
-        let dimension = match serving.content.embed(&tokens, &mut embeddings) {
-            Ok(dimension) => dimension,
+        let (dimension, cpu_time) = match serving.content.embed_observed(&tokens, &mut embeddings) {
+            Ok(embedded) => embedded,
             Err(error) => {
                 let items = batch.iter().map(|item| item.item).collect();
                 return self.reject(items, Rejection::Inference(error.to_string()));
@@ -136,6 +137,7 @@ impl Group<'_> {
             items,
             tokenize_micros: micros(tokenizing),
             infer_micros: micros(started.elapsed()),
+            infer_cpu_micros: micros(cpu_time),
         };
         self.sender.send(self.id, &FromWorker::Embeddings(answer), payload.as_bytes())
     }

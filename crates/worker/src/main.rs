@@ -10,6 +10,8 @@ mod check;
 mod compile;
 mod compiled;
 mod config;
+mod costs;
+mod cpu_time;
 mod external;
 mod fault;
 mod group;

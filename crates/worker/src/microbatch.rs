@@ -1,69 +1,180 @@
 //! Cuts a dispatch group into micro-batches: what one call of ONNX Runtime runs. Pure; called by
 //! [`crate::group`].
 //!
-//! Only texts of equal length share a micro-batch. So no padding is ever computed, and a text's
-//! embedding does not depend on what else was asked for at the moment.
+//! Texts that run together are padded to the longest, so that which cut is best depends on the
+//! lengths, and on what the machine takes for each shape. Both are known: the cut with the least
+//! predicted time is computed, over the texts in the order of their lengths. Some best cut is one
+//! of that order: swapping two texts so that it is makes no micro-batch longer.
 
-/// Texts in one micro-batch. More of them hardly run faster on one CPU, but delay the first.
-pub(crate) const TEXTS_MAX: usize = 8;
+use onnxd_proto::cost::CostTable;
 
-/// Tokens in one micro-batch of more than one text. From about 32 tokens a text on, running texts
-/// together gains nothing, and ONNX Runtime keeps the memory of the largest micro-batch for good.
-const TOKENS_MAX: usize = 512;
+/// Texts in one micro-batch: as many as a group has at most.
+pub(crate) const TEXTS_MAX: usize = onnxd_proto::limits::GROUP_ITEMS_MAX;
+
+/// Tokens in one micro-batch of more than one text, padding included: ONNX Runtime keeps the
+/// memory of the largest micro-batch for good, and from some hundred tokens on nothing is gained.
+pub(crate) const TOKENS_MAX: usize = 1024;
+
+/// What running together must save, as a factor of its predicted time: predictions are not exact,
+/// and whoever is done first waits for the others.
+const TOGETHER: f32 = 1.02;
 
 /// The micro-batches for texts with these numbers of tokens, as places in `lengths`, shortest
-/// texts first, because they are done soonest.
-pub(crate) fn plan(lengths: &[usize]) -> Vec<Vec<usize>> {
+/// texts first, because they are done soonest. Without `pads` only texts of equal length run
+/// together.
+pub(crate) fn plan(lengths: &[usize], costs: &CostTable, pads: bool) -> Vec<Vec<usize>> {
     let mut places: Vec<usize> = (0..lengths.len()).collect();
     places.sort_by_key(|&place| lengths[place]);
-    places
-        .chunk_by(|&a, &b| lengths[a] == lengths[b])
-        .flat_map(|equal| equal.chunks(texts_max(lengths[equal[0]])))
-        .map(<[usize]>::to_vec)
-        .collect()
+    let sorted: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
+    let mut ends = cuts(&sorted, costs, pads);
+    let mut batches = Vec::with_capacity(ends.len());
+    while let Some((start, end)) = ends.pop() {
+        batches.push(places[start..end].to_vec());
+    }
+    batches
 }
 
-fn texts_max(tokens: usize) -> usize {
-    (TOKENS_MAX / tokens.max(1)).clamp(1, TEXTS_MAX)
+/// The cut of rising lengths with the least predicted time, as ranges, the last first.
+fn cuts(sorted: &[usize], costs: &CostTable, pads: bool) -> Vec<(usize, usize)> {
+    // The least time for the texts before each place, and where its last micro-batch begins.
+    let mut best = vec![(0.0_f32, 0_usize); sorted.len() + 1];
+    for end in 1..=sorted.len() {
+        let longest = sorted[end - 1];
+        let mut least = (best[end - 1].0 + price(costs, 1, longest), end - 1);
+        for start in (0..end - 1).rev() {
+            let texts = end - start;
+            let fits = texts <= TEXTS_MAX && texts * longest <= TOKENS_MAX;
+            if !fits || (!pads && sorted[start] != longest) {
+                break;
+            }
+            let time = best[start].0 + price(costs, texts, longest);
+            if time < least.0 {
+                least = (time, start);
+            }
+        }
+        best[end] = least;
+    }
+    let mut ranges = Vec::new();
+    let mut end = sorted.len();
+    while end > 0 {
+        let start = best[end].1;
+        ranges.push((start, end));
+        end = start;
+    }
+    ranges
+}
+
+/// What is made least: the predicted time, and a little for waiting.
+fn price(costs: &CostTable, texts: usize, tokens: usize) -> f32 {
+    costs.predict(texts, tokens) * if texts > 1 { TOGETHER } else { 1.0 }
 }
 
 #[cfg(test)]
 mod tests {
+    use onnxd_proto::cost::{Measured, TEXTS, TOKENS};
     use proptest::prelude::*;
 
     use super::*;
 
-    #[test]
-    fn texts_of_equal_length_run_together_and_the_shortest_first() {
-        assert_eq!(plan(&[5, 3, 5, 4]), [vec![1], vec![3], vec![0, 2]]);
-        assert_eq!(plan(&[2; 9]), [vec![0, 1, 2, 3, 4, 5, 6, 7], vec![8]]);
-        assert!(plan(&[]).is_empty());
+    /// A machine on which a call costs `call` and each token `token`, up to 256 tokens a call;
+    /// beyond that nothing is gained.
+    fn machine(call: f32, token: f32) -> CostTable {
+        let mut measured = Measured::default();
+        for (row, texts) in TEXTS.into_iter().enumerate() {
+            for (column, tokens) in TOKENS.into_iter().enumerate() {
+                if texts == 1 || texts * tokens <= 256 {
+                    measured[row][column] = Some(call + token * (texts * tokens) as f32);
+                }
+            }
+        }
+        CostTable::from_measured(&measured)
     }
 
     #[test]
-    fn long_texts_run_with_fewer_others_or_alone() {
-        let texts_together = |tokens: usize| plan(&[tokens; 8])[0].len();
-        let expected = [(0, 8), (64, 8), (65, 7), (256, 2), (257, 1), (100_000, 1)];
-        for (tokens, texts) in expected {
-            assert_eq!(texts_together(tokens), texts, "{tokens}");
-        }
+    fn texts_of_like_length_run_together_and_the_shortest_first() {
+        let costs = machine(2000.0, 200.0);
+        assert_eq!(plan(&[30, 9, 31, 10], &costs, true), [vec![1, 3], vec![0, 2]]);
+        assert_eq!(plan(&[8; 6], &costs, true), [vec![0, 1, 2, 3, 4, 5]]);
+        assert!(plan(&[], &costs, true).is_empty());
+    }
+
+    #[test]
+    fn padding_that_costs_more_than_it_saves_is_never_computed() {
+        // A call more costs 2 ms, as much as 10 tokens of padding.
+        let costs = machine(2000.0, 200.0);
+        assert_eq!(plan(&[10, 19], &costs, true).len(), 1);
+        assert_eq!(plan(&[10, 21], &costs, true).len(), 2);
+        // Where a call costs nothing, running together saves nothing.
+        assert_eq!(plan(&[10, 10], &machine(0.0, 200.0), true).len(), 2);
+    }
+
+    #[test]
+    fn a_model_that_does_not_know_what_is_padding_gets_none() {
+        let costs = machine(50_000.0, 1.0);
+        assert_eq!(plan(&[5, 6, 5], &costs, false), [vec![0, 2], vec![1]]);
+        assert_eq!(plan(&[5, 6, 5], &costs, true).len(), 1);
+    }
+
+    /// Each cut of `sorted` into ranges, by the bits of a number.
+    fn least_of_all_cuts(sorted: &[usize], costs: &CostTable, pads: bool) -> f32 {
+        let gaps = sorted.len() - 1;
+        let cut = |bits: usize| {
+            let mut ends: Vec<usize> =
+                (1..=gaps).filter(|gap| bits >> (gap - 1) & 1 == 1).collect();
+            ends.push(sorted.len());
+            ends
+        };
+        let time = |ends: Vec<usize>| {
+            let (mut start, mut sum) = (0, 0.0);
+            for end in ends {
+                let (texts, longest) = (end - start, sorted[end - 1]);
+                let padded = sorted[start] != longest;
+                if texts > 1 && (texts * longest > TOKENS_MAX || padded && !pads) {
+                    return f32::INFINITY;
+                }
+                sum += price(costs, texts, longest);
+                start = end;
+            }
+            sum
+        };
+        (0..1 << gaps).map(|bits| time(cut(bits))).fold(f32::INFINITY, f32::min)
     }
 
     proptest! {
         #[test]
-        fn every_text_runs_once_and_never_padded(
-            lengths in prop::collection::vec(prop_oneof![1_usize..12, 60_usize..600], 0..100),
+        fn no_other_cut_takes_less_time(
+            mut lengths in prop::collection::vec(prop_oneof![1_usize..30, 60_usize..600], 1..11),
+            call in 0.0_f32..5000.0,
+            token in 1.0_f32..500.0,
+            pads: bool,
         ) {
-            let batches = plan(&lengths);
+            lengths.sort_unstable();
+            let costs = machine(call, token);
+            let batches = plan(&lengths, &costs, pads);
+            let time: f32 = batches
+                .iter()
+                .map(|batch| price(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
+                .sum();
+            let least = least_of_all_cuts(&lengths, &costs, pads);
+            prop_assert!(time <= least * 1.0001, "{time} {least}");
+        }
+
+        #[test]
+        fn every_text_runs_once(
+            lengths in prop::collection::vec(1_usize..600, 0..TEXTS_MAX),
+            call in 0.0_f32..5000.0,
+            pads: bool,
+        ) {
+            let batches = plan(&lengths, &machine(call, 200.0), pads);
             let mut places = batches.concat();
             let order: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
             prop_assert!(order.is_sorted());
             places.sort_unstable();
             prop_assert_eq!(places, (0..lengths.len()).collect::<Vec<_>>());
             for batch in batches {
-                prop_assert!((1..=TEXTS_MAX).contains(&batch.len()));
-                prop_assert!(batch.len() == 1 || batch.len() * lengths[batch[0]] <= TOKENS_MAX);
-                prop_assert!(batch.iter().all(|&place| lengths[place] == lengths[batch[0]]));
+                let longest = lengths[batch[batch.len() - 1]];
+                prop_assert!(batch.len() == 1 || batch.len() * longest <= TOKENS_MAX);
+                prop_assert!(pads || batch.iter().all(|&place| lengths[place] == longest));
             }
         }
     }

@@ -1,24 +1,24 @@
 //! From token embeddings to one embedding per text, and its scaling to length 1. Pure; called
-//! for every micro-batch. There is no attention mask here, because micro-batches are never
-//! padded: all tokens of a text count.
+//! for every micro-batch.
 
 use onnxd_proto::message::Pooling;
 
 /// What a vector is divided by at least, as in torch's `normalize`: zeros stay zeros.
 const NORM_MIN: f32 = 1e-12;
 
-/// Appends one embedding per text to `embeddings`. `values` holds, text after text, `tokens`
-/// rows of `dimension` components.
+/// Appends one embedding per text to `embeddings`. `values` holds, text after text, `rows` rows
+/// of `dimension` components, of which the first `lengths[text]` are the text's and the rest is
+/// padding.
 pub(crate) fn pool(
     pooling: Pooling,
     values: &[f32],
-    tokens: usize,
-    dimension: usize,
+    (rows, dimension): (usize, usize),
+    lengths: impl Iterator<Item = usize>,
     embeddings: &mut Vec<f32>,
 ) {
-    for text in values.chunks_exact(tokens * dimension) {
+    for (text, length) in values.chunks_exact(rows * dimension).zip(lengths) {
         match pooling {
-            Pooling::Mean => append_mean(text, dimension, embeddings),
+            Pooling::Mean => append_mean(&text[..length * dimension], dimension, embeddings),
             // The model's own pooling leaves one row, so that both are the first.
             Pooling::Cls | Pooling::None => embeddings.extend_from_slice(&text[..dimension]),
         }
@@ -56,26 +56,32 @@ mod tests {
     /// Two texts of three tokens with two components each.
     const VALUES: [f32; 12] = [1.0, 10.0, 2.0, 20.0, 3.0, 30.0, -1.0, 0.0, 0.0, 0.0, 4.0, 0.5];
 
-    fn pooled(pooling: Pooling, tokens: usize, dimension: usize) -> Vec<f32> {
+    fn pooled(pooling: Pooling, lengths: &[usize], shape: (usize, usize)) -> Vec<f32> {
         let mut embeddings = Vec::new();
-        pool(pooling, &VALUES, tokens, dimension, &mut embeddings);
+        pool(pooling, &VALUES, shape, lengths.iter().copied(), &mut embeddings);
         embeddings
     }
 
     #[test]
     fn the_mean_is_taken_over_the_tokens_of_each_text() {
-        assert_eq!(pooled(Pooling::Mean, 3, 2), [2.0, 20.0, 1.0, 0.5 / 3.0]);
-        assert_eq!(pooled(Pooling::Mean, 1, 12), VALUES);
+        assert_eq!(pooled(Pooling::Mean, &[3, 3], (3, 2)), [2.0, 20.0, 1.0, 0.5 / 3.0]);
+        assert_eq!(pooled(Pooling::Mean, &[1], (1, 12)), VALUES);
+    }
+
+    #[test]
+    fn padding_does_not_count() {
+        assert_eq!(pooled(Pooling::Mean, &[2, 1], (3, 2)), [1.5, 15.0, -1.0, 0.0]);
+        assert_eq!(pooled(Pooling::Cls, &[2, 1], (3, 2)), [1.0, 10.0, -1.0, 0.0]);
     }
 
     #[test]
     fn cls_is_the_first_token_of_each_text() {
-        assert_eq!(pooled(Pooling::Cls, 3, 2), [1.0, 10.0, -1.0, 0.0]);
+        assert_eq!(pooled(Pooling::Cls, &[3, 3], (3, 2)), [1.0, 10.0, -1.0, 0.0]);
     }
 
     #[test]
     fn what_the_model_has_pooled_is_left_as_it_is() {
-        assert_eq!(pooled(Pooling::None, 1, 4), VALUES);
+        assert_eq!(pooled(Pooling::None, &[1, 1, 1], (1, 4)), VALUES);
     }
 
     #[test]

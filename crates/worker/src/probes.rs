@@ -19,6 +19,10 @@ const FILE: &str = "probes";
 /// No embeddings are larger; what a file claims is checked against this.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// The least cosine between two computations of the same embedding. Both run the same kernels,
+/// but the order of a sum may differ in another form of the model, or with padding.
+pub(crate) const SAME_COSINE_MIN: f64 = 0.9999;
+
 /// A text that every version must be able to embed.
 pub(crate) const ORDINARY: &str = "What would happen to a request that arrives at that moment?";
 /// Short and long, plain and strange: what people search for, and what they paste. The second is

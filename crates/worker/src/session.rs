@@ -212,12 +212,12 @@ struct Buffers {
     type_ids: Vec<i64>,
 }
 
-/// What a run computed, for every text `tokens` rows of `dimension` components.
+/// What a run computed, for every text `rows` rows of `dimension` components.
 #[derive(Debug)]
 pub(crate) struct Output<'a> {
     pub(crate) values: &'a [f32],
-    /// 1 where the model pools by itself.
-    pub(crate) tokens: usize,
+    /// The tokens of the longest text, or 1 where the model pools by itself.
+    pub(crate) rows: usize,
     pub(crate) dimension: usize,
 }
 
@@ -239,14 +239,22 @@ impl Session {
         self.pooled
     }
 
-    /// Runs texts of equal length and lets `read` see the output before it is freed.
+    /// Whether the model can be told what is padding.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.inputs.contains(&Input::Mask)
+    }
+
+    /// Runs texts, padded with `pad_id` to the longest, and lets `read` see the output before it
+    /// is freed.
     pub(crate) fn run<T>(
         &mut self,
         texts: &[&Tokens],
+        pad_id: i64,
         read: impl FnOnce(&Output<'_>) -> T,
     ) -> Result<T, SessionError> {
-        let shape = [texts.len(), texts.first().map_or(0, |text| text.ids.len())];
-        self.buffers.fill(texts);
+        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        let shape = [texts.len(), longest];
+        self.buffers.fill(texts, longest, pad_id);
         let mut fed: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(Input::ALL.len());
         for input in &self.inputs {
             let values = self.buffers.of(*input);
@@ -256,7 +264,7 @@ impl Session {
         let outputs = self.inner.run_with_options(fed, &self.options).map_err(run_failed)?;
         let (dimensions, values) = outputs[0].try_extract_tensor::<f32>().map_err(run_failed)?;
         let size = |place: usize| usize::try_from(dimensions[place]).unwrap_or(0);
-        let (tokens, dimension) = match dimensions.len() {
+        let (rows, dimension) = match dimensions.len() {
             3 if !self.pooled && [size(0), size(1)] == shape => (shape[1], size(2)),
             2 if self.pooled && size(0) == shape[0] => (1, size(1)),
             _ => (0, 0),
@@ -267,20 +275,23 @@ impl Session {
                 self.output, shape[0], shape[1]
             )));
         }
-        Ok(read(&Output { values, tokens, dimension }))
+        Ok(read(&Output { values, rows, dimension }))
     }
 }
 
 impl Buffers {
-    fn fill(&mut self, texts: &[&Tokens]) {
+    fn fill(&mut self, texts: &[&Tokens], longest: usize, pad_id: i64) {
         self.ids.clear();
+        self.mask.clear();
         self.type_ids.clear();
-        for text in texts {
+        for (text, end) in texts.iter().zip((1..).map(|row| row * longest)) {
             self.ids.extend_from_slice(&text.ids);
             self.type_ids.extend_from_slice(&text.type_ids);
+            self.mask.resize(self.ids.len(), 1);
+            self.ids.resize(end, pad_id);
+            self.type_ids.resize(end, 0);
+            self.mask.resize(end, 0);
         }
-        // Texts of equal length need no padding, so that every token is attended to.
-        self.mask.resize(self.ids.len(), 1);
     }
 
     fn of(&self, input: Input) -> &[i64] {

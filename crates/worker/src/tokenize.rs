@@ -13,6 +13,8 @@ use tokenizers::{Encoding, PostProcessor, TruncationDirection, utils::parallelis
 
 /// The file of every version that says how texts become tokens.
 const FILE: &str = "tokenizer.json";
+/// What models call the token that is for padding.
+const PADDING: [&str; 2] = ["[PAD]", "<pad>"];
 
 /// The tokens of one text. All of them are attended to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,11 +28,19 @@ pub(crate) struct Tokens {
 /// A version's tokenizer.
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
+    inner: Arc<Inner>,
     /// Tokens of the longest text, special tokens included.
     max_tokens: u32,
     /// Tokens of `max_tokens` that are left for the text.
     text_tokens: usize,
+}
+
+/// What all versions with the same file share.
+#[derive(Debug)]
+struct Inner {
+    tokenizer: tokenizers::Tokenizer,
+    /// What fills up shorter texts.
+    pad_id: u32,
 }
 
 impl Tokenizer {
@@ -47,8 +57,10 @@ impl Tokenizer {
         }
         let inner =
             shared(&path).map_err(|error| RefusalKind::Load.because(format!("{FILE}: {error}")))?;
-        let special =
-            inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let special = inner
+            .tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(false));
         let text_tokens = usize::try_from(max_tokens).unwrap_or(usize::MAX).saturating_sub(special);
         if text_tokens == 0 {
             let message =
@@ -62,7 +74,7 @@ impl Tokenizer {
     pub(crate) fn encode(&self, text: &str, truncate: bool) -> Result<Tokens, Rejection> {
         let failed = |error: tokenizers::Error| Rejection::Tokenizer(error.to_string());
         // Special tokens come last, so that truncation never takes them away.
-        let mut encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+        let mut encoding = self.inner.tokenizer.encode_fast(text, false).map_err(failed)?;
         if encoding.len() > self.text_tokens {
             if !truncate {
                 return Err(self.too_long(encoding.len()));
@@ -71,16 +83,21 @@ impl Tokenizer {
             // What was cut off would get special tokens of its own.
             drop(encoding.take_overflowing());
         }
-        let encoding = self.inner.post_process(encoding, None, true).map_err(failed)?;
+        let encoding = self.inner.tokenizer.post_process(encoding, None, true).map_err(failed)?;
         if encoding.is_empty() {
             return Err(Rejection::Tokenizer("the text has no tokens".into()));
         }
         Ok(Tokens::from(&encoding))
     }
 
+    /// The id that fills up shorter texts.
+    pub(crate) fn pad_id(&self) -> i64 {
+        self.inner.pad_id.into()
+    }
+
     /// The highest id that any text may get.
     pub(crate) fn highest_id(&self) -> u32 {
-        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+        self.inner.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
     }
 
     fn too_long(&self, text_tokens: usize) -> Rejection {
@@ -98,10 +115,10 @@ impl From<&Encoding> for Tokens {
 
 /// The tokenizer that was read last, as long as something uses it. The versions of a model mostly
 /// have the same, and reading it takes as long as mapping the weights.
-static LAST: Mutex<Option<(Vec<u8>, Weak<tokenizers::Tokenizer>)>> = Mutex::new(None);
+static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
 /// Reads a tokenizer, unless the last one has the same content and is still in use.
-fn shared(path: &Path) -> Result<Arc<tokenizers::Tokenizer>, tokenizers::Error> {
+fn shared(path: &Path) -> Result<Arc<Inner>, tokenizers::Error> {
     let bytes = fs::read(path)?;
     let digest = Sha256::digest(&bytes).to_vec();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -113,11 +130,18 @@ fn shared(path: &Path) -> Result<Arc<tokenizers::Tokenizer>, tokenizers::Error> 
     }
     // Without the lock: whoever loads ahead is slow and must not hold up who serves.
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
+    let pad_id = pad_id(&tokenizer);
     tokenizer.with_padding(None).with_truncation(None)?;
-    let tokenizer = Arc::new(tokenizer);
-    let last = Some((digest, Arc::downgrade(&tokenizer)));
+    let inner = Arc::new(Inner { tokenizer, pad_id });
+    let last = Some((digest, Arc::downgrade(&inner)));
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
-    Ok(tokenizer)
+    Ok(inner)
+}
+
+/// As the file says, else the token that usually is for padding.
+fn pad_id(tokenizer: &tokenizers::Tokenizer) -> u32 {
+    let usual = || PADDING.iter().find_map(|token| tokenizer.token_to_id(token));
+    tokenizer.get_padding().map(|padding| padding.pad_id).or_else(usual).unwrap_or(0)
 }
 
 /// A number of tokens; bounded by the bytes of a text.
@@ -137,7 +161,7 @@ mod tests {
             "truncation": {{"direction": "Right", "max_length": 3, "strategy": "LongestFirst",
                 "stride": 0}},
             "padding": {{"strategy": {{"Fixed": 9}}, "direction": "Right", "pad_to_multiple_of": null,
-                "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}},
+                "pad_id": 5, "pad_type_id": 0, "pad_token": "b"}},
             "added_tokens": [{{"id": 6, "content": "[X]", "single_word": false, "lstrip": false,
                 "rstrip": false, "normalized": false, "special": true}}],
             "normalizer": null, "pre_tokenizer": {{"type": "WhitespaceSplit"}}, "decoder": null,
@@ -184,6 +208,11 @@ mod tests {
         let tokenizer = tokenizer(8, "null").unwrap();
         assert!(matches!(tokenizer.encode(" ", true), Err(Rejection::Tokenizer(_))));
         assert_eq!(ids(&tokenizer, "a"), [4]);
+    }
+
+    #[test]
+    fn what_fills_up_shorter_texts_is_what_the_file_says() {
+        assert_eq!(tokenizer(8, BERT).unwrap().pad_id(), 5);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! A version that has been loaded: its model, tokenizer and settings, ready to embed texts.
 //! Serving and checking load versions in this one way, so that what was checked is what serves.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use onnxd_proto::message::{Pooling, Refusal, RefusalKind, Rejection};
 use tracing::warn;
@@ -9,18 +12,16 @@ use tracing::warn;
 use crate::{
     compiled::{self, Key},
     config::{self, Settings},
+    costs::Costs,
+    cpu_time::CpuTime,
     pooling,
-    probes::Probes,
+    probes::{Probes, SAME_COSINE_MIN},
     session::{Form, Runtime, Session, SessionError},
     tokenize::{Tokenizer, Tokens},
 };
 
 /// Where the model may stand in a version's directory.
 const MODEL_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
-
-/// The least cosine between what a compiled form makes of a text and what the plain model made
-/// of it. Both run the same kernels, but a bit of the sum's order may differ.
-const SAME_COSINE_MIN: f64 = 0.9999;
 
 /// A loaded version.
 pub(crate) struct LoadedVersion {
@@ -29,6 +30,7 @@ pub(crate) struct LoadedVersion {
     settings: Settings,
     model_file: &'static str,
     form: Form,
+    costs: Costs,
 }
 
 impl LoadedVersion {
@@ -63,6 +65,8 @@ impl LoadedVersion {
         })?;
         let mut version = Self::open_compiled(runtime, dir, &model)?;
         version.require(&expected, Probes::measure_at_load)?;
+        // Without them each text runs alone until runs have been observed.
+        version.costs = model.parent().and_then(Costs::read).unwrap_or_default();
         Ok(Some(version))
     }
 
@@ -96,7 +100,8 @@ impl LoadedVersion {
         if session.is_pooled() {
             settings.pooling = Pooling::None;
         }
-        Ok(Self { session, tokenizer, settings, model_file, form })
+        let costs = Costs::default();
+        Ok(Self { session, tokenizer, settings, model_file, form, costs })
     }
 
     /// Compares what this makes of the fixed texts with what it should.
@@ -162,7 +167,7 @@ impl LoadedVersion {
     }
 
     /// Writes one embedding per text to `embeddings`, as pooled and not normalized; gives their
-    /// number of components. The texts have equally many tokens.
+    /// number of components. The texts are padded to the longest.
     pub(crate) fn embed(
         &mut self,
         texts: &[&Tokens],
@@ -170,10 +175,36 @@ impl LoadedVersion {
     ) -> Result<usize, SessionError> {
         let how = self.settings.pooling;
         embeddings.clear();
-        self.session.run(texts, |output| {
-            pooling::pool(how, output.values, output.tokens, output.dimension, embeddings);
+        self.session.run(texts, self.tokenizer.pad_id(), |output| {
+            let lengths = texts.iter().map(|text| text.ids.len());
+            let shape = (output.rows, output.dimension);
+            pooling::pool(how, output.values, shape, lengths, embeddings);
             output.dimension
         })
+    }
+
+    /// The same, and learns from it what such a run costs. Gives the CPU time, too.
+    pub(crate) fn embed_observed(
+        &mut self,
+        texts: &[&Tokens],
+        embeddings: &mut Vec<f32>,
+    ) -> Result<(usize, Duration), SessionError> {
+        let begun = CpuTime::now();
+        let dimension = self.embed(texts, embeddings)?;
+        let took = begun.elapsed();
+        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        self.costs.table.observe(texts.len(), longest, took.as_secs_f32() * 1e6);
+        Ok((dimension, took))
+    }
+
+    /// What runs cost.
+    pub(crate) fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    /// Whether the model can be told what is padding.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.session.is_masked()
     }
 
     /// The version's settings, with the pooling that is used in fact.
