@@ -80,7 +80,7 @@ pub struct WorkerStatus {
     /// None while there is no process.
     pub pid: Option<i32>,
     /// None where it could not be pinned.
-    pub cpu: Option<u32>,
+    pub cpu: Option<u16>,
     /// What it is doing.
     pub state: String,
     /// What it has loaded, by model.

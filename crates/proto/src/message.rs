@@ -10,7 +10,7 @@ use std::{io, path::PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    control_page::Slot, generation::Generation, limits::FRAME_CONTROL_BYTES_MAX,
+    control_page::Slot, cost::CostTable, generation::Generation, limits::FRAME_CONTROL_BYTES_MAX,
     model_name::ModelName,
 };
 
@@ -25,6 +25,9 @@ pub enum ToWorker {
         slot: Slot,
         /// At most [`crate::limits::GROUP_ITEMS_MAX`].
         items: Vec<EmbedItem>,
+        /// Whether the group is alone on the machine and may be spread over
+        /// [`Welcome::helper_cpus`].
+        wide: bool,
     },
     /// Refresh every model, then answer `Pong` with the same id.
     Ping,
@@ -60,6 +63,8 @@ pub enum FromWorker {
         load_micros: u64,
         /// Whether the compiled form is used, whose weights all workers share.
         compiled: bool,
+        /// What its runs cost.
+        costs: CostTable,
     },
     /// The worker could not load a committed generation and serves what it had.
     LoadFailed {
@@ -113,6 +118,8 @@ pub struct Welcome {
     pub models: Vec<ModelSlot>,
     /// What a worker removes if the supervisor ends without doing so itself.
     pub admin_socket: NamedSocket,
+    /// CPUs of other workers that this one may use while they are idle.
+    pub helper_cpus: Vec<u16>,
 }
 
 /// A socket's path and identity, so that nobody removes a successor's socket of the same path.

@@ -23,13 +23,14 @@ fn every_message_to_a_worker_has_these_bytes() {
         state_dir: "/s".into(),
         models: vec![ModelSlot { name: "m".parse().unwrap(), slot: 3 }],
         admin_socket: NamedSocket { path: "/a".into(), device: 5, inode: 300 },
+        helper_cpus: vec![1],
     };
     fixed(
         &ToWorker::Welcome(welcome),
-        &[0, 2, b'/', b'l', 2, b'/', b's', 1, 1, b'm', 3, 2, b'/', b'a', 5, 251, 44, 1],
+        &[0, 2, b'/', b'l', 2, b'/', b's', 1, 1, b'm', 3, 2, b'/', b'a', 5, 251, 44, 1, 1, 1],
     );
     let item = EmbedItem { text_bytes: 4, normalize: Some(false), truncate: true };
-    fixed(&ToWorker::Embed { slot: 2, items: vec![item] }, &[1, 2, 1, 4, 1, 0, 1]);
+    fixed(&ToWorker::Embed { slot: 2, items: vec![item], wide: true }, &[1, 2, 1, 4, 1, 0, 1, 1]);
     fixed(&ToWorker::Ping, &[2]);
     fixed(&ToWorker::Load { slot: 2, version: "ab".into() }, &[3, 2, 2, b'a', b'b']);
 }
@@ -40,8 +41,12 @@ fn every_message_from_a_worker_has_these_bytes() {
     fixed(&hello(Ok(1)), &[0, 2, b'i', b'd', 0, 1]);
     fixed(&hello(Err("x".into())), &[0, 2, b'i', b'd', 1, 1, b'x']);
     fixed(&FromWorker::Ready, &[1]);
-    let loaded = FromWorker::Loaded { slot: 1, generation: 9, load_micros: 300, compiled: true };
-    fixed(&loaded, &[2, 1, 9, 251, 44, 1, 1]);
+    let (load_micros, compiled, costs) = (300, true, CostTable::default());
+    let loaded = FromWorker::Loaded { slot: 1, generation: 9, load_micros, compiled, costs };
+    // 42 costs follow, f32; the first is 3000.
+    let bytes = encode(&loaded).unwrap();
+    assert_eq!((&bytes[..11], bytes.len()), (&[2, 1, 9, 251, 44, 1, 1, 0, 128, 59, 69][..], 175));
+    assert_eq!(decode::<FromWorker>(&bytes).unwrap(), loaded);
     let failed = FromWorker::LoadFailed { slot: 1, generation: 9, reason: "no".into() };
     fixed(&failed, &[3, 1, 9, 2, b'n', b'o']);
     let embeddings = Embeddings {

@@ -48,6 +48,11 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "N", env = "ONNXD_WORKERS")]
     pub workers: Option<NonZeroUsize>,
 
+    /// CPUs that a request may use which is alone on the machine; 1 uses one as always
+    /// [default: as many as there are workers, at most 4]
+    #[arg(long, value_name = "N", env = "ONNXD_ALONE_CPUS")]
+    pub alone_cpus: Option<NonZeroUsize>,
+
     /// ONNX Runtime's shared library, 1.24 or newer
     /// [default: libonnxruntime.so beside this executable]
     #[arg(long, value_name = "PATH", env = "ONNXD_ONNXRUNTIME")]
@@ -65,6 +70,10 @@ pub(crate) struct ServeArguments {
     /// How long a request may wait and run before it is answered 504, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT")]
     pub request_timeout: Option<u64>,
+
+    /// Texts that may wait or be computed at once; more are answered 429 [default: 512]
+    #[arg(long, value_name = "N", env = "ONNXD_QUEUE_LIMIT")]
+    pub queue_limit: Option<NonZeroUsize>,
 
     /// How long the check of a candidate may take, in seconds [default: 120]
     #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT")]
@@ -107,6 +116,8 @@ pub(crate) struct Config {
     pub state_dir: PathBuf,
     /// `None`: one for each CPU.
     pub workers: Option<NonZeroUsize>,
+    /// CPUs that a request may use which is alone.
+    pub alone_cpus: usize,
     /// Absolute.
     pub onnxruntime: PathBuf,
     /// Absolute.
@@ -115,6 +126,8 @@ pub(crate) struct Config {
     pub drain_timeout: Duration,
     /// From a request's body to its answer.
     pub request_timeout: Duration,
+    /// Texts that may wait or be computed at once.
+    pub queue_limit: usize,
     /// For one check.
     pub check: CheckLimits,
     /// From a commit to the end of its probation.
@@ -159,6 +172,7 @@ impl Config {
                 None => default_state_dir()?,
             },
             workers: flags.workers.or(file.workers),
+            alone_cpus: flags.alone_cpus.or(file.alone_cpus).map_or(4, Into::into),
             onnxruntime: executable_file(
                 "--onnxruntime",
                 flags.onnxruntime.or(file.onnxruntime),
@@ -171,6 +185,7 @@ impl Config {
             )?,
             drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
             request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
+            queue_limit: flags.queue_limit.or(file.queue_limit).map_or(512, Into::into),
             check: CheckLimits {
                 timeout: seconds(flags.check_timeout, file.check_timeout, 120),
                 memory_bytes: flags.check_memory.or(file.check_memory).unwrap_or(4096) << 20,
@@ -331,7 +346,7 @@ mod tests {
             "model = ['m=/x']\nlisten = '[::1]:1'\nadmin-socket = '/a'\nstate-dir = '/s'\n\
              workers = 2\nonnxruntime = '/o'\nworker-binary = '/w'\ndrain-timeout = 1\n\
              request-timeout = 2\ncheck-timeout = 3\ncheck-memory = 4\nmin-cosine = 0.5\n\
-             probation = 5\nretention = 6",
+             probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

@@ -12,7 +12,12 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     /// One more.
     pub(crate) fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add_all(1);
+    }
+
+    /// So many more.
+    pub(crate) fn add_all(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -35,6 +40,10 @@ pub(crate) struct Counters {
     pub items_cancelled_total: Counter,
     /// Texts that took too many workers with them and were answered 500.
     pub items_poisonous_total: Counter,
+    /// Micro-batches that were run.
+    pub micro_batches_total: Counter,
+    /// CPU time that workers spent on them, in ONNX Runtime and pooling.
+    pub inference_cpu_micros_total: Counter,
     /// Requests refused because the queue was full.
     pub requests_overloaded_total: Counter,
     /// Connections that waited because as many as allowed were open.

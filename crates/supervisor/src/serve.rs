@@ -27,9 +27,9 @@ use crate::{
     config::{Config, ServeArguments},
     counters::Counters,
     dispatch::{
-        Event,
+        Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
-        gather::Dispatch,
+        gather::{Dispatch, Limits},
         worker::Worker,
     },
     http::{
@@ -174,24 +174,27 @@ impl Server {
             state_dir: config.state_dir.clone(),
             models: registry.slots(),
             admin_socket: admin_socket.name(),
+            helper_cpus: Vec::new(),
         };
         let workers = workers(config, &executable, registry.models().len(), &events)?;
         let worker_count = workers.len();
+        let backlog = Arc::new(Backlog::default());
         let means = dispatcher::Means {
             registry: Arc::clone(&registry),
             counters: Arc::clone(&counters),
             welcome,
             lines: updater.lines(),
             events: events.clone(),
+            backlog: Arc::clone(&backlog),
         };
         let (dispatcher, health) = Dispatcher::new(means, workers);
         tokio::spawn(dispatcher.run(incoming));
 
-        let dispatch =
-            Arc::new(Dispatch::new(events.clone(), Arc::clone(&counters), config.request_timeout));
+        let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
+        let dispatch = Dispatch::new(events.clone(), Arc::clone(&counters), limits, backlog);
         let app = App {
             registry: Arc::clone(&registry),
-            dispatch,
+            dispatch: Arc::new(dispatch),
             health: health.clone(),
             workers: worker_count,
         };
@@ -326,14 +329,17 @@ fn workers(
 ) -> Result<Vec<Worker>, Failure> {
     let cpus = usable_cpus()?;
     let count = config.workers.map_or(cpus.len(), Into::into);
-    (0..count)
-        .map(|id| {
-            let cpu = cpus[id % cpus.len()];
-            let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
-                .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
-            Ok(Worker::new(keeper, cpu, models, Instant::now()))
-        })
-        .collect()
+    let mut workers = Vec::with_capacity(count);
+    for id in 0..count {
+        let cpu = cpus[id % cpus.len()];
+        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
+            .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
+        workers.push(Worker::new(keeper, cpu, models, Instant::now()));
+    }
+    // The others are idle when a request is alone; one worker that they help is enough.
+    workers[0].helper_cpus =
+        cpus.iter().copied().take(count).take(config.alone_cpus).skip(1).collect();
+    Ok(workers)
 }
 
 /// The CPUs that this process may use.

@@ -1,5 +1,6 @@
 //! Loads versions ahead of their commit, beside what is served, on a thread that yields to
-//! serving. What is no longer served is freed there, too. Knows versions by name, and no
+//! serving. What is no longer served is freed there, too, and what a version needs less urgently is
+//! made. Knows versions by name, and no
 //! generations: when a version that stands ready is taken is [`crate::model`]'s affair.
 
 use std::{
@@ -18,7 +19,7 @@ use onnxd_proto::{
 use rustix::process::setpriority_process;
 use tracing::{Span, info, warn};
 
-use crate::model::{brief, micros};
+use crate::model::{Content, brief, micros};
 
 /// How much the thread yields, from 0 to 19: it gets about a quarter of a CPU that is busy.
 const NICENESS: i32 = 5;
@@ -28,6 +29,8 @@ const DISCARDED_MAX: usize = 2;
 
 /// Loads a version by name.
 type Load<V> = Box<dyn Fn(&str) -> Result<V, Refusal> + Send + Sync>;
+/// Something that need not be done before a version serves.
+pub(crate) type Later = Box<dyn FnOnce() + Send>;
 /// Tells the supervisor.
 type Report = Box<dyn Fn(&FromWorker) + Send>;
 
@@ -48,6 +51,7 @@ struct State<V> {
     replaced: bool,
     ready: Vec<(Wanted, V)>,
     discarded: Vec<V>,
+    later: Vec<Later>,
     ended: bool,
 }
 
@@ -61,10 +65,11 @@ struct Wanted {
 enum Job<V> {
     Free(V),
     Load(Wanted),
+    Later(Later),
     End,
 }
 
-impl<V: Send + 'static> Loader<V> {
+impl<V: Content> Loader<V> {
     /// Starts the thread, which idles until something is asked for.
     pub(crate) fn start(load: Load<V>, report: Report) -> io::Result<Self> {
         let state = State {
@@ -73,6 +78,7 @@ impl<V: Send + 'static> Loader<V> {
             replaced: false,
             ready: Vec::new(),
             discarded: Vec::new(),
+            later: Vec::new(),
             ended: false,
         };
         let shared = Shared { load, state: Mutex::new(state), changed: Condvar::new() };
@@ -91,7 +97,12 @@ impl<V: Send + 'static> Loader<V> {
 
     /// Loads a version now, on the calling thread.
     pub(crate) fn load(&self, version: &str) -> Result<V, Refusal> {
-        (self.0.load)(version)
+        let mut content = (self.0.load)(version)?;
+        if let Some(later) = content.take_later() {
+            self.0.lock().later.push(later);
+            self.0.changed.notify_one();
+        }
+        Ok(content)
     }
 
     /// Asks for a version, in the place of any other of this model. `true`: it stands ready.
@@ -173,11 +184,17 @@ impl<V> Shared<V> {
     fn lock(&self) -> MutexGuard<'_, State<V>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl<V: Content> Shared<V> {
     fn work(&self, report: &Report) {
         loop {
             match self.next() {
                 Job::Free(content) => drop(content),
+                Job::Later(later) => {
+                    // What panics here serves nobody yet.
+                    let _ = panic::catch_unwind(AssertUnwindSafe(later));
+                }
                 Job::Load(wanted) => {
                     if let Some(message) = self.load_ahead(wanted) {
                         report(&message);
@@ -204,6 +221,9 @@ impl<V> Shared<V> {
                 state.replaced = false;
                 return Job::Load(wanted);
             }
+            if let Some(later) = state.later.pop() {
+                return Job::Later(later);
+            }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -223,7 +243,8 @@ impl<V> Shared<V> {
             return None;
         }
         match loaded {
-            Ok(content) => {
+            Ok(mut content) => {
+                state.later.extend(content.take_later());
                 state.ready.push((wanted, content));
                 drop(state);
                 info!(slot, version, ?took, "version loaded ahead");

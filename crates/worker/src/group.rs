@@ -11,8 +11,8 @@ use onnxd_proto::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    fault::Fault, ipc::Sender, microbatch, model::Serving, pooling, tokenize::Tokens,
-    version::LoadedVersion,
+    cpu_time::CpuTime, fault::Fault, ipc::Sender, microbatch, model::Serving, pooling,
+    session::SessionError, tokenize::Tokens, version::LoadedVersion,
 };
 
 // Embeddings travel little-endian, and are sent as they lie in memory.
@@ -39,11 +39,19 @@ pub(crate) fn texts<'p>(items: &[EmbedItem], mut payload: &'p [u8]) -> Result<Ve
     if payload.is_empty() { Ok(texts) } else { Err(broken("brings more bytes than it names")) }
 }
 
+/// What the frame of a group asks for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// The frame's id.
+    pub(crate) id: u64,
+    pub(crate) items: Vec<EmbedItem>,
+    /// Whether it may be spread over several CPUs.
+    pub(crate) wide: bool,
+}
+
 /// A group that is being answered.
 pub(crate) struct Group<'a> {
-    /// The id of the frame that brought it.
-    pub(crate) id: u64,
-    pub(crate) items: &'a [EmbedItem],
+    pub(crate) asked: &'a Asked,
     pub(crate) sender: &'a Sender,
 }
 
@@ -75,12 +83,12 @@ impl Group<'_> {
 
     /// Rejects all items, as nothing can embed them.
     pub(crate) fn reject_all(&mut self, reason: Rejection) -> Result<(), Fault> {
-        self.reject((0..self.items.len()).map(number).collect(), reason)
+        self.reject((0..self.asked.items.len()).map(number).collect(), reason)
     }
 
     fn tokenize(&mut self, texts: &[&str], version: &LoadedVersion) -> Result<Vec<Ready>, Fault> {
         let mut ready = Vec::with_capacity(texts.len());
-        for (place, (asked, text)) in self.items.iter().zip(texts).enumerate() {
+        for (place, (asked, text)) in self.asked.items.iter().zip(texts).enumerate() {
             let item = number(place);
             match version.tokenize(text, asked.truncate) {
                 Ok(tokens) => {
@@ -102,7 +110,7 @@ impl Group<'_> {
         let started = Instant::now();
         let tokens: Vec<&Tokens> = batch.iter().map(|item| &item.tokens).collect();
         let mut embeddings = Vec::new();
-        let (dimension, cpu_time) = match serving.content.embed_observed(&tokens, &mut embeddings) {
+        let (dimension, cpu_time) = match self.embed(&tokens, serving, &mut embeddings) {
             Ok(embedded) => embedded,
             Err(error) => {
                 let items = batch.iter().map(|item| item.item).collect();
@@ -139,11 +147,27 @@ impl Group<'_> {
             infer_micros: micros(started.elapsed()),
             infer_cpu_micros: micros(cpu_time),
         };
-        self.sender.send(self.id, &FromWorker::Embeddings(answer), payload.as_bytes())
+        self.sender.send(self.asked.id, &FromWorker::Embeddings(answer), payload.as_bytes())
+    }
+
+    /// The number of components, and the CPU time of this thread.
+    fn embed(
+        &self,
+        tokens: &[&Tokens],
+        serving: &mut Serving<LoadedVersion>,
+        embeddings: &mut Vec<f32>,
+    ) -> Result<(usize, Duration), SessionError> {
+        let begun = CpuTime::now();
+        let wide =
+            if self.asked.wide { serving.content.embed_wide(tokens, embeddings) } else { None };
+        match wide {
+            Some(embedded) => Ok((embedded?, begun.elapsed())),
+            None => serving.content.embed_observed(tokens, embeddings),
+        }
     }
 
     fn reject(&mut self, items: Vec<u32>, reason: Rejection) -> Result<(), Fault> {
-        self.sender.send(self.id, &FromWorker::Rejected { items, reason }, &[])
+        self.sender.send(self.asked.id, &FromWorker::Rejected { items, reason }, &[])
     }
 }
 

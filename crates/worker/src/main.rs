@@ -18,6 +18,7 @@ mod group;
 mod guard;
 mod inherited;
 mod ipc;
+mod measure;
 mod microbatch;
 mod model;
 mod pooling;
@@ -28,6 +29,7 @@ mod serve;
 mod session;
 mod tokenize;
 mod version;
+mod wide;
 
 use std::{
     convert::Infallible,
@@ -49,7 +51,7 @@ use tracing::{error, info_span};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
-    args::{Args, CheckArgs, Command},
+    args::{Args, CheckArgs, Command, MeasureArgs},
     compiled::Key,
     fault::Fault,
     guard::Guard,
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
             let _span = info_span!("compile").entered();
             compile(&onnxruntime, &version_dir, &compiled_dir, parent).into()
         }
+        Command::Measure(args) => measure(&args, parent).into(),
     }
 }
 
@@ -134,6 +137,28 @@ fn compile(onnxruntime: &Path, version_dir: &Path, compiled: &Path, parent: Pid)
     });
     let line = result.unwrap_or_else(|reason| json!({ "not_compiled": reason }));
     print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Fine)
+}
+
+/// Prints what ONNX Runtime does alone.
+fn measure(args: &MeasureArgs, parent: Pid) -> ExitStatus {
+    if let Err(reason) = affinity::pin(args.cpu) {
+        error!(reason, "not pinned");
+        return ExitStatus::Internal;
+    }
+    let runtime = guard::die_with(parent)
+        .map_err(|error| error.to_string())
+        .and_then(|()| Runtime::open(&args.onnxruntime).map_err(|error| error.to_string()));
+    let result = runtime.and_then(|runtime| {
+        let measured = measure::measure(&runtime, args, || print(&"ready"));
+        measured.map_err(|refusal| refusal.message)
+    });
+    match result {
+        Ok(measurement) => print(&measurement).map_or(ExitStatus::Internal, |()| ExitStatus::Fine),
+        Err(reason) => {
+            error!(reason, "nothing measured");
+            ExitStatus::Internal
+        }
+    }
 }
 
 /// Makes this process one that may run a stranger's model.

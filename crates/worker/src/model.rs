@@ -8,13 +8,17 @@ use std::time::{Duration, Instant};
 
 use onnxd_proto::{
     control_page::{ControlPageView, Slot},
+    cost::CostTable,
     generation::Generation,
     layout::Layout,
     message::{FromWorker, ModelSlot, Refusal, RefusalKind},
 };
 use tracing::{info, warn};
 
-use crate::{ahead::Loader, version::LoadedVersion};
+use crate::{
+    ahead::{Later, Loader},
+    version::LoadedVersion,
+};
 
 /// The pause after the first failure to load; doubled with every further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -28,11 +32,27 @@ const REASON_CHARS_MAX: usize = 1000;
 pub(crate) trait Content: Send + 'static {
     /// Whether the weights are those of the compiled form, which all workers share.
     fn is_compiled(&self) -> bool;
+
+    /// What its runs cost.
+    fn cost_table(&self) -> CostTable;
+
+    /// What is to be done in the background after it has been loaded, once.
+    fn take_later(&mut self) -> Option<Later> {
+        None
+    }
 }
 
 impl Content for LoadedVersion {
     fn is_compiled(&self) -> bool {
         Self::is_compiled(self)
+    }
+
+    fn cost_table(&self) -> CostTable {
+        self.costs().table.clone()
+    }
+
+    fn take_later(&mut self) -> Option<Later> {
+        Self::take_later(self)
     }
 }
 
@@ -127,11 +147,12 @@ impl<V: Content> Model<V> {
             Ok(read) => {
                 self.failure = None;
                 let took = if read { started.elapsed() } else { Duration::ZERO };
-                let compiled =
-                    self.serving.as_ref().is_some_and(|serving| serving.content.is_compiled());
+                let content = self.serving.as_ref().map(|serving| &serving.content);
+                let compiled = content.is_some_and(V::is_compiled);
+                let costs = content.map_or_else(CostTable::default, V::cost_table);
                 info!(model = %self.place.name, generation, ?took, compiled, "generation loaded");
                 let load_micros = micros(took);
-                Some(FromWorker::Loaded { slot, generation, load_micros, compiled })
+                Some(FromWorker::Loaded { slot, generation, load_micros, compiled, costs })
             }
             Err(refusal) => {
                 warn!(model = %self.place.name, generation, %refusal, "generation not loaded");

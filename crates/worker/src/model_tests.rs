@@ -34,6 +34,10 @@ impl Content for String {
     fn is_compiled(&self) -> bool {
         self == "y"
     }
+
+    fn cost_table(&self) -> CostTable {
+        CostTable::default()
+    }
 }
 
 impl Bench {
@@ -95,7 +99,8 @@ impl Bench {
 
 /// What a refresh says that had to load nothing.
 fn swapped(generation: Generation, compiled: bool) -> FromWorker {
-    FromWorker::Loaded { slot: 0, generation, load_micros: 0, compiled }
+    let costs = CostTable::default();
+    FromWorker::Loaded { slot: 0, generation, load_micros: 0, compiled, costs }
 }
 
 #[test]

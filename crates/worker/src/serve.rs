@@ -2,13 +2,13 @@
 //! ready, and answer one message after another until the socket ends. The loop blocks: a worker
 //! does one thing at a time, as it has one CPU.
 
-use std::{convert::Infallible, time::Instant};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use onnxd_proto::{
     BUILD_ID,
     control_page::{ControlPageView, Slot},
     layout::Layout,
-    message::{EmbedItem, FromWorker, Rejection, ToWorker, Welcome},
+    message::{FromWorker, Rejection, ToWorker, Welcome},
 };
 use tracing::{debug, info};
 
@@ -16,7 +16,7 @@ use crate::{
     ahead::Loader,
     compiled::Key,
     fault::Fault,
-    group::{self, Group},
+    group::{self, Asked, Group},
     guard::Guard,
     ipc::{Receiver, Sender},
     model::Model,
@@ -41,7 +41,9 @@ pub(crate) fn run(
     loop {
         let (id, message, payload) = receiver.receive()?;
         match message {
-            ToWorker::Embed { slot, items } => worker.embed(id, slot, &items, payload)?,
+            ToWorker::Embed { slot, items, wide } => {
+                worker.embed(slot, &Asked { id, items, wide }, payload)?;
+            }
             ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
             ToWorker::Ping => worker.ping(id)?,
             ToWorker::Welcome(_) => return Err(Fault::Protocol("a second Welcome".into())),
@@ -61,9 +63,10 @@ struct Worker<'a> {
 impl<'a> Worker<'a> {
     /// Loads ONNX Runtime and every committed generation.
     fn start(welcome: Welcome, page: &'a ControlPageView, sender: Sender) -> Result<Self, Fault> {
-        let runtime = Runtime::open(&welcome.onnxruntime)?;
+        let runtime = Arc::new(Runtime::open(&welcome.onnxruntime)?);
         let layout = Layout::new(welcome.state_dir);
-        let loader = start_loader(runtime, layout.clone(), sender.clone())?;
+        let helpers = welcome.helper_cpus.into();
+        let loader = start_loader(runtime, layout.clone(), helpers, sender.clone())?;
         let models = welcome.models.into_iter().map(Model::new).collect();
         let mut worker = Self { layout, page, models, loader, sender };
         for place in 0..worker.models.len() {
@@ -74,17 +77,11 @@ impl<'a> Worker<'a> {
         Ok(worker)
     }
 
-    fn embed(
-        &mut self,
-        id: u64,
-        slot: Slot,
-        items: &[EmbedItem],
-        payload: &[u8],
-    ) -> Result<(), Fault> {
-        let texts = group::texts(items, payload)?;
+    fn embed(&mut self, slot: Slot, asked: &Asked, payload: &[u8]) -> Result<(), Fault> {
+        let texts = group::texts(&asked.items, payload)?;
         let place = self.place(slot)?;
         self.refresh(place)?;
-        let mut group = Group { id, items, sender: &self.sender };
+        let mut group = Group { asked, sender: &self.sender };
         match self.models[place].serving() {
             Ok(serving) => group.answer(&texts, serving),
             Err(reason) => group.reject_all(Rejection::NotLoaded(reason)),
@@ -121,14 +118,15 @@ impl<'a> Worker<'a> {
 
 /// Loads versions as they serve, here and ahead.
 fn start_loader(
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     layout: Layout,
+    helpers: Arc<[u16]>,
     sender: Sender,
 ) -> Result<Loader<LoadedVersion>, Fault> {
     let key = Key::of(&runtime);
     let load = move |version: &str| {
         let (dir, compiled) = (layout.version(version), layout.compiled(version));
-        LoadedVersion::open_to_serve(&runtime, &dir, &compiled, &key)
+        LoadedVersion::open_to_serve(&runtime, &dir, &compiled, &key, &helpers)
     };
     let report = move |message: &FromWorker| {
         // If the supervisor is gone, the guard ends the process.

@@ -151,7 +151,8 @@ impl Runtime {
     /// Writes the model as it is after optimizing to `compiled`, and its weights beside it.
     pub(crate) fn compile(&self, model: &Path, compiled: &Path) -> Result<(), SessionError> {
         let saved = || {
-            let mut builder = self.builder(Form::Plain)?.with_optimized_model_path(compiled)?;
+            let mut builder =
+                self.builder(Form::Plain, &[])?.with_optimized_model_path(compiled)?;
             // It warns that the result is for this kind of CPU alone, which is what we want.
             builder = builder.with_log_level(LogLevel::Error)?;
             for (key, value) in COMPILE {
@@ -162,15 +163,26 @@ impl Runtime {
         saved().map(drop).map_err(load_failed)
     }
 
-    /// One thread: the process has one CPU, and the calling thread computes on it.
-    fn builder(&self, form: Form) -> Result<SessionBuilder, ort::Error> {
-        Ok(ort::session::Session::builder(&self.environment)?
-            .with_intra_threads(1)?
+    /// The calling thread computes, on the one CPU that the process has, and a thread on each of
+    /// `helpers`. These spin while a run lasts: waking them for each operator would take as long
+    /// as many operators do.
+    fn builder(&self, form: Form, helpers: &[u16]) -> Result<SessionBuilder, ort::Error> {
+        let builder = ort::session::Session::builder(&self.environment)?
+            .with_intra_threads(1 + helpers.len())?
             .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
+            .with_intra_op_spinning(!helpers.is_empty())?
             .with_inter_op_spinning(false)?
             .with_optimization_level(form.optimization())?
-            .with_log_level(LogLevel::Warning)?)
+            .with_log_level(LogLevel::Warning)?;
+        if helpers.is_empty() {
+            return Ok(builder);
+        }
+        // It counts CPUs from 1.
+        let cpus: Vec<String> =
+            helpers.iter().map(|&cpu| (u32::from(cpu) + 1).to_string()).collect();
+        Ok(builder
+            .with_config_entry("session.intra_op_thread_affinities", cpus.join(";"))?
+            .with_config_entry("session.force_spinning_stop", "1")?)
     }
 }
 
@@ -221,10 +233,35 @@ pub(crate) struct Output<'a> {
     pub(crate) dimension: usize,
 }
 
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("output", &self.output).finish_non_exhaustive()
+    }
+}
+
 impl Session {
     /// Loads the model and sees whether it is one for texts.
     pub(crate) fn open(runtime: &Runtime, model: &Path, form: Form) -> Result<Self, SessionError> {
-        let opened = runtime.builder(form).and_then(|mut builder| builder.commit_from_file(model));
+        Self::open_with(runtime, model, form, &[])
+    }
+
+    /// Loads a compiled model for runs that are spread over these CPUs, too.
+    pub(crate) fn open_wide(
+        runtime: &Runtime,
+        model: &Path,
+        helpers: &[u16],
+    ) -> Result<Self, SessionError> {
+        Self::open_with(runtime, model, Form::Compiled, helpers)
+    }
+
+    fn open_with(
+        runtime: &Runtime,
+        model: &Path,
+        form: Form,
+        helpers: &[u16],
+    ) -> Result<Self, SessionError> {
+        let opened =
+            runtime.builder(form, helpers).and_then(|mut builder| builder.commit_from_file(model));
         let inner = opened.map_err(load_failed)?;
         let inputs = accept_inputs(inner.inputs())?;
         let (output, pooled) = choose_output(inner.outputs())?;

@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,6 +11,7 @@ use onnxd_proto::message::{Pooling, Refusal, RefusalKind, Rejection};
 use tracing::warn;
 
 use crate::{
+    ahead::Later,
     compiled::{self, Key},
     config::{self, Settings},
     costs::Costs,
@@ -18,6 +20,7 @@ use crate::{
     probes::{Probes, SAME_COSINE_MIN},
     session::{Form, Runtime, Session, SessionError},
     tokenize::{Tokenizer, Tokens},
+    wide::{self, Wide},
 };
 
 /// Where the model may stand in a version's directory.
@@ -31,18 +34,22 @@ pub(crate) struct LoadedVersion {
     model_file: &'static str,
     form: Form,
     costs: Costs,
+    wide: Wide,
+    /// What is still to be made in the background.
+    wide_making: Option<wide::Making>,
 }
 
 impl LoadedVersion {
     /// Loads the version in `dir` as it serves, warm: from its compiled forms below `compiled`
     /// if there is a sound one, else as its author made it.
     pub(crate) fn open_to_serve(
-        runtime: &Runtime,
+        runtime: &Arc<Runtime>,
         dir: &Path,
         compiled: &Path,
         key: &Key,
+        helpers: &Arc<[u16]>,
     ) -> Result<Self, Refusal> {
-        match Self::open_warm(runtime, dir, compiled, key) {
+        match Self::open_warm(runtime, dir, compiled, key, helpers) {
             Ok(Some(version)) => return Ok(version),
             Ok(None) => {}
             Err(refusal) => warn!(%refusal, "the plain model is loaded, not its compiled form"),
@@ -54,10 +61,11 @@ impl LoadedVersion {
 
     /// The compiled form, if there is one. What it is compared by warms it, too.
     fn open_warm(
-        runtime: &Runtime,
+        runtime: &Arc<Runtime>,
         dir: &Path,
         compiled: &Path,
         key: &Key,
+        helpers: &Arc<[u16]>,
     ) -> Result<Option<Self>, Refusal> {
         let Some(model) = compiled::find(compiled, key) else { return Ok(None) };
         let expected = Probes::read(compiled).ok_or_else(|| {
@@ -67,6 +75,10 @@ impl LoadedVersion {
         version.require(&expected, Probes::measure_at_load)?;
         // Without them each text runs alone until runs have been observed.
         version.costs = model.parent().and_then(Costs::read).unwrap_or_default();
+        if !helpers.is_empty() {
+            let (runtime, helpers) = (Arc::clone(runtime), Arc::clone(helpers));
+            version.wide_making = Some(wide::Making { runtime, model, helpers });
+        }
         Ok(Some(version))
     }
 
@@ -100,8 +112,8 @@ impl LoadedVersion {
         if session.is_pooled() {
             settings.pooling = Pooling::None;
         }
-        let costs = Costs::default();
-        Ok(Self { session, tokenizer, settings, model_file, form, costs })
+        let (costs, wide, wide_making) = (Costs::default(), Wide::default(), None);
+        Ok(Self { session, tokenizer, settings, model_file, form, costs, wide, wide_making })
     }
 
     /// Compares what this makes of the fixed texts with what it should.
@@ -173,14 +185,8 @@ impl LoadedVersion {
         texts: &[&Tokens],
         embeddings: &mut Vec<f32>,
     ) -> Result<usize, SessionError> {
-        let how = self.settings.pooling;
-        embeddings.clear();
-        self.session.run(texts, self.tokenizer.pad_id(), |output| {
-            let lengths = texts.iter().map(|text| text.ids.len());
-            let shape = (output.rows, output.dimension);
-            pooling::pool(how, output.values, shape, lengths, embeddings);
-            output.dimension
-        })
+        let (how, pad_id) = (self.settings.pooling, self.tokenizer.pad_id());
+        run(&mut self.session, how, pad_id, texts, embeddings)
     }
 
     /// The same, and learns from it what such a run costs. Gives the CPU time, too.
@@ -195,6 +201,23 @@ impl LoadedVersion {
         let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
         self.costs.table.observe(texts.len(), longest, took.as_secs_f32() * 1e6);
         Ok((dimension, took))
+    }
+
+    /// The same on several CPUs, if there is a session for that yet.
+    pub(crate) fn embed_wide(
+        &mut self,
+        texts: &[&Tokens],
+        embeddings: &mut Vec<f32>,
+    ) -> Option<Result<usize, SessionError>> {
+        let (how, pad_id) = (self.settings.pooling, self.tokenizer.pad_id());
+        let mut wide = self.wide.get()?;
+        wide.as_mut().map(|session| run(session, how, pad_id, texts, embeddings))
+    }
+
+    /// What is to be made in the background, once.
+    pub(crate) fn take_later(&mut self) -> Option<Later> {
+        let (making, wide) = (self.wide_making.take()?, self.wide.clone());
+        Some(Box::new(move || wide.make(&making)))
     }
 
     /// What runs cost.
@@ -221,6 +244,22 @@ impl LoadedVersion {
     pub(crate) fn model_file(&self) -> &'static str {
         self.model_file
     }
+}
+
+fn run(
+    session: &mut Session,
+    how: Pooling,
+    pad_id: i64,
+    texts: &[&Tokens],
+    embeddings: &mut Vec<f32>,
+) -> Result<usize, SessionError> {
+    embeddings.clear();
+    session.run(texts, pad_id, |output| {
+        let lengths = texts.iter().map(|text| text.ids.len());
+        let shape = (output.rows, output.dimension);
+        pooling::pool(how, output.values, shape, lengths, embeddings);
+        output.dimension
+    })
 }
 
 /// The version's own model: its name in messages, and where it is.

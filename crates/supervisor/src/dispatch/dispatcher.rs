@@ -20,9 +20,11 @@ use tokio::{
 };
 
 use super::{
-    Embedded, Event, Item, ItemError,
-    scheduler::{ItemId, Scheduler, Unit},
-    worker::{self, Worker},
+    Backlog, Embedded, Event, Item, ItemError,
+    alone::Alone,
+    estimate::{self, Estimate, Work},
+    scheduler::{self, Age, Group, ItemId, Scheduler, Unit},
+    worker::{self, Unanswered, Worker},
 };
 use crate::{
     counters::Counters,
@@ -41,6 +43,8 @@ use crate::{
 
 /// Events that may wait. Handlers and links wait in turn when the dispatcher is behind.
 pub(crate) const EVENTS_MAX: usize = 1024;
+/// Events that are taken in before what waits is handed out.
+const EVENTS_AT_ONCE: usize = 64;
 /// Workers that may end by a fault of their own while they compute an item before it is answered
 /// 500: the item is the likely cause.
 const ITEM_FAULTS_MAX: u32 = 2;
@@ -75,18 +79,38 @@ impl Health {
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(super) registry: Arc<Registry>,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
     pub(super) warmed_up: Vec<bool>,
     scheduler: Scheduler,
-    pub(super) items: HashMap<ItemId, Item>,
+    /// By slot.
+    pub(super) estimates: Vec<Estimate>,
+    alone: Alone,
+    pub(super) items: HashMap<ItemId, Accepted>,
     last_id: u64,
+    /// Ages of items count from here.
+    started: Instant,
     probes: Vec<oneshot::Sender<()>>,
     draining: Option<Instant>,
     events: mpsc::Sender<Event>,
     lines: Vec<LineHandle>,
+    backlog: Arc<Backlog>,
     health: watch::Sender<Health>,
+}
+
+/// An item that waits or is computed.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub item: Item,
+    age: Age,
+    work: Work,
+    /// How long it waited for a worker, once it has one.
+    pub waited: Duration,
+    /// Workers that ended while they computed it.
+    deaths: u32,
+    /// Those of them that nobody else ended.
+    faults: u32,
 }
 
 /// What a dispatcher works with.
@@ -99,14 +123,19 @@ pub(crate) struct Means {
     /// The lines of updates, which hear what workers load and how they end.
     pub lines: Vec<LineHandle>,
     pub events: mpsc::Sender<Event>,
+    /// Where it says how much waits.
+    pub backlog: Arc<Backlog>,
 }
 
 impl Dispatcher {
     /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
     pub(crate) fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means { registry, counters, welcome, lines, events } = means;
+        let Means { registry, counters, welcome, lines, events, backlog } = means;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
+            estimates: vec![Estimate::default(); registry.models().len()],
+            alone: Alone::default(),
+            started: Instant::now(),
             registry,
             counters,
             welcome,
@@ -119,6 +148,7 @@ impl Dispatcher {
             draining: None,
             events,
             lines,
+            backlog,
             health,
         };
         (dispatcher, receiver)
@@ -126,6 +156,7 @@ impl Dispatcher {
 
     /// Works until every worker has stopped.
     pub(crate) async fn run(mut self, mut incoming: mpsc::Receiver<Event>) {
+        let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             self.start_due(Instant::now());
             self.publish_health();
@@ -134,10 +165,13 @@ impl Dispatcher {
             }
             let next = self.next_deadline();
             tokio::select! {
-                event = incoming.recv() => match event {
-                    Some(event) => self.handle(event),
-                    None => return,
-                },
+                count = incoming.recv_many(&mut events, EVENTS_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    events.drain(..).for_each(|event| self.handle(event));
+                    self.hand_out();
+                }
                 () = sleep_until(next) => {}
             }
         }
@@ -225,23 +259,27 @@ impl Dispatcher {
             }
             Event::Drain => self.drain(),
         }
-        self.hand_out();
     }
 
     fn submit(&mut self, items: Vec<Item>) {
-        let mut units: Vec<(u64, Unit)> = Vec::new();
-        for item in items {
+        let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
+        let (slot, together) = (*slot, *together);
+        let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
+        let mut works = Vec::with_capacity(items.len());
+        for item in &items {
             self.counters.items_total.add();
-            let id = self.next_id();
-            match units.last_mut() {
-                Some((together, unit)) if *together == item.together && *together != 0 => {
-                    unit.items.push(id);
-                }
-                _ => units.push((item.together, Unit { slot: item.slot, items: vec![id] })),
-            }
-            self.items.insert(id, item);
+            let work = self.estimates[usize::from(slot)].work(estimate::pieces(&item.text));
+            works.push((self.next_id(), work));
         }
-        units.into_iter().for_each(|(_, unit)| self.scheduler.push(unit));
+        let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
+        let mut rest = items.into_iter().zip(works);
+        for (age, unit) in units {
+            for ((item, (id, work)), _) in rest.by_ref().zip(&unit.items) {
+                let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
+                self.items.insert(id, Accepted { item, age, work, waited, deaths, faults });
+            }
+            self.scheduler.push(age, unit);
+        }
     }
 
     fn next_id(&mut self) -> u64 {
@@ -249,13 +287,16 @@ impl Dispatcher {
         self.last_id
     }
 
-    /// Gives idle workers what waits.
+    /// Gives free workers what waits.
     fn hand_out(&mut self) {
+        let now_micros = micros(self.started.elapsed());
+        self.alone.see(now_micros, self.items.len());
         loop {
-            let Self { scheduler, workers, registry, .. } = self;
-            let idle = |slot| worker::idle(workers, slot, registry.page().committed(slot)).count();
-            let Some(mut group) = scheduler.next(idle) else { return };
-            let gone = |item: &ItemId| self.items[item].reply.is_closed();
+            let Self { scheduler, workers, registry, estimates, .. } = self;
+            let free = |slot| worker::free(workers, slot, registry.page().committed(slot)).count();
+            let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
+            let Some(mut group) = scheduler.next(free, takes) else { break };
+            let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
             let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
             for item in cancelled {
                 self.items.remove(&item);
@@ -263,28 +304,44 @@ impl Dispatcher {
             }
             group.items = items;
             if !group.items.is_empty() {
-                self.send_group(group);
+                self.send_group(&group, now_micros);
             }
         }
+        self.backlog.set(self.scheduler.micros() / self.workers.len().max(1) as u64);
     }
 
-    fn send_group(&mut self, group: Unit) {
+    fn send_group(&mut self, group: &Group, now_micros: u64) {
         let id = self.next_id();
+        let (place, wide) = self.place(group, now_micros);
         let mut texts = BytesMut::new();
         let mut options = Vec::with_capacity(group.items.len());
         for id in &group.items {
-            let item = self.items.get_mut(id).expect("what is in a unit is in the table");
-            item.waited = item.queued_at.elapsed();
-            texts.extend_from_slice(&item.text);
-            options.push(item.options.clone());
+            let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
+            accepted.waited = accepted.item.queued_at.elapsed();
+            texts.extend_from_slice(&accepted.item.text);
+            options.push(accepted.item.options.clone());
         }
-        let message = ToWorker::Embed { slot: group.slot, items: options };
-        let committed = self.registry.page().committed(group.slot);
-        let place = worker::idle(&self.workers, group.slot, committed).next();
-        let worker = &mut self.workers[place.expect("a worker is idle, or no group is made")];
-        worker.assign(id, group.slot, &group.items);
+        let message = ToWorker::Embed { slot: group.slot, items: options, wide };
+        let worker = &mut self.workers[place];
+        worker.assign(id, group);
         if !worker.send(id, &message, texts.freeze()) {
             worker.kill();
+        }
+    }
+
+    /// The worker that gets a group, and whether the CPUs of others help it.
+    fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
+        let committed = self.registry.page().committed(group.slot);
+        let mut free = worker::free(&self.workers, group.slot, committed);
+        let first = free.next().expect("a worker is free, or no group is made");
+        let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
+        if !self.alone.is_helped(now_micros, self.items[item].work) {
+            return (first, false);
+        }
+        let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
+        match std::iter::once(first).chain(free).find(helped) {
+            Some(id) => (id, true),
+            None => (first, false),
         }
     }
 
@@ -357,31 +414,35 @@ impl Dispatcher {
 
     /// No worker will come back: whoever waits is told.
     fn reject_all(&mut self) {
-        self.scheduler.take_all();
-        for (_, item) in self.items.drain() {
-            answer(item, Err(ItemError::Stopped));
+        self.scheduler.clear();
+        for (_, accepted) in self.items.drain() {
+            answer(accepted.item, Err(ItemError::Stopped));
         }
     }
 
-    /// Puts what a worker had back to the head of the queue, or answers what has taken too many
+    /// Puts what a worker had back to its place in the queue, or answers what has taken too many
     /// workers with it. `by_fault`: nobody else ended the worker.
     fn give_back(&mut self, id: WorkerId, by_fault: bool) {
-        let Some((slot, items)) = self.workers[id].take_unanswered() else { return };
-        self.tell(slot, events::Event::WorkerFailed(self.workers[id].generation(slot)));
-        let mut units = Vec::new();
-        for id in items {
-            let Some(item) = self.items.get_mut(&id) else { continue };
-            item.deaths += 1;
-            item.faults += u32::from(by_fault);
-            if item.faults < ITEM_FAULTS_MAX && item.deaths < ITEM_DEATHS_MAX {
-                self.counters.items_retried_total.add();
-                units.push(Unit { slot, items: vec![id] });
-            } else if let Some(item) = self.items.remove(&id) {
-                self.counters.items_poisonous_total.add();
-                answer(item, Err(ItemError::Poisonous));
+        for Unanswered { slot, items, begun } in self.workers[id].take_unanswered() {
+            if begun {
+                let generation = self.workers[id].generation(slot);
+                self.tell(slot, events::Event::WorkerFailed(generation));
+            }
+            for id in items {
+                let Some(accepted) = self.items.get_mut(&id) else { continue };
+                accepted.deaths += u32::from(begun);
+                accepted.faults += u32::from(begun && by_fault);
+                if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
+                    self.counters.items_retried_total.add();
+                    let unit = Unit { slot, items: vec![id], work: accepted.work };
+                    let age = Age { item: id, ..accepted.age };
+                    self.scheduler.push(age, unit);
+                } else if let Some(accepted) = self.items.remove(&id) {
+                    self.counters.items_poisonous_total.add();
+                    answer(accepted.item, Err(ItemError::Poisonous));
+                }
             }
         }
-        self.scheduler.push_front(units);
     }
 
     fn arrived(&mut self, id: WorkerId, incoming: io::Result<Incoming>) {
@@ -432,6 +493,10 @@ impl Dispatcher {
 pub(super) fn answer(item: Item, outcome: Result<Embedded, ItemError>) {
     // The channel holds one answer for each item of the request; the client may have gone.
     let _ = item.reply.try_send((item.index, outcome));
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -3,10 +3,8 @@
 //! older parts are run again; if that happens again, all of it is run as one group.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    ops::RangeInclusive,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,11 +20,11 @@ use tokio::{
     time,
 };
 
-use super::{Embedded, Event, Item, ItemError, Timing};
+use super::{Backlog, Embedded, Event, Item, ItemError, Timing};
 use crate::counters::Counters;
 
-/// Texts that may wait or be computed at once. More are refused with 429.
-pub(crate) const QUEUE_ITEMS_MAX: usize = 1024;
+/// The soonest and the latest that a refused client is told to come back.
+const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(30);
 /// How often the older parts of a response are run again apart before all of it is run together.
 const PARTIAL_RERUNS_MAX: u32 = 2;
 
@@ -58,10 +56,15 @@ pub(crate) struct Answer {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum GatherError {
     /// The queue is full.
-    #[error("the server is overloaded: {QUEUE_ITEMS_MAX} inputs wait already")]
-    Overloaded,
+    #[error("the server is overloaded: {limit} inputs may wait, and as many do")]
+    Overloaded {
+        /// Texts that may wait or be computed at once.
+        limit: usize,
+        /// When there will be room again.
+        retry_after: Duration,
+    },
     /// The deadline has passed.
-    #[error("the request took longer than {} s", .0.as_secs())]
+    #[error("the request took longer than {} s", .0.as_secs_f64())]
     Timeout(Duration),
     /// No worker is left, or the server stops.
     #[error("no worker is left to answer")]
@@ -90,8 +93,17 @@ pub(crate) struct Dispatch {
     events: mpsc::Sender<Event>,
     places: Arc<Semaphore>,
     counters: Arc<Counters>,
-    timeout: Duration,
-    last_together: AtomicU64,
+    limits: Limits,
+    backlog: Arc<Backlog>,
+}
+
+/// What a request may ask of the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Texts that may wait or be computed at once.
+    pub items: usize,
+    /// From a request's body to its answer. A request may ask for less.
+    pub timeout: Duration,
 }
 
 impl Dispatch {
@@ -99,13 +111,20 @@ impl Dispatch {
     pub(crate) fn new(
         events: mpsc::Sender<Event>,
         counters: Arc<Counters>,
-        timeout: Duration,
+        limits: Limits,
+        backlog: Arc<Backlog>,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(QUEUE_ITEMS_MAX));
-        Self { events, places, counters, timeout, last_together: AtomicU64::new(0) }
+        let places = Arc::new(Semaphore::new(limits.items));
+        Self { events, places, counters, limits, backlog }
     }
 
-    /// Embeds all inputs, in one generation.
+    /// Texts that may wait or be computed at once.
+    pub(crate) fn items_max(&self) -> usize {
+        self.limits.items
+    }
+
+    /// Embeds all inputs, in one generation, within `timeout` or the configured time if that is
+    /// shorter.
     ///
     /// # Errors
     /// The first reason why there is no answer for all of them.
@@ -113,10 +132,12 @@ impl Dispatch {
         &self,
         slot: Slot,
         inputs: Vec<Input>,
+        timeout: Option<Duration>,
     ) -> Result<Answer, GatherError> {
-        time::timeout(self.timeout, self.gather(slot, inputs))
+        let timeout = timeout.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout));
+        time::timeout(timeout, self.gather(slot, inputs))
             .await
-            .unwrap_or(Err(GatherError::Timeout(self.timeout)))
+            .unwrap_or(Err(GatherError::Timeout(timeout)))
     }
 
     async fn gather(&self, slot: Slot, inputs: Vec<Input>) -> Result<Answer, GatherError> {
@@ -124,10 +145,7 @@ impl Dispatch {
         let mut wanted: Vec<usize> = (0..inputs.len()).collect();
         let mut round = 0;
         loop {
-            let together = match round > PARTIAL_RERUNS_MAX {
-                true => self.last_together.fetch_add(1, Ordering::Relaxed) + 1,
-                false => 0,
-            };
+            let together = round > PARTIAL_RERUNS_MAX;
             for (index, embedded) in self.run(slot, &inputs, &wanted, together).await? {
                 answers[index] = Some(embedded);
             }
@@ -152,14 +170,18 @@ impl Dispatch {
         slot: Slot,
         inputs: &[Input],
         wanted: &[usize],
-        together: u64,
+        together: bool,
     ) -> Result<Vec<(usize, Embedded)>, GatherError> {
         let (reply, mut replies) = mpsc::channel(wanted.len());
         let mut items = Vec::with_capacity(wanted.len());
+        let queued_at = Instant::now();
         for &index in wanted {
             let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
                 self.counters.requests_overloaded_total.add();
-                return Err(GatherError::Overloaded);
+                let limit = self.limits.items;
+                let retry_after =
+                    self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
+                return Err(GatherError::Overloaded { limit, retry_after });
             };
             let Input { text, normalize, truncate } = inputs[index].clone();
             let text_bytes = u32::try_from(text.len()).expect("texts are shorter than 4 GiB");
@@ -168,10 +190,7 @@ impl Dispatch {
                 text,
                 options: EmbedItem { text_bytes, normalize, truncate },
                 index,
-                queued_at: Instant::now(),
-                waited: Duration::ZERO,
-                deaths: 0,
-                faults: 0,
+                queued_at,
                 together,
                 reply: reply.clone(),
                 _permit: permit,
@@ -210,12 +229,20 @@ fn answer(generation: Generation, embedded: Vec<Embedded>) -> Answer {
 mod tests {
     use super::*;
 
+    /// A way in with room for 100 texts.
+    fn dispatch(events: mpsc::Sender<Event>) -> Dispatch {
+        let limits = Limits { items: 100, timeout: Duration::from_secs(5) };
+        Dispatch::new(events, Arc::default(), limits, Arc::default())
+    }
+
+    fn input() -> Input {
+        Input { text: Bytes::new(), normalize: None, truncate: true }
+    }
+
     /// Plays a dispatcher whose answers have the given generations, one list for each round.
     async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usize>) {
         let (events, mut incoming) = mpsc::channel(16);
-        let counters = Arc::new(Counters::default());
-        let dispatch = Dispatch::new(events, counters, Duration::from_secs(5));
-        let input = Input { text: Bytes::new(), normalize: None, truncate: true };
+        let dispatch = dispatch(events);
         let rounds: Vec<Vec<Generation>> = rounds.iter().map(|round| round.to_vec()).collect();
         let player = tokio::spawn(async move {
             let mut sizes = Vec::new();
@@ -225,7 +252,7 @@ mod tests {
                 assert_eq!(items.len(), round.len());
                 let together = items[0].together;
                 assert!(items.iter().all(|item| item.together == together));
-                assert_eq!(together != 0, sizes.len() > 3);
+                assert_eq!(together, sizes.len() > 3);
                 for (item, generation) in items.into_iter().zip(round) {
                     let components = Bytes::from(vec![u8::try_from(item.index).unwrap(); 4]);
                     let timing = Timing::default();
@@ -235,7 +262,7 @@ mod tests {
             }
             sizes
         });
-        let answer = dispatch.embed(0, vec![input; inputs]).await.unwrap();
+        let answer = dispatch.embed(0, vec![input(); inputs], None).await.unwrap();
         (answer, player.await.unwrap())
     }
 
@@ -262,10 +289,19 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_is_an_answer_at_once() {
         let (events, _incoming) = mpsc::channel(16);
-        let counters = Arc::new(Counters::default());
-        let dispatch = Dispatch::new(events, counters, Duration::from_secs(5));
-        let input = Input { text: Bytes::new(), normalize: None, truncate: true };
-        let error = dispatch.embed(0, vec![input; QUEUE_ITEMS_MAX + 1]).await.unwrap_err();
-        assert_eq!(error, GatherError::Overloaded);
+        let dispatch = dispatch(events);
+        let error = dispatch.embed(0, vec![input(); 101], None).await.unwrap_err();
+        let retry_after = Duration::from_millis(50);
+        assert_eq!(error, GatherError::Overloaded { limit: 100, retry_after });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_may_ask_for_less_time_than_is_allowed_and_not_for_more() {
+        let (events, _incoming) = mpsc::channel(16);
+        let dispatch = dispatch(events);
+        for (asked, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
+            let error = dispatch.embed(0, vec![input()], asked.map(Duration::from_secs)).await;
+            assert_eq!(error.unwrap_err(), GatherError::Timeout(Duration::from_secs(given)));
+        }
     }
 }

@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use onnxd_proto::message::{Embeddings, FromWorker, ToWorker};
+use onnxd_proto::message::{Embeddings, FromWorker, ToWorker, Welcome};
 
 use super::{
     Embedded, ItemError, Timing,
-    dispatcher::{Dispatcher, answer},
+    dispatcher::{Accepted, Dispatcher, answer},
+    estimate,
     worker::{self, Load},
 };
 use crate::{
@@ -29,7 +30,8 @@ impl Dispatcher {
                 if !worker.accept_build(&build_id) {
                     return Err("it is of another build");
                 }
-                let welcome = ToWorker::Welcome(self.welcome.clone());
+                let helper_cpus = worker.helper_cpus.clone();
+                let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
                 worker.send(0, &welcome, Bytes::new()).then_some(()).ok_or("it takes no message")
             }
             FromWorker::Ready => {
@@ -38,11 +40,15 @@ impl Dispatcher {
                 tracing::info!(worker = id, "worker ready");
                 Ok(())
             }
-            FromWorker::Loaded { slot, generation, load_micros, compiled } => {
+            FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
                 let loaded =
                     Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
                 worker.loaded(slot, loaded).ok_or("it has loaded a model that is not served")?;
-                let model = self.registry.at(slot).name.as_str();
+                let model = self.registry.at(slot);
+                if let Some(record) = model.record(generation) {
+                    self.estimates[usize::from(slot)].loaded(costs, record.facts.max_tokens);
+                }
+                let model = model.name.as_str();
                 tracing::info!(worker = id, model, generation, load_micros, "worker refreshed");
                 Ok(())
             }
@@ -68,8 +74,8 @@ impl Dispatcher {
             FromWorker::Rejected { items, reason } => {
                 let items = worker.answered(incoming.id, items.into_iter());
                 for item in items.ok_or("it rejects what it was not given")? {
-                    if let Some(item) = self.items.remove(&item) {
-                        answer(item, Err(ItemError::Rejected(reason.clone())));
+                    if let Some(accepted) = self.items.remove(&item) {
+                        answer(accepted.item, Err(ItemError::Rejected(reason.clone())));
                     }
                 }
                 Ok(())
@@ -95,11 +101,17 @@ impl Dispatcher {
         }
         let places = embeddings.items.iter().map(|embedded| embedded.item);
         let items = worker.answered(group, places).ok_or("it answers an item twice")?;
+        self.counters.micro_batches_total.add();
+        self.counters.inference_cpu_micros_total.add_all(embeddings.infer_cpu_micros.into());
         let width = embeddings.dimension as usize * size_of::<f32>();
+        let learned = &mut self.estimates[usize::from(slot)];
+        let longest = embeddings.items.iter().map(|item| item.tokens).max().unwrap_or(0);
+        learned.ran(items.len(), longest, embeddings.infer_cpu_micros);
         for (place, (item, embedded)) in items.into_iter().zip(&embeddings.items).enumerate() {
-            let Some(item) = self.items.remove(&item) else { continue };
+            let Some(Accepted { item, waited, .. }) = self.items.remove(&item) else { continue };
+            learned.tokenized(estimate::pieces(&item.text), embedded.tokens);
             let timing = Timing {
-                queue: item.waited,
+                queue: waited,
                 tokenize: Duration::from_micros(embeddings.tokenize_micros.into()),
                 infer: Duration::from_micros(embeddings.infer_micros.into()),
             };

@@ -1,19 +1,27 @@
 //! From an accepted request to the worker that computes it, and back.
 //!
-//! - [`scheduler`]: pure: one queue, and which items go to the next idle worker together.
+//! - [`scheduler`]: pure: one queue, and which items go to the next free worker together.
+//! - [`estimate`]: pure: how much work a text is, before it is tokenized.
+//! - [`alone`]: pure: when idle workers' CPUs help with a text.
 //! - [`dispatcher`]: the task that owns the queue and the workers.
 //! - [`messages`]: what it does with what a worker says.
 //! - [`worker`]: what the dispatcher knows of one worker.
 //! - [`gather`]: what a handler calls: hands texts in, waits, and sees to it that one response
 //!   has one generation.
 
+mod alone;
 pub(crate) mod dispatcher;
+pub(crate) mod estimate;
 pub(crate) mod gather;
 mod messages;
 pub(crate) mod scheduler;
 pub(crate) mod worker;
 
-use std::{io, time::Duration, time::Instant};
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use onnxd_proto::{
@@ -28,7 +36,7 @@ use crate::pool::{Epoch, WorkerId, keeper::Report, link::Incoming};
 /// Everything that happens to the dispatcher.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Texts to embed.
+    /// The texts of one request, all for the same model.
     Submitted(Vec<Item>),
     /// A keeper has started its process, or the process has ended.
     Kept(WorkerId, Epoch, Report),
@@ -61,18 +69,28 @@ pub(crate) struct Item {
     pub index: usize,
     /// When it was handed in.
     pub queued_at: Instant,
-    /// How long it waited for a worker, once it has one.
-    pub waited: Duration,
-    /// Workers that ended while they had it.
-    pub deaths: u32,
-    /// Those of them that nobody else ended.
-    pub faults: u32,
-    /// Items with the same number must be computed in one group; 0 is none.
-    pub together: u64,
+    /// Whether all items of the request must be computed in one group.
+    pub together: bool,
     /// Where the answer goes; closed when the client has gone.
     pub reply: mpsc::Sender<(usize, Result<Embedded, ItemError>)>,
     /// Its place in the bounded queue, given back when the item is dropped.
     pub _permit: OwnedSemaphorePermit,
+}
+
+/// How long the work that waits will keep the workers busy, as the dispatcher estimates it.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog(AtomicU64);
+
+impl Backlog {
+    /// The last estimate.
+    pub(crate) fn read(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    /// A new one.
+    pub(crate) fn set(&self, micros: u64) {
+        self.0.store(micros, Ordering::Relaxed);
+    }
 }
 
 /// One embedding.

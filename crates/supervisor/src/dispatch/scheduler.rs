@@ -1,20 +1,46 @@
-//! One queue for all workers, and which items go together to the next idle one. Pure: it knows
-//! numbers, no sockets and no clock.
+//! One queue for all workers, and which items go together to the next free one. Pure: it knows
+//! numbers and times that it is told, no sockets and no clock.
 //!
-//! Work is bound late: items wait here until a worker is idle, so that none is stuck behind a
-//! long group while another worker sleeps. What waits is divided by the idle workers rather than
-//! piled on the first.
+//! - Work is bound late: items wait here until a worker is free, so that none is stuck behind a
+//!   long group while another worker sleeps.
+//! - The oldest item is in the next group, always. An item of a request with many is as old as if
+//!   its client had sent one after the other, as fast as an idle server answers them; so a client
+//!   that sends 32 at once holds up nobody who sends one.
+//! - A group is the oldest item and others of like length, as far as running them together saves
+//!   time, and no more than its share of what waits if several workers are free.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use onnxd_proto::{control_page::Slot, limits::GROUP_ITEMS_MAX};
+
+use super::estimate::Work;
 
 /// The number of an item.
 pub(crate) type ItemId = u64;
 
-/// Items in a group unless they must stay together: small enough that a worker looks at the
-/// generation often and that a late single text does not wait for long.
-const GROUP_ITEMS: usize = 8;
+/// A group takes about this long at most, in microseconds, unless one unit alone takes longer: a
+/// late short text waits for what runs, and between two groups a worker looks at the generation.
+const GROUP_MICROS_MAX: u64 = 25_000;
+/// Where much waits, a group may take this part of it: everybody waits longer then anyway, and
+/// larger groups waste less.
+const GROUP_PART: u64 = 12;
+/// A group may take this long, in microseconds, also if running together saves nothing: sending
+/// a group costs some dozen.
+const GROUP_MICROS_MIN: u32 = 1_500;
+/// What one more text may add to a run, as a part of what it takes alone.
+const ADDED_MAX: f64 = 0.9;
+/// Units, the oldest first, that are looked at to fill a group.
+const LOOKAHEAD: usize = 40;
+
+/// Since when something waits, in microseconds since the start, and a number that tells those of
+/// the same time apart. The smallest is the oldest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Age {
+    /// See the module's head: later than the arrival for all but the first item of a request.
+    pub micros: u64,
+    /// As items are numbered.
+    pub item: ItemId,
+}
 
 /// Items that are handed out together: usually one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,132 +49,175 @@ pub(crate) struct Unit {
     pub slot: Slot,
     /// From 1 to [`GROUP_ITEMS_MAX`].
     pub items: Vec<ItemId>,
+    /// That of the longest item, with the time of all.
+    pub work: Work,
+}
+
+/// What goes to a worker in one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// The model's slot.
+    pub slot: Slot,
+    /// The oldest first.
+    pub items: Vec<ItemId>,
+    /// Estimated.
+    pub micros: u32,
 }
 
 /// What waits.
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler {
-    queue: VecDeque<Unit>,
+    queues: BTreeMap<Slot, Queue>,
+}
+
+/// What waits for one model.
+#[derive(Debug, Default)]
+struct Queue {
+    units: BTreeMap<Age, Unit>,
+    /// The sum of all.
+    micros: u64,
 }
 
 impl Scheduler {
-    /// Puts new work at the end.
-    pub(crate) fn push(&mut self, unit: Unit) {
+    /// Puts work in its place.
+    pub(crate) fn push(&mut self, age: Age, unit: Unit) {
         debug_assert!((1..=GROUP_ITEMS_MAX).contains(&unit.items.len()));
-        self.queue.push_back(unit);
+        let queue = self.queues.entry(unit.slot).or_default();
+        queue.micros += u64::from(unit.work.micros);
+        queue.units.insert(age, unit);
     }
 
-    /// Puts work that has waited already at the head, in its order.
-    pub(crate) fn push_front(&mut self, units: Vec<Unit>) {
-        for unit in units.into_iter().rev() {
-            self.queue.push_front(unit);
-        }
+    /// Whether nothing waits.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.values().all(|queue| queue.units.is_empty())
     }
 
-    /// Everything that waits, which then waits no more.
-    pub(crate) fn take_all(&mut self) -> Vec<Unit> {
-        self.queue.drain(..).collect()
+    /// What all that waits takes, one after the other.
+    pub(crate) fn micros(&self) -> u64 {
+        self.queues.values().map(|queue| queue.micros).sum()
     }
 
-    /// The group for one idle worker: the oldest unit that any may have, and further units of its
-    /// model as far as they fit this worker's share. `idle` says how many idle workers may have
-    /// work of a model.
-    pub(crate) fn next(&mut self, idle: impl Fn(Slot) -> usize) -> Option<Unit> {
-        let oldest = self.queue.iter().position(|unit| idle(unit.slot) > 0)?;
-        let mut group = self.queue.remove(oldest)?;
-        let same = |unit: &Unit| unit.slot == group.slot;
-        let waiting: usize =
-            self.queue.iter().filter(|unit| same(unit)).map(|unit| unit.items.len()).sum();
-        let share =
-            (group.items.len() + waiting).div_ceil(idle(group.slot).max(1)).min(GROUP_ITEMS);
-        let mut place = 0;
-        while group.items.len() < share && place < self.queue.len() {
-            let unit = &self.queue[place];
-            if unit.slot == group.slot && group.items.len() + unit.items.len() <= share {
-                let unit = self.queue.remove(place).expect("the place is within the queue");
-                group.items.extend(unit.items);
-            } else {
-                place += 1;
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.queues.clear();
+    }
+
+    /// The group for one free worker: the oldest unit that any may have, and what runs well with
+    /// it. `free` says how many free workers may have work of a model, `takes` what a run of so
+    /// many texts of so many tokens takes.
+    pub(crate) fn next(
+        &mut self,
+        free: impl Fn(Slot) -> usize,
+        takes: impl Fn(Slot, usize, u32) -> u32,
+    ) -> Option<Group> {
+        let oldest = |(slot, queue): (&Slot, &Queue)| Some((*queue.units.keys().next()?, *slot));
+        let may = |(_, slot): &(Age, Slot)| free(*slot) > 0;
+        let (age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
+        let queue = self.queues.get_mut(&slot)?;
+        let share = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
+        let micros_max = GROUP_MICROS_MAX.max(queue.micros / GROUP_PART);
+        let first = queue.take(age)?;
+        let mut filling = Filling::new(first, share, micros_max);
+        for age in queue.nearest(filling.tokens) {
+            let unit = &queue.units[&age];
+            if let Some(micros) =
+                filling.micros_with(unit, |texts, tokens| takes(slot, texts, tokens))
+                && let Some(unit) = queue.take(age)
+            {
+                filling.add(unit, micros);
             }
         }
-        Some(group)
+        Some(Group { slot, items: filling.items, micros: filling.micros })
     }
+}
+
+impl Queue {
+    fn take(&mut self, age: Age) -> Option<Unit> {
+        let unit = self.units.remove(&age)?;
+        self.micros -= u64::from(unit.work.micros);
+        Some(unit)
+    }
+
+    /// The oldest units, those whose length is nearest first.
+    fn nearest(&self, tokens: u32) -> Vec<Age> {
+        let looked_at = self.units.iter().take(LOOKAHEAD);
+        let mut ages: Vec<_> =
+            looked_at.map(|(age, unit)| (unit.work.tokens.abs_diff(tokens), *age)).collect();
+        ages.sort_unstable();
+        ages.into_iter().map(|(_, age)| age).collect()
+    }
+}
+
+/// A group that is being put together.
+#[derive(Debug)]
+struct Filling {
+    items: Vec<ItemId>,
+    /// Of the longest item.
+    tokens: u32,
+    /// What the group takes.
+    micros: u32,
+    /// What its items take alone, and how much that may be.
+    alone: u64,
+    share: u64,
+    micros_max: u64,
+}
+
+impl Filling {
+    fn new(first: Unit, share: u64, micros_max: u64) -> Self {
+        let Work { tokens, micros } = first.work;
+        Self { items: first.items, tokens, micros, alone: micros.into(), share, micros_max }
+    }
+
+    /// What the group takes with this unit, if the unit is to be in it.
+    fn micros_with(&self, unit: &Unit, takes: impl Fn(usize, u32) -> u32) -> Option<u32> {
+        let texts = self.items.len() + unit.items.len();
+        let fits =
+            texts <= GROUP_ITEMS_MAX && self.alone + u64::from(unit.work.micros) <= self.share;
+        if !fits {
+            return None;
+        }
+        let together = takes(texts, self.tokens.max(unit.work.tokens));
+        let added = f64::from(together) - f64::from(self.micros);
+        if added <= ADDED_MAX * f64::from(unit.work.micros)
+            && u64::from(together) <= self.micros_max
+        {
+            return Some(together);
+        }
+        let apart = self.micros.saturating_add(unit.work.micros);
+        (apart <= GROUP_MICROS_MIN).then_some(apart)
+    }
+
+    fn add(&mut self, unit: Unit, micros: u32) {
+        self.items.extend(unit.items);
+        self.tokens = self.tokens.max(unit.work.tokens);
+        self.alone += u64::from(unit.work.micros);
+        self.micros = micros;
+    }
+}
+
+/// What a new request's items are, in their order: units with their ages. `together` keeps all of
+/// them in one. `workers` is how many an idle server has.
+pub(crate) fn units(
+    slot: Slot,
+    arrival_micros: u64,
+    items: &[(ItemId, Work)],
+    together: bool,
+    workers: usize,
+) -> Vec<(Age, Unit)> {
+    let mut before = 0;
+    let mut unit = |items: &[(ItemId, Work)]| {
+        let micros = items.iter().map(|(_, work)| work.micros).sum();
+        let tokens = items.iter().map(|(_, work)| work.tokens).max().unwrap_or(0);
+        let age = Age { micros: arrival_micros + before / workers.max(1) as u64, item: items[0].0 };
+        before += u64::from(micros);
+        let items = items.iter().map(|(item, _)| *item).collect();
+        (age, Unit { slot, items, work: Work { tokens, micros } })
+    };
+    let size = if together { GROUP_ITEMS_MAX } else { 1 };
+    items.chunks(size).map(&mut unit).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn unit(slot: Slot, items: impl IntoIterator<Item = ItemId>) -> Unit {
-        Unit { slot, items: items.into_iter().collect() }
-    }
-
-    #[test]
-    fn work_is_divided_by_the_idle_workers() {
-        let mut scheduler = Scheduler::default();
-        (0..6).for_each(|item| scheduler.push(unit(0, [item])));
-        assert_eq!(scheduler.next(|_| 2), Some(unit(0, [0, 1, 2])));
-        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [3, 4, 5])));
-        assert_eq!(scheduler.next(|_| 1), None);
-    }
-
-    #[test]
-    fn what_must_stay_together_does_and_models_are_never_mixed() {
-        let mut scheduler = Scheduler::default();
-        scheduler.push(unit(0, 0..20));
-        scheduler.push(unit(1, [20]));
-        scheduler.push(unit(0, [21]));
-        scheduler.push(unit(1, [22]));
-        assert_eq!(scheduler.next(|_| 4), Some(unit(0, 0..20)));
-        assert_eq!(scheduler.next(|_| 1), Some(unit(1, [20, 22])));
-        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [21])));
-    }
-
-    #[test]
-    fn work_that_no_idle_worker_may_have_holds_up_no_other() {
-        let mut scheduler = Scheduler::default();
-        scheduler.push(unit(0, [1]));
-        scheduler.push(unit(1, [2]));
-        assert_eq!(scheduler.next(|slot| usize::from(slot == 1)), Some(unit(1, [2])));
-        assert_eq!(scheduler.next(|_| 0), None);
-        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [1])));
-    }
-
-    #[test]
-    fn work_that_comes_back_is_next() {
-        let mut scheduler = Scheduler::default();
-        scheduler.push(unit(0, [3]));
-        scheduler.push_front(vec![unit(0, [1]), unit(0, [2])]);
-        assert_eq!(scheduler.next(|_| 1), Some(unit(0, [1, 2, 3])));
-    }
-
-    proptest! {
-        #[test]
-        fn every_item_is_handed_out_exactly_once_and_the_oldest_unit_is_always_in_the_next_group(
-            units in prop::collection::vec((0..3_u16, 1..GROUP_ITEMS_MAX), 1..40),
-            idle in 1..8_usize,
-        ) {
-            let mut scheduler = Scheduler::default();
-            let mut waiting = BTreeSet::new();
-            let mut number = 0;
-            for (slot, length) in units {
-                let length = ItemId::try_from(length).unwrap();
-                scheduler.push(unit(slot, number..number + length));
-                waiting.extend(number..number + length);
-                number += length;
-            }
-            while let Some(group) = scheduler.next(|_| idle) {
-                prop_assert_eq!(group.items.first(), waiting.first());
-                prop_assert!((1..=GROUP_ITEMS_MAX).contains(&group.items.len()));
-                for item in group.items {
-                    prop_assert!(waiting.remove(&item));
-                }
-            }
-            prop_assert!(waiting.is_empty());
-        }
-    }
-}
+#[path = "scheduler_tests.rs"]
+mod tests;

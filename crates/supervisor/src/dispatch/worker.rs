@@ -2,7 +2,7 @@
 //! computes. Checks every answer against the group: a worker that answers something else is out
 //! of step and has to go.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::Bytes;
 use onnxd_proto::{
@@ -14,13 +14,17 @@ use onnxd_proto::{
 };
 use serde::Serialize;
 
-use super::scheduler::ItemId;
+use super::scheduler::{Group, ItemId};
 use crate::pool::{
     Epoch, WorkerId,
     keeper::{Ended, Keeper, Started},
     link::Link,
     state::{End, State, WorkerState},
 };
+
+/// A worker gets its next group while it has one that takes at most this long, in microseconds:
+/// then sending it takes a part of the time that counts.
+const NEXT_MICROS_MAX: u32 = 2_000;
 
 /// One worker.
 #[derive(Debug)]
@@ -31,11 +35,14 @@ pub(crate) struct Worker {
     pub epoch: Epoch,
     /// The CPU it is to be pinned to.
     pub cpu: u16,
+    /// CPUs of other workers that it may use while they are idle.
+    pub helper_cpus: Vec<u16>,
     /// Whether the worker found itself pinned.
     pub pinned: bool,
     process: Option<Started>,
     link: Option<Link>,
-    group: Option<Group>,
+    /// What it computes, and what it computes next.
+    groups: VecDeque<InFlight>,
     /// What it serves, by slot.
     loads: Vec<Load>,
     /// What it could not load, by slot; 0 is none.
@@ -59,13 +66,27 @@ pub(crate) struct Load {
     pub at: Option<Instant>,
 }
 
-/// What a worker computes.
+/// A group that a worker has.
 #[derive(Debug)]
-struct Group {
+struct InFlight {
     id: u64,
     slot: Slot,
     /// The items that have no answer yet, by their place in the group.
     unanswered: Vec<Option<ItemId>>,
+    /// What the whole group takes, estimated.
+    micros: u32,
+}
+
+/// What a worker had when it ended.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    /// The model's slot.
+    pub slot: Slot,
+    /// Without an answer.
+    pub items: Vec<ItemId>,
+    /// Whether it had begun with them: what still waited in its socket has nothing to do with
+    /// its end.
+    pub begun: bool,
 }
 
 /// A worker as `onnxd status` shows it.
@@ -94,10 +115,11 @@ impl Worker {
             keeper,
             epoch: 0,
             cpu,
+            helper_cpus: Vec::new(),
             pinned: false,
             process: None,
             link: None,
-            group: None,
+            groups: VecDeque::new(),
             loads: vec![Load::default(); models],
             not_loaded: vec![0; models],
             pinged: false,
@@ -117,9 +139,19 @@ impl Worker {
         }
     }
 
-    /// Whether it may get work now.
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Whether it has nothing to do and may get work.
+    fn is_idle(&self) -> bool {
         self.state.is_idle() && self.link.is_some()
+    }
+
+    /// Whether it may get its next group already: what it has is done before another could be
+    /// sent.
+    fn is_nearly_idle(&self) -> bool {
+        let short = |group: &InFlight| group.micros <= NEXT_MICROS_MAX;
+        self.state.state() == State::Busy
+            && self.link.is_some()
+            && self.groups.len() == 1
+            && self.groups.iter().all(short)
     }
 
     /// Whether a process runs for it.
@@ -184,30 +216,33 @@ impl Worker {
     }
 
     /// It has been sent a group.
-    pub(crate) fn assign(&mut self, id: u64, slot: Slot, items: &[ItemId]) {
-        let unanswered = items.iter().copied().map(Some).collect();
-        self.group = Some(Group { id, slot, unanswered });
+    pub(crate) fn assign(&mut self, id: u64, group: &Group) {
+        let unanswered = group.items.iter().copied().map(Some).collect();
+        let (slot, micros) = (group.slot, group.micros);
+        self.groups.push_back(InFlight { id, slot, unanswered, micros });
         self.state.group_sent();
     }
 
     /// The slot of the group with this number, if it is the one being computed.
     pub(crate) fn group_slot(&self, id: u64) -> Option<Slot> {
-        self.group.as_ref().filter(|group| group.id == id).map(|group| group.slot)
+        self.groups.front().filter(|group| group.id == id).map(|group| group.slot)
     }
 
     /// Takes the items at these places out of the group with this number; `None` where they are
-    /// not there to be answered. When none is left the worker is ready again.
+    /// not there to be answered. When no group is left the worker is ready again.
     pub(crate) fn answered(
         &mut self,
         id: u64,
         places: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
-        let group = self.group.as_mut().filter(|group| group.id == id)?;
+        let group = self.groups.front_mut().filter(|group| group.id == id)?;
         let take = |place| group.unanswered.get_mut(place as usize)?.take();
         let items: Vec<ItemId> = places.map(take).collect::<Option<_>>()?;
         if group.unanswered.iter().all(Option::is_none) {
-            self.group = None;
-            self.state.group_done();
+            self.groups.pop_front();
+            if self.groups.is_empty() {
+                self.state.group_done();
+            }
         }
         Some(items)
     }
@@ -225,10 +260,15 @@ impl Worker {
     }
 
     /// What it was computing, which somebody else has to compute now.
-    pub(crate) fn take_unanswered(&mut self) -> Option<(Slot, Vec<ItemId>)> {
+    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
         self.link = None;
-        let group = self.group.take()?;
-        Some((group.slot, group.unanswered.into_iter().flatten().collect()))
+        let groups = std::mem::take(&mut self.groups).into_iter().enumerate();
+        let unanswered = groups.map(|(place, group)| Unanswered {
+            slot: group.slot,
+            items: group.unanswered.into_iter().flatten().collect(),
+            begun: place == 0,
+        });
+        unanswered.collect()
     }
 
     /// Its process has ended.
@@ -245,16 +285,21 @@ impl Worker {
     }
 }
 
-/// The idle workers that may answer for a model. One that could not load what is committed must
-/// not answer with an older generation while another can answer with the new one.
-pub(crate) fn idle(
+/// The workers that may get a group of a model now: the idle ones, or else those that soon are.
+/// One that could not load what is committed must not answer with an older generation while
+/// another can answer with the new one.
+pub(crate) fn free(
     workers: &[Worker],
     slot: Slot,
     committed: Generation,
 ) -> impl Iterator<Item = WorkerId> + '_ {
     let current = move |worker: &Worker| !worker.failed_to_load(slot, committed);
     let any_current = workers.iter().any(|worker| worker.state.serves() && current(worker));
-    let may = move |worker: &Worker| worker.is_idle() && (current(worker) || !any_current);
+    let allowed = move |worker: &Worker| current(worker) || !any_current;
+    let any_idle = workers.iter().any(|worker| worker.is_idle() && allowed(worker));
+    let may = move |worker: &Worker| {
+        allowed(worker) && if any_idle { worker.is_idle() } else { worker.is_nearly_idle() }
+    };
     (0..).zip(workers).filter(move |(_, worker)| may(worker)).map(|(id, _)| id)
 }
 

@@ -1,5 +1,7 @@
 //! Errors of requests: one kind, printed in the shape of the contract that the route belongs to.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
@@ -21,6 +23,8 @@ pub(crate) struct ApiError {
     pub message: String,
     /// The field of the request that is wrong, where one is.
     pub param: Option<&'static str>,
+    /// When it may be tried again, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// TEI's `error_type`.
@@ -60,7 +64,7 @@ impl ApiError {
             Kind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Kind::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { status, kind, message: message.into(), param: None }
+        Self { status, kind, message: message.into(), param: None, retry_after: None }
     }
 
     /// The same with another status.
@@ -85,10 +89,12 @@ impl ApiError {
             } }),
         };
         let mut response = (self.status, axum_json(&body)).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+        if let Some(pause) = self.retry_after {
             let headers = response.headers_mut();
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            headers.insert("retry-after-ms", HeaderValue::from_static("100"));
+            // Whole seconds, RFC 9110 section 10.2.3; the other is what OpenAI's clients prefer.
+            let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
+            headers.insert("retry-after-ms", HeaderValue::from(millis));
         }
         response
     }
@@ -131,7 +137,9 @@ impl From<GatherError> for ApiError {
     fn from(error: GatherError) -> Self {
         let message = error.to_string();
         match error {
-            GatherError::Overloaded => Self::new(Kind::Overloaded, message),
+            GatherError::Overloaded { retry_after, .. } => {
+                Self { retry_after: Some(retry_after), ..Self::new(Kind::Overloaded, message) }
+            }
             GatherError::Timeout(_) => {
                 Self::new(Kind::Backend, message).with_status(StatusCode::GATEWAY_TIMEOUT)
             }

@@ -19,8 +19,10 @@ use onnxd_proto::{
 };
 
 use crate::{
-    fixtures::{WORKER, onnxruntime},
-    supervisor::{Supervisor, cpu},
+    checker::compile,
+    embed::assert_is_minilm,
+    fixtures::{WORKER, model, onnxruntime},
+    supervisor::{Supervisor, all_cpus, cpu},
 };
 
 fn signal(supervisor: &Supervisor, signal: Signal) {
@@ -40,15 +42,48 @@ fn every_thread_runs_on_the_one_cpu_that_was_asked_for() {
     let threads = entries(&supervisor, "task");
     assert_eq!(threads.len(), 3, "one computes, one loads, one guards; ONNX Runtime adds none");
     for thread in threads {
-        let status = fs::read_to_string(thread.join("status")).unwrap();
-        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        assert_eq!(allowed.unwrap().trim(), cpu().to_string(), "{status}");
+        assert_eq!(allowed_cpus(&thread), cpu().to_string());
         // Field 19, and the second is the name: what loads ahead yields to what computes.
         let stat = fs::read_to_string(thread.join("stat")).unwrap();
         let (name, fields) = stat.rsplit_once(") ").unwrap();
         let nice = if name.ends_with("(ahead") { "5" } else { "0" };
         assert_eq!(fields.split_whitespace().nth(16), Some(nice), "{stat}");
     }
+}
+
+#[test]
+fn a_wide_run_uses_the_cpus_that_it_was_told_of_and_computes_the_same() {
+    let Some(helper) = all_cpus().into_iter().find(|&other| other != cpu()) else {
+        eprintln!("skipped: there is one CPU");
+        return;
+    };
+    let compiled = tempfile::tempdir().unwrap();
+    compile(&model("minilm"), compiled.path());
+    let mut supervisor = Supervisor::start();
+    supervisor.link_compiled("minilm", compiled.path());
+    supervisor.help_with(vec![helper]);
+    supervisor.commit(1, "minilm");
+    assert!(supervisor.get_ready().0);
+    let started = Instant::now();
+    let helps = |supervisor: &Supervisor| {
+        entries(supervisor, "task").iter().any(|thread| allowed_cpus(thread) == helper.to_string())
+    };
+    while !helps(&supervisor) {
+        assert!(started.elapsed() < Duration::from_secs(20), "no thread on CPU {helper}");
+        // Also before there is a wide session groups are answered.
+        supervisor.embed(&["a"]);
+    }
+    assert_is_minilm(&mut supervisor);
+    for thread in entries(&supervisor, "task") {
+        assert!([cpu(), helper].map(|cpu| cpu.to_string()).contains(&allowed_cpus(&thread)));
+    }
+}
+
+/// The CPUs on which a thread may run, as `/proc` lists them.
+fn allowed_cpus(thread: &Path) -> String {
+    let status = fs::read_to_string(thread.join("status")).unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    allowed.unwrap().trim().to_owned()
 }
 
 #[test]
@@ -103,7 +138,7 @@ fn a_worker_that_is_started_by_hand_says_that_it_should_not_be() {
 fn a_group_that_does_not_add_up_ends_the_worker_as_a_fault() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let item = EmbedItem { text_bytes: 2, normalize: None, truncate: true };
-    supervisor.send(&ToWorker::Embed { slot: 5, items: vec![item] }, b"a");
+    supervisor.send(&ToWorker::Embed { slot: 5, items: vec![item], wide: false }, b"a");
     assert_eq!(supervisor.ended_within_a_second().code(), Some(ExitStatus::Internal as i32));
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Supervisor {
     socket: Option<UnixStream>,
     frame: Frame,
     last_id: u64,
+    /// CPUs that the worker is told to use beside its own, and whether groups are wide.
+    helper_cpus: Vec<u16>,
     _state: TempDir,
 }
 
@@ -98,8 +100,14 @@ impl Supervisor {
             socket: Some(ours),
             frame: Frame::default(),
             last_id: 0,
+            helper_cpus: Vec::new(),
             _state: state,
         }
+    }
+
+    /// From now on the worker may spread every group over these CPUs, too.
+    pub(crate) fn help_with(&mut self, helper_cpus: Vec<u16>) {
+        self.helper_cpus = helper_cpus;
     }
 
     /// Starts a worker that is ready and serves generation 1, made from the model `name`.
@@ -129,6 +137,7 @@ impl Supervisor {
             state_dir: self.layout.root().into(),
             models: vec![ModelSlot { name: MODEL.parse().unwrap(), slot: 5 }],
             admin_socket: admin_socket.unwrap_or(nowhere),
+            helper_cpus: self.helper_cpus.clone(),
         };
         self.send(&ToWorker::Welcome(welcome), &[]);
     }
@@ -176,7 +185,7 @@ impl Supervisor {
     /// is the compiled form, and how long loading it took.
     pub(crate) fn expect_loaded(&mut self, expected: Generation) -> (bool, Duration) {
         match self.receive() {
-            (0, FromWorker::Loaded { slot: 5, generation, load_micros, compiled })
+            (0, FromWorker::Loaded { slot: 5, generation, load_micros, compiled, costs: _ })
                 if generation == expected =>
             {
                 (compiled, Duration::from_micros(load_micros))
@@ -203,7 +212,8 @@ impl Supervisor {
 
     /// Sends the texts as one group of these items.
     pub(crate) fn ask_items(&mut self, texts: &[&str], items: Vec<EmbedItem>) {
-        self.send(&ToWorker::Embed { slot: 5, items }, texts.concat().as_bytes());
+        let wide = !self.helper_cpus.is_empty();
+        self.send(&ToWorker::Embed { slot: 5, items, wide }, texts.concat().as_bytes());
     }
 
     /// Takes the answers to the last group of `count` texts; each must come exactly once.
@@ -300,7 +310,12 @@ impl Drop for Supervisor {
 
 /// The CPU that workers are pinned to: one that this process may use.
 pub(crate) fn cpu() -> u16 {
+    *all_cpus().last().unwrap()
+}
+
+/// The CPUs that this process may use.
+pub(crate) fn all_cpus() -> Vec<u16> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    let last = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap());
-    u16::try_from(last.unwrap()).unwrap()
+    let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap());
+    cpus.map(|cpu| u16::try_from(cpu).unwrap()).collect()
 }

@@ -3,6 +3,9 @@
 //!
 //! - [`latency`]: requests without updates, and with them. [`switching`]: from a commit to the
 //!   last worker's switch. [`memory`], [`loading`], [`storm`]: what their names say.
+//! - [`serving`]: throughput and latency against ONNX Runtime alone ([`limit`]), with clients that
+//!   wait for their answers and with ones that do not ([`open_loop`]). [`trivial`]: what the
+//!   server itself costs.
 //! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
 //!   answer is checked; a broken promise voids the run.
 //! - [`timeline`], [`stats`], [`procfs`], [`quiet`], [`report`]: what is made of it.
@@ -12,12 +15,16 @@
 mod control;
 mod latency;
 mod latency_tables;
+mod limit;
 mod loading;
 mod memory;
+mod open_loop;
 mod options;
 mod procfs;
 mod quiet;
 mod report;
+mod serving;
+mod serving_tables;
 mod stats;
 mod storm;
 mod subject;
@@ -25,6 +32,7 @@ mod switching;
 mod texts;
 mod timeline;
 mod traffic;
+mod trivial;
 
 use std::{io::Write, process::ExitCode, thread, time::Duration};
 
@@ -35,6 +43,7 @@ use crate::{
     options::{Options, Part, Settings},
     report::{Report, say},
     subject::{Pair, Subject},
+    texts::Corpus,
     traffic::Traffic,
 };
 
@@ -88,6 +97,14 @@ async fn run(options: &Options) -> Result<bool, String> {
     }
     if options.has(Part::Loading) {
         loading::run(&minilm, workers, settings, &mut report).await?;
+    }
+    for (part, corpus) in [(Part::Short, Corpus::Short), (Part::Mixed, Corpus::Mixed)] {
+        if options.has(part) {
+            serving::run(&minilm, corpus, workers, settings, &mut report).await?;
+        }
+    }
+    if options.has(Part::Trivial) {
+        trivial::run(workers, settings, &mut report).await?;
     }
     if options.has(Part::Storm) {
         let mut subject = Subject::start(Pair::tiny(), workers, settings.seed).await?;

@@ -18,6 +18,8 @@ pub(crate) enum What {
     Update(Settings),
     /// 100 updates a second
     Storm(Settings),
+    /// Throughput and latency, against ONNX Runtime alone
+    Serve(Settings),
 }
 
 /// A part of the benchmark.
@@ -35,7 +37,16 @@ pub(crate) enum Part {
     Loading,
     /// 100 updates a second
     Storm,
+    /// Short texts, against ONNX Runtime alone
+    Short,
+    /// Short and long texts, against ONNX Runtime alone
+    Mixed,
+    /// A model that is so small that everything else counts
+    Trivial,
 }
+
+/// The parts of `serve`.
+const SERVE: [Part; 3] = [Part::Short, Part::Mixed, Part::Trivial];
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Settings {
@@ -48,7 +59,10 @@ pub(crate) struct Settings {
     /// Updates of the part `memory` [default: 1000, with --quick 50]
     #[arg(long)]
     pub updates: Option<usize>,
-    /// Clients that ask without a pause
+    /// Another server with the route /embed, to measure as well in `serve`
+    #[arg(long, value_name = "ADDRESS")]
+    pub other: Option<std::net::SocketAddr>,
+    /// Clients that ask without a pause, in `update` and `storm`
     #[arg(long, default_value_t = 8)]
     pub clients: usize,
     /// Time from one update to the next [default: 2, with --quick 1]
@@ -118,7 +132,7 @@ impl Settings {
 
 impl Options {
     pub(crate) fn settings(&self) -> &Settings {
-        let (What::Update(settings) | What::Storm(settings)) = &self.what;
+        let (What::Update(settings) | What::Storm(settings) | What::Serve(settings)) = &self.what;
         settings
     }
 
@@ -127,7 +141,10 @@ impl Options {
         let Settings { only, storm, .. } = self.settings();
         match &self.what {
             What::Storm(_) => part == Part::Storm,
-            What::Update(_) if only.is_empty() => part != Part::Storm || *storm,
+            What::Serve(_) => SERVE.contains(&part) && (only.is_empty() || only.contains(&part)),
+            What::Update(_) if only.is_empty() => {
+                !SERVE.contains(&part) && (part != Part::Storm || *storm)
+            }
             What::Update(_) => only.contains(&part) || part == Part::Storm && *storm,
         }
     }
@@ -149,5 +166,7 @@ mod tests {
         assert_eq!(parts("bench update --storm --quick").len(), 6);
         assert_eq!(parts("bench update --only memory --only loading").len(), 2);
         assert_eq!(parts("bench storm"), [Part::Storm]);
+        assert_eq!(parts("bench serve"), SERVE);
+        assert_eq!(parts("bench serve --only mixed"), [Part::Mixed]);
     }
 }

@@ -13,7 +13,7 @@ use e2e::{admin::Committed, fixtures, home::Home, launch::Builder, server::Serve
 
 use crate::{
     control::{Called, Control, Load},
-    texts::Texts,
+    texts::{Corpus, Texts},
 };
 
 /// Names of the two contents.
@@ -64,8 +64,13 @@ impl Subject {
     /// Starts it, and leaves it serving the second content with both kept and compiled.
     pub(crate) async fn start(pair: Pair, workers: usize, seed: u64) -> Result<Self, String> {
         let server = pair.builder(workers).start().await;
+        let texts = Texts::new(seed, pair.model, Corpus::Short);
+        Self::of(server, pair, texts).await
+    }
+
+    /// The same with a server that runs already, and other texts.
+    pub(crate) async fn of(server: Server, pair: Pair, mut texts: Texts) -> Result<Self, String> {
         let control = Control::of(&server, pair.model);
-        let mut texts = Texts::new(seed, pair.model);
         let mut client = server.client().await;
         texts.learn(CONTENTS[0], &mut client).await?;
         let first = server.status().await.model(pair.model).version.clone();

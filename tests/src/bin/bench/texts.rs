@@ -9,8 +9,13 @@ use serde_json::json;
 
 /// How many texts there are.
 const TEXTS: usize = 256;
-/// Words of a text.
-const WORDS: std::ops::RangeInclusive<u64> = 4..=16;
+/// Words of a short text.
+const SHORT_WORDS: std::ops::RangeInclusive<u64> = 4..=16;
+/// Words of a text of the mixed corpus: log-normal, with this median, this deviation of the
+/// logarithm, and at most so many.
+const MIXED_MEDIAN: f64 = 24.0;
+const MIXED_SIGMA: f64 = 0.95;
+const MIXED_MAX: f64 = 200.0;
 /// Components that are compared. Two contents differ in each of them.
 const COMPARED: usize = 16;
 /// Two contents have to differ by this much, or answers could not be told apart.
@@ -25,26 +30,66 @@ const VOCABULARY: &str = "the of and to in is was for that with on as by at from
     finds makes writes reads builds opens carries follows begins ends waits turns holds learns \
     quickly slowly often never always perhaps almost together between behind without during";
 
+/// How long texts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Corpus {
+    Short,
+    Mixed,
+}
+
+impl Corpus {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    fn words(self, random: &mut Random) -> u64 {
+        match self {
+            Self::Short => {
+                SHORT_WORDS.start() + random.below(SHORT_WORDS.end() - SHORT_WORDS.start() + 1)
+            }
+            Self::Mixed => {
+                let words = MIXED_MEDIAN * (MIXED_SIGMA * random.normal()).exp();
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "clamped"
+                )]
+                let words = words.clamp(1.0, MIXED_MAX) as u64;
+                words
+            }
+        }
+    }
+}
+
 /// Texts as request bodies, and the first components of their embeddings by content.
 #[derive(Clone, Debug)]
 pub(crate) struct Texts {
+    texts: Vec<String>,
     bodies: Vec<Bytes>,
     known: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
 impl Texts {
     /// Texts for requests to `model`.
-    pub(crate) fn new(seed: u64, model: &str) -> Self {
+    pub(crate) fn new(seed: u64, model: &str, corpus: Corpus) -> Self {
         let words: Vec<&str> = VOCABULARY.split_whitespace().collect();
         let mut random = Random(seed);
         let mut text = || {
-            let count = *WORDS.start() + random.below(WORDS.end() - WORDS.start() + 1);
+            let count = corpus.words(&mut random);
             let chosen = (0..count).map(|_| words[random.below_len(words.len())]);
             chosen.collect::<Vec<_>>().join(" ")
         };
-        let body = |text: String| Bytes::from(json!({"inputs": text, "model": model}).to_string());
-        let bodies = (0..TEXTS).map(|_| body(text())).collect();
-        Self { bodies, known: BTreeMap::new() }
+        let texts: Vec<String> = (0..TEXTS).map(|_| text()).collect();
+        let body = |text: &String| Bytes::from(json!({"inputs": text, "model": model}).to_string());
+        Self { bodies: texts.iter().map(body).collect(), texts, known: BTreeMap::new() }
+    }
+
+    /// The texts themselves.
+    pub(crate) fn texts(&self) -> &[String] {
+        &self.texts
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -96,9 +141,19 @@ fn components(body: &[u8]) -> Result<Vec<f32>, String> {
 }
 
 /// SplitMix64: the same texts on every machine and with every version of every library.
-struct Random(u64);
+#[derive(Debug)]
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Exponentially distributed, with the mean 1.
+    pub(crate) fn exponential(&mut self) -> f64 {
+        -(1.0 - self.unit()).ln()
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -111,6 +166,18 @@ impl Random {
         self.next() % bound
     }
 
+    /// Normally distributed, by the method of Box and Muller.
+    fn normal(&mut self) -> f64 {
+        let angle = self.unit() * std::f64::consts::TAU;
+        (-2.0 * (1.0 - self.unit()).ln()).sqrt() * angle.cos()
+    }
+
+    /// From 0 to below 1.
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are kept")]
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     fn below_len(&mut self, bound: usize) -> usize {
         usize::try_from(self.below(bound as u64)).unwrap()
     }
@@ -121,14 +188,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_mixed_corpus_is_log_normal() {
+        let texts = Texts::new(1, "m", Corpus::Mixed);
+        let mut words: Vec<usize> =
+            texts.texts().iter().map(|text| text.split(' ').count()).collect();
+        words.sort_unstable();
+        let median = words[words.len() / 2];
+        assert!((18..=30).contains(&median), "{median}");
+        assert!(words[0] >= 1 && words[words.len() - 1] <= 200 && words[words.len() - 1] > 100);
+    }
+
+    #[test]
     fn texts_are_short_and_depend_on_the_seed_alone() {
-        let bodies = |seed| Texts::new(seed, "m").bodies;
+        let bodies = |seed| Texts::new(seed, "m", Corpus::Short).bodies;
         assert_eq!(bodies(1), bodies(1));
         assert_ne!(bodies(1), bodies(2));
         for body in bodies(1) {
             let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
             let words = value["inputs"].as_str().unwrap().split(' ').count() as u64;
-            assert!(WORDS.contains(&words), "{value}");
+            assert!(SHORT_WORDS.contains(&words), "{value}");
         }
     }
 
@@ -138,7 +216,7 @@ mod tests {
             let all: Vec<String> = (0..40u8).map(|i| (first + f32::from(i)).to_string()).collect();
             format!("[[{}]]", all.join(",")).into_bytes()
         };
-        let mut texts = Texts::new(1, "m");
+        let mut texts = Texts::new(1, "m", Corpus::Short);
         for (name, first) in [("one", 0.5), ("two", 0.75)] {
             texts.known.insert(name.into(), vec![components(&body(first)).unwrap()]);
         }

@@ -1,7 +1,7 @@
 //! What the contracts that embed texts share: finding the model, parsing, the headers of an
 //! answer, and printing numbers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -18,6 +18,8 @@ use crate::{
     },
     models::registry::Model,
 };
+
+const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 
 /// Parses a JSON body.
 ///
@@ -56,13 +58,27 @@ pub(crate) async fn embed(
     app: &App,
     model: &Model,
     inputs: Vec<Input>,
+    timeout: Option<Duration>,
 ) -> Result<(Answer, Arc<Record>), ApiError> {
-    let answer = app.dispatch.embed(model.slot, inputs).await?;
+    let answer = app.dispatch.embed(model.slot, inputs, timeout).await?;
     let record = model.record(answer.generation).ok_or_else(|| {
         ApiError::new(Kind::Backend, "the generation of the answer is unknown")
             .with_status(StatusCode::INTERNAL_SERVER_ERROR)
     })?;
     Ok((answer, record))
+}
+
+/// How long a request may take, if it says so itself: the header `x-request-timeout-ms`.
+///
+/// # Errors
+/// 400 where that is no number of milliseconds.
+pub(crate) fn asked_timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
+    let millis = value.to_str().ok().and_then(|value| value.parse().ok()).filter(|&ms| ms > 0);
+    millis.map(|millis| Some(Duration::from_millis(millis))).ok_or_else(|| {
+        let message = format!("{TIMEOUT_HEADER} is no number of milliseconds above 0");
+        ApiError::new(Kind::Validation, message).with_status(StatusCode::BAD_REQUEST)
+    })
 }
 
 /// A JSON response with the headers that every inference response carries.

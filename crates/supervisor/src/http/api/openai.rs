@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 
 use super::{
-    embedding::{answered, embed, find_model, parse, push_numbers},
+    embedding::{answered, asked_timeout, embed, find_model, parse, push_numbers},
     inputs::Inputs,
 };
 use crate::http::{
@@ -38,13 +38,14 @@ pub(crate) async fn embeddings(State(app): State<App>, request: Request<Body>) -
 }
 
 async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let timeout = asked_timeout(request.headers())?;
     let body = read_body(request).await?;
     // OpenAI answers 400 to all that it cannot understand.
     let request: EmbeddingsRequest =
         parse(&body).map_err(|error| error.with_status(StatusCode::BAD_REQUEST))?;
     let model = find_model(app, request.model.as_deref())?;
     let inputs = request.input.check("input", None, true)?;
-    let (answer, record) = embed(app, model, inputs).await?;
+    let (answer, record) = embed(app, model, inputs, timeout).await?;
     let mut body = br#"{"object":"list","data":["#.to_vec();
     for (index, embedding) in answer.embeddings.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };

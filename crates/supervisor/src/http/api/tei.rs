@@ -12,15 +12,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    embedding::{answered, embed as embed_texts, find_model, parse, push_numbers},
+    embedding::{answered, asked_timeout, embed as embed_texts, find_model, parse, push_numbers},
     inputs::{INPUTS_MAX, Inputs},
 };
-use crate::{
-    dispatch::gather::QUEUE_ITEMS_MAX,
-    http::{
-        error::{ApiError, Contract, Kind, axum_json},
-        router::{App, read_body, respond},
-    },
+use crate::http::{
+    error::{ApiError, Contract, Kind, axum_json},
+    router::{App, read_body, respond},
 };
 
 /// `POST /embed`.
@@ -39,11 +36,12 @@ pub(crate) async fn embed(State(app): State<App>, request: Request<Body>) -> Res
 }
 
 async fn try_embed(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let timeout = asked_timeout(request.headers())?;
     let request: EmbedRequest = parse(&read_body(request).await?)?;
     let model = find_model(app, request.model.as_deref())?;
     let truncate = request.truncate.unwrap_or(true);
     let inputs = request.inputs.check("inputs", request.normalize, truncate)?;
-    let (answer, record) = embed_texts(app, model, inputs).await?;
+    let (answer, record) = embed_texts(app, model, inputs, timeout).await?;
     let mut body = vec![b'['];
     for (place, embedding) in answer.embeddings.iter().enumerate() {
         if place > 0 {
@@ -83,7 +81,7 @@ fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, ApiError> {
         "model_dtype": "float32",
         "served_model_name": model.name,
         "model_type": { "embedding": { "pooling": pooling } },
-        "max_concurrent_requests": QUEUE_ITEMS_MAX,
+        "max_concurrent_requests": app.dispatch.items_max(),
         "max_input_length": record.facts.max_tokens,
         "max_batch_tokens": u64::from(record.facts.max_tokens) * INPUTS_MAX as u64,
         "max_batch_requests": null,

@@ -1,0 +1,138 @@
+//! How much work a text is, before anybody has tokenized it. Pure. Learns from what workers
+//! answer: how many tokens a piece of text makes, and what runs take.
+
+use onnxd_proto::cost::CostTable;
+
+/// Special tokens around most texts.
+const SPECIAL_TOKENS: f32 = 2.0;
+/// Tokens of a piece of English prose, until something is known.
+const TOKENS_PER_PIECE: f32 = 1.15;
+/// How much of the difference one answer takes away.
+const RATE: f32 = 0.05;
+
+/// What is known of one model.
+#[derive(Clone, Debug)]
+pub(crate) struct Estimate {
+    costs: CostTable,
+    tokens_per_piece: f32,
+    max_tokens: u32,
+}
+
+/// An estimate for one text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Tokens, special ones included.
+    pub tokens: u32,
+    /// What it takes alone, in microseconds.
+    pub micros: u32,
+}
+
+impl Default for Estimate {
+    fn default() -> Self {
+        Self {
+            costs: CostTable::default(),
+            tokens_per_piece: TOKENS_PER_PIECE,
+            max_tokens: u32::MAX,
+        }
+    }
+}
+
+impl Estimate {
+    /// A worker has loaded a version: what its runs cost, and the tokens of its longest text.
+    pub(crate) fn loaded(&mut self, costs: CostTable, max_tokens: u32) {
+        if costs.is_sound() {
+            self.costs = costs;
+        }
+        self.max_tokens = max_tokens.max(1);
+    }
+
+    /// The work that a text of so many [`pieces`] is.
+    pub(crate) fn work(&self, pieces: u32) -> Work {
+        let tokens = nearest(SPECIAL_TOKENS + real(pieces) * self.tokens_per_piece);
+        let tokens = tokens.clamp(1, self.max_tokens);
+        Work { tokens, micros: self.micros(1, tokens) }
+    }
+
+    /// What one run takes.
+    pub(crate) fn micros(&self, texts: usize, tokens: u32) -> u32 {
+        nearest(self.costs.predict(texts, tokens as usize))
+    }
+
+    /// A worker has answered a text.
+    pub(crate) fn tokenized(&mut self, pieces: u32, tokens: u32) {
+        // A text that was cut says nothing.
+        if tokens < self.max_tokens && pieces > 0 {
+            let seen = (real(tokens) - SPECIAL_TOKENS).max(0.0) / real(pieces);
+            self.tokens_per_piece += RATE * (seen - self.tokens_per_piece);
+        }
+    }
+
+    /// A worker has answered a micro-batch.
+    pub(crate) fn ran(&mut self, texts: usize, tokens: u32, micros: u32) {
+        self.costs.observe(texts, tokens as usize, real(micros));
+    }
+}
+
+/// What most tokenizers make at least one token of: words, and signs that are no letters. Bytes
+/// beyond ASCII count by threes, which is a character of Chinese and half a word of Russian.
+pub(crate) fn pieces(text: &[u8]) -> u32 {
+    let (mut pieces, mut beyond, mut in_word) = (0_u32, 0_u32, false);
+    for byte in text {
+        let is_word = byte.is_ascii_alphanumeric();
+        let begins = is_word && !in_word || byte.is_ascii_punctuation();
+        pieces = pieces.saturating_add(u32::from(begins));
+        beyond = beyond.saturating_add(u32::from(!byte.is_ascii()));
+        in_word = is_word;
+    }
+    pieces.saturating_add(beyond.div_ceil(3))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "estimates")]
+fn real(count: u32) -> f32 {
+    count as f32
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+fn nearest(value: f32) -> u32 {
+    value.round() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_texts_are_more_work_up_to_what_the_model_takes() {
+        let mut estimate = Estimate::default();
+        estimate.loaded(CostTable::default(), 256);
+        let works: Vec<Work> = [0, 8, 80, 800, u32::MAX].map(|b| estimate.work(b)).into();
+        assert!(works.is_sorted_by_key(|work| (work.tokens, work.micros)));
+        assert_eq!((works[0].tokens, works[1].tokens, works[4].tokens), (2, 11, 256));
+        assert_eq!(works[3], works[4], "what is longer is cut");
+    }
+
+    #[test]
+    fn answers_correct_what_is_assumed_of_a_language() {
+        let mut estimate = Estimate::default();
+        estimate.loaded(CostTable::default(), 256);
+        (0..200).for_each(|_| estimate.tokenized(100, 52));
+        assert_eq!(estimate.work(200).tokens, 102);
+        (0..200).for_each(|_| estimate.tokenized(10_000, 256));
+        assert_eq!(estimate.work(200).tokens, 102, "a text that was cut says nothing");
+    }
+
+    #[test]
+    fn pieces_are_about_what_a_tokenizer_makes_of_a_text() {
+        let texts = [("", 0), ("a", 1), ("How big is London?", 5), ("9,787,426 (2011)", 8)];
+        for (text, expected) in texts.into_iter().chain([("東京は", 3), ("Москва", 4)]) {
+            assert_eq!(pieces(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_correct_what_runs_take() {
+        let mut estimate = Estimate::default();
+        (0..300).for_each(|_| estimate.ran(1, 16, 500));
+        assert!((450..600).contains(&estimate.micros(1, 16)), "{}", estimate.micros(1, 16));
+    }
+}

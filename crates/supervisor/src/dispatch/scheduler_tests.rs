@@ -1,0 +1,267 @@
+//! What the queue promises, alone and in a simulation whose every run is named by its seed:
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd scheduler` replays one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A machine on which a call costs 2 ms and a token 0.2 ms.
+fn takes(texts: usize, tokens: u32) -> u32 {
+    2000 + 200 * tokens * u32::try_from(texts).unwrap()
+}
+
+fn work(tokens: u32) -> Work {
+    Work { tokens, micros: takes(1, tokens) }
+}
+
+fn age(item: ItemId) -> Age {
+    Age { micros: item, item }
+}
+
+/// Pushes one item for each length, numbered from `first`.
+fn push(scheduler: &mut Scheduler, slot: Slot, first: ItemId, lengths: &[u32]) {
+    for (item, tokens) in (first..).zip(lengths) {
+        scheduler.push(age(item), Unit { slot, items: vec![item], work: work(*tokens) });
+    }
+}
+
+/// The items of the next group where `free` workers may have any model.
+fn next(scheduler: &mut Scheduler, free: usize) -> Option<Vec<ItemId>> {
+    scheduler.next(|_| free, |_, texts, tokens| takes(texts, tokens)).map(|group| group.items)
+}
+
+#[test]
+fn work_is_divided_by_the_free_workers() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[10; 6]);
+    assert_eq!(next(&mut scheduler, 2), Some(vec![0, 1, 2]));
+    assert_eq!(next(&mut scheduler, 1), Some(vec![3, 4, 5]));
+    assert_eq!(next(&mut scheduler, 1), None);
+}
+
+#[test]
+fn the_oldest_is_next_with_what_is_about_as_long() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[10, 90, 11, 30, 9]);
+    assert_eq!(next(&mut scheduler, 1), Some(vec![0, 2, 4]));
+    assert_eq!(next(&mut scheduler, 1), Some(vec![1]), "30 padded to 90 would cost 12 ms more");
+    assert_eq!(next(&mut scheduler, 1), Some(vec![3]));
+}
+
+#[test]
+fn a_group_takes_no_longer_than_others_may_wait() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[12; 32]);
+    let group = scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
+    assert_eq!((group.items.len(), group.micros), (9, 2000 + 9 * 2400));
+    // One that takes longer than that by itself goes alone.
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[500, 500]);
+    assert_eq!(next(&mut scheduler, 1), Some(vec![0]));
+}
+
+#[test]
+fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
+    let mut scheduler = Scheduler::default();
+    for (item, tokens) in (0..).zip([10, 500, 20]) {
+        let work = Work { tokens, micros: 100 };
+        scheduler.push(age(item), Unit { slot: 0, items: vec![item], work });
+    }
+    // Each costs the same in whatever company: running together saves nothing.
+    let group = scheduler.next(|_| 1, |_, texts, _| 100 * u32::try_from(texts).unwrap());
+    assert_eq!(group.unwrap().items.len(), 3);
+}
+
+#[test]
+fn what_must_stay_together_does_and_models_are_never_mixed() {
+    let mut scheduler = Scheduler::default();
+    let works: Vec<(ItemId, Work)> = (0..20).map(|item| (item, work(10))).collect();
+    let together = units(0, 0, &works, true, 2);
+    assert_eq!(together.len(), 1);
+    together.into_iter().for_each(|(age, unit)| scheduler.push(age, unit));
+    push(&mut scheduler, 1, 20, &[10]);
+    push(&mut scheduler, 0, 21, &[10]);
+    push(&mut scheduler, 1, 22, &[10]);
+    assert_eq!(next(&mut scheduler, 4), Some((0..20).collect()));
+    assert_eq!(next(&mut scheduler, 1), Some(vec![20, 22]));
+    assert_eq!(next(&mut scheduler, 1), Some(vec![21]));
+}
+
+#[test]
+fn work_that_no_free_worker_may_have_holds_up_no_other() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 1, &[10]);
+    push(&mut scheduler, 1, 2, &[10]);
+    let group =
+        scheduler.next(|slot| usize::from(slot == 1), |_, texts, tokens| takes(texts, tokens));
+    assert_eq!(group.unwrap().items, [2]);
+    assert_eq!(next(&mut scheduler, 0), None);
+    assert_eq!(next(&mut scheduler, 1), Some(vec![1]));
+}
+
+#[test]
+fn who_sends_one_text_does_not_wait_for_all_of_a_request_with_many() {
+    let mut scheduler = Scheduler::default();
+    let many: Vec<(ItemId, Work)> = (0..32).map(|item| (item, work(100))).collect();
+    let one = [(32, work(8))];
+    // The single text comes 1 ms later; the others take 22 ms each, on two workers.
+    for (age, unit) in
+        units(0, 0, &many, false, 2).into_iter().chain(units(0, 1000, &one, false, 2))
+    {
+        scheduler.push(age, unit);
+    }
+    let order: Vec<ItemId> = std::iter::from_fn(|| next(&mut scheduler, 1)).flatten().collect();
+    let place = order.iter().position(|item| *item == 32).unwrap();
+    assert!(place <= 2, "{order:?}");
+    assert_eq!(order.len(), 33);
+}
+
+/// Workers that compute, clients that come and go, a queue between them.
+struct World {
+    scheduler: Scheduler,
+    now: u64,
+    random: u64,
+    /// When each worker is done with what it has.
+    workers: Vec<Option<(u64, Vec<ItemId>)>>,
+    waiting: BTreeMap<ItemId, (Age, Work)>,
+    answered: BTreeSet<ItemId>,
+    last: ItemId,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let workers = vec![None; usize::try_from(1 + seed % 4).unwrap()];
+        Self {
+            scheduler: Scheduler::default(),
+            now: 0,
+            random: seed | 1,
+            workers,
+            waiting: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            last: 0,
+        }
+    }
+
+    /// xorshift64, so that a seed is all it takes to see a run again.
+    fn draw(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    fn arrive(&mut self) {
+        let count = if self.draw(8) == 0 { 2 + self.draw(31) } else { 1 };
+        let together = self.draw(20) == 0;
+        let slot = u16::try_from(self.draw(2)).unwrap();
+        let items: Vec<(ItemId, Work)> = (0..count)
+            .map(|_| {
+                self.last += 1;
+                let long = self.draw(4) == 0;
+                let tokens = 3 + self.draw(if long { 250 } else { 20 });
+                (self.last, work(u32::try_from(tokens).unwrap()))
+            })
+            .collect();
+        for (age, unit) in units(slot, self.now, &items, together, self.workers.len()) {
+            for (item, work) in items.iter().filter(|(item, _)| unit.items.contains(item)) {
+                self.waiting.insert(*item, (age, *work));
+            }
+            self.scheduler.push(age, unit);
+        }
+    }
+
+    fn hand_out(&mut self, seed: u64) {
+        loop {
+            let free = self.workers.iter().filter(|worker| worker.is_none()).count();
+            let group = self.scheduler.next(|_| free, |_, texts, tokens| takes(texts, tokens));
+            let Some(group) = group else { break };
+            assert!(free > 0, "seed {seed}: no worker has more than one group");
+            let oldest = self.waiting.values().map(|(age, _)| *age).min().unwrap();
+            let in_group = |age: Age| group.items.iter().any(|item| self.waiting[item].0 == age);
+            assert!(in_group(oldest), "seed {seed}: the oldest is in the next group");
+            let tokens = group.items.iter().map(|item| self.waiting[item].1.tokens).max().unwrap();
+            for item in &group.items {
+                self.waiting.remove(item).unwrap();
+            }
+            let done = self.now + u64::from(takes(group.items.len(), tokens));
+            let worker = self.workers.iter_mut().find(|worker| worker.is_none()).unwrap();
+            *worker = Some((done, group.items));
+        }
+        let idle = self.workers.iter().any(Option::is_none);
+        assert!(!idle || self.waiting.is_empty(), "seed {seed}: a worker idles while work waits");
+        assert_eq!(self.scheduler.is_empty(), self.waiting.is_empty(), "seed {seed}");
+        let all: u64 = self.waiting.values().map(|(_, work)| u64::from(work.micros)).sum();
+        assert_eq!(self.scheduler.micros(), all, "seed {seed}");
+    }
+
+    /// The first worker that is done answers, or dies, and what it had comes back.
+    fn finish_one(&mut self, dies: bool) {
+        let done = |worker: &Option<(u64, Vec<ItemId>)>| worker.as_ref().map(|(done, _)| *done);
+        let Some(first) = self.workers.iter().filter_map(done).min() else { return };
+        let place = self.workers.iter().position(|worker| done(worker) == Some(first)).unwrap();
+        let (done, items) = self.workers[place].take().unwrap();
+        self.now = self.now.max(done);
+        for item in items {
+            if dies {
+                let (age, work) = (age(item), work(10));
+                self.waiting.insert(item, (age, work));
+                self.scheduler.push(age, Unit { slot: 0, items: vec![item], work });
+            } else {
+                assert!(self.answered.insert(item), "answered twice");
+            }
+        }
+    }
+}
+
+fn simulate(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..300 {
+        match world.draw(10) {
+            0..5 => {
+                world.now += world.random % 5000;
+                world.arrive();
+            }
+            5 => world.finish_one(true),
+            _ => world.finish_one(false),
+        }
+        world.hand_out(seed);
+    }
+    for _ in 0..10_000 {
+        world.finish_one(false);
+        world.hand_out(seed);
+    }
+    let all: BTreeSet<ItemId> = (1..=world.last).collect();
+    assert_eq!(world.answered, all, "seed {seed}: every item is answered once");
+}
+
+#[test]
+fn whatever_comes_whenever_no_worker_idles_and_every_item_is_answered_once() {
+    if let Some(seed) =
+        std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok())
+    {
+        return simulate(seed);
+    }
+    (1..400).for_each(simulate);
+}
+
+proptest! {
+    #[test]
+    fn nothing_starves_what_is_older_than_all_others_is_in_the_next_group(
+        lengths in prop::collection::vec(1..300_u32, 1..200),
+        free in 1..8_usize,
+    ) {
+        let mut scheduler = Scheduler::default();
+        push(&mut scheduler, 0, 0, &lengths);
+        let mut waiting: BTreeSet<ItemId> = (0..lengths.len() as u64).collect();
+        while let Some(group) = next(&mut scheduler, free) {
+            prop_assert_eq!(group.first(), waiting.first());
+            prop_assert!((1..=GROUP_ITEMS_MAX).contains(&group.len()));
+            for item in group {
+                prop_assert!(waiting.remove(&item));
+            }
+        }
+        prop_assert!(waiting.is_empty());
+    }
+}

@@ -1,0 +1,52 @@
+//! A second session of a version, over the same weights, that spreads one run over several CPUs:
+//! for a request that is alone on the machine. It is made in the background after the version has
+//! been loaded; until then, and where it cannot be made, there is none and the other one runs.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, TryLockError},
+};
+
+use tracing::{debug, warn};
+
+use crate::session::{Runtime, Session};
+
+/// The session, or its place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wide(Arc<Mutex<Option<Session>>>);
+
+/// What it is made of.
+#[derive(Debug)]
+pub(crate) struct Making {
+    pub(crate) runtime: Arc<Runtime>,
+    /// The compiled model: weights that are not shared would be in memory twice.
+    pub(crate) model: PathBuf,
+    /// CPUs beside the process's own.
+    pub(crate) helpers: Arc<[u16]>,
+}
+
+impl Wide {
+    /// The session, if there is one yet.
+    pub(crate) fn get(&self) -> Option<MutexGuard<'_, Option<Session>>> {
+        let session = match self.0.try_lock() {
+            Ok(session) => session,
+            // Who makes it has panicked before there was one.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        session.is_some().then_some(session)
+    }
+
+    /// Makes it; a failure only costs speed.
+    pub(crate) fn make(&self, making: &Making) {
+        let opened = Session::open_wide(&making.runtime, &making.model, &making.helpers);
+        match opened {
+            Ok(session) => {
+                debug!(helpers = ?making.helpers, "wide session made");
+                // Nobody holds the lock for long before there is a session.
+                *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(session);
+            }
+            Err(error) => warn!(%error, "no wide session: requests that are alone use one CPU"),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Requests that come whether or not earlier ones have been answered, as those of many
+//! independent people do: at times that a Poisson process draws, at a part of the capacity and
+//! beyond it.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use e2e::client::Client;
+use serde_json::json;
+use tokio::{task::LocalSet, time};
+
+use crate::{
+    options::Settings,
+    quiet,
+    report::{Report, Table},
+    stats::{Latencies, millis, real},
+    subject::Subject,
+    texts::{Corpus, Random},
+};
+
+/// Parts of the capacity.
+const LOADS: [f64; 3] = [0.5, 0.8, 1.2];
+/// Answered requests a second beyond the capacity, as a part of it.
+const GOODPUT_MIN: f64 = 0.95;
+/// p99 of what is accepted, as a multiple of the time that a full queue takes.
+const P99_MAX: f64 = 1.25;
+
+/// What became of one load.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Of requests that were answered 200, from when they were due.
+    latencies: Vec<Duration>,
+    /// 429.
+    refused: usize,
+    /// Anything else.
+    failed: usize,
+    /// Answers within the phase.
+    in_time: usize,
+}
+
+/// What the server can do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peak {
+    /// With these texts.
+    pub corpus: Corpus,
+    /// Requests a second with many clients that wait for their answers.
+    pub per_second: f64,
+    /// Requests that may wait.
+    pub queue_limit: usize,
+}
+
+pub(crate) async fn run(
+    subject: &Subject,
+    peak: Peak,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), String> {
+    let Peak { corpus, per_second: capacity, queue_limit } = peak;
+    let title = format!("{}: open loop", corpus.name());
+    let mut table = Table::new([
+        title.as_str(),
+        "due/s",
+        "answered/s",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "429",
+        "failed",
+    ]);
+    let mut figures = Vec::new();
+    for load in LOADS {
+        quiet::rest(subject, settings).await?;
+        let rate = capacity * load;
+        let outcome = LocalSet::new().run_until(offer(subject, rate, settings)).await;
+        let latencies: Latencies = outcome.latencies.iter().copied().collect();
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| millis(latencies.quantile(share)));
+        let goodput = real(outcome.in_time as u64) / settings.phase().as_secs_f64();
+        table.row([
+            format!("{:.0} % of capacity", load * 100.0),
+            format!("{rate:.1}"),
+            format!("{goodput:.1}"),
+            format!("{p50:.2}"),
+            format!("{p90:.2}"),
+            format!("{p99:.2}"),
+            outcome.refused.to_string(),
+            outcome.failed.to_string(),
+        ]);
+        figures.push(json!({
+            "load": load, "rate": rate, "goodput": goodput, "refused": outcome.refused,
+            "failed": outcome.failed, "requests": latencies.summary(),
+        }));
+        let what = format!("{}: open loop at {load}, failed", corpus.name());
+        report.at_most(&what, real(outcome.failed as u64), 0.0, "");
+        if load > 1.0 {
+            let what = format!("{}: open loop at {load}, goodput to the peak", corpus.name());
+            report.at_least(&what, goodput / capacity, GOODPUT_MIN, "x");
+            let full_ms = real(queue_limit as u64) / capacity * 1e3;
+            let what = format!("{}: open loop at {load}, p99 to a full queue", corpus.name());
+            report.at_most(&what, p99 / full_ms, P99_MAX, "x");
+        }
+    }
+    table.print();
+    report.figures(&format!("{}_open_loop", corpus.name()), figures);
+    Ok(())
+}
+
+/// Offers requests for one phase, and waits for all answers.
+async fn offer(subject: &Subject, rate: f64, settings: &Settings) -> Outcome {
+    let mut random = Random::new(settings.seed);
+    let idle: Rc<RefCell<Vec<Client>>> = Rc::default();
+    let outcome: Rc<RefCell<Outcome>> = Rc::default();
+    let begin = Instant::now();
+    let (mut due, mut asking, mut place) = (Duration::ZERO, Vec::new(), 0);
+    loop {
+        due += Duration::from_secs_f64(random.exponential() / rate);
+        if due >= settings.phase() {
+            break;
+        }
+        time::sleep_until((begin + due).into()).await;
+        place = (place + 1) % subject.texts.len();
+        let (body, address) = (subject.texts.body(place), subject.server.address());
+        let (idle, outcome, end) = (Rc::clone(&idle), Rc::clone(&outcome), settings.phase());
+        asking.push(tokio::task::spawn_local(async move {
+            let free = idle.borrow_mut().pop();
+            let client = match free {
+                Some(client) => Ok(client),
+                None => Client::connect(address).await,
+            };
+            let Ok(mut client) = client else {
+                outcome.borrow_mut().failed += 1;
+                return;
+            };
+            let answer = client.send(hyper::Method::POST, "/embed", body).await;
+            let mut outcome = outcome.borrow_mut();
+            match answer.map(|answer| answer.status) {
+                Ok(200) => {
+                    outcome.latencies.push(begin.elapsed() - due);
+                    outcome.in_time += usize::from(begin.elapsed() <= end);
+                }
+                Ok(429) => outcome.refused += 1,
+                _ => {
+                    outcome.failed += 1;
+                    return;
+                }
+            }
+            idle.borrow_mut().push(client);
+        }));
+    }
+    for one in asking {
+        // A task that panicked has answered nothing, which the sums show.
+        let _ = one.await;
+    }
+    outcome.take()
+}

@@ -1,0 +1,133 @@
+//! The tables of [`crate::serving`], and the measurement of another server.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use e2e::client::Client;
+use serde_json::{Value, json};
+use tokio::time;
+
+use crate::{
+    limit::{Limit, Way},
+    options::Settings,
+    report::Table,
+    serving::{CLIENTS, Served},
+    stats::millis,
+    subject::Subject,
+    texts::Corpus,
+};
+
+pub(crate) fn print_limits(corpus: Corpus, ways: &[Way], limits: &[Limit], alone: Limit) {
+    let title = format!("{}: ONNX Runtime alone", corpus.name());
+    let mut table = Table::new([title.as_str(), "texts/s", "p50 ms", "p99 ms", "CPU s/1000"]);
+    let mut row = |name: String, limit: &Limit| {
+        table.row([
+            name,
+            format!("{:.1}", limit.texts_per_second),
+            format!("{:.2}", limit.p50_ms),
+            format!("{:.2}", limit.p99_ms),
+            format!("{:.2}", limit.cpu_seconds_per_1000),
+        ]);
+    };
+    row("one process, one text a call".to_owned(), &alone);
+    for (way, limit) in ways.iter().zip(limits) {
+        row(way.name(), limit);
+    }
+    table.print();
+}
+
+pub(crate) fn print_served(name: &str, served: &[Served], better: f64) {
+    let mut table = Table::new([
+        name,
+        "req/s",
+        "x limit",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "failed",
+        "texts/run",
+        "CPU s/1000",
+        "x ORT's",
+        "supervisor",
+        "generator",
+    ]);
+    for (clients, one) in CLIENTS.iter().zip(served) {
+        let latencies = one.quantiles();
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| millis(latencies.quantile(share)));
+        #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
+        let texts_a_run = one.latencies.len() as f64 / one.micro_batches.max(1) as f64;
+        table.row([
+            format!("{clients} clients"),
+            format!("{:.1}", one.per_second()),
+            format!("{:.2}", one.per_second() / better),
+            format!("{p50:.2}"),
+            format!("{p90:.2}"),
+            format!("{p99:.2}"),
+            one.failed.to_string(),
+            format!("{texts_a_run:.1}"),
+            format!("{:.2}", one.per_1000(one.cpu.workers + one.cpu.supervisor)),
+            format!("{:.3}", one.overhead()),
+            format!("{:.3}", one.per_1000(one.cpu.supervisor)),
+            format!("{:.3}", one.per_1000(one.cpu.generator)),
+        ]);
+    }
+    table.print();
+}
+
+pub(crate) fn figures(served: &[Served]) -> Vec<Value> {
+    let one = |(clients, one): (&usize, &Served)| {
+        json!({
+            "clients": clients,
+            "per_second": one.per_second(),
+            "requests": one.quantiles().summary(),
+            "failed": one.failed,
+            "cpu_seconds": one.cpu,
+            "inference_cpu_seconds": one.inference_seconds,
+            "micro_batches": one.micro_batches,
+        })
+    };
+    CLIENTS.iter().zip(served).map(one).collect()
+}
+
+/// Clients of a server that is not ours, without a look at what it answers.
+pub(crate) async fn other(
+    subject: &Subject,
+    address: SocketAddr,
+    clients: usize,
+    settings: &Settings,
+) -> Result<Served, String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let begin = Instant::now();
+    let mut asking = Vec::new();
+    for number in 0..clients {
+        let client = Client::connect(address).await;
+        let mut client = client.map_err(|error| format!("{address}: {error}"))?;
+        let (texts, stop) = (Arc::clone(&subject.texts), Arc::clone(&stop));
+        asking.push(tokio::spawn(async move {
+            let (mut latencies, mut failed) = (Vec::new(), 0);
+            while !stop.load(Ordering::Relaxed) {
+                let place = (number * 37 + latencies.len()) % texts.len();
+                let start = Instant::now();
+                let answer = client.send(hyper::Method::POST, "/embed", texts.body(place)).await;
+                latencies.push(start.elapsed());
+                failed += usize::from(!answer.is_ok_and(|answer| answer.status == 200));
+            }
+            (latencies, failed)
+        }));
+    }
+    time::sleep(settings.phase()).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut served = Served { seconds: begin.elapsed().as_secs_f64(), ..Served::default() };
+    for one in asking {
+        let (latencies, failed) = one.await.map_err(|error| error.to_string())?;
+        served.latencies.extend(latencies);
+        served.failed += failed;
+    }
+    Ok(served)
+}

@@ -1,0 +1,91 @@
+//! A model that is so small that everything but the model counts.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time;
+
+use crate::{
+    limit::{self, Way},
+    options::Settings,
+    report::{Report, Table},
+    stats::{millis, real},
+    subject::{Pair, Subject},
+    traffic::Traffic,
+};
+
+/// How many ask at the same time.
+const CLIENTS: [usize; 3] = [1, 8, 64];
+/// What HTTP, two processes and a socket may add to p50 with one client, in microseconds.
+const ADDED_MAX: f64 = 150.0;
+/// Requests a second with 64 clients that share the CPUs with the server.
+const PER_SECOND_MIN: f64 = 10_000.0;
+
+pub(crate) async fn run(
+    workers: usize,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), String> {
+    let subject = Subject::start(Pair::tiny(), workers, settings.seed).await?;
+    subject.settle().await?;
+    let texts = subject.server.home().models().join("trivial.json");
+    let bytes = serde_json::to_vec(subject.texts.texts()).map_err(|error| error.to_string())?;
+    std::fs::write(&texts, bytes).map_err(|error| error.to_string())?;
+    let seconds = settings.phase().as_secs_f64();
+    let way = Way { batch: 1, window: 0 };
+    let version = subject.pair.directories[1].clone();
+    let alone = limit::run(&version, &texts, &[0], way, seconds).await?;
+    let mut table = Table::new([
+        "tiny model",
+        "req/s",
+        "p50 us",
+        "p99 us",
+        "failed",
+        "supervisor",
+        "generator",
+    ]);
+    table.row([
+        "ONNX Runtime alone, one process".to_owned(),
+        format!("{:.0}", alone.texts_per_second),
+        format!("{:.0}", alone.p50_ms * 1e3),
+        format!("{:.0}", alone.p99_ms * 1e3),
+        "0".to_owned(),
+        String::new(),
+        String::new(),
+    ]);
+    let (mut failed, mut figures, mut p50s, mut rates) = (0, Vec::new(), Vec::new(), Vec::new());
+    for clients in CLIENTS {
+        let traffic = Traffic::start(&subject, clients, Duration::ZERO).await?;
+        time::sleep(settings.phase()).await;
+        let recording = traffic.finish(&subject, Vec::new()).await?;
+        report.violations("trivial", &recording.violations);
+        let latencies = recording.latencies();
+        let rate = real(latencies.len() as u64) / recording.elapsed.as_secs_f64();
+        let share =
+            |seconds: f64| format!("{:.0} %", seconds / recording.elapsed.as_secs_f64() * 100.0);
+        table.row([
+            format!("onnxd, {clients} clients"),
+            format!("{rate:.0}"),
+            format!("{:.0}", millis(latencies.median()) * 1e3),
+            format!("{:.0}", millis(latencies.p99()) * 1e3),
+            recording.failed.to_string(),
+            share(recording.cpu.supervisor),
+            share(recording.cpu.generator),
+        ]);
+        failed += recording.failed;
+        p50s.push(millis(latencies.median()));
+        rates.push(rate);
+        figures.push(json!({
+            "clients": clients, "per_second": rate, "requests": latencies.summary(),
+            "cpu_seconds": recording.cpu,
+        }));
+    }
+    table.print();
+    report.figures("trivial", json!({ "alone": alone, "served": figures }));
+    report.at_most("tiny: failed requests", real(failed as u64), 0.0, "");
+    let added = (p50s[0] - alone.p50_ms) * 1e3;
+    report.at_most("tiny: 1 client, added p50", added, ADDED_MAX, " us");
+    report.at_least("tiny: 64 clients", rates[2], PER_SECOND_MIN, "/s");
+    subject.server.stop().await;
+    Ok(())
+}
