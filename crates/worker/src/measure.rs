@@ -60,13 +60,13 @@ pub(crate) fn measure(
     let (mut count, mut took) = (0, Vec::new());
     // Each process begins elsewhere, so that two do not run the same shapes at the same time.
     let offset = usize::from(args.cpu) * batches.len() / 2;
-    for batch in batches.iter().cycle().skip(offset) {
-        let call = Instant::now();
-        run(&mut version, batch)?;
-        took.push(call.elapsed());
-        count += batch.len();
-        if begun.elapsed() >= length {
-            break;
+    // Whole passes: a part of the texts may be shorter than all of them.
+    while begun.elapsed() < length {
+        for batch in batches.iter().cycle().skip(offset).take(batches.len()) {
+            let call = Instant::now();
+            run(&mut version, batch)?;
+            took.push(call.elapsed());
+            count += batch.len();
         }
     }
     took.sort();

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use e2e::{
+    admin::WorkerStatus,
     fixtures::model,
     processes::{environment, internet_sockets, open_files, thread_cpus},
     server::Server,
@@ -35,14 +36,39 @@ async fn a_worker_sends_nothing_anywhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_worker_runs_on_the_one_cpu_that_status_names() {
-    let server = warm_server().await;
-    let status = server.status().await;
-    for worker in &status.workers {
-        let cpu = worker.cpu.expect("pinned").to_string();
-        let threads = thread_cpus(worker.pid.unwrap());
-        assert!(!threads.is_empty() && threads.iter().all(|cpus| *cpus == cpu), "{threads:?}");
+    let server = Server::builder()
+        .model("m", &model("tiny/a"))
+        .argument("--alone-cpus")
+        .argument("1")
+        .start()
+        .await;
+    for (cpu, threads) in cpus(&server).await {
+        assert!(!threads.is_empty() && threads.iter().all(|other| *other == cpu), "{threads:?}");
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_first_worker_has_threads_on_the_cpus_of_others_and_one_on_each() {
+    let server = warm_server().await;
+    let all = cpus(&server).await;
+    for (worker, (cpu, threads)) in all.iter().enumerate() {
+        let helpers: Vec<&String> = threads.iter().filter(|other| *other != cpu).collect();
+        let distinct: BTreeSet<&&String> = helpers.iter().collect();
+        assert_eq!(helpers.len(), distinct.len(), "{threads:?}");
+        assert!(worker == 0 || helpers.is_empty(), "{threads:?}");
+        assert!(helpers.iter().all(|helper| all.iter().any(|(cpu, _)| cpu == *helper)));
+    }
+    server.stop().await;
+}
+
+/// Of each worker, the CPU that status names and those of all its threads.
+async fn cpus(server: &Server) -> Vec<(String, Vec<String>)> {
+    let workers = server.status().await.workers.into_iter();
+    let cpus = |worker: WorkerStatus| {
+        (worker.cpu.expect("pinned").to_string(), thread_cpus(worker.pid.unwrap()))
+    };
+    workers.map(cpus).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -274,7 +274,8 @@ impl Dispatcher {
         let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
         let mut rest = items.into_iter().zip(works);
         for (age, unit) in units {
-            for ((item, (id, work)), _) in rest.by_ref().zip(&unit.items) {
+            // The items of a unit come in the order of the request.
+            for (_, (item, (id, work))) in unit.items.iter().zip(rest.by_ref()) {
                 let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
                 self.items.insert(id, Accepted { item, age, work, waited, deaths, faults });
             }

@@ -19,8 +19,6 @@ use crate::{control::Called, procfs::Cpu, stats::Latencies, subject::Subject, te
 
 /// Violations that are shown.
 const SHOWN_MAX: usize = 5;
-/// Each client begins elsewhere in the texts, and goes through all of them.
-const STRIDE: usize = 37;
 
 /// Running clients.
 pub(crate) struct Traffic {
@@ -208,9 +206,9 @@ impl Asking {
         let mut answers = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let sequence = answers.len();
-            let place = (self.number * STRIDE + sequence) % self.shared.texts.len();
+            // All clients together go through the texts, so that each is asked as often.
+            let place = self.shared.sent.fetch_add(1, Ordering::Relaxed) % self.shared.texts.len();
             let body = self.shared.texts.body(place);
-            self.shared.sent.fetch_add(1, Ordering::Relaxed);
             let start = self.begin.elapsed();
             let answer = self.client.send(Method::POST, "/embed", body).await;
             let end = self.begin.elapsed();
