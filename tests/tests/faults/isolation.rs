@@ -66,7 +66,7 @@ async fn only_the_first_worker_has_threads_on_the_cpus_of_others_and_one_on_each
 async fn cpus(server: &Server) -> Vec<(String, Vec<String>)> {
     let workers = server.status().await.workers.into_iter();
     let cpus = |worker: WorkerStatus| {
-        (worker.cpu.expect("pinned").to_string(), thread_cpus(worker.pid.unwrap()))
+        (worker.cpu.expect("pinned").to_string(), thread_cpus(worker.pid.expect("running")))
     };
     workers.map(cpus).collect()
 }
