@@ -117,23 +117,23 @@ impl Group<'_> {
                 return self.reject(items, Rejection::Inference(error.to_string()));
             }
         };
-        let (mut items, mut broken, mut payload) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut items, mut broken) = (Vec::with_capacity(batch.len()), Vec::new());
         for (ready, embedding) in batch.iter().zip(embeddings.chunks_exact_mut(dimension)) {
             if ready.normalize {
                 pooling::normalize(embedding);
             }
             // JSON has no NaN, and a vector search that is given one finds nothing ever after.
             if embedding.iter().all(|value| value.is_finite()) {
-                items.push(EmbeddedItem {
-                    item: ready.item,
-                    tokens: number(ready.tokens.ids.len()),
-                });
-                payload.extend_from_slice(embedding);
+                let tokens = number(ready.tokens.ids.len());
+                items.push(EmbeddedItem { item: ready.item, tokens });
             } else {
                 broken.push(ready.item);
             }
         }
         if !broken.is_empty() {
+            let is_finite = |embedding: &&[f32]| embedding.iter().all(|value| value.is_finite());
+            embeddings =
+                embeddings.chunks_exact(dimension).filter(is_finite).flatten().copied().collect();
             self.reject(broken, Rejection::Inference("the embedding is not finite".into()))?;
         }
         if items.is_empty() {
@@ -147,7 +147,7 @@ impl Group<'_> {
             infer_micros: micros(started.elapsed()),
             infer_cpu_micros: micros(cpu_time),
         };
-        self.sender.send(self.asked.id, &FromWorker::Embeddings(answer), payload.as_bytes())
+        self.sender.send(self.asked.id, &FromWorker::Embeddings(answer), embeddings.as_bytes())
     }
 
     /// The number of components, and the CPU time of this thread.

@@ -2,7 +2,7 @@
 //! One thread reads; several may write, one whole message after the other.
 
 use std::{
-    io,
+    io::{self, BufReader},
     os::unix::net::UnixStream,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -17,7 +17,8 @@ use crate::fault::Fault;
 /// Reads what the supervisor says.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    stream: UnixStream,
+    /// A frame is mostly read at once, and what waits behind it, too.
+    stream: BufReader<UnixStream>,
     frame: Frame,
 }
 
@@ -31,7 +32,7 @@ pub(crate) struct Sender {
 /// Both halves of the socket.
 pub(crate) fn split(stream: UnixStream) -> io::Result<(Receiver, Sender)> {
     let sender = Sender { stream: Arc::new(Mutex::new(stream.try_clone()?)) };
-    Ok((Receiver { stream, frame: Frame::default() }, sender))
+    Ok((Receiver { stream: BufReader::new(stream), frame: Frame::default() }, sender))
 }
 
 impl Receiver {

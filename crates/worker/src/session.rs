@@ -172,6 +172,9 @@ impl Runtime {
             .with_inter_threads(1)?
             .with_intra_op_spinning(!helpers.is_empty())?
             .with_inter_op_spinning(false)?
+            // It plans memory for each shape and keeps the plan; shapes here are many, and no run
+            // is faster for it. The arena stays: without it each run asks the kernel for memory.
+            .with_memory_pattern(false)?
             .with_optimization_level(form.optimization())?
             .with_log_level(LogLevel::Warning)?;
         if helpers.is_empty() {

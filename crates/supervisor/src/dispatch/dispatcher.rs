@@ -333,14 +333,19 @@ impl Dispatcher {
     /// The worker that gets a group, and whether the CPUs of others help it.
     fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
-        let mut free = worker::free(&self.workers, group.slot, committed);
-        let first = free.next().expect("a worker is free, or no group is made");
+        let free = || worker::free(&self.workers, group.slot, committed);
+        // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
+        // begins as soon as this thread has nothing more to do.
+        let here = rustix::thread::sched_getcpu();
+        let is_here = |id: &WorkerId| usize::from(self.workers[*id].cpu) == here;
+        let first = free().find(is_here).or_else(|| free().next());
+        let first = first.expect("a worker is free, or no group is made");
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
         if !self.alone.is_helped(now_micros, self.items[item].work) {
             return (first, false);
         }
         let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
-        match std::iter::once(first).chain(free).find(helped) {
+        match free().find(helped) {
             Some(id) => (id, true),
             None => (first, false),
         }

@@ -20,6 +20,9 @@ use tokio::{
 /// Frames that may wait to be written: one group, a ping, and room to spare.
 const OUTGOING_MAX: usize = 8;
 
+/// Room for what arrives: an answer of a few texts.
+const READ_BYTES: usize = 16 * 1024;
+
 /// A message that arrived.
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -85,8 +88,9 @@ async fn read_all<E>(
     events: mpsc::Sender<E>,
     event: impl Fn(io::Result<Incoming>) -> E,
 ) {
+    let mut buffer = BytesMut::new();
     loop {
-        let incoming = read(&mut socket).await;
+        let incoming = read(&mut socket, &mut buffer).await;
         let ended = incoming.is_err();
         if events.send(event(incoming)).await.is_err() || ended {
             return;
@@ -94,19 +98,26 @@ async fn read_all<E>(
     }
 }
 
-async fn read(socket: &mut OwnedReadHalf) -> io::Result<Incoming> {
-    let mut bytes = [0; HEADER_BYTES];
-    socket.read_exact(&mut bytes).await?;
-    let header = Header::parse(&bytes, Direction::FromWorker)?;
-    let length = header.control_len() + header.payload_len();
-    let mut body = BytesMut::with_capacity(length);
-    while body.len() < length {
-        let mut rest = (&mut *socket).take((length - body.len()) as u64);
-        if rest.read_buf(&mut body).await? == 0 {
+/// Reads as much as there is; what belongs to the next frame stays in the buffer.
+async fn read(socket: &mut OwnedReadHalf, buffer: &mut BytesMut) -> io::Result<Incoming> {
+    fill(socket, buffer, HEADER_BYTES).await?;
+    let bytes = buffer.split_to(HEADER_BYTES);
+    let bytes = bytes.as_ref().try_into().expect("so many bytes were split off");
+    let header = Header::parse(bytes, Direction::FromWorker)?;
+    fill(socket, buffer, header.control_len() + header.payload_len()).await?;
+    let control = buffer.split_to(header.control_len());
+    let message = message::decode(&control)?;
+    let payload = buffer.split_to(header.payload_len()).freeze();
+    Ok(Incoming { id: header.id(), message, payload })
+}
+
+/// Has at least so many bytes in the buffer. The length has been checked.
+async fn fill(socket: &mut OwnedReadHalf, buffer: &mut BytesMut, length: usize) -> io::Result<()> {
+    while buffer.len() < length {
+        buffer.reserve(READ_BYTES.max(length - buffer.len()));
+        if socket.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    let mut body = body.freeze();
-    let control = body.split_to(header.control_len());
-    Ok(Incoming { id: header.id(), message: message::decode(&control)?, payload: body })
+    Ok(())
 }
