@@ -10,6 +10,7 @@ use axum::{
 use onnxd_proto::message::Rejection;
 use serde_json::{Value, json};
 
+use super::api::numbers::NotFinite;
 use crate::dispatch::gather::GatherError;
 
 /// Why a request is not answered.
@@ -130,6 +131,12 @@ impl Kind {
             _ if status.is_server_error() || self == Self::Backend => "server_error",
             _ => "invalid_request_error",
         }
+    }
+}
+
+impl From<NotFinite> for ApiError {
+    fn from(error: NotFinite) -> Self {
+        Self::new(Kind::Backend, error.to_string())
     }
 }
 

@@ -7,9 +7,14 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
-use onnxd_proto::layout::Record;
+use bytes::Bytes;
+use onnxd_proto::{
+    layout::Record,
+    limits::{GROUP_ITEMS_MAX, TEXT_BYTES_MAX},
+};
 use serde::de::DeserializeOwned;
 
+use super::inputs::Inputs;
 use crate::{
     dispatch::gather::{Answer, Input},
     http::{
@@ -18,6 +23,9 @@ use crate::{
     },
     models::registry::Model,
 };
+
+/// Texts of one request. More are refused; clients send several requests then.
+pub(crate) const INPUTS_MAX: usize = GROUP_ITEMS_MAX;
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 
@@ -48,6 +56,36 @@ pub(crate) fn find_model<'a>(app: &'a App, name: Option<&str>) -> Result<&'a Arc
             format!("the model `{name}` is not served; served are: {}", served.join(", "));
         ApiError::new(Kind::Validation, message).with_status(StatusCode::NOT_FOUND).about("model")
     })
+}
+
+/// The texts, ready for the queue. `field` is what the contract calls them.
+///
+/// # Errors
+/// There are none, too many, or one is too long.
+pub(crate) fn check_inputs(
+    inputs: Inputs,
+    field: &'static str,
+    normalize: Option<bool>,
+    truncate: bool,
+) -> Result<Vec<Input>, ApiError> {
+    let wrong = |kind, message: String| Err(ApiError::new(kind, message).about(field));
+    if inputs.0.is_empty() {
+        return wrong(Kind::Empty, format!("`{field}` cannot be empty"));
+    }
+    if inputs.0.len() > INPUTS_MAX {
+        let count = inputs.0.len();
+        let message = format!("batch size {count} > maximum allowed batch size {INPUTS_MAX}");
+        return wrong(Kind::Validation, message);
+    }
+    if let Some(text) = inputs.0.iter().find(|text| text.len() > TEXT_BYTES_MAX) {
+        let message = format!(
+            "Input validation error: a text of `{field}` has {} bytes, at most {TEXT_BYTES_MAX} are allowed",
+            text.len()
+        );
+        return wrong(Kind::Validation, message);
+    }
+    let input = |text: String| Input { text: Bytes::from(text), normalize, truncate };
+    Ok(inputs.0.into_iter().map(input).collect())
 }
 
 /// Embeds the inputs, and says what the generation that did so is.
@@ -106,54 +144,5 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     // Names are validated, versions are hexadecimal, timings are digits.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
-    }
-}
-
-/// Appends an embedding as a JSON list, each number in its shortest form that reads back as the
-/// same f32.
-///
-/// # Errors
-/// A component is not finite, for which JSON has no number.
-pub(crate) fn push_numbers(body: &mut Vec<u8>, components: &[u8]) -> Result<(), ApiError> {
-    let mut buffer = zmij::Buffer::new();
-    body.push(b'[');
-    for (place, bytes) in components.as_chunks::<4>().0.iter().enumerate() {
-        let component = f32::from_le_bytes(*bytes);
-        if !component.is_finite() {
-            return Err(ApiError::new(Kind::Backend, "the model's output is not finite"));
-        }
-        if place > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(buffer.format_finite(component).as_bytes());
-    }
-    body.push(b']');
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn what_is_printed_reads_back_as_the_same_numbers(
-            numbers in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::ZERO, 0..50),
-        ) {
-            let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-            let mut body = Vec::new();
-            push_numbers(&mut body, &bytes).unwrap();
-            let read: Vec<f32> = serde_json::from_slice(&body).unwrap();
-            prop_assert_eq!(read, numbers);
-        }
-    }
-
-    #[test]
-    fn what_json_has_no_number_for_is_an_error() {
-        for number in [f32::NAN, f32::INFINITY] {
-            assert!(push_numbers(&mut Vec::new(), &number.to_le_bytes()).is_err());
-        }
     }
 }

@@ -3,5 +3,6 @@
 pub(crate) mod embedding;
 pub(crate) mod health;
 pub(crate) mod inputs;
+pub(crate) mod numbers;
 pub(crate) mod openai;
 pub(crate) mod tei;

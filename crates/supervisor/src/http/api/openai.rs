@@ -10,8 +10,9 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 
 use super::{
-    embedding::{answered, asked_timeout, embed, find_model, parse, push_numbers},
+    embedding::{answered, asked_timeout, check_inputs, embed, find_model, parse},
     inputs::Inputs,
+    numbers::push_numbers,
 };
 use crate::http::{
     error::{ApiError, Contract},
@@ -44,7 +45,7 @@ async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Bo
     let request: EmbeddingsRequest =
         parse(&body).map_err(|error| error.with_status(StatusCode::BAD_REQUEST))?;
     let model = find_model(app, request.model.as_deref())?;
-    let inputs = request.input.check("input", None, true)?;
+    let inputs = check_inputs(request.input, "input", None, true)?;
     let (answer, record) = embed(app, model, inputs, timeout).await?;
     let mut body = br#"{"object":"list","data":["#.to_vec();
     for (index, embedding) in answer.embeddings.iter().enumerate() {

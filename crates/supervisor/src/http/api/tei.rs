@@ -12,8 +12,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    embedding::{answered, asked_timeout, embed as embed_texts, find_model, parse, push_numbers},
-    inputs::{INPUTS_MAX, Inputs},
+    embedding::{
+        INPUTS_MAX, answered, asked_timeout, check_inputs, embed as embed_texts, find_model, parse,
+    },
+    inputs::Inputs,
+    numbers::push_numbers,
 };
 use crate::http::{
     error::{ApiError, Contract, Kind, axum_json},
@@ -40,7 +43,7 @@ async fn try_embed(app: &App, request: Request<Body>) -> Result<Response<Body>, 
     let request: EmbedRequest = parse(&read_body(request).await?)?;
     let model = find_model(app, request.model.as_deref())?;
     let truncate = request.truncate.unwrap_or(true);
-    let inputs = request.inputs.check("inputs", request.normalize, truncate)?;
+    let inputs = check_inputs(request.inputs, "inputs", request.normalize, truncate)?;
     let (answer, record) = embed_texts(app, model, inputs, timeout).await?;
     let mut body = vec![b'['];
     for (place, embedding) in answer.embeddings.iter().enumerate() {

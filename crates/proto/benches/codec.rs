@@ -1,0 +1,63 @@
+//! What a frame costs on both sides: `cargo bench -p onnxd-proto`.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use onnxd_proto::{
+    cost::CostTable,
+    frame::{self, Direction, Frame},
+    message::{self, EmbedItem, EmbeddedItem, Embeddings, FromWorker, ToWorker},
+};
+
+/// A group of eight short texts.
+fn group() -> (ToWorker, Vec<u8>) {
+    let item = EmbedItem { text_bytes: 60, normalize: None, truncate: true };
+    (ToWorker::Embed { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])
+}
+
+/// Eight embeddings of 384 components.
+fn answer() -> (FromWorker, Vec<u8>) {
+    let embeddings = Embeddings {
+        generation: 7,
+        dimension: 384,
+        items: (0..8).map(|item| EmbeddedItem { item, tokens: 14 }).collect(),
+        tokenize_micros: 300,
+        infer_micros: 20_000,
+        infer_cpu_micros: 20_000,
+    };
+    (FromWorker::Embeddings(embeddings), vec![0; 8 * 384 * 4])
+}
+
+fn write(direction: Direction, control: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(payload.len() + 256);
+    frame::write(&mut bytes, direction, 1, control, payload).expect("memory takes everything");
+    bytes
+}
+
+fn codec(criterion: &mut Criterion) {
+    let (message, texts) = group();
+    criterion.bench_function("write a group of 8 texts", |bencher| {
+        bencher.iter(|| {
+            let control = message::encode(black_box(&message)).expect("it fits");
+            write(Direction::ToWorker, &control, &texts)
+        });
+    });
+    let (message, embeddings) = answer();
+    let control = message::encode(&message).expect("it fits");
+    let bytes = write(Direction::FromWorker, &control, &embeddings);
+    criterion.bench_function("read 8 embeddings", |bencher| {
+        let mut frame = Frame::default();
+        bencher.iter(|| {
+            let read = frame.read(&mut black_box(&bytes[..]), Direction::FromWorker);
+            assert!(read.expect("it is a frame"));
+            message::decode::<FromWorker>(&frame.control).expect("it is a message")
+        });
+    });
+    let costs = CostTable::default();
+    criterion.bench_function("predict a cost", |bencher| {
+        bencher.iter(|| costs.predict(black_box(5), black_box(19)));
+    });
+}
+
+criterion_group!(benches, codec);
+criterion_main!(benches);

@@ -1,0 +1,80 @@
+//! The pure parts of a request's way through the supervisor: `cargo bench -p onnxd`. The crate is
+//! an executable, so that its files are taken in here one by one.
+
+#![cfg_attr(test, expect(unused_imports, reason = "the tests of the files do not run here"))]
+#![expect(dead_code, reason = "not all of each file is measured")]
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use onnxd_proto::cost::CostTable;
+
+#[path = "../src/dispatch/estimate.rs"]
+mod estimate;
+#[path = "../src/http/api/inputs.rs"]
+mod inputs;
+#[path = "../src/http/api/numbers.rs"]
+mod numbers;
+#[path = "../src/dispatch/scheduler.rs"]
+mod scheduler;
+
+use crate::{
+    estimate::{Estimate, Work},
+    scheduler::{ItemId, Scheduler},
+};
+
+const TEXT: &str =
+    "the train finds a quiet market between the mountain and the sea, perhaps slowly";
+
+fn json(criterion: &mut Criterion) {
+    let body = format!("[{}]", vec![format!("\"{TEXT}\""); 8].join(","));
+    criterion.bench_function("parse 8 texts", |bencher| {
+        bencher.iter(|| {
+            serde_json::from_slice::<inputs::Inputs>(black_box(body.as_bytes())).expect("JSON")
+        });
+    });
+    let components: Vec<u8> =
+        (1..=384_u16).flat_map(|place| (f32::from(place).sin() / 20.0).to_le_bytes()).collect();
+    criterion.bench_function("print an embedding of 384 components", |bencher| {
+        let mut body = Vec::new();
+        bencher.iter(|| {
+            body.clear();
+            numbers::push_numbers(&mut body, black_box(&components)).expect("all are finite");
+        });
+    });
+}
+
+/// A queue of texts of different lengths.
+fn full(texts: u64, estimate: &Estimate) -> Scheduler {
+    let mut scheduler = Scheduler::default();
+    for item in 0..texts {
+        let pieces = u32::try_from(item * 37 % 61).expect("it is small");
+        let items: [(ItemId, Work); 1] = [(item, estimate.work(pieces))];
+        for (age, unit) in scheduler::units(0, item, &items, false, 2) {
+            scheduler.push(age, unit);
+        }
+    }
+    scheduler
+}
+
+fn schedule(criterion: &mut Criterion) {
+    let mut estimate = Estimate::default();
+    estimate.loaded(CostTable::default(), 256);
+    criterion.bench_function("estimate a text", |bencher| {
+        bencher.iter(|| estimate.work(estimate::pieces(black_box(TEXT.as_bytes()))));
+    });
+    for texts in [1, 16, 256] {
+        criterion.bench_function(&format!("next group of {texts} that wait"), |bencher| {
+            bencher.iter_batched_ref(
+                || full(texts, &estimate),
+                |scheduler| {
+                    scheduler.next(|_| 1, |_, texts, tokens| estimate.micros(texts, tokens))
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+}
+
+criterion_group!(benches, json, schedule);
+criterion_main!(benches);
