@@ -48,7 +48,8 @@ enum Command {
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
-    /// Measures what updates cost those who are being served: `update` or `storm`, `--help` for more.
+    /// Measures, as ratios within one run: `serve` against ONNX Runtime alone, `update` and `storm` what
+    /// updates cost; `--help` for more.
     Bench {
         /// Goes to the benchmark.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]

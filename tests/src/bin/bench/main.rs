@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: what updates cost those who are being served, measured on the real
-//! executables and printed as ratios within one run, so that machines need not be compared.
+//! `cargo xtask bench`: what the server reaches of ONNX Runtime's own limit, and what updates cost
+//! those who are being served, measured on the real executables and printed as ratios within one
+//! run, so that machines need not be compared.
 //!
 //! - [`latency`]: requests without updates, and with them. [`switching`]: from a commit to the
 //!   last worker's switch. [`memory`], [`loading`], [`storm`]: what their names say.
