@@ -31,15 +31,15 @@ async fn what_does_not_fit_the_queue_is_told_when_to_come_back_and_nobody_else_s
     let server = Server::builder()
         .model("m", &model("minilm"))
         .argument("--queue-limit")
-        .argument("8")
+        .argument("32")
         .start()
         .await;
-    let asking = (0..40).map(|number| {
+    let asking = (0..80).map(|number| {
         let address = server.address();
         tokio::spawn(async move {
             let mut client = Client::connect(address).await.unwrap();
             let mut seen = Vec::new();
-            for turn in 0..5 {
+            for turn in 0..3 {
                 let text = format!("{number} {turn} {}", "word ".repeat(40));
                 seen.push(client.post("/embed", &json!({"inputs": text})).await.unwrap());
             }

@@ -73,6 +73,13 @@ impl CostTable {
         Self { micros }
     }
 
+    /// The same for texts that run one by one.
+    pub fn apart(&self) -> Self {
+        let alone = self.micros[0];
+        let micros = TEXTS.map(|texts| alone.map(|cost| cost * real(texts)));
+        Self { micros }
+    }
+
     /// Whether it can be a table at all; what is read from a file or a message may be anything.
     pub fn is_sound(&self) -> bool {
         self.micros.iter().flatten().all(|cost| cost.is_finite() && *cost >= MICROS_MIN)
@@ -184,6 +191,7 @@ mod tests {
         assert!(near(table.predict(1, 1024), 5000.0 * 64.0));
         assert!(near(table.predict(64, 8), 8000.0 * 16.0));
         assert!(CostTable::default().is_sound());
+        assert!(near(table.apart().predict(4, 8), 16_000.0));
     }
 
     #[test]

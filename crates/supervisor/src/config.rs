@@ -10,10 +10,18 @@ use std::{
     time::Duration,
 };
 
-use onnxd_proto::{limits::MODELS_MAX, model_name::ModelName};
+use onnxd_proto::{
+    limits::{GROUP_ITEMS_MAX, MODELS_MAX},
+    model_name::ModelName,
+};
 use serde::Deserialize;
 
 use crate::{Failure, models::checker::CheckLimits};
+
+/// Ten years.
+const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
+/// Texts that may wait or be computed at once, unless told otherwise.
+const QUEUE_LIMIT: usize = 512;
 
 /// What `serve` takes: each flag is also a variable and, with the same name, a key of the file.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -158,7 +166,8 @@ impl Config {
         };
         let specs = if flags.model.is_empty() { file.model } else { flags.model };
         let seconds = |flag: Option<u64>, file: Option<u64>, default| {
-            Duration::from_secs(flag.or(file).unwrap_or(default))
+            // Longer than anybody waits, and short enough to be added to any time.
+            Duration::from_secs(flag.or(file).unwrap_or(default).min(SECONDS_MAX))
         };
         Ok(Self {
             models: models(&specs)?,
@@ -185,7 +194,7 @@ impl Config {
             )?,
             drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
             request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
-            queue_limit: flags.queue_limit.or(file.queue_limit).map_or(512, Into::into),
+            queue_limit: queue_limit(flags.queue_limit.or(file.queue_limit))?,
             check: CheckLimits {
                 timeout: seconds(flags.check_timeout, file.check_timeout, 120),
                 memory_bytes: flags.check_memory.or(file.check_memory).unwrap_or(4096) << 20,
@@ -194,6 +203,16 @@ impl Config {
             probation: seconds(flags.probation, file.probation, 60),
             retention: flags.retention.or(file.retention).map_or(3, Into::into),
         })
+    }
+}
+
+/// A request with as many inputs as are allowed must fit an empty queue.
+fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
+    match given.map_or(QUEUE_LIMIT, Into::into) {
+        limit if limit < GROUP_ITEMS_MAX => Err(Failure::configuration(format!(
+            "--queue-limit {limit}: one request may have {GROUP_ITEMS_MAX} texts, and they must fit"
+        ))),
+        limit => Ok(limit),
     }
 }
 

@@ -16,7 +16,9 @@ fn plan(criterion: &mut Criterion) {
     for texts in [1, 8, 32] {
         let lengths: Vec<usize> = (0..texts).map(|text| 4 + text * 37 % 29).collect();
         criterion.bench_function(&format!("plan {texts} texts"), |bencher| {
-            bencher.iter(|| microbatch::plan(black_box(&lengths), &costs, true));
+            bencher.iter(|| {
+                microbatch::plan(black_box(&lengths), &costs, microbatch::Company::Padded)
+            });
         });
     }
 }

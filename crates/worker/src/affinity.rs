@@ -31,6 +31,15 @@ fn members(set: &CpuSet) -> Vec<usize> {
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
 }
 
+/// Whether a thread of this process may run on a CPU: it may have left the process's cpuset. The
+/// calling thread runs there for a moment.
+pub(crate) fn may_use(cpu: u16) -> bool {
+    let Ok(present) = sched_getaffinity(SELF) else { return false };
+    let mut other = CpuSet::new();
+    let may = other.set(cpu.into()).is_ok() && sched_setaffinity(SELF, &other).is_ok();
+    may && sched_setaffinity(SELF, &present).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;

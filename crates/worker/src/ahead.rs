@@ -27,6 +27,9 @@ const NICENESS: i32 = 5;
 /// background; then the foreground frees.
 const DISCARDED_MAX: usize = 2;
 
+/// Things that need not be done at once and wait.
+const LATER_MAX: usize = 64;
+
 /// Loads a version by name.
 type Load<V> = Box<dyn Fn(&str) -> Result<V, Refusal> + Send + Sync>;
 /// Something that need not be done before a version serves.
@@ -99,7 +102,7 @@ impl<V: Content> Loader<V> {
     pub(crate) fn load(&self, version: &str) -> Result<V, Refusal> {
         let mut content = (self.0.load)(version)?;
         if let Some(later) = content.take_later() {
-            self.0.lock().later.push(later);
+            self.0.lock().push_later(later);
             self.0.changed.notify_one();
         }
         Ok(content)
@@ -130,6 +133,18 @@ impl<V: Content> Loader<V> {
         state.wanted.retain(|other| other.slot != slot);
         state.replaced |= state.loading.as_ref().is_some_and(|loading| loading.slot == slot);
         state.discard_ready(slot);
+        self.0.changed.notify_one();
+    }
+
+    /// This version of a model is not wanted any more; another one may be.
+    pub(crate) fn forget_version(&self, slot: Slot, version: &str) {
+        let this = Wanted { slot, version: version.to_owned() };
+        let mut state = self.0.lock();
+        state.wanted.retain(|other| *other != this);
+        state.replaced |= state.loading.as_ref() == Some(&this);
+        if state.ready.iter().any(|(ready, _)| *ready == this) {
+            state.discard_ready(slot);
+        }
         self.0.changed.notify_one();
     }
 
@@ -167,6 +182,14 @@ impl<V> Drop for Loader<V> {
 }
 
 impl<V> State<V> {
+    /// The oldest is most likely about a version that has gone.
+    fn push_later(&mut self, later: Later) {
+        if self.later.len() >= LATER_MAX {
+            drop(self.later.remove(0));
+        }
+        self.later.push(later);
+    }
+
     fn discard_ready(&mut self, slot: Slot) {
         let ready = mem::take(&mut self.ready);
         for (wanted, content) in ready {
@@ -244,7 +267,9 @@ impl<V: Content> Shared<V> {
         }
         match loaded {
             Ok(mut content) => {
-                state.later.extend(content.take_later());
+                if let Some(later) = content.take_later() {
+                    state.push_later(later);
+                }
                 state.ready.push((wanted, content));
                 drop(state);
                 info!(slot, version, ?took, "version loaded ahead");

@@ -53,12 +53,18 @@ pub(crate) fn check(
 /// Runs one input of each kind that serving runs.
 fn try_shapes(version: &mut LoadedVersion) -> Result<Facts, Refusal> {
     let max_tokens = version.settings().max_tokens;
-    let mut dimension = 0;
+    let mut dimension = None;
     for (texts, tokens) in [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8), (1, max_tokens)] {
         let (embeddings, components) = version.try_shape(texts, tokens.min(max_tokens), 0)?;
         require_finite(version, &embeddings)?;
-        dimension = components;
+        if dimension.is_some_and(|dimension| dimension != components) {
+            let file = version.model_file();
+            let message = "its output grows with the text, so that it is no embedding";
+            return refuse(format!("{file}: {message}"));
+        }
+        dimension = Some(components);
     }
+    let dimension = dimension.unwrap_or(0);
     if dimension > DIMENSION_MAX {
         let file = version.model_file();
         return refuse(format!("{file}: {dimension} components, and at most {DIMENSION_MAX} fit"));

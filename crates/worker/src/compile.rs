@@ -7,7 +7,7 @@ use std::{io, path::Path};
 use onnxd_proto::message::Refusal;
 
 use crate::{
-    compiled::{Key, Making},
+    compiled::{self, Key, Making},
     costs::Costs,
     probes::Probes,
     session::Runtime,
@@ -29,7 +29,8 @@ pub(crate) fn compile(
     let said = |error: io::Error| format!("{}: {error}", root.display());
     let making = Making::begin(root, key).map_err(said)?;
     let known = Probes::read(root);
-    if known.is_some() && making.is_done() {
+    let measured_costs = compiled::find(root, key).and_then(|model| Costs::read(model.parent()?));
+    if known.is_some() && measured_costs.is_some() && making.is_done() {
         return Ok(false);
     }
     let said_of = |refusal: Refusal| refusal.message;

@@ -9,7 +9,9 @@ use onnxd_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cpu_time::CpuTime, probes, tokenize::Tokens, version::LoadedVersion};
+use crate::{
+    cpu_time::CpuTime, microbatch::Company, probes, tokenize::Tokens, version::LoadedVersion,
+};
 
 /// The file beside the compiled model.
 const FILE: &str = "costs";
@@ -21,16 +23,16 @@ const TOGETHER_TOKENS_MAX: u32 = 128;
 const RUNS: usize = 2;
 /// Runs that take longer are not repeated.
 const REPEATED_MAX: Duration = Duration::from_millis(8);
-/// Two texts that differ in length, to see whether padding changes anything.
-const PADDED: [&str; 2] = ["cat", probes::ORDINARY];
+/// Two texts that differ in length and in everything else.
+const TEXTS_TO_PAIR: [&str; 2] = ["cat 9,787,426", probes::ORDINARY];
 
 /// What is known of a version's runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Costs {
     /// By shape.
     pub(crate) table: CostTable,
-    /// Whether a text gives the same embedding when it is padded.
-    pub(crate) pads: bool,
+    /// In which company a text gives the same embedding as alone.
+    pub(crate) company: Company,
 }
 
 impl Costs {
@@ -45,9 +47,14 @@ impl Costs {
         fs::write(dir.join(FILE), serde_json::to_vec(self)?)
     }
 
+    /// What the supervisor is told: what cannot run together gains nothing by it.
+    pub(crate) fn table_to_tell(&self) -> CostTable {
+        if self.company == Company::Padded { self.table.clone() } else { self.table.apart() }
+    }
+
     /// Runs all shapes that there is time for, the smallest first.
     pub(crate) fn measure(version: &mut LoadedVersion) -> Result<Self, Refusal> {
-        let pads = pads(version)?;
+        let company = company(version)?;
         let begun = CpuTime::now();
         let mut measured = Measured::default();
         for (row, column) in shapes(version.settings().max_tokens) {
@@ -57,7 +64,7 @@ impl Costs {
             let micros = time(version, TEXTS[row], TOKENS[column])?.as_secs_f32() * 1e6;
             measured[row][column] = Some(micros);
         }
-        Ok(Self { table: CostTable::from_measured(&measured), pads })
+        Ok(Self { table: CostTable::from_measured(&measured), company })
     }
 }
 
@@ -90,21 +97,33 @@ fn time(version: &mut LoadedVersion, texts: u32, tokens: u32) -> Result<Duration
     Ok(least)
 }
 
-/// A model may compute something from padding, too, whatever it is told of it.
-fn pads(version: &mut LoadedVersion) -> Result<bool, Refusal> {
-    if !version.is_masked() {
-        return Ok(false);
-    }
+/// A model may compute something from padding, whatever it is told of it; and one that quantizes
+/// while it runs scales all texts of a run by the largest value of any.
+fn company(version: &mut LoadedVersion) -> Result<Company, Refusal> {
     let tokens: Result<Vec<Tokens>, _> =
-        PADDED.iter().map(|text| version.tokenize(text, true)).collect();
-    let Ok(tokens) = tokens else { return Ok(false) };
+        TEXTS_TO_PAIR.iter().map(|text| version.tokenize(text, true)).collect();
+    let Ok(tokens) = tokens else { return Ok(Company::Alone) };
+    let shortest = tokens.iter().map(|text| text.ids.len()).min().unwrap_or(0);
+    let cut: Vec<Tokens> = tokens.iter().map(|text| text.cut(shortest)).collect();
+    Ok(if !same_together(version, &cut)? {
+        Company::Alone
+    } else if version.is_masked() && same_together(version, &tokens)? {
+        Company::Padded
+    } else {
+        Company::EqualLength
+    })
+}
+
+/// Whether the texts give the same embeddings in one run as each alone.
+fn same_together(version: &mut LoadedVersion, texts: &[Tokens]) -> Result<bool, Refusal> {
     let mut together = Vec::new();
-    let Ok(dimension) = version.embed(&tokens.iter().collect::<Vec<_>>(), &mut together) else {
-        return Ok(false);
-    };
+    let all: Vec<&Tokens> = texts.iter().collect();
+    let Ok(dimension) = version.embed(&all, &mut together) else { return Ok(false) };
     let mut same = true;
-    for (text, padded) in PADDED.iter().zip(together.chunks_exact(dimension)) {
-        same &= probes::cosine(&version.embed_text(text)?, padded) >= probes::SAME_COSINE_MIN;
+    for (text, embedding) in texts.iter().zip(together.chunks_exact(dimension)) {
+        let mut alone = Vec::new();
+        version.embed(&[text], &mut alone).map_err(|error| error.refuse(version.model_file()))?;
+        same &= probes::cosine(&alone, embedding) >= probes::SAME_COSINE_MIN;
     }
     Ok(same)
 }
@@ -117,7 +136,7 @@ mod tests {
     fn what_is_written_is_read_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Costs::read(dir.path()), None);
-        let written = Costs { pads: true, ..Costs::default() };
+        let written = Costs { company: Company::Padded, ..Costs::default() };
         written.write(dir.path()).unwrap();
         assert_eq!(Costs::read(dir.path()), Some(written));
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();

@@ -74,7 +74,7 @@ impl Group<'_> {
         let tokenizing = started.elapsed();
         let lengths: Vec<usize> = ready.iter().map(|item| item.tokens.ids.len()).collect();
         let costs = serving.content.costs();
-        for places in microbatch::plan(&lengths, &costs.table, costs.pads) {
+        for places in microbatch::plan(&lengths, &costs.table, costs.company) {
             let batch: Vec<&Ready> = places.iter().map(|&place| &ready[place]).collect();
             self.run(&batch, tokenizing, serving)?;
         }
@@ -161,7 +161,7 @@ impl Group<'_> {
         let wide =
             if self.asked.wide { serving.content.embed_wide(tokens, embeddings) } else { None };
         match wide {
-            Some(embedded) => Ok((embedded?, begun.elapsed())),
+            Some(dimension) => Ok((dimension, begun.elapsed())),
             None => serving.content.embed_observed(tokens, embeddings),
         }
     }

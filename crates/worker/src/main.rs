@@ -34,6 +34,7 @@ mod wide;
 use std::{
     convert::Infallible,
     io::{self, IsTerminal, Write},
+    panic::{self, AssertUnwindSafe},
     path::Path,
     process::ExitCode,
 };
@@ -74,7 +75,9 @@ fn main() -> ExitCode {
     match args.command {
         Command::Serve { worker, cpu } => {
             let _span = info_span!("serve", worker).entered();
-            let Err(fault) = serve(cpu, parent);
+            // Whatever unwinds must not run ONNX Runtime's destructors beside its threads.
+            let served = panic::catch_unwind(AssertUnwindSafe(|| serve(cpu, parent)));
+            let Ok(Err(fault)) = served else { quit::now(ExitStatus::Internal) };
             error!(%fault, "worker stopped");
             quit::now(fault.status())
         }
@@ -108,8 +111,8 @@ fn serve(cpu: u16, parent: Pid) -> Result<Infallible, Fault> {
 
 /// Prints each part as it passes, and at last the verdict, whatever happens.
 fn check(args: &CheckArgs, parent: Pid) -> ExitStatus {
-    let prepared = sandbox::yield_to_serving().map_err(Fault::from);
-    let prepared = prepared.and_then(|()| prepare(&args.onnxruntime, limits(args), parent));
+    sandbox::yield_to_serving();
+    let prepared = prepare(&args.onnxruntime, limits(args), parent);
     let (verdict, status) = match prepared {
         Ok(runtime) => {
             let mut passed = |part: &str| drop(print(&CheckLine::Passed(part.into())));

@@ -7,6 +7,7 @@
 //! of that order: swapping two texts so that it is makes no micro-batch longer.
 
 use onnxd_proto::cost::CostTable;
+use serde::{Deserialize, Serialize};
 
 /// Texts in one micro-batch: as many as a group has at most.
 pub(crate) const TEXTS_MAX: usize = onnxd_proto::limits::GROUP_ITEMS_MAX;
@@ -19,14 +20,26 @@ pub(crate) const TOKENS_MAX: usize = 1024;
 /// and whoever is done first waits for the others.
 const TOGETHER: f32 = 1.02;
 
+/// With which others a text may run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Company {
+    /// With none.
+    Alone,
+    /// With those that are as long.
+    #[default]
+    EqualLength,
+    /// With all: it is padded.
+    Padded,
+}
+
 /// The micro-batches for texts with these numbers of tokens, as places in `lengths`, shortest
-/// texts first, because they are done soonest. Without `pads` only texts of equal length run
-/// together.
-pub(crate) fn plan(lengths: &[usize], costs: &CostTable, pads: bool) -> Vec<Vec<usize>> {
+/// texts first, because they are done soonest.
+pub(crate) fn plan(lengths: &[usize], costs: &CostTable, company: Company) -> Vec<Vec<usize>> {
     let mut places: Vec<usize> = (0..lengths.len()).collect();
     places.sort_by_key(|&place| lengths[place]);
     let sorted: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
-    let mut ends = cuts(&sorted, costs, pads);
+    let mut ends = cuts(&sorted, costs, company);
     let mut batches = Vec::with_capacity(ends.len());
     while let Some((start, end)) = ends.pop() {
         batches.push(places[start..end].to_vec());
@@ -35,7 +48,7 @@ pub(crate) fn plan(lengths: &[usize], costs: &CostTable, pads: bool) -> Vec<Vec<
 }
 
 /// The cut of rising lengths with the least predicted time, as ranges, the last first.
-fn cuts(sorted: &[usize], costs: &CostTable, pads: bool) -> Vec<(usize, usize)> {
+fn cuts(sorted: &[usize], costs: &CostTable, company: Company) -> Vec<(usize, usize)> {
     // The least time for the texts before each place, and where its last micro-batch begins.
     let mut best = vec![(0.0_f32, 0_usize); sorted.len() + 1];
     for end in 1..=sorted.len() {
@@ -44,7 +57,12 @@ fn cuts(sorted: &[usize], costs: &CostTable, pads: bool) -> Vec<(usize, usize)> 
         for start in (0..end - 1).rev() {
             let texts = end - start;
             let fits = texts <= TEXTS_MAX && texts * longest <= TOKENS_MAX;
-            if !fits || (!pads && sorted[start] != longest) {
+            let allowed = match company {
+                Company::Alone => false,
+                Company::EqualLength => sorted[start] == longest,
+                Company::Padded => true,
+            };
+            if !fits || !allowed {
                 break;
             }
             let time = best[start].0 + price(costs, texts, longest);
@@ -93,30 +111,31 @@ mod tests {
     #[test]
     fn texts_of_like_length_run_together_and_the_shortest_first() {
         let costs = machine(2000.0, 200.0);
-        assert_eq!(plan(&[30, 9, 31, 10], &costs, true), [vec![1, 3], vec![0, 2]]);
-        assert_eq!(plan(&[8; 6], &costs, true), [vec![0, 1, 2, 3, 4, 5]]);
-        assert!(plan(&[], &costs, true).is_empty());
+        assert_eq!(plan(&[30, 9, 31, 10], &costs, Company::Padded), [vec![1, 3], vec![0, 2]]);
+        assert_eq!(plan(&[8; 6], &costs, Company::Padded), [vec![0, 1, 2, 3, 4, 5]]);
+        assert!(plan(&[], &costs, Company::Padded).is_empty());
     }
 
     #[test]
     fn padding_that_costs_more_than_it_saves_is_never_computed() {
         // A call more costs 2 ms, as much as 10 tokens of padding.
         let costs = machine(2000.0, 200.0);
-        assert_eq!(plan(&[10, 19], &costs, true).len(), 1);
-        assert_eq!(plan(&[10, 21], &costs, true).len(), 2);
+        assert_eq!(plan(&[10, 19], &costs, Company::Padded).len(), 1);
+        assert_eq!(plan(&[10, 21], &costs, Company::Padded).len(), 2);
         // Where a call costs nothing, running together saves nothing.
-        assert_eq!(plan(&[10, 10], &machine(0.0, 200.0), true).len(), 2);
+        assert_eq!(plan(&[10, 10], &machine(0.0, 200.0), Company::Padded).len(), 2);
     }
 
     #[test]
-    fn a_model_that_does_not_know_what_is_padding_gets_none() {
+    fn a_model_whose_embeddings_depend_on_company_gets_none() {
         let costs = machine(50_000.0, 1.0);
-        assert_eq!(plan(&[5, 6, 5], &costs, false), [vec![0, 2], vec![1]]);
-        assert_eq!(plan(&[5, 6, 5], &costs, true).len(), 1);
+        assert_eq!(plan(&[5, 6, 5], &costs, Company::EqualLength), [vec![0, 2], vec![1]]);
+        assert_eq!(plan(&[5, 6, 5], &costs, Company::Padded).len(), 1);
+        assert_eq!(plan(&[5, 6, 5], &costs, Company::Alone).len(), 3);
     }
 
     /// Each cut of `sorted` into ranges, by the bits of a number.
-    fn least_of_all_cuts(sorted: &[usize], costs: &CostTable, pads: bool) -> f32 {
+    fn least_of_all_cuts(sorted: &[usize], costs: &CostTable, company: Company) -> f32 {
         let gaps = sorted.len() - 1;
         let cut = |bits: usize| {
             let mut ends: Vec<usize> =
@@ -129,7 +148,12 @@ mod tests {
             for end in ends {
                 let (texts, longest) = (end - start, sorted[end - 1]);
                 let padded = sorted[start] != longest;
-                if texts > 1 && (texts * longest > TOKENS_MAX || padded && !pads) {
+                let allowed = match company {
+                    Company::Alone => texts == 1,
+                    Company::EqualLength => !padded,
+                    Company::Padded => true,
+                };
+                if !allowed || texts > 1 && texts * longest > TOKENS_MAX {
                     return f32::INFINITY;
                 }
                 sum += price(costs, texts, longest);
@@ -146,16 +170,16 @@ mod tests {
             mut lengths in prop::collection::vec(prop_oneof![1_usize..30, 60_usize..600], 1..11),
             call in 0.0_f32..5000.0,
             token in 1.0_f32..500.0,
-            pads: bool,
+            company in prop_oneof![Just(Company::Alone), Just(Company::EqualLength), Just(Company::Padded)],
         ) {
             lengths.sort_unstable();
             let costs = machine(call, token);
-            let batches = plan(&lengths, &costs, pads);
+            let batches = plan(&lengths, &costs, company);
             let time: f32 = batches
                 .iter()
                 .map(|batch| price(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
                 .sum();
-            let least = least_of_all_cuts(&lengths, &costs, pads);
+            let least = least_of_all_cuts(&lengths, &costs, company);
             prop_assert!(time <= least * 1.0001, "{time} {least}");
         }
 
@@ -163,9 +187,9 @@ mod tests {
         fn every_text_runs_once(
             lengths in prop::collection::vec(1_usize..600, 0..TEXTS_MAX),
             call in 0.0_f32..5000.0,
-            pads: bool,
+            company in prop_oneof![Just(Company::Alone), Just(Company::EqualLength), Just(Company::Padded)],
         ) {
-            let batches = plan(&lengths, &machine(call, 200.0), pads);
+            let batches = plan(&lengths, &machine(call, 200.0), company);
             let mut places = batches.concat();
             let order: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
             prop_assert!(order.is_sorted());
@@ -174,7 +198,9 @@ mod tests {
             for batch in batches {
                 let longest = lengths[batch[batch.len() - 1]];
                 prop_assert!(batch.len() == 1 || batch.len() * longest <= TOKENS_MAX);
-                prop_assert!(pads || batch.iter().all(|&place| lengths[place] == longest));
+                prop_assert!(company != Company::Alone || batch.len() == 1);
+                let equal = batch.iter().all(|&place| lengths[place] == longest);
+                prop_assert!(company == Company::Padded || equal);
             }
         }
     }

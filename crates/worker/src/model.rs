@@ -48,7 +48,7 @@ impl Content for LoadedVersion {
     }
 
     fn cost_table(&self) -> CostTable {
-        self.costs().table.clone()
+        self.costs().table_to_tell()
     }
 
     fn take_later(&mut self) -> Option<Later> {
@@ -194,6 +194,8 @@ impl<V: Content> Model<V> {
             Some(content) => (content, false),
             None => (loader.load(&version)?, true),
         };
+        // It may be on its way still, if it was not waited for.
+        loader.forget_version(self.place.slot, &version);
         let new = Serving { generation, content, version };
         if let Some(old) = self.serving.replace(new) {
             loader.discard(old.content);

@@ -8,7 +8,9 @@ use nix::{
     libc::{self, c_long},
     sys::signal::{SigSet, Signal},
 };
-use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -17,6 +19,8 @@ use thiserror::Error;
 
 /// How much a check yields to serving.
 const NICENESS: i32 = 10;
+/// There is no more.
+const NICENESS_MAX: i32 = 19;
 /// Address space of the process itself and of what is reserved but not used, on top of what a
 /// check may use.
 const MEMORY_SLACK: u64 = 256 << 20;
@@ -50,8 +54,12 @@ pub(crate) enum SandboxError {
 }
 
 /// Lets serving go first. Called, like all of this, before there is a second thread.
-pub(crate) fn yield_to_serving() -> Result<(), SandboxError> {
-    Ok(setpriority_process(None, NICENESS)?)
+pub(crate) fn yield_to_serving() {
+    // Beside whatever this process was started with; nobody may lower it again.
+    let present = getpriority_process(None).unwrap_or(0);
+    if let Err(error) = setpriority_process(None, (present + NICENESS).min(NICENESS_MAX)) {
+        tracing::warn!(%error, "the check competes with serving");
+    }
 }
 
 /// Limits this process.
@@ -70,7 +78,10 @@ pub(crate) fn enter(limits: Limits) -> Result<(), SandboxError> {
 
 fn limit(resource: Resource, value: Option<u64>, margin: u64) -> Result<(), SandboxError> {
     let Some(current) = value else { return Ok(()) };
-    let maximum = current.saturating_add(margin);
+    // Only root may raise what this process was given.
+    let given = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let maximum = current.saturating_add(margin).min(given);
+    let current = current.min(given);
     Ok(setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?)
 }
 

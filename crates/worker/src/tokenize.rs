@@ -106,6 +106,14 @@ impl Tokenizer {
     }
 }
 
+impl Tokens {
+    /// The first `length` tokens.
+    pub(crate) fn cut(&self, length: usize) -> Self {
+        let cut = |values: &[i64]| values.iter().copied().take(length).collect();
+        Self { ids: cut(&self.ids), type_ids: cut(&self.type_ids) }
+    }
+}
+
 impl From<&Encoding> for Tokens {
     fn from(encoding: &Encoding) -> Self {
         let widen = |values: &[u32]| values.iter().map(|&value| i64::from(value)).collect();

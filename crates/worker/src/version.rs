@@ -208,16 +208,24 @@ impl LoadedVersion {
         &mut self,
         texts: &[&Tokens],
         embeddings: &mut Vec<f32>,
-    ) -> Option<Result<usize, SessionError>> {
+    ) -> Option<usize> {
         let (how, pad_id) = (self.settings.pooling, self.tokenizer.pad_id());
         let mut wide = self.wide.get()?;
-        wide.as_mut().map(|session| run(session, how, pad_id, texts, embeddings))
+        let result = wide.as_mut().map(|session| run(session, how, pad_id, texts, embeddings))?;
+        drop(wide);
+        match result {
+            Ok(dimension) => Some(dimension),
+            Err(error) => {
+                warn!(%error, "the wide session failed and is given up");
+                self.wide.give_up();
+                None
+            }
+        }
     }
 
     /// What is to be made in the background, once.
     pub(crate) fn take_later(&mut self) -> Option<Later> {
-        let (making, wide) = (self.wide_making.take()?, self.wide.clone());
-        Some(Box::new(move || wide.make(&making)))
+        self.wide_making.take().map(|making| self.wide.later(making))
     }
 
     /// What runs cost.

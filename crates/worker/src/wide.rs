@@ -4,12 +4,16 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use tracing::{debug, warn};
 
-use crate::session::{Runtime, Session};
+use crate::{
+    affinity,
+    ahead::Later,
+    session::{Runtime, Session},
+};
 
 /// The session, or its place.
 #[derive(Clone, Debug, Default)]
@@ -37,14 +41,31 @@ impl Wide {
         session.is_some().then_some(session)
     }
 
-    /// Makes it; a failure only costs speed.
-    pub(crate) fn make(&self, making: &Making) {
+    /// What makes it, unless the version has gone by then; a failure only costs speed.
+    pub(crate) fn later(&self, making: Making) -> Later {
+        let place = Arc::downgrade(&self.0);
+        Box::new(move || {
+            if let Some(place) = place.upgrade() {
+                Self(place).make(&making);
+            }
+        })
+    }
+
+    /// There is none any more: it does not work.
+    pub(crate) fn give_up(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn make(&self, making: &Making) {
+        if let Some(helper) = making.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
+            return warn!(helper, "no wide session: this CPU may not be used");
+        }
         let opened = Session::open_wide(&making.runtime, &making.model, &making.helpers);
         match opened {
             Ok(session) => {
                 debug!(helpers = ?making.helpers, "wide session made");
                 // Nobody holds the lock for long before there is a session.
-                *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(session);
+                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
             }
             Err(error) => warn!(%error, "no wide session: requests that are alone use one CPU"),
         }

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use onnxd_proto::{
     control_page::Slot,
     exit::ExitStatus,
+    generation::Generation,
     message::{ToWorker, Welcome},
 };
 use tokio::{
@@ -22,17 +23,13 @@ use tokio::{
 use super::{
     Backlog, Embedded, Event, Item, ItemError,
     alone::Alone,
-    estimate::{self, Estimate, Work},
-    scheduler::{self, Age, Group, ItemId, Scheduler, Unit},
-    worker::{self, Unanswered, Worker},
+    estimate::{Estimate, Work},
+    scheduler::{Age, ItemId, Scheduler},
+    worker::Worker,
 };
 use crate::{
     counters::Counters,
-    models::{
-        events,
-        registry::{Model, Registry},
-        update::LineHandle,
-    },
+    models::{events, registry::Registry, update::LineHandle},
     pool::{
         Epoch, WorkerId,
         keeper::{Ended, Report},
@@ -45,12 +42,8 @@ use crate::{
 pub(crate) const EVENTS_MAX: usize = 1024;
 /// Events that are taken in before what waits is handed out.
 const EVENTS_AT_ONCE: usize = 64;
-/// Workers that may end by a fault of their own while they compute an item before it is answered
-/// 500: the item is the likely cause.
-const ITEM_FAULTS_MAX: u32 = 2;
-/// Workers that may end in any way while they compute an item. Who is killed from outside accuses
-/// no item, but the kernel kills, too, when an item needs more memory than there is.
-const ITEM_DEATHS_MAX: u32 = 5;
+/// How often a worker that could not load is asked to; its own back-off decides whether it does.
+const RETRY_LOADS: Duration = Duration::from_secs(1);
 /// How long workers may take to end by themselves when the supervisor stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -83,19 +76,20 @@ pub(crate) struct Dispatcher {
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
     pub(super) warmed_up: Vec<bool>,
-    scheduler: Scheduler,
+    pub(super) scheduler: Scheduler,
     /// By slot.
     pub(super) estimates: Vec<Estimate>,
-    alone: Alone,
+    pub(super) alone: Alone,
     pub(super) items: HashMap<ItemId, Accepted>,
     last_id: u64,
     /// Ages of items count from here.
-    started: Instant,
+    pub(super) started: Instant,
     probes: Vec<oneshot::Sender<()>>,
     draining: Option<Instant>,
+    retry_loads_at: Option<Instant>,
     events: mpsc::Sender<Event>,
     lines: Vec<LineHandle>,
-    backlog: Arc<Backlog>,
+    pub(super) backlog: Arc<Backlog>,
     health: watch::Sender<Health>,
 }
 
@@ -103,14 +97,16 @@ pub(crate) struct Dispatcher {
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub item: Item,
-    age: Age,
-    work: Work,
+    pub age: Age,
+    pub work: Work,
+    /// What was committed when it came: nothing older may answer it while something newer can.
+    pub floor: Generation,
     /// How long it waited for a worker, once it has one.
     pub waited: Duration,
     /// Workers that ended while they computed it.
-    deaths: u32,
+    pub deaths: u32,
     /// Those of them that nobody else ended.
-    faults: u32,
+    pub faults: u32,
 }
 
 /// What a dispatcher works with.
@@ -146,6 +142,7 @@ impl Dispatcher {
             last_id: 0,
             probes: Vec::new(),
             draining: None,
+            retry_loads_at: None,
             events,
             lines,
             backlog,
@@ -159,6 +156,7 @@ impl Dispatcher {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             self.start_due(Instant::now());
+            self.retry_loads(Instant::now());
             self.publish_health();
             if self.health.borrow().stopped {
                 return;
@@ -179,7 +177,19 @@ impl Dispatcher {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.workers.iter().filter_map(|worker| worker.state.start_at());
-        starts.chain(self.draining).min()
+        starts.chain(self.draining).chain(self.retry_loads_at).min()
+    }
+
+    /// A worker that could not load what is committed gets no work, and would not try again.
+    fn retry_loads(&mut self, now: Instant) {
+        if self.retry_loads_at.is_some_and(|at| at <= now) {
+            self.retry_loads_at = None;
+            self.ping();
+        }
+        let failed = |worker: &Worker| worker.state.serves() && worker.has_failed_to_load();
+        if self.retry_loads_at.is_none() && self.workers.iter().any(failed) {
+            self.retry_loads_at = Some(now + RETRY_LOADS);
+        }
     }
 
     fn start_due(&mut self, now: Instant) {
@@ -217,9 +227,12 @@ impl Dispatcher {
         });
         let ended =
             |worker: &Worker| matches!(worker.state.state(), State::Stopped | State::Failed);
+        // Who is given up keeps nobody waiting for it.
+        let settled =
+            |(worker, ready): (&Worker, &bool)| *ready || worker.state.state() == State::Failed;
         let health = Health {
             serving: self.workers.iter().filter(|worker| worker.state.serves()).count(),
-            warmed_up: self.warmed_up.iter().all(|&ready| ready),
+            warmed_up: self.workers.iter().zip(&self.warmed_up).all(settled),
             stopped: fatal.is_none() && self.workers.iter().all(ended),
             fatal,
         };
@@ -251,6 +264,7 @@ impl Dispatcher {
                 let _ = reply.send(ids.collect());
             }
             Event::LoadAhead(id, slot, version) => self.load_ahead(id, slot, version),
+            Event::Forget(slot, version) => self.forget(slot, &version),
             Event::Committed => self.ping(),
             Event::ProbeAsked(reply) => {
                 self.probes.retain(|probe| !probe.is_closed());
@@ -261,94 +275,9 @@ impl Dispatcher {
         }
     }
 
-    fn submit(&mut self, items: Vec<Item>) {
-        let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
-        let (slot, together) = (*slot, *together);
-        let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
-        let mut works = Vec::with_capacity(items.len());
-        for item in &items {
-            self.counters.items_total.add();
-            let work = self.estimates[usize::from(slot)].work(estimate::pieces(&item.text));
-            works.push((self.next_id(), work));
-        }
-        let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
-        let mut rest = items.into_iter().zip(works);
-        for (age, unit) in units {
-            // The items of a unit come in the order of the request.
-            for (_, (item, (id, work))) in unit.items.iter().zip(rest.by_ref()) {
-                let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
-                self.items.insert(id, Accepted { item, age, work, waited, deaths, faults });
-            }
-            self.scheduler.push(age, unit);
-        }
-    }
-
-    fn next_id(&mut self) -> u64 {
+    pub(super) fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
-    }
-
-    /// Gives free workers what waits.
-    fn hand_out(&mut self) {
-        let now_micros = micros(self.started.elapsed());
-        self.alone.see(now_micros, self.items.len());
-        loop {
-            let Self { scheduler, workers, registry, estimates, .. } = self;
-            let free = |slot| worker::free(workers, slot, registry.page().committed(slot)).count();
-            let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
-            let Some(mut group) = scheduler.next(free, takes) else { break };
-            let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
-            let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
-            for item in cancelled {
-                self.items.remove(&item);
-                self.counters.items_cancelled_total.add();
-            }
-            group.items = items;
-            if !group.items.is_empty() {
-                self.send_group(&group, now_micros);
-            }
-        }
-        self.backlog.set(self.scheduler.micros() / self.workers.len().max(1) as u64);
-    }
-
-    fn send_group(&mut self, group: &Group, now_micros: u64) {
-        let id = self.next_id();
-        let (place, wide) = self.place(group, now_micros);
-        let mut texts = BytesMut::new();
-        let mut options = Vec::with_capacity(group.items.len());
-        for id in &group.items {
-            let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
-            accepted.waited = accepted.item.queued_at.elapsed();
-            texts.extend_from_slice(&accepted.item.text);
-            options.push(accepted.item.options.clone());
-        }
-        let message = ToWorker::Embed { slot: group.slot, items: options, wide };
-        let worker = &mut self.workers[place];
-        worker.assign(id, group);
-        if !worker.send(id, &message, texts.freeze()) {
-            worker.kill();
-        }
-    }
-
-    /// The worker that gets a group, and whether the CPUs of others help it.
-    fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
-        let committed = self.registry.page().committed(group.slot);
-        let free = || worker::free(&self.workers, group.slot, committed);
-        // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
-        // begins as soon as this thread has nothing more to do.
-        let here = rustix::thread::sched_getcpu();
-        let is_here = |id: &WorkerId| usize::from(self.workers[*id].cpu) == here;
-        let first = free().find(is_here).or_else(|| free().next());
-        let first = first.expect("a worker is free, or no group is made");
-        let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
-        if !self.alone.is_helped(now_micros, self.items[item].work) {
-            return (first, false);
-        }
-        let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
-        match free().find(helped) {
-            Some(id) => (id, true),
-            None => (first, false),
-        }
     }
 
     fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
@@ -356,6 +285,15 @@ impl Dispatcher {
         let message = ToWorker::Load { slot, version };
         if !worker.state.serves() || !worker.send(0, &message, Bytes::new()) {
             self.tell(slot, events::Event::WorkerAbsent(id));
+        }
+    }
+
+    /// Has workers drop what they loaded ahead: they are asked for what they serve.
+    fn forget(&self, slot: Slot, serving: &str) {
+        for worker in self.workers.iter().filter(|worker| worker.state.serves()) {
+            let message = ToWorker::Load { slot, version: serving.to_owned() };
+            // Who cannot be told will end, and has nothing loaded then.
+            worker.send(0, &message, Bytes::new());
         }
     }
 
@@ -373,12 +311,10 @@ impl Dispatcher {
         for model in self.registry.models() {
             self.tell(model.slot, events::Event::WorkerEnded(id));
         }
-        if worker.state.state() == State::Starting && worker.hopeless.is_none() {
-            let serving = |model: &Model| model.serving().map_or(0, |(generation, _)| generation);
-            let unloaded = |model: &&Arc<Model>| worker.generation(model.slot) != serving(model);
-            if let Some(model) = self.registry.models().iter().find(unloaded) {
-                self.tell(model.slot, events::Event::WorkerFailed(serving(model)));
-            }
+        if worker.state.state() == State::Starting
+            && let Some((slot, generation)) = worker.is_loading()
+        {
+            self.tell(slot, events::Event::WorkerFailed(generation));
         }
     }
 
@@ -413,39 +349,6 @@ impl Dispatcher {
                 }
                 if self.workers.iter().all(|worker| worker.state.state() == State::Failed) {
                     self.reject_all();
-                }
-            }
-        }
-    }
-
-    /// No worker will come back: whoever waits is told.
-    fn reject_all(&mut self) {
-        self.scheduler.clear();
-        for (_, accepted) in self.items.drain() {
-            answer(accepted.item, Err(ItemError::Stopped));
-        }
-    }
-
-    /// Puts what a worker had back to its place in the queue, or answers what has taken too many
-    /// workers with it. `by_fault`: nobody else ended the worker.
-    fn give_back(&mut self, id: WorkerId, by_fault: bool) {
-        for Unanswered { slot, items, begun } in self.workers[id].take_unanswered() {
-            if begun {
-                let generation = self.workers[id].generation(slot);
-                self.tell(slot, events::Event::WorkerFailed(generation));
-            }
-            for id in items {
-                let Some(accepted) = self.items.get_mut(&id) else { continue };
-                accepted.deaths += u32::from(begun);
-                accepted.faults += u32::from(begun && by_fault);
-                if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
-                    self.counters.items_retried_total.add();
-                    let unit = Unit { slot, items: vec![id], work: accepted.work };
-                    let age = Age { item: id, ..accepted.age };
-                    self.scheduler.push(age, unit);
-                } else if let Some(accepted) = self.items.remove(&id) {
-                    self.counters.items_poisonous_total.add();
-                    answer(accepted.item, Err(ItemError::Poisonous));
                 }
             }
         }
@@ -499,10 +402,6 @@ impl Dispatcher {
 pub(super) fn answer(item: Item, outcome: Result<Embedded, ItemError>) {
     // The channel holds one answer for each item of the request; the client may have gone.
     let _ = item.reply.try_send((item.index, outcome));
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

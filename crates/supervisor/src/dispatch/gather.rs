@@ -16,7 +16,7 @@ use onnxd_proto::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time,
 };
 
@@ -141,12 +141,26 @@ impl Dispatch {
     }
 
     async fn gather(&self, slot: Slot, inputs: Vec<Input>) -> Result<Answer, GatherError> {
+        // For all rounds: what has been accepted is answered, also if it has to be run again.
+        let places = self.places(inputs.len())?;
+        let queued_at = Instant::now();
         let mut answers: Vec<Option<Embedded>> = vec![None; inputs.len()];
         let mut wanted: Vec<usize> = (0..inputs.len()).collect();
         let mut round = 0;
         loop {
             let together = round > PARTIAL_RERUNS_MAX;
-            for (index, embedded) in self.run(slot, &inputs, &wanted, together).await? {
+            let wanted_now = wanted.iter().map(|&index| (index, inputs[index].clone()));
+            let (reply, replies) = mpsc::channel(wanted.len());
+            let item = |(index, input): (usize, Input)| {
+                let Input { text, normalize, truncate } = input;
+                let text_bytes = u32::try_from(text.len()).expect("texts are shorter than 4 GiB");
+                let options = EmbedItem { text_bytes, normalize, truncate };
+                let (reply, _permit) = (reply.clone(), Arc::clone(&places));
+                Item { slot, text, options, index, queued_at, together, reply, _permit }
+            };
+            let items = wanted_now.map(item).collect();
+            drop(reply);
+            for (index, embedded) in self.run(items, replies).await? {
                 answers[index] = Some(embedded);
             }
             let answers = answers.iter().flatten();
@@ -164,43 +178,28 @@ impl Dispatch {
         }
     }
 
-    /// Runs the wanted inputs once; each answer comes with its place.
+    /// Room for so many texts.
+    fn places(&self, count: usize) -> Result<Arc<OwnedSemaphorePermit>, GatherError> {
+        let wanted = u32::try_from(count).unwrap_or(u32::MAX);
+        let places = Arc::clone(&self.places).try_acquire_many_owned(wanted);
+        places.map(Arc::new).map_err(|_| {
+            self.counters.requests_overloaded_total.add();
+            let retry_after = self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
+            GatherError::Overloaded { limit: self.limits.items, retry_after }
+        })
+    }
+
+    /// Runs items once; each answer comes with its place.
     async fn run(
         &self,
-        slot: Slot,
-        inputs: &[Input],
-        wanted: &[usize],
-        together: bool,
+        items: Vec<Item>,
+        mut replies: mpsc::Receiver<(usize, Result<Embedded, ItemError>)>,
     ) -> Result<Vec<(usize, Embedded)>, GatherError> {
-        let (reply, mut replies) = mpsc::channel(wanted.len());
-        let mut items = Vec::with_capacity(wanted.len());
-        let queued_at = Instant::now();
-        for &index in wanted {
-            let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-                self.counters.requests_overloaded_total.add();
-                let limit = self.limits.items;
-                let retry_after =
-                    self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
-                return Err(GatherError::Overloaded { limit, retry_after });
-            };
-            let Input { text, normalize, truncate } = inputs[index].clone();
-            let text_bytes = u32::try_from(text.len()).expect("texts are shorter than 4 GiB");
-            items.push(Item {
-                slot,
-                text,
-                options: EmbedItem { text_bytes, normalize, truncate },
-                index,
-                queued_at,
-                together,
-                reply: reply.clone(),
-                _permit: permit,
-            });
-        }
-        drop(reply);
+        let count = items.len();
         let submitted = self.events.send(Event::Submitted(items)).await;
         submitted.map_err(|_| GatherError::Stopped)?;
-        let mut answers = Vec::with_capacity(wanted.len());
-        for _ in wanted {
+        let mut answers = Vec::with_capacity(count);
+        for _ in 0..count {
             let (index, outcome) = replies.recv().await.ok_or(GatherError::Stopped)?;
             let embedded = outcome.map_err(|error| match error {
                 ItemError::Rejected(rejection) => GatherError::Rejected(rejection),

@@ -30,6 +30,10 @@ impl Dispatcher {
                 if !worker.accept_build(&build_id) {
                     return Err("it is of another build");
                 }
+                let models = self.registry.models().iter();
+                worker.welcomed(
+                    models.map(|model| self.registry.page().committed(model.slot)).collect(),
+                );
                 let helper_cpus = worker.helper_cpus.clone();
                 let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
                 worker.send(0, &welcome, Bytes::new()).then_some(()).ok_or("it takes no message")
@@ -96,9 +100,13 @@ impl Dispatcher {
             return Err("its payload is not as long as it says");
         }
         let slot = worker.group_slot(group).ok_or("it answers what it was not given")?;
-        if self.registry.at(slot).record(embeddings.generation).is_none() {
+        let Some(record) = self.registry.at(slot).record(embeddings.generation) else {
             return Err("it names a generation that was never committed");
+        };
+        if record.facts.dimension != embeddings.dimension {
+            return Err("its embeddings have another dimension than the version was checked with");
         }
+        let helped = worker.is_helped();
         let places = embeddings.items.iter().map(|embedded| embedded.item);
         let items = worker.answered(group, places).ok_or("it answers an item twice")?;
         self.counters.micro_batches_total.add();
@@ -106,9 +114,16 @@ impl Dispatcher {
         let width = embeddings.dimension as usize * size_of::<f32>();
         let learned = &mut self.estimates[usize::from(slot)];
         let longest = embeddings.items.iter().map(|item| item.tokens).max().unwrap_or(0);
-        learned.ran(items.len(), longest, embeddings.infer_cpu_micros);
+        // Of a run that others helped with, the worker knows its own part.
+        if !helped {
+            learned.ran(items.len(), longest, embeddings.infer_cpu_micros);
+        }
         for (place, (item, embedded)) in items.into_iter().zip(&embeddings.items).enumerate() {
+            if self.answered_too_old(slot, item, embeddings.generation) {
+                continue;
+            }
             let Some(Accepted { item, waited, .. }) = self.items.remove(&item) else { continue };
+            let learned = &mut self.estimates[usize::from(slot)];
             learned.tokenized(estimate::pieces(&item.text), embedded.tokens);
             let timing = Timing {
                 queue: waited,

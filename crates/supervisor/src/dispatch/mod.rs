@@ -4,6 +4,7 @@
 //! - [`estimate`]: pure: how much work a text is, before it is tokenized.
 //! - [`alone`]: pure: when idle workers' CPUs help with a text.
 //! - [`dispatcher`]: the task that owns the queue and the workers.
+//! - [`queue`]: what it does with what waits.
 //! - [`messages`]: what it does with what a worker says.
 //! - [`worker`]: what the dispatcher knows of one worker.
 //! - [`gather`]: what a handler calls: hands texts in, waits, and sees to it that one response
@@ -14,12 +15,16 @@ pub(crate) mod dispatcher;
 pub(crate) mod estimate;
 pub(crate) mod gather;
 mod messages;
+mod queue;
 pub(crate) mod scheduler;
 pub(crate) mod worker;
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -48,6 +53,8 @@ pub(crate) enum Event {
     WorkersAsked(oneshot::Sender<Vec<WorkerId>>),
     /// A worker is to load a version beside what it serves.
     LoadAhead(WorkerId, Slot, String),
+    /// Nothing but this version of a model, which is served, is wanted of workers any more.
+    Forget(Slot, String),
     /// What was loaded ahead is committed: idle workers need not wait for a request to follow.
     Committed,
     /// The watchdog wants a sign of life of any worker.
@@ -73,8 +80,8 @@ pub(crate) struct Item {
     pub together: bool,
     /// Where the answer goes; closed when the client has gone.
     pub reply: mpsc::Sender<(usize, Result<Embedded, ItemError>)>,
-    /// Its place in the bounded queue, given back when the item is dropped.
-    pub _permit: OwnedSemaphorePermit,
+    /// The request's places in the bounded queue, given back when all of it is dropped.
+    pub _permit: Arc<OwnedSemaphorePermit>,
 }
 
 /// How long the work that waits will keep the workers busy, as the dispatcher estimates it.

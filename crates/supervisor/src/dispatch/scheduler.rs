@@ -23,14 +23,14 @@ pub(crate) type ItemId = u64;
 const GROUP_MICROS_MAX: u64 = 25_000;
 /// Where much waits, a group may take this part of it: everybody waits longer then anyway, and
 /// larger groups waste less.
-const GROUP_PART: u64 = 12;
+const GROUP_PART: u64 = 24;
 /// A group may take this long, in microseconds, also if running together saves nothing: sending
 /// a group costs some dozen.
 const GROUP_MICROS_MIN: u32 = 1_500;
 /// What one more text may add to a run, as a part of what it takes alone.
 const ADDED_MAX: f64 = 0.9;
 /// Units, the oldest first, that are looked at to fill a group.
-const LOOKAHEAD: usize = 40;
+const LOOKAHEAD: usize = 32;
 
 /// Since when something waits, in microseconds since the start, and a number that tells those of
 /// the same time apart. The smallest is the oldest.
@@ -51,6 +51,8 @@ pub(crate) struct Unit {
     pub items: Vec<ItemId>,
     /// That of the longest item, with the time of all.
     pub work: Work,
+    /// A worker has failed with it: it goes in no company, which might suffer for it.
+    pub suspect: bool,
 }
 
 /// What goes to a worker in one frame.
@@ -118,8 +120,9 @@ impl Scheduler {
         let share = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
         let micros_max = GROUP_MICROS_MAX.max(queue.micros / GROUP_PART);
         let first = queue.take(age)?;
+        let company = if first.suspect { Vec::new() } else { queue.nearest(first.work.tokens) };
         let mut filling = Filling::new(first, share, micros_max);
-        for age in queue.nearest(filling.tokens) {
+        for age in company {
             let unit = &queue.units[&age];
             if let Some(micros) =
                 filling.micros_with(unit, |texts, tokens| takes(slot, texts, tokens))
@@ -141,7 +144,7 @@ impl Queue {
 
     /// The oldest units, those whose length is nearest first.
     fn nearest(&self, tokens: u32) -> Vec<Age> {
-        let looked_at = self.units.iter().take(LOOKAHEAD);
+        let looked_at = self.units.iter().take(LOOKAHEAD).filter(|(_, unit)| !unit.suspect);
         let mut ages: Vec<_> =
             looked_at.map(|(age, unit)| (unit.work.tokens.abs_diff(tokens), *age)).collect();
         ages.sort_unstable();
@@ -212,7 +215,7 @@ pub(crate) fn units(
         let age = Age { micros: arrival_micros + before / workers.max(1) as u64, item: items[0].0 };
         before += u64::from(micros);
         let items = items.iter().map(|(item, _)| *item).collect();
-        (age, Unit { slot, items, work: Work { tokens, micros } })
+        (age, Unit { slot, items, work: Work { tokens, micros }, suspect: false })
     };
     let size = if together { GROUP_ITEMS_MAX } else { 1 };
     items.chunks(size).map(&mut unit).collect()

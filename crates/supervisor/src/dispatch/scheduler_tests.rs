@@ -23,7 +23,8 @@ fn age(item: ItemId) -> Age {
 /// Pushes one item for each length, numbered from `first`.
 fn push(scheduler: &mut Scheduler, slot: Slot, first: ItemId, lengths: &[u32]) {
     for (item, tokens) in (first..).zip(lengths) {
-        scheduler.push(age(item), Unit { slot, items: vec![item], work: work(*tokens) });
+        scheduler
+            .push(age(item), Unit { slot, items: vec![item], work: work(*tokens), suspect: false });
     }
 }
 
@@ -67,7 +68,7 @@ fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
     let mut scheduler = Scheduler::default();
     for (item, tokens) in (0..).zip([10, 500, 20]) {
         let work = Work { tokens, micros: 100 };
-        scheduler.push(age(item), Unit { slot: 0, items: vec![item], work });
+        scheduler.push(age(item), Unit { slot: 0, items: vec![item], work, suspect: false });
     }
     // Each costs the same in whatever company: running together saves nothing.
     let group = scheduler.next(|_| 1, |_, texts, _| 100 * u32::try_from(texts).unwrap());
@@ -99,6 +100,20 @@ fn work_that_no_free_worker_may_have_holds_up_no_other() {
     assert_eq!(group.unwrap().items, [2]);
     assert_eq!(next(&mut scheduler, 0), None);
     assert_eq!(next(&mut scheduler, 1), Some(vec![1]));
+}
+
+#[test]
+fn what_a_worker_has_failed_with_takes_nobody_with_it_the_next_time() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[10, 10]);
+    let suspect = Unit { slot: 0, items: vec![2], work: work(10), suspect: true };
+    scheduler.push(age(2), suspect);
+    push(&mut scheduler, 0, 3, &[10]);
+    assert_eq!(next(&mut scheduler, 1), Some(vec![0, 1, 3]));
+    assert_eq!(next(&mut scheduler, 1), Some(vec![2]));
+    scheduler.push(age(4), Unit { slot: 0, items: vec![4], work: work(10), suspect: true });
+    push(&mut scheduler, 0, 5, &[10]);
+    assert_eq!(next(&mut scheduler, 1), Some(vec![4]), "the oldest is next, alone");
 }
 
 #[test]
@@ -207,7 +222,7 @@ impl World {
             if dies {
                 let (age, work) = (age(item), work(10));
                 self.waiting.insert(item, (age, work));
-                self.scheduler.push(age, Unit { slot: 0, items: vec![item], work });
+                self.scheduler.push(age, Unit { slot: 0, items: vec![item], work, suspect: false });
             } else {
                 assert!(self.answered.insert(item), "answered twice");
             }

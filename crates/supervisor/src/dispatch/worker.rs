@@ -45,8 +45,12 @@ pub(crate) struct Worker {
     groups: VecDeque<InFlight>,
     /// What it serves, by slot.
     loads: Vec<Load>,
+    /// The newest that any of its processes has loaded, by slot.
+    newest_seen: Vec<Generation>,
     /// What it could not load, by slot; 0 is none.
     not_loaded: Vec<Generation>,
+    /// What was committed when it was told to load, by slot; empty before.
+    to_load: Vec<Generation>,
     /// Whether a ping is unanswered.
     pub pinged: bool,
     /// Why starting it again is hopeless, where it is.
@@ -75,6 +79,8 @@ struct InFlight {
     unanswered: Vec<Option<ItemId>>,
     /// What the whole group takes, estimated.
     micros: u32,
+    /// Whether other CPUs help with it.
+    wide: bool,
 }
 
 /// What a worker had when it ended.
@@ -121,7 +127,9 @@ impl Worker {
             link: None,
             groups: VecDeque::new(),
             loads: vec![Load::default(); models],
+            newest_seen: vec![0; models],
             not_loaded: vec![0; models],
+            to_load: Vec::new(),
             pinged: false,
             hopeless: None,
         }
@@ -184,6 +192,8 @@ impl Worker {
     /// It has refreshed a model. `None`: there is no such slot.
     pub(crate) fn loaded(&mut self, slot: Slot, load: Load) -> Option<()> {
         *self.loads.get_mut(usize::from(slot))? = load;
+        self.not_loaded[usize::from(slot)] = 0;
+        self.newest_seen[usize::from(slot)] = load.generation;
         Some(())
     }
 
@@ -192,6 +202,27 @@ impl Worker {
         if let Some(not_loaded) = self.not_loaded.get_mut(usize::from(slot)) {
             *not_loaded = generation;
         }
+    }
+
+    /// The newest generation of a model that it ever had.
+    fn newest_seen(&self, slot: Slot) -> Generation {
+        self.newest_seen.get(usize::from(slot)).copied().unwrap_or(0)
+    }
+
+    /// It is told to load what is committed.
+    pub(crate) fn welcomed(&mut self, committed: Vec<Generation>) {
+        self.to_load = committed;
+    }
+
+    /// The first model that it was told to load and has not, and the generation.
+    pub(crate) fn is_loading(&self) -> Option<(Slot, Generation)> {
+        let mut slots = (0..).zip(&self.to_load);
+        slots.find(|&(slot, &to_load)| self.generation(slot) < to_load).map(|(slot, &g)| (slot, g))
+    }
+
+    /// Whether there is something that it could not load.
+    pub(crate) fn has_failed_to_load(&self) -> bool {
+        self.not_loaded.iter().any(|&generation| generation != 0)
     }
 
     /// Whether it has tried to load this generation and failed.
@@ -216,16 +247,21 @@ impl Worker {
     }
 
     /// It has been sent a group.
-    pub(crate) fn assign(&mut self, id: u64, group: &Group) {
+    pub(crate) fn assign(&mut self, id: u64, group: &Group, wide: bool) {
         let unanswered = group.items.iter().copied().map(Some).collect();
         let (slot, micros) = (group.slot, group.micros);
-        self.groups.push_back(InFlight { id, slot, unanswered, micros });
+        self.groups.push_back(InFlight { id, slot, unanswered, micros, wide });
         self.state.group_sent();
     }
 
     /// The slot of the group with this number, if it is the one being computed.
     pub(crate) fn group_slot(&self, id: u64) -> Option<Slot> {
         self.groups.front().filter(|group| group.id == id).map(|group| group.slot)
+    }
+
+    /// Whether other CPUs help with what it computes.
+    pub(crate) fn is_helped(&self) -> bool {
+        self.groups.front().is_some_and(|group| group.wide)
     }
 
     /// Takes the items at these places out of the group with this number; `None` where they are
@@ -236,8 +272,11 @@ impl Worker {
         places: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
         let group = self.groups.front_mut().filter(|group| group.id == id)?;
-        let take = |place| group.unanswered.get_mut(place as usize)?.take();
+        // Nothing is taken unless all of it can be: what stays is given to another worker.
+        let mut unanswered = group.unanswered.clone();
+        let take = |place| unanswered.get_mut(place as usize)?.take();
         let items: Vec<ItemId> = places.map(take).collect::<Option<_>>()?;
+        group.unanswered = unanswered;
         if group.unanswered.iter().all(Option::is_none) {
             self.groups.pop_front();
             if self.groups.is_empty() {
@@ -277,6 +316,7 @@ impl Worker {
         self.pinged = false;
         self.loads.fill(Load::default());
         self.not_loaded.fill(0);
+        self.to_load.clear();
         if ended.code == Some(ExitStatus::Configuration as i32) && self.hopeless.is_none() {
             self.hopeless = Some("its configuration cannot work; its log says why".to_owned());
         }
@@ -293,14 +333,30 @@ pub(crate) fn free(
     slot: Slot,
     committed: Generation,
 ) -> impl Iterator<Item = WorkerId> + '_ {
-    let current = move |worker: &Worker| !worker.failed_to_load(slot, committed);
-    let any_current = workers.iter().any(|worker| worker.state.serves() && current(worker));
-    let allowed = move |worker: &Worker| current(worker) || !any_current;
+    let any_current = any_current(workers, slot, committed);
+    let any_loaded =
+        workers.iter().any(|worker| worker.state.serves() && worker.generation(slot) > 0);
+    let allowed = move |worker: &Worker| match any_current {
+        true => !worker.failed_to_load(slot, committed),
+        false => worker.generation(slot) > 0 || !any_loaded,
+    };
     let any_idle = workers.iter().any(|worker| worker.is_idle() && allowed(worker));
     let may = move |worker: &Worker| {
         allowed(worker) && if any_idle { worker.is_idle() } else { worker.is_nearly_idle() }
     };
     (0..).zip(workers).filter(move |(_, worker)| may(worker)).map(|(id, _)| id)
+}
+
+/// Whether some worker has what is committed, or will have it: where one had it and was started
+/// again, requests wait for it rather than go back to what was before.
+pub(crate) fn any_current(workers: &[Worker], slot: Slot, committed: Generation) -> bool {
+    let current = |worker: &Worker| !worker.failed_to_load(slot, committed);
+    let was_seen = workers.iter().any(|worker| worker.newest_seen(slot) >= committed);
+    let comes_back =
+        |worker: &Worker| matches!(worker.state.state(), State::Starting | State::Backoff);
+    workers
+        .iter()
+        .any(|worker| current(worker) && (worker.state.serves() || was_seen && comes_back(worker)))
 }
 
 /// Whether a payload holds what its message says.

@@ -71,6 +71,8 @@ pub(super) struct Driver {
     facts: Option<Facts>,
     drift: Option<Drift>,
     hold: Option<Hold>,
+    /// Keeps what served before, which a failed probation goes back to.
+    before: Option<Hold>,
     record: Option<Arc<Record>>,
     /// The step that runs, and since when.
     step: Option<JoinHandle<()>>,
@@ -93,6 +95,7 @@ impl Driver {
             facts: None,
             drift: None,
             hold: None,
+            before: None,
             record: None,
             step: None,
             step_start: Instant::now(),
@@ -186,8 +189,9 @@ impl Driver {
                 let inputs = self.inputs.clone();
                 let copied = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
                 let background = self.means.background.clone();
+                let near = self.means.checker.demands_nearness();
                 self.spawn(async move {
-                    let find = move || find(&store, &model, job.target, &copied);
+                    let find = move || find(&store, &model, &job, near, &copied);
                     Input::Staged(background.run(find).await)
                 });
             }
@@ -225,6 +229,15 @@ impl Driver {
                 self.means.counters.automatic_rollbacks_total.add();
                 tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice in the probation of a generation: going back by itself");
             }
+            Action::RollbackFailed(refusal) => {
+                tracing::error!(model = %self.model.name, %refusal, "could not go back by itself: the version that failed serves on");
+            }
+            Action::Forget(serving) => {
+                let (events, slot) = (self.means.events.clone(), self.model.slot);
+                tokio::spawn(async move {
+                    let _ = events.send(dispatch::Event::Forget(slot, serving)).await;
+                });
+            }
             Action::Discard => (self.staged, self.hold) = (None, None),
         }
     }
@@ -233,6 +246,9 @@ impl Driver {
         let Some(record) = self.record.take() else { return };
         let version = record.version.as_str();
         tracing::info!(model = %self.model.name, generation, version, "committed");
+        if let Some((_, before)) = self.model.serving().filter(|(_, it)| it.version != version) {
+            self.before = Some(self.means.store.hold(&before.version));
+        }
         self.means.registry.commit(self.model.slot, generation, Arc::clone(&record));
         if self.asked > 0 {
             // Where it does not fit the queue, there are requests enough to make workers follow.
@@ -257,7 +273,7 @@ impl Driver {
 
     fn answer(&mut self, id: CallId, result: Result<Committed, Refusal>) {
         let Some(caller) = self.callers.remove(&id) else { return };
-        if result.is_err() && self.line.is_idle() {
+        if result.is_err() && self.line.is_idle() && self.hold.is_some() {
             self.clean_up();
         }
         let outcome = result.map(|committed| Outcome {
@@ -317,12 +333,8 @@ impl Driver {
             let is_far = checker.demands_nearness()
                 && dimension == Some(facts.dimension)
                 && checked.drift.is_none();
-            let other = |dimension: &u32| *dimension != facts.dimension && !allow_dimension_change;
-            if let Some(dimension) = dimension.filter(other) {
-                return Err(RefusalKind::Contract.because(format!(
-                    "the candidate's embeddings have {} components, those of the serving generation {dimension}: vectors of both cannot be compared; --allow-dimension-change serves it nevertheless",
-                    facts.dimension
-                )));
+            if let Some(serving) = dimension {
+                require_dimension(facts.dimension, serving, allow_dimension_change)?;
             }
             // Without what it is compared with, nobody can say that it is near.
             if is_far {
@@ -358,14 +370,26 @@ impl Driver {
     }
 }
 
+/// Vectors of another dimension cannot be compared with what was made before.
+fn require_dimension(candidate: u32, serving: u32, allow_change: bool) -> Result<(), Refusal> {
+    if candidate == serving || allow_change {
+        return Ok(());
+    }
+    Err(RefusalKind::Contract.because(format!(
+        "the candidate's embeddings have {candidate} components, those of the serving generation {serving}: vectors of both cannot be compared; --allow-dimension-change serves it nevertheless"
+    )))
+}
+
 /// Finds or stages the content of a job. Blocking.
 fn find(
     store: &Store,
     model: &Model,
-    target: Target,
+    job: &Job,
+    demands_nearness: bool,
     copied: &dyn Fn(u64, u64),
 ) -> Result<Found, Refusal> {
-    let (staged, version, bytes) = match target {
+    let serving = model.serving().map(|(_, record)| record);
+    let (staged, version, bytes) = match job.target.clone() {
         Target::Source(from) => {
             let source = Directory::open(from.as_deref().unwrap_or(&model.source))?;
             let staged = store.stage(&source, copied)?;
@@ -373,17 +397,28 @@ fn find(
             (Some(staged), version, bytes)
         }
         Target::Generation(to) => {
-            let serving = model.serving().map(|(_, record)| record.version.clone());
-            (None, store.earlier(&model.name, to, serving.as_deref())?, 0)
+            let serving = serving.as_ref().map(|record| record.version.as_str());
+            let version = store.earlier(&model.name, to, serving)?;
+            (Some(Staged::kept(&version)), version, 0)
         }
-        Target::Version(version) => (None, version, 0),
+        Target::Version(version) => (Some(Staged::kept(&version)), version, 0),
     };
     let hold = store.hold(&version);
     let is_kept = staged.as_ref().is_none_or(|staged| staged.folder().is_none());
+    if is_kept && !store.layout().version(&version).exists() {
+        let message = format!("version {version} was removed meanwhile");
+        return Err(RefusalKind::NotFound.because(message));
+    }
     let facts = if is_kept { store.known_facts(&model.name, &version) } else { None };
+    let changes = serving.as_ref().is_some_and(|serving| serving.version != version);
+    if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
+        require_dimension(facts.dimension, serving.facts.dimension, job.allow_dimension_change)?;
+    }
+    // A source that was served once may be far from what serves now.
+    let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));
     let candidate = Candidate {
         quarantined: store.is_quarantined(&model.name, &version),
-        unchecked: facts.is_none(),
+        unchecked: facts.is_none() || is_far,
         version,
     };
     Ok(Found { candidate, staged, bytes, facts, hold })

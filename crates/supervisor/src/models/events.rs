@@ -99,6 +99,10 @@ pub(crate) enum Action {
         /// What served before.
         to: Version,
     },
+    /// The line could not go back by itself; the version that failed serves on.
+    RollbackFailed(Refusal),
+    /// What workers have loaded ahead is not needed: they serve this version.
+    Forget(Version),
     /// What was staged is not needed any more.
     Discard,
 }

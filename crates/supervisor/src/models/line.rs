@@ -63,6 +63,8 @@ struct Running {
     superseded: Vec<CallId>,
     phase: Phase,
     version: Version,
+    /// What it is to end, where the line goes back by itself.
+    ends: Option<Probation>,
 }
 
 /// How far the running update is.
@@ -181,8 +183,8 @@ impl Line {
         if let Some(failed) = self.probation.take_if(|probation| probation.has_failed())
             && serving == Some(failed.generation)
         {
-            let to = failed.back_to;
-            self.actions.push(Action::Quarantine(failed.version));
+            let to = failed.back_to.clone();
+            self.actions.push(Action::Quarantine(failed.version.clone()));
             self.actions.push(Action::AnnounceRollback { from: failed.generation, to: to.clone() });
             let job = Job {
                 target: Target::Version(to),
@@ -190,7 +192,11 @@ impl Line {
                 force: true,
                 allow_dimension_change: true,
             };
-            return self.start(job, None, Vec::new());
+            self.start(job, None, Vec::new());
+            if let Some(running) = &mut self.running {
+                running.ends = Some(failed.again());
+            }
+            return;
         }
         if !self.pace.allows(now) {
             return;
@@ -204,7 +210,7 @@ impl Line {
     fn start(&mut self, job: Job, caller: Option<CallId>, superseded: Vec<CallId>) {
         self.actions.push(Action::Stage(job.clone()));
         let (phase, version) = (Phase::Staging, Version::new());
-        self.running = Some(Running { job, caller, superseded, phase, version });
+        self.running = Some(Running { job, caller, superseded, phase, version, ends: None });
     }
 
     fn staged(&mut self, result: Result<Candidate, Refusal>) {
@@ -339,6 +345,12 @@ impl Line {
             // Back to what served before: nothing is new.
             None => None,
             Some(_) => {
+                // It failed while this update was on its way.
+                if let Some(failed) = self.probation.as_ref().filter(|before| before.has_failed())
+                    && failed.version != running.version
+                {
+                    self.actions.push(Action::Quarantine(failed.version.clone()));
+                }
                 let until = now + self.times.probation;
                 Probation::after(self.probation.take(), generation, &running.version, before, until)
             }
@@ -367,8 +379,17 @@ impl Line {
     /// Ends the running update without a commit.
     fn refuse(&mut self, refusal: &Refusal) {
         let Some(running) = self.running.take() else { return };
-        if let Some(caller) = running.caller {
-            self.actions.push(Action::Answer(caller, Err(refusal.clone())));
+        match running.caller {
+            Some(caller) => self.actions.push(Action::Answer(caller, Err(refusal.clone()))),
+            None => {
+                // Two further failures try it again.
+                self.probation = running.ends;
+                self.actions.push(Action::RollbackFailed(refusal.clone()));
+            }
+        }
+        if let (Phase::Loading { .. }, Some((_, serving))) = (&running.phase, &self.serving) {
+            // Who has loaded it already would keep it for nothing.
+            self.actions.push(Action::Forget(serving.clone()));
         }
         let message = format!("superseded by a newer update, which was refused: {refusal}");
         for caller in running.superseded {

@@ -79,7 +79,10 @@ impl World {
                     self.commits.push((generation, version));
                 }
                 Action::Quarantine(version) => self.quarantined.push(version),
-                Action::AnnounceRollback { .. } | Action::Discard => {}
+                Action::AnnounceRollback { .. }
+                | Action::RollbackFailed(_)
+                | Action::Forget(_)
+                | Action::Discard => {}
                 action => self.pending.push(action),
             }
         }
@@ -235,6 +238,46 @@ fn a_version_whose_workers_fail_twice_goes_back_by_itself_and_is_refused_later()
 }
 
 #[test]
+fn what_failed_while_the_next_update_was_on_its_way_is_quarantined_and_nothing_to_go_back_to() {
+    let mut world = on_probation();
+    world.call(job("c", Load::Lazy));
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
+    assert_eq!(world.quarantined, ["b"]);
+    world.tell(Event::WorkerFailed(3));
+    world.tell(Event::WorkerFailed(3));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(4, "a".to_owned())));
+}
+
+#[test]
+fn failures_of_a_version_do_not_count_when_it_comes_again_after_another() {
+    let mut world = on_probation();
+    for (generation, version) in [(2, "a"), (3, "b"), (4, "a"), (5, "b")] {
+        world.tell(Event::WorkerFailed(generation));
+        world.call(job(version, Load::Lazy));
+        world.settle();
+    }
+    assert_eq!(world.commits.last(), Some(&(6, "b".to_owned())), "and nothing went back");
+    assert!(world.quarantined.is_empty());
+}
+
+#[test]
+fn going_back_that_fails_is_tried_again_after_two_further_failures() {
+    let mut world = on_probation();
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    world.finish_one(0);
+    assert_eq!(world.commits.len(), 2, "nothing could be staged");
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
+}
+
+#[test]
 fn failures_after_the_probation_or_of_another_generation_change_nothing() {
     let mut world = on_probation();
     world.tell(Event::WorkerFailed(1));
@@ -313,7 +356,9 @@ fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
         line.handle(now, second)
     };
     let refused = asked(Event::WorkerEnded(0), Event::WorkerEnded(1));
-    let [Action::Answer(0, Err(refusal))] = &refused[..] else { panic!("{refused:?}") };
+    let [Action::Answer(0, Err(refusal)), Action::Forget(_)] = &refused[..] else {
+        panic!("{refused:?}")
+    };
     assert_eq!(refusal.kind, RefusalKind::Crash);
     let recorded = [Action::Record(2, "b".into())];
     let loaded = Event::Loaded(1, "b".into(), Ok(()));

@@ -33,22 +33,36 @@ impl Probation {
         back_to: Option<&Version>,
         until: Instant,
     ) -> Option<Self> {
+        // What has failed, or has begun to, is nothing to go back to.
+        let failing = running.as_ref().filter(|running| running.failures > 0);
+        let back_to = match (failing, back_to) {
+            (Some(failing), Some(back_to)) if failing.version == *back_to => {
+                Some(failing.back_to.clone())
+            }
+            (_, back_to) => back_to.cloned(),
+        };
         match (running, back_to) {
             // The same content under a new number: what was counted still counts.
             (Some(running), _) if running.version == *version => {
                 Some(Self { generation, ..running })
             }
-            (_, Some(back_to)) if back_to != version => {
-                let (version, back_to) = (version.clone(), back_to.clone());
+            (_, Some(back_to)) if back_to != *version => {
+                let version = version.clone();
                 Some(Self { generation, version, back_to, until, failures: 0 })
             }
-            (running, _) => running,
+            // There is nothing that it could go back to.
+            _ => None,
         }
     }
 
     /// A worker failed because of what it served or loaded in this generation.
     pub(super) fn failed(&mut self, generation: Generation) {
         self.failures += u32::from(self.generation == generation);
+    }
+
+    /// The same with nothing counted yet.
+    pub(super) fn again(self) -> Self {
+        Self { failures: 0, ..self }
     }
 
     /// Whether the version has to go.

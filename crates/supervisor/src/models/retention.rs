@@ -102,23 +102,25 @@ impl Store {
         for model in names(&self.layout().root().join("generations"))? {
             let Ok(model) = model.parse::<ModelName>() else { continue };
             let mut last = HashSet::new();
-            for (place, (number, record)) in self.records(&model).enumerate() {
+            for (place, number) in self.generations(&model)?.into_iter().rev().enumerate() {
                 if place >= RECORDS_MAX {
                     fs::remove_file(self.layout().generation(&model, number))?;
                 } else if last.len() < self.retention() {
-                    last.insert(record.version);
+                    // What cannot be read may name a version that is needed: then nothing goes.
+                    last.insert(self.layout().read_record(&model, number)?.version);
                 }
             }
             kept.extend(last);
         }
         for version in names(&self.layout().versions())? {
-            if !kept.contains(&version) {
+            // Held meanwhile, perhaps.
+            if !kept.contains(&version) && !self.held().contains(&version) {
                 tracing::info!(version, "removing a version that nobody can serve any more");
                 remove(&self.layout().version(&version))?;
             }
         }
         for version in names(&self.layout().root().join("compiled"))? {
-            if !kept.contains(&version) {
+            if !kept.contains(&version) && !self.held().contains(&version) {
                 remove(&self.layout().compiled(&version))?;
             }
         }

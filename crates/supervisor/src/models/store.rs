@@ -73,6 +73,11 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
+    /// A version that is kept already.
+    pub(crate) fn kept(version: &str) -> Self {
+        Self { version: version.to_owned(), folder: None, bytes: 0 }
+    }
+
     /// Where the files stand until the version is kept.
     pub(crate) fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(tempfile::TempDir::path)
@@ -195,13 +200,18 @@ impl Store {
             crash::point(4);
             seal(folder.path())?;
             crash::point(5);
-            fs::rename(folder.path(), &place)?;
+            match fs::rename(folder.path(), &place) {
+                // Another model has just kept the same version.
+                Err(_) if place.join(MANIFEST).exists() => return Ok(false),
+                renamed => renamed?,
+            }
             fs::set_permissions(&place, Permissions::from_mode(0o555))?;
             crash::point(6);
-            sync_directory(&self.layout.versions())
+            sync_directory(&self.layout.versions()).map(|()| true)
         })();
         match kept {
-            Ok(()) => {
+            Ok(false) => Ok(()),
+            Ok(true) => {
                 // The folder has moved: there is nothing to remove any more.
                 let _ = folder.keep();
                 Ok(())

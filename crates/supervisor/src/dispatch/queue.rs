@@ -1,0 +1,172 @@
+//! The dispatcher's work with what waits: it puts items in their place, hands out what the
+//! scheduler says, and takes back what a worker did not answer.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use onnxd_proto::{control_page::Slot, generation::Generation, message::ToWorker};
+
+use super::{
+    Item, ItemError,
+    dispatcher::{Accepted, Dispatcher, answer},
+    estimate,
+    scheduler::{self, Age, Group, ItemId, Unit},
+    worker::{self, Unanswered},
+};
+use crate::{models::events, pool::WorkerId};
+
+/// Workers that may end by a fault of their own while they compute an item before it is answered
+/// 500: the item is the likely cause.
+const ITEM_FAULTS_MAX: u32 = 2;
+/// Workers that may end in any way while they compute an item. Who is killed from outside accuses
+/// no item, but the kernel kills, too, when an item needs more memory than there is.
+const ITEM_DEATHS_MAX: u32 = 5;
+
+impl Dispatcher {
+    pub(super) fn submit(&mut self, items: Vec<Item>) {
+        let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
+        let (slot, together) = (*slot, *together);
+        let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
+        let mut works = Vec::with_capacity(items.len());
+        for item in &items {
+            self.counters.items_total.add();
+            let work = self.estimates[usize::from(slot)].work(estimate::pieces(&item.text));
+            works.push((self.next_id(), work));
+        }
+        let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
+        let floor = self.registry.page().committed(slot);
+        let mut rest = items.into_iter().zip(works);
+        for (age, unit) in units {
+            // The items of a unit come in the order of the request.
+            for (_, (item, (id, work))) in unit.items.iter().zip(rest.by_ref()) {
+                let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
+                self.items.insert(id, Accepted { item, age, work, floor, waited, deaths, faults });
+            }
+            self.scheduler.push(age, unit);
+        }
+    }
+
+    /// Gives free workers what waits.
+    pub(super) fn hand_out(&mut self) {
+        let now_micros = micros(self.started.elapsed());
+        self.alone.see(now_micros, self.items.len());
+        loop {
+            let Self { scheduler, workers, registry, estimates, .. } = self;
+            let free = |slot| worker::free(workers, slot, registry.page().committed(slot)).count();
+            let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
+            let Some(mut group) = scheduler.next(free, takes) else { break };
+            let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
+            let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
+            for item in cancelled {
+                self.items.remove(&item);
+                self.counters.items_cancelled_total.add();
+            }
+            group.items = items;
+            if !group.items.is_empty() {
+                self.send_group(&group, now_micros);
+            }
+        }
+        self.backlog.set(self.scheduler.micros() / self.workers.len().max(1) as u64);
+    }
+
+    fn send_group(&mut self, group: &Group, now_micros: u64) {
+        let id = self.next_id();
+        let (place, wide) = self.place(group, now_micros);
+        let mut texts = BytesMut::new();
+        let mut options = Vec::with_capacity(group.items.len());
+        for id in &group.items {
+            let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
+            accepted.waited = accepted.item.queued_at.elapsed();
+            texts.extend_from_slice(&accepted.item.text);
+            options.push(accepted.item.options.clone());
+        }
+        let message = ToWorker::Embed { slot: group.slot, items: options, wide };
+        let worker = &mut self.workers[place];
+        worker.assign(id, group, wide);
+        if !worker.send(id, &message, texts.freeze()) {
+            worker.kill();
+        }
+    }
+
+    /// The worker that gets a group, and whether the CPUs of others help it.
+    fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
+        let committed = self.registry.page().committed(group.slot);
+        let free = || worker::free(&self.workers, group.slot, committed);
+        // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
+        // begins as soon as this thread has nothing more to do.
+        let here = rustix::thread::sched_getcpu();
+        let is_here = |id: &WorkerId| usize::from(self.workers[*id].cpu) == here;
+        let first = free().find(is_here).or_else(|| free().next());
+        let first = first.expect("a worker is free, or no group is made");
+        let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
+        if !self.alone.is_helped(now_micros, self.items[item].work) {
+            return (first, false);
+        }
+        let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
+        match free().find(helped) {
+            Some(id) => (id, true),
+            None => (first, false),
+        }
+    }
+
+    /// No worker will come back: whoever waits is told.
+    pub(super) fn reject_all(&mut self) {
+        self.scheduler.clear();
+        for (_, accepted) in self.items.drain() {
+            answer(accepted.item, Err(ItemError::Stopped));
+        }
+    }
+
+    /// Puts what a worker had back to its place in the queue, or answers what has taken too many
+    /// workers with it. `by_fault`: nobody else ended the worker.
+    pub(super) fn give_back(&mut self, id: WorkerId, by_fault: bool) {
+        for Unanswered { slot, items, begun } in self.workers[id].take_unanswered() {
+            if begun {
+                let generation = self.workers[id].generation(slot);
+                self.tell(slot, events::Event::WorkerFailed(generation));
+            }
+            for id in items {
+                let Some(accepted) = self.items.get_mut(&id) else { continue };
+                accepted.deaths += u32::from(begun);
+                accepted.faults += u32::from(begun && by_fault);
+                if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
+                    self.counters.items_retried_total.add();
+                    self.put_back(slot, id);
+                } else if let Some(accepted) = self.items.remove(&id) {
+                    self.counters.items_poisonous_total.add();
+                    answer(accepted.item, Err(ItemError::Poisonous));
+                }
+            }
+        }
+    }
+
+    /// Puts an item back to its place in the queue.
+    fn put_back(&mut self, slot: Slot, id: ItemId) {
+        let Some(accepted) = self.items.get(&id) else { return };
+        let (work, suspect) = (accepted.work, accepted.faults > 0);
+        let age = Age { item: id, ..accepted.age };
+        self.scheduler.push(age, Unit { slot, items: vec![id], work, suspect });
+    }
+
+    /// Puts back what a worker that could not load the committed generation has answered with an
+    /// older one than its client may have seen; `false` where nobody could answer better.
+    pub(super) fn answered_too_old(
+        &mut self,
+        slot: Slot,
+        id: ItemId,
+        generation: Generation,
+    ) -> bool {
+        let too_old = self.items.get(&id).is_some_and(|accepted| generation < accepted.floor);
+        let committed = self.registry.page().committed(slot);
+        if !too_old || !worker::any_current(&self.workers, slot, committed) {
+            return false;
+        }
+        self.counters.items_regenerated_total.add();
+        self.put_back(slot, id);
+        true
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
