@@ -68,6 +68,9 @@ async fn a_configuration_that_cannot_work_ends_with_78_and_names_the_cause() {
     assert!(stderr.contains("UPPER"), "{stderr}");
     let stderr = refused(Server::builder()).await;
     assert!(stderr.contains("--model"), "{stderr}");
+    let builder = Server::builder().model("m", &good).argument("--queue-limit").argument("31");
+    let stderr = refused(builder).await;
+    assert!(stderr.contains("--queue-limit 31"), "{stderr}");
 }
 
 #[tokio::test]

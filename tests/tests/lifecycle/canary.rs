@@ -104,6 +104,9 @@ async fn another_dimension_serves_only_where_it_is_allowed() {
     assert_eq!(embed(&server, "a").await.len(), 48);
     assert_eq!(server.status().await.model("m").dimension, 48);
 
+    // That a version was checked before allows nothing.
+    let refusal = load.update(&server, &tiny("a"), "a").await.unwrap_err();
+    assert_eq!(refusal.kind, "contract", "{refusal:?}");
     // Back again: what has served before is known to whoever asks for it.
     let start = load.now();
     let back = server.rollback("m", None).await.unwrap();

@@ -23,14 +23,14 @@ pub(crate) type ItemId = u64;
 const GROUP_MICROS_MAX: u64 = 25_000;
 /// Where much waits, a group may take this part of it: everybody waits longer then anyway, and
 /// larger groups waste less.
-const GROUP_PART: u64 = 24;
+const GROUP_PART: u64 = 12;
 /// A group may take this long, in microseconds, also if running together saves nothing: sending
 /// a group costs some dozen.
 const GROUP_MICROS_MIN: u32 = 1_500;
 /// What one more text may add to a run, as a part of what it takes alone.
 const ADDED_MAX: f64 = 0.9;
 /// Units, the oldest first, that are looked at to fill a group.
-const LOOKAHEAD: usize = 32;
+const LOOKAHEAD: usize = 64;
 
 /// Since when something waits, in microseconds since the start, and a number that tells those of
 /// the same time apart. The smallest is the oldest.
