@@ -15,11 +15,11 @@ use tokio::{
 };
 
 use super::{
-    events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version},
+    events::{Action, CallId, Committed, Event, Job, Version},
+    find::{Found, find, require_dimension},
     line::Line,
     registry::Model,
-    source::Directory,
-    store::{Hold, Staged, Store},
+    store::{Hold, Staged},
     update::{LineHandle, Means, Outcome, Progress, Step},
 };
 use crate::dispatch;
@@ -44,19 +44,6 @@ pub(super) struct Caller {
     pub progress: Progress,
     pub answer: oneshot::Sender<Result<Outcome, Refusal>>,
     pub start: Instant,
-}
-
-/// What staging brings to light.
-#[derive(Debug)]
-pub(super) struct Found {
-    candidate: Candidate,
-    /// Where it stands, unless it was kept before.
-    staged: Option<Staged>,
-    bytes: u64,
-    /// What an earlier check found out.
-    facts: Option<Facts>,
-    /// Keeps it from being removed meanwhile.
-    hold: Hold,
 }
 
 /// The task of one line.
@@ -368,60 +355,6 @@ impl Driver {
             let _ = inputs.send(Input::Happened(Event::Recorded(written))).await;
         });
     }
-}
-
-/// Vectors of another dimension cannot be compared with what was made before.
-fn require_dimension(candidate: u32, serving: u32, allow_change: bool) -> Result<(), Refusal> {
-    if candidate == serving || allow_change {
-        return Ok(());
-    }
-    Err(RefusalKind::Contract.because(format!(
-        "the candidate's embeddings have {candidate} components, those of the serving generation {serving}: vectors of both cannot be compared; --allow-dimension-change serves it nevertheless"
-    )))
-}
-
-/// Finds or stages the content of a job. Blocking.
-fn find(
-    store: &Store,
-    model: &Model,
-    job: &Job,
-    demands_nearness: bool,
-    copied: &dyn Fn(u64, u64),
-) -> Result<Found, Refusal> {
-    let serving = model.serving().map(|(_, record)| record);
-    let (staged, version, bytes) = match job.target.clone() {
-        Target::Source(from) => {
-            let source = Directory::open(from.as_deref().unwrap_or(&model.source))?;
-            let staged = store.stage(&source, copied)?;
-            let (version, bytes) = (staged.version.clone(), staged.bytes);
-            (Some(staged), version, bytes)
-        }
-        Target::Generation(to) => {
-            let serving = serving.as_ref().map(|record| record.version.as_str());
-            let version = store.earlier(&model.name, to, serving)?;
-            (Some(Staged::kept(&version)), version, 0)
-        }
-        Target::Version(version) => (Some(Staged::kept(&version)), version, 0),
-    };
-    let hold = store.hold(&version);
-    let is_kept = staged.as_ref().is_none_or(|staged| staged.folder().is_none());
-    if is_kept && !store.layout().version(&version).exists() {
-        let message = format!("version {version} was removed meanwhile");
-        return Err(RefusalKind::NotFound.because(message));
-    }
-    let facts = if is_kept { store.known_facts(&model.name, &version) } else { None };
-    let changes = serving.as_ref().is_some_and(|serving| serving.version != version);
-    if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
-        require_dimension(facts.dimension, serving.facts.dimension, job.allow_dimension_change)?;
-    }
-    // A source that was served once may be far from what serves now.
-    let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));
-    let candidate = Candidate {
-        quarantined: store.is_quarantined(&model.name, &version),
-        unchecked: facts.is_none() || is_far,
-        version,
-    };
-    Ok(Found { candidate, staged, bytes, facts, hold })
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

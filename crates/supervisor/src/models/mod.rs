@@ -14,6 +14,7 @@
 //! - [`pace`]: pure: how fast updates may follow each other.
 //! - [`probation`]: pure: when a line goes back by itself.
 //! - [`events`]: the words between a line and its driver.
+//! - [`find`]: which content an update is about.
 //! - [`driver`]: does what the lines ask for: stage → check → load ahead → record → commit.
 //! - [`update`]: updates as callers see them.
 
@@ -24,6 +25,7 @@ mod crash;
 mod digests;
 mod driver;
 pub(crate) mod events;
+mod find;
 pub(crate) mod line;
 mod pace;
 mod probation;

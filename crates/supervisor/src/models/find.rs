@@ -1,0 +1,82 @@
+//! Which content an update is about: stages a source, or finds a version that is kept, and says
+//! what is known of it. Called by a model's [`driver`](super::driver), on a thread that may block.
+
+use onnxd_proto::message::{Facts, Refusal, RefusalKind};
+
+use super::{
+    events::{Candidate, Job, Target},
+    registry::Model,
+    source::Directory,
+    store::{Hold, Staged, Store},
+};
+
+/// What staging brings to light.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub candidate: Candidate,
+    /// Where it stands, unless it was kept before.
+    pub staged: Option<Staged>,
+    pub bytes: u64,
+    /// What an earlier check found out.
+    pub facts: Option<Facts>,
+    /// Keeps it from being removed meanwhile.
+    pub hold: Hold,
+}
+
+/// Vectors of another dimension cannot be compared with what was made before.
+pub(super) fn require_dimension(
+    candidate: u32,
+    serving: u32,
+    allow_change: bool,
+) -> Result<(), Refusal> {
+    if candidate == serving || allow_change {
+        return Ok(());
+    }
+    Err(RefusalKind::Contract.because(format!(
+        "the candidate's embeddings have {candidate} components, those of the serving generation {serving}: vectors of both cannot be compared; --allow-dimension-change serves it nevertheless"
+    )))
+}
+
+/// Finds or stages the content of a job. Blocking.
+pub(super) fn find(
+    store: &Store,
+    model: &Model,
+    job: &Job,
+    demands_nearness: bool,
+    copied: &dyn Fn(u64, u64),
+) -> Result<Found, Refusal> {
+    let serving = model.serving().map(|(_, record)| record);
+    let (staged, version, bytes) = match job.target.clone() {
+        Target::Source(from) => {
+            let source = Directory::open(from.as_deref().unwrap_or(&model.source))?;
+            let staged = store.stage(&source, copied)?;
+            let (version, bytes) = (staged.version.clone(), staged.bytes);
+            (Some(staged), version, bytes)
+        }
+        Target::Generation(to) => {
+            let serving = serving.as_ref().map(|record| record.version.as_str());
+            let version = store.earlier(&model.name, to, serving)?;
+            (Some(Staged::kept(&version)), version, 0)
+        }
+        Target::Version(version) => (Some(Staged::kept(&version)), version, 0),
+    };
+    let hold = store.hold(&version);
+    let is_kept = staged.as_ref().is_none_or(|staged| staged.folder().is_none());
+    if is_kept && !store.layout().version(&version).exists() {
+        let message = format!("version {version} was removed meanwhile");
+        return Err(RefusalKind::NotFound.because(message));
+    }
+    let facts = if is_kept { store.known_facts(&model.name, &version) } else { None };
+    let changes = serving.as_ref().is_some_and(|serving| serving.version != version);
+    if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
+        require_dimension(facts.dimension, serving.facts.dimension, job.allow_dimension_change)?;
+    }
+    // A source that was served once may be far from what serves now.
+    let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));
+    let candidate = Candidate {
+        quarantined: store.is_quarantined(&model.name, &version),
+        unchecked: facts.is_none() || is_far,
+        version,
+    };
+    Ok(Found { candidate, staged, bytes, facts, hold })
+}
