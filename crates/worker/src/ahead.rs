@@ -19,7 +19,7 @@ use onnxd_proto::{
 use rustix::process::setpriority_process;
 use tracing::{Span, info, warn};
 
-use crate::model::{Content, brief, micros};
+use crate::model::{brief, micros};
 
 /// How much the thread yields, from 0 to 19: it gets about a quarter of a CPU that is busy.
 const NICENESS: i32 = 5;
@@ -72,7 +72,7 @@ enum Job<V> {
     End,
 }
 
-impl<V: Content> Loader<V> {
+impl<V: Send + 'static> Loader<V> {
     /// Starts the thread, which idles until something is asked for.
     pub(crate) fn start(load: Load<V>, report: Report) -> io::Result<Self> {
         let state = State {
@@ -100,12 +100,7 @@ impl<V: Content> Loader<V> {
 
     /// Loads a version now, on the calling thread.
     pub(crate) fn load(&self, version: &str) -> Result<V, Refusal> {
-        let mut content = (self.0.load)(version)?;
-        if let Some(later) = content.take_later() {
-            self.0.lock().push_later(later);
-            self.0.changed.notify_one();
-        }
-        Ok(content)
+        (self.0.load)(version)
     }
 
     /// Asks for a version, in the place of any other of this model. `true`: it stands ready.
@@ -161,6 +156,12 @@ impl<V: Content> Loader<V> {
         None
     }
 
+    /// Does something in the background, when nothing is to be loaded or freed.
+    pub(crate) fn later(&self, later: Later) {
+        self.0.lock().push_later(later);
+        self.0.changed.notify_one();
+    }
+
     /// Frees what is not served any more, later.
     pub(crate) fn discard(&self, content: V) {
         let mut state = self.0.lock();
@@ -207,9 +208,7 @@ impl<V> Shared<V> {
     fn lock(&self) -> MutexGuard<'_, State<V>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl<V: Content> Shared<V> {
     fn work(&self, report: &Report) {
         loop {
             match self.next() {
@@ -266,10 +265,7 @@ impl<V: Content> Shared<V> {
             return None;
         }
         match loaded {
-            Ok(mut content) => {
-                if let Some(later) = content.take_later() {
-                    state.push_later(later);
-                }
+            Ok(content) => {
                 state.ready.push((wanted, content));
                 drop(state);
                 info!(slot, version, ?took, "version loaded ahead");

@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use onnxd_proto::cost::CostTable;
-
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -18,23 +16,6 @@ const A_WHILE: Duration = Duration::from_millis(50);
 struct Loaded {
     version: String,
     freed: Sender<(String, Option<String>)>,
-}
-
-impl Content for Loaded {
-    fn is_compiled(&self) -> bool {
-        false
-    }
-
-    fn cost_table(&self) -> CostTable {
-        CostTable::default()
-    }
-
-    fn take_later(&mut self) -> Option<Later> {
-        let (freed, version) = (self.freed.clone(), format!("later {}", self.version));
-        let thread = || thread::current().name().map(str::to_owned);
-        let later = move || drop(freed.send((version, thread())));
-        self.version.starts_with("later").then(|| Box::new(later) as Later)
-    }
 }
 
 impl Drop for Loaded {
@@ -187,14 +168,15 @@ fn what_waits_to_be_freed_is_bounded() {
 }
 
 #[test]
-fn what_a_version_needs_less_urgently_is_made_in_the_background_after_it_was_loaded() {
+fn what_is_not_urgent_is_done_in_the_background_and_not_while_something_loads() {
     let bench = Bench::new();
-    bench.loader.want(0, "later a");
+    bench.loader.want(0, "a");
+    assert_eq!(bench.begun(), "a");
+    let free = bench.free.clone();
+    let name = || thread::current().name().map(str::to_owned);
+    bench.loader.later(Box::new(move || drop(free.send(("later".into(), name())))));
+    assert!(bench.freed.recv_timeout(A_WHILE).is_err());
     bench.let_it_load();
-    assert_eq!(bench.told(), (0, "later a".into()));
-    assert_eq!(bench.freed(), in_background("later later a"));
-    bench.gate.send(()).unwrap();
-    let loaded = bench.loader.load("later b").unwrap();
-    assert_eq!(bench.freed(), in_background("later later b"));
-    drop(loaded);
+    assert_eq!(bench.told(), (0, "a".into()));
+    assert_eq!(bench.freed(), in_background("later"));
 }

@@ -15,10 +15,7 @@ use onnxd_proto::{
 };
 use tracing::{info, warn};
 
-use crate::{
-    ahead::{Later, Loader},
-    version::LoadedVersion,
-};
+use crate::{ahead::Loader, version::LoadedVersion};
 
 /// The pause after the first failure to load; doubled with every further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -35,11 +32,6 @@ pub(crate) trait Content: Send + 'static {
 
     /// What its runs cost.
     fn cost_table(&self) -> CostTable;
-
-    /// What is to be done in the background after it has been loaded, once.
-    fn take_later(&mut self) -> Option<Later> {
-        None
-    }
 }
 
 impl Content for LoadedVersion {
@@ -49,10 +41,6 @@ impl Content for LoadedVersion {
 
     fn cost_table(&self) -> CostTable {
         self.costs().table_to_tell()
-    }
-
-    fn take_later(&mut self) -> Option<Later> {
-        Self::take_later(self)
     }
 }
 

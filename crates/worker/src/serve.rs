@@ -83,7 +83,16 @@ impl<'a> Worker<'a> {
         self.refresh(place)?;
         let mut group = Group { asked, sender: &self.sender };
         match self.models[place].serving() {
-            Ok(serving) => group.answer(&texts, serving),
+            Ok(serving) => {
+                group.answer(&texts, serving)?;
+                // Made when it is wanted first: under load it never is, and would take from it.
+                if asked.wide
+                    && let Some(later) = serving.content.take_later()
+                {
+                    self.loader.later(later);
+                }
+                Ok(())
+            }
             Err(reason) => group.reject_all(Rejection::NotLoaded(reason)),
         }
     }

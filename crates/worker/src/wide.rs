@@ -1,6 +1,6 @@
 //! A second session of a version, over the same weights, that spreads one run over several CPUs:
-//! for a request that is alone on the machine. It is made in the background after the version has
-//! been loaded; until then, and where it cannot be made, there is none and the other one runs.
+//! for a request that is alone on the machine. It is made in the background when the first such
+//! request has come; until then, and where it cannot be made, the other one runs.
 
 use std::{
     path::PathBuf,
