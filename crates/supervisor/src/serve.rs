@@ -338,7 +338,7 @@ fn workers(
     }
     // The others are idle when a request is alone; one worker that they help is enough.
     workers[0].helper_cpus =
-        cpus.iter().copied().take(count).take(config.alone_cpus).skip(1).collect();
+        cpus.iter().copied().take(count.min(config.alone_cpus)).skip(1).collect();
     Ok(workers)
 }
 

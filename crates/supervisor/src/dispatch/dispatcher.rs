@@ -99,6 +99,8 @@ pub(super) struct Accepted {
     pub item: Item,
     pub age: Age,
     pub work: Work,
+    /// See [`super::estimate::pieces`].
+    pub pieces: u32,
     /// What was committed when it came: nothing older may answer it while something newer can.
     pub floor: Generation,
     /// How long it waited for a worker, once it has one.

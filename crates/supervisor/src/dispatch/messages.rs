@@ -9,7 +9,6 @@ use onnxd_proto::message::{Embeddings, FromWorker, ToWorker, Welcome};
 use super::{
     Embedded, ItemError, Timing,
     dispatcher::{Accepted, Dispatcher, answer},
-    estimate,
     worker::{self, Load},
 };
 use crate::{
@@ -112,19 +111,19 @@ impl Dispatcher {
         self.counters.micro_batches_total.add();
         self.counters.inference_cpu_micros_total.add_all(embeddings.infer_cpu_micros.into());
         let width = embeddings.dimension as usize * size_of::<f32>();
-        let learned = &mut self.estimates[usize::from(slot)];
         let longest = embeddings.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         // Of a run that others helped with, the worker knows its own part.
         if !helped {
-            learned.ran(items.len(), longest, embeddings.infer_cpu_micros);
+            let micros = embeddings.infer_cpu_micros;
+            self.estimates[usize::from(slot)].ran(items.len(), longest, micros);
         }
         for (place, (item, embedded)) in items.into_iter().zip(&embeddings.items).enumerate() {
             if self.answered_too_old(slot, item, embeddings.generation) {
                 continue;
             }
-            let Some(Accepted { item, waited, .. }) = self.items.remove(&item) else { continue };
-            let learned = &mut self.estimates[usize::from(slot)];
-            learned.tokenized(estimate::pieces(&item.text), embedded.tokens);
+            let accepted = self.items.remove(&item);
+            let Some(Accepted { item, pieces, waited, .. }) = accepted else { continue };
+            self.estimates[usize::from(slot)].tokenized(pieces, embedded.tokens);
             let timing = Timing {
                 queue: waited,
                 tokenize: Duration::from_micros(embeddings.tokenize_micros.into()),

@@ -28,19 +28,22 @@ impl Dispatcher {
         let (slot, together) = (*slot, *together);
         let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
         let mut works = Vec::with_capacity(items.len());
+        let mut pieces = Vec::with_capacity(items.len());
         for item in &items {
             self.counters.items_total.add();
-            let work = self.estimates[usize::from(slot)].work(estimate::pieces(&item.text));
-            works.push((self.next_id(), work));
+            let text_pieces = estimate::pieces(&item.text);
+            pieces.push(text_pieces);
+            works.push((self.next_id(), self.estimates[usize::from(slot)].work(text_pieces)));
         }
         let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
         let floor = self.registry.page().committed(slot);
-        let mut rest = items.into_iter().zip(works);
+        let mut rest = items.into_iter().zip(works).zip(pieces);
         for (age, unit) in units {
             // The items of a unit come in the order of the request.
-            for (_, (item, (id, work))) in unit.items.iter().zip(rest.by_ref()) {
+            for (_, ((item, (id, work)), pieces)) in unit.items.iter().zip(rest.by_ref()) {
                 let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
-                self.items.insert(id, Accepted { item, age, work, floor, waited, deaths, faults });
+                let accepted = Accepted { item, age, work, pieces, floor, waited, deaths, faults };
+                self.items.insert(id, accepted);
             }
             self.scheduler.push(age, unit);
         }
