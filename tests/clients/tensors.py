@@ -1,5 +1,6 @@
 """Tensors of every type for the tests of the Open Inference Protocol, and how a client is given them."""
 
+import ml_dtypes
 import numpy as np
 
 # By the protocol's name of the type: the input of `types` and values that show a wrong width or sign.
@@ -14,8 +15,7 @@ EVERY_TYPE = {
     "UINT32": ("uint32", np.array([0, 1, 2**32 - 1], dtype=np.uint32)),
     "UINT64": ("uint64", np.array([0, 2**53 + 1, 2**64 - 1], dtype=np.uint64)),
     "FP16": ("fp16", np.array([-1.5, 0.25, 65504], dtype=np.float16)),
-    # Exact in bfloat16, for which numpy has no type: clients give and get float32.
-    "BF16": ("bf16", np.array([-1.5, 0.25, 2.0**100], dtype=np.float32)),
+    "BF16": ("bf16", np.array([-1.5, 0.25, 2.0**100], dtype=ml_dtypes.bfloat16)),
     "FP32": ("fp32", np.array([-1.5, 1e-30, 3.4e38], dtype=np.float32)),
     "FP64": ("fp64", np.array([-1.5, 1e-300, 0.1], dtype=np.float64)),
     "BYTES": ("string", np.array(["", "naïve café", "東京 🙂"], dtype=object)),

@@ -1,13 +1,19 @@
 """kserve's clients for the Open Inference Protocol, REST and gRPC. Both retry by default; not here."""
 
 import asyncio
+from unittest import mock
 
 import grpc
 import httpx
 import numpy as np
 import pytest
-from kserve import InferInput, InferRequest, InferenceGRPCClient, InferenceRESTClient
-from kserve.inference_client import RESTConfig
+from google.protobuf.descriptor_pool import DescriptorPool
+
+# kserve and tritonclient both bring the protocol's messages along under the same names, which one process
+# can register only once: kserve's get a pool of their own.
+with mock.patch("google.protobuf.descriptor_pool.Default", return_value=DescriptorPool()):
+    from kserve import InferInput, InferRequest, InferenceGRPCClient, InferenceRESTClient
+    from kserve.inference_client import RESTConfig
 
 from reference import close, run
 from tensors import EVERY_TYPE, image, of_every_type, rows, same
@@ -106,7 +112,7 @@ def test_every_type_but_bf16(ask):
     arrays = of_every_type(leave=UNKNOWN)
     request = request_of("types", **arrays)
     bf16 = InferInput("in_bf16", [3], "BF16")
-    bf16._raw_data = b"".join(value.tobytes()[2:] for value in EVERY_TYPE["BF16"][1])
+    bf16._raw_data = EVERY_TYPE["BF16"][1].tobytes()
     bf16._parameters = {"binary_data_size": len(bf16._raw_data)}
     request.inputs.append(bf16)
     response = ask(lambda kserve: kserve.infer(request))

@@ -172,8 +172,6 @@ def test_bytes_of_every_type_request(stub):
         if datatype == "BYTES":
             parts = [text.encode() for text in array]
             raw = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-        elif datatype == "BF16":
-            raw = b"".join(value.tobytes()[2:] for value in array)
         else:
             raw = array.tobytes()
         request.raw_input_contents.append(raw)
