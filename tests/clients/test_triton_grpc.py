@@ -141,6 +141,14 @@ def test_an_unknown_model_is_not_found(client):
     assert "NOT_FOUND" in refused.value.status()
 
 
+def test_the_repository_cannot_be_changed_here(client):
+    """That is for the admin address, which speaks HTTP."""
+    for change in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException):
+            change("tensor")
+    assert client.is_model_ready("tensor")
+
+
 def call(server, path, request=b""):
     """A call without generated code: the messages of these services are a few bytes."""
     with grpc.insecure_channel(server.grpc) as channel:
