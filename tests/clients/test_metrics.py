@@ -19,7 +19,7 @@ def test_everything_is_described_and_named_by_the_conventions(server):
     for name, family in found.items():
         assert family.documentation, name
         assert family.type in ("counter", "gauge", "histogram", "info"), f"{name} is {family.type}"
-        assert re.fullmatch("onnxd_[a-z_]+", name), name
+        assert re.fullmatch("(onnxd|process)_[a-z_]+", name), name
         assert not re.search("_(ms|us|millis|micros|kb|mb)$", name), name
 
 
