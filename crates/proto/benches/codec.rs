@@ -4,33 +4,36 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use onnxd_proto::{
+    ask::{Answered, AnsweredItem, Ask, Content, Item, Side, TextAsk, Want},
     cost::CostTable,
     frame::{self, Direction, Frame},
-    message::{self, EmbedItem, EmbeddedItem, Embeddings, FromWorker, ToWorker},
+    message::{self, FromWorker, ToWorker},
 };
 
 /// A group of eight short texts.
 fn group() -> (ToWorker, Vec<u8>) {
-    let item = EmbedItem { text_bytes: 60, normalize: None, truncate: true };
-    (ToWorker::Embed { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])
+    let text = TextAsk { content: Content::Text, truncate: Some(Side::Right), prompt: None };
+    let want = Want::Embedding { normalize: None, dimensions: None };
+    let item = Item { payload_bytes: 60, ask: Ask::Text { text, want } };
+    (ToWorker::Run { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])
 }
 
 /// Eight embeddings of 384 components.
 fn answer() -> (FromWorker, Vec<u8>) {
-    let embeddings = Embeddings {
+    let item = |item| AnsweredItem { item, tokens: 14, bytes: 1536, outputs: Vec::new() };
+    let answered = Answered {
         generation: 7,
-        dimension: 384,
-        items: (0..8).map(|item| EmbeddedItem { item, tokens: 14 }).collect(),
+        items: (0..8).map(item).collect(),
         tokenize_micros: 300,
         infer_micros: 20_000,
         infer_cpu_micros: 20_000,
     };
-    (FromWorker::Embeddings(embeddings), vec![0; 8 * 384 * 4])
+    (FromWorker::Answered(answered), vec![0; 8 * 384 * 4])
 }
 
 fn write(direction: Direction, control: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(payload.len() + 256);
-    frame::write(&mut bytes, direction, 1, control, payload).expect("memory takes everything");
+    frame::write(&mut bytes, direction, 1, control, &[payload]).expect("memory takes everything");
     bytes
 }
 

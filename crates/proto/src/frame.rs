@@ -14,7 +14,7 @@ pub const HEADER_BYTES: usize = 24;
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"ONXD";
 /// Raised with every change of the header or of a message.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// Which way a frame goes. A frame that arrives at its own sender's side is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,16 +78,16 @@ impl Header {
     pub fn new(
         direction: Direction,
         id: u64,
-        control: &[u8],
-        payload: &[u8],
+        control_bytes: usize,
+        payload_bytes: usize,
     ) -> Result<Self, FrameError> {
         Ok(Self {
             magic: MAGIC,
             version: PROTOCOL_VERSION.into(),
             direction: (direction as u16).into(),
             id: id.into(),
-            control_bytes: within("control", control.len(), FRAME_CONTROL_BYTES_MAX)?.into(),
-            payload_bytes: within("payload", payload.len(), FRAME_PAYLOAD_BYTES_MAX)?.into(),
+            control_bytes: within("control", control_bytes, FRAME_CONTROL_BYTES_MAX)?.into(),
+            payload_bytes: within("payload", payload_bytes, FRAME_PAYLOAD_BYTES_MAX)?.into(),
         })
     }
 
@@ -146,7 +146,7 @@ pub struct Frame {
     pub id: u64,
     /// The encoded control message.
     pub control: Vec<u8>,
-    /// UTF-8 texts on the way in, little-endian tensors on the way out.
+    /// What the message describes: texts and tensors.
     pub payload: Vec<u8>,
 }
 
@@ -177,7 +177,8 @@ impl Frame {
     }
 }
 
-/// Writes one frame with as few system calls as the stream allows.
+/// Writes one frame with as few system calls as the stream allows. The payload may lie in several
+/// places.
 ///
 /// # Errors
 /// An I/O error, or [`FrameError::TooLong`] before anything is written.
@@ -186,10 +187,12 @@ pub fn write(
     direction: Direction,
     id: u64,
     control: &[u8],
-    payload: &[u8],
+    payload: &[&[u8]],
 ) -> io::Result<()> {
-    let header = Header::new(direction, id, control, payload)?.to_bytes();
-    let mut parts = [IoSlice::new(&header), IoSlice::new(control), IoSlice::new(payload)];
+    let payload_bytes = payload.iter().map(|part| part.len()).sum();
+    let header = Header::new(direction, id, control.len(), payload_bytes)?.to_bytes();
+    let parts = [&header, control].into_iter().chain(payload.iter().copied());
+    let mut parts: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
     let mut parts = &mut parts[..];
     IoSlice::advance_slices(&mut parts, 0);
     while !parts.is_empty() {
@@ -210,13 +213,13 @@ mod tests {
     use super::*;
 
     fn header_of(direction: Direction) -> [u8; HEADER_BYTES] {
-        Header::new(direction, 0x0102_0304_0506_0708, b"abc", b"defgh").unwrap().to_bytes()
+        Header::new(direction, 0x0102_0304_0506_0708, 3, 5).unwrap().to_bytes()
     }
 
     #[test]
     fn the_header_has_these_bytes() {
         let expected =
-            [b'O', b'N', b'X', b'D', 3, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
+            [b'O', b'N', b'X', b'D', 4, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
         assert_eq!(header_of(Direction::ToWorker), expected);
     }
 
@@ -267,7 +270,8 @@ mod tests {
             step in 1_usize..400,
         ) {
             let mut wire = Vec::new();
-            write(&mut wire, Direction::ToWorker, id, &control, &payload).unwrap();
+            let (begin, end) = payload.split_at(payload.len() / 3);
+            write(&mut wire, Direction::ToWorker, id, &control, &[begin, end]).unwrap();
             write(&mut wire, Direction::ToWorker, id, &payload, &[]).unwrap();
             let mut stream = Trickle(&wire, step);
             let mut frame = Frame::default();
@@ -293,7 +297,7 @@ mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..100), cut: prop::sample::Index,
         ) {
             let mut wire = Vec::new();
-            write(&mut wire, Direction::ToWorker, 7, b"control", &payload).unwrap();
+            write(&mut wire, Direction::ToWorker, 7, b"control", &[&payload]).unwrap();
             let length = 1 + cut.index(wire.len() - 1);
             let error = Frame::default().read(&mut &wire[..length], Direction::ToWorker);
             prop_assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

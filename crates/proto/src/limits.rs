@@ -10,11 +10,16 @@ pub const GROUP_ITEMS_MAX: usize = 32;
 /// take far more time and memory than the text has bytes.
 pub const TEXT_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of a frame's control message.
-pub const FRAME_CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a frame's control message: a full group of items with as many tensors as there may be,
+/// under names as long as they may be.
+pub const FRAME_CONTROL_BYTES_MAX: usize = 1024 * 1024;
 
-/// Bytes of a frame's payload: a full group of the longest texts, or its embeddings.
-pub const FRAME_PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a frame's payload: the tensors of one item, a full group of the longest texts, or
+/// their embeddings.
+pub const FRAME_PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of the tensors of one item, in or out.
+pub const TENSORS_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX;
 
 /// Components of one embedding.
 pub const DIMENSION_MAX: usize = 65_536;

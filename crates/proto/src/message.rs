@@ -10,8 +10,13 @@ use std::{io, path::PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    control_page::Slot, cost::CostTable, generation::Generation, limits::FRAME_CONTROL_BYTES_MAX,
+    ask::{Answered, Item, Rejection},
+    control_page::Slot,
+    cost::CostTable,
+    generation::Generation,
+    limits::FRAME_CONTROL_BYTES_MAX,
     model_name::ModelName,
+    tensor::TensorSpec,
 };
 
 /// What the supervisor says.
@@ -19,12 +24,12 @@ use crate::{
 pub enum ToWorker {
     /// The answer to `Hello`: where everything is.
     Welcome(Welcome),
-    /// Compute embeddings. The payload holds the texts of `items`, one after the other, UTF-8.
-    Embed {
+    /// Answer the items of a group. The payload holds their bytes, one after the other.
+    Run {
         /// The model's slot.
         slot: Slot,
         /// At most [`crate::limits::GROUP_ITEMS_MAX`].
-        items: Vec<EmbedItem>,
+        items: Vec<Item>,
         /// Whether the group is alone on the machine and may be spread over
         /// [`Welcome::helper_cpus`].
         wide: bool,
@@ -75,10 +80,10 @@ pub enum FromWorker {
         /// Why.
         reason: String,
     },
-    /// One micro-batch of the group with the frame's id. The payload holds the embeddings in the
-    /// order of `items`, `dimension` little-endian f32 each.
-    Embeddings(Embeddings),
-    /// Items of the group with the frame's id that have no embedding.
+    /// One micro-batch of the group with the frame's id. The payload holds the answers in the
+    /// order of its items.
+    Answered(Answered),
+    /// Items of the group with the frame's id that have no answer.
     Rejected {
         /// Places in the group.
         items: Vec<u32>,
@@ -142,67 +147,12 @@ pub struct ModelSlot {
     pub slot: Slot,
 }
 
-/// One text and how it is to be embedded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EmbedItem {
-    /// Bytes of the text in the payload.
-    pub text_bytes: u32,
-    /// Scale to length 1; `None` does what the model's `modules.json` says.
-    pub normalize: Option<bool>,
-    /// Cut a text that is too long; otherwise it is rejected.
-    pub truncate: bool,
-}
-
-/// The answer of one micro-batch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Embeddings {
-    /// What made the embeddings, wholly.
-    pub generation: Generation,
-    /// Components of one embedding.
-    pub dimension: u32,
-    /// The items that the micro-batch answers.
-    pub items: Vec<EmbeddedItem>,
-    /// Time the group's tokenizing took.
-    pub tokenize_micros: u32,
-    /// Time the micro-batch took in ONNX Runtime and pooling.
-    pub infer_micros: u32,
-    /// CPU time of that, without what other processes took meanwhile.
-    pub infer_cpu_micros: u32,
-}
-
-/// One answered item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EmbeddedItem {
-    /// Its place in the group.
-    pub item: u32,
-    /// Tokens that were computed, special tokens included.
-    pub tokens: u32,
-}
-
-/// Why an item has no embedding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rejection {
-    /// `truncate` is off and the text is longer than the model takes.
-    TooLong {
-        /// Tokens of the text, special tokens included.
-        tokens: u32,
-        /// What the model takes.
-        max: u32,
-    },
-    /// The tokenizer failed on the text.
-    Tokenizer(String),
-    /// ONNX Runtime failed.
-    Inference(String),
-    /// No generation of the model could be loaded.
-    NotLoaded(String),
-}
-
 /// What the checker finds out about a version, kept with every generation that serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// What the model is for.
     pub task: Task,
-    /// Components of one embedding.
+    /// Components of one embedding, or labels; 0 for tensors.
     pub dimension: u32,
     /// Tokens of the longest text that is not truncated, special tokens included.
     pub max_tokens: u32,
@@ -210,6 +160,35 @@ pub struct Facts {
     pub pooling: Pooling,
     /// Whether embeddings have length 1 unless a request says otherwise.
     pub normalize: bool,
+    /// What the scores of a model that classifies or reranks are of, in their order.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How such scores become numbers between 0 and 1.
+    #[serde(default)]
+    pub activation: Activation,
+    /// Names of the prompts that may be put before a text.
+    #[serde(default)]
+    pub prompts: Vec<String>,
+    /// What a model for tensors takes and gives.
+    #[serde(default)]
+    pub signature: Signature,
+}
+
+impl Facts {
+    /// Those of a model that does `task` and of which nothing else is known.
+    pub fn of(task: Task) -> Self {
+        Self {
+            task,
+            dimension: 0,
+            max_tokens: 0,
+            pooling: Pooling::None,
+            normalize: false,
+            labels: Vec::new(),
+            activation: Activation::default(),
+            prompts: Vec::new(),
+            signature: Signature::default(),
+        }
+    }
 }
 
 /// What a model is for.
@@ -218,6 +197,24 @@ pub struct Facts {
 pub enum Task {
     /// Texts in, embeddings out.
     Embed,
+    /// Texts or pairs of texts in, a score for each label out.
+    Classify,
+    /// Pairs of a query and a text in, a score out.
+    Rerank,
+    /// Tensors in, tensors out.
+    Tensor,
+}
+
+impl Task {
+    /// The word for it in files, messages and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Classify => "classify",
+            Self::Rerank => "rerank",
+            Self::Tensor => "tensor",
+        }
+    }
 }
 
 /// How token embeddings become one embedding.
@@ -228,8 +225,30 @@ pub enum Pooling {
     Mean,
     /// The first token's.
     Cls,
+    /// The last token's that is not padding.
+    LastToken,
     /// The model pools by itself: its output has one row per text.
     None,
+}
+
+/// How scores become numbers between 0 and 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// All of a text's together, so that their sum is 1.
+    #[default]
+    Softmax,
+    /// Each for itself.
+    Sigmoid,
+}
+
+/// What a model for tensors takes and gives, in its own order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// All are needed.
+    pub inputs: Vec<TensorSpec>,
+    /// Any may be asked for.
+    pub outputs: Vec<TensorSpec>,
 }
 
 /// What the checker process prints, one line of JSON each: what has passed, and at last the

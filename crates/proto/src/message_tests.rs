@@ -5,6 +5,14 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    ask::{AnsweredItem, Ask, Content, Side, TextAsk, Want},
+    tensor::{DataType, TensorHead},
+};
+
+fn head() -> TensorHead {
+    TensorHead { name: "x".into(), datatype: DataType::Fp32, shape: vec![1, 5], bytes: 20 }
+}
 
 fn fixed<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: &M, expected: &[u8]) {
     let bytes = encode(message).unwrap();
@@ -29,8 +37,22 @@ fn every_message_to_a_worker_has_these_bytes() {
         &ToWorker::Welcome(welcome),
         &[0, 2, b'/', b'l', 2, b'/', b's', 1, 1, b'm', 3, 2, b'/', b'a', 5, 251, 44, 1, 1, 1],
     );
-    let item = EmbedItem { text_bytes: 4, normalize: Some(false), truncate: true };
-    fixed(&ToWorker::Embed { slot: 2, items: vec![item], wide: true }, &[1, 2, 1, 4, 1, 0, 1, 1]);
+    let run =
+        |ask| ToWorker::Run { slot: 2, items: vec![Item { payload_bytes: 4, ask }], wide: true };
+    let (normalize, dimensions, prompt) = (Some(false), Some(8), Some("p".to_owned()));
+    let text = TextAsk { content: Content::Text, truncate: Some(Side::Right), prompt };
+    let want = Want::Embedding { normalize, dimensions };
+    fixed(&run(Ask::Text { text, want }), &[1, 2, 1, 4, 0, 0, 1, 1, 1, 1, b'p', 0, 1, 0, 1, 8, 1]);
+    let content = Content::Pair { first_bytes: 3 };
+    let text = TextAsk { content, truncate: Some(Side::Left), prompt: None };
+    fixed(&run(Ask::Text { text, want: Want::Scores }), &[1, 2, 1, 4, 0, 1, 3, 1, 0, 0, 2, 1]);
+    let text = TextAsk { content: Content::Ids, truncate: None, prompt: None };
+    fixed(&run(Ask::Text { text, want: Want::TokenEmbeddings }), &[1, 2, 1, 4, 0, 2, 0, 0, 1, 1]);
+    fixed(&run(Ask::Tokenize { prompt: None, special: true }), &[1, 2, 1, 4, 1, 0, 1, 1]);
+    fixed(&run(Ask::Decode { skip_special: true }), &[1, 2, 1, 4, 2, 1, 1]);
+    let inputs = vec![head()];
+    let tensors = Ask::Tensors { inputs, outputs: vec!["y".into()] };
+    fixed(&run(tensors), &[1, 2, 1, 4, 3, 1, 1, b'x', 11, 2, 1, 5, 20, 1, 1, b'y', 1]);
     fixed(&ToWorker::Ping, &[2]);
     fixed(&ToWorker::Load { slot: 2, version: "ab".into() }, &[3, 2, 2, b'a', b'b']);
 }
@@ -49,20 +71,28 @@ fn every_message_from_a_worker_has_these_bytes() {
     assert_eq!(decode::<FromWorker>(&bytes).unwrap(), loaded);
     let failed = FromWorker::LoadFailed { slot: 1, generation: 9, reason: "no".into() };
     fixed(&failed, &[3, 1, 9, 2, b'n', b'o']);
-    let embeddings = Embeddings {
+    let answered = Answered {
         generation: 7,
-        dimension: 384,
-        items: vec![EmbeddedItem { item: 0, tokens: 5 }],
+        items: vec![AnsweredItem { item: 0, tokens: 5, bytes: 1536, outputs: vec![head()] }],
         tokenize_micros: 1,
         infer_micros: 2,
         infer_cpu_micros: 3,
     };
-    fixed(&FromWorker::Embeddings(embeddings), &[4, 7, 251, 128, 1, 1, 0, 5, 1, 2, 3]);
+    fixed(
+        &FromWorker::Answered(answered),
+        &[4, 7, 1, 0, 5, 251, 0, 6, 1, 1, b'x', 11, 2, 1, 5, 20, 1, 2, 3],
+    );
     let rejected = |reason| FromWorker::Rejected { items: vec![1], reason };
     fixed(&rejected(Rejection::TooLong { tokens: 9, max: 8 }), &[5, 1, 1, 0, 9, 8]);
     fixed(&rejected(Rejection::Tokenizer("t".into())), &[5, 1, 1, 1, 1, b't']);
     fixed(&rejected(Rejection::Inference("t".into())), &[5, 1, 1, 2, 1, b't']);
     fixed(&rejected(Rejection::NotLoaded("t".into())), &[5, 1, 1, 3, 1, b't']);
+    fixed(&rejected(Rejection::TokenId { id: 9, highest: 8 }), &[5, 1, 1, 4, 9, 8]);
+    let prompt = Rejection::Prompt { name: "p".into(), known: "q".into() };
+    fixed(&rejected(prompt), &[5, 1, 1, 5, 1, b'p', 1, b'q']);
+    fixed(&rejected(Rejection::Dimensions { asked: 9, max: 8 }), &[5, 1, 1, 6, 9, 8]);
+    fixed(&rejected(Rejection::WrongTask(Task::Rerank)), &[5, 1, 1, 7, 2]);
+    fixed(&rejected(Rejection::Tensors("t".into())), &[5, 1, 1, 8, 1, b't']);
     fixed(&FromWorker::Pong, &[6]);
     let ahead = FromWorker::LoadedAhead { slot: 1, version: "v".into(), load_micros: 9 };
     fixed(&ahead, &[7, 1, 1, b'v', 9]);

@@ -19,7 +19,7 @@ mod numbers;
 mod scheduler;
 
 use crate::{
-    estimate::{Estimate, Work},
+    estimate::{Estimate, Size, Work},
     scheduler::{ItemId, Scheduler},
 };
 
@@ -49,7 +49,7 @@ fn full(texts: u64, estimate: &Estimate) -> Scheduler {
     let mut scheduler = Scheduler::default();
     for item in 0..texts {
         let pieces = u32::try_from(item * 37 % 61).expect("it is small");
-        let items: [(ItemId, Work); 1] = [(item, estimate.work(pieces))];
+        let items: [(ItemId, Work); 1] = [(item, estimate.work(Size::Pieces(pieces), 80))];
         for (age, unit) in scheduler::units(0, item, &items, false, 2) {
             scheduler.push(age, unit);
         }
@@ -61,7 +61,9 @@ fn schedule(criterion: &mut Criterion) {
     let mut estimate = Estimate::default();
     estimate.loaded(CostTable::default(), 256);
     criterion.bench_function("estimate a text", |bencher| {
-        bencher.iter(|| estimate.work(estimate::pieces(black_box(TEXT.as_bytes()))));
+        bencher.iter(|| {
+            estimate.work(Size::Pieces(estimate::pieces(black_box(TEXT.as_bytes()))), TEXT.len())
+        });
     });
     for texts in [1, 16, 256] {
         criterion.bench_function(&format!("next group of {texts} that wait"), |bencher| {

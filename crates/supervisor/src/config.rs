@@ -20,6 +20,8 @@ use crate::{Failure, models::checker::CheckLimits};
 
 /// Ten years.
 const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
+/// Inputs of one request to the routes of text-embeddings-inference, unless told otherwise.
+const CLIENT_BATCH: usize = 32;
 /// Texts that may wait or be computed at once, unless told otherwise.
 const QUEUE_LIMIT: usize = 512;
 
@@ -60,6 +62,11 @@ pub(crate) struct ServeArguments {
     /// [default: as many as there are workers, at most 4]
     #[arg(long, value_name = "N", env = "ONNXD_ALONE_CPUS")]
     pub alone_cpus: Option<NonZeroUsize>,
+
+    /// Inputs of one request to the routes of text-embeddings-inference; those of OpenAI and Cohere
+    /// have limits of their own [default: 32]
+    #[arg(long, value_name = "N", env = "ONNXD_MAX_CLIENT_BATCH_SIZE")]
+    pub max_client_batch_size: Option<NonZeroUsize>,
 
     /// ONNX Runtime's shared library, 1.24 or newer
     /// [default: libonnxruntime.so beside this executable]
@@ -136,6 +143,7 @@ pub(crate) struct Config {
     pub request_timeout: Duration,
     /// Texts that may wait or be computed at once.
     pub queue_limit: usize,
+    pub max_client_batch_size: usize,
     /// For one check.
     pub check: CheckLimits,
     /// From a commit to the end of its probation.
@@ -195,6 +203,10 @@ impl Config {
             drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
             request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
             queue_limit: queue_limit(flags.queue_limit.or(file.queue_limit))?,
+            max_client_batch_size: flags
+                .max_client_batch_size
+                .or(file.max_client_batch_size)
+                .map_or(CLIENT_BATCH, Into::into),
             check: CheckLimits {
                 timeout: seconds(flags.check_timeout, file.check_timeout, 120),
                 memory_bytes: flags.check_memory.or(file.check_memory).unwrap_or(4096) << 20,

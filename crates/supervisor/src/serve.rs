@@ -191,12 +191,19 @@ impl Server {
         tokio::spawn(dispatcher.run(incoming));
 
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
-        let dispatch = Dispatch::new(events.clone(), Arc::clone(&counters), limits, backlog);
+        let dispatch = Dispatch::new(
+            events.clone(),
+            Arc::clone(&counters),
+            limits,
+            backlog,
+            registry.models().len(),
+        );
         let app = App {
             registry: Arc::clone(&registry),
             dispatch: Arc::new(dispatch),
             health: health.clone(),
             workers: worker_count,
+            limits: router::Limits { client_batch: config.max_client_batch_size },
         };
         let listener = Listener::new(socket, router::router(app), Arc::clone(&counters));
         let ticks = listener.ticks();

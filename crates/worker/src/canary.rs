@@ -10,11 +10,11 @@ use std::{
 
 use onnxd_proto::{
     limits::TEXT_BYTES_MAX,
-    message::{Refusal, RefusalKind},
+    message::{Refusal, RefusalKind, Task},
 };
 use serde::Deserialize;
 
-use crate::{probes::cosine, version::LoadedVersion};
+use crate::{probes::cosine, text_model::TextModel};
 
 /// The file, one JSON object a line.
 const FILE: &str = "canary.jsonl";
@@ -35,12 +35,15 @@ struct Canary {
 ///
 /// # Errors
 /// The first line that is none or does not come out, by its number.
-pub(crate) fn check(version: &mut LoadedVersion, dir: &Path) -> Result<u32, Refusal> {
+pub(crate) fn check(version: &mut TextModel, dir: &Path) -> Result<u32, Refusal> {
     let file = match File::open(dir.join(FILE)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(refuse(&error)),
     };
+    if version.settings().task != Task::Embed {
+        return Err(refuse(&"it is for models that embed, and this one does not"));
+    }
     let (mut lines, mut number, mut passed) = (BufReader::new(file), 0, 0);
     let mut line = Vec::new();
     loop {
@@ -60,7 +63,7 @@ pub(crate) fn check(version: &mut LoadedVersion, dir: &Path) -> Result<u32, Refu
     }
 }
 
-fn compare(version: &mut LoadedVersion, line: &[u8]) -> Result<(), String> {
+fn compare(version: &mut TextModel, line: &[u8]) -> Result<(), String> {
     let canary = parse(line)?;
     let embedding = version.embed_text(&canary.text).map_err(|refusal| refusal.message)?;
     if embedding.len() != canary.embedding.len() {

@@ -3,6 +3,7 @@
 //! serving will run, compares what comes out, and leaves the compiled form.
 
 use onnxd_proto::{
+    ask::Side,
     limits::DIMENSION_MAX,
     message::{Checked, Drift, Facts, Refusal, RefusalKind, Task},
 };
@@ -14,6 +15,9 @@ use crate::{
     external, microbatch,
     probes::{self, Probes},
     session::Runtime,
+    tensor_model::TensorModel,
+    text_model::{Rows, TextModel},
+    tokenize::Text,
     version::LoadedVersion,
 };
 
@@ -27,22 +31,24 @@ pub(crate) fn check(
     let opened = LoadedVersion::open(runtime, dir);
     let mut version = opened.map_err(|refusal| external::explain(dir, refusal))?;
     passed("load");
-    let facts = try_shapes(&mut version)?;
-    passed("shapes");
-    let canaries = canary::check(&mut version, dir)?;
-    if canaries > 0 {
-        passed("canary");
-    }
-    let probes = Probes::measure(&mut version)?;
-    require_finite(&version, probes.values())?;
-    let drift = drift(&probes, args)?;
+    let (facts, canaries, probes) = match &mut version {
+        LoadedVersion::Text(model) => try_texts(model, args, passed)?,
+        LoadedVersion::Tensor(model) => try_tensors(model, passed),
+    };
+    let drift = match &probes {
+        Ok(probes) => drift(probes, args)?,
+        Err(_) => None,
+    };
     if drift.is_some() {
         passed("drift");
     }
     drop(version);
-    let compiled = match &args.compiled_dir {
-        Some(root) => compile::compile(runtime, dir, root, &Key::of(runtime), Some(&probes)),
-        None => Err("no directory was given".into()),
+    let compiled = match (&args.compiled_dir, &probes) {
+        (_, Err(untried)) => Err(untried.clone()),
+        (None, _) => Err("no directory was given".into()),
+        (Some(root), Ok(probes)) => {
+            compile::compile(runtime, dir, root, &Key::of(runtime), Some(probes))
+        }
     };
     if compiled.is_ok() {
         passed("compile");
@@ -50,8 +56,39 @@ pub(crate) fn check(
     Ok(Checked { facts, drift, canaries, not_compiled: compiled.err() })
 }
 
+/// What a model turns out to be: its facts, how many canary texts came out, and what it makes of
+/// fixed inputs, or why that is not known.
+type Tried = (Facts, u32, Result<Probes, String>);
+
+fn try_texts(
+    model: &mut TextModel,
+    args: &CheckArgs,
+    passed: &mut dyn FnMut(&str),
+) -> Result<Tried, Refusal> {
+    let facts = try_shapes(model)?;
+    passed("shapes");
+    let canaries = canary::check(model, &args.version_dir)?;
+    if canaries > 0 {
+        passed("canary");
+    }
+    let probes = Probes::measure(model)?;
+    require_finite(model, probes.values())?;
+    Ok((facts, canaries, Ok(probes)))
+}
+
+/// A model for tensors may need inputs that nobody can guess: then it serves untried.
+fn try_tensors(model: &mut TensorModel, passed: &mut dyn FnMut(&str)) -> Tried {
+    let probes = model.probe().map_err(|refusal| refusal.message);
+    if probes.is_ok() {
+        passed("shapes");
+    }
+    let signature = model.signature().clone();
+    let facts = Facts { signature, ..Facts::of(Task::Tensor) };
+    (facts, 0, probes)
+}
+
 /// Runs one input of each kind that serving runs.
-fn try_shapes(version: &mut LoadedVersion) -> Result<Facts, Refusal> {
+fn try_shapes(version: &mut TextModel) -> Result<Facts, Refusal> {
     let max_tokens = version.settings().max_tokens;
     let mut dimension = None;
     for (texts, tokens) in [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8), (1, max_tokens)] {
@@ -72,18 +109,57 @@ fn try_shapes(version: &mut LoadedVersion) -> Result<Facts, Refusal> {
     try_highest_id(version)?;
     let embedding = version.embed_text(probes::ORDINARY)?;
     require_finite(version, &embedding)?;
-    let settings = version.settings();
+    try_pair(version)?;
+    let settings = version.settings().clone();
+    let labels = match settings.task {
+        Task::Embed => Vec::new(),
+        _ => labels(settings.labels, dimension, settings.task)?,
+    };
     Ok(Facts {
-        task: Task::Embed,
         dimension: u32::try_from(dimension).expect("DIMENSION_MAX fits"),
         max_tokens,
         pooling: settings.pooling,
         normalize: settings.normalize,
+        labels,
+        activation: settings.activation,
+        prompts: settings.prompts.named.into_keys().collect(),
+        ..Facts::of(settings.task)
     })
 }
 
+/// A name for each score; those that Hugging Face gives where no file does.
+fn labels(named: Vec<String>, scores: usize, task: Task) -> Result<Vec<String>, Refusal> {
+    if task == Task::Rerank && scores != 1 {
+        return refuse(format!("it gives {scores} scores, and a model that reranks gives one"));
+    }
+    match named.len() {
+        0 => Ok((0..scores).map(|label| format!("LABEL_{label}")).collect()),
+        count if count == scores => Ok(named),
+        count => refuse(format!(
+            "config.json: id2label has {count} labels, and the model gives {scores} scores"
+        )),
+    }
+}
+
+/// Models that score are given pairs, whose second text has a type of its own.
+fn try_pair(version: &mut TextModel) -> Result<(), Refusal> {
+    if version.settings().task == Task::Embed {
+        return Ok(());
+    }
+    let pair = Text::Pair(probes::ORDINARY, probes::ORDINARY);
+    let file = version.model_file();
+    let tokens = version.tokenize(&pair, Some(Side::Right)).map_err(|rejection| {
+        RefusalKind::Contract.because(format!("tokenizer.json fails on a pair: {rejection:?}"))
+    })?;
+    let mut scores = Vec::new();
+    version
+        .embed(&[&tokens], Rows::Pooled, &mut scores)
+        .map_err(|error| error.refuse(&format!("{file} fails on a pair of texts")))?;
+    require_finite(version, &scores)
+}
+
 /// The same shape has just run with another id, so that only the id can be wrong.
-fn try_highest_id(version: &mut LoadedVersion) -> Result<(), Refusal> {
+fn try_highest_id(version: &mut TextModel) -> Result<(), Refusal> {
     let highest = version.highest_id();
     let tokens = version.settings().max_tokens.min(8);
     let (embeddings, _) = version.try_shape(1, tokens, highest).or_else(|_| {
@@ -108,11 +184,11 @@ fn drift(probes: &Probes, args: &CheckArgs) -> Result<Option<Drift>, Refusal> {
     }
 }
 
-fn require_finite(version: &LoadedVersion, embeddings: &[f32]) -> Result<(), Refusal> {
+fn require_finite(version: &TextModel, embeddings: &[f32]) -> Result<(), Refusal> {
     if embeddings.iter().all(|value| value.is_finite()) {
         return Ok(());
     }
-    refuse(format!("{} gives embeddings that are not finite", version.model_file()))
+    refuse(format!("{} gives an output that is not finite", version.model_file()))
 }
 
 fn refuse<T>(message: String) -> Result<T, Refusal> {

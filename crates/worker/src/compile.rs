@@ -1,6 +1,6 @@
 //! Sees to it that a version has a sound compiled form: finds it, or makes it and compares what
-//! it computes with what the plain model does, and measures what its runs cost. What fails here is no fault of the version; the
-//! plain model serves then.
+//! it computes with what the plain model does, and measures what its runs cost. What fails here is
+//! no fault of the version; the plain model serves then.
 
 use std::{io, path::Path};
 
@@ -37,15 +37,16 @@ pub(crate) fn compile(
     let expected = match measured {
         Some(measured) => measured.clone(),
         None => LoadedVersion::open(runtime, dir)
-            .and_then(|mut version| Probes::measure(&mut version))
+            .and_then(|mut version| version.probe())
             .map_err(said_of)?,
     };
     expected.write(root).map_err(said)?;
     let (_, model) = version::model_in(dir).map_err(said_of)?;
     making.make(runtime, &model, |compiled| {
         let mut version = LoadedVersion::open_compiled(runtime, dir, compiled).map_err(said_of)?;
-        version.require(&expected, Probes::measure).map_err(said_of)?;
-        let costs = Costs::measure(&mut version).map_err(said_of)?;
+        let file = version.model_file();
+        version.probe().and_then(|again| expected.require(&again, file)).map_err(said_of)?;
+        let costs = version.measure_costs().map_err(said_of)?;
         costs.write(compiled.parent().unwrap_or(root)).map_err(said)
     })?;
     Ok(true)

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Raised when the files of a compiled form, or how sessions are set up, change.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 const MANIFEST: &str = "MANIFEST";
 const MODEL: &str = "model.onnx";
 /// Bytes that are read at once when a digest is computed.

@@ -1,54 +1,114 @@
-//! What a version's Hugging Face files say: how long a text may be, how tokens are pooled,
-//! whether embeddings are normalized. Knows nothing of the model itself. Everything in these
-//! files is a stranger's word, so that each error names the file and the field.
+//! What a version's Hugging Face files say of texts: how long they may be, how tokens are pooled,
+//! whether embeddings are normalized, which prompts there are. What the model is for is
+//! [`crate::task`]'s affair. Everything in these files is a stranger's word, so that each error
+//! names the file and the field.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Component, Path},
 };
 
-use onnxd_proto::message::{Pooling, Refusal, RefusalKind};
+use onnxd_proto::message::{Activation, Pooling, Refusal, RefusalKind, Task};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+
+use crate::task::{self, Own};
 
 /// Used where no file says how long a text may be.
 const TOKENS_DEFAULT: u64 = 512;
 /// No model takes longer texts than this; a larger number in a file means "no limit".
 const TOKENS_MAX: u64 = 131_072;
 
+/// Prompts of one model, and bytes of one.
+const PROMPTS_MAX: usize = 256;
+const PROMPT_BYTES_MAX: usize = 16 * 1024;
+
 /// What the files say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// What the model is for; not tensors.
+    pub(crate) task: Task,
     /// Tokens of the longest text, special tokens included.
     pub(crate) max_tokens: u32,
     /// How token embeddings become one embedding.
     pub(crate) pooling: Pooling,
     /// Whether embeddings have length 1 unless a request says otherwise.
     pub(crate) normalize: bool,
+    /// What scores are of, where the files say it.
+    pub(crate) labels: Vec<String>,
+    /// How scores become numbers between 0 and 1.
+    pub(crate) activation: Activation,
+    /// What may be put before a text.
+    pub(crate) prompts: Prompts,
 }
 
-/// Reads the files of the version in `dir`.
+/// What may be put before a text, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prompts {
+    pub(crate) named: BTreeMap<String, String>,
+    /// The one for texts whose request names none.
+    pub(crate) default: Option<String>,
+}
+
+/// Reads the files of the version in `dir`, a model for texts.
 ///
 /// # Errors
 /// A file is malformed, or asks for what onnxd does not do.
 pub(crate) fn read(dir: &Path) -> Result<Settings, Refusal> {
+    let own = Own::read(dir)?;
+    let task = task::of(dir, &own)?;
     let modules = Modules::read(dir)?;
+    let labels = if task == Task::Embed { Vec::new() } else { task::labels(dir)? };
+    let pooling = match own.pooling {
+        Some(pooling) => pooling,
+        None => pooling_of(dir, modules.pooling.as_deref())?,
+    };
+    let activation = match own.activation {
+        Some(activation) => activation,
+        None => task::activation(dir, task, labels.len())?,
+    };
     Ok(Settings {
-        max_tokens: max_tokens(dir)?,
-        pooling: pooling(dir, modules.pooling.as_deref())?,
-        normalize: modules.normalize,
+        task,
+        max_tokens: max_tokens(dir, own.max_tokens)?,
+        pooling,
+        normalize: own.normalize.unwrap_or(modules.normalize),
+        labels,
+        activation,
+        prompts: prompts(dir, own.default_prompt_name)?,
     })
 }
 
-fn max_tokens(dir: &Path) -> Result<u32, Refusal> {
+fn prompts(dir: &Path, default: Option<String>) -> Result<Prompts, Refusal> {
+    const FILE: &str = "config_sentence_transformers.json";
+    let file = JsonFile::read(dir, FILE)?;
+    let (named, said): (BTreeMap<String, String>, Option<String>) = match &file {
+        Some(file) => (file.get("prompts")?.unwrap_or_default(), file.get("default_prompt_name")?),
+        None => (BTreeMap::new(), None),
+    };
+    let too_long = named.values().any(|prompt| prompt.len() > PROMPT_BYTES_MAX);
+    if named.len() > PROMPTS_MAX || too_long {
+        return Err(contract(format!(
+            "{FILE}: there are at most {PROMPTS_MAX} prompts of {PROMPT_BYTES_MAX} bytes"
+        )));
+    }
+    let default = default.or(said);
+    if let Some(name) = default.as_ref().filter(|name| !named.contains_key(*name)) {
+        return Err(contract(format!("{FILE}: there is no prompt {name:?}, the default one")));
+    }
+    Ok(Prompts { named, default })
+}
+
+fn max_tokens(dir: &Path, own: Option<u32>) -> Result<u32, Refusal> {
     let from = |file: &str, field: &str| match JsonFile::read(dir, file)? {
         Some(file) => file.get::<u64>(field),
         None => Ok(None),
     };
     let positions = from("config.json", "max_position_embeddings")?;
-    let wanted = match from("sentence_bert_config.json", "max_seq_length")? {
-        Some(tokens) => Some(tokens),
-        None => tokenizer_limit(dir)?.or(positions),
+    let wanted = match (own, from("sentence_bert_config.json", "max_seq_length")?) {
+        (Some(tokens), _) => Some(tokens.into()),
+        (None, Some(tokens)) => Some(tokens),
+        (None, None) => tokenizer_limit(dir)?.or(positions),
     };
     let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
     match u32::try_from(tokens.min(TOKENS_MAX)) {
@@ -98,7 +158,7 @@ impl Modules {
     }
 }
 
-fn pooling(dir: &Path, module: Option<&str>) -> Result<Pooling, Refusal> {
+fn pooling_of(dir: &Path, module: Option<&str>) -> Result<Pooling, Refusal> {
     let name = format!("{}/config.json", module.unwrap_or("1_Pooling"));
     let Some(file) = JsonFile::read(dir, &name)? else {
         return match module {
@@ -113,6 +173,7 @@ fn pooling(dir: &Path, module: Option<&str>) -> Result<Pooling, Refusal> {
     match &modes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["mean" | "mean_tokens"] => Ok(Pooling::Mean),
         ["cls" | "cls_token"] => Ok(Pooling::Cls),
+        ["lasttoken" | "last_token"] => Ok(Pooling::LastToken),
         [] => Err(contract(format!("{name}: no pooling mode is set"))),
         modes => {
             Err(contract(format!("{name}: pooling_mode {} is not supported", modes.join("+"))))
@@ -121,14 +182,14 @@ fn pooling(dir: &Path, module: Option<&str>) -> Result<Pooling, Refusal> {
 }
 
 /// A JSON object and the name of its file, for messages.
-struct JsonFile {
+pub(crate) struct JsonFile {
     name: String,
     fields: Map<String, Value>,
 }
 
 impl JsonFile {
     /// `None` where there is no such file.
-    fn read(dir: &Path, name: &str) -> Result<Option<Self>, Refusal> {
+    pub(crate) fn read(dir: &Path, name: &str) -> Result<Option<Self>, Refusal> {
         match read_json(dir, name)? {
             None => Ok(None),
             Some(Value::Object(fields)) => Ok(Some(Self { name: name.into(), fields })),
@@ -137,7 +198,7 @@ impl JsonFile {
     }
 
     /// `None` where there is no such field, or null in it.
-    fn get<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>, Refusal> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>, Refusal> {
         let value = self.fields.get(field).cloned().unwrap_or_default();
         serde_json::from_value(value)
             .map_err(|error| contract(format!("{}: {field}: {error}", self.name)))

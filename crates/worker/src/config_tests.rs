@@ -20,8 +20,8 @@ const MODULES: &str = r#"[
 
 #[test]
 fn a_directory_without_any_of_the_files_is_mean_pooled_and_normalized() {
-    let expected = Settings { max_tokens: 512, pooling: Pooling::Mean, normalize: true };
-    assert_eq!(settings(&[]).unwrap(), expected);
+    let found = settings(&[]).unwrap();
+    assert_eq!((found.max_tokens, found.pooling, found.normalize), (512, Pooling::Mean, true));
 }
 
 #[test]
@@ -63,6 +63,12 @@ fn pooling_is_what_the_pooling_modules_directory_says() {
         (MODULES, "1_Pooling/config.json", r#"{"pooling_mode_mean_tokens": true}"#, Pooling::Mean),
         (MODULES, "1_Pooling/config.json", r#"{"pooling_mode": "cls"}"#, Pooling::Cls),
         (
+            MODULES,
+            "1_Pooling/config.json",
+            r#"{"pooling_mode_lasttoken": true}"#,
+            Pooling::LastToken,
+        ),
+        (
             &elsewhere,
             "pool/config.json",
             r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#,
@@ -88,7 +94,7 @@ fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
         ("modules.json", MODULES, &[pooling, "missing"]),
         ("modules.json", &outside, &["../1_Pooling", "within"]),
         (pooling, "{}", &[pooling, "no pooling mode"]),
-        (pooling, r#"{"pooling_mode_lasttoken": true}"#, &[pooling, "lasttoken"]),
+        (pooling, r#"{"pooling_mode_max_tokens": true}"#, &[pooling, "max_tokens"]),
         (
             pooling,
             r#"{"pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": true}"#,
@@ -111,4 +117,23 @@ fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
     }
     let zero = settings(&[("sentence_bert_config.json", r#"{"max_seq_length": 0}"#)]).unwrap_err();
     assert!(zero.message.contains("max_seq_length"), "{zero}");
+}
+
+#[test]
+fn prompts_are_those_of_the_file_and_a_default_that_is_not_among_them_is_refused() {
+    let file = "config_sentence_transformers.json";
+    let text = r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query", "x": 1}"#;
+    let prompts = settings(&[(file, text)]).unwrap().prompts;
+    assert_eq!((&prompts.named["query"][..], prompts.default.as_deref()), ("q: ", Some("query")));
+    let refusal = settings(&[(file, &text.replace("{\"query\"", "{\"other\""))]).unwrap_err();
+    assert!(refusal.message.contains(file) && refusal.message.contains("query"), "{refusal}");
+}
+
+#[test]
+fn onnxd_toml_has_the_last_word() {
+    let own = "pooling = \"cls\"\nnormalize = false\nmax_tokens = 9\nactivation = \"sigmoid\"";
+    let found = settings(&[("onnxd.toml", own), ("tokenizer.json", "{}")]).unwrap();
+    assert_eq!((found.task, found.max_tokens), (Task::Embed, 9));
+    assert_eq!((found.pooling, found.normalize), (Pooling::Cls, false));
+    assert_eq!(found.activation, Activation::Sigmoid);
 }

@@ -4,19 +4,24 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use onnxd_proto::{
+    ask::Side,
     cost::{CostTable, Measured, TEXTS, TOKENS},
     message::Refusal,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cpu_time::CpuTime, microbatch::Company, probes, tokenize::Tokens, version::LoadedVersion,
+    cpu_time::CpuTime,
+    microbatch::Company,
+    probes,
+    text_model::{Rows, TextModel},
+    tokenize::{Text, Tokens},
 };
 
 /// The file beside the compiled model.
 const FILE: &str = "costs";
 /// Measuring takes no longer than about this; larger shapes are left out.
-const BUDGET: Duration = Duration::from_millis(400);
+pub(crate) const BUDGET: Duration = Duration::from_millis(400);
 /// Shapes with more tokens are measured for one text alone: there, running together gains nothing.
 const TOGETHER_TOKENS_MAX: u32 = 128;
 /// Runs of a shape after the first; the quickest counts.
@@ -53,7 +58,7 @@ impl Costs {
     }
 
     /// Runs all shapes that there is time for, the smallest first.
-    pub(crate) fn measure(version: &mut LoadedVersion) -> Result<Self, Refusal> {
+    pub(crate) fn measure(version: &mut TextModel) -> Result<Self, Refusal> {
         let company = company(version)?;
         let begun = CpuTime::now();
         let mut measured = Measured::default();
@@ -82,7 +87,7 @@ fn shapes(max_tokens: u32) -> Vec<(usize, usize)> {
 }
 
 /// The CPU time of a shape. The first run of each asks for memory.
-fn time(version: &mut LoadedVersion, texts: u32, tokens: u32) -> Result<Duration, Refusal> {
+fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Refusal> {
     let texts = usize::try_from(texts).unwrap_or(usize::MAX);
     let mut run = || {
         let begun = CpuTime::now();
@@ -99,9 +104,11 @@ fn time(version: &mut LoadedVersion, texts: u32, tokens: u32) -> Result<Duration
 
 /// A model may compute something from padding, whatever it is told of it; and one that quantizes
 /// while it runs scales all texts of a run by the largest value of any.
-fn company(version: &mut LoadedVersion) -> Result<Company, Refusal> {
-    let tokens: Result<Vec<Tokens>, _> =
-        TEXTS_TO_PAIR.iter().map(|text| version.tokenize(text, true)).collect();
+fn company(version: &mut TextModel) -> Result<Company, Refusal> {
+    let tokens: Result<Vec<Tokens>, _> = TEXTS_TO_PAIR
+        .iter()
+        .map(|text| version.tokenize(&Text::One(text), Some(Side::Right)))
+        .collect();
     let Ok(tokens) = tokens else { return Ok(Company::Alone) };
     let shortest = tokens.iter().map(|text| text.ids.len()).min().unwrap_or(0);
     let cut: Vec<Tokens> = tokens.iter().map(|text| text.cut(shortest)).collect();
@@ -115,15 +122,17 @@ fn company(version: &mut LoadedVersion) -> Result<Company, Refusal> {
 }
 
 /// Whether the texts give the same embeddings in one run as each alone.
-fn same_together(version: &mut LoadedVersion, texts: &[Tokens]) -> Result<bool, Refusal> {
+fn same_together(version: &mut TextModel, texts: &[Tokens]) -> Result<bool, Refusal> {
     let mut together = Vec::new();
     let all: Vec<&Tokens> = texts.iter().collect();
-    let Ok(dimension) = version.embed(&all, &mut together) else { return Ok(false) };
+    let Ok(dimension) = version.embed(&all, Rows::Pooled, &mut together) else { return Ok(false) };
     let mut same = true;
     for (text, embedding) in texts.iter().zip(together.chunks_exact(dimension)) {
         let mut alone = Vec::new();
-        version.embed(&[text], &mut alone).map_err(|error| error.refuse(version.model_file()))?;
-        same &= probes::cosine(&alone, embedding) >= probes::SAME_COSINE_MIN;
+        version
+            .embed(&[text], Rows::Pooled, &mut alone)
+            .map_err(|error| error.refuse(version.model_file()))?;
+        same &= probes::is_same(&alone, embedding);
     }
     Ok(same)
 }

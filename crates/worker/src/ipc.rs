@@ -47,15 +47,26 @@ impl Receiver {
 }
 
 impl Sender {
-    /// Sends a message that answers the one with the same id, or none where the id is 0.
-    pub(crate) fn send(&self, id: u64, message: &FromWorker, payload: &[u8]) -> Result<(), Fault> {
+    /// Sends a message about the group with this id, and what it describes, which may lie in
+    /// several places.
+    pub(crate) fn tell_group(
+        &self,
+        id: u64,
+        message: &FromWorker,
+        payload: &[&[u8]],
+    ) -> Result<(), Fault> {
         let control = message::encode(message)?;
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(frame::write(&mut *stream, Direction::FromWorker, id, &control, payload)?)
     }
 
+    /// Answers the message with this id, which is about no group.
+    pub(crate) fn answer(&self, id: u64, message: &FromWorker) -> Result<(), Fault> {
+        self.tell_group(id, message, &[])
+    }
+
     /// Sends a message that answers none.
     pub(crate) fn tell(&self, message: &FromWorker) -> Result<(), Fault> {
-        self.send(0, message, &[])
+        self.tell_group(0, message, &[])
     }
 }

@@ -8,12 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onnxd_proto::message::{Refusal, RefusalKind};
+use onnxd_proto::{
+    ask::Side,
+    message::{Refusal, RefusalKind},
+};
 use serde::Serialize;
 
 use crate::{
-    args::MeasureArgs, cpu_time::CpuTime, session::Runtime, tokenize::Tokens,
-    version::LoadedVersion,
+    args::MeasureArgs,
+    cpu_time::CpuTime,
+    session::Runtime,
+    text_model::{Rows, TextModel},
+    tokenize::{Text, Tokens},
 };
 
 /// What was measured, as printed.
@@ -39,16 +45,16 @@ pub(crate) fn measure(
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<Measurement, Refusal> {
     let said = |error: &dyn std::fmt::Display| RefusalKind::Internal.because(error.to_string());
-    let mut version = LoadedVersion::open(runtime, &args.version_dir)?;
+    let mut version = TextModel::open(runtime, &args.version_dir)?;
     let texts = fs::read(&args.texts).map_err(|error| said(&error))?;
     let texts: Vec<String> = serde_json::from_slice(&texts).map_err(|error| said(&error))?;
-    let tokens: Result<Vec<Tokens>, _> =
-        texts.iter().map(|text| version.tokenize(text, true)).collect();
+    let tokenize = |text: &String| version.tokenize(&Text::One(text), Some(Side::Right));
+    let tokens: Result<Vec<Tokens>, _> = texts.iter().map(tokenize).collect();
     let tokens = tokens.map_err(|rejection| said(&format!("{rejection:?}")))?;
     let batches = batches(&tokens, args.batch.max(1), args.window);
     let mut embeddings = Vec::new();
-    let mut run = |version: &mut LoadedVersion, batch: &[&Tokens]| {
-        version.embed(batch, &mut embeddings).map_err(|error| said(&error))
+    let mut run = |version: &mut TextModel, batch: &[&Tokens]| {
+        version.embed(batch, Rows::Pooled, &mut embeddings).map_err(|error| said(&error))
     };
     for batch in &batches {
         run(&mut version, batch)?;

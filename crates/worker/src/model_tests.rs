@@ -68,11 +68,11 @@ impl Bench {
 
     fn commit(&self, generation: Generation, version: &str) {
         let facts = Facts {
-            task: Task::Embed,
             dimension: 1,
             max_tokens: 1,
             pooling: Pooling::Mean,
             normalize: true,
+            ..Facts::of(Task::Embed)
         };
         let version = version.to_owned();
         let record = Record { version, configured_source: "/s".into(), facts, drift: None };

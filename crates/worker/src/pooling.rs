@@ -19,9 +19,25 @@ pub(crate) fn pool(
     for (text, length) in values.chunks_exact(rows * dimension).zip(lengths) {
         match pooling {
             Pooling::Mean => append_mean(&text[..length * dimension], dimension, embeddings),
+            Pooling::LastToken => {
+                let start = (length.max(1) - 1) * dimension;
+                embeddings.extend_from_slice(&text[start..start + dimension]);
+            }
             // The model's own pooling leaves one row, so that both are the first.
             Pooling::Cls | Pooling::None => embeddings.extend_from_slice(&text[..dimension]),
         }
+    }
+}
+
+/// Appends the embeddings of all tokens that are not padding, text after text.
+pub(crate) fn keep(
+    values: &[f32],
+    (rows, dimension): (usize, usize),
+    lengths: impl Iterator<Item = usize>,
+    embeddings: &mut Vec<f32>,
+) {
+    for (text, length) in values.chunks_exact(rows * dimension).zip(lengths) {
+        embeddings.extend_from_slice(&text[..length * dimension]);
     }
 }
 
@@ -77,6 +93,18 @@ mod tests {
     #[test]
     fn cls_is_the_first_token_of_each_text() {
         assert_eq!(pooled(Pooling::Cls, &[3, 3], (3, 2)), [1.0, 10.0, -1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_last_token_is_the_last_before_the_padding() {
+        assert_eq!(pooled(Pooling::LastToken, &[3, 1], (3, 2)), [3.0, 30.0, -1.0, 0.0]);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_text_is_all_but_its_padding() {
+        let mut embeddings = Vec::new();
+        keep(&VALUES, (3, 2), [2, 1].into_iter(), &mut embeddings);
+        assert_eq!(embeddings, [1.0, 10.0, 2.0, 20.0, -1.0, 0.0]);
     }
 
     #[test]

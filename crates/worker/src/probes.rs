@@ -1,6 +1,6 @@
-//! Fixed texts whose embeddings say what a version does. The checker embeds them once and keeps
-//! the result beside the compiled form: the next candidate is compared with it, and so is the
-//! compiled form wherever it is loaded.
+//! Fixed texts whose embeddings or scores say what a version does. The checker runs them once and
+//! keeps the result beside the compiled form: the next candidate is compared with it, and so is the
+//! compiled form wherever it is loaded. What a model for tensors does is kept in the same way.
 
 use std::{
     fs,
@@ -8,11 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use onnxd_proto::message::{Drift, Refusal};
+use onnxd_proto::{
+    ask::Side,
+    message::{Drift, Refusal, RefusalKind, Task},
+};
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
 
-use crate::{compiled::MAKING, pooling, version::LoadedVersion};
+use crate::{compiled::MAKING, pooling, text_model::TextModel, tokenize::Text};
 
 /// The file below a version's compiled forms.
 const FILE: &str = "probes";
@@ -21,7 +24,13 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The least cosine between two computations of the same embedding. Both run the same kernels,
 /// but the order of a sum may differ in another form of the model, or with padding.
-pub(crate) const SAME_COSINE_MIN: f64 = 0.9999;
+const SAME_COSINE_MIN: f64 = 0.9999;
+/// How far apart the lengths of two computations of the same numbers may be, as a part of them, and
+/// in any case: a cosine says nothing of one number.
+const SAME_LENGTH: f64 = 0.01;
+const SAME_LENGTH_MIN: f64 = 1e-3;
+/// Numbers of one model's output that are kept, where it gives no embeddings.
+const VALUES_MAX: usize = 65_536;
 
 /// A text that every version must be able to embed.
 pub(crate) const ORDINARY: &str = "What would happen to a request that arrives at that moment?";
@@ -72,10 +81,11 @@ const TEXTS_AT_LOAD: usize = 1;
 struct Header {
     /// Of the texts: a build with other texts has nothing to compare with.
     texts: [u8; 8],
+    rows: le::U32,
     dimension: le::U32,
 }
 
-/// Embeddings of the fixed texts, all of length 1.
+/// Embeddings of the fixed texts, all of length 1; or in one row what else a model gives.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Probes {
     dimension: usize,
@@ -84,21 +94,42 @@ pub(crate) struct Probes {
 
 impl Probes {
     /// Embeds all texts.
-    pub(crate) fn measure(version: &mut LoadedVersion) -> Result<Self, Refusal> {
-        Self::embed(version, &TEXTS)
+    pub(crate) fn measure(version: &mut TextModel) -> Result<Self, Refusal> {
+        Self::run(version, &TEXTS)
     }
 
     /// Embeds what is looked at when a compiled form is loaded.
-    pub(crate) fn measure_at_load(version: &mut LoadedVersion) -> Result<Self, Refusal> {
-        Self::embed(version, &TEXTS[..TEXTS_AT_LOAD])
+    pub(crate) fn measure_at_load(version: &mut TextModel) -> Result<Self, Refusal> {
+        Self::run(version, &TEXTS[..TEXTS_AT_LOAD])
+    }
+
+    /// What a model gives that gives no embeddings.
+    pub(crate) fn of_values(mut values: Vec<f32>) -> Self {
+        values.truncate(VALUES_MAX);
+        for value in values.iter_mut().filter(|value| !value.is_finite()) {
+            *value = if value.is_nan() { 0.0 } else { value.signum() };
+        }
+        Self { dimension: values.len().max(1), embeddings: values }
+    }
+
+    fn run(version: &mut TextModel, texts: &[&str]) -> Result<Self, Refusal> {
+        if version.settings().task == Task::Embed {
+            return Self::embed(version, texts);
+        }
+        let mut scores = Vec::new();
+        for text in texts {
+            scores.append(&mut version.embed_text(text)?);
+        }
+        Ok(Self::of_values(scores))
     }
 
     /// A text without tokens, as far as this tokenizer goes, is a row of zeros: a model for one
     /// language need not know all others.
-    fn embed(version: &mut LoadedVersion, texts: &[&str]) -> Result<Self, Refusal> {
+    fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Self, Refusal> {
         let mut all = Self { dimension: 0, embeddings: Vec::new() };
         for (row, text) in texts.iter().enumerate() {
-            if row == 0 || version.tokenize(text, true).is_ok() {
+            let tokens = version.tokenize(&Text::One(text), Some(Side::Right));
+            if row == 0 || tokens.is_ok() {
                 let mut embedding = version.embed_text(text)?;
                 pooling::normalize(&mut embedding);
                 all.dimension = embedding.len();
@@ -125,7 +156,8 @@ impl Probes {
         let bytes = fs::read(path).ok()?;
         let (header, rest) = Header::read_from_prefix(&bytes).ok()?;
         let dimension = usize::try_from(header.dimension.get()).ok()?;
-        let length = TEXTS.len().checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
+        let rows = usize::try_from(header.rows.get()).ok()?;
+        let length = rows.checked_mul(dimension)?.checked_mul(size_of::<f32>())?;
         if header.texts != texts_digest() || dimension == 0 || rest.len() != length {
             return None;
         }
@@ -135,13 +167,28 @@ impl Probes {
 
     /// Puts them where [`Probes::read`] finds them.
     pub(crate) fn write(&self, root: &Path) -> io::Result<()> {
-        let dimension = u32::try_from(self.dimension).map_err(io::Error::other)?;
-        let header = Header { texts: texts_digest(), dimension: dimension.into() };
+        let number = |count: usize| u32::try_from(count).map(Into::into).map_err(io::Error::other);
+        let (rows, dimension) = (number(self.rows().len())?, number(self.dimension)?);
+        let header = Header { texts: texts_digest(), rows, dimension };
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend(self.embeddings.iter().flat_map(|value| value.to_le_bytes()));
         let mut file = tempfile::Builder::new().prefix(MAKING).tempfile_in(root)?;
         file.write_all(&bytes)?;
         file.persist(path(root)).map(drop).map_err(|error| error.error)
+    }
+
+    /// Compares with these what is made again of some or all of the texts, from the first on.
+    ///
+    /// # Errors
+    /// They differ; the message says how far, and `file` is what made them.
+    pub(crate) fn require(&self, again: &Self, file: &str) -> Result<(), Refusal> {
+        let mut pairs = self.rows().zip(again.rows());
+        if again.rows().len() > 0 && pairs.all(|(a, b)| is_same(b, &a[..a.len().min(b.len())])) {
+            return Ok(());
+        }
+        let drift = self.drift(again).map_or(0.0, |drift| drift.min_cosine);
+        let message = format!("{file} gives another output: cosine {drift:.6}");
+        Err(RefusalKind::Checksum.because(message))
     }
 
     /// How far `other` is from this, over the texts that both have. `None`: they are of different
@@ -164,7 +211,7 @@ impl Probes {
         })
     }
 
-    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+    fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.embeddings.chunks_exact(self.dimension.max(1))
     }
 }
@@ -181,6 +228,16 @@ fn texts_digest() -> [u8; 8] {
     }
     let digest = digest.finalize();
     *digest.first_chunk().expect("SHA-256 has 32 bytes")
+}
+
+/// Whether two vectors are two computations of the same.
+pub(crate) fn is_same(a: &[f32], b: &[f32]) -> bool {
+    let length = |of: &[f32]| of.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    let (long, short) = (length(a).max(length(b)), length(a).min(length(b)));
+    let apart = long - short;
+    let near = apart <= SAME_LENGTH_MIN || apart <= SAME_LENGTH * long;
+    // Next to nothing points anywhere.
+    a.len() == b.len() && near && (long <= SAME_LENGTH_MIN || cosine(a, b) >= SAME_COSINE_MIN)
 }
 
 /// The cosine of two vectors of the same length. Two vectors of zeros are the same; one of them
@@ -220,9 +277,10 @@ mod tests {
         assert_eq!(Probes::read(dir.path()), Some(written));
         let file = path(dir.path());
         let bytes = fs::read(&file).unwrap();
-        let huge = [&bytes[..8], &[0xff; 4], &bytes[12..]].concat();
+        let huge = [&bytes[..12], &[0xff; 4], &bytes[16..]].concat();
+        let many = [&bytes[..8], &[0xff; 4], &bytes[12..]].concat();
         let other_texts = [&[0; 8], &bytes[8..]].concat();
-        for damaged in [&bytes[..bytes.len() - 1], &bytes[..11], &[], &huge, &other_texts] {
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..11], &[], &huge, &many, &other_texts] {
             fs::write(&file, damaged).unwrap();
             assert_eq!(Probes::read(dir.path()), None);
         }
@@ -237,6 +295,17 @@ mod tests {
         assert_eq!((drift.min_cosine, drift.mean_cosine, drift.probes), (0.0, 0.5, 2));
         let wide = Probes { dimension: 4, embeddings: vec![1.0; 4] };
         assert_eq!(wide.drift(&probes(&[x, x])), None);
+    }
+
+    #[test]
+    fn the_same_is_what_points_the_same_way_and_is_as_long() {
+        assert!(is_same(&[1.0, 2.0], &[1.001, 2.001]));
+        assert!(!is_same(&[1.0, 2.0], &[2.0, 4.0]));
+        assert!(!is_same(&[1.0], &[-1.0]) && !is_same(&[3.0], &[4.0]) && is_same(&[3.0], &[3.01]));
+        assert!(is_same(&[1e-5], &[-1e-5]), "what is nearly nothing is the same");
+        let expected = Probes::of_values(vec![3.0, 4.0, f32::NAN]);
+        assert!(expected.require(&Probes::of_values(vec![3.0]), "x").is_ok());
+        assert!(expected.require(&Probes::of_values(vec![3.3]), "x").is_err());
     }
 
     #[test]

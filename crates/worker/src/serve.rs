@@ -6,9 +6,10 @@ use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use onnxd_proto::{
     BUILD_ID,
+    ask::Rejection,
     control_page::{ControlPageView, Slot},
     layout::Layout,
-    message::{FromWorker, Rejection, ToWorker, Welcome},
+    message::{FromWorker, ToWorker, Welcome},
 };
 use tracing::{debug, info};
 
@@ -41,8 +42,8 @@ pub(crate) fn run(
     loop {
         let (id, message, payload) = receiver.receive()?;
         match message {
-            ToWorker::Embed { slot, items, wide } => {
-                worker.embed(slot, &Asked { id, items, wide }, payload)?;
+            ToWorker::Run { slot, items, wide } => {
+                worker.run(slot, &Asked { id, items, wide }, payload)?;
             }
             ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
             ToWorker::Ping => worker.ping(id)?,
@@ -77,14 +78,14 @@ impl<'a> Worker<'a> {
         Ok(worker)
     }
 
-    fn embed(&mut self, slot: Slot, asked: &Asked, payload: &[u8]) -> Result<(), Fault> {
-        let texts = group::texts(&asked.items, payload)?;
+    fn run(&mut self, slot: Slot, asked: &Asked, payload: &[u8]) -> Result<(), Fault> {
+        let parts = group::parts(&asked.items, payload)?;
         let place = self.place(slot)?;
         self.refresh(place)?;
         let mut group = Group { asked, sender: &self.sender };
         match self.models[place].serving() {
             Ok(serving) => {
-                group.answer(&texts, serving)?;
+                group.answer(&parts, serving)?;
                 // Made when it is wanted first: under load it never is, and would take from it.
                 if asked.wide
                     && let Some(later) = serving.content.take_later()
@@ -103,7 +104,7 @@ impl<'a> Worker<'a> {
         for place in 0..self.models.len() {
             self.refresh(place)?;
         }
-        self.sender.send(id, &FromWorker::Pong, &[])
+        self.sender.answer(id, &FromWorker::Pong)
     }
 
     /// Has a version loaded beside what is served; the answer comes when it stands ready.

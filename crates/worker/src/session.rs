@@ -1,8 +1,11 @@
 //! ONNX Runtime: the only module that names `ort`. Owns how the library is opened, how a model is
-//! loaded, compiled and run, and what a model must look like to be run. Knows nothing of texts or
-//! versions.
+//! loaded and compiled, and, in its parts, what a model must look like to be run with texts
+//! ([`texts`]) or tensors ([`tensors`]), and running it. Knows nothing of versions.
 
 mod contract;
+mod elements;
+mod tensors;
+mod texts;
 
 use std::{env, error::Error, fmt, fs, path::Path, sync::Arc};
 
@@ -11,16 +14,14 @@ use ort::{
     ErrorCode, LoadDynamicError,
     environment::Environment,
     logging::LogLevel,
-    session::{
-        HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue,
-        builder::{GraphOptimizationLevel, SessionBuilder},
-    },
-    value::TensorRef,
+    session::builder::{GraphOptimizationLevel, SessionBuilder},
 };
 use thiserror::Error;
 
-use self::contract::{Input, accept_inputs, choose_output};
-use crate::tokenize::Tokens;
+pub(crate) use self::{
+    tensors::{Given, Output as TensorOutput, TensorSession},
+    texts::{Head, Session},
+};
 
 /// Read by ONNX Runtime when it is loaded; from 1.29 on, it sends usage data unless this is 1.
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
@@ -58,9 +59,12 @@ pub(crate) enum RuntimeError {
 /// Why a model cannot be loaded or run.
 #[derive(Debug, Error)]
 pub(crate) enum SessionError {
-    /// Its inputs or outputs are not those of a text model.
+    /// Its inputs or outputs are not what they should be.
     #[error("{0}")]
     Contract(String),
+    /// What it is given is not what it takes.
+    #[error("{0}")]
+    Input(String),
     /// ONNX Runtime cannot load it.
     #[error("{cause}: {message}")]
     Load { cause: Cause, message: String },
@@ -208,141 +212,6 @@ impl Form {
     }
 }
 
-/// A loaded model.
-pub(crate) struct Session {
-    inner: ort::session::Session,
-    inputs: Vec<Input>,
-    /// Computes the one output that is used.
-    options: RunOptions<HasSelectedOutputs>,
-    output: String,
-    pooled: bool,
-    /// What is fed, reused from run to run.
-    buffers: Buffers,
-}
-
-#[derive(Debug, Default)]
-struct Buffers {
-    ids: Vec<i64>,
-    mask: Vec<i64>,
-    type_ids: Vec<i64>,
-}
-
-/// What a run computed, for every text `rows` rows of `dimension` components.
-#[derive(Debug)]
-pub(crate) struct Output<'a> {
-    pub(crate) values: &'a [f32],
-    /// The tokens of the longest text, or 1 where the model pools by itself.
-    pub(crate) rows: usize,
-    pub(crate) dimension: usize,
-}
-
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("output", &self.output).finish_non_exhaustive()
-    }
-}
-
-impl Session {
-    /// Loads the model and sees whether it is one for texts.
-    pub(crate) fn open(runtime: &Runtime, model: &Path, form: Form) -> Result<Self, SessionError> {
-        Self::open_with(runtime, model, form, &[])
-    }
-
-    /// Loads a compiled model for runs that are spread over these CPUs, too.
-    pub(crate) fn open_wide(
-        runtime: &Runtime,
-        model: &Path,
-        helpers: &[u16],
-    ) -> Result<Self, SessionError> {
-        Self::open_with(runtime, model, Form::Compiled, helpers)
-    }
-
-    fn open_with(
-        runtime: &Runtime,
-        model: &Path,
-        form: Form,
-        helpers: &[u16],
-    ) -> Result<Self, SessionError> {
-        let opened =
-            runtime.builder(form, helpers).and_then(|mut builder| builder.commit_from_file(model));
-        let inner = opened.map_err(load_failed)?;
-        let inputs = accept_inputs(inner.inputs())?;
-        let (output, pooled) = choose_output(inner.outputs())?;
-        let options = RunOptions::new()
-            .map_err(run_failed)?
-            .with_outputs(OutputSelector::no_default().with(&output));
-        Ok(Self { inner, inputs, options, output, pooled, buffers: Buffers::default() })
-    }
-
-    /// Whether the model pools by itself.
-    pub(crate) fn is_pooled(&self) -> bool {
-        self.pooled
-    }
-
-    /// Whether the model can be told what is padding.
-    pub(crate) fn is_masked(&self) -> bool {
-        self.inputs.contains(&Input::Mask)
-    }
-
-    /// Runs texts, padded with `pad_id` to the longest, and lets `read` see the output before it
-    /// is freed.
-    pub(crate) fn run<T>(
-        &mut self,
-        texts: &[&Tokens],
-        pad_id: i64,
-        read: impl FnOnce(&Output<'_>) -> T,
-    ) -> Result<T, SessionError> {
-        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        let shape = [texts.len(), longest];
-        self.buffers.fill(texts, longest, pad_id);
-        let mut fed: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(Input::ALL.len());
-        for input in &self.inputs {
-            let values = self.buffers.of(*input);
-            let tensor = TensorRef::from_array_view((shape, values)).map_err(run_failed)?;
-            fed.push((input.name(), tensor.into()));
-        }
-        let outputs = self.inner.run_with_options(fed, &self.options).map_err(run_failed)?;
-        let (dimensions, values) = outputs[0].try_extract_tensor::<f32>().map_err(run_failed)?;
-        let size = |place: usize| usize::try_from(dimensions[place]).unwrap_or(0);
-        let (rows, dimension) = match dimensions.len() {
-            3 if !self.pooled && [size(0), size(1)] == shape => (shape[1], size(2)),
-            2 if self.pooled && size(0) == shape[0] => (1, size(1)),
-            _ => (0, 0),
-        };
-        if dimension == 0 {
-            return Err(SessionError::Contract(format!(
-                "the output {} has the shape {dimensions} for {} texts of {} tokens",
-                self.output, shape[0], shape[1]
-            )));
-        }
-        Ok(read(&Output { values, rows, dimension }))
-    }
-}
-
-impl Buffers {
-    fn fill(&mut self, texts: &[&Tokens], longest: usize, pad_id: i64) {
-        self.ids.clear();
-        self.mask.clear();
-        self.type_ids.clear();
-        for (text, end) in texts.iter().zip((1..).map(|row| row * longest)) {
-            self.ids.extend_from_slice(&text.ids);
-            self.type_ids.extend_from_slice(&text.type_ids);
-            self.mask.resize(self.ids.len(), 1);
-            self.ids.resize(end, pad_id);
-            self.type_ids.resize(end, 0);
-            self.mask.resize(end, 0);
-        }
-    }
-
-    fn of(&self, input: Input) -> &[i64] {
-        match input {
-            Input::Ids => &self.ids,
-            Input::Mask => &self.mask,
-            Input::TypeIds => &self.type_ids,
-        }
-    }
-}
-
 fn unusable(library: &Path, error: &LoadDynamicError) -> RuntimeError {
     let reason = match error {
         // What the dynamic linker says is the source; the error itself only says that it failed.
@@ -374,7 +243,7 @@ impl SessionError {
                 RefusalKind::Memory
             }
             Self::Load { .. } => RefusalKind::Load,
-            Self::Contract(_) | Self::Run { .. } => RefusalKind::Contract,
+            Self::Contract(_) | Self::Input(_) | Self::Run { .. } => RefusalKind::Contract,
         };
         kind.because(format!("{file}: {self}"))
     }

@@ -1,15 +1,25 @@
-//! From texts to token ids: the only file that names `tokenizers`. Pads nothing, and truncates
+//! From texts to token ids: the only module that names `tokenizers`. Pads nothing, and truncates
 //! by itself, because what `tokenizer.json` says about both is what its author trained with.
+
+mod describe;
+
+pub(crate) use describe::Token;
 
 use std::{
     fs,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
-use onnxd_proto::message::{Refusal, RefusalKind, Rejection};
+use onnxd_proto::{
+    ask::{Rejection, Side},
+    message::{Refusal, RefusalKind},
+};
 use sha2::{Digest, Sha256};
-use tokenizers::{Encoding, PostProcessor, TruncationDirection, utils::parallelism};
+use tokenizers::{
+    Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
+    utils::{parallelism, truncation::truncate_encodings},
+};
 
 /// The file of every version that says how texts become tokens.
 const FILE: &str = "tokenizer.json";
@@ -25,14 +35,24 @@ pub(crate) struct Tokens {
     pub(crate) type_ids: Vec<i64>,
 }
 
+/// What becomes the tokens of one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Text<'a> {
+    One(&'a str),
+    /// A prompt and what follows it.
+    Prompted(String),
+    /// Two texts that belong together, told apart by their type ids.
+    Pair(&'a str, &'a str),
+    /// Tokens as the model takes them.
+    Ids(Vec<u32>),
+}
+
 /// A version's tokenizer.
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
     inner: Arc<Inner>,
     /// Tokens of the longest text, special tokens included.
     max_tokens: u32,
-    /// Tokens of `max_tokens` that are left for the text.
-    text_tokens: usize,
 }
 
 /// What all versions with the same file share.
@@ -41,6 +61,8 @@ struct Inner {
     tokenizer: tokenizers::Tokenizer,
     /// What fills up shorter texts.
     pad_id: u32,
+    /// The highest id that any text may get; looked for when it is asked for first.
+    highest_id: OnceLock<u32>,
 }
 
 impl Tokenizer {
@@ -57,37 +79,95 @@ impl Tokenizer {
         }
         let inner =
             shared(&path).map_err(|error| RefusalKind::Load.because(format!("{FILE}: {error}")))?;
-        let special = inner
-            .tokenizer
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(false));
-        let text_tokens = usize::try_from(max_tokens).unwrap_or(usize::MAX).saturating_sub(special);
-        if text_tokens == 0 {
+        let tokenizer = Self { inner, max_tokens };
+        if tokenizer.text_tokens(false) == 0 {
+            let special = tokenizer.special_tokens(false);
             let message =
                 format!("{FILE} adds {special} tokens, and a text has at most {max_tokens}");
             return Err(RefusalKind::Contract.because(message));
         }
-        Ok(Self { inner, max_tokens, text_tokens })
+        Ok(tokenizer)
     }
 
-    /// The tokens of `text`, cut to what the model takes if `truncate` allows it.
-    pub(crate) fn encode(&self, text: &str, truncate: bool) -> Result<Tokens, Rejection> {
-        let failed = |error: tokenizers::Error| Rejection::Tokenizer(error.to_string());
-        // Special tokens come last, so that truncation never takes them away.
-        let mut encoding = self.inner.tokenizer.encode_fast(text, false).map_err(failed)?;
-        if encoding.len() > self.text_tokens {
-            if !truncate {
-                return Err(self.too_long(encoding.len()));
-            }
-            encoding.truncate(self.text_tokens, 0, TruncationDirection::Right);
-            // What was cut off would get special tokens of its own.
-            drop(encoding.take_overflowing());
-        }
-        let encoding = self.inner.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+    /// The tokens of `text`. One that is too long for the model is cut at the end that `truncate`
+    /// names, or else rejected.
+    pub(crate) fn encode(
+        &self,
+        text: &Text<'_>,
+        truncate: Option<Side>,
+    ) -> Result<Tokens, Rejection> {
+        let encoding = match text {
+            Text::One(text) => self.encode_one(text, truncate)?,
+            Text::Prompted(text) => self.encode_one(text, truncate)?,
+            Text::Pair(first, second) => self.encode_pair(first, second, truncate)?,
+            Text::Ids(ids) => return self.take_ids(ids, truncate),
+        };
         if encoding.is_empty() {
             return Err(Rejection::Tokenizer("the text has no tokens".into()));
         }
         Ok(Tokens::from(&encoding))
+    }
+
+    /// Special tokens come last, so that truncation never takes them away.
+    fn encode_one(&self, text: &str, truncate: Option<Side>) -> Result<Encoding, Rejection> {
+        let mut encoding = self.inner.tokenizer.encode_fast(text, false).map_err(failed)?;
+        let text_tokens = self.text_tokens(false);
+        if encoding.len() > text_tokens {
+            let side = truncate.ok_or_else(|| self.too_long(encoding.len(), false))?;
+            encoding.truncate(text_tokens, 0, direction(side));
+            // What was cut off would get special tokens of its own.
+            drop(encoding.take_overflowing());
+        }
+        self.inner.tokenizer.post_process(encoding, None, true).map_err(failed)
+    }
+
+    /// Of two texts the longer is cut first, until they are of equal length.
+    fn encode_pair(
+        &self,
+        first: &str,
+        second: &str,
+        truncate: Option<Side>,
+    ) -> Result<Encoding, Rejection> {
+        let tokenizer = &self.inner.tokenizer;
+        let mut first = tokenizer.encode_fast(first, false).map_err(failed)?;
+        let mut second = tokenizer.encode_fast(second, false).map_err(failed)?;
+        let (tokens, max_length) = (first.len() + second.len(), self.text_tokens(true));
+        if tokens > max_length {
+            let side = truncate.ok_or_else(|| self.too_long(tokens, true))?;
+            let params = TruncationParams {
+                direction: direction(side),
+                max_length,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+            };
+            let (cut, pair) = truncate_encodings(first, Some(second), &params).map_err(failed)?;
+            (first, second) = (cut, pair.unwrap_or_default());
+            drop(first.take_overflowing());
+            drop(second.take_overflowing());
+        }
+        tokenizer.post_process(first, Some(second), true).map_err(failed)
+    }
+
+    /// Tokens that a client made itself, which must be the model's.
+    fn take_ids(&self, ids: &[u32], truncate: Option<Side>) -> Result<Tokens, Rejection> {
+        if ids.is_empty() {
+            return Err(Rejection::Tokenizer("the list of tokens is empty".into()));
+        }
+        let highest = self.highest_id();
+        if let Some(&id) = ids.iter().find(|&&id| id > highest) {
+            return Err(Rejection::TokenId { id, highest });
+        }
+        let max = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
+        let kept = match truncate {
+            _ if ids.len() <= max => ids,
+            Some(Side::Right) => &ids[..max],
+            Some(Side::Left) => &ids[ids.len() - max..],
+            None => {
+                return Err(Rejection::TooLong { tokens: count(ids.len()), max: self.max_tokens });
+            }
+        };
+        let ids: Vec<i64> = kept.iter().map(|&id| id.into()).collect();
+        Ok(Tokens { type_ids: vec![0; ids.len()], ids })
     }
 
     /// The id that fills up shorter texts.
@@ -97,12 +177,25 @@ impl Tokenizer {
 
     /// The highest id that any text may get.
     pub(crate) fn highest_id(&self) -> u32 {
-        self.inner.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+        let look = || self.inner.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        *self.inner.highest_id.get_or_init(look)
     }
 
-    fn too_long(&self, text_tokens: usize) -> Rejection {
-        let special = self.max_tokens.saturating_sub(count(self.text_tokens));
-        Rejection::TooLong { tokens: count(text_tokens) + special, max: self.max_tokens }
+    /// Tokens that are put around a text, or around and between the texts of a pair.
+    fn special_tokens(&self, pair: bool) -> usize {
+        let processor = self.inner.tokenizer.get_post_processor();
+        processor.map_or(0, |processor| processor.added_tokens(pair))
+    }
+
+    /// Tokens that are left for the text itself.
+    fn text_tokens(&self, pair: bool) -> usize {
+        let all = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
+        all.saturating_sub(self.special_tokens(pair))
+    }
+
+    fn too_long(&self, text_tokens: usize, pair: bool) -> Rejection {
+        let tokens = count(text_tokens + self.special_tokens(pair));
+        Rejection::TooLong { tokens, max: self.max_tokens }
     }
 }
 
@@ -140,10 +233,21 @@ fn shared(path: &Path) -> Result<Arc<Inner>, tokenizers::Error> {
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
     let pad_id = pad_id(&tokenizer);
     tokenizer.with_padding(None).with_truncation(None)?;
-    let inner = Arc::new(Inner { tokenizer, pad_id });
+    let inner = Arc::new(Inner { tokenizer, pad_id, highest_id: OnceLock::new() });
     let last = Some((digest, Arc::downgrade(&inner)));
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
     Ok(inner)
+}
+
+fn failed(error: tokenizers::Error) -> Rejection {
+    Rejection::Tokenizer(error.to_string())
+}
+
+fn direction(side: Side) -> TruncationDirection {
+    match side {
+        Side::Left => TruncationDirection::Left,
+        Side::Right => TruncationDirection::Right,
+    }
 }
 
 /// As the file says, else the token that usually is for padding.
@@ -154,93 +258,9 @@ fn pad_id(tokenizer: &tokenizers::Tokenizer) -> u32 {
 
 /// A number of tokens; bounded by the bytes of a text.
 fn count(tokens: usize) -> u32 {
-    u32::try_from(tokens).expect("a text has fewer tokens than bytes, and those fit")
+    u32::try_from(tokens).expect("texts have fewer tokens than bytes, and those fit")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A tokenizer that splits at spaces, with padding and truncation that must not count.
-    fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal> {
-        let dir = tempfile::tempdir().unwrap();
-        let json = format!(
-            r###"{{"version": "1.0",
-            "truncation": {{"direction": "Right", "max_length": 3, "strategy": "LongestFirst",
-                "stride": 0}},
-            "padding": {{"strategy": {{"Fixed": 9}}, "direction": "Right", "pad_to_multiple_of": null,
-                "pad_id": 5, "pad_type_id": 0, "pad_token": "b"}},
-            "added_tokens": [{{"id": 6, "content": "[X]", "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": true}}],
-            "normalizer": null, "pre_tokenizer": {{"type": "WhitespaceSplit"}}, "decoder": null,
-            "post_processor": {post_processor},
-            "model": {{"type": "WordLevel", "unk_token": "u",
-                "vocab": {{"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "u": 3, "a": 4, "b": 5}}}}}}"###
-        );
-        std::fs::write(dir.path().join(FILE), json).unwrap();
-        Tokenizer::open(dir.path(), max_tokens)
-    }
-
-    const BERT: &str = r#"{"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}"#;
-
-    fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<i64> {
-        let tokens = tokenizer.encode(text, true).unwrap();
-        assert_eq!(tokens.type_ids, vec![0; tokens.ids.len()]);
-        tokens.ids
-    }
-
-    #[test]
-    fn a_text_is_neither_padded_nor_cut_as_the_file_says() {
-        let tokenizer = tokenizer(8, BERT).unwrap();
-        assert_eq!(ids(&tokenizer, "a b a zzz"), [1, 4, 5, 4, 3, 2]);
-        assert_eq!(ids(&tokenizer, ""), [1, 2]);
-    }
-
-    #[test]
-    fn a_text_that_is_too_long_is_cut_between_its_special_tokens_or_rejected() {
-        let tokenizer = tokenizer(4, BERT).unwrap();
-        assert_eq!(ids(&tokenizer, "a b"), [1, 4, 5, 2]);
-        assert_eq!(ids(&tokenizer, "a b a b a b"), [1, 4, 5, 2]);
-        assert_eq!(tokenizer.encode("a b", false).unwrap().ids, [1, 4, 5, 2]);
-        let rejection = tokenizer.encode("a b a", false).unwrap_err();
-        assert_eq!(rejection, Rejection::TooLong { tokens: 5, max: 4 });
-    }
-
-    #[test]
-    fn a_special_token_in_a_text_is_that_token() {
-        assert_eq!(ids(&tokenizer(8, BERT).unwrap(), "a [X] b"), [1, 4, 6, 5, 2]);
-    }
-
-    #[test]
-    fn a_text_without_any_token_is_rejected_rather_than_run() {
-        let tokenizer = tokenizer(8, "null").unwrap();
-        assert!(matches!(tokenizer.encode(" ", true), Err(Rejection::Tokenizer(_))));
-        assert_eq!(ids(&tokenizer, "a"), [4]);
-    }
-
-    #[test]
-    fn what_fills_up_shorter_texts_is_what_the_file_says() {
-        assert_eq!(tokenizer(8, BERT).unwrap().pad_id(), 5);
-    }
-
-    #[test]
-    fn the_highest_id_counts_added_tokens() {
-        assert_eq!(tokenizer(8, BERT).unwrap().highest_id(), 6);
-    }
-
-    #[test]
-    fn a_limit_that_leaves_no_room_for_a_text_is_refused() {
-        assert_eq!(tokenizer(2, BERT).unwrap_err().kind, RefusalKind::Contract);
-    }
-
-    #[test]
-    fn a_file_that_is_missing_or_malformed_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let missing = Tokenizer::open(dir.path(), 8).unwrap_err();
-        assert_eq!(missing, RefusalKind::Contract.because("tokenizer.json is missing"));
-        std::fs::write(dir.path().join(FILE), "{").unwrap();
-        let malformed = Tokenizer::open(dir.path(), 8).unwrap_err();
-        assert_eq!(malformed.kind, RefusalKind::Load);
-        assert!(malformed.message.contains(FILE), "{malformed}");
-    }
-}
+#[path = "tokenize_tests.rs"]
+mod tests;

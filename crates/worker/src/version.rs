@@ -1,42 +1,33 @@
-//! A version that has been loaded: its model, tokenizer and settings, ready to embed texts.
-//! Serving and checking load versions in this one way, so that what was checked is what serves.
+//! A version that has been loaded, whatever it is for. What only one kind of model does is its own
+//! module's affair: [`crate::text_model`], [`crate::tensor_model`].
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use onnxd_proto::message::{Pooling, Refusal, RefusalKind, Rejection};
-use tracing::warn;
+use onnxd_proto::message::{Refusal, RefusalKind, Task};
 
 use crate::{
     ahead::Later,
-    compiled::{self, Key},
-    config::{self, Settings},
+    compiled::Key,
     costs::Costs,
-    cpu_time::CpuTime,
-    pooling,
-    probes::{Probes, SAME_COSINE_MIN},
-    session::{Form, Runtime, Session, SessionError},
-    tokenize::{Tokenizer, Tokens},
-    wide::{self, Wide},
+    probes::Probes,
+    session::Runtime,
+    task::{self, Own},
+    tensor_model::TensorModel,
+    text_model::TextModel,
 };
 
 /// Where the model may stand in a version's directory.
 const MODEL_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
 /// A loaded version.
-pub(crate) struct LoadedVersion {
-    session: Session,
-    tokenizer: Tokenizer,
-    settings: Settings,
-    model_file: &'static str,
-    form: Form,
-    costs: Costs,
-    wide: Wide,
-    /// What is still to be made in the background.
-    wide_making: Option<wide::Making>,
+pub(crate) enum LoadedVersion {
+    /// For texts.
+    Text(Box<TextModel>),
+    /// For tensors.
+    Tensor(Box<TensorModel>),
 }
 
 impl LoadedVersion {
@@ -49,43 +40,18 @@ impl LoadedVersion {
         key: &Key,
         helpers: &Arc<[u16]>,
     ) -> Result<Self, Refusal> {
-        match Self::open_warm(runtime, dir, compiled, key, helpers) {
-            Ok(Some(version)) => return Ok(version),
-            Ok(None) => {}
-            Err(refusal) => warn!(%refusal, "the plain model is loaded, not its compiled form"),
-        }
-        let mut version = Self::open(runtime, dir)?;
-        version.warm_up()?;
-        Ok(version)
+        Ok(match task_of(dir)? {
+            Task::Tensor => Self::tensor(TensorModel::open_to_serve(runtime, dir, compiled, key)?),
+            _ => Self::text(TextModel::open_to_serve(runtime, dir, compiled, key, helpers)?),
+        })
     }
 
-    /// The compiled form, if there is one. What it is compared by warms it, too.
-    fn open_warm(
-        runtime: &Arc<Runtime>,
-        dir: &Path,
-        compiled: &Path,
-        key: &Key,
-        helpers: &Arc<[u16]>,
-    ) -> Result<Option<Self>, Refusal> {
-        let Some(model) = compiled::find(compiled, key) else { return Ok(None) };
-        let expected = Probes::read(compiled).ok_or_else(|| {
-            RefusalKind::Checksum.because("there is nothing to compare the compiled model with")
-        })?;
-        let mut version = Self::open_compiled(runtime, dir, &model)?;
-        version.require(&expected, Probes::measure_at_load)?;
-        // Without them each text runs alone until runs have been observed.
-        version.costs = model.parent().and_then(Costs::read).unwrap_or_default();
-        if !helpers.is_empty() {
-            let (runtime, helpers) = (Arc::clone(runtime), Arc::clone(helpers));
-            version.wide_making = Some(wide::Making { runtime, model, helpers });
-        }
-        Ok(Some(version))
-    }
-
-    /// Loads the version in `dir`.
+    /// Loads the version in `dir` as its author made it.
     pub(crate) fn open(runtime: &Runtime, dir: &Path) -> Result<Self, Refusal> {
-        let (model_file, model) = model_in(dir)?;
-        Self::open_form(runtime, dir, &model, model_file, Form::Plain)
+        Ok(match task_of(dir)? {
+            Task::Tensor => Self::tensor(TensorModel::open(runtime, dir)?),
+            _ => Self::text(TextModel::open(runtime, dir)?),
+        })
     }
 
     /// Loads the version in `dir` with the compiled `model` in the place of its own.
@@ -94,180 +60,71 @@ impl LoadedVersion {
         dir: &Path,
         model: &Path,
     ) -> Result<Self, Refusal> {
-        Self::open_form(runtime, dir, model, "the compiled model", Form::Compiled)
+        Ok(match task_of(dir)? {
+            Task::Tensor => Self::tensor(TensorModel::open_compiled(runtime, dir, model)?),
+            _ => Self::text(TextModel::open_compiled(runtime, dir, model)?),
+        })
     }
 
-    /// What costs least to find wrong is looked at first.
-    fn open_form(
-        runtime: &Runtime,
-        dir: &Path,
-        model: &Path,
-        model_file: &'static str,
-        form: Form,
-    ) -> Result<Self, Refusal> {
-        let mut settings = config::read(dir)?;
-        let tokenizer = Tokenizer::open(dir, settings.max_tokens)?;
-        let session =
-            Session::open(runtime, model, form).map_err(|error| error.refuse(model_file))?;
-        if session.is_pooled() {
-            settings.pooling = Pooling::None;
-        }
-        let (costs, wide, wide_making) = (Costs::default(), Wide::default(), None);
-        Ok(Self { session, tokenizer, settings, model_file, form, costs, wide, wide_making })
+    fn text(model: TextModel) -> Self {
+        Self::Text(Box::new(model))
     }
 
-    /// Compares what this makes of the fixed texts with what it should.
-    pub(crate) fn require(
-        &mut self,
-        expected: &Probes,
-        measure: impl FnOnce(&mut Self) -> Result<Probes, Refusal>,
-    ) -> Result<(), Refusal> {
-        let cosine = measure(self)?.drift(expected).map_or(0.0, |drift| drift.min_cosine);
-        if cosine >= SAME_COSINE_MIN {
-            return Ok(());
+    fn tensor(model: TensorModel) -> Self {
+        Self::Tensor(Box::new(model))
+    }
+
+    /// What the version makes of fixed inputs.
+    pub(crate) fn probe(&mut self) -> Result<Probes, Refusal> {
+        match self {
+            Self::Text(model) => Probes::measure(model),
+            Self::Tensor(model) => model.probe(),
         }
-        let message = format!("{} gives other embeddings: cosine {cosine:.6}", self.model_file);
-        Err(RefusalKind::Checksum.because(message))
+    }
+
+    /// What runs cost on this machine.
+    pub(crate) fn measure_costs(&mut self) -> Result<Costs, Refusal> {
+        match self {
+            Self::Text(model) => Costs::measure(model),
+            Self::Tensor(model) => model.measure_costs(),
+        }
     }
 
     /// Whether the compiled form is loaded.
     pub(crate) fn is_compiled(&self) -> bool {
-        self.form == Form::Compiled
-    }
-
-    /// Runs a short text, so that the first request finds all weights in memory. The longest one
-    /// would take as long as loading, and saves a long first request only a few percent.
-    pub(crate) fn warm_up(&mut self) -> Result<(), Refusal> {
-        self.try_shape(1, self.settings.max_tokens.min(8), 0).map(drop)
-    }
-
-    /// Runs `texts` texts of `tokens` tokens that all are `id`; gives the embeddings as pooled
-    /// and their number of components.
-    pub(crate) fn try_shape(
-        &mut self,
-        texts: usize,
-        tokens: u32,
-        id: u32,
-    ) -> Result<(Vec<f32>, usize), Refusal> {
-        let tokens = usize::try_from(tokens).expect("a u32 fits on every CPU that onnxd runs on");
-        let text = Tokens { ids: vec![id.into(); tokens], type_ids: vec![0; tokens] };
-        let mut embeddings = Vec::new();
-        match self.embed(&vec![&text; texts], &mut embeddings) {
-            Ok(dimension) => Ok((embeddings, dimension)),
-            Err(error) => {
-                let file = self.model_file;
-                Err(error.refuse(&format!("{file} fails with {texts} texts of {tokens} tokens")))
-            }
+        match self {
+            Self::Text(model) => model.is_compiled(),
+            Self::Tensor(model) => model.is_compiled(),
         }
     }
 
-    /// Embeds one text, cut to what the model takes; as pooled and not normalized.
-    pub(crate) fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
-        let tokens = self.tokenize(text, true).map_err(|rejection| {
-            RefusalKind::Contract.because(format!("tokenizer.json fails on a text: {rejection:?}"))
-        })?;
-        let mut embedding = Vec::new();
-        match self.embed(&[&tokens], &mut embedding) {
-            Ok(_) => Ok(embedding),
-            Err(error) => Err(error.refuse(&format!("{} fails on a text", self.model_file))),
-        }
-    }
-
-    /// See [`Tokenizer::encode`].
-    pub(crate) fn tokenize(&self, text: &str, truncate: bool) -> Result<Tokens, Rejection> {
-        self.tokenizer.encode(text, truncate)
-    }
-
-    /// Writes one embedding per text to `embeddings`, as pooled and not normalized; gives their
-    /// number of components. The texts are padded to the longest.
-    pub(crate) fn embed(
-        &mut self,
-        texts: &[&Tokens],
-        embeddings: &mut Vec<f32>,
-    ) -> Result<usize, SessionError> {
-        let (how, pad_id) = (self.settings.pooling, self.tokenizer.pad_id());
-        run(&mut self.session, how, pad_id, texts, embeddings)
-    }
-
-    /// The same, and learns from it what such a run costs. Gives the CPU time, too.
-    pub(crate) fn embed_observed(
-        &mut self,
-        texts: &[&Tokens],
-        embeddings: &mut Vec<f32>,
-    ) -> Result<(usize, Duration), SessionError> {
-        let begun = CpuTime::now();
-        let dimension = self.embed(texts, embeddings)?;
-        let took = begun.elapsed();
-        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        self.costs.table.observe(texts.len(), longest, took.as_secs_f32() * 1e6);
-        Ok((dimension, took))
-    }
-
-    /// The same on several CPUs, if there is a session for that yet.
-    pub(crate) fn embed_wide(
-        &mut self,
-        texts: &[&Tokens],
-        embeddings: &mut Vec<f32>,
-    ) -> Option<usize> {
-        let (how, pad_id) = (self.settings.pooling, self.tokenizer.pad_id());
-        let mut wide = self.wide.get()?;
-        let result = wide.as_mut().map(|session| run(session, how, pad_id, texts, embeddings))?;
-        drop(wide);
-        match result {
-            Ok(dimension) => Some(dimension),
-            Err(error) => {
-                warn!(%error, "the wide session failed and is given up");
-                self.wide.give_up();
-                None
-            }
+    /// What is known of runs.
+    pub(crate) fn costs(&self) -> &Costs {
+        match self {
+            Self::Text(model) => model.costs(),
+            Self::Tensor(model) => model.costs(),
         }
     }
 
     /// What is to be made in the background, once.
     pub(crate) fn take_later(&mut self) -> Option<Later> {
-        self.wide_making.take().map(|making| self.wide.later(making))
-    }
-
-    /// What runs cost.
-    pub(crate) fn costs(&self) -> &Costs {
-        &self.costs
-    }
-
-    /// Whether the model can be told what is padding.
-    pub(crate) fn is_masked(&self) -> bool {
-        self.session.is_masked()
-    }
-
-    /// The version's settings, with the pooling that is used in fact.
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// See [`Tokenizer::highest_id`].
-    pub(crate) fn highest_id(&self) -> u32 {
-        self.tokenizer.highest_id()
+        match self {
+            Self::Text(model) => model.take_later(),
+            Self::Tensor(_) => None,
+        }
     }
 
     /// The model's file, for messages.
     pub(crate) fn model_file(&self) -> &'static str {
-        self.model_file
+        match self {
+            Self::Text(model) => model.model_file(),
+            Self::Tensor(model) => model.model_file(),
+        }
     }
 }
 
-fn run(
-    session: &mut Session,
-    how: Pooling,
-    pad_id: i64,
-    texts: &[&Tokens],
-    embeddings: &mut Vec<f32>,
-) -> Result<usize, SessionError> {
-    embeddings.clear();
-    session.run(texts, pad_id, |output| {
-        let lengths = texts.iter().map(|text| text.ids.len());
-        let shape = (output.rows, output.dimension);
-        pooling::pool(how, output.values, shape, lengths, embeddings);
-        output.dimension
-    })
+fn task_of(dir: &Path) -> Result<Task, Refusal> {
+    task::of(dir, &Own::read(dir)?)
 }
 
 /// The version's own model: its name in messages, and where it is.

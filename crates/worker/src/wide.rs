@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use crate::{
     affinity,
     ahead::Later,
-    session::{Runtime, Session},
+    session::{Head, Runtime, Session},
 };
 
 /// The session, or its place.
@@ -25,6 +25,7 @@ pub(crate) struct Making {
     pub(crate) runtime: Arc<Runtime>,
     /// The compiled model: weights that are not shared would be in memory twice.
     pub(crate) model: PathBuf,
+    pub(crate) head: Head,
     /// CPUs beside the process's own.
     pub(crate) helpers: Arc<[u16]>,
 }
@@ -60,7 +61,8 @@ impl Wide {
         if let Some(helper) = making.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
             return warn!(helper, "no wide session: this CPU may not be used");
         }
-        let opened = Session::open_wide(&making.runtime, &making.model, &making.helpers);
+        let opened =
+            Session::open_wide(&making.runtime, &making.model, making.head, &making.helpers);
         match opened {
             Ok(session) => {
                 debug!(helpers = ?making.helpers, "wide session made");

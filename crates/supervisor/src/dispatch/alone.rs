@@ -33,7 +33,7 @@ impl Alone {
 mod tests {
     use super::*;
 
-    const LONG: Work = Work { tokens: 20, micros: 5_000 };
+    const LONG: Work = Work { tokens: 20, micros: 5_000, bytes: 80 };
 
     #[test]
     fn a_text_is_helped_with_if_nobody_else_was_there_lately() {
@@ -49,6 +49,6 @@ mod tests {
     #[test]
     fn what_is_done_before_help_comes_is_not_helped_with() {
         let alone = Alone::default();
-        assert!(!alone.is_helped(0, Work { tokens: 20, micros: 100 }));
+        assert!(!alone.is_helped(0, Work { tokens: 20, micros: 100, bytes: 80 }));
     }
 }

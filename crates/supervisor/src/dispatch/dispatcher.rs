@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use onnxd_proto::{
     control_page::Slot,
     exit::ExitStatus,
@@ -21,9 +20,9 @@ use tokio::{
 };
 
 use super::{
-    Backlog, Embedded, Event, Item, ItemError,
+    Answered, Backlog, Event, Item, ItemError,
     alone::Alone,
-    estimate::{Estimate, Work},
+    estimate::{Estimate, Size, Work},
     scheduler::{Age, ItemId, Scheduler},
     worker::Worker,
 };
@@ -99,8 +98,7 @@ pub(super) struct Accepted {
     pub item: Item,
     pub age: Age,
     pub work: Work,
-    /// See [`super::estimate::pieces`].
-    pub pieces: u32,
+    pub size: Size,
     /// What was committed when it came: nothing older may answer it while something newer can.
     pub floor: Generation,
     /// How long it waited for a worker, once it has one.
@@ -285,7 +283,7 @@ impl Dispatcher {
     fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
         let worker = &self.workers[id];
         let message = ToWorker::Load { slot, version };
-        if !worker.state.serves() || !worker.send(0, &message, Bytes::new()) {
+        if !worker.state.serves() || !worker.send(0, &message, Vec::new()) {
             self.tell(slot, events::Event::WorkerAbsent(id));
         }
     }
@@ -295,7 +293,7 @@ impl Dispatcher {
         for worker in self.workers.iter().filter(|worker| worker.state.serves()) {
             let message = ToWorker::Load { slot, version: serving.to_owned() };
             // Who cannot be told will end, and has nothing loaded then.
-            worker.send(0, &message, Bytes::new());
+            worker.send(0, &message, Vec::new());
         }
     }
 
@@ -386,7 +384,7 @@ impl Dispatcher {
     fn ping(&mut self) {
         for worker in self.workers.iter_mut().filter(|worker| worker.state.serves()) {
             if !worker.pinged {
-                worker.pinged = worker.send(0, &ToWorker::Ping, Bytes::new());
+                worker.pinged = worker.send(0, &ToWorker::Ping, Vec::new());
             }
         }
     }
@@ -401,7 +399,7 @@ impl Dispatcher {
     }
 }
 
-pub(super) fn answer(item: Item, outcome: Result<Embedded, ItemError>) {
+pub(super) fn answer(item: Item, outcome: Result<Answered, ItemError>) {
     // The channel holds one answer for each item of the request; the client may have gone.
     let _ = item.reply.try_send((item.index, outcome));
 }

@@ -1,7 +1,10 @@
-//! How much work a text is, before anybody has tokenized it. Pure. Learns from what workers
+//! How much work an item is, before anybody has tokenized or run it. Pure. Learns from what workers
 //! answer: how many tokens a piece of text makes, and what runs take.
 
-use onnxd_proto::cost::CostTable;
+use onnxd_proto::{
+    ask::{Ask, Content},
+    cost::CostTable,
+};
 
 /// Special tokens around most texts.
 const SPECIAL_TOKENS: f32 = 2.0;
@@ -9,6 +12,8 @@ const SPECIAL_TOKENS: f32 = 2.0;
 const TOKENS_PER_PIECE: f32 = 1.15;
 /// How much of the difference one answer takes away.
 const RATE: f32 = 0.05;
+/// About what saying the tokens of a text takes.
+const WORDS_MICROS: u32 = 100;
 
 /// What is known of one model.
 #[derive(Clone, Debug)]
@@ -18,13 +23,43 @@ pub(crate) struct Estimate {
     max_tokens: u32,
 }
 
-/// An estimate for one text.
+/// An estimate for one item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
     /// Tokens, special ones included.
     pub tokens: u32,
     /// What it takes alone, in microseconds.
     pub micros: u32,
+    /// What is sent to the worker.
+    pub bytes: usize,
+}
+
+/// What is known of an item's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// A text of so many [`pieces`].
+    Pieces(u32),
+    /// So many tokens that its client made.
+    Tokens(u32),
+    /// Tensors, of which all are taken to be alike.
+    Tensors,
+    /// Something for which no model runs.
+    Words,
+}
+
+impl Size {
+    /// The size of an item whose payload is `parts`.
+    pub(crate) fn of<'p>(ask: &Ask, parts: impl Iterator<Item = &'p [u8]>) -> Self {
+        match ask {
+            Ask::Text { text, .. } if text.content == Content::Ids => {
+                let tokens = parts.map(|part| part.len() / 4).sum::<usize>();
+                Self::Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))
+            }
+            Ask::Text { .. } => Self::Pieces(parts.map(pieces).fold(0, u32::saturating_add)),
+            Ask::Tokenize { .. } | Ask::Decode { .. } => Self::Words,
+            Ask::Tensors { .. } => Self::Tensors,
+        }
+    }
 }
 
 impl Default for Estimate {
@@ -46,11 +81,18 @@ impl Estimate {
         self.max_tokens = max_tokens.max(1);
     }
 
-    /// The work that a text of so many [`pieces`] is.
-    pub(crate) fn work(&self, pieces: u32) -> Work {
-        let tokens = nearest(SPECIAL_TOKENS + real(pieces) * self.tokens_per_piece);
-        let tokens = tokens.clamp(1, self.max_tokens);
-        Work { tokens, micros: self.micros(1, tokens) }
+    /// The work that an item of this size is.
+    pub(crate) fn work(&self, size: Size, bytes: usize) -> Work {
+        let tokens = match size {
+            Size::Words => return Work { tokens: 1, micros: WORDS_MICROS, bytes },
+            Size::Tensors => 1,
+            Size::Tokens(tokens) => tokens.clamp(1, self.max_tokens),
+            Size::Pieces(pieces) => {
+                let tokens = nearest(SPECIAL_TOKENS + real(pieces) * self.tokens_per_piece);
+                tokens.clamp(1, self.max_tokens)
+            }
+        };
+        Work { tokens, micros: self.micros(1, tokens), bytes }
     }
 
     /// What one run takes.
@@ -59,7 +101,8 @@ impl Estimate {
     }
 
     /// A worker has answered a text.
-    pub(crate) fn tokenized(&mut self, pieces: u32, tokens: u32) {
+    pub(crate) fn tokenized(&mut self, size: Size, tokens: u32) {
+        let Size::Pieces(pieces) = size else { return };
         // A text that was cut says nothing.
         if tokens < self.max_tokens && pieces > 0 {
             let seen = (real(tokens) - SPECIAL_TOKENS).max(0.0) / real(pieces);
@@ -105,7 +148,8 @@ mod tests {
     fn longer_texts_are_more_work_up_to_what_the_model_takes() {
         let mut estimate = Estimate::default();
         estimate.loaded(CostTable::default(), 256);
-        let works: Vec<Work> = [0, 8, 80, 800, u32::MAX].map(|b| estimate.work(b)).into();
+        let sizes = [0, 8, 80, 800, u32::MAX].map(Size::Pieces);
+        let works: Vec<Work> = sizes.map(|size| estimate.work(size, 0)).into();
         assert!(works.is_sorted_by_key(|work| (work.tokens, work.micros)));
         assert_eq!((works[0].tokens, works[1].tokens, works[4].tokens), (2, 11, 256));
         assert_eq!(works[3], works[4], "what is longer is cut");
@@ -115,10 +159,14 @@ mod tests {
     fn answers_correct_what_is_assumed_of_a_language() {
         let mut estimate = Estimate::default();
         estimate.loaded(CostTable::default(), 256);
-        (0..200).for_each(|_| estimate.tokenized(100, 52));
-        assert_eq!(estimate.work(200).tokens, 102);
-        (0..200).for_each(|_| estimate.tokenized(10_000, 256));
-        assert_eq!(estimate.work(200).tokens, 102, "a text that was cut says nothing");
+        (0..200).for_each(|_| estimate.tokenized(Size::Pieces(100), 52));
+        assert_eq!(estimate.work(Size::Pieces(200), 0).tokens, 102);
+        (0..200).for_each(|_| estimate.tokenized(Size::Pieces(10_000), 256));
+        assert_eq!(
+            estimate.work(Size::Pieces(200), 0).tokens,
+            102,
+            "a text that was cut says nothing"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! What a handler calls: hands the texts of one request in, waits for all answers, and sees to it
+//! What a handler calls: hands the items of one request in, waits for all answers, and sees to it
 //! that one response has one generation. If a commit falls between the parts of a request, the
-//! older parts are run again; if that happens again, all of it is run as one group.
+//! older parts are run again; if that happens again, all of it is run as one group, or, if it is too
+//! large for one, commits wait for it.
 
 use std::{
     ops::RangeInclusive,
@@ -10,9 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use onnxd_proto::{
-    control_page::Slot,
-    generation::Generation,
-    message::{EmbedItem, Rejection},
+    ask::Rejection, control_page::Slot, generation::Generation, limits::GROUP_ITEMS_MAX,
+    tensor::TensorHead,
 };
 use thiserror::Error;
 use tokio::{
@@ -20,36 +20,42 @@ use tokio::{
     time,
 };
 
-use super::{Backlog, Embedded, Event, Item, ItemError, Timing};
-use crate::counters::Counters;
+use super::{Answered, Backlog, Event, Input, Item, ItemError, Timing};
+use crate::{counters::Counters, models::registry::Model};
 
 /// The soonest and the latest that a refused client is told to come back.
 const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(30);
 /// How often the older parts of a response are run again apart before all of it is run together.
 const PARTIAL_RERUNS_MAX: u32 = 2;
 
-/// One text and how it is to be embedded.
-#[derive(Clone, Debug)]
-pub(crate) struct Input {
-    /// UTF-8.
-    pub text: Bytes,
-    /// Scale to length 1; `None` does what the model says.
-    pub normalize: Option<bool>,
-    /// Cut a text that is too long.
-    pub truncate: bool,
-}
+/// Items of one request that wait or are computed at once. The others are handed in as answers
+/// come, so that a request with many leaves room for others.
+const WINDOW: usize = 256;
+/// Items that are handed in together once the window is full.
+const STEP: usize = 32;
 
-/// The embeddings of one request, all of one generation.
+/// The answers to one request, all of one generation.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// What made all of them.
     pub generation: Generation,
-    /// Little-endian f32, in the order of the inputs.
-    pub embeddings: Vec<Bytes>,
+    /// In the order of the inputs.
+    pub items: Vec<AnsweredInput>,
     /// Tokens that were computed, for all inputs.
     pub tokens: u64,
     /// Of the input that took longest in each.
     pub timing: Timing,
+}
+
+/// The answer to one input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AnsweredInput {
+    /// Numbers, text or tensors, as was asked.
+    pub bytes: Bytes,
+    /// The tensors that these are.
+    pub outputs: Vec<TensorHead>,
+    /// Tokens that were computed.
+    pub tokens: u32,
 }
 
 /// Why a request has no answer.
@@ -58,7 +64,7 @@ pub(crate) enum GatherError {
     /// The queue is full.
     #[error("the server is overloaded: {limit} inputs may wait, and as many do")]
     Overloaded {
-        /// Texts that may wait or be computed at once.
+        /// Items of one model that may wait or be computed at once.
         limit: usize,
         /// When there will be room again.
         retry_after: Duration,
@@ -72,7 +78,7 @@ pub(crate) enum GatherError {
     /// Too many workers ended while they computed one of the inputs.
     #[error("workers ended again and again while they computed this input; it is given up")]
     Poisonous,
-    /// One of the inputs cannot be embedded.
+    /// One of the inputs cannot be answered.
     #[error("{}", rejection(.0))]
     Rejected(Rejection),
 }
@@ -82,8 +88,23 @@ fn rejection(rejection: &Rejection) -> String {
         Rejection::TooLong { tokens, max } => {
             format!("`inputs` must have at most {max} tokens. Given: {tokens}")
         }
-        Rejection::Tokenizer(reason) | Rejection::Inference(reason) => reason.clone(),
+        Rejection::Tokenizer(reason)
+        | Rejection::Inference(reason)
+        | Rejection::Tensors(reason) => reason.clone(),
         Rejection::NotLoaded(reason) => format!("the model is not loaded: {reason}"),
+        Rejection::TokenId { id, highest } => {
+            format!("the model has no token {id}; its highest is {highest}")
+        }
+        Rejection::Prompt { name, known } if known.is_empty() => {
+            format!("the model has no prompt `{name}`; it has none at all")
+        }
+        Rejection::Prompt { name, known } => {
+            format!("the model has no prompt `{name}`; it has {known}")
+        }
+        Rejection::Dimensions { asked, max } => {
+            format!("`dimensions` must be from 1 to {max}. Given: {asked}")
+        }
+        Rejection::WrongTask(task) => format!("the model is for {}", task.as_str()),
     }
 }
 
@@ -91,7 +112,8 @@ fn rejection(rejection: &Rejection) -> String {
 #[derive(Debug)]
 pub(crate) struct Dispatch {
     events: mpsc::Sender<Event>,
-    places: Arc<Semaphore>,
+    /// Of each model, by slot.
+    places: Vec<Arc<Semaphore>>,
     counters: Arc<Counters>,
     limits: Limits,
     backlog: Arc<Backlog>,
@@ -100,77 +122,73 @@ pub(crate) struct Dispatch {
 /// What a request may ask of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Texts that may wait or be computed at once.
+    /// Items of one model that may wait or be computed at once.
     pub items: usize,
     /// From a request's body to its answer. A request may ask for less.
     pub timeout: Duration,
 }
 
 impl Dispatch {
-    /// A way into the dispatcher that reads `events`.
+    /// A way into the dispatcher that reads `events`, for so many models.
     pub(crate) fn new(
         events: mpsc::Sender<Event>,
         counters: Arc<Counters>,
         limits: Limits,
         backlog: Arc<Backlog>,
+        models: usize,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(limits.items));
+        let places = (0..models).map(|_| Arc::new(Semaphore::new(limits.items))).collect();
         Self { events, places, counters, limits, backlog }
     }
 
-    /// Texts that may wait or be computed at once.
+    /// Items of one model that may wait or be computed at once.
     pub(crate) fn items_max(&self) -> usize {
         self.limits.items
     }
 
-    /// Embeds all inputs, in one generation, within `timeout` or the configured time if that is
+    /// Answers all inputs, in one generation, within `timeout` or the configured time if that is
     /// shorter.
     ///
     /// # Errors
     /// The first reason why there is no answer for all of them.
-    pub(crate) async fn embed(
+    pub(crate) async fn run(
         &self,
-        slot: Slot,
+        model: &Model,
         inputs: Vec<Input>,
         timeout: Option<Duration>,
     ) -> Result<Answer, GatherError> {
         let timeout = timeout.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout));
-        time::timeout(timeout, self.gather(slot, inputs))
+        time::timeout(timeout, self.gather(model, inputs))
             .await
             .unwrap_or(Err(GatherError::Timeout(timeout)))
     }
 
-    async fn gather(&self, slot: Slot, inputs: Vec<Input>) -> Result<Answer, GatherError> {
+    async fn gather(&self, model: &Model, inputs: Vec<Input>) -> Result<Answer, GatherError> {
+        let window = self.window(inputs.len());
         // For all rounds: what has been accepted is answered, also if it has to be run again.
-        let places = self.places(inputs.len())?;
-        let queued_at = Instant::now();
-        let mut answers: Vec<Option<Embedded>> = vec![None; inputs.len()];
+        let places = self.places(model.slot, window)?;
+        let mut answers: Vec<Option<Answered>> = vec![None; inputs.len()];
         let mut wanted: Vec<usize> = (0..inputs.len()).collect();
-        let mut round = 0;
+        let (mut round, mut together, mut _still) = (0, false, None);
         loop {
-            let together = round > PARTIAL_RERUNS_MAX;
-            let wanted_now = wanted.iter().map(|&index| (index, inputs[index].clone()));
-            let (reply, replies) = mpsc::channel(wanted.len());
-            let item = |(index, input): (usize, Input)| {
-                let Input { text, normalize, truncate } = input;
-                let text_bytes = u32::try_from(text.len()).expect("texts are shorter than 4 GiB");
-                let options = EmbedItem { text_bytes, normalize, truncate };
-                let (reply, _permit) = (reply.clone(), Arc::clone(&places));
-                Item { slot, text, options, index, queued_at, together, reply, _permit }
-            };
-            let items = wanted_now.map(item).collect();
-            drop(reply);
-            for (index, embedded) in self.run(items, replies).await? {
-                answers[index] = Some(embedded);
+            let run = Run { slot: model.slot, window, together, places: Arc::clone(&places) };
+            for (index, answered) in self.run_once(&run, &inputs, &wanted).await? {
+                answers[index] = Some(answered);
             }
             let answers = answers.iter().flatten();
             let newest = answers.clone().map(|answer| answer.generation).max().unwrap_or(0);
-            let older = |answer: &Embedded| answer.generation != newest;
+            let older = |answer: &Answered| answer.generation != newest;
             if !answers.clone().any(older) {
                 return Ok(answer(newest, answers.cloned().collect()));
             }
             round += 1;
-            wanted = match round > PARTIAL_RERUNS_MAX {
+            if round > PARTIAL_RERUNS_MAX {
+                together = inputs.len() <= GROUP_ITEMS_MAX;
+                if !together && _still.is_none() {
+                    _still = Some(model.hold_still().await);
+                }
+            }
+            wanted = match together {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
@@ -178,10 +196,15 @@ impl Dispatch {
         }
     }
 
-    /// Room for so many texts.
-    fn places(&self, count: usize) -> Result<Arc<OwnedSemaphorePermit>, GatherError> {
+    /// How many of so many items are in the queue at once.
+    fn window(&self, items: usize) -> usize {
+        items.min(WINDOW.min(self.limits.items / 2).max(GROUP_ITEMS_MAX))
+    }
+
+    /// Room for so many items.
+    fn places(&self, slot: Slot, count: usize) -> Result<Arc<OwnedSemaphorePermit>, GatherError> {
         let wanted = u32::try_from(count).unwrap_or(u32::MAX);
-        let places = Arc::clone(&self.places).try_acquire_many_owned(wanted);
+        let places = Arc::clone(&self.places[usize::from(slot)]).try_acquire_many_owned(wanted);
         places.map(Arc::new).map_err(|_| {
             self.counters.requests_overloaded_total.add();
             let retry_after = self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
@@ -189,118 +212,82 @@ impl Dispatch {
         })
     }
 
-    /// Runs items once; each answer comes with its place.
-    async fn run(
+    /// Runs the wanted inputs once; each answer comes with its place.
+    async fn run_once(
         &self,
-        items: Vec<Item>,
-        mut replies: mpsc::Receiver<(usize, Result<Embedded, ItemError>)>,
-    ) -> Result<Vec<(usize, Embedded)>, GatherError> {
-        let count = items.len();
-        let submitted = self.events.send(Event::Submitted(items)).await;
-        submitted.map_err(|_| GatherError::Stopped)?;
-        let mut answers = Vec::with_capacity(count);
-        for _ in 0..count {
+        run: &Run,
+        inputs: &[Input],
+        wanted: &[usize],
+    ) -> Result<Vec<(usize, Answered)>, GatherError> {
+        let (reply, mut replies) = mpsc::channel(wanted.len().max(1));
+        let mut answers = Vec::with_capacity(wanted.len());
+        let (first, mut rest) = wanted.split_at(run.window.min(wanted.len()));
+        self.submit(run, inputs, first, &reply).await?;
+        let mut room = 0;
+        while answers.len() < wanted.len() {
             let (index, outcome) = replies.recv().await.ok_or(GatherError::Stopped)?;
-            let embedded = outcome.map_err(|error| match error {
+            let answered = outcome.map_err(|error| match error {
                 ItemError::Rejected(rejection) => GatherError::Rejected(rejection),
                 ItemError::Poisonous => GatherError::Poisonous,
                 ItemError::Stopped => GatherError::Stopped,
             })?;
-            answers.push((index, embedded));
+            answers.push((index, answered));
+            room += 1;
+            if room >= STEP && !rest.is_empty() {
+                let (next, later) = rest.split_at(room.min(rest.len()));
+                self.submit(run, inputs, next, &reply).await?;
+                (room, rest) = (0, later);
+            }
         }
         Ok(answers)
     }
+
+    async fn submit(
+        &self,
+        run: &Run,
+        inputs: &[Input],
+        wanted: &[usize],
+        reply: &mpsc::Sender<(usize, Result<Answered, ItemError>)>,
+    ) -> Result<(), GatherError> {
+        let queued_at = Instant::now();
+        let item = |&index: &usize| Item {
+            slot: run.slot,
+            input: inputs[index].clone(),
+            index,
+            queued_at,
+            together: run.together,
+            reply: reply.clone(),
+            _permit: Arc::clone(&run.places),
+        };
+        let items = wanted.iter().map(item).collect();
+        let submitted = self.events.send(Event::Submitted(items)).await;
+        submitted.map_err(|_| GatherError::Stopped)
+    }
 }
 
-fn answer(generation: Generation, embedded: Vec<Embedded>) -> Answer {
+/// What the items of one round have in common.
+struct Run {
+    slot: Slot,
+    window: usize,
+    together: bool,
+    places: Arc<OwnedSemaphorePermit>,
+}
+
+fn answer(generation: Generation, answered: Vec<Answered>) -> Answer {
     let mut timing = Timing::default();
-    for Embedded { timing: one, .. } in &embedded {
+    for Answered { timing: one, .. } in &answered {
         timing.queue = timing.queue.max(one.queue);
         timing.tokenize = timing.tokenize.max(one.tokenize);
         timing.infer = timing.infer.max(one.infer);
     }
-    let tokens = embedded.iter().map(|one| u64::from(one.tokens)).sum();
-    let embeddings = embedded.into_iter().map(|one| one.components).collect();
-    Answer { generation, embeddings, tokens, timing }
+    let tokens = answered.iter().map(|one| u64::from(one.tokens)).sum();
+    let item = |one: Answered| {
+        let Answered { bytes, outputs, tokens, .. } = one;
+        AnsweredInput { bytes, outputs, tokens }
+    };
+    Answer { generation, items: answered.into_iter().map(item).collect(), tokens, timing }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A way in with room for 100 texts.
-    fn dispatch(events: mpsc::Sender<Event>) -> Dispatch {
-        let limits = Limits { items: 100, timeout: Duration::from_secs(5) };
-        Dispatch::new(events, Arc::default(), limits, Arc::default())
-    }
-
-    fn input() -> Input {
-        Input { text: Bytes::new(), normalize: None, truncate: true }
-    }
-
-    /// Plays a dispatcher whose answers have the given generations, one list for each round.
-    async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usize>) {
-        let (events, mut incoming) = mpsc::channel(16);
-        let dispatch = dispatch(events);
-        let rounds: Vec<Vec<Generation>> = rounds.iter().map(|round| round.to_vec()).collect();
-        let player = tokio::spawn(async move {
-            let mut sizes = Vec::new();
-            for round in rounds {
-                let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
-                sizes.push(items.len());
-                assert_eq!(items.len(), round.len());
-                let together = items[0].together;
-                assert!(items.iter().all(|item| item.together == together));
-                assert_eq!(together, sizes.len() > 3);
-                for (item, generation) in items.into_iter().zip(round) {
-                    let components = Bytes::from(vec![u8::try_from(item.index).unwrap(); 4]);
-                    let timing = Timing::default();
-                    let embedded = Embedded { generation, components, tokens: 1, timing };
-                    item.reply.try_send((item.index, Ok(embedded))).unwrap();
-                }
-            }
-            sizes
-        });
-        let answer = dispatch.embed(0, vec![input(); inputs], None).await.unwrap();
-        (answer, player.await.unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_response_of_one_generation_is_run_once() {
-        let (answer, sizes) = served_by(&[&[4, 4, 4]], 3).await;
-        assert_eq!((answer.generation, answer.tokens, sizes), (4, 3, vec![3]));
-    }
-
-    #[tokio::test]
-    async fn parts_of_an_older_generation_are_run_again_and_keep_their_place() {
-        let (answer, sizes) = served_by(&[&[1, 2, 1], &[2, 2]], 3).await;
-        assert_eq!((answer.generation, sizes), (2, vec![3, 2]));
-        let places: Vec<u8> = answer.embeddings.iter().map(|bytes| bytes[0]).collect();
-        assert_eq!(places, [0, 1, 2]);
-    }
-
-    #[tokio::test]
-    async fn under_a_storm_of_commits_a_response_is_at_last_run_as_one_group() {
-        let (answer, sizes) = served_by(&[&[1, 2], &[3], &[4], &[9, 9]], 2).await;
-        assert_eq!((answer.generation, sizes), (9, vec![2, 1, 1, 2]));
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_is_an_answer_at_once() {
-        let (events, _incoming) = mpsc::channel(16);
-        let dispatch = dispatch(events);
-        let error = dispatch.embed(0, vec![input(); 101], None).await.unwrap_err();
-        let retry_after = Duration::from_millis(50);
-        assert_eq!(error, GatherError::Overloaded { limit: 100, retry_after });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_may_ask_for_less_time_than_is_allowed_and_not_for_more() {
-        let (events, _incoming) = mpsc::channel(16);
-        let dispatch = dispatch(events);
-        for (asked, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
-            let error = dispatch.embed(0, vec![input()], asked.map(Duration::from_secs)).await;
-            assert_eq!(error.unwrap_err(), GatherError::Timeout(Duration::from_secs(given)));
-        }
-    }
-}
+#[path = "gather_tests.rs"]
+mod tests;

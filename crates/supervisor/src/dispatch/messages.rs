@@ -4,10 +4,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use onnxd_proto::message::{Embeddings, FromWorker, ToWorker, Welcome};
+use onnxd_proto::{
+    ask,
+    message::{FromWorker, ToWorker, Welcome},
+};
 
 use super::{
-    Embedded, ItemError, Timing,
+    Answered, ItemError, Timing,
     dispatcher::{Accepted, Dispatcher, answer},
     worker::{self, Load},
 };
@@ -35,7 +38,7 @@ impl Dispatcher {
                 );
                 let helper_cpus = worker.helper_cpus.clone();
                 let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
-                worker.send(0, &welcome, Bytes::new()).then_some(()).ok_or("it takes no message")
+                worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
             }
             FromWorker::Ready => {
                 worker.state.ready(Instant::now());
@@ -71,8 +74,8 @@ impl Dispatcher {
                 self.tell(slot, events::Event::Loaded(id, version, Err(reason)));
                 Ok(())
             }
-            FromWorker::Embeddings(embeddings) => {
-                self.embedded(id, incoming.id, &embeddings, &incoming.payload)
+            FromWorker::Answered(answered) => {
+                self.answered(id, incoming.id, answered, incoming.payload)
             }
             FromWorker::Rejected { items, reason } => {
                 let items = worker.answered(incoming.id, items.into_iter());
@@ -87,52 +90,51 @@ impl Dispatcher {
         }
     }
 
-    fn embedded(
+    fn answered(
         &mut self,
         id: WorkerId,
         group: u64,
-        embeddings: &Embeddings,
-        payload: &Bytes,
+        answered: ask::Answered,
+        mut payload: Bytes,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
-        if !worker::fits(embeddings, payload) {
-            return Err("its payload is not as long as it says");
-        }
         let slot = worker.group_slot(group).ok_or("it answers what it was not given")?;
-        let Some(record) = self.registry.at(slot).record(embeddings.generation) else {
+        let Some(record) = self.registry.at(slot).record(answered.generation) else {
             return Err("it names a generation that was never committed");
         };
-        if record.facts.dimension != embeddings.dimension {
-            return Err("its embeddings have another dimension than the version was checked with");
+        let places = || answered.items.iter().map(|item| item.item);
+        let ids = worker.unanswered(group, places()).ok_or("it answers an item twice")?;
+        let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
+        if !worker::fits(&answered, asks, &record.facts, payload.len()) {
+            return Err("its answer is not what it was asked for");
         }
         let helped = worker.is_helped();
-        let places = embeddings.items.iter().map(|embedded| embedded.item);
-        let items = worker.answered(group, places).ok_or("it answers an item twice")?;
-        self.counters.micro_batches_total.add();
-        self.counters.inference_cpu_micros_total.add_all(embeddings.infer_cpu_micros.into());
-        let width = embeddings.dimension as usize * size_of::<f32>();
-        let longest = embeddings.items.iter().map(|item| item.tokens).max().unwrap_or(0);
-        // Of a run that others helped with, the worker knows its own part.
-        if !helped {
-            let micros = embeddings.infer_cpu_micros;
-            self.estimates[usize::from(slot)].ran(items.len(), longest, micros);
+        worker.answered(group, places()).ok_or("it answers an item twice")?;
+        let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
+        self.counters.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
+        if answered.infer_cpu_micros > 0 {
+            self.counters.micro_batches_total.add();
+            // Of a run that others helped with, the worker knows its own part.
+            if !helped {
+                let micros = answered.infer_cpu_micros;
+                self.estimates[usize::from(slot)].ran(ids.len(), longest.max(1), micros);
+            }
         }
-        for (place, (item, embedded)) in items.into_iter().zip(&embeddings.items).enumerate() {
-            if self.answered_too_old(slot, item, embeddings.generation) {
+        for (item, one) in ids.into_iter().zip(answered.items) {
+            let bytes = payload.split_to(one.bytes as usize);
+            if self.answered_too_old(slot, item, answered.generation) {
                 continue;
             }
             let accepted = self.items.remove(&item);
-            let Some(Accepted { item, pieces, waited, .. }) = accepted else { continue };
-            self.estimates[usize::from(slot)].tokenized(pieces, embedded.tokens);
+            let Some(Accepted { item, size, waited, .. }) = accepted else { continue };
+            self.estimates[usize::from(slot)].tokenized(size, one.tokens);
             let timing = Timing {
                 queue: waited,
-                tokenize: Duration::from_micros(embeddings.tokenize_micros.into()),
-                infer: Duration::from_micros(embeddings.infer_micros.into()),
+                tokenize: Duration::from_micros(answered.tokenize_micros.into()),
+                infer: Duration::from_micros(answered.infer_micros.into()),
             };
-            let components = payload.slice(place * width..(place + 1) * width);
-            let generation = embeddings.generation;
-            let embedded = Embedded { generation, components, tokens: embedded.tokens, timing };
-            answer(item, Ok(embedded));
+            let (generation, tokens, outputs) = (answered.generation, one.tokens, one.outputs);
+            answer(item, Ok(Answered { generation, bytes, outputs, tokens, timing }));
         }
         Ok(())
     }

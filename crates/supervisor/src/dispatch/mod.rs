@@ -30,9 +30,10 @@ use std::{
 
 use bytes::Bytes;
 use onnxd_proto::{
+    ask::{Ask, Rejection},
     control_page::Slot,
     generation::Generation,
-    message::{EmbedItem, Rejection},
+    tensor::TensorHead,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -41,7 +42,7 @@ use crate::pool::{Epoch, WorkerId, keeper::Report, link::Incoming};
 /// Everything that happens to the dispatcher.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The texts of one request, all for the same model.
+    /// Items of one request, all for the same model.
     Submitted(Vec<Item>),
     /// A keeper has started its process, or the process has ended.
     Kept(WorkerId, Epoch, Report),
@@ -63,15 +64,13 @@ pub(crate) enum Event {
     Drain,
 }
 
-/// One text on its way through the queue. Dropping it answers nobody: its handler sees that.
+/// One item on its way through the queue. Dropping it answers nobody: its handler sees that.
 #[derive(Debug)]
 pub(crate) struct Item {
     /// The model's slot.
     pub slot: Slot,
-    /// UTF-8.
-    pub text: Bytes,
-    /// How it is to be embedded.
-    pub options: EmbedItem,
+    /// What is asked, and of what.
+    pub input: Input,
     /// Its place in the request.
     pub index: usize,
     /// When it was handed in.
@@ -79,9 +78,25 @@ pub(crate) struct Item {
     /// Whether all items of the request must be computed in one group.
     pub together: bool,
     /// Where the answer goes; closed when the client has gone.
-    pub reply: mpsc::Sender<(usize, Result<Embedded, ItemError>)>,
+    pub reply: mpsc::Sender<(usize, Result<Answered, ItemError>)>,
     /// The request's places in the bounded queue, given back when all of it is dropped.
     pub _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// What a request asks of one of its inputs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    /// What is to be done.
+    pub ask: Ask,
+    /// With what: the item's payload, which may lie in several places.
+    pub parts: Vec<Bytes>,
+}
+
+impl Input {
+    /// Bytes of the payload.
+    pub(crate) fn bytes(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
 }
 
 /// How long the work that waits will keep the workers busy, as the dispatcher estimates it.
@@ -100,13 +115,15 @@ impl Backlog {
     }
 }
 
-/// One embedding.
+/// The answer to one item.
 #[derive(Clone, Debug)]
-pub(crate) struct Embedded {
+pub(crate) struct Answered {
     /// What made it.
     pub generation: Generation,
-    /// Little-endian f32.
-    pub components: Bytes,
+    /// Numbers, text or tensors, as was asked.
+    pub bytes: Bytes,
+    /// The tensors that these are.
+    pub outputs: Vec<TensorHead>,
     /// Tokens that were computed.
     pub tokens: u32,
     /// How long it took.
@@ -120,11 +137,11 @@ pub(crate) struct Timing {
     pub queue: Duration,
     /// Tokenizing its group.
     pub tokenize: Duration,
-    /// ONNX Runtime and pooling for its micro-batch.
+    /// ONNX Runtime and what follows for its micro-batch.
     pub infer: Duration,
 }
 
-/// Why an item has no embedding.
+/// Why an item has no answer.
 #[derive(Clone, Debug)]
 pub(crate) enum ItemError {
     /// The worker's word.

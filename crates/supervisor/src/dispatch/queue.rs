@@ -3,13 +3,18 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use onnxd_proto::{control_page::Slot, generation::Generation, message::ToWorker};
+use bytes::{Bytes, BytesMut};
+use onnxd_proto::{
+    ask::{self, Ask},
+    control_page::Slot,
+    generation::Generation,
+    message::ToWorker,
+};
 
 use super::{
     Item, ItemError,
     dispatcher::{Accepted, Dispatcher, answer},
-    estimate,
+    estimate::Size,
     scheduler::{self, Age, Group, ItemId, Unit},
     worker::{self, Unanswered},
 };
@@ -22,27 +27,32 @@ const ITEM_FAULTS_MAX: u32 = 2;
 /// no item, but the kernel kills, too, when an item needs more memory than there is.
 const ITEM_DEATHS_MAX: u32 = 5;
 
+/// Parts of a payload that are smaller are put together: one piece of memory is sent faster than
+/// many. Larger ones are sent from where they lie.
+const COPIED_BYTES_MAX: usize = 64 * 1024;
+
 impl Dispatcher {
     pub(super) fn submit(&mut self, items: Vec<Item>) {
         let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
         let (slot, together) = (*slot, *together);
         let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
         let mut works = Vec::with_capacity(items.len());
-        let mut pieces = Vec::with_capacity(items.len());
-        for item in &items {
+        let mut sizes = Vec::with_capacity(items.len());
+        for Item { input, .. } in &items {
             self.counters.items_total.add();
-            let text_pieces = estimate::pieces(&item.text);
-            pieces.push(text_pieces);
-            works.push((self.next_id(), self.estimates[usize::from(slot)].work(text_pieces)));
+            let size = Size::of(&input.ask, input.parts.iter().map(|part| &part[..]));
+            sizes.push(size);
+            let work = self.estimates[usize::from(slot)].work(size, input.bytes());
+            works.push((self.next_id(), work));
         }
         let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
         let floor = self.registry.page().committed(slot);
-        let mut rest = items.into_iter().zip(works).zip(pieces);
+        let mut rest = items.into_iter().zip(works).zip(sizes);
         for (age, unit) in units {
             // The items of a unit come in the order of the request.
-            for (_, ((item, (id, work)), pieces)) in unit.items.iter().zip(rest.by_ref()) {
+            for (_, ((item, (id, work)), size)) in unit.items.iter().zip(rest.by_ref()) {
                 let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
-                let accepted = Accepted { item, age, work, pieces, floor, waited, deaths, faults };
+                let accepted = Accepted { item, age, work, size, floor, waited, deaths, faults };
                 self.items.insert(id, accepted);
             }
             self.scheduler.push(age, unit);
@@ -75,18 +85,20 @@ impl Dispatcher {
     fn send_group(&mut self, group: &Group, now_micros: u64) {
         let id = self.next_id();
         let (place, wide) = self.place(group, now_micros);
-        let mut texts = BytesMut::new();
-        let mut options = Vec::with_capacity(group.items.len());
+        let mut payload = Payload::default();
+        let mut items = Vec::with_capacity(group.items.len());
         for id in &group.items {
             let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
             accepted.waited = accepted.item.queued_at.elapsed();
-            texts.extend_from_slice(&accepted.item.text);
-            options.push(accepted.item.options.clone());
+            let input = &accepted.item.input;
+            input.parts.iter().for_each(|part| payload.push(part));
+            let payload_bytes = u32::try_from(input.bytes()).expect("items fit into a frame");
+            items.push(ask::Item { payload_bytes, ask: input.ask.clone() });
         }
-        let message = ToWorker::Embed { slot: group.slot, items: options, wide };
+        let message = ToWorker::Run { slot: group.slot, items, wide };
         let worker = &mut self.workers[place];
         worker.assign(id, group, wide);
-        if !worker.send(id, &message, texts.freeze()) {
+        if !worker.send(id, &message, payload.finish()) {
             worker.kill();
         }
     }
@@ -102,7 +114,9 @@ impl Dispatcher {
         let first = free().find(is_here).or_else(|| free().next());
         let first = first.expect("a worker is free, or no group is made");
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
-        if !self.alone.is_helped(now_micros, self.items[item].work) {
+        let accepted = &self.items[item];
+        let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
+        if !is_text || !self.alone.is_helped(now_micros, accepted.work) {
             return (first, false);
         }
         let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
@@ -167,6 +181,35 @@ impl Dispatcher {
         self.counters.items_regenerated_total.add();
         self.put_back(slot, id);
         true
+    }
+}
+
+/// A group's payload.
+#[derive(Debug, Default)]
+struct Payload {
+    parts: Vec<Bytes>,
+    small: BytesMut,
+}
+
+impl Payload {
+    fn push(&mut self, part: &Bytes) {
+        if part.len() <= COPIED_BYTES_MAX {
+            self.small.extend_from_slice(part);
+        } else {
+            self.close();
+            self.parts.push(part.clone());
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.small.is_empty() {
+            self.parts.push(self.small.split().freeze());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.close();
+        self.parts
     }
 }
 

@@ -3,15 +3,21 @@
 //!
 //! - Work is bound late: items wait here until a worker is free, so that none is stuck behind a
 //!   long group while another worker sleeps.
-//! - The oldest item is in the next group, always. An item of a request with many is as old as if
-//!   its client had sent one after the other, as fast as an idle server answers them; so a client
-//!   that sends 32 at once holds up nobody who sends one.
+//! - The oldest item of a model is in the model's next group, always. An item of a request with many
+//!   is as old as if its client had sent one after the other, as fast as an idle server answers
+//!   them; so a client that sends 32 at once holds up nobody who sends one.
+//! - Of several models with work, the one whose turn it is has had the least time so far; one that
+//!   had no work meanwhile saved nothing up (start-time fair queueing: Goyal, Vin and Cheng, 1996).
+//!   So a slow model holds up a fast one by what runs, and no more.
 //! - A group is the oldest item and others of like length, as far as running them together saves
 //!   time, and no more than its share of what waits if several workers are free.
 
 use std::collections::BTreeMap;
 
-use onnxd_proto::{control_page::Slot, limits::GROUP_ITEMS_MAX};
+use onnxd_proto::{
+    control_page::Slot,
+    limits::{FRAME_PAYLOAD_BYTES_MAX, GROUP_ITEMS_MAX},
+};
 
 use super::estimate::Work;
 
@@ -31,6 +37,8 @@ const GROUP_MICROS_MIN: u32 = 1_500;
 const ADDED_MAX: f64 = 0.9;
 /// Units, the oldest first, that are looked at to fill a group.
 const LOOKAHEAD: usize = 64;
+/// Bytes of a group of several units. Half of what a frame takes, so that texts always fit.
+const GROUP_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX / 2;
 
 /// Since when something waits, in microseconds since the start, and a number that tells those of
 /// the same time apart. The smallest is the oldest.
@@ -49,7 +57,7 @@ pub(crate) struct Unit {
     pub slot: Slot,
     /// From 1 to [`GROUP_ITEMS_MAX`].
     pub items: Vec<ItemId>,
-    /// That of the longest item, with the time of all.
+    /// That of the longest item, with the time and bytes of all.
     pub work: Work,
     /// A worker has failed with it: it goes in no company, which might suffer for it.
     pub suspect: bool,
@@ -70,6 +78,8 @@ pub(crate) struct Group {
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler {
     queues: BTreeMap<Slot, Queue>,
+    /// What the model that had the last turn had had before it, in microseconds.
+    turn: u64,
 }
 
 /// What waits for one model.
@@ -78,6 +88,9 @@ struct Queue {
     units: BTreeMap<Age, Unit>,
     /// The sum of all.
     micros: u64,
+    /// The time that the model has had, in microseconds, or would have had if it had always had
+    /// work.
+    had: u64,
 }
 
 impl Scheduler {
@@ -85,6 +98,9 @@ impl Scheduler {
     pub(crate) fn push(&mut self, age: Age, unit: Unit) {
         debug_assert!((1..=GROUP_ITEMS_MAX).contains(&unit.items.len()));
         let queue = self.queues.entry(unit.slot).or_default();
+        if queue.units.is_empty() {
+            queue.had = queue.had.max(self.turn);
+        }
         queue.micros += u64::from(unit.work.micros);
         queue.units.insert(age, unit);
     }
@@ -105,17 +121,19 @@ impl Scheduler {
         self.queues.clear();
     }
 
-    /// The group for one free worker: the oldest unit that any may have, and what runs well with
-    /// it. `free` says how many free workers may have work of a model, `takes` what a run of so
+    /// The group for one free worker: the oldest unit of the model whose turn it is, and what runs
+    /// well with it. `free` says how many free workers may have work of a model, `takes` what a run of so
     /// many texts of so many tokens takes.
     pub(crate) fn next(
         &mut self,
         free: impl Fn(Slot) -> usize,
         takes: impl Fn(Slot, usize, u32) -> u32,
     ) -> Option<Group> {
-        let oldest = |(slot, queue): (&Slot, &Queue)| Some((*queue.units.keys().next()?, *slot));
-        let may = |(_, slot): &(Age, Slot)| free(*slot) > 0;
-        let (age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
+        let oldest =
+            |(slot, queue): (&Slot, &Queue)| Some((queue.had, *queue.units.keys().next()?, *slot));
+        let may = |(_, _, slot): &(u64, Age, Slot)| free(*slot) > 0;
+        let (had, age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
+        self.turn = had;
         let queue = self.queues.get_mut(&slot)?;
         let share = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
         let micros_max = GROUP_MICROS_MAX.max(queue.micros / GROUP_PART);
@@ -131,6 +149,7 @@ impl Scheduler {
                 filling.add(unit, micros);
             }
         }
+        queue.had += u64::from(filling.micros);
         Some(Group { slot, items: filling.items, micros: filling.micros })
     }
 }
@@ -160,6 +179,7 @@ struct Filling {
     tokens: u32,
     /// What the group takes.
     micros: u32,
+    bytes: usize,
     /// What its items take alone, and how much that may be.
     alone: u64,
     share: u64,
@@ -168,15 +188,16 @@ struct Filling {
 
 impl Filling {
     fn new(first: Unit, share: u64, micros_max: u64) -> Self {
-        let Work { tokens, micros } = first.work;
-        Self { items: first.items, tokens, micros, alone: micros.into(), share, micros_max }
+        let Work { tokens, micros, bytes } = first.work;
+        Self { items: first.items, tokens, micros, bytes, alone: micros.into(), share, micros_max }
     }
 
     /// What the group takes with this unit, if the unit is to be in it.
     fn micros_with(&self, unit: &Unit, takes: impl Fn(usize, u32) -> u32) -> Option<u32> {
         let texts = self.items.len() + unit.items.len();
-        let fits =
-            texts <= GROUP_ITEMS_MAX && self.alone + u64::from(unit.work.micros) <= self.share;
+        let fits = texts <= GROUP_ITEMS_MAX
+            && self.bytes.saturating_add(unit.work.bytes) <= GROUP_BYTES_MAX
+            && self.alone + u64::from(unit.work.micros) <= self.share;
         if !fits {
             return None;
         }
@@ -194,6 +215,7 @@ impl Filling {
     fn add(&mut self, unit: Unit, micros: u32) {
         self.items.extend(unit.items);
         self.tokens = self.tokens.max(unit.work.tokens);
+        self.bytes += unit.work.bytes;
         self.alone += u64::from(unit.work.micros);
         self.micros = micros;
     }
@@ -212,10 +234,11 @@ pub(crate) fn units(
     let mut unit = |items: &[(ItemId, Work)]| {
         let micros = items.iter().map(|(_, work)| work.micros).sum();
         let tokens = items.iter().map(|(_, work)| work.tokens).max().unwrap_or(0);
+        let bytes = items.iter().map(|(_, work)| work.bytes).sum();
         let age = Age { micros: arrival_micros + before / workers.max(1) as u64, item: items[0].0 };
         before += u64::from(micros);
         let items = items.iter().map(|(item, _)| *item).collect();
-        (age, Unit { slot, items, work: Work { tokens, micros }, suspect: false })
+        (age, Unit { slot, items, work: Work { tokens, micros, bytes }, suspect: false })
     };
     let size = if together { GROUP_ITEMS_MAX } else { 1 };
     items.chunks(size).map(&mut unit).collect()

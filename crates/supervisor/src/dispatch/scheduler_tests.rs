@@ -13,7 +13,7 @@ fn takes(texts: usize, tokens: u32) -> u32 {
 }
 
 fn work(tokens: u32) -> Work {
-    Work { tokens, micros: takes(1, tokens) }
+    Work { tokens, micros: takes(1, tokens), bytes: 80 }
 }
 
 fn age(item: ItemId) -> Age {
@@ -67,7 +67,7 @@ fn a_group_takes_no_longer_than_others_may_wait() {
 fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
     let mut scheduler = Scheduler::default();
     for (item, tokens) in (0..).zip([10, 500, 20]) {
-        let work = Work { tokens, micros: 100 };
+        let work = Work { tokens, micros: 100, bytes: 80 };
         scheduler.push(age(item), Unit { slot: 0, items: vec![item], work, suspect: false });
     }
     // Each costs the same in whatever company: running together saves nothing.
@@ -133,6 +133,43 @@ fn who_sends_one_text_does_not_wait_for_all_of_a_request_with_many() {
     assert_eq!(order.len(), 33);
 }
 
+#[test]
+fn a_slow_model_holds_up_a_fast_one_by_what_runs_and_no_more() {
+    let mut scheduler = Scheduler::default();
+    // 100 items of 22 ms wait for the slow model before the first of the fast one comes.
+    push(&mut scheduler, 0, 0, &[100; 100]);
+    let next_slot = |scheduler: &mut Scheduler| {
+        scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
+    };
+    assert_eq!(next_slot(&mut scheduler), 0);
+    push(&mut scheduler, 1, 100, &[1, 1]);
+    assert_eq!(next_slot(&mut scheduler), 1, "it waits for nothing but what runs");
+    // As long as both have work each has about half of the time.
+    let (mut had, mut first) = ([0_u64; 2], 200);
+    for _ in 0..50 {
+        push(&mut scheduler, 1, first, &[10; 4]);
+        first += 4;
+        let group = scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
+        had[usize::from(group.slot)] += u64::from(group.micros);
+    }
+    assert!(had[0].abs_diff(had[1]) <= 2 * GROUP_MICROS_MAX, "{had:?}");
+}
+
+#[test]
+fn a_model_without_work_saves_no_turns_up() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 1, 0, &[10]);
+    next(&mut scheduler, 1).unwrap();
+    push(&mut scheduler, 0, 1, &[100; 50]);
+    (0..40).for_each(|_| drop(next(&mut scheduler, 1).unwrap()));
+    push(&mut scheduler, 1, 100, &[100; 50]);
+    let slot = |scheduler: &mut Scheduler| {
+        scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
+    };
+    let turns: Vec<Slot> = (0..6).map(|_| slot(&mut scheduler)).collect();
+    assert!(turns.iter().filter(|&&slot| slot == 0).count() >= 2, "{turns:?}");
+}
+
 /// Workers that compute, clients that come and go, a queue between them.
 struct World {
     scheduler: Scheduler,
@@ -141,6 +178,8 @@ struct World {
     /// When each worker is done with what it has.
     workers: Vec<Option<(u64, Vec<ItemId>)>>,
     waiting: BTreeMap<ItemId, (Age, Work)>,
+    /// The model of each item that ever came.
+    slots: BTreeMap<ItemId, Slot>,
     answered: BTreeSet<ItemId>,
     last: ItemId,
 }
@@ -154,6 +193,7 @@ impl World {
             random: seed | 1,
             workers,
             waiting: BTreeMap::new(),
+            slots: BTreeMap::new(),
             answered: BTreeSet::new(),
             last: 0,
         }
@@ -182,6 +222,7 @@ impl World {
         for (age, unit) in units(slot, self.now, &items, together, self.workers.len()) {
             for (item, work) in items.iter().filter(|(item, _)| unit.items.contains(item)) {
                 self.waiting.insert(*item, (age, *work));
+                self.slots.insert(*item, slot);
             }
             self.scheduler.push(age, unit);
         }
@@ -193,9 +234,10 @@ impl World {
             let group = self.scheduler.next(|_| free, |_, texts, tokens| takes(texts, tokens));
             let Some(group) = group else { break };
             assert!(free > 0, "seed {seed}: no worker has more than one group");
-            let oldest = self.waiting.values().map(|(age, _)| *age).min().unwrap();
+            let of_model = self.waiting.iter().filter(|(item, _)| self.slots[item] == group.slot);
+            let oldest = of_model.map(|(_, (age, _))| *age).min().unwrap();
             let in_group = |age: Age| group.items.iter().any(|item| self.waiting[item].0 == age);
-            assert!(in_group(oldest), "seed {seed}: the oldest is in the next group");
+            assert!(in_group(oldest), "seed {seed}: the model's oldest is in its next group");
             let tokens = group.items.iter().map(|item| self.waiting[item].1.tokens).max().unwrap();
             for item in &group.items {
                 self.waiting.remove(item).unwrap();
@@ -222,7 +264,8 @@ impl World {
             if dies {
                 let (age, work) = (age(item), work(10));
                 self.waiting.insert(item, (age, work));
-                self.scheduler.push(age, Unit { slot: 0, items: vec![item], work, suspect: false });
+                let slot = self.slots[&item];
+                self.scheduler.push(age, Unit { slot, items: vec![item], work, suspect: false });
             } else {
                 assert!(self.answered.insert(item), "answered twice");
             }

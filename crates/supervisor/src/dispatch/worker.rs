@@ -7,10 +7,11 @@ use std::{collections::VecDeque, time::Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     BUILD_ID,
+    ask::{Answered, Ask, Want},
     control_page::Slot,
     exit::ExitStatus,
     generation::Generation,
-    message::{Embeddings, ToWorker},
+    message::{Facts, ToWorker},
 };
 use serde::Serialize;
 
@@ -178,7 +179,7 @@ impl Worker {
     }
 
     /// Sends a message. `false`: it cannot be sent, and the worker has to go.
-    pub(crate) fn send(&self, id: u64, message: &ToWorker, payload: Bytes) -> bool {
+    pub(crate) fn send(&self, id: u64, message: &ToWorker, payload: Vec<Bytes>) -> bool {
         let Some(link) = &self.link else { return false };
         match link.send(id, message, payload) {
             Ok(()) => true,
@@ -262,6 +263,21 @@ impl Worker {
     /// Whether other CPUs help with what it computes.
     pub(crate) fn is_helped(&self) -> bool {
         self.groups.front().is_some_and(|group| group.wide)
+    }
+
+    /// The items at these places of the group with this number; `None` where they are not there
+    /// to be answered.
+    pub(crate) fn unanswered(
+        &self,
+        id: u64,
+        mut places: impl Iterator<Item = u32>,
+    ) -> Option<Vec<ItemId>> {
+        let group = self.groups.front().filter(|group| group.id == id)?;
+        let mut unanswered = group.unanswered.clone();
+        places.try_fold(Vec::new(), |mut items, place| {
+            items.push(unanswered.get_mut(place as usize)?.take()?);
+            Some(items)
+        })
     }
 
     /// Takes the items at these places out of the group with this number; `None` where they are
@@ -359,8 +375,30 @@ pub(crate) fn any_current(workers: &[Worker], slot: Slot, committed: Generation)
         .any(|worker| current(worker) && (worker.state.serves() || was_seen && comes_back(worker)))
 }
 
-/// Whether a payload holds what its message says.
-pub(crate) fn fits(embeddings: &Embeddings, payload: &[u8]) -> bool {
-    let components = embeddings.items.len().checked_mul(embeddings.dimension as usize);
-    components.and_then(|count| count.checked_mul(size_of::<f32>())) == Some(payload.len())
+/// Whether an answer is of the kind and the size that was asked for. `None` is asked by nobody any
+/// more.
+pub(crate) fn fits<'a>(
+    answered: &Answered,
+    asks: impl Iterator<Item = Option<&'a Ask>>,
+    facts: &Facts,
+    payload_bytes: usize,
+) -> bool {
+    let row = facts.dimension as usize * size_of::<f32>();
+    let sum: usize = answered.items.iter().map(|item| item.bytes as usize).sum();
+    sum == payload_bytes
+        && answered.items.iter().zip(asks).all(|(item, ask)| {
+            let (bytes, tokens) = (item.bytes as usize, item.tokens as usize);
+            let tensors: usize = item.outputs.iter().map(|head| head.bytes as usize).sum();
+            match ask {
+                None | Some(Ask::Tokenize { .. } | Ask::Decode { .. }) => true,
+                Some(Ask::Tensors { .. }) => tensors == bytes,
+                Some(Ask::Text { want, .. }) => match want {
+                    Want::Embedding { dimensions: Some(asked), .. } => {
+                        bytes == *asked as usize * size_of::<f32>() && bytes <= row
+                    }
+                    Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
+                    Want::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
+                },
+            }
+        })
 }

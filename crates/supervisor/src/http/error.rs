@@ -1,14 +1,20 @@
-//! Errors of requests: one kind, printed in the shape of the contract that the route belongs to.
+//! Errors of requests: one kind, printed in the shape of the contract that the route belongs to;
+//! and what the OpenAPI document says of them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
-use onnxd_proto::message::Rejection;
+use onnxd_proto::ask::Rejection;
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{ContentBuilder, RefOr, Response as Described, ResponseBuilder},
+};
 
 use super::api::numbers::NotFinite;
 use crate::dispatch::gather::GatherError;
@@ -44,14 +50,23 @@ pub(crate) enum Kind {
 pub(crate) enum Contract {
     /// text-embeddings-inference, and what belongs to no contract.
     Tei,
-    /// `/v1/…`.
+    /// OpenAI's: `/v1/…`.
     OpenAi,
+    /// Cohere's and Jina's: `/v1/rerank` and the like.
+    Cohere,
+    /// The Open Inference Protocol: `/v2/…`.
+    Oip,
 }
 
 impl Contract {
     /// The contract of a path, also of one that does not exist.
     pub(crate) fn of(path: &str) -> Self {
-        if path.starts_with("/v1/") { Self::OpenAi } else { Self::Tei }
+        match path {
+            "/v1/rerank" | "/v2/rerank" | "/v1/embed" | "/v2/embed" => Self::Cohere,
+            path if path.starts_with("/v1/") => Self::OpenAi,
+            path if path == "/v2" || path.starts_with("/v2/") => Self::Oip,
+            _ => Self::Tei,
+        }
     }
 }
 
@@ -68,6 +83,11 @@ impl ApiError {
         Self { status, kind, message: message.into(), param: None, retry_after: None }
     }
 
+    /// Nothing is served of the model.
+    pub(crate) fn not_loaded() -> Self {
+        Self::new(Kind::Unhealthy, "the model is not loaded yet")
+    }
+
     /// The same with another status.
     pub(crate) fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
@@ -79,15 +99,20 @@ impl ApiError {
     }
 
     /// The response in the shape of a contract.
-    pub(crate) fn into_response(self, contract: Contract) -> Response<Body> {
+    pub(crate) fn into_response(mut self, contract: Contract) -> Response<Body> {
+        if contract == Contract::Oip && self.status == StatusCode::UNPROCESSABLE_ENTITY {
+            self.status = StatusCode::BAD_REQUEST;
+        }
+        let (code, message) = (self.code(), self.message);
         let body = match contract {
-            Contract::Tei => json!({ "error": self.message, "error_type": self.kind.tei() }),
-            Contract::OpenAi => json!({ "error": {
-                "message": self.message,
-                "type": self.kind.open_ai(self.status),
-                "param": self.param,
-                "code": self.code(),
-            } }),
+            Contract::Tei => json!(TeiError { error: message, error_type: self.kind.tei() }),
+            Contract::OpenAi => {
+                let kind = self.kind.open_ai(self.status);
+                let error = OpenAiErrorDetail { message, kind, param: self.param, code };
+                json!(OpenAiError { error })
+            }
+            Contract::Cohere => json!(CohereError { message }),
+            Contract::Oip => json!(OipError { error: message }),
         };
         let mut response = (self.status, axum_json(&body)).into_response();
         if let Some(pause) = self.retry_after {
@@ -100,10 +125,10 @@ impl ApiError {
         response
     }
 
-    fn code(&self) -> Value {
+    fn code(&self) -> Option<&'static str> {
         match self.status {
-            StatusCode::NOT_FOUND if self.param == Some("model") => "model_not_found".into(),
-            _ => Value::Null,
+            StatusCode::NOT_FOUND if self.param == Some("model") => Some("model_not_found"),
+            _ => None,
         }
     }
 }
@@ -154,12 +179,122 @@ impl From<GatherError> for ApiError {
             GatherError::Poisonous => {
                 Self::new(Kind::Backend, message).with_status(StatusCode::INTERNAL_SERVER_ERROR)
             }
-            GatherError::Rejected(Rejection::TooLong { .. }) => {
-                Self::new(Kind::Validation, format!("Input validation error: {message}"))
-            }
-            GatherError::Rejected(Rejection::Tokenizer(_)) => Self::new(Kind::Tokenizer, message),
-            GatherError::Rejected(Rejection::Inference(_)) => Self::new(Kind::Backend, message),
-            GatherError::Rejected(Rejection::NotLoaded(_)) => Self::new(Kind::Unhealthy, message),
+            GatherError::Rejected(rejection) => match rejection {
+                Rejection::TooLong { .. } => {
+                    Self::new(Kind::Validation, format!("Input validation error: {message}"))
+                }
+                Rejection::TokenId { .. } => {
+                    let message = format!("Input validation error: {message}");
+                    Self::new(Kind::Validation, message).about("input")
+                }
+                Rejection::Prompt { .. } => {
+                    Self::new(Kind::Validation, message).about("prompt_name")
+                }
+                Rejection::Dimensions { .. } => {
+                    Self::new(Kind::Validation, message).about("dimensions")
+                }
+                Rejection::Tensors(_) => Self::new(Kind::Validation, message).about("inputs"),
+                Rejection::Tokenizer(_) => Self::new(Kind::Tokenizer, message),
+                Rejection::Inference(_) | Rejection::WrongTask(_) => {
+                    Self::new(Kind::Backend, message)
+                }
+                Rejection::NotLoaded(_) => Self::new(Kind::Unhealthy, message),
+            },
         }
+    }
+}
+
+/// An error as text-embeddings-inference has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TeiError {
+    error: String,
+    /// `Validation`, `Empty`, `Tokenizer`, `Backend`, `Overloaded` or `Unhealthy`.
+    error_type: &'static str,
+}
+
+/// An error as OpenAI has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OpenAiError {
+    error: OpenAiErrorDetail,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OpenAiErrorDetail {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The field of the request that is wrong.
+    param: Option<&'static str>,
+    code: Option<&'static str>,
+}
+
+/// An error as Cohere has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CohereError {
+    message: String,
+}
+
+/// An error as the Open Inference Protocol has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OipError {
+    error: String,
+}
+
+/// What may go wrong with any request, and what the client is told by the status.
+const STATUSES: [(&str, &str); 12] = [
+    ("400", "The request is empty or cannot be understood"),
+    ("401", "An API key is needed"),
+    ("404", "There is no such model or route"),
+    ("405", "The route has another method"),
+    ("408", "The body took too long"),
+    ("413", "The body is too long"),
+    ("422", "The request is not what it should be"),
+    ("424", "The model is for something else, or failed"),
+    ("429", "Too many inputs wait; the headers say when to come back"),
+    ("500", "Workers ended again and again while they computed this request"),
+    ("503", "The model is not loaded, or no worker is left"),
+    ("504", "The request took too long"),
+];
+
+fn described<E: ToSchema>() -> BTreeMap<String, RefOr<Described>> {
+    let describe = |(status, description): (&str, &str)| {
+        let content = ContentBuilder::new().schema(Some(E::schema())).build();
+        let response =
+            ResponseBuilder::new().description(description).content("application/json", content);
+        (status.to_owned(), RefOr::T(response.build()))
+    };
+    STATUSES.into_iter().map(describe).collect()
+}
+
+/// The errors of routes in the words of text-embeddings-inference.
+pub(crate) struct TeiErrors;
+/// The errors of routes in the words of OpenAI.
+pub(crate) struct OpenAiErrors;
+/// The errors of routes in the words of Cohere.
+pub(crate) struct CohereErrors;
+/// The errors of routes in the words of the Open Inference Protocol.
+pub(crate) struct OipErrors;
+
+impl IntoResponses for TeiErrors {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        described::<TeiError>()
+    }
+}
+
+impl IntoResponses for OpenAiErrors {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        described::<OpenAiError>()
+    }
+}
+
+impl IntoResponses for CohereErrors {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        described::<CohereError>()
+    }
+}
+
+impl IntoResponses for OipErrors {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        described::<OipError>()
     }
 }

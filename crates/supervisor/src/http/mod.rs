@@ -2,7 +2,8 @@
 //!
 //! - [`listener`]: connections: how many, how long they may be idle or slow, how they end.
 //! - [`router`]: which path is answered by whom.
-//! - [`api`]: the contracts: TEI's, OpenAI's, health.
+//! - [`api`]: the contracts: TEI's, OpenAI's, Cohere's, the Open Inference Protocol, health.
+//! - [`openapi`]: the document that describes them.
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
 //! - [`admin`]: `update`, `rollback` and `status` over the Unix socket.
 
@@ -10,4 +11,5 @@ pub(crate) mod admin;
 pub(crate) mod api;
 pub(crate) mod error;
 pub(crate) mod listener;
+mod openapi;
 pub(crate) mod router;

@@ -1,30 +1,37 @@
 //! Which path is answered by whom, and what every route has in common: the limits of bodies, and
 //! errors in the shape of the contract.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
     http::{Request, Response, StatusCode, Uri},
     response::IntoResponse,
-    routing::{get, post},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use onnxd_proto::{layout::Record, message::Task};
 use tokio::{sync::watch, time};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    api::{health, openai, tei},
+    api::{
+        cohere, health,
+        inference::require_task,
+        openai,
+        tei::{embed, info, predict, rerank, root, tokens},
+    },
     error::{ApiError, Contract, Kind},
+    openapi,
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
-    models::registry::Registry,
+    models::registry::{Model, Registry},
 };
 
 /// Bytes of a request's body, as TEI has it.
-pub(crate) const BODY_BYTES_MAX: usize = 2_000_000;
+const BODY_BYTES_MAX: usize = 2_000_000;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -36,20 +43,64 @@ pub(crate) struct App {
     pub health: watch::Receiver<Health>,
     /// How many workers there are.
     pub workers: usize,
+    pub limits: Limits,
+}
+
+/// What a request may ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Inputs of one request in the words of text-embeddings-inference.
+    pub client_batch: usize,
+}
+
+impl App {
+    /// What the model serves, which must be for one of these tasks.
+    ///
+    /// # Errors
+    /// 424 where it is for something else; 503 where nothing is served.
+    #[expect(clippy::unused_async, reason = "a model may have to be loaded first")]
+    pub(crate) async fn ready(
+        &self,
+        model: &Model,
+        tasks: &[Task],
+    ) -> Result<Arc<Record>, ApiError> {
+        require_task(model, tasks)
+    }
 }
 
 /// All public routes.
 pub(crate) fn router(app: App) -> Router {
-    Router::new()
-        .route("/embed", post(tei::embed))
-        .route("/info", get(tei::info))
-        .route("/health", get(health::tei))
-        .route("/v1/embeddings", post(openai::embeddings))
-        .route("/v2/health/live", get(health::live))
-        .route("/v2/health/ready", get(health::ready))
+    let (router, document) = described().split_for_parts();
+    router
+        .merge(openapi::route(&document))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(app)
+}
+
+/// The routes that the OpenAPI document describes, with what it says of them.
+pub(super) fn described() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(health::root, root::root))
+        .routes(routes!(health::tei))
+        .routes(routes!(health::ping))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(info::info))
+        .routes(routes!(embed::embed))
+        .routes(routes!(embed::embed_all))
+        .routes(routes!(embed::similarity))
+        .routes(routes!(predict::predict))
+        .routes(routes!(rerank::rerank))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::decode))
+        .routes(routes!(openai::embeddings))
+        .routes(routes!(openai::models))
+        .routes(routes!(openai::model))
+        .routes(routes!(cohere::rerank_v1))
+        .routes(routes!(cohere::rerank_v2))
+        .routes(routes!(cohere::embed_v1))
+        .routes(routes!(cohere::embed_v2))
 }
 
 async fn not_found(uri: Uri) -> Response<Body> {
@@ -71,15 +122,23 @@ async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Bo
 /// # Errors
 /// 413 where it is too long, 408 where it takes too long, 400 where it breaks off.
 pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
+    read_limited(request, BODY_BYTES_MAX).await
+}
+
+/// The same with another limit.
+pub(crate) async fn read_limited(
+    request: Request<Body>,
+    bytes_max: usize,
+) -> Result<Bytes, ApiError> {
     let wrong =
         |status, message: String| Err(ApiError::new(Kind::Validation, message).with_status(status));
-    let too_long = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+    let too_long = format!("the body is longer than {bytes_max} bytes");
     let body = request.into_body();
     // What says beforehand that it is too long is not waited for.
-    if hyper::body::Body::size_hint(&body).lower() > BODY_BYTES_MAX as u64 {
+    if hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
         return wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long);
     }
-    let limited = Limited::new(body, BODY_BYTES_MAX);
+    let limited = Limited::new(body, bytes_max);
     match time::timeout(BODY_TIMEOUT, limited.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
@@ -98,11 +157,11 @@ pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError>
 /// Turns a handler's result into a response in the shape of its contract. After an error that
 /// may leave a part of the body unread the connection ends, so that nothing of it is ever taken
 /// for a request.
-pub(crate) fn respond(
+pub(crate) async fn respond(
     contract: Contract,
-    result: Result<Response<Body>, ApiError>,
+    handler: impl Future<Output = Result<Response<Body>, ApiError>>,
 ) -> Response<Body> {
-    result.unwrap_or_else(|error| {
+    handler.await.unwrap_or_else(|error| {
         let status = error.status;
         let mut response = error.into_response(contract);
         if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {

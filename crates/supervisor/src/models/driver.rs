@@ -105,6 +105,9 @@ impl Driver {
             };
             let Some(event) = self.take_in(input) else { continue };
             for action in self.line.handle(Instant::now(), event) {
+                if matches!(action, Action::Commit(_)) {
+                    self.model.settle().await;
+                }
                 self.act(action);
             }
         }

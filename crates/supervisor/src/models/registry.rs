@@ -22,6 +22,9 @@ use crate::{config::ModelSource, counters::Counters};
 /// ended by then, since no request takes that long.
 const IN_USE: Duration = Duration::from_secs(120);
 
+/// How long a commit waits for responses that hold still.
+const HOLD_STILL_MAX: Duration = Duration::from_secs(5);
+
 /// Generations whose records stay at hand for answers that are still on their way.
 const ISSUED_MAX: usize = 1024;
 
@@ -43,6 +46,14 @@ pub(crate) struct Model {
     /// The directory it was configured with.
     pub source: PathBuf,
     issued: RwLock<VecDeque<Issued>>,
+    /// Held for reading by responses that must not be overtaken by another commit.
+    steady: Arc<tokio::sync::RwLock<()>>,
+}
+
+/// A response with many inputs, for which commits wait; see [`Model::hold_still`].
+#[derive(Debug)]
+pub(crate) struct HeldStill {
+    _held: tokio::sync::OwnedRwLockReadGuard<()>,
 }
 
 /// A generation that has been committed since the start.
@@ -54,10 +65,29 @@ struct Issued {
 }
 
 impl Model {
+    /// A model in its slot, of which nothing is served yet.
+    pub(crate) fn new(slot: Slot, source: ModelSource) -> Self {
+        let ModelSource { name, directory } = source;
+        Self { name, slot, source: directory, issued: RwLock::default(), steady: Arc::default() }
+    }
+
     /// What is served now: the generation and what it is. `None` before the first commit.
     pub(crate) fn serving(&self) -> Option<(Generation, Arc<Record>)> {
         let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
         issued.back().map(|last| (last.generation, Arc::clone(&last.record)))
+    }
+
+    /// Has commits wait as long as the result lives, at most [`HOLD_STILL_MAX`]: for a response that
+    /// was overtaken by commits again and again and is too large for one group.
+    pub(crate) async fn hold_still(&self) -> HeldStill {
+        HeldStill { _held: Arc::clone(&self.steady).read_owned().await }
+    }
+
+    /// Waits until a commit overtakes no response that holds still, or for as long as it may.
+    pub(crate) async fn settle(&self) {
+        if tokio::time::timeout(HOLD_STILL_MAX, self.steady.write()).await.is_err() {
+            tracing::warn!(model = %self.name, "a commit overtakes responses that hold still");
+        }
     }
 
     /// What a generation is that was committed since the start.
@@ -71,14 +101,8 @@ impl Model {
 impl Registry {
     /// Gives every configured model a slot. Nothing is served yet.
     pub(crate) fn new(sources: &[ModelSource], page: ControlPage, counters: Arc<Counters>) -> Self {
-        let models = (0..).zip(sources).map(|(slot, source)| {
-            Arc::new(Model {
-                name: source.name.clone(),
-                slot,
-                source: source.directory.clone(),
-                issued: RwLock::default(),
-            })
-        });
+        let models =
+            (0..).zip(sources).map(|(slot, source)| Arc::new(Model::new(slot, source.clone())));
         Self { models: models.collect(), page, counters }
     }
 

@@ -139,17 +139,9 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::message::{Pooling, Task};
+    use onnxd_proto::message::Task;
 
     use super::*;
-
-    const FACTS: Facts = Facts {
-        task: Task::Embed,
-        dimension: 4,
-        max_tokens: 8,
-        pooling: Pooling::Mean,
-        normalize: true,
-    };
 
     /// A store of model `m` whose generation n has version `vn`, each with a compiled form.
     fn store_of(root: &Path, generations: Generation) -> Store {
@@ -164,8 +156,12 @@ mod tests {
         fs::create_dir_all(store.layout().version(version)).unwrap();
         fs::create_dir_all(store.layout().compiled(version).join("key")).unwrap();
         let configured_source = "/x".into();
-        let record =
-            Record { version: version.into(), configured_source, facts: FACTS, drift: None };
+        let record = Record {
+            version: version.into(),
+            configured_source,
+            facts: Facts::of(Task::Embed),
+            drift: None,
+        };
         store.record(&"m".parse().unwrap(), number, &record).unwrap();
     }
 

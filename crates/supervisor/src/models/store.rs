@@ -366,11 +366,11 @@ mod tests {
 
     fn record_of(version: &str) -> Record {
         let facts = Facts {
-            task: Task::Embed,
             dimension: 4,
             max_tokens: 8,
             pooling: Pooling::Mean,
             normalize: true,
+            ..Facts::of(Task::Embed)
         };
         Record { version: version.into(), configured_source: "/x".into(), facts, drift: None }
     }

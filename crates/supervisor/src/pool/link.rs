@@ -34,10 +34,13 @@ pub(crate) struct Incoming {
     pub payload: Bytes,
 }
 
+/// A frame's header and control message, and the parts of its payload.
+type Outgoing = (Bytes, Vec<Bytes>);
+
 /// The sending end. Dropping it ends the worker.
 #[derive(Debug)]
 pub(crate) struct Link {
-    outgoing: mpsc::Sender<(Bytes, Bytes)>,
+    outgoing: mpsc::Sender<Outgoing>,
 }
 
 impl Link {
@@ -58,13 +61,14 @@ impl Link {
         Ok(Self { outgoing })
     }
 
-    /// Hands a message to the writing task.
+    /// Hands a message to the writing task. The payload may lie in several places.
     ///
     /// # Errors
     /// The message is too large, or the worker does not take what it was sent before.
-    pub(crate) fn send(&self, id: u64, message: &ToWorker, payload: Bytes) -> io::Result<()> {
+    pub(crate) fn send(&self, id: u64, message: &ToWorker, payload: Vec<Bytes>) -> io::Result<()> {
         let control = message::encode(message)?;
-        let header = Header::new(Direction::ToWorker, id, &control, &payload)?;
+        let payload_bytes = payload.iter().map(Bytes::len).sum();
+        let header = Header::new(Direction::ToWorker, id, control.len(), payload_bytes)?;
         let mut head = BytesMut::with_capacity(HEADER_BYTES + control.len());
         head.extend_from_slice(&header.to_bytes());
         head.extend_from_slice(&control);
@@ -74,13 +78,23 @@ impl Link {
     }
 }
 
-async fn write_all(mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<(Bytes, Bytes)>) {
-    while let Some((head, payload)) = queue.recv().await {
-        if socket.write_all_buf(&mut head.chain(payload)).await.is_err() {
+async fn write_all(mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<Outgoing>) {
+    while let Some(outgoing) = queue.recv().await {
+        if write(&mut socket, outgoing).await.is_err() {
             // The reading task sees the end and reports it.
             return;
         }
     }
+}
+
+/// Most payloads are one part, which goes with the head.
+async fn write(socket: &mut OwnedWriteHalf, (head, payload): Outgoing) -> io::Result<()> {
+    let mut parts = payload.into_iter();
+    socket.write_all_buf(&mut head.chain(parts.next().unwrap_or_default())).await?;
+    for mut part in parts {
+        socket.write_all_buf(&mut part).await?;
+    }
+    Ok(())
 }
 
 async fn read_all<E>(

@@ -3,7 +3,7 @@
 
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use super::SessionError;
+use super::{Head, SessionError};
 
 /// What a text model takes. All are int64 with one row per text and one column per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +51,12 @@ fn accept_input(outlet: &Outlet) -> Result<Input, SessionError> {
     }
 }
 
-/// The output to use, and whether it is pooled: token embeddings under the names they usually
-/// have, then under any name, then embeddings of whole texts.
-pub(super) fn choose_output(outlets: &[Outlet]) -> Result<(String, bool), SessionError> {
+/// The output to use, and whether it is pooled. Embeddings: of tokens under the names they usually
+/// have, then under any name, then of whole texts. Scores are always of whole texts.
+pub(super) fn choose_output(
+    outlets: &[Outlet],
+    head: Head,
+) -> Result<(String, bool), SessionError> {
     let floats = |rank: usize| {
         outlets
             .iter()
@@ -63,16 +66,26 @@ pub(super) fn choose_output(outlets: &[Outlet]) -> Result<(String, bool), Sessio
     let tokens = named(3, "last_hidden_state")
         .or_else(|| named(3, "token_embeddings"))
         .or_else(|| floats(3).next());
-    let pooled = || named(2, "sentence_embedding").or_else(|| floats(2).next());
-    match tokens.map(|outlet| (outlet, false)).or_else(|| pooled().map(|outlet| (outlet, true))) {
+    let pooled = |name| named(2, name).or_else(|| floats(2).next()).map(|outlet| (outlet, true));
+    let chosen = match head {
+        Head::Embeddings => {
+            tokens.map(|outlet| (outlet, false)).or_else(|| pooled("sentence_embedding"))
+        }
+        Head::Scores => pooled("logits"),
+    };
+    match chosen {
         Some((outlet, pooled)) => Ok((outlet.name().to_owned(), pooled)),
         None => {
             let found: Vec<String> = outlets
                 .iter()
                 .map(|outlet| format!("{} ({})", outlet.name(), describe(outlet)))
                 .collect();
+            let wanted = match head {
+                Head::Embeddings => "3 or 2",
+                Head::Scores => "2",
+            };
             Err(SessionError::Contract(format!(
-                "no output is float32 with 3 or 2 dimensions; the model has {}",
+                "no output is float32 with {wanted} dimensions; the model has {}",
                 found.join(", ")
             )))
         }

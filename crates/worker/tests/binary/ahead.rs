@@ -22,7 +22,7 @@ fn a_version_loads_beside_what_is_served_and_its_commit_is_a_swap() {
                 assert_eq!(supervisor.answers(1), [Ok(before[0].clone())]);
                 break message;
             }
-            (_, FromWorker::Embeddings(batch)) => assert_eq!(batch.generation, 1),
+            (_, FromWorker::Answered(batch)) => assert_eq!(batch.generation, 1),
             other => panic!("{other:?}"),
         }
         groups += 1;

@@ -24,11 +24,11 @@ fn assert_says(refusal: &Refusal, kind: RefusalKind, words: &[&str]) {
 #[test]
 fn what_can_serve_is_accepted_with_its_facts() {
     let tiny = Facts {
-        task: Task::Embed,
         dimension: 32,
         max_tokens: 64,
         pooling: Pooling::Mean,
         normalize: true,
+        ..Facts::of(Task::Embed)
     };
     let cases = [
         ("tiny/a", tiny.clone()),

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use onnxd_proto::message::{EmbedItem, FromWorker, Rejection, ToWorker};
+use onnxd_proto::{
+    ask::Rejection,
+    message::{FromWorker, ToWorker},
+};
 use serde::Deserialize;
 
 use crate::{
     fixtures::{self, model, onnxruntime},
-    supervisor::{Embedded, Supervisor},
+    supervisor::{Embedded, Supervisor, embed_item},
 };
 
 /// `reference.json` beside the tiny models.
@@ -162,11 +165,7 @@ fn a_worker_without_any_generation_says_so_until_there_is_one() {
 fn each_item_is_cut_rejected_and_normalized_as_it_asks_itself() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let long = "a ".repeat(100);
-    let item = |text: &str, normalize, truncate| EmbedItem {
-        text_bytes: u32::try_from(text.len()).unwrap(),
-        normalize,
-        truncate,
-    };
+    let item = |text: &str, normalize, truncate| embed_item(text.len(), normalize, truncate);
     let items = vec![
         item(&long, None, true),
         item(&long, None, false),

@@ -15,14 +15,14 @@ use nix::{
 };
 use onnxd_proto::{
     exit::ExitStatus,
-    message::{EmbedItem, FromWorker, NamedSocket, ToWorker},
+    message::{FromWorker, NamedSocket, ToWorker},
 };
 
 use crate::{
     checker::compile,
     embed::assert_is_minilm,
     fixtures::{WORKER, model, onnxruntime},
-    supervisor::{Supervisor, all_cpus, cpu},
+    supervisor::{Supervisor, all_cpus, cpu, embed_item},
 };
 
 fn signal(supervisor: &Supervisor, signal: Signal) {
@@ -137,8 +137,8 @@ fn a_worker_that_is_started_by_hand_says_that_it_should_not_be() {
 #[test]
 fn a_group_that_does_not_add_up_ends_the_worker_as_a_fault() {
     let mut supervisor = Supervisor::serving("tiny/a");
-    let item = EmbedItem { text_bytes: 2, normalize: None, truncate: true };
-    supervisor.send(&ToWorker::Embed { slot: 5, items: vec![item], wide: false }, b"a");
+    let items = vec![embed_item(2, None, true)];
+    supervisor.send(&ToWorker::Run { slot: 5, items, wide: false }, b"a");
     assert_eq!(supervisor.ended_within_a_second().code(), Some(ExitStatus::Internal as i32));
 }
 

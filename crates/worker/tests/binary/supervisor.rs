@@ -17,14 +17,13 @@ use nix::{
 };
 use onnxd_proto::{
     BUILD_ID,
+    ask::{AnsweredItem, Ask, Content, Item, Rejection, Side, TextAsk, Want},
     control_page::ControlPage,
     frame::{self, Direction, Frame},
     generation::Generation,
     layout::{Layout, Record},
-    message::{
-        self, EmbedItem, Facts, FromWorker, ModelSlot, NamedSocket, Pooling, Rejection, Task,
-        ToWorker, Welcome,
-    },
+    message::{self, Facts, FromWorker, ModelSlot, NamedSocket, Pooling, Task, ToWorker, Welcome},
+    tensor::TensorHead,
 };
 use tempfile::TempDir;
 
@@ -56,6 +55,31 @@ pub(crate) struct Embedded {
     pub(crate) generation: Generation,
     pub(crate) tokens: u32,
     pub(crate) embedding: Vec<f32>,
+}
+
+/// The answer to one item as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Raw {
+    pub(crate) tokens: u32,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) outputs: Vec<TensorHead>,
+    /// Items that were answered by the same run.
+    pub(crate) together: usize,
+}
+
+/// Little-endian numbers.
+pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (values, rest) = bytes.as_chunks::<4>();
+    assert!(rest.is_empty());
+    values.iter().map(|value| f32::from_le_bytes(*value)).collect()
+}
+
+/// An item that asks for the embedding of a text of so many bytes.
+pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) -> Item {
+    let truncate = truncate.then_some(Side::Right);
+    let text = TextAsk { content: Content::Text, truncate, prompt: None };
+    let want = Want::Embedding { normalize, dimensions: None };
+    Item { payload_bytes: u32::try_from(bytes).unwrap(), ask: Ask::Text { text, want } }
 }
 
 /// The answer to one text.
@@ -168,11 +192,11 @@ impl Supervisor {
     /// Commits a generation whose version may not exist.
     pub(crate) fn commit_version(&self, generation: Generation, version: &str) {
         let facts = Facts {
-            task: Task::Embed,
             dimension: 32,
             max_tokens: 64,
             pooling: Pooling::Mean,
             normalize: true,
+            ..Facts::of(Task::Embed)
         };
         let configured_source = "/".into();
         let record = Record { version: version.into(), configured_source, facts, drift: None };
@@ -202,18 +226,50 @@ impl Supervisor {
 
     /// Sends the texts as one group.
     pub(crate) fn ask(&mut self, texts: &[&str]) {
-        let item = |text: &&str| EmbedItem {
-            text_bytes: u32::try_from(text.len()).unwrap(),
-            normalize: None,
-            truncate: true,
-        };
+        let item = |text: &&str| embed_item(text.len(), None, true);
         self.ask_items(texts, texts.iter().map(item).collect());
     }
 
     /// Sends the texts as one group of these items.
-    pub(crate) fn ask_items(&mut self, texts: &[&str], items: Vec<EmbedItem>) {
+    pub(crate) fn ask_items(&mut self, texts: &[&str], items: Vec<Item>) {
+        self.ask_bytes(texts.concat().as_bytes(), items);
+    }
+
+    /// Sends a group of items with this payload.
+    pub(crate) fn ask_bytes(&mut self, payload: &[u8], items: Vec<Item>) {
         let wide = !self.helper_cpus.is_empty();
-        self.send(&ToWorker::Embed { slot: 5, items, wide }, texts.concat().as_bytes());
+        self.send(&ToWorker::Run { slot: 5, items, wide }, payload);
+    }
+
+    /// The answer of a group of one item, with its bytes as they are.
+    pub(crate) fn answer_of(&mut self, payload: &[u8], ask: Ask) -> Result<Raw, Rejection> {
+        let payload_bytes = u32::try_from(payload.len()).unwrap();
+        self.ask_bytes(payload, vec![Item { payload_bytes, ask }]);
+        self.raw_answers(1).remove(0)
+    }
+
+    /// The answers to the last group of `count` items, with their bytes as they are.
+    pub(crate) fn raw_answers(&mut self, count: usize) -> Vec<Result<Raw, Rejection>> {
+        let mut answers: Vec<Option<Result<Raw, Rejection>>> = vec![None; count];
+        while answers.contains(&None) {
+            match self.receive().1 {
+                FromWorker::Rejected { items, reason } => items.iter().for_each(|&item| {
+                    answers[usize::try_from(item).unwrap()] = Some(Err(reason.clone()));
+                }),
+                FromWorker::Answered(batch) => {
+                    let (together, mut rest) = (batch.items.len(), &self.frame.payload[..]);
+                    for AnsweredItem { item, tokens, bytes, outputs } in batch.items {
+                        let (own, others) = rest.split_at(usize::try_from(bytes).unwrap());
+                        rest = others;
+                        let raw = Raw { tokens, bytes: own.to_vec(), outputs, together };
+                        answers[usize::try_from(item).unwrap()] = Some(Ok(raw));
+                    }
+                    assert!(rest.is_empty());
+                }
+                other => panic!("{other:?} is no answer"),
+            }
+        }
+        answers.into_iter().flatten().collect()
     }
 
     /// Takes the answers to the last group of `count` texts; each must come exactly once.
@@ -236,21 +292,18 @@ impl Supervisor {
             FromWorker::Rejected { items, reason } => {
                 items.into_iter().map(|item| (item, Err(reason.clone()))).collect()
             }
-            FromWorker::Embeddings(batch) => {
-                let values: Vec<f32> = self
-                    .frame
-                    .payload
-                    .chunks_exact(4)
-                    .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-                    .collect();
-                let embeddings = values.chunks_exact(usize::try_from(batch.dimension).unwrap());
-                assert_eq!(embeddings.len(), batch.items.len());
-                let generation = batch.generation;
-                let answer = |embedding: &[f32], tokens| {
-                    Ok(Embedded { generation, tokens, embedding: embedding.to_vec() })
-                };
-                let items = batch.items.iter().zip(embeddings);
-                items.map(|(item, row)| (item.item, answer(row, item.tokens))).collect()
+            FromWorker::Answered(batch) => {
+                let (generation, mut rest) = (batch.generation, &self.frame.payload[..]);
+                let mut answers = Vec::new();
+                for item in batch.items {
+                    let (own, others) = rest.split_at(usize::try_from(item.bytes).unwrap());
+                    rest = others;
+                    let embedding = floats(own);
+                    let embedded = Embedded { generation, tokens: item.tokens, embedding };
+                    answers.push((item.item, Ok(embedded)));
+                }
+                assert!(rest.is_empty());
+                answers
             }
             other => panic!("{other:?} is no answer"),
         }
@@ -267,7 +320,7 @@ impl Supervisor {
         self.last_id += 1;
         let control = message::encode(message).unwrap();
         let mut socket = self.socket.as_ref().unwrap();
-        frame::write(&mut socket, Direction::ToWorker, self.last_id, &control, payload).unwrap();
+        frame::write(&mut socket, Direction::ToWorker, self.last_id, &control, &[payload]).unwrap();
     }
 
     /// Takes the next message.

@@ -1,44 +1,141 @@
-//! The texts of a request as they are written: one string or a list of strings. Pure.
+//! The inputs of a request as they are written: texts, token ids, pairs. Pure.
 
-use std::fmt;
+use serde::Deserialize;
+use utoipa::ToSchema;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, SeqAccess, Visitor},
-};
+/// A text, or the tokens that it has in the model's vocabulary.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a string or a list of token ids")]
+pub(crate) enum TextOrIds {
+    /// A text.
+    Text(String),
+    /// Tokens as the model takes them, with those that it wants around a text.
+    Ids(Vec<u32>),
+}
 
-/// One string or a list of strings.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Inputs(pub(crate) Vec<String>);
+/// One text or several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "a string, a list of strings, a list of token ids, or a list of such lists"
+)]
+pub(crate) enum Inputs {
+    /// A text.
+    Text(String),
+    /// The tokens of one text.
+    Ids(Vec<u32>),
+    /// Several of either.
+    Several(Vec<TextOrIds>),
+}
 
-impl<'de> Deserialize<'de> for Inputs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts;
-
-        impl<'de> Visitor<'de> for Texts {
-            type Value = Inputs;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Inputs, E> {
-                self.visit_string(text.to_owned())
-            }
-
-            fn visit_string<E: de::Error>(self, text: String) -> Result<Inputs, E> {
-                Ok(Inputs(vec![text]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<Inputs, A::Error> {
-                let mut all = Vec::new();
-                while let Some(text) = texts.next_element()? {
-                    all.push(text);
-                }
-                Ok(Inputs(all))
-            }
+impl Inputs {
+    /// As a list.
+    pub(crate) fn into_list(self) -> Vec<TextOrIds> {
+        match self {
+            Self::Text(text) => vec![TextOrIds::Text(text)],
+            // An empty list is no text without tokens, but no text.
+            Self::Ids(ids) if ids.is_empty() => Vec::new(),
+            Self::Ids(ids) => vec![TextOrIds::Ids(ids)],
+            Self::Several(several) => several,
         }
+    }
+}
 
-        deserializer.deserialize_any(Texts)
+/// One text or several, without token ids.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a string or a list of strings")]
+pub(crate) enum Texts {
+    /// A text.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
+impl Texts {
+    /// As a list.
+    pub(crate) fn into_list(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Several(texts) => texts,
+        }
+    }
+}
+
+/// A text, or two that belong together.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a string, a list of one string, or a list of two strings")]
+pub(crate) enum TextOrPair {
+    /// A text.
+    Text(String),
+    /// A list of one or two texts.
+    List(Vec<String>),
+}
+
+/// What a classifier is given. A list of one or two strings is one input: a text or a pair.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "a string, a pair of strings, or a list of lists of one or two strings"
+)]
+pub(crate) enum Classified {
+    /// A text.
+    Text(String),
+    /// A text, or two that belong together.
+    One(Vec<String>),
+    /// Several of either.
+    Several(Vec<TextOrPair>),
+}
+
+/// The tokens of one text or of several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a list of token ids or a list of such lists")]
+pub(crate) enum TokenIds {
+    /// Of one.
+    One(Vec<u32>),
+    /// Of several.
+    Several(Vec<Vec<u32>>),
+}
+
+impl TokenIds {
+    /// As a list.
+    pub(crate) fn into_list(self) -> Vec<Vec<u32>> {
+        match self {
+            Self::One(ids) if ids.is_empty() => Vec::new(),
+            Self::One(ids) => vec![ids],
+            Self::Several(several) => several,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(json: &str) -> Result<Vec<TextOrIds>, serde_json::Error> {
+        serde_json::from_str(json).map(Inputs::into_list)
+    }
+
+    #[test]
+    fn texts_and_tokens_come_alone_or_in_lists() {
+        let text = |text: &str| TextOrIds::Text(text.into());
+        let ids = |ids: &[u32]| TextOrIds::Ids(ids.into());
+        assert_eq!(inputs(r#""a""#).unwrap(), [text("a")]);
+        assert_eq!(inputs(r#"["a", "b"]"#).unwrap(), [text("a"), text("b")]);
+        assert_eq!(inputs("[1, 2]").unwrap(), [ids(&[1, 2])]);
+        assert_eq!(inputs(r#"[[1, 2], [3], "a"]"#).unwrap(), [ids(&[1, 2]), ids(&[3]), text("a")]);
+        assert!(inputs("[]").unwrap().is_empty());
+        for wrong in ["1", "null", "{}", r#"["a", 1]"#, "[-1]", "[1.5]", "[4294967296]", "[[[1]]]"]
+        {
+            let said = inputs(wrong).unwrap_err().to_string();
+            assert!(said.contains("list of token ids"), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_two_strings_is_one_pair_for_a_classifier() {
+        let classified = |json| serde_json::from_str::<Classified>(json).unwrap();
+        assert_eq!(classified(r#"["a", "b"]"#), Classified::One(vec!["a".into(), "b".into()]));
+        let several = [TextOrPair::List(vec!["a".into()]), TextOrPair::Text("b".into())];
+        assert_eq!(classified(r#"[["a"], "b"]"#), Classified::Several(several.into()));
     }
 }

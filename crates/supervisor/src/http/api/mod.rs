@@ -1,8 +1,11 @@
-//! The contracts, one file each, and what those that embed texts share.
+//! The contracts, one file or folder each, and what they share: finding a model and having it run
+//! ([`inference`]), how inputs are written ([`inputs`]), numbers and scores.
 
-pub(crate) mod embedding;
+pub(crate) mod cohere;
 pub(crate) mod health;
+pub(crate) mod inference;
 pub(crate) mod inputs;
 pub(crate) mod numbers;
 pub(crate) mod openai;
+pub(crate) mod scores;
 pub(crate) mod tei;

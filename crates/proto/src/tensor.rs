@@ -1,0 +1,192 @@
+//! Tensors as they travel: what a model takes and gives, and the heads of raw tensors. The types
+//! and their names are those of the Open Inference Protocol; bytes are little-endian, row-major.
+//! Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// Inputs or outputs of one model.
+pub const TENSORS_MAX: usize = 64;
+/// Bytes of a tensor's name.
+pub const TENSOR_NAME_BYTES_MAX: usize = 256;
+/// Axes of a tensor.
+pub const AXES_MAX: usize = 16;
+
+/// The type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DataType {
+    /// One byte, 0 or 1.
+    Bool,
+    /// One byte.
+    Int8,
+    /// Two bytes.
+    Int16,
+    /// Four bytes.
+    Int32,
+    /// Eight bytes.
+    Int64,
+    /// One byte.
+    Uint8,
+    /// Two bytes.
+    Uint16,
+    /// Four bytes.
+    Uint32,
+    /// Eight bytes.
+    Uint64,
+    /// IEEE 754 half precision.
+    Fp16,
+    /// The upper half of an [`DataType::Fp32`].
+    Bf16,
+    /// IEEE 754 single precision.
+    Fp32,
+    /// IEEE 754 double precision.
+    Fp64,
+    /// Each element is its length in four bytes, and so many bytes.
+    Bytes,
+}
+
+impl DataType {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Bool,
+        Self::Int8,
+        Self::Int16,
+        Self::Int32,
+        Self::Int64,
+        Self::Uint8,
+        Self::Uint16,
+        Self::Uint32,
+        Self::Uint64,
+        Self::Fp16,
+        Self::Bf16,
+        Self::Fp32,
+        Self::Fp64,
+        Self::Bytes,
+    ];
+
+    /// As the Open Inference Protocol writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Int8 => "INT8",
+            Self::Int16 => "INT16",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+            Self::Uint8 => "UINT8",
+            Self::Uint16 => "UINT16",
+            Self::Uint32 => "UINT32",
+            Self::Uint64 => "UINT64",
+            Self::Fp16 => "FP16",
+            Self::Bf16 => "BF16",
+            Self::Fp32 => "FP32",
+            Self::Fp64 => "FP64",
+            Self::Bytes => "BYTES",
+        }
+    }
+
+    /// The type of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|datatype| datatype.name() == name)
+    }
+
+    /// Bytes of one element; `None` where elements have lengths of their own.
+    pub fn element_bytes(self) -> Option<usize> {
+        match self {
+            Self::Bool | Self::Int8 | Self::Uint8 => Some(1),
+            Self::Int16 | Self::Uint16 | Self::Fp16 | Self::Bf16 => Some(2),
+            Self::Int32 | Self::Uint32 | Self::Fp32 => Some(4),
+            Self::Int64 | Self::Uint64 | Self::Fp64 => Some(8),
+            Self::Bytes => None,
+        }
+    }
+}
+
+/// An input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// As the model calls it.
+    pub name: String,
+    /// Of its elements.
+    pub datatype: DataType,
+    /// Sizes of its axes; -1 is any.
+    pub shape: Vec<i64>,
+}
+
+/// A raw tensor in a payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorHead {
+    /// As the model calls it.
+    pub name: String,
+    /// Of its elements.
+    pub datatype: DataType,
+    /// Sizes of its axes.
+    pub shape: Vec<u64>,
+    /// In the payload.
+    pub bytes: u32,
+}
+
+/// The elements of a tensor of this shape; `None` where no memory could hold as many.
+pub fn elements(shape: &[u64]) -> Option<usize> {
+    let product = shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size))?;
+    usize::try_from(product).ok().filter(|&elements| isize::try_from(elements).is_ok())
+}
+
+/// The elements of a BYTES tensor.
+///
+/// # Errors
+/// Where the bytes are no such elements, or not so many; the message says what is wrong.
+pub fn split_bytes(mut raw: &[u8], elements: usize) -> Result<Vec<&[u8]>, String> {
+    // Each element has at least its length.
+    if elements > raw.len() / 4 {
+        return Err(format!("{elements} elements do not fit into {} bytes", raw.len()));
+    }
+    let mut split = Vec::with_capacity(elements);
+    while let Some((length, rest)) = raw.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let Some((element, rest)) = rest.split_at_checked(length) else {
+            return Err(format!("an element claims {length} bytes, and {} follow", rest.len()));
+        };
+        split.push(element);
+        raw = rest;
+    }
+    match (raw.len(), split.len()) {
+        (0, count) if count == elements => Ok(split),
+        (0, count) => Err(format!("{count} elements, and the shape says {elements}")),
+        (rest, _) => Err(format!("{rest} bytes follow the last element")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_protocol_in_code_and_in_json() {
+        for datatype in DataType::ALL {
+            assert_eq!(DataType::from_name(datatype.name()), Some(datatype));
+            assert_eq!(serde_json::to_value(datatype).unwrap(), datatype.name());
+        }
+        assert_eq!(DataType::from_name("fp32"), None);
+    }
+
+    #[test]
+    fn a_shape_that_overflows_has_no_number_of_elements() {
+        assert_eq!(elements(&[]), Some(1));
+        assert_eq!(elements(&[2, 3, 0]), Some(0));
+        assert_eq!(elements(&[u64::MAX, 2]), None);
+        assert_eq!(elements(&[1 << 32, 1 << 32]), None);
+        assert_eq!(elements(&[1 << 63]), None);
+    }
+
+    #[test]
+    fn the_elements_of_a_bytes_tensor_are_split_or_refused() {
+        let raw = b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c";
+        assert_eq!(split_bytes(raw, 3).unwrap(), [&b"ab"[..], b"", b"c"]);
+        assert!(split_bytes(b"", 0).unwrap().is_empty());
+        for (raw, elements) in
+            [(&raw[..], 2), (&raw[..], 1 << 40), (&raw[..9], 2), (b"\x05\0\0\0a", 1)]
+        {
+            assert!(split_bytes(raw, elements).is_err(), "{raw:?} {elements}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! What models of other tasks answer, and what is rejected.
+
+use std::collections::BTreeMap;
+
+use onnxd_proto::{
+    ask::{Ask, Content, Item, Rejection, Side, TextAsk, Want},
+    message::Task,
+    tensor::{DataType, TensorHead},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    checker::compile,
+    embed::tiny,
+    fixtures::{self, model},
+    supervisor::{Raw, Supervisor, floats},
+};
+
+#[derive(Deserialize)]
+struct Reference {
+    prompts: BTreeMap<String, Vec<Vec<f32>>>,
+    rerank: BTreeMap<String, Vec<Pair>>,
+    truncated: BTreeMap<String, Vec<Pair>>,
+    classify: BTreeMap<String, Vec<Classified>>,
+    tensors: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    query: String,
+    text: String,
+    logit: f32,
+}
+
+#[derive(Deserialize)]
+struct Classified {
+    text: String,
+    second: Option<String>,
+    logits: Vec<f32>,
+}
+
+fn reference() -> Reference {
+    fixtures::read(&model("tiny/reference.json"))
+}
+
+fn ask(content: Content, want: Want) -> Ask {
+    let text = TextAsk { content, truncate: Some(Side::Right), prompt: None };
+    Ask::Text { text, want }
+}
+
+fn embedding(dimensions: Option<u32>) -> Want {
+    Want::Embedding { normalize: None, dimensions }
+}
+
+fn assert_near(values: &[f32], expected: &[f32]) {
+    assert_eq!(values.len(), expected.len());
+    for (value, expected) in values.iter().zip(expected) {
+        assert!((value - expected).abs() <= 1e-4, "{value} instead of {expected}");
+    }
+}
+
+#[test]
+fn a_rerankers_score_of_a_pair_is_that_of_the_reference_implementation() {
+    let Reference { rerank, truncated, .. } = reference();
+    for (name, pairs) in rerank.into_iter().chain(truncated) {
+        let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
+        for Pair { query, text, logit } in pairs {
+            let first_bytes = u32::try_from(query.len()).unwrap();
+            let asked = ask(Content::Pair { first_bytes }, Want::Scores);
+            let raw = supervisor.answer_of(format!("{query}{text}").as_bytes(), asked).unwrap();
+            assert_near(&floats(&raw.bytes), &[logit]);
+        }
+    }
+}
+
+#[test]
+fn a_classifiers_scores_are_those_of_the_reference_implementation() {
+    for (name, texts) in reference().classify {
+        let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
+        for Classified { text, second, logits } in texts {
+            let first_bytes = u32::try_from(text.len()).unwrap();
+            let content = match second {
+                Some(_) => Content::Pair { first_bytes },
+                None => Content::Text,
+            };
+            let payload = [text, second.unwrap_or_default()].concat();
+            let asked = ask(content, Want::Scores);
+            let raw = supervisor.answer_of(payload.as_bytes(), asked).unwrap();
+            assert_near(&floats(&raw.bytes), &logits);
+        }
+    }
+}
+
+#[test]
+fn the_prompt_that_a_request_names_is_put_before_the_text_and_else_the_default_one() {
+    let (prompts, texts) = (reference().prompts, tiny().texts);
+    let mut supervisor = Supervisor::serving("tiny/prompts");
+    let mut embed = |text: &str, prompt: Option<&str>| {
+        let prompt = prompt.map(str::to_owned);
+        let text_ask = TextAsk { content: Content::Text, truncate: Some(Side::Right), prompt };
+        let asked = Ask::Text { text: text_ask, want: embedding(None) };
+        supervisor.answer_of(text.as_bytes(), asked)
+    };
+    for (name, expected) in &prompts {
+        for (text, expected) in texts.iter().zip(expected) {
+            assert_near(&floats(&embed(text, Some(name)).unwrap().bytes), expected);
+        }
+    }
+    assert_near(&floats(&embed(&texts[2], None).unwrap().bytes), &prompts["passage"][2]);
+    let (name, known) = ("x".into(), "passage, query".into());
+    assert_eq!(embed("a", Some("x")), Err(Rejection::Prompt { name, known }));
+}
+
+#[test]
+fn fewer_dimensions_are_the_first_ones_scaled_to_length_one_again() {
+    let mut supervisor = Supervisor::serving("tiny/a");
+    let mut embed = |dimensions| {
+        let answer =
+            supervisor.answer_of(b"hello world", ask(Content::Text, embedding(dimensions)));
+        answer.map(|raw| floats(&raw.bytes))
+    };
+    let (whole, part) = (embed(None).unwrap(), embed(Some(8)).unwrap());
+    let length = whole[..8].iter().map(|value| value * value).sum::<f32>().sqrt();
+    assert_near(&part, &whole[..8].iter().map(|value| value / length).collect::<Vec<_>>());
+    assert_eq!(embed(Some(33)), Err(Rejection::Dimensions { asked: 33, max: 32 }));
+    assert_eq!(embed(Some(0)), Err(Rejection::Dimensions { asked: 0, max: 32 }));
+}
+
+#[test]
+fn the_mean_of_a_texts_token_embeddings_is_its_embedding() {
+    let mut supervisor = Supervisor::serving("tiny/plain");
+    let whole = supervisor.answer_of(b"hello world", ask(Content::Text, embedding(None))).unwrap();
+    let asked = ask(Content::Text, Want::TokenEmbeddings);
+    let tokens = supervisor.answer_of(b"hello world", asked).unwrap();
+    let (values, count) = (floats(&tokens.bytes), usize::try_from(tokens.tokens).unwrap());
+    assert_eq!((count, values.len()), (4, 4 * 32));
+    let mean = |component: usize| {
+        values.chunks(32).map(|token| token[component]).sum::<f32>() / count as f32
+    };
+    assert_near(&(0..32).map(mean).collect::<Vec<_>>(), &floats(&whole.bytes));
+}
+
+#[test]
+fn tokens_of_a_client_give_what_their_text_gives() {
+    let mut supervisor = Supervisor::serving("tiny/a");
+    let asked = Ask::Tokenize { prompt: None, special: true };
+    let listed = supervisor.answer_of("Hello wörld".as_bytes(), asked).unwrap();
+    let listed: Vec<Value> = serde_json::from_slice(&listed.bytes).unwrap();
+    let ids: Vec<u32> =
+        listed.iter().map(|token| u32::try_from(token["id"].as_u64().unwrap()).unwrap()).collect();
+    assert_eq!((&listed[0]["text"], &listed[1]["text"]), (&"[CLS]".into(), &"Hello".into()));
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let of_ids = supervisor.answer_of(&bytes, ask(Content::Ids, embedding(None))).unwrap();
+    let of_text =
+        supervisor.answer_of("Hello wörld".as_bytes(), ask(Content::Text, embedding(None)));
+    assert_eq!(of_ids, of_text.unwrap());
+    let text = supervisor.answer_of(&bytes, Ask::Decode { skip_special: true }).unwrap();
+    assert_eq!(String::from_utf8(text.bytes).unwrap(), "hello world");
+    let strange = supervisor.answer_of(&u32::MAX.to_le_bytes(), ask(Content::Ids, embedding(None)));
+    assert!(matches!(strange, Err(Rejection::TokenId { id: u32::MAX, .. })), "{strange:?}");
+}
+
+#[test]
+fn what_a_model_is_not_for_is_rejected_with_what_it_is_for() {
+    let cases = [
+        ("tiny/a", Want::Scores, Task::Embed),
+        ("tiny/rerank_a", embedding(None), Task::Rerank),
+        ("tiny/classify_a", Want::TokenEmbeddings, Task::Classify),
+        ("tiny/tensor_a", embedding(None), Task::Tensor),
+    ];
+    for (name, want, task) in cases {
+        let mut supervisor = Supervisor::serving(name);
+        let answer = supervisor.answer_of(b"a", ask(Content::Text, want));
+        assert_eq!(answer, Err(Rejection::WrongTask(task)), "{name}");
+    }
+    let mut supervisor = Supervisor::serving("tiny/a");
+    let tensors = Ask::Tensors { inputs: Vec::new(), outputs: Vec::new() };
+    assert_eq!(supervisor.answer_of(b"", tensors), Err(Rejection::WrongTask(Task::Embed)));
+}
+
+fn head(name: &str, datatype: DataType, shape: &[u64], bytes: usize) -> TensorHead {
+    let bytes = u32::try_from(bytes).unwrap();
+    TensorHead { name: name.into(), datatype, shape: shape.into(), bytes }
+}
+
+fn little_endian(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Rows of numbers as one list.
+fn flat(rows: &Value) -> Vec<f32> {
+    match rows {
+        Value::Array(rows) => rows.iter().flat_map(flat).collect(),
+        number => vec![number.as_f64().unwrap() as f32],
+    }
+}
+
+/// An item with one input x of so many rows of four numbers.
+fn rows_of_four(values: &[f32]) -> Item {
+    let bytes = values.len() * 4;
+    let inputs = vec![head("x", DataType::Fp32, &[values.len() as u64 / 4, 4], bytes)];
+    let ask = Ask::Tensors { inputs, outputs: Vec::new() };
+    Item { payload_bytes: u32::try_from(bytes).unwrap(), ask }
+}
+
+/// A worker that serves the compiled form of a model, and where that is.
+fn serving_compiled(name: &str) -> (Supervisor, TempDir) {
+    let root = tempfile::tempdir().unwrap();
+    assert_eq!(compile(&model(name), root.path())["rebuilt"], true);
+    let mut supervisor = Supervisor::start();
+    supervisor.link_compiled(&name.replace('/', "-"), root.path());
+    supervisor.commit(1, name);
+    assert!(supervisor.get_ready().0, "the plain model serves");
+    (supervisor, root)
+}
+
+#[test]
+fn tensors_of_several_requests_run_together_and_each_gets_its_own_rows() {
+    let reference = &reference().tensors["tensor_a"];
+    let (x, y) = (flat(&reference["x"]), flat(&reference["y"]));
+    let (mut supervisor, _compiled) = serving_compiled("tiny/tensor_a");
+    let items = [&x[..4], &x[..], &x[4..12]];
+    let payload = little_endian(&items.concat());
+    supervisor.ask_bytes(&payload, items.map(rows_of_four).into());
+    let answers = supervisor.raw_answers(3);
+    for (answer, expected) in answers.iter().zip([&y[..3], &y[..], &y[3..9]]) {
+        let Raw { bytes, outputs, together, .. } = answer.as_ref().unwrap();
+        assert_near(&floats(bytes), expected);
+        let rows = expected.len() as u64 / 3;
+        assert_eq!(*outputs, [head("y", DataType::Fp32, &[rows, 3], bytes.len())]);
+        assert_eq!(*together, 3, "they did not run together");
+    }
+}
+
+#[test]
+fn a_model_that_computes_something_over_all_rows_gets_no_company() {
+    let reference = &reference().tensors["tensor_mean"];
+    let (x, y) = (flat(&reference["x"]), flat(&reference["y"]));
+    let (mut supervisor, _compiled) = serving_compiled("tiny/tensor_mean");
+    let payload = little_endian(&[&x[..], &x[..]].concat());
+    supervisor.ask_bytes(&payload, vec![rows_of_four(&x), rows_of_four(&x)]);
+    for answer in supervisor.raw_answers(2) {
+        let answer = answer.unwrap();
+        assert_near(&floats(&answer.bytes), &y);
+        assert_eq!(answer.together, 1);
+    }
+}
+
+#[test]
+fn every_type_of_element_goes_in_and_comes_out_as_it_is() {
+    let mut supervisor = Supervisor::serving("tiny/tensor_types");
+    let (mut inputs, mut payload) = (Vec::new(), Vec::new());
+    let types = [
+        ("bool", DataType::Bool),
+        ("int8", DataType::Int8),
+        ("int16", DataType::Int16),
+        ("int32", DataType::Int32),
+        ("int64", DataType::Int64),
+        ("uint8", DataType::Uint8),
+        ("uint16", DataType::Uint16),
+        ("uint32", DataType::Uint32),
+        ("uint64", DataType::Uint64),
+        ("fp16", DataType::Fp16),
+        ("bf16", DataType::Bf16),
+        ("fp32", DataType::Fp32),
+        ("fp64", DataType::Fp64),
+        ("string", DataType::Bytes),
+    ];
+    for (name, datatype) in types {
+        // Three elements, so that what follows lies at odd places.
+        let bytes = match datatype.element_bytes() {
+            Some(size) => (0..3 * size).map(|byte| u8::from(byte % size == 0)).collect(),
+            None => "\x02\0\0\0é\0\0\0\0\x01\0\0\0a".as_bytes().to_vec(),
+        };
+        inputs.push(head(&format!("in_{name}"), datatype, &[3], bytes.len()));
+        payload.extend_from_slice(&bytes);
+    }
+    let outputs: Vec<String> = types.iter().map(|(name, _)| format!("out_{name}")).collect();
+    let ask = Ask::Tensors { inputs: inputs.clone(), outputs: outputs.clone() };
+    let raw = supervisor.answer_of(&payload, ask).unwrap();
+    assert_eq!(raw.bytes, payload);
+    let expected: Vec<TensorHead> =
+        inputs.into_iter().zip(outputs).map(|(input, name)| TensorHead { name, ..input }).collect();
+    assert_eq!(raw.outputs, expected);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_rejected_with_the_reason() {
+    let mut supervisor = Supervisor::serving("tiny/tensor_a");
+    let x = |datatype, shape: &[u64], bytes| vec![head("x", datatype, shape, bytes)];
+    let mut twice = x(DataType::Fp32, &[1, 4], 16);
+    twice.push(twice[0].clone());
+    let mut other = x(DataType::Fp32, &[1, 4], 16);
+    other.push(head("z", DataType::Fp32, &[1], 4));
+    let cases = [
+        (Vec::new(), "`x` is missing"),
+        (x(DataType::Fp64, &[1, 4], 32), "is FP64, and must be FP32"),
+        (x(DataType::Fp32, &[1, 5], 20), "has the shape [1, 5]"),
+        (x(DataType::Fp32, &[4], 16), "has the shape [4]"),
+        (x(DataType::Fp32, &[1, 4], 12), "has 12 bytes"),
+        (x(DataType::Fp32, &[1 << 62, 4], 16), "no memory holds"),
+        (x(DataType::Fp32, &[u64::MAX, 4], 16), "no memory holds"),
+        (twice, "given twice"),
+        (other, "no input `z`"),
+    ];
+    for (inputs, said) in cases {
+        let bytes = inputs.iter().map(|head| head.bytes as usize).sum::<usize>();
+        let ask = Ask::Tensors { inputs: inputs.clone(), outputs: Vec::new() };
+        match supervisor.answer_of(&vec![0; bytes], ask) {
+            Err(Rejection::Tensors(reason)) => assert!(reason.contains(said), "{reason}"),
+            other => panic!("{inputs:?}: {other:?}"),
+        }
+    }
+    for (outputs, said) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "asked for twice")] {
+        let outputs = outputs.into_iter().map(str::to_owned).collect();
+        let ask = Ask::Tensors { inputs: x(DataType::Fp32, &[1, 4], 16), outputs };
+        match supervisor.answer_of(&[0; 16], ask) {
+            Err(Rejection::Tensors(reason)) => assert!(reason.contains(said), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let none = Ask::Tensors { inputs: x(DataType::Fp32, &[0, 4], 0), outputs: Vec::new() };
+    let raw = supervisor.answer_of(&[], none).unwrap();
+    assert_eq!(raw.outputs, [head("y", DataType::Fp32, &[0, 3], 0)]);
+}
+
+#[test]
+fn a_large_tensor_comes_back_whole() {
+    let mut supervisor = Supervisor::serving("tiny/tensor_image");
+    let values: Vec<f32> = (0..3 * 640 * 640).map(|place| (place % 1000) as f32).collect();
+    let payload = little_endian(&values);
+    let signature = vec![head("image", DataType::Fp32, &[1, 3, 640, 640], payload.len())];
+    let ask = Ask::Tensors { inputs: signature, outputs: vec!["copy".into()] };
+    let raw = supervisor.answer_of(&payload, ask).unwrap();
+    assert!(raw.bytes == payload);
+}
