@@ -127,7 +127,7 @@ def test_asynchronously(server):
     texts, expected = golden()
 
     async def all_of_them():
-        async with AsyncInferenceClient(model=server.url) as client:
+        async with AsyncInferenceClient(model=server.url, provider="hf-inference") as client:
             calls = [client.feature_extraction(text) for text in texts]
             similar = await client.sentence_similarity(texts[0], other_sentences=texts[1:3])
             assert await client.health_check() is True
