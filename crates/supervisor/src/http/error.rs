@@ -103,6 +103,7 @@ impl ApiError {
     fn code(&self) -> Value {
         match self.status {
             StatusCode::NOT_FOUND if self.param == Some("model") => "model_not_found".into(),
+            StatusCode::UNAUTHORIZED => "invalid_api_key".into(),
             _ => Value::Null,
         }
     }
