@@ -91,14 +91,14 @@ impl Listener {
                 _ = drain.wait_for(|drain| *drain) => break,
             };
             if let Some((stream, permit)) = connection {
-                self.serve(stream, permit, &graceful);
+                self.serve(stream, permit, &graceful, &drain);
             }
         }
         // Who is connected already, if not yet accepted, gets an answer too.
         while let Ok(Some((stream, permit))) =
             time::timeout(Duration::ZERO, self.accept(&permits)).await
         {
-            self.serve(stream, permit, &graceful);
+            self.serve(stream, permit, &graceful, &drain);
         }
         drop(self.socket);
         if time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
@@ -125,7 +125,13 @@ impl Listener {
         }
     }
 
-    fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+    fn serve(
+        &self,
+        stream: TcpStream,
+        permit: OwnedSemaphorePermit,
+        graceful: &GracefulShutdown,
+        drain: &watch::Receiver<bool>,
+    ) {
         // Small answers must not wait for more; where it cannot be set they do.
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::default());
@@ -134,6 +140,7 @@ impl Listener {
             activity: Arc::clone(&activity),
             // Taken now, so that a drain also waits for who is still shaking hands.
             watcher: graceful.watcher(),
+            drain: drain.clone(),
         };
         // In a task of its own from the first byte on: no client holds up the next.
         let tls = self.tls.as_ref().map(|tls| tls.config(&[HTTP_1_1]));
@@ -152,25 +159,38 @@ struct Connection {
     router: Router,
     activity: Arc<Activity>,
     watcher: Watcher,
+    drain: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, tls: Option<Arc<ServerConfig>>) {
-        let Some(config) = tls else { return self.converse(stream).await };
+    async fn run(mut self, stream: TcpStream, tls: Option<Arc<ServerConfig>>) {
+        let Some(config) = tls else { return self.converse(stream, false).await };
         // A client that never shakes hands is as slow as one that never ends its headers.
         self.activity.set(Phase::Headers(Instant::now()));
+        let mut first = [0];
+        tokio::select! {
+            biased;
+            // The handshake meets the error again, if it is one.
+            _ = stream.peek(&mut first) => {}
+            // Who has said nothing yet is not waited for.
+            _ = self.drain.wait_for(|drain| *drain) => return,
+        }
         match TlsAcceptor::from(config).accept(stream).await {
             Ok(stream) => {
-                self.activity.set(Phase::Idle);
-                self.converse(stream).await;
+                let last = *self.drain.borrow();
+                if !last {
+                    self.activity.set(Phase::Idle);
+                }
+                self.converse(stream, last).await;
             }
             Err(error) => tracing::debug!(%error, "a client did not get through the handshake"),
         }
     }
 
-    /// Answers one request after the other.
-    async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-        let Self { router, activity, watcher } = self;
+    /// Answers one request after the other; only the first one where it is the `last`, of a
+    /// client who shook hands while we drain and is about to ask.
+    async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
+        let Self { router, activity, watcher, .. } = self;
         let seen = Arc::clone(&activity);
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen) = (router.clone(), Arc::clone(&seen));
@@ -185,8 +205,17 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
             .max_header_size(HEADERS_BYTES_MAX)
+            .keep_alive(!last)
             .serve_connection(TokioIo::new(Watched { stream, activity }), service);
-        if let Err(error) = watcher.watch(connection).await {
+        let result = if last {
+            // Told to stop, hyper would close before it has read anything.
+            let result = connection.await;
+            drop(watcher);
+            result
+        } else {
+            watcher.watch(connection).await
+        };
+        if let Err(error) = result {
             tracing::debug!(%error, "a connection ended early");
         }
     }
