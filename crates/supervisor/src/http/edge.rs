@@ -81,8 +81,10 @@ pub(crate) fn tls_files(
 pub(crate) struct Edge {
     origins: Vec<Origin>,
     api_key_file: PathBuf,
-    keys: Option<Arc<Keys>>,
-    tls: Option<Arc<Tls>>,
+    /// Who may ask; everybody without.
+    pub keys: Option<Arc<Keys>>,
+    /// What listeners shake hands with; they serve in the clear without.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Edge {
@@ -133,11 +135,6 @@ impl Edge {
             tracing::error!("a reload was refused, what was there before stays: {reason}");
         }
         refused
-    }
-
-    /// What listeners shake hands with, if they are to.
-    pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
-        self.tls.clone()
     }
 
     /// The routes behind what stands before them. Preflights are answered first: browsers send

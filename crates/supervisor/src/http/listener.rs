@@ -68,7 +68,7 @@ impl Listener {
         routes: Router,
         counters: Arc<Counters>,
     ) -> Self {
-        let (router, tls) = (edge.around(routes), edge.tls());
+        let (router, tls) = (edge.around(routes), edge.tls.clone());
         Self { socket, router, tls, counters, ticks: Arc::default() }
     }
 
