@@ -22,7 +22,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -137,16 +136,16 @@ impl Listener {
         let activity = Arc::new(Activity::default());
         let connection = Connection {
             router: self.router.clone(),
+            tls: self.tls.clone(),
             activity: Arc::clone(&activity),
             // Taken now, so that a drain also waits for who is still shaking hands.
             watcher: graceful.watcher(),
             drain: drain.clone(),
         };
         // In a task of its own from the first byte on: no client holds up the next.
-        let tls = self.tls.as_ref().map(|tls| tls.config(&[HTTP_1_1]));
         tokio::spawn(async move {
             tokio::select! {
-                () = connection.run(stream, tls) => {}
+                () = connection.run(stream) => {}
                 () = activity.too_slow() => tracing::debug!("a client was too slow with its headers"),
             }
             drop(permit);
@@ -157,14 +156,15 @@ impl Listener {
 /// A connection from its first byte on.
 struct Connection {
     router: Router,
+    tls: Option<Arc<Tls>>,
     activity: Arc<Activity>,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn run(mut self, stream: TcpStream, tls: Option<Arc<ServerConfig>>) {
-        let Some(config) = tls else { return self.converse(stream, false).await };
+    async fn run(mut self, stream: TcpStream) {
+        let Some(tls) = self.tls.take() else { return self.converse(stream, false).await };
         // A client that never shakes hands is as slow as one that never ends its headers.
         self.activity.set(Phase::Headers(Instant::now()));
         let mut first = [0];
@@ -175,7 +175,8 @@ impl Connection {
             // Who has said nothing yet is not waited for.
             _ = self.drain.wait_for(|drain| *drain) => return,
         }
-        match TlsAcceptor::from(config).accept(stream).await {
+        // Asked for now: the certificate may have changed since the client connected.
+        match TlsAcceptor::from(tls.config(&[HTTP_1_1])).accept(stream).await {
             Ok(stream) => {
                 let last = *self.drain.borrow();
                 if !last {
