@@ -16,7 +16,11 @@ use onnxd_proto::{
 };
 use serde::Deserialize;
 
-use crate::{Failure, models::checker::CheckLimits};
+use crate::{
+    Failure,
+    http::edge::{self, EdgeConfig},
+    models::checker::CheckLimits,
+};
 
 /// Ten years.
 const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
@@ -43,6 +47,25 @@ pub(crate) struct ServeArguments {
     /// Where HTTP is served [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", env = "ONNXD_LISTEN")]
     pub listen: Option<SocketAddr>,
+
+    /// A file of API keys, one on each line; everything but health then needs one of them, as
+    /// `authorization: Bearer KEY` or `x-api-key: KEY`. Read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "ONNXD_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// An origin whose web pages may call, as https://example.com, or * for all. Several may be
+    /// given (separated by commas in the variable)
+    #[arg(long, value_name = "ORIGIN", env = "ONNXD_CORS_ALLOW_ORIGIN", value_delimiter = ',')]
+    pub cors_allow_origin: Vec<String>,
+
+    /// The certificate to serve HTTPS with, and after it those that vouch for it, as PEM; needs
+    /// --tls-key. Read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, as PEM
+    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
 
     /// The Unix socket of `onnxd update`, `rollback` and `status`
     /// [default: onnxd-admin.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR]
@@ -125,6 +148,8 @@ pub(crate) struct Config {
     pub models: Vec<ModelSource>,
     /// Where HTTP is served.
     pub listen: SocketAddr,
+    /// Who may ask, from where and over what.
+    pub edge: EdgeConfig,
     /// Absolute.
     pub admin_socket: PathBuf,
     /// Absolute.
@@ -180,6 +205,18 @@ impl Config {
         Ok(Self {
             models: models(&specs)?,
             listen: flags.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 8080).into()),
+            edge: EdgeConfig {
+                api_key_file: flags.api_key_file.or(file.api_key_file),
+                origins: edge::origins(if flags.cors_allow_origin.is_empty() {
+                    &file.cors_allow_origin
+                } else {
+                    &flags.cors_allow_origin
+                })?,
+                tls: edge::tls_files(
+                    flags.tls_cert.or(file.tls_cert),
+                    flags.tls_key.or(file.tls_key),
+                )?,
+            },
             admin_socket: match flags.admin_socket.or(file.admin_socket) {
                 Some(path) => absolute(&path)?,
                 None => default_admin_socket()?,
@@ -377,7 +414,8 @@ mod tests {
             "model = ['m=/x']\nlisten = '[::1]:1'\nadmin-socket = '/a'\nstate-dir = '/s'\n\
              workers = 2\nonnxruntime = '/o'\nworker-binary = '/w'\ndrain-timeout = 1\n\
              request-timeout = 2\ncheck-timeout = 3\ncheck-memory = 4\nmin-cosine = 0.5\n\
-             probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8",
+             probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
+             api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

@@ -34,6 +34,7 @@ use crate::{
     },
     http::{
         admin::{Admin, AdminSocket},
+        edge::Edge,
         listener::Listener,
         router::{self, App},
     },
@@ -67,6 +68,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .init();
     let check_only = arguments.check_config;
     let config = Config::load(arguments)?;
+    let edge = Edge::load(&config.edge)?;
     if check_only {
         return check(&config);
     }
@@ -75,7 +77,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(run(config, edge));
     // Nothing that matters runs any more; what is dropped here removes its files.
     runtime.shutdown_timeout(CLEAN_UP_TIMEOUT);
     result
@@ -94,9 +96,9 @@ fn check(config: &Config) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Fine)
 }
 
-async fn run(config: Config) -> Result<ExitStatus, Failure> {
+async fn run(config: Config, edge: Edge) -> Result<ExitStatus, Failure> {
     let background = Background::default();
-    let outcome = serve(&config, &background).await;
+    let outcome = serve(&config, &edge, &background).await;
     // Updates that were given up remove what they made.
     if time::timeout(CLEAN_UP_TIMEOUT, background.finish()).await.is_err() {
         tracing::error!("an update did not stop; the next start removes what it leaves");
@@ -104,10 +106,14 @@ async fn run(config: Config) -> Result<ExitStatus, Failure> {
     outcome
 }
 
-async fn serve(config: &Config, background: &Background) -> Result<ExitStatus, Failure> {
+async fn serve(
+    config: &Config,
+    edge: &Edge,
+    background: &Background,
+) -> Result<ExitStatus, Failure> {
     let mut signals = Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
     let server = tokio::select! {
-        server = Server::start(config, background) => server?,
+        server = Server::start(config, edge, background) => server?,
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
     let mut server = tokio::select! {
@@ -117,7 +123,7 @@ async fn serve(config: &Config, background: &Background) -> Result<ExitStatus, F
     systemd::ready("serving");
     tracing::info!(listen = %server.listen, admin_socket = %config.admin_socket.display(), "ready");
     server.watchdog();
-    let outcome = server.serve(&mut signals).await;
+    let outcome = server.serve(edge, &mut signals).await;
     systemd::stopping();
     tokio::select! {
         () = server.drain(config.drain_timeout) => {}
@@ -141,7 +147,7 @@ struct Server {
 
 impl Server {
     /// Locks the state, brings every model to a generation, binds, and starts the workers.
-    async fn start(config: &Config, background: &Background) -> Result<Self, Failure> {
+    async fn start(config: &Config, edge: &Edge, background: &Background) -> Result<Self, Failure> {
         let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
         let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
@@ -205,7 +211,7 @@ impl Server {
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
         };
-        let listener = Listener::new(socket, router::router(app), Arc::clone(&counters));
+        let listener = Listener::new(socket, edge, router::router(app), Arc::clone(&counters));
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
         let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
@@ -233,7 +239,7 @@ impl Server {
     }
 
     /// Reloads when asked, until it is to stop or no worker is left.
-    async fn serve(&mut self, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+    async fn serve(&mut self, edge: &Edge, signals: &mut Signals) -> Result<ExitStatus, Failure> {
         loop {
             let fatal = self.health.wait_for(|health| health.fatal.is_some());
             tokio::select! {
@@ -246,7 +252,7 @@ impl Server {
                     Request::Reload => {
                         let updater = Arc::clone(&self.updater);
                         tokio::select! {
-                            () = reload(&updater) => {}
+                            () = reload(edge, &updater) => {}
                             () = signals.stop() => return Ok(ExitStatus::Fine),
                         }
                     }
@@ -316,11 +322,12 @@ fn failure((status, message): (ExitStatus, String)) -> Failure {
     }
 }
 
-async fn reload(updater: &Updater) {
+async fn reload(edge: &Edge, updater: &Updater) {
     systemd::reloading();
-    let refused = updater.update_all().await;
-    let refused: Vec<String> =
-        refused.into_iter().map(|(model, refusal)| format!("{model}: {refusal}")).collect();
+    // First, since it is quick and a key that is taken back should be so at once.
+    let mut refused = edge.reload().await;
+    let models = updater.update_all().await;
+    refused.extend(models.into_iter().map(|(model, refusal)| format!("{model}: {refusal}")));
     // Also a reload that was refused is over, and the service serves.
     match refused.is_empty() {
         true => systemd::ready("serving"),

@@ -128,6 +128,7 @@ impl ApiError {
     fn code(&self) -> Option<&'static str> {
         match self.status {
             StatusCode::NOT_FOUND if self.param == Some("model") => Some("model_not_found"),
+            StatusCode::UNAUTHORIZED => Some("invalid_api_key"),
             _ => None,
         }
     }

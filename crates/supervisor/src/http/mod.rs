@@ -4,12 +4,18 @@
 //! - [`router`]: which path is answered by whom.
 //! - [`api`]: the contracts: TEI's, OpenAI's, Cohere's, the Open Inference Protocol, health.
 //! - [`openapi`]: the document that describes them.
+//! - [`edge`]: what stands before the routes: [`keys`], [`cors`], [`tls`].
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
 //! - [`admin`]: `update`, `rollback` and `status` over the Unix socket.
 
 pub(crate) mod admin;
 pub(crate) mod api;
+pub(crate) mod cors;
+pub(crate) mod edge;
 pub(crate) mod error;
+pub(crate) mod keys;
 pub(crate) mod listener;
 mod openapi;
 pub(crate) mod router;
+mod secret_file;
+pub(crate) mod tls;

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Bytes of a request's body, as TEI has it.
-const BODY_BYTES_MAX: usize = 2_000_000;
+pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
