@@ -7,7 +7,7 @@
 
 mod cli;
 mod config;
-mod counters;
+mod metrics;
 mod dispatch;
 mod http;
 mod models;

@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
-    counters::Counters,
+    metrics::Metrics,
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
@@ -153,8 +153,8 @@ impl Server {
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let counters = Arc::new(Counters::default());
-        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&counters)));
+        let metrics = Arc::new(Metrics::default());
+        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
         let socket = TcpListener::bind(config.listen).await.map_err(|error| {
@@ -169,7 +169,7 @@ impl Server {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), config.check),
-            counters: Arc::clone(&counters),
+            metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             events: events.clone(),
             background: background.clone(),
@@ -187,7 +187,7 @@ impl Server {
         let backlog = Arc::new(Backlog::default());
         let means = dispatcher::Means {
             registry: Arc::clone(&registry),
-            counters: Arc::clone(&counters),
+            metrics: Arc::clone(&metrics),
             welcome,
             lines: updater.lines(),
             events: events.clone(),
@@ -199,7 +199,7 @@ impl Server {
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
         let dispatch = Dispatch::new(
             events.clone(),
-            Arc::clone(&counters),
+            Arc::clone(&metrics),
             limits,
             backlog,
             registry.models().len(),
@@ -211,7 +211,7 @@ impl Server {
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
         };
-        let listener = Listener::new(socket, edge, router::router(app), Arc::clone(&counters));
+        let listener = Listener::new(socket, edge, router::router(app), Arc::clone(&metrics));
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
         let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
@@ -220,7 +220,7 @@ impl Server {
             updater: Arc::clone(&updater),
             store,
             events: events.clone(),
-            counters,
+            metrics,
             calls: Admin::calls(),
         };
         let admin = tokio::spawn(admin_socket.serve(admin));

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{Answered, Backlog, Event, Input, Item, ItemError, Timing};
-use crate::{counters::Counters, models::registry::Model};
+use crate::{metrics::Metrics, models::registry::Model};
 
 /// The soonest and the latest that a refused client is told to come back.
 const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(30);
@@ -114,7 +114,7 @@ pub(crate) struct Dispatch {
     events: mpsc::Sender<Event>,
     /// Of each model, by slot.
     places: Vec<Arc<Semaphore>>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     limits: Limits,
     backlog: Arc<Backlog>,
 }
@@ -132,13 +132,13 @@ impl Dispatch {
     /// A way into the dispatcher that reads `events`, for so many models.
     pub(crate) fn new(
         events: mpsc::Sender<Event>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
         limits: Limits,
         backlog: Arc<Backlog>,
         models: usize,
     ) -> Self {
         let places = (0..models).map(|_| Arc::new(Semaphore::new(limits.items))).collect();
-        Self { events, places, counters, limits, backlog }
+        Self { events, places, metrics, limits, backlog }
     }
 
     /// Items of one model that may wait or be computed at once.
@@ -192,7 +192,7 @@ impl Dispatch {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
-            wanted.iter().for_each(|_| self.counters.items_regenerated_total.add());
+            wanted.iter().for_each(|_| self.metrics.items_regenerated_total.add());
         }
     }
 
@@ -206,7 +206,7 @@ impl Dispatch {
         let wanted = u32::try_from(count).unwrap_or(u32::MAX);
         let places = Arc::clone(&self.places[usize::from(slot)]).try_acquire_many_owned(wanted);
         places.map(Arc::new).map_err(|_| {
-            self.counters.requests_overloaded_total.add();
+            self.metrics.requests_overloaded_total.add();
             let retry_after = self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit: self.limits.items, retry_after }
         })

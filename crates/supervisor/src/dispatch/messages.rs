@@ -111,9 +111,9 @@ impl Dispatcher {
         let helped = worker.is_helped();
         worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
-        self.counters.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
+        self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
-            self.counters.micro_batches_total.add();
+            self.metrics.micro_batches_total.add();
             // Of a run that others helped with, the worker knows its own part.
             if !helped {
                 let micros = answered.infer_cpu_micros;

@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::{edge::Edge, tls::Tls};
-use crate::counters::Counters;
+use crate::metrics::Metrics;
 
 /// Connections at once. Further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 1024;
@@ -55,7 +55,7 @@ pub(crate) struct Listener {
     socket: TcpListener,
     router: Router,
     tls: Option<Arc<Tls>>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     ticks: Arc<AtomicU64>,
 }
 
@@ -65,10 +65,10 @@ impl Listener {
         socket: TcpListener,
         edge: &Edge,
         routes: Router,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let (router, tls) = (edge.around(routes), edge.tls.clone());
-        Self { socket, router, tls, counters, ticks: Arc::default() }
+        Self { socket, router, tls, metrics, ticks: Arc::default() }
     }
 
     /// A number that changes as long as the accept loop lives.
@@ -107,7 +107,7 @@ impl Listener {
 
     async fn accept(&self, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
         if permits.available_permits() == 0 {
-            self.counters.connections_delayed_total.add();
+            self.metrics.connections_delayed_total.add();
         }
         let permit = Arc::clone(permits).acquire_owned().await.ok()?;
         match self.socket.accept().await {
