@@ -25,7 +25,6 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
-    counters::Counters,
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
@@ -37,6 +36,7 @@ use crate::{
         listener::Listener,
         router::{self, App},
     },
+    metrics::Metrics,
     models::{
         background::Background,
         checker::Checker,
@@ -147,13 +147,11 @@ impl Server {
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let counters = Arc::new(Counters::default());
-        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&counters)));
+        let metrics = Arc::new(Metrics::new(&router::TEMPLATES));
+        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let socket = TcpListener::bind(config.listen).await.map_err(|error| {
-            Failure::configuration(format!("--listen {}: {error}", config.listen))
-        })?;
+        let socket = bind(config.listen).await?;
         let listen = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
         let admin_socket = AdminSocket::bind(&config.admin_socket).map_err(|error| {
             let path = config.admin_socket.display();
@@ -163,7 +161,7 @@ impl Server {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), config.check),
-            counters: Arc::clone(&counters),
+            metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             events: events.clone(),
             background: background.clone(),
@@ -181,7 +179,7 @@ impl Server {
         let backlog = Arc::new(Backlog::default());
         let means = dispatcher::Means {
             registry: Arc::clone(&registry),
-            counters: Arc::clone(&counters),
+            metrics: Arc::clone(&metrics),
             welcome,
             lines: updater.lines(),
             events: events.clone(),
@@ -191,14 +189,15 @@ impl Server {
         tokio::spawn(dispatcher.run(incoming));
 
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
-        let dispatch = Dispatch::new(events.clone(), Arc::clone(&counters), limits, backlog);
+        let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog);
         let app = App {
             registry: Arc::clone(&registry),
             dispatch: Arc::new(dispatch),
+            metrics: Arc::clone(&metrics),
             health: health.clone(),
             workers: worker_count,
         };
-        let listener = Listener::new(socket, router::router(app), Arc::clone(&counters));
+        let listener = Listener::new(socket, router::router(app), Arc::clone(&metrics));
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
         let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
@@ -207,7 +206,7 @@ impl Server {
             updater: Arc::clone(&updater),
             store,
             events: events.clone(),
-            counters,
+            metrics,
             calls: Admin::calls(),
         };
         let admin = tokio::spawn(admin_socket.serve(admin));
@@ -290,6 +289,12 @@ impl Server {
             }
         });
     }
+}
+
+async fn bind(listen: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    let wrong =
+        |error: std::io::Error| Failure::configuration(format!("--listen {listen}: {error}"));
+    TcpListener::bind(listen).await.map_err(wrong)
 }
 
 /// Brings every model to a generation.

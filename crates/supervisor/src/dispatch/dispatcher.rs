@@ -28,7 +28,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    counters::Counters,
+    metrics::Metrics,
     models::{events, registry::Registry, update::LineHandle},
     pool::{
         Epoch, WorkerId,
@@ -72,7 +72,7 @@ impl Health {
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(super) registry: Arc<Registry>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
     pub(super) warmed_up: Vec<bool>,
@@ -115,7 +115,7 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Means {
     pub registry: Arc<Registry>,
-    pub counters: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// What workers are told at their start.
     pub welcome: Welcome,
     /// The lines of updates, which hear what workers load and how they end.
@@ -128,14 +128,14 @@ pub(crate) struct Means {
 impl Dispatcher {
     /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
     pub(crate) fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means { registry, counters, welcome, lines, events, backlog } = means;
+        let Means { registry, metrics, welcome, lines, events, backlog } = means;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],
             alone: Alone::default(),
             started: Instant::now(),
             registry,
-            counters,
+            metrics,
             welcome,
             warmed_up: vec![false; workers.len()],
             workers,
@@ -256,6 +256,7 @@ impl Dispatcher {
                 }
             }
             Event::StatusAsked(reply) => {
+                self.metrics.see_items(self.items.len());
                 let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
                 // The asker may have gone.
                 let _ = reply.send(status.collect());
@@ -347,7 +348,7 @@ impl Dispatcher {
                     _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
                 }
                 if state == State::Backoff {
-                    self.counters.worker_restarts_total.add();
+                    self.metrics.worker_restarts_total.add(&ended);
                 }
                 if self.workers.iter().all(|worker| worker.state.state() == State::Failed) {
                     self.reject_all();

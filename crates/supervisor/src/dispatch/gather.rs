@@ -16,12 +16,12 @@ use onnxd_proto::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time,
 };
 
-use super::{Backlog, Embedded, Event, Item, ItemError, Timing};
-use crate::counters::Counters;
+use super::{Backlog, Embedded, Event, Item, ItemError, Timing, worker};
+use crate::metrics::Metrics;
 
 /// The soonest and the latest that a refused client is told to come back.
 const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(30);
@@ -92,7 +92,7 @@ fn rejection(rejection: &Rejection) -> String {
 pub(crate) struct Dispatch {
     events: mpsc::Sender<Event>,
     places: Arc<Semaphore>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     limits: Limits,
     backlog: Arc<Backlog>,
 }
@@ -110,17 +110,24 @@ impl Dispatch {
     /// A way into the dispatcher that reads `events`.
     pub(crate) fn new(
         events: mpsc::Sender<Event>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
         limits: Limits,
         backlog: Arc<Backlog>,
     ) -> Self {
         let places = Arc::new(Semaphore::new(limits.items));
-        Self { events, places, counters, limits, backlog }
+        Self { events, places, metrics, limits, backlog }
     }
 
     /// Texts that may wait or be computed at once.
     pub(crate) fn items_max(&self) -> usize {
         self.limits.items
+    }
+
+    /// How the workers are; nobody where the dispatcher has gone.
+    pub(crate) async fn workers(&self) -> Vec<worker::Status> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.events.send(Event::StatusAsked(reply)).await;
+        answer.await.unwrap_or_default()
     }
 
     /// Embeds all inputs, in one generation, within `timeout` or the configured time if that is
@@ -174,7 +181,7 @@ impl Dispatch {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
-            wanted.iter().for_each(|_| self.counters.items_regenerated_total.add());
+            wanted.iter().for_each(|_| self.metrics.items_regenerated_total.add());
         }
     }
 
@@ -183,7 +190,7 @@ impl Dispatch {
         let wanted = u32::try_from(count).unwrap_or(u32::MAX);
         let places = Arc::clone(&self.places).try_acquire_many_owned(wanted);
         places.map(Arc::new).map_err(|_| {
-            self.counters.requests_overloaded_total.add();
+            self.metrics.requests_overloaded_total.add();
             let retry_after = self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit: self.limits.items, retry_after }
         })

@@ -47,6 +47,7 @@ impl Dispatcher {
                 let loaded =
                     Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
                 worker.loaded(slot, loaded).ok_or("it has loaded a model that is not served")?;
+                self.measure_refresh(id, slot, load_micros);
                 let model = self.registry.at(slot);
                 if let Some(record) = model.record(generation) {
                     self.estimates[usize::from(slot)].loaded(costs, record.facts.max_tokens);
@@ -58,16 +59,19 @@ impl Dispatcher {
             FromWorker::LoadFailed { slot, generation, reason } => {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
                 worker.could_not_load(slot, generation);
+                self.metrics.model(slot).load_failed();
                 self.tell(slot, events::Event::WorkerFailed(generation));
                 Ok(())
             }
             FromWorker::LoadedAhead { slot, version, load_micros } => {
                 tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
+                self.metrics.model(slot).loaded_ahead(load_micros);
                 self.tell(slot, events::Event::Loaded(id, version, Ok(())));
                 Ok(())
             }
             FromWorker::LoadAheadFailed { slot, version, reason } => {
                 tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
+                self.metrics.model(slot).load_failed();
                 self.tell(slot, events::Event::Loaded(id, version, Err(reason)));
                 Ok(())
             }
@@ -108,8 +112,10 @@ impl Dispatcher {
         let helped = worker.is_helped();
         let places = embeddings.items.iter().map(|embedded| embedded.item);
         let items = worker.answered(group, places).ok_or("it answers an item twice")?;
-        self.counters.micro_batches_total.add();
-        self.counters.inference_cpu_micros_total.add_all(embeddings.infer_cpu_micros.into());
+        let group_done = worker.group_slot(group).is_none();
+        self.measure_run(slot, embeddings, group_done);
+        self.metrics.micro_batches_total.add();
+        self.metrics.inference_cpu_micros_total.add_all(embeddings.infer_cpu_micros.into());
         let width = embeddings.dimension as usize * size_of::<f32>();
         let longest = embeddings.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         // Of a run that others helped with, the worker knows its own part.

@@ -30,7 +30,7 @@ impl Dispatcher {
         let mut works = Vec::with_capacity(items.len());
         let mut pieces = Vec::with_capacity(items.len());
         for item in &items {
-            self.counters.items_total.add();
+            self.metrics.items_total.add();
             let text_pieces = estimate::pieces(&item.text);
             pieces.push(text_pieces);
             works.push((self.next_id(), self.estimates[usize::from(slot)].work(text_pieces)));
@@ -62,7 +62,7 @@ impl Dispatcher {
             let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
             for item in cancelled {
                 self.items.remove(&item);
-                self.counters.items_cancelled_total.add();
+                self.metrics.items_cancelled_total.add();
             }
             group.items = items;
             if !group.items.is_empty() {
@@ -80,6 +80,7 @@ impl Dispatcher {
         for id in &group.items {
             let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
             accepted.waited = accepted.item.queued_at.elapsed();
+            self.metrics.model(group.slot).handed_out(accepted.waited);
             texts.extend_from_slice(&accepted.item.text);
             options.push(accepted.item.options.clone());
         }
@@ -133,10 +134,10 @@ impl Dispatcher {
                 accepted.deaths += u32::from(begun);
                 accepted.faults += u32::from(begun && by_fault);
                 if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
-                    self.counters.items_retried_total.add();
+                    self.metrics.items_retried_total.add();
                     self.put_back(slot, id);
                 } else if let Some(accepted) = self.items.remove(&id) {
-                    self.counters.items_poisonous_total.add();
+                    self.metrics.items_poisonous_total.add();
                     answer(accepted.item, Err(ItemError::Poisonous));
                 }
             }
@@ -164,7 +165,7 @@ impl Dispatcher {
         if !too_old || !worker::any_current(&self.workers, slot, committed) {
             return false;
         }
-        self.counters.items_regenerated_total.add();
+        self.metrics.items_regenerated_total.add();
         self.put_back(slot, id);
         true
     }

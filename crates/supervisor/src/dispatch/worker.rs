@@ -111,6 +111,9 @@ pub(crate) struct Status {
     pub loads: Vec<Load>,
     /// How often it was started again.
     pub restarts: u64,
+    /// Items that it has and has not answered.
+    #[serde(skip)]
+    pub items: usize,
 }
 
 impl Worker {
@@ -144,6 +147,7 @@ impl Worker {
             state: self.state.state(),
             loads: self.loads.clone(),
             restarts: self.state.restarts(),
+            items: self.unanswered().count(),
         }
     }
 
@@ -296,6 +300,11 @@ impl Worker {
     /// Lets the process end by itself: its socket ends.
     pub(crate) fn hang_up(&mut self) {
         self.link = None;
+    }
+
+    /// What it has and has not answered.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
+        self.groups.iter().flat_map(|group| group.unanswered.iter().flatten())
     }
 
     /// What it was computing, which somebody else has to compute now.

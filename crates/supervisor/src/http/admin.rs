@@ -45,9 +45,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tower::ServiceExt;
 
 use crate::{
-    counters::Counters,
     dispatch::{Event, worker},
     http::error::axum_json,
+    metrics::Metrics,
     models::{
         events::{Job, Target},
         registry::{Model, Registry},
@@ -71,7 +71,7 @@ pub(crate) struct Admin {
     pub updater: Arc<Updater>,
     pub store: Arc<Store>,
     pub events: mpsc::Sender<Event>,
-    pub counters: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// Places for updates and rollbacks.
     pub calls: Arc<Semaphore>,
 }
@@ -283,7 +283,7 @@ async fn status(State(admin): State<Admin>) -> Response<Body> {
     let body = json!({
         "models": models.iter().map(|model| model_status(model, &admin.store)).collect::<Vec<_>>(),
         "workers": workers.iter().map(|worker| worker_status(worker, models)).collect::<Vec<_>>(),
-        "counters": *admin.counters,
+        "counters": *admin.metrics,
     });
     axum_json(&body).into_response()
 }

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::counters::Counters;
+use crate::metrics::Metrics;
 
 /// Connections at once. Further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 1024;
@@ -50,14 +50,14 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Listener {
     socket: TcpListener,
     router: Router,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     ticks: Arc<AtomicU64>,
 }
 
 impl Listener {
     /// A listener on a socket that is bound already.
-    pub(crate) fn new(socket: TcpListener, router: Router, counters: Arc<Counters>) -> Self {
-        Self { socket, router, counters, ticks: Arc::default() }
+    pub(crate) fn new(socket: TcpListener, router: Router, metrics: Arc<Metrics>) -> Self {
+        Self { socket, router, metrics, ticks: Arc::default() }
     }
 
     /// A number that changes as long as the accept loop lives.
@@ -96,7 +96,7 @@ impl Listener {
 
     async fn accept(&self, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
         if permits.available_permits() == 0 {
-            self.counters.connections_delayed_total.add();
+            self.metrics.connections_delayed_total.add();
         }
         let permit = Arc::clone(permits).acquire_owned().await.ok()?;
         match self.socket.accept().await {
@@ -116,6 +116,7 @@ impl Listener {
     fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit, graceful: &GracefulShutdown) {
         // Small answers must not wait for more; where it cannot be set they do.
         let _ = stream.set_nodelay(true);
+        let permit = (permit, self.metrics.connected());
         let activity = Arc::new(Activity::default());
         let router = self.router.clone();
         let seen = Arc::clone(&activity);

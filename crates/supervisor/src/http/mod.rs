@@ -4,10 +4,12 @@
 //! - [`router`]: which path is answered by whom.
 //! - [`api`]: the contracts: TEI's, OpenAI's, health.
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
+//! - [`measure`]: how many requests there are and how long they take.
 //! - [`admin`]: `update`, `rollback` and `status` over the Unix socket.
 
 pub(crate) mod admin;
 pub(crate) mod api;
 pub(crate) mod error;
 pub(crate) mod listener;
+mod measure;
 pub(crate) mod router;

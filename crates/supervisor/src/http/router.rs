@@ -7,6 +7,7 @@ use axum::{
     Router,
     body::Body,
     http::{Request, Response, StatusCode, Uri},
+    middleware,
     response::IntoResponse,
     routing::{get, post},
 };
@@ -15,11 +16,13 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::{sync::watch, time};
 
 use super::{
-    api::{health, openai, tei},
+    api::{health, metrics, openai, tei},
     error::{ApiError, Contract, Kind},
+    measure::measure,
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
+    metrics::Metrics,
     models::registry::Registry,
 };
 
@@ -33,13 +36,26 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct App {
     pub registry: Arc<Registry>,
     pub dispatch: Arc<Dispatch>,
+    pub metrics: Arc<Metrics>,
     pub health: watch::Receiver<Health>,
     /// How many workers there are.
     pub workers: usize,
 }
 
+/// The templates of all public routes, which metrics name them by.
+pub(crate) const TEMPLATES: [&str; 7] = [
+    "/embed",
+    "/health",
+    "/info",
+    "/metrics",
+    "/v1/embeddings",
+    "/v2/health/live",
+    "/v2/health/ready",
+];
+
 /// All public routes.
 pub(crate) fn router(app: App) -> Router {
+    let measure = middleware::from_fn_with_state(Arc::clone(&app.metrics), measure);
     Router::new()
         .route("/embed", post(tei::embed))
         .route("/info", get(tei::info))
@@ -47,8 +63,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v2/health/live", get(health::live))
         .route("/v2/health/ready", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(measure)
         .with_state(app)
 }
 

@@ -213,7 +213,7 @@ impl Driver {
                 });
             }
             Action::AnnounceRollback { from, to } => {
-                self.means.counters.automatic_rollbacks_total.add();
+                self.means.metrics.automatic_rollbacks_total.add();
                 tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice in the probation of a generation: going back by itself");
             }
             Action::RollbackFailed(refusal) => {

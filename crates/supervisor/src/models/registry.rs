@@ -16,7 +16,7 @@ use onnxd_proto::{
     model_name::ModelName,
 };
 
-use crate::{config::ModelSource, counters::Counters};
+use crate::{config::ModelSource, metrics::Metrics};
 
 /// How long after it has been replaced a version may be in use: every worker has refreshed or
 /// ended by then, since no request takes that long.
@@ -30,7 +30,7 @@ const ISSUED_MAX: usize = 1024;
 pub(crate) struct Registry {
     models: Vec<Arc<Model>>,
     page: ControlPage,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
 }
 
 /// A served model.
@@ -70,7 +70,7 @@ impl Model {
 
 impl Registry {
     /// Gives every configured model a slot. Nothing is served yet.
-    pub(crate) fn new(sources: &[ModelSource], page: ControlPage, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(sources: &[ModelSource], page: ControlPage, metrics: Arc<Metrics>) -> Self {
         let models = (0..).zip(sources).map(|(slot, source)| {
             Arc::new(Model {
                 name: source.name.clone(),
@@ -79,7 +79,7 @@ impl Registry {
                 issued: RwLock::default(),
             })
         });
-        Self { models: models.collect(), page, counters }
+        Self { models: models.collect(), page, metrics }
     }
 
     /// All models; the first answers requests that name none.
@@ -141,6 +141,6 @@ impl Registry {
             issued.pop_front();
         }
         self.page.commit(slot, generation);
-        self.counters.commits_total.add();
+        self.metrics.commits_total.add();
     }
 }

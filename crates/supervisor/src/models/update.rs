@@ -28,7 +28,7 @@ use super::{
     registry::{Model, Registry},
     store::Store,
 };
-use crate::{counters::Counters, dispatch, pool::WorkerId};
+use crate::{dispatch, metrics::Metrics, pool::WorkerId};
 
 /// When workers load a new version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -112,7 +112,7 @@ pub(crate) type Progress = mpsc::Sender<Step>;
 #[derive(Debug)]
 pub(crate) struct Updater {
     registry: Arc<Registry>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     lines: Vec<LineHandle>,
 }
 
@@ -141,7 +141,7 @@ pub(crate) struct Means {
     pub store: Arc<Store>,
     pub registry: Arc<Registry>,
     pub checker: Checker,
-    pub counters: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     pub times: Times,
     pub background: Background,
     /// The dispatcher, which knows the workers.
@@ -170,8 +170,8 @@ impl Updater {
             Ok(Driver::start(line, Arc::clone(model), means.clone()))
         };
         let lines = means.registry.models().iter().map(line).collect::<io::Result<_>>()?;
-        let (registry, counters) = (Arc::clone(&means.registry), Arc::clone(&means.counters));
-        Ok(Self { registry, counters, lines })
+        let (registry, metrics) = (Arc::clone(&means.registry), Arc::clone(&means.metrics));
+        Ok(Self { registry, metrics, lines })
     }
 
     /// Brings every model to what it serves at start: its last durable generation with a sound
@@ -228,8 +228,10 @@ impl Updater {
         let line = &self.lines[usize::from(model.slot)];
         line.0.send(Input::Called(id, job, caller)).await.map_err(|_| gone())?;
         let result = answered.await.unwrap_or_else(|_| Err(gone()));
+        let refused = result.as_ref().err().map(|refusal| refusal.kind);
+        self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
-            self.counters.updates_refused_total.add();
+            self.metrics.updates_refused_total.add();
             let (kind, reason) = (refusal.kind, refusal.message.as_str());
             match kind {
                 // In a storm these are many, and no fault.

@@ -3,6 +3,7 @@
 pub(crate) mod embedding;
 pub(crate) mod health;
 pub(crate) mod inputs;
+pub(crate) mod metrics;
 pub(crate) mod numbers;
 pub(crate) mod openai;
 pub(crate) mod tei;

@@ -1,0 +1,454 @@
+//! The text that Prometheus reads, put together when it is asked for. `docs/metrics.md` lists what
+//! is here; a test compares the two.
+//!
+//! The library writes `OpenMetrics`, in which a counter's family has no `_total` and the text has
+//! an end mark. The classic format, which everything understands that does not ask for the other,
+//! differs in just these lines.
+
+use std::{fmt, sync::Arc, time::UNIX_EPOCH};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, text::encode,
+    },
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry,
+};
+use serde::Serialize;
+
+use super::{Metrics, histogram::Histogram, model::ModelMetrics, process};
+use crate::{
+    dispatch::worker,
+    models::registry::{Model, Registry},
+    pool::state::State,
+};
+
+/// How the text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// What has been understood since Prometheus 0.4.
+    Classic,
+    /// Version 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format for who sends this `Accept` header, or none.
+    pub(crate) fn wanted(accept: Option<&str>) -> Self {
+        match accept {
+            Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
+            _ => Self::Classic,
+        }
+    }
+
+    /// What the answer says that it is.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// Everything that is shown, and who knows it.
+#[derive(Debug)]
+pub(crate) struct Scrape {
+    pub metrics: Arc<Metrics>,
+    pub registry: Arc<Registry>,
+    pub workers: Vec<worker::Status>,
+}
+
+impl Scrape {
+    /// The text. Reads files of `/proc`.
+    pub(crate) fn text(self, format: Format) -> String {
+        let mut registry = registry::Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a string takes what is written to it");
+        match format {
+            Format::Classic => classic(&text),
+            Format::OpenMetrics => text,
+        }
+    }
+}
+
+/// The same text in the classic format: each counter's family is named as its samples are, and
+/// there is no end mark.
+fn classic(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines().filter(|line| *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            // The type says what the family is called, and comes next.
+            (Some("#"), Some("HELP"), _, Some(about)) => help = Some(about),
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                if let Some(about) = help.take() {
+                    text.extend(["# HELP ", name, suffix, " ", about, "\n"]);
+                }
+                text.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+            }
+            _ => text.extend([line, "\n"]),
+        }
+    }
+    text
+}
+
+/// Labels of one series.
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Where families are written.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    /// A family whose name has no `_total`, which its samples get.
+    fn counter<V: EncodeCounterValue, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        series: impl IntoIterator<Item = (Labels<N>, V)>,
+    ) -> fmt::Result {
+        let series = series.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value)));
+        self.family(name, about, MetricType::Counter, series)
+    }
+
+    fn gauge<V: EncodeGaugeValue, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        series: impl IntoIterator<Item = (Labels<N>, V)>,
+    ) -> fmt::Result {
+        let series = series.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
+        self.family(name, about, MetricType::Gauge, series)
+    }
+
+    fn histogram<'h, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        series: impl IntoIterator<Item = (Labels<N>, &'h Histogram)>,
+    ) -> fmt::Result {
+        self.family(name, about, MetricType::Histogram, series.into_iter())
+    }
+
+    fn family<M: EncodeMetric, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        kind: MetricType,
+        series: impl Iterator<Item = (Labels<N>, M)>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, about, None, kind)?;
+        for (labels, metric) in series {
+            match N {
+                // Not even braces.
+                0 => return metric.encode(encoder),
+                _ => metric.encode(encoder.encode_family(&labels)?)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let page = &mut Page(encoder);
+        self.requests(page)?;
+        self.items(page)?;
+        self.phases(page)?;
+        self.models(page)?;
+        self.updates(page)?;
+        self.workers(page)?;
+        self.process(page)
+    }
+}
+
+impl Scrape {
+    fn requests(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &*self.metrics;
+        let routes = metrics.routes.all();
+        let by_status = routes.iter().flat_map(|route| {
+            let labels =
+                |status: u16| [("route", route.template.to_owned()), ("code", status.to_string())];
+            route.by_status().map(move |(status, count)| (labels(status), count))
+        });
+        page.counter("onnxd_requests", "Requests that were answered", by_status)?;
+        page.histogram(
+            "onnxd_request_duration_seconds",
+            "Time from the headers of a request to those of its answer",
+            routes.iter().map(|route| ([("route", route.template.to_owned())], &route.duration)),
+        )?;
+        page.counter(
+            "onnxd_requests_overloaded",
+            "Requests that were refused because the queue was full",
+            [([], metrics.requests_overloaded_total.read())],
+        )?;
+        page.gauge(
+            "onnxd_connections",
+            "HTTP connections that are open",
+            [([], metrics.connections.read())],
+        )?;
+        page.counter(
+            "onnxd_connections_delayed",
+            "Connections that waited because as many as allowed were open",
+            [([], metrics.connections_delayed_total.read())],
+        )
+    }
+
+    fn items(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &*self.metrics;
+        for (name, about, counter) in [
+            ("onnxd_items", "Texts that were accepted into the queue", &metrics.items_total),
+            (
+                "onnxd_items_retried",
+                "Texts that were run again because their worker ended",
+                &metrics.items_retried_total,
+            ),
+            (
+                "onnxd_items_regenerated",
+                "Texts that were run again so that one response has one generation",
+                &metrics.items_regenerated_total,
+            ),
+            (
+                "onnxd_items_cancelled",
+                "Texts that were dropped because their client had gone or their deadline had passed",
+                &metrics.items_cancelled_total,
+            ),
+            (
+                "onnxd_items_poisonous",
+                "Texts that took too many workers with them and were answered 500",
+                &metrics.items_poisonous_total,
+            ),
+            ("onnxd_micro_batches", "Micro-batches that were run", &metrics.micro_batches_total),
+        ] {
+            page.counter(name, about, [([], counter.read())])?;
+        }
+        let in_flight: u64 = self.workers.iter().map(|worker| worker.items as u64).sum();
+        let waiting = metrics.items.read().saturating_sub(in_flight);
+        page.gauge("onnxd_queue_items", "Texts that wait for a worker", [([], waiting)])?;
+        page.gauge("onnxd_items_in_flight", "Texts that workers have", [([], in_flight)])?;
+        let micros = metrics.inference_cpu_micros_total.read();
+        page.counter(
+            "onnxd_inference_cpu_seconds",
+            "CPU time of workers in ONNX Runtime and pooling",
+            [([], std::time::Duration::from_micros(micros).as_secs_f64())],
+        )
+    }
+
+    /// Where the time of requests goes, by model.
+    fn phases(&self, page: &mut Page<'_>) -> fmt::Result {
+        type Of = fn(&ModelMetrics) -> &Histogram;
+        let families: [(&str, &str, Of); 7] = [
+            (
+                "onnxd_queue_duration_seconds",
+                "Time from a request's texts being handed in to a worker getting them, by text and try",
+                |model| &model.queue,
+            ),
+            (
+                "onnxd_tokenize_duration_seconds",
+                "Time that a worker took to tokenize a group",
+                |model| &model.tokenize,
+            ),
+            (
+                "onnxd_inference_duration_seconds",
+                "Time that a micro-batch took in ONNX Runtime and pooling",
+                |model| &model.inference,
+            ),
+            ("onnxd_batch_size", "Texts of a micro-batch", |model| &model.batch_size),
+            (
+                "onnxd_load_wait_seconds",
+                "Time that a text waited because its worker loaded a version before it computed it",
+                |model| &model.load_wait,
+            ),
+            (
+                "onnxd_model_load_duration_seconds",
+                "Time that a worker took to load a version, ahead or when it had to",
+                |model| &model.load,
+            ),
+            (
+                "onnxd_update_duration_seconds",
+                "Time from the call of an update to its commit",
+                |model| &model.update,
+            ),
+        ];
+        for (name, about, of) in families {
+            let series = self.of_models(|_, metrics| of(metrics));
+            page.histogram(name, about, series)?;
+        }
+        page.counter(
+            "onnxd_tokens",
+            "Tokens that were computed, special tokens included",
+            self.of_models(|_, metrics| metrics.tokens.read()),
+        )
+    }
+
+    fn models(&self, page: &mut Page<'_>) -> fmt::Result {
+        let generation = |model: &Model| model.serving().map_or(0, |(generation, _)| generation);
+        page.gauge(
+            "onnxd_model_generation",
+            "The generation that is committed",
+            self.of_models(|model, _| generation(model)),
+        )?;
+        let served = self.registry.models().iter().filter_map(|model| {
+            let (_, record) = model.serving()?;
+            let (version, task) = (record.version.clone(), word(&record.facts.task));
+            Some(([("model", model.name.to_string()), ("version", version), ("task", task)], 1_u64))
+        });
+        page.gauge("onnxd_model_info", "The version that is committed: always 1", served)?;
+        let results = self.by_result(ModelMetrics::load_results);
+        page.counter("onnxd_model_loads", "Loads of a version by a worker", results)
+    }
+
+    fn updates(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &*self.metrics;
+        let results = self.by_result(ModelMetrics::update_results);
+        page.counter(
+            "onnxd_updates",
+            "Updates and rollbacks that were asked for, by commit or kind of refusal; also the first of a new model at the start",
+            results,
+        )?;
+        for (name, about, counter) in [
+            (
+                "onnxd_updates_refused",
+                "Updates and rollbacks that were refused, of all models",
+                &metrics.updates_refused_total,
+            ),
+            (
+                "onnxd_commits",
+                "Generations committed since the start, of all models",
+                &metrics.commits_total,
+            ),
+            (
+                "onnxd_automatic_rollbacks",
+                "Generations that were given up because their workers failed",
+                &metrics.automatic_rollbacks_total,
+            ),
+        ] {
+            page.counter(name, about, [([], counter.read())])?;
+        }
+        Ok(())
+    }
+
+    fn workers(&self, page: &mut Page<'_>) -> fmt::Result {
+        let states = State::ALL.iter().map(|state| {
+            let count = self.workers.iter().filter(|worker| worker.state == *state).count();
+            ([("state", word(state))], count)
+        });
+        page.gauge("onnxd_workers", "Workers in each state", states)?;
+        let generations = self.workers.iter().flat_map(|worker| {
+            self.registry.models().iter().map(|model| {
+                let load = worker.loads.get(usize::from(model.slot)).copied().unwrap_or_default();
+                let labels = [("worker", worker.id.to_string()), ("model", model.name.to_string())];
+                (labels, load.generation)
+            })
+        });
+        page.gauge(
+            "onnxd_worker_generation",
+            "The generation that a worker has loaded; 0 is none",
+            generations,
+        )?;
+        let memory = self.workers.iter().map(|worker| {
+            let bytes = process::memory_bytes(&worker.pid.to_string(), "RssAnon");
+            ([("worker", worker.id.to_string())], bytes)
+        });
+        page.gauge(
+            "onnxd_worker_memory_bytes",
+            "Memory of a worker's own, without the weights that workers share; 0 while it has no process",
+            memory,
+        )?;
+        let restarts = self.metrics.worker_restarts_total.by_reason();
+        page.counter(
+            "onnxd_worker_restarts",
+            "Workers started again, by how they had ended",
+            restarts.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
+        )
+    }
+
+    fn process(&self, page: &mut Page<'_>) -> fmt::Result {
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("build_id", onnxd_proto::BUILD_ID.to_owned()),
+        ];
+        page.gauge("onnxd_build_info", "What runs: always 1", [(build, 1_u64)])?;
+        let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        page.gauge(
+            "process_start_time_seconds",
+            "When the supervisor started, since 1970",
+            [([], started.as_secs_f64())],
+        )?;
+        page.counter(
+            "process_cpu_seconds",
+            "CPU time of the supervisor",
+            [([], process::cpu_seconds())],
+        )?;
+        page.gauge(
+            "process_resident_memory_bytes",
+            "Memory of the supervisor",
+            [([], process::memory_bytes("self", "VmRSS"))],
+        )?;
+        page.gauge(
+            "process_open_fds",
+            "Descriptors that the supervisor has open",
+            [([], process::open_fds())],
+        )
+    }
+
+    /// One series for each model.
+    fn of_models<'s, V>(
+        &'s self,
+        value: impl Fn(&'s Model, &'s ModelMetrics) -> V,
+    ) -> impl Iterator<Item = (Labels<1>, V)> {
+        self.registry.models().iter().map(move |model| {
+            let labels = [("model", model.name.to_string())];
+            (labels, value(model, self.metrics.model(model.slot)))
+        })
+    }
+
+    /// One series for each model and result.
+    fn by_result<'s, I: Iterator<Item = (&'static str, u64)>>(
+        &'s self,
+        results: impl Fn(&'s ModelMetrics) -> I,
+    ) -> impl Iterator<Item = (Labels<2>, u64)> {
+        self.of_models(move |_, metrics| results(metrics)).flat_map(|([model], results)| {
+            results
+                .map(move |(result, count)| ([model.clone(), ("result", result.to_owned())], count))
+        })
+    }
+}
+
+/// A word of our own as everybody sees it.
+fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or("unknown").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_classic_text_names_counters_with_total_and_has_no_end_mark() {
+        let open_metrics = "# HELP a Of a kind\n# TYPE a counter\na_total{b=\"# EOF\"} 1\n\
+            # HELP c_seconds Time\n# TYPE c_seconds gauge\nc_seconds 2.0\n# EOF\n";
+        let expected = "# HELP a_total Of a kind\n# TYPE a_total counter\na_total{b=\"# EOF\"} 1\n\
+            # HELP c_seconds Time\n# TYPE c_seconds gauge\nc_seconds 2.0\n";
+        assert_eq!(classic(open_metrics), expected);
+    }
+
+    #[test]
+    fn only_who_asks_for_open_metrics_gets_it() {
+        for (accept, format) in [
+            (None, Format::Classic),
+            (Some("*/*"), Format::Classic),
+            (Some("text/plain;version=0.0.4"), Format::Classic),
+            (
+                Some("application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"),
+                Format::OpenMetrics,
+            ),
+        ] {
+            assert_eq!(Format::wanted(accept), format, "{accept:?}");
+        }
+    }
+}
