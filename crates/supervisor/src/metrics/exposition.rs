@@ -200,25 +200,25 @@ impl Scrape {
     fn items(&self, page: &mut Page<'_>) -> fmt::Result {
         let metrics = &*self.metrics;
         for (name, about, counter) in [
-            ("onnxd_items", "Texts that were accepted into the queue", &metrics.items_total),
+            ("onnxd_items", "Items that were accepted into the queue", &metrics.items_total),
             (
                 "onnxd_items_retried",
-                "Texts that were run again because their worker ended",
+                "Items that were run again because their worker ended",
                 &metrics.items_retried_total,
             ),
             (
                 "onnxd_items_regenerated",
-                "Texts that were run again so that one response has one generation",
+                "Items that were run again so that one response has one generation",
                 &metrics.items_regenerated_total,
             ),
             (
                 "onnxd_items_cancelled",
-                "Texts that were dropped because their client had gone or their deadline had passed",
+                "Items that were dropped because their client had gone or their deadline had passed",
                 &metrics.items_cancelled_total,
             ),
             (
                 "onnxd_items_poisonous",
-                "Texts that took too many workers with them and were answered 500",
+                "Items that took too many workers with them and were answered 500",
                 &metrics.items_poisonous_total,
             ),
             ("onnxd_micro_batches", "Micro-batches that were run", &metrics.micro_batches_total),
@@ -227,8 +227,12 @@ impl Scrape {
         }
         let in_flight: u64 = self.workers.iter().map(|worker| worker.items as u64).sum();
         let waiting = metrics.items.read().saturating_sub(in_flight);
-        page.gauge("onnxd_queue_items", "Texts that wait for a worker", [([], waiting)])?;
-        page.gauge("onnxd_items_in_flight", "Texts that workers have", [([], in_flight)])?;
+        page.gauge("onnxd_queue_items", "Items that wait for a worker", [([], waiting)])?;
+        page.gauge(
+            "onnxd_items_in_flight",
+            "Items that workers have been given and have not answered",
+            [([], in_flight)],
+        )?;
         let micros = metrics.inference_cpu_micros_total.read();
         page.counter(
             "onnxd_inference_cpu_seconds",
@@ -243,7 +247,7 @@ impl Scrape {
         let families: [(&str, &str, Of); 7] = [
             (
                 "onnxd_queue_duration_seconds",
-                "Time from a request's texts being handed in to a worker getting them, by text and try",
+                "Time from an item being handed in to a worker getting it, once for each worker that gets it",
                 |model| &model.queue,
             ),
             (
@@ -256,10 +260,10 @@ impl Scrape {
                 "Time that a micro-batch took in ONNX Runtime and pooling",
                 |model| &model.inference,
             ),
-            ("onnxd_batch_size", "Texts of a micro-batch", |model| &model.batch_size),
+            ("onnxd_batch_size", "Items of a micro-batch", |model| &model.batch_size),
             (
                 "onnxd_load_wait_seconds",
-                "Time that a text waited because its worker loaded a version before it computed it",
+                "Time that an item waited because its worker loaded a version before it computed it",
                 |model| &model.load_wait,
             ),
             (
@@ -306,7 +310,7 @@ impl Scrape {
         let results = self.by_result(ModelMetrics::update_results);
         page.counter(
             "onnxd_updates",
-            "Updates and rollbacks that were asked for, by commit or kind of refusal; also the first of a new model at the start",
+            "Updates and rollbacks that were asked for, by commit or kind of refusal; the first version of a model is one",
             results,
         )?;
         for (name, about, counter) in [
@@ -361,7 +365,7 @@ impl Scrape {
         let restarts = self.metrics.worker_restarts_total.by_reason();
         page.counter(
             "onnxd_worker_restarts",
-            "Workers started again, by how they had ended",
+            "Workers started again, by how they had ended: SIGKILL, another signal, an exit code",
             restarts.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )
     }
