@@ -130,3 +130,36 @@ pub(crate) fn respond(
         response.into_response()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::control_page::ControlPage;
+    use tokio::sync::mpsc;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::dispatch::gather::Limits;
+
+    #[tokio::test]
+    async fn every_template_has_a_route_and_is_counted_as_it() {
+        let metrics = Arc::new(Metrics::new(&TEMPLATES));
+        let (events, _incoming) = mpsc::channel(1);
+        let limits = Limits { items: 1, timeout: Duration::from_secs(1) };
+        let page = ControlPage::create().unwrap();
+        let app = App {
+            registry: Arc::new(Registry::new(&[], page, Arc::clone(&metrics))),
+            dispatch: Arc::new(Dispatch::new(events, Arc::clone(&metrics), limits, Arc::default())),
+            metrics: Arc::clone(&metrics),
+            health: watch::channel(Health::default()).1,
+            workers: 0,
+        };
+        let router = router(app);
+        for template in TEMPLATES {
+            let request = Request::trace(template).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{template}");
+            let counted = metrics.routes.find(Some(template)).by_status();
+            assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (405, 1)], "{template}");
+        }
+    }
+}
