@@ -4,12 +4,13 @@
 //!
 //! - [`counter`], [`histogram`]: what is added to.
 //! - [`model`], [`routes`]: what is counted of each model and of each route.
-//! - [`exposition`]: the text for Prometheus, put together when it is asked for. Generations and
-//!   states are not kept here but asked of those who know.
+//! - [`exposition`], [`format`]: the text for Prometheus, put together when it is asked for.
+//!   Generations and states are not kept here but asked of those who know.
 //! - [`process`]: what the kernel says.
 
 mod counter;
 pub(crate) mod exposition;
+pub(crate) mod format;
 mod histogram;
 mod model;
 mod process;

@@ -12,7 +12,7 @@ use tokio::{sync::Semaphore, task, time};
 
 use crate::{
     http::router::App,
-    metrics::exposition::{Format, Scrape},
+    metrics::{exposition::Scrape, format::Format},
 };
 
 /// Texts that are put together at once: each takes a thread, and whoever asks more often waits.
