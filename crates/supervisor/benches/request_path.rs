@@ -91,8 +91,7 @@ fn count(criterion: &mut Criterion) {
     criterion.bench_function("count a request by its route", |bencher| {
         bencher.iter(|| {
             let took = black_box(Duration::from_micros(4_321));
-            let place = routes.find(black_box(Some("/v1/embeddings")));
-            routes.at(place).answered(black_box(200), took);
+            routes.find(black_box(Some("/v1/embeddings"))).answered(black_box(200), took);
         });
     });
     let model = ModelMetrics::default();

@@ -7,6 +7,7 @@ use axum::{
     Router,
     body::Body,
     http::{Request, Response, StatusCode, Uri},
+    middleware,
     response::IntoResponse,
     routing::{get, post},
 };
@@ -17,7 +18,7 @@ use tokio::{sync::watch, time};
 use super::{
     api::{health, metrics, openai, tei},
     error::{ApiError, Contract, Kind},
-    measure::Measure,
+    measure::measure,
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
@@ -54,7 +55,7 @@ pub(crate) const TEMPLATES: [&str; 7] = [
 
 /// All public routes.
 pub(crate) fn router(app: App) -> Router {
-    let measure = Measure(Arc::clone(&app.metrics));
+    let measure = middleware::from_fn_with_state(Arc::clone(&app.metrics), measure);
     Router::new()
         .route("/embed", post(tei::embed))
         .route("/info", get(tei::info))
@@ -157,7 +158,7 @@ mod tests {
             let request = Request::trace(template).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{template}");
-            let counted = metrics.routes.at(metrics.routes.find(Some(template))).by_status();
+            let counted = metrics.routes.find(Some(template)).by_status();
             assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (405, 1)], "{template}");
         }
     }

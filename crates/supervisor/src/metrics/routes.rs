@@ -39,18 +39,13 @@ impl Routes {
         Self(templates.into_iter().chain([OTHER]).map(Route::new).collect())
     }
 
-    /// The place of the route with this template, as the router matched it.
-    pub(crate) fn find(&self, template: Option<&str>) -> usize {
-        let other = self.0.len() - 1;
+    /// The route with this template, as the router matched it.
+    pub(crate) fn find(&self, template: Option<&str>) -> &Route {
+        let (other, routes) = self.0.split_last().expect("there is always `other`");
         let Some(template) = template else { return other };
-        let found = self.0[..other].binary_search_by(|route| route.template.cmp(template));
+        let found = routes.binary_search_by(|route| route.template.cmp(template));
         debug_assert!(found.is_ok(), "{template} is not among the templates of the router");
-        found.unwrap_or(other)
-    }
-
-    /// The route at a place.
-    pub(crate) fn at(&self, place: usize) -> &Route {
-        &self.0[place]
+        found.map_or(other, |place| &routes[place])
     }
 
     /// All of them.
@@ -89,15 +84,15 @@ mod tests {
     fn a_route_is_found_by_its_template_and_everything_else_is_other() {
         let routes = Routes::new(&["/v2/health/live", "/embed", "/v2/models/{name}"]);
         for template in ["/embed", "/v2/health/live", "/v2/models/{name}"] {
-            assert_eq!(routes.at(routes.find(Some(template))).template, template);
+            assert_eq!(routes.find(Some(template)).template, template);
         }
-        assert_eq!(routes.at(routes.find(None)).template, OTHER);
+        assert_eq!(routes.find(None).template, OTHER);
     }
 
     #[test]
     fn only_statuses_that_were_sent_are_shown_and_200_from_the_start() {
         let routes = Routes::new(&[]);
-        let other = routes.at(routes.find(None));
+        let other = routes.find(None);
         assert_eq!(other.by_status().collect::<Vec<_>>(), [(200, 0)]);
         for status in [404, 404, 599, 100, 0, 600, u16::MAX] {
             other.answered(status, Duration::ZERO);
