@@ -7,9 +7,9 @@
 
 mod cli;
 mod config;
-mod metrics;
 mod dispatch;
 mod http;
+mod metrics;
 mod models;
 mod pool;
 mod serve;

@@ -25,7 +25,6 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
-    metrics::Metrics,
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
@@ -38,6 +37,7 @@ use crate::{
         listener::Listener,
         router::{self, App},
     },
+    metrics::Metrics,
     models::{
         background::Background,
         checker::Checker,
@@ -153,13 +153,11 @@ impl Server {
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(&router::templates()));
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let socket = TcpListener::bind(config.listen).await.map_err(|error| {
-            Failure::configuration(format!("--listen {}: {error}", config.listen))
-        })?;
+        let socket = bind(config.listen).await?;
         let listen = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
         let admin_socket = AdminSocket::bind(&config.admin_socket).map_err(|error| {
             let path = config.admin_socket.display();
@@ -207,6 +205,7 @@ impl Server {
         let app = App {
             registry: Arc::clone(&registry),
             dispatch: Arc::new(dispatch),
+            metrics: Arc::clone(&metrics),
             health: health.clone(),
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
@@ -303,6 +302,12 @@ impl Server {
             }
         });
     }
+}
+
+async fn bind(listen: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    let wrong =
+        |error: std::io::Error| Failure::configuration(format!("--listen {listen}: {error}"));
+    TcpListener::bind(listen).await.map_err(wrong)
 }
 
 /// Brings every model to a generation.

@@ -254,6 +254,7 @@ impl Dispatcher {
                 }
             }
             Event::StatusAsked(reply) => {
+                self.metrics.see_items(self.items.len());
                 let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
                 // The asker may have gone.
                 let _ = reply.send(status.collect());
@@ -345,7 +346,7 @@ impl Dispatcher {
                     _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
                 }
                 if state == State::Backoff {
-                    self.metrics.worker_restarts_total.add();
+                    self.metrics.worker_restarts_total.add(&ended);
                 }
                 if self.workers.iter().all(|worker| worker.state.state() == State::Failed) {
                     self.reject_all();

@@ -16,11 +16,11 @@ use onnxd_proto::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time,
 };
 
-use super::{Answered, Backlog, Event, Input, Item, ItemError, Timing};
+use super::{Answered, Backlog, Event, Input, Item, ItemError, Timing, worker};
 use crate::{metrics::Metrics, models::registry::Model};
 
 /// The soonest and the latest that a refused client is told to come back.
@@ -144,6 +144,13 @@ impl Dispatch {
     /// Items of one model that may wait or be computed at once.
     pub(crate) fn items_max(&self) -> usize {
         self.limits.items
+    }
+
+    /// How the workers are; nobody where the dispatcher has gone.
+    pub(crate) async fn workers(&self) -> Vec<worker::Status> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.events.send(Event::StatusAsked(reply)).await;
+        answer.await.unwrap_or_default()
     }
 
     /// Answers all inputs, in one generation, within `timeout` or the configured time if that is

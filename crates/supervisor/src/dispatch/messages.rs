@@ -50,6 +50,7 @@ impl Dispatcher {
                 let loaded =
                     Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
                 worker.loaded(slot, loaded).ok_or("it has loaded a model that is not served")?;
+                self.measure_refresh(id, slot, load_micros);
                 let model = self.registry.at(slot);
                 if let Some(record) = model.record(generation) {
                     self.estimates[usize::from(slot)].loaded(costs, record.facts.max_tokens);
@@ -61,16 +62,19 @@ impl Dispatcher {
             FromWorker::LoadFailed { slot, generation, reason } => {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
                 worker.could_not_load(slot, generation);
+                self.metrics.model(slot).load_failed();
                 self.tell(slot, events::Event::WorkerFailed(generation));
                 Ok(())
             }
             FromWorker::LoadedAhead { slot, version, load_micros } => {
                 tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
+                self.metrics.model(slot).loaded_ahead(load_micros);
                 self.tell(slot, events::Event::Loaded(id, version, Ok(())));
                 Ok(())
             }
             FromWorker::LoadAheadFailed { slot, version, reason } => {
                 tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
+                self.metrics.model(slot).load_failed();
                 self.tell(slot, events::Event::Loaded(id, version, Err(reason)));
                 Ok(())
             }
@@ -103,7 +107,7 @@ impl Dispatcher {
             return Err("it names a generation that was never committed");
         };
         let places = || answered.items.iter().map(|item| item.item);
-        let ids = worker.unanswered(group, places()).ok_or("it answers an item twice")?;
+        let ids = worker.unanswered_at(group, places()).ok_or("it answers an item twice")?;
         let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
         if !worker::fits(&answered, asks, &record.facts, payload.len()) {
             return Err("its answer is not what it was asked for");
@@ -111,8 +115,10 @@ impl Dispatcher {
         let helped = worker.is_helped();
         worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
+        let group_done = worker.group_slot(group).is_none();
         self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
+            self.measure_run(slot, &answered, group_done);
             self.metrics.micro_batches_total.add();
             // Of a run that others helped with, the worker knows its own part.
             if !helped {

@@ -6,6 +6,7 @@
 //! - [`dispatcher`]: the task that owns the queue and the workers.
 //! - [`queue`]: what it does with what waits.
 //! - [`messages`]: what it does with what a worker says.
+//! - [`measure`]: what it tells the metrics.
 //! - [`worker`]: what the dispatcher knows of one worker.
 //! - [`gather`]: what a handler calls: hands texts in, waits, and sees to it that one response
 //!   has one generation.
@@ -14,6 +15,7 @@ mod alone;
 pub(crate) mod dispatcher;
 pub(crate) mod estimate;
 pub(crate) mod gather;
+mod measure;
 mod messages;
 mod queue;
 pub(crate) mod scheduler;

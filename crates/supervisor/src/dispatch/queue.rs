@@ -90,6 +90,7 @@ impl Dispatcher {
         for id in &group.items {
             let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
             accepted.waited = accepted.item.queued_at.elapsed();
+            self.metrics.model(group.slot).handed_out(accepted.waited);
             let input = &accepted.item.input;
             input.parts.iter().for_each(|part| payload.push(part));
             let payload_bytes = u32::try_from(input.bytes()).expect("items fit into a frame");

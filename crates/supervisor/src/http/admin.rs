@@ -45,9 +45,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tower::ServiceExt;
 
 use crate::{
-    metrics::Metrics,
     dispatch::{Event, worker},
     http::error::axum_json,
+    metrics::Metrics,
     models::{
         events::{Job, Target},
         registry::{Model, Registry},

@@ -133,6 +133,7 @@ impl Listener {
     ) {
         // Small answers must not wait for more; where it cannot be set they do.
         let _ = stream.set_nodelay(true);
+        let permit = (permit, self.metrics.connected());
         let activity = Arc::new(Activity::default());
         let connection = Connection {
             router: self.router.clone(),

@@ -6,6 +6,7 @@
 //! - [`openapi`]: the document that describes them.
 //! - [`edge`]: what stands before the routes: [`keys`], [`cors`], [`tls`].
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
+//! - [`measure`]: how many requests there are and how long they take.
 //! - [`admin`]: `update`, `rollback` and `status` over the Unix socket.
 
 pub(crate) mod admin;
@@ -15,6 +16,7 @@ pub(crate) mod edge;
 pub(crate) mod error;
 pub(crate) mod keys;
 pub(crate) mod listener;
+mod measure;
 mod openapi;
 pub(crate) mod router;
 mod secret_file;

@@ -7,7 +7,9 @@ use axum::{
     Router,
     body::Body,
     http::{Request, Response, StatusCode, Uri},
+    middleware,
     response::IntoResponse,
+    routing::get,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -19,14 +21,16 @@ use super::{
     api::{
         cohere, health,
         inference::require_task,
-        openai,
+        metrics, openai,
         tei::{embed, info, predict, rerank, root, tokens},
     },
     error::{ApiError, Contract, Kind},
+    measure::measure,
     openapi,
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
+    metrics::Metrics,
     models::registry::{Model, Registry},
 };
 
@@ -40,6 +44,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct App {
     pub registry: Arc<Registry>,
     pub dispatch: Arc<Dispatch>,
+    pub metrics: Arc<Metrics>,
     pub health: watch::Receiver<Health>,
     /// How many workers there are.
     pub workers: usize,
@@ -68,13 +73,25 @@ impl App {
     }
 }
 
+/// Routes that the document does not describe.
+const UNDESCRIBED: [&str; 2] = ["/metrics", openapi::PATH];
+
+/// The templates of all public routes, which metrics name them by.
+pub(crate) fn templates() -> Vec<String> {
+    let described = described().into_openapi().paths.paths.into_keys();
+    described.chain(UNDESCRIBED.map(str::to_owned)).collect()
+}
+
 /// All public routes.
 pub(crate) fn router(app: App) -> Router {
+    let measure = middleware::from_fn_with_state(Arc::clone(&app.metrics), measure);
     let (router, document) = described().split_for_parts();
     router
         .merge(openapi::route(&document))
+        .route("/metrics", get(metrics::metrics))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(measure)
         .with_state(app)
 }
 
@@ -170,4 +187,40 @@ pub(crate) async fn respond(
         }
         response.into_response()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::control_page::ControlPage;
+    use tokio::sync::mpsc;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::dispatch::gather;
+
+    #[tokio::test]
+    async fn every_template_has_a_route_and_is_counted_as_it() {
+        let metrics = Arc::new(Metrics::new(&templates()));
+        let (events, _incoming) = mpsc::channel(1);
+        let limits = gather::Limits { items: 1, timeout: Duration::from_secs(1) };
+        let dispatch = Dispatch::new(events, Arc::clone(&metrics), limits, Arc::default(), 0);
+        let page = ControlPage::create().unwrap();
+        let app = App {
+            registry: Arc::new(Registry::new(&[], page, Arc::clone(&metrics))),
+            dispatch: Arc::new(dispatch),
+            metrics: Arc::clone(&metrics),
+            health: watch::channel(Health::default()).1,
+            workers: 0,
+            limits: Limits { client_batch: 1 },
+        };
+        let router = router(app);
+        for template in templates() {
+            let template = template.as_str();
+            let request = Request::trace(template).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{template}");
+            let counted = metrics.routes.find(Some(template)).by_status();
+            assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (405, 1)], "{template}");
+        }
+    }
 }

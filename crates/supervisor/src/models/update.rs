@@ -28,7 +28,7 @@ use super::{
     registry::{Model, Registry},
     store::Store,
 };
-use crate::{metrics::Metrics, dispatch, pool::WorkerId};
+use crate::{dispatch, metrics::Metrics, pool::WorkerId};
 
 /// When workers load a new version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -228,6 +228,8 @@ impl Updater {
         let line = &self.lines[usize::from(model.slot)];
         line.0.send(Input::Called(id, job, caller)).await.map_err(|_| gone())?;
         let result = answered.await.unwrap_or_else(|_| Err(gone()));
+        let refused = result.as_ref().err().map(|refusal| refusal.kind);
+        self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
             self.metrics.updates_refused_total.add();
             let (kind, reason) = (refusal.kind, refusal.message.as_str());

@@ -5,6 +5,7 @@ pub(crate) mod cohere;
 pub(crate) mod health;
 pub(crate) mod inference;
 pub(crate) mod inputs;
+pub(crate) mod metrics;
 pub(crate) mod numbers;
 pub(crate) mod openai;
 pub(crate) mod scores;
