@@ -14,7 +14,7 @@ pub const HEADER_BYTES: usize = 24;
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"ONXD";
 /// Raised with every change of the header or of a message.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// Which way a frame goes. A frame that arrives at its own sender's side is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn the_header_has_these_bytes() {
         let expected =
-            [b'O', b'N', b'X', b'D', 3, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
+            [b'O', b'N', b'X', b'D', 4, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
         assert_eq!(header_of(Direction::ToWorker), expected);
     }
 

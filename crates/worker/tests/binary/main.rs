@@ -7,6 +7,7 @@
 //! - [`life`]: how a worker starts, where it runs, and how it ends.
 //! - [`limits`]: what a checker may not use.
 //! - [`memory`]: what workers cost together.
+//! - [`unload`]: giving a model back.
 
 #![allow(clippy::unwrap_used)] // In tests, a panic is how to fail.
 
@@ -20,3 +21,4 @@ mod life;
 mod limits;
 mod memory;
 mod supervisor;
+mod unload;
