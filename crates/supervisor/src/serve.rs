@@ -33,7 +33,7 @@ use crate::{
         worker::Worker,
     },
     http::{
-        admin::{Admin, AdminSocket},
+        admin::{self, Admin, AdminSocket},
         listener::Listener,
         router::{self, App},
     },
@@ -151,10 +151,14 @@ impl Server {
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&counters)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let socket = TcpListener::bind(config.listen).await.map_err(|error| {
-            Failure::configuration(format!("--listen {}: {error}", config.listen))
-        })?;
+        let socket = bind("--listen", config.listen).await?;
         let listen = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
+        let admin_listen = match &config.admin_listen {
+            Some(listen) => {
+                Some((bind("--admin-listen", listen.address).await?, listen.token.clone()))
+            }
+            None => None,
+        };
         let admin_socket = AdminSocket::bind(&config.admin_socket).map_err(|error| {
             let path = config.admin_socket.display();
             Failure::configuration(format!("--admin-socket {path}: {error}"))
@@ -165,6 +169,7 @@ impl Server {
             checker: Checker::new(executable.clone(), config.check),
             counters: Arc::clone(&counters),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
+            request_timeout: config.request_timeout,
             events: events.clone(),
             background: background.clone(),
         };
@@ -195,21 +200,27 @@ impl Server {
         let app = App {
             registry: Arc::clone(&registry),
             dispatch: Arc::new(dispatch),
+            updater: Arc::clone(&updater),
             health: health.clone(),
             workers: worker_count,
         };
-        let listener = Listener::new(socket, router::router(app), Arc::clone(&counters));
+        let listener = Listener::new(socket, router::router(app.clone()), Arc::clone(&counters));
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
-        let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
-        let admin = Admin {
+        let listener = tokio::spawn(listener.run(drain.clone(), config.drain_timeout));
+        let admin = admin::router(Admin {
             registry,
             updater: Arc::clone(&updater),
             store,
             events: events.clone(),
-            counters,
+            counters: Arc::clone(&counters),
             calls: Admin::calls(),
-        };
+        });
+        if let Some((socket, token)) = admin_listen {
+            let router = admin::guarded(admin.clone(), token, router::health(app));
+            // Its calls end when updates do, at the beginning of the drain.
+            tokio::spawn(Listener::new(socket, router, counters).run(drain, config.drain_timeout));
+        }
         let admin = tokio::spawn(admin_socket.serve(admin));
         Ok(Self { listen, updater, events, health, stop_accepting, ticks, listener, admin })
     }
@@ -292,11 +303,17 @@ impl Server {
     }
 }
 
-/// Brings every model to a generation.
+async fn bind(flag: &str, address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::configuration(format!("{flag} {address}: {error}")))
+}
+
+/// Brings every model that is loaded at start to a generation.
 async fn restore(means: &update::Means) -> Result<Updater, Failure> {
     let updater = Updater::new(means)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore(means).await.map_err(|(model, refusal)| {
+    updater.restore().await.map_err(|(model, refusal)| {
         Failure::configuration(format!("--model {model}: {refusal}"))
     })?;
     Ok(updater)

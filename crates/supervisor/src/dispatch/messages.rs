@@ -41,6 +41,7 @@ impl Dispatcher {
                 worker.state.ready(Instant::now());
                 self.warmed_up[id] = true;
                 tracing::info!(worker = id, "worker ready");
+                self.forget_at_start(id);
                 Ok(())
             }
             FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
@@ -81,6 +82,13 @@ impl Dispatcher {
                         answer(accepted.item, Err(ItemError::Rejected(reason.clone())));
                     }
                 }
+                Ok(())
+            }
+            FromWorker::Unloaded { slot } => {
+                worker.unloaded(slot).ok_or("it has unloaded a model that is not served")
+            }
+            FromWorker::Forgotten => {
+                self.forgotten(id, Some(incoming.id));
                 Ok(())
             }
             FromWorker::Pong => Ok(()),

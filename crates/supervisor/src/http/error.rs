@@ -11,7 +11,7 @@ use onnxd_proto::message::Rejection;
 use serde_json::{Value, json};
 
 use super::api::numbers::NotFinite;
-use crate::dispatch::gather::GatherError;
+use crate::{dispatch::gather::GatherError, models::update::NotServed};
 
 /// Why a request is not answered.
 #[derive(Clone, Debug)]
@@ -137,6 +137,16 @@ impl Kind {
 impl From<NotFinite> for ApiError {
     fn from(error: NotFinite) -> Self {
         Self::new(Kind::Backend, error.to_string())
+    }
+}
+
+impl From<NotServed> for ApiError {
+    fn from(error: NotServed) -> Self {
+        let this = Self::new(Kind::Unhealthy, error.to_string());
+        match error {
+            NotServed::Unloaded(_) => this.with_status(StatusCode::NOT_FOUND).about("model"),
+            NotServed::Failed(_) => this,
+        }
     }
 }
 

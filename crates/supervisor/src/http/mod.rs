@@ -4,10 +4,12 @@
 //! - [`router`]: which path is answered by whom.
 //! - [`api`]: the contracts: TEI's, OpenAI's, health.
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
-//! - [`admin`]: `update`, `rollback` and `status` over the Unix socket.
+//! - [`admin`]: `update`, `rollback`, `unload` and `status`, over the Unix socket and guarded TCP.
+//! - [`repository`]: Triton's repository API, beside it.
 
 pub(crate) mod admin;
 pub(crate) mod api;
 pub(crate) mod error;
 pub(crate) mod listener;
+pub(crate) mod repository;
 pub(crate) mod router;

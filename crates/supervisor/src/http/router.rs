@@ -8,7 +8,7 @@ use axum::{
     body::Body,
     http::{Request, Response, StatusCode, Uri},
     response::IntoResponse,
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -17,10 +17,11 @@ use tokio::{sync::watch, time};
 use super::{
     api::{health, openai, tei},
     error::{ApiError, Contract, Kind},
+    repository,
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
-    models::registry::Registry,
+    models::{registry::Registry, update::Updater},
 };
 
 /// Bytes of a request's body, as TEI has it.
@@ -33,6 +34,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct App {
     pub registry: Arc<Registry>,
     pub dispatch: Arc<Dispatch>,
+    /// Loads models on first use.
+    pub updater: Arc<Updater>,
     pub health: watch::Receiver<Health>,
     /// How many workers there are.
     pub workers: usize,
@@ -44,12 +47,23 @@ pub(crate) fn router(app: App) -> Router {
         .route("/embed", post(tei::embed))
         .route("/info", get(tei::info))
         .route("/health", get(health::tei))
+        .route("/v2/repository/{*rest}", any(repository::elsewhere))
         .route("/v1/embeddings", post(openai::embeddings))
-        .route("/v2/health/live", get(health::live))
-        .route("/v2/health/ready", get(health::ready))
+        .merge(health_routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(app)
+}
+
+/// Health alone, for listeners that serve something else.
+pub(crate) fn health(app: App) -> Router {
+    health_routes().with_state(app)
+}
+
+fn health_routes() -> Router<App> {
+    Router::new()
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::ready))
 }
 
 async fn not_found(uri: Uri) -> Response<Body> {
@@ -71,15 +85,26 @@ async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Bo
 /// # Errors
 /// 413 where it is too long, 408 where it takes too long, 400 where it breaks off.
 pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
+    read_body_within(request, BODY_BYTES_MAX).await
+}
+
+/// The same with another limit.
+///
+/// # Errors
+/// As above.
+pub(crate) async fn read_body_within(
+    request: Request<Body>,
+    bytes_max: usize,
+) -> Result<Bytes, ApiError> {
     let wrong =
         |status, message: String| Err(ApiError::new(Kind::Validation, message).with_status(status));
-    let too_long = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+    let too_long = format!("the body is longer than {bytes_max} bytes");
     let body = request.into_body();
     // What says beforehand that it is too long is not waited for.
-    if hyper::body::Body::size_hint(&body).lower() > BODY_BYTES_MAX as u64 {
+    if hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
         return wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long);
     }
-    let limited = Limited::new(body, BODY_BYTES_MAX);
+    let limited = Limited::new(body, bytes_max);
     match time::timeout(BODY_TIMEOUT, limited.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {

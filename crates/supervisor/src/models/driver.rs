@@ -1,7 +1,12 @@
 //! Does what a model's [`line`](super::line) asks for: a task for each model that stages, checks,
 //! has workers load ahead, records and commits, and tells callers how it goes. Decides nothing.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use onnxd_proto::{
     generation::Generation,
@@ -17,20 +22,24 @@ use tokio::{
 use super::{
     events::{Action, CallId, Committed, Event, Job, Version},
     find::{Found, find, require_dimension},
+    gate::Presence,
     line::Line,
     registry::Model,
     store::{Hold, Staged},
-    update::{LineHandle, Means, Outcome, Progress, Step},
+    update::{LineHandle, Load, Means, Outcome, Progress, Step},
 };
 use crate::dispatch;
 
 /// Inputs of one line that may wait.
 const INPUTS_MAX: usize = 1024;
+/// How long workers may take to drop what is unloaded; who is slower does it when it can.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What comes to the task: calls, what happened to workers, and the outcomes of its own steps.
 #[derive(Debug)]
 pub(super) enum Input {
     Called(CallId, Job, Caller),
+    Wanted(CallId, Load, Caller),
     Happened(Event),
     Staging { bytes: u64, of: u64 },
     Staged(Result<Found, Refusal>),
@@ -104,9 +113,15 @@ impl Driver {
                 () = sleep_until(deadline) => Input::Happened(Event::Ticked),
             };
             let Some(event) = self.take_in(input) else { continue };
-            for action in self.line.handle(Instant::now(), event) {
-                self.act(action);
+            let actions = self.line.handle(Instant::now(), event);
+            let presence = self.line.presence();
+            // A gate is closed before anything follows from that, and open when what it opens for
+            // serves: see `commit`.
+            if presence != Presence::Loaded {
+                self.model.gate.set(presence);
             }
+            actions.into_iter().for_each(|action| self.act(action));
+            self.model.gate.set(presence);
         }
     }
 
@@ -118,6 +133,10 @@ impl Driver {
                 self.callers.insert(id, caller);
                 Event::Called(id, job)
             }
+            Input::Wanted(id, load, caller) => {
+                self.callers.insert(id, caller);
+                Event::Wanted(id, load)
+            }
             Input::Staging { bytes, of } => {
                 self.tell(Step::Staging { bytes, of });
                 return None;
@@ -128,6 +147,7 @@ impl Driver {
                 self.facts = found.facts;
                 self.drift = None;
                 self.hold = Some(found.hold);
+                self.record = found.record.map(Arc::new);
                 if bytes > 0 {
                     self.tell(Step::Staged { version, bytes, seconds });
                 }
@@ -176,10 +196,18 @@ impl Driver {
                 let inputs = self.inputs.clone();
                 let copied = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
                 let background = self.means.background.clone();
-                let near = self.means.checker.demands_nearness();
+                let checker = self.means.checker.clone();
                 self.spawn(async move {
+                    let layout = store.layout().clone();
+                    let near = checker.demands_nearness();
                     let find = move || find(&store, &model, &job, near, &copied);
-                    Input::Staged(background.run(find).await)
+                    let found = background.run(find).await;
+                    if let Ok(Found { record: Some(record), .. }) = &found {
+                        // What was compiled before the start may be missing or stale.
+                        let version = layout.version(&record.version);
+                        checker.compile(&version, &layout.compiled(&record.version)).await;
+                    }
+                    Input::Staged(found)
                 });
             }
             Action::Check(job) => {
@@ -219,12 +247,21 @@ impl Driver {
             Action::RollbackFailed(refusal) => {
                 tracing::error!(model = %self.model.name, %refusal, "could not go back by itself: the version that failed serves on");
             }
-            Action::Forget(serving) => {
+            Action::Forget => {
                 let (events, slot) = (self.means.events.clone(), self.model.slot);
                 tokio::spawn(async move {
-                    let _ = events.send(dispatch::Event::Forget(slot, serving)).await;
+                    let _ = events.send(dispatch::Event::Forget(slot)).await;
                 });
             }
+            Action::Drain => {
+                let (gate, longest) = (Arc::clone(&self.model.gate), self.means.request_timeout);
+                self.spawn(async move {
+                    // Who is inside longer than a request may take has been answered.
+                    let _ = time::timeout(longest, gate.emptied()).await;
+                    Input::Happened(Event::Drained)
+                });
+            }
+            Action::Unload => self.unload(),
             Action::Discard => (self.staged, self.hold) = (None, None),
         }
     }
@@ -242,6 +279,26 @@ impl Driver {
             let _ = self.means.events.try_send(dispatch::Event::Committed);
         }
         self.clean_up();
+    }
+
+    fn unload(&mut self) {
+        tracing::info!(model = %self.model.name, "unloaded");
+        self.means.registry.unload(self.model.slot);
+        self.before = None;
+        let (events, slot) = (self.means.events.clone(), self.model.slot);
+        let inputs = self.inputs.clone();
+        // Not a step that is given up: what is dropped is dropped.
+        tokio::spawn(async move {
+            let (reply, dropped) = oneshot::channel();
+            let asking = async {
+                let _ = events.send(dispatch::Event::Unload(slot, reply)).await;
+                dropped.await
+            };
+            if time::timeout(UNLOAD_TIMEOUT, asking).await.is_err() {
+                tracing::warn!(slot, "a worker is slow to drop what is unloaded");
+            }
+            let _ = inputs.send(Input::Happened(Event::Unloaded)).await;
+        });
     }
 
     /// Forgets the running update and removes what nobody needs any more.
@@ -300,7 +357,8 @@ impl Driver {
     ) -> impl Future<Output = Result<Checked, Refusal>> + Send + 'static {
         let staged = self.staged.take();
         let (checker, store) = (self.means.checker.clone(), Arc::clone(&self.means.store));
-        let serving = self.model.serving();
+        // Also after an unload: see `find`.
+        let serving = self.model.last();
         let allow_dimension_change = job.allow_dimension_change;
         let inputs = self.inputs.clone();
         let background = self.means.background.clone();

@@ -13,33 +13,40 @@ use super::{
 const TIMES: Times =
     Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };
 
-fn job(version: &str, load: Load) -> Job {
+pub(super) fn job(version: &str, load: Load) -> Job {
     let target = Target::Version(version.to_owned());
     Job { target, load, force: false, allow_dimension_change: false }
 }
 
 fn candidate(version: &str) -> Candidate {
-    Candidate { version: version.to_owned(), unchecked: false, quarantined: false }
+    Candidate { version: version.to_owned(), unchecked: false, quarantined: false, durable: None }
 }
 
 /// Plays what surrounds a line: it does what the line asks for and tells the outcome, in the
 /// order and with the failures that a stream of random numbers says.
-struct World {
-    line: Line,
-    now: Instant,
+pub(super) struct World {
+    pub(super) line: Line,
+    pub(super) now: Instant,
     random: u64,
     /// Actions that are under way.
-    pending: Vec<Action>,
+    pub(super) pending: Vec<Action>,
     workers: usize,
     calls: BTreeMap<CallId, Job>,
-    answers: BTreeMap<CallId, Result<Committed, Refusal>>,
-    commits: Vec<(Generation, Version)>,
+    /// Those of the calls that want the model, whatever its content.
+    wants: Vec<CallId>,
+    /// What a start found durable.
+    durable: Option<(Generation, Version)>,
+    /// What the control page says; 0 is none.
+    pub(super) page: Generation,
+    pub(super) loads: u32,
+    pub(super) answers: BTreeMap<CallId, Result<Committed, Refusal>>,
+    pub(super) commits: Vec<(Generation, Version)>,
     recorded: BTreeMap<Generation, Version>,
-    quarantined: Vec<Version>,
+    pub(super) quarantined: Vec<Version>,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             line: Line::new(0, None, TIMES),
             now: Instant::now(),
@@ -47,6 +54,10 @@ impl World {
             pending: Vec::new(),
             workers: 3,
             calls: BTreeMap::new(),
+            wants: Vec::new(),
+            durable: None,
+            page: 0,
+            loads: 0,
             answers: BTreeMap::new(),
             commits: Vec::new(),
             recorded: BTreeMap::new(),
@@ -62,10 +73,13 @@ impl World {
         self.random % below
     }
 
-    fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: Event) {
         for action in self.line.handle(self.now, event) {
             match action {
                 Action::Answer(call, result) => {
+                    if let (true, Ok(served)) = (self.wants.contains(&call), &result) {
+                        assert_eq!(served.generation, self.page, "what is wanted serves");
+                    }
                     let known = self.calls.contains_key(&call);
                     assert!(known, "nobody asked as {call}");
                     let before = self.answers.insert(call, result);
@@ -77,25 +91,46 @@ impl World {
                     let last = self.commits.last().map_or(0, |(generation, _)| *generation);
                     assert!(generation > last, "numbers only rise");
                     self.commits.push((generation, version));
+                    self.page = generation;
                 }
                 Action::Quarantine(version) => self.quarantined.push(version),
                 Action::AnnounceRollback { .. }
                 | Action::RollbackFailed(_)
-                | Action::Forget(_)
+                | Action::Forget
                 | Action::Discard => {}
+                Action::Unload => {
+                    self.page = 0;
+                    self.pending.push(Action::Unload);
+                }
                 action => self.pending.push(action),
             }
         }
     }
 
-    fn call(&mut self, job: Job) {
+    pub(super) fn call(&mut self, job: Job) {
         let id = self.calls.len() as CallId;
         self.calls.insert(id, job.clone());
         self.tell(Event::Called(id, job));
     }
 
+    pub(super) fn want(&mut self) {
+        let id = self.calls.len() as CallId;
+        self.calls.insert(id, Job { target: Target::Last, ..job("", Load::Lazy) });
+        self.wants.push(id);
+        self.tell(Event::Wanted(id, Load::Ahead));
+    }
+
+    /// A line that nobody has used yet, whose last generation before the start was 3.
+    pub(super) fn restarted(seed: u64) -> Self {
+        let durable = (3, "v0".to_owned());
+        let mut world = Self { line: Line::new(5, None, TIMES), ..Self::new(seed) };
+        world.recorded.insert(3, durable.1.clone());
+        world.durable = Some(durable);
+        world
+    }
+
     /// Finishes one thing that is under way; `luck` of ten it goes well.
-    fn finish_one(&mut self, luck: u64) {
+    pub(super) fn finish_one(&mut self, luck: u64) {
         if self.pending.is_empty() {
             return;
         }
@@ -104,10 +139,20 @@ impl World {
         let bad = || RefusalKind::Internal.because("the simulation says so");
         match self.pending.remove(place) {
             Action::Stage(job) => {
-                let Target::Version(version) = job.target else { unreachable!() };
+                self.loads += 1;
                 let unchecked = self.draw(2) == 0;
-                let quarantined = self.quarantined.contains(&version);
-                let candidate = Candidate { version, unchecked, quarantined };
+                let candidate = match (job.target, self.durable.clone()) {
+                    (Target::Version(version), _) => {
+                        let quarantined = self.quarantined.contains(&version);
+                        Candidate { version, unchecked, quarantined, durable: None }
+                    }
+                    (Target::Last, Some((generation, version))) => {
+                        let durable = Some(generation);
+                        Candidate { durable, ..candidate(&version) }
+                    }
+                    (Target::Last, None) => Candidate { unchecked, ..candidate("source") },
+                    other => unreachable!("{other:?}"),
+                };
                 self.tell(Event::Staged(if well { Ok(candidate) } else { Err(bad()) }));
             }
             Action::Check(_) => self.tell(Event::Checked(if well { Ok(()) } else { Err(bad()) })),
@@ -123,12 +168,14 @@ impl World {
                 }
                 self.tell(Event::Recorded(if well { Ok(()) } else { Err(bad()) }));
             }
+            Action::Drain => self.tell(Event::Drained),
+            Action::Unload => self.tell(Event::Unloaded),
             other => unreachable!("{other:?}"),
         }
     }
 
     /// Lets everything come to rest.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.pending.is_empty() {
                 assert!(self.line.running.is_none());
@@ -148,7 +195,7 @@ impl World {
     fn step(&mut self) {
         let pause = self.draw(2000);
         self.now += Duration::from_millis(pause);
-        match self.draw(12) {
+        match self.draw(15) {
             0..3 => {
                 let version = format!("v{}", self.draw(4));
                 let load = if self.draw(2) == 0 { Load::Ahead } else { Load::Lazy };
@@ -165,13 +212,15 @@ impl World {
                 self.tell(Event::WorkerFailed(generation));
             }
             5 => self.tell(Event::Ticked),
+            6 => self.call(Job::unload()),
+            7 => self.want(),
             _ => self.finish_one(8),
         }
     }
 }
 
 fn simulate(seed: u64) {
-    let mut world = World::new(seed);
+    let mut world = if seed.is_multiple_of(2) { World::new(seed) } else { World::restarted(seed) };
     for _ in 0..200 {
         world.step();
     }
@@ -179,15 +228,30 @@ fn simulate(seed: u64) {
     for (call, job) in &world.calls {
         let answer = world.answers.get(call);
         let answer = answer.unwrap_or_else(|| panic!("seed {seed}: call {call} has no answer"));
-        if let Ok(committed) = answer {
-            let Target::Version(version) = &job.target else { unreachable!() };
-            assert_eq!(&committed.version, version, "seed {seed}: an answer for another content");
-            let pair = (committed.generation, committed.version.clone());
-            assert!(world.commits.contains(&pair), "seed {seed}: an answer without a commit");
+        let Ok(committed) = answer else { continue };
+        match &job.target {
+            Target::Version(version) => {
+                assert_eq!(
+                    &committed.version, version,
+                    "seed {seed}: an answer for another content"
+                );
+            }
+            Target::Nothing => {
+                assert_eq!(committed.generation, 0, "seed {seed}: something serves");
+                continue;
+            }
+            _ => {}
         }
+        let pair = (committed.generation, committed.version.clone());
+        assert!(world.commits.contains(&pair), "seed {seed}: an answer without a commit");
     }
     let serving = world.line.serving.clone();
-    assert_eq!(serving, world.commits.last().cloned(), "seed {seed}: the last commit serves");
+    let served = serving.as_ref().map_or(0, |(generation, _)| *generation);
+    assert_eq!(served, world.page, "seed {seed}: what serves is what workers are told");
+    if let Some(serving) = serving {
+        assert_eq!(Some(&serving), world.commits.last(), "seed {seed}: the last commit serves");
+    }
+    assert!(world.line.wanted.is_empty(), "seed {seed}: somebody waits in vain");
 }
 
 #[test]
@@ -208,7 +272,7 @@ proptest! {
 }
 
 /// A world that serves version `a` as generation 1 and has put `b` on probation as 2.
-fn on_probation() -> World {
+pub(super) fn on_probation() -> World {
     let mut world = World::new(7);
     world.call(job("a", Load::Ahead));
     world.settle();
@@ -356,7 +420,7 @@ fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
         line.handle(now, second)
     };
     let refused = asked(Event::WorkerEnded(0), Event::WorkerEnded(1));
-    let [Action::Answer(0, Err(refusal)), Action::Forget(_)] = &refused[..] else {
+    let [Action::Answer(0, Err(refusal)), Action::Forget] = &refused[..] else {
         panic!("{refused:?}")
     };
     assert_eq!(refusal.kind, RefusalKind::Crash);

@@ -1,7 +1,10 @@
 //! What the contracts that embed texts share: finding the model, parsing, the headers of an
 //! answer, and printing numbers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Body,
@@ -13,15 +16,16 @@ use onnxd_proto::{
     limits::{GROUP_ITEMS_MAX, TEXT_BYTES_MAX},
 };
 use serde::de::DeserializeOwned;
+use tokio::time;
 
 use super::inputs::Inputs;
 use crate::{
-    dispatch::gather::{Answer, Input},
+    dispatch::gather::{Answer, GatherError, Input},
     http::{
         error::{ApiError, Kind},
         router::App,
     },
-    models::registry::Model,
+    models::{gate::Pass, registry::Model},
 };
 
 /// Texts of one request. More are refused; clients send several requests then.
@@ -88,6 +92,25 @@ pub(crate) fn check_inputs(
     Ok(inputs.0.into_iter().map(input).collect())
 }
 
+/// Admits a request to a model, which is loaded first if nobody has used it yet. Gives what keeps the
+/// model until the request is answered, and the time that is left.
+///
+/// # Errors
+/// The model is unloaded, cannot be loaded, or not in time.
+pub(crate) async fn admitted(
+    app: &App,
+    model: &Model,
+    timeout: Option<Duration>,
+) -> Result<(Pass, Option<Duration>), ApiError> {
+    if let Ok(pass) = model.gate.admit() {
+        return Ok((pass, timeout));
+    }
+    let (begin, allowed) = (Instant::now(), app.dispatch.time_allowed(timeout));
+    let loaded = time::timeout(allowed, app.updater.ensure_loaded(model)).await;
+    let pass = loaded.map_err(|_| GatherError::Timeout(allowed))??;
+    Ok((pass, Some(allowed.saturating_sub(begin.elapsed()))))
+}
+
 /// Embeds the inputs, and says what the generation that did so is.
 ///
 /// # Errors
@@ -98,6 +121,7 @@ pub(crate) async fn embed(
     inputs: Vec<Input>,
     timeout: Option<Duration>,
 ) -> Result<(Answer, Arc<Record>), ApiError> {
+    let (_pass, timeout) = admitted(app, model, timeout).await?;
     let answer = app.dispatch.embed(model.slot, inputs, timeout).await?;
     let record = model.record(answer.generation).ok_or_else(|| {
         ApiError::new(Kind::Backend, "the generation of the answer is unknown")
