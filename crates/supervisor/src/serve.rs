@@ -15,7 +15,6 @@ use nix::{
 };
 use onnxd_proto::{control_page::ControlPage, exit::ExitStatus, message::Welcome};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time,
@@ -33,9 +32,10 @@ use crate::{
         worker::Worker,
     },
     http::{
-        admin::{self, Admin, AdminSocket},
+        admin::{self, Admin},
         listener::Listener,
         router::{self, App},
+        sockets::Sockets,
     },
     models::{
         background::Background,
@@ -151,18 +151,7 @@ impl Server {
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&counters)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let socket = bind("--listen", config.listen).await?;
-        let listen = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
-        let admin_listen = match &config.admin_listen {
-            Some(listen) => {
-                Some((bind("--admin-listen", listen.address).await?, listen.token.clone()))
-            }
-            None => None,
-        };
-        let admin_socket = AdminSocket::bind(&config.admin_socket).map_err(|error| {
-            let path = config.admin_socket.display();
-            Failure::configuration(format!("--admin-socket {path}: {error}"))
-        })?;
+        let Sockets { public, listen, admin_tcp, admin } = Sockets::bind(config).await?;
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
@@ -178,7 +167,7 @@ impl Server {
             onnxruntime: config.onnxruntime.clone(),
             state_dir: config.state_dir.clone(),
             models: registry.slots(),
-            admin_socket: admin_socket.name(),
+            admin_socket: admin.name(),
             helper_cpus: Vec::new(),
         };
         let workers = workers(config, &executable, registry.models().len(), &events)?;
@@ -204,11 +193,11 @@ impl Server {
             health: health.clone(),
             workers: worker_count,
         };
-        let listener = Listener::new(socket, router::router(app.clone()), Arc::clone(&counters));
+        let listener = Listener::new(public, router::router(app.clone()), Arc::clone(&counters));
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
         let listener = tokio::spawn(listener.run(drain.clone(), config.drain_timeout));
-        let admin = admin::router(Admin {
+        let admin_router = admin::router(Admin {
             registry,
             updater: Arc::clone(&updater),
             store,
@@ -216,12 +205,12 @@ impl Server {
             counters: Arc::clone(&counters),
             calls: Admin::calls(),
         });
-        if let Some((socket, token)) = admin_listen {
-            let router = admin::guarded(admin.clone(), token, router::health(app));
+        if let Some((socket, token)) = admin_tcp {
+            let router = admin::guarded(admin_router.clone(), token, router::health(app));
             // Its calls end when updates do, at the beginning of the drain.
             tokio::spawn(Listener::new(socket, router, counters).run(drain, config.drain_timeout));
         }
-        let admin = tokio::spawn(admin_socket.serve(admin));
+        let admin = tokio::spawn(admin.serve(admin_router));
         Ok(Self { listen, updater, events, health, stop_accepting, ticks, listener, admin })
     }
 
@@ -301,12 +290,6 @@ impl Server {
             }
         });
     }
-}
-
-async fn bind(flag: &str, address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| Failure::configuration(format!("{flag} {address}: {error}")))
 }
 
 /// Brings every model that is loaded at start to a generation.

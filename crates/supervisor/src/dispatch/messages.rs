@@ -21,22 +21,7 @@ impl Dispatcher {
     pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
         match incoming.message {
-            FromWorker::Hello { build_id, pinned } => {
-                worker.pinned = pinned.is_ok();
-                if let Err(reason) = pinned {
-                    tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
-                }
-                if !worker.accept_build(&build_id) {
-                    return Err("it is of another build");
-                }
-                let models = self.registry.models().iter();
-                worker.welcomed(
-                    models.map(|model| self.registry.page().committed(model.slot)).collect(),
-                );
-                let helper_cpus = worker.helper_cpus.clone();
-                let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
-                worker.send(0, &welcome, Bytes::new()).then_some(()).ok_or("it takes no message")
-            }
+            FromWorker::Hello { build_id, pinned } => self.greeted(id, &build_id, pinned),
             FromWorker::Ready => {
                 worker.state.ready(Instant::now());
                 self.warmed_up[id] = true;
@@ -93,6 +78,28 @@ impl Dispatcher {
             }
             FromWorker::Pong => Ok(()),
         }
+    }
+
+    /// Tells a new process where everything is.
+    fn greeted(
+        &mut self,
+        id: WorkerId,
+        build_id: &str,
+        pinned: Result<u16, String>,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        worker.pinned = pinned.is_ok();
+        if let Err(reason) = pinned {
+            tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
+        }
+        if !worker.accept_build(build_id) {
+            return Err("it is of another build");
+        }
+        let models = self.registry.models().iter();
+        worker.welcomed(models.map(|model| self.registry.page().committed(model.slot)).collect());
+        let helper_cpus = worker.helper_cpus.clone();
+        let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
+        worker.send(0, &welcome, Bytes::new()).then_some(()).ok_or("it takes no message")
     }
 
     fn embedded(

@@ -1,6 +1,7 @@
 //! HTTP: the listener and its limits, the routes, the errors, and the admin interface.
 //!
 //! - [`listener`]: connections: how many, how long they may be idle or slow, how they end.
+//! - [`sockets`]: what is bound, and when.
 //! - [`router`]: which path is answered by whom.
 //! - [`api`]: the contracts: TEI's, OpenAI's, health.
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
@@ -13,3 +14,4 @@ pub(crate) mod error;
 pub(crate) mod listener;
 pub(crate) mod repository;
 pub(crate) mod router;
+pub(crate) mod sockets;

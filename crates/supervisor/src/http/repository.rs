@@ -169,7 +169,9 @@ fn parse<T: Default + serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Ref
     if body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
+    // By way of an object, since a list would do for it as well.
     serde_json::from_slice(body)
+        .and_then(|object: Map<String, Value>| serde_json::from_value(object.into()))
         .map_err(|error| wrong(format!("the body is not what it should be: {error}")))
 }
 

@@ -365,3 +365,7 @@ mod tests;
 #[cfg(test)]
 #[path = "unload_tests.rs"]
 mod unload_tests;
+
+#[cfg(test)]
+#[path = "line_world.rs"]
+mod world;

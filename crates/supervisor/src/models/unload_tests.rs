@@ -2,7 +2,7 @@
 
 use super::{
     super::gate::Presence,
-    tests::{World, job, on_probation},
+    world::{World, job, on_probation},
     *,
 };
 
