@@ -150,3 +150,28 @@ async fn an_unloaded_model_stays_so_until_it_is_asked_for_or_the_server_starts_a
     assert_eq!(numbers, [3, 4]);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_die_around_unloads_come_back_with_what_is_committed_and_no_more() {
+    let server = Server::builder().model("one", &tiny("a")).model("two", &tiny("b")).start().await;
+    let two = Load::start(&server, "two", Corpus::tiny(), "b", 2).await;
+    let mut last = 1;
+    for round in 0..6 {
+        let pids = server.worker_pids().await;
+        processes::signal(pids[round % pids.len()], Signal::SIGKILL);
+        // The others have dropped it; whoever starts meanwhile may have begun to load it.
+        tokio::time::sleep(Duration::from_millis(20 * round as u64)).await;
+        server.unload("one").await.unwrap();
+        let status = server.settled().await;
+        for worker in &status.workers {
+            assert_eq!(worker.generations["one"], 0, "{status:?}");
+        }
+        let committed = server.update("one", None).await.unwrap();
+        assert_eq!(committed.generation, last + 1);
+        last = committed.generation;
+        server.settled().await;
+    }
+    two.more(20).await;
+    two.finish().await;
+    server.stop().await;
+}

@@ -3,7 +3,9 @@
 //! to be left out.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::File,
+    io::Read,
     net::SocketAddr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -88,7 +90,9 @@ impl AdminListen {
 }
 
 fn read_token(path: &Path) -> Result<Token, String> {
-    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    // Of what is open, so that it cannot be another file by the time it is read.
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
     if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
         return Err("this is no file with a token".into());
     }
@@ -100,7 +104,8 @@ fn read_token(path: &Path) -> Result<Token, String> {
     if mode & 0o077 != 0 {
         return Err(format!("its mode is {mode:04o}, so that others may use it; make it 0600"));
     }
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
     let token = text.lines().next().unwrap_or_default().trim();
     if token.len() < TOKEN_BYTES_MIN {
         return Err(format!("its first line has fewer than {TOKEN_BYTES_MIN} bytes"));
