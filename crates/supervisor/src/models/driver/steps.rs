@@ -14,6 +14,7 @@ use super::{
     super::{
         events::{Event, Job, Version},
         find::{Found, find, require_dimension},
+        gate::Presence,
     },
     Driver, Input,
 };
@@ -47,6 +48,8 @@ impl Driver {
 
     /// Waits until what was admitted is answered.
     pub(super) fn drain(&mut self) {
+        // A commit that came with this has opened it.
+        self.model.gate.set(Presence::Unloading);
         let (gate, longest) = (Arc::clone(&self.model.gate), self.means.request_timeout);
         self.spawn(async move {
             // Who is inside longer than a request may take has been answered.
