@@ -82,31 +82,34 @@ async fn what_was_accepted_is_answered_also_if_its_worker_dies_and_what_comes_la
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unload_gives_the_workers_memory_back_and_a_load_takes_it_again() {
-    let builder = Server::builder().model("small", &tiny("a")).model("large", &model("minilm"));
-    let server = builder.start().await;
+async fn an_unload_gives_back_what_the_model_took_of_the_workers_memory() {
+    let builder = Server::builder().argument("--preload=small").model("small", &tiny("a"));
+    let server = builder.model("large", &model("minilm")).start().await;
     let long = vec!["word ".repeat(200); 16];
-    let ask = async || {
-        let body = json!({"inputs": long, "model": "large"});
+    let ask = async |model: &str| {
+        let body = json!({"inputs": long, "model": model});
         server.client().await.post("/embed", &body).await.unwrap().status
     };
-    for _ in 0..4 {
-        assert_eq!(ask().await, 200);
-    }
     let memory = |status: &Status| -> u64 {
         status.workers.iter().map(|worker| worker.memory_bytes.unwrap()).sum()
     };
-    let before = memory(&server.settled().await);
+    assert_eq!(ask("small").await, 200);
+    let without = memory(&server.settled().await);
+    for _ in 0..4 {
+        assert_eq!(ask("large").await, 200);
+    }
+    let with = memory(&server.settled().await);
+    assert!(with > without + 40_000_000, "{without} → {with} bytes");
     server.unload("large").await.unwrap();
-    let after = eventually("the memory falls", PATIENCE, async || {
-        Some(memory(&server.status().await)).filter(|after| after + 80_000_000 < before)
-    });
-    let after = after.await;
-    assert_eq!(ask().await, 404);
+    // What is dropped is freed in the background; some of it stays with the allocator.
+    eventually("most of it is given back", PATIENCE, async || {
+        let after = memory(&server.status().await);
+        (after < without + (with - without) / 3).then_some(())
+    })
+    .await;
+    assert_eq!(ask("large").await, 404);
     server.update("large", None).await.unwrap();
-    assert_eq!(ask().await, 200);
-    assert!(memory(&server.settled().await) > after + 40_000_000);
-    println!("{before} → {after} bytes");
+    assert_eq!(ask("large").await, 200);
     server.stop().await;
 }
 
