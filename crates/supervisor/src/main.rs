@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::main(*arguments),
         Command::Update(arguments) => cli::update::main(&arguments),
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
+        Command::Unload(arguments) => cli::update::unload(&arguments),
         Command::Status(arguments) => cli::status::main(&arguments),
     };
     status.unwrap_or_else(|failure| failure.report()).into()

@@ -15,7 +15,6 @@ use nix::{
 };
 use onnxd_proto::{control_page::ControlPage, exit::ExitStatus, message::Welcome};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time,
@@ -32,10 +31,11 @@ use crate::{
         worker::Worker,
     },
     http::{
-        admin::{Admin, AdminSocket},
+        admin::{self, Admin},
         edge::Edge,
         listener::Listener,
         router::{self, App},
+        sockets::Sockets,
     },
     metrics::Metrics,
     models::{
@@ -157,18 +157,14 @@ impl Server {
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let socket = bind(config.listen).await?;
-        let listen = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
-        let admin_socket = AdminSocket::bind(&config.admin_socket).map_err(|error| {
-            let path = config.admin_socket.display();
-            Failure::configuration(format!("--admin-socket {path}: {error}"))
-        })?;
+        let Sockets { public, listen, admin_tcp, admin } = Sockets::bind(config).await?;
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), config.check),
             metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
+            request_timeout: config.request_timeout,
             events: events.clone(),
             background: background.clone(),
         };
@@ -177,7 +173,7 @@ impl Server {
             onnxruntime: config.onnxruntime.clone(),
             state_dir: config.state_dir.clone(),
             models: registry.slots(),
-            admin_socket: admin_socket.name(),
+            admin_socket: admin.name(),
             helper_cpus: Vec::new(),
         };
         let workers = workers(config, &executable, registry.models().len(), &events)?;
@@ -206,23 +202,31 @@ impl Server {
             registry: Arc::clone(&registry),
             dispatch: Arc::new(dispatch),
             metrics: Arc::clone(&metrics),
+            updater: Arc::clone(&updater),
             health: health.clone(),
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
         };
-        let listener = Listener::new(socket, edge, router::router(app), Arc::clone(&metrics));
+        let listener =
+            Listener::new(public, edge, router::router(app.clone()), Arc::clone(&metrics));
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
-        let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
-        let admin = Admin {
+        let listener = tokio::spawn(listener.run(drain.clone(), config.drain_timeout));
+        let admin_router = admin::router(Admin {
             registry,
             updater: Arc::clone(&updater),
             store,
             events: events.clone(),
-            metrics,
+            metrics: Arc::clone(&metrics),
             calls: Admin::calls(),
-        };
-        let admin = tokio::spawn(admin_socket.serve(admin));
+        });
+        if let Some((socket, token)) = admin_tcp {
+            let router = admin::guarded(admin_router.clone(), token, router::health(app));
+            // Its calls end when updates do, at the beginning of the drain.
+            let listener = Listener::new(socket, &Edge::open(), router, Arc::clone(&metrics));
+            tokio::spawn(listener.run(drain, config.drain_timeout));
+        }
+        let admin = tokio::spawn(admin.serve(admin_router));
         Ok(Self { listen, updater, events, health, stop_accepting, ticks, listener, admin })
     }
 
@@ -304,17 +308,11 @@ impl Server {
     }
 }
 
-async fn bind(listen: std::net::SocketAddr) -> Result<TcpListener, Failure> {
-    let wrong =
-        |error: std::io::Error| Failure::configuration(format!("--listen {listen}: {error}"));
-    TcpListener::bind(listen).await.map_err(wrong)
-}
-
-/// Brings every model to a generation.
+/// Brings every model that is loaded at start to a generation.
 async fn restore(means: &update::Means) -> Result<Updater, Failure> {
     let updater = Updater::new(means)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore(means).await.map_err(|(model, refusal)| {
+    updater.restore().await.map_err(|(model, refusal)| {
         Failure::configuration(format!("--model {model}: {refusal}"))
     })?;
     Ok(updater)

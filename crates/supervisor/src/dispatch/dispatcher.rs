@@ -23,6 +23,7 @@ use super::{
     Answered, Backlog, Event, Item, ItemError,
     alone::Alone,
     estimate::{Estimate, Size, Work},
+    loads::Unload,
     scheduler::{Age, ItemId, Scheduler},
     worker::Worker,
 };
@@ -88,6 +89,7 @@ pub(crate) struct Dispatcher {
     retry_loads_at: Option<Instant>,
     events: mpsc::Sender<Event>,
     lines: Vec<LineHandle>,
+    pub(super) unloads: Vec<Unload>,
     pub(super) backlog: Arc<Backlog>,
     health: watch::Sender<Health>,
 }
@@ -145,6 +147,7 @@ impl Dispatcher {
             retry_loads_at: None,
             events,
             lines,
+            unloads: Vec::new(),
             backlog,
             health,
         };
@@ -265,7 +268,8 @@ impl Dispatcher {
                 let _ = reply.send(ids.collect());
             }
             Event::LoadAhead(id, slot, version) => self.load_ahead(id, slot, version),
-            Event::Forget(slot, version) => self.forget(slot, &version),
+            Event::Forget(slot) => self.forget(slot),
+            Event::Unload(slot, reply) => self.unload(slot, reply),
             Event::Committed => self.ping(),
             Event::ProbeAsked(reply) => {
                 self.probes.retain(|probe| !probe.is_closed());
@@ -279,23 +283,6 @@ impl Dispatcher {
     pub(super) fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
-    }
-
-    fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
-        let worker = &self.workers[id];
-        let message = ToWorker::Load { slot, version };
-        if !worker.state.serves() || !worker.send(0, &message, Vec::new()) {
-            self.tell(slot, events::Event::WorkerAbsent(id));
-        }
-    }
-
-    /// Has workers drop what they loaded ahead: they are asked for what they serve.
-    fn forget(&self, slot: Slot, serving: &str) {
-        for worker in self.workers.iter().filter(|worker| worker.state.serves()) {
-            let message = ToWorker::Load { slot, version: serving.to_owned() };
-            // Who cannot be told will end, and has nothing loaded then.
-            worker.send(0, &message, Vec::new());
-        }
     }
 
     pub(super) fn tell(&self, slot: Slot, event: events::Event) {
@@ -336,6 +323,7 @@ impl Dispatcher {
             }
             Report::Ended(ended) => {
                 self.tell_ended(id);
+                self.forgotten(id, None);
                 self.give_back(id, !ended.was_killed());
                 let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
                 let worker = &mut self.workers[id];

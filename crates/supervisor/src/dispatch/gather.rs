@@ -153,6 +153,11 @@ impl Dispatch {
         answer.await.unwrap_or_default()
     }
 
+    /// How long a request may take that asks for `asked`.
+    pub(crate) fn time_allowed(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout))
+    }
+
     /// Answers all inputs, in one generation, within `timeout` or the configured time if that is
     /// shorter.
     ///
@@ -164,7 +169,7 @@ impl Dispatch {
         inputs: Vec<Input>,
         timeout: Option<Duration>,
     ) -> Result<Answer, GatherError> {
-        let timeout = timeout.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout));
+        let timeout = self.time_allowed(timeout);
         time::timeout(timeout, self.gather(model, inputs))
             .await
             .unwrap_or(Err(GatherError::Timeout(timeout)))

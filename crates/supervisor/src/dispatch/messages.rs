@@ -24,26 +24,12 @@ impl Dispatcher {
     pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
         match incoming.message {
-            FromWorker::Hello { build_id, pinned } => {
-                worker.pinned = pinned.is_ok();
-                if let Err(reason) = pinned {
-                    tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
-                }
-                if !worker.accept_build(&build_id) {
-                    return Err("it is of another build");
-                }
-                let models = self.registry.models().iter();
-                worker.welcomed(
-                    models.map(|model| self.registry.page().committed(model.slot)).collect(),
-                );
-                let helper_cpus = worker.helper_cpus.clone();
-                let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
-                worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
-            }
+            FromWorker::Hello { build_id, pinned } => self.greeted(id, &build_id, pinned),
             FromWorker::Ready => {
                 worker.state.ready(Instant::now());
                 self.warmed_up[id] = true;
                 tracing::info!(worker = id, "worker ready");
+                self.forget_at_start(id);
                 Ok(())
             }
             FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
@@ -90,8 +76,37 @@ impl Dispatcher {
                 }
                 Ok(())
             }
+            FromWorker::Unloaded { slot } => {
+                worker.unloaded(slot).ok_or("it has unloaded a model that is not served")
+            }
+            FromWorker::Forgotten => {
+                self.forgotten(id, Some(incoming.id));
+                Ok(())
+            }
             FromWorker::Pong => Ok(()),
         }
+    }
+
+    /// Tells a new process where everything is.
+    fn greeted(
+        &mut self,
+        id: WorkerId,
+        build_id: &str,
+        pinned: Result<u16, String>,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        worker.pinned = pinned.is_ok();
+        if let Err(reason) = pinned {
+            tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
+        }
+        if !worker.accept_build(build_id) {
+            return Err("it is of another build");
+        }
+        let models = self.registry.models().iter();
+        worker.welcomed(models.map(|model| self.registry.page().committed(model.slot)).collect());
+        let helper_cpus = worker.helper_cpus.clone();
+        let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
+        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
     }
 
     fn answered(

@@ -202,6 +202,13 @@ impl Worker {
         Some(())
     }
 
+    /// It has nothing of a model any more. `None`: there is no such slot.
+    pub(crate) fn unloaded(&mut self, slot: Slot) -> Option<()> {
+        *self.loads.get_mut(usize::from(slot))? = Load::default();
+        self.not_loaded[usize::from(slot)] = 0;
+        Some(())
+    }
+
     /// It has tried to refresh a model and serves what it had.
     pub(crate) fn could_not_load(&mut self, slot: Slot, generation: Generation) {
         if let Some(not_loaded) = self.not_loaded.get_mut(usize::from(slot)) {

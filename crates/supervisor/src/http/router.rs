@@ -9,7 +9,7 @@ use axum::{
     http::{Request, Response, StatusCode, Uri},
     middleware,
     response::IntoResponse,
-    routing::get,
+    routing::{any, get},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -20,18 +20,21 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     api::{
         cohere, health,
-        inference::require_task,
+        inference::{admitted, require_task},
         metrics, openai,
         tei::{embed, info, predict, rerank, root, tokens},
     },
     error::{ApiError, Contract, Kind},
     measure::measure,
-    openapi,
+    openapi, repository,
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
     metrics::Metrics,
-    models::registry::{Model, Registry},
+    models::{
+        registry::{Model, Registry},
+        update::Updater,
+    },
 };
 
 /// Bytes of a request's body, as TEI has it.
@@ -45,6 +48,8 @@ pub(crate) struct App {
     pub registry: Arc<Registry>,
     pub dispatch: Arc<Dispatch>,
     pub metrics: Arc<Metrics>,
+    /// Loads models on first use.
+    pub updater: Arc<Updater>,
     pub health: watch::Receiver<Health>,
     /// How many workers there are.
     pub workers: usize,
@@ -59,22 +64,26 @@ pub(crate) struct Limits {
 }
 
 impl App {
-    /// What the model serves, which must be for one of these tasks.
+    /// What the model serves, which must be for one of these tasks. It is loaded first if nobody
+    /// has used it yet.
     ///
     /// # Errors
-    /// 424 where it is for something else; 503 where nothing is served.
-    #[expect(clippy::unused_async, reason = "a model may have to be loaded first")]
+    /// 424 where it is for something else; 404 where it is unloaded, 503 where it cannot be
+    /// loaded.
     pub(crate) async fn ready(
         &self,
         model: &Model,
         tasks: &[Task],
     ) -> Result<Arc<Record>, ApiError> {
+        let _admitted = admitted(self, model, None).await?;
         require_task(model, tasks)
     }
 }
 
+/// What the repository API has, which is not here; see [`repository::elsewhere`].
+const ELSEWHERE: &str = "/v2/repository/{*rest}";
 /// Routes that the document does not describe.
-const UNDESCRIBED: [&str; 2] = ["/metrics", openapi::PATH];
+const UNDESCRIBED: [&str; 3] = ["/metrics", openapi::PATH, ELSEWHERE];
 
 /// The templates of all public routes, which metrics name them by.
 pub(crate) fn templates() -> Vec<String> {
@@ -89,9 +98,18 @@ pub(crate) fn router(app: App) -> Router {
     router
         .merge(openapi::route(&document))
         .route("/metrics", get(metrics::metrics))
+        .route(ELSEWHERE, any(repository::elsewhere))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(measure)
+        .with_state(app)
+}
+
+/// Health alone, for listeners that serve something else.
+pub(crate) fn health(app: App) -> Router {
+    Router::new()
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::ready))
         .with_state(app)
 }
 
@@ -139,11 +157,14 @@ async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Bo
 /// # Errors
 /// 413 where it is too long, 408 where it takes too long, 400 where it breaks off.
 pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
-    read_limited(request, BODY_BYTES_MAX).await
+    read_body_within(request, BODY_BYTES_MAX).await
 }
 
 /// The same with another limit.
-pub(crate) async fn read_limited(
+///
+/// # Errors
+/// As above.
+pub(crate) async fn read_body_within(
     request: Request<Body>,
     bytes_max: usize,
 ) -> Result<Bytes, ApiError> {
@@ -205,8 +226,10 @@ mod tests {
         let limits = gather::Limits { items: 1, timeout: Duration::from_secs(1) };
         let dispatch = Dispatch::new(events, Arc::clone(&metrics), limits, Arc::default(), 0);
         let page = ControlPage::create().unwrap();
+        let registry = Arc::new(Registry::new(&[], page, Arc::clone(&metrics)));
         let app = App {
-            registry: Arc::new(Registry::new(&[], page, Arc::clone(&metrics))),
+            updater: Arc::new(Updater::of_no_model(&registry, &metrics)),
+            registry,
             dispatch: Arc::new(dispatch),
             metrics: Arc::clone(&metrics),
             health: watch::channel(Health::default()).1,
@@ -218,9 +241,11 @@ mod tests {
             let template = template.as_str();
             let request = Request::trace(template).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
-            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{template}");
+            // This one refuses every method by itself.
+            let status = if template == ELSEWHERE { 403 } else { 405 };
+            assert_eq!(response.status(), status, "{template}");
             let counted = metrics.routes.find(Some(template)).by_status();
-            assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (405, 1)], "{template}");
+            assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (status, 1)], "{template}");
         }
     }
 }
