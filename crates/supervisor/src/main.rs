@@ -11,6 +11,7 @@ mod dispatch;
 mod http;
 mod metrics;
 mod models;
+mod oip;
 mod pool;
 mod serve;
 mod signals;

@@ -15,7 +15,7 @@ use nix::{
 };
 use onnxd_proto::{control_page::ControlPage, exit::ExitStatus, message::Welcome};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
     time,
 };
@@ -206,6 +206,7 @@ impl Server {
             health: health.clone(),
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
+            bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
         };
         let listener =
             Listener::new(public, edge, router::router(app.clone()), Arc::clone(&metrics));

@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode, Uri},
+    http::{Request, Response, StatusCode, Uri, header},
     middleware,
     response::IntoResponse,
     routing::{any, get},
@@ -14,19 +14,25 @@ use axum::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use onnxd_proto::{layout::Record, message::Task};
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time,
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     api::{
         cohere, health,
         inference::{admitted, require_task},
-        metrics, openai,
+        metrics,
+        oip::{infer, metadata},
+        openai,
         tei::{embed, info, predict, rerank, root, tokens},
     },
     error::{ApiError, Contract, Kind},
     measure::measure,
     openapi, repository,
+    unpack::{self, unpack},
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
@@ -54,7 +60,12 @@ pub(crate) struct App {
     /// How many workers there are.
     pub workers: usize,
     pub limits: Limits,
+    /// Kibibytes that large bodies may have at once; see [`App::pay_for_body`].
+    pub bodies: Arc<Semaphore>,
 }
+
+/// Kibibytes of all large bodies that are read or answered at once.
+pub(crate) const BODIES_KIBIBYTES_MAX: usize = 512 * 1024;
 
 /// What a request may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +75,35 @@ pub(crate) struct Limits {
 }
 
 impl App {
+    /// Room in memory for a request's body, if it is larger than `unpaid_max`: as many bytes as it
+    /// says it has, or `bytes_max` if it does not say or is packed. Held until it is answered.
+    ///
+    /// # Errors
+    /// 429 where other large bodies take all the room.
+    pub(crate) fn pay_for_body(
+        &self,
+        request: &Request<Body>,
+        unpaid_max: usize,
+        bytes_max: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        let size = hyper::body::Body::size_hint(request.body()).exact();
+        let packed = request.headers().contains_key(header::CONTENT_ENCODING);
+        let bytes = match size.and_then(|size| usize::try_from(size).ok()) {
+            Some(bytes) if !packed => bytes.min(bytes_max),
+            _ => bytes_max,
+        };
+        if bytes <= unpaid_max {
+            return Ok(None);
+        }
+        let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let paid = Arc::clone(&self.bodies).try_acquire_many_owned(kibibytes);
+        paid.map(Some).map_err(|_| {
+            let message = "the server is overloaded: large bodies take all the room there is";
+            let error = ApiError::new(Kind::Overloaded, message);
+            ApiError { retry_after: Some(Duration::from_secs(1)), ..error }
+        })
+    }
+
     /// What the model serves, which must be for one of these tasks. It is loaded first if nobody
     /// has used it yet.
     ///
@@ -136,6 +176,19 @@ pub(super) fn described() -> OpenApiRouter<App> {
         .routes(routes!(cohere::rerank_v2))
         .routes(routes!(cohere::embed_v1))
         .routes(routes!(cohere::embed_v2))
+        .routes(routes!(metadata::server))
+        .routes(routes!(metadata::models))
+        .routes(routes!(metadata::all_statistics))
+        .routes(routes!(metadata::model))
+        .routes(routes!(metadata::model_version))
+        .routes(routes!(metadata::ready))
+        .routes(routes!(metadata::ready_version))
+        .routes(routes!(metadata::config))
+        .routes(routes!(metadata::config_version))
+        .routes(routes!(metadata::statistics))
+        .routes(routes!(metadata::statistics_version))
+        .routes(routes!(infer::infer))
+        .routes(routes!(infer::infer_version))
 }
 
 async fn not_found(uri: Uri) -> Response<Body> {
@@ -171,6 +224,7 @@ pub(crate) async fn read_body_within(
     let wrong =
         |status, message: String| Err(ApiError::new(Kind::Validation, message).with_status(status));
     let too_long = format!("the body is longer than {bytes_max} bytes");
+    let packing = unpack::packing(request.headers())?;
     let body = request.into_body();
     // What says beforehand that it is too long is not waited for.
     if hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
@@ -178,7 +232,13 @@ pub(crate) async fn read_body_within(
     }
     let limited = Limited::new(body, bytes_max);
     match time::timeout(BODY_TIMEOUT, limited.collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(body)) => match packing {
+            None => Ok(body.to_bytes()),
+            Some(packing) => {
+                let packed = body.to_bytes();
+                tokio::task::block_in_place(|| unpack(&packed, packing, bytes_max))
+            }
+        },
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long)
         }
@@ -235,6 +295,7 @@ mod tests {
             health: watch::channel(Health::default()).1,
             workers: 0,
             limits: Limits { client_batch: 1 },
+            bodies: Arc::new(Semaphore::new(1)),
         };
         let router = router(app);
         for template in templates() {

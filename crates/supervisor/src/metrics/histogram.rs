@@ -81,6 +81,12 @@ impl Histogram {
         self.observe(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
+    /// How many values there were, and their sum.
+    pub(crate) fn total(&self) -> (u64, u64) {
+        let count = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum();
+        (count, self.sum.load(Ordering::Relaxed))
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "what is beyond 2^53 is not looked at closely")]
     fn shown(&self, value: u64) -> f64 {
         value as f64 / f64::from(self.bounds.per_unit)

@@ -67,6 +67,12 @@ impl Default for ModelMetrics {
 }
 
 impl ModelMetrics {
+    /// How many items waited, groups were tokenized and micro-batches run, each with the time that
+    /// all took, in microseconds.
+    pub(crate) fn phases(&self) -> [(u64, u64); 3] {
+        [self.queue.total(), self.tokenize.total(), self.inference.total()]
+    }
+
     /// An item was handed to a worker after it had waited so long.
     pub(crate) fn handed_out(&self, waited: Duration) {
         self.queue.observe_time(waited);

@@ -7,6 +7,7 @@ pub(crate) mod inference;
 pub(crate) mod inputs;
 pub(crate) mod metrics;
 pub(crate) mod numbers;
+pub(crate) mod oip;
 pub(crate) mod openai;
 pub(crate) mod scores;
 pub(crate) mod tei;
