@@ -32,7 +32,6 @@ const UNPAID_BYTES_MAX: usize = 256 * 1024;
 
 /// The answer to an inference request.
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "it is there for the document; the handler writes it")]
 pub(crate) struct ResponseJson {
     model_name: String,
     /// The generation that answered.
@@ -43,7 +42,6 @@ pub(crate) struct ResponseJson {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "it is there for the document; the handler writes it")]
 struct ResponseParameters {
     /// The generation that answered.
     generation: u64,
@@ -51,7 +49,6 @@ struct ResponseParameters {
 
 /// A tensor.
 #[derive(Debug, Serialize, ToSchema)]
-#[expect(dead_code, reason = "it is there for the document; the handler writes it")]
 struct TensorJson {
     name: String,
     datatype: String,
