@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::Output};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 /// `onnxd status`.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,13 +49,18 @@ impl Status {
 pub struct ModelStatus {
     /// Its served name.
     pub name: String,
-    /// What is committed.
+    /// `loaded`, `unloaded`, `loading`, `not_loaded`, or `unloading`.
+    pub state: String,
+    /// What is committed; 0 is none.
     pub generation: u64,
-    /// Its content.
+    /// Its content; empty where there is none.
+    #[serde(deserialize_with = "or_default")]
     pub version: String,
     /// `embed`.
+    #[serde(deserialize_with = "or_default")]
     pub task: String,
     /// Components of one embedding.
+    #[serde(deserialize_with = "or_default")]
     pub dimension: u32,
     /// How far it is from what was served before, where that was measured.
     pub drift: Option<Drift>,
@@ -128,6 +133,25 @@ pub struct Refusal {
     pub kind: String,
     /// The cause.
     pub message: String,
+}
+
+/// A model that was given back.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unloaded {
+    /// The model.
+    pub model: String,
+    /// What served until then.
+    pub generation: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What is null where nothing serves.
+fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Reads the one line that a command printed with `--json`.

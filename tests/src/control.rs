@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, body::Incoming, client::conn::http1};
+use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -51,7 +51,24 @@ impl Control {
         self.call(&format!("/admin/models/{model}/rollback"), &json!({})).await
     }
 
+    /// Posts any body and gives the status and the JSON that is answered.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn post(&self, path: &str, body: &str) -> (u16, Value) {
+        let response = self.send(path, body).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
     async fn call(&self, path: &str, body: &Value) -> Call {
+        let response = self.send(path, &body.to_string()).await;
+        assert_eq!(response.status(), 200);
+        Call { answer: response.into_body(), buffer: BytesMut::new() }
+    }
+
+    async fn send(&self, path: &str, body: &str) -> Response<Incoming> {
         let stream = UnixStream::connect(&self.socket).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         // Its errors reach whoever reads the answer.
@@ -59,11 +76,9 @@ impl Control {
         let request = Request::post(path)
             .header("host", "onnxd")
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))
+            .body(Full::new(Bytes::from(body.to_owned())))
             .unwrap();
-        let response = sender.send_request(request).await.unwrap();
-        assert_eq!(response.status(), 200);
-        Call { answer: response.into_body(), buffer: BytesMut::new() }
+        sender.send_request(request).await.unwrap()
     }
 }
 

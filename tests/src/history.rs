@@ -7,6 +7,7 @@
 //!   which is more than that no client sees the number fall.
 //! - I4 no inventions: a generation is not seen before the update that made it began.
 //! - I5 every request is answered exactly once, with 200, within its deadline.
+//!   Only while the model is unloaded, all are answered 404, and nothing else is.
 //! - I6 conservation: what was sent is what was recorded.
 
 use std::{
@@ -23,6 +24,8 @@ pub struct History {
     pub requests: Vec<Request>,
     /// What was committed, the initial generation included.
     pub updates: Vec<Update>,
+    /// When it was unloaded.
+    pub absences: Vec<Absence>,
     /// By version, the name of its content.
     pub contents: BTreeMap<String, String>,
     /// How many requests were sent, counted apart.
@@ -81,6 +84,25 @@ pub struct Update {
     pub generations: RangeInclusive<u64>,
     /// What the last of them maps to.
     pub version: String,
+}
+
+/// A time in which the model was unloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// When the unload was asked for, and when it had returned.
+    pub unload: (Duration, Duration),
+    /// When it was asked for again, and when it served again.
+    pub load: (Duration, Duration),
+}
+
+impl Absence {
+    fn may_be_felt_by(&self, request: &Request) -> bool {
+        request.end >= self.unload.0 && request.start <= self.load.1
+    }
+
+    fn must_be_felt_by(&self, request: &Request) -> bool {
+        request.start > self.unload.1 && request.end < self.load.0
+    }
 }
 
 /// A history that is as it must be.
@@ -266,7 +288,14 @@ impl History {
                 reasons.push(format!("{request}; but request {expected} was to come"));
             }
             *expected = request.sequence + 1;
-            if request.label().is_none() {
+            let absences = &self.absences;
+            if matches!(request.outcome, Outcome::Failed(404, _)) {
+                if !absences.iter().any(|absence| absence.may_be_felt_by(request)) {
+                    reasons.push(format!("{request}; but it was not unloaded"));
+                }
+            } else if absences.iter().any(|absence| absence.must_be_felt_by(request)) {
+                reasons.push(format!("{request}; but it was unloaded"));
+            } else if request.label().is_none() {
                 reasons.push(request.to_string());
             } else if request.end - request.start > self.deadline {
                 reasons.push(format!("{request}; later than {:?}", self.deadline));

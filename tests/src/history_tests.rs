@@ -54,6 +54,7 @@ fn good() -> History {
         sent: requests.len(),
         requests,
         updates: vec![update(0, 0, 1), update(100, 200, 2), update(300, 400, 3)],
+        absences: Vec::new(),
         contents: BTreeMap::from([
             ("version-of-a".to_owned(), "a".to_owned()),
             ("version-of-b".to_owned(), "b".to_owned()),
@@ -177,4 +178,32 @@ fn of_several_joined_updates_any_number_may_be_seen_and_the_last_is_fresh() {
     assert_eq!(broken(&history), [Invariant::Freshness]);
     history.requests[7] = request(1, 3, (420, 430), 5);
     assert_eq!(broken(&history), []);
+}
+
+#[test]
+fn only_while_it_is_unloaded_a_model_is_answered_404() {
+    let with_404 = |times: (u64, u64)| {
+        let mut history = good();
+        let unload = (at(500), at(510));
+        history.absences = vec![Absence { unload, load: (at(600), at(620)) }];
+        let outcome = Outcome::Failed(404, "it is unloaded".into());
+        let asked = Request { outcome, ..request(2, 0, times, 0) };
+        history.requests.push(asked);
+        history.sent += 1;
+        history
+    };
+    for times in [(495, 501), (505, 506), (550, 560), (615, 630)] {
+        assert_eq!(broken(&with_404(times)), [], "{times:?}");
+    }
+    for times in [(480, 490), (625, 630)] {
+        assert_eq!(broken(&with_404(times)), [Invariant::Answered], "{times:?}");
+    }
+    let mut history = with_404((550, 560));
+    history.requests.push(request(2, 1, (570, 580), 3));
+    history.sent += 1;
+    assert_eq!(broken(&history), [Invariant::Answered], "nothing served then");
+    let mut history = with_404((550, 560));
+    history.requests.push(request(2, 1, (595, 605), 3));
+    history.sent += 1;
+    assert_eq!(broken(&history), [], "it may have served by then");
 }

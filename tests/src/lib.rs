@@ -8,6 +8,7 @@
 //! - [`client`]: an HTTP client that never retries and never hides a closed connection.
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
 //!   that every recorded history must satisfy.
+//! - [`exposition`]: what `/metrics` answers.
 //! - [`notify`]: a fake systemd.
 //! - [`processes`]: what `/proc` says.
 
@@ -19,6 +20,7 @@ pub mod client;
 pub mod control;
 pub mod corpus;
 pub mod disk;
+pub mod exposition;
 pub mod fixtures;
 pub mod history;
 pub mod home;

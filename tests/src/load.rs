@@ -17,7 +17,7 @@ use crate::{
     admin::{Committed, Refusal},
     client::{self, Client, Response, Unanswered},
     corpus::Corpus,
-    history::{History, Label, Outcome, Request, Summary, Update},
+    history::{Absence, History, Label, Outcome, Request, Summary, Update},
     processes::Signal,
     server::Server,
 };
@@ -146,6 +146,11 @@ impl Load {
         let committed = server.update_with(&self.model, Some(from), more).await?;
         self.committed((start, self.now()), &committed, content);
         Ok(committed)
+    }
+
+    /// Records that the model was unloaded and loaded again, by a commit that is recorded, too.
+    pub fn absent(&mut self, absence: Absence) {
+        self.history.absences.push(absence);
     }
 
     /// Records a commit that was asked for and known at these times.

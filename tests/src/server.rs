@@ -196,6 +196,17 @@ impl Server {
         admin::verdict(&self.cli(&arguments).await)
     }
 
+    /// `onnxd unload MODEL`.
+    ///
+    /// # Errors
+    /// The refusal.
+    ///
+    /// # Panics
+    /// The command prints something else.
+    pub async fn unload(&self, model: &str) -> Result<admin::Unloaded, Refusal> {
+        admin::verdict(&self.cli(&["unload", model, "--json"]).await)
+    }
+
     /// Waits until a model's generation is above `above`, and says what it is.
     pub async fn generation_above(&self, model: &str, above: u64) -> admin::ModelStatus {
         eventually(&format!("a generation above {above}"), READY_MAX, async || {

@@ -94,7 +94,12 @@ impl ControlPage {
         generation::commit(register(&self.map, slot), generation);
     }
 
-    /// The generation that was committed last.
+    /// Makes workers serve nothing of a model, and drop what they have of it.
+    pub fn unload(&self, slot: Slot) {
+        generation::unload(register(&self.map, slot));
+    }
+
+    /// The generation that is committed; 0 is none.
     pub fn committed(&self, slot: Slot) -> Generation {
         generation::committed(register(&self.map, slot))
     }
@@ -153,6 +158,8 @@ mod tests {
         page.commit(0, u64::MAX);
         assert_eq!((view.committed(0), view.committed(1), view.committed(last)), (u64::MAX, 0, 7));
         assert_eq!(page.committed(last), 7);
+        page.unload(last);
+        assert_eq!((view.committed(0), view.committed(last)), (u64::MAX, 0));
     }
 
     #[test]

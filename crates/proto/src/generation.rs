@@ -35,7 +35,13 @@ pub fn commit(slot: &impl Register, generation: Generation) {
     slot.store(generation, Ordering::Release);
 }
 
-/// The generation to be served now. What its commit published is visible to the caller.
+/// Makes none the one to be served. The numbers go on: what is committed next is above all before.
+pub fn unload(slot: &impl Register) {
+    slot.store(0, Ordering::Release);
+}
+
+/// The generation to be served now; 0 is none. What its commit published is visible to the
+/// caller.
 pub fn committed(slot: &impl Register) -> Generation {
     slot.load(Ordering::Acquire)
 }
@@ -96,7 +102,10 @@ mod tests {
         fn refresh(&mut self, model: &Model, committed: impl Fn(&AtomicU64) -> Generation) {
             let generation = committed(&model.slot);
             if generation != self.loaded {
-                self.content = model.content(generation).load(Ordering::Relaxed);
+                self.content = match generation {
+                    0 => 0,
+                    _ => model.content(generation).load(Ordering::Relaxed),
+                };
                 self.loaded = generation;
             }
         }
@@ -138,6 +147,36 @@ mod tests {
     #[test]
     fn every_answer_is_labelled_with_the_content_that_made_it() {
         check(commit, committed, loaded);
+    }
+
+    #[test]
+    fn an_unloaded_model_answers_nothing_and_what_comes_after_it_is_above_all_before() {
+        loom::model(|| {
+            let model = Model::new();
+            let supervisor = {
+                let model = Arc::clone(&model);
+                thread::spawn(move || {
+                    model.update(1, commit);
+                    unload(&model.slot);
+                    model.update(2, commit);
+                    unload(&model.slot);
+                })
+            };
+            let mut worker = Worker::default();
+            let mut last = 0;
+            for _ in 0..3 {
+                worker.refresh(&model, committed);
+                assert_eq!(worker.content, worker.loaded * 10, "the label must be the content's");
+                // Who has nothing loaded answers nothing.
+                if worker.loaded > 0 {
+                    assert!(worker.loaded >= last, "generations must never fall");
+                    last = worker.loaded;
+                }
+            }
+            supervisor.join().unwrap();
+            worker.refresh(&model, committed);
+            assert_eq!((worker.loaded, worker.content), (0, 0), "the unload must be seen");
+        });
     }
 
     #[test]

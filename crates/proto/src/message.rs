@@ -44,6 +44,11 @@ pub enum ToWorker {
         /// The version: a directory below [`crate::layout::Layout::versions`].
         version: String,
     },
+    /// Refresh a model, drop what was loaded of it ahead, then answer `Forgotten` with the same id.
+    Forget {
+        /// The model's slot.
+        slot: Slot,
+    },
 }
 
 /// What a worker says.
@@ -110,6 +115,13 @@ pub enum FromWorker {
         /// Why.
         reason: String,
     },
+    /// No generation of a model is committed any more, and the worker has dropped what it had.
+    Unloaded {
+        /// The model's slot.
+        slot: Slot,
+    },
+    /// The answer to `Forget`.
+    Forgotten,
 }
 
 /// Where a worker finds what it needs.

@@ -55,6 +55,7 @@ fn every_message_to_a_worker_has_these_bytes() {
     fixed(&run(tensors), &[1, 2, 1, 4, 3, 1, 1, b'x', 11, 2, 1, 5, 20, 1, 1, b'y', 1]);
     fixed(&ToWorker::Ping, &[2]);
     fixed(&ToWorker::Load { slot: 2, version: "ab".into() }, &[3, 2, 2, b'a', b'b']);
+    fixed(&ToWorker::Forget { slot: 2 }, &[4, 2]);
 }
 
 #[test]
@@ -98,6 +99,8 @@ fn every_message_from_a_worker_has_these_bytes() {
     fixed(&ahead, &[7, 1, 1, b'v', 9]);
     let failed = FromWorker::LoadAheadFailed { slot: 1, version: "v".into(), reason: "no".into() };
     fixed(&failed, &[8, 1, 1, b'v', 2, b'n', b'o']);
+    fixed(&FromWorker::Unloaded { slot: 1 }, &[9, 1]);
+    fixed(&FromWorker::Forgotten, &[10]);
 }
 
 #[test]

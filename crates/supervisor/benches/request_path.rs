@@ -4,22 +4,32 @@
 #![cfg_attr(test, expect(unused_imports, reason = "the tests of the files do not run here"))]
 #![expect(dead_code, reason = "not all of each file is measured")]
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use onnxd_proto::cost::CostTable;
 
+#[path = "../src/metrics/counter.rs"]
+mod counter;
 #[path = "../src/dispatch/estimate.rs"]
 mod estimate;
+#[path = "../src/metrics/histogram.rs"]
+mod histogram;
 #[path = "../src/http/api/inputs.rs"]
 mod inputs;
+#[path = "../src/metrics/model.rs"]
+mod model;
 #[path = "../src/http/api/numbers.rs"]
 mod numbers;
+#[path = "../src/metrics/routes.rs"]
+mod routes;
 #[path = "../src/dispatch/scheduler.rs"]
 mod scheduler;
 
 use crate::{
     estimate::{Estimate, Size, Work},
+    model::ModelMetrics,
+    routes::Routes,
     scheduler::{ItemId, Scheduler},
 };
 
@@ -78,5 +88,24 @@ fn schedule(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, json, schedule);
+fn count(criterion: &mut Criterion) {
+    let routes = ["/embed", "/health", "/info", "/v1/embeddings", "/v2/health/live"];
+    let routes = Routes::new(&routes.map(str::to_owned));
+    criterion.bench_function("count a request by its route", |bencher| {
+        bencher.iter(|| {
+            let took = black_box(Duration::from_micros(4_321));
+            routes.find(black_box(Some("/v1/embeddings"))).answered(black_box(200), took);
+        });
+    });
+    let model = ModelMetrics::default();
+    criterion.bench_function("count a text that waits and is run alone", |bencher| {
+        bencher.iter(|| {
+            model.handed_out(black_box(Duration::from_micros(87)));
+            model.ran([black_box(20)].into_iter(), black_box(4_000));
+            model.tokenized(black_box(60));
+        });
+    });
+}
+
+criterion_group!(benches, json, schedule, count);
 criterion_main!(benches);

@@ -2,6 +2,9 @@
 //! checked [`Config`] before anything is bound or started. A flag wins over a variable, a
 //! variable over the file, the file over the default.
 
+mod admin;
+mod preload;
+
 use std::{
     env, fs,
     net::SocketAddr,
@@ -16,7 +19,12 @@ use onnxd_proto::{
 };
 use serde::Deserialize;
 
-use crate::{Failure, models::checker::CheckLimits};
+pub(crate) use self::admin::{AdminListen, Token};
+use crate::{
+    Failure,
+    http::edge::{self, EdgeConfig},
+    models::checker::CheckLimits,
+};
 
 /// Ten years.
 const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
@@ -40,14 +48,48 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "[NAME=]DIR", env = "ONNXD_MODEL", value_delimiter = ',')]
     pub model: Vec<String>,
 
+    /// Which models are loaded at start: all, none, or these (separated by commas). The others are
+    /// loaded by the first request for each [default: all]
+    #[arg(long, value_name = "all|none|NAME", env = "ONNXD_PRELOAD", value_delimiter = ',')]
+    pub preload: Vec<String>,
+
     /// Where HTTP is served [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", env = "ONNXD_LISTEN")]
     pub listen: Option<SocketAddr>,
+
+    /// A file of API keys, one on each line; everything but health then needs one of them, as
+    /// `authorization: Bearer KEY` or `x-api-key: KEY`. Read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "ONNXD_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// An origin whose web pages may call, as https://example.com, or * for all. Several may be
+    /// given (separated by commas in the variable)
+    #[arg(long, value_name = "ORIGIN", env = "ONNXD_CORS_ALLOW_ORIGIN", value_delimiter = ',')]
+    pub cors_allow_origin: Vec<String>,
+
+    /// The certificate to serve HTTPS with, and after it those that vouch for it, as PEM; needs
+    /// --tls-key. Read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, as PEM
+    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
 
     /// The Unix socket of `onnxd update`, `rollback` and `status`
     /// [default: onnxd-admin.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET")]
     pub admin_socket: Option<PathBuf>,
+
+    /// Also serve the admin interface and Triton's repository API over TCP, at an address of this
+    /// machine's loopback interface; needs --admin-token-file
+    #[arg(long, value_name = "ADDRESS", env = "ONNXD_ADMIN_LISTEN")]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// A file whose first line is the token that --admin-listen asks for, readable by its owner
+    /// alone
+    #[arg(long, value_name = "FILE", env = "ONNXD_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
 
     /// Where versions and generations are kept
     /// [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/onnxd]
@@ -125,8 +167,12 @@ pub(crate) struct Config {
     pub models: Vec<ModelSource>,
     /// Where HTTP is served.
     pub listen: SocketAddr,
+    /// Who may ask, from where and over what.
+    pub edge: EdgeConfig,
     /// Absolute.
     pub admin_socket: PathBuf,
+    /// The admin interface over TCP, where it is wanted.
+    pub admin_listen: Option<AdminListen>,
     /// Absolute.
     pub state_dir: PathBuf,
     /// `None`: one for each CPU.
@@ -159,6 +205,8 @@ pub(crate) struct ModelSource {
     pub name: ModelName,
     /// Absolute; it may be missing where a generation of an earlier start can serve.
     pub directory: PathBuf,
+    /// Whether it is loaded at start, and not on first use.
+    pub preload: bool,
 }
 
 impl Config {
@@ -173,17 +221,34 @@ impl Config {
             None => ServeArguments::default(),
         };
         let specs = if flags.model.is_empty() { file.model } else { flags.model };
+        let preload = if flags.preload.is_empty() { file.preload } else { flags.preload };
         let seconds = |flag: Option<u64>, file: Option<u64>, default| {
             // Longer than anybody waits, and short enough to be added to any time.
             Duration::from_secs(flag.or(file).unwrap_or(default).min(SECONDS_MAX))
         };
         Ok(Self {
-            models: models(&specs)?,
+            models: preload::mark(models(&specs)?, &preload)?,
             listen: flags.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 8080).into()),
+            edge: EdgeConfig {
+                api_key_file: flags.api_key_file.or(file.api_key_file),
+                origins: edge::origins(if flags.cors_allow_origin.is_empty() {
+                    &file.cors_allow_origin
+                } else {
+                    &flags.cors_allow_origin
+                })?,
+                tls: edge::tls_files(
+                    flags.tls_cert.or(file.tls_cert),
+                    flags.tls_key.or(file.tls_key),
+                )?,
+            },
             admin_socket: match flags.admin_socket.or(file.admin_socket) {
                 Some(path) => absolute(&path)?,
                 None => default_admin_socket()?,
             },
+            admin_listen: AdminListen::load(
+                flags.admin_listen.or(file.admin_listen),
+                flags.admin_token_file.or(file.admin_token_file),
+            )?,
             state_dir: match flags.state_dir.or(file.state_dir) {
                 Some(path) => absolute(&path)?,
                 None => default_state_dir()?,
@@ -275,7 +340,8 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
     if directory.exists() && !directory.is_dir() {
         return Err(wrong(&"this is no directory"));
     }
-    Ok(ModelSource { name: name.parse().map_err(|error| wrong(&error))?, directory })
+    let name = name.parse().map_err(|error| wrong(&error))?;
+    Ok(ModelSource { name, directory, preload: true })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -377,7 +443,9 @@ mod tests {
             "model = ['m=/x']\nlisten = '[::1]:1'\nadmin-socket = '/a'\nstate-dir = '/s'\n\
              workers = 2\nonnxruntime = '/o'\nworker-binary = '/w'\ndrain-timeout = 1\n\
              request-timeout = 2\ncheck-timeout = 3\ncheck-memory = 4\nmin-cosine = 0.5\n\
-             probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8",
+             probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
+             api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
+             preload = ['m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

@@ -7,10 +7,11 @@
 
 mod cli;
 mod config;
-mod counters;
 mod dispatch;
 mod http;
+mod metrics;
 mod models;
+mod oip;
 mod pool;
 mod serve;
 mod signals;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::main(*arguments),
         Command::Update(arguments) => cli::update::main(&arguments),
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
+        Command::Unload(arguments) => cli::update::unload(&arguments),
         Command::Status(arguments) => cli::status::main(&arguments),
     };
     status.unwrap_or_else(|failure| failure.report()).into()

@@ -15,8 +15,7 @@ use nix::{
 };
 use onnxd_proto::{control_page::ControlPage, exit::ExitStatus, message::Welcome};
 use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
     time,
 };
@@ -25,7 +24,6 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
-    counters::Counters,
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
@@ -33,10 +31,13 @@ use crate::{
         worker::Worker,
     },
     http::{
-        admin::{Admin, AdminSocket},
+        admin::{self, Admin},
+        edge::Edge,
         listener::Listener,
         router::{self, App},
+        sockets::Sockets,
     },
+    metrics::Metrics,
     models::{
         background::Background,
         checker::Checker,
@@ -67,6 +68,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .init();
     let check_only = arguments.check_config;
     let config = Config::load(arguments)?;
+    let edge = Edge::load(&config.edge)?;
     if check_only {
         return check(&config);
     }
@@ -75,7 +77,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(run(config, edge));
     // Nothing that matters runs any more; what is dropped here removes its files.
     runtime.shutdown_timeout(CLEAN_UP_TIMEOUT);
     result
@@ -94,9 +96,9 @@ fn check(config: &Config) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Fine)
 }
 
-async fn run(config: Config) -> Result<ExitStatus, Failure> {
+async fn run(config: Config, edge: Edge) -> Result<ExitStatus, Failure> {
     let background = Background::default();
-    let outcome = serve(&config, &background).await;
+    let outcome = serve(&config, &edge, &background).await;
     // Updates that were given up remove what they made.
     if time::timeout(CLEAN_UP_TIMEOUT, background.finish()).await.is_err() {
         tracing::error!("an update did not stop; the next start removes what it leaves");
@@ -104,10 +106,14 @@ async fn run(config: Config) -> Result<ExitStatus, Failure> {
     outcome
 }
 
-async fn serve(config: &Config, background: &Background) -> Result<ExitStatus, Failure> {
+async fn serve(
+    config: &Config,
+    edge: &Edge,
+    background: &Background,
+) -> Result<ExitStatus, Failure> {
     let mut signals = Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
     let server = tokio::select! {
-        server = Server::start(config, background) => server?,
+        server = Server::start(config, edge, background) => server?,
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
     let mut server = tokio::select! {
@@ -117,7 +123,7 @@ async fn serve(config: &Config, background: &Background) -> Result<ExitStatus, F
     systemd::ready("serving");
     tracing::info!(listen = %server.listen, admin_socket = %config.admin_socket.display(), "ready");
     server.watchdog();
-    let outcome = server.serve(&mut signals).await;
+    let outcome = server.serve(edge, &mut signals).await;
     systemd::stopping();
     tokio::select! {
         () = server.drain(config.drain_timeout) => {}
@@ -141,30 +147,24 @@ struct Server {
 
 impl Server {
     /// Locks the state, brings every model to a generation, binds, and starts the workers.
-    async fn start(config: &Config, background: &Background) -> Result<Self, Failure> {
+    async fn start(config: &Config, edge: &Edge, background: &Background) -> Result<Self, Failure> {
         let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
         let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let counters = Arc::new(Counters::default());
-        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&counters)));
+        let metrics = Arc::new(Metrics::new(&router::templates()));
+        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let socket = TcpListener::bind(config.listen).await.map_err(|error| {
-            Failure::configuration(format!("--listen {}: {error}", config.listen))
-        })?;
-        let listen = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
-        let admin_socket = AdminSocket::bind(&config.admin_socket).map_err(|error| {
-            let path = config.admin_socket.display();
-            Failure::configuration(format!("--admin-socket {path}: {error}"))
-        })?;
+        let Sockets { public, listen, admin_tcp, admin } = Sockets::bind(config).await?;
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), config.check),
-            counters: Arc::clone(&counters),
+            metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
+            request_timeout: config.request_timeout,
             events: events.clone(),
             background: background.clone(),
         };
@@ -173,7 +173,7 @@ impl Server {
             onnxruntime: config.onnxruntime.clone(),
             state_dir: config.state_dir.clone(),
             models: registry.slots(),
-            admin_socket: admin_socket.name(),
+            admin_socket: admin.name(),
             helper_cpus: Vec::new(),
         };
         let workers = workers(config, &executable, registry.models().len(), &events)?;
@@ -181,7 +181,7 @@ impl Server {
         let backlog = Arc::new(Backlog::default());
         let means = dispatcher::Means {
             registry: Arc::clone(&registry),
-            counters: Arc::clone(&counters),
+            metrics: Arc::clone(&metrics),
             welcome,
             lines: updater.lines(),
             events: events.clone(),
@@ -193,7 +193,7 @@ impl Server {
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
         let dispatch = Dispatch::new(
             events.clone(),
-            Arc::clone(&counters),
+            Arc::clone(&metrics),
             limits,
             backlog,
             registry.models().len(),
@@ -201,23 +201,33 @@ impl Server {
         let app = App {
             registry: Arc::clone(&registry),
             dispatch: Arc::new(dispatch),
+            metrics: Arc::clone(&metrics),
+            updater: Arc::clone(&updater),
             health: health.clone(),
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
+            bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
         };
-        let listener = Listener::new(socket, router::router(app), Arc::clone(&counters));
+        let listener =
+            Listener::new(public, edge, router::router(app.clone()), Arc::clone(&metrics));
         let ticks = listener.ticks();
         let (stop_accepting, drain) = watch::channel(false);
-        let listener = tokio::spawn(listener.run(drain, config.drain_timeout));
-        let admin = Admin {
+        let listener = tokio::spawn(listener.run(drain.clone(), config.drain_timeout));
+        let admin_router = admin::router(Admin {
             registry,
             updater: Arc::clone(&updater),
             store,
             events: events.clone(),
-            counters,
+            metrics: Arc::clone(&metrics),
             calls: Admin::calls(),
-        };
-        let admin = tokio::spawn(admin_socket.serve(admin));
+        });
+        if let Some((socket, token)) = admin_tcp {
+            let router = admin::guarded(admin_router.clone(), token, router::health(app));
+            // Its calls end when updates do, at the beginning of the drain.
+            let listener = Listener::new(socket, &Edge::open(), router, Arc::clone(&metrics));
+            tokio::spawn(listener.run(drain, config.drain_timeout));
+        }
+        let admin = tokio::spawn(admin.serve(admin_router));
         Ok(Self { listen, updater, events, health, stop_accepting, ticks, listener, admin })
     }
 
@@ -233,7 +243,7 @@ impl Server {
     }
 
     /// Reloads when asked, until it is to stop or no worker is left.
-    async fn serve(&mut self, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+    async fn serve(&mut self, edge: &Edge, signals: &mut Signals) -> Result<ExitStatus, Failure> {
         loop {
             let fatal = self.health.wait_for(|health| health.fatal.is_some());
             tokio::select! {
@@ -246,7 +256,7 @@ impl Server {
                     Request::Reload => {
                         let updater = Arc::clone(&self.updater);
                         tokio::select! {
-                            () = reload(&updater) => {}
+                            () = reload(edge, &updater) => {}
                             () = signals.stop() => return Ok(ExitStatus::Fine),
                         }
                     }
@@ -299,11 +309,11 @@ impl Server {
     }
 }
 
-/// Brings every model to a generation.
+/// Brings every model that is loaded at start to a generation.
 async fn restore(means: &update::Means) -> Result<Updater, Failure> {
     let updater = Updater::new(means)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore(means).await.map_err(|(model, refusal)| {
+    updater.restore().await.map_err(|(model, refusal)| {
         Failure::configuration(format!("--model {model}: {refusal}"))
     })?;
     Ok(updater)
@@ -316,11 +326,12 @@ fn failure((status, message): (ExitStatus, String)) -> Failure {
     }
 }
 
-async fn reload(updater: &Updater) {
+async fn reload(edge: &Edge, updater: &Updater) {
     systemd::reloading();
-    let refused = updater.update_all().await;
-    let refused: Vec<String> =
-        refused.into_iter().map(|(model, refusal)| format!("{model}: {refusal}")).collect();
+    // First, since it is quick and a key that is taken back should be so at once.
+    let mut refused = edge.reload().await;
+    let models = updater.update_all().await;
+    refused.extend(models.into_iter().map(|(model, refusal)| format!("{model}: {refusal}")));
     // Also a reload that was refused is over, and the service serves.
     match refused.is_empty() {
         true => systemd::ready("serving"),

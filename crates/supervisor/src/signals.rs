@@ -62,7 +62,7 @@ impl Signals {
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Stage every model's source again.
+    /// Read keys and certificates again, and stage every model's source again.
     Reload,
     /// Answer what was accepted, then end.
     Stop,

@@ -90,6 +90,8 @@ fn main() -> ExitCode {
         }
         Command::Compile { onnxruntime, version_dir, compiled_dir } => {
             let _span = info_span!("compile").entered();
+            // On a model's first use others are served meanwhile.
+            sandbox::yield_to_serving();
             compile(&onnxruntime, &version_dir, &compiled_dir, parent).into()
         }
         Command::Measure(args) => measure(&args, parent).into(),

@@ -89,7 +89,7 @@ impl<V: Content> Model<V> {
     /// Follows the committed generation; called once before each dispatch group, so that a group
     /// has exactly one. Returns what the supervisor has to know. A version that stands ready is
     /// taken, another one is loaded; if that fails, what was loaded goes on serving under its own
-    /// number.
+    /// number. Where none is committed any more, what was loaded is dropped.
     pub(crate) fn refresh(
         &mut self,
         page: &ControlPageView,
@@ -99,7 +99,23 @@ impl<V: Content> Model<V> {
     ) -> Option<FromWorker> {
         let generation = page.committed(self.place.slot);
         let loaded = self.serving.as_ref().map_or(0, |serving| serving.generation);
-        if generation != loaded { self.follow(generation, layout, now, loader) } else { None }
+        match generation {
+            0 if loaded != 0 || self.failure.is_some() => Some(self.unload(loader)),
+            _ if generation != loaded => self.follow(generation, layout, now, loader),
+            _ => None,
+        }
+    }
+
+    /// Drops everything there is of the model.
+    fn unload(&mut self, loader: &Loader<V>) -> FromWorker {
+        let slot = self.place.slot;
+        self.failure = None;
+        loader.forget(slot);
+        if let Some(Serving { generation, content, .. }) = self.serving.take() {
+            info!(model = %self.place.name, generation, "unloaded");
+            loader.discard(content);
+        }
+        FromWorker::Unloaded { slot }
     }
 
     /// Has a version loaded beside what is served. Returns the answer if it is known at once;

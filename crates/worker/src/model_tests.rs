@@ -232,3 +232,32 @@ fn what_cannot_be_loaded_ahead_is_told_and_changes_nothing() {
     assert_eq!(bench.serves(), (1, "x".into()));
     assert!(matches!(bench.load_ahead("y"), FromWorker::LoadedAhead { .. }), "it goes on");
 }
+
+#[test]
+fn what_is_unloaded_is_dropped_with_what_was_loaded_ahead_and_told_once() {
+    let now = Instant::now();
+    let mut bench = Bench::new();
+    bench.commit(1, "x");
+    bench.refresh(now);
+    bench.load_ahead("y");
+    bench.page.unload(0);
+    assert_eq!(bench.refresh(now), Some(FromWorker::Unloaded { slot: 0 }));
+    assert_eq!(bench.refresh(now), None);
+    assert_eq!(bench.model.serving().unwrap_err(), "nothing is committed");
+    bench.commit(2, "y");
+    let told = bench.refresh(now);
+    assert!(matches!(told, Some(FromWorker::Loaded { generation: 2, .. })), "{told:?}");
+    assert_eq!((bench.serves(), bench.loads()), ((2, "y".into()), 3), "y was loaded again");
+}
+
+#[test]
+fn an_unload_forgets_what_could_not_be_loaded() {
+    let now = Instant::now();
+    let mut bench = Bench::new();
+    bench.commit(1, "bad");
+    assert!(matches!(bench.refresh(now), Some(FromWorker::LoadFailed { .. })));
+    bench.page.unload(0);
+    assert_eq!(bench.refresh(now), Some(FromWorker::Unloaded { slot: 0 }));
+    assert_eq!(bench.model.serving().unwrap_err(), "nothing is committed");
+    assert_eq!(bench.refresh(now), None);
+}

@@ -46,6 +46,7 @@ pub(crate) fn run(
                 worker.run(slot, &Asked { id, items, wide }, payload)?;
             }
             ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
+            ToWorker::Forget { slot } => worker.forget(id, slot)?,
             ToWorker::Ping => worker.ping(id)?,
             ToWorker::Welcome(_) => return Err(Fault::Protocol("a second Welcome".into())),
         }
@@ -111,6 +112,13 @@ impl<'a> Worker<'a> {
     fn load_ahead(&self, slot: Slot, version: &str) -> Result<(), Fault> {
         let answer = self.models[self.place(slot)?].load_ahead(version, &self.loader);
         answer.map_or(Ok(()), |answer| self.sender.tell(&answer))
+    }
+
+    /// Drops what was loaded ahead, unless it is what is committed now.
+    fn forget(&mut self, id: u64, slot: Slot) -> Result<(), Fault> {
+        self.refresh(self.place(slot)?)?;
+        self.loader.forget(slot);
+        self.sender.answer(id, &FromWorker::Forgotten)
     }
 
     /// Follows the committed generation of the model at `place` in the list.

@@ -9,12 +9,15 @@ mod display;
 mod fsync;
 mod limits;
 mod outside;
+mod preload;
 mod probation;
+mod repository;
 mod retention;
 mod rollback;
 mod space;
 mod storms;
 mod two_models;
+mod unload;
 
 use std::{path::PathBuf, time::Duration};
 

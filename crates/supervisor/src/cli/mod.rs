@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Update(UpdateArguments),
     /// Serve an earlier version of a model again, as a new generation
     Rollback(RollbackArguments),
+    /// Serve a model no more and give its memory back; `update` loads it again
+    Unload(UnloadArguments),
     /// Show models, generations and workers
     Status(StatusArguments),
 }
@@ -54,6 +56,14 @@ pub(crate) struct UpdateArguments {
     /// compared
     #[arg(long)]
     pub allow_dimension_change: bool,
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnloadArguments {
+    /// The served model
+    pub model: ModelName,
     #[command(flatten)]
     pub admin: AdminArguments,
 }

@@ -28,7 +28,8 @@ pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Fine)
 }
 
-const MODEL_COLUMNS: [&str; 6] = ["MODEL", "GENERATION", "VERSION", "TASK", "COSINE", "SOURCE"];
+const MODEL_COLUMNS: [&str; 7] =
+    ["MODEL", "STATE", "GENERATION", "VERSION", "TASK", "COSINE", "SOURCE"];
 const WORKER_COLUMNS: [&str; 7] =
     ["WORKER", "PID", "CPU", "STATE", "RESTARTS", "MEMORY", "GENERATIONS"];
 
@@ -37,6 +38,7 @@ fn model(model: &Value) -> Vec<String> {
     let cosine = model["drift"]["mean_cosine"].as_f64();
     vec![
         text(&model["name"]),
+        text(&model["state"]),
         text(&model["generation"]),
         short(&model["version"]),
         text(&model["task"]),

@@ -1,4 +1,4 @@
-//! `onnxd update` and `onnxd rollback`.
+//! `onnxd update`, `onnxd rollback` and `onnxd unload`.
 
 use std::{env, path::PathBuf};
 
@@ -7,14 +7,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    AdminArguments, RollbackArguments, UpdateArguments, client,
+    AdminArguments, RollbackArguments, UnloadArguments, UpdateArguments, client,
     progress::{self, Display},
     say,
 };
 use crate::{
     Failure,
     http::admin::{RollbackCall, UpdateCall},
-    models::update::{Outcome, Step},
+    models::update::{Outcome, Step, Unloaded},
 };
 
 /// `onnxd update MODEL`.
@@ -36,6 +36,26 @@ pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
 pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Failure> {
     let path = format!("/admin/models/{}/rollback", arguments.model);
     run(&arguments.admin, &path, &json!(RollbackCall { to: arguments.to }))
+}
+
+/// `onnxd unload MODEL`.
+///
+/// # Errors
+/// No supervisor answers, or the model is not unloaded.
+pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure> {
+    let path = format!("/admin/models/{}/unload", arguments.model);
+    let last = client::call(&arguments.admin, "POST", &path, &json!({}), |_| {})?;
+    if arguments.admin.json {
+        say(&last.to_string());
+    }
+    let Ok(unloaded) = serde_json::from_value::<Unloaded>(last.clone()) else {
+        return refused(&arguments.admin, &last);
+    };
+    if !arguments.admin.json {
+        let Unloaded { model, generation, seconds } = unloaded;
+        say(&format!("{model}: generation {generation} unloaded, {seconds:.2} s"));
+    }
+    Ok(ExitStatus::Fine)
 }
 
 /// The supervisor stands in another directory than we do.
@@ -62,6 +82,10 @@ fn run(admin: &AdminArguments, path: &str, call: &Value) -> Result<ExitStatus, F
         }
         return Ok(ExitStatus::Fine);
     }
+    refused(admin, &last)
+}
+
+fn refused(admin: &AdminArguments, last: &Value) -> Result<ExitStatus, Failure> {
     match serde_json::from_value::<Refusal>(last["error"].clone()) {
         Ok(_) if admin.json => Ok(ExitStatus::Refused),
         Ok(refusal) => Err(Failure::refused(format!("refused: {refusal}"))),

@@ -23,11 +23,12 @@ use super::{
     Answered, Backlog, Event, Item, ItemError,
     alone::Alone,
     estimate::{Estimate, Size, Work},
+    loads::Unload,
     scheduler::{Age, ItemId, Scheduler},
     worker::Worker,
 };
 use crate::{
-    counters::Counters,
+    metrics::Metrics,
     models::{events, registry::Registry, update::LineHandle},
     pool::{
         Epoch, WorkerId,
@@ -71,7 +72,7 @@ impl Health {
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(super) registry: Arc<Registry>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
     pub(super) warmed_up: Vec<bool>,
@@ -88,6 +89,7 @@ pub(crate) struct Dispatcher {
     retry_loads_at: Option<Instant>,
     events: mpsc::Sender<Event>,
     lines: Vec<LineHandle>,
+    pub(super) unloads: Vec<Unload>,
     pub(super) backlog: Arc<Backlog>,
     health: watch::Sender<Health>,
 }
@@ -113,7 +115,7 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Means {
     pub registry: Arc<Registry>,
-    pub counters: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// What workers are told at their start.
     pub welcome: Welcome,
     /// The lines of updates, which hear what workers load and how they end.
@@ -126,14 +128,14 @@ pub(crate) struct Means {
 impl Dispatcher {
     /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
     pub(crate) fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means { registry, counters, welcome, lines, events, backlog } = means;
+        let Means { registry, metrics, welcome, lines, events, backlog } = means;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],
             alone: Alone::default(),
             started: Instant::now(),
             registry,
-            counters,
+            metrics,
             welcome,
             warmed_up: vec![false; workers.len()],
             workers,
@@ -145,6 +147,7 @@ impl Dispatcher {
             retry_loads_at: None,
             events,
             lines,
+            unloads: Vec::new(),
             backlog,
             health,
         };
@@ -254,6 +257,7 @@ impl Dispatcher {
                 }
             }
             Event::StatusAsked(reply) => {
+                self.metrics.see_items(self.items.len());
                 let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
                 // The asker may have gone.
                 let _ = reply.send(status.collect());
@@ -264,7 +268,8 @@ impl Dispatcher {
                 let _ = reply.send(ids.collect());
             }
             Event::LoadAhead(id, slot, version) => self.load_ahead(id, slot, version),
-            Event::Forget(slot, version) => self.forget(slot, &version),
+            Event::Forget(slot) => self.forget(slot),
+            Event::Unload(slot, reply) => self.unload(slot, reply),
             Event::Committed => self.ping(),
             Event::ProbeAsked(reply) => {
                 self.probes.retain(|probe| !probe.is_closed());
@@ -278,23 +283,6 @@ impl Dispatcher {
     pub(super) fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
-    }
-
-    fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
-        let worker = &self.workers[id];
-        let message = ToWorker::Load { slot, version };
-        if !worker.state.serves() || !worker.send(0, &message, Vec::new()) {
-            self.tell(slot, events::Event::WorkerAbsent(id));
-        }
-    }
-
-    /// Has workers drop what they loaded ahead: they are asked for what they serve.
-    fn forget(&self, slot: Slot, serving: &str) {
-        for worker in self.workers.iter().filter(|worker| worker.state.serves()) {
-            let message = ToWorker::Load { slot, version: serving.to_owned() };
-            // Who cannot be told will end, and has nothing loaded then.
-            worker.send(0, &message, Vec::new());
-        }
     }
 
     pub(super) fn tell(&self, slot: Slot, event: events::Event) {
@@ -335,6 +323,7 @@ impl Dispatcher {
             }
             Report::Ended(ended) => {
                 self.tell_ended(id);
+                self.forgotten(id, None);
                 self.give_back(id, !ended.was_killed());
                 let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
                 let worker = &mut self.workers[id];
@@ -345,7 +334,7 @@ impl Dispatcher {
                     _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
                 }
                 if state == State::Backoff {
-                    self.counters.worker_restarts_total.add();
+                    self.metrics.worker_restarts_total.add(&ended);
                 }
                 if self.workers.iter().all(|worker| worker.state.state() == State::Failed) {
                     self.reject_all();

@@ -16,12 +16,12 @@ use onnxd_proto::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time,
 };
 
-use super::{Answered, Backlog, Event, Input, Item, ItemError, Timing};
-use crate::{counters::Counters, models::registry::Model};
+use super::{Answered, Backlog, Event, Input, Item, ItemError, Timing, worker};
+use crate::{metrics::Metrics, models::registry::Model};
 
 /// The soonest and the latest that a refused client is told to come back.
 const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(30);
@@ -114,7 +114,7 @@ pub(crate) struct Dispatch {
     events: mpsc::Sender<Event>,
     /// Of each model, by slot.
     places: Vec<Arc<Semaphore>>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     limits: Limits,
     backlog: Arc<Backlog>,
 }
@@ -132,18 +132,30 @@ impl Dispatch {
     /// A way into the dispatcher that reads `events`, for so many models.
     pub(crate) fn new(
         events: mpsc::Sender<Event>,
-        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
         limits: Limits,
         backlog: Arc<Backlog>,
         models: usize,
     ) -> Self {
         let places = (0..models).map(|_| Arc::new(Semaphore::new(limits.items))).collect();
-        Self { events, places, counters, limits, backlog }
+        Self { events, places, metrics, limits, backlog }
     }
 
     /// Items of one model that may wait or be computed at once.
     pub(crate) fn items_max(&self) -> usize {
         self.limits.items
+    }
+
+    /// How the workers are; nobody where the dispatcher has gone.
+    pub(crate) async fn workers(&self) -> Vec<worker::Status> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.events.send(Event::StatusAsked(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// How long a request may take that asks for `asked`.
+    pub(crate) fn time_allowed(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout))
     }
 
     /// Answers all inputs, in one generation, within `timeout` or the configured time if that is
@@ -157,7 +169,7 @@ impl Dispatch {
         inputs: Vec<Input>,
         timeout: Option<Duration>,
     ) -> Result<Answer, GatherError> {
-        let timeout = timeout.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout));
+        let timeout = self.time_allowed(timeout);
         time::timeout(timeout, self.gather(model, inputs))
             .await
             .unwrap_or(Err(GatherError::Timeout(timeout)))
@@ -192,7 +204,7 @@ impl Dispatch {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
-            wanted.iter().for_each(|_| self.counters.items_regenerated_total.add());
+            wanted.iter().for_each(|_| self.metrics.items_regenerated_total.add());
         }
     }
 
@@ -206,7 +218,7 @@ impl Dispatch {
         let wanted = u32::try_from(count).unwrap_or(u32::MAX);
         let places = Arc::clone(&self.places[usize::from(slot)]).try_acquire_many_owned(wanted);
         places.map(Arc::new).map_err(|_| {
-            self.counters.requests_overloaded_total.add();
+            self.metrics.requests_overloaded_total.add();
             let retry_after = self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit: self.limits.items, retry_after }
         })

@@ -16,7 +16,9 @@ fn input() -> Input {
 }
 
 fn model() -> Model {
-    Model::new(0, ModelSource { name: "m".parse().unwrap(), directory: "/".into() })
+    let name = "m".parse().unwrap();
+    let source = ModelSource { name, directory: "/".into(), preload: true };
+    Model::new(0, source)
 }
 
 fn answered(index: usize, generation: Generation) -> Answered {

@@ -24,32 +24,19 @@ impl Dispatcher {
     pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
         match incoming.message {
-            FromWorker::Hello { build_id, pinned } => {
-                worker.pinned = pinned.is_ok();
-                if let Err(reason) = pinned {
-                    tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
-                }
-                if !worker.accept_build(&build_id) {
-                    return Err("it is of another build");
-                }
-                let models = self.registry.models().iter();
-                worker.welcomed(
-                    models.map(|model| self.registry.page().committed(model.slot)).collect(),
-                );
-                let helper_cpus = worker.helper_cpus.clone();
-                let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
-                worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
-            }
+            FromWorker::Hello { build_id, pinned } => self.greeted(id, &build_id, pinned),
             FromWorker::Ready => {
                 worker.state.ready(Instant::now());
                 self.warmed_up[id] = true;
                 tracing::info!(worker = id, "worker ready");
+                self.forget_at_start(id);
                 Ok(())
             }
             FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
                 let loaded =
                     Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
                 worker.loaded(slot, loaded).ok_or("it has loaded a model that is not served")?;
+                self.measure_refresh(id, slot, load_micros);
                 let model = self.registry.at(slot);
                 if let Some(record) = model.record(generation) {
                     self.estimates[usize::from(slot)].loaded(costs, record.facts.max_tokens);
@@ -61,16 +48,19 @@ impl Dispatcher {
             FromWorker::LoadFailed { slot, generation, reason } => {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
                 worker.could_not_load(slot, generation);
+                self.metrics.model(slot).load_failed();
                 self.tell(slot, events::Event::WorkerFailed(generation));
                 Ok(())
             }
             FromWorker::LoadedAhead { slot, version, load_micros } => {
                 tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
+                self.metrics.model(slot).loaded_ahead(load_micros);
                 self.tell(slot, events::Event::Loaded(id, version, Ok(())));
                 Ok(())
             }
             FromWorker::LoadAheadFailed { slot, version, reason } => {
                 tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
+                self.metrics.model(slot).load_failed();
                 self.tell(slot, events::Event::Loaded(id, version, Err(reason)));
                 Ok(())
             }
@@ -86,8 +76,37 @@ impl Dispatcher {
                 }
                 Ok(())
             }
+            FromWorker::Unloaded { slot } => {
+                worker.unloaded(slot).ok_or("it has unloaded a model that is not served")
+            }
+            FromWorker::Forgotten => {
+                self.forgotten(id, Some(incoming.id));
+                Ok(())
+            }
             FromWorker::Pong => Ok(()),
         }
+    }
+
+    /// Tells a new process where everything is.
+    fn greeted(
+        &mut self,
+        id: WorkerId,
+        build_id: &str,
+        pinned: Result<u16, String>,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        worker.pinned = pinned.is_ok();
+        if let Err(reason) = pinned {
+            tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
+        }
+        if !worker.accept_build(build_id) {
+            return Err("it is of another build");
+        }
+        let models = self.registry.models().iter();
+        worker.welcomed(models.map(|model| self.registry.page().committed(model.slot)).collect());
+        let helper_cpus = worker.helper_cpus.clone();
+        let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
+        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
     }
 
     fn answered(
@@ -103,7 +122,7 @@ impl Dispatcher {
             return Err("it names a generation that was never committed");
         };
         let places = || answered.items.iter().map(|item| item.item);
-        let ids = worker.unanswered(group, places()).ok_or("it answers an item twice")?;
+        let ids = worker.unanswered_at(group, places()).ok_or("it answers an item twice")?;
         let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
         if !worker::fits(&answered, asks, &record.facts, payload.len()) {
             return Err("its answer is not what it was asked for");
@@ -111,9 +130,11 @@ impl Dispatcher {
         let helped = worker.is_helped();
         worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
-        self.counters.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
+        let group_done = worker.group_slot(group).is_none();
+        self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
-            self.counters.micro_batches_total.add();
+            self.measure_run(slot, &answered, group_done);
+            self.metrics.micro_batches_total.add();
             // Of a run that others helped with, the worker knows its own part.
             if !helped {
                 let micros = answered.infer_cpu_micros;

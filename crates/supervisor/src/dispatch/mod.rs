@@ -5,7 +5,9 @@
 //! - [`alone`]: pure: when idle workers' CPUs help with a text.
 //! - [`dispatcher`]: the task that owns the queue and the workers.
 //! - [`queue`]: what it does with what waits.
+//! - [`loads`]: what workers load and drop apart from their groups.
 //! - [`messages`]: what it does with what a worker says.
+//! - [`measure`]: what it tells the metrics.
 //! - [`worker`]: what the dispatcher knows of one worker.
 //! - [`gather`]: what a handler calls: hands texts in, waits, and sees to it that one response
 //!   has one generation.
@@ -14,6 +16,8 @@ mod alone;
 pub(crate) mod dispatcher;
 pub(crate) mod estimate;
 pub(crate) mod gather;
+mod loads;
+mod measure;
 mod messages;
 mod queue;
 pub(crate) mod scheduler;
@@ -54,8 +58,11 @@ pub(crate) enum Event {
     WorkersAsked(oneshot::Sender<Vec<WorkerId>>),
     /// A worker is to load a version beside what it serves.
     LoadAhead(WorkerId, Slot, String),
-    /// Nothing but this version of a model, which is served, is wanted of workers any more.
-    Forget(Slot, String),
+    /// What workers have loaded ahead of a model is not wanted any more.
+    Forget(Slot),
+    /// Nothing of a model is committed any more; answered when all serving workers have dropped
+    /// what they had of it.
+    Unload(Slot, oneshot::Sender<()>),
     /// What was loaded ahead is committed: idle workers need not wait for a request to follow.
     Committed,
     /// The watchdog wants a sign of life of any worker.

@@ -39,7 +39,7 @@ impl Dispatcher {
         let mut works = Vec::with_capacity(items.len());
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
-            self.counters.items_total.add();
+            self.metrics.items_total.add();
             let size = Size::of(&input.ask, input.parts.iter().map(|part| &part[..]));
             sizes.push(size);
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
@@ -72,7 +72,7 @@ impl Dispatcher {
             let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
             for item in cancelled {
                 self.items.remove(&item);
-                self.counters.items_cancelled_total.add();
+                self.metrics.items_cancelled_total.add();
             }
             group.items = items;
             if !group.items.is_empty() {
@@ -90,6 +90,7 @@ impl Dispatcher {
         for id in &group.items {
             let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
             accepted.waited = accepted.item.queued_at.elapsed();
+            self.metrics.model(group.slot).handed_out(accepted.waited);
             let input = &accepted.item.input;
             input.parts.iter().for_each(|part| payload.push(part));
             let payload_bytes = u32::try_from(input.bytes()).expect("items fit into a frame");
@@ -147,10 +148,10 @@ impl Dispatcher {
                 accepted.deaths += u32::from(begun);
                 accepted.faults += u32::from(begun && by_fault);
                 if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
-                    self.counters.items_retried_total.add();
+                    self.metrics.items_retried_total.add();
                     self.put_back(slot, id);
                 } else if let Some(accepted) = self.items.remove(&id) {
-                    self.counters.items_poisonous_total.add();
+                    self.metrics.items_poisonous_total.add();
                     answer(accepted.item, Err(ItemError::Poisonous));
                 }
             }
@@ -178,7 +179,7 @@ impl Dispatcher {
         if !too_old || !worker::any_current(&self.workers, slot, committed) {
             return false;
         }
-        self.counters.items_regenerated_total.add();
+        self.metrics.items_regenerated_total.add();
         self.put_back(slot, id);
         true
     }

@@ -112,6 +112,9 @@ pub(crate) struct Status {
     pub loads: Vec<Load>,
     /// How often it was started again.
     pub restarts: u64,
+    /// Items that it has and has not answered.
+    #[serde(skip)]
+    pub items: usize,
 }
 
 impl Worker {
@@ -145,6 +148,7 @@ impl Worker {
             state: self.state.state(),
             loads: self.loads.clone(),
             restarts: self.state.restarts(),
+            items: self.unanswered().count(),
         }
     }
 
@@ -195,6 +199,13 @@ impl Worker {
         *self.loads.get_mut(usize::from(slot))? = load;
         self.not_loaded[usize::from(slot)] = 0;
         self.newest_seen[usize::from(slot)] = load.generation;
+        Some(())
+    }
+
+    /// It has nothing of a model any more. `None`: there is no such slot.
+    pub(crate) fn unloaded(&mut self, slot: Slot) -> Option<()> {
+        *self.loads.get_mut(usize::from(slot))? = Load::default();
+        self.not_loaded[usize::from(slot)] = 0;
         Some(())
     }
 
@@ -267,7 +278,7 @@ impl Worker {
 
     /// The items at these places of the group with this number; `None` where they are not there
     /// to be answered.
-    pub(crate) fn unanswered(
+    pub(crate) fn unanswered_at(
         &self,
         id: u64,
         mut places: impl Iterator<Item = u32>,
@@ -312,6 +323,11 @@ impl Worker {
     /// Lets the process end by itself: its socket ends.
     pub(crate) fn hang_up(&mut self) {
         self.link = None;
+    }
+
+    /// What it has and has not answered.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
+        self.groups.iter().flat_map(|group| group.unanswered.iter().flatten())
     }
 
     /// What it was computing, which somebody else has to compute now.

@@ -1,12 +1,20 @@
-//! The admin interface: HTTP over a Unix socket that only its owner can open, with the peer's
-//! uid checked once more. `update` and `rollback` answer one line of JSON for each step as it
-//! happens, and a last one with the outcome or the error.
+//! The admin interface: over a Unix socket, and over TCP where that is asked for. `update` and
+//! `rollback` answer one line of JSON for each step as it happens, and a last one with the outcome
+//! or the error.
+//!
+//! - [`socket`]: the Unix socket.
+//! - [`guard`]: who may come in over TCP.
+//! - [`status`]: what `onnxd status` shows.
+//!
+//! Triton's repository API is served beside it, see [`super::repository`].
+
+mod guard;
+mod socket;
+mod status;
 
 use std::{
     convert::Infallible,
-    fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -16,38 +24,24 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{self, State},
-    http::{Request, Response},
-    response::IntoResponse,
+    http::Response,
     routing::{get, post},
 };
 use bytes::Bytes;
-use hyper::{
-    body::{Frame, Incoming},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::TokioIo;
-use interprocess::{
-    local_socket::{
-        GenericFilePath, ListenerOptions, ToFsName,
-        tokio::{Listener, Stream, prelude::*},
-    },
-    os::unix::local_socket::ListenerOptionsExt,
-};
-use nix::unistd::{Uid, geteuid};
+use hyper::body::Frame;
 use onnxd_proto::{
     generation::Generation,
-    message::{NamedSocket, Refusal, RefusalKind},
+    message::{Refusal, RefusalKind},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tower::ServiceExt;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+pub(crate) use self::{guard::guarded, socket::AdminSocket};
+use super::repository;
 use crate::{
-    counters::Counters,
-    dispatch::{Event, worker},
-    http::error::axum_json,
+    dispatch::Event,
+    metrics::Metrics,
     models::{
         events::{Job, Target},
         registry::{Model, Registry},
@@ -56,10 +50,7 @@ use crate::{
     },
 };
 
-/// Admin connections at once. Updates that wait for their turn hold one each, so there are more
-/// than there can be of those.
-const CONNECTIONS_MAX: usize = 1024;
-/// Updates and rollbacks that may be under way at once, of all models. More are refused.
+/// Updates, rollbacks and unloads that may be under way at once, of all models. More are refused.
 const CALLS_MAX: usize = 768;
 /// Steps of one update that may wait for a slow reader.
 const STEPS_MAX: usize = 64;
@@ -71,7 +62,7 @@ pub(crate) struct Admin {
     pub updater: Arc<Updater>,
     pub store: Arc<Store>,
     pub events: mpsc::Sender<Event>,
-    pub counters: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     /// Places for updates and rollbacks.
     pub calls: Arc<Semaphore>,
 }
@@ -81,6 +72,37 @@ impl Admin {
     pub(crate) fn calls() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(CALLS_MAX))
     }
+
+    /// The model of that name.
+    ///
+    /// # Errors
+    /// It is not served.
+    pub(super) fn find(&self, model: &str) -> Result<Arc<Model>, Refusal> {
+        self.registry.find(Some(model)).cloned().ok_or_else(|| {
+            RefusalKind::NotFound.because(format!("the model {model:?} is not served"))
+        })
+    }
+
+    /// A place for one update or unload.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.calls).try_acquire_owned().map_err(|_| {
+            RefusalKind::Busy.because(format!("{CALLS_MAX} updates are under way already"))
+        })
+    }
+}
+
+/// The admin interface and the repository API.
+pub(crate) fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/admin/status", get(status::status))
+        .route("/admin/models/{model}/update", post(update))
+        .route("/admin/models/{model}/rollback", post(rollback))
+        .route("/admin/models/{model}/unload", post(unload))
+        .merge(repository::routes())
+        .with_state(admin)
 }
 
 /// The body of an update call.
@@ -103,91 +125,6 @@ pub(crate) struct UpdateCall {
 pub(crate) struct RollbackCall {
     /// The generation whose version is served again.
     pub to: Option<Generation>,
-}
-
-/// The bound admin socket. Dropping it removes the name.
-#[derive(Debug)]
-pub(crate) struct AdminSocket {
-    listener: Listener,
-    name: NamedSocket,
-}
-
-impl AdminSocket {
-    /// Binds the socket with mode 0600. A socket that a dead supervisor left behind is replaced;
-    /// the state directory's lock has shown that no living one uses it with this state.
-    ///
-    /// # Errors
-    /// The path cannot be bound, or a living server answers on it.
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "another server answers here",
-                ));
-            }
-            fs::remove_file(path)?;
-        }
-        let listener = ListenerOptions::new()
-            .name(path.to_fs_name::<GenericFilePath>()?)
-            .mode(0o600)
-            .create_tokio()?;
-        let metadata = fs::symlink_metadata(path)?;
-        let name =
-            NamedSocket { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { listener, name })
-    }
-
-    /// What workers remove if this process cannot.
-    pub(crate) fn name(&self) -> NamedSocket {
-        self.name.clone()
-    }
-
-    /// Serves until the task is dropped.
-    pub(crate) async fn serve(self, admin: Admin) {
-        let router = Router::new()
-            .route("/admin/status", get(status))
-            .route("/admin/models/{model}/update", post(update))
-            .route("/admin/models/{model}/rollback", post(rollback))
-            .with_state(admin);
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let stream = match self.listener.accept().await {
-                Ok(stream) => stream,
-                Err(error) => {
-                    tracing::debug!(%error, "an admin connection could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            if !may_administer(&stream) {
-                tracing::warn!("an admin connection of another user was refused");
-                continue;
-            }
-            let router = router.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request: Request<Incoming>| {
-                    router.clone().oneshot(request.map(Body::new))
-                });
-                let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "an admin connection ended early");
-                }
-                drop(permit);
-            });
-        }
-    }
-}
-
-/// Only root and whoever runs the supervisor.
-fn may_administer(stream: &Stream) -> bool {
-    let peer = stream.peer_creds().ok().and_then(|credentials| credentials.euid());
-    peer.is_some_and(|uid| uid == geteuid().as_raw() || Uid::from_raw(uid).is_root())
 }
 
 async fn update(
@@ -215,15 +152,26 @@ async fn rollback(
     run(&admin, &model, job)
 }
 
+async fn unload(
+    State(admin): State<Admin>,
+    extract::Path(model): extract::Path<String>,
+) -> Response<Body> {
+    let unloaded = async {
+        let model = admin.find(&model)?;
+        let _place = admin.place()?;
+        admin.updater.unload(&model).await
+    };
+    match unloaded.await {
+        Ok(unloaded) => Response::new(Body::from(line(&unloaded))),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
 /// Runs an update in a task of its own, so that it ends well also when the caller goes away.
 fn run(admin: &Admin, model: &str, job: Job) -> Response<Body> {
-    let Some(model) = admin.registry.find(Some(model)).cloned() else {
-        let message = format!("the model {model:?} is not served");
-        return refused(&RefusalKind::NotFound.because(message));
-    };
-    let Ok(call) = Arc::clone(&admin.calls).try_acquire_owned() else {
-        let message = format!("{CALLS_MAX} updates are under way already");
-        return refused(&RefusalKind::Busy.because(message));
+    let (model, place) = match admin.find(model).and_then(|model| Ok((model, admin.place()?))) {
+        Ok(found) => found,
+        Err(refusal) => return refused(&refusal),
     };
     let updater = Arc::clone(&admin.updater);
     let (lines, queue) = mpsc::channel::<Bytes>(STEPS_MAX);
@@ -244,7 +192,7 @@ fn run(admin: &Admin, model: &str, job: Job) -> Response<Body> {
             Err(refusal) => line(&json!({ "error": refusal })),
         };
         let _ = lines.send(last).await;
-        drop(call);
+        drop(place);
     });
     Response::new(Body::new(Lines(queue)))
 }
@@ -272,63 +220,4 @@ fn line(value: &impl Serialize) -> Bytes {
 
 fn refused(refusal: &Refusal) -> Response<Body> {
     Response::new(Body::from(line(&json!({ "error": refusal }))))
-}
-
-async fn status(State(admin): State<Admin>) -> Response<Body> {
-    let (reply, answer) = oneshot::channel();
-    // Where the dispatcher has gone there are no workers to show.
-    let _ = admin.events.send(Event::StatusAsked(reply)).await;
-    let workers = answer.await.unwrap_or_default();
-    let models = admin.registry.models();
-    let body = json!({
-        "models": models.iter().map(|model| model_status(model, &admin.store)).collect::<Vec<_>>(),
-        "workers": workers.iter().map(|worker| worker_status(worker, models)).collect::<Vec<_>>(),
-        "counters": *admin.counters,
-    });
-    axum_json(&body).into_response()
-}
-
-fn model_status(model: &Model, store: &Store) -> Value {
-    let serving = model.serving();
-    let record = serving.as_ref().map(|(_, record)| record);
-    json!({
-        "name": model.name,
-        "generation": serving.as_ref().map_or(0, |(generation, _)| *generation),
-        "version": record.map(|record| &record.version),
-        "task": record.map(|record| record.facts.task),
-        "dimension": record.map(|record| record.facts.dimension),
-        "drift": record.map(|record| record.drift),
-        "quarantined": store.quarantined(&model.name),
-        "source": model.source,
-    })
-}
-
-fn worker_status(worker: &worker::Status, models: &[Arc<Model>]) -> Value {
-    let generation =
-        |model: &Arc<Model>| (model.name.to_string(), json!(load(worker, model).generation));
-    let loads = |model: &Arc<Model>| {
-        let worker::Load { micros, compiled, at, .. } = load(worker, model);
-        let seconds_ago = at.map(|at| at.elapsed().as_secs());
-        let load =
-            json!({ "load_micros": micros, "compiled": compiled, "seconds_ago": seconds_ago });
-        (model.name.to_string(), load)
-    };
-    let mut value = json!(worker);
-    value["generations"] = Value::Object(models.iter().map(generation).collect());
-    value["loads"] = Value::Object(models.iter().map(loads).collect());
-    value["memory_bytes"] = json!(proportional_bytes(worker.pid));
-    value
-}
-
-fn load(worker: &worker::Status, model: &Model) -> worker::Load {
-    worker.loads.get(usize::from(model.slot)).copied().unwrap_or_default()
-}
-
-/// A process's share of all memory: its own, and of what it shares with others its part
-/// (`Pss` of proc_pid_smaps(5)). `None` where no process runs.
-fn proportional_bytes(pid: u32) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

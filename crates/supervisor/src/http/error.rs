@@ -17,7 +17,7 @@ use utoipa::{
 };
 
 use super::api::numbers::NotFinite;
-use crate::dispatch::gather::GatherError;
+use crate::{dispatch::gather::GatherError, models::update::NotServed};
 
 /// Why a request is not answered.
 #[derive(Clone, Debug)]
@@ -128,6 +128,7 @@ impl ApiError {
     fn code(&self) -> Option<&'static str> {
         match self.status {
             StatusCode::NOT_FOUND if self.param == Some("model") => Some("model_not_found"),
+            StatusCode::UNAUTHORIZED => Some("invalid_api_key"),
             _ => None,
         }
     }
@@ -162,6 +163,16 @@ impl Kind {
 impl From<NotFinite> for ApiError {
     fn from(error: NotFinite) -> Self {
         Self::new(Kind::Backend, error.to_string())
+    }
+}
+
+impl From<NotServed> for ApiError {
+    fn from(error: NotServed) -> Self {
+        let this = Self::new(Kind::Unhealthy, error.to_string());
+        match error {
+            NotServed::Unloaded(_) => this.with_status(StatusCode::NOT_FOUND).about("model"),
+            NotServed::Failed(_) => this,
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Connections: how many there may be, how long they may take, how they end. Requests are the
-//! [`super::router`]'s affair.
+//! Connections: how many there may be, how long they may take, how they end; in the clear or, with
+//! [`super::tls`], behind a handshake. Requests are the [`super::router`]'s affair.
 //!
 //! hyper's own header timeout also runs while a connection is idle, so it serves here as the
 //! idle timeout; a client that has begun a request and does not finish its headers is closed
@@ -20,7 +20,7 @@ use axum::{Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -28,20 +28,24 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time,
 };
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::counters::Counters;
+use super::{edge::Edge, tls::Tls};
+use crate::metrics::Metrics;
 
 /// Connections at once. Further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may be idle between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long a client may take to send the headers of a request it has begun.
+/// How long a client may take to send the headers of a request it has begun, or to shake hands.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's headers.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// How long the accept loop rests when descriptors are used up, rather than spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// What this listener speaks, as TLS names it (ALPN).
+const HTTP_1_1: &[u8] = b"http/1.1";
 /// How often the accept loop shows that it is alive when nobody connects.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -50,14 +54,21 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Listener {
     socket: TcpListener,
     router: Router,
-    counters: Arc<Counters>,
+    tls: Option<Arc<Tls>>,
+    metrics: Arc<Metrics>,
     ticks: Arc<AtomicU64>,
 }
 
 impl Listener {
-    /// A listener on a socket that is bound already.
-    pub(crate) fn new(socket: TcpListener, router: Router, counters: Arc<Counters>) -> Self {
-        Self { socket, router, counters, ticks: Arc::default() }
+    /// A listener on a socket that is bound already, with what stands before its routes.
+    pub(crate) fn new(
+        socket: TcpListener,
+        edge: &Edge,
+        routes: Router,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (router, tls) = (edge.around(routes), edge.tls.clone());
+        Self { socket, router, tls, metrics, ticks: Arc::default() }
     }
 
     /// A number that changes as long as the accept loop lives.
@@ -79,14 +90,14 @@ impl Listener {
                 _ = drain.wait_for(|drain| *drain) => break,
             };
             if let Some((stream, permit)) = connection {
-                self.serve(stream, permit, &graceful);
+                self.serve(stream, permit, &graceful, &drain);
             }
         }
         // Who is connected already, if not yet accepted, gets an answer too.
         while let Ok(Some((stream, permit))) =
             time::timeout(Duration::ZERO, self.accept(&permits)).await
         {
-            self.serve(stream, permit, &graceful);
+            self.serve(stream, permit, &graceful, &drain);
         }
         drop(self.socket);
         if time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
@@ -96,7 +107,7 @@ impl Listener {
 
     async fn accept(&self, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
         if permits.available_permits() == 0 {
-            self.counters.connections_delayed_total.add();
+            self.metrics.connections_delayed_total.add();
         }
         let permit = Arc::clone(permits).acquire_owned().await.ok()?;
         match self.socket.accept().await {
@@ -113,11 +124,75 @@ impl Listener {
         }
     }
 
-    fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+    fn serve(
+        &self,
+        stream: TcpStream,
+        permit: OwnedSemaphorePermit,
+        graceful: &GracefulShutdown,
+        drain: &watch::Receiver<bool>,
+    ) {
         // Small answers must not wait for more; where it cannot be set they do.
         let _ = stream.set_nodelay(true);
+        let permit = (permit, self.metrics.connected());
         let activity = Arc::new(Activity::default());
-        let router = self.router.clone();
+        let connection = Connection {
+            router: self.router.clone(),
+            tls: self.tls.clone(),
+            activity: Arc::clone(&activity),
+            // Taken now, so that a drain also waits for who is still shaking hands.
+            watcher: graceful.watcher(),
+            drain: drain.clone(),
+        };
+        // In a task of its own from the first byte on: no client holds up the next.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = connection.run(stream) => {}
+                () = activity.too_slow() => tracing::debug!("a client was too slow with its headers"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// A connection from its first byte on.
+struct Connection {
+    router: Router,
+    tls: Option<Arc<Tls>>,
+    activity: Arc<Activity>,
+    watcher: Watcher,
+    drain: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn run(mut self, stream: TcpStream) {
+        let Some(tls) = self.tls.take() else { return self.converse(stream, false).await };
+        // A client that never shakes hands is as slow as one that never ends its headers.
+        self.activity.set(Phase::Headers(Instant::now()));
+        let mut first = [0];
+        tokio::select! {
+            biased;
+            // The handshake meets the error again, if it is one.
+            _ = stream.peek(&mut first) => {}
+            // Who has said nothing yet is not waited for.
+            _ = self.drain.wait_for(|drain| *drain) => return,
+        }
+        // Asked for now: the certificate may have changed since the client connected.
+        match TlsAcceptor::from(tls.config(&[HTTP_1_1])).accept(stream).await {
+            Ok(stream) => {
+                let last = *self.drain.borrow();
+                if !last {
+                    self.activity.set(Phase::Idle);
+                }
+                self.converse(stream, last).await;
+            }
+            Err(error) => tracing::debug!(%error, "a client did not get through the handshake"),
+        }
+    }
+
+    /// Answers one request after the other; only the first one where it is the `last`, of a
+    /// client who shook hands while we drain and is about to ask.
+    async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
+        let Self { router, activity, watcher, .. } = self;
         let seen = Arc::clone(&activity);
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen) = (router.clone(), Arc::clone(&seen));
@@ -132,20 +207,19 @@ impl Listener {
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
             .max_header_size(HEADERS_BYTES_MAX)
-            .serve_connection(
-                TokioIo::new(Watched { stream, activity: activity.clone() }),
-                service,
-            );
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            tokio::select! {
-                result = connection => if let Err(error) = result {
-                    tracing::debug!(%error, "a connection ended early");
-                },
-                () = activity.too_slow() => tracing::debug!("a client was too slow with its headers"),
-            }
-            drop(permit);
-        });
+            .keep_alive(!last)
+            .serve_connection(TokioIo::new(Watched { stream, activity }), service);
+        let result = if last {
+            // Told to stop, hyper would close before it has read anything.
+            let result = connection.await;
+            drop(watcher);
+            result
+        } else {
+            watcher.watch(connection).await
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "a connection ended early");
+        }
     }
 }
 
@@ -200,14 +274,14 @@ impl Activity {
     }
 }
 
-/// A socket that tells [`Activity`] when bytes come.
+/// A socket, or the inside of TLS, that tells [`Activity`] when bytes come.
 #[derive(Debug)]
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     activity: Arc<Activity>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -222,7 +296,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -6,6 +6,9 @@ use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
 use super::router::App;
 
+/// Where the document is.
+pub(super) const PATH: &str = "/openapi.json";
+
 /// What the document says of the whole.
 pub(super) fn head() -> OpenApi {
     let license = LicenseBuilder::new().name("Apache-2.0 OR MIT").build();
@@ -23,7 +26,7 @@ pub(super) fn head() -> OpenApi {
 pub(super) fn route(document: &OpenApi) -> Router<App> {
     let json = printed(document);
     let answer = move || async move { ([(header::CONTENT_TYPE, "application/json")], json) };
-    Router::new().route("/openapi.json", get(answer))
+    Router::new().route(PATH, get(answer))
 }
 
 fn printed(document: &OpenApi) -> String {

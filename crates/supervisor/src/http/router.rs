@@ -6,32 +6,45 @@ use std::{future::Future, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode, Uri},
+    http::{Request, Response, StatusCode, Uri, header},
+    middleware,
     response::IntoResponse,
+    routing::{any, get},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use onnxd_proto::{layout::Record, message::Task};
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time,
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     api::{
         cohere, health,
-        inference::require_task,
+        inference::{admitted, require_task},
+        metrics,
+        oip::{infer, metadata},
         openai,
         tei::{embed, info, predict, rerank, root, tokens},
     },
     error::{ApiError, Contract, Kind},
-    openapi,
+    measure::measure,
+    openapi, repository,
+    unpack::{self, unpack},
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
-    models::registry::{Model, Registry},
+    metrics::Metrics,
+    models::{
+        registry::{Model, Registry},
+        update::Updater,
+    },
 };
 
 /// Bytes of a request's body, as TEI has it.
-const BODY_BYTES_MAX: usize = 2_000_000;
+pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -40,11 +53,19 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct App {
     pub registry: Arc<Registry>,
     pub dispatch: Arc<Dispatch>,
+    pub metrics: Arc<Metrics>,
+    /// Loads models on first use.
+    pub updater: Arc<Updater>,
     pub health: watch::Receiver<Health>,
     /// How many workers there are.
     pub workers: usize,
     pub limits: Limits,
+    /// Kibibytes that large bodies may have at once; see [`App::pay_for_body`].
+    pub bodies: Arc<Semaphore>,
 }
+
+/// Kibibytes of all large bodies that are read or answered at once.
+pub(crate) const BODIES_KIBIBYTES_MAX: usize = 512 * 1024;
 
 /// What a request may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -54,27 +75,81 @@ pub(crate) struct Limits {
 }
 
 impl App {
-    /// What the model serves, which must be for one of these tasks.
+    /// Room in memory for a request's body, if it is larger than `unpaid_max`: as many bytes as it
+    /// says it has, or `bytes_max` if it does not say or is packed. Held until it is answered.
     ///
     /// # Errors
-    /// 424 where it is for something else; 503 where nothing is served.
-    #[expect(clippy::unused_async, reason = "a model may have to be loaded first")]
+    /// 429 where other large bodies take all the room.
+    pub(crate) fn pay_for_body(
+        &self,
+        request: &Request<Body>,
+        unpaid_max: usize,
+        bytes_max: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        let size = hyper::body::Body::size_hint(request.body()).exact();
+        let packed = request.headers().contains_key(header::CONTENT_ENCODING);
+        let bytes = match size.and_then(|size| usize::try_from(size).ok()) {
+            Some(bytes) if !packed => bytes.min(bytes_max),
+            _ => bytes_max,
+        };
+        if bytes <= unpaid_max {
+            return Ok(None);
+        }
+        let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let paid = Arc::clone(&self.bodies).try_acquire_many_owned(kibibytes);
+        paid.map(Some).map_err(|_| {
+            let message = "the server is overloaded: large bodies take all the room there is";
+            let error = ApiError::new(Kind::Overloaded, message);
+            ApiError { retry_after: Some(Duration::from_secs(1)), ..error }
+        })
+    }
+
+    /// What the model serves, which must be for one of these tasks. It is loaded first if nobody
+    /// has used it yet.
+    ///
+    /// # Errors
+    /// 424 where it is for something else; 404 where it is unloaded, 503 where it cannot be
+    /// loaded.
     pub(crate) async fn ready(
         &self,
         model: &Model,
         tasks: &[Task],
     ) -> Result<Arc<Record>, ApiError> {
+        let _admitted = admitted(self, model, None).await?;
         require_task(model, tasks)
     }
 }
 
+/// What the repository API has, which is not here; see [`repository::elsewhere`].
+const ELSEWHERE: &str = "/v2/repository/{*rest}";
+/// Routes that the document does not describe.
+const UNDESCRIBED: [&str; 3] = ["/metrics", openapi::PATH, ELSEWHERE];
+
+/// The templates of all public routes, which metrics name them by.
+pub(crate) fn templates() -> Vec<String> {
+    let described = described().into_openapi().paths.paths.into_keys();
+    described.chain(UNDESCRIBED.map(str::to_owned)).collect()
+}
+
 /// All public routes.
 pub(crate) fn router(app: App) -> Router {
+    let measure = middleware::from_fn_with_state(Arc::clone(&app.metrics), measure);
     let (router, document) = described().split_for_parts();
     router
         .merge(openapi::route(&document))
+        .route("/metrics", get(metrics::metrics))
+        .route(ELSEWHERE, any(repository::elsewhere))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(measure)
+        .with_state(app)
+}
+
+/// Health alone, for listeners that serve something else.
+pub(crate) fn health(app: App) -> Router {
+    Router::new()
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::ready))
         .with_state(app)
 }
 
@@ -101,6 +176,19 @@ pub(super) fn described() -> OpenApiRouter<App> {
         .routes(routes!(cohere::rerank_v2))
         .routes(routes!(cohere::embed_v1))
         .routes(routes!(cohere::embed_v2))
+        .routes(routes!(metadata::server))
+        .routes(routes!(metadata::models))
+        .routes(routes!(metadata::all_statistics))
+        .routes(routes!(metadata::model))
+        .routes(routes!(metadata::model_version))
+        .routes(routes!(metadata::ready))
+        .routes(routes!(metadata::ready_version))
+        .routes(routes!(metadata::config))
+        .routes(routes!(metadata::config_version))
+        .routes(routes!(metadata::statistics))
+        .routes(routes!(metadata::statistics_version))
+        .routes(routes!(infer::infer))
+        .routes(routes!(infer::infer_version))
 }
 
 async fn not_found(uri: Uri) -> Response<Body> {
@@ -122,17 +210,21 @@ async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Bo
 /// # Errors
 /// 413 where it is too long, 408 where it takes too long, 400 where it breaks off.
 pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
-    read_limited(request, BODY_BYTES_MAX).await
+    read_body_within(request, BODY_BYTES_MAX).await
 }
 
 /// The same with another limit.
-pub(crate) async fn read_limited(
+///
+/// # Errors
+/// As above.
+pub(crate) async fn read_body_within(
     request: Request<Body>,
     bytes_max: usize,
 ) -> Result<Bytes, ApiError> {
     let wrong =
         |status, message: String| Err(ApiError::new(Kind::Validation, message).with_status(status));
     let too_long = format!("the body is longer than {bytes_max} bytes");
+    let packing = unpack::packing(request.headers())?;
     let body = request.into_body();
     // What says beforehand that it is too long is not waited for.
     if hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
@@ -140,7 +232,13 @@ pub(crate) async fn read_limited(
     }
     let limited = Limited::new(body, bytes_max);
     match time::timeout(BODY_TIMEOUT, limited.collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(body)) => match packing {
+            None => Ok(body.to_bytes()),
+            Some(packing) => {
+                let packed = body.to_bytes();
+                tokio::task::block_in_place(|| unpack(&packed, packing, bytes_max))
+            }
+        },
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long)
         }
@@ -170,4 +268,45 @@ pub(crate) async fn respond(
         }
         response.into_response()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::control_page::ControlPage;
+    use tokio::sync::mpsc;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::dispatch::gather;
+
+    #[tokio::test]
+    async fn every_template_has_a_route_and_is_counted_as_it() {
+        let metrics = Arc::new(Metrics::new(&templates()));
+        let (events, _incoming) = mpsc::channel(1);
+        let limits = gather::Limits { items: 1, timeout: Duration::from_secs(1) };
+        let dispatch = Dispatch::new(events, Arc::clone(&metrics), limits, Arc::default(), 0);
+        let page = ControlPage::create().unwrap();
+        let registry = Arc::new(Registry::new(&[], page, Arc::clone(&metrics)));
+        let app = App {
+            updater: Arc::new(Updater::of_no_model(&registry, &metrics)),
+            registry,
+            dispatch: Arc::new(dispatch),
+            metrics: Arc::clone(&metrics),
+            health: watch::channel(Health::default()).1,
+            workers: 0,
+            limits: Limits { client_batch: 1 },
+            bodies: Arc::new(Semaphore::new(1)),
+        };
+        let router = router(app);
+        for template in templates() {
+            let template = template.as_str();
+            let request = Request::trace(template).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            // This one refuses every method by itself.
+            let status = if template == ELSEWHERE { 403 } else { 405 };
+            assert_eq!(response.status(), status, "{template}");
+            let counted = metrics.routes.find(Some(template)).by_status();
+            assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (status, 1)], "{template}");
+        }
+    }
 }

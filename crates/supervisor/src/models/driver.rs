@@ -1,12 +1,13 @@
 //! Does what a model's [`line`](super::line) asks for: a task for each model that stages, checks,
 //! has workers load ahead, records and commits, and tells callers how it goes. Decides nothing.
 
+mod steps;
+
 use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
 
 use onnxd_proto::{
-    generation::Generation,
     layout::Record,
-    message::{Checked, Drift, Facts, Refusal, RefusalKind},
+    message::{Checked, Drift, Facts, Refusal},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -15,12 +16,13 @@ use tokio::{
 };
 
 use super::{
-    events::{Action, CallId, Committed, Event, Job, Version},
-    find::{Found, find, require_dimension},
+    events::{Action, CallId, Committed, Event, Job},
+    find::Found,
+    gate::Presence,
     line::Line,
     registry::Model,
     store::{Hold, Staged},
-    update::{LineHandle, Means, Outcome, Progress, Step},
+    update::{LineHandle, Load, Means, Outcome, Progress, Step},
 };
 use crate::dispatch;
 
@@ -31,6 +33,7 @@ const INPUTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) enum Input {
     Called(CallId, Job, Caller),
+    Wanted(CallId, Load, Caller),
     Happened(Event),
     Staging { bytes: u64, of: u64 },
     Staged(Result<Found, Refusal>),
@@ -104,12 +107,20 @@ impl Driver {
                 () = sleep_until(deadline) => Input::Happened(Event::Ticked),
             };
             let Some(event) = self.take_in(input) else { continue };
-            for action in self.line.handle(Instant::now(), event) {
+            let actions = self.line.handle(Instant::now(), event);
+            let presence = self.line.presence();
+            // A gate is closed before anything follows from that, and open when what it opens for
+            // serves: see `commit`.
+            if presence != Presence::Loaded {
+                self.model.gate.set(presence);
+            }
+            for action in actions {
                 if matches!(action, Action::Commit(_)) {
                     self.model.settle().await;
                 }
                 self.act(action);
             }
+            self.model.gate.set(presence);
         }
     }
 
@@ -121,6 +132,10 @@ impl Driver {
                 self.callers.insert(id, caller);
                 Event::Called(id, job)
             }
+            Input::Wanted(id, load, caller) => {
+                self.callers.insert(id, caller);
+                Event::Wanted(id, load)
+            }
             Input::Staging { bytes, of } => {
                 self.tell(Step::Staging { bytes, of });
                 return None;
@@ -131,6 +146,10 @@ impl Driver {
                 self.facts = found.facts;
                 self.drift = None;
                 self.hold = Some(found.hold);
+                if let (Some(generation), Some(record)) = (found.candidate.durable, found.record) {
+                    tracing::info!(model = %self.model.name, generation, "the last durable generation is to serve");
+                    self.record = Some(Arc::new(record));
+                }
                 if bytes > 0 {
                     self.tell(Step::Staged { version, bytes, seconds });
                 }
@@ -173,18 +192,7 @@ impl Driver {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Stage(job) => {
-                (self.asked, self.loaded) = (0, 0);
-                let (store, model) = (Arc::clone(&self.means.store), Arc::clone(&self.model));
-                let inputs = self.inputs.clone();
-                let copied = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
-                let background = self.means.background.clone();
-                let near = self.means.checker.demands_nearness();
-                self.spawn(async move {
-                    let find = move || find(&store, &model, &job, near, &copied);
-                    Input::Staged(background.run(find).await)
-                });
-            }
+            Action::Stage(job) => self.stage(job),
             Action::Check(job) => {
                 let check = self.check(&job);
                 self.spawn(async move { Input::Checked(check.await) });
@@ -216,49 +224,22 @@ impl Driver {
                 });
             }
             Action::AnnounceRollback { from, to } => {
-                self.means.counters.automatic_rollbacks_total.add();
+                self.means.metrics.automatic_rollbacks_total.add();
                 tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice in the probation of a generation: going back by itself");
             }
             Action::RollbackFailed(refusal) => {
                 tracing::error!(model = %self.model.name, %refusal, "could not go back by itself: the version that failed serves on");
             }
-            Action::Forget(serving) => {
+            Action::Forget => {
                 let (events, slot) = (self.means.events.clone(), self.model.slot);
                 tokio::spawn(async move {
-                    let _ = events.send(dispatch::Event::Forget(slot, serving)).await;
+                    let _ = events.send(dispatch::Event::Forget(slot)).await;
                 });
             }
+            Action::Drain => self.drain(),
+            Action::Unload => self.unload(),
             Action::Discard => (self.staged, self.hold) = (None, None),
         }
-    }
-
-    fn commit(&mut self, generation: Generation) {
-        let Some(record) = self.record.take() else { return };
-        let version = record.version.as_str();
-        tracing::info!(model = %self.model.name, generation, version, "committed");
-        if let Some((_, before)) = self.model.serving().filter(|(_, it)| it.version != version) {
-            self.before = Some(self.means.store.hold(&before.version));
-        }
-        self.means.registry.commit(self.model.slot, generation, Arc::clone(&record));
-        if self.asked > 0 {
-            // Where it does not fit the queue, there are requests enough to make workers follow.
-            let _ = self.means.events.try_send(dispatch::Event::Committed);
-        }
-        self.clean_up();
-    }
-
-    /// Forgets the running update and removes what nobody needs any more.
-    fn clean_up(&mut self) {
-        (self.staged, self.hold) = (None, None);
-        let (store, registry) = (Arc::clone(&self.means.store), Arc::clone(&self.means.registry));
-        let background = self.means.background.clone();
-        tokio::spawn(async move {
-            let retire = move || {
-                store.retire(&registry.recently_served());
-                Ok(())
-            };
-            background.run(retire).await
-        });
     }
 
     fn answer(&mut self, id: CallId, result: Result<Committed, Refusal>) {
@@ -294,69 +275,6 @@ impl Driver {
         if let Some(caller) = caller {
             let _ = caller.progress.try_send(step);
         }
-    }
-
-    /// Tries what is staged, compares it with what serves, and keeps it.
-    fn check(
-        &mut self,
-        job: &Job,
-    ) -> impl Future<Output = Result<Checked, Refusal>> + Send + 'static {
-        let staged = self.staged.take();
-        let (checker, store) = (self.means.checker.clone(), Arc::clone(&self.means.store));
-        let serving = self.model.serving();
-        let allow_dimension_change = job.allow_dimension_change;
-        let inputs = self.inputs.clone();
-        let background = self.means.background.clone();
-        async move {
-            let Some(staged) = staged else {
-                return Err(RefusalKind::Internal.because("there is nothing to check"));
-            };
-            let layout = store.layout();
-            let kept = layout.version(&staged.version);
-            let folder = staged.folder().unwrap_or(&kept);
-            let compiled = layout.compiled(&staged.version);
-            let beside = serving.as_ref().map(|(_, record)| layout.compiled(&record.version));
-            let passed = |part| drop(inputs.try_send(Input::Passed(part)));
-            let checked = checker.check(folder, &compiled, beside.as_deref(), passed).await?;
-            let facts = &checked.facts;
-            let dimension = serving.map(|(_, record)| record.facts.dimension);
-            let is_far = checker.demands_nearness()
-                && dimension == Some(facts.dimension)
-                && checked.drift.is_none();
-            if let Some(serving) = dimension {
-                require_dimension(facts.dimension, serving, allow_dimension_change)?;
-            }
-            // Without what it is compared with, nobody can say that it is near.
-            if is_far {
-                let message = "--min-cosine is set, and the embeddings of the serving version that it is about are gone; the next start makes them again";
-                return Err(RefusalKind::Drift.because(message));
-            }
-            background.run(move || store.keep(staged)).await?;
-            Ok(checked)
-        }
-    }
-
-    fn write_record(&mut self, generation: Generation, version: Version) {
-        let Some(facts) = self.facts.clone() else {
-            let refusal = RefusalKind::Internal.because("nothing is known of the version");
-            let inputs = self.inputs.clone();
-            tokio::spawn(async move {
-                let _ = inputs.send(Input::Happened(Event::Recorded(Err(refusal)))).await;
-            });
-            return;
-        };
-        let source = self.model.source.clone();
-        let drift = self.drift;
-        let record = Arc::new(Record { version, configured_source: source, facts, drift });
-        self.record = Some(Arc::clone(&record));
-        let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
-        let inputs = self.inputs.clone();
-        let background = self.means.background.clone();
-        // Not a step that is given up: once it has begun its outcome is awaited.
-        tokio::spawn(async move {
-            let written = background.run(move || store.record(&model, generation, &record)).await;
-            let _ = inputs.send(Input::Happened(Event::Recorded(written))).await;
-        });
     }
 }
 

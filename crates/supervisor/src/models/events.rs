@@ -33,13 +33,20 @@ pub(crate) enum Target {
     Generation(Option<Generation>),
     /// A version that is kept: the way back from a failed probation.
     Version(Version),
+    /// What served last before the start, if the model's source is still the same, else the
+    /// source: what is loaded at start or on first use.
+    Last,
+    /// None: the model is unloaded.
+    Nothing,
 }
 
 /// What happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    /// Somebody asks for an update.
+    /// Somebody asks for an update, or to have the model unloaded.
     Called(CallId, Job),
+    /// Somebody needs the model to serve, whatever its content.
+    Wanted(CallId, Load),
     /// The content stands in the state directory, or was found there.
     Staged(Result<Candidate, Refusal>),
     /// The checker has spoken, and what it accepted is kept.
@@ -56,6 +63,10 @@ pub(crate) enum Event {
     WorkerFailed(Generation),
     /// The record of the new generation is durable, or could not be written.
     Recorded(Result<(), Refusal>),
+    /// What the model had accepted before it was to be unloaded is answered.
+    Drained,
+    /// Workers have dropped what they had of the model.
+    Unloaded,
     /// Time has passed.
     Ticked,
     /// Nothing that is not decided yet shall be decided.
@@ -71,6 +82,8 @@ pub(crate) struct Candidate {
     pub unchecked: bool,
     /// Whether it failed its probation before.
     pub quarantined: bool,
+    /// The generation that it was when it served last, where it is to be that again.
+    pub durable: Option<Generation>,
 }
 
 /// What is to be done.
@@ -101,8 +114,13 @@ pub(crate) enum Action {
     },
     /// The line could not go back by itself; the version that failed serves on.
     RollbackFailed(Refusal),
-    /// What workers have loaded ahead is not needed: they serve this version.
-    Forget(Version),
+    /// What workers have loaded ahead is not needed.
+    Forget,
+    /// Admit nothing more, and wait for what was admitted; answer [`Event::Drained`].
+    Drain,
+    /// From now on nothing is served; have workers drop what they have, and answer
+    /// [`Event::Unloaded`].
+    Unload,
     /// What was staged is not needed any more.
     Discard,
 }
@@ -110,9 +128,9 @@ pub(crate) enum Action {
 /// What a caller learns of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Committed {
-    /// What serves now.
+    /// What serves now; 0 is none.
     pub generation: Generation,
-    /// Its content.
+    /// Its content, or what it was.
     pub version: Version,
     /// What served before; 0 is none.
     pub previous: Generation,

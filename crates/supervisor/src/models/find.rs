@@ -1,7 +1,13 @@
 //! Which content an update is about: stages a source, or finds a version that is kept, and says
 //! what is known of it. Called by a model's [`driver`](super::driver), on a thread that may block.
 
-use onnxd_proto::message::{Facts, Refusal, RefusalKind};
+use std::path::Path;
+
+use onnxd_proto::{
+    generation::Generation,
+    layout::Record,
+    message::{Facts, Refusal, RefusalKind},
+};
 
 use super::{
     events::{Candidate, Job, Target},
@@ -19,6 +25,8 @@ pub(super) struct Found {
     pub bytes: u64,
     /// What an earlier check found out.
     pub facts: Option<Facts>,
+    /// Its record, where it is durable already.
+    pub record: Option<Record>,
     /// Keeps it from being removed meanwhile.
     pub hold: Hold,
 }
@@ -45,13 +53,21 @@ pub(super) fn find(
     demands_nearness: bool,
     copied: &dyn Fn(u64, u64),
 ) -> Result<Found, Refusal> {
-    let serving = model.serving().map(|(_, record)| record);
+    // Vectors that an unloaded model made are compared with those of its next generation, too.
+    let serving = model.last().map(|(_, record)| record);
+    let stage = |from: &Path| {
+        let staged = store.stage(&Directory::open(from)?, copied)?;
+        let (version, bytes) = (staged.version.clone(), staged.bytes);
+        Ok((Some(staged), version, bytes))
+    };
     let (staged, version, bytes) = match job.target.clone() {
-        Target::Source(from) => {
-            let source = Directory::open(from.as_deref().unwrap_or(&model.source))?;
-            let staged = store.stage(&source, copied)?;
-            let (version, bytes) = (staged.version.clone(), staged.bytes);
-            (Some(staged), version, bytes)
+        Target::Source(from) => stage(from.as_deref().unwrap_or(&model.source))?,
+        Target::Last => match last(store, model)? {
+            Some((generation, record)) => return Ok(found_again(store, generation, record)),
+            None => stage(&model.source)?,
+        },
+        Target::Nothing => {
+            return Err(RefusalKind::Internal.because("nothing has no content to find"));
         }
         Target::Generation(to) => {
             let serving = serving.as_ref().map(|record| record.version.as_str());
@@ -74,9 +90,33 @@ pub(super) fn find(
     // A source that was served once may be far from what serves now.
     let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));
     let candidate = Candidate {
+        durable: None,
         quarantined: store.is_quarantined(&model.name, &version),
         unchecked: facts.is_none() || is_far,
         version,
     };
-    Ok(Found { candidate, staged, bytes, facts, hold })
+    Ok(Found { candidate, staged, bytes, facts, record: None, hold })
+}
+
+/// What served last before the start, if the configuration still names the same source: another
+/// source is another model to stage.
+fn last(store: &Store, model: &Model) -> Result<Option<(Generation, Record)>, Refusal> {
+    let newest = store.newest(&model.name).map_err(|error| {
+        RefusalKind::Internal.because(format!("the state directory is damaged: {error}"))
+    })?;
+    Ok(newest.filter(|(_, record)| record.configured_source == model.source))
+}
+
+fn found_again(store: &Store, generation: Generation, record: Record) -> Found {
+    let version = record.version.clone();
+    let hold = store.hold(&version);
+    let durable = Some(generation);
+    Found {
+        candidate: Candidate { version, unchecked: false, quarantined: false, durable },
+        staged: None,
+        bytes: 0,
+        facts: Some(record.facts.clone()),
+        record: Some(record),
+        hold,
+    }
 }

@@ -10,6 +10,12 @@
 //! runs, one waits; a newer call takes the waiting one's place, and whoever asked for that one is
 //! told which generation came instead. After a commit the new version is on probation: if its
 //! workers fail twice in that time, the line goes back to the version before by itself.
+//!
+//! An unload stands in the same line: draining, unloading, idle. Requests that need a model of which
+//! nothing serves wait in it, too, and all of them cause one load, see [`Wanted`].
+
+mod ahead;
+mod outcome;
 
 use std::{
     collections::VecDeque,
@@ -22,7 +28,7 @@ use onnxd_proto::{
 };
 
 use super::events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version};
-use super::{pace::Pace, probation::Probation, update::Load};
+use super::{gate::Presence, pace::Pace, probation::Probation, update::Load, wanted::Wanted};
 use crate::pool::WorkerId;
 
 /// Callers that may wait in one line. More are refused.
@@ -48,6 +54,9 @@ pub(crate) struct Line {
     waiting: Option<Waiting>,
     pace: Pace,
     probation: Option<Probation>,
+    wanted: Wanted,
+    /// Whether it was told to serve nothing.
+    unloaded: bool,
     stopped: bool,
     /// What the event that is being handled leads to.
     actions: Vec<Action>,
@@ -57,12 +66,14 @@ pub(crate) struct Line {
 #[derive(Debug)]
 struct Running {
     job: Job,
-    /// Who asked for it; nobody where the line goes back by itself.
+    /// Who asked for it; nobody where the line goes back by itself or loads what is wanted.
     caller: Option<CallId>,
     /// Who asked for something that this update took the place of.
     superseded: Vec<CallId>,
     phase: Phase,
     version: Version,
+    /// Its number, where its record is durable already.
+    durable: Option<Generation>,
     /// What it is to end, where the line goes back by itself.
     ends: Option<Probation>,
 }
@@ -75,6 +86,8 @@ enum Phase {
     AskingWorkers,
     Loading { worker: WorkerId, deadline: Instant, rest: VecDeque<WorkerId>, so_far: LoadedSoFar },
     Recording(Generation),
+    Draining,
+    Unloading,
 }
 
 /// How workers that were asked to load ahead have fared.
@@ -108,6 +121,8 @@ impl Line {
             waiting: None,
             pace: Pace::default(),
             probation: None,
+            wanted: Wanted::default(),
+            unloaded: false,
             stopped: false,
             actions: Vec::new(),
         }
@@ -123,6 +138,19 @@ impl Line {
         self.running.is_none()
     }
 
+    /// Whether the model is there.
+    pub(crate) fn presence(&self) -> Presence {
+        let running = self.running.as_ref().map(|running| &running.job);
+        let waiting = self.waiting.as_ref().map(|waiting| &waiting.job);
+        match &self.serving {
+            _ if running.is_some_and(Job::is_unload) => Presence::Unloading,
+            Some(_) => Presence::Loaded,
+            None if running.or(waiting).is_some_and(|job| !job.is_unload()) => Presence::Loading,
+            None if self.unloaded => Presence::Unloaded,
+            None => Presence::NotLoaded,
+        }
+    }
+
     /// When [`Event::Ticked`] has to come next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.running.as_ref().map(|running| &running.phase) {
@@ -136,8 +164,9 @@ impl Line {
     pub(crate) fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Called(caller, job) => self.call(caller, job),
-            Event::Staged(result) => self.staged(result),
-            Event::Checked(result) => self.checked(result),
+            Event::Wanted(caller, load) => self.want(now, caller, load),
+            Event::Staged(result) => self.staged(now, result),
+            Event::Checked(result) => self.checked(now, result),
             Event::Workers(workers) => {
                 self.load_next(now, workers.into(), LoadedSoFar::default());
             }
@@ -148,8 +177,10 @@ impl Line {
             Event::WorkerAbsent(worker) => self.worker_gone(now, worker, 0),
             Event::WorkerFailed(generation) => self.worker_failed(now, generation),
             Event::Recorded(result) => self.recorded(now, result),
+            Event::Drained => self.drained(),
+            Event::Unloaded => self.end_unload(),
             Event::Ticked => self.ticked(now),
-            Event::Stopped => self.stop(),
+            Event::Stopped => self.stop(now),
         }
         self.next(now);
         std::mem::take(&mut self.actions)
@@ -171,6 +202,23 @@ impl Line {
             superseded.push(older.caller);
         }
         self.waiting = Some(Waiting { job, caller, superseded });
+    }
+
+    /// Answers at once, or when something serves.
+    fn want(&mut self, now: Instant, caller: CallId, load: Load) {
+        let result = match (self.presence(), &self.serving) {
+            _ if self.stopped => Err(RefusalKind::Busy.because("onnxd is stopping")),
+            (Presence::Unloading | Presence::Unloaded, _) => Err(is_unloaded()),
+            (_, Some((generation, version))) => {
+                let (generation, version) = (*generation, version.clone());
+                Ok(Committed { generation, version, previous: generation, load })
+            }
+            (_, None) => match self.wanted.add(now, caller, load) {
+                Ok(()) => return,
+                Err(refusal) => Err(refusal),
+            },
+        };
+        self.actions.push(Action::Answer(caller, result));
     }
 
     /// Starts what waits, if nothing runs and the pace allows it. Going back from a failed
@@ -198,131 +246,81 @@ impl Line {
             }
             return;
         }
-        if !self.pace.allows(now) {
-            return;
-        }
-        if let Some(Waiting { job, caller, superseded }) = self.waiting.take() {
+        let paced = self.pace.allows(now);
+        if let Some(Waiting { job, caller, superseded }) = self.waiting.take_if(|_| paced) {
             self.pace.begun(now);
             self.start(job, Some(caller), superseded);
+        } else if self.waiting.is_none() && !self.wanted.is_empty() {
+            let job = Job {
+                target: Target::Last,
+                load: self.wanted.load(),
+                force: true,
+                allow_dimension_change: true,
+            };
+            self.start(job, None, Vec::new());
         }
     }
 
     fn start(&mut self, job: Job, caller: Option<CallId>, superseded: Vec<CallId>) {
-        self.actions.push(Action::Stage(job.clone()));
-        let (phase, version) = (Phase::Staging, Version::new());
-        self.running = Some(Running { job, caller, superseded, phase, version, ends: None });
+        let (phase, action) = match job.is_unload() {
+            true => (Phase::Draining, Action::Drain),
+            false => (Phase::Staging, Action::Stage(job.clone())),
+        };
+        self.actions.push(action);
+        let (version, durable, ends) = (Version::new(), None, None);
+        self.running = Some(Running { job, caller, superseded, phase, version, durable, ends });
     }
 
-    fn staged(&mut self, result: Result<Candidate, Refusal>) {
+    fn staged(&mut self, now: Instant, result: Result<Candidate, Refusal>) {
         let Some(running) = self.running.as_mut() else {
             return self.actions.push(Action::Discard);
         };
         match result {
-            Err(refusal) => self.refuse(&refusal),
+            Err(refusal) => self.refuse(now, &refusal),
             Ok(candidate) if candidate.quarantined && !running.job.force => {
                 self.actions.push(Action::Discard);
                 let refusal = RefusalKind::Quarantined.because(
                     "this version failed its probation before; --force serves it nevertheless",
                 );
-                self.refuse(&refusal);
+                self.refuse(now, &refusal);
             }
             Ok(candidate) => {
                 running.version = candidate.version;
+                running.durable = candidate.durable;
                 if candidate.unchecked {
                     running.phase = Phase::Checking;
                     self.actions.push(Action::Check(running.job.clone()));
                 } else {
-                    self.prepare();
+                    self.prepare(now);
                 }
             }
         }
     }
 
-    fn checked(&mut self, result: Result<(), Refusal>) {
+    fn checked(&mut self, now: Instant, result: Result<(), Refusal>) {
         match result {
-            Ok(()) => self.prepare(),
-            Err(refusal) => self.refuse(&refusal),
+            Ok(()) => self.prepare(now),
+            Err(refusal) => self.refuse(now, &refusal),
         }
     }
 
     /// The content is kept: load it ahead, or go on to the record.
-    fn prepare(&mut self) {
+    fn prepare(&mut self, now: Instant) {
         let Some(running) = self.running.as_mut() else { return };
         let same = self.serving.as_ref().is_some_and(|(_, version)| *version == running.version);
         if running.job.load == Load::Ahead && !same {
             running.phase = Phase::AskingWorkers;
             self.actions.push(Action::AskWorkers);
         } else {
-            self.record();
+            self.record(now);
         }
     }
 
-    /// Asks the first of `rest` to load, or goes on when all have been asked.
-    fn load_next(&mut self, now: Instant, mut rest: VecDeque<WorkerId>, so_far: LoadedSoFar) {
+    fn record(&mut self, now: Instant) {
         let Some(running) = self.running.as_mut() else { return };
-        let Some(worker) = rest.pop_front() else {
-            return match so_far {
-                // Committed, it would end them again and again, and nobody would serve.
-                LoadedSoFar { loaded: 0, ended } if ended > 0 => {
-                    let message = format!("workers ended while they loaded it: all {ended}");
-                    self.refuse(&RefusalKind::Crash.because(message));
-                }
-                _ => self.record(),
-            };
-        };
-        self.actions.push(Action::LoadAhead(worker, running.version.clone()));
-        let deadline = now + self.times.load_ahead;
-        running.phase = Phase::Loading { worker, deadline, rest, so_far };
-    }
-
-    fn loaded(
-        &mut self,
-        now: Instant,
-        worker: WorkerId,
-        version: &Version,
-        result: Result<(), String>,
-    ) {
-        let Some(running) = self.running.as_mut() else { return };
-        let Phase::Loading { worker: asked, rest, so_far, .. } = &mut running.phase else { return };
-        if *asked != worker || running.version != *version {
-            return;
+        if let Some(generation) = running.durable {
+            return self.commit(now, generation);
         }
-        let (rest, mut so_far) = (std::mem::take(rest), *so_far);
-        so_far.loaded += usize::from(result.is_ok());
-        match result {
-            Ok(()) => self.load_next(now, rest, so_far),
-            Err(reason) => {
-                let message = format!("worker {worker} cannot load the checked version: {reason}");
-                self.refuse(&RefusalKind::Load.because(message));
-            }
-        }
-    }
-
-    /// A worker that ends while it loads is not waited for: its next process loads what is
-    /// committed then. `accuses` counts it against the version.
-    fn worker_gone(&mut self, now: Instant, worker: WorkerId, accuses: usize) {
-        let Some(running) = self.running.as_mut() else { return };
-        let Phase::Loading { worker: asked, rest, so_far, .. } = &mut running.phase else { return };
-        rest.retain(|other| *other != worker);
-        if *asked == worker {
-            so_far.ended += accuses;
-            let (rest, so_far) = (std::mem::take(rest), *so_far);
-            self.load_next(now, rest, so_far);
-        }
-    }
-
-    fn ticked(&mut self, now: Instant) {
-        let Some(running) = self.running.as_mut() else { return };
-        let Phase::Loading { deadline, rest, so_far, .. } = &mut running.phase else { return };
-        if *deadline <= now {
-            // It loads when it notices the commit; its requests wait, as they do with `lazy`.
-            let (rest, so_far) = (std::mem::take(rest), *so_far);
-            self.load_next(now, rest, so_far);
-        }
-    }
-
-    fn record(&mut self) {
-        let Some(running) = self.running.as_mut() else { return };
         // Given out, whatever becomes of it.
         self.last += 1;
         running.phase = Phase::Recording(self.last);
@@ -331,41 +329,20 @@ impl Line {
 
     fn recorded(&mut self, now: Instant, result: Result<(), Refusal>) {
         if let Err(refusal) = result {
-            return self.refuse(&refusal);
+            return self.refuse(now, &refusal);
         }
-        let Some(running) = self.running.take() else { return };
-        let Phase::Recording(generation) = running.phase else {
-            self.running = Some(running);
-            return;
-        };
-        self.actions.push(Action::Commit(generation));
-        let previous = self.serving.replace((generation, running.version.clone()));
-        let before = previous.as_ref().map(|(_, version)| version);
-        self.probation = match running.caller {
-            // Back to what served before: nothing is new.
-            None => None,
-            Some(_) => {
-                // It failed while this update was on its way.
-                if let Some(failed) = self.probation.as_ref().filter(|before| before.has_failed())
-                    && failed.version != running.version
-                {
-                    self.actions.push(Action::Quarantine(failed.version.clone()));
-                }
-                let until = now + self.times.probation;
-                Probation::after(self.probation.take(), generation, &running.version, before, until)
-            }
-        };
-        let previous = previous.map_or(0, |(generation, _)| generation);
-        let load = running.job.load;
-        let version = running.version;
-        if let Some(caller) = running.caller {
-            let committed = Committed { generation, version, previous, load };
-            self.actions.push(Action::Answer(caller, Ok(committed)));
+        if let Some(Running { phase: Phase::Recording(generation), .. }) = self.running {
+            self.commit(now, generation);
         }
-        let message = format!("superseded by a newer update, which is generation {generation}");
-        for caller in running.superseded {
-            let refusal = RefusalKind::Superseded.because(message.clone());
-            self.actions.push(Action::Answer(caller, Err(refusal)));
+    }
+
+    /// Nothing is admitted, and what was is answered: nothing serves from now on.
+    fn drained(&mut self) {
+        if let Some(running) = self.running.as_mut()
+            && matches!(running.phase, Phase::Draining)
+        {
+            running.phase = Phase::Unloading;
+            self.actions.push(Action::Unload);
         }
     }
 
@@ -375,45 +352,20 @@ impl Line {
             probation.failed(generation);
         }
     }
+}
 
-    /// Ends the running update without a commit.
-    fn refuse(&mut self, refusal: &Refusal) {
-        let Some(running) = self.running.take() else { return };
-        match running.caller {
-            Some(caller) => self.actions.push(Action::Answer(caller, Err(refusal.clone()))),
-            None => {
-                // Two further failures try it again.
-                self.probation = running.ends;
-                self.actions.push(Action::RollbackFailed(refusal.clone()));
-            }
-        }
-        if let (Phase::Loading { .. }, Some((_, serving))) = (&running.phase, &self.serving) {
-            // Who has loaded it already would keep it for nothing.
-            self.actions.push(Action::Forget(serving.clone()));
-        }
-        let message = format!("superseded by a newer update, which was refused: {refusal}");
-        for caller in running.superseded {
-            let refusal = RefusalKind::Superseded.because(message.clone());
-            self.actions.push(Action::Answer(caller, Err(refusal)));
-        }
-    }
-
-    fn stop(&mut self) {
-        self.stopped = true;
-        let refusal = RefusalKind::Busy.because("onnxd is stopping");
-        // A record that may be durable already decides for itself.
-        let recording = |running: &Running| matches!(running.phase, Phase::Recording(_));
-        if !self.running.as_ref().is_some_and(recording) {
-            self.refuse(&refusal);
-        }
-        if let Some(waiting) = self.waiting.take() {
-            for caller in waiting.superseded.into_iter().chain([waiting.caller]) {
-                self.actions.push(Action::Answer(caller, Err(refusal.clone())));
-            }
-        }
-    }
+fn is_unloaded() -> Refusal {
+    RefusalKind::NotFound.because("the model is unloaded")
 }
 
 #[cfg(test)]
 #[path = "line_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "unload_tests.rs"]
+mod unload_tests;
+
+#[cfg(test)]
+#[path = "line_world.rs"]
+mod world;

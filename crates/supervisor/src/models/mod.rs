@@ -11,6 +11,8 @@
 //! - [`crash`]: where tests have the supervisor killed.
 //! - [`checker`]: starts the process that tries a candidate.
 //! - [`line`](mod@line): pure: the line of updates of one model, step by step.
+//! - [`gate`]: which requests are admitted, and which of them are not answered yet.
+//! - [`wanted`]: pure: who waits until a model serves.
 //! - [`pace`]: pure: how fast updates may follow each other.
 //! - [`probation`]: pure: when a line goes back by itself.
 //! - [`events`]: the words between a line and its driver.
@@ -26,6 +28,7 @@ mod digests;
 mod driver;
 pub(crate) mod events;
 mod find;
+pub(crate) mod gate;
 pub(crate) mod line;
 mod pace;
 mod probation;
@@ -34,3 +37,4 @@ mod retention;
 pub(crate) mod source;
 pub(crate) mod store;
 pub(crate) mod update;
+mod wanted;

@@ -1,5 +1,6 @@
 //! The served models and what each serves. The registry is the one writer of the control page:
-//! whoever wants to serve another generation goes through [`Registry::commit`].
+//! whoever wants to serve another generation, or none, goes through [`Registry::commit`] and
+//! [`Registry::unload`].
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -16,7 +17,8 @@ use onnxd_proto::{
     model_name::ModelName,
 };
 
-use crate::{config::ModelSource, counters::Counters};
+use super::gate::{Gate, Presence};
+use crate::{config::ModelSource, metrics::Metrics};
 
 /// How long after it has been replaced a version may be in use: every worker has refreshed or
 /// ended by then, since no request takes that long.
@@ -33,7 +35,7 @@ const ISSUED_MAX: usize = 1024;
 pub(crate) struct Registry {
     models: Vec<Arc<Model>>,
     page: ControlPage,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
 }
 
 /// A served model.
@@ -45,6 +47,10 @@ pub(crate) struct Model {
     pub slot: Slot,
     /// The directory it was configured with.
     pub source: PathBuf,
+    /// Whether it is loaded at start, and not on first use.
+    pub preload: bool,
+    /// Who asks for it goes through here.
+    pub gate: Arc<Gate>,
     issued: RwLock<VecDeque<Issued>>,
     /// Held for reading by responses that must not be overtaken by another commit.
     steady: Arc<tokio::sync::RwLock<()>>,
@@ -62,17 +68,28 @@ struct Issued {
     generation: Generation,
     record: Arc<Record>,
     at: Instant,
+    /// Whether it has not been unloaded.
+    serves: bool,
 }
 
 impl Model {
     /// A model in its slot, of which nothing is served yet.
     pub(crate) fn new(slot: Slot, source: ModelSource) -> Self {
-        let ModelSource { name, directory } = source;
-        Self { name, slot, source: directory, issued: RwLock::default(), steady: Arc::default() }
+        let ModelSource { name, directory, preload } = source;
+        let (gate, issued, steady) = (Arc::default(), RwLock::default(), Arc::default());
+        Self { name, slot, source: directory, preload, gate, issued, steady }
     }
 
-    /// What is served now: the generation and what it is. `None` before the first commit.
+    /// What is served now: the generation and what it is. `None` before the first commit and when
+    /// it has been unloaded.
     pub(crate) fn serving(&self) -> Option<(Generation, Arc<Record>)> {
+        let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
+        let last = issued.back().filter(|last| last.serves);
+        last.map(|last| (last.generation, Arc::clone(&last.record)))
+    }
+
+    /// What is served now, or was served last since the start.
+    pub(crate) fn last(&self) -> Option<(Generation, Arc<Record>)> {
         let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
         issued.back().map(|last| (last.generation, Arc::clone(&last.record)))
     }
@@ -100,10 +117,10 @@ impl Model {
 
 impl Registry {
     /// Gives every configured model a slot. Nothing is served yet.
-    pub(crate) fn new(sources: &[ModelSource], page: ControlPage, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(sources: &[ModelSource], page: ControlPage, metrics: Arc<Metrics>) -> Self {
         let models =
             (0..).zip(sources).map(|(slot, source)| Arc::new(Model::new(slot, source.clone())));
-        Self { models: models.collect(), page, counters }
+        Self { models: models.collect(), page, metrics }
     }
 
     /// All models; the first answers requests that name none.
@@ -160,11 +177,22 @@ impl Registry {
         let mut issued = model.issued.write().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(issued.back().is_none_or(|last| last.generation < generation));
         // First known, then committed: an answer may come the moment after the store.
-        issued.push_back(Issued { generation, record, at: Instant::now() });
+        issued.push_back(Issued { generation, record, at: Instant::now(), serves: true });
         if issued.len() > ISSUED_MAX {
             issued.pop_front();
         }
         self.page.commit(slot, generation);
-        self.counters.commits_total.add();
+        model.gate.set(Presence::Loaded);
+        self.metrics.commits_total.add();
+    }
+
+    /// From now on nothing is served of a model, whose gate is closed already. What it was is known
+    /// still, for answers that are on their way.
+    pub(crate) fn unload(&self, slot: Slot) {
+        let mut issued = self.at(slot).issued.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = issued.back_mut() {
+            last.serves = false;
+        }
+        self.page.unload(slot);
     }
 }

@@ -17,18 +17,20 @@ use onnxd_proto::{
     message::{Drift, Refusal, RefusalKind},
 };
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     background::Background,
     checker::Checker,
     driver::{Caller, Driver, Input},
-    events::{Event, Job, Target},
+    events::{CallId, Event, Job, Target},
+    gate::{Pass, Presence},
     line::{Line, Times},
     registry::{Model, Registry},
     store::Store,
 };
-use crate::{counters::Counters, dispatch, pool::WorkerId};
+use crate::{dispatch, metrics::Metrics, pool::WorkerId};
 
 /// When workers load a new version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -56,6 +58,29 @@ pub(crate) struct Outcome {
     pub load: Load,
     /// From the call to the commit.
     pub seconds: f64,
+}
+
+/// What an unload did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unloaded {
+    /// The served name.
+    pub model: String,
+    /// What was served until then; 0 is none.
+    pub generation: Generation,
+    /// From the call to the moment at which workers had dropped it.
+    pub seconds: f64,
+}
+
+/// Why a model does not answer requests.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum NotServed {
+    /// It was told to serve nothing, and does not load by itself.
+    #[error("the model `{0}` is unloaded; `onnxd update {0}` loads it again")]
+    Unloaded(String),
+    /// It was to be loaded on first use.
+    #[error("the model could not be loaded: {0}")]
+    Failed(Refusal),
 }
 
 /// A step that an update has taken.
@@ -112,7 +137,7 @@ pub(crate) type Progress = mpsc::Sender<Step>;
 #[derive(Debug)]
 pub(crate) struct Updater {
     registry: Arc<Registry>,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
     lines: Vec<LineHandle>,
 }
 
@@ -141,61 +166,80 @@ pub(crate) struct Means {
     pub store: Arc<Store>,
     pub registry: Arc<Registry>,
     pub checker: Checker,
-    pub counters: Arc<Counters>,
+    pub metrics: Arc<Metrics>,
     pub times: Times,
     pub background: Background,
+    /// How long a request may take: an unload waits for those that were accepted.
+    pub request_timeout: Duration,
     /// The dispatcher, which knows the workers.
     pub events: mpsc::Sender<dispatch::Event>,
 }
 
 impl Updater {
-    /// Continues where the store's records end: starts a line for each model.
+    /// Starts a line for each model, which continues where the store's records end. Nothing serves
+    /// yet.
     ///
     /// # Errors
     /// The store is damaged; the message names the file.
     pub(crate) fn new(means: &Means) -> io::Result<Self> {
         let line = |model: &Arc<Model>| {
             let last = means.store.generations(&model.name)?.last().copied().unwrap_or(0);
-            let serving = means.store.newest(&model.name)?.filter(|(_, record)| {
-                // Another source in the configuration is another model to stage.
-                record.configured_source == model.source
-            });
-            if let Some((generation, record)) = &serving {
-                let version = record.version.as_str();
-                tracing::info!(model = %model.name, generation, version, "serving the last durable generation");
-                means.registry.commit(model.slot, *generation, Arc::new(record.clone()));
-            }
-            let serving = serving.map(|(generation, record)| (generation, record.version));
-            let line = Line::new(last, serving, means.times);
+            let line = Line::new(last, None, means.times);
             Ok(Driver::start(line, Arc::clone(model), means.clone()))
         };
         let lines = means.registry.models().iter().map(line).collect::<io::Result<_>>()?;
-        let (registry, counters) = (Arc::clone(&means.registry), Arc::clone(&means.counters));
-        Ok(Self { registry, counters, lines })
+        let (registry, metrics) = (Arc::clone(&means.registry), Arc::clone(&means.metrics));
+        Ok(Self { registry, metrics, lines })
     }
 
-    /// Brings every model to what it serves at start: its last durable generation with a sound
-    /// compiled form, or its source where there is no generation yet.
+    /// One that has nothing to update.
+    #[cfg(test)]
+    pub(crate) fn of_no_model(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
+        let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
+        Self { registry, metrics, lines: Vec::new() }
+    }
+
+    /// Brings every model that is to be loaded at start to what it serves: its last durable
+    /// generation with a sound compiled form, or its source where there is no generation yet.
     ///
     /// # Errors
     /// The model whose source cannot serve, and why.
-    pub(crate) async fn restore(&self, means: &Means) -> Result<(), (String, Refusal)> {
-        for model in self.registry.models() {
-            if let Some((_, record)) = model.serving() {
-                let layout = means.store.layout();
-                let (version, compiled) =
-                    (layout.version(&record.version), layout.compiled(&record.version));
-                means.checker.compile(&version, &compiled).await;
-                continue;
-            }
-            tracing::info!(model = %model.name, source = %model.source.display(), "staging");
-            let (progress, _) = mpsc::channel(1);
+    pub(crate) async fn restore(&self) -> Result<(), (String, Refusal)> {
+        for model in self.registry.models().iter().filter(|model| model.preload) {
             // No worker runs yet that could load ahead.
-            let job = Job { force: true, ..Job::from_source(None, Load::Lazy) };
-            let updated = self.update(model, job, progress).await;
-            updated.map_err(|refusal| (model.name.to_string(), refusal))?;
+            let loaded = self.want(model, Load::Lazy).await;
+            loaded.map_err(|refusal| (model.name.to_string(), refusal))?;
         }
         Ok(())
+    }
+
+    /// Admits a request to a model, which is loaded first if it has not been used yet. As long as
+    /// the result lives the model is not unloaded.
+    ///
+    /// # Errors
+    /// The model is unloaded, or could not be loaded.
+    pub(crate) async fn ensure_loaded(&self, model: &Model) -> Result<Pass, NotServed> {
+        loop {
+            let is_unloaded =
+                |presence| matches!(presence, Presence::Unloading | Presence::Unloaded);
+            let unloaded = || Err(NotServed::Unloaded(model.name.to_string()));
+            match model.gate.admit() {
+                Ok(pass) => return Ok(pass),
+                Err(presence) if is_unloaded(presence) => return unloaded(),
+                // All who come here cause one load.
+                Err(_) => match self.want(model, Load::Ahead).await {
+                    Ok(()) => {}
+                    Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
+                    Err(refusal) => return Err(NotServed::Failed(refusal)),
+                },
+            }
+        }
+    }
+
+    /// Waits until something of a model serves, and has it loaded if nothing does.
+    async fn want(&self, model: &Model, load: Load) -> Result<(), Refusal> {
+        let (progress, _) = mpsc::channel(1);
+        self.ask(model, progress, |id, caller| Input::Wanted(id, load, caller)).await.map(drop)
     }
 
     /// The way into the line of each model, by slot.
@@ -219,17 +263,12 @@ impl Updater {
         job: Job,
         progress: Progress,
     ) -> Result<Outcome, Refusal> {
-        static CALLS: AtomicU64 = AtomicU64::new(0);
         let start = Instant::now();
-        let (answer, answered) = oneshot::channel();
-        let caller = Caller { progress, answer, start };
-        let id = CALLS.fetch_add(1, Ordering::Relaxed);
-        let gone = || RefusalKind::Busy.because("onnxd is stopping");
-        let line = &self.lines[usize::from(model.slot)];
-        line.0.send(Input::Called(id, job, caller)).await.map_err(|_| gone())?;
-        let result = answered.await.unwrap_or_else(|_| Err(gone()));
+        let result = self.ask(model, progress, |id, caller| Input::Called(id, job, caller)).await;
+        let refused = result.as_ref().err().map(|refusal| refusal.kind);
+        self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
-            self.counters.updates_refused_total.add();
+            self.metrics.updates_refused_total.add();
             let (kind, reason) = (refusal.kind, refusal.message.as_str());
             match kind {
                 // In a storm these are many, and no fault.
@@ -242,11 +281,42 @@ impl Updater {
         result
     }
 
-    /// Updates every model from its own source, one after the other: what SIGHUP asks for. Gives
-    /// the models that were refused, with the reasons.
+    /// Tells a model's line, and waits for its answer.
+    async fn ask(
+        &self,
+        model: &Model,
+        progress: Progress,
+        input: impl FnOnce(CallId, Caller) -> Input,
+    ) -> Result<Outcome, Refusal> {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let start = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        let caller = Caller { progress, answer, start };
+        let id = CALLS.fetch_add(1, Ordering::Relaxed);
+        let gone = || RefusalKind::Busy.because("onnxd is stopping");
+        let line = &self.lines[usize::from(model.slot)];
+        line.0.send(input(id, caller)).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Unloads a model: returns when what it had accepted is answered and workers have dropped what
+    /// they had of it.
+    ///
+    /// # Errors
+    /// A newer call took this one's place, or onnxd is stopping.
+    pub(crate) async fn unload(&self, model: &Model) -> Result<Unloaded, Refusal> {
+        let (progress, _) = mpsc::channel(1);
+        let Outcome { model, previous_generation: generation, seconds, .. } =
+            self.update(model, Job::unload(), progress).await?;
+        Ok(Unloaded { model, generation, seconds })
+    }
+
+    /// Updates every loaded model from its own source, one after the other: what SIGHUP asks for.
+    /// Gives the models that were refused, with the reasons.
     pub(crate) async fn update_all(&self) -> Vec<(String, Refusal)> {
         let mut refused = Vec::new();
-        for model in self.registry.models() {
+        let loaded = |model: &&Arc<Model>| model.gate.presence() == Presence::Loaded;
+        for model in self.registry.models().iter().filter(loaded) {
             let (progress, _) = mpsc::channel(1);
             let job = Job::from_source(None, Load::default());
             if let Err(refusal) = self.update(model, job, progress).await {
@@ -262,6 +332,17 @@ impl Job {
     pub(crate) fn from_source(directory: Option<PathBuf>, load: Load) -> Self {
         let target = Target::Source(directory);
         Self { target, load, force: false, allow_dimension_change: false }
+    }
+
+    /// No content at all.
+    pub(crate) fn unload() -> Self {
+        let (target, load) = (Target::Nothing, Load::Lazy);
+        Self { target, load, force: false, allow_dimension_change: false }
+    }
+
+    /// Whether the model is to be unloaded.
+    pub(super) fn is_unload(&self) -> bool {
+        self.target == Target::Nothing
     }
 }
 

@@ -6,6 +6,7 @@ use std::{io, os::unix::net};
 use bytes::{Buf, Bytes, BytesMut};
 use onnxd_proto::{
     frame::{Direction, HEADER_BYTES, Header},
+    limits::MODELS_MAX,
     message::{self, FromWorker, ToWorker},
 };
 use tokio::{
@@ -17,8 +18,9 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Frames that may wait to be written: one group, a ping, and room to spare.
-const OUTGOING_MAX: usize = 8;
+/// Frames that may wait to be written: two groups, a ping, something to load or to drop for each
+/// model, and room to spare.
+const OUTGOING_MAX: usize = 8 + MODELS_MAX;
 
 /// Room for what arrives: an answer of a few texts.
 const READ_BYTES: usize = 16 * 1024;

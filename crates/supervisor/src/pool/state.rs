@@ -43,6 +43,19 @@ pub(crate) enum State {
     Failed,
 }
 
+impl State {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Ready,
+        Self::Busy,
+        Self::Draining,
+        Self::Stopped,
+        Self::Backoff,
+        Self::Failed,
+    ];
+}
+
 /// One worker's state and history.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerState {

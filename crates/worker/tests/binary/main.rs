@@ -8,6 +8,7 @@
 //! - [`limits`]: what a checker may not use.
 //! - [`memory`]: what workers cost together.
 //! - [`tasks`]: rerankers, classifiers, tensors, prompts, tokens.
+//! - [`unload`]: giving a model back.
 
 #![allow(clippy::unwrap_used)] // In tests, a panic is how to fail.
 
@@ -22,3 +23,4 @@ mod limits;
 mod memory;
 mod supervisor;
 mod tasks;
+mod unload;

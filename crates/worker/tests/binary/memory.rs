@@ -7,7 +7,7 @@ use onnxd_proto::message::FromWorker;
 use crate::{checker::compile, embed::assert_is_minilm, fixtures::model, supervisor::Supervisor};
 
 /// Kilobytes of a line of a worker's `/proc/<pid>/smaps_rollup`.
-fn kilobytes(supervisor: &Supervisor, line: &str) -> u64 {
+pub(crate) fn kilobytes(supervisor: &Supervisor, line: &str) -> u64 {
     let path = format!("/proc/{}/smaps_rollup", supervisor.child.id());
     let rollup = fs::read_to_string(path).unwrap();
     let value = rollup.lines().find_map(|found| found.strip_prefix(line)).unwrap();

@@ -205,6 +205,11 @@ impl Supervisor {
         self.page.commit(5, generation);
     }
 
+    /// Commits that nothing is served.
+    pub(crate) fn unload(&self) {
+        self.page.unload(5);
+    }
+
     /// Takes the next message, which must be that this generation was loaded; gives whether that
     /// is the compiled form, and how long loading it took.
     pub(crate) fn expect_loaded(&mut self, expected: Generation) -> (bool, Duration) {

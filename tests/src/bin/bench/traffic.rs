@@ -142,6 +142,7 @@ impl Traffic {
         let failed = requests.iter().filter(|request| !request.was_answered()).count();
         let history = History {
             updates: self.history_of(&updates),
+            absences: Vec::new(),
             contents: subject.contents.clone(),
             sent: self.shared.sent.load(Ordering::Relaxed),
             deadline: client::DEADLINE,

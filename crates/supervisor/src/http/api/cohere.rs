@@ -149,8 +149,7 @@ pub(super) async fn rerank_body(
     };
     let mut texts: Vec<String> = request.documents.into_iter().map(text).collect();
     let inputs = pairs(&TextOptions::cut(), request.query, &texts, "documents")?;
-    app.ready(model, &[Task::Rerank]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Rerank], inputs).await?;
     let scores: Vec<f32> =
         inference.answer.items.iter().map(|item| score(&item.bytes, false)).collect();
     let with_documents = request.return_documents.unwrap_or(false);
@@ -263,8 +262,7 @@ async fn try_embed(
     let want = Want::Embedding { normalize: None, dimensions: request.output_dimension };
     let texts = request.texts.iter().cloned().map(TextOrIds::Text).collect();
     let inputs = items(texts, "texts", &options, want)?;
-    app.ready(model, &[Task::Embed]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
     let mut body = br#"{"id":"","embeddings":"#.to_vec();
     push(&mut body, if by_type { r#"{"float":["# } else { "[" });
     for (place, item) in inference.answer.items.iter().enumerate() {

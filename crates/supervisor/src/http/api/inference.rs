@@ -18,16 +18,20 @@ use onnxd_proto::{
     message::Task,
 };
 use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time;
 use utoipa::ToSchema;
 
 use super::inputs::TextOrIds;
 use crate::{
-    dispatch::{Input, gather::Answer},
+    dispatch::{
+        Input,
+        gather::{Answer, GatherError},
+    },
     http::{
         error::{ApiError, Kind},
         router::App,
     },
-    models::registry::Model,
+    models::{gate::Pass, registry::Model},
 };
 
 /// Bytes of a JSON body beyond which parsing it would keep others waiting.
@@ -258,24 +262,47 @@ impl Begun {
         Ok(Self { started: Instant::now(), timeout: asked_timeout(headers)? })
     }
 
-    /// Has the model answer the items, and says what the generation that did so is.
+    /// Has the model answer the items, which must be for one of these tasks, and says what the
+    /// generation that did so is.
     ///
     /// # Errors
-    /// See [`crate::dispatch::gather::GatherError`].
+    /// See [`App::ready`] and [`crate::dispatch::gather::GatherError`].
     pub(crate) async fn run<'a>(
         self,
         app: &App,
         model: &'a Arc<Model>,
+        tasks: &[Task],
         inputs: Vec<Input>,
     ) -> Result<Inference<'a>, ApiError> {
         let characters = inputs.iter().map(characters).sum();
-        let answer = app.dispatch.run(model, inputs, self.timeout).await?;
+        let (_pass, timeout) = admitted(app, model, self.timeout).await?;
+        require_task(model, tasks)?;
+        let answer = app.dispatch.run(model, inputs, timeout).await?;
         let record = model.record(answer.generation).ok_or_else(|| {
             ApiError::new(Kind::Backend, "the generation of the answer is unknown")
                 .with_status(StatusCode::INTERNAL_SERVER_ERROR)
         })?;
         Ok(Inference { model, started: self.started, characters, answer, record })
     }
+}
+
+/// Admits a request to a model, which is loaded first if nobody has used it yet. Gives what keeps
+/// the model until the request is answered, and the time that is left.
+///
+/// # Errors
+/// The model is unloaded, cannot be loaded, or not in time.
+pub(crate) async fn admitted(
+    app: &App,
+    model: &Model,
+    timeout: Option<Duration>,
+) -> Result<(Pass, Option<Duration>), ApiError> {
+    if let Ok(pass) = model.gate.admit() {
+        return Ok((pass, timeout));
+    }
+    let (begun, allowed) = (Instant::now(), app.dispatch.time_allowed(timeout));
+    let loaded = time::timeout(allowed, app.updater.ensure_loaded(model)).await;
+    let pass = loaded.map_err(|_| GatherError::Timeout(allowed))??;
+    Ok((pass, Some(allowed.saturating_sub(begun.elapsed()))))
 }
 
 /// Every byte that does not continue a character begins one.

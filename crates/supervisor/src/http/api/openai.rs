@@ -102,8 +102,7 @@ async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Bo
     check_count(inputs.len(), INPUTS_MAX, "input")?;
     let want = Want::Embedding { normalize: None, dimensions: request.dimensions };
     let inputs = items(inputs, "input", &TextOptions::cut(), want)?;
-    app.ready(model, &[Task::Embed]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
     let mut body = br#"{"object":"list","data":["#.to_vec();
     for (index, item) in inference.answer.items.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };

@@ -68,8 +68,7 @@ pub(super) async fn embed_body(
         TextOptions::new(request.truncate, request.truncation_direction, request.prompt_name);
     let want = Want::Embedding { normalize: request.normalize, dimensions: request.dimensions };
     let inputs = items(inputs, "inputs", &options, want)?;
-    app.ready(model, &[Task::Embed]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
     let mut body = vec![b'['];
     for (place, item) in inference.answer.items.iter().enumerate() {
         if place > 0 {
@@ -112,8 +111,7 @@ async fn try_embed_all(app: &App, request: Request<Body>) -> Result<Response<Bod
     let options =
         TextOptions::new(request.truncate, request.truncation_direction, request.prompt_name);
     let inputs = items(inputs, "inputs", &options, Want::TokenEmbeddings)?;
-    app.ready(model, &[Task::Embed]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
     let row = inference.record.facts.dimension as usize * size_of::<f32>();
     let mut body = vec![b'['];
     for (place, item) in inference.answer.items.iter().enumerate() {
@@ -189,8 +187,7 @@ pub(super) async fn similarity_body(
     let texts = [source_sentence].into_iter().chain(sentences).map(TextOrIds::Text).collect();
     let want = Want::Embedding { normalize: Some(true), dimensions: None };
     let inputs = items(texts, "inputs", &options, want)?;
-    app.ready(model, &[Task::Embed]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
     let mut embeddings = inference.answer.items.iter().map(|item| floats(&item.bytes));
     let source = embeddings.next().unwrap_or_default();
     // All have length 1.

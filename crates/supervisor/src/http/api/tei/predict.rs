@@ -92,8 +92,7 @@ pub(super) async fn predict_body(
     check_count(inputs.len(), app.limits.client_batch, "inputs")?;
     let inputs = inputs.into_iter().map(|input| item(input, &options));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    app.ready(model, &[Task::Classify, Task::Rerank]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Classify, Task::Rerank], inputs).await?;
     let facts = &inference.record.facts;
     let items = inference.answer.items.iter();
     let mut all: Vec<_> =

@@ -104,8 +104,7 @@ pub(super) async fn rerank_body(
     check_count(request.texts.len(), app.limits.client_batch, "texts")?;
     let options = TextOptions::new(request.truncate, request.truncation_direction, None);
     let inputs = pairs(&options, request.query, &request.texts, "texts")?;
-    app.ready(model, &[Task::Rerank]).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &[Task::Rerank], inputs).await?;
     let scores = inference.answer.items.iter().map(|item| score(&item.bytes, request.raw_scores));
     let scores: Vec<f32> = scores.collect();
     let rank = |index: usize| Rank {

@@ -75,8 +75,7 @@ async fn try_tokenize(app: &App, request: Request<Body>) -> Result<Response<Body
         Ok(Input { ask, parts: vec![text.into()] })
     };
     let inputs = texts.into_iter().map(item).collect::<Result<Vec<_>, ApiError>>()?;
-    app.ready(model, &TEXT_TASKS).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &TEXT_TASKS, inputs).await?;
     let mut body = vec![b'['];
     for (place, item) in inference.answer.items.iter().enumerate() {
         push(&mut body, if place > 0 { "," } else { "" });
@@ -117,8 +116,7 @@ async fn try_decode(app: &App, request: Request<Body>) -> Result<Response<Body>,
         Ok(Input { ask: Ask::Decode { skip_special }, parts: vec![id_bytes(&ids)] })
     };
     let inputs = lists.into_iter().map(item).collect::<Result<Vec<_>, ApiError>>()?;
-    app.ready(model, &TEXT_TASKS).await?;
-    let inference = begun.run(app, model, inputs).await?;
+    let inference = begun.run(app, model, &TEXT_TASKS, inputs).await?;
     let texts = inference.answer.items.iter().map(|item| String::from_utf8_lossy(&item.bytes));
     let texts: Vec<_> = texts.collect();
     Ok(inference.json(serde_json::to_vec(&texts).expect("texts are JSON")))

@@ -1,0 +1,173 @@
+//! `--admin-listen` and `--admin-token-file`: whoever reaches the admin interface over TCP could make
+//! this server read any directory, so the address has to be this machine's own and the token is not
+//! to be left out.
+
+use std::{
+    fmt,
+    fs::File,
+    io::Read,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::unistd::{Uid, geteuid};
+use subtle::ConstantTimeEq;
+
+use crate::Failure;
+
+/// Bytes of a token; a shorter one could be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+/// Bytes of the file.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// The admin interface over TCP.
+#[derive(Clone, Debug)]
+pub(crate) struct AdminListen {
+    /// Of the loopback interface.
+    pub address: SocketAddr,
+    /// What callers have to show.
+    pub token: Token,
+}
+
+/// A secret that is compared in constant time and never printed.
+#[derive(Clone)]
+pub(crate) struct Token(Arc<[u8]>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// Whether somebody has shown it.
+    pub(crate) fn is(&self, shown: &[u8]) -> bool {
+        self.0.ct_eq(shown).into()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(token: &str) -> Self {
+        Self(token.as_bytes().into())
+    }
+}
+
+impl AdminListen {
+    /// Checks what `--admin-listen` and `--admin-token-file` say.
+    ///
+    /// # Errors
+    /// One is missing, the address can be reached from outside, or the file is no safe place.
+    pub(super) fn load(
+        address: Option<SocketAddr>,
+        file: Option<PathBuf>,
+    ) -> Result<Option<Self>, Failure> {
+        let wrong = |message: String| Err(Failure::configuration(message));
+        let (address, file) = match (address, file) {
+            (None, None) => return Ok(None),
+            (Some(address), Some(file)) => (address, file),
+            (Some(address), None) => {
+                return wrong(format!(
+                    "--admin-listen {address}: a token is needed, give its file by --admin-token-file FILE"
+                ));
+            }
+            (None, Some(_)) => {
+                return wrong(
+                    "--admin-token-file: it is for --admin-listen, which is not given".into(),
+                );
+            }
+        };
+        if !address.ip().is_loopback() {
+            return wrong(format!(
+                "--admin-listen {address}: only an address of the loopback interface, such as 127.0.0.1:8081, is allowed"
+            ));
+        }
+        match read_token(&file) {
+            Ok(token) => Ok(Some(Self { address, token })),
+            Err(reason) => wrong(format!("--admin-token-file {}: {reason}", file.display())),
+        }
+    }
+}
+
+fn read_token(path: &Path) -> Result<Token, String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    // Of what is open, so that it cannot be another file by the time it is read.
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
+        return Err("this is no file with a token".into());
+    }
+    let owner = Uid::from_raw(metadata.uid());
+    if !(owner == geteuid() || owner.is_root()) {
+        return Err(format!("it belongs to another user, {owner}"));
+    }
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("its mode is {mode:04o}, so that others may use it; make it 0600"));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.len() < TOKEN_BYTES_MIN {
+        return Err(format!("its first line has fewer than {TOKEN_BYTES_MIN} bytes"));
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("its first line has signs that no header can carry".into());
+    }
+    Ok(Token(token.as_bytes().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::Permissions, io::Write, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    fn load(
+        address: Option<&str>,
+        token: Option<(&str, u32)>,
+    ) -> Result<Option<AdminListen>, String> {
+        let file = token.map(|(text, mode)| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file.as_file().set_permissions(Permissions::from_mode(mode)).unwrap();
+            file
+        });
+        let path = file.as_ref().map(|file| file.path().to_owned());
+        let address = address.map(|address| address.parse().unwrap());
+        AdminListen::load(address, path).map_err(|failure| failure.message)
+    }
+
+    const GOOD: &str = "0123456789abcdef\nand a comment\n";
+
+    #[test]
+    fn the_first_line_is_the_token_and_nothing_prints_it() {
+        for address in ["127.0.0.1:1", "[::1]:1"] {
+            let listen = load(Some(address), Some((GOOD, 0o600))).unwrap().unwrap();
+            assert!(listen.token.is(b"0123456789abcdef"));
+            assert!(!listen.token.is(b"0123456789abcdeg") && !listen.token.is(b""));
+            assert!(!format!("{listen:?}").contains("0123"));
+        }
+        assert!(load(None, None).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_would_leave_the_door_open_is_refused_with_the_reason() {
+        let here = Some("127.0.0.1:1");
+        for (address, token, reason) in [
+            (Some("0.0.0.0:1"), Some((GOOD, 0o600)), "loopback"),
+            (Some("192.0.2.1:1"), Some((GOOD, 0o600)), "loopback"),
+            (here, None, "--admin-token-file FILE"),
+            (None, Some((GOOD, 0o600)), "--admin-listen"),
+            (here, Some((GOOD, 0o640)), "0640"),
+            (here, Some((GOOD, 0o604)), "0604"),
+            (here, Some(("short\n", 0o600)), "fewer than 16"),
+            (here, Some(("", 0o600)), "fewer than 16"),
+            (here, Some(("0123456789 abcdef\n", 0o600)), "no header can carry"),
+        ] {
+            let message = load(address, token).unwrap_err();
+            assert!(message.contains(reason), "{address:?} {token:?}: {message}");
+        }
+        let missing = AdminListen::load(here.map(|a| a.parse().unwrap()), Some("/nowhere".into()));
+        assert!(missing.unwrap_err().message.contains("/nowhere"));
+    }
+}

@@ -1,0 +1,183 @@
+//! `/v2/models/{model}/infer`.
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderValue, Request, Response},
+};
+use bytes::Bytes;
+use onnxd_proto::limits::TENSORS_BYTES_MAX;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::{
+    binary::{self, RequestJson, Wanted},
+    elements::push_json,
+};
+use crate::{
+    http::{
+        api::inference::Begun,
+        chunks,
+        error::{ApiError, Contract, OipErrors},
+        router::{App, read_body_within, respond},
+    },
+    oip::infer::{InferRequest, InferResponse, infer as run, only_input},
+};
+
+/// Bytes of a body: the largest tensors, and room for what describes them.
+const BODY_BYTES_MAX: usize = TENSORS_BYTES_MAX + (1 << 20);
+/// Bodies that are larger are paid for from [`App::bodies`].
+const UNPAID_BYTES_MAX: usize = 256 * 1024;
+
+/// The answer to an inference request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResponseJson {
+    model_name: String,
+    /// The generation that answered.
+    model_version: String,
+    id: Option<String>,
+    parameters: ResponseParameters,
+    outputs: Vec<TensorJson>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ResponseParameters {
+    /// The generation that answered.
+    generation: u64,
+}
+
+/// A tensor.
+#[derive(Debug, Serialize, ToSchema)]
+struct TensorJson {
+    name: String,
+    datatype: String,
+    shape: Vec<u64>,
+    /// `binary_data_size` where the tensor comes after the JSON.
+    parameters: Option<Value>,
+    /// Its elements in one list, row by row.
+    data: Option<Vec<Value>>,
+}
+
+/// Has a model compute outputs from inputs.
+#[utoipa::path(
+    post, path = "/v2/models/{model}/infer", tag = "open-inference-protocol",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("inference-header-content-length" = Option<u64>, Header, description = "Where the JSON ends and raw tensors begin"),
+    ),
+    request_body = RequestJson,
+    responses(
+        (status = 200, description = "The outputs", content(
+            (ResponseJson = "application/json"),
+            (Vec<u8> = "application/octet-stream"),
+        )),
+        OipErrors,
+    )
+)]
+pub(crate) async fn infer(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    request: Request<Body>,
+) -> Response<Body> {
+    respond(Contract::Oip, try_infer(&app, (model, String::new()), request)).await
+}
+
+/// The same of one generation.
+#[utoipa::path(
+    post, path = "/v2/models/{model}/versions/{version}/infer", tag = "open-inference-protocol",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("version" = String, Path, description = "The generation that must answer"),
+        ("inference-header-content-length" = Option<u64>, Header, description = "Where the JSON ends and raw tensors begin"),
+    ),
+    request_body = RequestJson,
+    responses(
+        (status = 200, description = "The outputs", content(
+            (ResponseJson = "application/json"),
+            (Vec<u8> = "application/octet-stream"),
+        )),
+        OipErrors,
+    )
+)]
+pub(crate) async fn infer_version(
+    State(app): State<App>,
+    Path(model): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response<Body> {
+    respond(Contract::Oip, try_infer(&app, model, request)).await
+}
+
+async fn try_infer(
+    app: &App,
+    model: (String, String),
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let begun = Begun::new(request.headers())?;
+    let json_bytes = binary::json_bytes(request.headers())?;
+    let _paid = app.pay_for_body(&request, UNPAID_BYTES_MAX, BODY_BYTES_MAX)?;
+    let body = read_body_within(request, BODY_BYTES_MAX).await?;
+    let (request, wanted) = match json_bytes {
+        Some(0) => {
+            let input = only_input(app, &model.0, body).await?;
+            let (model, version) = model;
+            let inputs = vec![input];
+            (InferRequest { model, version, inputs, ..InferRequest::default() }, Wanted::raw())
+        }
+        json_bytes if body.len() > UNPAID_BYTES_MAX => {
+            tokio::task::block_in_place(|| binary::request(model, &body, json_bytes))?
+        }
+        json_bytes => binary::request(model, &body, json_bytes)?,
+    };
+    let id = request.id.clone();
+    let response = run(app, begun, request).await?;
+    answer(&response, id.as_deref(), &wanted)
+}
+
+/// The JSON of a response, and the raw tensors after it.
+fn answer(
+    response: &InferResponse<'_>,
+    id: Option<&str>,
+    wanted: &Wanted,
+) -> Result<Response<Body>, ApiError> {
+    let inference = &response.inference;
+    let generation = inference.answer.generation;
+    let text = |text: &str| serde_json::to_string(text).expect("a string is JSON");
+    let mut json = format!(
+        r#"{{"model_name":{},"model_version":"{generation}""#,
+        text(inference.model.name.as_str())
+    )
+    .into_bytes();
+    if let Some(id) = id {
+        json.extend_from_slice(format!(r#","id":{}"#, text(id)).as_bytes());
+    }
+    let parameters = Value::Object(binary::response_parameters(generation));
+    json.extend_from_slice(format!(r#","parameters":{parameters},"outputs":["#).as_bytes());
+    let mut raw: Vec<Bytes> = Vec::new();
+    for (place, output) in response.outputs.iter().enumerate() {
+        let comma = if place > 0 { "," } else { "" };
+        let (name, datatype, shape) = (text(&output.name), output.datatype.name(), &output.shape);
+        let shape = serde_json::to_string(shape).expect("numbers are JSON");
+        let head = format!(r#"{comma}{{"name":{name},"datatype":"{datatype}","shape":{shape},"#);
+        json.extend_from_slice(head.as_bytes());
+        if wanted.is_binary(&output.name) {
+            let size = output.data.len();
+            let size = format!(r#""parameters":{{"binary_data_size":{size}}}}}"#);
+            json.extend_from_slice(size.as_bytes());
+            raw.push(output.data.clone());
+        } else {
+            json.extend_from_slice(br#""data":"#);
+            push_json(&mut json, output.datatype, &output.data)?;
+            json.push(b'}');
+        }
+    }
+    json.extend_from_slice(b"]}");
+    if raw.is_empty() {
+        return Ok(inference.json(json));
+    }
+    let json_bytes = json.len();
+    let body = chunks::body([json.into()].into_iter().chain(raw));
+    let mut answer = inference.response("application/octet-stream", body);
+    answer.headers_mut().insert(binary::HEADER, HeaderValue::from(json_bytes));
+    Ok(answer)
+}

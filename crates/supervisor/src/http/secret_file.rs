@@ -1,0 +1,47 @@
+//! Reads a small file that may hold secrets: keys, certificates. Its errors never say what stands
+//! in it.
+
+use std::{fs, fs::File, io, io::Read, path::Path};
+
+/// Why such a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("this is no file")]
+    NoFile,
+    #[error("it is longer than {0} bytes")]
+    Long(u64),
+}
+
+/// Reads all of it. Links are followed, since that is how secrets are mounted and renewed.
+///
+/// # Errors
+/// It is no file, or longer than `bytes_max`, or the system refuses.
+pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    // Before it is opened: opening a pipe would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(FileError::NoFile);
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if read as u64 > bytes_max { Err(FileError::Long(bytes_max)) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_or_too_long_or_no_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        assert!(matches!(read(&path, 3), Err(FileError::Io(_))));
+        assert!(matches!(read(directory.path(), 3), Err(FileError::NoFile)));
+        assert!(matches!(read(Path::new("/dev/zero"), 3), Err(FileError::NoFile)));
+        fs::write(&path, "123").unwrap();
+        assert_eq!(read(&path, 3).unwrap(), b"123");
+        fs::write(&path, "1234").unwrap();
+        assert!(matches!(read(&path, 3), Err(FileError::Long(3))));
+    }
+}

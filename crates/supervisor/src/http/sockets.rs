@@ -1,0 +1,53 @@
+//! Everything that is listened on, bound before anything that takes long, so that a wrong address is
+//! known at once.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use super::admin::AdminSocket;
+use crate::{
+    Failure,
+    config::{Config, Token},
+};
+
+/// What is bound.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// For everybody.
+    pub public: TcpListener,
+    /// Its address.
+    pub listen: SocketAddr,
+    /// The admin interface over TCP, where it is wanted, and what it asks for.
+    pub admin_tcp: Option<(TcpListener, Token)>,
+    /// The admin socket.
+    pub admin: AdminSocket,
+}
+
+impl Sockets {
+    /// Binds what the configuration names.
+    ///
+    /// # Errors
+    /// What cannot be bound, by its flag.
+    pub(crate) async fn bind(config: &Config) -> Result<Self, Failure> {
+        let public = bind("--listen", config.listen).await?;
+        let listen = public.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
+        let admin_tcp = match &config.admin_listen {
+            Some(wanted) => {
+                Some((bind("--admin-listen", wanted.address).await?, wanted.token.clone()))
+            }
+            None => None,
+        };
+        let admin = AdminSocket::bind(&config.admin_socket).map_err(|error| {
+            let path = config.admin_socket.display();
+            Failure::configuration(format!("--admin-socket {path}: {error}"))
+        })?;
+        Ok(Self { public, listen, admin_tcp, admin })
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::configuration(format!("{flag} {address}: {error}")))
+}

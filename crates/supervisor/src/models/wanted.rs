@@ -1,0 +1,56 @@
+//! Who waits until a model serves, and how soon a failed attempt is repeated. Pure; part of a
+//! model's [`line`](super::line).
+
+use std::time::{Duration, Instant};
+
+use onnxd_proto::message::{Refusal, RefusalKind};
+
+use super::{events::CallId, line::CALLERS_MAX, update::Load};
+
+/// So long the reason why a model could not be loaded is given again rather than a broken source
+/// staged for every request.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Those who wait.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    callers: Vec<CallId>,
+    load: Load,
+    failed: Option<(Instant, Refusal)>,
+}
+
+impl Wanted {
+    /// One more waits; an error says why it does not.
+    pub(super) fn add(&mut self, now: Instant, caller: CallId, load: Load) -> Result<(), Refusal> {
+        self.failed.take_if(|(at, _)| *at + PAUSE <= now);
+        if let Some((_, refusal)) = &self.failed {
+            return Err(refusal.clone());
+        }
+        if self.callers.len() >= CALLERS_MAX {
+            return Err(RefusalKind::Busy.because("too many requests wait for this model already"));
+        }
+        self.callers.push(caller);
+        self.load = load;
+        Ok(())
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.callers.is_empty()
+    }
+
+    /// When workers are to load it.
+    pub(super) fn load(&self) -> Load {
+        self.load
+    }
+
+    /// Loading it for them has failed.
+    pub(super) fn failed(&mut self, now: Instant, refusal: &Refusal) {
+        self.failed = Some((now, refusal.clone()));
+    }
+
+    /// Nobody waits any more; gives those who did.
+    pub(super) fn take(&mut self) -> Vec<CallId> {
+        std::mem::take(&mut self.callers)
+    }
+}

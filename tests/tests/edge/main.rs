@@ -1,0 +1,28 @@
+//! What stands before the routes: API keys, CORS, TLS.
+
+mod connection;
+mod cors;
+mod keys;
+mod tls;
+mod wrong;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use e2e::{home::Home, server::Server};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Writes a file into a server's home.
+fn file(home: &Home, name: &str, content: &str) -> PathBuf {
+    let path = home.root().join(name);
+    fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    path
+}
+
+/// Waits until the log has something so many times.
+async fn logged(server: &Server, what: &str, times: usize) {
+    e2e::eventually(what, PATIENCE, async || {
+        (server.stderr().matches(what).count() >= times).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,168 @@
+//! TLS: certificates, their renewal, and clients who do not speak it.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    client::exchange, fixtures::model, home::Home, launch::Builder, notify::Notify,
+    processes::Signal, server::Server,
+};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    PATIENCE,
+    connection::{Connection, Pair, name, pair, trusting},
+    logged,
+};
+
+const EMBED: (&str, &str) = ("POST", "/embed");
+const TEXT: &str = r#"{"inputs": "a text"}"#;
+
+fn write(home: &Home, certificate: &Pair, key: &Pair) {
+    let write = |name: &str, content: String| fs::write(home.root().join(name), content);
+    write("cert.pem", certificate.cert.pem()).expect("a file");
+    write("key.pem", key.signing_key.serialize_pem()).expect("a file");
+}
+
+fn over_tls(pair: &Pair) -> Builder {
+    let builder = Server::builder().model("m", &model("tiny/a"));
+    let home = builder.directories();
+    write(&home, pair, pair);
+    let path = |name: &str| home.root().join(name).to_str().expect("UTF-8").to_owned();
+    let (certificate, key) = (path("cert.pem"), path("key.pem"));
+    builder.argument("--tls-cert").argument(&certificate).argument("--tls-key").argument(&key)
+}
+
+/// Starts it; the harness asks in the clear whether it is ready, which is of no use here.
+async fn start(builder: Builder, config: &Arc<ClientConfig>) -> Server {
+    let mut server = builder.spawn();
+    let address = server.address();
+    e2e::eventually("an answer over TLS", PATIENCE, async || {
+        assert!(server.runs(), "{}", server.stderr());
+        let mut connection = Connection::tls(address, config).await.ok()?;
+        let ready = connection.send(("GET", "/v2/health/ready"), &[], "").await.ok()?;
+        (ready.status == 200).then_some(())
+    })
+    .await;
+    server
+}
+
+async fn answers(address: SocketAddr, config: &Arc<ClientConfig>) -> bool {
+    let Ok(mut connection) = Connection::tls(address, config).await else { return false };
+    let answer = connection.send(EMBED, &[], TEXT).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.generation().map(|generation| generation > 0), Some(true));
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_shows_a_new_certificate_and_no_connection_ends() {
+    let (first, second) = (pair(), pair());
+    let builder = over_tls(&first);
+    let home = builder.directories();
+    let notify = Notify::bind(home.root());
+    let (old, new) = (trusting(&first, &["h2", "http/1.1"]), trusting(&second, &[]));
+    let server = start(builder.variable("NOTIFY_SOCKET", notify.path()), &old).await;
+    let address = server.address();
+    let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let stream = TlsConnector::from(Arc::clone(&old)).connect(name(), stream).await;
+    assert_eq!(stream.expect("a handshake").get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let mut kept = Connection::tls(address, &old).await.expect("a handshake");
+    assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
+    assert!(answers(address, &old).await && !answers(address, &new).await);
+
+    write(&home, &second, &second);
+    server.signal(Signal::SIGHUP);
+    logged(&server, "the TLS certificate was read again", 1).await;
+    // `old` has a session of before, and must not resume it.
+    assert!(answers(address, &new).await && !answers(address, &old).await);
+    assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
+
+    // The reload before has ended.
+    let (reloading, _) = notify.next("RELOADING=1", 0).await;
+    let (place, _) = notify.next("READY=1", reloading).await;
+    write(&home, &first, &second);
+    server.signal(Signal::SIGHUP);
+    logged(&server, "a reload was refused", 1).await;
+    assert!(answers(address, &new).await && !answers(address, &old).await);
+    assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
+    let (_, ready) = notify.next("READY=1", place + 1).await;
+    let status = ready.value("STATUS").unwrap_or_default();
+    assert!(status.contains("the key does not fit the certificate"), "{status}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_speak_tls_is_closed_and_others_are_served_meanwhile() {
+    let pair = pair();
+    let config = trusting(&pair, &[]);
+    let server = start(over_tls(&pair), &config).await;
+    let address = server.address();
+    let plain = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    // Silent from the start, in the middle of a ClientHello, and with a record that never ends.
+    let silent: Vec<_> = [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01"]
+        .into_iter()
+        .map(|bytes| {
+            tokio::spawn(async move {
+                let begin = Instant::now();
+                let raw = exchange(address, bytes, Duration::from_secs(20)).await;
+                (raw.expect("a connection"), begin.elapsed())
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        let raw = exchange(address, plain, Duration::from_secs(5)).await.expect("a connection");
+        assert!(raw.closed && raw.status().is_none(), "{raw:?}");
+        assert!(answers(address, &config).await);
+    }
+    for silent in silent {
+        while !silent.is_finished() {
+            assert!(answers(address, &config).await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let (raw, took) = silent.await.expect("no panic");
+        assert!(raw.closed && raw.status().is_none(), "{raw:?}");
+        assert!(took >= Duration::from_secs(9), "closed after {took:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_answers_who_shakes_hands_and_waits_for_nobody_who_is_silent() {
+    let pair = pair();
+    let config = trusting(&pair, &[]);
+    let mut server = start(over_tls(&pair), &config).await;
+    let address = server.address();
+    let silent = TcpStream::connect(address).expect("a connection");
+    let mut tls = ClientConnection::new(Arc::clone(&config), name()).expect("a client");
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).expect("a ClientHello");
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.write_all(&hello[..10]).expect("half of it");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begin = Instant::now();
+    server.signal(Signal::SIGTERM);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let answer = tokio::task::spawn_blocking(move || {
+        stream.write_all(&hello[10..]).expect("the other half");
+        let mut stream = StreamOwned::new(tls, stream);
+        let length = TEXT.len();
+        write!(stream, "POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{TEXT}")
+            .expect("a request");
+        let mut answer = String::new();
+        // The end of the connection is part of it.
+        stream.read_to_string(&mut answer).map(|_| answer)
+    });
+    let answer = answer.await.expect("no panic").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    let exit = server.wait().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    drop(silent);
+}
