@@ -138,7 +138,7 @@ def test_many_at_once(ask):
         close(outputs(response)["y"], run("tiny/tensor_a", x=x)["y"])
 
 
-@pytest.mark.parametrize(("model", "says"), [("nobody", "nobody"), ("tensor", "z")])
+@pytest.mark.parametrize(("model", "says"), [("nobody", "nobody"), ("tensor", "x")])
 def test_refusals_say_why(ask, model, says):
     with pytest.raises((httpx.HTTPStatusError, grpc.RpcError)) as refused:
         ask(lambda kserve: kserve.infer(request_of(model, z=rows(1))))
