@@ -42,7 +42,7 @@ impl Driver {
                 let version = layout.version(&record.version);
                 checker.compile(&version, &layout.compiled(&record.version)).await;
             }
-            Input::Staged(found)
+            Input::Staged(found.map(Box::new))
         });
     }
 
