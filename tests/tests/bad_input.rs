@@ -50,7 +50,7 @@ fn cases() -> Vec<Case> {
         post("no body", "/v1/embeddings", "", 400),
         post("not UTF-8", "/embed", not_utf8, 400),
         post("not UTF-8", "/v1/embeddings", not_utf8, 400),
-        post("too deep", "/embed", deep.clone(), 422),
+        post("too deep", "/embed", deep.clone(), 400),
         post("too deep", "/v1/embeddings", deep, 400),
         tei("a number", &json!({"inputs": 1}), 422, "Validation"),
         tei("a list of numbers", &json!({"inputs": [1.5]}), 422, "Validation"),

@@ -21,6 +21,11 @@ pub(crate) enum Error {
     )]
     NoVenv { python: String },
     #[error(
+        "the packages of tests/clients are pinned for CPython 3.11 and 3.12 with its venv module, and python3 \
+        is not that. Name another one in PYTHON."
+    )]
+    NoClients,
+    #[error(
         "pip could not fetch {what} ({status}), its own message is above. Is there a network, and \
         does pip reach its index?\n{BY_HAND}"
     )]

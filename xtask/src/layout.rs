@@ -41,6 +41,16 @@ impl Layout {
         self.workspace.join("tools")
     }
 
+    /// The tests with other people's clients.
+    pub(crate) fn clients(&self) -> PathBuf {
+        self.workspace.join("tests/clients")
+    }
+
+    /// Where executables of the dev profile are.
+    pub(crate) fn debug(&self) -> PathBuf {
+        self.target.join("debug")
+    }
+
     /// An executable of the release profile.
     pub(crate) fn release(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
@@ -60,6 +70,10 @@ impl Layout {
 
     pub(crate) fn venv(&self) -> PathBuf {
         self.made().join("venv")
+    }
+
+    pub(crate) fn clients_venv(&self) -> PathBuf {
+        self.made().join("clients-venv")
     }
 
     pub(crate) fn models(&self) -> PathBuf {

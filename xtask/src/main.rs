@@ -1,11 +1,13 @@
 //! `cargo xtask`: set-up and developer commands. Everything they make lies under the target directory.
 //!
-//! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, [`bench`] measures.
+//! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, those with other people's
+//!   [`clients`] last, [`bench`] measures.
 //! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
 //!   which run Python through [`python`].
 //! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
 
 mod bench;
+mod clients;
 mod error;
 mod fetch;
 mod layout;
@@ -42,9 +44,15 @@ enum Command {
     Serve(serve::Options),
     /// Fetches and makes all that `serve`, `test` and `bench` need.
     Setup,
-    /// Runs all tests, the end-to-end tests last.
+    /// Runs all tests: unit, end-to-end, and last those of tests/clients if Python 3.11 or 3.12 is there.
     Test {
         /// Goes to `cargo test`, for example the name of a test.
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+    /// Runs the tests that drive onnxd with other people's clients, in Python.
+    TestClients {
+        /// Goes to pytest, for example `-k openai`.
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
@@ -78,6 +86,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Test { args } => {
             setup(&layout)?;
             test::run(&layout, &args)
+        }
+        Command::TestClients { args } => {
+            setup(&layout)?;
+            clients::build_and_run(&layout, &args)
         }
         Command::Bench { args } => {
             setup(&layout)?;

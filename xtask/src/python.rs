@@ -1,4 +1,5 @@
-//! Python: finds it, and keeps a virtual environment with pip and the converter's packages in it.
+//! Python: finds it, and keeps virtual environments with pip and the packages of a requirements.txt in them:
+//! one for the scripts of `tools/`, one for the tests with other people's clients.
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
-use crate::layout::Layout;
+use crate::layout::{Layout, shown};
 use crate::say;
 use crate::stamp;
 
@@ -17,18 +18,40 @@ use crate::stamp;
 pub(crate) struct Python {
     venv: PathBuf,
     requirements: PathBuf,
+    /// What is installed beside the requirements: for a list of everything, nothing.
+    dependencies: Dependencies,
     bare: OnceCell<PathBuf>,
     equipped: OnceCell<()>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dependencies {
+    Resolved,
+    Listed,
+}
+
 impl Python {
+    /// The environment of the scripts in `tools/`.
     pub(crate) fn of(layout: &Layout) -> Self {
-        Self {
-            venv: layout.venv(),
-            requirements: layout.tools().join("requirements.txt"),
-            bare: OnceCell::new(),
-            equipped: OnceCell::new(),
-        }
+        let requirements = layout.tools().join("requirements.txt");
+        Self::new(layout.venv(), requirements, Dependencies::Resolved)
+    }
+
+    /// The environment of the clients' tests. Their requirements are a list of everything, so that pip has
+    /// nothing to resolve, which would take longer than installing.
+    pub(crate) fn of_clients(layout: &Layout) -> Self {
+        let requirements = layout.clients().join("requirements.txt");
+        Self::new(layout.clients_venv(), requirements, Dependencies::Listed)
+    }
+
+    fn new(venv: PathBuf, requirements: PathBuf, dependencies: Dependencies) -> Self {
+        Self { venv, requirements, dependencies, bare: OnceCell::new(), equipped: OnceCell::new() }
+    }
+
+    /// A command that runs the interpreter with the packages.
+    pub(crate) fn command(&self) -> Result<Command, Error> {
+        self.equip()?;
+        Ok(Command::new(self.interpreter()?))
     }
 
     /// The environment's interpreter. pip is run from there too, so that the system needs none.
@@ -44,7 +67,7 @@ impl Python {
     }
 
     fn create(&self) -> Result<(), Error> {
-        let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let python = system();
         check(&python)?;
         say("making a Python environment");
         let status = Command::new(&python)
@@ -99,16 +122,33 @@ impl Python {
         let done = self.venv.join("requirements.stamp");
         if !stamp::is(&done, &key) {
             let _ = fs::remove_file(&done);
-            say("installing the packages of tools/requirements.txt");
-            let install = ["install", "--only-binary=:all:", "--requirement"].map(OsStr::new);
-            let args: Vec<&OsStr> =
-                install.into_iter().chain([self.requirements.as_os_str()]).collect();
-            self.pip(&args, "the packages of tools/requirements.txt")?;
+            let what = format!("the packages of {}", shown(&self.requirements));
+            say(&format!("installing {what}"));
+            let mut args = vec!["install", "--only-binary=:all:"];
+            if self.dependencies == Dependencies::Listed {
+                args.extend(["--no-deps", "--quiet"]);
+            }
+            args.push("--requirement");
+            let mut args: Vec<&OsStr> = args.into_iter().map(OsStr::new).collect();
+            args.push(self.requirements.as_os_str());
+            self.pip(&args, &what)?;
             stamp::write(&done, &key)?;
         }
         self.equipped.get_or_init(|| ());
         Ok(())
     }
+}
+
+/// The interpreter that environments are made with.
+fn system() -> String {
+    std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+/// Whether the system's Python is one that the clients' packages are pinned for.
+pub(crate) fn runs_clients() -> bool {
+    let version =
+        "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))";
+    succeeds(Command::new(system()).args(["-c", version]))
 }
 
 /// Says what is missing before venv fails in its own words.

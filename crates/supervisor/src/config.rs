@@ -3,6 +3,7 @@
 //! variable over the file, the file over the default.
 
 mod admin;
+mod models;
 mod preload;
 
 use std::{
@@ -13,13 +14,13 @@ use std::{
     time::Duration,
 };
 
-use onnxd_proto::{
-    limits::{GROUP_ITEMS_MAX, MODELS_MAX},
-    model_name::ModelName,
-};
+use onnxd_proto::limits::GROUP_ITEMS_MAX;
 use serde::Deserialize;
 
-pub(crate) use self::admin::{AdminListen, Token};
+pub(crate) use self::{
+    admin::{AdminListen, Token},
+    models::ModelSource,
+};
 use crate::{
     Failure,
     http::edge::{self, EdgeConfig},
@@ -52,6 +53,11 @@ pub(crate) struct ServeArguments {
     /// loaded by the first request for each [default: all]
     #[arg(long, value_name = "all|none|NAME", env = "ONNXD_PRELOAD", value_delimiter = ',')]
     pub preload: Vec<String>,
+
+    /// Another name by which requests may ask for a model: the one that clients already send, such
+    /// as text-embedding-3-small. Several may be given (separated by commas in the variable)
+    #[arg(long, value_name = "ALIAS=NAME", env = "ONNXD_MODEL_ALIAS", value_delimiter = ',')]
+    pub model_alias: Vec<String>,
 
     /// Where HTTP is served [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", env = "ONNXD_LISTEN")]
@@ -204,17 +210,6 @@ pub(crate) struct Config {
     pub retention: usize,
 }
 
-/// A model and where its versions come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ModelSource {
-    /// The served name.
-    pub name: ModelName,
-    /// Absolute; it may be missing where a generation of an earlier start can serve.
-    pub directory: PathBuf,
-    /// Whether it is loaded at start, and not on first use.
-    pub preload: bool,
-}
-
 impl Config {
     /// Reads the file, if one is named, and checks everything that can be checked without
     /// starting anything.
@@ -227,13 +222,15 @@ impl Config {
             None => ServeArguments::default(),
         };
         let specs = if flags.model.is_empty() { file.model } else { flags.model };
+        let aliases =
+            if flags.model_alias.is_empty() { file.model_alias } else { flags.model_alias };
         let preload = if flags.preload.is_empty() { file.preload } else { flags.preload };
         let seconds = |flag: Option<u64>, file: Option<u64>, default| {
             // Longer than anybody waits, and short enough to be added to any time.
             Duration::from_secs(flag.or(file).unwrap_or(default).min(SECONDS_MAX))
         };
         Ok(Self {
-            models: preload::mark(models(&specs)?, &preload)?,
+            models: preload::mark(models::served(&specs, &aliases)?, &preload)?,
             listen: flags.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 8080).into()),
             grpc_listen: flags.grpc_listen.or(file.grpc_listen),
             edge: EdgeConfig {
@@ -307,50 +304,6 @@ fn read_file(path: &Path) -> Result<ServeArguments, Failure> {
         .map_err(|error| Failure::configuration(format!("--config {}: {error}", path.display())))
 }
 
-fn models(specs: &[String]) -> Result<Vec<ModelSource>, Failure> {
-    if specs.is_empty() {
-        return Err(Failure::configuration(
-            "no model is given: use --model NAME=DIR, where DIR holds model.onnx and tokenizer.json",
-        ));
-    }
-    if specs.len() > MODELS_MAX {
-        return Err(Failure::configuration(format!(
-            "{} models are given, at most {MODELS_MAX} can be served",
-            specs.len()
-        )));
-    }
-    let mut models: Vec<ModelSource> = Vec::new();
-    for spec in specs {
-        let model = model(spec)?;
-        if models.iter().any(|other| other.name == model.name) {
-            let message =
-                format!("--model {spec}: the name {:?} is given twice", model.name.as_str());
-            return Err(Failure::configuration(message));
-        }
-        models.push(model);
-    }
-    Ok(models)
-}
-
-fn model(spec: &str) -> Result<ModelSource, Failure> {
-    let wrong = |reason: &dyn std::fmt::Display| {
-        Failure::configuration(format!("--model {spec}: {reason}"))
-    };
-    let (name, directory) = match spec.split_once('=') {
-        Some((name, directory)) => (name.to_owned(), absolute(Path::new(directory))?),
-        None => {
-            let directory = absolute(Path::new(spec))?;
-            let last = directory.file_name().unwrap_or_default().to_string_lossy();
-            (last.to_ascii_lowercase(), directory)
-        }
-    };
-    if directory.exists() && !directory.is_dir() {
-        return Err(wrong(&"this is no directory"));
-    }
-    let name = name.parse().map_err(|error| wrong(&error))?;
-    Ok(ModelSource { name, directory, preload: true })
-}
-
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)
         .map_err(|error| Failure::configuration(format!("{:?}: {error}", path.display())))
@@ -418,32 +371,6 @@ fn directory_variable(name: &str) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn names(specs: &[&str]) -> Result<Vec<String>, String> {
-        let specs: Vec<String> = specs.iter().map(ToString::to_string).collect();
-        models(&specs)
-            .map(|models| models.into_iter().map(|model| model.name.into()).collect())
-            .map_err(|failure| failure.message)
-    }
-
-    #[test]
-    fn a_model_without_a_name_is_called_like_its_directory() {
-        assert_eq!(names(&["m=/x/y", "/x/All-MiniLM"]), Ok(vec!["m".into(), "all-minilm".into()]));
-    }
-
-    #[test]
-    fn models_that_cannot_be_told_apart_or_named_are_refused_with_the_reason() {
-        for (specs, reason) in [
-            (&[][..], "no model is given"),
-            (&["a=/x", "a=/y"][..], "given twice"),
-            (&["A=/x"][..], "is not a model name"),
-            (&["/"][..], "is not a model name"),
-            (&["a=/dev/null"][..], "no directory"),
-        ] {
-            let message = names(specs).unwrap_err();
-            assert!(message.contains(reason), "{specs:?}: {message}");
-        }
-    }
-
     #[test]
     fn every_key_of_the_file_is_known_and_a_wrong_one_is_named() {
         let file: ServeArguments = toml::from_str(
@@ -452,7 +379,7 @@ mod tests {
              request-timeout = 2\ncheck-timeout = 3\ncheck-memory = 4\nmin-cosine = 0.5\n\
              probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
-             preload = ['m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
+             preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
              grpc-listen = '[::1]:3'",
         )
         .unwrap();

@@ -178,6 +178,8 @@ async fn a_hangup_and_a_call_at_the_same_time_are_two_generations() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     server.update("m", Some(&tiny("b"))).await.unwrap();
     for content in ["a", "b"].into_iter().cycle().take(8) {
+        // Where updates have to keep a pace, the call would take the place of the signal's.
+        tokio::time::sleep(Duration::from_millis(150)).await;
         let before = served(&server, "m").await.0;
         server.signal(Signal::SIGHUP);
         let committed = server.update("m", Some(&tiny(content))).await.unwrap();

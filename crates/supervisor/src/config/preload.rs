@@ -42,6 +42,7 @@ mod tests {
     fn preloaded(given: &[&str]) -> Result<Vec<bool>, String> {
         let model = |name: &str| ModelSource {
             name: name.parse().unwrap(),
+            aliases: Vec::new(),
             directory: "/x".into(),
             preload: true,
         };

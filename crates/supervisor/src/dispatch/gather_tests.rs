@@ -17,7 +17,7 @@ fn input() -> Input {
 
 fn model() -> Model {
     let name = "m".parse().unwrap();
-    let source = ModelSource { name, directory: "/".into(), preload: true };
+    let source = ModelSource { name, aliases: Vec::new(), directory: "/".into(), preload: true };
     Model::new(0, source)
 }
 

@@ -36,9 +36,9 @@ pub(super) enum Input {
     Wanted(CallId, Load, Caller),
     Happened(Event),
     Staging { bytes: u64, of: u64 },
-    Staged(Result<Found, Refusal>),
+    Staged(Result<Box<Found>, Refusal>),
     Passed(String),
-    Checked(Result<Checked, Refusal>),
+    Checked(Result<Box<Checked>, Refusal>),
 }
 
 /// Who asked for an update.
@@ -141,6 +141,7 @@ impl Driver {
                 return None;
             }
             Input::Staged(Ok(found)) => {
+                let found = *found;
                 let (version, bytes) = (found.candidate.version.clone(), found.bytes);
                 self.staged = found.staged;
                 self.facts = found.facts;
@@ -161,7 +162,7 @@ impl Driver {
                 return None;
             }
             Input::Checked(Ok(checked)) => {
-                let Checked { facts, drift, not_compiled, .. } = checked;
+                let Checked { facts, drift, not_compiled, .. } = *checked;
                 let dimension = facts.dimension;
                 self.tell(Step::Checked { dimension, drift, not_compiled, seconds });
                 self.facts = Some(facts);
@@ -195,7 +196,7 @@ impl Driver {
             Action::Stage(job) => self.stage(job),
             Action::Check(job) => {
                 let check = self.check(&job);
-                self.spawn(async move { Input::Checked(check.await) });
+                self.spawn(async move { Input::Checked(check.await.map(Box::new)) });
             }
             Action::AskWorkers => {
                 let events = self.means.events.clone();

@@ -6,7 +6,7 @@ use std::path::Path;
 use onnxd_proto::{
     generation::Generation,
     layout::Record,
-    message::{Facts, Refusal, RefusalKind},
+    message::{Facts, Refusal, RefusalKind, Task},
 };
 
 use super::{
@@ -31,18 +31,43 @@ pub(super) struct Found {
     pub hold: Hold,
 }
 
-/// Vectors of another dimension cannot be compared with what was made before.
-pub(super) fn require_dimension(
-    candidate: u32,
-    serving: u32,
+/// What clients rely on stays: what the model is for, the dimension of its embeddings, since vectors
+/// of another cannot be compared with what was made before, and what tensors it takes and gives.
+pub(super) fn require_alike(
+    candidate: &Facts,
+    serving: &Facts,
     allow_change: bool,
 ) -> Result<(), Refusal> {
-    if candidate == serving || allow_change {
+    const ANYWAY: &str = "--allow-dimension-change serves it nevertheless";
+    let refuse = |message: String| Err(RefusalKind::Contract.because(message));
+    let (task, dimension) = (candidate.task, candidate.dimension);
+    if allow_change {
         return Ok(());
     }
-    Err(RefusalKind::Contract.because(format!(
-        "the candidate's embeddings have {candidate} components, those of the serving generation {serving}: vectors of both cannot be compared; --allow-dimension-change serves it nevertheless"
-    )))
+    if task != serving.task {
+        return refuse(format!(
+            "the candidate is for {}, the serving generation for {}: its clients would fail; {ANYWAY}",
+            task.as_str(),
+            serving.task.as_str()
+        ));
+    }
+    if dimension != serving.dimension {
+        let serving = serving.dimension;
+        return refuse(match task {
+            Task::Embed => format!(
+                "the candidate's embeddings have {dimension} components, those of the serving generation {serving}: vectors of both cannot be compared; {ANYWAY}"
+            ),
+            _ => format!(
+                "the candidate has {dimension} labels, the serving generation {serving}; {ANYWAY}"
+            ),
+        });
+    }
+    if candidate.signature != serving.signature {
+        return refuse(format!(
+            "the candidate takes or gives other tensors than the serving generation: its clients would fail; {ANYWAY}"
+        ));
+    }
+    Ok(())
 }
 
 /// Finds or stages the content of a job. Blocking.
@@ -85,7 +110,7 @@ pub(super) fn find(
     let facts = if is_kept { store.known_facts(&model.name, &version) } else { None };
     let changes = serving.as_ref().is_some_and(|serving| serving.version != version);
     if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
-        require_dimension(facts.dimension, serving.facts.dimension, job.allow_dimension_change)?;
+        require_alike(facts, &serving.facts, job.allow_dimension_change)?;
     }
     // A source that was served once may be far from what serves now.
     let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));

@@ -43,6 +43,8 @@ pub(crate) struct Registry {
 pub(crate) struct Model {
     /// The served name.
     pub name: ModelName,
+    /// Other names that requests may use.
+    pub aliases: Vec<String>,
     /// Its place in the control page.
     pub slot: Slot,
     /// The directory it was configured with.
@@ -75,9 +77,9 @@ struct Issued {
 impl Model {
     /// A model in its slot, of which nothing is served yet.
     pub(crate) fn new(slot: Slot, source: ModelSource) -> Self {
-        let ModelSource { name, directory, preload } = source;
+        let ModelSource { name, aliases, directory, preload } = source;
         let (gate, issued, steady) = (Arc::default(), RwLock::default(), Arc::default());
-        Self { name, slot, source: directory, preload, gate, issued, steady }
+        Self { name, aliases, slot, source: directory, preload, gate, issued, steady }
     }
 
     /// What is served now: the generation and what it is. `None` before the first commit and when
@@ -128,10 +130,12 @@ impl Registry {
         &self.models
     }
 
-    /// The model of that name, or the first.
+    /// The model of that name or alias, or the first.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<&Arc<Model>> {
         match name {
-            Some(name) => self.models.iter().find(|model| model.name.as_str() == name),
+            Some(name) => self.models.iter().find(|model| {
+                model.name.as_str() == name || model.aliases.iter().any(|alias| alias == name)
+            }),
             None => self.models.first(),
         }
     }

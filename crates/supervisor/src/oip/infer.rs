@@ -276,7 +276,7 @@ pub(crate) async fn only_input(app: &App, name: &str, data: Bytes) -> Result<Ten
     };
     let size = spec.datatype.element_bytes();
     let count = match size {
-        Some(size) if data.len() % size == 0 => (data.len() / size) as u64,
+        Some(size) if data.len().is_multiple_of(size) => (data.len() / size) as u64,
         // The whole body is one element, without its length.
         None => 1,
         Some(size) => return Err(wrong(format!("{} bytes are no elements of {size}", data.len()))),

@@ -104,7 +104,9 @@ fn text(element: &[u8]) -> Result<String, SessionError> {
     match str::from_utf8(element) {
         // ONNX Runtime takes strings that end with a zero.
         Ok(text) if !text.contains('\0') => Ok(text.to_owned()),
-        _ => Err(SessionError::Input("an element of a BYTES tensor is no text in UTF-8".into())),
+        _ => Err(SessionError::Input(
+            "an element of a BYTES tensor is no text in UTF-8 without zeros".into(),
+        )),
     }
 }
 

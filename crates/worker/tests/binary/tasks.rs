@@ -193,7 +193,7 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
 fn flat(rows: &Value) -> Vec<f32> {
     match rows {
         Value::Array(rows) => rows.iter().flat_map(flat).collect(),
-        number => vec![number.as_f64().unwrap() as f32],
+        number => vec![serde_json::from_value(number.clone()).unwrap()],
     }
 }
 

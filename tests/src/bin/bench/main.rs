@@ -6,7 +6,7 @@
 //!   last worker's switch. [`memory`], [`loading`], [`storm`]: what their names say.
 //! - [`serving`]: throughput and latency against ONNX Runtime alone ([`limit`]), with clients that
 //!   wait for their answers and with ones that do not ([`open_loop`]). [`trivial`]: what the
-//!   server itself costs.
+//!   server itself costs. [`tensors`]: what moving large tensors costs.
 //! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
 //!   answer is checked; a broken promise voids the run.
 //! - [`timeline`], [`stats`], [`procfs`], [`quiet`], [`report`]: what is made of it.
@@ -30,6 +30,7 @@ mod stats;
 mod storm;
 mod subject;
 mod switching;
+mod tensors;
 mod texts;
 mod timeline;
 mod traffic;
@@ -106,6 +107,9 @@ async fn run(options: &Options) -> Result<bool, String> {
     }
     if options.has(Part::Trivial) {
         trivial::run(workers, settings, &mut report).await?;
+    }
+    if options.has(Part::Tensors) {
+        tensors::run(settings, &mut report).await?;
     }
     if options.has(Part::Storm) {
         let mut subject = Subject::start(Pair::tiny(), workers, settings.seed).await?;

@@ -43,10 +43,12 @@ pub(crate) enum Part {
     Mixed,
     /// A model that is so small that everything else counts
     Trivial,
+    /// Large tensors, beside what running them takes
+    Tensors,
 }
 
 /// The parts of `serve`.
-const SERVE: [Part; 3] = [Part::Short, Part::Mixed, Part::Trivial];
+const SERVE: [Part; 4] = [Part::Short, Part::Mixed, Part::Trivial, Part::Tensors];
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Settings {

@@ -30,6 +30,7 @@ const TEXTS_MAX: usize = 96;
 
 /// Documents to put in order.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = CohereRerankRequest)]
 pub(crate) struct RerankRequest {
     query: String,
     documents: Vec<Document>,
@@ -60,6 +61,7 @@ pub(crate) struct DocumentText {
 
 /// Documents, the best first.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CohereRerankResponse)]
 pub(crate) struct RerankResponse {
     /// "list", as Jina has it.
     object: &'static str,
@@ -172,6 +174,7 @@ pub(super) async fn rerank_body(
 
 /// Texts to embed.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = CohereEmbedRequest)]
 pub(crate) struct EmbedRequest {
     texts: Vec<String>,
     /// The first where none is named.

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, time};
 use super::{
     super::{
         events::{Event, Job, Version},
-        find::{Found, find, require_dimension},
+        find::{Found, find, require_alike},
         gate::Presence,
     },
     Driver, Input,
@@ -42,7 +42,7 @@ impl Driver {
                 let version = layout.version(&record.version);
                 checker.compile(&version, &layout.compiled(&record.version)).await;
             }
-            Input::Staged(found)
+            Input::Staged(found.map(Box::new))
         });
     }
 
@@ -131,12 +131,14 @@ impl Driver {
             let passed = |part| drop(inputs.try_send(Input::Passed(part)));
             let checked = checker.check(folder, &compiled, beside.as_deref(), passed).await?;
             let facts = &checked.facts;
-            let dimension = serving.map(|(_, record)| record.facts.dimension);
+            let serving = serving.map(|(_, record)| record);
             let is_far = checker.demands_nearness()
-                && dimension == Some(facts.dimension)
+                && serving
+                    .as_ref()
+                    .is_some_and(|serving| serving.facts.dimension == facts.dimension)
                 && checked.drift.is_none();
-            if let Some(serving) = dimension {
-                require_dimension(facts.dimension, serving, allow_dimension_change)?;
+            if let Some(serving) = &serving {
+                require_alike(facts, &serving.facts, allow_dimension_change)?;
             }
             // Without what it is compared with, nobody can say that it is near.
             if is_far {

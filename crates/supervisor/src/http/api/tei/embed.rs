@@ -7,6 +7,7 @@ use axum::{
 };
 use onnxd_proto::{ask::Want, message::Task};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::http::{
@@ -201,16 +202,12 @@ pub(super) async fn similarity_body(
 
 /// Which of the calls for embeddings a body is for, where the route does not say it.
 pub(super) fn is_similarity(body: &[u8]) -> bool {
-    /// As far as the two are told apart.
+    /// As far as the two are told apart: one has texts, the other an object.
     #[derive(Deserialize)]
-    struct Either {
-        inputs: SourceSentence,
+    struct Either<'a> {
+        #[serde(borrow)]
+        inputs: &'a RawValue,
     }
-    #[derive(Deserialize)]
-    struct SourceSentence {
-        #[serde(rename = "source_sentence")]
-        _source_sentence: serde::de::IgnoredAny,
-    }
-    let either = serde_json::from_slice::<Either>(body);
-    either.is_ok_and(|Either { inputs: SourceSentence { .. } }| true)
+    let either = serde_json::from_slice::<Either<'_>>(body);
+    either.is_ok_and(|either| either.inputs.get().starts_with('{'))
 }

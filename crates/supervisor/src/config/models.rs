@@ -1,0 +1,149 @@
+//! `--model` and `--model-alias`: what is served, from where and under which names.
+
+use std::path::{Path, PathBuf};
+
+use onnxd_proto::{limits::MODELS_MAX, model_name::ModelName};
+
+use super::absolute;
+use crate::Failure;
+
+/// Bytes of an alias.
+const ALIAS_BYTES_MAX: usize = 256;
+
+/// A model and where its versions come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelSource {
+    /// The served name.
+    pub name: ModelName,
+    /// Other names that requests may use.
+    pub aliases: Vec<String>,
+    /// Absolute; it may be missing where a generation of an earlier start can serve.
+    pub directory: PathBuf,
+    /// Whether it is loaded at start, and not on first use.
+    pub preload: bool,
+}
+
+/// The models of `--model`, with the aliases of `--model-alias`.
+///
+/// # Errors
+/// The first setting that cannot work, by name.
+pub(super) fn served(specs: &[String], aliases: &[String]) -> Result<Vec<ModelSource>, Failure> {
+    let mut models = sources(specs)?;
+    for spec in aliases {
+        let wrong =
+            |reason: &str| Err(Failure::configuration(format!("--model-alias {spec}: {reason}")));
+        let Some((alias, name)) = spec.split_once('=') else {
+            return wrong("this is not ALIAS=NAME");
+        };
+        if alias.is_empty() || alias.len() > ALIAS_BYTES_MAX {
+            return wrong("an alias has 1 to 256 bytes");
+        }
+        let is_taken = |model: &ModelSource| {
+            model.name.as_str() == alias || model.aliases.iter().any(|other| other == alias)
+        };
+        if models.iter().any(is_taken) {
+            return wrong("another model or alias is called so");
+        }
+        match models.iter_mut().find(|model| model.name.as_str() == name) {
+            Some(model) => model.aliases.push(alias.to_owned()),
+            None => return wrong("no model is called so; --model says which there are"),
+        }
+    }
+    Ok(models)
+}
+
+fn sources(specs: &[String]) -> Result<Vec<ModelSource>, Failure> {
+    if specs.is_empty() {
+        return Err(Failure::configuration(
+            "no model is given: use --model NAME=DIR, where DIR holds model.onnx and tokenizer.json",
+        ));
+    }
+    if specs.len() > MODELS_MAX {
+        return Err(Failure::configuration(format!(
+            "{} models are given, at most {MODELS_MAX} can be served",
+            specs.len()
+        )));
+    }
+    let mut models: Vec<ModelSource> = Vec::new();
+    for spec in specs {
+        let model = model(spec)?;
+        if models.iter().any(|other| other.name == model.name) {
+            let message =
+                format!("--model {spec}: the name {:?} is given twice", model.name.as_str());
+            return Err(Failure::configuration(message));
+        }
+        models.push(model);
+    }
+    Ok(models)
+}
+
+fn model(spec: &str) -> Result<ModelSource, Failure> {
+    let wrong = |reason: &dyn std::fmt::Display| {
+        Failure::configuration(format!("--model {spec}: {reason}"))
+    };
+    let (name, directory) = match spec.split_once('=') {
+        Some((name, directory)) => (name.to_owned(), absolute(Path::new(directory))?),
+        None => {
+            let directory = absolute(Path::new(spec))?;
+            let last = directory.file_name().unwrap_or_default().to_string_lossy();
+            (last.to_ascii_lowercase(), directory)
+        }
+    };
+    if directory.exists() && !directory.is_dir() {
+        return Err(wrong(&"this is no directory"));
+    }
+    let name = name.parse().map_err(|error| wrong(&error))?;
+    Ok(ModelSource { name, aliases: Vec::new(), directory, preload: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(specs: &[&str]) -> Result<Vec<String>, String> {
+        let specs: Vec<String> = specs.iter().map(ToString::to_string).collect();
+        served(&specs, &[])
+            .map(|models| models.into_iter().map(|model| model.name.into()).collect())
+            .map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn a_model_without_a_name_is_called_like_its_directory() {
+        assert_eq!(names(&["m=/x/y", "/x/All-MiniLM"]), Ok(vec!["m".into(), "all-minilm".into()]));
+    }
+
+    #[test]
+    fn models_that_cannot_be_told_apart_or_named_are_refused_with_the_reason() {
+        for (specs, reason) in [
+            (&[][..], "no model is given"),
+            (&["a=/x", "a=/y"][..], "given twice"),
+            (&["A=/x"][..], "is not a model name"),
+            (&["/"][..], "is not a model name"),
+            (&["a=/dev/null"][..], "no directory"),
+        ] {
+            let message = names(specs).unwrap_err();
+            assert!(message.contains(reason), "{specs:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_alias_names_one_model_or_is_refused_with_the_reason() {
+        let with = |aliases: &[&str]| {
+            let aliases: Vec<String> = aliases.iter().map(ToString::to_string).collect();
+            served(&["a=/x".into(), "b=/y".into()], &aliases).map_err(|failure| failure.message)
+        };
+        let models = with(&["text-embedding-3-small=b", "org/model=b"]).unwrap();
+        assert!(models[0].aliases.is_empty());
+        assert_eq!(models[1].aliases, ["text-embedding-3-small", "org/model"]);
+        for (aliases, reason) in [
+            (&["x"][..], "not ALIAS=NAME"),
+            (&["=a"][..], "1 to 256 bytes"),
+            (&["x=c"][..], "no model is called so"),
+            (&["b=a"][..], "is called so"),
+            (&["x=a", "x=b"][..], "is called so"),
+        ] {
+            let message = with(aliases).unwrap_err();
+            assert!(message.contains(reason), "{aliases:?}: {message}");
+        }
+    }
+}

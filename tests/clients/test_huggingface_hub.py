@@ -1,0 +1,138 @@
+"""huggingface_hub's InferenceClient against TEI's routes. It posts to the URL that it is given, so `/` has to
+answer by the task of the first model; and it names no model, so other routes are given with the URL."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from huggingface_hub import AsyncInferenceClient, InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+from reference import close, close_golden, golden, softmax, tiny
+
+
+@pytest.fixture
+def client(server):
+    return InferenceClient(model=server.url)
+
+
+def test_feature_extraction(client):
+    texts, expected = golden()
+    one = client.feature_extraction(texts[0])
+    assert one.dtype == np.float32
+    close_golden(one, expected[:1])
+    close_golden(client.feature_extraction(texts), expected)
+
+
+def test_feature_extraction_at_the_route_itself(server):
+    texts, expected = golden()
+    close_golden(InferenceClient(f"{server.url}/embed").feature_extraction(texts[0]), expected[:1])
+
+
+def test_feature_extraction_of_tokens_is_one_vector_for_each(server):
+    client = InferenceClient(f"{server.url}/embed_all")
+    states = client.feature_extraction(["How big is London"], normalize=False)
+    assert states.ndim == 3 and states.shape[0] == 1 and states.shape[2] == 384
+
+
+def test_feature_extraction_without_normalizing(client):
+    texts, expected = golden()
+    raw = client.feature_extraction(texts[:2], normalize=False)
+    assert np.all(np.abs(np.linalg.norm(raw, axis=1) - 1) > 0.01)
+    close_golden(raw / np.linalg.norm(raw, axis=1, keepdims=True), expected[:2])
+
+
+def test_feature_extraction_with_dimensions(client):
+    texts, expected = golden()
+    cut = expected[:2, :32]
+    answer = client.feature_extraction(texts[:2], dimensions=32)
+    close_golden(answer, cut / np.linalg.norm(cut, axis=1, keepdims=True))
+
+
+def test_an_encoding_format_is_ignored_as_tei_does(client):
+    texts, expected = golden()
+    answer = client.feature_extraction(texts[:1], encoding_format="float")
+    close_golden(answer, expected[:1])
+
+
+def test_truncation_keeps_the_end_that_is_asked_for(client):
+    long = "alpha " + "word " * 400 + "omega"
+    right = client.feature_extraction(long, truncate=True, truncation_direction="right")
+    left = client.feature_extraction(long, truncate=True, truncation_direction="left")
+    close(right, client.feature_extraction("alpha " + "word " * 253))
+    close(left, client.feature_extraction("word " * 253 + "omega"))
+    with pytest.raises(HfHubHTTPError) as refused:
+        client.feature_extraction(long, truncate=False)
+    assert refused.value.response.status_code == 422
+
+
+def test_prompts(prompts_server):
+    client, reference = InferenceClient(prompts_server.url), tiny()
+    texts = reference["texts"]
+    close(client.feature_extraction(texts), reference["prompts"]["passage"])
+    for name in ("query", "passage"):
+        close(client.feature_extraction(texts, prompt_name=name), reference["prompts"][name])
+    with pytest.raises(HfHubHTTPError) as refused:
+        client.feature_extraction("a", prompt_name="nobody")
+    assert refused.value.response.status_code == 422
+
+
+def test_sentence_similarity(client):
+    texts, expected = golden()
+    answer = client.sentence_similarity(texts[0], other_sentences=texts[1:5])
+    close_golden(answer, expected[1:5] @ expected[0])
+
+
+def test_text_classification(classify_server):
+    """For one text TEI answers a list of labels, of which this client returns the first: the best."""
+    client = InferenceClient(classify_server.url)
+    labels = ["negative", "neutral", "positive"]
+    for item in tiny()["classify"]["classify_a"]:
+        if "second" in item or not item["text"]:
+            continue
+        scores = softmax(item["logits"])
+        best = client.text_classification(item["text"])
+        assert best.label == labels[int(np.argmax(scores))]
+        close(best.score, scores.max())
+
+
+def test_endpoint_info_and_health(server):
+    client = InferenceClient(model=server.url, provider="hf-inference")
+    info = client.get_endpoint_info()
+    assert info["model_type"] == {"embedding": {"pooling": "mean"}}
+    assert info["max_input_length"] == 256
+    assert info["served_model_name"] == "minilm"
+    assert len(info["model_sha"]) == 64
+    assert client.health_check() is True
+
+
+@pytest.mark.parametrize(("inputs", "status"), [([], 400), (["a"] * 5000, 422), ([["a", 1]], 422)])
+def test_wrong_inputs_are_refused(client, inputs, status):
+    with pytest.raises(HfHubHTTPError) as refused:
+        client.feature_extraction(inputs)
+    assert refused.value.response.status_code == status
+    body = refused.value.response.json()
+    assert body["error"] and body["error_type"] in ("Empty", "Validation")
+
+
+def test_a_call_of_the_wrong_kind_is_a_failed_dependency(classify_server):
+    client = InferenceClient(f"{classify_server.url}/embed")
+    with pytest.raises(HfHubHTTPError) as refused:
+        client.feature_extraction("a")
+    assert refused.value.response.status_code == 424
+    assert "classif" in refused.value.response.json()["error"]
+
+
+def test_asynchronously(server):
+    texts, expected = golden()
+
+    async def all_of_them():
+        async with AsyncInferenceClient(model=server.url, provider="hf-inference") as client:
+            calls = [client.feature_extraction(text) for text in texts]
+            similar = await client.sentence_similarity(texts[0], other_sentences=texts[1:3])
+            assert await client.health_check() is True
+            return await asyncio.gather(*calls), similar
+
+    answers, similar = asyncio.run(all_of_them())
+    close_golden(np.concatenate(answers), expected)
+    close_golden(similar, expected[1:3] @ expected[0])

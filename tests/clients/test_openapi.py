@@ -1,0 +1,61 @@
+"""schemathesis: whatever is sent, the server answers as /openapi.json says, and never with a 5xx."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode, checks
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi import checks as openapi_checks
+
+EXAMPLES = 30
+# None leaves the name as it was made up.
+MODELS = st.sampled_from(["tiny", "rerank", "classify", "tensor", "types", "two", None])
+CHECKS = [
+    checks.not_a_server_error,
+    openapi_checks.status_code_conformance,
+    openapi_checks.content_type_conformance,
+    openapi_checks.response_schema_conformance,
+]
+# The same cases each time, so that a failure is one that anybody can look at.
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def violation(operation, mode):
+    """What is wrong with an answer to a call of the operation, if anything is."""
+
+    @BOUNDED
+    @given(case=operation.as_strategy(generation_mode=mode), model=MODELS)
+    def try_it(case, model):
+        # A made-up name is answered 404 whatever else is wrong.
+        for place in (case.path_parameters, case.body):
+            if model and isinstance(place, dict) and isinstance(place.get("model"), str):
+                place["model"] = model
+        case.call_and_validate(checks=CHECKS, timeout=30)
+
+    try:
+        try_it()
+    except (Unsatisfiable, pytest.skip.Exception) as error:
+        # Nothing can be wrong with a call that takes nothing.
+        if mode == GenerationMode.POSITIVE:
+            return f"{operation.label}: no call is possible: {error}"
+    except (FailureGroup, Exception) as error:
+        return f"{operation.label} ({mode.value}): {error}"
+
+
+def test_every_answer_is_described(server):
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) > 10
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    tried = [violation(operation, mode) for operation in operations for mode in modes]
+    found = [violation for violation in tried if violation]
+    assert not found, "\n\n".join(found)

@@ -1,0 +1,102 @@
+//! Large tensors: what it takes to move them from a client to ONNX Runtime and back, beside what
+//! the run itself takes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use e2e::{client::Client, fixtures::model, server::Server};
+use hyper::Method;
+use serde_json::json;
+
+use crate::{
+    options::Settings,
+    report::{Report, Table},
+    stats::millis,
+};
+
+/// Pixels of a side of the images: RGB in f32, so that 640 is 4.9 MB.
+const SIDES: [usize; 3] = [64, 224, 640];
+/// What all of a request may take beside the run, in times that one copy of what is sent and
+/// answered takes within this process.
+const COPIES_MAX: f64 = 12.0;
+
+pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
+    let server = Server::builder().model("image", &model("tiny/tensor_image")).start().await;
+    let mut client = Client::connect(server.address()).await.map_err(|error| error.to_string())?;
+    let mut table =
+        Table::new(["one image", "bytes", "p50 ms", "in ONNX Runtime", "beside it", "one copy"]);
+    let mut figures = Vec::new();
+    for side in SIDES {
+        let measured = measure(&mut client, side, settings.phase()).await?;
+        let Measured { bytes, all, run, copy } = measured;
+        let beside = millis(all) - millis(run);
+        table.row([
+            format!("3x{side}x{side}"),
+            bytes.to_string(),
+            format!("{:.2}", millis(all)),
+            format!("{:.2}", millis(run)),
+            format!("{beside:.2}"),
+            format!("{:.2}", millis(copy)),
+        ]);
+        figures.push(json!({
+            "side": side, "bytes": bytes, "p50_ms": millis(all), "run_ms": millis(run),
+            "copy_ms": millis(copy),
+        }));
+        if side == SIDES[2] {
+            report.at_most("tensors: 4.9 MB, copies", beside / millis(copy), COPIES_MAX, "");
+        }
+    }
+    table.print();
+    report.figures("tensors", figures);
+    server.stop().await;
+    Ok(())
+}
+
+struct Measured {
+    bytes: usize,
+    /// The median of all requests.
+    all: Duration,
+    /// The median of what ONNX Runtime took of them.
+    run: Duration,
+    /// The median of copying what is sent, and what comes back.
+    copy: Duration,
+}
+
+async fn measure(client: &mut Client, side: usize, length: Duration) -> Result<Measured, String> {
+    let pixels: Vec<u8> = (0..3 * side * side)
+        .flat_map(|place| (u16::try_from(place % 1000).unwrap_or(0) as f32).to_le_bytes())
+        .collect();
+    let json = json!({
+        "inputs": [{ "name": "image", "datatype": "FP32", "shape": [1, 3, side, side],
+            "parameters": { "binary_data_size": pixels.len() } }],
+        "outputs": [{ "name": "copy", "parameters": { "binary_data": true } }],
+    })
+    .to_string();
+    let headers = [("inference-header-content-length", json.len().to_string())];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let body = Bytes::from([json.as_bytes(), &pixels].concat());
+    let (mut all, mut run, mut copy) = (Vec::new(), Vec::new(), Vec::new());
+    let begun = Instant::now();
+    while begun.elapsed() < length || all.len() < 20 {
+        let path = "/v2/models/image/infer";
+        let sent = Instant::now();
+        let answer = client.send_with(Method::POST, path, &headers, body.clone()).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        all.push(sent.elapsed());
+        if answer.status != 200 || answer.body[answer.body.len() - pixels.len()..] != pixels {
+            return Err(format!("{side}: {} {}", answer.status, answer.text()));
+        }
+        let timing = answer.header("server-timing").unwrap_or_default();
+        let infer = timing.rsplit_once("infer;dur=").and_then(|(_, ms)| ms.parse::<f64>().ok());
+        run.push(Duration::from_secs_f64(infer.unwrap_or(0.0) / 1e3));
+        let started = Instant::now();
+        std::hint::black_box([&pixels[..], &pixels[..]].concat());
+        copy.push(started.elapsed());
+    }
+    let median = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let (all, run, copy) = (median(all), median(run), median(copy));
+    Ok(Measured { bytes: pixels.len(), all, run, copy })
+}

@@ -1,0 +1,59 @@
+//! The tests of `tests/clients`: a real onnxd, driven with other people's clients, in Python.
+//!
+//! They run by themselves (`cargo xtask test-clients`) and at the end of `cargo xtask test`.
+
+use std::process::ExitCode;
+
+use crate::error::Error;
+use crate::layout::Layout;
+use crate::process;
+use crate::python::{self, Python};
+use crate::say;
+
+/// Whether the tests may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Where {
+    /// Where no Python is there that the packages are pinned for, unless this is CI.
+    Possible,
+    Always,
+}
+
+/// Builds the executables and runs the tests.
+pub(crate) fn build_and_run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
+    let status = process::cargo()
+        .args(["build", "--bin", "onnxd", "--bin", "onnxd-worker"])
+        .current_dir(layout.workspace())
+        .status()
+        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
+    if !status.success() {
+        return Ok(process::exit_code(status));
+    }
+    run(layout, args, Where::Always)
+}
+
+/// Runs the tests with the executables of the dev profile, which are there.
+pub(crate) fn run(layout: &Layout, args: &[String], needed: Where) -> Result<ExitCode, Error> {
+    if !python::runs_clients() {
+        if needed == Where::Always || std::env::var_os("CI").is_some() {
+            return Err(Error::NoClients);
+        }
+        say("tests/clients: skipped, its packages need CPython 3.11 or 3.12 (name one in PYTHON)");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut python = {
+        let _lock = layout.lock()?;
+        Python::of_clients(layout).command()?
+    };
+    let status = python
+        .args(["-m", "pytest", "-q"])
+        .args(args)
+        // There pytest finds its settings, and leaves no cache.
+        .current_dir(layout.clients())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())
+        .env("ONNXD_TEST_MODELS", layout.models())
+        .env("ONNXD_TEST_EXECUTABLES", layout.debug())
+        .status()
+        .map_err(Error::io("cannot start Python in", &layout.clients()))?;
+    Ok(process::exit_code(status))
+}
