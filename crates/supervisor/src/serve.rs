@@ -153,7 +153,7 @@ struct Server {
 }
 
 impl Server {
-    /// Locks the state, brings every model to a generation, binds, and starts the workers.
+    /// Locks the state, binds, brings every model to a generation, and starts the workers.
     async fn start(config: &Config, edge: &Edge, background: &Background) -> Result<Self, Failure> {
         let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
         let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
@@ -164,7 +164,7 @@ impl Server {
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let Sockets { public, listen, grpc, admin_tcp, admin } = Sockets::bind(config).await?;
+        let sockets = Sockets::bind(config).await?;
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
@@ -180,7 +180,7 @@ impl Server {
             onnxruntime: config.onnxruntime.clone(),
             state_dir: config.state_dir.clone(),
             models: registry.slots(),
-            admin_socket: admin.name(),
+            admin_socket: sockets.admin.name(),
             helper_cpus: Vec::new(),
         };
         let workers = workers(config, &executable, registry.models().len(), &events)?;
@@ -210,37 +210,46 @@ impl Server {
             dispatch: Arc::new(dispatch),
             metrics: Arc::clone(&metrics),
             updater: Arc::clone(&updater),
-            health: health.clone(),
+            health,
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
             bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
         };
-        let listener =
-            Listener::new(public, edge, router::router(app.clone()), Arc::clone(&metrics));
-        let ticks = listener.ticks();
+        let calls = Admin::calls();
+        let admin = Admin { registry, updater, store, events, metrics, calls };
+        Self::listen(config, edge, sockets, (app, admin)).await
+    }
+
+    /// Serves what is bound.
+    async fn listen(
+        config: &Config,
+        edge: &Edge,
+        sockets: Sockets,
+        (app, admin): (App, Admin),
+    ) -> Result<Self, Failure> {
+        let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket } = sockets;
+        let metrics = || Arc::clone(&app.metrics);
+        let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
+        let events = admin.events.clone();
         let (stop_accepting, drain) = watch::channel(false);
+        let listener = Listener::new(public, edge, router::router(app.clone()), metrics());
+        let ticks = listener.ticks();
         let mut listeners = vec![tokio::spawn(listener.run(drain.clone(), config.drain_timeout))];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
             let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
-            let listener = Listener::grpc(socket, edge, services, Arc::clone(&metrics));
+            let listener = Listener::grpc(socket, edge, services, metrics());
             listeners.push(tokio::spawn(listener.run(drain.clone(), config.drain_timeout)));
         }
-        let admin_router = admin::router(Admin {
-            registry,
-            updater: Arc::clone(&updater),
-            store,
-            events: events.clone(),
-            metrics: Arc::clone(&metrics),
-            calls: Admin::calls(),
-        });
+        let admin_router = admin::router(admin);
         if let Some((socket, token)) = admin_tcp {
-            let router = admin::guarded(admin_router.clone(), token, router::health(app));
+            let health = router::health(app.clone());
+            let router = admin::guarded(admin_router.clone(), token, health);
             // Its calls end when updates do, at the beginning of the drain.
-            let listener = Listener::new(socket, &Edge::open(), router, Arc::clone(&metrics));
+            let listener = Listener::new(socket, &Edge::open(), router, metrics());
             tokio::spawn(listener.run(drain, config.drain_timeout));
         }
-        let admin = tokio::spawn(admin.serve(admin_router));
+        let admin = tokio::spawn(admin_socket.serve(admin_router));
         Ok(Self {
             listen,
             grpc_listen,

@@ -19,16 +19,20 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{MESSAGE_BYTES_MAX, frames::Frames, status::status};
+use super::{MESSAGE_BYTES_MAX, frames::Frames, packed::Packed, status::status};
 use crate::http::{
     error::{ApiError, Kind},
     router::App,
+    unpack::Packing,
 };
 
 /// How long a client may take to send a message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages that are larger are paid for from [`App::bodies`].
 const UNPAID_BYTES_MAX: usize = 32 * 1024;
+
+/// How much smaller deflate makes what is easiest to pack.
+const PACKED_AT_MOST: usize = 1032;
 
 /// What the messages of a request have paid for, until they are answered.
 #[derive(Debug, Default)]
@@ -51,6 +55,8 @@ pub(super) struct RequestBody {
     app: App,
     paid: Arc<Paid>,
     frames: Frames,
+    /// Where messages may be packed.
+    packed: Option<Packed>,
     /// The client may wait before its first message.
     takes_stream: bool,
     late: Pin<Box<Sleep>>,
@@ -61,6 +67,7 @@ impl RequestBody {
     pub(super) fn new(
         body: Body,
         app: App,
+        packing: Option<Packing>,
         takes_stream: bool,
         mut drain: watch::Receiver<bool>,
     ) -> Self {
@@ -69,6 +76,7 @@ impl RequestBody {
             app,
             paid: Arc::default(),
             frames: Frames::default(),
+            packed: packing.map(Packed::new),
             takes_stream,
             late: Box::pin(tokio::time::sleep(MESSAGE_TIMEOUT)),
             drained: Box::pin(async move {
@@ -84,13 +92,18 @@ impl RequestBody {
     }
 
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
-        let begins = |message, bytes| {
+        let begins = |message, bytes: usize| {
             if bytes > MESSAGE_BYTES_MAX {
                 let text =
                     format!("the message has {bytes} bytes, at most {MESSAGE_BYTES_MAX} are taken");
                 let error = ApiError::new(Kind::Validation, text);
                 return Err(status(error.with_status(StatusCode::PAYLOAD_TOO_LARGE)));
             }
+            let bytes = match self.packed {
+                // It does not say how much it will be.
+                Some(_) => bytes.saturating_mul(PACKED_AT_MOST).min(MESSAGE_BYTES_MAX),
+                None => bytes,
+            };
             if let Some(permit) = self.app.pay(bytes, UNPAID_BYTES_MAX).map_err(status)? {
                 self.paid.begin(message, permit);
             }
@@ -131,7 +144,15 @@ impl HttpBody for RequestBody {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let data = frame.data_ref().cloned().unwrap_or_default();
-                Poll::Ready(Some(self.take(&data).map(|()| frame)))
+                if let Err(status) = self.take(&data) {
+                    return Poll::Ready(Some(Err(status)));
+                }
+                Poll::Ready(Some(match &mut self.packed {
+                    Some(packed) if frame.is_data() => {
+                        packed.take(&data).map(Frame::data).map_err(status)
+                    }
+                    _ => Ok(frame),
+                }))
             }
             Poll::Ready(Some(Err(error))) => {
                 let text = format!("the request could not be read: {error}");
@@ -147,7 +168,10 @@ impl HttpBody for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.packed {
+            Some(_) => SizeHint::default(),
+            None => self.body.size_hint(),
+        }
     }
 }
 

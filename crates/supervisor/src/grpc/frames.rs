@@ -2,7 +2,7 @@
 //! length before it. Pure; what is in a message is none of its business.
 
 /// Bytes before each message.
-const HEAD_BYTES: usize = 5;
+pub(super) const HEAD_BYTES: usize = 5;
 
 /// How far a body has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

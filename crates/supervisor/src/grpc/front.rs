@@ -16,7 +16,7 @@ use super::{
     body::{Holding, RequestBody},
     methods, status,
 };
-use crate::http::{keys::Keys, router::App};
+use crate::http::{keys::Keys, router::App, unpack};
 
 /// What probes call, and probes have no key.
 const OPEN: [&str; 4] = [
@@ -25,6 +25,9 @@ const OPEN: [&str; 4] = [
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];
+
+/// How messages are packed.
+const ENCODING: &str = "grpc-encoding";
 
 /// What stands before the services.
 #[derive(Debug)]
@@ -59,7 +62,13 @@ pub(super) async fn around(
     let response = if front.allows(&request) {
         let takes_stream = method.is_some_and(|method| method.takes_stream);
         let (mut head, body) = request.into_parts();
-        let body = RequestBody::new(body, front.app.clone(), takes_stream, front.drain.clone());
+        let packing = unpack::named(head.headers.get(ENCODING)).unwrap_or_default();
+        if packing.is_some() {
+            // What comes after us sees nothing packed; what we do not know it refuses.
+            head.headers.remove(ENCODING);
+        }
+        let (app, drain) = (front.app.clone(), front.drain.clone());
+        let body = RequestBody::new(body, app, packing, takes_stream, drain);
         let paid = body.paid();
         head.extensions.insert(Arc::clone(&paid));
         let response = next.run(Request::from_parts(head, Body::new(body))).await;

@@ -4,7 +4,7 @@
 //!
 //! - [`connection`]: one connection: its limits, and how it ends.
 //! - [`front`]: what stands before the services: API keys, metrics, the limits of requests.
-//! - [`body`], [`frames`]: requests as they come in: paid for, in time, until we drain.
+//! - [`body`], [`frames`], [`packed`]: requests as they come in: paid for, in time, until we drain.
 //! - [`codec`], [`bounds`]: messages: what they may cost before they are taken apart.
 //! - [`service`], [`infer`], [`contents`]: the calls themselves.
 //! - [`deadline`]: how long a call may take.
@@ -20,6 +20,7 @@ mod frames;
 mod front;
 mod health;
 mod infer;
+mod packed;
 mod service;
 mod status;
 

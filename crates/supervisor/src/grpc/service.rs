@@ -126,8 +126,10 @@ impl GrpcInferenceService for Service {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let model = served(&self.app, &name, &version).map_err(status)?;
-        Ok(Response::new(ModelReadyResponse { ready: model_is_ready(&self.app, model) }))
+        // One that is not served is not ready, which is no error to those who ask.
+        let model = served(&self.app, &name, &version);
+        let ready = model.is_ok_and(|model| model_is_ready(&self.app, model));
+        Ok(Response::new(ModelReadyResponse { ready }))
     }
 
     async fn server_metadata(
