@@ -63,6 +63,10 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "ADDRESS", env = "ONNXD_LISTEN")]
     pub listen: Option<SocketAddr>,
 
+    /// Where gRPC is served, with the API keys and the certificate of HTTP; it is not without this
+    #[arg(long, value_name = "ADDRESS", env = "ONNXD_GRPC_LISTEN")]
+    pub grpc_listen: Option<SocketAddr>,
+
     /// A file of API keys, one on each line; everything but health then needs one of them, as
     /// `authorization: Bearer KEY` or `x-api-key: KEY`. Read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "ONNXD_API_KEY_FILE")]
@@ -173,6 +177,8 @@ pub(crate) struct Config {
     pub models: Vec<ModelSource>,
     /// Where HTTP is served.
     pub listen: SocketAddr,
+    /// Where gRPC is served, if it is.
+    pub grpc_listen: Option<SocketAddr>,
     /// Who may ask, from where and over what.
     pub edge: EdgeConfig,
     /// Absolute.
@@ -226,6 +232,7 @@ impl Config {
         Ok(Self {
             models: preload::mark(models::served(&specs, &aliases)?, &preload)?,
             listen: flags.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 8080).into()),
+            grpc_listen: flags.grpc_listen.or(file.grpc_listen),
             edge: EdgeConfig {
                 api_key_file: flags.api_key_file.or(file.api_key_file),
                 origins: edge::origins(if flags.cors_allow_origin.is_empty() {
@@ -372,7 +379,8 @@ mod tests {
              request-timeout = 2\ncheck-timeout = 3\ncheck-memory = 4\nmin-cosine = 0.5\n\
              probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
-             preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'",
+             preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
+             grpc-listen = '[::1]:3'",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

@@ -1,6 +1,7 @@
 //! `onnxd`: serves ONNX models on CPUs and replaces them while it serves.
 //!
-//! `onnxd serve` is the supervisor: it accepts HTTP ([`http`]), hands texts to pinned worker
+//! `onnxd serve` is the supervisor: it accepts HTTP ([`http`]) and
+//! gRPC ([`grpc`]), hands texts to pinned worker
 //! processes ([`dispatch`], [`pool`]) and leads models through their updates ([`models`]). The
 //! other commands ([`cli`]) talk to a running supervisor over its admin socket. This crate links
 //! neither ONNX Runtime nor a tokenizer, and parses no model file.
@@ -8,6 +9,7 @@
 mod cli;
 mod config;
 mod dispatch;
+mod grpc;
 mod http;
 mod metrics;
 mod models;

@@ -30,6 +30,7 @@ use crate::{
         gather::{Dispatch, Limits},
         worker::Worker,
     },
+    grpc,
     http::{
         admin::{self, Admin},
         edge::Edge,
@@ -121,7 +122,12 @@ async fn serve(
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
     systemd::ready("serving");
-    tracing::info!(listen = %server.listen, admin_socket = %config.admin_socket.display(), "ready");
+    tracing::info!(
+        listen = %server.listen,
+        grpc_listen = server.grpc_listen.map(tracing::field::display),
+        admin_socket = %config.admin_socket.display(),
+        "ready"
+    );
     server.watchdog();
     let outcome = server.serve(edge, &mut signals).await;
     systemd::stopping();
@@ -136,28 +142,29 @@ async fn serve(
 #[derive(Debug)]
 struct Server {
     listen: std::net::SocketAddr,
+    grpc_listen: Option<std::net::SocketAddr>,
     updater: Arc<Updater>,
     events: mpsc::Sender<Event>,
     health: watch::Receiver<Health>,
     stop_accepting: watch::Sender<bool>,
     ticks: Arc<AtomicU64>,
-    listener: JoinHandle<()>,
+    listeners: Vec<JoinHandle<()>>,
     admin: JoinHandle<()>,
 }
 
 impl Server {
-    /// Locks the state, brings every model to a generation, binds, and starts the workers.
+    /// Locks the state, binds, brings every model to a generation, and starts the workers.
     async fn start(config: &Config, edge: &Edge, background: &Background) -> Result<Self, Failure> {
         let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
         let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let metrics = Arc::new(Metrics::new(&router::templates()));
+        let metrics = Arc::new(Metrics::new(&templates(config)));
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let Sockets { public, listen, admin_tcp, admin } = Sockets::bind(config).await?;
+        let sockets = Sockets::bind(config).await?;
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
@@ -173,7 +180,7 @@ impl Server {
             onnxruntime: config.onnxruntime.clone(),
             state_dir: config.state_dir.clone(),
             models: registry.slots(),
-            admin_socket: admin.name(),
+            admin_socket: sockets.admin.name(),
             helper_cpus: Vec::new(),
         };
         let workers = workers(config, &executable, registry.models().len(), &events)?;
@@ -203,32 +210,57 @@ impl Server {
             dispatch: Arc::new(dispatch),
             metrics: Arc::clone(&metrics),
             updater: Arc::clone(&updater),
-            health: health.clone(),
+            health,
             workers: worker_count,
             limits: router::Limits { client_batch: config.max_client_batch_size },
             bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
         };
-        let listener =
-            Listener::new(public, edge, router::router(app.clone()), Arc::clone(&metrics));
-        let ticks = listener.ticks();
+        let calls = Admin::calls();
+        let admin = Admin { registry, updater, store, events, metrics, calls };
+        Self::listen(config, edge, sockets, (app, admin)).await
+    }
+
+    /// Serves what is bound.
+    async fn listen(
+        config: &Config,
+        edge: &Edge,
+        sockets: Sockets,
+        (app, admin): (App, Admin),
+    ) -> Result<Self, Failure> {
+        let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket } = sockets;
+        let metrics = || Arc::clone(&app.metrics);
+        let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
+        let events = admin.events.clone();
         let (stop_accepting, drain) = watch::channel(false);
-        let listener = tokio::spawn(listener.run(drain.clone(), config.drain_timeout));
-        let admin_router = admin::router(Admin {
-            registry,
-            updater: Arc::clone(&updater),
-            store,
-            events: events.clone(),
-            metrics: Arc::clone(&metrics),
-            calls: Admin::calls(),
-        });
+        let listener = Listener::new(public, edge, router::router(app.clone()), metrics());
+        let ticks = listener.ticks();
+        let mut listeners = vec![tokio::spawn(listener.run(drain.clone(), config.drain_timeout))];
+        let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
+        if let Some((socket, _)) = grpc {
+            let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
+            let listener = Listener::grpc(socket, edge, services, metrics());
+            listeners.push(tokio::spawn(listener.run(drain.clone(), config.drain_timeout)));
+        }
+        let admin_router = admin::router(admin);
         if let Some((socket, token)) = admin_tcp {
-            let router = admin::guarded(admin_router.clone(), token, router::health(app));
+            let health = router::health(app.clone());
+            let router = admin::guarded(admin_router.clone(), token, health);
             // Its calls end when updates do, at the beginning of the drain.
-            let listener = Listener::new(socket, &Edge::open(), router, Arc::clone(&metrics));
+            let listener = Listener::new(socket, &Edge::open(), router, metrics());
             tokio::spawn(listener.run(drain, config.drain_timeout));
         }
-        let admin = tokio::spawn(admin.serve(admin_router));
-        Ok(Self { listen, updater, events, health, stop_accepting, ticks, listener, admin })
+        let admin = tokio::spawn(admin_socket.serve(admin_router));
+        Ok(Self {
+            listen,
+            grpc_listen,
+            updater,
+            events,
+            health,
+            stop_accepting,
+            ticks,
+            listeners,
+            admin,
+        })
     }
 
     /// Waits until every worker has been ready once.
@@ -270,8 +302,10 @@ impl Server {
         tracing::info!("draining");
         self.updater.stop();
         self.stop_accepting.send_replace(true);
-        // It ends by itself after the drain time at the latest.
-        let _ = (&mut self.listener).await;
+        // They end by themselves after the drain time at the latest.
+        for listener in self.listeners {
+            let _ = listener.await;
+        }
         self.admin.abort();
         // The socket's name goes before the workers, who would otherwise see to it.
         let _ = (&mut self.admin).await;
@@ -307,6 +341,15 @@ impl Server {
             }
         });
     }
+}
+
+/// What requests are counted by.
+fn templates(config: &Config) -> Vec<String> {
+    let mut templates = router::templates();
+    if config.grpc_listen.is_some() {
+        templates.extend(grpc::templates());
+    }
+    templates
 }
 
 /// Brings every model that is loaded at start to a generation.

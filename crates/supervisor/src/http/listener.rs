@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::{edge::Edge, tls::Tls};
-use crate::metrics::Metrics;
+use crate::{grpc, metrics::Metrics};
 
 /// Connections at once. Further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 1024;
@@ -44,15 +44,32 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// How long the accept loop rests when descriptors are used up, rather than spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-/// What this listener speaks, as TLS names it (ALPN).
-const HTTP_1_1: &[u8] = b"http/1.1";
 /// How often the accept loop shows that it is alive when nobody connects.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    /// HTTP/2, with connections of [`grpc::connection`].
+    Grpc,
+}
+
+impl Protocol {
+    /// As TLS names it (ALPN).
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Grpc => b"h2",
+        }
+    }
+}
 
 /// Accepts connections until it is told to drain.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: TcpListener,
+    protocol: Protocol,
     router: Router,
     tls: Option<Arc<Tls>>,
     metrics: Arc<Metrics>,
@@ -68,7 +85,18 @@ impl Listener {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (router, tls) = (edge.around(routes), edge.tls.clone());
-        Self { socket, router, tls, metrics, ticks: Arc::default() }
+        Self { socket, protocol: Protocol::Http1, router, tls, metrics, ticks: Arc::default() }
+    }
+
+    /// The same for gRPC. Who may call is not decided here, since errors are told in another way.
+    pub(crate) fn grpc(
+        socket: TcpListener,
+        edge: &Edge,
+        router: Router,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (protocol, tls) = (Protocol::Grpc, edge.tls.clone());
+        Self { socket, protocol, router, tls, metrics, ticks: Arc::default() }
     }
 
     /// A number that changes as long as the accept loop lives.
@@ -136,6 +164,7 @@ impl Listener {
         let permit = (permit, self.metrics.connected());
         let activity = Arc::new(Activity::default());
         let connection = Connection {
+            protocol: self.protocol,
             router: self.router.clone(),
             tls: self.tls.clone(),
             activity: Arc::clone(&activity),
@@ -156,6 +185,7 @@ impl Listener {
 
 /// A connection from its first byte on.
 struct Connection {
+    protocol: Protocol,
     router: Router,
     tls: Option<Arc<Tls>>,
     activity: Arc<Activity>,
@@ -177,7 +207,7 @@ impl Connection {
             _ = self.drain.wait_for(|drain| *drain) => return,
         }
         // Asked for now: the certificate may have changed since the client connected.
-        match TlsAcceptor::from(tls.config(&[HTTP_1_1])).accept(stream).await {
+        match TlsAcceptor::from(tls.config(&[self.protocol.alpn()])).accept(stream).await {
             Ok(stream) => {
                 let last = *self.drain.borrow();
                 if !last {
@@ -192,7 +222,10 @@ impl Connection {
     /// Answers one request after the other; only the first one where it is the `last`, of a
     /// client who shook hands while we drain and is about to ask.
     async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
-        let Self { router, activity, watcher, .. } = self;
+        let Self { router, activity, watcher, drain, .. } = self;
+        if self.protocol == Protocol::Grpc {
+            return grpc::connection::converse(stream, router, watcher, drain).await;
+        }
         let seen = Arc::clone(&activity);
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen) = (router.clone(), Arc::clone(&seen));

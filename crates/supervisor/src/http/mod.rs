@@ -27,4 +27,4 @@ pub(crate) mod router;
 mod secret_file;
 pub(crate) mod sockets;
 pub(crate) mod tls;
-mod unpack;
+pub(crate) mod unpack;

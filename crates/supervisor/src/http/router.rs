@@ -92,6 +92,18 @@ impl App {
             Some(bytes) if !packed => bytes.min(bytes_max),
             _ => bytes_max,
         };
+        self.pay(bytes, unpaid_max)
+    }
+
+    /// The same for a body that is known to have so many bytes.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn pay(
+        &self,
+        bytes: usize,
+        unpaid_max: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
         if bytes <= unpaid_max {
             return Ok(None);
         }

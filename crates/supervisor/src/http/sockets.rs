@@ -18,6 +18,8 @@ pub(crate) struct Sockets {
     pub public: TcpListener,
     /// Its address.
     pub listen: SocketAddr,
+    /// For gRPC, where it is wanted, and its address.
+    pub grpc: Option<(TcpListener, SocketAddr)>,
     /// The admin interface over TCP, where it is wanted, and what it asks for.
     pub admin_tcp: Option<(TcpListener, Token)>,
     /// The admin socket.
@@ -30,11 +32,15 @@ impl Sockets {
     /// # Errors
     /// What cannot be bound, by its flag.
     pub(crate) async fn bind(config: &Config) -> Result<Self, Failure> {
-        let public = bind("--listen", config.listen).await?;
-        let listen = public.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
+        let (public, listen) = bind("--listen", config.listen).await?;
+        let grpc = match config.grpc_listen {
+            Some(address) => Some(bind("--grpc-listen", address).await?),
+            None => None,
+        };
         let admin_tcp = match &config.admin_listen {
             Some(wanted) => {
-                Some((bind("--admin-listen", wanted.address).await?, wanted.token.clone()))
+                let (socket, _) = bind("--admin-listen", wanted.address).await?;
+                Some((socket, wanted.token.clone()))
             }
             None => None,
         };
@@ -42,12 +48,15 @@ impl Sockets {
             let path = config.admin_socket.display();
             Failure::configuration(format!("--admin-socket {path}: {error}"))
         })?;
-        Ok(Self { public, listen, admin_tcp, admin })
+        Ok(Self { public, listen, grpc, admin_tcp, admin })
     }
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address)
+/// A socket and the address that it has, which may be another where a port was to be chosen.
+async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let socket = TcpListener::bind(address)
         .await
-        .map_err(|error| Failure::configuration(format!("{flag} {address}: {error}")))
+        .map_err(|error| Failure::configuration(format!("{flag} {address}: {error}")))?;
+    let address = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
+    Ok((socket, address))
 }

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
@@ -11,7 +11,7 @@ use super::error::{ApiError, Kind};
 
 /// How a body is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(crate) enum Packing {
     Gzip,
     /// What HTTP calls deflate is in the format of zlib.
     Zlib,
@@ -22,13 +22,21 @@ pub(super) enum Packing {
 /// # Errors
 /// 415 where it is packed in a way that nobody here knows.
 pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, ApiError> {
-    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
+    named(headers.get(header::CONTENT_ENCODING))
+}
+
+/// The way of packing that a header names, if it names any.
+///
+/// # Errors
+/// As above.
+pub(crate) fn named(encoding: Option<&HeaderValue>) -> Result<Option<Packing>, ApiError> {
+    let Some(encoding) = encoding else { return Ok(None) };
     match encoding.to_str().map(str::trim).map(str::to_ascii_lowercase).as_deref() {
         Ok("" | "identity") => Ok(None),
         Ok("gzip" | "x-gzip") => Ok(Some(Packing::Gzip)),
         Ok("deflate") => Ok(Some(Packing::Zlib)),
         _ => {
-            let message = "the body has a content-encoding that is neither gzip nor deflate";
+            let message = "the body is packed in a way that is neither gzip nor deflate";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             Err(ApiError::new(Kind::Validation, message).with_status(status))
         }
@@ -39,7 +47,7 @@ pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, ApiError> 
 ///
 /// # Errors
 /// 400 where it is not packed in that way, 413 where more than `bytes_max` come out.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     packed: &Bytes,
     packing: Packing,
     bytes_max: usize,

@@ -30,8 +30,10 @@ use crate::{
 
 /// Texts of one request.
 const TEXTS_MAX: usize = 2048;
+/// Bytes of a request's id.
+const ID_BYTES_MAX: usize = 1024;
 /// Every model can be asked in this way.
-const TASKS: [Task; 4] = [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor];
+pub(super) const TASKS: [Task; 4] = [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor];
 
 /// What is asked.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +122,10 @@ fn check(request: &InferRequest) -> Result<(), ApiError> {
     }
     if request.inputs.len() > TENSORS_MAX || request.outputs.len() > TENSORS_MAX {
         return Err(wrong(format!("there are at most {TENSORS_MAX} inputs and outputs")));
+    }
+    if request.id.as_ref().is_some_and(|id| id.len() > ID_BYTES_MAX) {
+        let message = format!("`id` has more than {ID_BYTES_MAX} bytes");
+        return Err(ApiError::new(Kind::Validation, message).about("id"));
     }
     let names = request.inputs.iter().map(|input| &input.name).chain(&request.outputs);
     if names.map(String::len).max() > Some(TENSOR_NAME_BYTES_MAX) {

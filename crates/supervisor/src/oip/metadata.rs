@@ -4,10 +4,13 @@ use onnxd_proto::{layout::Record, message::Signature};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::signature;
+use super::{
+    infer::{TASKS, served},
+    signature,
+};
 use crate::{
     http::{error::ApiError, router::App},
-    models::registry::Model,
+    models::{gate::Presence, registry::Model},
 };
 
 /// What the server can do beyond the protocol, by the names of the extensions.
@@ -28,11 +31,22 @@ pub(crate) struct ModelMetadata {
 }
 
 impl ModelMetadata {
+    /// Of a model that is loaded first if nobody has used it yet.
+    ///
+    /// # Errors
+    /// It is not served, or not this generation of it.
+    pub(crate) async fn loaded(app: &App, name: &str, version: &str) -> Result<Self, ApiError> {
+        let model = served(app, name, version)?;
+        app.ready(model, &TASKS).await?;
+        served(app, name, version)?;
+        Self::of(model)
+    }
+
     /// Of the generation that serves.
     ///
     /// # Errors
     /// Nothing is served.
-    pub(crate) fn of(model: &Model) -> Result<Self, ApiError> {
+    fn of(model: &Model) -> Result<Self, ApiError> {
         let (generation, record) = model.serving().ok_or_else(ApiError::not_loaded)?;
         let Record { facts, .. } = &*record;
         Ok(Self {
@@ -41,6 +55,11 @@ impl ModelMetadata {
             signature: signature(facts),
         })
     }
+}
+
+/// Whether the model serves, and a worker is there to do it.
+pub(crate) fn model_is_ready(app: &App, model: &Model) -> bool {
+    app.health.borrow().is_ready() && model.gate.presence() == Presence::Loaded
 }
 
 /// What was counted of one model, in Triton's terms.

@@ -22,8 +22,7 @@ const COPIES_MAX: f64 = 12.0;
 
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
     let server = Server::builder().model("image", &model("tiny/tensor_image")).start().await;
-    let mut client =
-        Client::connect(server.address()).await.map_err(|error| error.to_string())?;
+    let mut client = Client::connect(server.address()).await.map_err(|error| error.to_string())?;
     let mut table =
         Table::new(["one image", "bytes", "p50 ms", "in ONNX Runtime", "beside it", "one copy"]);
     let mut figures = Vec::new();

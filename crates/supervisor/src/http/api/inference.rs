@@ -262,6 +262,12 @@ impl Begun {
         Ok(Self { started: Instant::now(), timeout: asked_timeout(headers)? })
     }
 
+    /// The same, that must be answered within this time, too.
+    pub(crate) fn within(self, time: Duration) -> Self {
+        let timeout = self.timeout.map_or(time, |timeout| timeout.min(time));
+        Self { timeout: Some(timeout), ..self }
+    }
+
     /// Has the model answer the items, which must be for one of these tasks, and says what the
     /// generation that did so is.
     ///

@@ -19,8 +19,6 @@ use crate::{
 
 /// Says where the JSON ends and raw tensors begin.
 pub(super) const HEADER: &str = "inference-header-content-length";
-/// Bytes of a request's id.
-const ID_BYTES_MAX: usize = 1024;
 
 /// An inference request.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -134,9 +132,6 @@ pub(super) fn request(
     };
     let RequestJson { id, parameters, inputs, outputs } =
         parse(&json).map_err(|error| error.with_status(StatusCode::BAD_REQUEST))?;
-    if id.as_ref().is_some_and(|id| id.len() > ID_BYTES_MAX) {
-        return Err(wrong(format!("`id` has more than {ID_BYTES_MAX} bytes")));
-    }
     let inputs = inputs.into_iter().map(|input| tensor(input, &mut raw));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
     if !raw.is_empty() {

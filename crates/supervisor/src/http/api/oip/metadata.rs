@@ -7,10 +7,7 @@ use axum::{
     http::{Response, StatusCode},
     response::IntoResponse,
 };
-use onnxd_proto::{
-    message::Task,
-    tensor::{DataType, TensorSpec},
-};
+use onnxd_proto::tensor::{DataType, TensorSpec};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -21,15 +18,12 @@ use crate::{
         error::{ApiError, Contract, OipErrors, axum_json},
         router::{App, respond},
     },
-    models::{gate::Presence, registry::Model},
+    models::registry::Model,
     oip::{
         infer::served,
-        metadata::{EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM},
+        metadata::{EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM, model_is_ready},
     },
 };
-
-/// What a model may be for.
-const TASKS: [Task; 4] = [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor];
 
 /// The server.
 #[derive(Debug, Serialize, ToSchema)]
@@ -121,16 +115,8 @@ pub(crate) async fn model_version(
     respond(Contract::Oip, try_model(&app, &name, &version)).await
 }
 
-/// What a model takes and gives; it is loaded first if nobody has used it yet.
-async fn metadata(app: &App, name: &str, version: &str) -> Result<ModelMetadata, ApiError> {
-    let model = served(app, name, version)?;
-    app.ready(model, &TASKS).await?;
-    served(app, name, version)?;
-    ModelMetadata::of(model)
-}
-
 async fn try_model(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
-    let metadata = metadata(app, name, version).await?;
+    let metadata = ModelMetadata::loaded(app, name, version).await?;
     let model = ModelJson {
         name: metadata.name,
         versions: vec![metadata.version],
@@ -182,11 +168,6 @@ pub(crate) async fn ready_version(
     respond(Contract::Oip, async { is_ready(&app, &name, &version) }).await
 }
 
-/// Whether the model serves, and a worker is there to do it.
-pub(crate) fn model_is_ready(app: &App, model: &Model) -> bool {
-    app.health.borrow().is_ready() && model.gate.presence() == Presence::Loaded
-}
-
 fn is_ready(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
     let model = served(app, name, version)?;
     let ready = model_is_ready(app, model);
@@ -230,7 +211,7 @@ pub(crate) async fn config_version(
 }
 
 async fn try_config(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
-    let metadata = metadata(app, name, version).await?;
+    let metadata = ModelMetadata::loaded(app, name, version).await?;
     let tensors = |specs: &[TensorSpec]| -> Value {
         let tensor = |spec: &TensorSpec| json!({ "name": spec.name, "data_type": triton_type(spec.datatype), "dims": spec.shape });
         specs.iter().map(tensor).collect()

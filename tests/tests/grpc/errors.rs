@@ -1,0 +1,145 @@
+//! Refusals, by their codes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prost::Message;
+use tonic::{Code, Request, client::Grpc};
+use tonic_prost::ProstCodec;
+
+use crate::{
+    builder, bytes, channel, client,
+    pb::{
+        InferTensorContents, ModelInferRequest, ModelReadyRequest,
+        model_infer_request::InferInputTensor,
+    },
+    raw, refused, wanted,
+};
+
+fn good() -> ModelInferRequest {
+    raw("m", &[("x", "FP32", &[1, 4], bytes(&[1.0; 4]))])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_wrong_request_is_told_what_is_wrong_by_code_and_message() {
+    let server = builder(&[("m", "tiny/tensor_a"), ("t", "tiny/a")]).start().await;
+    let mut client = client(&server).await;
+    let both = InferTensorContents { fp32_contents: vec![1.0; 4], ..Default::default() };
+    let mut with_both = good();
+    with_both.inputs[0].contents = Some(both);
+    let half = raw("m", &[("x", "FP16", &[1, 4], Bytes::from_static(&[0; 8]))]);
+    let bad_text = raw("t", &[("text", "BYTES", &[1], Bytes::from_static(b"\x01\0\0\0\xff"))]);
+    for (request, code, reason) in [
+        (ModelInferRequest { model_name: "nobody".into(), ..good() }, Code::NotFound, "nobody"),
+        (ModelInferRequest { model_version: "9".into(), ..good() }, Code::NotFound, "9"),
+        (
+            ModelInferRequest { raw_input_contents: vec![], ..good() },
+            Code::InvalidArgument,
+            "0 bytes",
+        ),
+        (ModelInferRequest { inputs: vec![], ..good() }, Code::InvalidArgument, "0 inputs"),
+        (ModelInferRequest { outputs: vec![wanted("z")], ..good() }, Code::InvalidArgument, "z"),
+        (ModelInferRequest { id: "i".repeat(2000), ..good() }, Code::InvalidArgument, "id"),
+        (raw("m", &[("z", "FP32", &[1], bytes(&[1.0]))]), Code::InvalidArgument, "z"),
+        (raw("m", &[("x", "FP32", &[1, 4], bytes(&[1.0]))]), Code::InvalidArgument, "4 bytes"),
+        (raw("m", &[("x", "FP32", &[1, 3], bytes(&[1.0; 3]))]), Code::InvalidArgument, "x"),
+        (half, Code::InvalidArgument, "x"),
+        (with_both, Code::InvalidArgument, "contents"),
+        (bad_text, Code::InvalidArgument, "UTF-8"),
+    ] {
+        let (found, message) = refused(client.model_infer(request).await);
+        assert_eq!(found, code, "{message}");
+        assert!(message.contains(reason), "{reason}: {message}");
+    }
+    client.model_infer(good()).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_of_grpc_and_of_the_header_are_kept() {
+    let server = builder(&[("m", "tiny/tensor_slow")]).start().await;
+    let mut client = client(&server).await;
+    let request = || Request::new(raw("m", &[("x", "FP32", &[2, 4], bytes(&[1.0; 8]))]));
+    client.model_infer(request()).await.unwrap();
+    let mut asked = request();
+    asked.metadata_mut().insert("x-request-timeout-ms", "1".parse().unwrap());
+    assert_eq!(refused(client.model_infer(asked).await).0, Code::DeadlineExceeded);
+    let mut odd = request();
+    odd.metadata_mut().insert("x-request-timeout-ms", "soon".parse().unwrap());
+    assert_eq!(refused(client.model_infer(odd).await).0, Code::InvalidArgument);
+    // Not by `set_timeout`, with which the client itself would end it.
+    let mut grpc = request();
+    grpc.metadata_mut().insert("grpc-timeout", "1m".parse().unwrap());
+    let begin = Instant::now();
+    let (code, message) = refused(client.model_infer(grpc).await);
+    assert_eq!(code, Code::DeadlineExceeded, "{message}");
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let mut streamed = Request::new(tokio_stream::pending());
+    streamed.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
+    let mut answers = client.model_stream_infer(streamed).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_would_cost_too_much_are_refused_and_others_go_on() {
+    let server = builder(&[("m", "tiny/tensor_a")]).start().await;
+    let mut client = client(&server).await;
+    let large = raw("m", &[("x", "FP32", &[1, 4], Bytes::from(vec![0; 80 << 20]))]);
+    assert_eq!(refused(client.model_infer(large).await).0, Code::OutOfRange);
+    let many = ModelInferRequest { inputs: vec![InferInputTensor::default(); 1 << 20], ..good() };
+    assert_eq!(refused(client.model_infer(many).await).0, Code::OutOfRange);
+    let name = "m".repeat(1 << 20);
+    let question = ModelReadyRequest { name, version: String::new() };
+    assert_eq!(refused(client.model_ready(question).await).0, Code::OutOfRange);
+    // What is no message at all.
+    let mut grpc = Grpc::new(channel(&server).await);
+    grpc.ready().await.unwrap();
+    let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
+    // In place of a name's text, bytes that are none.
+    let odd = Odd { model_name: Bytes::from_static(&[0xff; 4]) };
+    let codec = ProstCodec::<Odd, Odd>::default();
+    let answer = grpc.unary(Request::new(odd), path, codec).await;
+    assert_eq!(refused(answer).0, Code::InvalidArgument);
+    client.model_infer(good()).await.unwrap();
+    server.stop().await;
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Odd {
+    #[prost(bytes = "bytes", tag = "1")]
+    model_name: Bytes,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_says_when_to_come_back() {
+    let builder = builder(&[("m", "tiny/tensor_slow")]).argument("--queue-limit").argument("256");
+    let server = builder.workers(1).start().await;
+    let client = client(&server).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let mut client = crate::client(&server).await;
+        for _ in 0..120 {
+            let mut client = client.clone();
+            calls.spawn(async move {
+                client.model_infer(raw("m", &[("x", "FP32", &[2, 4], bytes(&[1.0; 8]))])).await
+            });
+        }
+        client.server_live(crate::pb::ServerLiveRequest {}).await.unwrap();
+    }
+    drop(client);
+    let (mut answered, mut busy) = (0, 0);
+    while let Some(answer) = calls.join_next().await {
+        match answer.unwrap() {
+            Ok(_) => answered += 1,
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                let pause = status.metadata().get("retry-after-ms").unwrap();
+                assert!(pause.to_str().unwrap().parse::<u64>().unwrap() > 0);
+                busy += 1;
+            }
+            Err(status) => panic!("{status:?}"),
+        }
+    }
+    assert!(answered >= 256 && busy > 0, "{answered} {busy}");
+    server.stop().await;
+}

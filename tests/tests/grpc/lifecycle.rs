@@ -1,0 +1,78 @@
+//! Updates and the end of the server, while clients call.
+
+use std::time::{Duration, Instant};
+
+use e2e::{corpus::Corpus, fixtures::model, processes::Signal};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::Code;
+
+use crate::{builder, bytes, client, floats, generation, raw, texts};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_generation_never_falls_and_says_what_the_content_is_while_the_model_is_updated() {
+    let server = builder(&[("m", "tiny/a")]).start().await;
+    let corpus = Corpus::tiny();
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let mut clients = tokio::task::JoinSet::new();
+    for place in 0..4 {
+        let (mut client, corpus) = (client(&server).await, corpus.clone());
+        let ended = ended.clone();
+        clients.spawn(async move {
+            let (mut newest, mut answered) = (0, 0);
+            while !*ended.borrow() {
+                let request = texts("m", &[("text", &[&corpus.texts[place]])]);
+                let answer = client.model_infer(request).await.unwrap();
+                let generation = generation(&answer);
+                assert!(generation >= newest, "{generation} after {newest}");
+                let embedding = floats(&answer.get_ref().raw_output_contents[0]);
+                let content = if generation % 2 == 1 { "a" } else { "b" };
+                assert_eq!(corpus.content(&[place], &[embedding]).as_deref(), Ok(content));
+                (newest, answered) = (generation, answered + 1);
+            }
+            (newest, answered)
+        });
+    }
+    for content in ["b", "a", "b", "a", "b"] {
+        server.update("m", Some(&model(&format!("tiny/{content}")))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    end.send_replace(true);
+    while let Some(seen) = clients.join_next().await {
+        let (newest, answered) = seen.unwrap();
+        assert_eq!(newest, 6);
+        assert!(answered > 20, "{answered}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_answers_what_was_accepted_and_ends_streams_and_connections() {
+    let mut server = builder(&[("m", "tiny/tensor_slow")]).start().await;
+    let request = || raw("m", &[("x", "FP32", &[2, 4], bytes(&[1.0; 8]))]);
+    let idle = client(&server).await;
+    let mut streaming = client(&server).await;
+    let (requests, receiver) = mpsc::channel(1);
+    requests.send(request()).await.unwrap();
+    let stream = streaming.model_stream_infer(ReceiverStream::new(receiver)).await;
+    let mut stream = stream.unwrap().into_inner();
+    assert_eq!(stream.next().await.unwrap().unwrap().error_message, "");
+    let mut calls = tokio::task::JoinSet::new();
+    let busy = client(&server).await;
+    for _ in 0..16 {
+        let mut client = busy.clone();
+        calls.spawn(async move { client.model_infer(request()).await });
+    }
+    // One answer says that the others have been accepted, or are about to be.
+    calls.join_next().await.unwrap().unwrap().unwrap();
+    let begin = Instant::now();
+    server.signal(Signal::SIGTERM);
+    while let Some(answer) = calls.join_next().await {
+        answer.unwrap().unwrap();
+    }
+    let end = stream.next().await.unwrap().unwrap_err();
+    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+    assert_eq!(server.wait().await.code(), Some(0));
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    drop((requests, idle));
+}
