@@ -9,6 +9,7 @@ use hyper::{
     HeaderMap, Method, Request,
     client::conn::http1::{self, SendRequest},
     header::{CONNECTION, CONTENT_TYPE, HOST},
+    http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -85,13 +86,27 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Response, Unanswered> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.address.to_string())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .unwrap();
+        self.send_with(method, path, &[(CONTENT_TYPE.as_str(), "application/json")], body).await
+    }
+
+    /// Any request with these headers beside its host.
+    ///
+    /// # Errors
+    /// There is no answer.
+    ///
+    /// # Panics
+    /// The request cannot be expressed.
+    pub async fn send_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Response, Unanswered> {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(HOST, self.address.to_string());
+        let with = |request: Builder, (name, value): &(&str, &str)| request.header(*name, *value);
+        let request = headers.iter().fold(request, with).body(Full::new(body)).unwrap();
         match timeout(DEADLINE, self.exchange(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(Unanswered(format!("no answer within {DEADLINE:?}"))),
