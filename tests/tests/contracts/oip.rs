@@ -205,7 +205,7 @@ async fn tensors_that_do_not_fit_the_model_are_refused_by_name() {
         ("tensor_two", inputs(json!([input("a", json!([1, 2]), json!([1, 2]))])), "`b`"),
         ("tensor_a", outputs(&["z"]), "`z`"),
         ("tensor_a", outputs(&["y", "y"]), "twice"),
-        ("tensor_a", outputs(&["y"; 300]), "at most"),
+        ("tensor_a", outputs(&["y"; 300]), "more than 64"),
         ("tensor_a", outputs(&[&"y".repeat(5000)]), "bytes"),
         ("tensor_a", inputs(json!([input(&"x".repeat(5000), json!([1]), json!([1]))])), "bytes"),
         ("tensor_a", json!({"id": "i".repeat(1025), "inputs": [good]}), "`id`"),

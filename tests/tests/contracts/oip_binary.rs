@@ -108,7 +108,7 @@ fn every_type() -> Vec<(&'static str, &'static str, Value, Vec<u8>)> {
         ("uint64", "UINT64", json!([0, u64::MAX]), whole([0, u64::MAX.into()], 8)),
         ("fp16", "FP16", json!([-0.5, 65504.0]), vec![0x00, 0xb8, 0xff, 0x7b]),
         ("bf16", "BF16", json!([-0.5, 3.0]), vec![0x00, 0xbf, 0x40, 0x40]),
-        ("fp32", "FP32", json!([0.1_f32, f32::MIN]), raw(&[0.1, f32::MIN])),
+        ("fp32", "FP32", json!([0.1, -3.402_823_5e38]), raw(&[0.1, f32::MIN])),
         (
             "fp64",
             "FP64",

@@ -11,7 +11,7 @@ use e2e::{
 use serde_json::{Value, json};
 
 use crate::{
-    message, post, refused, serve,
+    memory, message, post, refused, serve,
     tensors::{HEADER, after, bytes, infer, of_floats, send, send_raw},
 };
 
@@ -152,6 +152,37 @@ async fn json_that_is_none_or_of_another_shape_is_refused() {
         let response = sent.expect("an answer");
         assert_eq!(response.status, 400, "{body:.100}: {}", response.text());
         assert!(message(&response.json()).len() < 1000, "{body:.100}");
+    }
+    assert_serves(&server, &mut client).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_does_not_become_many_times_as_large_in_memory() {
+    let server = serve(&["tensor_a"]).await;
+    let mut client = server.client().await;
+    let body_bytes = 48 << 20;
+    let zeros = |open: &str, each: &str, close: &str| {
+        format!("{open}{}{close}", each.repeat((body_bytes - 200) / each.len()))
+    };
+    let input = r#"{"inputs": [{"name": "x", "datatype": "FP64", "shape": ["#;
+    for (what, body) in [
+        ("elements", zeros(&format!(r#"{input}1, 4], "data": [0"#), ",0", "]}]}")),
+        ("axes", zeros(&format!("{input}1"), ",1", r#"], "data": []}]}"#)),
+        (
+            "inputs",
+            zeros(&format!("{input}1]}}"), r#",{"name":"","shape":[],"datatype":"INT8"}"#, "]}"),
+        ),
+        ("outputs", zeros(r#"{"inputs": [], "outputs": [{"name":""}"#, r#",{"name":""}"#, "]}")),
+    ] {
+        let peak = memory(&server, "VmHWM");
+        let sent = client.send(hyper::Method::POST, &infer("tensor_a"), body.into()).await;
+        let response = sent.expect("an answer");
+        assert_eq!(response.status, 400, "{what}: {:.500}", response.text());
+        message(&response.json());
+        // The body, and once more the elements as they were written.
+        let grown = memory(&server, "VmHWM") - peak;
+        assert!(grown <= 150 << 20, "{what}: {} MiB more", grown >> 20);
     }
     assert_serves(&server, &mut client).await;
     server.stop().await;

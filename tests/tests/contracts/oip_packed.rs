@@ -1,16 +1,12 @@
 //! Bodies that are packed, and those that unpack to more than anybody may send.
 
 use std::{
-    fs,
     io::{self, Write},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use e2e::{
-    client::{Client, Response},
-    server::Server,
-};
+use e2e::client::{Client, Response};
 use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
@@ -19,7 +15,7 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::{
-    TEXT, assert_close, message, serve,
+    TEXT, assert_close, memory, message, serve,
     tensors::{HEADER, after, floats, infer, known, of_floats, parts, raw},
 };
 
@@ -43,14 +39,6 @@ fn bomb() -> Bytes {
 async fn packed(client: &mut Client, path: &str, encoding: &str, body: Bytes) -> Response {
     let headers = [("content-type", "application/json"), ("content-encoding", encoding)];
     client.send_with(Method::POST, path, &headers, body).await.expect("an answer")
-}
-
-/// A line of `/proc/PID/status`, in bytes.
-fn memory(server: &Server, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
-    let kibibytes = line.trim_matches([':', '\t', ' ']).trim_end_matches(" kB");
-    kibibytes.parse::<u64>().unwrap_or_else(|error| panic!("{line}: {error}")) * 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]

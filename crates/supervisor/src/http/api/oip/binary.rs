@@ -3,12 +3,15 @@
 
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
-use onnxd_proto::tensor::DataType;
+use onnxd_proto::{
+    limits::TENSORS_BYTES_MAX,
+    tensor::{AXES_MAX, DataType, TENSORS_MAX, elements},
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use utoipa::ToSchema;
 
-use super::elements::from_json;
+use super::{at_most::at_most, elements::from_json};
 use crate::{
     http::{
         api::inference::parse,
@@ -27,9 +30,10 @@ pub(crate) struct RequestJson {
     id: Option<String>,
     #[serde(default)]
     parameters: RequestParameters,
+    #[serde(deserialize_with = "at_most::<_, _, TENSORS_MAX>")]
     inputs: Vec<InputJson>,
     /// Those that are wanted; without them all are.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_most::<_, _, TENSORS_MAX>")]
     outputs: Vec<OutputJson>,
 }
 
@@ -45,6 +49,7 @@ struct RequestParameters {
 #[derive(Debug, Deserialize, ToSchema)]
 struct InputJson {
     name: String,
+    #[serde(deserialize_with = "at_most::<_, _, AXES_MAX>")]
     shape: Vec<u64>,
     /// `BOOL`, `INT8` to `INT64`, `UINT8` to `UINT64`, `FP16`, `BF16`, `FP32`, `FP64` or `BYTES`.
     #[schema(value_type = String)]
@@ -160,7 +165,11 @@ fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, ApiError> {
             )));
         }
         (None, Some(json)) => {
-            let bytes = from_json(&json, datatype)
+            let bytes_max = elements(&shape).zip(datatype.element_bytes());
+            let bytes_max = bytes_max.map_or(TENSORS_BYTES_MAX, |(count, size)| {
+                count.saturating_mul(size).min(TENSORS_BYTES_MAX)
+            });
+            let bytes = from_json(&json, datatype, bytes_max)
                 .map_err(|error| wrong(format!("the input `{name}`: {error}")))?;
             bytes.into()
         }

@@ -15,14 +15,18 @@ use crate::http::api::numbers::NotFinite;
 /// Lists within lists; no tensor has more axes.
 const DEPTH_MAX: usize = 17;
 
-/// The raw bytes of elements that are written as JSON.
+/// The raw bytes of elements that are written as JSON, which may be far more than were written.
 ///
 /// # Errors
-/// An element is not of the type.
-pub(super) fn from_json(json: &RawValue, datatype: DataType) -> Result<Vec<u8>, serde_json::Error> {
+/// An element is not of the type, or there are more than `bytes_max`.
+pub(super) fn from_json(
+    json: &RawValue,
+    datatype: DataType,
+    bytes_max: usize,
+) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(json.get());
-    Elements { datatype, depth: 0, bytes: &mut bytes }.deserialize(&mut deserializer)?;
+    Elements { datatype, depth: 0, bytes_max, bytes: &mut bytes }.deserialize(&mut deserializer)?;
     Ok(bytes)
 }
 
@@ -30,6 +34,7 @@ pub(super) fn from_json(json: &RawValue, datatype: DataType) -> Result<Vec<u8>, 
 struct Elements<'b> {
     datatype: DataType,
     depth: usize,
+    bytes_max: usize,
     bytes: &'b mut Vec<u8>,
 }
 
@@ -146,15 +151,21 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Self { datatype, depth, bytes } = self;
+        let Self { datatype, depth, bytes_max, bytes } = self;
         if depth >= DEPTH_MAX {
             return Err(A::Error::custom(
                 "there are more lists within lists than tensors have axes",
             ));
         }
+        let depth = depth + 1;
         while let Some(()) =
-            list.next_element_seed(Elements { datatype, depth: depth + 1, bytes: &mut *bytes })?
+            list.next_element_seed(Elements { datatype, depth, bytes_max, bytes: &mut *bytes })?
         {
+            if bytes.len() > bytes_max {
+                return Err(A::Error::custom(format!(
+                    "the elements have more than the {bytes_max} bytes that there may be"
+                )));
+            }
         }
         Ok(())
     }
@@ -257,7 +268,7 @@ mod tests {
     use super::*;
 
     fn bytes(json: &str, datatype: DataType) -> Result<Vec<u8>, serde_json::Error> {
-        from_json(&RawValue::from_string(json.into()).unwrap(), datatype)
+        from_json(&RawValue::from_string(json.into()).unwrap(), datatype, 1000)
     }
 
     fn json(datatype: DataType, data: &[u8]) -> String {
@@ -295,6 +306,8 @@ mod tests {
     fn lists_may_be_nested_and_are_flattened() {
         assert_eq!(bytes("[[1, 2], [3, 4]]", DataType::Uint8).unwrap(), [1, 2, 3, 4]);
         assert_eq!(bytes("[[[1]], 2.0, []]", DataType::Uint8).unwrap(), [1, 2]);
+        let five = format!("[{}1]", "1,".repeat(1000));
+        assert!(bytes(&five, DataType::Uint8).unwrap_err().to_string().contains("1000 bytes"));
         assert!(bytes(&format!("{}1{}", "[".repeat(40), "]".repeat(40)), DataType::Int8).is_err());
     }
 
