@@ -13,6 +13,8 @@ use crate::limits::{FRAME_CONTROL_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX};
 pub const HEADER_BYTES: usize = 24;
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"ONXD";
+/// A buffer that is larger is given back when what comes next needs less than a quarter of it.
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Raised with every change of the header or of a message.
 pub const PROTOCOL_VERSION: u16 = 4;
 
@@ -171,9 +173,22 @@ impl Frame {
         self.id = header.id();
         self.control.resize(header.control_len(), 0);
         stream.read_exact(&mut self.control)?;
-        self.payload.resize(header.payload_len(), 0);
-        stream.read_exact(&mut self.payload)?;
+        self.read_payload(stream, header.payload_len())?;
         Ok(true)
+    }
+
+    /// Into memory that is not written to before: large payloads are many.
+    fn read_payload(&mut self, stream: &mut impl Read, length: usize) -> io::Result<()> {
+        self.payload.clear();
+        if self.payload.capacity() > KEPT_BYTES_MAX && length < self.payload.capacity() / 4 {
+            self.payload.shrink_to(length);
+        }
+        self.payload.reserve_exact(length);
+        stream.take(length as u64).read_to_end(&mut self.payload)?;
+        match self.payload.len() == length {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 }
 

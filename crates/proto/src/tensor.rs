@@ -125,10 +125,14 @@ pub struct TensorHead {
     pub bytes: u32,
 }
 
-/// The elements of a tensor of this shape; `None` where no memory could hold as many.
+/// The elements of a tensor of this shape; `None` where no memory could hold as many. That holds
+/// for the other axes, too, where one has no elements: whoever leaves that one out computes with
+/// the others.
 pub fn elements(shape: &[u64]) -> Option<usize> {
-    let product = shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size))?;
-    usize::try_from(product).ok().filter(|&elements| isize::try_from(elements).is_ok())
+    let product =
+        shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size.max(1)))?;
+    let product = usize::try_from(product).ok().filter(|&all| isize::try_from(all).is_ok())?;
+    Some(if shape.contains(&0) { 0 } else { product })
 }
 
 /// The elements of a BYTES tensor.
@@ -176,6 +180,8 @@ mod tests {
         assert_eq!(elements(&[u64::MAX, 2]), None);
         assert_eq!(elements(&[1 << 32, 1 << 32]), None);
         assert_eq!(elements(&[1 << 63]), None);
+        assert_eq!(elements(&[0, u64::MAX]), None);
+        assert_eq!(elements(&[1 << 32, 0, 1 << 32]), None);
     }
 
     #[test]

@@ -252,13 +252,14 @@ pub(crate) struct OipError {
 }
 
 /// What may go wrong with any request, and what the client is told by the status.
-const STATUSES: [(&str, &str); 12] = [
+const STATUSES: [(&str, &str); 13] = [
     ("400", "The request is empty or cannot be understood"),
     ("401", "An API key is needed"),
     ("404", "There is no such model or route"),
     ("405", "The route has another method"),
     ("408", "The body took too long"),
     ("413", "The body is too long"),
+    ("415", "The body is packed in another way than gzip or deflate"),
     ("422", "The request is not what it should be"),
     ("424", "The model is for something else, or failed"),
     ("429", "Too many inputs wait; the headers say when to come back"),

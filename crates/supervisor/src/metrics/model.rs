@@ -73,6 +73,11 @@ impl ModelMetrics {
         [self.queue.total(), self.tokenize.total(), self.inference.total()]
     }
 
+    /// How many items micro-batches answered.
+    pub(crate) fn answered(&self) -> u64 {
+        self.batch_size.total().1
+    }
+
     /// An item was handed to a worker after it had waited so long.
     pub(crate) fn handed_out(&self, waited: Duration) {
         self.queue.observe_time(waited);

@@ -1,6 +1,6 @@
 //! Inference on tensors, for models of every task.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use onnxd_proto::{
@@ -131,6 +131,13 @@ fn check(request: &InferRequest) -> Result<(), ApiError> {
     if names.map(String::len).max() > Some(TENSOR_NAME_BYTES_MAX) {
         return Err(wrong(format!("a name has more than {TENSOR_NAME_BYTES_MAX} bytes")));
     }
+    let inputs = request.inputs.iter().map(|input| input.name.as_str());
+    if let Some(name) = twice(inputs) {
+        return Err(wrong(format!("the input `{name}` is given twice")));
+    }
+    if let Some(name) = twice(request.outputs.iter().map(String::as_str)) {
+        return Err(wrong(format!("the output `{name}` is asked for twice")));
+    }
     let mut bytes = 0_usize;
     for Tensor { name, datatype, shape, data } in &request.inputs {
         if shape.len() > AXES_MAX {
@@ -138,6 +145,14 @@ fn check(request: &InferRequest) -> Result<(), ApiError> {
         }
         let count = elements(shape)
             .ok_or_else(|| wrong(format!("the input `{name}` has a shape that no memory holds")))?;
+        // A tensor without elements costs its sender nothing, but an output without its empty axis
+        // would cost a worker as much as the other axes say.
+        let others: u64 = shape.iter().filter(|&&size| size > 0).product();
+        if count == 0 && others > TENSORS_BYTES_MAX as u64 {
+            return Err(wrong(format!(
+                "the input `{name}` is empty, and its other axes too large"
+            )));
+        }
         match datatype.element_bytes() {
             Some(size) if count.checked_mul(size) != Some(data.len()) => {
                 return Err(wrong(format!(
@@ -156,6 +171,12 @@ fn check(request: &InferRequest) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The first name that is there twice.
+fn twice<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let mut seen = HashSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 /// The one item of a request to a model for tensors.

@@ -109,18 +109,19 @@ pub(crate) struct BatchStatistics {
 impl ModelStatistics {
     /// Since the start.
     pub(crate) fn of(app: &App, model: &Model) -> Self {
-        // Microseconds are counted.
-        let phases = app.metrics.model(model.slot).phases();
+        let metrics = app.metrics.model(model.slot);
+        let answered = metrics.answered();
         let [queue, tokenize, infer] =
-            phases.map(|(count, micros)| Duration { count, ns: micros.saturating_mul(1000) });
-        let success = Duration { count: queue.count, ns: queue.ns + tokenize.ns + infer.ns };
+            // Microseconds are counted.
+            metrics.phases().map(|(count, micros)| Duration { count, ns: micros.saturating_mul(1000) });
+        let success = Duration { count: answered, ns: queue.ns + tokenize.ns + infer.ns };
         Self {
             name: model.name.to_string(),
             version: model
                 .serving()
                 .map(|(generation, _)| generation.to_string())
                 .unwrap_or_default(),
-            inference_count: queue.count,
+            inference_count: answered,
             execution_count: infer.count,
             inference_stats: InferenceStatistics {
                 success,

@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     http::{
-        api::inference::Begun,
+        api::{inference::Begun, numbers::NotFinite},
         chunks,
-        error::{ApiError, Contract, OipErrors},
+        error::{ApiError, Contract, Kind, OipErrors},
         router::{App, read_body_within, respond},
     },
     oip::infer::{InferRequest, InferResponse, infer as run, only_input},
@@ -134,6 +134,14 @@ async fn try_infer(
     answer(&response, id.as_deref(), &wanted)
 }
 
+fn not_in_json(output: &str) -> ApiError {
+    let message = format!(
+        "the output `{output}` has elements that are not finite, which JSON has no numbers for; \
+         ask for it as binary data"
+    );
+    ApiError::new(Kind::Backend, message)
+}
+
 /// The JSON of a response, and the raw tensors after it.
 fn answer(
     response: &InferResponse<'_>,
@@ -167,7 +175,8 @@ fn answer(
             raw.push(output.data.clone());
         } else {
             json.extend_from_slice(br#""data":"#);
-            push_json(&mut json, output.datatype, &output.data)?;
+            push_json(&mut json, output.datatype, &output.data)
+                .map_err(|_: NotFinite| not_in_json(&output.name))?;
             json.push(b'}');
         }
     }

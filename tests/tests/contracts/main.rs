@@ -1,0 +1,134 @@
+//! The HTTP contracts: what each answers, within which limits, and what it says to requests that
+//! are wrong or hostile. The answers are compared with those that numpy computed. That unmodified
+//! clients understand them is `tests/clients`' affair.
+
+mod batching;
+mod cohere;
+mod fairness;
+mod oip;
+mod oip_binary;
+mod oip_hostile;
+mod oip_packed;
+mod oip_texts;
+mod openai;
+mod tei;
+mod tei_scores;
+mod tei_tasks;
+mod tei_tokens;
+mod tensors;
+
+use e2e::{
+    client::{Client, Response},
+    corpus::{TOLERANCE, distance},
+    fixtures::model,
+    server::Server,
+};
+use serde_json::Value;
+
+/// A text of the reference that has few tokens.
+const TEXT: &str = "How big is London";
+/// Its place there.
+const PLACE: usize = 2;
+
+/// A server of tiny models, each under its own name.
+async fn serve(models: &[&str]) -> Server {
+    let add = |builder: e2e::launch::Builder, name: &&str| {
+        builder.model(name, &model(&format!("tiny/{name}")))
+    };
+    models.iter().fold(Server::builder(), add).start().await
+}
+
+/// An answer that is none of an error.
+async fn post(client: &mut Client, path: &str, body: &Value) -> Response {
+    let response = client.post(path, body).await.expect("an answer");
+    assert_eq!(response.status, 200, "{path} {body:.300}: {:.1000}", response.text());
+    response
+}
+
+/// The body of such an answer.
+async fn ask(client: &mut Client, path: &str, body: &Value) -> Value {
+    post(client, path, body).await.json()
+}
+
+/// The message of an answer that is one of an error, in the shape of any contract.
+async fn refused(client: &mut Client, path: &str, body: &Value, status: u16) -> String {
+    let response = client.post(path, body).await.expect("an answer");
+    assert_eq!(response.status, status, "{path} {body:.300}: {:.1000}", response.text());
+    message(&response.json())
+}
+
+/// What an error says, in the shape of any contract.
+fn message(error: &Value) -> String {
+    let places = [&error["error"], &error["error"]["message"], &error["message"]];
+    let text = places.into_iter().find_map(Value::as_str).unwrap_or_default();
+    assert!(!text.is_empty(), "no message: {error}");
+    for inside in ["onnxd-worker", "/tmp/", ".rs:", "panicked"] {
+        assert!(!text.contains(inside), "{text}");
+    }
+    text.to_owned()
+}
+
+/// What numpy says of all tiny models.
+fn answers() -> Value {
+    let text = std::fs::read(model("tiny").join("reference.json")).expect("a reference");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+/// A list of numbers.
+fn numbers(value: &Value) -> Vec<f32> {
+    serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
+}
+
+#[track_caller]
+fn assert_close(actual: &[f32], expected: &[f32], what: &str) {
+    let apart = distance(actual, expected);
+    assert!(apart <= TOLERANCE, "{what}: {apart} apart, {actual:?}, not {expected:?}");
+}
+
+fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let sum: f32 = logits.iter().map(|logit| logit.exp()).sum();
+    logits.iter().map(|logit| logit.exp() / sum).collect()
+}
+
+/// The same vector with length 1.
+fn unit(vector: &[f32]) -> Vec<f32> {
+    let length = vector.iter().map(|component| component * component).sum::<f32>().sqrt();
+    vector.iter().map(|component| component / length).collect()
+}
+
+/// A query, texts, and the logit of each, from the reference of a reranker.
+struct Ranking {
+    query: String,
+    texts: Vec<String>,
+    logits: Vec<f32>,
+}
+
+impl Ranking {
+    fn of(model: &str) -> Self {
+        let answers = answers();
+        let items = answers["rerank"][model].as_array().expect("a list");
+        let of_text = items.iter().filter(|item| item["query"] == TEXT);
+        let text = |item: &Value| item["text"].as_str().expect("a text").to_owned();
+        let logit = |item: &Value| numbers(&serde_json::json!([item["logit"]]))[0];
+        Self {
+            query: TEXT.into(),
+            texts: of_text.clone().map(text).collect(),
+            logits: of_text.map(logit).collect(),
+        }
+    }
+
+    /// The places of the texts, the best first.
+    fn order(&self) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..self.logits.len()).collect();
+        places.sort_by(|&a, &b| self.logits[b].total_cmp(&self.logits[a]));
+        places
+    }
+
+    fn sigmoids(&self) -> Vec<f32> {
+        self.logits.iter().copied().map(sigmoid).collect()
+    }
+}
