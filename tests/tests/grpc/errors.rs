@@ -3,12 +3,17 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use e2e::server::Server;
+use http_body_util::Full;
+use hyper::{HeaderMap, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use tokio::net::TcpStream;
 use tonic::{Code, Request, client::Grpc};
 use tonic_prost::ProstCodec;
 
 use crate::{
-    builder, bytes, channel, client,
+    builder, bytes, channel, client, grpc_address,
     pb::{
         InferTensorContents, ModelInferRequest, ModelReadyRequest,
         model_infer_request::InferInputTensor,
@@ -40,7 +45,7 @@ async fn each_wrong_request_is_told_what_is_wrong_by_code_and_message() {
         (ModelInferRequest { inputs: vec![], ..good() }, Code::InvalidArgument, "0 inputs"),
         (ModelInferRequest { outputs: vec![wanted("z")], ..good() }, Code::InvalidArgument, "z"),
         (ModelInferRequest { id: "i".repeat(2000), ..good() }, Code::InvalidArgument, "id"),
-        (raw("m", &[("z", "FP32", &[1], bytes(&[1.0]))]), Code::InvalidArgument, "z"),
+        (raw("m", &[("z", "FP32", &[1], bytes(&[1.0]))]), Code::InvalidArgument, "`x` is missing"),
         (raw("m", &[("x", "FP32", &[1, 4], bytes(&[1.0]))]), Code::InvalidArgument, "4 bytes"),
         (raw("m", &[("x", "FP32", &[1, 3], bytes(&[1.0; 3]))]), Code::InvalidArgument, "x"),
         (half, Code::InvalidArgument, "x"),
@@ -55,6 +60,25 @@ async fn each_wrong_request_is_told_what_is_wrong_by_code_and_message() {
     server.stop().await;
 }
 
+/// The headers of the answer to a call with a deadline that only the server keeps to.
+async fn by_hand(server: &Server, message: &ModelInferRequest, timeout: &str) -> HeaderMap {
+    let stream = TcpStream::connect(grpc_address(server).await).await.expect("a connection");
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.expect("a handshake");
+    tokio::spawn(connection);
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).expect("a short message");
+    let body = [&[0], &length.to_be_bytes()[..], &message].concat();
+    let request =
+        hyper::Request::post("http://localhost/inference.GRPCInferenceService/ModelInfer")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-timeout", timeout)
+            .body(Full::new(Bytes::from(body)));
+    let answer = sender.send_request(request.expect("a request")).await;
+    answer.expect("an answer").headers().clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_of_grpc_and_of_the_header_are_kept() {
     let server = builder(&[("m", "tiny/tensor_slow")]).start().await;
@@ -67,13 +91,13 @@ async fn deadlines_of_grpc_and_of_the_header_are_kept() {
     let mut odd = request();
     odd.metadata_mut().insert("x-request-timeout-ms", "soon".parse().unwrap());
     assert_eq!(refused(client.model_infer(odd).await).0, Code::InvalidArgument);
-    // Not by `set_timeout`, with which the client itself would end it.
-    let mut grpc = request();
-    grpc.metadata_mut().insert("grpc-timeout", "1m".parse().unwrap());
+    // This client would keep to the deadline by itself.
     let begin = Instant::now();
-    let (code, message) = refused(client.model_infer(grpc).await);
-    assert_eq!(code, Code::DeadlineExceeded, "{message}");
+    let headers = by_hand(&server, &request().into_inner(), "1m").await;
+    assert_eq!(headers.get("grpc-status").unwrap(), "4", "{headers:?}");
     assert!(begin.elapsed() < Duration::from_secs(5));
+    let headers = by_hand(&server, &request().into_inner(), "1 minute").await;
+    assert_eq!(headers.get("grpc-status").unwrap(), "3", "{headers:?}");
     let mut streamed = Request::new(tokio_stream::pending());
     streamed.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
     let mut answers = client.model_stream_infer(streamed).await.unwrap().into_inner();

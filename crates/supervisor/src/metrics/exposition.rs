@@ -78,7 +78,7 @@ impl Scrape {
         )?;
         page.gauge(
             "onnxd_connections",
-            "HTTP connections that are open",
+            "HTTP and gRPC connections that are open",
             [([], metrics.connections.read())],
         )?;
         page.counter(
