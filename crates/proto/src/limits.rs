@@ -3,7 +3,7 @@
 /// Models that one supervisor serves: the slots of one 4 KiB control page.
 pub const MODELS_MAX: usize = 63;
 
-/// Texts in one dispatch group.
+/// Items in one dispatch group.
 pub const GROUP_ITEMS_MAX: usize = 32;
 
 /// Bytes of one text. A longer one is answered 422 before it reaches a worker: tokenizers may
@@ -11,8 +11,8 @@ pub const GROUP_ITEMS_MAX: usize = 32;
 pub const TEXT_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a frame's control message: a full group of items with as many tensors as there may be,
-/// under names as long as they may be.
-pub const FRAME_CONTROL_BYTES_MAX: usize = 1024 * 1024;
+/// under names as long and of as many axes as they may be. A test encodes one.
+pub const FRAME_CONTROL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes of a frame's payload: the tensors of one item, a full group of the longest texts, or
 /// their embeddings.

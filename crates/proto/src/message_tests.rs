@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     ask::{AnsweredItem, Ask, Content, Side, TextAsk, Want},
-    tensor::{DataType, TensorHead},
+    limits::GROUP_ITEMS_MAX,
+    tensor::{AXES_MAX, DataType, TENSOR_NAME_BYTES_MAX, TENSORS_MAX, TensorHead},
 };
 
 fn head() -> TensorHead {
@@ -101,6 +102,26 @@ fn every_message_from_a_worker_has_these_bytes() {
     fixed(&failed, &[8, 1, 1, b'v', 2, b'n', b'o']);
     fixed(&FromWorker::Unloaded { slot: 1 }, &[9, 1]);
     fixed(&FromWorker::Forgotten, &[10]);
+}
+
+#[test]
+fn the_largest_group_and_its_answer_fit_into_a_frame() {
+    let name = "x".repeat(TENSOR_NAME_BYTES_MAX);
+    let (datatype, shape) = (DataType::Bytes, vec![u64::MAX; AXES_MAX]);
+    let heads =
+        vec![TensorHead { name: name.clone(), datatype, shape, bytes: u32::MAX }; TENSORS_MAX];
+    let ask = Ask::Tensors { inputs: heads.clone(), outputs: vec![name; TENSORS_MAX] };
+    let items = vec![Item { payload_bytes: u32::MAX, ask }; GROUP_ITEMS_MAX];
+    assert!(encode(&ToWorker::Run { slot: u16::MAX, items, wide: true }).is_ok());
+    let item = AnsweredItem { item: u32::MAX, tokens: u32::MAX, bytes: u32::MAX, outputs: heads };
+    let answered = Answered {
+        generation: u64::MAX,
+        items: vec![item; GROUP_ITEMS_MAX],
+        tokenize_micros: u32::MAX,
+        infer_micros: u32::MAX,
+        infer_cpu_micros: u32::MAX,
+    };
+    assert!(encode(&FromWorker::Answered(answered)).is_ok());
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(crate) fn check(
         LoadedVersion::Tensor(model) => try_tensors(model, passed),
     };
     let drift = match &probes {
-        Ok(probes) => drift(probes, args)?,
+        Ok(probes) => drift(probes, facts.task, args)?,
         Err(_) => None,
     };
     if drift.is_some() {
@@ -171,11 +171,12 @@ fn try_highest_id(version: &mut TextModel) -> Result<(), Refusal> {
 }
 
 /// How far the version is from the serving one, if there is one to compare.
-fn drift(probes: &Probes, args: &CheckArgs) -> Result<Option<Drift>, Refusal> {
+fn drift(probes: &Probes, task: Task, args: &CheckArgs) -> Result<Option<Drift>, Refusal> {
     let serving = args.serving_compiled_dir.as_deref().and_then(Probes::read);
     let Some(drift) = serving.and_then(|serving| probes.drift(&serving)) else { return Ok(None) };
     match args.min_cosine {
-        Some(min) if drift.min_cosine < min => Err(RefusalKind::Drift.because(format!(
+        // A cosine of scores or tensors says little.
+        Some(min) if task == Task::Embed && drift.min_cosine < min => Err(RefusalKind::Drift.because(format!(
             "over {} texts, the cosine to the serving version's embeddings is at least {:.6} and \
              {:.6} in the mean; at least {min} is demanded",
             drift.probes, drift.min_cosine, drift.mean_cosine

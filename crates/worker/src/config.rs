@@ -9,7 +9,10 @@ use std::{
     path::{Component, Path},
 };
 
-use onnxd_proto::message::{Activation, Pooling, Refusal, RefusalKind, Task};
+use onnxd_proto::{
+    ask::PROMPT_NAME_BYTES_MAX,
+    message::{Activation, Pooling, Refusal, RefusalKind, Task},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -86,10 +89,12 @@ fn prompts(dir: &Path, default: Option<String>) -> Result<Prompts, Refusal> {
         Some(file) => (file.get("prompts")?.unwrap_or_default(), file.get("default_prompt_name")?),
         None => (BTreeMap::new(), None),
     };
-    let too_long = named.values().any(|prompt| prompt.len() > PROMPT_BYTES_MAX);
+    let too_long = named.iter().any(|(name, prompt)| {
+        name.len() > PROMPT_NAME_BYTES_MAX || prompt.len() > PROMPT_BYTES_MAX
+    });
     if named.len() > PROMPTS_MAX || too_long {
         return Err(contract(format!(
-            "{FILE}: there are at most {PROMPTS_MAX} prompts of {PROMPT_BYTES_MAX} bytes"
+            "{FILE}: there are at most {PROMPTS_MAX} prompts of {PROMPT_BYTES_MAX} bytes, with names of {PROMPT_NAME_BYTES_MAX}"
         )));
     }
     let default = default.or(said);

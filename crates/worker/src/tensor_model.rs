@@ -224,8 +224,9 @@ impl TensorModel {
     }
 }
 
-/// A sample of an input: floats between -1 and 1, zeros where numbers may be places in a table.
-/// Each row is another, made from a seed of its own.
+/// A sample of an input: floats between -1 and 1, and zeros and ones where numbers may be places in
+/// a table. Each row is another, made from a seed of its own; those of an even seed are a hundred
+/// times larger, since what scales a run by its largest number changes the others little else.
 fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Option<Given<'_>> {
     let axis = |(place, &axis): (usize, &i64)| match u64::try_from(axis) {
         Ok(axis) => axis,
@@ -237,7 +238,9 @@ fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Option<Given<'_
     let per_row = (count as u64 / rows.max(1)).max(1);
     let values = (0..count as u64).map(|place| {
         let (row, column) = (place / per_row, place % per_row);
-        float(seed.wrapping_add(row), column)
+        let row_seed = seed.wrapping_add(row);
+        let scale = if row_seed.is_multiple_of(2) { 100.0 } else { 1.0 };
+        float(row_seed, column) * scale
     });
     let bytes: Vec<u8> = match spec.datatype {
         DataType::Fp32 => values.flat_map(f32::to_le_bytes).collect(),
@@ -250,7 +253,13 @@ fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Option<Given<'_
         }
         // An element of no bytes.
         DataType::Bytes => vec![0; count * 4],
-        whole => vec![0; count * whole.element_bytes().unwrap_or(1)],
+        whole => {
+            let size = whole.element_bytes().unwrap_or(1);
+            let first = |value: f32| u8::from(value > 0.0);
+            let element =
+                |value| std::iter::once(first(value)).chain(std::iter::repeat_n(0, size - 1));
+            values.flat_map(element).collect()
+        }
     };
     Some(Given { name: &spec.name, datatype: spec.datatype, shape, bytes: bytes.into() })
 }

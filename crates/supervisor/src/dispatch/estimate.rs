@@ -12,6 +12,8 @@ const SPECIAL_TOKENS: f32 = 2.0;
 const TOKENS_PER_PIECE: f32 = 1.15;
 /// How much of the difference one answer takes away.
 const RATE: f32 = 0.05;
+/// The same for tensors, whose sizes change with their clients.
+const TENSORS_RATE: f32 = 0.3;
 /// About what saying the tokens of a text takes.
 const WORDS_MICROS: u32 = 100;
 
@@ -21,6 +23,9 @@ pub(crate) struct Estimate {
     costs: CostTable,
     tokens_per_piece: f32,
     max_tokens: u32,
+    /// What tensors of one request take, once that has been seen: nothing is known of their size
+    /// when a version is compiled.
+    tensors_micros: Option<f32>,
 }
 
 /// An estimate for one item.
@@ -68,6 +73,7 @@ impl Default for Estimate {
             costs: CostTable::default(),
             tokens_per_piece: TOKENS_PER_PIECE,
             max_tokens: u32::MAX,
+            tensors_micros: None,
         }
     }
 }
@@ -85,7 +91,7 @@ impl Estimate {
     pub(crate) fn work(&self, size: Size, bytes: usize) -> Work {
         let tokens = match size {
             Size::Words => return Work { tokens: 1, micros: WORDS_MICROS, bytes },
-            Size::Tensors => 1,
+            Size::Tensors => return Work { tokens: 1, micros: self.micros(1, 1), bytes },
             Size::Tokens(tokens) => tokens.clamp(1, self.max_tokens),
             Size::Pieces(pieces) => {
                 let tokens = nearest(SPECIAL_TOKENS + real(pieces) * self.tokens_per_piece);
@@ -97,7 +103,12 @@ impl Estimate {
 
     /// What one run takes.
     pub(crate) fn micros(&self, texts: usize, tokens: u32) -> u32 {
-        nearest(self.costs.predict(texts, tokens as usize))
+        let predicted = self.costs.predict(texts, tokens as usize);
+        match self.tensors_micros {
+            // In proportion: what company saves is as it was measured.
+            Some(alone) => nearest(predicted * alone / self.costs.predict(1, tokens as usize)),
+            None => nearest(predicted),
+        }
     }
 
     /// A worker has answered a text.
@@ -108,6 +119,14 @@ impl Estimate {
             let seen = (real(tokens) - SPECIAL_TOKENS).max(0.0) / real(pieces);
             self.tokens_per_piece += RATE * (seen - self.tokens_per_piece);
         }
+    }
+
+    /// A worker has run tensors of so many requests.
+    pub(crate) fn ran_tensors(&mut self, requests: usize, micros: u32) {
+        let ratio = self.costs.predict(requests, 1) / self.costs.predict(1, 1);
+        let alone = real(micros) / ratio.max(1.0);
+        let known = self.tensors_micros.unwrap_or(alone);
+        self.tensors_micros = Some(known + TENSORS_RATE * (alone - known));
     }
 
     /// A worker has answered a micro-batch.
@@ -175,6 +194,16 @@ mod tests {
         for (text, expected) in texts.into_iter().chain([("東京は", 3), ("Москва", 4)]) {
             assert_eq!(pieces(text.as_bytes()), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_tensors_take_is_known_after_a_few_runs() {
+        let mut estimate = Estimate::default();
+        (0..10).for_each(|_| estimate.ran_tensors(1, 80_000));
+        assert!((79_000..81_000).contains(&estimate.work(Size::Tensors, 9).micros));
+        assert!(estimate.micros(4, 1) >= 80_000, "{}", estimate.micros(4, 1));
+        (0..20).for_each(|_| estimate.ran_tensors(1, 100));
+        assert!(estimate.work(Size::Tensors, 9).micros < 300);
     }
 
     #[test]

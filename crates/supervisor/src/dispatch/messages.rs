@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onnxd_proto::{
-    ask,
-    message::{FromWorker, ToWorker, Welcome},
+    ask::{self, Rejection},
+    message::{FromWorker, Task, ToWorker, Welcome},
 };
 
 use super::{
@@ -68,8 +68,14 @@ impl Dispatcher {
                 self.answered(id, incoming.id, answered, incoming.payload)
             }
             FromWorker::Rejected { items, reason } => {
+                let slot = worker.group_slot(incoming.id);
                 let items = worker.answered(incoming.id, items.into_iter());
                 for item in items.ok_or("it rejects what it was not given")? {
+                    if matches!(reason, Rejection::NotLoaded(_))
+                        && slot.is_some_and(|slot| self.another_can_answer(slot, item))
+                    {
+                        continue;
+                    }
                     if let Some(accepted) = self.items.remove(&item) {
                         answer(accepted.item, Err(ItemError::Rejected(reason.clone())));
                     }
@@ -128,17 +134,24 @@ impl Dispatcher {
             return Err("its answer is not what it was asked for");
         }
         let helped = worker.is_helped();
+        let charged = worker.took(group, answered.infer_cpu_micros);
         worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         let group_done = worker.group_slot(group).is_none();
+        if let Some((estimated, took)) = charged.filter(|_| group_done) {
+            self.scheduler.correct(slot, estimated, took);
+        }
         self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
             self.measure_run(slot, &answered, group_done);
             self.metrics.micro_batches_total.add();
             // Of a run that others helped with, the worker knows its own part.
-            if !helped {
-                let micros = answered.infer_cpu_micros;
-                self.estimates[usize::from(slot)].ran(ids.len(), longest.max(1), micros);
+            let (micros, estimate) =
+                (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);
+            if record.facts.task == Task::Tensor {
+                estimate.ran_tensors(ids.len(), micros);
+            } else if !helped {
+                estimate.ran(ids.len(), longest.max(1), micros);
             }
         }
         for (item, one) in ids.into_iter().zip(answered.items) {

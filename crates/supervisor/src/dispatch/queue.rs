@@ -166,6 +166,18 @@ impl Dispatcher {
         self.scheduler.push(age, Unit { slot, items: vec![id], work, suspect });
     }
 
+    /// Puts back what a worker that has nothing loaded was given, if another one has, or will have,
+    /// what is committed.
+    pub(super) fn another_can_answer(&mut self, slot: Slot, id: ItemId) -> bool {
+        let committed = self.registry.page().committed(slot);
+        let can = committed != 0 && worker::any_current(&self.workers, slot, committed);
+        if can {
+            self.metrics.items_retried_total.add();
+            self.put_back(slot, id);
+        }
+        can
+    }
+
     /// Puts back what a worker that could not load the committed generation has answered with an
     /// older one than its client may have seen; `false` where nobody could answer better.
     pub(super) fn answered_too_old(

@@ -37,6 +37,8 @@ const GROUP_MICROS_MIN: u32 = 1_500;
 const ADDED_MAX: f64 = 0.9;
 /// Units, the oldest first, that are looked at to fill a group.
 const LOOKAHEAD: usize = 64;
+/// What has more bytes goes in no company: it runs alone anyway, and takes long to send.
+const ALONE_BYTES: usize = 128 * 1024;
 /// Bytes of a group of several units. Half of what a frame takes, so that texts always fit.
 const GROUP_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX / 2;
 
@@ -114,6 +116,13 @@ impl Scheduler {
     /// What all that waits takes, one after the other.
     pub(crate) fn micros(&self) -> u64 {
         self.queues.values().map(|queue| queue.micros).sum()
+    }
+
+    /// A model's group took so much more or less than was estimated, in microseconds.
+    pub(crate) fn correct(&mut self, slot: Slot, estimated: u64, took: u64) {
+        if let Some(queue) = self.queues.get_mut(&slot) {
+            queue.had = queue.had.saturating_sub(estimated).saturating_add(took);
+        }
     }
 
     /// Forgets everything.
@@ -195,7 +204,9 @@ impl Filling {
     /// What the group takes with this unit, if the unit is to be in it.
     fn micros_with(&self, unit: &Unit, takes: impl Fn(usize, u32) -> u32) -> Option<u32> {
         let texts = self.items.len() + unit.items.len();
+        let small = self.bytes.max(unit.work.bytes) <= ALONE_BYTES || self.tokens > 1;
         let fits = texts <= GROUP_ITEMS_MAX
+            && small
             && self.bytes.saturating_add(unit.work.bytes) <= GROUP_BYTES_MAX
             && self.alone + u64::from(unit.work.micros) <= self.share;
         if !fits {

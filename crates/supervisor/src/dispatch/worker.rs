@@ -80,6 +80,8 @@ struct InFlight {
     unanswered: Vec<Option<ItemId>>,
     /// What the whole group takes, estimated.
     micros: u32,
+    /// What its micro-batches have taken so far, in microseconds of CPU time.
+    took: u64,
     /// Whether other CPUs help with it.
     wide: bool,
 }
@@ -262,13 +264,21 @@ impl Worker {
     pub(crate) fn assign(&mut self, id: u64, group: &Group, wide: bool) {
         let unanswered = group.items.iter().copied().map(Some).collect();
         let (slot, micros) = (group.slot, group.micros);
-        self.groups.push_back(InFlight { id, slot, unanswered, micros, wide });
+        self.groups.push_back(InFlight { id, slot, unanswered, micros, took: 0, wide });
         self.state.group_sent();
     }
 
     /// The slot of the group with this number, if it is the one being computed.
     pub(crate) fn group_slot(&self, id: u64) -> Option<Slot> {
         self.groups.front().filter(|group| group.id == id).map(|group| group.slot)
+    }
+
+    /// A micro-batch of the group with this number has taken so long. Gives what the whole group was
+    /// estimated to take, and what it has taken.
+    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
+        let group = self.groups.front_mut().filter(|group| group.id == id)?;
+        group.took += u64::from(micros);
+        Some((group.micros.into(), group.took))
     }
 
     /// Whether other CPUs help with what it computes.

@@ -5,7 +5,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use axum::{
@@ -15,22 +14,18 @@ use axum::{
     http::{HeaderValue, Method, Request, Response, StatusCode, header},
     middleware::{self, Next},
 };
-use http_body_util::BodyExt;
-use tokio::time;
 
 use super::{
+    bodies::discard_later,
     cors::{self, Origin},
     error::{ApiError, Contract, Kind},
     keys::Keys,
-    router::BODY_BYTES_MAX,
     tls::{Tls, TlsFiles},
 };
 use crate::Failure;
 
 /// Paths that probes ask for, and probes have no key.
 const OPEN: [&str; 5] = ["/health", "/", "/ping", "/v2/health/live", "/v2/health/ready"];
-/// How long a refused request's body may go on before the connection is closed.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The part of the configuration that belongs here.
 #[derive(Clone, Debug, Default)]
@@ -173,20 +168,8 @@ async fn check(
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         // Who waits to be told to send the body is not told so.
         if !request.headers().contains_key(header::EXPECT) {
-            tokio::spawn(time::timeout(DISCARD_TIMEOUT, discard(request.into_body())));
+            discard_later(request.into_body());
         }
     }
     response
-}
-
-/// Takes in what is still on its way, within the limits of bodies. Closing before it has come
-/// would reset the connection, and the client could not read the answer.
-async fn discard(mut body: Body) {
-    let mut bytes = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        bytes += frame.data_ref().map_or(0, bytes::Bytes::len);
-        if bytes > BODY_BYTES_MAX {
-            return;
-        }
-    }
 }

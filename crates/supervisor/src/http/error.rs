@@ -63,6 +63,7 @@ impl Contract {
     pub(crate) fn of(path: &str) -> Self {
         match path {
             "/v1/rerank" | "/v2/rerank" | "/v1/embed" | "/v2/embed" => Self::Cohere,
+            "/embeddings" => Self::OpenAi,
             path if path.starts_with("/v1/") => Self::OpenAi,
             path if path == "/v2" || path.starts_with("/v2/") => Self::Oip,
             _ => Self::Tei,

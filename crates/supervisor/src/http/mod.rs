@@ -7,13 +7,14 @@
 //! - [`openapi`]: the document that describes them.
 //! - [`edge`]: what stands before the routes: [`keys`], [`cors`], [`tls`].
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
-//! - [`chunks`], [`unpack`]: bodies that lie in several places, and bodies that are packed.
+//! - [`bodies`], [`unpack`]: how bodies are read; [`chunks`]: answers that lie in several places.
 //! - [`measure`]: how many requests there are and how long they take.
 //! - [`admin`]: `update`, `rollback`, `unload` and `status`, over the Unix socket and guarded TCP.
 //! - [`repository`]: Triton's repository API, beside it.
 
 pub(crate) mod admin;
 pub(crate) mod api;
+pub(crate) mod bodies;
 mod chunks;
 pub(crate) mod cors;
 pub(crate) mod edge;

@@ -6,18 +6,13 @@ use std::{future::Future, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode, Uri, header},
+    http::{Response, StatusCode, Uri},
     middleware,
     response::IntoResponse,
     routing::{any, get},
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use onnxd_proto::{layout::Record, message::Task};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -32,7 +27,6 @@ use super::{
     error::{ApiError, Contract, Kind},
     measure::measure,
     openapi, repository,
-    unpack::{self, unpack},
 };
 use crate::{
     dispatch::{dispatcher::Health, gather::Dispatch},
@@ -42,11 +36,6 @@ use crate::{
         update::Updater,
     },
 };
-
-/// Bytes of a request's body, as TEI has it.
-pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
-/// How long a client may take to send a request's body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What handlers need.
 #[derive(Clone, Debug)]
@@ -60,7 +49,7 @@ pub(crate) struct App {
     /// How many workers there are.
     pub workers: usize,
     pub limits: Limits,
-    /// Kibibytes that large bodies may have at once; see [`App::pay_for_body`].
+    /// Kibibytes that large bodies may have at once; see [`App::pay`].
     pub bodies: Arc<Semaphore>,
 }
 
@@ -75,30 +64,11 @@ pub(crate) struct Limits {
 }
 
 impl App {
-    /// Room in memory for a request's body, if it is larger than `unpaid_max`: as many bytes as it
-    /// says it has, or `bytes_max` if it does not say or is packed. Held until it is answered.
+    /// Room in memory for a body of so many bytes, if these are more than `unpaid_max`. Held until
+    /// the request is answered.
     ///
     /// # Errors
     /// 429 where other large bodies take all the room.
-    pub(crate) fn pay_for_body(
-        &self,
-        request: &Request<Body>,
-        unpaid_max: usize,
-        bytes_max: usize,
-    ) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-        let size = hyper::body::Body::size_hint(request.body()).exact();
-        let packed = request.headers().contains_key(header::CONTENT_ENCODING);
-        let bytes = match size.and_then(|size| usize::try_from(size).ok()) {
-            Some(bytes) if !packed => bytes.min(bytes_max),
-            _ => bytes_max,
-        };
-        self.pay(bytes, unpaid_max)
-    }
-
-    /// The same for a body that is known to have so many bytes.
-    ///
-    /// # Errors
-    /// As above.
     pub(crate) fn pay(
         &self,
         bytes: usize,
@@ -117,7 +87,7 @@ impl App {
     }
 
     /// What the model serves, which must be for one of these tasks. It is loaded first if nobody
-    /// has used it yet.
+    /// has used it yet, within `timeout`, if that is asked for.
     ///
     /// # Errors
     /// 424 where it is for something else; 404 where it is unloaded, 503 where it cannot be
@@ -126,8 +96,9 @@ impl App {
         &self,
         model: &Model,
         tasks: &[Task],
+        timeout: Option<Duration>,
     ) -> Result<Arc<Record>, ApiError> {
-        let _admitted = admitted(self, model, None).await?;
+        let _admitted = admitted(self, model, timeout).await?;
         require_task(model, tasks)
     }
 }
@@ -182,6 +153,7 @@ pub(super) fn described() -> OpenApiRouter<App> {
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::decode))
         .routes(routes!(openai::embeddings))
+        .routes(routes!(openai::embeddings_short))
         .routes(routes!(openai::models))
         .routes(routes!(openai::model))
         .routes(routes!(cohere::rerank_v1))
@@ -217,53 +189,6 @@ async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Bo
         .into_response(Contract::of(uri.path()))
 }
 
-/// Reads a body within the limits.
-///
-/// # Errors
-/// 413 where it is too long, 408 where it takes too long, 400 where it breaks off.
-pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
-    read_body_within(request, BODY_BYTES_MAX).await
-}
-
-/// The same with another limit.
-///
-/// # Errors
-/// As above.
-pub(crate) async fn read_body_within(
-    request: Request<Body>,
-    bytes_max: usize,
-) -> Result<Bytes, ApiError> {
-    let wrong =
-        |status, message: String| Err(ApiError::new(Kind::Validation, message).with_status(status));
-    let too_long = format!("the body is longer than {bytes_max} bytes");
-    let packing = unpack::packing(request.headers())?;
-    let body = request.into_body();
-    // What says beforehand that it is too long is not waited for.
-    if hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
-        return wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long);
-    }
-    let limited = Limited::new(body, bytes_max);
-    match time::timeout(BODY_TIMEOUT, limited.collect()).await {
-        Ok(Ok(body)) => match packing {
-            None => Ok(body.to_bytes()),
-            Some(packing) => {
-                let packed = body.to_bytes();
-                tokio::task::block_in_place(|| unpack(&packed, packing, bytes_max))
-            }
-        },
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            wrong(StatusCode::PAYLOAD_TOO_LARGE, too_long)
-        }
-        Ok(Err(error)) => {
-            wrong(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
-        }
-        Err(_) => wrong(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()),
-        ),
-    }
-}
-
 /// Turns a handler's result into a response in the shape of its contract. After an error that
 /// may leave a part of the body unread the connection ends, so that nothing of it is ever taken
 /// for a request.
@@ -284,6 +209,7 @@ pub(crate) async fn respond(
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Request;
     use onnxd_proto::control_page::ControlPage;
     use tokio::sync::mpsc;
     use tower::ServiceExt;

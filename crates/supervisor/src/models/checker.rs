@@ -8,6 +8,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use onnxd_proto::message::{CheckLine, Checked, Refusal, RefusalKind};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, Command},
+    sync::Semaphore,
     time::{self, Instant},
 };
 
@@ -27,6 +29,9 @@ const MEMORY_TICK: Duration = Duration::from_millis(10);
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 /// How long finding or making the compiled form may take at start.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Checkers at once, of all models: each may take as much memory as `--check-memory` allows.
+const CHECKS_MAX: usize = 2;
 
 /// What a check may use, and what it demands.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +49,14 @@ pub(crate) struct CheckLimits {
 pub(crate) struct Checker {
     executable: WorkerExecutable,
     limits: CheckLimits,
+    /// Room for as many as may run at once.
+    turns: Arc<Semaphore>,
 }
 
 impl Checker {
     /// A checker with these limits for each candidate.
     pub(crate) fn new(executable: WorkerExecutable, limits: CheckLimits) -> Self {
-        Self { executable, limits }
+        Self { executable, limits, turns: Arc::new(Semaphore::new(CHECKS_MAX)) }
     }
 
     /// Whether a candidate must be near what serves.
@@ -69,6 +76,7 @@ impl Checker {
         serving: Option<&Path>,
         passed: impl FnMut(String),
     ) -> Result<Checked, Refusal> {
+        let _turn = self.turns.acquire().await;
         let mut command = self.command("check");
         command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
         command.args(["--memory-limit-bytes", &self.limits.memory_bytes.to_string()]);
@@ -99,6 +107,7 @@ impl Checker {
     /// Sees to it that the version in `folder` has a sound compiled form for this machine, as far
     /// as one can be made. Workers load the plain model otherwise.
     pub(crate) async fn compile(&self, folder: &Path, compiled: &Path) {
+        let _turn = self.turns.acquire().await;
         let mut command = self.command("compile");
         command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
         let output = async { command.spawn()?.wait_with_output().await };

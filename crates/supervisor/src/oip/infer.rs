@@ -21,6 +21,7 @@ use crate::{
             inference::{Begun, Inference, TextOptions, find_model, require_task},
             inputs::TextOrIds,
             scores::{activate, floats},
+            tei::rerank::pairs,
         },
         error::{ApiError, Kind},
         router::App,
@@ -30,6 +31,8 @@ use crate::{
 
 /// Texts of one request.
 const TEXTS_MAX: usize = 2048;
+/// Elements of a BYTES tensor: each takes far more memory than the four bytes that it may have.
+const STRINGS_MAX: usize = 1 << 20;
 /// Bytes of a request's id.
 const ID_BYTES_MAX: usize = 1024;
 /// Every model can be asked in this way.
@@ -96,7 +99,7 @@ pub(crate) async fn infer<'a>(
 ) -> Result<InferResponse<'a>, ApiError> {
     let model = served(app, &request.model, &request.version)?;
     check(&request)?;
-    let record = app.ready(model, &TASKS).await?;
+    let record = app.ready(model, &TASKS, begun.timeout()).await?;
     let task = record.facts.task;
     let inputs = match task {
         Task::Tensor => vec![tensors(&request)?],
@@ -160,6 +163,11 @@ fn check(request: &InferRequest) -> Result<(), ApiError> {
                     data.len()
                 )));
             }
+            None if count > STRINGS_MAX => {
+                return Err(wrong(format!(
+                    "the input `{name}` has {count} elements, at most {STRINGS_MAX} of BYTES are taken"
+                )));
+            }
             _ => bytes = bytes.saturating_add(data.len()),
         }
     }
@@ -219,9 +227,7 @@ fn texts(request: &InferRequest, facts: &Facts) -> Result<Vec<Input>, ApiError> 
         let [query] = &strings(request, QUERY)?[..] else {
             return Err(wrong(format!("the input `{QUERY}` must have one element")));
         };
-        let query = Bytes::copy_from_slice(query.as_bytes());
-        let pair = |text: &String| options.pair(&query, text.clone().into(), Want::Scores);
-        return Ok(texts.iter().map(pair).collect());
+        return pairs(&options, query.clone(), &texts, "inputs");
     }
     let want = match facts.task {
         Task::Embed => Want::Embedding { normalize: None, dimensions: None },
@@ -236,6 +242,10 @@ fn strings(request: &InferRequest, name: &str) -> Result<Vec<String>, ApiError> 
     let input = input.ok_or_else(|| wrong(format!("the input `{name}` is missing")))?;
     let count = elements(&input.shape).unwrap_or(usize::MAX);
     let said = |said: String| wrong(format!("the input `{name}`: {said}"));
+    // Before anything is made of what claims to be many.
+    if count > TEXTS_MAX {
+        return Err(said(format!("{count} texts, at most {TEXTS_MAX} are taken at once")));
+    }
     let text = |bytes: &[u8]| match String::from_utf8(bytes.to_vec()) {
         Ok(text) if text.len() <= TEXT_BYTES_MAX / 2 => Ok(text),
         Ok(text) => Err(said(format!(
@@ -287,9 +297,14 @@ fn numbers(inference: &Inference<'_>, task: Task) -> Tensor {
 ///
 /// # Errors
 /// As [`infer`].
-pub(crate) async fn only_input(app: &App, name: &str, data: Bytes) -> Result<Tensor, ApiError> {
+pub(crate) async fn only_input(
+    app: &App,
+    begun: Begun,
+    name: &str,
+    data: Bytes,
+) -> Result<Tensor, ApiError> {
     let model = find_model(app, Some(name))?;
-    let facts = app.ready(model, &TASKS).await?.facts.clone();
+    let facts = app.ready(model, &TASKS, begun.timeout()).await?.facts.clone();
     require_task(model, &[facts.task])?;
     let signature = signature(&facts);
     let [spec] = &signature.inputs[..] else {
@@ -302,7 +317,9 @@ pub(crate) async fn only_input(app: &App, name: &str, data: Bytes) -> Result<Ten
         None => 1,
         Some(size) => return Err(wrong(format!("{} bytes are no elements of {size}", data.len()))),
     };
-    let fixed: u64 = spec.shape.iter().filter_map(|&axis| u64::try_from(axis).ok()).product();
+    let mut known = spec.shape.iter().filter_map(|&axis| u64::try_from(axis).ok());
+    // A shape that no memory holds is no shape of a body.
+    let fixed = known.try_fold(1_u64, u64::checked_mul).unwrap_or(0);
     let free = spec.shape.iter().filter(|&&axis| axis < 0).count();
     if free > 1 || fixed == 0 || count % fixed != 0 || free == 0 && count != fixed {
         return Err(wrong(format!(

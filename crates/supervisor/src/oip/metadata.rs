@@ -37,7 +37,7 @@ impl ModelMetadata {
     /// It is not served, or not this generation of it.
     pub(crate) async fn loaded(app: &App, name: &str, version: &str) -> Result<Self, ApiError> {
         let model = served(app, name, version)?;
-        app.ready(model, &TASKS).await?;
+        app.ready(model, &TASKS, None).await?;
         served(app, name, version)?;
         Self::of(model)
     }
@@ -57,9 +57,11 @@ impl ModelMetadata {
     }
 }
 
-/// Whether the model serves, and a worker is there to do it.
+/// Whether requests to the model are answered: it serves, or the first request loads it, and a
+/// worker is there.
 pub(crate) fn model_is_ready(app: &App, model: &Model) -> bool {
-    app.health.borrow().is_ready() && model.gate.presence() == Presence::Loaded
+    let present = matches!(model.gate.presence(), Presence::Loaded | Presence::NotLoaded);
+    app.health.borrow().is_ready() && present
 }
 
 /// What was counted of one model, in Triton's terms.

@@ -53,15 +53,17 @@ pub(super) fn answer(
         }
     }
     let mut answering = Answering { group, generation, model };
-    while let Some(first) = ready.pop() {
-        let mut batch = vec![first];
+    // The oldest is answered first.
+    while !ready.is_empty() {
+        let mut batch = vec![ready.remove(0)];
         if answering.model.batches() {
-            let mut rows = batch[0].rows();
-            for place in (0..ready.len()).rev() {
-                let other = &ready[place];
+            let (mut rows, mut place) = (batch[0].rows(), 0);
+            while let Some(other) = ready.get(place) {
                 if rows + other.rows() <= TOGETHER_ROWS_MAX && batch[0].goes_with(other) {
                     rows += other.rows();
                     batch.push(ready.remove(place));
+                } else {
+                    place += 1;
                 }
             }
         }
@@ -237,9 +239,13 @@ fn together<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
 }
 
 /// What belongs to each of the items that have so many rows; `None` where the outputs have not as
-/// many rows as the inputs.
+/// many rows as the inputs, or are too large to be sent together.
 fn split(outputs: &[TensorOutput<'_>], rows: &[u64]) -> Option<Vec<(Vec<TensorHead>, Vec<u8>)>> {
     let all_rows: u64 = rows.iter().sum();
+    // What does not fit into a frame is answered one by one.
+    if outputs.iter().map(|output| output.bytes.len()).sum::<usize>() > TENSORS_BYTES_MAX {
+        return None;
+    }
     let mut answers: Vec<(Vec<TensorHead>, Vec<u8>)> = vec![Default::default(); rows.len()];
     for output in outputs {
         let row_bytes = output.bytes.len() as u64 / all_rows;

@@ -81,7 +81,10 @@ impl Answering<'_, '_, '_> {
                 }
                 Ask::Decode { skip_special } => {
                     match self.model.decode(&ids(part)?, *skip_special) {
-                        Ok(text) => Ok(self.tell(item, text.as_bytes())?),
+                        Ok(text) if text.len() <= FRAME_PAYLOAD_BYTES_MAX => {
+                            Ok(self.tell(item, text.as_bytes())?)
+                        }
+                        Ok(_) => Err(Rejection::Tokenizer("the text is too long".into())),
                         Err(rejection) => Err(rejection),
                     }
                 }
@@ -120,6 +123,9 @@ impl Answering<'_, '_, '_> {
                     pair.ok_or_else(|| broken("names a first text beyond its item"))?;
                 Ok(Text::Pair(utf8(first)?, utf8(second)?))
             }
+            Content::Ids if asked.prompt.is_some() => {
+                Err(Rejection::Tokenizer("a prompt is for texts, not for token ids".into()))
+            }
             Content::Ids => Ok(Text::Ids(ids(part)?)),
         };
         Ok(self.allow(want).and(text).and_then(|text| self.model.tokenize(&text, asked.truncate)))
@@ -152,7 +158,11 @@ impl Answering<'_, '_, '_> {
         prompt: Option<&str>,
         special: bool,
     ) -> Result<Result<(), Rejection>, Fault> {
-        let listed = self.model.prompted(text, prompt).and_then(|prompted| match &prompted {
+        let prompted = match self.task() {
+            Task::Embed => self.model.prompted(text, prompt),
+            _ => Ok(Text::One(text)),
+        };
+        let listed = prompted.and_then(|prompted| match &prompted {
             Text::Prompted(text) => self.model.list(text, special),
             _ => self.model.list(text, special),
         });

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     config::Token,
-    http::{error::axum_json, router::read_body_within},
+    http::{bodies::read_body_within, error::axum_json},
 };
 
 /// Bytes of an admin request's body.

@@ -19,8 +19,9 @@ use super::{
     tei::rerank::{pairs, score},
 };
 use crate::http::{
+    bodies::read_body,
     error::{ApiError, CohereErrors, Contract, Kind},
-    router::{App, read_body, respond},
+    router::{App, respond},
 };
 
 /// Documents of one request, as Cohere's API has it.

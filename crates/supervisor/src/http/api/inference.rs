@@ -268,6 +268,11 @@ impl Begun {
         Self { timeout: Some(timeout), ..self }
     }
 
+    /// How long the request may take, if it says so itself.
+    pub(crate) fn timeout(self) -> Option<Duration> {
+        self.timeout
+    }
+
     /// Has the model answer the items, which must be for one of these tasks, and says what the
     /// generation that did so is.
     ///

@@ -20,8 +20,9 @@ use super::{
 };
 use crate::{
     http::{
+        bodies::read_body,
         error::{ApiError, Contract, OpenAiErrors, axum_json},
-        router::{App, read_body, respond},
+        router::{App, respond},
     },
     models::registry::Model,
 };
@@ -118,6 +119,15 @@ async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Bo
     let usage = format!(r#"{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}"#);
     push(&mut body, &format!(r#"],"model":"{name}","usage":{usage}}}"#));
     Ok(inference.json(body))
+}
+
+/// The same as `/v1/embeddings`, for clients whose base URL ends before the version.
+#[utoipa::path(
+    post, path = "/embeddings", tag = "openai", request_body = EmbeddingsRequest,
+    responses((status = 200, description = "One embedding of each input", body = EmbeddingsResponse), OpenAiErrors)
+)]
+pub(crate) async fn embeddings_short(app: State<App>, request: Request<Body>) -> Response<Body> {
+    embeddings(app, request).await
 }
 
 /// What is served.

@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use onnxd_proto::{
     generation::Generation,
     layout::Record,
-    message::{Checked, Refusal, RefusalKind},
+    message::{Checked, Refusal, RefusalKind, Task},
 };
 use tokio::{sync::oneshot, time};
 
@@ -133,6 +133,7 @@ impl Driver {
             let facts = &checked.facts;
             let serving = serving.map(|(_, record)| record);
             let is_far = checker.demands_nearness()
+                && facts.task == Task::Embed
                 && serving
                     .as_ref()
                     .is_some_and(|serving| serving.facts.dimension == facts.dimension)

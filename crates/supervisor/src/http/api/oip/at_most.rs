@@ -15,7 +15,7 @@ use serde::{
 pub(super) fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
-    deserializer.deserialize_seq(AtMost::<T, MAX>(PhantomData))
+    deserializer.deserialize_any(AtMost::<T, MAX>(PhantomData))
 }
 
 struct AtMost<T, const MAX: usize>(PhantomData<T>);
@@ -25,6 +25,11 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for AtMost<T, MAX>
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a list of at most {MAX}")
+    }
+
+    /// Clients that write all their fields write null where they have nothing to say.
+    fn visit_unit<E: Error>(self) -> Result<Vec<T>, E> {
+        Ok(Vec::new())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
@@ -52,6 +57,7 @@ mod tests {
         assert_eq!(read("[1,2,3]"), Ok(vec![1, 2, 3]));
         // What follows is not read: it is no number.
         assert!(read("[1,2,3,4,x").unwrap_err().contains("more than 3"));
+        assert_eq!(read("null"), Ok(vec![]));
         assert!(read("1").unwrap_err().contains("at most 3"));
     }
 }

@@ -7,7 +7,7 @@ use onnxd_proto::{
     limits::TENSORS_BYTES_MAX,
     tensor::{AXES_MAX, DataType, TENSORS_MAX, elements},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, value::RawValue};
 use utoipa::ToSchema;
 
@@ -28,7 +28,8 @@ pub(super) const HEADER: &str = "inference-header-content-length";
 pub(crate) struct RequestJson {
     /// Comes back with the answer.
     id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<RequestParameters>)]
     parameters: RequestParameters,
     #[serde(deserialize_with = "at_most::<_, _, TENSORS_MAX>")]
     inputs: Vec<InputJson>,
@@ -54,7 +55,8 @@ struct InputJson {
     /// `BOOL`, `INT8` to `INT64`, `UINT8` to `UINT64`, `FP16`, `BF16`, `FP32`, `FP64` or `BYTES`.
     #[schema(value_type = String)]
     datatype: DataType,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<InputParameters>)]
     parameters: InputParameters,
     /// Its elements, row by row, in one list or in lists of lists.
     #[schema(value_type = Option<Vec<Value>>)]
@@ -72,7 +74,8 @@ struct InputParameters {
 #[derive(Debug, Deserialize, ToSchema)]
 struct OutputJson {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<OutputParameters>)]
     parameters: OutputParameters,
 }
 
@@ -179,6 +182,13 @@ fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, ApiError> {
         }
     };
     Ok(Tensor { name, datatype, shape, data })
+}
+
+/// Clients that write all their fields write null where they have nothing to say.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn wrong(message: impl Into<String>) -> ApiError {

@@ -18,15 +18,18 @@ use super::{
 use crate::{
     http::{
         api::{inference::Begun, numbers::NotFinite},
+        bodies::read_paid,
         chunks,
         error::{ApiError, Contract, Kind, OipErrors},
-        router::{App, read_body_within, respond},
+        router::{App, respond},
     },
     oip::infer::{InferRequest, InferResponse, infer as run, only_input},
 };
 
 /// Bytes of a body: the largest tensors, and room for what describes them.
 const BODY_BYTES_MAX: usize = TENSORS_BYTES_MAX + (1 << 20);
+/// Bytes of an output that is written as JSON, which takes several times as many.
+const JSON_OUTPUT_BYTES_MAX: usize = 8 << 20;
 /// Bodies that are larger are paid for from [`App::bodies`].
 const UNPAID_BYTES_MAX: usize = 256 * 1024;
 
@@ -115,11 +118,10 @@ async fn try_infer(
 ) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
     let json_bytes = binary::json_bytes(request.headers())?;
-    let _paid = app.pay_for_body(&request, UNPAID_BYTES_MAX, BODY_BYTES_MAX)?;
-    let body = read_body_within(request, BODY_BYTES_MAX).await?;
+    let (body, _paid) = read_paid(app, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await?;
     let (request, wanted) = match json_bytes {
         Some(0) => {
-            let input = only_input(app, &model.0, body).await?;
+            let input = only_input(app, begun, &model.0, body).await?;
             let (model, version) = model;
             let inputs = vec![input];
             (InferRequest { model, version, inputs, ..InferRequest::default() }, Wanted::raw())
@@ -132,9 +134,18 @@ async fn try_infer(
     let id = request.id.clone();
     let response = run(app, begun, request).await?;
     let bytes: usize = response.outputs.iter().map(|output| output.data.len()).sum();
+    let _paid_for_outputs = app.pay(bytes, UNPAID_BYTES_MAX)?;
     let answer = || answer(&response, id.as_deref(), &wanted);
     // Printing millions of numbers would keep others waiting.
     if bytes > UNPAID_BYTES_MAX { tokio::task::block_in_place(answer) } else { answer() }
+}
+
+fn too_large_for_json(output: &str, bytes: usize) -> ApiError {
+    let message = format!(
+        "the output `{output}` has {bytes} bytes, and at most {JSON_OUTPUT_BYTES_MAX} are written as \
+         JSON; ask for it as binary data"
+    );
+    ApiError::new(Kind::Backend, message)
 }
 
 fn not_in_json(output: &str) -> ApiError {
@@ -176,6 +187,8 @@ fn answer(
             let size = format!(r#""parameters":{{"binary_data_size":{size}}}}}"#);
             json.extend_from_slice(size.as_bytes());
             raw.push(output.data.clone());
+        } else if output.data.len() > JSON_OUTPUT_BYTES_MAX {
+            return Err(too_large_for_json(&output.name, output.data.len()));
         } else {
             json.extend_from_slice(br#""data":"#);
             push_json(&mut json, output.datatype, &output.data)

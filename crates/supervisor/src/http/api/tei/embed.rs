@@ -19,8 +19,9 @@ use crate::http::{
         numbers::push_numbers,
         scores::floats,
     },
+    bodies::read_body,
     error::{ApiError, Contract, TeiErrors},
-    router::{App, read_body, respond},
+    router::{App, respond},
 };
 
 /// Texts to embed.

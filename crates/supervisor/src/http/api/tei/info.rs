@@ -69,7 +69,7 @@ pub(crate) async fn info(State(app): State<App>, Query(query): Query<InfoQuery>)
 async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, ApiError> {
     let model = find_model(app, name)?;
     let all = [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor];
-    app.ready(model, &all).await?;
+    app.ready(model, &all, None).await?;
     let (generation, record) = model.serving().ok_or_else(ApiError::not_loaded)?;
     let client_batch = app.limits.client_batch;
     let info = Info {

@@ -24,8 +24,9 @@ use crate::{
             inputs::{Classified, TextOrIds, TextOrPair},
             scores::{activate, floats, ranked},
         },
+        bodies::read_body,
         error::{ApiError, Contract, Kind, TeiErrors},
-        router::{App, read_body, respond},
+        router::{App, respond},
     },
 };
 

@@ -22,10 +22,14 @@ use crate::{
             },
             scores::{floats, ranked, sigmoid},
         },
-        error::{ApiError, Contract, TeiErrors},
-        router::{App, read_body, respond},
+        bodies::read_body,
+        error::{ApiError, Contract, Kind, TeiErrors},
+        router::{App, respond},
     },
 };
+
+/// Bytes of all pairs of one request.
+const PAIRS_BYTES_MAX: usize = 8 << 20;
 
 /// Texts to put in order.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -139,6 +143,14 @@ pub(crate) fn pairs(
     field: &'static str,
 ) -> Result<Vec<Input>, ApiError> {
     check_length(query.len(), "query")?;
+    // The query is run with each of the texts: a short body could ask for hours of work.
+    let all = texts.iter().map(|text| query.len() + text.len()).sum::<usize>();
+    if all > PAIRS_BYTES_MAX {
+        let message = format!(
+            "Input validation error: the query with each of the `{field}` makes {all} bytes, at most {PAIRS_BYTES_MAX} are allowed"
+        );
+        return Err(ApiError::new(Kind::Validation, message).about(field));
+    }
     let query = Bytes::from(query);
     let pair = |text: &String| {
         check_length(query.len() + text.len(), field)?;

@@ -12,8 +12,9 @@ use serde::Deserialize;
 use super::{embed, predict, rerank};
 use crate::http::{
     api::inference::{Begun, find_model, parse},
+    bodies::read_body,
     error::{ApiError, Contract, TeiErrors},
-    router::{App, read_body, respond},
+    router::{App, respond},
 };
 
 /// As far as every call has it.
@@ -39,7 +40,7 @@ async fn try_root(app: &App, request: Request<Body>) -> Result<Response<Body>, A
     let AnyRequest { model } = parse(&body)?;
     let model = find_model(app, model.as_deref())?;
     let tasks = [Task::Embed, Task::Classify, Task::Rerank];
-    match app.ready(model, &tasks).await?.facts.task {
+    match app.ready(model, &tasks, begun.timeout()).await?.facts.task {
         Task::Classify => predict::predict_body(app, begun, &body).await,
         Task::Rerank => rerank::rerank_body(app, begun, &body).await,
         _ if embed::is_similarity(&body) => embed::similarity_body(app, begun, &body).await,

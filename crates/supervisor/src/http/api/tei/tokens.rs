@@ -18,8 +18,9 @@ use crate::{
             },
             inputs::{Texts, TokenIds},
         },
+        bodies::read_body,
         error::{ApiError, Contract, TeiErrors},
-        router::{App, read_body, respond},
+        router::{App, respond},
     },
 };
 

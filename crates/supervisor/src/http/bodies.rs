@@ -1,0 +1,175 @@
+//! Reads the bodies of requests, within limits on bytes, time and, for large ones, on the memory
+//! of all together.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task, time,
+};
+
+use super::{
+    error::{ApiError, Kind},
+    router::App,
+    unpack::{self, unpack},
+};
+
+/// Bytes of a request's body, as TEI has it.
+pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
+/// How long a client may take to send a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the rest of a refused body may take before the connection is closed.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a body of unknown length pays for at once.
+const STEP_BYTES: usize = 1 << 20;
+/// Bodies that are unpacked at once: it takes CPU time, and memory that is paid for afterwards.
+static UNPACKING: Semaphore = Semaphore::const_new(2);
+
+/// Reads a body within the limits.
+///
+/// # Errors
+/// 413 where it is too long, 408 where it takes too long, 400 where it breaks off, 415 where it is
+/// packed in a way that nobody here knows.
+pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
+    read_body_within(request, BODY_BYTES_MAX).await
+}
+
+/// The same with another limit.
+///
+/// # Errors
+/// As above.
+pub(crate) async fn read_body_within(
+    request: Request<Body>,
+    bytes_max: usize,
+) -> Result<Bytes, ApiError> {
+    read(request, bytes_max, &mut Payment::default()).await
+}
+
+/// The same for a body that pays for its memory where it has more than `unpaid_max` bytes. The
+/// payment is held until the request is answered.
+///
+/// # Errors
+/// As above, and 429 where other large bodies take all the room.
+pub(crate) async fn read_paid(
+    app: &App,
+    request: Request<Body>,
+    unpaid_max: usize,
+    bytes_max: usize,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+    let payer = Some((app, unpaid_max));
+    let mut payment = Payment { payer, ..Payment::default() };
+    let body = read(request, bytes_max, &mut payment).await?;
+    Ok((body, payment.permit))
+}
+
+/// What a body has paid for.
+#[derive(Default)]
+struct Payment<'a> {
+    payer: Option<(&'a App, usize)>,
+    bytes: usize,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Payment<'_> {
+    /// Pays for so many bytes in all, if not for more already.
+    fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let Some((app, unpaid_max)) = self.payer else { return Ok(()) };
+        if bytes <= unpaid_max || bytes <= self.bytes {
+            return Ok(());
+        }
+        let more = app.pay(bytes - self.bytes, 0)?;
+        self.bytes = bytes;
+        self.permit = match (self.permit.take(), more) {
+            (Some(mut paid), Some(more)) => {
+                paid.merge(more);
+                Some(paid)
+            }
+            (paid, more) => paid.or(more),
+        };
+        Ok(())
+    }
+}
+
+fn wrong(status: StatusCode, message: String) -> ApiError {
+    ApiError::new(Kind::Validation, message).with_status(status)
+}
+
+async fn read(
+    request: Request<Body>,
+    bytes_max: usize,
+    payment: &mut Payment<'_>,
+) -> Result<Bytes, ApiError> {
+    let packing = unpack::packing(request.headers())?;
+    let body = request.into_body();
+    let size = hyper::body::Body::size_hint(&body);
+    // What says beforehand that it is too long is not waited for.
+    if size.lower() > bytes_max as u64 {
+        discard_later(body);
+        return Err(too_long(bytes_max));
+    }
+    let exact = size.exact().and_then(|bytes| usize::try_from(bytes).ok());
+    let taken = take_in(body, exact, bytes_max, payment);
+    let bytes = time::timeout(BODY_TIMEOUT, taken).await.unwrap_or_else(|_| {
+        let message = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
+        Err(wrong(StatusCode::REQUEST_TIMEOUT, message))
+    })?;
+    let Some(packing) = packing else { return Ok(bytes) };
+    let _turn = UNPACKING.acquire().await;
+    let unpacked = task::block_in_place(|| unpack(&bytes, packing, bytes_max))?;
+    payment.cover(unpacked.len())?;
+    Ok(unpacked)
+}
+
+fn too_long(bytes_max: usize) -> ApiError {
+    let message = format!("the body is longer than {bytes_max} bytes");
+    wrong(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+/// Takes a body in as it comes; one whose length is known pays for all of it first.
+async fn take_in(
+    mut body: Body,
+    exact: Option<usize>,
+    bytes_max: usize,
+    payment: &mut Payment<'_>,
+) -> Result<Bytes, ApiError> {
+    payment.cover(exact.unwrap_or(0))?;
+    let mut bytes = BytesMut::with_capacity(exact.unwrap_or(0));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            wrong(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        let length = bytes.len() + data.len();
+        if length > bytes_max {
+            return Err(too_long(bytes_max));
+        }
+        if length > payment.bytes {
+            payment.cover(length.next_multiple_of(STEP_BYTES))?;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Takes in what is still on its way, within the limits of bodies, and forgets it. Closing before
+/// it has come would reset the connection, and the client could not read the answer.
+async fn discard(mut body: Body) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > BODY_BYTES_MAX {
+            return;
+        }
+    }
+}
+
+/// The same in the background, for a limited time.
+pub(super) fn discard_later(body: Body) {
+    tokio::spawn(time::timeout(DISCARD_TIMEOUT, discard(body)));
+}
