@@ -6,6 +6,7 @@
 //! - [`admin`], [`control`]: what the commands print, and the socket beneath them.
 //! - [`disk`]: what stands in a state directory.
 //! - [`client`]: an HTTP client that never retries and never hides a closed connection.
+//! - [`kinds`]: requests of every kind, whose answers tell which content made them.
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
 //!   that every recorded history must satisfy.
 //! - [`exposition`]: what `/metrics` answers.
@@ -24,6 +25,7 @@ pub mod exposition;
 pub mod fixtures;
 pub mod history;
 pub mod home;
+pub mod kinds;
 pub mod launch;
 pub mod load;
 pub mod notify;

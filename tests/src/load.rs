@@ -1,6 +1,7 @@
 //! Clients that ask without a pause and without retries, and record what they saw.
 
 use std::{
+    collections::BTreeMap,
     ops::RangeInclusive,
     path::Path,
     sync::{
@@ -18,6 +19,7 @@ use crate::{
     client::{self, Client, Response, Unanswered},
     corpus::Corpus,
     history::{Absence, History, Label, Outcome, Request, Summary, Update},
+    kinds::{Asker, Kind},
     processes::Signal,
     server::Server,
 };
@@ -34,12 +36,13 @@ pub struct Load {
     history: History,
 }
 
+/// What all clients of a load share.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     corpus: Corpus,
-    stop: AtomicBool,
-    sent: AtomicUsize,
-    answered: AtomicUsize,
+    pub(crate) stop: AtomicBool,
+    pub(crate) sent: AtomicUsize,
+    pub(crate) answered: AtomicUsize,
 }
 
 impl Load {
@@ -80,6 +83,28 @@ impl Load {
     /// One more client, all of whose requests hold `texts` texts.
     pub async fn join_with_lists_of(&mut self, server: &Server, texts: usize) {
         self.join(server, Some(texts)).await;
+    }
+
+    /// One more client, which asks one kind of question; `known` are its answers by content.
+    ///
+    /// # Panics
+    /// The server does not listen.
+    pub async fn join_asking(
+        &mut self,
+        server: &Server,
+        kind: Kind,
+        known: BTreeMap<String, Vec<f32>>,
+    ) {
+        let asker = Asker {
+            number: self.clients.len(),
+            client: Client::connect(server.address()).await.unwrap(),
+            kind,
+            model: self.model.clone(),
+            known,
+            begin: self.begin,
+            shared: Arc::clone(&self.shared),
+        };
+        self.clients.push(tokio::spawn(asker.run()));
     }
 
     async fn join(&mut self, server: &Server, texts: Option<usize>) {

@@ -1,6 +1,7 @@
 //! Models are replaced while they serve, and nobody notices but by the generation.
 
 mod commands;
+mod every_kind;
 mod refused;
 mod restart;
 mod rollback;

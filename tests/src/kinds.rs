@@ -1,0 +1,254 @@
+//! Requests of every kind, each a question whose answer tells which content made it: the answers of
+//! each content are learned beforehand, when nothing else goes on.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, Response, Unanswered},
+    corpus::{TOLERANCE, distance},
+    history::{Label, Outcome, Request},
+    load::Shared,
+};
+
+/// Inputs of the request that is too large for one group.
+const MANY: usize = 300;
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `/embed` with a list of texts.
+    Embed,
+    /// `/embed` with token ids.
+    TokenIds,
+    /// `/embed_all`.
+    EmbedAll,
+    /// `/similarity`, through `POST /` where the model is the first.
+    Similarity,
+    /// `/v1/embeddings` with many inputs.
+    OpenAi,
+    /// `/v1/embeddings` in base64.
+    Base64,
+    /// Texts as tensors.
+    TextTensor,
+    /// `/predict`.
+    Predict,
+    /// `/rerank` with texts.
+    Rerank,
+    /// `/v1/rerank`.
+    Cohere,
+    /// Tensors as JSON.
+    Tensor,
+    /// Tensors as they are.
+    RawTensor,
+}
+
+impl Kind {
+    /// What may be asked of a model that embeds.
+    pub const OF_EMBEDDERS: [Self; 7] = [
+        Self::Embed,
+        Self::TokenIds,
+        Self::EmbedAll,
+        Self::Similarity,
+        Self::OpenAi,
+        Self::Base64,
+        Self::TextTensor,
+    ];
+    /// Of one that classifies.
+    pub const OF_CLASSIFIERS: [Self; 1] = [Self::Predict];
+    /// Of one that reranks.
+    pub const OF_RERANKERS: [Self; 2] = [Self::Rerank, Self::Cohere];
+    /// Of one for tensors, with an input x of four columns.
+    pub const OF_TENSORS: [Self; 2] = [Self::Tensor, Self::RawTensor];
+
+    /// Asks, and gives the numbers of the answer in a fixed order.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn ask(self, client: &mut Client, model: &str) -> Result<Response, Unanswered> {
+        let texts = ["how big is london", "hello world", "a", "the model server"];
+        let infer = format!("/v2/models/{model}/infer");
+        let (path, body) = match self {
+            Self::Embed => ("/embed", json!({"inputs": texts, "model": model})),
+            Self::TokenIds => {
+                ("/embed", json!({"inputs": [[2, 40, 50, 3], [2, 60, 3]], "model": model}))
+            }
+            Self::EmbedAll => ("/embed_all", json!({"inputs": texts, "model": model})),
+            Self::Similarity => {
+                let inputs = json!({"source_sentence": texts[0], "sentences": texts[1..]});
+                ("/similarity", json!({"inputs": inputs, "model": model}))
+            }
+            Self::OpenAi => {
+                let many: Vec<&str> = texts.into_iter().cycle().take(MANY).collect();
+                ("/v1/embeddings", json!({"input": many, "model": model}))
+            }
+            Self::Base64 => (
+                "/v1/embeddings",
+                json!({"input": texts, "model": model, "encoding_format": "base64"}),
+            ),
+            Self::TextTensor => {
+                let text =
+                    json!({"name": "text", "shape": [4], "datatype": "BYTES", "data": texts});
+                (&*infer, json!({"inputs": [text]}))
+            }
+            Self::Predict => {
+                ("/predict", json!({"inputs": [[texts[0]], texts[1..3]], "model": model}))
+            }
+            Self::Rerank => ("/rerank", json!({"query": texts[0], "texts": texts, "model": model})),
+            Self::Cohere => {
+                ("/v1/rerank", json!({"query": texts[0], "documents": texts, "model": model}))
+            }
+            Self::Tensor => {
+                let x = json!({"name": "x", "shape": [2, 4], "datatype": "FP32",
+                    "data": [1, 2, 3, 4, -5, 6, 7, 8]});
+                (&*infer, json!({"inputs": [x]}))
+            }
+            Self::RawTensor => return raw(client, &infer).await,
+        };
+        client.post(path, &body).await
+    }
+
+    /// The numbers of an answer, in an order that does not depend on them.
+    ///
+    /// # Errors
+    /// It is not what such an answer looks like.
+    pub fn numbers(self, response: &Response) -> Result<Vec<f32>, String> {
+        let odd = || format!("{self:?}: {}", response.text());
+        let mut numbers = Vec::new();
+        if self == Self::RawTensor {
+            let length = response.header("inference-header-content-length");
+            let length: usize = length.and_then(|length| length.parse().ok()).ok_or_else(odd)?;
+            return Ok(floats(response.body.get(length..).ok_or_else(odd)?));
+        }
+        let body: Value = serde_json::from_slice(&response.body).map_err(|_| odd())?;
+        match self {
+            Self::Embed | Self::TokenIds | Self::EmbedAll | Self::Similarity => {
+                flatten(&body, &mut numbers);
+            }
+            Self::OpenAi => {
+                let data = body["data"].as_array().ok_or_else(odd)?;
+                data.iter().for_each(|one| flatten(&one["embedding"], &mut numbers));
+            }
+            Self::Base64 => {
+                for one in body["data"].as_array().ok_or_else(odd)? {
+                    let encoded = one["embedding"].as_str().ok_or_else(odd)?;
+                    numbers.extend(floats(&BASE64_STANDARD.decode(encoded).map_err(|_| odd())?));
+                }
+            }
+            Self::TextTensor | Self::Tensor => flatten(&body["outputs"][0]["data"], &mut numbers),
+            Self::Predict => {
+                for one in body.as_array().ok_or_else(odd)? {
+                    numbers.extend(in_order(one, "label", "score").ok_or_else(odd)?);
+                }
+            }
+            Self::Rerank => numbers = in_order(&body, "index", "score").ok_or_else(odd)?,
+            Self::Cohere => {
+                let results = in_order(&body["results"], "index", "relevance_score");
+                numbers = results.ok_or_else(odd)?;
+            }
+            Self::RawTensor => {}
+        }
+        if numbers.is_empty() { Err(odd()) } else { Ok(numbers) }
+    }
+
+    /// What the content that serves now answers.
+    ///
+    /// # Panics
+    /// It does not.
+    pub async fn learn(self, client: &mut Client, model: &str) -> Vec<f32> {
+        let response = self.ask(client, model).await.unwrap();
+        assert_eq!(response.status, 200, "{self:?}: {}", response.text());
+        self.numbers(&response).unwrap()
+    }
+}
+
+async fn raw(client: &mut Client, path: &str) -> Result<Response, Unanswered> {
+    let x: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let json = json!({
+        "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32",
+            "parameters": {"binary_data_size": x.len()}}],
+        "parameters": {"binary_data_output": true},
+    })
+    .to_string();
+    let length = json.len().to_string();
+    let headers = [("inference-header-content-length", length.as_str())];
+    let body = Bytes::from([json.as_bytes(), &x].concat());
+    client.send_with(Method::POST, path, &headers, body).await
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
+}
+
+fn flatten(value: &Value, numbers: &mut Vec<f32>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| flatten(value, numbers)),
+        number => numbers.extend(serde_json::from_value::<f32>(number.clone())),
+    }
+}
+
+/// The numbers in `field` of a list of objects, in the order of what is in `by`.
+fn in_order(list: &Value, by: &str, field: &str) -> Option<Vec<f32>> {
+    let mut all = Vec::new();
+    for one in list.as_array()? {
+        all.push((one[by].to_string(), serde_json::from_value(one[field].clone()).ok()?));
+    }
+    all.sort_by(|one, other| one.0.cmp(&other.0));
+    Some(all.into_iter().map(|(_, number)| number).collect())
+}
+
+/// A client that asks one kind of question without a pause.
+pub(crate) struct Asker {
+    pub(crate) number: usize,
+    pub(crate) client: Client,
+    pub(crate) kind: Kind,
+    pub(crate) model: String,
+    /// By the name of a content, its answer.
+    pub(crate) known: BTreeMap<String, Vec<f32>>,
+    pub(crate) begin: Instant,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Asker {
+    pub(crate) async fn run(mut self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let start = self.begin.elapsed();
+            self.shared.sent.fetch_add(1, Ordering::Relaxed);
+            let outcome = match self.kind.ask(&mut self.client, &self.model).await {
+                Ok(response) if response.status == 200 => self.label(&response),
+                Ok(response) => Outcome::Failed(response.status, response.text()),
+                Err(Unanswered(reason)) => Outcome::Lost(reason),
+            };
+            let (client, sequence, end) = (self.number, requests.len(), self.begin.elapsed());
+            let lost = matches!(outcome, Outcome::Lost(_));
+            requests.push(Request { client, sequence, texts: 1, start, end, outcome });
+            self.shared.answered.fetch_add(usize::from(!lost), Ordering::Relaxed);
+            if lost {
+                let Ok(client) = Client::connect(self.client.address()).await else { break };
+                self.client = client;
+            }
+        }
+        requests
+    }
+
+    fn label(&self, response: &Response) -> Outcome {
+        let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
+            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+        };
+        let content = self.kind.numbers(response).and_then(|numbers| {
+            let is = |(_, known): &(&String, &Vec<f32>)| distance(known, &numbers) <= TOLERANCE;
+            let content = self.known.iter().find(is).map(|(content, _)| content.clone());
+            content.ok_or_else(|| format!("{:?}: {numbers:.4?} is of no content", self.kind))
+        });
+        Outcome::Answered(Label { generation, version: version.to_owned(), content })
+    }
+}
