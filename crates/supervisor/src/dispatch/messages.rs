@@ -68,19 +68,7 @@ impl Dispatcher {
                 self.answered(id, incoming.id, answered, incoming.payload)
             }
             FromWorker::Rejected { items, reason } => {
-                let slot = worker.group_slot(incoming.id);
-                let items = worker.answered(incoming.id, items.into_iter());
-                for item in items.ok_or("it rejects what it was not given")? {
-                    if matches!(reason, Rejection::NotLoaded(_))
-                        && slot.is_some_and(|slot| self.another_can_answer(slot, item))
-                    {
-                        continue;
-                    }
-                    if let Some(accepted) = self.items.remove(&item) {
-                        answer(accepted.item, Err(ItemError::Rejected(reason.clone())));
-                    }
-                }
-                Ok(())
+                self.rejected(id, incoming.id, items, &reason)
             }
             FromWorker::Unloaded { slot } => {
                 worker.unloaded(slot).ok_or("it has unloaded a model that is not served")
@@ -113,6 +101,37 @@ impl Dispatcher {
         let helper_cpus = worker.helper_cpus.clone();
         let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
         worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
+    }
+
+    /// A worker has no answer for items of a group.
+    fn rejected(
+        &mut self,
+        id: WorkerId,
+        group: u64,
+        items: Vec<u32>,
+        reason: &Rejection,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        let slot = worker.group_slot(group);
+        let charged = worker.took(group, 0);
+        let items = worker.answered(group, items.into_iter());
+        let items = items.ok_or("it rejects what it was not given")?;
+        if let (Some(slot), Some((estimated, took))) = (slot, charged)
+            && worker.group_slot(group).is_none()
+        {
+            self.scheduler.correct(slot, estimated, took);
+        }
+        for item in items {
+            if matches!(reason, Rejection::NotLoaded(_))
+                && slot.is_some_and(|slot| self.another_can_answer(slot, item))
+            {
+                continue;
+            }
+            if let Some(accepted) = self.items.remove(&item) {
+                answer(accepted.item, Err(ItemError::Rejected(reason.clone())));
+            }
+        }
+        Ok(())
     }
 
     fn answered(

@@ -75,7 +75,10 @@ impl Dispatcher {
                 self.metrics.items_cancelled_total.add();
             }
             group.items = items;
-            if !group.items.is_empty() {
+            if group.items.is_empty() {
+                // Nobody waits for it any more: its model has not had that time.
+                self.scheduler.correct(group.slot, group.micros.into(), 0);
+            } else {
                 self.send_group(&group, now_micros);
             }
         }

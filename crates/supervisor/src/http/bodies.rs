@@ -83,6 +83,8 @@ impl Payment<'_> {
         if bytes <= unpaid_max || bytes <= self.bytes {
             return Ok(());
         }
+        // In steps, so that a body that comes in pieces does not pay for each.
+        let bytes = bytes.next_multiple_of(STEP_BYTES);
         let more = app.pay(bytes - self.bytes, 0)?;
         self.bytes = bytes;
         self.permit = match (self.permit.take(), more) {
@@ -149,9 +151,7 @@ async fn take_in(
         if length > bytes_max {
             return Err(too_long(bytes_max));
         }
-        if length > payment.bytes {
-            payment.cover(length.next_multiple_of(STEP_BYTES))?;
-        }
+        payment.cover(length)?;
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
