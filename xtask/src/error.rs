@@ -43,6 +43,12 @@ pub(crate) enum Error {
         with --onnxruntime PATH."
     )]
     UnsupportedPlatform(String),
+    #[error(
+        "cargo-fuzz is not installed. `cargo install cargo-fuzz --locked` installs it; it needs a C++ compiler, too."
+    )]
+    NoCargoFuzz,
+    #[error("there is no fuzz target {target}; there are {}", known.join(", "))]
+    NoTarget { target: String, known: Vec<String> },
     #[error("{what} failed ({status})")]
     Failed { what: String, status: ExitStatus },
     #[error("cannot listen on {listen}: {source}. Choose another address with --listen.")]

@@ -46,6 +46,11 @@ impl Layout {
         self.workspace.join("tests/clients")
     }
 
+    /// The fuzz targets, their seeds, and what runs of them find out.
+    pub(crate) fn fuzz(&self) -> PathBuf {
+        self.workspace.join("fuzz")
+    }
+
     /// Where executables of the dev profile are.
     pub(crate) fn debug(&self) -> PathBuf {
         self.target.join("debug")

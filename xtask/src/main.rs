@@ -1,7 +1,7 @@
 //! `cargo xtask`: set-up and developer commands. Everything they make lies under the target directory.
 //!
 //! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, those with other people's
-//!   [`clients`] last, [`bench`] measures.
+//!   [`clients`] last, [`bench`] measures, [`fuzz`] looks for what breaks a parser.
 //! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
 //!   which run Python through [`python`].
 //! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
@@ -10,6 +10,7 @@ mod bench;
 mod clients;
 mod error;
 mod fetch;
+mod fuzz;
 mod layout;
 mod model;
 mod process;
@@ -63,6 +64,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Fuzzes what onnxd parses; needs cargo-fuzz.
+    Fuzz(fuzz::Options),
     /// Becomes another program that ends with this one's parent. `serve` starts onnxd through it.
     #[command(hide = true)]
     Bound(process::Bound),
@@ -95,6 +98,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             setup(&layout)?;
             bench::run(&layout, &args)
         }
+        Command::Fuzz(options) => fuzz::run(&layout, options),
         Command::Bound(bound) => Err(process::become_bound(&bound)),
     }
 }

@@ -22,6 +22,8 @@ pub mod layout;
 pub mod limits;
 pub mod message;
 pub mod model_name;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod tensor;
 
 /// The digest of this crate's sources: equal in two executables that understand each other.

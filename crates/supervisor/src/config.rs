@@ -3,7 +3,7 @@
 //! variable over the file, the file over the default.
 
 mod admin;
-mod models;
+pub(crate) mod models;
 mod preload;
 
 use std::{

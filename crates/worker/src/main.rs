@@ -23,6 +23,8 @@ mod microbatch;
 mod model;
 mod pooling;
 mod probes;
+#[cfg(test)]
+mod properties;
 mod quit;
 mod sandbox;
 mod serve;

@@ -27,7 +27,7 @@ pub(crate) struct ModelSource {
 ///
 /// # Errors
 /// The first setting that cannot work, by name.
-pub(super) fn served(specs: &[String], aliases: &[String]) -> Result<Vec<ModelSource>, Failure> {
+pub(crate) fn served(specs: &[String], aliases: &[String]) -> Result<Vec<ModelSource>, Failure> {
     let mut models = sources(specs)?;
     for spec in aliases {
         let wrong =

@@ -25,7 +25,7 @@ const RAW_INPUT_CONTENTS: u32 = 7;
 const CONTENTS: u32 = 5;
 
 /// A message that clients send.
-pub(super) trait Bounded {
+pub(crate) trait Bounded {
     /// Whether a message with these bytes may be taken apart.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::pb::InferTensorContents;
 ///
 /// # Errors
 /// They are in a field for another type, or one is none of the type; the message says which.
-pub(super) fn raw(datatype: DataType, contents: InferTensorContents) -> Result<Bytes, String> {
+pub(crate) fn raw(datatype: DataType, contents: InferTensorContents) -> Result<Bytes, String> {
     let field = field(datatype)
         .ok_or_else(|| format!("elements of {} must be in raw_input_contents", datatype.name()))?;
     if let Some((other, _)) =

@@ -11,10 +11,10 @@
 //! - [`status`], [`health`]: errors, and `grpc.health.v1`.
 
 mod body;
-mod bounds;
+pub(crate) mod bounds;
 mod codec;
 pub(crate) mod connection;
-mod contents;
+pub(crate) mod contents;
 mod deadline;
 mod frames;
 mod front;
@@ -47,7 +47,7 @@ use crate::{
     unreachable_pub,
     reason = "generated"
 )]
-mod pb {
+pub(crate) mod pb {
     tonic::include_proto!("inference");
 }
 

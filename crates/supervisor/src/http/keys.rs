@@ -106,7 +106,7 @@ fn read(file: &Path) -> Result<Arc<[KeyDigest]>, KeysError> {
     parse(&secret_file::read(file, FILE_BYTES_MAX)?)
 }
 
-fn parse(text: &[u8]) -> Result<Arc<[KeyDigest]>, KeysError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Arc<[KeyDigest]>, KeysError> {
     let mut keys = Vec::new();
     for (line, key) in (1..).zip(text.split(|&byte| byte == b'\n')) {
         let key = key.trim_ascii();

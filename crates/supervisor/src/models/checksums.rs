@@ -10,14 +10,14 @@ pub(super) const BYTES_MAX: u64 = 1 << 20;
 
 /// What is listed: the digest in lower-case hex, and the path.
 #[derive(Debug, Default)]
-pub(super) struct Checksums(Vec<(String, String)>);
+pub(crate) struct Checksums(Vec<(String, String)>);
 
 impl Checksums {
     /// Parses lines of `<digest>  <path>` or `<digest> *<path>`.
     ///
     /// # Errors
     /// The number of a line that is neither.
-    pub(super) fn parse(text: &str) -> Result<Self, usize> {
+    pub(crate) fn parse(text: &str) -> Result<Self, usize> {
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
         lines.map(|(number, line)| entry(line).ok_or(number)).collect::<Result<_, _>>().map(Self)
     }

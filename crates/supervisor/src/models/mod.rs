@@ -22,7 +22,7 @@
 
 pub(crate) mod background;
 pub(crate) mod checker;
-mod checksums;
+pub(crate) mod checksums;
 mod crash;
 mod digests;
 mod driver;

@@ -88,7 +88,7 @@ struct OutputParameters {
 
 /// How outputs are to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// Where nothing else is said.
     pub binary: bool,
     /// By name.
@@ -123,7 +123,7 @@ pub(super) fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, ApiError>
 ///
 /// # Errors
 /// It is not what its JSON says, or no JSON at all.
-pub(super) fn request(
+pub(crate) fn request(
     model: (String, String),
     body: &Bytes,
     json_bytes: Option<usize>,

@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 17;
 ///
 /// # Errors
 /// An element is not of the type, or there are more than `bytes_max`.
-pub(super) fn from_json(
+pub(crate) fn from_json(
     json: &RawValue,
     datatype: DataType,
     bytes_max: usize,
@@ -175,7 +175,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
 ///
 /// # Errors
 /// JSON has no number for an element.
-pub(super) fn push_json(
+pub(crate) fn push_json(
     body: &mut Vec<u8>,
     datatype: DataType,
     data: &[u8],

@@ -1,0 +1,77 @@
+//! What holds for any bytes in the files of a version that are parsed here; panics where it does
+//! not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz target
+//! there, which takes this file in by its path.
+
+use std::{fs, path::Path};
+
+use crate::config;
+
+/// The files, in the order of their parts in the input.
+const FILES: [&str; 7] = [
+    "onnxd.toml",
+    "config.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "tokenizer_config.json",
+    "config_sentence_transformers.json",
+];
+/// Ends a part; no file has it.
+const END: u8 = 0xff;
+
+/// What the files of a version say is refused, or is within bounds. An empty part is no file.
+///
+/// # Panics
+/// It is beyond them.
+pub(crate) fn model_files(dir: &Path, bytes: &[u8]) {
+    let parts = bytes.split(|&byte| byte == END).chain(std::iter::repeat(&[][..]));
+    for (file, part) in FILES.iter().zip(parts) {
+        let path = dir.join(file);
+        if part.is_empty() {
+            let _ = fs::remove_file(path);
+        } else {
+            fs::create_dir_all(path.parent().expect("a file has a folder")).expect("a folder");
+            fs::write(path, part).expect("a file");
+        }
+    }
+    let Ok(settings) = config::read(dir) else { return };
+    assert!((1..=131_072).contains(&settings.max_tokens), "{settings:?}");
+    let named = &settings.prompts.named;
+    assert!(settings.prompts.default.iter().all(|name| named.contains_key(name)), "{settings:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seeds() -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/model_files");
+        let seeds = fs::read_dir(&folder).unwrap().map(|seed| fs::read(seed.unwrap().path()));
+        seeds.collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn every_seed_keeps_the_promise() {
+        let dir = tempfile::tempdir().unwrap();
+        let seeds = seeds();
+        assert!(!seeds.is_empty());
+        seeds.iter().for_each(|seed| model_files(dir.path(), seed));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_keep_it(
+            place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            for mut seed in seeds() {
+                let at = place.index(seed.len());
+                let end = (at + bytes.len()).min(seed.len());
+                seed.splice(at..end, bytes.iter().copied());
+                model_files(dir.path(), &seed);
+            }
+        }
+    }
+}
