@@ -34,6 +34,8 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     }
     for target in chosen {
         say(&format!("fuzzing {target} for {} s", options.seconds));
+        let found = layout.fuzz().join("corpus").join(&target);
+        fs::create_dir_all(&found).map_err(Error::io("cannot make", &found))?;
         let status = command(layout, &target, options.seconds)
             .status()
             .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
