@@ -95,9 +95,13 @@ impl Store {
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
         };
-        for folder in
-            [layout.root().to_owned(), layout.versions(), layout.root().join("generations")]
-        {
+        // Workers may read what is below these from their start on, so they are there before.
+        for folder in [
+            layout.root().to_owned(),
+            layout.versions(),
+            layout.compiled_root(),
+            layout.generations_root(),
+        ] {
             fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
         }
         let lock = lock(&layout.lock())?;
