@@ -208,8 +208,8 @@ fn prepare(
     let runtime = Runtime::open(onnxruntime)?;
     // Looked at while it can be.
     compiled::learn_cpu();
-    // What is not there cannot be named in a rule.
-    compiled.map_or(Ok(()), fs::create_dir_all)?;
+    // What is not there cannot be named in a rule. Who compiles says why there is nothing.
+    let _ = compiled.map(fs::create_dir_all);
     Files::of_checker(version, serving, compiled)?.enter()?;
     Ok(runtime)
 }
