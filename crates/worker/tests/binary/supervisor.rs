@@ -4,7 +4,7 @@
 use std::{
     fs,
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -225,7 +225,17 @@ impl Supervisor {
     /// Asks for the model `name` ahead of any commit.
     pub(crate) fn load_ahead(&mut self, name: &str) {
         let version = self.stage(name);
-        self.send(&ToWorker::Load { slot: 5, version }, &[]);
+        self.load_version_ahead(&version);
+    }
+
+    /// Asks for a version ahead of any commit, which may not exist.
+    pub(crate) fn load_version_ahead(&mut self, version: &str) {
+        self.send(&ToWorker::Load { slot: 5, version: version.to_owned() }, &[]);
+    }
+
+    /// Where a version stands.
+    pub(crate) fn version_dir(&self, version: &str) -> PathBuf {
+        self.layout.version(version)
     }
 
     /// Sends the texts as one group.
