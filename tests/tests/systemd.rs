@@ -148,7 +148,8 @@ fn the_unit_leaves_the_service_exposed_to_little() {
         Err(error) => panic!("systemd-analyze: {error}"),
     };
     let table = String::from_utf8_lossy(&output.stdout);
-    let verdict = table.lines().find_map(|line| line.split_once("exposure level for onnxd.service:"));
+    let verdict =
+        table.lines().find_map(|line| line.split_once("exposure level for onnxd.service:"));
     let score = verdict.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
     assert!(score.is_some_and(|score| score <= EXPOSURE_MAX), "{table}");
 }

@@ -235,7 +235,8 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    const INFO: &str = "processor\t: 0\nmodel\t\t: 17\ncpu MHz\t\t: 2596.096\nflags\t\t: fpu avx2\n";
+    const INFO: &str =
+        "processor\t: 0\nmodel\t\t: 17\ncpu MHz\t\t: 2596.096\nflags\t\t: fpu avx2\n";
 
     fn key(runtime: &str, cpuinfo: &str) -> Key {
         Key::from_parts(runtime, cpuinfo)

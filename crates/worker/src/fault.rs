@@ -42,9 +42,7 @@ impl Fault {
             Self::Inherited(_) => ExitStatus::Usage,
             // Another start does not find another kernel.
             Self::Runtime(_) | Self::Sandbox(_) => ExitStatus::Configuration,
-            Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => {
-                ExitStatus::Internal
-            }
+            Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => ExitStatus::Internal,
         }
     }
 }

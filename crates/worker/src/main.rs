@@ -95,8 +95,13 @@ fn main() -> ExitCode {
             let _span = info_span!("compile").entered();
             // On a model's first use others are served meanwhile.
             sandbox::yield_to_serving();
-            let files = CheckedFiles { version: &version_dir, serving: None, compiled: Some(&compiled_dir) };
-            let runtime = prepare(&onnxruntime, Limits::default(), confined.then_some(files), parent);
+            let files = CheckedFiles {
+                version: &version_dir,
+                serving: None,
+                compiled: Some(&compiled_dir),
+            };
+            let runtime =
+                prepare(&onnxruntime, Limits::default(), confined.then_some(files), parent);
             compile(runtime, &version_dir, &compiled_dir).into()
         }
         Command::Measure(args) => measure(&args, parent).into(),

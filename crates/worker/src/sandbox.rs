@@ -48,8 +48,8 @@ impl Limits {
     /// Of a worker, which writes nothing but its log.
     pub(crate) fn serving() -> Self {
         // Where the log is a file, the limit would be that of the log.
-        let logs_to_file = fstat(io::stderr())
-            .is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file());
+        let logs_to_file =
+            fstat(io::stderr()).is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file());
         Self { file_bytes: (!logs_to_file).then_some(0), ..Self::default() }
     }
 }

@@ -223,12 +223,9 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
     rules.insert(libc::SYS_clone, clone);
     // Signals and limits of this process are its own affair; abort(3) sends one.
     let own = u64::from(process::id());
-    for signal in [
-        libc::SYS_kill,
-        libc::SYS_tgkill,
-        libc::SYS_rt_sigqueueinfo,
-        libc::SYS_rt_tgsigqueueinfo,
-    ] {
+    for signal in
+        [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo]
+    {
         rules.insert(signal, vec![rule(&[(0, Ne, own)])?]);
     }
     rules.insert(libc::SYS_prlimit64, vec![rule(&[(0, Ne, 0), (0, Ne, own)])?]);

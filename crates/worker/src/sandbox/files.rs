@@ -17,8 +17,7 @@ use super::SandboxError;
 const KNOWN: ABI = ABI::V6;
 /// What every process may read: which CPUs there are, and how languages sort and fold letters,
 /// which operators for texts ask for.
-const MACHINE: [&str; 3] =
-    ["/sys/devices/system/cpu", "/usr/lib/locale", "/usr/share/locale"];
+const MACHINE: [&str; 3] = ["/sys/devices/system/cpu", "/usr/lib/locale", "/usr/share/locale"];
 
 /// What a process may open.
 #[derive(Debug)]

@@ -33,9 +33,8 @@ fn every_thread_of_a_worker_is_filtered_and_gains_no_privileges() {
         assert_eq!(field(&status, "Seccomp"), "2", "{status}");
         assert_eq!(field(&status, "NoNewPrivs"), "1", "{status}");
     }
-    let proc = |file: &str| {
-        fs::read_to_string(format!("/proc/{}/{file}", supervisor.child.id())).unwrap()
-    };
+    let proc =
+        |file: &str| fs::read_to_string(format!("/proc/{}/{file}", supervisor.child.id())).unwrap();
     let limits = proc("limits");
     let limit = |name: &str| {
         let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -92,9 +91,7 @@ fn without<T: Send + 'static>(calls: &[i64], run: impl FnOnce() -> T + Send + 's
 
 #[test]
 fn where_system_calls_cannot_be_filtered_nothing_starts_and_the_flag_is_named() {
-    let status = without(&[libc::SYS_seccomp], || {
-        Supervisor::start().ended_within_a_second()
-    });
+    let status = without(&[libc::SYS_seccomp], || Supervisor::start().ended_within_a_second());
     assert_eq!(status.code(), Some(ExitStatus::Configuration as i32));
     let outcome = without(&[libc::SYS_seccomp], || Check::of_model("tiny/a").run());
     let refusal = outcome.verdict.unwrap().unwrap_err();
