@@ -95,15 +95,12 @@ impl Store {
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
         };
-        // Workers may read what is below these from their start on, so they are there before.
-        for folder in [
-            layout.root().to_owned(),
-            layout.versions(),
-            layout.compiled_root(),
-            layout.generations_root(),
-        ] {
+        for folder in [layout.root().to_owned(), layout.versions(), layout.generations_root()] {
             fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
         }
+        // Workers may read what is below this from their start on, so it is there before. Where it
+        // cannot be, there are no compiled forms, which everybody can do without.
+        let _ = fs::create_dir_all(layout.compiled_root());
         let lock = lock(&layout.lock())?;
         let staging = layout.staging();
         match fs::remove_dir_all(&staging) {
