@@ -92,7 +92,7 @@ pub struct WorkerStatus {
     pub generations: BTreeMap<String, u64>,
     /// How it loaded that, by model.
     pub loads: BTreeMap<String, LoadStatus>,
-    /// Its own memory and its part of what it shares; None while there is no process.
+    /// Its own memory, without what it shares; None while there is no process.
     pub memory_bytes: Option<u64>,
     /// How often it was started again.
     pub restarts: u64,

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
@@ -26,6 +27,7 @@ pub struct Builder {
     workers: usize,
     onnxruntime: Option<PathBuf>,
     state: Option<PathBuf>,
+    user: Option<u32>,
 }
 
 impl Builder {
@@ -37,6 +39,7 @@ impl Builder {
             workers: 2,
             onnxruntime: None,
             state: None,
+            user: None,
         }
     }
 
@@ -84,6 +87,20 @@ impl Builder {
     /// Its directories.
     pub fn directories(&self) -> Arc<Home> {
         Arc::clone(&self.home)
+    }
+
+    /// Runs as this user, whose its directories become. Only root can do that.
+    ///
+    /// # Panics
+    /// The directories cannot be given away.
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Self {
+        let root = self.home.root().to_owned();
+        for path in [root.clone(), root.join("run"), self.home.tmp(), self.home.user()] {
+            std::os::unix::fs::chown(path, Some(id), Some(id)).unwrap();
+        }
+        self.user = Some(id);
+        self
     }
 
     /// Uses the state directory of another home, and all else of its own.
@@ -161,6 +178,9 @@ impl Builder {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if let Some(id) = self.user {
+            command.uid(id).gid(id);
+        }
         command
     }
 }

@@ -129,6 +129,31 @@ fn the_unit_file_is_accepted_by_systemd() {
     assert!(own.is_empty(), "{own:?}");
 }
 
+/// Of at most 10, and less is better. A service that listens on the network cannot be at 0.
+const EXPOSURE_MAX: f64 = 2.0;
+
+#[test]
+fn the_unit_leaves_the_service_exposed_to_little() {
+    let unit = fixtures::workspace().join("deploy/systemd/onnxd.service");
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(&unit)
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) if std::env::var_os("CI").is_none() => {
+            eprintln!("skipped: systemd-analyze: {error}");
+            return;
+        }
+        Err(error) => panic!("systemd-analyze: {error}"),
+    };
+    let table = String::from_utf8_lossy(&output.stdout);
+    let verdict =
+        table.lines().find_map(|line| line.split_once("exposure level for onnxd.service:"));
+    let score = verdict.and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
+    assert!(score.is_some_and(|score| score <= EXPOSURE_MAX), "{table}");
+}
+
 fn verify(unit: &Path) -> std::process::Output {
     Command::new("systemd-analyze")
         .args(["verify", "--man=no"])

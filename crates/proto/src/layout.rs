@@ -63,9 +63,19 @@ impl Layout {
         self.versions().join(version)
     }
 
+    /// Where compiled forms stand, by version.
+    pub fn compiled_root(&self) -> PathBuf {
+        self.root.join("compiled")
+    }
+
+    /// Where the records of generations stand, by model.
+    pub fn generations_root(&self) -> PathBuf {
+        self.root.join("generations")
+    }
+
     /// Everything that was compiled from one version; derived, and may be missing or stale.
     pub fn compiled(&self, version: &str) -> PathBuf {
-        self.root.join("compiled").join(version)
+        self.compiled_root().join(version)
     }
 
     /// The versions of a model that failed their probation: one empty file each.
@@ -75,7 +85,7 @@ impl Layout {
 
     /// The records of one model's generations.
     pub fn generations(&self, model: &ModelName) -> PathBuf {
-        self.root.join("generations").join(model.as_str())
+        self.generations_root().join(model.as_str())
     }
 
     /// The record of one generation.

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use clap::builder::FalseyValueParser;
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 use serde::Deserialize;
 
@@ -164,6 +165,11 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "N", env = "ONNXD_RETENTION")]
     pub retention: Option<NonZeroUsize>,
 
+    /// Do not confine workers and checkers: a model that takes over one of them can then do what
+    /// onnxd can. For kernels that cannot filter system calls
+    #[arg(long, env = "ONNXD_NO_SANDBOX", value_parser = FalseyValueParser::new())]
+    pub no_sandbox: bool,
+
     /// Check the configuration, say what is wrong, and end
     #[arg(long)]
     #[serde(skip)]
@@ -208,6 +214,8 @@ pub(crate) struct Config {
     pub probation: Duration,
     /// Versions of each model that are kept.
     pub retention: usize,
+    /// Whether workers and checkers are confined.
+    pub sandbox: bool,
 }
 
 impl Config {
@@ -283,6 +291,7 @@ impl Config {
             },
             probation: seconds(flags.probation, file.probation, 60),
             retention: flags.retention.or(file.retention).map_or(3, Into::into),
+            sandbox: !(flags.no_sandbox || file.no_sandbox),
         })
     }
 }
@@ -380,10 +389,11 @@ mod tests {
              probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
              preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
-             grpc-listen = '[::1]:3'",
+             grpc-listen = '[::1]:3'\nno-sandbox = true",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));
+        assert!(file.no_sandbox);
         let error = toml::from_str::<ServeArguments>("worker = 2").unwrap_err();
         assert!(error.to_string().contains("worker"), "{error}");
     }

@@ -8,6 +8,7 @@
 
 mod cli;
 mod config;
+mod confinement;
 mod dispatch;
 mod grpc;
 mod http;

@@ -24,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
+    confinement,
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
@@ -73,6 +74,8 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
     if check_only {
         return check(&config);
     }
+    // Before there is a second thread, for which it would have to hold, too.
+    confinement::begin(config.sandbox);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -156,11 +159,13 @@ impl Server {
     /// Locks the state, binds, brings every model to a generation, and starts the workers.
     async fn start(config: &Config, edge: &Edge, background: &Background) -> Result<Self, Failure> {
         let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
-        let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
+        let (binary, library) = (&config.worker_binary, &config.onnxruntime);
+        let executable = WorkerExecutable::open(binary, library, config.sandbox)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
         let metrics = Arc::new(Metrics::new(&templates(config)));
+        metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.

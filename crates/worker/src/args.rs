@@ -9,6 +9,9 @@ use clap::{Args as Group, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "onnxd-worker", version)]
 pub(crate) struct Args {
+    /// Do not confine this process.
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

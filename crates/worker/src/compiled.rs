@@ -18,6 +18,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -41,6 +42,15 @@ pub(crate) const MAKING: &str = "making-";
 const CPU_FIELDS: [&str; 7] =
     ["vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features"];
 
+/// What the kernel says about this machine's CPUs.
+static CPU: LazyLock<String> =
+    LazyLock::new(|| fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+
+/// Reads what a key needs, before this process may read no more than a version.
+pub(crate) fn learn_cpu() {
+    LazyLock::force(&CPU);
+}
+
 /// What is in a compiled form.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
@@ -61,8 +71,7 @@ pub(crate) struct Key(String);
 impl Key {
     /// The key of this build of ONNX Runtime on this machine.
     pub(crate) fn of(runtime: &Runtime) -> Self {
-        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        Self::from_parts(&runtime.identity(), &cpu)
+        Self::from_parts(&runtime.identity(), &CPU)
     }
 
     fn from_parts(runtime: &str, cpuinfo: &str) -> Self {
@@ -226,7 +235,8 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    const CPU: &str = "processor\t: 0\nmodel\t\t: 17\ncpu MHz\t\t: 2596.096\nflags\t\t: fpu avx2\n";
+    const INFO: &str =
+        "processor\t: 0\nmodel\t\t: 17\ncpu MHz\t\t: 2596.096\nflags\t\t: fpu avx2\n";
 
     fn key(runtime: &str, cpuinfo: &str) -> Key {
         Key::from_parts(runtime, cpuinfo)
@@ -234,12 +244,12 @@ mod tests {
 
     #[test]
     fn a_key_changes_with_the_library_and_with_what_the_cpu_can_do_and_with_nothing_else() {
-        let one = key("1.31.1", CPU);
+        let one = key("1.31.1", INFO);
         assert_eq!(one.as_str().len(), 16);
-        assert_eq!(one, key("1.31.1", &CPU.replace("2596.096", "3100.5")));
-        assert_eq!(one, key("1.31.1", &format!("{CPU}\n{}", CPU.replace(": 0", ": 1"))));
-        assert_ne!(one, key("1.32.0", CPU));
-        assert_ne!(one, key("1.31.1", &CPU.replace("avx2", "avx2 avx512f")));
-        assert_ne!(one, key("1.31.1", &CPU.replace("17", "18")));
+        assert_eq!(one, key("1.31.1", &INFO.replace("2596.096", "3100.5")));
+        assert_eq!(one, key("1.31.1", &format!("{INFO}\n{}", INFO.replace(": 0", ": 1"))));
+        assert_ne!(one, key("1.32.0", INFO));
+        assert_ne!(one, key("1.31.1", &INFO.replace("avx2", "avx2 avx512f")));
+        assert_ne!(one, key("1.31.1", &INFO.replace("17", "18")));
     }
 }

@@ -40,10 +40,9 @@ impl Fault {
         match self {
             Self::HungUp => ExitStatus::Fine,
             Self::Inherited(_) => ExitStatus::Usage,
-            Self::Runtime(_) => ExitStatus::Configuration,
-            Self::ControlPage(_) | Self::Sandbox(_) | Self::Protocol(_) | Self::System(_) => {
-                ExitStatus::Internal
-            }
+            // Another start does not find another kernel.
+            Self::Runtime(_) | Self::Sandbox(_) => ExitStatus::Configuration,
+            Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => ExitStatus::Internal,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! which another process still holds the other end, as between a fork and its exec.
 
 use std::{
-    fs,
+    fs, io,
     os::{
         fd::AsFd,
         unix::{fs::MetadataExt, net::UnixStream},
@@ -27,9 +27,9 @@ use nix::{
     unistd::{Pid, getppid},
 };
 use onnxd_proto::{exit::ExitStatus, message::NamedSocket};
-use tracing::{Span, info, warn};
+use tracing::{Span, error, info, warn};
 
-use crate::{fault::Fault, quit};
+use crate::{fault::Fault, quit, sandbox::files::Files};
 
 /// How long a supervisor that is being killed may take from closing its sockets to being gone.
 const PARTING: Duration = Duration::from_millis(500);
@@ -65,9 +65,10 @@ struct Watch {
 }
 
 impl Guard {
-    /// Starts to watch `parent`, the parent as it was when this process began, and the socket
-    /// to it. SIGTERM must be blocked in all threads.
-    pub(crate) fn start(parent: Pid, supervisor: &UnixStream) -> Result<Self, Fault> {
+    /// Gets ready to watch `parent`, the parent as it was when this process began, and the socket
+    /// to it. SIGTERM must be blocked in all threads. Until [`Guard::watch_over`] the main thread
+    /// waits for what the socket brings, and sees its end itself.
+    pub(crate) fn prepare(parent: Pid, supervisor: &UnixStream) -> Result<Self, Fault> {
         let sigterm = SigSet::from(Signal::SIGTERM);
         let watch = Arc::new(Watch {
             parent,
@@ -76,19 +77,30 @@ impl Guard {
             admin_socket: OnceLock::new(),
         });
         prctl::set_pdeathsig(Signal::SIGTERM)?;
-        let (watching, span) = (Arc::clone(&watch), Span::current());
-        thread::Builder::new().name("guard".into()).spawn(move || {
-            let _span = span.entered();
-            watching.wait();
-            watching.end()
-        })?;
         Ok(Self(watch))
     }
 
-    /// Tells the guard what to remove if the supervisor cannot.
-    pub(crate) fn watch_over(&self, admin_socket: NamedSocket) {
+    /// Starts to watch, in a thread that may open no more than `files`, and tells it what to
+    /// remove if the supervisor cannot.
+    pub(crate) fn watch_over(
+        &self,
+        admin_socket: NamedSocket,
+        files: Option<Files>,
+    ) -> io::Result<()> {
         // There is one Welcome, so the cell is empty.
         let _ = self.0.admin_socket.set(admin_socket);
+        let (watching, span) = (Arc::clone(&self.0), Span::current());
+        thread::Builder::new().name("guard".into()).spawn(move || {
+            let _span = span.entered();
+            if let Err(error) = files.map_or(Ok(()), Files::enter) {
+                let fault = Fault::from(error);
+                error!(%fault, "worker stopped");
+                quit::now(fault.status());
+            }
+            watching.wait();
+            watching.end()
+        })?;
+        Ok(())
     }
 
     /// Ends the process after the supervisor closed the socket, in the main thread's stead.

@@ -38,6 +38,7 @@ mod wide;
 
 use std::{
     convert::Infallible,
+    fs,
     io::{self, IsTerminal, Write},
     panic::{self, AssertUnwindSafe},
     path::Path,
@@ -61,7 +62,8 @@ use crate::{
     compiled::Key,
     fault::Fault,
     guard::Guard,
-    sandbox::Limits,
+    sandbox::{Limits, files::Files},
+    serve::Begun,
     session::Runtime,
 };
 
@@ -77,49 +79,68 @@ fn main() -> ExitCode {
         }
     };
     start_logging();
+    let confined = !args.no_sandbox;
     match args.command {
         Command::Serve { worker, cpu } => {
             let _span = info_span!("serve", worker).entered();
             // Whatever unwinds must not run ONNX Runtime's destructors beside its threads.
-            let served = panic::catch_unwind(AssertUnwindSafe(|| serve(cpu, parent)));
+            let served = panic::catch_unwind(AssertUnwindSafe(|| serve(cpu, parent, confined)));
             let Ok(Err(fault)) = served else { quit::now(ExitStatus::Internal) };
             error!(%fault, "worker stopped");
             quit::now(fault.status())
         }
         Command::Check(args) => {
             let _span = info_span!("check").entered();
-            check(&args, parent).into()
+            check(&args, confined, parent).into()
         }
         Command::Compile { onnxruntime, version_dir, compiled_dir } => {
             let _span = info_span!("compile").entered();
             // On a model's first use others are served meanwhile.
             sandbox::yield_to_serving();
-            compile(&onnxruntime, &version_dir, &compiled_dir, parent).into()
+            let files = CheckedFiles {
+                version: &version_dir,
+                serving: None,
+                compiled: Some(&compiled_dir),
+            };
+            let runtime =
+                prepare(&onnxruntime, Limits::default(), confined.then_some(files), parent);
+            compile(runtime, &version_dir, &compiled_dir).into()
         }
         Command::Measure(args) => measure(&args, parent).into(),
     }
 }
 
 /// Serves until the supervisor closes the socket or is gone.
-fn serve(cpu: u16, parent: Pid) -> Result<Infallible, Fault> {
+fn serve(cpu: u16, parent: Pid, confined: bool) -> Result<Infallible, Fault> {
     // These concern all threads, so they come before the first: those of ONNX Runtime, too,
     // inherit the CPU and the blocked signals.
     let pinned = affinity::pin(cpu);
     guard::block_signals()?;
     let (socket, page) = inherited::take().map_err(Fault::Inherited)?;
+    sandbox::offer_to_be_ended_first();
+    sandbox::limit(Limits::serving())?;
+    if confined {
+        sandbox::enter()?;
+    }
     let page = ControlPageView::map(page)?;
-    let guard = Guard::start(parent, &socket)?;
+    let guard = Guard::prepare(parent, &socket)?;
     let (receiver, sender) = ipc::split(socket)?;
-    match serve::run(receiver, sender, pinned, &page, &guard) {
+    match serve::run(receiver, sender, Begun { pinned, confined }, &page, &guard) {
         Err(Fault::HungUp) => guard.end(),
         ended => ended,
     }
 }
 
 /// Prints each part as it passes, and at last the verdict, whatever happens.
-fn check(args: &CheckArgs, parent: Pid) -> ExitStatus {
+fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
     sandbox::yield_to_serving();
-    let prepared = prepare(&args.onnxruntime, limits(args), parent);
+    let files = CheckedFiles {
+        version: &args.version_dir,
+        serving: args.serving_compiled_dir.as_deref(),
+        compiled: args.compiled_dir.as_deref(),
+    };
+    let files = confined.then_some(files);
+    let prepared = prepare(&args.onnxruntime, limits(args), files, parent);
     let (verdict, status) = match prepared {
         Ok(runtime) => {
             let mut passed = |part: &str| drop(print(&CheckLine::Passed(part.into())));
@@ -138,9 +159,8 @@ fn check(args: &CheckArgs, parent: Pid) -> ExitStatus {
 }
 
 /// Prints whether there is a compiled form, and which.
-fn compile(onnxruntime: &Path, version_dir: &Path, compiled: &Path, parent: Pid) -> ExitStatus {
-    let result = prepare(onnxruntime, Limits::default(), parent);
-    let result = result.map_err(|fault| fault.to_string()).and_then(|runtime| {
+fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path) -> ExitStatus {
+    let result = runtime.map_err(|fault| fault.to_string()).and_then(|runtime| {
         let key = Key::of(&runtime);
         let rebuilt = compile::compile(&runtime, version_dir, compiled, &key, None)?;
         Ok(json!({ "compiled": key.as_str(), "rebuilt": rebuilt }))
@@ -171,11 +191,34 @@ fn measure(args: &MeasureArgs, parent: Pid) -> ExitStatus {
     }
 }
 
-/// Makes this process one that may run a stranger's model.
-fn prepare(onnxruntime: &Path, limits: Limits, parent: Pid) -> Result<Runtime, Fault> {
+/// What a checker may open once ONNX Runtime is loaded.
+struct CheckedFiles<'a> {
+    version: &'a Path,
+    serving: Option<&'a Path>,
+    compiled: Option<&'a Path>,
+}
+
+/// Makes this process one that may run a stranger's model; without `files` it is not confined.
+fn prepare(
+    onnxruntime: &Path,
+    limits: Limits,
+    files: Option<CheckedFiles<'_>>,
+    parent: Pid,
+) -> Result<Runtime, Fault> {
     guard::die_with(parent)?;
-    sandbox::enter(limits)?;
-    Ok(Runtime::open(onnxruntime)?)
+    sandbox::offer_to_be_ended_first();
+    sandbox::limit(limits)?;
+    let Some(CheckedFiles { version, serving, compiled }) = files else {
+        return Ok(Runtime::open(onnxruntime)?);
+    };
+    sandbox::enter()?;
+    let runtime = Runtime::open(onnxruntime)?;
+    // Looked at while it can be.
+    compiled::learn_cpu();
+    // What is not there cannot be named in a rule. Who compiles says why there is nothing.
+    let _ = compiled.map(fs::create_dir_all);
+    Files::of_checker(version, serving, compiled)?.enter()?;
+    Ok(runtime)
 }
 
 fn limits(args: &CheckArgs) -> Limits {

@@ -1,19 +1,21 @@
-//! What a checker takes from itself before it touches a candidate: priority, the network, and
-//! more memory, CPU time and disk than a check may need. The supervisor watches from outside,
-//! too; this holds when it does not get the time.
+//! What a process that runs a stranger's model takes from itself, be it a worker or a checker:
+//! priority, privileges, system calls ([`calls`]), files ([`files`]), and more memory, CPU time and
+//! disk than it may need. `main` calls this before there is a second thread, so that it holds for
+//! all of them; what is known of files only later is said by [`files::Files`].
 
-use std::env::consts::ARCH;
+pub(crate) mod calls;
+pub(crate) mod files;
 
-use nix::{
-    libc::{self, c_long},
-    sys::signal::{SigSet, Signal},
+use std::{fs, io};
+
+use nix::sys::{
+    prctl,
+    signal::{SigSet, Signal},
 };
-use rustix::process::{
-    Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit,
-};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+use rustix::{
+    fs::{FileType, fstat},
+    process::{Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit},
+    system::sysinfo,
 };
 use thiserror::Error;
 
@@ -24,11 +26,17 @@ const NICENESS_MAX: i32 = 19;
 /// Address space of the process itself and of what is reserved but not used, on top of what a
 /// check may use.
 const MEMORY_SLACK: u64 = 256 << 20;
+/// Descriptors of a process: files are closed once they are mapped, so that few are open at once.
+const FILES_MAX: u64 = 1024;
+/// How much rather than the supervisor the kernel ends this process when memory runs out.
+const OOM_SCORE: i32 = 500;
+/// There is no more.
+const OOM_SCORE_MAX: i32 = 1000;
 
-/// What a check may use at most. `None` is no limit.
+/// What a process may use at most. `None` is no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
-    /// Memory that is no file's.
+    /// Memory that is no file's; without it, what the machine has.
     pub(crate) memory_bytes: Option<u64>,
     /// CPU time; the kernel ends the process with SIGXCPU.
     pub(crate) cpu_seconds: Option<u64>,
@@ -36,21 +44,43 @@ pub(crate) struct Limits {
     pub(crate) file_bytes: Option<u64>,
 }
 
-/// Why a checker does not begin.
+impl Limits {
+    /// Of a worker, which writes nothing but its log.
+    pub(crate) fn serving() -> Self {
+        // Where the log is a file, the limit would be that of the log.
+        let logs_to_file =
+            fstat(io::stderr()).is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file());
+        Self { file_bytes: (!logs_to_file).then_some(0), ..Self::default() }
+    }
+}
+
+/// Why a process does not begin to run models.
 #[derive(Debug, Error)]
 pub(crate) enum SandboxError {
     /// Limits and priority.
     #[error("a limit cannot be set: {0}")]
     Limit(#[from] rustix::io::Errno),
-    /// Signals.
-    #[error("a signal cannot be blocked: {0}")]
-    Signal(#[from] nix::Error),
-    /// The filter.
-    #[error("the network cannot be denied: {0}")]
+    /// Signals, or what the kernel lets others see of this process.
+    #[error("the process cannot be confined: {0}")]
+    Process(#[from] nix::Error),
+    /// The filters.
+    #[error(
+        "the kernel does not filter system calls ({0}); `onnxd serve --no-sandbox` does without \
+         confinement"
+    )]
     Filter(#[from] seccompiler::Error),
-    /// The filter's parts.
-    #[error("the network cannot be denied: {0}")]
+    /// The filters' parts.
+    #[error("the filter of system calls: {0}")]
     Rules(#[from] seccompiler::BackendError),
+    /// What is said of files.
+    #[error(
+        "the kernel does not restrict files ({0}); `onnxd serve --no-sandbox` does without \
+         confinement"
+    )]
+    Files(#[from] landlock::RulesetError),
+    /// A descriptor of a rule.
+    #[error("the rules for files: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// Lets serving go first. Called, like all of this, before there is a second thread.
@@ -62,21 +92,50 @@ pub(crate) fn yield_to_serving() {
     }
 }
 
-/// Limits this process.
-pub(crate) fn enter(limits: Limits) -> Result<(), SandboxError> {
+/// When memory runs out, the supervisor is to be the last to go. Nobody needs a privilege to offer
+/// himself.
+pub(crate) fn offer_to_be_ended_first() {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let present = fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse().ok());
+    let score = (present.unwrap_or(0) + OOM_SCORE).min(OOM_SCORE_MAX);
+    if let Err(error) = fs::write(PATH, score.to_string()) {
+        tracing::warn!(%error, "the kernel may end the supervisor before this process");
+    }
+}
+
+/// Limits this process; these hold without a sandbox, too.
+pub(crate) fn limit(limits: Limits) -> Result<(), SandboxError> {
     // A core file would hold a stranger's model, and take the disk space of a gigabyte.
-    limit(Resource::Core, Some(0), 0)?;
+    lower(Resource::Core, Some(0), 0)?;
+    lower(Resource::Nofile, Some(FILES_MAX), 0)?;
     // At the first limit the kernel sends SIGXCPU, at the second SIGKILL, which says less.
-    limit(Resource::Cpu, limits.cpu_seconds, 1)?;
-    limit(Resource::Data, limits.memory_bytes.map(|bytes| bytes.saturating_add(MEMORY_SLACK)), 0)?;
+    lower(Resource::Cpu, limits.cpu_seconds, 1)?;
+    // Not the address space: weights that are mapped from files take of that, and of no memory
+    // that others do not use, too.
+    let memory = limits.memory_bytes.map(|bytes| bytes.saturating_add(MEMORY_SLACK));
+    lower(Resource::Data, Some(memory.unwrap_or_else(machines_bytes)), 0)?;
     // Blocked, the signal becomes an error of write(2): a compiled form that is too large is
     // none, and the candidate is fine.
     SigSet::from(Signal::SIGXFSZ).thread_block()?;
-    limit(Resource::Fsize, limits.file_bytes, 0)?;
-    Ok(seccompiler::apply_filter_all_threads(&no_network()?)?)
+    lower(Resource::Fsize, limits.file_bytes, 0)
 }
 
-fn limit(resource: Resource, value: Option<u64>, margin: u64) -> Result<(), SandboxError> {
+/// Takes from this process what no model needs. Files are left to [`files::Files`].
+pub(crate) fn enter() -> Result<(), SandboxError> {
+    // Nobody of the same user attaches to it or reads its memory, and no core is written of it.
+    prctl::set_dumpable(false)?;
+    prctl::set_no_new_privs()?;
+    calls::deny()
+}
+
+/// Nobody can use more than there is; who tries is told so, and not ended later.
+fn machines_bytes() -> u64 {
+    let found = sysinfo();
+    let units = (found.totalram as u64).saturating_add(found.totalswap as u64);
+    units.saturating_mul(found.mem_unit.into())
+}
+
+fn lower(resource: Resource, value: Option<u64>, margin: u64) -> Result<(), SandboxError> {
     let Some(current) = value else { return Ok(()) };
     // Only root may raise what this process was given.
     let given = getrlimit(resource).maximum.unwrap_or(u64::MAX);
@@ -85,53 +144,6 @@ fn limit(resource: Resource, value: Option<u64>, margin: u64) -> Result<(), Sand
     Ok(setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?)
 }
 
-/// Sockets are of this machine only. `io_uring` opens them past the filter, so there is none.
-fn no_network() -> Result<BpfProgram, SandboxError> {
-    let not_unix = SeccompCondition::new(
-        0,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::Ne,
-        u64::from(libc::AF_UNIX.unsigned_abs()),
-    )?;
-    let rules: [(c_long, Vec<SeccompRule>); 2] = [
-        (libc::SYS_socket, vec![SeccompRule::new(vec![not_unix])?]),
-        (libc::SYS_io_uring_setup, Vec::new()),
-    ];
-    let denied = SeccompAction::Errno(libc::EACCES.unsigned_abs());
-    let filter = SeccompFilter::new(
-        rules.into_iter().collect(),
-        SeccompAction::Allow,
-        denied,
-        ARCH.try_into()?,
-    )?;
-    Ok(filter.try_into()?)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::ErrorKind,
-        net::{TcpListener, UdpSocket},
-        os::unix::net::UnixStream,
-        thread,
-    };
-
-    use super::*;
-
-    #[test]
-    fn behind_the_filter_only_local_sockets_can_be_made() {
-        let filter = no_network().unwrap();
-        // The filter cannot be taken off; here it concerns this one thread.
-        thread::spawn(move || {
-            UdpSocket::bind("127.0.0.1:0").unwrap();
-            seccompiler::apply_filter(&filter).unwrap();
-            let denied = UdpSocket::bind("127.0.0.1:0").unwrap_err();
-            assert_eq!(denied.kind(), ErrorKind::PermissionDenied);
-            let denied = TcpListener::bind("[::1]:0").unwrap_err();
-            assert_eq!(denied.kind(), ErrorKind::PermissionDenied);
-            UnixStream::pair().unwrap();
-        })
-        .join()
-        .unwrap();
-    }
-}
+#[path = "sandbox/tests.rs"]
+mod tests;

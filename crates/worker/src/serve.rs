@@ -15,30 +15,44 @@ use tracing::{debug, info};
 
 use crate::{
     ahead::Loader,
-    compiled::Key,
+    compiled::{self, Key},
     fault::Fault,
     group::{self, Asked, Group},
     guard::Guard,
     ipc::{Receiver, Sender},
     model::Model,
+    sandbox::files::Files,
     session::Runtime,
     version::LoadedVersion,
 };
+
+/// What is known of the process when it greets.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// The CPU that it runs on, or why on none of its own.
+    pub(crate) pinned: Result<u16, String>,
+    /// Whether it confines itself.
+    pub(crate) confined: bool,
+}
 
 /// Serves until something ends it; [`Fault::HungUp`] is the end that is meant to be.
 pub(crate) fn run(
     mut receiver: Receiver,
     sender: Sender,
-    pinned: Result<u16, String>,
+    begun: Begun,
     page: &ControlPageView,
     guard: &Guard,
 ) -> Result<Infallible, Fault> {
-    sender.tell(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned })?;
+    sender.tell(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned: begun.pinned })?;
     let (_, ToWorker::Welcome(welcome), _) = receiver.receive()? else {
         return Err(Fault::Protocol("the first message is not Welcome".into()));
     };
-    guard.watch_over(welcome.admin_socket.clone());
-    let mut worker = Worker::start(welcome, page, sender)?;
+    let layout = Layout::new(&welcome.state_dir);
+    let files = begun.confined.then(|| Files::of_worker(&layout, &welcome.admin_socket.path));
+    let files = files.transpose()?;
+    let guards = files.as_ref().map(Files::try_clone).transpose()?;
+    guard.watch_over(welcome.admin_socket.clone(), guards)?;
+    let mut worker = Worker::start(welcome, page, sender, files)?;
     loop {
         let (id, message, payload) = receiver.receive()?;
         match message {
@@ -64,8 +78,17 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     /// Loads ONNX Runtime and every committed generation.
-    fn start(welcome: Welcome, page: &'a ControlPageView, sender: Sender) -> Result<Self, Fault> {
+    fn start(
+        welcome: Welcome,
+        page: &'a ControlPageView,
+        sender: Sender,
+        files: Option<Files>,
+    ) -> Result<Self, Fault> {
         let runtime = Arc::new(Runtime::open(&welcome.onnxruntime)?);
+        compiled::learn_cpu();
+        // Its libraries may lie anywhere, models do not. Threads that are started from now on
+        // are confined as this one is.
+        files.map_or(Ok(()), Files::enter)?;
         let layout = Layout::new(welcome.state_dir);
         let helpers = welcome.helper_cpus.into();
         let loader = start_loader(runtime, layout.clone(), helpers, sender.clone())?;

@@ -1,4 +1,4 @@
-//! What workers have access to: one CPU, no network, no telemetry.
+//! What workers have access to: one CPU, no network, no telemetry, no other privileges.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -83,5 +83,52 @@ async fn a_worker_has_no_descriptors_but_its_own() {
         let own = files.iter().filter(|path| path.starts_with(&state));
         assert!(own.clone().all(|path| path.starts_with(state.join("versions"))), "{files:?}");
     }
+    server.stop().await;
+}
+
+/// A user that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// Of each worker, what the kernel says of the filters of all its threads.
+async fn filters(server: &Server) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in server.worker_pids().await {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten() {
+            let status = std::fs::read_to_string(task.path().join("status")).expect("it runs");
+            let line = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+            found.push(line.expect("a kernel with seccomp").trim().to_owned());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_users_server_serves_and_updates_confined_and_without_privileges() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // All other tests are run by an ordinary user then.
+    }
+    let server = Server::builder().user(NOBODY).model("m", &model("tiny/a")).start().await;
+    server.update("m", Some(&model("tiny/b"))).await.unwrap();
+    let status = server.settled().await;
+    assert!(status.workers.iter().all(|worker| worker.memory_bytes > Some(1 << 20)), "{status:?}");
+    assert!(status.workers.iter().all(|worker| worker.loads["m"].compiled), "{status:?}");
+    assert!(filters(&server).await.iter().all(|filter| filter == "2"));
+    let own = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    assert!(own.contains("NoNewPrivs:\t1") && !server.stderr().contains("as root"), "{own}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_sandbox_the_log_the_status_and_a_metric_say_so() {
+    let builder = Server::builder().model("m", &model("tiny/a"));
+    let server = builder.variable("ONNXD_NO_SANDBOX", "1").start().await;
+    assert!(server.stderr().contains("NOT CONFINED"), "{}", server.stderr());
+    let status = server.cli(&["status"]).await;
+    assert!(String::from_utf8_lossy(&status.stdout).contains("NOT CONFINED"), "{status:?}");
+    let metrics = server.client().await.get("/metrics").await.unwrap();
+    assert!(metrics.text().contains("onnxd_sandbox 0"), "{}", metrics.text());
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let outer = own.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap().trim();
+    assert!(filters(&server).await.iter().all(|filter| filter == outer));
     server.stop().await;
 }

@@ -99,7 +99,8 @@ async fn an_unload_gives_back_what_the_model_took_of_the_workers_memory() {
         assert_eq!(ask("large").await, 200);
     }
     let with = memory(&server.settled().await);
-    assert!(with > without + 40_000_000, "{without} → {with} bytes");
+    // Weights are shared and no worker's own; this is what runs took.
+    assert!(with > without + 15_000_000, "{without} → {with} bytes");
     server.unload("large").await.unwrap();
     // What is dropped is freed in the background; some of it stays with the allocator.
     eventually("most of it is given back", PATIENCE, async || {

@@ -16,6 +16,9 @@ pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
         say(&status.to_string());
         return Ok(ExitStatus::Fine);
     }
+    if status["sandbox"]["on"] == false {
+        say("NOT CONFINED: workers and checkers run with --no-sandbox\n");
+    }
     table(&MODEL_COLUMNS, rows(&status["models"]).iter().map(model).collect());
     say("");
     table(&WORKER_COLUMNS, rows(&status["workers"]).iter().map(worker).collect());
@@ -47,7 +50,7 @@ fn model(model: &Value) -> Vec<String> {
     ]
 }
 
-/// MEMORY is the process's share: its own, and its part of what it shares with others.
+/// MEMORY is the process's own, without the weights that workers share.
 fn worker(worker: &Value) -> Vec<String> {
     let memory = worker["memory_bytes"].as_u64();
     let generations = worker["generations"].as_object().into_iter().flatten();

@@ -1,7 +1,11 @@
 //! Everything that `GET /metrics` shows, put together when it is asked for. `docs/metrics.md` lists
 //! it; a test compares the two. How it is written is [`super::format`]'s affair.
 
-use std::{fmt, sync::Arc, time::UNIX_EPOCH};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::UNIX_EPOCH,
+};
 
 use prometheus_client::{
     collector::Collector, encoding::DescriptorEncoder, encoding::text::encode, registry,
@@ -266,6 +270,12 @@ impl Scrape {
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("build_id", onnxd_proto::BUILD_ID.to_owned()),
         ];
+        let sandbox = u64::from(self.metrics.sandbox.load(Ordering::Relaxed));
+        page.gauge(
+            "onnxd_sandbox",
+            "Whether workers and checkers are confined: 0 with --no-sandbox",
+            [([], sandbox)],
+        )?;
         page.gauge("onnxd_build_info", "What runs: always 1", [(build, 1_u64)])?;
         let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         page.gauge(

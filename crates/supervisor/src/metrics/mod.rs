@@ -13,13 +13,13 @@ pub(crate) mod exposition;
 pub(crate) mod format;
 mod histogram;
 mod model;
-mod process;
+pub(crate) mod process;
 mod routes;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -70,6 +70,9 @@ pub(crate) struct Metrics {
     /// Texts that wait or are computed, when the dispatcher was last asked.
     #[serde(skip)]
     items: Gauge,
+    /// Whether workers and checkers are confined.
+    #[serde(skip)]
+    pub sandbox: AtomicBool,
     #[serde(skip)]
     started: SystemTime,
 }
@@ -96,6 +99,7 @@ impl Metrics {
             models: (0..=MODELS_MAX).map(|_| ModelMetrics::default()).collect(),
             connections: Gauge::default(),
             items: Gauge::default(),
+            sandbox: AtomicBool::new(true),
             started: SystemTime::now(),
         }
     }

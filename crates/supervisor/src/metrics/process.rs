@@ -9,7 +9,7 @@ use nix::sys::{
 };
 
 /// Memory of a process that `field` of proc_pid_status(5) tells, in bytes; 0 where no process runs.
-pub(super) fn memory_bytes(pid: &str, field: &str) -> u64 {
+pub(crate) fn memory_bytes(pid: &str, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     parse_bytes(&status, field).unwrap_or(0)
 }

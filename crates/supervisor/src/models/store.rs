@@ -95,11 +95,12 @@ impl Store {
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
         };
-        for folder in
-            [layout.root().to_owned(), layout.versions(), layout.root().join("generations")]
-        {
+        for folder in [layout.root().to_owned(), layout.versions(), layout.generations_root()] {
             fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
         }
+        // Workers may read what is below this from their start on, so it is there before. Where it
+        // cannot be, there are no compiled forms, which everybody can do without.
+        let _ = fs::create_dir_all(layout.compiled_root());
         let lock = lock(&layout.lock())?;
         let staging = layout.staging();
         match fs::remove_dir_all(&staging) {

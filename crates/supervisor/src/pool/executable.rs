@@ -33,6 +33,8 @@ const FIXED: &[(&str, &str)] = &[
 pub(crate) struct WorkerExecutable {
     file: Arc<File>,
     onnxruntime: PathBuf,
+    /// Whether the processes confine themselves.
+    confined: bool,
 }
 
 impl WorkerExecutable {
@@ -40,8 +42,9 @@ impl WorkerExecutable {
     ///
     /// # Errors
     /// What the system answers.
-    pub(crate) fn open(path: &Path, onnxruntime: &Path) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(File::open(path)?), onnxruntime: onnxruntime.to_owned() })
+    pub(crate) fn open(path: &Path, onnxruntime: &Path, confined: bool) -> io::Result<Self> {
+        let onnxruntime = onnxruntime.to_owned();
+        Ok(Self { file: Arc::new(File::open(path)?), onnxruntime, confined })
     }
 
     /// ONNX Runtime's shared library.
@@ -49,13 +52,16 @@ impl WorkerExecutable {
         &self.onnxruntime
     }
 
-    /// A command that starts it, without arguments.
+    /// A command that starts it, without its subcommand.
     pub(crate) fn command(&self) -> Command {
         // The child resolves the path before it closes what is not to be inherited.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0("onnxd-worker").env_clear();
         command.envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
         command.envs(FIXED.iter().copied());
+        if !self.confined {
+            command.arg("--no-sandbox");
+        }
         command
     }
 }

@@ -3,6 +3,7 @@
 //! - [`ahead`]: loading before the commit.
 //! - [`check`]: which versions are accepted, and why others are not.
 //! - [`compiled`]: compiled forms, good and bad.
+//! - [`confined`]: what a worker is confined to.
 //! - [`embed`]: answers, their labels, and what changes them.
 //! - [`life`]: how a worker starts, where it runs, and how it ends.
 //! - [`limits`]: what a checker may not use.
@@ -16,6 +17,7 @@ mod ahead;
 mod check;
 mod checker;
 mod compiled;
+mod confined;
 mod embed;
 mod fixtures;
 mod life;

@@ -3,8 +3,8 @@
 
 use std::{
     fs,
-    os::unix::{fs::symlink, net::UnixStream},
-    path::Path,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -96,6 +96,7 @@ impl Supervisor {
         let state = tempfile::tempdir().unwrap();
         let layout = Layout::new(state.path());
         fs::create_dir_all(layout.versions()).unwrap();
+        fs::create_dir_all(layout.compiled_root()).unwrap();
         fs::create_dir_all(layout.generations(&MODEL.parse().unwrap())).unwrap();
         let page = ControlPage::create().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -172,19 +173,17 @@ impl Supervisor {
         self.commit_version(generation, &version);
     }
 
-    /// Puts a directory where the compiled forms of a version are.
+    /// Puts the files of a directory where the compiled forms of a version are.
     pub(crate) fn link_compiled(&self, version: &str, compiled: &Path) {
-        let link = self.layout.compiled(version);
-        fs::create_dir_all(link.parent().unwrap()).unwrap();
-        symlink(compiled, link).unwrap();
+        place(compiled, &self.layout.compiled(version));
     }
 
     /// Puts the model `name` where versions are, under that name.
     pub(crate) fn stage(&self, name: &str) -> String {
         let version = name.replace('/', "-");
-        let link = self.layout.version(&version);
-        if !link.exists() {
-            symlink(model(name), link).unwrap();
+        let dir = self.layout.version(&version);
+        if !dir.exists() {
+            place(&model(name), &dir);
         }
         version
     }
@@ -226,7 +225,17 @@ impl Supervisor {
     /// Asks for the model `name` ahead of any commit.
     pub(crate) fn load_ahead(&mut self, name: &str) {
         let version = self.stage(name);
-        self.send(&ToWorker::Load { slot: 5, version }, &[]);
+        self.load_version_ahead(&version);
+    }
+
+    /// Asks for a version ahead of any commit, which may not exist.
+    pub(crate) fn load_version_ahead(&mut self, version: &str) {
+        self.send(&ToWorker::Load { slot: 5, version: version.to_owned() }, &[]);
+    }
+
+    /// Where a version stands.
+    pub(crate) fn version_dir(&self, version: &str) -> PathBuf {
+        self.layout.version(version)
     }
 
     /// Sends the texts as one group.
@@ -363,6 +372,21 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Puts the same files elsewhere: not links, since a worker may only read what is below its
+/// state directory. Workers that share a file's pages share them by the file, so it stays one.
+fn place(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            place(&entry.path(), &target);
+        } else if fs::hard_link(entry.path(), &target).is_err() {
+            fs::copy(entry.path(), &target).unwrap();
+        }
     }
 }
 

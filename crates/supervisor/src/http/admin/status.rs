@@ -1,6 +1,6 @@
 //! `GET /admin/status`: what is served, by whom, and what happened so far.
 
-use std::{fs, sync::Arc};
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{body::Body, extract::State, http::Response, response::IntoResponse};
 use serde_json::{Value, json};
@@ -8,8 +8,10 @@ use tokio::sync::oneshot;
 
 use super::Admin;
 use crate::{
+    confinement,
     dispatch::{Event, worker},
     http::error::axum_json,
+    metrics::process,
     models::{registry::Model, store::Store},
 };
 
@@ -22,6 +24,7 @@ pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let body = json!({
         "models": models.iter().map(|model| model_status(model, &admin.store)).collect::<Vec<_>>(),
         "workers": workers.iter().map(|worker| worker_status(worker, models)).collect::<Vec<_>>(),
+        "sandbox": { "on": admin.metrics.sandbox.load(Ordering::Relaxed), "missing": confinement::missing() },
         "counters": *admin.metrics,
     });
     axum_json(&body).into_response()
@@ -56,7 +59,7 @@ fn worker_status(worker: &worker::Status, models: &[Arc<Model>]) -> Value {
     let mut value = json!(worker);
     value["generations"] = Value::Object(models.iter().map(generation).collect());
     value["loads"] = Value::Object(models.iter().map(loads).collect());
-    value["memory_bytes"] = json!(proportional_bytes(worker.pid));
+    value["memory_bytes"] = json!(own_bytes(worker.pid));
     value
 }
 
@@ -64,11 +67,9 @@ fn load(worker: &worker::Status, model: &Model) -> worker::Load {
     worker.loads.get(usize::from(model.slot)).copied().unwrap_or_default()
 }
 
-/// A process's share of all memory: its own, and of what it shares with others its part
-/// (`Pss` of proc_pid_smaps(5)). `None` where no process runs.
-fn proportional_bytes(pid: u32) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+/// A process's memory without the files that it maps, which others map, too. Its share of those
+/// would be in `/proc/PID/smaps_rollup`, which nobody but root may read of a process that is not
+/// dumpable. `None` where no process runs.
+fn own_bytes(pid: u32) -> Option<u64> {
+    Some(process::memory_bytes(&pid.to_string(), "RssAnon")).filter(|&bytes| bytes > 0)
 }

@@ -1,0 +1,267 @@
+//! Which system calls a process may not make, by seccomp: those by which it could reach others,
+//! become another program, or change the machine. What a model needs is not listed, since that
+//! differs from one build of ONNX Runtime to the next; what nobody needs who computes, is. A denied
+//! call fails with EPERM, so that who tries gets an error and is not ended. A call of another
+//! architecture ends the process.
+
+use std::{collections::BTreeMap, env::consts::ARCH, process};
+
+use nix::libc::{self, c_long};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter_all_threads, sock_filter,
+};
+
+use super::SandboxError;
+
+// Newer than the crate that names them; above 423 a call has one number everywhere.
+const SYS_FCHMODAT2: c_long = 452;
+const SYS_SETXATTRAT: c_long = 463;
+const SYS_REMOVEXATTRAT: c_long = 466;
+const SYS_OPEN_TREE_ATTR: c_long = 467;
+const SYS_FILE_SETATTR: c_long = 469;
+
+/// What is denied whatever its arguments are.
+const DENIED: &[&[c_long]] = &[
+    // Sockets: the one to the supervisor is open, and nobody needs another, of any family.
+    &[
+        libc::SYS_socket,
+        libc::SYS_socketpair,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_listen,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+    ],
+    // Other programs. New processes are denied by the flags of clone(2), below.
+    &[libc::SYS_execve, libc::SYS_execveat],
+    // Other processes: their memory, descriptors, signals, and what is shared by number.
+    &[
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_process_madvise,
+        libc::SYS_process_mrelease,
+        libc::SYS_kcmp,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_tkill,
+        libc::SYS_move_pages,
+        libc::SYS_migrate_pages,
+        libc::SYS_shmget,
+        libc::SYS_shmat,
+        libc::SYS_shmctl,
+        libc::SYS_semget,
+        libc::SYS_semctl,
+        libc::SYS_msgget,
+        libc::SYS_msgsnd,
+        libc::SYS_msgrcv,
+        libc::SYS_msgctl,
+        libc::SYS_mq_open,
+        libc::SYS_mq_unlink,
+    ],
+    // What is mounted, and namespaces.
+    &[
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_move_mount,
+        libc::SYS_open_tree,
+        SYS_OPEN_TREE_ATTR,
+        libc::SYS_fsopen,
+        libc::SYS_fsconfig,
+        libc::SYS_fsmount,
+        libc::SYS_fspick,
+        libc::SYS_mount_setattr,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+    ],
+    // Parts of the kernel whose faults were others' ways out; io_uring passes this filter by.
+    &[
+        libc::SYS_bpf,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_keyctl,
+        libc::SYS_perf_event_open,
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_userfaultfd,
+        libc::SYS_fanotify_init,
+        libc::SYS_name_to_handle_at,
+        libc::SYS_open_by_handle_at,
+    ],
+    // The machine.
+    &[
+        libc::SYS_kexec_load,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_acct,
+        libc::SYS_syslog,
+        libc::SYS_quotactl,
+        libc::SYS_quotactl_fd,
+        libc::SYS_settimeofday,
+        libc::SYS_clock_settime,
+        libc::SYS_clock_adjtime,
+        libc::SYS_adjtimex,
+        libc::SYS_sethostname,
+        libc::SYS_setdomainname,
+        libc::SYS_vhangup,
+        libc::SYS_personality,
+    ],
+    // Who it is.
+    &[
+        libc::SYS_setuid,
+        libc::SYS_setgid,
+        libc::SYS_setreuid,
+        libc::SYS_setregid,
+        libc::SYS_setresuid,
+        libc::SYS_setresgid,
+        libc::SYS_setfsuid,
+        libc::SYS_setfsgid,
+        libc::SYS_setgroups,
+        libc::SYS_capset,
+    ],
+    // What a file is, apart from its bytes: Landlock does not keep anybody from that.
+    &[
+        libc::SYS_fchmod,
+        libc::SYS_fchmodat,
+        SYS_FCHMODAT2,
+        libc::SYS_fchown,
+        libc::SYS_fchownat,
+        libc::SYS_mknodat,
+        libc::SYS_utimensat,
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        libc::SYS_fsetxattr,
+        SYS_SETXATTRAT,
+        libc::SYS_removexattr,
+        libc::SYS_lremovexattr,
+        libc::SYS_fremovexattr,
+        SYS_REMOVEXATTRAT,
+        SYS_FILE_SETATTR,
+    ],
+    OF_THIS_ARCHITECTURE,
+];
+
+#[cfg(target_arch = "x86_64")]
+const OF_THIS_ARCHITECTURE: &[c_long] = &[
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_mknod,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+    libc::SYS_kexec_file_load,
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_modify_ldt,
+    libc::SYS_uselib,
+];
+
+#[cfg(not(target_arch = "x86_64"))]
+const OF_THIS_ARCHITECTURE: &[c_long] = &[libc::SYS_kexec_file_load];
+
+/// New namespaces, which clone(2) makes as well.
+const NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+/// Denies them for all threads of this process, for good.
+pub(crate) fn deny() -> Result<(), SandboxError> {
+    for program in programs()? {
+        apply_filter_all_threads(&program)?;
+    }
+    Ok(())
+}
+
+/// The filters; all of them have to allow a call.
+fn programs() -> Result<Vec<BpfProgram>, SandboxError> {
+    // Its flags lie in memory, which no filter sees; glibc falls back to clone(2).
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let mut programs = vec![filter(rules()?, libc::EPERM)?, filter(clone3, libc::ENOSYS)?];
+    if cfg!(target_arch = "x86_64") {
+        programs.push(no_second_numbering());
+    }
+    Ok(programs)
+}
+
+fn filter(
+    rules: BTreeMap<c_long, Vec<SeccompRule>>,
+    errno: i32,
+) -> Result<BpfProgram, SandboxError> {
+    let denied = SeccompAction::Errno(errno.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, ARCH.try_into()?)?;
+    Ok(filter.try_into()?)
+}
+
+fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
+    // A call without rules is always denied.
+    let denied = DENIED.iter().flat_map(|calls| calls.iter());
+    let mut rules: BTreeMap<_, _> = denied.map(|&call| (call, Vec::new())).collect();
+    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+    let mut clone = vec![rule(&[(0, MaskedEq(thread), 0)])?];
+    for flag in NAMESPACES {
+        let flag = u64::from(flag.unsigned_abs());
+        clone.push(rule(&[(0, MaskedEq(flag), flag)])?);
+    }
+    rules.insert(libc::SYS_clone, clone);
+    // Signals and limits of this process are its own affair; abort(3) sends one.
+    let own = u64::from(process::id());
+    for signal in
+        [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo]
+    {
+        rules.insert(signal, vec![rule(&[(0, Ne, own)])?]);
+    }
+    rules.insert(libc::SYS_prlimit64, vec![rule(&[(0, Ne, 0), (0, Ne, own)])?]);
+    // Puts words into the mouth of whoever sits at the terminal that is our log.
+    let terminal = [libc::TIOCSTI, libc::TIOCLINUX];
+    let terminal = terminal.map(|request| rule(&[(1, Eq, request & u64::from(u32::MAX))]));
+    rules.insert(libc::SYS_ioctl, terminal.into_iter().collect::<Result<_, _>>()?);
+    Ok(rules)
+}
+
+/// Holds where all conditions on 32-bit arguments do.
+fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, SandboxError> {
+    let condition = |(argument, operator, value): &(u8, SeccompCmpOp, u64)| {
+        SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator.clone(), *value)
+    };
+    let conditions = conditions.iter().map(condition).collect::<Result<_, _>>()?;
+    Ok(SeccompRule::new(conditions)?)
+}
+
+/// x86-64 has each call a second time, under a number with this bit (the x32 interface); a filter
+/// that compares numbers would not know them.
+fn no_second_numbering() -> BpfProgram {
+    const SECOND: u32 = 0x4000_0000;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+    let statement = |code: u32, k: u32, jt: u8, jf: u8| sock_filter {
+        code: u16::try_from(code).unwrap_or(u16::MAX),
+        jt,
+        jf,
+        k,
+    };
+    vec![
+        // The number is what the kernel's description of a call begins with.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, SECOND, 0, 1),
+        statement(libc::BPF_RET | libc::BPF_K, denied, 0, 0),
+        statement(libc::BPF_RET | libc::BPF_K, ALLOW, 0, 0),
+    ]
+}
