@@ -27,7 +27,16 @@ pub(crate) fn from_json(
     let mut bytes = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(json.get());
     Elements { datatype, depth: 0, bytes_max, bytes: &mut bytes }.deserialize(&mut deserializer)?;
+    within(&bytes, bytes_max)?;
     Ok(bytes)
+}
+
+/// Looked at after each element, for a list of many costs far more than its text.
+fn within<E: Error>(bytes: &[u8], bytes_max: usize) -> Result<(), E> {
+    if bytes.len() <= bytes_max {
+        return Ok(());
+    }
+    Err(E::custom(format!("the elements have more than the {bytes_max} bytes that there may be")))
 }
 
 /// Where elements go.
@@ -161,11 +170,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
         while let Some(()) =
             list.next_element_seed(Elements { datatype, depth, bytes_max, bytes: &mut *bytes })?
         {
-            if bytes.len() > bytes_max {
-                return Err(A::Error::custom(format!(
-                    "the elements have more than the {bytes_max} bytes that there may be"
-                )));
-            }
+            within(bytes, bytes_max)?;
         }
         Ok(())
     }
