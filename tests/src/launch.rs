@@ -26,6 +26,7 @@ pub struct Builder {
     workers: usize,
     onnxruntime: Option<PathBuf>,
     state: Option<PathBuf>,
+    descriptors: Option<u32>,
 }
 
 impl Builder {
@@ -37,6 +38,7 @@ impl Builder {
             workers: 2,
             onnxruntime: None,
             state: None,
+            descriptors: None,
         }
     }
 
@@ -93,6 +95,13 @@ impl Builder {
         self
     }
 
+    /// Starts it with a limit on descriptors, which it cannot raise.
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: u32) -> Self {
+        self.descriptors = Some(descriptors);
+        self
+    }
+
     /// Starts and waits until it is ready.
     ///
     /// # Panics
@@ -145,7 +154,15 @@ impl Builder {
     fn command(&self) -> Command {
         let home = &self.home;
         let library = self.onnxruntime.clone().unwrap_or_else(fixtures::onnxruntime);
-        let mut command = onnxd(home);
+        let mut command = match self.descriptors {
+            // It becomes what it starts.
+            Some(limit) => {
+                let mut command = clean(Path::new("prlimit"), home);
+                command.arg(format!("--nofile={limit}:{limit}")).arg(fixtures::onnxd());
+                command
+            }
+            None => onnxd(home),
+        };
         command
             .arg("serve")
             .args(&self.arguments)
@@ -167,7 +184,11 @@ impl Builder {
 
 /// The executable with an environment of its own.
 fn onnxd(home: &Home) -> Command {
-    let mut command = Command::new(fixtures::onnxd());
+    clean(&fixtures::onnxd(), home)
+}
+
+fn clean(program: &Path, home: &Home) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("HOME", home.user()).env("TMPDIR", home.tmp());
     for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "RUST_BACKTRACE"] {
         if let Some(value) = std::env::var_os(name) {

@@ -8,6 +8,7 @@
 
 mod cli;
 mod config;
+mod descriptors;
 mod dispatch;
 mod grpc;
 mod http;
