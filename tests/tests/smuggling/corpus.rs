@@ -26,7 +26,14 @@ fn post(what: &'static str, headers: &str, body: &str, expected: Expected) -> Ca
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    use Expected::{Ends, Hides};
+    let mut all = wrong();
+    all.extend(understood());
+    all
+}
+
+/// What no server should take.
+fn wrong() -> Vec<Case> {
+    use Expected::Ends;
     let chunked = format!("0\r\n\r\n{HIDDEN}");
     let length = HIDDEN.len();
     let mut all = Vec::new();
@@ -80,7 +87,18 @@ pub(crate) fn cases() -> Vec<Case> {
     ] {
         add(what, "Transfer-Encoding: chunked", &format!("{body}{HIDDEN}"), Ends);
     }
-    // What is allowed, or has one meaning.
+    all
+}
+
+/// What is allowed, or has one meaning.
+fn understood() -> Vec<Case> {
+    use Expected::{Ends, Hides};
+    let chunked = format!("0\r\n\r\n{HIDDEN}");
+    let length = HIDDEN.len();
+    let mut all = Vec::new();
+    let mut add = |what, headers: &str, body: &str, expected| {
+        all.push(post(what, headers, body, expected));
+    };
     add("a body that is a request", &format!("Content-Length: {length}"), HIDDEN, Hides(0));
     add("a request behind a body", "Content-Length: 0", HIDDEN, Hides(1));
     add("a request behind chunks", "Transfer-Encoding: chunked", &chunked, Hides(1));

@@ -1,6 +1,8 @@
 //! No request hides in another: directly, behind nginx and behind haproxy, both of which keep
 //! connections to onnxd that all their clients share.
 
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
 mod corpus;
 mod proxy;
 
