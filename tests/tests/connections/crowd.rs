@@ -12,7 +12,7 @@ use super::{NO_BODY, PATIENCE, assert_serves, metric, open};
 const ROUNDS: usize = 5;
 const WINDOW: Duration = Duration::from_millis(1500);
 /// What a connection may cost the supervisor, on average.
-const CONNECTION_BYTES_MAX: u64 = 40 * 1024;
+const CONNECTION_BYTES_MAX: u64 = 64 * 1024;
 const NO_HEADERS: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\n";
 
 fn resident_bytes(pid: i32) -> u64 {
