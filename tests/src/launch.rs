@@ -28,6 +28,7 @@ pub struct Builder {
     onnxruntime: Option<PathBuf>,
     state: Option<PathBuf>,
     user: Option<u32>,
+    descriptors: Option<u32>,
 }
 
 impl Builder {
@@ -40,6 +41,7 @@ impl Builder {
             onnxruntime: None,
             state: None,
             user: None,
+            descriptors: None,
         }
     }
 
@@ -110,6 +112,13 @@ impl Builder {
         self
     }
 
+    /// Starts it with a limit on descriptors, which it cannot raise.
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: u32) -> Self {
+        self.descriptors = Some(descriptors);
+        self
+    }
+
     /// Starts and waits until it is ready.
     ///
     /// # Panics
@@ -162,7 +171,15 @@ impl Builder {
     fn command(&self) -> Command {
         let home = &self.home;
         let library = self.onnxruntime.clone().unwrap_or_else(fixtures::onnxruntime);
-        let mut command = onnxd(home);
+        let mut command = match self.descriptors {
+            // It becomes what it starts.
+            Some(limit) => {
+                let mut command = clean(Path::new("prlimit"), home);
+                command.arg(format!("--nofile={limit}:{limit}")).arg(fixtures::onnxd());
+                command
+            }
+            None => onnxd(home),
+        };
         command
             .arg("serve")
             .args(&self.arguments)
@@ -187,7 +204,11 @@ impl Builder {
 
 /// The executable with an environment of its own.
 fn onnxd(home: &Home) -> Command {
-    let mut command = Command::new(fixtures::onnxd());
+    clean(&fixtures::onnxd(), home)
+}
+
+fn clean(program: &Path, home: &Home) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("HOME", home.user()).env("TMPDIR", home.tmp());
     for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "RUST_BACKTRACE"] {
         if let Some(value) = std::env::var_os(name) {

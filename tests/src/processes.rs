@@ -84,6 +84,17 @@ pub fn descendants(pid: i32) -> BTreeSet<Process> {
     found
 }
 
+/// CPU time that a process has used, in ticks of 10 ms.
+///
+/// # Panics
+/// It is gone.
+#[allow(clippy::unwrap_used, reason = "a harness")]
+pub fn cpu_ticks(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = text.rsplit_once(')').unwrap().1.split_whitespace();
+    fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
 /// Running processes, other than this one, whose command line or environment names `path`.
 pub fn mentioning(path: &Path) -> Vec<Process> {
     let needle = path.as_os_str().as_encoded_bytes();

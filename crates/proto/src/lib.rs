@@ -8,6 +8,7 @@
 //! - [`control_page`]: the sealed shared page that holds one generation per model.
 //! - [`layout`]: where versions and generations stand in the state directory.
 //! - [`cost`]: what running texts together costs.
+//! - [`log`]: writing logs without waiting for who reads them.
 //! - [`limits`], [`exit`], [`model_name`]: numbers and names that both sides use.
 //!
 //! No tokio, no ONNX Runtime, no HTTP: those belong to one side each.
@@ -20,6 +21,7 @@ pub mod frame;
 pub mod generation;
 pub mod layout;
 pub mod limits;
+pub mod log;
 pub mod message;
 pub mod model_name;
 #[cfg(any(test, fuzzing))]

@@ -9,6 +9,7 @@
 mod cli;
 mod config;
 mod confinement;
+mod descriptors;
 mod dispatch;
 mod grpc;
 mod http;

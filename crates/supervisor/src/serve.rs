@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
-    confinement,
+    confinement, descriptors,
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
@@ -36,6 +36,7 @@ use crate::{
         admin::{self, Admin},
         edge::Edge,
         listener::Listener,
+        places::Places,
         router::{self, App},
         sockets::Sockets,
     },
@@ -61,11 +62,12 @@ const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Why it could not start, or had to stop.
 pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
+    onnxd_proto::log::write_panics();
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_env("ONNXD_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
         )
-        .with_writer(std::io::stderr)
+        .with_writer(|| onnxd_proto::log::Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let check_only = arguments.check_config;
@@ -233,17 +235,20 @@ impl Server {
         (app, admin): (App, Admin),
     ) -> Result<Self, Failure> {
         let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket } = sockets;
-        let metrics = || Arc::clone(&app.metrics);
+        let connections =
+            descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
+        let places = Places::new(connections);
+        let shared = || (Arc::clone(&app.metrics), Arc::clone(&places));
         let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
         let events = admin.events.clone();
         let (stop_accepting, drain) = watch::channel(false);
-        let listener = Listener::new(public, edge, router::router(app.clone()), metrics());
+        let listener = Listener::new(public, edge, router::router(app.clone()), shared());
         let ticks = listener.ticks();
         let mut listeners = vec![tokio::spawn(listener.run(drain.clone(), config.drain_timeout))];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
             let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
-            let listener = Listener::grpc(socket, edge, services, metrics());
+            let listener = Listener::grpc(socket, edge, services, shared());
             listeners.push(tokio::spawn(listener.run(drain.clone(), config.drain_timeout)));
         }
         let admin_router = admin::router(admin);
@@ -251,7 +256,8 @@ impl Server {
             let health = router::health(app.clone());
             let router = admin::guarded(admin_router.clone(), token, health);
             // Its calls end when updates do, at the beginning of the drain.
-            let listener = Listener::new(socket, &Edge::open(), router, metrics());
+            let own = (Arc::clone(&app.metrics), Places::new(admin::CONNECTIONS_MAX));
+            let listener = Listener::new(socket, &Edge::open(), router, own);
             tokio::spawn(listener.run(drain, config.drain_timeout));
         }
         let admin = tokio::spawn(admin_socket.serve(admin_router));

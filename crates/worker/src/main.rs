@@ -50,6 +50,7 @@ use nix::unistd::{Pid, getppid};
 use onnxd_proto::{
     control_page::ControlPageView,
     exit::ExitStatus,
+    log,
     message::{CheckLine, RefusalKind},
 };
 use serde::Serialize;
@@ -238,13 +239,14 @@ fn print(line: &impl Serialize) -> io::Result<()> {
 }
 
 fn start_logging() {
+    log::write_panics();
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .with_env_var("ONNXD_LOG")
         .from_env_lossy();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| log::Stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use onnxd_proto::{exit::ExitStatus, generation::Generation, model_name::ModelName};
+use onnxd_proto::{exit::ExitStatus, generation::Generation, log, model_name::ModelName};
 
 use crate::config::ServeArguments;
 
@@ -107,7 +107,8 @@ pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
 
 /// Writes one line for people to standard error.
 pub(crate) fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    // In one piece, and without waiting for anybody who does not read.
+    let _ = log::Stderr.write_all(format!("{line}\n").as_bytes());
 }
 
 /// Writes one line of a command's result to standard output.

@@ -1,7 +1,7 @@
 //! One connection that speaks HTTP/2: how much a client may ask for at once, how long it may be
 //! idle, and how it is told that we drain. Accepted by [`crate::http::listener`].
 
-use std::{io, pin::pin, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -17,9 +17,13 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::body::Holding;
+use crate::http::places::{Phase, Place};
 
 /// Calls at once on one connection.
 const STREAMS_MAX: u32 = 128;
+/// Calls that a client may open and take back before we have looked at them, or that we may have
+/// had to refuse. With more the connection ends: no client needs that (CVE-2023-44487).
+const RESETS_MAX: usize = 64;
 /// Bytes of a call's headers.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of answers to one call that wait for its client to take them.
@@ -43,31 +47,39 @@ struct Calls {
 
 /// A call until it is answered.
 #[derive(Debug)]
-struct Call(watch::Sender<Calls>);
+struct Call(watch::Sender<Calls>, Arc<Place>);
 
 impl Call {
-    fn begin(calls: &watch::Sender<Calls>) -> Self {
-        calls.send_modify(|calls| *calls = Calls { any: true, open: calls.open + 1 });
-        Self(calls.clone())
+    fn begin(calls: &watch::Sender<Calls>, place: &Arc<Place>) -> Self {
+        calls.send_modify(|calls| {
+            place.set(Phase::Answering);
+            *calls = Calls { any: true, open: calls.open + 1 };
+        });
+        Self(calls.clone(), Arc::clone(place))
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.send_modify(|calls| calls.open -= 1);
+        self.0.send_modify(|calls| {
+            calls.open -= 1;
+            if calls.open == 0 {
+                self.1.set(Phase::Idle);
+            }
+        });
     }
 }
 
 /// Answers calls until the client goes, is idle for long, or we drain and all are answered.
 pub(crate) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    router: Router,
+    (router, place): (Router, Arc<Place>),
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
     let (calls, seen) = watch::channel(Calls::default());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, call) = (router.clone(), Call::begin(&calls));
+        let (router, call) = (router.clone(), Call::begin(&calls, &place));
         async move {
             let response = router.oneshot(request.map(Body::new)).await;
             response.map(|response| response.map(|body| Holding::new(body, call)))
@@ -77,6 +89,8 @@ pub(crate) async fn converse(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_local_error_reset_streams(RESETS_MAX)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buf_size(UNSENT_BYTES_MAX)
             .keep_alive_interval(PING_INTERVAL)

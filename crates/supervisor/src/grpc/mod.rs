@@ -36,7 +36,7 @@ use tonic::service::Routes;
 use self::{front::Front, pb::grpc_inference_service_server::GrpcInferenceServiceServer};
 use crate::{
     Failure,
-    http::{keys::Keys, router::App},
+    http::{keys::Keys, panics, router::App},
 };
 
 /// What `proto/inference.proto` says, as Rust.
@@ -121,7 +121,7 @@ pub(crate) async fn router(
         .add_service(reflection().build_v1alpha().map_err(failed)?);
     let front = Front::new(app, keys, drain);
     let around = middleware::from_fn_with_state(Arc::new(front), front::around);
-    Ok(routes.into_axum_router().layer(around))
+    Ok(panics::caught(routes.into_axum_router()).layer(around))
 }
 
 #[cfg(test)]

@@ -3,16 +3,14 @@
 //!
 //! hyper's own header timeout also runs while a connection is idle, so it serves here as the
 //! idle timeout; a client that has begun a request and does not finish its headers is closed
-//! sooner, by [`Activity`].
+//! sooner, and so is one that takes nothing of an answer. When all [`super::places`] are taken, the
+//! longest idle connection is closed rather than a new one left waiting.
 
 use std::{
-    io,
-    pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -22,24 +20,33 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
+use nix::errno::Errno;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time,
 };
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use super::{edge::Edge, tls::Tls};
+use super::{
+    edge::Edge,
+    panics,
+    places::{Phase, Place, Places},
+    tls::Tls,
+    watched::Watched,
+};
 use crate::{grpc, metrics::Metrics};
 
-/// Connections at once. Further ones wait in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may be idle between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a client may take to send the headers of a request it has begun, or to shake hands.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of what is sent to it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a connection is looked at for both.
+const SLOW_TICK: Duration = Duration::from_secs(5);
 /// Bytes of a request's headers.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// How long the accept loop rests when descriptors are used up, rather than spin.
@@ -73,6 +80,7 @@ pub(crate) struct Listener {
     router: Router,
     tls: Option<Arc<Tls>>,
     metrics: Arc<Metrics>,
+    places: Arc<Places>,
     ticks: Arc<AtomicU64>,
 }
 
@@ -82,10 +90,11 @@ impl Listener {
         socket: TcpListener,
         edge: &Edge,
         routes: Router,
-        metrics: Arc<Metrics>,
+        (metrics, places): (Arc<Metrics>, Arc<Places>),
     ) -> Self {
-        let (router, tls) = (edge.around(routes), edge.tls.clone());
-        Self { socket, protocol: Protocol::Http1, router, tls, metrics, ticks: Arc::default() }
+        let (router, tls) = (panics::caught(edge.around(routes)), edge.tls.clone());
+        let (protocol, ticks) = (Protocol::Http1, Arc::default());
+        Self { socket, protocol, router, tls, metrics, places, ticks }
     }
 
     /// The same for gRPC. Who may call is not decided here, since errors are told in another way.
@@ -93,10 +102,10 @@ impl Listener {
         socket: TcpListener,
         edge: &Edge,
         router: Router,
-        metrics: Arc<Metrics>,
+        (metrics, places): (Arc<Metrics>, Arc<Places>),
     ) -> Self {
-        let (protocol, tls) = (Protocol::Grpc, edge.tls.clone());
-        Self { socket, protocol, router, tls, metrics, ticks: Arc::default() }
+        let (protocol, tls, ticks) = (Protocol::Grpc, edge.tls.clone(), Arc::default());
+        Self { socket, protocol, router, tls, metrics, places, ticks }
     }
 
     /// A number that changes as long as the accept loop lives.
@@ -107,25 +116,24 @@ impl Listener {
     /// Serves until `drain` becomes true, then finishes what has begun for at most
     /// `drain_timeout`.
     pub(crate) async fn run(self, mut drain: watch::Receiver<bool>, drain_timeout: Duration) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let graceful = GracefulShutdown::new();
+        let (graceful, mut waiting) = (GracefulShutdown::new(), None);
         loop {
             self.ticks.fetch_add(1, Ordering::Relaxed);
             let connection = tokio::select! {
-                connection = self.accept(&permits) => connection,
+                connection = self.accept(&mut waiting) => connection,
                 () = time::sleep(TICK) => continue,
                 // An error means that whoever drains has gone, which is as good a reason.
                 _ = drain.wait_for(|drain| *drain) => break,
             };
-            if let Some((stream, permit)) = connection {
-                self.serve(stream, permit, &graceful, &drain);
+            if let Some((stream, place)) = connection {
+                self.serve(stream, place, &graceful, &drain);
             }
         }
         // Who is connected already, if not yet accepted, gets an answer too.
-        while let Ok(Some((stream, permit))) =
-            time::timeout(Duration::ZERO, self.accept(&permits)).await
+        while let Ok(Some((stream, place))) =
+            time::timeout(Duration::ZERO, self.accept(&mut waiting)).await
         {
-            self.serve(stream, permit, &graceful, &drain);
+            self.serve(stream, place, &graceful, &drain);
         }
         drop(self.socket);
         if time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
@@ -133,18 +141,26 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-        if permits.available_permits() == 0 {
-            self.metrics.connections_delayed_total.add();
+    /// The next connection and its place. What is accepted waits for a place in `waiting`, also
+    /// when this is cancelled.
+    async fn accept(&self, waiting: &mut Option<TcpStream>) -> Option<(TcpStream, Place)> {
+        if waiting.is_none() {
+            *waiting = Some(self.accept_stream().await?);
         }
-        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+        let place = self.place().await;
+        waiting.take().map(|stream| (stream, place))
+    }
+
+    async fn accept_stream(&self) -> Option<TcpStream> {
         match self.socket.accept().await {
-            Ok((stream, _)) => Some((stream, permit)),
+            Ok((stream, _)) => Some(stream),
             Err(error) => {
-                // One client that has gone again is no news; used up descriptors are.
+                // One client that has gone again is no news; used up descriptors or memory are.
                 tracing::debug!(%error, "a connection could not be accepted");
-                let used_up = [libc_emfile(), libc_enfile()];
-                if error.raw_os_error().is_some_and(|code| used_up.contains(&code)) {
+                let used_up = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+                let code = error.raw_os_error().map(Errno::from_raw);
+                if code.is_some_and(|code| used_up.contains(&code)) {
+                    self.close_one();
                     time::sleep(ACCEPT_REST).await;
                 }
                 None
@@ -152,22 +168,45 @@ impl Listener {
         }
     }
 
+    /// A place; if need be, one that an idle connection gives up.
+    async fn place(&self) -> Place {
+        if let Some(place) = self.places.take() {
+            return place;
+        }
+        self.metrics.connections_delayed_total.add();
+        self.close_one();
+        loop {
+            // Whoever is answered now is idle soon.
+            if time::timeout(ACCEPT_REST, self.places.freed()).await.is_err() {
+                self.close_one();
+            }
+            if let Some(place) = self.places.take() {
+                return place;
+            }
+        }
+    }
+
+    fn close_one(&self) {
+        if self.places.close_one() {
+            self.metrics.connections_evicted_total.add();
+        }
+    }
+
     fn serve(
         &self,
         stream: TcpStream,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         graceful: &GracefulShutdown,
         drain: &watch::Receiver<bool>,
     ) {
         // Small answers must not wait for more; where it cannot be set they do.
         let _ = stream.set_nodelay(true);
-        let permit = (permit, self.metrics.connected());
-        let activity = Arc::new(Activity::default());
+        let (place, counted) = (Arc::new(place), self.metrics.connected());
         let connection = Connection {
             protocol: self.protocol,
             router: self.router.clone(),
             tls: self.tls.clone(),
-            activity: Arc::clone(&activity),
+            place: Arc::clone(&place),
             // Taken now, so that a drain also waits for who is still shaking hands.
             watcher: graceful.watcher(),
             drain: drain.clone(),
@@ -176,9 +215,10 @@ impl Listener {
         tokio::spawn(async move {
             tokio::select! {
                 () = connection.run(stream) => {}
-                () = activity.too_slow() => tracing::debug!("a client was too slow with its headers"),
+                () = too_slow(&place) => tracing::debug!("a client was too slow"),
+                () = place.wanted() => tracing::debug!("an idle connection gave up its place"),
             }
-            drop(permit);
+            drop((place, counted));
         });
     }
 }
@@ -188,7 +228,7 @@ struct Connection {
     protocol: Protocol,
     router: Router,
     tls: Option<Arc<Tls>>,
-    activity: Arc<Activity>,
+    place: Arc<Place>,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 }
@@ -197,7 +237,7 @@ impl Connection {
     async fn run(mut self, stream: TcpStream) {
         let Some(tls) = self.tls.take() else { return self.converse(stream, false).await };
         // A client that never shakes hands is as slow as one that never ends its headers.
-        self.activity.set(Phase::Headers(Instant::now()));
+        self.place.set(Phase::Headers(Instant::now()));
         let mut first = [0];
         tokio::select! {
             biased;
@@ -211,7 +251,7 @@ impl Connection {
             Ok(stream) => {
                 let last = *self.drain.borrow();
                 if !last {
-                    self.activity.set(Phase::Idle);
+                    self.place.set(Phase::Idle);
                 }
                 self.converse(stream, last).await;
             }
@@ -222,11 +262,11 @@ impl Connection {
     /// Answers one request after the other; only the first one where it is the `last`, of a
     /// client who shook hands while we drain and is about to ask.
     async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
-        let Self { router, activity, watcher, drain, .. } = self;
+        let Self { router, place, watcher, drain, .. } = self;
         if self.protocol == Protocol::Grpc {
-            return grpc::connection::converse(stream, router, watcher, drain).await;
+            return grpc::connection::converse(stream, (router, place), watcher, drain).await;
         }
-        let seen = Arc::clone(&activity);
+        let seen = Arc::clone(&place);
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen) = (router.clone(), Arc::clone(&seen));
             async move {
@@ -241,7 +281,7 @@ impl Connection {
             .header_read_timeout(IDLE_TIMEOUT)
             .max_header_size(HEADERS_BYTES_MAX)
             .keep_alive(!last)
-            .serve_connection(TokioIo::new(Watched { stream, activity }), service);
+            .serve_connection(TokioIo::new(Watched { stream, place }), service);
         let result = if last {
             // Told to stop, hyper would close before it has read anything.
             let result = connection.await;
@@ -256,105 +296,9 @@ impl Connection {
     }
 }
 
-fn libc_emfile() -> i32 {
-    nix::errno::Errno::EMFILE as i32
-}
-
-fn libc_enfile() -> i32 {
-    nix::errno::Errno::ENFILE as i32
-}
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    /// Nothing has come since the last answer.
-    #[default]
-    Idle,
-    /// A request's headers have been coming since then.
-    Headers(Instant),
-    /// A request is read and answered; its body has time limits of its own.
-    Answering,
-}
-
-/// The phase of a connection, told by its socket and its service.
-#[derive(Debug, Default)]
-struct Activity {
-    phase: Mutex<Phase>,
-}
-
-impl Activity {
-    fn set(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
-    }
-
-    /// Bytes have come.
-    fn bytes(&self) {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if *phase == Phase::Idle {
-            *phase = Phase::Headers(Instant::now());
-        }
-    }
-
-    /// Returns when headers have been coming for too long.
-    async fn too_slow(&self) {
-        loop {
-            time::sleep(HEADERS_TIMEOUT / 4).await;
-            let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-            if matches!(phase, Phase::Headers(since) if since.elapsed() >= HEADERS_TIMEOUT) {
-                return;
-            }
-        }
-    }
-}
-
-/// A socket, or the inside of TLS, that tells [`Activity`] when bytes come.
-#[derive(Debug)]
-struct Watched<S> {
-    stream: S,
-    activity: Arc<Activity>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.activity.bytes();
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+/// Returns when the client has been too slow.
+async fn too_slow(place: &Place) {
+    while !place.too_slow(HEADERS_TIMEOUT, STALL_TIMEOUT) {
+        time::sleep(SLOW_TICK).await;
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP: the listener and its limits, the routes, the errors, and the admin interface.
 //!
 //! - [`listener`]: connections: how many, how long they may be idle or slow, how they end.
+//!   [`places`] are what is shared out, [`watched`] sees who is slow, [`panics`] are answered.
 //! - [`sockets`]: what is bound, and when.
 //! - [`router`]: which path is answered by whom.
 //! - [`api`]: the contracts: TEI's, OpenAI's, Cohere's, the Open Inference Protocol, health.
@@ -23,9 +24,12 @@ pub(crate) mod keys;
 pub(crate) mod listener;
 mod measure;
 mod openapi;
+pub(crate) mod panics;
+pub(crate) mod places;
 pub(crate) mod repository;
 pub(crate) mod router;
 mod secret_file;
 pub(crate) mod sockets;
 pub(crate) mod tls;
 pub(crate) mod unpack;
+mod watched;

@@ -89,6 +89,11 @@ impl Scrape {
             "onnxd_connections_delayed",
             "Connections that waited because as many as allowed were open",
             [([], metrics.connections_delayed_total.read())],
+        )?;
+        page.counter(
+            "onnxd_connections_evicted",
+            "Idle or slow connections that were closed because others needed their places",
+            [([], metrics.connections_evicted_total.read())],
         )
     }
 
@@ -277,6 +282,11 @@ impl Scrape {
             [([], sandbox)],
         )?;
         page.gauge("onnxd_build_info", "What runs: always 1", [(build, 1_u64)])?;
+        page.counter(
+            "onnxd_log_lines_dropped",
+            "Lines of the supervisor's log that were dropped because nobody read them",
+            [([], onnxd_proto::log::lines_dropped())],
+        )?;
         let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         page.gauge(
             "process_start_time_seconds",

@@ -51,6 +51,8 @@ pub(crate) struct Metrics {
     pub requests_overloaded_total: Counter,
     /// Connections that waited because as many as allowed were open.
     pub connections_delayed_total: Counter,
+    /// Idle or slow connections that were closed because others needed their places.
+    pub connections_evicted_total: Counter,
     /// Workers started again after they had ended.
     pub worker_restarts_total: Restarts,
     /// Generations committed since the start.
@@ -91,6 +93,7 @@ impl Metrics {
             inference_cpu_micros_total: Counter::default(),
             requests_overloaded_total: Counter::default(),
             connections_delayed_total: Counter::default(),
+            connections_evicted_total: Counter::default(),
             worker_restarts_total: Restarts::default(),
             commits_total: Counter::default(),
             automatic_rollbacks_total: Counter::default(),
@@ -197,7 +200,7 @@ mod tests {
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
         let json = serde_json::to_value(&metrics).unwrap();
         assert_eq!(json["worker_restarts_total"], 5);
-        assert_eq!(json.as_object().unwrap().len(), 13, "status shows the counters: {json}");
+        assert_eq!(json.as_object().unwrap().len(), 14, "status shows the counters: {json}");
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use interprocess::{
     local_socket::{
         GenericFilePath, ListenerOptions, ToFsName,
@@ -25,7 +26,9 @@ use tower::ServiceExt;
 
 /// Admin connections at once. Updates that wait for their turn hold one each, so there are more
 /// than there can be of those.
-const CONNECTIONS_MAX: usize = 1024;
+pub(crate) const CONNECTIONS_MAX: usize = 1024;
+/// How long one may be idle, or take for the headers of a call.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The bound admin socket. Dropping it removes the name.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl AdminSocket {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::debug!(%error, "an admin connection could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
@@ -90,8 +93,10 @@ impl AdminSocket {
                 let service = service_fn(move |request: Request<Incoming>| {
                     router.clone().oneshot(request.map(Body::new))
                 });
-                let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(IDLE_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "an admin connection ended early");
                 }

@@ -1,0 +1,95 @@
+//! Standard error as logs are written to it: a line that cannot be written at once is dropped and
+//! counted, so that nobody who reads slowly, or not at all, holds up anything. Each line is handed to
+//! the kernel when it is logged; so none is lost at whatever end, and no thread has to be waited
+//! for. Used by both executables before they log anything.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, OpenOptionsExt},
+    },
+    panic,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use nix::{
+    libc::O_NONBLOCK,
+    sys::socket::{MsgFlags, send},
+};
+
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Lines that this process could not write.
+pub fn lines_dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Where lines go.
+enum Sink {
+    /// A pipe or a terminal, opened anew: the flag is not to concern whoever else has it open.
+    Pipe(File),
+    /// As journald's. There is no opening it anew, but each message may say the same.
+    Socket,
+    /// A file, which never blocks for long.
+    File,
+}
+
+fn sink() -> &'static Sink {
+    static SINK: OnceLock<Sink> = OnceLock::new();
+    SINK.get_or_init(|| {
+        let path = "/proc/self/fd/2";
+        let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
+        match kind {
+            Ok(kind) if kind.is_socket() => Sink::Socket,
+            Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
+                let opened = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path);
+                opened.map_or(Sink::File, Sink::Pipe)
+            }
+            _ => Sink::File,
+        }
+    })
+}
+
+/// Writes to standard error. Never fails: there is nobody to tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let written = match sink() {
+            Sink::Pipe(file) => (&*file).write(line),
+            Sink::File => io::stderr().write_all(line).map(|()| line.len()),
+            Sink::Socket => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                send(io::stderr().as_raw_fd(), line, flags).map_err(Into::into)
+            }
+        };
+        // A part that was written is not gone on with: it may never fit.
+        if written.ok() != Some(line.len()) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Has panics written in the same way. The default hook would wait for whoever reads.
+pub fn write_panics() {
+    // Opened now: later there may be no descriptor left.
+    let _ = sink();
+    panic::set_hook(Box::new(|what| {
+        let trace = std::backtrace::Backtrace::capture();
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed").to_owned();
+        let line = format!("thread {name} panicked: {what}\n{trace}\n");
+        let _ = Stderr.write_all(line.as_bytes());
+    }));
+}

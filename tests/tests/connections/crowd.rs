@@ -1,0 +1,142 @@
+//! Idle and slow clients, and what they cost everybody else.
+
+use std::time::{Duration, Instant};
+
+use e2e::{client::Client, eventually, fixtures::model, server::Server};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::json;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use super::{NO_BODY, PATIENCE, assert_serves, metric, open};
+
+const ROUNDS: usize = 5;
+const WINDOW: Duration = Duration::from_millis(1500);
+/// What a connection may cost the supervisor, on average.
+const CONNECTION_BYTES_MAX: u64 = 64 * 1024;
+const NO_HEADERS: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\n";
+
+fn resident_bytes(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib * 1024
+}
+
+/// Requests that 8 clients had answered in a while.
+async fn rate(server: &Server) -> u32 {
+    let end = Instant::now() + WINDOW;
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let address = server.address();
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await.expect("a connection");
+                let mut count = 0;
+                while Instant::now() < end {
+                    let answer = client.post("/embed", &json!({"inputs": "hello"})).await;
+                    assert_eq!(answer.expect("an answer").status, 200);
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    let mut sum = 0;
+    for client in clients {
+        sum += client.await.expect("no panic");
+    }
+    sum
+}
+
+/// As many idle and slow connections as were asked for.
+async fn crowd(server: &Server, idle: usize, slow: usize) -> Vec<TcpStream> {
+    let many = "GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n".repeat(20);
+    let mut streams = Vec::with_capacity(idle + slow);
+    for place in 0..idle + slow {
+        let bytes = match place.checked_sub(idle) {
+            None => &[],
+            Some(place) => [NO_HEADERS, NO_BODY, many.as_bytes()][place % 3],
+        };
+        streams.push(open(server.address(), bytes).await);
+    }
+    streams
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_idle_and_a_thousand_slow_clients_take_a_fifth_from_others_at_most() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("as much as is allowed");
+    let room = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(3000);
+    let idle = room.saturating_sub(1000).clamp(100, 10_000);
+    let slow = (idle / 10).max(10);
+    let server = Server::builder().model("a", &model("tiny/a")).start().await;
+    let mut client = server.client().await;
+    let before = resident_bytes(server.pid());
+    let (mut alone, mut ratios, mut peak) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..ROUNDS {
+        let undisturbed = rate(&server).await;
+        let streams = crowd(&server, idle, slow).await;
+        let open = metric(&mut client, "onnxd_connections").await;
+        assert!(open >= (idle + slow / 2) as f64, "only {open} are open");
+        ratios.push(f64::from(rate(&server).await) / f64::from(undisturbed));
+        alone.push(undisturbed);
+        peak = peak.max(resident_bytes(server.pid()));
+        drop(streams);
+        eventually("they are gone", PATIENCE, async || {
+            (metric(&mut client, "onnxd_connections").await < 100.0).then_some(())
+        })
+        .await;
+    }
+    let each = peak.saturating_sub(before) / (idle + slow) as u64;
+    eprintln!("{idle} idle, {slow} slow: ratios {ratios:.2?} to {alone:?}, {each} bytes each");
+    assert!(each < CONNECTION_BYTES_MAX, "{each} bytes for each connection");
+    assert!(median(ratios.clone()) >= 0.8, "others kept {ratios:.2?} of their rate");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_idle_connection_gives_way_to_a_new_client() {
+    let builder = Server::builder().model("a", &model("tiny/a")).argument("--max-connections=8");
+    let server = builder.start().await;
+    let mut held = Vec::new();
+    for _ in 0..7 {
+        held.push(open(server.address(), b"").await);
+    }
+    let busy = open(server.address(), NO_BODY).await;
+    for _ in 0..20 {
+        assert_serves(server.address()).await;
+    }
+    // Those that were there first have been closed; whoever is in the middle of a request is not.
+    let ended = timeout(PATIENCE, held[0].read(&mut [0])).await.expect("it ends");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let mut client = server.client().await;
+    assert!(metric(&mut client, "onnxd_connections_evicted_total").await > 0.0);
+    assert!(
+        matches!(busy.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    );
+    drop((held, busy));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_reads_its_answers_is_closed_and_costs_little() {
+    let server = Server::builder().model("a", &model("tiny/a")).start().await;
+    let mut client = server.client().await;
+    let before = resident_bytes(server.pid());
+    let requests = "GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n".repeat(5000);
+    let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
+    let writing = async {
+        use tokio::io::AsyncWriteExt;
+        // It ends when the server has closed.
+        while stream.write_all(requests.as_bytes()).await.is_ok() {}
+    };
+    timeout(Duration::from_secs(120), writing).await.expect("the server closes");
+    let grown = resident_bytes(server.pid()).saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes for one client");
+    assert!(metric(&mut client, "onnxd_connections").await <= 2.0);
+    server.stop().await;
+}

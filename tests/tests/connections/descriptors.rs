@@ -1,0 +1,71 @@
+//! Too few descriptors.
+
+use std::{process::Command, time::Duration};
+
+use e2e::{
+    eventually,
+    fixtures::model,
+    processes::{self, Signal, cpu_ticks},
+    server::Server,
+};
+
+use super::{NO_BODY, PATIENCE, assert_serves, open};
+
+/// Ten milliseconds each: a loop that spins takes all of three seconds.
+const TICKS_MAX: u64 = 100;
+
+async fn assert_rests(server: &Server) {
+    let before = cpu_ticks(server.pid());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let used = cpu_ticks(server.pid()) - before;
+    assert!(used < TICKS_MAX, "{used} ticks of CPU time in 3 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_leave_descriptors_to_workers_and_admin() {
+    let builder = Server::builder().model("a", &model("tiny/a")).descriptors(160);
+    let server = builder.start().await;
+    let mut streams = Vec::new();
+    for place in 0..300 {
+        let bytes = if place % 2 == 0 { NO_BODY } else { b"" };
+        streams.push(open(server.address(), bytes).await);
+    }
+    assert_rests(&server).await;
+    let status = server.status().await;
+    let restarts = status.restarts();
+    processes::signal(status.pids()[0], Signal::SIGKILL);
+    server.restarted(restarts + 1).await;
+    drop(streams);
+    assert_serves(server.address()).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_the_accept_loop_rests_and_goes_on_when_there_are_some() {
+    let server = Server::builder().model("a", &model("tiny/a")).start().await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(open(server.address(), NO_BODY).await);
+    }
+    eventually("they are accepted", PATIENCE, async || {
+        (processes::open_files(server.pid()).len() > 35).then_some(())
+    })
+    .await;
+    limit(&server, processes::open_files(server.pid()).len());
+    for _ in 0..30 {
+        streams.push(open(server.address(), NO_BODY).await);
+    }
+    assert_rests(&server).await;
+    limit(&server, 4096);
+    assert_serves(server.address()).await;
+    drop(streams);
+    server.stop().await;
+}
+
+/// Changes how many descriptors a running supervisor may have.
+fn limit(server: &Server, descriptors: usize) {
+    let pid = server.pid().to_string();
+    let soft = format!("--nofile={descriptors}:");
+    let status = Command::new("prlimit").args(["--pid", &pid, &soft]).status();
+    assert!(status.expect("prlimit of util-linux").success());
+}

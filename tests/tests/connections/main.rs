@@ -1,0 +1,36 @@
+//! Many connections, slow ones, too few descriptors, and logs that nobody reads: others are served.
+
+mod crowd;
+mod descriptors;
+mod logs;
+
+use std::{net::SocketAddr, time::Duration};
+
+use e2e::{client::Client, exposition::Exposition};
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The beginning of a request whose body never comes.
+const NO_BODY: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n{";
+
+async fn metric(client: &mut Client, name: &str) -> f64 {
+    let text = client.get("/metrics").await.expect("an answer").text();
+    Exposition::parse(&text).expect("an exposition").value(name, &[])
+}
+
+/// A connection that has sent these bytes.
+async fn open(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(bytes).await.expect("bytes are taken");
+    stream
+}
+
+async fn assert_serves(address: SocketAddr) {
+    let asked = async {
+        let mut client = Client::connect(address).await.expect("a connection");
+        client.post("/embed", &json!({"inputs": "hello"})).await.expect("an answer")
+    };
+    let answer = tokio::time::timeout(PATIENCE, asked).await.expect("in time");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
