@@ -1,5 +1,7 @@
 //! `onnxd serve`, from the configuration to the exit code, in the order in which it happens.
 
+mod start;
+
 use std::{
     io::IsTerminal,
     sync::{
@@ -9,13 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity},
-    unistd::Pid,
-};
-use onnxd_proto::{control_page::ControlPage, exit::ExitStatus, message::Welcome};
+use onnxd_proto::exit::ExitStatus;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time,
 };
@@ -24,30 +22,9 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
-    dispatch::{
-        Backlog, Event,
-        dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
-        gather::{Dispatch, Limits},
-        worker::Worker,
-    },
-    grpc,
-    http::{
-        admin::{self, Admin},
-        edge::Edge,
-        listener::Listener,
-        router::{self, App},
-        sockets::Sockets,
-    },
-    metrics::Metrics,
-    models::{
-        background::Background,
-        checker::Checker,
-        line::Times,
-        registry::Registry,
-        store::Store,
-        update::{self, LOAD_AHEAD_TIMEOUT, Updater},
-    },
-    pool::{executable::WorkerExecutable, keeper::Keeper},
+    dispatch::{Event, dispatcher::Health},
+    http::edge::Edge,
+    models::{background::Background, update::Updater},
     signals::{Request, Signals},
     systemd,
 };
@@ -153,116 +130,6 @@ struct Server {
 }
 
 impl Server {
-    /// Locks the state, binds, brings every model to a generation, and starts the workers.
-    async fn start(config: &Config, edge: &Edge, background: &Background) -> Result<Self, Failure> {
-        let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
-        let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
-            .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
-        let page = ControlPage::create()
-            .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let metrics = Arc::new(Metrics::new(&templates(config)));
-        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
-        let (events, incoming) = mpsc::channel(EVENTS_MAX);
-        // Bound before anything that takes long, so that a wrong address is known at once.
-        let sockets = Sockets::bind(config).await?;
-        let means = update::Means {
-            store: Arc::clone(&store),
-            registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), config.check),
-            metrics: Arc::clone(&metrics),
-            times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
-            request_timeout: config.request_timeout,
-            events: events.clone(),
-            background: background.clone(),
-        };
-        let updater = Arc::new(restore(&means).await?);
-        let welcome = Welcome {
-            onnxruntime: config.onnxruntime.clone(),
-            state_dir: config.state_dir.clone(),
-            models: registry.slots(),
-            admin_socket: sockets.admin.name(),
-            helper_cpus: Vec::new(),
-        };
-        let workers = workers(config, &executable, registry.models().len(), &events)?;
-        let worker_count = workers.len();
-        let backlog = Arc::new(Backlog::default());
-        let means = dispatcher::Means {
-            registry: Arc::clone(&registry),
-            metrics: Arc::clone(&metrics),
-            welcome,
-            lines: updater.lines(),
-            events: events.clone(),
-            backlog: Arc::clone(&backlog),
-        };
-        let (dispatcher, health) = Dispatcher::new(means, workers);
-        tokio::spawn(dispatcher.run(incoming));
-
-        let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
-        let dispatch = Dispatch::new(
-            events.clone(),
-            Arc::clone(&metrics),
-            limits,
-            backlog,
-            registry.models().len(),
-        );
-        let app = App {
-            registry: Arc::clone(&registry),
-            dispatch: Arc::new(dispatch),
-            metrics: Arc::clone(&metrics),
-            updater: Arc::clone(&updater),
-            health,
-            workers: worker_count,
-            limits: router::Limits { client_batch: config.max_client_batch_size },
-            bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
-        };
-        let calls = Admin::calls();
-        let admin = Admin { registry, updater, store, events, metrics, calls };
-        Self::listen(config, edge, sockets, (app, admin)).await
-    }
-
-    /// Serves what is bound.
-    async fn listen(
-        config: &Config,
-        edge: &Edge,
-        sockets: Sockets,
-        (app, admin): (App, Admin),
-    ) -> Result<Self, Failure> {
-        let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket } = sockets;
-        let metrics = || Arc::clone(&app.metrics);
-        let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
-        let events = admin.events.clone();
-        let (stop_accepting, drain) = watch::channel(false);
-        let listener = Listener::new(public, edge, router::router(app.clone()), metrics());
-        let ticks = listener.ticks();
-        let mut listeners = vec![tokio::spawn(listener.run(drain.clone(), config.drain_timeout))];
-        let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
-        if let Some((socket, _)) = grpc {
-            let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
-            let listener = Listener::grpc(socket, edge, services, metrics());
-            listeners.push(tokio::spawn(listener.run(drain.clone(), config.drain_timeout)));
-        }
-        let admin_router = admin::router(admin);
-        if let Some((socket, token)) = admin_tcp {
-            let health = router::health(app.clone());
-            let router = admin::guarded(admin_router.clone(), token, health);
-            // Its calls end when updates do, at the beginning of the drain.
-            let listener = Listener::new(socket, &Edge::open(), router, metrics());
-            tokio::spawn(listener.run(drain, config.drain_timeout));
-        }
-        let admin = tokio::spawn(admin_socket.serve(admin_router));
-        Ok(Self {
-            listen,
-            grpc_listen,
-            updater,
-            events,
-            health,
-            stop_accepting,
-            ticks,
-            listeners,
-            admin,
-        })
-    }
-
     /// Waits until every worker has been ready once.
     async fn warm_up(mut self) -> Result<Self, Failure> {
         let settled = |health: &Health| health.warmed_up || health.fatal.is_some();
@@ -343,25 +210,6 @@ impl Server {
     }
 }
 
-/// What requests are counted by.
-fn templates(config: &Config) -> Vec<String> {
-    let mut templates = router::templates();
-    if config.grpc_listen.is_some() {
-        templates.extend(grpc::templates());
-    }
-    templates
-}
-
-/// Brings every model that is loaded at start to a generation.
-async fn restore(means: &update::Means) -> Result<Updater, Failure> {
-    let updater = Updater::new(means)
-        .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore().await.map_err(|(model, refusal)| {
-        Failure::configuration(format!("--model {model}: {refusal}"))
-    })?;
-    Ok(updater)
-}
-
 fn failure((status, message): (ExitStatus, String)) -> Failure {
     match status {
         ExitStatus::Configuration => Failure::configuration(message),
@@ -380,35 +228,4 @@ async fn reload(edge: &Edge, updater: &Updater) {
         true => systemd::ready("serving"),
         false => systemd::ready(&format!("serving; reload refused: {}", refused.join("; "))),
     }
-}
-
-fn workers(
-    config: &Config,
-    executable: &WorkerExecutable,
-    models: usize,
-    events: &mpsc::Sender<Event>,
-) -> Result<Vec<Worker>, Failure> {
-    let cpus = usable_cpus()?;
-    let count = config.workers.map_or(cpus.len(), Into::into);
-    let mut workers = Vec::with_capacity(count);
-    for id in 0..count {
-        let cpu = cpus[id % cpus.len()];
-        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
-            .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
-        workers.push(Worker::new(keeper, cpu, models, Instant::now()));
-    }
-    // The others are idle when a request is alone; one worker that they help is enough.
-    workers[0].helper_cpus =
-        cpus.iter().copied().take(count.min(config.alone_cpus)).skip(1).collect();
-    Ok(workers)
-}
-
-/// The CPUs that this process may use.
-fn usable_cpus() -> Result<Vec<u16>, Failure> {
-    let set = sched_getaffinity(Pid::from_raw(0))
-        .map_err(|error| Failure::internal(format!("the CPUs of this process: {error}")))?;
-    let usable = |&cpu: &usize| set.is_set(cpu).unwrap_or(false);
-    let cpus = (0..CpuSet::count()).filter(usable).filter_map(|cpu| u16::try_from(cpu).ok());
-    let cpus: Vec<u16> = cpus.collect();
-    if cpus.is_empty() { Err(Failure::internal("this process may use no CPU")) } else { Ok(cpus) }
 }
