@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
@@ -11,6 +12,8 @@ use std::{
     },
     time::Duration,
 };
+
+use command_fds::{CommandFdExt, FdMapping};
 
 use crate::{fixtures, home::Home, server::Server};
 
@@ -26,6 +29,8 @@ pub struct Builder {
     workers: usize,
     onnxruntime: Option<PathBuf>,
     state: Option<PathBuf>,
+    executable: PathBuf,
+    activated: Option<Arc<OwnedFd>>,
 }
 
 impl Builder {
@@ -37,6 +42,8 @@ impl Builder {
             workers: 2,
             onnxruntime: None,
             state: None,
+            executable: fixtures::onnxd(),
+            activated: None,
         }
     }
 
@@ -93,6 +100,23 @@ impl Builder {
         self
     }
 
+    /// Starts this file, which the test may replace.
+    #[must_use]
+    pub fn executable(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.executable);
+        self
+    }
+
+    /// Passes a listening socket as systemd does.
+    ///
+    /// # Panics
+    /// Descriptors are used up.
+    #[must_use]
+    pub fn activated(mut self, socket: &TcpListener) -> Self {
+        self.activated = Some(Arc::new(socket.try_clone().unwrap().into()));
+        self
+    }
+
     /// Starts and waits until it is ready.
     ///
     /// # Panics
@@ -145,7 +169,18 @@ impl Builder {
     fn command(&self) -> Command {
         let home = &self.home;
         let library = self.onnxruntime.clone().unwrap_or_else(fixtures::onnxruntime);
-        let mut command = onnxd(home);
+        // The pid that LISTEN_PID has to name is known only to the process itself.
+        let shell = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"";
+        let mut command = match &self.activated {
+            Some(socket) => {
+                let mut command = environment(Command::new("sh"), home);
+                let parent_fd = socket.try_clone().unwrap();
+                command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+                command.args(["-c", shell]).arg(&self.executable);
+                command
+            }
+            None => environment(Command::new(&self.executable), home),
+        };
         command
             .arg("serve")
             .args(&self.arguments)
@@ -167,7 +202,10 @@ impl Builder {
 
 /// The executable with an environment of its own.
 fn onnxd(home: &Home) -> Command {
-    let mut command = Command::new(fixtures::onnxd());
+    environment(Command::new(fixtures::onnxd()), home)
+}
+
+fn environment(mut command: Command, home: &Home) -> Command {
     command.env_clear().env("HOME", home.user()).env("TMPDIR", home.tmp());
     for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "RUST_BACKTRACE"] {
         if let Some(value) = std::env::var_os(name) {

@@ -134,6 +134,10 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "SECONDS", env = "ONNXD_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<u64>,
 
+    /// How long a successor may take to get ready after SIGUSR2, in seconds [default: 300]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_SUCCESSION_TIMEOUT")]
+    pub succession_timeout: Option<u64>,
+
     /// How long a request may wait and run before it is answered 504, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT")]
     pub request_timeout: Option<u64>,
@@ -197,6 +201,8 @@ pub(crate) struct Config {
     pub worker_binary: PathBuf,
     /// From SIGTERM to the end of accepted requests.
     pub drain_timeout: Duration,
+    /// From a successor's start until it is ready.
+    pub succession_timeout: Duration,
     /// From a request's body to its answer.
     pub request_timeout: Duration,
     /// Texts that may wait or be computed at once.
@@ -270,6 +276,7 @@ impl Config {
                 "onnxd-worker",
             )?,
             drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
+            succession_timeout: seconds(flags.succession_timeout, file.succession_timeout, 300),
             request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
             queue_limit: queue_limit(flags.queue_limit.or(file.queue_limit))?,
             max_client_batch_size: flags
@@ -380,7 +387,7 @@ mod tests {
              probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
              preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
-             grpc-listen = '[::1]:3'",
+             grpc-listen = '[::1]:3'\nsuccession-timeout = 9",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

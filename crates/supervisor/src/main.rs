@@ -11,6 +11,7 @@ mod config;
 mod dispatch;
 mod grpc;
 mod http;
+mod inherited;
 mod metrics;
 mod models;
 mod oip;

@@ -1,9 +1,12 @@
 //! `onnxd serve`, from the configuration to the exit code, in the order in which it happens.
 
 mod start;
+mod succession;
 
 use std::{
     io::IsTerminal,
+    os::fd::OwnedFd,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::succession::{Attempt, Successor};
 use onnxd_proto::exit::ExitStatus;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -24,7 +28,8 @@ use crate::{
     config::{Config, ServeArguments},
     dispatch::{Event, dispatcher::Health},
     http::edge::Edge,
-    models::{background::Background, update::Updater},
+    inherited::Inherited,
+    models::{background::Background, store::Store, update::Updater},
     signals::{Request, Signals},
     systemd,
 };
@@ -44,6 +49,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    let inherited = Inherited::take()?;
     let check_only = arguments.check_config;
     let config = Config::load(arguments)?;
     let edge = Edge::load(&config.edge)?;
@@ -55,7 +61,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
-    let result = runtime.block_on(run(config, edge));
+    let result = runtime.block_on(run(config, edge, inherited));
     // Nothing that matters runs any more; what is dropped here removes its files.
     runtime.shutdown_timeout(CLEAN_UP_TIMEOUT);
     result
@@ -74,9 +80,9 @@ fn check(config: &Config) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Fine)
 }
 
-async fn run(config: Config, edge: Edge) -> Result<ExitStatus, Failure> {
+async fn run(config: Config, edge: Edge, inherited: Inherited) -> Result<ExitStatus, Failure> {
     let background = Background::default();
-    let outcome = serve(&config, &edge, &background).await;
+    let outcome = serve(&config, &edge, &background, inherited).await;
     // Updates that were given up remove what they made.
     if time::timeout(CLEAN_UP_TIMEOUT, background.finish()).await.is_err() {
         tracing::error!("an update did not stop; the next start removes what it leaves");
@@ -88,16 +94,23 @@ async fn serve(
     config: &Config,
     edge: &Edge,
     background: &Background,
+    mut inherited: Inherited,
 ) -> Result<ExitStatus, Failure> {
     let mut signals = Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
     let server = tokio::select! {
-        server = Server::start(config, edge, background) => server?,
+        server = Server::start(config, edge, background, &mut inherited) => server?,
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
-    let mut server = tokio::select! {
+    let server = tokio::select! {
         warm = server.warm_up() => warm?,
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
+    if let Some(predecessor) = inherited.handover.take() {
+        tokio::select! {
+            taken = server.take_over(config, predecessor) => taken?,
+            () = signals.stop() => return Ok(ExitStatus::Fine),
+        }
+    }
     systemd::ready("serving");
     tracing::info!(
         listen = %server.listen,
@@ -105,14 +118,41 @@ async fn serve(
         admin_socket = %config.admin_socket.display(),
         "ready"
     );
-    server.watchdog();
-    let outcome = server.serve(edge, &mut signals).await;
-    systemd::stopping();
-    tokio::select! {
-        () = server.drain(config.drain_timeout) => {}
-        () = signals.stop() => tracing::warn!("told to stop twice: ending at once"),
+    let watchdog = server.watchdog();
+    let outcome = server.serve(config, edge, background, &mut signals).await;
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
     }
-    outcome
+    let successor = match &outcome {
+        Ok(End::Succeeded(successor)) => Some(successor),
+        _ => {
+            systemd::stopping();
+            None
+        }
+    };
+    let mut drain = pin!(server.drain(config.drain_timeout, successor.is_some()));
+    loop {
+        tokio::select! {
+            () = drain.as_mut() => break,
+            request = signals.next() => match (request, successor) {
+                (Request::Stop, _) => {
+                    tracing::warn!("told to stop twice: ending at once");
+                    break;
+                }
+                (Request::Reload, Some(successor)) => successor.hang_up(),
+                (Request::Reload | Request::Succeed, _) => {}
+            }
+        }
+    }
+    outcome.map(|_| ExitStatus::Fine)
+}
+
+/// Why it serves no longer.
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Another process serves.
+    Succeeded(Successor),
 }
 
 /// Everything that runs.
@@ -121,6 +161,10 @@ struct Server {
     listen: std::net::SocketAddr,
     grpc_listen: Option<std::net::SocketAddr>,
     updater: Arc<Updater>,
+    store: Arc<Store>,
+    /// Begins to accept.
+    open: watch::Sender<bool>,
+    for_a_successor: Vec<(&'static str, OwnedFd)>,
     events: mpsc::Sender<Event>,
     health: watch::Receiver<Health>,
     stop_accepting: watch::Sender<bool>,
@@ -142,22 +186,35 @@ impl Server {
     }
 
     /// Reloads when asked, until it is to stop or no worker is left.
-    async fn serve(&mut self, edge: &Edge, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+    async fn serve(
+        &self,
+        config: &Config,
+        edge: &Edge,
+        background: &Background,
+        signals: &mut Signals,
+    ) -> Result<End, Failure> {
+        let mut reload_now = false;
+        let mut health = self.health.clone();
         loop {
-            let fatal = self.health.wait_for(|health| health.fatal.is_some());
+            if std::mem::take(&mut reload_now) {
+                tokio::select! {
+                    () = reload(edge, &self.updater) => {}
+                    () = signals.stop() => return Ok(End::Stopped),
+                }
+            }
+            let fatal = health.wait_for(|health| health.fatal.is_some());
             tokio::select! {
                 health = fatal => {
                     let fatal = health.ok().and_then(|health| health.fatal.clone());
                     return Err(fatal.map_or_else(|| Failure::internal("the dispatcher ended"), failure));
                 }
                 request = signals.next() => match request {
-                    Request::Stop => return Ok(ExitStatus::Fine),
-                    Request::Reload => {
-                        let updater = Arc::clone(&self.updater);
-                        tokio::select! {
-                            () = reload(edge, &updater) => {}
-                            () = signals.stop() => return Ok(ExitStatus::Fine),
-                        }
+                    Request::Stop => return Ok(End::Stopped),
+                    Request::Reload => reload_now = true,
+                    Request::Succeed => match self.succeed(config, background, signals).await {
+                        Attempt::Taken(successor) => return Ok(End::Succeeded(successor)),
+                        Attempt::Failed { reload } => reload_now = reload,
+                        Attempt::Stopped => return Ok(End::Stopped),
                     }
                 }
             }
@@ -165,9 +222,13 @@ impl Server {
     }
 
     /// Answers what has been accepted, then ends the workers.
-    async fn drain(mut self, timeout: Duration) {
+    async fn drain(mut self, timeout: Duration, succeeded: bool) {
         tracing::info!("draining");
-        self.updater.stop();
+        if !succeeded {
+            self.updater.stop();
+        }
+        // Nobody is to connect to sockets that no one accepts from.
+        self.for_a_successor.clear();
         self.stop_accepting.send_replace(true);
         // They end by themselves after the drain time at the latest.
         for listener in self.listeners {
@@ -186,10 +247,10 @@ impl Server {
 
     /// Tells systemd that the request path works, as long as it does: the accept loop turns, the
     /// dispatcher answers, and a worker gives a sign of life.
-    fn watchdog(&self) {
-        let Some(interval) = systemd::watchdog_interval() else { return };
+    fn watchdog(&self) -> Option<JoinHandle<()>> {
+        let interval = systemd::watchdog_interval()?;
         let (events, ticks) = (self.events.clone(), Arc::clone(&self.ticks));
-        tokio::spawn(async move {
+        Some(tokio::spawn(async move {
             let mut last = ticks.load(Ordering::Relaxed);
             let period = interval / 3;
             loop {
@@ -206,7 +267,7 @@ impl Server {
                 }
                 last = now;
             }
-        });
+        }))
     }
 }
 

@@ -37,7 +37,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-pub(crate) use self::{guard::guarded, socket::AdminSocket};
+pub(crate) use self::{
+    guard::guarded,
+    socket::{AdminSocket, remove_successors, take_name_over},
+};
 use super::repository;
 use crate::{
     dispatch::Event,

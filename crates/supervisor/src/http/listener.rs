@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Body, http::Request};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, header::CONNECTION},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -40,6 +44,9 @@ const CONNECTIONS_MAX: usize = 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a client may take to send the headers of a request it has begun, or to shake hands.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept while we drain: a request that is on its way is answered, and
+/// the answer says that it is the last.
+const PARTING: Duration = Duration::from_secs(2);
 /// Bytes of a request's headers.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// How long the accept loop rests when descriptors are used up, rather than spin.
@@ -226,13 +233,16 @@ impl Connection {
         if self.protocol == Protocol::Grpc {
             return grpc::connection::converse(stream, router, watcher, drain).await;
         }
-        let seen = Arc::clone(&activity);
+        let (seen, draining) = (Arc::clone(&activity), drain.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (router, seen) = (router.clone(), Arc::clone(&seen));
+            let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());
             async move {
                 seen.set(Phase::Answering);
-                let response = router.oneshot(request.map(Body::new)).await;
+                let mut response = router.oneshot(request.map(Body::new)).await;
                 seen.set(Phase::Idle);
+                if let (Ok(response), true) = (&mut response, *drain.borrow()) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 response
             }
         });
@@ -242,18 +252,27 @@ impl Connection {
             .max_header_size(HEADERS_BYTES_MAX)
             .keep_alive(!last)
             .serve_connection(TokioIo::new(Watched { stream, activity }), service);
-        let result = if last {
-            // Told to stop, hyper would close before it has read anything.
-            let result = connection.await;
-            drop(watcher);
-            result
-        } else {
-            watcher.watch(connection).await
+        let mut connection = pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            // Told to stop, hyper would close before it has read anything of the last.
+            () = parting(drain), if !last => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
+        drop(watcher);
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended early");
         }
     }
+}
+
+/// Returns when a connection that is idle is to be closed.
+async fn parting(mut drain: watch::Receiver<bool>) {
+    // An error means that whoever drains has gone, which is as good a reason.
+    let _ = drain.wait_for(|drain| *drain).await;
+    time::sleep(PARTING).await;
 }
 
 fn libc_emfile() -> i32 {

@@ -6,19 +6,19 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File, Permissions},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    io::{self, Read, Write},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use nix::fcntl::{Flock, FlockArg};
 use onnxd_proto::{
     generation::Generation,
     layout::{Layout, MANIFEST, Record},
     message::Refusal,
     model_name::ModelName,
 };
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -37,7 +37,7 @@ pub(crate) struct Store {
     held: Held,
     digests: Digests,
     /// Released by the kernel however this process ends.
-    _lock: Flock<File>,
+    lock: File,
 }
 
 /// Versions that running updates need, with how many need each.
@@ -90,7 +90,11 @@ impl Store {
     /// # Errors
     /// Another supervisor holds the lock (the message names its pid), or the directory cannot be
     /// used.
-    pub(crate) fn open(root: &Path, retention: usize) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        root: &Path,
+        retention: usize,
+        inherited: Option<File>,
+    ) -> Result<Self, Failure> {
         let layout = Layout::new(root);
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
@@ -100,24 +104,31 @@ impl Store {
         {
             fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
         }
-        let lock = lock(&layout.lock())?;
+        let lock = lock(&layout.lock(), inherited)?;
         let staging = layout.staging();
-        match fs::remove_dir_all(&staging) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(wrong(&staging, &error));
-            }
-            _ => fs::create_dir(&staging).map_err(|error| wrong(&staging, &error))?,
-        }
-        let store = Self {
-            layout,
-            retention,
-            held: Held::default(),
-            digests: Digests::default(),
-            _lock: lock,
-        };
+        // The directory itself stays: a predecessor that has to go on needs it.
+        empty(&staging).map_err(|error| wrong(&staging, &error))?;
+        let store =
+            Self { layout, retention, held: Held::default(), digests: Digests::default(), lock };
         // What a crash left unfinished is nobody's.
         store.retire(&HashSet::new());
         Ok(store)
+    }
+
+    /// Writes into the lock who holds it: this process, also after a successor that did not.
+    pub(crate) fn sign(&self) {
+        // It is for people.
+        if let Err(error) = sign(&self.lock) {
+            tracing::warn!(%error, "the lock of the state directory does not say who holds it");
+        }
+    }
+
+    /// A second descriptor of the lock, for a successor.
+    ///
+    /// # Errors
+    /// Descriptors are used up.
+    pub(crate) fn lock_for_a_successor(&self) -> io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// Keeps a version from being removed, as long as the result lives.
@@ -321,35 +332,57 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn lock(path: &PathBuf) -> Result<Flock<File>, Failure> {
+/// Removes what is in a directory, or makes it.
+fn empty(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+    }
+    Ok(())
+}
+
+/// Locks with flock(2), which belongs to the open file: a successor that inherits the descriptor
+/// holds the lock with its predecessor, and whichever ends last lets it go. So nothing here ever
+/// unlocks; closing does.
+fn lock(path: &Path, inherited: Option<File>) -> Result<File, Failure> {
     let wrong = |reason: &dyn std::fmt::Display| {
         Failure::configuration(format!("--state-dir: {}: {reason}", path.display()))
     };
+    let succeeds = inherited.is_some();
     let mut options = File::options();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| wrong(&error))?;
+    options.read(true).write(true).create(true).truncate(false);
+    let opened = inherited.map_or_else(|| options.open(path), Ok);
+    let mut file = opened.map_err(|error| wrong(&error))?;
+    if succeeds {
+        let same = fs::metadata(path).and_then(|there| {
+            let own = file.metadata()?;
+            Ok((there.dev(), there.ino()) == (own.dev(), own.ino()))
+        });
+        if !same.map_err(|error| wrong(&error))? {
+            return Err(wrong(&"a successor has to use its predecessor's state directory"));
+        }
+    }
     let mut holder = String::new();
     // Only for the message below.
     let _ = file.read_to_string(&mut holder);
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        if error == nix::errno::Errno::EWOULDBLOCK {
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        if error == rustix::io::Errno::WOULDBLOCK {
             wrong(&format!("another supervisor works here, process {}", holder.trim()))
         } else {
             wrong(&error)
         }
     })?;
-    let noted = (|| {
-        lock.set_len(0)?;
-        lock.rewind()?;
-        writeln!(lock, "{}", std::process::id())
-    })();
-    noted.map_err(|error: io::Error| wrong(&error))?;
-    Ok(lock)
+    if !succeeds {
+        sign(&file).map_err(|error| wrong(&error))?;
+    }
+    Ok(file)
+}
+
+/// Writes the pid of this process.
+fn sign(lock: &File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)
 }
 
 #[cfg(test)]
@@ -386,7 +419,7 @@ mod tests {
     #[test]
     fn equal_content_is_one_version_and_another_content_is_another() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(root.path(), 3).unwrap();
+        let store = Store::open(root.path(), 3, None).unwrap();
         let first = stage(&store, "a");
         let version = first.version.clone();
         assert!(first.folder().is_some());
@@ -403,7 +436,7 @@ mod tests {
     fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are_gone() {
         let root = tempfile::tempdir().unwrap();
         let model = "m".parse().unwrap();
-        let store = Store::open(root.path(), 3).unwrap();
+        let store = Store::open(root.path(), 3, None).unwrap();
         assert_eq!(store.newest(&model).unwrap(), None);
         let staged = stage(&store, "a");
         let record = record_of(&staged.version);
@@ -414,7 +447,7 @@ mod tests {
         assert!(store.record(&model, 10, &record).is_err(), "a number is never reused");
         std::mem::forget(tempfile::tempdir_in(store.layout().staging()).unwrap());
         drop(store);
-        let store = Store::open(root.path(), 3).unwrap();
+        let store = Store::open(root.path(), 3, None).unwrap();
         assert!(is_empty(&store.layout().staging()));
         assert_eq!(store.newest(&model).unwrap(), Some((10, record)));
         assert_eq!(store.generations(&model).unwrap(), [9, 10, 11]);
@@ -423,8 +456,8 @@ mod tests {
     #[test]
     fn a_second_writer_is_refused_and_told_who_the_first_is() {
         let root = tempfile::tempdir().unwrap();
-        let _first = Store::open(root.path(), 3).unwrap();
-        let second = format!("{:?}", Store::open(root.path(), 3).unwrap_err());
+        let _first = Store::open(root.path(), 3, None).unwrap();
+        let second = format!("{:?}", Store::open(root.path(), 3, None).unwrap_err());
         assert!(second.contains(&std::process::id().to_string()), "{second}");
     }
 }

@@ -27,6 +27,7 @@ use crate::{
         router::{self, App},
         sockets::Sockets,
     },
+    inherited::Inherited,
     metrics::Metrics,
     models::{
         background::Background,
@@ -45,8 +46,10 @@ impl Server {
         config: &Config,
         edge: &Edge,
         background: &Background,
+        inherited: &mut Inherited,
     ) -> Result<Self, Failure> {
-        let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
+        let store =
+            Arc::new(Store::open(&config.state_dir, config.retention, inherited.lock.take())?);
         let executable = WorkerExecutable::open(&config.worker_binary, &config.onnxruntime)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
@@ -55,7 +58,7 @@ impl Server {
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
-        let sockets = Sockets::bind(config).await?;
+        let sockets = Sockets::bind(config, inherited).await?;
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
@@ -108,7 +111,10 @@ impl Server {
         };
         let calls = Admin::calls();
         let admin = Admin { registry, updater, store, events, metrics, calls };
-        Self::listen(config, edge, sockets, (app, admin)).await
+        let server = Self::listen(config, edge, sockets, (app, admin)).await?;
+        // Requests wait until workers are ready, except where a predecessor still answers them.
+        server.open.send_replace(!inherited.succeeds());
+        Ok(server)
     }
 
     /// Serves what is bound.
@@ -118,19 +124,32 @@ impl Server {
         sockets: Sockets,
         (app, admin): (App, Admin),
     ) -> Result<Self, Failure> {
+        let for_a_successor = sockets
+            .for_a_successor()
+            .map_err(|error| Failure::internal(format!("a second descriptor: {error}")))?;
         let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket } = sockets;
         let metrics = || Arc::clone(&app.metrics);
         let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
-        let events = admin.events.clone();
+        let (events, store) = (admin.events.clone(), Arc::clone(&admin.store));
         let (stop_accepting, drain) = watch::channel(false);
+        let (open, opened) = watch::channel(false);
         let listener = Listener::new(public, edge, router::router(app.clone()), metrics());
         let ticks = listener.ticks();
-        let mut listeners = vec![tokio::spawn(listener.run(drain.clone(), config.drain_timeout))];
+        let run = |listener: Listener| {
+            let (mut opened, drain, timeout) =
+                (opened.clone(), drain.clone(), config.drain_timeout);
+            tokio::spawn(async move {
+                // An error means that there is nothing left to open for.
+                let _ = opened.wait_for(|opened| *opened).await;
+                listener.run(drain, timeout).await;
+            })
+        };
+        let mut listeners = vec![run(listener)];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
             let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
             let listener = Listener::grpc(socket, edge, services, metrics());
-            listeners.push(tokio::spawn(listener.run(drain.clone(), config.drain_timeout)));
+            listeners.push(run(listener));
         }
         let admin_router = admin::router(admin);
         if let Some((socket, token)) = admin_tcp {
@@ -138,13 +157,16 @@ impl Server {
             let router = admin::guarded(admin_router.clone(), token, health);
             // Its calls end when updates do, at the beginning of the drain.
             let listener = Listener::new(socket, &Edge::open(), router, metrics());
-            tokio::spawn(listener.run(drain, config.drain_timeout));
+            run(listener);
         }
         let admin = tokio::spawn(admin_socket.serve(admin_router));
         Ok(Self {
             listen,
             grpc_listen,
             updater,
+            store,
+            open,
+            for_a_successor,
             events,
             health,
             stop_accepting,
