@@ -8,10 +8,10 @@ use e2e::{
 
 use crate::Line;
 
-fn install(path: &Path, content: &[u8]) {
+fn install(path: &Path, content: &[u8], mode: u32) {
     let beside = path.with_extension("new");
     fs::write(&beside, content).expect("written");
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).expect("executable");
+    fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).expect("its mode");
     // As packages do it: a new file, and not other bytes in the one that runs.
     fs::rename(&beside, path).expect("renamed");
 }
@@ -24,16 +24,17 @@ async fn a_broken_successor_leaves_the_old_one_serving_which_says_why() {
         .argument("2");
     let onnxd = builder.directories().root().join("onnxd");
     let good = fs::read(fixtures::onnxd()).expect("the executable");
-    install(&onnxd, &good);
+    install(&onnxd, &good, 0o755);
     let mut line = Line::start(builder.executable(&onnxd)).await;
     let mut load = Load::start(&line.server, "m", Corpus::tiny(), "a", 4).await;
     let pid = line.pid();
-    for (content, reason) in [
-        (&b"#!/bin/sh\nexit 78\n"[..], "exit status: 78"),
-        (b"#!/bin/sh\nexec sleep 1000\n", "it is not ready after 2 s"),
-        (b"\x7fELF and nothing else", "it could not be started"),
+    let mut contents = ["b", "a"].into_iter().cycle();
+    for (content, mode, reason) in [
+        (&b"#!/bin/sh\nexit 78\n"[..], 0o755, "exit status: 78"),
+        (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "it is not ready after 2 s"),
+        (b"no program", 0o644, "it could not be started"),
     ] {
-        install(&onnxd, content);
+        install(&onnxd, content, mode);
         let from = line.server.stderr().len();
         line.signal(Signal::SIGUSR2);
         line.says("no successor takes over", from).await;
@@ -41,10 +42,11 @@ async fn a_broken_successor_leaves_the_old_one_serving_which_says_why() {
         assert!(log[from..].contains(reason), "{reason}: {}", &log[from..]);
         assert!(line.server.runs() && line.pid() == pid);
         load.more(20).await;
-        let (from, name) = if content.len() % 2 == 0 { ("tiny/a", "a") } else { ("tiny/b", "b") };
-        load.update(&line.server, &model(from), name).await.expect("updates are taken again");
+        let name = contents.next().expect("endless");
+        let from = model(&format!("tiny/{name}"));
+        load.update(&line.server, &from, name).await.expect("updates are taken again");
     }
-    install(&onnxd, &good);
+    install(&onnxd, &good, 0o755);
     line.succeed().await;
     load.more(20).await;
     load.finish().await;

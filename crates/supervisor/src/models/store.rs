@@ -381,8 +381,10 @@ fn lock(path: &Path, inherited: Option<File>) -> Result<File, Failure> {
 
 /// Writes the pid of this process.
 fn sign(lock: &File) -> io::Result<()> {
-    lock.set_len(0)?;
-    lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)
+    let line = format!("{}\n", std::process::id());
+    // In this order somebody's pid can be read at any time.
+    lock.write_all_at(line.as_bytes(), 0)?;
+    lock.set_len(line.len() as u64)
 }
 
 #[cfg(test)]
