@@ -6,8 +6,8 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File, Permissions},
-    io::{self, Read, Write},
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,12 +18,12 @@ use onnxd_proto::{
     message::Refusal,
     model_name::ModelName,
 };
-use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::{
     crash,
     digests::Digests,
+    lock,
     source::{Directory, SourceFile, StagedFile, hex, io_refusal},
 };
 use crate::Failure;
@@ -104,7 +104,7 @@ impl Store {
         {
             fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
         }
-        let lock = lock(&layout.lock(), inherited)?;
+        let lock = lock::take(&layout.lock(), inherited)?;
         let staging = layout.staging();
         // The directory itself stays: a predecessor that has to go on needs it.
         empty(&staging).map_err(|error| wrong(&staging, &error))?;
@@ -118,7 +118,7 @@ impl Store {
     /// Writes into the lock who holds it: this process, also after a successor that did not.
     pub(crate) fn sign(&self) {
         // It is for people.
-        if let Err(error) = sign(&self.lock) {
+        if let Err(error) = lock::sign(&self.lock) {
             tracing::warn!(%error, "the lock of the state directory does not say who holds it");
         }
     }
@@ -340,51 +340,6 @@ fn empty(folder: &Path) -> io::Result<()> {
         if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
     }
     Ok(())
-}
-
-/// Locks with flock(2), which belongs to the open file: a successor that inherits the descriptor
-/// holds the lock with its predecessor, and whichever ends last lets it go. So nothing here ever
-/// unlocks; closing does.
-fn lock(path: &Path, inherited: Option<File>) -> Result<File, Failure> {
-    let wrong = |reason: &dyn std::fmt::Display| {
-        Failure::configuration(format!("--state-dir: {}: {reason}", path.display()))
-    };
-    let succeeds = inherited.is_some();
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false);
-    let opened = inherited.map_or_else(|| options.open(path), Ok);
-    let mut file = opened.map_err(|error| wrong(&error))?;
-    if succeeds {
-        let same = fs::metadata(path).and_then(|there| {
-            let own = file.metadata()?;
-            Ok((there.dev(), there.ino()) == (own.dev(), own.ino()))
-        });
-        if !same.map_err(|error| wrong(&error))? {
-            return Err(wrong(&"a successor has to use its predecessor's state directory"));
-        }
-    }
-    let mut holder = String::new();
-    // Only for the message below.
-    let _ = file.read_to_string(&mut holder);
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        if error == rustix::io::Errno::WOULDBLOCK {
-            wrong(&format!("another supervisor works here, process {}", holder.trim()))
-        } else {
-            wrong(&error)
-        }
-    })?;
-    if !succeeds {
-        sign(&file).map_err(|error| wrong(&error))?;
-    }
-    Ok(file)
-}
-
-/// Writes the pid of this process.
-fn sign(lock: &File) -> io::Result<()> {
-    let line = format!("{}\n", std::process::id());
-    // In this order somebody's pid can be read at any time.
-    lock.write_all_at(line.as_bytes(), 0)?;
-    lock.set_len(line.len() as u64)
 }
 
 #[cfg(test)]
