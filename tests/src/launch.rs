@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
@@ -12,6 +12,8 @@ use std::{
     },
     time::Duration,
 };
+
+use command_fds::{CommandFdExt, FdMapping};
 
 use crate::{fixtures, home::Home, server::Server};
 
@@ -29,6 +31,8 @@ pub struct Builder {
     state: Option<PathBuf>,
     user: Option<u32>,
     descriptors: Option<u32>,
+    executable: PathBuf,
+    activated: Option<Arc<OwnedFd>>,
 }
 
 impl Builder {
@@ -42,6 +46,8 @@ impl Builder {
             state: None,
             user: None,
             descriptors: None,
+            executable: fixtures::onnxd(),
+            activated: None,
         }
     }
 
@@ -119,6 +125,23 @@ impl Builder {
         self
     }
 
+    /// Starts this file, which the test may replace.
+    #[must_use]
+    pub fn executable(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.executable);
+        self
+    }
+
+    /// Passes a listening socket as systemd does.
+    ///
+    /// # Panics
+    /// Descriptors are used up.
+    #[must_use]
+    pub fn activated(mut self, socket: &TcpListener) -> Self {
+        self.activated = Some(Arc::new(socket.try_clone().unwrap().into()));
+        self
+    }
+
     /// Starts and waits until it is ready.
     ///
     /// # Panics
@@ -171,14 +194,23 @@ impl Builder {
     fn command(&self) -> Command {
         let home = &self.home;
         let library = self.onnxruntime.clone().unwrap_or_else(fixtures::onnxruntime);
-        let mut command = match self.descriptors {
-            // It becomes what it starts.
-            Some(limit) => {
-                let mut command = clean(Path::new("prlimit"), home);
-                command.arg(format!("--nofile={limit}:{limit}")).arg(fixtures::onnxd());
+        // The pid that LISTEN_PID has to name is known only to the process itself.
+        let shell = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"";
+        let mut command = match (&self.activated, self.descriptors) {
+            (Some(socket), _) => {
+                let mut command = environment(Command::new("sh"), home);
+                let parent_fd = socket.try_clone().unwrap();
+                command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+                command.args(["-c", shell]).arg(&self.executable);
                 command
             }
-            None => onnxd(home),
+            // It becomes what it starts.
+            (None, Some(limit)) => {
+                let mut command = environment(Command::new("prlimit"), home);
+                command.arg(format!("--nofile={limit}:{limit}")).arg(&self.executable);
+                command
+            }
+            (None, None) => environment(Command::new(&self.executable), home),
         };
         command
             .arg("serve")
@@ -204,11 +236,10 @@ impl Builder {
 
 /// The executable with an environment of its own.
 fn onnxd(home: &Home) -> Command {
-    clean(&fixtures::onnxd(), home)
+    environment(Command::new(fixtures::onnxd()), home)
 }
 
-fn clean(program: &Path, home: &Home) -> Command {
-    let mut command = Command::new(program);
+fn environment(mut command: Command, home: &Home) -> Command {
     command.env_clear().env("HOME", home.user()).env("TMPDIR", home.tmp());
     for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE", "RUST_BACKTRACE"] {
         if let Some(value) = std::env::var_os(name) {

@@ -97,6 +97,36 @@ async fn the_watchdog_is_fed_while_workers_answer_and_only_then() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_becomes_the_main_process_before_it_says_ready_and_feeds_the_watchdog() {
+    let builder = Server::builder().model("m", &model("tiny/a"));
+    let home = builder.directories();
+    let notify = Notify::bind(home.root());
+    let mut server = builder
+        .variable("NOTIFY_SOCKET", notify.path())
+        .variable("WATCHDOG_USEC", "2000000")
+        .spawn();
+    server.ready().await.unwrap();
+    server.signal(Signal::SIGUSR2);
+    e2e::eventually("the end of the first", Duration::from_secs(60), async || {
+        (!server.runs()).then_some(())
+    })
+    .await;
+    let lock = fs::read_to_string(home.state().join("lock")).unwrap();
+    let successor = processes::Process::find(lock.trim().parse().unwrap()).unwrap();
+    let (main, _) = notify.next(&format!("MAINPID={}", successor.pid), 0).await;
+    notify.next("READY=1", main + 1).await;
+    assert!(!notify.all().iter().any(|datagram| datagram.says("STOPPING=1")));
+    let now = Instant::now();
+    e2e::eventually("the watchdog is fed", Duration::from_secs(30), async || {
+        (!feedings(&notify, now).is_empty()).then_some(())
+    })
+    .await;
+    successor.signal(Signal::SIGTERM);
+    notify.next("STOPPING=1", main + 1).await;
+    assert!(e2e::soon(Duration::from_secs(30), || !successor.runs()));
+}
+
 /// When the watchdog was fed, from a time on.
 fn feedings(notify: &Notify, from: Instant) -> Vec<Instant> {
     let fed = notify.all().into_iter().filter(|datagram| datagram.says("WATCHDOG=1"));

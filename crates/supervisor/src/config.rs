@@ -140,6 +140,10 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "N", env = "ONNXD_MAX_CONNECTIONS")]
     pub max_connections: Option<NonZeroUsize>,
 
+    /// How long a successor may take to get ready after SIGUSR2, in seconds [default: 300]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_SUCCESSION_TIMEOUT")]
+    pub succession_timeout: Option<u64>,
+
     /// How long a request may wait and run before it is answered 504, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT")]
     pub request_timeout: Option<u64>,
@@ -210,6 +214,8 @@ pub(crate) struct Config {
     pub drain_timeout: Duration,
     /// `None`: as many as descriptors allow, within reason.
     pub max_connections: Option<NonZeroUsize>,
+    /// From a successor's start until it is ready.
+    pub succession_timeout: Duration,
     /// From a request's body to its answer.
     pub request_timeout: Duration,
     /// Texts that may wait or be computed at once.
@@ -286,6 +292,7 @@ impl Config {
             )?,
             drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
             max_connections: flags.max_connections.or(file.max_connections),
+            succession_timeout: seconds(flags.succession_timeout, file.succession_timeout, 300),
             request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
             queue_limit: queue_limit(flags.queue_limit.or(file.queue_limit))?,
             max_client_batch_size: flags
@@ -397,7 +404,8 @@ mod tests {
              probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
              preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
-             grpc-listen = '[::1]:3'\nno-sandbox = true\nmax-connections = 9",
+             grpc-listen = '[::1]:3'\nno-sandbox = true\nmax-connections = 9\n\
+             succession-timeout = 9",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

@@ -13,6 +13,7 @@ mod descriptors;
 mod dispatch;
 mod grpc;
 mod http;
+mod inherited;
 mod metrics;
 mod models;
 mod oip;

@@ -1,7 +1,12 @@
 //! `onnxd serve`, from the configuration to the exit code, in the order in which it happens.
 
+mod start;
+mod succession;
+
 use std::{
     io::IsTerminal,
+    os::fd::OwnedFd,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,13 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity},
-    unistd::Pid,
-};
-use onnxd_proto::{control_page::ControlPage, exit::ExitStatus, message::Welcome};
+use self::succession::{Attempt, Successor};
+use onnxd_proto::exit::ExitStatus;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time,
 };
@@ -24,32 +26,11 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Failure,
     config::{Config, ServeArguments},
-    confinement, descriptors,
-    dispatch::{
-        Backlog, Event,
-        dispatcher::{self, Dispatcher, EVENTS_MAX, Health},
-        gather::{Dispatch, Limits},
-        worker::Worker,
-    },
-    grpc,
-    http::{
-        admin::{self, Admin},
-        edge::Edge,
-        listener::Listener,
-        places::Places,
-        router::{self, App},
-        sockets::Sockets,
-    },
-    metrics::Metrics,
-    models::{
-        background::Background,
-        checker::Checker,
-        line::Times,
-        registry::Registry,
-        store::Store,
-        update::{self, LOAD_AHEAD_TIMEOUT, Updater},
-    },
-    pool::{executable::WorkerExecutable, keeper::Keeper},
+    confinement,
+    dispatch::{Event, dispatcher::Health},
+    http::edge::Edge,
+    inherited::Inherited,
+    models::{background::Background, store::Store, update::Updater},
     signals::{Request, Signals},
     systemd,
 };
@@ -70,6 +51,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .with_writer(|| onnxd_proto::log::Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    let inherited = Inherited::take()?;
     let check_only = arguments.check_config;
     let config = Config::load(arguments)?;
     let edge = Edge::load(&config.edge)?;
@@ -83,7 +65,7 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
-    let result = runtime.block_on(run(config, edge));
+    let result = runtime.block_on(run(config, edge, inherited));
     // Nothing that matters runs any more; what is dropped here removes its files.
     runtime.shutdown_timeout(CLEAN_UP_TIMEOUT);
     result
@@ -102,9 +84,9 @@ fn check(config: &Config) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Fine)
 }
 
-async fn run(config: Config, edge: Edge) -> Result<ExitStatus, Failure> {
+async fn run(config: Config, edge: Edge, inherited: Inherited) -> Result<ExitStatus, Failure> {
     let background = Background::default();
-    let outcome = serve(&config, &edge, &background).await;
+    let outcome = serve(&config, &edge, &background, inherited).await;
     // Updates that were given up remove what they made.
     if time::timeout(CLEAN_UP_TIMEOUT, background.finish()).await.is_err() {
         tracing::error!("an update did not stop; the next start removes what it leaves");
@@ -116,16 +98,23 @@ async fn serve(
     config: &Config,
     edge: &Edge,
     background: &Background,
+    mut inherited: Inherited,
 ) -> Result<ExitStatus, Failure> {
     let mut signals = Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
     let server = tokio::select! {
-        server = Server::start(config, edge, background) => server?,
+        server = Server::start(config, edge, background, &mut inherited) => server?,
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
-    let mut server = tokio::select! {
+    let server = tokio::select! {
         warm = server.warm_up() => warm?,
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
+    if let Some(predecessor) = inherited.handover.take() {
+        tokio::select! {
+            taken = server.take_over(config, predecessor) => taken?,
+            () = signals.stop() => return Ok(ExitStatus::Fine),
+        }
+    }
     systemd::ready("serving");
     tracing::info!(
         listen = %server.listen,
@@ -133,14 +122,41 @@ async fn serve(
         admin_socket = %config.admin_socket.display(),
         "ready"
     );
-    server.watchdog();
-    let outcome = server.serve(edge, &mut signals).await;
-    systemd::stopping();
-    tokio::select! {
-        () = server.drain(config.drain_timeout) => {}
-        () = signals.stop() => tracing::warn!("told to stop twice: ending at once"),
+    let watchdog = server.watchdog();
+    let outcome = server.serve(config, edge, background, &mut signals).await;
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
     }
-    outcome
+    let successor = match &outcome {
+        Ok(End::Succeeded(successor)) => Some(successor),
+        _ => {
+            systemd::stopping();
+            None
+        }
+    };
+    let mut drain = pin!(server.drain(config.drain_timeout, successor.is_some()));
+    loop {
+        tokio::select! {
+            () = drain.as_mut() => break,
+            request = signals.next() => match (request, successor) {
+                (Request::Stop, _) => {
+                    tracing::warn!("told to stop twice: ending at once");
+                    break;
+                }
+                (Request::Reload, Some(successor)) => successor.hang_up(),
+                (Request::Reload | Request::Succeed, _) => {}
+            }
+        }
+    }
+    outcome.map(|_| ExitStatus::Fine)
+}
+
+/// Why it serves no longer.
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Another process serves.
+    Succeeded(Successor),
 }
 
 /// Everything that runs.
@@ -149,6 +165,10 @@ struct Server {
     listen: std::net::SocketAddr,
     grpc_listen: Option<std::net::SocketAddr>,
     updater: Arc<Updater>,
+    store: Arc<Store>,
+    /// Begins to accept.
+    open: watch::Sender<bool>,
+    for_a_successor: Vec<(&'static str, OwnedFd)>,
     events: mpsc::Sender<Event>,
     health: watch::Receiver<Health>,
     stop_accepting: watch::Sender<bool>,
@@ -158,122 +178,6 @@ struct Server {
 }
 
 impl Server {
-    /// Locks the state, binds, brings every model to a generation, and starts the workers.
-    async fn start(config: &Config, edge: &Edge, background: &Background) -> Result<Self, Failure> {
-        let store = Arc::new(Store::open(&config.state_dir, config.retention)?);
-        let (binary, library) = (&config.worker_binary, &config.onnxruntime);
-        let executable = WorkerExecutable::open(binary, library, config.sandbox)
-            .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
-        let page = ControlPage::create()
-            .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let metrics = Arc::new(Metrics::new(&templates(config)));
-        metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
-        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
-        let (events, incoming) = mpsc::channel(EVENTS_MAX);
-        // Bound before anything that takes long, so that a wrong address is known at once.
-        let sockets = Sockets::bind(config).await?;
-        let means = update::Means {
-            store: Arc::clone(&store),
-            registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), config.check),
-            metrics: Arc::clone(&metrics),
-            times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
-            request_timeout: config.request_timeout,
-            events: events.clone(),
-            background: background.clone(),
-        };
-        let updater = Arc::new(restore(&means).await?);
-        let welcome = Welcome {
-            onnxruntime: config.onnxruntime.clone(),
-            state_dir: config.state_dir.clone(),
-            models: registry.slots(),
-            admin_socket: sockets.admin.name(),
-            helper_cpus: Vec::new(),
-        };
-        let workers = workers(config, &executable, registry.models().len(), &events)?;
-        let worker_count = workers.len();
-        let backlog = Arc::new(Backlog::default());
-        let means = dispatcher::Means {
-            registry: Arc::clone(&registry),
-            metrics: Arc::clone(&metrics),
-            welcome,
-            lines: updater.lines(),
-            events: events.clone(),
-            backlog: Arc::clone(&backlog),
-        };
-        let (dispatcher, health) = Dispatcher::new(means, workers);
-        tokio::spawn(dispatcher.run(incoming));
-
-        let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
-        let dispatch = Dispatch::new(
-            events.clone(),
-            Arc::clone(&metrics),
-            limits,
-            backlog,
-            registry.models().len(),
-        );
-        let app = App {
-            registry: Arc::clone(&registry),
-            dispatch: Arc::new(dispatch),
-            metrics: Arc::clone(&metrics),
-            updater: Arc::clone(&updater),
-            health,
-            workers: worker_count,
-            limits: router::Limits { client_batch: config.max_client_batch_size },
-            bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
-        };
-        let calls = Admin::calls();
-        let admin = Admin { registry, updater, store, events, metrics, calls };
-        Self::listen(config, edge, sockets, (app, admin)).await
-    }
-
-    /// Serves what is bound.
-    async fn listen(
-        config: &Config,
-        edge: &Edge,
-        sockets: Sockets,
-        (app, admin): (App, Admin),
-    ) -> Result<Self, Failure> {
-        let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket } = sockets;
-        let connections =
-            descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
-        let places = Places::new(connections);
-        let shared = || (Arc::clone(&app.metrics), Arc::clone(&places));
-        let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
-        let events = admin.events.clone();
-        let (stop_accepting, drain) = watch::channel(false);
-        let listener = Listener::new(public, edge, router::router(app.clone()), shared());
-        let ticks = listener.ticks();
-        let mut listeners = vec![tokio::spawn(listener.run(drain.clone(), config.drain_timeout))];
-        let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
-        if let Some((socket, _)) = grpc {
-            let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
-            let listener = Listener::grpc(socket, edge, services, shared());
-            listeners.push(tokio::spawn(listener.run(drain.clone(), config.drain_timeout)));
-        }
-        let admin_router = admin::router(admin);
-        if let Some((socket, token)) = admin_tcp {
-            let health = router::health(app.clone());
-            let router = admin::guarded(admin_router.clone(), token, health);
-            // Its calls end when updates do, at the beginning of the drain.
-            let own = (Arc::clone(&app.metrics), Places::new(admin::CONNECTIONS_MAX));
-            let listener = Listener::new(socket, &Edge::open(), router, own);
-            tokio::spawn(listener.run(drain, config.drain_timeout));
-        }
-        let admin = tokio::spawn(admin_socket.serve(admin_router));
-        Ok(Self {
-            listen,
-            grpc_listen,
-            updater,
-            events,
-            health,
-            stop_accepting,
-            ticks,
-            listeners,
-            admin,
-        })
-    }
-
     /// Waits until every worker has been ready once.
     async fn warm_up(mut self) -> Result<Self, Failure> {
         let settled = |health: &Health| health.warmed_up || health.fatal.is_some();
@@ -286,22 +190,35 @@ impl Server {
     }
 
     /// Reloads when asked, until it is to stop or no worker is left.
-    async fn serve(&mut self, edge: &Edge, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+    async fn serve(
+        &self,
+        config: &Config,
+        edge: &Edge,
+        background: &Background,
+        signals: &mut Signals,
+    ) -> Result<End, Failure> {
+        let mut reload_now = false;
+        let mut health = self.health.clone();
         loop {
-            let fatal = self.health.wait_for(|health| health.fatal.is_some());
+            if std::mem::take(&mut reload_now) {
+                tokio::select! {
+                    () = reload(edge, &self.updater) => {}
+                    () = signals.stop() => return Ok(End::Stopped),
+                }
+            }
+            let fatal = health.wait_for(|health| health.fatal.is_some());
             tokio::select! {
                 health = fatal => {
                     let fatal = health.ok().and_then(|health| health.fatal.clone());
                     return Err(fatal.map_or_else(|| Failure::internal("the dispatcher ended"), failure));
                 }
                 request = signals.next() => match request {
-                    Request::Stop => return Ok(ExitStatus::Fine),
-                    Request::Reload => {
-                        let updater = Arc::clone(&self.updater);
-                        tokio::select! {
-                            () = reload(edge, &updater) => {}
-                            () = signals.stop() => return Ok(ExitStatus::Fine),
-                        }
+                    Request::Stop => return Ok(End::Stopped),
+                    Request::Reload => reload_now = true,
+                    Request::Succeed => match self.succeed(config, background, signals).await {
+                        Attempt::Taken(successor) => return Ok(End::Succeeded(successor)),
+                        Attempt::Failed { reload } => reload_now = reload,
+                        Attempt::Stopped => return Ok(End::Stopped),
                     }
                 }
             }
@@ -309,9 +226,13 @@ impl Server {
     }
 
     /// Answers what has been accepted, then ends the workers.
-    async fn drain(mut self, timeout: Duration) {
+    async fn drain(mut self, timeout: Duration, succeeded: bool) {
         tracing::info!("draining");
-        self.updater.stop();
+        if !succeeded {
+            self.updater.stop();
+        }
+        // Nobody is to connect to sockets that no one accepts from.
+        self.for_a_successor.clear();
         self.stop_accepting.send_replace(true);
         // They end by themselves after the drain time at the latest.
         for listener in self.listeners {
@@ -330,10 +251,10 @@ impl Server {
 
     /// Tells systemd that the request path works, as long as it does: the accept loop turns, the
     /// dispatcher answers, and a worker gives a sign of life.
-    fn watchdog(&self) {
-        let Some(interval) = systemd::watchdog_interval() else { return };
+    fn watchdog(&self) -> Option<JoinHandle<()>> {
+        let interval = systemd::watchdog_interval()?;
         let (events, ticks) = (self.events.clone(), Arc::clone(&self.ticks));
-        tokio::spawn(async move {
+        Some(tokio::spawn(async move {
             let mut last = ticks.load(Ordering::Relaxed);
             let period = interval / 3;
             loop {
@@ -350,27 +271,8 @@ impl Server {
                 }
                 last = now;
             }
-        });
+        }))
     }
-}
-
-/// What requests are counted by.
-fn templates(config: &Config) -> Vec<String> {
-    let mut templates = router::templates();
-    if config.grpc_listen.is_some() {
-        templates.extend(grpc::templates());
-    }
-    templates
-}
-
-/// Brings every model that is loaded at start to a generation.
-async fn restore(means: &update::Means) -> Result<Updater, Failure> {
-    let updater = Updater::new(means)
-        .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore().await.map_err(|(model, refusal)| {
-        Failure::configuration(format!("--model {model}: {refusal}"))
-    })?;
-    Ok(updater)
 }
 
 fn failure((status, message): (ExitStatus, String)) -> Failure {
@@ -391,35 +293,4 @@ async fn reload(edge: &Edge, updater: &Updater) {
         true => systemd::ready("serving"),
         false => systemd::ready(&format!("serving; reload refused: {}", refused.join("; "))),
     }
-}
-
-fn workers(
-    config: &Config,
-    executable: &WorkerExecutable,
-    models: usize,
-    events: &mpsc::Sender<Event>,
-) -> Result<Vec<Worker>, Failure> {
-    let cpus = usable_cpus()?;
-    let count = config.workers.map_or(cpus.len(), Into::into);
-    let mut workers = Vec::with_capacity(count);
-    for id in 0..count {
-        let cpu = cpus[id % cpus.len()];
-        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
-            .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
-        workers.push(Worker::new(keeper, cpu, models, Instant::now()));
-    }
-    // The others are idle when a request is alone; one worker that they help is enough.
-    workers[0].helper_cpus =
-        cpus.iter().copied().take(count.min(config.alone_cpus)).skip(1).collect();
-    Ok(workers)
-}
-
-/// The CPUs that this process may use.
-fn usable_cpus() -> Result<Vec<u16>, Failure> {
-    let set = sched_getaffinity(Pid::from_raw(0))
-        .map_err(|error| Failure::internal(format!("the CPUs of this process: {error}")))?;
-    let usable = |&cpu: &usize| set.is_set(cpu).unwrap_or(false);
-    let cpus = (0..CpuSet::count()).filter(usable).filter_map(|cpu| u16::try_from(cpu).ok());
-    let cpus: Vec<u16> = cpus.collect();
-    if cpus.is_empty() { Err(Failure::internal("this process may use no CPU")) } else { Ok(cpus) }
 }

@@ -1,43 +1,44 @@
-//! Signals of the supervisor: SIGHUP reloads, SIGTERM and SIGINT drain, a second one ends at
-//! once. Nothing here acts on a signal; [`crate::serve`] does.
+//! Signals of the supervisor: SIGHUP reloads, SIGUSR2 has a successor take over, SIGTERM and
+//! SIGINT drain, a second one ends at once. Nothing here acts on a signal; [`crate::serve`] does.
 
 use std::io;
 
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{self, SignalKind};
 
-/// Blocks SIGHUP until [`Signals::install`], since its default action would end the process.
+/// Blocks SIGHUP and SIGUSR2 until [`Signals::install`], since their default action would end the
+/// process.
 pub(crate) fn hold_back() {
     // Blocking a valid signal for the calling thread cannot fail.
-    let _ = hangup().thread_block();
+    let _ = held_back().thread_block();
 }
 
-fn hangup() -> SigSet {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGHUP);
-    set
+fn held_back() -> SigSet {
+    [Signal::SIGHUP, Signal::SIGUSR2].into_iter().collect()
 }
 
 /// The signals that the supervisor waits for.
 #[derive(Debug)]
 pub(crate) struct Signals {
     hangup: unix::Signal,
+    succeed: unix::Signal,
     terminate: unix::Signal,
     interrupt: unix::Signal,
 }
 
 impl Signals {
-    /// Takes over the signals; a SIGHUP that was held back is delivered now.
+    /// Takes over the signals; one that was held back is delivered now.
     ///
     /// # Errors
     /// The kernel or the runtime refuses a handler.
     pub(crate) fn install() -> io::Result<Self> {
         let signals = Self {
             hangup: unix::signal(SignalKind::hangup())?,
+            succeed: unix::signal(SignalKind::user_defined2())?,
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
         };
-        hangup().thread_unblock()?;
+        held_back().thread_unblock()?;
         Ok(signals)
     }
 
@@ -49,10 +50,11 @@ impl Signals {
         }
     }
 
-    /// Waits for any of them. Several SIGHUPs that come before they are waited for are one.
+    /// Waits for any of them. Several of a kind that come before they are waited for are one.
     pub(crate) async fn next(&mut self) -> Request {
         tokio::select! {
             _ = self.hangup.recv() => Request::Reload,
+            _ = self.succeed.recv() => Request::Succeed,
             _ = self.terminate.recv() => Request::Stop,
             _ = self.interrupt.recv() => Request::Stop,
         }
@@ -64,6 +66,8 @@ impl Signals {
 pub(crate) enum Request {
     /// Read keys and certificates again, and stage every model's source again.
     Reload,
+    /// Start the executable anew, and end when it serves.
+    Succeed,
     /// Answer what was accepted, then end.
     Stop,
 }

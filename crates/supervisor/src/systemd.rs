@@ -1,5 +1,5 @@
 //! systemd's notification protocol, sd_notify(3): READY, RELOADING with its time in the same
-//! datagram, STOPPING, WATCHDOG. Without `NOTIFY_SOCKET` every call does nothing.
+//! datagram, STOPPING, WATCHDOG, MAINPID. Without `NOTIFY_SOCKET` every call does nothing.
 
 use std::time::Duration;
 
@@ -21,6 +21,11 @@ pub(crate) fn reloading() {
 /// The service stops taking requests.
 pub(crate) fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+}
+
+/// From now on that process is the service. Only from ours: systemd listens to the main process.
+pub(crate) fn succeeded_by(pid: u32) {
+    send(&[NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status("serving")]);
 }
 
 /// The request path has just been seen to work.

@@ -40,7 +40,10 @@ const PARTING_TICK: Duration = Duration::from_millis(5);
 /// Ctrl-C to all processes of the foreground, and a reload is the supervisor's business. SIGTERM
 /// is read by the guard instead. Called before there is a second thread.
 pub(crate) fn block_signals() -> nix::Result<()> {
-    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM].into_iter().collect::<SigSet>().thread_block()
+    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTERM]
+        .into_iter()
+        .collect::<SigSet>()
+        .thread_block()
 }
 
 /// Lets the kernel kill this process when its parent ends. For processes without a guard.

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{corpus::Corpus, fixtures::model, processes::Signal};
+use e2e::{
+    corpus::Corpus,
+    fixtures::model,
+    processes::{Process, Signal},
+};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Code;
@@ -44,6 +48,49 @@ async fn the_generation_never_falls_and_says_what_the_content_is_while_the_model
         assert!(answered > 20, "{answered}");
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_that_was_sent_fails_while_one_supervisor_succeeds_another() {
+    let mut server = builder(&[("m", "tiny/a")]).start().await;
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (mut client, ended) = (client(&server).await, ended.clone());
+        clients.spawn(async move {
+            let mut answered = 0;
+            while !*ended.borrow() {
+                let answer = client.model_infer(texts("m", &[("text", &["a"])])).await;
+                match answer {
+                    // The client's own: the connection ended before it had sent the call.
+                    Err(status) if status.code() == Code::Cancelled => {}
+                    answer => {
+                        assert_eq!(generation(&answer.unwrap()), 1);
+                        answered += 1;
+                    }
+                }
+            }
+            answered
+        });
+    }
+    let lock = server.home().state().join("lock");
+    let pid = || std::fs::read_to_string(&lock).unwrap().trim().parse::<i32>().unwrap();
+    for _ in 0..5 {
+        let before = Process::find(pid()).unwrap();
+        before.signal(Signal::SIGUSR2);
+        e2e::eventually("a successor", crate::PATIENCE, async || {
+            (pid() != before.pid && !before.runs()).then_some(())
+        })
+        .await;
+    }
+    end.send_replace(true);
+    while let Some(answered) = clients.join_next().await {
+        assert!(answered.unwrap() > 20);
+    }
+    let last = Process::find(pid()).unwrap();
+    last.signal(Signal::SIGTERM);
+    e2e::eventually("the end", crate::PATIENCE, async || (!last.runs()).then_some(())).await;
+    server.wait().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,11 @@
 //! The client side of the admin interface: finds the socket, makes one call, reads the lines of
 //! the answer as they come.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -14,12 +18,18 @@ use interprocess::local_socket::{
 use serde_json::Value;
 
 use super::AdminArguments;
-use crate::{Failure, config::admin_socket_candidates};
+use crate::{Failure, config::admin_socket_candidates, models::update::SUCCEEDED};
 
 /// Bytes of one line of an answer.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Calls the supervisor and hands every line of the answer to `each`. Returns the last.
+/// How long a supervisor may take to hand over to its successor.
+const SUCCESSION_MAX: Duration = Duration::from_secs(60);
+/// How long we wait before we ask the successor.
+const SUCCESSION_REST: Duration = Duration::from_millis(100);
+
+/// Calls the supervisor and hands every line of the answer to `each`; its successor, if one is just
+/// taking over. Returns the last.
 ///
 /// # Errors
 /// No supervisor answers, or the answer is cut off.
@@ -29,6 +39,27 @@ pub(crate) fn call(
     path: &str,
     body: &Value,
     mut each: impl FnMut(&Value),
+) -> Result<Value, Failure> {
+    let begin = Instant::now();
+    loop {
+        let last = call_once(admin, method, path, body, &mut each)?;
+        if last["error"]["message"] != SUCCEEDED || begin.elapsed() > SUCCESSION_MAX {
+            return Ok(last);
+        }
+        thread::sleep(SUCCESSION_REST);
+    }
+}
+
+/// Calls whoever answers and hands every line of the answer to `each`. Returns the last.
+///
+/// # Errors
+/// No supervisor answers, or the answer is cut off.
+fn call_once(
+    admin: &AdminArguments,
+    method: &str,
+    path: &str,
+    body: &Value,
+    each: &mut impl FnMut(&Value),
 ) -> Result<Value, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

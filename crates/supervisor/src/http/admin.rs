@@ -39,7 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 pub(crate) use self::{
     guard::guarded,
-    socket::{AdminSocket, CONNECTIONS_MAX},
+    socket::{AdminSocket, CONNECTIONS_MAX, remove_successors, take_name_over},
 };
 use super::repository;
 use crate::{

@@ -7,6 +7,7 @@
 //! longest idle connection is closed rather than a new one left waiting.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Body, http::Request};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, header::CONNECTION},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -47,6 +52,9 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a connection is looked at for both.
 const SLOW_TICK: Duration = Duration::from_secs(5);
+/// How long an idle connection is kept while we drain: a request that is on its way is answered, and
+/// the answer says that it is the last.
+const PARTING: Duration = Duration::from_secs(2);
 /// Bytes of a request's headers.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// How long the accept loop rests when descriptors are used up, rather than spin.
@@ -266,13 +274,16 @@ impl Connection {
         if self.protocol == Protocol::Grpc {
             return grpc::connection::converse(stream, (router, place), watcher, drain).await;
         }
-        let seen = Arc::clone(&place);
+        let (seen, draining) = (Arc::clone(&place), drain.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (router, seen) = (router.clone(), Arc::clone(&seen));
+            let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());
             async move {
                 seen.set(Phase::Answering);
-                let response = router.oneshot(request.map(Body::new)).await;
+                let mut response = router.oneshot(request.map(Body::new)).await;
                 seen.set(Phase::Idle);
+                if let (Ok(response), true) = (&mut response, *drain.borrow()) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 response
             }
         });
@@ -282,18 +293,27 @@ impl Connection {
             .max_header_size(HEADERS_BYTES_MAX)
             .keep_alive(!last)
             .serve_connection(TokioIo::new(Watched { stream, place }), service);
-        let result = if last {
-            // Told to stop, hyper would close before it has read anything.
-            let result = connection.await;
-            drop(watcher);
-            result
-        } else {
-            watcher.watch(connection).await
+        let mut connection = pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            // Told to stop, hyper would close before it has read anything of the last.
+            () = parting(drain), if !last => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
+        drop(watcher);
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended early");
         }
     }
+}
+
+/// Returns when a connection that is idle is to be closed.
+async fn parting(mut drain: watch::Receiver<bool>) {
+    // An error means that whoever drains has gone, which is as good a reason.
+    let _ = drain.wait_for(|drain| *drain).await;
+    time::sleep(PARTING).await;
 }
 
 /// Returns when the client has been too slow.

@@ -1,10 +1,10 @@
 //! Threads for the work of updates that waits for the disk or computes digests. They yield to
 //! workers, and they are waited for when the supervisor stops, so that each removes what it made.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use onnxd_proto::message::{Refusal, RefusalKind};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time};
 use tokio_util::task::TaskTracker;
 
 /// How much less urgent than serving this work is, as nice(2) counts.
@@ -36,6 +36,13 @@ impl Background {
         let failed = |reason: String| RefusalKind::Internal.because(reason);
         spawned.map_err(|error| failed(format!("a thread: {error}")))?;
         answer.await.unwrap_or_else(|_| Err(failed("a step of the update ended".to_owned())))
+    }
+
+    /// Waits until no thread works, though another may begin later.
+    pub(crate) async fn rest(&self) {
+        while !self.0.is_empty() {
+            time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until no thread works any more.

@@ -35,7 +35,12 @@ pub(super) enum Input {
     Called(CallId, Job, Caller),
     Wanted(CallId, Load, Caller),
     Happened(Event),
-    Staging { bytes: u64, of: u64 },
+    /// Begin nothing new, and say when nothing runs.
+    Hold(oneshot::Sender<()>),
+    Staging {
+        bytes: u64,
+        of: u64,
+    },
     Staged(Result<Box<Found>, Refusal>),
     Passed(String),
     Checked(Result<Box<Checked>, Refusal>),
@@ -69,6 +74,8 @@ pub(super) struct Driver {
     step_start: Instant,
     asked: usize,
     loaded: usize,
+    /// Whoever waits until nothing runs.
+    holding: Vec<oneshot::Sender<()>>,
 }
 
 impl Driver {
@@ -91,6 +98,7 @@ impl Driver {
             step_start: Instant::now(),
             asked: 0,
             loaded: 0,
+            holding: Vec::new(),
         };
         tokio::spawn(driver.run(queue));
         LineHandle::new(inputs)
@@ -121,6 +129,12 @@ impl Driver {
                 self.act(action);
             }
             self.model.gate.set(presence);
+            if self.line.is_idle() {
+                // Who asked may have given up.
+                for holding in self.holding.drain(..) {
+                    let _ = holding.send(());
+                }
+            }
         }
     }
 
@@ -135,6 +149,10 @@ impl Driver {
             Input::Wanted(id, load, caller) => {
                 self.callers.insert(id, caller);
                 Event::Wanted(id, load)
+            }
+            Input::Hold(holding) => {
+                self.holding.push(holding);
+                Event::Held
             }
             Input::Staging { bytes, of } => {
                 self.tell(Step::Staging { bytes, of });
@@ -179,7 +197,7 @@ impl Driver {
                         let (worker, done, of) = (*worker, self.loaded, self.asked);
                         self.tell(Step::Loaded { worker, done, of });
                     }
-                    Event::Stopped => {
+                    Event::Stopped(_) => {
                         if let Some(step) = self.step.take() {
                             step.abort();
                         }

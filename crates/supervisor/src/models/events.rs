@@ -69,8 +69,12 @@ pub(crate) enum Event {
     Unloaded,
     /// Time has passed.
     Ticked,
-    /// Nothing that is not decided yet shall be decided.
-    Stopped,
+    /// Nothing new shall begin; what runs goes on.
+    Held,
+    /// It may again.
+    Resumed,
+    /// Nothing that is not decided yet shall be decided, for the reason that callers are told.
+    Stopped(&'static str),
 }
 
 /// What staging found.

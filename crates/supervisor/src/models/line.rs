@@ -57,7 +57,10 @@ pub(crate) struct Line {
     wanted: Wanted,
     /// Whether it was told to serve nothing.
     unloaded: bool,
-    stopped: bool,
+    /// Whether nothing new begins for the time being.
+    held: bool,
+    /// Why nothing is decided any more.
+    stopped: Option<&'static str>,
     /// What the event that is being handled leads to.
     actions: Vec<Action>,
 }
@@ -123,7 +126,8 @@ impl Line {
             probation: None,
             wanted: Wanted::default(),
             unloaded: false,
-            stopped: false,
+            held: false,
+            stopped: None,
             actions: Vec::new(),
         }
     }
@@ -155,7 +159,7 @@ impl Line {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.running.as_ref().map(|running| &running.phase) {
             Some(Phase::Loading { deadline, .. }) => Some(*deadline),
-            None if self.waiting.is_some() => self.pace.not_before(),
+            None if self.waiting.is_some() && !self.held => self.pace.not_before(),
             _ => None,
         }
     }
@@ -180,7 +184,9 @@ impl Line {
             Event::Drained => self.drained(),
             Event::Unloaded => self.end_unload(),
             Event::Ticked => self.ticked(now),
-            Event::Stopped => self.stop(now),
+            Event::Held => self.held = true,
+            Event::Resumed => self.held = false,
+            Event::Stopped(reason) => self.stop(now, reason),
         }
         self.next(now);
         std::mem::take(&mut self.actions)
@@ -189,8 +195,8 @@ impl Line {
     fn call(&mut self, caller: CallId, job: Job) {
         let refuse =
             |message: &str| Action::Answer(caller, Err(RefusalKind::Busy.because(message)));
-        if self.stopped {
-            return self.actions.push(refuse("onnxd is stopping"));
+        if let Some(reason) = self.stopped {
+            return self.actions.push(refuse(reason));
         }
         let mut superseded = Vec::new();
         if let Some(older) = self.waiting.take() {
@@ -206,8 +212,11 @@ impl Line {
 
     /// Answers at once, or when something serves.
     fn want(&mut self, now: Instant, caller: CallId, load: Load) {
+        if let Some(reason) = self.stopped {
+            let refusal = RefusalKind::Busy.because(reason);
+            return self.actions.push(Action::Answer(caller, Err(refusal)));
+        }
         let result = match (self.presence(), &self.serving) {
-            _ if self.stopped => Err(RefusalKind::Busy.because("onnxd is stopping")),
             (Presence::Unloading | Presence::Unloaded, _) => Err(is_unloaded()),
             (_, Some((generation, version))) => {
                 let (generation, version) = (*generation, version.clone());
@@ -224,7 +233,7 @@ impl Line {
     /// Starts what waits, if nothing runs and the pace allows it. Going back from a failed
     /// probation comes first, and at once.
     fn next(&mut self, now: Instant) {
-        if self.running.is_some() || self.stopped {
+        if self.running.is_some() || self.held || self.stopped.is_some() {
             return;
         }
         let serving = self.serving.as_ref().map(|(generation, _)| *generation);

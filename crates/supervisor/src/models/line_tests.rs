@@ -237,7 +237,7 @@ fn a_line_that_is_stopped_answers_everybody_and_decides_nothing_more() {
     let mut world = on_probation();
     world.call(job("c", Load::Ahead));
     world.call(job("d", Load::Ahead));
-    world.tell(Event::Stopped);
+    world.tell(Event::Stopped("onnxd is stopping"));
     world.call(job("e", Load::Ahead));
     world.settle();
     for call in 2..5 {

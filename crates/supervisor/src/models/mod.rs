@@ -30,6 +30,7 @@ pub(crate) mod events;
 mod find;
 pub(crate) mod gate;
 pub(crate) mod line;
+mod lock;
 mod pace;
 mod probation;
 pub(crate) mod registry;

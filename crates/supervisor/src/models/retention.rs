@@ -145,7 +145,7 @@ mod tests {
 
     /// A store of model `m` whose generation n has version `vn`, each with a compiled form.
     fn store_of(root: &Path, generations: Generation) -> Store {
-        let store = Store::open(root, 3).unwrap();
+        let store = Store::open(root, 3, None).unwrap();
         for number in 1..=generations {
             serve(&store, number, &format!("v{number}"));
         }
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(versions(&store), ["v1", "v2", "v4", "v5", "v6"]);
         drop(hold);
         drop(store);
-        let store = Store::open(root.path(), 3).unwrap();
+        let store = Store::open(root.path(), 3, None).unwrap();
         assert_eq!(versions(&store), ["v4", "v5", "v6"], "after a restart nothing is in use");
     }
 

@@ -6,13 +6,12 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File, Permissions},
-    io::{self, Read, Seek, Write},
+    io::{self, Write},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use nix::fcntl::{Flock, FlockArg};
 use onnxd_proto::{
     generation::Generation,
     layout::{Layout, MANIFEST, Record},
@@ -24,6 +23,7 @@ use sha2::{Digest, Sha256};
 use super::{
     crash,
     digests::Digests,
+    lock,
     source::{Directory, SourceFile, StagedFile, hex, io_refusal},
 };
 use crate::Failure;
@@ -37,7 +37,7 @@ pub(crate) struct Store {
     held: Held,
     digests: Digests,
     /// Released by the kernel however this process ends.
-    _lock: Flock<File>,
+    lock: File,
 }
 
 /// Versions that running updates need, with how many need each.
@@ -90,7 +90,11 @@ impl Store {
     /// # Errors
     /// Another supervisor holds the lock (the message names its pid), or the directory cannot be
     /// used.
-    pub(crate) fn open(root: &Path, retention: usize) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        root: &Path,
+        retention: usize,
+        inherited: Option<File>,
+    ) -> Result<Self, Failure> {
         let layout = Layout::new(root);
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
@@ -101,24 +105,31 @@ impl Store {
         // Workers may read what is below this from their start on, so it is there before. Where it
         // cannot be, there are no compiled forms, which everybody can do without.
         let _ = fs::create_dir_all(layout.compiled_root());
-        let lock = lock(&layout.lock())?;
+        let lock = lock::take(&layout.lock(), inherited)?;
         let staging = layout.staging();
-        match fs::remove_dir_all(&staging) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(wrong(&staging, &error));
-            }
-            _ => fs::create_dir(&staging).map_err(|error| wrong(&staging, &error))?,
-        }
-        let store = Self {
-            layout,
-            retention,
-            held: Held::default(),
-            digests: Digests::default(),
-            _lock: lock,
-        };
+        // The directory itself stays: a predecessor that has to go on needs it.
+        empty(&staging).map_err(|error| wrong(&staging, &error))?;
+        let store =
+            Self { layout, retention, held: Held::default(), digests: Digests::default(), lock };
         // What a crash left unfinished is nobody's.
         store.retire(&HashSet::new());
         Ok(store)
+    }
+
+    /// Writes into the lock who holds it: this process, also after a successor that did not.
+    pub(crate) fn sign(&self) {
+        // It is for people.
+        if let Err(error) = lock::sign(&self.lock) {
+            tracing::warn!(%error, "the lock of the state directory does not say who holds it");
+        }
+    }
+
+    /// A second descriptor of the lock, for a successor.
+    ///
+    /// # Errors
+    /// Descriptors are used up.
+    pub(crate) fn lock_for_a_successor(&self) -> io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// Keeps a version from being removed, as long as the result lives.
@@ -322,35 +333,14 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn lock(path: &PathBuf) -> Result<Flock<File>, Failure> {
-    let wrong = |reason: &dyn std::fmt::Display| {
-        Failure::configuration(format!("--state-dir: {}: {reason}", path.display()))
-    };
-    let mut options = File::options();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| wrong(&error))?;
-    let mut holder = String::new();
-    // Only for the message below.
-    let _ = file.read_to_string(&mut holder);
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        if error == nix::errno::Errno::EWOULDBLOCK {
-            wrong(&format!("another supervisor works here, process {}", holder.trim()))
-        } else {
-            wrong(&error)
-        }
-    })?;
-    let noted = (|| {
-        lock.set_len(0)?;
-        lock.rewind()?;
-        writeln!(lock, "{}", std::process::id())
-    })();
-    noted.map_err(|error: io::Error| wrong(&error))?;
-    Ok(lock)
+/// Removes what is in a directory, or makes it.
+fn empty(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -387,7 +377,7 @@ mod tests {
     #[test]
     fn equal_content_is_one_version_and_another_content_is_another() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(root.path(), 3).unwrap();
+        let store = Store::open(root.path(), 3, None).unwrap();
         let first = stage(&store, "a");
         let version = first.version.clone();
         assert!(first.folder().is_some());
@@ -404,7 +394,7 @@ mod tests {
     fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are_gone() {
         let root = tempfile::tempdir().unwrap();
         let model = "m".parse().unwrap();
-        let store = Store::open(root.path(), 3).unwrap();
+        let store = Store::open(root.path(), 3, None).unwrap();
         assert_eq!(store.newest(&model).unwrap(), None);
         let staged = stage(&store, "a");
         let record = record_of(&staged.version);
@@ -415,7 +405,7 @@ mod tests {
         assert!(store.record(&model, 10, &record).is_err(), "a number is never reused");
         std::mem::forget(tempfile::tempdir_in(store.layout().staging()).unwrap());
         drop(store);
-        let store = Store::open(root.path(), 3).unwrap();
+        let store = Store::open(root.path(), 3, None).unwrap();
         assert!(is_empty(&store.layout().staging()));
         assert_eq!(store.newest(&model).unwrap(), Some((10, record)));
         assert_eq!(store.generations(&model).unwrap(), [9, 10, 11]);
@@ -424,8 +414,8 @@ mod tests {
     #[test]
     fn a_second_writer_is_refused_and_told_who_the_first_is() {
         let root = tempfile::tempdir().unwrap();
-        let _first = Store::open(root.path(), 3).unwrap();
-        let second = format!("{:?}", Store::open(root.path(), 3).unwrap_err());
+        let _first = Store::open(root.path(), 3, None).unwrap();
+        let second = format!("{:?}", Store::open(root.path(), 3, None).unwrap_err());
         assert!(second.contains(&std::process::id().to_string()), "{second}");
     }
 }

@@ -43,6 +43,12 @@ pub(crate) enum Load {
     Lazy,
 }
 
+/// What callers are told while the supervisor stops.
+const STOPPING: &str = "onnxd is stopping";
+/// What callers are told who asked a supervisor that another one succeeds: `onnxd update` asks
+/// again by itself.
+pub(crate) const SUCCEEDED: &str = "a successor takes over; ask again";
+
 /// What an update did; the last line of its answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
@@ -249,7 +255,36 @@ impl Updater {
 
     /// Gives up updates that are not decided yet; the serving generations stay.
     pub(crate) fn stop(&self) {
-        self.lines.iter().for_each(|line| line.tell(Event::Stopped));
+        self.lines.iter().for_each(|line| line.tell(Event::Stopped(STOPPING)));
+    }
+
+    /// Has nothing new begin in any line, and returns when nothing runs: then a successor finds
+    /// everything durable. Calls wait meanwhile.
+    pub(crate) async fn hold(&self) {
+        let mut idle = Vec::new();
+        for line in &self.lines {
+            let (holding, held) = oneshot::channel();
+            // A line that has ended runs nothing.
+            let _ = line.0.send(Input::Hold(holding)).await;
+            idle.push(held);
+        }
+        for held in idle {
+            let _ = held.await;
+        }
+    }
+
+    /// Lets what was held begin.
+    pub(crate) async fn resume(&self) {
+        for line in &self.lines {
+            let _ = line.0.send(Input::Happened(Event::Resumed)).await;
+        }
+    }
+
+    /// A successor updates from now on: whoever waits is told to ask it.
+    pub(crate) async fn hand_over(&self) {
+        for line in &self.lines {
+            let _ = line.0.send(Input::Happened(Event::Stopped(SUCCEEDED))).await;
+        }
     }
 
     /// Updates a model and returns when every request that begins afterwards is answered by the
@@ -293,7 +328,7 @@ impl Updater {
         let (answer, answered) = oneshot::channel();
         let caller = Caller { progress, answer, start };
         let id = CALLS.fetch_add(1, Ordering::Relaxed);
-        let gone = || RefusalKind::Busy.because("onnxd is stopping");
+        let gone = || RefusalKind::Busy.because(STOPPING);
         let line = &self.lines[usize::from(model.slot)];
         line.0.send(input(id, caller)).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone()))

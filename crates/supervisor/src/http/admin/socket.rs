@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     os::unix::fs::{FileTypeExt, MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -30,24 +30,69 @@ pub(crate) const CONNECTIONS_MAX: usize = 1024;
 /// How long one may be idle, or take for the headers of a call.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The bound admin socket. Dropping it removes the name.
+/// What follows the socket's path until a successor takes the name over.
+const SUCCESSOR: &str = ".successor";
+
+/// The bound admin socket. Dropping it removes the name, unless a successor has it by then.
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     listener: Listener,
-    name: NamedSocket,
+    name: AdminName,
+}
+
+/// The name of an admin socket, by the inode that tells it from a successor's.
+#[derive(Debug)]
+struct AdminName(NamedSocket);
+
+impl Drop for AdminName {
+    fn drop(&mut self) {
+        for path in [self.0.path.clone(), beside(&self.0.path)] {
+            if fs::symlink_metadata(&path)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (self.0.device, self.0.inode))
+            {
+                // Where it cannot be removed the next start replaces it.
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// Where a successor's socket stands until it takes the name over.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(SUCCESSOR);
+    name.into()
+}
+
+/// Removes what a successor that was killed has left.
+pub(crate) fn remove_successors(path: &Path) {
+    let _ = fs::remove_file(beside(path));
+}
+
+/// Gives a successor's socket its name, in place of the predecessor's.
+///
+/// # Errors
+/// The directory does not allow it.
+pub(crate) fn take_name_over(path: &Path) -> io::Result<()> {
+    fs::rename(beside(path), path)
 }
 
 impl AdminSocket {
     /// Binds the socket with mode 0600. A socket that a dead supervisor left behind is replaced;
-    /// the state directory's lock has shown that no living one uses it with this state.
+    /// the state directory's lock has shown that no living one uses it with this state. Whoever
+    /// succeeds another binds beside it, see [`take_name_over`].
     ///
     /// # Errors
     /// The path cannot be bound, or a living server answers on it.
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path, succeeds: bool) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        remove_successors(path);
+        let bound = if succeeds { beside(path) } else { path.to_owned() };
+        if !succeeds
+            && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+        {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
@@ -57,18 +102,19 @@ impl AdminSocket {
             fs::remove_file(path)?;
         }
         let listener = ListenerOptions::new()
-            .name(path.to_fs_name::<GenericFilePath>()?)
+            .name(bound.as_path().to_fs_name::<GenericFilePath>()?)
+            .reclaim_name(false)
             .mode(0o600)
             .create_tokio()?;
-        let metadata = fs::symlink_metadata(path)?;
+        let metadata = fs::symlink_metadata(&bound)?;
         let name =
             NamedSocket { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { listener, name })
+        Ok(Self { listener, name: AdminName(name) })
     }
 
     /// What workers remove if this process cannot.
     pub(crate) fn name(&self) -> NamedSocket {
-        self.name.clone()
+        self.name.0.clone()
     }
 
     /// Serves until the task is dropped.

@@ -98,9 +98,9 @@ impl Line {
         }
     }
 
-    pub(super) fn stop(&mut self, now: Instant) {
-        self.stopped = true;
-        let refusal = RefusalKind::Busy.because("onnxd is stopping");
+    pub(super) fn stop(&mut self, now: Instant, reason: &'static str) {
+        self.stopped = Some(reason);
+        let refusal = RefusalKind::Busy.because(reason);
         // A record that may be durable already decides for itself, and so does what is dropped.
         let decided =
             |running: &Running| matches!(running.phase, Phase::Recording(_) | Phase::Unloading);

@@ -1,0 +1,28 @@
+//! A socket that systemd listens on: nobody is refused while onnxd is started anew.
+
+use std::net::TcpListener;
+
+use e2e::{client::Client, fixtures::model, server::Server};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_is_passed_is_served_and_requests_wait_in_it_for_the_next_start() {
+    let socket = TcpListener::bind(e2e::launch::free_address()).expect("a socket");
+    let address = socket.local_addr().expect("an address");
+    let builder = || Server::builder().model("m", &model("tiny/a"));
+    let mut asking = None;
+    for _ in 0..2 {
+        let mut server = builder().activated(&socket).spawn_at(address);
+        server.ready().await.expect("ready");
+        if let Some(asking) = asking.take() {
+            let asking: tokio::task::JoinHandle<Option<u16>> = asking;
+            assert_eq!(asking.await.expect("no panic"), Some(200));
+        }
+        server.stop().await;
+        // Nobody serves now, and nobody is refused.
+        asking = Some(tokio::spawn(async move {
+            let mut client = Client::connect(address).await.ok()?;
+            Some(client.post("/embed", &json!({"inputs": "a"})).await.ok()?.status)
+        }));
+    }
+}

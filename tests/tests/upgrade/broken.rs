@@ -1,0 +1,76 @@
+//! A successor that cannot serve: the old one serves on and says why.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use e2e::{
+    corpus::Corpus, fixtures, fixtures::model, load::Load, processes::Signal, server::Server,
+};
+
+use crate::Line;
+
+fn install(path: &Path, content: &[u8], mode: u32) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, content).expect("written");
+    fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).expect("its mode");
+    // As packages do it: a new file, and not other bytes in the one that runs.
+    fs::rename(&beside, path).expect("renamed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_successor_leaves_the_old_one_serving_which_says_why() {
+    let builder = Server::builder()
+        .model("m", &model("tiny/a"))
+        .argument("--succession-timeout")
+        .argument("2");
+    let onnxd = builder.directories().root().join("onnxd");
+    let good = fs::read(fixtures::onnxd()).expect("the executable");
+    install(&onnxd, &good, 0o755);
+    let mut line = Line::start(builder.executable(&onnxd)).await;
+    let mut load = Load::start(&line.server, "m", Corpus::tiny(), "a", 4).await;
+    let pid = line.pid();
+    let mut contents = ["b", "a"].into_iter().cycle();
+    for (content, mode, reason) in [
+        (&b"#!/bin/sh\nexit 78\n"[..], 0o755, "exit status: 78"),
+        (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "it is not ready after 2 s"),
+        (b"no program", 0o644, "it could not be started"),
+    ] {
+        install(&onnxd, content, mode);
+        let from = line.server.stderr().len();
+        line.signal(Signal::SIGUSR2);
+        line.says("no successor takes over", from).await;
+        let log = line.server.stderr();
+        assert!(log[from..].contains(reason), "{reason}: {}", &log[from..]);
+        assert!(line.server.runs() && line.pid() == pid);
+        load.more(20).await;
+        let name = contents.next().expect("endless");
+        let from = model(&format!("tiny/{name}"));
+        load.update(&line.server, &from, name).await.expect("updates are taken again");
+    }
+    install(&onnxd, &good, 0o755);
+    line.succeed().await;
+    load.more(20).await;
+    load.finish().await;
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigusr2_while_it_starts_waits_and_while_it_stops_does_nothing() {
+    let mut server = Server::builder().model("m", &model("tiny/a")).spawn();
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    server.signal(Signal::SIGUSR2);
+    server.signal(Signal::SIGUSR2);
+    server.ready().await.expect("ready");
+    let home = std::sync::Arc::clone(server.home());
+    let line = Line { server, home };
+    let first = line.server.pid();
+    e2e::eventually("a successor", crate::PATIENCE, async || (line.pid() != first).then_some(()))
+        .await;
+    let second = line.process();
+    second.signal(Signal::SIGTERM);
+    while second.runs() {
+        second.signal(Signal::SIGUSR2);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut line = line;
+    line.nothing_is_left().await;
+}

@@ -1,0 +1,75 @@
+//! SIGKILL in the middle of a succession: somebody serves, or nothing is left.
+
+use std::time::Duration;
+
+use e2e::{
+    fixtures::model,
+    processes::{self, Process, Signal},
+    server::Server,
+};
+use serde_json::json;
+
+use crate::{Line, PATIENCE};
+
+/// From the start of a successor until it dies, or its predecessor.
+const MOMENTS: [u64; 4] = [0, 30, 120, 400];
+
+async fn successor(line: &Line, from: usize) -> Process {
+    line.says("a successor has started", from).await;
+    let log = line.server.stderr();
+    let (_, after) = log[from..].split_once("a successor has started").expect("a line");
+    let (_, after) = after.split_once("pid=").expect("a pid");
+    let pid = after.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    Process::find(pid).expect("it runs")
+}
+
+async fn serves(line: &Line) {
+    let answer = line.server.client().await.post("/embed", &json!({"inputs": "a"})).await;
+    assert_eq!(answer.map(|answer| answer.status), Ok(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_whose_predecessor_is_killed_becomes_the_server() {
+    for moment in MOMENTS {
+        let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
+        let from = line.server.stderr().len();
+        let first = line.process();
+        first.signal(Signal::SIGUSR2);
+        let successor = successor(&line, from).await;
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        first.signal(Signal::SIGKILL);
+        e2e::eventually("the successor has the lock", PATIENCE, async || {
+            (line.pid() == successor.pid).then_some(())
+        })
+        .await;
+        serves(&line).await;
+        e2e::eventually("the admin socket", PATIENCE, async || {
+            line.administers().await.then_some(())
+        })
+        .await;
+        let from = model("tiny/b");
+        let updated = line.server.update("m", Some(&from)).await.expect("it updates");
+        assert_eq!(updated.generation, 2);
+        line.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_successor_leaves_its_predecessor_serving_and_its_workers_go() {
+    let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
+    for moment in [0, 30, 60] {
+        let from = line.server.stderr().len();
+        let pid = line.pid();
+        line.signal(Signal::SIGUSR2);
+        let successor = successor(&line, from).await;
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        let workers = processes::descendants(successor.pid);
+        successor.signal(Signal::SIGKILL);
+        line.says("no successor takes over", from).await;
+        assert!(e2e::soon(Duration::from_secs(2), || !workers.iter().any(|it| it.runs())));
+        assert_eq!(line.pid(), pid);
+        serves(&line).await;
+        assert!(line.administers().await);
+    }
+    line.stop().await;
+}
