@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: builds everything for release and runs the benchmark of package `e2e`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::error::Error;
@@ -9,8 +10,19 @@ use crate::process;
 const PACKAGES: [&str; 6] = ["-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
+    build_and_run(layout, &layout.release("bench"), &["--release"], args)
+}
+
+/// Builds all executables with these arguments and runs `program`, which is one of them.
+pub(crate) fn build_and_run(
+    layout: &Layout,
+    program: &Path,
+    profile: &[&str],
+    args: &[String],
+) -> Result<ExitCode, Error> {
     let status = process::cargo()
-        .args(["build", "--release", "--bins"])
+        .args(["build", "--bins"])
+        .args(profile)
         .args(PACKAGES)
         .current_dir(layout.workspace())
         .status()
@@ -18,15 +30,14 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     if !status.success() {
         return Err(Error::Failed { what: "cargo build".to_owned(), status });
     }
-    let program = layout.release("bench");
     // What is built is beside it.
     let executables = program.parent().unwrap_or(layout.workspace());
-    let status = std::process::Command::new(&program)
+    let status = std::process::Command::new(program)
         .args(args)
         .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())
         .env("ONNXD_TEST_MODELS", layout.models())
         .env("ONNXD_TEST_EXECUTABLES", executables)
         .status()
-        .map_err(Error::io("cannot start", &program))?;
+        .map_err(Error::io("cannot start", program))?;
     Ok(process::exit_code(status))
 }

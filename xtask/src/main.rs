@@ -1,7 +1,7 @@
 //! `cargo xtask`: set-up and developer commands. Everything they make lies under the target directory.
 //!
 //! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, those with other people's
-//!   [`clients`] last, [`bench`] measures.
+//!   [`clients`] last, [`bench`] measures, [`soak`] breaks and checks.
 //! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
 //!   which run Python through [`python`].
 //! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
@@ -15,6 +15,7 @@ mod model;
 mod process;
 mod python;
 mod serve;
+mod soak;
 mod stamp;
 mod test;
 
@@ -63,6 +64,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Drives the server with requests of all kinds while a seeded schedule kills, stops, updates and
+    /// overloads it, and checks everything that was promised; `--help` for more.
+    Soak {
+        /// Everything in the dev profile, which is built sooner and runs slower.
+        #[arg(long)]
+        dev: bool,
+        /// Goes to the soak.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
     /// Becomes another program that ends with this one's parent. `serve` starts onnxd through it.
     #[command(hide = true)]
     Bound(process::Bound),
@@ -94,6 +105,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Bench { args } => {
             setup(&layout)?;
             bench::run(&layout, &args)
+        }
+        Command::Soak { dev, args } => {
+            setup(&layout)?;
+            soak::run(&layout, dev, &args)
         }
         Command::Bound(bound) => Err(process::become_bound(&bound)),
     }

@@ -15,7 +15,8 @@ pub struct Live {
     deadline: Duration,
     /// The newest generation that an answer had or an update returned, and which it was.
     newest: Newest,
-    made: BTreeMap<u64, Made>,
+    /// By generation that a returned update made, its version, where that was said.
+    made: BTreeMap<u64, Option<String>>,
     seen: BTreeMap<u64, Seen>,
     contents: BTreeMap<String, Content>,
     presence: Presence,
@@ -28,13 +29,6 @@ struct Newest {
     generation: u64,
     invariant: Invariant,
     event: Arc<str>,
-}
-
-/// What made a generation.
-#[derive(Debug)]
-struct Made {
-    start: Duration,
-    version: Option<String>,
 }
 
 /// The first answer of a generation.
@@ -149,7 +143,7 @@ impl Live {
             end: request.end,
             request: request.to_string(),
         });
-        let made = self.made.get(&label.generation).and_then(|made| made.version.as_ref());
+        let made = self.made.get(&label.generation).and_then(Option::as_ref);
         let version = made.unwrap_or(&seen.version);
         if *version != label.version {
             reasons.push(format!("{request}; but that generation is {version:.8}"));
@@ -190,8 +184,7 @@ impl Live {
         let last = *generations.end();
         for generation in generations {
             let version = (generation == last).then(|| version.to_owned());
-            let made = Made { start, version: version.clone() };
-            if self.made.insert(generation, made).is_some() {
+            if self.made.insert(generation, version.clone()).is_some() {
                 let reason = format!("generation {generation} was made twice");
                 found.push(violation(Invariant::NoInventions, reason));
             }

@@ -1,0 +1,149 @@
+//! What can be said when all is over: I6, that client and server counted the same; I7, that nothing
+//! is left; and that no worker ended that nobody ended.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use e2e::exposition::{Exposition, Labels};
+
+use crate::{ledger::Ledger, models::SPARE, resources::Resources, world::World};
+
+/// What was served last is kept for two minutes, and connections of clients that left for a while.
+const QUIET_WITHIN: Duration = Duration::from_secs(150);
+
+/// What the server has counted, as far as it is compared.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Counted {
+    /// By route and status.
+    requests: BTreeMap<(String, u16), u64>,
+    commits: u64,
+    rollbacks: u64,
+    /// By reason.
+    pub restarts: BTreeMap<String, u64>,
+}
+
+impl Counted {
+    /// What `/metrics` says.
+    pub(crate) async fn now(world: &World) -> Result<Self, String> {
+        let answer = world.server.client().await.get("/metrics").await;
+        let text = answer.map_err(|error| error.to_string())?.text();
+        let text = Exposition::parse(&text)?;
+        let samples = |name: &str| -> Vec<(Labels, u64)> {
+            let samples = text.family(name).samples.iter();
+            samples.map(|((_, labels), value)| (labels.clone(), whole(*value))).collect()
+        };
+        let of = |labels: &Labels, name: &str| labels.get(name).cloned().unwrap_or_default();
+        let only = |name: &str| samples(name).first().map_or(0, |(_, count)| *count);
+        Ok(Self {
+            requests: samples("onnxd_requests_total")
+                .into_iter()
+                .map(|(labels, count)| {
+                    let code = of(&labels, "code").parse().unwrap_or_default();
+                    ((of(&labels, "route"), code), count)
+                })
+                .collect(),
+            commits: only("onnxd_commits_total"),
+            rollbacks: only("onnxd_automatic_rollbacks_total"),
+            restarts: samples("onnxd_worker_restarts_total")
+                .into_iter()
+                .map(|(labels, count)| (of(&labels, "reason"), count))
+                .collect(),
+        })
+    }
+
+    /// What was counted since then.
+    pub(crate) fn since(mut self, before: &Self) -> Self {
+        for (key, count) in &mut self.requests {
+            *count -= before.requests.get(key).copied().unwrap_or_default();
+        }
+        self.commits -= before.commits;
+        self.rollbacks -= before.rollbacks;
+        self
+    }
+
+    /// I6: every answer that a client has the server has counted under the same status, and every
+    /// other one it has counted is of a client that did not wait.
+    pub(crate) fn against(&self, ledger: &Ledger) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (&(route, status), &seen) in &ledger.counts {
+            let counted = self.requests.get(&(route.to_owned(), status)).copied().unwrap_or(0);
+            if counted < seen {
+                wrong.push(format!("I6: {seen} answers {status} of {route}, {counted} counted"));
+            }
+        }
+        let routes: std::collections::BTreeSet<&str> =
+            ledger.counts.keys().map(|(route, _)| *route).collect();
+        for route in routes {
+            let seen: u64 =
+                ledger.counts.iter().filter(|((of, _), _)| *of == route).map(|(_, n)| n).sum();
+            let counted: u64 =
+                self.requests.iter().filter(|((of, _), _)| of == route).map(|(_, n)| n).sum();
+            let unknown = ledger.unknown.get(route).copied().unwrap_or_default();
+            if counted > seen + unknown {
+                wrong.push(format!(
+                    "I6: {counted} answers of {route} counted, {seen} came, {unknown} had nobody"
+                ));
+            }
+        }
+        wrong
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+/// Waits until everything is at rest again, and says what is not.
+pub(crate) async fn rest(world: &World, before: &Resources) -> Resources {
+    let begin = world.now();
+    loop {
+        // Whatever a worker has not loaded yet it loads when it is asked.
+        world.server.settled().await;
+        let now = Resources::now(&world.server);
+        let above = now.above(before);
+        if above.is_empty() || world.now() - begin > QUIET_WITHIN {
+            above.iter().for_each(|what| world.violated(&format!("I7: {what}")));
+            return now;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Checks what server and clients counted.
+pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
+    let counted = match Counted::now(world).await {
+        Ok(counted) => counted.since(before),
+        Err(error) => {
+            world.violated(&format!("metrics: {error}"));
+            return Counted::default();
+        }
+    };
+    let mut ledger = world.ledger();
+    for wrong in counted.against(&ledger) {
+        ledger.violated(wrong);
+    }
+    deaths(&mut ledger, &counted, world.options.hang);
+    let (hangups, rollbacks) = (ledger.marks().hangups, counted.rollbacks);
+    ledger.finish(|model| hangups + rollbacks + u64::from(model == SPARE.name));
+    let (unasked, committed) = (ledger.unasked(), ledger.committed);
+    if unasked + committed > counted.commits {
+        let commits = counted.commits;
+        ledger.violated(format!("{committed} and {unasked} generations of {commits} commits"));
+    }
+    counted
+}
+
+/// Every worker that ended was ended by us, and every one that we ended was started again.
+fn deaths(ledger: &mut Ledger, counted: &Counted, hang: bool) {
+    let (kills, crashes, stops) = (ledger.kills, ledger.crashes, ledger.stops);
+    for (reason, &count) in &counted.restarts {
+        let expected = match reason.as_str() {
+            "killed" => kills..=kills + if hang { stops } else { 0 },
+            "signal" => crashes..=crashes,
+            _ => 0..=0,
+        };
+        if !expected.contains(&count) {
+            ledger.violated(format!("{count} workers ended as {reason}, not {expected:?}"));
+        }
+    }
+}
