@@ -32,8 +32,7 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
             rough::disconnects(&world, clients, millis).await;
         }
         Fault::SlowReaders { clients } => rough::slow_readers(&world, clients).await,
-        Fault::BadInput { requests } => {
-            let seed = world.options.seed ^ u64::try_from(world.now().as_micros()).unwrap_or(0);
+        Fault::BadInput { requests, seed } => {
             rough::bad_input(&world, requests, &mut Random::new(seed)).await;
         }
         Fault::LargeBodies { requests, mebibytes } => {

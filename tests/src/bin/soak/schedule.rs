@@ -59,7 +59,7 @@ pub(crate) enum Fault {
     /// Clients that hardly read.
     SlowReaders { clients: usize },
     /// Requests that are wrong.
-    BadInput { requests: usize },
+    BadInput { requests: usize, seed: u64 },
     /// Requests with large bodies at the same time.
     LargeBodies { requests: usize, mebibytes: usize },
 }
@@ -82,14 +82,14 @@ pub(crate) fn draw(options: &Options) -> Vec<Event> {
         // One rate changes nothing about what another one draws.
         let mut random = Random::new(options.seed.wrapping_mul(4).wrapping_add(place));
         let mut at = Duration::ZERO;
-        let mut next = || {
+        let next = || {
             // At no rate it never comes.
             let pause = Duration::try_from_secs_f64(random.exponential() / rate).ok()?;
             at = at.checked_add(pause)?;
             let fault = fault(&mut random);
             (at + LAST_PART <= options.length()).then_some(Event { at, fault })
         };
-        all.extend(std::iter::from_fn(|| next()));
+        all.extend(std::iter::from_fn(next));
     }
     all.sort_by_key(|event| event.at);
     space_crashes(&mut all);
@@ -135,7 +135,7 @@ fn other(random: &mut Random) -> Fault {
         0..25 => Fault::Stop { worker: place(random), millis: 20 + random.below(900) },
         25..45 => Fault::Disconnects { clients: 1 + random.below_len(8), millis: random.below(30) },
         45..55 => Fault::SlowReaders { clients: 1 + random.below_len(4) },
-        55..72 => Fault::BadInput { requests: 1 + random.below_len(8) },
+        55..72 => Fault::BadInput { requests: 1 + random.below_len(8), seed: random.number() },
         72..80 => Fault::Unload { millis: 50 + random.below(500), to: content(random) },
         80..86 => Fault::LargeBodies {
             requests: 1 + random.below_len(3),
