@@ -35,6 +35,8 @@ pub(crate) struct Store {
     /// Versions of each model that are kept.
     retention: usize,
     held: Held,
+    /// Held by the one thread that removes old versions: updates of several models end at once.
+    pub(super) retiring: Mutex<()>,
     digests: Digests,
     /// Released by the kernel however this process ends.
     _lock: Flock<File>,
@@ -112,6 +114,7 @@ impl Store {
             layout,
             retention,
             held: Held::default(),
+            retiring: Mutex::default(),
             digests: Digests::default(),
             _lock: lock,
         };
