@@ -23,8 +23,13 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
     world.note(&format!("{fault:?}"));
     *world.ledger().faults.entry(fault.name()).or_default() += 1;
     match fault {
-        Fault::Kill { worker } => deadly(&world, worker, Signal::SIGKILL).await,
-        Fault::Crash { worker } => deadly(&world, worker, Signal::SIGSEGV).await,
+        Fault::Kill { worker } => deadly(&world, old(&world, worker).await, Signal::SIGKILL).await,
+        Fault::KillAny { worker } => {
+            deadly(&world, any(&world, worker).await, Signal::SIGKILL).await;
+        }
+        Fault::Crash { worker } => {
+            deadly(&world, old(&world, worker).await, Signal::SIGSEGV).await;
+        }
         Fault::Stop { worker, millis } => stop(&world, worker, Duration::from_millis(millis)).await,
         Fault::KillChecker => kill_checkers(&world),
         Fault::Storm { clients } => rough::storm(&world, clients).await,
@@ -51,8 +56,8 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
 }
 
 /// Sends a signal that a worker does not survive.
-async fn deadly(world: &World, place: usize, signal: Signal) {
-    let Some((id, process)) = worker(world, place).await else { return };
+async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
+    let Some((id, process)) = victim else { return };
     {
         let mut ledger = world.ledger();
         // Stopped, it may not have died of the last one yet.
@@ -83,7 +88,7 @@ async fn deadly(world: &World, place: usize, signal: Signal) {
 
 /// Stops a worker, and has it go on unless the server is to notice.
 async fn stop(world: &World, place: usize, pause: Duration) {
-    let Some((id, process)) = worker(world, place).await else { return };
+    let Some((id, process)) = any(world, place).await else { return };
     world.note(&format!("SIGSTOP to worker {id}, {process:?}"));
     world.ledger().stops += 1;
     process.signal(Signal::SIGSTOP);
@@ -93,13 +98,27 @@ async fn stop(world: &World, place: usize, pause: Duration) {
     }
 }
 
-/// The worker at this place, or the next that has a process.
-async fn worker(world: &World, place: usize) -> Option<(u64, Process)> {
-    let workers = world.control.status().await.workers;
-    let count = workers.len();
-    let from_there = workers.into_iter().cycle().skip(place % count).take(count);
-    let running = |worker: e2e::admin::WorkerStatus| Some((worker.id, Process::find(worker.pid?)?));
-    from_there.into_iter().find_map(running)
+/// Its number, and its process.
+type Worker = (u64, Process);
+
+/// Those that have a process, the oldest first.
+async fn workers(world: &World) -> Vec<Worker> {
+    let workers = world.control.status().await.workers.into_iter();
+    let mut running: Vec<Worker> =
+        workers.filter_map(|worker| Some((worker.id, Process::find(worker.pid?)?))).collect();
+    running.sort_by_key(|(_, process)| process.started());
+    running
+}
+
+async fn any(world: &World, place: usize) -> Option<Worker> {
+    let workers = workers(world).await;
+    workers.get(place % workers.len().max(1)).copied()
+}
+
+/// One of the oldest quarter.
+async fn old(world: &World, place: usize) -> Option<Worker> {
+    let workers = workers(world).await;
+    workers.get(place % (workers.len() / 4).max(1)).copied()
 }
 
 fn kill_checkers(world: &World) {

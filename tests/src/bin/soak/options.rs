@@ -18,8 +18,9 @@ pub(crate) struct Options {
     /// Clients that ask without a pause
     #[arg(long, default_value_t = 16)]
     pub clients: usize,
-    /// Workers, more than CPUs: the others serve while one waits to be started again
-    #[arg(long, default_value_t = 8)]
+    /// Workers, many more than CPUs: one that dies within ten seconds waits ever longer until it is
+    /// started again
+    #[arg(long, default_value_t = 16)]
     pub workers: usize,
     /// How often workers are killed
     #[arg(long, value_name = "PER SECOND", default_value_t = 1.2)]

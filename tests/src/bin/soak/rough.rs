@@ -18,6 +18,8 @@ use crate::{models::MODELS, world::World};
 
 /// How long a storm lasts.
 const STORM: Duration = Duration::from_millis(700);
+/// Who is turned away comes back after this time, sooner than it was told.
+const TURNED_AWAY: Duration = Duration::from_millis(5);
 /// How long the slow read before they leave.
 const SLOW: Duration = Duration::from_secs(3);
 /// The rest of a wrong request's time.
@@ -39,8 +41,11 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
                 match client.post(EMBED, &body).await {
                     Ok(response) => {
                         answered(&world, EMBED, response.status, &[200, 429]);
-                        if response.status == 429 && response.header("retry-after").is_none() {
-                            world.violated("429 without retry-after");
+                        if response.status == 429 {
+                            if response.header("retry-after").is_none() {
+                                world.violated("429 without retry-after");
+                            }
+                            tokio::time::sleep(TURNED_AWAY).await;
                         }
                     }
                     Err(error) => return lost(&world, EMBED, &error.to_string()),

@@ -73,7 +73,8 @@ impl Marks {
         match kind {
             // A newer one came, or too many did; or what it is was gone back from.
             "superseded" | "busy" | "quarantined" => true,
-            "crash" => now.checkers_killed != self.checkers_killed,
+            // Or all that were loading it, where few ran at that time.
+            "crash" => now.checkers_killed != self.checkers_killed || now.deaths != self.deaths,
             _ => false,
         }
     }
@@ -115,6 +116,7 @@ mod tests {
         let (quiet, killed) = (Marks::default(), Marks { checkers_killed: 1, ..Marks::default() });
         assert!(quiet.may_refuse(&quiet, "superseded"));
         assert!(quiet.may_refuse(&killed, "crash"));
+        assert!(quiet.may_refuse(&Marks { deaths: 1, ..Marks::default() }, "crash"));
         for kind in ["crash", "load", "contract", "timeout", "internal", "space"] {
             assert!(!killed.may_refuse(&killed, kind), "{kind}");
         }

@@ -24,9 +24,12 @@ const LAST_PART: Duration = Duration::from_secs(2);
 /// Something that happens to the server. Numbers are places, to be taken modulo what there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A worker gets SIGKILL.
+    /// One of the workers that run longest gets SIGKILL: the server lets the others wait before it
+    /// starts them again.
     Kill { worker: usize },
-    /// A worker gets SIGSEGV.
+    /// Any worker gets SIGKILL, also one that has just been started again.
+    KillAny { worker: usize },
+    /// One of the workers that run longest gets SIGSEGV.
     Crash { worker: usize },
     /// A worker gets SIGSTOP, and SIGCONT after this time.
     Stop { worker: usize, millis: u64 },
@@ -112,7 +115,11 @@ fn space_crashes(events: &mut [Event]) {
 
 fn death(random: &mut Random) -> Fault {
     let worker = place(random);
-    if random.below(4) == 0 { Fault::Crash { worker } } else { Fault::Kill { worker } }
+    match random.below(20) {
+        0..4 => Fault::Crash { worker },
+        4..6 => Fault::KillAny { worker },
+        _ => Fault::Kill { worker },
+    }
 }
 
 fn update(random: &mut Random) -> Fault {
@@ -164,6 +171,7 @@ impl Fault {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Kill { .. } => "SIGKILL",
+            Self::KillAny { .. } => "SIGKILL to any",
             Self::Crash { .. } => "SIGSEGV",
             Self::Stop { .. } => "SIGSTOP",
             Self::Update { lazy: false, .. } => "update ahead",
@@ -217,7 +225,7 @@ mod tests {
     fn everything_happens_about_as_often_as_it_is_asked_for() {
         let events = drawn("--minutes 20 --deaths 1 --updates 2 --others 0");
         let deaths =
-            |event: &&Event| matches!(event.fault, Fault::Kill { .. } | Fault::Crash { .. });
+            |event: &&Event| matches!(event.fault.name(), "SIGKILL" | "SIGKILL to any" | "SIGSEGV");
         let deaths = events.iter().filter(deaths).count();
         assert!((1000..1400).contains(&deaths), "{deaths}");
         let updates = events.len() - deaths;
@@ -228,7 +236,7 @@ mod tests {
     fn twenty_minutes_have_every_kind_of_fault() {
         let events = drawn("--minutes 20");
         let names: BTreeSet<&str> = events.iter().map(|event| event.fault.name()).collect();
-        assert_eq!(names.len(), 21, "{names:?}");
+        assert_eq!(names.len(), 22, "{names:?}");
         assert!(events.is_sorted_by_key(|event| event.at));
     }
 

@@ -84,7 +84,7 @@ async fn bad(world: &World, model: Model, candidate: usize, lazy: bool) {
     let kinds = if model.name == MODELS[0].name {
         kinds
     } else {
-        &["not_found", "contract", "load", "checksum"]
+        &["not_found", "contract", "load", "checksum", "canary"]
     };
     let expected = Expected::Refused(kinds);
     update(world, Call { model: model.name, from: &from, lazy, expected }).await;
@@ -198,7 +198,7 @@ fn take(
 }
 
 async fn rollback(world: &World, model: Model) {
-    let start = world.now();
+    let (start, then) = (world.now(), world.ledger().marks().clone());
     let calling = async { world.control.rollback(model.name).await.end().await.1 };
     let Ok(outcome) = tokio::time::timeout(RETURNS_WITHIN, calling).await else {
         return world.violated(&format!("a rollback of {} does not return", model.name));
@@ -215,7 +215,8 @@ async fn rollback(world: &World, model: Model) {
         }
         Err(refusal) => {
             // Whatever there was before may have failed its probation.
-            if !["not_found", "superseded", "busy", "quarantined"].contains(&&*refusal.kind) {
+            let nothing = refusal.kind == "not_found";
+            if !nothing && !then.may_refuse(ledger.marks(), &refusal.kind) {
                 ledger.violated(format!("a rollback of {} is refused: {refusal:?}", model.name));
             }
             *ledger.refused.entry(refusal.kind).or_default() += 1;
@@ -239,16 +240,14 @@ async fn unload(world: &World, millis: u64, to: Content) {
     world.ledger().live(SPARE.name).unloaded(certain);
     tokio::time::sleep(Duration::from_millis(millis)).await;
     world.ledger().live(SPARE.name).load_asked();
-    let from: PathBuf = SPARE.directory(to);
-    let expected = Expected::Content(to);
-    update(world, Call { model: SPARE.name, from: &from, lazy: false, expected }).await;
-    // It may have been superseded by a signal's, or may not have been loaded yet.
-    let asked = world.now();
+    let (from, asked): (PathBuf, _) = (SPARE.directory(to), world.now());
     while world.control.status().await.model(SPARE.name).state != "loaded" {
         if world.now() - asked > RETURNS_WITHIN {
             return world.violated("the spare model does not serve again");
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Again if all workers that loaded it were killed.
+        let expected = Expected::Content(to);
+        update(world, Call { model: SPARE.name, from: &from, lazy: false, expected }).await;
     }
     world.ledger().live(SPARE.name).loaded();
 }
