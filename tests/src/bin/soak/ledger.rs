@@ -22,6 +22,9 @@ const KEPT: usize = 20_000;
 /// Violations that are kept.
 const VIOLATIONS: usize = 200;
 
+/// The server keeps for two minutes what was served, and looks for what is older after a commit.
+const SERVED_LATELY: Duration = Duration::from_secs(200);
+
 /// Everything that is known of a run.
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -38,6 +41,8 @@ pub(crate) struct Ledger {
     pub committed: u64,
     /// By kind.
     pub refused: BTreeMap<String, u64>,
+    /// By version, when it was committed last.
+    served: BTreeMap<String, Duration>,
     /// Workers that were given a deadly signal; each counts once.
     pub signalled: BTreeSet<Process>,
     pub kills: u64,
@@ -79,6 +84,7 @@ impl Ledger {
             faults: BTreeMap::new(),
             committed: 0,
             refused: BTreeMap::new(),
+            served: BTreeMap::new(),
             signalled: BTreeSet::new(),
             kills: 0,
             crashes: 0,
@@ -153,6 +159,18 @@ impl Ledger {
         for violation in violations {
             self.violated(format!("{model}: {violation}"));
         }
+    }
+
+    /// A version was committed.
+    pub(crate) fn serves(&mut self, version: &str, now: Duration) {
+        self.committed += 1;
+        self.served.retain(|_, at| now.saturating_sub(*at) < SERVED_LATELY);
+        self.served.insert(version.to_owned(), now);
+    }
+
+    /// Whether a version was committed lately, before the last commit of all.
+    pub(crate) fn served_lately(&self, version: &str) -> bool {
+        self.served.contains_key(version)
     }
 
     /// Something that is worth remembering for a while.

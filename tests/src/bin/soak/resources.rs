@@ -22,7 +22,8 @@ pub(crate) struct Resources {
     pub supervisor_bytes: u64,
     /// Of the largest worker.
     pub worker_bytes: u64,
-    pub staged: Vec<String>,
+    /// In the state directory without need.
+    pub left: Vec<String>,
     pub shared_memory: usize,
 }
 
@@ -36,7 +37,7 @@ impl Resources {
             children: children.len(),
             supervisor_bytes: resident_bytes(pid),
             worker_bytes: children.iter().map(|child| resident_bytes(child.pid)).max().unwrap_or(0),
-            staged: Disk::of(server.home()).leftovers(),
+            left: Disk::of(server.home()).leftovers(),
             shared_memory: fs::read_dir("/dev/shm").map_or(0, Iterator::count),
         }
     }
@@ -66,7 +67,7 @@ impl Resources {
                 above.push(format!("{what} has {now} bytes, at most {then} were allowed"));
             }
         }
-        above.extend(self.staged.iter().map(|name| format!("{name} is left")));
+        above.extend(self.left.iter().map(|name| format!("{name} is left")));
         above
     }
 }
@@ -123,7 +124,7 @@ mod tests {
             descriptors: 40,
             children: 3,
             supervisor_bytes: 1 << 30,
-            staged: vec!["staging/x".into()],
+            left: vec!["staging/x".into()],
             ..before.clone()
         };
         assert_eq!(after.above(&before).len(), 4, "{:?}", after.above(&before));

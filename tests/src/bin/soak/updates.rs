@@ -167,7 +167,7 @@ fn take(
     ledger.note(now, &format!("asked {:.3} {shown}", start.as_secs_f64()));
     match outcome {
         Ok(committed) => {
-            ledger.committed += 1;
+            ledger.serves(&committed.version, now);
             let known = world.versions[model].contains(&committed.version);
             let content = match expected {
                 Expected::Content(content) => Some(content.name()),
@@ -208,7 +208,7 @@ async fn rollback(world: &World, model: Model) {
     ledger.note(now, &format!("asked {:.3} rollback: {outcome:?}", start.as_secs_f64()));
     match outcome {
         Ok(Committed { generation, version, .. }) => {
-            ledger.committed += 1;
+            ledger.serves(&version, now);
             let live = ledger.live(model.name);
             let found = live.committed(start, generation..=generation, &version, None);
             ledger.found(model.name, found);
