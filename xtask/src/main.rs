@@ -66,10 +66,8 @@ enum Command {
     },
     /// Drives the server with requests of all kinds while a seeded schedule kills, stops, updates and
     /// overloads it, and checks everything that was promised; `--help` for more.
+    #[command(disable_help_flag = true)]
     Soak {
-        /// Everything in the dev profile, which is built sooner and runs slower.
-        #[arg(long)]
-        dev: bool,
         /// Goes to the soak.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
@@ -106,9 +104,9 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             setup(&layout)?;
             bench::run(&layout, &args)
         }
-        Command::Soak { dev, args } => {
+        Command::Soak { args } => {
             setup(&layout)?;
-            soak::run(&layout, dev, &args)
+            soak::run(&layout, &args)
         }
         Command::Bound(bound) => Err(process::become_bound(&bound)),
     }

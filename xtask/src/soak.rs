@@ -6,8 +6,11 @@ use crate::bench;
 use crate::error::Error;
 use crate::layout::Layout;
 
-pub(crate) fn run(layout: &Layout, dev: bool, args: &[String]) -> Result<ExitCode, Error> {
-    if dev {
+/// The one of its arguments that is for us.
+const DEV: &str = "--dev";
+
+pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
+    if args.iter().any(|arg| arg == DEV) {
         bench::build_and_run(layout, &layout.debug().join("soak"), &[], args)
     } else {
         bench::build_and_run(layout, &layout.release("soak"), &["--release"], args)

@@ -158,3 +158,49 @@ fn deaths(ledger: &mut Ledger, counted: &Counted, hang: bool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(answers: u64, killed: u64) -> Counted {
+        Counted {
+            requests: BTreeMap::from([(("/embed".to_owned(), 200), answers)]),
+            restarts: BTreeMap::from([("killed".to_owned(), killed), ("exited".to_owned(), 0)]),
+            ..Counted::default()
+        }
+    }
+
+    #[test]
+    fn what_the_server_counted_is_what_came_and_what_had_nobody_to_come_to() {
+        let mut ledger = Ledger::new(std::iter::empty());
+        for _ in 0..10 {
+            ledger.count("/embed", 200);
+        }
+        assert_eq!(counted(10, 0).against(&ledger), [""; 0]);
+        assert_eq!(counted(9, 0).against(&ledger).len(), 1, "one was not counted");
+        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "one was counted twice");
+        ledger.unknown.insert("/embed", 1);
+        assert_eq!(counted(11, 0).against(&ledger), [""; 0]);
+        assert_eq!(counted(12, 0).against(&ledger).len(), 1);
+        ledger.count("/embed", 500);
+        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "under another status");
+    }
+
+    #[test]
+    fn a_worker_that_ends_by_itself_is_found() {
+        let violations = |counted: &Counted, hang| {
+            let mut ledger = Ledger::new(std::iter::empty());
+            (ledger.kills, ledger.stops) = (3, 1);
+            deaths(&mut ledger, counted, hang);
+            ledger.violations_seen
+        };
+        assert_eq!(violations(&counted(0, 3), false), 0);
+        assert_eq!(violations(&counted(0, 4), false), 1, "one more than was killed");
+        assert_eq!(violations(&counted(0, 2), false), 1, "one was not started again");
+        assert_eq!(violations(&counted(0, 4), true), 0, "one was stopped for good");
+        let mut exited = counted(0, 3);
+        exited.restarts.insert("exited".into(), 1);
+        assert_eq!(violations(&exited, false), 1);
+    }
+}

@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// One more argument of `onnxd serve`; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub serve: Vec<String>,
+    /// Runs what is built with the dev profile, sooner built and slower
+    #[arg(long)]
+    pub dev: bool,
     /// Prints the schedule and does nothing
     #[arg(long)]
     pub schedule: bool,
