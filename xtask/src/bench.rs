@@ -7,23 +7,24 @@ use crate::error::Error;
 use crate::layout::Layout;
 use crate::process;
 
-const PACKAGES: [&str; 6] = ["-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
+/// What is built for release.
+pub(crate) const RELEASE: [&str; 8] =
+    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
-    build_and_run(layout, &layout.release("bench"), &["--release"], args)
+    build_and_run(layout, &layout.release("bench"), &RELEASE, args)
 }
 
-/// Builds all executables with these arguments and runs `program`, which is one of them.
+/// Builds with these arguments, among others `program`, and runs that.
 pub(crate) fn build_and_run(
     layout: &Layout,
     program: &Path,
-    profile: &[&str],
+    build: &[&str],
     args: &[String],
 ) -> Result<ExitCode, Error> {
     let status = process::cargo()
-        .args(["build", "--bins"])
-        .args(profile)
-        .args(PACKAGES)
+        .arg("build")
+        .args(build)
         .current_dir(layout.workspace())
         .status()
         .map_err(Error::io("cannot start cargo in", layout.workspace()))?;

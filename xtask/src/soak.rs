@@ -11,8 +11,10 @@ const DEV: &str = "--dev";
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     if args.iter().any(|arg| arg == DEV) {
-        bench::build_and_run(layout, &layout.debug().join("soak"), &[], args)
+        // As `cargo xtask test` does, so that nothing is built again.
+        let build = ["--workspace", "--all-targets"];
+        bench::build_and_run(layout, &layout.debug().join("soak"), &build, args)
     } else {
-        bench::build_and_run(layout, &layout.release("soak"), &["--release"], args)
+        bench::build_and_run(layout, &layout.release("soak"), &bench::RELEASE, args)
     }
 }
