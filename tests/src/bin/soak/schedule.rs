@@ -181,7 +181,7 @@ impl Fault {
             Self::KillChecker => "checker killed",
             Self::Rollback { .. } => "rollback",
             Self::Hangup { to: Some(_), .. } => "SIGHUP",
-            Self::Hangup { to: None, .. } => "SIGHUP, broken source",
+            Self::Hangup { to: None, .. } => "SIGHUP to a broken source",
             Self::HangupAndUpdate { .. } => "SIGHUP and update",
             Self::UpdateStorm { .. } => "update storm",
             Self::Swapped { .. } => "link swapped",
