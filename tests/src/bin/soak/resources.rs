@@ -13,6 +13,9 @@ const SUPERVISOR_GROWTH_BYTES: u64 = 128 << 20;
 /// The same of one worker.
 const WORKER_GROWTH_BYTES: u64 = 128 << 20;
 
+/// Fewer samples say nothing about an hour.
+const SLOPE_SAMPLES: usize = 60;
+
 /// What is there at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resources {
@@ -97,7 +100,7 @@ impl Samples {
     /// least squares. None where that is too little to say.
     pub(crate) fn slope_per_hour(&self, of: impl Fn(&Resources) -> f64) -> Option<f64> {
         let warm = &self.0[self.0.len() / 4..];
-        if warm.len() < 8 {
+        if warm.len() < SLOPE_SAMPLES {
             return None;
         }
         let points: Vec<(f64, f64)> =
@@ -135,7 +138,7 @@ mod tests {
     fn growth_is_per_hour_and_what_came_first_does_not_count() {
         let mut samples = Samples::default();
         assert_eq!(samples.slope_per_hour(|one| one.descriptors as f64), None);
-        for minute in 0..60 {
+        for minute in 0..100 {
             let descriptors = if minute < 10 { 1000 } else { 2 * minute };
             let at = Duration::from_secs(60 * minute as u64);
             samples.add(at, Resources { descriptors, ..Resources::default() });
