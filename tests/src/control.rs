@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Incoming, client::conn::http1};
+use hyper::{Request, Response, body::Incoming, client::conn::http1, http::request};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::{
-    admin::{Committed, Refusal},
+    admin::{Committed, Refusal, Status, Unloaded},
     server::Server,
 };
 
@@ -43,6 +44,33 @@ impl Control {
             .await
     }
 
+    /// The same, also to a version that failed its probation.
+    ///
+    /// # Panics
+    /// The server does not take it in.
+    pub async fn forced_update(&self, model: &str, from: &Path, load: &str) -> Call {
+        let body = json!({"from": from, "load": load, "force": true});
+        self.call(&format!("/admin/models/{model}/update"), &body).await
+    }
+
+    /// Asks for an unload.
+    ///
+    /// # Panics
+    /// The server does not take it in.
+    pub async fn unload(&self, model: &str) -> Call {
+        self.call(&format!("/admin/models/{model}/unload"), &json!({})).await
+    }
+
+    /// `onnxd status`.
+    ///
+    /// # Panics
+    /// The server does not answer, or something else.
+    pub async fn status(&self) -> Status {
+        let response = self.request(Request::get("/admin/status"), "").await;
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice(&body).unwrap()
+    }
+
     /// Asks for a rollback to what was served before.
     ///
     /// # Panics
@@ -69,11 +97,15 @@ impl Control {
     }
 
     async fn send(&self, path: &str, body: &str) -> Response<Incoming> {
+        self.request(Request::post(path), body).await
+    }
+
+    async fn request(&self, request: request::Builder, body: &str) -> Response<Incoming> {
         let stream = UnixStream::connect(&self.socket).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         // Its errors reach whoever reads the answer.
         tokio::spawn(connection);
-        let request = Request::post(path)
+        let request = request
             .header("host", "onnxd")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.to_owned())))
@@ -120,7 +152,19 @@ impl Call {
     ///
     /// # Panics
     /// The answer has no outcome.
-    pub async fn end(mut self) -> (Vec<String>, Result<Committed, Refusal>) {
+    pub async fn end(self) -> (Vec<String>, Result<Committed, Refusal>) {
+        self.outcome().await
+    }
+
+    /// The same of an unload.
+    ///
+    /// # Panics
+    /// The answer has no outcome.
+    pub async fn end_of_unload(self) -> Result<Unloaded, Refusal> {
+        self.outcome().await.1
+    }
+
+    async fn outcome<T: DeserializeOwned>(mut self) -> (Vec<String>, Result<T, Refusal>) {
         let (mut steps, mut last) = (Vec::new(), Value::Null);
         while let Some(line) = self.line().await {
             match line["step"].as_str() {

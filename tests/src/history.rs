@@ -9,6 +9,10 @@
 //! - I5 every request is answered exactly once, with 200, within its deadline.
 //!   Only while the model is unloaded, all are answered 404, and nothing else is.
 //! - I6 conservation: what was sent is what was recorded.
+//!
+//! [`History`] has all of it and looks back; [`live`] looks while it happens.
+
+pub mod live;
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -2,23 +2,23 @@
 
 use super::*;
 
-fn at(milliseconds: u64) -> Duration {
+pub(super) fn at(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-fn version(generation: u64) -> &'static str {
+pub(super) fn version(generation: u64) -> &'static str {
     if generation % 2 == 1 { "version-of-a" } else { "version-of-b" }
 }
 
-fn content(generation: u64) -> Result<String, String> {
+pub(super) fn content(generation: u64) -> Result<String, String> {
     Ok(if generation % 2 == 1 { "a" } else { "b" }.to_owned())
 }
 
-fn label(generation: u64) -> Label {
+pub(super) fn label(generation: u64) -> Label {
     Label { generation, version: version(generation).to_owned(), content: content(generation) }
 }
 
-fn update(start: u64, end: u64, generation: u64) -> Update {
+pub(super) fn update(start: u64, end: u64, generation: u64) -> Update {
     Update {
         start: at(start),
         end: at(end),
@@ -27,7 +27,12 @@ fn update(start: u64, end: u64, generation: u64) -> Update {
     }
 }
 
-fn request(client: usize, sequence: usize, times: (u64, u64), generation: u64) -> Request {
+pub(super) fn request(
+    client: usize,
+    sequence: usize,
+    times: (u64, u64),
+    generation: u64,
+) -> Request {
     Request {
         client,
         sequence,
@@ -39,7 +44,7 @@ fn request(client: usize, sequence: usize, times: (u64, u64), generation: u64) -
 }
 
 /// Two clients; generation 2 is committed between 100 and 200 ms, generation 3 from 300 on.
-fn good() -> History {
+pub(super) fn good() -> History {
     let requests = vec![
         request(0, 0, (10, 20), 1),
         request(0, 1, (90, 150), 1),

@@ -22,6 +22,17 @@ use crate::{
 /// Inputs of the request that is too large for one group.
 const MANY: usize = 300;
 
+/// A request as it is sent.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Its path.
+    pub path: String,
+    /// Its headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -69,51 +80,62 @@ impl Kind {
     /// Of one for tensors, with an input x of four columns.
     pub const OF_TENSORS: [Self; 2] = [Self::Tensor, Self::RawTensor];
 
-    /// Asks, and gives the numbers of the answer in a fixed order.
+    /// The template of the path that it is asked at, as the server's metrics name it.
+    pub fn route(self) -> &'static str {
+        match self {
+            Self::Embed | Self::TokenIds => "/embed",
+            Self::EmbedAll => "/embed_all",
+            Self::Similarity => "/similarity",
+            Self::OpenAi | Self::Base64 => "/v1/embeddings",
+            Self::TextTensor | Self::Tensor | Self::RawTensor => "/v2/models/{model}/infer",
+            Self::Predict => "/predict",
+            Self::Rerank => "/rerank",
+            Self::Cohere => "/v1/rerank",
+        }
+    }
+
+    /// What is sent.
+    pub fn question(self, model: &str) -> Question {
+        let texts = ["how big is london", "hello world", "a", "the model server"];
+        let body = match self {
+            Self::Embed | Self::EmbedAll => json!({"inputs": texts, "model": model}),
+            Self::TokenIds => json!({"inputs": [[2, 40, 50, 3], [2, 60, 3]], "model": model}),
+            Self::Similarity => {
+                let inputs = json!({"source_sentence": texts[0], "sentences": texts[1..]});
+                json!({"inputs": inputs, "model": model})
+            }
+            Self::OpenAi => {
+                let many: Vec<&str> = texts.into_iter().cycle().take(MANY).collect();
+                json!({"input": many, "model": model})
+            }
+            Self::Base64 => json!({"input": texts, "model": model, "encoding_format": "base64"}),
+            Self::TextTensor => {
+                json!({"inputs":
+                    [{"name": "text", "shape": [4], "datatype": "BYTES", "data": texts}]})
+            }
+            Self::Predict => json!({"inputs": [[texts[0]], texts[1..3]], "model": model}),
+            Self::Rerank => json!({"query": texts[0], "texts": texts, "model": model}),
+            Self::Cohere => json!({"query": texts[0], "documents": texts, "model": model}),
+            Self::Tensor => {
+                json!({"inputs": [{"name": "x", "shape": [2, 4], "datatype": "FP32",
+                    "data": [1, 2, 3, 4, -5, 6, 7, 8]}]})
+            }
+            Self::RawTensor => return raw(&self.path(model), &[1.0, 2.0, 3.0, 4.0]),
+        };
+        let headers = vec![("content-type", "application/json".to_owned())];
+        Question { path: self.path(model), headers, body: body.to_string().into() }
+    }
+
+    fn path(self, model: &str) -> String {
+        self.route().replace("{model}", model)
+    }
+
+    /// Asks.
     ///
     /// # Errors
     /// There is no answer.
     pub async fn ask(self, client: &mut Client, model: &str) -> Result<Response, Unanswered> {
-        let texts = ["how big is london", "hello world", "a", "the model server"];
-        let infer = format!("/v2/models/{model}/infer");
-        let (path, body) = match self {
-            Self::Embed => ("/embed", json!({"inputs": texts, "model": model})),
-            Self::TokenIds => {
-                ("/embed", json!({"inputs": [[2, 40, 50, 3], [2, 60, 3]], "model": model}))
-            }
-            Self::EmbedAll => ("/embed_all", json!({"inputs": texts, "model": model})),
-            Self::Similarity => {
-                let inputs = json!({"source_sentence": texts[0], "sentences": texts[1..]});
-                ("/similarity", json!({"inputs": inputs, "model": model}))
-            }
-            Self::OpenAi => {
-                let many: Vec<&str> = texts.into_iter().cycle().take(MANY).collect();
-                ("/v1/embeddings", json!({"input": many, "model": model}))
-            }
-            Self::Base64 => (
-                "/v1/embeddings",
-                json!({"input": texts, "model": model, "encoding_format": "base64"}),
-            ),
-            Self::TextTensor => {
-                let text =
-                    json!({"name": "text", "shape": [4], "datatype": "BYTES", "data": texts});
-                (&*infer, json!({"inputs": [text]}))
-            }
-            Self::Predict => {
-                ("/predict", json!({"inputs": [[texts[0]], texts[1..3]], "model": model}))
-            }
-            Self::Rerank => ("/rerank", json!({"query": texts[0], "texts": texts, "model": model})),
-            Self::Cohere => {
-                ("/v1/rerank", json!({"query": texts[0], "documents": texts, "model": model}))
-            }
-            Self::Tensor => {
-                let x = json!({"name": "x", "shape": [2, 4], "datatype": "FP32",
-                    "data": [1, 2, 3, 4, -5, 6, 7, 8]});
-                (&*infer, json!({"inputs": [x]}))
-            }
-            Self::RawTensor => return raw(client, &infer).await,
-        };
-        client.post(path, &body).await
+        self.question(model).ask(client).await
     }
 
     /// The numbers of an answer, in an order that does not depend on them.
@@ -159,6 +181,19 @@ impl Kind {
         if numbers.is_empty() { Err(odd()) } else { Ok(numbers) }
     }
 
+    /// What an answer with 200 says about itself and is; `known` are the answers by content.
+    pub fn label(self, response: &Response, known: &BTreeMap<String, Vec<f32>>) -> Outcome {
+        let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
+            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+        };
+        let content = self.numbers(response).and_then(|numbers| {
+            let is = |(_, known): &(&String, &Vec<f32>)| distance(known, &numbers) <= TOLERANCE;
+            let content = known.iter().find(is).map(|(content, _)| content.clone());
+            content.ok_or_else(|| format!("{self:?}: {numbers:.4?} is of no content"))
+        });
+        Outcome::Answered(Label { generation, version: version.to_owned(), content })
+    }
+
     /// What the content that serves now answers.
     ///
     /// # Panics
@@ -170,18 +205,33 @@ impl Kind {
     }
 }
 
-async fn raw(client: &mut Client, path: &str) -> Result<Response, Unanswered> {
-    let x: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+impl Question {
+    /// Sends it.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn ask(&self, client: &mut Client) -> Result<Response, Unanswered> {
+        let headers: Vec<(&str, &str)> =
+            self.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        client.send_with(Method::POST, &self.path, &headers, self.body.clone()).await
+    }
+}
+
+/// Rows of four numbers as they are, to be answered as they are.
+///
+/// # Panics
+/// They are not of four.
+pub fn raw(path: &str, numbers: &[f32]) -> Question {
+    assert!(numbers.len().is_multiple_of(4));
+    let x: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
     let json = json!({
-        "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32",
+        "inputs": [{"name": "x", "shape": [numbers.len() / 4, 4], "datatype": "FP32",
             "parameters": {"binary_data_size": x.len()}}],
         "parameters": {"binary_data_output": true},
     })
     .to_string();
-    let length = json.len().to_string();
-    let headers = [("inference-header-content-length", length.as_str())];
-    let body = Bytes::from([json.as_bytes(), &x].concat());
-    client.send_with(Method::POST, path, &headers, body).await
+    let headers = vec![("inference-header-content-length", json.len().to_string())];
+    Question { path: path.to_owned(), headers, body: [json.as_bytes(), &x].concat().into() }
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -224,7 +274,7 @@ impl Asker {
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
             let outcome = match self.kind.ask(&mut self.client, &self.model).await {
-                Ok(response) if response.status == 200 => self.label(&response),
+                Ok(response) if response.status == 200 => self.kind.label(&response, &self.known),
                 Ok(response) => Outcome::Failed(response.status, response.text()),
                 Err(Unanswered(reason)) => Outcome::Lost(reason),
             };
@@ -238,17 +288,5 @@ impl Asker {
             }
         }
         requests
-    }
-
-    fn label(&self, response: &Response) -> Outcome {
-        let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
-        };
-        let content = self.kind.numbers(response).and_then(|numbers| {
-            let is = |(_, known): &(&String, &Vec<f32>)| distance(known, &numbers) <= TOLERANCE;
-            let content = self.known.iter().find(is).map(|(content, _)| content.clone());
-            content.ok_or_else(|| format!("{:?}: {numbers:.4?} is of no content", self.kind))
-        });
-        Outcome::Answered(Label { generation, version: version.to_owned(), content })
     }
 }

@@ -11,7 +11,7 @@
 //!   that every recorded history must satisfy.
 //! - [`exposition`]: what `/metrics` answers.
 //! - [`notify`]: a fake systemd.
-//! - [`processes`]: what `/proc` says.
+//! - [`processes`]: what `/proc` says. [`random`]: numbers that a seed determines.
 
 #![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the supervisor's log")]
@@ -30,6 +30,7 @@ pub mod launch;
 pub mod load;
 pub mod notify;
 pub mod processes;
+pub mod random;
 pub mod server;
 mod wait;
 

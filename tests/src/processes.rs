@@ -24,6 +24,11 @@ impl Process {
         Some(Self { pid, started: Stat::read(pid)?.started })
     }
 
+    /// When it was started, in ticks since the machine was.
+    pub fn started(self) -> u64 {
+        self.started
+    }
+
     /// Whether it still runs. One that ended and waits for its parent does not.
     pub fn runs(self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z')

@@ -1,32 +1,44 @@
 //! `cargo xtask bench`: builds everything for release and runs the benchmark of package `e2e`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::error::Error;
 use crate::layout::Layout;
 use crate::process;
 
-const PACKAGES: [&str; 6] = ["-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
+/// What is built for release.
+pub(crate) const RELEASE: [&str; 8] =
+    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
+    build_and_run(layout, &layout.release("bench"), &RELEASE, args)
+}
+
+/// Builds with these arguments, among others `program`, and runs that.
+pub(crate) fn build_and_run(
+    layout: &Layout,
+    program: &Path,
+    build: &[&str],
+    args: &[String],
+) -> Result<ExitCode, Error> {
     let status = process::cargo()
-        .args(["build", "--release", "--bins"])
-        .args(PACKAGES)
+        .arg("build")
+        .args(build)
         .current_dir(layout.workspace())
         .status()
         .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
     if !status.success() {
         return Err(Error::Failed { what: "cargo build".to_owned(), status });
     }
-    let program = layout.release("bench");
     // What is built is beside it.
     let executables = program.parent().unwrap_or(layout.workspace());
-    let status = std::process::Command::new(&program)
+    let status = std::process::Command::new(program)
         .args(args)
         .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())
         .env("ONNXD_TEST_MODELS", layout.models())
         .env("ONNXD_TEST_EXECUTABLES", executables)
         .status()
-        .map_err(Error::io("cannot start", &program))?;
+        .map_err(Error::io("cannot start", program))?;
     Ok(process::exit_code(status))
 }

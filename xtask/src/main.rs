@@ -1,7 +1,8 @@
 //! `cargo xtask`: set-up and developer commands. Everything they make lies under the target directory.
 //!
 //! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, those with other people's
-//!   [`clients`] last, [`bench`] measures, [`fuzz`] looks for what breaks a parser.
+//!   [`clients`] last, [`bench`] measures, [`soak`] breaks and checks, [`fuzz`] looks for what breaks a
+//!   parser.
 //! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
 //!   which run Python through [`python`].
 //! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
@@ -16,6 +17,7 @@ mod model;
 mod process;
 mod python;
 mod serve;
+mod soak;
 mod stamp;
 mod test;
 
@@ -66,6 +68,14 @@ enum Command {
     },
     /// Fuzzes what onnxd parses; needs cargo-fuzz.
     Fuzz(fuzz::Options),
+    /// Drives the server with requests of all kinds while a seeded schedule kills, stops, updates and
+    /// overloads it, and checks everything that was promised; `--help` for more.
+    #[command(disable_help_flag = true)]
+    Soak {
+        /// Goes to the soak.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
     /// Becomes another program that ends with this one's parent. `serve` starts onnxd through it.
     #[command(hide = true)]
     Bound(process::Bound),
@@ -99,6 +109,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             bench::run(&layout, &args)
         }
         Command::Fuzz(options) => fuzz::run(&layout, options),
+        Command::Soak { args } => {
+            setup(&layout)?;
+            soak::run(&layout, &args)
+        }
         Command::Bound(bound) => Err(process::become_bound(&bound)),
     }
 }

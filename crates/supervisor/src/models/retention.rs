@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::Path,
+    sync::PoisonError,
 };
 
 use onnxd_proto::{
@@ -97,6 +98,7 @@ impl Store {
     }
 
     fn try_retire(&self, in_use: &HashSet<String>) -> io::Result<()> {
+        let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept: HashSet<String> = in_use.union(&self.held()).cloned().collect();
         // Also models that are not configured at present keep theirs.
         for model in names(&self.layout().root().join("generations"))? {
@@ -196,6 +198,22 @@ mod tests {
         drop(store);
         let store = Store::open(root.path(), 3, None).unwrap();
         assert_eq!(versions(&store), ["v4", "v5", "v6"], "after a restart nothing is in use");
+    }
+
+    #[test]
+    fn updates_that_end_at_once_do_not_remove_old_versions_from_under_each_other() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store_of(root.path(), 60);
+        let begin = std::sync::Barrier::new(4);
+        let retire = || {
+            begin.wait();
+            store.try_retire(&HashSet::new())
+        };
+        std::thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(retire));
+            threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        });
+        assert_eq!(versions(&store), ["v58", "v59", "v60"]);
     }
 
     #[test]

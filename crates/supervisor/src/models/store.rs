@@ -35,6 +35,8 @@ pub(crate) struct Store {
     /// Versions of each model that are kept.
     retention: usize,
     held: Held,
+    /// Held by the one thread that removes old versions: updates of several models end at once.
+    pub(super) retiring: Mutex<()>,
     digests: Digests,
     /// Released by the kernel however this process ends.
     lock: File,
@@ -109,8 +111,14 @@ impl Store {
         let staging = layout.staging();
         // The directory itself stays: a predecessor that has to go on needs it.
         empty(&staging).map_err(|error| wrong(&staging, &error))?;
-        let store =
-            Self { layout, retention, held: Held::default(), digests: Digests::default(), lock };
+        let store = Self {
+            layout,
+            retention,
+            held: Held::default(),
+            retiring: Mutex::default(),
+            digests: Digests::default(),
+            lock,
+        };
         // What a crash left unfinished is nobody's.
         store.retire(&HashSet::new());
         Ok(store)

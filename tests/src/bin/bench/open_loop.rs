@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::client::Client;
+use e2e::{client::Client, random::Random};
 use serde_json::json;
 use tokio::{task::LocalSet, time};
 
@@ -18,7 +18,7 @@ use crate::{
     report::{Report, Table},
     stats::{Latencies, millis, real},
     subject::Subject,
-    texts::{Corpus, Random},
+    texts::Corpus,
 };
 
 /// Parts of the capacity.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use e2e::{client::Client, corpus};
+use e2e::{client::Client, corpus, random::Random};
 use serde_json::json;
 
 /// How many texts there are.
@@ -76,7 +76,7 @@ impl Texts {
     /// Texts for requests to `model`.
     pub(crate) fn new(seed: u64, model: &str, corpus: Corpus) -> Self {
         let words: Vec<&str> = VOCABULARY.split_whitespace().collect();
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut text = || {
             let count = corpus.words(&mut random);
             let chosen = (0..count).map(|_| words[random.below_len(words.len())]);
@@ -138,49 +138,6 @@ fn components(body: &[u8]) -> Result<Vec<f32>, String> {
     let numbers = rest.split(|byte| b",]".contains(byte)).take(COMPARED);
     let parsed = numbers.map(|number| str::from_utf8(number).ok()?.parse().ok());
     parsed.collect::<Option<Vec<f32>>>().ok_or_else(other)
-}
-
-/// SplitMix64: the same texts on every machine and with every version of every library.
-#[derive(Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Exponentially distributed, with the mean 1.
-    pub(crate) fn exponential(&mut self) -> f64 {
-        -(1.0 - self.unit()).ln()
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Normally distributed, by the method of Box and Muller.
-    fn normal(&mut self) -> f64 {
-        let angle = self.unit() * std::f64::consts::TAU;
-        (-2.0 * (1.0 - self.unit()).ln()).sqrt() * angle.cos()
-    }
-
-    /// From 0 to below 1.
-    #[expect(clippy::cast_precision_loss, reason = "53 bits are kept")]
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn below_len(&mut self, bound: usize) -> usize {
-        usize::try_from(self.below(bound as u64)).unwrap()
-    }
 }
 
 #[cfg(test)]

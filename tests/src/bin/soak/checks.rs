@@ -1,0 +1,206 @@
+//! What can be said when all is over: I6, that client and server counted the same; I7, that nothing
+//! is left; and that no worker ended that nobody ended.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use e2e::exposition::{Exposition, Labels};
+
+use crate::{ledger::Ledger, models::SPARE, resources::Resources, world::World};
+
+/// Connections of clients that left are closed by then, idle threads have ended.
+const QUIET_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the server has counted, as far as it is compared.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Counted {
+    /// By route and status.
+    requests: BTreeMap<(String, u16), u64>,
+    commits: u64,
+    rollbacks: u64,
+    /// By reason.
+    pub restarts: BTreeMap<String, u64>,
+}
+
+impl Counted {
+    /// What `/metrics` says.
+    pub(crate) async fn now(world: &World) -> Result<Self, String> {
+        let answer = world.server.client().await.get("/metrics").await;
+        let text = answer.map_err(|error| error.to_string())?.text();
+        let text = Exposition::parse(&text)?;
+        let samples = |name: &str| -> Vec<(Labels, u64)> {
+            let samples = text.family(name).samples.iter();
+            samples.map(|((_, labels), value)| (labels.clone(), whole(*value))).collect()
+        };
+        let of = |labels: &Labels, name: &str| labels.get(name).cloned().unwrap_or_default();
+        let only = |name: &str| samples(name).first().map_or(0, |(_, count)| *count);
+        Ok(Self {
+            requests: samples("onnxd_requests_total")
+                .into_iter()
+                .map(|(labels, count)| {
+                    let code = of(&labels, "code").parse().unwrap_or_default();
+                    ((of(&labels, "route"), code), count)
+                })
+                .collect(),
+            commits: only("onnxd_commits_total"),
+            rollbacks: only("onnxd_automatic_rollbacks_total"),
+            restarts: samples("onnxd_worker_restarts_total")
+                .into_iter()
+                .map(|(labels, count)| (of(&labels, "reason"), count))
+                .collect(),
+        })
+    }
+
+    /// What was counted since then.
+    pub(crate) fn since(mut self, before: &Self) -> Self {
+        for (key, count) in &mut self.requests {
+            *count -= before.requests.get(key).copied().unwrap_or_default();
+        }
+        self.commits -= before.commits;
+        self.rollbacks -= before.rollbacks;
+        self
+    }
+
+    /// I6: every answer that a client has the server has counted under the same status, and every
+    /// other one it has counted is of a client that did not wait.
+    pub(crate) fn against(&self, ledger: &Ledger) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (&(route, status), &seen) in &ledger.counts {
+            let counted = self.requests.get(&(route.to_owned(), status)).copied().unwrap_or(0);
+            if counted < seen {
+                wrong.push(format!("I6: {seen} answers {status} of {route}, {counted} counted"));
+            }
+        }
+        let routes: std::collections::BTreeSet<&str> =
+            ledger.counts.keys().map(|(route, _)| *route).collect();
+        for route in routes {
+            let seen: u64 =
+                ledger.counts.iter().filter(|((of, _), _)| *of == route).map(|(_, n)| n).sum();
+            let counted: u64 =
+                self.requests.iter().filter(|((of, _), _)| of == route).map(|(_, n)| n).sum();
+            let unknown = ledger.unknown.get(route).copied().unwrap_or_default();
+            if counted > seen + unknown {
+                wrong.push(format!(
+                    "I6: {counted} answers of {route} counted, {seen} came, {unknown} had nobody"
+                ));
+            }
+        }
+        wrong
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+/// Waits until everything is at rest again, and says what is not.
+pub(crate) async fn rest(world: &World, before: &Resources) -> Resources {
+    let begin = world.now();
+    loop {
+        // Whatever a worker has not loaded yet it loads when it is asked.
+        world.server.settled().await;
+        let mut now = Resources::now(&world.server);
+        now.left.retain(|name| !is_kept(world, name));
+        let above = now.above(before);
+        if above.is_empty() || world.now() - begin > QUIET_WITHIN {
+            above.iter().for_each(|what| world.violated(&format!("I7: {what}")));
+            return now;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Whether what stands in the state directory is a version that was served lately.
+fn is_kept(world: &World, name: &str) -> bool {
+    let mut parts = name.splitn(3, '/');
+    let (folder, version) = (parts.next(), parts.next().unwrap_or_default());
+    let known = || world.versions.values().flatten().any(|known| known == version);
+    matches!(folder, Some("versions" | "compiled"))
+        && parts.next().is_none()
+        && (world.ledger().served_lately(version) || known())
+}
+
+/// Checks what server and clients counted.
+pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
+    let counted = match Counted::now(world).await {
+        Ok(counted) => counted.since(before),
+        Err(error) => {
+            world.violated(&format!("metrics: {error}"));
+            return Counted::default();
+        }
+    };
+    let mut ledger = world.ledger();
+    for wrong in counted.against(&ledger) {
+        ledger.violated(wrong);
+    }
+    deaths(&mut ledger, &counted, world.options.hang);
+    let (hangups, rollbacks) = (ledger.marks().hangups, counted.rollbacks);
+    ledger.finish(|model| hangups + rollbacks + u64::from(model == SPARE.name));
+    let (unasked, committed) = (ledger.unasked(), ledger.committed);
+    if unasked + committed > counted.commits {
+        let commits = counted.commits;
+        ledger.violated(format!("{committed} and {unasked} generations of {commits} commits"));
+    }
+    counted
+}
+
+/// Every worker that ended was ended by us, and every one that we ended was started again.
+fn deaths(ledger: &mut Ledger, counted: &Counted, hang: bool) {
+    let (kills, crashes, stops) = (ledger.kills, ledger.crashes, ledger.stops);
+    for (reason, &count) in &counted.restarts {
+        let expected = match reason.as_str() {
+            "killed" => kills..=kills + if hang { stops } else { 0 },
+            "signal" => crashes..=crashes,
+            _ => 0..=0,
+        };
+        if !expected.contains(&count) {
+            ledger.violated(format!("{count} workers ended as {reason}, not {expected:?}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(answers: u64, killed: u64) -> Counted {
+        Counted {
+            requests: BTreeMap::from([(("/embed".to_owned(), 200), answers)]),
+            restarts: BTreeMap::from([("killed".to_owned(), killed), ("exited".to_owned(), 0)]),
+            ..Counted::default()
+        }
+    }
+
+    #[test]
+    fn what_the_server_counted_is_what_came_and_what_had_nobody_to_come_to() {
+        let mut ledger = Ledger::new(std::iter::empty());
+        for _ in 0..10 {
+            ledger.count("/embed", 200);
+        }
+        assert_eq!(counted(10, 0).against(&ledger), [""; 0]);
+        assert_eq!(counted(9, 0).against(&ledger).len(), 1, "one was not counted");
+        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "one was counted twice");
+        ledger.unknown.insert("/embed", 1);
+        assert_eq!(counted(11, 0).against(&ledger), [""; 0]);
+        assert_eq!(counted(12, 0).against(&ledger).len(), 1);
+        ledger.count("/embed", 500);
+        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "under another status");
+    }
+
+    #[test]
+    fn a_worker_that_ends_by_itself_is_found() {
+        let violations = |counted: &Counted, hang| {
+            let mut ledger = Ledger::new(std::iter::empty());
+            (ledger.kills, ledger.stops) = (3, 1);
+            deaths(&mut ledger, counted, hang);
+            ledger.violations_seen
+        };
+        assert_eq!(violations(&counted(0, 3), false), 0);
+        assert_eq!(violations(&counted(0, 4), false), 1, "one more than was killed");
+        assert_eq!(violations(&counted(0, 2), false), 1, "one was not started again");
+        assert_eq!(violations(&counted(0, 4), true), 0, "one was stopped for good");
+        let mut exited = counted(0, 3);
+        exited.restarts.insert("exited".into(), 1);
+        assert_eq!(violations(&exited, false), 1);
+    }
+}

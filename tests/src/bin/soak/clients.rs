@@ -1,0 +1,145 @@
+//! Clients that behave: they ask without a pause and without retries, and report what they saw.
+
+use std::{sync::Arc, time::Duration};
+
+use e2e::{
+    client::{Client, Response, Unanswered},
+    history::{Outcome, Request},
+    kinds::Kind,
+    random::Random,
+};
+
+use crate::{
+    ledger::About,
+    options::Lie,
+    world::{Asked, World},
+};
+
+/// One request in so many comes on a new connection.
+const RECONNECT: u64 = 50;
+/// One request in so many has less time than the server gives.
+const SHORT: u64 = 100;
+/// What such a request has more than it asked for.
+const SHORT_GRACE: Duration = Duration::from_secs(10);
+/// After how many requests a client lies that is told to.
+const LIE_AT: usize = 200;
+
+/// One client.
+pub(crate) struct Asking {
+    pub world: Arc<World>,
+    pub number: usize,
+    pub client: Client,
+    pub random: Random,
+    pub sequence: usize,
+}
+
+impl Asking {
+    /// Starts the client of this number.
+    pub(crate) async fn start(world: &Arc<World>, number: usize) -> tokio::task::JoinHandle<()> {
+        let client = world.server.client().await;
+        let random = Random::new(world.options.seed ^ (number as u64 + 1).rotate_left(32));
+        let asking = Self { world: Arc::clone(world), number, client, random, sequence: 0 };
+        tokio::spawn(asking.run())
+    }
+
+    async fn run(mut self) {
+        let world = Arc::clone(&self.world);
+        let weights: u64 = world.asked.iter().map(|asked| asked.weight).sum();
+        while !world.stops() {
+            let mut place = self.random.below(weights);
+            let fits = |asked: &&Asked| {
+                let is = place < asked.weight;
+                place = place.saturating_sub(asked.weight);
+                is
+            };
+            let Some(asked) = world.asked.iter().find(fits) else { continue };
+            if self.random.below(RECONNECT) == 0 && !self.connect().await {
+                break;
+            }
+            let short = self.random.below(SHORT) == 0;
+            let millis = short.then(|| 1 + self.random.below(300));
+            if self.ask(asked, millis).await.is_none() && !self.connect().await {
+                break;
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> bool {
+        match Client::connect(self.client.address()).await {
+            Ok(client) => {
+                self.client = client;
+                true
+            }
+            Err(error) => {
+                self.world.violated(&format!("a connection is refused: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Asks once, within its own time if it has one. No status: the connection is lost.
+    async fn ask(&mut self, asked: &Asked, millis: Option<u64>) -> Option<u16> {
+        let about =
+            About { model: asked.model, route: asked.kind.route(), short: millis.is_some() };
+        let world = Arc::clone(&self.world);
+        let many = if asked.kind == Kind::OpenAi { Some(world.many.lock().await) } else { None };
+        let open = world.ledger().begin(asked.model, world.now());
+        let answer = match millis {
+            None => asked.question.ask(&mut self.client).await,
+            Some(millis) => {
+                let mut question = asked.question.clone();
+                question.headers.push(("x-request-timeout-ms", millis.to_string()));
+                question.ask(&mut self.client).await
+            }
+        };
+        drop(many);
+        let end = world.now();
+        let late = millis.map(|millis| Duration::from_millis(millis) + SHORT_GRACE);
+        if late.is_some_and(|late| end - open.start > late) {
+            world.violated(&format!("{:?} took {:?}, not {millis:?} ms", about, end - open.start));
+        }
+        let status = answer.as_ref().ok().map(|response| response.status);
+        let (client, sequence, start) = (self.number, self.sequence, open.start);
+        self.sequence += 1;
+        let outcome = self.outcome(asked, answer);
+        let request = Request { client, sequence, texts: 1, start, end, outcome };
+        world.ledger().end(open, about, request);
+        if world.options.lie == Some(Lie::Count) && self.number == 0 {
+            world.ledger().count(about.route, 200);
+        }
+        if status == Some(429) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        status
+    }
+
+    fn outcome(&self, asked: &Asked, answer: Result<Response, Unanswered>) -> Outcome {
+        let outcome = match answer {
+            Ok(response) if response.status == 200 => asked.kind.label(&response, &asked.known),
+            Ok(response) if response.status == 429 && response.header("retry-after").is_none() => {
+                Outcome::Lost("429 without retry-after".into())
+            }
+            Ok(response) => Outcome::Failed(response.status, response.text()),
+            Err(Unanswered(reason)) => Outcome::Lost(reason),
+        };
+        match self.world.options.lie {
+            Some(lie) if self.number == 0 && self.sequence >= LIE_AT => told(lie, outcome),
+            _ => outcome,
+        }
+    }
+}
+
+/// What a client reports that lies in this way.
+fn told(lie: Lie, outcome: Outcome) -> Outcome {
+    let Outcome::Answered(mut label) = outcome else { return outcome };
+    match lie {
+        Lie::Content => {
+            label.content =
+                label.content.map(|content| if content == "a" { "b" } else { "a" }.into());
+        }
+        Lie::Stale => label.generation = 1,
+        Lie::Failure => return Outcome::Failed(503, "a lie".into()),
+        Lie::Count => {}
+    }
+    Outcome::Answered(label)
+}

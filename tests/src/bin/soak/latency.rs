@@ -1,0 +1,69 @@
+//! How long requests took, in buckets that are a sixteenth of an octave wide.
+
+use std::time::Duration;
+
+const BUCKETS: usize = 16 * 40;
+
+/// How many requests took how long.
+#[derive(Clone, Debug)]
+pub(crate) struct Latency {
+    buckets: Vec<u64>,
+    count: u64,
+    longest: Duration,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self { buckets: vec![0; BUCKETS], count: 0, longest: Duration::ZERO }
+    }
+}
+
+impl Latency {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small, above 0")]
+    pub(crate) fn add(&mut self, took: Duration) {
+        let micros = (took.as_secs_f64() * 1e6).max(1.0);
+        let bucket = (micros.log2() * 16.0) as usize;
+        self.buckets[bucket.min(BUCKETS - 1)] += 1;
+        self.count += 1;
+        self.longest = self.longest.max(took);
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(crate) fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    /// What this part of all took at most, up to a sixteenth of an octave.
+    #[expect(clippy::cast_precision_loss, reason = "buckets and counts are far below 2^52")]
+    pub(crate) fn quantile(&self, part: f64) -> Duration {
+        let wanted = part * self.count as f64;
+        let mut sum = 0;
+        let reaches = |count: &u64| {
+            sum += count;
+            sum as f64 >= wanted
+        };
+        let bucket = self.buckets.iter().position(reaches).unwrap_or_default();
+        let upper = Duration::from_secs_f64(((bucket + 1) as f64 / 16.0).exp2() / 1e6);
+        upper.min(self.longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_near() {
+        let mut latency = Latency::default();
+        (1..=1000).for_each(|millis| latency.add(Duration::from_millis(millis)));
+        for (part, expected) in [(0.5, 500.0), (0.99, 990.0), (1.0, 1000.0)] {
+            let found = latency.quantile(part).as_secs_f64() * 1000.0;
+            assert!((found / expected - 1.0).abs() < 0.06, "{part}: {found}");
+        }
+        assert_eq!(latency.longest(), Duration::from_secs(1));
+        assert_eq!(latency.count(), 1000);
+    }
+}

@@ -1,0 +1,212 @@
+//! What clients and faults report, checked at once. Of what was as it must be only counts are kept,
+//! and the last events for whoever has to find out what happened.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use e2e::{
+    client,
+    history::{
+        Outcome, Request, Violation,
+        live::{Begun, Live},
+    },
+    processes::Process,
+};
+
+use crate::{latency::Latency, rules::Marks};
+
+/// Requests and other events that are kept for the dump, each.
+const KEPT: usize = 20_000;
+/// Violations that are kept.
+const VIOLATIONS: usize = 200;
+
+/// The server keeps for two minutes what was served, and looks for what is older after a commit.
+const SERVED_LATELY: Duration = Duration::from_secs(200);
+
+/// Everything that is known of a run.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    lives: BTreeMap<&'static str, Live>,
+    marks: Marks,
+    /// By route and status.
+    pub counts: BTreeMap<(&'static str, u16), u64>,
+    /// By route, requests whose client did not wait for the answer.
+    pub unknown: BTreeMap<&'static str, u64>,
+    /// By status and reason, requests that were rightly not answered with 200.
+    pub excused: BTreeMap<(u16, &'static str), u64>,
+    pub latency: Latency,
+    pub faults: BTreeMap<&'static str, u64>,
+    pub committed: u64,
+    /// By kind.
+    pub refused: BTreeMap<String, u64>,
+    /// By version, when it was committed last.
+    served: BTreeMap<String, Duration>,
+    /// Workers that were given a deadly signal; each counts once.
+    pub signalled: BTreeSet<Process>,
+    pub kills: u64,
+    pub crashes: u64,
+    pub stops: u64,
+    pub requests: VecDeque<(&'static str, Request)>,
+    pub events: VecDeque<String>,
+    pub violations: Vec<String>,
+    pub violations_seen: u64,
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+pub(crate) struct Open {
+    begun: Begun,
+    marks: Marks,
+    pub start: Duration,
+}
+
+/// What is known of a request beside its fate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About {
+    pub model: &'static str,
+    pub route: &'static str,
+    /// It had less time than the server gives.
+    pub short: bool,
+}
+
+impl Ledger {
+    pub(crate) fn new(models: impl Iterator<Item = &'static str>) -> Self {
+        let lives = models.map(|model| (model, Live::new(client::DEADLINE)));
+        Self {
+            lives: lives.collect(),
+            marks: Marks::default(),
+            counts: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            excused: BTreeMap::new(),
+            latency: Latency::default(),
+            faults: BTreeMap::new(),
+            committed: 0,
+            refused: BTreeMap::new(),
+            served: BTreeMap::new(),
+            signalled: BTreeSet::new(),
+            kills: 0,
+            crashes: 0,
+            stops: 0,
+            requests: VecDeque::new(),
+            events: VecDeque::new(),
+            violations: Vec::new(),
+            violations_seen: 0,
+        }
+    }
+
+    /// The history of a model.
+    pub(crate) fn live(&mut self, model: &str) -> &mut Live {
+        self.lives.get_mut(model).expect("a model that is served")
+    }
+
+    /// What happens meanwhile and excuses something.
+    pub(crate) fn marks(&mut self) -> &mut Marks {
+        &mut self.marks
+    }
+
+    pub(crate) fn begin(&mut self, model: &str, start: Duration) -> Open {
+        let marks = self.marks.clone();
+        Open { begun: self.live(model).begin(), marks, start }
+    }
+
+    /// A request ended.
+    pub(crate) fn end(&mut self, open: Open, about: About, request: Request) {
+        let status = match &request.outcome {
+            Outcome::Answered(_) => Some(200),
+            Outcome::Failed(status, _) => Some(*status),
+            Outcome::Lost(_) => None,
+        };
+        match status {
+            Some(status) => self.count(about.route, status),
+            None => *self.unknown.entry(about.route).or_default() += 1,
+        }
+        let live = self.lives.get_mut(about.model).expect("a model that is served");
+        match status.and_then(|status| open.marks.excuse(&self.marks, about, status)) {
+            Some(reason) => {
+                live.excuse(open.begun);
+                *self.excused.entry((status.unwrap_or_default(), reason)).or_default() += 1;
+            }
+            None => {
+                let violations = live.end(open.begun, &request);
+                let gone = status == Some(404) && violations.is_empty();
+                if gone {
+                    *self.excused.entry((404, "unloaded")).or_default() += 1;
+                } else if status == Some(200) {
+                    self.latency.add(request.end - request.start);
+                }
+                self.found(about.model, violations);
+            }
+        }
+        keep(&mut self.requests, (about.model, request));
+    }
+
+    /// An answer to a request that is none of a model's history.
+    pub(crate) fn count(&mut self, route: &'static str, status: u16) {
+        *self.counts.entry((route, status)).or_default() += 1;
+    }
+
+    /// Something that was promised does not hold.
+    pub(crate) fn violated(&mut self, what: String) {
+        self.violations_seen += 1;
+        if self.violations.len() < VIOLATIONS {
+            self.violations.push(what);
+        }
+    }
+
+    pub(crate) fn found(&mut self, model: &str, violations: Vec<Violation>) {
+        for violation in violations {
+            self.violated(format!("{model}: {violation}"));
+        }
+    }
+
+    /// A version was committed.
+    pub(crate) fn serves(&mut self, version: &str, now: Duration) {
+        self.committed += 1;
+        self.served.retain(|_, at| now.saturating_sub(*at) < SERVED_LATELY);
+        self.served.insert(version.to_owned(), now);
+    }
+
+    /// Whether a version was committed lately, before the last commit of all.
+    pub(crate) fn served_lately(&self, version: &str) -> bool {
+        self.served.contains_key(version)
+    }
+
+    /// Something that is worth remembering for a while.
+    pub(crate) fn note(&mut self, at: Duration, event: &str) {
+        keep(&mut self.events, format!("{:10.3} {event}", at.as_secs_f64()));
+    }
+
+    /// Ends all histories. `unasked`: by model, how many generations nobody called for.
+    pub(crate) fn finish(&mut self, unasked: impl Fn(&str) -> u64) {
+        let lives = std::mem::take(&mut self.lives);
+        for (model, live) in &lives {
+            let found = live.finish(unasked(model));
+            self.found(model, found);
+        }
+        self.lives = lives;
+    }
+
+    /// Generations that answered, of all models.
+    pub(crate) fn generations(&self) -> usize {
+        self.lives.values().map(Live::generations).sum()
+    }
+
+    /// Generations that answered and that no call has made.
+    pub(crate) fn unasked(&self) -> u64 {
+        self.lives.values().map(Live::unasked).sum()
+    }
+
+    /// All requests that were answered or given up.
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.values().sum::<u64>() + self.unknown.values().sum::<u64>()
+    }
+}
+
+fn keep<T>(ring: &mut VecDeque<T>, one: T) {
+    if ring.len() == KEPT {
+        ring.pop_front();
+    }
+    ring.push_back(one);
+}

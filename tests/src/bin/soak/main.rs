@@ -1,0 +1,167 @@
+//! `cargo xtask soak`: nothing that is promised breaks, whatever happens.
+//!
+//! - [`schedule`] draws what happens, from the seed; [`faults`], [`updates`] and [`rough`] make it
+//!   happen to the real executables ([`world`]), which serve [`models`] of all tasks.
+//! - [`clients`] ask and report to the [`ledger`], which checks each answer at once; [`rules`] say
+//!   which failures are none. [`checks`] and [`resources`] look at what is left when all is over.
+//! - [`summary`] prints it, and writes down a run that failed.
+
+#![allow(clippy::unwrap_used, reason = "a soak that meets the unexpected must fail")]
+
+mod checks;
+mod clients;
+mod faults;
+mod latency;
+mod ledger;
+mod models;
+mod options;
+mod resources;
+mod rough;
+mod rules;
+mod schedule;
+mod summary;
+mod updates;
+mod world;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::{
+    checks::Counted,
+    clients::Asking,
+    options::Options,
+    resources::{Resources, Samples},
+    schedule::Event,
+    summary::{End, say},
+    world::World,
+};
+
+/// From one line of progress to the next.
+const PROGRESS: Duration = Duration::from_secs(5);
+/// From one look at the server's resources to the next.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// Faults that have begun end within this time after the last one.
+const FAULTS_END_WITHIN: Duration = Duration::from_secs(200);
+/// A run with so many violations is over: what follows from them says nothing new.
+const ENOUGH: u64 = 20;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.schedule {
+        schedule::draw(&options).iter().for_each(|event| say(&format!("{event:?}")));
+        return ExitCode::SUCCESS;
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("threads can be started");
+    match runtime.block_on(run(&options)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("soak: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `false`: something that was promised does not hold.
+async fn run(options: &Options) -> Result<bool, String> {
+    let schedule = schedule::draw(options);
+    let (command, count) = (Options::command(), schedule.len());
+    say(&format!("{command}: seed {}, {count} faults and updates", options.seed));
+    let mut world = World::start(options).await;
+    world.server.settled().await;
+    let before = Resources::now(&world.server);
+    let counted = Counted::now(&world).await?;
+    world.begin = std::time::Instant::now();
+    let world = Arc::new(world);
+
+    let mut clients = Vec::new();
+    for number in 0..options.clients {
+        clients.push(Asking::start(&world, number).await);
+    }
+    let watching = tokio::spawn(watch(Arc::clone(&world)));
+    follow(&world, &schedule).await;
+    let took = world.now();
+    world.stop();
+    join(&world, clients).await;
+    let samples = watching.await.map_err(|error| error.to_string())?;
+    say("quiet: waiting until everything is at rest");
+    let after = checks::rest(&world, &before).await;
+    let counted = checks::counts(&world, &counted).await;
+    let restarts = counted.restarts.values().sum();
+    summary::print(&world, &End { took, samples, before, after, restarts });
+    conclude(world, &schedule).await
+}
+
+/// Causes everything at its time, and waits for its end.
+async fn follow(world: &Arc<World>, schedule: &[Event]) {
+    let mut faults = JoinSet::new();
+    for event in schedule {
+        tokio::time::sleep(event.at.saturating_sub(world.now())).await;
+        if world.ledger().violations_seen >= ENOUGH {
+            say("enough is wrong: the rest is left out");
+            break;
+        }
+        faults.spawn(faults::cause(Arc::clone(world), event.fault.clone()));
+        while let Some(ended) = faults.try_join_next() {
+            note(world, ended);
+        }
+    }
+    if world.ledger().violations_seen < ENOUGH {
+        tokio::time::sleep(world.options.length().saturating_sub(world.now())).await;
+    }
+    let ending = async {
+        while let Some(ended) = faults.join_next().await {
+            note(world, ended);
+        }
+    };
+    if tokio::time::timeout(FAULTS_END_WITHIN, ending).await.is_err() {
+        world.violated("a fault or an update does not end");
+    }
+}
+
+fn note(world: &World, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        world.violated(&format!("a fault or an update: {error}"));
+    }
+}
+
+async fn join(world: &World, clients: Vec<JoinHandle<()>>) {
+    for client in clients {
+        note(world, client.await);
+    }
+}
+
+/// Looks at the server's resources and says how it goes, until the run stops.
+async fn watch(world: Arc<World>) -> Samples {
+    let mut samples = Samples::default();
+    let mut said = Duration::ZERO;
+    while !world.stops() {
+        tokio::time::sleep(SAMPLE).await;
+        samples.add(world.now(), Resources::now(&world.server));
+        if world.now() - said >= PROGRESS {
+            said = world.now();
+            summary::progress(&world, &samples);
+        }
+    }
+    samples
+}
+
+async fn conclude(world: Arc<World>, schedule: &[Event]) -> Result<bool, String> {
+    let seed = world.options.seed;
+    let sound = world.ledger().violations_seen == 0;
+    let dumped = if sound { None } else { Some(summary::dump(&world, schedule)) };
+    let ended = world.end().await;
+    match dumped {
+        None => ended.map(|()| true),
+        Some(directory) => {
+            let directory = directory.map_err(|error| error.to_string())?;
+            say(&format!("FAILED; seed, schedule and history are in {}", directory.display()));
+            say(&format!("again with: {} (seed {seed})", Options::command()));
+            ended.map(|()| false)
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The models that are served, what may become of them, and what must not.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use e2e::{fixtures, home::Home, kinds::Kind};
+
+/// A served model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Model {
+    pub name: &'static str,
+    /// Of its contents' directories.
+    prefix: &'static str,
+    pub kinds: &'static [Kind],
+}
+
+/// What is served and updated; the first of them takes bad candidates of every sort.
+pub(crate) const MODELS: [Model; 4] = [
+    Model { name: "embed", prefix: "", kinds: &Kind::OF_EMBEDDERS },
+    Model { name: "classify", prefix: "classify_", kinds: &Kind::OF_CLASSIFIERS },
+    Model { name: "rerank", prefix: "rerank_", kinds: &Kind::OF_RERANKERS },
+    Model { name: "tensor", prefix: "tensor_", kinds: &Kind::OF_TENSORS },
+];
+/// What is loaded by its first request, unloaded and loaded again.
+pub(crate) const SPARE: Model = Model { name: "spare", prefix: "", kinds: &[Kind::Embed] };
+
+/// A content that may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    A,
+    B,
+}
+
+impl Content {
+    pub(crate) const ALL: [Self; 2] = [Self::A, Self::B];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+}
+
+impl Model {
+    /// The directory of a content.
+    pub(crate) fn directory(self, content: Content) -> PathBuf {
+        fixtures::model(&format!("tiny/{}{}", self.prefix, content.name()))
+    }
+
+    /// What the server is told to serve: a link that can be pointed elsewhere.
+    pub(crate) fn source(self, home: &Home) -> PathBuf {
+        home.models().join(format!("current-{}", self.name))
+    }
+
+    /// A directory with this content that is a version of its own, where that can be made.
+    pub(crate) fn fresh(self, content: Content, home: &Home) -> Option<PathBuf> {
+        let from = self.directory(content);
+        from.join("config.json").is_file().then(|| {
+            let to = unique(home, "fresh");
+            let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            fixtures::variant(&from, &to, &name);
+            to
+        })
+    }
+}
+
+/// A path that nothing has yet.
+pub(crate) fn unique(home: &Home, what: &str) -> PathBuf {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    home.models().join(format!("{what}-{}", MADE.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Makes a link point elsewhere, at once.
+pub(crate) fn point(link: &Path, to: &Path) {
+    let new = link.with_extension(format!("new-{}", std::process::id()));
+    let _ = fs::remove_file(&new);
+    symlink(to, &new).expect("a link");
+    fs::rename(new, link).expect("a link");
+}
+
+/// A directory that must not serve, and the kinds of refusal for that.
+pub(crate) type Bad = (&'static str, &'static [&'static str]);
+
+/// Those of the test models stand in `tiny/`, the others are made by [`prepare`].
+pub(crate) const BAD: [Bad; 14] = [
+    ("truncated", &["load"]),
+    ("corrupt", &["load"]),
+    ("wide", &["contract"]),
+    ("no_tokenizer", &["contract"]),
+    ("nan", &["contract"]),
+    ("renamed", &["contract"]),
+    ("foreign_tokenizer", &["contract"]),
+    ("int32", &["contract"]),
+    ("missing", &["not_found"]),
+    ("bad-canary", &["canary"]),
+    ("linked", &["contract"]),
+    ("pipe", &["contract"]),
+    ("bad-sums", &["checksum"]),
+    ("dense", &["contract"]),
+];
+
+/// Where a bad candidate is.
+pub(crate) fn bad(candidate: usize, home: &Home) -> (PathBuf, &'static [&'static str]) {
+    let (name, kinds) = BAD[candidate % BAD.len()];
+    let made = home.models().join(name);
+    let path = if made.is_dir() { made } else { fixtures::model("tiny").join(name) };
+    (path, kinds)
+}
+
+/// Makes all that the test models have not.
+pub(crate) fn prepare(home: &Home) {
+    for model in MODELS.iter().chain([&SPARE]) {
+        point(&model.source(home), &model.directory(Content::A));
+    }
+    let b = MODELS[0].directory(Content::B);
+    let made = |name: &str| {
+        let directory = home.models().join(name);
+        fixtures::replace_model(&b, &directory);
+        directory
+    };
+    let canary = made("bad-canary");
+    let line = serde_json::json!({"text": "hello world", "embedding": vec![0.1; 32],
+        "min_cosine": 0.999});
+    fs::write(canary.join("canary.jsonl"), line.to_string()).expect("a canary");
+    let linked = made("linked");
+    fs::rename(linked.join("model.onnx"), linked.join("elsewhere.bin")).expect("a file");
+    symlink("elsewhere.bin", linked.join("model.onnx")).expect("a link");
+    let pipe = made("pipe");
+    fs::remove_file(pipe.join("model.onnx")).expect("a file");
+    nix::unistd::mkfifo(&pipe.join("model.onnx"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let sums = made("bad-sums");
+    fs::write(sums.join("SHA256SUMS"), format!("{}  model.onnx\n", "0".repeat(64))).expect("sums");
+}
+
+/// A copy of a content that says what its files are, made of hard links to the copy's own.
+pub(crate) fn with_sums(content: Content, home: &Home) -> PathBuf {
+    let directory = unique(home, "torn");
+    fixtures::replace_model(&MODELS[0].directory(content), &directory);
+    write_sums(&directory);
+    fs::hard_link(directory.join("model.onnx"), directory.join("second-name")).expect("a link");
+    directory
+}
+
+fn write_sums(directory: &Path) {
+    let sums = Command::new("sha256sum")
+        .args(["model.onnx", "tokenizer.json", "config.json"])
+        .current_dir(directory)
+        .output();
+    fs::write(directory.join("SHA256SUMS"), sums.expect("sha256sum").stdout).expect("sums");
+}
+
+/// By model and kind, what each content answers.
+pub(crate) type Known = BTreeMap<String, Vec<f32>>;

@@ -1,0 +1,172 @@
+//! What a run prints, and what a failed one leaves behind.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use e2e::fixtures;
+
+use crate::{
+    ledger::Ledger,
+    options::Options,
+    resources::{Resources, Samples},
+    schedule::Event,
+    world::World,
+};
+
+/// Violations that are shown; the others are in the dump.
+const SHOWN: usize = 10;
+
+/// Prints a line.
+pub(crate) fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    // Whoever reads it may have gone.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// One line of what has happened until now.
+pub(crate) fn progress(world: &World, samples: &Samples) {
+    let ledger = world.ledger();
+    let resources = samples.last().cloned().unwrap_or_default();
+    let latency = &ledger.latency;
+    say(&format!(
+        "{:6.0} s  {:>8} requests  {:>5} commits  {:>5} refused  {:>5} deaths  p99 {:>5.0} ms  longest {:>5.2} s  {:>4.0} MiB  {:>3} descriptors  {} violations",
+        world.now().as_secs_f64(),
+        ledger.total(),
+        ledger.committed,
+        ledger.refused.values().sum::<u64>(),
+        ledger.kills + ledger.crashes,
+        milliseconds(latency.quantile(0.99)),
+        latency.longest().as_secs_f64(),
+        mebibytes(resources.supervisor_bytes),
+        resources.descriptors,
+        ledger.violations_seen,
+    ));
+}
+
+/// Everything about a run that has ended.
+pub(crate) struct End {
+    pub took: Duration,
+    pub samples: Samples,
+    pub before: Resources,
+    pub after: Resources,
+    pub restarts: u64,
+}
+
+pub(crate) fn print(world: &World, end: &End) {
+    let ledger = world.ledger();
+    let latency = &ledger.latency;
+    let seconds = end.took.as_secs_f64().max(1e-9);
+    let total = ledger.total();
+    say("");
+    say(&format!("requests    {total} ({:.0} a second) in {seconds:.0} s", rate(total, seconds)));
+    say(&format!(
+        "  answered  {} of all kinds, each checked; p50 {:.1} ms, p99 {:.1} ms, longest {:.2} s",
+        latency.count(),
+        milliseconds(latency.quantile(0.5)),
+        milliseconds(latency.quantile(0.99)),
+        latency.longest().as_secs_f64(),
+    ));
+    for ((status, reason), count) in &ledger.excused {
+        say(&format!("  {status}       {count} ({reason})"));
+    }
+    let left: u64 = ledger.unknown.values().sum();
+    say(&format!("  left      {left} by clients that did not wait"));
+    let refused: u64 = ledger.refused.values().sum();
+    say(&format!(
+        "updates     {} committed, {refused} refused: {}",
+        ledger.committed,
+        list(&ledger.refused)
+    ));
+    say(&format!(
+        "            {} generations answered, {} of them by SIGHUP or by themselves",
+        ledger.generations(),
+        ledger.unasked()
+    ));
+    say(&format!("faults      {}", list(&ledger.faults)));
+    say(&format!(
+        "deaths      {} of workers, {} started again",
+        ledger.kills + ledger.crashes,
+        end.restarts
+    ));
+    resources(end);
+    say(&format!("violations  {}", ledger.violations_seen));
+    for violation in ledger.violations.iter().take(SHOWN) {
+        say(&format!("  {violation:.600}"));
+    }
+}
+
+fn resources(end: &End) {
+    let (before, after) = (&end.before, &end.after);
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let slope = |of: fn(&Resources) -> u64, unit: f64| {
+        let found = end.samples.slope_per_hour(|one| of(one) as f64);
+        found.map_or("too short to say".into(), |slope| format!("{:+.1} an hour", slope / unit))
+    };
+    let bytes = slope(|one| one.supervisor_bytes, f64::from(1 << 20));
+    let descriptors = slope(|one| one.descriptors as u64, 1.0);
+    say(&format!(
+        "memory      supervisor {:.0} MiB before, {:.0} after ({bytes}); largest worker {:.0}, {:.0}",
+        mebibytes(before.supervisor_bytes),
+        mebibytes(after.supervisor_bytes),
+        mebibytes(before.worker_bytes),
+        mebibytes(after.worker_bytes),
+    ));
+    say(&format!(
+        "rest        descriptors {} before, {} after ({descriptors}), threads {} and {}, children {} and {}",
+        before.descriptors,
+        after.descriptors,
+        before.threads,
+        after.threads,
+        before.children,
+        after.children,
+    ));
+}
+
+/// Writes down all that is known of a run that failed, and says where and how to run it again.
+pub(crate) fn dump(world: &World, schedule: &[Event]) -> io::Result<PathBuf> {
+    let directory = fixtures::workspace().join(format!("target/soak/{}", world.options.seed));
+    fs::create_dir_all(&directory)?;
+    let ledger = world.ledger();
+    let write = |name: &str, lines: &mut dyn Iterator<Item = String>| -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(directory.join(name))?);
+        for line in lines {
+            writeln!(file, "{line}")?;
+        }
+        file.flush()
+    };
+    let seed = format!("{}\nseed {}", Options::command(), world.options.seed);
+    write("seed", &mut std::iter::once(seed))?;
+    write("schedule", &mut schedule.iter().map(|event| format!("{event:?}")))?;
+    write("violations", &mut ledger.violations.iter().cloned())?;
+    write("events", &mut ledger.events.iter().cloned())?;
+    write("requests", &mut requests(&ledger))?;
+    fs::write(directory.join("server.log"), world.server.stderr())?;
+    Ok(directory)
+}
+
+fn requests(ledger: &Ledger) -> impl Iterator<Item = String> {
+    ledger.requests.iter().map(|(model, request)| format!("{model}: {request}"))
+}
+
+fn list<K: std::fmt::Display>(counts: &std::collections::BTreeMap<K, u64>) -> String {
+    let parts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    parts.join(", ")
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn rate(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds
+}

@@ -1,0 +1,207 @@
+//! What everybody in a run shares: the server, what its models answer, and the ledger.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    control::Control,
+    kinds::{Kind, Question},
+    launch::Builder,
+    server::Server,
+};
+
+use crate::{
+    ledger::Ledger,
+    models::{self, Content, Known, MODELS, Model, SPARE},
+    options::Options,
+};
+
+/// A check of a good candidate ends sooner, also beside everything else.
+const CHECK_SECONDS: &str = "60";
+/// Short, or all versions would soon be in quarantine: workers are killed all the time.
+const PROBATION_SECONDS: &str = "2";
+
+/// Room for one request of 300 texts, and some whose client left, beside all others; a storm needs
+/// more.
+const QUEUE_LIMIT: &str = "1024";
+
+/// A run.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub options: Options,
+    pub server: Server,
+    pub control: Control,
+    pub begin: Instant,
+    pub asked: Vec<Asked>,
+    /// By model, its two known versions.
+    pub versions: BTreeMap<&'static str, [String; 2]>,
+    /// Held by whoever asks with 300 texts: more at the same time would be an overload of their own.
+    pub many: tokio::sync::Mutex<()>,
+    ledger: Mutex<Ledger>,
+    stop: AtomicBool,
+}
+
+/// A request, and what its answer may be.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub model: &'static str,
+    pub kind: Kind,
+    pub question: Question,
+    pub known: Known,
+    /// How often it is asked, in comparison.
+    pub weight: u64,
+}
+
+impl World {
+    /// Starts a server and learns what its models answer.
+    pub(crate) async fn start(options: &Options) -> Self {
+        let builder = Server::builder().workers(options.workers);
+        models::prepare(&builder.directories());
+        let server = with_arguments(builder, options).start().await;
+        let control = Control::of(&server);
+        let names = MODELS.iter().chain([&SPARE]).map(|model| model.name);
+        let mut world = Self {
+            options: options.clone(),
+            server,
+            control,
+            begin: Instant::now(),
+            asked: Vec::new(),
+            versions: BTreeMap::new(),
+            many: tokio::sync::Mutex::new(()),
+            ledger: Mutex::new(Ledger::new(names)),
+            stop: AtomicBool::new(false),
+        };
+        for model in MODELS {
+            world.learn(model).await;
+        }
+        // It has the contents of the first, and nobody has asked for it yet.
+        let first: Vec<Asked> = world.asked.clone();
+        for kind in SPARE.kinds {
+            let known = first.iter().find(|asked| asked.kind == *kind).expect("it is learned");
+            let known = known.known.clone();
+            world.asked.push(Asked { known, ..asked(SPARE, *kind) });
+        }
+        let versions = world.versions[MODELS[0].name].clone();
+        world.declare(SPARE.name, &versions);
+        world.versions.insert(SPARE.name, versions);
+        world
+    }
+
+    async fn learn(&mut self, model: Model) {
+        let mut all: Vec<Asked> = model.kinds.iter().map(|kind| asked(model, *kind)).collect();
+        let mut client = self.server.client().await;
+        let mut versions = [String::new(), String::new()];
+        let mut last = 0;
+        for (place, content) in [(1, Content::B), (0, Content::A)] {
+            let from = model.directory(content);
+            let committed = self.update(model.name, &from).await;
+            for one in &mut all {
+                let numbers = one.kind.learn(&mut client, model.name).await;
+                one.known.insert(content.name().to_owned(), numbers);
+            }
+            (last, versions[place]) = (committed.generation, committed.version);
+        }
+        for Asked { kind, known, .. } in &all {
+            assert_ne!(known["a"], known["b"], "{kind:?} tells no content from the other");
+        }
+        self.declare(model.name, &versions);
+        let live_versions = versions.clone();
+        let mut ledger = self.ledger();
+        let found = ledger.live(model.name).committed(
+            Duration::ZERO,
+            last..=last,
+            &live_versions[0],
+            Some(Content::A.name()),
+        );
+        ledger.found(model.name, found);
+        drop(ledger);
+        self.versions.insert(model.name, versions);
+        self.asked.extend(all);
+    }
+
+    async fn update(&self, model: &str, from: &Path) -> e2e::admin::Committed {
+        self.control.update(model, from, "ahead").await.end().await.1.expect("a good model")
+    }
+
+    fn declare(&self, model: &str, versions: &[String; 2]) {
+        let mut ledger = self.ledger();
+        for (content, version) in Content::ALL.iter().zip(versions) {
+            let found = ledger.live(model).version(version, content.name());
+            ledger.found(model, found);
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// Writes something down for the dump.
+    pub(crate) fn note(&self, event: &str) {
+        let now = self.now();
+        self.ledger().note(now, event);
+    }
+
+    /// Something that was promised does not hold.
+    pub(crate) fn violated(&self, what: &str) {
+        let now = self.now().as_secs_f64();
+        self.ledger().violated(format!("{now:.3}: {what}"));
+    }
+
+    /// Tells all clients to end.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Ends the server as systemd does, and looks for what it leaves behind.
+    pub(crate) async fn end(self: Arc<Self>) -> Result<(), String> {
+        let world = Arc::into_inner(self).ok_or("something of the run goes on")?;
+        let stopping = tokio::spawn(world.server.stop());
+        stopping.await.map_err(|error| format!("the server's end: {error}"))
+    }
+}
+
+fn with_arguments(builder: Builder, options: &Options) -> Builder {
+    let home = builder.directories();
+    let mut builder = builder
+        .argument("--check-timeout")
+        .argument(CHECK_SECONDS)
+        .argument("--probation")
+        .argument(PROBATION_SECONDS)
+        .argument("--queue-limit")
+        .argument(QUEUE_LIMIT);
+    for model in MODELS {
+        builder = builder.argument(&format!("--preload={}", model.name));
+    }
+    for model in MODELS.iter().chain([&SPARE]) {
+        builder = builder.model(model.name, &model.source(&home));
+    }
+    options.serve.iter().fold(builder, |builder, argument| builder.argument(argument))
+}
+
+fn asked(model: Model, kind: Kind) -> Asked {
+    let weight = match kind {
+        // Three hundred texts are worth as much as all others.
+        Kind::OpenAi => 1,
+        Kind::Embed if model.name == SPARE.name => 8,
+        Kind::Embed | Kind::RawTensor => 20,
+        Kind::TokenIds | Kind::Predict | Kind::Tensor => 12,
+        _ => 8,
+    };
+    let question = kind.question(model.name);
+    Asked { model: model.name, kind, question, known: Known::new(), weight }
+}

@@ -1,0 +1,20 @@
+//! `cargo xtask soak`: builds everything, for release unless told otherwise, and runs the soak of package `e2e`.
+
+use std::process::ExitCode;
+
+use crate::bench;
+use crate::error::Error;
+use crate::layout::Layout;
+
+/// The one of its arguments that is for us.
+const DEV: &str = "--dev";
+
+pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
+    if args.iter().any(|arg| arg == DEV) {
+        // As `cargo xtask test` does, so that nothing is built again.
+        let build = ["--workspace", "--all-targets"];
+        bench::build_and_run(layout, &layout.debug().join("soak"), &build, args)
+    } else {
+        bench::build_and_run(layout, &layout.release("soak"), &bench::RELEASE, args)
+    }
+}
