@@ -16,6 +16,7 @@ mod external;
 mod fault;
 mod group;
 mod guard;
+mod hangs;
 mod inherited;
 mod ipc;
 mod measure;
@@ -104,10 +105,11 @@ fn serve(cpu: u16, parent: Pid) -> Result<Infallible, Fault> {
     // inherit the CPU and the blocked signals.
     let pinned = affinity::pin(cpu);
     guard::block_signals()?;
-    let (socket, page) = inherited::take().map_err(Fault::Inherited)?;
-    let page = ControlPageView::map(page)?;
-    let guard = Guard::start(parent, &socket)?;
-    let (receiver, sender) = ipc::split(socket)?;
+    let inherited = inherited::take().map_err(Fault::Inherited)?;
+    let page = ControlPageView::map(inherited.control_page)?;
+    let guard = Guard::start(parent, &inherited.socket)?;
+    inherited.terminations.map_or(Ok(()), hangs::listen)?;
+    let (receiver, sender) = ipc::split(inherited.socket)?;
     match serve::run(receiver, sender, pinned, &page, &guard) {
         Err(Fault::HungUp) => guard.end(),
         ended => ended,

@@ -21,7 +21,7 @@ use crate::{
     guard::Guard,
     ipc::{Receiver, Sender},
     model::Model,
-    session::Runtime,
+    session::{self, Runtime},
     version::LoadedVersion,
 };
 
@@ -86,7 +86,7 @@ impl<'a> Worker<'a> {
         let mut group = Group { asked, sender: &self.sender };
         match self.models[place].serving() {
             Ok(serving) => {
-                group.answer(&parts, serving)?;
+                session::during(asked.id, || group.answer(&parts, serving))?;
                 // Made when it is wanted first: under load it never is, and would take from it.
                 if asked.wide
                     && let Some(later) = serving.content.take_later()
