@@ -111,8 +111,8 @@ def two():
     return model, {"a": a, "b": b, "sum": a + b, "product": a * b}
 
 
-def slow():
-    """y = x, after a loop that negates a number an even number of times."""
+def negations(graph, rounds, one):
+    """A loop that negates a number so many times."""
 
     def scalar(name, kind):
         return helper.make_tensor_value_info(name, kind, [])
@@ -130,15 +130,34 @@ def slow():
         ],
         [scalar("round.on", TensorProto.BOOL), scalar("round.after", TensorProto.FLOAT)],
     )
+    return graph.node("Loop", "rest", [rounds, "", one], body=body)
+
+
+def slow():
+    """y = x, after a loop that negates a number an even number of times."""
     graph = Graph()
     # Made of the input, so that nothing of it can be computed when the model is loaded.
     one = graph.node("ReduceMax", "one", ["x"], keepdims=0)
     rounds = graph.constant("rounds", np.array(SLOW_ROUNDS, dtype=np.int64))
-    rest = graph.node("Loop", "rest", [rounds, "", one], body=body)
+    rest = negations(graph, rounds, one)
     nothing = graph.node("Sub", "nothing", [rest, one])
     graph.node("Add", "y", ["x", nothing])
     x = random(105, 2, 4)
     return finish(graph, [("x", ["batch", 4])], [("y", ["batch", 4])]), {"x": x, "y": x}
+
+
+def rounds():
+    """y = rounds, after as many rounds of a loop: who asks for many hangs the worker."""
+    graph = Graph()
+    most = graph.node("ReduceMax", "most", ["rounds"], keepdims=0)
+    one = graph.node("Cast", "one", [most], to=TensorProto.FLOAT)
+    size = graph.node("Abs", "size", [negations(graph, most, one)])
+    nothing = graph.node("Sub", "nothing", [size, size])
+    whole = graph.node("Cast", "whole", [nothing], to=TensorProto.INT64)
+    graph.node("Add", "y", ["rounds", whole])
+    shape = ["batch"]
+    int64 = TensorProto.INT64
+    return finish(graph, [("rounds", shape, int64)], [("y", shape, int64)])
 
 
 def write(out):
@@ -152,7 +171,7 @@ def write(out):
         "tensor_two": two(),
     }
     models = {name: model for name, (model, _) in answered.items()}
-    models |= {"tensor_types": types(), "tensor_image": image()}
+    models |= {"tensor_types": types(), "tensor_image": image(), "tensor_rounds": rounds()}
     for name, model in models.items():
         (out / name).mkdir(parents=True)
         write_onnx(out / name, model)

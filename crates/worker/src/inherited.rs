@@ -1,11 +1,11 @@
-//! Takes over the two descriptors that the supervisor passes on: 3 is the socket to it, 4 the
-//! control page. Nothing else in this executable knows their numbers.
+//! Takes over the descriptors that the supervisor passes on: 3 is the socket to it, 4 the control
+//! page, 5 a pipe with orders to terminate groups, which only some tests leave out. Nothing else in this executable knows their numbers.
 
 // The only file that turns a number into an owned descriptor; no safe function can do that.
 #![allow(unsafe_code)]
 
 use std::{
-    fs::{self, FileType},
+    fs::{self, File, FileType},
     io,
     os::{
         fd::{FromRawFd, OwnedFd, RawFd},
@@ -15,22 +15,34 @@ use std::{
 
 const SOCKET: RawFd = 3;
 const CONTROL_PAGE: RawFd = 4;
+const TERMINATIONS: RawFd = 5;
 
-/// The socket to the supervisor and the control page. Called once, before anything else of this
+/// What was passed on.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub(crate) socket: UnixStream,
+    pub(crate) control_page: OwnedFd,
+    pub(crate) terminations: Option<File>,
+}
+
+/// What the supervisor passed on. Called once, before anything else of this
 /// process has opened a descriptor.
 ///
 /// # Errors
 /// A descriptor is missing or is something else: nobody but the supervisor starts a worker.
-pub(crate) fn take() -> io::Result<(UnixStream, OwnedFd)> {
+pub(crate) fn take() -> io::Result<Inherited> {
     if !file_type(SOCKET)?.is_socket() {
         return Err(io::Error::other("descriptor 3 is not a socket"));
     }
     file_type(CONTROL_PAGE)?;
-    // SAFETY: both are open, as was just seen. Nothing has been opened since this process began,
+    let is_pipe = file_type(TERMINATIONS).is_ok_and(|found| found.is_fifo());
+    // SAFETY: all are open, as was just seen. Nothing has been opened since this process began,
     // so they were inherited, and as this runs once, nobody else here owns them.
-    let (socket, page) =
-        unsafe { (OwnedFd::from_raw_fd(SOCKET), OwnedFd::from_raw_fd(CONTROL_PAGE)) };
-    Ok((socket.into(), page))
+    let [socket, control_page] =
+        unsafe { [SOCKET, CONTROL_PAGE].map(|descriptor| OwnedFd::from_raw_fd(descriptor)) };
+    // SAFETY: as above.
+    let terminations = is_pipe.then(|| unsafe { File::from_raw_fd(TERMINATIONS) });
+    Ok(Inherited { socket: socket.into(), control_page, terminations })
 }
 
 fn file_type(descriptor: RawFd) -> io::Result<FileType> {

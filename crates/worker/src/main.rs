@@ -16,6 +16,7 @@ mod external;
 mod fault;
 mod group;
 mod guard;
+mod hangs;
 mod inherited;
 mod ipc;
 mod measure;
@@ -117,16 +118,17 @@ fn serve(cpu: u16, parent: Pid, confined: bool) -> Result<Infallible, Fault> {
     // inherit the CPU and the blocked signals.
     let pinned = affinity::pin(cpu);
     guard::block_signals()?;
-    let (socket, page) = inherited::take().map_err(Fault::Inherited)?;
+    let inherited = inherited::take().map_err(Fault::Inherited)?;
     sandbox::offer_to_be_ended_first();
     sandbox::limit(Limits::serving())?;
     if confined {
         sandbox::enter()?;
     }
-    let page = ControlPageView::map(page)?;
-    let guard = Guard::prepare(parent, &socket)?;
-    let (receiver, sender) = ipc::split(socket)?;
-    match serve::run(receiver, sender, Begun { pinned, confined }, &page, &guard) {
+    let page = ControlPageView::map(inherited.control_page)?;
+    let guard = Guard::prepare(parent, &inherited.socket)?;
+    let (receiver, sender) = ipc::split(inherited.socket)?;
+    let begun = Begun { pinned, confined, terminations: inherited.terminations };
+    match serve::run(receiver, sender, begun, &page, &guard) {
         Err(Fault::HungUp) => guard.end(),
         ended => ended,
     }

@@ -2,7 +2,7 @@
 //! ready, and answer one message after another until the socket ends. The loop blocks: a worker
 //! does one thing at a time, as it has one CPU.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{convert::Infallible, fs::File, sync::Arc, time::Instant};
 
 use onnxd_proto::{
     BUILD_ID,
@@ -19,10 +19,11 @@ use crate::{
     fault::Fault,
     group::{self, Asked, Group},
     guard::Guard,
+    hangs,
     ipc::{Receiver, Sender},
     model::Model,
     sandbox::files::Files,
-    session::Runtime,
+    session::{self, Runtime},
     version::LoadedVersion,
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct Begun {
     pub(crate) pinned: Result<u16, String>,
     /// Whether it confines itself.
     pub(crate) confined: bool,
+    /// Where it is told which group to terminate.
+    pub(crate) terminations: Option<File>,
 }
 
 /// Serves until something ends it; [`Fault::HungUp`] is the end that is meant to be.
@@ -53,6 +56,8 @@ pub(crate) fn run(
     let guards = files.as_ref().map(Files::try_clone).transpose()?;
     guard.watch_over(welcome.admin_socket.clone(), guards)?;
     let mut worker = Worker::start(welcome, page, sender, files)?;
+    // Confined as this thread is by now.
+    begun.terminations.map_or(Ok(()), hangs::listen)?;
     loop {
         let (id, message, payload) = receiver.receive()?;
         match message {
@@ -109,7 +114,7 @@ impl<'a> Worker<'a> {
         let mut group = Group { asked, sender: &self.sender };
         match self.models[place].serving() {
             Ok(serving) => {
-                group.answer(&parts, serving)?;
+                session::during(asked.id, || group.answer(&parts, serving))?;
                 // Made when it is wanted first: under load it never is, and would take from it.
                 if asked.wide
                     && let Some(later) = serving.content.take_later()

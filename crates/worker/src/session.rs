@@ -1,9 +1,11 @@
 //! ONNX Runtime: the only module that names `ort`. Owns how the library is opened, how a model is
 //! loaded and compiled, and, in its parts, what a model must look like to be run with texts
-//! ([`texts`]) or tensors ([`tensors`]), and running it. Knows nothing of versions.
+//! ([`texts`]) or tensors ([`tensors`]), running it, and ending a run
+//! ([`interrupt`]). Knows nothing of versions.
 
 mod contract;
 mod elements;
+mod interrupt;
 mod tensors;
 mod texts;
 
@@ -19,6 +21,7 @@ use ort::{
 use thiserror::Error;
 
 pub(crate) use self::{
+    interrupt::{during, terminate},
     tensors::{Given, Output as TensorOutput, TensorSession},
     texts::{Head, Session},
 };

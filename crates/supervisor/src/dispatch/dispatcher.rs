@@ -160,6 +160,7 @@ impl Dispatcher {
         loop {
             self.start_due(Instant::now());
             self.retry_loads(Instant::now());
+            self.end_hangs(Instant::now());
             self.publish_health();
             if self.health.borrow().stopped {
                 return;
@@ -180,7 +181,7 @@ impl Dispatcher {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.workers.iter().filter_map(|worker| worker.state.start_at());
-        starts.chain(self.draining).chain(self.retry_loads_at).min()
+        starts.chain(self.draining).chain(self.retry_loads_at).chain(self.next_overdue()).min()
     }
 
     /// A worker that could not load what is committed gets no work, and would not try again.
@@ -321,6 +322,8 @@ impl Dispatcher {
                     }
                 }
             }
+            Report::Stopped => worker.stopped(Instant::now()),
+            Report::Continued => worker.continued(),
             Report::Ended(ended) => {
                 self.tell_ended(id);
                 self.forgotten(id, None);

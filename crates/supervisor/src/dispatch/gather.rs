@@ -170,12 +170,18 @@ impl Dispatch {
         timeout: Option<Duration>,
     ) -> Result<Answer, GatherError> {
         let timeout = self.time_allowed(timeout);
-        time::timeout(timeout, self.gather(model, inputs))
+        let deadline = Instant::now() + timeout;
+        time::timeout(timeout, self.gather(model, inputs, deadline))
             .await
             .unwrap_or(Err(GatherError::Timeout(timeout)))
     }
 
-    async fn gather(&self, model: &Model, inputs: Vec<Input>) -> Result<Answer, GatherError> {
+    async fn gather(
+        &self,
+        model: &Model,
+        inputs: Vec<Input>,
+        deadline: Instant,
+    ) -> Result<Answer, GatherError> {
         let window = self.window(inputs.len());
         // For all rounds: what has been accepted is answered, also if it has to be run again.
         let places = self.places(model.slot, window)?;
@@ -183,7 +189,8 @@ impl Dispatch {
         let mut wanted: Vec<usize> = (0..inputs.len()).collect();
         let (mut round, mut together, mut _still) = (0, false, None);
         loop {
-            let run = Run { slot: model.slot, window, together, places: Arc::clone(&places) };
+            let places = Arc::clone(&places);
+            let run = Run { slot: model.slot, window, together, deadline, places };
             for (index, answered) in self.run_once(&run, &inputs, &wanted).await? {
                 answers[index] = Some(answered);
             }
@@ -267,6 +274,7 @@ impl Dispatch {
             input: inputs[index].clone(),
             index,
             queued_at,
+            deadline: run.deadline,
             together: run.together,
             reply: reply.clone(),
             _permit: Arc::clone(&run.places),
@@ -282,6 +290,7 @@ struct Run {
     slot: Slot,
     window: usize,
     together: bool,
+    deadline: Instant,
     places: Arc<OwnedSemaphorePermit>,
 }
 

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     ask::{self, Rejection},
+    control_page::Slot,
     message::{FromWorker, Task, ToWorker, Welcome},
 };
 
 use super::{
     Answered, ItemError, Timing,
     dispatcher::{Accepted, Dispatcher, answer},
+    scheduler::ItemId,
     worker::{self, Load},
 };
 use crate::{
@@ -103,6 +105,17 @@ impl Dispatcher {
         worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
     }
 
+    /// Puts back an item that has time left: another's deadline was why its group was terminated.
+    fn was_in_company(&mut self, slot: Option<Slot>, item: ItemId) -> bool {
+        let has_time =
+            self.items.get(&item).is_some_and(|accepted| accepted.item.deadline > Instant::now());
+        if has_time && let Some(slot) = slot {
+            self.metrics.items_retried_total.add();
+            self.put_back(slot, item);
+        }
+        has_time && slot.is_some()
+    }
+
     /// A worker has no answer for items of a group.
     fn rejected(
         &mut self,
@@ -113,6 +126,7 @@ impl Dispatcher {
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
         let slot = worker.group_slot(group);
+        let terminated = worker.is_terminated(group);
         let charged = worker.took(group, 0);
         let items = worker.answered(group, items.into_iter());
         let items = items.ok_or("it rejects what it was not given")?;
@@ -122,6 +136,9 @@ impl Dispatcher {
             self.scheduler.correct(slot, estimated, took);
         }
         for item in items {
+            if terminated && self.was_in_company(slot, item) {
+                continue;
+            }
             if matches!(reason, Rejection::NotLoaded(_))
                 && slot.is_some_and(|slot| self.another_can_answer(slot, item))
             {

@@ -5,17 +5,19 @@
 //! - [`alone`]: pure: when idle workers' CPUs help with a text.
 //! - [`dispatcher`]: the task that owns the queue and the workers.
 //! - [`queue`]: what it does with what waits.
+//! - [`hangs`]: what it does about groups that take too long and workers that are stopped.
 //! - [`loads`]: what workers load and drop apart from their groups.
 //! - [`messages`]: what it does with what a worker says.
 //! - [`measure`]: what it tells the metrics.
 //! - [`worker`]: what the dispatcher knows of one worker.
-//! - [`gather`]: what a handler calls: hands texts in, waits, and sees to it that one response
+//! - [`gather`]: what a handler calls: hands inputs in, waits, and sees to it that one response
 //!   has one generation.
 
 mod alone;
 pub(crate) mod dispatcher;
 pub(crate) mod estimate;
 pub(crate) mod gather;
+mod hangs;
 mod loads;
 mod measure;
 mod messages;
@@ -82,6 +84,8 @@ pub(crate) struct Item {
     pub index: usize,
     /// When it was handed in.
     pub queued_at: Instant,
+    /// When its client is told that it took too long.
+    pub deadline: Instant,
     /// Whether all items of the request must be computed in one group.
     pub together: bool,
     /// Where the answer goes; closed when the client has gone.

@@ -1,7 +1,7 @@
 //! The dispatcher's work with what waits: it puts items in their place, hands out what the
 //! scheduler says, and takes back what a worker did not answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use onnxd_proto::{
@@ -99,9 +99,11 @@ impl Dispatcher {
             let payload_bytes = u32::try_from(input.bytes()).expect("items fit into a frame");
             items.push(ask::Item { payload_bytes, ask: input.ask.clone() });
         }
+        let deadlines = group.items.iter().filter_map(|item| self.items.get(item));
+        let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
         let message = ToWorker::Run { slot: group.slot, items, wide };
         let worker = &mut self.workers[place];
-        worker.assign(id, group, wide);
+        worker.assign(id, group, wide, deadline);
         if !worker.send(id, &message, payload.finish()) {
             worker.kill();
         }
@@ -150,6 +152,12 @@ impl Dispatcher {
                 let Some(accepted) = self.items.get_mut(&id) else { continue };
                 accepted.deaths += u32::from(begun);
                 accepted.faults += u32::from(begun && by_fault);
+                if accepted.item.deadline <= Instant::now() {
+                    // Its client has been told.
+                    self.items.remove(&id);
+                    self.metrics.items_cancelled_total.add();
+                    continue;
+                }
                 if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
                     self.metrics.items_retried_total.add();
                     self.put_back(slot, id);
@@ -162,7 +170,7 @@ impl Dispatcher {
     }
 
     /// Puts an item back to its place in the queue.
-    fn put_back(&mut self, slot: Slot, id: ItemId) {
+    pub(super) fn put_back(&mut self, slot: Slot, id: ItemId) {
         let Some(accepted) = self.items.get(&id) else { return };
         let (work, suspect) = (accepted.work, accepted.faults > 0);
         let age = Age { item: id, ..accepted.age };

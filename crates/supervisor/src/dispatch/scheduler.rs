@@ -93,6 +93,8 @@ struct Queue {
     /// The time that the model has had, in microseconds, or would have had if it had always had
     /// work.
     had: u64,
+    /// What it had when it last began to have work: what ran before cannot put it below.
+    began: u64,
 }
 
 impl Scheduler {
@@ -102,6 +104,7 @@ impl Scheduler {
         let queue = self.queues.entry(unit.slot).or_default();
         if queue.units.is_empty() {
             queue.had = queue.had.max(self.turn);
+            queue.began = queue.had;
         }
         queue.micros += u64::from(unit.work.micros);
         queue.units.insert(age, unit);
@@ -121,7 +124,8 @@ impl Scheduler {
     /// A model's group took so much more or less than was estimated, in microseconds.
     pub(crate) fn correct(&mut self, slot: Slot, estimated: u64, took: u64) {
         if let Some(queue) = self.queues.get_mut(&slot) {
-            queue.had = queue.had.saturating_sub(estimated).saturating_add(took);
+            let had = queue.had.saturating_sub(estimated).saturating_add(took);
+            queue.had = had.max(queue.began.min(queue.had));
         }
     }
 
@@ -189,6 +193,8 @@ struct Filling {
     /// What the group takes.
     micros: u32,
     bytes: usize,
+    /// Of the largest unit.
+    largest_bytes: usize,
     /// What its items take alone, and how much that may be.
     alone: u64,
     share: u64,
@@ -198,13 +204,22 @@ struct Filling {
 impl Filling {
     fn new(first: Unit, share: u64, micros_max: u64) -> Self {
         let Work { tokens, micros, bytes } = first.work;
-        Self { items: first.items, tokens, micros, bytes, alone: micros.into(), share, micros_max }
+        Self {
+            items: first.items,
+            tokens,
+            micros,
+            bytes,
+            largest_bytes: bytes,
+            alone: micros.into(),
+            share,
+            micros_max,
+        }
     }
 
     /// What the group takes with this unit, if the unit is to be in it.
     fn micros_with(&self, unit: &Unit, takes: impl Fn(usize, u32) -> u32) -> Option<u32> {
         let texts = self.items.len() + unit.items.len();
-        let small = self.bytes.max(unit.work.bytes) <= ALONE_BYTES || self.tokens > 1;
+        let small = self.largest_bytes.max(unit.work.bytes) <= ALONE_BYTES || self.tokens > 1;
         let fits = texts <= GROUP_ITEMS_MAX
             && small
             && self.bytes.saturating_add(unit.work.bytes) <= GROUP_BYTES_MAX
@@ -227,6 +242,7 @@ impl Filling {
         self.items.extend(unit.items);
         self.tokens = self.tokens.max(unit.work.tokens);
         self.bytes += unit.work.bytes;
+        self.largest_bytes = self.largest_bytes.max(unit.work.bytes);
         self.alone += u64::from(unit.work.micros);
         self.micros = micros;
     }

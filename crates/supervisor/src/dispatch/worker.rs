@@ -15,7 +15,10 @@ use onnxd_proto::{
 };
 use serde::Serialize;
 
-use super::scheduler::{Group, ItemId};
+use super::{
+    hangs::Overdue,
+    scheduler::{Group, ItemId},
+};
 use crate::pool::{
     Epoch, WorkerId,
     keeper::{Ended, Keeper, Started},
@@ -42,6 +45,10 @@ pub(crate) struct Worker {
     pub pinned: bool,
     process: Option<Started>,
     link: Option<Link>,
+    /// Since when its process is stopped.
+    stopped_since: Option<Instant>,
+    /// It is about to end, because it was killed for a hang.
+    killed: bool,
     /// What it computes, and what it computes next.
     groups: VecDeque<InFlight>,
     /// What it serves, by slot.
@@ -84,6 +91,10 @@ struct InFlight {
     took: u64,
     /// Whether other CPUs help with it.
     wide: bool,
+    /// The first of its unanswered items' deadlines; some may have been answered since.
+    deadline: Option<Instant>,
+    /// When the worker was told to terminate it.
+    terminated: Option<Instant>,
 }
 
 /// What a worker had when it ended.
@@ -131,6 +142,8 @@ impl Worker {
             pinned: false,
             process: None,
             link: None,
+            stopped_since: None,
+            killed: false,
             groups: VecDeque::new(),
             loads: vec![Load::default(); models],
             newest_seen: vec![0; models],
@@ -156,7 +169,7 @@ impl Worker {
 
     /// Whether it has nothing to do and may get work.
     fn is_idle(&self) -> bool {
-        self.state.is_idle() && self.link.is_some()
+        self.state.is_idle() && self.link.is_some() && self.stopped_since.is_none()
     }
 
     /// Whether it may get its next group already: what it has is done before another could be
@@ -165,6 +178,7 @@ impl Worker {
         let short = |group: &InFlight| group.micros <= NEXT_MICROS_MAX;
         self.state.state() == State::Busy
             && self.link.is_some()
+            && self.stopped_since.is_none()
             && self.groups.len() == 1
             && self.groups.iter().all(short)
     }
@@ -261,10 +275,19 @@ impl Worker {
     }
 
     /// It has been sent a group.
-    pub(crate) fn assign(&mut self, id: u64, group: &Group, wide: bool) {
+    pub(crate) fn assign(&mut self, id: u64, group: &Group, wide: bool, deadline: Option<Instant>) {
         let unanswered = group.items.iter().copied().map(Some).collect();
         let (slot, micros) = (group.slot, group.micros);
-        self.groups.push_back(InFlight { id, slot, unanswered, micros, took: 0, wide });
+        self.groups.push_back(InFlight {
+            id,
+            slot,
+            unanswered,
+            micros,
+            took: 0,
+            wide,
+            deadline,
+            terminated: None,
+        });
         self.state.group_sent();
     }
 
@@ -279,6 +302,56 @@ impl Worker {
         let group = self.groups.front_mut().filter(|group| group.id == id)?;
         group.took += u64::from(micros);
         Some((group.micros.into(), group.took))
+    }
+
+    /// What it must have done by when.
+    pub(super) fn overdue(&self) -> impl Iterator<Item = Overdue> + '_ {
+        let group = self.groups.front().filter(|_| self.link.is_some());
+        let group = group.and_then(|group| match group.terminated {
+            Some(at) => Some(Overdue::Terminated(at)),
+            None => group.deadline.map(Overdue::Group),
+        });
+        let stopped = self.stopped_since.map(Overdue::Stopped);
+        group.into_iter().chain(stopped).filter(|_| !self.killed)
+    }
+
+    /// Tells it to terminate what it computes, if the deadline of an unanswered item has passed.
+    pub(crate) fn terminate(
+        &mut self,
+        deadline: impl Fn(&ItemId) -> Option<Instant>,
+        now: Instant,
+    ) -> bool {
+        let Some(group) = self.groups.front_mut() else { return false };
+        group.deadline = group.unanswered.iter().flatten().filter_map(deadline).min();
+        let over = group.deadline.is_some_and(|deadline| deadline <= now);
+        if over {
+            group.terminated = Some(now);
+            if let Some(process) = &self.process {
+                process.terminate(group.id);
+            }
+        }
+        over
+    }
+
+    /// Whether it was told to terminate the group with this number.
+    pub(crate) fn is_terminated(&self, id: u64) -> bool {
+        self.groups.front().is_some_and(|group| group.id == id && group.terminated.is_some())
+    }
+
+    /// Somebody has stopped its process.
+    pub(crate) fn stopped(&mut self, now: Instant) {
+        self.stopped_since.get_or_insert(now);
+    }
+
+    /// Its process goes on.
+    pub(crate) fn continued(&mut self) {
+        self.stopped_since = None;
+    }
+
+    /// Ends the process, which does not go on by itself.
+    pub(crate) fn kill_hung(&mut self) {
+        self.killed = true;
+        self.kill();
     }
 
     /// Whether other CPUs help with what it computes.
@@ -355,6 +428,8 @@ impl Worker {
     /// Its process has ended.
     pub(crate) fn ended(&mut self, now: Instant, ended: &Ended, jitter: f64) {
         self.process = None;
+        self.stopped_since = None;
+        self.killed = false;
         self.pinged = false;
         self.loads.fill(Load::default());
         self.not_loaded.fill(0);

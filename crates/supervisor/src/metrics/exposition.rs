@@ -121,6 +121,11 @@ impl Scrape {
                 "Items that took too many workers with them and were answered 500",
                 &metrics.items_poisonous_total,
             ),
+            (
+                "onnxd_groups_terminated",
+                "Groups that were terminated because an item's deadline had passed",
+                &metrics.groups_terminated_total,
+            ),
             ("onnxd_micro_batches", "Micro-batches that were run", &metrics.micro_batches_total),
         ] {
             page.counter(name, about, [([], counter.read())])?;
@@ -261,6 +266,12 @@ impl Scrape {
             "onnxd_worker_memory_bytes",
             "Memory of a worker's own, without the weights that workers share; 0 while it has no process",
             memory,
+        )?;
+        let killed = self.metrics.workers_killed_total.by_reason();
+        page.counter(
+            "onnxd_workers_killed",
+            "Workers killed because they did not go on: hung past a deadline, or stopped",
+            killed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
         let restarts = self.metrics.worker_restarts_total.by_reason();
         page.counter(

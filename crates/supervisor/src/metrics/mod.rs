@@ -53,6 +53,10 @@ pub(crate) struct Metrics {
     pub connections_delayed_total: Counter,
     /// Idle or slow connections that were closed because others needed their places.
     pub connections_evicted_total: Counter,
+    /// Groups that were terminated because a deadline had passed.
+    pub groups_terminated_total: Counter,
+    /// Workers that were killed because they did not go on.
+    pub workers_killed_total: Killed,
     /// Workers started again after they had ended.
     pub worker_restarts_total: Restarts,
     /// Generations committed since the start.
@@ -94,6 +98,8 @@ impl Metrics {
             requests_overloaded_total: Counter::default(),
             connections_delayed_total: Counter::default(),
             connections_evicted_total: Counter::default(),
+            groups_terminated_total: Counter::default(),
+            workers_killed_total: Killed::default(),
             worker_restarts_total: Restarts::default(),
             commits_total: Counter::default(),
             automatic_rollbacks_total: Counter::default(),
@@ -183,6 +189,33 @@ impl Serialize for Restarts {
     }
 }
 
+/// Why workers were killed, as the label `reason` says it.
+const KILL_REASONS: [&str; 2] = ["hung", "stopped"];
+
+/// Workers that were killed, by the reason. `onnxd status` shows the sum.
+#[derive(Debug, Default)]
+pub(crate) struct Killed([Counter; KILL_REASONS.len()]);
+
+impl Killed {
+    /// A worker is killed for one of [`KILL_REASONS`].
+    pub(crate) fn add(&self, reason: &'static str) {
+        let place = KILL_REASONS.into_iter().position(|known| known == reason);
+        if let Some(counter) = place.and_then(|place| self.0.get(place)) {
+            counter.add();
+        }
+    }
+
+    fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        KILL_REASONS.into_iter().zip(self.0.iter().map(Counter::read))
+    }
+}
+
+impl Serialize for Killed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.by_reason().map(|(_, count)| count).sum())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +233,7 @@ mod tests {
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
         let json = serde_json::to_value(&metrics).unwrap();
         assert_eq!(json["worker_restarts_total"], 5);
-        assert_eq!(json.as_object().unwrap().len(), 14, "status shows the counters: {json}");
+        assert_eq!(json.as_object().unwrap().len(), 16, "status shows the counters: {json}");
     }
 
     #[test]

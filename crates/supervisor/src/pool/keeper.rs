@@ -3,18 +3,24 @@
 //! to live as long as the child.
 
 use std::{
-    io,
+    io::{self, PipeWriter, Write},
     os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::ExitStatusExt},
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
     },
-    process::{ExitStatus, Stdio},
-    sync::mpsc,
+    process::Stdio,
+    sync::{Arc, mpsc},
     thread,
 };
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    io::{Errno, ioctl_fionbio},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open,
+        pidfd_send_signal, waitid,
+    },
+};
 use tokio::sync::mpsc::Sender;
 
 use super::{Epoch, WorkerId, executable::WorkerExecutable};
@@ -23,6 +29,8 @@ use super::{Epoch, WorkerId, executable::WorkerExecutable};
 const SOCKET_FD: i32 = 3;
 /// The descriptor of the control page in the worker.
 const CONTROL_PAGE_FD: i32 = 4;
+/// The descriptor of the pipe that names groups to be terminated in the worker.
+const TERMINATIONS_FD: i32 = 5;
 
 /// A process that has been started.
 #[derive(Debug)]
@@ -30,14 +38,22 @@ pub(crate) struct Started {
     /// Its number in the system.
     pub pid: u32,
     /// For signals that cannot hit another process.
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
+    /// Read by a thread of the worker that nothing holds up.
+    terminations: PipeWriter,
 }
 
 impl Started {
     /// Ends the process at once, also if it is stopped.
     pub(crate) fn kill(&self) {
         // It may have ended by itself, which is as good.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&*self.pidfd, Signal::KILL);
+    }
+
+    /// Tells the process to end what it computes for this group, even in the middle of a run.
+    pub(crate) fn terminate(&self, group: u64) {
+        // The pipe is full only where nobody reads it; such a worker is killed after a grace.
+        let _ = (&self.terminations).write_all(&group.to_le_bytes());
     }
 }
 
@@ -46,6 +62,10 @@ impl Started {
 pub(crate) enum Report {
     /// The process runs; our end of its socket.
     Started(Started, UnixStream),
+    /// Somebody has stopped the process.
+    Stopped,
+    /// The process goes on after it was stopped.
+    Continued,
     /// The process has ended, or could not be started.
     Ended(Ended),
 }
@@ -73,9 +93,15 @@ impl Ended {
     }
 }
 
-impl From<ExitStatus> for Ended {
-    fn from(status: ExitStatus) -> Self {
-        Self { code: status.code(), signal: status.signal(), reason: status.to_string() }
+impl From<&WaitIdStatus> for Ended {
+    fn from(status: &WaitIdStatus) -> Self {
+        let (code, signal) = (status.exit_status(), status.terminating_signal());
+        let reason = match (code, signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (_, Some(signal)) => format!("signal {signal}"),
+            _ => "nobody knows how".to_owned(),
+        };
+        Self { code, signal, reason }
     }
 }
 
@@ -103,11 +129,11 @@ impl Keeper {
             for (epoch, control_page) in incoming {
                 let report = |report| events.blocking_send(event(worker, epoch, report)).is_ok();
                 let ended = match start(&executable, worker, cpu, control_page) {
-                    Ok((mut child, started, socket)) => {
+                    Ok((started, socket)) => {
                         // Also when nobody listens any more: the child ends as its socket does.
+                        let pidfd = Arc::clone(&started.pidfd);
                         report(Report::Started(started, socket));
-                        let unknown = |error: io::Error| Ended::unknown(error.to_string());
-                        child.wait().map_or_else(unknown, Ended::from)
+                        wait(&pidfd, report)
                     }
                     Err(error) => Ended::unknown(format!("not started: {error}")),
                 };
@@ -124,14 +150,30 @@ impl Keeper {
     }
 }
 
+/// Waits for the end of the process, and reports when somebody stops it or lets it go on.
+fn wait(pidfd: &OwnedFd, report: impl Fn(Report) -> bool) -> Ended {
+    let changes = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), changes) {
+            Ok(Some(status)) if status.stopped() => report(Report::Stopped),
+            Ok(Some(status)) if status.continued() => report(Report::Continued),
+            Ok(Some(status)) => return Ended::from(&status),
+            Ok(None) | Err(Errno::INTR) => continue,
+            Err(error) => return Ended::unknown(error.to_string()),
+        };
+    }
+}
+
 fn start(
     executable: &WorkerExecutable,
     worker: WorkerId,
     cpu: u16,
     control_page: OwnedFd,
-) -> io::Result<(std::process::Child, Started, UnixStream)> {
+) -> io::Result<(Started, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
+    let (orders, terminations) = io::pipe()?;
+    ioctl_fionbio(&terminations, true)?;
     let mut command = executable.command();
     command.arg("serve").args(["--worker", &worker.to_string(), "--cpu", &cpu.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -139,11 +181,12 @@ fn start(
         .fd_mappings(vec![
             FdMapping { parent_fd: theirs.into(), child_fd: SOCKET_FD },
             FdMapping { parent_fd: control_page, child_fd: CONTROL_PAGE_FD },
+            FdMapping { parent_fd: orders.into(), child_fd: TERMINATIONS_FD },
         ])
         .map_err(io::Error::other)?;
     let child = command.spawn()?;
     let pid = child.id();
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
-    Ok((child, Started { pid, pidfd }, ours))
+    Ok((Started { pid, pidfd: Arc::new(pidfd), terminations }, ours))
 }

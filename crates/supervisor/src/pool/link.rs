@@ -32,7 +32,7 @@ pub(crate) struct Incoming {
     pub id: u64,
     /// What it says.
     pub message: FromWorker,
-    /// Raw tensors.
+    /// What it describes: numbers, text or tensors.
     pub payload: Bytes,
 }
 

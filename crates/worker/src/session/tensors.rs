@@ -7,11 +7,11 @@ use onnxd_proto::{
     tensor::{AXES_MAX, DataType, TENSOR_NAME_BYTES_MAX, TENSORS_MAX, TensorSpec},
 };
 use ort::{
-    session::{OutputSelector, RunOptions, SessionInputValue},
+    session::{OutputSelector, SessionInputValue},
     value::{Outlet, ValueType},
 };
 
-use super::{Form, Runtime, SessionError, elements, load_failed, run_failed};
+use super::{Form, Runtime, SessionError, elements, interrupt::Options, load_failed};
 
 /// A tensor that is fed.
 #[derive(Clone, Debug)]
@@ -99,8 +99,8 @@ impl TensorSession {
         };
         let selector =
             names.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(*name));
-        let options = RunOptions::new().map_err(run_failed)?.with_outputs(selector);
-        let outputs = inner.run_with_options(fed, &options).map_err(run_failed)?;
+        let options = Options::new(selector)?;
+        let outputs = options.run(|options| inner.run_with_options(fed, options))?;
         let mut out = Vec::with_capacity(names.len());
         for name in names {
             let value = outputs

@@ -4,13 +4,14 @@
 use std::{fmt, path::Path};
 
 use ort::{
-    session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue},
+    session::{OutputSelector, SessionInputValue},
     value::TensorRef,
 };
 
 use super::{
     Form, Runtime, SessionError,
     contract::{Input, accept_inputs, choose_output},
+    interrupt::Options,
     load_failed, run_failed,
 };
 use crate::tokenize::Tokens;
@@ -29,7 +30,7 @@ pub(crate) struct Session {
     inner: ort::session::Session,
     inputs: Vec<Input>,
     /// Computes the one output that is used.
-    options: RunOptions<HasSelectedOutputs>,
+    options: Options,
     output: String,
     pooled: bool,
     /// What is fed, reused from run to run.
@@ -90,9 +91,7 @@ impl Session {
         let inner = opened.map_err(load_failed)?;
         let inputs = accept_inputs(inner.inputs())?;
         let (output, pooled) = choose_output(inner.outputs(), head)?;
-        let options = RunOptions::new()
-            .map_err(run_failed)?
-            .with_outputs(OutputSelector::no_default().with(&output));
+        let options = Options::new(OutputSelector::no_default().with(&output))?;
         Ok(Self { inner, inputs, options, output, pooled, buffers: Buffers::default() })
     }
 
@@ -123,7 +122,8 @@ impl Session {
             let tensor = TensorRef::from_array_view((shape, values)).map_err(run_failed)?;
             fed.push((input.name(), tensor.into()));
         }
-        let outputs = self.inner.run_with_options(fed, &self.options).map_err(run_failed)?;
+        let Self { inner, options, .. } = self;
+        let outputs = options.run(|options| inner.run_with_options(fed, options))?;
         let (dimensions, values) = outputs[0].try_extract_tensor::<f32>().map_err(run_failed)?;
         let size = |place: usize| usize::try_from(dimensions[place]).unwrap_or(0);
         let (rows, dimension) = match dimensions.len() {
