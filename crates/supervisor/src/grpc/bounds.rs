@@ -13,7 +13,7 @@ use super::pb::{
 };
 
 /// Bytes of a message that asks for no inference.
-const QUESTION_BYTES_MAX: usize = 64 * 1024;
+pub(super) const QUESTION_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of an inference request besides raw tensors.
 const TYPED_BYTES_MAX: usize = 8 << 20;
 /// Fields of an inference request, those of inputs and their contents included.

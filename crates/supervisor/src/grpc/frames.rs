@@ -17,14 +17,15 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Takes the next bytes; tells of each message that begins how long it is going to be.
+    /// Takes the next bytes; tells of each message that begins its number, its flags and how long it
+    /// is going to be.
     ///
     /// # Errors
     /// What `begins` says against it.
     pub(super) fn take<E>(
         &mut self,
         mut data: &[u8],
-        mut begins: impl FnMut(u64, usize) -> Result<(), E>,
+        mut begins: impl FnMut(u64, u8, usize) -> Result<(), E>,
     ) -> Result<(), E> {
         while !data.is_empty() {
             if self.left > 0 {
@@ -38,10 +39,10 @@ impl Frames {
             self.head_bytes += taken;
             data = &data[taken..];
             if self.head_bytes == HEAD_BYTES {
-                let [_, length @ ..] = self.head;
+                let [flags, length @ ..] = self.head;
                 self.head_bytes = 0;
                 self.left = u32::from_be_bytes(length) as usize;
-                begins(self.messages, self.left)?;
+                begins(self.messages, flags, self.left)?;
                 self.messages += 1;
             }
         }
@@ -81,8 +82,8 @@ mod tests {
             }
             let (mut frames, mut found) = (Frames::default(), Vec::new());
             for data in body.chunks(cut) {
-                let begins = |message, length| {
-                    assert_eq!(message, found.len() as u64);
+                let begins = |message, flags, length| {
+                    assert_eq!((message, flags), (found.len() as u64, 0));
                     found.push(length);
                     Ok::<_, Infallible>(())
                 };
@@ -101,14 +102,14 @@ mod tests {
         for (data, between) in
             [(&[0, 0][..], false), (&[0, 0, 2], false), (&[7], false), (&[7], true)]
         {
-            frames.take(data, |_, _| Ok::<_, Infallible>(())).unwrap();
+            frames.take(data, |_, _, _| Ok::<_, Infallible>(())).unwrap();
             assert_eq!(frames.is_between(), between, "{data:?}");
         }
     }
 
     #[test]
     fn a_message_that_is_refused_goes_no_further() {
-        let refuse = |_, length: usize| Err(length);
+        let refuse = |_, _, length: usize| Err(length);
         assert_eq!(
             Frames::default().take(&[0, 255, 255, 255, 255], refuse),
             Err(u32::MAX as usize)

@@ -60,7 +60,6 @@ pub(super) async fn around(
     let method = front.methods.get(request.uri().path());
     let route = front.app.metrics.routes.find(method.map(|method| &*method.path));
     let response = if front.allows(&request) {
-        let takes_stream = method.is_some_and(|method| method.takes_stream);
         let (mut head, body) = request.into_parts();
         let packing = unpack::named(head.headers.get(ENCODING)).unwrap_or_default();
         if packing.is_some() {
@@ -68,7 +67,7 @@ pub(super) async fn around(
             head.headers.remove(ENCODING);
         }
         let (app, drain) = (front.app.clone(), front.drain.clone());
-        let body = RequestBody::new(body, app, packing, takes_stream, drain);
+        let body = RequestBody::new(body, app, packing, method, drain);
         let paid = body.paid();
         head.extensions.insert(Arc::clone(&paid));
         let response = next.run(Request::from_parts(head, Body::new(body))).await;

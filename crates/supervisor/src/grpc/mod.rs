@@ -66,6 +66,8 @@ struct Method {
     path: String,
     /// It takes more than one message.
     takes_stream: bool,
+    /// Bytes of one.
+    bytes_max: usize,
 }
 
 /// The methods of all services.
@@ -84,6 +86,10 @@ fn methods() -> Vec<Method> {
                 let method = |method: &prost_types::MethodDescriptorProto| Method {
                     path: format!("/{}.{}/{}", file.package(), service.name(), method.name()),
                     takes_stream: method.client_streaming(),
+                    bytes_max: match method.input_type() {
+                        ".inference.ModelInferRequest" => MESSAGE_BYTES_MAX,
+                        _ => bounds::QUESTION_BYTES_MAX,
+                    },
                 };
                 methods.extend(service.method.iter().map(method));
             }
@@ -144,5 +150,9 @@ mod tests {
         let streams: Vec<_> = streams.map(|method| method.path).collect();
         assert!(streams.contains(&"/inference.GRPCInferenceService/ModelStreamInfer".to_owned()));
         assert_eq!(streams.len(), 3);
+        let large = methods().into_iter().filter(|method| method.bytes_max == MESSAGE_BYTES_MAX);
+        let large: Vec<_> = large.map(|method| method.path).collect();
+        let infer = ["ModelInfer", "ModelStreamInfer"];
+        assert_eq!(large, infer.map(|name| format!("/inference.GRPCInferenceService/{name}")));
     }
 }

@@ -4,29 +4,41 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::task::block_in_place;
 
-use super::{AT_ONCE_BYTES_MAX, MESSAGE_BYTES_MAX, frames::HEAD_BYTES};
+use super::{AT_ONCE_BYTES_MAX, frames::HEAD_BYTES};
 use crate::http::{
     error::ApiError,
     unpack::{Packing, unpack},
 };
 
+/// The flags of a message that is packed.
+pub(super) const PACKED: u8 = 1;
+
 /// What has come of messages that may be packed.
 #[derive(Debug)]
 pub(super) struct Packed {
     packing: Packing,
+    /// Bytes of a message that comes out.
+    bytes_max: usize,
     held: BytesMut,
+    /// Messages that were given.
+    messages: u64,
 }
 
 impl Packed {
-    pub(super) fn new(packing: Packing) -> Self {
-        Self { packing, held: BytesMut::new() }
+    pub(super) fn new(packing: Packing, bytes_max: usize) -> Self {
+        Self { packing, bytes_max, held: BytesMut::new(), messages: 0 }
     }
 
-    /// Takes the next bytes, and gives all messages that are whole now.
+    /// Takes the next bytes, and gives all messages that are whole now; tells of each that was packed
+    /// its number and how much came out.
     ///
     /// # Errors
     /// 400 where one cannot be unpacked, 413 where too much comes out.
-    pub(super) fn take(&mut self, data: &[u8]) -> Result<Bytes, ApiError> {
+    pub(super) fn take(
+        &mut self,
+        data: &[u8],
+        mut unpacked: impl FnMut(u64, usize),
+    ) -> Result<Bytes, ApiError> {
         self.held.put_slice(data);
         let mut whole = BytesMut::new();
         while let Some((&[packed, ref length @ ..], rest)) =
@@ -39,10 +51,15 @@ impl Packed {
             self.held.advance(HEAD_BYTES);
             let message = self.held.split_to(length).freeze();
             let (flag, message) = match packed {
-                1 => (0, self.unpack(&message)?),
+                PACKED => {
+                    let message = self.unpack(&message)?;
+                    unpacked(self.messages, message.len());
+                    (0, message)
+                }
                 // Whoever takes messages apart knows which flags there are.
                 flag => (flag, message),
             };
+            self.messages += 1;
             whole.put_u8(flag);
             whole.put_u32(u32::try_from(message.len()).expect("messages have a limit"));
             whole.put_slice(&message);
@@ -51,7 +68,7 @@ impl Packed {
     }
 
     fn unpack(&self, message: &Bytes) -> Result<Bytes, ApiError> {
-        let unpack = || unpack(message, self.packing, MESSAGE_BYTES_MAX);
+        let unpack = || unpack(message, self.packing, self.bytes_max);
         // Little can become a thousand times as much.
         if message.len() > AT_ONCE_BYTES_MAX / 1024 { block_in_place(unpack) } else { unpack() }
     }
@@ -65,6 +82,7 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
+    use crate::grpc::MESSAGE_BYTES_MAX;
 
     fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
         let length = u32::try_from(message.len()).unwrap();
@@ -83,9 +101,12 @@ mod tests {
             [framed(1, &gzip(b"first")), framed(0, b"second"), framed(1, &gzip(b""))].concat();
         let expected = [framed(0, b"first"), framed(0, b"second"), framed(0, b"")].concat();
         for cut in [1, 2, 7, given.len()] {
-            let mut packed = Packed::new(Packing::Gzip);
-            let parts = given.chunks(cut).map(|part| packed.take(part).unwrap());
+            let mut packed = Packed::new(Packing::Gzip, 6);
+            let mut sizes = Vec::new();
+            let mut size = |message, bytes| sizes.push((message, bytes));
+            let parts = given.chunks(cut).map(|part| packed.take(part, &mut size).unwrap());
             assert_eq!(parts.collect::<Vec<_>>().concat(), expected, "{cut}");
+            assert_eq!(sizes, [(0, 5), (2, 0)]);
         }
     }
 
@@ -93,7 +114,9 @@ mod tests {
     async fn a_small_message_that_becomes_too_large_a_one_is_refused_and_so_is_nonsense() {
         let bomb = framed(1, &gzip(&vec![0; MESSAGE_BYTES_MAX + 1]));
         assert!(bomb.len() < MESSAGE_BYTES_MAX / 100);
-        let status = |data: &[u8]| Packed::new(Packing::Gzip).take(data).unwrap_err().status;
+        let status = |data: &[u8]| {
+            Packed::new(Packing::Gzip, MESSAGE_BYTES_MAX).take(data, |_, _| ()).unwrap_err().status
+        };
         assert_eq!(status(&bomb), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(status(&framed(1, b"nonsense")), StatusCode::BAD_REQUEST);
     }

@@ -1,6 +1,10 @@
 //! The calls of `inference.GRPCInferenceService`.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use futures_util::{Stream, StreamExt, stream};
 use onnxd_proto::tensor::{DataType as TensorType, TensorSpec};
@@ -10,7 +14,7 @@ use tonic::{
 };
 
 use super::{
-    body::Paid,
+    body::{Paid, UNPAID_BYTES_MAX},
     deadline::Deadline,
     infer,
     pb::{
@@ -63,15 +67,20 @@ impl Service {
         Self { app }
     }
 
-    /// Has a model answer; also the headers that the answer goes with.
+    /// Has a model answer the message of that number; also the headers that the answer goes with.
     async fn infer(
         &self,
         begun: Result<Begun, ApiError>,
         message: ModelInferRequest,
+        (paid, place): (&Paid, u64),
     ) -> Result<(ModelInferResponse, MetadataMap), ApiError> {
         let request = infer::request(message)?;
         let id = request.id.clone();
         let response = crate::oip::infer::infer(&self.app, begun?, request).await?;
+        let bytes = response.outputs.iter().map(|output| output.data.len()).sum();
+        if let Some(permit) = self.app.pay(bytes, UNPAID_BYTES_MAX)? {
+            paid.add(place, permit);
+        }
         let headers = headers(&response.inference);
         Ok((infer::response(response, id)?, headers))
     }
@@ -81,9 +90,10 @@ impl Service {
         &self,
         begun: Result<Begun, ApiError>,
         message: ModelInferRequest,
+        paid: (&Paid, u64),
     ) -> ModelStreamInferResponse {
         let id = message.id.clone();
-        match self.infer(begun, message).await {
+        match self.infer(begun, message, paid).await {
             Ok((response, _)) => ModelStreamInferResponse {
                 error_message: String::new(),
                 infer_response: Some(response),
@@ -94,6 +104,33 @@ impl Service {
             },
         }
     }
+}
+
+/// Answers whose payment ends when they have been sent: who asks for the next one has sent the one
+/// before.
+struct Paying<S> {
+    answers: S,
+    /// Answers that were given.
+    given: u64,
+    paid: Arc<Paid>,
+}
+
+impl<S: Stream + Unpin> Stream for Paying<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(sent) = self.given.checked_sub(1) {
+            self.paid.end(sent);
+        }
+        let next = ready!(self.answers.poll_next_unpin(context));
+        self.given += u64::from(next.is_some());
+        Poll::Ready(next)
+    }
+}
+
+/// What a call has paid for.
+fn paid<T>(request: &Request<T>) -> Arc<Paid> {
+    request.extensions().get::<Arc<Paid>>().cloned().unwrap_or_default()
 }
 
 /// What an answer of a model goes with, as over HTTP.
@@ -164,10 +201,11 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
+        let paid = paid(&request);
         let (headers, _, message) = request.into_parts();
         let headers = headers.into_headers();
         let begun = Deadline::new(&headers).and_then(|deadline| deadline.begun(&headers));
-        let (message, headers) = self.infer(begun, message).await.map_err(status)?;
+        let (message, headers) = self.infer(begun, message, (&paid, 0)).await.map_err(status)?;
         let mut response = Response::new(message);
         *response.metadata_mut() = headers;
         Ok(response)
@@ -180,23 +218,23 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
-        let paid = request.extensions().get::<Arc<Paid>>().cloned().unwrap_or_default();
+        let paid = paid(&request);
         let (headers, _, messages) = request.into_parts();
         let headers = Arc::new(headers.into_headers());
         let deadline = Deadline::new(&headers).map_err(status)?;
-        let service = self.clone();
+        let (service, computed) = (self.clone(), Arc::clone(&paid));
         let answers = messages.enumerate().map(move |(place, message)| {
             let (service, headers, paid) =
-                (service.clone(), Arc::clone(&headers), Arc::clone(&paid));
+                (service.clone(), Arc::clone(&headers), Arc::clone(&computed));
             async move {
-                let answer = service.infer_one(deadline.begun(&headers), message?).await;
-                paid.end(place as u64);
-                Ok(answer)
+                let paid = (&*paid, place as u64);
+                Ok(service.infer_one(deadline.begun(&headers), message?, paid).await)
             }
         });
         let late = || Err(Status::deadline_exceeded("the time that the client gave has passed"));
         let end = stream::once(async move { deadline.is_past().then(late) });
-        let answers = answers.buffered(AHEAD_MAX).take_until(deadline.passed());
+        let answers = Paying { answers: answers.buffered(AHEAD_MAX), given: 0, paid };
+        let answers = answers.take_until(deadline.passed());
         Ok(Response::new(Box::pin(answers.chain(end.filter_map(std::future::ready)))))
     }
 

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    chunks::held,
     error::{ApiError, Kind},
     router::App,
     unpack::{self, unpack},
@@ -22,6 +23,8 @@ use super::{
 
 /// Bytes of a request's body, as TEI has it.
 pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
+/// Bytes of a body that need not be paid for.
+const UNPAID_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the rest of a refused body may take before the connection is closed.
@@ -30,17 +33,19 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 const STEP_BYTES: usize = 1 << 20;
 /// Bodies that are unpacked at once: it takes CPU time, and memory that is paid for afterwards.
 static UNPACKING: Semaphore = Semaphore::const_new(2);
+/// How long a body waits for its turn to be unpacked.
+const UNPACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads a body within the limits.
+/// Reads a body within the limits; a large one pays for its memory until the last of it is dropped.
 ///
 /// # Errors
 /// 413 where it is too long, 408 where it takes too long, 400 where it breaks off, 415 where it is
-/// packed in a way that nobody here knows.
-pub(crate) async fn read_body(request: Request<Body>) -> Result<Bytes, ApiError> {
-    read_body_within(request, BODY_BYTES_MAX).await
+/// packed in a way that nobody here knows, 429 where other large bodies take all the room.
+pub(crate) async fn read_body(app: &App, request: Request<Body>) -> Result<Bytes, ApiError> {
+    read_paid(app, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await
 }
 
-/// The same with another limit.
+/// The same with another limit, for listeners whose bodies are few.
 ///
 /// # Errors
 /// As above.
@@ -51,21 +56,20 @@ pub(crate) async fn read_body_within(
     read(request, bytes_max, &mut Payment::default()).await
 }
 
-/// The same for a body that pays for its memory where it has more than `unpaid_max` bytes. The
-/// payment is held until the request is answered.
+/// The same for a body that pays for its memory where it has more than `unpaid_max` bytes.
 ///
 /// # Errors
-/// As above, and 429 where other large bodies take all the room.
+/// As above.
 pub(crate) async fn read_paid(
     app: &App,
     request: Request<Body>,
     unpaid_max: usize,
     bytes_max: usize,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
+) -> Result<Bytes, ApiError> {
     let payer = Some((app, unpaid_max));
     let mut payment = Payment { payer, ..Payment::default() };
     let body = read(request, bytes_max, &mut payment).await?;
-    Ok((body, payment.permit))
+    Ok(held([body], payment.permit).next().unwrap_or_default())
 }
 
 /// What a body has paid for.
@@ -108,21 +112,29 @@ async fn read(
     payment: &mut Payment<'_>,
 ) -> Result<Bytes, ApiError> {
     let packing = unpack::packing(request.headers())?;
-    let body = request.into_body();
+    let mut body = request.into_body();
     let size = hyper::body::Body::size_hint(&body);
     // What says beforehand that it is too long is not waited for.
     if size.lower() > bytes_max as u64 {
-        discard_later(body);
-        return Err(too_long(bytes_max));
+        discard_later(body, bytes_max);
+        return Err(too_long(bytes_max).and_close());
     }
     let exact = size.exact().and_then(|bytes| usize::try_from(bytes).ok());
-    let taken = take_in(body, exact, bytes_max, payment);
-    let bytes = time::timeout(BODY_TIMEOUT, taken).await.unwrap_or_else(|_| {
+    let taken = take_in(&mut body, exact, bytes_max, payment);
+    let taken = time::timeout(BODY_TIMEOUT, taken).await.unwrap_or_else(|_| {
         let message = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
         Err(wrong(StatusCode::REQUEST_TIMEOUT, message))
+    });
+    let bytes = taken.map_err(|error| {
+        discard_later(body, bytes_max);
+        error.and_close()
     })?;
     let Some(packing) = packing else { return Ok(bytes) };
-    let _turn = UNPACKING.acquire().await;
+    let _turn = time::timeout(UNPACK_TIMEOUT, UNPACKING.acquire()).await.map_err(|_| {
+        let error =
+            ApiError::new(Kind::Overloaded, "the server is overloaded: too many packed bodies");
+        ApiError { retry_after: Some(UNPACK_TIMEOUT), ..error }
+    })?;
     let unpacked = task::block_in_place(|| unpack(&bytes, packing, bytes_max))?;
     payment.cover(unpacked.len())?;
     Ok(unpacked)
@@ -135,7 +147,7 @@ fn too_long(bytes_max: usize) -> ApiError {
 
 /// Takes a body in as it comes; one whose length is known pays for all of it first.
 async fn take_in(
-    mut body: Body,
+    body: &mut Body,
     exact: Option<usize>,
     bytes_max: usize,
     payment: &mut Payment<'_>,
@@ -159,17 +171,17 @@ async fn take_in(
 
 /// Takes in what is still on its way, within the limits of bodies, and forgets it. Closing before
 /// it has come would reset the connection, and the client could not read the answer.
-async fn discard(mut body: Body) {
+async fn discard(mut body: Body, bytes_max: usize) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > BODY_BYTES_MAX {
+        if bytes > bytes_max {
             return;
         }
     }
 }
 
 /// The same in the background, for a limited time.
-pub(super) fn discard_later(body: Body) {
-    tokio::spawn(time::timeout(DISCARD_TIMEOUT, discard(body)));
+pub(super) fn discard_later(body: Body, bytes_max: usize) {
+    tokio::spawn(time::timeout(DISCARD_TIMEOUT, discard(body, bytes_max)));
 }

@@ -5,12 +5,39 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Bytes, and what they have paid for their memory.
+struct Held(
+    Bytes,
+    #[expect(dead_code, reason = "given back when it is dropped")] Arc<OwnedSemaphorePermit>,
+);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The same bytes, which keep what was paid for them until the last of them is dropped, wherever
+/// they go.
+pub(crate) fn held(
+    parts: impl IntoIterator<Item = Bytes>,
+    paid: Option<OwnedSemaphorePermit>,
+) -> impl Iterator<Item = Bytes> {
+    let paid = paid.map(Arc::new);
+    parts.into_iter().map(move |part| match &paid {
+        Some(paid) => Bytes::from_owner(Held(part, Arc::clone(paid))),
+        None => part,
+    })
+}
 
 /// The parts that are not sent yet.
 struct Chunks(VecDeque<Bytes>);
@@ -37,5 +64,29 @@ impl hyper::body::Body for Chunks {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_paid_is_given_back_when_the_last_part_is_gone_and_not_before() {
+        let room = Arc::new(Semaphore::new(7));
+        let paid = Arc::clone(&room).try_acquire_many_owned(7).unwrap();
+        let parts = [Bytes::from("one"), Bytes::from("two")];
+        let mut body = body(held(parts, Some(paid)));
+        assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(6));
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let second = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!((&first[..], &second[..]), (&b"one"[..], &b"two"[..]));
+        drop((body, first));
+        assert_eq!(room.available_permits(), 0);
+        drop(second);
+        assert_eq!(room.available_permits(), 7);
     }
 }

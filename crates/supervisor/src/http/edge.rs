@@ -16,7 +16,7 @@ use axum::{
 };
 
 use super::{
-    bodies::discard_later,
+    bodies::{BODY_BYTES_MAX, discard_later},
     cors::{self, Origin},
     error::{ApiError, Contract, Kind},
     keys::Keys,
@@ -168,7 +168,7 @@ async fn check(
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         // Who waits to be told to send the body is not told so.
         if !request.headers().contains_key(header::EXPECT) {
-            discard_later(request.into_body());
+            discard_later(request.into_body(), BODY_BYTES_MAX);
         }
     }
     response

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
-use onnxd_proto::ask::Rejection;
+use onnxd_proto::{ask::Rejection, message::RefusalKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{
@@ -32,6 +32,9 @@ pub(crate) struct ApiError {
     pub param: Option<&'static str>,
     /// When it may be tried again, where that is known.
     pub retry_after: Option<Duration>,
+    /// The connection ends with the answer: a part of the request may not have been read, and
+    /// nothing of it is ever to be taken for a request.
+    pub closes: bool,
 }
 
 /// TEI's `error_type`.
@@ -81,7 +84,14 @@ impl ApiError {
             Kind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Kind::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { status, kind, message: message.into(), param: None, retry_after: None }
+        Self {
+            status,
+            kind,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            closes: false,
+        }
     }
 
     /// Nothing is served of the model.
@@ -92,6 +102,11 @@ impl ApiError {
     /// The same with another status.
     pub(crate) fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
+    }
+
+    /// The same, after which the connection ends.
+    pub(crate) fn and_close(self) -> Self {
+        Self { closes: true, ..self }
     }
 
     /// The same, naming a field.
@@ -122,6 +137,9 @@ impl ApiError {
             let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert("retry-after-ms", HeaderValue::from(millis));
+        }
+        if self.closes {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -169,7 +187,19 @@ impl From<NotFinite> for ApiError {
 
 impl From<NotServed> for ApiError {
     fn from(error: NotServed) -> Self {
-        let this = Self::new(Kind::Unhealthy, error.to_string());
+        let message = match &error {
+            // These name directories of this machine, which are no client's business.
+            NotServed::Failed(refusal)
+                if matches!(
+                    refusal.kind,
+                    RefusalKind::NotFound | RefusalKind::Space | RefusalKind::Internal
+                ) =>
+            {
+                "the model could not be loaded; the log of the server says why".to_owned()
+            }
+            error => error.to_string(),
+        };
+        let this = Self::new(Kind::Unhealthy, message);
         match error {
             NotServed::Unloaded(_) => this.with_status(StatusCode::NOT_FOUND).about("model"),
             NotServed::Failed(_) => this,

@@ -8,7 +8,6 @@ use axum::{
     body::Body,
     http::{Response, StatusCode, Uri},
     middleware,
-    response::IntoResponse,
     routing::{any, get},
 };
 use onnxd_proto::{layout::Record, message::Task};
@@ -53,6 +52,8 @@ pub(crate) struct App {
     pub bodies: Arc<Semaphore>,
 }
 
+/// Bytes of a body of tensors, or of an answer, that need not be paid for.
+pub(crate) const UNPAID_BYTES_MAX: usize = 256 * 1024;
 /// Kibibytes of all large bodies that are read or answered at once.
 pub(crate) const BODIES_KIBIBYTES_MAX: usize = 512 * 1024;
 
@@ -64,8 +65,7 @@ pub(crate) struct Limits {
 }
 
 impl App {
-    /// Room in memory for a body of so many bytes, if these are more than `unpaid_max`. Held until
-    /// the request is answered.
+    /// Room in memory for a body of so many bytes, if these are more than `unpaid_max`.
     ///
     /// # Errors
     /// 429 where other large bodies take all the room.
@@ -189,53 +189,47 @@ async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Bo
         .into_response(Contract::of(uri.path()))
 }
 
-/// Turns a handler's result into a response in the shape of its contract. After an error that
-/// may leave a part of the body unread the connection ends, so that nothing of it is ever taken
-/// for a request.
+/// Turns a handler's result into a response in the shape of its contract.
 pub(crate) async fn respond(
     contract: Contract,
     handler: impl Future<Output = Result<Response<Body>, ApiError>>,
 ) -> Response<Body> {
-    handler.await.unwrap_or_else(|error| {
-        let status = error.status;
-        let mut response = error.into_response(contract);
-        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
-            let close = axum::http::HeaderValue::from_static("close");
-            response.headers_mut().insert(axum::http::header::CONNECTION, close);
+    handler.await.unwrap_or_else(|error| error.into_response(contract))
+}
+
+#[cfg(test)]
+impl App {
+    /// One that serves no model, with so many kibibytes of room for large bodies.
+    pub(crate) fn of_no_model(metrics: &Arc<Metrics>, bodies_kibibytes: usize) -> Self {
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        let limits = crate::dispatch::gather::Limits { items: 1, timeout: Duration::from_secs(1) };
+        let dispatch = Dispatch::new(events, Arc::clone(metrics), limits, Arc::default(), 0);
+        let page = onnxd_proto::control_page::ControlPage::create().expect("a page can be had");
+        let registry = Arc::new(Registry::new(&[], page, Arc::clone(metrics)));
+        Self {
+            updater: Arc::new(Updater::of_no_model(&registry, metrics)),
+            registry,
+            dispatch: Arc::new(dispatch),
+            metrics: Arc::clone(metrics),
+            health: watch::channel(Health::default()).1,
+            workers: 0,
+            limits: Limits { client_batch: 1 },
+            bodies: Arc::new(Semaphore::new(bodies_kibibytes)),
         }
-        response.into_response()
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
-    use onnxd_proto::control_page::ControlPage;
-    use tokio::sync::mpsc;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::dispatch::gather;
 
     #[tokio::test]
     async fn every_template_has_a_route_and_is_counted_as_it() {
         let metrics = Arc::new(Metrics::new(&templates()));
-        let (events, _incoming) = mpsc::channel(1);
-        let limits = gather::Limits { items: 1, timeout: Duration::from_secs(1) };
-        let dispatch = Dispatch::new(events, Arc::clone(&metrics), limits, Arc::default(), 0);
-        let page = ControlPage::create().unwrap();
-        let registry = Arc::new(Registry::new(&[], page, Arc::clone(&metrics)));
-        let app = App {
-            updater: Arc::new(Updater::of_no_model(&registry, &metrics)),
-            registry,
-            dispatch: Arc::new(dispatch),
-            metrics: Arc::clone(&metrics),
-            health: watch::channel(Health::default()).1,
-            workers: 0,
-            limits: Limits { client_batch: 1 },
-            bodies: Arc::new(Semaphore::new(1)),
-        };
-        let router = router(app);
+        let router = router(App::of_no_model(&metrics, 1));
         for template in templates() {
             let template = template.as_str();
             let request = Request::trace(template).body(Body::empty()).unwrap();

@@ -35,11 +35,19 @@ fn a_failed_load_is_told_to_all_who_wait_and_tried_again_after_a_pause() {
     world.want();
     assert_eq!(kind(&world, 5), Some(RefusalKind::Internal), "the reason is given again");
     assert!(world.pending.is_empty(), "and nothing staged");
+    // Every failure in a row doubles the pause.
+    world.now += Duration::from_secs(1);
+    world.want();
+    world.finish_one(0);
+    assert_eq!(kind(&world, 6), Some(RefusalKind::Internal));
+    world.now += Duration::from_secs(1);
+    world.want();
+    assert!(world.pending.is_empty(), "nothing is staged after one second");
     world.now += Duration::from_secs(1);
     world.want();
     world.settle();
     assert_eq!(world.commits, [(1, "source".to_owned())]);
-    assert!(world.answers[&6].is_ok());
+    assert!(world.answers[&8].is_ok());
 }
 
 #[test]

@@ -236,7 +236,11 @@ impl Updater {
                 Err(_) => match self.want(model, Load::Ahead).await {
                     Ok(()) => {}
                     Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
-                    Err(refusal) => return Err(NotServed::Failed(refusal)),
+                    Err(refusal) => {
+                        let (kind, reason) = (refusal.kind, refusal.message.as_str());
+                        tracing::warn!(model = %model.name, ?kind, reason, "not loaded on first use");
+                        return Err(NotServed::Failed(refusal));
+                    }
                 },
             }
         }

@@ -8,8 +8,9 @@ use onnxd_proto::message::{Refusal, RefusalKind};
 use super::{events::CallId, line::CALLERS_MAX, update::Load};
 
 /// So long the reason why a model could not be loaded is given again rather than a broken source
-/// staged for every request.
-const PAUSE: Duration = Duration::from_secs(1);
+/// staged for every request. Doubles with every failure in a row, up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Those who wait.
 #[derive(Debug, Default)]
@@ -17,12 +18,16 @@ pub(super) struct Wanted {
     callers: Vec<CallId>,
     load: Load,
     failed: Option<(Instant, Refusal)>,
+    /// In a row.
+    failures: u32,
 }
 
 impl Wanted {
     /// One more waits; an error says why it does not.
     pub(super) fn add(&mut self, now: Instant, caller: CallId, load: Load) -> Result<(), Refusal> {
-        self.failed.take_if(|(at, _)| *at + PAUSE <= now);
+        let doublings = self.failures.saturating_sub(1).min(5);
+        let pause = (PAUSE_MIN * (1 << doublings)).min(PAUSE_MAX);
+        self.failed.take_if(|(at, _)| *at + pause <= now);
         if let Some((_, refusal)) = &self.failed {
             return Err(refusal.clone());
         }
@@ -47,6 +52,13 @@ impl Wanted {
     /// Loading it for them has failed.
     pub(super) fn failed(&mut self, now: Instant, refusal: &Refusal) {
         self.failed = Some((now, refusal.clone()));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Something serves; gives those who waited for it.
+    pub(super) fn served(&mut self) -> Vec<CallId> {
+        (self.failed, self.failures) = (None, 0);
+        self.take()
     }
 
     /// Nobody waits any more; gives those who did.

@@ -130,7 +130,7 @@ pub(crate) async fn rerank_v2(State(app): State<App>, request: Request<Body>) ->
 
 async fn try_rerank(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
-    let body = read_body(request).await?;
+    let body = read_body(app, request).await?;
     rerank_body(app, begun, &body).await
 }
 
@@ -170,7 +170,7 @@ pub(super) async fn rerank_body(
         results: best.map(result).collect(),
         meta: Meta::new(tokens),
     };
-    Ok(inference.json(serde_json::to_vec(&response).expect("texts and finite scores are JSON")))
+    inference.json(serde_json::to_vec(&response).expect("texts and finite scores are JSON"))
 }
 
 /// Texts to embed.
@@ -251,7 +251,7 @@ async fn try_embed(
     by_type: bool,
 ) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
-    let body = read_body(request).await?;
+    let body = read_body(app, request).await?;
     let request: EmbedRequest =
         parse(&body).map_err(|error| error.with_status(StatusCode::BAD_REQUEST))?;
     let model = find_model(app, request.model.as_deref())?;
@@ -283,5 +283,5 @@ async fn try_embed(
     // The two halves of one object.
     push(&mut body, ",");
     push(&mut body, &rest.to_string()[1..]);
-    Ok(inference.json(body))
+    inference.json(body)
 }

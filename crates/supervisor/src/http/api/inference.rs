@@ -28,8 +28,9 @@ use crate::{
         gather::{Answer, GatherError},
     },
     http::{
+        chunks::{self, held},
         error::{ApiError, Kind},
-        router::App,
+        router::{App, UNPAID_BYTES_MAX},
     },
     models::{gate::Pass, registry::Model},
 };
@@ -236,6 +237,7 @@ pub(crate) fn items(
 /// A request that is being answered.
 #[derive(Debug)]
 pub(crate) struct Inference<'a> {
+    app: &'a App,
     pub model: &'a Arc<Model>,
     /// From the request's headers to now.
     started: Instant,
@@ -280,7 +282,7 @@ impl Begun {
     /// See [`App::ready`] and [`crate::dispatch::gather::GatherError`].
     pub(crate) async fn run<'a>(
         self,
-        app: &App,
+        app: &'a App,
         model: &'a Arc<Model>,
         tasks: &[Task],
         inputs: Vec<Input>,
@@ -293,7 +295,7 @@ impl Begun {
             ApiError::new(Kind::Backend, "the generation of the answer is unknown")
                 .with_status(StatusCode::INTERNAL_SERVER_ERROR)
         })?;
-        Ok(Inference { model, started: self.started, characters, answer, record })
+        Ok(Inference { app, model, started: self.started, characters, answer, record })
     }
 }
 
@@ -338,9 +340,15 @@ fn asked_timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
 }
 
 impl Inference<'_> {
-    /// A JSON response with the headers that every inference response carries.
-    pub(crate) fn json(&self, body: Vec<u8>) -> Response<Body> {
-        self.response("application/json", Body::from(body))
+    /// A JSON response with the headers that every inference response carries. A large one pays for
+    /// its memory until it has been sent.
+    ///
+    /// # Errors
+    /// 429 where other large bodies take all the room.
+    pub(crate) fn json(&self, body: Vec<u8>) -> Result<Response<Body>, ApiError> {
+        let paid = self.app.pay(body.len(), UNPAID_BYTES_MAX)?;
+        let body = chunks::body(held([body.into()], paid));
+        Ok(self.response("application/json", body))
     }
 
     /// A response with the headers that every inference response carries.

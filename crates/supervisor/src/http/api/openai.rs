@@ -94,7 +94,7 @@ pub(crate) async fn embeddings(State(app): State<App>, request: Request<Body>) -
 
 async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
-    let body = read_body(request).await?;
+    let body = read_body(app, request).await?;
     // OpenAI answers 400 to all that it cannot understand.
     let request: EmbeddingsRequest =
         parse(&body).map_err(|error| error.with_status(StatusCode::BAD_REQUEST))?;
@@ -118,7 +118,7 @@ async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Bo
     let (name, tokens) = (&model.name, inference.answer.tokens);
     let usage = format!(r#"{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}"#);
     push(&mut body, &format!(r#"],"model":"{name}","usage":{usage}}}"#));
-    Ok(inference.json(body))
+    inference.json(body)
 }
 
 /// The same as `/v1/embeddings`, for clients whose base URL ends before the version.

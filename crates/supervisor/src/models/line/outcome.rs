@@ -42,7 +42,7 @@ impl Line {
         let load = running.job.load;
         let version = running.version;
         let committed = Committed { generation, version, previous, load };
-        for caller in running.caller.into_iter().chain(self.wanted.take()) {
+        for caller in running.caller.into_iter().chain(self.wanted.served()) {
             self.actions.push(Action::Answer(caller, Ok(committed.clone())));
         }
         let message = format!("superseded by a newer update, which is generation {generation}");

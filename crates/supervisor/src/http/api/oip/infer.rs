@@ -9,6 +9,7 @@ use bytes::Bytes;
 use onnxd_proto::limits::TENSORS_BYTES_MAX;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::{
@@ -19,9 +20,9 @@ use crate::{
     http::{
         api::{inference::Begun, numbers::NotFinite},
         bodies::read_paid,
-        chunks,
+        chunks::{self, held},
         error::{ApiError, Contract, Kind, OipErrors},
-        router::{App, respond},
+        router::{App, UNPAID_BYTES_MAX, respond},
     },
     oip::infer::{InferRequest, InferResponse, infer as run, only_input},
 };
@@ -30,8 +31,6 @@ use crate::{
 const BODY_BYTES_MAX: usize = TENSORS_BYTES_MAX + (1 << 20);
 /// Bytes of an output that is written as JSON, which takes several times as many.
 const JSON_OUTPUT_BYTES_MAX: usize = 8 << 20;
-/// Bodies that are larger are paid for from [`App::bodies`].
-const UNPAID_BYTES_MAX: usize = 256 * 1024;
 
 /// The answer to an inference request.
 #[derive(Debug, Serialize, ToSchema)]
@@ -118,7 +117,7 @@ async fn try_infer(
 ) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
     let json_bytes = binary::json_bytes(request.headers())?;
-    let (body, _paid) = read_paid(app, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await?;
+    let body = read_paid(app, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await?;
     let (request, wanted) = match json_bytes {
         Some(0) => {
             let input = only_input(app, begun, &model.0, body).await?;
@@ -134,8 +133,8 @@ async fn try_infer(
     let id = request.id.clone();
     let response = run(app, begun, request).await?;
     let bytes: usize = response.outputs.iter().map(|output| output.data.len()).sum();
-    let _paid_for_outputs = app.pay(bytes, UNPAID_BYTES_MAX)?;
-    let answer = || answer(&response, id.as_deref(), &wanted);
+    let paid = app.pay(bytes, UNPAID_BYTES_MAX)?;
+    let answer = || answer(&response, id.as_deref(), &wanted, paid);
     // Printing millions of numbers would keep others waiting.
     if bytes > UNPAID_BYTES_MAX { tokio::task::block_in_place(answer) } else { answer() }
 }
@@ -156,11 +155,13 @@ fn not_in_json(output: &str) -> ApiError {
     ApiError::new(Kind::Backend, message)
 }
 
-/// The JSON of a response, and the raw tensors after it.
+/// The JSON of a response, and the raw tensors after it; what they have paid is given back when they
+/// have been sent.
 fn answer(
     response: &InferResponse<'_>,
     id: Option<&str>,
     wanted: &Wanted,
+    paid: Option<OwnedSemaphorePermit>,
 ) -> Result<Response<Body>, ApiError> {
     let inference = &response.inference;
     let generation = inference.answer.generation;
@@ -198,10 +199,11 @@ fn answer(
     }
     json.extend_from_slice(b"]}");
     if raw.is_empty() {
-        return Ok(inference.json(json));
+        let body = chunks::body(held([json.into()], paid));
+        return Ok(inference.response("application/json", body));
     }
     let json_bytes = json.len();
-    let body = chunks::body([json.into()].into_iter().chain(raw));
+    let body = chunks::body(held([json.into()].into_iter().chain(raw), paid));
     let mut answer = inference.response("application/octet-stream", body);
     answer.headers_mut().insert(binary::HEADER, HeaderValue::from(json_bytes));
     Ok(answer)

@@ -50,7 +50,7 @@ pub(crate) struct EmbedRequest {
 pub(crate) async fn embed(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(Contract::Tei, async {
         let begun = Begun::new(request.headers())?;
-        let body = read_body(request).await?;
+        let body = read_body(&app, request).await?;
         embed_body(&app, begun, &body).await
     })
     .await
@@ -79,7 +79,7 @@ pub(super) async fn embed_body(
         push_numbers(&mut body, &item.bytes)?;
     }
     body.push(b']');
-    Ok(inference.json(body))
+    inference.json(body)
 }
 
 /// Texts whose tokens are to be embedded.
@@ -106,7 +106,8 @@ pub(crate) async fn embed_all(State(app): State<App>, request: Request<Body>) ->
 
 async fn try_embed_all(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
-    let request: EmbedAllRequest = parse(&read_body(request).await?)?;
+    let body = read_body(app, request).await?;
+    let request: EmbedAllRequest = parse(&body)?;
     let model = find_model(app, request.model.as_deref())?;
     let inputs = request.inputs.into_list();
     check_count(inputs.len(), app.limits.client_batch, "inputs")?;
@@ -127,7 +128,7 @@ async fn try_embed_all(app: &App, request: Request<Body>) -> Result<Response<Bod
         body.push(b']');
     }
     body.push(b']');
-    Ok(inference.json(body))
+    inference.json(body)
 }
 
 /// Texts to compare with one.
@@ -164,7 +165,7 @@ struct SimilarityParameters {
 pub(crate) async fn similarity(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(Contract::Tei, async {
         let begun = Begun::new(request.headers())?;
-        let body = read_body(request).await?;
+        let body = read_body(&app, request).await?;
         similarity_body(&app, begun, &body).await
     })
     .await
@@ -198,7 +199,7 @@ pub(super) async fn similarity_body(
         embeddings.flat_map(|other| cosine(other).clamp(-1.0, 1.0).to_le_bytes()).collect();
     let mut body = Vec::new();
     push_numbers(&mut body, &cosines)?;
-    Ok(inference.json(body))
+    inference.json(body)
 }
 
 /// Which of the calls for embeddings a body is for, where the route does not say it.

@@ -69,7 +69,7 @@ pub(crate) enum Predictions {
 pub(crate) async fn predict(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(Contract::Tei, async {
         let begun = Begun::new(request.headers())?;
-        let body = read_body(request).await?;
+        let body = read_body(&app, request).await?;
         predict_body(&app, begun, &body).await
     })
     .await
@@ -102,7 +102,7 @@ pub(super) async fn predict_body(
         (true, Some(one)) => Predictions::One(one),
         (_, last) => Predictions::Several(all.into_iter().chain(last).collect()),
     };
-    Ok(inference.json(serde_json::to_vec(&body).expect("labels and finite scores are JSON")))
+    inference.json(serde_json::to_vec(&body).expect("labels and finite scores are JSON"))
 }
 
 fn item(input: TextOrPair, options: &TextOptions) -> Result<Input, ApiError> {

@@ -88,7 +88,7 @@ pub(crate) enum RerankBody {
 pub(crate) async fn rerank(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(Contract::Tei, async {
         let begun = Begun::new(request.headers())?;
-        let body = read_body(request).await?;
+        let body = read_body(&app, request).await?;
         rerank_body(&app, begun, &body).await
     })
     .await
@@ -117,7 +117,7 @@ pub(super) async fn rerank_body(
         text: request.return_text.then(|| request.texts[index].clone()),
     };
     let ranks: Vec<Rank> = ranked(&scores).into_iter().map(rank).collect();
-    Ok(inference.json(serde_json::to_vec(&ranks).expect("texts and finite scores are JSON")))
+    inference.json(serde_json::to_vec(&ranks).expect("texts and finite scores are JSON"))
 }
 
 /// Whether a body is in the words of Cohere and Jina.

@@ -36,7 +36,7 @@ pub(crate) async fn root(State(app): State<App>, request: Request<Body>) -> Resp
 
 async fn try_root(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
-    let body = read_body(request).await?;
+    let body = read_body(app, request).await?;
     let AnyRequest { model } = parse(&body)?;
     let model = find_model(app, model.as_deref())?;
     let tasks = [Task::Embed, Task::Classify, Task::Rerank];

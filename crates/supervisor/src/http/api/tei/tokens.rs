@@ -64,7 +64,8 @@ pub(crate) async fn tokenize(State(app): State<App>, request: Request<Body>) -> 
 
 async fn try_tokenize(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
-    let request: TokenizeRequest = parse(&read_body(request).await?)?;
+    let body = read_body(app, request).await?;
+    let request: TokenizeRequest = parse(&body)?;
     let model = find_model(app, request.model.as_deref())?;
     let texts = request.inputs.into_list();
     check_count(texts.len(), app.limits.client_batch, "inputs")?;
@@ -83,7 +84,7 @@ async fn try_tokenize(app: &App, request: Request<Body>) -> Result<Response<Body
         body.extend_from_slice(&item.bytes);
     }
     body.push(b']');
-    Ok(inference.json(body))
+    inference.json(body)
 }
 
 /// Tokens to turn into text.
@@ -107,7 +108,8 @@ pub(crate) async fn decode(State(app): State<App>, request: Request<Body>) -> Re
 
 async fn try_decode(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let begun = Begun::new(request.headers())?;
-    let request: DecodeRequest = parse(&read_body(request).await?)?;
+    let body = read_body(app, request).await?;
+    let request: DecodeRequest = parse(&body)?;
     let model = find_model(app, request.model.as_deref())?;
     let lists = request.ids.into_list();
     check_count(lists.len(), app.limits.client_batch, "ids")?;
@@ -120,5 +122,5 @@ async fn try_decode(app: &App, request: Request<Body>) -> Result<Response<Body>,
     let inference = begun.run(app, model, &TEXT_TASKS, inputs).await?;
     let texts = inference.answer.items.iter().map(|item| String::from_utf8_lossy(&item.bytes));
     let texts: Vec<_> = texts.collect();
-    Ok(inference.json(serde_json::to_vec(&texts).expect("texts are JSON")))
+    inference.json(serde_json::to_vec(&texts).expect("texts are JSON"))
 }
