@@ -16,8 +16,10 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::body::Holding;
-use crate::http::places::{Phase, Place};
+use crate::http::{
+    holding::Holding,
+    places::{Phase, Place},
+};
 
 /// Calls at once on one connection.
 const STREAMS_MAX: u32 = 128;

@@ -11,12 +11,8 @@ use axum::{
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::{
-    Method,
-    body::{Holding, RequestBody},
-    methods, status,
-};
-use crate::http::{keys::Keys, router::App, unpack};
+use super::{Method, body::RequestBody, methods, status};
+use crate::http::{holding::Holding, keys::Keys, router::App, unpack};
 
 /// What probes call, and probes have no key.
 const OPEN: [&str; 4] = [

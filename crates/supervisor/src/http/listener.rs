@@ -37,6 +37,7 @@ use tower::ServiceExt;
 
 use super::{
     edge::Edge,
+    holding::Holding,
     panics,
     places::{Phase, Place, Places},
     tls::Tls,
@@ -278,13 +279,12 @@ impl Connection {
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());
             async move {
-                seen.set(Phase::Answering);
+                let answering = Answering::begin(seen);
                 let mut response = router.oneshot(request.map(Body::new)).await;
-                seen.set(Phase::Idle);
                 if let (Ok(response), true) = (&mut response, *drain.borrow()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                response
+                response.map(|response| response.map(|body| Holding::new(body, answering)))
             }
         });
         let connection = http1::Builder::new()
@@ -306,6 +306,22 @@ impl Connection {
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended early");
         }
+    }
+}
+
+/// As long as it lives, a connection has a request that is not answered to the end.
+struct Answering(Arc<Place>);
+
+impl Answering {
+    fn begin(place: Arc<Place>) -> Self {
+        place.set(Phase::Answering);
+        Self(place)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.set(Phase::Idle);
     }
 }
 

@@ -8,7 +8,8 @@
 //! - [`openapi`]: the document that describes them.
 //! - [`edge`]: what stands before the routes: [`keys`], [`cors`], [`tls`].
 //! - [`error`]: one kind of error, in the shape that each contract asks for.
-//! - [`bodies`], [`unpack`]: how bodies are read; [`chunks`]: answers that lie in several places.
+//! - [`bodies`], [`unpack`]: how bodies are read; [`chunks`], [`holding`]: answers that lie in
+//!   several places, or hold something until they are sent.
 //! - [`measure`]: how many requests there are and how long they take.
 //! - [`admin`]: `update`, `rollback`, `unload` and `status`, over the Unix socket and guarded TCP.
 //! - [`repository`]: Triton's repository API, beside it.
@@ -20,6 +21,7 @@ mod chunks;
 pub(crate) mod cors;
 pub(crate) mod edge;
 pub(crate) mod error;
+pub(crate) mod holding;
 pub(crate) mod keys;
 pub(crate) mod listener;
 mod measure;
