@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use e2e::{
-    corpus::Corpus, eventually, fake::Order, fixtures::model, load::Load, processes, server::Server,
+    corpus::Corpus, eventually, fake::Order, fixtures::model, launch::Builder, load::Load,
+    processes, server::Server,
 };
 use futures_util::future::join_all;
 use serde_json::json;
@@ -12,8 +13,6 @@ use serde_json::json;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Far more than a supervisor needs, and far less than what a lie of a length could cost.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
-/// Clients of each server.
-const CLIENTS: usize = 4;
 /// Servers at once.
 const AT_ONCE: usize = 3;
 
@@ -56,8 +55,11 @@ fn builder(wrong: &str) -> Builder {
 
 /// Such a server under load.
 async fn server(wrong: &str) -> (Server, Load) {
-    let server = builder(wrong).start().await;
-    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", CLIENTS - 1).await;
+    under_load(builder(wrong).start().await).await
+}
+
+async fn under_load(server: Server) -> (Server, Load) {
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 3).await;
     load.join_with_lists_of(&server, 12).await;
     (server, load)
 }
@@ -68,9 +70,9 @@ async fn done(server: &Server, wrong: &str) -> String {
 }
 
 async fn is_replaced_after(wrong: &str) {
-    let (server, load) = server(wrong).await;
-    // With the connections of the load, which are gone in the end.
-    let open_before = processes::open_files(server.pid()).len() - CLIENTS;
+    let server = builder(wrong).start().await;
+    let open_before = processes::open_files(server.pid()).len();
+    let (server, load) = under_load(server).await;
     done(&server, wrong).await;
     let status = server.restarted(1).await;
     load.more(50).await;
