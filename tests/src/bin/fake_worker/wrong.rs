@@ -29,6 +29,18 @@ const PAYLOAD_BYTES: usize = 20;
 /// Messages of a flood.
 const FLOOD: usize = 50_000;
 
+/// What a worker that ends by itself does before.
+const ENDS: [&str; 8] = [
+    "payload that never comes",
+    "half a frame",
+    "half a header",
+    "answers and ends",
+    "ends without an answer",
+    "answers half of a group and ends",
+    "fails to load what is not served",
+    "flood",
+];
+
 /// Says what the real worker says until it lies.
 #[derive(Debug)]
 pub(crate) struct Liar {
@@ -90,98 +102,22 @@ impl Liar {
 
     /// The same instead of an answer.
     fn lie_about(&mut self, frame: &Frame, answered: &Answered) -> io::Result<bool> {
-        let mut bytes = wire(frame);
-        let mut answered = answered.clone();
-        let (mut id, mut payload) = (frame.id, frame.payload.clone());
-        match self.wrong.as_str() {
-            "bad magic" => bytes[0] ^= 1,
-            "another version" => bytes[VERSION] ^= 0x40,
-            "wrong direction" => bytes[DIRECTION] = Direction::ToWorker as u8,
-            "control length over the limit" => {
-                claim(&mut bytes, CONTROL_BYTES, FRAME_CONTROL_BYTES_MAX + 1)
-            }
-            "payload length over the limit" => {
-                claim(&mut bytes, PAYLOAD_BYTES, FRAME_PAYLOAD_BYTES_MAX + 1)
-            }
-            "payload that never comes" => {
-                claim(&mut bytes, PAYLOAD_BYTES, FRAME_PAYLOAD_BYTES_MAX);
-                self.supervisor.write_all(&bytes)?;
-                self.end()?;
-            }
-            "half a frame" => {
-                self.supervisor.write_all(&bytes[..HEADER_BYTES + 3])?;
-                self.end()?;
-            }
-            "half a header" => {
-                self.supervisor.write_all(&bytes[..HEADER_BYTES / 2])?;
-                self.end()?;
-            }
-            "trailing bytes" => {
-                bytes = frame_of(id, &[&frame.control[..], b"x"].concat(), &payload)?
-            }
-            "no message" => bytes = frame_of(id, &[0xff; 40], &payload)?,
-            "answers twice" => bytes.extend(wire(frame)),
-            "answers and ends" => {
-                self.supervisor.write_all(&bytes)?;
-                self.end()?;
-            }
-            "ends without an answer" => self.end()?,
-            "answers half of a group and ends" => {
-                let items = answered.items.len() / 2;
-                if items == 0 {
-                    return Ok(false);
-                }
-                answered.items.truncate(items);
-                payload.truncate(answered.items.iter().map(|item| item.bytes as usize).sum());
-                self.message(id, &FromWorker::Answered(answered), &payload)?;
-                self.end()?;
-            }
-            "rejects what it was not given" => {
-                let reason = Rejection::Inference("of no item".into());
-                bytes = encoded(id, &FromWorker::Rejected { items: vec![77], reason }, &[])?;
-            }
-            "loads a model that is not served" => {
-                let unloaded = FromWorker::Unloaded { slot: u16::MAX };
-                bytes = encoded(0, &unloaded, &[])?;
-            }
-            "fails to load what is not served" => {
-                let (slot, reason) = (u16::MAX, "none".to_owned());
-                let ahead = FromWorker::LoadAheadFailed {
-                    slot,
-                    version: "../x".into(),
-                    reason: reason.clone(),
-                };
-                self.message(0, &ahead, &[])?;
-                self.message(0, &FromWorker::LoadFailed { slot, generation: 1, reason }, &[])?;
-                self.end()?;
-            }
-            "flood" => {
-                let pong = encoded(0, &FromWorker::Pong, &[])?;
-                for _ in 0..FLOOD {
-                    self.supervisor.write_all(&pong)?;
-                }
-                self.end()?;
-            }
+        let wrong = self.wrong.as_str();
+        let bytes = match wrong {
             "writes to the control page" => return self.write_to_page().map(|()| false),
-            wrong => {
-                match wrong {
-                    "unknown request" => id += 1_000_000,
-                    "an item that does not exist" => answered.items[0].item = 31,
-                    "an item far off" => answered.items[0].item = u32::MAX,
-                    "fewer bytes than a row" => {
-                        answered.items[0].bytes -= 4;
-                        payload.truncate(payload.len() - 4);
-                    }
-                    "more bytes than it says" => payload.extend([0; 4]),
-                    "sizes that overflow" => answered.items[0].bytes = u32::MAX,
-                    "a generation never issued" => answered.generation += 1000,
-                    "generation zero" => answered.generation = 0,
-                    _ => return Ok(false),
-                }
-                bytes = encoded(id, &FromWorker::Answered(answered), &payload)?;
-            }
-        }
+            "answers half of a group and ends" if answered.items.len() < 2 => return Ok(false),
+            _ => match broken(wrong, frame)? {
+                Some(bytes) => bytes,
+                None => match unasked(wrong)? {
+                    Some(bytes) => bytes,
+                    None => mistaken(wrong, frame, answered.clone())?,
+                },
+            },
+        };
         self.supervisor.write_all(&bytes)?;
+        if ENDS.contains(&wrong) {
+            self.end()?;
+        }
         Ok(true)
     }
 
@@ -202,6 +138,82 @@ impl Liar {
         self.note("done")?;
         process::exit(3)
     }
+}
+
+/// What is no frame, or not one frame, instead of this one.
+fn broken(wrong: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = wire(frame);
+    match wrong {
+        "bad magic" => bytes[0] ^= 1,
+        "another version" => bytes[VERSION] ^= 0x40,
+        "wrong direction" => bytes[DIRECTION] = Direction::ToWorker as u8,
+        "control length over the limit" => {
+            claim(&mut bytes, CONTROL_BYTES, FRAME_CONTROL_BYTES_MAX + 1);
+        }
+        "payload length over the limit" => {
+            claim(&mut bytes, PAYLOAD_BYTES, FRAME_PAYLOAD_BYTES_MAX + 1);
+        }
+        "payload that never comes" => claim(&mut bytes, PAYLOAD_BYTES, FRAME_PAYLOAD_BYTES_MAX),
+        "half a frame" => bytes.truncate(HEADER_BYTES + 3),
+        "half a header" => bytes.truncate(HEADER_BYTES / 2),
+        "trailing bytes" => {
+            let control = [&frame.control[..], b"x"].concat();
+            bytes = frame_of(frame.id, &control, &frame.payload)?;
+        }
+        "no message" => bytes = frame_of(frame.id, &[0xff; 40], &frame.payload)?,
+        "answers twice" => bytes.extend(wire(frame)),
+        "answers and ends" => {}
+        "ends without an answer" => bytes.clear(),
+        _ => return Ok(None),
+    }
+    Ok(Some(bytes))
+}
+
+/// Messages that nobody has asked for.
+fn unasked(wrong: &str) -> io::Result<Option<Vec<u8>>> {
+    let (slot, reason) = (u16::MAX, "none".to_owned());
+    let messages = match wrong {
+        "rejects what it was not given" => {
+            vec![FromWorker::Rejected { items: vec![77], reason: Rejection::Inference(reason) }]
+        }
+        "loads a model that is not served" => vec![FromWorker::Unloaded { slot }],
+        "fails to load what is not served" => {
+            let version = "../x".to_owned();
+            let ahead = FromWorker::LoadAheadFailed { slot, version, reason: reason.clone() };
+            vec![ahead, FromWorker::LoadFailed { slot, generation: 1, reason }]
+        }
+        "flood" => vec![FromWorker::Pong; FLOOD],
+        _ => return Ok(None),
+    };
+    let mut bytes = Vec::new();
+    for message in messages {
+        bytes.extend(encoded(0, &message, &[])?);
+    }
+    Ok(Some(bytes))
+}
+
+/// An answer that is none to what was asked.
+fn mistaken(wrong: &str, frame: &Frame, mut answered: Answered) -> io::Result<Vec<u8>> {
+    let (mut id, mut payload) = (frame.id, frame.payload.clone());
+    match wrong {
+        "answers half of a group and ends" => {
+            answered.items.truncate(answered.items.len() / 2);
+            payload.truncate(answered.items.iter().map(|item| item.bytes as usize).sum());
+        }
+        "unknown request" => id += 1_000_000,
+        "an item that does not exist" => answered.items[0].item = 31,
+        "an item far off" => answered.items[0].item = u32::MAX,
+        "fewer bytes than a row" => {
+            answered.items[0].bytes -= 4;
+            payload.truncate(payload.len() - 4);
+        }
+        "more bytes than it says" => payload.extend([0; 4]),
+        "sizes that overflow" => answered.items[0].bytes = u32::MAX,
+        "a generation never issued" => answered.generation += 1000,
+        "generation zero" => answered.generation = 0,
+        _ => return Err(io::Error::other(format!("nobody knows how to do {wrong}"))),
+    }
+    encoded(id, &FromWorker::Answered(answered), &payload)
 }
 
 /// A frame as the real worker wrote it.
