@@ -28,6 +28,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     workers: usize,
     onnxruntime: Option<PathBuf>,
+    worker_binary: Option<PathBuf>,
     state: Option<PathBuf>,
     user: Option<u32>,
     descriptors: Option<u32>,
@@ -43,6 +44,7 @@ impl Builder {
             environment: Vec::new(),
             workers: 2,
             onnxruntime: None,
+            worker_binary: None,
             state: None,
             user: None,
             descriptors: None,
@@ -82,6 +84,13 @@ impl Builder {
     #[must_use]
     pub fn onnxruntime(mut self, library: &Path) -> Self {
         self.onnxruntime = Some(library.to_path_buf());
+        self
+    }
+
+    /// Another worker than the real one.
+    #[must_use]
+    pub fn worker_binary(mut self, executable: &Path) -> Self {
+        self.worker_binary = Some(executable.to_path_buf());
         self
     }
 
@@ -222,7 +231,7 @@ impl Builder {
             .arg("--onnxruntime")
             .arg(library)
             .arg("--worker-binary")
-            .arg(fixtures::onnxd_worker())
+            .arg(self.worker_binary.clone().unwrap_or_else(fixtures::onnxd_worker))
             .args(["--workers", &self.workers.to_string()])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

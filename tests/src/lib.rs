@@ -10,6 +10,7 @@
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
 //!   that every recorded history must satisfy.
 //! - [`exposition`]: what `/metrics` answers.
+//! - [`fake`]: a worker that misbehaves.
 //! - [`notify`]: a fake systemd.
 //! - [`processes`]: what `/proc` says. [`random`]: numbers that a seed determines.
 
@@ -22,6 +23,7 @@ pub mod control;
 pub mod corpus;
 pub mod disk;
 pub mod exposition;
+pub mod fake;
 pub mod fixtures;
 pub mod history;
 pub mod home;

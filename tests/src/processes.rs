@@ -100,6 +100,24 @@ pub fn cpu_ticks(pid: i32) -> u64 {
     fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
+/// Children of a process that have ended and that it has not waited for.
+pub fn zombies(pid: i32) -> Vec<i32> {
+    let is_zombie = |child: &i32| {
+        Stat::read(*child).is_some_and(|stat| stat.parent == pid && stat.state == 'Z')
+    };
+    pids().into_iter().filter(is_zombie).collect()
+}
+
+/// The most memory that a process ever had in use.
+///
+/// # Panics
+/// There is no such process.
+pub fn peak_memory_bytes(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
 /// Running processes, other than this one, whose command line or environment names `path`.
 pub fn mentioning(path: &Path) -> Vec<Process> {
     let needle = path.as_os_str().as_encoded_bytes();

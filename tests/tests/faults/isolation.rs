@@ -8,6 +8,10 @@ use e2e::{
     processes::{environment, internet_sockets, open_files, thread_cpus},
     server::Server,
 };
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use serde_json::json;
 
 async fn warm_server() -> Server {
@@ -58,6 +62,23 @@ async fn only_the_first_worker_has_threads_on_the_cpus_of_others_and_one_on_each
         assert_eq!(helpers.len(), distinct.len(), "{threads:?}");
         assert!(worker == 0 || helpers.is_empty(), "{threads:?}");
         assert!(helpers.iter().all(|helper| all.iter().any(|(cpu, _)| cpu == *helper)));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn where_fewer_cpus_are_allowed_than_there_are_workers_they_share_them() {
+    // What is started inherits the one CPU of this thread.
+    let (own, all) = (Pid::from_raw(0), sched_getaffinity(Pid::from_raw(0)).unwrap());
+    let last = (0..CpuSet::count()).rfind(|&cpu| all.is_set(cpu) == Ok(true)).unwrap();
+    let mut one = CpuSet::new();
+    one.set(last).unwrap();
+    sched_setaffinity(own, &one).unwrap();
+    let server = warm_server().await;
+    sched_setaffinity(own, &all).unwrap();
+    for (cpu, threads) in cpus(&server).await {
+        assert_eq!(cpu, last.to_string());
+        assert!(threads.iter().all(|other| *other == cpu), "{threads:?}");
     }
     server.stop().await;
 }

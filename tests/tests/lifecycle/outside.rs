@@ -2,10 +2,18 @@
 //! part in it, whatever a model or a link names.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    io::Write,
     os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
 };
 
 use e2e::{
@@ -140,5 +148,68 @@ async fn hard_linked_files_are_copied_so_that_nobody_else_can_change_them() {
     let corpus = Corpus::tiny();
     let embedding = embed(&server, &corpus.texts[2]).await;
     assert!(distance(&corpus.contents["a"][2], &embedding) < TOLERANCE);
+    server.stop().await;
+}
+
+/// How often a link is moved from one directory to the other, at least, while updates follow it.
+const MOVES: usize = 300;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_one_directory_or_the_other_however_fast_the_link_to_them_moves() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let models = server.home().models();
+    let mut known = BTreeSet::from([served(&server, "m").await.1]);
+    known.insert(server.update("m", Some(&tiny("b"))).await.unwrap().version);
+    let (current, next) = (models.join("current"), models.join("next"));
+    let moves = Arc::new(AtomicUsize::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    symlink(tiny("a"), &current).unwrap();
+    let moving = {
+        let (moves, stop, current) = (Arc::clone(&moves), Arc::clone(&stop), current.clone());
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let content = ["a", "b"][moves.fetch_add(1, Ordering::Relaxed) % 2];
+                symlink(tiny(content), &next).unwrap();
+                fs::rename(&next, &current).unwrap();
+                thread::sleep(Duration::from_micros(100));
+            }
+        })
+    };
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        seen.insert(server.update("m", Some(&current)).await.unwrap().version);
+    }
+    stop.store(true, Ordering::Relaxed);
+    moving.join().unwrap();
+    assert!(moves.load(Ordering::Relaxed) > MOVES, "{moves:?}");
+    assert!(seen.is_subset(&known), "a version is neither: {seen:?}, {known:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_grows_while_it_is_copied_is_refused_and_what_serves_goes_on() {
+    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let from = server.home().models().join("growing");
+    replace_model(&tiny("b"), &from);
+    let stop = Arc::new(AtomicBool::new(false));
+    let growing = {
+        let (stop, path) = (Arc::clone(&stop), from.join("model.onnx"));
+        thread::spawn(move || {
+            let mut file = fs::File::options().append(true).open(path).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                file.write_all(&[0xff; 4096]).unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+        })
+    };
+    // What begins now finds a file that is no model any more.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let patience = Duration::from_secs(60);
+    let update = tokio::time::timeout(patience, server.update("m", Some(&from))).await;
+    stop.store(true, Ordering::Relaxed);
+    growing.join().unwrap();
+    let refusal = update.expect("it comes to an end").unwrap_err();
+    assert_eq!(refusal.kind, "load", "{refusal:?}");
+    assert_eq!(served(&server, "m").await.0, 1);
     server.stop().await;
 }

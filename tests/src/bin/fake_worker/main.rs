@@ -1,0 +1,100 @@
+//! A worker that misbehaves once. It stands between the supervisor and a real worker and passes
+//! on what both say, but for the one thing it was told to do wrong. Tests start `onnxd serve`
+//! with it as `--worker-binary` and leave beside `TMPDIR` a file that says what to do.
+//!
+//! Only the first process of worker 0 misbehaves. All others, checkers among them, become the
+//! real executable.
+
+mod inherited;
+mod wrong;
+
+use std::{
+    env,
+    error::Error,
+    fs::File,
+    io,
+    net::Shutdown,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::Path,
+    process::{self, Command, Stdio},
+    thread,
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use e2e::fake::{CLAIM, Order};
+use onnxd_proto::{
+    frame::{self, Direction, Frame},
+    message::{self, ToWorker},
+};
+
+use crate::wrong::Liar;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let tmp = env::var_os("TMPDIR").ok_or("TMPDIR is not set")?;
+    let home = Path::new(&tmp).parent().ok_or("TMPDIR has no parent")?;
+    let order = Order::read(home)?;
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let first = arguments.starts_with(&["serve".into(), "--worker".into(), "0".into()])
+        && File::create_new(home.join(CLAIM)).is_ok();
+    if !first {
+        return Err(Command::new(&order.real).arg0("onnxd-worker").args(arguments).exec().into());
+    }
+    let (supervisor, page) = inherited::take();
+    let (ours, theirs) = UnixStream::pair()?;
+    // Its descriptor 3 is our pair's other end; it must not hold the one to the supervisor.
+    let mut real = Command::new(&order.real);
+    let mappings = vec![
+        FdMapping { parent_fd: theirs.into(), child_fd: 3 },
+        FdMapping { parent_fd: page.try_clone()?, child_fd: 4 },
+    ];
+    real.arg0("onnxd-worker").args(arguments).stdin(Stdio::null()).fd_mappings(mappings)?;
+    let _child = real.spawn()?;
+    drop(real);
+    listen(&supervisor, &ours)?;
+    speak(supervisor, ours, page, &order)?;
+    Ok(())
+}
+
+/// Passes on what the supervisor says; its end is the end of this process.
+fn listen(supervisor: &UnixStream, real: &UnixStream) -> io::Result<()> {
+    let (mut from, mut to) = (supervisor.try_clone()?, real.try_clone()?);
+    thread::spawn(move || {
+        // Whatever goes wrong, nothing more can be passed on.
+        let _ = welcome(&mut from, &mut to).and_then(|()| io::copy(&mut from, &mut to));
+        // The real worker ends as if it had been told so.
+        let _ = to.shutdown(Shutdown::Both);
+        process::exit(0);
+    });
+    Ok(())
+}
+
+/// Passes on the first message, without the admin socket: the real worker would take our end for
+/// that of the supervisor and remove it.
+fn welcome(from: &mut UnixStream, to: &mut UnixStream) -> io::Result<()> {
+    let mut frame = Frame::default();
+    frame.read(from, Direction::ToWorker)?;
+    let ToWorker::Welcome(mut welcome) = message::decode(&frame.control)? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    welcome.admin_socket.inode = 0;
+    let control = message::encode(&ToWorker::Welcome(welcome))?;
+    frame::write(to, Direction::ToWorker, frame.id, &control, &[&frame.payload])
+}
+
+/// Passes on what the real worker says, or something else.
+fn speak(
+    supervisor: UnixStream,
+    mut real: UnixStream,
+    page: OwnedFd,
+    order: &Order,
+) -> io::Result<()> {
+    let mut liar = Liar::new(supervisor, page, order)?;
+    let mut frame = Frame::default();
+    while frame.read(&mut real, Direction::FromWorker)? {
+        liar.say(&frame)?;
+    }
+    Ok(())
+}
