@@ -138,8 +138,8 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "SECONDS", env = "ONNXD_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<u64>,
 
-    /// How often a worker may be started again within a minute before it is given up; for all of
-    /// them together the limit is half of what all may have, and more than for one [default: 10]
+    /// How often a worker may end within a minute before it is given up; for all together the limit is
+    /// (workers + 1) / 2 times as high [default: 10]
     #[arg(long, value_name = "N", env = "ONNXD_WORKER_RESTARTS")]
     pub worker_restarts: Option<NonZeroU32>,
 
