@@ -110,21 +110,6 @@ async fn a_worker_that_does_not_obey_is_killed_and_who_waited_beside_is_answered
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_worker_that_answers_no_ping_is_replaced() {
-    let builder = Server::builder().lets_workers_rest().argument("--start-timeout=10");
-    // The watchdog has all workers asked for a sign of life.
-    let builder = builder.variable("WATCHDOG_USEC", "3000000");
-    let server = builder.model("m", &model("tiny/a")).start().await;
-    let before = server.settled().await.pids();
-    processes::signal(before[0], Signal::SIGSTOP);
-    let status = server.restarted(1).await;
-    assert_ne!(status.pids()[0], before[0]);
-    assert_eq!(status.pids()[1], before[1]);
-    assert_eq!(status.counter("workers_killed_total"), 1);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_does_not_get_ready_in_time_is_started_again() {
     let builder = Server::builder().lets_workers_rest().argument("--start-timeout=10");
     let server = builder.model("m", &model("tiny/a")).start().await;
