@@ -66,6 +66,12 @@ impl Builder {
         self
     }
 
+    /// Stopped workers are left alone for as long as a test needs them stopped.
+    #[must_use]
+    pub fn lets_workers_rest(self) -> Self {
+        self.argument("--stopped-grace=600")
+    }
+
     /// One more environment variable.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {

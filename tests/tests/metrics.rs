@@ -291,7 +291,8 @@ async fn the_document_lists_what_there_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_being_computed_is_in_flight() {
-    let server = Server::builder().workers(1).model("m", &model("tiny/a")).start().await;
+    let server =
+        Server::builder().lets_workers_rest().workers(1).model("m", &model("tiny/a")).start().await;
     let pid = server.settled().await.pids()[0];
     processes::signal(pid, Signal::SIGSTOP);
     let mut client = server.client().await;

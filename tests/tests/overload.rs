@@ -70,7 +70,7 @@ async fn what_does_not_fit_the_queue_is_told_when_to_come_back_and_nobody_else_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_says_how_long_it_may_take_and_is_answered_then() {
-    let server = Server::builder().model("m", &model("tiny/a")).start().await;
+    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
     assert_eq!(within(&server, "5000").await.status, 200);
     for wrong in ["0", "-1", "soon", "1.5"] {
         let response = within(&server, wrong).await;
@@ -91,7 +91,7 @@ async fn a_request_says_how_long_it_may_take_and_is_answered_then() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_waits_for_any_more_is_not_computed() {
-    let server = Server::builder().model("m", &model("tiny/a")).start().await;
+    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
     let pids = server.settled().await.pids();
     pids.iter().for_each(|&pid| processes::signal(pid, Signal::SIGSTOP));
     // The first few are on their way to the workers; the others wait and are given up.

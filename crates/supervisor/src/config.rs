@@ -9,7 +9,7 @@ mod preload;
 use std::{
     env, fs,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,6 +26,7 @@ use crate::{
     Failure,
     http::edge::{self, EdgeConfig},
     models::checker::CheckLimits,
+    pool::Supervision,
 };
 
 /// Ten years.
@@ -34,6 +35,8 @@ const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
 const CLIENT_BATCH: usize = 32;
 /// Texts that may wait or be computed at once, unless told otherwise.
 const QUEUE_LIMIT: usize = 512;
+/// Restarts of a worker within a minute, unless told otherwise.
+const WORKER_RESTARTS: u32 = 10;
 
 /// What `serve` takes: each flag is also a variable and, with the same name, a key of the file.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -135,6 +138,21 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "SECONDS", env = "ONNXD_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<u64>,
 
+    /// How often a worker may end within a minute before it is given up; for all together the limit is
+    /// (workers + 1) / 2 times as high [default: 10]
+    #[arg(long, value_name = "N", env = "ONNXD_WORKER_RESTARTS")]
+    pub worker_restarts: Option<NonZeroU32>,
+
+    /// How long a worker may take from its start until it is ready, and an idle one to answer a
+    /// ping, in seconds; then it is killed [default: 120]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_START_TIMEOUT")]
+    pub start_timeout: Option<u64>,
+
+    /// How long a stopped worker is waited for before it is replaced, in seconds; whoever attaches a
+    /// debugger raises it [default: 2]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_STOPPED_GRACE")]
+    pub stopped_grace: Option<u64>,
+
     /// HTTP and gRPC connections at once; for another the longest idle one is closed
     /// [default: 16384, and no more than descriptors allow]
     #[arg(long, value_name = "N", env = "ONNXD_MAX_CONNECTIONS")]
@@ -212,6 +230,8 @@ pub(crate) struct Config {
     pub worker_binary: PathBuf,
     /// From SIGTERM to the end of accepted requests.
     pub drain_timeout: Duration,
+    /// How long workers are waited for, and how often they are started again.
+    pub supervision: Supervision,
     /// `None`: as many as descriptors allow, within reason.
     pub max_connections: Option<NonZeroUsize>,
     /// From a successor's start until it is ready.
@@ -291,6 +311,14 @@ impl Config {
                 "onnxd-worker",
             )?,
             drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
+            supervision: Supervision {
+                stopped_grace: seconds(flags.stopped_grace, file.stopped_grace, 2),
+                start_timeout: seconds(flags.start_timeout, file.start_timeout, 120),
+                restarts_max: flags
+                    .worker_restarts
+                    .or(file.worker_restarts)
+                    .map_or(WORKER_RESTARTS, Into::into),
+            },
             max_connections: flags.max_connections.or(file.max_connections),
             succession_timeout: seconds(flags.succession_timeout, file.succession_timeout, 300),
             request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
@@ -405,7 +433,7 @@ mod tests {
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
              preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
              grpc-listen = '[::1]:3'\nno-sandbox = true\nmax-connections = 9\n\
-             succession-timeout = 9",
+             succession-timeout = 9\nworker-restarts = 3\nstart-timeout = 4\nstopped-grace = 5",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

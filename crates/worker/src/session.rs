@@ -21,7 +21,7 @@ use ort::{
 use thiserror::Error;
 
 pub(crate) use self::{
-    interrupt::{during, terminate},
+    interrupt::{during, is_terminated, terminate},
     tensors::{Given, Output as TensorOutput, TensorSession},
     texts::{Head, Session},
 };

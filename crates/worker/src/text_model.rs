@@ -17,7 +17,7 @@ use crate::{
     cpu_time::CpuTime,
     pooling,
     probes::Probes,
-    session::{Form, Head, Runtime, Session, SessionError},
+    session::{self, Form, Head, Runtime, Session, SessionError},
     tokenize::{Text, Token, Tokenizer, Tokens},
     version::model_in,
     wide::{self, Wide},
@@ -261,6 +261,8 @@ impl TextModel {
         drop(wide);
         match result {
             Ok(dimension) => Some(dimension),
+            // The other session ends at once, too.
+            Err(_) if session::is_terminated() => None,
             Err(error) => {
                 warn!(%error, "the wide session failed and is given up");
                 self.wide.give_up();

@@ -89,7 +89,8 @@ async fn counted(server: &Server, model: &str) -> (f64, f64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_run_together_and_each_has_its_own_rows() {
-    let builder = Server::builder().workers(1).model("tensor_a", &model("tiny/tensor_a"));
+    let builder =
+        Server::builder().lets_workers_rest().workers(1).model("tensor_a", &model("tiny/tensor_a"));
     let server = builder.start().await;
     let mut client = server.client().await;
     let mut alone = async |x: &[f32]| {
@@ -132,7 +133,10 @@ async fn concurrent_requests_run_together_and_each_has_its_own_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_computes_over_all_rows_is_never_given_those_of_others() {
-    let builder = Server::builder().workers(1).model("tensor_mean", &model("tiny/tensor_mean"));
+    let builder = Server::builder()
+        .lets_workers_rest()
+        .workers(1)
+        .model("tensor_mean", &model("tiny/tensor_mean"));
     let server = builder.start().await;
     let worker = server.settled().await.pids()[0];
     let asking = clients(&server, "tensor_mean", centred);

@@ -1,9 +1,10 @@
 //! Workers that do not go on: stopped from outside, or in a kernel that does not end.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use e2e::{
     corpus::Corpus,
+    eventually,
     fixtures::model,
     load::Load,
     processes::{self, Signal},
@@ -79,5 +80,55 @@ async fn an_endless_run_ends_with_its_requests_time_and_the_worker_serves_on() {
     let status = server.settled().await;
     assert_eq!(status.pids(), before, "no worker had to be killed");
     assert_eq!(status.counter("groups_terminated_total"), 3);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_does_not_obey_is_killed_and_who_waited_beside_is_answered() {
+    let builder = Server::builder().workers(1).lets_workers_rest();
+    let server = Arc::new(builder.model("r", &model("tiny/tensor_rounds")).start().await);
+    let before = server.settled().await.pids();
+    // Nothing that it is told reaches it.
+    processes::signal(before[0], Signal::SIGSTOP);
+    let asking = |timeout_ms: &'static str| {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { ask(&server, 3, timeout_ms).await.0 })
+    };
+    let hung = asking("2000");
+    let is_busy = async || (server.status().await.workers[0].state == "busy").then_some(());
+    eventually("the worker is given a group", Duration::from_secs(20), is_busy).await;
+    let beside = [asking("30000"), asking("30000"), asking("30000")];
+    assert_eq!(hung.await.expect("an answer"), 504);
+    for one in beside {
+        assert_eq!(one.await.expect("an answer"), 200);
+    }
+    let status = server.restarted(1).await;
+    assert_ne!(status.pids(), before);
+    assert_eq!(status.counter("groups_terminated_total"), 1);
+    assert_eq!(status.counter("workers_killed_total"), 1);
+    Arc::into_inner(server).expect("nobody else has it").stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_does_not_get_ready_in_time_is_started_again() {
+    let builder = Server::builder().lets_workers_rest().argument("--start-timeout=10");
+    let server = builder.model("m", &model("tiny/a")).start().await;
+    // Stopped while it starts. Where it is too quick it is killed again.
+    eventually("a worker stopped in its start", Duration::from_secs(60), async || {
+        let worker = server.status().await.workers.swap_remove(0);
+        let pid = worker.pid?;
+        if worker.state != "starting" {
+            processes::signal(pid, Signal::SIGKILL);
+            return None;
+        }
+        processes::signal(pid, Signal::SIGSTOP);
+        let worker = server.status().await.workers.swap_remove(0);
+        (worker.state == "starting" && worker.pid == Some(pid)).then_some(())
+    })
+    .await;
+    let killed = async || (stopped_count(&server).await > 0).then_some(());
+    eventually("it is killed", Duration::from_secs(60), killed).await;
+    server.settled().await;
+    assert_eq!(stopped_count(&server).await, 1);
     server.stop().await;
 }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use e2e::{
     corpus::Corpus,
+    eventually,
     fixtures::model,
     load::Load,
     processes::{self, Signal},
     server::Server,
 };
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn server() -> Server {
     Server::builder().model("m", &model("tiny/a")).start().await
@@ -50,7 +53,7 @@ async fn when_all_workers_die_at_once_requests_only_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_pauses_delays_requests_and_fails_none() {
-    let server = server().await;
+    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
     let pids = server.settled().await.pids();
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     load.more(50).await;
@@ -71,4 +74,28 @@ async fn idle_workers_that_die_are_replaced_without_a_request() {
     assert_eq!(server.restarted(2).await.restarts(), 2);
     assert!(server.answers_ready().await);
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_too_often_is_given_up_and_the_others_serve_until_all_end_too_often() {
+    let builder = Server::builder().argument("--worker-restarts=2").model("m", &model("tiny/a"));
+    let mut server = builder.start().await;
+    let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
+    for restarts in 1..=2 {
+        let victim = server.settled().await.workers[0].pid.unwrap();
+        processes::signal(victim, Signal::SIGKILL);
+        server.restarted(restarts).await;
+    }
+    processes::signal(server.settled().await.workers[0].pid.unwrap(), Signal::SIGKILL);
+    let state = async |state: &str| (server.status().await.workers[0].state == state).then_some(());
+    eventually("it is given up", PATIENCE, async || state("failed").await).await;
+    load.more(50).await;
+    load.finish().await;
+    assert!(server.answers_ready().await);
+    assert_eq!(server.status().await.restarts(), 2, "what is given up is not started again");
+
+    // All together may end three times.
+    processes::signal(server.status().await.workers[1].pid.unwrap(), Signal::SIGKILL);
+    assert_eq!(server.wait().await.code(), Some(69), "{}", server.stderr());
+    assert!(server.stderr().contains("--worker-restarts"), "{}", server.stderr());
 }

@@ -50,7 +50,7 @@ async fn workers_load_one_after_the_other_and_all_switch_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_while_it_loads_ahead_does_not_hold_up_the_update() {
-    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let server = Server::builder().lets_workers_rest().model("m", &tiny("a")).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
     let victim = server.settled().await.workers[0].pid.unwrap();
     // It is asked and never gets to it.
@@ -78,7 +78,7 @@ async fn a_worker_that_dies_while_it_loads_ahead_does_not_hold_up_the_update() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_every_worker_died_of_while_loading_it_is_not_committed() {
-    let server = Server::builder().model("m", &tiny("a")).start().await;
+    let server = Server::builder().lets_workers_rest().model("m", &tiny("a")).start().await;
     let victims = server.settled().await.pids();
     victims.iter().for_each(|&pid| processes::signal(pid, Signal::SIGSTOP));
     let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;

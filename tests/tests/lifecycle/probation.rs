@@ -20,21 +20,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn kill_while_it_computes(server: &Server, worker: usize) {
     let before = server.settled().await;
     let pid = before.workers[worker].pid.expect("it runs");
-    // Stopped, it cannot finish what it is given.
-    processes::signal(pid, Signal::SIGSTOP);
+    // Stopped, it cannot finish what it is given; and it is given nothing while another is not.
+    before.pids().into_iter().for_each(|pid| processes::signal(pid, Signal::SIGSTOP));
     let is_busy = async || (server.status().await.workers[worker].state == "busy").then_some(());
     eventually("the worker is given a group", PATIENCE, is_busy).await;
     // An answer that it sent before has been read by now, and it has been given another group.
     tokio::time::sleep(Duration::from_millis(50)).await;
     eventually("the worker is given a group", PATIENCE, is_busy).await;
     processes::signal(pid, Signal::SIGKILL);
+    before.pids().into_iter().for_each(|pid| processes::signal(pid, Signal::SIGCONT));
     server.restarted(before.restarts() + 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_whose_workers_die_twice_is_gone_back_from_and_quarantined() {
     let home = Arc::new(Home::new());
-    let server = Server::builder().home(&home).model("m", &tiny("a")).start().await;
+    let server =
+        Server::builder().lets_workers_rest().home(&home).model("m", &tiny("a")).start().await;
     let old = served(&server, "m").await.1;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     let bad = load.update(&server, &tiny("b"), "b").await.unwrap();
@@ -71,7 +73,7 @@ async fn a_version_whose_workers_die_twice_is_gone_back_from_and_quarantined() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_what_was_gone_back_to_serves_and_the_bad_version_stays_out() {
     let home = Arc::new(Home::new());
-    let start = || Server::builder().home(&home).model("m", &tiny("a")).start();
+    let start = || Server::builder().lets_workers_rest().home(&home).model("m", &tiny("a")).start();
     let server = start().await;
     let old = served(&server, "m").await.1;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
@@ -108,7 +110,12 @@ async fn idle_workers_that_die_accuse_no_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_its_probation_a_version_stays_whoever_dies() {
-    let server = Server::builder().argument("--probation=1").model("m", &tiny("a")).start().await;
+    let server = Server::builder()
+        .lets_workers_rest()
+        .argument("--probation=1")
+        .model("m", &tiny("a"))
+        .start()
+        .await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     load.update(&server, &tiny("b"), "b").await.unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;

@@ -97,7 +97,7 @@ async fn what_is_served_is_never_removed_however_fast_versions_follow() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_its_way_is_not_removed_by_the_update_of_another_model() {
     let home = Arc::new(Home::new());
-    let server = builder(&home, "1").start().await;
+    let server = builder(&home, "1").lets_workers_rest().start().await;
     let victim = server.settled().await.workers[0].pid.unwrap();
     // Asked to load ahead, it holds up the update between the check and the record.
     processes::signal(victim, Signal::SIGSTOP);

@@ -51,7 +51,8 @@ async fn an_unload_under_load_loses_nothing_and_numbers_never_fall() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_is_answered_also_if_its_worker_dies_and_what_comes_later_is_not() {
     for ending in [Signal::SIGCONT, Signal::SIGKILL] {
-        let server = Server::builder().workers(1).model("m", &tiny("a")).start().await;
+        let server =
+            Server::builder().lets_workers_rest().workers(1).model("m", &tiny("a")).start().await;
         let expected = embed(&server, "a").await;
         let worker = server.settled().await.workers[0].pid.unwrap();
         // Stopped, it answers nothing.

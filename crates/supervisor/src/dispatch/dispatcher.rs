@@ -31,10 +31,11 @@ use crate::{
     metrics::Metrics,
     models::{events, registry::Registry, update::LineHandle},
     pool::{
-        Epoch, WorkerId,
+        Epoch, Supervision, WorkerId,
         keeper::{Ended, Report},
         link::{Incoming, Link},
-        state::State,
+        restarts::{self, Budget},
+        state::{FAILED_STARTS_MAX, State},
     },
 };
 
@@ -72,6 +73,9 @@ impl Health {
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(super) registry: Arc<Registry>,
+    pub(super) supervision: Supervision,
+    /// Of all workers.
+    restarts: Budget,
     pub(super) metrics: Arc<Metrics>,
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
@@ -116,6 +120,7 @@ pub(super) struct Accepted {
 pub(crate) struct Means {
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
+    pub supervision: Supervision,
     /// What workers are told at their start.
     pub welcome: Welcome,
     /// The lines of updates, which hear what workers load and how they end.
@@ -128,13 +133,15 @@ pub(crate) struct Means {
 impl Dispatcher {
     /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
     pub(crate) fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means { registry, metrics, welcome, lines, events, backlog } = means;
+        let Means { registry, metrics, supervision, welcome, lines, events, backlog } = means;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],
             alone: Alone::default(),
             started: Instant::now(),
             registry,
+            supervision,
+            restarts: Budget::of_all(supervision.restarts_max, workers.len()),
             metrics,
             welcome,
             warmed_up: vec![false; workers.len()],
@@ -197,6 +204,7 @@ impl Dispatcher {
     }
 
     fn start_due(&mut self, now: Instant) {
+        restarts::hurry(self.workers.iter_mut().map(|worker| &mut worker.state));
         for worker in &mut self.workers {
             if !worker.state.start_due(now) {
                 continue;
@@ -208,7 +216,7 @@ impl Dispatcher {
                 }
                 Err(error) => {
                     tracing::error!(%error, "a worker cannot be given the control page");
-                    worker.ended(now, &Ended::unknown(error.to_string()), 0.0);
+                    worker.ended(now, &Ended::not_started(&error), 0.0);
                 }
             }
         }
@@ -220,13 +228,13 @@ impl Dispatcher {
 
     fn publish_health(&self) {
         let all = |state| self.workers.iter().all(|worker| worker.state.state() == state);
-        let fatal = all(State::Failed).then(|| {
+        let fatal = (all(State::Failed) || self.restarts.is_exceeded()).then(|| {
             let reason = self.workers.iter().find_map(|worker| worker.hopeless.clone());
             match reason {
                 Some(reason) => {
                     (ExitStatus::Configuration, format!("no worker can start: {reason}"))
                 }
-                None => (ExitStatus::Unavailable, "all workers failed".to_owned()),
+                None => (ExitStatus::Unavailable, self.given_up()),
             }
         });
         let ended =
@@ -294,13 +302,15 @@ impl Dispatcher {
 
     /// Tells the lines that a worker's process ended, and which model is the cause if it ended
     /// while it loaded one at its start. Whoever ends in the middle of a group has been told of
-    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle accuses nobody.
+    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle, or because somebody
+    /// had stopped it, accuses nobody.
     fn tell_ended(&self, id: WorkerId) {
         let worker = &self.workers[id];
         for model in self.registry.models() {
             self.tell(model.slot, events::Event::WorkerEnded(id));
         }
         if worker.state.state() == State::Starting
+            && !worker.was_stopped()
             && let Some((slot, generation)) = worker.is_loading()
         {
             self.tell(slot, events::Event::WorkerFailed(generation));
@@ -312,7 +322,7 @@ impl Dispatcher {
         match report {
             Report::Started(process, socket) => {
                 tracing::info!(worker = id, pid = process.pid, "worker started");
-                worker.started(process);
+                worker.started(process, Instant::now());
                 let event = move |incoming| Event::Arrived(id, epoch, incoming);
                 match Link::open(socket, self.events.clone(), event) {
                     Ok(link) => worker.connected(link),
@@ -329,21 +339,46 @@ impl Dispatcher {
                 self.forgotten(id, None);
                 self.give_back(id, !ended.was_killed());
                 let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
-                let worker = &mut self.workers[id];
-                worker.ended(Instant::now(), &ended, jitter);
-                let state = worker.state.state();
-                match state {
-                    State::Stopped => tracing::info!(worker = id, "worker stopped"),
-                    _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
-                }
-                if state == State::Backoff {
-                    self.metrics.worker_restarts_total.add(&ended);
-                }
-                if self.workers.iter().all(|worker| worker.state.state() == State::Failed) {
+                self.ended(id, &ended, jitter);
+                let gone = |worker: &Worker| {
+                    matches!(worker.state.state(), State::Failed | State::Stopped)
+                };
+                if self.workers.iter().all(gone) {
                     self.reject_all();
                 }
             }
         }
+    }
+
+    fn ended(&mut self, id: WorkerId, ended: &Ended, jitter: f64) {
+        let (worker, now) = (&mut self.workers[id], Instant::now());
+        let restarts = worker.state.restarts();
+        let counts = worker.ended(now, ended, jitter);
+        let state = worker.state.state();
+        match state {
+            State::Stopped => tracing::info!(worker = id, "worker stopped"),
+            State::Failed => {
+                tracing::error!(worker = id, reason = ended.reason, "worker is given up");
+            }
+            _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
+        }
+        if worker.state.restarts() > restarts {
+            self.metrics.worker_restarts_total.add(ended);
+        }
+        if counts && !self.restarts.spend(now) {
+            tracing::error!("workers end too often: all are given up");
+            self.workers.iter_mut().for_each(|worker| worker.state.give_up());
+        }
+    }
+
+    /// Why no worker is left.
+    fn given_up(&self) -> String {
+        let (one, all) = (self.supervision.restarts_max, self.restarts.limit());
+        format!(
+            "all workers failed: each may be started again {one} times within a minute, all of them {all} times, and \
+             {FAILED_STARTS_MAX} starts in a row may fail; the log says how they ended. If that was \
+             somebody's intention, raise --worker-restarts"
+        )
     }
 
     fn arrived(&mut self, id: WorkerId, incoming: io::Result<Incoming>) {
@@ -360,7 +395,7 @@ impl Dispatcher {
                 return self.workers[id].kill();
             }
         };
-        self.workers[id].pinged = false;
+        self.workers[id].pinged = None;
         for probe in self.probes.drain(..) {
             // The asker may have gone.
             let _ = probe.send(());
@@ -374,9 +409,10 @@ impl Dispatcher {
 
     /// Asks every serving worker to refresh and give a sign of life.
     fn ping(&mut self) {
+        let now = Instant::now();
         for worker in self.workers.iter_mut().filter(|worker| worker.state.serves()) {
-            if !worker.pinged {
-                worker.pinged = worker.send(0, &ToWorker::Ping, Vec::new());
+            if worker.pinged.is_none() && worker.send(0, &ToWorker::Ping, Vec::new()) {
+                worker.pinged = Some(now);
             }
         }
     }

@@ -1,16 +1,33 @@
-//! Groups that take too long and workers that are stopped. A group of which an item's deadline has
-//! passed is terminated; a worker that does not obey, or that somebody stopped, is killed after a
-//! grace, and what clients still wait for is computed by another.
+//! Groups that take too long and workers that do not go on. A group of which an item's deadline has
+//! passed is terminated; a worker that does not obey, that somebody stopped, that does not get ready or
+//! does not answer is killed after a grace, and what clients still wait for is computed by another.
 
 use std::time::{Duration, Instant};
 
 use super::{dispatcher::Dispatcher, scheduler::ItemId};
-use crate::pool::WorkerId;
+use crate::pool::{Supervision, WorkerId};
 
 /// How long a worker may take to end a group that it was told to terminate.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
-/// How long a worker may be stopped before it is replaced.
-const STOPPED_GRACE: Duration = Duration::from_secs(2);
+
+/// Why we killed a worker, as the metric's label says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kill {
+    /// It does not get ready, does not obey, or does not answer: what it computes or loads may be
+    /// the cause.
+    Hung,
+    /// Somebody else stopped it: nothing that it had is to blame.
+    Stopped,
+}
+
+impl Kill {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Hung => "hung",
+            Self::Stopped => "stopped",
+        }
+    }
+}
 
 /// What the dispatcher waits for of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,15 +38,20 @@ pub(super) enum Overdue {
     Terminated(Instant),
     /// Its process is stopped.
     Stopped(Instant),
+    /// Its process was started and is not ready.
+    Starting(Instant),
+    /// It has nothing to do and was sent a ping.
+    Pinged(Instant),
 }
 
 impl Overdue {
     /// When something has to be done about it.
-    pub(super) fn at(self) -> Instant {
+    pub(super) fn at(self, supervision: &Supervision) -> Instant {
         match self {
             Self::Group(deadline) => deadline,
             Self::Terminated(at) => at + TERMINATE_GRACE,
-            Self::Stopped(since) => since + STOPPED_GRACE,
+            Self::Stopped(since) => since + supervision.stopped_grace,
+            Self::Starting(since) | Self::Pinged(since) => since + supervision.start_timeout,
         }
     }
 }
@@ -37,18 +59,22 @@ impl Overdue {
 impl Dispatcher {
     /// When [`Dispatcher::end_hangs`] has to be called next.
     pub(super) fn next_overdue(&self) -> Option<Instant> {
-        self.workers.iter().flat_map(|worker| worker.overdue()).map(Overdue::at).min()
+        let overdue = self.workers.iter().flat_map(|worker| worker.overdue());
+        overdue.map(|overdue| overdue.at(&self.supervision)).min()
     }
 
     /// Terminates groups and kills workers whose time is over.
     pub(super) fn end_hangs(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
-            let over = self.workers[id].overdue().find(|overdue| overdue.at() <= now);
+            let supervision = &self.supervision;
+            let over = self.workers[id].overdue().find(|what| what.at(supervision) <= now);
             match over {
                 None => {}
                 Some(Overdue::Group(_)) => self.terminate(id, now),
-                Some(Overdue::Terminated(_)) => self.kill_hung(id, "hung"),
-                Some(Overdue::Stopped(_)) => self.kill_hung(id, "stopped"),
+                Some(Overdue::Stopped(_)) => self.kill_hung(id, Kill::Stopped),
+                Some(Overdue::Terminated(_) | Overdue::Starting(_) | Overdue::Pinged(_)) => {
+                    self.kill_hung(id, Kill::Hung);
+                }
             }
         }
     }
@@ -62,9 +88,10 @@ impl Dispatcher {
         }
     }
 
-    fn kill_hung(&mut self, id: WorkerId, reason: &'static str) {
+    fn kill_hung(&mut self, id: WorkerId, kill: Kill) {
+        let reason = kill.reason();
         tracing::error!(worker = id, reason, "worker does not go on and is killed");
         self.metrics.workers_killed_total.add(reason);
-        self.workers[id].kill_hung();
+        self.workers[id].kill_hung(kill);
     }
 }

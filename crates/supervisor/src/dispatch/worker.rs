@@ -16,7 +16,7 @@ use onnxd_proto::{
 use serde::Serialize;
 
 use super::{
-    hangs::Overdue,
+    hangs::{Kill, Overdue},
     scheduler::{Group, ItemId},
 };
 use crate::pool::{
@@ -47,8 +47,10 @@ pub(crate) struct Worker {
     link: Option<Link>,
     /// Since when its process is stopped.
     stopped_since: Option<Instant>,
-    /// It is about to end, because it was killed for a hang.
-    killed: bool,
+    /// Since when it has had a process.
+    started_at: Option<Instant>,
+    /// It is about to end, because we killed it.
+    killed: Option<Kill>,
     /// What it computes, and what it computes next.
     groups: VecDeque<InFlight>,
     /// What it serves, by slot.
@@ -59,8 +61,8 @@ pub(crate) struct Worker {
     not_loaded: Vec<Generation>,
     /// What was committed when it was told to load, by slot; empty before.
     to_load: Vec<Generation>,
-    /// Whether a ping is unanswered.
-    pub pinged: bool,
+    /// Since when a ping is unanswered.
+    pub pinged: Option<Instant>,
     /// Why starting it again is hopeless, where it is.
     pub hopeless: Option<String>,
 }
@@ -104,8 +106,8 @@ pub(crate) struct Unanswered {
     pub slot: Slot,
     /// Without an answer.
     pub items: Vec<ItemId>,
-    /// Whether it had begun with them: what still waited in its socket has nothing to do with
-    /// its end.
+    /// Whether it had begun with them and they may be the cause of its end: what still waited in its
+    /// socket has nothing to do with that, and nothing has where somebody had stopped it.
     pub begun: bool,
 }
 
@@ -132,9 +134,9 @@ pub(crate) struct Status {
 
 impl Worker {
     /// A worker that is to be started at `now`.
-    pub(crate) fn new(keeper: Keeper, cpu: u16, models: usize, now: Instant) -> Self {
+    pub(crate) fn new(keeper: Keeper, cpu: u16, models: usize, state: WorkerState) -> Self {
         Self {
-            state: WorkerState::new(now),
+            state,
             keeper,
             epoch: 0,
             cpu,
@@ -143,13 +145,14 @@ impl Worker {
             process: None,
             link: None,
             stopped_since: None,
-            killed: false,
+            started_at: None,
+            killed: None,
             groups: VecDeque::new(),
             loads: vec![Load::default(); models],
             newest_seen: vec![0; models],
             not_loaded: vec![0; models],
             to_load: Vec::new(),
-            pinged: false,
+            pinged: None,
             hopeless: None,
         }
     }
@@ -167,9 +170,14 @@ impl Worker {
         }
     }
 
+    /// Whether it serves and is not stopped.
+    fn goes_on(&self) -> bool {
+        self.state.serves() && self.stopped_since.is_none()
+    }
+
     /// Whether it has nothing to do and may get work.
     fn is_idle(&self) -> bool {
-        self.state.is_idle() && self.link.is_some() && self.stopped_since.is_none()
+        self.state.is_idle() && self.link.is_some()
     }
 
     /// Whether it may get its next group already: what it has is done before another could be
@@ -178,7 +186,6 @@ impl Worker {
         let short = |group: &InFlight| group.micros <= NEXT_MICROS_MAX;
         self.state.state() == State::Busy
             && self.link.is_some()
-            && self.stopped_since.is_none()
             && self.groups.len() == 1
             && self.groups.iter().all(short)
     }
@@ -189,8 +196,9 @@ impl Worker {
     }
 
     /// A process has been started for it.
-    pub(crate) fn started(&mut self, process: Started) {
+    pub(crate) fn started(&mut self, process: Started, now: Instant) {
         self.process = Some(process);
+        self.started_at = Some(now);
     }
 
     /// Its socket is open.
@@ -312,7 +320,13 @@ impl Worker {
             None => group.deadline.map(Overdue::Group),
         });
         let stopped = self.stopped_since.map(Overdue::Stopped);
-        group.into_iter().chain(stopped).filter(|_| !self.killed)
+        let is_starting = self.state.state() == State::Starting;
+        let starting = self.started_at.filter(|_| is_starting).map(Overdue::Starting);
+        // Whoever has a group answers when it is done, and has until its deadline.
+        let is_idle = self.groups.is_empty() && self.link.is_some();
+        let pinged = self.pinged.filter(|_| is_idle).map(Overdue::Pinged);
+        let all = group.into_iter().chain(stopped).chain(starting).chain(pinged);
+        all.filter(|_| self.killed.is_none())
     }
 
     /// Tells it to terminate what it computes, if the deadline of an unanswered item has passed.
@@ -349,9 +363,14 @@ impl Worker {
     }
 
     /// Ends the process, which does not go on by itself.
-    pub(crate) fn kill_hung(&mut self) {
-        self.killed = true;
+    pub(super) fn kill_hung(&mut self, kill: Kill) {
+        self.killed = Some(kill);
         self.kill();
+    }
+
+    /// Whether it ends because somebody had stopped it, for which nothing that it had is to blame.
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.killed == Some(Kill::Stopped)
     }
 
     /// Whether other CPUs help with what it computes.
@@ -416,35 +435,41 @@ impl Worker {
     /// What it was computing, which somebody else has to compute now.
     pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
         self.link = None;
+        let blameless = self.was_stopped();
         let groups = std::mem::take(&mut self.groups).into_iter().enumerate();
         let unanswered = groups.map(|(place, group)| Unanswered {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
-            begun: place == 0,
+            begun: place == 0 && !blameless,
         });
         unanswered.collect()
     }
 
-    /// Its process has ended.
-    pub(crate) fn ended(&mut self, now: Instant, ended: &Ended, jitter: f64) {
+    /// Its process has ended. Gives whether this counts among the ends of all workers.
+    pub(crate) fn ended(&mut self, now: Instant, ended: &Ended, jitter: f64) -> bool {
         self.process = None;
         self.stopped_since = None;
-        self.killed = false;
-        self.pinged = false;
+        self.started_at = None;
+        self.killed = None;
+        self.pinged = None;
         self.loads.fill(Load::default());
         self.not_loaded.fill(0);
         self.to_load.clear();
         if ended.code == Some(ExitStatus::Configuration as i32) && self.hopeless.is_none() {
             self.hopeless = Some("its configuration cannot work; its log says why".to_owned());
         }
-        let end = if self.hopeless.is_some() { End::Hopeless } else { End::Accident };
-        self.state.ended(now, end, jitter);
+        let end = match ended.scarce {
+            _ if self.hopeless.is_some() => End::Hopeless,
+            true => End::NotStarted,
+            false => End::Accident,
+        };
+        self.state.ended(now, end, jitter)
     }
 }
 
 /// The workers that may get a group of a model now: the idle ones, or else those that soon are.
 /// One that could not load what is committed must not answer with an older generation while
-/// another can answer with the new one.
+/// another can answer with the new one. Those that are stopped get work if all that serve are.
 pub(crate) fn free(
     workers: &[Worker],
     slot: Slot,
@@ -453,9 +478,13 @@ pub(crate) fn free(
     let any_current = any_current(workers, slot, committed);
     let any_loaded =
         workers.iter().any(|worker| worker.state.serves() && worker.generation(slot) > 0);
-    let allowed = move |worker: &Worker| match any_current {
-        true => !worker.failed_to_load(slot, committed),
-        false => worker.generation(slot) > 0 || !any_loaded,
+    let any_goes_on = workers.iter().any(Worker::goes_on);
+    let allowed = move |worker: &Worker| {
+        let has_it = match any_current {
+            true => !worker.failed_to_load(slot, committed),
+            false => worker.generation(slot) > 0 || !any_loaded,
+        };
+        has_it && (worker.goes_on() || !any_goes_on)
     };
     let any_idle = workers.iter().any(|worker| worker.is_idle() && allowed(worker));
     let may = move |worker: &Worker| {

@@ -270,7 +270,7 @@ impl Scrape {
         let killed = self.metrics.workers_killed_total.by_reason();
         page.counter(
             "onnxd_workers_killed",
-            "Workers killed because they did not go on: hung past a deadline, or stopped",
+            "Workers killed because they did not go on: hung in a run, a start or a ping, or stopped",
             killed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
         let restarts = self.metrics.worker_restarts_total.by_reason();

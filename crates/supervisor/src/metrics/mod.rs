@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_restart_is_counted_with_its_reason_and_status_shows_the_sum() {
         let metrics = Metrics::default();
-        let ended = |code, signal| Ended { code, signal, reason: String::new() };
+        let ended = |code, signal| Ended { code, signal, ..Ended::unknown(String::new()) };
         for (code, signal) in
             [(None, Some(9)), (None, Some(9)), (None, Some(11)), (Some(70), None), (None, None)]
         {

@@ -32,6 +32,9 @@ const CONTROL_PAGE_FD: i32 = 4;
 /// The descriptor of the pipe that names groups to be terminated in the worker.
 const TERMINATIONS_FD: i32 = 5;
 
+/// How the system says that it has not enough processes, descriptors or memory now.
+const SCARCE: [Errno; 4] = [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+
 /// A process that has been started.
 #[derive(Debug)]
 pub(crate) struct Started {
@@ -79,12 +82,21 @@ pub(crate) struct Ended {
     pub signal: Option<i32>,
     /// For logs.
     pub reason: String,
+    /// It could not be started because the system had not enough of something, which passes.
+    pub scarce: bool,
 }
 
 impl Ended {
     /// It did not run at all, or nobody can tell how it ended.
     pub(crate) fn unknown(reason: String) -> Self {
-        Self { code: None, signal: None, reason }
+        Self { code: None, signal: None, reason, scarce: false }
+    }
+
+    /// It could not be started.
+    pub(crate) fn not_started(error: &io::Error) -> Self {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        let scarce = errno.is_some_and(|errno| SCARCE.contains(&errno));
+        Self { scarce, ..Self::unknown(format!("not started: {error}")) }
     }
 
     /// Whether somebody else ended it: no process raises this signal by a fault of its own.
@@ -101,7 +113,7 @@ impl From<&WaitIdStatus> for Ended {
             (_, Some(signal)) => format!("signal {signal}"),
             _ => "nobody knows how".to_owned(),
         };
-        Self { code, signal, reason }
+        Self { code, signal, reason, scarce: false }
     }
 }
 
@@ -135,7 +147,7 @@ impl Keeper {
                         report(Report::Started(started, socket));
                         wait(&pidfd, report)
                     }
-                    Err(error) => Ended::unknown(format!("not started: {error}")),
+                    Err(error) => Ended::not_started(&error),
                 };
                 report(Report::Ended(ended));
             }
@@ -184,9 +196,17 @@ fn start(
             FdMapping { parent_fd: orders.into(), child_fd: TERMINATIONS_FD },
         ])
         .map_err(io::Error::other)?;
-    let child = command.spawn()?;
+    let mut child = command.spawn()?;
     let pid = child.id();
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-    let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+    let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            // Nobody could wait for it: there are never two processes of one worker.
+            child.kill()?;
+            child.wait()?;
+            return Err(error.into());
+        }
+    };
     Ok((Started { pid, pidfd: Arc::new(pidfd), terminations }, ours))
 }

@@ -6,20 +6,26 @@
 //! backoff ───────────► starting ─────► ready ◄──────────────► busy
 //!    ▲                    │              │      group done      │
 //!    └────────────────────┴──────────────┴──────────────────────┘  ended
-//!                         └──► failed   (cannot be started, or too often in a row)
+//!                         └──► failed   (cannot be started, or too often)
 //!            any ──► draining ──► stopped
 //! ```
+//!
+//! When nobody serves, [`super::restarts::hurry`] shortens the wait of one.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::restarts::Budget;
+
 /// Starts that may fail in a row before a worker is given up.
-const FAILED_STARTS_MAX: u32 = 5;
+pub(crate) const FAILED_STARTS_MAX: u32 = 5;
 /// The first wait before a worker is started again; it doubles with every death in a row.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The wait of one that the system has nothing for, also if nobody serves.
+pub(super) const SCARCE_WAIT: Duration = Duration::from_secs(1);
 /// A worker that was ready for so long has recovered: its next death is a first one.
 const RECOVERED_AFTER: Duration = Duration::from_secs(10);
 
@@ -64,9 +70,12 @@ pub(crate) struct WorkerState {
     ready_since: Option<Instant>,
     /// When a worker in back-off is started.
     start_at: Option<Instant>,
+    /// When it may be started if nobody serves.
+    soonest: Instant,
     deaths_in_row: u32,
     failed_starts_in_row: u32,
     restarts: u64,
+    budget: Budget,
 }
 
 /// Whether an end is worth another try.
@@ -74,20 +83,27 @@ pub(crate) struct WorkerState {
 pub(crate) enum End {
     /// It may have been an accident.
     Accident,
+    /// It was not started, because the system had not enough of something: that passes.
+    NotStarted,
+    /// We replace it, which says nothing about it.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for those that use too much memory"))]
+    Ordered,
     /// Starting again changes nothing: the configuration is wrong.
     Hopeless,
 }
 
 impl WorkerState {
-    /// A worker that is to be started at `now`.
-    pub(crate) fn new(now: Instant) -> Self {
+    /// A worker that is to be started at `now`, and so often again within a minute.
+    pub(crate) fn new(now: Instant, restarts_max: u32) -> Self {
         Self {
             state: State::Backoff,
             ready_since: None,
             start_at: Some(now),
+            soonest: now,
             deaths_in_row: 0,
             failed_starts_in_row: 0,
             restarts: 0,
+            budget: Budget::of_one(restarts_max),
         }
     }
 
@@ -126,6 +142,19 @@ impl WorkerState {
         due
     }
 
+    /// Nobody serves: does not wait longer than for its own failed starts.
+    pub(super) fn hurry(&mut self) {
+        self.start_at = self.start_at.map(|at| at.min(self.soonest));
+    }
+
+    /// It is not started again.
+    pub(crate) fn give_up(&mut self) {
+        if self.state == State::Backoff {
+            self.start_at = None;
+            self.state = State::Failed;
+        }
+    }
+
     /// It has loaded everything.
     pub(crate) fn ready(&mut self, now: Instant) {
         if self.state == State::Starting {
@@ -159,27 +188,39 @@ impl WorkerState {
         self.start_at = None;
     }
 
-    /// Its process has ended. `jitter`, from 0 to 1, spreads the restarts of several workers.
-    pub(crate) fn ended(&mut self, now: Instant, end: End, jitter: f64) {
-        let recovered = self.ready_since.take().map(|since| now.duration_since(since));
-        if recovered.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
+    /// Its process has ended. `jitter`, from 0 to 1, spreads the restarts of several workers. Gives
+    /// whether this counts among the ends of all workers.
+    pub(crate) fn ended(&mut self, now: Instant, end: End, jitter: f64) -> bool {
+        let ready_for = self.ready_since.take().map(|since| now.duration_since(since));
+        if matches!(self.state, State::Draining | State::Stopped | State::Failed) {
+            if self.state == State::Draining {
+                self.state = State::Stopped;
+            }
+            return false;
+        }
+        if ready_for.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
             self.deaths_in_row = 0;
         }
-        if recovered.is_none() {
-            self.failed_starts_in_row += 1;
+        let accident = end == End::Accident;
+        self.failed_starts_in_row += u32::from(accident && ready_for.is_none());
+        let within = !accident || self.budget.spend(now);
+        if end == End::Hopeless || !within || self.failed_starts_in_row >= FAILED_STARTS_MAX {
+            self.state = State::Failed;
+            return accident;
         }
-        self.state = match self.state {
-            State::Draining | State::Stopped => State::Stopped,
-            _ if end == End::Hopeless || self.failed_starts_in_row >= FAILED_STARTS_MAX => {
-                State::Failed
-            }
-            _ => {
-                self.start_at = Some(now + backoff(self.deaths_in_row, jitter));
-                self.deaths_in_row += 1;
-                self.restarts += 1;
-                State::Backoff
-            }
+        let soonest = match end {
+            End::NotStarted => SCARCE_WAIT,
+            _ => backoff(self.failed_starts_in_row.saturating_sub(1), jitter),
         };
+        let wait = match end {
+            End::Ordered => BACKOFF_MIN,
+            _ => backoff(self.deaths_in_row, jitter).max(soonest),
+        };
+        (self.soonest, self.start_at) = (now + soonest.min(wait), Some(now + wait));
+        self.deaths_in_row += u32::from(end != End::Ordered);
+        self.restarts += u64::from(end != End::NotStarted);
+        self.state = State::Backoff;
+        accident
     }
 }
 
@@ -197,7 +238,7 @@ mod tests {
     use super::*;
 
     fn started(now: Instant) -> WorkerState {
-        let mut worker = WorkerState::new(now);
+        let mut worker = WorkerState::new(now, 100);
         assert!(worker.start_due(now));
         worker
     }
@@ -244,13 +285,13 @@ mod tests {
             after in prop::collection::vec(0..5, 0..20),
         ) {
             let mut now = Instant::now();
-            let mut worker = WorkerState::new(now);
+            let mut worker = WorkerState::new(now, 100);
             let step = |worker: &mut WorkerState, what, now| match what {
                 0 => { worker.start_due(now); }
                 1 => worker.ready(now),
                 2 => worker.group_sent(),
                 3 => worker.group_done(),
-                _ => worker.ended(now, End::Accident, 0.5),
+                _ => { worker.ended(now, End::Accident, 0.5); }
             };
             for what in before {
                 now += Duration::from_secs(1);

@@ -42,7 +42,7 @@ use crate::{
         store::Store,
         update::{self, LOAD_AHEAD_TIMEOUT, Updater},
     },
-    pool::{executable::WorkerExecutable, keeper::Keeper},
+    pool::{executable::WorkerExecutable, keeper::Keeper, state::WorkerState},
 };
 
 impl Server {
@@ -90,6 +90,7 @@ impl Server {
         let means = dispatcher::Means {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
+            supervision: config.supervision,
             welcome,
             lines: updater.lines(),
             events: events.clone(),
@@ -220,7 +221,8 @@ fn workers(
         let cpu = cpus[id % cpus.len()];
         let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
             .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
-        workers.push(Worker::new(keeper, cpu, models, Instant::now()));
+        let state = WorkerState::new(Instant::now(), config.supervision.restarts_max);
+        workers.push(Worker::new(keeper, cpu, models, state));
     }
     // The others are idle when a request is alone; one worker that they help is enough.
     workers[0].helper_cpus =

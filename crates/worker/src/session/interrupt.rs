@@ -61,6 +61,12 @@ pub(crate) fn terminate(group: u64) {
     }
 }
 
+/// Whether what this thread computes was told to end: a run that failed may be none that fails.
+pub(crate) fn is_terminated() -> bool {
+    let present = present();
+    SERVES.get() && present.terminate == present.group
+}
+
 impl Options {
     /// For runs that compute these outputs.
     pub(super) fn new(outputs: OutputSelector) -> Result<Self, SessionError> {

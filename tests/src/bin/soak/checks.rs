@@ -19,6 +19,8 @@ pub(crate) struct Counted {
     rollbacks: u64,
     /// By reason.
     pub restarts: BTreeMap<String, u64>,
+    /// Workers that the server killed, by reason.
+    pub killed: BTreeMap<String, u64>,
 }
 
 impl Counted {
@@ -33,6 +35,10 @@ impl Counted {
         };
         let of = |labels: &Labels, name: &str| labels.get(name).cloned().unwrap_or_default();
         let only = |name: &str| samples(name).first().map_or(0, |(_, count)| *count);
+        let by_reason = |name: &str| {
+            let all = samples(name).into_iter();
+            all.map(|(labels, count)| (of(&labels, "reason"), count)).collect()
+        };
         Ok(Self {
             requests: samples("onnxd_requests_total")
                 .into_iter()
@@ -43,10 +49,8 @@ impl Counted {
                 .collect(),
             commits: only("onnxd_commits_total"),
             rollbacks: only("onnxd_automatic_rollbacks_total"),
-            restarts: samples("onnxd_worker_restarts_total")
-                .into_iter()
-                .map(|(labels, count)| (of(&labels, "reason"), count))
-                .collect(),
+            restarts: by_reason("onnxd_worker_restarts_total"),
+            killed: by_reason("onnxd_workers_killed_total"),
         })
     }
 
@@ -133,7 +137,7 @@ pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
     for wrong in counted.against(&ledger) {
         ledger.violated(wrong);
     }
-    deaths(&mut ledger, &counted, world.options.hang);
+    deaths(&mut ledger, &counted);
     let (hangups, rollbacks) = (ledger.marks().hangups, counted.rollbacks);
     ledger.finish(|model| hangups + rollbacks + u64::from(model == SPARE.name));
     let (unasked, committed) = (ledger.unasked(), ledger.committed);
@@ -144,12 +148,20 @@ pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
     counted
 }
 
-/// Every worker that ended was ended by us, and every one that we ended was started again.
-fn deaths(ledger: &mut Ledger, counted: &Counted, hang: bool) {
-    let (kills, crashes, stops) = (ledger.kills, ledger.crashes, ledger.stops);
+/// Every worker that ended was ended by us, or by the server because it did not go on, and every one
+/// was started again. The server ends all that we stopped for good, and where the machine has
+/// more to do than it can, also some that did not obey in time.
+fn deaths(ledger: &mut Ledger, counted: &Counted) {
+    let (kills, crashes, hangs) = (ledger.kills, ledger.crashes, ledger.hangs);
+    let killed = |reason: &str| counted.killed.get(reason).copied().unwrap_or_default();
+    let (stopped, hung) = (killed("stopped"), killed("hung"));
+    if stopped != hangs {
+        ledger.violated(format!("{stopped} workers replaced that were stopped, not {hangs}"));
+    }
     for (reason, &count) in &counted.restarts {
         let expected = match reason.as_str() {
-            "killed" => kills..=kills + if hang { stops } else { 0 },
+            // One that is to be killed may be killed by somebody else first.
+            "killed" => kills + hangs..=kills + hangs + hung,
             "signal" => crashes..=crashes,
             _ => 0..=0,
         };
@@ -189,18 +201,24 @@ mod tests {
 
     #[test]
     fn a_worker_that_ends_by_itself_is_found() {
-        let violations = |counted: &Counted, hang| {
+        let violations = |counted: &Counted| {
             let mut ledger = Ledger::new(std::iter::empty());
-            (ledger.kills, ledger.stops) = (3, 1);
-            deaths(&mut ledger, counted, hang);
+            (ledger.kills, ledger.hangs) = (3, 1);
+            deaths(&mut ledger, counted);
             ledger.violations_seen
         };
-        assert_eq!(violations(&counted(0, 3), false), 0);
-        assert_eq!(violations(&counted(0, 4), false), 1, "one more than was killed");
-        assert_eq!(violations(&counted(0, 2), false), 1, "one was not started again");
-        assert_eq!(violations(&counted(0, 4), true), 0, "one was stopped for good");
-        let mut exited = counted(0, 3);
+        let with = |stopped, hung| {
+            let killed = [("stopped".to_owned(), stopped), ("hung".to_owned(), hung)];
+            move |count| Counted { killed: BTreeMap::from(killed.clone()), ..counted(0, count) }
+        };
+        assert_eq!(violations(&with(1, 0)(4)), 0);
+        assert_eq!(violations(&with(1, 0)(5)), 1, "one more than was killed");
+        assert_eq!(violations(&with(1, 0)(3)), 1, "one was not started again");
+        assert_eq!(violations(&with(1, 1)(5)), 0, "one did not obey");
+        assert_eq!(violations(&with(0, 0)(4)), 1, "one that was stopped was not replaced");
+        assert_eq!(violations(&with(2, 0)(4)), 1, "one was replaced that went on");
+        let mut exited = with(1, 0)(4);
         exited.restarts.insert("exited".into(), 1);
-        assert_eq!(violations(&exited, false), 1);
+        assert_eq!(violations(&exited), 1);
     }
 }

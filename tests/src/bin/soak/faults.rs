@@ -17,6 +17,8 @@ use crate::{
 
 /// A worker that was given a deadly signal is gone by then; it may be stopped for a while.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
+/// A stopped worker is waited for, for two seconds.
+const REPLACED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Does one thing to its end.
 pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
@@ -86,15 +88,33 @@ async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
     }
 }
 
-/// Stops a worker, and has it go on unless the server is to notice.
+/// Stops a worker, and has it go on, unless the server is to notice.
 async fn stop(world: &World, place: usize, pause: Duration) {
     let Some((id, process)) = any(world, place).await else { return };
-    world.note(&format!("SIGSTOP to worker {id}, {process:?}"));
-    world.ledger().stops += 1;
+    let for_good = !world.options.no_hang && pause.as_millis() % 2 == 0;
+    {
+        let mut ledger = world.ledger();
+        // Whatever else it is sent while it is stopped would come too late.
+        if for_good && (!process.runs() || !ledger.signalled.insert(process)) {
+            return;
+        }
+        let now = world.now();
+        let how = if for_good { "for good" } else { "for a while" };
+        ledger.note(now, &format!("SIGSTOP {how} to worker {id}, {process:?}"));
+        ledger.stops += u64::from(!for_good);
+        ledger.hangs += u64::from(for_good);
+    }
     process.signal(Signal::SIGSTOP);
-    if !world.options.hang {
+    if !for_good {
         tokio::time::sleep(pause).await;
-        process.signal(Signal::SIGCONT);
+        return process.signal(Signal::SIGCONT);
+    }
+    let end = world.now() + REPLACED_WITHIN;
+    while process.runs() && world.now() < end {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if process.runs() {
+        world.violated(&format!("worker {id}, {process:?}, is stopped and nobody replaces it"));
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Ledger {
     pub kills: u64,
     pub crashes: u64,
     pub stops: u64,
+    /// Stops of workers that did not go on.
+    pub hangs: u64,
     pub requests: VecDeque<(&'static str, Request)>,
     pub events: VecDeque<String>,
     pub violations: Vec<String>,
@@ -89,6 +91,7 @@ impl Ledger {
             kills: 0,
             crashes: 0,
             stops: 0,
+            hangs: 0,
             requests: VecDeque::new(),
             events: VecDeque::new(),
             violations: Vec::new(),

@@ -31,9 +31,10 @@ pub(crate) struct Options {
     /// How often something else happens: stops, storms, clients that misbehave, memory pressure
     #[arg(long, value_name = "PER SECOND", default_value_t = 1.0)]
     pub others: f64,
-    /// Stops workers for good: the server has to notice. Otherwise they go on within a second
+    /// Has all workers that are stopped go on within a second. Otherwise every other one is stopped
+    /// for good, and the server has to notice
     #[arg(long)]
-    pub hang: bool,
+    pub no_hang: bool,
     /// One more argument of `onnxd serve`; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub serve: Vec<String>,

@@ -38,7 +38,7 @@ pub(crate) fn progress(world: &World, samples: &Samples) {
         ledger.total(),
         ledger.committed,
         ledger.refused.values().sum::<u64>(),
-        ledger.kills + ledger.crashes,
+        ledger.kills + ledger.crashes + ledger.hangs,
         milliseconds(latency.quantile(0.99)),
         latency.longest().as_secs_f64(),
         mebibytes(resources.supervisor_bytes),
@@ -89,7 +89,7 @@ pub(crate) fn print(world: &World, end: &End) {
     say(&format!("faults      {}", list(&ledger.faults)));
     say(&format!(
         "deaths      {} of workers, {} started again",
-        ledger.kills + ledger.crashes,
+        ledger.kills + ledger.crashes + ledger.hangs,
         end.restarts
     ));
     resources(end);

@@ -31,6 +31,8 @@ const PROBATION_SECONDS: &str = "2";
 /// Room for one request of 300 texts, and some whose client left, beside all others; a storm needs
 /// more.
 const QUEUE_LIMIT: &str = "1024";
+/// More than are killed within a minute.
+const WORKER_RESTARTS: &str = "100000";
 
 /// A run.
 #[derive(Debug)]
@@ -183,7 +185,9 @@ fn with_arguments(builder: Builder, options: &Options) -> Builder {
         .argument("--probation")
         .argument(PROBATION_SECONDS)
         .argument("--queue-limit")
-        .argument(QUEUE_LIMIT);
+        .argument(QUEUE_LIMIT)
+        .argument("--worker-restarts")
+        .argument(WORKER_RESTARTS);
     for model in MODELS {
         builder = builder.argument(&format!("--preload={}", model.name));
     }
