@@ -1,5 +1,6 @@
 //! Whatever dies, no request fails that was accepted, and nothing is left behind.
 
+mod answers;
 mod hangs;
 mod isolation;
 mod shutdown;

@@ -161,6 +161,7 @@ impl Dispatcher {
             self.start_due(Instant::now());
             self.retry_loads(Instant::now());
             self.end_hangs(Instant::now());
+            self.end_unread(Instant::now());
             self.publish_health();
             if self.health.borrow().stopped {
                 return;
@@ -181,7 +182,8 @@ impl Dispatcher {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.workers.iter().filter_map(|worker| worker.state.start_at());
-        starts.chain(self.draining).chain(self.retry_loads_at).chain(self.next_overdue()).min()
+        let ends = self.next_overdue().into_iter().chain(self.next_unread());
+        starts.chain(self.draining).chain(self.retry_loads_at).chain(ends).min()
     }
 
     /// A worker that could not load what is committed gets no work, and would not try again.
@@ -252,8 +254,8 @@ impl Dispatcher {
             Event::Submitted(items) => self.submit(items),
             Event::Kept(id, epoch, report) => self.kept(id, epoch, report),
             Event::Arrived(id, epoch, incoming) => {
-                // What a process sent before it ended has been given to another.
-                if self.workers[id].epoch == epoch && self.workers[id].is_running() {
+                // What an older process was to answer has been given to another.
+                if self.workers[id].epoch == epoch && self.workers[id].ending.listens() {
                     self.arrived(id, incoming);
                 }
             }
@@ -292,21 +294,6 @@ impl Dispatcher {
         }
     }
 
-    /// Tells the lines that a worker's process ended, and which model is the cause if it ended
-    /// while it loaded one at its start. Whoever ends in the middle of a group has been told of
-    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle accuses nobody.
-    fn tell_ended(&self, id: WorkerId) {
-        let worker = &self.workers[id];
-        for model in self.registry.models() {
-            self.tell(model.slot, events::Event::WorkerEnded(id));
-        }
-        if worker.state.state() == State::Starting
-            && let Some((slot, generation)) = worker.is_loading()
-        {
-            self.tell(slot, events::Event::WorkerFailed(generation));
-        }
-    }
-
     fn kept(&mut self, id: WorkerId, epoch: Epoch, report: Report) {
         let worker = &mut self.workers[id];
         match report {
@@ -324,25 +311,7 @@ impl Dispatcher {
             }
             Report::Stopped => worker.stopped(Instant::now()),
             Report::Continued => worker.continued(),
-            Report::Ended(ended) => {
-                self.tell_ended(id);
-                self.forgotten(id, None);
-                self.give_back(id, !ended.was_killed());
-                let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
-                let worker = &mut self.workers[id];
-                worker.ended(Instant::now(), &ended, jitter);
-                let state = worker.state.state();
-                match state {
-                    State::Stopped => tracing::info!(worker = id, "worker stopped"),
-                    _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
-                }
-                if state == State::Backoff {
-                    self.metrics.worker_restarts_total.add(&ended);
-                }
-                if self.workers.iter().all(|worker| worker.state.state() == State::Failed) {
-                    self.reject_all();
-                }
-            }
+            Report::Ended(ended) => self.process_ended(id, ended),
         }
     }
 
@@ -354,10 +323,8 @@ impl Dispatcher {
                 if ![UnexpectedEof, ConnectionReset].contains(&error.kind()) {
                     tracing::error!(worker = id, %error, "a worker's socket failed");
                 }
-                // It may live on without its socket, which is of no use. What it had is given
-                // back when the way it ended says whose fault that was.
-                self.workers[id].hang_up();
-                return self.workers[id].kill();
+                // What it had is given back when the way it ended says whose fault that was.
+                return self.deafen(id);
             }
         };
         self.workers[id].pinged = false;
@@ -368,7 +335,7 @@ impl Dispatcher {
         if let Err(reason) = self.message(id, incoming) {
             tracing::error!(worker = id, reason, "a worker broke the protocol");
             self.give_back(id, true);
-            self.workers[id].kill();
+            self.deafen(id);
         }
     }
 

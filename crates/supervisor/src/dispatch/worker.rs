@@ -16,6 +16,7 @@ use onnxd_proto::{
 use serde::Serialize;
 
 use super::{
+    endings::Ending,
     hangs::Overdue,
     scheduler::{Group, ItemId},
 };
@@ -43,6 +44,7 @@ pub(crate) struct Worker {
     pub helper_cpus: Vec<u16>,
     /// Whether the worker found itself pinned.
     pub pinned: bool,
+    pub(super) ending: Ending,
     process: Option<Started>,
     link: Option<Link>,
     /// Since when its process is stopped.
@@ -140,6 +142,7 @@ impl Worker {
             cpu,
             helper_cpus: Vec::new(),
             pinned: false,
+            ending: Ending::default(),
             process: None,
             link: None,
             stopped_since: None,
@@ -183,11 +186,6 @@ impl Worker {
             && self.groups.iter().all(short)
     }
 
-    /// Whether a process runs for it.
-    pub(crate) fn is_running(&self) -> bool {
-        self.process.is_some()
-    }
-
     /// A process has been started for it.
     pub(crate) fn started(&mut self, process: Started) {
         self.process = Some(process);
@@ -196,6 +194,7 @@ impl Worker {
     /// Its socket is open.
     pub(crate) fn connected(&mut self, link: Link) {
         self.link = Some(link);
+        self.ending.connected();
     }
 
     /// Sends a message. `false`: it cannot be sent, and the worker has to go.
