@@ -9,7 +9,7 @@ mod preload;
 use std::{
     env, fs,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -111,6 +111,11 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "N", env = "ONNXD_WORKERS")]
     pub workers: Option<NonZeroUsize>,
 
+    /// A worker that uses more memory of its own, in MiB, is started again when it has answered
+    /// what it has [default: none: no worker is]
+    #[arg(long, value_name = "MIB", env = "ONNXD_WORKER_MEMORY")]
+    pub worker_memory: Option<NonZeroU64>,
+
     /// CPUs that a request may use which is alone on the machine; 1 uses one as always
     /// [default: as many as there are workers, at most 4]
     #[arg(long, value_name = "N", env = "ONNXD_ALONE_CPUS")]
@@ -204,6 +209,8 @@ pub(crate) struct Config {
     pub state_dir: PathBuf,
     /// `None`: one for each CPU.
     pub workers: Option<NonZeroUsize>,
+    /// What a worker may use before it is recycled.
+    pub worker_memory_bytes: Option<u64>,
     /// CPUs that a request may use which is alone.
     pub alone_cpus: usize,
     /// Absolute.
@@ -279,6 +286,10 @@ impl Config {
                 None => default_state_dir()?,
             },
             workers: flags.workers.or(file.workers),
+            worker_memory_bytes: flags
+                .worker_memory
+                .or(file.worker_memory)
+                .map(|mib| mib.get().saturating_mul(1 << 20)),
             alone_cpus: flags.alone_cpus.or(file.alone_cpus).map_or(4, Into::into),
             onnxruntime: executable_file(
                 "--onnxruntime",
@@ -405,7 +416,7 @@ mod tests {
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
              preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
              grpc-listen = '[::1]:3'\nno-sandbox = true\nmax-connections = 9\n\
-             succession-timeout = 9",
+             succession-timeout = 9\nworker-memory = 10",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

@@ -24,6 +24,8 @@ use super::{
     alone::Alone,
     estimate::{Estimate, Size, Work},
     loads::Unload,
+    poison::Poison,
+    recycle::Recycling,
     scheduler::{Age, ItemId, Scheduler},
     worker::Worker,
 };
@@ -80,6 +82,8 @@ pub(crate) struct Dispatcher {
     /// By slot.
     pub(super) estimates: Vec<Estimate>,
     pub(super) alone: Alone,
+    pub(super) poison: Poison,
+    pub(super) recycling: Recycling,
     pub(super) items: HashMap<ItemId, Accepted>,
     last_id: u64,
     /// Ages of items count from here.
@@ -123,16 +127,21 @@ pub(crate) struct Means {
     pub events: mpsc::Sender<Event>,
     /// Where it says how much waits.
     pub backlog: Arc<Backlog>,
+    /// Workers that use more are recycled.
+    pub worker_memory_bytes: Option<u64>,
 }
 
 impl Dispatcher {
     /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
     pub(crate) fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means { registry, metrics, welcome, lines, events, backlog } = means;
+        let Means { registry, metrics, welcome, lines, events, backlog, worker_memory_bytes } =
+            means;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],
             alone: Alone::default(),
+            poison: Poison::default(),
+            recycling: Recycling::new(worker_memory_bytes, workers.len(), Instant::now()),
             started: Instant::now(),
             registry,
             metrics,
@@ -162,6 +171,7 @@ impl Dispatcher {
             self.retry_loads(Instant::now());
             self.end_hangs(Instant::now());
             self.end_unread(Instant::now());
+            self.recycle(Instant::now());
             self.publish_health();
             if self.health.borrow().stopped {
                 return;
@@ -182,7 +192,8 @@ impl Dispatcher {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.workers.iter().filter_map(|worker| worker.state.start_at());
-        let ends = self.next_overdue().into_iter().chain(self.next_unread());
+        let ends =
+            self.next_overdue().into_iter().chain(self.next_unread()).chain(self.next_look());
         starts.chain(self.draining).chain(self.retry_loads_at).chain(ends).min()
     }
 

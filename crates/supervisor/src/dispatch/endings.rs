@@ -100,13 +100,17 @@ impl Dispatcher {
         self.give_back(id, !ended.was_killed());
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
         let worker = &mut self.workers[id];
+        let recycled = worker.state.is_recycled() && ended.code == Some(0);
         worker.ended(Instant::now(), ended, jitter);
         let state = worker.state.state();
         match state {
+            _ if recycled => tracing::info!(worker = id, "worker recycled"),
             State::Stopped => tracing::info!(worker = id, "worker stopped"),
             _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
         }
-        if state == State::Backoff {
+        if recycled {
+            self.metrics.workers_recycled_total.add();
+        } else if state == State::Backoff {
             self.metrics.worker_restarts_total.add(ended);
         }
         if self.workers.iter().all(|worker| worker.state.state() == State::Failed) {

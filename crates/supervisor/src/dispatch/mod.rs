@@ -6,6 +6,8 @@
 //! - [`dispatcher`]: the task that owns the queue and the workers.
 //! - [`queue`]: what it does with what waits.
 //! - [`endings`]: when a worker is over, and what follows.
+//! - [`poison`]: what is refused because it took workers with it.
+//! - [`recycle`]: who is started again because it uses too much memory.
 //! - [`hangs`]: what it does about groups that take too long and workers that are stopped.
 //! - [`loads`]: what workers load and drop apart from their groups.
 //! - [`messages`]: what it does with what a worker says.
@@ -23,7 +25,9 @@ mod hangs;
 mod loads;
 mod measure;
 mod messages;
+mod poison;
 mod queue;
+mod recycle;
 pub(crate) mod scheduler;
 pub(crate) mod worker;
 

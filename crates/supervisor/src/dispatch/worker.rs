@@ -161,7 +161,7 @@ impl Worker {
     pub(crate) fn status(&self, id: usize) -> Status {
         Status {
             id,
-            pid: self.process.as_ref().map_or(0, |process| process.pid),
+            pid: self.pid().unwrap_or(0),
             cpu: self.pinned.then_some(self.cpu),
             state: self.state.state(),
             loads: self.loads.clone(),
@@ -184,6 +184,11 @@ impl Worker {
             && self.stopped_since.is_none()
             && self.groups.len() == 1
             && self.groups.iter().all(short)
+    }
+
+    /// The number of its process, where there is one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
     }
 
     /// A process has been started for it.
@@ -436,7 +441,11 @@ impl Worker {
         if ended.code == Some(ExitStatus::Configuration as i32) && self.hopeless.is_none() {
             self.hopeless = Some("its configuration cannot work; its log says why".to_owned());
         }
-        let end = if self.hopeless.is_some() { End::Hopeless } else { End::Accident };
+        let end = match ended.code {
+            _ if self.hopeless.is_some() => End::Hopeless,
+            Some(0) => End::Meant,
+            _ => End::Accident,
+        };
         self.state.ended(now, end, jitter);
     }
 }
@@ -468,8 +477,10 @@ pub(crate) fn free(
 pub(crate) fn any_current(workers: &[Worker], slot: Slot, committed: Generation) -> bool {
     let current = |worker: &Worker| !worker.failed_to_load(slot, committed);
     let was_seen = workers.iter().any(|worker| worker.newest_seen(slot) >= committed);
-    let comes_back =
-        |worker: &Worker| matches!(worker.state.state(), State::Starting | State::Backoff);
+    let comes_back = |worker: &Worker| {
+        matches!(worker.state.state(), State::Starting | State::Backoff)
+            || worker.state.is_recycled()
+    };
     workers
         .iter()
         .any(|worker| current(worker) && (worker.state.serves() || was_seen && comes_back(worker)))
