@@ -3,6 +3,8 @@
 mod answers;
 mod hangs;
 mod isolation;
+mod memory;
+mod poison;
 mod shutdown;
 mod supervisor;
 mod workers;
