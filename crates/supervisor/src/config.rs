@@ -286,10 +286,7 @@ impl Config {
                 None => default_state_dir()?,
             },
             workers: flags.workers.or(file.workers),
-            worker_memory_bytes: flags
-                .worker_memory
-                .or(file.worker_memory)
-                .map(|mib| mib.get().saturating_mul(1 << 20)),
+            worker_memory_bytes: flags.worker_memory.or(file.worker_memory).map(mebibytes),
             alone_cpus: flags.alone_cpus.or(file.alone_cpus).map_or(4, Into::into),
             onnxruntime: executable_file(
                 "--onnxruntime",
@@ -320,6 +317,10 @@ impl Config {
             sandbox: !(flags.no_sandbox || file.no_sandbox),
         })
     }
+}
+
+fn mebibytes(count: NonZeroU64) -> u64 {
+    count.get().saturating_mul(1 << 20)
 }
 
 /// A request with as many inputs as are allowed must fit an empty queue.
