@@ -160,6 +160,14 @@ def rounds():
     return finish(graph, [("rounds", shape, int64)], [("y", shape, int64)])
 
 
+def divide():
+    """quotient = a / b, of whole numbers: the smallest by -1 has none, and ends an x86 process by a signal."""
+    graph = Graph()
+    graph.node("Div", "quotient", ["a", "b"])
+    shape, int64 = ["batch"], TensorProto.INT64
+    return finish(graph, [("a", shape, int64), ("b", shape, int64)], [("quotient", shape, int64)])
+
+
 def write(out):
     """Writes the models; returns inputs and outputs of those that compute something, by model."""
     answered = {
@@ -172,6 +180,7 @@ def write(out):
     }
     models = {name: model for name, (model, _) in answered.items()}
     models |= {"tensor_types": types(), "tensor_image": image(), "tensor_rounds": rounds()}
+    models |= {"tensor_divide": divide()}
     for name, model in models.items():
         (out / name).mkdir(parents=True)
         write_onnx(out / name, model)

@@ -9,7 +9,7 @@ mod preload;
 use std::{
     env, fs,
     net::SocketAddr,
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -113,6 +113,11 @@ pub(crate) struct ServeArguments {
     /// Worker processes [default: one for each CPU this process may use]
     #[arg(long, value_name = "N", env = "ONNXD_WORKERS")]
     pub workers: Option<NonZeroUsize>,
+
+    /// A worker that uses more memory of its own, in MiB, is started again when it has answered
+    /// what it has [default: none: no worker is]
+    #[arg(long, value_name = "MIB", env = "ONNXD_WORKER_MEMORY")]
+    pub worker_memory: Option<NonZeroU64>,
 
     /// CPUs that a request may use which is alone on the machine; 1 uses one as always
     /// [default: as many as there are workers, at most 4]
@@ -222,6 +227,8 @@ pub(crate) struct Config {
     pub state_dir: PathBuf,
     /// `None`: one for each CPU.
     pub workers: Option<NonZeroUsize>,
+    /// What a worker may use before it is recycled.
+    pub worker_memory_bytes: Option<u64>,
     /// CPUs that a request may use which is alone.
     pub alone_cpus: usize,
     /// Absolute.
@@ -262,14 +269,11 @@ impl Config {
             Some(path) => read_file(path)?,
             None => ServeArguments::default(),
         };
+        let (check, supervision) = (check_limits(&flags, &file), supervision(&flags, &file));
         let specs = if flags.model.is_empty() { file.model } else { flags.model };
         let aliases =
             if flags.model_alias.is_empty() { file.model_alias } else { flags.model_alias };
         let preload = if flags.preload.is_empty() { file.preload } else { flags.preload };
-        let seconds = |flag: Option<u64>, file: Option<u64>, default| {
-            // Longer than anybody waits, and short enough to be added to any time.
-            Duration::from_secs(flag.or(file).unwrap_or(default).min(SECONDS_MAX))
-        };
         Ok(Self {
             models: preload::mark(models::served(&specs, &aliases)?, &preload)?,
             listen: flags.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 8080).into()),
@@ -299,6 +303,7 @@ impl Config {
                 None => default_state_dir()?,
             },
             workers: flags.workers.or(file.workers),
+            worker_memory_bytes: flags.worker_memory.or(file.worker_memory).map(mebibytes),
             alone_cpus: flags.alone_cpus.or(file.alone_cpus).map_or(4, Into::into),
             onnxruntime: executable_file(
                 "--onnxruntime",
@@ -311,14 +316,7 @@ impl Config {
                 "onnxd-worker",
             )?,
             drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
-            supervision: Supervision {
-                stopped_grace: seconds(flags.stopped_grace, file.stopped_grace, 2),
-                start_timeout: seconds(flags.start_timeout, file.start_timeout, 120),
-                restarts_max: flags
-                    .worker_restarts
-                    .or(file.worker_restarts)
-                    .map_or(WORKER_RESTARTS, Into::into),
-            },
+            supervision,
             max_connections: flags.max_connections.or(file.max_connections),
             succession_timeout: seconds(flags.succession_timeout, file.succession_timeout, 300),
             request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
@@ -327,16 +325,40 @@ impl Config {
                 .max_client_batch_size
                 .or(file.max_client_batch_size)
                 .map_or(CLIENT_BATCH, Into::into),
-            check: CheckLimits {
-                timeout: seconds(flags.check_timeout, file.check_timeout, 120),
-                memory_bytes: flags.check_memory.or(file.check_memory).unwrap_or(4096) << 20,
-                min_cosine: flags.min_cosine.or(file.min_cosine),
-            },
+            check,
             probation: seconds(flags.probation, file.probation, 60),
             retention: flags.retention.or(file.retention).map_or(3, Into::into),
             sandbox: !(flags.no_sandbox || file.no_sandbox),
         })
     }
+}
+
+/// Longer than anybody waits is cut to what can be added to any time.
+fn seconds(flag: Option<u64>, file: Option<u64>, default: u64) -> Duration {
+    Duration::from_secs(flag.or(file).unwrap_or(default).min(SECONDS_MAX))
+}
+
+fn check_limits(flags: &ServeArguments, file: &ServeArguments) -> CheckLimits {
+    CheckLimits {
+        timeout: seconds(flags.check_timeout, file.check_timeout, 120),
+        memory_bytes: flags.check_memory.or(file.check_memory).unwrap_or(4096) << 20,
+        min_cosine: flags.min_cosine.or(file.min_cosine),
+    }
+}
+
+fn supervision(flags: &ServeArguments, file: &ServeArguments) -> Supervision {
+    Supervision {
+        stopped_grace: seconds(flags.stopped_grace, file.stopped_grace, 2),
+        start_timeout: seconds(flags.start_timeout, file.start_timeout, 120),
+        restarts_max: flags
+            .worker_restarts
+            .or(file.worker_restarts)
+            .map_or(WORKER_RESTARTS, Into::into),
+    }
+}
+
+fn mebibytes(count: NonZeroU64) -> u64 {
+    count.get().saturating_mul(1 << 20)
 }
 
 /// A request with as many inputs as are allowed must fit an empty queue.
@@ -433,7 +455,8 @@ mod tests {
              api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
              preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
              grpc-listen = '[::1]:3'\nno-sandbox = true\nmax-connections = 9\n\
-             succession-timeout = 9\nworker-restarts = 3\nstart-timeout = 4\nstopped-grace = 5",
+             succession-timeout = 9\nworker-restarts = 3\nstart-timeout = 4\nstopped-grace = 5\n\
+             worker-memory = 10",
         )
         .unwrap();
         assert_eq!(file.workers, NonZeroUsize::new(2));

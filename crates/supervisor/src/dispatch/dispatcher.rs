@@ -24,6 +24,8 @@ use super::{
     alone::Alone,
     estimate::{Estimate, Size, Work},
     loads::Unload,
+    poison::Poison,
+    recycle::Recycling,
     scheduler::{Age, ItemId, Scheduler},
     worker::Worker,
 };
@@ -75,7 +77,7 @@ pub(crate) struct Dispatcher {
     pub(super) registry: Arc<Registry>,
     pub(super) supervision: Supervision,
     /// Of all workers.
-    restarts: Budget,
+    pub(super) restarts: Budget,
     pub(super) metrics: Arc<Metrics>,
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
@@ -84,6 +86,8 @@ pub(crate) struct Dispatcher {
     /// By slot.
     pub(super) estimates: Vec<Estimate>,
     pub(super) alone: Alone,
+    pub(super) poison: Poison,
+    pub(super) recycling: Recycling,
     pub(super) items: HashMap<ItemId, Accepted>,
     last_id: u64,
     /// Ages of items count from here.
@@ -128,16 +132,29 @@ pub(crate) struct Means {
     pub events: mpsc::Sender<Event>,
     /// Where it says how much waits.
     pub backlog: Arc<Backlog>,
+    /// Workers that use more are recycled.
+    pub worker_memory_bytes: Option<u64>,
 }
 
 impl Dispatcher {
     /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
     pub(crate) fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means { registry, metrics, supervision, welcome, lines, events, backlog } = means;
+        let Means {
+            registry,
+            metrics,
+            supervision,
+            welcome,
+            lines,
+            events,
+            backlog,
+            worker_memory_bytes,
+        } = means;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],
             alone: Alone::default(),
+            poison: Poison::default(),
+            recycling: Recycling::new(worker_memory_bytes, workers.len(), Instant::now()),
             started: Instant::now(),
             registry,
             supervision,
@@ -168,6 +185,8 @@ impl Dispatcher {
             self.start_due(Instant::now());
             self.retry_loads(Instant::now());
             self.end_hangs(Instant::now());
+            self.end_unread(Instant::now());
+            self.recycle(Instant::now());
             self.publish_health();
             if self.health.borrow().stopped {
                 return;
@@ -188,7 +207,9 @@ impl Dispatcher {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.workers.iter().filter_map(|worker| worker.state.start_at());
-        starts.chain(self.draining).chain(self.retry_loads_at).chain(self.next_overdue()).min()
+        let ends =
+            self.next_overdue().into_iter().chain(self.next_unread()).chain(self.next_look());
+        starts.chain(self.draining).chain(self.retry_loads_at).chain(ends).min()
     }
 
     /// A worker that could not load what is committed gets no work, and would not try again.
@@ -260,8 +281,8 @@ impl Dispatcher {
             Event::Submitted(items) => self.submit(items),
             Event::Kept(id, epoch, report) => self.kept(id, epoch, report),
             Event::Arrived(id, epoch, incoming) => {
-                // What a process sent before it ended has been given to another.
-                if self.workers[id].epoch == epoch && self.workers[id].is_running() {
+                // What an older process was to answer has been given to another.
+                if self.workers[id].epoch == epoch && self.workers[id].ending.listens() {
                     self.arrived(id, incoming);
                 }
             }
@@ -300,23 +321,6 @@ impl Dispatcher {
         }
     }
 
-    /// Tells the lines that a worker's process ended, and which model is the cause if it ended
-    /// while it loaded one at its start. Whoever ends in the middle of a group has been told of
-    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle, or because somebody
-    /// had stopped it, accuses nobody.
-    fn tell_ended(&self, id: WorkerId) {
-        let worker = &self.workers[id];
-        for model in self.registry.models() {
-            self.tell(model.slot, events::Event::WorkerEnded(id));
-        }
-        if worker.state.state() == State::Starting
-            && !worker.was_stopped()
-            && let Some((slot, generation)) = worker.is_loading()
-        {
-            self.tell(slot, events::Event::WorkerFailed(generation));
-        }
-    }
-
     fn kept(&mut self, id: WorkerId, epoch: Epoch, report: Report) {
         let worker = &mut self.workers[id];
         match report {
@@ -334,40 +338,7 @@ impl Dispatcher {
             }
             Report::Stopped => worker.stopped(Instant::now()),
             Report::Continued => worker.continued(),
-            Report::Ended(ended) => {
-                self.tell_ended(id);
-                self.forgotten(id, None);
-                self.give_back(id, !ended.was_killed());
-                let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
-                self.ended(id, &ended, jitter);
-                let gone = |worker: &Worker| {
-                    matches!(worker.state.state(), State::Failed | State::Stopped)
-                };
-                if self.workers.iter().all(gone) {
-                    self.reject_all();
-                }
-            }
-        }
-    }
-
-    fn ended(&mut self, id: WorkerId, ended: &Ended, jitter: f64) {
-        let (worker, now) = (&mut self.workers[id], Instant::now());
-        let restarts = worker.state.restarts();
-        let counts = worker.ended(now, ended, jitter);
-        let state = worker.state.state();
-        match state {
-            State::Stopped => tracing::info!(worker = id, "worker stopped"),
-            State::Failed => {
-                tracing::error!(worker = id, reason = ended.reason, "worker is given up");
-            }
-            _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
-        }
-        if worker.state.restarts() > restarts {
-            self.metrics.worker_restarts_total.add(ended);
-        }
-        if counts && !self.restarts.spend(now) {
-            tracing::error!("workers end too often: all are given up");
-            self.workers.iter_mut().for_each(|worker| worker.state.give_up());
+            Report::Ended(ended) => self.process_ended(id, ended),
         }
     }
 
@@ -389,10 +360,8 @@ impl Dispatcher {
                 if ![UnexpectedEof, ConnectionReset].contains(&error.kind()) {
                     tracing::error!(worker = id, %error, "a worker's socket failed");
                 }
-                // It may live on without its socket, which is of no use. What it had is given
-                // back when the way it ended says whose fault that was.
-                self.workers[id].hang_up();
-                return self.workers[id].kill();
+                // What it had is given back when the way it ended says whose fault that was.
+                return self.deafen(id);
             }
         };
         self.workers[id].pinged = None;
@@ -403,7 +372,7 @@ impl Dispatcher {
         if let Err(reason) = self.message(id, incoming) {
             tracing::error!(worker = id, reason, "a worker broke the protocol");
             self.give_back(id, true);
-            self.workers[id].kill();
+            self.deafen(id);
         }
     }
 

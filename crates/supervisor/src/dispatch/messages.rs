@@ -32,6 +32,7 @@ impl Dispatcher {
                 self.warmed_up[id] = true;
                 tracing::info!(worker = id, "worker ready");
                 self.forget_at_start(id);
+                self.look_at_ready(id);
                 Ok(())
             }
             FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {

@@ -5,6 +5,9 @@
 //! - [`alone`]: pure: when idle workers' CPUs help with a text.
 //! - [`dispatcher`]: the task that owns the queue and the workers.
 //! - [`queue`]: what it does with what waits.
+//! - [`endings`]: when a worker is over, and what follows.
+//! - [`poison`]: what is refused because it took workers with it.
+//! - [`recycle`]: who is started again because it uses too much memory.
 //! - [`hangs`]: what it does about groups that take too long and workers that are stopped.
 //! - [`loads`]: what workers load and drop apart from their groups.
 //! - [`messages`]: what it does with what a worker says.
@@ -15,13 +18,16 @@
 
 mod alone;
 pub(crate) mod dispatcher;
+mod endings;
 pub(crate) mod estimate;
 pub(crate) mod gather;
 mod hangs;
 mod loads;
 mod measure;
 mod messages;
+mod poison;
 mod queue;
+mod recycle;
 pub(crate) mod scheduler;
 pub(crate) mod worker;
 

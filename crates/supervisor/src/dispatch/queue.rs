@@ -33,6 +33,7 @@ const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 impl Dispatcher {
     pub(super) fn submit(&mut self, items: Vec<Item>) {
+        let items = self.refuse_poisonous(items);
         let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
         let (slot, together) = (*slot, *together);
         let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
@@ -75,6 +76,7 @@ impl Dispatcher {
                 self.metrics.items_cancelled_total.add();
             }
             group.items = items;
+            group.items.retain(|&item| !self.refuse_late(item));
             if group.items.is_empty() {
                 // Nobody waits for it any more: its model has not had that time.
                 self.scheduler.correct(group.slot, group.micros.into(), 0);
@@ -144,8 +146,8 @@ impl Dispatcher {
     /// workers with it. `by_fault`: nobody else ended the worker.
     pub(super) fn give_back(&mut self, id: WorkerId, by_fault: bool) {
         for Unanswered { slot, items, begun } in self.workers[id].take_unanswered() {
+            let generation = self.workers[id].generation(slot);
             if begun {
-                let generation = self.workers[id].generation(slot);
                 self.tell(slot, events::Event::WorkerFailed(generation));
             }
             for id in items {
@@ -163,6 +165,9 @@ impl Dispatcher {
                     self.put_back(slot, id);
                 } else if let Some(accepted) = self.items.remove(&id) {
                     self.metrics.items_poisonous_total.add();
+                    if accepted.faults >= ITEM_FAULTS_MAX {
+                        self.learn_poison(generation, &accepted.item);
+                    }
                     answer(accepted.item, Err(ItemError::Poisonous));
                 }
             }

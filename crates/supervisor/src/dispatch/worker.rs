@@ -16,6 +16,7 @@ use onnxd_proto::{
 use serde::Serialize;
 
 use super::{
+    endings::Ending,
     hangs::{Kill, Overdue},
     scheduler::{Group, ItemId},
 };
@@ -43,6 +44,7 @@ pub(crate) struct Worker {
     pub helper_cpus: Vec<u16>,
     /// Whether the worker found itself pinned.
     pub pinned: bool,
+    pub(super) ending: Ending,
     process: Option<Started>,
     link: Option<Link>,
     /// Since when its process is stopped.
@@ -142,6 +144,7 @@ impl Worker {
             cpu,
             helper_cpus: Vec::new(),
             pinned: false,
+            ending: Ending::default(),
             process: None,
             link: None,
             stopped_since: None,
@@ -161,7 +164,7 @@ impl Worker {
     pub(crate) fn status(&self, id: usize) -> Status {
         Status {
             id,
-            pid: self.process.as_ref().map_or(0, |process| process.pid),
+            pid: self.pid().unwrap_or(0),
             cpu: self.pinned.then_some(self.cpu),
             state: self.state.state(),
             loads: self.loads.clone(),
@@ -190,9 +193,9 @@ impl Worker {
             && self.groups.iter().all(short)
     }
 
-    /// Whether a process runs for it.
-    pub(crate) fn is_running(&self) -> bool {
-        self.process.is_some()
+    /// The number of its process, where there is one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
     }
 
     /// A process has been started for it.
@@ -204,6 +207,7 @@ impl Worker {
     /// Its socket is open.
     pub(crate) fn connected(&mut self, link: Link) {
         self.link = Some(link);
+        self.ending.connected();
     }
 
     /// Sends a message. `false`: it cannot be sent, and the worker has to go.
@@ -458,10 +462,11 @@ impl Worker {
         if ended.code == Some(ExitStatus::Configuration as i32) && self.hopeless.is_none() {
             self.hopeless = Some("its configuration cannot work; its log says why".to_owned());
         }
-        let end = match ended.scarce {
+        let end = match ended.code {
             _ if self.hopeless.is_some() => End::Hopeless,
-            true => End::NotStarted,
-            false => End::Accident,
+            _ if ended.scarce => End::NotStarted,
+            Some(0) if self.state.is_recycled() => End::Ordered,
+            _ => End::Accident,
         };
         self.state.ended(now, end, jitter)
     }
@@ -498,8 +503,10 @@ pub(crate) fn free(
 pub(crate) fn any_current(workers: &[Worker], slot: Slot, committed: Generation) -> bool {
     let current = |worker: &Worker| !worker.failed_to_load(slot, committed);
     let was_seen = workers.iter().any(|worker| worker.newest_seen(slot) >= committed);
-    let comes_back =
-        |worker: &Worker| matches!(worker.state.state(), State::Starting | State::Backoff);
+    let comes_back = |worker: &Worker| {
+        matches!(worker.state.state(), State::Starting | State::Backoff)
+            || worker.state.is_recycled()
+    };
     workers
         .iter()
         .any(|worker| current(worker) && (worker.state.serves() || was_seen && comes_back(worker)))

@@ -122,6 +122,11 @@ impl Scrape {
                 &metrics.items_poisonous_total,
             ),
             (
+                "onnxd_items_refused",
+                "Items that were answered 500 at once because their like had taken too many workers with it",
+                &metrics.items_refused_total,
+            ),
+            (
                 "onnxd_groups_terminated",
                 "Groups that were terminated because an item's deadline had passed",
                 &metrics.groups_terminated_total,
@@ -272,6 +277,11 @@ impl Scrape {
             "onnxd_workers_killed",
             "Workers killed because they did not go on: hung in a run, a start or a ping, or stopped",
             killed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
+        )?;
+        page.counter(
+            "onnxd_workers_recycled",
+            "Workers started again because they used more memory than --worker-memory",
+            [([], self.metrics.workers_recycled_total.read())],
         )?;
         let restarts = self.metrics.worker_restarts_total.by_reason();
         page.counter(

@@ -43,6 +43,8 @@ pub(crate) struct Metrics {
     pub items_cancelled_total: Counter,
     /// Texts that took too many workers with them and were answered 500.
     pub items_poisonous_total: Counter,
+    /// Texts refused because their like took too many workers with it.
+    pub items_refused_total: Counter,
     /// Micro-batches that were run.
     pub micro_batches_total: Counter,
     /// CPU time that workers spent on them, in ONNX Runtime and pooling.
@@ -57,6 +59,8 @@ pub(crate) struct Metrics {
     pub groups_terminated_total: Counter,
     /// Workers that were killed because they did not go on.
     pub workers_killed_total: Killed,
+    /// Workers started again because they used more memory than `--worker-memory`.
+    pub workers_recycled_total: Counter,
     /// Workers started again after they had ended.
     pub worker_restarts_total: Restarts,
     /// Generations committed since the start.
@@ -93,6 +97,7 @@ impl Metrics {
             items_regenerated_total: Counter::default(),
             items_cancelled_total: Counter::default(),
             items_poisonous_total: Counter::default(),
+            items_refused_total: Counter::default(),
             micro_batches_total: Counter::default(),
             inference_cpu_micros_total: Counter::default(),
             requests_overloaded_total: Counter::default(),
@@ -100,6 +105,7 @@ impl Metrics {
             connections_evicted_total: Counter::default(),
             groups_terminated_total: Counter::default(),
             workers_killed_total: Killed::default(),
+            workers_recycled_total: Counter::default(),
             worker_restarts_total: Restarts::default(),
             commits_total: Counter::default(),
             automatic_rollbacks_total: Counter::default(),
@@ -233,7 +239,7 @@ mod tests {
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
         let json = serde_json::to_value(&metrics).unwrap();
         assert_eq!(json["worker_restarts_total"], 5);
-        assert_eq!(json.as_object().unwrap().len(), 16, "status shows the counters: {json}");
+        assert_eq!(json.as_object().unwrap().len(), 18, "status shows the counters: {json}");
     }
 
     #[test]

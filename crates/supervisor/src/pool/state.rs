@@ -8,6 +8,7 @@
 //!    └────────────────────┴──────────────┴──────────────────────┘  ended
 //!                         └──► failed   (cannot be started, or too often)
 //!            any ──► draining ──► stopped
+//!   ready or busy ──► draining ──► backoff  (recycled: started again at once, no failure)
 //! ```
 //!
 //! When nobody serves, [`super::restarts::hurry`] shortens the wait of one.
@@ -76,6 +77,8 @@ pub(crate) struct WorkerState {
     failed_starts_in_row: u32,
     restarts: u64,
     budget: Budget,
+    /// It drains so that it can be started again.
+    recycled: bool,
 }
 
 /// Whether an end is worth another try.
@@ -85,8 +88,7 @@ pub(crate) enum End {
     Accident,
     /// It was not started, because the system had not enough of something: that passes.
     NotStarted,
-    /// We replace it, which says nothing about it.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for those that use too much memory"))]
+    /// It was recycled, which says nothing about it.
     Ordered,
     /// Starting again changes nothing: the configuration is wrong.
     Hopeless,
@@ -104,6 +106,7 @@ impl WorkerState {
             failed_starts_in_row: 0,
             restarts: 0,
             budget: Budget::of_one(restarts_max),
+            recycled: false,
         }
     }
 
@@ -178,8 +181,25 @@ impl WorkerState {
         }
     }
 
+    /// It gets nothing new, ends when it has answered what it has, and is started again at once.
+    /// `false`: it does not serve.
+    pub(crate) fn recycle(&mut self) -> bool {
+        let serves = self.serves();
+        if serves {
+            self.state = State::Draining;
+            self.recycled = true;
+        }
+        serves
+    }
+
+    /// Whether it drains so that it can be started again.
+    pub(crate) fn is_recycled(&self) -> bool {
+        self.recycled
+    }
+
     /// It gets nothing new and is not started again.
     pub(crate) fn drain(&mut self) {
+        self.recycled = false;
         match self.state {
             State::Starting | State::Ready | State::Busy => self.state = State::Draining,
             State::Backoff => self.state = State::Stopped,
@@ -191,11 +211,20 @@ impl WorkerState {
     /// Its process has ended. `jitter`, from 0 to 1, spreads the restarts of several workers. Gives
     /// whether this counts among the ends of all workers.
     pub(crate) fn ended(&mut self, now: Instant, end: End, jitter: f64) -> bool {
+        let recycled = std::mem::take(&mut self.recycled);
         let ready_for = self.ready_since.take().map(|since| now.duration_since(since));
-        if matches!(self.state, State::Draining | State::Stopped | State::Failed) {
-            if self.state == State::Draining {
+        match self.state {
+            State::Draining if recycled => {}
+            State::Draining => {
                 self.state = State::Stopped;
+                return false;
             }
+            State::Stopped | State::Failed => return false,
+            _ => {}
+        }
+        if end == End::Ordered {
+            (self.soonest, self.start_at) = (now, Some(now));
+            self.state = State::Backoff;
             return false;
         }
         if ready_for.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
@@ -278,11 +307,48 @@ mod tests {
         assert_eq!(worker.state(), State::Failed);
     }
 
+    #[test]
+    fn a_recycled_worker_is_started_again_at_once_and_it_is_no_failure() {
+        let now = Instant::now();
+        let mut worker = started(now);
+        assert!(!worker.recycle(), "it does not serve yet");
+        worker.ready(now);
+        worker.group_sent();
+        assert!(worker.recycle() && worker.is_recycled());
+        worker.group_done();
+        assert_eq!((worker.state(), worker.is_idle()), (State::Draining, false));
+        worker.ended(now, End::Ordered, 1.0);
+        assert!(worker.start_due(now) && !worker.is_recycled());
+        assert_eq!((worker.restarts(), worker.deaths_in_row), (0, 0));
+    }
+
+    #[test]
+    fn a_worker_that_dies_while_it_is_recycled_has_died() {
+        let now = Instant::now();
+        let mut worker = started(now);
+        worker.ready(now);
+        assert!(worker.recycle());
+        worker.ended(now, End::Accident, 0.0);
+        assert_eq!(worker.state(), State::Backoff);
+        assert_eq!((worker.start_at(), worker.restarts()), (Some(now + BACKOFF_MIN), 1));
+    }
+
+    #[test]
+    fn a_worker_that_is_told_to_stop_while_it_is_recycled_stays_stopped() {
+        let now = Instant::now();
+        let mut worker = started(now);
+        worker.ready(now);
+        assert!(worker.recycle());
+        worker.drain();
+        worker.ended(now, End::Ordered, 0.0);
+        assert_eq!((worker.state(), worker.start_at()), (State::Stopped, None));
+    }
+
     proptest! {
         #[test]
         fn whatever_happens_a_drained_worker_is_never_started_again(
-            before in prop::collection::vec(0..5, 0..20),
-            after in prop::collection::vec(0..5, 0..20),
+            before in prop::collection::vec(0..7, 0..20),
+            after in prop::collection::vec(0..7, 0..20),
         ) {
             let mut now = Instant::now();
             let mut worker = WorkerState::new(now, 100);
@@ -291,6 +357,8 @@ mod tests {
                 1 => worker.ready(now),
                 2 => worker.group_sent(),
                 3 => worker.group_done(),
+                4 => { worker.ended(now, End::Ordered, 0.5); }
+                5 => { worker.recycle(); }
                 _ => { worker.ended(now, End::Accident, 0.5); }
             };
             for what in before {

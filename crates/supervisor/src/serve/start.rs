@@ -95,6 +95,7 @@ impl Server {
             lines: updater.lines(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
+            worker_memory_bytes: config.worker_memory_bytes,
         };
         let (dispatcher, health) = Dispatcher::new(means, workers);
         tokio::spawn(dispatcher.run(incoming));

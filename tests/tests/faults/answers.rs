@@ -1,0 +1,51 @@
+//! What a worker wrote before it died is an answer.
+
+use std::time::Duration;
+
+use e2e::{
+    eventually,
+    fixtures::model,
+    processes::{self, Signal, cpu_ticks},
+    server::Server,
+};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until a process has been idle for a while: what it had to write is written.
+async fn rests(pid: i32) {
+    let mut before = 0;
+    eventually("it rests", PATIENCE, async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let ticks = cpu_ticks(pid);
+        (std::mem::replace(&mut before, ticks) == ticks).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_a_worker_that_died_at_once_are_used_and_nothing_is_computed_twice() {
+    // It takes long enough for the supervisor to be stopped before the answer comes.
+    let server =
+        Server::builder().workers(1).model("r", &model("tiny/tensor_rounds")).start().await;
+    for _ in 0..6 {
+        let before = server.settled().await;
+        let pid = before.pids()[0];
+        let mut client = server.client().await;
+        let body = json!({"inputs": [
+            {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [300_000]}]});
+        let asking = tokio::spawn(async move { client.post("/v2/models/r/infer", &body).await });
+        let idle = cpu_ticks(pid);
+        eventually("it computes", PATIENCE, async || (cpu_ticks(pid) > idle + 2).then_some(()))
+            .await;
+        server.signal(Signal::SIGSTOP);
+        rests(pid).await;
+        processes::signal(pid, Signal::SIGKILL);
+        server.signal(Signal::SIGCONT);
+        assert_eq!(asking.await.unwrap().map(|response| response.status), Ok(200));
+        server.restarted(before.restarts() + 1).await;
+    }
+    let status = server.settled().await;
+    assert_eq!(status.counter("items_retried_total"), 0, "{:?}", status.counters);
+    server.stop().await;
+}
