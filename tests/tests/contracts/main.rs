@@ -3,8 +3,10 @@
 //! clients understand them is `tests/clients`' affair.
 
 mod batching;
+mod bodies;
 mod cohere;
 mod fairness;
+mod limits;
 mod oip;
 mod oip_binary;
 mod oip_hostile;

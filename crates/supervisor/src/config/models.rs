@@ -124,6 +124,9 @@ mod tests {
             let message = names(specs).unwrap_err();
             assert!(message.contains(reason), "{specs:?}: {message}");
         }
+        let many: Vec<String> = (0..=MODELS_MAX).map(|number| format!("m{number}=/x")).collect();
+        assert_eq!(served(&many[1..], &[]).unwrap().len(), MODELS_MAX);
+        assert!(served(&many, &[]).unwrap_err().message.contains("at most 63"));
     }
 
     #[test]

@@ -135,3 +135,7 @@ async fn over(mut seen: watch::Receiver<Calls>, mut drain: watch::Receiver<bool>
     // Told before the two sides have shaken hands, hyper would close at once.
     let _ = time::timeout(FIRST_CALL_TIMEOUT, seen.wait_for(|calls| calls.any)).await;
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

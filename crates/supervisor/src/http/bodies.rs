@@ -185,3 +185,7 @@ async fn discard(mut body: Body, bytes_max: usize) {
 pub(super) fn discard_later(body: Body, bytes_max: usize) {
     tokio::spawn(time::timeout(DISCARD_TIMEOUT, discard(body, bytes_max)));
 }
+
+#[cfg(test)]
+#[path = "bodies_tests.rs"]
+mod tests;

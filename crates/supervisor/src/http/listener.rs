@@ -338,3 +338,7 @@ async fn too_slow(place: &Place) {
         time::sleep(SLOW_TICK).await;
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;
