@@ -86,6 +86,8 @@ async fn who_finds_no_room_for_a_large_body_can_read_when_to_come_back() {
         stream.write_all(announced.as_bytes()).expect("a head");
         held.push(stream);
     }
+    // Whoever asks before all of these have been read would take the room of the last.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let full = head(&path, &format!("content-length: {}", 18 << 20));
     e2e::eventually("no room", PATIENCE, async || {
         let raw = exchange(address, full.as_bytes(), Duration::from_secs(1)).await.ok()?;

@@ -63,6 +63,39 @@ fn a_group_takes_no_longer_than_others_may_wait() {
     assert_eq!(next(&mut scheduler, 1), Some(vec![0]));
 }
 
+/// The models that get the next turns of one worker.
+fn turns(scheduler: &mut Scheduler, count: usize) -> Vec<Slot> {
+    let next = |_| scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot;
+    (0..count).map(next).collect()
+}
+
+#[test]
+fn a_model_is_charged_what_its_group_took_and_has_no_credit_from_before_its_work_came() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[100; 4]);
+    push(&mut scheduler, 1, 100, &[100; 4]);
+    assert_eq!(turns(&mut scheduler, 2), [0, 1], "by turns, if all takes what it should");
+    let estimated = takes(1, 100).into();
+    scheduler.correct(0, estimated, estimated * 10);
+    assert_eq!(turns(&mut scheduler, 4), [1, 1, 1, 0]);
+
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[100; 4]);
+    assert_eq!(turns(&mut scheduler, 2), [0, 0]);
+    push(&mut scheduler, 1, 100, &[100; 4]);
+    scheduler.correct(1, estimated * 10, 0);
+    assert_eq!(turns(&mut scheduler, 2), [1, 0]);
+}
+
+#[test]
+fn what_is_forgotten_is_handed_out_to_nobody() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[10; 3]);
+    scheduler.clear();
+    assert!(scheduler.is_empty() && scheduler.micros() == 0);
+    assert_eq!(next(&mut scheduler, 1), None);
+}
+
 #[test]
 fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
     let mut scheduler = Scheduler::default();
