@@ -60,7 +60,7 @@ fn monotonic_micros() -> u128 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watchdog_is_fed_while_workers_answer_and_only_then() {
-    let builder = Server::builder().model("m", &model("tiny/a"));
+    let builder = Server::builder().model("m", &model("tiny/a")).lets_workers_rest();
     let notify = Notify::bind(builder.directories().root());
     let mut server = builder
         .variable("NOTIFY_SOCKET", notify.path())
@@ -76,13 +76,10 @@ async fn the_watchdog_is_fed_while_workers_answer_and_only_then() {
 
     let pids = server.worker_pids().await;
     let stopped = Instant::now();
-    // Those that replace them are stopped as well.
-    while stopped.elapsed() < Duration::from_secs(4) {
-        for process in processes::descendants(server.pid()) {
-            process.signal(Signal::SIGSTOP);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for process in processes::descendants(server.pid()) {
+        process.signal(Signal::SIGSTOP);
     }
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let late = feedings(&notify, stopped + Duration::from_millis(1500));
     assert!(late.is_empty(), "fed although no worker answers: {late:?}");
     for process in processes::descendants(server.pid()) {

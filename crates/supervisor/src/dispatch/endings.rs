@@ -138,8 +138,12 @@ impl Dispatcher {
     /// had stopped it, accuses nobody.
     fn tell_ended(&self, id: WorkerId) {
         let worker = &self.workers[id];
+        let event = match worker.was_stopped() {
+            true => events::Event::WorkerAbsent,
+            false => events::Event::WorkerEnded,
+        };
         for model in self.registry.models() {
-            self.tell(model.slot, events::Event::WorkerEnded(id));
+            self.tell(model.slot, event(id));
         }
         if worker.state.state() == State::Starting
             && !worker.was_stopped()

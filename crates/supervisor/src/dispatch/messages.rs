@@ -106,15 +106,17 @@ impl Dispatcher {
         worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
     }
 
-    /// Puts back an item that has time left: another's deadline was why its group was terminated.
-    fn was_in_company(&mut self, slot: Option<Slot>, item: ItemId) -> bool {
-        let has_time =
-            self.items.get(&item).is_some_and(|accepted| accepted.item.deadline > Instant::now());
-        if has_time && let Some(slot) = slot {
+    /// Puts back an item that has time left, since another's deadline was why its group was
+    /// terminated. Who has none left hears so at this moment, and not why the run ended.
+    fn was_terminated(&mut self, slot: Slot, item: ItemId) {
+        let Some(accepted) = self.items.get(&item) else { return };
+        if accepted.item.deadline > Instant::now() {
             self.metrics.items_retried_total.add();
             self.put_back(slot, item);
+        } else {
+            self.items.remove(&item);
+            self.metrics.items_cancelled_total.add();
         }
-        has_time && slot.is_some()
     }
 
     /// A worker has no answer for items of a group.
@@ -137,7 +139,8 @@ impl Dispatcher {
             self.scheduler.correct(slot, estimated, took);
         }
         for item in items {
-            if terminated && self.was_in_company(slot, item) {
+            if let (true, Some(slot)) = (terminated, slot) {
+                self.was_terminated(slot, item);
                 continue;
             }
             if matches!(reason, Rejection::NotLoaded(_))

@@ -241,12 +241,9 @@ impl WorkerState {
             End::NotStarted => SCARCE_WAIT,
             _ => backoff(self.failed_starts_in_row.saturating_sub(1), jitter),
         };
-        let wait = match end {
-            End::Ordered => BACKOFF_MIN,
-            _ => backoff(self.deaths_in_row, jitter).max(soonest),
-        };
-        (self.soonest, self.start_at) = (now + soonest.min(wait), Some(now + wait));
-        self.deaths_in_row += u32::from(end != End::Ordered);
+        let wait = backoff(self.deaths_in_row, jitter).max(soonest);
+        (self.soonest, self.start_at) = (now + soonest, Some(now + wait));
+        self.deaths_in_row += 1;
         self.restarts += u64::from(end != End::NotStarted);
         self.state = State::Backoff;
         accident

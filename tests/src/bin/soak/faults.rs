@@ -91,7 +91,7 @@ async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
 /// Stops a worker, and has it go on, unless the server is to notice.
 async fn stop(world: &World, place: usize, pause: Duration) {
     let Some((id, process)) = any(world, place).await else { return };
-    let for_good = !world.options.no_hang && pause.as_millis() % 2 == 0;
+    let for_good = !world.options.no_hang && pause.as_millis().is_multiple_of(2);
     {
         let mut ledger = world.ledger();
         // Whatever else it is sent while it is stopped would come too late.
@@ -103,11 +103,18 @@ async fn stop(world: &World, place: usize, pause: Duration) {
         ledger.note(now, &format!("SIGSTOP {how} to worker {id}, {process:?}"));
         ledger.stops += u64::from(!for_good);
         ledger.hangs += u64::from(for_good);
+        if for_good {
+            ledger.stopped.insert(process);
+        }
     }
     process.signal(Signal::SIGSTOP);
     if !for_good {
         tokio::time::sleep(pause).await;
-        return process.signal(Signal::SIGCONT);
+        // Meanwhile it may have been stopped for good.
+        if !world.ledger().stopped.contains(&process) {
+            process.signal(Signal::SIGCONT);
+        }
+        return;
     }
     let end = world.now() + REPLACED_WITHIN;
     while process.runs() && world.now() < end {

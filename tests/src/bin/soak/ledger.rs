@@ -45,6 +45,8 @@ pub(crate) struct Ledger {
     served: BTreeMap<String, Duration>,
     /// Workers that were given a deadly signal; each counts once.
     pub signalled: BTreeSet<Process>,
+    /// Processes that were stopped for good.
+    pub stopped: BTreeSet<Process>,
     pub kills: u64,
     pub crashes: u64,
     pub stops: u64,
@@ -88,6 +90,7 @@ impl Ledger {
             refused: BTreeMap::new(),
             served: BTreeMap::new(),
             signalled: BTreeSet::new(),
+            stopped: BTreeSet::new(),
             kills: 0,
             crashes: 0,
             stops: 0,
