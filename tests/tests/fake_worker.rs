@@ -110,7 +110,7 @@ async fn uses_the_answer_of_who_has_ended() {
     let server = builder.start().await;
     let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(response.map(|response| response.status), Ok(200));
-    assert!(Order::done(server.home()).is_some());
+    done(&server, wrong).await;
     let status = server.restarted(1).await;
     assert_eq!(status.counter("items_retried_total"), 0, "it was computed twice");
     server.stop().await;
