@@ -13,11 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     config::{self, ServeArguments},
-    grpc::{
-        bounds::Bounded,
-        contents,
-        pb::{InferTensorContents, ModelInferRequest},
-    },
+    grpc::{bounds::Bounded, contents, pb::ModelInferRequest},
     http::{
         api::oip::{
             binary,
@@ -91,24 +87,12 @@ pub fn grpc_tensors(bytes: &[u8]) {
     for input in request.inputs {
         let Some(datatype) = DataType::from_name(&input.datatype) else { continue };
         let contents = input.contents.unwrap_or_default();
-        let count = elements(&contents);
+        let count = contents::elements(&contents);
         if let (Ok(raw), Some(size)) = (contents::raw(datatype, contents), datatype.element_bytes())
         {
             assert_eq!(raw.len(), count * size, "{}", datatype.name());
         }
     }
-}
-
-/// Elements of all types.
-fn elements(contents: &InferTensorContents) -> usize {
-    contents.bool_contents.len()
-        + contents.int_contents.len()
-        + contents.int64_contents.len()
-        + contents.uint_contents.len()
-        + contents.uint64_contents.len()
-        + contents.fp32_contents.len()
-        + contents.fp64_contents.len()
-        + contents.bytes_contents.len()
 }
 
 /// What comes with a version and what is recorded of a generation is refused or understood: a

@@ -75,9 +75,21 @@ fn filled(contents: &InferTensorContents) -> [(&'static str, bool); 8] {
     ]
 }
 
+/// How many elements there are, all fields taken together.
+pub(crate) fn elements(contents: &InferTensorContents) -> usize {
+    contents.bool_contents.len()
+        + contents.int_contents.len()
+        + contents.int64_contents.len()
+        + contents.uint_contents.len()
+        + contents.uint64_contents.len()
+        + contents.fp32_contents.len()
+        + contents.fp64_contents.len()
+        + contents.bytes_contents.len()
+}
+
 /// Whether there is any element.
 pub(super) fn is_empty(contents: &InferTensorContents) -> bool {
-    filled(contents).into_iter().all(|(_, filled)| !filled)
+    elements(contents) == 0
 }
 
 /// Elements that travel as larger numbers than they are.

@@ -10,9 +10,8 @@ use tokio::task::block_in_place;
 use super::{
     AT_ONCE_BYTES_MAX, contents,
     pb::{
-        InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
-        infer_parameter::ParameterChoice, model_infer_request::InferInputTensor,
-        model_infer_response::InferOutputTensor,
+        InferParameter, ModelInferRequest, ModelInferResponse, infer_parameter::ParameterChoice,
+        model_infer_request::InferInputTensor, model_infer_response::InferOutputTensor,
     },
 };
 use crate::{
@@ -89,7 +88,7 @@ fn raw(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, Ap
 fn typed(mut input: InferInputTensor) -> Result<Tensor, ApiError> {
     let contents = input.contents.take().unwrap_or_default();
     let name = input.name.clone();
-    let raw = |datatype| match elements(&contents) {
+    let raw = |datatype| match contents::elements(&contents) {
         elements if elements > AT_ONCE_BYTES_MAX / 8 => {
             block_in_place(|| contents::raw(datatype, contents))
         }
@@ -98,18 +97,6 @@ fn typed(mut input: InferInputTensor) -> Result<Tensor, ApiError> {
     tensor(input, |datatype| {
         raw(datatype).map_err(|error| wrong(format!("the input `{name}`: {error}")))
     })
-}
-
-/// How many there are, all fields taken together.
-fn elements(contents: &InferTensorContents) -> usize {
-    contents.bool_contents.len()
-        + contents.int_contents.len()
-        + contents.int64_contents.len()
-        + contents.uint_contents.len()
-        + contents.uint64_contents.len()
-        + contents.fp32_contents.len()
-        + contents.fp64_contents.len()
-        + contents.bytes_contents.len()
 }
 
 fn tensor(
@@ -171,7 +158,7 @@ pub(super) fn response(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::pb::model_infer_request::InferRequestedOutputTensor;
+    use crate::grpc::pb::{InferTensorContents, model_infer_request::InferRequestedOutputTensor};
 
     fn input(contents: Option<InferTensorContents>) -> InferInputTensor {
         InferInputTensor {
