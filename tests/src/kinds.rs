@@ -183,15 +183,7 @@ impl Kind {
 
     /// What an answer with 200 says about itself and is; `known` are the answers by content.
     pub fn label(self, response: &Response, known: &BTreeMap<String, Vec<f32>>) -> Outcome {
-        let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
-        };
-        let content = self.numbers(response).and_then(|numbers| {
-            let is = |(_, known): &(&String, &Vec<f32>)| distance(known, &numbers) <= TOLERANCE;
-            let content = known.iter().find(is).map(|(content, _)| content.clone());
-            content.ok_or_else(|| format!("{self:?}: {numbers:.4?} is of no content"))
-        });
-        Outcome::Answered(Label { generation, version: version.to_owned(), content })
+        label(response, self.numbers(response), known)
     }
 
     /// What the content that serves now answers.
@@ -234,7 +226,26 @@ pub fn raw(path: &str, numbers: &[f32]) -> Question {
     Question { path: path.to_owned(), headers, body: [json.as_bytes(), &x].concat().into() }
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+/// What an answer with 200 and these numbers says about itself and is; `known` are the answers by
+/// content.
+pub fn label(
+    response: &Response,
+    numbers: Result<Vec<f32>, String>,
+    known: &BTreeMap<String, Vec<f32>>,
+) -> Outcome {
+    let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
+        return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+    };
+    let content = numbers.and_then(|numbers| {
+        let is = |(_, known): &(&String, &Vec<f32>)| distance(known, &numbers) <= TOLERANCE;
+        let content = known.iter().find(is).map(|(content, _)| content.clone());
+        content.ok_or_else(|| format!("{numbers:.4?} is of no content"))
+    });
+    Outcome::Answered(Label { generation, version: version.to_owned(), content })
+}
+
+/// The numbers that a raw tensor of FP32 holds.
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
 

@@ -6,6 +6,7 @@
 //! - [`admin`], [`control`]: what the commands print, and the socket beneath them.
 //! - [`disk`]: what stands in a state directory.
 //! - [`client`]: an HTTP client that never retries and never hides a closed connection.
+//! - [`grpc`]: the client's side of gRPC.
 //! - [`kinds`]: requests of every kind, whose answers tell which content made them.
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
 //!   that every recorded history must satisfy.
@@ -25,6 +26,7 @@ pub mod disk;
 pub mod exposition;
 pub mod fake;
 pub mod fixtures;
+pub mod grpc;
 pub mod history;
 pub mod home;
 pub mod kinds;

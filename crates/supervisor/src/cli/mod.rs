@@ -96,7 +96,7 @@ pub(crate) struct AdminArguments {
     pub json: bool,
 }
 
-pub(crate) use crate::models::update::Load;
+pub(crate) use crate::models::events::Load;
 
 /// Prints what clap has to say: help and version to standard output, errors to standard error.
 pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {

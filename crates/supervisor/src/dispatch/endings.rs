@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{dispatcher::Dispatcher, worker::Worker};
+use super::{dispatcher::Dispatcher, hangs::Kill, worker::Worker};
 use crate::{
-    models::events,
+    models::events::{self, Cause},
     pool::{WorkerId, keeper::Ended, state::State},
 };
 
@@ -95,7 +95,7 @@ impl Dispatcher {
 
     /// A worker has ended, and all that it wrote has been read.
     fn over(&mut self, id: WorkerId, ended: &Ended) {
-        self.tell_ended(id);
+        self.tell_ended(id, ended);
         self.forgotten(id, None);
         self.give_back(id, !ended.was_killed());
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
@@ -136,14 +136,15 @@ impl Dispatcher {
     /// while it loaded one at its start. Whoever ends in the middle of a group has been told of
     /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle, or because somebody
     /// had stopped it, accuses nobody.
-    fn tell_ended(&self, id: WorkerId) {
+    fn tell_ended(&self, id: WorkerId, ended: &Ended) {
         let worker = &self.workers[id];
-        let event = match worker.was_stopped() {
-            true => events::Event::WorkerAbsent,
-            false => events::Event::WorkerEnded,
+        let event = match worker.killed_by_us() {
+            Some(Kill::Stopped) => events::Event::WorkerAbsent(id),
+            None if ended.was_killed() => events::Event::WorkerEnded(id, Cause::Killed),
+            Some(Kill::Hung) | None => events::Event::WorkerEnded(id, Cause::Fault),
         };
         for model in self.registry.models() {
-            self.tell(model.slot, event(id));
+            self.tell(model.slot, event.clone());
         }
         if worker.state.state() == State::Starting
             && !worker.was_stopped()

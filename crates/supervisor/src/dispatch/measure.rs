@@ -16,7 +16,8 @@ impl Dispatcher {
         if load_micros == 0 {
             return;
         }
-        for accepted in self.workers[id].unanswered().filter_map(|item| self.items.get(item)) {
+        for accepted in self.workers[id].groups.unanswered().filter_map(|item| self.items.get(item))
+        {
             let sent_for = accepted.item.queued_at.elapsed().saturating_sub(accepted.waited);
             let model = self.metrics.model(accepted.item.slot);
             model.waited_for_load(sent_for.min(Duration::from_micros(load_micros)));

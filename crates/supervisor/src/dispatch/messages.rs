@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use onnxd_proto::{
-    ask::{self, Rejection},
+    ask::{self, Ask, Rejection, Want},
     control_page::Slot,
-    message::{FromWorker, Task, ToWorker, Welcome},
+    message::{Facts, FromWorker, Task, ToWorker, Welcome},
 };
 
 use super::{
     Answered, ItemError, Timing,
     dispatcher::{Accepted, Dispatcher, answer},
     scheduler::ItemId,
-    worker::{self, Load},
+    worker::Load,
 };
 use crate::{
     models::events,
@@ -128,13 +128,13 @@ impl Dispatcher {
         reason: &Rejection,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
-        let slot = worker.group_slot(group);
-        let terminated = worker.is_terminated(group);
-        let charged = worker.took(group, 0);
+        let slot = worker.groups.slot(group);
+        let terminated = worker.groups.is_terminated(group);
+        let charged = worker.groups.took(group, 0);
         let items = worker.answered(group, items.into_iter());
         let items = items.ok_or("it rejects what it was not given")?;
         if let (Some(slot), Some((estimated, took))) = (slot, charged)
-            && worker.group_slot(group).is_none()
+            && worker.groups.slot(group).is_none()
         {
             self.scheduler.correct(slot, estimated, took);
         }
@@ -163,21 +163,21 @@ impl Dispatcher {
         mut payload: Bytes,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
-        let slot = worker.group_slot(group).ok_or("it answers what it was not given")?;
+        let slot = worker.groups.slot(group).ok_or("it answers what it was not given")?;
         let Some(record) = self.registry.at(slot).record(answered.generation) else {
             return Err("it names a generation that was never committed");
         };
         let places = || answered.items.iter().map(|item| item.item);
-        let ids = worker.unanswered_at(group, places()).ok_or("it answers an item twice")?;
+        let ids = worker.groups.unanswered_at(group, places()).ok_or("it answers an item twice")?;
         let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
-        if !worker::fits(&answered, asks, &record.facts, payload.len()) {
+        if !fits(&answered, asks, &record.facts, payload.len()) {
             return Err("its answer is not what it was asked for");
         }
-        let helped = worker.is_helped();
-        let charged = worker.took(group, answered.infer_cpu_micros);
+        let helped = worker.groups.are_helped();
+        let charged = worker.groups.took(group, answered.infer_cpu_micros);
         worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
-        let group_done = worker.group_slot(group).is_none();
+        let group_done = worker.groups.slot(group).is_none();
         if let Some((estimated, took)) = charged.filter(|_| group_done) {
             self.scheduler.correct(slot, estimated, took);
         }
@@ -212,4 +212,32 @@ impl Dispatcher {
         }
         Ok(())
     }
+}
+
+/// Whether an answer is of the kind and the size that was asked for. `None` is asked by nobody any
+/// more.
+fn fits<'a>(
+    answered: &ask::Answered,
+    asks: impl Iterator<Item = Option<&'a Ask>>,
+    facts: &Facts,
+    payload_bytes: usize,
+) -> bool {
+    let row = facts.dimension as usize * size_of::<f32>();
+    let sum: usize = answered.items.iter().map(|item| item.bytes as usize).sum();
+    sum == payload_bytes
+        && answered.items.iter().zip(asks).all(|(item, ask)| {
+            let (bytes, tokens) = (item.bytes as usize, item.tokens as usize);
+            let tensors: usize = item.outputs.iter().map(|head| head.bytes as usize).sum();
+            match ask {
+                None | Some(Ask::Tokenize { .. } | Ask::Decode { .. }) => true,
+                Some(Ask::Tensors { .. }) => tensors == bytes,
+                Some(Ask::Text { want, .. }) => match want {
+                    Want::Embedding { dimensions: Some(asked), .. } => {
+                        bytes == *asked as usize * size_of::<f32>() && bytes <= row
+                    }
+                    Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
+                    Want::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
+                },
+            }
+        })
 }

@@ -12,7 +12,8 @@
 //! - [`loads`]: what workers load and drop apart from their groups.
 //! - [`messages`]: what it does with what a worker says.
 //! - [`measure`]: what it tells the metrics.
-//! - [`worker`]: what the dispatcher knows of one worker.
+//! - [`worker`]: what the dispatcher knows of one worker; [`groups`]: of what it has to compute.
+//! - [`free`]: who may get a group.
 //! - [`gather`]: what a handler calls: hands inputs in, waits, and sees to it that one response
 //!   has one generation.
 
@@ -20,7 +21,9 @@ mod alone;
 pub(crate) mod dispatcher;
 mod endings;
 pub(crate) mod estimate;
+mod free;
 pub(crate) mod gather;
+mod groups;
 mod hangs;
 mod loads;
 mod measure;

@@ -129,7 +129,7 @@ impl Dispatcher {
         let (worker, known) = (&mut self.workers[id], &mut self.recycling.known[id]);
         if !worker.state.is_recycled() {
             known.gone_by = None;
-        } else if worker.unanswered().next().is_none() {
+        } else if worker.groups.unanswered().next().is_none() {
             worker.hang_up();
             if *known.gone_by.get_or_insert(now + END_GRACE) <= now {
                 known.gone_by = Some(now + END_GRACE);

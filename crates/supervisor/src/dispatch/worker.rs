@@ -1,35 +1,26 @@
-//! What the dispatcher knows of one worker: its process, its socket, its state, and the group it
-//! computes. Checks every answer against the group: a worker that answers something else is out
-//! of step and has to go.
+//! What the dispatcher knows of one worker: its process, its socket, its state, what it serves,
+//! and the [`Groups`] it has.
 
-use std::{collections::VecDeque, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use onnxd_proto::{
-    BUILD_ID,
-    ask::{Answered, Ask, Want},
-    control_page::Slot,
-    exit::ExitStatus,
-    generation::Generation,
-    message::{Facts, ToWorker},
+    BUILD_ID, control_page::Slot, exit::ExitStatus, generation::Generation, message::ToWorker,
 };
 use serde::Serialize;
 
 use super::{
     endings::Ending,
+    groups::{Groups, Unanswered},
     hangs::{Kill, Overdue},
     scheduler::{Group, ItemId},
 };
 use crate::pool::{
-    Epoch, WorkerId,
+    Epoch,
     keeper::{Ended, Keeper, Started},
     link::Link,
     state::{End, State, WorkerState},
 };
-
-/// A worker gets its next group while it has one that takes at most this long, in microseconds:
-/// then sending it takes a part of the time that counts.
-const NEXT_MICROS_MAX: u32 = 2_000;
 
 /// One worker.
 #[derive(Debug)]
@@ -53,8 +44,7 @@ pub(crate) struct Worker {
     started_at: Option<Instant>,
     /// It is about to end, because we killed it.
     killed: Option<Kill>,
-    /// What it computes, and what it computes next.
-    groups: VecDeque<InFlight>,
+    pub(super) groups: Groups,
     /// What it serves, by slot.
     loads: Vec<Load>,
     /// The newest that any of its processes has loaded, by slot.
@@ -80,37 +70,6 @@ pub(crate) struct Load {
     pub compiled: bool,
     /// When it began to serve this generation.
     pub at: Option<Instant>,
-}
-
-/// A group that a worker has.
-#[derive(Debug)]
-struct InFlight {
-    id: u64,
-    slot: Slot,
-    /// The items that have no answer yet, by their place in the group.
-    unanswered: Vec<Option<ItemId>>,
-    /// What the whole group takes, estimated.
-    micros: u32,
-    /// What its micro-batches have taken so far, in microseconds of CPU time.
-    took: u64,
-    /// Whether other CPUs help with it.
-    wide: bool,
-    /// The first of its unanswered items' deadlines; some may have been answered since.
-    deadline: Option<Instant>,
-    /// When the worker was told to terminate it.
-    terminated: Option<Instant>,
-}
-
-/// What a worker had when it ended.
-#[derive(Debug)]
-pub(crate) struct Unanswered {
-    /// The model's slot.
-    pub slot: Slot,
-    /// Without an answer.
-    pub items: Vec<ItemId>,
-    /// Whether it had begun with them and they may be the cause of its end: what still waited in its
-    /// socket has nothing to do with that, and nothing has where somebody had stopped it.
-    pub begun: bool,
 }
 
 /// A worker as `onnxd status` shows it.
@@ -150,7 +109,7 @@ impl Worker {
             stopped_since: None,
             started_at: None,
             killed: None,
-            groups: VecDeque::new(),
+            groups: Groups::default(),
             loads: vec![Load::default(); models],
             newest_seen: vec![0; models],
             not_loaded: vec![0; models],
@@ -169,28 +128,24 @@ impl Worker {
             state: self.state.state(),
             loads: self.loads.clone(),
             restarts: self.state.restarts(),
-            items: self.unanswered().count(),
+            items: self.groups.unanswered().count(),
         }
     }
 
     /// Whether it serves and is not stopped.
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         self.state.serves() && self.stopped_since.is_none()
     }
 
     /// Whether it has nothing to do and may get work.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.state.is_idle() && self.link.is_some()
     }
 
     /// Whether it may get its next group already: what it has is done before another could be
     /// sent.
-    fn is_nearly_idle(&self) -> bool {
-        let short = |group: &InFlight| group.micros <= NEXT_MICROS_MAX;
-        self.state.state() == State::Busy
-            && self.link.is_some()
-            && self.groups.len() == 1
-            && self.groups.iter().all(short)
+    pub(super) fn is_nearly_idle(&self) -> bool {
+        self.state.state() == State::Busy && self.link.is_some() && self.groups.are_nearly_done()
     }
 
     /// The number of its process, where there is one.
@@ -245,7 +200,7 @@ impl Worker {
     }
 
     /// The newest generation of a model that it ever had.
-    fn newest_seen(&self, slot: Slot) -> Generation {
+    pub(super) fn newest_seen(&self, slot: Slot) -> Generation {
         self.newest_seen.get(usize::from(slot)).copied().unwrap_or(0)
     }
 
@@ -288,41 +243,13 @@ impl Worker {
 
     /// It has been sent a group.
     pub(crate) fn assign(&mut self, id: u64, group: &Group, wide: bool, deadline: Option<Instant>) {
-        let unanswered = group.items.iter().copied().map(Some).collect();
-        let (slot, micros) = (group.slot, group.micros);
-        self.groups.push_back(InFlight {
-            id,
-            slot,
-            unanswered,
-            micros,
-            took: 0,
-            wide,
-            deadline,
-            terminated: None,
-        });
+        self.groups.push(id, group, wide, deadline);
         self.state.group_sent();
-    }
-
-    /// The slot of the group with this number, if it is the one being computed.
-    pub(crate) fn group_slot(&self, id: u64) -> Option<Slot> {
-        self.groups.front().filter(|group| group.id == id).map(|group| group.slot)
-    }
-
-    /// A micro-batch of the group with this number has taken so long. Gives what the whole group was
-    /// estimated to take, and what it has taken.
-    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
-        let group = self.groups.front_mut().filter(|group| group.id == id)?;
-        group.took += u64::from(micros);
-        Some((group.micros.into(), group.took))
     }
 
     /// What it must have done by when.
     pub(super) fn overdue(&self) -> impl Iterator<Item = Overdue> + '_ {
-        let group = self.groups.front().filter(|_| self.link.is_some());
-        let group = group.and_then(|group| match group.terminated {
-            Some(at) => Some(Overdue::Terminated(at)),
-            None => group.deadline.map(Overdue::Group),
-        });
+        let group = self.groups.overdue().filter(|_| self.link.is_some());
         let stopped = self.stopped_since.map(Overdue::Stopped);
         let is_starting = self.state.state() == State::Starting;
         let starting = self.started_at.filter(|_| is_starting).map(Overdue::Starting);
@@ -339,21 +266,11 @@ impl Worker {
         deadline: impl Fn(&ItemId) -> Option<Instant>,
         now: Instant,
     ) -> bool {
-        let Some(group) = self.groups.front_mut() else { return false };
-        group.deadline = group.unanswered.iter().flatten().filter_map(deadline).min();
-        let over = group.deadline.is_some_and(|deadline| deadline <= now);
-        if over {
-            group.terminated = Some(now);
-            if let Some(process) = &self.process {
-                process.terminate(group.id);
-            }
+        let over = self.groups.terminate(deadline, now);
+        if let (Some(id), Some(process)) = (over, &self.process) {
+            process.terminate(id);
         }
-        over
-    }
-
-    /// Whether it was told to terminate the group with this number.
-    pub(crate) fn is_terminated(&self, id: u64) -> bool {
-        self.groups.front().is_some_and(|group| group.id == id && group.terminated.is_some())
+        over.is_some()
     }
 
     /// Somebody has stopped its process.
@@ -372,29 +289,14 @@ impl Worker {
         self.kill();
     }
 
+    /// Why we killed it, if it is about to end because of that.
+    pub(super) fn killed_by_us(&self) -> Option<Kill> {
+        self.killed
+    }
+
     /// Whether it ends because somebody had stopped it, for which nothing that it had is to blame.
     pub(crate) fn was_stopped(&self) -> bool {
         self.killed == Some(Kill::Stopped)
-    }
-
-    /// Whether other CPUs help with what it computes.
-    pub(crate) fn is_helped(&self) -> bool {
-        self.groups.front().is_some_and(|group| group.wide)
-    }
-
-    /// The items at these places of the group with this number; `None` where they are not there
-    /// to be answered.
-    pub(crate) fn unanswered_at(
-        &self,
-        id: u64,
-        mut places: impl Iterator<Item = u32>,
-    ) -> Option<Vec<ItemId>> {
-        let group = self.groups.front().filter(|group| group.id == id)?;
-        let mut unanswered = group.unanswered.clone();
-        places.try_fold(Vec::new(), |mut items, place| {
-            items.push(unanswered.get_mut(place as usize)?.take()?);
-            Some(items)
-        })
     }
 
     /// Takes the items at these places out of the group with this number; `None` where they are
@@ -404,17 +306,9 @@ impl Worker {
         id: u64,
         places: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
-        let group = self.groups.front_mut().filter(|group| group.id == id)?;
-        // Nothing is taken unless all of it can be: what stays is given to another worker.
-        let mut unanswered = group.unanswered.clone();
-        let take = |place| unanswered.get_mut(place as usize)?.take();
-        let items: Vec<ItemId> = places.map(take).collect::<Option<_>>()?;
-        group.unanswered = unanswered;
-        if group.unanswered.iter().all(Option::is_none) {
-            self.groups.pop_front();
-            if self.groups.is_empty() {
-                self.state.group_done();
-            }
+        let items = self.groups.answered(id, places)?;
+        if self.groups.is_empty() {
+            self.state.group_done();
         }
         Some(items)
     }
@@ -431,22 +325,11 @@ impl Worker {
         self.link = None;
     }
 
-    /// What it has and has not answered.
-    pub(crate) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
-        self.groups.iter().flat_map(|group| group.unanswered.iter().flatten())
-    }
-
     /// What it was computing, which somebody else has to compute now.
     pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
         self.link = None;
         let blameless = self.was_stopped();
-        let groups = std::mem::take(&mut self.groups).into_iter().enumerate();
-        let unanswered = groups.map(|(place, group)| Unanswered {
-            slot: group.slot,
-            items: group.unanswered.into_iter().flatten().collect(),
-            begun: place == 0 && !blameless,
-        });
-        unanswered.collect()
+        self.groups.take(blameless)
     }
 
     /// Its process has ended. Gives whether this counts among the ends of all workers.
@@ -470,72 +353,4 @@ impl Worker {
         };
         self.state.ended(now, end, jitter)
     }
-}
-
-/// The workers that may get a group of a model now: the idle ones, or else those that soon are.
-/// One that could not load what is committed must not answer with an older generation while
-/// another can answer with the new one. Those that are stopped get work if all that serve are.
-pub(crate) fn free(
-    workers: &[Worker],
-    slot: Slot,
-    committed: Generation,
-) -> impl Iterator<Item = WorkerId> + '_ {
-    let any_current = any_current(workers, slot, committed);
-    let any_loaded =
-        workers.iter().any(|worker| worker.state.serves() && worker.generation(slot) > 0);
-    let any_goes_on = workers.iter().any(Worker::goes_on);
-    let allowed = move |worker: &Worker| {
-        let has_it = match any_current {
-            true => !worker.failed_to_load(slot, committed),
-            false => worker.generation(slot) > 0 || !any_loaded,
-        };
-        has_it && (worker.goes_on() || !any_goes_on)
-    };
-    let any_idle = workers.iter().any(|worker| worker.is_idle() && allowed(worker));
-    let may = move |worker: &Worker| {
-        allowed(worker) && if any_idle { worker.is_idle() } else { worker.is_nearly_idle() }
-    };
-    (0..).zip(workers).filter(move |(_, worker)| may(worker)).map(|(id, _)| id)
-}
-
-/// Whether some worker has what is committed, or will have it: where one had it and was started
-/// again, requests wait for it rather than go back to what was before.
-pub(crate) fn any_current(workers: &[Worker], slot: Slot, committed: Generation) -> bool {
-    let current = |worker: &Worker| !worker.failed_to_load(slot, committed);
-    let was_seen = workers.iter().any(|worker| worker.newest_seen(slot) >= committed);
-    let comes_back = |worker: &Worker| {
-        matches!(worker.state.state(), State::Starting | State::Backoff)
-            || worker.state.is_recycled()
-    };
-    workers
-        .iter()
-        .any(|worker| current(worker) && (worker.state.serves() || was_seen && comes_back(worker)))
-}
-
-/// Whether an answer is of the kind and the size that was asked for. `None` is asked by nobody any
-/// more.
-pub(crate) fn fits<'a>(
-    answered: &Answered,
-    asks: impl Iterator<Item = Option<&'a Ask>>,
-    facts: &Facts,
-    payload_bytes: usize,
-) -> bool {
-    let row = facts.dimension as usize * size_of::<f32>();
-    let sum: usize = answered.items.iter().map(|item| item.bytes as usize).sum();
-    sum == payload_bytes
-        && answered.items.iter().zip(asks).all(|(item, ask)| {
-            let (bytes, tokens) = (item.bytes as usize, item.tokens as usize);
-            let tensors: usize = item.outputs.iter().map(|head| head.bytes as usize).sum();
-            match ask {
-                None | Some(Ask::Tokenize { .. } | Ask::Decode { .. }) => true,
-                Some(Ask::Tensors { .. }) => tensors == bytes,
-                Some(Ask::Text { want, .. }) => match want {
-                    Want::Embedding { dimensions: Some(asked), .. } => {
-                        bytes == *asked as usize * size_of::<f32>() && bytes <= row
-                    }
-                    Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
-                    Want::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
-                },
-            }
-        })
 }

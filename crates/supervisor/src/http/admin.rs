@@ -46,10 +46,10 @@ use crate::{
     dispatch::Event,
     metrics::Metrics,
     models::{
-        events::{Job, Target},
+        events::{Job, Load, Target},
         registry::{Model, Registry},
         store::Store,
-        update::{Load, Updater, absolute},
+        update::{Updater, absolute},
     },
 };
 

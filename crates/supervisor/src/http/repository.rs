@@ -21,10 +21,10 @@ use tokio::sync::mpsc;
 
 use super::{admin::Admin, error::axum_json};
 use crate::models::{
-    events::{Job, Target},
+    events::{Job, Load, Target},
     gate::Presence,
     registry::Model,
-    update::{Load, absolute},
+    update::absolute,
 };
 
 /// The routes, in both forms that Triton knows: there is one repository, whatever its name.

@@ -16,13 +16,13 @@ use tokio::{
 };
 
 use super::{
-    events::{Action, CallId, Committed, Event, Job},
+    events::{Action, CallId, Committed, Event, Job, Load},
     find::Found,
     gate::Presence,
     line::Line,
     registry::Model,
     store::{Hold, Staged},
-    update::{LineHandle, Load, Means, Outcome, Progress, Step},
+    update::{LineHandle, Means, Outcome, Progress, Step},
 };
 use crate::dispatch;
 

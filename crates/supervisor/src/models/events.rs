@@ -1,15 +1,29 @@
 //! The words between a [`line`](super::line) of updates and its [`driver`](super::driver): what
 //! can happen, and what is to be done about it.
 
-use onnxd_proto::{generation::Generation, message::Refusal};
+use std::path::PathBuf;
 
-use super::update::Load;
+use clap::ValueEnum;
+use onnxd_proto::{generation::Generation, message::Refusal};
+use serde::{Deserialize, Serialize};
+
 use crate::pool::WorkerId;
 
 /// The number of a caller that waits for an answer.
 pub(crate) type CallId = u64;
 /// A version: the digest of its manifest.
 pub(crate) type Version = String;
+
+/// When workers load a new version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Load {
+    /// Before the commit, one worker after the other, beside what it serves
+    #[default]
+    Ahead,
+    /// Each worker when it notices the commit, before its next inference
+    Lazy,
+}
 
 /// What is to become of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +42,7 @@ pub(crate) struct Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// What is in this directory, or in the model's own source.
-    Source(Option<std::path::PathBuf>),
+    Source(Option<PathBuf>),
     /// The version of this generation, or of the newest one that had another version.
     Generation(Option<Generation>),
     /// A version that is kept: the way back from a failed probation.
@@ -38,6 +52,25 @@ pub(crate) enum Target {
     Last,
     /// None: the model is unloaded.
     Nothing,
+}
+
+impl Job {
+    /// The content of a directory, or of the model's own source.
+    pub(crate) fn from_source(directory: Option<PathBuf>, load: Load) -> Self {
+        let target = Target::Source(directory);
+        Self { target, load, force: false, allow_dimension_change: false }
+    }
+
+    /// No content at all.
+    pub(crate) fn unload() -> Self {
+        let (target, load) = (Target::Nothing, Load::Lazy);
+        Self { target, load, force: false, allow_dimension_change: false }
+    }
+
+    /// Whether the model is to be unloaded.
+    pub(super) fn is_unload(&self) -> bool {
+        self.target == Target::Nothing
+    }
 }
 
 /// What happened.
@@ -56,7 +89,7 @@ pub(crate) enum Event {
     /// A worker has loaded the version beside what it serves, or could not.
     Loaded(WorkerId, Version, Result<(), String>),
     /// A worker's process ended; it starts again with what is committed.
-    WorkerEnded(WorkerId),
+    WorkerEnded(WorkerId, Cause),
     /// A worker that was to load the version does not serve at the moment.
     WorkerAbsent(WorkerId),
     /// A worker failed because of what it was serving or loading, in this generation.
@@ -75,6 +108,15 @@ pub(crate) enum Event {
     Resumed,
     /// Nothing that is not decided yet shall be decided, for the reason that callers are told.
     Stopped(&'static str),
+}
+
+/// What ended a worker's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A fault of its own, or that it hung.
+    Fault,
+    /// Somebody else: an administrator, or the kernel for want of memory.
+    Killed,
 }
 
 /// What staging found.

@@ -27,8 +27,8 @@ use onnxd_proto::{
     message::{Refusal, RefusalKind},
 };
 
-use super::events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version};
-use super::{gate::Presence, pace::Pace, probation::Probation, update::Load, wanted::Wanted};
+use super::events::{Action, CallId, Candidate, Committed, Event, Job, Load, Target, Version};
+use super::{gate::Presence, pace::Pace, probation::Probation, wanted::Wanted};
 use crate::pool::WorkerId;
 
 /// Callers that may wait in one line. More are refused.
@@ -98,8 +98,19 @@ enum Phase {
 struct LoadedSoFar {
     /// Workers that have loaded the version.
     loaded: usize,
-    /// Workers that ended instead.
+    /// Workers that ended instead by a fault.
     ended: usize,
+    /// Workers that somebody ended instead.
+    killed: usize,
+}
+
+impl LoadedSoFar {
+    /// Workers that ended instead, if the version is to blame: one that is killed says little, two
+    /// in a row were killed because of what they loaded.
+    fn blames(self) -> Option<usize> {
+        let ends = self.ended + self.killed;
+        (self.loaded == 0 && (self.ended > 0 || self.killed > 1)).then_some(ends)
+    }
 }
 
 #[derive(Debug)]
@@ -177,8 +188,8 @@ impl Line {
             Event::Loaded(worker, version, result) => {
                 self.loaded(now, worker, &version, result);
             }
-            Event::WorkerEnded(worker) => self.worker_gone(now, worker, 1),
-            Event::WorkerAbsent(worker) => self.worker_gone(now, worker, 0),
+            Event::WorkerEnded(worker, cause) => self.worker_gone(now, worker, Some(cause)),
+            Event::WorkerAbsent(worker) => self.worker_gone(now, worker, None),
             Event::WorkerFailed(generation) => self.worker_failed(now, generation),
             Event::Recorded(result) => self.recorded(now, result),
             Event::Drained => self.drained(),

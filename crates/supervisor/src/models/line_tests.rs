@@ -4,7 +4,10 @@
 use proptest::prelude::*;
 
 use super::{
-    super::pace::{BURST, INTERVAL},
+    super::{
+        events::Cause,
+        pace::{BURST, INTERVAL},
+    },
     world::{TIMES, World, candidate, job, on_probation},
     *,
 };
@@ -179,7 +182,7 @@ fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_u
     assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
     let second = line.handle(now, Event::Loaded(0, "b".into(), Ok(())));
     assert_eq!(second, [Action::LoadAhead(1, "b".into())]);
-    let third = line.handle(now, Event::WorkerEnded(1));
+    let third = line.handle(now, Event::WorkerEnded(1, Cause::Fault));
     assert_eq!(third, [Action::LoadAhead(2, "b".into())]);
     assert!(line.handle(now, Event::Ticked).is_empty());
     let late = line.deadline().unwrap();
@@ -198,15 +201,28 @@ fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
         line.handle(now, first);
         line.handle(now, second)
     };
-    let refused = asked(Event::WorkerEnded(0), Event::WorkerEnded(1));
-    let [Action::Answer(0, Err(refusal)), Action::Forget] = &refused[..] else {
-        panic!("{refused:?}")
-    };
-    assert_eq!(refusal.kind, RefusalKind::Crash);
+    let ended = |worker| Event::WorkerEnded(worker, Cause::Fault);
+    let killed = |worker| Event::WorkerEnded(worker, Cause::Killed);
+    let absent = Event::WorkerAbsent;
+    for (first, second, count) in [
+        (ended(0), ended(1), 2),
+        (killed(0), killed(1), 2),
+        (killed(0), ended(1), 2),
+        (ended(0), absent(1), 1),
+    ] {
+        let refused = asked(first, second);
+        let [Action::Answer(0, Err(refusal)), Action::Forget] = &refused[..] else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(refusal.kind, RefusalKind::Crash);
+        assert!(refusal.message.ends_with(&format!("all {count}")), "{refusal:?}");
+    }
     let recorded = [Action::Record(2, "b".into())];
     let loaded = Event::Loaded(1, "b".into(), Ok(()));
-    assert_eq!(asked(Event::WorkerEnded(0), loaded), recorded);
-    assert_eq!(asked(Event::WorkerAbsent(0), Event::WorkerAbsent(1)), recorded);
+    assert_eq!(asked(ended(0), loaded.clone()), recorded);
+    assert_eq!(asked(killed(0), loaded), recorded);
+    assert_eq!(asked(absent(0), absent(1)), recorded);
+    assert_eq!(asked(absent(0), killed(1)), recorded, "whoever killed it may have any reason");
 }
 
 #[test]

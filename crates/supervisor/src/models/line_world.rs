@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{super::events::Cause, *};
 
 pub(super) const TIMES: Times =
     Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };
@@ -197,9 +197,11 @@ impl World {
             }
             3 => {
                 let worker = usize::try_from(self.draw(3)).unwrap();
-                let ended = self.draw(2) == 0;
-                let event = if ended { Event::WorkerEnded } else { Event::WorkerAbsent };
-                self.tell(event(worker));
+                self.tell(match self.draw(3) {
+                    0 => Event::WorkerEnded(worker, Cause::Fault),
+                    1 => Event::WorkerEnded(worker, Cause::Killed),
+                    _ => Event::WorkerAbsent(worker),
+                });
             }
             4 => {
                 let generation = self.commits.last().map_or(0, |(generation, _)| *generation);

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::ValueEnum;
 use onnxd_proto::{
     generation::Generation,
     message::{Drift, Refusal, RefusalKind},
@@ -24,24 +23,13 @@ use super::{
     background::Background,
     checker::Checker,
     driver::{Caller, Driver, Input},
-    events::{CallId, Event, Job, Target},
+    events::{CallId, Event, Job, Load},
     gate::{Pass, Presence},
     line::{Line, Times},
     registry::{Model, Registry},
     store::Store,
 };
 use crate::{dispatch, metrics::Metrics, pool::WorkerId};
-
-/// When workers load a new version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Load {
-    /// Before the commit, one worker after the other, beside what it serves
-    #[default]
-    Ahead,
-    /// Each worker when it notices the commit, before its next inference
-    Lazy,
-}
 
 /// What callers are told while the supervisor stops.
 const STOPPING: &str = "onnxd is stopping";
@@ -363,25 +351,6 @@ impl Updater {
             }
         }
         refused
-    }
-}
-
-impl Job {
-    /// The content of a directory, or of the model's own source.
-    pub(crate) fn from_source(directory: Option<PathBuf>, load: Load) -> Self {
-        let target = Target::Source(directory);
-        Self { target, load, force: false, allow_dimension_change: false }
-    }
-
-    /// No content at all.
-    pub(crate) fn unload() -> Self {
-        let (target, load) = (Target::Nothing, Load::Lazy);
-        Self { target, load, force: false, allow_dimension_change: false }
-    }
-
-    /// Whether the model is to be unloaded.
-    pub(super) fn is_unload(&self) -> bool {
-        self.target == Target::Nothing
     }
 }
 

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use onnxd_proto::message::{Refusal, RefusalKind};
 
-use super::{events::CallId, line::CALLERS_MAX, update::Load};
+use super::{
+    events::{CallId, Load},
+    line::CALLERS_MAX,
+};
 
 /// So long the reason why a model could not be loaded is given again rather than a broken source
 /// staged for every request. Doubles with every failure in a row, up to [`PAUSE_MAX`].

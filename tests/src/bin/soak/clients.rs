@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use e2e::{
     client::{Client, Response, Unanswered},
     history::{Outcome, Request},
-    kinds::Kind,
     random::Random,
 };
 
 use crate::{
+    asked::{Asked, Connections},
     ledger::About,
     options::Lie,
-    world::{Asked, World},
+    world::World,
 };
 
 /// One request in so many comes on a new connection.
@@ -28,7 +28,7 @@ const LIE_AT: usize = 200;
 pub(crate) struct Asking {
     pub world: Arc<World>,
     pub number: usize,
-    pub client: Client,
+    connections: Connections,
     pub random: Random,
     pub sequence: usize,
 }
@@ -36,9 +36,9 @@ pub(crate) struct Asking {
 impl Asking {
     /// Starts the client of this number.
     pub(crate) async fn start(world: &Arc<World>, number: usize) -> tokio::task::JoinHandle<()> {
-        let client = world.server.client().await;
+        let connections = Connections::open(&world.server).await;
         let random = Random::new(world.options.seed ^ (number as u64 + 1).rotate_left(32));
-        let asking = Self { world: Arc::clone(world), number, client, random, sequence: 0 };
+        let asking = Self { world: Arc::clone(world), number, connections, random, sequence: 0 };
         tokio::spawn(asking.run())
     }
 
@@ -65,9 +65,9 @@ impl Asking {
     }
 
     async fn connect(&mut self) -> bool {
-        match Client::connect(self.client.address()).await {
+        match Client::connect(self.connections.http.address()).await {
             Ok(client) => {
-                self.client = client;
+                self.connections.http = client;
                 true
             }
             Err(error) => {
@@ -79,24 +79,16 @@ impl Asking {
 
     /// Asks once, within its own time if it has one. No status: the connection is lost.
     async fn ask(&mut self, asked: &Asked, millis: Option<u64>) -> Option<u16> {
-        let about =
-            About { model: asked.model, route: asked.kind.route(), short: millis.is_some() };
+        let about = About { model: asked.model, route: asked.route(), short: millis.is_some() };
         let world = Arc::clone(&self.world);
-        let many = if asked.kind == Kind::OpenAi { Some(world.many.lock().await) } else { None };
+        let many = if asked.is_large() { Some(world.many.lock().await) } else { None };
         let open = world.ledger().begin(asked.model, world.now());
-        let answer = match millis {
-            None => asked.question.ask(&mut self.client).await,
-            Some(millis) => {
-                let mut question = asked.question.clone();
-                question.headers.push(("x-request-timeout-ms", millis.to_string()));
-                question.ask(&mut self.client).await
-            }
-        };
+        let within = millis.map(Duration::from_millis);
+        let answer = asked.ask(&mut self.connections, within).await;
         drop(many);
         let end = world.now();
-        let late = millis.map(|millis| Duration::from_millis(millis) + SHORT_GRACE);
-        if late.is_some_and(|late| end - open.start > late) {
-            world.violated(&format!("{:?} took {:?}, not {millis:?} ms", about, end - open.start));
+        if within.is_some_and(|within| end - open.start > within + SHORT_GRACE) {
+            world.violated(&format!("{about:?} took {:?}, not {within:?}", end - open.start));
         }
         let status = answer.as_ref().ok().map(|response| response.status);
         let (client, sequence, start) = (self.number, self.sequence, open.start);
@@ -115,7 +107,7 @@ impl Asking {
 
     fn outcome(&self, asked: &Asked, answer: Result<Response, Unanswered>) -> Outcome {
         let outcome = match answer {
-            Ok(response) if response.status == 200 => asked.kind.label(&response, &asked.known),
+            Ok(response) if response.status == 200 => asked.label(&response),
             Ok(response) if response.status == 429 && response.header("retry-after").is_none() => {
                 Outcome::Lost("429 without retry-after".into())
             }

@@ -17,6 +17,8 @@ use crate::{
 
 /// A worker that was given a deadly signal is gone by then; it may be stopped for a while.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
+/// A worker that is gone is asked for nothing any more by then.
+const HEARD_WITHIN: Duration = Duration::from_millis(200);
 /// A stopped worker is waited for, for two seconds.
 const REPLACED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -84,8 +86,12 @@ async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     if process.runs() {
-        world.violated(&format!("worker {id}, {process:?}, survives {signal}"));
+        return world.violated(&format!("worker {id}, {process:?}, survives {signal}"));
     }
+    tokio::time::sleep(HEARD_WITHIN).await;
+    let mut ledger = world.ledger();
+    ledger.marks().deaths_over += 1;
+    ledger.marks().crashes_over += u64::from(signal != Signal::SIGKILL);
 }
 
 /// Stops a worker, and has it go on, unless the server is to notice.

@@ -2,12 +2,13 @@
 //!
 //! - [`schedule`] draws what happens, from the seed; [`faults`], [`updates`] and [`rough`] make it
 //!   happen to the real executables ([`world`]), which serve [`models`] of all tasks.
-//! - [`clients`] ask and report to the [`ledger`], which checks each answer at once; [`rules`] say
+//! - [`clients`] ask ([`asked`]) and report to the [`ledger`], which checks each answer at once; [`rules`] say
 //!   which failures are none. [`checks`] and [`resources`] look at what is left when all is over.
 //! - [`summary`] prints it, and writes down a run that failed.
 
 #![allow(clippy::unwrap_used, reason = "a soak that meets the unexpected must fail")]
 
+mod asked;
 mod checks;
 mod clients;
 mod faults;

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{models::MODELS, world::World};
+use crate::{asked::Way, models::MODELS, world::World};
 
 /// How long a storm lasts.
 const STORM: Duration = Duration::from_millis(700);
@@ -63,15 +63,19 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
 
 /// Clients that leave with their request under way, or in the middle of it.
 pub(crate) async fn disconnects(world: &Arc<World>, clients: usize, millis: u64) {
-    let all = world.asked.iter().cycle().skip(usize::try_from(millis).unwrap_or_default());
-    for (number, asked) in all.take(clients).enumerate() {
-        let mut request = head(world, &asked.question);
-        request.extend_from_slice(&asked.question.body);
+    let http = world.asked.iter().filter_map(|asked| match &asked.way {
+        Way::Http(kind, question) => Some((kind, question)),
+        Way::Grpc(_) => None,
+    });
+    let all = http.cycle().skip(usize::try_from(millis).unwrap_or_default());
+    for (number, (kind, question)) in all.take(clients).enumerate() {
+        let mut request = head(world, question);
+        request.extend_from_slice(&question.body);
         if number % 3 == 2 {
-            request.truncate(request.len() - asked.question.body.len() / 2);
+            request.truncate(request.len() - question.body.len() / 2);
         }
         let Some(mut stream) = connect(world).await else { return };
-        *world.ledger().unknown.entry(asked.kind.route()).or_default() += 1;
+        *world.ledger().unknown.entry(kind.route()).or_default() += 1;
         let _ = stream.write_all(&request).await;
         tokio::time::sleep(Duration::from_millis(millis)).await;
     }

@@ -17,14 +17,20 @@ use crate::ledger::About;
 const DEATHS: u64 = 5;
 /// Ends by a worker's own fault that an item may survive.
 const CRASHES: u64 = 2;
+/// Workers that have to be killed while they load a version, for it to be refused.
+const LOADS: u64 = 2;
 
 /// What goes on and what has happened until now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
     /// By model: storms that go on, and storms that have begun.
     storms: BTreeMap<&'static str, (u64, u64)>,
+    /// Workers that were given a signal of a fault, and those of them of which the server has heard.
     pub crashes: u64,
+    pub crashes_over: u64,
+    /// Workers that were given any deadly signal, and those of them of which the server has heard.
     pub deaths: u64,
+    pub deaths_over: u64,
     pub checkers_killed: u64,
     pub hangups: u64,
     last_hangup: Option<Duration>,
@@ -73,8 +79,12 @@ impl Marks {
         match kind {
             // A newer one came, or too many did; or what it is was gone back from.
             "superseded" | "busy" | "quarantined" => true,
-            // Or all that were loading it, where few ran at that time.
-            "crash" => now.checkers_killed != self.checkers_killed || now.deaths != self.deaths,
+            // Or all that were loading it ended, where few ran at that time: one by a fault, or two.
+            "crash" => {
+                let (crashes, deaths) = (self.crashes_over, self.deaths_over);
+                let checker = now.checkers_killed != self.checkers_killed;
+                checker || now.crashes > crashes || now.deaths - deaths >= LOADS
+            }
             _ => false,
         }
     }
@@ -116,7 +126,14 @@ mod tests {
         let (quiet, killed) = (Marks::default(), Marks { checkers_killed: 1, ..Marks::default() });
         assert!(quiet.may_refuse(&quiet, "superseded"));
         assert!(quiet.may_refuse(&killed, "crash"));
-        assert!(quiet.may_refuse(&Marks { deaths: 1, ..Marks::default() }, "crash"));
+        let ended = |crashes, deaths| Marks { crashes, deaths, ..Marks::default() };
+        assert!(quiet.may_refuse(&ended(1, 1), "crash"));
+        assert!(quiet.may_refuse(&ended(0, 2), "crash"));
+        assert!(!quiet.may_refuse(&ended(0, 1), "crash"));
+        assert!(ended(1, 1).may_refuse(&ended(1, 1), "crash"), "nobody knew of it yet");
+        let known = Marks { crashes_over: 1, deaths_over: 1, ..ended(1, 1) };
+        assert!(!known.may_refuse(&known, "crash"));
+        assert!(!known.may_refuse(&Marks { deaths: 2, ..known.clone() }, "crash"));
         for kind in ["crash", "load", "contract", "timeout", "internal", "space"] {
             assert!(!killed.may_refuse(&killed, kind), "{kind}");
         }

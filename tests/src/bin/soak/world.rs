@@ -10,16 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{
-    control::Control,
-    kinds::{Kind, Question},
-    launch::Builder,
-    server::Server,
-};
+use e2e::{control::Control, grpc, launch::Builder, server::Server};
 
 use crate::{
+    asked::{Asked, Connections},
     ledger::Ledger,
-    models::{self, Content, Known, MODELS, Model, SPARE},
+    models::{self, Content, MODELS, Model, SPARE},
     options::Options,
 };
 
@@ -50,21 +46,10 @@ pub(crate) struct World {
     stop: AtomicBool,
 }
 
-/// A request, and what its answer may be.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub model: &'static str,
-    pub kind: Kind,
-    pub question: Question,
-    pub known: Known,
-    /// How often it is asked, in comparison.
-    pub weight: u64,
-}
-
 impl World {
     /// Starts a server and learns what its models answer.
     pub(crate) async fn start(options: &Options) -> Self {
-        let builder = Server::builder().workers(options.workers);
+        let builder = grpc::listening(Server::builder()).workers(options.workers);
         models::prepare(&builder.directories());
         let server = with_arguments(builder, options).start().await;
         let control = Control::of(&server);
@@ -85,10 +70,10 @@ impl World {
         }
         // It has the contents of the first, and nobody has asked for it yet.
         let first: Vec<Asked> = world.asked.clone();
-        for kind in SPARE.kinds {
-            let known = first.iter().find(|asked| asked.kind == *kind).expect("it is learned");
-            let known = known.known.clone();
-            world.asked.push(Asked { known, ..asked(SPARE, *kind) });
+        for asked in Asked::all(SPARE) {
+            let same = |learned: &&Asked| learned.route() == asked.route();
+            let known = first.iter().find(same).expect("it is learned").known.clone();
+            world.asked.push(Asked { known, ..asked });
         }
         let versions = world.versions[MODELS[0].name].clone();
         world.declare(SPARE.name, &versions);
@@ -97,21 +82,20 @@ impl World {
     }
 
     async fn learn(&mut self, model: Model) {
-        let mut all: Vec<Asked> = model.kinds.iter().map(|kind| asked(model, *kind)).collect();
-        let mut client = self.server.client().await;
+        let mut all = Asked::all(model);
+        let mut connections = Connections::open(&self.server).await;
         let mut versions = [String::new(), String::new()];
         let mut last = 0;
         for (place, content) in [(1, Content::B), (0, Content::A)] {
             let from = model.directory(content);
             let committed = self.update(model.name, &from).await;
             for one in &mut all {
-                let numbers = one.kind.learn(&mut client, model.name).await;
-                one.known.insert(content.name().to_owned(), numbers);
+                one.learn(&mut connections, content.name()).await;
             }
             (last, versions[place]) = (committed.generation, committed.version);
         }
-        for Asked { kind, known, .. } in &all {
-            assert_ne!(known["a"], known["b"], "{kind:?} tells no content from the other");
+        for Asked { way, known, .. } in &all {
+            assert_ne!(known["a"], known["b"], "{way:?} tells no content from the other");
         }
         self.declare(model.name, &versions);
         let live_versions = versions.clone();
@@ -195,17 +179,4 @@ fn with_arguments(builder: Builder, options: &Options) -> Builder {
         builder = builder.model(model.name, &model.source(&home));
     }
     options.serve.iter().fold(builder, |builder, argument| builder.argument(argument))
-}
-
-fn asked(model: Model, kind: Kind) -> Asked {
-    let weight = match kind {
-        // Three hundred texts are worth as much as all others.
-        Kind::OpenAi => 1,
-        Kind::Embed if model.name == SPARE.name => 8,
-        Kind::Embed | Kind::RawTensor => 20,
-        Kind::TokenIds | Kind::Predict | Kind::Tensor => 12,
-        _ => 8,
-    };
-    let question = kind.question(model.name);
-    Asked { model: model.name, kind, question, known: Known::new(), weight }
 }

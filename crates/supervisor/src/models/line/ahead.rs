@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Instant};
 use onnxd_proto::message::RefusalKind;
 
 use super::{
-    super::events::{Action, Version},
+    super::events::{Action, Cause, Version},
     Line, LoadedSoFar, Phase,
 };
 use crate::pool::WorkerId;
@@ -21,13 +21,13 @@ impl Line {
     ) {
         let Some(running) = self.running.as_mut() else { return };
         let Some(worker) = rest.pop_front() else {
-            return match so_far {
+            return match so_far.blames() {
                 // Committed, it would end them again and again, and nobody would serve.
-                LoadedSoFar { loaded: 0, ended } if ended > 0 => {
-                    let message = format!("workers ended while they loaded it: all {ended}");
+                Some(ends) => {
+                    let message = format!("workers ended while they loaded it: all {ends}");
                     self.refuse(now, &RefusalKind::Crash.because(message));
                 }
-                _ => self.record(now),
+                None => self.record(now),
             };
         };
         self.actions.push(Action::LoadAhead(worker, running.version.clone()));
@@ -59,13 +59,17 @@ impl Line {
     }
 
     /// A worker that ends while it loads is not waited for: its next process loads what is
-    /// committed then. `accuses` counts it against the version.
-    pub(super) fn worker_gone(&mut self, now: Instant, worker: WorkerId, accuses: usize) {
+    /// committed then. Its end, where it has come to one, may count against the version.
+    pub(super) fn worker_gone(&mut self, now: Instant, worker: WorkerId, end: Option<Cause>) {
         let Some(running) = self.running.as_mut() else { return };
         let Phase::Loading { worker: asked, rest, so_far, .. } = &mut running.phase else { return };
         rest.retain(|other| *other != worker);
         if *asked == worker {
-            so_far.ended += accuses;
+            match end {
+                Some(Cause::Fault) => so_far.ended += 1,
+                Some(Cause::Killed) => so_far.killed += 1,
+                None => {}
+            }
             let (rest, so_far) = (std::mem::take(rest), *so_far);
             self.load_next(now, rest, so_far);
         }

@@ -1,0 +1,126 @@
+//! A request that is asked again and again, what its answers are, and the two ways to ask.
+
+use std::time::Duration;
+
+use e2e::{
+    client::{Client, Response, Unanswered},
+    grpc::{self, pb::ModelInferRequest},
+    history::Outcome,
+    kinds::{self, Kind, Question},
+    server::Server,
+};
+
+use crate::models::{Known, Model, SPARE};
+
+/// A request, and what its answer may be.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub model: &'static str,
+    pub way: Way,
+    pub known: Known,
+    /// How often it is asked, in comparison.
+    pub weight: u64,
+}
+
+/// How it is asked.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    Http(Kind, Question),
+    Grpc(ModelInferRequest),
+}
+
+/// Connections of both ways.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    pub http: Client,
+    grpc: grpc::Client,
+}
+
+impl Connections {
+    pub(crate) async fn open(server: &Server) -> Self {
+        Self { http: server.client().await, grpc: grpc::client(server).await }
+    }
+}
+
+impl Asked {
+    /// All that a model is asked.
+    pub(crate) fn all(model: Model) -> Vec<Self> {
+        let asked = |way, weight| Self { model: model.name, way, known: Known::new(), weight };
+        let http = model.kinds.iter().map(|kind| {
+            let weight = match kind {
+                // Three hundred texts are worth as much as all others.
+                Kind::OpenAi => 1,
+                Kind::Embed if model.name == SPARE.name => 8,
+                Kind::Embed | Kind::RawTensor => 20,
+                Kind::TokenIds | Kind::Predict | Kind::Tensor => 12,
+                _ => 8,
+            };
+            asked(Way::Http(*kind, kind.question(model.name)), weight)
+        });
+        let grpc = message(model).map(|message| asked(Way::Grpc(message), 12));
+        http.chain(grpc).collect()
+    }
+
+    /// What it is counted under.
+    pub(crate) fn route(&self) -> &'static str {
+        match self.way {
+            Way::Http(kind, _) => kind.route(),
+            Way::Grpc(_) => grpc::INFER,
+        }
+    }
+
+    /// Whether it takes so much that two at a time would be an overload of their own.
+    pub(crate) fn is_large(&self) -> bool {
+        matches!(self.way, Way::Http(Kind::OpenAi, _))
+    }
+
+    /// Asks, within this time or the server's.
+    pub(crate) async fn ask(
+        &self,
+        connections: &mut Connections,
+        within: Option<Duration>,
+    ) -> Result<Response, Unanswered> {
+        match &self.way {
+            Way::Http(_, question) => {
+                let mut question = question.clone();
+                let millis = within.map(|within| within.as_millis().to_string());
+                question.headers.extend(millis.map(|millis| ("x-request-timeout-ms", millis)));
+                question.ask(&mut connections.http).await
+            }
+            Way::Grpc(message) => grpc::infer(&mut connections.grpc, message.clone(), within).await,
+        }
+    }
+
+    /// What the content that serves now answers.
+    pub(crate) async fn learn(&mut self, connections: &mut Connections, content: &str) {
+        let response = self.ask(connections, None).await.expect("an answer");
+        assert_eq!(response.status, 200, "{:?}: {}", self.way, response.text());
+        let numbers = self.numbers(&response).expect("numbers");
+        self.known.insert(content.to_owned(), numbers);
+    }
+
+    /// What an answer with 200 says about itself and is.
+    pub(crate) fn label(&self, response: &Response) -> Outcome {
+        kinds::label(response, self.numbers(response), &self.known)
+    }
+
+    fn numbers(&self, response: &Response) -> Result<Vec<f32>, String> {
+        match self.way {
+            Way::Http(kind, _) => kind.numbers(response),
+            Way::Grpc(_) => Ok(kinds::floats(&response.body)),
+        }
+    }
+}
+
+/// What a model is asked by gRPC, if it is.
+fn message(model: Model) -> Option<ModelInferRequest> {
+    let has = |kind| model.kinds.contains(&kind);
+    if has(Kind::TextTensor) {
+        Some(grpc::texts(model.name, &[("text", &["hello world", "how big is london", "a"])]))
+    } else if has(Kind::RawTensor) {
+        let x = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        Some(grpc::raw(model.name, &[("x", "FP32", &[1, 4], x)]))
+    } else {
+        None
+    }
+}

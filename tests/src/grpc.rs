@@ -1,0 +1,173 @@
+//! gRPC: the client's side of the Open Inference Protocol and of its messages, and answers in the
+//! terms of HTTP for clients that record what they saw.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use hyper::http::HeaderValue;
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    client::{DEADLINE, Response, Unanswered},
+    launch::Builder,
+    server::Server,
+};
+
+/// What `inference.proto` says.
+#[allow(
+    clippy::enum_variant_names,
+    clippy::too_many_lines,
+    missing_debug_implementations,
+    missing_docs,
+    reason = "generated"
+)]
+pub mod pb {
+    tonic::include_proto!("inference");
+}
+
+use pb::{
+    ModelInferRequest, ModelInferResponse,
+    grpc_inference_service_client::GrpcInferenceServiceClient,
+    model_infer_request::InferInputTensor,
+};
+
+/// A client of the service.
+pub type Client = GrpcInferenceServiceClient<Channel>;
+
+/// The method that infers, as the server's metrics name it.
+pub const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+
+/// A server says where it speaks gRPC by then.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a client of large tensors sets.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// Has a server speak gRPC, too.
+#[must_use]
+pub fn listening(builder: Builder) -> Builder {
+    builder.argument("--grpc-listen").argument("127.0.0.1:0")
+}
+
+/// Where it does, by its log.
+pub async fn address(server: &Server) -> SocketAddr {
+    crate::eventually("the address of gRPC", PATIENCE, async || {
+        let log = server.stderr();
+        let (_, after) = log.split_once("grpc_listen=")?;
+        after.split_whitespace().next()?.parse().ok()
+    })
+    .await
+}
+
+/// A connection.
+///
+/// # Panics
+/// It is refused.
+pub async fn channel(server: &Server) -> Channel {
+    let address = address(server).await;
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
+/// A client with a connection of its own.
+///
+/// # Panics
+/// It is refused.
+pub async fn client(server: &Server) -> Client {
+    large(GrpcInferenceServiceClient::new(channel(server).await))
+}
+
+/// Has a client take large messages.
+pub fn large(client: Client) -> Client {
+    client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// A request with raw inputs: name, datatype, shape and bytes of each.
+pub fn raw(model: &str, inputs: &[(&str, &str, &[i64], Bytes)]) -> ModelInferRequest {
+    let input = |(name, datatype, shape, _): &(&str, &str, &[i64], Bytes)| InferInputTensor {
+        name: (*name).into(),
+        datatype: (*datatype).into(),
+        shape: shape.to_vec(),
+        ..InferInputTensor::default()
+    };
+    ModelInferRequest {
+        model_name: model.into(),
+        inputs: inputs.iter().map(input).collect(),
+        raw_input_contents: inputs.iter().map(|input| input.3.clone()).collect(),
+        ..ModelInferRequest::default()
+    }
+}
+
+/// A request for texts: name and texts of each input.
+///
+/// # Panics
+/// There are too many texts.
+pub fn texts(model: &str, inputs: &[(&str, &[&str])]) -> ModelInferRequest {
+    let input = |(name, texts): &(&str, &[&str])| {
+        let bytes_contents =
+            texts.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect();
+        let contents = pb::InferTensorContents { bytes_contents, ..Default::default() };
+        InferInputTensor {
+            name: (*name).into(),
+            datatype: "BYTES".into(),
+            shape: vec![i64::try_from(texts.len()).unwrap()],
+            contents: Some(contents),
+            ..InferInputTensor::default()
+        }
+    };
+    let inputs = inputs.iter().map(input).collect();
+    ModelInferRequest { model_name: model.into(), inputs, ..ModelInferRequest::default() }
+}
+
+/// Infers and says in the terms of HTTP what came back: the body is the first output as it is.
+///
+/// # Errors
+/// There is no answer.
+///
+/// # Panics
+/// The time is endless.
+pub async fn infer(
+    client: &mut Client,
+    message: ModelInferRequest,
+    timeout: Option<Duration>,
+) -> Result<Response, Unanswered> {
+    let mut request = Request::new(message);
+    if let Some(timeout) = timeout {
+        // By the deadline of gRPC's own the client may end it before the server does, and nobody
+        // could say what the server has counted.
+        let millis = u64::try_from(timeout.as_millis()).unwrap();
+        request.metadata_mut().insert("x-request-timeout-ms", millis.into());
+    }
+    match tokio::time::timeout(DEADLINE, client.model_infer(request)).await {
+        Ok(Ok(answer)) => Ok(response(answer)),
+        Ok(Err(status)) => refused(&status),
+        Err(_) => Err(Unanswered(format!("no answer within {DEADLINE:?}"))),
+    }
+}
+
+fn response(answer: tonic::Response<ModelInferResponse>) -> Response {
+    let (metadata, message, _) = answer.into_parts();
+    let body = message.raw_output_contents.into_iter().next().unwrap_or_default();
+    Response { status: 200, headers: metadata.into_headers(), body }
+}
+
+fn refused(status: &Status) -> Result<Response, Unanswered> {
+    let code = match status.code() {
+        Code::InvalidArgument => 422,
+        Code::NotFound => 404,
+        Code::DeadlineExceeded => 504,
+        Code::ResourceExhausted => 429,
+        Code::FailedPrecondition => 424,
+        Code::Internal => 500,
+        Code::Unavailable => 503,
+        other => return Err(Unanswered(format!("{other}: {}", status.message()))),
+    };
+    let mut headers = status.metadata().clone().into_headers();
+    if let Some(millis) = headers.remove("retry-after-ms") {
+        headers.insert("retry-after", millis);
+    }
+    headers.insert("grpc-status", HeaderValue::from(status.code() as i32));
+    Ok(Response { status: code, headers, body: status.message().to_owned().into() })
+}
