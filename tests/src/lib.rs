@@ -13,6 +13,7 @@
 //! - [`exposition`]: what `/metrics` answers.
 //! - [`fake`]: a worker that misbehaves.
 //! - [`notify`]: a fake systemd.
+//! - [`tracer`]: a kernel that refuses.
 //! - [`processes`]: what `/proc` says. [`random`]: numbers that a seed determines.
 
 #![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
@@ -36,6 +37,7 @@ pub mod notify;
 pub mod processes;
 pub mod random;
 pub mod server;
+pub mod tracer;
 mod wait;
 
 pub use crate::wait::{eventually, soon};

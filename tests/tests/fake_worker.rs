@@ -149,3 +149,16 @@ async fn a_worker_cannot_write_to_the_control_page() {
     assert_eq!(server.status().await.restarts(), 0);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_that_leaves_a_ping_unanswered_is_replaced() {
+    let wrong = "leaves a ping unanswered";
+    let server = builder(wrong).argument("--start-timeout=10").start().await;
+    // Whoever is idle is told of a commit by a ping.
+    server.update("m", Some(&model("tiny/b"))).await.expect("a good model");
+    assert_eq!(done(&server, wrong).await, "done");
+    let status = server.restarted(1).await;
+    assert_eq!((status.workers[0].restarts, status.workers[1].restarts), (1, 0));
+    assert!(server.stderr().contains("does not go on and is killed"), "{}", server.stderr());
+    server.stop().await;
+}

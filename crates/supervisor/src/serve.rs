@@ -27,7 +27,7 @@ use crate::{
     Failure,
     config::{Config, ServeArguments},
     confinement,
-    dispatch::{Event, dispatcher::Health},
+    dispatch::{Event, health::Health},
     http::edge::Edge,
     inherited::Inherited,
     models::{background::Background, store::Store, update::Updater},

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use e2e::{client::Client, eventually, fixtures::model, server::Server};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
@@ -69,8 +68,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_idle_and_a_thousand_slow_clients_take_a_fifth_from_others_at_most() {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("as much as is allowed");
+    let hard = crate::raise_descriptors();
     let room = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(3000);
     let idle = room.saturating_sub(1000).clamp(100, 10_000);
     let slow = (idle / 10).max(10);

@@ -1,5 +1,6 @@
 //! Many connections, slow ones, too few descriptors, and logs that nobody reads: others are served.
 
+mod admin;
 mod crowd;
 mod descriptors;
 mod logs;
@@ -7,12 +8,20 @@ mod logs;
 use std::{net::SocketAddr, time::Duration};
 
 use e2e::{client::Client, exposition::Exposition};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The beginning of a request whose body never comes.
 const NO_BODY: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n{";
+
+/// Has this process open as many descriptors as it is allowed; gives how many.
+fn raise_descriptors() -> u64 {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("as much as is allowed");
+    hard
+}
 
 async fn metric(client: &mut Client, name: &str) -> f64 {
     let text = client.get("/metrics").await.expect("an answer").text();

@@ -59,6 +59,25 @@ async fn under_load_connections_end_only_between_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_still_runs_at_the_end_of_the_drain_is_cut() {
+    let builder = Server::builder().model("r", &model("tiny/tensor_rounds"));
+    let mut server = builder.argument("--drain-timeout=1").start().await;
+    let address = server.address();
+    let endless = json!({"inputs":
+        [{"name": "rounds", "datatype": "INT64", "shape": [1], "data": [1_u64 << 50]}]});
+    let asking = tokio::spawn(async move {
+        Client::connect(address).await.unwrap().post("/v2/models/r/infer", &endless).await
+    });
+    tokio::time::sleep(SURELY_ACCEPTED).await;
+    let begin = Instant::now();
+    let exit = server.terminate().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+    assert!(begin.elapsed() >= Duration::from_secs(1), "it is waited for");
+    assert!(begin.elapsed() < Duration::from_secs(15), "less than the request may take");
+    assert!(asking.await.unwrap().is_err(), "there can be no answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_sigterm_ends_it_at_once() {
     let mut server = Server::builder().model("m", &model("tiny/a")).start().await;
     // A client that never finishes its request would hold up the drain for 30 seconds.

@@ -9,6 +9,7 @@ use e2e::{
     load::Load,
     processes::{self, Signal},
     server::Server,
+    tracer::Tracer,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -98,4 +99,25 @@ async fn a_worker_that_ends_too_often_is_given_up_and_the_others_serve_until_all
     processes::signal(server.status().await.workers[1].pid.unwrap(), Signal::SIGKILL);
     assert_eq!(server.wait().await.code(), Some(69), "{}", server.stderr());
     assert!(server.stderr().contains("--worker-restarts"), "{}", server.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_process_can_be_started_it_is_tried_again_and_does_not_count() {
+    let builder = Server::builder().model("m", &model("tiny/a")).argument("--worker-restarts=1");
+    let server = builder.start().await;
+    let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
+    let Some(tracer) = Tracer::attach(&server, "clone", "error=EAGAIN:when=1..3").await else {
+        eprintln!("skipped: strace cannot be used");
+        load.finish().await;
+        return server.stop().await;
+    };
+    processes::signal(server.status().await.pids()[0], Signal::SIGKILL);
+    let status = server.restarted(1).await;
+    tracer.detach();
+    let log = server.stderr();
+    assert_eq!(log.matches("not started").count(), 3, "{log}");
+    assert_eq!((status.workers[0].restarts, &*status.workers[0].state), (1, "ready"));
+    load.more(50).await;
+    load.finish().await;
+    server.stop().await;
 }

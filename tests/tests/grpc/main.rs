@@ -12,7 +12,7 @@ use bytes::Bytes;
 use e2e::{
     fixtures::model,
     grpc::{
-        self, Client, address as grpc_address, channel, client, large,
+        self, Client, address as grpc_address, channel, client,
         pb::{
             self, ModelInferResponse, infer_parameter::ParameterChoice,
             model_infer_request::InferRequestedOutputTensor,

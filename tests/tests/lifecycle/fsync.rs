@@ -1,48 +1,11 @@
 //! A disk that says it has not written: what is not surely durable never serves, not even after
 //! a restart. strace makes the kernel say so.
 
-use std::{
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::sync::Arc;
 
-use e2e::{disk::Disk, eventually, home::Home, processes::Signal, server::Server};
-use nix::{sys::signal, unistd::Pid};
+use e2e::{disk::Disk, home::Home, server::Server, tracer::Tracer};
 
 use crate::{served, tiny, variant_of};
-
-/// strace, attached to a supervisor. Ended with a signal it lets go of it.
-struct Tracer(Child);
-
-impl Tracer {
-    /// Lets the `number`th fsync of each thread from now on fail. None: there is no strace, or it may not.
-    async fn attach(server: &Server, number: usize) -> Option<Self> {
-        let log = server.home().root().join("strace");
-        let inject = format!("inject=fsync:error=EIO:when={number}");
-        let child = Command::new("strace")
-            .args(["-f", "-q", "-e", "trace=fsync", "-e", &inject, "-o"])
-            .arg(&log)
-            .args(["-p", &server.pid().to_string()])
-            .stderr(Stdio::null())
-            .spawn();
-        let mut tracer = Self(child.ok()?);
-        let status = format!("/proc/{}/status", server.pid());
-        let own = format!("TracerPid:\t{}\n", tracer.0.id());
-        eventually("strace is attached or ends", Duration::from_secs(20), async || {
-            let attached = std::fs::read_to_string(&status).is_ok_and(|text| text.contains(&own));
-            (attached || tracer.0.try_wait().is_ok_and(|ended| ended.is_some())).then_some(attached)
-        })
-        .await
-        .then_some(tracer)
-    }
-
-    fn detach(mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
-        signal::kill(pid, Signal::SIGINT).expect("it runs");
-        self.0.wait().expect("it ends");
-    }
-}
 
 /// What is written to the disk by one thread, and which of its fsyncs fail.
 enum Writing {
@@ -70,7 +33,8 @@ async fn an_update_whose_writing_fails_is_refused_and_does_not_serve_after_a_res
             }
         };
         let before = served(&server, "m").await;
-        let Some(tracer) = Tracer::attach(&server, number).await else {
+        let how = format!("error=EIO:when={number}");
+        let Some(tracer) = Tracer::attach(&server, "fsync", &how).await else {
             eprintln!("skipped: strace cannot be used");
             return server.stop().await;
         };

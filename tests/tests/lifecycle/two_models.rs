@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use e2e::{control::Control, corpus::Corpus, load::Load, server::Server};
+use e2e::{control::Control, corpus::Corpus, eventually, load::Load, server::Server};
 
-use crate::{served, tiny};
+use crate::{checkers, served, tiny};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_of_one_model_never_changes_the_generation_of_another() {
@@ -38,5 +38,29 @@ async fn a_long_check_of_one_model_does_not_hold_up_the_update_of_another() {
     assert_eq!((committed.generation, served(&server, "one").await.0), (2, 1));
     let more = tokio::time::timeout(Duration::from_millis(100), long.line()).await;
     assert!(more.is_err(), "the long check was not over: {more:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_candidates_are_checked_at_once_and_a_third_waits_for_its_turn() {
+    let names = ["one", "two", "three"];
+    let builder =
+        names.iter().fold(Server::builder(), |builder, name| builder.model(name, &tiny("a")));
+    let server = builder.argument("--check-timeout=5").start().await;
+    let control = Control::of(&server);
+    let mut calls = Vec::new();
+    for name in names {
+        calls.push(control.update(name, &tiny("slow"), "ahead").await);
+    }
+    let patience = Duration::from_secs(20);
+    let two = || (checkers(server.home()).len() == 2).then_some(());
+    eventually("two checkers", patience, async || two()).await;
+    for _ in 0..20 {
+        assert!(checkers(server.home()).len() <= 2);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for call in calls {
+        assert_eq!(call.end().await.1.expect_err("it never ends").kind, "timeout");
+    }
     server.stop().await;
 }

@@ -1,8 +1,8 @@
 //! A socket that systemd listens on: nobody is refused while onnxd is started anew.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, process::Command};
 
-use e2e::{client::Client, fixtures::model, server::Server};
+use e2e::{client::Client, fixtures, fixtures::model, server::Server};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,4 +25,20 @@ async fn a_socket_that_is_passed_is_served_and_requests_wait_in_it_for_the_next_
             Some(client.post("/embed", &json!({"inputs": "a"})).await.ok()?.status)
         }));
     }
+}
+
+#[test]
+fn more_sockets_than_anybody_passes_are_refused_by_their_number() {
+    let ends = |count: &str| {
+        let command = format!("export LISTEN_PID=$$ LISTEN_FDS={count}; exec \"$0\" serve");
+        let output = Command::new("sh").args(["-c", &command]).arg(fixtures::onnxd()).output();
+        let output = output.expect("sh");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, log) = ends("17");
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("LISTEN_FDS is 17; at most 16 are taken"), "{log}");
+    let (code, log) = ends("16");
+    assert_eq!(code, Some(78), "{log}");
+    assert!(!log.contains("at most"), "they are not there, or too many of a kind: {log}");
 }

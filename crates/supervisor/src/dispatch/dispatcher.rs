@@ -10,7 +10,6 @@ use std::{
 
 use onnxd_proto::{
     control_page::Slot,
-    exit::ExitStatus,
     generation::Generation,
     message::{ToWorker, Welcome},
 };
@@ -23,6 +22,7 @@ use super::{
     Answered, Backlog, Event, Item, ItemError,
     alone::Alone,
     estimate::{Estimate, Size, Work},
+    health::Health,
     loads::Unload,
     poison::Poison,
     recycle::Recycling,
@@ -37,7 +37,6 @@ use crate::{
         keeper::{Ended, Report},
         link::{Incoming, Link},
         restarts::{self, Budget},
-        state::{FAILED_STARTS_MAX, State},
     },
 };
 
@@ -49,27 +48,6 @@ const EVENTS_AT_ONCE: usize = 64;
 const RETRY_LOADS: Duration = Duration::from_secs(1);
 /// How long workers may take to end by themselves when the supervisor stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How the workers are, for everybody who waits for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Health {
-    /// Workers that answer requests.
-    pub serving: usize,
-    /// Whether every worker has been ready once: from then on the server is ready as long as one
-    /// serves.
-    pub warmed_up: bool,
-    /// Set when no worker is left.
-    pub fatal: Option<(ExitStatus, String)>,
-    /// All workers have ended as they were told to.
-    pub stopped: bool,
-}
-
-impl Health {
-    /// Whether requests are answered.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.warmed_up && self.serving > 0
-    }
-}
 
 /// The state of the task.
 #[derive(Debug)]
@@ -99,7 +77,7 @@ pub(crate) struct Dispatcher {
     lines: Vec<LineHandle>,
     pub(super) unloads: Vec<Unload>,
     pub(super) backlog: Arc<Backlog>,
-    health: watch::Sender<Health>,
+    pub(super) health: watch::Sender<Health>,
 }
 
 /// An item that waits or is computed.
@@ -247,35 +225,6 @@ impl Dispatcher {
         }
     }
 
-    fn publish_health(&self) {
-        let all = |state| self.workers.iter().all(|worker| worker.state.state() == state);
-        let fatal = (all(State::Failed) || self.restarts.is_exceeded()).then(|| {
-            let reason = self.workers.iter().find_map(|worker| worker.hopeless.clone());
-            match reason {
-                Some(reason) => {
-                    (ExitStatus::Configuration, format!("no worker can start: {reason}"))
-                }
-                None => (ExitStatus::Unavailable, self.given_up()),
-            }
-        });
-        let ended =
-            |worker: &Worker| matches!(worker.state.state(), State::Stopped | State::Failed);
-        // Who is given up keeps nobody waiting for it.
-        let settled =
-            |(worker, ready): (&Worker, &bool)| *ready || worker.state.state() == State::Failed;
-        let health = Health {
-            serving: self.workers.iter().filter(|worker| worker.state.serves()).count(),
-            warmed_up: self.workers.iter().zip(&self.warmed_up).all(settled),
-            stopped: fatal.is_none() && self.workers.iter().all(ended),
-            fatal,
-        };
-        self.health.send_if_modified(|present| {
-            let modified = *present != health;
-            *present = health;
-            modified
-        });
-    }
-
     fn handle(&mut self, event: Event) {
         match event {
             Event::Submitted(items) => self.submit(items),
@@ -340,16 +289,6 @@ impl Dispatcher {
             Report::Continued => worker.continued(),
             Report::Ended(ended) => self.process_ended(id, ended),
         }
-    }
-
-    /// Why no worker is left.
-    fn given_up(&self) -> String {
-        let (one, all) = (self.supervision.restarts_max, self.restarts.limit());
-        format!(
-            "all workers failed: each may be started again {one} times within a minute, all of them {all} times, and \
-             {FAILED_STARTS_MAX} starts in a row may fail; the log says how they ended. If that was \
-             somebody's intention, raise --worker-restarts"
-        )
     }
 
     fn arrived(&mut self, id: WorkerId, incoming: io::Result<Incoming>) {

@@ -8,6 +8,7 @@
 //! - [`endings`]: when a worker is over, and what follows.
 //! - [`poison`]: what is refused because it took workers with it.
 //! - [`recycle`]: who is started again because it uses too much memory.
+//! - [`health`]: whether there are workers to answer, for all who have to know.
 //! - [`hangs`]: what it does about groups that take too long and workers that are stopped.
 //! - [`loads`]: what workers load and drop apart from their groups.
 //! - [`messages`]: what it does with what a worker says.
@@ -25,6 +26,7 @@ mod free;
 pub(crate) mod gather;
 mod groups;
 mod hangs;
+pub(crate) mod health;
 mod loads;
 mod measure;
 mod messages;

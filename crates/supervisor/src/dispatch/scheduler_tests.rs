@@ -52,6 +52,25 @@ fn the_oldest_is_next_with_what_is_about_as_long() {
 }
 
 #[test]
+fn a_group_of_several_fits_half_a_frame_and_large_tensors_go_alone() {
+    let items = |tokens, bytes: [usize; 4]| {
+        let mut scheduler = Scheduler::default();
+        for (item, bytes) in (0..).zip(bytes) {
+            let work = Work { bytes, ..work(tokens) };
+            scheduler.push(age(item), Unit { slot: 0, items: vec![item], work, suspect: false });
+        }
+        std::iter::from_fn(move || next(&mut scheduler, 1)).collect::<Vec<_>>()
+    };
+    let half = GROUP_BYTES_MAX / 2;
+    assert_eq!(items(4, [half; 4]), [[0, 1], [2, 3]]);
+    assert_eq!(items(4, [half + 1, half, half, half]), [vec![0], vec![1, 2], vec![3]]);
+    assert_eq!(items(1, [ALONE_BYTES; 4]), [[0, 1, 2, 3]]);
+    let large = ALONE_BYTES + 1;
+    assert_eq!(items(1, [8, large, 8, 8]), [vec![0, 2, 3], vec![1]]);
+    assert_eq!(items(1, [large, 8, 8, 8]), [vec![0], vec![1, 2, 3]]);
+}
+
+#[test]
 fn a_group_takes_no_longer_than_others_may_wait() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[12; 32]);

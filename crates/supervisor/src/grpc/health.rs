@@ -10,14 +10,14 @@ use tonic_health::{
 };
 
 use super::{pb::grpc_inference_service_server::GrpcInferenceServiceServer, service::Service};
-use crate::dispatch::dispatcher;
+use crate::dispatch::health;
 
 /// What has a status: the server as a whole, and the one service that may be unable to serve.
 const NAMES: [&str; 2] = ["", <GrpcInferenceServiceServer<Service> as NamedService>::NAME];
 
 /// The service, which follows the server's readiness.
 pub(super) async fn service(
-    mut health: watch::Receiver<dispatcher::Health>,
+    mut health: watch::Receiver<health::Health>,
     mut drain: watch::Receiver<bool>,
 ) -> HealthServer<impl Health> {
     let (mut reporter, service) = health_reporter();
@@ -41,7 +41,7 @@ pub(super) async fn service(
     service
 }
 
-async fn report(reporter: &HealthReporter, health: &mut watch::Receiver<dispatcher::Health>) {
+async fn report(reporter: &HealthReporter, health: &mut watch::Receiver<health::Health>) {
     let ready = health.borrow_and_update().is_ready();
     set(reporter, ready).await;
 }

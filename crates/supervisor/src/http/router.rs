@@ -28,7 +28,7 @@ use super::{
     openapi, repository,
 };
 use crate::{
-    dispatch::{dispatcher::Health, gather::Dispatch},
+    dispatch::{gather::Dispatch, health::Health},
     metrics::Metrics,
     models::{
         registry::{Model, Registry},

@@ -172,6 +172,19 @@ fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
 }
 
 #[test]
+fn so_many_callers_wait_for_one_update_and_the_next_is_refused() {
+    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let now = Instant::now();
+    line.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    for caller in 1..=CALLERS_MAX as u64 {
+        assert!(line.handle(now, Event::Called(caller, job("c", Load::Ahead))).is_empty());
+    }
+    let refused = line.handle(now, Event::Called(u64::MAX, job("d", Load::Ahead)));
+    let [Action::Answer(u64::MAX, Err(refusal))] = &refused[..] else { panic!("{refused:?}") };
+    assert_eq!(refusal.kind, RefusalKind::Busy);
+}
+
+#[test]
 fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_up() {
     let mut line = Line::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();

@@ -197,11 +197,12 @@ impl World {
             }
             3 => {
                 let worker = usize::try_from(self.draw(3)).unwrap();
-                self.tell(match self.draw(3) {
+                let event = match self.draw(3) {
                     0 => Event::WorkerEnded(worker, Cause::Fault),
                     1 => Event::WorkerEnded(worker, Cause::Killed),
                     _ => Event::WorkerAbsent(worker),
-                });
+                };
+                self.tell(event);
             }
             4 => {
                 let generation = self.commits.last().map_or(0, |(generation, _)| *generation);

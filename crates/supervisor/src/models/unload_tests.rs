@@ -27,6 +27,37 @@ fn what_many_want_at_once_is_loaded_once_under_its_last_number() {
 }
 
 #[test]
+fn so_many_requests_wait_for_a_first_use_and_the_next_is_refused() {
+    let mut world = World::new(7);
+    let many = CALLERS_MAX as u64;
+    (0..many).for_each(|_| world.want());
+    assert!(world.answers.is_empty());
+    world.want();
+    assert_eq!(kind(&world, many), Some(RefusalKind::Busy));
+    world.settle();
+    assert_eq!(world.loads, 1);
+    assert!((0..many).all(|call| world.answers[&call].is_ok()), "the others wait on");
+}
+
+#[test]
+fn the_pause_after_failed_first_uses_doubles_to_thirty_seconds() {
+    let mut world = World::new(7);
+    let mut pauses = Vec::new();
+    let mut last = world.now;
+    while pauses.len() < 8 {
+        world.want();
+        if world.pending.is_empty() {
+            world.now += Duration::from_millis(500);
+            continue;
+        }
+        world.finish_one(0);
+        pauses.push((world.now - last).as_secs());
+        last = world.now;
+    }
+    assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 30, 30]);
+}
+
+#[test]
 fn a_failed_load_is_told_to_all_who_wait_and_tried_again_after_a_pause() {
     let mut world = World::new(7);
     (0..5).for_each(|_| world.want());

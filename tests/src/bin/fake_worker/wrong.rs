@@ -93,6 +93,7 @@ impl Liar {
                 let hello = FromWorker::Hello { build_id: "another".into(), pinned };
                 self.message(0, &hello, &[])?;
             }
+            FromWorker::Pong if self.wrong == "leaves a ping unanswered" => {}
             FromWorker::Ready if self.wrong == "ends before it is ready" => self.end()?,
             FromWorker::Answered(answered) => return self.lie_about(frame, answered),
             _ => return Ok(false),

@@ -1,0 +1,49 @@
+//! strace, attached to a supervisor, has the kernel refuse what it is asked for.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{sys::signal, unistd::Pid};
+
+use crate::{eventually, processes::Signal, server::Server};
+
+/// A supervisor whose system calls fail. Ended with a signal strace lets go of it.
+#[derive(Debug)]
+pub struct Tracer(Child);
+
+impl Tracer {
+    /// Lets one system call of each thread from now on fail, as `how` says after the call's name
+    /// in an `inject` expression of strace(1). `None`: there is no strace, or it may not.
+    pub async fn attach(server: &Server, call: &str, how: &str) -> Option<Self> {
+        let log = server.home().root().join("strace");
+        let child = Command::new("strace")
+            .args(["-f", "-q", "-e", &format!("trace={call}")])
+            .args(["-e", &format!("inject={call}:{how}"), "-o"])
+            .arg(&log)
+            .args(["-p", &server.pid().to_string()])
+            .stderr(Stdio::null())
+            .spawn();
+        let mut tracer = Self(child.ok()?);
+        let status = format!("/proc/{}/status", server.pid());
+        let own = format!("TracerPid:\t{}\n", tracer.0.id());
+        eventually("strace is attached or ends", Duration::from_secs(20), async || {
+            let attached = fs::read_to_string(&status).is_ok_and(|text| text.contains(&own));
+            (attached || tracer.0.try_wait().is_ok_and(|ended| ended.is_some())).then_some(attached)
+        })
+        .await
+        .then_some(tracer)
+    }
+
+    /// Lets go of it.
+    ///
+    /// # Panics
+    /// strace does not end.
+    pub fn detach(mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        signal::kill(pid, Signal::SIGINT).unwrap();
+        self.0.wait().unwrap();
+    }
+}
