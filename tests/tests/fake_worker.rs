@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use e2e::{
     corpus::Corpus, eventually, fake::Order, fixtures::model, launch::Builder, load::Load,
-    processes, server::Server,
+    notify::Notify, processes, server::Server,
 };
 use futures_util::future::join_all;
 use serde_json::json;
@@ -153,9 +153,11 @@ async fn a_worker_cannot_write_to_the_control_page() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_worker_that_leaves_a_ping_unanswered_is_replaced() {
     let wrong = "leaves a ping unanswered";
-    let server = builder(wrong).argument("--start-timeout=10").start().await;
-    // Whoever is idle is told of a commit by a ping.
-    server.update("m", Some(&model("tiny/b"))).await.expect("a good model");
+    let builder = builder(wrong).argument("--start-timeout=10");
+    let notify = Notify::bind(builder.directories().root());
+    // Who feeds the watchdog asks all workers for a sign of life before.
+    let builder = builder.variable("NOTIFY_SOCKET", notify.path());
+    let server = builder.variable("WATCHDOG_USEC", "1000000").start().await;
     assert_eq!(done(&server, wrong).await, "done");
     let status = server.restarted(1).await;
     assert_eq!((status.workers[0].restarts, status.workers[1].restarts), (1, 0));

@@ -15,6 +15,9 @@ pub enum ExitStatus {
     Unavailable = 69,
     /// A fault of onnxd's own.
     Internal = 70,
+    /// The system has not enough processes, descriptors or memory now: a worker that ends so is
+    /// started again as often as it takes.
+    Scarce = 71,
     /// The configuration cannot work: a missing file, a library of the wrong kind, a locked
     /// state directory. Starting again changes nothing.
     Configuration = 78,

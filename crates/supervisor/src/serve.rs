@@ -37,6 +37,8 @@ use crate::{
 
 /// How long an update that is given up may take to remove what it made.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Workers end by themselves or are killed by then.
+const WORKERS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs the supervisor until it is told to stop.
 ///
@@ -134,7 +136,7 @@ async fn serve(
             None
         }
     };
-    let mut drain = pin!(server.drain(config.drain_timeout, successor.is_some()));
+    let mut drain = pin!(server.drain(successor.is_some()));
     loop {
         tokio::select! {
             () = drain.as_mut() => break,
@@ -226,7 +228,7 @@ impl Server {
     }
 
     /// Answers what has been accepted, then ends the workers.
-    async fn drain(mut self, timeout: Duration, succeeded: bool) {
+    async fn drain(mut self, succeeded: bool) {
         tracing::info!("draining");
         if !succeeded {
             self.updater.stop();
@@ -243,7 +245,7 @@ impl Server {
         let _ = (&mut self.admin).await;
         let _ = self.events.send(Event::Drain).await;
         let stopped = self.health.wait_for(|health| health.stopped || health.fatal.is_some());
-        if time::timeout(timeout, stopped).await.is_err() {
+        if time::timeout(WORKERS_END_WITHIN, stopped).await.is_err() {
             tracing::error!("workers did not stop");
         }
         tracing::info!("stopped");

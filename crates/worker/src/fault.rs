@@ -3,6 +3,7 @@
 
 use std::io;
 
+use nix::errno::Errno;
 use onnxd_proto::{control_page::ControlPageError, exit::ExitStatus};
 use thiserror::Error;
 
@@ -42,9 +43,19 @@ impl Fault {
             Self::Inherited(_) => ExitStatus::Usage,
             // Another start does not find another kernel.
             Self::Runtime(_) | Self::Sandbox(_) => ExitStatus::Configuration,
+            Self::System(error) if is_scarce(error) => ExitStatus::Scarce,
             Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => ExitStatus::Internal,
         }
     }
+}
+
+/// Whether the kernel refuses something that it may allow a moment later: threads, descriptors,
+/// memory.
+fn is_scarce(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.is_some_and(|errno| {
+        [Errno::EAGAIN, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].contains(&errno)
+    })
 }
 
 impl From<io::Error> for Fault {

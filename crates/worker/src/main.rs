@@ -41,6 +41,7 @@ use std::{
     convert::Infallible,
     fs,
     io::{self, IsTerminal, Write},
+    mem::ManuallyDrop,
     panic::{self, AssertUnwindSafe},
     path::Path,
     process::ExitCode,
@@ -119,6 +120,9 @@ fn serve(cpu: u16, parent: Pid, confined: bool) -> Result<Infallible, Fault> {
     let pinned = affinity::pin(cpu);
     guard::block_signals()?;
     let inherited = inherited::take().map_err(Fault::Inherited)?;
+    // It ends with the process and not before: the supervisor kills whose socket has ended, and
+    // would not hear why.
+    let _socket = ManuallyDrop::new(inherited.socket.try_clone()?);
     sandbox::offer_to_be_ended_first();
     sandbox::limit(Limits::serving())?;
     if confined {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
+use onnxd_proto::exit::ExitStatus;
 use rustix::{
     io::{Errno, ioctl_fionbio},
     process::{
@@ -82,7 +83,8 @@ pub(crate) struct Ended {
     pub signal: Option<i32>,
     /// For logs.
     pub reason: String,
-    /// It could not be started because the system had not enough of something, which passes.
+    /// It could not be started, or ended, because the system had not enough of something, which
+    /// passes.
     pub scarce: bool,
 }
 
@@ -113,7 +115,7 @@ impl From<&WaitIdStatus> for Ended {
             (_, Some(signal)) => format!("signal {signal}"),
             _ => "nobody knows how".to_owned(),
         };
-        Self { code, signal, reason, scarce: false }
+        Self { code, signal, reason, scarce: code == Some(ExitStatus::Scarce as i32) }
     }
 }
 
