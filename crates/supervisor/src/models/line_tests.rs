@@ -172,6 +172,33 @@ fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
 }
 
 #[test]
+fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
+    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let now = Instant::now();
+    assert_eq!((line.caller(), line.is_idle()), (None, true));
+    let lazy = |version| job(version, Load::Lazy);
+    assert_eq!(line.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
+    assert_eq!((line.caller(), line.is_idle()), (Some(7), false));
+    assert!(line.handle(now, Event::Held).is_empty());
+    assert!(line.handle(now, Event::Called(8, lazy("c"))).is_empty());
+    let recorded = line.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(recorded, [Action::Record(1, "b".into())]);
+    line.handle(now, Event::Recorded(Ok(())));
+    assert_eq!((line.caller(), line.is_idle()), (None, true));
+    assert_eq!(line.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
+    assert_eq!(line.caller(), Some(8));
+}
+
+#[test]
+fn a_line_that_is_stopped_goes_back_from_nothing() {
+    let mut world = on_probation();
+    world.tell(Event::Stopped("onnxd is stopping"));
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    assert!(world.pending.is_empty(), "{:?}", world.pending);
+}
+
+#[test]
 fn so_many_callers_wait_for_one_update_and_the_next_is_refused() {
     let mut line = Line::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
@@ -193,6 +220,10 @@ fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_u
     assert_eq!(asked, [Action::AskWorkers]);
     let first = line.handle(now, Event::Workers(vec![0, 1, 2]));
     assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
+    for (worker, version) in [(1, "b"), (0, "c")] {
+        let stray = line.handle(now, Event::Loaded(worker, version.into(), Ok(())));
+        assert!(stray.is_empty(), "nobody asked {worker} for {version}: {stray:?}");
+    }
     let second = line.handle(now, Event::Loaded(0, "b".into(), Ok(())));
     assert_eq!(second, [Action::LoadAhead(1, "b".into())]);
     let third = line.handle(now, Event::WorkerEnded(1, Cause::Fault));

@@ -75,3 +75,51 @@ impl Probation {
         self.until <= now
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// `version` on probation as generation 2, with so many failures; it took the place of `back_to`.
+    fn probation(version: &str, back_to: &str, failures: u32) -> Probation {
+        let (version, back_to) = (version.to_owned(), back_to.to_owned());
+        Probation { generation: 2, version, back_to, until: Instant::now(), failures }
+    }
+
+    /// Where one that follows `running` goes back to, and what is counted for it already.
+    fn after(running: Probation, version: &str, back_to: &str) -> Option<(String, u32)> {
+        let until = running.until + Duration::from_secs(1);
+        let version = version.to_owned();
+        let next = Probation::after(Some(running), 3, &version, Some(&back_to.to_owned()), until)?;
+        assert_eq!((next.generation, &next.version), (3, &version));
+        Some((next.back_to, next.failures))
+    }
+
+    #[test]
+    fn it_goes_back_to_what_served_before_unless_that_has_begun_to_fail() {
+        assert_eq!(after(probation("b", "a", 0), "c", "b"), Some(("b".into(), 0)));
+        assert_eq!(after(probation("b", "a", 1), "c", "b"), Some(("a".into(), 0)));
+        assert_eq!(after(probation("b", "a", 1), "c", "x"), Some(("x".into(), 0)));
+        assert_eq!(after(probation("b", "a", 1), "a", "b"), None, "there is nothing else");
+        let until = Instant::now();
+        assert!(Probation::after(None, 1, &"a".into(), None, until).is_none());
+        assert!(Probation::after(None, 1, &"a".into(), Some(&"a".into()), until).is_none());
+    }
+
+    #[test]
+    fn the_same_content_under_a_new_number_is_no_new_beginning() {
+        assert_eq!(after(probation("b", "a", 1), "b", "b"), Some(("a".into(), 1)));
+        let running = probation("b", "a", 1);
+        let (begin, until) = (running.until, running.until + Duration::from_secs(1));
+        let next = Probation::after(Some(running), 3, &"b".into(), Some(&"b".into()), until);
+        let mut next = next.unwrap();
+        assert!(next.is_over(begin), "nor does it take longer");
+        next.failed(2);
+        assert!(!next.has_failed(), "of another generation");
+        next.failed(3);
+        assert!(next.has_failed());
+        assert!(!next.again().has_failed());
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::{
     super::gate::Presence,
-    world::{World, job, on_probation},
+    world::{TIMES, World, candidate, job, on_probation},
     *,
 };
 
@@ -24,6 +24,19 @@ fn what_many_want_at_once_is_loaded_once_under_its_last_number() {
     world.call(job("v1", Load::Ahead));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(6, "v1".to_owned())), "above all that was given out");
+}
+
+#[test]
+fn whoever_wants_a_model_says_when_workers_load_it() {
+    for (load, next) in
+        [(Load::Ahead, Action::AskWorkers), (Load::Lazy, Action::Record(1, "a".into()))]
+    {
+        let mut line = Line::new(0, None, TIMES);
+        let now = Instant::now();
+        let staged = line.handle(now, Event::Wanted(0, load));
+        assert!(matches!(&staged[..], [Action::Stage(job)] if job.load == load), "{staged:?}");
+        assert_eq!(line.handle(now, Event::Staged(Ok(candidate("a")))), [next]);
+    }
 }
 
 #[test]
