@@ -1,5 +1,6 @@
 //! Takes over the descriptors that the supervisor passes on: 3 is the socket to it, 4 the control
-//! page, 5 a pipe with orders to terminate groups, which only some tests leave out. Nothing else in this executable knows their numbers.
+//! page, 5 a pipe with orders to terminate groups. Nothing else in this executable knows their
+//! numbers.
 
 // The only file that turns a number into an owned descriptor; no safe function can do that.
 #![allow(unsafe_code)]
@@ -22,7 +23,7 @@ const TERMINATIONS: RawFd = 5;
 pub(crate) struct Inherited {
     pub(crate) socket: UnixStream,
     pub(crate) control_page: OwnedFd,
-    pub(crate) terminations: Option<File>,
+    pub(crate) terminations: File,
 }
 
 /// What the supervisor passed on. Called once, before anything else of this
@@ -35,14 +36,15 @@ pub(crate) fn take() -> io::Result<Inherited> {
         return Err(io::Error::other("descriptor 3 is not a socket"));
     }
     file_type(CONTROL_PAGE)?;
-    let is_pipe = file_type(TERMINATIONS).is_ok_and(|found| found.is_fifo());
+    if !file_type(TERMINATIONS)?.is_fifo() {
+        return Err(io::Error::other("descriptor 5 is not a pipe"));
+    }
     // SAFETY: all are open, as was just seen. Nothing has been opened since this process began,
     // so they were inherited, and as this runs once, nobody else here owns them.
-    let [socket, control_page] =
-        unsafe { [SOCKET, CONTROL_PAGE].map(|descriptor| OwnedFd::from_raw_fd(descriptor)) };
-    // SAFETY: as above.
-    let terminations = is_pipe.then(|| unsafe { File::from_raw_fd(TERMINATIONS) });
-    Ok(Inherited { socket: socket.into(), control_page, terminations })
+    let [socket, control_page, terminations] = unsafe {
+        [SOCKET, CONTROL_PAGE, TERMINATIONS].map(|descriptor| OwnedFd::from_raw_fd(descriptor))
+    };
+    Ok(Inherited { socket: socket.into(), control_page, terminations: terminations.into() })
 }
 
 fn file_type(descriptor: RawFd) -> io::Result<FileType> {

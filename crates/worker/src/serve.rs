@@ -35,7 +35,7 @@ pub(crate) struct Begun {
     /// Whether it confines itself.
     pub(crate) confined: bool,
     /// Where it is told which group to terminate.
-    pub(crate) terminations: Option<File>,
+    pub(crate) terminations: File,
 }
 
 /// Serves until something ends it; [`Fault::HungUp`] is the end that is meant to be.
@@ -57,7 +57,7 @@ pub(crate) fn run(
     guard.watch_over(welcome.admin_socket.clone(), guards)?;
     let mut worker = Worker::start(welcome, page, sender, files)?;
     // Confined as this thread is by now.
-    begun.terminations.map_or(Ok(()), hangs::listen)?;
+    hangs::listen(begun.terminations)?;
     loop {
         let (id, message, payload) = receiver.receive()?;
         match message {

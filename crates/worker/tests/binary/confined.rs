@@ -28,7 +28,7 @@ fn every_thread_of_a_worker_is_filtered_and_gains_no_privileges() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.embed(&["a"]);
     let threads = statuses(&supervisor);
-    assert_eq!(threads.len(), 3);
+    assert_eq!(threads.len(), 4);
     for status in threads {
         assert_eq!(field(&status, "Seccomp"), "2", "{status}");
         assert_eq!(field(&status, "NoNewPrivs"), "1", "{status}");

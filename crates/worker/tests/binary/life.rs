@@ -40,7 +40,10 @@ fn every_thread_runs_on_the_one_cpu_that_was_asked_for() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.embed(&["a"]);
     let threads = entries(&supervisor, "task");
-    assert_eq!(threads.len(), 3, "one computes, one loads, one guards; ONNX Runtime adds none");
+    let names = threads.iter().map(|thread| fs::read_to_string(thread.join("comm")).unwrap());
+    let names: Vec<String> = names.collect();
+    let all = "computes, loads ahead, guards, hears what to terminate; none of ONNX Runtime's";
+    assert_eq!(threads.len(), 4, "{all}: {names:?}");
     for thread in threads {
         assert_eq!(allowed_cpus(&thread), cpu().to_string());
         // Field 19, and the second is the name: what loads ahead yields to what computes.

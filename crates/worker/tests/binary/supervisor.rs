@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{self, PipeWriter},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -42,6 +43,8 @@ pub(crate) struct Supervisor {
     layout: Layout,
     /// `None` when it has been closed.
     socket: Option<UnixStream>,
+    /// The way by which groups are terminated, which no test here does.
+    _orders: PipeWriter,
     frame: Frame,
     last_id: u64,
     /// CPUs that the worker is told to use beside its own, and whether groups are wide.
@@ -101,9 +104,11 @@ impl Supervisor {
         let page = ControlPage::create().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (terminations, orders) = io::pipe().unwrap();
         let passed = vec![
             FdMapping { parent_fd: theirs.into(), child_fd: 3 },
             FdMapping { parent_fd: page.read_only().unwrap(), child_fd: 4 },
+            FdMapping { parent_fd: terminations.into(), child_fd: 5 },
         ];
         let child = command
             .args(["serve", "--worker", "0", "--cpu", &cpu().to_string()])
@@ -123,6 +128,7 @@ impl Supervisor {
             page,
             layout,
             socket: Some(ours),
+            _orders: orders,
             frame: Frame::default(),
             last_id: 0,
             helper_cpus: Vec::new(),
