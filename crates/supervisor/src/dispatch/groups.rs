@@ -227,6 +227,30 @@ mod tests {
     }
 
     #[test]
+    fn what_the_computed_group_takes_is_added_up() {
+        let mut groups = groups(Instant::now());
+        assert_eq!(groups.took(7, 300), Some((2_000, 300)));
+        assert_eq!(groups.took(7, 900), Some((2_000, 1_200)));
+        assert_eq!(groups.took(8, 1), None, "it is not computed yet");
+        assert!(groups.are_helped(), "the first is wide");
+    }
+
+    #[test]
+    fn only_one_short_group_is_nearly_done() {
+        let one = |micros| {
+            let mut groups = Groups::default();
+            assert!(groups.is_empty() && !groups.are_nearly_done());
+            groups.push(1, &Group { slot: 0, items: vec![1], micros }, false, None);
+            groups
+        };
+        assert!(one(NEXT_MICROS_MAX).are_nearly_done());
+        assert!(!one(NEXT_MICROS_MAX + 1).are_nearly_done());
+        let mut two = one(1);
+        two.push(2, &Group { slot: 0, items: vec![2], micros: 1 }, false, None);
+        assert!(!two.are_nearly_done() && !two.is_empty());
+    }
+
+    #[test]
     fn only_what_was_being_computed_may_be_the_cause_of_an_end() {
         let now = Instant::now();
         let begun = |blameless| -> Vec<bool> {

@@ -237,3 +237,17 @@ proptest! {
         prop_assert!(u64::from(all) <= u64::from(limit) * workers as u64 || workers == 1 || limit == 1);
     }
 }
+
+#[test]
+fn the_ends_of_the_last_minute_count_and_one_too_many_is_remembered() {
+    assert_eq!([1, 2, 3, 8].map(|workers| Budget::of_all(10, workers).limit()), [11, 15, 20, 45]);
+    let begin = Instant::now();
+    let mut budget = Budget::of_one(2);
+    let mut spend = |seconds| {
+        let within = budget.spend(begin + Duration::from_secs(seconds));
+        (within, budget.is_exceeded())
+    };
+    assert_eq!([spend(0), spend(30), spend(60), spend(90)], [(true, false); 4]);
+    assert_eq!(spend(100), (false, true));
+    assert_eq!(spend(1000), (true, true));
+}

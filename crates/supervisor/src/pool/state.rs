@@ -288,6 +288,41 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_is_idle_unless_it_has_a_group() {
+        let now = Instant::now();
+        let mut worker = started(now);
+        assert!(!worker.is_idle() && !worker.serves());
+        worker.group_sent();
+        assert_eq!(worker.state(), State::Starting, "whoever starts has none");
+        worker.ready(now);
+        assert!(worker.is_idle() && worker.serves());
+        worker.group_sent();
+        assert_eq!(worker.state(), State::Busy);
+        assert!(!worker.is_idle() && worker.serves());
+        worker.group_done();
+        assert_eq!(worker.state(), State::Ready);
+    }
+
+    #[test]
+    fn whoever_waits_to_be_started_can_be_given_up_and_whoever_runs_cannot() {
+        let now = Instant::now();
+        let mut worker = started(now);
+        worker.give_up();
+        assert_eq!(worker.state(), State::Starting);
+        worker.ended(now, End::Accident, 0.0);
+        worker.give_up();
+        assert_eq!((worker.state(), worker.start_at()), (State::Failed, None));
+    }
+
+    #[test]
+    fn jitter_makes_a_wait_a_quarter_longer_at_most() {
+        assert_eq!(backoff(0, 0.0), BACKOFF_MIN);
+        assert_eq!(backoff(0, 0.5), BACKOFF_MIN.mul_f64(1.125));
+        assert_eq!(backoff(0, 1.0), BACKOFF_MIN.mul_f64(1.25));
+        assert_eq!(backoff(0, 7.0), BACKOFF_MIN.mul_f64(1.25));
+    }
+
+    #[test]
     fn a_worker_that_never_gets_ready_is_given_up_and_a_wrong_configuration_at_once() {
         let mut now = Instant::now();
         let mut worker = started(now);
