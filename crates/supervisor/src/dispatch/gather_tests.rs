@@ -152,3 +152,15 @@ async fn commits_wait_for_a_response_that_is_too_large_for_one_group() {
     assert_eq!(answer.items.len(), 40);
     model.settle().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_waits_for_such_a_response_five_seconds_at_most() {
+    let model = model();
+    let still = model.hold_still().await;
+    let begin = time::Instant::now();
+    model.settle().await;
+    assert_eq!(begin.elapsed(), Duration::from_secs(5));
+    drop(still);
+    model.settle().await;
+    assert_eq!(begin.elapsed(), Duration::from_secs(5), "nobody holds still any more");
+}
