@@ -160,6 +160,8 @@ mod tests {
         assert_eq!(page.committed(last), 7);
         page.unload(last);
         assert_eq!((view.committed(0), view.committed(last)), (u64::MAX, 0));
+        (0..=last).for_each(|slot| page.commit(slot, u64::from(slot) + 9));
+        assert!((0..=last).all(|slot| view.committed(slot) == u64::from(slot) + 9));
     }
 
     #[test]

@@ -276,6 +276,74 @@ mod tests {
         }
     }
 
+    /// Is interrupted by a signal before each call, and ends with an error of its own.
+    struct Interrupted<T>(T, bool);
+
+    impl<T> Interrupted<T> {
+        fn now(&mut self) -> io::Result<()> {
+            self.1 = !self.1;
+            if self.1 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        }
+    }
+
+    impl Read for Interrupted<&[u8]> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.now()?;
+            match self.0.read(buffer)? {
+                0 => Err(io::ErrorKind::TimedOut.into()),
+                some => Ok(some),
+            }
+        }
+    }
+
+    impl Write for Interrupted<&mut [u8]> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.now()?;
+            match self.0.write(bytes)? {
+                0 => Err(io::ErrorKind::TimedOut.into()),
+                some => Ok(some),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_signal_interrupts_no_frame_and_any_other_error_ends_it() {
+        let mut wire = [0; HEADER_BYTES + 5];
+        let mut stream = Interrupted(&mut wire[..], false);
+        write(&mut stream, Direction::ToWorker, 7, b"abc", &[b"de"]).unwrap();
+        let full = write(&mut stream, Direction::ToWorker, 7, b"abc", &[b"de"]);
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let mut stream = Interrupted(&wire[..], false);
+        let mut frame = Frame::default();
+        assert!(frame.read(&mut stream, Direction::ToWorker).unwrap());
+        assert_eq!(
+            (frame.id, &frame.control[..], &frame.payload[..]),
+            (7, &b"abc"[..], &b"de"[..])
+        );
+        let empty = frame.read(&mut stream, Direction::ToWorker);
+        assert_eq!(empty.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_large_buffer_is_kept_for_what_needs_a_quarter_of_it_and_else_given_back() {
+        let kept = |first: usize, then: usize| {
+            let mut frame = Frame::default();
+            for length in [first, then] {
+                frame.read_payload(&mut io::repeat(1), length).unwrap();
+                assert_eq!(frame.payload.len(), length);
+            }
+            frame.payload.capacity()
+        };
+        let large = 8 * 1024 * 1024 + 4;
+        assert_eq!(kept(large, large / 4), large);
+        assert_eq!(kept(large, large / 4 - 1), large / 4 - 1);
+        assert_eq!(kept(large - 4, 1), large - 4, "that much is not too much");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_however_the_stream_cuts_it(

@@ -131,6 +131,15 @@ fn a_length_that_lies_is_an_error_and_not_an_allocation() {
 }
 
 #[test]
+fn a_task_is_the_same_word_in_files_messages_and_metrics() {
+    for task in [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor] {
+        assert_eq!(serde_json::to_value(task).unwrap(), task.as_str());
+    }
+    let refusal = RefusalKind::Busy.because("two updates run");
+    assert_eq!(refusal.to_string(), "two updates run");
+}
+
+#[test]
 fn a_model_name_that_could_leave_a_directory_is_no_message() {
     let bytes = encode(&("../x", 3_u16)).unwrap();
     assert!(decode::<ModelSlot>(&bytes).is_err());

@@ -174,6 +174,17 @@ mod tests {
     }
 
     #[test]
+    fn an_element_has_as_many_bytes_as_its_type_has_bits_for() {
+        for datatype in DataType::ALL {
+            let bits: Option<usize> = match datatype {
+                DataType::Bool => Some(8),
+                other => other.name().trim_start_matches(char::is_alphabetic).parse().ok(),
+            };
+            assert_eq!(datatype.element_bytes(), bits.map(|bits| bits / 8), "{datatype:?}");
+        }
+    }
+
+    #[test]
     fn a_shape_that_overflows_has_no_number_of_elements() {
         assert_eq!(elements(&[]), Some(1));
         assert_eq!(elements(&[2, 3, 0]), Some(0));
@@ -189,6 +200,8 @@ mod tests {
         let raw = b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c";
         assert_eq!(split_bytes(raw, 3).unwrap(), [&b"ab"[..], b"", b"c"]);
         assert!(split_bytes(b"", 0).unwrap().is_empty());
+        assert_eq!(split_bytes(&[0; 16], 4).unwrap(), [b""; 4]);
+        assert_eq!(split_bytes(&[0; 16], 5).unwrap_err(), "5 elements do not fit into 16 bytes");
         for (raw, elements) in
             [(&raw[..], 2), (&raw[..], 1 << 40), (&raw[..9], 2), (b"\x05\0\0\0a", 1)]
         {

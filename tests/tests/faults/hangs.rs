@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use e2e::{
     corpus::Corpus,
     eventually,
+    exposition::Exposition,
     fixtures::model,
     load::Load,
     processes::{self, Signal},
@@ -105,7 +106,12 @@ async fn a_worker_that_does_not_obey_is_killed_and_who_waited_beside_is_answered
     let status = server.restarted(1).await;
     assert_ne!(status.pids(), before);
     assert_eq!(status.counter("groups_terminated_total"), 1);
-    assert_eq!(status.counter("workers_killed_total"), 1);
+    let metrics = server.client().await.get("/metrics").await.expect("an answer").text();
+    let metrics = Exposition::parse(&metrics).expect("an exposition");
+    for (reason, count) in [("stopped", 1.0), ("hung", 0.0)] {
+        let killed = metrics.value("onnxd_workers_killed_total", &[("reason", reason)]);
+        assert_eq!(killed, count, "{reason}: what it had is not to blame");
+    }
     Arc::into_inner(server).expect("nobody else has it").stop().await;
 }
 

@@ -71,10 +71,9 @@ impl Dispatcher {
             match over {
                 None => {}
                 Some(Overdue::Group(_)) => self.terminate(id, now),
-                Some(Overdue::Stopped(_)) => self.kill_hung(id, Kill::Stopped),
-                Some(Overdue::Terminated(_) | Overdue::Starting(_) | Overdue::Pinged(_)) => {
-                    self.kill_hung(id, Kill::Hung);
-                }
+                // Whatever else is overdue: whoever is stopped can do nothing about it.
+                Some(_) if self.workers[id].is_stopped() => self.kill_hung(id, Kill::Stopped),
+                Some(_) => self.kill_hung(id, Kill::Hung),
             }
         }
     }

@@ -134,7 +134,7 @@ impl Worker {
 
     /// Whether it serves and is not stopped.
     pub(super) fn goes_on(&self) -> bool {
-        self.state.serves() && self.stopped_since.is_none()
+        self.state.serves() && !self.is_stopped()
     }
 
     /// Whether it has nothing to do and may get work.
@@ -271,6 +271,11 @@ impl Worker {
             process.terminate(id);
         }
         over.is_some()
+    }
+
+    /// Whether somebody has stopped its process.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped_since.is_some()
     }
 
     /// Somebody has stopped its process.
