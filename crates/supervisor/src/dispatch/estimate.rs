@@ -188,6 +188,8 @@ mod tests {
             102,
             "a text that was cut says nothing"
         );
+        estimate.tokenized(Size::Pieces(0), 9);
+        assert_eq!(estimate.work(Size::Pieces(200), 0).tokens, 102, "nor does one of nothing");
     }
 
     #[test]

@@ -42,6 +42,8 @@ const ALONE_BYTES: usize = 128 * 1024;
 /// Bytes of a group of several units. Half of what a frame takes, so that texts always fit.
 const GROUP_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX / 2;
 
+const _: () = assert!(GROUP_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX);
+
 /// Since when something waits, in microseconds since the start, and a number that tells those of
 /// the same time apart. The smallest is the oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -52,6 +52,28 @@ fn the_oldest_is_next_with_what_is_about_as_long() {
 }
 
 #[test]
+fn where_much_waits_a_group_may_take_a_part_of_it() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, 0, 0, &[12; 200]);
+    let waits = scheduler.micros();
+    assert_eq!(waits, 200 * 4_400);
+    let group = scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
+    let most = u64::from(takes(group.items.len(), 12));
+    assert!(most <= waits / GROUP_PART && most + 2_400 > waits / GROUP_PART, "{most}");
+}
+
+#[test]
+fn items_of_a_request_age_as_idle_workers_would_come_to_them() {
+    let items = [(5, work(10)), (6, work(20)), (7, work(30))];
+    let apart = units(3, 1_000, &items, false, 2);
+    let ages: Vec<u64> = apart.iter().map(|(age, _)| age.micros).collect();
+    assert_eq!(ages, [1_000, 1_000 + 4_000 / 2, 1_000 + (4_000 + 6_000) / 2]);
+    let [(age, all)] = &units(3, 1_000, &items, true, 2)[..] else { panic!("they go together") };
+    assert_eq!((age.micros, &all.items[..], all.work.tokens), (1_000, &[5, 6, 7][..], 30));
+    assert_eq!((all.work.micros, all.work.bytes), (4_000 + 6_000 + 8_000, 240));
+}
+
+#[test]
 fn a_group_of_several_fits_half_a_frame_and_large_tensors_go_alone() {
     let items = |tokens, bytes: [usize; 4]| {
         let mut scheduler = Scheduler::default();
