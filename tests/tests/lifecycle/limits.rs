@@ -50,6 +50,25 @@ async fn a_candidate_that_takes_too_much_time_or_memory_is_refused_and_nobody_el
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_check_is_not_cut_short_by_large_requests_meanwhile() {
+    let server = Server::builder().argument("--check-timeout=16").model("m", &tiny("a")).start();
+    let server = server.await;
+    let mut call = Control::of(&server).update("m", &tiny("slow"), "ahead").await;
+    call.step("passed").await;
+    // So large that it is parsed beside other requests, for which the runtime takes another thread;
+    // the one that began the check ends after ten idle seconds.
+    let mut client = server.client().await;
+    for _ in 0..1 {
+        let inputs = vec!["word ".repeat(20_000); 16];
+        let answer = client.post("/embed", &serde_json::json!({"inputs": inputs})).await;
+        assert_eq!(answer.map(|answer| answer.status), Ok(200));
+    }
+    let refusal = call.end().await.1.expect_err("it takes for ever");
+    assert_eq!(refusal.kind, "timeout", "{refusal:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checker_that_dies_refuses_its_candidate_and_hurts_nobody() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;

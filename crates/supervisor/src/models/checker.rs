@@ -8,7 +8,8 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -16,11 +17,12 @@ use onnxd_proto::message::{CheckLine, Checked, Refusal, RefusalKind};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, Command},
-    sync::Semaphore,
+    runtime::Handle,
+    sync::{Semaphore, oneshot},
     time::{self, Instant},
 };
 
-use crate::pool::executable::WorkerExecutable;
+use crate::{Failure, pool::executable::WorkerExecutable};
 
 /// How often the checker's memory is looked at. A process that writes to new memory as fast as
 /// it can gets a few dozen megabytes further in that time.
@@ -48,6 +50,7 @@ pub(crate) struct CheckLimits {
 #[derive(Clone, Debug)]
 pub(crate) struct Checker {
     executable: WorkerExecutable,
+    starter: Starter,
     limits: CheckLimits,
     /// Room for as many as may run at once.
     turns: Arc<Semaphore>,
@@ -55,8 +58,16 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// A checker with these limits for each candidate.
-    pub(crate) fn new(executable: WorkerExecutable, limits: CheckLimits) -> Self {
-        Self { executable, limits, turns: Arc::new(Semaphore::new(CHECKS_MAX)) }
+    ///
+    /// # Errors
+    /// No thread can be had.
+    ///
+    /// # Panics
+    /// It is called outside of a runtime.
+    pub(crate) fn new(executable: WorkerExecutable, limits: CheckLimits) -> Result<Self, Failure> {
+        let starter = Starter::begin()
+            .map_err(|error| Failure::internal(format!("a thread for checkers: {error}")))?;
+        Ok(Self { executable, starter, limits, turns: Arc::new(Semaphore::new(CHECKS_MAX)) })
     }
 
     /// Whether a candidate must be near what serves.
@@ -87,7 +98,7 @@ impl Checker {
                 command.args(["--min-cosine", &min_cosine.to_string()]);
             }
         }
-        let mut child = command.spawn().map_err(|error| failed(&error))?;
+        let mut child = self.starter.start(command).await.map_err(|error| failed(&error))?;
         let deadline = Instant::now() + self.limits.timeout;
         let pid = child.id().unwrap_or(0);
         tokio::select! {
@@ -110,7 +121,7 @@ impl Checker {
         let _turn = self.turns.acquire().await;
         let mut command = self.command("compile");
         command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
-        let output = async { command.spawn()?.wait_with_output().await };
+        let output = async { self.starter.start(command).await?.wait_with_output().await };
         match time::timeout(COMPILE_TIMEOUT, output).await {
             Ok(Ok(output)) if output.status.success() => {
                 let line = String::from_utf8_lossy(&output.stdout);
@@ -128,6 +139,37 @@ impl Checker {
         // Dropping the child, whatever for, ends it.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         command
+    }
+}
+
+/// The thread that starts checkers. The kernel ends a checker with the thread that started it,
+/// since that is what the checker asks for (`PR_SET_PDEATHSIG`, prctl(2)), and the runtime's threads
+/// come and go.
+#[derive(Clone, Debug)]
+struct Starter(mpsc::SyncSender<Start>);
+
+/// What is to be started, and who waits for it.
+type Start = (Command, oneshot::Sender<io::Result<Child>>);
+
+impl Starter {
+    fn begin() -> io::Result<Self> {
+        let (orders, ordered) = mpsc::sync_channel::<Start>(CHECKS_MAX);
+        let runtime = Handle::current();
+        thread::Builder::new().name("checkers".into()).spawn(move || {
+            let _runtime = runtime.enter();
+            for (mut command, started) in ordered {
+                // Who has given up drops the child, which ends it.
+                let _ = started.send(command.spawn());
+            }
+        })?;
+        Ok(Self(orders))
+    }
+
+    async fn start(&self, command: Command) -> io::Result<Child> {
+        let (reply, started) = oneshot::channel();
+        // There is room for as many as may run.
+        self.0.try_send((command, reply)).map_err(io::Error::other)?;
+        started.await.map_err(io::Error::other)?
     }
 }
 

@@ -69,7 +69,7 @@ impl Server {
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), config.check),
+            checker: Checker::new(executable.clone(), config.check)?,
             metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
@@ -136,7 +136,7 @@ impl Server {
         let for_a_successor = sockets
             .for_a_successor()
             .map_err(|error| Failure::internal(format!("a second descriptor: {error}")))?;
-        let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket } = sockets;
+        let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket, .. } = sockets;
         let connections =
             descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
         let places = Places::new(connections);
