@@ -298,12 +298,17 @@ impl Dispatcher {
                 use io::ErrorKind::{ConnectionReset, UnexpectedEof};
                 if ![UnexpectedEof, ConnectionReset].contains(&error.kind()) {
                     tracing::error!(worker = id, %error, "a worker's socket failed");
+                    self.give_back(id, true);
                 }
                 // What it had is given back when the way it ended says whose fault that was.
                 return self.deafen(id);
             }
         };
-        self.workers[id].pinged = None;
+        let worker = &mut self.workers[id];
+        worker.pinged = None;
+        if std::mem::take(&mut worker.owed_ping) {
+            self.ping();
+        }
         for probe in self.probes.drain(..) {
             // The asker may have gone.
             let _ = probe.send(());
@@ -319,7 +324,10 @@ impl Dispatcher {
     fn ping(&mut self) {
         let now = Instant::now();
         for worker in self.workers.iter_mut().filter(|worker| worker.state.serves()) {
-            if worker.pinged.is_none() && worker.send(0, &ToWorker::Ping, Vec::new()) {
+            if worker.pinged.is_some() {
+                // It may have read the last one before what this one is about.
+                worker.owed_ping = true;
+            } else if worker.send(0, &ToWorker::Ping, Vec::new()) {
                 worker.pinged = Some(now);
             }
         }

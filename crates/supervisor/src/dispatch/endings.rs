@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{dispatcher::Dispatcher, hangs::Kill, worker::Worker};
+use super::{dispatcher::Dispatcher, worker::Worker};
 use crate::{
     models::events::{self, Cause},
     pool::{WorkerId, keeper::Ended, state::State},
@@ -69,6 +69,8 @@ impl Dispatcher {
             if let Some(ended) = self.workers[id].ending.overdue(now) {
                 tracing::error!(worker = id, "an ended worker's socket was not read to its end");
                 self.over(id, &ended);
+                // What it had may be another's now, and no event comes of this.
+                self.hand_out();
             }
         }
     }
@@ -97,13 +99,18 @@ impl Dispatcher {
     fn over(&mut self, id: WorkerId, ended: &Ended) {
         self.tell_ended(id, ended);
         self.forgotten(id, None);
-        self.give_back(id, !ended.was_killed());
+        self.give_back(id, !ended.is_blameless());
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
         self.settle_end(id, ended, jitter);
-        let gone = |worker: &Worker| matches!(worker.state.state(), State::Failed | State::Stopped);
-        if self.workers.iter().all(gone) {
+        if self.are_all_gone() {
             self.reject_all();
         }
+    }
+
+    /// Whether no worker is left, and none comes back.
+    pub(super) fn are_all_gone(&self) -> bool {
+        let gone = |worker: &Worker| matches!(worker.state.state(), State::Failed | State::Stopped);
+        self.workers.iter().all(gone)
     }
 
     /// Decides whether it is, and when.
@@ -133,23 +140,31 @@ impl Dispatcher {
     }
 
     /// Tells the lines that a worker's process ended, and which model is the cause if it ended
-    /// while it loaded one at its start. Whoever ends in the middle of a group has been told of
-    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle, or because somebody
-    /// had stopped it, accuses nobody.
+    /// while it loaded one at its start or when it was told to. Whoever ends in the middle of a group has been told of
+    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle, that we end for other
+    /// reasons, or for which there is no room, accuses nobody.
     fn tell_ended(&self, id: WorkerId, ended: &Ended) {
         let worker = &self.workers[id];
+        let nobody = worker.was_stopped() || worker.state.is_recycled() || ended.scarce;
         let event = match worker.killed_by_us() {
-            Some(Kill::Stopped) => events::Event::WorkerAbsent(id),
-            None if ended.was_killed() => events::Event::WorkerEnded(id, Cause::Killed),
-            Some(Kill::Hung) | None => events::Event::WorkerEnded(id, Cause::Fault),
+            _ if nobody => events::Event::WorkerAbsent(id),
+            None if ended.is_blameless() => events::Event::WorkerEnded(id, Cause::Killed),
+            _ => events::Event::WorkerEnded(id, Cause::Fault),
         };
         for model in self.registry.models() {
             self.tell(model.slot, event.clone());
         }
-        if worker.state.state() == State::Starting
-            && !worker.was_stopped()
-            && let Some((slot, generation)) = worker.is_loading()
-        {
+        let committed = |slot| self.registry.page().committed(slot);
+        let loaded = match worker.state.state() {
+            _ if nobody => None,
+            State::Starting => worker.is_loading(committed),
+            // Asked by a ping, and not by a group.
+            State::Ready if worker.pinged.is_some() && !ended.is_blameless() => {
+                worker.is_behind(committed)
+            }
+            _ => None,
+        };
+        if let Some((slot, generation)) = loaded {
             self.tell(slot, events::Event::WorkerFailed(generation));
         }
     }

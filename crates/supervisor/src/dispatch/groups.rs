@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use onnxd_proto::control_page::Slot;
+use onnxd_proto::{control_page::Slot, generation::Generation};
 
 use super::{
     hangs::Overdue,
@@ -18,10 +18,23 @@ const NEXT_MICROS_MAX: u32 = 2_000;
 #[derive(Debug, Default)]
 pub(super) struct Groups(VecDeque<InFlight>);
 
+/// How a group was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Its number.
+    pub id: u64,
+    /// Whether other CPUs help with it.
+    pub wide: bool,
+    /// The first of its unanswered items' deadlines; some may have been answered since.
+    pub deadline: Option<Instant>,
+    /// What was committed then: the worker loads that first, if it has not.
+    pub committed: Generation,
+}
+
 /// A group that a worker has.
 #[derive(Debug)]
 struct InFlight {
-    id: u64,
+    sent: Sent,
     slot: Slot,
     /// The items that have no answer yet, by their place in the group.
     unanswered: Vec<Option<ItemId>>,
@@ -29,10 +42,6 @@ struct InFlight {
     micros: u32,
     /// What its micro-batches have taken so far, in microseconds of CPU time.
     took: u64,
-    /// Whether other CPUs help with it.
-    wide: bool,
-    /// The first of its unanswered items' deadlines; some may have been answered since.
-    deadline: Option<Instant>,
     /// When the worker was told to terminate it.
     terminated: Option<Instant>,
 }
@@ -44,6 +53,8 @@ pub(crate) struct Unanswered {
     pub slot: Slot,
     /// Without an answer.
     pub items: Vec<ItemId>,
+    /// What was committed when it was sent.
+    pub committed: Generation,
     /// Whether it had begun with them and they may be the cause of its end: what still waited in its
     /// socket has nothing to do with that, and nothing has where somebody had stopped it.
     pub begun: bool,
@@ -61,22 +72,20 @@ impl Groups {
     }
 
     /// One more has been sent.
-    pub(super) fn push(&mut self, id: u64, group: &Group, wide: bool, deadline: Option<Instant>) {
+    pub(super) fn push(&mut self, group: &Group, sent: Sent) {
         self.0.push_back(InFlight {
-            id,
+            sent,
             slot: group.slot,
             unanswered: group.items.iter().copied().map(Some).collect(),
             micros: group.micros,
             took: 0,
-            wide,
-            deadline,
             terminated: None,
         });
     }
 
     /// The group with this number, if it is the one being computed.
     fn computed(&self, id: u64) -> Option<&InFlight> {
-        self.0.front().filter(|group| group.id == id)
+        self.0.front().filter(|group| group.sent.id == id)
     }
 
     /// The slot of the group with this number, if it is the one being computed.
@@ -87,7 +96,7 @@ impl Groups {
     /// A micro-batch of the group with this number has taken so long. Gives what the whole group was
     /// estimated to take, and what it has taken.
     pub(super) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
-        let group = self.0.front_mut().filter(|group| group.id == id)?;
+        let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         group.took += u64::from(micros);
         Some((group.micros.into(), group.took))
     }
@@ -97,7 +106,7 @@ impl Groups {
         let group = self.0.front()?;
         match group.terminated {
             Some(at) => Some(Overdue::Terminated(at)),
-            None => group.deadline.map(Overdue::Group),
+            None => group.sent.deadline.map(Overdue::Group),
         }
     }
 
@@ -109,10 +118,10 @@ impl Groups {
         now: Instant,
     ) -> Option<u64> {
         let group = self.0.front_mut()?;
-        group.deadline = group.unanswered.iter().flatten().filter_map(deadline).min();
-        group.deadline.filter(|deadline| *deadline <= now)?;
+        group.sent.deadline = group.unanswered.iter().flatten().filter_map(deadline).min();
+        group.sent.deadline.filter(|deadline| *deadline <= now)?;
         group.terminated = Some(now);
-        Some(group.id)
+        Some(group.sent.id)
     }
 
     /// Whether the worker was told to terminate the group with this number.
@@ -122,7 +131,7 @@ impl Groups {
 
     /// Whether other CPUs help with what is computed.
     pub(super) fn are_helped(&self) -> bool {
-        self.0.front().is_some_and(|group| group.wide)
+        self.0.front().is_some_and(|group| group.sent.wide)
     }
 
     /// The items at these places of the group with this number; `None` where they are not there
@@ -142,7 +151,7 @@ impl Groups {
         id: u64,
         places: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
-        let group = self.0.front_mut().filter(|group| group.id == id)?;
+        let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         let mut unanswered = group.unanswered.clone();
         let items = take(&mut unanswered, places)?;
         group.unanswered = unanswered;
@@ -163,6 +172,7 @@ impl Groups {
         let unanswered = groups.map(|(place, group)| Unanswered {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
+            committed: group.sent.committed,
             begun: place == 0 && !blameless,
         });
         unanswered.collect()
@@ -185,11 +195,15 @@ mod tests {
 
     use super::*;
 
+    fn sent(id: u64) -> Sent {
+        Sent { id, wide: false, deadline: None, committed: 1 }
+    }
+
     fn groups(now: Instant) -> Groups {
         let mut groups = Groups::default();
         for (id, items) in [(7, vec![10, 11, 12]), (8, vec![20])] {
             let group = Group { slot: 3, items, micros: 2_000 };
-            groups.push(id, &group, id == 7, Some(now));
+            groups.push(&group, Sent { id, wide: id == 7, deadline: Some(now), committed: 4 });
         }
         groups
     }
@@ -240,13 +254,13 @@ mod tests {
         let one = |micros| {
             let mut groups = Groups::default();
             assert!(groups.is_empty() && !groups.are_nearly_done());
-            groups.push(1, &Group { slot: 0, items: vec![1], micros }, false, None);
+            groups.push(&Group { slot: 0, items: vec![1], micros }, sent(1));
             groups
         };
         assert!(one(NEXT_MICROS_MAX).are_nearly_done());
         assert!(!one(NEXT_MICROS_MAX + 1).are_nearly_done());
         let mut two = one(1);
-        two.push(2, &Group { slot: 0, items: vec![2], micros: 1 }, false, None);
+        two.push(&Group { slot: 0, items: vec![2], micros: 1 }, sent(2));
         assert!(!two.are_nearly_done() && !two.is_empty());
     }
 
@@ -254,7 +268,9 @@ mod tests {
     fn only_what_was_being_computed_may_be_the_cause_of_an_end() {
         let now = Instant::now();
         let begun = |blameless| -> Vec<bool> {
-            groups(now).take(blameless).iter().map(|group| group.begun).collect()
+            let taken = groups(now).take(blameless);
+            assert!(taken.iter().all(|group| group.committed == 4));
+            taken.iter().map(|group| group.begun).collect()
         };
         assert_eq!(begun(false), [true, false]);
         assert_eq!(begun(true), [false, false]);

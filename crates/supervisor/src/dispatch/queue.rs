@@ -16,7 +16,7 @@ use super::{
     dispatcher::{Accepted, Dispatcher, answer},
     estimate::Size,
     free,
-    groups::Unanswered,
+    groups::{Sent, Unanswered},
     scheduler::{self, Age, Group, ItemId, Unit},
 };
 use crate::{models::events, pool::WorkerId};
@@ -34,6 +34,9 @@ const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 impl Dispatcher {
     pub(super) fn submit(&mut self, items: Vec<Item>) {
+        if self.are_all_gone() {
+            return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
+        }
         let items = self.refuse_poisonous(items);
         let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
         let (slot, together) = (*slot, *together);
@@ -105,8 +108,9 @@ impl Dispatcher {
         let deadlines = group.items.iter().filter_map(|item| self.items.get(item));
         let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
         let message = ToWorker::Run { slot: group.slot, items, wide };
+        let committed = self.registry.page().committed(group.slot);
         let worker = &mut self.workers[place];
-        worker.assign(id, group, wide, deadline);
+        worker.assign(group, Sent { id, wide, deadline, committed });
         if !worker.send(id, &message, payload.finish()) {
             worker.kill();
         }
@@ -146,15 +150,19 @@ impl Dispatcher {
     /// Puts what a worker had back to its place in the queue, or answers what has taken too many
     /// workers with it. `by_fault`: nobody else ended the worker.
     pub(super) fn give_back(&mut self, id: WorkerId, by_fault: bool) {
-        for Unanswered { slot, items, begun } in self.workers[id].take_unanswered() {
-            let generation = self.workers[id].generation(slot);
+        for Unanswered { slot, items, committed, begun } in self.workers[id].take_unanswered() {
+            let worker = &self.workers[id];
+            let had = worker.generation(slot);
+            // It ended as it loaded what had been committed, before it began with the items.
+            let loading = had < committed && !worker.failed_to_load(slot, committed);
+            let generation = if loading { committed } else { had };
             if begun {
                 self.tell(slot, events::Event::WorkerFailed(generation));
             }
             for id in items {
                 let Some(accepted) = self.items.get_mut(&id) else { continue };
                 accepted.deaths += u32::from(begun);
-                accepted.faults += u32::from(begun && by_fault);
+                accepted.faults += u32::from(begun && by_fault && !loading);
                 if accepted.item.deadline <= Instant::now() {
                     // Its client has been told.
                     self.items.remove(&id);

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     endings::Ending,
-    groups::{Groups, Unanswered},
+    groups::{Groups, Sent, Unanswered},
     hangs::{Kill, Overdue},
     scheduler::{Group, ItemId},
 };
@@ -55,6 +55,8 @@ pub(crate) struct Worker {
     to_load: Vec<Generation>,
     /// Since when a ping is unanswered.
     pub pinged: Option<Instant>,
+    /// Whether it is to get another one when that is answered.
+    pub owed_ping: bool,
     /// Why starting it again is hopeless, where it is.
     pub hopeless: Option<String>,
 }
@@ -115,6 +117,7 @@ impl Worker {
             not_loaded: vec![0; models],
             to_load: Vec::new(),
             pinged: None,
+            owed_ping: false,
             hopeless: None,
         }
     }
@@ -209,10 +212,30 @@ impl Worker {
         self.to_load = committed;
     }
 
-    /// The first model that it was told to load and has not, and the generation.
-    pub(crate) fn is_loading(&self) -> Option<(Slot, Generation)> {
-        let mut slots = (0..).zip(&self.to_load);
-        slots.find(|&(slot, &to_load)| self.generation(slot) < to_load).map(|(slot, &g)| (slot, g))
+    /// The first model that it was told to load and has not, and the generation. What it could not
+    /// load, or what has been unloaded since, is behind it.
+    pub(crate) fn is_loading(
+        &self,
+        committed: impl Fn(Slot) -> Generation,
+    ) -> Option<(Slot, Generation)> {
+        let has_not = |&(slot, to_load): &(Slot, Generation)| {
+            let not_loaded = self.not_loaded.get(usize::from(slot)).is_some_and(|&not| not > 0);
+            self.generation(slot) < to_load && !not_loaded && committed(slot) > 0
+        };
+        (0..).zip(self.to_load.iter().copied()).find(has_not)
+    }
+
+    /// The first model of which it has not loaded what is committed and what it could load: when it
+    /// is asked for anything it loads that first.
+    pub(crate) fn is_behind(
+        &self,
+        committed: impl Fn(Slot) -> Generation,
+    ) -> Option<(Slot, Generation)> {
+        let slots = (0..).zip(&self.loads).map(|(slot, load)| (slot, load.generation));
+        slots.map(|(slot, has)| (slot, has, committed(slot))).find_map(|(slot, has, committed)| {
+            let behind = has < committed && !self.failed_to_load(slot, committed);
+            behind.then_some((slot, committed))
+        })
     }
 
     /// Whether there is something that it could not load.
@@ -242,8 +265,8 @@ impl Worker {
     }
 
     /// It has been sent a group.
-    pub(crate) fn assign(&mut self, id: u64, group: &Group, wide: bool, deadline: Option<Instant>) {
-        self.groups.push(id, group, wide, deadline);
+    pub(super) fn assign(&mut self, group: &Group, sent: Sent) {
+        self.groups.push(group, sent);
         self.state.group_sent();
     }
 
@@ -343,7 +366,7 @@ impl Worker {
         self.stopped_since = None;
         self.started_at = None;
         self.killed = None;
-        self.pinged = None;
+        (self.pinged, self.owed_ping) = (None, false);
         self.loads.fill(Load::default());
         self.not_loaded.fill(0);
         self.to_load.clear();

@@ -101,9 +101,15 @@ impl Ended {
         Self { scarce, ..Self::unknown(format!("not started: {error}")) }
     }
 
-    /// Whether somebody else ended it: no process raises this signal by a fault of its own.
+    /// Whether SIGKILL ended it.
     pub(crate) fn was_killed(&self) -> bool {
         self.signal == Some(Signal::KILL.as_raw())
+    }
+
+    /// Whether something else than a fault of its own ended it: no process raises SIGKILL by a fault,
+    /// a worker exits with 0 only when it is told to, by whomever, and a shortage is the system's.
+    pub(crate) fn is_blameless(&self) -> bool {
+        self.was_killed() || self.code == Some(ExitStatus::Fine as i32) || self.scarce
     }
 }
 
