@@ -1,7 +1,7 @@
 //! What ends a worker, and the exit code that tells the supervisor whether starting another one
 //! can help. What only concerns one text or one version is no fault; it is answered.
 
-use std::io;
+use std::{error::Error, io};
 
 use nix::errno::Errno;
 use onnxd_proto::{control_page::ControlPageError, exit::ExitStatus};
@@ -31,8 +31,8 @@ pub(crate) enum Fault {
     #[error("the supervisor broke the protocol: {0}")]
     Protocol(String),
     /// The kernel refused something that is always possible.
-    #[error(transparent)]
-    System(io::Error),
+    #[error("the system: {0}")]
+    System(#[source] io::Error),
 }
 
 impl Fault {
@@ -41,9 +41,9 @@ impl Fault {
         match self {
             Self::HungUp => ExitStatus::Fine,
             Self::Inherited(_) => ExitStatus::Usage,
+            fault if is_scarce(fault) => ExitStatus::Scarce,
             // Another start does not find another kernel.
             Self::Runtime(_) | Self::Sandbox(_) => ExitStatus::Configuration,
-            Self::System(error) if is_scarce(error) => ExitStatus::Scarce,
             Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => ExitStatus::Internal,
         }
     }
@@ -51,11 +51,13 @@ impl Fault {
 
 /// Whether the kernel refuses something that it may allow a moment later: threads, descriptors,
 /// memory.
-fn is_scarce(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.is_some_and(|errno| {
-        [Errno::EAGAIN, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].contains(&errno)
-    })
+pub(crate) fn is_scarce(error: &(dyn Error + 'static)) -> bool {
+    let errno = match error.downcast_ref::<io::Error>() {
+        Some(error) => error.raw_os_error().map(Errno::from_raw),
+        None => error.downcast_ref::<Errno>().copied(),
+    };
+    let scarce = [Errno::EAGAIN, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    errno.is_some_and(|errno| scarce.contains(&errno)) || error.source().is_some_and(is_scarce)
 }
 
 impl From<io::Error> for Fault {
@@ -73,5 +75,26 @@ impl From<io::Error> for Fault {
 impl From<nix::Error> for Fault {
     fn from(error: nix::Error) -> Self {
         Self::System(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_is_one_wherever_it_was_met_and_what_is_wrong_stays_wrong() {
+        let full = || io::Error::from_raw_os_error(Errno::EMFILE as i32);
+        for fault in [
+            Fault::from(full()),
+            Fault::from(SandboxError::Io(full())),
+            Fault::from(SandboxError::Process(Errno::ENOMEM)),
+        ] {
+            assert_eq!(fault.status(), ExitStatus::Scarce, "{fault}");
+        }
+        let denied = io::Error::from_raw_os_error(Errno::EACCES as i32);
+        assert_eq!(Fault::from(SandboxError::Io(denied)).status(), ExitStatus::Configuration);
+        assert_eq!(Fault::from(Errno::EIO).status(), ExitStatus::Internal);
+        assert_eq!(Fault::HungUp.status(), ExitStatus::Fine);
     }
 }

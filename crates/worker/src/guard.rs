@@ -134,6 +134,8 @@ impl Watch {
         if let Some(socket) = self.admin_socket.get()
             && is_there(socket)
             && self.is_supervisor_gone()
+            // A successor may have taken the name over meanwhile.
+            && is_there(socket)
         {
             match fs::remove_file(&socket.path) {
                 Ok(()) => info!(path = %socket.path.display(), "admin socket removed"),

@@ -53,12 +53,19 @@ const DENIED: &[&[c_long]] = &[
         libc::SYS_shmctl,
         libc::SYS_semget,
         libc::SYS_semctl,
+        libc::SYS_semop,
+        libc::SYS_semtimedop,
         libc::SYS_msgget,
         libc::SYS_msgsnd,
         libc::SYS_msgrcv,
         libc::SYS_msgctl,
         libc::SYS_mq_open,
         libc::SYS_mq_unlink,
+        // When others run; ONNX Runtime asks for CPUs alone.
+        libc::SYS_ioprio_set,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
     ],
     // What is mounted, and namespaces.
     &[
@@ -170,6 +177,13 @@ const OF_THIS_ARCHITECTURE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OF_THIS_ARCHITECTURE: &[c_long] = &[libc::SYS_kexec_file_load];
 
+/// Commands of fcntl(2) that name who gets a descriptor's signals, and which: F_SETOWN, F_SETSIG,
+/// F_SETOWN_EX.
+const OWNERS: [u32; 3] = [8, 10, 15];
+// The same by ioctl(2).
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
+
 /// New namespaces, which clone(2) makes as well.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNS,
@@ -229,10 +243,15 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
         rules.insert(signal, vec![rule(&[(0, Ne, own)])?]);
     }
     rules.insert(libc::SYS_prlimit64, vec![rule(&[(0, Ne, 0), (0, Ne, own)])?]);
-    // Puts words into the mouth of whoever sits at the terminal that is our log.
-    let terminal = [libc::TIOCSTI, libc::TIOCLINUX];
-    let terminal = terminal.map(|request| rule(&[(1, Eq, request & u64::from(u32::MAX))]));
-    rules.insert(libc::SYS_ioctl, terminal.into_iter().collect::<Result<_, _>>()?);
+    // Of other threads and processes than the one that asks.
+    rules.insert(libc::SYS_setpriority, vec![rule(&[(1, Ne, 0)])?]);
+    // Signals that the kernel sends to whoever is named as the owner of a descriptor.
+    let owners = OWNERS.map(|command| rule(&[(1, Eq, u64::from(command))]));
+    rules.insert(libc::SYS_fcntl, owners.into_iter().collect::<Result<_, _>>()?);
+    // The same, and what puts words into the mouth of whoever sits at the terminal that is our log.
+    let requests = [libc::TIOCSTI, libc::TIOCLINUX, FIOSETOWN, SIOCSPGRP, libc::FIOASYNC];
+    let requests = requests.map(|request| rule(&[(1, Eq, request & u64::from(u32::MAX))]));
+    rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<Result<_, _>>()?);
     Ok(rules)
 }
 

@@ -5,12 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, Ruleset, RulesetAttr, RulesetCreated,
-    RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathFd, PathFdError, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 use onnxd_proto::layout::Layout;
 
 use super::SandboxError;
+use crate::fault::is_scarce;
 
 /// The newest kernel interface whose restrictions were tried. One that is newer adds some that
 /// may concern us.
@@ -55,13 +56,13 @@ impl Files {
         read: &[PathBuf],
         more: &[(BitFlags<AccessFs>, Option<&Path>)],
     ) -> Result<Self, SandboxError> {
-        let reading = AccessFs::ReadFile | AccessFs::ReadDir;
-        let mut rules = ruleset()?
-            .create()?
-            .add_rules(path_beneath_rules(MACHINE, reading))?
-            .add_rules(path_beneath_rules(read, reading))?;
-        for (access, path) in more {
-            rules = rules.add_rules(path_beneath_rules(path, *access))?;
+        let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+        let mut rules = ruleset()?.create()?.add_rules(path_beneath_rules(MACHINE, reading))?;
+        let read = read.iter().map(|path| (reading, Some(&**path)));
+        for (access, path) in read.chain(more.iter().copied()) {
+            let Some(path) = path else { continue };
+            can_be_opened(path)?;
+            rules = rules.add_rules(path_beneath_rules([path], access))?;
         }
         Ok(Self(rules))
     }
@@ -75,6 +76,15 @@ impl Files {
     pub(crate) fn enter(self) -> Result<(), SandboxError> {
         self.0.restrict_self()?;
         Ok(())
+    }
+}
+
+/// What cannot be opened for a rule gets none. Where that is for want of descriptors or memory, what is
+/// there would be out of reach as long as this process lives.
+fn can_be_opened(path: &Path) -> Result<(), SandboxError> {
+    match PathFd::new(path) {
+        Err(PathFdError::OpenCall { source, .. }) if is_scarce(&source) => Err(source.into()),
+        _ => Ok(()),
     }
 }
 

@@ -38,7 +38,8 @@ fn in_its_own_process(test: &str, root: &Path) -> std::process::Output {
 fn a_confined_process_keeps_what_it_computes_with_and_nothing_else_on_any_thread() {
     let root = tempfile::tempdir().unwrap();
     let layout = Layout::new(root.path());
-    for dir in [layout.versions(), layout.compiled_root(), root.path().join("run")] {
+    let own = [layout.versions(), layout.compiled_root(), layout.generations_root()];
+    for dir in own.into_iter().chain([root.path().join("run")]) {
         fs::create_dir_all(dir).unwrap();
     }
     for file in [layout.versions().join("model"), layout.lock(), root.path().join("run/admin")] {
@@ -135,8 +136,25 @@ fn calls_nothing_else() {
         unsafe { libc::syscall(number, -1_i64, 0, 0, 0, 0, 0) };
         Errno::last()
     };
+    for (number, command) in [
+        (libc::SYS_fcntl, 8),
+        (libc::SYS_fcntl, 10),
+        (libc::SYS_fcntl, 15),
+        (libc::SYS_ioctl, 0x8901),
+        (libc::SYS_ioctl, 0x8902),
+        (libc::SYS_setpriority, 1),
+    ] {
+        // SAFETY: as above: no descriptor and no kind of process is -1.
+        unsafe { libc::syscall(number, -1_i64, command, 0) };
+        assert_eq!(Errno::last(), Errno::EPERM, "{number} {command}");
+    }
     for number in [
         libc::SYS_ptrace,
+        libc::SYS_semtimedop,
+        libc::SYS_ioprio_set,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
         libc::SYS_mount,
