@@ -34,17 +34,35 @@ pub(crate) const GRPC: &str = "grpc";
 pub(crate) const ADMIN_TCP: &str = "admin-tcp";
 /// The lock of the state directory.
 pub(crate) const LOCK: &str = "lock";
+/// What follows the name of a socket that came from systemd, in [`SUCCESSION`].
+const ACTIVATED: &str = "@activated";
 /// The channel to the predecessor.
 pub(crate) const HANDOVER: &str = "handover";
 
 /// What was inherited.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
-    sockets: Vec<(String, TcpListener)>,
+    sockets: Vec<Socket>,
     /// The state directory's lock, held.
     pub lock: Option<File>,
     /// To the supervisor that this one succeeds.
     pub handover: Option<UnixStream>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    /// What it is for.
+    name: String,
+    pub listener: TcpListener,
+    /// Whether it came from systemd, to this process or to the first of those that it succeeds: then it
+    /// is where the unit says, whatever the configuration names.
+    pub activated: bool,
+}
+
+/// What a predecessor calls a descriptor: its name, and whether systemd had passed it.
+pub(crate) fn announce(name: &str, activated: bool) -> String {
+    if activated { format!("{name}{ACTIVATED}") } else { name.to_owned() }
 }
 
 impl Inherited {
@@ -73,10 +91,14 @@ impl Inherited {
                 LOCK => taken.lock = Some(owned.into()),
                 HANDOVER => taken.handover = Some(owned.into()),
                 _ => {
-                    let socket = TcpListener::from(owned);
-                    socket.set_nonblocking(true).map_err(|error| wrong(&error))?;
-                    socket.local_addr().map_err(|error| wrong(&error))?;
-                    taken.sockets.push((name, socket));
+                    let listener = TcpListener::from(owned);
+                    listener.set_nonblocking(true).map_err(|error| wrong(&error))?;
+                    listener.local_addr().map_err(|error| wrong(&error))?;
+                    let (name, activated) = match name.strip_suffix(ACTIVATED) {
+                        Some(name) => (name.to_owned(), true),
+                        None => (name, false),
+                    };
+                    taken.sockets.push(Socket { name, listener, activated });
                 }
             }
         }
@@ -89,14 +111,19 @@ impl Inherited {
     }
 
     /// The socket of that name. After a change of the configuration a predecessor's may be at
-    /// another address than is wanted, and is left alone; systemd's is where its unit says.
-    pub(crate) fn socket(&mut self, name: &str, wanted: SocketAddr) -> Option<TcpListener> {
-        let place = self.sockets.iter().position(|(own, _)| own == name)?;
-        let is_there = self.sockets[place].1.local_addr().is_ok_and(|found| {
+    /// another address than is wanted, and is closed; systemd's is where its unit says.
+    pub(crate) fn socket(&mut self, name: &str, wanted: SocketAddr) -> Option<Socket> {
+        let place = self.sockets.iter().position(|socket| socket.name == name)?;
+        let socket = self.sockets.swap_remove(place);
+        let is_there = socket.listener.local_addr().is_ok_and(|found| {
             found.ip() == wanted.ip() && (found.port() == wanted.port() || wanted.port() == 0)
         });
-        let taken = is_there || !self.succeeds();
-        taken.then(|| self.sockets.remove(place).1)
+        (is_there || socket.activated).then_some(socket)
+    }
+
+    /// Closes the sockets that nobody has taken: clients would wait there for an answer.
+    pub(crate) fn close_others(&mut self) {
+        self.sockets.clear();
     }
 }
 
@@ -114,7 +141,8 @@ fn announced() -> Result<Vec<String>, Failure> {
         return wrong(format!("LISTEN_FDS is {count}; at most {DESCRIPTORS_MAX} are taken"));
     }
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    activated(count, &names).or_else(wrong)
+    let names = activated(count, &names).or_else(wrong)?;
+    Ok(names.iter().map(|name| announce(name, true)).collect())
 }
 
 /// What systemd's names mean: those we know are meant, and the first one else is the public one,

@@ -170,7 +170,7 @@ struct Server {
     store: Arc<Store>,
     /// Begins to accept.
     open: watch::Sender<bool>,
-    for_a_successor: Vec<(&'static str, OwnedFd)>,
+    for_a_successor: Vec<(String, OwnedFd)>,
     events: mpsc::Sender<Event>,
     health: watch::Receiver<Health>,
     stop_accepting: watch::Sender<bool>,

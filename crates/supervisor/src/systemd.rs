@@ -23,8 +23,8 @@ pub(crate) fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }
 
-/// From now on that process is the service. Only from ours: systemd listens to the main process.
-pub(crate) fn succeeded_by(pid: u32) {
+/// From now on that process is the service. Only from what it was: systemd listens to the main process.
+pub(crate) fn main_process_is(pid: u32) {
     send(&[NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status("serving")]);
 }
 

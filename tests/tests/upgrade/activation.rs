@@ -5,6 +5,8 @@ use std::{net::TcpListener, process::Command};
 use e2e::{client::Client, fixtures, fixtures::model, server::Server};
 use serde_json::json;
 
+use crate::Line;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_is_passed_is_served_and_requests_wait_in_it_for_the_next_start() {
     let socket = TcpListener::bind(e2e::launch::free_address()).expect("a socket");
@@ -25,6 +27,28 @@ async fn a_socket_that_is_passed_is_served_and_requests_wait_in_it_for_the_next_
             Some(client.post("/embed", &json!({"inputs": "a"})).await.ok()?.status)
         }));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_serves_where_systemd_listens_whatever_the_flag_says() {
+    let socket = TcpListener::bind(e2e::launch::free_address()).expect("a socket");
+    let address = socket.local_addr().expect("an address");
+    let builder = Server::builder().model("m", &model("tiny/a")).activated(&socket);
+    let home = builder.directories();
+    // Another address than the socket's, which is not used.
+    let server = builder.spawn_at(e2e::launch::free_address());
+    let line = Line { server, home };
+    line.says("ready listen=", 0).await;
+    for _ in 0..2 {
+        let asking = async {
+            let mut client = Client::connect(address).await.expect("a connection");
+            client.post("/embed", &json!({"inputs": "a"})).await.map(|answer| answer.status)
+        };
+        let answer = tokio::time::timeout(crate::PATIENCE, asking).await;
+        assert_eq!(answer.expect("somebody accepts"), Ok(200));
+        line.succeed().await;
+    }
+    line.stop().await;
 }
 
 #[test]

@@ -19,6 +19,8 @@ use crate::{
 /// What is bound.
 #[derive(Debug)]
 pub(crate) struct Sockets {
+    /// Which of them came from systemd, by name.
+    activated: Vec<&'static str>,
     /// For everybody.
     pub public: TcpListener,
     /// Its address.
@@ -37,50 +39,48 @@ impl Sockets {
     /// # Errors
     /// What cannot be bound, by its flag.
     pub(crate) async fn bind(config: &Config, inherited: &mut Inherited) -> Result<Self, Failure> {
-        let (public, listen) = take_or_bind(
-            "--listen",
-            config.listen,
-            inherited.socket(inherited::PUBLIC, config.listen),
-        )
-        .await?;
+        let mut activated = Vec::new();
+        let mut take = |name: &'static str, address| {
+            let socket = inherited.socket(name, address);
+            activated.extend(socket.iter().filter(|socket| socket.activated).map(|_| name));
+            socket.map(|socket| socket.listener)
+        };
+        let public = take(inherited::PUBLIC, config.listen);
+        let (public, listen) = take_or_bind("--listen", config.listen, public).await?;
         let grpc = match config.grpc_listen {
-            Some(address) => Some(
-                take_or_bind("--grpc-listen", address, inherited.socket(inherited::GRPC, address))
-                    .await?,
-            ),
+            Some(address) => {
+                let socket = take(inherited::GRPC, address);
+                Some(take_or_bind("--grpc-listen", address, socket).await?)
+            }
             None => None,
         };
         let admin_tcp = match &config.admin_listen {
             Some(wanted) => {
-                let (socket, _) = take_or_bind(
-                    "--admin-listen",
-                    wanted.address,
-                    inherited.socket(inherited::ADMIN_TCP, wanted.address),
-                )
-                .await?;
+                let socket = take(inherited::ADMIN_TCP, wanted.address);
+                let (socket, _) = take_or_bind("--admin-listen", wanted.address, socket).await?;
                 Some((socket, wanted.token.clone()))
             }
             None => None,
         };
+        inherited.close_others();
         let admin =
             AdminSocket::bind(&config.admin_socket, inherited.succeeds()).map_err(|error| {
                 let path = config.admin_socket.display();
                 Failure::configuration(format!("--admin-socket {path}: {error}"))
             })?;
-        Ok(Self { public, listen, grpc, admin_tcp, admin })
+        Ok(Self { activated, public, listen, grpc, admin_tcp, admin })
     }
 
     /// Second descriptors of what a successor takes over, with their names.
-    pub(crate) fn for_a_successor(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
-        let own = |socket: &TcpListener| socket.as_fd().try_clone_to_owned();
-        let mut all = vec![(inherited::PUBLIC, own(&self.public)?)];
-        if let Some((socket, _)) = &self.grpc {
-            all.push((inherited::GRPC, own(socket)?));
-        }
-        if let Some((socket, _)) = &self.admin_tcp {
-            all.push((inherited::ADMIN_TCP, own(socket)?));
-        }
-        Ok(all)
+    pub(crate) fn for_a_successor(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let public = Some((inherited::PUBLIC, &self.public));
+        let grpc = self.grpc.as_ref().map(|(socket, _)| (inherited::GRPC, socket));
+        let admin = self.admin_tcp.as_ref().map(|(socket, _)| (inherited::ADMIN_TCP, socket));
+        let all = public.into_iter().chain(grpc).chain(admin).map(|(name, socket)| {
+            let name = inherited::announce(name, self.activated.contains(&name));
+            Ok((name, socket.as_fd().try_clone_to_owned()?))
+        });
+        all.collect()
     }
 }
 

@@ -104,7 +104,7 @@ pub(crate) enum Event {
     Ticked,
     /// Nothing new shall begin; what runs goes on.
     Held,
-    /// It may again.
+    /// It may again, as far as that is up to one who held it.
     Resumed,
     /// Nothing that is not decided yet shall be decided, for the reason that callers are told.
     Stopped(&'static str),

@@ -57,8 +57,9 @@ pub(crate) struct Line {
     wanted: Wanted,
     /// Whether it was told to serve nothing.
     unloaded: bool,
-    /// Whether nothing new begins for the time being.
-    held: bool,
+    /// Who wants nothing new to begin for the time being: a successor until its predecessor has gone, and
+    /// meanwhile perhaps one that has a successor itself.
+    holds: u32,
     /// Why nothing is decided any more.
     stopped: Option<&'static str>,
     /// What the event that is being handled leads to.
@@ -137,7 +138,7 @@ impl Line {
             probation: None,
             wanted: Wanted::default(),
             unloaded: false,
-            held: false,
+            holds: 0,
             stopped: None,
             actions: Vec::new(),
         }
@@ -170,7 +171,7 @@ impl Line {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.running.as_ref().map(|running| &running.phase) {
             Some(Phase::Loading { deadline, .. }) => Some(*deadline),
-            None if self.waiting.is_some() && !self.held => self.pace.not_before(),
+            None if self.waiting.is_some() && self.holds == 0 => self.pace.not_before(),
             _ => None,
         }
     }
@@ -195,8 +196,8 @@ impl Line {
             Event::Drained => self.drained(),
             Event::Unloaded => self.end_unload(),
             Event::Ticked => self.ticked(now),
-            Event::Held => self.held = true,
-            Event::Resumed => self.held = false,
+            Event::Held => self.holds += 1,
+            Event::Resumed => self.holds = self.holds.saturating_sub(1),
             Event::Stopped(reason) => self.stop(now, reason),
         }
         self.next(now);
@@ -244,7 +245,7 @@ impl Line {
     /// Starts what waits, if nothing runs and the pace allows it. Going back from a failed
     /// probation comes first, and at once.
     fn next(&mut self, now: Instant) {
-        if self.running.is_some() || self.held || self.stopped.is_some() {
+        if self.running.is_some() || self.holds > 0 || self.stopped.is_some() {
             return;
         }
         let serving = self.serving.as_ref().map(|(generation, _)| *generation);

@@ -185,6 +185,8 @@ fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
     assert_eq!(recorded, [Action::Record(1, "b".into())]);
     line.handle(now, Event::Recorded(Ok(())));
     assert_eq!((line.caller(), line.is_idle()), (None, true));
+    assert!(line.handle(now, Event::Held).is_empty());
+    assert!(line.handle(now, Event::Resumed).is_empty(), "another one holds it still");
     assert_eq!(line.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
     assert_eq!(line.caller(), Some(8));
 }

@@ -19,7 +19,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     pin::pin,
-    process::{Child, Command},
+    process::{self, Child, Command},
     time::Duration,
 };
 
@@ -128,17 +128,22 @@ impl Server {
                 }
             }
         };
+        let result = result.unwrap_or_else(|_| {
+            Err(format!("it is not ready after {} s", config.succession_timeout.as_secs()))
+        });
+        // Neither its time nor a signal ends what follows: two might serve, or nobody.
+        let result = match result {
+            Ok(successor) => self.yield_to(successor).await,
+            Err(reason) => Err(reason),
+        };
         let reason = match result {
-            Ok(Ok(successor)) => {
+            Ok(successor) => {
                 if reload {
                     successor.hang_up();
                 }
                 return Attempt::Taken(successor);
             }
-            Ok(Err(reason)) => reason,
-            Err(_) => {
-                format!("it is not ready after {} s", config.succession_timeout.as_secs())
-            }
+            Err(reason) => reason,
         };
         tracing::error!(reason, "no successor takes over: this process goes on");
         admin::remove_successors(&config.admin_socket);
@@ -146,6 +151,7 @@ impl Server {
         Attempt::Failed { reload }
     }
 
+    /// Starts a successor and waits until it is ready.
     async fn attempt(&self, background: &Background) -> Result<Successor, String> {
         tracing::info!("a successor is to take over: letting running updates finish");
         self.updater.hold().await;
@@ -157,16 +163,27 @@ impl Server {
         if successor.hear().await != Some(READY) {
             return Err(format!("it ended, {}", successor.end()));
         }
-        // From here on there is no way back.
-        successor.has_taken = true;
-        self.updater.hand_over().await;
-        systemd::succeeded_by(pid);
+        Ok(successor)
+    }
+
+    /// Has a successor that is ready serve. Updates are held meanwhile. An error: it has ended, and
+    /// we serve on.
+    async fn yield_to(&self, mut successor: Successor) -> Result<Successor, String> {
+        let pid = successor.child.id();
+        systemd::main_process_is(pid);
         successor.say(YOURS).await;
-        let taken = time::timeout(TAKEN_TIMEOUT, successor.hear()).await;
-        match taken {
+        match time::timeout(TAKEN_TIMEOUT, successor.hear()).await {
+            Ok(None) => {
+                // As far as it had come.
+                systemd::main_process_is(process::id());
+                self.store.sign();
+                return Err(format!("it ended as it took over, {}", successor.end()));
+            }
             Ok(Some(TAKEN)) => tracing::info!(pid, "the successor serves"),
             _ => tracing::error!(pid, "the successor does not say that it serves"),
         }
+        successor.has_taken = true;
+        self.updater.hand_over().await;
         Ok(successor)
     }
 
