@@ -112,3 +112,20 @@ async fn tls_is_spoken_with_the_certificate_that_sighup_has_brought() {
     assert!(kept.server_live(ServerLiveRequest {}).await.unwrap().get_ref().live);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_whose_streams_rest_do_not_lock_others_out() {
+    let builder = builder(&[("m", "tiny/tensor_a")]).argument("--max-connections=4");
+    let server = builder.start().await;
+    let mut watching = Vec::new();
+    for _ in 0..4 {
+        let mut health = HealthClient::new(channel(&server).await);
+        let answers = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        watching.push((health, answers));
+    }
+    let asking = async { server.client().await.get("/health").await.map(|answer| answer.status) };
+    let answer = tokio::time::timeout(PATIENCE, asking).await.expect("one of them gives way");
+    assert_eq!(answer, Ok(200));
+    drop(watching);
+    server.stop().await;
+}

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::http::{
     error::{ApiError, Kind},
+    holding::Held,
     router::App,
     unpack::Packing,
 };
@@ -43,6 +44,8 @@ const PACKED_AT_MOST: usize = 1032;
 /// What the messages of a request and their answers have paid for, until these are sent.
 #[derive(Debug, Default)]
 pub(super) struct Paid(Mutex<BTreeMap<u64, OwnedSemaphorePermit>>);
+
+impl Held for Paid {}
 
 impl Paid {
     /// The message of that number, from 0, or its answer has paid for so much more.

@@ -1,7 +1,12 @@
 //! One connection that speaks HTTP/2: how much a client may ask for at once, how long it may be
 //! idle, and how it is told that we drain. Accepted by [`crate::http::listener`].
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -17,8 +22,8 @@ use tokio::{
 use tower::ServiceExt;
 
 use crate::http::{
-    holding::Holding,
-    places::{Phase, Place},
+    holding::{Held, Holding},
+    places::Place,
 };
 
 /// Calls at once on one connection.
@@ -47,28 +52,67 @@ struct Calls {
     open: usize,
 }
 
+/// Pieces of a connection's answers that wait for its client, who may keep the connection alive and
+/// take none.
+#[derive(Debug)]
+struct Unsent {
+    place: Arc<Place>,
+    pieces: Mutex<usize>,
+}
+
+impl Unsent {
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *pieces;
+        *pieces = change(before);
+        if *pieces < before {
+            self.place.sent(true);
+        }
+        if *pieces > 0 {
+            self.place.sent(false);
+        }
+    }
+}
+
 /// A call until it is answered.
 #[derive(Debug)]
-struct Call(watch::Sender<Calls>, Arc<Place>);
+struct Call {
+    calls: watch::Sender<Calls>,
+    unsent: Arc<Unsent>,
+    /// It may go on for ever without a message. Its connection counts as idle, or a few clients with
+    /// such calls could take all places for good.
+    may_rest: bool,
+}
 
 impl Call {
-    fn begin(calls: &watch::Sender<Calls>, place: &Arc<Place>) -> Self {
-        calls.send_modify(|calls| {
-            place.set(Phase::Answering);
-            *calls = Calls { any: true, open: calls.open + 1 };
-        });
-        Self(calls.clone(), Arc::clone(place))
+    fn begin(calls: &watch::Sender<Calls>, unsent: &Arc<Unsent>, may_rest: bool) -> Self {
+        if !may_rest {
+            unsent.place.answer_begins();
+        }
+        calls.send_modify(|calls| *calls = Calls { any: true, open: calls.open + 1 });
+        Self { calls: calls.clone(), unsent: Arc::clone(unsent), may_rest }
+    }
+}
+
+impl Held for Call {
+    fn piece_begins(&self) {
+        self.unsent.change(|pieces| pieces + 1);
+    }
+
+    fn piece_ends(&self) {
+        self.unsent.change(|pieces| pieces - 1);
+        if self.may_rest {
+            self.unsent.place.was_active();
+        }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.send_modify(|calls| {
-            calls.open -= 1;
-            if calls.open == 0 {
-                self.1.set(Phase::Idle);
-            }
-        });
+        self.calls.send_modify(|calls| calls.open -= 1);
+        if !self.may_rest {
+            self.unsent.place.answer_ends();
+        }
     }
 }
 
@@ -80,11 +124,13 @@ pub(crate) async fn converse(
     drain: watch::Receiver<bool>,
 ) {
     let (calls, seen) = watch::channel(Calls::default());
+    let unsent = Arc::new(Unsent { place, pieces: Mutex::new(0) });
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, call) = (router.clone(), Call::begin(&calls, &place));
+        let may_rest = super::may_rest(request.uri().path());
+        let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_rest));
         async move {
             let response = router.oneshot(request.map(Body::new)).await;
-            response.map(|response| response.map(|body| Holding::new(body, call)))
+            response.map(|response| response.map(|body| Holding::new(body, Arc::new(call))))
         }
     });
     let mut connection = pin!(

@@ -24,7 +24,7 @@ mod packed;
 mod service;
 mod status;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::{Router, middleware};
 use onnxd_proto::limits::TENSORS_BYTES_MAX;
@@ -68,6 +68,18 @@ struct Method {
     takes_stream: bool,
     /// Bytes of one.
     bytes_max: usize,
+}
+
+/// The call that tells its client how the server is, whenever that changes.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// Whether a call may go on for ever without a message.
+fn may_rest(path: &str) -> bool {
+    static STREAMS: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let streams = methods().into_iter().filter(|method| method.takes_stream);
+        streams.map(|method| method.path).chain([WATCH.to_owned()]).collect()
+    });
+    STREAMS.iter().any(|stream| stream == path)
 }
 
 /// The methods of all services.

@@ -1,28 +1,64 @@
-//! An answer that holds something until it has been sent.
+//! An answer that holds something until its last byte has been sent, or will never be: what hyper has
+//! taken of a body may still wait for a client.
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
+/// Bytes of a piece: how much has to be sent until something of an answer is.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// What an answer holds.
+pub(crate) trait Held: Send + Sync + 'static {
+    /// A piece of the answer is on its way.
+    fn piece_begins(&self) {}
+    /// It has been sent, or will never be.
+    fn piece_ends(&self) {}
+}
+
 /// The body of an answer, and what is held until it has been sent.
 #[derive(Debug)]
 pub(crate) struct Holding<T> {
     body: Body,
-    _held: T,
+    /// Of what the body gave last, what is not handed on.
+    rest: Bytes,
+    held: Arc<T>,
 }
 
-impl<T> Holding<T> {
-    pub(crate) fn new(body: Body, held: T) -> Self {
-        Self { body, _held: held }
+/// A part of an answer.
+struct Piece<T: Held>(Bytes, Arc<T>);
+
+impl<T: Held> AsRef<[u8]> for Piece<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 
-impl<T: Unpin> HttpBody for Holding<T> {
+impl<T: Held> Drop for Piece<T> {
+    fn drop(&mut self) {
+        self.1.piece_ends();
+    }
+}
+
+impl<T: Held> Holding<T> {
+    pub(crate) fn new(body: Body, held: Arc<T>) -> Self {
+        Self { body, rest: Bytes::new(), held }
+    }
+
+    fn next_piece(&mut self) -> Frame<Bytes> {
+        let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+        self.held.piece_begins();
+        Frame::data(Bytes::from_owner(Piece(piece, Arc::clone(&self.held))))
+    }
+}
+
+impl<T: Held> HttpBody for Holding<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -30,14 +66,73 @@ impl<T: Unpin> HttpBody for Holding<T> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        Poll::Ready(Some(Ok(self.next_piece())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, body) = (self.rest.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest + body.lower());
+        if let Some(upper) = body.upper() {
+            hint.set_upper(rest + upper);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Unsent(AtomicUsize);
+
+    impl Held for Unsent {
+        fn piece_begins(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn piece_ends(&self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_answer_holds_is_held_until_its_last_piece_is_gone() {
+        let (text, held) = (vec![7; 2 * PIECE_BYTES + 1], Arc::new(Unsent::default()));
+        let mut answer = Holding::new(Body::from(text.clone()), Arc::clone(&held));
+        assert_eq!(answer.size_hint().exact(), Some(text.len() as u64));
+        let mut pieces = Vec::new();
+        while let Some(frame) = answer.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap());
+            let left = text.len() - pieces.iter().map(Bytes::len).sum::<usize>();
+            assert_eq!(answer.size_hint().exact(), Some(left as u64));
+            assert_eq!(answer.is_end_stream(), left == 0);
+        }
+        assert!(pieces.concat() == text && pieces.len() == 3);
+        drop(answer);
+        for left in (0..3).rev() {
+            assert!(Arc::strong_count(&held) > 1);
+            pieces.pop();
+            assert_eq!(held.0.load(Ordering::Relaxed), left);
+        }
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

@@ -37,7 +37,7 @@ use tower::ServiceExt;
 
 use super::{
     edge::Edge,
-    holding::Holding,
+    holding::{Held, Holding},
     panics,
     places::{Phase, Place, Places},
     tls::Tls,
@@ -60,6 +60,8 @@ const PARTING: Duration = Duration::from_secs(2);
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// How long the accept loop rests when descriptors are used up, rather than spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// Connections that may have come and are not accepted yet when we drain, and more.
+const QUEUED_MAX: usize = 16_384;
 /// How often the accept loop shows that it is alive when nobody connects.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -138,12 +140,22 @@ impl Listener {
                 self.serve(stream, place, &graceful, &drain);
             }
         }
-        // Who is connected already, if not yet accepted, gets an answer too.
-        while let Ok(Some((stream, place))) =
-            time::timeout(Duration::ZERO, self.accept(&mut waiting)).await
-        {
-            self.serve(stream, place, &graceful, &drain);
-        }
+        // Who is connected already, if not yet accepted, gets an answer too. All of them are there
+        // now, so that none is left for later.
+        tokio::task::unconstrained(async {
+            for _ in 0..QUEUED_MAX {
+                let patience = if waiting.is_some() { PARTING } else { Duration::ZERO };
+                match time::timeout(patience, self.accept(&mut waiting)).await {
+                    Ok(Some((stream, place))) => self.serve(stream, place, &graceful, &drain),
+                    // It has gone again.
+                    Ok(None) => {}
+                    // It has been accepted, and waits for a place.
+                    Err(_) if waiting.is_some() && patience.is_zero() => {}
+                    Err(_) => break,
+                }
+            }
+        })
+        .await;
         drop(self.socket);
         if time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
             tracing::warn!("connections were cut at the end of the drain time");
@@ -154,7 +166,13 @@ impl Listener {
     /// when this is cancelled.
     async fn accept(&self, waiting: &mut Option<TcpStream>) -> Option<(TcpStream, Place)> {
         if waiting.is_none() {
-            *waiting = Some(self.accept_stream().await?);
+            let stream = self.accept_stream().await?;
+            if let Some(place) = self.places.take() {
+                return Some((stream, place));
+            }
+            *waiting = Some(stream);
+            self.metrics.connections_delayed_total.add();
+            self.close_one();
         }
         let place = self.place().await;
         waiting.take().map(|stream| (stream, place))
@@ -177,20 +195,15 @@ impl Listener {
         }
     }
 
-    /// A place; if need be, one that an idle connection gives up.
+    /// A place, as soon as an idle connection has given up its own.
     async fn place(&self) -> Place {
-        if let Some(place) = self.places.take() {
-            return place;
-        }
-        self.metrics.connections_delayed_total.add();
-        self.close_one();
         loop {
+            if let Some(place) = self.places.take() {
+                return place;
+            }
             // Whoever is answered now is idle soon.
             if time::timeout(ACCEPT_REST, self.places.freed()).await.is_err() {
                 self.close_one();
-            }
-            if let Some(place) = self.places.take() {
-                return place;
             }
         }
     }
@@ -252,8 +265,8 @@ impl Connection {
             biased;
             // The handshake meets the error again, if it is one.
             _ = stream.peek(&mut first) => {}
-            // Who has said nothing yet is not waited for.
-            _ = self.drain.wait_for(|drain| *drain) => return,
+            // Who says nothing is not waited for; what was said may not have been seen yet.
+            () = parting(self.drain.clone()) => return,
         }
         // Asked for now: the certificate may have changed since the client connected.
         match TlsAcceptor::from(tls.config(&[self.protocol.alpn()])).accept(stream).await {
@@ -284,7 +297,8 @@ impl Connection {
                 if let (Ok(response), true) = (&mut response, *drain.borrow()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                response.map(|response| response.map(|body| Holding::new(body, answering)))
+                response
+                    .map(|response| response.map(|body| Holding::new(body, Arc::new(answering))))
             }
         });
         let connection = http1::Builder::new()
@@ -314,14 +328,16 @@ struct Answering(Arc<Place>);
 
 impl Answering {
     fn begin(place: Arc<Place>) -> Self {
-        place.set(Phase::Answering);
+        place.answer_begins();
         Self(place)
     }
 }
 
+impl Held for Answering {}
+
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.set(Phase::Idle);
+        self.0.answer_ends();
     }
 }
 

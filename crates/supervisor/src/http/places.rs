@@ -53,7 +53,7 @@ impl Places {
         }
         taken.count += 1;
         drop(taken);
-        let state = State { phase: Phase::Idle, turn: None, stalled: None };
+        let state = State { phase: Phase::Idle, answering: 0, turn: None, stalled: None };
         let place = Place { places: Arc::clone(self), close: Arc::default(), state: state.into() };
         place.set(Phase::Idle);
         Some(place)
@@ -89,6 +89,8 @@ pub(crate) struct Place {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Answers that are not sent to the end: the next request may come before the last is.
+    answering: usize,
     turn: Option<Turn>,
     /// Since when the client has taken nothing of what is sent.
     stalled: Option<Instant>,
@@ -107,6 +109,37 @@ impl Place {
             let turn = (phase != Phase::Idle, taken.changes);
             taken.closable.insert(turn, Arc::clone(&self.close));
             state.turn = Some(turn);
+        }
+    }
+
+    /// One more request is read and answered.
+    pub(crate) fn answer_begins(&self) {
+        let first = {
+            let mut state = self.lock();
+            state.answering += 1;
+            state.answering == 1
+        };
+        if first {
+            self.set(Phase::Answering);
+        }
+    }
+
+    /// An answer has been sent to the end, or will never be.
+    pub(crate) fn answer_ends(&self) {
+        let last = {
+            let mut state = self.lock();
+            state.answering -= 1;
+            state.answering == 0
+        };
+        if last {
+            self.set(Phase::Idle);
+        }
+    }
+
+    /// It is idle, but others have been so for longer.
+    pub(crate) fn was_active(&self) {
+        if self.lock().phase == Phase::Idle {
+            self.set(Phase::Idle);
         }
     }
 
@@ -178,13 +211,26 @@ mod tests {
         // Who has just been answered is the youngest of the idle ones.
         young.set(Phase::Answering);
         young.set(Phase::Idle);
-        for victim in [&old, &young, &headers] {
+        old.was_active();
+        for victim in [&young, &old, &headers] {
             assert!(places.close_one());
             let all = [&answered, &headers, &old, &young];
             let closed = all.into_iter().filter(|place| wanted(place));
             assert!(closed.map(std::ptr::from_ref).eq([std::ptr::from_ref(victim)]));
         }
         assert!(!places.close_one() && !wanted(&answered));
+    }
+
+    #[tokio::test]
+    async fn a_place_is_not_closed_before_the_last_of_its_answers_is_sent() {
+        let places = Places::new(1);
+        let place = places.take().unwrap();
+        place.answer_begins();
+        place.answer_begins();
+        place.answer_ends();
+        assert!(!places.close_one());
+        place.answer_ends();
+        assert!(places.close_one() && wanted(&place));
     }
 
     #[tokio::test]
