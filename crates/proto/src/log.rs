@@ -7,7 +7,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::{
-        fd::AsRawFd,
+        fd::{AsFd, AsRawFd},
         unix::fs::{FileTypeExt, OpenOptionsExt},
     },
     panic,
@@ -18,8 +18,10 @@ use std::{
 };
 
 use nix::{
-    libc::O_NONBLOCK,
+    libc::{O_NONBLOCK, PIPE_BUF},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, send},
+    unistd,
 };
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -35,6 +37,9 @@ enum Sink {
     Pipe(File),
     /// As journald's. There is no opening it anew, but each message may say the same.
     Socket,
+    /// A pipe or a terminal that may not be opened anew, since it is another user's: it is asked
+    /// whether there is room.
+    Shared,
     /// A file, which never blocks for long.
     File,
 }
@@ -48,7 +53,7 @@ fn sink() -> &'static Sink {
             Ok(kind) if kind.is_socket() => Sink::Socket,
             Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
                 let opened = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path);
-                opened.map_or(Sink::File, Sink::Pipe)
+                opened.map_or(Sink::Shared, Sink::Pipe)
             }
             _ => Sink::File,
         }
@@ -63,6 +68,7 @@ impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let written = match sink() {
             Sink::Pipe(file) => (&*file).write(line),
+            Sink::Shared => write_if_room(&io::stderr(), line),
             Sink::File => io::stderr().write_all(line).map(|()| line.len()),
             Sink::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -81,6 +87,21 @@ impl Write for Stderr {
     }
 }
 
+/// Writes as much as there is room for, and does not wait for more. Where there is some, there is
+/// room for [`PIPE_BUF`] bytes, pipe(7).
+fn write_if_room(sink: &impl AsFd, line: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    for part in line.chunks(PIPE_BUF) {
+        let mut room = [PollFd::new(sink.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut room, PollTimeout::ZERO)?;
+        if !room[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT)) {
+            break;
+        }
+        written += unistd::write(sink, part)?;
+    }
+    Ok(written)
+}
+
 /// Has panics written in the same way. The default hook would wait for whoever reads.
 pub fn write_panics() {
     // Opened now: later there may be no descriptor left.
@@ -92,4 +113,28 @@ pub fn write_panics() {
         let line = format!("thread {name} panicked: {what}\n{trace}\n");
         let _ = Stderr.write_all(line.as_bytes());
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_a_pipe_of_somebody_else_is_left_out_and_waited_for_by_nobody() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let line = [b'x'; 3 * PIPE_BUF - 7];
+        let mut all = 0;
+        loop {
+            match write_if_room(&writer, &line).unwrap() {
+                0 => break,
+                some => all += some,
+            }
+        }
+        assert!(all >= line.len());
+        let mut read = vec![0; all];
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(write_if_room(&writer, &line).unwrap(), line.len(), "there is room again");
+    }
 }
