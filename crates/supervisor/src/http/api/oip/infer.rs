@@ -24,13 +24,19 @@ use crate::{
         error::{ApiError, Contract, Kind, OipErrors},
         router::{App, UNPAID_BYTES_MAX, respond},
     },
-    oip::infer::{InferRequest, InferResponse, infer as run, only_input},
+    oip::{
+        Tensor,
+        infer::{InferRequest, InferResponse, infer as run, only_input},
+    },
 };
 
 /// Bytes of a body: the largest tensors, and room for what describes them.
 const BODY_BYTES_MAX: usize = TENSORS_BYTES_MAX + (1 << 20);
 /// Bytes of an output that is written as JSON, which takes several times as many.
 const JSON_OUTPUT_BYTES_MAX: usize = 8 << 20;
+/// How many bytes an element's byte becomes at most when it is printed: `false,`, or a control character
+/// in a text.
+const JSON_TIMES: usize = 6;
 
 /// The answer to an inference request.
 #[derive(Debug, Serialize, ToSchema)]
@@ -132,7 +138,11 @@ async fn try_infer(
     };
     let id = request.id.clone();
     let response = run(app, begun, request).await?;
-    let bytes: usize = response.outputs.iter().map(|output| output.data.len()).sum();
+    let bytes_of = |output: &Tensor| match wanted.is_binary(&output.name) {
+        true => output.data.len(),
+        false => output.data.len().saturating_mul(JSON_TIMES),
+    };
+    let bytes: usize = response.outputs.iter().map(bytes_of).sum();
     let paid = app.pay(bytes, UNPAID_BYTES_MAX)?;
     let answer = || answer(&response, id.as_deref(), &wanted, paid);
     // Printing millions of numbers would keep others waiting.
