@@ -140,8 +140,8 @@ impl Dispatcher {
     }
 
     /// Tells the lines that a worker's process ended, and which model is the cause if it ended
-    /// while it loaded one at its start or when it was told to. Whoever ends in the middle of a group has been told of
-    /// in [`Dispatcher::give_back`]; a worker that is killed while it is idle, that we end for other
+    /// while it loaded one at its start or when it was told to. Whoever ends in the middle of a
+    /// group has been told of in [`Dispatcher::give_back`]; a worker that is killed while it is idle, that we end for other
     /// reasons, or for which there is no room, accuses nobody.
     fn tell_ended(&self, id: WorkerId, ended: &Ended) {
         let worker = &self.workers[id];

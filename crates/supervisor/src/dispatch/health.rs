@@ -40,15 +40,13 @@ impl Dispatcher {
                 None => (ExitStatus::Unavailable, self.given_up()),
             }
         });
-        let ended =
-            |worker: &Worker| matches!(worker.state.state(), State::Stopped | State::Failed);
         // Who is given up keeps nobody waiting for it.
         let settled =
             |(worker, ready): (&Worker, &bool)| *ready || worker.state.state() == State::Failed;
         let health = Health {
             serving: self.workers.iter().filter(|worker| worker.state.serves()).count(),
             warmed_up: self.workers.iter().zip(&self.warmed_up).all(settled),
-            stopped: fatal.is_none() && self.workers.iter().all(ended),
+            stopped: fatal.is_none() && self.are_all_gone(),
             fatal,
         };
         self.health.send_if_modified(|present| {
