@@ -2,15 +2,16 @@
 //! agree on. The handshake compares it, so that a supervisor never talks to a worker of another
 //! build.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use sha2::{Digest, Sha256};
 
 fn main() {
-    let mut files: Vec<PathBuf> = fs::read_dir("src")
-        .expect("src is a directory of this crate")
-        .map(|entry| entry.expect("src can be listed").path())
-        .collect();
+    let mut files = Vec::new();
+    collect(Path::new("src"), &mut files).expect("src is a directory of this crate");
     files.sort();
     let mut digest = Sha256::new();
     digest.update(std::env::var("CARGO_PKG_VERSION").expect("cargo sets it"));
@@ -21,4 +22,17 @@ fn main() {
     let id: String = digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     println!("cargo::rustc-env=ONNXD_BUILD_ID={id}");
     println!("cargo::rerun-if-changed=src");
+}
+
+/// Adds every file below `folder`, at any depth.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
 }

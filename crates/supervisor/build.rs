@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_client(false)
         // Raw tensors stay where they were received.
         .bytes(".")
-        .codec_path("crate::grpc::codec::Codec")
+        .codec_path("crate::api::grpc::codec::Codec")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

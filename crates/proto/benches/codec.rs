@@ -4,10 +4,12 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use onnxd_proto::{
-    ask::{Answered, AnsweredItem, Ask, Content, Item, Side, TextAsk, Want},
-    cost::CostTable,
-    frame::{self, Direction, Frame},
-    message::{self, FromWorker, ToWorker},
+    domain::cost::CostTable,
+    wire::{
+        ask::{Answered, AnsweredItem, Ask, Content, Item, Side, TextAsk, Want},
+        frame::{self, Direction, Frame},
+        message::{self, FromWorker, ToWorker},
+    },
 };
 
 /// A group of eight short texts.

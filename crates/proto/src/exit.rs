@@ -28,3 +28,34 @@ impl From<ExitStatus> for std::process::ExitCode {
         Self::from(status as u8)
     }
 }
+
+/// Why a command ended, and with which exit code: the one table from error to exit status.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub status: ExitStatus,
+    /// What failed and what to do about it.
+    pub message: String,
+}
+
+impl Failure {
+    /// The configuration cannot work; the message says what to change.
+    pub fn configuration(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Configuration, message: message.into() }
+    }
+
+    /// The request was understood and refused.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Refused, message: message.into() }
+    }
+
+    /// All workers failed for good.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Unavailable, message: message.into() }
+    }
+
+    /// A fault of our own or of the machine.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Internal, message: message.into() }
+    }
+}

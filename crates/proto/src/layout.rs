@@ -15,12 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
+    domain::{Record, model_name::ModelName},
     generation::Generation,
-    message::{Drift, Facts},
-    model_name::ModelName,
 };
 
 /// The file in a version's directory that lists all others; its SHA-256 names the version.
@@ -104,19 +101,4 @@ impl Layout {
         serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, name(&error)))
     }
-}
-
-/// What a generation is. Written once, never changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// The version's directory name: the SHA-256 of its manifest, in hex.
-    pub version: String,
-    /// The directory that the model was configured with when this was committed. Where the
-    /// configuration names another one at the next start, that one is staged.
-    pub configured_source: PathBuf,
-    /// What the checker found out about the version.
-    pub facts: Facts,
-    /// How far it was from what served before, where that was measured.
-    #[serde(default)]
-    pub drift: Option<Drift>,
 }

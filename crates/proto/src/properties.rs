@@ -7,9 +7,11 @@ use std::fmt::Debug;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    frame::{self, Direction, Frame},
     limits::{FRAME_CONTROL_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX},
-    message::{self, FromWorker, ToWorker},
+    wire::{
+        frame::{self, Direction, Frame},
+        message::{self, FromWorker, ToWorker},
+    },
 };
 
 /// Frames that can be read are, written again, the bytes they were; no header makes the reader

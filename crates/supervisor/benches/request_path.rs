@@ -7,31 +7,18 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use onnxd_proto::cost::CostTable;
+use onnxd_proto::domain::cost::CostTable;
 
-#[path = "../src/metrics/counter.rs"]
-mod counter;
-#[path = "../src/dispatch/estimate.rs"]
-mod estimate;
-#[path = "../src/metrics/histogram.rs"]
-mod histogram;
-#[path = "../src/http/api/inputs.rs"]
+#[path = "../src/api/inputs.rs"]
 mod inputs;
-#[path = "../src/metrics/model.rs"]
-mod model;
-#[path = "../src/http/api/numbers.rs"]
+#[path = "../src/api/numbers.rs"]
 mod numbers;
-#[path = "../src/metrics/routes.rs"]
-mod routes;
-#[path = "../src/dispatch/scheduler.rs"]
-mod scheduler;
 
-use crate::{
-    estimate::{Estimate, Size, Work},
-    model::ModelMetrics,
-    routes::Routes,
-    scheduler::{ItemId, Scheduler},
+use onnxd_engine::dispatch::{
+    estimate::{self, Estimate, Size, Work},
+    scheduler::{self, ItemId, Scheduler},
 };
+use onnxd_telemetry::metrics::{model::ModelMetrics, routes::Routes};
 
 const TEXT: &str =
     "the train finds a quiet market between the mountain and the sea, perhaps slowly";

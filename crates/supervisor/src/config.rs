@@ -20,19 +20,16 @@ use onnxd_proto::limits::GROUP_ITEMS_MAX;
 pub(crate) use self::{
     admin::{AdminListen, Token},
     flags::ServeArguments,
-    models::ModelSource,
     paths::admin_socket_candidates,
 };
 use self::{
     flags::read_file,
     paths::{absolute, default_admin_socket, default_state_dir, executable_file},
 };
-use crate::{
-    Failure,
-    http::edge::{self, EdgeConfig},
-    models::checker::CheckLimits,
-    pool::Supervision,
-};
+use crate::transport::edge::{self, EdgeConfig};
+use onnxd_engine::models::registry::ModelSource;
+use onnxd_engine::{models::checker::CheckLimits, pool::Supervision};
+use onnxd_proto::exit::Failure;
 
 /// Ten years.
 const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;

@@ -4,25 +4,27 @@
 
 use bytes::Bytes;
 use onnxd_proto::{
-    layout::Record,
+    domain::{
+        Record,
+        tensor::{AXES_MAX, DataType, TENSORS_MAX},
+    },
     limits::TENSORS_BYTES_MAX,
-    tensor::{AXES_MAX, DataType, TENSORS_MAX},
 };
 use prost::Message;
 use serde_json::value::RawValue;
 
 use crate::{
-    config::{self, ServeArguments},
-    grpc::{bounds::Bounded, contents, pb::ModelInferRequest},
-    http::{
-        api::oip::{
+    api::{
+        grpc::{bounds::Bounded, contents, pb::ModelInferRequest},
+        oip::rest::{
             binary,
             elements::{from_json, push_json},
         },
-        keys,
     },
-    models::checksums::Checksums,
+    config::{self, ServeArguments},
+    transport::keys,
 };
+use onnxd_engine::models::checksums::Checksums;
 
 /// Bytes of the two that say which part of a body is JSON, or of which type elements are.
 type Head = [u8; 2];

@@ -24,16 +24,20 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    Failure,
     config::{Config, ServeArguments},
-    confinement,
-    dispatch::{Event, health::Health},
-    http::edge::Edge,
-    inherited::Inherited,
-    models::{background::Background, store::Store, update::Updater},
-    signals::{Request, Signals},
-    systemd,
+    process::{
+        confinement,
+        inherited::Inherited,
+        signals::{Request, Signals},
+        systemd,
+    },
+    transport::edge::Edge,
 };
+use onnxd_engine::{
+    dispatch::{Event, health::Health},
+    models::{background::Background, store::Store, update::Updater},
+};
+use onnxd_proto::exit::Failure;
 
 /// How long an update that is given up may take to remove what it made.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,12 +49,12 @@ const WORKERS_END_WITHIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// Why it could not start, or had to stop.
 pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
-    onnxd_proto::log::write_panics();
+    onnxd_telemetry::stderr::write_panics();
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_env("ONNXD_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
         )
-        .with_writer(|| onnxd_proto::log::Stderr)
+        .with_writer(|| onnxd_telemetry::stderr::Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let inherited = Inherited::take()?;

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use onnxd_proto::cost::CostTable;
+use onnxd_proto::domain::cost::CostTable;
 
 #[path = "../src/microbatch.rs"]
 mod microbatch;

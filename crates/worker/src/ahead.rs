@@ -14,7 +14,8 @@ use std::{
 
 use onnxd_proto::{
     control_page::Slot,
-    message::{FromWorker, Refusal, RefusalKind},
+    domain::{Refusal, RefusalKind},
+    wire::message::FromWorker,
 };
 use rustix::process::setpriority_process;
 use tracing::{Span, info, warn};

@@ -9,8 +9,8 @@ use std::{
 };
 
 use onnxd_proto::{
+    domain::{Refusal, RefusalKind, Task},
     limits::TEXT_BYTES_MAX,
-    message::{Refusal, RefusalKind, Task},
 };
 use serde::Deserialize;
 

@@ -3,9 +3,9 @@
 //! serving will run, compares what comes out, and leaves the compiled form.
 
 use onnxd_proto::{
-    ask::Side,
+    domain::{Checked, Drift, Facts, Refusal, RefusalKind, Task},
     limits::DIMENSION_MAX,
-    message::{Checked, Drift, Facts, Refusal, RefusalKind, Task},
+    wire::ask::Side,
 };
 
 use crate::{

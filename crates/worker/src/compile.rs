@@ -4,7 +4,7 @@
 
 use std::{io, path::Path};
 
-use onnxd_proto::message::Refusal;
+use onnxd_proto::domain::Refusal;
 
 use crate::{
     compiled::{self, Key, Making},

@@ -10,8 +10,8 @@ use std::{
 };
 
 use onnxd_proto::{
-    ask::PROMPT_NAME_BYTES_MAX,
-    message::{Activation, Pooling, Refusal, RefusalKind, Task},
+    domain::{Activation, Pooling, Refusal, RefusalKind, Task},
+    wire::ask::PROMPT_NAME_BYTES_MAX,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};

@@ -4,9 +4,11 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use onnxd_proto::{
-    ask::Side,
-    cost::{CostTable, Measured, TEXTS, TOKENS},
-    message::Refusal,
+    domain::{
+        Refusal,
+        cost::{CostTable, Measured, TEXTS, TOKENS},
+    },
+    wire::ask::Side,
 };
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,7 @@ use std::{
     path::{Component, Path},
 };
 
-use onnxd_proto::message::{Refusal, RefusalKind};
+use onnxd_proto::domain::{Refusal, RefusalKind};
 
 use crate::version;
 

@@ -8,10 +8,12 @@ mod texts;
 use std::time::Duration;
 
 use onnxd_proto::{
-    ask::{Answered, AnsweredItem, Item, Rejection},
     generation::Generation,
     limits::GROUP_ITEMS_MAX,
-    message::FromWorker,
+    wire::{
+        ask::{Answered, AnsweredItem, Item, Rejection},
+        message::FromWorker,
+    },
 };
 
 use crate::{fault::Fault, ipc::Sender, model::Serving, version::LoadedVersion};
@@ -120,7 +122,7 @@ fn micros(time: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::ask::Ask;
+    use onnxd_proto::wire::ask::Ask;
 
     use super::*;
 

@@ -26,7 +26,7 @@ use nix::{
     },
     unistd::{Pid, getppid},
 };
-use onnxd_proto::{exit::ExitStatus, message::NamedSocket};
+use onnxd_proto::{exit::ExitStatus, wire::message::NamedSocket};
 use tracing::{Span, error, info, warn};
 
 use crate::{fault::Fault, quit, sandbox::files::Files};

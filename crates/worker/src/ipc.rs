@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use onnxd_proto::{
+use onnxd_proto::wire::{
     frame::{self, Direction, Frame},
     message::{self, FromWorker, ToWorker},
 };

@@ -51,10 +51,10 @@ use clap::Parser;
 use nix::unistd::{Pid, getppid};
 use onnxd_proto::{
     control_page::ControlPageView,
+    domain::{CheckLine, RefusalKind},
     exit::ExitStatus,
-    log,
-    message::{CheckLine, RefusalKind},
 };
+use onnxd_telemetry::stderr as log;
 use serde::Serialize;
 use serde_json::json;
 use tracing::{error, info_span};

@@ -9,8 +9,8 @@ use std::{
 };
 
 use onnxd_proto::{
-    ask::Side,
-    message::{Refusal, RefusalKind},
+    domain::{Refusal, RefusalKind},
+    wire::ask::Side,
 };
 use serde::Serialize;
 

@@ -6,7 +6,7 @@
 //! predicted time is computed, over the texts in the order of their lengths. Some best cut is one
 //! of that order: swapping two texts so that it is makes no micro-batch longer.
 
-use onnxd_proto::cost::CostTable;
+use onnxd_proto::domain::cost::CostTable;
 use serde::{Deserialize, Serialize};
 
 /// Texts in one micro-batch: as many as a group has at most.
@@ -89,7 +89,7 @@ fn price(costs: &CostTable, texts: usize, tokens: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::cost::{Measured, TEXTS, TOKENS};
+    use onnxd_proto::domain::cost::{Measured, TEXTS, TOKENS};
     use proptest::prelude::*;
 
     use super::*;

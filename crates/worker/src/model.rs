@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use onnxd_proto::{
     control_page::{ControlPageView, Slot},
-    cost::CostTable,
+    domain::{Refusal, RefusalKind, cost::CostTable},
     generation::Generation,
     layout::Layout,
-    message::{FromWorker, ModelSlot, Refusal, RefusalKind},
+    wire::message::{FromWorker, ModelSlot},
 };
 use tracing::{info, warn};
 

@@ -11,8 +11,7 @@ use std::{
 
 use onnxd_proto::{
     control_page::ControlPage,
-    layout::Record,
-    message::{Facts, Pooling, Task},
+    domain::{Facts, Pooling, Record, Task},
 };
 use tempfile::TempDir;
 

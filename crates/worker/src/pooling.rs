@@ -1,7 +1,7 @@
 //! From token embeddings to one embedding per text, and its scaling to length 1. Pure; called
 //! for every micro-batch.
 
-use onnxd_proto::message::Pooling;
+use onnxd_proto::domain::Pooling;
 
 /// What a vector is divided by at least, as in torch's `normalize`: zeros stay zeros.
 const NORM_MIN: f32 = 1e-12;

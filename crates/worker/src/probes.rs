@@ -9,8 +9,8 @@ use std::{
 };
 
 use onnxd_proto::{
-    ask::Side,
-    message::{Drift, Refusal, RefusalKind, Task},
+    domain::{Drift, Refusal, RefusalKind, Task},
+    wire::ask::Side,
 };
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};

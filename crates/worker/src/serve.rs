@@ -6,10 +6,12 @@ use std::{convert::Infallible, fs::File, sync::Arc, time::Instant};
 
 use onnxd_proto::{
     BUILD_ID,
-    ask::Rejection,
     control_page::{ControlPageView, Slot},
     layout::Layout,
-    message::{FromWorker, ToWorker, Welcome},
+    wire::{
+        ask::Rejection,
+        message::{FromWorker, ToWorker, Welcome},
+    },
 };
 use tracing::{debug, info};
 

@@ -11,7 +11,7 @@ mod texts;
 
 use std::{env, error::Error, fmt, fs, path::Path, sync::Arc};
 
-use onnxd_proto::message::{Refusal, RefusalKind};
+use onnxd_proto::domain::{Refusal, RefusalKind};
 use ort::{
     ErrorCode, LoadDynamicError,
     environment::Environment,

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use onnxd_proto::message::{Activation, Pooling, Refusal, RefusalKind, Task};
+use onnxd_proto::domain::{Activation, Pooling, Refusal, RefusalKind, Task};
 use serde::Deserialize;
 
 use crate::config::JsonFile;

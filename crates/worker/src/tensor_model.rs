@@ -3,9 +3,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use onnxd_proto::{
+use onnxd_proto::domain::{
+    Refusal, Signature,
     cost::{CostTable, Measured, TEXTS},
-    message::{Refusal, Signature},
     tensor::{DataType, TensorSpec, elements},
 };
 use tracing::warn;

@@ -4,8 +4,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use onnxd_proto::{
-    ask::{Rejection, Side},
-    message::{Pooling, Refusal, RefusalKind, Task},
+    domain::{Pooling, Refusal, RefusalKind, Task},
+    wire::ask::{Rejection, Side},
 };
 use tracing::warn;
 

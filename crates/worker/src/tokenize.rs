@@ -12,8 +12,8 @@ use std::{
 };
 
 use onnxd_proto::{
-    ask::{Rejection, Side},
-    message::{Refusal, RefusalKind},
+    domain::{Refusal, RefusalKind},
+    wire::ask::{Rejection, Side},
 };
 use sha2::{Digest, Sha256};
 use tokenizers::{

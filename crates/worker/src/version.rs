@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use onnxd_proto::message::{Refusal, RefusalKind, Task};
+use onnxd_proto::domain::{Refusal, RefusalKind, Task};
 
 use crate::{
     ahead::Later,

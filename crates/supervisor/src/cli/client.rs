@@ -18,7 +18,9 @@ use interprocess::local_socket::{
 use serde_json::Value;
 
 use super::AdminArguments;
-use crate::{Failure, config::admin_socket_candidates, models::update::SUCCEEDED};
+use crate::config::admin_socket_candidates;
+use onnxd_engine::models::update::SUCCEEDED;
+use onnxd_proto::exit::Failure;
 
 /// Bytes of one line of an answer.
 const LINE_BYTES_MAX: usize = 1 << 20;

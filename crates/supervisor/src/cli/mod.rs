@@ -12,8 +12,14 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
-use onnxd_proto::{exit::ExitStatus, generation::Generation, log, model_name::ModelName};
+use clap::{Parser, Subcommand, ValueEnum};
+use onnxd_proto::domain::Load;
+use onnxd_proto::{
+    domain::model_name::ModelName,
+    exit::{ExitStatus, Failure},
+    generation::Generation,
+};
+use onnxd_telemetry::stderr as log;
 
 use crate::config::ServeArguments;
 
@@ -48,7 +54,7 @@ pub(crate) struct UpdateArguments {
     pub from: Option<PathBuf>,
     /// When workers load the new version
     #[arg(long, value_enum, default_value_t)]
-    pub load: Load,
+    pub load: LoadArgument,
     /// Also serve a version that failed its probation before
     #[arg(long)]
     pub force: bool,
@@ -96,7 +102,24 @@ pub(crate) struct AdminArguments {
     pub json: bool,
 }
 
-pub(crate) use crate::models::events::Load;
+/// `--load` of `onnxd update`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum LoadArgument {
+    /// Before the commit, one worker after the other, beside what it serves
+    #[default]
+    Ahead,
+    /// Each worker when it notices the commit, before its next inference
+    Lazy,
+}
+
+impl From<LoadArgument> for Load {
+    fn from(argument: LoadArgument) -> Self {
+        match argument {
+            LoadArgument::Ahead => Self::Ahead,
+            LoadArgument::Lazy => Self::Lazy,
+        }
+    }
+}
 
 /// Prints what clap has to say: help and version to standard output, errors to standard error.
 pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
@@ -109,6 +132,12 @@ pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
 pub(crate) fn complain(line: &str) {
     // In one piece, and without waiting for anybody who does not read.
     let _ = log::Stderr.write_all(format!("{line}\n").as_bytes());
+}
+
+/// Prints why a command failed; gives its exit code.
+pub(crate) fn report(failure: &Failure) -> ExitStatus {
+    complain(&format!("onnxd: {}", failure.message));
+    failure.status
 }
 
 /// Writes one line of a command's result to standard output.

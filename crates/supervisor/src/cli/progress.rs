@@ -4,10 +4,10 @@
 use std::{io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use onnxd_proto::message::Drift;
+use onnxd_proto::domain::Drift;
 
 use super::say;
-use crate::models::update::{Outcome, Step};
+use onnxd_proto::domain::{Outcome, Step};
 
 /// Shows steps as they come.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use onnxd_proto::exit::ExitStatus;
 use serde_json::Value;
 
 use super::{StatusArguments, client, say};
-use crate::Failure;
+use onnxd_proto::exit::Failure;
 
 /// Prints what a supervisor serves, as two tables or as one line of JSON.
 ///

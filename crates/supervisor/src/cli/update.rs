@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-use onnxd_proto::{exit::ExitStatus, message::Refusal};
+use onnxd_proto::{domain::Refusal, exit::ExitStatus};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -11,11 +11,9 @@ use super::{
     progress::{self, Display},
     say,
 };
-use crate::{
-    Failure,
-    http::admin::{RollbackCall, UpdateCall},
-    models::update::{Outcome, Step, Unloaded},
-};
+use crate::admin::{RollbackCall, UpdateCall};
+use onnxd_proto::domain::{Outcome, Step, Unloaded};
+use onnxd_proto::exit::Failure;
 
 /// `onnxd update MODEL`.
 ///
@@ -24,7 +22,7 @@ use crate::{
 pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
     let from = arguments.from.clone().map(from_here).transpose()?;
     let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
-    let call = UpdateCall { from, load, force, allow_dimension_change };
+    let call = UpdateCall { from, load: load.into(), force, allow_dimension_change };
     let path = format!("/admin/models/{}/update", arguments.model);
     run(&arguments.admin, &path, &json!(call))
 }

@@ -15,7 +15,7 @@ use std::{
 use nix::unistd::{Uid, geteuid};
 use subtle::ConstantTimeEq;
 
-use crate::Failure;
+use onnxd_proto::exit::Failure;
 
 /// Bytes of a token; a shorter one could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;

@@ -11,7 +11,7 @@ use std::{
 use clap::builder::FalseyValueParser;
 use serde::Deserialize;
 
-use crate::Failure;
+use onnxd_proto::exit::Failure;
 
 /// What `serve` takes: each flag is also a variable and, with the same name, a key of the file.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]

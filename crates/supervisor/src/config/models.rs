@@ -1,27 +1,16 @@
 //! `--model` and `--model-alias`: what is served, from where and under which names.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use onnxd_proto::{limits::MODELS_MAX, model_name::ModelName};
+use onnxd_proto::limits::MODELS_MAX;
+
+use onnxd_engine::models::registry::ModelSource;
 
 use super::absolute;
-use crate::Failure;
+use onnxd_proto::exit::Failure;
 
 /// Bytes of an alias.
 const ALIAS_BYTES_MAX: usize = 256;
-
-/// A model and where its versions come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ModelSource {
-    /// The served name.
-    pub name: ModelName,
-    /// Other names that requests may use.
-    pub aliases: Vec<String>,
-    /// Absolute; it may be missing where a generation of an earlier start can serve.
-    pub directory: PathBuf,
-    /// Whether it is loaded at start, and not on first use.
-    pub preload: bool,
-}
 
 /// The models of `--model`, with the aliases of `--model-alias`.
 ///

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::Failure;
+use onnxd_proto::exit::Failure;
 
 /// A path that does not depend on where a process stands.
 ///

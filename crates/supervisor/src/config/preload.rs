@@ -1,7 +1,7 @@
 //! `--preload`: which models are loaded at start.
 
-use super::ModelSource;
-use crate::Failure;
+use onnxd_engine::models::registry::ModelSource;
+use onnxd_proto::exit::Failure;
 
 /// Marks the models that are loaded at start; `given` is what `--preload` says.
 ///

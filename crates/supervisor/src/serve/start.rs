@@ -9,31 +9,27 @@ use nix::{
     sched::{CpuSet, sched_getaffinity},
     unistd::Pid,
 };
-use onnxd_proto::{control_page::ControlPage, message::Welcome};
+use onnxd_proto::{control_page::ControlPage, wire::message::Welcome};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Server;
 use crate::{
-    Failure,
+    admin::{self, Admin},
+    api::{
+        grpc,
+        router::{self, App},
+    },
     config::Config,
-    descriptors,
+    process::{descriptors, inherited::Inherited},
+    transport::{edge::Edge, listener::Listener, places::Places, sockets::Sockets},
+};
+use onnxd_engine::{
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX},
         gather::{Dispatch, Limits},
         worker::Worker,
     },
-    grpc,
-    http::{
-        admin::{self, Admin},
-        edge::Edge,
-        listener::Listener,
-        places::Places,
-        router::{self, App},
-        sockets::Sockets,
-    },
-    inherited::Inherited,
-    metrics::Metrics,
     models::{
         background::Background,
         checker::Checker,
@@ -44,6 +40,8 @@ use crate::{
     },
     pool::{executable::WorkerExecutable, keeper::Keeper, state::WorkerState},
 };
+use onnxd_proto::exit::Failure;
+use onnxd_telemetry::metrics::Metrics;
 
 impl Server {
     /// Locks the state, binds, brings every model to a generation, and starts the workers.

@@ -36,14 +36,16 @@ use tokio::{
 
 use super::Server;
 use crate::{
-    Failure,
+    admin,
     config::Config,
-    http::admin,
-    inherited::{FIRST, HANDOVER, LOCK, SUCCESSION},
-    models::background::Background,
-    signals::{Request, Signals},
-    systemd,
+    process::{
+        inherited::{FIRST, HANDOVER, LOCK, SUCCESSION},
+        signals::{Request, Signals},
+        systemd,
+    },
 };
+use onnxd_engine::models::background::Background;
+use onnxd_proto::exit::Failure;
 
 const READY: u8 = b'r';
 const YOURS: u8 = b'y';

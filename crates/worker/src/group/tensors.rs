@@ -4,11 +4,13 @@
 use std::{borrow::Cow, time::Instant};
 
 use onnxd_proto::{
-    ask::{AnsweredItem, Ask, Rejection},
+    domain::{
+        Signature, Task,
+        tensor::{DataType, TensorHead, TensorSpec, elements, split_bytes},
+    },
     generation::Generation,
     limits::TENSORS_BYTES_MAX,
-    message::{Signature, Task},
-    tensor::{DataType, TensorHead, TensorSpec, elements, split_bytes},
+    wire::ask::{AnsweredItem, Ask, Rejection},
 };
 
 use super::{Group, Took, broken, number};

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use onnxd_proto::{
-    ask::{AnsweredItem, Ask, Content, Rejection, TextAsk, Want},
+    domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    message::Task,
+    wire::ask::{AnsweredItem, Ask, Content, Rejection, TextAsk, Want},
 };
 use zerocopy::IntoBytes;
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use half::{bf16, f16};
-use onnxd_proto::tensor::{DataType, split_bytes};
+use onnxd_proto::domain::tensor::{DataType, split_bytes};
 use ort::{
     session::SessionInputValue,
     value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType, TensorRef},

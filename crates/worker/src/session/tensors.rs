@@ -2,8 +2,8 @@
 
 use std::{borrow::Cow, fmt, path::Path};
 
-use onnxd_proto::{
-    message::Signature,
+use onnxd_proto::domain::{
+    Signature,
     tensor::{AXES_MAX, DataType, TENSOR_NAME_BYTES_MAX, TENSORS_MAX, TensorSpec},
 };
 use ort::{

@@ -1,6 +1,6 @@
 //! What the tokens of a text are, and which text tokens are: for clients that ask, not for models.
 
-use onnxd_proto::ask::Rejection;
+use onnxd_proto::wire::ask::Rejection;
 use serde::Serialize;
 
 use super::{Tokenizer, failed};

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use onnxd_proto::message::{FromWorker, ToWorker};
+use onnxd_proto::wire::message::{FromWorker, ToWorker};
 
 use crate::supervisor::Supervisor;
 

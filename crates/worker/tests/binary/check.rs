@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use onnxd_proto::{
+    domain::{Checked, Facts, Pooling, Refusal, RefusalKind, Task},
     exit::ExitStatus,
-    message::{Checked, Facts, Pooling, Refusal, RefusalKind, Task},
 };
 use serde_json::json;
 

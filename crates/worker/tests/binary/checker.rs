@@ -7,8 +7,8 @@ use std::{
 };
 
 use onnxd_proto::{
+    domain::{CheckLine, Checked, Refusal},
     exit::ExitStatus,
-    message::{CheckLine, Checked, Refusal},
 };
 use serde_json::Value;
 

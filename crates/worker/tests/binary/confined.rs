@@ -4,7 +4,7 @@
 use std::{fs, os::unix::fs::symlink, process::Command, thread};
 
 use nix::libc;
-use onnxd_proto::{exit::ExitStatus, message::FromWorker};
+use onnxd_proto::{exit::ExitStatus, wire::message::FromWorker};
 use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use onnxd_proto::{
+use onnxd_proto::wire::{
     ask::Rejection,
     message::{FromWorker, ToWorker},
 };

@@ -15,7 +15,7 @@ use nix::{
 };
 use onnxd_proto::{
     exit::ExitStatus,
-    message::{FromWorker, NamedSocket, ToWorker},
+    wire::message::{FromWorker, NamedSocket, ToWorker},
 };
 
 use crate::{

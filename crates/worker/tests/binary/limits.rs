@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use onnxd_proto::message::RefusalKind;
+use onnxd_proto::domain::RefusalKind;
 
 use crate::checker::Check;
 

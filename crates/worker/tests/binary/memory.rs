@@ -2,7 +2,7 @@
 
 use std::{fs, thread, time::Duration};
 
-use onnxd_proto::message::FromWorker;
+use onnxd_proto::wire::message::FromWorker;
 
 use crate::{checker::compile, embed::assert_is_minilm, fixtures::model, supervisor::Supervisor};
 

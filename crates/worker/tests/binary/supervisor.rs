@@ -18,13 +18,15 @@ use nix::{
 };
 use onnxd_proto::{
     BUILD_ID,
-    ask::{AnsweredItem, Ask, Content, Item, Rejection, Side, TextAsk, Want},
     control_page::ControlPage,
-    frame::{self, Direction, Frame},
+    domain::{Facts, Pooling, Record, Task, tensor::TensorHead},
     generation::Generation,
-    layout::{Layout, Record},
-    message::{self, Facts, FromWorker, ModelSlot, NamedSocket, Pooling, Task, ToWorker, Welcome},
-    tensor::TensorHead,
+    layout::Layout,
+    wire::{
+        ask::{AnsweredItem, Ask, Content, Item, Rejection, Side, TextAsk, Want},
+        frame::{self, Direction, Frame},
+        message::{self, FromWorker, ModelSlot, NamedSocket, ToWorker, Welcome},
+    },
 };
 use tempfile::TempDir;
 

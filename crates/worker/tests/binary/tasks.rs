@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use onnxd_proto::{
-    ask::{Ask, Content, Item, Rejection, Side, TextAsk, Want},
-    message::Task,
-    tensor::{DataType, TensorHead},
+    domain::{
+        Task,
+        tensor::{DataType, TensorHead},
+    },
+    wire::ask::{Ask, Content, Item, Rejection, Side, TextAsk, Want},
 };
 use serde::Deserialize;
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use onnxd_proto::{
+use onnxd_proto::wire::{
     ask::Rejection,
     message::{FromWorker, ToWorker},
 };

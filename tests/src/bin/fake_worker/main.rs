@@ -25,7 +25,7 @@ use std::{
 
 use command_fds::{CommandFdExt, FdMapping};
 use e2e::fake::{CLAIM, Order};
-use onnxd_proto::{
+use onnxd_proto::wire::{
     frame::{self, Direction, Frame},
     message::{self, ToWorker},
 };

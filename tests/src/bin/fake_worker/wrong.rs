@@ -14,10 +14,12 @@ use std::{
 use e2e::fake::{DONE, Order};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use onnxd_proto::{
-    ask::{Answered, Rejection},
-    frame::{Direction, Frame, HEADER_BYTES, Header},
     limits::{FRAME_CONTROL_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX},
-    message::{self, FromWorker},
+    wire::{
+        ask::{Answered, Rejection},
+        frame::{Direction, Frame, HEADER_BYTES, Header},
+        message::{self, FromWorker},
+    },
 };
 
 /// Where a header's fields begin.

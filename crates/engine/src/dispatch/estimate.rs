@@ -1,0 +1,236 @@
+//! How much work an item is, before anybody has tokenized or run it. Pure. Learns from what workers
+//! answer: how many tokens a piece of text makes, and what runs take.
+
+use onnxd_proto::{
+    domain::cost::CostTable,
+    wire::ask::{Ask, Content},
+};
+
+/// Special tokens around most texts.
+const SPECIAL_TOKENS: f32 = 2.0;
+/// Tokens of a piece of English prose, until something is known.
+const TOKENS_PER_PIECE: f32 = 1.15;
+/// How much of the difference one answer takes away.
+const RATE: f32 = 0.05;
+/// The same for tensors, whose sizes change with their clients.
+const TENSORS_RATE: f32 = 0.3;
+/// About what saying the tokens of a text takes.
+const WORDS_MICROS: u32 = 100;
+
+/// What is known of one model.
+#[derive(Clone, Debug)]
+pub struct Estimate {
+    costs: CostTable,
+    tokens_per_piece: f32,
+    max_tokens: u32,
+    /// What tensors of one request take, once that has been seen: nothing is known of their size
+    /// when a version is compiled.
+    tensors_micros: Option<f32>,
+}
+
+/// An estimate for one item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Tokens, special ones included.
+    pub tokens: u32,
+    /// What it takes alone, in microseconds.
+    pub micros: u32,
+    /// What is sent to the worker.
+    pub bytes: usize,
+}
+
+/// What is known of an item's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// A text of so many [`pieces`].
+    Pieces(u32),
+    /// So many tokens that its client made.
+    Tokens(u32),
+    /// Tensors, of which all are taken to be alike.
+    Tensors,
+    /// Something for which no model runs.
+    Words,
+}
+
+impl Size {
+    /// The size of an item whose payload is `parts`.
+    pub fn of<'p>(ask: &Ask, parts: impl Iterator<Item = &'p [u8]>) -> Self {
+        match ask {
+            Ask::Text { text, .. } if text.content == Content::Ids => {
+                let tokens = parts.map(|part| part.len() / 4).sum::<usize>();
+                Self::Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))
+            }
+            Ask::Text { .. } => Self::Pieces(parts.map(pieces).fold(0, u32::saturating_add)),
+            Ask::Tokenize { .. } | Ask::Decode { .. } => Self::Words,
+            Ask::Tensors { .. } => Self::Tensors,
+        }
+    }
+}
+
+impl Default for Estimate {
+    fn default() -> Self {
+        Self {
+            costs: CostTable::default(),
+            tokens_per_piece: TOKENS_PER_PIECE,
+            max_tokens: u32::MAX,
+            tensors_micros: None,
+        }
+    }
+}
+
+impl Estimate {
+    /// A worker has loaded a version: what its runs cost, and the tokens of its longest text.
+    pub fn loaded(&mut self, costs: CostTable, max_tokens: u32) {
+        if costs.is_sound() {
+            self.costs = costs;
+        }
+        self.max_tokens = max_tokens.max(1);
+    }
+
+    /// The work that an item of this size is.
+    pub fn work(&self, size: Size, bytes: usize) -> Work {
+        let tokens = match size {
+            Size::Words => return Work { tokens: 1, micros: WORDS_MICROS, bytes },
+            Size::Tensors => return Work { tokens: 1, micros: self.micros(1, 1), bytes },
+            Size::Tokens(tokens) => tokens.clamp(1, self.max_tokens),
+            Size::Pieces(pieces) => {
+                let tokens = nearest(SPECIAL_TOKENS + real(pieces) * self.tokens_per_piece);
+                tokens.clamp(1, self.max_tokens)
+            }
+        };
+        Work { tokens, micros: self.micros(1, tokens), bytes }
+    }
+
+    /// What one run takes.
+    pub fn micros(&self, texts: usize, tokens: u32) -> u32 {
+        let predicted = self.costs.predict(texts, tokens as usize);
+        match self.tensors_micros {
+            // In proportion: what company saves is as it was measured.
+            Some(alone) => nearest(predicted * alone / self.costs.predict(1, tokens as usize)),
+            None => nearest(predicted),
+        }
+    }
+
+    /// A worker has answered a text.
+    pub fn tokenized(&mut self, size: Size, tokens: u32) {
+        let Size::Pieces(pieces) = size else { return };
+        // A text that was cut says nothing.
+        if tokens < self.max_tokens && pieces > 0 {
+            let seen = (real(tokens) - SPECIAL_TOKENS).max(0.0) / real(pieces);
+            self.tokens_per_piece += RATE * (seen - self.tokens_per_piece);
+        }
+    }
+
+    /// A worker has run tensors of so many requests.
+    pub fn ran_tensors(&mut self, requests: usize, micros: u32) {
+        let ratio = self.costs.predict(requests, 1) / self.costs.predict(1, 1);
+        let alone = real(micros) / ratio.max(1.0);
+        let known = self.tensors_micros.unwrap_or(alone);
+        self.tensors_micros = Some(known + TENSORS_RATE * (alone - known));
+    }
+
+    /// A worker has answered a micro-batch.
+    pub fn ran(&mut self, texts: usize, tokens: u32, micros: u32) {
+        self.costs.observe(texts, tokens as usize, real(micros));
+    }
+}
+
+/// What most tokenizers make at least one token of: words, and signs that are no letters. Bytes
+/// beyond ASCII count by threes, which is a character of Chinese and half a word of Russian.
+pub fn pieces(text: &[u8]) -> u32 {
+    let (mut pieces, mut beyond, mut in_word) = (0_u32, 0_u32, false);
+    for byte in text {
+        let is_word = byte.is_ascii_alphanumeric();
+        let begins = is_word && !in_word || byte.is_ascii_punctuation();
+        pieces = pieces.saturating_add(u32::from(begins));
+        beyond = beyond.saturating_add(u32::from(!byte.is_ascii()));
+        in_word = is_word;
+    }
+    pieces.saturating_add(beyond.div_ceil(3))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "estimates")]
+fn real(count: u32) -> f32 {
+    count as f32
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+fn nearest(value: f32) -> u32 {
+    value.round() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::wire::ask::{TextAsk, Want};
+
+    use super::*;
+
+    #[test]
+    fn longer_texts_are_more_work_up_to_what_the_model_takes() {
+        let mut estimate = Estimate::default();
+        estimate.loaded(CostTable::default(), 256);
+        let sizes = [0, 8, 80, 800, u32::MAX].map(Size::Pieces);
+        let works: Vec<Work> = sizes.map(|size| estimate.work(size, 0)).into();
+        assert!(works.is_sorted_by_key(|work| (work.tokens, work.micros)));
+        assert_eq!((works[0].tokens, works[1].tokens, works[4].tokens), (2, 11, 256));
+        assert_eq!(works[3], works[4], "what is longer is cut");
+    }
+
+    #[test]
+    fn answers_correct_what_is_assumed_of_a_language() {
+        let mut estimate = Estimate::default();
+        estimate.loaded(CostTable::default(), 256);
+        (0..200).for_each(|_| estimate.tokenized(Size::Pieces(100), 52));
+        assert_eq!(estimate.work(Size::Pieces(200), 0).tokens, 102);
+        (0..200).for_each(|_| estimate.tokenized(Size::Pieces(10_000), 256));
+        assert_eq!(
+            estimate.work(Size::Pieces(200), 0).tokens,
+            102,
+            "a text that was cut says nothing"
+        );
+        estimate.tokenized(Size::Pieces(0), 9);
+        assert_eq!(estimate.work(Size::Pieces(200), 0).tokens, 102, "nor does one of nothing");
+    }
+
+    #[test]
+    fn token_ids_are_counted_and_words_only_where_there_are_some() {
+        let truncate = None;
+        let text = |content| Ask::Text {
+            text: TextAsk { content, truncate, prompt: None },
+            want: Want::Scores,
+        };
+        let of = |content, bytes: &[u8]| Size::of(&text(content), [bytes].into_iter());
+        assert_eq!(of(Content::Ids, &[0; 12]), Size::Tokens(3));
+        assert_eq!(of(Content::Text, b"how big"), Size::Pieces(2));
+    }
+
+    #[test]
+    fn pieces_are_about_what_a_tokenizer_makes_of_a_text() {
+        let texts = [("", 0), ("a", 1), ("How big is London?", 5), ("9,787,426 (2011)", 8)];
+        for (text, expected) in texts.into_iter().chain([("東京は", 3), ("Москва", 4)]) {
+            assert_eq!(pieces(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_tensors_take_is_known_after_a_few_runs() {
+        let mut estimate = Estimate::default();
+        (0..10).for_each(|_| estimate.ran_tensors(1, 80_000));
+        assert!((79_000..81_000).contains(&estimate.work(Size::Tensors, 9).micros));
+        assert!(estimate.micros(4, 1) >= 80_000, "{}", estimate.micros(4, 1));
+        (0..20).for_each(|_| estimate.ran_tensors(1, 100));
+        assert!(estimate.work(Size::Tensors, 9).micros < 300);
+        // What took so long for four is less for each, as far as company saves anything.
+        let mut estimate = Estimate::default();
+        estimate.ran_tensors(4, 80_000);
+        assert_eq!(estimate.micros(4, 1), 80_000);
+        assert!((20_000..80_000).contains(&estimate.micros(1, 1)), "{}", estimate.micros(1, 1));
+    }
+
+    #[test]
+    fn answers_correct_what_runs_take() {
+        let mut estimate = Estimate::default();
+        (0..300).for_each(|_| estimate.ran(1, 16, 500));
+        assert!((450..600).contains(&estimate.micros(1, 16)), "{}", estimate.micros(1, 16));
+    }
+}

@@ -1,0 +1,319 @@
+//! What a handler calls: hands the items of one request in, waits for all answers, and sees to it
+//! that one response has one generation. If a commit falls between the parts of a request, the
+//! older parts are run again; if that happens again, all of it is run as one group, or, if it is too
+//! large for one, commits wait for it.
+
+use std::{
+    ops::RangeInclusive,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use onnxd_proto::{
+    control_page::Slot, domain::tensor::TensorHead, generation::Generation,
+    limits::GROUP_ITEMS_MAX, wire::ask::Rejection,
+};
+use thiserror::Error;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time,
+};
+
+use crate::dispatch::{
+    Answered, Backlog, Event, Input, Item, ItemError, Priority, Terms, Timing, worker,
+};
+use crate::models::registry::Model;
+use onnxd_telemetry::metrics::Metrics;
+
+/// The soonest and the latest that a refused client is told to come back.
+const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(30);
+/// How often the older parts of a response are run again apart before all of it is run together.
+const PARTIAL_RERUNS_MAX: u32 = 2;
+
+/// Items of one request that wait or are computed at once. The others are handed in as answers
+/// come, so that a request with many leaves room for others.
+const WINDOW: usize = 256;
+/// Items that are handed in together once the window is full.
+const STEP: usize = 32;
+
+/// The answers to one request, all of one generation.
+#[derive(Debug)]
+pub struct Answer {
+    /// What made all of them.
+    pub generation: Generation,
+    /// In the order of the inputs.
+    pub items: Vec<AnsweredInput>,
+    /// Tokens that were computed, for all inputs.
+    pub tokens: u64,
+    /// Of the input that took longest in each.
+    pub timing: Timing,
+}
+
+/// The answer to one input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnsweredInput {
+    /// Numbers, text or tensors, as was asked.
+    pub bytes: Bytes,
+    /// The tensors that these are.
+    pub outputs: Vec<TensorHead>,
+    /// Tokens that were computed.
+    pub tokens: u32,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum GatherError {
+    /// The queue is full.
+    #[error("the server is overloaded: {limit} inputs may wait, and as many do")]
+    Overloaded {
+        /// Items of one model that may wait or be computed at once.
+        limit: usize,
+        /// When there will be room again.
+        retry_after: Duration,
+    },
+    /// The deadline has passed.
+    #[error("the request took longer than {} s", .0.as_secs_f64())]
+    Timeout(Duration),
+    /// No worker is left, or the server stops.
+    #[error("no worker is left to answer")]
+    Stopped,
+    /// Too many workers ended while they computed one of the inputs.
+    #[error("workers ended again and again while they computed this input; it is given up")]
+    Poisonous,
+    /// One of the inputs cannot be answered.
+    #[error("{}", rejection(.0))]
+    Rejected(Rejection),
+}
+
+fn rejection(rejection: &Rejection) -> String {
+    match rejection {
+        Rejection::TooLong { tokens, max } => {
+            format!("`inputs` must have at most {max} tokens. Given: {tokens}")
+        }
+        Rejection::Tokenizer(reason)
+        | Rejection::Inference(reason)
+        | Rejection::Tensors(reason) => reason.clone(),
+        Rejection::NotLoaded(reason) => format!("the model is not loaded: {reason}"),
+        Rejection::TokenId { id, highest } => {
+            format!("the model has no token {id}; its highest is {highest}")
+        }
+        Rejection::Prompt { name, known } if known.is_empty() => {
+            format!("the model has no prompt `{name}`; it has none at all")
+        }
+        Rejection::Prompt { name, known } => {
+            format!("the model has no prompt `{name}`; it has {known}")
+        }
+        Rejection::Dimensions { asked, max } => {
+            format!("`dimensions` must be from 1 to {max}. Given: {asked}")
+        }
+        Rejection::WrongTask(task) => format!("the model is for {}", task.as_str()),
+    }
+}
+
+/// The way into the dispatcher.
+#[derive(Debug)]
+pub struct Dispatch {
+    events: mpsc::Sender<Event>,
+    /// Of each model, by slot.
+    places: Vec<Arc<Semaphore>>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    backlog: Arc<Backlog>,
+}
+
+/// What a request may ask of the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Items of one model that may wait or be computed at once.
+    pub items: usize,
+    /// From a request's body to its answer. A request may ask for less.
+    pub timeout: Duration,
+}
+
+impl Dispatch {
+    /// A way into the dispatcher that reads `events`, for so many models.
+    pub fn new(
+        events: mpsc::Sender<Event>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+        backlog: Arc<Backlog>,
+        models: usize,
+    ) -> Self {
+        let places = (0..models).map(|_| Arc::new(Semaphore::new(limits.items))).collect();
+        Self { events, places, metrics, limits, backlog }
+    }
+
+    /// Items of one model that may wait or be computed at once.
+    pub fn items_max(&self) -> usize {
+        self.limits.items
+    }
+
+    /// How the workers are; nobody where the dispatcher has gone.
+    pub async fn workers(&self) -> Vec<worker::Status> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.events.send(Event::StatusAsked(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// How long a request may take that asks for `asked`.
+    pub fn time_allowed(&self, asked: Option<Duration>) -> Duration {
+        asked.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout))
+    }
+
+    /// Answers all inputs, in one generation, on these terms, and within the configured time.
+    ///
+    /// # Errors
+    /// The first reason why there is no answer for all of them.
+    pub async fn run(
+        &self,
+        model: &Model,
+        inputs: Vec<Input>,
+        terms: Terms,
+    ) -> Result<Answer, GatherError> {
+        let timeout = self.time_allowed(terms.timeout);
+        let deadline = Instant::now() + timeout;
+        time::timeout(timeout, self.gather(model, inputs, (deadline, terms.priority)))
+            .await
+            .unwrap_or(Err(GatherError::Timeout(timeout)))
+    }
+
+    async fn gather(
+        &self,
+        model: &Model,
+        inputs: Vec<Input>,
+        (deadline, priority): (Instant, Priority),
+    ) -> Result<Answer, GatherError> {
+        let window = self.window(inputs.len());
+        // For all rounds: what has been accepted is answered, also if it has to be run again.
+        let places = self.places(model.slot, window)?;
+        let mut answers: Vec<Option<Answered>> = vec![None; inputs.len()];
+        let mut wanted: Vec<usize> = (0..inputs.len()).collect();
+        let (mut round, mut together, mut _still) = (0, false, None);
+        loop {
+            let places = Arc::clone(&places);
+            let slot = model.slot;
+            let run = Run { slot, window, together, deadline, priority, places };
+            for (index, answered) in self.run_once(&run, &inputs, &wanted).await? {
+                answers[index] = Some(answered);
+            }
+            let answers = answers.iter().flatten();
+            let newest = answers.clone().map(|answer| answer.generation).max().unwrap_or(0);
+            let older = |answer: &Answered| answer.generation != newest;
+            if !answers.clone().any(older) {
+                return Ok(answer(newest, answers.cloned().collect()));
+            }
+            round += 1;
+            if round > PARTIAL_RERUNS_MAX {
+                together = inputs.len() <= GROUP_ITEMS_MAX;
+                if !together && _still.is_none() {
+                    _still = Some(model.hold_still().await);
+                }
+            }
+            wanted = match together {
+                true => (0..inputs.len()).collect(),
+                false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
+            };
+            wanted.iter().for_each(|_| self.metrics.items_regenerated_total.add());
+        }
+    }
+
+    /// How many of so many items are in the queue at once.
+    fn window(&self, items: usize) -> usize {
+        items.min(WINDOW.min(self.limits.items / 2).max(GROUP_ITEMS_MAX))
+    }
+
+    /// Room for so many items.
+    fn places(&self, slot: Slot, count: usize) -> Result<Arc<OwnedSemaphorePermit>, GatherError> {
+        let wanted = u32::try_from(count).unwrap_or(u32::MAX);
+        let places = Arc::clone(&self.places[usize::from(slot)]).try_acquire_many_owned(wanted);
+        places.map(Arc::new).map_err(|_| {
+            self.metrics.requests_overloaded_total.add();
+            let retry_after = self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
+            GatherError::Overloaded { limit: self.limits.items, retry_after }
+        })
+    }
+
+    /// Runs the wanted inputs once; each answer comes with its place.
+    async fn run_once(
+        &self,
+        run: &Run,
+        inputs: &[Input],
+        wanted: &[usize],
+    ) -> Result<Vec<(usize, Answered)>, GatherError> {
+        let (reply, mut replies) = mpsc::channel(wanted.len().max(1));
+        let mut answers = Vec::with_capacity(wanted.len());
+        let (first, mut rest) = wanted.split_at(run.window.min(wanted.len()));
+        self.submit(run, inputs, first, &reply).await?;
+        let mut room = 0;
+        while answers.len() < wanted.len() {
+            let (index, outcome) = replies.recv().await.ok_or(GatherError::Stopped)?;
+            let answered = outcome.map_err(|error| match error {
+                ItemError::Rejected(rejection) => GatherError::Rejected(rejection),
+                ItemError::Poisonous => GatherError::Poisonous,
+                ItemError::Stopped => GatherError::Stopped,
+            })?;
+            answers.push((index, answered));
+            room += 1;
+            if room >= STEP && !rest.is_empty() {
+                let (next, later) = rest.split_at(room.min(rest.len()));
+                self.submit(run, inputs, next, &reply).await?;
+                (room, rest) = (0, later);
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn submit(
+        &self,
+        run: &Run,
+        inputs: &[Input],
+        wanted: &[usize],
+        reply: &mpsc::Sender<(usize, Result<Answered, ItemError>)>,
+    ) -> Result<(), GatherError> {
+        let queued_at = Instant::now();
+        let item = |&index: &usize| Item {
+            slot: run.slot,
+            input: inputs[index].clone(),
+            index,
+            queued_at,
+            deadline: run.deadline,
+            priority: run.priority,
+            together: run.together,
+            reply: reply.clone(),
+            _permit: Arc::clone(&run.places),
+        };
+        let items = wanted.iter().map(item).collect();
+        let submitted = self.events.send(Event::Submitted(items)).await;
+        submitted.map_err(|_| GatherError::Stopped)
+    }
+}
+
+/// What the items of one round have in common.
+struct Run {
+    slot: Slot,
+    window: usize,
+    together: bool,
+    deadline: Instant,
+    priority: Priority,
+    places: Arc<OwnedSemaphorePermit>,
+}
+
+fn answer(generation: Generation, answered: Vec<Answered>) -> Answer {
+    let mut timing = Timing::default();
+    for Answered { timing: one, .. } in &answered {
+        timing.queue = timing.queue.max(one.queue);
+        timing.tokenize = timing.tokenize.max(one.tokenize);
+        timing.infer = timing.infer.max(one.infer);
+    }
+    let tokens = answered.iter().map(|one| u64::from(one.tokens)).sum();
+    let item = |one: Answered| {
+        let Answered { bytes, outputs, tokens, .. } = one;
+        AnsweredInput { bytes, outputs, tokens }
+    };
+    Answer { generation, items: answered.into_iter().map(item).collect(), tokens, timing }
+}
+
+#[cfg(test)]
+#[path = "gather_tests.rs"]
+mod tests;

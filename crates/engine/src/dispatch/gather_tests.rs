@@ -1,0 +1,167 @@
+//! One response, one generation, whatever is committed meanwhile.
+
+use onnxd_proto::wire::ask::Ask;
+
+use crate::dispatch::gather::*;
+use crate::models::registry::ModelSource;
+
+/// A way in with room for 100 texts.
+fn dispatch(events: mpsc::Sender<Event>) -> Dispatch {
+    let limits = Limits { items: 100, timeout: Duration::from_secs(5) };
+    Dispatch::new(events, Arc::default(), limits, Arc::default(), 1)
+}
+
+fn input() -> Input {
+    Input { ask: Ask::Decode { skip_special: true }, parts: vec![Bytes::new()] }
+}
+
+fn model() -> Model {
+    let name = "m".parse().unwrap();
+    let source = ModelSource { name, aliases: Vec::new(), directory: "/".into(), preload: true };
+    Model::new(0, source)
+}
+
+fn answered(index: usize, generation: Generation) -> Answered {
+    let bytes = Bytes::from(vec![u8::try_from(index % 256).unwrap(); 4]);
+    let (timing, outputs) = (Timing::default(), Vec::new());
+    Answered { generation, bytes, outputs, tokens: 1, timing }
+}
+
+/// Plays a dispatcher whose answers have the given generations, one list for each round.
+async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usize>) {
+    let (events, mut incoming) = mpsc::channel(16);
+    let dispatch = dispatch(events);
+    let rounds: Vec<Vec<Generation>> = rounds.iter().map(|round| round.to_vec()).collect();
+    let player = tokio::spawn(async move {
+        let mut sizes = Vec::new();
+        for round in rounds {
+            let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
+            sizes.push(items.len());
+            assert_eq!(items.len(), round.len());
+            let together = items[0].together;
+            assert!(items.iter().all(|item| item.together == together));
+            assert_eq!(together, sizes.len() > 3);
+            for (item, generation) in items.into_iter().zip(round) {
+                let answered = answered(item.index, generation);
+                item.reply.try_send((item.index, Ok(answered))).unwrap();
+            }
+        }
+        sizes
+    });
+    let answer = dispatch.run(&model(), vec![input(); inputs], Terms::default()).await.unwrap();
+    (answer, player.await.unwrap())
+}
+
+#[tokio::test]
+async fn a_response_of_one_generation_is_run_once() {
+    let (answer, sizes) = served_by(&[&[4, 4, 4]], 3).await;
+    assert_eq!((answer.generation, answer.tokens, sizes), (4, 3, vec![3]));
+}
+
+#[tokio::test]
+async fn parts_of_an_older_generation_are_run_again_and_keep_their_place() {
+    let (answer, sizes) = served_by(&[&[1, 2, 1], &[2, 2]], 3).await;
+    assert_eq!((answer.generation, sizes), (2, vec![3, 2]));
+    let places: Vec<u8> = answer.items.iter().map(|item| item.bytes[0]).collect();
+    assert_eq!(places, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn under_a_storm_of_commits_a_response_is_at_last_run_as_one_group() {
+    let (answer, sizes) = served_by(&[&[1, 2], &[3], &[4], &[9, 9]], 2).await;
+    assert_eq!((answer.generation, sizes), (9, vec![2, 1, 1, 2]));
+}
+
+#[tokio::test]
+async fn a_full_queue_is_an_answer_at_once() {
+    let (events, _incoming) = mpsc::channel(16);
+    let dispatch = dispatch(events);
+    let wanted = (0..2).map(|_| dispatch.places(0, 50).unwrap());
+    let _held: Vec<_> = wanted.collect();
+    let error = dispatch.run(&model(), vec![input()], Terms::default()).await.unwrap_err();
+    let retry_after = Duration::from_millis(50);
+    assert_eq!(error, GatherError::Overloaded { limit: 100, retry_after });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_ask_for_less_time_than_is_allowed_and_not_for_more() {
+    let (events, _incoming) = mpsc::channel(16);
+    let dispatch = dispatch(events);
+    let model = model();
+    for (asked, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
+        let terms = Terms { timeout: asked.map(Duration::from_secs), ..Terms::default() };
+        let error = dispatch.run(&model, vec![input()], terms).await;
+        assert_eq!(error.unwrap_err(), GatherError::Timeout(Duration::from_secs(given)));
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_many_inputs_leaves_room_for_others_and_is_answered_whole() {
+    let (events, mut incoming) = mpsc::channel(16);
+    let dispatch = Arc::new(dispatch(events));
+    let player = tokio::spawn(async move {
+        let (mut waiting, mut most, mut seen) = (Vec::new(), 0, 0);
+        while seen < 500 {
+            if waiting.is_empty() || !incoming.is_empty() {
+                let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
+                seen += items.len();
+                waiting.extend(items);
+            }
+            most = most.max(waiting.len());
+            for item in waiting.drain(..) {
+                item.reply.try_send((item.index, Ok(answered(item.index, 3)))).unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+        most
+    });
+    let answer = dispatch.run(&model(), vec![input(); 500], Terms::default()).await.unwrap();
+    assert!((0..500).all(|place| usize::from(answer.items[place].bytes[0]) == place % 256));
+    assert!(player.await.unwrap() <= 50, "more than half of the queue was taken");
+}
+
+#[tokio::test]
+async fn commits_wait_for_a_response_that_is_too_large_for_one_group() {
+    let (events, mut incoming) = mpsc::channel(16);
+    let dispatch = dispatch(events);
+    let model = Arc::new(model());
+    let settles = Arc::clone(&model);
+    let player = tokio::spawn(async move {
+        // A commit falls into each round, until none may any more.
+        let mut generation = 1;
+        let mut answered_by = |items: Vec<Item>, rises: bool| {
+            let last = items.len() - 1;
+            for (place, item) in items.into_iter().enumerate() {
+                let newer = u64::from(rises && place == last);
+                let answered = answered(item.index, generation + newer);
+                item.reply.try_send((item.index, Ok(answered))).unwrap();
+            }
+            generation += u64::from(rises);
+        };
+        for round in 0.. {
+            let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
+            let soon = Duration::from_millis(20);
+            if time::timeout(soon, settles.settle()).await.is_err() {
+                assert!(round >= 3 && items.iter().all(|item| !item.together));
+                return answered_by(items, false);
+            }
+            answered_by(items, true);
+        }
+    });
+    let answer = dispatch.run(&model, vec![input(); 40], Terms::default()).await.unwrap();
+    player.await.unwrap();
+    assert_eq!(answer.items.len(), 40);
+    model.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_waits_for_such_a_response_five_seconds_at_most() {
+    let model = model();
+    let still = model.hold_still().await;
+    let begin = time::Instant::now();
+    model.settle().await;
+    assert_eq!(begin.elapsed(), Duration::from_secs(5));
+    drop(still);
+    model.settle().await;
+    assert_eq!(begin.elapsed(), Duration::from_secs(5), "nobody holds still any more");
+}

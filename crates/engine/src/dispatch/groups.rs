@@ -1,0 +1,278 @@
+//! The groups that one worker has, in the order in which it computes them, and what of them has
+//! no answer yet. [`Worker`](crate::dispatch::worker::Worker) keeps its state in step with them.
+
+use std::{collections::VecDeque, time::Instant};
+
+use onnxd_proto::{control_page::Slot, generation::Generation};
+
+use crate::dispatch::{
+    hangs::Overdue,
+    scheduler::{Group, ItemId},
+};
+
+/// A worker gets its next group while it has one that takes at most this long, in microseconds:
+/// then sending it takes a part of the time that counts.
+const NEXT_MICROS_MAX: u32 = 2_000;
+
+/// What a worker computes, and what it computes next.
+#[derive(Debug, Default)]
+pub(super) struct Groups(VecDeque<InFlight>);
+
+/// How a group was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Its number.
+    pub id: u64,
+    /// Whether other CPUs help with it.
+    pub wide: bool,
+    /// The first of its unanswered items' deadlines; some may have been answered since.
+    pub deadline: Option<Instant>,
+    /// What was committed then: the worker loads that first, if it has not.
+    pub committed: Generation,
+}
+
+/// A group that a worker has.
+#[derive(Debug)]
+struct InFlight {
+    sent: Sent,
+    slot: Slot,
+    /// The items that have no answer yet, by their place in the group.
+    unanswered: Vec<Option<ItemId>>,
+    /// What the whole group takes, estimated.
+    micros: u32,
+    /// What its micro-batches have taken so far, in microseconds of CPU time.
+    took: u64,
+    /// When the worker was told to terminate it.
+    terminated: Option<Instant>,
+}
+
+/// What a worker had when it ended.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// The model's slot.
+    pub slot: Slot,
+    /// Without an answer.
+    pub items: Vec<ItemId>,
+    /// What was committed when it was sent.
+    pub committed: Generation,
+    /// Whether it had begun with them and they may be the cause of its end: what still waited in its
+    /// socket has nothing to do with that, and nothing has where somebody had stopped it.
+    pub begun: bool,
+}
+
+impl Groups {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether there is one, which is done before another could be sent.
+    pub(super) fn are_nearly_done(&self) -> bool {
+        self.0.len() == 1 && self.0.iter().all(|group| group.micros <= NEXT_MICROS_MAX)
+    }
+
+    /// One more has been sent.
+    pub(super) fn push(&mut self, group: &Group, sent: Sent) {
+        self.0.push_back(InFlight {
+            sent,
+            slot: group.slot,
+            unanswered: group.items.iter().copied().map(Some).collect(),
+            micros: group.micros,
+            took: 0,
+            terminated: None,
+        });
+    }
+
+    /// The group with this number, if it is the one being computed.
+    fn computed(&self, id: u64) -> Option<&InFlight> {
+        self.0.front().filter(|group| group.sent.id == id)
+    }
+
+    /// The slot of the group with this number, if it is the one being computed.
+    pub(super) fn slot(&self, id: u64) -> Option<Slot> {
+        self.computed(id).map(|group| group.slot)
+    }
+
+    /// A micro-batch of the group with this number has taken so long. Gives what the whole group was
+    /// estimated to take, and what it has taken.
+    pub(super) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
+        let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
+        group.took += u64::from(micros);
+        Some((group.micros.into(), group.took))
+    }
+
+    /// What the one being computed is overdue for, and when.
+    pub(super) fn overdue(&self) -> Option<Overdue> {
+        let group = self.0.front()?;
+        match group.terminated {
+            Some(at) => Some(Overdue::Terminated(at)),
+            None => group.sent.deadline.map(Overdue::Group),
+        }
+    }
+
+    /// The number of the group that is to be terminated now: the deadline of one of its unanswered
+    /// items has passed.
+    pub(super) fn terminate(
+        &mut self,
+        deadline: impl Fn(&ItemId) -> Option<Instant>,
+        now: Instant,
+    ) -> Option<u64> {
+        let group = self.0.front_mut()?;
+        group.sent.deadline = group.unanswered.iter().flatten().filter_map(deadline).min();
+        group.sent.deadline.filter(|deadline| *deadline <= now)?;
+        group.terminated = Some(now);
+        Some(group.sent.id)
+    }
+
+    /// Whether the worker was told to terminate the group with this number.
+    pub(super) fn is_terminated(&self, id: u64) -> bool {
+        self.computed(id).is_some_and(|group| group.terminated.is_some())
+    }
+
+    /// Whether other CPUs help with what is computed.
+    pub(super) fn are_helped(&self) -> bool {
+        self.0.front().is_some_and(|group| group.sent.wide)
+    }
+
+    /// The items at these places of the group with this number; `None` where they are not there
+    /// to be answered.
+    pub(super) fn unanswered_at(
+        &self,
+        id: u64,
+        places: impl Iterator<Item = u32>,
+    ) -> Option<Vec<ItemId>> {
+        take(&mut self.computed(id)?.unanswered.clone(), places)
+    }
+
+    /// Takes the items at these places out of the group with this number; `None` where they are
+    /// not there to be answered, and nothing is taken: what stays is given to another worker.
+    pub(super) fn answered(
+        &mut self,
+        id: u64,
+        places: impl Iterator<Item = u32>,
+    ) -> Option<Vec<ItemId>> {
+        let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
+        let mut unanswered = group.unanswered.clone();
+        let items = take(&mut unanswered, places)?;
+        group.unanswered = unanswered;
+        if group.unanswered.iter().all(Option::is_none) {
+            self.0.pop_front();
+        }
+        Some(items)
+    }
+
+    /// What has no answer.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
+        self.0.iter().flat_map(|group| group.unanswered.iter().flatten())
+    }
+
+    /// Takes all; `blameless` says that none is the cause of the worker's end.
+    pub(super) fn take(&mut self, blameless: bool) -> Vec<Unanswered> {
+        let groups = std::mem::take(&mut self.0).into_iter().enumerate();
+        let unanswered = groups.map(|(place, group)| Unanswered {
+            slot: group.slot,
+            items: group.unanswered.into_iter().flatten().collect(),
+            committed: group.sent.committed,
+            begun: place == 0 && !blameless,
+        });
+        unanswered.collect()
+    }
+}
+
+fn take(
+    unanswered: &mut [Option<ItemId>],
+    mut places: impl Iterator<Item = u32>,
+) -> Option<Vec<ItemId>> {
+    places.try_fold(Vec::new(), |mut items, place| {
+        items.push(unanswered.get_mut(place as usize)?.take()?);
+        Some(items)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn sent(id: u64) -> Sent {
+        Sent { id, wide: false, deadline: None, committed: 1 }
+    }
+
+    fn groups(now: Instant) -> Groups {
+        let mut groups = Groups::default();
+        for (id, items) in [(7, vec![10, 11, 12]), (8, vec![20])] {
+            let group = Group { slot: 3, items, micros: 2_000 };
+            groups.push(&group, Sent { id, wide: id == 7, deadline: Some(now), committed: 4 });
+        }
+        groups
+    }
+
+    #[test]
+    fn an_item_is_answered_once_and_a_wrong_answer_takes_nothing() {
+        let mut groups = groups(Instant::now());
+        assert_eq!(groups.answered(8, [0].into_iter()), None, "it is not computed yet");
+        assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "there is no fourth");
+        assert_eq!(groups.answered(7, [0, 0].into_iter()), None, "twice");
+        assert_eq!(groups.unanswered_at(7, [2, 0].into_iter()), Some(vec![12, 10]));
+        assert_eq!(groups.answered(7, [2, 0].into_iter()), Some(vec![12, 10]));
+        assert_eq!(groups.unanswered_at(7, [0].into_iter()), None);
+        assert_eq!(groups.unanswered().copied().collect::<Vec<_>>(), [11, 20]);
+        assert_eq!(groups.slot(7), Some(3));
+        assert_eq!(groups.answered(7, [1].into_iter()), Some(vec![11]));
+        assert_eq!((groups.slot(7), groups.slot(8)), (None, Some(3)));
+        assert!(!groups.are_helped() && groups.are_nearly_done() && !groups.is_empty());
+    }
+
+    #[test]
+    fn a_group_is_terminated_once_an_item_that_has_no_answer_is_late() {
+        let now = Instant::now();
+        let (soon, later) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
+        let mut groups = groups(now);
+        let deadline = |item: &ItemId| Some(if *item == 10 { soon } else { later });
+        assert_eq!(groups.overdue(), Some(Overdue::Group(now)));
+        assert_eq!(groups.terminate(deadline, now), None);
+        assert_eq!(groups.overdue(), Some(Overdue::Group(soon)), "nobody looks again before");
+        groups.answered(7, [0].into_iter()).unwrap();
+        assert_eq!(groups.terminate(deadline, soon), None, "it was answered");
+        assert_eq!(groups.terminate(deadline, later), Some(7));
+        assert_eq!(groups.overdue(), Some(Overdue::Terminated(later)));
+        assert!(groups.is_terminated(7) && !groups.is_terminated(8));
+    }
+
+    #[test]
+    fn what_the_computed_group_takes_is_added_up() {
+        let mut groups = groups(Instant::now());
+        assert_eq!(groups.took(7, 300), Some((2_000, 300)));
+        assert_eq!(groups.took(7, 900), Some((2_000, 1_200)));
+        assert_eq!(groups.took(8, 1), None, "it is not computed yet");
+        assert!(groups.are_helped(), "the first is wide");
+    }
+
+    #[test]
+    fn only_one_short_group_is_nearly_done() {
+        let one = |micros| {
+            let mut groups = Groups::default();
+            assert!(groups.is_empty() && !groups.are_nearly_done());
+            groups.push(&Group { slot: 0, items: vec![1], micros }, sent(1));
+            groups
+        };
+        assert!(one(NEXT_MICROS_MAX).are_nearly_done());
+        assert!(!one(NEXT_MICROS_MAX + 1).are_nearly_done());
+        let mut two = one(1);
+        two.push(&Group { slot: 0, items: vec![2], micros: 1 }, sent(2));
+        assert!(!two.are_nearly_done() && !two.is_empty());
+    }
+
+    #[test]
+    fn only_what_was_being_computed_may_be_the_cause_of_an_end() {
+        let now = Instant::now();
+        let begun = |blameless| -> Vec<bool> {
+            let taken = groups(now).take(blameless);
+            assert!(taken.iter().all(|group| group.committed == 4));
+            taken.iter().map(|group| group.begun).collect()
+        };
+        assert_eq!(begun(false), [true, false]);
+        assert_eq!(begun(true), [false, false]);
+    }
+}

@@ -1,0 +1,246 @@
+//! What the dispatcher does with a worker's messages. Whatever does not fit what the worker was
+//! asked is an error, after which the worker is replaced.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use onnxd_proto::{
+    control_page::Slot,
+    domain::{Facts, Task},
+    wire::{
+        ask::{self, Ask, Rejection, Want},
+        message::{FromWorker, ToWorker, Welcome},
+    },
+};
+
+use crate::dispatch::{
+    Answered, ItemError, Timing,
+    dispatcher::{Accepted, Dispatcher, answer},
+    scheduler::ItemId,
+    worker::Load,
+};
+use crate::{
+    models::events,
+    pool::{WorkerId, link::Incoming},
+};
+
+impl Dispatcher {
+    /// Acts on a message; an error says what is wrong with it.
+    pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        match incoming.message {
+            FromWorker::Hello { build_id, pinned } => self.greeted(id, &build_id, pinned),
+            FromWorker::Ready => {
+                worker.state.ready(Instant::now());
+                self.warmed_up[id] = true;
+                tracing::info!(worker = id, "worker ready");
+                self.forget_at_start(id);
+                self.look_at_ready(id);
+                Ok(())
+            }
+            FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
+                let loaded =
+                    Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
+                worker.loaded(slot, loaded).ok_or("it has loaded a model that is not served")?;
+                self.measure_refresh(id, slot, load_micros);
+                let model = self.registry.at(slot);
+                if let Some(record) = model.record(generation) {
+                    self.estimates[usize::from(slot)].loaded(costs, record.facts.max_tokens);
+                }
+                let model = model.name.as_str();
+                tracing::info!(worker = id, model, generation, load_micros, "worker refreshed");
+                Ok(())
+            }
+            FromWorker::LoadFailed { slot, generation, reason } => {
+                tracing::error!(worker = id, slot, generation, reason, "worker could not load");
+                worker.could_not_load(slot, generation);
+                self.metrics.model(slot).load_failed();
+                self.tell(slot, events::Event::WorkerFailed(generation));
+                Ok(())
+            }
+            FromWorker::LoadedAhead { slot, version, load_micros } => {
+                tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
+                self.metrics.model(slot).loaded_ahead(load_micros);
+                self.tell(slot, events::Event::Loaded(id, version, Ok(())));
+                Ok(())
+            }
+            FromWorker::LoadAheadFailed { slot, version, reason } => {
+                tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
+                self.metrics.model(slot).load_failed();
+                self.tell(slot, events::Event::Loaded(id, version, Err(reason)));
+                Ok(())
+            }
+            FromWorker::Answered(answered) => {
+                self.answered(id, incoming.id, answered, incoming.payload)
+            }
+            FromWorker::Rejected { items, reason } => {
+                self.rejected(id, incoming.id, items, &reason)
+            }
+            FromWorker::Unloaded { slot } => {
+                worker.unloaded(slot).ok_or("it has unloaded a model that is not served")
+            }
+            FromWorker::Forgotten => {
+                self.forgotten(id, Some(incoming.id));
+                Ok(())
+            }
+            FromWorker::Pong => Ok(()),
+        }
+    }
+
+    /// Tells a new process where everything is.
+    fn greeted(
+        &mut self,
+        id: WorkerId,
+        build_id: &str,
+        pinned: Result<u16, String>,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        worker.pinned = pinned.is_ok();
+        if let Err(reason) = pinned {
+            tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
+        }
+        if !worker.accept_build(build_id) {
+            return Err("it is of another build");
+        }
+        let models = self.registry.models().iter();
+        worker.welcomed(models.map(|model| self.registry.page().committed(model.slot)).collect());
+        let helper_cpus = worker.helper_cpus.clone();
+        let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
+        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
+    }
+
+    /// Puts back an item that has time left, since another's deadline was why its group was
+    /// terminated. Who has none left hears so at this moment, and not why the run ended.
+    fn was_terminated(&mut self, slot: Slot, item: ItemId) {
+        let Some(accepted) = self.items.get(&item) else { return };
+        if accepted.item.deadline > Instant::now() {
+            self.metrics.items_retried_total.add();
+            self.put_back(slot, item);
+        } else {
+            self.items.remove(&item);
+            self.metrics.items_cancelled_total.add();
+        }
+    }
+
+    /// A worker has no answer for items of a group.
+    fn rejected(
+        &mut self,
+        id: WorkerId,
+        group: u64,
+        items: Vec<u32>,
+        reason: &Rejection,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        let slot = worker.groups.slot(group);
+        let terminated = worker.groups.is_terminated(group);
+        let charged = worker.groups.took(group, 0);
+        let items = worker.answered(group, items.into_iter());
+        let items = items.ok_or("it rejects what it was not given")?;
+        if let (Some(slot), Some((estimated, took))) = (slot, charged)
+            && worker.groups.slot(group).is_none()
+        {
+            self.scheduler.correct(slot, estimated, took);
+        }
+        for item in items {
+            if let (true, Some(slot)) = (terminated, slot) {
+                self.was_terminated(slot, item);
+                continue;
+            }
+            if matches!(reason, Rejection::NotLoaded(_))
+                && slot.is_some_and(|slot| self.another_can_answer(slot, item))
+            {
+                continue;
+            }
+            if let Some(accepted) = self.items.remove(&item) {
+                answer(accepted.item, Err(ItemError::Rejected(reason.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(
+        &mut self,
+        id: WorkerId,
+        group: u64,
+        answered: ask::Answered,
+        mut payload: Bytes,
+    ) -> Result<(), &'static str> {
+        let worker = &mut self.workers[id];
+        let slot = worker.groups.slot(group).ok_or("it answers what it was not given")?;
+        let Some(record) = self.registry.at(slot).record(answered.generation) else {
+            return Err("it names a generation that was never committed");
+        };
+        let places = || answered.items.iter().map(|item| item.item);
+        let ids = worker.groups.unanswered_at(group, places()).ok_or("it answers an item twice")?;
+        let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
+        if !fits(&answered, asks, &record.facts, payload.len()) {
+            return Err("its answer is not what it was asked for");
+        }
+        let helped = worker.groups.are_helped();
+        let charged = worker.groups.took(group, answered.infer_cpu_micros);
+        worker.answered(group, places()).ok_or("it answers an item twice")?;
+        let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
+        let group_done = worker.groups.slot(group).is_none();
+        if let Some((estimated, took)) = charged.filter(|_| group_done) {
+            self.scheduler.correct(slot, estimated, took);
+        }
+        self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
+        if answered.infer_cpu_micros > 0 {
+            self.measure_run(slot, &answered, group_done);
+            self.metrics.micro_batches_total.add();
+            // Of a run that others helped with, the worker knows its own part.
+            let (micros, estimate) =
+                (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);
+            if record.facts.task == Task::Tensor {
+                estimate.ran_tensors(ids.len(), micros);
+            } else if !helped {
+                estimate.ran(ids.len(), longest.max(1), micros);
+            }
+        }
+        for (item, one) in ids.into_iter().zip(answered.items) {
+            let bytes = payload.split_to(one.bytes as usize);
+            if self.answered_too_old(slot, item, answered.generation) {
+                continue;
+            }
+            let accepted = self.items.remove(&item);
+            let Some(Accepted { item, size, waited, .. }) = accepted else { continue };
+            self.estimates[usize::from(slot)].tokenized(size, one.tokens);
+            let timing = Timing {
+                queue: waited,
+                tokenize: Duration::from_micros(answered.tokenize_micros.into()),
+                infer: Duration::from_micros(answered.infer_micros.into()),
+            };
+            let (generation, tokens, outputs) = (answered.generation, one.tokens, one.outputs);
+            answer(item, Ok(Answered { generation, bytes, outputs, tokens, timing }));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an answer is of the kind and the size that was asked for. `None` is asked by nobody any
+/// more.
+fn fits<'a>(
+    answered: &ask::Answered,
+    asks: impl Iterator<Item = Option<&'a Ask>>,
+    facts: &Facts,
+    payload_bytes: usize,
+) -> bool {
+    let row = facts.dimension as usize * size_of::<f32>();
+    let sum: usize = answered.items.iter().map(|item| item.bytes as usize).sum();
+    sum == payload_bytes
+        && answered.items.iter().zip(asks).all(|(item, ask)| {
+            let (bytes, tokens) = (item.bytes as usize, item.tokens as usize);
+            let tensors: usize = item.outputs.iter().map(|head| head.bytes as usize).sum();
+            match ask {
+                None | Some(Ask::Tokenize { .. } | Ask::Decode { .. }) => true,
+                Some(Ask::Tensors { .. }) => tensors == bytes,
+                Some(Ask::Text { want, .. }) => match want {
+                    Want::Embedding { dimensions: Some(asked), .. } => {
+                        bytes == *asked as usize * size_of::<f32>() && bytes <= row
+                    }
+                    Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
+                    Want::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
+                },
+            }
+        })
+}

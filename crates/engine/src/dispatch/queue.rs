@@ -1,0 +1,258 @@
+//! The dispatcher's work with what waits: it puts items in their place, hands out what the
+//! scheduler says, and takes back what a worker did not answer.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use onnxd_proto::{
+    control_page::Slot,
+    generation::Generation,
+    wire::{
+        ask::{self, Ask},
+        message::ToWorker,
+    },
+};
+
+use crate::dispatch::{
+    Item, ItemError,
+    dispatcher::{Accepted, Dispatcher, answer},
+    estimate::Size,
+    free,
+    groups::{Sent, Unanswered},
+    scheduler::{self, Age, Group, ItemId, Unit},
+};
+use crate::{models::events, pool::WorkerId};
+
+/// Workers that may end by a fault of their own while they compute an item before it is answered
+/// 500: the item is the likely cause.
+const ITEM_FAULTS_MAX: u32 = 2;
+/// Workers that may end in any way while they compute an item. Who is killed from outside accuses
+/// no item, but the kernel kills, too, when an item needs more memory than there is.
+const ITEM_DEATHS_MAX: u32 = 5;
+
+/// Parts of a payload that are smaller are put together: one piece of memory is sent faster than
+/// many. Larger ones are sent from where they lie.
+const COPIED_BYTES_MAX: usize = 64 * 1024;
+
+impl Dispatcher {
+    pub(super) fn submit(&mut self, items: Vec<Item>) {
+        if self.are_all_gone() {
+            return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
+        }
+        let items = self.refuse_poisonous(items);
+        let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
+        let (slot, together) = (*slot, *together);
+        let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
+        let mut works = Vec::with_capacity(items.len());
+        let mut sizes = Vec::with_capacity(items.len());
+        for Item { input, .. } in &items {
+            self.metrics.items_total.add();
+            let size = Size::of(&input.ask, input.parts.iter().map(|part| &part[..]));
+            sizes.push(size);
+            let work = self.estimates[usize::from(slot)].work(size, input.bytes());
+            works.push((self.next_id(), work));
+        }
+        let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
+        let floor = self.registry.page().committed(slot);
+        let mut rest = items.into_iter().zip(works).zip(sizes);
+        for (age, unit) in units {
+            // The items of a unit come in the order of the request.
+            for (_, ((item, (id, work)), size)) in unit.items.iter().zip(rest.by_ref()) {
+                let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
+                let accepted = Accepted { item, age, work, size, floor, waited, deaths, faults };
+                self.items.insert(id, accepted);
+            }
+            self.scheduler.push(age, unit);
+        }
+    }
+
+    /// Gives free workers what waits.
+    pub(super) fn hand_out(&mut self) {
+        let now_micros = micros(self.started.elapsed());
+        self.alone.see(now_micros, self.items.len());
+        loop {
+            let Self { scheduler, workers, registry, estimates, .. } = self;
+            let free = |slot| free::free(workers, slot, registry.page().committed(slot)).count();
+            let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
+            let Some(mut group) = scheduler.next(free, takes) else { break };
+            let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
+            let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
+            for item in cancelled {
+                self.items.remove(&item);
+                self.metrics.items_cancelled_total.add();
+            }
+            group.items = items;
+            group.items.retain(|&item| !self.refuse_late(item));
+            if group.items.is_empty() {
+                // Nobody waits for it any more: its model has not had that time.
+                self.scheduler.correct(group.slot, group.micros.into(), 0);
+            } else {
+                self.send_group(&group, now_micros);
+            }
+        }
+        self.backlog.set(self.scheduler.micros() / self.workers.len().max(1) as u64);
+    }
+
+    fn send_group(&mut self, group: &Group, now_micros: u64) {
+        let id = self.next_id();
+        let (place, wide) = self.place(group, now_micros);
+        let mut payload = Payload::default();
+        let mut items = Vec::with_capacity(group.items.len());
+        for id in &group.items {
+            let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
+            accepted.waited = accepted.item.queued_at.elapsed();
+            self.metrics.model(group.slot).handed_out(accepted.waited);
+            let input = &accepted.item.input;
+            input.parts.iter().for_each(|part| payload.push(part));
+            let payload_bytes = u32::try_from(input.bytes()).expect("items fit into a frame");
+            items.push(ask::Item { payload_bytes, ask: input.ask.clone() });
+        }
+        let deadlines = group.items.iter().filter_map(|item| self.items.get(item));
+        let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
+        let message = ToWorker::Run { slot: group.slot, items, wide };
+        let committed = self.registry.page().committed(group.slot);
+        let worker = &mut self.workers[place];
+        worker.assign(group, Sent { id, wide, deadline, committed });
+        if !worker.send(id, &message, payload.finish()) {
+            worker.kill();
+        }
+    }
+
+    /// The worker that gets a group, and whether the CPUs of others help it.
+    fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
+        let committed = self.registry.page().committed(group.slot);
+        let free = || free::free(&self.workers, group.slot, committed);
+        // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
+        // begins as soon as this thread has nothing more to do.
+        let here = rustix::thread::sched_getcpu();
+        let is_here = |id: &WorkerId| usize::from(self.workers[*id].cpu) == here;
+        let first = free().find(is_here).or_else(|| free().next());
+        let first = first.expect("a worker is free, or no group is made");
+        let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
+        let accepted = &self.items[item];
+        let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
+        if !is_text || !self.alone.is_helped(now_micros, accepted.work) {
+            return (first, false);
+        }
+        let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
+        match free().find(helped) {
+            Some(id) => (id, true),
+            None => (first, false),
+        }
+    }
+
+    /// No worker will come back: whoever waits is told.
+    pub(super) fn reject_all(&mut self) {
+        self.scheduler.clear();
+        for (_, accepted) in self.items.drain() {
+            answer(accepted.item, Err(ItemError::Stopped));
+        }
+    }
+
+    /// Puts what a worker had back to its place in the queue, or answers what has taken too many
+    /// workers with it. `by_fault`: nobody else ended the worker.
+    pub(super) fn give_back(&mut self, id: WorkerId, by_fault: bool) {
+        for Unanswered { slot, items, committed, begun } in self.workers[id].take_unanswered() {
+            let worker = &self.workers[id];
+            let had = worker.generation(slot);
+            // It ended as it loaded what had been committed, before it began with the items.
+            let loading = had < committed && !worker.failed_to_load(slot, committed);
+            let generation = if loading { committed } else { had };
+            if begun {
+                self.tell(slot, events::Event::WorkerFailed(generation));
+            }
+            for id in items {
+                let Some(accepted) = self.items.get_mut(&id) else { continue };
+                accepted.deaths += u32::from(begun);
+                accepted.faults += u32::from(begun && by_fault && !loading);
+                if accepted.item.deadline <= Instant::now() {
+                    // Its client has been told.
+                    self.items.remove(&id);
+                    self.metrics.items_cancelled_total.add();
+                    continue;
+                }
+                if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
+                    self.metrics.items_retried_total.add();
+                    self.put_back(slot, id);
+                } else if let Some(accepted) = self.items.remove(&id) {
+                    self.metrics.items_poisonous_total.add();
+                    if accepted.faults >= ITEM_FAULTS_MAX {
+                        self.learn_poison(generation, &accepted.item);
+                    }
+                    answer(accepted.item, Err(ItemError::Poisonous));
+                }
+            }
+        }
+    }
+
+    /// Puts an item back to its place in the queue.
+    pub(super) fn put_back(&mut self, slot: Slot, id: ItemId) {
+        let Some(accepted) = self.items.get(&id) else { return };
+        let (work, suspect) = (accepted.work, accepted.faults > 0);
+        let age = Age { item: id, ..accepted.age };
+        self.scheduler.push(age, Unit { slot, items: vec![id], work, suspect });
+    }
+
+    /// Puts back what a worker that has nothing loaded was given, if another one has, or will have,
+    /// what is committed.
+    pub(super) fn another_can_answer(&mut self, slot: Slot, id: ItemId) -> bool {
+        let committed = self.registry.page().committed(slot);
+        let can = committed != 0 && free::any_current(&self.workers, slot, committed);
+        if can {
+            self.metrics.items_retried_total.add();
+            self.put_back(slot, id);
+        }
+        can
+    }
+
+    /// Puts back what a worker that could not load the committed generation has answered with an
+    /// older one than its client may have seen; `false` where nobody could answer better.
+    pub(super) fn answered_too_old(
+        &mut self,
+        slot: Slot,
+        id: ItemId,
+        generation: Generation,
+    ) -> bool {
+        let too_old = self.items.get(&id).is_some_and(|accepted| generation < accepted.floor);
+        let committed = self.registry.page().committed(slot);
+        if !too_old || !free::any_current(&self.workers, slot, committed) {
+            return false;
+        }
+        self.metrics.items_regenerated_total.add();
+        self.put_back(slot, id);
+        true
+    }
+}
+
+/// A group's payload.
+#[derive(Debug, Default)]
+struct Payload {
+    parts: Vec<Bytes>,
+    small: BytesMut,
+}
+
+impl Payload {
+    fn push(&mut self, part: &Bytes) {
+        if part.len() <= COPIED_BYTES_MAX {
+            self.small.extend_from_slice(part);
+        } else {
+            self.close();
+            self.parts.push(part.clone());
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.small.is_empty() {
+            self.parts.push(self.small.split().freeze());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.close();
+        self.parts
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

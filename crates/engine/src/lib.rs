@@ -1,0 +1,9 @@
+//! The engine of onnxd. It knows no protocol: HTTP, gRPC and the command line belong to its callers.
+//!
+//! - [`pool`]: worker processes and the links to them.
+//! - [`dispatch`]: the queue, the scheduler, and the task that owns the workers.
+//! - [`models`]: versions, generations, sources and updates.
+
+pub mod dispatch;
+pub mod models;
+pub mod pool;

@@ -1,0 +1,121 @@
+//! Digests of source files that have not changed since they were read, so that a reload of what
+//! is served already reads nothing. A file is the same when device, inode, size and times are;
+//! one that changed within the last moments before it was read is read again, because a further
+//! change could have left the same times.
+
+use std::{
+    collections::HashMap,
+    fs::{File, Metadata},
+    io,
+    os::unix::fs::MetadataExt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+/// File times may be as coarse as this.
+const COARSEST: Duration = Duration::from_secs(2);
+/// Files that are remembered. When there are more, all are forgotten.
+const FILES_MAX: usize = 4096;
+
+/// What was read before.
+#[derive(Debug, Default)]
+pub struct Digests(Mutex<HashMap<Identity, String>>);
+
+/// A file as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    /// The file as it is now.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&file.metadata()?))
+    }
+
+    /// Its length.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the file was left alone for long enough that a change would show.
+    fn is_settled(&self) -> bool {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "compared with file times, which are this clock's"
+        )]
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let changed = u64::try_from(self.changed.0.max(self.modified.0)).unwrap_or(u64::MAX);
+        Duration::from_secs(changed).saturating_add(COARSEST) < now
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Digests {
+    /// The SHA-256 of the file, in hex, if it has not changed since it was read.
+    pub(super) fn get(&self, identity: &Identity) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(identity).cloned()
+    }
+
+    /// Remembers what was read of a file that was `before` when reading began.
+    pub(super) fn remember(&self, file: &File, before: Identity, sha256: &str) {
+        let unchanged = Identity::of(file).is_ok_and(|after| after == before);
+        if unchanged && before.is_settled() {
+            let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if digests.len() >= FILES_MAX {
+                digests.clear();
+            }
+            digests.insert(before, sha256.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn opened(path: &std::path::Path) -> (File, Identity) {
+        let file = File::open(path).unwrap();
+        let identity = Identity::of(&file).unwrap();
+        (file, identity)
+    }
+
+    #[test]
+    fn a_file_that_was_left_alone_is_known_and_a_changed_or_new_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        fs::write(&path, "a").unwrap();
+        let digests = Digests::default();
+        let (file, fresh) = opened(&path);
+        digests.remember(&file, fresh.clone(), "digest of a");
+        assert_eq!(digests.get(&fresh), None, "it was written a moment ago");
+        std::thread::sleep(COARSEST + Duration::from_secs(1));
+        digests.remember(&file, fresh.clone(), "digest of a");
+        assert_eq!(digests.get(&fresh).as_deref(), Some("digest of a"));
+        fs::write(&path, "b").unwrap();
+        let (_, changed) = opened(&path);
+        assert_eq!(digests.get(&changed), None);
+        digests.remember(&file, fresh.clone(), "wrong: it changed while it was read");
+        assert_eq!(digests.get(&fresh).as_deref(), Some("digest of a"));
+    }
+}

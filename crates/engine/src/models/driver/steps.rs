@@ -1,0 +1,173 @@
+//! The steps of an update and of an unload, as a [`Driver`] takes them. Each tells the line its
+//! outcome.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use onnxd_proto::{
+    domain::{Checked, Record, Refusal, RefusalKind, Task},
+    generation::Generation,
+};
+use tokio::{sync::oneshot, time};
+
+use crate::dispatch;
+use crate::models::{
+    driver::{Driver, Input},
+    events::{Event, Job, Version},
+    find::{Found, find, require_alike},
+    gate::Presence,
+};
+
+/// How long workers may take to drop what is unloaded; who is slower does it when it can.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Driver {
+    /// Copies the source, or finds the version.
+    pub(super) fn stage(&mut self, job: Job) {
+        (self.asked, self.loaded) = (0, 0);
+        let (store, model) = (Arc::clone(&self.means.store), Arc::clone(&self.model));
+        let inputs = self.inputs.clone();
+        let copied = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
+        let background = self.means.background.clone();
+        let checker = self.means.checker.clone();
+        self.spawn(async move {
+            let layout = store.layout().clone();
+            let near = checker.demands_nearness();
+            let find = move || find(&store, &model, &job, near, &copied);
+            let found = background.run(find).await;
+            if let Ok(Found { record: Some(record), .. }) = &found {
+                // What was compiled before the start may be missing or stale.
+                let version = layout.version(&record.version);
+                checker.compile(&version, &layout.compiled(&record.version)).await;
+            }
+            Input::Staged(found.map(Box::new))
+        });
+    }
+
+    /// Waits until what was admitted is answered.
+    pub(super) fn drain(&mut self) {
+        // A commit that came with this has opened it.
+        self.model.gate.set(Presence::Unloading);
+        let (gate, longest) = (Arc::clone(&self.model.gate), self.means.request_timeout);
+        self.spawn(async move {
+            // Who is inside longer than a request may take has been answered.
+            let _ = time::timeout(longest, gate.emptied()).await;
+            Input::Happened(Event::Drained)
+        });
+    }
+
+    pub(super) fn commit(&mut self, generation: Generation) {
+        let Some(record) = self.record.take() else { return };
+        let version = record.version.as_str();
+        tracing::info!(model = %self.model.name, generation, version, "committed");
+        if let Some((_, before)) = self.model.serving().filter(|(_, it)| it.version != version) {
+            self.before = Some(self.means.store.hold(&before.version));
+        }
+        self.means.registry.commit(self.model.slot, generation, Arc::clone(&record));
+        if self.asked > 0 {
+            // Where it does not fit the queue, there are requests enough to make workers follow.
+            let _ = self.means.events.try_send(dispatch::Event::Committed);
+        }
+        self.clean_up();
+    }
+
+    pub(super) fn unload(&mut self) {
+        tracing::info!(model = %self.model.name, "unloaded");
+        self.means.registry.unload(self.model.slot);
+        self.before = None;
+        let (events, slot) = (self.means.events.clone(), self.model.slot);
+        let inputs = self.inputs.clone();
+        // Not a step that is given up: what is dropped is dropped.
+        tokio::spawn(async move {
+            let (reply, dropped) = oneshot::channel();
+            let asking = async {
+                let _ = events.send(dispatch::Event::Unload(slot, reply)).await;
+                dropped.await
+            };
+            if time::timeout(UNLOAD_TIMEOUT, asking).await.is_err() {
+                tracing::warn!(slot, "a worker is slow to drop what is unloaded");
+            }
+            let _ = inputs.send(Input::Happened(Event::Unloaded)).await;
+        });
+    }
+
+    /// Forgets the running update and removes what nobody needs any more.
+    pub(super) fn clean_up(&mut self) {
+        (self.staged, self.hold) = (None, None);
+        let (store, registry) = (Arc::clone(&self.means.store), Arc::clone(&self.means.registry));
+        let background = self.means.background.clone();
+        tokio::spawn(async move {
+            let retire = move || {
+                store.retire(&registry.recently_served());
+                Ok(())
+            };
+            background.run(retire).await
+        });
+    }
+
+    /// Tries what is staged, compares it with what serves, and keeps it.
+    pub(super) fn check(
+        &mut self,
+        job: &Job,
+    ) -> impl Future<Output = Result<Checked, Refusal>> + Send + 'static {
+        let staged = self.staged.take();
+        let (checker, store) = (self.means.checker.clone(), Arc::clone(&self.means.store));
+        // Also after an unload: see `find`.
+        let serving = self.model.last();
+        let allow_dimension_change = job.allow_dimension_change;
+        let inputs = self.inputs.clone();
+        let background = self.means.background.clone();
+        async move {
+            let Some(staged) = staged else {
+                return Err(RefusalKind::Internal.because("there is nothing to check"));
+            };
+            let layout = store.layout();
+            let kept = layout.version(&staged.version);
+            let folder = staged.folder().unwrap_or(&kept);
+            let compiled = layout.compiled(&staged.version);
+            let beside = serving.as_ref().map(|(_, record)| layout.compiled(&record.version));
+            let passed = |part| drop(inputs.try_send(Input::Passed(part)));
+            let checked = checker.check(folder, &compiled, beside.as_deref(), passed).await?;
+            let facts = &checked.facts;
+            let serving = serving.map(|(_, record)| record);
+            let is_far = checker.demands_nearness()
+                && facts.task == Task::Embed
+                && serving
+                    .as_ref()
+                    .is_some_and(|serving| serving.facts.dimension == facts.dimension)
+                && checked.drift.is_none();
+            if let Some(serving) = &serving {
+                require_alike(facts, &serving.facts, allow_dimension_change)?;
+            }
+            // Without what it is compared with, nobody can say that it is near.
+            if is_far {
+                let message = "--min-cosine is set, and the embeddings of the serving version that it is about are gone; the next start makes them again";
+                return Err(RefusalKind::Drift.because(message));
+            }
+            background.run(move || store.keep(staged)).await?;
+            Ok(checked)
+        }
+    }
+
+    pub(super) fn write_record(&mut self, generation: Generation, version: Version) {
+        let Some(facts) = self.facts.clone() else {
+            let refusal = RefusalKind::Internal.because("nothing is known of the version");
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move {
+                let _ = inputs.send(Input::Happened(Event::Recorded(Err(refusal)))).await;
+            });
+            return;
+        };
+        let source = self.model.source.clone();
+        let drift = self.drift;
+        let record = Arc::new(Record { version, configured_source: source, facts, drift });
+        self.record = Some(Arc::clone(&record));
+        let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
+        let inputs = self.inputs.clone();
+        let background = self.means.background.clone();
+        // Not a step that is given up: once it has begun its outcome is awaited.
+        tokio::spawn(async move {
+            let written = background.run(move || store.record(&model, generation, &record)).await;
+            let _ = inputs.send(Input::Happened(Event::Recorded(written))).await;
+        });
+    }
+}

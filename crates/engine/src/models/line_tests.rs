@@ -1,0 +1,309 @@
+//! What a line of updates promises, alone and in a simulation whose every run is named by its
+//! seed: `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine line` replays one.
+
+use proptest::prelude::*;
+
+use crate::models::{
+    events::Cause,
+    line::{
+        world::{TIMES, World, candidate, job, on_probation},
+        *,
+    },
+    pace::{BURST, INTERVAL},
+};
+
+fn simulate(seed: u64) {
+    let mut world = if seed.is_multiple_of(2) { World::new(seed) } else { World::restarted(seed) };
+    for _ in 0..200 {
+        world.step();
+    }
+    world.settle();
+    for (call, job) in &world.calls {
+        let answer = world.answers.get(call);
+        let answer = answer.unwrap_or_else(|| panic!("seed {seed}: call {call} has no answer"));
+        let Ok(committed) = answer else { continue };
+        match &job.target {
+            Target::Version(version) => {
+                assert_eq!(
+                    &committed.version, version,
+                    "seed {seed}: an answer for another content"
+                );
+            }
+            Target::Nothing => {
+                assert_eq!(committed.generation, 0, "seed {seed}: something serves");
+                continue;
+            }
+            _ => {}
+        }
+        let pair = (committed.generation, committed.version.clone());
+        assert!(world.commits.contains(&pair), "seed {seed}: an answer without a commit");
+    }
+    let serving = world.line.serving.clone();
+    let served = serving.as_ref().map_or(0, |(generation, _)| *generation);
+    assert_eq!(served, world.page, "seed {seed}: what serves is what workers are told");
+    if let Some(serving) = serving {
+        assert_eq!(Some(&serving), world.commits.last(), "seed {seed}: the last commit serves");
+    }
+    assert!(world.line.wanted.is_empty(), "seed {seed}: somebody waits in vain");
+}
+
+#[test]
+fn whatever_fails_whenever_every_caller_is_answered_once_and_numbers_only_rise() {
+    if let Some(seed) =
+        std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok())
+    {
+        return simulate(seed);
+    }
+    (1..2000).for_each(simulate);
+}
+
+proptest! {
+    #[test]
+    fn a_seed_is_a_run(seed: u64) {
+        simulate(seed);
+    }
+}
+
+#[test]
+fn a_version_whose_workers_fail_twice_goes_back_by_itself_and_is_refused_later() {
+    let mut world = on_probation();
+    world.tell(Event::WorkerFailed(2));
+    assert!(world.quarantined.is_empty());
+    world.now += TIMES.probation - Duration::from_secs(1);
+    world.tell(Event::WorkerFailed(2));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
+    assert_eq!(world.quarantined, ["b"]);
+    world.call(job("b", Load::Ahead));
+    world.settle();
+    let refusal = world.answers[&2].as_ref().unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Quarantined);
+    world.call(Job { force: true, ..job("b", Load::Ahead) });
+    world.settle();
+    assert!(world.answers[&3].is_ok());
+}
+
+#[test]
+fn what_failed_while_the_next_update_was_on_its_way_is_quarantined_and_nothing_to_go_back_to() {
+    let mut world = on_probation();
+    world.call(job("c", Load::Lazy));
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
+    assert_eq!(world.quarantined, ["b"]);
+    world.tell(Event::WorkerFailed(3));
+    world.tell(Event::WorkerFailed(3));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(4, "a".to_owned())));
+}
+
+#[test]
+fn failures_of_a_version_do_not_count_when_it_comes_again_after_another() {
+    let mut world = on_probation();
+    for (generation, version) in [(2, "a"), (3, "b"), (4, "a"), (5, "b")] {
+        world.tell(Event::WorkerFailed(generation));
+        world.call(job(version, Load::Lazy));
+        world.settle();
+    }
+    assert_eq!(world.commits.last(), Some(&(6, "b".to_owned())), "and nothing went back");
+    assert!(world.quarantined.is_empty());
+}
+
+#[test]
+fn going_back_that_fails_is_tried_again_after_two_further_failures() {
+    let mut world = on_probation();
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    world.finish_one(0);
+    assert_eq!(world.commits.len(), 2, "nothing could be staged");
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
+}
+
+#[test]
+fn failures_after_the_probation_or_of_another_generation_change_nothing() {
+    let mut world = on_probation();
+    world.tell(Event::WorkerFailed(1));
+    world.tell(Event::WorkerFailed(1));
+    world.tell(Event::WorkerFailed(2));
+    world.now += TIMES.probation;
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    world.settle();
+    assert_eq!(world.commits.len(), 2);
+}
+
+#[test]
+fn the_newest_call_wins_and_those_it_took_the_place_of_are_told() {
+    let mut world = on_probation();
+    for version in ["c", "d", "e", "f"] {
+        world.call(job(version, Load::Lazy));
+    }
+    world.settle();
+    let versions: Vec<&str> = world.commits.iter().map(|(_, version)| version.as_str()).collect();
+    assert_eq!(versions, ["a", "b", "c", "f"]);
+    for call in [3, 4] {
+        let refusal = world.answers[&call].as_ref().unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Superseded);
+        assert!(refusal.message.contains("generation 4"), "{refusal}");
+    }
+}
+
+#[test]
+fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
+    let mut world = World::new(7);
+    let begin = world.now;
+    for number in 0..1000 {
+        world.now = begin + Duration::from_millis(number);
+        world.tell(Event::Ticked);
+        world.call(job(&format!("v{}", number % 2), Load::Lazy));
+        while !world.pending.is_empty() {
+            world.finish_one(10);
+        }
+    }
+    let commits = world.commits.len();
+    assert!((20..=28).contains(&commits), "{commits} in a second, {BURST} of them at once");
+    world.settle();
+    assert_eq!(world.commits.last().unwrap().1, "v1");
+    assert!(world.now - begin <= Duration::from_secs(1) + INTERVAL, "soon after the last call");
+}
+
+#[test]
+fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
+    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let now = Instant::now();
+    assert_eq!((line.caller(), line.is_idle()), (None, true));
+    let lazy = |version| job(version, Load::Lazy);
+    assert_eq!(line.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
+    assert_eq!((line.caller(), line.is_idle()), (Some(7), false));
+    assert!(line.handle(now, Event::Held).is_empty());
+    assert!(line.handle(now, Event::Called(8, lazy("c"))).is_empty());
+    let recorded = line.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(recorded, [Action::Record(1, "b".into())]);
+    line.handle(now, Event::Recorded(Ok(())));
+    assert_eq!((line.caller(), line.is_idle()), (None, true));
+    assert!(line.handle(now, Event::Held).is_empty());
+    assert!(line.handle(now, Event::Resumed).is_empty(), "another one holds it still");
+    assert_eq!(line.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
+    assert_eq!(line.caller(), Some(8));
+}
+
+#[test]
+fn a_line_that_is_stopped_goes_back_from_nothing() {
+    let mut world = on_probation();
+    world.tell(Event::Stopped("onnxd is stopping"));
+    world.tell(Event::WorkerFailed(2));
+    world.tell(Event::WorkerFailed(2));
+    assert!(world.pending.is_empty(), "{:?}", world.pending);
+}
+
+#[test]
+fn so_many_callers_wait_for_one_update_and_the_next_is_refused() {
+    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let now = Instant::now();
+    line.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    for caller in 1..=CALLERS_MAX as u64 {
+        assert!(line.handle(now, Event::Called(caller, job("c", Load::Ahead))).is_empty());
+    }
+    let refused = line.handle(now, Event::Called(u64::MAX, job("d", Load::Ahead)));
+    let [Action::Answer(u64::MAX, Err(refusal))] = &refused[..] else { panic!("{refused:?}") };
+    assert_eq!(refusal.kind, RefusalKind::Busy);
+}
+
+#[test]
+fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_up() {
+    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let now = Instant::now();
+    line.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    let asked = line.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(asked, [Action::AskWorkers]);
+    let first = line.handle(now, Event::Workers(vec![0, 1, 2]));
+    assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
+    for (worker, version) in [(1, "b"), (0, "c")] {
+        let stray = line.handle(now, Event::Loaded(worker, version.into(), Ok(())));
+        assert!(stray.is_empty(), "nobody asked {worker} for {version}: {stray:?}");
+    }
+    let second = line.handle(now, Event::Loaded(0, "b".into(), Ok(())));
+    assert_eq!(second, [Action::LoadAhead(1, "b".into())]);
+    let third = line.handle(now, Event::WorkerEnded(1, Cause::Fault));
+    assert_eq!(third, [Action::LoadAhead(2, "b".into())]);
+    assert!(line.handle(now, Event::Ticked).is_empty());
+    let late = line.deadline().unwrap();
+    assert_eq!(line.handle(late, Event::Ticked), [Action::Record(1, "b".into())]);
+    assert!(line.handle(late, Event::Loaded(2, "b".into(), Ok(()))).is_empty());
+}
+
+#[test]
+fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
+    let asked = |first: Event, second: Event| {
+        let mut line = Line::new(1, Some((1, "a".into())), TIMES);
+        let now = Instant::now();
+        line.handle(now, Event::Called(0, job("b", Load::Ahead)));
+        line.handle(now, Event::Staged(Ok(candidate("b"))));
+        line.handle(now, Event::Workers(vec![0, 1]));
+        line.handle(now, first);
+        line.handle(now, second)
+    };
+    let ended = |worker| Event::WorkerEnded(worker, Cause::Fault);
+    let killed = |worker| Event::WorkerEnded(worker, Cause::Killed);
+    let absent = Event::WorkerAbsent;
+    for (first, second, count) in [
+        (ended(0), ended(1), 2),
+        (killed(0), killed(1), 2),
+        (killed(0), ended(1), 2),
+        (ended(0), absent(1), 1),
+    ] {
+        let refused = asked(first, second);
+        let [Action::Answer(0, Err(refusal)), Action::Forget] = &refused[..] else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(refusal.kind, RefusalKind::Crash);
+        assert!(refusal.message.ends_with(&format!("all {count}")), "{refusal:?}");
+    }
+    let recorded = [Action::Record(2, "b".into())];
+    let loaded = Event::Loaded(1, "b".into(), Ok(()));
+    assert_eq!(asked(ended(0), loaded.clone()), recorded);
+    assert_eq!(asked(killed(0), loaded), recorded);
+    assert_eq!(asked(absent(0), absent(1)), recorded);
+    assert_eq!(asked(absent(0), killed(1)), recorded, "whoever killed it may have any reason");
+}
+
+#[test]
+fn a_worker_that_cannot_load_ahead_ends_the_update_before_anything_is_committed() {
+    let mut world = on_probation();
+    world.call(job("c", Load::Ahead));
+    while !matches!(world.pending[..], [Action::LoadAhead(..)]) {
+        world.finish_one(10);
+    }
+    world.finish_one(0);
+    assert_eq!(world.answers[&2].as_ref().unwrap_err().kind, RefusalKind::Load);
+    assert_eq!(world.commits.len(), 2);
+}
+
+#[test]
+fn the_same_content_is_a_new_generation_and_nothing_is_loaded() {
+    let mut world = on_probation();
+    world.call(job("b", Load::Ahead));
+    world.finish_one(10);
+    if let [Action::Check(_)] = world.pending[..] {
+        world.finish_one(10);
+    }
+    assert_eq!(world.pending, [Action::Record(3, "b".into())]);
+}
+
+#[test]
+fn a_line_that_is_stopped_answers_everybody_and_decides_nothing_more() {
+    let mut world = on_probation();
+    world.call(job("c", Load::Ahead));
+    world.call(job("d", Load::Ahead));
+    world.tell(Event::Stopped("onnxd is stopping"));
+    world.call(job("e", Load::Ahead));
+    world.settle();
+    for call in 2..5 {
+        assert_eq!(world.answers[&call].as_ref().unwrap_err().kind, RefusalKind::Busy);
+    }
+    assert_eq!(world.commits.len(), 2);
+}

@@ -1,0 +1,228 @@
+//! What surrounds a line in its tests: a [`World`] does what the line asks for, with luck or without.
+
+use std::collections::BTreeMap;
+
+use crate::models::{events::Cause, line::*};
+
+pub(super) const TIMES: Times =
+    Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };
+
+pub(super) fn job(version: &str, load: Load) -> Job {
+    let target = Target::Version(version.to_owned());
+    Job { target, load, force: false, allow_dimension_change: false }
+}
+
+pub(super) fn candidate(version: &str) -> Candidate {
+    Candidate { version: version.to_owned(), unchecked: false, quarantined: false, durable: None }
+}
+
+/// Plays what surrounds a line: it does what the line asks for and tells the outcome, in the
+/// order and with the failures that a stream of random numbers says.
+pub(super) struct World {
+    pub(super) line: Line,
+    pub(super) now: Instant,
+    pub(super) random: u64,
+    /// Actions that are under way.
+    pub(super) pending: Vec<Action>,
+    pub(super) workers: usize,
+    pub(super) calls: BTreeMap<CallId, Job>,
+    /// Those of the calls that want the model, whatever its content.
+    pub(super) wants: Vec<CallId>,
+    /// What a start found durable.
+    pub(super) durable: Option<(Generation, Version)>,
+    /// What the control page says; 0 is none.
+    pub(super) page: Generation,
+    pub(super) loads: u32,
+    pub(super) answers: BTreeMap<CallId, Result<Committed, Refusal>>,
+    pub(super) commits: Vec<(Generation, Version)>,
+    pub(super) recorded: BTreeMap<Generation, Version>,
+    pub(super) quarantined: Vec<Version>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            line: Line::new(0, None, TIMES),
+            now: Instant::now(),
+            random: seed | 1,
+            pending: Vec::new(),
+            workers: 3,
+            calls: BTreeMap::new(),
+            wants: Vec::new(),
+            durable: None,
+            page: 0,
+            loads: 0,
+            answers: BTreeMap::new(),
+            commits: Vec::new(),
+            recorded: BTreeMap::new(),
+            quarantined: Vec::new(),
+        }
+    }
+
+    /// xorshift64, so that a seed is all it takes to see a run again.
+    pub(super) fn draw(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        for action in self.line.handle(self.now, event) {
+            match action {
+                Action::Answer(call, result) => {
+                    if let (true, Ok(served)) = (self.wants.contains(&call), &result) {
+                        assert_eq!(served.generation, self.page, "what is wanted serves");
+                    }
+                    let known = self.calls.contains_key(&call);
+                    assert!(known, "nobody asked as {call}");
+                    let before = self.answers.insert(call, result);
+                    assert!(before.is_none(), "caller {call} was answered twice");
+                }
+                Action::Commit(generation) => {
+                    let version = self.recorded.get(&generation);
+                    let version = version.expect("what is committed is durable").clone();
+                    let last = self.commits.last().map_or(0, |(generation, _)| *generation);
+                    assert!(generation > last, "numbers only rise");
+                    self.commits.push((generation, version));
+                    self.page = generation;
+                }
+                Action::Quarantine(version) => self.quarantined.push(version),
+                Action::AnnounceRollback { .. }
+                | Action::RollbackFailed(_)
+                | Action::Forget
+                | Action::Discard => {}
+                Action::Unload => {
+                    self.page = 0;
+                    self.pending.push(Action::Unload);
+                }
+                action => self.pending.push(action),
+            }
+        }
+    }
+
+    pub(super) fn call(&mut self, job: Job) {
+        let id = self.calls.len() as CallId;
+        self.calls.insert(id, job.clone());
+        self.tell(Event::Called(id, job));
+    }
+
+    pub(super) fn want(&mut self) {
+        let id = self.calls.len() as CallId;
+        self.calls.insert(id, Job { target: Target::Last, ..job("", Load::Lazy) });
+        self.wants.push(id);
+        self.tell(Event::Wanted(id, Load::Ahead));
+    }
+
+    /// A line that nobody has used yet, whose last generation before the start was 3.
+    pub(super) fn restarted(seed: u64) -> Self {
+        let durable = (3, "v0".to_owned());
+        let mut world = Self { line: Line::new(5, None, TIMES), ..Self::new(seed) };
+        world.recorded.insert(3, durable.1.clone());
+        world.durable = Some(durable);
+        world
+    }
+
+    /// Finishes one thing that is under way; `luck` of ten it goes well.
+    pub(super) fn finish_one(&mut self, luck: u64) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let place = usize::try_from(self.draw(self.pending.len() as u64)).unwrap();
+        let well = self.draw(10) < luck;
+        let bad = || RefusalKind::Internal.because("the simulation says so");
+        match self.pending.remove(place) {
+            Action::Stage(job) => {
+                self.loads += 1;
+                let unchecked = self.draw(2) == 0;
+                let candidate = match (job.target, self.durable.clone()) {
+                    (Target::Version(version), _) => {
+                        let quarantined = self.quarantined.contains(&version);
+                        Candidate { version, unchecked, quarantined, durable: None }
+                    }
+                    (Target::Last, Some((generation, version))) => {
+                        let durable = Some(generation);
+                        Candidate { durable, ..candidate(&version) }
+                    }
+                    (Target::Last, None) => Candidate { unchecked, ..candidate("source") },
+                    other => unreachable!("{other:?}"),
+                };
+                self.tell(Event::Staged(if well { Ok(candidate) } else { Err(bad()) }));
+            }
+            Action::Check(_) => self.tell(Event::Checked(if well { Ok(()) } else { Err(bad()) })),
+            Action::AskWorkers => self.tell(Event::Workers((0..self.workers).collect())),
+            Action::LoadAhead(worker, version) => {
+                let result = if well { Ok(()) } else { Err("no memory".to_owned()) };
+                self.tell(Event::Loaded(worker, version, result));
+            }
+            Action::Record(generation, version) => {
+                assert!(!self.recorded.contains_key(&generation), "numbers are never reused");
+                if well {
+                    self.recorded.insert(generation, version);
+                }
+                self.tell(Event::Recorded(if well { Ok(()) } else { Err(bad()) }));
+            }
+            Action::Drain => self.tell(Event::Drained),
+            Action::Unload => self.tell(Event::Unloaded),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    /// Lets everything come to rest.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.pending.is_empty() {
+                assert!(self.line.running.is_none());
+                let Some(deadline) = self.line.deadline() else {
+                    assert!(self.line.waiting.is_none());
+                    return;
+                };
+                self.now = self.now.max(deadline);
+                self.tell(Event::Ticked);
+                continue;
+            }
+            self.finish_one(10);
+        }
+        panic!("the line does not come to rest");
+    }
+
+    pub(super) fn step(&mut self) {
+        let pause = self.draw(2000);
+        self.now += Duration::from_millis(pause);
+        match self.draw(15) {
+            0..3 => {
+                let version = format!("v{}", self.draw(4));
+                let load = if self.draw(2) == 0 { Load::Ahead } else { Load::Lazy };
+                self.call(job(&version, load));
+            }
+            3 => {
+                let worker = usize::try_from(self.draw(3)).unwrap();
+                let event = match self.draw(3) {
+                    0 => Event::WorkerEnded(worker, Cause::Fault),
+                    1 => Event::WorkerEnded(worker, Cause::Killed),
+                    _ => Event::WorkerAbsent(worker),
+                };
+                self.tell(event);
+            }
+            4 => {
+                let generation = self.commits.last().map_or(0, |(generation, _)| *generation);
+                self.tell(Event::WorkerFailed(generation));
+            }
+            5 => self.tell(Event::Ticked),
+            6 => self.call(Job::unload()),
+            7 => self.want(),
+            _ => self.finish_one(8),
+        }
+    }
+}
+
+/// A world that serves version `a` as generation 1 and has put `b` on probation as 2.
+pub(super) fn on_probation() -> World {
+    let mut world = World::new(7);
+    world.call(job("a", Load::Ahead));
+    world.settle();
+    world.call(job("b", Load::Ahead));
+    world.settle();
+    assert_eq!(world.commits, [(1, "a".to_owned()), (2, "b".to_owned())]);
+    world
+}

@@ -1,0 +1,347 @@
+//! The state directory: the only code that writes to it. A version is complete and durable
+//! before its name exists, a generation's record before the generation is committed; whatever
+//! step a crash interrupts, the next [`Store::open`] finds the old or the new state and removes
+//! the rest. What stands where is [`onnxd_proto::layout`]'s affair.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use onnxd_proto::{
+    domain::{Record, Refusal, model_name::ModelName},
+    generation::Generation,
+    layout::{Layout, MANIFEST},
+};
+use sha2::{Digest, Sha256};
+
+use crate::models::{
+    crash,
+    digests::Digests,
+    lock,
+    source::{Directory, SourceFile, StagedFile, hex, io_refusal},
+};
+use onnxd_proto::exit::Failure;
+
+/// The state directory, locked.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    /// Versions of each model that are kept.
+    retention: usize,
+    held: Held,
+    /// Held by the one thread that removes old versions: updates of several models end at once.
+    pub(super) retiring: Mutex<()>,
+    digests: Digests,
+    /// Released by the kernel however this process ends.
+    lock: File,
+}
+
+/// Versions that running updates need, with how many need each.
+type Held = Arc<Mutex<HashMap<String, usize>>>;
+
+/// While this lives its version is not removed.
+#[derive(Debug)]
+pub struct Hold {
+    version: String,
+    held: Held,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.version) {
+            *count -= 1;
+            held.retain(|_, count| *count > 0);
+        }
+    }
+}
+
+/// A version that stands in `staging/` or, where it was known already, in `versions/`. Dropping
+/// it before [`Store::keep`] removes the staged copy.
+#[derive(Debug)]
+pub struct Staged {
+    /// SHA-256 of the manifest, in hex.
+    pub version: String,
+    /// `None` where the version is known already.
+    folder: Option<tempfile::TempDir>,
+    /// All bytes of its files.
+    pub bytes: u64,
+}
+
+impl Staged {
+    /// A version that is kept already.
+    pub fn kept(version: &str) -> Self {
+        Self { version: version.to_owned(), folder: None, bytes: 0 }
+    }
+
+    /// Where the files stand until the version is kept.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_ref().map(tempfile::TempDir::path)
+    }
+}
+
+impl Store {
+    /// Creates what is missing, becomes the one writer, and removes what a crash left over.
+    ///
+    /// # Errors
+    /// Another supervisor holds the lock (the message names its pid), or the directory cannot be
+    /// used.
+    pub fn open(root: &Path, retention: usize, inherited: Option<File>) -> Result<Self, Failure> {
+        let layout = Layout::new(root);
+        let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+            Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
+        };
+        for folder in [layout.root().to_owned(), layout.versions(), layout.generations_root()] {
+            fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
+        }
+        // Workers may read what is below this from their start on, so it is there before. Where it
+        // cannot be, there are no compiled forms, which everybody can do without.
+        let _ = fs::create_dir_all(layout.compiled_root());
+        let lock = lock::take(&layout.lock(), inherited)?;
+        let staging = layout.staging();
+        // The directory itself stays: a predecessor that has to go on needs it.
+        empty(&staging).map_err(|error| wrong(&staging, &error))?;
+        let store = Self {
+            layout,
+            retention,
+            held: Held::default(),
+            retiring: Mutex::default(),
+            digests: Digests::default(),
+            lock,
+        };
+        // What a crash left unfinished is nobody's.
+        store.retire(&HashSet::new());
+        Ok(store)
+    }
+
+    /// Writes into the lock who holds it: this process, also after a successor that did not.
+    pub fn sign(&self) {
+        // It is for people.
+        if let Err(error) = lock::sign(&self.lock) {
+            tracing::warn!(%error, "the lock of the state directory does not say who holds it");
+        }
+    }
+
+    /// A second descriptor of the lock, for a successor.
+    ///
+    /// # Errors
+    /// Descriptors are used up.
+    pub fn lock_for_a_successor(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    /// Keeps a version from being removed, as long as the result lives.
+    pub fn hold(&self, version: &str) -> Hold {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held.entry(version.to_owned()).or_default() += 1;
+        Hold { version: version.to_owned(), held: Arc::clone(&self.held) }
+    }
+
+    /// All versions that are held.
+    pub(super) fn held(&self) -> HashSet<String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.keys().cloned().collect()
+    }
+
+    /// How many versions of each model are kept.
+    pub(super) fn retention(&self) -> usize {
+        self.retention
+    }
+
+    /// Where everything stands.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Copies a source into `staging/` and names it by its manifest, or finds it known and
+    /// unchanged; `copied` hears of bytes done and in all. Blocking.
+    ///
+    /// # Errors
+    /// See [`Directory::files`], [`Directory::copy_to`] and [`Directory::verify`]; nothing is left
+    /// behind.
+    pub fn stage(&self, source: &Directory, copied: &dyn Fn(u64, u64)) -> Result<Staged, Refusal> {
+        let files = source.files()?;
+        if let Some(unchanged) = self.unchanged(&files) {
+            let (_, version, bytes) = identify(&unchanged);
+            if self.layout.version(&version).exists() {
+                source.verify(&unchanged)?;
+                return Ok(Staged { version, folder: None, bytes });
+            }
+        }
+        let staging = self.layout.staging();
+        let folder =
+            tempfile::tempdir_in(&staging).map_err(|error| io_refusal(&staging, &error))?;
+        crash::point(1);
+        let files = source.copy_to(files, folder.path(), &self.digests, copied)?;
+        source.verify(&files)?;
+        crash::point(2);
+        let (manifest, version, bytes) = identify(&files);
+        if self.layout.version(&version).exists() {
+            return Ok(Staged { version, folder: None, bytes });
+        }
+        let path = folder.path().join(MANIFEST);
+        fs::write(&path, manifest).map_err(|error| io_refusal(&path, &error))?;
+        crash::point(3);
+        Ok(Staged { version, folder: Some(folder), bytes })
+    }
+
+    /// These files as they were read before, if none of them has changed since.
+    fn unchanged(&self, files: &[SourceFile]) -> Option<Vec<StagedFile>> {
+        let file = |file: &SourceFile| {
+            let sha256 = self.digests.get(&file.identity)?;
+            Some(StagedFile { path: file.path.clone(), bytes: file.identity.bytes(), sha256 })
+        };
+        files.iter().map(file).collect()
+    }
+
+    /// Makes a staged version durable and gives it its place; from then on it never changes.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// A fault of the disk; nothing is left behind.
+    pub fn keep(&self, staged: Staged) -> Result<(), Refusal> {
+        let Some(folder) = staged.folder else { return Ok(()) };
+        let place = self.layout.version(&staged.version);
+        let kept = (|| {
+            crash::point(4);
+            seal(folder.path())?;
+            crash::point(5);
+            match fs::rename(folder.path(), &place) {
+                // Another model has just kept the same version.
+                Err(_) if place.join(MANIFEST).exists() => return Ok(false),
+                renamed => renamed?,
+            }
+            fs::set_permissions(&place, Permissions::from_mode(0o555))?;
+            crash::point(6);
+            sync_directory(&self.layout.versions()).map(|()| true)
+        })();
+        match kept {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                // The folder has moved: there is nothing to remove any more.
+                let _ = folder.keep();
+                Ok(())
+            }
+            Err(error) => Err(io_refusal(&place, &error)),
+        }
+    }
+
+    /// Writes a generation's record, durably. A number that exists is never written again.
+    ///
+    /// # Errors
+    /// A fault of the disk, after which the generation does not exist.
+    pub fn record(
+        &self,
+        model: &ModelName,
+        generation: Generation,
+        record: &Record,
+    ) -> Result<(), Refusal> {
+        let folder = self.layout.generations(model);
+        let path = self.layout.generation(model, generation);
+        let written = (|| {
+            fs::create_dir_all(&folder)?;
+            let mut file = tempfile::Builder::new().tempfile_in(self.layout.staging())?;
+            serde_json::to_writer(&mut file, record)?;
+            file.write_all(b"\n")?;
+            file.as_file().sync_all()?;
+            file.as_file().set_permissions(Permissions::from_mode(0o444))?;
+            crash::point(7);
+            file.persist_noclobber(&path)?;
+            crash::point(8);
+            let synced = sync_directory(&folder)
+                .and_then(|()| sync_directory(&self.layout.root().join("generations")));
+            if synced.is_err() {
+                // A caller who is refused must not find it served after a restart.
+                let _ = fs::remove_file(&path);
+            }
+            crash::point(9);
+            synced
+        })();
+        written.map_err(|error: io::Error| io_refusal(&path, &error))
+    }
+
+    /// The numbers of a model's recorded generations, rising.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn generations(&self, model: &ModelName) -> io::Result<Vec<Generation>> {
+        let names = names(&self.layout.generations(model))?;
+        let mut numbers: Vec<_> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The newest generation whose version is there: the one to serve after a restart.
+    ///
+    /// # Errors
+    /// A record is damaged or the directory cannot be read; the message names the file.
+    pub fn newest(&self, model: &ModelName) -> io::Result<Option<(Generation, Record)>> {
+        for generation in self.generations(model)?.into_iter().rev() {
+            let record = self.layout.read_record(model, generation)?;
+            if self.layout.version(&record.version).join(MANIFEST).exists() {
+                return Ok(Some((generation, record)));
+            }
+            tracing::error!(%model, generation, version = record.version, "the version of a generation is missing");
+        }
+        Ok(None)
+    }
+}
+
+/// The names in a directory; none where it is missing.
+pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());
+    Ok(entries.map(name).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// The manifest of these files, the version that it makes, and the bytes of all. A manifest has
+/// lines of `<sha256>  <bytes>  <path>`, sorted by path, after a line that names the format.
+fn identify(files: &[StagedFile]) -> (String, String, u64) {
+    let lines =
+        files.iter().map(|file| format!("{}  {}  {}\n", file.sha256, file.bytes, file.path));
+    let manifest: String = std::iter::once("onnxd manifest 1\n".to_owned()).chain(lines).collect();
+    let version = hex(&Sha256::digest(&manifest));
+    (manifest, version, files.iter().map(|file| file.bytes).sum())
+}
+
+/// Makes every file durable and read-only, then every directory.
+fn seal(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            seal(&path)?;
+        } else {
+            File::open(&path)?.sync_all()?;
+            fs::set_permissions(&path, Permissions::from_mode(0o444))?;
+        }
+    }
+    // The top directory stays writable until it has its place: it could not be moved.
+    sync_directory(folder)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Removes what is in a directory, or makes it.
+fn empty(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

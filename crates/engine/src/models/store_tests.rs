@@ -1,0 +1,75 @@
+//! What the store promises, on real directories.
+
+use onnxd_proto::domain::{Facts, Pooling, Task};
+
+use crate::models::store::*;
+
+fn source_with(content: &str) -> tempfile::TempDir {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("model.onnx"), content).unwrap();
+    source
+}
+
+fn record_of(version: &str) -> Record {
+    let facts = Facts {
+        dimension: 4,
+        max_tokens: 8,
+        pooling: Pooling::Mean,
+        normalize: true,
+        ..Facts::of(Task::Embed)
+    };
+    Record { version: version.into(), configured_source: "/x".into(), facts, drift: None }
+}
+
+fn stage(store: &Store, content: &str) -> Staged {
+    store.stage(&Directory::open(source_with(content).path()).unwrap(), &|_, _| {}).unwrap()
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().next().is_none()
+}
+
+#[test]
+fn equal_content_is_one_version_and_another_content_is_another() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), 3, None).unwrap();
+    let first = stage(&store, "a");
+    let version = first.version.clone();
+    assert!(first.folder().is_some());
+    store.keep(first).unwrap();
+    let again = stage(&store, "a");
+    assert_eq!((again.version.as_str(), again.folder()), (version.as_str(), None));
+    assert_ne!(stage(&store, "b").version, version);
+    let model = store.layout().version(&version).join("model.onnx");
+    assert_eq!(fs::metadata(model).unwrap().permissions().mode() & 0o777, 0o444);
+    assert!(is_empty(&store.layout().staging()), "what is not kept is removed");
+}
+
+#[test]
+fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let model = "m".parse().unwrap();
+    let store = Store::open(root.path(), 3, None).unwrap();
+    assert_eq!(store.newest(&model).unwrap(), None);
+    let staged = stage(&store, "a");
+    let record = record_of(&staged.version);
+    store.keep(staged).unwrap();
+    store.record(&model, 9, &record).unwrap();
+    store.record(&model, 10, &record).unwrap();
+    store.record(&model, 11, &record_of("a version that was never kept")).unwrap();
+    assert!(store.record(&model, 10, &record).is_err(), "a number is never reused");
+    std::mem::forget(tempfile::tempdir_in(store.layout().staging()).unwrap());
+    drop(store);
+    let store = Store::open(root.path(), 3, None).unwrap();
+    assert!(is_empty(&store.layout().staging()));
+    assert_eq!(store.newest(&model).unwrap(), Some((10, record)));
+    assert_eq!(store.generations(&model).unwrap(), [9, 10, 11]);
+}
+
+#[test]
+fn a_second_writer_is_refused_and_told_who_the_first_is() {
+    let root = tempfile::tempdir().unwrap();
+    let _first = Store::open(root.path(), 3, None).unwrap();
+    let second = format!("{:?}", Store::open(root.path(), 3, None).unwrap_err());
+    assert!(second.contains(&std::process::id().to_string()), "{second}");
+}

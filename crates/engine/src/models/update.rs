@@ -1,0 +1,293 @@
+//! Updates as callers see them: what can be asked for, what is told on the way, what comes out.
+//! [`crate::models::line`] decides, [`crate::models::driver`] does.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use onnxd_proto::domain::{Refusal, RefusalKind};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::dispatch;
+use crate::models::{
+    background::Background,
+    checker::Checker,
+    driver::{Caller, Driver, Input},
+    events::{CallId, Event, Job},
+    gate::{Pass, Presence},
+    line::{Line, Times},
+    registry::{Model, Registry},
+    store::Store,
+};
+use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
+use onnxd_telemetry::metrics::Metrics;
+
+/// What callers are told while the supervisor stops.
+const STOPPING: &str = "onnxd is stopping";
+/// What callers are told who asked a supervisor that another one succeeds: `onnxd update` asks
+/// again by itself.
+pub const SUCCEEDED: &str = "a successor takes over; ask again";
+
+/// Why a model does not answer requests.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotServed {
+    /// It was told to serve nothing, and does not load by itself.
+    #[error("the model `{0}` is unloaded; `onnxd update {0}` loads it again")]
+    Unloaded(String),
+    /// It was to be loaded on first use.
+    #[error("the model could not be loaded: {0}")]
+    Failed(Refusal),
+}
+
+/// Where the steps of an update are told; what nobody reads in time is dropped.
+pub type Progress = mpsc::Sender<Step>;
+
+/// The way into the lines of all models.
+#[derive(Debug)]
+pub struct Updater {
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    lines: Vec<LineHandle>,
+}
+
+/// The way into one model's line; also what the dispatcher tells about workers goes here.
+#[derive(Clone, Debug)]
+pub struct LineHandle(mpsc::Sender<Input>);
+
+impl LineHandle {
+    /// A handle to the task that reads the other end.
+    pub(super) fn new(inputs: mpsc::Sender<Input>) -> Self {
+        Self(inputs)
+    }
+
+    /// Tells what happened to a worker. What does not fit the queue is dropped: loading ahead has
+    /// a deadline, and a storm of failures is known by its first two.
+    pub fn tell(&self, event: Event) {
+        if self.0.try_send(Input::Happened(event)).is_err() {
+            tracing::warn!("a line of updates does not keep up");
+        }
+    }
+}
+
+/// What lines work with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    pub store: Arc<Store>,
+    pub registry: Arc<Registry>,
+    pub checker: Checker,
+    pub metrics: Arc<Metrics>,
+    pub times: Times,
+    pub background: Background,
+    /// How long a request may take: an unload waits for those that were accepted.
+    pub request_timeout: Duration,
+    /// The dispatcher, which knows the workers.
+    pub events: mpsc::Sender<dispatch::Event>,
+}
+
+impl Updater {
+    /// Starts a line for each model, which continues where the store's records end. Nothing serves
+    /// yet.
+    ///
+    /// # Errors
+    /// The store is damaged; the message names the file.
+    pub fn new(means: &Means) -> io::Result<Self> {
+        let line = |model: &Arc<Model>| {
+            let last = means.store.generations(&model.name)?.last().copied().unwrap_or(0);
+            let line = Line::new(last, None, means.times);
+            Ok(Driver::start(line, Arc::clone(model), means.clone()))
+        };
+        let lines = means.registry.models().iter().map(line).collect::<io::Result<_>>()?;
+        let (registry, metrics) = (Arc::clone(&means.registry), Arc::clone(&means.metrics));
+        Ok(Self { registry, metrics, lines })
+    }
+
+    /// One without models, for callers that test themselves.
+    pub fn of_no_model(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
+        let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
+        Self { registry, metrics, lines: Vec::new() }
+    }
+
+    /// Brings every model that is to be loaded at start to what it serves: its last durable
+    /// generation with a sound compiled form, or its source where there is no generation yet.
+    ///
+    /// # Errors
+    /// The model whose source cannot serve, and why.
+    pub async fn restore(&self) -> Result<(), (String, Refusal)> {
+        for model in self.registry.models().iter().filter(|model| model.preload) {
+            // No worker runs yet that could load ahead.
+            let loaded = self.want(model, Load::Lazy).await;
+            loaded.map_err(|refusal| (model.name.to_string(), refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Admits a request to a model, which is loaded first if it has not been used yet. As long as
+    /// the result lives the model is not unloaded.
+    ///
+    /// # Errors
+    /// The model is unloaded, or could not be loaded.
+    pub async fn ensure_loaded(&self, model: &Model) -> Result<Pass, NotServed> {
+        loop {
+            let is_unloaded =
+                |presence| matches!(presence, Presence::Unloading | Presence::Unloaded);
+            let unloaded = || Err(NotServed::Unloaded(model.name.to_string()));
+            match model.gate.admit() {
+                Ok(pass) => return Ok(pass),
+                Err(presence) if is_unloaded(presence) => return unloaded(),
+                // All who come here cause one load.
+                Err(_) => match self.want(model, Load::Ahead).await {
+                    Ok(()) => {}
+                    Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
+                    Err(refusal) => {
+                        let (kind, reason) = (refusal.kind, refusal.message.as_str());
+                        tracing::warn!(model = %model.name, ?kind, reason, "not loaded on first use");
+                        return Err(NotServed::Failed(refusal));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Waits until something of a model serves, and has it loaded if nothing does.
+    async fn want(&self, model: &Model, load: Load) -> Result<(), Refusal> {
+        let (progress, _) = mpsc::channel(1);
+        self.ask(model, progress, |id, caller| Input::Wanted(id, load, caller)).await.map(drop)
+    }
+
+    /// The way into the line of each model, by slot.
+    pub fn lines(&self) -> Vec<LineHandle> {
+        self.lines.clone()
+    }
+
+    /// Gives up updates that are not decided yet; the serving generations stay.
+    pub fn stop(&self) {
+        self.lines.iter().for_each(|line| line.tell(Event::Stopped(STOPPING)));
+    }
+
+    /// Has nothing new begin in any line, and returns when nothing runs: then a successor finds
+    /// everything durable. Calls wait meanwhile.
+    pub async fn hold(&self) {
+        let mut idle = Vec::new();
+        for line in &self.lines {
+            let (holding, held) = oneshot::channel();
+            // A line that has ended runs nothing.
+            let _ = line.0.send(Input::Hold(holding)).await;
+            idle.push(held);
+        }
+        for held in idle {
+            let _ = held.await;
+        }
+    }
+
+    /// Lets what was held begin.
+    pub async fn resume(&self) {
+        for line in &self.lines {
+            let _ = line.0.send(Input::Happened(Event::Resumed)).await;
+        }
+    }
+
+    /// A successor updates from now on: whoever waits is told to ask it.
+    pub async fn hand_over(&self) {
+        for line in &self.lines {
+            let _ = line.0.send(Input::Happened(Event::Stopped(SUCCEEDED))).await;
+        }
+    }
+
+    /// Updates a model and returns when every request that begins afterwards is answered by the
+    /// new generation.
+    ///
+    /// # Errors
+    /// Why the serving generation stays, or which one superseded this update.
+    pub async fn update(
+        &self,
+        model: &Model,
+        job: Job,
+        progress: Progress,
+    ) -> Result<Outcome, Refusal> {
+        let start = Instant::now();
+        let result = self.ask(model, progress, |id, caller| Input::Called(id, job, caller)).await;
+        let refused = result.as_ref().err().map(|refusal| refusal.kind);
+        self.metrics.model(model.slot).updated(refused, start.elapsed());
+        if let Err(refusal) = &result {
+            self.metrics.updates_refused_total.add();
+            let (kind, reason) = (refusal.kind, refusal.message.as_str());
+            match kind {
+                // In a storm these are many, and no fault.
+                RefusalKind::Superseded => {
+                    tracing::debug!(model = %model.name, reason, "update superseded");
+                }
+                _ => tracing::warn!(model = %model.name, ?kind, reason, "update refused"),
+            }
+        }
+        result
+    }
+
+    /// Tells a model's line, and waits for its answer.
+    async fn ask(
+        &self,
+        model: &Model,
+        progress: Progress,
+        input: impl FnOnce(CallId, Caller) -> Input,
+    ) -> Result<Outcome, Refusal> {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let start = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        let caller = Caller { progress, answer, start };
+        let id = CALLS.fetch_add(1, Ordering::Relaxed);
+        let gone = || RefusalKind::Busy.because(STOPPING);
+        let line = &self.lines[usize::from(model.slot)];
+        line.0.send(input(id, caller)).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Unloads a model: returns when what it had accepted is answered and workers have dropped what
+    /// they had of it.
+    ///
+    /// # Errors
+    /// A newer call took this one's place, or onnxd is stopping.
+    pub async fn unload(&self, model: &Model) -> Result<Unloaded, Refusal> {
+        let (progress, _) = mpsc::channel(1);
+        let Outcome { model, previous_generation: generation, seconds, .. } =
+            self.update(model, Job::unload(), progress).await?;
+        Ok(Unloaded { model, generation, seconds })
+    }
+
+    /// Updates every loaded model from its own source, one after the other: what SIGHUP asks for.
+    /// Gives the models that were refused, with the reasons.
+    pub async fn update_all(&self) -> Vec<(String, Refusal)> {
+        let mut refused = Vec::new();
+        let loaded = |model: &&Arc<Model>| model.gate.presence() == Presence::Loaded;
+        for model in self.registry.models().iter().filter(loaded) {
+            let (progress, _) = mpsc::channel(1);
+            let job = Job::from_source(None, Load::default());
+            if let Err(refusal) = self.update(model, job, progress).await {
+                refused.push((model.name.to_string(), refusal));
+            }
+        }
+        refused
+    }
+}
+
+/// How long one worker may take to load ahead before the update goes on without it.
+pub const LOAD_AHEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A path in a request, which must be absolute since the two processes may stand in different
+/// directories.
+///
+/// # Errors
+/// The path is relative.
+pub fn absolute(path: &Path) -> Result<PathBuf, Refusal> {
+    if path.is_absolute() {
+        Ok(path.to_owned())
+    } else {
+        let message = format!("{}: the path of a source must be absolute", path.display());
+        Err(RefusalKind::NotFound.because(message))
+    }
+}

@@ -1,0 +1,231 @@
+//! One thread for each worker. It starts the process and waits for its end, over and over: the
+//! kernel ties a child's parent-death signal to the *thread* that started it, so that thread has
+//! to live as long as the child.
+
+use std::{
+    io::{self, PipeWriter, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::Stdio,
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use onnxd_proto::exit::ExitStatus;
+use onnxd_telemetry::metrics::RestartReason;
+use rustix::{
+    io::{Errno, ioctl_fionbio},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open,
+        pidfd_send_signal, waitid,
+    },
+};
+use tokio::sync::mpsc::Sender;
+
+use crate::pool::{Epoch, WorkerId, executable::WorkerExecutable};
+
+/// The descriptor of the socket in the worker.
+const SOCKET_FD: i32 = 3;
+/// The descriptor of the control page in the worker.
+const CONTROL_PAGE_FD: i32 = 4;
+/// The descriptor of the pipe that names groups to be terminated in the worker.
+const TERMINATIONS_FD: i32 = 5;
+
+/// How the system says that it has not enough processes, descriptors or memory now.
+const SCARCE: [Errno; 4] = [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+
+/// A process that has been started.
+#[derive(Debug)]
+pub struct Started {
+    /// Its number in the system.
+    pub pid: u32,
+    /// For signals that cannot hit another process.
+    pidfd: Arc<OwnedFd>,
+    /// Read by a thread of the worker that nothing holds up.
+    terminations: PipeWriter,
+}
+
+impl Started {
+    /// Ends the process at once, also if it is stopped.
+    pub fn kill(&self) {
+        // It may have ended by itself, which is as good.
+        let _ = pidfd_send_signal(&*self.pidfd, Signal::KILL);
+    }
+
+    /// Tells the process to end what it computes for this group, even in the middle of a run.
+    pub fn terminate(&self, group: u64) {
+        // The pipe is full only where nobody reads it; such a worker is killed after a grace.
+        let _ = (&self.terminations).write_all(&group.to_le_bytes());
+    }
+}
+
+/// What a keeper reports.
+#[derive(Debug)]
+pub enum Report {
+    /// The process runs; our end of its socket.
+    Started(Started, UnixStream),
+    /// Somebody has stopped the process.
+    Stopped,
+    /// The process goes on after it was stopped.
+    Continued,
+    /// The process has ended, or could not be started.
+    Ended(Ended),
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The exit code, where there is one.
+    pub code: Option<i32>,
+    /// The signal that ended it, where one did.
+    pub signal: Option<i32>,
+    /// For logs.
+    pub reason: String,
+    /// It could not be started, or ended, because the system had not enough of something, which
+    /// passes.
+    pub scarce: bool,
+}
+
+impl Ended {
+    /// It did not run at all, or nobody can tell how it ended.
+    pub fn unknown(reason: String) -> Self {
+        Self { code: None, signal: None, reason, scarce: false }
+    }
+
+    /// It could not be started.
+    pub fn not_started(error: &io::Error) -> Self {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        let scarce = errno.is_some_and(|errno| SCARCE.contains(&errno));
+        Self { scarce, ..Self::unknown(format!("not started: {error}")) }
+    }
+
+    /// Whether SIGKILL ended it.
+    pub fn was_killed(&self) -> bool {
+        self.signal == Some(Signal::KILL.as_raw())
+    }
+
+    /// The reason that restarts are counted by.
+    pub fn restart_reason(&self) -> RestartReason {
+        match self {
+            ended if ended.was_killed() => RestartReason::Killed,
+            Self { signal: Some(_), .. } => RestartReason::Signal,
+            Self { code: Some(_), .. } => RestartReason::Exited,
+            _ => RestartReason::Unknown,
+        }
+    }
+
+    /// Whether something else than a fault of its own ended it: no process raises SIGKILL by a fault,
+    /// a worker exits with 0 only when it is told to, by whomever, and a shortage is the system's.
+    pub fn is_blameless(&self) -> bool {
+        self.was_killed() || self.code == Some(ExitStatus::Fine as i32) || self.scarce
+    }
+}
+
+impl From<&WaitIdStatus> for Ended {
+    fn from(status: &WaitIdStatus) -> Self {
+        let (code, signal) = (status.exit_status(), status.terminating_signal());
+        let reason = match (code, signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (_, Some(signal)) => format!("signal {signal}"),
+            _ => "nobody knows how".to_owned(),
+        };
+        Self { code, signal, reason, scarce: code == Some(ExitStatus::Scarce as i32) }
+    }
+}
+
+/// A handle to the thread.
+#[derive(Debug)]
+pub struct Keeper {
+    orders: mpsc::SyncSender<(Epoch, OwnedFd)>,
+}
+
+impl Keeper {
+    /// Starts the thread; the process is started by [`Keeper::start`].
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn spawn<E: Send + 'static>(
+        worker: WorkerId,
+        cpu: u16,
+        executable: WorkerExecutable,
+        events: Sender<E>,
+        event: impl Fn(WorkerId, Epoch, Report) -> E + Send + 'static,
+    ) -> io::Result<Self> {
+        let (orders, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
+        thread::Builder::new().name(format!("keeper-{worker}")).spawn(move || {
+            // The loop ends when the handle is dropped, or when nobody hears the reports.
+            for (epoch, control_page) in incoming {
+                let report = |report| events.blocking_send(event(worker, epoch, report)).is_ok();
+                let ended = match start(&executable, worker, cpu, control_page) {
+                    Ok((started, socket)) => {
+                        // Also when nobody listens any more: the child ends as its socket does.
+                        let pidfd = Arc::clone(&started.pidfd);
+                        report(Report::Started(started, socket));
+                        wait(&pidfd, report)
+                    }
+                    Err(error) => Ended::not_started(&error),
+                };
+                report(Report::Ended(ended));
+            }
+        })?;
+        Ok(Self { orders })
+    }
+
+    /// Starts the process; the one before must have ended.
+    pub fn start(&self, epoch: Epoch, control_page: OwnedFd) {
+        let sent = self.orders.try_send((epoch, control_page));
+        debug_assert!(sent.is_ok(), "a worker is started once at a time");
+    }
+}
+
+/// Waits for the end of the process, and reports when somebody stops it or lets it go on.
+fn wait(pidfd: &OwnedFd, report: impl Fn(Report) -> bool) -> Ended {
+    let changes = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
+    loop {
+        match waitid(WaitId::PidFd(pidfd.as_fd()), changes) {
+            Ok(Some(status)) if status.stopped() => report(Report::Stopped),
+            Ok(Some(status)) if status.continued() => report(Report::Continued),
+            Ok(Some(status)) => return Ended::from(&status),
+            Ok(None) | Err(Errno::INTR) => continue,
+            Err(error) => return Ended::unknown(error.to_string()),
+        };
+    }
+}
+
+fn start(
+    executable: &WorkerExecutable,
+    worker: WorkerId,
+    cpu: u16,
+    control_page: OwnedFd,
+) -> io::Result<(Started, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let (orders, terminations) = io::pipe()?;
+    ioctl_fionbio(&terminations, true)?;
+    let mut command = executable.command();
+    command.arg("serve").args(["--worker", &worker.to_string(), "--cpu", &cpu.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .fd_mappings(vec![
+            FdMapping { parent_fd: theirs.into(), child_fd: SOCKET_FD },
+            FdMapping { parent_fd: control_page, child_fd: CONTROL_PAGE_FD },
+            FdMapping { parent_fd: orders.into(), child_fd: TERMINATIONS_FD },
+        ])
+        .map_err(io::Error::other)?;
+    let mut child = command.spawn()?;
+    let pid = child.id();
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+    let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            // Nobody could wait for it: there are never two processes of one worker.
+            child.kill()?;
+            child.wait()?;
+            return Err(error.into());
+        }
+    };
+    Ok((Started { pid, pidfd: Arc::new(pidfd), terminations }, ours))
+}

@@ -1,0 +1,253 @@
+//! One worker's machine, and several together, under whatever may happen to them: a seed is a run, and
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd restarts` replays one.
+
+use proptest::prelude::*;
+
+use crate::pool::{
+    restarts::*,
+    state::{BACKOFF_MAX, BACKOFF_MIN, End, SCARCE_WAIT},
+};
+
+const SEEDS: u64 = 400;
+const STEPS: usize = 400;
+
+/// Workers, and what the test knows of their processes.
+struct World {
+    random: u64,
+    now: Instant,
+    workers: Vec<WorkerState>,
+    has_process: Vec<bool>,
+    /// When each ended by accident.
+    ends: Vec<Vec<Instant>>,
+    restarts: Vec<u64>,
+    limit: u32,
+    drained: bool,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let (now, count) = (Instant::now(), usize::try_from(1 + seed % 8).unwrap());
+        let limit = u32::try_from(1 + seed / 8 % 12).unwrap();
+        Self {
+            workers: vec![WorkerState::new(now, limit); count],
+            has_process: vec![false; count],
+            ends: vec![Vec::new(); count],
+            restarts: vec![0; count],
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            now,
+            limit,
+            drained: false,
+        }
+    }
+
+    /// xorshift64, so that a seed is all it takes to see a run again.
+    fn below(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    fn count(&self, state: State) -> usize {
+        self.workers.iter().filter(|worker| worker.state() == state).count()
+    }
+
+    /// Starts who is due, and looks at what must always be so.
+    fn start(&mut self) {
+        hurry(self.workers.iter_mut());
+        for (worker, has_process) in self.workers.iter_mut().zip(&mut self.has_process) {
+            if worker.start_due(self.now) {
+                assert!(!*has_process, "two processes");
+                assert!(!self.drained, "started after the drain");
+                *has_process = true;
+            }
+        }
+        let on_the_way =
+            [State::Starting, State::Ready, State::Busy].map(|state| self.count(state));
+        if on_the_way.iter().all(|&count| count == 0) && self.count(State::Backoff) > 0 {
+            let first = self.workers.iter().filter_map(WorkerState::start_at).min().unwrap();
+            let soon = SCARCE_WAIT.max(BACKOFF_MIN * 10);
+            assert!(first <= self.now + soon, "nobody serves for {:?}", first - self.now);
+        }
+        let waits = |worker: &&WorkerState| worker.state() == State::Backoff;
+        assert!(self.workers.iter().filter(waits).all(|worker| worker.start_at().is_some()));
+    }
+
+    fn end(&mut self, id: usize, kind: End) {
+        let before = self.workers[id].state();
+        let jitter = f64::from(u32::try_from(self.below(65)).unwrap()) / 64.0;
+        let counts = self.workers[id].ended(self.now, kind, jitter);
+        self.has_process[id] = false;
+        let worker = &self.workers[id];
+        if counts {
+            self.ends[id].push(self.now);
+        }
+        match (before, worker.state()) {
+            (State::Failed, after) => assert_eq!(after, State::Failed, "final"),
+            (State::Draining | State::Stopped, after) => assert_eq!(after, State::Stopped),
+            (_, State::Backoff) => {
+                let counted = !matches!(kind, End::NotStarted | End::Ordered);
+                self.restarts[id] += u64::from(counted);
+                let wait = worker.start_at().unwrap() - self.now;
+                let soonest = if kind == End::Ordered { Duration::ZERO } else { BACKOFF_MIN };
+                assert!((soonest..=BACKOFF_MAX).contains(&wait), "{wait:?}");
+                let recent = self.ends[id].iter().filter(|end| self.now - **end < WINDOW).count();
+                assert!(recent <= self.limit as usize, "{recent} ends are too many");
+            }
+            (_, State::Failed) => {}
+            (before, after) => panic!("{before:?} ended and is {after:?}"),
+        }
+        assert_eq!(worker.restarts(), self.restarts[id]);
+    }
+
+    fn step(&mut self) {
+        let next = self.workers.iter().filter_map(WorkerState::start_at).min();
+        self.now = match next {
+            Some(next) if self.below(3) == 0 => next.max(self.now),
+            _ => self.now + Duration::from_millis(self.below(4_000)),
+        };
+        self.start();
+        let id = usize::try_from(self.below(self.workers.len() as u64)).unwrap();
+        let failed = self.workers[id].state() == State::Failed;
+        let what = self.below(100);
+        match what {
+            0..40 => self.workers[id].ready(self.now),
+            40..55 => self.workers[id].group_sent(),
+            55..70 => self.workers[id].group_done(),
+            70..90 if self.has_process[id] => self.end(id, End::Accident),
+            90..94 if self.has_process[id] => {
+                let started = self.workers[id].state() == State::Starting;
+                self.end(id, if started { End::NotStarted } else { End::Accident });
+            }
+            97 if self.has_process[id] => self.end(id, End::Ordered),
+            94 if self.has_process[id] => self.end(id, End::Hopeless),
+            95 => self.workers[id].give_up(),
+            96 if self.below(20) == 0 => {
+                self.drained = true;
+                self.workers.iter_mut().for_each(WorkerState::drain);
+            }
+            _ => {}
+        }
+        assert!(!failed || self.workers[id].state() == State::Failed, "failed is final");
+    }
+}
+
+#[test]
+fn whatever_happens_workers_keep_their_promises_and_somebody_is_started_soon() {
+    let mut reached = [false; State::ALL.len()];
+    let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        for _ in 0..STEPS {
+            world.step();
+            for (reached, state) in reached.iter_mut().zip(State::ALL) {
+                *reached |= world.count(state) > 0;
+            }
+        }
+    }
+    assert!(given.is_some() || reached == [true; State::ALL.len()], "the runs see every state");
+}
+
+/// A worker that serves.
+fn serving(now: Instant, restarts_max: u32) -> WorkerState {
+    let mut worker = WorkerState::new(now, restarts_max);
+    assert!(worker.start_due(now));
+    worker.ready(now);
+    worker
+}
+
+#[test]
+fn a_worker_that_ends_too_often_within_a_minute_is_given_up_and_one_that_does_so_slowly_is_not() {
+    for (seconds, given_up) in [(5, true), (7, false)] {
+        let mut now = Instant::now();
+        let mut worker = serving(now, 9);
+        for _ in 0..30 {
+            now += Duration::from_secs(seconds);
+            worker.ended(now, End::Accident, 0.0);
+            hurry(std::iter::once(&mut worker));
+            worker.start_due(now + BACKOFF_MIN);
+            worker.ready(now + BACKOFF_MIN);
+        }
+        assert_eq!(worker.state() == State::Failed, given_up, "every {seconds} s");
+    }
+}
+
+#[test]
+fn a_worker_that_we_replace_comes_back_at_once_however_often() {
+    let mut now = Instant::now();
+    let mut worker = serving(now, 3);
+    for _ in 0..50 {
+        assert!(!worker.ended(now, End::Ordered, 0.0));
+        assert_eq!(worker.start_at(), Some(now));
+        now += BACKOFF_MIN;
+        worker.start_due(now);
+        worker.ready(now);
+    }
+    assert_eq!(worker.restarts(), 0);
+}
+
+#[test]
+fn what_the_system_has_not_enough_for_is_tried_as_long_as_it_takes() {
+    let mut now = Instant::now();
+    let mut worker = WorkerState::new(now, 3);
+    for _ in 0..100 {
+        assert!(worker.start_due(now));
+        assert!(!worker.ended(now, End::NotStarted, 0.0), "it is nobody's fault");
+        hurry(std::iter::once(&mut worker));
+        assert_eq!(worker.start_at(), Some(now + SCARCE_WAIT));
+        now += SCARCE_WAIT;
+    }
+    assert_eq!(worker.restarts(), 0);
+}
+
+#[test]
+fn when_nobody_serves_the_one_that_waits_least_is_started_and_the_others_wait_on() {
+    let now = Instant::now();
+    let mut workers = [serving(now, 100), serving(now, 100), serving(now, 100)];
+    let mut then = now;
+    for (deaths, worker) in [9, 8, 7].into_iter().zip(&mut workers) {
+        for _ in 0..deaths {
+            then = worker.start_at().unwrap_or(then);
+            worker.start_due(then);
+            worker.ready(then);
+            worker.ended(then, End::Accident, 0.0);
+        }
+    }
+    let before = workers.clone().map(|worker| worker.start_at());
+    let latest = then;
+    hurry(workers.iter_mut());
+    let hurried: Vec<_> = (0..3).filter(|&id| workers[id].start_at() != before[id]).collect();
+    let least = (0..3).min_by_key(|&id| before[id]).unwrap();
+    assert_eq!(hurried, [least]);
+    assert!(workers[least].start_at() <= Some(latest + BACKOFF_MIN));
+    assert!(workers[least].start_due(latest + BACKOFF_MIN));
+    let before = workers.clone().map(|worker| worker.start_at());
+    hurry(workers.iter_mut());
+    assert_eq!(workers.clone().map(|worker| worker.start_at()), before, "one is on its way");
+}
+
+proptest! {
+    #[test]
+    fn all_together_may_end_more_often_than_one_and_not_as_often_as_each(
+        limit in 1..10_000_u32, workers in 1..200_usize,
+    ) {
+        let all = Budget::of_all(limit, workers).limit();
+        prop_assert!(all > limit);
+        prop_assert!(u64::from(all) <= u64::from(limit) * workers as u64 || workers == 1 || limit == 1);
+    }
+}
+
+#[test]
+fn the_ends_of_the_last_minute_count_and_one_too_many_is_remembered() {
+    assert_eq!([1, 2, 3, 8].map(|workers| Budget::of_all(10, workers).limit()), [11, 15, 20, 45]);
+    let begin = Instant::now();
+    let mut budget = Budget::of_one(2);
+    let mut spend = |seconds| {
+        let within = budget.spend(begin + Duration::from_secs(seconds));
+        (within, budget.is_exceeded())
+    };
+    assert_eq!([spend(0), spend(30), spend(60), spend(90)], [(true, false); 4]);
+    assert_eq!(spend(100), (false, true));
+    assert_eq!(spend(1000), (true, true));
+}

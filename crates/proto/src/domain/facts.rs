@@ -1,0 +1,58 @@
+//! What is known of a version once it has been checked. Kept in every [`Record`](super::Record).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Activation, Output, Pooling, Signature, Task};
+
+/// What the checker finds out about a version, kept with every generation that serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// What the model is for.
+    pub task: Task,
+    /// Components of one embedding, or labels; 0 for tensors.
+    pub dimension: u32,
+    /// Tokens of the longest text that is not truncated, special tokens included.
+    pub max_tokens: u32,
+    /// How token embeddings become one embedding.
+    pub pooling: Pooling,
+    /// Whether embeddings have length 1 unless a request says otherwise.
+    pub normalize: bool,
+    /// What the scores of a model that classifies or reranks are of, in their order.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How such scores become numbers between 0 and 1.
+    #[serde(default)]
+    pub activation: Activation,
+    /// Names of the prompts that may be put before a text.
+    #[serde(default)]
+    pub prompts: Vec<String>,
+    /// What a model for tensors takes and gives.
+    #[serde(default)]
+    pub signature: Signature,
+}
+
+impl Facts {
+    /// What one answer of the model is.
+    pub fn output(&self) -> Output {
+        match self.task {
+            Task::Embed => Output::Dense { dimension: self.dimension },
+            Task::Classify | Task::Rerank => Output::Scores { labels: self.dimension },
+            Task::Tensor => Output::Tensors,
+        }
+    }
+
+    /// Those of a model that does `task` and of which nothing else is known.
+    pub fn of(task: Task) -> Self {
+        Self {
+            task,
+            dimension: 0,
+            max_tokens: 0,
+            pooling: Pooling::None,
+            normalize: false,
+            labels: Vec::new(),
+            activation: Activation::default(),
+            prompts: Vec::new(),
+            signature: Signature::default(),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Domain records: what the supervisor, workers and checkers know of models and versions. They are
+//! kept as JSON in the state directory and travel in the messages of [`crate::wire`].
+
+mod check;
+pub mod cost;
+mod facts;
+pub mod model_name;
+mod output;
+mod record;
+mod refusal;
+mod task;
+pub mod tensor;
+mod update;
+
+pub use self::{
+    check::{CheckLine, Checked, Drift},
+    facts::Facts,
+    output::Output,
+    record::Record,
+    refusal::{Refusal, RefusalKind},
+    task::{Activation, Pooling, Signature, Task},
+    update::{Load, Outcome, Step, Unloaded},
+};

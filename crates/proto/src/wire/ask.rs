@@ -1,0 +1,183 @@
+//! What a dispatch group is made of: items, what is asked for each, and what comes back. Messages
+//! carry these; payloads carry what they describe, item after item.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{Task, tensor::TensorHead},
+    generation::Generation,
+};
+
+/// Bytes of a prompt's name.
+pub const PROMPT_NAME_BYTES_MAX: usize = 256;
+
+/// One item of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Its bytes in the payload.
+    pub payload_bytes: u32,
+    /// What is to be done with them.
+    pub ask: Ask,
+}
+
+/// What is asked for one item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Run a text; the answer's bytes are little-endian f32.
+    Text {
+        /// How it becomes tokens.
+        text: TextAsk,
+        /// What of it is wanted.
+        want: Want,
+    },
+    /// Say which tokens a text has. The payload is UTF-8; the answer is a JSON list.
+    Tokenize {
+        /// See [`TextAsk::prompt`].
+        prompt: Option<String>,
+        /// With the tokens that the model wants around a text.
+        special: bool,
+    },
+    /// Say which text tokens are. The payload is u32, little-endian; the answer is UTF-8.
+    Decode {
+        /// Without the tokens that belong to no text.
+        skip_special: bool,
+    },
+    /// Run tensors, which are the payload one after the other; so is the answer.
+    Tensors {
+        /// At most [`crate::domain::tensor::TENSORS_MAX`].
+        inputs: Vec<TensorHead>,
+        /// The outputs that are wanted, in their order; none means all.
+        outputs: Vec<String>,
+    },
+}
+
+/// How an item becomes the tokens of one text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextAsk {
+    /// What the payload is.
+    pub content: Content,
+    /// Which end of a text that is too long is cut off; `None`: it is rejected.
+    pub truncate: Option<Side>,
+    /// The model's prompt of this name is put before the text; `None`: its default one, if any.
+    pub prompt: Option<String>,
+}
+
+/// What the payload of a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// A text, UTF-8.
+    Text,
+    /// Two texts that belong together, UTF-8.
+    Pair {
+        /// Bytes of the first.
+        first_bytes: u32,
+    },
+    /// Tokens as the model takes them, u32, little-endian.
+    Ids,
+}
+
+/// An end of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    /// Its beginning.
+    Left,
+    /// Its end.
+    Right,
+}
+
+/// What is wanted of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// One embedding.
+    Embedding {
+        /// Scale to length 1; `None` does what the model's `modules.json` says.
+        normalize: Option<bool>,
+        /// Only so many components, from the first on.
+        dimensions: Option<u32>,
+    },
+    /// An embedding of each token, as the model gives it.
+    TokenEmbeddings,
+    /// The score of each label, as the model gives it.
+    Scores,
+}
+
+impl Want {
+    /// What a model must be for.
+    pub fn is_of(self, task: Task) -> bool {
+        match self {
+            Self::Embedding { .. } | Self::TokenEmbeddings => task == Task::Embed,
+            Self::Scores => matches!(task, Task::Classify | Task::Rerank),
+        }
+    }
+}
+
+/// The answer of one micro-batch. The payload holds what the items ask for, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// What made the answers, wholly.
+    pub generation: Generation,
+    /// The items that the micro-batch answers.
+    pub items: Vec<AnsweredItem>,
+    /// Time the group's tokenizing took.
+    pub tokenize_micros: u32,
+    /// Time the micro-batch took in ONNX Runtime and what follows.
+    pub infer_micros: u32,
+    /// CPU time of that, without what other processes took meanwhile; 0 where nothing was run.
+    pub infer_cpu_micros: u32,
+}
+
+/// One answered item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredItem {
+    /// Its place in the group.
+    pub item: u32,
+    /// Tokens that were computed, special tokens included; 0 for tensors.
+    pub tokens: u32,
+    /// Its bytes in the payload.
+    pub bytes: u32,
+    /// The tensors that these are, where tensors were asked for.
+    pub outputs: Vec<TensorHead>,
+}
+
+/// Why an item has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rejection {
+    /// `truncate` is off and the text is longer than the model takes.
+    TooLong {
+        /// Tokens of the text, special tokens included.
+        tokens: u32,
+        /// What the model takes.
+        max: u32,
+    },
+    /// The tokenizer failed on the text.
+    Tokenizer(String),
+    /// ONNX Runtime failed.
+    Inference(String),
+    /// No generation of the model could be loaded.
+    NotLoaded(String),
+    /// A token that the model does not have.
+    TokenId {
+        /// The token.
+        id: u32,
+        /// The highest that there is.
+        highest: u32,
+    },
+    /// The model has no prompt of that name.
+    Prompt {
+        /// As asked for.
+        name: String,
+        /// Those that it has, separated by commas.
+        known: String,
+    },
+    /// More components are asked for than an embedding has.
+    Dimensions {
+        /// As asked for.
+        asked: u32,
+        /// What the model gives.
+        max: u32,
+    },
+    /// The model is for something else.
+    WrongTask(Task),
+    /// The tensors do not fit the model's inputs.
+    Tensors(String),
+}

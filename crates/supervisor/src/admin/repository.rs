@@ -1,0 +1,236 @@
+//! Triton's model repository extension of the Open Inference Protocol: `index`, `load` and `unload`.
+//! A load is what `onnxd update` does, an unload what `onnxd unload` does. Served where the admin
+//! interface is; the public listener says so, see [`elsewhere`].
+//!
+//! Triton's clients take whatever is not 200 for an error, and read its text from `error`.
+
+use std::path::PathBuf;
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Path, State},
+    http::{Response, StatusCode},
+    response::IntoResponse,
+    routing::post,
+};
+use onnxd_proto::domain::{Load, Refusal, RefusalKind};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use crate::{admin::Admin, api::error::axum_json};
+use onnxd_engine::models::{
+    events::{Job, Target},
+    gate::Presence,
+    registry::Model,
+    update::absolute,
+};
+
+/// The routes, in both forms that Triton knows: there is one repository, whatever its name.
+pub(super) fn routes() -> Router<Admin> {
+    Router::new()
+        .route("/v2/repository/index", post(index))
+        .route("/v2/repository/{repository}/index", post(index))
+        .route("/v2/repository/models/{model}/load", post(load))
+        .route("/v2/repository/{repository}/models/{model}/load", post(load))
+        .route("/v2/repository/models/{model}/unload", post(unload))
+        .route("/v2/repository/{repository}/models/{model}/unload", post(unload))
+}
+
+/// What the public listener answers to these paths.
+pub(crate) async fn elsewhere() -> Response<Body> {
+    let message =
+        "the repository API is not served here: use --admin-listen ADDRESS, or the admin socket";
+    failed(StatusCode::FORBIDDEN, message)
+}
+
+/// The model that a path names.
+#[derive(Debug, Deserialize)]
+struct Named {
+    model: String,
+}
+
+/// The body of `index`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct IndexCall {
+    /// Only models that serve.
+    ready: bool,
+}
+
+/// The body of `load` and `unload`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Call {
+    parameters: Map<String, Value>,
+}
+
+/// One model of the index.
+#[derive(Debug, Serialize)]
+struct Indexed {
+    name: String,
+    /// The generation, since that is what is served under a number here; empty if none is.
+    version: String,
+    state: &'static str,
+    reason: &'static str,
+}
+
+async fn index(State(admin): State<Admin>, body: Bytes) -> Response<Body> {
+    let call: IndexCall = match parse(&body) {
+        Ok(call) => call,
+        Err(refusal) => return refused(&refusal),
+    };
+    let models = admin.registry.models().iter().map(|model| indexed(model));
+    let models: Vec<Indexed> =
+        models.filter(|model| !call.ready || model.state == "READY").collect();
+    axum_json(&json!(models)).into_response()
+}
+
+fn indexed(model: &Model) -> Indexed {
+    let (state, reason) = match model.gate.presence() {
+        Presence::Loaded => ("READY", ""),
+        Presence::Loading => ("LOADING", ""),
+        Presence::Unloading => ("UNAVAILABLE", "unloading"),
+        Presence::Unloaded => ("UNAVAILABLE", "unloaded"),
+        Presence::NotLoaded => ("UNAVAILABLE", "not used yet: the first request loads it"),
+    };
+    let generation = model.serving().map(|(generation, _)| generation.to_string());
+    let (name, version) = (model.name.to_string(), generation.unwrap_or_default());
+    Indexed { name, version, state, reason }
+}
+
+async fn load(
+    State(admin): State<Admin>,
+    Path(Named { model }): Path<Named>,
+    body: Bytes,
+) -> Response<Body> {
+    let loaded = async {
+        let job = job(parse::<Call>(&body)?.parameters)?;
+        let model = admin.find(&model)?;
+        let _place = admin.place()?;
+        let (progress, _) = mpsc::channel(1);
+        admin.updater.update(&model, job, progress).await
+    };
+    respond(loaded.await)
+}
+
+async fn unload(
+    State(admin): State<Admin>,
+    Path(Named { model }): Path<Named>,
+    body: Bytes,
+) -> Response<Body> {
+    let unloaded = async {
+        // No model depends on another here.
+        let known = |name: &String| name == "unload_dependents";
+        if let Some(unknown) = parse::<Call>(&body)?.parameters.keys().find(|name| !known(name)) {
+            return Err(wrong(format!("the parameter `{unknown}` is unknown")));
+        }
+        let model = admin.find(&model)?;
+        let _place = admin.place()?;
+        admin.updater.unload(&model).await
+    };
+    respond(unloaded.await)
+}
+
+/// What the parameters of a load ask for.
+fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
+    let mut job = Job::from_source(None, Load::default());
+    for (name, value) in parameters {
+        match name.as_str() {
+            "source" => {
+                let source = absolute(&typed::<PathBuf>(&name, value)?)?;
+                job.target = Target::Source(Some(source));
+            }
+            "load" => job.load = typed(&name, value)?,
+            "force" => job.force = typed(&name, value)?,
+            "allow_dimension_change" => job.allow_dimension_change = typed(&name, value)?,
+            name if name == "config" || name.starts_with("file:") => {
+                return Err(wrong(format!(
+                    "`{name}`: models are not sent in requests; put the files into a directory of this machine and name it by the parameter `source`"
+                )));
+            }
+            unknown => {
+                return Err(wrong(format!(
+                    "the parameter `{unknown}` is unknown; there are source, load, force and allow_dimension_change"
+                )));
+            }
+        }
+    }
+    Ok(job)
+}
+
+fn typed<T: serde::de::DeserializeOwned>(name: &str, value: Value) -> Result<T, Refusal> {
+    serde_json::from_value(value).map_err(|error| wrong(format!("the parameter `{name}`: {error}")))
+}
+
+/// Parses a body, which may be missing.
+fn parse<T: Default + serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if body.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    // By way of an object, since a list would do for it as well.
+    serde_json::from_slice(body)
+        .and_then(|object: Map<String, Value>| serde_json::from_value(object.into()))
+        .map_err(|error| wrong(format!("the body is not what it should be: {error}")))
+}
+
+fn wrong(message: String) -> Refusal {
+    RefusalKind::Contract.because(message)
+}
+
+fn respond(result: Result<impl Serialize, Refusal>) -> Response<Body> {
+    match result {
+        Ok(done) => axum_json(&json!(done)).into_response(),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response<Body> {
+    failed(StatusCode::BAD_REQUEST, &refusal.message)
+}
+
+fn failed(status: StatusCode, message: &str) -> Response<Body> {
+    (status, axum_json(&json!({ "error": message }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job_of(parameters: Value) -> Result<Job, String> {
+        let call = parse::<Call>(json!({ "parameters": parameters }).to_string().as_bytes());
+        job(call.unwrap().parameters).map_err(|refusal| refusal.message)
+    }
+
+    #[test]
+    fn a_load_without_parameters_or_body_is_an_update_from_the_own_source() {
+        let plain = Job::from_source(None, Load::Ahead);
+        assert_eq!(job_of(json!({})), Ok(plain.clone()));
+        for body in ["", "  ", "{}"] {
+            assert_eq!(job(parse::<Call>(body.as_bytes()).unwrap().parameters), Ok(plain.clone()));
+        }
+        let all =
+            json!({"source": "/d", "load": "lazy", "force": true, "allow_dimension_change": true});
+        let target = Target::Source(Some("/d".into()));
+        let asked = Job { target, load: Load::Lazy, force: true, allow_dimension_change: true };
+        assert_eq!(job_of(all), Ok(asked));
+    }
+
+    #[test]
+    fn parameters_that_cannot_be_honoured_are_refused_by_name() {
+        for (parameters, words) in [
+            (json!({"config": "{}"}), "`source`"),
+            (json!({"file:1/model.onnx": "AAAA"}), "`file:1/model.onnx`"),
+            (json!({"warmup": 1}), "`warmup`"),
+            (json!({"source": "relative"}), "absolute"),
+            (json!({"source": 1}), "`source`"),
+            (json!({"load": "soon"}), "`load`"),
+            (json!({"force": "yes"}), "`force`"),
+        ] {
+            let message = job_of(parameters.clone()).unwrap_err();
+            assert!(message.contains(words), "{parameters}: {message}");
+        }
+        assert!(parse::<Call>(b"[1]").is_err() && parse::<Call>(b"nonsense").is_err());
+    }
+}

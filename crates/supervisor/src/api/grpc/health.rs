@@ -1,0 +1,56 @@
+//! `grpc.health.v1`: ready is that requests are answered, as over HTTP. Whoever watches is told
+//! when we drain, and let go.
+
+use tokio::sync::watch;
+use tonic::server::NamedService;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::{HealthReporter, health_reporter},
+};
+
+use crate::api::grpc::{
+    pb::grpc_inference_service_server::GrpcInferenceServiceServer, service::Service,
+};
+use onnxd_engine::dispatch::health;
+
+/// What has a status: the server as a whole, and the one service that may be unable to serve.
+const NAMES: [&str; 2] = ["", <GrpcInferenceServiceServer<Service> as NamedService>::NAME];
+
+/// The service, which follows the server's readiness.
+pub(super) async fn service(
+    mut health: watch::Receiver<health::Health>,
+    mut drain: watch::Receiver<bool>,
+) -> HealthServer<impl Health> {
+    let (mut reporter, service) = health_reporter();
+    report(&reporter, &mut health).await;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                // An error means that whoever drains has gone, which is as good a reason.
+                () = async { drop(drain.wait_for(|drain| *drain).await) } => break,
+                Ok(()) = health.changed() => report(&reporter, &mut health).await,
+                else => break,
+            }
+        }
+        set(&reporter, false).await;
+        for name in NAMES {
+            // Ends whoever watches.
+            reporter.clear_service_status(name).await;
+        }
+        set(&reporter, false).await;
+    });
+    service
+}
+
+async fn report(reporter: &HealthReporter, health: &mut watch::Receiver<health::Health>) {
+    let ready = health.borrow_and_update().is_ready();
+    set(reporter, ready).await;
+}
+
+async fn set(reporter: &HealthReporter, ready: bool) {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in NAMES {
+        reporter.set_service_status(name, status).await;
+    }
+}

@@ -1,0 +1,230 @@
+//! Inference requests and answers: messages to what [`crate::api::oip`] takes, and back.
+
+use std::collections::HashMap;
+
+use axum::http::StatusCode;
+use bytes::Bytes;
+use onnxd_proto::domain::tensor::DataType;
+use tokio::task::block_in_place;
+
+use crate::api::grpc::{
+    AT_ONCE_BYTES_MAX, contents,
+    pb::{
+        InferParameter, ModelInferRequest, ModelInferResponse, infer_parameter::ParameterChoice,
+        model_infer_request::InferInputTensor, model_infer_response::InferOutputTensor,
+    },
+};
+use crate::api::{
+    error::{ApiError, Kind},
+    oip::{
+        Tensor,
+        infer::{InferRequest, InferResponse},
+    },
+};
+
+/// A parameter of tensors that are not in the message at all.
+const SHARED_MEMORY: &str = "shared_memory_region";
+
+/// What a message asks.
+///
+/// # Errors
+/// Its tensors are not what it says they are.
+pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, ApiError> {
+    let ModelInferRequest {
+        model_name,
+        model_version,
+        id,
+        inputs,
+        outputs,
+        raw_input_contents,
+        ..
+    } = message;
+    let given = inputs.iter().map(|input| &input.parameters);
+    if given.chain(outputs.iter().map(|output| &output.parameters)).any(in_shared_memory) {
+        return Err(wrong("tensors in shared memory are not supported"));
+    }
+    let inputs = if raw_input_contents.is_empty() {
+        inputs.into_iter().map(typed).collect::<Result<_, _>>()?
+    } else {
+        raw(inputs, raw_input_contents)?
+    };
+    Ok(InferRequest {
+        model: model_name,
+        version: model_version,
+        id: Some(id).filter(|id| !id.is_empty()),
+        inputs,
+        outputs: outputs.into_iter().map(|output| output.name).collect(),
+    })
+}
+
+fn wrong(message: impl Into<String>) -> ApiError {
+    ApiError::new(Kind::Validation, message).with_status(StatusCode::BAD_REQUEST).about("inputs")
+}
+
+fn in_shared_memory(parameters: &HashMap<String, InferParameter>) -> bool {
+    parameters.contains_key(SHARED_MEMORY)
+}
+
+/// Inputs whose elements are beside them.
+fn raw(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, ApiError> {
+    if raw.len() != inputs.len() {
+        return Err(wrong(format!(
+            "raw_input_contents has {} elements, and there are {} inputs",
+            raw.len(),
+            inputs.len()
+        )));
+    }
+    let tensor = |(mut input, data): (InferInputTensor, Bytes)| match input.contents.take() {
+        Some(contents) if !contents::is_empty(&contents) => Err(wrong(format!(
+            "the input `{}` has contents, and raw_input_contents is given",
+            input.name
+        ))),
+        _ => tensor(input, |_| Ok(data)),
+    };
+    inputs.into_iter().zip(raw).map(tensor).collect()
+}
+
+/// An input whose elements are in it.
+fn typed(mut input: InferInputTensor) -> Result<Tensor, ApiError> {
+    let contents = input.contents.take().unwrap_or_default();
+    let name = input.name.clone();
+    let raw = |datatype| match contents::elements(&contents) {
+        elements if elements > AT_ONCE_BYTES_MAX / 8 => {
+            block_in_place(|| contents::raw(datatype, contents))
+        }
+        _ => contents::raw(datatype, contents),
+    };
+    tensor(input, |datatype| {
+        raw(datatype).map_err(|error| wrong(format!("the input `{name}`: {error}")))
+    })
+}
+
+fn tensor(
+    input: InferInputTensor,
+    data: impl FnOnce(DataType) -> Result<Bytes, ApiError>,
+) -> Result<Tensor, ApiError> {
+    let InferInputTensor { name, datatype, shape, .. } = input;
+    let Some(datatype) = DataType::from_name(&datatype) else {
+        let datatype: String = datatype.chars().take(40).collect();
+        return Err(wrong(format!("the input `{name}` has no datatype: `{datatype}` is none")));
+    };
+    let axis = |axis: i64| {
+        u64::try_from(axis)
+            .map_err(|_| wrong(format!("the input `{name}` has an axis of the size {axis}")))
+    };
+    let shape = shape.into_iter().map(axis).collect::<Result<_, _>>()?;
+    let data = data(datatype)?;
+    Ok(Tensor { name, datatype, shape, data })
+}
+
+/// The message of an answer.
+///
+/// # Errors
+/// It has a size that no client can be told.
+pub(super) fn response(
+    response: InferResponse<'_>,
+    id: Option<String>,
+) -> Result<ModelInferResponse, ApiError> {
+    let InferResponse { inference, outputs } = response;
+    let odd = |_| {
+        ApiError::new(Kind::Backend, "the answer has a size that cannot be sent")
+            .with_status(StatusCode::INTERNAL_SERVER_ERROR)
+    };
+    let generation = inference.answer.generation;
+    let number = ParameterChoice::Int64Param(i64::try_from(generation).map_err(odd)?);
+    let mut message = ModelInferResponse {
+        model_name: inference.model.name.to_string(),
+        model_version: generation.to_string(),
+        id: id.unwrap_or_default(),
+        parameters: HashMap::from([(
+            "generation".into(),
+            InferParameter { parameter_choice: Some(number) },
+        )]),
+        ..ModelInferResponse::default()
+    };
+    for Tensor { name, datatype, shape, data } in outputs {
+        let shape = shape.into_iter().map(|axis| i64::try_from(axis).map_err(odd));
+        message.outputs.push(InferOutputTensor {
+            name,
+            datatype: datatype.name().into(),
+            shape: shape.collect::<Result<_, _>>()?,
+            ..InferOutputTensor::default()
+        });
+        message.raw_output_contents.push(data);
+    }
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::grpc::pb::{
+        InferTensorContents, model_infer_request::InferRequestedOutputTensor,
+    };
+
+    fn input(contents: Option<InferTensorContents>) -> InferInputTensor {
+        InferInputTensor {
+            name: "x".into(),
+            datatype: "INT8".into(),
+            shape: vec![2],
+            contents,
+            ..InferInputTensor::default()
+        }
+    }
+
+    fn numbers(int_contents: Vec<i32>) -> Option<InferTensorContents> {
+        Some(InferTensorContents { int_contents, ..InferTensorContents::default() })
+    }
+
+    fn message(inputs: Vec<InferInputTensor>, raw: &[&'static [u8]]) -> ModelInferRequest {
+        ModelInferRequest {
+            model_name: "m".into(),
+            model_version: "3".into(),
+            inputs,
+            raw_input_contents: raw.iter().map(|raw| Bytes::from_static(raw)).collect(),
+            ..ModelInferRequest::default()
+        }
+    }
+
+    #[test]
+    fn raw_and_typed_elements_are_the_same_request() {
+        let raw = request(message(vec![input(None)], &[&[1, 255]])).unwrap();
+        let typed = request(message(vec![input(numbers(vec![1, -1]))], &[])).unwrap();
+        assert_eq!(raw.inputs, typed.inputs);
+        assert_eq!((raw.model.as_str(), raw.version.as_str(), raw.id), ("m", "3", None));
+        // What is there without a single element is not there.
+        let empty = Some(InferTensorContents::default());
+        let both = request(message(vec![input(empty)], &[&[1, 255]])).unwrap();
+        assert_eq!(both.inputs, typed.inputs);
+    }
+
+    #[test]
+    fn tensors_that_are_not_what_the_message_says_are_refused_with_the_reason() {
+        let two = || vec![input(None), input(None)];
+        let negative = InferInputTensor { shape: vec![-1], ..input(None) };
+        let odd = InferInputTensor { datatype: "FP8".into(), ..input(None) };
+        let parameters = HashMap::from([(SHARED_MEMORY.to_owned(), InferParameter::default())]);
+        let elsewhere = InferInputTensor { parameters: parameters.clone(), ..input(None) };
+        let wanted = InferRequestedOutputTensor { name: "y".into(), parameters };
+        for (message, reason) in [
+            (message(two(), &[&[1, 2]]), "1 elements, and there are 2 inputs"),
+            (message(vec![input(None)], &[&[1], &[2]]), "2 elements, and there are 1 inputs"),
+            (message(vec![input(numbers(vec![1, 2]))], &[&[1, 2]]), "has contents"),
+            (message(vec![input(numbers(vec![1, 200]))], &[]), "200 is no element of INT8"),
+            (message(vec![negative], &[&[1]]), "an axis of the size -1"),
+            (message(vec![odd], &[&[1]]), "`FP8`"),
+            (message(vec![elsewhere], &[&[1]]), "shared memory"),
+            (
+                ModelInferRequest {
+                    outputs: vec![wanted],
+                    ..message(vec![input(None)], &[&[1, 2]])
+                },
+                "shared memory",
+            ),
+        ] {
+            let error = request(message).unwrap_err();
+            assert!(error.message.contains(reason), "{reason}: {}", error.message);
+            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The calls of `inference.GRPCInferenceService`.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::{Stream, StreamExt, stream};
+use onnxd_proto::domain::tensor::{DataType as TensorType, TensorSpec};
+use tonic::{
+    Request, Response, Status, Streaming,
+    metadata::{AsciiMetadataValue, MetadataMap},
+};
+
+use crate::api::grpc::{
+    body::{Paid, UNPAID_BYTES_MAX},
+    deadline::Deadline,
+    infer,
+    pb::{
+        self, DataType, InferStatistics, ModelConfig, ModelConfigRequest, ModelConfigResponse,
+        ModelInferRequest, ModelInferResponse, ModelInput, ModelInstanceGroup,
+        ModelMetadataRequest, ModelMetadataResponse, ModelOutput, ModelReadyRequest,
+        ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+        ModelStreamInferResponse, ModelVersionPolicy, RepositoryIndexRequest,
+        RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+        RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest,
+        ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
+        ServerReadyResponse, StatisticDuration,
+        grpc_inference_service_server::GrpcInferenceService,
+        model_instance_group::Kind,
+        model_metadata_response::TensorMetadata,
+        model_version_policy::{Latest, PolicyChoice},
+    },
+    status::status,
+};
+use crate::api::{
+    error::ApiError,
+    inference::{Begun, Inference},
+    oip::{
+        infer::served,
+        metadata::{
+            Duration, EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM, model_is_ready,
+        },
+    },
+    router::App,
+};
+use onnxd_engine::models::registry::Model;
+
+/// Requests of one stream that are computed at once.
+const AHEAD_MAX: usize = 8;
+/// What calls of the repository are answered.
+const ELSEWHERE: &str = "the repository API is not served here: use --admin-listen ADDRESS and HTTP, or the admin socket";
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    app: App,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Service {
+    pub(super) fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    /// Has a model answer the message of that number; also the headers that the answer goes with.
+    async fn infer(
+        &self,
+        begun: Result<Begun, ApiError>,
+        message: ModelInferRequest,
+        (paid, place): (&Paid, u64),
+    ) -> Result<(ModelInferResponse, MetadataMap), ApiError> {
+        let request = infer::request(message)?;
+        let id = request.id.clone();
+        let response = crate::api::oip::infer::infer(&self.app, begun?, request).await?;
+        let bytes = response.outputs.iter().map(|output| output.data.len()).sum();
+        if let Some(permit) = self.app.pay(bytes, UNPAID_BYTES_MAX)? {
+            paid.add(place, permit);
+        }
+        let headers = headers(&response.inference);
+        Ok((infer::response(response, id)?, headers))
+    }
+
+    /// One request of a stream, and what it is answered.
+    async fn infer_one(
+        &self,
+        begun: Result<Begun, ApiError>,
+        message: ModelInferRequest,
+        paid: (&Paid, u64),
+    ) -> ModelStreamInferResponse {
+        let id = message.id.clone();
+        match self.infer(begun, message, paid).await {
+            Ok((response, _)) => ModelStreamInferResponse {
+                error_message: String::new(),
+                infer_response: Some(response),
+            },
+            Err(error) => ModelStreamInferResponse {
+                error_message: error.message,
+                infer_response: Some(ModelInferResponse { id, ..ModelInferResponse::default() }),
+            },
+        }
+    }
+}
+
+/// Answers whose payment ends when they have been sent: who asks for the next one has sent the one
+/// before.
+struct Paying<S> {
+    answers: S,
+    /// Answers that were given.
+    given: u64,
+    paid: Arc<Paid>,
+}
+
+impl<S: Stream + Unpin> Stream for Paying<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(sent) = self.given.checked_sub(1) {
+            self.paid.end(sent);
+        }
+        let next = ready!(self.answers.poll_next_unpin(context));
+        self.given += u64::from(next.is_some());
+        Poll::Ready(next)
+    }
+}
+
+/// What a call has paid for.
+fn paid<T>(request: &Request<T>) -> Arc<Paid> {
+    request.extensions().get::<Arc<Paid>>().cloned().unwrap_or_default()
+}
+
+/// What an answer of a model goes with, as over HTTP.
+fn headers(inference: &Inference<'_>) -> MetadataMap {
+    let mut headers = MetadataMap::new();
+    headers.insert("x-model-generation", inference.answer.generation.into());
+    // Names are validated, versions are hexadecimal.
+    let values = [
+        ("x-model-name", inference.model.name.as_str()),
+        ("x-model-version", &inference.record.version),
+    ];
+    for (name, value) in values {
+        if let Ok(value) = AsciiMetadataValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Service {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
+        let ready = self.app.health.borrow().is_ready();
+        Ok(Response::new(ServerReadyResponse { ready }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        // One that is not served is not ready, which is no error to those who ask.
+        let model = served(&self.app, &name, &version);
+        let ready = model.is_ok_and(|model| model_is_ready(&self.app, model));
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Answer<ServerMetadataResponse> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: NAME.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            extensions: EXTENSIONS.map(str::to_owned).into(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Answer<ModelMetadataResponse> {
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        let metadata = ModelMetadata::loaded(&self.app, &name, &version).await.map_err(status)?;
+        let tensor = |spec: TensorSpec| TensorMetadata {
+            name: spec.name,
+            datatype: spec.datatype.name().into(),
+            shape: spec.shape,
+        };
+        Ok(Response::new(ModelMetadataResponse {
+            name: metadata.name,
+            versions: vec![metadata.version],
+            platform: PLATFORM.into(),
+            inputs: metadata.signature.inputs.into_iter().map(tensor).collect(),
+            outputs: metadata.signature.outputs.into_iter().map(tensor).collect(),
+        }))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
+        let paid = paid(&request);
+        let (headers, _, message) = request.into_parts();
+        let headers = headers.into_headers();
+        let begun = Deadline::new(&headers).and_then(|deadline| deadline.begun(&headers));
+        let (message, headers) = self.infer(begun, message, (&paid, 0)).await.map_err(status)?;
+        let mut response = Response::new(message);
+        *response.metadata_mut() = headers;
+        Ok(response)
+    }
+
+    type ModelStreamInferStream =
+        Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Answer<Self::ModelStreamInferStream> {
+        let paid = paid(&request);
+        let (headers, _, messages) = request.into_parts();
+        let headers = Arc::new(headers.into_headers());
+        let deadline = Deadline::new(&headers).map_err(status)?;
+        let (service, computed) = (self.clone(), Arc::clone(&paid));
+        let answers = messages.enumerate().map(move |(place, message)| {
+            let (service, headers, paid) =
+                (service.clone(), Arc::clone(&headers), Arc::clone(&computed));
+            async move {
+                let paid = (&*paid, place as u64);
+                Ok(service.infer_one(deadline.begun(&headers), message?, paid).await)
+            }
+        });
+        let late = || Err(Status::deadline_exceeded("the time that the client gave has passed"));
+        let end = stream::once(async move { deadline.is_past().then(late) });
+        let answers = Paying { answers: answers.buffered(AHEAD_MAX), given: 0, paid };
+        let answers = answers.take_until(deadline.passed());
+        Ok(Response::new(Box::pin(answers.chain(end.filter_map(std::future::ready)))))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Answer<ModelConfigResponse> {
+        let ModelConfigRequest { name, version } = request.into_inner();
+        let metadata = ModelMetadata::loaded(&self.app, &name, &version).await.map_err(status)?;
+        let config = config(metadata, self.app.workers);
+        Ok(Response::new(ModelConfigResponse { config: Some(config) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Answer<ModelStatisticsResponse> {
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let of = |model: &Arc<Model>| statistics(ModelStatistics::of(&self.app, model));
+        let model_stats = match name.as_str() {
+            "" => self.app.registry.models().iter().map(of).collect(),
+            name => vec![of(served(&self.app, name, &version).map_err(status)?)],
+        };
+        Ok(Response::new(ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        _: Request<RepositoryIndexRequest>,
+    ) -> Answer<RepositoryIndexResponse> {
+        Err(Status::permission_denied(ELSEWHERE))
+    }
+
+    async fn repository_model_load(
+        &self,
+        _: Request<RepositoryModelLoadRequest>,
+    ) -> Answer<RepositoryModelLoadResponse> {
+        Err(Status::permission_denied(ELSEWHERE))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        _: Request<RepositoryModelUnloadRequest>,
+    ) -> Answer<RepositoryModelUnloadResponse> {
+        Err(Status::permission_denied(ELSEWHERE))
+    }
+}
+
+/// A model's configuration as Triton has it, as far as there is one.
+fn config(metadata: ModelMetadata, workers: usize) -> ModelConfig {
+    let input = |spec: TensorSpec| ModelInput {
+        name: spec.name,
+        data_type: triton_type(spec.datatype).into(),
+        dims: spec.shape,
+    };
+    let output = |spec: TensorSpec| ModelOutput {
+        name: spec.name,
+        data_type: triton_type(spec.datatype).into(),
+        dims: spec.shape,
+    };
+    ModelConfig {
+        platform: "onnxruntime_onnx".into(),
+        backend: "onnxruntime".into(),
+        version_policy: Some(ModelVersionPolicy {
+            policy_choice: Some(PolicyChoice::Latest(Latest { num_versions: 1 })),
+        }),
+        max_batch_size: 0,
+        input: metadata.signature.inputs.into_iter().map(input).collect(),
+        output: metadata.signature.outputs.into_iter().map(output).collect(),
+        instance_group: vec![ModelInstanceGroup {
+            name: metadata.name.clone(),
+            count: i32::try_from(workers).unwrap_or(i32::MAX),
+            kind: Kind::Cpu.into(),
+        }],
+        name: metadata.name,
+    }
+}
+
+/// What Triton calls a data type in a model's configuration.
+fn triton_type(datatype: TensorType) -> DataType {
+    match datatype {
+        TensorType::Bool => DataType::TypeBool,
+        TensorType::Int8 => DataType::TypeInt8,
+        TensorType::Int16 => DataType::TypeInt16,
+        TensorType::Int32 => DataType::TypeInt32,
+        TensorType::Int64 => DataType::TypeInt64,
+        TensorType::Uint8 => DataType::TypeUint8,
+        TensorType::Uint16 => DataType::TypeUint16,
+        TensorType::Uint32 => DataType::TypeUint32,
+        TensorType::Uint64 => DataType::TypeUint64,
+        TensorType::Fp16 => DataType::TypeFp16,
+        TensorType::Bf16 => DataType::TypeBf16,
+        TensorType::Fp32 => DataType::TypeFp32,
+        TensorType::Fp64 => DataType::TypeFp64,
+        TensorType::Bytes => DataType::TypeString,
+    }
+}
+
+fn statistics(statistics: ModelStatistics) -> pb::ModelStatistics {
+    let of = statistics.inference_stats;
+    let duration = |Duration { count, ns }| Some(StatisticDuration { count, ns });
+    pb::ModelStatistics {
+        name: statistics.name,
+        version: statistics.version,
+        last_inference: 0,
+        inference_count: statistics.inference_count,
+        execution_count: statistics.execution_count,
+        inference_stats: Some(InferStatistics {
+            success: duration(of.success),
+            fail: duration(of.fail),
+            queue: duration(of.queue),
+            compute_input: duration(of.compute_input),
+            compute_infer: duration(of.compute_infer),
+            compute_output: duration(of.compute_output),
+            cache_hit: duration(of.cache_hit),
+            cache_miss: duration(of.cache_miss),
+        }),
+        batch_stats: Vec::new(),
+    }
+}

@@ -1,0 +1,24 @@
+//! Counts every request and how long it took, by the route that answered it.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::Response,
+};
+
+use onnxd_telemetry::metrics::Metrics;
+
+/// Around the whole router.
+pub(crate) async fn measure(
+    State(metrics): State<Arc<Metrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let start = Instant::now();
+    let route = metrics.routes.find(request.extensions().get().map(MatchedPath::as_str));
+    let response = next.run(request).await;
+    route.answered(response.status().as_u16(), start.elapsed());
+    response
+}

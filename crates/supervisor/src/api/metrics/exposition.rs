@@ -1,0 +1,361 @@
+//! Everything that `GET /metrics` shows, put together when it is asked for. `docs/metrics.md` lists
+//! it; a test compares the two. How it is written is [`onnxd_telemetry::metrics::format`]'s affair.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::UNIX_EPOCH,
+};
+
+use prometheus_client::{
+    collector::Collector, encoding::DescriptorEncoder, encoding::text::encode, registry,
+};
+use serde::Serialize;
+
+use onnxd_engine::{
+    dispatch::worker,
+    models::registry::{Model, Registry},
+    pool::state::State,
+};
+use onnxd_telemetry::metrics::{
+    Metrics,
+    format::{Format, Labels, Page, classic},
+    histogram::Histogram,
+    model::ModelMetrics,
+    process,
+};
+
+/// Everything that is shown, and who knows it.
+#[derive(Debug)]
+pub(crate) struct Scrape {
+    pub metrics: Arc<Metrics>,
+    pub registry: Arc<Registry>,
+    pub workers: Vec<worker::Status>,
+}
+
+impl Scrape {
+    /// The text. Reads files of `/proc`.
+    pub(crate) fn text(self, format: Format) -> String {
+        let mut registry = registry::Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a string takes what is written to it");
+        match format {
+            Format::Classic => classic(&text),
+            Format::OpenMetrics => text,
+        }
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let page = &mut Page(encoder);
+        self.requests(page)?;
+        self.items(page)?;
+        self.phases(page)?;
+        self.models(page)?;
+        self.updates(page)?;
+        self.workers(page)?;
+        self.process(page)
+    }
+}
+
+impl Scrape {
+    fn requests(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &*self.metrics;
+        let routes = metrics.routes.all();
+        let by_status = routes.iter().flat_map(|route| {
+            let labels =
+                |status: u16| [("route", route.template.to_string()), ("code", status.to_string())];
+            route.by_status().map(move |(status, count)| (labels(status), count))
+        });
+        page.counter("onnxd_requests", "Requests that were answered", by_status)?;
+        page.histogram(
+            "onnxd_request_duration_seconds",
+            "Time from the headers of a request to those of its answer",
+            routes.iter().map(|route| ([("route", route.template.to_string())], &route.duration)),
+        )?;
+        page.counter(
+            "onnxd_requests_overloaded",
+            "Requests that were refused because the queue was full",
+            [([], metrics.requests_overloaded_total.read())],
+        )?;
+        page.gauge(
+            "onnxd_connections",
+            "HTTP and gRPC connections that are open",
+            [([], metrics.connections.read())],
+        )?;
+        page.counter(
+            "onnxd_connections_delayed",
+            "Connections that waited because as many as allowed were open",
+            [([], metrics.connections_delayed_total.read())],
+        )?;
+        page.counter(
+            "onnxd_connections_evicted",
+            "Idle or slow connections that were closed because others needed their places",
+            [([], metrics.connections_evicted_total.read())],
+        )
+    }
+
+    fn items(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &*self.metrics;
+        for (name, about, counter) in [
+            ("onnxd_items", "Items that were accepted into the queue", &metrics.items_total),
+            (
+                "onnxd_items_retried",
+                "Items that were run again because their worker ended",
+                &metrics.items_retried_total,
+            ),
+            (
+                "onnxd_items_regenerated",
+                "Items that were run again so that one response has one generation",
+                &metrics.items_regenerated_total,
+            ),
+            (
+                "onnxd_items_cancelled",
+                "Items that were dropped because their client had gone or their deadline had passed",
+                &metrics.items_cancelled_total,
+            ),
+            (
+                "onnxd_items_poisonous",
+                "Items that took too many workers with them and were answered 500",
+                &metrics.items_poisonous_total,
+            ),
+            (
+                "onnxd_items_refused",
+                "Items that were answered 500 at once because their like had taken too many workers with it",
+                &metrics.items_refused_total,
+            ),
+            (
+                "onnxd_groups_terminated",
+                "Groups that were terminated because an item's deadline had passed",
+                &metrics.groups_terminated_total,
+            ),
+            ("onnxd_micro_batches", "Micro-batches that were run", &metrics.micro_batches_total),
+        ] {
+            page.counter(name, about, [([], counter.read())])?;
+        }
+        let in_flight: u64 = self.workers.iter().map(|worker| worker.items as u64).sum();
+        let waiting = metrics.items.read().saturating_sub(in_flight);
+        page.gauge("onnxd_queue_items", "Items that wait for a worker", [([], waiting)])?;
+        page.gauge(
+            "onnxd_items_in_flight",
+            "Items that workers have been given and have not answered",
+            [([], in_flight)],
+        )?;
+        let micros = metrics.inference_cpu_micros_total.read();
+        page.counter(
+            "onnxd_inference_cpu_seconds",
+            "CPU time of workers in ONNX Runtime and pooling",
+            [([], std::time::Duration::from_micros(micros).as_secs_f64())],
+        )
+    }
+
+    /// Where the time of requests goes, by model.
+    fn phases(&self, page: &mut Page<'_>) -> fmt::Result {
+        type Of = fn(&ModelMetrics) -> &Histogram;
+        let families: [(&str, &str, Of); 7] = [
+            (
+                "onnxd_queue_duration_seconds",
+                "Time from an item being handed in to a worker getting it, once for each worker that gets it",
+                |model| &model.queue,
+            ),
+            (
+                "onnxd_tokenize_duration_seconds",
+                "Time that a worker took to tokenize a group",
+                |model| &model.tokenize,
+            ),
+            (
+                "onnxd_inference_duration_seconds",
+                "Time that a micro-batch took in ONNX Runtime and pooling",
+                |model| &model.inference,
+            ),
+            ("onnxd_batch_size", "Items of a micro-batch", |model| &model.batch_size),
+            (
+                "onnxd_load_wait_seconds",
+                "Time that an item waited because its worker loaded a version before it computed it",
+                |model| &model.load_wait,
+            ),
+            (
+                "onnxd_model_load_duration_seconds",
+                "Time that a worker took to load a version, ahead or when it had to",
+                |model| &model.load,
+            ),
+            (
+                "onnxd_update_duration_seconds",
+                "Time from the call of an update to its commit",
+                |model| &model.update,
+            ),
+        ];
+        for (name, about, of) in families {
+            let series = self.of_models(|_, metrics| of(metrics));
+            page.histogram(name, about, series)?;
+        }
+        page.counter(
+            "onnxd_tokens",
+            "Tokens that were computed, special tokens included",
+            self.of_models(|_, metrics| metrics.tokens.read()),
+        )
+    }
+
+    fn models(&self, page: &mut Page<'_>) -> fmt::Result {
+        let generation = |model: &Model| model.serving().map_or(0, |(generation, _)| generation);
+        page.gauge(
+            "onnxd_model_generation",
+            "The generation that is committed",
+            self.of_models(|model, _| generation(model)),
+        )?;
+        let served = self.registry.models().iter().filter_map(|model| {
+            let (_, record) = model.serving()?;
+            let (version, task) = (record.version.clone(), word(&record.facts.task));
+            Some(([("model", model.name.to_string()), ("version", version), ("task", task)], 1_u64))
+        });
+        page.gauge("onnxd_model_info", "The version that is committed: always 1", served)?;
+        let results = self.by_result(ModelMetrics::load_results);
+        page.counter("onnxd_model_loads", "Loads of a version by a worker", results)
+    }
+
+    fn updates(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &*self.metrics;
+        let results = self.by_result(ModelMetrics::update_results);
+        page.counter(
+            "onnxd_updates",
+            "Updates and rollbacks that were asked for, by commit or kind of refusal; the first version of a model is one",
+            results,
+        )?;
+        for (name, about, counter) in [
+            (
+                "onnxd_updates_refused",
+                "Updates and rollbacks that were refused, of all models",
+                &metrics.updates_refused_total,
+            ),
+            (
+                "onnxd_commits",
+                "Generations committed since the start, of all models",
+                &metrics.commits_total,
+            ),
+            (
+                "onnxd_automatic_rollbacks",
+                "Generations that were given up because their workers failed",
+                &metrics.automatic_rollbacks_total,
+            ),
+        ] {
+            page.counter(name, about, [([], counter.read())])?;
+        }
+        Ok(())
+    }
+
+    fn workers(&self, page: &mut Page<'_>) -> fmt::Result {
+        let states = State::ALL.iter().map(|state| {
+            let count = self.workers.iter().filter(|worker| worker.state == *state).count();
+            ([("state", word(state))], count)
+        });
+        page.gauge("onnxd_workers", "Workers in each state", states)?;
+        let generations = self.workers.iter().flat_map(|worker| {
+            self.registry.models().iter().map(|model| {
+                let load = worker.loads.get(usize::from(model.slot)).copied().unwrap_or_default();
+                let labels = [("worker", worker.id.to_string()), ("model", model.name.to_string())];
+                (labels, load.generation)
+            })
+        });
+        page.gauge(
+            "onnxd_worker_generation",
+            "The generation that a worker has loaded; 0 is none",
+            generations,
+        )?;
+        let memory = self.workers.iter().map(|worker| {
+            let bytes = process::memory_bytes(&worker.pid.to_string(), "RssAnon");
+            ([("worker", worker.id.to_string())], bytes)
+        });
+        page.gauge(
+            "onnxd_worker_memory_bytes",
+            "Memory of a worker's own, without the weights that workers share; 0 while it has no process",
+            memory,
+        )?;
+        let killed = self.metrics.workers_killed_total.by_reason();
+        page.counter(
+            "onnxd_workers_killed",
+            "Workers killed because they did not go on: hung in a run, a start or a ping, or stopped",
+            killed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
+        )?;
+        page.counter(
+            "onnxd_workers_recycled",
+            "Workers started again because they used more memory than --worker-memory",
+            [([], self.metrics.workers_recycled_total.read())],
+        )?;
+        let restarts = self.metrics.worker_restarts_total.by_reason();
+        page.counter(
+            "onnxd_worker_restarts",
+            "Workers started again, by how they had ended: SIGKILL, another signal, an exit code",
+            restarts.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
+        )
+    }
+
+    fn process(&self, page: &mut Page<'_>) -> fmt::Result {
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("build_id", onnxd_proto::BUILD_ID.to_owned()),
+        ];
+        let sandbox = u64::from(self.metrics.sandbox.load(Ordering::Relaxed));
+        page.gauge(
+            "onnxd_sandbox",
+            "Whether workers and checkers are confined: 0 with --no-sandbox",
+            [([], sandbox)],
+        )?;
+        page.gauge("onnxd_build_info", "What runs: always 1", [(build, 1_u64)])?;
+        page.counter(
+            "onnxd_log_lines_dropped",
+            "Lines of the supervisor's log that were dropped because nobody read them",
+            [([], onnxd_telemetry::stderr::lines_dropped())],
+        )?;
+        let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        page.gauge(
+            "process_start_time_seconds",
+            "When the supervisor started, since 1970",
+            [([], started.as_secs_f64())],
+        )?;
+        page.counter(
+            "process_cpu_seconds",
+            "CPU time of the supervisor",
+            [([], process::cpu_seconds())],
+        )?;
+        page.gauge(
+            "process_resident_memory_bytes",
+            "Memory of the supervisor",
+            [([], process::memory_bytes("self", "VmRSS"))],
+        )?;
+        page.gauge(
+            "process_open_fds",
+            "Descriptors that the supervisor has open",
+            [([], process::open_fds())],
+        )
+    }
+
+    /// One series for each model.
+    fn of_models<'s, V>(
+        &'s self,
+        value: impl Fn(&'s Model, &'s ModelMetrics) -> V,
+    ) -> impl Iterator<Item = (Labels<1>, V)> {
+        self.registry.models().iter().map(move |model| {
+            let labels = [("model", model.name.to_string())];
+            (labels, value(model, self.metrics.model(model.slot)))
+        })
+    }
+
+    /// One series for each model and result.
+    fn by_result<'s, I: Iterator<Item = (&'static str, u64)>>(
+        &'s self,
+        results: impl Fn(&'s ModelMetrics) -> I,
+    ) -> impl Iterator<Item = (Labels<2>, u64)> {
+        self.of_models(move |_, metrics| results(metrics)).flat_map(|([model], results)| {
+            results
+                .map(move |(result, count)| ([model.clone(), ("result", result.to_owned())], count))
+        })
+    }
+}
+
+/// A word of our own as everybody sees it.
+fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or("unknown").to_owned()
+}

@@ -1,0 +1,136 @@
+//! What the protocol and Triton's clients ask of server and models besides inference.
+
+use onnxd_proto::domain::{Record, Signature};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::oip::{
+    infer::{TASKS, served},
+    signature,
+};
+use crate::api::{error::ApiError, router::App};
+use onnxd_engine::models::{gate::Presence, registry::Model};
+
+/// What the server can do beyond the protocol, by the names of the extensions.
+pub(crate) const EXTENSIONS: [&str; 4] =
+    ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
+/// What the protocol calls ONNX models.
+pub(crate) const PLATFORM: &str = "onnx_onnxv1";
+/// The server's name.
+pub(crate) const NAME: &str = "onnxd";
+
+/// A model in the protocol's terms.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelMetadata {
+    pub name: String,
+    /// The generation that serves.
+    pub version: String,
+    pub signature: Signature,
+}
+
+impl ModelMetadata {
+    /// Of a model that is loaded first if nobody has used it yet.
+    ///
+    /// # Errors
+    /// It is not served, or not this generation of it.
+    pub(crate) async fn loaded(app: &App, name: &str, version: &str) -> Result<Self, ApiError> {
+        let model = served(app, name, version)?;
+        app.ready(model, &TASKS, None).await?;
+        served(app, name, version)?;
+        Self::of(model)
+    }
+
+    /// Of the generation that serves.
+    ///
+    /// # Errors
+    /// Nothing is served.
+    fn of(model: &Model) -> Result<Self, ApiError> {
+        let (generation, record) = model.serving().ok_or_else(ApiError::not_loaded)?;
+        let Record { facts, .. } = &*record;
+        Ok(Self {
+            name: model.name.to_string(),
+            version: generation.to_string(),
+            signature: signature(facts),
+        })
+    }
+}
+
+/// Whether requests to the model are answered: it serves, or the first request loads it, and a
+/// worker is there.
+pub(crate) fn model_is_ready(app: &App, model: &Model) -> bool {
+    let present = matches!(model.gate.presence(), Presence::Loaded | Presence::NotLoaded);
+    app.health.borrow().is_ready() && present
+}
+
+/// What was counted of one model, in Triton's terms.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct ModelStatistics {
+    pub name: String,
+    /// The generation that serves.
+    pub version: String,
+    /// Items that were answered.
+    pub inference_count: u64,
+    /// Micro-batches that were run.
+    pub execution_count: u64,
+    pub inference_stats: InferenceStatistics,
+    pub batch_stats: Vec<BatchStatistics>,
+}
+
+/// How often and how long.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+pub(crate) struct Duration {
+    pub count: u64,
+    /// In all, in nanoseconds.
+    pub ns: u64,
+}
+
+/// Where the time went.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+pub(crate) struct InferenceStatistics {
+    pub success: Duration,
+    pub fail: Duration,
+    /// Waiting for a worker.
+    pub queue: Duration,
+    /// Tokenizing.
+    pub compute_input: Duration,
+    /// ONNX Runtime.
+    pub compute_infer: Duration,
+    pub compute_output: Duration,
+    pub cache_hit: Duration,
+    pub cache_miss: Duration,
+}
+
+/// Nothing is counted by the size of a batch.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub(crate) struct BatchStatistics {
+    pub batch_size: u64,
+}
+
+impl ModelStatistics {
+    /// Since the start.
+    pub(crate) fn of(app: &App, model: &Model) -> Self {
+        let metrics = app.metrics.model(model.slot);
+        let answered = metrics.answered();
+        let [queue, tokenize, infer] =
+            // Microseconds are counted.
+            metrics.phases().map(|(count, micros)| Duration { count, ns: micros.saturating_mul(1000) });
+        let success = Duration { count: answered, ns: queue.ns + tokenize.ns + infer.ns };
+        Self {
+            name: model.name.to_string(),
+            version: model
+                .serving()
+                .map(|(generation, _)| generation.to_string())
+                .unwrap_or_default(),
+            inference_count: answered,
+            execution_count: infer.count,
+            inference_stats: InferenceStatistics {
+                success,
+                queue,
+                compute_input: tokenize,
+                compute_infer: infer,
+                ..InferenceStatistics::default()
+            },
+            batch_stats: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The body of an inference request: JSON, JSON with raw tensors after it, or one raw tensor
+//! (Triton's binary tensor data extension). Parsing is pure.
+
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use onnxd_proto::{
+    domain::tensor::{AXES_MAX, DataType, TENSORS_MAX, elements},
+    limits::TENSORS_BYTES_MAX,
+};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, value::RawValue};
+use utoipa::ToSchema;
+
+use crate::api::oip::rest::{at_most::at_most, elements::from_json};
+use crate::api::{
+    error::{ApiError, Kind},
+    inference::parse,
+    oip::{Tensor, infer::InferRequest},
+};
+
+/// Says where the JSON ends and raw tensors begin.
+pub(super) const HEADER: &str = "inference-header-content-length";
+
+/// An inference request.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct RequestJson {
+    /// Comes back with the answer.
+    id: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<RequestParameters>)]
+    parameters: RequestParameters,
+    #[serde(deserialize_with = "at_most::<_, _, TENSORS_MAX>")]
+    inputs: Vec<InputJson>,
+    /// Those that are wanted; without them all are.
+    #[serde(default, deserialize_with = "at_most::<_, _, TENSORS_MAX>")]
+    outputs: Vec<OutputJson>,
+}
+
+/// Parameters of a request. Others are ignored.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+struct RequestParameters {
+    /// Outputs come raw, after the JSON, unless they ask for something else.
+    #[serde(default)]
+    binary_data_output: bool,
+}
+
+/// A tensor.
+#[derive(Debug, Deserialize, ToSchema)]
+struct InputJson {
+    name: String,
+    #[serde(deserialize_with = "at_most::<_, _, AXES_MAX>")]
+    shape: Vec<u64>,
+    /// `BOOL`, `INT8` to `INT64`, `UINT8` to `UINT64`, `FP16`, `BF16`, `FP32`, `FP64` or `BYTES`.
+    #[schema(value_type = String)]
+    datatype: DataType,
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<InputParameters>)]
+    parameters: InputParameters,
+    /// Its elements, row by row, in one list or in lists of lists.
+    #[schema(value_type = Option<Vec<Value>>)]
+    data: Option<Box<RawValue>>,
+}
+
+/// Parameters of a tensor. Others are ignored.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+struct InputParameters {
+    /// The tensor is not in `data`, but has so many bytes after the JSON.
+    binary_data_size: Option<usize>,
+}
+
+/// An output that is wanted.
+#[derive(Debug, Deserialize, ToSchema)]
+struct OutputJson {
+    name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<OutputParameters>)]
+    parameters: OutputParameters,
+}
+
+/// Parameters of an output. Others are ignored.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+struct OutputParameters {
+    /// It comes raw, after the JSON.
+    binary_data: Option<bool>,
+}
+
+/// How outputs are to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Where nothing else is said.
+    pub binary: bool,
+    /// By name.
+    pub outputs: Vec<(String, bool)>,
+}
+
+impl Wanted {
+    /// Everything raw.
+    pub(super) fn raw() -> Self {
+        Self { binary: true, outputs: Vec::new() }
+    }
+
+    /// Whether this output is to be sent raw.
+    pub(super) fn is_binary(&self, name: &str) -> bool {
+        let said = self.outputs.iter().find(|(output, _)| output == name);
+        said.map_or(self.binary, |(_, binary)| *binary)
+    }
+}
+
+/// Where the JSON of a request with these headers ends, if raw tensors follow it; 0: the whole body
+/// is one.
+///
+/// # Errors
+/// The header is no number.
+pub(super) fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
+    let Some(value) = headers.get(HEADER) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|value| value.trim().parse().ok());
+    length.map(Some).ok_or_else(|| wrong(format!("{HEADER} is no number of bytes")))
+}
+
+/// Parses the body of a request.
+///
+/// # Errors
+/// It is not what its JSON says, or no JSON at all.
+pub(crate) fn request(
+    model: (String, String),
+    body: &Bytes,
+    json_bytes: Option<usize>,
+) -> Result<(InferRequest, Wanted), ApiError> {
+    let (json, mut raw) = match json_bytes {
+        None => (body.clone(), Bytes::new()),
+        Some(length) if length <= body.len() => (body.slice(..length), body.slice(length..)),
+        Some(length) => {
+            return Err(wrong(format!(
+                "{HEADER} is {length}, and the body has {} bytes",
+                body.len()
+            )));
+        }
+    };
+    let RequestJson { id, parameters, inputs, outputs } =
+        parse(&json).map_err(|error| error.with_status(StatusCode::BAD_REQUEST))?;
+    let inputs = inputs.into_iter().map(|input| tensor(input, &mut raw));
+    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+    if !raw.is_empty() {
+        return Err(wrong(format!("{} bytes follow the last tensor", raw.len())));
+    }
+    let binary = parameters.binary_data_output;
+    let said = |output: &OutputJson| output.parameters.binary_data.unwrap_or(binary);
+    let wanted = Wanted {
+        binary,
+        outputs: outputs.iter().map(|output| (output.name.clone(), said(output))).collect(),
+    };
+    let outputs = outputs.into_iter().map(|output| output.name).collect();
+    let (model, version) = model;
+    Ok((InferRequest { model, version, id, inputs, outputs }, wanted))
+}
+
+/// A tensor, from its JSON or from the raw bytes that are left.
+fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, ApiError> {
+    let InputJson { name, shape, datatype, parameters, data } = input;
+    let data = match (parameters.binary_data_size, data) {
+        (Some(size), None) if size <= raw.len() => raw.split_to(size),
+        (Some(size), None) => {
+            let left = raw.len();
+            return Err(wrong(format!(
+                "the input `{name}` claims {size} bytes, and {left} are left"
+            )));
+        }
+        (None, Some(json)) => {
+            let bytes_max = elements(&shape).zip(datatype.element_bytes());
+            let bytes_max = bytes_max.map_or(TENSORS_BYTES_MAX, |(count, size)| {
+                count.saturating_mul(size).min(TENSORS_BYTES_MAX)
+            });
+            let bytes = from_json(&json, datatype, bytes_max)
+                .map_err(|error| wrong(format!("the input `{name}`: {error}")))?;
+            bytes.into()
+        }
+        (None, None) => return Err(wrong(format!("the input `{name}` has no data"))),
+        (Some(_), Some(_)) => {
+            return Err(wrong(format!("the input `{name}` has `data` and `binary_data_size`")));
+        }
+    };
+    Ok(Tensor { name, datatype, shape, data })
+}
+
+/// Clients that write all their fields write null where they have nothing to say.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn wrong(message: impl Into<String>) -> ApiError {
+    ApiError::new(Kind::Validation, message).with_status(StatusCode::BAD_REQUEST).about("inputs")
+}
+
+/// Parameters of a response.
+pub(super) fn response_parameters(generation: u64) -> Map<String, Value> {
+    Map::from_iter([("generation".to_owned(), generation.into())])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(json: &str, raw: &[u8]) -> Result<(InferRequest, Wanted), ApiError> {
+        let body = Bytes::from([json.as_bytes(), raw].concat());
+        request(("m".into(), String::new()), &body, Some(json.len()))
+    }
+
+    #[test]
+    fn raw_tensors_follow_the_json_in_its_order() {
+        let json = r#"{"id": "7", "inputs": [
+            {"name": "a", "shape": [2], "datatype": "INT16", "parameters": {"binary_data_size": 4}},
+            {"name": "b", "shape": [1], "datatype": "UINT8", "data": [9]},
+            {"name": "c", "shape": [1], "datatype": "UINT8", "parameters": {"binary_data_size": 1}}],
+            "outputs": [{"name": "y", "parameters": {"binary_data": false}}, {"name": "z"}],
+            "parameters": {"binary_data_output": true, "other": 1}}"#;
+        let (request, wanted) = parsed(json, &[1, 0, 2, 0, 3]).unwrap();
+        let data: Vec<&[u8]> = request.inputs.iter().map(|input| &input.data[..]).collect();
+        assert_eq!(data, [&[1, 0, 2, 0][..], &[9], &[3]]);
+        assert_eq!(
+            (request.id.as_deref(), &request.outputs[..]),
+            (Some("7"), &["y".into(), "z".into()][..])
+        );
+        let binary = ["y", "z", "x"].map(|name| wanted.is_binary(name));
+        assert_eq!(binary, [false, true, true]);
+    }
+
+    #[test]
+    fn a_body_that_does_not_add_up_is_refused() {
+        let input = |rest: &str| {
+            format!(r#"{{"inputs": [{{"name": "a", "shape": [1], "datatype": "UINT8"{rest}}}]}}"#)
+        };
+        for (json, raw) in [
+            (input(""), &b""[..]),
+            (input(r#", "data": [1], "parameters": {"binary_data_size": 1}"#), b"a"),
+            (input(r#", "parameters": {"binary_data_size": 2}"#), b"a"),
+            (input(r#", "parameters": {"binary_data_size": 1}"#), b"ab"),
+            (input(r#", "data": [300]"#), b""),
+            (input(r#", "data": [1]"#).replace("UINT8", "FLOAT"), b""),
+            (input(r#", "data": [1]"#).replace("[1]", "[-1]"), b""),
+            ("{}".into(), b""),
+            ("[".into(), b""),
+        ] {
+            let error = parsed(&json, raw).unwrap_err();
+            assert_eq!(error.status, StatusCode::BAD_REQUEST, "{json}");
+        }
+        let body = Bytes::from_static(b"{}");
+        assert!(request(("m".into(), String::new()), &body, Some(3)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(
+            body in prop::collection::vec(any::<u8>(), 0..200),
+            length in prop::option::of(0_usize..250),
+        ) {
+            let _ = request(("m".into(), String::new()), &body.into(), length);
+        }
+
+        #[test]
+        fn no_json_that_looks_right_makes_the_parser_panic(
+            shape in prop::collection::vec(any::<u64>(), 0..4),
+            size in any::<u64>(),
+            raw in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let json = format!(r#"{{"inputs": [{{"name": "a", "shape": {shape:?}, "datatype": "FP32",
+                "parameters": {{"binary_data_size": {size}}}}}]}}"#);
+            let _ = parsed(&json, &raw);
+        }
+    }
+}

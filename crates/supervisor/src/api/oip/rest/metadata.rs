@@ -1,0 +1,281 @@
+//! What the protocol and Triton's clients ask besides inference: server and model metadata,
+//! readiness, configuration, statistics.
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{Response, StatusCode},
+    response::IntoResponse,
+};
+use onnxd_proto::domain::tensor::{DataType, TensorSpec};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::api::{
+    error::{ApiError, Contract, OipErrors, axum_json},
+    inference::find_model,
+    oip::{
+        infer::served,
+        metadata::{EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM, model_is_ready},
+    },
+    router::{App, respond},
+};
+use onnxd_engine::models::registry::Model;
+
+/// The server.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ServerMetadata {
+    name: &'static str,
+    version: &'static str,
+    extensions: Vec<&'static str>,
+}
+
+/// The server and what it can do.
+#[utoipa::path(
+    get, path = "/v2", tag = "open-inference-protocol",
+    responses((status = 200, description = "The server", body = ServerMetadata), OipErrors)
+)]
+pub(crate) async fn server() -> Response<Body> {
+    let version = env!("CARGO_PKG_VERSION");
+    let metadata = ServerMetadata { name: NAME, version, extensions: EXTENSIONS.to_vec() };
+    axum_json(&json!(metadata)).into_response()
+}
+
+/// The names of all models.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelNames {
+    models: Vec<String>,
+}
+
+/// The names of all models.
+#[utoipa::path(
+    get, path = "/v2/models", tag = "open-inference-protocol",
+    responses((status = 200, description = "The names of all models", body = ModelNames), OipErrors)
+)]
+pub(crate) async fn models(State(app): State<App>) -> Response<Body> {
+    let models = app.registry.models().iter().map(|model| model.name.to_string()).collect();
+    axum_json(&json!(ModelNames { models })).into_response()
+}
+
+/// A model.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelJson {
+    name: String,
+    /// The generation that serves.
+    versions: Vec<String>,
+    platform: &'static str,
+    inputs: Vec<SpecJson>,
+    outputs: Vec<SpecJson>,
+}
+
+/// What a tensor must look like.
+#[derive(Debug, Serialize, ToSchema)]
+struct SpecJson {
+    name: String,
+    datatype: &'static str,
+    /// -1 is any size.
+    shape: Vec<i64>,
+}
+
+fn specs(specs: &[TensorSpec]) -> Vec<SpecJson> {
+    let json = |spec: &TensorSpec| SpecJson {
+        name: spec.name.clone(),
+        datatype: spec.datatype.name(),
+        shape: spec.shape.clone(),
+    };
+    specs.iter().map(json).collect()
+}
+
+/// What a model takes and gives.
+#[utoipa::path(
+    get, path = "/v2/models/{model}", tag = "open-inference-protocol",
+    params(("model" = String, Path, description = "The model's name")),
+    responses((status = 200, description = "The model", body = ModelJson), OipErrors)
+)]
+pub(crate) async fn model(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
+    respond(Contract::Oip, try_model(&app, &name, "")).await
+}
+
+/// The same of one generation.
+#[utoipa::path(
+    get, path = "/v2/models/{model}/versions/{version}", tag = "open-inference-protocol",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("version" = String, Path, description = "The generation that must serve"),
+    ),
+    responses((status = 200, description = "The model", body = ModelJson), OipErrors)
+)]
+pub(crate) async fn model_version(
+    State(app): State<App>,
+    Path((name, version)): Path<(String, String)>,
+) -> Response<Body> {
+    respond(Contract::Oip, try_model(&app, &name, &version)).await
+}
+
+async fn try_model(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
+    let metadata = ModelMetadata::loaded(app, name, version).await?;
+    let model = ModelJson {
+        name: metadata.name,
+        versions: vec![metadata.version],
+        platform: PLATFORM,
+        inputs: specs(&metadata.signature.inputs),
+        outputs: specs(&metadata.signature.outputs),
+    };
+    Ok(axum_json(&json!(model)).into_response())
+}
+
+/// Whether requests to a model are answered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelReady {
+    name: String,
+    ready: bool,
+}
+
+/// Whether requests to a model are answered. Asking loads nothing.
+#[utoipa::path(
+    get, path = "/v2/models/{model}/ready", tag = "open-inference-protocol",
+    params(("model" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "They are", body = ModelReady),
+        (status = 503, description = "They are not", body = ModelReady),
+        OipErrors,
+    )
+)]
+pub(crate) async fn ready(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
+    respond(Contract::Oip, async { is_ready(&app, &name, "") }).await
+}
+
+/// The same of one generation.
+#[utoipa::path(
+    get, path = "/v2/models/{model}/versions/{version}/ready", tag = "open-inference-protocol",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("version" = String, Path, description = "The generation that must serve"),
+    ),
+    responses(
+        (status = 200, description = "They are", body = ModelReady),
+        (status = 503, description = "They are not", body = ModelReady),
+        OipErrors,
+    )
+)]
+pub(crate) async fn ready_version(
+    State(app): State<App>,
+    Path((name, version)): Path<(String, String)>,
+) -> Response<Body> {
+    respond(Contract::Oip, async { is_ready(&app, &name, &version) }).await
+}
+
+fn is_ready(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
+    let model = served(app, name, version)?;
+    let ready = model_is_ready(app, model);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!(ModelReady { name: model.name.to_string(), ready });
+    Ok((status, axum_json(&body)).into_response())
+}
+
+/// What Triton calls a data type in a model's configuration.
+fn triton_type(datatype: DataType) -> String {
+    match datatype {
+        DataType::Bytes => "TYPE_STRING".into(),
+        datatype => format!("TYPE_{}", datatype.name()),
+    }
+}
+
+/// A model's configuration as Triton has it, as far as there is one.
+#[utoipa::path(
+    get, path = "/v2/models/{model}/config", tag = "open-inference-protocol",
+    params(("model" = String, Path, description = "The model's name")),
+    responses((status = 200, description = "Its configuration", body = inline(serde_json::Map<String, Value>)), OipErrors)
+)]
+pub(crate) async fn config(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
+    respond(Contract::Oip, try_config(&app, &name, "")).await
+}
+
+/// The same of one generation.
+#[utoipa::path(
+    get, path = "/v2/models/{model}/versions/{version}/config", tag = "open-inference-protocol",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("version" = String, Path, description = "The generation that must serve"),
+    ),
+    responses((status = 200, description = "Its configuration", body = inline(serde_json::Map<String, Value>)), OipErrors)
+)]
+pub(crate) async fn config_version(
+    State(app): State<App>,
+    Path((name, version)): Path<(String, String)>,
+) -> Response<Body> {
+    respond(Contract::Oip, try_config(&app, &name, &version)).await
+}
+
+async fn try_config(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
+    let metadata = ModelMetadata::loaded(app, name, version).await?;
+    let tensors = |specs: &[TensorSpec]| -> Value {
+        let tensor = |spec: &TensorSpec| json!({ "name": spec.name, "data_type": triton_type(spec.datatype), "dims": spec.shape });
+        specs.iter().map(tensor).collect()
+    };
+    let config = json!({
+        "name": metadata.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        // Shapes are whole, the first axis included.
+        "max_batch_size": 0,
+        "input": tensors(&metadata.signature.inputs),
+        "output": tensors(&metadata.signature.outputs),
+        "instance_group": [{ "name": metadata.name, "kind": "KIND_CPU", "count": app.workers }],
+        "version_policy": { "latest": { "num_versions": 1 } },
+    });
+    Ok(axum_json(&config).into_response())
+}
+
+/// What was counted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StatisticsJson {
+    model_stats: Vec<ModelStatistics>,
+}
+
+/// What was counted of all models.
+#[utoipa::path(
+    get, path = "/v2/models/stats", tag = "open-inference-protocol",
+    responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
+)]
+pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
+    let of = |model: &std::sync::Arc<Model>| ModelStatistics::of(&app, model);
+    let model_stats = app.registry.models().iter().map(of).collect();
+    axum_json(&json!(StatisticsJson { model_stats })).into_response()
+}
+
+/// What was counted of a model.
+#[utoipa::path(
+    get, path = "/v2/models/{model}/stats", tag = "open-inference-protocol",
+    params(("model" = String, Path, description = "The model's name")),
+    responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
+)]
+pub(crate) async fn statistics(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
+    respond(Contract::Oip, async {
+        let model = find_model(&app, Some(&name))?;
+        let model_stats = vec![ModelStatistics::of(&app, model)];
+        Ok(axum_json(&json!(StatisticsJson { model_stats })).into_response())
+    })
+    .await
+}
+
+/// The same of one generation.
+#[utoipa::path(
+    get, path = "/v2/models/{model}/versions/{version}/stats", tag = "open-inference-protocol",
+    params(
+        ("model" = String, Path, description = "The model's name"),
+        ("version" = String, Path, description = "The generation that must serve"),
+    ),
+    responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
+)]
+pub(crate) async fn statistics_version(
+    State(app): State<App>,
+    Path((name, version)): Path<(String, String)>,
+) -> Response<Body> {
+    respond(Contract::Oip, async {
+        let model_stats = vec![ModelStatistics::of(&app, served(&app, &name, &version)?)];
+        Ok(axum_json(&json!(StatisticsJson { model_stats })).into_response())
+    })
+    .await
+}

@@ -1,0 +1,8 @@
+//! Telemetry of both executables: logs and metrics. Imports nothing of onnxd but its domain records.
+//!
+//! - [`stderr`]: a log sink that never blocks.
+//! - `metrics` (feature `metrics`): counters and histograms, printed in the Prometheus format.
+
+#[cfg(feature = "metrics")]
+pub mod metrics;
+pub mod stderr;

@@ -1,0 +1,155 @@
+//! How the text for Prometheus is written. The library writes `OpenMetrics`, in which a counter's
+//! family has no `_total` and the text has an end mark. The classic format, which everything
+//! understands that does not ask for the other, differs in just these lines.
+
+use std::fmt;
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use crate::metrics::histogram::Histogram;
+
+/// How the text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// What has been understood since Prometheus 0.4.
+    Classic,
+    /// Version 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format for who sends this `Accept` header, or none.
+    pub fn wanted(accept: Option<&str>) -> Self {
+        match accept {
+            Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
+            _ => Self::Classic,
+        }
+    }
+
+    /// What the answer says that it is.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The same text in the classic format: each counter's family is named as its samples are, and
+/// there is no end mark.
+pub fn classic(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines().filter(|line| *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            // The type says what the family is called, and comes next.
+            (Some("#"), Some("HELP"), _, Some(about)) => help = Some(about),
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                if let Some(about) = help.take() {
+                    text.extend(["# HELP ", name, suffix, " ", about, "\n"]);
+                }
+                text.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+            }
+            _ => text.extend([line, "\n"]),
+        }
+    }
+    text
+}
+
+/// Labels of one series.
+pub type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Where families are written.
+pub struct Page<'a>(pub DescriptorEncoder<'a>);
+
+impl fmt::Debug for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Page")
+    }
+}
+
+impl Page<'_> {
+    /// A family whose name has no `_total`, which its samples get.
+    pub fn counter<V: EncodeCounterValue, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        series: impl IntoIterator<Item = (Labels<N>, V)>,
+    ) -> fmt::Result {
+        let series = series.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value)));
+        self.family(name, about, MetricType::Counter, series)
+    }
+
+    /// A family of values that rise and fall.
+    pub fn gauge<V: EncodeGaugeValue, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        series: impl IntoIterator<Item = (Labels<N>, V)>,
+    ) -> fmt::Result {
+        let series = series.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
+        self.family(name, about, MetricType::Gauge, series)
+    }
+
+    /// A family of histograms.
+    pub fn histogram<'h, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        series: impl IntoIterator<Item = (Labels<N>, &'h Histogram)>,
+    ) -> fmt::Result {
+        self.family(name, about, MetricType::Histogram, series.into_iter())
+    }
+
+    fn family<M: EncodeMetric, const N: usize>(
+        &mut self,
+        name: &str,
+        about: &str,
+        kind: MetricType,
+        series: impl Iterator<Item = (Labels<N>, M)>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, about, None, kind)?;
+        for (labels, metric) in series {
+            match N {
+                // Not even braces.
+                0 => return metric.encode(encoder),
+                _ => metric.encode(encoder.encode_family(&labels)?)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_classic_text_names_counters_with_total_and_has_no_end_mark() {
+        let open_metrics = "# HELP a Of a kind\n# TYPE a counter\na_total{b=\"# EOF\"} 1\n\
+            # HELP c_seconds Time\n# TYPE c_seconds gauge\nc_seconds 2.0\n# EOF\n";
+        let expected = "# HELP a_total Of a kind\n# TYPE a_total counter\na_total{b=\"# EOF\"} 1\n\
+            # HELP c_seconds Time\n# TYPE c_seconds gauge\nc_seconds 2.0\n";
+        assert_eq!(classic(open_metrics), expected);
+    }
+
+    #[test]
+    fn only_who_asks_for_open_metrics_gets_it() {
+        for (accept, format) in [
+            (None, Format::Classic),
+            (Some("*/*"), Format::Classic),
+            (Some("text/plain;version=0.0.4"), Format::Classic),
+            (
+                Some("application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"),
+                Format::OpenMetrics,
+            ),
+        ] {
+            assert_eq!(Format::wanted(accept), format, "{accept:?}");
+        }
+    }
+}
