@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, Output, Pooling, Signature, Task};
+use super::{Activation, Output, Pooling, Signature, Task, tensor::DataType};
 
 /// What the checker finds out about a version, kept with every generation that serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Facts {
     /// What a model for tensors takes and gives.
     #[serde(default)]
     pub signature: Signature,
+    /// The type of most of the weights; `None` where an earlier release made the record.
+    #[serde(default)]
+    pub weights: Option<DataType>,
 }
 
 impl Facts {
@@ -53,6 +56,7 @@ impl Facts {
             activation: Activation::default(),
             prompts: Vec::new(),
             signature: Signature::default(),
+            weights: None,
         }
     }
 }
