@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds everything for release and runs the benchmark of package `e2e`.
+//! `cargo xtask bench`: builds everything for release and runs package `onnxd-bench`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,12 +7,13 @@ use crate::error::Error;
 use crate::layout::Layout;
 use crate::process;
 
-/// What is built for release.
-pub(crate) const RELEASE: [&str; 8] =
-    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
-
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
-    build_and_run(layout, &layout.release("bench"), &RELEASE, args)
+    build_and_run(layout, &layout.release("bench"), &release("onnxd-bench"), args)
+}
+
+/// Builds the server and `package` for release.
+pub(crate) fn release(package: &str) -> [&str; 8] {
+    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", package]
 }
 
 /// Builds with these arguments, among others `program`, and runs that.

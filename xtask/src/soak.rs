@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: builds everything, for release unless told otherwise, and runs the soak of package `e2e`.
+//! `cargo xtask soak`: builds everything, for release unless told otherwise, and runs package `onnxd-soak`.
 
 use std::process::ExitCode;
 
@@ -15,6 +15,6 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
         let build = ["--workspace", "--all-targets"];
         bench::build_and_run(layout, &layout.debug().join("soak"), &build, args)
     } else {
-        bench::build_and_run(layout, &layout.release("soak"), &bench::RELEASE, args)
+        bench::build_and_run(layout, &layout.release("soak"), &bench::release("onnxd-soak"), args)
     }
 }

@@ -8,6 +8,8 @@ use crate::error::Error;
 use crate::layout::Layout;
 use crate::process;
 
+/// Packages whose tests start the real executables.
+const E2E: [&str; 2] = ["e2e", "onnxd-soak"];
 /// An end-to-end test runs several pinned processes, and the machines that check this have two cores.
 const E2E_THREADS: &str = "--test-threads=2";
 
@@ -31,15 +33,17 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
 }
 
 fn unit_args(args: &[String]) -> Vec<String> {
-    let own = ["test", "--workspace", "--exclude", "e2e"].map(str::to_owned);
-    own.into_iter().chain(args.iter().cloned()).collect()
+    let exclude = E2E.iter().flat_map(|package| ["--exclude", package]);
+    let own = ["test", "--workspace"].into_iter().chain(exclude);
+    own.map(str::to_owned).chain(args.iter().cloned()).collect()
 }
 
 /// The thread count goes behind the `--` of cargo, unless one is given there.
 fn e2e_args(args: &[String]) -> Vec<String> {
     let mut parts = args.splitn(2, |arg| arg == "--");
     let (for_cargo, for_tests) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));
-    let mut all: Vec<String> = ["test", "-p", "e2e"].map(str::to_owned).into();
+    let packages = E2E.iter().flat_map(|package| ["-p", package]);
+    let mut all: Vec<String> = ["test"].into_iter().chain(packages).map(str::to_owned).collect();
     all.extend_from_slice(for_cargo);
     all.push("--".to_owned());
     if !for_tests.iter().any(|arg| arg.starts_with("--test-threads")) {
@@ -59,19 +63,26 @@ mod tests {
 
     #[test]
     fn a_filter_goes_to_both() {
-        assert_eq!(joined(unit_args, &["rollback"]), "test --workspace --exclude e2e rollback");
-        assert_eq!(joined(e2e_args, &["rollback"]), "test -p e2e rollback -- --test-threads=2");
+        let unit = joined(unit_args, &["rollback"]);
+        assert_eq!(unit, "test --workspace --exclude e2e --exclude onnxd-soak rollback");
+        assert_eq!(
+            joined(e2e_args, &["rollback"]),
+            "test -p e2e -p onnxd-soak rollback -- --test-threads=2"
+        );
     }
 
     #[test]
     fn arguments_of_the_test_program_stay_behind_the_dashes() {
         let args = ["a", "--", "--nocapture"];
-        assert_eq!(joined(e2e_args, &args), "test -p e2e a -- --test-threads=2 --nocapture");
+        assert_eq!(
+            joined(e2e_args, &args),
+            "test -p e2e -p onnxd-soak a -- --test-threads=2 --nocapture"
+        );
     }
 
     #[test]
     fn a_given_thread_count_replaces_ours() {
         let args = ["--", "--test-threads=1"];
-        assert_eq!(joined(e2e_args, &args), "test -p e2e -- --test-threads=1");
+        assert_eq!(joined(e2e_args, &args), "test -p e2e -p onnxd-soak -- --test-threads=1");
     }
 }
