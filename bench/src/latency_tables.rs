@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     latency::{Measured, Phase},
-    procfs::Cpu,
-    quiet::{NOISE_MAX, noise},
+    machine::{Cpu, NOISE_MAX, noise},
     report::{Table, say},
     stats::{Latencies, millis, ratio, real},
     timeline::{Stage, durations, staged},

@@ -33,7 +33,7 @@ pub(crate) async fn run(
             }
             let server = pair.builder(workers).home(&home).start().await;
             let control = Control::of(&server, pair.model);
-            let status = control.status().await?;
+            let status = control.status().await;
             server.stop().await;
             if !compiled {
                 restore(&home.state())?;

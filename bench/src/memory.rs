@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use e2e::processes::Memory;
 use serde_json::{Value, json};
 
 use crate::{
     options::Settings,
-    procfs::Memory,
     report::{Report, Table, say},
     stats::{Latencies, millis, real},
     subject::{Pair, Subject},
@@ -39,7 +39,7 @@ pub(crate) async fn run(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let mut processes = processes(subject).await?;
+    let mut processes = processes(subject).await;
     let mut counts = Vec::new();
     let (mut done, mut times) = (0, Vec::new());
     let all = settings.updates().max(FIRST + LATER);
@@ -72,7 +72,7 @@ pub(crate) async fn run(
         millis(times.p99()),
         millis(times.longest())
     ));
-    let pids: Vec<i32> = self::processes(subject).await?.iter().map(|one| one.pid).collect();
+    let pids: Vec<i32> = self::processes(subject).await.iter().map(|one| one.pid).collect();
     if processes.iter().map(|one| one.pid).ne(pids) {
         report.violations("memory", &["a process was replaced".to_owned()]);
     }
@@ -84,11 +84,11 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn processes(subject: &Subject) -> Result<Vec<Grown>, String> {
-    let workers = subject.worker_pids().await?;
+async fn processes(subject: &Subject) -> Vec<Grown> {
+    let workers = subject.worker_pids().await;
     let workers = workers.into_iter().enumerate().map(|(id, pid)| (format!("worker {id}"), pid));
     let all = [("supervisor".to_owned(), subject.server.pid())].into_iter().chain(workers);
-    Ok(all.map(|(name, pid)| Grown { name, pid, at: Vec::new() }).collect())
+    all.map(|(name, pid)| Grown { name, pid, at: Vec::new() }).collect()
 }
 
 fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
@@ -139,7 +139,7 @@ pub(crate) async fn further_workers(
             subject.touch_all().await?;
         }
         subject.settle().await?;
-        let status = subject.control.status().await?;
+        let status = subject.control.status().await;
         let loads = status.workers.iter().filter_map(|worker| worker.loads.get(pair.model));
         let compiled = loads.filter(|load| load.compiled).count();
         let pss = |pid: i32| real(Memory::of(pid).pss) / MEGABYTE;

@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::{task::LocalSet, time};
 
 use crate::{
+    machine,
     options::Settings,
-    quiet,
     report::{Report, Table},
     stats::{Latencies, millis, real},
     subject::Subject,
@@ -72,7 +72,7 @@ pub(crate) async fn run(
     ]);
     let mut figures = Vec::new();
     for load in LOADS {
-        quiet::rest(subject, settings).await?;
+        machine::rest(subject, settings).await?;
         let rate = capacity * load;
         let outcome = LocalSet::new().run_until(offer(subject, rate, settings)).await;
         let latencies: Latencies = outcome.latencies.iter().copied().collect();

@@ -10,8 +10,8 @@ use tokio::time;
 
 use crate::{
     control::{Called, Load},
+    machine,
     options::Settings,
-    quiet,
     report::{Report, Table, say},
     stats::{millis, real},
     subject::Subject,
@@ -91,7 +91,7 @@ async fn undisturbed(
     settings: &Settings,
     length: Duration,
 ) -> Result<Recording, String> {
-    quiet::rest(subject, settings).await?;
+    machine::rest(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     time::sleep(length).await;
     traffic.finish(subject, Vec::new()).await
@@ -103,7 +103,7 @@ async fn storm(
     settings: &Settings,
     length: Duration,
 ) -> Result<(Recording, Duration), String> {
-    quiet::rest(subject, settings).await?;
+    machine::rest(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     let mut calls = Vec::new();
     let mut next = traffic.begin();

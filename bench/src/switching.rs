@@ -8,8 +8,8 @@ use tokio::time;
 
 use crate::{
     control::Load,
+    machine,
     options::Settings,
-    quiet,
     report::{Report, Table},
     stats::{Latencies, millis},
     subject::Subject,
@@ -98,7 +98,7 @@ async fn measure(
     by: By,
     report: &mut Report,
 ) -> Result<Found, String> {
-    quiet::rest(subject, settings).await?;
+    machine::rest(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     let (mut updates, mut found) = (Vec::new(), Found::default());
     for _ in 0..settings.repeats() * 2 {
@@ -107,10 +107,9 @@ async fn measure(
             By::Update(load) => subject.update(load).await?,
             By::Rollback => subject.rollback().await?,
         };
-        let mut watch = subject.control.watch().await?;
         loop {
             let asked = Instant::now();
-            let switched = watch.switched(subject.serving.generation).await?;
+            let switched = subject.control.switched(subject.serving.generation).await;
             found.looks.push(asked.elapsed());
             if switched {
                 break;
