@@ -23,15 +23,7 @@ pub(crate) fn build_and_run(
     build: &[&str],
     args: &[String],
 ) -> Result<ExitCode, Error> {
-    let status = process::cargo()
-        .arg("build")
-        .args(build)
-        .current_dir(layout.workspace())
-        .status()
-        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
-    if !status.success() {
-        return Err(Error::Failed { what: "cargo build".to_owned(), status });
-    }
+    process::build(layout, build)?;
     // What is built is beside it.
     let executables = program.parent().unwrap_or(layout.workspace());
     let status = std::process::Command::new(program)

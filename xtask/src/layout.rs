@@ -61,6 +61,11 @@ impl Layout {
         self.target.join("release").join(name)
     }
 
+    /// The OpenAPI document.
+    pub(crate) fn openapi(&self) -> PathBuf {
+        self.target.join("openapi.json")
+    }
+
     fn made(&self) -> PathBuf {
         self.target.join("onnxd")
     }

@@ -12,10 +12,26 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 
 use crate::error::Error;
+use crate::layout::Layout;
 
 /// The cargo that runs us, or the one in the path.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs `cargo build` with these arguments.
+///
+/// # Errors
+/// cargo cannot be started, or the build fails.
+pub(crate) fn build(layout: &Layout, args: &[&str]) -> Result<(), Error> {
+    let status = cargo()
+        .arg("build")
+        .args(args)
+        .current_dir(layout.workspace())
+        .status()
+        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
+    let what = "cargo build".to_owned();
+    if status.success() { Ok(()) } else { Err(Error::Failed { what, status }) }
 }
 
 /// The exit code that a shell would give.

@@ -39,7 +39,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> {
-    build(layout)?;
+    process::build(layout, &["--release", "-p", "onnxd", "-p", "onnxd-worker"])?;
     provide(layout, &options)?;
     let address = free_address(&options.listen)?;
     let mut child = process::start_bound(&layout.release("onnxd"), &arguments(layout, &options))?;
@@ -50,16 +50,6 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     }
     let status = child.wait().map_err(Error::io("cannot wait for", &layout.release("onnxd")))?;
     Ok(process::exit_code(status))
-}
-
-fn build(layout: &Layout) -> Result<(), Error> {
-    let status = process::cargo()
-        .args(["build", "--release", "-p", "onnxd", "-p", "onnxd-worker"])
-        .current_dir(layout.workspace())
-        .status()
-        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
-    let what = "cargo build".to_owned();
-    if status.success() { Ok(()) } else { Err(Error::Failed { what, status }) }
 }
 
 /// Fetches and makes what was not given by hand.
