@@ -1,11 +1,8 @@
 //! `cargo xtask bench`: builds everything for release and runs package `onnxd-bench`.
 
-use std::path::Path;
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::process;
+use crate::{error::Error, layout::Layout, process};
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     build_and_run(layout, &layout.release("bench"), &release("onnxd-bench"), args)

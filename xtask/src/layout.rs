@@ -1,8 +1,10 @@
 //! Where everything lies: the sources in the workspace, all that is made under its target directory.
 
-use std::env;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
 
 use crate::error::Error;
 

@@ -22,14 +22,11 @@ mod soak;
 mod stamp;
 mod test;
 
-use std::io::Write as _;
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::python::Python;
+use crate::{error::Error, layout::Layout, python::Python};
 
 /// Set-up and developer commands of onnxd.
 ///

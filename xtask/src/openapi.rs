@@ -1,15 +1,18 @@
 //! `cargo xtask openapi`: writes what `onnxd openapi` prints to a file.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::{
+    fs::File,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use clap::Args;
 
-use crate::error::Error;
-use crate::layout::{Layout, shown};
-use crate::process;
-use crate::say;
+use crate::{
+    error::Error,
+    layout::{Layout, shown},
+    process, say,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

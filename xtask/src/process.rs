@@ -1,18 +1,23 @@
 //! Starting programs: cargo, and a server that ends with us.
 
-use std::ffi::OsString;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus};
-use std::thread;
+use std::{
+    ffi::OsString,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, ExitStatus},
+    thread,
+};
 
 use clap::Args;
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::{
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill},
+    },
+    unistd::{Pid, getpid, getppid},
+};
 
-use crate::error::Error;
-use crate::layout::Layout;
+use crate::{error::Error, layout::Layout};
 
 /// The cargo that runs us, or the one in the path.
 pub(crate) fn cargo() -> Command {

@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::bench;
-use crate::error::Error;
-use crate::layout::Layout;
+use crate::{bench, error::Error, layout::Layout};
 
 /// The one of its arguments that is for us.
 const DEV: &str = "--dev";

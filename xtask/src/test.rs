@@ -3,10 +3,12 @@
 
 use std::process::ExitCode;
 
-use crate::clients::{self, Where};
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::process;
+use crate::{
+    clients::{self, Where},
+    error::Error,
+    layout::Layout,
+    process,
+};
 
 /// Packages whose tests start the real executables.
 const E2E: [&str; 2] = ["e2e", "onnxd-soak"];
