@@ -10,7 +10,7 @@ use crate::{
     control::Load,
     machine,
     options::Settings,
-    report::{Report, Table},
+    report::{Report, Table, fixed},
     stats::{Latencies, millis},
     subject::Subject,
     traffic::Traffic,
@@ -55,28 +55,20 @@ pub(crate) async fn run(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let mut table = Table::new([
-        "under load",
-        "calls",
-        "each takes s",
-        "longest s",
-        "to last switch ms",
-        "longest ms",
-        "one look ms",
-    ]);
+    let mut table = Table::new("under load");
     for by in [By::Update(Load::Ahead), By::Update(Load::Lazy), By::Rollback] {
         let found = measure(subject, settings, by, report).await?;
         let [calls, switches, looks] = [found.calls, found.switches, found.looks]
             .map(|times| times.into_iter().collect::<Latencies>());
-        table.row([
-            by.name().to_owned(),
-            calls.len().to_string(),
-            format!("{:.2}", calls.median().as_secs_f64()),
-            format!("{:.2}", calls.longest().as_secs_f64()),
-            format!("{:.1}", millis(switches.median())),
-            format!("{:.1}", millis(switches.longest())),
-            format!("{:.1}", millis(looks.median())),
-        ]);
+        let cells = [
+            ("calls", calls.len().to_string()),
+            ("each takes s", fixed(calls.median().as_secs_f64(), 2)),
+            ("longest s", fixed(calls.longest().as_secs_f64(), 2)),
+            ("to last switch ms", fixed(millis(switches.median()), 1)),
+            ("longest ms", fixed(millis(switches.longest()), 1)),
+            ("one look ms", fixed(millis(looks.median()), 1)),
+        ];
+        table.row(by.name(), cells);
         let figures = json!({
             "calls": calls.summary(),
             "commit_to_last_switch": switches.summary(),
