@@ -14,7 +14,7 @@ const FILES: [(&str, &str); 9] = [
     ("transport/quiet.rs", "/// See [`crate::api`].\nfn f() { let _ = \"crate::api::g()\"; }"),
     (
         "api/mod.rs",
-        "#[cfg(test)]\nmod tests;\n#[cfg(test)]\nuse crate::serve::Start;\npub fn g() {}",
+        "#[cfg(test)]\nmod tests;\n#[cfg(all(test, not(loom)))]\nuse crate::serve::Start;\npub fn g() {}",
     ),
     ("api/tests.rs", "use crate::serve::Start;"),
     ("admin.rs", "fn f() { m!(super::api::g()); tokio::spawn(x::<crate::transport::T>()) }"),

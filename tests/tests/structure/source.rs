@@ -241,7 +241,11 @@ impl Attributes {
         let tokens: Vec<TokenTree> = group.stream().into_iter().collect();
         let words = group.stream().to_string();
         match tokens.first().and_then(word).as_deref() {
-            Some("cfg") => self.is_test |= words.contains("test") && !words.contains("not"),
+            Some("cfg") => {
+                let positive = words.replace("not (test)", "").replace("not(test)", "");
+                self.is_test |=
+                    positive.split(|mark: char| !mark.is_alphanumeric()).any(|word| word == "test");
+            }
             Some("path") => {
                 self.path = tokens.get(2).map(|path| path.to_string().replace('"', ""));
             }
