@@ -1,5 +1,5 @@
-//! End-to-end tests of onnxd. The tests in `tests/` start the real executables and break them;
-//! this library holds what they share.
+//! The harness of onnxd. The tests in `tests/`, the packages `onnxd-bench` and `onnxd-soak` start
+//! the real executables; this library holds what they share.
 //!
 //! - [`fixtures`]: where models, the runtime and the executables are.
 //! - [`launch`], [`server`], [`home`]: a running supervisor, and the directories that must be clean after it.

@@ -1,4 +1,4 @@
-//! What `/proc` says about processes.
+//! Reads `/proc`: processes, their memory and CPU time, and the whole machine's.
 
 use std::{
     collections::BTreeSet,
@@ -7,8 +7,12 @@ use std::{
 };
 
 use nix::{sys::signal, unistd::Pid};
+use serde::Serialize;
 
 pub use nix::sys::signal::Signal;
+
+/// `USER_HZ`, the unit of CPU time in `/proc`: 100 on every Linux, whatever the kernel's own is.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A process, told apart from a later one with the same pid by its start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,11 +54,15 @@ pub fn signal(pid: i32, signal: Signal) {
     }
 }
 
+/// proc_pid_stat(5).
 struct Stat {
     state: char,
     parent: i32,
     /// Of its own, in user and kernel mode.
     cpu_ticks: u64,
+    /// Of its children that have ended.
+    children_ticks: u64,
+    nice: i32,
     started: u64,
 }
 
@@ -63,12 +71,14 @@ impl Stat {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name, in brackets, may hold anything.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |place: usize| fields.get(place)?.parse::<u64>().ok();
         Some(Self {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
-            cpu_ticks: fields.get(11)?.parse::<u64>().ok()?
-                + fields.get(12)?.parse::<u64>().ok()?,
-            started: fields.get(19)?.parse().ok()?,
+            cpu_ticks: number(11)? + number(12)?,
+            children_ticks: number(13)? + number(14)?,
+            nice: fields.get(16)?.parse().ok()?,
+            started: number(19)?,
         })
     }
 }
@@ -101,6 +111,58 @@ pub fn cpu_ticks(pid: i32) -> u64 {
     Stat::read(pid).unwrap().cpu_ticks
 }
 
+/// CPU seconds that a process and its children that have ended have used; 0 if it is gone.
+pub fn cpu_seconds(pid: i32) -> (f64, f64) {
+    let seconds = |ticks: u64| real(ticks) / TICKS_PER_SECOND;
+    Stat::read(pid)
+        .map_or((0.0, 0.0), |stat| (seconds(stat.cpu_ticks), seconds(stat.children_ticks)))
+}
+
+/// Busy and stolen seconds of all CPUs, proc_stat(5).
+pub fn machine_seconds() -> (f64, f64) {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> =
+        line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    match ticks[..] {
+        [user, nice, system, _idle, _iowait, irq, softirq, stolen, ..] => {
+            let busy = user + nice + system + irq + softirq;
+            (real(busy) / TICKS_PER_SECOND, real(stolen) / TICKS_PER_SECOND)
+        }
+        _ => (0.0, 0.0),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^52")]
+fn real(ticks: u64) -> f64 {
+    ticks as f64
+}
+
+/// How far a process yields to others.
+///
+/// # Panics
+/// It is gone.
+pub fn nice(pid: i32) -> i32 {
+    Stat::read(pid).unwrap().nice
+}
+
+/// Kernel, CPU and load of this machine, for people.
+pub fn machine() -> Vec<(&'static str, String)> {
+    let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let processors = line("/proc/cpuinfo");
+    let field = |name: &str| {
+        let found = processors.lines().find(|line| line.starts_with(name));
+        found.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned())
+    };
+    let model = field("model name").or_else(|| field("CPU part")).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, Into::into);
+    vec![
+        ("kernel", line("/proc/sys/kernel/osrelease")),
+        ("CPU", format!("{model}, {cores} cores")),
+        ("load", line("/proc/loadavg")),
+    ]
+}
+
 /// Children of a process that have ended and that it has not waited for.
 pub fn zombies(pid: i32) -> Vec<i32> {
     let is_zombie = |child: &i32| {
@@ -109,14 +171,59 @@ pub fn zombies(pid: i32) -> Vec<i32> {
     pids().into_iter().filter(is_zombie).collect()
 }
 
+/// A field of proc_pid_status(5), such as `TracerPid`; `task` is a pid, or `PID/task/TID`.
+pub fn status(task: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{task}/status")).ok()?;
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(field, _)| *field == name).map(|(_, value)| value.trim().to_owned())
+}
+
+/// A field of proc_pid_status(5) that counts memory, such as `RssAnon`.
+///
+/// # Panics
+/// There is no such process or field.
+pub fn status_bytes(pid: i32, name: &str) -> u64 {
+    kilobytes(&status(&pid.to_string(), name).unwrap()).unwrap()
+}
+
+/// The memory that a process has in use; 0 if it is gone.
+pub fn resident_bytes(pid: i32) -> u64 {
+    status(&pid.to_string(), "VmRSS").and_then(|value| kilobytes(&value)).unwrap_or_default()
+}
+
 /// The most memory that a process ever had in use.
 ///
 /// # Panics
 /// There is no such process.
 pub fn peak_memory_bytes(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    status_bytes(pid, "VmHWM")
+}
+
+fn kilobytes(value: &str) -> Option<u64> {
+    Some(value.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+/// Bytes that a process has in memory.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Memory {
+    /// Everything that is resident.
+    pub rss: u64,
+    /// Its own, and of what it shares its part.
+    pub pss: u64,
+    /// What no file backs.
+    pub anonymous: u64,
+}
+
+impl Memory {
+    /// Reads proc_pid_smaps(5); zeros if the process is gone.
+    pub fn of(pid: i32) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let bytes = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.and_then(kilobytes).unwrap_or_default()
+        };
+        Self { rss: bytes("Rss:"), pss: bytes("Pss:"), anonymous: bytes("Anonymous:") }
+    }
 }
 
 /// Running processes, other than this one, whose command line or environment names `path`.
@@ -174,14 +281,30 @@ pub fn internet_sockets(pid: i32) -> Vec<String> {
     found
 }
 
+/// A field of proc_pid_status(5) of each thread of a process.
+pub fn thread_status(pid: i32, name: &str) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let tasks = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    tasks.filter_map(|task| status(&format!("{pid}/task/{task}"), name)).collect()
+}
+
 /// For each thread of a process the CPUs it may use, such as `1` or `0-1`.
 pub fn thread_cpus(pid: i32) -> Vec<String> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let status = fs::read_to_string(entry.path().join("status")).ok()?;
-            let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:"))?;
-            Some(line.split_whitespace().nth(1)?.to_owned())
-        })
-        .collect()
+    thread_status(pid, "Cpus_allowed_list")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_memory_and_cpu_time() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let memory = Memory::of(own);
+        assert!(memory.rss >= memory.pss && memory.pss > 0 && memory.anonymous > 0);
+        assert!(peak_memory_bytes(own) >= memory.anonymous && resident_bytes(own) > 0);
+        let begin = std::time::Instant::now();
+        while begin.elapsed().as_millis() < 60 {}
+        assert!(cpu_seconds(own).0 > 0.0 && machine_seconds().0 > 0.0);
+    }
 }

@@ -1,14 +1,17 @@
 //! strace, attached to a supervisor, has the kernel refuse what it is asked for.
 
 use std::{
-    fs,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use nix::{sys::signal, unistd::Pid};
 
-use crate::{eventually, processes::Signal, server::Server};
+use crate::{
+    eventually,
+    processes::{Signal, status},
+    server::Server,
+};
 
 /// A supervisor whose system calls fail. Ended with a signal strace lets go of it.
 #[derive(Debug)]
@@ -27,10 +30,9 @@ impl Tracer {
             .stderr(Stdio::null())
             .spawn();
         let mut tracer = Self(child.ok()?);
-        let status = format!("/proc/{}/status", server.pid());
-        let own = format!("TracerPid:\t{}\n", tracer.0.id());
+        let (traced, own) = (server.pid().to_string(), tracer.0.id().to_string());
         eventually("strace is attached or ends", Duration::from_secs(20), async || {
-            let attached = fs::read_to_string(&status).is_ok_and(|text| text.contains(&own));
+            let attached = status(&traced, "TracerPid").is_some_and(|tracer| tracer == own);
             (attached || tracer.0.try_wait().is_ok_and(|ended| ended.is_some())).then_some(attached)
         })
         .await

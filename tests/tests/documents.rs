@@ -1,44 +1,168 @@
-//! `docs/reliability.md` says which test holds which promise; here its names are held to what
-//! there is.
+//! Holds `docs/reliability.md` and `docs/limits.md` to the sources: every test that they name is a
+//! test of the file that they name, and every file is there.
+//!
+//! With `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` the tests correct what moved to another file.
 
-use std::fs;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use e2e::fixtures::workspace;
 
 /// Rows of the table of faults.
 const FAULTS: usize = 73;
+/// Tests that each document names, at least: fewer mean that they were not found.
+const DOCUMENTS: [(&str, usize); 2] = [("docs/reliability.md", 150), ("docs/limits.md", 75)];
+/// Where packages are. Tests are named by their path from the root, or below the first one.
+const SOURCES: [&str; 5] = ["tests/tests", "crates", "soak", "bench", "xtask"];
 
-fn document() -> String {
-    fs::read_to_string(workspace().join("docs/reliability.md")).expect("the document is there")
+/// The tests of all packages, by file.
+struct Tests(BTreeMap<PathBuf, BTreeSet<String>>);
+
+impl Tests {
+    fn of_workspace() -> Self {
+        let mut files = Vec::new();
+        SOURCES.iter().for_each(|root| sources(&workspace().join(root), &mut files));
+        let read = |path: PathBuf| {
+            let source = fs::read_to_string(&path).expect("a source can be read");
+            let names = tests_of(&source).into_iter().map(str::to_owned).collect();
+            (path.strip_prefix(workspace()).expect("below the root").to_owned(), names)
+        };
+        Self(files.into_iter().map(read).collect())
+    }
+
+    /// Returns whether `FILE.rs::NAME` is one of them.
+    fn contains(&self, named: &str) -> bool {
+        let Some((file, name)) = named.split_once("::") else { return false };
+        let is_elsewhere = SOURCES[1..].iter().any(|root| Path::new(file).starts_with(root));
+        let root = if is_elsewhere { "" } else { SOURCES[0] };
+        self.0.get(&Path::new(root).join(file)).is_some_and(|names| names.contains(name))
+    }
+
+    /// Returns how a test of this name is to be written, if there is exactly one.
+    fn find(&self, name: &str) -> Option<String> {
+        let mut found = self.0.iter().filter(|(_, names)| names.contains(name));
+        let (file, _) = found.next()?;
+        let shown = file.strip_prefix(SOURCES[0]).unwrap_or(file).display();
+        found.next().is_none().then(|| format!("{shown}::{name}"))
+    }
+}
+
+fn sources(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("a folder can be read").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The names of the functions that are tests.
+fn tests_of(source: &str) -> Vec<&str> {
+    let (mut names, mut is_test) = (Vec::new(), false);
+    for line in source.lines().map(str::trim) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            is_test = true;
+        } else if line.starts_with('}') {
+            is_test = false;
+        }
+        let function = ["fn ", "async fn ", "pub fn ", "pub(crate) fn ", "pub async fn "]
+            .iter()
+            .find_map(|head| line.strip_prefix(head));
+        if let Some(rest) = function {
+            names.extend(rest.split(['(', '<']).next().filter(|_| is_test));
+            is_test = false;
+        }
+    }
+    names
+}
+
+/// Whether to correct the documents rather than to fail.
+fn updates() -> bool {
+    env::var_os("ONNXD_UPDATE_DOCUMENTS").is_some()
+}
+
+/// What stands between backticks and names a test.
+fn named(document: &str) -> impl Iterator<Item = &str> {
+    document.split('`').skip(1).step_by(2).filter(|part| part.contains(".rs::"))
+}
+
+/// The cells of all tables.
+fn rows(document: &str) -> Vec<Vec<&str>> {
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.map(|line| line.split(" | ").collect()).collect()
 }
 
 #[test]
-fn every_test_that_the_document_names_exists_and_is_a_test() {
-    let document = document();
-    let named: Vec<(&str, &str)> =
-        document.split('`').filter_map(|part| part.split_once(".rs::")).collect();
-    assert!(named.len() > 50, "{} tests are named", named.len());
-    for (file, name) in named {
-        let below = if file.starts_with("crates/") { "" } else { "tests/tests/" };
-        let path = workspace().join(format!("{below}{file}.rs"));
-        let source = fs::read_to_string(&path).unwrap_or_default();
-        let function = source.split_once(&format!("fn {name}(")).map(|(before, _)| before);
-        let before = function.unwrap_or_else(|| panic!("{} has no {name}", path.display()));
-        let attribute = before.rsplit_once("#[").map_or("", |(_, attribute)| attribute);
-        let is_test = attribute.contains("test") && !attribute.contains('}');
-        // Properties, and what loom runs, stand inside of a macro or a module of tests.
-        assert!(is_test || source.contains("mod tests"), "{file}: {name} is no test");
+fn every_test_that_a_document_names_is_a_test_of_that_file() {
+    let tests = Tests::of_workspace();
+    let mut wrong = Vec::new();
+    for (path, least) in DOCUMENTS {
+        let path = workspace().join(path);
+        let mut document = fs::read_to_string(&path).expect("the document is there");
+        let count = named(&document).count();
+        assert!(count >= least, "{count} tests are named in {}", path.display());
+        let stale: BTreeSet<String> =
+            named(&document).filter(|test| !tests.contains(test)).map(str::to_owned).collect();
+        for test in stale {
+            let name = test.rsplit("::").next().unwrap_or_default();
+            match tests.find(name) {
+                Some(right) if updates() => {
+                    document = document.replace(&format!("`{test}`"), &format!("`{right}`"));
+                }
+                Some(right) => wrong.push(format!("{test}: it is {right}")),
+                None => wrong.push(format!("{test}: there is no such test")),
+            }
+        }
+        if updates() {
+            fs::write(&path, document).expect("the document can be written");
+        }
     }
+    assert!(wrong.is_empty(), "{} names are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn every_file_that_has_a_limit_exists() {
+    let crates = workspace().join("crates");
+    let path = workspace().join("docs/limits.md");
+    let document = fs::read_to_string(&path).expect("the document is there");
+    let rows = rows(&document);
+    assert!(rows.len() > 60, "{} rows", rows.len());
+    let files = rows[1..].iter().flat_map(|row| row[2].split('`').skip(1).step_by(2));
+    let stale: BTreeSet<&str> = files.filter(|file| !crates.join(file).exists()).collect();
+    let (mut corrected, mut wrong) = (document.clone(), Vec::new());
+    for stale in stale {
+        match moved(&crates, stale) {
+            Some(right) if updates() => {
+                corrected = corrected.replace(&format!("`{stale}`"), &format!("`{right}`"));
+            }
+            right => wrong.push(format!("{stale}: it is {right:?}")),
+        }
+    }
+    if updates() {
+        fs::write(path, corrected).expect("the document can be written");
+    }
+    assert!(wrong.is_empty(), "not below crates/:\n{}", wrong.join("\n"));
+}
+
+/// Returns the one file of the same name below this directory.
+fn moved(directory: &Path, stale: &str) -> Option<String> {
+    let mut files = Vec::new();
+    sources(directory, &mut files);
+    files.retain(|file| file.file_name() == Path::new(stale).file_name());
+    let [file] = &files[..] else { return None };
+    Some(file.strip_prefix(directory).ok()?.display().to_string())
 }
 
 #[test]
 fn the_document_has_every_guarantee_and_every_fault_once_and_each_with_an_answer() {
-    let document = document();
-    let rows: Vec<Vec<&str>> = document
-        .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
-        .map(|line| line.split(" | ").collect())
-        .collect();
+    let document =
+        fs::read_to_string(workspace().join("docs/reliability.md")).expect("it is there");
+    let rows = rows(&document);
     let faults: Vec<usize> = rows.iter().filter_map(|row| row[0].parse().ok()).collect();
     assert_eq!(faults, (1..=FAULTS).collect::<Vec<_>>());
     let guarantees = rows.iter().filter(|row| row[0].starts_with('G')).count();
@@ -46,4 +170,35 @@ fn the_document_has_every_guarantee_and_every_fault_once_and_each_with_an_answer
     for row in &rows {
         assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
     }
+}
+
+#[test]
+fn only_functions_with_the_attribute_are_tests() {
+    let source = "
+        fn product() {}
+        mod tests {
+            fn helper() {}
+            #[test]
+            #[expect(clippy::x, reason = \"several\")]
+            fn one() {
+            }
+            #[tokio::test(flavor = \"multi_thread\")]
+            async fn two() {}
+            // #[test]
+            fn three(case: u8) {}
+        }";
+    assert_eq!(tests_of(source), ["one", "two"]);
+}
+
+#[test]
+fn names_that_are_made_up_or_of_helpers_are_found() {
+    let tests = Tests::of_workspace();
+    let own = "names_that_are_made_up_or_of_helpers_are_found";
+    assert!(tests.contains(&format!("documents.rs::{own}")));
+    assert_eq!(tests.find(own), Some(format!("documents.rs::{own}")));
+    for wrong in ["documents.rs::made_up", "documents.rs::tests_of", "nowhere.rs::two"] {
+        assert!(!tests.contains(wrong), "{wrong}");
+    }
+    // Its file has unit tests, and it is none of them.
+    assert!(!tests.contains("crates/proto/src/control_page.rs::create"));
 }

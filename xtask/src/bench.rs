@@ -1,18 +1,16 @@
-//! `cargo xtask bench`: builds everything for release and runs the benchmark of package `e2e`.
+//! `cargo xtask bench`: builds everything for release and runs package `onnxd-bench`.
 
-use std::path::Path;
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::process;
-
-/// What is built for release.
-pub(crate) const RELEASE: [&str; 8] =
-    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
+use crate::{error::Error, layout::Layout, process};
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
-    build_and_run(layout, &layout.release("bench"), &RELEASE, args)
+    build_and_run(layout, &layout.release("bench"), &release("onnxd-bench"), args)
+}
+
+/// Builds the server and `package` for release.
+pub(crate) fn release(package: &str) -> [&str; 8] {
+    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", package]
 }
 
 /// Builds with these arguments, among others `program`, and runs that.
@@ -22,15 +20,7 @@ pub(crate) fn build_and_run(
     build: &[&str],
     args: &[String],
 ) -> Result<ExitCode, Error> {
-    let status = process::cargo()
-        .arg("build")
-        .args(build)
-        .current_dir(layout.workspace())
-        .status()
-        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
-    if !status.success() {
-        return Err(Error::Failed { what: "cargo build".to_owned(), status });
-    }
+    process::build(layout, build)?;
     // What is built is beside it.
     let executables = program.parent().unwrap_or(layout.workspace());
     let status = std::process::Command::new(program)

@@ -4,11 +4,13 @@
 
 use std::process::ExitCode;
 
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::process;
-use crate::python::{self, Python};
-use crate::say;
+use crate::{
+    error::Error,
+    layout::Layout,
+    process,
+    python::{self, Python},
+    say,
+};
 
 /// Whether the tests may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

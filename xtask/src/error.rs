@@ -1,7 +1,9 @@
 //! What can go wrong, with what to do about it.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+};
 
 /// The way round everything that has to be fetched or made here.
 const BY_HAND: &str = "Or give a model and a library yourself: \

@@ -3,16 +3,20 @@
 //! A file is written under a temporary name and renamed when it is whole and verified, so that an
 //! interrupted run leaves nothing that a later one would take for complete.
 
-use std::env::consts::{ARCH, OS};
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    env::consts::{ARCH, OS},
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
 
-use crate::error::Error;
-use crate::layout::{Layout, RUNTIME_VERSION};
-use crate::python::Python;
-use crate::say;
-use crate::stamp::{self, Verdict};
+use crate::{
+    error::Error,
+    layout::{Layout, RUNTIME_VERSION},
+    python::Python,
+    say,
+    stamp::{self, Verdict},
+};
 
 /// A wheel on the package index.
 #[derive(Debug)]

@@ -1,15 +1,14 @@
 //! `cargo xtask fuzz`: runs the fuzz targets of `fuzz/`, each for a while, from the seeds that are committed
 //! there. What they check stands in the `properties.rs` of each crate, and is part of the normal tests, too.
 
-use std::fs;
-use std::process::{Command, ExitCode, Stdio};
+use std::{
+    fs,
+    process::{Command, ExitCode, Stdio},
+};
 
 use clap::Args;
 
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::process;
-use crate::say;
+use crate::{error::Error, layout::Layout, process, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -1,8 +1,10 @@
 //! Where everything lies: the sources in the workspace, all that is made under its target directory.
 
-use std::env;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
 
 use crate::error::Error;
 
@@ -59,6 +61,11 @@ impl Layout {
     /// An executable of the release profile.
     pub(crate) fn release(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
+    }
+
+    /// The OpenAPI document.
+    pub(crate) fn openapi(&self) -> PathBuf {
+        self.target.join("openapi.json")
     }
 
     fn made(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, those with other people's
 //!   [`clients`] last, [`bench`] measures, [`soak`] breaks and checks, [`fuzz`] looks for what breaks a
-//!   parser.
+//!   parser, [`openapi`] writes the document of the HTTP interface.
 //! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
 //!   which run Python through [`python`].
 //! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
@@ -14,6 +14,7 @@ mod fetch;
 mod fuzz;
 mod layout;
 mod model;
+mod openapi;
 mod process;
 mod python;
 mod serve;
@@ -21,14 +22,11 @@ mod soak;
 mod stamp;
 mod test;
 
-use std::io::Write as _;
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::python::Python;
+use crate::{error::Error, layout::Layout, python::Python};
 
 /// Set-up and developer commands of onnxd.
 ///
@@ -66,6 +64,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Writes the OpenAPI document of the HTTP interface.
+    Openapi(openapi::Options),
     /// Fuzzes what onnxd parses; needs cargo-fuzz.
     Fuzz(fuzz::Options),
     /// Drives the server with requests of all kinds while a seeded schedule kills, stops, updates and
@@ -108,6 +108,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             setup(&layout)?;
             bench::run(&layout, &args)
         }
+        Command::Openapi(options) => openapi::run(&layout, options),
         Command::Fuzz(options) => fuzz::run(&layout, options),
         Command::Soak { args } => {
             setup(&layout)?;

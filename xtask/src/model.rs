@@ -4,16 +4,15 @@
 //! Each is made under a temporary name and renamed, and made again only when the scripts that make it or
 //! the weights it is made of have changed.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::path::Path;
+use std::{ffi::OsStr, fs, path::Path};
 
-use crate::error::Error;
-use crate::fetch::{self, MINILM, remake_dir, remove_dir};
-use crate::layout::{Layout, shown};
-use crate::python::Python;
-use crate::say;
-use crate::stamp;
+use crate::{
+    error::Error,
+    fetch::{self, MINILM, remake_dir, remove_dir},
+    layout::{Layout, shown},
+    python::Python,
+    say, stamp,
+};
 
 pub(crate) const MINILM_NAME: &str = "minilm";
 pub(crate) const VARIANT_NAME: &str = "minilm-variant";

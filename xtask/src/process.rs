@@ -1,21 +1,42 @@
 //! Starting programs: cargo, and a server that ends with us.
 
-use std::ffi::OsString;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus};
-use std::thread;
+use std::{
+    ffi::OsString,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, ExitStatus},
+    thread,
+};
 
 use clap::Args;
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::{
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill},
+    },
+    unistd::{Pid, getpid, getppid},
+};
 
-use crate::error::Error;
+use crate::{error::Error, layout::Layout};
 
 /// The cargo that runs us, or the one in the path.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs `cargo build` with these arguments.
+///
+/// # Errors
+/// cargo cannot be started, or the build fails.
+pub(crate) fn build(layout: &Layout, args: &[&str]) -> Result<(), Error> {
+    let status = cargo()
+        .arg("build")
+        .args(args)
+        .current_dir(layout.workspace())
+        .status()
+        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
+    let what = "cargo build".to_owned();
+    if status.success() { Ok(()) } else { Err(Error::Failed { what, status }) }
 }
 
 /// The exit code that a shell would give.

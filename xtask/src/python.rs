@@ -1,16 +1,19 @@
 //! Python: finds it, and keeps virtual environments with pip and the packages of a requirements.txt in them:
 //! one for the scripts of `tools/`, one for the tests with other people's clients.
 
-use std::cell::OnceCell;
-use std::ffi::OsStr;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    cell::OnceCell,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
-use crate::error::Error;
-use crate::layout::{Layout, shown};
-use crate::say;
-use crate::stamp;
+use crate::{
+    error::Error,
+    layout::{Layout, shown},
+    say, stamp,
+};
 
 /// Python, set up when something needs it for the first time and not before: a run that finds everything
 /// made works without.

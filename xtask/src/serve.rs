@@ -1,22 +1,26 @@
 //! `cargo xtask serve`: builds onnxd, gives it a model, and says how to try it.
 
-use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode};
-use std::thread;
-use std::time::Duration;
+use std::{
+    ffi::OsString,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _},
+    path::{Path, PathBuf},
+    process::{Child, ExitCode},
+    thread,
+    time::Duration,
+};
 
 use clap::Args;
 
-use crate::error::Error;
-use crate::fetch;
-use crate::layout::{Layout, shown};
-use crate::model::{self, MINILM_NAME, VARIANT_NAME};
-use crate::process;
-use crate::python::Python;
-use crate::say;
+use crate::{
+    error::Error,
+    fetch,
+    layout::{Layout, shown},
+    model::{self, MINILM_NAME, VARIANT_NAME},
+    process,
+    python::Python,
+    say,
+};
 
 /// How often a starting server is asked, and how long an answer may take.
 const POLL: Duration = Duration::from_millis(20);
@@ -39,7 +43,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> {
-    build(layout)?;
+    process::build(layout, &["--release", "-p", "onnxd", "-p", "onnxd-worker"])?;
     provide(layout, &options)?;
     let address = free_address(&options.listen)?;
     let mut child = process::start_bound(&layout.release("onnxd"), &arguments(layout, &options))?;
@@ -50,16 +54,6 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     }
     let status = child.wait().map_err(Error::io("cannot wait for", &layout.release("onnxd")))?;
     Ok(process::exit_code(status))
-}
-
-fn build(layout: &Layout) -> Result<(), Error> {
-    let status = process::cargo()
-        .args(["build", "--release", "-p", "onnxd", "-p", "onnxd-worker"])
-        .current_dir(layout.workspace())
-        .status()
-        .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
-    let what = "cargo build".to_owned();
-    if status.success() { Ok(()) } else { Err(Error::Failed { what, status }) }
 }
 
 /// Fetches and makes what was not given by hand.

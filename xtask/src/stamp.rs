@@ -1,9 +1,11 @@
 //! What need not be done again: hashes, and small files that record what has been done.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use sha2::{Digest as _, Sha256};
 

@@ -3,20 +3,30 @@
 
 use std::process::ExitCode;
 
-use crate::clients::{self, Where};
-use crate::error::Error;
-use crate::layout::Layout;
-use crate::process;
+use crate::{
+    clients::{self, Where},
+    error::Error,
+    layout::Layout,
+    process,
+};
 
+/// What is built first. All runs select the same packages: with others, dependencies would have other
+/// features, and cargo would build them once more.
+pub(crate) const BUILD: [&str; 3] = ["--workspace", "--bins", "--tests"];
+/// What is run, the quick tests first, and whether it starts servers.
+const RUNS: [(&[&str], bool); 3] =
+    [(&["--lib", "--bins"], false), (&["--doc"], false), (&["--test", "*"], true)];
 /// An end-to-end test runs several pinned processes, and the machines that check this have two cores.
-const E2E_THREADS: &str = "--test-threads=2";
+const THREADS: &str = "--test-threads=2";
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
-    // The end-to-end tests start these executables; `cargo test -p e2e` alone would not build them.
-    let build = ["build", "--workspace", "--all-targets"].map(str::to_owned);
-    for command in [build.to_vec(), unit_args(args), e2e_args(args)] {
+    // The end-to-end tests start executables that `cargo test` alone would not build.
+    process::build(layout, &BUILD)?;
+    for (targets, starts_servers) in RUNS {
         let status = process::cargo()
-            .args(&command)
+            .args(["test", "--workspace"])
+            .args(targets)
+            .args(if starts_servers { limited(args) } else { args.to_vec() })
             .current_dir(layout.workspace())
             .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())
             .env("ONNXD_TEST_MODELS", layout.models())
@@ -30,20 +40,14 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     if args.is_empty() { clients::run(layout, &[], Where::Possible) } else { Ok(ExitCode::SUCCESS) }
 }
 
-fn unit_args(args: &[String]) -> Vec<String> {
-    let own = ["test", "--workspace", "--exclude", "e2e"].map(str::to_owned);
-    own.into_iter().chain(args.iter().cloned()).collect()
-}
-
 /// The thread count goes behind the `--` of cargo, unless one is given there.
-fn e2e_args(args: &[String]) -> Vec<String> {
+fn limited(args: &[String]) -> Vec<String> {
     let mut parts = args.splitn(2, |arg| arg == "--");
     let (for_cargo, for_tests) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));
-    let mut all: Vec<String> = ["test", "-p", "e2e"].map(str::to_owned).into();
-    all.extend_from_slice(for_cargo);
+    let mut all = for_cargo.to_vec();
     all.push("--".to_owned());
     if !for_tests.iter().any(|arg| arg.starts_with("--test-threads")) {
-        all.push(E2E_THREADS.to_owned());
+        all.push(THREADS.to_owned());
     }
     all.extend_from_slice(for_tests);
     all
@@ -53,25 +57,24 @@ fn e2e_args(args: &[String]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn joined(make: fn(&[String]) -> Vec<String>, args: &[&str]) -> String {
-        make(&args.iter().map(ToString::to_string).collect::<Vec<_>>()).join(" ")
+    fn joined(args: &[&str]) -> String {
+        limited(&args.iter().map(ToString::to_string).collect::<Vec<_>>()).join(" ")
     }
 
     #[test]
-    fn a_filter_goes_to_both() {
-        assert_eq!(joined(unit_args, &["rollback"]), "test --workspace --exclude e2e rollback");
-        assert_eq!(joined(e2e_args, &["rollback"]), "test -p e2e rollback -- --test-threads=2");
+    fn a_filter_is_passed_on() {
+        assert_eq!(joined(&[]), "-- --test-threads=2");
+        assert_eq!(joined(&["rollback"]), "rollback -- --test-threads=2");
     }
 
     #[test]
     fn arguments_of_the_test_program_stay_behind_the_dashes() {
-        let args = ["a", "--", "--nocapture"];
-        assert_eq!(joined(e2e_args, &args), "test -p e2e a -- --test-threads=2 --nocapture");
+        let all = "a -- --test-threads=2 --nocapture";
+        assert_eq!(joined(&["a", "--", "--nocapture"]), all);
     }
 
     #[test]
     fn a_given_thread_count_replaces_ours() {
-        let args = ["--", "--test-threads=1"];
-        assert_eq!(joined(e2e_args, &args), "test -p e2e -- --test-threads=1");
+        assert_eq!(joined(&["--", "--test-threads=1"]), "-- --test-threads=1");
     }
 }

@@ -36,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
         Command::Unload(arguments) => cli::update::unload(&arguments),
         Command::Status(arguments) => cli::status::main(&arguments),
+        Command::Openapi => cli::openapi(),
     };
     status.unwrap_or_else(|failure| cli::report(&failure)).into()
 }

@@ -1,9 +1,9 @@
-//! The same invariants, checked while the history happens: what was asked and answered is looked at
-//! once and forgotten, so that millions of requests take no memory. What is kept grows with the
-//! number of generations alone.
+//! The checker. It looks at each request once and forgets it, so that millions of requests take no
+//! memory. What it keeps grows with the number of generations alone. The soak feeds it while it
+//! runs; [`super::History`] replays a recorded history.
 //!
-//! Whoever calls says what happens in the order in which it happens. A request that begins takes
-//! with it what it must not fall below; that is all there is to remember of those before it.
+//! Callers report events in the order in which they happen. A request that begins carries the
+//! generation that it must not fall below; nothing else is remembered of those before it.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 

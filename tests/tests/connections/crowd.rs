@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{client::Client, eventually, fixtures::model, server::Server};
+use e2e::{client::Client, eventually, fixtures::model, processes::resident_bytes, server::Server};
 use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
@@ -14,13 +14,6 @@ const WINDOW: Duration = Duration::from_millis(1500);
 /// What a connection may cost the supervisor, on average.
 const CONNECTION_BYTES_MAX: u64 = 64 * 1024;
 const NO_HEADERS: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\n";
-
-fn resident_bytes(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kib * 1024
-}
 
 /// Requests that 8 clients had answered in a while.
 async fn rate(server: &Server) -> u32 {

@@ -89,11 +89,7 @@ fn assert_close(actual: &[f32], expected: &[f32], what: &str) {
 
 /// A line of `/proc/PID/status`, in bytes.
 fn memory(server: &Server, name: &str) -> u64 {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
-    let kibibytes = line.trim_matches([':', '\t', ' ']).trim_end_matches(" kB");
-    kibibytes.parse::<u64>().unwrap_or_else(|error| panic!("{line}: {error}")) * 1024
+    e2e::processes::status_bytes(server.pid(), name)
 }
 
 fn sigmoid(logit: f32) -> f32 {

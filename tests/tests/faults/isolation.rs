@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use e2e::{
     admin::WorkerStatus,
     fixtures::model,
-    processes::{environment, internet_sockets, open_files, thread_cpus},
+    processes::{self, environment, internet_sockets, open_files, thread_cpus},
     server::Server,
 };
 use nix::{
@@ -114,11 +114,9 @@ const NOBODY: u32 = 65534;
 async fn filters(server: &Server) -> Vec<String> {
     let mut found = Vec::new();
     for pid in server.worker_pids().await {
-        for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten() {
-            let status = std::fs::read_to_string(task.path().join("status")).expect("it runs");
-            let line = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
-            found.push(line.expect("a kernel with seccomp").trim().to_owned());
-        }
+        let threads = processes::thread_status(pid, "Seccomp");
+        assert!(!threads.is_empty(), "a kernel with seccomp");
+        found.extend(threads);
     }
     found
 }
@@ -134,8 +132,8 @@ async fn an_ordinary_users_server_serves_and_updates_confined_and_without_privil
     assert!(status.workers.iter().all(|worker| worker.memory_bytes > Some(1 << 20)), "{status:?}");
     assert!(status.workers.iter().all(|worker| worker.loads["m"].compiled), "{status:?}");
     assert!(filters(&server).await.iter().all(|filter| filter == "2"));
-    let own = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    assert!(own.contains("NoNewPrivs:\t1") && !server.stderr().contains("as root"), "{own}");
+    let own = processes::status(&server.pid().to_string(), "NoNewPrivs").unwrap();
+    assert!(own == "1" && !server.stderr().contains("as root"), "{own}: {}", server.stderr());
     server.stop().await;
 }
 
@@ -148,8 +146,7 @@ async fn without_a_sandbox_the_log_the_status_and_a_metric_say_so() {
     assert!(String::from_utf8_lossy(&status.stdout).contains("NOT CONFINED"), "{status:?}");
     let metrics = server.client().await.get("/metrics").await.unwrap();
     assert!(metrics.text().contains("onnxd_sandbox 0"), "{}", metrics.text());
-    let own = std::fs::read_to_string("/proc/self/status").unwrap();
-    let outer = own.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap().trim();
-    assert!(filters(&server).await.iter().all(|filter| filter == outer));
+    let outer = processes::status("self", "Seccomp").unwrap();
+    assert!(filters(&server).await.iter().all(|filter| *filter == outer));
     server.stop().await;
 }

@@ -3,8 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use e2e::{
-    control::Control, corpus::Corpus, disk::Disk, eventually, home::Home, load::Load,
-    processes::Signal, server::Server,
+    control::Control,
+    corpus::Corpus,
+    disk::Disk,
+    eventually,
+    home::Home,
+    load::Load,
+    processes::{Signal, nice},
+    server::Server,
 };
 
 use crate::{checker, checkers, served, tiny};
@@ -18,13 +24,6 @@ async fn assert_nothing_is_left(home: &Home) {
         (left.is_empty() && checkers(home).is_empty()).then_some(())
     })
     .await;
-}
-
-/// How far a process yields to others, proc_pid_stat(5).
-fn nice(pid: i32) -> i32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let fields = stat.rsplit_once(')').expect("a name in brackets").1;
-    fields.split_whitespace().nth(16).expect("the 19th field").parse().expect("a number")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ pub(crate) mod metrics;
 pub(crate) mod numbers;
 pub(crate) mod oip;
 pub(crate) mod openai;
-mod openapi;
+pub(crate) mod openapi;
 pub(crate) mod router;
 pub(crate) mod scores;
 pub(crate) mod tei;

@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Unload(UnloadArguments),
     /// Show models, generations and workers
     Status(StatusArguments),
+    /// Print the OpenAPI document of the HTTP interface
+    Openapi,
 }
 
 #[derive(Debug, clap::Args)]
@@ -138,6 +140,16 @@ pub(crate) fn complain(line: &str) {
 pub(crate) fn report(failure: &Failure) -> ExitStatus {
     complain(&format!("onnxd: {}", failure.message));
     failure.status
+}
+
+/// Prints the OpenAPI document.
+///
+/// # Errors
+/// Standard output cannot be written to.
+pub(crate) fn openapi() -> Result<ExitStatus, Failure> {
+    let written = io::stdout().write_all(crate::api::openapi::document().as_bytes());
+    let failed = |error| Failure::internal(format!("cannot write to standard output: {error}"));
+    written.map(|()| ExitStatus::Fine).map_err(failed)
 }
 
 /// Writes one line of a command's result to standard output.

@@ -10,10 +10,10 @@ use tokio::time;
 
 use crate::{
     control::{Called, Load},
+    machine,
     options::Settings,
-    quiet,
-    report::{Report, Table, say},
-    stats::{millis, real},
+    report::{Report, Table, fixed, say},
+    stats::real,
     subject::Subject,
     traffic::{Recording, Traffic},
 };
@@ -91,7 +91,7 @@ async fn undisturbed(
     settings: &Settings,
     length: Duration,
 ) -> Result<Recording, String> {
-    quiet::rest(subject, settings).await?;
+    machine::rest(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     time::sleep(length).await;
     traffic.finish(subject, Vec::new()).await
@@ -103,7 +103,7 @@ async fn storm(
     settings: &Settings,
     length: Duration,
 ) -> Result<(Recording, Duration), String> {
-    quiet::rest(subject, settings).await?;
+    machine::rest(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     let mut calls = Vec::new();
     let mut next = traffic.begin();
@@ -137,37 +137,23 @@ fn throughput(recording: &Recording, length: Duration) -> f64 {
 }
 
 fn print(quiet: &[Recording], storm: &Recording, length: Duration) {
-    let heads = [
-        "tiny model",
-        "req/s",
-        "failed",
-        "p50 ms",
-        "p99 ms",
-        "longest ms",
-        "CPU s: workers",
-        "supervisor",
-        "checkers",
-        "generator",
-        "others",
-    ];
-    let mut table = Table::new(heads);
+    let mut table = Table::new("tiny model");
     let rows = [("undisturbed", &quiet[0]), ("storm", storm), ("undisturbed", &quiet[1])];
     for (name, recording) in rows {
         let latencies = recording.latencies();
         let cpu = recording.cpu;
-        table.row([
-            name.to_owned(),
-            format!("{:.0}", throughput(recording, length)),
-            recording.failed.to_string(),
-            format!("{:.2}", millis(latencies.median())),
-            format!("{:.2}", millis(latencies.p99())),
-            format!("{:.2}", millis(latencies.longest())),
-            format!("{:.1}", cpu.workers),
-            format!("{:.1}", cpu.supervisor),
-            format!("{:.1}", cpu.checkers),
-            format!("{:.1}", cpu.generator),
-            format!("{:.1}", cpu.others),
-        ]);
+        let counts = [
+            ("req/s", fixed(throughput(recording, length), 0)),
+            ("failed", recording.failed.to_string()),
+        ];
+        let used = [
+            ("CPU s: workers", fixed(cpu.workers, 1)),
+            ("supervisor", fixed(cpu.supervisor, 1)),
+            ("checkers", fixed(cpu.checkers, 1)),
+            ("generator", fixed(cpu.generator, 1)),
+            ("others", fixed(cpu.others, 1)),
+        ];
+        table.row(name, counts.into_iter().chain(latencies.cells()).chain(used));
     }
     table.print();
 }

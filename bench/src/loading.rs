@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     control::Control,
     options::Settings,
-    report::{Report, Table},
+    report::{Report, Table, fixed},
     stats::{Latencies, millis, ratio},
     subject::Pair,
 };
@@ -33,7 +33,7 @@ pub(crate) async fn run(
             }
             let server = pair.builder(workers).home(&home).start().await;
             let control = Control::of(&server, pair.model);
-            let status = control.status().await?;
+            let status = control.status().await;
             server.stop().await;
             if !compiled {
                 restore(&home.state())?;
@@ -49,16 +49,15 @@ pub(crate) async fn run(
         }
     }
     let [compiled, plain] = loads.map(|times| times.into_iter().collect::<Latencies>());
-    let heads = ["load at start", "loads", "shortest ms", "median ms", "longest ms"];
-    let mut table = Table::new(heads);
+    let mut table = Table::new("load at start");
     for (name, times) in [("compiled", &compiled), ("plain", &plain)] {
-        table.row([
-            name.to_owned(),
-            times.len().to_string(),
-            format!("{:.1}", millis(times.quantile(0.0))),
-            format!("{:.1}", millis(times.median())),
-            format!("{:.1}", millis(times.longest())),
-        ]);
+        let cells = [
+            ("loads", times.len().to_string()),
+            ("shortest ms", fixed(millis(times.quantile(0.0)), 1)),
+            ("median ms", fixed(millis(times.median()), 1)),
+            ("longest ms", fixed(millis(times.longest()), 1)),
+        ];
+        table.row(name, cells);
     }
     table.print();
     let figures = json!({"compiled": compiled.summary(), "plain": plain.summary()});

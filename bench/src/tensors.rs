@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::{
     options::Settings,
-    report::{Report, Table},
-    stats::millis,
+    report::{Report, Table, fixed},
+    stats::{millis, ms},
 };
 
 /// Pixels of a side of the images: RGB in f32, so that 640 is 4.9 MB.
@@ -23,21 +23,20 @@ const COPIES_MAX: f64 = 12.0;
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
     let server = Server::builder().model("image", &model("tiny/tensor_image")).start().await;
     let mut client = Client::connect(server.address()).await.map_err(|error| error.to_string())?;
-    let mut table =
-        Table::new(["one image", "bytes", "p50 ms", "in ONNX Runtime", "beside it", "one copy"]);
+    let mut table = Table::new("one image");
     let mut figures = Vec::new();
     for side in SIDES {
         let measured = measure(&mut client, side, settings.phase()).await?;
         let Measured { bytes, all, run, copy } = measured;
         let beside = millis(all) - millis(run);
-        table.row([
-            format!("3x{side}x{side}"),
-            bytes.to_string(),
-            format!("{:.2}", millis(all)),
-            format!("{:.2}", millis(run)),
-            format!("{beside:.2}"),
-            format!("{:.2}", millis(copy)),
-        ]);
+        let cells = [
+            ("bytes", bytes.to_string()),
+            ("p50 ms", ms(all)),
+            ("in ONNX Runtime", ms(run)),
+            ("beside it", fixed(beside, 2)),
+            ("one copy", ms(copy)),
+        ];
+        table.row(format!("3x{side}x{side}"), cells);
         figures.push(json!({
             "side": side, "bytes": bytes, "p50_ms": millis(all), "run_ms": millis(run),
             "copy_ms": millis(copy),

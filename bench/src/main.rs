@@ -9,7 +9,7 @@
 //!   server itself costs. [`tensors`]: what moving large tensors costs.
 //! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
 //!   answer is checked; a broken promise voids the run.
-//! - [`timeline`], [`stats`], [`procfs`], [`quiet`], [`report`]: what is made of it.
+//! - [`timeline`], [`stats`], [`machine`], [`report`]: what is made of it.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that meets the unexpected must end")]
 
@@ -18,11 +18,10 @@ mod latency;
 mod latency_tables;
 mod limit;
 mod loading;
+mod machine;
 mod memory;
 mod open_loop;
 mod options;
-mod procfs;
-mod quiet;
 mod report;
 mod serving;
 mod serving_tables;
@@ -39,7 +38,7 @@ mod trivial;
 use std::{io::Write, process::ExitCode, thread, time::Duration};
 
 use clap::Parser;
-use e2e::fixtures;
+use e2e::{fixtures, processes};
 
 use crate::{
     options::{Options, Part, Settings},
@@ -132,7 +131,7 @@ fn introduce(report: &mut Report) {
     let runtime = runtime.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut facts = vec![("command", format!("cargo xtask bench {}", arguments.join(" ")))];
-    facts.extend(procfs::machine());
+    facts.extend(processes::machine());
     facts.push(("versions", format!("{}, {runtime}", version.unwrap_or_default())));
     for (name, value) in &facts {
         say(&format!("{name:<9} {value}"));

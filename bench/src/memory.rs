@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use e2e::processes::Memory;
 use serde_json::{Value, json};
 
 use crate::{
     options::Settings,
-    procfs::Memory,
-    report::{Report, Table, say},
+    report::{Report, Table, fixed, say},
     stats::{Latencies, millis, real},
     subject::{Pair, Subject},
     traffic::Traffic,
@@ -39,7 +39,7 @@ pub(crate) async fn run(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let mut processes = processes(subject).await?;
+    let mut processes = processes(subject).await;
     let mut counts = Vec::new();
     let (mut done, mut times) = (0, Vec::new());
     let all = settings.updates().max(FIRST + LATER);
@@ -72,7 +72,7 @@ pub(crate) async fn run(
         millis(times.p99()),
         millis(times.longest())
     ));
-    let pids: Vec<i32> = self::processes(subject).await?.iter().map(|one| one.pid).collect();
+    let pids: Vec<i32> = self::processes(subject).await.iter().map(|one| one.pid).collect();
     if processes.iter().map(|one| one.pid).ne(pids) {
         report.violations("memory", &["a process was replaced".to_owned()]);
     }
@@ -84,11 +84,11 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn processes(subject: &Subject) -> Result<Vec<Grown>, String> {
-    let workers = subject.worker_pids().await?;
+async fn processes(subject: &Subject) -> Vec<Grown> {
+    let workers = subject.worker_pids().await;
     let workers = workers.into_iter().enumerate().map(|(id, pid)| (format!("worker {id}"), pid));
     let all = [("supervisor".to_owned(), subject.server.pid())].into_iter().chain(workers);
-    Ok(all.map(|(name, pid)| Grown { name, pid, at: Vec::new() }).collect())
+    all.map(|(name, pid)| Grown { name, pid, at: Vec::new() }).collect()
 }
 
 fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
@@ -96,23 +96,14 @@ fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
     let parts: [fn(&Memory) -> u64; 3] =
         [|memory| memory.rss, |memory| memory.pss, |memory| memory.anonymous];
     for (head, part) in columns.into_iter().zip(parts) {
-        let mut heads = [const { String::new() }; LATER + 3];
-        heads[0] = format!("{head} after");
-        heads[LATER + 2] = "ratio".to_owned();
-        for (place, count) in counts.iter().enumerate() {
-            heads[place + 1] = count.to_string();
-        }
-        let mut table = Table::new(heads.each_ref().map(String::as_str));
+        let mut table = Table::new(format!("{head} after"));
         for process in processes {
             let bytes: Vec<f64> = process.at.iter().map(|memory| real(part(memory))).collect();
             let growth = bytes[LATER] / bytes[0];
-            let mut cells = [const { String::new() }; LATER + 3];
-            cells[0].clone_from(&process.name);
-            cells[LATER + 2] = format!("{growth:.3}");
-            for (place, bytes) in bytes.iter().enumerate() {
-                cells[place + 1] = format!("{:.1}", bytes / MEGABYTE);
-            }
-            table.row(cells);
+            let after = counts.iter().map(ToString::to_string);
+            let sizes = bytes.iter().map(|bytes| fixed(bytes / MEGABYTE, 1));
+            let ratio = ("ratio".to_owned(), fixed(growth, 3));
+            table.row(&process.name, after.zip(sizes).chain([ratio]));
             if head == "resident MB" {
                 let what = format!("memory of {} after {}", process.name, counts[LATER]);
                 report.at_most(&what, growth, GROWTH_MAX, "x");
@@ -128,8 +119,7 @@ pub(crate) async fn further_workers(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let heads = ["workers", "summed PSS MB", "of them workers", "compiled", "supervisor"];
-    let mut table = Table::new(heads);
+    let mut table = Table::new("workers");
     let mut sums = Vec::new();
     for workers in [1, 3] {
         // Processes that have loaded once, and learnt nothing else.
@@ -139,19 +129,19 @@ pub(crate) async fn further_workers(
             subject.touch_all().await?;
         }
         subject.settle().await?;
-        let status = subject.control.status().await?;
+        let status = subject.control.status().await;
         let loads = status.workers.iter().filter_map(|worker| worker.loads.get(pair.model));
         let compiled = loads.filter(|load| load.compiled).count();
         let pss = |pid: i32| real(Memory::of(pid).pss) / MEGABYTE;
         let supervisor = pss(subject.server.pid());
         let of_workers: f64 = status.pids().into_iter().map(pss).sum();
-        table.row([
-            workers.to_string(),
-            format!("{:.1}", supervisor + of_workers),
-            format!("{of_workers:.1}"),
-            compiled.to_string(),
-            format!("{supervisor:.1}"),
-        ]);
+        let cells = [
+            ("summed PSS MB", fixed(supervisor + of_workers, 1)),
+            ("of them workers", fixed(of_workers, 1)),
+            ("compiled", compiled.to_string()),
+            ("supervisor", fixed(supervisor, 1)),
+        ];
+        table.row(workers.to_string(), cells);
         sums.push(supervisor + of_workers);
         subject.server.stop().await;
     }

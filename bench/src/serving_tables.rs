@@ -16,24 +16,23 @@ use tokio::time;
 use crate::{
     limit::{Limit, Way},
     options::Settings,
-    report::Table,
+    report::{Table, fixed},
     serving::{CLIENTS, Served},
-    stats::millis,
+    stats::ms,
     subject::Subject,
     texts::Corpus,
 };
 
 pub(crate) fn print_limits(corpus: Corpus, ways: &[Way], limits: &[Limit], alone: Limit) {
-    let title = format!("{}: ONNX Runtime alone", corpus.name());
-    let mut table = Table::new([title.as_str(), "texts/s", "p50 ms", "p99 ms", "CPU s/1000"]);
+    let mut table = Table::new(format!("{}: ONNX Runtime alone", corpus.name()));
     let mut row = |name: String, limit: &Limit| {
-        table.row([
-            name,
-            format!("{:.1}", limit.texts_per_second),
-            format!("{:.2}", limit.p50_ms),
-            format!("{:.2}", limit.p99_ms),
-            format!("{:.2}", limit.cpu_seconds_per_1000),
-        ]);
+        let cells = [
+            ("texts/s", fixed(limit.texts_per_second, 1)),
+            ("p50 ms", fixed(limit.p50_ms, 2)),
+            ("p99 ms", fixed(limit.p99_ms, 2)),
+            ("CPU s/1000", fixed(limit.cpu_seconds_per_1000, 2)),
+        ];
+        table.row(name, cells);
     };
     row("one process, one text a call".to_owned(), &alone);
     for (way, limit) in ways.iter().zip(limits) {
@@ -43,39 +42,25 @@ pub(crate) fn print_limits(corpus: Corpus, ways: &[Way], limits: &[Limit], alone
 }
 
 pub(crate) fn print_served(name: &str, served: &[Served], better: f64) {
-    let mut table = Table::new([
-        name,
-        "req/s",
-        "x limit",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "failed",
-        "texts/run",
-        "CPU s/1000",
-        "x ORT's",
-        "supervisor",
-        "generator",
-    ]);
+    let mut table = Table::new(name);
     for (clients, one) in CLIENTS.iter().zip(served) {
         let latencies = one.quantiles();
-        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| millis(latencies.quantile(share)));
         #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
         let texts_a_run = one.latencies.len() as f64 / one.micro_batches.max(1) as f64;
-        table.row([
-            format!("{clients} clients"),
-            format!("{:.1}", one.per_second()),
-            format!("{:.2}", one.per_second() / better),
-            format!("{p50:.2}"),
-            format!("{p90:.2}"),
-            format!("{p99:.2}"),
-            one.failed.to_string(),
-            format!("{texts_a_run:.1}"),
-            format!("{:.2}", one.per_1000(one.cpu.workers + one.cpu.supervisor)),
-            format!("{:.3}", one.overhead()),
-            format!("{:.3}", one.per_1000(one.cpu.supervisor)),
-            format!("{:.3}", one.per_1000(one.cpu.generator)),
-        ]);
+        let cells = [
+            ("req/s", fixed(one.per_second(), 1)),
+            ("x limit", fixed(one.per_second() / better, 2)),
+            ("p50 ms", ms(latencies.median())),
+            ("p90 ms", ms(latencies.quantile(0.9))),
+            ("p99 ms", ms(latencies.p99())),
+            ("failed", one.failed.to_string()),
+            ("texts/run", fixed(texts_a_run, 1)),
+            ("CPU s/1000", fixed(one.per_1000(one.cpu.workers + one.cpu.supervisor), 2)),
+            ("x ORT's", fixed(one.overhead(), 3)),
+            ("supervisor", fixed(one.per_1000(one.cpu.supervisor), 3)),
+            ("generator", fixed(one.per_1000(one.cpu.generator), 3)),
+        ];
+        table.row(format!("{clients} clients"), cells);
     }
     table.print();
 }

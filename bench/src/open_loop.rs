@@ -13,10 +13,10 @@ use serde_json::json;
 use tokio::{task::LocalSet, time};
 
 use crate::{
+    machine,
     options::Settings,
-    quiet,
-    report::{Report, Table},
-    stats::{Latencies, millis, real},
+    report::{Report, Table, fixed},
+    stats::{Latencies, millis, ms, real},
     subject::Subject,
     texts::Corpus,
 };
@@ -59,35 +59,24 @@ pub(crate) async fn run(
     report: &mut Report,
 ) -> Result<(), String> {
     let Peak { corpus, per_second: capacity, queue_limit } = peak;
-    let title = format!("{}: open loop", corpus.name());
-    let mut table = Table::new([
-        title.as_str(),
-        "due/s",
-        "answered/s",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "429",
-        "failed",
-    ]);
+    let mut table = Table::new(format!("{}: open loop", corpus.name()));
     let mut figures = Vec::new();
     for load in LOADS {
-        quiet::rest(subject, settings).await?;
+        machine::rest(subject, settings).await?;
         let rate = capacity * load;
         let outcome = LocalSet::new().run_until(offer(subject, rate, settings)).await;
         let latencies: Latencies = outcome.latencies.iter().copied().collect();
-        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| millis(latencies.quantile(share)));
         let goodput = real(outcome.in_time as u64) / settings.phase().as_secs_f64();
-        table.row([
-            format!("{:.0} % of capacity", load * 100.0),
-            format!("{rate:.1}"),
-            format!("{goodput:.1}"),
-            format!("{p50:.2}"),
-            format!("{p90:.2}"),
-            format!("{p99:.2}"),
-            outcome.refused.to_string(),
-            outcome.failed.to_string(),
-        ]);
+        let cells = [
+            ("due/s", fixed(rate, 1)),
+            ("answered/s", fixed(goodput, 1)),
+            ("p50 ms", ms(latencies.median())),
+            ("p90 ms", ms(latencies.quantile(0.9))),
+            ("p99 ms", ms(latencies.p99())),
+            ("429", outcome.refused.to_string()),
+            ("failed", outcome.failed.to_string()),
+        ];
+        table.row(format!("{:.0} % of capacity", load * 100.0), cells);
         figures.push(json!({
             "load": load, "rate": rate, "goodput": goodput, "refused": outcome.refused,
             "failed": outcome.failed, "requests": latencies.summary(),
@@ -99,7 +88,7 @@ pub(crate) async fn run(
             report.at_least(&what, goodput / capacity, GOODPUT_MIN, "x");
             let full_ms = real(queue_limit as u64) / capacity * 1e3;
             let what = format!("{}: open loop at {load}, p99 to a full queue", corpus.name());
-            report.at_most(&what, p99 / full_ms, P99_MAX, "x");
+            report.at_most(&what, millis(latencies.p99()) / full_ms, P99_MAX, "x");
         }
     }
     table.print();

@@ -59,11 +59,12 @@ impl Report {
 
     /// Prints the comparison. `false`: a guarantee was broken, and the figures mean nothing.
     pub(crate) fn conclude(&self) -> bool {
-        let mut table = Table::new(["target", "measured", "to reach", ""]);
+        let mut table = Table::new("target");
         for target in &self.targets {
             let Target { what, measured, target, reached } = target.clone();
             let verdict = if reached { "reached" } else { "missed" };
-            table.row([what, measured, target, verdict.to_owned()]);
+            let cells = [("measured", measured), ("to reach", target), ("", verdict.to_owned())];
+            table.row(what, cells);
         }
         table.print();
         if !self.is_sound() {
@@ -86,18 +87,37 @@ impl Report {
     }
 }
 
-/// Rows of the same length, aligned: the first column to the left, all others to the right.
-pub(crate) struct Table<const N: usize> {
-    rows: Vec<[String; N]>,
+/// Rows that name their cells, aligned: the first column to the left, all others to the right.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    heads: Vec<String>,
+    rows: Vec<Vec<String>>,
 }
 
-impl<const N: usize> Table<N> {
-    pub(crate) fn new(heads: [&str; N]) -> Self {
-        Self { rows: vec![heads.map(str::to_owned)] }
+impl Table {
+    /// A table whose first column has this head.
+    pub(crate) fn new(head: impl Into<String>) -> Self {
+        Self { heads: vec![head.into()], rows: Vec::new() }
     }
 
-    pub(crate) fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells);
+    /// Adds a row. Cells go below their heads, which come in the same order in every row; a head
+    /// that is new adds a column.
+    pub(crate) fn row<H: Into<String>>(
+        &mut self,
+        name: impl Into<String>,
+        cells: impl IntoIterator<Item = (H, String)>,
+    ) {
+        let mut row = vec![name.into()];
+        for (head, cell) in cells {
+            let head = head.into();
+            let known = self.heads[row.len()..].iter().position(|known| *known == head);
+            match known {
+                Some(skipped) => row.resize(row.len() + skipped, String::new()),
+                None => self.heads.insert(row.len(), head),
+            }
+            row.push(cell);
+        }
+        self.rows.push(row);
     }
 
     pub(crate) fn print(&self) {
@@ -105,18 +125,25 @@ impl<const N: usize> Table<N> {
     }
 
     fn lines(&self) -> Vec<String> {
-        let wide = |cell: &String| cell.chars().count();
-        let widths: [usize; N] = std::array::from_fn(|column| {
-            self.rows.iter().map(|row| wide(&row[column])).max().unwrap_or_default()
-        });
-        let line = |row: &[String; N]| {
-            let cells = row.iter().zip(widths).enumerate().map(|(place, (cell, width))| {
-                if place == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        let rows = || [&self.heads].into_iter().chain(&self.rows);
+        let cell = |row: &Vec<String>, column| row.get(column).cloned().unwrap_or_default();
+        let widths: Vec<usize> = (0..self.heads.len())
+            .map(|column| rows().map(|row| cell(row, column).chars().count()).max().unwrap_or(0))
+            .collect();
+        let line = |row: &Vec<String>| {
+            let cells = widths.iter().enumerate().map(|(column, &width)| {
+                let cell = cell(row, column);
+                if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
             });
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
-        self.rows.iter().map(line).collect()
+        rows().map(line).collect()
     }
+}
+
+/// A number with so many digits behind its point.
+pub(crate) fn fixed(value: f64, digits: usize) -> String {
+    format!("{value:.digits$}")
 }
 
 /// Prints a line. Unlike `println!` it does not panic when nobody reads any more.
@@ -131,10 +158,12 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let mut table = Table::new(["a", "ms"]);
-        table.row(["long".into(), "1.25".into()]);
-        table.row(["é".into(), "≤ 10".into()]);
-        assert_eq!(table.lines(), ["a       ms", "long  1.25", "é     ≤ 10"]);
+        let mut table = Table::new("a");
+        table.row("long", [("ms", "1.25".to_owned())]);
+        table.row("é", [("ms", "≤ 10".to_owned()), ("x", "2".to_owned())]);
+        table.row("", [("x", "3".to_owned())]);
+        let expected = ["a       ms  x", "long  1.25", "é     ≤ 10  2", "            3"];
+        assert_eq!(table.lines(), expected);
     }
 
     #[test]

@@ -133,8 +133,7 @@ impl Subject {
     /// switch when they are asked something, so they are.
     pub(crate) async fn settle(&self) -> Result<(), String> {
         let begin = Instant::now();
-        let mut watch = self.control.watch().await?;
-        while !watch.switched(self.serving.generation).await? {
+        while !self.control.switched(self.serving.generation).await {
             if begin.elapsed() > SETTLE_MAX {
                 return Err(format!(
                     "not all workers serve generation {}",
@@ -165,9 +164,8 @@ impl Subject {
     }
 
     /// The pids of its workers.
-    pub(crate) async fn worker_pids(&self) -> Result<Vec<i32>, String> {
-        let status = self.control.status().await?;
-        Ok(status.pids())
+    pub(crate) async fn worker_pids(&self) -> Vec<i32> {
+        self.control.status().await.pids()
     }
 }
 

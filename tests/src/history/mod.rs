@@ -10,16 +10,19 @@
 //!   Only while the model is unloaded, all are answered 404, and nothing else is.
 //! - I6 conservation: what was sent is what was recorded.
 //!
-//! [`History`] has all of it and looks back; [`live`] looks while it happens.
+//! [`live`] checks them while it happens. [`History`] holds a history that has ended, and replays
+//! it there.
 
 pub mod live;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     ops::RangeInclusive,
     time::Duration,
 };
+
+use live::Live;
 
 /// Everything that happened to one model.
 #[derive(Clone, Debug, Default)]
@@ -97,16 +100,6 @@ pub struct Absence {
     pub unload: (Duration, Duration),
     /// When it was asked for again, and when it served again.
     pub load: (Duration, Duration),
-}
-
-impl Absence {
-    fn may_be_felt_by(&self, request: &Request) -> bool {
-        request.end >= self.unload.0 && request.start <= self.load.1
-    }
-
-    fn must_be_felt_by(&self, request: &Request) -> bool {
-        request.start > self.unload.1 && request.end < self.load.0
-    }
 }
 
 /// A history that is as it must be.
@@ -188,19 +181,14 @@ impl History {
     /// # Errors
     /// Every violation.
     pub fn check(&self) -> Result<Summary, Vec<Violation>> {
-        let violations: Vec<Violation> = [
-            (Invariant::LabelTruth, self.label_truth()),
-            (Invariant::Freshness, self.freshness()),
-            (Invariant::Order, self.order()),
-            (Invariant::NoInventions, self.no_inventions()),
-            (Invariant::Answered, self.answered()),
-            (Invariant::Conservation, self.conservation()),
-        ]
-        .into_iter()
-        .flat_map(|(invariant, reasons)| {
-            reasons.into_iter().map(move |reason| Violation { invariant, reason })
-        })
-        .collect();
+        let mut violations = self.replay();
+        for (invariant, reasons) in [
+            (Invariant::LabelTruth, self.unknown_versions()),
+            (Invariant::Answered, self.gaps()),
+            (Invariant::Conservation, self.conservation().into_iter().collect()),
+        ] {
+            violations.extend(reasons.into_iter().map(|reason| Violation { invariant, reason }));
+        }
         if violations.is_empty() { Ok(self.summary()) } else { Err(violations) }
     }
 
@@ -218,122 +206,100 @@ impl History {
         self.requests.iter().filter_map(|request| Some((request, request.label()?)))
     }
 
-    fn label_truth(&self) -> Vec<String> {
-        let mut versions: BTreeMap<u64, &str> = BTreeMap::new();
-        for update in &self.updates {
-            versions.insert(*update.generations.end(), &update.version);
+    /// Everything that happened, in order.
+    fn events(&self) -> Vec<(Duration, Event)> {
+        let mut events = Vec::with_capacity(self.requests.len() * 2);
+        for (place, request) in self.requests.iter().enumerate() {
+            events.push((request.start, Event::Begin(place)));
+            events.push((request.end, Event::End(place)));
         }
-        let mut reasons = Vec::new();
-        for (request, label) in self.labels() {
-            let version = *versions.entry(label.generation).or_insert(&label.version);
-            if version != label.version {
-                reasons.push(format!("{request}; but that generation is {version:.8}"));
-            }
-            let content = self.contents.get(&label.version);
-            if content.is_none() || content != label.content.as_ref().ok() {
-                reasons.push(format!("{request}; but that version is {content:?}"));
+        for (place, update) in self.updates.iter().enumerate() {
+            events.push((update.end, Event::Committed(place)));
+        }
+        for Absence { unload, load } in &self.absences {
+            events.push((unload.0, Event::UnloadAsked));
+            events.push((unload.1, Event::Unloaded));
+            events.push((load.0, Event::LoadAsked));
+            events.push((load.1, Event::Loaded));
+        }
+        events.sort_unstable();
+        events
+    }
+
+    /// Violations that the live checker finds.
+    fn replay(&self) -> Vec<Violation> {
+        let mut live = Live::new(self.deadline);
+        for (version, content) in &self.contents {
+            // The first word about a version contradicts nothing.
+            live.version(version, content);
+        }
+        let (mut found, mut begun) = (Vec::new(), BTreeMap::new());
+        for (_, event) in self.events() {
+            match event {
+                Event::Begin(place) => {
+                    begun.insert(place, live.begin());
+                }
+                Event::End(place) => {
+                    let begun = begun.remove(&place).expect("a request ends after its begin");
+                    found.extend(live.end(begun, &self.requests[place]));
+                }
+                Event::Committed(place) => {
+                    let Update { start, generations, version, .. } = &self.updates[place];
+                    found.extend(live.committed(*start, generations.clone(), version, None));
+                }
+                Event::UnloadAsked => live.unload_asked(),
+                Event::Unloaded => live.unloaded(true),
+                Event::LoadAsked => live.load_asked(),
+                Event::Loaded => live.loaded(),
             }
         }
-        reasons
+        found.extend(live.finish(0));
+        found
     }
 
-    fn freshness(&self) -> Vec<String> {
-        let mut returned: Vec<&Update> = self.updates.iter().collect();
-        returned.sort_by_key(|update| update.end);
-        let mut least = Newest::default();
-        self.by_start(|request, generation| {
-            let before = returned.iter().take_while(|update| update.end < request.start);
-            let (passed, newest) = least.advance(before.count(), |place| {
-                (*returned[place].generations.end(), format!("{:?}", returned[place]))
-            });
-            (generation < passed).then(|| format!("{request}; but before it {newest}"))
-        })
-    }
-
-    fn order(&self) -> Vec<String> {
-        let mut ended: Vec<(&Request, u64)> =
-            self.labels().map(|(request, label)| (request, label.generation)).collect();
-        ended.sort_by_key(|(request, _)| request.end);
-        let mut least = Newest::default();
-        self.by_start(|request, generation| {
-            let before = ended.partition_point(|(other, _)| other.end < request.start);
-            let (passed, newest) =
-                least.advance(before, |place| (ended[place].1, ended[place].0.to_string()));
-            (generation < passed).then(|| format!("{request}; but before it {newest}"))
-        })
-    }
-
-    /// Calls `check` with every answered request in the order in which they began.
-    fn by_start(&self, mut check: impl FnMut(&Request, u64) -> Option<String>) -> Vec<String> {
-        let mut begun: Vec<(&Request, &Label)> = self.labels().collect();
-        begun.sort_by_key(|(request, _)| request.start);
-        begun.into_iter().filter_map(|(request, label)| check(request, label.generation)).collect()
-    }
-
-    fn no_inventions(&self) -> Vec<String> {
-        let issued = |request: &Request, generation: u64| {
-            let made = |update: &&Update| update.generations.contains(&generation);
-            self.updates.iter().filter(made).any(|update| update.start <= request.end)
-        };
+    /// The live checker learns a version's content from its first answer; here all are known.
+    fn unknown_versions(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
         self.labels()
-            .filter(|(request, label)| !issued(request, label.generation))
-            .map(|(request, _)| format!("{request}; but nothing had made that generation"))
+            .filter(|(_, label)| !self.contents.contains_key(&label.version))
+            .filter(|(_, label)| seen.insert(&label.version))
+            .map(|(request, _)| format!("{request}; but that version is unknown"))
             .collect()
     }
 
-    fn answered(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        let mut next: BTreeMap<usize, usize> = BTreeMap::new();
+    /// Requests of a client that are missing or recorded twice.
+    fn gaps(&self) -> Vec<String> {
         let mut in_order: Vec<&Request> = self.requests.iter().collect();
         in_order.sort_by_key(|request| (request.client, request.sequence));
+        let mut next: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut reasons = Vec::new();
         for request in in_order {
             let expected = next.entry(request.client).or_insert(0);
             if request.sequence != *expected {
                 reasons.push(format!("{request}; but request {expected} was to come"));
             }
             *expected = request.sequence + 1;
-            let absences = &self.absences;
-            if matches!(request.outcome, Outcome::Failed(404, _)) {
-                if !absences.iter().any(|absence| absence.may_be_felt_by(request)) {
-                    reasons.push(format!("{request}; but it was not unloaded"));
-                }
-            } else if absences.iter().any(|absence| absence.must_be_felt_by(request)) {
-                reasons.push(format!("{request}; but it was unloaded"));
-            } else if request.label().is_none() {
-                reasons.push(request.to_string());
-            } else if request.end - request.start > self.deadline {
-                reasons.push(format!("{request}; later than {:?}", self.deadline));
-            }
         }
         reasons
     }
 
-    fn conservation(&self) -> Vec<String> {
-        let recorded = self.requests.len();
-        let complaint = format!("{} requests were sent, {recorded} ended", self.sent);
-        if self.sent == recorded { Vec::new() } else { vec![complaint] }
+    fn conservation(&self) -> Option<String> {
+        let (sent, recorded) = (self.sent, self.requests.len());
+        (sent != recorded).then(|| format!("{sent} requests were sent, {recorded} ended"))
     }
 }
 
-/// The highest generation among a growing number of events, and which event had it.
-#[derive(Debug, Default)]
-struct Newest {
-    taken: usize,
-    generation: u64,
-    event: String,
-}
-
-impl Newest {
-    fn advance(&mut self, count: usize, event: impl Fn(usize) -> (u64, String)) -> (u64, &str) {
-        while self.taken < count {
-            let (generation, name) = event(self.taken);
-            if generation > self.generation {
-                (self.generation, self.event) = (generation, name);
-            }
-            self.taken += 1;
-        }
-        (self.generation, &self.event)
-    }
+/// Something that happened; the numbers are places in the history. Simultaneous events are taken in
+/// this order: nothing is before anything else that it need not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Begin(usize),
+    UnloadAsked,
+    Unloaded,
+    LoadAsked,
+    End(usize),
+    Committed(usize),
+    Loaded,
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use e2e::processes::Memory;
 use serde_json::json;
 use tokio::time;
 
 use crate::{
     limit::{self, Limit, Way},
+    machine::{self, Cpu},
     open_loop::{self, Peak},
     options::Settings,
-    procfs::{Cpu, Memory},
-    quiet,
     report::{Report, say},
     serving_tables as tables,
     stats::{Latencies, millis, real},
@@ -165,14 +165,14 @@ impl<'a> Bench<'a> {
         std::fs::write(&file, bytes).map_err(|error| error.to_string())?;
         let subject = Subject::of(server, pair.clone(), texts).await?;
         subject.settle().await?;
-        let status = subject.control.status().await?;
+        let status = subject.control.status().await;
         let cpus = status.workers.iter().filter_map(|worker| worker.cpu).collect();
         let version = subject.pair.directories[1].clone();
         Ok(Self { subject, settings, cpus, version, texts: file })
     }
 
     async fn limit(&self, way: Way, processes: usize) -> Result<Limit, String> {
-        quiet::rest(&self.subject, self.settings).await?;
+        machine::rest(&self.subject, self.settings).await?;
         let seconds = self.settings.phase().as_secs_f64();
         limit::run(&self.version, &self.texts, &self.cpus[..processes], way, seconds).await
     }
@@ -183,12 +183,12 @@ impl<'a> Bench<'a> {
         served: &mut Served,
         report: &mut Report,
     ) -> Result<(), String> {
-        quiet::rest(&self.subject, self.settings).await?;
-        let before = self.subject.control.status().await?;
+        machine::rest(&self.subject, self.settings).await?;
+        let before = self.subject.control.status().await;
         let traffic = Traffic::start(&self.subject, clients, Duration::ZERO).await?;
         time::sleep(self.settings.phase()).await;
         let recording = traffic.finish(&self.subject, Vec::new()).await?;
-        let after = self.subject.control.status().await?;
+        let after = self.subject.control.status().await;
         report.violations(&format!("{clients} clients"), &recording.violations);
         let rise = |name: &str| after.counter(name) - before.counter(name);
         served.latencies.extend(recording.seen.iter().map(|seen| seen.latency()));
@@ -202,7 +202,7 @@ impl<'a> Bench<'a> {
 
     /// Megabytes of the supervisor and all workers.
     async fn memory(&self) -> Result<f64, String> {
-        let mut pids = self.subject.worker_pids().await?;
+        let mut pids = self.subject.worker_pids().await;
         pids.push(self.subject.server.pid());
         Ok(pids.into_iter().map(|pid| real(Memory::of(pid).pss)).sum::<f64>() / 1e6)
     }

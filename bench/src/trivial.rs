@@ -8,7 +8,7 @@ use tokio::time;
 use crate::{
     limit::{self, Way},
     options::Settings,
-    report::{Report, Table},
+    report::{Report, Table, fixed},
     stats::{millis, real},
     subject::{Pair, Subject},
     traffic::Traffic,
@@ -35,24 +35,14 @@ pub(crate) async fn run(
     let way = Way { batch: 1, window: 0 };
     let version = subject.pair.directories[1].clone();
     let alone = limit::run(&version, &texts, &[0], way, seconds).await?;
-    let mut table = Table::new([
-        "tiny model",
-        "req/s",
-        "p50 us",
-        "p99 us",
-        "failed",
-        "supervisor",
-        "generator",
-    ]);
-    table.row([
-        "ONNX Runtime alone, one process".to_owned(),
-        format!("{:.0}", alone.texts_per_second),
-        format!("{:.0}", alone.p50_ms * 1e3),
-        format!("{:.0}", alone.p99_ms * 1e3),
-        "0".to_owned(),
-        String::new(),
-        String::new(),
-    ]);
+    let mut table = Table::new("tiny model");
+    let cells = [
+        ("req/s", fixed(alone.texts_per_second, 0)),
+        ("p50 us", fixed(alone.p50_ms * 1e3, 0)),
+        ("p99 us", fixed(alone.p99_ms * 1e3, 0)),
+        ("failed", "0".to_owned()),
+    ];
+    table.row("ONNX Runtime alone, one process", cells);
     let (mut failed, mut figures, mut p50s, mut rates) = (0, Vec::new(), Vec::new(), Vec::new());
     for clients in CLIENTS {
         let traffic = Traffic::start(&subject, clients, Duration::ZERO).await?;
@@ -63,15 +53,15 @@ pub(crate) async fn run(
         let rate = real(latencies.len() as u64) / recording.elapsed.as_secs_f64();
         let share =
             |seconds: f64| format!("{:.0} %", seconds / recording.elapsed.as_secs_f64() * 100.0);
-        table.row([
-            format!("onnxd, {clients} clients"),
-            format!("{rate:.0}"),
-            format!("{:.0}", millis(latencies.median()) * 1e3),
-            format!("{:.0}", millis(latencies.p99()) * 1e3),
-            recording.failed.to_string(),
-            share(recording.cpu.supervisor),
-            share(recording.cpu.generator),
-        ]);
+        let cells = [
+            ("req/s", fixed(rate, 0)),
+            ("p50 us", fixed(millis(latencies.median()) * 1e3, 0)),
+            ("p99 us", fixed(millis(latencies.p99()) * 1e3, 0)),
+            ("failed", recording.failed.to_string()),
+            ("supervisor", share(recording.cpu.supervisor)),
+            ("generator", share(recording.cpu.generator)),
+        ];
+        table.row(format!("onnxd, {clients} clients"), cells);
         failed += recording.failed;
         p50s.push(millis(latencies.median()));
         rates.push(rate);

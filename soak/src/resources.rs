@@ -2,7 +2,11 @@
 
 use std::{fs, time::Duration};
 
-use e2e::{disk::Disk, processes, server::Server};
+use e2e::{
+    disk::Disk,
+    processes::{self, resident_bytes},
+    server::Server,
+};
 
 /// Descriptors and threads that may be there beside those before, such as an admin connection's or a
 /// pool's that has not shrunk yet.
@@ -73,14 +77,6 @@ impl Resources {
         above.extend(self.left.iter().map(|name| format!("{name} is left")));
         above
     }
-}
-
-/// proc_pid_status(5).
-fn resident_bytes(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kilobytes.unwrap_or_default() * 1024
 }
 
 /// Samples over time, and what they grow by.

@@ -47,6 +47,15 @@ impl Latencies {
         self.0.iter().sum::<Duration>() / count
     }
 
+    /// Cells of a table.
+    pub(crate) fn cells(&self) -> [(&'static str, String); 3] {
+        [
+            ("p50 ms", ms(self.median())),
+            ("p99 ms", ms(self.p99())),
+            ("longest ms", ms(self.longest())),
+        ]
+    }
+
     pub(crate) fn summary(&self) -> Summary {
         Summary {
             count: self.len(),
@@ -72,6 +81,11 @@ pub(crate) struct Summary {
 
 pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+/// Milliseconds, for people.
+pub(crate) fn ms(time: Duration) -> String {
+    format!("{:.2}", millis(time))
 }
 
 /// How many times as long.

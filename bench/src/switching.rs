@@ -8,9 +8,9 @@ use tokio::time;
 
 use crate::{
     control::Load,
+    machine,
     options::Settings,
-    quiet,
-    report::{Report, Table},
+    report::{Report, Table, fixed},
     stats::{Latencies, millis},
     subject::Subject,
     traffic::Traffic,
@@ -55,28 +55,20 @@ pub(crate) async fn run(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let mut table = Table::new([
-        "under load",
-        "calls",
-        "each takes s",
-        "longest s",
-        "to last switch ms",
-        "longest ms",
-        "one look ms",
-    ]);
+    let mut table = Table::new("under load");
     for by in [By::Update(Load::Ahead), By::Update(Load::Lazy), By::Rollback] {
         let found = measure(subject, settings, by, report).await?;
         let [calls, switches, looks] = [found.calls, found.switches, found.looks]
             .map(|times| times.into_iter().collect::<Latencies>());
-        table.row([
-            by.name().to_owned(),
-            calls.len().to_string(),
-            format!("{:.2}", calls.median().as_secs_f64()),
-            format!("{:.2}", calls.longest().as_secs_f64()),
-            format!("{:.1}", millis(switches.median())),
-            format!("{:.1}", millis(switches.longest())),
-            format!("{:.1}", millis(looks.median())),
-        ]);
+        let cells = [
+            ("calls", calls.len().to_string()),
+            ("each takes s", fixed(calls.median().as_secs_f64(), 2)),
+            ("longest s", fixed(calls.longest().as_secs_f64(), 2)),
+            ("to last switch ms", fixed(millis(switches.median()), 1)),
+            ("longest ms", fixed(millis(switches.longest()), 1)),
+            ("one look ms", fixed(millis(looks.median()), 1)),
+        ];
+        table.row(by.name(), cells);
         let figures = json!({
             "calls": calls.summary(),
             "commit_to_last_switch": switches.summary(),
@@ -98,7 +90,7 @@ async fn measure(
     by: By,
     report: &mut Report,
 ) -> Result<Found, String> {
-    quiet::rest(subject, settings).await?;
+    machine::rest(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     let (mut updates, mut found) = (Vec::new(), Found::default());
     for _ in 0..settings.repeats() * 2 {
@@ -107,10 +99,9 @@ async fn measure(
             By::Update(load) => subject.update(load).await?,
             By::Rollback => subject.rollback().await?,
         };
-        let mut watch = subject.control.watch().await?;
         loop {
             let asked = Instant::now();
-            let switched = watch.switched(subject.serving.generation).await?;
+            let switched = subject.control.switched(subject.serving.generation).await;
             found.looks.push(asked.elapsed());
             if switched {
                 break;

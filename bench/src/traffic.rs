@@ -15,7 +15,7 @@ use e2e::{
 use hyper::Method;
 use tokio::{task::JoinHandle, time};
 
-use crate::{control::Called, procfs::Cpu, stats::Latencies, subject::Subject, texts::Texts};
+use crate::{control::Called, machine::Cpu, stats::Latencies, subject::Subject, texts::Texts};
 
 /// Violations that are shown.
 const SHOWN_MAX: usize = 5;
@@ -86,7 +86,7 @@ impl Traffic {
         clients: usize,
         pause: Duration,
     ) -> Result<Self, String> {
-        let pids = subject.worker_pids().await?;
+        let pids = subject.worker_pids().await;
         let shared = Arc::new(Shared {
             texts: Arc::clone(&subject.texts),
             stop: AtomicBool::new(false),

@@ -18,7 +18,7 @@ pub(super) fn label(generation: u64) -> Label {
     Label { generation, version: version(generation).to_owned(), content: content(generation) }
 }
 
-pub(super) fn update(start: u64, end: u64, generation: u64) -> Update {
+fn update(start: u64, end: u64, generation: u64) -> Update {
     Update {
         start: at(start),
         end: at(end),
@@ -44,7 +44,7 @@ pub(super) fn request(
 }
 
 /// Two clients; generation 2 is committed between 100 and 200 ms, generation 3 from 300 on.
-pub(super) fn good() -> History {
+fn good() -> History {
     let requests = vec![
         request(0, 0, (10, 20), 1),
         request(0, 1, (90, 150), 1),
@@ -146,6 +146,20 @@ fn a_generation_that_nothing_made_yet_is_found() {
     history.requests[3] = request(0, 3, (210, 290), 3);
     assert_eq!(broken(&history), [Invariant::NoInventions]);
     history.requests[7] = request(1, 3, (420, 430), 5);
+    assert_eq!(broken(&history), [Invariant::NoInventions]);
+}
+
+#[test]
+fn a_generation_that_nothing_ever_made_is_found() {
+    let mut history = good();
+    history.requests[7] = request(1, 3, (420, 430), 5);
+    assert_eq!(broken(&history), [Invariant::NoInventions]);
+}
+
+#[test]
+fn a_generation_that_was_made_twice_is_found() {
+    let mut history = good();
+    history.updates.push(update(410, 415, 3));
     assert_eq!(broken(&history), [Invariant::NoInventions]);
 }
 

@@ -9,9 +9,8 @@ use tokio::time;
 use crate::{
     control::{Called, Load},
     latency_tables as tables,
+    machine::{self, Cpu},
     options::Settings,
-    procfs::Cpu,
-    quiet,
     report::Report,
     stats::{Latencies, millis, ratio, real},
     subject::{Fresh, Subject},
@@ -147,10 +146,10 @@ async fn sound(
 ) -> Result<(Recording, Vec<Duration>), String> {
     let mut attempt = 1;
     loop {
-        quiet::rest(subject, settings).await?;
+        machine::rest(subject, settings).await?;
         let (recording, loads) = measure(subject, settings, phase, fresh).await?;
         report.violations(phase.name(), &recording.violations);
-        if !quiet::again(&recording, settings, attempt) {
+        if !machine::again(&recording, settings, attempt) {
             return Ok((recording, loads));
         }
         attempt += 1;
@@ -187,7 +186,7 @@ async fn measure(
 
 /// How long each worker's last load took, where it was not ahead.
 async fn own_loads(subject: &Subject) -> Result<Vec<Duration>, String> {
-    let status = subject.control.status().await?;
+    let status = subject.control.status().await;
     let loads = status.workers.iter().filter_map(|worker| worker.loads.get(subject.pair.model));
     let micros = loads.map(|load| load.load_micros).filter(|micros| *micros > 0);
     Ok(micros.map(Duration::from_micros).collect())

@@ -6,10 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{
     latency::{Measured, Phase},
-    procfs::Cpu,
-    quiet::{NOISE_MAX, noise},
-    report::{Table, say},
-    stats::{Latencies, millis, ratio, real},
+    machine::{Cpu, NOISE_MAX, noise},
+    report::{Table, fixed, say},
+    stats::{Latencies, millis, ms, ratio, real},
     timeline::{Stage, durations, staged},
     traffic::{Recording, Seen},
 };
@@ -37,21 +36,7 @@ pub(crate) fn print(all: &[Measured; 4]) {
 
 fn phases(all: &[Measured; 4]) {
     let base = all[0].latencies();
-    let mut table = Table::new([
-        "phase",
-        "requests",
-        "failed",
-        "req/s",
-        "x",
-        "p50 ms",
-        "p99 ms",
-        "x",
-        "longest ms",
-        "x",
-        "updates/due",
-        "mean s",
-        "longest s",
-    ]);
+    let mut table = Table::new("phase");
     for measured in all {
         let latencies = measured.latencies();
         let times = measured.update_times();
@@ -59,21 +44,21 @@ fn phases(all: &[Measured; 4]) {
             0 => "-".to_owned(),
             _ => format!("{:.2}", time.as_secs_f64()),
         };
-        table.row([
-            measured.phase.name().to_owned(),
-            latencies.len().to_string(),
-            measured.failed().to_string(),
-            format!("{:.1}", measured.throughput()),
-            format!("{:.2}", measured.throughput() / all[0].throughput()),
-            format!("{:.2}", millis(latencies.median())),
-            format!("{:.2}", millis(latencies.p99())),
-            format!("{:.2}", ratio(latencies.p99(), base.p99())),
-            format!("{:.2}", millis(latencies.longest())),
-            format!("{:.2}", ratio(latencies.longest(), base.longest())),
-            format!("{}/{}", times.len(), measured.due),
-            of_updates(times.mean()),
-            of_updates(times.longest()),
-        ]);
+        let cells = [
+            ("requests", latencies.len().to_string()),
+            ("failed", measured.failed().to_string()),
+            ("req/s", fixed(measured.throughput(), 1)),
+            ("x", fixed(measured.throughput() / all[0].throughput(), 2)),
+            ("p50 ms", ms(latencies.median())),
+            ("p99 ms", ms(latencies.p99())),
+            ("x", fixed(ratio(latencies.p99(), base.p99()), 2)),
+            ("longest ms", ms(latencies.longest())),
+            ("x", fixed(ratio(latencies.longest(), base.longest()), 2)),
+            ("updates/due", format!("{}/{}", times.len(), measured.due)),
+            ("mean s", of_updates(times.mean())),
+            ("longest s", of_updates(times.longest())),
+        ];
+        table.row(measured.phase.name(), cells);
     }
     table.print();
     for measured in all.iter().filter(|measured| !measured.loads.is_empty()) {
@@ -106,16 +91,7 @@ fn rounds(undisturbed: &Measured) {
 }
 
 fn stages(all: &[Measured; 4]) {
-    let heads = [
-        "phase, while the update is",
-        "seconds",
-        "each ms",
-        "requests",
-        "p50 ms",
-        "p99 ms",
-        "longest ms",
-    ];
-    let mut table = Table::new(heads);
+    let mut table = Table::new("phase, while the update is");
     for measured in all.iter().filter(|measured| measured.phase != Phase::Undisturbed) {
         let seen = all_staged(measured);
         for stage in Stage::ALL {
@@ -130,15 +106,10 @@ fn stages(all: &[Measured; 4]) {
                 Stage::Quiet => ["-".to_owned(), "-".to_owned()],
                 _ => [format!("{:.1}", total.as_secs_f64()), format!("{:.0}", millis(each.mean()))],
             };
-            table.row([
-                format!("{}: {}", measured.phase.name(), stage.name()),
-                total,
-                each,
-                latencies.len().to_string(),
-                format!("{:.2}", millis(latencies.median())),
-                format!("{:.2}", millis(latencies.p99())),
-                format!("{:.2}", millis(latencies.longest())),
-            ]);
+            let counts =
+                [("seconds", total), ("each ms", each), ("requests", latencies.len().to_string())];
+            let name = format!("{}: {}", measured.phase.name(), stage.name());
+            table.row(name, counts.into_iter().chain(latencies.cells()));
         }
     }
     table.print();
@@ -158,8 +129,7 @@ fn stage_times(measured: &Measured, stage: Stage) -> Vec<Duration> {
 
 /// What the slowest hundredth waited for, and what the update did then.
 fn slowest(all: &[Measured; 4]) {
-    let heads = ["slowest 1 %", "mean ms", "queue ms", "infer ms", "else ms", "met"];
-    let mut table = Table::new(heads);
+    let mut table = Table::new("slowest 1 %");
     for measured in all {
         let limit = measured.latencies().p99();
         let seen = all_staged(measured);
@@ -174,36 +144,34 @@ fn slowest(all: &[Measured; 4]) {
             let count = slow.iter().filter(|(of, _)| of == stage).count();
             (count > 0).then(|| format!("{} {}%", stage.name(), count * 100 / slow.len()))
         });
-        table.row([
-            measured.phase.name().to_owned(),
-            format!("{all:.2}"),
-            format!("{queue:.2}"),
-            format!("{infer:.2}"),
-            format!("{:.2}", (all - queue - infer).max(0.0)),
-            met.collect::<Vec<_>>().join(", "),
-        ]);
+        let cells = [
+            ("mean ms", fixed(all, 2)),
+            ("queue ms", fixed(queue, 2)),
+            ("infer ms", fixed(infer, 2)),
+            ("else ms", fixed((all - queue - infer).max(0.0), 2)),
+            ("met", met.collect::<Vec<_>>().join(", ")),
+        ];
+        table.row(measured.phase.name(), cells);
     }
     table.print();
 }
 
 fn cpu(all: &[Measured; 4]) {
-    let heads =
-        ["CPU, of all cores", "workers", "supervisor", "checkers", "generator", "others", "stolen"];
-    let mut table = Table::new(heads);
+    let mut table = Table::new("CPU, of all cores");
     let cores: usize = std::thread::available_parallelism().map_or(1, Into::into);
     for measured in all {
         let seconds = measured.elapsed().as_secs_f64() * real(cores as u64);
         let share = |used: f64| format!("{:.1}%", used * 100.0 / seconds);
         let Cpu { generator, supervisor, checkers, workers, others, stolen } = measured.cpu();
-        table.row([
-            measured.phase.name().to_owned(),
-            share(workers),
-            share(supervisor),
-            share(checkers),
-            share(generator),
-            share(others),
-            share(stolen),
-        ]);
+        let cells = [
+            ("workers", share(workers)),
+            ("supervisor", share(supervisor)),
+            ("checkers", share(checkers)),
+            ("generator", share(generator)),
+            ("others", share(others)),
+            ("stolen", share(stolen)),
+        ];
+        table.row(measured.phase.name(), cells);
     }
     table.print();
     let noisy = |measured: &Measured| noise(measured.cpu(), measured.elapsed()) > NOISE_MAX;
