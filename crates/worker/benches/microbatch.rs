@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use onnxd_proto::domain::cost::CostTable;
 
-#[path = "../src/microbatch.rs"]
+#[path = "../src/families/text/microbatch.rs"]
 mod microbatch;
 
 fn plan(criterion: &mut Criterion) {

@@ -2,40 +2,16 @@
 //! an inherited socket or to check a version that is not served yet. This file is the table of
 //! contents; it maps what went wrong to the exit codes that the supervisor understands.
 
-mod affinity;
-mod ahead;
-mod args;
-mod canary;
-mod check;
-mod compile;
-mod compiled;
-mod config;
-mod costs;
-mod cpu_time;
-mod external;
-mod fault;
-mod group;
-mod guard;
-mod hangs;
-mod inherited;
-mod ipc;
+mod artifacts;
+mod checking;
+mod families;
 mod measure;
-mod microbatch;
-mod model;
-mod pooling;
-mod probes;
+mod process;
 #[cfg(test)]
 mod properties;
-mod quit;
 mod sandbox;
-mod serve;
+mod serving;
 mod session;
-mod task;
-mod tensor_model;
-mod text_model;
-mod tokenize;
-mod version;
-mod wide;
 
 use std::{
     convert::Infallible,
@@ -61,12 +37,17 @@ use tracing::{error, info_span};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
-    args::{Args, CheckArgs, Command, MeasureArgs},
-    compiled::Key,
-    fault::Fault,
-    guard::Guard,
+    artifacts::compiled::{self, Key},
+    checking::{check, compile},
+    process::{
+        affinity,
+        args::{Args, CheckArgs, Command, MeasureArgs},
+        fault::Fault,
+        guard::{self, Guard},
+        inherited, ipc, quit,
+    },
     sandbox::{Limits, files::Files},
-    serve::Begun,
+    serving::serve::{self, Begun},
     session::Runtime,
 };
 

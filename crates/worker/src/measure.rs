@@ -15,11 +15,12 @@ use onnxd_proto::{
 use serde::Serialize;
 
 use crate::{
-    args::MeasureArgs,
-    cpu_time::CpuTime,
+    families::text::{
+        model::{Rows, TextModel},
+        tokenize::{Text, Tokens},
+    },
+    process::{args::MeasureArgs, cpu_time::CpuTime},
     session::Runtime,
-    text_model::{Rows, TextModel},
-    tokenize::{Text, Tokens},
 };
 
 /// What was measured, as printed.

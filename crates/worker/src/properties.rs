@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use crate::config;
+use crate::families::text::config;
 
 /// The files, in the order of their parts in the input.
 const FILES: [&str; 7] = [

@@ -11,7 +11,7 @@ use landlock::{
 use onnxd_proto::layout::Layout;
 
 use super::SandboxError;
-use crate::fault::is_scarce;
+use crate::process::fault::is_scarce;
 
 /// The newest kernel interface whose restrictions were tried. One that is newer adds some that
 /// may concern us.

@@ -1,6 +1,6 @@
 //! Ends a run from another thread. Owns which group the serving thread computes and with which
 //! options ONNX Runtime runs for it; who asks that a group be terminated is the affair of
-//! [`crate::hangs`]. Runs of other threads, which load versions, are not touched.
+//! [`crate::process::hangs`]. Runs of other threads, which load versions, are not touched.
 
 // A run's options are set to "terminate" while the run uses them; see `Shared`.
 #![allow(unsafe_code)]

@@ -14,7 +14,7 @@ use super::{
     interrupt::Options,
     load_failed, run_failed,
 };
-use crate::tokenize::Tokens;
+use crate::families::text::tokenize::Tokens;
 
 /// What of a model's outputs is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
