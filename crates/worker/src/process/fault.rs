@@ -1,13 +1,15 @@
 //! What ends a worker, and the exit code that tells the supervisor whether starting another one
 //! can help. What only concerns one text or one version is no fault; it is answered.
 
-use std::{error::Error, io};
+use std::io;
 
-use nix::errno::Errno;
 use onnxd_proto::{control_page::ControlPageError, exit::ExitStatus};
 use thiserror::Error;
 
-use crate::{sandbox::SandboxError, session::RuntimeError};
+use crate::{
+    sandbox::{SandboxError, scarcity::is_scarce},
+    session::RuntimeError,
+};
 
 /// Why a worker ends.
 #[derive(Debug, Error)]
@@ -49,17 +51,6 @@ impl Fault {
     }
 }
 
-/// Whether the kernel refuses something that it may allow a moment later: threads, descriptors,
-/// memory.
-pub(crate) fn is_scarce(error: &(dyn Error + 'static)) -> bool {
-    let errno = match error.downcast_ref::<io::Error>() {
-        Some(error) => error.raw_os_error().map(Errno::from_raw),
-        None => error.downcast_ref::<Errno>().copied(),
-    };
-    let scarce = [Errno::EAGAIN, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
-    errno.is_some_and(|errno| scarce.contains(&errno)) || error.source().is_some_and(is_scarce)
-}
-
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
@@ -80,6 +71,8 @@ impl From<nix::Error> for Fault {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     #[test]

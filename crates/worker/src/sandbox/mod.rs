@@ -5,6 +5,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod files;
+pub(crate) mod scarcity;
 
 use std::{fs, io};
 
