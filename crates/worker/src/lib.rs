@@ -1,14 +1,18 @@
-//! `onnxd-worker`: the process that runs models. The supervisor starts it, either to serve over
-//! an inherited socket or to check a version that is not served yet. This file is the table of
-//! contents; it maps what went wrong to the exit codes that the supervisor understands.
+//! All of `onnxd-worker`, the process that runs models. The supervisor starts it, either to serve
+//! over an inherited socket or to check a version that is not served yet. This file is the table of
+//! contents; it maps what went wrong to the exit codes that the supervisor understands. Its one door
+//! is [`main`]; it is a library so that benchmarks and fuzz targets reach its parts.
+//!
+//! Imports point one way: {`serving`, `checking`} → `families` → `artifacts` → `session`, and all of
+//! them → `process` → {`session`, `sandbox`}.
 
 mod artifacts;
+pub mod bench;
 mod checking;
 mod families;
-mod measure;
 mod process;
-#[cfg(test)]
-mod properties;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 mod sandbox;
 mod serving;
 mod session;
@@ -41,7 +45,7 @@ use crate::{
     checking::{check, compile},
     process::{
         affinity,
-        args::{Args, CheckArgs, Command, MeasureArgs},
+        args::{Args, CheckArgs, Command},
         fault::Fault,
         guard::{self, Guard},
         inherited, ipc, quit,
@@ -51,7 +55,8 @@ use crate::{
     session::Runtime,
 };
 
-fn main() -> ExitCode {
+/// The command, from its arguments to its exit code.
+pub fn main() -> ExitCode {
     let parent = getppid();
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -90,7 +95,6 @@ fn main() -> ExitCode {
                 prepare(&onnxruntime, Limits::default(), confined.then_some(files), parent);
             compile(runtime, &version_dir, &compiled_dir).into()
         }
-        Command::Measure(args) => measure(&args, parent).into(),
     }
 }
 
@@ -155,28 +159,6 @@ fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path)
     });
     let line = result.unwrap_or_else(|reason| json!({ "not_compiled": reason }));
     print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Fine)
-}
-
-/// Prints what ONNX Runtime does alone.
-fn measure(args: &MeasureArgs, parent: Pid) -> ExitStatus {
-    if let Err(reason) = affinity::pin(args.cpu) {
-        error!(reason, "not pinned");
-        return ExitStatus::Internal;
-    }
-    let runtime = guard::die_with(parent)
-        .map_err(|error| error.to_string())
-        .and_then(|()| Runtime::open(&args.onnxruntime).map_err(|error| error.to_string()));
-    let result = runtime.and_then(|runtime| {
-        let measured = measure::measure(&runtime, args, || print(&"ready"));
-        measured.map_err(|refusal| refusal.message)
-    });
-    match result {
-        Ok(measurement) => print(&measurement).map_or(ExitStatus::Internal, |()| ExitStatus::Fine),
-        Err(reason) => {
-            error!(reason, "nothing measured");
-            ExitStatus::Internal
-        }
-    }
 }
 
 /// What a checker may open once ONNX Runtime is loaded.

@@ -1,6 +1,6 @@
-//! Fixed texts whose embeddings or scores say what a version does. The checker runs them once and
-//! keeps the result beside the compiled form: the next candidate is compared with it, and so is the
-//! compiled form wherever it is loaded. What a model for tensors does is kept in the same way.
+//! What a version makes of fixed inputs. The checker runs them once and keeps the outputs beside the
+//! compiled form: the next candidate is compared with them, and so is the compiled form wherever it
+//! is loaded. Owns the fixed texts; which inputs are run is decided by each family.
 
 use std::{
     fs,
@@ -8,17 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use onnxd_proto::{
-    domain::{Drift, Refusal, RefusalKind, Task},
-    wire::ask::Side,
-};
+use onnxd_proto::domain::{Drift, Refusal, RefusalKind};
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
 
-use crate::{
-    artifacts::compiled::MAKING,
-    families::text::{model::TextModel, pooling, tokenize::Text},
-};
+use super::compiled::MAKING;
 
 /// The file below a version's compiled forms.
 const FILE: &str = "probes";
@@ -39,7 +33,7 @@ const VALUES_MAX: usize = 65_536;
 pub(crate) const ORDINARY: &str = "What would happen to a request that arrives at that moment?";
 /// Short and long, plain and strange: what people search for, and what they paste. The second is
 /// longer than most models take.
-const TEXTS: [&str; 16] = [
+pub(crate) const TEXTS: [&str; 16] = [
     ORDINARY,
     concat!(
         "The committee met for the third time on a rainy Tuesday to discuss how the old harbour ",
@@ -75,9 +69,6 @@ const TEXTS: [&str; 16] = [
     "no no no no no no no no no no no no no no no no no no no no no no no no",
     "The central bank raised interest rates by 0.25 percentage points to curb inflation.",
 ];
-/// How many of them, from the start, are looked at when a compiled form is loaded.
-const TEXTS_AT_LOAD: usize = 1;
-
 /// The header of the file, little-endian; one row of f32 for each text follows.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -96,14 +87,9 @@ pub(crate) struct Probes {
 }
 
 impl Probes {
-    /// Embeds all texts.
-    pub(crate) fn measure(version: &mut TextModel) -> Result<Self, Refusal> {
-        Self::run(version, &TEXTS)
-    }
-
-    /// Embeds what is looked at when a compiled form is loaded.
-    pub(crate) fn measure_at_load(version: &mut TextModel) -> Result<Self, Refusal> {
-        Self::run(version, &TEXTS[..TEXTS_AT_LOAD])
+    /// Rows of equal length, text after text.
+    pub(crate) fn of_rows(dimension: usize, embeddings: Vec<f32>) -> Self {
+        Self { dimension, embeddings }
     }
 
     /// What a model gives that gives no embeddings.
@@ -113,35 +99,6 @@ impl Probes {
             *value = if value.is_nan() { 0.0 } else { value.signum() };
         }
         Self { dimension: values.len().max(1), embeddings: values }
-    }
-
-    fn run(version: &mut TextModel, texts: &[&str]) -> Result<Self, Refusal> {
-        if version.settings().task == Task::Embed {
-            return Self::embed(version, texts);
-        }
-        let mut scores = Vec::new();
-        for text in texts {
-            scores.append(&mut version.embed_text(text)?);
-        }
-        Ok(Self::of_values(scores))
-    }
-
-    /// A text without tokens, as far as this tokenizer goes, is a row of zeros: a model for one
-    /// language need not know all others.
-    fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Self, Refusal> {
-        let mut all = Self { dimension: 0, embeddings: Vec::new() };
-        for (row, text) in texts.iter().enumerate() {
-            let tokens = version.tokenize(&Text::One(text), Some(Side::Right));
-            if row == 0 || tokens.is_ok() {
-                let mut embedding = version.embed_text(text)?;
-                pooling::normalize(&mut embedding);
-                all.dimension = embedding.len();
-                all.embeddings.append(&mut embedding);
-            } else {
-                all.embeddings.resize(all.embeddings.len() + all.dimension, 0.0);
-            }
-        }
-        Ok(all)
     }
 
     /// All components.

@@ -9,12 +9,12 @@ use std::{
 };
 
 use onnxd_proto::{
-    domain::{Refusal, RefusalKind, Task},
+    domain::{Output, Refusal, RefusalKind},
     limits::TEXT_BYTES_MAX,
 };
 use serde::Deserialize;
 
-use crate::{artifacts::probes::cosine, families::text::model::TextModel};
+use crate::{artifacts::probes::cosine, families::LoadedVersion};
 
 /// The file, one JSON object a line.
 const FILE: &str = "canary.jsonl";
@@ -35,13 +35,21 @@ struct Canary {
 ///
 /// # Errors
 /// The first line that is none or does not come out, by its number.
-pub(crate) fn check(version: &mut TextModel, dir: &Path) -> Result<u32, Refusal> {
+pub(super) fn check(
+    version: &mut LoadedVersion,
+    output: Output,
+    dir: &Path,
+) -> Result<u32, Refusal> {
+    // A model that takes no texts may have a file of that name for its own use.
+    if output == Output::Tensors {
+        return Ok(0);
+    }
     let file = match File::open(dir.join(FILE)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(refuse(&error)),
     };
-    if version.settings().task != Task::Embed {
+    if !matches!(output, Output::Dense { .. }) {
         return Err(refuse(&"it is for models that embed, and this one does not"));
     }
     let (mut lines, mut number, mut passed) = (BufReader::new(file), 0, 0);
@@ -63,7 +71,7 @@ pub(crate) fn check(version: &mut TextModel, dir: &Path) -> Result<u32, Refusal>
     }
 }
 
-fn compare(version: &mut TextModel, line: &[u8]) -> Result<(), String> {
+fn compare(version: &mut LoadedVersion, line: &[u8]) -> Result<(), String> {
     let canary = parse(line)?;
     let embedding = version.embed_text(&canary.text).map_err(|refusal| refusal.message)?;
     if embedding.len() != canary.embedding.len() {

@@ -10,9 +10,10 @@ use crate::{
     artifacts::{
         compiled::{self, Key, Making},
         costs::Costs,
+        model_in,
         probes::Probes,
     },
-    families::{loaded as version, loaded::LoadedVersion},
+    families::LoadedVersion,
     session::Runtime,
 };
 
@@ -43,7 +44,7 @@ pub(crate) fn compile(
             .map_err(said_of)?,
     };
     expected.write(root).map_err(said)?;
-    let (_, model) = version::model_in(dir).map_err(said_of)?;
+    let (_, model) = model_in(dir).map_err(said_of)?;
     making.make(runtime, &model, |compiled| {
         let mut version = LoadedVersion::open_compiled(runtime, dir, compiled).map_err(said_of)?;
         let file = version.model_file();

@@ -6,3 +6,4 @@ pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod compile;
 pub(crate) mod external;
+pub(crate) mod weights;

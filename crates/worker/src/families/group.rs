@@ -1,6 +1,6 @@
 //! One dispatch group: the items that one frame brought, answered exactly once each, by one
 //! generation. Each micro-batch is answered as it completes, so that short texts do not wait for
-//! long ones. What is done with texts and with tensors stands in the parts.
+//! long ones. How items are answered is decided by each family.
 
 use std::time::Duration;
 
@@ -13,11 +13,7 @@ use onnxd_proto::{
     },
 };
 
-use crate::{
-    families::LoadedVersion,
-    process::{fault::Fault, ipc::Sender},
-    serving::refresh::Serving,
-};
+use crate::process::{fault::Fault, ipc::Sender};
 
 // Numbers travel little-endian, and are sent as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -42,6 +38,7 @@ pub(crate) fn parts<'p>(items: &[Item], mut payload: &'p [u8]) -> Result<Vec<&'p
     if payload.is_empty() { Ok(parts) } else { Err(broken("brings more bytes than it names")) }
 }
 
+/// What is wrong with the frame.
 pub(crate) fn broken(what: &str) -> Fault {
     Fault::Protocol(format!("a group {what}"))
 }
@@ -71,28 +68,12 @@ pub(crate) struct Took {
 }
 
 impl Group<'_> {
-    /// Answers all items, whose payloads are `parts`, with what is loaded.
-    pub(crate) fn answer(
-        &mut self,
-        parts: &[&[u8]],
-        serving: &mut Serving<LoadedVersion>,
-    ) -> Result<(), Fault> {
-        let generation = serving.generation;
-        match &mut serving.content {
-            LoadedVersion::Text(model) => {
-                super::text::answer::answer(self, parts, generation, model)
-            }
-            LoadedVersion::Tensor(model) => {
-                super::tensor::answer::answer(self, parts, generation, model)
-            }
-        }
-    }
-
     /// Rejects all items, as nothing can answer them.
     pub(crate) fn reject_all(&mut self, reason: Rejection) -> Result<(), Fault> {
         self.reject((0..self.asked.items.len()).map(number).collect(), reason)
     }
 
+    /// Rejects some items.
     pub(crate) fn reject(&mut self, items: Vec<u32>, reason: Rejection) -> Result<(), Fault> {
         self.sender.tell_group(self.asked.id, &FromWorker::Rejected { items, reason }, &[])
     }

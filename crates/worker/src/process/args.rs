@@ -44,9 +44,6 @@ pub(crate) enum Command {
         #[arg(long)]
         compiled_dir: PathBuf,
     },
-    /// Run texts without a server, for the benchmark: prints a line when it is ready, begins when
-    /// it reads one, and prints what it measured.
-    Measure(MeasureArgs),
 }
 
 #[derive(Debug, Group)]
@@ -72,29 +69,4 @@ pub(crate) struct CheckArgs {
     /// CPU time that the check may use.
     #[arg(long)]
     pub(crate) cpu_limit_seconds: Option<u64>,
-}
-
-#[derive(Debug, Group)]
-pub(crate) struct MeasureArgs {
-    /// ONNX Runtime's shared library.
-    #[arg(long)]
-    pub(crate) onnxruntime: PathBuf,
-    /// The version's directory.
-    #[arg(long)]
-    pub(crate) version_dir: PathBuf,
-    /// A file with a JSON list of texts.
-    #[arg(long)]
-    pub(crate) texts: PathBuf,
-    /// The CPU to run on.
-    #[arg(long)]
-    pub(crate) cpu: u16,
-    /// Texts of one call.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) batch: usize,
-    /// Texts that are sorted by length together; 0 is all.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) window: usize,
-    /// How long to run.
-    #[arg(long)]
-    pub(crate) seconds: f64,
 }

@@ -15,6 +15,10 @@ impl CpuTime {
         Self(now.unwrap_or_default())
     }
 
+    pub(crate) fn since_start(self) -> Duration {
+        self.0
+    }
+
     pub(crate) fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
     }

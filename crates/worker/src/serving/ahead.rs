@@ -9,7 +9,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use onnxd_proto::{
@@ -20,7 +20,7 @@ use onnxd_proto::{
 use rustix::process::setpriority_process;
 use tracing::{Span, info, warn};
 
-use crate::serving::refresh::{brief, micros};
+use crate::families::family::Later;
 
 /// How much the thread yields, from 0 to 19: it gets about a quarter of a CPU that is busy.
 const NICENESS: i32 = 5;
@@ -31,10 +31,11 @@ const DISCARDED_MAX: usize = 2;
 /// Things that need not be done at once and wait.
 const LATER_MAX: usize = 64;
 
+/// Characters of a reason that are passed on; it may quote a file, which has no limit.
+const REASON_CHARS_MAX: usize = 1000;
+
 /// Loads a version by name.
 type Load<V> = Box<dyn Fn(&str) -> Result<V, Refusal> + Send + Sync>;
-/// Something that need not be done before a version serves.
-pub(crate) type Later = Box<dyn FnOnce() + Send>;
 /// Tells the supervisor.
 type Report = Box<dyn Fn(&FromWorker) + Send>;
 
@@ -286,6 +287,16 @@ fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     format!("loading panicked: {}", text.unwrap_or("no message"))
+}
+
+/// A refusal as it is passed on.
+pub(crate) fn brief(refusal: &Refusal) -> String {
+    refusal.message.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// A time as it is passed on.
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

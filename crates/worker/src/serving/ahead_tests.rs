@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::serving::ahead::*;
+use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than the thread takes to do what it must not do.

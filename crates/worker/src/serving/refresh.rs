@@ -15,15 +15,13 @@ use onnxd_proto::{
 };
 use tracing::{info, warn};
 
-use crate::{families::LoadedVersion, serving::ahead::Loader};
+use super::ahead::{Loader, brief, micros};
+use crate::families::LoadedVersion;
 
 /// The pause after the first failure to load; doubled with every further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-
-/// Characters of a reason that are passed on; it may quote a file, which has no limit.
-const REASON_CHARS_MAX: usize = 1000;
 
 /// What a version is when loaded; tests put something lighter there.
 pub(crate) trait Content: Send + 'static {
@@ -206,16 +204,6 @@ impl<V: Content> Model<V> {
         }
         Ok(read)
     }
-}
-
-/// A refusal as it is passed on.
-pub(crate) fn brief(refusal: &Refusal) -> String {
-    refusal.message.chars().take(REASON_CHARS_MAX).collect()
-}
-
-/// A time as it is passed on.
-pub(crate) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// When a generation that could not be loaded is tried again.

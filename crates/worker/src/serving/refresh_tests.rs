@@ -15,7 +15,7 @@ use onnxd_proto::{
 };
 use tempfile::TempDir;
 
-use crate::serving::refresh::*;
+use super::*;
 
 /// A supervisor's half and a model that follows it.
 struct Bench {

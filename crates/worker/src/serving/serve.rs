@@ -119,7 +119,10 @@ impl<'a> Worker<'a> {
         let mut group = Group { asked, sender: &self.sender };
         match self.models[place].serving() {
             Ok(serving) => {
-                session::during(asked.id, || group.answer(&parts, serving))?;
+                let generation = serving.generation;
+                session::during(asked.id, || {
+                    serving.content.answer(&mut group, &parts, generation)
+                })?;
                 // Made when it is wanted first: under load it never is, and would take from it.
                 if asked.wide
                     && let Some(later) = serving.content.take_later()

@@ -20,6 +20,7 @@ use ort::{
 };
 use thiserror::Error;
 
+pub use self::texts::Tokens;
 pub(crate) use self::{
     interrupt::{during, is_terminated, terminate},
     tensors::{Given, Output as TensorOutput, TensorSession},

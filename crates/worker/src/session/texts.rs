@@ -14,7 +14,23 @@ use super::{
     interrupt::Options,
     load_failed, run_failed,
 };
-use crate::families::text::tokenize::Tokens;
+
+/// The tokens of one text. All of them are attended to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Rows of the embedding table.
+    pub ids: Vec<i64>,
+    /// As long as `ids`; mostly zeros.
+    pub type_ids: Vec<i64>,
+}
+
+impl Tokens {
+    /// The first `length` tokens.
+    pub(crate) fn cut(&self, length: usize) -> Self {
+        let cut = |values: &[i64]| values.iter().copied().take(length).collect();
+        Self { ids: cut(&self.ids), type_ids: cut(&self.type_ids) }
+    }
+}
 
 /// What of a model's outputs is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,9 +13,10 @@ use onnxd_proto::{
     wire::ask::{AnsweredItem, Ask, Rejection},
 };
 
-use crate::families::group::{Group, Took, broken, number};
+use super::model::TensorModel;
 use crate::{
-    families::tensor::model::TensorModel,
+    artifacts::costs::{Company, Costs},
+    families::group::{Group, Took, broken, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::{Given, SessionError, TensorOutput},
 };
@@ -33,11 +34,11 @@ struct Ready<'a> {
 }
 
 /// Answers all items.
-pub(crate) fn answer(
+pub(super) fn answer(
     group: &mut Group<'_>,
     parts: &[&[u8]],
     generation: Generation,
-    model: &mut TensorModel,
+    (model, costs): (&mut TensorModel, &mut Costs),
 ) -> Result<(), Fault> {
     let asked = group.asked;
     let mut ready: Vec<Ready<'_>> = Vec::with_capacity(parts.len());
@@ -53,11 +54,11 @@ pub(crate) fn answer(
             Err(said) => group.reject(vec![item], Rejection::Tensors(said))?,
         }
     }
-    let mut answering = Answering { group, generation, model };
+    let mut answering = Answering { group, generation, model, costs };
     // The oldest is answered first.
     while !ready.is_empty() {
         let mut batch = vec![ready.remove(0)];
-        if answering.model.batches() {
+        if answering.costs.company == Company::Padded {
             let (mut rows, mut place) = (batch[0].rows(), 0);
             while let Some(other) = ready.get(place) {
                 if rows + other.rows() <= TOGETHER_ROWS_MAX && batch[0].goes_with(other) {
@@ -176,12 +177,13 @@ struct Answering<'g, 's, 'm> {
     group: &'g mut Group<'s>,
     generation: Generation,
     model: &'m mut TensorModel,
+    costs: &'m mut Costs,
 }
 
 impl Answering<'_, '_, '_> {
     fn run(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
         let [alone] = batch else { return self.run_together(batch) };
-        let Self { group, generation, model } = self;
+        let Self { group, generation, model, costs } = self;
         let (started, begun) = (Instant::now(), CpuTime::now());
         let sent = model.run(&alone.given, alone.wanted, |outputs| {
             let took = took(started, begun);
@@ -199,7 +201,7 @@ impl Answering<'_, '_, '_> {
         });
         match sent {
             Ok((took, sent)) => {
-                model.observe(1, took.cpu.as_secs_f32() * 1e6);
+                costs.table.observe(1, 0, took.cpu.as_secs_f32() * 1e6);
                 sent
             }
             Err(error) => group.reject(vec![alone.item], rejection(error)),
@@ -218,7 +220,7 @@ impl Answering<'_, '_, '_> {
         let Ok(Some((took, answers))) = ran else {
             return batch.iter().try_for_each(|ready| self.run(std::slice::from_ref(ready)));
         };
-        self.model.observe(batch.len(), took.cpu.as_secs_f32() * 1e6);
+        self.costs.table.observe(batch.len(), 0, took.cpu.as_secs_f32() * 1e6);
         let items = batch.iter().zip(&answers);
         let items =
             items.map(|(ready, (heads, bytes))| answered(ready.item, bytes.len(), heads.clone()));

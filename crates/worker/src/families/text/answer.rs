@@ -11,16 +11,17 @@ use onnxd_proto::{
 };
 use zerocopy::IntoBytes;
 
-use crate::families::group::{Group, Took, broken, number};
+use super::{
+    microbatch,
+    model::{Rows, TextModel},
+    pooling,
+    tokenize::Text,
+};
 use crate::{
-    families::text::{
-        microbatch::{self, Company},
-        model::{Rows, TextModel},
-        pooling,
-        tokenize::{Text, Tokens},
-    },
+    artifacts::costs::{Company, Costs},
+    families::group::{Group, Took, broken, number},
     process::{cpu_time::CpuTime, fault::Fault},
-    session::SessionError,
+    session::{SessionError, Tokens},
 };
 
 /// An item that has been tokenized.
@@ -31,20 +32,19 @@ struct Ready {
 }
 
 /// Answers all items.
-pub(crate) fn answer(
+pub(super) fn answer(
     group: &mut Group<'_>,
     parts: &[&[u8]],
     generation: Generation,
-    model: &mut TextModel,
+    (model, costs): (&mut TextModel, &mut Costs),
 ) -> Result<(), Fault> {
-    let mut answering = Answering { group, generation, model };
+    let (table, company) = (costs.table.clone(), costs.company);
+    let mut answering = Answering { group, generation, model, costs };
     let started = Instant::now();
     let ready = answering.tokenize(parts)?;
     let tokenizing = started.elapsed();
     let of_tokens = |ready: &Ready| ready.want == Want::TokenEmbeddings;
     let (tokens, pooled): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(of_tokens);
-    let costs = answering.model.costs();
-    let (table, company) = (costs.table.clone(), costs.company);
     // An embedding of each token is large: one text of them is enough for a frame.
     for (ready, rows, company) in
         [(pooled, Rows::Pooled, company), (tokens, Rows::Tokens, Company::Alone)]
@@ -62,6 +62,7 @@ struct Answering<'g, 's, 'm> {
     group: &'g mut Group<'s>,
     generation: Generation,
     model: &'m mut TextModel,
+    costs: &'m mut Costs,
 }
 
 impl Answering<'_, '_, '_> {
@@ -246,10 +247,16 @@ impl Answering<'_, '_, '_> {
         let begun = CpuTime::now();
         let wide =
             if self.group.asked.wide { self.model.embed_wide(tokens, rows, values) } else { None };
-        match wide {
-            Some(dimension) => Ok((dimension, begun.elapsed())),
-            None => self.model.embed_observed(tokens, rows, values),
+        if let Some(dimension) = wide {
+            return Ok((dimension, begun.elapsed()));
         }
+        let begun = CpuTime::now();
+        let dimension = self.model.embed(tokens, rows, values)?;
+        let took = begun.elapsed();
+        // What such a run costs is learnt from each.
+        let longest = tokens.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        self.costs.table.observe(tokens.len(), longest, took.as_secs_f32() * 1e6);
+        Ok((dimension, took))
     }
 }
 

@@ -1,22 +1,20 @@
 //! What a version's Hugging Face files say of texts: how long they may be, how tokens are pooled,
 //! whether embeddings are normalized, which prompts there are. What the model is for is
-//! [`crate::families::text::task`]'s affair. Everything in these files is a stranger's word, so that each error
-//! names the file and the field.
+//! [`super::task`]'s affair.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Component, Path},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use onnxd_proto::{
-    domain::{Activation, Pooling, Refusal, RefusalKind, Task},
+    domain::{Activation, Pooling, Refusal, Task},
     wire::ask::PROMPT_NAME_BYTES_MAX,
 };
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::families::text::task::{self, Own};
+use super::{
+    json::{JsonFile, contract, read_json},
+    task,
+};
+use crate::families::own::Own;
 
 /// Used where no file says how long a text may be.
 const TOKENS_DEFAULT: u64 = 512;
@@ -58,9 +56,8 @@ pub(crate) struct Prompts {
 ///
 /// # Errors
 /// A file is malformed, or asks for what onnxd does not do.
-pub(crate) fn read(dir: &Path) -> Result<Settings, Refusal> {
-    let own = Own::read(dir)?;
-    let task = task::of(dir, &own)?;
+pub(crate) fn read(dir: &Path, own: &Own) -> Result<Settings, Refusal> {
+    let task = task::of(dir, own)?;
     let modules = Modules::read(dir)?;
     let labels = if task == Task::Embed { Vec::new() } else { task::labels(dir)? };
     let pooling = match own.pooling {
@@ -78,7 +75,7 @@ pub(crate) fn read(dir: &Path) -> Result<Settings, Refusal> {
         normalize: own.normalize.unwrap_or(modules.normalize),
         labels,
         activation,
-        prompts: prompts(dir, own.default_prompt_name)?,
+        prompts: prompts(dir, own.default_prompt_name.clone())?,
     })
 }
 
@@ -150,7 +147,7 @@ impl Modules {
             let Value::Object(fields) = module else {
                 return Err(contract(format!("{FILE}: a module is not an object")));
             };
-            let module = JsonFile { name: FILE.into(), fields };
+            let module = JsonFile::of(FILE, fields);
             let kind: String = module.get("type")?.unwrap_or_default();
             match kind.rsplit('.').next() {
                 Some("Transformer") => {}
@@ -184,62 +181,6 @@ fn pooling_of(dir: &Path, module: Option<&str>) -> Result<Pooling, Refusal> {
             Err(contract(format!("{name}: pooling_mode {} is not supported", modes.join("+"))))
         }
     }
-}
-
-/// A JSON object and the name of its file, for messages.
-pub(crate) struct JsonFile {
-    name: String,
-    fields: Map<String, Value>,
-}
-
-impl JsonFile {
-    /// `None` where there is no such file.
-    pub(crate) fn read(dir: &Path, name: &str) -> Result<Option<Self>, Refusal> {
-        match read_json(dir, name)? {
-            None => Ok(None),
-            Some(Value::Object(fields)) => Ok(Some(Self { name: name.into(), fields })),
-            Some(_) => Err(contract(format!("{name} is not a JSON object"))),
-        }
-    }
-
-    /// `None` where there is no such field, or null in it.
-    pub(crate) fn get<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>, Refusal> {
-        let value = self.fields.get(field).cloned().unwrap_or_default();
-        serde_json::from_value(value)
-            .map_err(|error| contract(format!("{}: {field}: {error}", self.name)))
-    }
-
-    /// The names of the `pooling_mode_…` fields that are true, sorted.
-    fn modes(&self) -> Result<Vec<String>, Refusal> {
-        let mut modes = Vec::new();
-        for field in self.fields.keys() {
-            if let Some(mode) = field.strip_prefix("pooling_mode_")
-                && self.get(field)?.unwrap_or(false)
-            {
-                modes.push(mode.to_owned());
-            }
-        }
-        modes.sort();
-        Ok(modes)
-    }
-}
-
-/// `None` where there is no such file. `name` may come from a file, so it must not leave `dir`.
-fn read_json(dir: &Path, name: &str) -> Result<Option<Value>, Refusal> {
-    if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(contract(format!("{name:?} is no path within the version")));
-    }
-    match fs::read(dir.join(name)) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| contract(format!("{name} is not JSON: {error}"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(RefusalKind::Internal.because(format!("{name}: {error}"))),
-    }
-}
-
-fn contract(message: impl Into<String>) -> Refusal {
-    RefusalKind::Contract.because(message)
 }
 
 #[cfg(test)]

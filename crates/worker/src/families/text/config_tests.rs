@@ -1,6 +1,10 @@
 //! What the files of real models look like, and what may be wrong with them.
 
-use crate::families::text::config::*;
+use std::fs;
+
+use onnxd_proto::domain::RefusalKind;
+
+use super::*;
 
 /// What is read from a directory with these files.
 fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
@@ -10,7 +14,7 @@ fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    read(dir.path())
+    Own::read(dir.path()).and_then(|own| read(dir.path(), &own))
 }
 
 const MODULES: &str = r#"[

@@ -7,7 +7,8 @@
 //! of that order: swapping two texts so that it is makes no micro-batch longer.
 
 use onnxd_proto::domain::cost::CostTable;
-use serde::{Deserialize, Serialize};
+
+use crate::artifacts::costs::Company;
 
 /// Texts in one micro-batch: as many as a group has at most.
 pub(crate) const TEXTS_MAX: usize = onnxd_proto::limits::GROUP_ITEMS_MAX;
@@ -19,19 +20,6 @@ pub(crate) const TOKENS_MAX: usize = 1024;
 /// What running together must save, as a factor of its predicted time: predictions are not exact,
 /// and whoever is done first waits for the others.
 const TOGETHER: f32 = 1.02;
-
-/// With which others a text may run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Company {
-    /// With none.
-    Alone,
-    /// With those that are as long.
-    #[default]
-    EqualLength,
-    /// With all: it is padded.
-    Padded,
-}
 
 /// The micro-batches for texts with these numbers of tokens, as places in `lengths`, shortest
 /// texts first, because they are done soonest.

@@ -1,7 +1,5 @@
 //! A loaded model for texts: its session, tokenizer and settings, ready to embed texts or to score
-//! them. Serving and checking load models in this one way, so that what was checked is what serves.
-
-use std::{path::Path, sync::Arc, time::Duration};
+//! them. What serving and checking do with it is in the other files of this folder.
 
 use onnxd_proto::{
     domain::{Pooling, Refusal, RefusalKind, Task},
@@ -9,24 +7,15 @@ use onnxd_proto::{
 };
 use tracing::warn;
 
+use super::{
+    config::{self, Settings},
+    pooling,
+    tokenize::{Text, Token, Tokenizer},
+    wide::{self, Wide},
+};
 use crate::{
-    artifacts::{
-        compiled::{self, Key},
-        costs::Costs,
-        probes::Probes,
-    },
-    families::{
-        loaded::model_in,
-        text::{
-            config::{self, Settings},
-            pooling,
-            tokenize::{Text, Token, Tokenizer, Tokens},
-            wide::{self, Wide},
-        },
-    },
-    process::cpu_time::CpuTime,
-    serving::ahead::Later,
-    session::{self, Form, Head, Runtime, Session, SessionError},
+    families::family::{Helpers, Later, Opening},
+    session::{self, Head, Session, SessionError, Tokens},
 };
 
 /// A loaded model for texts.
@@ -35,8 +24,6 @@ pub(crate) struct TextModel {
     tokenizer: Tokenizer,
     settings: Settings,
     model_file: &'static str,
-    form: Form,
-    costs: Costs,
     wide: Wide,
     /// What is still to be made in the background.
     wide_making: Option<wide::Making>,
@@ -54,100 +41,30 @@ pub(crate) enum Rows {
 }
 
 impl TextModel {
-    /// Loads the version in `dir` as it serves, warm: from its compiled forms below `compiled`
-    /// if there is a sound one, else as its author made it.
-    pub(crate) fn open_to_serve(
-        runtime: &Arc<Runtime>,
-        dir: &Path,
-        compiled: &Path,
-        key: &Key,
-        helpers: &Arc<[u16]>,
-    ) -> Result<Self, Refusal> {
-        match Self::open_warm(runtime, dir, compiled, key, helpers) {
-            Ok(Some(version)) => return Ok(version),
-            Ok(None) => {}
-            Err(refusal) => warn!(%refusal, "the plain model is loaded, not its compiled form"),
-        }
-        let mut version = Self::open(runtime, dir)?;
-        version.warm_up()?;
-        Ok(version)
-    }
-
-    /// The compiled form, if there is one. What it is compared by warms it, too.
-    fn open_warm(
-        runtime: &Arc<Runtime>,
-        dir: &Path,
-        compiled: &Path,
-        key: &Key,
-        helpers: &Arc<[u16]>,
-    ) -> Result<Option<Self>, Refusal> {
-        let Some(model) = compiled::find(compiled, key) else { return Ok(None) };
-        let expected = Probes::read(compiled).ok_or_else(|| {
-            RefusalKind::Checksum.because("there is nothing to compare the compiled model with")
-        })?;
-        let mut version = Self::open_compiled(runtime, dir, &model)?;
-        expected.require(&Probes::measure_at_load(&mut version)?, version.model_file)?;
-        // Without them each text runs alone until runs have been observed.
-        version.costs = model.parent().and_then(Costs::read).unwrap_or_default();
-        if !helpers.is_empty() {
-            let (runtime, helpers) = (Arc::clone(runtime), Arc::clone(helpers));
-            let head = version.head();
-            version.wide_making = Some(wide::Making { runtime, model, head, helpers });
-        }
-        Ok(Some(version))
-    }
-
-    /// Loads the version in `dir`.
-    pub(crate) fn open(runtime: &Runtime, dir: &Path) -> Result<Self, Refusal> {
-        let (model_file, model) = model_in(dir)?;
-        Self::open_form(runtime, dir, &model, model_file, Form::Plain)
-    }
-
-    /// Loads the version in `dir` with the compiled `model` in the place of its own.
-    pub(crate) fn open_compiled(
-        runtime: &Runtime,
-        dir: &Path,
-        model: &Path,
-    ) -> Result<Self, Refusal> {
-        Self::open_form(runtime, dir, model, "the compiled model", Form::Compiled)
-    }
-
-    /// What costs least to find wrong is looked at first.
-    fn open_form(
-        runtime: &Runtime,
-        dir: &Path,
-        model: &Path,
-        model_file: &'static str,
-        form: Form,
-    ) -> Result<Self, Refusal> {
-        let mut settings = config::read(dir)?;
+    /// Opens a model. What costs least to find wrong is looked at first.
+    ///
+    /// # Errors
+    /// A file is malformed, or the model is not one for texts.
+    pub(crate) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
+        let Opening { runtime, dir, own, model, file, form } = *opening;
+        let mut settings = config::read(dir, own)?;
         let tokenizer = Tokenizer::open(dir, settings.max_tokens)?;
         let head = head_of(settings.task);
         let session =
-            Session::open(runtime, model, form, head).map_err(|error| error.refuse(model_file))?;
+            Session::open(runtime, model, form, head).map_err(|error| error.refuse(file))?;
         if session.is_pooled() {
             settings.pooling = Pooling::None;
         }
-        Ok(Self {
-            session,
-            tokenizer,
-            settings,
-            model_file,
-            form,
-            costs: Costs::default(),
-            wide: Wide::default(),
-            wide_making: None,
-            dimension: 0,
-        })
+        let (wide, wide_making) = (Wide::default(), None);
+        Ok(Self { session, tokenizer, settings, model_file: file, wide, wide_making, dimension: 0 })
     }
 
-    fn head(&self) -> Head {
-        head_of(self.settings.task)
-    }
-
-    /// Whether the compiled form is loaded.
-    pub(crate) fn is_compiled(&self) -> bool {
-        self.form == Form::Compiled
+    /// Has these CPUs help with requests that are alone, once a session is made for that.
+    pub(super) fn offer_helpers(&mut self, helpers: &Helpers<'_>) {
+        let head = head_of(self.settings.task);
+        let (runtime, model) = (helpers.runtime.clone(), helpers.model.to_owned());
+        let helpers = helpers.cpus.clone();
+        self.wide_making = Some(wide::Making { runtime, model, head, helpers });
     }
 
     /// Runs a short text, so that the first request finds all weights in memory. The longest one
@@ -239,21 +156,6 @@ impl TextModel {
         Ok(self.dimension)
     }
 
-    /// The same, and learns from it what such a run costs. Gives the CPU time, too.
-    pub(crate) fn embed_observed(
-        &mut self,
-        texts: &[&Tokens],
-        rows: Rows,
-        embeddings: &mut Vec<f32>,
-    ) -> Result<(usize, Duration), SessionError> {
-        let begun = CpuTime::now();
-        let dimension = self.embed(texts, rows, embeddings)?;
-        let took = begun.elapsed();
-        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        self.costs.table.observe(texts.len(), longest, took.as_secs_f32() * 1e6);
-        Ok((dimension, took))
-    }
-
     /// The same on several CPUs, if there is a session for that yet.
     pub(crate) fn embed_wide(
         &mut self,
@@ -290,11 +192,6 @@ impl TextModel {
     /// Whether the model pools by itself, so that there are no embeddings of tokens.
     pub(crate) fn is_pooled(&self) -> bool {
         self.session.is_pooled()
-    }
-
-    /// What runs cost.
-    pub(crate) fn costs(&self) -> &Costs {
-        &self.costs
     }
 
     /// Whether the model can be told what is padding.

@@ -1,67 +1,25 @@
-//! What a version is for, by its files: a small `onnxd.toml` of its own, what sentence-transformers
+//! What a model for texts is for, by its files: its own `onnxd.toml`, what sentence-transformers
 //! lists, or the architecture that `config.json` names. Knows nothing of the model itself.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
-use onnxd_proto::domain::{Activation, Pooling, Refusal, RefusalKind, Task};
-use serde::Deserialize;
+use onnxd_proto::domain::{Activation, Refusal, RefusalKind, Task};
 
-use crate::families::text::config::JsonFile;
+use super::json::JsonFile;
+use crate::families::own::Own;
 
-/// The file in which a version says what others do not, or say wrongly.
-const OWN: &str = "onnxd.toml";
-/// A directory without any of these is a model for tensors.
-const TEXT_FILES: [&str; 3] = ["tokenizer.json", "config.json", "modules.json"];
 /// How the names of architectures end that give a score for each label.
 const SCORING: &str = "ForSequenceClassification";
 /// Labels of one model.
 const LABELS_MAX: usize = 65_536;
 
-/// What `onnxd.toml` may say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case", default)]
-pub(crate) struct Own {
-    /// What the model is for.
-    pub(crate) task: Option<Task>,
-    /// How token embeddings become one.
-    pub(crate) pooling: Option<Pooling>,
-    /// Whether embeddings have length 1.
-    pub(crate) normalize: Option<bool>,
-    /// How scores become numbers between 0 and 1.
-    pub(crate) activation: Option<Activation>,
-    /// Tokens of the longest text.
-    pub(crate) max_tokens: Option<u32>,
-    /// The prompt for texts whose request names none.
-    pub(crate) default_prompt_name: Option<String>,
-    /// `false`: tensors of different requests never run together.
-    pub(crate) batch: Option<bool>,
-}
-
-impl Own {
-    /// Reads the file in `dir`, if there is one.
-    ///
-    /// # Errors
-    /// It is malformed.
-    pub(crate) fn read(dir: &Path) -> Result<Self, Refusal> {
-        match fs::read_to_string(dir.join(OWN)) {
-            Ok(text) => toml::from_str(&text)
-                .map_err(|error| RefusalKind::Contract.because(format!("{OWN}: {error}"))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(RefusalKind::Internal.because(format!("{OWN}: {error}"))),
-        }
-    }
-}
-
-/// What the version in `dir` is for.
+/// What the model for texts in `dir` is for.
 ///
 /// # Errors
 /// A file is malformed.
 pub(crate) fn of(dir: &Path, own: &Own) -> Result<Task, Refusal> {
     if let Some(task) = own.task {
         return Ok(task);
-    }
-    if !TEXT_FILES.iter().any(|file| dir.join(file).is_file()) {
-        return Ok(Task::Tensor);
     }
     let config = JsonFile::read(dir, "config.json")?;
     let scores = match &config {
@@ -120,7 +78,11 @@ pub(crate) fn activation(dir: &Path, task: Task, labels: usize) -> Result<Activa
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    const OWN: &str = "onnxd.toml";
 
     fn dir_with(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -142,7 +104,6 @@ mod tests {
     fn the_files_say_what_a_model_is_for() {
         let one = SCORES.replace("LABELS", r#"{"0": "a"}"#);
         let two = SCORES.replace("LABELS", r#"{"1": "b", "0": "a"}"#);
-        assert_eq!(task(&[("model.onnx", "")]).unwrap(), Task::Tensor);
         assert_eq!(task(&[("tokenizer.json", "{}")]).unwrap(), Task::Embed);
         assert_eq!(
             task(&[("config.json", r#"{"architectures": ["BertModel"]}"#)]).unwrap(),

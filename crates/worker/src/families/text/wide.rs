@@ -10,8 +10,8 @@ use std::{
 use tracing::{debug, warn};
 
 use crate::{
+    families::family::Later,
     process::affinity,
-    serving::ahead::Later,
     session::{Head, Runtime, Session},
 };
 

@@ -21,19 +21,12 @@ use tokenizers::{
     utils::{parallelism, truncation::truncate_encodings},
 };
 
+use crate::session::Tokens;
+
 /// The file of every version that says how texts become tokens.
 const FILE: &str = "tokenizer.json";
 /// What models call the token that is for padding.
 const PADDING: [&str; 2] = ["[PAD]", "<pad>"];
-
-/// The tokens of one text. All of them are attended to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tokens {
-    /// Rows of the embedding table.
-    pub(crate) ids: Vec<i64>,
-    /// As long as `ids`; mostly zeros.
-    pub(crate) type_ids: Vec<i64>,
-}
 
 /// What becomes the tokens of one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,14 +189,6 @@ impl Tokenizer {
     fn too_long(&self, text_tokens: usize, pair: bool) -> Rejection {
         let tokens = count(text_tokens + self.special_tokens(pair));
         Rejection::TooLong { tokens, max: self.max_tokens }
-    }
-}
-
-impl Tokens {
-    /// The first `length` tokens.
-    pub(crate) fn cut(&self, length: usize) -> Self {
-        let cut = |values: &[i64]| values.iter().copied().take(length).collect();
-        Self { ids: cut(&self.ids), type_ids: cut(&self.type_ids) }
     }
 }
 

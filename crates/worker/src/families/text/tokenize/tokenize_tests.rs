@@ -1,6 +1,6 @@
 //! Which tokens a text has, and what is cut off.
 
-use crate::families::text::tokenize::*;
+use super::*;
 
 /// A tokenizer that splits at spaces, with padding and truncation that must not count.
 fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal> {
