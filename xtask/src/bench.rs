@@ -8,8 +8,18 @@ use crate::layout::Layout;
 use crate::process;
 
 /// What is built for release.
-pub(crate) const RELEASE: [&str; 8] =
-    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", "e2e"];
+pub(crate) const RELEASE: [&str; 10] = [
+    "--release",
+    "--bins",
+    "-p",
+    "onnxd",
+    "-p",
+    "onnxd-worker",
+    "-p",
+    "bench-runtime",
+    "-p",
+    "e2e",
+];
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     build_and_run(layout, &layout.release("bench"), &RELEASE, args)
