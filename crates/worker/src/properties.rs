@@ -1,6 +1,6 @@
 //! What holds for any bytes in the files of a version that are parsed here; panics where it does
 //! not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz target
-//! there, which takes this file in by its path.
+//! there.
 
 use std::{fs, path::Path};
 
