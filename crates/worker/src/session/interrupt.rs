@@ -12,7 +12,7 @@ use std::{
 
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 
-use super::{SessionError, run_failed};
+use super::error::{SessionError, run_failed};
 
 /// What the serving thread does now.
 static PRESENT: Mutex<Present> = Mutex::new(Present { group: 0, terminate: 0, run: None });

@@ -9,10 +9,10 @@ use ort::{
 };
 
 use super::{
-    Form, Runtime, SessionError,
-    contract::{Input, accept_inputs, choose_output},
+    contract::{Head, Input, accept_inputs, choose_output},
+    error::{SessionError, load_failed, run_failed},
     interrupt::Options,
-    load_failed, run_failed,
+    runtime::{Form, Runtime},
 };
 
 /// The tokens of one text. All of them are attended to.
@@ -30,15 +30,6 @@ impl Tokens {
         let cut = |values: &[i64]| values.iter().copied().take(length).collect();
         Self { ids: cut(&self.ids), type_ids: cut(&self.type_ids) }
     }
-}
-
-/// What of a model's outputs is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Head {
-    /// Embeddings of tokens or of texts.
-    Embeddings,
-    /// A score for each label.
-    Scores,
 }
 
 /// A loaded model for texts.
