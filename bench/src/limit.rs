@@ -1,5 +1,5 @@
 //! ONNX Runtime alone, without the server: one pinned process with one thread on each CPU. What
-//! runs is `onnxd-worker measure`.
+//! runs is `onnxd-bench-runtime measure`.
 
 use std::{path::Path, process::Stdio};
 
@@ -97,7 +97,7 @@ impl Process {
         way: Way,
         seconds: f64,
     ) -> Result<Self, String> {
-        let mut command = Command::new(fixtures::onnxd_worker());
+        let mut command = Command::new(fixtures::bench_runtime());
         command.arg("measure").arg("--onnxruntime").arg(fixtures::onnxruntime());
         command.arg("--version-dir").arg(version).arg("--texts").arg(texts);
         for (name, value) in [
@@ -110,13 +110,13 @@ impl Process {
         }
         command.env("ORT_DISABLE_TELEMETRY", "1").kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("onnxd-worker: {error}"))?;
+        let mut child = command.spawn().map_err(|error| format!("onnxd-bench-runtime: {error}"))?;
         let output = child.stdout.take().ok_or("a process without output")?;
         Ok(Self { child, lines: BufReader::new(output).lines() })
     }
 
     async fn line(&mut self) -> Result<String, String> {
         let line = self.lines.next_line().await.map_err(|error| error.to_string())?;
-        line.ok_or_else(|| "onnxd-worker measure has ended early".to_owned())
+        line.ok_or_else(|| "onnxd-bench-runtime has ended early".to_owned())
     }
 }

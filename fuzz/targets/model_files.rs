@@ -1,12 +1,6 @@
 #![no_main]
-#![allow(dead_code, unreachable_pub, reason = "files of an executable, taken in by their paths")]
 
-#[path = "../../crates/worker/src/config.rs"]
-mod config;
-#[path = "../../crates/worker/src/properties.rs"]
-mod properties;
-#[path = "../../crates/worker/src/task.rs"]
-mod task;
+use onnxd_worker::properties;
 
 thread_local! {
     static DIR: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");

@@ -64,6 +64,14 @@ pub fn onnxd_worker() -> PathBuf {
     executable("onnxd-worker")
 }
 
+/// ONNX Runtime without a server, for the benchmark.
+///
+/// # Panics
+/// It has not been built.
+pub fn bench_runtime() -> PathBuf {
+    executable("onnxd-bench-runtime")
+}
+
 /// Test executables stand in `target/<profile>/deps`, the others in `target/<profile>`, unless
 /// `ONNXD_TEST_EXECUTABLES` names another directory.
 fn executable(name: &str) -> PathBuf {

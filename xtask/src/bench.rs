@@ -5,12 +5,15 @@ use std::{path::Path, process::ExitCode};
 use crate::{error::Error, layout::Layout, process};
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
-    build_and_run(layout, &layout.release("bench"), &release("onnxd-bench"), args)
+    let packages = ["onnxd-bench", "onnxd-bench-runtime"];
+    build_and_run(layout, &layout.release("bench"), &release(&packages), args)
 }
 
-/// Builds the server and `package` for release.
-pub(crate) fn release(package: &str) -> [&str; 8] {
-    ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", package]
+/// Builds the server and `packages` for release.
+pub(crate) fn release<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    let server = ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker"];
+    let packages = packages.iter().flat_map(|package| ["-p", package]);
+    server.into_iter().chain(packages).collect()
 }
 
 /// Builds with these arguments, among others `program`, and runs that.

@@ -1,10 +1,10 @@
 //! What holds for any bytes in the files of a version that are parsed here; panics where it does
 //! not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz target
-//! there, which takes this file in by its path.
+//! there.
 
 use std::{fs, path::Path};
 
-use crate::config;
+use crate::families::{own::Own, text::config};
 
 /// The files, in the order of their parts in the input.
 const FILES: [&str; 7] = [
@@ -23,7 +23,7 @@ const END: u8 = 0xff;
 ///
 /// # Panics
 /// It is beyond them.
-pub(crate) fn model_files(dir: &Path, bytes: &[u8]) {
+pub fn model_files(dir: &Path, bytes: &[u8]) {
     let parts = bytes.split(|&byte| byte == END).chain(std::iter::repeat(&[][..]));
     for (file, part) in FILES.iter().zip(parts) {
         let path = dir.join(file);
@@ -34,7 +34,8 @@ pub(crate) fn model_files(dir: &Path, bytes: &[u8]) {
             fs::write(path, part).expect("a file");
         }
     }
-    let Ok(settings) = config::read(dir) else { return };
+    let settings = Own::read(dir).and_then(|own| config::read(dir, &own));
+    let Ok(settings) = settings else { return };
     assert!((1..=131_072).contains(&settings.max_tokens), "{settings:?}");
     let named = &settings.prompts.named;
     assert!(settings.prompts.default.iter().all(|name| named.contains_key(name)), "{settings:?}");

@@ -32,16 +32,21 @@ pub struct Facts {
     /// The type of most of the weights; `None` where an earlier release made the record.
     #[serde(default)]
     pub weights: Option<DataType>,
+    /// What one answer is, described by the model's family; `None` where an earlier release made the
+    /// record. Read it by [`Facts::output`].
+    #[serde(default)]
+    pub output: Option<Output>,
 }
 
 impl Facts {
-    /// What one answer of the model is.
+    /// Returns what one answer of the model is: as recorded or, for a record of an earlier release,
+    /// as the task implies.
     pub fn output(&self) -> Output {
-        match self.task {
+        self.output.unwrap_or(match self.task {
             Task::Embed => Output::Dense { dimension: self.dimension },
             Task::Classify | Task::Rerank => Output::Scores { labels: self.dimension },
             Task::Tensor => Output::Tensors,
-        }
+        })
     }
 
     /// Those of a model that does `task` and of which nothing else is known.
@@ -57,6 +62,7 @@ impl Facts {
             prompts: Vec::new(),
             signature: Signature::default(),
             weights: None,
+            output: None,
         }
     }
 }

@@ -10,8 +10,7 @@ use landlock::{
 };
 use onnxd_proto::layout::Layout;
 
-use super::SandboxError;
-use crate::fault::is_scarce;
+use super::{SandboxError, scarcity::is_scarce};
 
 /// The newest kernel interface whose restrictions were tried. One that is newer adds some that
 /// may concern us.

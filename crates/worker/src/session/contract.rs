@@ -3,7 +3,16 @@
 
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use super::{Head, SessionError};
+use super::error::SessionError;
+
+/// What of a model's outputs is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// Embeddings of tokens or of texts.
+    Embeddings,
+    /// A score for each label.
+    Scores,
+}
 
 /// What a text model takes. All are int64 with one row per text and one column per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use ort::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
-use super::{SessionError, run_failed};
+use super::error::{SessionError, run_failed};
 
 /// Our word for an element type; `None` where the protocol has none.
 pub(super) fn datatype(element: TensorElementType) -> Option<DataType> {

@@ -1,6 +1,6 @@
 //! Ends a run from another thread. Owns which group the serving thread computes and with which
 //! options ONNX Runtime runs for it; who asks that a group be terminated is the affair of
-//! [`crate::hangs`]. Runs of other threads, which load versions, are not touched.
+//! [`crate::process::hangs`]. Runs of other threads, which load versions, are not touched.
 
 // A run's options are set to "terminate" while the run uses them; see `Shared`.
 #![allow(unsafe_code)]
@@ -12,7 +12,7 @@ use std::{
 
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 
-use super::{SessionError, run_failed};
+use super::error::{SessionError, run_failed};
 
 /// What the serving thread does now.
 static PRESENT: Mutex<Present> = Mutex::new(Present { group: 0, terminate: 0, run: None });
@@ -38,6 +38,7 @@ struct Shared(RunOptions<HasSelectedOutputs>);
 // SAFETY: `ort` withholds `Sync` because outputs that were allocated before a run may be selected,
 // which two runs would write to; here none is, and one thread alone runs. The other thread calls
 // nothing but `terminate`, which sets a flag that ONNX Runtime is made to be told during a run.
+// This was read in `ort` 2.0.0-rc.15; a test below fails when that version changes.
 unsafe impl Sync for Shared {}
 
 /// Computes a group on this thread; [`terminate`] may end its runs.
@@ -106,4 +107,23 @@ impl Shared {
 
 fn present() -> MutexGuard<'static, Present> {
     PRESENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    /// The version whose source the safety comment of `Shared` was checked against.
+    const READ: &str = "2.0.0-rc.15";
+
+    #[test]
+    fn ort_is_the_version_whose_run_options_were_read() {
+        let lock = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock"));
+        let versions: Vec<&str> = lock
+            .split("[[package]]")
+            .filter_map(|package| {
+                package.split_once("name = \"ort\"\nversion = \"")?.1.split('"').next()
+            })
+            .collect();
+        let hint = "read ort's RunOptions again, then change READ and the safety comment";
+        assert_eq!(versions, [READ], "{hint}");
+    }
 }

@@ -11,7 +11,12 @@ use ort::{
     value::{Outlet, ValueType},
 };
 
-use super::{Form, Runtime, SessionError, elements, interrupt::Options, load_failed};
+use super::{
+    elements,
+    error::{SessionError, load_failed},
+    interrupt::Options,
+    runtime::{Form, Runtime},
+};
 
 /// A tensor that is fed.
 #[derive(Clone, Debug)]

@@ -9,20 +9,27 @@ use ort::{
 };
 
 use super::{
-    Form, Runtime, SessionError,
-    contract::{Input, accept_inputs, choose_output},
+    contract::{Head, Input, accept_inputs, choose_output},
+    error::{SessionError, load_failed, run_failed},
     interrupt::Options,
-    load_failed, run_failed,
+    runtime::{Form, Runtime},
 };
-use crate::tokenize::Tokens;
 
-/// What of a model's outputs is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Head {
-    /// Embeddings of tokens or of texts.
-    Embeddings,
-    /// A score for each label.
-    Scores,
+/// The tokens of one text. All of them are attended to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Rows of the embedding table.
+    pub ids: Vec<i64>,
+    /// As long as `ids`; mostly zeros.
+    pub type_ids: Vec<i64>,
+}
+
+impl Tokens {
+    /// The first `length` tokens.
+    pub(crate) fn cut(&self, length: usize) -> Self {
+        let cut = |values: &[i64]| values.iter().copied().take(length).collect();
+        Self { ids: cut(&self.ids), type_ids: cut(&self.type_ids) }
+    }
 }
 
 /// A loaded model for texts.

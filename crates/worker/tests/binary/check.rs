@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use onnxd_proto::{
-    domain::{Checked, Facts, Pooling, Refusal, RefusalKind, Task},
+    domain::{Checked, Facts, Output, Pooling, Refusal, RefusalKind, Task, tensor::DataType},
     exit::ExitStatus,
 };
 use serde_json::json;
@@ -28,16 +28,20 @@ fn what_can_serve_is_accepted_with_its_facts() {
         max_tokens: 64,
         pooling: Pooling::Mean,
         normalize: true,
+        weights: Some(DataType::Fp32),
+        output: Some(Output::Dense { dimension: 32 }),
         ..Facts::of(Task::Embed)
     };
+    let of_dimension =
+        |dimension| Facts { dimension, output: Some(Output::Dense { dimension }), ..tiny.clone() };
     let cases = [
         ("tiny/a", tiny.clone()),
         ("tiny/b", tiny.clone()),
         ("tiny/external", tiny.clone()),
-        ("tiny/wide", Facts { dimension: 48, ..tiny.clone() }),
+        ("tiny/wide", of_dimension(48)),
         ("tiny/cls", Facts { pooling: Pooling::Cls, ..tiny.clone() }),
         ("tiny/plain", Facts { normalize: false, ..tiny.clone() }),
-        ("minilm", Facts { dimension: 384, max_tokens: 256, ..tiny }),
+        ("minilm", Facts { max_tokens: 256, ..of_dimension(384) }),
     ];
     for (name, facts) in cases {
         let outcome = Check::of_model(name).run();

@@ -10,6 +10,7 @@
 //! - [`memory`]: what workers cost together.
 //! - [`tasks`]: rerankers, classifiers, tensors, prompts, tokens.
 //! - [`unload`]: giving a model back.
+//! - [`weights`]: the type of a model's weights.
 
 #![allow(clippy::unwrap_used)] // In tests, a panic is how to fail.
 
@@ -26,3 +27,4 @@ mod memory;
 mod supervisor;
 mod tasks;
 mod unload;
+mod weights;

@@ -1,0 +1,82 @@
+//! Tries a version that does not serve yet, in a process of its own: what goes wrong here goes
+//! wrong for nobody. Called by `onnxd-worker check`; loads as serving does, runs the shapes that
+//! serving will run, compares what comes out, and leaves the compiled form.
+
+use onnxd_proto::domain::{Checked, Drift, Facts, Output, Refusal, RefusalKind};
+
+use super::{canary, compile, external, weights};
+use crate::{
+    artifacts::{compiled::Key, probes::Probes},
+    families::{LoadedVersion, family::Trial},
+    process::args::CheckArgs,
+    session::Runtime,
+};
+
+/// What there is to say about the version, or why it cannot serve. `passed` hears of each part.
+pub(crate) fn check(
+    runtime: &Runtime,
+    args: &CheckArgs,
+    passed: &mut dyn FnMut(&str),
+) -> Result<Checked, Refusal> {
+    let dir = &args.version_dir;
+    let opened = LoadedVersion::open(runtime, dir);
+    let mut version = opened.map_err(|refusal| external::explain(dir, refusal))?;
+    passed("load");
+    let Trial { facts, untried } = version.try_out()?;
+    if untried.is_none() {
+        passed("shapes");
+    }
+    let canaries = canary::check(&mut version, facts.output(), dir)?;
+    if canaries > 0 {
+        passed("canary");
+    }
+    let probes = match untried {
+        Some(reason) => Err(reason),
+        None => Ok(probe(&mut version)?),
+    };
+    let drift = match &probes {
+        Ok(probes) => drift(probes, facts.output(), args)?,
+        Err(_) => None,
+    };
+    if drift.is_some() {
+        passed("drift");
+    }
+    drop(version);
+    let facts = Facts { weights: weights::datatype(dir), ..facts };
+    let compiled = match (&args.compiled_dir, &probes) {
+        (_, Err(untried)) => Err(untried.clone()),
+        (None, _) => Err("no directory was given".into()),
+        (Some(root), Ok(probes)) => {
+            compile::compile(runtime, dir, root, &Key::of(runtime), Some(probes))
+        }
+    };
+    if compiled.is_ok() {
+        passed("compile");
+    }
+    Ok(Checked { facts, drift, canaries, not_compiled: compiled.err() })
+}
+
+/// What the version makes of all fixed inputs.
+fn probe(version: &mut LoadedVersion) -> Result<Probes, Refusal> {
+    let probes = version.probe()?;
+    if probes.values().iter().all(|value| value.is_finite()) {
+        return Ok(probes);
+    }
+    let message = format!("{} gives an output that is not finite", version.model_file());
+    Err(RefusalKind::Contract.because(message))
+}
+
+/// How far the version is from the serving one, if there is one to compare.
+fn drift(probes: &Probes, output: Output, args: &CheckArgs) -> Result<Option<Drift>, Refusal> {
+    let serving = args.serving_compiled_dir.as_deref().and_then(Probes::read);
+    let Some(drift) = serving.and_then(|serving| probes.drift(&serving)) else { return Ok(None) };
+    match args.min_cosine {
+        // A cosine of scores or tensors says little.
+        Some(min) if matches!(output, Output::Dense { .. }) && drift.min_cosine < min => Err(RefusalKind::Drift.because(format!(
+            "over {} texts, the cosine to the serving version's embeddings is at least {:.6} and \
+             {:.6} in the mean; at least {min} is demanded",
+            drift.probes, drift.min_cosine, drift.mean_cosine
+        ))),
+        _ => Ok(Some(drift)),
+    }
+}

@@ -1,0 +1,137 @@
+//! A loaded model for tensors, and what tries it: samples of its inputs, since only its author knows
+//! what it is fed.
+
+use onnxd_proto::domain::{
+    Refusal, Signature,
+    cost::{CostTable, Measured, TEXTS},
+};
+
+use super::sample::{numbers, sample};
+use crate::{
+    artifacts::{
+        costs::{BUDGET, Company, Costs},
+        probes::{self, Probes},
+    },
+    families::family::Opening,
+    process::cpu_time::CpuTime,
+    session::{Given, SessionError, TensorOutput, TensorSession},
+};
+
+/// Sizes for axes of which the model says nothing, in the order in which they are tried.
+const SIZES: [u64; 6] = [4, 1, 16, 32, 64, 224];
+/// A loaded model for tensors.
+pub(super) struct TensorModel {
+    session: TensorSession,
+    model_file: &'static str,
+    /// Whether the version allows that requests run together.
+    may_batch: bool,
+    /// The size that axes of any size have in samples; `None` before one has worked.
+    size: Option<u64>,
+}
+
+impl TensorModel {
+    /// Opens a model.
+    ///
+    /// # Errors
+    /// ONNX Runtime cannot load it, or it takes or gives something else than tensors.
+    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
+        let Opening { runtime, own, model, file, form, .. } = *opening;
+        let session =
+            TensorSession::open(runtime, model, form).map_err(|error| error.refuse(file))?;
+        let may_batch = own.batch.unwrap_or(true);
+        Ok(Self { session, model_file: file, may_batch, size: None })
+    }
+
+    /// What the model takes and gives.
+    pub(super) fn signature(&self) -> &Signature {
+        self.session.signature()
+    }
+
+    /// See [`TensorSession::run`].
+    pub(super) fn run<T>(
+        &mut self,
+        given: &[Given<'_>],
+        wanted: &[String],
+        read: impl FnOnce(&[TensorOutput<'_>]) -> T,
+    ) -> Result<T, SessionError> {
+        self.session.run(given, wanted, read)
+    }
+
+    /// The numbers that come out for a sample.
+    ///
+    /// # Errors
+    /// No sample runs: the model needs something that cannot be guessed.
+    pub(super) fn probe(&mut self) -> Result<Probes, Refusal> {
+        let sizes = self.size.map_or_else(|| SIZES.to_vec(), |size| vec![size]);
+        let mut last = None;
+        for size in sizes {
+            match self.run_sample(1, size, 1) {
+                Ok(values) => {
+                    self.size = Some(size);
+                    return Ok(Probes::of_values(values.concat()));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        let error = last.unwrap_or_else(|| SessionError::Contract("no sample fits".into()));
+        Err(error.refuse(&format!("{} runs with no sample", self.model_file)))
+    }
+
+    /// Whether requests may run together, and what runs of several cost.
+    pub(super) fn measure_costs(&mut self) -> Costs {
+        let size = self.size.unwrap_or(SIZES[0]);
+        let company = match self.may_batch && self.same_together(size) {
+            true => Company::Padded,
+            false => Company::Alone,
+        };
+        let (begun, mut measured) = (CpuTime::now(), Measured::default());
+        let rows = if company == Company::Padded { &TEXTS[..] } else { &TEXTS[..1] };
+        for (row, &texts) in rows.iter().enumerate() {
+            let mut least = None;
+            for _ in 0..3 {
+                if begun.elapsed() > BUDGET {
+                    break;
+                }
+                let run = CpuTime::now();
+                if self.run_sample(texts.into(), size, 1).is_err() {
+                    break;
+                }
+                let took = run.elapsed().as_secs_f32() * 1e6;
+                least = Some(least.map_or(took, |least: f32| least.min(took)));
+            }
+            measured[row][0] = least;
+        }
+        Costs { table: CostTable::from_measured(&measured), company }
+    }
+
+    /// Whether two different samples give the same in one run as each alone. A model may compute
+    /// something over all rows, whatever its shapes say.
+    fn same_together(&mut self, size: u64) -> bool {
+        if !self.session.has_rows() {
+            return false;
+        }
+        let alone = [1, 2].map(|seed| self.run_sample(1, size, seed));
+        let [Ok(first), Ok(second)] = alone else { return false };
+        let Ok(together) = self.run_sample(2, size, 1) else { return false };
+        let apart = first.iter().zip(&second);
+        together.len() == first.len()
+            && together.iter().zip(apart).all(|(together, (first, second))| {
+                probes::is_same(together, &[&first[..], second].concat())
+            })
+    }
+
+    /// Runs `rows` rows of a sample, made from `seed` and the numbers after it; gives each output
+    /// as numbers.
+    fn run_sample(
+        &mut self,
+        rows: u64,
+        size: u64,
+        seed: u64,
+    ) -> Result<Vec<Vec<f32>>, SessionError> {
+        let signature = self.session.signature().clone();
+        let sample = |spec| sample(spec, rows, size, seed);
+        let given: Option<Vec<Given<'_>>> = signature.inputs.iter().map(sample).collect();
+        let given = given.ok_or_else(|| SessionError::Contract("a sample is too large".into()))?;
+        self.session.run(&given, &[], |outputs| outputs.iter().map(numbers).collect())
+    }
+}

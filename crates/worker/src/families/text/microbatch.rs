@@ -1,0 +1,195 @@
+//! Cuts a dispatch group into micro-batches: what one call of ONNX Runtime runs. Pure; called by
+//! [`crate::families::group`].
+//!
+//! Texts that run together are padded to the longest, so that which cut is best depends on the
+//! lengths, and on what the machine takes for each shape. Both are known: the cut with the least
+//! predicted time is computed, over the texts in the order of their lengths. Some best cut is one
+//! of that order: swapping two texts so that it is makes no micro-batch longer.
+
+use onnxd_proto::domain::cost::CostTable;
+
+use crate::artifacts::costs::Company;
+
+/// Texts in one micro-batch: as many as a group has at most.
+pub(crate) const TEXTS_MAX: usize = onnxd_proto::limits::GROUP_ITEMS_MAX;
+
+/// Tokens in one micro-batch of more than one text, padding included: ONNX Runtime keeps the
+/// memory of the largest micro-batch for good, and from some hundred tokens on nothing is gained.
+pub(crate) const TOKENS_MAX: usize = 1024;
+
+/// What running together must save, as a factor of its predicted time: predictions are not exact,
+/// and whoever is done first waits for the others.
+const TOGETHER: f32 = 1.02;
+
+/// The micro-batches for texts with these numbers of tokens, as places in `lengths`, shortest
+/// texts first, because they are done soonest.
+pub(crate) fn plan(lengths: &[usize], costs: &CostTable, company: Company) -> Vec<Vec<usize>> {
+    let mut places: Vec<usize> = (0..lengths.len()).collect();
+    places.sort_by_key(|&place| lengths[place]);
+    let sorted: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
+    let mut ends = cuts(&sorted, costs, company);
+    let mut batches = Vec::with_capacity(ends.len());
+    while let Some((start, end)) = ends.pop() {
+        batches.push(places[start..end].to_vec());
+    }
+    batches
+}
+
+/// The cut of rising lengths with the least predicted time, as ranges, the last first.
+fn cuts(sorted: &[usize], costs: &CostTable, company: Company) -> Vec<(usize, usize)> {
+    // The least time for the texts before each place, and where its last micro-batch begins.
+    let mut best = vec![(0.0_f32, 0_usize); sorted.len() + 1];
+    for end in 1..=sorted.len() {
+        let longest = sorted[end - 1];
+        let mut least = (best[end - 1].0 + price(costs, 1, longest), end - 1);
+        for start in (0..end - 1).rev() {
+            let texts = end - start;
+            let fits = texts <= TEXTS_MAX && texts * longest <= TOKENS_MAX;
+            let allowed = match company {
+                Company::Alone => false,
+                Company::EqualLength => sorted[start] == longest,
+                Company::Padded => true,
+            };
+            if !fits || !allowed {
+                break;
+            }
+            let time = best[start].0 + price(costs, texts, longest);
+            if time < least.0 {
+                least = (time, start);
+            }
+        }
+        best[end] = least;
+    }
+    let mut ranges = Vec::new();
+    let mut end = sorted.len();
+    while end > 0 {
+        let start = best[end].1;
+        ranges.push((start, end));
+        end = start;
+    }
+    ranges
+}
+
+/// What is made least: the predicted time, and a little for waiting.
+fn price(costs: &CostTable, texts: usize, tokens: usize) -> f32 {
+    costs.predict(texts, tokens) * if texts > 1 { TOGETHER } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::domain::cost::{Measured, TEXTS, TOKENS};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A machine on which a call costs `call` and each token `token`, up to 256 tokens a call;
+    /// beyond that nothing is gained.
+    fn machine(call: f32, token: f32) -> CostTable {
+        let mut measured = Measured::default();
+        for (row, texts) in TEXTS.into_iter().enumerate() {
+            for (column, tokens) in TOKENS.into_iter().enumerate() {
+                if texts == 1 || texts * tokens <= 256 {
+                    measured[row][column] = Some(call + token * (texts * tokens) as f32);
+                }
+            }
+        }
+        CostTable::from_measured(&measured)
+    }
+
+    #[test]
+    fn texts_of_like_length_run_together_and_the_shortest_first() {
+        let costs = machine(2000.0, 200.0);
+        assert_eq!(plan(&[30, 9, 31, 10], &costs, Company::Padded), [vec![1, 3], vec![0, 2]]);
+        assert_eq!(plan(&[8; 6], &costs, Company::Padded), [vec![0, 1, 2, 3, 4, 5]]);
+        assert!(plan(&[], &costs, Company::Padded).is_empty());
+    }
+
+    #[test]
+    fn padding_that_costs_more_than_it_saves_is_never_computed() {
+        // A call more costs 2 ms, as much as 10 tokens of padding.
+        let costs = machine(2000.0, 200.0);
+        assert_eq!(plan(&[10, 19], &costs, Company::Padded).len(), 1);
+        assert_eq!(plan(&[10, 21], &costs, Company::Padded).len(), 2);
+        // Where a call costs nothing, running together saves nothing.
+        assert_eq!(plan(&[10, 10], &machine(0.0, 200.0), Company::Padded).len(), 2);
+    }
+
+    #[test]
+    fn a_model_whose_embeddings_depend_on_company_gets_none() {
+        let costs = machine(50_000.0, 1.0);
+        assert_eq!(plan(&[5, 6, 5], &costs, Company::EqualLength), [vec![0, 2], vec![1]]);
+        assert_eq!(plan(&[5, 6, 5], &costs, Company::Padded).len(), 1);
+        assert_eq!(plan(&[5, 6, 5], &costs, Company::Alone).len(), 3);
+    }
+
+    /// Each cut of `sorted` into ranges, by the bits of a number.
+    fn least_of_all_cuts(sorted: &[usize], costs: &CostTable, company: Company) -> f32 {
+        let gaps = sorted.len() - 1;
+        let cut = |bits: usize| {
+            let mut ends: Vec<usize> =
+                (1..=gaps).filter(|gap| bits >> (gap - 1) & 1 == 1).collect();
+            ends.push(sorted.len());
+            ends
+        };
+        let time = |ends: Vec<usize>| {
+            let (mut start, mut sum) = (0, 0.0);
+            for end in ends {
+                let (texts, longest) = (end - start, sorted[end - 1]);
+                let padded = sorted[start] != longest;
+                let allowed = match company {
+                    Company::Alone => texts == 1,
+                    Company::EqualLength => !padded,
+                    Company::Padded => true,
+                };
+                if !allowed || texts > 1 && texts * longest > TOKENS_MAX {
+                    return f32::INFINITY;
+                }
+                sum += price(costs, texts, longest);
+                start = end;
+            }
+            sum
+        };
+        (0..1 << gaps).map(|bits| time(cut(bits))).fold(f32::INFINITY, f32::min)
+    }
+
+    proptest! {
+        #[test]
+        fn no_other_cut_takes_less_time(
+            mut lengths in prop::collection::vec(prop_oneof![1_usize..30, 60_usize..600], 1..11),
+            call in 0.0_f32..5000.0,
+            token in 1.0_f32..500.0,
+            company in prop_oneof![Just(Company::Alone), Just(Company::EqualLength), Just(Company::Padded)],
+        ) {
+            lengths.sort_unstable();
+            let costs = machine(call, token);
+            let batches = plan(&lengths, &costs, company);
+            let time: f32 = batches
+                .iter()
+                .map(|batch| price(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
+                .sum();
+            let least = least_of_all_cuts(&lengths, &costs, company);
+            prop_assert!(time <= least * 1.0001, "{time} {least}");
+        }
+
+        #[test]
+        fn every_text_runs_once(
+            lengths in prop::collection::vec(1_usize..600, 0..TEXTS_MAX),
+            call in 0.0_f32..5000.0,
+            company in prop_oneof![Just(Company::Alone), Just(Company::EqualLength), Just(Company::Padded)],
+        ) {
+            let batches = plan(&lengths, &machine(call, 200.0), company);
+            let mut places = batches.concat();
+            let order: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
+            prop_assert!(order.is_sorted());
+            places.sort_unstable();
+            prop_assert_eq!(places, (0..lengths.len()).collect::<Vec<_>>());
+            for batch in batches {
+                let longest = lengths[batch[batch.len() - 1]];
+                prop_assert!(batch.len() == 1 || batch.len() * longest <= TOKENS_MAX);
+                prop_assert!(company != Company::Alone || batch.len() == 1);
+                let equal = batch.iter().all(|&place| lengths[place] == longest);
+                prop_assert!(company == Company::Padded || equal);
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Models for texts: one encoder that embeds, classifies or reranks. [`model`] is the loaded model;
+//! what its files say is read by [`config`] and [`task`]; the rest is what the trait asks for.
+
+pub(crate) mod answer;
+pub(crate) mod config;
+pub(crate) mod costs;
+pub(crate) mod json;
+pub(crate) mod microbatch;
+pub(crate) mod model;
+pub(crate) mod pooling;
+pub(crate) mod probe;
+pub(crate) mod task;
+pub(crate) mod tokenize;
+pub(crate) mod trial;
+pub(crate) mod wide;
+
+use std::path::Path;
+
+use onnxd_proto::{
+    domain::{Refusal, Task},
+    generation::Generation,
+};
+
+use self::model::TextModel;
+use super::{
+    family::{Extent, Family, Helpers, Later, Opening, Trial},
+    group::Group,
+    own::Own,
+};
+use crate::{
+    artifacts::{costs::Costs, probes::Probes},
+    process::fault::Fault,
+};
+
+/// A directory with any of these is a model for texts, if it does not say otherwise.
+const FILES: [&str; 3] = ["tokenizer.json", "config.json", "modules.json"];
+
+/// Whether the version in `dir` is a model for texts.
+pub(super) fn claims(dir: &Path, own: &Own) -> bool {
+    match own.task {
+        Some(task) => matches!(task, Task::Embed | Task::Classify | Task::Rerank),
+        None => FILES.iter().any(|file| dir.join(file).is_file()),
+    }
+}
+
+/// Opens one.
+///
+/// # Errors
+/// A file is malformed, or the model is not one for texts.
+pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn Family>, Refusal> {
+    Ok(Box::new(TextModel::open(opening)?))
+}
+
+impl Family for TextModel {
+    fn warm_up(&mut self) -> Result<(), Refusal> {
+        Self::warm_up(self)
+    }
+
+    fn try_out(&mut self) -> Result<Trial, Refusal> {
+        Ok(Trial { facts: trial::try_out(self)?, untried: None })
+    }
+
+    fn probe(&mut self, extent: Extent) -> Result<Probes, Refusal> {
+        probe::probe(self, extent)
+    }
+
+    fn measure_costs(&mut self) -> Result<Costs, Refusal> {
+        costs::measure(self)
+    }
+
+    fn answer(
+        &mut self,
+        group: &mut Group<'_>,
+        parts: &[&[u8]],
+        generation: Generation,
+        costs: &mut Costs,
+    ) -> Result<(), Fault> {
+        answer::answer(group, parts, generation, (self, costs))
+    }
+
+    fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
+        Self::embed_text(self, text)
+    }
+
+    fn offer_helpers(&mut self, helpers: &Helpers<'_>) {
+        Self::offer_helpers(self, helpers);
+    }
+
+    fn take_later(&mut self) -> Option<Later> {
+        Self::take_later(self)
+    }
+}

@@ -1,0 +1,52 @@
+//! What the tokens of a text are, and which text tokens are: for clients that ask, not for models.
+
+use onnxd_proto::wire::ask::Rejection;
+use serde::Serialize;
+
+use crate::families::text::tokenize::{Tokenizer, failed};
+
+/// A token as clients are told of it, in the shape of text-embeddings-inference.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Token {
+    /// A row of the embedding table.
+    id: u32,
+    /// What it stands for in the text.
+    text: String,
+    /// Whether it belongs to no text.
+    special: bool,
+    /// Where it begins and ends in the text, in characters; nowhere for special ones.
+    start: Option<usize>,
+    stop: Option<usize>,
+}
+
+impl Tokenizer {
+    /// All tokens of a text, none cut off; `special` adds those that the model wants around it.
+    pub(crate) fn list(&self, text: &str, special: bool) -> Result<Vec<Token>, Rejection> {
+        let tokenizer = &self.inner.tokenizer;
+        let encoding = tokenizer.encode_char_offsets(text, special).map_err(failed)?;
+        // Where each character begins, and the end, so that a token is cut out at once.
+        let mut starts: Vec<usize> = text.char_indices().map(|(start, _)| start).collect();
+        starts.push(text.len());
+        let mut listed = Vec::with_capacity(encoding.len());
+        for (place, token) in encoding.get_tokens().iter().enumerate() {
+            let id = encoding.get_ids()[place];
+            let special = encoding.get_special_tokens_mask()[place] == 1;
+            let (start, stop) = encoding.get_offsets()[place];
+            let cut = starts.get(start).zip(starts.get(stop));
+            let cut = cut.and_then(|(&start, &stop)| text.get(start..stop));
+            let text = if special { token } else { cut.unwrap_or(token) }.to_owned();
+            let place = |place| (!special).then_some(place);
+            listed.push(Token { id, text, special, start: place(start), stop: place(stop) });
+        }
+        Ok(listed)
+    }
+
+    /// The text of tokens.
+    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Rejection> {
+        let highest = self.highest_id();
+        if let Some(&id) = ids.iter().find(|&&id| id > highest) {
+            return Err(Rejection::TokenId { id, highest });
+        }
+        self.inner.tokenizer.decode(ids, skip_special).map_err(failed)
+    }
+}

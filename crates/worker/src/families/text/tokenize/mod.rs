@@ -1,0 +1,251 @@
+//! From texts to token ids: the only module that names `tokenizers`. Pads nothing, and truncates
+//! by itself, because what `tokenizer.json` says about both is what its author trained with.
+
+mod describe;
+
+pub(crate) use describe::Token;
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+};
+
+use onnxd_proto::{
+    domain::{Refusal, RefusalKind},
+    wire::ask::{Rejection, Side},
+};
+use sha2::{Digest, Sha256};
+use tokenizers::{
+    Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
+    utils::{parallelism, truncation::truncate_encodings},
+};
+
+use crate::session::Tokens;
+
+/// The file of every version that says how texts become tokens.
+const FILE: &str = "tokenizer.json";
+/// What models call the token that is for padding.
+const PADDING: [&str; 2] = ["[PAD]", "<pad>"];
+
+/// What becomes the tokens of one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Text<'a> {
+    One(&'a str),
+    /// A prompt and what follows it.
+    Prompted(String),
+    /// Two texts that belong together, told apart by their type ids.
+    Pair(&'a str, &'a str),
+    /// Tokens as the model takes them.
+    Ids(Vec<u32>),
+}
+
+/// A version's tokenizer.
+#[derive(Debug)]
+pub(crate) struct Tokenizer {
+    inner: Arc<Inner>,
+    /// Tokens of the longest text, special tokens included.
+    max_tokens: u32,
+}
+
+/// What all versions with the same file share.
+#[derive(Debug)]
+struct Inner {
+    tokenizer: tokenizers::Tokenizer,
+    /// What fills up shorter texts.
+    pad_id: u32,
+    /// The highest id that any text may get; looked for when it is asked for first.
+    highest_id: OnceLock<u32>,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of the version in `dir`.
+    ///
+    /// # Errors
+    /// The file is missing or malformed, or `max_tokens` leaves no room for a text.
+    pub(crate) fn open(dir: &Path, max_tokens: u32) -> Result<Self, Refusal> {
+        // A worker has one CPU; the library's thread pool would only take turns with us.
+        parallelism::set_parallelism(false);
+        let path = dir.join(FILE);
+        if !path.is_file() {
+            return Err(RefusalKind::Contract.because(format!("{FILE} is missing")));
+        }
+        let inner =
+            shared(&path).map_err(|error| RefusalKind::Load.because(format!("{FILE}: {error}")))?;
+        let tokenizer = Self { inner, max_tokens };
+        if tokenizer.text_tokens(false) == 0 {
+            let special = tokenizer.special_tokens(false);
+            let message =
+                format!("{FILE} adds {special} tokens, and a text has at most {max_tokens}");
+            return Err(RefusalKind::Contract.because(message));
+        }
+        Ok(tokenizer)
+    }
+
+    /// The tokens of `text`. One that is too long for the model is cut at the end that `truncate`
+    /// names, or else rejected.
+    pub(crate) fn encode(
+        &self,
+        text: &Text<'_>,
+        truncate: Option<Side>,
+    ) -> Result<Tokens, Rejection> {
+        let encoding = match text {
+            Text::One(text) => self.encode_one(text, truncate)?,
+            Text::Prompted(text) => self.encode_one(text, truncate)?,
+            Text::Pair(first, second) => self.encode_pair(first, second, truncate)?,
+            Text::Ids(ids) => return self.take_ids(ids, truncate),
+        };
+        if encoding.is_empty() {
+            return Err(Rejection::Tokenizer("the text has no tokens".into()));
+        }
+        Ok(Tokens::from(&encoding))
+    }
+
+    /// Special tokens come last, so that truncation never takes them away.
+    fn encode_one(&self, text: &str, truncate: Option<Side>) -> Result<Encoding, Rejection> {
+        let mut encoding = self.inner.tokenizer.encode_fast(text, false).map_err(failed)?;
+        let text_tokens = self.text_tokens(false);
+        if encoding.len() > text_tokens {
+            let side = truncate.ok_or_else(|| self.too_long(encoding.len(), false))?;
+            encoding.truncate(text_tokens, 0, direction(side));
+            // What was cut off would get special tokens of its own.
+            drop(encoding.take_overflowing());
+        }
+        self.inner.tokenizer.post_process(encoding, None, true).map_err(failed)
+    }
+
+    /// Of two texts the longer is cut first, until they are of equal length.
+    fn encode_pair(
+        &self,
+        first: &str,
+        second: &str,
+        truncate: Option<Side>,
+    ) -> Result<Encoding, Rejection> {
+        let tokenizer = &self.inner.tokenizer;
+        let mut first = tokenizer.encode_fast(first, false).map_err(failed)?;
+        let mut second = tokenizer.encode_fast(second, false).map_err(failed)?;
+        let (tokens, max_length) = (first.len() + second.len(), self.text_tokens(true));
+        if tokens > max_length {
+            let side = truncate.ok_or_else(|| self.too_long(tokens, true))?;
+            let params = TruncationParams {
+                direction: direction(side),
+                max_length,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+            };
+            let (cut, pair) = truncate_encodings(first, Some(second), &params).map_err(failed)?;
+            (first, second) = (cut, pair.unwrap_or_default());
+            drop(first.take_overflowing());
+            drop(second.take_overflowing());
+        }
+        tokenizer.post_process(first, Some(second), true).map_err(failed)
+    }
+
+    /// Tokens that a client made itself, which must be the model's.
+    fn take_ids(&self, ids: &[u32], truncate: Option<Side>) -> Result<Tokens, Rejection> {
+        if ids.is_empty() {
+            return Err(Rejection::Tokenizer("the list of tokens is empty".into()));
+        }
+        let highest = self.highest_id();
+        if let Some(&id) = ids.iter().find(|&&id| id > highest) {
+            return Err(Rejection::TokenId { id, highest });
+        }
+        let max = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
+        let kept = match truncate {
+            _ if ids.len() <= max => ids,
+            Some(Side::Right) => &ids[..max],
+            Some(Side::Left) => &ids[ids.len() - max..],
+            None => {
+                return Err(Rejection::TooLong { tokens: count(ids.len()), max: self.max_tokens });
+            }
+        };
+        let ids: Vec<i64> = kept.iter().map(|&id| id.into()).collect();
+        Ok(Tokens { type_ids: vec![0; ids.len()], ids })
+    }
+
+    /// The id that fills up shorter texts.
+    pub(crate) fn pad_id(&self) -> i64 {
+        self.inner.pad_id.into()
+    }
+
+    /// The highest id that any text may get.
+    pub(crate) fn highest_id(&self) -> u32 {
+        let look = || self.inner.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        *self.inner.highest_id.get_or_init(look)
+    }
+
+    /// Tokens that are put around a text, or around and between the texts of a pair.
+    fn special_tokens(&self, pair: bool) -> usize {
+        let processor = self.inner.tokenizer.get_post_processor();
+        processor.map_or(0, |processor| processor.added_tokens(pair))
+    }
+
+    /// Tokens that are left for the text itself.
+    fn text_tokens(&self, pair: bool) -> usize {
+        let all = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
+        all.saturating_sub(self.special_tokens(pair))
+    }
+
+    fn too_long(&self, text_tokens: usize, pair: bool) -> Rejection {
+        let tokens = count(text_tokens + self.special_tokens(pair));
+        Rejection::TooLong { tokens, max: self.max_tokens }
+    }
+}
+
+impl From<&Encoding> for Tokens {
+    fn from(encoding: &Encoding) -> Self {
+        let widen = |values: &[u32]| values.iter().map(|&value| i64::from(value)).collect();
+        Self { ids: widen(encoding.get_ids()), type_ids: widen(encoding.get_type_ids()) }
+    }
+}
+
+/// The tokenizer that was read last, as long as something uses it. The versions of a model mostly
+/// have the same, and reading it takes as long as mapping the weights.
+static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
+
+/// Reads a tokenizer, unless the last one has the same content and is still in use.
+fn shared(path: &Path) -> Result<Arc<Inner>, tokenizers::Error> {
+    let bytes = fs::read(path)?;
+    let digest = Sha256::digest(&bytes).to_vec();
+    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some((known, tokenizer)) = last
+        && known == digest
+        && let Some(tokenizer) = tokenizer.upgrade()
+    {
+        return Ok(tokenizer);
+    }
+    // Without the lock: whoever loads ahead is slow and must not hold up who serves.
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
+    let pad_id = pad_id(&tokenizer);
+    tokenizer.with_padding(None).with_truncation(None)?;
+    let inner = Arc::new(Inner { tokenizer, pad_id, highest_id: OnceLock::new() });
+    let last = Some((digest, Arc::downgrade(&inner)));
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    Ok(inner)
+}
+
+fn failed(error: tokenizers::Error) -> Rejection {
+    Rejection::Tokenizer(error.to_string())
+}
+
+fn direction(side: Side) -> TruncationDirection {
+    match side {
+        Side::Left => TruncationDirection::Left,
+        Side::Right => TruncationDirection::Right,
+    }
+}
+
+/// As the file says, else the token that usually is for padding.
+fn pad_id(tokenizer: &tokenizers::Tokenizer) -> u32 {
+    let usual = || PADDING.iter().find_map(|token| tokenizer.token_to_id(token));
+    tokenizer.get_padding().map(|padding| padding.pad_id).or_else(usual).unwrap_or(0)
+}
+
+/// A number of tokens; bounded by the bytes of a text.
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).expect("texts have fewer tokens than bytes, and those fit")
+}
+
+#[cfg(test)]
+#[path = "tokenize_tests.rs"]
+mod tests;

@@ -1,0 +1,221 @@
+//! All of `onnxd-worker`, the process that runs models. The supervisor starts it, either to serve
+//! over an inherited socket or to check a version that is not served yet. This file is the table of
+//! contents; it maps what went wrong to the exit codes that the supervisor understands. Its one door
+//! is [`main`]; it is a library so that benchmarks and fuzz targets reach its parts.
+//!
+//! Imports point one way: {`serving`, `checking`} → `families` → `artifacts` → `session`, and all of
+//! them → `process` → {`session`, `sandbox`}.
+
+mod artifacts;
+pub mod bench;
+mod checking;
+mod families;
+mod process;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
+mod sandbox;
+mod serving;
+mod session;
+
+use std::{
+    convert::Infallible,
+    fs,
+    io::{self, IsTerminal, Write},
+    mem::ManuallyDrop,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use nix::unistd::{Pid, getppid};
+use onnxd_proto::{
+    control_page::ControlPageView,
+    domain::{CheckLine, RefusalKind},
+    exit::ExitStatus,
+};
+use onnxd_telemetry::stderr as log;
+use serde::Serialize;
+use serde_json::json;
+use tracing::{error, info_span};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use crate::{
+    artifacts::compiled::{self, Key},
+    checking::{check, compile},
+    process::{
+        affinity,
+        args::{Args, CheckArgs, Command},
+        fault::Fault,
+        guard::{self, Guard},
+        inherited, ipc, quit,
+    },
+    sandbox::{Limits, files::Files},
+    serving::serve::{self, Begun},
+    session::Runtime,
+};
+
+/// The command, from its arguments to its exit code.
+pub fn main() -> ExitCode {
+    let parent = getppid();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Where not even this can be printed, the exit code still says it.
+            let _ = error.print();
+            let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Fine };
+            return status.into();
+        }
+    };
+    start_logging();
+    let confined = !args.no_sandbox;
+    match args.command {
+        Command::Serve { worker, cpu } => {
+            let _span = info_span!("serve", worker).entered();
+            // Whatever unwinds must not run ONNX Runtime's destructors beside its threads.
+            let served = panic::catch_unwind(AssertUnwindSafe(|| serve(cpu, parent, confined)));
+            let Ok(Err(fault)) = served else { quit::now(ExitStatus::Internal) };
+            error!(%fault, "worker stopped");
+            quit::now(fault.status())
+        }
+        Command::Check(args) => {
+            let _span = info_span!("check").entered();
+            check(&args, confined, parent).into()
+        }
+        Command::Compile { onnxruntime, version_dir, compiled_dir } => {
+            let _span = info_span!("compile").entered();
+            // On a model's first use others are served meanwhile.
+            sandbox::yield_to_serving();
+            let files = CheckedFiles {
+                version: &version_dir,
+                serving: None,
+                compiled: Some(&compiled_dir),
+            };
+            let runtime =
+                prepare(&onnxruntime, Limits::default(), confined.then_some(files), parent);
+            compile(runtime, &version_dir, &compiled_dir).into()
+        }
+    }
+}
+
+/// Serves until the supervisor closes the socket or is gone.
+fn serve(cpu: u16, parent: Pid, confined: bool) -> Result<Infallible, Fault> {
+    // These concern all threads, so they come before the first: those of ONNX Runtime, too,
+    // inherit the CPU and the blocked signals.
+    let pinned = affinity::pin(cpu);
+    guard::block_signals()?;
+    let inherited = inherited::take().map_err(Fault::Inherited)?;
+    // It ends with the process and not before: the supervisor kills whose socket has ended, and
+    // would not hear why.
+    let _socket = ManuallyDrop::new(inherited.socket.try_clone()?);
+    sandbox::offer_to_be_ended_first();
+    sandbox::limit(Limits::serving())?;
+    if confined {
+        sandbox::enter()?;
+    }
+    let page = ControlPageView::map(inherited.control_page)?;
+    let guard = Guard::prepare(parent, &inherited.socket)?;
+    let (receiver, sender) = ipc::split(inherited.socket)?;
+    let begun = Begun { pinned, confined, terminations: inherited.terminations };
+    match serve::run(receiver, sender, begun, &page, &guard) {
+        Err(Fault::HungUp) => guard.end(),
+        ended => ended,
+    }
+}
+
+/// Prints each part as it passes, and at last the verdict, whatever happens.
+fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
+    sandbox::yield_to_serving();
+    let files = CheckedFiles {
+        version: &args.version_dir,
+        serving: args.serving_compiled_dir.as_deref(),
+        compiled: args.compiled_dir.as_deref(),
+    };
+    let files = confined.then_some(files);
+    let prepared = prepare(&args.onnxruntime, limits(args), files, parent);
+    let (verdict, status) = match prepared {
+        Ok(runtime) => {
+            let mut passed = |part: &str| drop(print(&CheckLine::Passed(part.into())));
+            match check::check(&runtime, args, &mut passed) {
+                Ok(checked) => (CheckLine::Accepted(checked), ExitStatus::Fine),
+                Err(refusal) => (CheckLine::Refused(refusal), ExitStatus::Refused),
+            }
+        }
+        // Not the version's fault: the exit code says that none can be checked.
+        Err(fault) => {
+            let refusal = RefusalKind::Internal.because(fault.to_string());
+            (CheckLine::Refused(refusal), fault.status())
+        }
+    };
+    print(&verdict).map_or(ExitStatus::Internal, |()| status)
+}
+
+/// Prints whether there is a compiled form, and which.
+fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path) -> ExitStatus {
+    let result = runtime.map_err(|fault| fault.to_string()).and_then(|runtime| {
+        let key = Key::of(&runtime);
+        let rebuilt = compile::compile(&runtime, version_dir, compiled, &key, None)?;
+        Ok(json!({ "compiled": key.as_str(), "rebuilt": rebuilt }))
+    });
+    let line = result.unwrap_or_else(|reason| json!({ "not_compiled": reason }));
+    print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Fine)
+}
+
+/// What a checker may open once ONNX Runtime is loaded.
+struct CheckedFiles<'a> {
+    version: &'a Path,
+    serving: Option<&'a Path>,
+    compiled: Option<&'a Path>,
+}
+
+/// Makes this process one that may run a stranger's model; without `files` it is not confined.
+fn prepare(
+    onnxruntime: &Path,
+    limits: Limits,
+    files: Option<CheckedFiles<'_>>,
+    parent: Pid,
+) -> Result<Runtime, Fault> {
+    guard::die_with(parent)?;
+    sandbox::offer_to_be_ended_first();
+    sandbox::limit(limits)?;
+    let Some(CheckedFiles { version, serving, compiled }) = files else {
+        return Ok(Runtime::open(onnxruntime)?);
+    };
+    sandbox::enter()?;
+    let runtime = Runtime::open(onnxruntime)?;
+    // Looked at while it can be.
+    compiled::learn_cpu();
+    // What is not there cannot be named in a rule. Who compiles says why there is nothing.
+    let _ = compiled.map(fs::create_dir_all);
+    Files::of_checker(version, serving, compiled)?.enter()?;
+    Ok(runtime)
+}
+
+fn limits(args: &CheckArgs) -> Limits {
+    Limits {
+        memory_bytes: args.memory_limit_bytes,
+        cpu_seconds: args.cpu_limit_seconds,
+        file_bytes: Some(compiled::bytes_max(&args.version_dir)),
+    }
+}
+
+/// Prints one line of JSON, so that it can be read at once.
+fn print(line: &impl Serialize) -> io::Result<()> {
+    let line = serde_json::to_string(line)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+fn start_logging() {
+    log::write_panics();
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .with_env_var("ONNXD_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| log::Stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}

@@ -1,0 +1,16 @@
+//! Tells shortages of the system, which pass, from refusals, which stay.
+
+use std::{error::Error, io};
+
+use nix::errno::Errno;
+
+/// Whether the kernel refuses something that it may allow a moment later: threads, descriptors,
+/// memory.
+pub(crate) fn is_scarce(error: &(dyn Error + 'static)) -> bool {
+    let errno = match error.downcast_ref::<io::Error>() {
+        Some(error) => error.raw_os_error().map(Errno::from_raw),
+        None => error.downcast_ref::<Errno>().copied(),
+    };
+    let scarce = [Errno::EAGAIN, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    errno.is_some_and(|errno| scarce.contains(&errno)) || error.source().is_some_and(is_scarce)
+}

@@ -1,0 +1,21 @@
+//! ONNX Runtime: the only folder that names `ort`. Owns how the library is opened and a model is
+//! loaded and compiled ([`runtime`]), what a model must look like to be run with texts ([`texts`]) or
+//! tensors ([`tensors`]), running it, and ending a run ([`interrupt`]). Knows nothing of versions.
+
+mod contract;
+mod elements;
+mod error;
+mod interrupt;
+mod runtime;
+mod tensors;
+mod texts;
+
+pub use self::texts::Tokens;
+pub(crate) use self::{
+    contract::Head,
+    error::SessionError,
+    interrupt::{during, is_terminated, terminate},
+    runtime::{COMPILED_WEIGHTS, Form, Runtime, RuntimeError},
+    tensors::{Given, Output as TensorOutput, TensorSession},
+    texts::Session,
+};
