@@ -1,10 +1,14 @@
-//! What the commands print with `--json`.
+//! What the commands print with `--json`, in the types of the admin interface.
 
 use std::{collections::BTreeMap, process::Output};
 
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+pub use onnxd_admin::api::{
+    Drift, Load, LoadStatus, ModelState, ModelStatus, Outcome as Committed, Unloaded, WorkerState,
+    WorkerStatus,
+};
+use serde::{Deserialize, de::DeserializeOwned};
 
-/// `onnxd status`.
+/// `onnxd status`, with lookups that fail a test.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
     /// In the order of the configuration.
@@ -13,6 +17,13 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// What happened since the start, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+impl From<onnxd_admin::api::Status> for Status {
+    fn from(status: onnxd_admin::api::Status) -> Self {
+        let onnxd_admin::api::Status { models, workers, counters, .. } = status;
+        Self { models, workers, counters }
+    }
 }
 
 impl Status {
@@ -44,114 +55,14 @@ impl Status {
     }
 }
 
-/// A served model.
-#[derive(Clone, Debug, Deserialize)]
-pub struct ModelStatus {
-    /// Its served name.
-    pub name: String,
-    /// `loaded`, `unloaded`, `loading`, `not_loaded`, or `unloading`.
-    pub state: String,
-    /// What is committed; 0 is none.
-    pub generation: u64,
-    /// Its content; empty where there is none.
-    #[serde(deserialize_with = "or_default")]
-    pub version: String,
-    /// `embed`.
-    #[serde(deserialize_with = "or_default")]
-    pub task: String,
-    /// Components of one embedding.
-    #[serde(deserialize_with = "or_default")]
-    pub dimension: u32,
-    /// How far it is from what was served before, where that was measured.
-    pub drift: Option<Drift>,
-    /// Versions that failed their probation.
-    pub quarantined: Vec<String>,
-}
-
-/// Cosines between a generation's embeddings and those of the one before.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Drift {
-    /// The smallest.
-    pub min_cosine: f64,
-    /// The mean.
-    pub mean_cosine: f64,
-}
-
-/// A worker.
-#[derive(Clone, Debug, Deserialize)]
-pub struct WorkerStatus {
-    /// From 0.
-    pub id: u64,
-    /// None while there is no process.
-    pub pid: Option<i32>,
-    /// None where it could not be pinned.
-    pub cpu: Option<u16>,
-    /// What it is doing.
-    pub state: String,
-    /// What it has loaded, by model.
-    pub generations: BTreeMap<String, u64>,
-    /// How it loaded that, by model.
-    pub loads: BTreeMap<String, LoadStatus>,
-    /// Its own memory, without what it shares; None while there is no process.
-    pub memory_bytes: Option<u64>,
-    /// How often it was started again.
-    pub restarts: u64,
-}
-
-/// How a worker loaded what it serves.
-#[derive(Clone, Debug, Deserialize)]
-pub struct LoadStatus {
-    /// How long requests had to wait for it; 0 where it was loaded ahead.
-    pub load_micros: u64,
-    /// Whether the weights are those that all workers share.
-    pub compiled: bool,
-    /// Since when it serves it; None where it serves nothing.
-    pub seconds_ago: Option<u64>,
-}
-
-/// A committed update or rollback.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Committed {
-    /// The model.
-    pub model: String,
-    /// Its new generation.
-    pub generation: u64,
-    /// Its content.
-    pub version: String,
-    /// What was served before.
-    pub previous_generation: u64,
-    /// `ahead` or `lazy`.
-    pub load: String,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-/// An update that did not happen.
+/// An update that did not happen. The kind is the word that travels: tests hold the interface to
+/// its words, whatever the types call them.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Refusal {
     /// The class of the cause.
     pub kind: String,
     /// The cause.
     pub message: String,
-}
-
-/// A model that was given back.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Unloaded {
-    /// The model.
-    pub model: String,
-    /// What served until then.
-    pub generation: u64,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-/// What is null where nothing serves.
-fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Reads the one line that a command printed with `--json`.

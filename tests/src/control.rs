@@ -1,64 +1,87 @@
 //! The admin socket without the command: many calls a second, and every step of an update as it
-//! happens.
+//! happens. A client of `onnxd-admin` whose failures fail the test.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Incoming, client::conn::http1, http::request};
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt;
+use hyper::Method;
+use onnxd_admin::{
+    api::{Load, RollbackCall, UpdateCall},
+    client::{self, Client},
+};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use tokio::net::UnixStream;
+use serde_json::Value;
 
 use crate::{
     admin::{Committed, Refusal, Status, Unloaded},
     server::Server,
 };
 
-/// The way to a server's admin socket. Each call takes a connection of its own.
+/// The way to a server's admin socket. Each call takes its own connection.
 #[derive(Clone, Debug)]
 pub struct Control {
-    socket: PathBuf,
+    client: Client,
 }
 
-/// An update that the server has taken in.
+/// A call whose response has begun.
 #[derive(Debug)]
 pub struct Call {
-    answer: Incoming,
-    buffer: BytesMut,
+    response: client::Call,
 }
 
 impl Control {
     /// The way to this server.
     pub fn of(server: &Server) -> Self {
-        Self { socket: server.home().admin_socket() }
+        Self { client: Client::at(server.home().admin_socket()) }
+    }
+
+    /// The client beneath.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Asks for an update; `load` is `ahead` or `lazy`.
     ///
     /// # Panics
-    /// The server does not take it in.
+    /// The server does not respond.
     pub async fn update(&self, model: &str, from: &Path, load: &str) -> Call {
-        self.call(&format!("/admin/models/{model}/update"), &json!({"from": from, "load": load}))
-            .await
+        self.ask(model, from, load, false).await
     }
 
-    /// The same, also to a version that failed its probation.
+    /// The same, even to a version that failed its probation.
     ///
     /// # Panics
-    /// The server does not take it in.
+    /// The server does not respond.
     pub async fn forced_update(&self, model: &str, from: &Path, load: &str) -> Call {
-        let body = json!({"from": from, "load": load, "force": true});
-        self.call(&format!("/admin/models/{model}/update"), &body).await
+        self.ask(model, from, load, true).await
     }
 
-    /// Asks for an unload.
+    async fn ask(&self, model: &str, from: &Path, load: &str, force: bool) -> Call {
+        let load = match load {
+            "ahead" => Load::Ahead,
+            "lazy" => Load::Lazy,
+            other => panic!("{other} is neither ahead nor lazy"),
+        };
+        let call = UpdateCall { from: Some(from.into()), load, force, ..UpdateCall::default() };
+        Call { response: self.client.update(model, &call).await.unwrap() }
+    }
+
+    /// Asks for a rollback to what was served before.
     ///
     /// # Panics
-    /// The server does not take it in.
-    pub async fn unload(&self, model: &str) -> Call {
-        self.call(&format!("/admin/models/{model}/unload"), &json!({})).await
+    /// The server does not respond.
+    pub async fn rollback(&self, model: &str) -> Call {
+        let call = RollbackCall::default();
+        Call { response: self.client.rollback(model, &call).await.unwrap() }
+    }
+
+    /// Unloads a model. The call has ended when this returns.
+    ///
+    /// # Panics
+    /// The server does not respond.
+    pub async fn unload(&self, model: &str) -> Unload {
+        let answer = self.client.unload(model).await.unwrap();
+        Unload(answer.result.map_err(|_| refusal(&answer.json)))
     }
 
     /// `onnxd status`.
@@ -66,17 +89,7 @@ impl Control {
     /// # Panics
     /// The server does not answer, or something else.
     pub async fn status(&self) -> Status {
-        let response = self.request(Request::get("/admin/status"), "").await;
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        serde_json::from_slice(&body).unwrap()
-    }
-
-    /// Asks for a rollback to what was served before.
-    ///
-    /// # Panics
-    /// The server does not take it in.
-    pub async fn rollback(&self, model: &str) -> Call {
-        self.call(&format!("/admin/models/{model}/rollback"), &json!({})).await
+        self.client.status().await.unwrap().result.unwrap().into()
     }
 
     /// Posts any body and gives the status and the JSON that is answered.
@@ -84,54 +97,42 @@ impl Control {
     /// # Panics
     /// The server does not answer.
     pub async fn post(&self, path: &str, body: &str) -> (u16, Value) {
-        let response = self.send(path, body).await;
+        let body = body.to_owned().into();
+        let response = self.client.send(Method::POST, path, body).await.unwrap();
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
+}
 
-    async fn call(&self, path: &str, body: &Value) -> Call {
-        let response = self.send(path, &body.to_string()).await;
-        assert_eq!(response.status(), 200);
-        Call { answer: response.into_body(), buffer: BytesMut::new() }
-    }
+/// What came of an unload.
+#[derive(Debug)]
+pub struct Unload(Result<Unloaded, Refusal>);
 
-    async fn send(&self, path: &str, body: &str) -> Response<Incoming> {
-        self.request(Request::post(path), body).await
-    }
-
-    async fn request(&self, request: request::Builder, body: &str) -> Response<Incoming> {
-        let stream = UnixStream::connect(&self.socket).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        // Its errors reach whoever reads the answer.
-        tokio::spawn(connection);
-        let request = request
-            .header("host", "onnxd")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_owned())))
-            .unwrap();
-        sender.send_request(request).await.unwrap()
+impl Unload {
+    /// The outcome.
+    ///
+    /// # Errors
+    /// The refusal.
+    #[expect(clippy::unused_async, reason = "it is read like an update's outcome")]
+    pub async fn end_of_unload(self) -> Result<Unloaded, Refusal> {
+        self.0
     }
 }
 
 impl Call {
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
     /// The next line of the answer, or None after the last.
     ///
     /// # Panics
     /// The answer is cut off or is something else.
     pub async fn line(&mut self) -> Option<Value> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
-                let value = serde_json::from_slice(&self.buffer[..end]).unwrap();
-                self.buffer.advance(end + 1);
-                return Some(value);
-            }
-            let Some(frame) = self.answer.frame().await else {
-                assert!(self.buffer.is_empty(), "cut off: {:?}", self.buffer);
-                return None;
-            };
-            self.buffer.extend_from_slice(frame.unwrap().data_ref().unwrap());
-        }
+        let line = self.response.next_text().await.unwrap()?;
+        Some(serde_json::from_str(&line).unwrap())
     }
 
     /// Reads until a step of this name, and gives it.
@@ -152,19 +153,7 @@ impl Call {
     ///
     /// # Panics
     /// The answer has no outcome.
-    pub async fn end(self) -> (Vec<String>, Result<Committed, Refusal>) {
-        self.outcome().await
-    }
-
-    /// The same of an unload.
-    ///
-    /// # Panics
-    /// The answer has no outcome.
-    pub async fn end_of_unload(self) -> Result<Unloaded, Refusal> {
-        self.outcome().await.1
-    }
-
-    async fn outcome<T: DeserializeOwned>(mut self) -> (Vec<String>, Result<T, Refusal>) {
+    pub async fn end(mut self) -> (Vec<String>, Result<Committed, Refusal>) {
         let (mut steps, mut last) = (Vec::new(), Value::Null);
         while let Some(line) = self.line().await {
             match line["step"].as_str() {
@@ -172,10 +161,19 @@ impl Call {
                 None => last = line,
             }
         }
-        let outcome = match last.get("error") {
-            Some(refusal) => Err(serde_json::from_value(refusal.clone()).unwrap()),
-            None => Ok(serde_json::from_value(last).unwrap()),
-        };
-        (steps, outcome)
+        (steps, outcome(&last))
     }
+}
+
+fn outcome<T: DeserializeOwned>(last: &Value) -> Result<T, Refusal> {
+    match last.get("error") {
+        Some(_) => Err(refusal(&last.to_string())),
+        None => Ok(T::deserialize(last).unwrap()),
+    }
+}
+
+/// The refusal in a line.
+fn refusal(line: &str) -> Refusal {
+    let line: Value = serde_json::from_str(line).unwrap();
+    serde_json::from_value(line["error"].clone()).unwrap()
 }

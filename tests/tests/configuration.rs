@@ -3,11 +3,13 @@
 use std::fs;
 
 use e2e::{
+    control::Control,
     fixtures::{self, model},
     home::Home,
     launch,
     server::Server,
 };
+use serde_json::{Value, json};
 
 const USAGE: Option<i32> = Some(64);
 const CONFIGURATION: Option<i32> = Some(78);
@@ -142,4 +144,96 @@ async fn a_port_that_is_taken_ends_with_78_and_is_named() {
     let exited = server.ready().await.expect_err("it must not start");
     assert_eq!(exited.code, CONFIGURATION, "{}", exited.stderr);
     assert!(exited.stderr.contains(&address.to_string()), "{}", exited.stderr);
+}
+
+/// Whether workers of this server are confined.
+async fn is_confined(builder: launch::Builder) -> bool {
+    let server = builder.start().await;
+    let status = Control::of(&server).client().status().await.unwrap().result.unwrap();
+    server.stop().await;
+    status.sandbox.on
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flag_wins_over_variable_and_variable_over_file_for_a_boolean() {
+    // The file says that nothing is confined.
+    for (variable, flag, confined) in [
+        (None, None, false),
+        (Some("false"), None, true),
+        (Some("true"), None, false),
+        (None, Some("--no-sandbox=false"), true),
+        (Some("true"), Some("--no-sandbox=false"), true),
+        (Some("false"), Some("--no-sandbox"), false),
+    ] {
+        let mut builder = Server::builder().model("m", &model("tiny/a"));
+        let file = builder.directories().root().join("onnxd.toml");
+        fs::write(&file, "no-sandbox = true\n").unwrap();
+        builder = builder.argument("--config").argument(file.to_str().unwrap());
+        if let Some(value) = variable {
+            builder = builder.variable("ONNXD_NO_SANDBOX", value);
+        }
+        if let Some(flag) = flag {
+            builder = builder.argument(flag);
+        }
+        assert_eq!(is_confined(builder).await, confined, "{variable:?} {flag:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_a_json_log_is_json_workers_included() {
+    let server = Server::builder()
+        .model("m", &model("tiny/a"))
+        .argument("--log-format")
+        .argument("json")
+        .variable("ONNXD_LOG", "debug")
+        .start()
+        .await;
+    server.update("m", Some(&model("tiny/b"))).await.unwrap();
+    let mut client = server.client().await;
+    let answer = client.post("/embed", &json!({"inputs": "hello"})).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let log = server.stderr();
+    server.stop().await;
+    let mut targets = Vec::new();
+    for line in log.lines() {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        for field in ["timestamp", "level", "target"] {
+            assert!(event[field].is_string(), "{field}: {line}");
+        }
+        assert!(event["fields"].is_object(), "{line}");
+        targets.push(event["target"].as_str().unwrap().to_owned());
+    }
+    for process in ["onnxd::", "onnxd_worker"] {
+        assert!(targets.iter().any(|target| target.starts_with(process)), "{process}: {targets:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_that_cannot_be_set_up_ends_with_78_and_the_remedy() {
+    let builder = || Server::builder().model("m", &model("tiny/a"));
+    for (builder, words) in [
+        (builder().variable("ONNXD_LOG", "debgu"), ["ONNXD_LOG", "\"debgu\"", "TARGET=LEVEL"]),
+        (
+            builder().variable("ONNXD_LOG", "onnxd=verbose"),
+            ["ONNXD_LOG", "\"onnxd=verbose\"", "TARGET=LEVEL"],
+        ),
+        (
+            builder().variable("ONNXD_LOG_FORMAT", "xml"),
+            ["ONNXD_LOG_FORMAT", "\"xml\"", "text or json"],
+        ),
+        (
+            builder().argument("--log-format").argument("yaml"),
+            ["--log-format", "\"yaml\"", "text or json"],
+        ),
+    ] {
+        let stderr = refused(builder).await;
+        for word in words {
+            assert!(stderr.contains(word), "{word}: {stderr}");
+        }
+    }
+    // What ends a server with a JSON log is an event as well.
+    let builder = builder().argument("--log-format=json").argument("--queue-limit=31");
+    let stderr = refused(builder).await;
+    let last: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+    assert!(last["fields"]["message"].as_str().unwrap().contains("--queue-limit 31"), "{stderr}");
 }

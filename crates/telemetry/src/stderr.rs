@@ -10,7 +10,6 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::fs::{FileTypeExt, OpenOptionsExt},
     },
-    panic,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -102,17 +101,9 @@ fn write_if_room(sink: &impl AsFd, line: &[u8]) -> io::Result<usize> {
     Ok(written)
 }
 
-/// Has panics written in the same way. The default hook would wait for whoever reads.
-pub fn write_panics() {
-    // Opened now: later there may be no descriptor left.
+/// Opens the sink. Later there may be no descriptor left.
+pub(crate) fn open() {
     let _ = sink();
-    panic::set_hook(Box::new(|what| {
-        let trace = std::backtrace::Backtrace::capture();
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("unnamed").to_owned();
-        let line = format!("thread {name} panicked: {what}\n{trace}\n");
-        let _ = Stderr.write_all(line.as_bytes());
-    }));
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ mod session;
 use std::{
     convert::Infallible,
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     mem::ManuallyDrop,
     panic::{self, AssertUnwindSafe},
     path::Path,
@@ -34,11 +34,10 @@ use onnxd_proto::{
     domain::{CheckLine, RefusalKind},
     exit::ExitStatus,
 };
-use onnxd_telemetry::stderr as log;
+use onnxd_telemetry::log;
 use serde::Serialize;
 use serde_json::json;
 use tracing::{error, info_span};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     artifacts::compiled::{self, Key},
@@ -67,7 +66,10 @@ pub fn main() -> ExitCode {
             return status.into();
         }
     };
-    start_logging();
+    if let Err(error) = log::init(None) {
+        log::complain(&error.to_string());
+        return ExitStatus::Configuration.into();
+    }
     let confined = !args.no_sandbox;
     match args.command {
         Command::Serve { worker, cpu } => {
@@ -205,17 +207,4 @@ fn print(line: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
-}
-
-fn start_logging() {
-    log::write_panics();
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .with_env_var("ONNXD_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| log::Stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
+    admin,
     control::Control,
     corpus::Corpus,
     load::Load,
@@ -16,14 +17,14 @@ use crate::{embed, served, tiny};
 async fn nobody_waits_for_a_version_that_was_loaded_ahead() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let committed = server.update("m", Some(&tiny("b"))).await.unwrap();
-    assert_eq!(committed.load, "ahead");
+    assert_eq!(committed.load, admin::Load::Ahead);
     // Without a single request: idle workers follow, too.
     for worker in server.settled().await.workers {
         assert_eq!(worker.generations["m"], 2);
         assert_eq!(worker.loads["m"].load_micros, 0, "{worker:?}");
     }
     let committed = server.update_with("m", Some(&tiny("a")), &["--load", "lazy"]).await.unwrap();
-    assert_eq!(committed.load, "lazy");
+    assert_eq!(committed.load, admin::Load::Lazy);
     embed(&server, "a").await;
     let status = server.status().await;
     let loaded = status.workers.iter().filter(|worker| worker.generations["m"] == 3);

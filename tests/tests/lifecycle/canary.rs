@@ -102,7 +102,7 @@ async fn another_dimension_serves_only_where_it_is_allowed() {
     load.update_with(&server, &tiny("wide"), "wide", &allowed).await.unwrap();
     load.more(10).await;
     assert_eq!(embed(&server, "a").await.len(), 48);
-    assert_eq!(server.status().await.model("m").dimension, 48);
+    assert_eq!(server.status().await.model("m").dimension, Some(48));
 
     // That a version was checked before allows nothing.
     let refusal = load.update(&server, &tiny("a"), "a").await.unwrap_err();

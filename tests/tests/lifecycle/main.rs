@@ -15,6 +15,7 @@ mod repository;
 mod retention;
 mod rollback;
 mod space;
+mod statuses;
 mod storms;
 mod two_models;
 mod unload;

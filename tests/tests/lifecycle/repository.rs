@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 
 use crate::{embed, served, tiny};
 
-const TOKEN: &str = "a-token-for-tests";
+pub(crate) const TOKEN: &str = "a-token-for-tests";
 
 /// A file with the token, of this mode.
-fn token_file(home: &Home, mode: u32) -> PathBuf {
+pub(crate) fn token_file(home: &Home, mode: u32) -> PathBuf {
     let path = home.root().join(format!("token-{mode:o}"));
     fs::write(&path, format!("{TOKEN}\n")).expect("a file");
     fs::set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
@@ -157,7 +157,7 @@ async fn over_tcp_it_takes_the_token_a_loopback_host_and_no_origin() {
     server.stop().await;
 }
 
-fn listening(home: &Arc<Home>, address: &str, file: &std::path::Path) -> Builder {
+pub(crate) fn listening(home: &Arc<Home>, address: &str, file: &std::path::Path) -> Builder {
     let builder = Server::builder().home(home).argument("--admin-listen").argument(address);
     builder.argument("--admin-token-file").argument(file.to_str().expect("UTF-8"))
 }

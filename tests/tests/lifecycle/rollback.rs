@@ -1,6 +1,6 @@
 //! Going back is fast: what has served before needs neither a check nor a compilation.
 
-use e2e::{control::Control, corpus::Corpus, load::Load, server::Server};
+use e2e::{admin, control::Control, corpus::Corpus, load::Load, server::Server};
 
 use crate::{served, tiny};
 
@@ -13,7 +13,7 @@ async fn going_back_under_load_checks_nothing_and_costs_no_request() {
         let start = load.now();
         let (steps, outcome) = Control::of(&server).rollback("m").await.end().await;
         let committed = outcome.unwrap();
-        assert_eq!(committed.load, "ahead");
+        assert_eq!(committed.load, admin::Load::Ahead);
         assert_eq!(steps, ["loaded", "loaded"], "neither staged nor checked");
         load.committed((start, load.now()), &committed, content);
         load.more(8).await;

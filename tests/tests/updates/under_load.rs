@@ -52,7 +52,7 @@ async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die(
                 let from = model(&format!("tiny/{content}"));
                 let how = ["--load", loads.next().unwrap()];
                 let committed = load.update_with(&server, &from, content, &how).await.unwrap();
-                assert_eq!(committed.load, how[1]);
+                assert_eq!(json!(committed.load), how[1]);
                 assert_eq!(committed.generation, committed.previous_generation + 1);
             }
             Event::Reload => {

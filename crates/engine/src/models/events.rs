@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
-use onnxd_proto::{domain::Refusal, generation::Generation};
+use onnxd_proto::{
+    domain::{Refusal, RefusalKind},
+    generation::Generation,
+};
 
 use crate::pool::WorkerId;
 use onnxd_proto::domain::Load;
@@ -94,8 +97,30 @@ pub enum Event {
     Held,
     /// It may again, as far as that is up to one who held it.
     Resumed,
-    /// Nothing that is not decided yet shall be decided, for the reason that callers are told.
-    Stopped(&'static str),
+    /// Nothing that is not decided yet shall be decided.
+    Stopped(Stop),
+}
+
+/// Why no update is decided any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// onnxd stops.
+    Stopping,
+    /// A successor updates from now on.
+    HandingOver,
+}
+
+impl Stop {
+    /// What callers are told.
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::Stopping => RefusalKind::Busy.because("onnxd is stopping"),
+            // The command line of release 0.1.0 recognizes this sentence, and asks the successor.
+            Self::HandingOver => {
+                RefusalKind::HandingOver.because("a successor takes over; ask again")
+            }
+        }
+    }
 }
 
 /// What ended a worker's process.

@@ -27,7 +27,9 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use crate::models::events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version};
+use crate::models::events::{
+    Action, CallId, Candidate, Committed, Event, Job, Stop, Target, Version,
+};
 use crate::models::{gate::Presence, pace::Pace, probation::Probation, wanted::Wanted};
 use crate::pool::WorkerId;
 use onnxd_proto::domain::Load;
@@ -62,7 +64,7 @@ pub struct Line {
     /// meanwhile perhaps one that has a successor itself.
     holds: u32,
     /// Why nothing is decided any more.
-    stopped: Option<&'static str>,
+    stopped: Option<Stop>,
     /// What the event that is being handled leads to.
     actions: Vec<Action>,
 }
@@ -195,23 +197,23 @@ impl Line {
             Event::Ticked => self.ticked(now),
             Event::Held => self.holds += 1,
             Event::Resumed => self.holds = self.holds.saturating_sub(1),
-            Event::Stopped(reason) => self.stop(now, reason),
+            Event::Stopped(stop) => self.stop(now, stop),
         }
         self.next(now);
         std::mem::take(&mut self.actions)
     }
 
     fn call(&mut self, caller: CallId, job: Job) {
-        let refuse =
-            |message: &str| Action::Answer(caller, Err(RefusalKind::Busy.because(message)));
-        if let Some(reason) = self.stopped {
-            return self.actions.push(refuse(reason));
+        let refuse = |refusal: Refusal| Action::Answer(caller, Err(refusal));
+        if let Some(stop) = self.stopped {
+            return self.actions.push(refuse(stop.refusal()));
         }
         let mut superseded = Vec::new();
         if let Some(older) = self.waiting.take() {
             if older.superseded.len() + 2 > CALLERS_MAX {
                 self.waiting = Some(older);
-                return self.actions.push(refuse("too many updates of this model wait already"));
+                let message = "too many updates of this model wait already";
+                return self.actions.push(refuse(RefusalKind::Busy.because(message)));
             }
             superseded = older.superseded;
             superseded.push(older.caller);
@@ -221,9 +223,8 @@ impl Line {
 
     /// Answers at once, or when something serves.
     fn want(&mut self, now: Instant, caller: CallId, load: Load) {
-        if let Some(reason) = self.stopped {
-            let refusal = RefusalKind::Busy.because(reason);
-            return self.actions.push(Action::Answer(caller, Err(refusal)));
+        if let Some(stop) = self.stopped {
+            return self.actions.push(Action::Answer(caller, Err(stop.refusal())));
         }
         let result = match (self.presence(), &self.serving) {
             (Presence::Unloading | Presence::Unloaded, _) => Err(is_unloaded()),

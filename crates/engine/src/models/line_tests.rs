@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use crate::models::{
-    events::Cause,
+    events::{Cause, Stop},
     line::{
         world::{TIMES, World, candidate, job, on_probation},
         *,
@@ -194,7 +194,7 @@ fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
 #[test]
 fn a_line_that_is_stopped_goes_back_from_nothing() {
     let mut world = on_probation();
-    world.tell(Event::Stopped("onnxd is stopping"));
+    world.tell(Event::Stopped(Stop::Stopping));
     world.tell(Event::WorkerFailed(2));
     world.tell(Event::WorkerFailed(2));
     assert!(world.pending.is_empty(), "{:?}", world.pending);
@@ -299,7 +299,7 @@ fn a_line_that_is_stopped_answers_everybody_and_decides_nothing_more() {
     let mut world = on_probation();
     world.call(job("c", Load::Ahead));
     world.call(job("d", Load::Ahead));
-    world.tell(Event::Stopped("onnxd is stopping"));
+    world.tell(Event::Stopped(Stop::Stopping));
     world.call(job("e", Load::Ahead));
     world.settle();
     for call in 2..5 {

@@ -1,6 +1,7 @@
 //! What a line promises of models that are unloaded, and of those that nobody has used yet.
 
 use crate::models::{
+    events::Stop,
     gate::Presence,
     line::{
         world::{TIMES, World, candidate, job, on_probation},
@@ -188,7 +189,7 @@ fn an_unload_of_what_is_not_loaded_succeeds_and_keeps_it_from_being_loaded_on_us
 fn an_unload_that_drains_when_the_server_stops_is_given_up() {
     let mut world = on_probation();
     world.call(Job::unload());
-    world.tell(Event::Stopped("onnxd is stopping"));
+    world.tell(Event::Stopped(Stop::Stopping));
     world.settle();
     assert_eq!((kind(&world, 2), world.page), (Some(RefusalKind::Busy), 2));
     assert_eq!(world.line.presence(), Presence::Loaded);

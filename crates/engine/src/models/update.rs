@@ -20,7 +20,7 @@ use crate::models::{
     background::Background,
     checker::Checker,
     driver::{Caller, Driver, Input},
-    events::{CallId, Event, Job},
+    events::{CallId, Event, Job, Stop},
     gate::{Pass, Presence},
     line::{Line, Times},
     registry::{Model, Registry},
@@ -28,12 +28,6 @@ use crate::models::{
 };
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
 use onnxd_telemetry::metrics::Metrics;
-
-/// What callers are told while the supervisor stops.
-const STOPPING: &str = "onnxd is stopping";
-/// What callers are told who asked a supervisor that another one succeeds: `onnxd update` asks
-/// again by itself.
-pub const SUCCEEDED: &str = "a successor takes over; ask again";
 
 /// Why a model does not answer requests.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -168,7 +162,7 @@ impl Updater {
 
     /// Gives up updates that are not decided yet; the serving generations stay.
     pub fn stop(&self) {
-        self.lines.iter().for_each(|line| line.tell(Event::Stopped(STOPPING)));
+        self.lines.iter().for_each(|line| line.tell(Event::Stopped(Stop::Stopping)));
     }
 
     /// Has nothing new begin in any line, and returns when nothing runs: then a successor finds
@@ -196,7 +190,7 @@ impl Updater {
     /// A successor updates from now on: whoever waits is told to ask it.
     pub async fn hand_over(&self) {
         for line in &self.lines {
-            let _ = line.0.send(Input::Happened(Event::Stopped(SUCCEEDED))).await;
+            let _ = line.0.send(Input::Happened(Event::Stopped(Stop::HandingOver))).await;
         }
     }
 
@@ -241,7 +235,7 @@ impl Updater {
         let (answer, answered) = oneshot::channel();
         let caller = Caller { progress, answer, start };
         let id = CALLS.fetch_add(1, Ordering::Relaxed);
-        let gone = || RefusalKind::Busy.because(STOPPING);
+        let gone = || Stop::Stopping.refusal();
         let line = &self.lines[usize::from(model.slot)];
         line.0.send(input(id, caller)).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone()))

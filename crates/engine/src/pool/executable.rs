@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Variables that a worker inherits; everything else, secrets above all, stays here.
-const INHERITED: &[&str] = &["LD_LIBRARY_PATH", "ONNXD_LOG", "RUST_BACKTRACE", "TMPDIR"];
+const INHERITED: &[&str] = &["LD_LIBRARY_PATH", "RUST_BACKTRACE", "TMPDIR"];
 
 /// Variables that every worker gets.
 const FIXED: &[(&str, &str)] = &[
@@ -59,6 +59,7 @@ impl WorkerExecutable {
         command.arg0("onnxd-worker").env_clear();
         command.envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
         command.envs(FIXED.iter().copied());
+        command.envs(onnxd_telemetry::log::variables());
         if !self.confined {
             command.arg("--no-sandbox");
         }

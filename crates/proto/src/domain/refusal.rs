@@ -41,6 +41,10 @@ pub enum RefusalKind {
     Quarantined,
     /// onnxd is stopping, or too many updates wait.
     Busy,
+    /// A successor takes over; ask again.
+    HandingOver,
+    /// The call itself is wrong: its body, its headers or a path in it.
+    Malformed,
     /// A fault of onnxd's own, or of the disk.
     Internal,
 }

@@ -14,10 +14,10 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{api::error::axum_json, config::Token, transport::bodies::read_body_within};
-
-/// Bytes of an admin request's body.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+use crate::{
+    admin::calls::BODY_BYTES_MAX, api::error::axum_json, config::Token,
+    transport::bodies::read_body_within,
+};
 
 /// `admin` for whoever shows the token, and `open` for everybody on this machine.
 pub(crate) fn guarded(admin: Router, token: Token, open: Router) -> Router {

@@ -1,44 +1,37 @@
-//! The admin interface: over a Unix socket, and over TCP where that is asked for. `update` and
-//! `rollback` answer one line of JSON for each step as it happens, and a last one with the outcome
-//! or the error.
+//! The admin interface, over a Unix socket and, where configured, over TCP. What travels is in
+//! [`onnxd_admin::api`]; this module serves it. Started by `serve`.
 //!
 //! - [`socket`]: the Unix socket.
-//! - [`guard`]: who may come in over TCP.
+//! - [`guard`]: who is admitted over TCP.
+//! - [`calls`]: reads the body of a call.
+//! - [`responses`]: documents, refusals with their HTTP status, and streams of steps.
 //! - [`status`]: what `onnxd status` shows.
 //!
 //! Triton's repository API is served beside it, see [`repository`].
 
+mod calls;
 mod guard;
 pub(crate) mod repository;
+mod responses;
 mod socket;
 mod status;
 
-use std::{
-    convert::Infallible,
-    path::PathBuf,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
-    extract::{self, State},
+    extract::{Request, State},
     http::Response,
     routing::{get, post},
 };
-use bytes::Bytes;
-use hyper::body::Frame;
-use onnxd_proto::domain::Load;
-use onnxd_proto::{
-    domain::{Refusal, RefusalKind},
-    generation::Generation,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use onnxd_admin::api::{Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use self::{
+    calls::{ModelPath, model_of, read},
+    responses::{Message, Refused, STEPS_MAX, document, respond},
+};
 pub(crate) use crate::admin::{
     guard::guarded,
     socket::{AdminSocket, CONNECTIONS_MAX, remove_successors, take_name_over},
@@ -56,8 +49,6 @@ use onnxd_telemetry::metrics::Metrics;
 
 /// Updates, rollbacks and unloads that may be under way at once, of all models. More are refused.
 const CALLS_MAX: usize = 768;
-/// Steps of one update that may wait for a slow reader.
-const STEPS_MAX: usize = 64;
 
 /// What the admin handlers need.
 #[derive(Clone, Debug)]
@@ -101,127 +92,65 @@ impl Admin {
 /// The admin interface and the repository API.
 pub(crate) fn router(admin: Admin) -> Router {
     Router::new()
-        .route("/admin/status", get(status::status))
-        .route("/admin/models/{model}/update", post(update))
-        .route("/admin/models/{model}/rollback", post(rollback))
-        .route("/admin/models/{model}/unload", post(unload))
+        .route(STATUS_PATH, get(status::status))
+        .route(&Verb::Update.path("{model}"), post(update))
+        .route(&Verb::Rollback.path("{model}"), post(rollback))
+        .route(&Verb::Unload.path("{model}"), post(unload))
         .merge(repository::routes())
         .with_state(admin)
 }
 
-/// The body of an update call.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct UpdateCall {
-    /// The directory with the new version; the model's own source where it is missing.
-    pub from: Option<PathBuf>,
-    /// When workers load it.
-    pub load: Load,
-    /// Also a version that failed its probation before.
-    pub force: bool,
-    /// Also a version whose embeddings have another dimension.
-    pub allow_dimension_change: bool,
-}
-
-/// The body of a rollback call.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RollbackCall {
-    /// The generation whose version is served again.
-    pub to: Option<Generation>,
-}
-
 async fn update(
     State(admin): State<Admin>,
-    extract::Path(model): extract::Path<String>,
-    Json(mut call): Json<UpdateCall>,
-) -> Response<Body> {
-    let from = match call.from.take().map(|from: PathBuf| absolute(&from)).transpose() {
-        Ok(from) => from,
-        Err(refusal) => return refused(&refusal),
-    };
-    let UpdateCall { load, force, allow_dimension_change, .. } = call;
+    path: ModelPath,
+    request: Request,
+) -> Result<Response<Body>, Refused> {
+    let model = model_of(path)?;
+    let UpdateCall { from, load, force, allow_dimension_change } = read(request).await?;
+    let malformed = |refusal: Refusal| RefusalKind::Malformed.because(refusal.message);
+    let from = from.map(|from| absolute(&from)).transpose().map_err(malformed)?;
     let target = Target::Source(from);
-    run(&admin, &model, Job { target, load, force, allow_dimension_change })
+    run(&admin, &model, Job { target, load, force, allow_dimension_change }).await
 }
 
 async fn rollback(
     State(admin): State<Admin>,
-    extract::Path(model): extract::Path<String>,
-    Json(call): Json<RollbackCall>,
-) -> Response<Body> {
-    // Asked for by name or as the one before: a rollback is not held up by what is known of it.
-    let target = Target::Generation(call.to);
+    path: ModelPath,
+    request: Request,
+) -> Result<Response<Body>, Refused> {
+    let model = model_of(path)?;
+    let RollbackCall { to } = read(request).await?;
+    // A version that served is served again whatever is known about it.
+    let target = Target::Generation(to);
     let job = Job { target, load: Load::Ahead, force: true, allow_dimension_change: true };
-    run(&admin, &model, job)
+    run(&admin, &model, job).await
 }
 
-async fn unload(
-    State(admin): State<Admin>,
-    extract::Path(model): extract::Path<String>,
-) -> Response<Body> {
-    let unloaded = async {
-        let model = admin.find(&model)?;
-        let _place = admin.place()?;
-        admin.updater.unload(&model).await
-    };
-    match unloaded.await {
-        Ok(unloaded) => Response::new(Body::from(line(&unloaded))),
-        Err(refusal) => refused(&refusal),
-    }
+async fn unload(State(admin): State<Admin>, path: ModelPath) -> Result<Response<Body>, Refused> {
+    let model = admin.find(&model_of(path)?)?;
+    let _permit = admin.place()?;
+    Ok(document(&admin.updater.unload(&model).await?))
 }
 
-/// Runs an update in a task of its own, so that it ends well also when the caller goes away.
-fn run(admin: &Admin, model: &str, job: Job) -> Response<Body> {
-    let (model, place) = match admin.find(model).and_then(|model| Ok((model, admin.place()?))) {
-        Ok(found) => found,
-        Err(refusal) => return refused(&refusal),
-    };
+/// Runs an update in its own task, so that it completes even if the caller disconnects.
+async fn run(admin: &Admin, model: &str, job: Job) -> Result<Response<Body>, Refused> {
+    let (model, permit) = (admin.find(model)?, admin.place()?);
     let updater = Arc::clone(&admin.updater);
-    let (lines, queue) = mpsc::channel::<Bytes>(STEPS_MAX);
+    let (messages, queue) = mpsc::channel(STEPS_MAX);
     tokio::spawn(async move {
         let (progress, mut steps) = mpsc::channel(STEPS_MAX);
-        let told = lines.clone();
+        let told = messages.clone();
         let telling = tokio::spawn(async move {
             while let Some(step) = steps.recv().await {
-                // The caller may have gone.
-                let _ = told.send(line(&step)).await;
+                // The caller may have disconnected.
+                let _ = told.send(Message::Step(step)).await;
             }
         });
         let result = updater.update(&model, job, progress).await;
         // It ends when the updater has dropped its sender.
         let _ = telling.await;
-        let last = match &result {
-            Ok(outcome) => line(outcome),
-            Err(refusal) => line(&json!({ "error": refusal })),
-        };
-        let _ = lines.send(last).await;
-        drop(place);
+        let _ = messages.send(Message::End(result)).await;
+        drop(permit);
     });
-    Response::new(Body::new(Lines(queue)))
-}
-
-/// A body that is sent line by line as the lines come.
-struct Lines(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Lines {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
-    }
-}
-
-fn line(value: &impl Serialize) -> Bytes {
-    let mut line = serde_json::to_vec(value).expect("our own types are valid JSON");
-    line.push(b'\n');
-    line.into()
-}
-
-fn refused(refusal: &Refusal) -> Response<Body> {
-    Response::new(Body::from(line(&json!({ "error": refusal }))))
+    respond(queue).await
 }

@@ -1,74 +1,135 @@
-//! `GET /admin/status`: what is served, by whom, and what happened so far.
+//! `GET /admin/status`: fills the [`Status`] that the admin interface defines with what the engine
+//! knows.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
-use axum::{body::Body, extract::State, http::Response, response::IntoResponse};
-use serde_json::{Value, json};
+use axum::{body::Body, extract::State, http::Response};
+use onnxd_admin::api::{
+    LoadStatus, ModelState, ModelStatus, Sandbox, Status, WorkerState, WorkerStatus,
+};
 use tokio::sync::oneshot;
 
-use crate::admin::Admin;
-use crate::{api::error::axum_json, process::confinement};
+use crate::{
+    admin::{Admin, responses::document},
+    process::confinement,
+};
 use onnxd_engine::{
     dispatch::{Event, worker},
-    models::{registry::Model, store::Store},
+    models::{gate::Presence, registry::Model, store::Store},
+    pool::state::State as PoolState,
 };
-use onnxd_telemetry::metrics::process;
+use onnxd_telemetry::metrics::{Metrics, process};
 
 pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let (reply, answer) = oneshot::channel();
-    // Where the dispatcher has gone there are no workers to show.
+    // Without a dispatcher there are no workers to show.
     let _ = admin.events.send(Event::StatusAsked(reply)).await;
     let workers = answer.await.unwrap_or_default();
     let models = admin.registry.models();
-    let body = json!({
-        "models": models.iter().map(|model| model_status(model, &admin.store)).collect::<Vec<_>>(),
-        "workers": workers.iter().map(|worker| worker_status(worker, models)).collect::<Vec<_>>(),
-        "sandbox": { "on": admin.metrics.sandbox.load(Ordering::Relaxed), "missing": confinement::missing() },
-        "counters": *admin.metrics,
-    });
-    axum_json(&body).into_response()
-}
-
-fn model_status(model: &Model, store: &Store) -> Value {
-    let serving = model.serving();
-    let record = serving.as_ref().map(|(_, record)| record);
-    json!({
-        "name": model.name,
-        "state": model.gate.presence(),
-        "generation": serving.as_ref().map_or(0, |(generation, _)| *generation),
-        "version": record.map(|record| &record.version),
-        "task": record.map(|record| record.facts.task),
-        "dimension": record.map(|record| record.facts.dimension),
-        "drift": record.map(|record| record.drift),
-        "quarantined": store.quarantined(&model.name),
-        "source": model.source,
+    let missing = confinement::missing().into_iter().map(str::to_owned).collect();
+    document(&Status {
+        models: models.iter().map(|model| model_status(model, &admin.store)).collect(),
+        workers: workers.iter().map(|worker| worker_status(worker, models)).collect(),
+        sandbox: Sandbox { on: admin.metrics.sandbox.load(Ordering::Relaxed), missing },
+        counters: counters(&admin.metrics),
     })
 }
 
-fn worker_status(worker: &worker::Status, models: &[Arc<Model>]) -> Value {
-    let generation =
-        |model: &Arc<Model>| (model.name.to_string(), json!(load(worker, model).generation));
-    let loads = |model: &Arc<Model>| {
-        let worker::Load { micros, compiled, at, .. } = load(worker, model);
-        let seconds_ago = at.map(|at| at.elapsed().as_secs());
-        let load =
-            json!({ "load_micros": micros, "compiled": compiled, "seconds_ago": seconds_ago });
-        (model.name.to_string(), load)
-    };
-    let mut value = json!(worker);
-    value["generations"] = Value::Object(models.iter().map(generation).collect());
-    value["loads"] = Value::Object(models.iter().map(loads).collect());
-    value["memory_bytes"] = json!(own_bytes(worker.pid));
-    value
+fn model_status(model: &Model, store: &Store) -> ModelStatus {
+    let serving = model.serving();
+    let record = serving.as_ref().map(|(_, record)| record);
+    ModelStatus {
+        name: model.name.to_string(),
+        state: model_state(model.gate.presence()),
+        generation: serving.as_ref().map_or(0, |(generation, _)| *generation),
+        version: record.map(|record| record.version.clone()).unwrap_or_default(),
+        task: record.map(|record| record.facts.task),
+        dimension: record.map(|record| record.facts.dimension),
+        drift: record.and_then(|record| record.drift),
+        quarantined: store.quarantined(&model.name),
+        source: model.source.display().to_string(),
+    }
+}
+
+fn model_state(presence: Presence) -> ModelState {
+    match presence {
+        Presence::NotLoaded => ModelState::NotLoaded,
+        Presence::Loading => ModelState::Loading,
+        Presence::Loaded => ModelState::Loaded,
+        Presence::Unloading => ModelState::Unloading,
+        Presence::Unloaded => ModelState::Unloaded,
+    }
+}
+
+fn worker_status(worker: &worker::Status, models: &[Arc<Model>]) -> WorkerStatus {
+    let loads = || models.iter().map(|model| (model.name.to_string(), load(worker, model)));
+    WorkerStatus {
+        id: worker.id as u64,
+        pid: i32::try_from(worker.pid).ok().filter(|pid| *pid != 0),
+        cpu: worker.cpu,
+        state: worker_state(worker.state),
+        restarts: worker.restarts,
+        generations: loads().map(|(model, load)| (model, load.generation)).collect(),
+        loads: loads().map(|(model, load)| (model, load_status(&load))).collect(),
+        memory_bytes: private_bytes(worker.pid),
+    }
+}
+
+fn worker_state(state: PoolState) -> WorkerState {
+    match state {
+        PoolState::Starting => WorkerState::Starting,
+        PoolState::Ready => WorkerState::Ready,
+        PoolState::Busy => WorkerState::Busy,
+        PoolState::Draining => WorkerState::Draining,
+        PoolState::Stopped => WorkerState::Stopped,
+        PoolState::Backoff => WorkerState::Backoff,
+        PoolState::Failed => WorkerState::Failed,
+    }
 }
 
 fn load(worker: &worker::Status, model: &Model) -> worker::Load {
     worker.loads.get(usize::from(model.slot)).copied().unwrap_or_default()
 }
 
-/// A process's memory without the files that it maps, which others map, too. Its share of those
-/// would be in `/proc/PID/smaps_rollup`, which nobody but root may read of a process that is not
+fn load_status(load: &worker::Load) -> LoadStatus {
+    let worker::Load { micros, compiled, at, .. } = *load;
+    LoadStatus { load_micros: micros, compiled, seconds_ago: at.map(|at| at.elapsed().as_secs()) }
+}
+
+/// What is counted, by the names that the counters have in [`Metrics`].
+fn counters(metrics: &Metrics) -> BTreeMap<String, u64> {
+    let named = serde_json::to_value(metrics).and_then(serde_json::from_value);
+    named.expect("every counter is a number")
+}
+
+/// A process's memory without the files it maps, which other processes map as well. Its share of
+/// those is in `/proc/PID/smaps_rollup`, which only root may read of a process that is not
 /// dumpable. `None` where no process runs.
-fn own_bytes(pid: u32) -> Option<u64> {
+fn private_bytes(pid: u32) -> Option<u64> {
     Some(process::memory_bytes(&pid.to_string(), "RssAnon")).filter(|&bytes| bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_have_their_names() {
+        let metrics = Metrics::default();
+        metrics.commits_total.add_all(3);
+        let counters = counters(&metrics);
+        assert_eq!(counters["commits_total"], 3);
+        assert_eq!(counters["worker_restarts_total"], 0);
+    }
+
+    #[test]
+    fn states_keep_their_words() {
+        for state in PoolState::ALL {
+            let word = serde_json::to_value(state).unwrap();
+            assert_eq!(word, worker_state(state).as_str());
+        }
+    }
 }

@@ -19,7 +19,7 @@ use onnxd_proto::{
     exit::{ExitStatus, Failure},
     generation::Generation,
 };
-use onnxd_telemetry::stderr as log;
+use onnxd_telemetry::log;
 
 use crate::config::ServeArguments;
 
@@ -130,15 +130,9 @@ pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
     if message.use_stderr() { ExitStatus::Usage } else { ExitStatus::Fine }.into()
 }
 
-/// Writes one line for people to standard error.
-pub(crate) fn complain(line: &str) {
-    // In one piece, and without waiting for anybody who does not read.
-    let _ = log::Stderr.write_all(format!("{line}\n").as_bytes());
-}
-
 /// Prints why a command failed; gives its exit code.
 pub(crate) fn report(failure: &Failure) -> ExitStatus {
-    complain(&format!("onnxd: {}", failure.message));
+    log::complain(&failure.message);
     failure.status
 }
 

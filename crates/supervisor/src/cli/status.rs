@@ -1,34 +1,41 @@
 //! `onnxd status`.
 
-use onnxd_proto::exit::ExitStatus;
-use serde_json::Value;
+use onnxd_admin::api::{LoadStatus, ModelStatus, Status, Task, WorkerStatus};
+use onnxd_proto::exit::{ExitStatus, Failure};
 
-use super::{StatusArguments, client, say};
-use onnxd_proto::exit::Failure;
+use super::{StatusArguments, client::call, say, update::refused};
 
 /// Prints what a supervisor serves, as two tables or as one line of JSON.
 ///
 /// # Errors
 /// No supervisor answers.
 pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
-    let status = client::call(&arguments.admin, "GET", "/admin/status", &Value::Null, |_| {})?;
+    let answer = call(&arguments.admin, async |client| client.status().await)?;
     if arguments.admin.json {
-        say(&status.to_string());
-        return Ok(ExitStatus::Fine);
+        say(&answer.json);
     }
-    if status["sandbox"]["on"] == false {
+    match answer.result {
+        Ok(status) if !arguments.admin.json => print(&status),
+        Ok(_) => {}
+        Err(refusal) => return Err(refused(&refusal)),
+    }
+    Ok(ExitStatus::Fine)
+}
+
+fn print(status: &Status) {
+    if !status.sandbox.on {
         say("NOT CONFINED: workers and checkers run with --no-sandbox\n");
     }
-    table(&MODEL_COLUMNS, rows(&status["models"]).iter().map(model).collect());
+    table(&MODEL_COLUMNS, status.models.iter().map(model).collect());
     say("");
-    table(&WORKER_COLUMNS, rows(&status["workers"]).iter().map(worker).collect());
-    for model in rows(&status["models"]) {
-        for version in rows(&model["quarantined"]) {
-            let (name, version) = (text(&model["name"]), short(version));
+    let worker = |worker| self::worker(worker, &status.models);
+    table(&WORKER_COLUMNS, status.workers.iter().map(worker).collect());
+    for model in &status.models {
+        for version in &model.quarantined {
+            let (name, version) = (&model.name, short(version));
             say(&format!("\n{name}: version {version} failed its probation and is refused"));
         }
     }
-    Ok(ExitStatus::Fine)
 }
 
 const MODEL_COLUMNS: [&str; 7] =
@@ -36,41 +43,44 @@ const MODEL_COLUMNS: [&str; 7] =
 const WORKER_COLUMNS: [&str; 7] =
     ["WORKER", "PID", "CPU", "STATE", "RESTARTS", "MEMORY", "GENERATIONS"];
 
-/// COSINE is that to the generation before, the mean over the probe texts.
-fn model(model: &Value) -> Vec<String> {
-    let cosine = model["drift"]["mean_cosine"].as_f64();
+/// A row of the models. COSINE is the mean over the probe texts, to the generation before.
+fn model(model: &ModelStatus) -> Vec<String> {
+    let version = Some(short(&model.version)).filter(|version| !version.is_empty());
     vec![
-        text(&model["name"]),
-        text(&model["state"]),
-        text(&model["generation"]),
-        short(&model["version"]),
-        text(&model["task"]),
-        cosine.map_or("-".to_owned(), |cosine| format!("{cosine:.4}")),
-        text(&model["source"]),
+        model.name.clone(),
+        model.state.to_string(),
+        model.generation.to_string(),
+        or_dash(version),
+        or_dash(model.task.map(Task::as_str)),
+        or_dash(model.drift.map(|drift| format!("{:.4}", drift.mean_cosine))),
+        model.source.clone(),
     ]
 }
 
-/// MEMORY is the process's own, without the weights that workers share.
-fn worker(worker: &Value) -> Vec<String> {
-    let memory = worker["memory_bytes"].as_u64();
-    let generations = worker["generations"].as_object().into_iter().flatten();
-    let generation = |(model, generation): (&String, &Value)| {
-        let load = &worker["loads"][model];
-        let plain = if load["compiled"] == false { ", not compiled" } else { "" };
-        let age = load["seconds_ago"]
-            .as_u64()
-            .map_or(String::new(), |age| format!(" ({age} s ago{plain})"));
-        format!("{model}={generation}{age}")
+/// A row of the workers. MEMORY is private to the process, without the weights that workers share.
+fn worker(worker: &WorkerStatus, models: &[ModelStatus]) -> Vec<String> {
+    // In the order of the models, which is that of the configuration.
+    let generation = |model: &ModelStatus| {
+        let generation = worker.generations.get(&model.name)?;
+        let age = worker.loads.get(&model.name).map_or(String::new(), age);
+        Some(format!("{}={generation}{age}", model.name))
     };
+    let generations: Vec<String> = models.iter().filter_map(generation).collect();
     vec![
-        text(&worker["id"]),
-        text(&worker["pid"]),
-        text(&worker["cpu"]),
-        text(&worker["state"]),
-        text(&worker["restarts"]),
-        memory.map_or("-".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000)),
-        generations.map(generation).collect::<Vec<_>>().join(" "),
+        worker.id.to_string(),
+        or_dash(worker.pid),
+        or_dash(worker.cpu),
+        worker.state.to_string(),
+        worker.restarts.to_string(),
+        or_dash(worker.memory_bytes.map(|bytes| format!("{} MB", bytes / 1_000_000))),
+        generations.join(" "),
     ]
+}
+
+/// Since when a worker serves what it loaded.
+fn age(load: &LoadStatus) -> String {
+    let plain = if load.compiled { "" } else { ", not compiled" };
+    load.seconds_ago.map_or(String::new(), |age| format!(" ({age} s ago{plain})"))
 }
 
 /// Prints rows below their headings, each column as wide as its widest cell.
@@ -87,20 +97,12 @@ fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     }
 }
 
-fn rows(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        other => other.to_string(),
-    }
+/// The value, or a dash if there is none.
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
 }
 
 /// As much of a version as people compare.
-fn short(version: &Value) -> String {
-    let version = text(version);
-    version.get(..12).unwrap_or(&version).to_owned()
+fn short(version: &str) -> &str {
+    version.get(..12).unwrap_or(version)
 }

@@ -2,38 +2,39 @@
 
 use std::{env, path::PathBuf};
 
-use onnxd_proto::{domain::Refusal, exit::ExitStatus};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use onnxd_admin::{
+    api::{Outcome, Refusal, RollbackCall, Step, Unloaded, UpdateCall},
+    client::{Answer, Call, Client, Error},
+};
+use onnxd_proto::exit::{ExitStatus, Failure};
 
 use super::{
-    AdminArguments, RollbackArguments, UnloadArguments, UpdateArguments, client,
+    AdminArguments, RollbackArguments, UnloadArguments, UpdateArguments,
+    client::call,
     progress::{self, Display},
     say,
 };
-use crate::admin::{RollbackCall, UpdateCall};
-use onnxd_proto::domain::{Outcome, Step, Unloaded};
-use onnxd_proto::exit::Failure;
 
 /// `onnxd update MODEL`.
 ///
 /// # Errors
-/// No supervisor answers.
+/// No supervisor answers, or the update is refused.
 pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
     let from = arguments.from.clone().map(from_here).transpose()?;
     let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
-    let call = UpdateCall { from, load: load.into(), force, allow_dimension_change };
-    let path = format!("/admin/models/{}/update", arguments.model);
-    run(&arguments.admin, &path, &json!(call))
+    let update = UpdateCall { from, load: load.into(), force, allow_dimension_change };
+    let model = arguments.model.as_str();
+    show(&arguments.admin, async |client| client.update(model, &update).await)
 }
 
 /// `onnxd rollback MODEL`.
 ///
 /// # Errors
-/// No supervisor answers.
+/// No supervisor answers, or the rollback is refused.
 pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Failure> {
-    let path = format!("/admin/models/{}/rollback", arguments.model);
-    run(&arguments.admin, &path, &json!(RollbackCall { to: arguments.to }))
+    let rollback = RollbackCall { to: arguments.to };
+    let model = arguments.model.as_str();
+    show(&arguments.admin, async |client| client.rollback(model, &rollback).await)
 }
 
 /// `onnxd unload MODEL`.
@@ -41,52 +42,53 @@ pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Fail
 /// # Errors
 /// No supervisor answers, or the model is not unloaded.
 pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure> {
-    let path = format!("/admin/models/{}/unload", arguments.model);
-    let last = client::call(&arguments.admin, "POST", &path, &json!({}), |_| {})?;
-    if arguments.admin.json {
-        say(&last.to_string());
-    }
-    let Ok(unloaded) = serde_json::from_value::<Unloaded>(last.clone()) else {
-        return refused(&arguments.admin, &last);
-    };
-    if !arguments.admin.json {
+    let model = arguments.model.as_str();
+    let answer = call(&arguments.admin, async |client| client.unload(model).await)?;
+    report(&arguments.admin, answer, |unloaded: &Unloaded| {
         let Unloaded { model, generation, seconds } = unloaded;
-        say(&format!("{model}: generation {generation} unloaded, {seconds:.2} s"));
-    }
-    Ok(ExitStatus::Fine)
+        format!("{model}: generation {generation} unloaded, {seconds:.2} s")
+    })
 }
 
-/// The supervisor stands in another directory than we do.
+/// Makes a path absolute: the supervisor runs in another directory.
 fn from_here(path: PathBuf) -> Result<PathBuf, Failure> {
     let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
     Ok(here.join(path))
 }
 
-fn run(admin: &AdminArguments, path: &str, call: &Value) -> Result<ExitStatus, Failure> {
+/// Shows the steps of an update or rollback as they arrive, and what came of it.
+fn show(
+    admin: &AdminArguments,
+    mut begin: impl AsyncFnMut(&Client) -> Result<Call, Error>,
+) -> Result<ExitStatus, Failure> {
     let display = Display::new(!admin.json);
-    let show = |line: &Value| {
-        if let Ok(step) = Step::deserialize(line) {
-            display.show(&step);
-        }
-    };
-    let last = client::call(admin, "POST", path, call, show)?;
+    let show = |step: &Step| display.show(step);
+    let answer = call(admin, async |client| begin(client).await?.end(show).await)?;
     display.finish();
-    if admin.json {
-        say(&last.to_string());
-    }
-    if let Ok(outcome) = serde_json::from_value::<Outcome>(last.clone()) {
-        if !admin.json {
-            say(&progress::summary(&outcome));
-        }
-        return Ok(ExitStatus::Fine);
-    }
-    refused(admin, &last)
+    report(admin, answer, |outcome: &Outcome| progress::summary(outcome))
 }
 
-fn refused(admin: &AdminArguments, last: &Value) -> Result<ExitStatus, Failure> {
-    match serde_json::from_value::<Refusal>(last["error"].clone()) {
-        Ok(_) if admin.json => Ok(ExitStatus::Refused),
-        Ok(refusal) => Err(Failure::refused(format!("refused: {refusal}"))),
-        Err(_) => Err(Failure::internal(format!("the supervisor answers {last}"))),
+/// Prints the outcome, as JSON or for people.
+fn report<T>(
+    admin: &AdminArguments,
+    answer: Answer<T>,
+    summary: impl Fn(&T) -> String,
+) -> Result<ExitStatus, Failure> {
+    if admin.json {
+        say(&answer.json);
     }
+    match answer.result {
+        Ok(_) if admin.json => Ok(ExitStatus::Fine),
+        Ok(done) => {
+            say(&summary(&done));
+            Ok(ExitStatus::Fine)
+        }
+        Err(_) if admin.json => Ok(ExitStatus::Refused),
+        Err(refusal) => Err(refused(&refusal)),
+    }
+}
+
+/// Says why a supervisor did nothing.
+pub(super) fn refused(refusal: &Refusal) -> Failure {
+    Failure::refused(format!("refused: {refusal}"))
 }

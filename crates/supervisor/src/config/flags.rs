@@ -13,8 +13,9 @@ use serde::Deserialize;
 
 use onnxd_proto::exit::Failure;
 
-/// What `serve` takes: each flag is also a variable and, with the same name, a key of the file.
-#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+/// What `serve` takes: each flag is also a variable and, with the same name, a key of the file. A
+/// setting that is absent says nothing; defaults are for [`Config`](super::Config).
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct ServeArguments {
     /// A TOML file with any of the settings below as keys
@@ -174,8 +175,21 @@ pub(crate) struct ServeArguments {
 
     /// Do not confine workers and checkers: a model that takes over one of them can then do what
     /// onnxd can. For kernels that cannot filter system calls
-    #[arg(long, env = "ONNXD_NO_SANDBOX", value_parser = FalseyValueParser::new())]
-    pub no_sandbox: bool,
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_NO_SANDBOX",
+        value_parser = FalseyValueParser::new(),
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub no_sandbox: Option<bool>,
+
+    /// How the log is written to standard error: text, or a JSON object a line. ONNXD_LOG filters
+    /// it, as info or onnxd=debug [default: text]
+    #[arg(long, value_name = "text|json", env = onnxd_telemetry::log::FORMAT_VARIABLE)]
+    pub log_format: Option<String>,
 
     /// Check the configuration, say what is wrong, and end
     #[arg(long)]
@@ -183,38 +197,75 @@ pub(crate) struct ServeArguments {
     pub check_config: bool,
 }
 
-/// The settings that stand in a file.
-///
-/// # Errors
-/// It cannot be read, or something else stands there.
-pub(super) fn read_file(path: &Path) -> Result<ServeArguments, Failure> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| Failure::configuration(format!("--config {}: {error}", path.display())))?;
-    toml::from_str(&text)
-        .map_err(|error| Failure::configuration(format!("--config {}: {error}", path.display())))
+/// A setting that may be absent.
+trait Setting {
+    /// This setting, or the other one if it is absent.
+    fn or_else_from(self, other: Self) -> Self;
+}
+
+impl<T> Setting for Option<T> {
+    fn or_else_from(self, other: Self) -> Self {
+        self.or(other)
+    }
+}
+
+impl<T> Setting for Vec<T> {
+    fn or_else_from(self, other: Self) -> Self {
+        if self.is_empty() { other } else { self }
+    }
+}
+
+/// Lays settings over others. A setting that is missing in the list does not compile.
+macro_rules! overlay {
+    ($over:expr, $under:expr; $($setting:ident)+) => {{
+        let (over, under): (ServeArguments, ServeArguments) = ($over, $under);
+        // These two are flags alone.
+        let ServeArguments { config, check_config, $($setting),+ } = over;
+        ServeArguments {
+            config,
+            check_config,
+            $($setting: $setting.or_else_from(under.$setting)),+
+        }
+    }};
+}
+
+impl ServeArguments {
+    /// Adds what the file of `--config` says to these flags and variables, which win over it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has unknown keys or wrong values.
+    pub(crate) fn with_file(self) -> Result<Self, Failure> {
+        match &self.config {
+            Some(path) => {
+                let file = read_file(path)?;
+                Ok(self.over(file))
+            }
+            None => Ok(self),
+        }
+    }
+
+    /// These settings, and where they are absent those of the file.
+    fn over(self, file: Self) -> Self {
+        overlay!(
+            self, file;
+            model preload model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
+            tls_key admin_socket admin_listen admin_token_file state_dir workers worker_memory
+            alone_cpus max_client_batch_size onnxruntime worker_binary drain_timeout
+            worker_restarts start_timeout stopped_grace max_connections succession_timeout
+            request_timeout queue_limit check_timeout check_memory min_cosine probation retention
+            no_sandbox log_format
+        )
+    }
+}
+
+fn read_file(path: &Path) -> Result<ServeArguments, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        Failure::configuration(format!("--config {}: {error}", path.display()))
+    };
+    let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
+    toml::from_str(&text).map_err(|error| wrong(&error))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_key_of_the_file_is_known_and_a_wrong_one_is_named() {
-        let file: ServeArguments = toml::from_str(
-            "model = ['m=/x']\nlisten = '[::1]:1'\nadmin-socket = '/a'\nstate-dir = '/s'\n\
-             workers = 2\nonnxruntime = '/o'\nworker-binary = '/w'\ndrain-timeout = 1\n\
-             request-timeout = 2\ncheck-timeout = 3\ncheck-memory = 4\nmin-cosine = 0.5\n\
-             probation = 5\nretention = 6\nqueue-limit = 7\nalone-cpus = 8\n\
-             api-key-file = '/k'\ncors-allow-origin = ['*']\ntls-cert = '/c'\ntls-key = '/t'\n\
-             preload = ['m']\nmodel-alias = ['x=m']\nadmin-listen = '[::1]:2'\nadmin-token-file = '/t'\n\
-             grpc-listen = '[::1]:3'\nno-sandbox = true\nmax-connections = 9\n\
-             succession-timeout = 9\nworker-restarts = 3\nstart-timeout = 4\nstopped-grace = 5\n\
-             worker-memory = 10",
-        )
-        .unwrap();
-        assert_eq!(file.workers, NonZeroUsize::new(2));
-        assert!(file.no_sandbox);
-        let error = toml::from_str::<ServeArguments>("worker = 2").unwrap_err();
-        assert!(error.to_string().contains("worker"), "{error}");
-    }
-}
+#[path = "flags_tests.rs"]
+mod tests;

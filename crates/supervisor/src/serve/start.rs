@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -10,7 +10,10 @@ use nix::{
     unistd::Pid,
 };
 use onnxd_proto::{control_page::ControlPage, wire::message::Welcome};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
+};
 
 use super::Server;
 use crate::{
@@ -64,7 +67,7 @@ impl Server {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
         let sockets = Sockets::bind(config, inherited).await?;
-        let means = update::Means {
+        let updates = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), config.check)?,
@@ -74,38 +77,26 @@ impl Server {
             events: events.clone(),
             background: background.clone(),
         };
-        let updater = Arc::new(restore(&means).await?);
-        let welcome = Welcome {
-            onnxruntime: config.onnxruntime.clone(),
-            state_dir: config.state_dir.clone(),
-            models: registry.slots(),
-            admin_socket: sockets.admin.name(),
-            helper_cpus: Vec::new(),
-        };
+        let updater = Arc::new(restore(&updates).await?);
         let workers = workers(config, &executable, registry.models().len(), &events)?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
-        let means = dispatcher::Means {
+        let dispatching = dispatcher::Means {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
-            welcome,
+            welcome: welcome(config, &registry, &sockets),
             lines: updater.lines(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
             worker_memory_bytes: config.worker_memory_bytes,
         };
-        let (dispatcher, health) = Dispatcher::new(means, workers);
+        let (dispatcher, health) = Dispatcher::new(dispatching, workers);
         tokio::spawn(dispatcher.run(incoming));
 
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
-        let dispatch = Dispatch::new(
-            events.clone(),
-            Arc::clone(&metrics),
-            limits,
-            backlog,
-            registry.models().len(),
-        );
+        let models = registry.models().len();
+        let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, models);
         let app = App {
             registry: Arc::clone(&registry),
             dispatch: Arc::new(dispatch),
@@ -118,7 +109,7 @@ impl Server {
         };
         let calls = Admin::calls();
         let admin = Admin { registry, updater, store, events, metrics, calls };
-        let server = Self::listen(config, edge, sockets, (app, admin)).await?;
+        let server = Self::listen(config, edge, sockets, Interfaces { app, admin }).await?;
         // Requests wait until workers are ready, except where a predecessor still answers them.
         server.open.send_replace(!inherited.succeeds());
         Ok(server)
@@ -129,7 +120,7 @@ impl Server {
         config: &Config,
         edge: &Edge,
         sockets: Sockets,
-        (app, admin): (App, Admin),
+        Interfaces { app, admin }: Interfaces,
     ) -> Result<Self, Failure> {
         let for_a_successor = sockets
             .for_a_successor()
@@ -143,32 +134,24 @@ impl Server {
         let (events, store) = (admin.events.clone(), Arc::clone(&admin.store));
         let (stop_accepting, drain) = watch::channel(false);
         let (open, opened) = watch::channel(false);
+        let gate = Gate { opened, drain, drain_timeout: config.drain_timeout };
+
         let listener = Listener::new(public, edge, router::router(app.clone()), shared());
         let ticks = listener.ticks();
-        let run = |listener: Listener| {
-            let (mut opened, drain, timeout) =
-                (opened.clone(), drain.clone(), config.drain_timeout);
-            tokio::spawn(async move {
-                // An error means that there is nothing left to open for.
-                let _ = opened.wait_for(|opened| *opened).await;
-                listener.run(drain, timeout).await;
-            })
-        };
-        let mut listeners = vec![run(listener)];
+        let mut listeners = vec![gate.run(listener)];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
-            let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
-            let listener = Listener::grpc(socket, edge, services, shared());
-            listeners.push(run(listener));
+            let services = grpc::router(app.clone(), edge.keys.clone(), gate.drain.clone()).await?;
+            listeners.push(gate.run(Listener::grpc(socket, edge, services, shared())));
         }
+
         let admin_router = admin::router(admin);
         if let Some((socket, token)) = admin_tcp {
             let health = router::health(app.clone());
             let router = admin::guarded(admin_router.clone(), token, health);
-            // Its calls end when updates do, at the beginning of the drain.
             let own = (Arc::clone(&app.metrics), Places::new(admin::CONNECTIONS_MAX));
-            let listener = Listener::new(socket, &Edge::open(), router, own);
-            run(listener);
+            // Not waited for: its calls end when updates do, at the beginning of the drain.
+            gate.run(Listener::new(socket, &Edge::open(), router, own));
         }
         let admin = tokio::spawn(admin_socket.serve(admin_router));
         Ok(Self {
@@ -185,6 +168,45 @@ impl Server {
             listeners,
             admin,
         })
+    }
+}
+
+/// What is served: to clients, and to administrators.
+struct Interfaces {
+    app: App,
+    admin: Admin,
+}
+
+/// When listeners accept, and how they stop.
+struct Gate {
+    /// Becomes true when they begin.
+    opened: watch::Receiver<bool>,
+    /// Becomes true when they stop.
+    drain: watch::Receiver<bool>,
+    drain_timeout: Duration,
+}
+
+impl Gate {
+    /// Runs a listener from the opening to the end of the drain.
+    fn run(&self, listener: Listener) -> JoinHandle<()> {
+        let (mut opened, drain, timeout) =
+            (self.opened.clone(), self.drain.clone(), self.drain_timeout);
+        tokio::spawn(async move {
+            // An error means that there is nothing left to open for.
+            let _ = opened.wait_for(|opened| *opened).await;
+            listener.run(drain, timeout).await;
+        })
+    }
+}
+
+/// What every worker is told first.
+fn welcome(config: &Config, registry: &Registry, sockets: &Sockets) -> Welcome {
+    Welcome {
+        onnxruntime: config.onnxruntime.clone(),
+        state_dir: config.state_dir.clone(),
+        models: registry.slots(),
+        admin_socket: sockets.admin.name(),
+        helper_cpus: Vec::new(),
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     pin::pin,
-    process::{self, Child, Command},
+    process::{self, Command, ExitStatus},
     time::Duration,
 };
 
@@ -31,7 +31,8 @@ use nix::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    time,
+    process::Child,
+    time::{self, Instant},
 };
 
 use super::Server;
@@ -52,6 +53,9 @@ const YOURS: u8 = b'y';
 const TAKEN: u8 = b't';
 /// How long a successor that was given everything may take to say so. We drain in any case.
 const TAKEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end of a successor that was killed is waited for. One that the kernel cannot end
+/// yet, since it waits for a disk, is reaped when it ends.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// What systemd and a predecessor told this process alone.
 const OURS_ALONE: [&str; 5] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", SUCCESSION];
@@ -66,8 +70,10 @@ pub(super) enum Attempt {
     Stopped,
 }
 
-/// The process that takes over. Dropping it before it has ends it.
+/// The process that takes over. Dropping it before it has kills it. Nothing here blocks: the
+/// runtime has one thread, and requests are served by it meanwhile.
 pub(super) struct Successor {
+    pid: u32,
     child: Child,
     channel: UnixStream,
     has_taken: bool,
@@ -76,8 +82,8 @@ pub(super) struct Successor {
 impl Successor {
     /// Passes a SIGHUP on.
     pub(super) fn hang_up(&self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // Nobody has waited for it, so that the pid is still its own.
+        // It has no id once it has been reaped, when another process may have its pid.
+        if let Some(Ok(pid)) = self.child.id().map(i32::try_from) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
         }
     }
@@ -91,18 +97,28 @@ impl Successor {
         let _ = self.channel.write_u8(word).await;
     }
 
-    /// Ends it, for the reason that is returned.
-    fn end(&mut self) -> String {
-        // It has ended by itself where it had nothing more to say.
-        let _ = self.child.kill();
-        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
+    /// Kills it, and returns how it ended.
+    async fn end(&mut self) -> String {
+        // An error means that it has ended already.
+        let _ = self.child.start_kill();
+        ending(self.child.wait()).await
+    }
+}
+
+/// How a process that was killed ended, or that it has not yet.
+async fn ending(end: impl Future<Output = io::Result<ExitStatus>>) -> String {
+    match time::timeout(ENDS_WITHIN, end).await {
+        Ok(Ok(status)) => status.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "killed, but not ended yet".to_owned(),
     }
 }
 
 impl Drop for Successor {
     fn drop(&mut self) {
         if !self.has_taken {
-            self.end();
+            // Tokio reaps it when it ends.
+            let _ = self.child.start_kill();
         }
     }
 }
@@ -117,8 +133,7 @@ impl Server {
     ) -> Attempt {
         let mut reload = false;
         let result = {
-            let mut attempt =
-                pin!(time::timeout(config.succession_timeout, self.attempt(background)));
+            let mut attempt = pin!(self.attempt(config.succession_timeout, background));
             loop {
                 tokio::select! {
                     result = attempt.as_mut() => break result,
@@ -130,9 +145,6 @@ impl Server {
                 }
             }
         };
-        let result = result.unwrap_or_else(|_| {
-            Err(format!("it is not ready after {} s", config.succession_timeout.as_secs()))
-        });
         // Neither its time nor a signal ends what follows: two might serve, or nobody.
         let result = match result {
             Ok(successor) => self.yield_to(successor).await,
@@ -153,25 +165,38 @@ impl Server {
         Attempt::Failed { reload }
     }
 
-    /// Starts a successor and waits until it is ready.
-    async fn attempt(&self, background: &Background) -> Result<Successor, String> {
+    /// Starts a successor and waits until it is ready. If it is not in time it has been ended when
+    /// this returns, so that two processes never write the same state.
+    async fn attempt(
+        &self,
+        timeout: Duration,
+        background: &Background,
+    ) -> Result<Successor, String> {
+        let deadline = Instant::now() + timeout;
+        let late = || format!("it is not ready after {} s", timeout.as_secs());
         tracing::info!("a successor is to take over: letting running updates finish");
-        self.updater.hold().await;
-        background.rest().await;
+        let idle = async {
+            self.updater.hold().await;
+            background.rest().await;
+        };
+        time::timeout_at(deadline, idle).await.map_err(|_| late())?;
         let mut successor =
             self.start_successor().map_err(|error| format!("it could not be started: {error}"))?;
-        let pid = successor.child.id();
-        tracing::info!(pid, "a successor has started");
-        if successor.hear().await != Some(READY) {
-            return Err(format!("it ended, {}", successor.end()));
+        tracing::info!(pid = successor.pid, "a successor has started");
+        match time::timeout_at(deadline, successor.hear()).await {
+            Ok(Some(READY)) => Ok(successor),
+            Ok(_) => Err(format!("it ended, {}", successor.end().await)),
+            Err(_) => {
+                successor.end().await;
+                Err(late())
+            }
         }
-        Ok(successor)
     }
 
     /// Has a successor that is ready serve. Updates are held meanwhile. An error: it has ended, and
     /// we serve on.
     async fn yield_to(&self, mut successor: Successor) -> Result<Successor, String> {
-        let pid = successor.child.id();
+        let pid = successor.pid;
         systemd::main_process_is(pid);
         successor.say(YOURS).await;
         match time::timeout(TAKEN_TIMEOUT, successor.hear()).await {
@@ -179,7 +204,7 @@ impl Server {
                 // As far as it had come.
                 systemd::main_process_is(process::id());
                 self.store.sign();
-                return Err(format!("it ended as it took over, {}", successor.end()));
+                return Err(format!("it ended as it took over, {}", successor.end().await));
             }
             Ok(Some(TAKEN)) => tracing::info!(pid, "the successor serves"),
             _ => tracing::error!(pid, "the successor does not say that it serves"),
@@ -211,10 +236,13 @@ impl Server {
         let mappings = passed.into_iter().zip(FIRST..);
         let mapping = |((_, parent_fd), child_fd)| FdMapping { parent_fd, child_fd };
         command.fd_mappings(mappings.map(mapping).collect()).map_err(io::Error::other)?;
+        let mut command = tokio::process::Command::from(command);
         let child = command.spawn()?;
         // With it the command's end of the channel is closed, or we would never see its end.
         drop(command);
-        Ok(Successor { child, channel: UnixStream::from_std(ours)?, has_taken: false })
+        let pid = child.id().ok_or_else(|| io::Error::other("it has no pid"))?;
+        let channel = UnixStream::from_std(ours)?;
+        Ok(Successor { pid, child, channel, has_taken: false })
     }
 
     /// The successor's side: returns when this process is the server.
@@ -245,5 +273,66 @@ impl Server {
             tracing::info!("the predecessor has ended");
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future, os::unix::process::ExitStatusExt};
+
+    use super::*;
+
+    /// A successor that says nothing and does not end by itself.
+    fn silent() -> Successor {
+        let (ours, _) = StdStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let child = tokio::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id().unwrap();
+        Successor { pid, child, channel: UnixStream::from_std(ours).unwrap(), has_taken: false }
+    }
+
+    fn runs(pid: u32) -> bool {
+        std::path::Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn process_that_cannot_end_is_not_waited_for() {
+        let begin = Instant::now();
+        assert_eq!(ending(future::pending()).await, "killed, but not ended yet");
+        assert_eq!(begin.elapsed(), ENDS_WITHIN);
+        let killed = ExitStatus::from_raw(9);
+        assert!(ending(future::ready(Ok(killed))).await.contains("signal: 9"));
+    }
+
+    #[tokio::test]
+    async fn ending_a_successor_kills_and_reaps_it() {
+        let mut successor = silent();
+        let ended = successor.end().await;
+        assert!(ended.contains("signal: 9"), "{ended}");
+        assert!(successor.child.id().is_none() && !runs(successor.pid));
+    }
+
+    #[tokio::test]
+    async fn dropped_successor_is_killed_and_reaped_later() {
+        let successor = silent();
+        let pid = successor.pid;
+        drop(successor);
+        let gone = async {
+            while runs(pid) {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        time::timeout(Duration::from_secs(10), gone).await.expect("it is reaped");
+    }
+
+    #[tokio::test]
+    async fn successor_that_has_taken_over_outlives_its_handle() {
+        let mut successor = silent();
+        let pid = successor.pid;
+        successor.has_taken = true;
+        drop(successor);
+        time::sleep(Duration::from_millis(50)).await;
+        assert!(runs(pid));
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
     }
 }

@@ -29,6 +29,8 @@ const REFUSALS: [&str; RefusalKind::Internal as usize + 1] = [
     "superseded",
     "quarantined",
     "busy",
+    "handing_over",
+    "malformed",
     "internal",
 ];
 

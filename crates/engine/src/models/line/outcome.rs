@@ -9,7 +9,7 @@ use onnxd_proto::{
 };
 
 use crate::models::{
-    events::{Action, CallId, Committed, Target},
+    events::{Action, CallId, Committed, Stop, Target},
     line::{Line, Phase, Running, is_unloaded},
     probation::Probation,
 };
@@ -96,9 +96,9 @@ impl Line {
         }
     }
 
-    pub(super) fn stop(&mut self, now: Instant, reason: &'static str) {
-        self.stopped = Some(reason);
-        let refusal = RefusalKind::Busy.because(reason);
+    pub(super) fn stop(&mut self, now: Instant, stop: Stop) {
+        self.stopped = Some(stop);
+        let refusal = stop.refusal();
         // A record that may be durable already decides for itself, and so does what is dropped.
         let decided =
             |running: &Running| matches!(running.phase, Phase::Recording(_) | Phase::Unloading);

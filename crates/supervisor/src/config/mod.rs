@@ -17,14 +17,11 @@ use std::{
 
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
+use self::paths::{absolute, default_admin_socket, default_state_dir, executable_file};
 pub(crate) use self::{
     admin::{AdminListen, Token},
     flags::ServeArguments,
     paths::admin_socket_candidates,
-};
-use self::{
-    flags::read_file,
-    paths::{absolute, default_admin_socket, default_state_dir, executable_file},
 };
 use crate::transport::edge::{self, EdgeConfig};
 use onnxd_engine::models::registry::ModelSource;
@@ -37,6 +34,10 @@ const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
 const CLIENT_BATCH: usize = 32;
 /// Texts that may wait or be computed at once, unless told otherwise.
 const QUEUE_LIMIT: usize = 512;
+/// CPUs of a request while the server is otherwise idle, unless told otherwise.
+const ALONE_CPUS: usize = 4;
+/// Versions of each model that are kept, unless told otherwise.
+const RETENTION: usize = 3;
 /// Restarts of a worker within a minute, unless told otherwise.
 const WORKER_RESTARTS: u32 = 10;
 
@@ -91,101 +92,78 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads the file, if one is named, and checks everything that can be checked without
-    /// starting anything.
+    /// Checks everything that can be checked without starting anything. `settings` are flags and
+    /// variables [with those of the file](ServeArguments::with_file).
     ///
     /// # Errors
     /// The first setting that cannot work, by name.
-    pub(crate) fn load(flags: ServeArguments) -> Result<Self, Failure> {
-        let file = match &flags.config {
-            Some(path) => read_file(path)?,
-            None => ServeArguments::default(),
-        };
-        let (check, supervision) = (check_limits(&flags, &file), supervision(&flags, &file));
-        let specs = if flags.model.is_empty() { file.model } else { flags.model };
-        let aliases =
-            if flags.model_alias.is_empty() { file.model_alias } else { flags.model_alias };
-        let preload = if flags.preload.is_empty() { file.preload } else { flags.preload };
+    pub(crate) fn load(settings: ServeArguments) -> Result<Self, Failure> {
+        let (check, supervision) = (check_limits(&settings), supervision(&settings));
+        let models = models::served(&settings.model, &settings.model_alias)?;
         Ok(Self {
-            models: preload::mark(models::served(&specs, &aliases)?, &preload)?,
-            listen: flags.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 8080).into()),
-            grpc_listen: flags.grpc_listen.or(file.grpc_listen),
+            models: preload::mark(models, &settings.preload)?,
+            listen: settings.listen.unwrap_or(([127, 0, 0, 1], 8080).into()),
+            grpc_listen: settings.grpc_listen,
             edge: EdgeConfig {
-                api_key_file: flags.api_key_file.or(file.api_key_file),
-                origins: edge::origins(if flags.cors_allow_origin.is_empty() {
-                    &file.cors_allow_origin
-                } else {
-                    &flags.cors_allow_origin
-                })?,
-                tls: edge::tls_files(
-                    flags.tls_cert.or(file.tls_cert),
-                    flags.tls_key.or(file.tls_key),
-                )?,
+                api_key_file: settings.api_key_file,
+                origins: edge::origins(&settings.cors_allow_origin)?,
+                tls: edge::tls_files(settings.tls_cert, settings.tls_key)?,
             },
-            admin_socket: match flags.admin_socket.or(file.admin_socket) {
+            admin_socket: match settings.admin_socket {
                 Some(path) => absolute(&path)?,
                 None => default_admin_socket()?,
             },
-            admin_listen: AdminListen::load(
-                flags.admin_listen.or(file.admin_listen),
-                flags.admin_token_file.or(file.admin_token_file),
-            )?,
-            state_dir: match flags.state_dir.or(file.state_dir) {
+            admin_listen: AdminListen::load(settings.admin_listen, settings.admin_token_file)?,
+            state_dir: match settings.state_dir {
                 Some(path) => absolute(&path)?,
                 None => default_state_dir()?,
             },
-            workers: flags.workers.or(file.workers),
-            worker_memory_bytes: flags.worker_memory.or(file.worker_memory).map(mebibytes),
-            alone_cpus: flags.alone_cpus.or(file.alone_cpus).map_or(4, Into::into),
+            workers: settings.workers,
+            worker_memory_bytes: settings.worker_memory.map(mebibytes),
+            alone_cpus: settings.alone_cpus.map_or(ALONE_CPUS, Into::into),
             onnxruntime: executable_file(
                 "--onnxruntime",
-                flags.onnxruntime.or(file.onnxruntime),
+                settings.onnxruntime,
                 "libonnxruntime.so",
             )?,
             worker_binary: executable_file(
                 "--worker-binary",
-                flags.worker_binary.or(file.worker_binary),
+                settings.worker_binary,
                 "onnxd-worker",
             )?,
-            drain_timeout: seconds(flags.drain_timeout, file.drain_timeout, 30),
+            drain_timeout: seconds(settings.drain_timeout, 30),
             supervision,
-            max_connections: flags.max_connections.or(file.max_connections),
-            succession_timeout: seconds(flags.succession_timeout, file.succession_timeout, 300),
-            request_timeout: seconds(flags.request_timeout, file.request_timeout, 30),
-            queue_limit: queue_limit(flags.queue_limit.or(file.queue_limit))?,
-            max_client_batch_size: flags
-                .max_client_batch_size
-                .or(file.max_client_batch_size)
-                .map_or(CLIENT_BATCH, Into::into),
+            max_connections: settings.max_connections,
+            succession_timeout: seconds(settings.succession_timeout, 300),
+            request_timeout: seconds(settings.request_timeout, 30),
+            queue_limit: queue_limit(settings.queue_limit)?,
+            max_client_batch_size: settings.max_client_batch_size.map_or(CLIENT_BATCH, Into::into),
             check,
-            probation: seconds(flags.probation, file.probation, 60),
-            retention: flags.retention.or(file.retention).map_or(3, Into::into),
-            sandbox: !(flags.no_sandbox || file.no_sandbox),
+            probation: seconds(settings.probation, 60),
+            retention: settings.retention.map_or(RETENTION, Into::into),
+            sandbox: !settings.no_sandbox.unwrap_or(false),
         })
     }
 }
 
-/// Longer than anybody waits is cut to what can be added to any time.
-fn seconds(flag: Option<u64>, file: Option<u64>, default: u64) -> Duration {
-    Duration::from_secs(flag.or(file).unwrap_or(default).min(SECONDS_MAX))
+/// A duration in seconds, cut to what can be added to any time.
+fn seconds(given: Option<u64>, default: u64) -> Duration {
+    Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }
 
-fn check_limits(flags: &ServeArguments, file: &ServeArguments) -> CheckLimits {
+fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
-        timeout: seconds(flags.check_timeout, file.check_timeout, 120),
-        memory_bytes: flags.check_memory.or(file.check_memory).unwrap_or(4096) << 20,
-        min_cosine: flags.min_cosine.or(file.min_cosine),
+        timeout: seconds(settings.check_timeout, 120),
+        memory_bytes: settings.check_memory.unwrap_or(4096) << 20,
+        min_cosine: settings.min_cosine,
     }
 }
 
-fn supervision(flags: &ServeArguments, file: &ServeArguments) -> Supervision {
+fn supervision(settings: &ServeArguments) -> Supervision {
     Supervision {
-        stopped_grace: seconds(flags.stopped_grace, file.stopped_grace, 2),
-        start_timeout: seconds(flags.start_timeout, file.start_timeout, 120),
-        restarts_max: flags
-            .worker_restarts
-            .or(file.worker_restarts)
-            .map_or(WORKER_RESTARTS, Into::into),
+        stopped_grace: seconds(settings.stopped_grace, 2),
+        start_timeout: seconds(settings.start_timeout, 120),
+        restarts_max: settings.worker_restarts.map_or(WORKER_RESTARTS, Into::into),
     }
 }
 

@@ -4,7 +4,6 @@ mod start;
 mod succession;
 
 use std::{
-    io::IsTerminal,
     os::fd::OwnedFd,
     pin::pin,
     sync::{
@@ -21,7 +20,6 @@ use tokio::{
     task::JoinHandle,
     time,
 };
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, ServeArguments},
@@ -38,6 +36,7 @@ use onnxd_engine::{
     models::{background::Background, store::Store, update::Updater},
 };
 use onnxd_proto::exit::Failure;
+use onnxd_telemetry::log;
 
 /// How long an update that is given up may take to remove what it made.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,17 +48,12 @@ const WORKERS_END_WITHIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// Why it could not start, or had to stop.
 pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
-    onnxd_telemetry::stderr::write_panics();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_env("ONNXD_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
-        )
-        .with_writer(|| onnxd_telemetry::stderr::Stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     let inherited = Inherited::take()?;
-    let check_only = arguments.check_config;
-    let config = Config::load(arguments)?;
+    let settings = arguments.with_file()?;
+    log::init(settings.log_format.as_deref())
+        .map_err(|error| Failure::configuration(error.to_string()))?;
+    let check_only = settings.check_config;
+    let config = Config::load(settings)?;
     let edge = Edge::load(&config.edge)?;
     if check_only {
         return check(&config);

@@ -1,0 +1,106 @@
+use std::collections::BTreeSet;
+
+use clap::{Args, Command, FromArgMatches};
+
+use super::*;
+
+/// Every setting: its key, a value in a file, and another value as a flag.
+const SETTINGS: [(&str, &str, &str); 34] = [
+    ("model", "['m=/x']", "n=/y"),
+    ("preload", "['m']", "none"),
+    ("model-alias", "['x=m']", "y=m"),
+    ("listen", "'[::1]:1'", "127.0.0.1:2"),
+    ("grpc-listen", "'[::1]:3'", "127.0.0.1:4"),
+    ("api-key-file", "'/k'", "/l"),
+    ("cors-allow-origin", "['*']", "https://example.com"),
+    ("tls-cert", "'/c'", "/d"),
+    ("tls-key", "'/t'", "/u"),
+    ("admin-socket", "'/a'", "/b"),
+    ("admin-listen", "'[::1]:2'", "127.0.0.1:3"),
+    ("admin-token-file", "'/t'", "/u"),
+    ("state-dir", "'/s'", "/t"),
+    ("workers", "2", "3"),
+    ("worker-memory", "10", "11"),
+    ("alone-cpus", "8", "9"),
+    ("max-client-batch-size", "5", "6"),
+    ("onnxruntime", "'/o'", "/p"),
+    ("worker-binary", "'/w'", "/v"),
+    ("drain-timeout", "1", "2"),
+    ("worker-restarts", "3", "4"),
+    ("start-timeout", "4", "5"),
+    ("stopped-grace", "5", "6"),
+    ("max-connections", "9", "10"),
+    ("succession-timeout", "9", "10"),
+    ("request-timeout", "2", "3"),
+    ("queue-limit", "7", "8"),
+    ("check-timeout", "3", "4"),
+    ("check-memory", "4", "5"),
+    ("min-cosine", "0.5", "0.75"),
+    ("probation", "5", "6"),
+    ("retention", "6", "7"),
+    ("no-sandbox", "true", "false"),
+    ("log-format", "'text'", "json"),
+];
+
+/// Flags that no file may have.
+const FLAGS_ONLY: [&str; 2] = ["config", "check-config"];
+
+fn command() -> Command {
+    ServeArguments::augment_args(Command::new("serve"))
+}
+
+fn flags(arguments: &[String]) -> ServeArguments {
+    let arguments = ["serve"].into_iter().map(str::to_owned).chain(arguments.iter().cloned());
+    let matches = command().try_get_matches_from(arguments).unwrap();
+    ServeArguments::from_arg_matches(&matches).unwrap()
+}
+
+#[test]
+fn every_setting_is_a_flag_a_variable_and_a_key() {
+    let known: BTreeSet<String> = command()
+        .get_arguments()
+        .filter_map(|argument| argument.get_long().map(str::to_owned))
+        .filter(|long| !FLAGS_ONLY.contains(&long.as_str()))
+        .collect();
+    let listed = SETTINGS.map(|(key, ..)| key.to_owned());
+    assert_eq!(known, BTreeSet::from(listed), "SETTINGS lists every setting");
+    for argument in command().get_arguments() {
+        let Some(long) = argument.get_long().filter(|long| known.contains(*long)) else { continue };
+        let variable = format!("ONNXD_{}", long.to_uppercase().replace('-', "_"));
+        assert_eq!(argument.get_env(), Some(variable.as_ref()), "--{long}");
+    }
+}
+
+#[test]
+fn every_flag_wins_over_the_file_and_the_file_over_the_default() {
+    for (key, in_file, as_flag) in SETTINGS {
+        let file: ServeArguments = toml::from_str(&format!("{key} = {in_file}")).unwrap();
+        let flag = flags(&[format!("--{key}={as_flag}")]);
+        assert_ne!(file, ServeArguments::default(), "{key}: the file says something");
+        assert_ne!(file, flag, "{key}: the flag says something else");
+        assert_eq!(ServeArguments::default().over(file.clone()), file, "{key}: the file counts");
+        assert_eq!(flag.clone().over(file), flag, "{key}: the flag wins");
+    }
+}
+
+#[test]
+fn boolean_flag_needs_no_value_and_takes_one() {
+    for (argument, expected) in [
+        ("--no-sandbox", true),
+        ("--no-sandbox=true", true),
+        ("--no-sandbox=false", false),
+        ("--no-sandbox=0", false),
+    ] {
+        assert_eq!(flags(&[argument.to_owned()]).no_sandbox, Some(expected), "{argument}");
+    }
+    assert_eq!(flags(&[]).no_sandbox, None);
+}
+
+#[test]
+fn unknown_key_is_named() {
+    let error = toml::from_str::<ServeArguments>("worker = 2").unwrap_err();
+    assert!(error.to_string().contains("worker"), "{error}");
+    for key in FLAGS_ONLY {
+        assert!(toml::from_str::<ServeArguments>(&format!("{key} = true")).is_err(), "{key}");
+    }
+}

@@ -1,0 +1,228 @@
+//! The log of both executables, set up in one way: text or JSON lines, filtered by `ONNXD_LOG`, on a
+//! standard error that never blocks. Called once, before the first event.
+
+use std::{
+    env, fmt,
+    io::{self, IsTerminal, Write},
+    panic,
+    str::FromStr,
+    sync::OnceLock,
+};
+
+use serde::Serialize;
+use thiserror::Error;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{format::Writer, time::FormatTime, time::SystemTime as Timestamp},
+};
+
+use crate::stderr::Stderr;
+
+/// The variable with the filter.
+pub const FILTER_VARIABLE: &str = "ONNXD_LOG";
+/// The variable with the format.
+pub const FORMAT_VARIABLE: &str = "ONNXD_LOG_FORMAT";
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One line of text for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Format {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self, Error> {
+        [Self::Text, Self::Json]
+            .into_iter()
+            .find(|format| format.as_str() == word)
+            .ok_or_else(|| Error::Format(word.to_owned()))
+    }
+}
+
+/// Why the log cannot be set up. The message names the variable, the value and the remedy.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The filter cannot be parsed.
+    #[error(
+        "{FILTER_VARIABLE}: invalid filter {filter:?}: {reason}; use a level (off, error, warn, info, debug or trace) or TARGET=LEVEL, several separated by commas"
+    )]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The format is unknown.
+    #[error("{FORMAT_VARIABLE} (--log-format): unknown format {0:?}; use text or json")]
+    Format(String),
+    /// There is a log already.
+    #[error("the log was set up twice")]
+    Twice,
+}
+
+/// What is in effect.
+#[derive(Debug)]
+struct Effective {
+    filter: String,
+    format: Format,
+}
+
+static EFFECTIVE: OnceLock<Effective> = OnceLock::new();
+
+/// Sets up the log of this process, panics included. Without a `format` the variable decides.
+///
+/// # Errors
+/// The filter or the format is invalid.
+pub fn init(format: Option<&str>) -> Result<(), Error> {
+    let format = match format.map(str::to_owned).or_else(|| variable(FORMAT_VARIABLE)) {
+        Some(word) => word.parse()?,
+        None => Format::default(),
+    };
+    let text = variable(FILTER_VARIABLE).unwrap_or_else(|| "info".into());
+    let filter = filter(&text)?;
+    EFFECTIVE.set(Effective { filter: text, format }).map_err(|_| Error::Twice)?;
+    write_panics();
+    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr);
+    let initialized = match format {
+        Format::Text => events.with_ansi(io::stderr().is_terminal()).try_init(),
+        Format::Json => events.json().try_init(),
+    };
+    initialized.map_err(|_| Error::Twice)
+}
+
+/// The variables that make a child process log as this one does.
+pub fn variables() -> Vec<(&'static str, String)> {
+    let Some(Effective { filter, format }) = EFFECTIVE.get() else { return Vec::new() };
+    vec![(FILTER_VARIABLE, filter.clone()), (FORMAT_VARIABLE, format.to_string())]
+}
+
+/// Writes a line for people, whatever the filter is: why this process ends. With a JSON log it is
+/// an event like any other.
+pub fn complain(message: &str) {
+    write_line(&format!("onnxd: {message}"), message);
+}
+
+fn write_line(text: &str, message: &str) {
+    let line = match EFFECTIVE.get().map(|effective| effective.format) {
+        Some(Format::Json) => json_line(message),
+        Some(Format::Text) | None => format!("{text}\n"),
+    };
+    // In one piece. `Stderr` never fails.
+    let _ = Stderr.write_all(line.as_bytes());
+}
+
+/// An event in the form that `tracing_subscriber` gives others.
+#[derive(Serialize)]
+struct Event<'a> {
+    timestamp: String,
+    level: &'static str,
+    fields: Fields<'a>,
+    target: &'static str,
+}
+
+#[derive(Serialize)]
+struct Fields<'a> {
+    message: &'a str,
+}
+
+fn json_line(message: &str) -> String {
+    let mut timestamp = String::new();
+    // Without a timestamp the rest is still worth writing.
+    let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
+    let event = Event { timestamp, level: "ERROR", fields: Fields { message }, target: "onnxd" };
+    serde_json::to_string(&event).unwrap_or_default() + "\n"
+}
+
+/// An empty variable counts as unset.
+fn variable(name: &str) -> Option<String> {
+    let value = env::var_os(name)?;
+    // What is not UTF-8 is refused as a value like any other.
+    Some(value.to_string_lossy().into_owned()).filter(|value| !value.trim().is_empty())
+}
+
+fn filter(text: &str) -> Result<EnvFilter, Error> {
+    let invalid = |reason: String| Error::Filter { filter: text.to_owned(), reason };
+    // Such a word would be a target, and a mistyped level would silence everything else.
+    let is_word = |part: &&str| {
+        part.chars().all(|sign| sign.is_alphanumeric() || sign == '_')
+            && part.parse::<LevelFilter>().is_err()
+    };
+    if let Some(word) = text.split(',').map(str::trim).find(is_word) {
+        return Err(invalid(format!("`{word}` is not a level")));
+    }
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(text)
+        .map_err(|error| invalid(error.to_string()))
+}
+
+/// Has panics written like events. The default hook would wait for a slow reader.
+fn write_panics() {
+    crate::stderr::open();
+    panic::set_hook(Box::new(|what| {
+        let trace = std::backtrace::Backtrace::capture();
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed").to_owned();
+        let message = format!("thread {name} panicked: {what}\n{trace}");
+        write_line(&message, &message);
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_that_would_silence_the_log_is_refused() {
+        for text in ["info", "onnxd=debug", "warn,onnxd_worker=trace", "off", "INFO", "a::b"] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["debgu", "onnxd=debgu", "info,onnxd", "onnxd=debug,verbose", "=", "[", ","] {
+            let message = filter(text).expect_err(text).to_string();
+            assert!(message.starts_with("ONNXD_LOG: "), "{message}");
+            assert!(message.contains(&format!("{text:?}")), "{message}");
+            assert!(message.contains("use a level (off, error,"), "{message}");
+        }
+    }
+
+    #[test]
+    fn unknown_format_is_refused_with_what_there_is() {
+        assert_eq!("json".parse::<Format>().unwrap(), Format::Json);
+        let message = "xml".parse::<Format>().unwrap_err().to_string();
+        for words in ["ONNXD_LOG_FORMAT", "--log-format", "\"xml\"", "text or json"] {
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn line_that_is_not_an_event_is_json_all_the_same() {
+        let line = json_line("a \"quoted\"\nmessage");
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["fields"]["message"], "a \"quoted\"\nmessage");
+        assert_eq!(event["level"], "ERROR");
+        assert!(event["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+}
