@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use onnxd_proto::{
-    domain::{Facts, Record, Refusal, RefusalKind, Task},
+    domain::{Facts, Output, Record, Refusal, RefusalKind},
     generation::Generation,
 };
 
@@ -39,7 +39,7 @@ pub(super) fn require_alike(
 ) -> Result<(), Refusal> {
     const ANYWAY: &str = "--allow-dimension-change serves it nevertheless";
     let refuse = |message: String| Err(RefusalKind::Contract.because(message));
-    let (task, dimension) = (candidate.task, candidate.dimension);
+    let task = candidate.task;
     if allow_change {
         return Ok(());
     }
@@ -50,16 +50,23 @@ pub(super) fn require_alike(
             serving.task.as_str()
         ));
     }
-    if dimension != serving.dimension {
-        let serving = serving.dimension;
-        return refuse(match task {
-            Task::Embed => format!(
-                "the candidate's embeddings have {dimension} components, those of the serving generation {serving}: vectors of both cannot be compared; {ANYWAY}"
-            ),
-            _ => format!(
-                "the candidate has {dimension} labels, the serving generation {serving}; {ANYWAY}"
-            ),
-        });
+    match (candidate.output(), serving.output()) {
+        (output, before) if output == before => {}
+        (Output::Scores { labels }, Output::Scores { labels: before }) => {
+            return refuse(format!(
+                "the candidate has {labels} labels, the serving generation {before}; {ANYWAY}"
+            ));
+        }
+        (Output::Dense { dimension }, Output::Dense { dimension: before }) => {
+            return refuse(format!(
+                "the candidate's embeddings have {dimension} components, those of the serving generation {before}: vectors of both cannot be compared; {ANYWAY}"
+            ));
+        }
+        _ => {
+            return refuse(format!(
+                "the candidate returns another kind of output than the serving generation: its clients would fail; {ANYWAY}"
+            ));
+        }
     }
     if candidate.signature != serving.signature {
         return refuse(format!(

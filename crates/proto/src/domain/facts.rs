@@ -66,3 +66,21 @@ impl Facts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_earlier_release_says_its_output_by_its_task() {
+        let old = r#"{"task": "classify", "dimension": 3, "max_tokens": 64, "pooling": "none",
+            "normalize": false}"#;
+        let facts: Facts = serde_json::from_str(old).unwrap();
+        assert_eq!((facts.output, facts.weights), (None, None));
+        assert_eq!(facts.output(), Output::Scores { labels: 3 });
+        let sparse = Output::Sparse { dimension: 30_522 };
+        let described = Facts { output: Some(sparse), ..facts };
+        let text = serde_json::to_string(&described).unwrap();
+        assert_eq!(serde_json::from_str::<Facts>(&text).unwrap().output(), sparse);
+    }
+}

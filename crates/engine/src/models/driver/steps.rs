@@ -4,7 +4,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use onnxd_proto::{
-    domain::{Checked, Record, Refusal, RefusalKind, Task},
+    domain::{Checked, Output, Record, Refusal, RefusalKind},
     generation::Generation,
 };
 use tokio::{sync::oneshot, time};
@@ -130,10 +130,8 @@ impl Driver {
             let facts = &checked.facts;
             let serving = serving.map(|(_, record)| record);
             let is_far = checker.demands_nearness()
-                && facts.task == Task::Embed
-                && serving
-                    .as_ref()
-                    .is_some_and(|serving| serving.facts.dimension == facts.dimension)
+                && matches!(facts.output(), Output::Dense { .. })
+                && serving.as_ref().is_some_and(|serving| serving.facts.output() == facts.output())
                 && checked.drift.is_none();
             if let Some(serving) = &serving {
                 require_alike(facts, &serving.facts, allow_dimension_change)?;
