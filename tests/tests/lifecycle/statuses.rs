@@ -1,6 +1,6 @@
 //! The admin interface says by HTTP status and in one JSON form why it does nothing.
 
-use std::{path::Path, sync::Arc};
+use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use e2e::{control::Control, home::Home, launch::free_address, processes::Signal, server::Server};
 use http_body_util::{BodyExt, Full};
@@ -43,6 +43,9 @@ async fn post(
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_admin_call_has_its_status_and_a_json_body() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
+    let linked = server.home().models().join("linked");
+    fs::create_dir_all(&linked).unwrap();
+    symlink("elsewhere.bin", linked.join("model.onnx")).unwrap();
     let from = |path: &Path| json!({ "from": path }).to_string();
     let json = Some("application/json");
     for (path, content_type, body, status, kind) in [
@@ -60,7 +63,7 @@ async fn refused_admin_call_has_its_status_and_a_json_body() {
         ("m/update", Some("text/plain"), "{}".to_owned(), 400, "malformed"),
         ("%FF/update", json, "{}".to_owned(), 400, "malformed"),
         ("m/update", json, " ".repeat(70_000), 400, "malformed"),
-        ("m/update", json, from(&tiny("no_tokenizer")), 422, "contract"),
+        ("m/update", json, from(&linked), 422, "contract"),
     ] {
         let path = format!("/admin/models/{path}");
         let (found, form, answer) = post(&server, &path, content_type, &body).await;

@@ -74,7 +74,7 @@ pub(super) enum Attempt {
 /// runtime has one thread, and requests are served by it meanwhile.
 pub(super) struct Successor {
     pid: u32,
-    child: Child,
+    child: Box<Child>,
     channel: UnixStream,
     has_taken: bool,
 }
@@ -237,7 +237,7 @@ impl Server {
         let mapping = |((_, parent_fd), child_fd)| FdMapping { parent_fd, child_fd };
         command.fd_mappings(mappings.map(mapping).collect()).map_err(io::Error::other)?;
         let mut command = tokio::process::Command::from(command);
-        let child = command.spawn()?;
+        let child = Box::new(command.spawn()?);
         // With it the command's end of the channel is closed, or we would never see its end.
         drop(command);
         let pid = child.id().ok_or_else(|| io::Error::other("it has no pid"))?;
@@ -287,6 +287,7 @@ mod tests {
         let (ours, _) = StdStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let child = tokio::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let child = Box::new(child);
         let pid = child.id().unwrap();
         Successor { pid, child, channel: UnixStream::from_std(ours).unwrap(), has_taken: false }
     }
