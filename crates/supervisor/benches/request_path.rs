@@ -14,7 +14,7 @@ mod inputs;
 #[path = "../src/api/numbers.rs"]
 mod numbers;
 
-use onnxd_engine::dispatch::{
+use onnxd_engine::dispatch::policy::{
     estimate::{self, Estimate, Size, Work},
     scheduler::{self, ItemId, Scheduler},
 };

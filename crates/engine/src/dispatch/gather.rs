@@ -21,7 +21,10 @@ use tokio::{
 };
 
 use crate::dispatch::{
-    Answered, Backlog, Event, Input, Item, ItemError, Priority, Terms, Timing, worker,
+    backlog::Backlog,
+    event::Event,
+    item::{Answered, Input, Item, ItemError, Priority, Terms, Timing},
+    worker,
 };
 use crate::models::registry::Model;
 use onnxd_telemetry::metrics::Metrics;

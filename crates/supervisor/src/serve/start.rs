@@ -26,9 +26,11 @@ use crate::{
 use onnxd_engine::{
     dispatch::{
         Backlog, Event,
-        dispatcher::{self, Dispatcher, EVENTS_MAX},
+        actor::{
+            state::{self, Dispatcher, EVENTS_MAX},
+            worker::Worker,
+        },
         gather::{Dispatch, Limits},
-        worker::Worker,
     },
     models::{
         background::Background,
@@ -85,7 +87,7 @@ impl Server {
         let workers = workers(config, &executable, registry.models().len(), &events)?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
-        let means = dispatcher::Means {
+        let means = state::Means {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,

@@ -19,7 +19,7 @@ use onnxd_proto::{
     limits::{FRAME_PAYLOAD_BYTES_MAX, GROUP_ITEMS_MAX},
 };
 
-use crate::dispatch::estimate::Work;
+use crate::dispatch::policy::estimate::Work;
 
 /// The number of an item.
 pub type ItemId = u64;

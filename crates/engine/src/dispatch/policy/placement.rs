@@ -2,13 +2,13 @@
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
-use crate::dispatch::worker::Worker;
+use crate::dispatch::actor::worker::Worker;
 use crate::pool::{WorkerId, state::State};
 
 /// The workers that may get a group of a model now: the idle ones, or else those that soon are.
 /// One that could not load what is committed must not answer with an older generation while
 /// another can answer with the new one. Those that are stopped get work if all that serve are.
-pub(super) fn free(
+pub(crate) fn free(
     workers: &[Worker],
     slot: Slot,
     committed: Generation,
@@ -33,7 +33,7 @@ pub(super) fn free(
 
 /// Whether some worker has what is committed, or will have it: where one had it and was started
 /// again, requests wait for it rather than go back to what was before.
-pub(super) fn any_current(workers: &[Worker], slot: Slot, committed: Generation) -> bool {
+pub(crate) fn any_current(workers: &[Worker], slot: Slot, committed: Generation) -> bool {
     let current = |worker: &Worker| !worker.failed_to_load(slot, committed);
     let was_seen = workers.iter().any(|worker| worker.newest_seen(slot) >= committed);
     let comes_back = |worker: &Worker| {

@@ -1,7 +1,7 @@
 //! Whether a text is alone on the machine, so that idle workers' CPUs can help with it. Pure: time
 //! comes in as an argument.
 
-use crate::dispatch::estimate::Work;
+use crate::dispatch::policy::estimate::Work;
 
 /// After two items were there at once, everything runs on one CPU for so long, in microseconds:
 /// who is not alone now and then would be disturbed by help as often as he is helped.
@@ -11,20 +11,20 @@ const HELPED_MICROS_MIN: u32 = 1_500;
 
 /// What was seen lately.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Alone {
+pub(crate) struct Alone {
     crowded_until_micros: u64,
 }
 
 impl Alone {
     /// So many items wait or are computed.
-    pub(super) fn see(&mut self, now_micros: u64, items: usize) {
+    pub(crate) fn see(&mut self, now_micros: u64, items: usize) {
         if items > 1 {
             self.crowded_until_micros = now_micros.saturating_add(QUIET_MICROS);
         }
     }
 
     /// Whether this text, the only one now, is to be helped with.
-    pub(super) fn is_helped(self, now_micros: u64, work: Work) -> bool {
+    pub(crate) fn is_helped(self, now_micros: u64, work: Work) -> bool {
         now_micros >= self.crowded_until_micros && work.micros >= HELPED_MICROS_MIN
     }
 }

@@ -1,12 +1,12 @@
 //! The groups that one worker has, in the order in which it computes them, and what of them has
-//! no answer yet. [`Worker`](crate::dispatch::worker::Worker) keeps its state in step with them.
+//! no answer yet. [`Worker`](crate::dispatch::actor::worker::Worker) keeps its state in step with them.
 
 use std::{collections::VecDeque, time::Instant};
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
-use crate::dispatch::{
-    hangs::Overdue,
+use crate::dispatch::policy::{
+    overdue::Overdue,
     scheduler::{Group, ItemId},
 };
 
@@ -16,11 +16,11 @@ const NEXT_MICROS_MAX: u32 = 2_000;
 
 /// What a worker computes, and what it computes next.
 #[derive(Debug, Default)]
-pub(super) struct Groups(VecDeque<InFlight>);
+pub(crate) struct Groups(VecDeque<InFlight>);
 
 /// How a group was sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Its number.
     pub id: u64,
     /// Whether other CPUs help with it.
@@ -62,17 +62,17 @@ pub struct Unanswered {
 
 impl Groups {
     /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether there is one, which is done before another could be sent.
-    pub(super) fn are_nearly_done(&self) -> bool {
+    pub(crate) fn are_nearly_done(&self) -> bool {
         self.0.len() == 1 && self.0.iter().all(|group| group.micros <= NEXT_MICROS_MAX)
     }
 
     /// One more has been sent.
-    pub(super) fn push(&mut self, group: &Group, sent: Sent) {
+    pub(crate) fn push(&mut self, group: &Group, sent: Sent) {
         self.0.push_back(InFlight {
             sent,
             slot: group.slot,
@@ -89,20 +89,20 @@ impl Groups {
     }
 
     /// The slot of the group with this number, if it is the one being computed.
-    pub(super) fn slot(&self, id: u64) -> Option<Slot> {
+    pub(crate) fn slot(&self, id: u64) -> Option<Slot> {
         self.computed(id).map(|group| group.slot)
     }
 
     /// A micro-batch of the group with this number has taken so long. Gives what the whole group was
     /// estimated to take, and what it has taken.
-    pub(super) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
+    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         group.took += u64::from(micros);
         Some((group.micros.into(), group.took))
     }
 
     /// What the one being computed is overdue for, and when.
-    pub(super) fn overdue(&self) -> Option<Overdue> {
+    pub(crate) fn overdue(&self) -> Option<Overdue> {
         let group = self.0.front()?;
         match group.terminated {
             Some(at) => Some(Overdue::Terminated(at)),
@@ -112,7 +112,7 @@ impl Groups {
 
     /// The number of the group that is to be terminated now: the deadline of one of its unanswered
     /// items has passed.
-    pub(super) fn terminate(
+    pub(crate) fn terminate(
         &mut self,
         deadline: impl Fn(&ItemId) -> Option<Instant>,
         now: Instant,
@@ -125,18 +125,18 @@ impl Groups {
     }
 
     /// Whether the worker was told to terminate the group with this number.
-    pub(super) fn is_terminated(&self, id: u64) -> bool {
+    pub(crate) fn is_terminated(&self, id: u64) -> bool {
         self.computed(id).is_some_and(|group| group.terminated.is_some())
     }
 
     /// Whether other CPUs help with what is computed.
-    pub(super) fn are_helped(&self) -> bool {
+    pub(crate) fn are_helped(&self) -> bool {
         self.0.front().is_some_and(|group| group.sent.wide)
     }
 
     /// The items at these places of the group with this number; `None` where they are not there
     /// to be answered.
-    pub(super) fn unanswered_at(
+    pub(crate) fn unanswered_at(
         &self,
         id: u64,
         places: impl Iterator<Item = u32>,
@@ -146,7 +146,7 @@ impl Groups {
 
     /// Takes the items at these places out of the group with this number; `None` where they are
     /// not there to be answered, and nothing is taken: what stays is given to another worker.
-    pub(super) fn answered(
+    pub(crate) fn answered(
         &mut self,
         id: u64,
         places: impl Iterator<Item = u32>,
@@ -162,12 +162,12 @@ impl Groups {
     }
 
     /// What has no answer.
-    pub(super) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
         self.0.iter().flat_map(|group| group.unanswered.iter().flatten())
     }
 
     /// Takes all; `blameless` says that none is the cause of the worker's end.
-    pub(super) fn take(&mut self, blameless: bool) -> Vec<Unanswered> {
+    pub(crate) fn take(&mut self, blameless: bool) -> Vec<Unanswered> {
         let groups = std::mem::take(&mut self.0).into_iter().enumerate();
         let unanswered = groups.map(|(place, group)| Unanswered {
             slot: group.slot,

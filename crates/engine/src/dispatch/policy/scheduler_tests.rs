@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use crate::dispatch::scheduler::*;
+use crate::dispatch::policy::scheduler::*;
 
 /// A machine on which a call costs 2 ms and a token 0.2 ms.
 fn takes(texts: usize, tokens: u32) -> u32 {

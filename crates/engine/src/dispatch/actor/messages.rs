@@ -14,9 +14,9 @@ use onnxd_proto::{
 };
 
 use crate::dispatch::{
-    Answered, ItemError, Timing,
-    dispatcher::{Accepted, Dispatcher, answer},
-    scheduler::ItemId,
+    actor::state::{Accepted, Dispatcher, answer},
+    item::{Answered, ItemError, Timing},
+    policy::scheduler::ItemId,
     worker::Load,
 };
 use crate::{

@@ -14,12 +14,14 @@ use onnxd_proto::{
 };
 
 use crate::dispatch::{
-    Item, ItemError,
-    dispatcher::{Accepted, Dispatcher, answer},
-    estimate::Size,
-    free,
-    groups::{Sent, Unanswered},
-    scheduler::{self, Age, Group, ItemId, Unit},
+    actor::state::{Accepted, Dispatcher, answer},
+    item::{Item, ItemError},
+    policy::{
+        estimate::Size,
+        groups::{Sent, Unanswered},
+        placement,
+        scheduler::{self, Age, Group, ItemId, Unit},
+    },
 };
 use crate::{models::events, pool::WorkerId};
 
@@ -72,7 +74,8 @@ impl Dispatcher {
         self.alone.see(now_micros, self.items.len());
         loop {
             let Self { scheduler, workers, registry, estimates, .. } = self;
-            let free = |slot| free::free(workers, slot, registry.page().committed(slot)).count();
+            let free =
+                |slot| placement::free(workers, slot, registry.page().committed(slot)).count();
             let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
             let Some(mut group) = scheduler.next(free, takes) else { break };
             let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
@@ -121,7 +124,7 @@ impl Dispatcher {
     /// The worker that gets a group, and whether the CPUs of others help it.
     fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
-        let free = || free::free(&self.workers, group.slot, committed);
+        let free = || placement::free(&self.workers, group.slot, committed);
         // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
         // begins as soon as this thread has nothing more to do.
         let here = rustix::thread::sched_getcpu();
@@ -197,7 +200,7 @@ impl Dispatcher {
     /// what is committed.
     pub(super) fn another_can_answer(&mut self, slot: Slot, id: ItemId) -> bool {
         let committed = self.registry.page().committed(slot);
-        let can = committed != 0 && free::any_current(&self.workers, slot, committed);
+        let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
         if can {
             self.metrics.items_retried_total.add();
             self.put_back(slot, id);
@@ -215,7 +218,7 @@ impl Dispatcher {
     ) -> bool {
         let too_old = self.items.get(&id).is_some_and(|accepted| generation < accepted.floor);
         let committed = self.registry.page().committed(slot);
-        if !too_old || !free::any_current(&self.workers, slot, committed) {
+        if !too_old || !placement::any_current(&self.workers, slot, committed) {
             return false;
         }
         self.metrics.items_regenerated_total.add();

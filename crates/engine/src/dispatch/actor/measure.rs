@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use onnxd_proto::{control_page::Slot, wire::ask::Answered};
 
-use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::actor::state::Dispatcher;
 use crate::pool::WorkerId;
 
 impl Dispatcher {

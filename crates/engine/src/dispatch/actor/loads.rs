@@ -1,22 +1,10 @@
 //! What workers load and drop apart from their groups: what the lines of updates ask of them.
 
-use std::collections::HashSet;
-
 use onnxd_proto::{control_page::Slot, wire::message::ToWorker};
 use tokio::sync::oneshot;
 
-use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::actor::state::{Dispatcher, Unload};
 use crate::{models::events, pool::WorkerId};
-
-/// An unload that workers have been told of.
-#[derive(Debug)]
-pub(super) struct Unload {
-    /// The number of the message that told them.
-    id: u64,
-    /// Who has not answered it.
-    workers: HashSet<WorkerId>,
-    reply: oneshot::Sender<()>,
-}
 
 impl Dispatcher {
     pub(super) fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {

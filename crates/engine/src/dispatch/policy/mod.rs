@@ -1,0 +1,23 @@
+//! Decides what the dispatcher does. Pure: no task, no process, no socket and no clock; callers
+//! pass the time. The [actor](crate::dispatch::actor) reports what happened and carries out what
+//! these modules decide.
+//!
+//! - [`scheduler`]: which items go together to the next free worker.
+//! - [`estimate`]: how much work an item is, before it is tokenized.
+//! - [`placement`]: which workers may get a group of a model.
+//! - [`groups`]: what one worker has to compute, and what of it has no answer yet.
+//! - [`ending`]: when a worker's process *and* its socket have ended.
+//! - [`overdue`]: how long the dispatcher waits for a worker.
+//! - [`poison`]: which inputs are refused because they crashed workers.
+//! - [`recycling`]: which worker is restarted because it uses too much memory.
+//! - [`alone`]: when idle workers' CPUs help with an item.
+
+pub(crate) mod alone;
+pub(crate) mod ending;
+pub mod estimate;
+pub(crate) mod groups;
+pub(crate) mod overdue;
+pub(crate) mod placement;
+pub(crate) mod poison;
+pub(crate) mod recycling;
+pub mod scheduler;
