@@ -1,11 +1,43 @@
-//! A worker as others see it: `onnxd status`, the metrics and the readiness of models.
+//! A worker as others see it: `onnxd status`, the metrics and the readiness of models. Plain data;
+//! the [session](crate::dispatch::policy::session) makes it.
 
 use std::time::Instant;
 
 use onnxd_proto::generation::Generation;
 use serde::Serialize;
 
-use crate::pool::state::State;
+/// The states of a worker, with the names that logs, status and documents use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The process runs and loads its models.
+    Starting,
+    /// It waits for work.
+    Ready,
+    /// It computes.
+    Busy,
+    /// It finishes what it has and gets nothing new.
+    Draining,
+    /// It has ended because it was told to.
+    Stopped,
+    /// It has ended and will be started again.
+    Backoff,
+    /// It is given up.
+    Failed,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Ready,
+        Self::Busy,
+        Self::Draining,
+        Self::Stopped,
+        Self::Backoff,
+        Self::Failed,
+    ];
+}
 
 /// What a worker has loaded of one model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

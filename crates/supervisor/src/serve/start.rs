@@ -31,6 +31,7 @@ use onnxd_engine::{
             worker::Worker,
         },
         gather::{Dispatch, Limits},
+        policy::session::Session,
     },
     models::{
         background::Background,
@@ -40,7 +41,7 @@ use onnxd_engine::{
         store::Store,
         update::{self, LOAD_AHEAD_TIMEOUT, Updater},
     },
-    pool::{executable::WorkerExecutable, keeper::Keeper, state::WorkerState},
+    pool::{executable::WorkerExecutable, keeper::Keeper},
 };
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::metrics::Metrics;
@@ -222,8 +223,8 @@ fn workers(
         let cpu = cpus[id % cpus.len()];
         let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
             .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
-        let state = WorkerState::new(Instant::now(), config.supervision.restarts_max);
-        workers.push(Worker::new(keeper, cpu, models, state));
+        let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
+        workers.push(Worker::new(keeper, cpu, session));
     }
     // The others are idle when a request is alone; one worker that they help is enough.
     workers[0].helper_cpus =

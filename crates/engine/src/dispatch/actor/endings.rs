@@ -1,25 +1,33 @@
-//! What follows when a worker has ended.
+//! What follows when a worker has ended: updates are told, what it had is computed by another, and
+//! it is started again or given up.
 
 use std::time::Instant;
 
-use crate::dispatch::actor::{state::Dispatcher, worker::Worker};
+use crate::dispatch::{
+    actor::state::{Culprit, Dispatcher},
+    policy::{
+        restarts::Counts,
+        session::{Blame, Finished, Progress},
+    },
+    worker::State,
+};
 use crate::{
     models::events::{self, Cause},
-    pool::{WorkerId, keeper::Ended, state::State},
+    pool::{WorkerId, ended::Ended},
 };
 
 impl Dispatcher {
     /// When [`Dispatcher::end_unread`] has to be called next.
     pub(super) fn next_unread(&self) -> Option<Instant> {
-        self.workers.iter().filter_map(|worker| worker.ending.at()).min()
+        self.workers.iter().filter_map(|worker| worker.session.read_until()).min()
     }
 
     /// Gives up on sockets of ended processes that do not end.
     pub(super) fn end_unread(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
-            if let Some(ended) = self.workers[id].ending.overdue(now) {
+            if self.workers[id].session.give_up_reading(now) == Progress::Over {
                 tracing::error!(worker = id, "an ended worker's socket was not read to its end");
-                self.over(id, &ended);
+                self.over(id);
                 // What it had may be another's now, and no event comes of this.
                 self.hand_out();
             }
@@ -28,31 +36,38 @@ impl Dispatcher {
 
     /// A worker's process has ended; what it wrote may not have been read.
     pub(super) fn process_ended(&mut self, id: WorkerId, ended: Ended) {
-        let worker = &mut self.workers[id];
-        // It gets nothing more.
-        worker.hang_up();
-        if let Some(ended) = worker.ending.process_ended(ended, Instant::now()) {
-            self.over(id, &ended);
+        if self.workers[id].process_ended(ended, Instant::now()) == Progress::Over {
+            self.over(id);
         }
     }
 
-    /// Nothing that a worker may still say counts. It may live on, which is of no use.
-    pub(super) fn deafen(&mut self, id: WorkerId) {
-        let worker = &mut self.workers[id];
-        worker.hang_up();
-        worker.kill();
-        if let Some(ended) = worker.ending.deafen() {
-            self.over(id, &ended);
+    /// A worker's socket has ended.
+    pub(super) fn socket_ended(&mut self, id: WorkerId) {
+        if self.workers[id].socket_ended() == Progress::Over {
+            self.over(id);
+        }
+    }
+
+    /// A worker broke the protocol: nothing that it may still say counts, and what it had is taken
+    /// from it at once.
+    pub(super) fn broke_protocol(&mut self, id: WorkerId) {
+        self.requeue(id, Culprit::Worker);
+        if self.workers[id].broke_protocol() == Progress::Over {
+            self.over(id);
         }
     }
 
     /// A worker has ended, and all that it wrote has been read.
-    fn over(&mut self, id: WorkerId, ended: &Ended) {
-        self.tell_ended(id, ended);
+    pub(super) fn over(&mut self, id: WorkerId) {
+        self.tell_ended(id);
         self.forgotten(id, None);
-        self.give_back(id, !ended.is_blameless());
+        let is_blameless = self.workers[id].session.ended().is_some_and(Ended::is_blameless);
+        self.requeue(id, if is_blameless { Culprit::Other } else { Culprit::Worker });
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
-        self.settle_end(id, ended, jitter);
+        let now = Instant::now();
+        if let Some(finished) = self.workers[id].finish(now, jitter) {
+            self.settle_end(id, &finished, now);
+        }
         if self.are_all_gone() {
             self.reject_all();
         }
@@ -60,62 +75,46 @@ impl Dispatcher {
 
     /// Whether no worker is left, and none comes back.
     pub(super) fn are_all_gone(&self) -> bool {
-        let gone = |worker: &Worker| matches!(worker.state.state(), State::Failed | State::Stopped);
-        self.workers.iter().all(gone)
+        let mut states = self.workers.iter().map(|worker| worker.session.state());
+        states.all(|state| matches!(state, State::Failed | State::Stopped))
     }
 
-    /// Decides whether it is, and when.
-    fn settle_end(&mut self, id: WorkerId, ended: &Ended, jitter: f64) {
-        let (worker, now) = (&mut self.workers[id], Instant::now());
-        let (restarts, recycled) = (worker.state.restarts(), worker.state.is_recycled());
-        let counts = worker.ended(now, ended, jitter);
-        let recycled = recycled && ended.code == Some(0);
-        let state = worker.state.state();
+    /// Says and counts what becomes of a worker that has ended.
+    fn settle_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
+        let Finished { ended, state, recycled, restarted, counts } = finished;
         match state {
-            State::Backoff if recycled => tracing::info!(worker = id, "worker recycled"),
+            State::Backoff if *recycled => tracing::info!(worker = id, "worker recycled"),
             State::Stopped => tracing::info!(worker = id, "worker stopped"),
             State::Failed => {
                 tracing::error!(worker = id, reason = ended.reason, "worker is given up");
             }
             _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
         }
-        if recycled {
+        if *recycled {
             self.metrics.workers_recycled_total.add();
-        } else if worker.state.restarts() > restarts {
+        } else if *restarted {
             self.metrics.worker_restarts_total.add(ended.restart_reason());
         }
-        if counts && !self.restarts.spend(now) {
+        if *counts == Counts::Yes && !self.restarts.spend(now) {
             tracing::error!("workers end too often: all are given up");
-            self.workers.iter_mut().for_each(|worker| worker.state.give_up());
+            self.workers.iter_mut().for_each(|worker| worker.session.give_up());
         }
     }
 
-    /// Tells the lines that a worker's process ended, and which model is the cause if it ended
-    /// while it loaded one at its start or when it was told to. Whoever ends in the middle of a
-    /// group has been told of in [`Dispatcher::give_back`]; a worker that is killed while it is idle, that we end for other
-    /// reasons, or for which there is no room, accuses nobody.
-    fn tell_ended(&self, id: WorkerId, ended: &Ended) {
-        let worker = &self.workers[id];
-        let nobody = worker.was_stopped() || worker.state.is_recycled() || ended.scarce;
-        let event = match worker.killed_by_us() {
-            _ if nobody => events::Event::WorkerAbsent(id),
-            None if ended.is_blameless() => events::Event::WorkerEnded(id, Cause::Killed),
-            _ => events::Event::WorkerEnded(id, Cause::Fault),
+    /// Tells the lines of updates that a worker's process ended, and which model is the cause if it
+    /// ended while it loaded one. What it computed is in [`Dispatcher::requeue`].
+    fn tell_ended(&self, id: WorkerId) {
+        let committed = |slot| self.registry.page().committed(slot);
+        let (blame, load) = self.workers[id].session.blame(committed);
+        let event = match blame {
+            Blame::Nothing => events::Event::WorkerAbsent(id),
+            Blame::Killed => events::Event::WorkerEnded(id, Cause::Killed),
+            Blame::Fault => events::Event::WorkerEnded(id, Cause::Fault),
         };
         for model in self.registry.models() {
             self.tell(model.slot, event.clone());
         }
-        let committed = |slot| self.registry.page().committed(slot);
-        let loaded = match worker.state.state() {
-            _ if nobody => None,
-            State::Starting => worker.is_loading(committed),
-            // Asked by a ping, and not by a group.
-            State::Ready if worker.pinged.is_some() && !ended.is_blameless() => {
-                worker.is_behind(committed)
-            }
-            _ => None,
-        };
-        if let Some((slot, generation)) = loaded {
+        if let Some((slot, generation)) = load {
             self.tell(slot, events::Event::WorkerFailed(generation));
         }
     }

@@ -1,4 +1,5 @@
-//! hangs
+//! Acts on groups that take too long and on workers that do not go on. See
+//! [`overdue`](crate::dispatch::policy::overdue).
 
 use std::time::Instant;
 
@@ -6,28 +7,24 @@ use onnxd_telemetry::metrics::{KillReason, Reason};
 
 use crate::dispatch::{
     actor::state::Dispatcher,
-    policy::{overdue::Overdue, scheduler::ItemId},
+    policy::{overdue::Due, scheduler::ItemId},
 };
 use crate::pool::WorkerId;
 
 impl Dispatcher {
     /// When [`Dispatcher::end_hangs`] has to be called next.
     pub(super) fn next_overdue(&self) -> Option<Instant> {
-        let overdue = self.workers.iter().flat_map(|worker| worker.overdue());
-        overdue.map(|overdue| overdue.at(&self.supervision)).min()
+        let sessions = self.workers.iter().map(|worker| &worker.session);
+        sessions.filter_map(|session| session.next_due(&self.supervision)).min()
     }
 
     /// Terminates groups and kills workers whose time is over.
     pub(super) fn end_hangs(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
-            let supervision = &self.supervision;
-            let over = self.workers[id].overdue().find(|what| what.at(supervision) <= now);
-            match over {
+            match self.workers[id].session.due(now, &self.supervision) {
                 None => {}
-                Some(Overdue::Group(_)) => self.terminate(id, now),
-                // Whatever else is overdue: whoever is stopped can do nothing about it.
-                Some(_) if self.workers[id].is_stopped() => self.kill_hung(id, KillReason::Stopped),
-                Some(_) => self.kill_hung(id, KillReason::Hung),
+                Some(Due::Terminate) => self.terminate(id, now),
+                Some(Due::Kill(reason)) => self.kill_hung(id, reason),
             }
         }
     }
@@ -45,6 +42,6 @@ impl Dispatcher {
         let reason = kill.label();
         tracing::error!(worker = id, reason, "worker does not go on and is killed");
         self.metrics.workers_killed_total.add(kill);
-        self.workers[id].kill_hung(kill);
+        self.workers[id].kill(Some(kill));
     }
 }

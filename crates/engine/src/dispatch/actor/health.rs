@@ -5,15 +5,16 @@ use onnxd_proto::exit::ExitStatus;
 use crate::dispatch::{
     actor::{state::Dispatcher, worker::Worker},
     health::Health,
+    policy::restarts::FAILED_STARTS_MAX,
+    worker::State,
 };
-use crate::pool::state::{FAILED_STARTS_MAX, State};
 
 impl Dispatcher {
     /// Tells what has changed since the last time.
     pub(super) fn publish_health(&self) {
-        let all = |state| self.workers.iter().all(|worker| worker.state.state() == state);
+        let all = |state| self.workers.iter().all(|worker| worker.session.state() == state);
         let fatal = (all(State::Failed) || self.restarts.is_exceeded()).then(|| {
-            let reason = self.workers.iter().find_map(|worker| worker.hopeless.clone());
+            let reason = self.workers.iter().find_map(|worker| worker.session.hopeless());
             match reason {
                 Some(reason) => {
                     (ExitStatus::Configuration, format!("no worker can start: {reason}"))
@@ -22,11 +23,12 @@ impl Dispatcher {
             }
         });
         // Who is given up keeps nobody waiting for it.
-        let settled =
-            |(worker, ready): (&Worker, &bool)| *ready || worker.state.state() == State::Failed;
+        let settled = |Worker { session, .. }: &Worker| {
+            session.was_ready() || session.state() == State::Failed
+        };
         let health = Health {
-            serving: self.workers.iter().filter(|worker| worker.state.serves()).count(),
-            warmed_up: self.workers.iter().zip(&self.warmed_up).all(settled),
+            serving: self.workers.iter().filter(|worker| worker.session.serves()).count(),
+            warmed_up: self.workers.iter().all(settled),
             stopped: fatal.is_none() && self.are_all_gone(),
             fatal,
         };

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onnxd_proto::wire::message::ToWorker;
-
-use crate::dispatch::{actor::state::Dispatcher, event::Event};
+use crate::dispatch::{
+    actor::{state::Dispatcher, worker::Worker},
+    event::Event,
+    policy::session::Welcome,
+};
 use crate::pool::{
     Epoch, WorkerId,
     keeper::Report,
@@ -23,18 +25,20 @@ impl Dispatcher {
         match report {
             Report::Started(process, socket) => {
                 tracing::info!(worker = id, pid = process.pid, "worker started");
-                worker.started(process, Instant::now());
+                if worker.started(process, Instant::now()) == Welcome::Refuse {
+                    return;
+                }
                 let event = move |incoming| Event::Arrived(id, epoch, incoming);
                 match Link::open(socket, self.events.clone(), event) {
                     Ok(link) => worker.connected(link),
                     Err(error) => {
                         tracing::error!(%error, "a worker's socket cannot be used");
-                        worker.kill();
+                        worker.kill(None);
                     }
                 }
             }
-            Report::Stopped => worker.stopped(Instant::now()),
-            Report::Continued => worker.continued(),
+            Report::Stopped => worker.session.stopped(Instant::now()),
+            Report::Continued => worker.session.continued(),
             Report::Ended(ended) => self.process_ended(id, ended),
         }
     }
@@ -44,49 +48,34 @@ impl Dispatcher {
             Ok(incoming) => incoming,
             Err(error) => {
                 use io::ErrorKind::{ConnectionReset, UnexpectedEof};
-                if ![UnexpectedEof, ConnectionReset].contains(&error.kind()) {
-                    tracing::error!(worker = id, %error, "a worker's socket failed");
-                    self.give_back(id, true);
+                if [UnexpectedEof, ConnectionReset].contains(&error.kind()) {
+                    // What it had is requeued when the way it ended says whose fault that was.
+                    return self.socket_ended(id);
                 }
-                // What it had is given back when the way it ended says whose fault that was.
-                return self.deafen(id);
+                tracing::error!(worker = id, %error, "a worker's socket failed");
+                return self.broke_protocol(id);
             }
         };
-        let worker = &mut self.workers[id];
-        worker.pinged = None;
-        if std::mem::take(&mut worker.owed_ping) {
-            self.ping();
-        }
+        self.workers[id].heard(Instant::now());
         for probe in self.probes.drain(..) {
             // The asker may have gone.
             let _ = probe.send(());
         }
         if let Err(reason) = self.message(id, incoming) {
             tracing::error!(worker = id, reason, "a worker broke the protocol");
-            self.give_back(id, true);
-            self.deafen(id);
+            self.broke_protocol(id);
         }
     }
 
     /// Asks every serving worker to refresh and give a sign of life.
     pub(super) fn ping(&mut self) {
         let now = Instant::now();
-        for worker in self.workers.iter_mut().filter(|worker| worker.state.serves()) {
-            if worker.pinged.is_some() {
-                // It may have read the last one before what this one is about.
-                worker.owed_ping = true;
-            } else if worker.send(0, &ToWorker::Ping, Vec::new()) {
-                worker.pinged = Some(now);
-            }
-        }
+        self.workers.iter_mut().for_each(|worker| worker.ping(now));
     }
 
     pub(super) fn drain(&mut self) {
         self.draining = Some(Instant::now() + STOP_TIMEOUT);
-        for worker in &mut self.workers {
-            worker.state.drain();
-            worker.hang_up();
-        }
+        self.workers.iter_mut().for_each(Worker::drain);
         self.reject_all();
     }
 }

@@ -10,14 +10,14 @@ impl Dispatcher {
     pub(super) fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
         let worker = &self.workers[id];
         let message = ToWorker::Load { slot, version };
-        if !worker.state.serves() || !worker.send(0, &message, Vec::new()) {
+        if !worker.session.serves() || !worker.send(0, &message, Vec::new()) {
             self.tell(slot, events::Event::WorkerAbsent(id));
         }
     }
 
     /// Has workers drop what they loaded ahead.
     pub(super) fn forget(&self, slot: Slot) {
-        for worker in self.workers.iter().filter(|worker| worker.state.serves()) {
+        for worker in self.workers.iter().filter(|worker| worker.session.serves()) {
             // Who cannot be told will end, and has nothing loaded then.
             worker.send(0, &ToWorker::Forget { slot }, Vec::new());
         }
@@ -28,7 +28,7 @@ impl Dispatcher {
         let id = self.next_id();
         let told = |place: &WorkerId| {
             let worker = &self.workers[*place];
-            worker.state.serves() && worker.send(id, &ToWorker::Forget { slot }, Vec::new())
+            worker.session.serves() && worker.send(id, &ToWorker::Forget { slot }, Vec::new())
         };
         let workers = (0..self.workers.len()).filter(told).collect();
         self.unloads.push(Unload { id, workers, reply });
@@ -56,7 +56,7 @@ impl Dispatcher {
     pub(super) fn forget_at_start(&self, id: WorkerId) {
         let worker = &self.workers[id];
         for slot in self.registry.models().iter().map(|model| model.slot) {
-            if worker.generation(slot) > 0 && self.registry.page().committed(slot) == 0 {
+            if worker.session.generation(slot) > 0 && self.registry.page().committed(slot) == 0 {
                 worker.send(0, &ToWorker::Forget { slot }, Vec::new());
             }
         }

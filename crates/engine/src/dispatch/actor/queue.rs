@@ -14,7 +14,7 @@ use onnxd_proto::{
 };
 
 use crate::dispatch::{
-    actor::state::{Accepted, Dispatcher, answer},
+    actor::state::{Accepted, Culprit, Dispatcher, answer},
     item::{Item, ItemError},
     policy::{
         estimate::Size,
@@ -114,11 +114,8 @@ impl Dispatcher {
         let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
         let message = ToWorker::Run { slot: group.slot, items, wide };
         let committed = self.registry.page().committed(group.slot);
-        let worker = &mut self.workers[place];
-        worker.assign(group, Sent { id, wide, deadline, committed });
-        if !worker.send(id, &message, payload.finish()) {
-            worker.kill();
-        }
+        let sent = Sent { id, wide, deadline, committed };
+        self.workers[place].send_group(group, sent, &message, payload.finish());
     }
 
     /// The worker that gets a group, and whether the CPUs of others help it.
@@ -153,10 +150,10 @@ impl Dispatcher {
     }
 
     /// Puts what a worker had back to its place in the queue, or answers what has taken too many
-    /// workers with it. `by_fault`: nobody else ended the worker.
-    pub(super) fn give_back(&mut self, id: WorkerId, by_fault: bool) {
+    /// workers with it.
+    pub(super) fn requeue(&mut self, id: WorkerId, culprit: Culprit) {
         for Unanswered { slot, items, committed, begun } in self.workers[id].take_unanswered() {
-            let worker = &self.workers[id];
+            let worker = &self.workers[id].session;
             let had = worker.generation(slot);
             // It ended as it loaded what had been committed, before it began with the items.
             let loading = had < committed && !worker.failed_to_load(slot, committed);
@@ -167,7 +164,7 @@ impl Dispatcher {
             for id in items {
                 let Some(accepted) = self.items.get_mut(&id) else { continue };
                 accepted.deaths += u32::from(begun);
-                accepted.faults += u32::from(begun && by_fault && !loading);
+                accepted.faults += u32::from(begun && culprit == Culprit::Worker && !loading);
                 if accepted.item.deadline <= Instant::now() {
                     // Its client has been told.
                     self.items.remove(&id);

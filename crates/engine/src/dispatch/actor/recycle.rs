@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use onnxd_telemetry::metrics::process;
 
-use crate::dispatch::{actor::state::Dispatcher, policy::recycling::END_GRACE};
-use crate::pool::{WorkerId, state::State};
+use crate::dispatch::{actor::state::Dispatcher, policy::recycling::END_GRACE, worker::State};
+use crate::pool::WorkerId;
 
 impl Dispatcher {
     /// When [`Dispatcher::recycle`] has to be called next.
@@ -36,11 +36,11 @@ impl Dispatcher {
         let Some(id) = self.recycling.look(now) else { return };
         // Who is given up does not come back, so that nobody waits for it.
         let serves = |state| matches!(state, State::Ready | State::Busy | State::Failed);
-        if !self.workers.iter().all(|worker| serves(worker.state.state())) {
+        if !self.workers.iter().all(|worker| serves(worker.session.state())) {
             return;
         }
         let bytes = self.memory_bytes(id);
-        if self.recycling.is_due(now, id, bytes) && self.workers[id].state.recycle() {
+        if self.recycling.is_due(now, id, bytes) && self.workers[id].session.recycle() {
             let limit_mib = self.recycling.limit_bytes.map(|bytes| bytes >> 20);
             tracing::warn!(
                 worker = id,
@@ -56,13 +56,13 @@ impl Dispatcher {
     /// Has a worker end that has answered all that it had.
     fn go_on_recycling(&mut self, id: WorkerId, now: Instant) {
         let (worker, known) = (&mut self.workers[id], &mut self.recycling.known[id]);
-        if !worker.state.is_recycled() {
+        if !worker.session.is_recycled() {
             known.gone_by = None;
-        } else if worker.groups.unanswered().next().is_none() {
+        } else if worker.session.groups().unanswered().next().is_none() {
             worker.hang_up();
             if *known.gone_by.get_or_insert(now + END_GRACE) <= now {
                 known.gone_by = Some(now + END_GRACE);
-                worker.kill();
+                worker.kill(None);
             }
         }
     }

@@ -8,8 +8,9 @@ use crate::clock::sleep_until;
 use crate::dispatch::{
     actor::{state::Dispatcher, worker::Worker},
     event::Event,
+    policy::session,
 };
-use crate::pool::{WorkerId, keeper::Ended, restarts};
+use crate::pool::{WorkerId, ended::Ended};
 
 /// Events that are taken in before what waits is handed out.
 const EVENTS_AT_ONCE: usize = 64;
@@ -45,7 +46,7 @@ impl Dispatcher {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let starts = self.workers.iter().filter_map(|worker| worker.state.start_at());
+        let starts = self.workers.iter().filter_map(|worker| worker.session.start_at());
         let ends =
             self.next_overdue().into_iter().chain(self.next_unread()).chain(self.next_look());
         starts.chain(self.draining).chain(self.retry_loads_at).chain(ends).min()
@@ -57,32 +58,28 @@ impl Dispatcher {
             self.retry_loads_at = None;
             self.ping();
         }
-        let failed = |worker: &Worker| worker.state.serves() && worker.has_failed_to_load();
+        let failed = |worker: &Worker| worker.session.wants_retry();
         if self.retry_loads_at.is_none() && self.workers.iter().any(failed) {
             self.retry_loads_at = Some(now + RETRY_LOADS);
         }
     }
 
     fn start_due(&mut self, now: Instant) {
-        restarts::hurry(self.workers.iter_mut().map(|worker| &mut worker.state));
-        for worker in &mut self.workers {
-            if !worker.state.start_due(now) {
-                continue;
-            }
+        session::hurry(self.workers.iter_mut().map(|worker| &mut worker.session));
+        for id in 0..self.workers.len() {
+            let worker = &mut self.workers[id];
+            let Some(epoch) = worker.session.start_due(now) else { continue };
             match self.registry.page().read_only() {
-                Ok(page) => {
-                    worker.epoch += 1;
-                    worker.keeper.start(worker.epoch, page);
-                }
+                Ok(page) => worker.keeper.start(epoch, page),
                 Err(error) => {
                     tracing::error!(%error, "a worker cannot be given the control page");
-                    worker.ended(now, &Ended::not_started(&error), 0.0);
+                    self.process_ended(id, Ended::not_started(&error));
                 }
             }
         }
         if self.draining.is_some_and(|deadline| deadline <= now) {
             self.draining = None;
-            self.workers.iter_mut().for_each(Worker::kill);
+            self.workers.iter_mut().for_each(|worker| worker.kill(None));
         }
     }
 
@@ -92,7 +89,7 @@ impl Dispatcher {
             Event::Kept(id, epoch, report) => self.kept(id, epoch, report),
             Event::Arrived(id, epoch, incoming) => {
                 // What an older process was to answer has been given to another.
-                if self.workers[id].epoch == epoch && self.workers[id].ending.listens() {
+                if self.workers[id].session.listens_to(epoch) {
                     self.arrived(id, incoming);
                 }
             }
@@ -103,7 +100,7 @@ impl Dispatcher {
                 let _ = reply.send(status.collect());
             }
             Event::WorkersAsked(reply) => {
-                let serves = |(_, worker): &(WorkerId, &Worker)| worker.state.serves();
+                let serves = |(_, worker): &(WorkerId, &Worker)| worker.session.serves();
                 let ids = (0..).zip(&self.workers).filter(serves).map(|(id, _)| id);
                 let _ = reply.send(ids.collect());
             }

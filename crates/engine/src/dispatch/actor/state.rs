@@ -20,12 +20,13 @@ use crate::dispatch::{
         estimate::{Estimate, Size, Work},
         poison::Poison,
         recycling::Recycling,
+        restarts::Budget,
         scheduler::{Age, ItemId, Scheduler},
     },
 };
 use crate::{
     models::{events, registry::Registry, update::LineHandle},
-    pool::{Supervision, WorkerId, restarts::Budget},
+    pool::{Supervision, WorkerId},
 };
 use onnxd_telemetry::metrics::Metrics;
 
@@ -41,7 +42,6 @@ pub struct Dispatcher {
     pub(super) metrics: Arc<Metrics>,
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
-    pub(super) warmed_up: Vec<bool>,
     pub(super) scheduler: Scheduler,
     /// By slot.
     pub(super) estimates: Vec<Estimate>,
@@ -131,7 +131,6 @@ impl Dispatcher {
             restarts: Budget::of_all(supervision.restarts_max, workers.len()),
             metrics,
             welcome,
-            warmed_up: vec![false; workers.len()],
             workers,
             scheduler: Scheduler::default(),
             items: HashMap::new(),
@@ -158,6 +157,15 @@ impl Dispatcher {
             line.tell(event);
         }
     }
+}
+
+/// Who ended a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Culprit {
+    /// It did, by a fault of its own.
+    Worker,
+    /// Somebody else: we, an administrator, or the kernel for want of memory.
+    Other,
 }
 
 pub(super) fn answer(item: Item, outcome: Result<Answered, ItemError>) {

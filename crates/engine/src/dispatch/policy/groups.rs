@@ -1,5 +1,5 @@
 //! The groups that one worker has, in the order in which it computes them, and what of them has
-//! no answer yet. [`Worker`](crate::dispatch::actor::worker::Worker) keeps its state in step with them.
+//! no answer yet. Part of a worker's [session](crate::dispatch::policy::session).
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -46,21 +46,48 @@ struct InFlight {
     terminated: Option<Instant>,
 }
 
+/// Items that were answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub items: Vec<ItemId>,
+    pub group: GroupState,
+}
+
+/// Whether a group has items without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupState {
+    Open,
+    Done,
+}
+
+/// What may be the cause of a worker's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspect {
+    /// The group that was being computed: what still waited in the socket has nothing to do with it.
+    First,
+    /// None of the groups: the worker was stopped from outside.
+    Nothing,
+}
+
 /// What a worker had when it ended.
-#[derive(Debug)]
-pub struct Unanswered {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unanswered {
     /// The model's slot.
     pub slot: Slot,
     /// Without an answer.
     pub items: Vec<ItemId>,
     /// What was committed when it was sent.
     pub committed: Generation,
-    /// Whether it had begun with them and they may be the cause of its end: what still waited in its
-    /// socket has nothing to do with that, and nothing has where somebody had stopped it.
+    /// Whether they may be the cause of its end.
     pub begun: bool,
 }
 
 impl Groups {
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -146,19 +173,16 @@ impl Groups {
 
     /// Takes the items at these places out of the group with this number; `None` where they are
     /// not there to be answered, and nothing is taken: what stays is given to another worker.
-    pub(crate) fn answered(
-        &mut self,
-        id: u64,
-        places: impl Iterator<Item = u32>,
-    ) -> Option<Vec<ItemId>> {
+    pub(crate) fn answered(&mut self, id: u64, places: impl Iterator<Item = u32>) -> Option<Taken> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         let mut unanswered = group.unanswered.clone();
         let items = take(&mut unanswered, places)?;
         group.unanswered = unanswered;
-        if group.unanswered.iter().all(Option::is_none) {
-            self.0.pop_front();
+        if group.unanswered.iter().any(Option::is_some) {
+            return Some(Taken { items, group: GroupState::Open });
         }
-        Some(items)
+        self.0.pop_front();
+        Some(Taken { items, group: GroupState::Done })
     }
 
     /// What has no answer.
@@ -166,14 +190,14 @@ impl Groups {
         self.0.iter().flat_map(|group| group.unanswered.iter().flatten())
     }
 
-    /// Takes all; `blameless` says that none is the cause of the worker's end.
-    pub(crate) fn take(&mut self, blameless: bool) -> Vec<Unanswered> {
+    /// Takes all.
+    pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<Unanswered> {
         let groups = std::mem::take(&mut self.0).into_iter().enumerate();
         let unanswered = groups.map(|(place, group)| Unanswered {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
             committed: group.sent.committed,
-            begun: place == 0 && !blameless,
+            begun: place == 0 && suspect == Suspect::First,
         });
         unanswered.collect()
     }
@@ -215,11 +239,12 @@ mod tests {
         assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "there is no fourth");
         assert_eq!(groups.answered(7, [0, 0].into_iter()), None, "twice");
         assert_eq!(groups.unanswered_at(7, [2, 0].into_iter()), Some(vec![12, 10]));
-        assert_eq!(groups.answered(7, [2, 0].into_iter()), Some(vec![12, 10]));
+        let taken = |items, group| Some(Taken { items, group });
+        assert_eq!(groups.answered(7, [2, 0].into_iter()), taken(vec![12, 10], GroupState::Open));
         assert_eq!(groups.unanswered_at(7, [0].into_iter()), None);
         assert_eq!(groups.unanswered().copied().collect::<Vec<_>>(), [11, 20]);
         assert_eq!(groups.slot(7), Some(3));
-        assert_eq!(groups.answered(7, [1].into_iter()), Some(vec![11]));
+        assert_eq!(groups.answered(7, [1].into_iter()), taken(vec![11], GroupState::Done));
         assert_eq!((groups.slot(7), groups.slot(8)), (None, Some(3)));
         assert!(!groups.are_helped() && groups.are_nearly_done() && !groups.is_empty());
     }
@@ -267,12 +292,12 @@ mod tests {
     #[test]
     fn only_what_was_being_computed_may_be_the_cause_of_an_end() {
         let now = Instant::now();
-        let begun = |blameless| -> Vec<bool> {
-            let taken = groups(now).take(blameless);
+        let begun = |suspect| -> Vec<bool> {
+            let taken = groups(now).take(suspect);
             assert!(taken.iter().all(|group| group.committed == 4));
             taken.iter().map(|group| group.begun).collect()
         };
-        assert_eq!(begun(false), [true, false]);
-        assert_eq!(begun(true), [false, false]);
+        assert_eq!(begun(Suspect::First), [true, false]);
+        assert_eq!(begun(Suspect::Nothing), [false, false]);
     }
 }

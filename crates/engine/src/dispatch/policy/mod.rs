@@ -6,18 +6,20 @@
 //! - [`estimate`]: how much work an item is, before it is tokenized.
 //! - [`placement`]: which workers may get a group of a model.
 //! - [`groups`]: what one worker has to compute, and what of it has no answer yet.
-//! - [`ending`]: when a worker's process *and* its socket have ended.
+//! - [`session`]: one worker: its processes, their states, and when it is started again.
+//! - [`restarts`]: how long a worker waits until it is started again, and how often it may be.
 //! - [`overdue`]: how long the dispatcher waits for a worker.
 //! - [`poison`]: which inputs are refused because they crashed workers.
 //! - [`recycling`]: which worker is restarted because it uses too much memory.
 //! - [`alone`]: when idle workers' CPUs help with an item.
 
 pub(crate) mod alone;
-pub(crate) mod ending;
 pub mod estimate;
 pub(crate) mod groups;
 pub(crate) mod overdue;
 pub(crate) mod placement;
 pub(crate) mod poison;
 pub(crate) mod recycling;
+pub mod restarts;
 pub mod scheduler;
+pub mod session;

@@ -1,15 +1,20 @@
-//! Groups that take too long and workers that do not go on. A group of which an item's deadline has
-//! passed is terminated; a worker that does not obey, that somebody stopped, that does not get ready or
-//! does not answer is killed after a grace, and what clients still wait for is computed by another.
+//! How long the dispatcher waits for a worker. A group of which an item's deadline has passed is
+//! terminated; a worker that does not obey, is stopped, does not become ready or does not answer is
+//! killed after a grace period, and another computes what clients still wait for.
 
 use std::time::{Duration, Instant};
+
+use onnxd_telemetry::metrics::KillReason;
 
 use crate::pool::Supervision;
 
 /// How long a worker may take to end a group that it was told to terminate.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
+/// How long what a worker wrote is read after its end: it lies in memory, so that only a reader
+/// which hangs takes longer.
+pub(crate) const READ_GRACE: Duration = Duration::from_secs(1);
 
-/// What the dispatcher waits for of one worker.
+/// What is expected of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overdue {
     /// An item of what it computes has a deadline.
@@ -34,4 +39,13 @@ impl Overdue {
             Self::Starting(since) | Self::Pinged(since) => since + supervision.start_timeout,
         }
     }
+}
+
+/// What is to be done about a worker that is overdue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Look for passed deadlines in the group that it computes.
+    Terminate,
+    /// Kill it.
+    Kill(KillReason),
 }

@@ -2,45 +2,48 @@
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
-use crate::dispatch::actor::worker::Worker;
-use crate::pool::{WorkerId, state::State};
+use crate::dispatch::{policy::session::Session, worker::State};
+use crate::pool::WorkerId;
 
 /// The workers that may get a group of a model now: the idle ones, or else those that soon are.
 /// One that could not load what is committed must not answer with an older generation while
 /// another can answer with the new one. Those that are stopped get work if all that serve are.
-pub(crate) fn free(
-    workers: &[Worker],
+pub(crate) fn free<W: AsRef<Session>>(
+    workers: &[W],
     slot: Slot,
     committed: Generation,
 ) -> impl Iterator<Item = WorkerId> + '_ {
+    let sessions = || workers.iter().map(AsRef::as_ref);
     let any_current = any_current(workers, slot, committed);
-    let any_loaded =
-        workers.iter().any(|worker| worker.state.serves() && worker.generation(slot) > 0);
-    let any_goes_on = workers.iter().any(Worker::goes_on);
-    let allowed = move |worker: &Worker| {
+    let any_loaded = sessions().any(|worker| worker.serves() && worker.generation(slot) > 0);
+    let any_goes_on = sessions().any(Session::goes_on);
+    let allowed = move |worker: &Session| {
         let has_it = match any_current {
             true => !worker.failed_to_load(slot, committed),
             false => worker.generation(slot) > 0 || !any_loaded,
         };
         has_it && (worker.goes_on() || !any_goes_on)
     };
-    let any_idle = workers.iter().any(|worker| worker.is_idle() && allowed(worker));
-    let may = move |worker: &Worker| {
+    let any_idle = sessions().any(|worker| worker.is_idle() && allowed(worker));
+    let may = move |worker: &Session| {
         allowed(worker) && if any_idle { worker.is_idle() } else { worker.is_nearly_idle() }
     };
-    (0..).zip(workers).filter(move |(_, worker)| may(worker)).map(|(id, _)| id)
+    (0..).zip(workers).filter(move |(_, worker)| may(worker.as_ref())).map(|(id, _)| id)
 }
 
 /// Whether some worker has what is committed, or will have it: where one had it and was started
 /// again, requests wait for it rather than go back to what was before.
-pub(crate) fn any_current(workers: &[Worker], slot: Slot, committed: Generation) -> bool {
-    let current = |worker: &Worker| !worker.failed_to_load(slot, committed);
-    let was_seen = workers.iter().any(|worker| worker.newest_seen(slot) >= committed);
-    let comes_back = |worker: &Worker| {
-        matches!(worker.state.state(), State::Starting | State::Backoff)
-            || worker.state.is_recycled()
+pub(crate) fn any_current<W: AsRef<Session>>(
+    workers: &[W],
+    slot: Slot,
+    committed: Generation,
+) -> bool {
+    let sessions = || workers.iter().map(AsRef::as_ref);
+    let was_seen = sessions().any(|worker| worker.newest_seen(slot) >= committed);
+    let comes_back = |worker: &Session| {
+        matches!(worker.state(), State::Starting | State::Backoff) || worker.is_recycled()
     };
-    workers
-        .iter()
-        .any(|worker| current(worker) && (worker.state.serves() || was_seen && comes_back(worker)))
+    sessions()
+        .filter(|worker| !worker.failed_to_load(slot, committed))
+        .any(|worker| worker.serves() || was_seen && comes_back(worker))
 }
