@@ -6,18 +6,30 @@ use std::{
     time::Duration,
 };
 
-/// How long the work that waits will keep the workers busy, as the dispatcher estimates it.
+use crate::dispatch::item::Priority;
+
+/// How long new work of each priority waits for what waits already, as the dispatcher estimates it.
 #[derive(Debug, Default)]
-pub struct Backlog(AtomicU64);
+pub struct Backlog {
+    interactive_micros: AtomicU64,
+    background_micros: AtomicU64,
+}
 
 impl Backlog {
     /// The last estimate.
-    pub fn read(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    pub fn read(&self, priority: Priority) -> Duration {
+        Duration::from_micros(self.of(priority).load(Ordering::Relaxed))
     }
 
-    /// A new one.
-    pub fn set(&self, micros: u64) {
-        self.0.store(micros, Ordering::Relaxed);
+    /// Replaces the estimate.
+    pub fn set(&self, priority: Priority, micros: u64) {
+        self.of(priority).store(micros, Ordering::Relaxed);
+    }
+
+    fn of(&self, priority: Priority) -> &AtomicU64 {
+        match priority {
+            Priority::Interactive => &self.interactive_micros,
+            Priority::Background => &self.background_micros,
+        }
     }
 }

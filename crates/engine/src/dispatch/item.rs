@@ -15,7 +15,9 @@ use onnxd_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Who a request is for. Background work never delays interactive work by more than one micro-batch.
+/// Who a request is for. Background work never delays interactive work by more than one micro-batch,
+/// and gets only the time that interactive work leaves: under a load that keeps all workers busy it
+/// waits until its deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// A client waits for the answer.
@@ -53,8 +55,17 @@ pub struct Item {
     pub together: bool,
     /// Where the answer goes; closed when the client has gone.
     pub reply: mpsc::Sender<(usize, Result<Answered, ItemError>)>,
-    /// The request's places in the bounded queue, given back when all of it is dropped.
-    pub _permit: Arc<OwnedSemaphorePermit>,
+    /// The request's room in the bounded queue, given back when all of it is dropped.
+    pub _room: Arc<Room>,
+}
+
+/// The room of one request in the bounded queue of its model.
+#[derive(Debug)]
+pub struct Room {
+    /// In the whole queue.
+    pub _queue: OwnedSemaphorePermit,
+    /// In the part of it that background work may take, where the request is that.
+    pub _share: Option<OwnedSemaphorePermit>,
 }
 
 /// What a request asks of one of its inputs. Cheap to clone.

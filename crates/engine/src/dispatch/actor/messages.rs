@@ -128,13 +128,11 @@ impl Dispatcher {
         let worker = &mut self.workers[id].session;
         let slot = worker.groups().slot(group);
         let terminated = worker.groups().is_terminated(group);
-        let charged = worker.took(group, 0);
+        let charge = worker.took(group, 0);
         let taken = worker.answered(group, items.into_iter());
         let taken = taken.ok_or("it rejects what it was not given")?;
-        if let (Some(slot), Some((estimated, took))) = (slot, charged)
-            && taken.group == GroupState::Done
-        {
-            self.scheduler.correct(slot, estimated, took);
+        if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
+            self.scheduler.correct(charge);
         }
         for item in taken.items {
             if let (true, Some(slot)) = (terminated, slot) {
@@ -173,11 +171,11 @@ impl Dispatcher {
             return Err("its answer is not what it was asked for");
         }
         let helped = worker.groups().are_helped();
-        let charged = worker.took(group, answered.infer_cpu_micros);
+        let charge = worker.took(group, answered.infer_cpu_micros);
         let taken = worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
-        if let Some((estimated, took)) = charged.filter(|_| taken.group == GroupState::Done) {
-            self.scheduler.correct(slot, estimated, took);
+        if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
+            self.scheduler.correct(charge);
         }
         self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {

@@ -15,12 +15,12 @@ use onnxd_proto::{
 
 use crate::dispatch::{
     actor::state::{Accepted, Culprit, Dispatcher, answer},
-    item::{Item, ItemError},
+    item::{Item, ItemError, Priority},
     policy::{
         estimate::Size,
         groups::{Sent, Unanswered},
         placement,
-        scheduler::{self, Age, Group, ItemId, Unit},
+        scheduler::{self, Age, Arrival, Charge, Group, ItemId, Unit},
     },
 };
 use crate::{models::events, pool::WorkerId};
@@ -42,9 +42,9 @@ impl Dispatcher {
             return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
         }
         let items = self.refuse_poisonous(items);
-        let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
-        let (slot, together) = (*slot, *together);
-        let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
+        let Some(&Item { slot, together, priority, queued_at, .. }) = items.first() else { return };
+        let micros = micros(queued_at.saturating_duration_since(self.started));
+        let arrival = Arrival { slot, micros, priority, together };
         let mut works = Vec::with_capacity(items.len());
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
@@ -54,7 +54,7 @@ impl Dispatcher {
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
             works.push((self.next_id(), work));
         }
-        let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
+        let units = scheduler::units(arrival, &works, self.workers.len());
         let floor = self.registry.page().committed(slot);
         let mut rest = items.into_iter().zip(works).zip(sizes);
         for (age, unit) in units {
@@ -74,8 +74,9 @@ impl Dispatcher {
         self.alone.see(now_micros, self.items.len());
         loop {
             let Self { scheduler, workers, registry, estimates, .. } = self;
-            let free =
-                |slot| placement::free(workers, slot, registry.page().committed(slot)).count();
+            let free = |slot, priority| {
+                placement::free(workers, slot, registry.page().committed(slot), priority).count()
+            };
             let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
             let Some(mut group) = scheduler.next(free, takes) else { break };
             let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
@@ -88,12 +89,16 @@ impl Dispatcher {
             group.items.retain(|&item| !self.refuse_late(item));
             if group.items.is_empty() {
                 // Nobody waits for it any more: its model has not had that time.
-                self.scheduler.correct(group.slot, group.micros.into(), 0);
+                let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
+                self.scheduler.correct(Charge { slot, priority, estimated, took: 0 });
             } else {
                 self.send_group(&group, now_micros);
             }
         }
-        self.backlog.set(self.scheduler.micros() / self.workers.len().max(1) as u64);
+        for priority in [Priority::Interactive, Priority::Background] {
+            let micros = self.scheduler.micros(priority) / self.workers.len().max(1) as u64;
+            self.backlog.set(priority, micros);
+        }
     }
 
     fn send_group(&mut self, group: &Group, now_micros: u64) {
@@ -121,7 +126,7 @@ impl Dispatcher {
     /// The worker that gets a group, and whether the CPUs of others help it.
     fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
-        let free = || placement::free(&self.workers, group.slot, committed);
+        let free = || placement::free(&self.workers, group.slot, committed, group.priority);
         // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
         // begins as soon as this thread has nothing more to do.
         let here = rustix::thread::sched_getcpu();
@@ -131,7 +136,9 @@ impl Dispatcher {
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
         let accepted = &self.items[item];
         let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
-        if !is_text || !self.alone.is_helped(now_micros, accepted.work) {
+        // Help would keep CPUs from interactive work that comes meanwhile.
+        let is_background = group.priority == Priority::Background;
+        if is_background || !is_text || !self.alone.is_helped(now_micros, accepted.work) {
             return (first, false);
         }
         let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
@@ -189,8 +196,9 @@ impl Dispatcher {
     pub(super) fn put_back(&mut self, slot: Slot, id: ItemId) {
         let Some(accepted) = self.items.get(&id) else { return };
         let (work, suspect) = (accepted.work, accepted.faults > 0);
+        let priority = accepted.item.priority;
         let age = Age { item: id, ..accepted.age };
-        self.scheduler.push(age, Unit { slot, items: vec![id], work, suspect });
+        self.scheduler.push(age, Unit { slot, priority, items: vec![id], work, suspect });
     }
 
     /// Puts back what a worker that has nothing loaded was given, if another one has, or will have,

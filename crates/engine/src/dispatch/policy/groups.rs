@@ -5,9 +5,12 @@ use std::{collections::VecDeque, time::Instant};
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
-use crate::dispatch::policy::{
-    overdue::Overdue,
-    scheduler::{Group, ItemId},
+use crate::dispatch::{
+    item::Priority,
+    policy::{
+        overdue::Overdue,
+        scheduler::{Charge, Group, ItemId},
+    },
 };
 
 /// A worker gets its next group while it has one that takes at most this long, in microseconds:
@@ -36,6 +39,7 @@ pub(crate) struct Sent {
 struct InFlight {
     sent: Sent,
     slot: Slot,
+    priority: Priority,
     /// The items that have no answer yet, by their place in the group.
     unanswered: Vec<Option<ItemId>>,
     /// What the whole group takes, estimated.
@@ -93,9 +97,13 @@ impl Groups {
         self.0.is_empty()
     }
 
-    /// Whether there is one, which is done before another could be sent.
+    /// Whether there is one, which is done before another could be sent. Nothing is sent after
+    /// background work: interactive work takes the first worker that is done.
     pub(crate) fn are_nearly_done(&self) -> bool {
-        self.0.len() == 1 && self.0.iter().all(|group| group.micros <= NEXT_MICROS_MAX)
+        let is_short = |group: &InFlight| {
+            group.priority == Priority::Interactive && group.micros <= NEXT_MICROS_MAX
+        };
+        self.0.len() == 1 && self.0.iter().all(is_short)
     }
 
     /// One more has been sent.
@@ -103,6 +111,7 @@ impl Groups {
         self.0.push_back(InFlight {
             sent,
             slot: group.slot,
+            priority: group.priority,
             unanswered: group.items.iter().copied().map(Some).collect(),
             micros: group.micros,
             took: 0,
@@ -120,12 +129,13 @@ impl Groups {
         self.computed(id).map(|group| group.slot)
     }
 
-    /// A micro-batch of the group with this number has taken so long. Gives what the whole group was
-    /// estimated to take, and what it has taken.
-    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
+    /// A micro-batch of the group with this number has taken `micros`. Returns what the whole group
+    /// has taken.
+    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<Charge> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         group.took += u64::from(micros);
-        Some((group.micros.into(), group.took))
+        let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
+        Some(Charge { slot, priority, estimated, took: group.took })
     }
 
     /// What the one being computed is overdue for, and when.
@@ -226,7 +236,8 @@ mod tests {
     fn groups(now: Instant) -> Groups {
         let mut groups = Groups::default();
         for (id, items) in [(7, vec![10, 11, 12]), (8, vec![20])] {
-            let group = Group { slot: 3, items, micros: 2_000 };
+            let priority = Priority::Interactive;
+            let group = Group { slot: 3, priority, items, micros: 2_000 };
             groups.push(&group, Sent { id, wide: id == 7, deadline: Some(now), committed: 4 });
         }
         groups
@@ -268,24 +279,30 @@ mod tests {
     #[test]
     fn what_the_computed_group_takes_is_added_up() {
         let mut groups = groups(Instant::now());
-        assert_eq!(groups.took(7, 300), Some((2_000, 300)));
-        assert_eq!(groups.took(7, 900), Some((2_000, 1_200)));
+        let charge = |took| {
+            Some(Charge { slot: 3, priority: Priority::Interactive, estimated: 2_000, took })
+        };
+        assert_eq!(groups.took(7, 300), charge(300));
+        assert_eq!(groups.took(7, 900), charge(1_200));
         assert_eq!(groups.took(8, 1), None, "it is not computed yet");
         assert!(groups.are_helped(), "the first is wide");
     }
 
     #[test]
     fn only_one_short_group_is_nearly_done() {
-        let one = |micros| {
+        let group = |priority, micros| Group { slot: 0, priority, items: vec![1], micros };
+        let one = |priority, micros| {
             let mut groups = Groups::default();
             assert!(groups.is_empty() && !groups.are_nearly_done());
-            groups.push(&Group { slot: 0, items: vec![1], micros }, sent(1));
+            groups.push(&group(priority, micros), sent(1));
             groups
         };
-        assert!(one(NEXT_MICROS_MAX).are_nearly_done());
-        assert!(!one(NEXT_MICROS_MAX + 1).are_nearly_done());
-        let mut two = one(1);
-        two.push(&Group { slot: 0, items: vec![2], micros: 1 }, sent(2));
+        let interactive = Priority::Interactive;
+        assert!(one(interactive, NEXT_MICROS_MAX).are_nearly_done());
+        assert!(!one(interactive, NEXT_MICROS_MAX + 1).are_nearly_done());
+        assert!(!one(Priority::Background, 1).are_nearly_done(), "nothing waits behind it");
+        let mut two = one(interactive, 1);
+        two.push(&group(interactive, 1), sent(2));
         assert!(!two.are_nearly_done() && !two.is_empty());
     }
 

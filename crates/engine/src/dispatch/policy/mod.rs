@@ -23,3 +23,6 @@ pub(crate) mod recycling;
 pub mod restarts;
 pub mod scheduler;
 pub mod session;
+
+#[cfg(test)]
+mod priority_tests;

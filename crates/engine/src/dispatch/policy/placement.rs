@@ -2,16 +2,20 @@
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
-use crate::dispatch::{policy::session::Session, worker::State};
+use crate::dispatch::{item::Priority, policy::session::Session, worker::State};
 use crate::pool::WorkerId;
 
 /// The workers that may get a group of a model now: the idle ones, or else those that soon are.
 /// One that could not load what is committed must not answer with an older generation while
 /// another can answer with the new one. Those that are stopped get work if all that serve are.
+///
+/// Background work goes to idle workers only, so that interactive work never waits behind more than
+/// one group of it, and to none while idle workers' CPUs help with an interactive item.
 pub(crate) fn free<W: AsRef<Session>>(
     workers: &[W],
     slot: Slot,
     committed: Generation,
+    priority: Priority,
 ) -> impl Iterator<Item = WorkerId> + '_ {
     let sessions = || workers.iter().map(AsRef::as_ref);
     let any_current = any_current(workers, slot, committed);
@@ -24,9 +28,12 @@ pub(crate) fn free<W: AsRef<Session>>(
         };
         has_it && (worker.goes_on() || !any_goes_on)
     };
-    let any_idle = sessions().any(|worker| worker.is_idle() && allowed(worker));
+    let is_background = priority == Priority::Background;
+    let any_helps = is_background && sessions().any(|worker| worker.groups().are_helped());
+    let idle_only = is_background || sessions().any(|worker| worker.is_idle() && allowed(worker));
     let may = move |worker: &Session| {
-        allowed(worker) && if any_idle { worker.is_idle() } else { worker.is_nearly_idle() }
+        let is_free = if idle_only { worker.is_idle() } else { worker.is_nearly_idle() };
+        !any_helps && is_free && allowed(worker)
     };
     (0..).zip(workers).filter(move |(_, worker)| may(worker.as_ref())).map(|(id, _)| id)
 }

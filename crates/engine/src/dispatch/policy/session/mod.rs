@@ -377,7 +377,7 @@ mod restart_tests;
 #[cfg(test)]
 mod restarts_tests;
 #[cfg(test)]
-mod script;
+pub(super) mod script;
 #[cfg(test)]
 mod simulation_process;
 #[cfg(test)]

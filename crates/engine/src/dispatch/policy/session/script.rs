@@ -4,16 +4,19 @@ use std::time::Instant;
 
 use onnxd_proto::exit::ExitStatus;
 
-use crate::dispatch::policy::{
-    groups::Sent,
-    restarts::{Counts, End},
-    scheduler::Group,
-    session::{Progress, Session, Welcome},
+use crate::dispatch::{
+    item::Priority,
+    policy::{
+        groups::Sent,
+        restarts::{Counts, End},
+        scheduler::Group,
+        session::{Progress, Session, Welcome},
+    },
 };
 use crate::pool::ended::Ended;
 
 /// An end of this kind, as the keeper reports it.
-pub(super) fn ended(end: End) -> Ended {
+pub(crate) fn ended(end: End) -> Ended {
     let unknown = || Ended::unknown("test".into());
     match end {
         End::Accident => Ended { signal: Some(11), ..unknown() },
@@ -24,12 +27,12 @@ pub(super) fn ended(end: End) -> Ended {
 }
 
 /// A session with one model.
-pub(super) fn session(now: Instant, restarts_max: u32) -> Session {
+pub(crate) fn session(now: Instant, restarts_max: u32) -> Session {
     Session::new(now, 1, restarts_max)
 }
 
 /// Starts the process that is due, and opens its socket. `false`: none is due.
-pub(super) fn start(session: &mut Session, now: Instant) -> bool {
+pub(crate) fn start(session: &mut Session, now: Instant) -> bool {
     let due = session.start_due(now).is_some();
     if due && session.process_started(now) == Welcome::Connect {
         session.connected();
@@ -38,7 +41,7 @@ pub(super) fn start(session: &mut Session, now: Instant) -> bool {
 }
 
 /// A worker that serves.
-pub(super) fn serving(now: Instant, restarts_max: u32) -> Session {
+pub(crate) fn serving(now: Instant, restarts_max: u32) -> Session {
     let mut session = session(now, restarts_max);
     assert!(start(&mut session, now));
     session.ready(now);
@@ -46,15 +49,17 @@ pub(super) fn serving(now: Instant, restarts_max: u32) -> Session {
 }
 
 /// Sends a group of one item, if the worker may get one.
-pub(super) fn send(session: &mut Session, id: u64) {
+pub(crate) fn send(session: &mut Session, id: u64) {
     if session.is_idle() {
         let sent = Sent { id, wide: false, deadline: None, committed: 1 };
-        session.group_sent(&Group { slot: 0, items: vec![id], micros: 5_000 }, sent);
+        let priority = Priority::Interactive;
+        let group = Group { slot: 0, priority, items: vec![id], micros: 5_000 };
+        session.group_sent(&group, sent);
     }
 }
 
 /// Ends the process and its socket. Returns whether that counts among the ends of all workers.
-pub(super) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) -> bool {
+pub(crate) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) -> bool {
     let process = session.process_ended(ended(end), now);
     let socket = session.socket_ended();
     assert!(!(process == Progress::Over && socket == Progress::Over), "over once");

@@ -10,6 +10,7 @@ use onnxd_proto::{BUILD_ID, control_page::Slot, generation::Generation};
 use onnxd_telemetry::metrics::{KillReason, Reason};
 
 use crate::dispatch::{
+    item::Priority,
     policy::{
         groups::{GroupState, Sent},
         overdue::Due,
@@ -108,6 +109,10 @@ impl World {
 
     fn group(&mut self) {
         let (count, slot) = (1 + self.below(3), u16::try_from(self.below(MODELS.into())).unwrap());
+        let priority = match self.below(3) {
+            0 => Priority::Background,
+            _ => Priority::Interactive,
+        };
         let may = self.session.is_idle() || self.session.is_nearly_idle();
         assert!(!may || self.session.serves(), "seed {}: work for one that serves not", self.seed);
         let Some(process) = self.process.as_mut().filter(|_| may) else { return };
@@ -119,7 +124,7 @@ impl World {
         self.last += count;
         let deadline = Some(self.now + Duration::from_millis(500));
         let sent = Sent { id, wide: false, deadline, committed: self.committed[usize::from(slot)] };
-        let group = Group { slot, items: items.clone(), micros: 1_000 };
+        let group = Group { slot, priority, items: items.clone(), micros: 1_000 };
         self.session.group_sent(&group, sent);
         assert_eq!(self.session.state(), State::Busy);
         process.groups.push_back((id, (0..u32::try_from(count).unwrap()).collect()));

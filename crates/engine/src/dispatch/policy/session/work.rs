@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::dispatch::policy::{
     groups::{Groups, Sent, Taken},
-    scheduler::{Group, ItemId},
+    scheduler::{Charge, Group, ItemId},
     session::{
         Session,
         process::{Conduct, Ping, Process, Service, Socket, Stage},
@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// A micro-batch of the group with this number has taken `micros`. See [`Groups::took`].
-    pub(crate) fn took(&mut self, group: u64, micros: u32) -> Option<(u64, u64)> {
+    pub(crate) fn took(&mut self, group: u64, micros: u32) -> Option<Charge> {
         self.service_mut()?.groups.took(group, micros)
     }
 
