@@ -70,8 +70,8 @@ impl Dispatcher {
 
     /// Gives free workers what waits.
     pub(super) fn hand_out(&mut self) {
-        let now_micros = micros(self.started.elapsed());
-        self.alone.see(now_micros, self.items.len());
+        let now = Instant::now();
+        self.idle_boost.observe(now, self.items.len());
         loop {
             let Self { scheduler, workers, registry, estimates, .. } = self;
             let free = |slot, priority| {
@@ -92,7 +92,7 @@ impl Dispatcher {
                 let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
                 self.scheduler.correct(Charge { slot, priority, estimated, took: 0 });
             } else {
-                self.send_group(&group, now_micros);
+                self.send_group(&group, now);
             }
         }
         for priority in [Priority::Interactive, Priority::Background] {
@@ -101,9 +101,9 @@ impl Dispatcher {
         }
     }
 
-    fn send_group(&mut self, group: &Group, now_micros: u64) {
+    fn send_group(&mut self, group: &Group, now: Instant) {
         let id = self.next_id();
-        let (place, wide) = self.place(group, now_micros);
+        let (place, wide) = self.place(group, now);
         let mut payload = Payload::default();
         let mut items = Vec::with_capacity(group.items.len());
         for id in &group.items {
@@ -124,7 +124,7 @@ impl Dispatcher {
     }
 
     /// The worker that gets a group, and whether the CPUs of others help it.
-    fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
+    fn place(&self, group: &Group, now: Instant) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
         let free = || placement::free(&self.workers, group.slot, committed, group.priority);
         // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
@@ -136,9 +136,9 @@ impl Dispatcher {
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
         let accepted = &self.items[item];
         let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
-        // Help would keep CPUs from interactive work that comes meanwhile.
+        // Helpers would keep CPUs from interactive work that arrives meanwhile.
         let is_background = group.priority == Priority::Background;
-        if is_background || !is_text || !self.alone.is_helped(now_micros, accepted.work) {
+        if is_background || !is_text || !self.idle_boost.applies(now, accepted.work) {
             return (first, false);
         }
         let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();

@@ -16,8 +16,8 @@ use crate::dispatch::{
     health::Health,
     item::{Answered, Item, ItemError},
     policy::{
-        alone::Alone,
         estimate::{Estimate, Size, Work},
+        idle_boost::IdleBoost,
         poison::Poison,
         recycling::Recycling,
         restarts::Budget,
@@ -45,7 +45,7 @@ pub struct Dispatcher {
     pub(super) scheduler: Scheduler,
     /// By slot.
     pub(super) estimates: Vec<Estimate>,
-    pub(super) alone: Alone,
+    pub(super) idle_boost: IdleBoost,
     pub(super) poison: Poison,
     pub(super) recycling: Recycling,
     pub(super) items: HashMap<ItemId, Accepted>,
@@ -122,7 +122,7 @@ impl Dispatcher {
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],
-            alone: Alone::default(),
+            idle_boost: IdleBoost::default(),
             poison: Poison::default(),
             recycling: Recycling::new(worker_memory_bytes, workers.len(), Instant::now()),
             started: Instant::now(),

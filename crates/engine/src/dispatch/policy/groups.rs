@@ -26,7 +26,7 @@ pub(crate) struct Groups(VecDeque<InFlight>);
 pub(crate) struct Sent {
     /// Its number.
     pub id: u64,
-    /// Whether other CPUs help with it.
+    /// Whether it uses the CPUs of idle workers.
     pub wide: bool,
     /// The first of its unanswered items' deadlines; some may have been answered since.
     pub deadline: Option<Instant>,

@@ -11,11 +11,11 @@
 //! - [`overdue`]: how long the dispatcher waits for a worker.
 //! - [`poison`]: which inputs are refused because they crashed workers.
 //! - [`recycling`]: which worker is restarted because it uses too much memory.
-//! - [`alone`]: when idle workers' CPUs help with an item.
+//! - [`idle_boost`]: when a lone item may use the CPUs of idle workers.
 
-pub(crate) mod alone;
 pub mod estimate;
 pub(crate) mod groups;
+pub(crate) mod idle_boost;
 pub(crate) mod overdue;
 pub(crate) mod placement;
 pub(crate) mod poison;

@@ -351,5 +351,8 @@ pub fn units(arrival: Arrival, items: &[(ItemId, Work)], workers: usize) -> Vec<
 }
 
 #[cfg(test)]
+#[path = "scheduler_simulation_tests.rs"]
+mod simulation;
+#[cfg(test)]
 #[path = "scheduler_tests.rs"]
 mod tests;

@@ -379,6 +379,6 @@ mod restarts_tests;
 #[cfg(test)]
 pub(super) mod script;
 #[cfg(test)]
-mod simulation_process;
-#[cfg(test)]
 mod simulation_tests;
+#[cfg(test)]
+mod simulation_world;

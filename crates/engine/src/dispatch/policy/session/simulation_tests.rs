@@ -1,10 +1,7 @@
 //! One session and a worker that behaves as it likes, with its reports late and in any order: a seed
 //! is a run, and `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine session` replays one.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use onnxd_proto::{BUILD_ID, control_page::Slot, generation::Generation};
 use onnxd_telemetry::metrics::{KillReason, Reason};
@@ -17,69 +14,17 @@ use crate::dispatch::{
         restarts::End,
         scheduler::{Group, ItemId},
         session::{
-            Blame, Progress, Session, Welcome, hurry,
+            Blame, Progress, Welcome, hurry,
             script::ended,
-            simulation_process::{MODELS, Message, Process},
+            simulation_world::{MODELS, Message, Process, SUPERVISION, World},
         },
     },
     worker::{Load, State},
 };
-use crate::pool::Supervision;
 
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 500;
 const STEPS: usize = 400;
-const SUPERVISION: Supervision = Supervision {
-    stopped_grace: Duration::from_secs(2),
-    start_timeout: Duration::from_secs(10),
-    restarts_max: 6,
-};
-
-struct World {
-    seed: u64,
-    random: u64,
-    now: Instant,
-    session: Session,
-    process: Option<Process>,
-    committed: [Generation; MODELS as usize],
-    /// Items that were sent and neither answered nor taken back, by group.
-    out: BTreeMap<u64, Vec<ItemId>>,
-    settled: BTreeSet<ItemId>,
-    last: u64,
-    /// Commits or probes since the last ping that the process was sent.
-    is_ping_owed: bool,
-    newest: [Generation; MODELS as usize],
-    drained: bool,
-    reached: BTreeSet<&'static str>,
-}
-
 impl World {
-    fn new(seed: u64) -> Self {
-        let now = Instant::now();
-        Self {
-            seed,
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            now,
-            session: Session::new(now, usize::from(MODELS), SUPERVISION.restarts_max),
-            process: None,
-            committed: [1; MODELS as usize],
-            out: BTreeMap::new(),
-            settled: BTreeSet::new(),
-            last: 0,
-            is_ping_owed: false,
-            newest: [0; MODELS as usize],
-            drained: false,
-            reached: BTreeSet::new(),
-        }
-    }
-
-    /// xorshift64, so that a seed is all it takes to see a run again.
-    fn below(&mut self, below: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % below
-    }
-
     fn start(&mut self) {
         hurry(std::iter::once(&mut self.session));
         let Some(epoch) = self.session.start_due(self.now) else { return };

@@ -1,14 +1,22 @@
-//! The worker's process in the simulation of a session: it does what it likes, late.
+//! The world of the simulation of a session: a worker's process, which does what it likes, late.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 use onnxd_telemetry::metrics::KillReason;
 
-use crate::dispatch::policy::restarts::End;
-use crate::pool::Epoch;
+use crate::dispatch::policy::{restarts::End, scheduler::ItemId, session::Session};
+use crate::pool::{Epoch, Supervision};
 
 pub(super) const MODELS: u16 = 2;
+pub(super) const SUPERVISION: Supervision = Supervision {
+    stopped_grace: Duration::from_secs(2),
+    start_timeout: Duration::from_secs(10),
+    restarts_max: 6,
+};
 
 /// What a socket still holds, and what the keeper still has to tell.
 #[derive(Debug, PartialEq)]
@@ -77,5 +85,53 @@ impl Process {
                 }
             }
         }
+    }
+}
+
+/// One session, and the truth about its worker.
+pub(super) struct World {
+    pub seed: u64,
+    pub random: u64,
+    pub now: Instant,
+    pub session: Session,
+    pub process: Option<Process>,
+    pub committed: [Generation; MODELS as usize],
+    /// Items that were sent and neither answered nor taken back, by group.
+    pub out: BTreeMap<u64, Vec<ItemId>>,
+    pub settled: BTreeSet<ItemId>,
+    pub last: u64,
+    /// Commits or probes since the last ping that the process was sent.
+    pub is_ping_owed: bool,
+    pub newest: [Generation; MODELS as usize],
+    pub drained: bool,
+    pub reached: BTreeSet<&'static str>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            seed,
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            now,
+            session: Session::new(now, usize::from(MODELS), SUPERVISION.restarts_max),
+            process: None,
+            committed: [1; MODELS as usize],
+            out: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            last: 0,
+            is_ping_owed: false,
+            newest: [0; MODELS as usize],
+            drained: false,
+            reached: BTreeSet::new(),
+        }
+    }
+
+    /// xorshift64, so that a seed is all it takes to see a run again.
+    pub(super) fn below(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
     }
 }
