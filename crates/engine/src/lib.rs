@@ -4,6 +4,7 @@
 //! - [`dispatch`]: the queue, the scheduler, and the task that owns the workers.
 //! - [`models`]: versions, generations, sources and updates.
 
+mod clock;
 pub mod dispatch;
 pub mod models;
 pub mod pool;

@@ -15,8 +15,11 @@ mod inputs;
 mod numbers;
 
 use onnxd_engine::dispatch::{
-    estimate::{self, Estimate, Size, Work},
-    scheduler::{self, ItemId, Scheduler},
+    Priority,
+    policy::{
+        estimate::{self, Estimate, Size, Work},
+        scheduler::{self, Arrival, ItemId, Scheduler},
+    },
 };
 use onnxd_telemetry::metrics::{model::ModelMetrics, routes::Routes};
 
@@ -46,8 +49,10 @@ fn full(texts: u64, estimate: &Estimate) -> Scheduler {
     let mut scheduler = Scheduler::default();
     for item in 0..texts {
         let pieces = u32::try_from(item * 37 % 61).expect("it is small");
+        let (priority, together) = (Priority::Interactive, false);
+        let arrival = Arrival { slot: 0, micros: item, priority, together };
         let items: [(ItemId, Work); 1] = [(item, estimate.work(Size::Pieces(pieces), 80))];
-        for (age, unit) in scheduler::units(0, item, &items, false, 2) {
+        for (age, unit) in scheduler::units(arrival, &items, 2) {
             scheduler.push(age, unit);
         }
     }
@@ -67,7 +72,7 @@ fn schedule(criterion: &mut Criterion) {
             bencher.iter_batched_ref(
                 || full(texts, &estimate),
                 |scheduler| {
-                    scheduler.next(|_| 1, |_, texts, tokens| estimate.micros(texts, tokens))
+                    scheduler.next(|_, _| 1, |_, texts, tokens| estimate.micros(texts, tokens))
                 },
                 BatchSize::SmallInput,
             );

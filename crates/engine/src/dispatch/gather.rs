@@ -16,12 +16,15 @@ use onnxd_proto::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time,
 };
 
 use crate::dispatch::{
-    Answered, Backlog, Event, Input, Item, ItemError, Priority, Terms, Timing, worker,
+    backlog::Backlog,
+    event::Event,
+    item::{Answered, Input, Item, ItemError, Priority, Room, Terms, Timing},
+    worker,
 };
 use crate::models::registry::Model;
 use onnxd_telemetry::metrics::Metrics;
@@ -36,6 +39,8 @@ const PARTIAL_RERUNS_MAX: u32 = 2;
 const WINDOW: usize = 256;
 /// Items that are handed in together once the window is full.
 const STEP: usize = 32;
+/// The part of a model's queue that background work may take: the rest is left to interactive work.
+const BACKGROUND_PART: usize = 4;
 
 /// The answers to one request, all of one generation.
 #[derive(Debug)]
@@ -116,10 +121,18 @@ fn rejection(rejection: &Rejection) -> String {
 pub struct Dispatch {
     events: mpsc::Sender<Event>,
     /// Of each model, by slot.
-    places: Vec<Arc<Semaphore>>,
+    queues: Vec<Queue>,
     metrics: Arc<Metrics>,
     limits: Limits,
     backlog: Arc<Backlog>,
+}
+
+/// The room in the queue of one model.
+#[derive(Debug)]
+struct Queue {
+    all: Arc<Semaphore>,
+    /// What of it background work may take.
+    background: Arc<Semaphore>,
 }
 
 /// What a request may ask of the queue.
@@ -131,6 +144,25 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
+impl Limits {
+    /// Items of one model and this priority that may wait or be computed at once.
+    fn room(self, priority: Priority) -> usize {
+        match priority {
+            Priority::Interactive => self.items,
+            Priority::Background => (self.items / BACKGROUND_PART).max(1),
+        }
+    }
+
+    /// How many of `items` items of one request are in the queue at once.
+    fn window(self, items: usize, priority: Priority) -> usize {
+        let half = self.room(priority) / 2;
+        items.min(match priority {
+            Priority::Interactive => WINDOW.min(half).max(GROUP_ITEMS_MAX),
+            Priority::Background => WINDOW.min(half).max(1),
+        })
+    }
+}
+
 impl Dispatch {
     /// A way into the dispatcher that reads `events`, for so many models.
     pub fn new(
@@ -140,8 +172,13 @@ impl Dispatch {
         backlog: Arc<Backlog>,
         models: usize,
     ) -> Self {
-        let places = (0..models).map(|_| Arc::new(Semaphore::new(limits.items))).collect();
-        Self { events, places, metrics, limits, backlog }
+        let semaphore = |priority| Arc::new(Semaphore::new(limits.room(priority)));
+        let queue = |_| Queue {
+            all: semaphore(Priority::Interactive),
+            background: semaphore(Priority::Background),
+        };
+        let queues = (0..models).map(queue).collect();
+        Self { events, queues, metrics, limits, backlog }
     }
 
     /// Items of one model that may wait or be computed at once.
@@ -184,16 +221,16 @@ impl Dispatch {
         inputs: Vec<Input>,
         (deadline, priority): (Instant, Priority),
     ) -> Result<Answer, GatherError> {
-        let window = self.window(inputs.len());
-        // For all rounds: what has been accepted is answered, also if it has to be run again.
-        let places = self.places(model.slot, window)?;
+        let window = self.limits.window(inputs.len(), priority);
+        // For all rounds: what has been accepted is answered, even if it has to be run again.
+        let room = self.room(model.slot, window, priority)?;
         let mut answers: Vec<Option<Answered>> = vec![None; inputs.len()];
         let mut wanted: Vec<usize> = (0..inputs.len()).collect();
         let (mut round, mut together, mut _still) = (0, false, None);
         loop {
-            let places = Arc::clone(&places);
+            let room = Arc::clone(&room);
             let slot = model.slot;
-            let run = Run { slot, window, together, deadline, priority, places };
+            let run = Run { slot, window, together, deadline, priority, room };
             for (index, answered) in self.run_once(&run, &inputs, &wanted).await? {
                 answers[index] = Some(answered);
             }
@@ -205,7 +242,8 @@ impl Dispatch {
             }
             round += 1;
             if round > PARTIAL_RERUNS_MAX {
-                together = inputs.len() <= GROUP_ITEMS_MAX;
+                // A group of background work may not be that large.
+                together = inputs.len() <= GROUP_ITEMS_MAX && priority == Priority::Interactive;
                 if !together && _still.is_none() {
                     _still = Some(model.hold_still().await);
                 }
@@ -218,20 +256,25 @@ impl Dispatch {
         }
     }
 
-    /// How many of so many items are in the queue at once.
-    fn window(&self, items: usize) -> usize {
-        items.min(WINDOW.min(self.limits.items / 2).max(GROUP_ITEMS_MAX))
-    }
-
-    /// Room for so many items.
-    fn places(&self, slot: Slot, count: usize) -> Result<Arc<OwnedSemaphorePermit>, GatherError> {
+    /// Room for `count` items.
+    fn room(&self, slot: Slot, count: usize, priority: Priority) -> Result<Arc<Room>, GatherError> {
         let wanted = u32::try_from(count).unwrap_or(u32::MAX);
-        let places = Arc::clone(&self.places[usize::from(slot)]).try_acquire_many_owned(wanted);
-        places.map(Arc::new).map_err(|_| {
+        let queue = &self.queues[usize::from(slot)];
+        let full = |limit| {
             self.metrics.requests_overloaded_total.add();
-            let retry_after = self.backlog.read().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
-            GatherError::Overloaded { limit: self.limits.items, retry_after }
-        })
+            let backlog = self.backlog.read(priority);
+            let retry_after = backlog.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
+            GatherError::Overloaded { limit, retry_after }
+        };
+        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(wanted);
+        let share = match priority {
+            Priority::Interactive => None,
+            Priority::Background => {
+                Some(take(&queue.background).map_err(|_| full(self.limits.room(priority)))?)
+            }
+        };
+        let queue = take(&queue.all).map_err(|_| full(self.limits.items))?;
+        Ok(Arc::new(Room { _queue: queue, _share: share }))
     }
 
     /// Runs the wanted inputs once; each answer comes with its place.
@@ -245,7 +288,9 @@ impl Dispatch {
         let mut answers = Vec::with_capacity(wanted.len());
         let (first, mut rest) = wanted.split_at(run.window.min(wanted.len()));
         self.submit(run, inputs, first, &reply).await?;
-        let mut room = 0;
+        // What is answered makes room for as much.
+        let step = STEP.min(first.len());
+        let mut answered_since = 0;
         while answers.len() < wanted.len() {
             let (index, outcome) = replies.recv().await.ok_or(GatherError::Stopped)?;
             let answered = outcome.map_err(|error| match error {
@@ -254,11 +299,11 @@ impl Dispatch {
                 ItemError::Stopped => GatherError::Stopped,
             })?;
             answers.push((index, answered));
-            room += 1;
-            if room >= STEP && !rest.is_empty() {
-                let (next, later) = rest.split_at(room.min(rest.len()));
+            answered_since += 1;
+            if answered_since >= step && !rest.is_empty() {
+                let (next, later) = rest.split_at(answered_since.min(rest.len()));
                 self.submit(run, inputs, next, &reply).await?;
-                (room, rest) = (0, later);
+                (answered_since, rest) = (0, later);
             }
         }
         Ok(answers)
@@ -281,7 +326,7 @@ impl Dispatch {
             priority: run.priority,
             together: run.together,
             reply: reply.clone(),
-            _permit: Arc::clone(&run.places),
+            _room: Arc::clone(&run.room),
         };
         let items = wanted.iter().map(item).collect();
         let submitted = self.events.send(Event::Submitted(items)).await;
@@ -296,7 +341,7 @@ struct Run {
     together: bool,
     deadline: Instant,
     priority: Priority,
-    places: Arc<OwnedSemaphorePermit>,
+    room: Arc<Room>,
 }
 
 fn answer(generation: Generation, answered: Vec<Answered>) -> Answer {

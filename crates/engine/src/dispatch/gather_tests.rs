@@ -76,7 +76,7 @@ async fn under_a_storm_of_commits_a_response_is_at_last_run_as_one_group() {
 async fn a_full_queue_is_an_answer_at_once() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
-    let wanted = (0..2).map(|_| dispatch.places(0, 50).unwrap());
+    let wanted = (0..2).map(|_| dispatch.room(0, 50, Priority::Interactive).unwrap());
     let _held: Vec<_> = wanted.collect();
     let error = dispatch.run(&model(), vec![input()], Terms::default()).await.unwrap_err();
     let retry_after = Duration::from_millis(50);
@@ -95,8 +95,8 @@ async fn a_request_may_ask_for_less_time_than_is_allowed_and_not_for_more() {
     }
 }
 
-#[tokio::test]
-async fn a_request_with_many_inputs_leaves_room_for_others_and_is_answered_whole() {
+/// Answers all items of one request with 500 inputs. Returns how many waited at once at most.
+async fn most_at_once(priority: Priority) -> usize {
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = Arc::new(dispatch(events));
     let player = tokio::spawn(async move {
@@ -115,17 +115,45 @@ async fn a_request_with_many_inputs_leaves_room_for_others_and_is_answered_whole
         }
         most
     });
-    let answer = dispatch.run(&model(), vec![input(); 500], Terms::default()).await.unwrap();
+    let terms = Terms { priority, ..Terms::default() };
+    let answer = dispatch.run(&model(), vec![input(); 500], terms).await.unwrap();
     assert!((0..500).all(|place| usize::from(answer.items[place].bytes[0]) == place % 256));
-    assert!(player.await.unwrap() <= 50, "more than half of the queue was taken");
+    player.await.unwrap()
 }
 
 #[tokio::test]
-async fn commits_wait_for_a_response_that_is_too_large_for_one_group() {
+async fn a_request_with_many_inputs_leaves_room_for_others_and_is_answered_whole() {
+    let most = most_at_once(Priority::Interactive).await;
+    assert!(most <= 50, "more than half of the queue was taken");
+}
+
+#[tokio::test]
+async fn a_background_request_takes_half_of_its_share_of_the_queue() {
+    let most = most_at_once(Priority::Background).await;
+    assert!(most <= 100 / BACKGROUND_PART / 2, "{most} items wait");
+}
+
+#[tokio::test]
+async fn background_work_leaves_room_in_the_queue() {
+    let (events, _incoming) = mpsc::channel(16);
+    let dispatch = dispatch(events);
+    let share = 100 / BACKGROUND_PART;
+    let _background = dispatch.room(0, share, Priority::Background).unwrap();
+    let error = dispatch.room(0, 1, Priority::Background).unwrap_err();
+    assert!(matches!(error, GatherError::Overloaded { limit, .. } if limit == share));
+    let interactive = dispatch.room(0, 100 - share, Priority::Interactive).unwrap();
+    assert!(dispatch.room(0, 1, Priority::Interactive).is_err(), "the queue has one bound");
+    drop(interactive);
+    let _interactive = dispatch.room(0, 100 - share, Priority::Interactive).unwrap();
+}
+
+/// Runs a request under a storm of commits that ends only when commits wait for the response.
+async fn waits_for_commits(inputs: usize, priority: Priority) {
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
     let model = Arc::new(model());
     let settles = Arc::clone(&model);
+    let terms = Terms { priority, ..Terms::default() };
     let player = tokio::spawn(async move {
         // A commit falls into each round, until none may any more.
         let mut generation = 1;
@@ -148,10 +176,20 @@ async fn commits_wait_for_a_response_that_is_too_large_for_one_group() {
             answered_by(items, true);
         }
     });
-    let answer = dispatch.run(&model, vec![input(); 40], Terms::default()).await.unwrap();
+    let answer = dispatch.run(&model, vec![input(); inputs], terms).await.unwrap();
     player.await.unwrap();
-    assert_eq!(answer.items.len(), 40);
+    assert_eq!(answer.items.len(), inputs);
     model.settle().await;
+}
+
+#[tokio::test]
+async fn commits_wait_for_a_response_that_is_too_large_for_one_group() {
+    waits_for_commits(40, Priority::Interactive).await;
+}
+
+#[tokio::test]
+async fn commits_wait_for_background_work_which_is_never_one_large_group() {
+    waits_for_commits(10, Priority::Background).await;
 }
 
 #[tokio::test(start_paused = true)]

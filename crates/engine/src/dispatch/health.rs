@@ -1,10 +1,7 @@
-//! Whether there are workers to answer, for everybody who waits for it or has to tell others:
-//! readiness, systemd, gRPC's health service, and the end of the supervisor.
+//! Whether there are workers to answer: for readiness, systemd, gRPC's health service, and the end
+//! of the supervisor. Published by the [actor](crate::dispatch::actor).
 
 use onnxd_proto::exit::ExitStatus;
-
-use crate::dispatch::{dispatcher::Dispatcher, worker::Worker};
-use crate::pool::state::{FAILED_STARTS_MAX, State};
 
 /// How the workers are, for everybody who waits for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,45 +21,5 @@ impl Health {
     /// Whether requests are answered.
     pub fn is_ready(&self) -> bool {
         self.warmed_up && self.serving > 0
-    }
-}
-
-impl Dispatcher {
-    /// Tells what has changed since the last time.
-    pub(super) fn publish_health(&self) {
-        let all = |state| self.workers.iter().all(|worker| worker.state.state() == state);
-        let fatal = (all(State::Failed) || self.restarts.is_exceeded()).then(|| {
-            let reason = self.workers.iter().find_map(|worker| worker.hopeless.clone());
-            match reason {
-                Some(reason) => {
-                    (ExitStatus::Configuration, format!("no worker can start: {reason}"))
-                }
-                None => (ExitStatus::Unavailable, self.given_up()),
-            }
-        });
-        // Who is given up keeps nobody waiting for it.
-        let settled =
-            |(worker, ready): (&Worker, &bool)| *ready || worker.state.state() == State::Failed;
-        let health = Health {
-            serving: self.workers.iter().filter(|worker| worker.state.serves()).count(),
-            warmed_up: self.workers.iter().zip(&self.warmed_up).all(settled),
-            stopped: fatal.is_none() && self.are_all_gone(),
-            fatal,
-        };
-        self.health.send_if_modified(|present| {
-            let modified = *present != health;
-            *present = health;
-            modified
-        });
-    }
-
-    /// Why no worker is left.
-    fn given_up(&self) -> String {
-        let (one, all) = (self.supervision.restarts_max, self.restarts.limit());
-        format!(
-            "all workers failed: each may be started again {one} times within a minute, all of them {all} times, and \
-             {FAILED_STARTS_MAX} starts in a row may fail; the log says how they ended. If that was \
-             somebody's intention, raise --worker-restarts"
-        )
     }
 }

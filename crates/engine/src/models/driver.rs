@@ -9,10 +9,8 @@ use onnxd_proto::domain::{Checked, Drift, Facts, Record, Refusal};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time,
 };
 
-use crate::dispatch;
 use crate::models::{
     events::{Action, CallId, Committed, Event, Job},
     find::Found,
@@ -22,6 +20,7 @@ use crate::models::{
     store::{Hold, Staged},
     update::{LineHandle, Means, Progress},
 };
+use crate::{clock::sleep_until, dispatch};
 use onnxd_proto::domain::{Load, Outcome, Step};
 
 /// Inputs of one line that may wait.
@@ -292,12 +291,5 @@ impl Driver {
         if let Some(caller) = caller {
             let _ = caller.progress.try_send(step);
         }
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,16 +1,15 @@
-//! The worker processes.
+//! The worker processes. Knows nothing of what they compute; the
+//! [dispatcher](crate::dispatch::actor) owns the handles.
 //!
 //! - [`executable`]: the worker's file, opened once, and the environment it gets.
 //! - [`keeper`]: a thread for each worker that starts it and waits for its end.
+//! - [`ended`]: how a process ended.
 //! - [`link`]: frames to and from one worker.
-//! - [`state`]: pure: in which state a worker is, and when it is started again.
-//! - [`restarts`]: pure: how often that may be, of one worker and of all.
 
+pub mod ended;
 pub mod executable;
 pub mod keeper;
 pub mod link;
-pub mod restarts;
-pub mod state;
 
 use std::time::Duration;
 

@@ -29,9 +29,12 @@ use crate::{
 use onnxd_engine::{
     dispatch::{
         Backlog, Event,
-        dispatcher::{self, Dispatcher, EVENTS_MAX},
+        actor::{
+            state::{self, Dispatcher, EVENTS_MAX},
+            worker::Worker,
+        },
         gather::{Dispatch, Limits},
-        worker::Worker,
+        policy::session::Session,
     },
     models::{
         background::Background,
@@ -41,7 +44,7 @@ use onnxd_engine::{
         store::Store,
         update::{self, LOAD_AHEAD_TIMEOUT, Updater},
     },
-    pool::{executable::WorkerExecutable, keeper::Keeper, state::WorkerState},
+    pool::{executable::WorkerExecutable, keeper::Keeper},
 };
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::metrics::Metrics;
@@ -81,7 +84,7 @@ impl Server {
         let workers = workers(config, &executable, registry.models().len(), &events)?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
-        let dispatching = dispatcher::Means {
+        let dispatching = state::Means {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
@@ -242,8 +245,8 @@ fn workers(
         let cpu = cpus[id % cpus.len()];
         let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
             .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
-        let state = WorkerState::new(Instant::now(), config.supervision.restarts_max);
-        workers.push(Worker::new(keeper, cpu, models, state));
+        let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
+        workers.push(Worker::new(keeper, cpu, session));
     }
     // The others are idle when a request is alone; one worker that they help is enough.
     workers[0].helper_cpus =

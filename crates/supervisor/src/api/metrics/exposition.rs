@@ -13,9 +13,8 @@ use prometheus_client::{
 use serde::Serialize;
 
 use onnxd_engine::{
-    dispatch::worker,
+    dispatch::worker::{self, State},
     models::registry::{Model, Registry},
-    pool::state::State,
 };
 use onnxd_telemetry::metrics::{
     Metrics,

@@ -1,36 +1,53 @@
-//! What the queue promises, alone and in a simulation whose every run is named by its seed:
-//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd scheduler` replays one.
+//! What the queue promises; `scheduler_simulation_tests.rs` has it among workers and clients.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use crate::dispatch::scheduler::*;
+use crate::dispatch::policy::scheduler::*;
 
 /// A machine on which a call costs 2 ms and a token 0.2 ms.
-fn takes(texts: usize, tokens: u32) -> u32 {
+pub(super) fn takes(texts: usize, tokens: u32) -> u32 {
     2000 + 200 * tokens * u32::try_from(texts).unwrap()
 }
 
-fn work(tokens: u32) -> Work {
+pub(super) fn work(tokens: u32) -> Work {
     Work { tokens, micros: takes(1, tokens), bytes: 80 }
 }
 
-fn age(item: ItemId) -> Age {
+pub(super) const INTERACTIVE: Priority = Priority::Interactive;
+
+pub(super) fn arrival(slot: Slot, micros: u64, together: bool) -> Arrival {
+    Arrival { slot, micros, priority: INTERACTIVE, together }
+}
+
+fn charge(slot: Slot, estimated: u64, took: u64) -> Charge {
+    Charge { slot, priority: INTERACTIVE, estimated, took }
+}
+
+pub(super) fn age(item: ItemId) -> Age {
     Age { micros: item, item }
 }
 
 /// Pushes one item for each length, numbered from `first`.
 fn push(scheduler: &mut Scheduler, slot: Slot, first: ItemId, lengths: &[u32]) {
     for (item, tokens) in (first..).zip(lengths) {
-        scheduler
-            .push(age(item), Unit { slot, items: vec![item], work: work(*tokens), suspect: false });
+        scheduler.push(
+            age(item),
+            Unit {
+                slot,
+                priority: INTERACTIVE,
+                items: vec![item],
+                work: work(*tokens),
+                suspect: false,
+            },
+        );
     }
 }
 
 /// The items of the next group where `free` workers may have any model.
 fn next(scheduler: &mut Scheduler, free: usize) -> Option<Vec<ItemId>> {
-    scheduler.next(|_| free, |_, texts, tokens| takes(texts, tokens)).map(|group| group.items)
+    scheduler.next(|_, _| free, |_, texts, tokens| takes(texts, tokens)).map(|group| group.items)
 }
 
 #[test]
@@ -55,9 +72,9 @@ fn the_oldest_is_next_with_what_is_about_as_long() {
 fn where_much_waits_a_group_may_take_a_part_of_it() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[12; 200]);
-    let waits = scheduler.micros();
+    let waits = scheduler.micros(INTERACTIVE);
     assert_eq!(waits, 200 * 4_400);
-    let group = scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
+    let group = scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
     let most = u64::from(takes(group.items.len(), 12));
     assert!(most <= waits / GROUP_PART && most + 2_400 > waits / GROUP_PART, "{most}");
 }
@@ -65,10 +82,12 @@ fn where_much_waits_a_group_may_take_a_part_of_it() {
 #[test]
 fn items_of_a_request_age_as_idle_workers_would_come_to_them() {
     let items = [(5, work(10)), (6, work(20)), (7, work(30))];
-    let apart = units(3, 1_000, &items, false, 2);
+    let apart = units(arrival(3, 1_000, false), &items, 2);
     let ages: Vec<u64> = apart.iter().map(|(age, _)| age.micros).collect();
     assert_eq!(ages, [1_000, 1_000 + 4_000 / 2, 1_000 + (4_000 + 6_000) / 2]);
-    let [(age, all)] = &units(3, 1_000, &items, true, 2)[..] else { panic!("they go together") };
+    let [(age, all)] = &units(arrival(3, 1_000, true), &items, 2)[..] else {
+        panic!("they go together")
+    };
     assert_eq!((age.micros, &all.items[..], all.work.tokens), (1_000, &[5, 6, 7][..], 30));
     assert_eq!((all.work.micros, all.work.bytes), (4_000 + 6_000 + 8_000, 240));
 }
@@ -79,7 +98,10 @@ fn a_group_of_several_fits_half_a_frame_and_large_tensors_go_alone() {
         let mut scheduler = Scheduler::default();
         for (item, bytes) in (0..).zip(bytes) {
             let work = Work { bytes, ..work(tokens) };
-            scheduler.push(age(item), Unit { slot: 0, items: vec![item], work, suspect: false });
+            scheduler.push(
+                age(item),
+                Unit { slot: 0, priority: INTERACTIVE, items: vec![item], work, suspect: false },
+            );
         }
         std::iter::from_fn(move || next(&mut scheduler, 1)).collect::<Vec<_>>()
     };
@@ -96,7 +118,7 @@ fn a_group_of_several_fits_half_a_frame_and_large_tensors_go_alone() {
 fn a_group_takes_no_longer_than_others_may_wait() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[12; 32]);
-    let group = scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
+    let group = scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
     assert_eq!((group.items.len(), group.micros), (9, 2000 + 9 * 2400));
     // One that takes longer than that by itself goes alone.
     let mut scheduler = Scheduler::default();
@@ -106,7 +128,7 @@ fn a_group_takes_no_longer_than_others_may_wait() {
 
 /// The models that get the next turns of one worker.
 fn turns(scheduler: &mut Scheduler, count: usize) -> Vec<Slot> {
-    let next = |_| scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot;
+    let next = |_| scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot;
     (0..count).map(next).collect()
 }
 
@@ -117,14 +139,14 @@ fn a_model_is_charged_what_its_group_took_and_has_no_credit_from_before_its_work
     push(&mut scheduler, 1, 100, &[100; 4]);
     assert_eq!(turns(&mut scheduler, 2), [0, 1], "by turns, if all takes what it should");
     let estimated = takes(1, 100).into();
-    scheduler.correct(0, estimated, estimated * 10);
+    scheduler.correct(charge(0, estimated, estimated * 10));
     assert_eq!(turns(&mut scheduler, 4), [1, 1, 1, 0]);
 
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[100; 4]);
     assert_eq!(turns(&mut scheduler, 2), [0, 0]);
     push(&mut scheduler, 1, 100, &[100; 4]);
-    scheduler.correct(1, estimated * 10, 0);
+    scheduler.correct(charge(1, estimated * 10, 0));
     assert_eq!(turns(&mut scheduler, 2), [1, 0]);
 }
 
@@ -133,7 +155,7 @@ fn what_is_forgotten_is_handed_out_to_nobody() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[10; 3]);
     scheduler.clear();
-    assert!(scheduler.is_empty() && scheduler.micros() == 0);
+    assert!(scheduler.is_empty() && scheduler.micros(INTERACTIVE) == 0);
     assert_eq!(next(&mut scheduler, 1), None);
 }
 
@@ -142,10 +164,13 @@ fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
     let mut scheduler = Scheduler::default();
     for (item, tokens) in (0..).zip([10, 500, 20]) {
         let work = Work { tokens, micros: 100, bytes: 80 };
-        scheduler.push(age(item), Unit { slot: 0, items: vec![item], work, suspect: false });
+        scheduler.push(
+            age(item),
+            Unit { slot: 0, priority: INTERACTIVE, items: vec![item], work, suspect: false },
+        );
     }
     // Each costs the same in whatever company: running together saves nothing.
-    let group = scheduler.next(|_| 1, |_, texts, _| 100 * u32::try_from(texts).unwrap());
+    let group = scheduler.next(|_, _| 1, |_, texts, _| 100 * u32::try_from(texts).unwrap());
     assert_eq!(group.unwrap().items.len(), 3);
 }
 
@@ -153,7 +178,7 @@ fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
 fn what_must_stay_together_does_and_models_are_never_mixed() {
     let mut scheduler = Scheduler::default();
     let works: Vec<(ItemId, Work)> = (0..20).map(|item| (item, work(10))).collect();
-    let together = units(0, 0, &works, true, 2);
+    let together = units(arrival(0, 0, true), &works, 2);
     assert_eq!(together.len(), 1);
     together.into_iter().for_each(|(age, unit)| scheduler.push(age, unit));
     push(&mut scheduler, 1, 20, &[10]);
@@ -170,7 +195,7 @@ fn work_that_no_free_worker_may_have_holds_up_no_other() {
     push(&mut scheduler, 0, 1, &[10]);
     push(&mut scheduler, 1, 2, &[10]);
     let group =
-        scheduler.next(|slot| usize::from(slot == 1), |_, texts, tokens| takes(texts, tokens));
+        scheduler.next(|slot, _| usize::from(slot == 1), |_, texts, tokens| takes(texts, tokens));
     assert_eq!(group.unwrap().items, [2]);
     assert_eq!(next(&mut scheduler, 0), None);
     assert_eq!(next(&mut scheduler, 1), Some(vec![1]));
@@ -180,12 +205,16 @@ fn work_that_no_free_worker_may_have_holds_up_no_other() {
 fn what_a_worker_has_failed_with_takes_nobody_with_it_the_next_time() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[10, 10]);
-    let suspect = Unit { slot: 0, items: vec![2], work: work(10), suspect: true };
+    let suspect =
+        Unit { slot: 0, priority: INTERACTIVE, items: vec![2], work: work(10), suspect: true };
     scheduler.push(age(2), suspect);
     push(&mut scheduler, 0, 3, &[10]);
     assert_eq!(next(&mut scheduler, 1), Some(vec![0, 1, 3]));
     assert_eq!(next(&mut scheduler, 1), Some(vec![2]));
-    scheduler.push(age(4), Unit { slot: 0, items: vec![4], work: work(10), suspect: true });
+    scheduler.push(
+        age(4),
+        Unit { slot: 0, priority: INTERACTIVE, items: vec![4], work: work(10), suspect: true },
+    );
     push(&mut scheduler, 0, 5, &[10]);
     assert_eq!(next(&mut scheduler, 1), Some(vec![4]), "the oldest is next, alone");
 }
@@ -196,9 +225,11 @@ fn who_sends_one_text_does_not_wait_for_all_of_a_request_with_many() {
     let many: Vec<(ItemId, Work)> = (0..32).map(|item| (item, work(100))).collect();
     let one = [(32, work(8))];
     // The single text comes 1 ms later; the others take 22 ms each, on two workers.
-    for (age, unit) in
-        units(0, 0, &many, false, 2).into_iter().chain(units(0, 1000, &one, false, 2))
-    {
+    for (age, unit) in units(arrival(0, 0, false), &many, 2).into_iter().chain(units(
+        arrival(0, 1000, false),
+        &one,
+        2,
+    )) {
         scheduler.push(age, unit);
     }
     let order: Vec<ItemId> = std::iter::from_fn(|| next(&mut scheduler, 1)).flatten().collect();
@@ -213,7 +244,7 @@ fn a_slow_model_holds_up_a_fast_one_by_what_runs_and_no_more() {
     // 100 items of 22 ms wait for the slow model before the first of the fast one comes.
     push(&mut scheduler, 0, 0, &[100; 100]);
     let next_slot = |scheduler: &mut Scheduler| {
-        scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
+        scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
     };
     assert_eq!(next_slot(&mut scheduler), 0);
     push(&mut scheduler, 1, 100, &[1, 1]);
@@ -223,7 +254,7 @@ fn a_slow_model_holds_up_a_fast_one_by_what_runs_and_no_more() {
     for _ in 0..50 {
         push(&mut scheduler, 1, first, &[10; 4]);
         first += 4;
-        let group = scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
+        let group = scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
         had[usize::from(group.slot)] += u64::from(group.micros);
     }
     assert!(had[0].abs_diff(had[1]) <= 2 * GROUP_MICROS_MAX, "{had:?}");
@@ -238,144 +269,10 @@ fn a_model_without_work_saves_no_turns_up() {
     (0..40).for_each(|_| drop(next(&mut scheduler, 1).unwrap()));
     push(&mut scheduler, 1, 100, &[100; 50]);
     let slot = |scheduler: &mut Scheduler| {
-        scheduler.next(|_| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
+        scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
     };
     let turns: Vec<Slot> = (0..6).map(|_| slot(&mut scheduler)).collect();
     assert!(turns.iter().filter(|&&slot| slot == 0).count() >= 2, "{turns:?}");
-}
-
-/// Workers that compute, clients that come and go, a queue between them.
-struct World {
-    scheduler: Scheduler,
-    now: u64,
-    random: u64,
-    /// When each worker is done with what it has.
-    workers: Vec<Option<(u64, Vec<ItemId>)>>,
-    waiting: BTreeMap<ItemId, (Age, Work)>,
-    /// The model of each item that ever came.
-    slots: BTreeMap<ItemId, Slot>,
-    answered: BTreeSet<ItemId>,
-    last: ItemId,
-}
-
-impl World {
-    fn new(seed: u64) -> Self {
-        let workers = vec![None; usize::try_from(1 + seed % 4).unwrap()];
-        Self {
-            scheduler: Scheduler::default(),
-            now: 0,
-            random: seed | 1,
-            workers,
-            waiting: BTreeMap::new(),
-            slots: BTreeMap::new(),
-            answered: BTreeSet::new(),
-            last: 0,
-        }
-    }
-
-    /// xorshift64, so that a seed is all it takes to see a run again.
-    fn draw(&mut self, below: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % below
-    }
-
-    fn arrive(&mut self) {
-        let count = if self.draw(8) == 0 { 2 + self.draw(31) } else { 1 };
-        let together = self.draw(20) == 0;
-        let slot = u16::try_from(self.draw(2)).unwrap();
-        let items: Vec<(ItemId, Work)> = (0..count)
-            .map(|_| {
-                self.last += 1;
-                let long = self.draw(4) == 0;
-                let tokens = 3 + self.draw(if long { 250 } else { 20 });
-                (self.last, work(u32::try_from(tokens).unwrap()))
-            })
-            .collect();
-        for (age, unit) in units(slot, self.now, &items, together, self.workers.len()) {
-            for (item, work) in items.iter().filter(|(item, _)| unit.items.contains(item)) {
-                self.waiting.insert(*item, (age, *work));
-                self.slots.insert(*item, slot);
-            }
-            self.scheduler.push(age, unit);
-        }
-    }
-
-    fn hand_out(&mut self, seed: u64) {
-        loop {
-            let free = self.workers.iter().filter(|worker| worker.is_none()).count();
-            let group = self.scheduler.next(|_| free, |_, texts, tokens| takes(texts, tokens));
-            let Some(group) = group else { break };
-            assert!(free > 0, "seed {seed}: no worker has more than one group");
-            let of_model = self.waiting.iter().filter(|(item, _)| self.slots[item] == group.slot);
-            let oldest = of_model.map(|(_, (age, _))| *age).min().unwrap();
-            let in_group = |age: Age| group.items.iter().any(|item| self.waiting[item].0 == age);
-            assert!(in_group(oldest), "seed {seed}: the model's oldest is in its next group");
-            let tokens = group.items.iter().map(|item| self.waiting[item].1.tokens).max().unwrap();
-            for item in &group.items {
-                self.waiting.remove(item).unwrap();
-            }
-            let done = self.now + u64::from(takes(group.items.len(), tokens));
-            let worker = self.workers.iter_mut().find(|worker| worker.is_none()).unwrap();
-            *worker = Some((done, group.items));
-        }
-        let idle = self.workers.iter().any(Option::is_none);
-        assert!(!idle || self.waiting.is_empty(), "seed {seed}: a worker idles while work waits");
-        assert_eq!(self.scheduler.is_empty(), self.waiting.is_empty(), "seed {seed}");
-        let all: u64 = self.waiting.values().map(|(_, work)| u64::from(work.micros)).sum();
-        assert_eq!(self.scheduler.micros(), all, "seed {seed}");
-    }
-
-    /// The first worker that is done answers, or dies, and what it had comes back.
-    fn finish_one(&mut self, dies: bool) {
-        let done = |worker: &Option<(u64, Vec<ItemId>)>| worker.as_ref().map(|(done, _)| *done);
-        let Some(first) = self.workers.iter().filter_map(done).min() else { return };
-        let place = self.workers.iter().position(|worker| done(worker) == Some(first)).unwrap();
-        let (done, items) = self.workers[place].take().unwrap();
-        self.now = self.now.max(done);
-        for item in items {
-            if dies {
-                let (age, work) = (age(item), work(10));
-                self.waiting.insert(item, (age, work));
-                let slot = self.slots[&item];
-                self.scheduler.push(age, Unit { slot, items: vec![item], work, suspect: false });
-            } else {
-                assert!(self.answered.insert(item), "answered twice");
-            }
-        }
-    }
-}
-
-fn simulate(seed: u64) {
-    let mut world = World::new(seed);
-    for _ in 0..300 {
-        match world.draw(10) {
-            0..5 => {
-                world.now += world.random % 5000;
-                world.arrive();
-            }
-            5 => world.finish_one(true),
-            _ => world.finish_one(false),
-        }
-        world.hand_out(seed);
-    }
-    for _ in 0..10_000 {
-        world.finish_one(false);
-        world.hand_out(seed);
-    }
-    let all: BTreeSet<ItemId> = (1..=world.last).collect();
-    assert_eq!(world.answered, all, "seed {seed}: every item is answered once");
-}
-
-#[test]
-fn whatever_comes_whenever_no_worker_idles_and_every_item_is_answered_once() {
-    if let Some(seed) =
-        std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok())
-    {
-        return simulate(seed);
-    }
-    (1..400).for_each(simulate);
 }
 
 proptest! {

@@ -14,12 +14,14 @@ use onnxd_proto::{
 };
 
 use crate::dispatch::{
-    Item, ItemError,
-    dispatcher::{Accepted, Dispatcher, answer},
-    estimate::Size,
-    free,
-    groups::{Sent, Unanswered},
-    scheduler::{self, Age, Group, ItemId, Unit},
+    actor::state::{Accepted, Culprit, Dispatcher, answer},
+    item::{Item, ItemError, Priority},
+    policy::{
+        estimate::Size,
+        groups::{Sent, Unanswered},
+        placement,
+        scheduler::{self, Age, Arrival, Charge, Group, ItemId, Unit},
+    },
 };
 use crate::{models::events, pool::WorkerId};
 
@@ -40,9 +42,9 @@ impl Dispatcher {
             return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
         }
         let items = self.refuse_poisonous(items);
-        let Some(Item { slot, together, queued_at, .. }) = items.first() else { return };
-        let (slot, together) = (*slot, *together);
-        let arrival_micros = micros(queued_at.saturating_duration_since(self.started));
+        let Some(&Item { slot, together, priority, queued_at, .. }) = items.first() else { return };
+        let micros = micros(queued_at.saturating_duration_since(self.started));
+        let arrival = Arrival { slot, micros, priority, together };
         let mut works = Vec::with_capacity(items.len());
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
@@ -52,7 +54,7 @@ impl Dispatcher {
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
             works.push((self.next_id(), work));
         }
-        let units = scheduler::units(slot, arrival_micros, &works, together, self.workers.len());
+        let units = scheduler::units(arrival, &works, self.workers.len());
         let floor = self.registry.page().committed(slot);
         let mut rest = items.into_iter().zip(works).zip(sizes);
         for (age, unit) in units {
@@ -68,11 +70,13 @@ impl Dispatcher {
 
     /// Gives free workers what waits.
     pub(super) fn hand_out(&mut self) {
-        let now_micros = micros(self.started.elapsed());
-        self.alone.see(now_micros, self.items.len());
+        let now = Instant::now();
+        self.idle_boost.observe(now, self.items.len());
         loop {
             let Self { scheduler, workers, registry, estimates, .. } = self;
-            let free = |slot| free::free(workers, slot, registry.page().committed(slot)).count();
+            let free = |slot, priority| {
+                placement::free(workers, slot, registry.page().committed(slot), priority).count()
+            };
             let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
             let Some(mut group) = scheduler.next(free, takes) else { break };
             let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
@@ -85,17 +89,21 @@ impl Dispatcher {
             group.items.retain(|&item| !self.refuse_late(item));
             if group.items.is_empty() {
                 // Nobody waits for it any more: its model has not had that time.
-                self.scheduler.correct(group.slot, group.micros.into(), 0);
+                let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
+                self.scheduler.correct(Charge { slot, priority, estimated, took: 0 });
             } else {
-                self.send_group(&group, now_micros);
+                self.send_group(&group, now);
             }
         }
-        self.backlog.set(self.scheduler.micros() / self.workers.len().max(1) as u64);
+        for priority in [Priority::Interactive, Priority::Background] {
+            let micros = self.scheduler.micros(priority) / self.workers.len().max(1) as u64;
+            self.backlog.set(priority, micros);
+        }
     }
 
-    fn send_group(&mut self, group: &Group, now_micros: u64) {
+    fn send_group(&mut self, group: &Group, now: Instant) {
         let id = self.next_id();
-        let (place, wide) = self.place(group, now_micros);
+        let (place, wide) = self.place(group, now);
         let mut payload = Payload::default();
         let mut items = Vec::with_capacity(group.items.len());
         for id in &group.items {
@@ -111,17 +119,14 @@ impl Dispatcher {
         let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
         let message = ToWorker::Run { slot: group.slot, items, wide };
         let committed = self.registry.page().committed(group.slot);
-        let worker = &mut self.workers[place];
-        worker.assign(group, Sent { id, wide, deadline, committed });
-        if !worker.send(id, &message, payload.finish()) {
-            worker.kill();
-        }
+        let sent = Sent { id, wide, deadline, committed };
+        self.workers[place].send_group(group, sent, &message, payload.finish());
     }
 
     /// The worker that gets a group, and whether the CPUs of others help it.
-    fn place(&self, group: &Group, now_micros: u64) -> (WorkerId, bool) {
+    fn place(&self, group: &Group, now: Instant) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
-        let free = || free::free(&self.workers, group.slot, committed);
+        let free = || placement::free(&self.workers, group.slot, committed, group.priority);
         // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
         // begins as soon as this thread has nothing more to do.
         let here = rustix::thread::sched_getcpu();
@@ -131,7 +136,9 @@ impl Dispatcher {
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
         let accepted = &self.items[item];
         let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
-        if !is_text || !self.alone.is_helped(now_micros, accepted.work) {
+        // Helpers would keep CPUs from interactive work that arrives meanwhile.
+        let is_background = group.priority == Priority::Background;
+        if is_background || !is_text || !self.idle_boost.applies(now, accepted.work) {
             return (first, false);
         }
         let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
@@ -150,10 +157,10 @@ impl Dispatcher {
     }
 
     /// Puts what a worker had back to its place in the queue, or answers what has taken too many
-    /// workers with it. `by_fault`: nobody else ended the worker.
-    pub(super) fn give_back(&mut self, id: WorkerId, by_fault: bool) {
+    /// workers with it.
+    pub(super) fn requeue(&mut self, id: WorkerId, culprit: Culprit) {
         for Unanswered { slot, items, committed, begun } in self.workers[id].take_unanswered() {
-            let worker = &self.workers[id];
+            let worker = &self.workers[id].session;
             let had = worker.generation(slot);
             // It ended as it loaded what had been committed, before it began with the items.
             let loading = had < committed && !worker.failed_to_load(slot, committed);
@@ -164,7 +171,7 @@ impl Dispatcher {
             for id in items {
                 let Some(accepted) = self.items.get_mut(&id) else { continue };
                 accepted.deaths += u32::from(begun);
-                accepted.faults += u32::from(begun && by_fault && !loading);
+                accepted.faults += u32::from(begun && culprit == Culprit::Worker && !loading);
                 if accepted.item.deadline <= Instant::now() {
                     // Its client has been told.
                     self.items.remove(&id);
@@ -189,15 +196,16 @@ impl Dispatcher {
     pub(super) fn put_back(&mut self, slot: Slot, id: ItemId) {
         let Some(accepted) = self.items.get(&id) else { return };
         let (work, suspect) = (accepted.work, accepted.faults > 0);
+        let priority = accepted.item.priority;
         let age = Age { item: id, ..accepted.age };
-        self.scheduler.push(age, Unit { slot, items: vec![id], work, suspect });
+        self.scheduler.push(age, Unit { slot, priority, items: vec![id], work, suspect });
     }
 
     /// Puts back what a worker that has nothing loaded was given, if another one has, or will have,
     /// what is committed.
     pub(super) fn another_can_answer(&mut self, slot: Slot, id: ItemId) -> bool {
         let committed = self.registry.page().committed(slot);
-        let can = committed != 0 && free::any_current(&self.workers, slot, committed);
+        let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
         if can {
             self.metrics.items_retried_total.add();
             self.put_back(slot, id);
@@ -215,7 +223,7 @@ impl Dispatcher {
     ) -> bool {
         let too_old = self.items.get(&id).is_some_and(|accepted| generation < accepted.floor);
         let committed = self.registry.page().committed(slot);
-        if !too_old || !free::any_current(&self.workers, slot, committed) {
+        if !too_old || !placement::any_current(&self.workers, slot, committed) {
             return false;
         }
         self.metrics.items_regenerated_total.add();

@@ -14,9 +14,9 @@ use onnxd_proto::{
 };
 
 use crate::dispatch::{
-    Answered, ItemError, Timing,
-    dispatcher::{Accepted, Dispatcher, answer},
-    scheduler::ItemId,
+    actor::state::{Accepted, Dispatcher, answer},
+    item::{Answered, ItemError, Timing},
+    policy::{groups::GroupState, scheduler::ItemId},
     worker::Load,
 };
 use crate::{
@@ -27,12 +27,11 @@ use crate::{
 impl Dispatcher {
     /// Acts on a message; an error says what is wrong with it.
     pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
-        let worker = &mut self.workers[id];
+        let worker = &mut self.workers[id].session;
         match incoming.message {
             FromWorker::Hello { build_id, pinned } => self.greeted(id, &build_id, pinned),
             FromWorker::Ready => {
-                worker.state.ready(Instant::now());
-                self.warmed_up[id] = true;
+                worker.ready(Instant::now());
                 tracing::info!(worker = id, "worker ready");
                 self.forget_at_start(id);
                 self.look_at_ready(id);
@@ -41,7 +40,7 @@ impl Dispatcher {
             FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
                 let loaded =
                     Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
-                worker.loaded(slot, loaded).ok_or("it has loaded a model that is not served")?;
+                worker.loaded(slot, loaded)?;
                 self.measure_refresh(id, slot, load_micros);
                 let model = self.registry.at(slot);
                 if let Some(record) = model.record(generation) {
@@ -53,7 +52,7 @@ impl Dispatcher {
             }
             FromWorker::LoadFailed { slot, generation, reason } => {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
-                worker.could_not_load(slot, generation);
+                worker.load_failed(slot, generation);
                 self.metrics.model(slot).load_failed();
                 self.tell(slot, events::Event::WorkerFailed(generation));
                 Ok(())
@@ -76,9 +75,7 @@ impl Dispatcher {
             FromWorker::Rejected { items, reason } => {
                 self.rejected(id, incoming.id, items, &reason)
             }
-            FromWorker::Unloaded { slot } => {
-                worker.unloaded(slot).ok_or("it has unloaded a model that is not served")
-            }
+            FromWorker::Unloaded { slot } => worker.unloaded(slot),
             FromWorker::Forgotten => {
                 self.forgotten(id, Some(incoming.id));
                 Ok(())
@@ -95,15 +92,13 @@ impl Dispatcher {
         pinned: Result<u16, String>,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id];
-        worker.pinned = pinned.is_ok();
+        let is_pinned = pinned.is_ok();
         if let Err(reason) = pinned {
             tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
         }
-        if !worker.accept_build(build_id) {
-            return Err("it is of another build");
-        }
         let models = self.registry.models().iter();
-        worker.welcomed(models.map(|model| self.registry.page().committed(model.slot)).collect());
+        let committed = models.map(|model| self.registry.page().committed(model.slot)).collect();
+        worker.session.hello(build_id, is_pinned, committed)?;
         let helper_cpus = worker.helper_cpus.clone();
         let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
         worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
@@ -130,18 +125,16 @@ impl Dispatcher {
         items: Vec<u32>,
         reason: &Rejection,
     ) -> Result<(), &'static str> {
-        let worker = &mut self.workers[id];
-        let slot = worker.groups.slot(group);
-        let terminated = worker.groups.is_terminated(group);
-        let charged = worker.groups.took(group, 0);
-        let items = worker.answered(group, items.into_iter());
-        let items = items.ok_or("it rejects what it was not given")?;
-        if let (Some(slot), Some((estimated, took))) = (slot, charged)
-            && worker.groups.slot(group).is_none()
-        {
-            self.scheduler.correct(slot, estimated, took);
+        let worker = &mut self.workers[id].session;
+        let slot = worker.groups().slot(group);
+        let terminated = worker.groups().is_terminated(group);
+        let charge = worker.took(group, 0);
+        let taken = worker.answered(group, items.into_iter());
+        let taken = taken.ok_or("it rejects what it was not given")?;
+        if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
+            self.scheduler.correct(charge);
         }
-        for item in items {
+        for item in taken.items {
             if let (true, Some(slot)) = (terminated, slot) {
                 self.was_terminated(slot, item);
                 continue;
@@ -165,28 +158,28 @@ impl Dispatcher {
         answered: ask::Answered,
         mut payload: Bytes,
     ) -> Result<(), &'static str> {
-        let worker = &mut self.workers[id];
-        let slot = worker.groups.slot(group).ok_or("it answers what it was not given")?;
+        let worker = &mut self.workers[id].session;
+        let slot = worker.groups().slot(group).ok_or("it answers what it was not given")?;
         let Some(record) = self.registry.at(slot).record(answered.generation) else {
             return Err("it names a generation that was never committed");
         };
         let places = || answered.items.iter().map(|item| item.item);
-        let ids = worker.groups.unanswered_at(group, places()).ok_or("it answers an item twice")?;
+        let ids =
+            worker.groups().unanswered_at(group, places()).ok_or("it answers an item twice")?;
         let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
         if !fits(&answered, asks, &record.facts, payload.len()) {
             return Err("its answer is not what it was asked for");
         }
-        let helped = worker.groups.are_helped();
-        let charged = worker.groups.took(group, answered.infer_cpu_micros);
-        worker.answered(group, places()).ok_or("it answers an item twice")?;
+        let helped = worker.groups().are_helped();
+        let charge = worker.took(group, answered.infer_cpu_micros);
+        let taken = worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
-        let group_done = worker.groups.slot(group).is_none();
-        if let Some((estimated, took)) = charged.filter(|_| group_done) {
-            self.scheduler.correct(slot, estimated, took);
+        if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
+            self.scheduler.correct(charge);
         }
         self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
-            self.measure_run(slot, &answered, group_done);
+            self.measure_run(slot, &answered, taken.group);
             self.metrics.micro_batches_total.add();
             // Of a run that others helped with, the worker knows its own part.
             let (micros, estimate) =

@@ -1,35 +1,23 @@
 //! What workers load and drop apart from their groups: what the lines of updates ask of them.
 
-use std::collections::HashSet;
-
 use onnxd_proto::{control_page::Slot, wire::message::ToWorker};
 use tokio::sync::oneshot;
 
-use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::actor::state::{Dispatcher, Unload};
 use crate::{models::events, pool::WorkerId};
-
-/// An unload that workers have been told of.
-#[derive(Debug)]
-pub(super) struct Unload {
-    /// The number of the message that told them.
-    id: u64,
-    /// Who has not answered it.
-    workers: HashSet<WorkerId>,
-    reply: oneshot::Sender<()>,
-}
 
 impl Dispatcher {
     pub(super) fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
         let worker = &self.workers[id];
         let message = ToWorker::Load { slot, version };
-        if !worker.state.serves() || !worker.send(0, &message, Vec::new()) {
+        if !worker.session.serves() || !worker.send(0, &message, Vec::new()) {
             self.tell(slot, events::Event::WorkerAbsent(id));
         }
     }
 
     /// Has workers drop what they loaded ahead.
     pub(super) fn forget(&self, slot: Slot) {
-        for worker in self.workers.iter().filter(|worker| worker.state.serves()) {
+        for worker in self.workers.iter().filter(|worker| worker.session.serves()) {
             // Who cannot be told will end, and has nothing loaded then.
             worker.send(0, &ToWorker::Forget { slot }, Vec::new());
         }
@@ -40,7 +28,7 @@ impl Dispatcher {
         let id = self.next_id();
         let told = |place: &WorkerId| {
             let worker = &self.workers[*place];
-            worker.state.serves() && worker.send(id, &ToWorker::Forget { slot }, Vec::new())
+            worker.session.serves() && worker.send(id, &ToWorker::Forget { slot }, Vec::new())
         };
         let workers = (0..self.workers.len()).filter(told).collect();
         self.unloads.push(Unload { id, workers, reply });
@@ -68,7 +56,7 @@ impl Dispatcher {
     pub(super) fn forget_at_start(&self, id: WorkerId) {
         let worker = &self.workers[id];
         for slot in self.registry.models().iter().map(|model| model.slot) {
-            if worker.generation(slot) > 0 && self.registry.page().committed(slot) == 0 {
+            if worker.session.generation(slot) > 0 && self.registry.page().committed(slot) == 0 {
                 worker.send(0, &ToWorker::Forget { slot }, Vec::new());
             }
         }

@@ -1,11 +1,19 @@
 //! One worker's machine, and several together, under whatever may happen to them: a seed is a run, and
-//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd restarts` replays one.
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine restarts` replays one.
 
 use proptest::prelude::*;
 
-use crate::pool::{
-    restarts::*,
-    state::{BACKOFF_MAX, BACKOFF_MIN, End, SCARCE_WAIT},
+use std::time::{Duration, Instant};
+
+use crate::dispatch::{
+    policy::{
+        restarts::{BACKOFF_MAX, BACKOFF_MIN, Budget, End, SCARCE_WAIT, WINDOW},
+        session::{
+            Session, hurry,
+            script::{end, send, serving, session, start},
+        },
+    },
+    worker::State,
 };
 
 const SEEDS: u64 = 400;
@@ -15,7 +23,7 @@ const STEPS: usize = 400;
 struct World {
     random: u64,
     now: Instant,
-    workers: Vec<WorkerState>,
+    workers: Vec<Session>,
     has_process: Vec<bool>,
     /// When each ended by accident.
     ends: Vec<Vec<Instant>>,
@@ -29,7 +37,7 @@ impl World {
         let (now, count) = (Instant::now(), usize::try_from(1 + seed % 8).unwrap());
         let limit = u32::try_from(1 + seed / 8 % 12).unwrap();
         Self {
-            workers: vec![WorkerState::new(now, limit); count],
+            workers: (0..count).map(|_| session(now, limit)).collect(),
             has_process: vec![false; count],
             ends: vec![Vec::new(); count],
             restarts: vec![0; count],
@@ -56,7 +64,7 @@ impl World {
     fn start(&mut self) {
         hurry(self.workers.iter_mut());
         for (worker, has_process) in self.workers.iter_mut().zip(&mut self.has_process) {
-            if worker.start_due(self.now) {
+            if start(worker, self.now) {
                 assert!(!*has_process, "two processes");
                 assert!(!self.drained, "started after the drain");
                 *has_process = true;
@@ -65,18 +73,19 @@ impl World {
         let on_the_way =
             [State::Starting, State::Ready, State::Busy].map(|state| self.count(state));
         if on_the_way.iter().all(|&count| count == 0) && self.count(State::Backoff) > 0 {
-            let first = self.workers.iter().filter_map(WorkerState::start_at).min().unwrap();
+            let first = self.workers.iter().filter_map(Session::start_at).min().unwrap();
             let soon = SCARCE_WAIT.max(BACKOFF_MIN * 10);
             assert!(first <= self.now + soon, "nobody serves for {:?}", first - self.now);
         }
-        let waits = |worker: &&WorkerState| worker.state() == State::Backoff;
+        let waits = |worker: &&Session| worker.state() == State::Backoff;
         assert!(self.workers.iter().filter(waits).all(|worker| worker.start_at().is_some()));
     }
 
     fn end(&mut self, id: usize, kind: End) {
         let before = self.workers[id].state();
+        assert!(kind != End::Ordered || self.workers[id].recycle());
         let jitter = f64::from(u32::try_from(self.below(65)).unwrap()) / 64.0;
-        let counts = self.workers[id].ended(self.now, kind, jitter);
+        let counts = end(&mut self.workers[id], self.now, kind, jitter);
         self.has_process[id] = false;
         let worker = &self.workers[id];
         if counts {
@@ -101,7 +110,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        let next = self.workers.iter().filter_map(WorkerState::start_at).min();
+        let next = self.workers.iter().filter_map(Session::start_at).min();
         self.now = match next {
             Some(next) if self.below(3) == 0 => next.max(self.now),
             _ => self.now + Duration::from_millis(self.below(4_000)),
@@ -112,19 +121,19 @@ impl World {
         let what = self.below(100);
         match what {
             0..40 => self.workers[id].ready(self.now),
-            40..55 => self.workers[id].group_sent(),
-            55..70 => self.workers[id].group_done(),
+            40..55 => send(&mut self.workers[id], 1),
+            55..70 => drop(self.workers[id].answered(1, [0].into_iter())),
             70..90 if self.has_process[id] => self.end(id, End::Accident),
             90..94 if self.has_process[id] => {
                 let started = self.workers[id].state() == State::Starting;
                 self.end(id, if started { End::NotStarted } else { End::Accident });
             }
-            97 if self.has_process[id] => self.end(id, End::Ordered),
+            97 if self.workers[id].serves() => self.end(id, End::Ordered),
             94 if self.has_process[id] => self.end(id, End::Hopeless),
             95 => self.workers[id].give_up(),
             96 if self.below(20) == 0 => {
                 self.drained = true;
-                self.workers.iter_mut().for_each(WorkerState::drain);
+                self.workers.iter_mut().for_each(Session::drain);
             }
             _ => {}
         }
@@ -149,14 +158,6 @@ fn whatever_happens_workers_keep_their_promises_and_somebody_is_started_soon() {
     assert!(given.is_some() || reached == [true; State::ALL.len()], "the runs see every state");
 }
 
-/// A worker that serves.
-fn serving(now: Instant, restarts_max: u32) -> WorkerState {
-    let mut worker = WorkerState::new(now, restarts_max);
-    assert!(worker.start_due(now));
-    worker.ready(now);
-    worker
-}
-
 #[test]
 fn a_worker_that_ends_too_often_within_a_minute_is_given_up_and_one_that_does_so_slowly_is_not() {
     for (seconds, given_up) in [(5, true), (7, false)] {
@@ -164,9 +165,9 @@ fn a_worker_that_ends_too_often_within_a_minute_is_given_up_and_one_that_does_so
         let mut worker = serving(now, 9);
         for _ in 0..30 {
             now += Duration::from_secs(seconds);
-            worker.ended(now, End::Accident, 0.0);
+            end(&mut worker, now, End::Accident, 0.0);
             hurry(std::iter::once(&mut worker));
-            worker.start_due(now + BACKOFF_MIN);
+            start(&mut worker, now + BACKOFF_MIN);
             worker.ready(now + BACKOFF_MIN);
         }
         assert_eq!(worker.state() == State::Failed, given_up, "every {seconds} s");
@@ -178,10 +179,11 @@ fn a_worker_that_we_replace_comes_back_at_once_however_often() {
     let mut now = Instant::now();
     let mut worker = serving(now, 3);
     for _ in 0..50 {
-        assert!(!worker.ended(now, End::Ordered, 0.0));
+        assert!(worker.recycle());
+        assert!(!end(&mut worker, now, End::Ordered, 0.0));
         assert_eq!(worker.start_at(), Some(now));
         now += BACKOFF_MIN;
-        worker.start_due(now);
+        start(&mut worker, now);
         worker.ready(now);
     }
     assert_eq!(worker.restarts(), 0);
@@ -190,10 +192,10 @@ fn a_worker_that_we_replace_comes_back_at_once_however_often() {
 #[test]
 fn what_the_system_has_not_enough_for_is_tried_as_long_as_it_takes() {
     let mut now = Instant::now();
-    let mut worker = WorkerState::new(now, 3);
+    let mut worker = session(now, 3);
     for _ in 0..100 {
-        assert!(worker.start_due(now));
-        assert!(!worker.ended(now, End::NotStarted, 0.0), "it is nobody's fault");
+        assert!(start(&mut worker, now));
+        assert!(!end(&mut worker, now, End::NotStarted, 0.0), "it is nobody's fault");
         hurry(std::iter::once(&mut worker));
         assert_eq!(worker.start_at(), Some(now + SCARCE_WAIT));
         now += SCARCE_WAIT;
@@ -209,22 +211,22 @@ fn when_nobody_serves_the_one_that_waits_least_is_started_and_the_others_wait_on
     for (deaths, worker) in [9, 8, 7].into_iter().zip(&mut workers) {
         for _ in 0..deaths {
             then = worker.start_at().unwrap_or(then);
-            worker.start_due(then);
+            start(worker, then);
             worker.ready(then);
-            worker.ended(then, End::Accident, 0.0);
+            end(worker, then, End::Accident, 0.0);
         }
     }
-    let before = workers.clone().map(|worker| worker.start_at());
+    let before = workers.each_ref().map(|worker| worker.start_at());
     let latest = then;
     hurry(workers.iter_mut());
     let hurried: Vec<_> = (0..3).filter(|&id| workers[id].start_at() != before[id]).collect();
     let least = (0..3).min_by_key(|&id| before[id]).unwrap();
     assert_eq!(hurried, [least]);
     assert!(workers[least].start_at() <= Some(latest + BACKOFF_MIN));
-    assert!(workers[least].start_due(latest + BACKOFF_MIN));
-    let before = workers.clone().map(|worker| worker.start_at());
+    assert!(start(&mut workers[least], latest + BACKOFF_MIN));
+    let before = workers.each_ref().map(|worker| worker.start_at());
     hurry(workers.iter_mut());
-    assert_eq!(workers.clone().map(|worker| worker.start_at()), before, "one is on its way");
+    assert_eq!(workers.each_ref().map(|worker| worker.start_at()), before, "one is on its way");
 }
 
 proptest! {

@@ -1,13 +1,29 @@
-//! What one worker's machine promises; several together are in `restarts_tests.rs`.
+//! When one worker is started again; several together are in `restarts_tests.rs`.
 
 use proptest::prelude::*;
 
-use crate::pool::state::*;
+use std::time::{Duration, Instant};
 
-fn started(now: Instant) -> WorkerState {
-    let mut worker = WorkerState::new(now, 100);
-    assert!(worker.start_due(now));
+use crate::dispatch::{
+    policy::{
+        restarts::{BACKOFF_MIN, End, FAILED_STARTS_MAX, RECOVERED_AFTER},
+        session::{
+            Session,
+            script::{end, send, session, start},
+        },
+    },
+    worker::State,
+};
+
+fn started(now: Instant) -> Session {
+    let mut worker = session(now, 100);
+    assert!(start(&mut worker, now));
     worker
+}
+
+/// The one group that it has is answered.
+fn answer(worker: &mut Session) {
+    drop(worker.answered(1, [0].into_iter()));
 }
 
 #[test]
@@ -16,14 +32,14 @@ fn a_worker_that_dies_is_started_again_later_and_later_until_it_recovers() {
     let mut worker = started(now);
     for expected_ms in [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000] {
         worker.ready(now);
-        worker.ended(now, End::Accident, 0.0);
+        end(&mut worker, now, End::Accident, 0.0);
         assert_eq!(worker.start_at(), Some(now + Duration::from_millis(expected_ms)));
-        assert!(!worker.start_due(now));
+        assert!(!start(&mut worker, now));
         now = worker.start_at().unwrap();
-        assert!(worker.start_due(now));
+        assert!(start(&mut worker, now));
     }
     worker.ready(now);
-    worker.ended(now + RECOVERED_AFTER, End::Accident, 0.0);
+    end(&mut worker, now + RECOVERED_AFTER, End::Accident, 0.0);
     assert_eq!(worker.start_at(), Some(now + RECOVERED_AFTER + BACKOFF_MIN));
     assert_eq!(worker.restarts(), 12);
 }
@@ -33,14 +49,14 @@ fn a_worker_is_idle_unless_it_has_a_group() {
     let now = Instant::now();
     let mut worker = started(now);
     assert!(!worker.is_idle() && !worker.serves());
-    worker.group_sent();
-    assert_eq!(worker.state(), State::Starting, "whoever starts has none");
+    send(&mut worker, 1);
+    assert_eq!(worker.state(), State::Starting, "one that starts gets none");
     worker.ready(now);
     assert!(worker.is_idle() && worker.serves());
-    worker.group_sent();
+    send(&mut worker, 1);
     assert_eq!(worker.state(), State::Busy);
     assert!(!worker.is_idle() && worker.serves());
-    worker.group_done();
+    answer(&mut worker);
     assert_eq!(worker.state(), State::Ready);
 }
 
@@ -50,17 +66,9 @@ fn whoever_waits_to_be_started_can_be_given_up_and_whoever_runs_cannot() {
     let mut worker = started(now);
     worker.give_up();
     assert_eq!(worker.state(), State::Starting);
-    worker.ended(now, End::Accident, 0.0);
+    end(&mut worker, now, End::Accident, 0.0);
     worker.give_up();
     assert_eq!((worker.state(), worker.start_at()), (State::Failed, None));
-}
-
-#[test]
-fn jitter_makes_a_wait_a_quarter_longer_at_most() {
-    assert_eq!(backoff(0, 0.0), BACKOFF_MIN);
-    assert_eq!(backoff(0, 0.5), BACKOFF_MIN.mul_f64(1.125));
-    assert_eq!(backoff(0, 1.0), BACKOFF_MIN.mul_f64(1.25));
-    assert_eq!(backoff(0, 7.0), BACKOFF_MIN.mul_f64(1.25));
 }
 
 #[test]
@@ -68,15 +76,15 @@ fn a_worker_that_never_gets_ready_is_given_up_and_a_wrong_configuration_at_once(
     let mut now = Instant::now();
     let mut worker = started(now);
     for _ in 1..FAILED_STARTS_MAX {
-        worker.ended(now, End::Accident, 1.0);
+        end(&mut worker, now, End::Accident, 1.0);
         assert_eq!(worker.state(), State::Backoff);
         now = worker.start_at().unwrap();
-        assert!(worker.start_due(now));
+        assert!(start(&mut worker, now));
     }
-    worker.ended(now, End::Accident, 1.0);
+    end(&mut worker, now, End::Accident, 1.0);
     assert_eq!((worker.state(), worker.start_at()), (State::Failed, None));
     let mut worker = started(now);
-    worker.ended(now, End::Hopeless, 0.0);
+    end(&mut worker, now, End::Hopeless, 0.0);
     assert_eq!(worker.state(), State::Failed);
 }
 
@@ -86,13 +94,13 @@ fn a_recycled_worker_is_started_again_at_once_and_it_is_no_failure() {
     let mut worker = started(now);
     assert!(!worker.recycle(), "it does not serve yet");
     worker.ready(now);
-    worker.group_sent();
+    send(&mut worker, 1);
     assert!(worker.recycle() && worker.is_recycled());
-    worker.group_done();
+    answer(&mut worker);
     assert_eq!((worker.state(), worker.is_idle()), (State::Draining, false));
-    worker.ended(now, End::Ordered, 1.0);
-    assert!(worker.start_due(now) && !worker.is_recycled());
-    assert_eq!((worker.restarts(), worker.deaths_in_row), (0, 0));
+    end(&mut worker, now, End::Ordered, 1.0);
+    assert!(start(&mut worker, now) && !worker.is_recycled());
+    assert_eq!((worker.restarts(), worker.history.deaths_in_row()), (0, 0));
 }
 
 #[test]
@@ -101,7 +109,7 @@ fn a_worker_that_dies_while_it_is_recycled_has_died() {
     let mut worker = started(now);
     worker.ready(now);
     assert!(worker.recycle());
-    worker.ended(now, End::Accident, 0.0);
+    end(&mut worker, now, End::Accident, 0.0);
     assert_eq!(worker.state(), State::Backoff);
     assert_eq!((worker.start_at(), worker.restarts()), (Some(now + BACKOFF_MIN), 1));
 }
@@ -113,7 +121,7 @@ fn a_worker_that_is_told_to_stop_while_it_is_recycled_stays_stopped() {
     worker.ready(now);
     assert!(worker.recycle());
     worker.drain();
-    worker.ended(now, End::Ordered, 0.0);
+    end(&mut worker, now, End::Ordered, 0.0);
     assert_eq!((worker.state(), worker.start_at()), (State::Stopped, None));
 }
 
@@ -124,15 +132,15 @@ proptest! {
         after in prop::collection::vec(0..7, 0..20),
     ) {
         let mut now = Instant::now();
-        let mut worker = WorkerState::new(now, 100);
-        let step = |worker: &mut WorkerState, what, now| match what {
-            0 => { worker.start_due(now); }
+        let mut worker = session(now, 100);
+        let step = |worker: &mut Session, what, now| match what {
+            0 => { start(worker, now); }
             1 => worker.ready(now),
-            2 => worker.group_sent(),
-            3 => worker.group_done(),
-            4 => { worker.ended(now, End::Ordered, 0.5); }
+            2 => send(worker, 1),
+            3 => answer(worker),
+            4 => { end(worker, now, End::Ordered, 0.5); }
             5 => { worker.recycle(); }
-            _ => { worker.ended(now, End::Accident, 0.5); }
+            _ => { end(worker, now, End::Accident, 0.5); }
         };
         for what in before {
             now += Duration::from_secs(1);
@@ -141,7 +149,7 @@ proptest! {
         worker.drain();
         for what in after {
             now += Duration::from_secs(60);
-            prop_assert!(!worker.start_due(now));
+            prop_assert!(!start(&mut worker, now));
             prop_assert!(!worker.is_idle());
             step(&mut worker, what, now);
         }

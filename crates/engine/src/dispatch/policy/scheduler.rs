@@ -9,6 +9,11 @@
 //! - Of several models with work, the one whose turn it is has had the least time so far; one that
 //!   had no work meanwhile saved nothing up (start-time fair queueing: Goyal, Vin and Cheng, 1996).
 //!   So a slow model holds up a fast one by what runs, and no more.
+//! - Background work gets what interactive work leaves, of whatever model: a worker that may have an
+//!   interactive item gets that first, and the two never share a group. A background group is one
+//!   item, or several that take at most [`GROUP_MICROS_MIN`] one after the other: an interactive item
+//!   that comes waits for that, and for no other background work. So background work has no share
+//!   of its own, and waits for as long as interactive work keeps all workers busy.
 //! - A group is the oldest item and others of like length, as far as running them together saves
 //!   time, and no more than its share of what waits if several workers are free.
 
@@ -19,7 +24,7 @@ use onnxd_proto::{
     limits::{FRAME_PAYLOAD_BYTES_MAX, GROUP_ITEMS_MAX},
 };
 
-use crate::dispatch::estimate::Work;
+use crate::dispatch::{item::Priority, policy::estimate::Work};
 
 /// The number of an item.
 pub type ItemId = u64;
@@ -32,7 +37,7 @@ const GROUP_MICROS_MAX: u64 = 25_000;
 const GROUP_PART: u64 = 12;
 /// A group may take this long, in microseconds, also if running together saves nothing: sending
 /// a group costs some dozen.
-const GROUP_MICROS_MIN: u32 = 1_500;
+pub(crate) const GROUP_MICROS_MIN: u32 = 1_500;
 /// What one more text may add to a run, as a part of what it takes alone.
 const ADDED_MAX: f64 = 0.9;
 /// Units, the oldest first, that are looked at to fill a group.
@@ -59,7 +64,9 @@ pub struct Age {
 pub struct Unit {
     /// The model's slot.
     pub slot: Slot,
-    /// From 1 to [`GROUP_ITEMS_MAX`].
+    /// Of all items.
+    pub priority: Priority,
+    /// From 1 to [`GROUP_ITEMS_MAX`]; one if it is background work.
     pub items: Vec<ItemId>,
     /// That of the longest item, with the time and bytes of all.
     pub work: Work,
@@ -72,15 +79,37 @@ pub struct Unit {
 pub struct Group {
     /// The model's slot.
     pub slot: Slot,
+    /// Of all items.
+    pub priority: Priority,
     /// The oldest first.
     pub items: Vec<ItemId>,
     /// Estimated.
     pub micros: u32,
 }
 
+/// What a group took, for the account of its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The model's slot.
+    pub slot: Slot,
+    /// The class of the group.
+    pub priority: Priority,
+    /// What the group was estimated to take, in microseconds.
+    pub estimated: u64,
+    /// What it took.
+    pub took: u64,
+}
+
 /// What waits.
 #[derive(Debug, Default)]
 pub struct Scheduler {
+    interactive: Class,
+    background: Class,
+}
+
+/// What waits of one priority. What one class has had says nothing about the other.
+#[derive(Debug, Default)]
+struct Class {
     queues: BTreeMap<Slot, Queue>,
     /// What the model that had the last turn had had before it, in microseconds.
     turn: u64,
@@ -103,6 +132,62 @@ impl Scheduler {
     /// Puts work in its place.
     pub fn push(&mut self, age: Age, unit: Unit) {
         debug_assert!((1..=GROUP_ITEMS_MAX).contains(&unit.items.len()));
+        debug_assert!(unit.priority == Priority::Interactive || unit.items.len() == 1);
+        self.class(unit.priority).push(age, unit);
+    }
+
+    /// Whether nothing waits.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        let all = [&self.interactive, &self.background];
+        all.iter().flat_map(|class| class.queues.values()).all(|queue| queue.units.is_empty())
+    }
+
+    /// What all that a new item of this priority waits for takes, one after the other.
+    pub fn micros(&self, priority: Priority) -> u64 {
+        match priority {
+            Priority::Interactive => self.interactive.micros(),
+            Priority::Background => self.interactive.micros() + self.background.micros(),
+        }
+    }
+
+    /// A model's group took more or less than was estimated.
+    pub fn correct(&mut self, charge: Charge) {
+        let Charge { slot, priority, estimated, took } = charge;
+        if let Some(queue) = self.class(priority).queues.get_mut(&slot) {
+            let had = queue.had.saturating_sub(estimated).saturating_add(took);
+            queue.had = had.max(queue.began.min(queue.had));
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The group for one free worker: the oldest unit of the model whose turn it is, and what runs
+    /// well with it. `free` says how many free workers may have work of a model and a priority,
+    /// `takes` what a run of so many texts of so many tokens takes.
+    pub fn next(
+        &mut self,
+        free: impl Fn(Slot, Priority) -> usize,
+        takes: impl Fn(Slot, usize, u32) -> u32,
+    ) -> Option<Group> {
+        [Priority::Interactive, Priority::Background].into_iter().find_map(|priority| {
+            self.class(priority).next(priority, |slot| free(slot, priority), &takes)
+        })
+    }
+
+    fn class(&mut self, priority: Priority) -> &mut Class {
+        match priority {
+            Priority::Interactive => &mut self.interactive,
+            Priority::Background => &mut self.background,
+        }
+    }
+}
+
+impl Class {
+    fn push(&mut self, age: Age, unit: Unit) {
         let queue = self.queues.entry(unit.slot).or_default();
         if queue.units.is_empty() {
             queue.had = queue.had.max(self.turn);
@@ -112,35 +197,13 @@ impl Scheduler {
         queue.units.insert(age, unit);
     }
 
-    /// Whether nothing waits.
-    #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
-        self.queues.values().all(|queue| queue.units.is_empty())
-    }
-
-    /// What all that waits takes, one after the other.
-    pub fn micros(&self) -> u64 {
+    fn micros(&self) -> u64 {
         self.queues.values().map(|queue| queue.micros).sum()
     }
 
-    /// A model's group took so much more or less than was estimated, in microseconds.
-    pub fn correct(&mut self, slot: Slot, estimated: u64, took: u64) {
-        if let Some(queue) = self.queues.get_mut(&slot) {
-            let had = queue.had.saturating_sub(estimated).saturating_add(took);
-            queue.had = had.max(queue.began.min(queue.had));
-        }
-    }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.queues.clear();
-    }
-
-    /// The group for one free worker: the oldest unit of the model whose turn it is, and what runs
-    /// well with it. `free` says how many free workers may have work of a model, `takes` what a run of so
-    /// many texts of so many tokens takes.
-    pub fn next(
+    fn next(
         &mut self,
+        priority: Priority,
         free: impl Fn(Slot) -> usize,
         takes: impl Fn(Slot, usize, u32) -> u32,
     ) -> Option<Group> {
@@ -157,15 +220,15 @@ impl Scheduler {
         let mut filling = Filling::new(first, share, micros_max);
         for age in company {
             let unit = &queue.units[&age];
-            if let Some(micros) =
-                filling.micros_with(unit, |texts, tokens| takes(slot, texts, tokens))
+            let takes = |texts, tokens| takes(slot, texts, tokens);
+            if let Some(micros) = filling.micros_with(unit, takes)
                 && let Some(unit) = queue.take(age)
             {
                 filling.add(unit, micros);
             }
         }
         queue.had += u64::from(filling.micros);
-        Some(Group { slot, items: filling.items, micros: filling.micros })
+        Some(Group { slot, priority, items: filling.items, micros: filling.micros })
     }
 }
 
@@ -229,6 +292,11 @@ impl Filling {
         if !fits {
             return None;
         }
+        let apart = self.micros.saturating_add(unit.work.micros);
+        if unit.priority == Priority::Background {
+            // The worker decides what runs together: however it does, this is not exceeded.
+            return (apart <= GROUP_MICROS_MIN).then_some(apart);
+        }
         let together = takes(texts, self.tokens.max(unit.work.tokens));
         let added = f64::from(together) - f64::from(self.micros);
         if added <= ADDED_MAX * f64::from(unit.work.micros)
@@ -236,7 +304,6 @@ impl Filling {
         {
             return Some(together);
         }
-        let apart = self.micros.saturating_add(unit.work.micros);
         (apart <= GROUP_MICROS_MIN).then_some(apart)
     }
 
@@ -250,29 +317,42 @@ impl Filling {
     }
 }
 
-/// What a new request's items are, in their order: units with their ages. `together` keeps all of
-/// them in one. `workers` is how many an idle server has.
-pub fn units(
-    slot: Slot,
-    arrival_micros: u64,
-    items: &[(ItemId, Work)],
-    together: bool,
-    workers: usize,
-) -> Vec<(Age, Unit)> {
+/// What the items of a request have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The model's slot.
+    pub slot: Slot,
+    /// See [`Age::micros`].
+    pub micros: u64,
+    /// Of all items.
+    pub priority: Priority,
+    /// Whether all items must be computed in one group; not so for background work.
+    pub together: bool,
+}
+
+/// What a new request's items are, in their order: units with their ages. `workers` is how many an
+/// idle server has.
+pub fn units(arrival: Arrival, items: &[(ItemId, Work)], workers: usize) -> Vec<(Age, Unit)> {
+    let Arrival { slot, priority, together, .. } = arrival;
     let mut before = 0;
     let mut unit = |items: &[(ItemId, Work)]| {
         let micros = items.iter().map(|(_, work)| work.micros).sum();
         let tokens = items.iter().map(|(_, work)| work.tokens).max().unwrap_or(0);
         let bytes = items.iter().map(|(_, work)| work.bytes).sum();
-        let age = Age { micros: arrival_micros + before / workers.max(1) as u64, item: items[0].0 };
+        let waits = before / workers.max(1) as u64;
+        let age = Age { micros: arrival.micros + waits, item: items[0].0 };
         before += u64::from(micros);
         let items = items.iter().map(|(item, _)| *item).collect();
-        (age, Unit { slot, items, work: Work { tokens, micros, bytes }, suspect: false })
+        let work = Work { tokens, micros, bytes };
+        (age, Unit { slot, priority, items, work, suspect: false })
     };
     let size = if together { GROUP_ITEMS_MAX } else { 1 };
     items.chunks(size).map(&mut unit).collect()
 }
 
+#[cfg(test)]
+#[path = "scheduler_simulation_tests.rs"]
+mod simulation;
 #[cfg(test)]
 #[path = "scheduler_tests.rs"]
 mod tests;

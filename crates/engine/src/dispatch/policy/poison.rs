@@ -11,14 +11,10 @@ use std::{
 use onnxd_proto::{control_page::Slot, generation::Generation};
 use sha2::{Digest, Sha256};
 
-use crate::dispatch::{
-    Input, Item, ItemError,
-    dispatcher::{Dispatcher, answer},
-    scheduler::ItemId,
-};
+use crate::dispatch::item::Input;
 
 /// How long the like of an item is refused.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
+pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Items that are known at once; the oldest gives way.
 const KNOWN_MAX: usize = 64;
 
@@ -33,7 +29,7 @@ struct Likeness {
 
 /// What is refused.
 #[derive(Debug, Default)]
-pub(super) struct Poison {
+pub(crate) struct Poison {
     /// The oldest first.
     known: VecDeque<Known>,
 }
@@ -47,7 +43,7 @@ struct Known {
 
 impl Poison {
     /// An item took too many workers of this generation with it.
-    pub(super) fn learn(
+    pub(crate) fn learn(
         &mut self,
         now: Instant,
         (slot, generation): (Slot, Generation),
@@ -62,7 +58,7 @@ impl Poison {
     }
 
     /// Whether an input is like one that took workers of this generation with it.
-    pub(super) fn is(
+    pub(crate) fn is(
         &self,
         now: Instant,
         (slot, generation): (Slot, Generation),
@@ -87,53 +83,6 @@ fn hash(input: &Input) -> [u8; 32] {
     hash.update(serde_json::to_vec(&input.ask).unwrap_or_default());
     input.parts.iter().for_each(|part| hash.update(part));
     hash.finalize().into()
-}
-
-impl Dispatcher {
-    /// Whether an item is refused now.
-    fn is_poisonous(&self, now: Instant, item: &Item) -> bool {
-        let committed = self.registry.page().committed(item.slot);
-        self.poison.is(now, (item.slot, committed), &item.input)
-    }
-
-    /// Refuses a request of which an item is known to be poisonous, as a whole: its response would
-    /// be one. Gives back what is to be done.
-    pub(super) fn refuse_poisonous(&mut self, mut items: Vec<Item>) -> Vec<Item> {
-        let now = Instant::now();
-        if let Some(place) = items.iter().position(|item| self.is_poisonous(now, item)) {
-            self.refuse(items.swap_remove(place));
-            items.clear();
-        }
-        items
-    }
-
-    /// The same for an item that waited while another taught us.
-    pub(super) fn refuse_late(&mut self, id: ItemId) -> bool {
-        let now = Instant::now();
-        let poisonous =
-            self.items.get(&id).is_some_and(|accepted| self.is_poisonous(now, &accepted.item));
-        if poisonous && let Some(accepted) = self.items.remove(&id) {
-            self.refuse(accepted.item);
-        }
-        poisonous
-    }
-
-    fn refuse(&self, item: Item) {
-        self.metrics.items_refused_total.add();
-        answer(item, Err(ItemError::Poisonous));
-    }
-
-    /// An item took too many workers with it by faults of their own.
-    pub(super) fn learn_poison(&mut self, generation: Generation, item: &Item) {
-        tracing::error!(
-            slot = item.slot,
-            generation,
-            bytes = item.input.bytes(),
-            refused_seconds = REFUSED_FOR.as_secs(),
-            "an input has ended workers, and its like is refused"
-        );
-        self.poison.learn(Instant::now(), (item.slot, generation), &item.input);
-    }
 }
 
 #[cfg(test)]

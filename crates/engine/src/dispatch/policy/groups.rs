@@ -1,13 +1,16 @@
 //! The groups that one worker has, in the order in which it computes them, and what of them has
-//! no answer yet. [`Worker`](crate::dispatch::worker::Worker) keeps its state in step with them.
+//! no answer yet. Part of a worker's [session](crate::dispatch::policy::session).
 
 use std::{collections::VecDeque, time::Instant};
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
 use crate::dispatch::{
-    hangs::Overdue,
-    scheduler::{Group, ItemId},
+    item::Priority,
+    policy::{
+        overdue::Overdue,
+        scheduler::{Charge, Group, ItemId},
+    },
 };
 
 /// A worker gets its next group while it has one that takes at most this long, in microseconds:
@@ -16,14 +19,14 @@ const NEXT_MICROS_MAX: u32 = 2_000;
 
 /// What a worker computes, and what it computes next.
 #[derive(Debug, Default)]
-pub(super) struct Groups(VecDeque<InFlight>);
+pub(crate) struct Groups(VecDeque<InFlight>);
 
 /// How a group was sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Its number.
     pub id: u64,
-    /// Whether other CPUs help with it.
+    /// Whether it uses the CPUs of idle workers.
     pub wide: bool,
     /// The first of its unanswered items' deadlines; some may have been answered since.
     pub deadline: Option<Instant>,
@@ -36,6 +39,7 @@ pub(super) struct Sent {
 struct InFlight {
     sent: Sent,
     slot: Slot,
+    priority: Priority,
     /// The items that have no answer yet, by their place in the group.
     unanswered: Vec<Option<ItemId>>,
     /// What the whole group takes, estimated.
@@ -46,36 +50,68 @@ struct InFlight {
     terminated: Option<Instant>,
 }
 
+/// Items that were answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub items: Vec<ItemId>,
+    pub group: GroupState,
+}
+
+/// Whether a group has items without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupState {
+    Open,
+    Done,
+}
+
+/// What may be the cause of a worker's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspect {
+    /// The group that was being computed: what still waited in the socket has nothing to do with it.
+    First,
+    /// None of the groups: the worker was stopped from outside.
+    Nothing,
+}
+
 /// What a worker had when it ended.
-#[derive(Debug)]
-pub struct Unanswered {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unanswered {
     /// The model's slot.
     pub slot: Slot,
     /// Without an answer.
     pub items: Vec<ItemId>,
     /// What was committed when it was sent.
     pub committed: Generation,
-    /// Whether it had begun with them and they may be the cause of its end: what still waited in its
-    /// socket has nothing to do with that, and nothing has where somebody had stopped it.
+    /// Whether they may be the cause of its end.
     pub begun: bool,
 }
 
 impl Groups {
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
     /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether there is one, which is done before another could be sent.
-    pub(super) fn are_nearly_done(&self) -> bool {
-        self.0.len() == 1 && self.0.iter().all(|group| group.micros <= NEXT_MICROS_MAX)
+    /// Whether there is one, which is done before another could be sent. Nothing is sent after
+    /// background work: interactive work takes the first worker that is done.
+    pub(crate) fn are_nearly_done(&self) -> bool {
+        let is_short = |group: &InFlight| {
+            group.priority == Priority::Interactive && group.micros <= NEXT_MICROS_MAX
+        };
+        self.0.len() == 1 && self.0.iter().all(is_short)
     }
 
     /// One more has been sent.
-    pub(super) fn push(&mut self, group: &Group, sent: Sent) {
+    pub(crate) fn push(&mut self, group: &Group, sent: Sent) {
         self.0.push_back(InFlight {
             sent,
             slot: group.slot,
+            priority: group.priority,
             unanswered: group.items.iter().copied().map(Some).collect(),
             micros: group.micros,
             took: 0,
@@ -89,20 +125,21 @@ impl Groups {
     }
 
     /// The slot of the group with this number, if it is the one being computed.
-    pub(super) fn slot(&self, id: u64) -> Option<Slot> {
+    pub(crate) fn slot(&self, id: u64) -> Option<Slot> {
         self.computed(id).map(|group| group.slot)
     }
 
-    /// A micro-batch of the group with this number has taken so long. Gives what the whole group was
-    /// estimated to take, and what it has taken.
-    pub(super) fn took(&mut self, id: u64, micros: u32) -> Option<(u64, u64)> {
+    /// A micro-batch of the group with this number has taken `micros`. Returns what the whole group
+    /// has taken.
+    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<Charge> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         group.took += u64::from(micros);
-        Some((group.micros.into(), group.took))
+        let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
+        Some(Charge { slot, priority, estimated, took: group.took })
     }
 
     /// What the one being computed is overdue for, and when.
-    pub(super) fn overdue(&self) -> Option<Overdue> {
+    pub(crate) fn overdue(&self) -> Option<Overdue> {
         let group = self.0.front()?;
         match group.terminated {
             Some(at) => Some(Overdue::Terminated(at)),
@@ -112,7 +149,7 @@ impl Groups {
 
     /// The number of the group that is to be terminated now: the deadline of one of its unanswered
     /// items has passed.
-    pub(super) fn terminate(
+    pub(crate) fn terminate(
         &mut self,
         deadline: impl Fn(&ItemId) -> Option<Instant>,
         now: Instant,
@@ -125,18 +162,18 @@ impl Groups {
     }
 
     /// Whether the worker was told to terminate the group with this number.
-    pub(super) fn is_terminated(&self, id: u64) -> bool {
+    pub(crate) fn is_terminated(&self, id: u64) -> bool {
         self.computed(id).is_some_and(|group| group.terminated.is_some())
     }
 
     /// Whether other CPUs help with what is computed.
-    pub(super) fn are_helped(&self) -> bool {
+    pub(crate) fn are_helped(&self) -> bool {
         self.0.front().is_some_and(|group| group.sent.wide)
     }
 
     /// The items at these places of the group with this number; `None` where they are not there
     /// to be answered.
-    pub(super) fn unanswered_at(
+    pub(crate) fn unanswered_at(
         &self,
         id: u64,
         places: impl Iterator<Item = u32>,
@@ -146,34 +183,31 @@ impl Groups {
 
     /// Takes the items at these places out of the group with this number; `None` where they are
     /// not there to be answered, and nothing is taken: what stays is given to another worker.
-    pub(super) fn answered(
-        &mut self,
-        id: u64,
-        places: impl Iterator<Item = u32>,
-    ) -> Option<Vec<ItemId>> {
+    pub(crate) fn answered(&mut self, id: u64, places: impl Iterator<Item = u32>) -> Option<Taken> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         let mut unanswered = group.unanswered.clone();
         let items = take(&mut unanswered, places)?;
         group.unanswered = unanswered;
-        if group.unanswered.iter().all(Option::is_none) {
-            self.0.pop_front();
+        if group.unanswered.iter().any(Option::is_some) {
+            return Some(Taken { items, group: GroupState::Open });
         }
-        Some(items)
+        self.0.pop_front();
+        Some(Taken { items, group: GroupState::Done })
     }
 
     /// What has no answer.
-    pub(super) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
         self.0.iter().flat_map(|group| group.unanswered.iter().flatten())
     }
 
-    /// Takes all; `blameless` says that none is the cause of the worker's end.
-    pub(super) fn take(&mut self, blameless: bool) -> Vec<Unanswered> {
+    /// Takes all.
+    pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<Unanswered> {
         let groups = std::mem::take(&mut self.0).into_iter().enumerate();
         let unanswered = groups.map(|(place, group)| Unanswered {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
             committed: group.sent.committed,
-            begun: place == 0 && !blameless,
+            begun: place == 0 && suspect == Suspect::First,
         });
         unanswered.collect()
     }
@@ -202,7 +236,8 @@ mod tests {
     fn groups(now: Instant) -> Groups {
         let mut groups = Groups::default();
         for (id, items) in [(7, vec![10, 11, 12]), (8, vec![20])] {
-            let group = Group { slot: 3, items, micros: 2_000 };
+            let priority = Priority::Interactive;
+            let group = Group { slot: 3, priority, items, micros: 2_000 };
             groups.push(&group, Sent { id, wide: id == 7, deadline: Some(now), committed: 4 });
         }
         groups
@@ -215,11 +250,12 @@ mod tests {
         assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "there is no fourth");
         assert_eq!(groups.answered(7, [0, 0].into_iter()), None, "twice");
         assert_eq!(groups.unanswered_at(7, [2, 0].into_iter()), Some(vec![12, 10]));
-        assert_eq!(groups.answered(7, [2, 0].into_iter()), Some(vec![12, 10]));
+        let taken = |items, group| Some(Taken { items, group });
+        assert_eq!(groups.answered(7, [2, 0].into_iter()), taken(vec![12, 10], GroupState::Open));
         assert_eq!(groups.unanswered_at(7, [0].into_iter()), None);
         assert_eq!(groups.unanswered().copied().collect::<Vec<_>>(), [11, 20]);
         assert_eq!(groups.slot(7), Some(3));
-        assert_eq!(groups.answered(7, [1].into_iter()), Some(vec![11]));
+        assert_eq!(groups.answered(7, [1].into_iter()), taken(vec![11], GroupState::Done));
         assert_eq!((groups.slot(7), groups.slot(8)), (None, Some(3)));
         assert!(!groups.are_helped() && groups.are_nearly_done() && !groups.is_empty());
     }
@@ -243,36 +279,42 @@ mod tests {
     #[test]
     fn what_the_computed_group_takes_is_added_up() {
         let mut groups = groups(Instant::now());
-        assert_eq!(groups.took(7, 300), Some((2_000, 300)));
-        assert_eq!(groups.took(7, 900), Some((2_000, 1_200)));
+        let charge = |took| {
+            Some(Charge { slot: 3, priority: Priority::Interactive, estimated: 2_000, took })
+        };
+        assert_eq!(groups.took(7, 300), charge(300));
+        assert_eq!(groups.took(7, 900), charge(1_200));
         assert_eq!(groups.took(8, 1), None, "it is not computed yet");
         assert!(groups.are_helped(), "the first is wide");
     }
 
     #[test]
     fn only_one_short_group_is_nearly_done() {
-        let one = |micros| {
+        let group = |priority, micros| Group { slot: 0, priority, items: vec![1], micros };
+        let one = |priority, micros| {
             let mut groups = Groups::default();
             assert!(groups.is_empty() && !groups.are_nearly_done());
-            groups.push(&Group { slot: 0, items: vec![1], micros }, sent(1));
+            groups.push(&group(priority, micros), sent(1));
             groups
         };
-        assert!(one(NEXT_MICROS_MAX).are_nearly_done());
-        assert!(!one(NEXT_MICROS_MAX + 1).are_nearly_done());
-        let mut two = one(1);
-        two.push(&Group { slot: 0, items: vec![2], micros: 1 }, sent(2));
+        let interactive = Priority::Interactive;
+        assert!(one(interactive, NEXT_MICROS_MAX).are_nearly_done());
+        assert!(!one(interactive, NEXT_MICROS_MAX + 1).are_nearly_done());
+        assert!(!one(Priority::Background, 1).are_nearly_done(), "nothing waits behind it");
+        let mut two = one(interactive, 1);
+        two.push(&group(interactive, 1), sent(2));
         assert!(!two.are_nearly_done() && !two.is_empty());
     }
 
     #[test]
     fn only_what_was_being_computed_may_be_the_cause_of_an_end() {
         let now = Instant::now();
-        let begun = |blameless| -> Vec<bool> {
-            let taken = groups(now).take(blameless);
+        let begun = |suspect| -> Vec<bool> {
+            let taken = groups(now).take(suspect);
             assert!(taken.iter().all(|group| group.committed == 4));
             taken.iter().map(|group| group.begun).collect()
         };
-        assert_eq!(begun(false), [true, false]);
-        assert_eq!(begun(true), [false, false]);
+        assert_eq!(begun(Suspect::First), [true, false]);
+        assert_eq!(begun(Suspect::Nothing), [false, false]);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use onnxd_proto::{control_page::Slot, wire::ask::Answered};
 
-use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::{actor::state::Dispatcher, policy::groups::GroupState};
 use crate::pool::WorkerId;
 
 impl Dispatcher {
@@ -16,7 +16,8 @@ impl Dispatcher {
         if load_micros == 0 {
             return;
         }
-        for accepted in self.workers[id].groups.unanswered().filter_map(|item| self.items.get(item))
+        for accepted in
+            self.workers[id].session.groups().unanswered().filter_map(|item| self.items.get(item))
         {
             let sent_for = accepted.item.queued_at.elapsed().saturating_sub(accepted.waited);
             let model = self.metrics.model(accepted.item.slot);
@@ -26,10 +27,10 @@ impl Dispatcher {
 
     /// A worker has answered a micro-batch, and perhaps the last of its group: the time of
     /// tokenizing is the group's, and each of its answers repeats it.
-    pub(super) fn measure_run(&self, slot: Slot, answered: &Answered, group_done: bool) {
+    pub(super) fn measure_run(&self, slot: Slot, answered: &Answered, group: GroupState) {
         let model = self.metrics.model(slot);
         model.ran(answered.items.iter().map(|item| item.tokens), answered.infer_micros);
-        if group_done {
+        if group == GroupState::Done {
             model.tokenized(answered.tokenize_micros);
         }
     }

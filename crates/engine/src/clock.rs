@@ -1,0 +1,13 @@
+//! Waiting for the next deadline of a pure machine. Called by the loops that drive one.
+
+use std::time::Instant;
+
+use tokio::time;
+
+/// Returns at `deadline`, or never where there is none.
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,75 @@
+//! Recycles workers that use too much memory.
+
+use std::time::Instant;
+
+use onnxd_telemetry::metrics::process;
+
+use crate::dispatch::{actor::state::Dispatcher, policy::recycling::END_GRACE, worker::State};
+use crate::pool::WorkerId;
+
+impl Dispatcher {
+    /// When [`Dispatcher::recycle`] has to be called next.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let gone_by = self.recycling.known.iter().filter_map(|known| known.gone_by);
+        gone_by.chain(self.recycling.at()).min()
+    }
+
+    /// A worker has become ready.
+    pub(super) fn look_at_ready(&mut self, id: WorkerId) {
+        let Some(limit_bytes) = self.recycling.limit_bytes else { return };
+        let bytes = self.memory_bytes(id);
+        if self.recycling.ready(id, bytes) {
+            tracing::error!(
+                worker = id,
+                memory_mib = bytes >> 20,
+                limit_mib = limit_bytes >> 20,
+                "a worker needs more than --worker-memory from its start and is not recycled: give it more, or serve fewer models"
+            );
+        }
+    }
+
+    /// Begins and ends the recycling of workers.
+    pub(super) fn recycle(&mut self, now: Instant) {
+        for id in 0..self.workers.len() {
+            self.go_on_recycling(id, now);
+        }
+        let Some(id) = self.recycling.look(now) else { return };
+        // Who is given up does not come back, so that nobody waits for it.
+        let serves = |state| matches!(state, State::Ready | State::Busy | State::Failed);
+        if !self.workers.iter().all(|worker| serves(worker.session.state())) {
+            return;
+        }
+        let bytes = self.memory_bytes(id);
+        if self.recycling.is_due(now, id, bytes) && self.workers[id].session.recycle() {
+            let limit_mib = self.recycling.limit_bytes.map(|bytes| bytes >> 20);
+            tracing::warn!(
+                worker = id,
+                memory_mib = bytes >> 20,
+                limit_mib,
+                "a worker uses more than --worker-memory and is recycled"
+            );
+            self.recycling.known[id].recycled_at = Some(now);
+            self.go_on_recycling(id, now);
+        }
+    }
+
+    /// Has a worker end that has answered all that it had.
+    fn go_on_recycling(&mut self, id: WorkerId, now: Instant) {
+        let (worker, known) = (&mut self.workers[id], &mut self.recycling.known[id]);
+        if !worker.session.is_recycled() {
+            known.gone_by = None;
+        } else if worker.session.groups().unanswered().next().is_none() {
+            worker.hang_up();
+            if *known.gone_by.get_or_insert(now + END_GRACE) <= now {
+                known.gone_by = Some(now + END_GRACE);
+                worker.kill(None);
+            }
+        }
+    }
+
+    fn memory_bytes(&self, id: WorkerId) -> u64 {
+        // A file of /proc is memory: reading it takes microseconds.
+        let pid = self.workers[id].pid().map(|pid| pid.to_string());
+        pid.map_or(0, |pid| process::memory_bytes(&pid, "RssAnon"))
+    }
+}

@@ -1,0 +1,119 @@
+//! The loop: takes in what happens, acts on what is due, and hands out what waits.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::clock::sleep_until;
+use crate::dispatch::{
+    actor::{state::Dispatcher, worker::Worker},
+    event::Event,
+    policy::session,
+};
+use crate::pool::{WorkerId, ended::Ended};
+
+/// Events that are taken in before what waits is handed out.
+const EVENTS_AT_ONCE: usize = 64;
+/// How often a worker that could not load is asked to; its own back-off decides whether it does.
+const RETRY_LOADS: Duration = Duration::from_secs(1);
+
+impl Dispatcher {
+    /// Works until every worker has stopped.
+    pub async fn run(mut self, mut incoming: mpsc::Receiver<Event>) {
+        let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+        loop {
+            self.start_due(Instant::now());
+            self.retry_loads(Instant::now());
+            self.end_hangs(Instant::now());
+            self.end_unread(Instant::now());
+            self.recycle(Instant::now());
+            self.publish_health();
+            if self.health.borrow().stopped {
+                return;
+            }
+            let next = self.next_deadline();
+            tokio::select! {
+                count = incoming.recv_many(&mut events, EVENTS_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    events.drain(..).for_each(|event| self.handle(event));
+                    self.hand_out();
+                }
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let starts = self.workers.iter().filter_map(|worker| worker.session.start_at());
+        let ends =
+            self.next_overdue().into_iter().chain(self.next_unread()).chain(self.next_look());
+        starts.chain(self.draining).chain(self.retry_loads_at).chain(ends).min()
+    }
+
+    /// A worker that could not load what is committed gets no work, and would not try again.
+    fn retry_loads(&mut self, now: Instant) {
+        if self.retry_loads_at.is_some_and(|at| at <= now) {
+            self.retry_loads_at = None;
+            self.ping();
+        }
+        let failed = |worker: &Worker| worker.session.wants_retry();
+        if self.retry_loads_at.is_none() && self.workers.iter().any(failed) {
+            self.retry_loads_at = Some(now + RETRY_LOADS);
+        }
+    }
+
+    fn start_due(&mut self, now: Instant) {
+        session::hurry(self.workers.iter_mut().map(|worker| &mut worker.session));
+        for id in 0..self.workers.len() {
+            let worker = &mut self.workers[id];
+            let Some(epoch) = worker.session.start_due(now) else { continue };
+            match self.registry.page().read_only() {
+                Ok(page) => worker.keeper.start(epoch, page),
+                Err(error) => {
+                    tracing::error!(%error, "a worker cannot be given the control page");
+                    self.process_ended(id, Ended::not_started(&error));
+                }
+            }
+        }
+        if self.draining.is_some_and(|deadline| deadline <= now) {
+            self.draining = None;
+            self.workers.iter_mut().for_each(|worker| worker.kill(None));
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Submitted(items) => self.submit(items),
+            Event::Kept(id, epoch, report) => self.kept(id, epoch, report),
+            Event::Arrived(id, epoch, incoming) => {
+                // What an older process was to answer has been given to another.
+                if self.workers[id].session.listens_to(epoch) {
+                    self.arrived(id, incoming);
+                }
+            }
+            Event::StatusAsked(reply) => {
+                self.metrics.see_items(self.items.len());
+                let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
+                // The asker may have gone.
+                let _ = reply.send(status.collect());
+            }
+            Event::WorkersAsked(reply) => {
+                let serves = |(_, worker): &(WorkerId, &Worker)| worker.session.serves();
+                let ids = (0..).zip(&self.workers).filter(serves).map(|(id, _)| id);
+                let _ = reply.send(ids.collect());
+            }
+            Event::LoadAhead(id, slot, version) => self.load_ahead(id, slot, version),
+            Event::Forget(slot) => self.forget(slot),
+            Event::Unload(slot, reply) => self.unload(slot, reply),
+            Event::Committed => self.ping(),
+            Event::ProbeAsked(reply) => {
+                self.probes.retain(|probe| !probe.is_closed());
+                self.probes.push(reply);
+                self.ping();
+            }
+            Event::Drain => self.drain(),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One worker: its [`Session`], and the handles of its process and its socket, which this keeps in
+//! step with it.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use onnxd_proto::wire::message::ToWorker;
+use onnxd_telemetry::metrics::KillReason;
+
+use crate::dispatch::{
+    policy::{
+        groups::{Sent, Unanswered},
+        scheduler::{Group, ItemId},
+        session::{Finished, Progress, Session, Welcome},
+    },
+    worker::Status,
+};
+use crate::pool::{
+    ended::Ended,
+    keeper::{Keeper, Started},
+    link::Link,
+};
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {
+    pub(crate) session: Session,
+    pub(crate) keeper: Keeper,
+    /// The CPU it is to be pinned to.
+    pub(crate) cpu: u16,
+    /// CPUs of other workers that it may use while they are idle.
+    pub helper_cpus: Vec<u16>,
+    process: Option<Started>,
+    link: Option<Link>,
+}
+
+impl AsRef<Session> for Worker {
+    fn as_ref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Worker {
+    /// A worker whose process is not started yet.
+    pub fn new(keeper: Keeper, cpu: u16, session: Session) -> Self {
+        Self { session, keeper, cpu, helper_cpus: Vec::new(), process: None, link: None }
+    }
+
+    /// How the worker is.
+    pub(crate) fn status(&self, id: usize) -> Status {
+        let session = &self.session;
+        Status {
+            id,
+            pid: self.pid().unwrap_or(0),
+            cpu: session.is_pinned().then_some(self.cpu),
+            state: session.state(),
+            loads: session.loads(),
+            restarts: session.restarts(),
+            items: session.groups().unanswered().count(),
+        }
+    }
+
+    /// The number of its process, where there is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
+    }
+
+    /// A process has been started for it. Returns whether its socket is to be opened.
+    pub(crate) fn started(&mut self, process: Started, now: Instant) -> Welcome {
+        let welcome = self.session.process_started(now);
+        if welcome == Welcome::Refuse {
+            process.kill();
+        }
+        self.process = Some(process);
+        welcome
+    }
+
+    /// Its socket is open.
+    pub(crate) fn connected(&mut self, link: Link) {
+        self.session.connected();
+        self.link = Some(link);
+    }
+
+    /// Sends a message. `false`: it cannot be sent.
+    pub(crate) fn send(&self, id: u64, message: &ToWorker, payload: Vec<Bytes>) -> bool {
+        let Some(link) = &self.link else { return false };
+        match link.send(id, message, payload) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "a message could not be sent to a worker");
+                false
+            }
+        }
+    }
+
+    /// Sends a group. A worker that does not take it is killed, which gives the items to another.
+    pub(crate) fn send_group(
+        &mut self,
+        group: &Group,
+        sent: Sent,
+        message: &ToWorker,
+        payload: Vec<Bytes>,
+    ) {
+        self.session.group_sent(group, sent);
+        if !self.send(sent.id, message, payload) {
+            self.kill(None);
+        }
+    }
+
+    /// Asks it to refresh and give a sign of life.
+    pub(crate) fn ping(&mut self, now: Instant) {
+        if self.session.ping() {
+            self.send_ping(now);
+        }
+    }
+
+    /// A message has arrived from it.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        if self.session.heard() {
+            self.send_ping(now);
+        }
+    }
+
+    fn send_ping(&mut self, now: Instant) {
+        if self.send(0, &ToWorker::Ping, Vec::new()) {
+            self.session.pinged(now);
+        }
+    }
+
+    /// Tells it to terminate what it computes, if the deadline of an unanswered item has passed.
+    pub(crate) fn terminate(
+        &mut self,
+        deadline: impl Fn(&ItemId) -> Option<Instant>,
+        now: Instant,
+    ) -> bool {
+        let over = self.session.terminate(deadline, now);
+        if let (Some(id), Some(process)) = (over, &self.process) {
+            process.terminate(id);
+        }
+        over.is_some()
+    }
+
+    /// Kills the process; its keeper will report the end.
+    pub(crate) fn kill(&mut self, reason: Option<KillReason>) {
+        if self.session.kill(reason)
+            && let Some(process) = &self.process
+        {
+            process.kill();
+        }
+    }
+
+    /// Lets the process end by itself: its socket ends.
+    pub(crate) fn hang_up(&mut self) {
+        self.session.hang_up();
+        self.link = None;
+    }
+
+    /// Lets the process end by itself, and does not start it again.
+    pub(crate) fn drain(&mut self) {
+        self.session.drain();
+        self.link = None;
+    }
+
+    /// Its process has ended, or could not be started.
+    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
+        self.link = None;
+        self.session.process_ended(ended, now)
+    }
+
+    /// Its socket has ended. It may live on, which is of no use.
+    pub(crate) fn socket_ended(&mut self) -> Progress {
+        self.link = None;
+        self.kill(None);
+        self.session.socket_ended()
+    }
+
+    /// It broke the protocol.
+    pub(crate) fn broke_protocol(&mut self) -> Progress {
+        self.link = None;
+        self.kill(None);
+        self.session.broke_protocol()
+    }
+
+    /// What it did not answer, which another has to compute now.
+    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
+        self.link = None;
+        self.session.take_unanswered()
+    }
+
+    /// Ends with a process that is over.
+    pub(crate) fn finish(&mut self, now: Instant, jitter: f64) -> Option<Finished> {
+        let finished = self.session.finish(now, jitter)?;
+        (self.process, self.link) = (None, None);
+        Some(finished)
+    }
+}

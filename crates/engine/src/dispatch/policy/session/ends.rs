@@ -1,0 +1,261 @@
+//! How a worker ends: by itself, because we kill it, or because it is told to.
+
+use std::time::Instant;
+
+use onnxd_proto::{control_page::Slot, exit::ExitStatus, generation::Generation};
+use onnxd_telemetry::metrics::KillReason;
+
+use crate::dispatch::{
+    policy::{
+        groups::{Suspect, Unanswered},
+        restarts::{Counts, End},
+        session::{
+            Phase, Session,
+            process::{Body, Conduct, Ping, Process, Socket, Stage},
+        },
+    },
+    worker::State,
+};
+use crate::pool::ended::Ended;
+
+/// Whether a process is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Progress {
+    /// Its process, or its socket, has not ended yet.
+    Waits,
+    /// Both have ended, and all that it wrote has been read. Call [`Session::finish`].
+    Over,
+}
+
+/// What the end of a process says about the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// Nothing: it was stopped, recycled, or there was no room for it.
+    Nothing,
+    /// It was killed from outside: by an administrator, or by the kernel for want of memory.
+    Killed,
+    /// It ended by a fault of its own, or hung.
+    Fault,
+}
+
+/// What becomes of a worker whose process is over.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// How the process ended.
+    pub ended: Ended,
+    /// What the worker is now.
+    pub state: State,
+    /// Whether it was recycled as it was told to.
+    pub recycled: bool,
+    /// Whether this is counted as a restart.
+    pub restarted: bool,
+    /// Whether it counts in the budget of all workers.
+    pub counts: Counts,
+}
+
+impl Session {
+    /// The worker gets nothing new, ends when it has answered what it has, and is started again at
+    /// once. `false`: it does not serve.
+    pub(crate) fn recycle(&mut self) -> bool {
+        self.restage(|stage| match stage {
+            Stage::Serving(service) => Stage::Recycling(service),
+            other => other,
+        });
+        self.is_recycled()
+    }
+
+    /// The worker gets nothing new and is not started again.
+    pub(crate) fn drain(&mut self) {
+        self.restage(|stage| match stage {
+            Stage::Starting { .. } => Stage::Stopping(None),
+            Stage::Serving(service) | Stage::Recycling(service) => Stage::Stopping(Some(service)),
+            Stage::Stopping(service) => Stage::Stopping(service),
+        });
+        if let Phase::Backoff(_) = self.phase {
+            self.phase = Phase::Stopped;
+        }
+        self.hang_up();
+    }
+
+    fn restage(&mut self, change: impl FnOnce(Stage) -> Stage) {
+        if let Some(process) = self.process_mut() {
+            let stage = std::mem::replace(&mut process.stage, Stage::Stopping(None));
+            process.stage = change(stage);
+        }
+    }
+
+    /// Our sending end of its socket is dropped, so that the process ends by itself.
+    pub(crate) fn hang_up(&mut self) {
+        if let Some(process) = self.process_mut()
+            && process.socket == Socket::Open
+        {
+            process.socket = Socket::HungUp;
+        }
+    }
+
+    /// The process is to be killed. Returns whether a signal is to be sent: not where there is no
+    /// process, or where it was killed already.
+    #[must_use]
+    pub(crate) fn kill(&mut self, reason: Option<KillReason>) -> bool {
+        let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut() else {
+            return false;
+        };
+        let is_new = !matches!(conduct, Conduct::Killed(_));
+        if is_new {
+            *conduct = Conduct::Killed(reason);
+        }
+        is_new
+    }
+
+    /// Its process has ended, or could not be started; what it wrote may not have been read.
+    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
+        self.hang_up();
+        let Some(process) = self.process_mut() else { return Progress::Waits };
+        let killed = process.killed();
+        if !matches!(process.body, Body::Ended { .. }) {
+            process.body = Body::Ended { ended, at: now, killed };
+        }
+        self.progress()
+    }
+
+    /// Everything that it wrote has been read.
+    pub(crate) fn socket_ended(&mut self) -> Progress {
+        self.stop_listening(Socket::Closed)
+    }
+
+    /// It broke the protocol: nothing that it may still say counts.
+    pub(crate) fn broke_protocol(&mut self) -> Progress {
+        self.stop_listening(Socket::Broken)
+    }
+
+    fn stop_listening(&mut self, socket: Socket) -> Progress {
+        match self.process_mut() {
+            Some(process) if process.listens() => process.socket = socket,
+            _ => return Progress::Waits,
+        }
+        self.progress()
+    }
+
+    /// When [`Session::give_up_reading`] has to be called next.
+    pub(crate) fn read_until(&self) -> Option<Instant> {
+        self.process()?.read_until()
+    }
+
+    /// Gives up on the socket of an ended process that does not end.
+    pub(crate) fn give_up_reading(&mut self, now: Instant) -> Progress {
+        match self.read_until() {
+            Some(at) if at <= now => self.socket_ended(),
+            _ => Progress::Waits,
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        match self.process() {
+            Some(process) if process.is_over() => Progress::Over,
+            _ => Progress::Waits,
+        }
+    }
+
+    /// How its process ended, until [`Session::finish`].
+    pub(crate) fn ended(&self) -> Option<&Ended> {
+        match &self.process()?.body {
+            Body::Ended { ended, .. } => Some(ended),
+            _ => None,
+        }
+    }
+
+    /// What the end of its process says about the models, and the load that it ended in: one at its
+    /// start, or one that it was told to make while it was idle. What it computed is not in here:
+    /// see [`Session::take_unanswered`].
+    pub(crate) fn blame(
+        &self,
+        committed: impl Fn(Slot) -> Generation,
+    ) -> (Blame, Option<(Slot, Generation)>) {
+        let Some((process, ended)) = self.process().zip(self.ended()) else {
+            return (Blame::Nothing, None);
+        };
+        if self.was_stopped() || self.is_recycled() || ended.scarce {
+            return (Blame::Nothing, None);
+        }
+        let blame = match process.killed() {
+            None if ended.is_blameless() => Blame::Killed,
+            _ => Blame::Fault,
+        };
+        let load = match &process.stage {
+            Stage::Starting { to_load } => process.loads.missing(to_load, committed),
+            Stage::Serving(service) => {
+                // Asked by a ping, and not by a group.
+                let was_idle = service.groups.is_empty() && process.socket != Socket::Broken;
+                let asked = was_idle && service.ping != Ping::None && !ended.is_blameless();
+                asked.then(|| process.loads.behind(committed)).flatten()
+            }
+            Stage::Recycling(_) | Stage::Stopping(_) => None,
+        };
+        (blame, load)
+    }
+
+    /// Whether it ended, or will end, because it was stopped from outside: nothing that it had is to
+    /// blame for that.
+    fn was_stopped(&self) -> bool {
+        self.process().and_then(Process::killed) == Some(KillReason::Stopped)
+    }
+
+    /// Takes back what it had and did not answer: another has to compute that now. Nothing more is
+    /// sent to it.
+    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
+        self.hang_up();
+        let suspect = if self.was_stopped() { Suspect::Nothing } else { Suspect::First };
+        let Some(process) = self.process_mut() else { return Vec::new() };
+        let Some(service) = process.service_mut() else { return Vec::new() };
+        service.groups.take(suspect)
+    }
+
+    /// Ends with a process that is over. `jitter`, from 0 to 1, spreads the restarts of several
+    /// workers. `None`: it is not over.
+    pub(crate) fn finish(&mut self, now: Instant, jitter: f64) -> Option<Finished> {
+        let process = match std::mem::replace(&mut self.phase, Phase::Stopped) {
+            Phase::Alive(process) if process.is_over() => process,
+            other => {
+                self.phase = other;
+                return None;
+            }
+        };
+        let Body::Ended { ended, .. } = process.body else { return None };
+        let is_recycled = matches!(process.stage, Stage::Recycling(_));
+        let recycled = is_recycled && ended.code == Some(ExitStatus::Fine as i32);
+        let wrong = ended.code == Some(ExitStatus::Configuration as i32);
+        let hopeless = process.hopeless.or_else(|| {
+            wrong.then(|| "its configuration cannot work; its log says why".to_owned())
+        });
+        let end = match &hopeless {
+            Some(_) => End::Hopeless,
+            None if ended.scarce => End::NotStarted,
+            None if recycled => End::Ordered,
+            None => End::Accident,
+        };
+        let restarts = self.history.restarts();
+        let counts = match process.stage {
+            Stage::Stopping(_) => Counts::No,
+            Stage::Starting { .. } => self.wait(now, (end, None), hopeless, jitter),
+            Stage::Serving(service) | Stage::Recycling(service) => {
+                let ready_for = now.saturating_duration_since(service.since);
+                self.wait(now, (end, Some(ready_for)), hopeless, jitter)
+            }
+        };
+        let restarted = self.history.restarts() > restarts;
+        Some(Finished { ended, state: self.state(), recycled, restarted, counts })
+    }
+
+    fn wait(
+        &mut self,
+        now: Instant,
+        (end, ready_for): (End, Option<std::time::Duration>),
+        hopeless: Option<String>,
+        jitter: f64,
+    ) -> Counts {
+        let (wait, counts) = self.history.ended(now, end, ready_for, jitter);
+        self.phase = wait.map_or(Phase::Failed(hopeless), Phase::Backoff);
+        counts
+    }
+}

@@ -1,0 +1,68 @@
+//! What tests of sessions have in common: whole steps of a worker's life.
+
+use std::time::Instant;
+
+use onnxd_proto::exit::ExitStatus;
+
+use crate::dispatch::{
+    item::Priority,
+    policy::{
+        groups::Sent,
+        restarts::{Counts, End},
+        scheduler::Group,
+        session::{Progress, Session, Welcome},
+    },
+};
+use crate::pool::ended::Ended;
+
+/// An end of this kind, as the keeper reports it.
+pub(crate) fn ended(end: End) -> Ended {
+    let unknown = || Ended::unknown("test".into());
+    match end {
+        End::Accident => Ended { signal: Some(11), ..unknown() },
+        End::NotStarted => Ended { scarce: true, ..unknown() },
+        End::Ordered => Ended { code: Some(ExitStatus::Fine as i32), ..unknown() },
+        End::Hopeless => Ended { code: Some(ExitStatus::Configuration as i32), ..unknown() },
+    }
+}
+
+/// A session with one model.
+pub(crate) fn session(now: Instant, restarts_max: u32) -> Session {
+    Session::new(now, 1, restarts_max)
+}
+
+/// Starts the process that is due, and opens its socket. `false`: none is due.
+pub(crate) fn start(session: &mut Session, now: Instant) -> bool {
+    let due = session.start_due(now).is_some();
+    if due && session.process_started(now) == Welcome::Connect {
+        session.connected();
+    }
+    due
+}
+
+/// A worker that serves.
+pub(crate) fn serving(now: Instant, restarts_max: u32) -> Session {
+    let mut session = session(now, restarts_max);
+    assert!(start(&mut session, now));
+    session.ready(now);
+    session
+}
+
+/// Sends a group of one item, if the worker may get one.
+pub(crate) fn send(session: &mut Session, id: u64) {
+    if session.is_idle() {
+        let sent = Sent { id, wide: false, deadline: None, committed: 1 };
+        let priority = Priority::Interactive;
+        let group = Group { slot: 0, priority, items: vec![id], micros: 5_000 };
+        session.group_sent(&group, sent);
+    }
+}
+
+/// Ends the process and its socket. Returns whether that counts among the ends of all workers.
+pub(crate) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) -> bool {
+    let process = session.process_ended(ended(end), now);
+    let socket = session.socket_ended();
+    assert!(!(process == Progress::Over && socket == Progress::Over), "over once");
+    drop(session.take_unanswered());
+    session.finish(now, jitter).is_some_and(|finished| finished.counts == Counts::Yes)
+}
