@@ -35,7 +35,10 @@ use crate::{
 };
 use onnxd_engine::{
     dispatch::{Event, health::Health},
-    models::{background::Background, store::Store, update::Updater},
+    models::{
+        store::Store,
+        update::{Updater, background::Background},
+    },
 };
 use onnxd_proto::exit::Failure;
 

@@ -30,7 +30,7 @@ use crate::dispatch::{
     worker::Worker,
 };
 use crate::{
-    models::{events, registry::Registry, update::LineHandle},
+    models::{machine::events, registry::Registry, update::LineHandle},
     pool::{
         Epoch, Supervision, WorkerId,
         keeper::{Ended, Report},

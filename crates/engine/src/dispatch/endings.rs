@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::dispatch::{dispatcher::Dispatcher, worker::Worker};
 use crate::{
-    models::events::{self, Cause},
+    models::machine::events::{self, Cause},
     pool::{WorkerId, keeper::Ended, state::State},
 };
 

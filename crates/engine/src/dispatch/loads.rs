@@ -6,7 +6,7 @@ use onnxd_proto::{control_page::Slot, wire::message::ToWorker};
 use tokio::sync::oneshot;
 
 use crate::dispatch::dispatcher::Dispatcher;
-use crate::{models::events, pool::WorkerId};
+use crate::{models::machine::events, pool::WorkerId};
 
 /// An unload that workers have been told of.
 #[derive(Debug)]

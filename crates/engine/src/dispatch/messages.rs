@@ -20,7 +20,7 @@ use crate::dispatch::{
     worker::Load,
 };
 use crate::{
-    models::events,
+    models::machine::events,
     pool::{WorkerId, link::Incoming},
 };
 

@@ -21,7 +21,7 @@ use crate::dispatch::{
     groups::{Sent, Unanswered},
     scheduler::{self, Age, Group, ItemId, Unit},
 };
-use crate::{models::events, pool::WorkerId};
+use crate::{models::machine::events, pool::WorkerId};
 
 /// Workers that may end by a fault of their own while they compute an item before it is answered
 /// 500: the item is the likely cause.

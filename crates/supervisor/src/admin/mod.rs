@@ -46,7 +46,7 @@ pub(crate) use crate::admin::{
 use onnxd_engine::{
     dispatch::Event,
     models::{
-        events::{Job, Target},
+        machine::events::{Job, Target},
         registry::{Model, Registry},
         store::Store,
         update::{Updater, absolute},

@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 
 use crate::{admin::Admin, api::error::axum_json};
 use onnxd_engine::models::{
-    events::{Job, Target},
     gate::Presence,
+    machine::events::{Job, Target},
     registry::Model,
     update::absolute,
 };

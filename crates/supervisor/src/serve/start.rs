@@ -31,12 +31,10 @@ use onnxd_engine::{
         worker::Worker,
     },
     models::{
-        background::Background,
-        checker::Checker,
-        line::Times,
+        machine::Times,
         registry::Registry,
         store::Store,
-        update::{self, LOAD_AHEAD_TIMEOUT, Updater},
+        update::{self, LOAD_AHEAD_TIMEOUT, Updater, background::Background, checker::Checker},
     },
     pool::{executable::WorkerExecutable, keeper::Keeper, state::WorkerState},
 };

@@ -44,7 +44,7 @@ use crate::{
         systemd,
     },
 };
-use onnxd_engine::models::background::Background;
+use onnxd_engine::models::update::background::Background;
 use onnxd_proto::exit::Failure;
 
 const READY: u8 = b'r';

@@ -1,11 +1,11 @@
 //! The time after a commit in which failures of workers bring the old version back. Pure; part of
-//! a model's [`line`](crate::models::line).
+//! a model's [`line`](crate::models::machine).
 
 use std::time::Instant;
 
 use onnxd_proto::generation::Generation;
 
-use crate::models::events::Version;
+use crate::models::machine::events::Version;
 
 /// Failures that send a version back.
 const FAILURES: u32 = 2;

@@ -1,11 +1,11 @@
 //! Who waits until a model serves, and how soon a failed attempt is repeated. Pure; part of a
-//! model's [`line`](crate::models::line).
+//! model's [`line`](crate::models::machine).
 
 use std::time::{Duration, Instant};
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
 
-use crate::models::{events::CallId, line::CALLERS_MAX};
+use crate::models::machine::{CALLERS_MAX, events::CallId};
 use onnxd_proto::domain::Load;
 
 /// So long the reason why a model could not be loaded is given again rather than a broken source

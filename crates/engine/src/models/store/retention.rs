@@ -16,7 +16,7 @@ use onnxd_proto::{
 };
 
 use crate::models::{
-    source::io_refusal,
+    disk::io_refusal,
     store::{Store, names},
 };
 

@@ -1,7 +1,7 @@
 //! `SHA256SUMS`, where a source has one: what its author says the files are, in the format of
 //! sha256sum(1). It tells a complete upload from one that is torn or damaged.
 
-use crate::models::source::StagedFile;
+use crate::models::sources::directory::StagedFile;
 
 /// The name of the file.
 pub(super) const FILE: &str = "SHA256SUMS";

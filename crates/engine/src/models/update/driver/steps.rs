@@ -11,10 +11,12 @@ use tokio::{sync::oneshot, time};
 
 use crate::dispatch;
 use crate::models::{
-    driver::{Driver, Input},
-    events::{Event, Job, Version},
-    find::{Found, find, require_alike},
     gate::Presence,
+    machine::events::{Event, Job, Version},
+    update::{
+        driver::{Driver, Input},
+        find::{Found, find, require_alike},
+    },
 };
 
 /// How long workers may take to drop what is unloaded; who is slower does it when it can.

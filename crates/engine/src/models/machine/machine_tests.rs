@@ -1,15 +1,13 @@
 //! What a line of updates promises, alone and in a simulation whose every run is named by its
-//! seed: `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine line` replays one.
+//! seed: `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine machine` replays one.
 
 use proptest::prelude::*;
 
-use crate::models::{
+use crate::models::machine::{
     events::Cause,
-    line::{
-        world::{TIMES, World, candidate, job, on_probation},
-        *,
-    },
     pace::{BURST, INTERVAL},
+    world::{TIMES, World, candidate, job, on_probation},
+    *,
 };
 
 fn simulate(seed: u64) {

@@ -1,11 +1,8 @@
 //! What a line promises of models that are unloaded, and of those that nobody has used yet.
 
-use crate::models::{
-    gate::Presence,
-    line::{
-        world::{TIMES, World, candidate, job, on_probation},
-        *,
-    },
+use crate::models::machine::{
+    world::{TIMES, World, candidate, job, on_probation},
+    *,
 };
 
 fn kind(world: &World, call: CallId) -> Option<RefusalKind> {

@@ -5,9 +5,9 @@ use std::{collections::VecDeque, time::Instant};
 
 use onnxd_proto::domain::RefusalKind;
 
-use crate::models::{
+use crate::models::machine::{
+    Line, LoadedSoFar, Phase,
     events::{Action, Cause, Version},
-    line::{Line, LoadedSoFar, Phase},
 };
 use crate::pool::WorkerId;
 

@@ -1,5 +1,10 @@
 //! Updates as callers see them: what can be asked for, what is told on the way, what comes out.
-//! [`crate::models::line`] decides, [`crate::models::driver`] does.
+//! [`crate::models::machine`] decides, [`crate::models::update::driver`] does.
+
+pub mod background;
+pub mod checker;
+mod driver;
+mod find;
 
 use std::{
     io,
@@ -17,14 +22,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::dispatch;
 use crate::models::{
-    background::Background,
-    checker::Checker,
-    driver::{Caller, Driver, Input},
-    events::{CallId, Event, Job},
     gate::{Pass, Presence},
-    line::{Line, Times},
+    machine::{
+        Line, Times,
+        events::{CallId, Event, Job},
+    },
     registry::{Model, Registry},
     store::Store,
+    update::{
+        background::Background,
+        checker::Checker,
+        driver::{Caller, Driver, Input},
+    },
 };
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
 use onnxd_telemetry::metrics::Metrics;
@@ -63,7 +72,7 @@ pub struct LineHandle(mpsc::Sender<Input>);
 
 impl LineHandle {
     /// A handle to the task that reads the other end.
-    pub(super) fn new(inputs: mpsc::Sender<Input>) -> Self {
+    fn new(inputs: mpsc::Sender<Input>) -> Self {
         Self(inputs)
     }
 

@@ -3,6 +3,10 @@
 //! step a crash interrupts, the next [`Store::open`] finds the old or the new state and removes
 //! the rest. What stands where is [`onnxd_proto::layout`]'s affair.
 
+mod crash;
+mod lock;
+mod retention;
+
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File, Permissions},
@@ -20,10 +24,11 @@ use onnxd_proto::{
 use sha2::{Digest, Sha256};
 
 use crate::models::{
-    crash,
-    digests::Digests,
-    lock,
-    source::{Directory, SourceFile, StagedFile, hex, io_refusal},
+    disk::{hex, io_refusal},
+    sources::{
+        digests::Digests,
+        directory::{Directory, SourceFile, StagedFile},
+    },
 };
 use onnxd_proto::exit::Failure;
 

@@ -15,7 +15,12 @@
 //! nothing serves wait in it, too, and all of them cause one load, see [`Wanted`].
 
 mod ahead;
+pub mod events;
 mod outcome;
+mod pace;
+mod pending;
+pub mod presence;
+mod probation;
 
 use std::{
     collections::VecDeque,
@@ -27,8 +32,13 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use crate::models::events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version};
-use crate::models::{gate::Presence, pace::Pace, probation::Probation, wanted::Wanted};
+use crate::models::machine::{
+    events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version},
+    pace::Pace,
+    pending::Wanted,
+    presence::Presence,
+    probation::Probation,
+};
 use crate::pool::WorkerId;
 use onnxd_proto::domain::Load;
 
@@ -377,7 +387,7 @@ fn is_unloaded() -> Refusal {
 }
 
 #[cfg(test)]
-#[path = "line_tests.rs"]
+#[path = "machine_tests.rs"]
 mod tests;
 
 #[cfg(test)]
@@ -385,5 +395,5 @@ mod tests;
 mod unload_tests;
 
 #[cfg(test)]
-#[path = "line_world.rs"]
+#[path = "world.rs"]
 mod world;

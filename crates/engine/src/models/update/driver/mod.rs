@@ -1,4 +1,4 @@
-//! Does what a model's [`line`](crate::models::line) asks for: a task for each model that stages, checks,
+//! Does what a model's [`line`](crate::models::machine) asks for: a task for each model that stages, checks,
 //! has workers load ahead, records and commits, and tells callers how it goes. Decides nothing.
 
 mod steps;
@@ -14,13 +14,14 @@ use tokio::{
 
 use crate::dispatch;
 use crate::models::{
-    events::{Action, CallId, Committed, Event, Job},
-    find::Found,
     gate::Presence,
-    line::Line,
+    machine::{
+        Line,
+        events::{Action, CallId, Committed, Event, Job},
+    },
     registry::Model,
     store::{Hold, Staged},
-    update::{LineHandle, Means, Progress},
+    update::{LineHandle, Means, Progress, find::Found},
 };
 use onnxd_proto::domain::{Load, Outcome, Step};
 
@@ -29,7 +30,7 @@ const INPUTS_MAX: usize = 1024;
 
 /// What comes to the task: calls, what happened to workers, and the outcomes of its own steps.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(in crate::models::update) enum Input {
     Called(CallId, Job, Caller),
     Wanted(CallId, Load, Caller),
     Happened(Event),
@@ -46,14 +47,14 @@ pub(super) enum Input {
 
 /// Who asked for an update.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(in crate::models::update) struct Caller {
     pub progress: Progress,
     pub answer: oneshot::Sender<Result<Outcome, Refusal>>,
     pub start: Instant,
 }
 
 /// The task of one line.
-pub(super) struct Driver {
+pub(in crate::models::update) struct Driver {
     line: Line,
     model: Arc<Model>,
     means: Means,
@@ -78,7 +79,11 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Starts the task; it ends when all handles to it are dropped.
-    pub(super) fn start(line: Line, model: Arc<Model>, means: Means) -> LineHandle {
+    pub(in crate::models::update) fn start(
+        line: Line,
+        model: Arc<Model>,
+        means: Means,
+    ) -> LineHandle {
         let (inputs, queue) = mpsc::channel(INPUTS_MAX);
         let driver = Self {
             line,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::models::{events::Cause, line::*};
+use crate::models::machine::{events::Cause, *};
 
 pub(super) const TIMES: Times =
     Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };

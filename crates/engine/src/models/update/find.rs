@@ -1,5 +1,5 @@
 //! Which content an update is about: stages a source, or finds a version that is kept, and says
-//! what is known of it. Called by a model's [`driver`](crate::models::driver), on a thread that may block.
+//! what is known of it. Called by a model's [`driver`](crate::models::update::driver), on a thread that may block.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use onnxd_proto::{
 };
 
 use crate::models::{
-    events::{Candidate, Job, Target},
+    machine::events::{Candidate, Job, Target},
     registry::Model,
-    source::Directory,
+    sources::directory::Directory,
     store::{Hold, Staged, Store},
 };
 

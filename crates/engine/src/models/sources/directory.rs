@@ -13,8 +13,11 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest, Sha256};
 
 use crate::models::{
-    checksums::{self, Checksums},
-    digests::{Digests, Identity},
+    disk::{hex, io_refusal},
+    sources::{
+        checksums::{self, Checksums},
+        digests::{Digests, Identity},
+    },
 };
 
 /// Files that a version takes from a directory where they are there. The model itself and its
@@ -244,16 +247,6 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// The refusal for a fault of the disk: `Space` where it is full.
-pub fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
-    let full = matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    );
-    let kind = if full { RefusalKind::Space } else { RefusalKind::Internal };
-    kind.because(format!("{}: {error}", path.display()))
-}
-
 /// Copies one file; gives its length and SHA-256. `count` hears of each part and says whether
 /// there is room for it.
 fn copy(
@@ -280,15 +273,6 @@ fn copy(
         digest.update(&buffer[..length]);
         to.write_all(&buffer[..length])?;
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes everything");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use crate::models::{
+use crate::models::machine::{
+    Line, Phase, Running,
     events::{Action, CallId, Committed, Target},
-    line::{Line, Phase, Running, is_unloaded},
+    is_unloaded,
     probation::Probation,
 };
 

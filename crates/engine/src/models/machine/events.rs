@@ -1,4 +1,4 @@
-//! The words between a [`line`](crate::models::line) of updates and its [`driver`](crate::models::driver): what
+//! The words between a [`line`](crate::models::machine) of updates and its [`driver`](crate::models::update::driver): what
 //! can happen, and what is to be done about it.
 
 use std::path::PathBuf;

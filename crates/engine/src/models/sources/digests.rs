@@ -36,12 +36,12 @@ impl Identity {
     ///
     /// # Errors
     /// What the system answers.
-    pub(super) fn of(file: &File) -> io::Result<Self> {
+    pub(in crate::models) fn of(file: &File) -> io::Result<Self> {
         Ok(Self::from(&file.metadata()?))
     }
 
     /// Its length.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::models) fn bytes(&self) -> u64 {
         self.bytes
     }
 
@@ -71,12 +71,12 @@ impl From<&Metadata> for Identity {
 
 impl Digests {
     /// The SHA-256 of the file, in hex, if it has not changed since it was read.
-    pub(super) fn get(&self, identity: &Identity) -> Option<String> {
+    pub(in crate::models) fn get(&self, identity: &Identity) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(identity).cloned()
     }
 
     /// Remembers what was read of a file that was `before` when reading began.
-    pub(super) fn remember(&self, file: &File, before: Identity, sha256: &str) {
+    pub(in crate::models) fn remember(&self, file: &File, before: Identity, sha256: &str) {
         let unchanged = Identity::of(file).is_ok_and(|after| after == before);
         if unchanged && before.is_settled() {
             let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
