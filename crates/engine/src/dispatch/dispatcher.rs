@@ -30,7 +30,7 @@ use crate::dispatch::{
     worker::Worker,
 };
 use crate::{
-    models::{machine::events, registry::Registry, update::LineHandle},
+    models::{machine::events, registry::Registry, update::UpdateHandle},
     pool::{
         Epoch, Supervision, WorkerId,
         keeper::{Ended, Report},
@@ -74,7 +74,7 @@ pub struct Dispatcher {
     draining: Option<Instant>,
     retry_loads_at: Option<Instant>,
     events: mpsc::Sender<Event>,
-    lines: Vec<LineHandle>,
+    lines: Vec<UpdateHandle>,
     pub(super) unloads: Vec<Unload>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) health: watch::Sender<Health>,
@@ -106,7 +106,7 @@ pub struct Means {
     /// What workers are told at their start.
     pub welcome: Welcome,
     /// The lines of updates, which hear what workers load and how they end.
-    pub lines: Vec<LineHandle>,
+    pub lines: Vec<UpdateHandle>,
     pub events: mpsc::Sender<Event>,
     /// Where it says how much waits.
     pub backlog: Arc<Backlog>,

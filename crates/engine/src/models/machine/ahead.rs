@@ -1,4 +1,4 @@
-//! Loading ahead in a [`Line`]: one worker after the other, and what becomes of those that do not
+//! Loading ahead in a [`UpdateMachine`]: one worker after the other, and what becomes of those that do not
 //! answer.
 
 use std::{collections::VecDeque, time::Instant};
@@ -6,12 +6,12 @@ use std::{collections::VecDeque, time::Instant};
 use onnxd_proto::domain::RefusalKind;
 
 use crate::models::machine::{
-    Line, LoadedSoFar, Phase,
+    LoadedSoFar, Phase, UpdateMachine,
     events::{Action, Cause, Version},
 };
 use crate::pool::WorkerId;
 
-impl Line {
+impl UpdateMachine {
     /// Asks the first of `rest` to load, or goes on when all have been asked.
     pub(super) fn load_next(
         &mut self,

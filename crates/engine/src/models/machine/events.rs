@@ -1,4 +1,4 @@
-//! The words between a [`line`](crate::models::machine) of updates and its [`driver`](crate::models::update::driver): what
+//! The words between a [`machine`](crate::models::machine) of updates and its [`driver`](crate::models::update::driver): what
 //! can happen, and what is to be done about it.
 
 use std::path::PathBuf;
@@ -139,14 +139,14 @@ pub enum Action {
     Answer(CallId, Result<Committed, Refusal>),
     /// Refuse this version from now on.
     Quarantine(Version),
-    /// Say that the line goes back by itself.
+    /// Say that the machine goes back by itself.
     AnnounceRollback {
         /// What failed.
         from: Generation,
         /// What served before.
         to: Version,
     },
-    /// The line could not go back by itself; the version that failed serves on.
+    /// The machine could not go back by itself; the version that failed serves on.
     RollbackFailed(Refusal),
     /// What workers have loaded ahead is not needed.
     Forget,

@@ -1,4 +1,4 @@
-//! What a line of updates promises, alone and in a simulation whose every run is named by its
+//! What a update machine promises, alone and in a simulation whose every run is named by its
 //! seed: `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine machine` replays one.
 
 use proptest::prelude::*;
@@ -36,13 +36,13 @@ fn simulate(seed: u64) {
         let pair = (committed.generation, committed.version.clone());
         assert!(world.commits.contains(&pair), "seed {seed}: an answer without a commit");
     }
-    let serving = world.line.serving.clone();
+    let serving = world.machine.serving.clone();
     let served = serving.as_ref().map_or(0, |(generation, _)| *generation);
     assert_eq!(served, world.page, "seed {seed}: what serves is what workers are told");
     if let Some(serving) = serving {
         assert_eq!(Some(&serving), world.commits.last(), "seed {seed}: the last commit serves");
     }
-    assert!(world.line.wanted.is_empty(), "seed {seed}: somebody waits in vain");
+    assert!(world.machine.pending.is_empty(), "seed {seed}: somebody waits in vain");
 }
 
 #[test]
@@ -171,22 +171,22 @@ fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
 
 #[test]
 fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
-    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let mut machine = UpdateMachine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
-    assert_eq!((line.caller(), line.is_idle()), (None, true));
+    assert_eq!((machine.caller(), machine.is_idle()), (None, true));
     let lazy = |version| job(version, Load::Lazy);
-    assert_eq!(line.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
-    assert_eq!((line.caller(), line.is_idle()), (Some(7), false));
-    assert!(line.handle(now, Event::Held).is_empty());
-    assert!(line.handle(now, Event::Called(8, lazy("c"))).is_empty());
-    let recorded = line.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(machine.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
+    assert_eq!((machine.caller(), machine.is_idle()), (Some(7), false));
+    assert!(machine.handle(now, Event::Held).is_empty());
+    assert!(machine.handle(now, Event::Called(8, lazy("c"))).is_empty());
+    let recorded = machine.handle(now, Event::Staged(Ok(candidate("b"))));
     assert_eq!(recorded, [Action::Record(1, "b".into())]);
-    line.handle(now, Event::Recorded(Ok(())));
-    assert_eq!((line.caller(), line.is_idle()), (None, true));
-    assert!(line.handle(now, Event::Held).is_empty());
-    assert!(line.handle(now, Event::Resumed).is_empty(), "another one holds it still");
-    assert_eq!(line.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
-    assert_eq!(line.caller(), Some(8));
+    machine.handle(now, Event::Recorded(Ok(())));
+    assert_eq!((machine.caller(), machine.is_idle()), (None, true));
+    assert!(machine.handle(now, Event::Held).is_empty());
+    assert!(machine.handle(now, Event::Resumed).is_empty(), "another one holds it still");
+    assert_eq!(machine.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
+    assert_eq!(machine.caller(), Some(8));
 }
 
 #[test]
@@ -200,50 +200,50 @@ fn a_line_that_is_stopped_goes_back_from_nothing() {
 
 #[test]
 fn so_many_callers_wait_for_one_update_and_the_next_is_refused() {
-    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let mut machine = UpdateMachine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
-    line.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
     for caller in 1..=CALLERS_MAX as u64 {
-        assert!(line.handle(now, Event::Called(caller, job("c", Load::Ahead))).is_empty());
+        assert!(machine.handle(now, Event::Called(caller, job("c", Load::Ahead))).is_empty());
     }
-    let refused = line.handle(now, Event::Called(u64::MAX, job("d", Load::Ahead)));
+    let refused = machine.handle(now, Event::Called(u64::MAX, job("d", Load::Ahead)));
     let [Action::Answer(u64::MAX, Err(refusal))] = &refused[..] else { panic!("{refused:?}") };
     assert_eq!(refusal.kind, RefusalKind::Busy);
 }
 
 #[test]
 fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_up() {
-    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let mut machine = UpdateMachine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
-    line.handle(now, Event::Called(0, job("b", Load::Ahead)));
-    let asked = line.handle(now, Event::Staged(Ok(candidate("b"))));
+    machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    let asked = machine.handle(now, Event::Staged(Ok(candidate("b"))));
     assert_eq!(asked, [Action::AskWorkers]);
-    let first = line.handle(now, Event::Workers(vec![0, 1, 2]));
+    let first = machine.handle(now, Event::Workers(vec![0, 1, 2]));
     assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
     for (worker, version) in [(1, "b"), (0, "c")] {
-        let stray = line.handle(now, Event::Loaded(worker, version.into(), Ok(())));
+        let stray = machine.handle(now, Event::Loaded(worker, version.into(), Ok(())));
         assert!(stray.is_empty(), "nobody asked {worker} for {version}: {stray:?}");
     }
-    let second = line.handle(now, Event::Loaded(0, "b".into(), Ok(())));
+    let second = machine.handle(now, Event::Loaded(0, "b".into(), Ok(())));
     assert_eq!(second, [Action::LoadAhead(1, "b".into())]);
-    let third = line.handle(now, Event::WorkerEnded(1, Cause::Fault));
+    let third = machine.handle(now, Event::WorkerEnded(1, Cause::Fault));
     assert_eq!(third, [Action::LoadAhead(2, "b".into())]);
-    assert!(line.handle(now, Event::Ticked).is_empty());
-    let late = line.deadline().unwrap();
-    assert_eq!(line.handle(late, Event::Ticked), [Action::Record(1, "b".into())]);
-    assert!(line.handle(late, Event::Loaded(2, "b".into(), Ok(()))).is_empty());
+    assert!(machine.handle(now, Event::Ticked).is_empty());
+    let late = machine.deadline().unwrap();
+    assert_eq!(machine.handle(late, Event::Ticked), [Action::Record(1, "b".into())]);
+    assert!(machine.handle(late, Event::Loaded(2, "b".into(), Ok(()))).is_empty());
 }
 
 #[test]
 fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
     let asked = |first: Event, second: Event| {
-        let mut line = Line::new(1, Some((1, "a".into())), TIMES);
+        let mut machine = UpdateMachine::new(1, Some((1, "a".into())), TIMES);
         let now = Instant::now();
-        line.handle(now, Event::Called(0, job("b", Load::Ahead)));
-        line.handle(now, Event::Staged(Ok(candidate("b"))));
-        line.handle(now, Event::Workers(vec![0, 1]));
-        line.handle(now, first);
-        line.handle(now, second)
+        machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
+        machine.handle(now, Event::Staged(Ok(candidate("b"))));
+        machine.handle(now, Event::Workers(vec![0, 1]));
+        machine.handle(now, first);
+        machine.handle(now, second)
     };
     let ended = |worker| Event::WorkerEnded(worker, Cause::Fault);
     let killed = |worker| Event::WorkerEnded(worker, Cause::Killed);

@@ -1,4 +1,4 @@
-//! One model's line of updates as a state machine. Pure: it is told what happened and when, and
+//! One model's update machine as a state machine. Pure: it is told what happened and when, and
 //! answers what is to be done; [`crate::models::update`] does it and tells the outcome.
 //!
 //! ```text
@@ -9,10 +9,10 @@
 //! Whatever fails before the record is durable leaves the serving generation alone. One update
 //! runs, one waits; a newer call takes the waiting one's place, and whoever asked for that one is
 //! told which generation came instead. After a commit the new version is on probation: if its
-//! workers fail twice in that time, the line goes back to the version before by itself.
+//! workers fail twice in that time, the machine goes back to the version before by itself.
 //!
-//! An unload stands in the same line: draining, unloading, idle. Requests that need a model of which
-//! nothing serves wait in it, too, and all of them cause one load, see [`Wanted`].
+//! An unload stands in the same machine: draining, unloading, idle. Requests that need a model of which
+//! nothing serves wait in it, too, and all of them cause one load, see [`PendingLoads`].
 
 mod ahead;
 pub mod events;
@@ -35,14 +35,14 @@ use onnxd_proto::{
 use crate::models::machine::{
     events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version},
     pace::Pace,
-    pending::Wanted,
+    pending::PendingLoads,
     presence::Presence,
     probation::Probation,
 };
 use crate::pool::WorkerId;
 use onnxd_proto::domain::Load;
 
-/// Callers that may wait in one line. More are refused.
+/// Callers that may wait in one machine. More are refused.
 pub const CALLERS_MAX: usize = 4096;
 
 /// How long things may take.
@@ -54,9 +54,9 @@ pub struct Times {
     pub probation: Duration,
 }
 
-/// One model's line.
+/// One model's machine.
 #[derive(Debug)]
-pub struct Line {
+pub struct UpdateMachine {
     times: Times,
     /// The last number that was ever given out.
     last: Generation,
@@ -65,7 +65,7 @@ pub struct Line {
     waiting: Option<Waiting>,
     pace: Pace,
     probation: Option<Probation>,
-    wanted: Wanted,
+    pending: PendingLoads,
     /// Whether it was told to serve nothing.
     unloaded: bool,
     /// Who wants nothing new to begin for the time being: a successor until its predecessor has gone, and
@@ -81,7 +81,7 @@ pub struct Line {
 #[derive(Debug)]
 struct Running {
     job: Job,
-    /// Who asked for it; nobody where the line goes back by itself or loads what is wanted.
+    /// Who asked for it; nobody where the machine goes back by itself or loads what is wanted.
     caller: Option<CallId>,
     /// Who asked for something that this update took the place of.
     superseded: Vec<CallId>,
@@ -89,7 +89,7 @@ struct Running {
     version: Version,
     /// Its number, where its record is durable already.
     durable: Option<Generation>,
-    /// What it is to end, where the line goes back by itself.
+    /// What it is to end, where the machine goes back by itself.
     ends: Option<Probation>,
 }
 
@@ -132,8 +132,8 @@ struct Waiting {
     superseded: Vec<CallId>,
 }
 
-impl Line {
-    /// A line that has given out numbers up to `last` and serves what a restart found.
+impl UpdateMachine {
+    /// A machine that has given out numbers up to `last` and serves what a restart found.
     pub fn new(last: Generation, serving: Option<(Generation, Version)>, times: Times) -> Self {
         Self {
             times,
@@ -143,7 +143,7 @@ impl Line {
             waiting: None,
             pace: Pace::default(),
             probation: None,
-            wanted: Wanted::default(),
+            pending: PendingLoads::default(),
             unloaded: false,
             holds: 0,
             stopped: None,
@@ -241,7 +241,7 @@ impl Line {
                 let (generation, version) = (*generation, version.clone());
                 Ok(Committed { generation, version, previous: generation, load })
             }
-            (_, None) => match self.wanted.add(now, caller, load) {
+            (_, None) => match self.pending.add(now, caller, load) {
                 Ok(()) => return,
                 Err(refusal) => Err(refusal),
             },
@@ -278,10 +278,10 @@ impl Line {
         if let Some(Waiting { job, caller, superseded }) = self.waiting.take_if(|_| paced) {
             self.pace.begun(now);
             self.start(job, Some(caller), superseded);
-        } else if self.waiting.is_none() && !self.wanted.is_empty() {
+        } else if self.waiting.is_none() && !self.pending.is_empty() {
             let job = Job {
                 target: Target::Last,
-                load: self.wanted.load(),
+                load: self.pending.load(),
                 force: true,
                 allow_dimension_change: true,
             };

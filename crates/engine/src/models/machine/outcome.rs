@@ -1,4 +1,4 @@
-//! How what runs in a [`Line`] ends: with a commit, with an unload, refused, or stopped; and who is
+//! How what runs in a [`UpdateMachine`] ends: with a commit, with an unload, refused, or stopped; and who is
 //! told.
 
 use std::time::Instant;
@@ -9,13 +9,13 @@ use onnxd_proto::{
 };
 
 use crate::models::machine::{
-    Line, Phase, Running,
+    Phase, Running, UpdateMachine,
     events::{Action, CallId, Committed, Target},
     is_unloaded,
     probation::Probation,
 };
 
-impl Line {
+impl UpdateMachine {
     /// The record is durable: what has been prepared serves.
     pub(super) fn commit(&mut self, now: Instant, generation: Generation) {
         let Some(running) = self.running.take() else { return };
@@ -41,7 +41,7 @@ impl Line {
         let load = running.job.load;
         let version = running.version;
         let committed = Committed { generation, version, previous, load };
-        for caller in running.caller.into_iter().chain(self.wanted.served()) {
+        for caller in running.caller.into_iter().chain(self.pending.served()) {
             self.actions.push(Action::Answer(caller, Ok(committed.clone())));
         }
         let message = format!("superseded by a newer update, which is generation {generation}");
@@ -62,7 +62,7 @@ impl Line {
         }
         let refusal = RefusalKind::Superseded.because("superseded by an unload");
         self.refuse_all(running.superseded, &refusal);
-        let wanted = self.wanted.take();
+        let wanted = self.pending.take();
         self.refuse_all(wanted, &is_unloaded());
     }
 
@@ -77,7 +77,7 @@ impl Line {
         let is_wanted = running.job.target == Target::Last;
         match running.caller {
             Some(caller) => self.actions.push(Action::Answer(caller, Err(refusal.clone()))),
-            None if is_wanted => self.wanted.failed(now, refusal),
+            None if is_wanted => self.pending.failed(now, refusal),
             None => {
                 // Two further failures try it again.
                 self.probation = running.ends;
@@ -92,7 +92,7 @@ impl Line {
         self.refuse_all(running.superseded, &RefusalKind::Superseded.because(message));
         // Who waits for something to serve may get it from the next update.
         if self.waiting.is_none() && (is_wanted || self.unloaded) {
-            let wanted = self.wanted.take();
+            let wanted = self.pending.take();
             self.refuse_all(wanted, refusal);
         }
     }
@@ -110,7 +110,7 @@ impl Line {
             self.refuse_all(waiting.superseded, &refusal);
             self.refuse_all(vec![waiting.caller], &refusal);
         }
-        let wanted = self.wanted.take();
+        let wanted = self.pending.take();
         self.refuse_all(wanted, &refusal);
     }
 }

@@ -1,5 +1,5 @@
 //! The time after a commit in which failures of workers bring the old version back. Pure; part of
-//! a model's [`line`](crate::models::machine).
+//! a model's [`machine`](crate::models::machine).
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What surrounds a line in its tests: a [`World`] does what the line asks for, with luck or without.
+//! What surrounds a machine in its tests: a [`World`] does what the machine asks for, with luck or without.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ pub(super) fn candidate(version: &str) -> Candidate {
     Candidate { version: version.to_owned(), unchecked: false, quarantined: false, durable: None }
 }
 
-/// Plays what surrounds a line: it does what the line asks for and tells the outcome, in the
+/// Plays what surrounds a machine: it does what the machine asks for and tells the outcome, in the
 /// order and with the failures that a stream of random numbers says.
 pub(super) struct World {
-    pub(super) line: Line,
+    pub(super) machine: UpdateMachine,
     pub(super) now: Instant,
     pub(super) random: u64,
     /// Actions that are under way.
@@ -42,7 +42,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            line: Line::new(0, None, TIMES),
+            machine: UpdateMachine::new(0, None, TIMES),
             now: Instant::now(),
             random: seed | 1,
             pending: Vec::new(),
@@ -68,7 +68,7 @@ impl World {
     }
 
     pub(super) fn tell(&mut self, event: Event) {
-        for action in self.line.handle(self.now, event) {
+        for action in self.machine.handle(self.now, event) {
             match action {
                 Action::Answer(call, result) => {
                     if let (true, Ok(served)) = (self.wants.contains(&call), &result) {
@@ -114,10 +114,10 @@ impl World {
         self.tell(Event::Wanted(id, Load::Ahead));
     }
 
-    /// A line that nobody has used yet, whose last generation before the start was 3.
+    /// A machine that nobody has used yet, whose last generation before the start was 3.
     pub(super) fn restarted(seed: u64) -> Self {
         let durable = (3, "v0".to_owned());
-        let mut world = Self { line: Line::new(5, None, TIMES), ..Self::new(seed) };
+        let mut world = Self { machine: UpdateMachine::new(5, None, TIMES), ..Self::new(seed) };
         world.recorded.insert(3, durable.1.clone());
         world.durable = Some(durable);
         world
@@ -172,9 +172,9 @@ impl World {
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.pending.is_empty() {
-                assert!(self.line.running.is_none());
-                let Some(deadline) = self.line.deadline() else {
-                    assert!(self.line.waiting.is_none());
+                assert!(self.machine.running.is_none());
+                let Some(deadline) = self.machine.deadline() else {
+                    assert!(self.machine.waiting.is_none());
                     return;
                 };
                 self.now = self.now.max(deadline);
@@ -183,7 +183,7 @@ impl World {
             }
             self.finish_one(10);
         }
-        panic!("the line does not come to rest");
+        panic!("the machine does not come to rest");
     }
 
     pub(super) fn step(&mut self) {

@@ -24,7 +24,7 @@ use crate::dispatch;
 use crate::models::{
     gate::{Pass, Presence},
     machine::{
-        Line, Times,
+        Times, UpdateMachine,
         events::{CallId, Event, Job},
     },
     registry::{Model, Registry},
@@ -63,14 +63,14 @@ pub type Progress = mpsc::Sender<Step>;
 pub struct Updater {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    lines: Vec<LineHandle>,
+    lines: Vec<UpdateHandle>,
 }
 
 /// The way into one model's line; also what the dispatcher tells about workers goes here.
 #[derive(Clone, Debug)]
-pub struct LineHandle(mpsc::Sender<Input>);
+pub struct UpdateHandle(mpsc::Sender<Input>);
 
-impl LineHandle {
+impl UpdateHandle {
     /// A handle to the task that reads the other end.
     fn new(inputs: mpsc::Sender<Input>) -> Self {
         Self(inputs)
@@ -109,7 +109,7 @@ impl Updater {
     pub fn new(means: &Means) -> io::Result<Self> {
         let line = |model: &Arc<Model>| {
             let last = means.store.generations(&model.name)?.last().copied().unwrap_or(0);
-            let line = Line::new(last, None, means.times);
+            let line = UpdateMachine::new(last, None, means.times);
             Ok(Driver::start(line, Arc::clone(model), means.clone()))
         };
         let lines = means.registry.models().iter().map(line).collect::<io::Result<_>>()?;
@@ -171,7 +171,7 @@ impl Updater {
     }
 
     /// The way into the line of each model, by slot.
-    pub fn lines(&self) -> Vec<LineHandle> {
+    pub fn lines(&self) -> Vec<UpdateHandle> {
         self.lines.clone()
     }
 

@@ -1,4 +1,4 @@
-//! Does what a model's [`line`](crate::models::machine) asks for: a task for each model that stages, checks,
+//! Does what a model's [`machine`](crate::models::machine) asks for: a task for each model that stages, checks,
 //! has workers load ahead, records and commits, and tells callers how it goes. Decides nothing.
 
 mod steps;
@@ -16,16 +16,16 @@ use crate::dispatch;
 use crate::models::{
     gate::Presence,
     machine::{
-        Line,
+        UpdateMachine,
         events::{Action, CallId, Committed, Event, Job},
     },
     registry::Model,
     store::{Hold, Staged},
-    update::{LineHandle, Means, Progress, find::Found},
+    update::{Means, Progress, UpdateHandle, find::Found},
 };
 use onnxd_proto::domain::{Load, Outcome, Step};
 
-/// Inputs of one line that may wait.
+/// Inputs of one machine that may wait.
 const INPUTS_MAX: usize = 1024;
 
 /// What comes to the task: calls, what happened to workers, and the outcomes of its own steps.
@@ -53,9 +53,9 @@ pub(in crate::models::update) struct Caller {
     pub start: Instant,
 }
 
-/// The task of one line.
+/// The task of one machine.
 pub(in crate::models::update) struct Driver {
-    line: Line,
+    machine: UpdateMachine,
     model: Arc<Model>,
     means: Means,
     inputs: mpsc::Sender<Input>,
@@ -80,13 +80,13 @@ pub(in crate::models::update) struct Driver {
 impl Driver {
     /// Starts the task; it ends when all handles to it are dropped.
     pub(in crate::models::update) fn start(
-        line: Line,
+        machine: UpdateMachine,
         model: Arc<Model>,
         means: Means,
-    ) -> LineHandle {
+    ) -> UpdateHandle {
         let (inputs, queue) = mpsc::channel(INPUTS_MAX);
         let driver = Self {
-            line,
+            machine,
             model,
             means,
             inputs: inputs.clone(),
@@ -104,12 +104,12 @@ impl Driver {
             holding: Vec::new(),
         };
         tokio::spawn(driver.run(queue));
-        LineHandle::new(inputs)
+        UpdateHandle::new(inputs)
     }
 
     async fn run(mut self, mut queue: mpsc::Receiver<Input>) {
         loop {
-            let deadline = self.line.deadline();
+            let deadline = self.machine.deadline();
             let input = tokio::select! {
                 input = queue.recv() => match input {
                     Some(input) => input,
@@ -118,8 +118,8 @@ impl Driver {
                 () = sleep_until(deadline) => Input::Happened(Event::Ticked),
             };
             let Some(event) = self.take_in(input) else { continue };
-            let actions = self.line.handle(Instant::now(), event);
-            let presence = self.line.presence();
+            let actions = self.machine.handle(Instant::now(), event);
+            let presence = self.machine.presence();
             // A gate is closed before anything follows from that, and open when what it opens for
             // serves: see `commit`.
             if presence != Presence::Loaded {
@@ -132,7 +132,7 @@ impl Driver {
                 self.act(action);
             }
             self.model.gate.set(presence);
-            if self.line.is_idle() {
+            if self.machine.is_idle() {
                 // Who asked may have given up.
                 for holding in self.holding.drain(..) {
                     let _ = holding.send(());
@@ -141,7 +141,7 @@ impl Driver {
         }
     }
 
-    /// Keeps what the pure line does not need to know, and turns the input into its event.
+    /// Keeps what the pure machine does not need to know, and turns the input into its event.
     fn take_in(&mut self, input: Input) -> Option<Event> {
         let seconds = self.step_start.elapsed().as_secs_f64();
         Some(match input {
@@ -266,7 +266,7 @@ impl Driver {
 
     fn answer(&mut self, id: CallId, result: Result<Committed, Refusal>) {
         let Some(caller) = self.callers.remove(&id) else { return };
-        if result.is_err() && self.line.is_idle() && self.hold.is_some() {
+        if result.is_err() && self.machine.is_idle() && self.hold.is_some() {
             self.clean_up();
         }
         let outcome = result.map(|committed| Outcome {
@@ -281,19 +281,19 @@ impl Driver {
         let _ = caller.answer.send(outcome);
     }
 
-    /// Runs one step of the update and tells the line its outcome.
+    /// Runs one step of the update and tells the machine its outcome.
     fn spawn(&mut self, step: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.step_start = Instant::now();
         self.step = Some(tokio::spawn(async move {
-            // The line outlives its steps.
+            // The machine outlives its steps.
             let _ = inputs.send(step.await).await;
         }));
     }
 
     /// Tells a step to whoever asked for the update that runs.
     fn tell(&self, step: Step) {
-        let caller = self.line.caller().and_then(|id| self.callers.get(&id));
+        let caller = self.machine.caller().and_then(|id| self.callers.get(&id));
         if let Some(caller) = caller {
             let _ = caller.progress.try_send(step);
         }

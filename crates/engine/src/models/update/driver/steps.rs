@@ -1,4 +1,4 @@
-//! The steps of an update and of an unload, as a [`Driver`] takes them. Each tells the line its
+//! The steps of an update and of an unload, as a [`Driver`] takes them. Each tells the machine its
 //! outcome.
 
 use std::{future::Future, sync::Arc, time::Duration};
