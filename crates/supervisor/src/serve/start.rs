@@ -34,9 +34,13 @@ use onnxd_engine::{
         machine::Times,
         registry::Registry,
         store::Store,
-        update::{self, LOAD_AHEAD_TIMEOUT, Updater, background::Background, checker::Checker},
+        update::{
+            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater, background::Background,
+            checker::Checker,
+        },
     },
     pool::{executable::WorkerExecutable, keeper::Keeper, state::WorkerState},
+    tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::metrics::Metrics;
@@ -48,6 +52,7 @@ impl Server {
         edge: &Edge,
         background: &Background,
         inherited: &mut Inherited,
+        tasks: &EssentialTasks,
     ) -> Result<Self, Failure> {
         let store =
             Arc::new(Store::open(&config.state_dir, config.retention, inherited.lock.take())?);
@@ -65,12 +70,13 @@ impl Server {
         let means = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), config.check)?,
+            checker: Checker::new(executable.clone(), config.check, tasks)?,
             metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
             events: events.clone(),
             background: background.clone(),
+            tasks: tasks.clone(),
         };
         let updater = Arc::new(restore(&means).await?);
         let welcome = Welcome {
@@ -80,7 +86,7 @@ impl Server {
             admin_socket: sockets.admin.name(),
             helper_cpus: Vec::new(),
         };
-        let workers = workers(config, &executable, registry.models().len(), &events)?;
+        let workers = workers(config, &executable, registry.models().len(), (&events, tasks))?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
         let means = dispatcher::Means {
@@ -94,7 +100,7 @@ impl Server {
             worker_memory_bytes: config.worker_memory_bytes,
         };
         let (dispatcher, health) = Dispatcher::new(means, workers);
-        tokio::spawn(dispatcher.run(incoming));
+        tasks.spawn("dispatcher", dispatcher.run(incoming));
 
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
         let dispatch = Dispatch::new(
@@ -116,7 +122,7 @@ impl Server {
         };
         let calls = Admin::calls();
         let admin = Admin { registry, updater, store, events, metrics, calls };
-        let server = Self::listen(config, edge, sockets, (app, admin)).await?;
+        let server = Self::listen(config, edge, sockets, (app, admin, tasks.clone())).await?;
         // Requests wait until workers are ready, except where a predecessor still answers them.
         server.open.send_replace(!inherited.succeeds());
         Ok(server)
@@ -127,7 +133,7 @@ impl Server {
         config: &Config,
         edge: &Edge,
         sockets: Sockets,
-        (app, admin): (App, Admin),
+        (app, admin, tasks): (App, Admin, EssentialTasks),
     ) -> Result<Self, Failure> {
         let for_a_successor = sockets
             .for_a_successor()
@@ -143,21 +149,22 @@ impl Server {
         let (open, opened) = watch::channel(false);
         let listener = Listener::new(public, edge, router::router(app.clone()), shared());
         let ticks = listener.ticks();
-        let run = |listener: Listener| {
+        let run = |name: &str, listener: Listener| {
             let (mut opened, drain, timeout) =
                 (opened.clone(), drain.clone(), config.drain_timeout);
-            tokio::spawn(async move {
+            tasks.spawn(name, async move {
                 // An error means that there is nothing left to open for.
                 let _ = opened.wait_for(|opened| *opened).await;
                 listener.run(drain, timeout).await;
             })
         };
-        let mut listeners = vec![run(listener)];
+        let mut listeners = vec![run("HTTP listener", listener)];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
-            let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
+            let services =
+                grpc::router(app.clone(), edge.keys.clone(), drain.clone(), &tasks).await?;
             let listener = Listener::grpc(socket, edge, services, shared());
-            listeners.push(run(listener));
+            listeners.push(run("gRPC listener", listener));
         }
         let admin_router = admin::router(admin);
         if let Some((socket, token)) = admin_tcp {
@@ -166,9 +173,9 @@ impl Server {
             // Its calls end when updates do, at the beginning of the drain.
             let own = (Arc::clone(&app.metrics), Places::new(admin::CONNECTIONS_MAX));
             let listener = Listener::new(socket, &Edge::open(), router, own);
-            run(listener);
+            run("admin listener", listener);
         }
-        let admin = tokio::spawn(admin_socket.serve(admin_router));
+        let admin = tasks.spawn("admin socket", admin_socket.serve(admin_router));
         Ok(Self {
             listen,
             grpc_listen,
@@ -182,6 +189,7 @@ impl Server {
             ticks,
             listeners,
             admin,
+            tasks,
         })
     }
 }
@@ -199,8 +207,9 @@ fn templates(config: &Config) -> Vec<String> {
 async fn restore(means: &update::Means) -> Result<Updater, Failure> {
     let updater = Updater::new(means)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore().await.map_err(|(model, refusal)| {
-        Failure::configuration(format!("--model {model}: {refusal}"))
+    updater.restore().await.map_err(|error| match error {
+        RestoreError::Refused { .. } => Failure::configuration(error.to_string()),
+        RestoreError::Ended { .. } => Failure::internal(error.to_string()),
     })?;
     Ok(updater)
 }
@@ -209,14 +218,20 @@ fn workers(
     config: &Config,
     executable: &WorkerExecutable,
     models: usize,
-    events: &mpsc::Sender<Event>,
+    (events, tasks): (&mpsc::Sender<Event>, &EssentialTasks),
 ) -> Result<Vec<Worker>, Failure> {
     let cpus = usable_cpus()?;
     let count = config.workers.map_or(cpus.len(), Into::into);
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
         let cpu = cpus[id % cpus.len()];
-        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
+        let guard = tasks.guard(format!("monitor of worker {id}"));
+        let event = move |worker, epoch, report| {
+            // It lives as long as the thread.
+            let _ = &guard;
+            Event::Kept(worker, epoch, report)
+        };
+        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), event)
             .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
         let state = WorkerState::new(Instant::now(), config.supervision.restarts_max);
         workers.push(Worker::new(keeper, cpu, models, state));

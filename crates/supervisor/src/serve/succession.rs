@@ -238,7 +238,9 @@ impl Server {
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;
         let updater = std::sync::Arc::clone(&self.updater);
+        let guard = self.tasks.guard("succession");
         tokio::spawn(async move {
+            let _guard = guard;
             // It says nothing more; this is its end.
             let _ = channel.read_u8().await;
             updater.resume().await;

@@ -18,9 +18,11 @@ use std::{
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
-use crate::dispatch;
 use crate::models::{
     gate::{Pass, Presence},
     machine::{
@@ -35,6 +37,7 @@ use crate::models::{
         driver::{Caller, Driver, Input},
     },
 };
+use crate::{dispatch, tasks::EssentialTasks};
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
 use onnxd_telemetry::metrics::Metrics;
 
@@ -53,6 +56,42 @@ pub enum NotServed {
     /// It was to be loaded on first use.
     #[error("the model could not be loaded: {0}")]
     Failed(Refusal),
+}
+
+/// Why a model could not be brought to what it serves at start.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RestoreError {
+    /// Its source cannot serve.
+    #[error("--model {model}: {refusal}")]
+    Refused {
+        /// The model.
+        model: String,
+        /// Why its source cannot serve.
+        refusal: Refusal,
+    },
+    /// Its update task has ended: a fault of our own.
+    #[error("internal error: the update task of {model} ended unexpectedly")]
+    Ended {
+        /// The model.
+        model: String,
+    },
+}
+
+/// Why an update task gave no result.
+enum AskError {
+    Refused(Refusal),
+    /// The task has ended.
+    Ended,
+}
+
+impl AskError {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Ended => RefusalKind::Internal
+                .because("internal error: the model's update task ended unexpectedly"),
+        }
+    }
 }
 
 /// Where the steps of an update are told; what nobody reads in time is dropped.
@@ -79,8 +118,11 @@ impl UpdateHandle {
     /// Tells what happened to a worker. What does not fit the queue is dropped: loading ahead has
     /// a deadline, and a storm of failures is known by its first two.
     pub fn tell(&self, event: Event) {
-        if self.0.try_send(Input::Happened(event)).is_err() {
-            tracing::warn!("a line of updates does not keep up");
+        match self.0.try_send(Input::Happened(event)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => tracing::warn!("a model's update task does not keep up"),
+            // The server ends because of that, see `tasks`.
+            Err(TrySendError::Closed(_)) => tracing::error!("a model's update task has ended"),
         }
     }
 }
@@ -96,6 +138,8 @@ pub struct Means {
     pub background: Background,
     /// How long a request may take: an unload waits for those that were accepted.
     pub request_timeout: Duration,
+    /// Runs the update tasks.
+    pub tasks: EssentialTasks,
     /// The dispatcher, which knows the workers.
     pub events: mpsc::Sender<dispatch::Event>,
 }
@@ -127,12 +171,18 @@ impl Updater {
     /// generation with a sound compiled form, or its source where there is no generation yet.
     ///
     /// # Errors
-    /// The model whose source cannot serve, and why.
-    pub async fn restore(&self) -> Result<(), (String, Refusal)> {
+    /// See [`RestoreError`].
+    pub async fn restore(&self) -> Result<(), RestoreError> {
         for model in self.registry.models().iter().filter(|model| model.preload) {
+            let name = || model.name.to_string();
             // No worker runs yet that could load ahead.
-            let loaded = self.want(model, Load::Lazy).await;
-            loaded.map_err(|refusal| (model.name.to_string(), refusal))?;
+            match self.want(model, Load::Lazy).await {
+                Ok(()) => {}
+                Err(AskError::Refused(refusal)) => {
+                    return Err(RestoreError::Refused { model: name(), refusal });
+                }
+                Err(AskError::Ended) => return Err(RestoreError::Ended { model: name() }),
+            }
         }
         Ok(())
     }
@@ -154,7 +204,8 @@ impl Updater {
                 Err(_) => match self.want(model, Load::Ahead).await {
                     Ok(()) => {}
                     Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
-                    Err(refusal) => {
+                    Err(error) => {
+                        let refusal = error.into_refusal();
                         let (kind, reason) = (refusal.kind, refusal.message.as_str());
                         tracing::warn!(model = %model.name, ?kind, reason, "not loaded on first use");
                         return Err(NotServed::Failed(refusal));
@@ -165,7 +216,7 @@ impl Updater {
     }
 
     /// Waits until something of a model serves, and has it loaded if nothing does.
-    async fn want(&self, model: &Model, load: Load) -> Result<(), Refusal> {
+    async fn want(&self, model: &Model, load: Load) -> Result<(), AskError> {
         let (progress, _) = mpsc::channel(1);
         self.ask(model, progress, |id, caller| Input::Wanted(id, load, caller)).await.map(drop)
     }
@@ -222,6 +273,7 @@ impl Updater {
     ) -> Result<Outcome, Refusal> {
         let start = Instant::now();
         let result = self.ask(model, progress, |id, caller| Input::Called(id, job, caller)).await;
+        let result = result.map_err(AskError::into_refusal);
         let refused = result.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
@@ -244,16 +296,16 @@ impl Updater {
         model: &Model,
         progress: Progress,
         input: impl FnOnce(CallId, Caller) -> Input,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<Outcome, AskError> {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let start = Instant::now();
         let (answer, answered) = oneshot::channel();
         let caller = Caller { progress, answer, start };
         let id = CALLS.fetch_add(1, Ordering::Relaxed);
-        let gone = || RefusalKind::Busy.because(STOPPING);
         let line = &self.lines[usize::from(model.slot)];
-        line.0.send(input(id, caller)).await.map_err(|_| gone())?;
-        answered.await.unwrap_or_else(|_| Err(gone()))
+        line.0.send(input(id, caller)).await.map_err(|_| AskError::Ended)?;
+        let answer = answered.await.map_err(|_| AskError::Ended)?;
+        answer.map_err(AskError::Refused)
     }
 
     /// Unloads a model: returns when what it had accepted is answered and workers have dropped what

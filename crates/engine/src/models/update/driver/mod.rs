@@ -103,7 +103,8 @@ impl Driver {
             loaded: 0,
             holding: Vec::new(),
         };
-        tokio::spawn(driver.run(queue));
+        let name = format!("updates of {}", driver.model.name);
+        driver.means.tasks.clone().spawn(name, driver.run(queue));
         UpdateHandle::new(inputs)
     }
 
@@ -285,7 +286,10 @@ impl Driver {
     fn spawn(&mut self, step: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.step_start = Instant::now();
+        // Without its outcome the machine would wait for ever.
+        let guard = self.means.tasks.guard(format!("an update step of {}", self.model.name));
         self.step = Some(tokio::spawn(async move {
+            let _guard = guard;
             // The machine outlives its steps.
             let _ = inputs.send(step.await).await;
         }));
