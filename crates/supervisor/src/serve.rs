@@ -84,8 +84,8 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
 /// What `--check-config` looks at beyond what loading the configuration does.
 fn check(config: &Config) -> Result<ExitStatus, Failure> {
     for model in &config.models {
-        if !model.directory.is_dir() {
-            let path = model.directory.display();
+        if let Some(path) = model.uri.directory().filter(|path| !path.is_dir()) {
+            let path = path.display();
             let message = format!("--model {}: the directory {path} is not there", model.name);
             return Err(Failure::configuration(message));
         }

@@ -30,7 +30,7 @@ use crate::dispatch::{
     worker::Worker,
 };
 use crate::{
-    models::{machine::events, registry::Registry, update::UpdateHandle},
+    models::{machine::events::WorkerEvent, registry::Registry, update::UpdateHandle},
     pool::{
         Epoch, Supervision, WorkerId,
         keeper::{Ended, Report},
@@ -264,7 +264,7 @@ impl Dispatcher {
         self.last_id
     }
 
-    pub(super) fn tell(&self, slot: Slot, event: events::Event) {
+    pub(super) fn tell(&self, slot: Slot, event: WorkerEvent) {
         if let Some(line) = self.lines.get(usize::from(slot)) {
             line.tell(event);
         }

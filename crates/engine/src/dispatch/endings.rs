@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::dispatch::{dispatcher::Dispatcher, worker::Worker};
 use crate::{
-    models::machine::events::{self, Cause},
+    models::machine::events::{Cause, WorkerEvent},
     pool::{WorkerId, keeper::Ended, state::State},
 };
 
@@ -147,9 +147,9 @@ impl Dispatcher {
         let worker = &self.workers[id];
         let nobody = worker.was_stopped() || worker.state.is_recycled() || ended.scarce;
         let event = match worker.killed_by_us() {
-            _ if nobody => events::Event::WorkerAbsent(id),
-            None if ended.is_blameless() => events::Event::WorkerEnded(id, Cause::Killed),
-            _ => events::Event::WorkerEnded(id, Cause::Fault),
+            _ if nobody => WorkerEvent::Absent(id),
+            None if ended.is_blameless() => WorkerEvent::Ended(id, Cause::Killed),
+            _ => WorkerEvent::Ended(id, Cause::Fault),
         };
         for model in self.registry.models() {
             self.tell(model.slot, event.clone());
@@ -165,7 +165,7 @@ impl Dispatcher {
             _ => None,
         };
         if let Some((slot, generation)) = loaded {
-            self.tell(slot, events::Event::WorkerFailed(generation));
+            self.tell(slot, WorkerEvent::Failed(generation));
         }
     }
 }

@@ -6,7 +6,7 @@ use onnxd_proto::{control_page::Slot, wire::message::ToWorker};
 use tokio::sync::oneshot;
 
 use crate::dispatch::dispatcher::Dispatcher;
-use crate::{models::machine::events, pool::WorkerId};
+use crate::{models::machine::events::WorkerEvent, pool::WorkerId};
 
 /// An unload that workers have been told of.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Dispatcher {
         let worker = &self.workers[id];
         let message = ToWorker::Load { slot, version };
         if !worker.state.serves() || !worker.send(0, &message, Vec::new()) {
-            self.tell(slot, events::Event::WorkerAbsent(id));
+            self.tell(slot, WorkerEvent::Absent(id));
         }
     }
 

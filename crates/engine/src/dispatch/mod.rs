@@ -10,7 +10,7 @@
 //! - [`recycle`]: who is started again because it uses too much memory.
 //! - [`health`]: whether there are workers to answer, for all who have to know.
 //! - [`hangs`]: what it does about groups that take too long and workers that are stopped.
-//! - [`loads`]: what workers load and drop apart from their groups.
+//! - [`loads`]: what workers load and drop apart from their groups; [`workers`]: how updates ask for it.
 //! - [`messages`]: what it does with what a worker says.
 //! - [`measure`]: what it tells the metrics.
 //! - [`worker`]: what the dispatcher knows of one worker; [`groups`]: of what it has to compute.
@@ -35,6 +35,7 @@ mod queue;
 mod recycle;
 pub mod scheduler;
 pub mod worker;
+pub mod workers;
 
 use std::{
     io,

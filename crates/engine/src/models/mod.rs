@@ -5,7 +5,8 @@
 //! - [`store`]: the state directory: staging, versions, records.
 //! - [`gate`]: admits requests to a model and counts them.
 //! - [`registry`]: the served models and the generation of each; the one writer of the control page.
-//! - [`update`]: runs the machines: stage → check → load ahead → record → commit.
+//! - [`workers`]: what updates need of the worker processes; the dispatcher implements it.
+//! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
 //!
 //! [`disk`] turns faults of the disk into refusals.
 
@@ -16,3 +17,4 @@ pub mod registry;
 pub mod sources;
 pub mod store;
 pub mod update;
+pub mod workers;

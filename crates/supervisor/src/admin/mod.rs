@@ -15,7 +15,6 @@ mod status;
 
 use std::{
     convert::Infallible,
-    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -49,7 +48,7 @@ use onnxd_engine::{
         machine::events::{Job, Target},
         registry::{Model, Registry},
         store::Store,
-        update::{Updater, absolute},
+        update::{Updater, source},
     },
 };
 use onnxd_telemetry::metrics::Metrics;
@@ -113,8 +112,8 @@ pub(crate) fn router(admin: Admin) -> Router {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct UpdateCall {
-    /// The directory with the new version; the model's own source where it is missing.
-    pub from: Option<PathBuf>,
+    /// The source of the new version, `DIR` or `file:///DIR`; the model's own where it is missing.
+    pub from: Option<String>,
     /// When workers load it.
     pub load: Load,
     /// Also a version that failed its probation before.
@@ -136,7 +135,7 @@ async fn update(
     extract::Path(model): extract::Path<String>,
     Json(mut call): Json<UpdateCall>,
 ) -> Response<Body> {
-    let from = match call.from.take().map(|from: PathBuf| absolute(&from)).transpose() {
+    let from = match call.from.take().map(|from| source(&from)).transpose() {
         Ok(from) => from,
         Err(refusal) => return refused(&refusal),
     };
@@ -152,8 +151,7 @@ async fn rollback(
 ) -> Response<Body> {
     // Asked for by name or as the one before: a rollback is not held up by what is known of it.
     let target = Target::Generation(call.to);
-    let job = Job { target, load: Load::Ahead, force: true, allow_dimension_change: true };
-    run(&admin, &model, job)
+    run(&admin, &model, Job::unconditional(target, Load::Ahead))
 }
 
 async fn unload(

@@ -51,7 +51,7 @@ pub(crate) struct UpdateArguments {
     pub model: ModelName,
     /// The directory with the new version [default: the directory the model was started with]
     #[arg(long, value_name = "DIR")]
-    pub from: Option<PathBuf>,
+    pub from: Option<String>,
     /// When workers load the new version
     #[arg(long, value_enum, default_value_t)]
     pub load: LoadArgument,

@@ -1,8 +1,11 @@
 //! `onnxd update`, `onnxd rollback` and `onnxd unload`.
 
-use std::{env, path::PathBuf};
+use std::env;
 
-use onnxd_proto::{domain::Refusal, exit::ExitStatus};
+use onnxd_proto::{
+    domain::{Refusal, SourceUri},
+    exit::ExitStatus,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -20,7 +23,7 @@ use onnxd_proto::exit::Failure;
 /// # Errors
 /// No supervisor answers.
 pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
-    let from = arguments.from.clone().map(from_here).transpose()?;
+    let from = arguments.from.as_deref().map(from_here).transpose()?;
     let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
     let call = UpdateCall { from, load: load.into(), force, allow_dimension_change };
     let path = format!("/admin/models/{}/update", arguments.model);
@@ -57,9 +60,10 @@ pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure>
 }
 
 /// The supervisor stands in another directory than we do.
-fn from_here(path: PathBuf) -> Result<PathBuf, Failure> {
+fn from_here(uri: &str) -> Result<String, Failure> {
     let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
-    Ok(here.join(path))
+    let uri = SourceUri::parse_in(&here, uri);
+    uri.map(String::from).map_err(|error| Failure::refused(format!("--from {error}")))
 }
 
 fn run(admin: &AdminArguments, path: &str, call: &Value) -> Result<ExitStatus, Failure> {

@@ -29,6 +29,7 @@ use onnxd_engine::{
         dispatcher::{self, Dispatcher, EVENTS_MAX},
         gather::{Dispatch, Limits},
         worker::Worker,
+        workers::WorkerRequests,
     },
     models::{
         machine::Times,
@@ -36,7 +37,7 @@ use onnxd_engine::{
         store::Store,
         update::{
             self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater, background::Background,
-            checker::Checker,
+            checker::Checker, coordinator::Alone,
         },
     },
     pool::{executable::WorkerExecutable, keeper::Keeper, state::WorkerState},
@@ -74,7 +75,8 @@ impl Server {
             metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
-            events: events.clone(),
+            workers: Arc::new(WorkerRequests::new(events.clone())),
+            coordinator: Arc::new(Alone),
             background: background.clone(),
             tasks: tasks.clone(),
         };

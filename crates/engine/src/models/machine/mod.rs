@@ -1,9 +1,9 @@
-//! One model's update machine as a state machine. Pure: it is told what happened and when, and
+//! The updates of one model as a state machine. Pure: it is told what happened and when, and
 //! answers what is to be done; [`crate::models::update`] does it and tells the outcome.
 //!
 //! ```text
-//!  idle ──► staging ──► checking ──► loading (ahead, one worker after the other) ──► recording ──► idle
-//!   │           rollback ─────────────►┘      lazy, or the same version ─────────────►┘    commit
+//!  idle ─► staging ─► checking ─► loading (ahead, one worker after the other) ─► proposed ─► recording ─► idle
+//!   │       rollback ───────────►┘      lazy, or the same version ─────────────►┘  decided    commit
 //! ```
 //!
 //! Whatever fails before the record is durable leaves the serving generation alone. One update
@@ -11,38 +11,41 @@
 //! told which generation came instead. After a commit the new version is on probation: if its
 //! workers fail twice in that time, the machine goes back to the version before by itself.
 //!
-//! An unload stands in the same machine: draining, unloading, idle. Requests that need a model of which
-//! nothing serves wait in it, too, and all of them cause one load, see [`PendingLoads`].
+//! A prepared version is *proposed*; whoever numbers generations *decides* whether it becomes one,
+//! and which. Until then the update can be given up; from then on its number is used up.
+//!
+//! An unload is one more job: draining, unloading, idle. Requests that need a model of which
+//! nothing serves wait, too, and all of them cause one load, see [`PendingLoads`].
 
 mod ahead;
 pub mod events;
 mod outcome;
 mod pace;
 mod pending;
+mod phase;
 pub mod presence;
 mod probation;
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use onnxd_proto::{
-    domain::{Refusal, RefusalKind},
+    domain::{Load, Refusal, RefusalKind},
     generation::Generation,
 };
 
 use crate::models::machine::{
-    events::{Action, CallId, Candidate, Committed, Event, Job, Target, Version},
+    events::{
+        Action, CallId, Candidate, Committed, Content, Decision, Event, Job, Payload, Proposal,
+        Target, WorkerEvent,
+    },
     pace::Pace,
     pending::PendingLoads,
+    phase::{Known, Left, Loading, Origin, Phase, Prepared, Running, Update},
     presence::Presence,
     probation::Probation,
 };
-use crate::pool::WorkerId;
-use onnxd_proto::domain::Load;
 
-/// Callers that may wait in one machine. More are refused.
+/// Callers that may wait for one model. More are refused.
 pub const CALLERS_MAX: usize = 4096;
 
 /// How long things may take.
@@ -54,17 +57,17 @@ pub struct Times {
     pub probation: Duration,
 }
 
-/// One model's machine.
+/// One model's updates.
 #[derive(Debug)]
-pub struct UpdateMachine {
+pub struct UpdateMachine<P: Payload> {
     times: Times,
     /// The last number that was ever given out.
     last: Generation,
-    serving: Option<(Generation, Version)>,
-    running: Option<Running>,
+    serving: Option<(Generation, P::Version)>,
+    running: Option<Running<P>>,
     waiting: Option<Waiting>,
     pace: Pace,
-    probation: Option<Probation>,
+    probation: Option<Probation<P::Version>>,
     pending: PendingLoads,
     /// Whether it was told to serve nothing.
     unloaded: bool,
@@ -74,57 +77,10 @@ pub struct UpdateMachine {
     /// Why nothing is decided any more.
     stopped: Option<&'static str>,
     /// What the event that is being handled leads to.
-    actions: Vec<Action>,
+    actions: Vec<Action<P>>,
 }
 
-/// The update that runs.
-#[derive(Debug)]
-struct Running {
-    job: Job,
-    /// Who asked for it; nobody where the machine goes back by itself or loads what is wanted.
-    caller: Option<CallId>,
-    /// Who asked for something that this update took the place of.
-    superseded: Vec<CallId>,
-    phase: Phase,
-    version: Version,
-    /// Its number, where its record is durable already.
-    durable: Option<Generation>,
-    /// What it is to end, where the machine goes back by itself.
-    ends: Option<Probation>,
-}
-
-/// How far the running update is.
-#[derive(Debug)]
-enum Phase {
-    Staging,
-    Checking,
-    AskingWorkers,
-    Loading { worker: WorkerId, deadline: Instant, rest: VecDeque<WorkerId>, so_far: LoadedSoFar },
-    Recording(Generation),
-    Draining,
-    Unloading,
-}
-
-/// How workers that were asked to load ahead have fared.
-#[derive(Clone, Copy, Debug, Default)]
-struct LoadedSoFar {
-    /// Workers that have loaded the version.
-    loaded: usize,
-    /// Workers that ended instead by a fault.
-    ended: usize,
-    /// Workers that somebody ended instead.
-    killed: usize,
-}
-
-impl LoadedSoFar {
-    /// Workers that ended instead, if the version is to blame: one that is killed says little, two
-    /// in a row were killed because of what they loaded.
-    fn blames(self) -> Option<usize> {
-        let ends = self.ended + self.killed;
-        (self.loaded == 0 && (self.ended > 0 || self.killed > 1)).then_some(ends)
-    }
-}
-
+/// The update that comes next.
 #[derive(Debug)]
 struct Waiting {
     job: Job,
@@ -132,9 +88,9 @@ struct Waiting {
     superseded: Vec<CallId>,
 }
 
-impl UpdateMachine {
+impl<P: Payload> UpdateMachine<P> {
     /// A machine that has given out numbers up to `last` and serves what a restart found.
-    pub fn new(last: Generation, serving: Option<(Generation, Version)>, times: Times) -> Self {
+    pub fn new(last: Generation, serving: Option<(Generation, P::Version)>, times: Times) -> Self {
         Self {
             times,
             last,
@@ -153,7 +109,7 @@ impl UpdateMachine {
 
     /// Who asked for the update that runs.
     pub fn caller(&self) -> Option<CallId> {
-        self.running.as_ref()?.caller
+        self.running.as_ref()?.update.caller()
     }
 
     /// Whether no update runs.
@@ -163,7 +119,7 @@ impl UpdateMachine {
 
     /// Whether the model is there.
     pub fn presence(&self) -> Presence {
-        let running = self.running.as_ref().map(|running| &running.job);
+        let running = self.running.as_ref().map(|running| &running.update.job);
         let waiting = self.waiting.as_ref().map(|waiting| &waiting.job);
         match &self.serving {
             _ if running.is_some_and(Job::is_unload) => Presence::Unloading,
@@ -177,28 +133,22 @@ impl UpdateMachine {
     /// When [`Event::Ticked`] has to come next.
     pub fn deadline(&self) -> Option<Instant> {
         match self.running.as_ref().map(|running| &running.phase) {
-            Some(Phase::Loading { deadline, .. }) => Some(*deadline),
+            Some(Phase::Loading(loading)) => Some(loading.deadline),
             None if self.waiting.is_some() && self.holds == 0 => self.pace.not_before(),
             _ => None,
         }
     }
 
     /// Takes in what happened at `now`, and says what is to be done.
-    pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    pub fn handle(&mut self, now: Instant, event: Event<P>) -> Vec<Action<P>> {
         match event {
             Event::Called(caller, job) => self.call(caller, job),
             Event::Wanted(caller, load) => self.want(now, caller, load),
             Event::Staged(result) => self.staged(now, result),
             Event::Checked(result) => self.checked(now, result),
-            Event::Workers(workers) => {
-                self.load_next(now, workers.into(), LoadedSoFar::default());
-            }
-            Event::Loaded(worker, version, result) => {
-                self.loaded(now, worker, &version, result);
-            }
-            Event::WorkerEnded(worker, cause) => self.worker_gone(now, worker, Some(cause)),
-            Event::WorkerAbsent(worker) => self.worker_gone(now, worker, None),
-            Event::WorkerFailed(generation) => self.worker_failed(now, generation),
+            Event::Workers(workers) => self.load_all(now, workers),
+            Event::Worker(event) => self.worker(now, event),
+            Event::Decided(decision) => self.decided(now, decision),
             Event::Recorded(result) => self.recorded(now, result),
             Event::Drained => self.drained(),
             Event::Unloaded => self.end_unload(),
@@ -238,7 +188,7 @@ impl UpdateMachine {
         let result = match (self.presence(), &self.serving) {
             (Presence::Unloading | Presence::Unloaded, _) => Err(is_unloaded()),
             (_, Some((generation, version))) => {
-                let (generation, version) = (*generation, version.clone());
+                let (generation, version) = (*generation, version.as_ref().to_owned());
                 Ok(Committed { generation, version, previous: generation, load })
             }
             (_, None) => match self.pending.add(now, caller, load) {
@@ -259,108 +209,145 @@ impl UpdateMachine {
         if let Some(failed) = self.probation.take_if(|probation| probation.has_failed())
             && serving == Some(failed.generation)
         {
-            let to = failed.back_to.clone();
-            self.actions.push(Action::Quarantine(failed.version.clone()));
+            let to = failed.back_to.as_ref().to_owned();
+            self.actions.push(Action::Quarantine(failed.version.as_ref().to_owned()));
             self.actions.push(Action::AnnounceRollback { from: failed.generation, to: to.clone() });
-            let job = Job {
-                target: Target::Version(to),
-                load: Load::Lazy,
-                force: true,
-                allow_dimension_change: true,
-            };
-            self.start(job, None, Vec::new());
-            if let Some(running) = &mut self.running {
-                running.ends = Some(failed.again());
-            }
-            return;
+            let job = Job::unconditional(Target::Version(to), Load::Lazy);
+            return self.start(job, Origin::Rollback(failed), Vec::new());
         }
         let paced = self.pace.allows(now);
         if let Some(Waiting { job, caller, superseded }) = self.waiting.take_if(|_| paced) {
             self.pace.begun(now);
-            self.start(job, Some(caller), superseded);
+            self.start(job, Origin::Call(caller), superseded);
         } else if self.waiting.is_none() && !self.pending.is_empty() {
-            let job = Job {
-                target: Target::Last,
-                load: self.pending.load(),
-                force: true,
-                allow_dimension_change: true,
-            };
-            self.start(job, None, Vec::new());
+            let job = Job::unconditional(Target::Last, self.pending.load());
+            self.start(job, Origin::FirstUse, Vec::new());
         }
     }
 
-    fn start(&mut self, job: Job, caller: Option<CallId>, superseded: Vec<CallId>) {
+    fn start(&mut self, job: Job, origin: Origin<P>, superseded: Vec<CallId>) {
         let (phase, action) = match job.is_unload() {
             true => (Phase::Draining, Action::Drain),
             false => (Phase::Staging, Action::Stage(job.clone())),
         };
         self.actions.push(action);
-        let (version, durable, ends) = (Version::new(), None, None);
-        self.running = Some(Running { job, caller, superseded, phase, version, durable, ends });
+        let update = Update { job, origin, superseded };
+        self.running = Some(Running { update, phase });
     }
 
-    fn staged(&mut self, now: Instant, result: Result<Candidate, Refusal>) {
-        let Some(running) = self.running.as_mut() else {
-            return self.actions.push(Action::Discard);
+    /// Takes what runs out of the machine if it is in such a phase: an event that comes late finds
+    /// another one.
+    fn take_running(&mut self, is: impl Fn(&Phase<P>) -> bool) -> Option<Running<P>> {
+        self.running.take_if(|running| is(&running.phase))
+    }
+
+    fn staged(&mut self, now: Instant, result: Result<Candidate<P>, Refusal>) {
+        let Some(Running { update, .. }) =
+            self.take_running(|phase| matches!(phase, Phase::Staging))
+        else {
+            return;
+        };
+        let Candidate { version, quarantined, content } = match result {
+            Ok(candidate) => candidate,
+            Err(refusal) => return self.refuse(now, update, Left::Nothing, &refusal),
+        };
+        if quarantined && !update.job.force {
+            let refusal = RefusalKind::Quarantined.because(
+                "this version failed its probation before; --force serves it nevertheless",
+            );
+            return self.refuse(now, update, Left::Version, &refusal);
+        }
+        let known = match content {
+            Content::Unchecked(staged) => {
+                self.actions.push(Action::Check(update.job.clone(), staged));
+                self.running = Some(Running { update, phase: Phase::Checking(version) });
+                return;
+            }
+            Content::Checked(checked) => Known::Checked(checked),
+            Content::Durable(generation, record) => Known::Durable(generation, record),
+        };
+        self.prepare(now, update, Prepared { version, known });
+    }
+
+    fn checked(&mut self, now: Instant, result: Result<P::Checked, Refusal>) {
+        let Some(Running { update, phase: Phase::Checking(version) }) =
+            self.take_running(|phase| matches!(phase, Phase::Checking(_)))
+        else {
+            return;
         };
         match result {
-            Err(refusal) => self.refuse(now, &refusal),
-            Ok(candidate) if candidate.quarantined && !running.job.force => {
-                self.actions.push(Action::Discard);
-                let refusal = RefusalKind::Quarantined.because(
-                    "this version failed its probation before; --force serves it nevertheless",
-                );
-                self.refuse(now, &refusal);
+            Ok(checked) => {
+                let known = Known::Checked(checked);
+                self.prepare(now, update, Prepared { version, known });
             }
-            Ok(candidate) => {
-                running.version = candidate.version;
-                running.durable = candidate.durable;
-                if candidate.unchecked {
-                    running.phase = Phase::Checking;
-                    self.actions.push(Action::Check(running.job.clone()));
-                } else {
-                    self.prepare(now);
-                }
-            }
+            Err(refusal) => self.refuse(now, update, Left::Version, &refusal),
         }
     }
 
-    fn checked(&mut self, now: Instant, result: Result<(), Refusal>) {
-        match result {
-            Ok(()) => self.prepare(now),
-            Err(refusal) => self.refuse(now, &refusal),
-        }
-    }
-
-    /// The content is kept: load it ahead, or go on to the record.
-    fn prepare(&mut self, now: Instant) {
-        let Some(running) = self.running.as_mut() else { return };
-        let same = self.serving.as_ref().is_some_and(|(_, version)| *version == running.version);
-        if running.job.load == Load::Ahead && !same {
-            running.phase = Phase::AskingWorkers;
+    /// The content is kept: load it ahead, or go on to the decision.
+    fn prepare(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>) {
+        let same = self.serving.as_ref().is_some_and(|(_, version)| *version == prepared.version);
+        if update.job.load == Load::Ahead && !same {
             self.actions.push(Action::AskWorkers);
+            self.running = Some(Running { update, phase: Phase::AskingWorkers(prepared) });
         } else {
-            self.record(now);
+            self.propose(now, update, prepared, false);
         }
     }
 
-    fn record(&mut self, now: Instant) {
-        let Some(running) = self.running.as_mut() else { return };
-        if let Some(generation) = running.durable {
-            return self.commit(now, generation);
+    /// Everything here is prepared; what has been decided before is committed at once.
+    fn propose(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>, ahead: bool) {
+        let Prepared { version, known } = prepared;
+        match known {
+            Known::Durable(generation, record) => {
+                self.commit(now, update, (generation, version), (record, ahead));
+            }
+            Known::Checked(checked) => {
+                let digest = version.as_ref().to_owned();
+                self.actions.push(Action::Propose(Proposal { version: digest, after: self.last }));
+                let phase = Phase::Proposed { version, checked, ahead };
+                self.running = Some(Running { update, phase });
+            }
         }
-        // Given out, whatever becomes of it.
-        self.last += 1;
-        running.phase = Phase::Recording(self.last);
-        self.actions.push(Action::Record(self.last, running.version.clone()));
     }
 
-    fn recorded(&mut self, now: Instant, result: Result<(), Refusal>) {
-        if let Err(refusal) = result {
-            return self.refuse(now, &refusal);
+    fn decided(&mut self, now: Instant, decision: Decision) {
+        let before = self.last;
+        if let Ok(generation) = &decision {
+            // Given out, whatever becomes of it.
+            self.last = self.last.max(*generation);
         }
-        if let Some(Running { phase: Phase::Recording(generation), .. }) = self.running {
-            self.commit(now, generation);
+        let Some(Running { update, phase: Phase::Proposed { version, checked, ahead } }) =
+            self.take_running(|phase| matches!(phase, Phase::Proposed { .. }))
+        else {
+            return;
+        };
+        match decision {
+            Ok(generation) if generation > before => {
+                self.actions.push(Action::Record(generation, version.clone(), checked));
+                let phase = Phase::Recording { generation, version, ahead };
+                self.running = Some(Running { update, phase });
+            }
+            Ok(generation) => {
+                let message = format!(
+                    "internal error: decided on generation {generation}, which is not above {before}"
+                );
+                let refusal = RefusalKind::Internal.because(message);
+                self.refuse(now, update, Left::after(ahead), &refusal);
+            }
+            Err(refusal) => self.refuse(now, update, Left::after(ahead), &refusal),
+        }
+    }
+
+    fn recorded(&mut self, now: Instant, result: Result<P::Record, Refusal>) {
+        let Some(Running { update, phase: Phase::Recording { generation, version, ahead } }) =
+            self.take_running(|phase| matches!(phase, Phase::Recording { .. }))
+        else {
+            return;
+        };
+        match result {
+            Ok(record) => self.commit(now, update, (generation, version), (record, ahead)),
+            Err(refusal) => self.refuse(now, update, Left::after(ahead), &refusal),
         }
     }
 
@@ -374,10 +361,19 @@ impl UpdateMachine {
         }
     }
 
-    fn worker_failed(&mut self, now: Instant, generation: Generation) {
-        self.probation.take_if(|probation| probation.is_over(now));
-        if let Some(probation) = &mut self.probation {
-            probation.failed(generation);
+    fn worker(&mut self, now: Instant, event: WorkerEvent) {
+        match event {
+            WorkerEvent::Loaded(worker, version, result) => {
+                self.loaded(now, worker, &version, result);
+            }
+            WorkerEvent::Ended(worker, cause) => self.worker_gone(now, worker, Some(cause)),
+            WorkerEvent::Absent(worker) => self.worker_gone(now, worker, None),
+            WorkerEvent::Failed(generation) => {
+                self.probation.take_if(|probation| probation.is_over(now));
+                if let Some(probation) = &mut self.probation {
+                    probation.failed(generation);
+                }
+            }
         }
     }
 }
@@ -385,6 +381,10 @@ impl UpdateMachine {
 fn is_unloaded() -> Refusal {
     RefusalKind::NotFound.because("the model is unloaded")
 }
+
+#[cfg(test)]
+#[path = "decision_tests.rs"]
+mod decision_tests;
 
 #[cfg(test)]
 #[path = "machine_tests.rs"]

@@ -1,7 +1,7 @@
 //! What a machine promises of models that are unloaded, and of those that nobody has used yet.
 
 use crate::models::machine::{
-    world::{TIMES, World, candidate, job, on_probation},
+    world::{Machine, TIMES, World, candidate, job, on_probation, worker_failed},
     *,
 };
 
@@ -27,10 +27,9 @@ fn what_many_want_at_once_is_loaded_once_under_its_last_number() {
 
 #[test]
 fn whoever_wants_a_model_says_when_workers_load_it() {
-    for (load, next) in
-        [(Load::Ahead, Action::AskWorkers), (Load::Lazy, Action::Record(1, "a".into()))]
-    {
-        let mut machine = UpdateMachine::new(0, None, TIMES);
+    let propose = Action::Propose(Proposal { version: "a".into(), after: 0 });
+    for (load, next) in [(Load::Ahead, Action::AskWorkers), (Load::Lazy, propose)] {
+        let mut machine = Machine::new(0, None, TIMES);
         let now = Instant::now();
         let staged = machine.handle(now, Event::Wanted(0, load));
         assert!(matches!(&staged[..], [Action::Stage(job)] if job.load == load), "{staged:?}");
@@ -138,15 +137,15 @@ fn an_unload_ends_the_probation_and_what_had_failed_by_then_is_quarantined() {
     let mut world = on_probation();
     world.call(Job::unload());
     world.settle();
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!((world.commits.len(), world.page), (2, 0), "nothing comes back by itself");
     assert!(world.quarantined.is_empty());
     let mut world = on_probation();
     world.call(Job::unload());
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!((world.commits.len(), world.page), (2, 0));
     assert_eq!(world.quarantined, ["b"]);

@@ -3,12 +3,12 @@
 
 pub mod background;
 pub mod checker;
+pub mod coordinator;
 mod driver;
 mod find;
 
 use std::{
     io,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onnxd_proto::domain::{Refusal, RefusalKind};
+use onnxd_proto::domain::{Refusal, RefusalKind, SourceUri, SourceUriError};
 use thiserror::Error;
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
@@ -27,17 +27,19 @@ use crate::models::{
     gate::{Pass, Presence},
     machine::{
         Times, UpdateMachine,
-        events::{CallId, Event, Job},
+        events::{CallId, Event, Job, WorkerEvent},
     },
     registry::{Model, Registry},
     store::Store,
     update::{
         background::Background,
         checker::Checker,
-        driver::{Caller, Driver, Input},
+        coordinator::Coordinator,
+        driver::{Caller, Driver, Input, Versions},
     },
+    workers::Workers,
 };
-use crate::{dispatch, tasks::EssentialTasks};
+use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
 use onnxd_telemetry::metrics::Metrics;
 
@@ -117,7 +119,11 @@ impl UpdateHandle {
 
     /// Tells what happened to a worker. What does not fit the queue is dropped: loading ahead has
     /// a deadline, and a storm of failures is known by its first two.
-    pub fn tell(&self, event: Event) {
+    pub fn tell(&self, event: WorkerEvent) {
+        self.try_tell(Event::Worker(event));
+    }
+
+    fn try_tell(&self, event: Event<Versions>) {
         match self.0.try_send(Input::Happened(event)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => tracing::warn!("a model's update task does not keep up"),
@@ -140,8 +146,9 @@ pub struct Means {
     pub request_timeout: Duration,
     /// Runs the update tasks.
     pub tasks: EssentialTasks,
-    /// The dispatcher, which knows the workers.
-    pub events: mpsc::Sender<dispatch::Event>,
+    pub workers: Arc<dyn Workers>,
+    /// Numbers generations.
+    pub coordinator: Arc<dyn Coordinator>,
 }
 
 impl Updater {
@@ -228,7 +235,7 @@ impl Updater {
 
     /// Gives up updates that are not decided yet; the serving generations stay.
     pub fn stop(&self) {
-        self.lines.iter().for_each(|line| line.tell(Event::Stopped(STOPPING)));
+        self.lines.iter().for_each(|line| line.try_tell(Event::Stopped(STOPPING)));
     }
 
     /// Has nothing new begin in any line, and returns when nothing runs: then a successor finds
@@ -339,16 +346,11 @@ impl Updater {
 /// How long one worker may take to load ahead before the update goes on without it.
 pub const LOAD_AHEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A path in a request, which must be absolute since the two processes may stand in different
-/// directories.
+/// The source that a request names. A path must be absolute, since the two processes may stand in
+/// different directories.
 ///
 /// # Errors
-/// The path is relative.
-pub fn absolute(path: &Path) -> Result<PathBuf, Refusal> {
-    if path.is_absolute() {
-        Ok(path.to_owned())
-    } else {
-        let message = format!("{}: the path of a source must be absolute", path.display());
-        Err(RefusalKind::NotFound.because(message))
-    }
+/// The path is relative, or the scheme is unknown.
+pub fn source(uri: &str) -> Result<SourceUri, Refusal> {
+    uri.parse().map_err(|error: SourceUriError| RefusalKind::NotFound.because(error.to_string()))
 }

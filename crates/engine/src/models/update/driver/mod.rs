@@ -1,31 +1,32 @@
-//! Does what a model's [`machine`](crate::models::machine) asks for: a task for each model that stages, checks,
-//! has workers load ahead, records and commits, and tells callers how it goes. Decides nothing.
+//! Does what a model's [machine](crate::models::machine) asks for: a task for each model that stages,
+//! checks, has workers load ahead, records and commits, and tells callers how it goes. Decides
+//! nothing.
 
+mod payload;
 mod steps;
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
 
-use onnxd_proto::domain::{Checked, Drift, Facts, Record, Refusal};
+use onnxd_proto::domain::{Checked, Outcome, Refusal, Step};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time,
 };
 
-use crate::dispatch;
+pub(in crate::models::update) use self::payload::{Known, Versions};
 use crate::models::{
     gate::Presence,
     machine::{
         UpdateMachine,
-        events::{Action, CallId, Committed, Event, Job},
+        events::{Action, CallId, Committed, Content, Event, Job},
     },
     registry::Model,
-    store::{Hold, Staged},
     update::{Means, Progress, UpdateHandle, find::Found},
 };
-use onnxd_proto::domain::{Load, Outcome, Step};
+use onnxd_proto::domain::Load;
 
-/// Inputs of one machine that may wait.
+/// Inputs of one task that may wait.
 const INPUTS_MAX: usize = 1024;
 
 /// What comes to the task: calls, what happened to workers, and the outcomes of its own steps.
@@ -33,7 +34,7 @@ const INPUTS_MAX: usize = 1024;
 pub(in crate::models::update) enum Input {
     Called(CallId, Job, Caller),
     Wanted(CallId, Load, Caller),
-    Happened(Event),
+    Happened(Event<Versions>),
     /// Begin nothing new, and say when nothing runs.
     Hold(oneshot::Sender<()>),
     Staging {
@@ -53,34 +54,24 @@ pub(in crate::models::update) struct Caller {
     pub start: Instant,
 }
 
-/// The task of one machine.
+/// The task of one model.
 pub(in crate::models::update) struct Driver {
-    machine: UpdateMachine,
+    machine: UpdateMachine<Versions>,
     model: Arc<Model>,
     means: Means,
     inputs: mpsc::Sender<Input>,
     callers: HashMap<CallId, Caller>,
-    /// The running update's content, from staging to commit.
-    staged: Option<Staged>,
-    facts: Option<Facts>,
-    drift: Option<Drift>,
-    hold: Option<Hold>,
-    /// Keeps what served before, which a failed probation goes back to.
-    before: Option<Hold>,
-    record: Option<Arc<Record>>,
-    /// The step that runs, and since when.
+    /// The step that runs and is given up when onnxd stops.
     step: Option<JoinHandle<()>>,
     step_start: Instant,
-    asked: usize,
-    loaded: usize,
     /// Whoever waits until nothing runs.
     holding: Vec<oneshot::Sender<()>>,
 }
 
 impl Driver {
-    /// Starts the task; it ends when all handles to it are dropped.
+    /// Starts the task, which runs as long as the server.
     pub(in crate::models::update) fn start(
-        machine: UpdateMachine,
+        machine: UpdateMachine<Versions>,
         model: Arc<Model>,
         means: Means,
     ) -> UpdateHandle {
@@ -91,16 +82,8 @@ impl Driver {
             means,
             inputs: inputs.clone(),
             callers: HashMap::new(),
-            staged: None,
-            facts: None,
-            drift: None,
-            hold: None,
-            before: None,
-            record: None,
             step: None,
             step_start: Instant::now(),
-            asked: 0,
-            loaded: 0,
             holding: Vec::new(),
         };
         let name = format!("updates of {}", driver.model.name);
@@ -127,7 +110,7 @@ impl Driver {
                 self.model.gate.set(presence);
             }
             for action in actions {
-                if matches!(action, Action::Commit(_)) {
+                if matches!(action, Action::Commit { .. }) {
                     self.model.settle().await;
                 }
                 self.act(action);
@@ -142,8 +125,8 @@ impl Driver {
         }
     }
 
-    /// Keeps what the pure machine does not need to know, and turns the input into its event.
-    fn take_in(&mut self, input: Input) -> Option<Event> {
+    /// Tells callers what the machine does not need to know, and turns the input into its event.
+    fn take_in(&mut self, input: Input) -> Option<Event<Versions>> {
         let seconds = self.step_start.elapsed().as_secs_f64();
         Some(match input {
             Input::Called(id, job, caller) => {
@@ -162,90 +145,74 @@ impl Driver {
                 self.tell(Step::Staging { bytes, of });
                 return None;
             }
-            Input::Staged(Ok(found)) => {
-                let found = *found;
-                let (version, bytes) = (found.candidate.version.clone(), found.bytes);
-                self.staged = found.staged;
-                self.facts = found.facts;
-                self.drift = None;
-                self.hold = Some(found.hold);
-                if let (Some(generation), Some(record)) = (found.candidate.durable, found.record) {
-                    tracing::info!(model = %self.model.name, generation, "the last durable generation is to serve");
-                    self.record = Some(Arc::new(record));
-                }
-                if bytes > 0 {
-                    self.tell(Step::Staged { version, bytes, seconds });
-                }
-                Event::Staged(Ok(found.candidate))
-            }
-            Input::Staged(Err(refusal)) => Event::Staged(Err(refusal)),
             Input::Passed(part) => {
                 self.tell(Step::Passed { part });
                 return None;
             }
-            Input::Checked(Ok(checked)) => {
+            Input::Staged(found) => Event::Staged(found.map(|found| {
+                let Found { candidate, bytes } = *found;
+                if let Content::Durable(generation, _) = candidate.content {
+                    tracing::info!(model = %self.model.name, generation, "the last durable generation is to serve");
+                }
+                if bytes > 0 {
+                    let version = candidate.version.as_ref().to_owned();
+                    self.tell(Step::Staged { version, bytes, seconds });
+                }
+                candidate
+            })),
+            Input::Checked(checked) => Event::Checked(checked.map(|checked| {
                 let Checked { facts, drift, not_compiled, .. } = *checked;
                 let dimension = facts.dimension;
                 self.tell(Step::Checked { dimension, drift, not_compiled, seconds });
-                self.facts = Some(facts);
-                self.drift = drift;
-                self.staged = None;
-                Event::Checked(Ok(()))
-            }
-            Input::Checked(Err(refusal)) => Event::Checked(Err(refusal)),
+                Known { facts, drift }
+            })),
             Input::Happened(event) => {
-                match &event {
-                    Event::Workers(workers) => (self.asked, self.loaded) = (workers.len(), 0),
-                    Event::Loaded(worker, _, Ok(())) => {
-                        self.loaded += 1;
-                        let (worker, done, of) = (*worker, self.loaded, self.asked);
-                        self.tell(Step::Loaded { worker, done, of });
-                    }
-                    Event::Stopped(_) => {
-                        if let Some(step) = self.step.take() {
-                            step.abort();
-                        }
-                    }
-                    _ => {}
+                if matches!(event, Event::Stopped(_))
+                    && let Some(step) = self.step.take()
+                {
+                    step.abort();
                 }
                 event
             }
         })
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: Action<Versions>) {
         match action {
             Action::Stage(job) => self.stage(job),
-            Action::Check(job) => {
-                let check = self.check(&job);
-                self.spawn(async move { Input::Checked(check.await.map(Box::new)) });
+            Action::Check(job, staged) => {
+                let check = self.check(&job, staged);
+                self.begin(async move { Input::Checked(check.await.map(Box::new)) });
             }
             Action::AskWorkers => {
-                let events = self.means.events.clone();
-                self.spawn(async move {
-                    let (reply, answer) = oneshot::channel();
-                    // Without a dispatcher there is no worker to wait for.
-                    let _ = events.send(dispatch::Event::WorkersAsked(reply)).await;
-                    Input::Happened(Event::Workers(answer.await.unwrap_or_default()))
-                });
+                let workers = Arc::clone(&self.means.workers);
+                self.begin(async move { Input::Happened(Event::Workers(workers.serving().await)) });
             }
             Action::LoadAhead(worker, version) => {
-                let (events, slot) = (self.means.events.clone(), self.model.slot);
-                tokio::spawn(async move {
-                    // Without a dispatcher nothing is loaded, and the deadline passes.
-                    let _ = events.send(dispatch::Event::LoadAhead(worker, slot, version)).await;
+                let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
+                let version = version.as_ref().to_owned();
+                self.spawn(async move { workers.load_ahead(worker, slot, version).await });
+            }
+            Action::Loaded { caller, worker, done, of } => {
+                if let Some(caller) = self.callers.get(&caller) {
+                    // What is not read in time is dropped.
+                    let _ = caller.progress.try_send(Step::Loaded { worker, done, of });
+                }
+            }
+            Action::Propose(proposal) => {
+                let (coordinator, model) =
+                    (Arc::clone(&self.means.coordinator), Arc::clone(&self.model));
+                self.begin(async move {
+                    let decision = coordinator.propose(&model.name, proposal).await;
+                    Input::Happened(Event::Decided(decision))
                 });
             }
-            Action::Record(generation, version) => self.write_record(generation, version),
-            Action::Commit(generation) => self.commit(generation),
+            Action::Record(generation, version, known) => {
+                self.write_record(generation, version, known);
+            }
+            Action::Commit { generation, record, ahead } => self.commit(generation, record, ahead),
             Action::Answer(id, result) => self.answer(id, result),
-            Action::Quarantine(version) => {
-                let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
-                let background = self.means.background.clone();
-                tokio::spawn(async move {
-                    background.run(move || store.quarantine(&model, &version)).await
-                });
-            }
+            Action::Quarantine(version) => self.quarantine(version),
             Action::AnnounceRollback { from, to } => {
                 self.means.metrics.automatic_rollbacks_total.add();
                 tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice in the probation of a generation: going back by itself");
@@ -254,22 +221,17 @@ impl Driver {
                 tracing::error!(model = %self.model.name, %refusal, "could not go back by itself: the version that failed serves on");
             }
             Action::Forget => {
-                let (events, slot) = (self.means.events.clone(), self.model.slot);
-                tokio::spawn(async move {
-                    let _ = events.send(dispatch::Event::Forget(slot)).await;
-                });
+                let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
+                self.spawn(async move { workers.forget(slot).await });
             }
             Action::Drain => self.drain(),
             Action::Unload => self.unload(),
-            Action::Discard => (self.staged, self.hold) = (None, None),
+            Action::Retire => self.retire(),
         }
     }
 
     fn answer(&mut self, id: CallId, result: Result<Committed, Refusal>) {
         let Some(caller) = self.callers.remove(&id) else { return };
-        if result.is_err() && self.machine.is_idle() && self.hold.is_some() {
-            self.clean_up();
-        }
         let outcome = result.map(|committed| Outcome {
             model: self.model.name.to_string(),
             generation: committed.generation,
@@ -282,17 +244,24 @@ impl Driver {
         let _ = caller.answer.send(outcome);
     }
 
-    /// Runs one step of the update and tells the machine its outcome.
-    fn spawn(&mut self, step: impl Future<Output = Input> + Send + 'static) {
+    /// Runs one step of the update, which is given up when onnxd stops, and tells the machine its
+    /// outcome.
+    fn begin(&mut self, step: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.step_start = Instant::now();
-        // Without its outcome the machine would wait for ever.
-        let guard = self.means.tasks.guard(format!("an update step of {}", self.model.name));
-        self.step = Some(tokio::spawn(async move {
-            let _guard = guard;
-            // The machine outlives its steps.
+        self.step = Some(self.spawn(async move {
+            // The task outlives its steps.
             let _ = inputs.send(step.await).await;
         }));
+    }
+
+    /// Runs what is done in any case. A panic ends the server: the machine would wait for ever.
+    fn spawn(&self, step: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let guard = self.means.tasks.guard(format!("an update step of {}", self.model.name));
+        tokio::spawn(async move {
+            let _guard = guard;
+            step.await;
+        })
     }
 
     /// Tells a step to whoever asked for the update that runs.
