@@ -31,7 +31,7 @@ async fn a_panic_of_any_essential_task_ends_the_server_with_70() {
 async fn panic_in(task: &str) {
     let builder = Server::builder().model("m", &model("tiny/a")).workers(1);
     let home = builder.directories();
-    let (trigger, token) = (home.tmp().join("panic"), home.tmp().join("token"));
+    let (trigger, token) = (home.root().join("panic"), home.root().join("token"));
     fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
     fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
     let mut server = builder

@@ -96,7 +96,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
             welcome,
-            lines: updater.lines(),
+            lines: updater.handles(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
             worker_memory_bytes: config.worker_memory_bytes,

@@ -99,15 +99,15 @@ impl AskError {
 /// Where the steps of an update are told; what nobody reads in time is dropped.
 pub type Progress = mpsc::Sender<Step>;
 
-/// The way into the lines of all models.
+/// The way to the update tasks of all models.
 #[derive(Debug)]
 pub struct Updater {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    lines: Vec<UpdateHandle>,
+    handles: Vec<UpdateHandle>,
 }
 
-/// The way into one model's line; also what the dispatcher tells about workers goes here.
+/// The way to one model's update task; also what the dispatcher tells about workers goes here.
 #[derive(Clone, Debug)]
 pub struct UpdateHandle(mpsc::Sender<Input>);
 
@@ -133,7 +133,7 @@ impl UpdateHandle {
     }
 }
 
-/// What lines work with.
+/// What update tasks work with.
 #[derive(Clone, Debug)]
 pub struct Means {
     pub store: Arc<Store>,
@@ -152,26 +152,26 @@ pub struct Means {
 }
 
 impl Updater {
-    /// Starts a line for each model, which continues where the store's records end. Nothing serves
+    /// Starts a task for each model, which continues where the store's records end. Nothing serves
     /// yet.
     ///
     /// # Errors
     /// The store is damaged; the message names the file.
     pub fn new(means: &Means) -> io::Result<Self> {
-        let line = |model: &Arc<Model>| {
+        let start = |model: &Arc<Model>| {
             let last = means.store.generations(&model.name)?.last().copied().unwrap_or(0);
-            let line = UpdateMachine::new(last, None, means.times);
-            Ok(Driver::start(line, Arc::clone(model), means.clone()))
+            let machine = UpdateMachine::new(last, None, means.times);
+            Ok(Driver::start(machine, Arc::clone(model), means.clone()))
         };
-        let lines = means.registry.models().iter().map(line).collect::<io::Result<_>>()?;
+        let handles = means.registry.models().iter().map(start).collect::<io::Result<_>>()?;
         let (registry, metrics) = (Arc::clone(&means.registry), Arc::clone(&means.metrics));
-        Ok(Self { registry, metrics, lines })
+        Ok(Self { registry, metrics, handles })
     }
 
     /// One without models, for callers that test themselves.
     pub fn of_no_model(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
-        Self { registry, metrics, lines: Vec::new() }
+        Self { registry, metrics, handles: Vec::new() }
     }
 
     /// Brings every model that is to be loaded at start to what it serves: its last durable
@@ -228,24 +228,24 @@ impl Updater {
         self.ask(model, progress, |id, caller| Input::Wanted(id, load, caller)).await.map(drop)
     }
 
-    /// The way into the line of each model, by slot.
-    pub fn lines(&self) -> Vec<UpdateHandle> {
-        self.lines.clone()
+    /// The way to the update task of each model, by slot.
+    pub fn handles(&self) -> Vec<UpdateHandle> {
+        self.handles.clone()
     }
 
     /// Gives up updates that are not decided yet; the serving generations stay.
     pub fn stop(&self) {
-        self.lines.iter().for_each(|line| line.try_tell(Event::Stopped(STOPPING)));
+        self.handles.iter().for_each(|handle| handle.try_tell(Event::Stopped(STOPPING)));
     }
 
-    /// Has nothing new begin in any line, and returns when nothing runs: then a successor finds
+    /// Has nothing new begin for any model, and returns when nothing runs: then a successor finds
     /// everything durable. Calls wait meanwhile.
     pub async fn hold(&self) {
         let mut idle = Vec::new();
-        for line in &self.lines {
+        for handle in &self.handles {
             let (holding, held) = oneshot::channel();
-            // A line that has ended runs nothing.
-            let _ = line.0.send(Input::Hold(holding)).await;
+            // A task that has ended runs nothing; the server ends with it.
+            let _ = handle.0.send(Input::Hold(holding)).await;
             idle.push(held);
         }
         for held in idle {
@@ -255,15 +255,15 @@ impl Updater {
 
     /// Lets what was held begin.
     pub async fn resume(&self) {
-        for line in &self.lines {
-            let _ = line.0.send(Input::Happened(Event::Resumed)).await;
+        for handle in &self.handles {
+            let _ = handle.0.send(Input::Happened(Event::Resumed)).await;
         }
     }
 
     /// A successor updates from now on: whoever waits is told to ask it.
     pub async fn hand_over(&self) {
-        for line in &self.lines {
-            let _ = line.0.send(Input::Happened(Event::Stopped(SUCCEEDED))).await;
+        for handle in &self.handles {
+            let _ = handle.0.send(Input::Happened(Event::Stopped(SUCCEEDED))).await;
         }
     }
 
@@ -297,7 +297,7 @@ impl Updater {
         result
     }
 
-    /// Tells a model's line, and waits for its answer.
+    /// Tells a model's update task, and waits for its answer.
     async fn ask(
         &self,
         model: &Model,
@@ -309,8 +309,8 @@ impl Updater {
         let (answer, answered) = oneshot::channel();
         let caller = Caller { progress, answer, start };
         let id = CALLS.fetch_add(1, Ordering::Relaxed);
-        let line = &self.lines[usize::from(model.slot)];
-        line.0.send(input(id, caller)).await.map_err(|_| AskError::Ended)?;
+        let handle = &self.handles[usize::from(model.slot)];
+        handle.0.send(input(id, caller)).await.map_err(|_| AskError::Ended)?;
         let answer = answered.await.map_err(|_| AskError::Ended)?;
         answer.map_err(AskError::Refused)
     }
