@@ -12,6 +12,11 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
         // As `cargo xtask test` does, so that nothing is built again.
         bench::build_and_run(layout, &layout.debug().join("soak"), &test::BUILD, args)
     } else {
-        bench::build_and_run(layout, &layout.release("soak"), &bench::release(&["onnxd-soak"]), args)
+        bench::build_and_run(
+            layout,
+            &layout.release("soak"),
+            &bench::release(&["onnxd-soak"]),
+            args,
+        )
     }
 }

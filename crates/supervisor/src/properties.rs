@@ -24,7 +24,7 @@ use crate::{
     config::{self, ServeArguments},
     transport::keys,
 };
-use onnxd_engine::models::checksums::Checksums;
+use onnxd_engine::models::sources::checksums::Checksums;
 
 /// Bytes of the two that say which part of a body is JSON, or of which type elements are.
 type Head = [u8; 2];

@@ -29,7 +29,7 @@ use crate::{
 /// The system refuses it.
 pub fn prepare(cpu: u16) -> Result<(), String> {
     let parent = getppid();
-    crate::start_logging();
+    onnxd_telemetry::log::init(None).map_err(|error| error.to_string())?;
     affinity::pin(cpu)?;
     guard::die_with(parent).map_err(|error| error.to_string())
 }

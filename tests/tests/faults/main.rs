@@ -8,4 +8,5 @@ mod memory;
 mod poison;
 mod shutdown;
 mod supervisor;
+mod tasks;
 mod workers;

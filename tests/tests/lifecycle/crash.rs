@@ -1,6 +1,6 @@
 //! Killed at any step, the next start is clean: it serves the old generation or the new one, and
 //! nothing is left of what was under way. The steps are numbered where they are taken, in the
-//! supervisor's `models/crash.rs`; only its debug builds have them.
+//! engine's `models/store/crash.rs`; only its debug builds have them.
 
 use std::{
     collections::BTreeSet,

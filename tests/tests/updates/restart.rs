@@ -1,6 +1,9 @@
 //! Generations survive the supervisor, and numbers are never used again.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use e2e::{fixtures::model, home::Home, server::Server};
 use serde_json::json;
@@ -60,5 +63,35 @@ async fn another_configured_source_is_staged_at_the_start() {
 
     let server = start("b").await;
     assert_eq!(served(&server).await, (3, a), "the configuration is as it was");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_and_its_file_uri_are_the_same_source() {
+    let home = Arc::new(Home::new());
+    let path = copy_of(&home, "a");
+    let uri = |path: &Path| PathBuf::from(format!("file://{}", path.display()));
+    let start = |source: &Path| Server::builder().home(&home).model("m", source).start();
+
+    let server = start(&path).await;
+    let b = server.update("m", Some(&uri(&model("tiny/b")))).await.unwrap();
+    assert_eq!(b.generation, 2);
+    server.stop().await;
+    // As releases write it that know no URIs.
+    let record = std::fs::read_to_string(home.state().join("generations/m/2")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["configured_source"], path.to_str().unwrap());
+
+    let server = start(&uri(&path)).await;
+    assert_eq!(served(&server).await, (2, b.version), "nothing is staged");
+    let output = server.cli(&["status", "--json"]).await;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["models"][0]["source"], path.to_str().unwrap());
+    let own = server.update("m", None).await.unwrap();
+    assert_eq!(own.generation, 3);
+    let output = server.cli(&["update", "m", "--from", "s3://bucket/m"]).await;
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("s3") && message.contains("DIR or file:///DIR"), "{message}");
     server.stop().await;
 }

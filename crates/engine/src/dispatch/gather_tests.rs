@@ -17,8 +17,8 @@ fn input() -> Input {
 
 fn model() -> Model {
     let name = "m".parse().unwrap();
-    let source = ModelSource { name, aliases: Vec::new(), directory: "/".into(), preload: true };
-    Model::new(0, source)
+    let uri = "/".parse().unwrap();
+    Model::new(0, ModelSource { name, aliases: Vec::new(), uri, preload: true })
 }
 
 fn answered(index: usize, generation: Generation) -> Answered {

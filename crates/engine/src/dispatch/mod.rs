@@ -4,6 +4,7 @@
 //!   and makes sure that one response has one generation.
 //! - [`actor`]: the one task that owns the queue and the workers.
 //! - [`policy`]: what that task decides; pure.
+//! - [`workers`]: how updates ask workers for something.
 //! - [`item`], [`event`], [`backlog`], [`health`], [`worker`]: what passes between them and their
 //!   callers.
 
@@ -15,6 +16,7 @@ pub mod health;
 pub mod item;
 pub mod policy;
 pub mod worker;
+pub mod workers;
 
 pub use backlog::Backlog;
 pub use event::Event;

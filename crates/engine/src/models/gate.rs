@@ -1,38 +1,17 @@
 //! Whether a model admits requests, and how many it has admitted that are not answered yet: both in
 //! one word, so that no request slips in after the gate was closed. Set by a model's
-//! [`driver`](crate::models::driver) and [`registry`](crate::models::registry), asked by every request.
+//! [`driver`](crate::models::update::driver) and [`registry`](crate::models::registry), asked by every request.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use serde::Serialize;
 use tokio::sync::Notify;
 
-/// Whether a model is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Presence {
-    /// Nobody has asked for it yet, and it was not to be loaded at start.
-    NotLoaded,
-    /// Nothing serves yet; something is on its way.
-    Loading,
-    /// A generation serves.
-    Loaded,
-    /// What was accepted is answered still, and no more is accepted.
-    Unloading,
-    /// It was told to serve nothing.
-    Unloaded,
-}
+use crate::models::machine::presence::PRESENCES;
+pub use crate::models::machine::presence::Presence;
 
-const PRESENCES: [Presence; 5] = [
-    Presence::NotLoaded,
-    Presence::Loading,
-    Presence::Loaded,
-    Presence::Unloading,
-    Presence::Unloaded,
-];
 /// The presence is in the low bits of the word, what was admitted is counted above.
 const PRESENCE_BITS: u64 = 0b111;
 const ONE: u64 = PRESENCE_BITS + 1;

@@ -4,14 +4,13 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use onnxd_proto::{
     control_page::{ControlPage, Slot},
-    domain::{Record, model_name::ModelName},
+    domain::{Record, SourceUri, model_name::ModelName},
     generation::Generation,
     wire::message::ModelSlot,
 };
@@ -36,8 +35,8 @@ pub struct ModelSource {
     pub name: ModelName,
     /// Other names that requests may use.
     pub aliases: Vec<String>,
-    /// Absolute; it may be missing where a generation of an earlier start can serve.
-    pub directory: PathBuf,
+    /// It may be missing where a generation of an earlier start can serve.
+    pub uri: SourceUri,
     /// Whether it is loaded at start, and not on first use.
     pub preload: bool,
 }
@@ -59,8 +58,8 @@ pub struct Model {
     pub aliases: Vec<String>,
     /// Its place in the control page.
     pub slot: Slot,
-    /// The directory it was configured with.
-    pub source: PathBuf,
+    /// The source it was configured with.
+    pub source: SourceUri,
     /// Whether it is loaded at start, and not on first use.
     pub preload: bool,
     /// Who asks for it goes through here.
@@ -89,9 +88,9 @@ struct Issued {
 impl Model {
     /// A model in its slot, of which nothing is served yet.
     pub fn new(slot: Slot, source: ModelSource) -> Self {
-        let ModelSource { name, aliases, directory, preload } = source;
+        let ModelSource { name, aliases, uri, preload } = source;
         let (gate, issued, steady) = (Arc::default(), RwLock::default(), Arc::default());
-        Self { name, aliases, slot, source: directory, preload, gate, issued, steady }
+        Self { name, aliases, slot, source: uri, preload, gate, issued, steady }
     }
 
     /// What is served now: the generation and what it is. `None` before the first commit and when

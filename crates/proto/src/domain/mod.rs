@@ -8,6 +8,7 @@ pub mod model_name;
 mod output;
 mod record;
 mod refusal;
+mod source_uri;
 mod task;
 pub mod tensor;
 mod update;
@@ -18,6 +19,7 @@ pub use self::{
     output::Output,
     record::Record,
     refusal::{Refusal, RefusalKind},
+    source_uri::{SourceUri, SourceUriError},
     task::{Activation, Pooling, Signature, Task},
     update::{Load, Outcome, Step, Unloaded},
 };

@@ -39,10 +39,10 @@ pub(crate) use crate::admin::{
 use onnxd_engine::{
     dispatch::Event,
     models::{
-        events::{Job, Target},
+        machine::events::{Job, Target},
         registry::{Model, Registry},
         store::Store,
-        update::{Updater, absolute},
+        update::{Updater, source},
     },
 };
 use onnxd_telemetry::metrics::Metrics;
@@ -108,7 +108,7 @@ async fn update(
     let model = model_of(path)?;
     let UpdateCall { from, load, force, allow_dimension_change } = read(request).await?;
     let malformed = |refusal: Refusal| RefusalKind::Malformed.because(refusal.message);
-    let from = from.map(|from| absolute(&from)).transpose().map_err(malformed)?;
+    let from = from.map(|from| source(&from)).transpose().map_err(malformed)?;
     let target = Target::Source(from);
     run(&admin, &model, Job { target, load, force, allow_dimension_change }).await
 }
@@ -122,8 +122,7 @@ async fn rollback(
     let RollbackCall { to } = read(request).await?;
     // A version that served is served again whatever is known about it.
     let target = Target::Generation(to);
-    let job = Job { target, load: Load::Ahead, force: true, allow_dimension_change: true };
-    run(&admin, &model, job).await
+    run(&admin, &model, Job::unconditional(target, Load::Ahead)).await
 }
 
 async fn unload(State(admin): State<Admin>, path: ModelPath) -> Result<Response<Body>, Refused> {

@@ -4,8 +4,6 @@
 //!
 //! Triton's clients take whatever is not 200 for an error, and read its text from `error`.
 
-use std::path::PathBuf;
-
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -21,10 +19,10 @@ use tokio::sync::mpsc;
 
 use crate::{admin::Admin, api::error::axum_json};
 use onnxd_engine::models::{
-    events::{Job, Target},
     gate::Presence,
+    machine::events::{Job, Target},
     registry::Model,
-    update::absolute,
+    update::source,
 };
 
 /// The routes, in both forms that Triton knows: there is one repository, whatever its name.
@@ -139,8 +137,8 @@ fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
     for (name, value) in parameters {
         match name.as_str() {
             "source" => {
-                let source = absolute(&typed::<PathBuf>(&name, value)?)?;
-                job.target = Target::Source(Some(source));
+                let from = source(&typed::<String>(&name, value)?)?;
+                job.target = Target::Source(Some(from));
             }
             "load" => job.load = typed(&name, value)?,
             "force" => job.force = typed(&name, value)?,
@@ -212,7 +210,7 @@ mod tests {
         }
         let all =
             json!({"source": "/d", "load": "lazy", "force": true, "allow_dimension_change": true});
-        let target = Target::Source(Some("/d".into()));
+        let target = Target::Source(Some("file:///d".parse().unwrap()));
         let asked = Job { target, load: Load::Lazy, force: true, allow_dimension_change: true };
         assert_eq!(job_of(all), Ok(asked));
     }
@@ -224,6 +222,7 @@ mod tests {
             (json!({"file:1/model.onnx": "AAAA"}), "`file:1/model.onnx`"),
             (json!({"warmup": 1}), "`warmup`"),
             (json!({"source": "relative"}), "absolute"),
+            (json!({"source": "s3://bucket/m"}), "file:///DIR"),
             (json!({"source": 1}), "`source`"),
             (json!({"load": "soon"}), "`load`"),
             (json!({"force": "yes"}), "`force`"),

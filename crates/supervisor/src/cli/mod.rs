@@ -51,9 +51,10 @@ pub(crate) enum Command {
 pub(crate) struct UpdateArguments {
     /// The served model
     pub model: ModelName,
-    /// The directory with the new version [default: the directory the model was started with]
-    #[arg(long, value_name = "DIR")]
-    pub from: Option<PathBuf>,
+    /// The source of the new version, DIR or file:///DIR [default: the source the model was
+    /// started with]
+    #[arg(long, value_name = "URI")]
+    pub from: Option<String>,
     /// When workers load the new version
     #[arg(long, value_enum, default_value_t)]
     pub load: LoadArgument,

@@ -1,12 +1,15 @@
 //! `onnxd update`, `onnxd rollback` and `onnxd unload`.
 
-use std::{env, path::PathBuf};
+use std::env;
 
 use onnxd_admin::{
     api::{Outcome, Refusal, RollbackCall, Step, Unloaded, UpdateCall},
     client::{Answer, Call, Client, Error},
 };
-use onnxd_proto::exit::{ExitStatus, Failure};
+use onnxd_proto::{
+    domain::SourceUri,
+    exit::{ExitStatus, Failure},
+};
 
 use super::{
     AdminArguments, RollbackArguments, UnloadArguments, UpdateArguments,
@@ -20,7 +23,7 @@ use super::{
 /// # Errors
 /// No supervisor answers, or the update is refused.
 pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
-    let from = arguments.from.clone().map(from_here).transpose()?;
+    let from = arguments.from.as_deref().map(from_here).transpose()?;
     let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
     let update = UpdateCall { from, load: load.into(), force, allow_dimension_change };
     let model = arguments.model.as_str();
@@ -51,9 +54,10 @@ pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure>
 }
 
 /// Makes a path absolute: the supervisor runs in another directory.
-fn from_here(path: PathBuf) -> Result<PathBuf, Failure> {
+fn from_here(uri: &str) -> Result<String, Failure> {
     let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
-    Ok(here.join(path))
+    let uri = SourceUri::parse_in(&here, uri);
+    uri.map(String::from).map_err(|error| Failure::refused(format!("--from {error}")))
 }
 
 /// Shows the steps of an update or rollback as they arrive, and what came of it.

@@ -23,10 +23,10 @@ pub(crate) struct ServeArguments {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// A model directory to serve; without NAME= the directory's name is the model's. Several
-    /// may be given (separated by commas in the variable); the first answers requests that name
-    /// none
-    #[arg(long, value_name = "[NAME=]DIR", env = "ONNXD_MODEL", value_delimiter = ',')]
+    /// A model to serve, from DIR or file:///DIR; without NAME= the directory's name is the
+    /// model's. Several may be given (separated by commas in the variable); the first answers
+    /// requests that name none
+    #[arg(long, value_name = "[NAME=]URI", env = "ONNXD_MODEL", value_delimiter = ',')]
     pub model: Vec<String>,
 
     /// Which models are loaded at start: all, none, or these (separated by commas). The others are

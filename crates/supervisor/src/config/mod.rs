@@ -25,7 +25,7 @@ pub(crate) use self::{
 };
 use crate::transport::edge::{self, EdgeConfig};
 use onnxd_engine::models::registry::ModelSource;
-use onnxd_engine::{models::checker::CheckLimits, pool::Supervision};
+use onnxd_engine::{models::update::checker::CheckLimits, pool::Supervision};
 use onnxd_proto::exit::Failure;
 
 /// Ten years.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use onnxd_proto::limits::MODELS_MAX;
+use onnxd_proto::{domain::SourceUri, limits::MODELS_MAX};
 
 use onnxd_engine::models::registry::ModelSource;
 
@@ -70,19 +70,23 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
     let wrong = |reason: &dyn std::fmt::Display| {
         Failure::configuration(format!("--model {spec}: {reason}"))
     };
-    let (name, directory) = match spec.split_once('=') {
-        Some((name, directory)) => (name.to_owned(), absolute(Path::new(directory))?),
-        None => {
-            let directory = absolute(Path::new(spec))?;
-            let last = directory.file_name().unwrap_or_default().to_string_lossy();
-            (last.to_ascii_lowercase(), directory)
-        }
+    let (name, source) = match spec.split_once('=') {
+        // What has a slash is part of a path or URI.
+        Some((name, source)) if !name.contains('/') => (Some(name), source),
+        _ => (None, spec),
     };
+    let here = absolute(Path::new("."))?;
+    let uri = SourceUri::parse_in(&here, source).map_err(|error| wrong(&error))?;
+    // Without `.` and the like.
+    let SourceUri::Directory(directory) = uri;
+    let directory = absolute(&directory)?;
     if directory.exists() && !directory.is_dir() {
         return Err(wrong(&"this is no directory"));
     }
+    let uri = SourceUri::Directory(directory);
+    let name = name.map_or_else(|| uri.last_name().to_ascii_lowercase(), str::to_owned);
     let name = name.parse().map_err(|error| wrong(&error))?;
-    Ok(ModelSource { name, aliases: Vec::new(), directory, preload: true })
+    Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true })
 }
 
 #[cfg(test)]
@@ -102,6 +106,15 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_the_same_source_as_a_path_and_as_a_uri() {
+        let uri = |spec: &str| served(&[spec.to_owned()], &[]).unwrap()[0].uri.clone();
+        assert_eq!(uri("m=/x/y"), uri("m=file:///x/y"));
+        assert_eq!(uri("file:///x/y"), uri("y=/x/./y"));
+        assert!(uri("m=y").directory().unwrap().is_absolute());
+        assert_eq!(names(&["file:///x/Y", "/x/a=b/c"]), Ok(vec!["y".into(), "c".into()]));
+    }
+
+    #[test]
     fn models_that_cannot_be_told_apart_or_named_are_refused_with_the_reason() {
         for (specs, reason) in [
             (&[][..], "no model is given"),
@@ -109,6 +122,8 @@ mod tests {
             (&["A=/x"][..], "is not a model name"),
             (&["/"][..], "is not a model name"),
             (&["a=/dev/null"][..], "no directory"),
+            (&["a=s3://bucket/m"][..], "DIR or file:///DIR"),
+            (&["a=file://host/m"][..], "file:///DIR"),
         ] {
             let message = names(specs).unwrap_err();
             assert!(message.contains(reason), "{specs:?}: {message}");

@@ -43,7 +43,7 @@ mod tests {
         let model = |name: &str| ModelSource {
             name: name.parse().unwrap(),
             aliases: Vec::new(),
-            directory: "/x".into(),
+            uri: "/x".parse().unwrap(),
             preload: true,
         };
         let given: Vec<String> = given.iter().map(ToString::to_string).collect();

@@ -33,7 +33,11 @@ use crate::{
 };
 use onnxd_engine::{
     dispatch::{Event, health::Health},
-    models::{background::Background, store::Store, update::Updater},
+    models::{
+        store::Store,
+        update::{Updater, background::Background},
+    },
+    tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::log;
@@ -74,8 +78,8 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
 /// What `--check-config` looks at beyond what loading the configuration does.
 fn check(config: &Config) -> Result<ExitStatus, Failure> {
     for model in &config.models {
-        if !model.directory.is_dir() {
-            let path = model.directory.display();
+        if let Some(path) = model.uri.directory().filter(|path| !path.is_dir()) {
+            let path = path.display();
             let message = format!("--model {}: the directory {path} is not there", model.name);
             return Err(Failure::configuration(message));
         }
@@ -101,17 +105,21 @@ async fn serve(
     mut inherited: Inherited,
 ) -> Result<ExitStatus, Failure> {
     let mut signals = Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
+    let tasks = EssentialTasks::default();
     let server = tokio::select! {
-        server = Server::start(config, edge, background, &mut inherited) => server?,
+        server = Server::start(config, edge, background, &mut inherited, &tasks) => server?,
+        failure = ended(&tasks) => return Err(failure),
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
     let server = tokio::select! {
         warm = server.warm_up() => warm?,
+        failure = ended(&tasks) => return Err(failure),
         () = signals.stop() => return Ok(ExitStatus::Fine),
     };
     if let Some(predecessor) = inherited.handover.take() {
         tokio::select! {
             taken = server.take_over(config, predecessor) => taken?,
+            failure = ended(&tasks) => return Err(failure),
             () = signals.stop() => return Ok(ExitStatus::Fine),
         }
     }
@@ -175,6 +183,7 @@ struct Server {
     ticks: Arc<AtomicU64>,
     listeners: Vec<JoinHandle<()>>,
     admin: JoinHandle<()>,
+    tasks: EssentialTasks,
 }
 
 impl Server {
@@ -189,7 +198,7 @@ impl Server {
         }
     }
 
-    /// Reloads when asked, until it is to stop or no worker is left.
+    /// Reloads when asked, until it is to stop, no worker is left, or an essential task ends.
     async fn serve(
         &self,
         config: &Config,
@@ -212,6 +221,7 @@ impl Server {
                     let fatal = health.ok().and_then(|health| health.fatal.clone());
                     return Err(fatal.map_or_else(|| Failure::internal("the dispatcher ended"), failure));
                 }
+                failure = ended(&self.tasks) => return Err(failure),
                 request = signals.next() => match request {
                     Request::Stop => return Ok(End::Stopped),
                     Request::Reload => reload_now = true,
@@ -228,6 +238,7 @@ impl Server {
     /// Answers what has been accepted, then ends the workers.
     async fn drain(mut self, succeeded: bool) {
         tracing::info!("draining");
+        self.tasks.stopping();
         if !succeeded {
             self.updater.stop();
         }
@@ -254,7 +265,7 @@ impl Server {
     fn watchdog(&self) -> Option<JoinHandle<()>> {
         let interval = systemd::watchdog_interval()?;
         let (events, ticks) = (self.events.clone(), Arc::clone(&self.ticks));
-        Some(tokio::spawn(async move {
+        Some(self.tasks.spawn("watchdog", async move {
             let mut last = ticks.load(Ordering::Relaxed);
             let period = interval / 3;
             loop {
@@ -273,6 +284,11 @@ impl Server {
             }
         }))
     }
+}
+
+/// Returns when an essential task has ended.
+async fn ended(tasks: &EssentialTasks) -> Failure {
+    Failure::internal(format!("internal error: a task ended unexpectedly: {}", tasks.ended().await))
 }
 
 fn failure((status, message): (ExitStatus, String)) -> Failure {

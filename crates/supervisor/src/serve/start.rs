@@ -35,16 +35,19 @@ use onnxd_engine::{
         },
         gather::{Dispatch, Limits},
         policy::session::Session,
+        workers::WorkerRequests,
     },
     models::{
-        background::Background,
-        checker::Checker,
-        line::Times,
+        machine::Times,
         registry::Registry,
         store::Store,
-        update::{self, LOAD_AHEAD_TIMEOUT, Updater},
+        update::{
+            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater, background::Background,
+            checker::Checker, coordinator::Alone,
+        },
     },
     pool::{executable::WorkerExecutable, keeper::Keeper},
+    tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::metrics::Metrics;
@@ -56,6 +59,7 @@ impl Server {
         edge: &Edge,
         background: &Background,
         inherited: &mut Inherited,
+        tasks: &EssentialTasks,
     ) -> Result<Self, Failure> {
         let store =
             Arc::new(Store::open(&config.state_dir, config.retention, inherited.lock.take())?);
@@ -73,15 +77,17 @@ impl Server {
         let updates = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), config.check)?,
+            checker: Checker::new(executable.clone(), config.check, tasks)?,
             metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
-            events: events.clone(),
+            workers: Arc::new(WorkerRequests::new(events.clone())),
+            coordinator: Arc::new(Alone),
             background: background.clone(),
+            tasks: tasks.clone(),
         };
         let updater = Arc::new(restore(&updates).await?);
-        let workers = workers(config, &executable, registry.models().len(), &events)?;
+        let workers = workers(config, &executable, registry.models().len(), (&events, tasks))?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
         let dispatching = state::Means {
@@ -89,13 +95,13 @@ impl Server {
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
             welcome: welcome(config, &registry, &sockets),
-            lines: updater.lines(),
+            lines: updater.handles(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
             worker_memory_bytes: config.worker_memory_bytes,
         };
         let (dispatcher, health) = Dispatcher::new(dispatching, workers);
-        tokio::spawn(dispatcher.run(incoming));
+        tasks.spawn("dispatcher", dispatcher.run(incoming));
 
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
         let models = registry.models().len();
@@ -112,7 +118,8 @@ impl Server {
         };
         let calls = Admin::calls();
         let admin = Admin { registry, updater, store, events, metrics, calls };
-        let server = Self::listen(config, edge, sockets, Interfaces { app, admin }).await?;
+        let server =
+            Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
         // Requests wait until workers are ready, except where a predecessor still answers them.
         server.open.send_replace(!inherited.succeeds());
         Ok(server)
@@ -124,6 +131,7 @@ impl Server {
         edge: &Edge,
         sockets: Sockets,
         Interfaces { app, admin }: Interfaces,
+        tasks: EssentialTasks,
     ) -> Result<Self, Failure> {
         let for_a_successor = sockets
             .for_a_successor()
@@ -137,15 +145,18 @@ impl Server {
         let (events, store) = (admin.events.clone(), Arc::clone(&admin.store));
         let (stop_accepting, drain) = watch::channel(false);
         let (open, opened) = watch::channel(false);
-        let gate = Gate { opened, drain, drain_timeout: config.drain_timeout };
+        let drain_timeout = config.drain_timeout;
+        let gate = Gate { opened, drain, drain_timeout, tasks: tasks.clone() };
 
         let listener = Listener::new(public, edge, router::router(app.clone()), shared());
         let ticks = listener.ticks();
-        let mut listeners = vec![gate.run(listener)];
+        let mut listeners = vec![gate.run("HTTP listener", listener)];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
-            let services = grpc::router(app.clone(), edge.keys.clone(), gate.drain.clone()).await?;
-            listeners.push(gate.run(Listener::grpc(socket, edge, services, shared())));
+            let keys = edge.keys.clone();
+            let services = grpc::router(app.clone(), keys, gate.drain.clone(), &tasks).await?;
+            let listener = Listener::grpc(socket, edge, services, shared());
+            listeners.push(gate.run("gRPC listener", listener));
         }
 
         let admin_router = admin::router(admin);
@@ -154,9 +165,9 @@ impl Server {
             let router = admin::guarded(admin_router.clone(), token, health);
             let own = (Arc::clone(&app.metrics), Places::new(admin::CONNECTIONS_MAX));
             // Not waited for: its calls end when updates do, at the beginning of the drain.
-            gate.run(Listener::new(socket, &Edge::open(), router, own));
+            gate.run("admin listener", Listener::new(socket, &Edge::open(), router, own));
         }
-        let admin = tokio::spawn(admin_socket.serve(admin_router));
+        let admin = tasks.spawn("admin socket", admin_socket.serve(admin_router));
         Ok(Self {
             listen,
             grpc_listen,
@@ -170,6 +181,7 @@ impl Server {
             ticks,
             listeners,
             admin,
+            tasks,
         })
     }
 }
@@ -187,14 +199,15 @@ struct Gate {
     /// Becomes true when they stop.
     drain: watch::Receiver<bool>,
     drain_timeout: Duration,
+    tasks: EssentialTasks,
 }
 
 impl Gate {
     /// Runs a listener from the opening to the end of the drain.
-    fn run(&self, listener: Listener) -> JoinHandle<()> {
+    fn run(&self, name: &str, listener: Listener) -> JoinHandle<()> {
         let (mut opened, drain, timeout) =
             (self.opened.clone(), self.drain.clone(), self.drain_timeout);
-        tokio::spawn(async move {
+        self.tasks.spawn(name, async move {
             // An error means that there is nothing left to open for.
             let _ = opened.wait_for(|opened| *opened).await;
             listener.run(drain, timeout).await;
@@ -226,8 +239,9 @@ fn templates(config: &Config) -> Vec<String> {
 async fn restore(means: &update::Means) -> Result<Updater, Failure> {
     let updater = Updater::new(means)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore().await.map_err(|(model, refusal)| {
-        Failure::configuration(format!("--model {model}: {refusal}"))
+    updater.restore().await.map_err(|error| match error {
+        RestoreError::Refused { .. } => Failure::configuration(error.to_string()),
+        RestoreError::Ended { .. } => Failure::internal(error.to_string()),
     })?;
     Ok(updater)
 }
@@ -236,14 +250,20 @@ fn workers(
     config: &Config,
     executable: &WorkerExecutable,
     models: usize,
-    events: &mpsc::Sender<Event>,
+    (events, tasks): (&mpsc::Sender<Event>, &EssentialTasks),
 ) -> Result<Vec<Worker>, Failure> {
     let cpus = usable_cpus()?;
     let count = config.workers.map_or(cpus.len(), Into::into);
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
         let cpu = cpus[id % cpus.len()];
-        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), Event::Kept)
+        let guard = tasks.guard(format!("monitor of worker {id}"));
+        let event = move |worker, epoch, report| {
+            // It lives as long as the thread.
+            let _ = &guard;
+            Event::Kept(worker, epoch, report)
+        };
+        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), event)
             .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
         let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
         workers.push(Worker::new(keeper, cpu, session));

@@ -45,7 +45,7 @@ use crate::{
         systemd,
     },
 };
-use onnxd_engine::models::background::Background;
+use onnxd_engine::models::update::background::Background;
 use onnxd_proto::exit::Failure;
 
 const READY: u8 = b'r';
@@ -266,7 +266,9 @@ impl Server {
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;
         let updater = std::sync::Arc::clone(&self.updater);
+        let guard = self.tasks.guard("succession");
         tokio::spawn(async move {
+            let _guard = guard;
             // It says nothing more; this is its end.
             let _ = channel.read_u8().await;
             updater.resume().await;

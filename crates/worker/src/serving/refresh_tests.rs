@@ -74,7 +74,8 @@ impl Bench {
             ..Facts::of(Task::Embed)
         };
         let version = version.to_owned();
-        let record = Record { version, configured_source: "/s".into(), facts, drift: None };
+        let record =
+            Record { version, configured_source: "/s".parse().unwrap(), facts, drift: None };
         let path = self.layout.generation(&self.model.place.name, generation);
         fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
         self.page.commit(0, generation);

@@ -205,7 +205,7 @@ impl Supervisor {
             normalize: true,
             ..Facts::of(Task::Embed)
         };
-        let configured_source = "/".into();
+        let configured_source = "/".parse().unwrap();
         let record = Record { version: version.into(), configured_source, facts, drift: None };
         let path = self.layout.generation(&MODEL.parse().unwrap(), generation);
         fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();

@@ -12,7 +12,7 @@ use crate::dispatch::{
     worker::State,
 };
 use crate::{
-    models::events::{self, Cause},
+    models::machine::events::{Cause, WorkerEvent},
     pool::{WorkerId, ended::Ended},
 };
 
@@ -107,15 +107,15 @@ impl Dispatcher {
         let committed = |slot| self.registry.page().committed(slot);
         let (blame, load) = self.workers[id].session.blame(committed);
         let event = match blame {
-            Blame::Nothing => events::Event::WorkerAbsent(id),
-            Blame::Killed => events::Event::WorkerEnded(id, Cause::Killed),
-            Blame::Fault => events::Event::WorkerEnded(id, Cause::Fault),
+            Blame::Nothing => WorkerEvent::Absent(id),
+            Blame::Killed => WorkerEvent::Ended(id, Cause::Killed),
+            Blame::Fault => WorkerEvent::Ended(id, Cause::Fault),
         };
         for model in self.registry.models() {
             self.tell(model.slot, event.clone());
         }
         if let Some((slot, generation)) = load {
-            self.tell(slot, events::Event::WorkerFailed(generation));
+            self.tell(slot, WorkerEvent::Failed(generation));
         }
     }
 }

@@ -4,14 +4,14 @@ use onnxd_proto::{control_page::Slot, wire::message::ToWorker};
 use tokio::sync::oneshot;
 
 use crate::dispatch::actor::state::{Dispatcher, Unload};
-use crate::{models::events, pool::WorkerId};
+use crate::{models::machine::events::WorkerEvent, pool::WorkerId};
 
 impl Dispatcher {
     pub(super) fn load_ahead(&self, id: WorkerId, slot: Slot, version: String) {
         let worker = &self.workers[id];
         let message = ToWorker::Load { slot, version };
         if !worker.session.serves() || !worker.send(0, &message, Vec::new()) {
-            self.tell(slot, events::Event::WorkerAbsent(id));
+            self.tell(slot, WorkerEvent::Absent(id));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::dispatch::{
     worker::Load,
 };
 use crate::{
-    models::events,
+    models::machine::events::WorkerEvent,
     pool::{WorkerId, link::Incoming},
 };
 
@@ -54,19 +54,19 @@ impl Dispatcher {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
                 worker.load_failed(slot, generation);
                 self.metrics.model(slot).load_failed();
-                self.tell(slot, events::Event::WorkerFailed(generation));
+                self.tell(slot, WorkerEvent::Failed(generation));
                 Ok(())
             }
             FromWorker::LoadedAhead { slot, version, load_micros } => {
                 tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
                 self.metrics.model(slot).loaded_ahead(load_micros);
-                self.tell(slot, events::Event::Loaded(id, version, Ok(())));
+                self.tell(slot, WorkerEvent::Loaded(id, version, Ok(())));
                 Ok(())
             }
             FromWorker::LoadAheadFailed { slot, version, reason } => {
                 tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
                 self.metrics.model(slot).load_failed();
-                self.tell(slot, events::Event::Loaded(id, version, Err(reason)));
+                self.tell(slot, WorkerEvent::Loaded(id, version, Err(reason)));
                 Ok(())
             }
             FromWorker::Answered(answered) => {

@@ -23,7 +23,7 @@ use crate::dispatch::{
         scheduler::{self, Age, Arrival, Charge, Group, ItemId, Unit},
     },
 };
-use crate::{models::events, pool::WorkerId};
+use crate::{models::machine::events::WorkerEvent, pool::WorkerId};
 
 /// Workers that may end by a fault of their own while they compute an item before it is answered
 /// 500: the item is the likely cause.
@@ -166,7 +166,7 @@ impl Dispatcher {
             let loading = had < committed && !worker.failed_to_load(slot, committed);
             let generation = if loading { committed } else { had };
             if begun {
-                self.tell(slot, events::Event::WorkerFailed(generation));
+                self.tell(slot, WorkerEvent::Failed(generation));
             }
             for id in items {
                 let Some(accepted) = self.items.get_mut(&id) else { continue };

@@ -25,7 +25,7 @@ use crate::dispatch::{
     },
 };
 use crate::{
-    models::{events, registry::Registry, update::LineHandle},
+    models::{machine::events::WorkerEvent, registry::Registry, update::UpdateHandle},
     pool::{Supervision, WorkerId},
 };
 use onnxd_telemetry::metrics::Metrics;
@@ -56,7 +56,7 @@ pub struct Dispatcher {
     pub(super) draining: Option<Instant>,
     pub(super) retry_loads_at: Option<Instant>,
     pub(super) events: mpsc::Sender<Event>,
-    lines: Vec<LineHandle>,
+    lines: Vec<UpdateHandle>,
     pub(super) unloads: Vec<Unload>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) health: watch::Sender<Health>,
@@ -98,7 +98,7 @@ pub struct Means {
     /// What workers are told at their start.
     pub welcome: Welcome,
     /// The lines of updates, which hear what workers load and how they end.
-    pub lines: Vec<LineHandle>,
+    pub lines: Vec<UpdateHandle>,
     pub events: mpsc::Sender<Event>,
     /// Where it says how much waits.
     pub backlog: Arc<Backlog>,
@@ -152,7 +152,7 @@ impl Dispatcher {
         self.last_id
     }
 
-    pub(super) fn tell(&self, slot: Slot, event: events::Event) {
+    pub(super) fn tell(&self, slot: Slot, event: WorkerEvent) {
         if let Some(line) = self.lines.get(usize::from(slot)) {
             line.tell(event);
         }

@@ -12,7 +12,7 @@ use tonic_health::{
 use crate::api::grpc::{
     pb::grpc_inference_service_server::GrpcInferenceServiceServer, service::Service,
 };
-use onnxd_engine::dispatch::health;
+use onnxd_engine::{dispatch::health, tasks::EssentialTasks};
 
 /// What has a status: the server as a whole, and the one service that may be unable to serve.
 const NAMES: [&str; 2] = ["", <GrpcInferenceServiceServer<Service> as NamedService>::NAME];
@@ -21,10 +21,11 @@ const NAMES: [&str; 2] = ["", <GrpcInferenceServiceServer<Service> as NamedServi
 pub(super) async fn service(
     mut health: watch::Receiver<health::Health>,
     mut drain: watch::Receiver<bool>,
+    tasks: &EssentialTasks,
 ) -> HealthServer<impl Health> {
     let (mut reporter, service) = health_reporter();
     report(&reporter, &mut health).await;
-    tokio::spawn(async move {
+    tasks.spawn("gRPC health", async move {
         loop {
             tokio::select! {
                 // An error means that whoever drains has gone, which is as good a reason.

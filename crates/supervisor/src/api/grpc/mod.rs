@@ -33,6 +33,8 @@ use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+use onnxd_engine::tasks::EssentialTasks;
+
 use crate::api::grpc::{
     front::Front, pb::grpc_inference_service_server::GrpcInferenceServiceServer,
 };
@@ -126,6 +128,7 @@ pub(crate) async fn router(
     app: App,
     keys: Option<Arc<Keys>>,
     drain: watch::Receiver<bool>,
+    tasks: &EssentialTasks,
 ) -> Result<Router, Failure> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -137,7 +140,7 @@ pub(crate) async fn router(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let routes = Routes::new(inference)
-        .add_service(health::service(app.health.clone(), drain.clone()).await)
+        .add_service(health::service(app.health.clone(), drain.clone(), tasks).await)
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?);
     let front = Front::new(app, keys, drain);

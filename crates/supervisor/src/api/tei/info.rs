@@ -74,7 +74,7 @@ async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, ApiEr
     let client_batch = app.limits.client_batch;
     let info = Info {
         // The whole path is no client's business.
-        model_id: model.source.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        model_id: model.source.last_name(),
         model_sha: record.version.clone(),
         model_dtype: "float32",
         served_model_name: model.name.to_string(),

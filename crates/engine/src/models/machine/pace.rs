@@ -1,6 +1,6 @@
 //! How fast updates of one model may follow each other. Loading takes time from serving, so that
 //! a storm of updates must not be followed step by step. Pure; part of a model's
-//! [`line`](crate::models::line).
+//! [`machine`](crate::models::machine).
 
 use std::time::{Duration, Instant};
 

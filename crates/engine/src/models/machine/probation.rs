@@ -1,36 +1,34 @@
 //! The time after a commit in which failures of workers bring the old version back. Pure; part of
-//! a model's [`line`](crate::models::line).
+//! a model's [`machine`](crate::models::machine).
 
 use std::time::Instant;
 
 use onnxd_proto::generation::Generation;
-
-use crate::models::events::Version;
 
 /// Failures that send a version back.
 const FAILURES: u32 = 2;
 
 /// A version that has just begun to serve.
 #[derive(Debug)]
-pub(super) struct Probation {
+pub(super) struct Probation<V> {
     /// What serves.
     pub generation: Generation,
     /// Its content.
-    pub version: Version,
+    pub version: V,
     /// What served before.
-    pub back_to: Version,
+    pub back_to: V,
     until: Instant,
     failures: u32,
 }
 
-impl Probation {
+impl<V: Clone + Eq> Probation<V> {
     /// The probation from now on: `version` begins to serve as `generation` where `back_to` did
     /// and `running` was the probation.
     pub(super) fn after(
         running: Option<Self>,
         generation: Generation,
-        version: &Version,
-        back_to: Option<&Version>,
+        version: &V,
+        back_to: Option<&V>,
         until: Instant,
     ) -> Option<Self> {
         // What has failed, or has begun to, is nothing to go back to.
@@ -83,13 +81,13 @@ mod tests {
     use super::*;
 
     /// `version` on probation as generation 2, with so many failures; it took the place of `back_to`.
-    fn probation(version: &str, back_to: &str, failures: u32) -> Probation {
+    fn probation(version: &str, back_to: &str, failures: u32) -> Probation<String> {
         let (version, back_to) = (version.to_owned(), back_to.to_owned());
         Probation { generation: 2, version, back_to, until: Instant::now(), failures }
     }
 
     /// Where one that follows `running` goes back to, and what is counted for it already.
-    fn after(running: Probation, version: &str, back_to: &str) -> Option<(String, u32)> {
+    fn after(running: Probation<String>, version: &str, back_to: &str) -> Option<(String, u32)> {
         let until = running.until + Duration::from_secs(1);
         let version = version.to_owned();
         let next = Probation::after(Some(running), 3, &version, Some(&back_to.to_owned()), until)?;
@@ -104,8 +102,10 @@ mod tests {
         assert_eq!(after(probation("b", "a", 1), "c", "x"), Some(("x".into(), 0)));
         assert_eq!(after(probation("b", "a", 1), "a", "b"), None, "there is nothing else");
         let until = Instant::now();
-        assert!(Probation::after(None, 1, &"a".into(), None, until).is_none());
-        assert!(Probation::after(None, 1, &"a".into(), Some(&"a".into()), until).is_none());
+        assert!(Probation::<String>::after(None, 1, &"a".into(), None, until).is_none());
+        assert!(
+            Probation::<String>::after(None, 1, &"a".into(), Some(&"a".into()), until).is_none()
+        );
     }
 
     #[test]

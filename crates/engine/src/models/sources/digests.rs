@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     fs::{File, Metadata},
     io,
     os::unix::fs::MetadataExt,
@@ -36,17 +37,17 @@ impl Identity {
     ///
     /// # Errors
     /// What the system answers.
-    pub(super) fn of(file: &File) -> io::Result<Self> {
+    pub(in crate::models) fn of(file: &File) -> io::Result<Self> {
         Ok(Self::from(&file.metadata()?))
     }
 
     /// Its length.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::models) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Whether the file was left alone for long enough that a change would show.
-    fn is_settled(&self) -> bool {
+    pub(in crate::models) fn is_settled(&self) -> bool {
         #[expect(
             clippy::disallowed_methods,
             reason = "compared with file times, which are this clock's"
@@ -54,6 +55,13 @@ impl Identity {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let changed = u64::try_from(self.changed.0.max(self.modified.0)).unwrap_or(u64::MAX);
         Duration::from_secs(changed).saturating_add(COARSEST) < now
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, inode, bytes, modified, changed } = self;
+        write!(formatter, "{device} {inode} {bytes} {modified:?} {changed:?}")
     }
 }
 
@@ -71,20 +79,23 @@ impl From<&Metadata> for Identity {
 
 impl Digests {
     /// The SHA-256 of the file, in hex, if it has not changed since it was read.
-    pub(super) fn get(&self, identity: &Identity) -> Option<String> {
+    pub(in crate::models) fn get(&self, identity: &Identity) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(identity).cloned()
     }
 
-    /// Remembers what was read of a file that was `before` when reading began.
-    pub(super) fn remember(&self, file: &File, before: Identity, sha256: &str) {
-        let unchanged = Identity::of(file).is_ok_and(|after| after == before);
-        if unchanged && before.is_settled() {
+    /// Remembers what was read of a file that was `before` when reading began. Returns whether a
+    /// change meanwhile would have shown; else nothing is remembered.
+    pub(in crate::models) fn remember(&self, file: &File, before: &Identity, sha256: &str) -> bool {
+        let unchanged = Identity::of(file).is_ok_and(|after| after == *before);
+        let certain = unchanged && before.is_settled();
+        if certain {
             let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if digests.len() >= FILES_MAX {
                 digests.clear();
             }
-            digests.insert(before, sha256.to_owned());
+            digests.insert(before.clone(), sha256.to_owned());
         }
+        certain
     }
 }
 
@@ -107,15 +118,15 @@ mod tests {
         fs::write(&path, "a").unwrap();
         let digests = Digests::default();
         let (file, fresh) = opened(&path);
-        digests.remember(&file, fresh.clone(), "digest of a");
+        digests.remember(&file, &fresh, "digest of a");
         assert_eq!(digests.get(&fresh), None, "it was written a moment ago");
         std::thread::sleep(COARSEST + Duration::from_secs(1));
-        digests.remember(&file, fresh.clone(), "digest of a");
+        digests.remember(&file, &fresh, "digest of a");
         assert_eq!(digests.get(&fresh).as_deref(), Some("digest of a"));
         fs::write(&path, "b").unwrap();
         let (_, changed) = opened(&path);
         assert_eq!(digests.get(&changed), None);
-        digests.remember(&file, fresh.clone(), "wrong: it changed while it was read");
+        digests.remember(&file, &fresh, "wrong: it changed while it was read");
         assert_eq!(digests.get(&fresh).as_deref(), Some("digest of a"));
     }
 }

@@ -1,11 +1,14 @@
-//! Where versions come from. A source copies its files into a staging directory; what was
-//! written, not what was offered, makes the version. So far a source is a directory with the
-//! files of the Hugging Face hub.
+//! A directory as a source, with the files of the Hugging Face hub. It is opened once, and files
+//! are opened below it without following links, so that a version is never a mixture.
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
@@ -13,12 +16,16 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest, Sha256};
 
 use crate::models::{
-    checksums::{self, Checksums},
-    digests::{Digests, Identity},
+    disk::{hex, io_refusal},
+    sources::{
+        Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
+        checksums::{self, Checksums},
+        digests::{Digests, Identity},
+    },
 };
 
 /// Files that a version takes from a directory where they are there. The model itself and its
-/// external data are found by [`Directory::model_files`].
+/// external data are found by [`Opened::model_files`].
 const SMALL_FILES: &[&str] = &[
     "1_Pooling/config.json",
     "canary.jsonl",
@@ -35,41 +42,95 @@ const SMALL_FILES: &[&str] = &[
 /// Bytes of one version. A source that holds more is no model for this server.
 const VERSION_BYTES_MAX: u64 = 16 << 30;
 
-/// One copied file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StagedFile {
-    /// Relative to the version's directory, with `/`.
-    pub path: String,
-    /// Length.
-    pub bytes: u64,
-    /// SHA-256 of what was written, in hex.
-    pub sha256: String,
-}
-
-/// A file of a source, open for reading.
-#[derive(Debug)]
-pub struct SourceFile {
-    /// Relative to the version's directory, with `/`.
-    pub path: String,
-    /// As it was when it was opened.
-    pub identity: Identity,
-    file: File,
-}
-
 /// A directory that holds a model.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// Held open, so that a link that is moved to another directory meanwhile cannot mix two.
-    handle: File,
+    digests: Arc<Digests>,
 }
 
 impl Directory {
+    /// The directory at `path`; nothing is opened yet.
+    pub fn new(path: PathBuf, digests: Arc<Digests>) -> Self {
+        Self { path, digests }
+    }
+}
+
+impl Source for Directory {
+    fn resolve(&self, known: Option<&SnapshotId>) -> Result<Resolved, Refusal> {
+        let opened = Opened::open(&self.path)?;
+        let snapshot = opened.snapshot(&self.digests)?;
+        Ok(match known {
+            Some(known) if *known == snapshot.id => Resolved::Unchanged,
+            _ => Resolved::Changed(Box::new(snapshot)),
+        })
+    }
+}
+
+/// A directory's files at one moment, opened.
+#[derive(Debug)]
+struct DirectorySnapshot {
+    opened: Opened,
+    id: SnapshotId,
+    files: Vec<SnapshotFile>,
+    /// Those files, with what they were when they were opened.
+    handles: Vec<(File, Identity)>,
+    digests: Arc<Digests>,
+}
+
+impl Snapshot for DirectorySnapshot {
+    fn id(&self) -> &SnapshotId {
+        &self.id
+    }
+
+    fn files(&self) -> &[SnapshotFile] {
+        &self.files
+    }
+
+    fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
+        self.opened.verify(files)
+    }
+
+    /// Blocking.
+    fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal> {
+        let all = bytes_of(&self.files);
+        let free = free_bytes(target).map_err(|error| io_refusal(target, &error))?;
+        if all > free {
+            return Err(RefusalKind::Space.because(format!(
+                "{}: the version has {all} bytes, and {free} are free",
+                target.display()
+            )));
+        }
+        let (mut done, mut is_pinned) = (0, true);
+        let mut files = Vec::new();
+        for (SnapshotFile { path, .. }, (file, identity)) in self.files.iter().zip(&self.handles) {
+            let mut count = |bytes| {
+                done += bytes;
+                progress(done, all);
+                done <= VERSION_BYTES_MAX
+            };
+            let (bytes, sha256) = copy(file, &target.join(path), &mut count)
+                .map_err(|error| self.opened.refusal(path, &error))?;
+            is_pinned &= self.digests.remember(file, identity, &sha256);
+            files.push(FetchedFile { path: path.clone(), bytes, sha256 });
+        }
+        Ok(Fetched { files, is_pinned })
+    }
+}
+
+/// A directory, held open, so that a link that is moved to another directory meanwhile cannot mix two.
+#[derive(Debug)]
+struct Opened {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Opened {
     /// Opens the directory; a link to it is followed once, here.
     ///
     /// # Errors
     /// [`RefusalKind::NotFound`] with the path.
-    pub fn open(path: &Path) -> Result<Self, Refusal> {
+    fn open(path: &Path) -> Result<Self, Refusal> {
         let missing = |error: &dyn std::fmt::Display| {
             RefusalKind::NotFound.because(format!("{}: {error}", path.display()))
         };
@@ -86,16 +147,23 @@ impl Directory {
     /// # Errors
     /// `Contract` where no model is there, a file is a link, or all are larger than a version may
     /// be; `Internal` where a file cannot be read. All name the file or the directory.
-    pub fn files(&self) -> Result<Vec<SourceFile>, Refusal> {
+    fn snapshot(self, digests: &Arc<Digests>) -> Result<DirectorySnapshot, Refusal> {
         let mut paths = self.model_files()?;
         paths.extend(SMALL_FILES.iter().map(ToString::to_string));
         paths.sort();
-        let mut files = Vec::new();
+        let (mut files, mut handles) = (Vec::new(), Vec::new());
+        let mut id = Identifier::default();
         for path in paths {
-            if let Some(file) = self.open_file(&path)? {
-                let identity = Identity::of(&file).map_err(|error| self.refusal(&path, &error))?;
-                files.push(SourceFile { path, file, identity });
+            if let Some((file, identity)) = self.identified(&path)? {
+                id.add(&path, &identity);
+                let (bytes, sha256) = (identity.bytes(), digests.get(&identity));
+                files.push(SnapshotFile { path, bytes, sha256 });
+                handles.push((file, identity));
             }
+        }
+        // An author who corrects it has made another snapshot.
+        if let Some((_, identity)) = self.identified(checksums::FILE)? {
+            id.add(checksums::FILE, &identity);
         }
         let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
         if all > most {
@@ -104,51 +172,22 @@ impl Directory {
                 self.path.display()
             )));
         }
-        Ok(files)
+        let digests = Arc::clone(digests);
+        Ok(DirectorySnapshot { opened: self, id: id.finish(), files, handles, digests })
     }
 
-    /// Copies the files into `target`, which exists and is empty; `copied` hears of bytes done
-    /// and in all. Blocking.
-    ///
-    /// # Errors
-    /// `Space` where the disk has no room for them, `Internal` for other faults of reading and writing. All
-    /// name the file.
-    pub fn copy_to(
-        &self,
-        files: Vec<SourceFile>,
-        target: &Path,
-        digests: &Digests,
-        copied: &dyn Fn(u64, u64),
-    ) -> Result<Vec<StagedFile>, Refusal> {
-        let all = bytes_of(&files);
-        let free = free_bytes(target).map_err(|error| io_refusal(target, &error))?;
-        if all > free {
-            return Err(RefusalKind::Space.because(format!(
-                "{}: the version has {all} bytes, and {free} are free",
-                target.display()
-            )));
-        }
-        let mut done = 0;
-        let mut staged = Vec::new();
-        for SourceFile { path, mut file, identity } in files {
-            let mut count = |bytes| {
-                done += bytes;
-                copied(done, all);
-                done <= VERSION_BYTES_MAX
-            };
-            let (bytes, sha256) = copy(&mut file, &target.join(&path), &mut count)
-                .map_err(|error| self.refusal(&path, &error))?;
-            digests.remember(&file, identity, &sha256);
-            staged.push(StagedFile { path, bytes, sha256 });
-        }
-        Ok(staged)
+    /// A file below the directory with what it is now, if it is there.
+    fn identified(&self, path: &str) -> Result<Option<(File, Identity)>, Refusal> {
+        let Some(file) = self.open_file(path)? else { return Ok(None) };
+        let identity = Identity::of(&file).map_err(|error| self.refusal(path, &error))?;
+        Ok(Some((file, identity)))
     }
 
     /// Compares files with the `SHA256SUMS` of the source, if it has one.
     ///
     /// # Errors
     /// `Checksum` where one differs or is missing, or where a line cannot be read.
-    pub fn verify(&self, files: &[StagedFile]) -> Result<(), Refusal> {
+    fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
         let Some(file) = self.open_file(checksums::FILE)? else { return Ok(()) };
         let path = self.path.join(checksums::FILE);
         let mut text = String::new();
@@ -234,8 +273,32 @@ fn is_model_file(name: &str) -> bool {
 }
 
 /// Saturates: a sparse file may claim anything.
-fn bytes_of(files: &[SourceFile]) -> u64 {
-    files.iter().fold(0, |sum, file| sum.saturating_add(file.identity.bytes()))
+fn bytes_of(files: &[SnapshotFile]) -> u64 {
+    files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
+}
+
+/// Makes the name of a snapshot from what its files are.
+#[derive(Default)]
+struct Identifier {
+    digest: Sha256,
+    is_unsettled: bool,
+}
+
+impl Identifier {
+    fn add(&mut self, path: &str, identity: &Identity) {
+        self.digest.update(format!("{path} {identity}\n"));
+        self.is_unsettled |= !identity.is_settled();
+    }
+
+    fn finish(mut self) -> SnapshotId {
+        static UNSETTLED: AtomicU64 = AtomicU64::new(0);
+        if self.is_unsettled {
+            // A further change could leave the same times: such a name equals no other.
+            let number = UNSETTLED.fetch_add(1, Ordering::Relaxed);
+            self.digest.update(format!("unsettled {number}\n"));
+        }
+        SnapshotId::new(hex(&self.digest.finalize()))
+    }
 }
 
 /// What this process may still write to the file system of `path`, statvfs(3).
@@ -244,26 +307,17 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// The refusal for a fault of the disk: `Space` where it is full.
-pub fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
-    let full = matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    );
-    let kind = if full { RefusalKind::Space } else { RefusalKind::Internal };
-    kind.because(format!("{}: {error}", path.display()))
-}
-
 /// Copies one file; gives its length and SHA-256. `count` hears of each part and says whether
 /// there is room for it.
 fn copy(
-    from: &mut File,
+    mut from: &File,
     to: &Path,
     count: &mut dyn FnMut(u64) -> bool,
 ) -> io::Result<(u64, String)> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }
+    from.rewind()?;
     let mut to = File::create_new(to)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -282,79 +336,6 @@ fn copy(
     }
 }
 
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes everything");
-        text
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    fn stage(source: &Path) -> Result<Vec<String>, Refusal> {
-        let target = tempfile::tempdir().unwrap();
-        let source = Directory::open(source)?;
-        let digests = Digests::default();
-        let files = source.copy_to(source.files()?, target.path(), &digests, &|_, _| {})?;
-        Ok(files.into_iter().map(|file| file.path).collect())
-    }
-
-    #[test]
-    fn a_version_takes_the_model_its_external_data_and_the_known_files_alone() {
-        let source = tempfile::tempdir().unwrap();
-        fs::create_dir_all(source.path().join("1_Pooling")).unwrap();
-        for name in [
-            "model.onnx",
-            "model.onnx_data",
-            "weights.data",
-            "1_Pooling/config.json",
-            "tokenizer.json",
-            "pytorch_model.bin",
-            "model_fp16.onnx",
-            "README.md",
-        ] {
-            fs::write(source.path().join(name), name).unwrap();
-        }
-        let expected = [
-            "1_Pooling/config.json",
-            "model.onnx",
-            "model.onnx_data",
-            "tokenizer.json",
-            "weights.data",
-        ];
-        assert_eq!(stage(source.path()).unwrap(), expected);
-    }
-
-    #[test]
-    fn nothing_outside_the_directory_gets_into_a_version() {
-        for name in ["model.onnx", "tokenizer.json", "model.onnx_data", "1_Pooling"] {
-            let source = tempfile::tempdir().unwrap();
-            fs::create_dir(source.path().join("elsewhere")).unwrap();
-            fs::write(source.path().join("elsewhere/config.json"), "{}").unwrap();
-            if name != "model.onnx" {
-                fs::write(source.path().join("model.onnx"), "x").unwrap();
-            }
-            let target = if name == "1_Pooling" { "elsewhere" } else { "/etc/passwd" };
-            symlink(target, source.path().join(name)).unwrap();
-            let refusal = stage(source.path()).unwrap_err();
-            assert_eq!(refusal.kind, RefusalKind::Contract, "{name}");
-            assert!(refusal.message.contains(name), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn a_missing_directory_and_a_directory_without_a_model_are_told_apart() {
-        let empty = tempfile::tempdir().unwrap();
-        let refusal = stage(empty.path()).unwrap_err();
-        assert_eq!(refusal.kind, RefusalKind::Contract);
-        let refusal = stage(&empty.path().join("none")).unwrap_err();
-        assert_eq!(refusal.kind, RefusalKind::NotFound);
-        assert!(refusal.message.contains("none"), "{refusal}");
-    }
-}
+#[path = "directory_tests.rs"]
+mod tests;

@@ -1,33 +1,26 @@
 //! Which content an update is about: stages a source, or finds a version that is kept, and says
-//! what is known of it. Called by a model's [`driver`](crate::models::driver), on a thread that may block.
+//! what is known of it. Called by a model's [`driver`](crate::models::update::driver), on a thread that may block.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use onnxd_proto::{
-    domain::{Facts, Output, Record, Refusal, RefusalKind},
+    domain::{Facts, Output, Record, Refusal, RefusalKind, SourceUri},
     generation::Generation,
 };
 
 use crate::models::{
-    events::{Candidate, Job, Target},
+    machine::events::{Candidate, Content, Job, Target},
     registry::Model,
-    source::Directory,
-    store::{Hold, Staged, Store},
+    store::{Staged, Store},
+    update::driver::{Known, Versions},
 };
 
 /// What staging brings to light.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub candidate: Candidate,
-    /// Where it stands, unless it was kept before.
-    pub staged: Option<Staged>,
+    pub candidate: Candidate<Versions>,
+    /// Bytes that the source holds, where it was looked at.
     pub bytes: u64,
-    /// What an earlier check found out.
-    pub facts: Option<Facts>,
-    /// Its record, where it is durable already.
-    pub record: Option<Record>,
-    /// Keeps it from being removed meanwhile.
-    pub hold: Hold,
 }
 
 /// What clients rely on stays: what the model is for, the dimension of its embeddings, since vectors
@@ -82,51 +75,49 @@ pub(super) fn find(
     model: &Model,
     job: &Job,
     demands_nearness: bool,
-    copied: &dyn Fn(u64, u64),
+    progress: &dyn Fn(u64, u64),
 ) -> Result<Found, Refusal> {
     // Vectors that an unloaded model made are compared with those of its next generation, too.
     let serving = model.last().map(|(_, record)| record);
-    let stage = |from: &Path| {
-        let staged = store.stage(&Directory::open(from)?, copied)?;
-        let (version, bytes) = (staged.version.clone(), staged.bytes);
-        Ok((Some(staged), version, bytes))
+    let stage = |from: &SourceUri| {
+        let staged = store.stage(from, progress)?;
+        let bytes = staged.bytes;
+        Ok((staged, bytes))
     };
-    let (staged, version, bytes) = match job.target.clone() {
-        Target::Source(from) => stage(from.as_deref().unwrap_or(&model.source))?,
+    let (staged, bytes) = match &job.target {
+        Target::Source(from) => stage(from.as_ref().unwrap_or(&model.source))?,
         Target::Last => match last(store, model)? {
             Some((generation, record)) => return Ok(found_again(store, generation, record)),
             None => stage(&model.source)?,
         },
         Target::Nothing => {
-            return Err(RefusalKind::Internal.because("nothing has no content to find"));
+            return Err(RefusalKind::Internal.because("internal error: no content to find"));
         }
         Target::Generation(to) => {
             let serving = serving.as_ref().map(|record| record.version.as_str());
-            let version = store.earlier(&model.name, to, serving)?;
-            (Some(Staged::kept(&version)), version, 0)
+            (Staged::kept(&store.earlier(&model.name, *to, serving)?), 0)
         }
-        Target::Version(version) => (Some(Staged::kept(&version)), version, 0),
+        Target::Version(version) => (Staged::kept(version), 0),
     };
-    let hold = store.hold(&version);
-    let is_kept = staged.as_ref().is_none_or(|staged| staged.folder().is_none());
-    if is_kept && !store.layout().version(&version).exists() {
-        let message = format!("version {version} was removed meanwhile");
+    let version = store.pin(&staged.version);
+    let is_kept = staged.folder().is_none();
+    if is_kept && !store.has(&staged.version) {
+        let message = format!("version {} was removed meanwhile", staged.version);
         return Err(RefusalKind::NotFound.because(message));
     }
-    let facts = if is_kept { store.known_facts(&model.name, &version) } else { None };
-    let changes = serving.as_ref().is_some_and(|serving| serving.version != version);
+    let facts = if is_kept { store.known_facts(&model.name, &staged.version) } else { None };
+    let changes = serving.as_ref().is_some_and(|serving| serving.version != staged.version);
     if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
         require_alike(facts, &serving.facts, job.allow_dimension_change)?;
     }
     // A source that was served once may be far from what serves now.
     let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));
-    let candidate = Candidate {
-        durable: None,
-        quarantined: store.is_quarantined(&model.name, &version),
-        unchecked: facts.is_none() || is_far,
-        version,
+    let quarantined = store.is_quarantined(&model.name, &staged.version);
+    let content = match facts {
+        Some(facts) if !is_far => Content::Checked(Known { facts, drift: None }),
+        _ => Content::Unchecked(staged),
     };
-    Ok(Found { candidate, staged, bytes, facts, record: None, hold })
+    Ok(Found { candidate: Candidate { version, quarantined, content }, bytes })
 }
 
 /// What served last before the start, if the configuration still names the same source: another
@@ -139,15 +130,7 @@ fn last(store: &Store, model: &Model) -> Result<Option<(Generation, Record)>, Re
 }
 
 fn found_again(store: &Store, generation: Generation, record: Record) -> Found {
-    let version = record.version.clone();
-    let hold = store.hold(&version);
-    let durable = Some(generation);
-    Found {
-        candidate: Candidate { version, unchecked: false, quarantined: false, durable },
-        staged: None,
-        bytes: 0,
-        facts: Some(record.facts.clone()),
-        record: Some(record),
-        hold,
-    }
+    let version = store.pin(&record.version);
+    let content = Content::Durable(generation, Arc::new(record));
+    Found { candidate: Candidate { version, quarantined: false, content }, bytes: 0 }
 }

@@ -1,7 +1,7 @@
 //! `SHA256SUMS`, where a source has one: what its author says the files are, in the format of
 //! sha256sum(1). It tells a complete upload from one that is torn or damaged.
 
-use crate::models::source::StagedFile;
+use crate::models::sources::FetchedFile;
 
 /// The name of the file.
 pub(super) const FILE: &str = "SHA256SUMS";
@@ -26,7 +26,7 @@ impl Checksums {
     /// one that `is_missing`.
     pub(super) fn fault(
         &self,
-        files: &[StagedFile],
+        files: &[FetchedFile],
         is_missing: impl Fn(&str) -> bool,
     ) -> Option<String> {
         self.0.iter().find_map(|(digest, path)| {
@@ -54,9 +54,9 @@ fn entry(line: &str) -> Option<(String, String)> {
 mod tests {
     use super::*;
 
-    fn staged(path: &str, digit: char) -> StagedFile {
+    fn staged(path: &str, digit: char) -> FetchedFile {
         let sha256 = digit.to_string().repeat(64);
-        StagedFile { path: path.to_owned(), bytes: 1, sha256 }
+        FetchedFile { path: path.to_owned(), bytes: 1, sha256 }
     }
 
     #[test]

@@ -22,7 +22,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::pool::executable::WorkerExecutable;
+use crate::{
+    pool::executable::WorkerExecutable,
+    tasks::{EssentialTasks, Guard},
+};
 use onnxd_proto::exit::Failure;
 
 /// How often the checker's memory is looked at. A process that writes to new memory as fast as
@@ -65,8 +68,12 @@ impl Checker {
     ///
     /// # Panics
     /// It is called outside of a runtime.
-    pub fn new(executable: WorkerExecutable, limits: CheckLimits) -> Result<Self, Failure> {
-        let starter = Starter::begin()
+    pub fn new(
+        executable: WorkerExecutable,
+        limits: CheckLimits,
+        tasks: &EssentialTasks,
+    ) -> Result<Self, Failure> {
+        let starter = Starter::begin(tasks.guard("checkers"))
             .map_err(|error| Failure::internal(format!("a thread for checkers: {error}")))?;
         Ok(Self { executable, starter, limits, turns: Arc::new(Semaphore::new(CHECKS_MAX)) })
     }
@@ -153,11 +160,11 @@ struct Starter(mpsc::SyncSender<Start>);
 type Start = (Command, oneshot::Sender<io::Result<Child>>);
 
 impl Starter {
-    fn begin() -> io::Result<Self> {
+    fn begin(guard: Guard) -> io::Result<Self> {
         let (orders, ordered) = mpsc::sync_channel::<Start>(CHECKS_MAX);
         let runtime = Handle::current();
         thread::Builder::new().name("checkers".into()).spawn(move || {
-            let _runtime = runtime.enter();
+            let (_guard, _runtime) = (guard, runtime.enter());
             for (mut command, started) in ordered {
                 // Who has given up drops the child, which ends it.
                 let _ = started.send(command.spawn());

@@ -3,27 +3,35 @@
 //! step a crash interrupts, the next [`Store::open`] finds the old or the new state and removes
 //! the rest. What stands where is [`onnxd_proto::layout`]'s affair.
 
+mod crash;
+mod lock;
+pub mod pins;
+mod retention;
+mod staged_before;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use onnxd_proto::{
-    domain::{Record, Refusal, model_name::ModelName},
+    domain::{Record, Refusal, RefusalKind, SourceUri, model_name::ModelName},
     generation::Generation,
     layout::{Layout, MANIFEST},
 };
 use sha2::{Digest, Sha256};
 
 use crate::models::{
-    crash,
-    digests::Digests,
-    lock,
-    source::{Directory, SourceFile, StagedFile, hex, io_refusal},
+    disk::{hex, io_refusal},
+    sources::{Fetched, FetchedFile, Resolved, Snapshot, SnapshotFile, Sources},
+    store::{
+        pins::{PinnedVersion, Pins},
+        staged_before::StagedBefore,
+    },
 };
 use onnxd_proto::exit::Failure;
 
@@ -33,32 +41,13 @@ pub struct Store {
     layout: Layout,
     /// Versions of each model that are kept.
     retention: usize,
-    held: Held,
+    pins: Pins,
     /// Held by the one thread that removes old versions: updates of several models end at once.
-    pub(super) retiring: Mutex<()>,
-    digests: Digests,
+    retiring: Mutex<()>,
+    sources: Sources,
+    staged: StagedBefore,
     /// Released by the kernel however this process ends.
     lock: File,
-}
-
-/// Versions that running updates need, with how many need each.
-type Held = Arc<Mutex<HashMap<String, usize>>>;
-
-/// While this lives its version is not removed.
-#[derive(Debug)]
-pub struct Hold {
-    version: String,
-    held: Held,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.version) {
-            *count -= 1;
-            held.retain(|_, count| *count > 0);
-        }
-    }
 }
 
 /// A version that stands in `staging/` or, where it was known already, in `versions/`. Dropping
@@ -77,6 +66,11 @@ impl Staged {
     /// A version that is kept already.
     pub fn kept(version: &str) -> Self {
         Self { version: version.to_owned(), folder: None, bytes: 0 }
+    }
+
+    /// The same, with its size.
+    fn known(version: String, bytes: u64) -> Self {
+        Self { version, folder: None, bytes }
     }
 
     /// Where the files stand until the version is kept.
@@ -109,9 +103,10 @@ impl Store {
         let store = Self {
             layout,
             retention,
-            held: Held::default(),
+            pins: Pins::default(),
             retiring: Mutex::default(),
-            digests: Digests::default(),
+            sources: Sources::default(),
+            staged: StagedBefore::default(),
             lock,
         };
         // What a crash left unfinished is nobody's.
@@ -135,21 +130,18 @@ impl Store {
         self.lock.try_clone()
     }
 
-    /// Keeps a version from being removed, as long as the result lives.
-    pub fn hold(&self, version: &str) -> Hold {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        *held.entry(version.to_owned()).or_default() += 1;
-        Hold { version: version.to_owned(), held: Arc::clone(&self.held) }
+    /// Keeps a version from being removed, as long as the result or a clone of it lives.
+    pub fn pin(&self, version: &str) -> PinnedVersion {
+        self.pins.pin(version)
     }
 
-    /// All versions that are held.
-    pub(super) fn held(&self) -> HashSet<String> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.keys().cloned().collect()
+    /// All versions that are pinned.
+    fn pinned(&self) -> HashSet<String> {
+        self.pins.all()
     }
 
     /// How many versions of each model are kept.
-    pub(super) fn retention(&self) -> usize {
+    fn retention(&self) -> usize {
         self.retention
     }
 
@@ -158,45 +150,66 @@ impl Store {
         &self.layout
     }
 
-    /// Copies a source into `staging/` and names it by its manifest, or finds it known and
-    /// unchanged; `copied` hears of bytes done and in all. Blocking.
+    /// Fetches what a source holds into `staging/` and names it by its manifest, or finds it known
+    /// and unchanged; `progress` hears of bytes done and in all. Blocking.
     ///
     /// # Errors
-    /// See [`Directory::files`], [`Directory::copy_to`] and [`Directory::verify`]; nothing is left
-    /// behind.
-    pub fn stage(&self, source: &Directory, copied: &dyn Fn(u64, u64)) -> Result<Staged, Refusal> {
-        let files = source.files()?;
-        if let Some(unchanged) = self.unchanged(&files) {
-            let (_, version, bytes) = identify(&unchanged);
-            if self.layout.version(&version).exists() {
-                source.verify(&unchanged)?;
-                return Ok(Staged { version, folder: None, bytes });
+    /// Those of the source, see [`sources`](crate::models::sources), or a fault of the disk; nothing
+    /// is left behind.
+    pub fn stage(&self, uri: &SourceUri, progress: &dyn Fn(u64, u64)) -> Result<Staged, Refusal> {
+        let source = self.sources.open(uri);
+        let known = self.staged.get(uri).filter(|known| self.has(&known.version));
+        let snapshot = match source.resolve(known.as_ref().map(|known| &known.snapshot))? {
+            Resolved::Changed(snapshot) => snapshot,
+            Resolved::Unchanged => match known {
+                Some(known) => return Ok(Staged::known(known.version, known.bytes)),
+                None => {
+                    let message = "internal error: a source is the same as an unknown one";
+                    return Err(RefusalKind::Internal.because(message));
+                }
+            },
+        };
+        let (staged, is_pinned) = self.stage_snapshot(&*snapshot, progress)?;
+        if is_pinned {
+            self.staged.remember(uri, snapshot.id(), &staged);
+        }
+        Ok(staged)
+    }
+
+    /// Fetches a snapshot unless its version is kept. Says whether the version is certainly that of
+    /// the snapshot's name.
+    fn stage_snapshot(
+        &self,
+        snapshot: &dyn Snapshot,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(Staged, bool), Refusal> {
+        if let Some(files) = known_files(snapshot) {
+            let (_, version, bytes) = identify(&files);
+            if self.has(&version) {
+                snapshot.verify(&files)?;
+                return Ok((Staged::known(version, bytes), true));
             }
         }
         let staging = self.layout.staging();
         let folder =
             tempfile::tempdir_in(&staging).map_err(|error| io_refusal(&staging, &error))?;
         crash::point(1);
-        let files = source.copy_to(files, folder.path(), &self.digests, copied)?;
-        source.verify(&files)?;
+        let Fetched { files, is_pinned } = snapshot.fetch(folder.path(), progress)?;
+        snapshot.verify(&files)?;
         crash::point(2);
         let (manifest, version, bytes) = identify(&files);
-        if self.layout.version(&version).exists() {
-            return Ok(Staged { version, folder: None, bytes });
+        if self.has(&version) {
+            return Ok((Staged::known(version, bytes), is_pinned));
         }
         let path = folder.path().join(MANIFEST);
         fs::write(&path, manifest).map_err(|error| io_refusal(&path, &error))?;
         crash::point(3);
-        Ok(Staged { version, folder: Some(folder), bytes })
+        Ok((Staged { version, folder: Some(folder), bytes }, is_pinned))
     }
 
-    /// These files as they were read before, if none of them has changed since.
-    fn unchanged(&self, files: &[SourceFile]) -> Option<Vec<StagedFile>> {
-        let file = |file: &SourceFile| {
-            let sha256 = self.digests.get(&file.identity)?;
-            Some(StagedFile { path: file.path.clone(), bytes: file.identity.bytes(), sha256 })
-        };
-        files.iter().map(file).collect()
+    /// Whether a version is kept.
+    pub fn has(&self, version: &str) -> bool {
+        self.layout.version(version).exists()
     }
 
     /// Makes a staged version durable and gives it its place; from then on it never changes.
@@ -293,7 +306,7 @@ impl Store {
 }
 
 /// The names in a directory; none where it is missing.
-pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
+fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -303,9 +316,17 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(entries.map(name).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
+/// The files of a snapshot, if the source knows the digest of each without reading it.
+fn known_files(snapshot: &dyn Snapshot) -> Option<Vec<FetchedFile>> {
+    let file = |SnapshotFile { path, bytes, sha256 }: &SnapshotFile| {
+        Some(FetchedFile { path: path.clone(), bytes: *bytes, sha256: sha256.clone()? })
+    };
+    snapshot.files().iter().map(file).collect()
+}
+
 /// The manifest of these files, the version that it makes, and the bytes of all. A manifest has
 /// lines of `<sha256>  <bytes>  <path>`, sorted by path, after a line that names the format.
-fn identify(files: &[StagedFile]) -> (String, String, u64) {
+fn identify(files: &[FetchedFile]) -> (String, String, u64) {
     let lines =
         files.iter().map(|file| format!("{}  {}  {}\n", file.sha256, file.bytes, file.path));
     let manifest: String = std::iter::once("onnxd manifest 1\n".to_owned()).chain(lines).collect();

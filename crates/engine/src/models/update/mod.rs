@@ -1,9 +1,14 @@
 //! Updates as callers see them: what can be asked for, what is told on the way, what comes out.
-//! [`crate::models::line`] decides, [`crate::models::driver`] does.
+//! [`crate::models::machine`] decides, [`crate::models::update::driver`] does.
+
+pub mod background;
+pub mod checker;
+pub mod coordinator;
+mod driver;
+mod find;
 
 use std::{
     io,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,21 +16,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onnxd_proto::domain::{Refusal, RefusalKind};
+use onnxd_proto::domain::{Refusal, RefusalKind, SourceUri, SourceUriError};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
-use crate::dispatch;
 use crate::models::{
-    background::Background,
-    checker::Checker,
-    driver::{Caller, Driver, Input},
-    events::{CallId, Event, Job, Stop},
     gate::{Pass, Presence},
-    line::{Line, Times},
+    machine::{
+        Times, UpdateMachine,
+        events::{CallId, Event, Job, Stop, WorkerEvent},
+    },
     registry::{Model, Registry},
     store::Store,
+    update::{
+        background::Background,
+        checker::Checker,
+        coordinator::Coordinator,
+        driver::{Caller, Driver, Input, Versions},
+    },
+    workers::Workers,
 };
+use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
 use onnxd_telemetry::metrics::Metrics;
 
@@ -40,37 +54,80 @@ pub enum NotServed {
     Failed(Refusal),
 }
 
+/// Why a model could not be brought to what it serves at start.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RestoreError {
+    /// Its source cannot serve.
+    #[error("--model {model}: {refusal}")]
+    Refused {
+        /// The model.
+        model: String,
+        /// Why its source cannot serve.
+        refusal: Refusal,
+    },
+    /// Its update task has ended: a fault of our own.
+    #[error("internal error: the update task of {model} ended unexpectedly")]
+    Ended {
+        /// The model.
+        model: String,
+    },
+}
+
+/// Why an update task gave no result.
+enum AskError {
+    Refused(Refusal),
+    /// The task has ended.
+    Ended,
+}
+
+impl AskError {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Ended => RefusalKind::Internal
+                .because("internal error: the model's update task ended unexpectedly"),
+        }
+    }
+}
+
 /// Where the steps of an update are told; what nobody reads in time is dropped.
 pub type Progress = mpsc::Sender<Step>;
 
-/// The way into the lines of all models.
+/// The way to the update tasks of all models.
 #[derive(Debug)]
 pub struct Updater {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    lines: Vec<LineHandle>,
+    handles: Vec<UpdateHandle>,
 }
 
-/// The way into one model's line; also what the dispatcher tells about workers goes here.
+/// The way to one model's update task; also what the dispatcher tells about workers goes here.
 #[derive(Clone, Debug)]
-pub struct LineHandle(mpsc::Sender<Input>);
+pub struct UpdateHandle(mpsc::Sender<Input>);
 
-impl LineHandle {
+impl UpdateHandle {
     /// A handle to the task that reads the other end.
-    pub(super) fn new(inputs: mpsc::Sender<Input>) -> Self {
+    fn new(inputs: mpsc::Sender<Input>) -> Self {
         Self(inputs)
     }
 
     /// Tells what happened to a worker. What does not fit the queue is dropped: loading ahead has
     /// a deadline, and a storm of failures is known by its first two.
-    pub fn tell(&self, event: Event) {
-        if self.0.try_send(Input::Happened(event)).is_err() {
-            tracing::warn!("a line of updates does not keep up");
+    pub fn tell(&self, event: WorkerEvent) {
+        self.try_tell(Event::Worker(event));
+    }
+
+    fn try_tell(&self, event: Event<Versions>) {
+        match self.0.try_send(Input::Happened(event)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => tracing::warn!("a model's update task does not keep up"),
+            // The server ends because of that, see `tasks`.
+            Err(TrySendError::Closed(_)) => tracing::error!("a model's update task has ended"),
         }
     }
 }
 
-/// What lines work with.
+/// What update tasks work with.
 #[derive(Clone, Debug)]
 pub struct Means {
     pub store: Arc<Store>,
@@ -81,43 +138,52 @@ pub struct Means {
     pub background: Background,
     /// How long a request may take: an unload waits for those that were accepted.
     pub request_timeout: Duration,
-    /// The dispatcher, which knows the workers.
-    pub events: mpsc::Sender<dispatch::Event>,
+    /// Runs the update tasks.
+    pub tasks: EssentialTasks,
+    pub workers: Arc<dyn Workers>,
+    /// Numbers generations.
+    pub coordinator: Arc<dyn Coordinator>,
 }
 
 impl Updater {
-    /// Starts a line for each model, which continues where the store's records end. Nothing serves
+    /// Starts a task for each model, which continues where the store's records end. Nothing serves
     /// yet.
     ///
     /// # Errors
     /// The store is damaged; the message names the file.
     pub fn new(means: &Means) -> io::Result<Self> {
-        let line = |model: &Arc<Model>| {
+        let start = |model: &Arc<Model>| {
             let last = means.store.generations(&model.name)?.last().copied().unwrap_or(0);
-            let line = Line::new(last, None, means.times);
-            Ok(Driver::start(line, Arc::clone(model), means.clone()))
+            let machine = UpdateMachine::new(last, None, means.times);
+            Ok(Driver::start(machine, Arc::clone(model), means.clone()))
         };
-        let lines = means.registry.models().iter().map(line).collect::<io::Result<_>>()?;
+        let handles = means.registry.models().iter().map(start).collect::<io::Result<_>>()?;
         let (registry, metrics) = (Arc::clone(&means.registry), Arc::clone(&means.metrics));
-        Ok(Self { registry, metrics, lines })
+        Ok(Self { registry, metrics, handles })
     }
 
     /// One without models, for callers that test themselves.
     pub fn of_no_model(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
-        Self { registry, metrics, lines: Vec::new() }
+        Self { registry, metrics, handles: Vec::new() }
     }
 
     /// Brings every model that is to be loaded at start to what it serves: its last durable
     /// generation with a sound compiled form, or its source where there is no generation yet.
     ///
     /// # Errors
-    /// The model whose source cannot serve, and why.
-    pub async fn restore(&self) -> Result<(), (String, Refusal)> {
+    /// See [`RestoreError`].
+    pub async fn restore(&self) -> Result<(), RestoreError> {
         for model in self.registry.models().iter().filter(|model| model.preload) {
+            let name = || model.name.to_string();
             // No worker runs yet that could load ahead.
-            let loaded = self.want(model, Load::Lazy).await;
-            loaded.map_err(|refusal| (model.name.to_string(), refusal))?;
+            match self.want(model, Load::Lazy).await {
+                Ok(()) => {}
+                Err(AskError::Refused(refusal)) => {
+                    return Err(RestoreError::Refused { model: name(), refusal });
+                }
+                Err(AskError::Ended) => return Err(RestoreError::Ended { model: name() }),
+            }
         }
         Ok(())
     }
@@ -139,7 +205,8 @@ impl Updater {
                 Err(_) => match self.want(model, Load::Ahead).await {
                     Ok(()) => {}
                     Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
-                    Err(refusal) => {
+                    Err(error) => {
+                        let refusal = error.into_refusal();
                         let (kind, reason) = (refusal.kind, refusal.message.as_str());
                         tracing::warn!(model = %model.name, ?kind, reason, "not loaded on first use");
                         return Err(NotServed::Failed(refusal));
@@ -150,29 +217,29 @@ impl Updater {
     }
 
     /// Waits until something of a model serves, and has it loaded if nothing does.
-    async fn want(&self, model: &Model, load: Load) -> Result<(), Refusal> {
+    async fn want(&self, model: &Model, load: Load) -> Result<(), AskError> {
         let (progress, _) = mpsc::channel(1);
         self.ask(model, progress, |id, caller| Input::Wanted(id, load, caller)).await.map(drop)
     }
 
-    /// The way into the line of each model, by slot.
-    pub fn lines(&self) -> Vec<LineHandle> {
-        self.lines.clone()
+    /// The way to the update task of each model, by slot.
+    pub fn handles(&self) -> Vec<UpdateHandle> {
+        self.handles.clone()
     }
 
     /// Gives up updates that are not decided yet; the serving generations stay.
     pub fn stop(&self) {
-        self.lines.iter().for_each(|line| line.tell(Event::Stopped(Stop::Stopping)));
+        self.handles.iter().for_each(|handle| handle.try_tell(Event::Stopped(Stop::Stopping)));
     }
 
-    /// Has nothing new begin in any line, and returns when nothing runs: then a successor finds
+    /// Has nothing new begin for any model, and returns when nothing runs: then a successor finds
     /// everything durable. Calls wait meanwhile.
     pub async fn hold(&self) {
         let mut idle = Vec::new();
-        for line in &self.lines {
+        for handle in &self.handles {
             let (holding, held) = oneshot::channel();
-            // A line that has ended runs nothing.
-            let _ = line.0.send(Input::Hold(holding)).await;
+            // A task that has ended runs nothing; the server ends with it.
+            let _ = handle.0.send(Input::Hold(holding)).await;
             idle.push(held);
         }
         for held in idle {
@@ -182,15 +249,15 @@ impl Updater {
 
     /// Lets what was held begin.
     pub async fn resume(&self) {
-        for line in &self.lines {
-            let _ = line.0.send(Input::Happened(Event::Resumed)).await;
+        for handle in &self.handles {
+            let _ = handle.0.send(Input::Happened(Event::Resumed)).await;
         }
     }
 
     /// A successor updates from now on: whoever waits is told to ask it.
     pub async fn hand_over(&self) {
-        for line in &self.lines {
-            let _ = line.0.send(Input::Happened(Event::Stopped(Stop::HandingOver))).await;
+        for handle in &self.handles {
+            let _ = handle.0.send(Input::Happened(Event::Stopped(Stop::HandingOver))).await;
         }
     }
 
@@ -207,6 +274,7 @@ impl Updater {
     ) -> Result<Outcome, Refusal> {
         let start = Instant::now();
         let result = self.ask(model, progress, |id, caller| Input::Called(id, job, caller)).await;
+        let result = result.map_err(AskError::into_refusal);
         let refused = result.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
@@ -223,22 +291,22 @@ impl Updater {
         result
     }
 
-    /// Tells a model's line, and waits for its answer.
+    /// Tells a model's update task, and waits for its answer.
     async fn ask(
         &self,
         model: &Model,
         progress: Progress,
         input: impl FnOnce(CallId, Caller) -> Input,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<Outcome, AskError> {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let start = Instant::now();
         let (answer, answered) = oneshot::channel();
         let caller = Caller { progress, answer, start };
         let id = CALLS.fetch_add(1, Ordering::Relaxed);
-        let gone = || Stop::Stopping.refusal();
-        let line = &self.lines[usize::from(model.slot)];
-        line.0.send(input(id, caller)).await.map_err(|_| gone())?;
-        answered.await.unwrap_or_else(|_| Err(gone()))
+        let handle = &self.handles[usize::from(model.slot)];
+        handle.0.send(input(id, caller)).await.map_err(|_| AskError::Ended)?;
+        let answer = answered.await.map_err(|_| AskError::Ended)?;
+        answer.map_err(AskError::Refused)
     }
 
     /// Unloads a model: returns when what it had accepted is answered and workers have dropped what
@@ -272,16 +340,11 @@ impl Updater {
 /// How long one worker may take to load ahead before the update goes on without it.
 pub const LOAD_AHEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A path in a request, which must be absolute since the two processes may stand in different
-/// directories.
+/// The source that a request names. A path must be absolute, since the two processes may stand in
+/// different directories.
 ///
 /// # Errors
-/// The path is relative.
-pub fn absolute(path: &Path) -> Result<PathBuf, Refusal> {
-    if path.is_absolute() {
-        Ok(path.to_owned())
-    } else {
-        let message = format!("{}: the path of a source must be absolute", path.display());
-        Err(RefusalKind::NotFound.because(message))
-    }
+/// The path is relative, or the scheme is unknown.
+pub fn source(uri: &str) -> Result<SourceUri, Refusal> {
+    uri.parse().map_err(|error: SourceUriError| RefusalKind::NotFound.because(error.to_string()))
 }

@@ -1,11 +1,11 @@
 //! Who waits until a model serves, and how soon a failed attempt is repeated. Pure; part of a
-//! model's [`line`](crate::models::line).
+//! model's [`machine`](crate::models::machine).
 
 use std::time::{Duration, Instant};
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
 
-use crate::models::{events::CallId, line::CALLERS_MAX};
+use crate::models::machine::{CALLERS_MAX, events::CallId};
 use onnxd_proto::domain::Load;
 
 /// So long the reason why a model could not be loaded is given again rather than a broken source
@@ -15,7 +15,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Those who wait.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct PendingLoads {
     callers: Vec<CallId>,
     load: Load,
     failed: Option<(Instant, Refusal)>,
@@ -23,7 +23,7 @@ pub(super) struct Wanted {
     failures: u32,
 }
 
-impl Wanted {
+impl PendingLoads {
     /// One more waits; an error says why it does not.
     pub(super) fn add(&mut self, now: Instant, caller: CallId, load: Load) -> Result<(), Refusal> {
         let doublings = self.failures.saturating_sub(1).min(5);

@@ -1,12 +1,9 @@
-//! What a line promises of models that are unloaded, and of those that nobody has used yet.
+//! What a machine promises of models that are unloaded, and of those that nobody has used yet.
 
-use crate::models::{
+use crate::models::machine::{
     events::Stop,
-    gate::Presence,
-    line::{
-        world::{TIMES, World, candidate, job, on_probation},
-        *,
-    },
+    world::{Machine, TIMES, World, candidate, job, on_probation, worker_failed},
+    *,
 };
 
 fn kind(world: &World, call: CallId) -> Option<RefusalKind> {
@@ -16,9 +13,9 @@ fn kind(world: &World, call: CallId) -> Option<RefusalKind> {
 #[test]
 fn what_many_want_at_once_is_loaded_once_under_its_last_number() {
     let mut world = World::restarted(7);
-    assert_eq!(world.line.presence(), Presence::NotLoaded);
+    assert_eq!(world.machine.presence(), Presence::NotLoaded);
     (0..20).for_each(|_| world.want());
-    assert_eq!(world.line.presence(), Presence::Loading);
+    assert_eq!(world.machine.presence(), Presence::Loading);
     world.settle();
     assert_eq!((world.loads, &world.commits[..]), (1, &[(3, "v0".to_owned())][..]));
     assert!((0..20).all(|call| world.answers[&call].is_ok()));
@@ -31,14 +28,13 @@ fn what_many_want_at_once_is_loaded_once_under_its_last_number() {
 
 #[test]
 fn whoever_wants_a_model_says_when_workers_load_it() {
-    for (load, next) in
-        [(Load::Ahead, Action::AskWorkers), (Load::Lazy, Action::Record(1, "a".into()))]
-    {
-        let mut line = Line::new(0, None, TIMES);
+    let propose = Action::Propose(Proposal { version: "a".into(), after: 0 });
+    for (load, next) in [(Load::Ahead, Action::AskWorkers), (Load::Lazy, propose)] {
+        let mut machine = Machine::new(0, None, TIMES);
         let now = Instant::now();
-        let staged = line.handle(now, Event::Wanted(0, load));
+        let staged = machine.handle(now, Event::Wanted(0, load));
         assert!(matches!(&staged[..], [Action::Stage(job)] if job.load == load), "{staged:?}");
-        assert_eq!(line.handle(now, Event::Staged(Ok(candidate("a")))), [next]);
+        assert_eq!(machine.handle(now, Event::Staged(Ok(candidate("a")))), [next]);
     }
 }
 
@@ -119,19 +115,19 @@ fn who_wants_a_model_takes_no_updates_place_and_gets_what_it_commits() {
 fn an_unloaded_model_is_loaded_by_an_update_alone_and_its_numbers_go_on() {
     let mut world = on_probation();
     world.call(Job::unload());
-    assert_eq!(world.line.presence(), Presence::Unloading);
+    assert_eq!(world.machine.presence(), Presence::Unloading);
     assert_eq!(world.page, 2, "until all is answered it serves");
     world.want();
     assert_eq!(kind(&world, 3), Some(RefusalKind::NotFound));
     world.settle();
-    assert_eq!((world.page, world.line.presence()), (0, Presence::Unloaded));
+    assert_eq!((world.page, world.machine.presence()), (0, Presence::Unloaded));
     let unloaded = world.answers[&2].clone().unwrap();
     assert_eq!((unloaded.generation, unloaded.previous), (0, 2));
     world.want();
     world.settle();
     assert_eq!((kind(&world, 4), world.page), (Some(RefusalKind::NotFound), 0));
     world.call(job("b", Load::Ahead));
-    assert_eq!(world.line.presence(), Presence::Loading);
+    assert_eq!(world.machine.presence(), Presence::Loading);
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "b".to_owned())));
     assert_eq!(world.answers[&5].as_ref().unwrap().previous, 0);
@@ -142,15 +138,15 @@ fn an_unload_ends_the_probation_and_what_had_failed_by_then_is_quarantined() {
     let mut world = on_probation();
     world.call(Job::unload());
     world.settle();
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!((world.commits.len(), world.page), (2, 0), "nothing comes back by itself");
     assert!(world.quarantined.is_empty());
     let mut world = on_probation();
     world.call(Job::unload());
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!((world.commits.len(), world.page), (2, 0));
     assert_eq!(world.quarantined, ["b"]);
@@ -192,5 +188,5 @@ fn an_unload_that_drains_when_the_server_stops_is_given_up() {
     world.tell(Event::Stopped(Stop::Stopping));
     world.settle();
     assert_eq!((kind(&world, 2), world.page), (Some(RefusalKind::Busy), 2));
-    assert_eq!(world.line.presence(), Presence::Loaded);
+    assert_eq!(world.machine.presence(), Presence::Loaded);
 }

@@ -1,48 +1,69 @@
-//! What surrounds a line in its tests: a [`World`] does what the line asks for, with luck or without.
+//! What surrounds a machine in its tests: a [`World`] does what the machine asks for, with luck or without.
 
 use std::collections::BTreeMap;
 
-use crate::models::{events::Cause, line::*};
+use crate::models::machine::{events::Cause, *};
 
 pub(super) const TIMES: Times =
     Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };
+
+/// Text in place of all that an update consists of. Each names its version, so that a mixture shows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Text;
+
+impl Payload for Text {
+    type Version = String;
+    type Staged = String;
+    type Checked = String;
+    type Record = String;
+}
+
+pub(super) type Machine = UpdateMachine<Text>;
 
 pub(super) fn job(version: &str, load: Load) -> Job {
     let target = Target::Version(version.to_owned());
     Job { target, load, force: false, allow_dimension_change: false }
 }
 
-pub(super) fn candidate(version: &str) -> Candidate {
-    Candidate { version: version.to_owned(), unchecked: false, quarantined: false, durable: None }
+pub(super) fn candidate(version: &str) -> Candidate<Text> {
+    let content = Content::Checked(version.to_owned());
+    Candidate { version: version.to_owned(), quarantined: false, content }
 }
 
-/// Plays what surrounds a line: it does what the line asks for and tells the outcome, in the
+/// A version that still has to be checked, or one that has been.
+fn candidate_of(version: String, unchecked: bool, quarantined: bool) -> Candidate<Text> {
+    let known = version.clone();
+    let content = if unchecked { Content::Unchecked(known) } else { Content::Checked(known) };
+    Candidate { version, quarantined, content }
+}
+
+/// Plays what surrounds a machine: it does what the machine asks for and tells the outcome, in the
 /// order and with the failures that a stream of random numbers says.
 pub(super) struct World {
-    pub(super) line: Line,
+    pub(super) machine: Machine,
     pub(super) now: Instant,
     pub(super) random: u64,
     /// Actions that are under way.
-    pub(super) pending: Vec<Action>,
+    pub(super) pending: Vec<Action<Text>>,
     pub(super) workers: usize,
     pub(super) calls: BTreeMap<CallId, Job>,
     /// Those of the calls that want the model, whatever its content.
     pub(super) wants: Vec<CallId>,
     /// What a start found durable.
-    pub(super) durable: Option<(Generation, Version)>,
+    pub(super) durable: Option<(Generation, String)>,
     /// What the control page says; 0 is none.
     pub(super) page: Generation,
     pub(super) loads: u32,
     pub(super) answers: BTreeMap<CallId, Result<Committed, Refusal>>,
-    pub(super) commits: Vec<(Generation, Version)>,
-    pub(super) recorded: BTreeMap<Generation, Version>,
-    pub(super) quarantined: Vec<Version>,
+    pub(super) commits: Vec<(Generation, String)>,
+    pub(super) recorded: BTreeMap<Generation, String>,
+    pub(super) quarantined: Vec<String>,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            line: Line::new(0, None, TIMES),
+            machine: Machine::new(0, None, TIMES),
             now: Instant::now(),
             random: seed | 1,
             pending: Vec::new(),
@@ -67,8 +88,8 @@ impl World {
         self.random % below
     }
 
-    pub(super) fn tell(&mut self, event: Event) {
-        for action in self.line.handle(self.now, event) {
+    pub(super) fn tell(&mut self, event: Event<Text>) {
+        for action in self.machine.handle(self.now, event) {
             match action {
                 Action::Answer(call, result) => {
                     if let (true, Ok(served)) = (self.wants.contains(&call), &result) {
@@ -79,9 +100,10 @@ impl World {
                     let before = self.answers.insert(call, result);
                     assert!(before.is_none(), "caller {call} was answered twice");
                 }
-                Action::Commit(generation) => {
+                Action::Commit { generation, record, .. } => {
                     let version = self.recorded.get(&generation);
                     let version = version.expect("what is committed is durable").clone();
+                    assert_eq!(record, version, "the record of another generation");
                     let last = self.commits.last().map_or(0, |(generation, _)| *generation);
                     assert!(generation > last, "numbers only rise");
                     self.commits.push((generation, version));
@@ -90,8 +112,9 @@ impl World {
                 Action::Quarantine(version) => self.quarantined.push(version),
                 Action::AnnounceRollback { .. }
                 | Action::RollbackFailed(_)
+                | Action::Loaded { .. }
                 | Action::Forget
-                | Action::Discard => {}
+                | Action::Retire => {}
                 Action::Unload => {
                     self.page = 0;
                     self.pending.push(Action::Unload);
@@ -114,10 +137,10 @@ impl World {
         self.tell(Event::Wanted(id, Load::Ahead));
     }
 
-    /// A line that nobody has used yet, whose last generation before the start was 3.
+    /// A machine that nobody has used yet, whose last generation before the start was 3.
     pub(super) fn restarted(seed: u64) -> Self {
         let durable = (3, "v0".to_owned());
-        let mut world = Self { line: Line::new(5, None, TIMES), ..Self::new(seed) };
+        let mut world = Self { machine: Machine::new(5, None, TIMES), ..Self::new(seed) };
         world.recorded.insert(3, durable.1.clone());
         world.durable = Some(durable);
         world
@@ -138,29 +161,40 @@ impl World {
                 let candidate = match (job.target, self.durable.clone()) {
                     (Target::Version(version), _) => {
                         let quarantined = self.quarantined.contains(&version);
-                        Candidate { version, unchecked, quarantined, durable: None }
+                        candidate_of(version, unchecked, quarantined)
                     }
                     (Target::Last, Some((generation, version))) => {
-                        let durable = Some(generation);
-                        Candidate { durable, ..candidate(&version) }
+                        let content = Content::Durable(generation, version.clone());
+                        Candidate { content, ..candidate(&version) }
                     }
-                    (Target::Last, None) => Candidate { unchecked, ..candidate("source") },
+                    (Target::Last, None) => candidate_of("source".to_owned(), unchecked, false),
                     other => unreachable!("{other:?}"),
                 };
                 self.tell(Event::Staged(if well { Ok(candidate) } else { Err(bad()) }));
             }
-            Action::Check(_) => self.tell(Event::Checked(if well { Ok(()) } else { Err(bad()) })),
+            Action::Check(job, staged) => {
+                if let Target::Version(version) = job.target {
+                    assert_eq!(staged, version, "the content of another job");
+                }
+                self.tell(Event::Checked(if well { Ok(staged) } else { Err(bad()) }));
+            }
             Action::AskWorkers => self.tell(Event::Workers((0..self.workers).collect())),
             Action::LoadAhead(worker, version) => {
                 let result = if well { Ok(()) } else { Err("no memory".to_owned()) };
-                self.tell(Event::Loaded(worker, version, result));
+                self.tell(Event::Worker(WorkerEvent::Loaded(worker, version, result)));
             }
-            Action::Record(generation, version) => {
+            Action::Propose(Proposal { after, .. }) => {
+                // Numbers that others were given are left out.
+                let skipped = if luck < 10 { self.draw(2) } else { 0 };
+                self.tell(Event::Decided(if well { Ok(after + 1 + skipped) } else { Err(bad()) }));
+            }
+            Action::Record(generation, version, checked) => {
+                assert_eq!(version, checked, "what is known of another version");
                 assert!(!self.recorded.contains_key(&generation), "numbers are never reused");
                 if well {
-                    self.recorded.insert(generation, version);
+                    self.recorded.insert(generation, version.clone());
                 }
-                self.tell(Event::Recorded(if well { Ok(()) } else { Err(bad()) }));
+                self.tell(Event::Recorded(if well { Ok(version) } else { Err(bad()) }));
             }
             Action::Drain => self.tell(Event::Drained),
             Action::Unload => self.tell(Event::Unloaded),
@@ -172,9 +206,9 @@ impl World {
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.pending.is_empty() {
-                assert!(self.line.running.is_none());
-                let Some(deadline) = self.line.deadline() else {
-                    assert!(self.line.waiting.is_none());
+                assert!(self.machine.running.is_none());
+                let Some(deadline) = self.machine.deadline() else {
+                    assert!(self.machine.waiting.is_none());
                     return;
                 };
                 self.now = self.now.max(deadline);
@@ -183,7 +217,7 @@ impl World {
             }
             self.finish_one(10);
         }
-        panic!("the line does not come to rest");
+        panic!("the machine does not come to rest");
     }
 
     pub(super) fn step(&mut self) {
@@ -198,15 +232,15 @@ impl World {
             3 => {
                 let worker = usize::try_from(self.draw(3)).unwrap();
                 let event = match self.draw(3) {
-                    0 => Event::WorkerEnded(worker, Cause::Fault),
-                    1 => Event::WorkerEnded(worker, Cause::Killed),
-                    _ => Event::WorkerAbsent(worker),
+                    0 => WorkerEvent::Ended(worker, Cause::Fault),
+                    1 => WorkerEvent::Ended(worker, Cause::Killed),
+                    _ => WorkerEvent::Absent(worker),
                 };
-                self.tell(event);
+                self.tell(Event::Worker(event));
             }
             4 => {
                 let generation = self.commits.last().map_or(0, |(generation, _)| *generation);
-                self.tell(Event::WorkerFailed(generation));
+                self.tell(worker_failed(generation));
             }
             5 => self.tell(Event::Ticked),
             6 => self.call(Job::unload()),
@@ -214,6 +248,10 @@ impl World {
             _ => self.finish_one(8),
         }
     }
+}
+
+pub(super) fn worker_failed(generation: Generation) -> Event<Text> {
+    Event::Worker(WorkerEvent::Failed(generation))
 }
 
 /// A world that serves version `a` as generation 1 and has put `b` on probation as 2.

@@ -1,4 +1,4 @@
-//! The steps of an update and of an unload, as a [`Driver`] takes them. Each tells the line its
+//! The steps of an update and of an unload, as a [`Driver`] takes them. Each tells the machine its
 //! outcome.
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -7,34 +7,37 @@ use onnxd_proto::{
     domain::{Checked, Output, Record, Refusal, RefusalKind},
     generation::Generation,
 };
-use tokio::{sync::oneshot, time};
+use tokio::time;
 
-use crate::dispatch;
 use crate::models::{
-    driver::{Driver, Input},
-    events::{Event, Job, Version},
-    find::{Found, find, require_alike},
     gate::Presence,
+    machine::events::{Content, Event, Job},
+    store::{Staged, pins::PinnedVersion},
+    update::{
+        driver::{Driver, Input, Known},
+        find::{find, require_alike},
+    },
 };
 
 /// How long workers may take to drop what is unloaded; who is slower does it when it can.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Driver {
-    /// Copies the source, or finds the version.
+    /// Fetches the source, or finds the version.
     pub(super) fn stage(&mut self, job: Job) {
-        (self.asked, self.loaded) = (0, 0);
         let (store, model) = (Arc::clone(&self.means.store), Arc::clone(&self.model));
         let inputs = self.inputs.clone();
-        let copied = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
+        let progress = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
         let background = self.means.background.clone();
         let checker = self.means.checker.clone();
-        self.spawn(async move {
+        self.begin(async move {
             let layout = store.layout().clone();
             let near = checker.demands_nearness();
-            let find = move || find(&store, &model, &job, near, &copied);
+            let find = move || find(&store, &model, &job, near, &progress);
             let found = background.run(find).await;
-            if let Ok(Found { record: Some(record), .. }) = &found {
+            if let Ok(found) = &found
+                && let Content::Durable(_, record) = &found.candidate.content
+            {
                 // What was compiled before the start may be missing or stale.
                 let version = layout.version(&record.version);
                 checker.compile(&version, &layout.compiled(&record.version)).await;
@@ -48,59 +51,58 @@ impl Driver {
         // A commit that came with this has opened it.
         self.model.gate.set(Presence::Unloading);
         let (gate, longest) = (Arc::clone(&self.model.gate), self.means.request_timeout);
-        self.spawn(async move {
+        self.begin(async move {
             // Who is inside longer than a request may take has been answered.
             let _ = time::timeout(longest, gate.emptied()).await;
             Input::Happened(Event::Drained)
         });
     }
 
-    pub(super) fn commit(&mut self, generation: Generation) {
-        let Some(record) = self.record.take() else { return };
+    pub(super) fn commit(&mut self, generation: Generation, record: Arc<Record>, ahead: bool) {
         let version = record.version.as_str();
         tracing::info!(model = %self.model.name, generation, version, "committed");
-        if let Some((_, before)) = self.model.serving().filter(|(_, it)| it.version != version) {
-            self.before = Some(self.means.store.hold(&before.version));
+        self.means.registry.commit(self.model.slot, generation, record);
+        if ahead {
+            self.means.workers.follow_commit();
         }
-        self.means.registry.commit(self.model.slot, generation, Arc::clone(&record));
-        if self.asked > 0 {
-            // Where it does not fit the queue, there are requests enough to make workers follow.
-            let _ = self.means.events.try_send(dispatch::Event::Committed);
-        }
-        self.clean_up();
     }
 
     pub(super) fn unload(&mut self) {
         tracing::info!(model = %self.model.name, "unloaded");
         self.means.registry.unload(self.model.slot);
-        self.before = None;
-        let (events, slot) = (self.means.events.clone(), self.model.slot);
+        let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
         let inputs = self.inputs.clone();
         // Not a step that is given up: what is dropped is dropped.
-        tokio::spawn(async move {
-            let (reply, dropped) = oneshot::channel();
-            let asking = async {
-                let _ = events.send(dispatch::Event::Unload(slot, reply)).await;
-                dropped.await
-            };
-            if time::timeout(UNLOAD_TIMEOUT, asking).await.is_err() {
+        self.spawn(async move {
+            if time::timeout(UNLOAD_TIMEOUT, workers.unload(slot)).await.is_err() {
                 tracing::warn!(slot, "a worker is slow to drop what is unloaded");
             }
             let _ = inputs.send(Input::Happened(Event::Unloaded)).await;
         });
     }
 
-    /// Forgets the running update and removes what nobody needs any more.
-    pub(super) fn clean_up(&mut self) {
-        (self.staged, self.hold) = (None, None);
+    /// Removes versions that nothing needs any more.
+    pub(super) fn retire(&self) {
         let (store, registry) = (Arc::clone(&self.means.store), Arc::clone(&self.means.registry));
         let background = self.means.background.clone();
-        tokio::spawn(async move {
+        self.spawn(async move {
             let retire = move || {
                 store.retire(&registry.recently_served());
                 Ok(())
             };
-            background.run(retire).await
+            // It logs its faults.
+            let _ = background.run(retire).await;
+        });
+    }
+
+    pub(super) fn quarantine(&self, version: String) {
+        let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
+        let background = self.means.background.clone();
+        self.spawn(async move {
+            let written = background.run(move || store.quarantine(&model, &version)).await;
+            if let Err(refusal) = written {
+                tracing::error!(%refusal, "a version that failed its probation is not quarantined");
+            }
         });
     }
 
@@ -108,8 +110,8 @@ impl Driver {
     pub(super) fn check(
         &mut self,
         job: &Job,
+        staged: Staged,
     ) -> impl Future<Output = Result<Checked, Refusal>> + Send + 'static {
-        let staged = self.staged.take();
         let (checker, store) = (self.means.checker.clone(), Arc::clone(&self.means.store));
         // Also after an unload: see `find`.
         let serving = self.model.last();
@@ -117,9 +119,6 @@ impl Driver {
         let inputs = self.inputs.clone();
         let background = self.means.background.clone();
         async move {
-            let Some(staged) = staged else {
-                return Err(RefusalKind::Internal.because("there is nothing to check"));
-            };
             let layout = store.layout();
             let kept = layout.version(&staged.version);
             let folder = staged.folder().unwrap_or(&kept);
@@ -146,25 +145,23 @@ impl Driver {
         }
     }
 
-    pub(super) fn write_record(&mut self, generation: Generation, version: Version) {
-        let Some(facts) = self.facts.clone() else {
-            let refusal = RefusalKind::Internal.because("nothing is known of the version");
-            let inputs = self.inputs.clone();
-            tokio::spawn(async move {
-                let _ = inputs.send(Input::Happened(Event::Recorded(Err(refusal)))).await;
-            });
-            return;
-        };
-        let source = self.model.source.clone();
-        let drift = self.drift;
-        let record = Arc::new(Record { version, configured_source: source, facts, drift });
-        self.record = Some(Arc::clone(&record));
+    pub(super) fn write_record(
+        &self,
+        generation: Generation,
+        version: PinnedVersion,
+        known: Known,
+    ) {
+        let Known { facts, drift } = known;
         let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
+        let configured_source = self.model.source.clone();
         let inputs = self.inputs.clone();
         let background = self.means.background.clone();
         // Not a step that is given up: once it has begun its outcome is awaited.
-        tokio::spawn(async move {
-            let written = background.run(move || store.record(&model, generation, &record)).await;
+        self.spawn(async move {
+            let version = version.as_ref().to_owned();
+            let record = Arc::new(Record { version, configured_source, facts, drift });
+            let write = move || store.record(&model, generation, &record).map(|()| record);
+            let written = background.run(write).await;
             let _ = inputs.send(Input::Happened(Event::Recorded(written))).await;
         });
     }

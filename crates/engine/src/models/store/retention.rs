@@ -16,7 +16,7 @@ use onnxd_proto::{
 };
 
 use crate::models::{
-    source::io_refusal,
+    disk::io_refusal,
     store::{Store, names},
 };
 
@@ -97,7 +97,7 @@ impl Store {
 
     fn try_retire(&self, in_use: &HashSet<String>) -> io::Result<()> {
         let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kept: HashSet<String> = in_use.union(&self.held()).cloned().collect();
+        let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
         // Also models that are not configured at present keep theirs.
         for model in names(&self.layout().root().join("generations"))? {
             let Ok(model) = model.parse::<ModelName>() else { continue };
@@ -114,13 +114,13 @@ impl Store {
         }
         for version in names(&self.layout().versions())? {
             // Held meanwhile, perhaps.
-            if !kept.contains(&version) && !self.held().contains(&version) {
+            if !kept.contains(&version) && !self.pinned().contains(&version) {
                 tracing::info!(version, "removing a version that nobody can serve any more");
                 remove(&self.layout().version(&version))?;
             }
         }
         for version in names(&self.layout().root().join("compiled"))? {
-            if !kept.contains(&version) && !self.held().contains(&version) {
+            if !kept.contains(&version) && !self.pinned().contains(&version) {
                 remove(&self.layout().compiled(&version))?;
             }
         }
@@ -155,7 +155,7 @@ mod tests {
     fn serve(store: &Store, number: Generation, version: &str) {
         fs::create_dir_all(store.layout().version(version)).unwrap();
         fs::create_dir_all(store.layout().compiled(version).join("key")).unwrap();
-        let configured_source = "/x".into();
+        let configured_source = "/x".parse().unwrap();
         let record = Record {
             version: version.into(),
             configured_source,
@@ -189,10 +189,10 @@ mod tests {
     fn what_is_in_use_or_held_is_never_removed() {
         let root = tempfile::tempdir().unwrap();
         let store = store_of(root.path(), 6);
-        let hold = store.hold("v1");
+        let pin = store.pin("v1");
         store.retire(&HashSet::from(["v2".to_owned()]));
         assert_eq!(versions(&store), ["v1", "v2", "v4", "v5", "v6"]);
-        drop(hold);
+        drop(pin);
         drop(store);
         let store = Store::open(root.path(), 3, None).unwrap();
         assert_eq!(versions(&store), ["v4", "v5", "v6"], "after a restart nothing is in use");

@@ -1,21 +1,27 @@
-//! What a line of updates promises, alone and in a simulation whose every run is named by its
-//! seed: `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine line` replays one.
+//! What a update machine promises, alone and in a simulation whose every run is named by its
+//! seed: `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine machine` replays one.
 
 use proptest::prelude::*;
 
-use crate::models::{
+use crate::models::machine::{
     events::{Cause, Stop},
-    line::{
-        world::{TIMES, World, candidate, job, on_probation},
-        *,
-    },
     pace::{BURST, INTERVAL},
+    world::{Machine, TIMES, Text, World, candidate, job, on_probation, worker_failed},
+    *,
 };
+
+/// What is asked before `version` becomes the generation after `after`.
+fn propose(version: &str, after: Generation) -> Action<Text> {
+    Action::Propose(Proposal { version: version.to_owned(), after })
+}
 
 fn simulate(seed: u64) {
     let mut world = if seed.is_multiple_of(2) { World::new(seed) } else { World::restarted(seed) };
     for _ in 0..200 {
         world.step();
+    }
+    if seed.is_multiple_of(3) {
+        world.tell(Event::Stopped(Stop::Stopping));
     }
     world.settle();
     for (call, job) in &world.calls {
@@ -38,13 +44,13 @@ fn simulate(seed: u64) {
         let pair = (committed.generation, committed.version.clone());
         assert!(world.commits.contains(&pair), "seed {seed}: an answer without a commit");
     }
-    let serving = world.line.serving.clone();
+    let serving = world.machine.serving.clone();
     let served = serving.as_ref().map_or(0, |(generation, _)| *generation);
     assert_eq!(served, world.page, "seed {seed}: what serves is what workers are told");
     if let Some(serving) = serving {
         assert_eq!(Some(&serving), world.commits.last(), "seed {seed}: the last commit serves");
     }
-    assert!(world.line.wanted.is_empty(), "seed {seed}: somebody waits in vain");
+    assert!(world.machine.pending.is_empty(), "seed {seed}: somebody waits in vain");
 }
 
 #[test]
@@ -67,10 +73,10 @@ proptest! {
 #[test]
 fn a_version_whose_workers_fail_twice_goes_back_by_itself_and_is_refused_later() {
     let mut world = on_probation();
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
     assert!(world.quarantined.is_empty());
     world.now += TIMES.probation - Duration::from_secs(1);
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
     assert_eq!(world.quarantined, ["b"]);
@@ -87,13 +93,13 @@ fn a_version_whose_workers_fail_twice_goes_back_by_itself_and_is_refused_later()
 fn what_failed_while_the_next_update_was_on_its_way_is_quarantined_and_nothing_to_go_back_to() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
     assert_eq!(world.quarantined, ["b"]);
-    world.tell(Event::WorkerFailed(3));
-    world.tell(Event::WorkerFailed(3));
+    world.tell(worker_failed(3));
+    world.tell(worker_failed(3));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(4, "a".to_owned())));
 }
@@ -102,7 +108,7 @@ fn what_failed_while_the_next_update_was_on_its_way_is_quarantined_and_nothing_t
 fn failures_of_a_version_do_not_count_when_it_comes_again_after_another() {
     let mut world = on_probation();
     for (generation, version) in [(2, "a"), (3, "b"), (4, "a"), (5, "b")] {
-        world.tell(Event::WorkerFailed(generation));
+        world.tell(worker_failed(generation));
         world.call(job(version, Load::Lazy));
         world.settle();
     }
@@ -113,12 +119,12 @@ fn failures_of_a_version_do_not_count_when_it_comes_again_after_another() {
 #[test]
 fn going_back_that_fails_is_tried_again_after_two_further_failures() {
     let mut world = on_probation();
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.finish_one(0);
     assert_eq!(world.commits.len(), 2, "nothing could be staged");
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
 }
@@ -126,12 +132,12 @@ fn going_back_that_fails_is_tried_again_after_two_further_failures() {
 #[test]
 fn failures_after_the_probation_or_of_another_generation_change_nothing() {
     let mut world = on_probation();
-    world.tell(Event::WorkerFailed(1));
-    world.tell(Event::WorkerFailed(1));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(1));
+    world.tell(worker_failed(1));
+    world.tell(worker_failed(2));
     world.now += TIMES.probation;
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.len(), 2);
 }
@@ -173,83 +179,92 @@ fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
 
 #[test]
 fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
-    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
-    assert_eq!((line.caller(), line.is_idle()), (None, true));
+    assert_eq!((machine.caller(), machine.is_idle()), (None, true));
     let lazy = |version| job(version, Load::Lazy);
-    assert_eq!(line.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
-    assert_eq!((line.caller(), line.is_idle()), (Some(7), false));
-    assert!(line.handle(now, Event::Held).is_empty());
-    assert!(line.handle(now, Event::Called(8, lazy("c"))).is_empty());
-    let recorded = line.handle(now, Event::Staged(Ok(candidate("b"))));
-    assert_eq!(recorded, [Action::Record(1, "b".into())]);
-    line.handle(now, Event::Recorded(Ok(())));
-    assert_eq!((line.caller(), line.is_idle()), (None, true));
-    assert!(line.handle(now, Event::Held).is_empty());
-    assert!(line.handle(now, Event::Resumed).is_empty(), "another one holds it still");
-    assert_eq!(line.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
-    assert_eq!(line.caller(), Some(8));
+    assert_eq!(machine.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
+    assert_eq!((machine.caller(), machine.is_idle()), (Some(7), false));
+    assert!(machine.handle(now, Event::Held).is_empty());
+    assert!(machine.handle(now, Event::Called(8, lazy("c"))).is_empty());
+    let proposed = machine.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(proposed, [propose("b", 0)]);
+    let recorded = machine.handle(now, Event::Decided(Ok(1)));
+    assert_eq!(recorded, [Action::Record(1, "b".into(), "b".into())]);
+    machine.handle(now, Event::Recorded(Ok("b".into())));
+    assert_eq!((machine.caller(), machine.is_idle()), (None, true));
+    assert!(machine.handle(now, Event::Held).is_empty());
+    assert!(machine.handle(now, Event::Resumed).is_empty(), "another one holds it still");
+    assert_eq!(machine.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
+    assert_eq!(machine.caller(), Some(8));
 }
 
 #[test]
 fn a_line_that_is_stopped_goes_back_from_nothing() {
     let mut world = on_probation();
     world.tell(Event::Stopped(Stop::Stopping));
-    world.tell(Event::WorkerFailed(2));
-    world.tell(Event::WorkerFailed(2));
+    world.tell(worker_failed(2));
+    world.tell(worker_failed(2));
     assert!(world.pending.is_empty(), "{:?}", world.pending);
 }
 
 #[test]
 fn so_many_callers_wait_for_one_update_and_the_next_is_refused() {
-    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
-    line.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
     for caller in 1..=CALLERS_MAX as u64 {
-        assert!(line.handle(now, Event::Called(caller, job("c", Load::Ahead))).is_empty());
+        assert!(machine.handle(now, Event::Called(caller, job("c", Load::Ahead))).is_empty());
     }
-    let refused = line.handle(now, Event::Called(u64::MAX, job("d", Load::Ahead)));
+    let refused = machine.handle(now, Event::Called(u64::MAX, job("d", Load::Ahead)));
     let [Action::Answer(u64::MAX, Err(refusal))] = &refused[..] else { panic!("{refused:?}") };
     assert_eq!(refusal.kind, RefusalKind::Busy);
 }
 
+fn loaded(worker: usize, version: &str) -> Event<Text> {
+    Event::Worker(WorkerEvent::Loaded(worker, version.to_owned(), Ok(())))
+}
+
 #[test]
 fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_up() {
-    let mut line = Line::new(0, Some((0, "a".into())), TIMES);
+    let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
-    line.handle(now, Event::Called(0, job("b", Load::Ahead)));
-    let asked = line.handle(now, Event::Staged(Ok(candidate("b"))));
+    machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    let asked = machine.handle(now, Event::Staged(Ok(candidate("b"))));
     assert_eq!(asked, [Action::AskWorkers]);
-    let first = line.handle(now, Event::Workers(vec![0, 1, 2]));
+    let first = machine.handle(now, Event::Workers(vec![0, 1, 2]));
     assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
     for (worker, version) in [(1, "b"), (0, "c")] {
-        let stray = line.handle(now, Event::Loaded(worker, version.into(), Ok(())));
+        let stray = machine.handle(now, loaded(worker, version));
         assert!(stray.is_empty(), "nobody asked {worker} for {version}: {stray:?}");
     }
-    let second = line.handle(now, Event::Loaded(0, "b".into(), Ok(())));
-    assert_eq!(second, [Action::LoadAhead(1, "b".into())]);
-    let third = line.handle(now, Event::WorkerEnded(1, Cause::Fault));
+    let second = machine.handle(now, loaded(0, "b"));
+    let told = Action::Loaded { caller: 0, worker: 0, done: 1, of: 3 };
+    assert_eq!(second, [told, Action::LoadAhead(1, "b".into())]);
+    let third = machine.handle(now, Event::Worker(WorkerEvent::Ended(1, Cause::Fault)));
     assert_eq!(third, [Action::LoadAhead(2, "b".into())]);
-    assert!(line.handle(now, Event::Ticked).is_empty());
-    let late = line.deadline().unwrap();
-    assert_eq!(line.handle(late, Event::Ticked), [Action::Record(1, "b".into())]);
-    assert!(line.handle(late, Event::Loaded(2, "b".into(), Ok(()))).is_empty());
+    assert!(machine.handle(now, Event::Ticked).is_empty());
+    let late = machine.deadline().unwrap();
+    assert_eq!(machine.handle(late, Event::Ticked), [propose("b", 0)]);
+    assert!(machine.handle(late, loaded(2, "b")).is_empty());
 }
 
 #[test]
 fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
-    let asked = |first: Event, second: Event| {
-        let mut line = Line::new(1, Some((1, "a".into())), TIMES);
+    let asked = |first: WorkerEvent, second: WorkerEvent| {
+        let mut machine = Machine::new(1, Some((1, "a".into())), TIMES);
         let now = Instant::now();
-        line.handle(now, Event::Called(0, job("b", Load::Ahead)));
-        line.handle(now, Event::Staged(Ok(candidate("b"))));
-        line.handle(now, Event::Workers(vec![0, 1]));
-        line.handle(now, first);
-        line.handle(now, second)
+        machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
+        machine.handle(now, Event::Staged(Ok(candidate("b"))));
+        machine.handle(now, Event::Workers(vec![0, 1]));
+        machine.handle(now, Event::Worker(first));
+        let mut actions = machine.handle(now, Event::Worker(second));
+        actions.retain(|action| !matches!(action, Action::Loaded { .. }));
+        actions
     };
-    let ended = |worker| Event::WorkerEnded(worker, Cause::Fault);
-    let killed = |worker| Event::WorkerEnded(worker, Cause::Killed);
-    let absent = Event::WorkerAbsent;
+    let ended = |worker| WorkerEvent::Ended(worker, Cause::Fault);
+    let killed = |worker| WorkerEvent::Ended(worker, Cause::Killed);
+    let absent = WorkerEvent::Absent;
     for (first, second, count) in [
         (ended(0), ended(1), 2),
         (killed(0), killed(1), 2),
@@ -257,18 +272,18 @@ fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
         (ended(0), absent(1), 1),
     ] {
         let refused = asked(first, second);
-        let [Action::Answer(0, Err(refusal)), Action::Forget] = &refused[..] else {
+        let [Action::Answer(0, Err(refusal)), Action::Forget, Action::Retire] = &refused[..] else {
             panic!("{refused:?}")
         };
         assert_eq!(refusal.kind, RefusalKind::Crash);
         assert!(refusal.message.ends_with(&format!("all {count}")), "{refusal:?}");
     }
-    let recorded = [Action::Record(2, "b".into())];
-    let loaded = Event::Loaded(1, "b".into(), Ok(()));
-    assert_eq!(asked(ended(0), loaded.clone()), recorded);
-    assert_eq!(asked(killed(0), loaded), recorded);
-    assert_eq!(asked(absent(0), absent(1)), recorded);
-    assert_eq!(asked(absent(0), killed(1)), recorded, "whoever killed it may have any reason");
+    let proposed = [propose("b", 1)];
+    let loaded = WorkerEvent::Loaded(1, "b".into(), Ok(()));
+    assert_eq!(asked(ended(0), loaded.clone()), proposed);
+    assert_eq!(asked(killed(0), loaded), proposed);
+    assert_eq!(asked(absent(0), absent(1)), proposed);
+    assert_eq!(asked(absent(0), killed(1)), proposed, "whoever killed it may have any reason");
 }
 
 #[test]
@@ -288,10 +303,12 @@ fn the_same_content_is_a_new_generation_and_nothing_is_loaded() {
     let mut world = on_probation();
     world.call(job("b", Load::Ahead));
     world.finish_one(10);
-    if let [Action::Check(_)] = world.pending[..] {
+    if let [Action::Check(..)] = world.pending[..] {
         world.finish_one(10);
     }
-    assert_eq!(world.pending, [Action::Record(3, "b".into())]);
+    assert_eq!(world.pending, [propose("b", 2)]);
+    world.finish_one(10);
+    assert_eq!(world.pending, [Action::Record(3, "b".into(), "b".into())]);
 }
 
 #[test]

@@ -18,11 +18,13 @@ fn record_of(version: &str) -> Record {
         normalize: true,
         ..Facts::of(Task::Embed)
     };
-    Record { version: version.into(), configured_source: "/x".into(), facts, drift: None }
+    let configured_source = "/x".parse().unwrap();
+    Record { version: version.into(), configured_source, facts, drift: None }
 }
 
 fn stage(store: &Store, content: &str) -> Staged {
-    store.stage(&Directory::open(source_with(content).path()).unwrap(), &|_, _| {}).unwrap()
+    let source = source_with(content);
+    store.stage(&SourceUri::Directory(source.path().to_owned()), &|_, _| {}).unwrap()
 }
 
 fn is_empty(folder: &Path) -> bool {

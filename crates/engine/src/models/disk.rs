@@ -1,0 +1,24 @@
+//! Faults of the disk as refusals, and digests as text. Used by the store and by sources.
+
+use std::{io, path::Path};
+
+use onnxd_proto::domain::{Refusal, RefusalKind};
+
+/// The refusal for a fault of the disk: `Space` where it is full.
+pub(super) fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
+    let full = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    );
+    let kind = if full { RefusalKind::Space } else { RefusalKind::Internal };
+    kind.because(format!("{}: {error}", path.display()))
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes everything");
+        text
+    })
+}

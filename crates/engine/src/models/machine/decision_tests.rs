@@ -1,0 +1,117 @@
+//! What a machine promises about decisions: they may come late, be refused, or come when the update
+//! has been given up.
+
+use crate::models::machine::{
+    world::{Text, World, job, on_probation},
+    *,
+};
+
+/// A world in which version `c` is proposed as the generation after 2, under call 2.
+fn proposed() -> World {
+    let mut world = on_probation();
+    world.call(job("c", Load::Lazy));
+    while !matches!(world.pending[..], [Action::Propose(_)]) {
+        world.finish_one(10);
+    }
+    world.pending.clear();
+    world
+}
+
+fn decide(world: &mut World, decision: Decision) {
+    world.tell(Event::Decided(decision));
+}
+
+#[test]
+fn a_late_decision_commits_under_its_number() {
+    let mut world = proposed();
+    world.now += Duration::from_secs(3600);
+    world.tell(Event::Ticked);
+    assert!(world.pending.is_empty() && !world.answers.contains_key(&2), "it waits");
+    assert_eq!(world.machine.presence(), Presence::Loaded, "and the old generation serves");
+    decide(&mut world, Ok(7));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(7, "c".to_owned())));
+    world.call(job("a", Load::Lazy));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(8, "a".to_owned())), "numbers go on from there");
+}
+
+#[test]
+fn calls_wait_for_a_decision_and_the_newest_is_next() {
+    let mut world = proposed();
+    world.call(job("d", Load::Lazy));
+    world.call(job("e", Load::Lazy));
+    assert!(world.pending.is_empty());
+    decide(&mut world, Ok(3));
+    world.settle();
+    let versions: Vec<&str> = world.commits.iter().map(|(_, version)| version.as_str()).collect();
+    assert_eq!(versions, ["a", "b", "c", "e"]);
+}
+
+#[test]
+fn a_refused_decision_ends_the_update_and_uses_up_no_number() {
+    let mut world = proposed();
+    decide(&mut world, Err(RefusalKind::Busy.because("another node is ahead")));
+    let refusal = world.answers[&2].as_ref().unwrap_err();
+    assert_eq!((refusal.kind, world.page), (RefusalKind::Busy, 2));
+    world.call(job("d", Load::Lazy));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "d".to_owned())));
+}
+
+#[test]
+fn a_refused_decision_has_workers_forget_what_they_loaded() {
+    let mut machine = UpdateMachine::<Text>::new(1, Some((1, "a".into())), world::TIMES);
+    let now = Instant::now();
+    machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
+    machine.handle(now, Event::Staged(Ok(world::candidate("b"))));
+    machine.handle(now, Event::Workers(vec![0]));
+    machine.handle(now, Event::Worker(WorkerEvent::Loaded(0, "b".into(), Ok(()))));
+    let refused = machine.handle(now, Event::Decided(Err(RefusalKind::Busy.because("no"))));
+    assert!(matches!(refused[..], [Action::Answer(0, Err(_)), Action::Forget, Action::Retire]));
+}
+
+#[test]
+fn a_stop_between_proposal_and_decision_gives_the_update_up() {
+    let mut world = proposed();
+    world.tell(Event::Stopped(Stop::Stopping));
+    assert_eq!(world.answers[&2].as_ref().unwrap_err().kind, RefusalKind::Busy);
+    decide(&mut world, Ok(3));
+    assert!(world.pending.is_empty(), "no record is written: {:?}", world.pending);
+    assert_eq!((world.page, world.commits.len()), (2, 2));
+}
+
+#[test]
+fn a_stop_after_the_decision_lets_the_record_decide() {
+    let mut world = proposed();
+    decide(&mut world, Ok(3));
+    world.tell(Event::Stopped(Stop::Stopping));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
+    assert!(world.answers[&2].is_ok());
+}
+
+#[test]
+fn a_decision_on_a_number_that_was_given_out_is_refused() {
+    for number in [1, 2] {
+        let mut world = proposed();
+        decide(&mut world, Ok(number));
+        assert_eq!(world.answers[&2].as_ref().unwrap_err().kind, RefusalKind::Internal);
+        assert!(world.pending.is_empty() && world.page == 2);
+    }
+}
+
+#[test]
+fn events_of_another_phase_change_nothing() {
+    let mut world = proposed();
+    world.tell(Event::Staged(Ok(world::candidate("x"))));
+    world.tell(Event::Checked(Ok("x".into())));
+    world.tell(Event::Workers(vec![0]));
+    world.tell(Event::Recorded(Ok("x".into())));
+    world.tell(Event::Drained);
+    world.tell(Event::Unloaded);
+    assert!(world.pending.is_empty(), "{:?}", world.pending);
+    decide(&mut world, Ok(3));
+    world.settle();
+    assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
+}

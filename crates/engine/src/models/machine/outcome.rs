@@ -1,0 +1,144 @@
+//! How what runs in an [`UpdateMachine`] ends: with a commit, with an unload, refused, or stopped;
+//! and who is told.
+
+use std::time::Instant;
+
+use onnxd_proto::{
+    domain::{Refusal, RefusalKind},
+    generation::Generation,
+};
+
+use crate::models::machine::{
+    Left, Origin, Phase, Probation, Running, Update, UpdateMachine,
+    events::{Action, CallId, Committed, Payload, Stop},
+    is_unloaded,
+};
+
+impl<P: Payload> UpdateMachine<P> {
+    /// The record is durable: what has been prepared serves.
+    pub(super) fn commit(
+        &mut self,
+        now: Instant,
+        update: Update<P>,
+        (generation, version): (Generation, P::Version),
+        (record, ahead): (P::Record, bool),
+    ) {
+        self.actions.push(Action::Commit { generation, record, ahead });
+        self.unloaded = false;
+        let previous = self.serving.replace((generation, version.clone()));
+        let before = previous.as_ref().map(|(_, version)| version);
+        self.probation = match update.origin {
+            // Back to what served before: nothing is new.
+            Origin::FirstUse | Origin::Rollback(_) => None,
+            Origin::Call(_) => {
+                // It failed while this update was on its way.
+                if let Some(failed) = self.probation.as_ref().filter(|before| before.has_failed())
+                    && failed.version != version
+                {
+                    self.actions.push(Action::Quarantine(failed.version.as_ref().to_owned()));
+                }
+                let until = now + self.times.probation;
+                Probation::after(self.probation.take(), generation, &version, before, until)
+            }
+        };
+        let previous = previous.map_or(0, |(generation, _)| generation);
+        let (version, load) = (version.as_ref().to_owned(), update.job.load);
+        let committed = Committed { generation, version, previous, load };
+        for caller in update.caller().into_iter().chain(self.pending.served()) {
+            self.actions.push(Action::Answer(caller, Ok(committed.clone())));
+        }
+        let message = format!("superseded by a newer update, which is generation {generation}");
+        self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));
+        self.actions.push(Action::Retire);
+    }
+
+    pub(super) fn end_unload(&mut self) {
+        let Some(Running { update, .. }) =
+            self.take_running(|phase| matches!(phase, Phase::Unloading))
+        else {
+            return;
+        };
+        if let Some(failed) = self.probation.take().filter(Probation::has_failed) {
+            self.actions.push(Action::Quarantine(failed.version.as_ref().to_owned()));
+        }
+        let serving = self.serving.take();
+        let (previous, version) = serving
+            .map(|(number, version)| (number, version.as_ref().to_owned()))
+            .unwrap_or_default();
+        self.unloaded = true;
+        if let Some(caller) = update.caller() {
+            let unloaded = Committed { generation: 0, version, previous, load: update.job.load };
+            self.actions.push(Action::Answer(caller, Ok(unloaded)));
+        }
+        let refusal = RefusalKind::Superseded.because("superseded by an unload");
+        self.refuse_all(update.superseded, &refusal);
+        let wanted = self.pending.take();
+        self.refuse_all(wanted, &is_unloaded());
+    }
+
+    pub(super) fn refuse_all(&mut self, callers: Vec<CallId>, refusal: &Refusal) {
+        let refuse = |caller| Action::Answer(caller, Err(refusal.clone()));
+        self.actions.extend(callers.into_iter().map(refuse));
+    }
+
+    /// Ends what runs, whatever its phase, without a commit.
+    pub(super) fn give_up(&mut self, now: Instant, refusal: &Refusal) {
+        if let Some(Running { update, phase }) = self.running.take() {
+            self.refuse(now, update, phase.left(), refusal);
+        }
+    }
+
+    /// Ends an update without a commit.
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        update: Update<P>,
+        left: Left,
+        refusal: &Refusal,
+    ) {
+        let is_wanted = matches!(update.origin, Origin::FirstUse);
+        match update.origin {
+            Origin::Call(caller) => {
+                self.actions.push(Action::Answer(caller, Err(refusal.clone())));
+            }
+            Origin::FirstUse => self.pending.failed(now, refusal),
+            Origin::Rollback(failed) => {
+                // Two further failures try it again.
+                self.probation = Some(failed.again());
+                self.actions.push(Action::RollbackFailed(refusal.clone()));
+            }
+        }
+        if left == Left::Loaded {
+            // Who has loaded it already would keep it for nothing.
+            self.actions.push(Action::Forget);
+        }
+        let message = format!("superseded by a newer update, which was refused: {refusal}");
+        self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));
+        // Who waits for something to serve may get it from the next update.
+        if self.waiting.is_none() && (is_wanted || self.unloaded) {
+            let wanted = self.pending.take();
+            self.refuse_all(wanted, refusal);
+        }
+        if left != Left::Nothing {
+            self.actions.push(Action::Retire);
+        }
+    }
+
+    pub(super) fn stop(&mut self, now: Instant, stop: Stop) {
+        self.stopped = Some(stop);
+        let refusal = stop.refusal();
+        // A record that may be durable already decides for itself, and so does what is dropped.
+        let decided = |running: &Running<P>| {
+            matches!(running.phase, Phase::Recording { .. } | Phase::Unloading)
+        };
+        if !self.running.as_ref().is_some_and(decided) {
+            self.give_up(now, &refusal);
+        }
+        if let Some(waiting) = self.waiting.take() {
+            self.refuse_all(waiting.superseded, &refusal);
+            self.refuse_all(vec![waiting.caller], &refusal);
+        }
+        let wanted = self.pending.take();
+        self.refuse_all(wanted, &refusal);
+    }
+}

@@ -1,0 +1,53 @@
+//! A task of the supervisor that must live as long as the server and panics ends the server with 70:
+//! its service manager starts it again, rather than leave one that does half of its work. Debug builds
+//! have a task panic on request, see `crates/engine/src/tasks.rs`.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+};
+
+use e2e::{fixtures::model, launch::free_address, server::Server};
+use serde_json::json;
+
+/// Every essential task of a server with all listeners, by name.
+const TASKS: [&str; 7] = [
+    "updates of m",
+    "dispatcher",
+    "HTTP listener",
+    "gRPC listener",
+    "gRPC health",
+    "admin listener",
+    "admin socket",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_any_essential_task_ends_the_server_with_70() {
+    for task in TASKS {
+        panic_in(task).await;
+    }
+}
+
+async fn panic_in(task: &str) {
+    let builder = Server::builder().model("m", &model("tiny/a")).workers(1);
+    let home = builder.directories();
+    let (trigger, token) = (home.root().join("panic"), home.root().join("token"));
+    fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    let mut server = builder
+        .variable("ONNXD_PANIC_TASK", task)
+        .variable("ONNXD_PANIC_FILE", trigger.to_str().unwrap())
+        .argument(&format!("--grpc-listen={}", free_address()))
+        .argument(&format!("--admin-listen={}", free_address()))
+        .argument(&format!("--admin-token-file={}", token.display()))
+        .start()
+        .await;
+    let answer = server.client().await.post("/embed", &json!({"inputs": "a"})).await.unwrap();
+    assert_eq!(answer.status, 200, "{task}: {}", answer.text());
+    fs::write(&trigger, "").unwrap();
+    let exit = server.wait().await;
+    let log = server.stderr();
+    assert_eq!(exit.code(), Some(70), "{task}: {exit}: {log}");
+    assert!(log.contains(&format!("a test has this task panic: {task}")), "{task}: {log}");
+    assert!(log.contains("ended"), "{task}: {log}");
+}
