@@ -10,26 +10,29 @@ use nix::{
     unistd::Pid,
 };
 use onnxd_proto::{control_page::ControlPage, wire::message::Welcome};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::Server;
+use super::{Server, sockets::Sockets};
 use crate::{
     admin::{self, Admin},
-    api::{
-        grpc,
-        router::{self, App},
-    },
+    api::{app::App, grpc, router},
     config::Config,
     process::{descriptors, inherited::Inherited},
-    transport::{edge::Edge, listener::Listener, places::Places, sockets::Sockets},
+    transport::{
+        edge::Edge,
+        listener::{Listener, Routes},
+        places::Places,
+    },
 };
 use onnxd_engine::{
+    Engine,
     dispatch::{
         Backlog, Event,
         dispatcher::{self, Dispatcher, EVENTS_MAX},
         gather::{Dispatch, Limits},
         worker::Worker,
     },
+    engine::{MemoryBudget, Parts},
     models::{
         background::Background,
         checker::Checker,
@@ -99,23 +102,19 @@ impl Server {
         tokio::spawn(dispatcher.run(incoming));
 
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
-        let dispatch = Dispatch::new(
-            events.clone(),
-            Arc::clone(&metrics),
-            limits,
-            backlog,
-            registry.models().len(),
-        );
-        let app = App {
+        let models = registry.models().len();
+        let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, models);
+        let parts = Parts {
             registry: Arc::clone(&registry),
-            dispatch: Arc::new(dispatch),
+            dispatch,
             metrics: Arc::clone(&metrics),
             updater: Arc::clone(&updater),
             health,
+            events: events.clone(),
             workers: worker_count,
-            limits: router::Limits { client_batch: config.max_client_batch_size },
-            bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
         };
+        let engine = Arc::new(Engine::new(parts, MemoryBudget::default()));
+        let app = App { engine, client_batch: config.max_client_batch_size };
         let calls = Admin::calls();
         let admin = Admin { registry, updater, store, events, metrics, calls };
         let server = Self::listen(config, edge, sockets, (app, admin)).await?;
@@ -138,12 +137,13 @@ impl Server {
         let connections =
             descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
         let places = Places::new(connections);
-        let shared = || (Arc::clone(&app.metrics), Arc::clone(&places));
-        let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
+        let metrics = Arc::clone(app.engine.metrics());
+        let shared = || (Arc::clone(&metrics), Arc::clone(&places));
+        let (updater, health) = (Arc::clone(&admin.updater), app.engine.health());
         let (events, store) = (admin.events.clone(), Arc::clone(&admin.store));
         let (stop_accepting, drain) = watch::channel(false);
         let (open, opened) = watch::channel(false);
-        let listener = Listener::new(public, edge, router::router(app.clone()), shared());
+        let listener = Listener::new(public, edge, router::routes(app.clone()), shared());
         let ticks = listener.ticks();
         let run = |listener: Listener| {
             let (mut opened, drain, timeout) =
@@ -158,7 +158,7 @@ impl Server {
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
             let services = grpc::router(app.clone(), edge.keys.clone(), drain.clone()).await?;
-            let listener = Listener::grpc(socket, edge, services, shared());
+            let listener = Listener::http2(socket, edge, (services, grpc::may_rest), shared());
             listeners.push(run(listener));
         }
         let admin_router = admin::router(admin);
@@ -166,14 +166,16 @@ impl Server {
             let health = router::health(app.clone());
             let router = admin::guarded(admin_router.clone(), token, health);
             // Its calls end when updates do, at the beginning of the drain.
-            let own = (Arc::clone(&app.metrics), Places::new(admin::CONNECTIONS_MAX));
-            let listener = Listener::new(socket, &Edge::open(), router, own);
+            let own = (Arc::clone(&metrics), Places::new(admin::CONNECTIONS_MAX));
+            let routes = Routes { router, shapes: router::shapes() };
+            let listener = Listener::new(socket, &Edge::open(), routes, own);
             run(listener);
         }
         let admin = tokio::spawn(admin_socket.serve(admin_router));
         Ok(Self {
             listen,
             grpc_listen,
+            engine: app.engine,
             updater,
             store,
             open,
