@@ -62,7 +62,12 @@ impl Control {
             "lazy" => Load::Lazy,
             other => panic!("{other} is neither ahead nor lazy"),
         };
-        let call = UpdateCall { from: Some(from.into()), load, force, ..UpdateCall::default() };
+        let call = UpdateCall {
+            from: Some(from.display().to_string()),
+            load,
+            force,
+            ..UpdateCall::default()
+        };
         Call { response: self.client.update(model, &call).await.unwrap() }
     }
 

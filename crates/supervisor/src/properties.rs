@@ -18,7 +18,7 @@ use crate::{
         grpc::{bounds::Bounded, contents, pb::ModelInferRequest},
         oip::rest::{
             binary,
-            elements::{from_json, push_json},
+            elements::{Elements, from_json},
         },
     },
     config::{self, ServeArguments},
@@ -44,8 +44,9 @@ pub fn binary_tensors(bytes: &[u8]) {
     else {
         return;
     };
-    assert!(request.inputs.len() <= TENSORS_MAX && request.outputs.len() <= TENSORS_MAX);
-    for input in &request.inputs {
+    let tensors = request.tensors;
+    assert!(tensors.inputs.len() <= TENSORS_MAX && tensors.outputs.len() <= TENSORS_MAX);
+    for input in &tensors.inputs {
         assert!(input.shape.len() <= AXES_MAX && input.data.len() <= TENSORS_BYTES_MAX);
     }
 }
@@ -66,11 +67,9 @@ pub fn json_tensors(bytes: &[u8]) {
     let Some(json): Option<Box<RawValue>> = json else { return };
     let Ok(raw) = from_json(&json, datatype, bytes_max) else { return };
     assert!(raw.len() <= bytes_max, "{} bytes of at most {bytes_max}", raw.len());
-    let mut printed = Vec::new();
+    let elements = Elements { datatype, data: Bytes::copy_from_slice(&raw) };
     // What JSON cannot say may come of a number that is too large for a half-precision one.
-    if push_json(&mut printed, datatype, &raw).is_err() {
-        return;
-    }
+    let Ok(printed) = serde_json::to_vec(&elements) else { return };
     let printed = serde_json::from_slice(&printed).expect("we print JSON");
     let again = from_json(printed, datatype, raw.len()).expect("we printed it");
     assert_eq!(raw, again, "{}", datatype.name());

@@ -106,7 +106,8 @@ async fn one_client_speaks_over_the_socket_and_over_tcp() {
         let status = client.status().await.unwrap().result.unwrap();
         assert_eq!(status.models[0].task, Some(Task::Embed));
         let before = status.models[0].generation;
-        let call = UpdateCall { from: Some(tiny("b")), ..UpdateCall::default() };
+        let call =
+            UpdateCall { from: Some(tiny("b").display().to_string()), ..UpdateCall::default() };
         let mut steps = 0;
         let call = client.update("m", &call).await.unwrap();
         let updated = call.end(|_| steps += 1).await.unwrap().result.unwrap();

@@ -57,7 +57,7 @@ async fn with_token(
     match read_body_within(Request::new(body), BODY_BYTES_MAX).await {
         Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Err(error) => {
-            let mut response = refuse(error.status, &error.message);
+            let mut response = refuse(error.error.status(), &error.to_string());
             // A part of the body may be unread.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

@@ -1,6 +1,6 @@
 //! Triton's model repository extension of the Open Inference Protocol: `index`, `load` and `unload`.
 //! A load is what `onnxd update` does, an unload what `onnxd unload` does. Served where the admin
-//! interface is; the public listener says so, see [`elsewhere`].
+//! interface is; the public listener refuses its paths.
 //!
 //! Triton's clients take whatever is not 200 for an error, and read its text from `error`.
 
@@ -34,13 +34,6 @@ pub(super) fn routes() -> Router<Admin> {
         .route("/v2/repository/{repository}/models/{model}/load", post(load))
         .route("/v2/repository/models/{model}/unload", post(unload))
         .route("/v2/repository/{repository}/models/{model}/unload", post(unload))
-}
-
-/// What the public listener answers to these paths.
-pub(crate) async fn elsewhere() -> Response<Body> {
-    let message =
-        "the repository API is not served here: use --admin-listen ADDRESS, or the admin socket";
-    failed(StatusCode::FORBIDDEN, message)
 }
 
 /// The model that a path names.

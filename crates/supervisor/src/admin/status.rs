@@ -17,9 +17,9 @@ use crate::{
     process::confinement,
 };
 use onnxd_engine::{
+    dispatch::worker::State as PoolState,
     dispatch::{Event, worker},
     models::{gate::Presence, registry::Model, store::Store},
-    pool::state::State as PoolState,
 };
 use onnxd_telemetry::metrics::{Metrics, process};
 
@@ -50,7 +50,7 @@ fn model_status(model: &Model, store: &Store) -> ModelStatus {
         dimension: record.map(|record| record.facts.dimension),
         drift: record.and_then(|record| record.drift),
         quarantined: store.quarantined(&model.name),
-        source: model.source.display().to_string(),
+        source: model.source.to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The inputs of a request as they are written: texts, token ids, pairs. Pure.
 
+use onnxd_engine::engine::texts::Text;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -29,8 +30,17 @@ pub(crate) enum Inputs {
 }
 
 impl Inputs {
+    /// As the engine takes them.
+    pub(crate) fn into_texts(self) -> Vec<Text> {
+        let text = |input| match input {
+            TextOrIds::Text(text) => Text::Text(text),
+            TextOrIds::Ids(ids) => Text::Ids(ids),
+        };
+        self.into_list().into_iter().map(text).collect()
+    }
+
     /// As a list.
-    pub(crate) fn into_list(self) -> Vec<TextOrIds> {
+    fn into_list(self) -> Vec<TextOrIds> {
         match self {
             Self::Text(text) => vec![TextOrIds::Text(text)],
             // An empty list is no text without tokens, but no text.

@@ -1,18 +1,25 @@
-//! The contracts, one file or folder each, and what they share: finding a model and having it run
-//! ([`inference`]), how inputs are written ([`inputs`]), numbers and scores.
+//! The contracts, a folder each, and what they share. A contract reads a request, calls the engine,
+//! and renders the answer or the error in its own words. No contract imports another.
+//!
+//! - [`contract`]: what a contract is; [`router`] puts all of them behind one listener.
+//! - [`tei`], [`openai`], [`cohere`], [`oip`] and [`grpc`]: the contracts; [`mixed`]: routes that several share.
+//! - [`request`], [`inputs`]: reading. [`answer`], [`numbers`]: writing. [`error`]: what goes wrong.
+//! - [`metrics`], [`openapi`]: what belongs to no contract.
 
-pub(crate) mod cohere;
+mod answer;
+pub(crate) mod app;
+mod cohere;
+mod contract;
 pub(crate) mod error;
 pub(crate) mod grpc;
-pub(crate) mod health;
-pub(crate) mod inference;
-pub(crate) mod inputs;
+mod inputs;
 mod measure;
 pub(crate) mod metrics;
-pub(crate) mod numbers;
+mod mixed;
+mod numbers;
 pub(crate) mod oip;
-pub(crate) mod openai;
+mod openai;
 pub(crate) mod openapi;
+mod request;
 pub(crate) mod router;
-pub(crate) mod scores;
-pub(crate) mod tei;
+mod tei;

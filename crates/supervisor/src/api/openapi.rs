@@ -4,7 +4,7 @@
 use axum::{Router, http::header, routing::get};
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
-use crate::api::router::{self, App};
+use crate::api::{app::App, router};
 
 /// Where the document is.
 pub(super) const PATH: &str = "/openapi.json";

@@ -1,113 +1,41 @@
-//! Which path is answered by whom, and what every route has in common: the limits of bodies, and
-//! errors in the shape of the contract.
+//! Puts all contracts behind one listener: which path is answered by which contract, and what every
+//! route has in common.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::sync::{Arc, LazyLock};
 
 use axum::{
     Router,
     body::Body,
-    http::{Response, StatusCode, Uri},
+    extract::MatchedPath,
+    http::{Method, Response, Uri},
     middleware,
     routing::{any, get},
 };
-use onnxd_proto::domain::{Record, Task};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    admin::repository,
     api::{
+        app::App,
         cohere,
-        error::{ApiError, Contract, Kind},
-        health,
-        inference::{admitted, require_task},
+        contract::{Contract, Table},
+        error::{Class, Fault},
         measure::measure,
-        metrics,
-        oip::rest::{infer, metadata},
-        openai, openapi,
-        tei::{embed, info, predict, rerank, root, tokens},
+        metrics, mixed,
+        oip::rest::{self, health, repository},
+        openai, openapi, tei,
     },
+    transport::{error::Shapes, listener::Routes},
 };
-use onnxd_engine::{
-    dispatch::{gather::Dispatch, health::Health},
-    models::{
-        registry::{Model, Registry},
-        update::Updater,
-    },
-};
-use onnxd_telemetry::metrics::Metrics;
 
-/// What handlers need.
-#[derive(Clone, Debug)]
-pub(crate) struct App {
-    pub registry: Arc<Registry>,
-    pub dispatch: Arc<Dispatch>,
-    pub metrics: Arc<Metrics>,
-    /// Loads models on first use.
-    pub updater: Arc<Updater>,
-    pub health: watch::Receiver<Health>,
-    /// How many workers there are.
-    pub workers: usize,
-    pub limits: Limits,
-    /// Kibibytes that large bodies may have at once; see [`App::pay`].
-    pub bodies: Arc<Semaphore>,
-}
+/// All contracts over HTTP. The first has the paths that belong to no other.
+static CONTRACTS: [&Contract; 5] =
+    [&tei::CONTRACT, &mixed::CONTRACT, &openai::CONTRACT, &cohere::CONTRACT, &rest::CONTRACT];
 
-/// Bytes of a body of tensors, or of an answer, that need not be paid for.
-pub(crate) const UNPAID_BYTES_MAX: usize = 256 * 1024;
-/// Kibibytes of all large bodies that are read or answered at once.
-pub(crate) const BODIES_KIBIBYTES_MAX: usize = 512 * 1024;
+/// Which contract each route belongs to.
+static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| Arc::new(Table::new(&CONTRACTS)));
 
-/// What a request may ask for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Inputs of one request in the words of text-embeddings-inference.
-    pub client_batch: usize,
-}
-
-impl App {
-    /// Room in memory for a body of so many bytes, if these are more than `unpaid_max`.
-    ///
-    /// # Errors
-    /// 429 where other large bodies take all the room.
-    pub(crate) fn pay(
-        &self,
-        bytes: usize,
-        unpaid_max: usize,
-    ) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-        if bytes <= unpaid_max {
-            return Ok(None);
-        }
-        let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let paid = Arc::clone(&self.bodies).try_acquire_many_owned(kibibytes);
-        paid.map(Some).map_err(|_| {
-            let message = "the server is overloaded: large bodies take all the room there is";
-            let error = ApiError::new(Kind::Overloaded, message);
-            ApiError { retry_after: Some(Duration::from_secs(1)), ..error }
-        })
-    }
-
-    /// What the model serves, which must be for one of these tasks. It is loaded first if nobody
-    /// has used it yet, within `timeout`, if that is asked for.
-    ///
-    /// # Errors
-    /// 424 where it is for something else; 404 where it is unloaded, 503 where it cannot be
-    /// loaded.
-    pub(crate) async fn ready(
-        &self,
-        model: &Model,
-        tasks: &[Task],
-        timeout: Option<Duration>,
-    ) -> Result<Arc<Record>, ApiError> {
-        let _admitted = admitted(self, model, timeout).await?;
-        require_task(model, tasks)
-    }
-}
-
-/// What the repository API has, which is not here; see [`repository::elsewhere`].
-const ELSEWHERE: &str = "/v2/repository/{*rest}";
 /// Routes that the document does not describe.
-const UNDESCRIBED: [&str; 3] = ["/metrics", openapi::PATH, ELSEWHERE];
+const UNDESCRIBED: [&str; 3] = ["/metrics", openapi::PATH, repository::PATH];
 
 /// The templates of all public routes, which metrics name them by.
 pub(crate) fn templates() -> Vec<String> {
@@ -115,14 +43,23 @@ pub(crate) fn templates() -> Vec<String> {
     described.chain(UNDESCRIBED.map(str::to_owned)).collect()
 }
 
+/// The words of each route for errors that are made before its handler runs.
+pub(crate) fn shapes() -> Arc<dyn Shapes> {
+    Arc::clone(&*TABLE) as Arc<dyn Shapes>
+}
+
 /// All public routes.
-pub(crate) fn router(app: App) -> Router {
-    let measure = middleware::from_fn_with_state(Arc::clone(&app.metrics), measure);
+pub(crate) fn routes(app: App) -> Routes {
+    Routes { router: router(app), shapes: shapes() }
+}
+
+fn router(app: App) -> Router {
+    let measure = middleware::from_fn_with_state(Arc::clone(app.engine.metrics()), measure);
     let (router, document) = described().split_for_parts();
     router
         .merge(openapi::route(&document))
         .route("/metrics", get(metrics::metrics))
-        .route(ELSEWHERE, any(repository::elsewhere))
+        .route(repository::PATH, any(repository::elsewhere))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(measure)
@@ -139,86 +76,23 @@ pub(crate) fn health(app: App) -> Router {
 
 /// The routes that the OpenAPI document describes, with what it says of them.
 pub(super) fn described() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(openapi::head())
-        .routes(routes!(health::root, root::root))
-        .routes(routes!(health::tei))
-        .routes(routes!(health::ping))
-        .routes(routes!(health::live))
-        .routes(routes!(health::ready))
-        .routes(routes!(info::info))
-        .routes(routes!(embed::embed))
-        .routes(routes!(embed::embed_all))
-        .routes(routes!(embed::similarity))
-        .routes(routes!(predict::predict))
-        .routes(routes!(rerank::rerank))
-        .routes(routes!(tokens::tokenize))
-        .routes(routes!(tokens::decode))
-        .routes(routes!(openai::embeddings))
-        .routes(routes!(openai::embeddings_short))
-        .routes(routes!(openai::models))
-        .routes(routes!(openai::model))
-        .routes(routes!(cohere::rerank_v1))
-        .routes(routes!(cohere::rerank_v2))
-        .routes(routes!(cohere::embed_v1))
-        .routes(routes!(cohere::embed_v2))
-        .routes(routes!(metadata::server))
-        .routes(routes!(metadata::models))
-        .routes(routes!(metadata::all_statistics))
-        .routes(routes!(metadata::model))
-        .routes(routes!(metadata::model_version))
-        .routes(routes!(metadata::ready))
-        .routes(routes!(metadata::ready_version))
-        .routes(routes!(metadata::config))
-        .routes(routes!(metadata::config_version))
-        .routes(routes!(metadata::statistics))
-        .routes(routes!(metadata::statistics_version))
-        .routes(routes!(infer::infer))
-        .routes(routes!(infer::infer_version))
+    let all = OpenApiRouter::with_openapi(openapi::head());
+    CONTRACTS.iter().fold(all, |all, contract| all.merge((contract.routes)()))
 }
 
 async fn not_found(uri: Uri) -> Response<Body> {
-    let message = format!("there is no route {}", uri.path());
-    ApiError::new(Kind::Validation, message)
-        .with_status(StatusCode::NOT_FOUND)
-        .into_response(Contract::of(uri.path()))
+    let fault = Fault::new(Class::NoRoute, format!("there is no route {}", uri.path()));
+    (TABLE.find(None, uri.path()).render)(fault)
 }
 
-async fn method_not_allowed(uri: Uri, method: axum::http::Method) -> Response<Body> {
-    let message = format!("{method} is not allowed on {}", uri.path());
-    ApiError::new(Kind::Validation, message)
-        .with_status(StatusCode::METHOD_NOT_ALLOWED)
-        .into_response(Contract::of(uri.path()))
-}
-
-/// Turns a handler's result into a response in the shape of its contract.
-pub(crate) async fn respond(
-    contract: Contract,
-    handler: impl Future<Output = Result<Response<Body>, ApiError>>,
+async fn method_not_allowed(
+    route: Option<MatchedPath>,
+    uri: Uri,
+    method: Method,
 ) -> Response<Body> {
-    handler.await.unwrap_or_else(|error| error.into_response(contract))
-}
-
-#[cfg(test)]
-impl App {
-    /// One that serves no model, with so many kibibytes of room for large bodies.
-    pub(crate) fn of_no_model(metrics: &Arc<Metrics>, bodies_kibibytes: usize) -> Self {
-        let (events, _) = tokio::sync::mpsc::channel(1);
-        let limits =
-            onnxd_engine::dispatch::gather::Limits { items: 1, timeout: Duration::from_secs(1) };
-        let dispatch = Dispatch::new(events, Arc::clone(metrics), limits, Arc::default(), 0);
-        let page = onnxd_proto::control_page::ControlPage::create().expect("a page can be had");
-        let registry = Arc::new(Registry::new(&[], page, Arc::clone(metrics)));
-        Self {
-            updater: Arc::new(Updater::of_no_model(&registry, metrics)),
-            registry,
-            dispatch: Arc::new(dispatch),
-            metrics: Arc::clone(metrics),
-            health: watch::channel(Health::default()).1,
-            workers: 0,
-            limits: Limits { client_batch: 1 },
-            bodies: Arc::new(Semaphore::new(bodies_kibibytes)),
-        }
-    }
+    let fault = Fault::new(Class::Method, format!("{method} is not allowed on {}", uri.path()));
+    let template = route.as_ref().map(MatchedPath::as_str);
+    (TABLE.find(template, uri.path()).render)(fault)
 }
 
 #[cfg(test)]
@@ -226,18 +100,71 @@ mod tests {
     use axum::http::Request;
     use tower::ServiceExt;
 
+    use onnxd_telemetry::metrics::Metrics;
+
     use super::*;
+    use crate::transport::error::TransportError;
+
+    async fn body(response: Response<Body>) -> serde_json::Value {
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// Which contract made the body of an error.
+    fn shape(body: &serde_json::Value) -> &'static str {
+        match body {
+            body if body.get("error_type").is_some() => "tei",
+            body if body["error"]["type"].is_string() => "openai",
+            body if body.get("message").is_some() => "cohere",
+            _ => "oip",
+        }
+    }
+
+    /// Reads the error of a `TRACE` request, which no route has.
+    async fn refused(router: &Router, path: &str) -> &'static str {
+        let request = Request::trace(path).body(Body::empty()).unwrap();
+        shape(&body(router.clone().oneshot(request).await.unwrap()).await)
+    }
+
+    #[tokio::test]
+    async fn errors_have_the_shape_of_the_contract_that_registers_the_route() {
+        let metrics = Arc::new(Metrics::new(&templates()));
+        let router = router(App::of_no_model(&metrics, 1024));
+        for contract in CONTRACTS {
+            let own = shape(&body((contract.render)(Fault::new(Class::NoRoute, ""))).await);
+            for path in (contract.routes)().into_openapi().paths.paths.into_keys() {
+                // Before the handler, and before routing is over.
+                let early = shapes().shape(Some(&path), "/").render(TransportError::KeyNeeded);
+                assert_eq!(shape(&body(early).await), own, "{path}");
+                assert_eq!(refused(&router, &path).await, own, "{path}");
+            }
+        }
+        for (path, own) in [
+            ("/v1/rerank", "cohere"),
+            ("/v2/embed", "cohere"),
+            ("/embeddings", "openai"),
+            ("/v1/no-route", "openai"),
+            ("/v2/no-route", "oip"),
+            ("/v2", "oip"),
+            ("/v1", "tei"),
+            ("/v2x", "tei"),
+            ("/no-route", "tei"),
+            ("/metrics", "tei"),
+        ] {
+            assert_eq!(refused(&router, path).await, own, "{path}");
+        }
+    }
 
     #[tokio::test]
     async fn every_template_has_a_route_and_is_counted_as_it() {
         let metrics = Arc::new(Metrics::new(&templates()));
-        let router = router(App::of_no_model(&metrics, 1));
+        let router = router(App::of_no_model(&metrics, 1024));
         for template in templates() {
             let template = template.as_str();
             let request = Request::trace(template).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
             // This one refuses every method by itself.
-            let status = if template == ELSEWHERE { 403 } else { 405 };
+            let status = if template == repository::PATH { 403 } else { 405 };
             assert_eq!(response.status(), status, "{template}");
             let counted = metrics.routes.find(Some(template)).by_status();
             assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (status, 1)], "{template}");

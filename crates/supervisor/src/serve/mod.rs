@@ -1,5 +1,6 @@
 //! `onnxd serve`, from the configuration to the exit code, in the order in which it happens.
 
+mod sockets;
 mod start;
 mod succession;
 
@@ -16,7 +17,7 @@ use std::{
 use self::succession::{Attempt, Successor};
 use onnxd_proto::exit::ExitStatus;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
     time,
 };
@@ -32,6 +33,7 @@ use crate::{
     transport::edge::Edge,
 };
 use onnxd_engine::{
+    Engine,
     dispatch::{Event, health::Health},
     models::{
         store::Store,
@@ -172,6 +174,7 @@ enum End {
 struct Server {
     listen: std::net::SocketAddr,
     grpc_listen: Option<std::net::SocketAddr>,
+    engine: Arc<Engine>,
     updater: Arc<Updater>,
     store: Arc<Store>,
     /// Begins to accept.
@@ -264,17 +267,13 @@ impl Server {
     /// dispatcher answers, and a worker gives a sign of life.
     fn watchdog(&self) -> Option<JoinHandle<()>> {
         let interval = systemd::watchdog_interval()?;
-        let (events, ticks) = (self.events.clone(), Arc::clone(&self.ticks));
+        let (engine, ticks) = (Arc::clone(&self.engine), Arc::clone(&self.ticks));
         Some(self.tasks.spawn("watchdog", async move {
             let mut last = ticks.load(Ordering::Relaxed);
             let period = interval / 3;
             loop {
                 let start = Instant::now();
-                let (reply, alive) = oneshot::channel();
-                if events.send(Event::ProbeAsked(reply)).await.is_err() {
-                    return;
-                }
-                let alive = matches!(time::timeout(period, alive).await, Ok(Ok(())));
+                let Ok(alive) = engine.probe(period).await else { return };
                 time::sleep(period.saturating_sub(start.elapsed())).await;
                 let now = ticks.load(Ordering::Relaxed);
                 if alive && now != last {

@@ -11,22 +11,24 @@ use nix::{
 };
 use onnxd_proto::{control_page::ControlPage, wire::message::Welcome};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use super::Server;
+use super::{Server, sockets::Sockets};
 use crate::{
     admin::{self, Admin},
-    api::{
-        grpc,
-        router::{self, App},
-    },
+    api::{app::App, grpc, router},
     config::Config,
     process::{descriptors, inherited::Inherited},
-    transport::{edge::Edge, listener::Listener, places::Places, sockets::Sockets},
+    transport::{
+        edge::Edge,
+        listener::{Listener, Routes},
+        places::Places,
+    },
 };
 use onnxd_engine::{
+    Engine,
     dispatch::{
         Backlog, Event,
         actor::{
@@ -37,6 +39,7 @@ use onnxd_engine::{
         policy::session::Session,
         workers::WorkerRequests,
     },
+    engine::{MemoryBudget, Parts},
     models::{
         machine::Times,
         registry::Registry,
@@ -106,16 +109,17 @@ impl Server {
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
         let models = registry.models().len();
         let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, models);
-        let app = App {
+        let parts = Parts {
             registry: Arc::clone(&registry),
-            dispatch: Arc::new(dispatch),
+            dispatch,
             metrics: Arc::clone(&metrics),
             updater: Arc::clone(&updater),
             health,
+            events: events.clone(),
             workers: worker_count,
-            limits: router::Limits { client_batch: config.max_client_batch_size },
-            bodies: Arc::new(Semaphore::new(router::BODIES_KIBIBYTES_MAX)),
         };
+        let engine = Arc::new(Engine::new(parts, MemoryBudget::default()));
+        let app = App { engine, client_batch: config.max_client_batch_size };
         let calls = Admin::calls();
         let admin = Admin { registry, updater, store, events, metrics, calls };
         let server =
@@ -140,22 +144,23 @@ impl Server {
         let connections =
             descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
         let places = Places::new(connections);
-        let shared = || (Arc::clone(&app.metrics), Arc::clone(&places));
-        let (updater, health) = (Arc::clone(&app.updater), app.health.clone());
+        let metrics = Arc::clone(app.engine.metrics());
+        let shared = || (Arc::clone(&metrics), Arc::clone(&places));
+        let (updater, health) = (Arc::clone(&admin.updater), app.engine.health());
         let (events, store) = (admin.events.clone(), Arc::clone(&admin.store));
         let (stop_accepting, drain) = watch::channel(false);
         let (open, opened) = watch::channel(false);
         let drain_timeout = config.drain_timeout;
         let gate = Gate { opened, drain, drain_timeout, tasks: tasks.clone() };
 
-        let listener = Listener::new(public, edge, router::router(app.clone()), shared());
+        let listener = Listener::new(public, edge, router::routes(app.clone()), shared());
         let ticks = listener.ticks();
         let mut listeners = vec![gate.run("HTTP listener", listener)];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
             let keys = edge.keys.clone();
             let services = grpc::router(app.clone(), keys, gate.drain.clone(), &tasks).await?;
-            let listener = Listener::grpc(socket, edge, services, shared());
+            let listener = Listener::http2(socket, edge, (services, grpc::may_rest), shared());
             listeners.push(gate.run("gRPC listener", listener));
         }
 
@@ -163,14 +168,16 @@ impl Server {
         if let Some((socket, token)) = admin_tcp {
             let health = router::health(app.clone());
             let router = admin::guarded(admin_router.clone(), token, health);
-            let own = (Arc::clone(&app.metrics), Places::new(admin::CONNECTIONS_MAX));
+            let own = (Arc::clone(&metrics), Places::new(admin::CONNECTIONS_MAX));
+            let routes = Routes { router, shapes: router::shapes() };
             // Not waited for: its calls end when updates do, at the beginning of the drain.
-            gate.run("admin listener", Listener::new(socket, &Edge::open(), router, own));
+            gate.run("admin listener", Listener::new(socket, &Edge::open(), routes, own));
         }
         let admin = tasks.spawn("admin socket", admin_socket.serve(admin_router));
         Ok(Self {
             listen,
             grpc_listen,
+            engine: app.engine,
             updater,
             store,
             open,

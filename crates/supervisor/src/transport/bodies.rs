@@ -3,26 +3,16 @@
 
 use std::time::Duration;
 
-use axum::{
-    body::Body,
-    http::{Request, StatusCode},
-};
+use axum::{body::Body, http::Request};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task, time,
-};
+use onnxd_engine::engine::{MemoryBudget, memory::Reservation};
+use tokio::{sync::Semaphore, task, time};
 
-use crate::{
-    api::{
-        error::{ApiError, Kind},
-        router::App,
-    },
-    transport::{
-        chunks::held,
-        unpack::{self, unpack},
-    },
+use crate::transport::{
+    chunks::held,
+    error::{BodyError, TransportError},
+    unpack::{self, unpack},
 };
 
 /// Bytes of a request's body, as TEI has it.
@@ -43,10 +33,13 @@ const UNPACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads a body within the limits; a large one pays for its memory until the last of it is dropped.
 ///
 /// # Errors
-/// 413 where it is too long, 408 where it takes too long, 400 where it breaks off, 415 where it is
-/// packed in a way that nobody here knows, 429 where other large bodies take all the room.
-pub(crate) async fn read_body(app: &App, request: Request<Body>) -> Result<Bytes, ApiError> {
-    read_paid(app, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await
+/// It is too long, takes too long, breaks off or is packed in an unknown way, or other large bodies
+/// take all the memory.
+pub(crate) async fn read_body(
+    memory: &MemoryBudget,
+    request: Request<Body>,
+) -> Result<Bytes, BodyError> {
+    read_paid(memory, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await
 }
 
 /// The same with another limit, for listeners whose bodies are few.
@@ -56,7 +49,7 @@ pub(crate) async fn read_body(app: &App, request: Request<Body>) -> Result<Bytes
 pub(crate) async fn read_body_within(
     request: Request<Body>,
     bytes_max: usize,
-) -> Result<Bytes, ApiError> {
+) -> Result<Bytes, BodyError> {
     read(request, bytes_max, &mut Payment::default()).await
 }
 
@@ -65,12 +58,12 @@ pub(crate) async fn read_body_within(
 /// # Errors
 /// As above.
 pub(crate) async fn read_paid(
-    app: &App,
+    memory: &MemoryBudget,
     request: Request<Body>,
     unpaid_max: usize,
     bytes_max: usize,
-) -> Result<Bytes, ApiError> {
-    let payer = Some((app, unpaid_max));
+) -> Result<Bytes, BodyError> {
+    let payer = Some((memory, unpaid_max));
     let mut payment = Payment { payer, ..Payment::default() };
     let body = read(request, bytes_max, &mut payment).await?;
     Ok(held([body], payment.permit).next().unwrap_or_default())
@@ -79,21 +72,21 @@ pub(crate) async fn read_paid(
 /// What a body has paid for.
 #[derive(Default)]
 struct Payment<'a> {
-    payer: Option<(&'a App, usize)>,
+    payer: Option<(&'a MemoryBudget, usize)>,
     bytes: usize,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Reservation>,
 }
 
 impl Payment<'_> {
     /// Pays for so many bytes in all, if not for more already.
-    fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let Some((app, unpaid_max)) = self.payer else { return Ok(()) };
+    fn cover(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let Some((memory, unpaid_max)) = self.payer else { return Ok(()) };
         if bytes <= unpaid_max || bytes <= self.bytes {
             return Ok(());
         }
         // In steps, so that a body that comes in pieces does not pay for each.
         let bytes = bytes.next_multiple_of(STEP_BYTES);
-        let more = app.pay(bytes - self.bytes, 0)?;
+        let more = memory.reserve(bytes - self.bytes, 0)?;
         self.bytes = bytes;
         self.permit = match (self.permit.take(), more) {
             (Some(mut paid), Some(more)) => {
@@ -106,15 +99,11 @@ impl Payment<'_> {
     }
 }
 
-fn wrong(status: StatusCode, message: String) -> ApiError {
-    ApiError::new(Kind::Validation, message).with_status(status)
-}
-
 async fn read(
     request: Request<Body>,
     bytes_max: usize,
     payment: &mut Payment<'_>,
-) -> Result<Bytes, ApiError> {
+) -> Result<Bytes, BodyError> {
     let packing = unpack::packing(request.headers())?;
     let mut body = request.into_body();
     let size = hyper::body::Body::size_hint(&body);
@@ -125,28 +114,24 @@ async fn read(
     }
     let exact = size.exact().and_then(|bytes| usize::try_from(bytes).ok());
     let taken = take_in(&mut body, exact, bytes_max, payment);
-    let taken = time::timeout(BODY_TIMEOUT, taken).await.unwrap_or_else(|_| {
-        let message = format!("the body took longer than {} s", BODY_TIMEOUT.as_secs());
-        Err(wrong(StatusCode::REQUEST_TIMEOUT, message))
-    });
+    let taken = time::timeout(BODY_TIMEOUT, taken)
+        .await
+        .unwrap_or_else(|_| Err(TransportError::Timeout(BODY_TIMEOUT).into()));
     let bytes = taken.map_err(|error| {
         discard_later(body, bytes_max);
         error.and_close()
     })?;
     let Some(packing) = packing else { return Ok(bytes) };
-    let _turn = time::timeout(UNPACK_TIMEOUT, UNPACKING.acquire()).await.map_err(|_| {
-        let error =
-            ApiError::new(Kind::Overloaded, "the server is overloaded: too many packed bodies");
-        ApiError { retry_after: Some(UNPACK_TIMEOUT), ..error }
-    })?;
+    let _turn = time::timeout(UNPACK_TIMEOUT, UNPACKING.acquire())
+        .await
+        .map_err(|_| TransportError::UnpackingBusy { retry_after: UNPACK_TIMEOUT })?;
     let unpacked = task::block_in_place(|| unpack(&bytes, packing, bytes_max))?;
     payment.cover(unpacked.len())?;
     Ok(unpacked)
 }
 
-fn too_long(bytes_max: usize) -> ApiError {
-    let message = format!("the body is longer than {bytes_max} bytes");
-    wrong(StatusCode::PAYLOAD_TOO_LARGE, message)
+fn too_long(bytes_max: usize) -> BodyError {
+    TransportError::TooLong { max: bytes_max }.into()
 }
 
 /// Takes a body in as it comes; one whose length is known pays for all of it first.
@@ -155,13 +140,11 @@ async fn take_in(
     exact: Option<usize>,
     bytes_max: usize,
     payment: &mut Payment<'_>,
-) -> Result<Bytes, ApiError> {
+) -> Result<Bytes, BodyError> {
     payment.cover(exact.unwrap_or(0))?;
     let mut bytes = BytesMut::with_capacity(exact.unwrap_or(0));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            wrong(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
-        })?;
+        let frame = frame.map_err(TransportError::Broken)?;
         let Ok(data) = frame.into_data() else { continue };
         let length = bytes.len() + data.len();
         if length > bytes_max {

@@ -1,55 +1,48 @@
-use std::{io, sync::Arc};
+use std::io;
 
-use axum::http::header;
 use futures_util::stream::{self, Stream};
 use tokio::time::Instant;
 
-use crate::api::error::Contract;
 use crate::transport::bodies::*;
-use onnxd_telemetry::metrics::Metrics;
 
-/// Kibibytes of room for large bodies.
-const ROOM: usize = 2 * 1024;
-
-fn app() -> App {
-    App::of_no_model(&Arc::new(Metrics::new(&[])), ROOM)
-}
+/// Bytes of memory for large bodies.
+const ROOM: usize = 2 << 20;
 
 fn request(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Request<Body> {
     Request::new(Body::from_stream(pieces))
 }
 
 /// The status of a refusal, which must be the last answer on its connection.
-fn last(refused: Result<Bytes, ApiError>) -> u16 {
-    let response = refused.unwrap_err().into_response(Contract::of("/embed"));
-    assert_eq!(response.headers()[header::CONNECTION], "close");
-    response.status().as_u16()
+fn last(refused: Result<Bytes, BodyError>) -> u16 {
+    let refused = refused.unwrap_err();
+    assert!(refused.closes);
+    refused.error.status().as_u16()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_takes_too_long_is_given_up_also_if_a_little_comes_all_the_time() {
-    let app = app();
+    let memory = MemoryBudget::of(ROOM);
     let begin = Instant::now();
-    assert_eq!(last(read_body(&app, request(stream::pending())).await), 408);
+    assert_eq!(last(read_body(&memory, request(stream::pending())).await), 408);
     assert!(begin.elapsed() < BODY_TIMEOUT + Duration::from_secs(1));
     let trickle = stream::unfold((), async |()| {
         time::sleep(Duration::from_secs(1)).await;
         Some((Ok(Bytes::from_static(b" ")), ()))
     });
     let begin = Instant::now();
-    assert_eq!(last(read_body(&app, request(trickle)).await), 408);
+    assert_eq!(last(read_body(&memory, request(trickle)).await), 408);
     assert!((BODY_TIMEOUT..BODY_TIMEOUT * 2).contains(&begin.elapsed()));
 }
 
 #[tokio::test]
 async fn a_body_for_which_the_room_ends_in_the_middle_gives_back_what_it_had() {
-    let app = app();
+    let memory = MemoryBudget::of(ROOM);
     let pieces = || stream::iter((0..3).map(|_| Ok(Bytes::from(vec![0; 1 << 20]))));
     let bytes_max = 16 << 20;
-    let refused = read_paid(&app, request(pieces()), UNPAID_BYTES_MAX, bytes_max).await;
+    let refused = read_paid(&memory, request(pieces()), UNPAID_BYTES_MAX, bytes_max).await;
     assert_eq!(last(refused), 429);
-    assert_eq!(app.bodies.available_permits(), ROOM);
-    let refused = read_paid(&app, request(pieces()), UNPAID_BYTES_MAX, 1 << 20).await;
+    assert_eq!(memory.available_bytes(), ROOM);
+    let refused = read_paid(&memory, request(pieces()), UNPAID_BYTES_MAX, 1 << 20).await;
     assert_eq!(last(refused), 413);
-    assert_eq!(app.bodies.available_permits(), ROOM);
+    assert_eq!(memory.available_bytes(), ROOM);
 }

@@ -12,13 +12,10 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
+use onnxd_engine::engine::memory::Reservation;
 
-/// Bytes, and what they have paid for their memory.
-struct Held(
-    Bytes,
-    #[expect(dead_code, reason = "given back when it is dropped")] Arc<OwnedSemaphorePermit>,
-);
+/// Bytes, and the reservation of their memory.
+struct Held(Bytes, #[expect(dead_code, reason = "given back when it is dropped")] Arc<Reservation>);
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
@@ -30,7 +27,7 @@ impl AsRef<[u8]> for Held {
 /// they go.
 pub(crate) fn held(
     parts: impl IntoIterator<Item = Bytes>,
-    paid: Option<OwnedSemaphorePermit>,
+    paid: Option<Reservation>,
 ) -> impl Iterator<Item = Bytes> {
     let paid = paid.map(Arc::new);
     parts.into_iter().map(move |part| match &paid {
@@ -70,23 +67,23 @@ impl hyper::body::Body for Chunks {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
-    use tokio::sync::Semaphore;
+    use onnxd_engine::engine::MemoryBudget;
 
     use super::*;
 
     #[tokio::test]
     async fn what_was_paid_is_given_back_when_the_last_part_is_gone_and_not_before() {
-        let room = Arc::new(Semaphore::new(7));
-        let paid = Arc::clone(&room).try_acquire_many_owned(7).unwrap();
+        let room = MemoryBudget::of(7 * 1024);
+        let paid = room.reserve(7 * 1024, 0).unwrap();
         let parts = [Bytes::from("one"), Bytes::from("two")];
-        let mut body = body(held(parts, Some(paid)));
+        let mut body = body(held(parts, paid));
         assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(6));
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let second = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!((&first[..], &second[..]), (&b"one"[..], &b"two"[..]));
         drop((body, first));
-        assert_eq!(room.available_permits(), 0);
+        assert_eq!(room.available_bytes(), 0);
         drop(second);
-        assert_eq!(room.available_permits(), 7);
+        assert_eq!(room.available_bytes(), 7 * 1024);
     }
 }

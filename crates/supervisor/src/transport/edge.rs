@@ -11,18 +11,16 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderValue, Method, Request, Response, StatusCode, header},
+    http::{HeaderValue, Method, Request, Response, header},
     middleware::{self, Next},
 };
 
-use crate::{
-    api::error::{ApiError, Contract, Kind},
-    transport::{
-        bodies::{BODY_BYTES_MAX, discard_later},
-        cors::{self, Origin},
-        keys::Keys,
-        tls::{Tls, TlsFiles},
-    },
+use crate::transport::{
+    bodies::{BODY_BYTES_MAX, discard_later},
+    cors::{self, Origin},
+    error::{Shapes, TransportError, shape_of},
+    keys::Keys,
+    tls::{Tls, TlsFiles},
 };
 use onnxd_proto::exit::Failure;
 
@@ -141,9 +139,10 @@ impl Edge {
 
     /// The routes behind what stands before them. Preflights are answered first: browsers send
     /// them without a key.
-    pub(crate) fn around(&self, router: Router) -> Router {
+    pub(crate) fn around(&self, router: Router, shapes: &Arc<dyn Shapes>) -> Router {
+        let state = |keys: &Arc<Keys>| (Arc::clone(keys), Arc::clone(shapes));
         let router = match &self.keys {
-            Some(keys) => router.layer(middleware::from_fn_with_state(Arc::clone(keys), check)),
+            Some(keys) => router.layer(middleware::from_fn_with_state(state(keys), check)),
             None => router,
         };
         if self.origins.is_empty() { router } else { router.layer(cors::layer(&self.origins)) }
@@ -152,7 +151,7 @@ impl Edge {
 
 /// Lets a request through that shows a key or needs none; its body has not been read.
 async fn check(
-    State(keys): State<Arc<Keys>>,
+    State((keys, shapes)): State<(Arc<Keys>, Arc<dyn Shapes>)>,
     request: Request<Body>,
     next: Next,
 ) -> Response<Body> {
@@ -160,10 +159,7 @@ async fn check(
     if (probe && OPEN.contains(&request.uri().path())) || keys.allow(request.headers()) {
         return next.run(request).await;
     }
-    let contract = Contract::of(request.uri().path());
-    let message = "an API key is needed: send authorization: Bearer KEY, or x-api-key: KEY";
-    let error = ApiError::new(Kind::Validation, message).with_status(StatusCode::UNAUTHORIZED);
-    let mut response = error.into_response(contract);
+    let mut response = shape_of(&shapes, &request).render(TransportError::KeyNeeded);
     let headers = response.headers_mut();
     headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     if !hyper::body::Body::is_end_stream(request.body()) {

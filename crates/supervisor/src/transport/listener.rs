@@ -1,5 +1,6 @@
 //! Connections: how many there may be, how long they may take, how they end; in the clear or, with
-//! [`crate::transport::tls`], behind a handshake. Requests are the [`crate::api::router`]'s affair.
+//! [`crate::transport::tls`], behind a handshake. Requests are answered by
+//! the routes that a listener is handed.
 //!
 //! hyper's own header timeout also runs while a connection is idle, so it serves here as the
 //! idle timeout; a client that has begun a request and does not finish its headers is closed
@@ -35,10 +36,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::api::grpc;
 use crate::transport::{
     edge::Edge,
+    error::Shapes,
     holding::{Held, Holding},
+    http2::{self, MayRest},
     panics,
     places::{Phase, Place, Places},
     tls::Tls,
@@ -67,11 +69,13 @@ const QUEUED_MAX: usize = 16_384;
 const TICK: Duration = Duration::from_millis(100);
 
 /// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Protocol {
     Http1,
-    /// HTTP/2, with connections of [`grpc::connection`].
-    Grpc,
+    /// HTTP/2, with connections of [`http2`].
+    Http2 {
+        may_rest: MayRest,
+    },
 }
 
 impl Protocol {
@@ -79,9 +83,17 @@ impl Protocol {
     fn alpn(self) -> &'static [u8] {
         match self {
             Self::Http1 => b"http/1.1",
-            Self::Grpc => b"h2",
+            Self::Http2 { .. } => b"h2",
         }
     }
+}
+
+/// What a listener serves.
+pub(crate) struct Routes {
+    /// The handlers.
+    pub router: Router,
+    /// The words for errors of requests that reach no handler.
+    pub shapes: Arc<dyn Shapes>,
 }
 
 /// Accepts connections until it is told to drain.
@@ -101,22 +113,25 @@ impl Listener {
     pub(crate) fn new(
         socket: TcpListener,
         edge: &Edge,
-        routes: Router,
+        Routes { router, shapes }: Routes,
         (metrics, places): (Arc<Metrics>, Arc<Places>),
     ) -> Self {
-        let (router, tls) = (panics::caught(edge.around(routes)), edge.tls.clone());
+        let router = panics::caught(edge.around(router, &shapes), shapes);
+        let tls = edge.tls.clone();
         let (protocol, ticks) = (Protocol::Http1, Arc::default());
         Self { socket, protocol, router, tls, metrics, places, ticks }
     }
 
-    /// The same for gRPC. Who may call is not decided here, since errors are told in another way.
-    pub(crate) fn grpc(
+    /// The same for HTTP/2 alone, whose router checks keys and catches panics by itself. Calls to
+    /// paths that `may_rest` may stay open for ever without a message.
+    pub(crate) fn http2(
         socket: TcpListener,
         edge: &Edge,
-        router: Router,
+        (router, may_rest): (Router, MayRest),
         (metrics, places): (Arc<Metrics>, Arc<Places>),
     ) -> Self {
-        let (protocol, tls, ticks) = (Protocol::Grpc, edge.tls.clone(), Arc::default());
+        let (protocol, tls, ticks) =
+            (Protocol::Http2 { may_rest }, edge.tls.clone(), Arc::default());
         Self { socket, protocol, router, tls, metrics, places, ticks }
     }
 
@@ -286,8 +301,9 @@ impl Connection {
     /// client who shook hands while we drain and is about to ask.
     async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
         let Self { router, place, watcher, drain, .. } = self;
-        if self.protocol == Protocol::Grpc {
-            return grpc::connection::converse(stream, (router, place), watcher, drain).await;
+        if let Protocol::Http2 { may_rest } = self.protocol {
+            let calls = http2::Calls { router, place, may_rest };
+            return http2::converse(stream, calls, watcher, drain).await;
         }
         let (seen, draining) = (Arc::clone(&place), drain.clone());
         let service = service_fn(move |request: Request<Incoming>| {

@@ -2,32 +2,33 @@
 //! on. Around all routes of HTTP and all services of gRPC. The hook of [`onnxd_telemetry::stderr`] has
 //! logged it by then.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode},
+    extract::State,
+    http::{Request, Response},
     middleware::{self, Next},
 };
 use futures_util::FutureExt;
 
-use crate::api::error::{ApiError, Contract, Kind};
+use crate::transport::error::{Shapes, TransportError, shape_of};
 
-/// The routes, whose panics are answered.
-pub(crate) fn caught(router: Router) -> Router {
-    router.layer(middleware::from_fn(catch))
+/// The routes, whose panics are answered in the words of `shapes`.
+pub(crate) fn caught(router: Router, shapes: Arc<dyn Shapes>) -> Router {
+    router.layer(middleware::from_fn_with_state(shapes, catch))
 }
 
-async fn catch(request: Request<Body>, next: Next) -> Response<Body> {
-    let contract = Contract::of(request.uri().path());
+async fn catch(
+    State(shapes): State<Arc<dyn Shapes>>,
+    request: Request<Body>,
+    next: Next,
+) -> Response<Body> {
+    let shape = shape_of(&shapes, &request);
     // What a handler shares with others is behind locks that outlive a panic, or atomic.
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    answered.unwrap_or_else(|_| {
-        ApiError::new(Kind::Backend, "the server failed at this request")
-            .with_status(StatusCode::INTERNAL_SERVER_ERROR)
-            .into_response(contract)
-    })
+    answered.unwrap_or_else(|_| shape.render(TransportError::Panicked))
 }
 
 #[cfg(test)]
@@ -36,6 +37,18 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::transport::error::{Shape, only};
+
+    /// Answers the status alone.
+    struct Status;
+
+    impl Shape for Status {
+        fn render(&self, error: TransportError) -> Response<Body> {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = error.status();
+            response
+        }
+    }
 
     async fn broken() -> &'static str {
         panic!("on purpose")
@@ -44,7 +57,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_answered_500_and_the_next_request_as_ever() {
         let routes = Router::new().route("/a", get(broken)).route("/b", get(|| async { "b" }));
-        let router = caught(routes);
+        let router = caught(routes, only(&Status));
         for (path, status) in [("/a", 500), ("/b", 200), ("/a", 500)] {
             let request = Request::get(path).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();

@@ -3,11 +3,11 @@
 
 use std::io::{self, Read};
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
-use crate::api::error::{ApiError, Kind};
+use crate::transport::error::TransportError;
 
 /// How a body is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub(crate) enum Packing {
 /// How the body of a request with these headers is packed, if it is.
 ///
 /// # Errors
-/// 415 where it is packed in a way that nobody here knows.
-pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, ApiError> {
+/// It is packed in an unknown way.
+pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, TransportError> {
     named(headers.get(header::CONTENT_ENCODING))
 }
 
@@ -29,43 +29,33 @@ pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, ApiError> 
 ///
 /// # Errors
 /// As above.
-pub(crate) fn named(encoding: Option<&HeaderValue>) -> Result<Option<Packing>, ApiError> {
+pub(crate) fn named(encoding: Option<&HeaderValue>) -> Result<Option<Packing>, TransportError> {
     let Some(encoding) = encoding else { return Ok(None) };
     match encoding.to_str().map(str::trim).map(str::to_ascii_lowercase).as_deref() {
         Ok("" | "identity") => Ok(None),
         Ok("gzip" | "x-gzip") => Ok(Some(Packing::Gzip)),
         Ok("deflate") => Ok(Some(Packing::Zlib)),
-        _ => {
-            let message = "the body is packed in a way that is neither gzip nor deflate";
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            Err(ApiError::new(Kind::Validation, message).with_status(status))
-        }
+        _ => Err(TransportError::UnknownEncoding),
     }
 }
 
 /// Unpacks a body.
 ///
 /// # Errors
-/// 400 where it is not packed in that way, 413 where more than `bytes_max` come out.
+/// It is not packed in that way, or more than `bytes_max` come out.
 pub(crate) fn unpack(
     packed: &Bytes,
     packing: Packing,
     bytes_max: usize,
-) -> Result<Bytes, ApiError> {
+) -> Result<Bytes, TransportError> {
     let unpacked = match packing {
         Packing::Gzip => read(MultiGzDecoder::new(&packed[..]), bytes_max),
         Packing::Zlib => read(ZlibDecoder::new(&packed[..]), bytes_max),
     };
-    let wrong = |status, message| Err(ApiError::new(Kind::Validation, message).with_status(status));
     match unpacked {
         Ok(bytes) if bytes.len() <= bytes_max => Ok(bytes.into()),
-        Ok(_) => wrong(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the unpacked body is longer than {bytes_max} bytes"),
-        ),
-        Err(error) => {
-            wrong(StatusCode::BAD_REQUEST, format!("the body cannot be unpacked: {error}"))
-        }
+        Ok(_) => Err(TransportError::UnpackedTooLong { max: bytes_max }),
+        Err(error) => Err(TransportError::NotPacked(error)),
     }
 }
 
@@ -80,6 +70,7 @@ fn read(packed: impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
 mod tests {
     use std::io::Write;
 
+    use axum::http::StatusCode;
     use flate2::{
         Compression,
         write::{GzEncoder, ZlibEncoder},
@@ -106,7 +97,7 @@ mod tests {
     fn a_small_body_that_becomes_a_large_one_is_refused_and_so_is_nonsense() {
         let bomb = gzip(&vec![0; 1 << 20]);
         assert!(bomb.len() < 8192);
-        let status = |body: &Bytes| unpack(body, Packing::Gzip, 100_000).unwrap_err().status;
+        let status = |body: &Bytes| unpack(body, Packing::Gzip, 100_000).unwrap_err().status();
         assert_eq!(status(&bomb), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(status(&Bytes::from_static(b"hello")), StatusCode::BAD_REQUEST);
         assert_eq!(status(&bomb.slice(..bomb.len() / 2)), StatusCode::PAYLOAD_TOO_LARGE);

@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, http::StatusCode};
+use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use onnxd_engine::engine::{MemoryBudget, memory::Reservation};
 use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::{Instant, Sleep},
 };
 use tonic::Status;
@@ -24,19 +25,13 @@ use crate::api::grpc::{
     bounds::QUESTION_BYTES_MAX,
     frames::Frames,
     packed::{PACKED, Packed},
-    status::status,
+    status,
 };
-use crate::{
-    api::{
-        error::{ApiError, Kind},
-        router::App,
-    },
-    transport::{holding::Held, unpack::Packing},
-};
+use crate::transport::{error::TransportError, holding::Held, unpack::Packing};
 
 /// How long a client may take to send a message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Messages that are larger are paid for from [`App::bodies`].
+/// Messages that are larger reserve memory of the [`MemoryBudget`].
 pub(super) const UNPAID_BYTES_MAX: usize = QUESTION_BYTES_MAX;
 
 /// How much smaller deflate makes what is easiest to pack.
@@ -44,13 +39,13 @@ const PACKED_AT_MOST: usize = 1032;
 
 /// What the messages of a request and their answers have paid for, until these are sent.
 #[derive(Debug, Default)]
-pub(super) struct Paid(Mutex<BTreeMap<u64, OwnedSemaphorePermit>>);
+pub(super) struct Paid(Mutex<BTreeMap<u64, Reservation>>);
 
 impl Held for Paid {}
 
 impl Paid {
     /// The message of that number, from 0, or its answer has paid for so much more.
-    pub(super) fn add(&self, message: u64, permit: OwnedSemaphorePermit) {
+    pub(super) fn add(&self, message: u64, permit: Reservation) {
         let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match paid.get_mut(&message) {
             Some(already) => already.merge(permit),
@@ -61,10 +56,9 @@ impl Paid {
     /// The message of that number has become so many bytes, for which it paid at least.
     fn shrink(&self, message: u64, bytes: usize) {
         let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = if bytes > UNPAID_BYTES_MAX { bytes.div_ceil(1024) } else { 0 };
-        if let Some(permit) = paid.get_mut(&message) {
-            // What is split off is given back.
-            drop(permit.split(permit.num_permits().saturating_sub(kept)));
+        let kept = if bytes > UNPAID_BYTES_MAX { bytes } else { 0 };
+        if let Some(reservation) = paid.get_mut(&message) {
+            reservation.shrink_to(kept);
         }
     }
 
@@ -77,7 +71,7 @@ impl Paid {
 /// The body of a request.
 pub(super) struct RequestBody {
     body: Body,
-    app: App,
+    memory: MemoryBudget,
     paid: Arc<Paid>,
     frames: Frames,
     /// Where messages may be packed.
@@ -95,7 +89,7 @@ pub(super) struct RequestBody {
 impl RequestBody {
     pub(super) fn new(
         body: Body,
-        app: App,
+        memory: MemoryBudget,
         packing: Option<Packing>,
         method: Option<&Method>,
         mut drain: watch::Receiver<bool>,
@@ -103,7 +97,7 @@ impl RequestBody {
         let bytes_max = method.map_or(QUESTION_BYTES_MAX, |method| method.bytes_max);
         Self {
             body,
-            app,
+            memory,
             paid: Arc::default(),
             frames: Frames::default(),
             packed: packing.map(|packing| Packed::new(packing, bytes_max)),
@@ -135,16 +129,17 @@ impl RequestBody {
             let bytes_max = self.bytes_max;
             if bytes > bytes_max {
                 let text = format!("the message has {bytes} bytes, at most {bytes_max} are taken");
-                let error = ApiError::new(Kind::Validation, text);
-                return Err(status(error.with_status(StatusCode::PAYLOAD_TOO_LARGE)));
+                return Err(Status::out_of_range(text));
             }
             let bytes = match flags {
                 // It does not say how much it will be.
                 PACKED => bytes.saturating_mul(PACKED_AT_MOST).min(bytes_max),
                 _ => bytes,
             };
-            if let Some(permit) = self.app.pay(bytes, UNPAID_BYTES_MAX).map_err(status)? {
-                self.paid.add(message, permit);
+            let reserved = self.memory.reserve(bytes, UNPAID_BYTES_MAX);
+            let reserved = reserved.map_err(|error| status::transport(TransportError::from(error)));
+            if let Some(reservation) = reserved? {
+                self.paid.add(message, reservation);
             }
             self.late.as_mut().reset(late);
             Ok(())
@@ -176,7 +171,7 @@ impl RequestBody {
         match &mut self.packed {
             Some(packed) if frame.is_data() => {
                 let unpacked = |message, bytes| self.paid.shrink(message, bytes);
-                packed.take(&data, unpacked).map(Frame::data).map_err(status)
+                packed.take(&data, unpacked).map(Frame::data).map_err(status::transport)
             }
             _ => Ok(frame),
         }

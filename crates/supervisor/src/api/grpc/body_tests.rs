@@ -7,7 +7,6 @@ use tokio::{sync::mpsc, time};
 use tonic::Code;
 
 use crate::api::grpc::body::*;
-use onnxd_telemetry::metrics::Metrics;
 
 /// Kibibytes of room for large messages.
 const ROOM: usize = 8 * 1024;
@@ -16,22 +15,21 @@ const ROOM: usize = 8 * 1024;
 struct Call {
     client: mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>,
     body: RequestBody,
-    room: Arc<tokio::sync::Semaphore>,
+    memory: MemoryBudget,
     _drain: watch::Sender<bool>,
 }
 
 impl Call {
     fn new(method: &str, packing: Option<Packing>) -> Self {
-        let app = App::of_no_model(&Arc::new(Metrics::new(&[])), ROOM);
-        let room = Arc::clone(&app.bodies);
+        let memory = MemoryBudget::of(ROOM * 1024);
         let (client, mut pieces) = mpsc::channel(16);
         let methods = crate::api::grpc::methods();
         let method = methods.iter().find(|known| known.path.ends_with(&format!("/{method}")));
         let (drain, drained) = watch::channel(false);
         let pieces = stream::poll_fn(move |context| pieces.poll_recv(context));
         let body = Body::new(StreamBody::new(pieces));
-        let body = RequestBody::new(body, app, packing, method, drained);
-        Self { client, body, room, _drain: drain }
+        let body = RequestBody::new(body, memory.clone(), packing, method, drained);
+        Self { client, body, memory, _drain: drain }
     }
 
     fn send(&self, bytes: &[u8]) {
@@ -46,7 +44,7 @@ impl Call {
 
     /// Kibibytes that are paid.
     fn paid(&self) -> usize {
-        ROOM - self.room.available_permits()
+        ROOM - self.memory.available_bytes() / 1024
     }
 }
 

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
+use onnxd_engine::RequestContext;
 use tokio::time::Instant;
+use tonic::Status;
 
-use crate::api::{
-    error::{ApiError, Kind},
-    inference::Begun,
-};
+use crate::api::request;
 
 const HEADER: &str = "grpc-timeout";
 /// Longer than anybody waits.
@@ -23,25 +22,26 @@ impl Deadline {
     /// Of a call with these headers that has just begun.
     ///
     /// # Errors
-    /// 400 where it is not what gRPC says it is.
-    pub(super) fn new(headers: &HeaderMap) -> Result<Self, ApiError> {
+    /// It is not what gRPC says it is.
+    pub(super) fn new(headers: &HeaderMap) -> Result<Self, Status> {
         let Some(value) = headers.get(HEADER) else { return Ok(Self(None)) };
         let timeout = value.to_str().ok().and_then(parse).ok_or_else(|| {
             let message = format!("{HEADER} is not up to 8 digits and a unit of time");
-            ApiError::new(Kind::Validation, message).with_status(StatusCode::BAD_REQUEST)
+            Status::invalid_argument(message)
         })?;
         Ok(Self(Some(Instant::now() + timeout.min(TIMEOUT_MAX))))
     }
 
-    /// A request with these headers, in this call, has begun.
+    /// The context of a request with these headers, which begins now in this call.
     ///
     /// # Errors
-    /// See [`Begun::new`].
-    pub(super) fn begun(self, headers: &HeaderMap) -> Result<Begun, ApiError> {
-        let begun = Begun::new(headers)?;
+    /// See [`request::context`].
+    pub(super) fn context(self, headers: &HeaderMap) -> Result<RequestContext, Status> {
+        let context =
+            request::context(headers).map_err(|fault| Status::invalid_argument(fault.message))?;
         Ok(match self.0 {
-            Some(end) => begun.within(end.saturating_duration_since(Instant::now())),
-            None => begun,
+            Some(end) => context.within(end.saturating_duration_since(Instant::now())),
+            None => context,
         })
     }
 

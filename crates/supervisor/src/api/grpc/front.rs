@@ -9,12 +9,11 @@ use axum::{
     middleware::Next,
 };
 use tokio::sync::watch;
-use tonic::Status;
 
 use crate::api::grpc::{Method, body::RequestBody, methods, status};
 use crate::{
-    api::router::App,
-    transport::{holding::Holding, keys::Keys, unpack},
+    api::app::App,
+    transport::{error::TransportError, holding::Holding, keys::Keys, unpack},
 };
 
 /// What probes call, and probes have no key.
@@ -57,7 +56,7 @@ pub(super) async fn around(
 ) -> Response<Body> {
     let start = Instant::now();
     let method = front.methods.get(request.uri().path());
-    let route = front.app.metrics.routes.find(method.map(|method| &*method.path));
+    let route = front.app.engine.metrics().routes.find(method.map(|method| &*method.path));
     let response = if front.allows(&request) {
         let (mut head, body) = request.into_parts();
         let packing = unpack::named(head.headers.get(ENCODING)).unwrap_or_default();
@@ -65,15 +64,14 @@ pub(super) async fn around(
             // What comes after us sees nothing packed; what we do not know it refuses.
             head.headers.remove(ENCODING);
         }
-        let (app, drain) = (front.app.clone(), front.drain.clone());
-        let body = RequestBody::new(body, app, packing, method, drain);
+        let (memory, drain) = (front.app.engine.memory().clone(), front.drain.clone());
+        let body = RequestBody::new(body, memory, packing, method, drain);
         let paid = body.paid();
         head.extensions.insert(Arc::clone(&paid));
         let response = next.run(Request::from_parts(head, Body::new(body))).await;
         response.map(|body| Body::new(Holding::new(body, paid)))
     } else {
-        let message = "an API key is needed: send authorization: Bearer KEY, or x-api-key: KEY";
-        Status::unauthenticated(message).into_http()
+        status::transport(TransportError::KeyNeeded).into_http()
     };
     route.answered(status::counted(response.headers()).as_u16(), start.elapsed());
     response

@@ -1,11 +1,15 @@
-//! Inference requests and answers: messages to what [`crate::api::oip`] takes, and back.
+//! Inference requests and answers: messages to what the engine takes, and back.
 
 use std::collections::HashMap;
 
-use axum::http::StatusCode;
 use bytes::Bytes;
+use onnxd_engine::engine::{
+    Answer,
+    tensors::{Tensor, TensorRequest},
+};
 use onnxd_proto::domain::tensor::DataType;
 use tokio::task::block_in_place;
+use tonic::Status;
 
 use crate::api::grpc::{
     AT_ONCE_BYTES_MAX, contents,
@@ -14,13 +18,7 @@ use crate::api::grpc::{
         model_infer_request::InferInputTensor, model_infer_response::InferOutputTensor,
     },
 };
-use crate::api::{
-    error::{ApiError, Kind},
-    oip::{
-        Tensor,
-        infer::{InferRequest, InferResponse},
-    },
-};
+use crate::api::oip::request::{InferRequest, check_id};
 
 /// A parameter of tensors that are not in the message at all.
 const SHARED_MEMORY: &str = "shared_memory_region";
@@ -29,7 +27,7 @@ const SHARED_MEMORY: &str = "shared_memory_region";
 ///
 /// # Errors
 /// Its tensors are not what it says they are.
-pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, ApiError> {
+pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, Status> {
     let ModelInferRequest {
         model_name,
         model_version,
@@ -48,17 +46,15 @@ pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, ApiErr
     } else {
         raw(inputs, raw_input_contents)?
     };
-    Ok(InferRequest {
-        model: model_name,
-        version: model_version,
-        id: Some(id).filter(|id| !id.is_empty()),
-        inputs,
-        outputs: outputs.into_iter().map(|output| output.name).collect(),
-    })
+    let outputs = outputs.into_iter().map(|output| output.name).collect();
+    let id = Some(id).filter(|id| !id.is_empty());
+    check_id(id.as_ref()).map_err(wrong)?;
+    let tensors = TensorRequest { version: model_version, inputs, outputs };
+    Ok(InferRequest { model: model_name, id, tensors })
 }
 
-fn wrong(message: impl Into<String>) -> ApiError {
-    ApiError::new(Kind::Validation, message).with_status(StatusCode::BAD_REQUEST).about("inputs")
+fn wrong(message: impl Into<String>) -> Status {
+    Status::invalid_argument(message)
 }
 
 fn in_shared_memory(parameters: &HashMap<String, InferParameter>) -> bool {
@@ -66,7 +62,7 @@ fn in_shared_memory(parameters: &HashMap<String, InferParameter>) -> bool {
 }
 
 /// Inputs whose elements are beside them.
-fn raw(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, ApiError> {
+fn raw(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, Status> {
     if raw.len() != inputs.len() {
         return Err(wrong(format!(
             "raw_input_contents has {} elements, and there are {} inputs",
@@ -85,7 +81,7 @@ fn raw(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, Ap
 }
 
 /// An input whose elements are in it.
-fn typed(mut input: InferInputTensor) -> Result<Tensor, ApiError> {
+fn typed(mut input: InferInputTensor) -> Result<Tensor, Status> {
     let contents = input.contents.take().unwrap_or_default();
     let name = input.name.clone();
     let raw = |datatype| match contents::elements(&contents) {
@@ -101,8 +97,8 @@ fn typed(mut input: InferInputTensor) -> Result<Tensor, ApiError> {
 
 fn tensor(
     input: InferInputTensor,
-    data: impl FnOnce(DataType) -> Result<Bytes, ApiError>,
-) -> Result<Tensor, ApiError> {
+    data: impl FnOnce(DataType) -> Result<Bytes, Status>,
+) -> Result<Tensor, Status> {
     let InferInputTensor { name, datatype, shape, .. } = input;
     let Some(datatype) = DataType::from_name(&datatype) else {
         let datatype: String = datatype.chars().take(40).collect();
@@ -122,18 +118,15 @@ fn tensor(
 /// # Errors
 /// It has a size that no client can be told.
 pub(super) fn response(
-    response: InferResponse<'_>,
+    answer: Answer<Vec<Tensor>>,
     id: Option<String>,
-) -> Result<ModelInferResponse, ApiError> {
-    let InferResponse { inference, outputs } = response;
-    let odd = |_| {
-        ApiError::new(Kind::Backend, "the answer has a size that cannot be sent")
-            .with_status(StatusCode::INTERNAL_SERVER_ERROR)
-    };
-    let generation = inference.answer.generation;
+) -> Result<ModelInferResponse, Status> {
+    let Answer { origin, output: outputs } = answer;
+    let odd = |_| Status::internal("the answer has a size that cannot be sent");
+    let generation = origin.generation;
     let number = ParameterChoice::Int64Param(i64::try_from(generation).map_err(odd)?);
     let mut message = ModelInferResponse {
-        model_name: inference.model.name.to_string(),
+        model_name: origin.model.name.to_string(),
         model_version: generation.to_string(),
         id: id.unwrap_or_default(),
         parameters: HashMap::from([(
@@ -190,12 +183,12 @@ mod tests {
     fn raw_and_typed_elements_are_the_same_request() {
         let raw = request(message(vec![input(None)], &[&[1, 255]])).unwrap();
         let typed = request(message(vec![input(numbers(vec![1, -1]))], &[])).unwrap();
-        assert_eq!(raw.inputs, typed.inputs);
-        assert_eq!((raw.model.as_str(), raw.version.as_str(), raw.id), ("m", "3", None));
+        assert_eq!(raw.tensors.inputs, typed.tensors.inputs);
+        assert_eq!((raw.model.as_str(), raw.tensors.version.as_str(), raw.id), ("m", "3", None));
         // What is there without a single element is not there.
         let empty = Some(InferTensorContents::default());
         let both = request(message(vec![input(empty)], &[&[1, 255]])).unwrap();
-        assert_eq!(both.inputs, typed.inputs);
+        assert_eq!(both.tensors.inputs, typed.tensors.inputs);
     }
 
     #[test]
@@ -223,8 +216,8 @@ mod tests {
             ),
         ] {
             let error = request(message).unwrap_err();
-            assert!(error.message.contains(reason), "{reason}: {}", error.message);
-            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+            assert!(error.message().contains(reason), "{reason}: {}", error.message());
+            assert_eq!(error.code(), tonic::Code::InvalidArgument);
         }
     }
 }

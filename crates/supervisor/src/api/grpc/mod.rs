@@ -1,8 +1,8 @@
 //! gRPC, on a port of its own: the Open Inference Protocol with Triton's additions
 //! (`proto/inference.proto`), health and reflection. What models take and give, and having them
-//! answer, is [`crate::api::oip`]; connections are accepted by [`crate::transport::listener`].
+//! answer, is [`crate::api::oip`]; connections are accepted by [`crate::transport::listener`] and held by
+//! [`crate::transport::http2`].
 //!
-//! - [`connection`]: one connection: its limits, and how it ends.
 //! - [`front`]: what stands before the services: API keys, metrics, the limits of requests.
 //! - [`body`], [`frames`], [`packed`]: requests as they come in: paid for, in time, until we drain.
 //! - [`codec`], [`bounds`]: messages: what they may cost before they are taken apart.
@@ -13,7 +13,6 @@
 mod body;
 pub(crate) mod bounds;
 mod codec;
-pub(crate) mod connection;
 pub(crate) mod contents;
 mod deadline;
 mod frames;
@@ -26,7 +25,7 @@ mod status;
 
 use std::sync::{Arc, LazyLock};
 
-use axum::{Router, middleware};
+use axum::{Router, body::Body, http::Response, middleware};
 use onnxd_proto::limits::TENSORS_BYTES_MAX;
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -39,8 +38,12 @@ use crate::api::grpc::{
     front::Front, pb::grpc_inference_service_server::GrpcInferenceServiceServer,
 };
 use crate::{
-    api::router::App,
-    transport::{keys::Keys, panics},
+    api::app::App,
+    transport::{
+        error::{Shape, TransportError, only},
+        keys::Keys,
+        panics,
+    },
 };
 use onnxd_proto::exit::Failure;
 
@@ -79,7 +82,7 @@ struct Method {
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// Whether a call may go on for ever without a message.
-fn may_rest(path: &str) -> bool {
+pub(crate) fn may_rest(path: &str) -> bool {
     static STREAMS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let streams = methods().into_iter().filter(|method| method.takes_stream);
         streams.map(|method| method.path).chain([WATCH.to_owned()]).collect()
@@ -120,6 +123,15 @@ pub(crate) fn templates() -> Vec<String> {
     methods().into_iter().map(|method| method.path).collect()
 }
 
+/// The words of gRPC for a call that did not reach its service.
+struct Words;
+
+impl Shape for Words {
+    fn render(&self, error: TransportError) -> Response<Body> {
+        status::transport(error).into_http()
+    }
+}
+
 /// All services. Open calls for more than one message end when `drain` becomes true.
 ///
 /// # Errors
@@ -140,12 +152,12 @@ pub(crate) async fn router(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let routes = Routes::new(inference)
-        .add_service(health::service(app.health.clone(), drain.clone(), tasks).await)
+        .add_service(health::service(app.engine.health(), drain.clone(), tasks).await)
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?);
     let front = Front::new(app, keys, drain);
     let around = middleware::from_fn_with_state(Arc::new(front), front::around);
-    Ok(panics::caught(routes.into_axum_router()).layer(around))
+    Ok(panics::caught(routes.into_axum_router(), only(&Words)).layer(around))
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::task::block_in_place;
 
 use crate::api::grpc::{AT_ONCE_BYTES_MAX, frames::HEAD_BYTES};
-use crate::{
-    api::error::ApiError,
-    transport::unpack::{Packing, unpack},
+use crate::transport::{
+    error::TransportError,
+    unpack::{Packing, unpack},
 };
 
 /// The flags of a message that is packed.
@@ -33,12 +33,12 @@ impl Packed {
     /// its number and how much came out.
     ///
     /// # Errors
-    /// 400 where one cannot be unpacked, 413 where too much comes out.
+    /// One cannot be unpacked, or too much comes out.
     pub(super) fn take(
         &mut self,
         data: &[u8],
         mut unpacked: impl FnMut(u64, usize),
-    ) -> Result<Bytes, ApiError> {
+    ) -> Result<Bytes, TransportError> {
         self.held.put_slice(data);
         let mut whole = BytesMut::new();
         while let Some((&[packed, ref length @ ..], rest)) =
@@ -67,7 +67,7 @@ impl Packed {
         Ok(whole.freeze())
     }
 
-    fn unpack(&self, message: &Bytes) -> Result<Bytes, ApiError> {
+    fn unpack(&self, message: &Bytes) -> Result<Bytes, TransportError> {
         let unpack = || unpack(message, self.packing, self.bytes_max);
         // Little can become a thousand times as much.
         if message.len() > AT_ONCE_BYTES_MAX / 1024 { block_in_place(unpack) } else { unpack() }
@@ -78,7 +78,6 @@ impl Packed {
 mod tests {
     use std::io::Write;
 
-    use axum::http::StatusCode;
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
@@ -114,10 +113,12 @@ mod tests {
     async fn a_small_message_that_becomes_too_large_a_one_is_refused_and_so_is_nonsense() {
         let bomb = framed(1, &gzip(&vec![0; MESSAGE_BYTES_MAX + 1]));
         assert!(bomb.len() < MESSAGE_BYTES_MAX / 100);
-        let status = |data: &[u8]| {
-            Packed::new(Packing::Gzip, MESSAGE_BYTES_MAX).take(data, |_, _| ()).unwrap_err().status
+        let error = |data: &[u8]| {
+            Packed::new(Packing::Gzip, MESSAGE_BYTES_MAX).take(data, |_, _| ()).unwrap_err()
         };
-        assert_eq!(status(&bomb), StatusCode::PAYLOAD_TOO_LARGE);
-        assert_eq!(status(&framed(1, b"nonsense")), StatusCode::BAD_REQUEST);
+        let too_long = error(&bomb);
+        assert!(matches!(too_long, TransportError::UnpackedTooLong { .. }), "{too_long:?}");
+        let nonsense = error(&framed(1, b"nonsense"));
+        assert!(matches!(nonsense, TransportError::NotPacked(_)), "{nonsense:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, stream};
+use onnxd_engine::{EngineError, RequestContext, engine::Origin, models::registry::Model};
 use onnxd_proto::domain::tensor::{DataType as TensorType, TensorSpec};
 use tonic::{
     Request, Response, Status, Streaming,
@@ -32,20 +33,15 @@ use crate::api::grpc::{
         model_metadata_response::TensorMetadata,
         model_version_policy::{Latest, PolicyChoice},
     },
-    status::status,
+    status,
 };
 use crate::api::{
-    error::ApiError,
-    inference::{Begun, Inference},
+    app::App,
     oip::{
-        infer::served,
-        metadata::{
-            Duration, EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM, model_is_ready,
-        },
+        metadata::{Duration, EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM},
+        request::InferRequest,
     },
-    router::App,
 };
-use onnxd_engine::models::registry::Model;
 
 /// Requests of one stream that are computed at once.
 const AHEAD_MAX: usize = 8;
@@ -68,36 +64,38 @@ impl Service {
     /// Has a model answer the message of that number; also the headers that the answer goes with.
     async fn infer(
         &self,
-        begun: Result<Begun, ApiError>,
+        context: Result<RequestContext, Status>,
         message: ModelInferRequest,
         (paid, place): (&Paid, u64),
-    ) -> Result<(ModelInferResponse, MetadataMap), ApiError> {
-        let request = infer::request(message)?;
-        let id = request.id.clone();
-        let response = crate::api::oip::infer::infer(&self.app, begun?, request).await?;
-        let bytes = response.outputs.iter().map(|output| output.data.len()).sum();
-        if let Some(permit) = self.app.pay(bytes, UNPAID_BYTES_MAX)? {
-            paid.add(place, permit);
+    ) -> Result<(ModelInferResponse, MetadataMap), Status> {
+        let InferRequest { model, id, tensors } = infer::request(message)?;
+        let (engine, context) = (&self.app.engine, context?);
+        let model = engine.find_version(&model, &tensors.version).map_err(status::engine)?;
+        let answer = engine.run_tensors(&context, model, &tensors).await.map_err(status::engine)?;
+        let bytes = answer.output.iter().map(|output| output.data.len()).sum();
+        let reserved = engine.memory().reserve(bytes, UNPAID_BYTES_MAX);
+        if let Some(reservation) = reserved.map_err(EngineError::from).map_err(status::engine)? {
+            paid.add(place, reservation);
         }
-        let headers = headers(&response.inference);
-        Ok((infer::response(response, id)?, headers))
+        let headers = headers(&answer.origin);
+        Ok((infer::response(answer, id)?, headers))
     }
 
     /// One request of a stream, and what it is answered.
     async fn infer_one(
         &self,
-        begun: Result<Begun, ApiError>,
+        context: Result<RequestContext, Status>,
         message: ModelInferRequest,
         paid: (&Paid, u64),
     ) -> ModelStreamInferResponse {
         let id = message.id.clone();
-        match self.infer(begun, message, paid).await {
+        match self.infer(context, message, paid).await {
             Ok((response, _)) => ModelStreamInferResponse {
                 error_message: String::new(),
                 infer_response: Some(response),
             },
             Err(error) => ModelStreamInferResponse {
-                error_message: error.message,
+                error_message: error.message().to_owned(),
                 infer_response: Some(ModelInferResponse { id, ..ModelInferResponse::default() }),
             },
         }
@@ -132,14 +130,12 @@ fn paid<T>(request: &Request<T>) -> Arc<Paid> {
 }
 
 /// What an answer of a model goes with, as over HTTP.
-fn headers(inference: &Inference<'_>) -> MetadataMap {
+fn headers(origin: &Origin) -> MetadataMap {
     let mut headers = MetadataMap::new();
-    headers.insert("x-model-generation", inference.answer.generation.into());
+    headers.insert("x-model-generation", origin.generation.into());
     // Names are validated, versions are hexadecimal.
-    let values = [
-        ("x-model-name", inference.model.name.as_str()),
-        ("x-model-version", &inference.record.version),
-    ];
+    let values =
+        [("x-model-name", origin.model.name.as_str()), ("x-model-version", &origin.record.version)];
     for (name, value) in values {
         if let Ok(value) = AsciiMetadataValue::try_from(value) {
             headers.insert(name, value);
@@ -155,15 +151,15 @@ impl GrpcInferenceService for Service {
     }
 
     async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
-        let ready = self.app.health.borrow().is_ready();
+        let ready = self.app.engine.is_ready();
         Ok(Response::new(ServerReadyResponse { ready }))
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let ModelReadyRequest { name, version } = request.into_inner();
         // One that is not served is not ready, which is no error to those who ask.
-        let model = served(&self.app, &name, &version);
-        let ready = model.is_ok_and(|model| model_is_ready(&self.app, model));
+        let model = self.app.engine.find_version(&name, &version);
+        let ready = model.is_ok_and(|model| self.app.engine.is_model_ready(model));
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
@@ -183,7 +179,8 @@ impl GrpcInferenceService for Service {
         request: Request<ModelMetadataRequest>,
     ) -> Answer<ModelMetadataResponse> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let metadata = ModelMetadata::loaded(&self.app, &name, &version).await.map_err(status)?;
+        let metadata = ModelMetadata::loaded(&self.app.engine, &name, &version);
+        let metadata = metadata.await.map_err(status::engine)?;
         let tensor = |spec: TensorSpec| TensorMetadata {
             name: spec.name,
             datatype: spec.datatype.name().into(),
@@ -202,8 +199,8 @@ impl GrpcInferenceService for Service {
         let paid = paid(&request);
         let (headers, _, message) = request.into_parts();
         let headers = headers.into_headers();
-        let begun = Deadline::new(&headers).and_then(|deadline| deadline.begun(&headers));
-        let (message, headers) = self.infer(begun, message, (&paid, 0)).await.map_err(status)?;
+        let context = Deadline::new(&headers).and_then(|deadline| deadline.context(&headers));
+        let (message, headers) = self.infer(context, message, (&paid, 0)).await?;
         let mut response = Response::new(message);
         *response.metadata_mut() = headers;
         Ok(response)
@@ -219,14 +216,14 @@ impl GrpcInferenceService for Service {
         let paid = paid(&request);
         let (headers, _, messages) = request.into_parts();
         let headers = Arc::new(headers.into_headers());
-        let deadline = Deadline::new(&headers).map_err(status)?;
+        let deadline = Deadline::new(&headers)?;
         let (service, computed) = (self.clone(), Arc::clone(&paid));
         let answers = messages.enumerate().map(move |(place, message)| {
             let (service, headers, paid) =
                 (service.clone(), Arc::clone(&headers), Arc::clone(&computed));
             async move {
                 let paid = (&*paid, place as u64);
-                Ok(service.infer_one(deadline.begun(&headers), message?, paid).await)
+                Ok(service.infer_one(deadline.context(&headers), message?, paid).await)
             }
         });
         let late = || Err(Status::deadline_exceeded("the time that the client gave has passed"));
@@ -241,8 +238,9 @@ impl GrpcInferenceService for Service {
         request: Request<ModelConfigRequest>,
     ) -> Answer<ModelConfigResponse> {
         let ModelConfigRequest { name, version } = request.into_inner();
-        let metadata = ModelMetadata::loaded(&self.app, &name, &version).await.map_err(status)?;
-        let config = config(metadata, self.app.workers);
+        let metadata = ModelMetadata::loaded(&self.app.engine, &name, &version);
+        let metadata = metadata.await.map_err(status::engine)?;
+        let config = config(metadata, self.app.engine.workers());
         Ok(Response::new(ModelConfigResponse { config: Some(config) }))
     }
 
@@ -251,10 +249,13 @@ impl GrpcInferenceService for Service {
         request: Request<ModelStatisticsRequest>,
     ) -> Answer<ModelStatisticsResponse> {
         let ModelStatisticsRequest { name, version } = request.into_inner();
-        let of = |model: &Arc<Model>| statistics(ModelStatistics::of(&self.app, model));
+        let of = |model: &Arc<Model>| statistics(ModelStatistics::of(&self.app.engine, model));
         let model_stats = match name.as_str() {
-            "" => self.app.registry.models().iter().map(of).collect(),
-            name => vec![of(served(&self.app, name, &version).map_err(status)?)],
+            "" => self.app.engine.models().iter().map(of).collect(),
+            name => {
+                let model = self.app.engine.find_version(name, &version);
+                vec![of(model.map_err(status::engine)?)]
+            }
         };
         Ok(Response::new(ModelStatisticsResponse { model_stats }))
     }

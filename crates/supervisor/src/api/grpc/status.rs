@@ -1,22 +1,23 @@
-//! Errors, as gRPC has them; and what HTTP would have called them, which is what metrics count.
+//! Errors, as gRPC has them; and the HTTP statuses that metrics count calls by.
 //!
 //! A message that is too long is `OUT_OF_RANGE`, so that `RESOURCE_EXHAUSTED` always means that the
 //! same call may be made again later.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, StatusCode};
+use onnxd_engine::{EngineError, ErrorKind};
 use tonic::{Code, Status};
 
-use crate::api::error::ApiError;
+use crate::transport::error::TransportError;
 
-/// Which status of HTTP is which code. The first of each code is what it is counted as.
-const TABLE: [(u16, Code); 16] = [
+/// Which status of HTTP a call is counted as, by its code. The first of each code counts.
+const COUNTED: [(u16, Code); 14] = [
     (400, Code::InvalidArgument),
-    (422, Code::InvalidArgument),
     (401, Code::Unauthenticated),
     (403, Code::PermissionDenied),
     (404, Code::NotFound),
     (504, Code::DeadlineExceeded),
-    (408, Code::DeadlineExceeded),
     (413, Code::OutOfRange),
     (424, Code::FailedPrecondition),
     (429, Code::ResourceExhausted),
@@ -28,12 +29,40 @@ const TABLE: [(u16, Code); 16] = [
     (503, Code::Unavailable),
 ];
 
-/// An error as gRPC has it.
-pub(super) fn status(error: ApiError) -> Status {
-    let known = TABLE.iter().find(|(status, _)| *status == error.status.as_u16());
-    let code = known.map_or(Code::Internal, |(_, code)| *code);
-    let mut status = Status::new(code, error.message);
-    if let Some(pause) = error.retry_after {
+/// An error of the engine as gRPC has it.
+pub(super) fn engine(error: EngineError) -> Status {
+    let code = match error.kind() {
+        ErrorKind::Empty | ErrorKind::Invalid | ErrorKind::Tokenizer => Code::InvalidArgument,
+        ErrorKind::TooLarge => Code::OutOfRange,
+        ErrorKind::NotFound | ErrorKind::Unloaded => Code::NotFound,
+        ErrorKind::WrongTask | ErrorKind::Failed => Code::FailedPrecondition,
+        ErrorKind::Overloaded => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Timeout => Code::DeadlineExceeded,
+        ErrorKind::Internal => Code::Internal,
+    };
+    status(code, error.message(), error.retry_after())
+}
+
+/// An error of a request that did not reach its service, as gRPC has it.
+pub(super) fn transport(error: TransportError) -> Status {
+    let code = match &error {
+        TransportError::KeyNeeded => Code::Unauthenticated,
+        TransportError::TooLong { .. } | TransportError::UnpackedTooLong { .. } => Code::OutOfRange,
+        TransportError::Timeout(_) => Code::DeadlineExceeded,
+        TransportError::Broken(_) | TransportError::NotPacked(_) => Code::InvalidArgument,
+        TransportError::UnknownEncoding => Code::Unimplemented,
+        TransportError::OutOfMemory(_) | TransportError::UnpackingBusy { .. } => {
+            Code::ResourceExhausted
+        }
+        TransportError::Panicked => Code::Internal,
+    };
+    status(code, error.to_string(), error.retry_after())
+}
+
+fn status(code: Code, message: String, retry_after: Option<Duration>) -> Status {
+    let mut status = Status::new(code, message);
+    if let Some(pause) = retry_after {
         let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         status.metadata_mut().insert("retry-after-ms", millis.into());
     }
@@ -43,7 +72,7 @@ pub(super) fn status(error: ApiError) -> Status {
 /// What the answer with these headers is counted as. Without a status there it has begun well.
 pub(super) fn counted(headers: &HeaderMap) -> StatusCode {
     let code = headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
-    let known = TABLE.iter().find(|(_, known)| Some(*known) == code);
+    let known = COUNTED.iter().find(|(_, known)| Some(*known) == code);
     match (code, known) {
         (None | Some(Code::Ok), _) => StatusCode::OK,
         (_, Some((status, _))) => StatusCode::from_u16(*status).expect("the table has statuses"),
@@ -53,51 +82,64 @@ pub(super) fn counted(headers: &HeaderMap) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use axum::{body::Body, http::Response};
+    use onnxd_engine::{
+        dispatch::gather::GatherError,
+        engine::{memory::OutOfMemory, tensors::TensorError},
+        models::update::NotServed,
+    };
+    use onnxd_proto::{domain::RefusalKind, wire::ask::Rejection};
 
     use super::*;
-    use crate::api::error::Kind;
 
-    fn of(status: u16) -> Status {
-        let error = ApiError::new(Kind::Validation, "why");
-        crate::api::grpc::status::status(error.with_status(StatusCode::from_u16(status).unwrap()))
+    fn wrong_task() -> EngineError {
+        let (model, wanted) = ("m".into(), "embed".into());
+        EngineError::WrongTask { model, task: "rerank", wanted }
     }
 
     #[test]
     fn each_error_has_the_code_that_clients_expect_and_is_counted_as_what_it_was() {
-        for (status, code, counted) in [
-            (400, Code::InvalidArgument, 400),
-            (422, Code::InvalidArgument, 400),
-            (401, Code::Unauthenticated, 401),
-            (403, Code::PermissionDenied, 403),
-            (404, Code::NotFound, 404),
-            (408, Code::DeadlineExceeded, 504),
-            (504, Code::DeadlineExceeded, 504),
-            (413, Code::OutOfRange, 413),
-            (424, Code::FailedPrecondition, 424),
-            (429, Code::ResourceExhausted, 429),
-            (500, Code::Internal, 500),
-            (503, Code::Unavailable, 503),
+        let rejected = |rejection| EngineError::from(GatherError::Rejected(rejection));
+        for (error, code, counted) in [
+            (TensorError::NoInputs.into(), Code::InvalidArgument, 400),
+            (rejected(Rejection::Tensors("x".into())), Code::InvalidArgument, 400),
+            (rejected(Rejection::Tokenizer("x".into())), Code::InvalidArgument, 400),
+            (TensorError::TooLarge { bytes: 1 }.into(), Code::OutOfRange, 413),
+            (NotServed::Unloaded("m".into()).into(), Code::NotFound, 404),
+            (NotServed::Failed(RefusalKind::Load.because("x")).into(), Code::Unavailable, 503),
+            (EngineError::NotLoaded, Code::Unavailable, 503),
+            (wrong_task(), Code::FailedPrecondition, 424),
+            (rejected(Rejection::Inference("x".into())), Code::FailedPrecondition, 424),
+            (OutOfMemory.into(), Code::ResourceExhausted, 429),
+            (GatherError::Timeout(Duration::ZERO).into(), Code::DeadlineExceeded, 504),
+            (GatherError::Stopped.into(), Code::Unavailable, 503),
+            (GatherError::Poisonous.into(), Code::Internal, 500),
         ] {
-            let made = of(status);
-            assert_eq!((made.code(), made.message()), (code, "why"), "{status}");
+            let message = error.message();
+            let made = engine(error);
+            assert_eq!((made.code(), made.message()), (code, message.as_str()));
             let response: Response<Body> = made.into_http();
-            assert_eq!(
-                crate::api::grpc::status::counted(response.headers()).as_u16(),
-                counted,
-                "{status}"
-            );
+            assert_eq!(super::counted(response.headers()).as_u16(), counted, "{message}");
         }
-        assert_eq!(crate::api::grpc::status::counted(&HeaderMap::new()), StatusCode::OK);
+        for (error, code, counted) in [
+            (TransportError::KeyNeeded, Code::Unauthenticated, 401),
+            (TransportError::Timeout(Duration::ZERO), Code::DeadlineExceeded, 504),
+            (TransportError::UnpackedTooLong { max: 1 }, Code::OutOfRange, 413),
+            (TransportError::Panicked, Code::Internal, 500),
+        ] {
+            let made = transport(error);
+            assert_eq!(made.code(), code);
+            let response: Response<Body> = made.into_http();
+            assert_eq!(super::counted(response.headers()).as_u16(), counted, "{code}");
+        }
+        assert_eq!(super::counted(&HeaderMap::new()), StatusCode::OK);
     }
 
     #[test]
     fn a_busy_server_says_when_to_come_back() {
-        let retry_after = Some(Duration::from_millis(1500));
-        let error = ApiError { retry_after, ..ApiError::new(Kind::Overloaded, "busy") };
-        let status = crate::api::grpc::status::status(error);
+        let retry_after = Duration::from_millis(1500);
+        let error = GatherError::Overloaded { limit: 1, retry_after };
+        let status = engine(error.into());
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.metadata().get("retry-after-ms").unwrap(), "1500");
     }

@@ -12,7 +12,7 @@ use axum::{
 };
 use tokio::{sync::Semaphore, task, time};
 
-use crate::api::{metrics::exposition::Scrape, router::App};
+use crate::api::{app::App, metrics::exposition::Scrape};
 use onnxd_telemetry::metrics::format::Format;
 
 /// Texts that are put together at once: each takes a thread, and whoever asks more often waits.
@@ -25,8 +25,8 @@ pub(crate) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Respo
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = Format::wanted(accept);
     let _scrape = SCRAPES.acquire().await;
-    let workers = time::timeout(WORKERS_TIMEOUT, app.dispatch.workers()).await;
-    let (metrics, registry) = (Arc::clone(&app.metrics), Arc::clone(&app.registry));
+    let workers = time::timeout(WORKERS_TIMEOUT, app.engine.worker_states()).await;
+    let (metrics, registry) = (Arc::clone(app.engine.metrics()), Arc::clone(app.engine.registry()));
     let scrape = Scrape { metrics, registry, workers: workers.unwrap_or_default() };
     match task::spawn_blocking(move || scrape.text(format)).await {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),

@@ -1,15 +1,13 @@
 //! What the protocol and Triton's clients ask of server and models besides inference.
 
-use onnxd_proto::domain::{Record, Signature};
+use onnxd_engine::{
+    Engine, EngineError, RequestContext,
+    engine::{ALL_TASKS, signature::signature},
+    models::registry::Model,
+};
+use onnxd_proto::domain::Signature;
 use serde::Serialize;
 use utoipa::ToSchema;
-
-use crate::api::oip::{
-    infer::{TASKS, served},
-    signature,
-};
-use crate::api::{error::ApiError, router::App};
-use onnxd_engine::models::{gate::Presence, registry::Model};
 
 /// What the server can do beyond the protocol, by the names of the extensions.
 pub(crate) const EXTENSIONS: [&str; 4] =
@@ -33,33 +31,21 @@ impl ModelMetadata {
     ///
     /// # Errors
     /// It is not served, or not this generation of it.
-    pub(crate) async fn loaded(app: &App, name: &str, version: &str) -> Result<Self, ApiError> {
-        let model = served(app, name, version)?;
-        app.ready(model, &TASKS, None).await?;
-        served(app, name, version)?;
-        Self::of(model)
-    }
-
-    /// Of the generation that serves.
-    ///
-    /// # Errors
-    /// Nothing is served.
-    fn of(model: &Model) -> Result<Self, ApiError> {
-        let (generation, record) = model.serving().ok_or_else(ApiError::not_loaded)?;
-        let Record { facts, .. } = &*record;
+    pub(crate) async fn loaded(
+        engine: &Engine,
+        name: &str,
+        version: &str,
+    ) -> Result<Self, EngineError> {
+        let model = engine.find_version(name, version)?;
+        engine.ready(&RequestContext::new(), model, &ALL_TASKS).await?;
+        engine.find_version(name, version)?;
+        let (generation, record) = model.serving().ok_or(EngineError::NotLoaded)?;
         Ok(Self {
             name: model.name.to_string(),
             version: generation.to_string(),
-            signature: signature(facts),
+            signature: signature(&record.facts),
         })
     }
-}
-
-/// Whether requests to the model are answered: it serves, or the first request loads it, and a
-/// worker is there.
-pub(crate) fn model_is_ready(app: &App, model: &Model) -> bool {
-    let present = matches!(model.gate.presence(), Presence::Loaded | Presence::NotLoaded);
-    app.health.borrow().is_ready() && present
 }
 
 /// What was counted of one model, in Triton's terms.
@@ -108,8 +94,8 @@ pub(crate) struct BatchStatistics {
 
 impl ModelStatistics {
     /// Since the start.
-    pub(crate) fn of(app: &App, model: &Model) -> Self {
-        let metrics = app.metrics.model(model.slot);
+    pub(crate) fn of(engine: &Engine, model: &Model) -> Self {
+        let metrics = engine.metrics().model(model.slot);
         let answered = metrics.answered();
         let [queue, tokenize, infer] =
             // Microseconds are counted.

@@ -5,21 +5,29 @@ use axum::{
     extract::State,
     http::{Request, Response},
 };
-use onnxd_proto::{domain::Task, wire::ask::Want};
+use onnxd_engine::{
+    RequestContext,
+    engine::{
+        scores::floats,
+        texts::{Embed, Text},
+    },
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::{
     api::{
-        error::{ApiError, Contract, TeiErrors},
-        inference::{
-            Begun, TextOptions, TruncationDirection, check_count, find_model, items, parse, push,
+        answer,
+        app::App,
+        error::Fault,
+        inputs::Inputs,
+        numbers::{Vector, Vectors, json_bytes},
+        request::{check_count, context, parse},
+        tei::{
+            error::{TeiErrors, respond},
+            options::{TruncationDirection, options},
         },
-        inputs::{Inputs, TextOrIds},
-        numbers::push_numbers,
-        router::{App, respond},
-        scores::floats,
     },
     transport::bodies::read_body,
 };
@@ -48,38 +56,31 @@ pub(crate) struct EmbedRequest {
     responses((status = 200, description = "One embedding of each input", body = Vec<Vec<f32>>), TeiErrors)
 )]
 pub(crate) async fn embed(State(app): State<App>, request: Request<Body>) -> Response<Body> {
-    respond(Contract::Tei, async {
-        let begun = Begun::new(request.headers())?;
-        let body = read_body(&app, request).await?;
-        embed_body(&app, begun, &body).await
+    respond(async {
+        let context = context(request.headers())?;
+        let body = read_body(app.engine.memory(), request).await?;
+        embed_body(&app, &context, &body).await
     })
     .await
 }
 
 /// Answers the body of `/embed`.
-pub(super) async fn embed_body(
+pub(crate) async fn embed_body(
     app: &App,
-    begun: Begun,
+    context: &RequestContext,
     body: &[u8],
-) -> Result<Response<Body>, ApiError> {
+) -> Result<Response<Body>, Fault> {
     let request: EmbedRequest = parse(body)?;
-    let model = find_model(app, request.model.as_deref())?;
-    let inputs = request.inputs.into_list();
-    check_count(inputs.len(), app.limits.client_batch, "inputs")?;
-    let options =
-        TextOptions::new(request.truncate, request.truncation_direction, request.prompt_name);
-    let want = Want::Embedding { normalize: request.normalize, dimensions: request.dimensions };
-    let inputs = items(inputs, "inputs", &options, want)?;
-    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
-    let mut body = vec![b'['];
-    for (place, item) in inference.answer.items.iter().enumerate() {
-        if place > 0 {
-            body.push(b',');
-        }
-        push_numbers(&mut body, &item.bytes)?;
-    }
-    body.push(b']');
-    inference.json(body)
+    let model = app.engine.find(request.model.as_deref())?;
+    let texts = request.inputs.into_texts();
+    check_count(texts.len(), app.client_batch, "inputs")?;
+    let options = options(request.truncate, request.truncation_direction, request.prompt_name);
+    let EmbedRequest { normalize, dimensions, .. } = request;
+    let embed = Embed { texts, field: "inputs", options, normalize, dimensions };
+    let answer = app.engine.embed(context, model, embed).await?;
+    let vectors: Vec<Vector<'_>> = answer.output.iter().map(|bytes| Vector(bytes)).collect();
+    let bytes = answer.output.iter().map(|bytes| json_bytes(bytes.len())).sum();
+    answer::json(app.engine.memory(), &answer.origin, &vectors, bytes)
 }
 
 /// Texts whose tokens are to be embedded.
@@ -101,34 +102,24 @@ pub(crate) struct EmbedAllRequest {
     responses((status = 200, description = "For each input an embedding of each token", body = Vec<Vec<Vec<f32>>>), TeiErrors)
 )]
 pub(crate) async fn embed_all(State(app): State<App>, request: Request<Body>) -> Response<Body> {
-    respond(Contract::Tei, try_embed_all(&app, request)).await
+    respond(try_embed_all(&app, request)).await
 }
 
-async fn try_embed_all(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-    let begun = Begun::new(request.headers())?;
-    let body = read_body(app, request).await?;
+async fn try_embed_all(app: &App, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let context = context(request.headers())?;
+    let body = read_body(app.engine.memory(), request).await?;
     let request: EmbedAllRequest = parse(&body)?;
-    let model = find_model(app, request.model.as_deref())?;
-    let inputs = request.inputs.into_list();
-    check_count(inputs.len(), app.limits.client_batch, "inputs")?;
-    let options =
-        TextOptions::new(request.truncate, request.truncation_direction, request.prompt_name);
-    let inputs = items(inputs, "inputs", &options, Want::TokenEmbeddings)?;
-    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
-    let row = inference.record.facts.dimension as usize * size_of::<f32>();
-    let mut body = vec![b'['];
-    for (place, item) in inference.answer.items.iter().enumerate() {
-        push(&mut body, if place > 0 { ",[" } else { "[" });
-        for (place, token) in item.bytes.chunks_exact(row.max(1)).enumerate() {
-            if place > 0 {
-                body.push(b',');
-            }
-            push_numbers(&mut body, token)?;
-        }
-        body.push(b']');
-    }
-    body.push(b']');
-    inference.json(body)
+    let model = app.engine.find(request.model.as_deref())?;
+    let texts = request.inputs.into_texts();
+    check_count(texts.len(), app.client_batch, "inputs")?;
+    let options = options(request.truncate, request.truncation_direction, request.prompt_name);
+    let embed = Embed { texts, field: "inputs", options, normalize: None, dimensions: None };
+    let answer = app.engine.embed_tokens(&context, model, embed).await?;
+    let dimension = answer.origin.record.facts.output().row_len() as usize;
+    let texts = answer.output.iter().map(|bytes| Vectors { bytes, dimension });
+    let texts: Vec<Vectors<'_>> = texts.collect();
+    let bytes = answer.output.iter().map(|bytes| json_bytes(bytes.len())).sum();
+    answer::json(app.engine.memory(), &answer.origin, &texts, bytes)
 }
 
 /// Texts to compare with one.
@@ -163,47 +154,43 @@ struct SimilarityParameters {
     responses((status = 200, description = "One cosine for each sentence", body = Vec<f32>), TeiErrors)
 )]
 pub(crate) async fn similarity(State(app): State<App>, request: Request<Body>) -> Response<Body> {
-    respond(Contract::Tei, async {
-        let begun = Begun::new(request.headers())?;
-        let body = read_body(&app, request).await?;
-        similarity_body(&app, begun, &body).await
+    respond(async {
+        let context = context(request.headers())?;
+        let body = read_body(app.engine.memory(), request).await?;
+        similarity_body(&app, &context, &body).await
     })
     .await
 }
 
 /// Answers the body of `/similarity`.
-pub(super) async fn similarity_body(
+pub(crate) async fn similarity_body(
     app: &App,
-    begun: Begun,
+    context: &RequestContext,
     body: &[u8],
-) -> Result<Response<Body>, ApiError> {
+) -> Result<Response<Body>, Fault> {
     let request: SimilarityRequest = parse(body)?;
-    let model = find_model(app, request.model.as_deref())?;
+    let model = app.engine.find(request.model.as_deref())?;
     let SimilarityInputs { source_sentence, sentences } = request.inputs;
-    check_count(sentences.len(), app.limits.client_batch, "sentences")?;
-    let parameters = request.parameters.unwrap_or_default();
-    let options = TextOptions::new(
-        parameters.truncate,
-        parameters.truncation_direction,
-        parameters.prompt_name,
-    );
-    let texts = [source_sentence].into_iter().chain(sentences).map(TextOrIds::Text).collect();
-    let want = Want::Embedding { normalize: Some(true), dimensions: None };
-    let inputs = items(texts, "inputs", &options, want)?;
-    let inference = begun.run(app, model, &[Task::Embed], inputs).await?;
-    let mut embeddings = inference.answer.items.iter().map(|item| floats(&item.bytes));
+    check_count(sentences.len(), app.client_batch, "sentences")?;
+    let SimilarityParameters { truncate, truncation_direction, prompt_name } =
+        request.parameters.unwrap_or_default();
+    let options = options(truncate, truncation_direction, prompt_name);
+    let texts = [source_sentence].into_iter().chain(sentences).map(Text::Text).collect();
+    let (field, normalize, dimensions) = ("inputs", Some(true), None);
+    let embed = Embed { texts, field, options, normalize, dimensions };
+    let answer = app.engine.embed(context, model, embed).await?;
+    let mut embeddings = answer.output.iter().map(|bytes| floats(bytes));
     let source = embeddings.next().unwrap_or_default();
     // All have length 1.
     let cosine = |other: Vec<f32>| source.iter().zip(&other).map(|(a, b)| a * b).sum::<f32>();
     let cosines: Vec<u8> =
         embeddings.flat_map(|other| cosine(other).clamp(-1.0, 1.0).to_le_bytes()).collect();
-    let mut body = Vec::new();
-    push_numbers(&mut body, &cosines)?;
-    inference.json(body)
+    let bytes = json_bytes(cosines.len());
+    answer::json(app.engine.memory(), &answer.origin, &Vector(&cosines), bytes)
 }
 
 /// Which of the calls for embeddings a body is for, where the route does not say it.
-pub(super) fn is_similarity(body: &[u8]) -> bool {
+pub(crate) fn is_similarity(body: &[u8]) -> bool {
     /// As far as the two are told apart: one has texts, the other an object.
     #[derive(Deserialize)]
     struct Either<'a> {

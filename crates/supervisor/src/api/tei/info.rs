@@ -8,15 +8,16 @@ use axum::{
     http::Response,
     response::IntoResponse,
 };
-use onnxd_proto::domain::{Facts, Pooling, Task};
+use onnxd_engine::{RequestContext, engine::ALL_TASKS};
+use onnxd_proto::domain::{Facts, Output, Pooling, Task, tensor::DataType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::{
-    error::{ApiError, Contract, TeiErrors, axum_json},
-    inference::find_model,
-    router::{App, respond},
+    app::App,
+    error::{Fault, axum_json},
+    tei::error::{TeiErrors, respond},
 };
 
 /// The query of `GET /info`.
@@ -63,34 +64,32 @@ pub(crate) struct Info {
     responses((status = 200, description = "What is served", body = Info), TeiErrors)
 )]
 pub(crate) async fn info(State(app): State<App>, Query(query): Query<InfoQuery>) -> Response<Body> {
-    respond(Contract::Tei, async { try_info(&app, query.model.as_deref()).await }).await
+    respond(try_info(&app, query.model.as_deref())).await
 }
 
-async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, ApiError> {
-    let model = find_model(app, name)?;
-    let all = [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor];
-    app.ready(model, &all, None).await?;
-    let (generation, record) = model.serving().ok_or_else(ApiError::not_loaded)?;
-    let client_batch = app.limits.client_batch;
+async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, Fault> {
+    let model = app.engine.find(name)?;
+    let (generation, record) = app.engine.ready(&RequestContext::new(), model, &ALL_TASKS).await?;
+    let client_batch = app.client_batch;
     let info = Info {
         // The whole path is no client's business.
         model_id: model.source.last_name(),
         model_sha: record.version.clone(),
-        model_dtype: "float32",
+        model_dtype: record.facts.weights.map_or("unknown", dtype),
         served_model_name: model.name.to_string(),
         model_type: model_type(&record.facts),
-        max_concurrent_requests: app.dispatch.items_max(),
+        max_concurrent_requests: app.engine.items_max(),
         max_input_length: record.facts.max_tokens,
         max_batch_tokens: u64::from(record.facts.max_tokens) * client_batch as u64,
         max_batch_requests: None,
         max_client_batch_size: client_batch,
         auto_truncate: true,
-        tokenization_workers: app.workers,
+        tokenization_workers: app.engine.workers(),
         version: env!("CARGO_PKG_VERSION"),
         sha: onnxd_proto::BUILD_ID,
         docker_label: None,
         generation,
-        dimension: record.facts.dimension,
+        dimension: record.facts.output().row_len(),
         prompts: record.facts.prompts.clone(),
     };
     Ok(axum_json(&json!(info)).into_response())
@@ -102,8 +101,8 @@ fn model_type(facts: &Facts) -> Value {
         places.clone().map(|(place, label)| (place.to_string(), label)).collect();
     let label2id: BTreeMap<&String, usize> = places.map(|(place, label)| (label, place)).collect();
     let labels = json!({ "id2label": id2label, "label2id": label2id });
-    match facts.task {
-        Task::Embed => {
+    match facts.output() {
+        Output::Dense { .. } | Output::Sparse { .. } | Output::MultiVector { .. } => {
             let pooling = match facts.pooling {
                 Pooling::Mean => "mean",
                 Pooling::Cls => "cls",
@@ -112,8 +111,58 @@ fn model_type(facts: &Facts) -> Value {
             };
             json!({ "embedding": { "pooling": pooling } })
         }
-        Task::Classify => json!({ "classifier": labels }),
-        Task::Rerank => json!({ "reranker": labels }),
-        Task::Tensor => json!({ "tensor": {} }),
+        // Clients ask in another way for a score of a pair than for those of labels.
+        Output::Scores { .. } if facts.task == Task::Rerank => json!({ "reranker": labels }),
+        Output::Scores { .. } | Output::TokenScores { .. } => json!({ "classifier": labels }),
+        Output::Tensors => json!({ "tensor": {} }),
+    }
+}
+
+/// The type of a model's weights, as text-embeddings-inference names it.
+fn dtype(weights: DataType) -> &'static str {
+    match weights {
+        DataType::Bool => "bool",
+        DataType::Int8 => "int8",
+        DataType::Int16 => "int16",
+        DataType::Int32 => "int32",
+        DataType::Int64 => "int64",
+        DataType::Uint8 => "uint8",
+        DataType::Uint16 => "uint16",
+        DataType::Uint32 => "uint32",
+        DataType::Uint64 => "uint64",
+        DataType::Fp16 => "float16",
+        DataType::Bf16 => "bfloat16",
+        DataType::Fp32 => "float32",
+        DataType::Fp64 => "float64",
+        DataType::Bytes => "string",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn info_names_the_type_of_the_weights() {
+        for (datatype, name) in [
+            (DataType::Fp32, "float32"),
+            (DataType::Fp16, "float16"),
+            (DataType::Bf16, "bfloat16"),
+            (DataType::Int8, "int8"),
+        ] {
+            assert_eq!(dtype(datatype), name);
+        }
+    }
+
+    #[test]
+    fn info_tells_scores_of_pairs_from_those_of_labels() {
+        for (task, kind) in [
+            (Task::Embed, "embedding"),
+            (Task::Classify, "classifier"),
+            (Task::Rerank, "reranker"),
+            (Task::Tensor, "tensor"),
+        ] {
+            assert!(model_type(&Facts::of(task)).get(kind).is_some(), "{kind}");
+        }
     }
 }

@@ -1,9 +1,35 @@
 //! The contract of text-embeddings-inference: one file for each kind of call. Fields that a request
 //! has and this server does not know are ignored, as TEI does.
+//!
+//! Paths that belong to no other contract have its errors.
 
 pub(crate) mod embed;
-pub(crate) mod info;
+pub(crate) mod error;
+pub(crate) mod health;
+mod info;
+mod options;
 pub(crate) mod predict;
 pub(crate) mod rerank;
-pub(crate) mod root;
-pub(crate) mod tokens;
+mod tokens;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::api::{app::App, contract::Contract};
+
+/// What its clients send and expect.
+pub(crate) static CONTRACT: Contract =
+    Contract { routes, namespaces: &["/"], render: error::render };
+
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(health::root))
+        .routes(routes!(health::tei))
+        .routes(routes!(health::ping))
+        .routes(routes!(info::info))
+        .routes(routes!(embed::embed))
+        .routes(routes!(embed::embed_all))
+        .routes(routes!(embed::similarity))
+        .routes(routes!(predict::predict))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::decode))
+}

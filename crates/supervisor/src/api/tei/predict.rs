@@ -5,27 +5,31 @@ use axum::{
     extract::State,
     http::{Request, Response},
 };
-use bytes::Bytes;
-use onnxd_proto::{
-    domain::{Facts, Task},
-    wire::ask::Want,
+use onnxd_engine::{
+    RequestContext,
+    engine::{
+        scores::ranked,
+        texts::{Classify, TextOrPair as Input},
+    },
 };
+use onnxd_proto::domain::Facts;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
     api::{
-        error::{ApiError, Contract, Kind, TeiErrors},
-        inference::{
-            Begun, TextOptions, TruncationDirection, check_count, check_length, find_model, parse,
+        answer,
+        app::App,
+        error::{Class, Fault},
+        inputs::{Classified, TextOrPair},
+        request::{check_count, context, parse},
+        tei::{
+            error::{TeiErrors, respond},
+            options::{TruncationDirection, options},
         },
-        inputs::{Classified, TextOrIds, TextOrPair},
-        router::{App, respond},
-        scores::{activate, floats, ranked},
     },
     transport::bodies::read_body,
 };
-use onnxd_engine::dispatch::Input;
 
 /// Texts to classify.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -64,68 +68,61 @@ pub(crate) enum Predictions {
     responses((status = 200, description = "Labels with scores", body = Predictions), TeiErrors)
 )]
 pub(crate) async fn predict(State(app): State<App>, request: Request<Body>) -> Response<Body> {
-    respond(Contract::Tei, async {
-        let begun = Begun::new(request.headers())?;
-        let body = read_body(&app, request).await?;
-        predict_body(&app, begun, &body).await
+    respond(async {
+        let context = context(request.headers())?;
+        let body = read_body(app.engine.memory(), request).await?;
+        predict_body(&app, &context, &body).await
     })
     .await
 }
 
 /// Answers the body of `/predict`.
-pub(super) async fn predict_body(
+pub(crate) async fn predict_body(
     app: &App,
-    begun: Begun,
+    context: &RequestContext,
     body: &[u8],
-) -> Result<Response<Body>, ApiError> {
+) -> Result<Response<Body>, Fault> {
     let request: PredictRequest = parse(body)?;
-    let model = find_model(app, request.model.as_deref())?;
-    let options = TextOptions::new(request.truncate, request.truncation_direction, None);
+    let model = app.engine.find(request.model.as_deref())?;
+    let options = options(request.truncate, request.truncation_direction, None);
     let (inputs, single) = match request.inputs {
         Classified::Text(text) => (vec![TextOrPair::Text(text)], true),
         Classified::One(list) if list.is_empty() => (Vec::new(), true),
         Classified::One(list) => (vec![TextOrPair::List(list)], true),
         Classified::Several(several) => (several, false),
     };
-    check_count(inputs.len(), app.limits.client_batch, "inputs")?;
-    let inputs = inputs.into_iter().map(|input| item(input, &options));
-    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    let inference = begun.run(app, model, &[Task::Classify, Task::Rerank], inputs).await?;
-    let facts = &inference.record.facts;
-    let items = inference.answer.items.iter();
-    let mut all: Vec<_> =
-        items.map(|item| predictions(&item.bytes, facts, request.raw_scores)).collect();
+    check_count(inputs.len(), app.client_batch, "inputs")?;
+    let inputs = inputs.into_iter().map(input).collect::<Result<_, Fault>>()?;
+    let classify = Classify { inputs, field: "inputs", options, raw_scores: request.raw_scores };
+    let answer = app.engine.classify(context, model, classify).await?;
+    let facts = &answer.origin.record.facts;
+    let mut all: Vec<_> = answer.output.iter().map(|scores| predictions(scores, facts)).collect();
     let body = match (single, all.pop()) {
         (true, Some(one)) => Predictions::One(one),
         (_, last) => Predictions::Several(all.into_iter().chain(last).collect()),
     };
-    inference.json(serde_json::to_vec(&body).expect("labels and finite scores are JSON"))
+    answer::json(app.engine.memory(), &answer.origin, &body, 0)
 }
 
-fn item(input: TextOrPair, options: &TextOptions) -> Result<Input, ApiError> {
+fn input(input: TextOrPair) -> Result<Input, Fault> {
     let list = match input {
         TextOrPair::Text(text) => vec![text],
         TextOrPair::List(list) => list,
     };
-    check_length(list.iter().map(String::len).sum(), "inputs")?;
     match <[String; 2]>::try_from(list) {
-        Ok([first, second]) => Ok(options.pair(&Bytes::from(first), second.into(), Want::Scores)),
+        Ok([first, second]) => Ok(Input::Pair(first, second)),
         Err(mut list) => match (list.pop(), list.len()) {
-            (Some(text), 0) => Ok(options.item(TextOrIds::Text(text), Want::Scores)),
+            (Some(text), 0) => Ok(Input::Text(text)),
             _ => {
                 let message = "`inputs` must be texts or pairs of two texts";
-                Err(ApiError::new(Kind::Validation, message).about("inputs"))
+                Err(Fault::new(Class::INVALID, message).about("inputs"))
             }
         },
     }
 }
 
-fn predictions(bytes: &[u8], facts: &Facts, raw: bool) -> Vec<Prediction> {
-    let mut scores = floats(bytes);
-    if !raw {
-        activate(&mut scores, facts.activation);
-    }
-    let label = |place: usize| facts.labels.get(place).cloned().unwrap_or_default();
-    let ranked = ranked(&scores).into_iter();
-    ranked.map(|place| Prediction { score: scores[place], label: label(place) }).collect()
+fn predictions(scores: &[f32], facts: &Facts) -> Vec<Prediction> {
+    let label = |index: usize| facts.labels.get(index).cloned().unwrap_or_default();
+    let ranked = ranked(scores).into_iter();
+    ranked.map(|index| Prediction { score: scores[index], label: label(index) }).collect()
 }

@@ -5,25 +5,26 @@ use axum::{
     extract::State,
     http::{Request, Response},
 };
-use onnxd_proto::{domain::Task, wire::ask::Ask};
+use onnxd_engine::engine::texts::{self, Decode, Tokenize};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
     api::{
-        error::{ApiError, Contract, TeiErrors},
-        inference::{
-            Begun, check_count, check_length, check_prompt, find_model, id_bytes, parse, push,
-        },
+        answer,
+        app::App,
+        error::Fault,
         inputs::{Texts, TokenIds},
-        router::{App, respond},
+        request::{check_count, context, parse},
+        tei::error::{TeiErrors, respond},
     },
     transport::bodies::read_body,
 };
-use onnxd_engine::dispatch::Input;
 
-/// What has a tokenizer.
-const TEXT_TASKS: [Task; 3] = [Task::Embed, Task::Classify, Task::Rerank];
+/// Bytes of a printed token, about.
+const TOKEN_BYTES: usize = 64;
+/// Tokens beyond which printing them would keep others waiting.
+const PRINTED_AT_ONCE_MAX: usize = 4096;
 
 /// Texts to tokenize.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -51,38 +52,39 @@ pub(crate) struct Token {
     stop: Option<usize>,
 }
 
+impl From<texts::Token> for Token {
+    fn from(token: texts::Token) -> Self {
+        let texts::Token { id, text, special, start, stop } = token;
+        Self { id, text, special, start, stop }
+    }
+}
+
 /// The tokens of texts.
 #[utoipa::path(
     post, path = "/tokenize", tag = "text-embeddings-inference", request_body = TokenizeRequest,
     responses((status = 200, description = "The tokens of each input", body = Vec<Vec<Token>>), TeiErrors)
 )]
 pub(crate) async fn tokenize(State(app): State<App>, request: Request<Body>) -> Response<Body> {
-    respond(Contract::Tei, try_tokenize(&app, request)).await
+    respond(try_tokenize(&app, request)).await
 }
 
-async fn try_tokenize(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-    let begun = Begun::new(request.headers())?;
-    let body = read_body(app, request).await?;
+async fn try_tokenize(app: &App, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let context = context(request.headers())?;
+    let body = read_body(app.engine.memory(), request).await?;
     let request: TokenizeRequest = parse(&body)?;
-    let model = find_model(app, request.model.as_deref())?;
+    let model = app.engine.find(request.model.as_deref())?;
     let texts = request.inputs.into_list();
-    check_count(texts.len(), app.limits.client_batch, "inputs")?;
-    check_prompt(request.prompt_name.as_ref())?;
+    check_count(texts.len(), app.client_batch, "inputs")?;
     let special = request.add_special_tokens.unwrap_or(true);
-    let item = |text: String| {
-        check_length(text.len(), "inputs")?;
-        let ask = Ask::Tokenize { prompt: request.prompt_name.clone(), special };
-        Ok(Input { ask, parts: vec![text.into()] })
+    let tokenize = Tokenize { texts, field: "inputs", prompt: request.prompt_name, special };
+    let answer = app.engine.tokenize(&context, model, tokenize).await?;
+    let count: usize = answer.output.iter().map(Vec::len).sum();
+    let print = || {
+        let list = |tokens: Vec<texts::Token>| tokens.into_iter().map(Token::from).collect();
+        let lists: Vec<Vec<Token>> = answer.output.into_iter().map(list).collect();
+        answer::json(app.engine.memory(), &answer.origin, &lists, count * TOKEN_BYTES)
     };
-    let inputs = texts.into_iter().map(item).collect::<Result<Vec<_>, ApiError>>()?;
-    let inference = begun.run(app, model, &TEXT_TASKS, inputs).await?;
-    let mut body = vec![b'['];
-    for (place, item) in inference.answer.items.iter().enumerate() {
-        push(&mut body, if place > 0 { "," } else { "" });
-        body.extend_from_slice(&item.bytes);
-    }
-    body.push(b']');
-    inference.json(body)
+    if count > PRINTED_AT_ONCE_MAX { tokio::task::block_in_place(print) } else { print() }
 }
 
 /// Tokens to turn into text.
@@ -101,24 +103,18 @@ pub(crate) struct DecodeRequest {
     responses((status = 200, description = "One text for each list of tokens", body = Vec<String>), TeiErrors)
 )]
 pub(crate) async fn decode(State(app): State<App>, request: Request<Body>) -> Response<Body> {
-    respond(Contract::Tei, try_decode(&app, request)).await
+    respond(try_decode(&app, request)).await
 }
 
-async fn try_decode(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-    let begun = Begun::new(request.headers())?;
-    let body = read_body(app, request).await?;
+async fn try_decode(app: &App, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let context = context(request.headers())?;
+    let body = read_body(app.engine.memory(), request).await?;
     let request: DecodeRequest = parse(&body)?;
-    let model = find_model(app, request.model.as_deref())?;
+    let model = app.engine.find(request.model.as_deref())?;
     let lists = request.ids.into_list();
-    check_count(lists.len(), app.limits.client_batch, "ids")?;
+    check_count(lists.len(), app.client_batch, "ids")?;
     let skip_special = request.skip_special_tokens.unwrap_or(true);
-    let item = |ids: Vec<u32>| {
-        check_length(ids.len() * size_of::<u32>(), "ids")?;
-        Ok(Input { ask: Ask::Decode { skip_special }, parts: vec![id_bytes(&ids)] })
-    };
-    let inputs = lists.into_iter().map(item).collect::<Result<Vec<_>, ApiError>>()?;
-    let inference = begun.run(app, model, &TEXT_TASKS, inputs).await?;
-    let texts = inference.answer.items.iter().map(|item| String::from_utf8_lossy(&item.bytes));
-    let texts: Vec<_> = texts.collect();
-    inference.json(serde_json::to_vec(&texts).expect("texts are JSON"))
+    let decode = Decode { ids: lists, field: "ids", skip_special };
+    let answer = app.engine.decode(&context, model, decode).await?;
+    answer::json(app.engine.memory(), &answer.origin, &answer.output, 0)
 }

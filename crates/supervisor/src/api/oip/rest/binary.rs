@@ -1,21 +1,24 @@
 //! The body of an inference request: JSON, JSON with raw tensors after it, or one raw tensor
 //! (Triton's binary tensor data extension). Parsing is pure.
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use bytes::Bytes;
+use onnxd_engine::engine::tensors::{Tensor, TensorRequest};
 use onnxd_proto::{
     domain::tensor::{AXES_MAX, DataType, TENSORS_MAX, elements},
     limits::TENSORS_BYTES_MAX,
 };
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::api::oip::rest::{at_most::at_most, elements::from_json};
 use crate::api::{
-    error::{ApiError, Kind},
-    inference::parse,
-    oip::{Tensor, infer::InferRequest},
+    error::{Class, Fault},
+    oip::{
+        request::{InferRequest, check_id},
+        rest::{at_most::at_most, elements::from_json},
+    },
+    request::parse,
 };
 
 /// Says where the JSON ends and raw tensors begin.
@@ -111,7 +114,7 @@ impl Wanted {
 ///
 /// # Errors
 /// The header is no number.
-pub(super) fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
+pub(super) fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|value| value.trim().parse().ok());
     length.map(Some).ok_or_else(|| wrong(format!("{HEADER} is no number of bytes")))
@@ -125,7 +128,7 @@ pub(crate) fn request(
     model: (String, String),
     body: &Bytes,
     json_bytes: Option<usize>,
-) -> Result<(InferRequest, Wanted), ApiError> {
+) -> Result<(InferRequest, Wanted), Fault> {
     let (json, mut raw) = match json_bytes {
         None => (body.clone(), Bytes::new()),
         Some(length) if length <= body.len() => (body.slice(..length), body.slice(length..)),
@@ -137,7 +140,8 @@ pub(crate) fn request(
         }
     };
     let RequestJson { id, parameters, inputs, outputs } =
-        parse(&json).map_err(|error| error.with_status(StatusCode::BAD_REQUEST))?;
+        parse(&json).map_err(Fault::unreadable)?;
+    check_id(id.as_ref()).map_err(|message| Fault::new(Class::INVALID, message).about("id"))?;
     let inputs = inputs.into_iter().map(|input| tensor(input, &mut raw));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
     if !raw.is_empty() {
@@ -151,11 +155,12 @@ pub(crate) fn request(
     };
     let outputs = outputs.into_iter().map(|output| output.name).collect();
     let (model, version) = model;
-    Ok((InferRequest { model, version, id, inputs, outputs }, wanted))
+    let tensors = TensorRequest { version, inputs, outputs };
+    Ok((InferRequest { model, id, tensors }, wanted))
 }
 
 /// A tensor, from its JSON or from the raw bytes that are left.
-fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, ApiError> {
+fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, Fault> {
     let InputJson { name, shape, datatype, parameters, data } = input;
     let data = match (parameters.binary_data_size, data) {
         (Some(size), None) if size <= raw.len() => raw.split_to(size),
@@ -189,13 +194,8 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-fn wrong(message: impl Into<String>) -> ApiError {
-    ApiError::new(Kind::Validation, message).with_status(StatusCode::BAD_REQUEST).about("inputs")
-}
-
-/// Parameters of a response.
-pub(super) fn response_parameters(generation: u64) -> Map<String, Value> {
-    Map::from_iter([("generation".to_owned(), generation.into())])
+fn wrong(message: impl Into<String>) -> Fault {
+    Fault::new(Class::Unreadable, message).about("inputs")
 }
 
 #[cfg(test)]
@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    fn parsed(json: &str, raw: &[u8]) -> Result<(InferRequest, Wanted), ApiError> {
+    fn parsed(json: &str, raw: &[u8]) -> Result<(InferRequest, Wanted), Fault> {
         let body = Bytes::from([json.as_bytes(), raw].concat());
         request(("m".into(), String::new()), &body, Some(json.len()))
     }
@@ -218,10 +218,10 @@ mod tests {
             "outputs": [{"name": "y", "parameters": {"binary_data": false}}, {"name": "z"}],
             "parameters": {"binary_data_output": true, "other": 1}}"#;
         let (request, wanted) = parsed(json, &[1, 0, 2, 0, 3]).unwrap();
-        let data: Vec<&[u8]> = request.inputs.iter().map(|input| &input.data[..]).collect();
+        let data: Vec<&[u8]> = request.tensors.inputs.iter().map(|input| &input.data[..]).collect();
         assert_eq!(data, [&[1, 0, 2, 0][..], &[9], &[3]]);
         assert_eq!(
-            (request.id.as_deref(), &request.outputs[..]),
+            (request.id.as_deref(), &request.tensors.outputs[..]),
             (Some("7"), &["y".into(), "z".into()][..])
         );
         let binary = ["y", "z", "x"].map(|name| wanted.is_binary(name));
@@ -245,7 +245,7 @@ mod tests {
             ("[".into(), b""),
         ] {
             let error = parsed(&json, raw).unwrap_err();
-            assert_eq!(error.status, StatusCode::BAD_REQUEST, "{json}");
+            assert_eq!(error.class, Class::Unreadable, "{json}");
         }
         let body = Bytes::from_static(b"{}");
         assert!(request(("m".into(), String::new()), &body, Some(3)).is_err());

@@ -2,15 +2,16 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use onnxd_proto::domain::tensor::{DataType, split_bytes};
 use serde::{
-    Deserializer,
+    Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, Error, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use crate::api::numbers::NotFinite;
+use crate::api::numbers::{Finite, array};
 
 /// Lists within lists; no tensor has more axes.
 const DEPTH_MAX: usize = 17;
@@ -26,7 +27,7 @@ pub(crate) fn from_json(
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(json.get());
-    Elements { datatype, depth: 0, bytes_max, bytes: &mut bytes }.deserialize(&mut deserializer)?;
+    Reader { datatype, depth: 0, bytes_max, bytes: &mut bytes }.deserialize(&mut deserializer)?;
     within(&bytes, bytes_max)?;
     Ok(bytes)
 }
@@ -40,14 +41,14 @@ fn within<E: Error>(bytes: &[u8], bytes_max: usize) -> Result<(), E> {
 }
 
 /// Where elements go.
-struct Elements<'b> {
+struct Reader<'b> {
     datatype: DataType,
     depth: usize,
     bytes_max: usize,
     bytes: &'b mut Vec<u8>,
 }
 
-impl<'de> DeserializeSeed<'de> for Elements<'_> {
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -55,7 +56,7 @@ impl<'de> DeserializeSeed<'de> for Elements<'_> {
     }
 }
 
-impl Elements<'_> {
+impl Reader<'_> {
     fn integer<E: Error>(&mut self, value: i128) -> Result<(), E> {
         macro_rules! push {
             ($type:ty) => {
@@ -121,7 +122,7 @@ impl Elements<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Elements<'_> {
+impl<'de> Visitor<'de> for Reader<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,7 +169,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
         }
         let depth = depth + 1;
         while let Some(()) =
-            list.next_element_seed(Elements { datatype, depth, bytes_max, bytes: &mut *bytes })?
+            list.next_element_seed(Reader { datatype, depth, bytes_max, bytes: &mut *bytes })?
         {
             within(bytes, bytes_max)?;
         }
@@ -176,55 +177,49 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 }
 
-/// Appends elements as one flat list.
-///
-/// # Errors
-/// JSON has no number for an element.
-pub(crate) fn push_json(
-    body: &mut Vec<u8>,
-    datatype: DataType,
-    data: &[u8],
-) -> Result<(), NotFinite> {
-    macro_rules! integers {
-        ($type:ty) => {
-            list(body, chunks(data), |body, value| {
-                body.extend_from_slice(<$type>::from_le_bytes(value).to_string().as_bytes());
-                Ok(())
-            })
-        };
-    }
-    match datatype {
-        DataType::Bool => list(body, data.iter(), |body, value| {
-            body.extend_from_slice(if *value == 0 { b"false" } else { b"true" });
-            Ok(())
-        }),
-        DataType::Int8 => integers!(i8),
-        DataType::Int16 => integers!(i16),
-        DataType::Int32 => integers!(i32),
-        DataType::Int64 => integers!(i64),
-        DataType::Uint8 => integers!(u8),
-        DataType::Uint16 => integers!(u16),
-        DataType::Uint32 => integers!(u32),
-        DataType::Uint64 => integers!(u64),
-        DataType::Fp16 => {
-            list(body, chunks(data), |body, value| float(body, f16::from_le_bytes(value).to_f32()))
+/// The elements of a tensor, written as one flat array.
+#[derive(Clone, Debug)]
+pub(crate) struct Elements {
+    /// Their type.
+    pub datatype: DataType,
+    /// As they are in memory.
+    pub data: Bytes,
+}
+
+impl Serialize for Elements {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        macro_rules! integers {
+            ($type:ty) => {
+                array(serializer, chunks(&self.data).map(<$type>::from_le_bytes))
+            };
         }
-        DataType::Bf16 => {
-            list(body, chunks(data), |body, value| float(body, bf16::from_le_bytes(value).to_f32()))
+        macro_rules! floats {
+            ($type:ty) => {
+                array(serializer, chunks(&self.data).map(|raw| Finite(<$type>::from_le_bytes(raw))))
+            };
         }
-        DataType::Fp32 => {
-            list(body, chunks(data), |body, value| float(body, f32::from_le_bytes(value)))
+        macro_rules! halves {
+            ($type:ty) => {{
+                let single = |raw| Finite(<$type>::from_le_bytes(raw).to_f32());
+                array(serializer, chunks(&self.data).map(single))
+            }};
         }
-        DataType::Fp64 => {
-            list(body, chunks(data), |body, value| float(body, f64::from_le_bytes(value)))
-        }
-        DataType::Bytes => {
+        match self.datatype {
+            DataType::Bool => array(serializer, self.data.iter().map(|value| *value != 0)),
+            DataType::Int8 => integers!(i8),
+            DataType::Int16 => integers!(i16),
+            DataType::Int32 => integers!(i32),
+            DataType::Int64 => integers!(i64),
+            DataType::Uint8 => integers!(u8),
+            DataType::Uint16 => integers!(u16),
+            DataType::Uint32 => integers!(u32),
+            DataType::Uint64 => integers!(u64),
+            DataType::Fp16 => halves!(f16),
+            DataType::Bf16 => halves!(bf16),
+            DataType::Fp32 => floats!(f32),
+            DataType::Fp64 => floats!(f64),
             // Workers send what they say they do.
-            let strings = strings(data);
-            list(body, strings.into_iter(), |body, text| {
-                body.extend_from_slice(&serde_json::to_vec(&text).expect("a string is JSON"));
-                Ok(())
-            })
+            DataType::Bytes => array(serializer, strings(&self.data).into_iter()),
         }
     }
 }
@@ -244,42 +239,18 @@ fn strings(data: &[u8]) -> Vec<String> {
     split.into_iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
 }
 
-fn float<F: zmij::Float + Into<f64> + Copy>(body: &mut Vec<u8>, value: F) -> Result<(), NotFinite> {
-    if !value.into().is_finite() {
-        return Err(NotFinite);
-    }
-    body.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
-    Ok(())
-}
-
-fn list<T>(
-    body: &mut Vec<u8>,
-    elements: impl Iterator<Item = T>,
-    push: impl Fn(&mut Vec<u8>, T) -> Result<(), NotFinite>,
-) -> Result<(), NotFinite> {
-    body.push(b'[');
-    for (place, element) in elements.enumerate() {
-        if place > 0 {
-            body.push(b',');
-        }
-        push(body, element)?;
-    }
-    body.push(b']');
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::numbers::{NotFinite, to_json};
 
     fn bytes(json: &str, datatype: DataType) -> Result<Vec<u8>, serde_json::Error> {
         from_json(&RawValue::from_string(json.into()).unwrap(), datatype, 1000)
     }
 
     fn json(datatype: DataType, data: &[u8]) -> String {
-        let mut body = Vec::new();
-        push_json(&mut body, datatype, data).unwrap();
-        String::from_utf8(body).unwrap()
+        let data = Bytes::copy_from_slice(data);
+        serde_json::to_string(&Elements { datatype, data }).unwrap()
     }
 
     #[test]
@@ -333,6 +304,8 @@ mod tests {
         ] {
             assert!(bytes(wrong, datatype).is_err(), "{} {wrong}", datatype.name());
         }
-        assert!(push_json(&mut Vec::new(), DataType::Fp32, &f32::NAN.to_le_bytes()).is_err());
+        let data = Bytes::copy_from_slice(&f32::NAN.to_le_bytes());
+        let nan = Elements { datatype: DataType::Fp32, data };
+        assert_eq!(to_json(&nan, 0), Err(NotFinite));
     }
 }

@@ -6,26 +6,30 @@ use axum::{
     http::{HeaderValue, Request, Response},
 };
 use bytes::Bytes;
+use onnxd_engine::engine::{
+    Answer,
+    memory::Reservation,
+    tensors::{Tensor, TensorRequest},
+};
 use onnxd_proto::limits::TENSORS_BYTES_MAX;
 use serde::Serialize;
-use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
-use crate::api::oip::rest::{
-    binary::{self, RequestJson, Wanted},
-    elements::push_json,
-};
 use crate::{
     api::{
-        error::{ApiError, Contract, Kind, OipErrors},
-        inference::Begun,
-        numbers::NotFinite,
+        answer::{self, UNPAID_BYTES_MAX},
+        app::App,
+        error::{Class, Fault},
+        numbers::{NotFinite, to_json},
         oip::{
-            Tensor,
-            infer::{InferRequest, InferResponse, infer as run, only_input},
+            request::InferRequest,
+            rest::{
+                binary::{self, RequestJson, Wanted},
+                elements::Elements,
+                error::{OipErrors, respond},
+            },
         },
-        router::{App, UNPAID_BYTES_MAX, respond},
+        request::context,
     },
     transport::{
         bodies::read_paid,
@@ -47,6 +51,7 @@ pub(crate) struct ResponseJson {
     model_name: String,
     /// The generation that answered.
     model_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     parameters: ResponseParameters,
     outputs: Vec<TensorJson>,
@@ -62,12 +67,23 @@ struct ResponseParameters {
 #[derive(Debug, Serialize, ToSchema)]
 struct TensorJson {
     name: String,
-    datatype: String,
+    #[schema(value_type = String)]
+    datatype: &'static str,
     shape: Vec<u64>,
     /// `binary_data_size` where the tensor comes after the JSON.
-    parameters: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    parameters: Option<TensorParameters>,
     /// Its elements in one list, row by row.
-    data: Option<Vec<Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<serde_json::Value>>)]
+    data: Option<Elements>,
+}
+
+#[derive(Debug, Serialize)]
+struct TensorParameters {
+    /// Bytes after the JSON.
+    binary_data_size: usize,
 }
 
 /// Has a model compute outputs from inputs.
@@ -91,7 +107,7 @@ pub(crate) async fn infer(
     Path(model): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(Contract::Oip, try_infer(&app, (model, String::new()), request)).await
+    respond(try_infer(&app, (model, String::new()), request)).await
 }
 
 /// The same of one generation.
@@ -116,108 +132,102 @@ pub(crate) async fn infer_version(
     Path(model): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(Contract::Oip, try_infer(&app, model, request)).await
+    respond(try_infer(&app, model, request)).await
 }
 
 async fn try_infer(
     app: &App,
     model: (String, String),
     request: Request<Body>,
-) -> Result<Response<Body>, ApiError> {
-    let begun = Begun::new(request.headers())?;
+) -> Result<Response<Body>, Fault> {
+    let (engine, context) = (&app.engine, context(request.headers())?);
     let json_bytes = binary::json_bytes(request.headers())?;
-    let body = read_paid(app, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await?;
+    let body = read_paid(engine.memory(), request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await?;
     let (request, wanted) = match json_bytes {
         Some(0) => {
-            let input = only_input(app, begun, &model.0, body).await?;
             let (model, version) = model;
-            let inputs = vec![input];
-            (InferRequest { model, version, inputs, ..InferRequest::default() }, Wanted::raw())
+            let input = engine.only_input(&context, engine.find(Some(&model))?, body).await?;
+            let tensors = TensorRequest { version, inputs: vec![input], outputs: Vec::new() };
+            (InferRequest { model, id: None, tensors }, Wanted::raw())
         }
         json_bytes if body.len() > UNPAID_BYTES_MAX => {
             tokio::task::block_in_place(|| binary::request(model, &body, json_bytes))?
         }
         json_bytes => binary::request(model, &body, json_bytes)?,
     };
-    let id = request.id.clone();
-    let response = run(app, begun, request).await?;
+    let InferRequest { model, id, tensors } = request;
+    let model = engine.find_version(&model, &tensors.version)?;
+    let answer = engine.run_tensors(&context, model, &tensors).await?;
     let bytes_of = |output: &Tensor| match wanted.is_binary(&output.name) {
         true => output.data.len(),
         false => output.data.len().saturating_mul(JSON_TIMES),
     };
-    let bytes: usize = response.outputs.iter().map(bytes_of).sum();
-    let paid = app.pay(bytes, UNPAID_BYTES_MAX)?;
-    let answer = || answer(&response, id.as_deref(), &wanted, paid);
+    let bytes: usize = answer.output.iter().map(bytes_of).sum();
+    let paid = engine.memory().reserve(bytes, UNPAID_BYTES_MAX)?;
+    let response = || response(answer, id, &wanted, paid);
     // Printing millions of numbers would keep others waiting.
-    if bytes > UNPAID_BYTES_MAX { tokio::task::block_in_place(answer) } else { answer() }
+    if bytes > UNPAID_BYTES_MAX { tokio::task::block_in_place(response) } else { response() }
 }
 
-fn too_large_for_json(output: &str, bytes: usize) -> ApiError {
+fn too_large_for_json(output: &str, bytes: usize) -> Fault {
     let message = format!(
         "the output `{output}` has {bytes} bytes, and at most {JSON_OUTPUT_BYTES_MAX} are written as \
          JSON; ask for it as binary data"
     );
-    ApiError::new(Kind::Backend, message)
+    Fault::new(Class::FAILED, message)
 }
 
-fn not_in_json(output: &str) -> ApiError {
+fn not_in_json(output: &str) -> Fault {
     let message = format!(
         "the output `{output}` has elements that are not finite, which JSON has no numbers for; \
          ask for it as binary data"
     );
-    ApiError::new(Kind::Backend, message)
+    Fault::new(Class::FAILED, message)
 }
 
-/// The JSON of a response, and the raw tensors after it; what they have paid is given back when they
+/// The JSON of a response, and the raw tensors after it; what they reserve is returned when they
 /// have been sent.
-fn answer(
-    response: &InferResponse<'_>,
-    id: Option<&str>,
+fn response(
+    answer: Answer<Vec<Tensor>>,
+    id: Option<String>,
     wanted: &Wanted,
-    paid: Option<OwnedSemaphorePermit>,
-) -> Result<Response<Body>, ApiError> {
-    let inference = &response.inference;
-    let generation = inference.answer.generation;
-    let text = |text: &str| serde_json::to_string(text).expect("a string is JSON");
-    let mut json = format!(
-        r#"{{"model_name":{},"model_version":"{generation}""#,
-        text(inference.model.name.as_str())
-    )
-    .into_bytes();
-    if let Some(id) = id {
-        json.extend_from_slice(format!(r#","id":{}"#, text(id)).as_bytes());
-    }
-    let parameters = Value::Object(binary::response_parameters(generation));
-    json.extend_from_slice(format!(r#","parameters":{parameters},"outputs":["#).as_bytes());
+    paid: Option<Reservation>,
+) -> Result<Response<Body>, Fault> {
+    let Answer { origin, output } = answer;
     let mut raw: Vec<Bytes> = Vec::new();
-    for (place, output) in response.outputs.iter().enumerate() {
-        let comma = if place > 0 { "," } else { "" };
-        let (name, datatype, shape) = (text(&output.name), output.datatype.name(), &output.shape);
-        let shape = serde_json::to_string(shape).expect("numbers are JSON");
-        let head = format!(r#"{comma}{{"name":{name},"datatype":"{datatype}","shape":{shape},"#);
-        json.extend_from_slice(head.as_bytes());
-        if wanted.is_binary(&output.name) {
-            let size = output.data.len();
-            let size = format!(r#""parameters":{{"binary_data_size":{size}}}}}"#);
-            json.extend_from_slice(size.as_bytes());
-            raw.push(output.data.clone());
-        } else if output.data.len() > JSON_OUTPUT_BYTES_MAX {
-            return Err(too_large_for_json(&output.name, output.data.len()));
+    let mut outputs = Vec::with_capacity(output.len());
+    for Tensor { name, datatype, shape, data } in output {
+        let (mut parameters, mut elements) = (None, None);
+        if wanted.is_binary(&name) {
+            parameters = Some(TensorParameters { binary_data_size: data.len() });
+            raw.push(data);
+        } else if data.len() > JSON_OUTPUT_BYTES_MAX {
+            return Err(too_large_for_json(&name, data.len()));
         } else {
-            json.extend_from_slice(br#""data":"#);
-            push_json(&mut json, output.datatype, &output.data)
-                .map_err(|_: NotFinite| not_in_json(&output.name))?;
-            json.push(b'}');
+            elements = Some(Elements { datatype, data });
         }
+        let datatype = datatype.name();
+        outputs.push(TensorJson { name, datatype, shape, parameters, data: elements });
     }
-    json.extend_from_slice(b"]}");
+    let response = ResponseJson {
+        model_name: origin.model.name.to_string(),
+        model_version: origin.generation.to_string(),
+        id,
+        parameters: ResponseParameters { generation: origin.generation },
+        outputs,
+    };
+    let json = to_json(&response, 0).map_err(|NotFinite| {
+        let is_finite = |output: &&TensorJson| to_json(&output.data, 0).is_ok();
+        let culprit = response.outputs.iter().find(|output| !is_finite(output));
+        not_in_json(culprit.map_or("", |output| &output.name))
+    })?;
     if raw.is_empty() {
         let body = chunks::body(held([json.into()], paid));
-        return Ok(inference.response("application/json", body));
+        return Ok(answer::response(&origin, "application/json", body));
     }
     let json_bytes = json.len();
     let body = chunks::body(held([json.into()].into_iter().chain(raw), paid));
-    let mut answer = inference.response("application/octet-stream", body);
-    answer.headers_mut().insert(binary::HEADER, HeaderValue::from(json_bytes));
-    Ok(answer)
+    let mut response = answer::response(&origin, "application/octet-stream", body);
+    response.headers_mut().insert(binary::HEADER, HeaderValue::from(json_bytes));
+    Ok(response)
 }

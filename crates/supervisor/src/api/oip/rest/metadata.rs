@@ -13,13 +13,12 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::api::{
-    error::{ApiError, Contract, OipErrors, axum_json},
-    inference::find_model,
+    app::App,
+    error::{Fault, axum_json},
     oip::{
-        infer::served,
-        metadata::{EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM, model_is_ready},
+        metadata::{EXTENSIONS, ModelMetadata, ModelStatistics, NAME, PLATFORM},
+        rest::error::{OipErrors, respond},
     },
-    router::{App, respond},
 };
 use onnxd_engine::models::registry::Model;
 
@@ -54,7 +53,7 @@ pub(crate) struct ModelNames {
     responses((status = 200, description = "The names of all models", body = ModelNames), OipErrors)
 )]
 pub(crate) async fn models(State(app): State<App>) -> Response<Body> {
-    let models = app.registry.models().iter().map(|model| model.name.to_string()).collect();
+    let models = app.engine.models().iter().map(|model| model.name.to_string()).collect();
     axum_json(&json!(ModelNames { models })).into_response()
 }
 
@@ -94,7 +93,7 @@ fn specs(specs: &[TensorSpec]) -> Vec<SpecJson> {
     responses((status = 200, description = "The model", body = ModelJson), OipErrors)
 )]
 pub(crate) async fn model(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
-    respond(Contract::Oip, try_model(&app, &name, "")).await
+    respond(try_model(&app, &name, "")).await
 }
 
 /// The same of one generation.
@@ -110,11 +109,11 @@ pub(crate) async fn model_version(
     State(app): State<App>,
     Path((name, version)): Path<(String, String)>,
 ) -> Response<Body> {
-    respond(Contract::Oip, try_model(&app, &name, &version)).await
+    respond(try_model(&app, &name, &version)).await
 }
 
-async fn try_model(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
-    let metadata = ModelMetadata::loaded(app, name, version).await?;
+async fn try_model(app: &App, name: &str, version: &str) -> Result<Response<Body>, Fault> {
+    let metadata = ModelMetadata::loaded(&app.engine, name, version).await?;
     let model = ModelJson {
         name: metadata.name,
         versions: vec![metadata.version],
@@ -143,7 +142,7 @@ pub(crate) struct ModelReady {
     )
 )]
 pub(crate) async fn ready(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
-    respond(Contract::Oip, async { is_ready(&app, &name, "") }).await
+    respond(async { is_ready(&app, &name, "") }).await
 }
 
 /// The same of one generation.
@@ -163,12 +162,12 @@ pub(crate) async fn ready_version(
     State(app): State<App>,
     Path((name, version)): Path<(String, String)>,
 ) -> Response<Body> {
-    respond(Contract::Oip, async { is_ready(&app, &name, &version) }).await
+    respond(async { is_ready(&app, &name, &version) }).await
 }
 
-fn is_ready(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
-    let model = served(app, name, version)?;
-    let ready = model_is_ready(app, model);
+fn is_ready(app: &App, name: &str, version: &str) -> Result<Response<Body>, Fault> {
+    let model = app.engine.find_version(name, version)?;
+    let ready = app.engine.is_model_ready(model);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!(ModelReady { name: model.name.to_string(), ready });
     Ok((status, axum_json(&body)).into_response())
@@ -189,7 +188,7 @@ fn triton_type(datatype: DataType) -> String {
     responses((status = 200, description = "Its configuration", body = inline(serde_json::Map<String, Value>)), OipErrors)
 )]
 pub(crate) async fn config(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
-    respond(Contract::Oip, try_config(&app, &name, "")).await
+    respond(try_config(&app, &name, "")).await
 }
 
 /// The same of one generation.
@@ -205,11 +204,11 @@ pub(crate) async fn config_version(
     State(app): State<App>,
     Path((name, version)): Path<(String, String)>,
 ) -> Response<Body> {
-    respond(Contract::Oip, try_config(&app, &name, &version)).await
+    respond(try_config(&app, &name, &version)).await
 }
 
-async fn try_config(app: &App, name: &str, version: &str) -> Result<Response<Body>, ApiError> {
-    let metadata = ModelMetadata::loaded(app, name, version).await?;
+async fn try_config(app: &App, name: &str, version: &str) -> Result<Response<Body>, Fault> {
+    let metadata = ModelMetadata::loaded(&app.engine, name, version).await?;
     let tensors = |specs: &[TensorSpec]| -> Value {
         let tensor = |spec: &TensorSpec| json!({ "name": spec.name, "data_type": triton_type(spec.datatype), "dims": spec.shape });
         specs.iter().map(tensor).collect()
@@ -222,7 +221,7 @@ async fn try_config(app: &App, name: &str, version: &str) -> Result<Response<Bod
         "max_batch_size": 0,
         "input": tensors(&metadata.signature.inputs),
         "output": tensors(&metadata.signature.outputs),
-        "instance_group": [{ "name": metadata.name, "kind": "KIND_CPU", "count": app.workers }],
+        "instance_group": [{ "name": metadata.name, "kind": "KIND_CPU", "count": app.engine.workers() }],
         "version_policy": { "latest": { "num_versions": 1 } },
     });
     Ok(axum_json(&config).into_response())
@@ -240,8 +239,8 @@ pub(crate) struct StatisticsJson {
     responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
 )]
 pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
-    let of = |model: &std::sync::Arc<Model>| ModelStatistics::of(&app, model);
-    let model_stats = app.registry.models().iter().map(of).collect();
+    let of = |model: &std::sync::Arc<Model>| ModelStatistics::of(&app.engine, model);
+    let model_stats = app.engine.models().iter().map(of).collect();
     axum_json(&json!(StatisticsJson { model_stats })).into_response()
 }
 
@@ -252,9 +251,9 @@ pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
     responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
 )]
 pub(crate) async fn statistics(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
-    respond(Contract::Oip, async {
-        let model = find_model(&app, Some(&name))?;
-        let model_stats = vec![ModelStatistics::of(&app, model)];
+    respond(async {
+        let model = app.engine.find(Some(&name))?;
+        let model_stats = vec![ModelStatistics::of(&app.engine, model)];
         Ok(axum_json(&json!(StatisticsJson { model_stats })).into_response())
     })
     .await
@@ -273,8 +272,9 @@ pub(crate) async fn statistics_version(
     State(app): State<App>,
     Path((name, version)): Path<(String, String)>,
 ) -> Response<Body> {
-    respond(Contract::Oip, async {
-        let model_stats = vec![ModelStatistics::of(&app, served(&app, &name, &version)?)];
+    respond(async {
+        let model_stats =
+            vec![ModelStatistics::of(&app.engine, app.engine.find_version(&name, &version)?)];
         Ok(axum_json(&json!(StatisticsJson { model_stats })).into_response())
     })
     .await

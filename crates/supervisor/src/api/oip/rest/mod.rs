@@ -1,8 +1,38 @@
 //! The Open Inference Protocol over HTTP, with Triton's extensions: binary tensor data, statistics,
-//! model configuration. What it means is [`crate::api::oip`]'s affair; here it is read and written.
+//! model configuration. What it means is said by [`crate::api::oip`]; here it is read and written.
 
 mod at_most;
 pub(crate) mod binary;
 pub(crate) mod elements;
-pub(crate) mod infer;
-pub(crate) mod metadata;
+pub(crate) mod error;
+pub(crate) mod health;
+mod infer;
+mod metadata;
+pub(crate) mod repository;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::api::{app::App, contract::Contract};
+
+/// What its clients send and expect.
+pub(crate) static CONTRACT: Contract =
+    Contract { routes, namespaces: &["/v2/"], render: error::render };
+
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(metadata::server))
+        .routes(routes!(metadata::models))
+        .routes(routes!(metadata::all_statistics))
+        .routes(routes!(metadata::model))
+        .routes(routes!(metadata::model_version))
+        .routes(routes!(metadata::ready))
+        .routes(routes!(metadata::ready_version))
+        .routes(routes!(metadata::config))
+        .routes(routes!(metadata::config_version))
+        .routes(routes!(metadata::statistics))
+        .routes(routes!(metadata::statistics_version))
+        .routes(routes!(infer::infer))
+        .routes(routes!(infer::infer_version))
+}

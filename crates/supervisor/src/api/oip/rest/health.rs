@@ -11,10 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use crate::api::{
-    error::{ApiError, Contract, Kind, TeiErrors, axum_json},
-    router::App,
-};
+use crate::api::{app::App, error::axum_json};
 
 /// Whether the server answers at all.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,37 +44,7 @@ pub(crate) async fn live() -> Response<Body> {
     )
 )]
 pub(crate) async fn ready(State(app): State<App>) -> Response<Body> {
-    let ready = app.health.borrow().is_ready();
+    let ready = app.engine.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum_json(&json!(Ready { ready }))).into_response()
-}
-
-/// Whether requests are answered, as text-embeddings-inference says it.
-#[utoipa::path(
-    get, path = "/health", tag = "health",
-    responses((status = 200, description = "They are"), TeiErrors)
-)]
-pub(crate) async fn tei(State(app): State<App>) -> Response<Body> {
-    if app.health.borrow().is_ready() {
-        return StatusCode::OK.into_response();
-    }
-    ApiError::new(Kind::Unhealthy, "no worker is ready").into_response(Contract::Tei)
-}
-
-/// The same as `/health`.
-#[utoipa::path(
-    get, path = "/ping", tag = "health",
-    responses((status = 200, description = "Requests are answered"), TeiErrors)
-)]
-pub(crate) async fn ping(app: State<App>) -> Response<Body> {
-    tei(app).await
-}
-
-/// The same as `/health`.
-#[utoipa::path(
-    get, path = "/", tag = "health",
-    responses((status = 200, description = "Requests are answered"), TeiErrors)
-)]
-pub(crate) async fn root(app: State<App>) -> Response<Body> {
-    tei(app).await
 }

@@ -43,9 +43,19 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client that has only just connected may take to make its first call, while we drain.
 const FIRST_CALL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The calls of a connection.
+/// Tells whether calls to a path may go on for ever without a message.
+pub(crate) type MayRest = fn(&str) -> bool;
+
+/// Who answers the calls of a connection.
+pub(super) struct Calls {
+    pub router: Router,
+    pub place: Arc<Place>,
+    pub may_rest: MayRest,
+}
+
+/// The calls of a connection that are not answered.
 #[derive(Clone, Copy, Debug, Default)]
-struct Calls {
+struct Open {
     /// There has been one.
     any: bool,
     /// Those that are not answered.
@@ -77,7 +87,7 @@ impl Unsent {
 /// A call until it is answered.
 #[derive(Debug)]
 struct Call {
-    calls: watch::Sender<Calls>,
+    calls: watch::Sender<Open>,
     unsent: Arc<Unsent>,
     /// It may go on for ever without a message. Its connection counts as idle, or a few clients with
     /// such calls could take all places for good.
@@ -85,11 +95,11 @@ struct Call {
 }
 
 impl Call {
-    fn begin(calls: &watch::Sender<Calls>, unsent: &Arc<Unsent>, may_rest: bool) -> Self {
+    fn begin(calls: &watch::Sender<Open>, unsent: &Arc<Unsent>, may_rest: bool) -> Self {
         if !may_rest {
             unsent.place.answer_begins();
         }
-        calls.send_modify(|calls| *calls = Calls { any: true, open: calls.open + 1 });
+        calls.send_modify(|calls| *calls = Open { any: true, open: calls.open + 1 });
         Self { calls: calls.clone(), unsent: Arc::clone(unsent), may_rest }
     }
 }
@@ -117,16 +127,16 @@ impl Drop for Call {
 }
 
 /// Answers calls until the client goes, is idle for long, or we drain and all are answered.
-pub(crate) async fn converse(
+pub(super) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    (router, place): (Router, Arc<Place>),
+    Calls { router, place, may_rest }: Calls,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
-    let (calls, seen) = watch::channel(Calls::default());
+    let (calls, seen) = watch::channel(Open::default());
     let unsent = Arc::new(Unsent { place, pieces: Mutex::new(0) });
     let service = service_fn(move |request: Request<Incoming>| {
-        let may_rest = crate::api::grpc::may_rest(request.uri().path());
+        let may_rest = may_rest(request.uri().path());
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_rest));
         async move {
             let response = router.oneshot(request.map(Body::new)).await;
@@ -166,7 +176,7 @@ fn is_gone(error: &hyper::Error) -> bool {
 }
 
 /// Returns when the client is to be told to make no more calls.
-async fn over(mut seen: watch::Receiver<Calls>, mut drain: watch::Receiver<bool>) {
+async fn over(mut seen: watch::Receiver<Open>, mut drain: watch::Receiver<bool>) {
     loop {
         let idle = seen.borrow_and_update().open == 0;
         tokio::select! {
@@ -183,5 +193,5 @@ async fn over(mut seen: watch::Receiver<Calls>, mut drain: watch::Receiver<bool>
 }
 
 #[cfg(test)]
-#[path = "connection_tests.rs"]
+#[path = "http2_tests.rs"]
 mod tests;

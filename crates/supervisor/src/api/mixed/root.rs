@@ -9,12 +9,17 @@ use axum::{
 use onnxd_proto::domain::Task;
 use serde::Deserialize;
 
-use crate::api::tei::{embed, predict, rerank};
 use crate::{
     api::{
-        error::{ApiError, Contract, TeiErrors},
-        inference::{Begun, find_model, parse},
-        router::{App, respond},
+        app::App,
+        error::Fault,
+        mixed::rerank,
+        request::{context, parse},
+        tei::{
+            embed,
+            error::{TeiErrors, respond},
+            predict,
+        },
     },
     transport::bodies::read_body,
 };
@@ -33,19 +38,20 @@ struct AnyRequest {
     responses((status = 200, description = "As of the call that the model is for", body = inline(serde_json::Value)), TeiErrors)
 )]
 pub(crate) async fn root(State(app): State<App>, request: Request<Body>) -> Response<Body> {
-    respond(Contract::Tei, try_root(&app, request)).await
+    respond(try_root(&app, request)).await
 }
 
-async fn try_root(app: &App, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-    let begun = Begun::new(request.headers())?;
-    let body = read_body(app, request).await?;
+async fn try_root(app: &App, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let context = context(request.headers())?;
+    let body = read_body(app.engine.memory(), request).await?;
     let AnyRequest { model } = parse(&body)?;
-    let model = find_model(app, model.as_deref())?;
+    let model = app.engine.find(model.as_deref())?;
     let tasks = [Task::Embed, Task::Classify, Task::Rerank];
-    match app.ready(model, &tasks, begun.timeout()).await?.facts.task {
-        Task::Classify => predict::predict_body(app, begun, &body).await,
-        Task::Rerank => rerank::rerank_body(app, begun, &body).await,
-        _ if embed::is_similarity(&body) => embed::similarity_body(app, begun, &body).await,
-        _ => embed::embed_body(app, begun, &body).await,
+    let (_, record) = app.engine.ready(&context, model, &tasks).await?;
+    match record.facts.task {
+        Task::Classify => predict::predict_body(app, &context, &body).await,
+        Task::Rerank => rerank::rerank_body(app, &context, &body).await,
+        _ if embed::is_similarity(&body) => embed::similarity_body(app, &context, &body).await,
+        _ => embed::embed_body(app, &context, &body).await,
     }
 }

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::api::grpc::connection::*;
+use crate::transport::http2::*;
 use crate::transport::places::Places;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,8 +59,9 @@ impl Client {
         let silent = any(async || future::pending::<Response<Body>>().await);
         let router = Router::new().route("/", silent);
         let place = Arc::new(Places::new(1).take().unwrap());
+        let calls = Calls { router, place, may_rest: |_| false };
         let watcher = GracefulShutdown::new().watcher();
-        tokio::spawn(converse(theirs, (router, place), watcher, drained));
+        tokio::spawn(converse(theirs, calls, watcher, drained));
         let mut client = Self { stream: ours, _drain: drain };
         client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
         client

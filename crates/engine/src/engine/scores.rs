@@ -1,14 +1,14 @@
-//! What a model's scores are to a client: numbers between 0 and 1, in their order. Pure.
+//! Turns a model's raw outputs into numbers for clients. Pure.
 
 use onnxd_proto::domain::Activation;
 
-/// The numbers in little-endian bytes.
-pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
+/// Reads little-endian f32.
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
 
 /// Turns scores as the model gives them into numbers between 0 and 1.
-pub(crate) fn activate(scores: &mut [f32], activation: Activation) {
+pub fn activate(scores: &mut [f32], activation: Activation) {
     match activation {
         Activation::Sigmoid => scores.iter_mut().for_each(|score| *score = sigmoid(*score)),
         Activation::Softmax => {
@@ -22,15 +22,15 @@ pub(crate) fn activate(scores: &mut [f32], activation: Activation) {
 }
 
 /// The logistic function.
-pub(crate) fn sigmoid(score: f32) -> f32 {
+pub fn sigmoid(score: f32) -> f32 {
     1.0 / (1.0 + (-score).exp())
 }
 
-/// The places of scores, the highest first; of equal ones the first.
-pub(crate) fn ranked(scores: &[f32]) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..scores.len()).collect();
-    places.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    places
+/// Returns the indexes of scores, the highest first; equal scores keep their order.
+pub fn ranked(scores: &[f32]) -> Vec<usize> {
+    let mut indexes: Vec<usize> = (0..scores.len()).collect();
+    indexes.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    indexes
 }
 
 #[cfg(test)]

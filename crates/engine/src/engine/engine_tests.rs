@@ -1,0 +1,236 @@
+//! The engine without any socket of a protocol: a task plays the dispatcher and its workers.
+
+use bytes::Bytes;
+use onnxd_proto::{
+    control_page::ControlPage,
+    domain::{
+        Activation, Facts, Signature,
+        tensor::{DataType, TensorHead, TensorSpec},
+    },
+    wire::ask::{Ask, Content, Want},
+};
+
+use super::{
+    tensors::{Tensor, TensorRequest},
+    texts::{Classify, Decode, Embed, Rerank, Text, TextOptions, TextOrPair, Token, Tokenize},
+    *,
+};
+use crate::{
+    dispatch::{Answered, Backlog, Item, Priority, Timing, gather},
+    models::registry::ModelSource,
+};
+
+const GENERATION: Generation = 7;
+
+fn facts(task: Task) -> Facts {
+    Facts {
+        dimension: 2,
+        activation: Activation::Sigmoid,
+        labels: vec!["no".into(), "yes".into()],
+        ..Facts::of(task)
+    }
+}
+
+/// An engine with one model, and what its dispatcher is sent.
+fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
+    let metrics = Arc::new(Metrics::new(&[]));
+    let name = "m".parse().unwrap();
+    let source = ModelSource { name, aliases: Vec::new(), directory: "/".into(), preload: true };
+    let page = ControlPage::create().unwrap();
+    let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));
+    let record = Record { version: "v".into(), configured_source: "/".into(), facts, drift: None };
+    registry.commit(0, GENERATION, Arc::new(record));
+    let (events, incoming) = mpsc::channel(16);
+    let limits = gather::Limits { items: 100, timeout: Duration::from_secs(5) };
+    let backlog = Arc::new(Backlog::default());
+    let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, 1);
+    let updater = Arc::new(Updater::of_no_model(&registry, &metrics));
+    let health = watch::channel(Health::default()).1;
+    let parts = Parts { registry, dispatch, updater, health, metrics, events, workers: 1 };
+    (Engine::new(parts, MemoryBudget::default()), incoming)
+}
+
+/// Answers every item with what `answer` makes of it.
+fn play(
+    mut incoming: mpsc::Receiver<Event>,
+    answer: impl Fn(&Item) -> (Bytes, Vec<TensorHead>) + Send + 'static,
+) {
+    tokio::spawn(async move {
+        while let Some(event) = incoming.recv().await {
+            let items = match event {
+                Event::Submitted(items) => items,
+                Event::ProbeAsked(reply) => {
+                    let _ = reply.send(());
+                    continue;
+                }
+                other => panic!("{other:?}"),
+            };
+            for item in items {
+                let (bytes, outputs) = answer(&item);
+                let (generation, timing) = (GENERATION, Timing::default());
+                let answered = Answered { generation, bytes, outputs, tokens: 3, timing };
+                item.reply.try_send((item.index, Ok(answered))).unwrap();
+            }
+        }
+    });
+}
+
+fn bytes(numbers: &[f32]) -> Bytes {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn embed(texts: &[&str]) -> Embed {
+    Embed {
+        texts: texts.iter().map(|text| Text::Text((*text).into())).collect(),
+        field: "inputs",
+        options: TextOptions::cut(),
+        normalize: Some(true),
+        dimensions: None,
+    }
+}
+
+#[tokio::test]
+async fn texts_are_embedded_in_one_generation_with_what_it_took() {
+    let (engine, incoming) = engine(facts(Task::Embed));
+    play(incoming, |item| {
+        let Ask::Text { want: Want::Embedding { normalize: Some(true), .. }, .. } = item.input.ask
+        else {
+            panic!("{item:?}")
+        };
+        assert_eq!(item.priority, Priority::Background);
+        (bytes(&[1.0, item.input.parts[0].len() as f32]), Vec::new())
+    });
+    let model = engine.find(None).unwrap();
+    let context = RequestContext::new().with_priority(Priority::Background);
+    let answer = engine.embed(&context, model, embed(&["a", "é"])).await.unwrap();
+    assert_eq!(answer.output, [bytes(&[1.0, 1.0]), bytes(&[1.0, 2.0])]);
+    let origin = answer.origin;
+    assert_eq!((origin.generation, origin.tokens, origin.characters), (GENERATION, 6, 2));
+    assert_eq!(origin.record.version, "v");
+    assert_eq!(engine.probe(Duration::from_secs(5)).await, Ok(true));
+}
+
+#[tokio::test]
+async fn texts_and_pairs_are_classified_and_reranked() {
+    let (engine, incoming) = engine(facts(Task::Rerank));
+    play(incoming, |item| {
+        let Ask::Text { text, want: Want::Scores } = &item.input.ask else { panic!("{item:?}") };
+        let is_pair = matches!(text.content, Content::Pair { .. });
+        (bytes(&[if is_pair { 100.0 } else { 0.0 }, -100.0]), Vec::new())
+    });
+    let (model, context) = (engine.find(Some("m")).unwrap(), RequestContext::new());
+    let request = |raw_scores| Classify {
+        inputs: vec![TextOrPair::Text("a".into()), TextOrPair::Pair("a".into(), "b".into())],
+        field: "inputs",
+        options: TextOptions::cut(),
+        raw_scores,
+    };
+    let scores = engine.classify(&context, model, request(false)).await.unwrap().output;
+    assert_eq!(scores, [[0.5, 0.0], [1.0, 0.0]]);
+    let raw = engine.classify(&context, model, request(true)).await.unwrap().output;
+    assert_eq!(raw, [[0.0, -100.0], [100.0, -100.0]]);
+    let (texts, options) = (["a".to_owned(), "b".to_owned()], TextOptions::cut());
+    let request =
+        Rerank { query: "q".into(), texts: &texts, field: "texts", options, raw_scores: false };
+    let scores = engine.rerank(&context, model, request).await.unwrap().output;
+    assert_eq!(scores, [1.0, 1.0]);
+}
+
+#[tokio::test]
+async fn texts_become_tokens_and_tokens_become_texts() {
+    let (engine, incoming) = engine(facts(Task::Embed));
+    play(incoming, |item| match &item.input.ask {
+        Ask::Tokenize { special: true, prompt: None } => {
+            let token = r#"[{"id":5,"text":"a","special":false,"start":0,"stop":1}]"#;
+            (Bytes::from_static(token.as_bytes()), Vec::new())
+        }
+        Ask::Decode { skip_special: false } => (Bytes::from_static(b"a"), Vec::new()),
+        other => panic!("{other:?}"),
+    });
+    let (model, context, field) = (engine.find(None).unwrap(), RequestContext::new(), "inputs");
+    let request = Tokenize { texts: vec!["a".into()], field, prompt: None, special: true };
+    let tokens = engine.tokenize(&context, model, request).await.unwrap().output;
+    let token = Token { id: 5, text: "a".into(), special: false, start: Some(0), stop: Some(1) };
+    assert_eq!(tokens, [[token]]);
+    let request = Decode { ids: vec![vec![5]], field, skip_special: false };
+    assert_eq!(engine.decode(&context, model, request).await.unwrap().output, ["a"]);
+}
+
+fn tensor(name: &str, shape: &[u64], data: Bytes) -> Tensor {
+    Tensor { name: name.into(), datatype: DataType::Fp32, shape: shape.into(), data }
+}
+
+#[tokio::test]
+async fn tensors_run_through_a_model_of_tensors_and_through_one_of_texts() {
+    let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1] };
+    let signature = Signature { inputs: vec![spec.clone()], outputs: vec![spec] };
+    let (tensors, incoming) = engine(Facts { signature, ..Facts::of(Task::Tensor) });
+    play(incoming, |item| {
+        let Ask::Tensors { inputs, .. } = &item.input.ask else { panic!("{item:?}") };
+        (item.input.parts[0].clone(), inputs.clone())
+    });
+    let (model, context) = (tensors.find(None).unwrap(), RequestContext::new());
+    let input = tensor("x", &[2], bytes(&[1.0, 2.0]));
+    let request = TensorRequest { inputs: vec![input.clone()], ..TensorRequest::default() };
+    let answer = tensors.run_tensors(&context, model, &request).await.unwrap();
+    assert_eq!(answer.output, std::slice::from_ref(&input));
+    assert_eq!(tensors.only_input(&context, model, input.data.clone()).await.unwrap(), input);
+
+    let (texts, incoming) = engine(facts(Task::Embed));
+    play(incoming, |_| (bytes(&[1.0, 2.0]), Vec::new()));
+    let model = texts.find(None).unwrap();
+    let mut input = tensor("text", &[1], Bytes::from_static(b"\x01\0\0\0a"));
+    input.datatype = DataType::Bytes;
+    let inputs = vec![input];
+    let mut request = TensorRequest { inputs, version: "7".into(), ..TensorRequest::default() };
+    let answer = texts.run_tensors(&context, model, &request).await.unwrap();
+    assert_eq!(answer.output, [tensor("embedding", &[1, 2], bytes(&[1.0, 2.0]))]);
+    request.version = "6".into();
+    let error = texts.run_tensors(&context, model, &request).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::NotFound, Some("model")));
+    request.inputs.clear();
+    let error = texts.run_tensors(&context, model, &request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Empty);
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_refused_before_it_is_queued() {
+    let (engine, mut incoming) = engine(facts(Task::Classify));
+    let (model, context) = (engine.find(None).unwrap(), RequestContext::new());
+    let error = engine.embed(&context, model, embed(&["a"])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongTask);
+    assert_eq!(error.message(), "the model `m` is for classify, and this call is for embed");
+    let long = "a".repeat(onnxd_proto::limits::TEXT_BYTES_MAX + 1);
+    let error = engine.embed(&context, model, embed(&[&long])).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("inputs")));
+    let error = engine.find(Some("other")).unwrap_err();
+    assert_eq!(error.message(), "the model `other` is not served; served are: m");
+    assert!(incoming.try_recv().is_err(), "something was queued");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_ends_at_its_deadline() {
+    let (engine, _incoming) = engine(facts(Task::Embed));
+    let model = engine.find(None).unwrap();
+    let context = RequestContext::new().within(Duration::from_millis(300));
+    let begin = time::Instant::now();
+    let error = engine.embed(&context, model, embed(&["a"])).await.unwrap_err();
+    assert_eq!((error.kind(), begin.elapsed()), (ErrorKind::Timeout, Duration::from_millis(300)));
+}
+
+#[tokio::test]
+async fn dropping_a_call_cancels_it() {
+    let (engine, mut incoming) = engine(facts(Task::Embed));
+    let engine = Arc::new(engine);
+    let (called, context) = (Arc::clone(&engine), RequestContext::new());
+    let call = tokio::spawn(async move {
+        let model = called.find(None).unwrap();
+        called.embed(&context, model, embed(&["a", "b"])).await
+    });
+    let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
+    assert!(items.iter().all(|item| !item.reply.is_closed()));
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    // This is what the dispatcher looks at before it gives an item to a worker.
+    assert!(items.iter().all(|item| item.reply.is_closed()));
+}

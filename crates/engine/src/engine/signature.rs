@@ -1,0 +1,64 @@
+//! What a model takes and gives, as tensors. A model for tensors takes and gives what its file
+//! says; one for texts takes BYTES tensors of UTF-8 and gives FP32, so that every model can be
+//! called in this way. Pure.
+
+use onnxd_proto::domain::{
+    Facts, Output, Signature, Task,
+    tensor::{DataType, TensorSpec},
+};
+
+/// The input of models for texts.
+pub(super) const TEXT: &str = "text";
+/// The second input of models that rerank.
+pub(super) const QUERY: &str = "query";
+
+/// Describes what a model takes and gives.
+pub fn signature(facts: &Facts) -> Signature {
+    let spec = |name: &str, datatype, shape: &[i64]| TensorSpec {
+        name: name.into(),
+        datatype,
+        shape: shape.into(),
+    };
+    let text = spec(TEXT, DataType::Bytes, &[-1]);
+    // Who takes pairs gives one score for each; that is not said by the shape of the answer.
+    let is_of_pairs = facts.task == Task::Rerank;
+    let inputs = match is_of_pairs {
+        true => vec![spec(QUERY, DataType::Bytes, &[1]), text],
+        false => vec![text],
+    };
+    let output = facts.output();
+    let row = i64::from(output.row_len());
+    let output = match output {
+        Output::Tensors => return facts.signature.clone(),
+        Output::Dense { .. } | Output::Sparse { .. } => {
+            spec("embedding", DataType::Fp32, &[-1, row])
+        }
+        Output::MultiVector { .. } => spec("embedding", DataType::Fp32, &[-1, -1, row]),
+        Output::Scores { .. } if is_of_pairs => spec("score", DataType::Fp32, &[-1]),
+        Output::Scores { .. } => spec("scores", DataType::Fp32, &[-1, row]),
+        Output::TokenScores { .. } => spec("scores", DataType::Fp32, &[-1, -1, row]),
+    };
+    Signature { inputs, outputs: vec![output] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_model_takes_bytes_and_gives_floats() {
+        let with_rows = |task| Facts { dimension: 3, ..Facts::of(task) };
+        for (task, inputs, output, shape) in [
+            (Task::Embed, &["text"][..], "embedding", &[-1, 3][..]),
+            (Task::Classify, &["text"], "scores", &[-1, 3]),
+            (Task::Rerank, &["query", "text"], "score", &[-1]),
+        ] {
+            let signature = signature(&with_rows(task));
+            let names: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
+            assert_eq!(names, inputs);
+            assert!(signature.inputs.iter().all(|spec| spec.datatype == DataType::Bytes));
+            let [given] = &signature.outputs[..] else { panic!("{signature:?}") };
+            assert_eq!((given.name.as_str(), &given.shape[..]), (output, shape));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What the handlers of all contracts work with.
+
+use std::sync::Arc;
+
+use onnxd_engine::Engine;
+
+/// The state of all routes.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    /// Runs inference.
+    pub engine: Arc<Engine>,
+    /// Inputs of one request in the words of text-embeddings-inference.
+    pub client_batch: usize,
+}
+
+#[cfg(test)]
+impl App {
+    /// One that serves no model, with so many bytes of memory for large bodies.
+    pub(crate) fn of_no_model(
+        metrics: &Arc<onnxd_telemetry::metrics::Metrics>,
+        memory_bytes: usize,
+    ) -> Self {
+        use onnxd_engine::{
+            dispatch::gather::{Dispatch, Limits},
+            engine::{MemoryBudget, Parts},
+            models::{registry::Registry, update::Updater},
+        };
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        let limits = Limits { items: 1, timeout: std::time::Duration::from_secs(1) };
+        let page = onnxd_proto::control_page::ControlPage::create().expect("a page can be had");
+        let registry = Arc::new(Registry::new(&[], page, Arc::clone(metrics)));
+        let dispatch =
+            Dispatch::new(events.clone(), Arc::clone(metrics), limits, Arc::default(), 0);
+        let parts = Parts {
+            updater: Arc::new(Updater::of_no_model(&registry, metrics)),
+            registry,
+            dispatch,
+            metrics: Arc::clone(metrics),
+            health: tokio::sync::watch::channel(Default::default()).1,
+            events,
+            workers: 0,
+        };
+        let engine = Engine::new(parts, MemoryBudget::of(memory_bytes));
+        Self { engine: Arc::new(engine), client_batch: 1 }
+    }
+}

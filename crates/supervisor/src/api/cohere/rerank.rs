@@ -1,0 +1,159 @@
+//! `/v1/rerank` and `/v2/rerank`, for which Cohere and Jina have the same words.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{Request, Response},
+};
+use onnxd_engine::{
+    RequestContext,
+    engine::{
+        scores::ranked,
+        texts::{Rerank, TextOptions},
+    },
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    api::{
+        answer,
+        app::App,
+        cohere::{
+            error::{CohereErrors, respond},
+            meta::Meta,
+        },
+        error::{Class, Fault},
+        request::{check_count, context, parse},
+    },
+    transport::bodies::read_body,
+};
+
+/// Documents of one request, as Cohere's API has it.
+const DOCUMENTS_MAX: usize = 1000;
+
+/// Documents to put in order.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = CohereRerankRequest)]
+pub(crate) struct RerankRequest {
+    query: String,
+    documents: Vec<Document>,
+    /// The first where none is named.
+    model: Option<String>,
+    /// Only so many of the best.
+    #[schema(minimum = 1)]
+    top_n: Option<usize>,
+    /// Whether the documents are in the answer.
+    return_documents: Option<bool>,
+}
+
+/// A document as it is written.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a string or an object with a text")]
+pub(crate) enum Document {
+    /// Its text.
+    Text(String),
+    /// An object with its text.
+    Object(DocumentText),
+}
+
+/// A document's text.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct DocumentText {
+    text: String,
+}
+
+/// Documents, the best first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CohereRerankResponse)]
+pub(crate) struct RerankResponse {
+    /// "list", as Jina has it.
+    object: &'static str,
+    model: String,
+    usage: TokenUsage,
+    results: Vec<RerankResult>,
+    meta: Meta,
+}
+
+/// A document's place in the request, and its score.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RerankResult {
+    index: usize,
+    relevance_score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<DocumentText>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct TokenUsage {
+    prompt_tokens: u64,
+    total_tokens: u64,
+}
+
+/// Documents by how well they answer a query, the best first.
+#[utoipa::path(
+    post, path = "/v1/rerank", tag = "cohere", request_body = RerankRequest,
+    responses((status = 200, description = "Places and scores, the best first", body = RerankResponse), CohereErrors)
+)]
+pub(crate) async fn rerank_v1(State(app): State<App>, request: Request<Body>) -> Response<Body> {
+    respond(try_rerank(&app, request)).await
+}
+
+/// Documents by how well they answer a query, the best first.
+#[utoipa::path(
+    post, path = "/v2/rerank", tag = "cohere", request_body = RerankRequest,
+    responses((status = 200, description = "Places and scores, the best first", body = RerankResponse), CohereErrors)
+)]
+pub(crate) async fn rerank_v2(State(app): State<App>, request: Request<Body>) -> Response<Body> {
+    respond(try_rerank(&app, request)).await
+}
+
+async fn try_rerank(app: &App, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let context = context(request.headers())?;
+    let body = read_body(app.engine.memory(), request).await?;
+    rerank_body(app, &context, &body).await
+}
+
+/// Answers a body with documents.
+pub(crate) async fn rerank_body(
+    app: &App,
+    context: &RequestContext,
+    body: &[u8],
+) -> Result<Response<Body>, Fault> {
+    let request: RerankRequest = parse(body)?;
+    let model = app.engine.find(request.model.as_deref())?;
+    check_count(request.documents.len(), DOCUMENTS_MAX, "documents")?;
+    if request.top_n == Some(0) {
+        let message = "`top_n` must be at least 1";
+        return Err(Fault::new(Class::INVALID, message).about("top_n"));
+    }
+    let text = |document: Document| match document {
+        Document::Text(text) | Document::Object(DocumentText { text }) => text,
+    };
+    let mut texts: Vec<String> = request.documents.into_iter().map(text).collect();
+    let rerank = Rerank {
+        query: request.query,
+        texts: &texts,
+        field: "documents",
+        options: TextOptions::cut(),
+        raw_scores: false,
+    };
+    let answer = app.engine.rerank(context, model, rerank).await?;
+    let scores = &answer.output;
+    let with_documents = request.return_documents.unwrap_or(false);
+    let result = |index: usize| RerankResult {
+        index,
+        relevance_score: scores[index],
+        document: with_documents.then(|| DocumentText { text: std::mem::take(&mut texts[index]) }),
+    };
+    let best = ranked(scores).into_iter().take(request.top_n.unwrap_or(usize::MAX));
+    let tokens = answer.origin.tokens;
+    let response = RerankResponse {
+        object: "list",
+        model: model.name.to_string(),
+        usage: TokenUsage { prompt_tokens: tokens, total_tokens: tokens },
+        results: best.map(result).collect(),
+        meta: Meta::new(tokens),
+    };
+    answer::json(app.engine.memory(), &answer.origin, &response, 0)
+}

@@ -1,0 +1,30 @@
+//! What an inference request says, however it travels.
+
+use onnxd_engine::engine::tensors::TensorRequest;
+
+/// Bytes of a request's id.
+const ID_BYTES_MAX: usize = 1024;
+
+/// An inference request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InferRequest {
+    /// The model's name.
+    pub model: String,
+    /// Comes back with the answer.
+    pub id: Option<String>,
+    /// The tensors, and the generation that must answer.
+    pub tensors: TensorRequest,
+}
+
+/// Checks the id of a request.
+///
+/// # Errors
+/// It is too long; the message says so.
+pub(crate) fn check_id(id: Option<&String>) -> Result<(), String> {
+    match id {
+        Some(id) if id.len() > ID_BYTES_MAX => {
+            Err(format!("`id` has more than {ID_BYTES_MAX} bytes"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,151 @@
+//! `/v1/embeddings`. Embeddings are lists of numbers or base64 of little-endian f32, which OpenAI's
+//! clients ask for unless told otherwise.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{Request, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use onnxd_engine::engine::texts::{Embed, TextOptions};
+use serde::{Deserialize, Serialize};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema, schema::ArrayBuilder},
+};
+
+use crate::{
+    api::{
+        answer,
+        app::App,
+        error::Fault,
+        inputs::Inputs,
+        numbers::{Vector, json_bytes},
+        openai::error::{OpenAiErrors, respond},
+        request::{check_count, context, parse},
+    },
+    transport::bodies::read_body,
+};
+
+/// Texts of one request, as the public API has it.
+const INPUTS_MAX: usize = 2048;
+
+/// Texts to embed.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct EmbeddingsRequest {
+    input: Inputs,
+    /// The first where none is named.
+    model: Option<String>,
+    encoding_format: Option<EncodingFormat>,
+    /// Components of an embedding, fewer than the model gives.
+    #[schema(minimum = 1)]
+    dimensions: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum EncodingFormat {
+    Float,
+    Base64,
+}
+
+/// The embeddings of a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EmbeddingsResponse<'a> {
+    /// "list".
+    object: &'static str,
+    data: Vec<EmbeddingObject<'a>>,
+    model: String,
+    usage: Usage,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct EmbeddingObject<'a> {
+    /// "embedding".
+    object: &'static str,
+    index: usize,
+    embedding: EncodedEmbedding<'a>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum EncodedEmbedding<'a> {
+    Float(#[schema(inline)] Numbers<'a>),
+    /// Base64 of little-endian f32.
+    Base64(String),
+}
+
+/// A list of numbers.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Numbers<'a>(Vector<'a>);
+
+// Derived, it would be described as an object beside the list.
+impl PartialSchema for Numbers<'_> {
+    fn schema() -> RefOr<Schema> {
+        let list = ArrayBuilder::new().items(f32::schema());
+        list.description(Some("A list of numbers.")).build().into()
+    }
+}
+
+impl ToSchema for Numbers<'_> {}
+
+impl<'a> EncodedEmbedding<'a> {
+    fn of(bytes: &'a [u8], format: EncodingFormat) -> Self {
+        match format {
+            EncodingFormat::Base64 => Self::Base64(BASE64_STANDARD.encode(bytes)),
+            EncodingFormat::Float => Self::Float(Numbers(Vector(bytes))),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Usage {
+    prompt_tokens: u64,
+    total_tokens: u64,
+}
+
+/// One embedding of each input.
+#[utoipa::path(
+    post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingsRequest,
+    responses((status = 200, description = "One embedding of each input", body = EmbeddingsResponse<'static>), OpenAiErrors)
+)]
+pub(crate) async fn embeddings(State(app): State<App>, request: Request<Body>) -> Response<Body> {
+    respond(try_embeddings(&app, request)).await
+}
+
+async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    let context = context(request.headers())?;
+    let body = read_body(app.engine.memory(), request).await?;
+    let request: EmbeddingsRequest = parse(&body)?;
+    let model = app.engine.find(request.model.as_deref())?;
+    let texts = request.input.into_texts();
+    check_count(texts.len(), INPUTS_MAX, "input")?;
+    let (options, dimensions) = (TextOptions::cut(), request.dimensions);
+    let embed = Embed { texts, field: "input", options, normalize: None, dimensions };
+    let answer = app.engine.embed(&context, model, embed).await?;
+    let format = request.encoding_format.unwrap_or(EncodingFormat::Float);
+    let data = answer.output.iter().enumerate().map(|(index, bytes)| EmbeddingObject {
+        object: "embedding",
+        index,
+        embedding: EncodedEmbedding::of(bytes, format),
+    });
+    let tokens = answer.origin.tokens;
+    let response = EmbeddingsResponse {
+        object: "list",
+        data: data.collect(),
+        model: model.name.to_string(),
+        usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
+    };
+    let bytes = answer.output.iter().map(|bytes| json_bytes(bytes.len())).sum();
+    answer::json(app.engine.memory(), &answer.origin, &response, bytes)
+}
+
+/// The same as `/v1/embeddings`, for clients whose base URL ends before the version.
+#[utoipa::path(
+    post, path = "/embeddings", tag = "openai", request_body = EmbeddingsRequest,
+    responses((status = 200, description = "One embedding of each input", body = EmbeddingsResponse<'static>), OpenAiErrors)
+)]
+pub(crate) async fn embeddings_short(app: State<App>, request: Request<Body>) -> Response<Body> {
+    embeddings(app, request).await
+}

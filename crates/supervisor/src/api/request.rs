@@ -1,0 +1,72 @@
+//! What all HTTP contracts read of a request: its headers, its JSON, how many inputs it has.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use onnxd_engine::RequestContext;
+use onnxd_telemetry::trace::TraceContext;
+use serde::de::DeserializeOwned;
+
+use crate::api::error::{Class, Fault};
+
+/// Bytes of a JSON body beyond which parsing it would keep others waiting.
+const PARSED_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
+
+const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
+const TRACE_HEADER: &str = "traceparent";
+
+/// Builds the context of a request that begins now and has these headers.
+///
+/// # Errors
+/// The time that it asks for is not a number of milliseconds.
+pub(crate) fn context(headers: &HeaderMap) -> Result<RequestContext, Fault> {
+    let trace = headers.get(TRACE_HEADER).and_then(|value| value.to_str().ok());
+    let context = RequestContext::new().in_trace(trace.and_then(TraceContext::from_traceparent));
+    let timeout = timeout(headers)?;
+    Ok(timeout.map_or(context, |timeout| context.within(timeout)))
+}
+
+/// How long a request may take, if it says so itself.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
+    let millis = value.to_str().ok().and_then(|value| value.parse().ok()).filter(|&ms| ms > 0);
+    millis.map(|millis| Some(Duration::from_millis(millis))).ok_or_else(|| {
+        let message = format!("{TIMEOUT_HEADER} is no number of milliseconds above 0");
+        Fault::new(Class::Unreadable, message)
+    })
+}
+
+/// Parses a JSON body.
+///
+/// # Errors
+/// It is not JSON, or JSON of another shape.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    let parse = || serde_json::from_slice::<T>(body);
+    let parsed = if body.len() > PARSED_AT_ONCE_BYTES_MAX {
+        tokio::task::block_in_place(parse)
+    } else {
+        parse()
+    };
+    parsed.map_err(|error| {
+        let class = match error.classify() {
+            serde_json::error::Category::Data => Class::Malformed,
+            _ => Class::Unreadable,
+        };
+        Fault::new(class, format!("the body is not what it should be: {error}"))
+    })
+}
+
+/// Checks how many inputs there are. `field` is what the contract calls them.
+///
+/// # Errors
+/// There are none, or too many.
+pub(crate) fn check_count(count: usize, max: usize, field: &'static str) -> Result<(), Fault> {
+    let fault = |class, message: String| Err(Fault::new(class, message).about(field));
+    match count {
+        0 => fault(Class::EMPTY, format!("`{field}` cannot be empty")),
+        count if count > max => {
+            fault(Class::INVALID, format!("batch size {count} > maximum allowed batch size {max}"))
+        }
+        _ => Ok(()),
+    }
+}
