@@ -62,8 +62,7 @@ impl Server {
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
-        let metrics = Arc::new(Metrics::new(&templates(config)));
-        metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
+        let metrics = metrics(config);
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
@@ -104,11 +103,10 @@ impl Server {
         let (dispatcher, health) = Dispatcher::new(means, workers);
         tasks.spawn("dispatcher", dispatcher.run(incoming));
 
-        let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
         let dispatch = Dispatch::new(
             events.clone(),
             Arc::clone(&metrics),
-            limits,
+            Limits { items: config.queue_limit, timeout: config.request_timeout },
             backlog,
             registry.models().len(),
         );
@@ -196,13 +194,15 @@ impl Server {
     }
 }
 
-/// What requests are counted by.
-fn templates(config: &Config) -> Vec<String> {
+/// The metrics, with a counter for each route.
+fn metrics(config: &Config) -> Arc<Metrics> {
     let mut templates = router::templates();
     if config.grpc_listen.is_some() {
         templates.extend(grpc::templates());
     }
-    templates
+    let metrics = Metrics::new(&templates);
+    metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
+    Arc::new(metrics)
 }
 
 /// Brings every model that is loaded at start to a generation.
