@@ -22,6 +22,9 @@ pub enum SourceUri {
 /// Why a text is not a source.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceUriError {
+    /// Nothing.
+    #[error("a source is empty: give DIR or file:///DIR")]
+    Empty,
     /// A relative path, where nothing says what it is relative to.
     #[error("{0}: the path of a source must be absolute")]
     Relative(String),
@@ -76,6 +79,9 @@ impl FromStr for SourceUri {
     type Err = SourceUriError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Err(SourceUriError::Empty);
+        }
         let path = match scheme(text) {
             Some("file") => file_path(text)?,
             Some(scheme) => {
@@ -190,6 +196,7 @@ mod tests {
         }
         let error = "m".parse::<SourceUri>().unwrap_err().to_string();
         assert_eq!(error, "m: the path of a source must be absolute");
+        assert_eq!(SourceUri::parse_in(Path::new("/here"), ""), Err(SourceUriError::Empty));
         assert_eq!(SourceUri::parse_in(Path::new("/here"), "m"), Ok(uri("/here/m")));
         assert_eq!(SourceUri::parse_in(Path::new("/here"), "file:///m"), Ok(uri("/m")));
     }

@@ -122,6 +122,7 @@ mod tests {
             (&["A=/x"][..], "is not a model name"),
             (&["/"][..], "is not a model name"),
             (&["a=/dev/null"][..], "no directory"),
+            (&["a="][..], "empty"),
             (&["a=s3://bucket/m"][..], "DIR or file:///DIR"),
             (&["a=file://host/m"][..], "file:///DIR"),
         ] {

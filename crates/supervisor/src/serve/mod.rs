@@ -215,6 +215,7 @@ impl Server {
             if std::mem::take(&mut reload_now) {
                 tokio::select! {
                     () = reload(edge, &self.updater) => {}
+                    failure = ended(&self.tasks) => return Err(failure),
                     () = signals.stop() => return Ok(End::Stopped),
                 }
             }

@@ -137,6 +137,9 @@ impl Server {
             loop {
                 tokio::select! {
                     result = attempt.as_mut() => break result,
+                    name = self.tasks.ended() => {
+                        break Ok(Err(format!("a task ended unexpectedly: {name}")));
+                    }
                     request = signals.next() => match request {
                         Request::Stop => return Attempt::Stopped,
                         Request::Reload => reload = true,
