@@ -17,7 +17,7 @@ pub enum Event {
     Kept(WorkerId, Epoch, Report),
     /// A message of a worker, or the end of its socket.
     Arrived(WorkerId, Epoch, io::Result<Incoming>),
-    /// Somebody wants to know how things are.
+    /// Asks how the workers are.
     StatusAsked(oneshot::Sender<Vec<worker::Status>>),
     /// A line of updates wants to know which workers serve.
     WorkersAsked(oneshot::Sender<Vec<WorkerId>>),

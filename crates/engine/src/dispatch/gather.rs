@@ -186,7 +186,7 @@ impl Dispatch {
         self.limits.items
     }
 
-    /// How the workers are; nobody where the dispatcher has gone.
+    /// How the workers are; empty where the dispatcher has ended.
     pub async fn workers(&self) -> Vec<worker::Status> {
         let (reply, answer) = oneshot::channel();
         let _ = self.events.send(Event::StatusAsked(reply)).await;

@@ -3,7 +3,7 @@
 
 use onnxd_proto::exit::ExitStatus;
 
-/// How the workers are, for everybody who waits for it.
+/// How the workers are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// Workers that answer requests.

@@ -15,7 +15,7 @@ use onnxd_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Who a request is for. Background work never delays interactive work by more than one micro-batch,
+/// Whether a client waits for a request. Background work never delays interactive work by more than one micro-batch,
 /// and gets only the time that interactive work leaves: under a load that keeps all workers busy it
 /// waits until its deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub enum Priority {
     /// A client waits for the answer.
     #[default]
     Interactive,
-    /// Nobody waits: re-embedding, warming, checking.
+    /// No client waits: re-embedding, warming, checking.
     Background,
 }
 
@@ -32,11 +32,11 @@ pub enum Priority {
 pub struct Terms {
     /// How long it may take, where it says so itself; the server's own limit holds as well.
     pub timeout: Option<Duration>,
-    /// Who it is for.
+    /// Whether a client waits for it.
     pub priority: Priority,
 }
 
-/// One item on its way through the queue. Dropping it answers nobody: its handler sees that.
+/// One item on its way through the queue. Dropping it sends no answer: its handler sees that.
 #[derive(Debug)]
 pub struct Item {
     /// The model's slot.
@@ -49,7 +49,7 @@ pub struct Item {
     pub queued_at: Instant,
     /// When its client is told that it took too long.
     pub deadline: Instant,
-    /// Who it is for.
+    /// Whether a client waits for it.
     pub priority: Priority,
     /// Whether all items of the request must be computed in one group.
     pub together: bool,

@@ -28,7 +28,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// It did not run at all, or nobody can tell how it ended.
+    /// It did not run at all, or how it ended is unknown.
     pub fn unknown(reason: String) -> Self {
         Self { code: None, signal: None, reason, scarce: false }
     }

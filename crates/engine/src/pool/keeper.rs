@@ -51,7 +51,7 @@ impl Started {
 
     /// Tells the process to end what it computes for this group, even in the middle of a run.
     pub fn terminate(&self, group: u64) {
-        // The pipe is full only where nobody reads it; such a worker is killed after a grace.
+        // The pipe is full only if the worker does not read it; it is killed after a grace period.
         let _ = (&self.terminations).write_all(&group.to_le_bytes());
     }
 }
@@ -61,7 +61,7 @@ impl Started {
 pub enum Report {
     /// The process runs; our end of its socket.
     Started(Started, UnixStream),
-    /// Somebody has stopped the process.
+    /// The process was stopped (`SIGSTOP`).
     Stopped,
     /// The process goes on after it was stopped.
     Continued,
@@ -89,12 +89,12 @@ impl Keeper {
     ) -> io::Result<Self> {
         let (orders, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
         thread::Builder::new().name(format!("keeper-{worker}")).spawn(move || {
-            // The loop ends when the handle is dropped, or when nobody hears the reports.
+            // The loop ends when the handle or the receiver of the reports is dropped.
             for (epoch, control_page) in incoming {
                 let report = |report| events.blocking_send(event(worker, epoch, report)).is_ok();
                 let ended = match start(&executable, worker, cpu, control_page) {
                     Ok((started, socket)) => {
-                        // Also when nobody listens any more: the child ends as its socket does.
+                        // Even if the receiver was dropped: the child ends as its socket does.
                         let pidfd = Arc::clone(&started.pidfd);
                         report(Report::Started(started, socket));
                         wait(&pidfd, report)
@@ -114,7 +114,7 @@ impl Keeper {
     }
 }
 
-/// Waits for the end of the process, and reports when somebody stops it or lets it go on.
+/// Waits for the end of the process, and reports when it is stopped or continued.
 fn wait(pidfd: &OwnedFd, report: impl Fn(Report) -> bool) -> Ended {
     let changes = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
     loop {
@@ -154,7 +154,7 @@ fn start(
     let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(error) => {
-            // Nobody could wait for it: there are never two processes of one worker.
+            // Its end could not be waited for: there are never two processes of one worker.
             child.kill()?;
             child.wait()?;
             return Err(error.into());

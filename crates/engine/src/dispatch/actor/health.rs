@@ -22,7 +22,7 @@ impl Dispatcher {
                 None => (ExitStatus::Unavailable, self.given_up()),
             }
         });
-        // Who is given up keeps nobody waiting for it.
+        // Nothing waits for a worker that is given up.
         let settled = |Worker { session, .. }: &Worker| {
             session.was_ready() || session.state() == State::Failed
         };

@@ -105,7 +105,7 @@ impl Dispatcher {
     }
 
     /// Puts back an item that has time left, since another's deadline was why its group was
-    /// terminated. Who has none left hears so at this moment, and not why the run ended.
+    /// terminated. An item without any is dropped: its client is told that now, and not why the run ended.
     fn was_terminated(&mut self, slot: Slot, item: ItemId) {
         let Some(accepted) = self.items.get(&item) else { return };
         if accepted.item.deadline > Instant::now() {
@@ -210,8 +210,8 @@ impl Dispatcher {
     }
 }
 
-/// Whether an answer is of the kind and the size that was asked for. `None` is asked by nobody any
-/// more.
+/// Whether an answer is of the kind and the size that was asked for. `None`: the
+/// client has disconnected.
 fn fits<'a>(
     answered: &ask::Answered,
     asks: impl Iterator<Item = Option<&'a Ask>>,

@@ -28,7 +28,7 @@ use crate::{models::machine::events::WorkerEvent, pool::WorkerId};
 /// Workers that may end by a fault of their own while they compute an item before it is answered
 /// 500: the item is the likely cause.
 const ITEM_FAULTS_MAX: u32 = 2;
-/// Workers that may end in any way while they compute an item. Who is killed from outside accuses
+/// Workers that may end in any way while they compute an item. A kill from outside accuses
 /// no item, but the kernel kills, too, when an item needs more memory than there is.
 const ITEM_DEATHS_MAX: u32 = 5;
 
@@ -88,7 +88,7 @@ impl Dispatcher {
             group.items = items;
             group.items.retain(|&item| !self.refuse_late(item));
             if group.items.is_empty() {
-                // Nobody waits for it any more: its model has not had that time.
+                // No client waits for it any more: its model has not had that time.
                 let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
                 self.scheduler.correct(Charge { slot, priority, estimated, took: 0 });
             } else {
@@ -148,7 +148,7 @@ impl Dispatcher {
         }
     }
 
-    /// No worker will come back: whoever waits is told.
+    /// No worker will come back: every waiting request is told.
     pub(super) fn reject_all(&mut self) {
         self.scheduler.clear();
         for (_, accepted) in self.items.drain() {
@@ -214,7 +214,7 @@ impl Dispatcher {
     }
 
     /// Puts back what a worker that could not load the committed generation has answered with an
-    /// older one than its client may have seen; `false` where nobody could answer better.
+    /// older one than its client may have seen; `false` where no worker could answer better.
     pub(super) fn answered_too_old(
         &mut self,
         slot: Slot,

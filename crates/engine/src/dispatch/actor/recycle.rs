@@ -34,7 +34,7 @@ impl Dispatcher {
             self.go_on_recycling(id, now);
         }
         let Some(id) = self.recycling.look(now) else { return };
-        // Who is given up does not come back, so that nobody waits for it.
+        // A worker that is given up does not come back: nothing waits for it.
         let serves = |state| matches!(state, State::Ready | State::Busy | State::Failed);
         if !self.workers.iter().all(|worker| serves(worker.session.state())) {
             return;

@@ -75,7 +75,7 @@ pub(super) struct Accepted {
     pub waited: Duration,
     /// Workers that ended while they computed it.
     pub deaths: u32,
-    /// Those of them that nobody else ended.
+    /// Those of them that ended by a fault of their own.
     pub faults: u32,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Accepted {
 pub(super) struct Unload {
     /// The number of the message that told them.
     pub id: u64,
-    /// Who has not answered it.
+    /// The workers that have not answered it.
     pub workers: HashSet<WorkerId>,
     pub reply: oneshot::Sender<()>,
 }
@@ -159,12 +159,12 @@ impl Dispatcher {
     }
 }
 
-/// Who ended a worker.
+/// What ended a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Culprit {
-    /// It did, by a fault of its own.
+    /// A fault of its own.
     Worker,
-    /// Somebody else: we, an administrator, or the kernel for want of memory.
+    /// Something else: we, an administrator, or the kernel for want of memory.
     Other,
 }
 

@@ -54,3 +54,74 @@ pub(crate) fn any_current<W: AsRef<Session>>(
         .filter(|worker| !worker.failed_to_load(slot, committed))
         .any(|worker| worker.serves() || was_seen && comes_back(worker))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::dispatch::{
+        policy::{groups::Sent, scheduler::Group, session::script::serving},
+        worker::Load,
+    };
+
+    fn workers() -> Vec<Session> {
+        let now = Instant::now();
+        let mut workers: Vec<Session> = (0..3).map(|_| serving(now, 9)).collect();
+        let load = Load { generation: 1, ..Load::default() };
+        workers.iter_mut().for_each(|worker| worker.loaded(0, load).unwrap());
+        workers
+    }
+
+    fn send(worker: &mut Session, priority: Priority, wide: bool) {
+        let group = Group { slot: 0, priority, items: vec![1], micros: 1_000 };
+        worker.group_sent(&group, Sent { id: 1, wide, deadline: None, committed: 1 });
+    }
+
+    fn of(workers: &[Session], committed: Generation, priority: Priority) -> Vec<WorkerId> {
+        free(workers, 0, committed, priority).collect()
+    }
+
+    const INTERACTIVE: Priority = Priority::Interactive;
+    const BACKGROUND: Priority = Priority::Background;
+
+    #[test]
+    fn idle_workers_are_first_and_background_work_waits_for_one() {
+        let mut workers = workers();
+        send(&mut workers[0], INTERACTIVE, false);
+        assert_eq!(of(&workers, 1, INTERACTIVE), [1, 2]);
+        assert_eq!(of(&workers, 1, BACKGROUND), [1, 2]);
+        send(&mut workers[1], INTERACTIVE, false);
+        send(&mut workers[2], BACKGROUND, false);
+        assert_eq!(of(&workers, 1, INTERACTIVE), [0, 1], "nothing waits behind background work");
+        assert!(of(&workers, 1, BACKGROUND).is_empty());
+    }
+
+    #[test]
+    fn no_background_work_starts_while_idle_cpus_help() {
+        let mut workers = workers();
+        send(&mut workers[0], INTERACTIVE, true);
+        assert!(of(&workers, 1, BACKGROUND).is_empty());
+        assert_eq!(of(&workers, 1, INTERACTIVE), [1, 2]);
+    }
+
+    #[test]
+    fn stopped_workers_get_work_only_if_all_are_stopped() {
+        let mut workers = workers();
+        let now = Instant::now();
+        workers[0].stopped(now);
+        assert_eq!(of(&workers, 1, INTERACTIVE), [1, 2]);
+        workers.iter_mut().for_each(|worker| worker.stopped(now));
+        assert_eq!(of(&workers, 1, INTERACTIVE), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_worker_that_could_not_load_waits_for_the_others() {
+        let mut workers = workers();
+        workers[0].load_failed(0, 2);
+        assert_eq!(of(&workers, 2, INTERACTIVE), [1, 2]);
+        workers[1..].iter_mut().for_each(|worker| worker.load_failed(0, 2));
+        assert!(!any_current(&workers, 0, 2));
+        assert_eq!(of(&workers, 2, INTERACTIVE), [0, 1, 2], "all answer with what they have");
+    }
+}

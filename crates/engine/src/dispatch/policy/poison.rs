@@ -1,4 +1,4 @@
-//! What took two workers with it is not tried again for a while, whoever sends it: otherwise one
+//! What crashed two workers is not tried again for a while, whichever client sends it: otherwise one
 //! client that repeats it keeps all workers down. [`Poison`] is pure: time comes in as an argument.
 //!
 //! An entry holds for the generation that it killed: the next one may be able to answer.

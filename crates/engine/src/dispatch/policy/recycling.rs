@@ -13,14 +13,14 @@ const RECYCLE_EVERY: Duration = Duration::from_secs(60);
 /// How long a worker may take to end when its socket has.
 pub(crate) const END_GRACE: Duration = Duration::from_secs(5);
 
-/// Who is recycled when.
+/// Decides which worker is recycled, and when.
 #[derive(Debug)]
 pub(crate) struct Recycling {
-    /// `None`: nobody ever is.
+    /// `None`: no worker ever is.
     pub limit_bytes: Option<u64>,
     /// By worker.
     pub known: Vec<Known>,
-    /// Who is looked at next, and when: one after the other, so that no look takes long.
+    /// The worker that is looked at next, and when: one at a time, so that no look takes long.
     next: (WorkerId, Instant),
     /// Whether it was said that the limit is too small.
     warned: bool,
@@ -42,12 +42,12 @@ impl Recycling {
         Self { limit_bytes, known, next: (0, now), warned: false }
     }
 
-    /// When somebody is looked at.
+    /// When the next worker is looked at.
     pub(crate) fn at(&self) -> Option<Instant> {
         self.limit_bytes.map(|_| self.next.1)
     }
 
-    /// Who is to be looked at now.
+    /// The worker to look at now, if it is time.
     pub(crate) fn look(&mut self, now: Instant) -> Option<WorkerId> {
         let (id, at) = self.next;
         if self.limit_bytes.is_none() || at > now || self.known.is_empty() {

@@ -5,7 +5,7 @@
 //!   long group while another worker sleeps.
 //! - The oldest item of a model is in the model's next group, always. An item of a request with many
 //!   is as old as if its client had sent one after the other, as fast as an idle server answers
-//!   them; so a client that sends 32 at once holds up nobody who sends one.
+//!   them; so a client that sends 32 at once delays no client that sends one.
 //! - Of several models with work, the one whose turn it is has had the least time so far; one that
 //!   had no work meanwhile saved nothing up (start-time fair queueing: Goyal, Vin and Cheng, 1996).
 //!   So a slow model holds up a fast one by what runs, and no more.

@@ -203,7 +203,7 @@ impl Session {
         }
     }
 
-    /// The process has said who it is, and is told to load what is committed.
+    /// The process has introduced itself, and is told to load what is committed.
     ///
     /// # Errors
     /// It is of another build: starting it again changes nothing.
