@@ -138,7 +138,7 @@ impl Server {
                 tokio::select! {
                     result = attempt.as_mut() => break result,
                     name = self.tasks.ended() => {
-                        break Ok(Err(format!("a task ended unexpectedly: {name}")));
+                        break Err(format!("a task ended unexpectedly: {name}"));
                     }
                     request = signals.next() => match request {
                         Request::Stop => return Attempt::Stopped,
