@@ -1,8 +1,8 @@
 //! All of the command `onnxd`, which serves ONNX models on CPUs and replaces them while it serves.
 //! Its one door is [`main`]; it is a library so that fuzz targets reach its parsers.
 //!
-//! `onnxd serve` is the supervisor: it accepts HTTP (`http`) and gRPC (`grpc`), hands items to
-//! pinned worker processes (`dispatch`, `pool`) and leads models through their updates (`models`).
+//! `onnxd serve` is the supervisor: it accepts connections (`transport`), speaks each client's contract
+//! over HTTP and gRPC (`api`), and leaves inference and updates to the crate `onnxd-engine`.
 //! The other commands (`cli`) talk to a running supervisor over its admin socket. This crate links
 //! neither ONNX Runtime nor a tokenizer, and parses no model file.
 

@@ -72,3 +72,69 @@ impl Shapes for Table {
         self.find(template, path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    /// The files of a folder of this crate, with their text up to unit tests.
+    fn files(folder: &Path) -> Vec<(String, String)> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files.extend(self::files(&path));
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            // Without spaces, so that an import is found however it is written.
+            let code: String = code.flat_map(str::split_whitespace).collect();
+            files.push((path.display().to_string(), code));
+        }
+        files
+    }
+
+    /// Asserts that no file of a folder names one of these modules.
+    fn assert_free(folder: &str, forbidden: &[&str]) {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let files = files(&sources.join(folder));
+        assert!(!files.is_empty(), "{folder}");
+        for (path, code) in files {
+            for module in forbidden {
+                let written = [
+                    format!("crate::{module}::"),
+                    format!("{{{module}::"),
+                    format!(",{module}::"),
+                    format!("{{{module},"),
+                    format!(",{module},"),
+                    format!(",{module}}}"),
+                ];
+                let found = written.iter().any(|written| code.contains(written));
+                assert!(!found, "{path} imports {module}");
+            }
+        }
+    }
+
+    #[test]
+    fn transport_knows_no_contract() {
+        assert_free("transport", &["api", "admin", "serve", "config", "cli"]);
+    }
+
+    #[test]
+    fn no_contract_imports_another() {
+        let folders = ["tei", "openai", "cohere", "oip", "grpc"];
+        for folder in folders {
+            let others = folders.into_iter().filter(|other| *other != folder);
+            // Both ways in which the Open Inference Protocol travels share what it means.
+            let others = others.filter(|other| (folder, *other) != ("grpc", "oip"));
+            let mut forbidden: Vec<String> = others.clone().map(str::to_owned).collect();
+            forbidden.extend(others.map(|other| format!("api::{other}")));
+            // A crate of routes has a `router`, too.
+            forbidden.extend(["mixed", "api::router", "admin", "serve"].map(str::to_owned));
+            let forbidden: Vec<&str> = forbidden.iter().map(String::as_str).collect();
+            assert_free(&format!("api/{folder}"), &forbidden);
+        }
+    }
+}

@@ -14,14 +14,9 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use onnxd_engine::engine::memory::Reservation;
 
-/// Bytes, and the reservation of their memory.
-struct Held(Bytes, #[expect(dead_code, reason = "given back when it is dropped")] Arc<Reservation>);
+use crate::transport::holding::{self, Held};
 
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
+impl Held for Reservation {}
 
 /// The same bytes, which keep what was paid for them until the last of them is dropped, wherever
 /// they go.
@@ -31,7 +26,7 @@ pub(crate) fn held(
 ) -> impl Iterator<Item = Bytes> {
     let paid = paid.map(Arc::new);
     parts.into_iter().map(move |part| match &paid {
-        Some(paid) => Bytes::from_owner(Held(part, Arc::clone(paid))),
+        Some(paid) => holding::keep(part, paid),
         None => part,
     })
 }

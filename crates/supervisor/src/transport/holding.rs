@@ -46,6 +46,12 @@ impl<T: Held> Drop for Piece<T> {
     }
 }
 
+/// The same bytes, which hold something until the last of them is dropped, wherever they go.
+pub(super) fn keep<T: Held>(bytes: Bytes, held: &Arc<T>) -> Bytes {
+    held.piece_begins();
+    Bytes::from_owner(Piece(bytes, Arc::clone(held)))
+}
+
 impl<T: Held> Holding<T> {
     pub(crate) fn new(body: Body, held: Arc<T>) -> Self {
         Self { body, rest: Bytes::new(), held }
@@ -53,8 +59,7 @@ impl<T: Held> Holding<T> {
 
     fn next_piece(&mut self) -> Frame<Bytes> {
         let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
-        self.held.piece_begins();
-        Frame::data(Bytes::from_owner(Piece(piece, Arc::clone(&self.held))))
+        Frame::data(keep(piece, &self.held))
     }
 }
 

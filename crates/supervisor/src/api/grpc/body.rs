@@ -21,9 +21,9 @@ use tokio::{
 use tonic::Status;
 
 use crate::api::grpc::{
-    Method,
     bounds::QUESTION_BYTES_MAX,
     frames::Frames,
+    methods::Method,
     packed::{PACKED, Packed},
     status,
 };

@@ -23,7 +23,7 @@ impl Call {
     fn new(method: &str, packing: Option<Packing>) -> Self {
         let memory = MemoryBudget::of(ROOM * 1024);
         let (client, mut pieces) = mpsc::channel(16);
-        let methods = crate::api::grpc::methods();
+        let methods = crate::api::grpc::methods::methods();
         let method = methods.iter().find(|known| known.path.ends_with(&format!("/{method}")));
         let (drain, drained) = watch::channel(false);
         let pieces = stream::poll_fn(move |context| pieces.poll_recv(context));

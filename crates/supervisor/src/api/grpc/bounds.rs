@@ -12,6 +12,9 @@ use crate::api::grpc::pb::{
     RepositoryModelUnloadRequest, ServerLiveRequest, ServerMetadataRequest, ServerReadyRequest,
 };
 
+/// Bytes of a message beyond which taking it apart or putting it together would keep others
+/// waiting.
+pub(super) const AT_ONCE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a message that asks for no inference.
 pub(super) const QUESTION_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of an inference request besides raw tensors.

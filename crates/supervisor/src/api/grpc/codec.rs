@@ -10,7 +10,7 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use crate::api::grpc::{AT_ONCE_BYTES_MAX, bounds::Bounded};
+use crate::api::grpc::bounds::{AT_ONCE_BYTES_MAX, Bounded};
 
 /// The codec of a method that answers a `U` with a `T`.
 #[derive(Clone, Debug, Default)]

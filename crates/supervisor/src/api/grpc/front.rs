@@ -10,7 +10,11 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use crate::api::grpc::{Method, body::RequestBody, methods, status};
+use crate::api::grpc::{
+    body::RequestBody,
+    methods::{Method, methods},
+    status,
+};
 use crate::{
     api::app::App,
     transport::{error::TransportError, holding::Holding, keys::Keys, unpack},

@@ -12,7 +12,8 @@ use tokio::task::block_in_place;
 use tonic::Status;
 
 use crate::api::grpc::{
-    AT_ONCE_BYTES_MAX, contents,
+    bounds::AT_ONCE_BYTES_MAX,
+    contents,
     pb::{
         InferParameter, ModelInferRequest, ModelInferResponse, infer_parameter::ParameterChoice,
         model_infer_request::InferInputTensor, model_infer_response::InferOutputTensor,

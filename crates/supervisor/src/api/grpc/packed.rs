@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::task::block_in_place;
 
-use crate::api::grpc::{AT_ONCE_BYTES_MAX, frames::HEAD_BYTES};
+use crate::api::grpc::{bounds::AT_ONCE_BYTES_MAX, frames::HEAD_BYTES};
 use crate::transport::{
     error::TransportError,
     unpack::{Packing, unpack},
@@ -81,7 +81,7 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
-    use crate::api::grpc::MESSAGE_BYTES_MAX;
+    use crate::api::grpc::methods::MESSAGE_BYTES_MAX;
 
     fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
         let length = u32::try_from(message.len()).unwrap();

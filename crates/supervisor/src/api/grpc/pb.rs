@@ -1,0 +1,11 @@
+//! What `proto/inference.proto` says, as Rust.
+
+#![expect(
+    clippy::doc_markdown,
+    clippy::enum_variant_names,
+    clippy::too_many_lines,
+    unreachable_pub,
+    reason = "generated"
+)]
+
+tonic::include_proto!("inference");
