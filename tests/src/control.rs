@@ -62,7 +62,8 @@ impl Control {
             "lazy" => Load::Lazy,
             other => panic!("{other} is neither ahead nor lazy"),
         };
-        let call = UpdateCall { from: Some(from.into()), load, force, ..UpdateCall::default() };
+        let from = Some(from.to_str().unwrap().to_owned());
+        let call = UpdateCall { from, load, force, ..UpdateCall::default() };
         Call { response: self.client.update(model, &call).await.unwrap() }
     }
 

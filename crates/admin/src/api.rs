@@ -11,7 +11,7 @@
 //! A refusal is an [`ErrorBody`] with the HTTP status of [`http_status`]. Once a step has been sent
 //! the status is 200, and the error is the last line.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt};
 
 use hyper::StatusCode;
 pub use onnxd_proto::domain::{Drift, Load, Outcome, Refusal, RefusalKind, Step, Task, Unloaded};
@@ -58,8 +58,8 @@ impl Verb {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateCall {
-    /// The absolute path of the directory with the new version; the model's own source if absent.
-    pub from: Option<PathBuf>,
+    /// The source of the new version, as an absolute path; the model's own source if absent.
+    pub from: Option<String>,
     /// When workers load it.
     pub load: Load,
     /// Accept a version that failed its probation before.

@@ -16,7 +16,7 @@ mod responses;
 mod socket;
 mod status;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use axum::{
     Router,
@@ -108,7 +108,7 @@ async fn update(
     let model = model_of(path)?;
     let UpdateCall { from, load, force, allow_dimension_change } = read(request).await?;
     let malformed = |refusal: Refusal| RefusalKind::Malformed.because(refusal.message);
-    let from = from.map(|from| absolute(&from)).transpose().map_err(malformed)?;
+    let from = from.map(|from| absolute(Path::new(&from))).transpose().map_err(malformed)?;
     let target = Target::Source(from);
     run(&admin, &model, Job { target, load, force, allow_dimension_change }).await
 }

@@ -51,9 +51,10 @@ pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure>
 }
 
 /// Makes a path absolute: the supervisor runs in another directory.
-fn from_here(path: PathBuf) -> Result<PathBuf, Failure> {
+fn from_here(path: PathBuf) -> Result<String, Failure> {
     let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
-    Ok(here.join(path))
+    let path = here.join(path).into_os_string().into_string();
+    path.map_err(|path| Failure::refused(format!("--from {}: not UTF-8", path.display())))
 }
 
 /// Shows the steps of an update or rollback as they arrive, and what came of it.
