@@ -149,9 +149,9 @@ async fn a_port_that_is_taken_ends_with_78_and_is_named() {
 /// Whether workers of this server are confined.
 async fn is_confined(builder: launch::Builder) -> bool {
     let server = builder.start().await;
-    let status = Control::of(&server).client().status().await.unwrap().result.unwrap();
+    let answer = Control::of(&server).client().status().await.expect("an answer");
     server.stop().await;
-    status.sandbox.on
+    answer.result.expect("a status").sandbox.on
 }
 
 #[tokio::test(flavor = "multi_thread")]

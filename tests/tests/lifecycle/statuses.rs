@@ -23,19 +23,19 @@ async fn post(
     content_type: Option<&str>,
     body: &str,
 ) -> (u16, String, Value) {
-    let stream = UnixStream::connect(server.home().admin_socket()).await.unwrap();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let stream = UnixStream::connect(server.home().admin_socket()).await.expect("a socket");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
     tokio::spawn(connection);
     let mut request = Request::post(path).header("host", "onnxd");
     if let Some(content_type) = content_type {
         request = request.header("content-type", content_type);
     }
-    let request = request.body(Full::<bytes::Bytes>::from(body.to_owned())).unwrap();
-    let response = sender.send_request(request).await.unwrap();
+    let request = request.body(Full::<bytes::Bytes>::from(body.to_owned())).expect("a request");
+    let response = sender.send_request(request).await.expect("a response");
     let status = response.status().as_u16();
     let content_type = response.headers().get("content-type").expect("a content type");
-    let content_type = content_type.to_str().unwrap().to_owned();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let content_type = content_type.to_str().expect("a text").to_owned();
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
     let body = serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
     (status, content_type, body)
 }

@@ -37,3 +37,17 @@ fn failure(error: &Error) -> Failure {
         Error::Unexpected(_) => Failure::internal(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxd_admin::api::RefusalKind;
+    use onnxd_engine::models::events::Stop;
+
+    #[test]
+    fn command_of_0_1_0_understands_that_a_successor_takes_over() {
+        let refusal = Stop::HandingOver.refusal();
+        assert_eq!(refusal.kind, RefusalKind::HandingOver);
+        // It compares this sentence, and asks again.
+        assert_eq!(refusal.message, "a successor takes over; ask again");
+    }
+}
