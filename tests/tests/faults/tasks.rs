@@ -32,19 +32,20 @@ async fn panic_in(task: &str) {
     let builder = Server::builder().model("m", &model("tiny/a")).workers(1);
     let home = builder.directories();
     let (trigger, token) = (home.root().join("panic"), home.root().join("token"));
-    fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
-    fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    fs::write(&token, "0123456789abcdef0123456789abcdef").expect("the token is written");
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("its mode is set");
     let mut server = builder
         .variable("ONNXD_PANIC_TASK", task)
-        .variable("ONNXD_PANIC_FILE", trigger.to_str().unwrap())
+        .variable("ONNXD_PANIC_FILE", trigger.to_str().expect("UTF-8"))
         .argument(&format!("--grpc-listen={}", free_address()))
         .argument(&format!("--admin-listen={}", free_address()))
         .argument(&format!("--admin-token-file={}", token.display()))
         .start()
         .await;
-    let answer = server.client().await.post("/embed", &json!({"inputs": "a"})).await.unwrap();
+    let answer = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
+    let answer = answer.expect("it serves");
     assert_eq!(answer.status, 200, "{task}: {}", answer.text());
-    fs::write(&trigger, "").unwrap();
+    fs::write(&trigger, "").expect("the trigger is written");
     let exit = server.wait().await;
     let log = server.stderr();
     assert_eq!(exit.code(), Some(70), "{task}: {exit}: {log}");
