@@ -41,7 +41,7 @@ fn failure(error: &Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use onnxd_admin::api::RefusalKind;
-    use onnxd_engine::models::events::Stop;
+    use onnxd_engine::models::machine::events::Stop;
 
     #[test]
     fn command_of_0_1_0_understands_that_a_successor_takes_over() {

@@ -43,3 +43,11 @@ impl Own {
         }
     }
 }
+
+/// A directory with any of these is a model for texts, if its `onnxd.toml` does not say otherwise.
+const TEXT_FILES: [&str; 3] = ["tokenizer.json", "config.json", "modules.json"];
+
+/// Whether the version in `dir` has files that only models for texts have.
+pub(super) fn has_text_files(dir: &Path) -> bool {
+    TEXT_FILES.iter().any(|file| dir.join(file).is_file())
+}

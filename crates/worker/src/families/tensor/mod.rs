@@ -17,7 +17,7 @@ use self::model::TensorModel;
 use super::{
     family::{Extent, Family, Opening, Trial},
     group::Group,
-    own::Own,
+    own::{self, Own},
 };
 use crate::{
     artifacts::{
@@ -27,14 +27,11 @@ use crate::{
     process::fault::Fault,
 };
 
-/// A directory with any of these is not a model for tensors, if it does not say so.
-const FILES_OF_OTHERS: [&str; 3] = ["tokenizer.json", "config.json", "modules.json"];
-
 /// Whether the version in `dir` is a model for tensors.
-pub(super) fn claims(dir: &Path, own: &Own) -> bool {
-    match own.task {
+pub(super) fn claims(dir: &Path, said: &Own) -> bool {
+    match said.task {
         Some(task) => task == Task::Tensor,
-        None => !FILES_OF_OTHERS.iter().any(|file| dir.join(file).is_file()),
+        None => !own::has_text_files(dir),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Cuts a dispatch group into micro-batches: what one call of ONNX Runtime runs. Pure; called by
-//! [`crate::families::group`].
+//! [`super::answer`].
 //!
 //! Texts that run together are padded to the longest, so that which cut is best depends on the
 //! lengths, and on what the machine takes for each shape. Both are known: the cut with the least

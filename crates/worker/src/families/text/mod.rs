@@ -25,21 +25,18 @@ use self::model::TextModel;
 use super::{
     family::{Extent, Family, Helpers, Later, Opening, Trial},
     group::Group,
-    own::Own,
+    own::{self, Own},
 };
 use crate::{
     artifacts::{costs::Costs, probes::Probes},
     process::fault::Fault,
 };
 
-/// A directory with any of these is a model for texts, if it does not say otherwise.
-const FILES: [&str; 3] = ["tokenizer.json", "config.json", "modules.json"];
-
 /// Whether the version in `dir` is a model for texts.
-pub(super) fn claims(dir: &Path, own: &Own) -> bool {
-    match own.task {
+pub(super) fn claims(dir: &Path, said: &Own) -> bool {
+    match said.task {
         Some(task) => matches!(task, Task::Embed | Task::Classify | Task::Rerank),
-        None => FILES.iter().any(|file| dir.join(file).is_file()),
+        None => own::has_text_files(dir),
     }
 }
 
