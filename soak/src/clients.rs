@@ -22,7 +22,7 @@ const SHORT: u64 = 100;
 /// What such a request has more than it asked for.
 const SHORT_GRACE: Duration = Duration::from_secs(10);
 /// After how many requests a client lies that is told to.
-const LIE_AT: usize = 200;
+const LIE_AT: usize = 50;
 
 /// One client.
 pub(crate) struct Asking {

@@ -14,7 +14,9 @@ async fn soak(arguments: &[&str]) -> (Output, String) {
         .env("ONNXD_TEST_EXECUTABLES", program.parent().expect("a directory"))
         .kill_on_drop(true);
     let output = command.output().await.expect("it is built");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Violations are printed; a panic goes to standard error.
+    let text = [&output.stdout[..], &output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
     (output, text)
 }
 
