@@ -13,4 +13,4 @@ pub(super) fn point(number: u32) {
 
 /// Nothing.
 #[cfg(not(debug_assertions))]
-pub fn point(_number: u32) {}
+pub(super) fn point(_number: u32) {}
