@@ -35,10 +35,20 @@ fn facts(task: Task) -> Facts {
 fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
     let metrics = Arc::new(Metrics::new(&[]));
     let name = "m".parse().unwrap();
-    let source = ModelSource { name, aliases: Vec::new(), directory: "/".into(), preload: true };
+    let source = ModelSource {
+        name,
+        aliases: Vec::new(),
+        uri: "/".parse().expect("it is a directory"),
+        preload: true,
+    };
     let page = ControlPage::create().unwrap();
     let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));
-    let record = Record { version: "v".into(), configured_source: "/".into(), facts, drift: None };
+    let record = Record {
+        version: "v".into(),
+        configured_source: "/".parse().expect("it is a directory"),
+        facts,
+        drift: None,
+    };
     registry.commit(0, GENERATION, Arc::new(record));
     let (events, incoming) = mpsc::channel(16);
     let limits = gather::Limits { items: 100, timeout: Duration::from_secs(5) };
