@@ -122,7 +122,7 @@ pub enum EngineError {
     NoOutputs,
     /// A worker's list of tokens cannot be read.
     #[error("internal error: the worker's tokens cannot be read")]
-    Tokens(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    Tokens(#[source] Arc<std::io::Error>),
 }
 
 impl EngineError {
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!((full.kind(), full.retry_after()), (ErrorKind::Overloaded, Some(retry_after)));
         let memory = EngineError::from(OutOfMemory);
         assert_eq!(memory.retry_after(), Some(Duration::from_secs(1)));
-        let cause = serde_json::from_str::<u8>("x").unwrap_err();
+        let cause = std::io::Error::other("not a list");
         assert!(EngineError::Tokens(Arc::new(cause)).source().is_some());
     }
 }

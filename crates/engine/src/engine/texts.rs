@@ -9,10 +9,9 @@ use onnxd_proto::{
     limits::TEXT_BYTES_MAX,
     wire::ask::{Ask, Content, PROMPT_NAME_BYTES_MAX, TextAsk, Want},
 };
-use serde::Deserialize;
 use tokio::task;
 
-pub use onnxd_proto::wire::ask::Side;
+pub use onnxd_proto::wire::ask::{Side, Token};
 
 use super::{
     Answer, Engine, EngineError, RequestContext,
@@ -120,21 +119,6 @@ pub struct Decode {
     pub field: &'static str,
     /// Without the tokens that belong to no text.
     pub skip_special: bool,
-}
-
-/// A token of a text.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Token {
-    /// A row of the embedding table.
-    pub id: u32,
-    /// What it stands for in the text.
-    pub text: String,
-    /// Whether it belongs to no text.
-    pub special: bool,
-    /// Where it begins in the text, in characters.
-    pub start: Option<usize>,
-    /// Where it ends.
-    pub stop: Option<usize>,
 }
 
 impl TextOptions {
@@ -277,7 +261,7 @@ impl Engine {
         let bytes: usize = output.iter().map(|item| item.bytes.len()).sum();
         let output = if bytes > READ_AT_ONCE_BYTES_MAX {
             let read = task::spawn_blocking(move || tokens(&output)).await;
-            read.map_err(|error| EngineError::Tokens(Arc::new(error)))??
+            read.map_err(|error| EngineError::Tokens(Arc::new(error.into())))??
         } else {
             tokens(&output)?
         };
@@ -311,7 +295,7 @@ fn all_bytes(items: Vec<Item>) -> Vec<Bytes> {
 }
 
 fn tokens(items: &[Item]) -> Result<Vec<Vec<Token>>, EngineError> {
-    let read: Result<_, _> = items.iter().map(|item| serde_json::from_slice(&item.bytes)).collect();
+    let read: Result<_, _> = items.iter().map(|item| Token::read_list(&item.bytes)).collect();
     read.map_err(|error| EngineError::Tokens(Arc::new(error)))
 }
 

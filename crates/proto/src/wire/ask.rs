@@ -1,6 +1,8 @@
 //! What a dispatch group is made of: items, what is asked for each, and what comes back. Messages
 //! carry these; payloads carry what they describe, item after item.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -180,4 +182,29 @@ pub enum Rejection {
     WrongTask(Task),
     /// The tensors do not fit the model's inputs.
     Tensors(String),
+}
+
+/// A token of a text. A list of them is the answer to [`Ask::Tokenize`], as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// A row of the embedding table.
+    pub id: u32,
+    /// What it stands for in the text.
+    pub text: String,
+    /// Whether it belongs to no text.
+    pub special: bool,
+    /// Where it begins in the text, in characters; nowhere if it is special.
+    pub start: Option<usize>,
+    /// Where it ends.
+    pub stop: Option<usize>,
+}
+
+impl Token {
+    /// Reads a worker's list of tokens.
+    ///
+    /// # Errors
+    /// `InvalidData` if the bytes are something else.
+    pub fn read_list(bytes: &[u8]) -> io::Result<Vec<Self>> {
+        serde_json::from_slice(bytes).map_err(io::Error::from)
+    }
 }

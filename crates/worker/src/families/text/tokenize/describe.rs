@@ -1,23 +1,8 @@
 //! What the tokens of a text are, and which text tokens are: for clients that ask, not for models.
 
-use onnxd_proto::wire::ask::Rejection;
-use serde::Serialize;
+use onnxd_proto::wire::ask::{Rejection, Token};
 
 use crate::families::text::tokenize::{Tokenizer, failed};
-
-/// A token as clients are told of it, in the shape of text-embeddings-inference.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Token {
-    /// A row of the embedding table.
-    id: u32,
-    /// What it stands for in the text.
-    text: String,
-    /// Whether it belongs to no text.
-    special: bool,
-    /// Where it begins and ends in the text, in characters; nowhere for special ones.
-    start: Option<usize>,
-    stop: Option<usize>,
-}
 
 impl Tokenizer {
     /// All tokens of a text, none cut off; `special` adds those that the model wants around it.

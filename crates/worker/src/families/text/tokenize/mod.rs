@@ -3,7 +3,7 @@
 
 mod describe;
 
-pub(crate) use describe::Token;
+pub(crate) use onnxd_proto::wire::ask::Token;
 
 use std::{
     fs,
