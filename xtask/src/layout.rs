@@ -58,6 +58,11 @@ impl Layout {
         self.target.join("debug")
     }
 
+    /// An executable of the profile `quick`, which builds sooner than a release.
+    pub(crate) fn quick(&self, name: &str) -> PathBuf {
+        self.target.join("quick").join(name)
+    }
+
     /// An executable of the release profile.
     pub(crate) fn release(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)

@@ -43,16 +43,16 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> {
-    process::build(layout, &["--release", "-p", "onnxd", "-p", "onnxd-worker"])?;
+    process::build(layout, &["--profile", "quick", "-p", "onnxd", "-p", "onnxd-worker"])?;
     provide(layout, &options)?;
     let address = free_address(&options.listen)?;
-    let mut child = process::start_bound(&layout.release("onnxd"), &arguments(layout, &options))?;
+    let mut child = process::start_bound(&layout.quick("onnxd"), &arguments(layout, &options))?;
     if let Some(address) = address
         && wait_until_ready(&mut child, address)?
     {
         say(&instructions(layout, &options, address));
     }
-    let status = child.wait().map_err(Error::io("cannot wait for", &layout.release("onnxd")))?;
+    let status = child.wait().map_err(Error::io("cannot wait for", &layout.quick("onnxd")))?;
     Ok(process::exit_code(status))
 }
 
@@ -102,7 +102,7 @@ fn arguments(layout: &Layout, options: &Options) -> Vec<OsString> {
     set("--admin-socket", &layout.admin_socket());
     set("--state-dir", &layout.state());
     set("--onnxruntime", &runtime);
-    set("--worker-binary", &layout.release("onnxd-worker"));
+    set("--worker-binary", &layout.quick("onnxd-worker"));
     args.extend(options.extra.iter().cloned());
     args
 }
@@ -139,7 +139,7 @@ fn instructions(layout: &Layout, options: &Options, address: SocketAddr) -> Stri
         Some(model) => (model_name(model), "DIR".to_owned()),
     };
     let socket = shown(&layout.admin_socket());
-    let onnxd = shown(&layout.release("onnxd"));
+    let onnxd = shown(&layout.quick("onnxd"));
     format!(
         "onnxd serves {name} on http://{address}, admin socket {socket}
 
@@ -181,7 +181,7 @@ mod tests {
             "serve --model minilm=/t/onnxd/models/minilm --listen 127.0.0.1:8080 \
              --admin-socket /t/onnxd/admin.sock --state-dir /t/onnxd/state \
              --onnxruntime /t/onnxd/onnxruntime/libonnxruntime.so.1.31.1 \
-             --worker-binary /t/release/onnxd-worker --workers 1"
+             --worker-binary /t/quick/onnxd-worker --workers 1"
         );
     }
 
