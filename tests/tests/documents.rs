@@ -1,5 +1,6 @@
-//! Holds `docs/reliability.md` and `docs/limits.md` to the sources: every test that they name is a
-//! test of the file that they name, and every file is there.
+//! Holds documents to the sources: every test that `docs/reliability.md` and `docs/limits.md` name is a
+//! test of the file that they name, every file with a limit is there, and so is every path that
+//! `ARCHITECTURE.md` and `docs/architecture/` name.
 //!
 //! With `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` the tests correct what moved to another file.
 
@@ -156,6 +157,47 @@ fn moved(directory: &Path, stale: &str) -> Option<String> {
     files.retain(|file| file.file_name() == Path::new(stale).file_name());
     let [file] = &files[..] else { return None };
     Some(file.strip_prefix(directory).ok()?.display().to_string())
+}
+
+/// Returns whether a file or folder below `root` ends in this path, as a whole or after its first
+/// parts.
+fn exists_below(root: &Path, path: &str) -> bool {
+    let entries = fs::read_dir(root).expect("a folder can be read").flatten();
+    root.join(path).exists()
+        || entries
+            .map(|entry| entry.path())
+            .any(|folder| folder.is_dir() && exists_below(&folder, path))
+}
+
+#[test]
+fn every_path_that_the_architecture_names_exists() {
+    let folder = workspace().join("docs/architecture");
+    let mut documents = vec![workspace().join("ARCHITECTURE.md")];
+    let entries = fs::read_dir(&folder).expect("the folder can be read").flatten();
+    documents.extend(entries.map(|entry| entry.path()));
+    let roots = ["crates", "tests", "bench", "soak", "xtask", "fuzz", "tools", "deploy"];
+    // Folders of the state directory and of the machine.
+    let others =
+        ["versions/", "compiled/", "generations/", "staging/", "quarantine/", "target/", "/"];
+    let (mut count, mut wrong) = (0, BTreeSet::new());
+    for document in documents {
+        let text = fs::read_to_string(&document).expect("the document can be read");
+        let code = text.split('`').skip(1).step_by(2);
+        let is_path = |part: &&str| part.ends_with(".rs") || part.ends_with('/');
+        let is_ours = |part: &&str| {
+            !part.contains(['*', '<', ' ']) && !others.iter().any(|other| part.starts_with(other))
+        };
+        for path in code.filter(is_path).filter(is_ours) {
+            count += 1;
+            let exists = workspace().join(path).exists()
+                || roots.iter().any(|root| exists_below(&workspace().join(root), path));
+            if !exists {
+                wrong.insert(format!("{}: {path}", document.display()));
+            }
+        }
+    }
+    assert!(count > 100, "{count} paths are named");
+    assert!(wrong.is_empty(), "these do not exist: {wrong:#?}");
 }
 
 #[test]
