@@ -5,7 +5,7 @@ pub(crate) const CYCLE_MAX: usize = 6;
 
 /// By crate, its folders from top to bottom: none imports one above it.
 pub(crate) const LAYERS: [(&str, &[&[&str]]); 3] = [
-    ("supervisor", &[&["serve", "cli"], &["api", "admin"], &["transport"], &["config", "process"]]),
+    ("supervisor", &[&["serve", "cli"], &["api", "admin"], &["config"], &["transport", "process"]]),
     ("engine", &[&["engine"], &["dispatch"], &["models"], &["pool"]]),
     ("proto", &[&["wire", "layout"], &["domain", "control_page"], &["generation", "limits"]]),
 ];

@@ -242,9 +242,11 @@ impl Dispatch {
             }
             round += 1;
             if round > PARTIAL_RERUNS_MAX {
-                // A group of background work may not be that large.
-                together = inputs.len() <= GROUP_ITEMS_MAX && priority == Priority::Interactive;
-                if !together && _still.is_none() {
+                // Background work neither runs as one large group nor holds commits back: it is run
+                // again until its deadline.
+                let interactive = priority == Priority::Interactive;
+                together = inputs.len() <= GROUP_ITEMS_MAX && interactive;
+                if !together && interactive && _still.is_none() {
                     _still = Some(model.hold_still().await);
                 }
             }

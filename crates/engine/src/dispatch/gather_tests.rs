@@ -148,12 +148,12 @@ async fn background_work_leaves_room_in_the_queue() {
 }
 
 /// Runs a request under a storm of commits that ends only when commits wait for the response.
-async fn waits_for_commits(inputs: usize, priority: Priority) {
+async fn waits_for_commits(inputs: usize) {
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
     let model = Arc::new(model());
     let settles = Arc::clone(&model);
-    let terms = Terms { priority, ..Terms::default() };
+    let terms = Terms::default();
     let player = tokio::spawn(async move {
         // A commit falls into each round, until none may any more.
         let mut generation = 1;
@@ -184,12 +184,34 @@ async fn waits_for_commits(inputs: usize, priority: Priority) {
 
 #[tokio::test]
 async fn commits_wait_for_a_response_that_is_too_large_for_one_group() {
-    waits_for_commits(40, Priority::Interactive).await;
+    waits_for_commits(40).await;
 }
 
 #[tokio::test]
-async fn commits_wait_for_background_work_which_is_never_one_large_group() {
-    waits_for_commits(10, Priority::Background).await;
+async fn background_work_holds_no_commit_back() {
+    const COMMITS: u64 = 6;
+    let (events, mut incoming) = mpsc::channel(16);
+    let dispatch = dispatch(events);
+    let model = Arc::new(model());
+    let settles = Arc::clone(&model);
+    let player = tokio::spawn(async move {
+        // A commit falls into each round, and then no more.
+        for generation in 1..=COMMITS {
+            let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
+            let settled = time::timeout(Duration::from_millis(20), settles.settle()).await;
+            assert!(settled.is_ok() && items.iter().all(|item| !item.together));
+            let last = items.len() - 1;
+            for (place, item) in items.into_iter().enumerate() {
+                let newer = u64::from(generation < COMMITS && place == last);
+                let answered = answered(item.index, generation + newer);
+                item.reply.try_send((item.index, Ok(answered))).unwrap();
+            }
+        }
+    });
+    let terms = Terms { priority: Priority::Background, ..Terms::default() };
+    let answer = dispatch.run(&model, vec![input(); 10], terms).await.unwrap();
+    player.await.unwrap();
+    assert_eq!((answer.items.len(), answer.generation), (10, COMMITS));
 }
 
 #[tokio::test(start_paused = true)]

@@ -138,10 +138,18 @@ impl Server {
                 tokio::select! {
                     result = attempt.as_mut() => break result,
                     name = self.tasks.ended() => {
-                        break Err(format!("a task ended unexpectedly: {name}"));
+                        // The caller ends the server for it. Updates stay held, since the successor
+                        // may not have ended yet.
+                        tracing::error!(task = name, "no successor takes over: a task ended unexpectedly");
+                        admin::remove_successors(&config.admin_socket);
+                        return Attempt::Failed { reload: false };
                     }
                     request = signals.next() => match request {
-                        Request::Stop => return Attempt::Stopped,
+                        Request::Stop => {
+                            // What it has bound it cannot remove when it is killed.
+                            admin::remove_successors(&config.admin_socket);
+                            return Attempt::Stopped;
+                        }
                         Request::Reload => reload = true,
                         Request::Succeed => tracing::info!("a successor is starting already"),
                     }
@@ -240,11 +248,13 @@ impl Server {
         let mapping = |((_, parent_fd), child_fd)| FdMapping { parent_fd, child_fd };
         command.fd_mappings(mappings.map(mapping).collect()).map_err(io::Error::other)?;
         let mut command = tokio::process::Command::from(command);
+        // Before the start: a successor that we cannot talk to would take us for dead, and serve.
+        let channel = UnixStream::from_std(ours)?;
         let child = Box::new(command.spawn()?);
         // With it the command's end of the channel is closed, or we would never see its end.
         drop(command);
-        let pid = child.id().ok_or_else(|| io::Error::other("it has no pid"))?;
-        let channel = UnixStream::from_std(ours)?;
+        // Nobody has waited for it, so it has one.
+        let pid = child.id().unwrap_or_default();
         Ok(Successor { pid, child, channel, has_taken: false })
     }
 

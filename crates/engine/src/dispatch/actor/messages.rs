@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     control_page::Slot,
-    domain::{Facts, Task},
+    domain::{Facts, Output},
     wire::{
         ask::{self, Ask, Rejection, Want},
         message::{FromWorker, ToWorker, Welcome},
@@ -184,7 +184,7 @@ impl Dispatcher {
             // Of a run that others helped with, the worker knows its own part.
             let (micros, estimate) =
                 (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);
-            if record.facts.task == Task::Tensor {
+            if record.facts.output() == Output::Tensors {
                 estimate.ran_tensors(ids.len(), micros);
             } else if !helped {
                 estimate.ran(ids.len(), longest.max(1), micros);
@@ -218,7 +218,7 @@ fn fits<'a>(
     facts: &Facts,
     payload_bytes: usize,
 ) -> bool {
-    let row = facts.dimension as usize * size_of::<f32>();
+    let row = facts.output().row_len() as usize * size_of::<f32>();
     let sum: usize = answered.items.iter().map(|item| item.bytes as usize).sum();
     sum == payload_bytes
         && answered.items.iter().zip(asks).all(|(item, ask)| {

@@ -95,9 +95,20 @@ impl Dispatcher {
                 self.send_group(&group, now);
             }
         }
+        self.drop_abandoned();
         for priority in [Priority::Interactive, Priority::Background] {
             let micros = self.scheduler.micros(priority) / self.workers.len().max(1) as u64;
             self.backlog.set(priority, micros);
+        }
+    }
+
+    /// Drops background items whose clients disconnected or timed out while they waited.
+    fn drop_abandoned(&mut self) {
+        let Self { scheduler, items, .. } = self;
+        let is_abandoned = |id| items.get(&id).is_none_or(|held| held.item.reply.is_closed());
+        for id in scheduler.drop_abandoned(is_abandoned) {
+            self.items.remove(&id);
+            self.metrics.items_cancelled_total.add();
         }
     }
 

@@ -248,6 +248,18 @@ fn background_waits_for_interactive_work_of_any_model() {
 }
 
 #[test]
+fn background_items_without_a_client_leave_the_queue() {
+    let mut scheduler = Scheduler::default();
+    push(&mut scheduler, Priority::Background, 0, &[100, 100, 100]);
+    push(&mut scheduler, Priority::Interactive, 10, &[10]);
+    assert_eq!(scheduler.drop_abandoned(|item| item != 1), [0, 2]);
+    let left = u64::from(takes(1, 1, 100)) + u64::from(takes(1, 1, 10));
+    assert_eq!(scheduler.micros(Priority::Background), left);
+    let mut next = || scheduler.next(|_, _| 1, takes).map(|group| group.items);
+    assert_eq!((next(), next(), next()), (Some(vec![10]), Some(vec![1]), None));
+}
+
+#[test]
 fn each_class_waits_for_what_is_before_it() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, Priority::Background, 0, &[100]);

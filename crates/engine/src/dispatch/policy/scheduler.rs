@@ -160,6 +160,21 @@ impl Scheduler {
         }
     }
 
+    /// Takes out background items that no client waits for. Interactive ones reach the head of the
+    /// queue soon; background items may wait for as long as interactive work keeps workers busy, and
+    /// would hold their memory and their share of the queue.
+    pub fn drop_abandoned(&mut self, is_abandoned: impl Fn(ItemId) -> bool) -> Vec<ItemId> {
+        let mut dropped = Vec::new();
+        for queue in self.background.queues.values_mut() {
+            let abandoned = |unit: &Unit| unit.items.iter().all(|item| is_abandoned(*item));
+            for (_, unit) in queue.units.extract_if(.., |_, unit| abandoned(unit)) {
+                queue.micros -= u64::from(unit.work.micros);
+                dropped.extend(unit.items);
+            }
+        }
+        dropped
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         *self = Self::default();

@@ -59,9 +59,11 @@ impl Directory {
 impl Source for Directory {
     fn resolve(&self, known: Option<&SnapshotId>) -> Result<Resolved, Refusal> {
         let opened = Opened::open(&self.path)?;
+        // It may list files beside those of the snapshot, so it is compared each time.
+        let has_checksums = opened.open_file(checksums::FILE)?.is_some();
         let snapshot = opened.snapshot(&self.digests)?;
         Ok(match known {
-            Some(known) if *known == snapshot.id => Resolved::Unchanged,
+            Some(known) if *known == snapshot.id && !has_checksums => Resolved::Unchanged,
             _ => Resolved::Changed(Box::new(snapshot)),
         })
     }

@@ -45,6 +45,11 @@ fn a_snapshot_is_unchanged_until_a_file_or_its_checksums_are() {
         let changed = source.resolve(Some(known.id())).unwrap();
         assert!(matches!(changed, Resolved::Changed(_)), "{name}");
     }
+    wait_until_settled();
+    let known = resolve(&source).unwrap();
+    known.fetch(tempfile::tempdir().unwrap().path(), &|_, _| {}).unwrap();
+    let listed = source.resolve(Some(known.id())).unwrap();
+    assert!(matches!(listed, Resolved::Changed(_)), "its list may name what is gone");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::models::{
     machine::events::{Candidate, Content, Job, Target},
     registry::Model,
     store::{Staged, Store},
-    update::driver::{Known, Versions},
+    update::payload::{Known, Versions},
 };
 
 /// What staging brings to light.

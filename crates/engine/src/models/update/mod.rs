@@ -6,6 +6,8 @@ pub mod checker;
 pub mod coordinator;
 mod driver;
 mod find;
+mod payload;
+mod steps;
 
 use std::{
     io,
@@ -35,7 +37,8 @@ use crate::models::{
         background::Background,
         checker::Checker,
         coordinator::Coordinator,
-        driver::{Caller, Driver, Input, Versions},
+        driver::{Caller, Driver, Input},
+        payload::Versions,
     },
     workers::Workers,
 };

@@ -11,7 +11,7 @@ use crate::models::{
 
 /// Versions in the state directory.
 #[derive(Debug)]
-pub(in crate::models::update) struct Versions;
+pub(super) struct Versions;
 
 impl Payload for Versions {
     type Version = PinnedVersion;
@@ -22,7 +22,7 @@ impl Payload for Versions {
 
 /// What a check, this one or an earlier one, found out about a version.
 #[derive(Debug)]
-pub(in crate::models::update) struct Known {
+pub(super) struct Known {
     pub facts: Facts,
     pub drift: Option<Drift>,
 }

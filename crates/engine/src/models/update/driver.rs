@@ -2,9 +2,6 @@
 //! checks, has workers load ahead, records and commits, and tells callers how it goes. Decides
 //! nothing.
 
-mod payload;
-mod steps;
-
 use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
 
 use onnxd_proto::domain::{Checked, Outcome, Refusal, Step};
@@ -13,7 +10,6 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub(in crate::models::update) use self::payload::{Known, Versions};
 use crate::clock::sleep_until;
 use crate::models::{
     gate::Presence,
@@ -22,7 +18,11 @@ use crate::models::{
         events::{Action, CallId, Committed, Content, Event, Job},
     },
     registry::Model,
-    update::{Means, Progress, UpdateHandle, find::Found},
+    update::{
+        Means, Progress, UpdateHandle,
+        find::Found,
+        payload::{Known, Versions},
+    },
 };
 use onnxd_proto::domain::Load;
 
@@ -31,7 +31,7 @@ const INPUTS_MAX: usize = 1024;
 
 /// What comes to the task: calls, what happened to workers, and the outcomes of its own steps.
 #[derive(Debug)]
-pub(in crate::models::update) enum Input {
+pub(super) enum Input {
     Called(CallId, Job, Caller),
     Wanted(CallId, Load, Caller),
     Happened(Event<Versions>),
@@ -48,29 +48,29 @@ pub(in crate::models::update) enum Input {
 
 /// Who asked for an update.
 #[derive(Debug)]
-pub(in crate::models::update) struct Caller {
+pub(super) struct Caller {
     pub progress: Progress,
     pub answer: oneshot::Sender<Result<Outcome, Refusal>>,
     pub start: Instant,
 }
 
 /// The task of one model.
-pub(in crate::models::update) struct Driver {
-    machine: UpdateMachine<Versions>,
-    model: Arc<Model>,
-    means: Means,
-    inputs: mpsc::Sender<Input>,
-    callers: HashMap<CallId, Caller>,
+pub(super) struct Driver {
+    pub(super) machine: UpdateMachine<Versions>,
+    pub(super) model: Arc<Model>,
+    pub(super) means: Means,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) callers: HashMap<CallId, Caller>,
     /// The step that runs and is given up when onnxd stops.
-    step: Option<JoinHandle<()>>,
-    step_start: Instant,
+    pub(super) step: Option<JoinHandle<()>>,
+    pub(super) step_start: Instant,
     /// Whoever waits until nothing runs.
-    holding: Vec<oneshot::Sender<()>>,
+    pub(super) holding: Vec<oneshot::Sender<()>>,
 }
 
 impl Driver {
     /// Starts the task, which runs as long as the server.
-    pub(in crate::models::update) fn start(
+    pub(super) fn start(
         machine: UpdateMachine<Versions>,
         model: Arc<Model>,
         means: Means,
@@ -246,7 +246,7 @@ impl Driver {
 
     /// Runs one step of the update, which is given up when onnxd stops, and tells the machine its
     /// outcome.
-    fn begin(&mut self, step: impl Future<Output = Input> + Send + 'static) {
+    pub(super) fn begin(&mut self, step: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.step_start = Instant::now();
         self.step = Some(self.spawn(async move {
@@ -256,7 +256,7 @@ impl Driver {
     }
 
     /// Runs what is done in any case. A panic ends the server: the machine would wait for ever.
-    fn spawn(&self, step: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    pub(super) fn spawn(&self, step: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         let guard = self.means.tasks.guard(format!("an update step of {}", self.model.name));
         tokio::spawn(async move {
             let _guard = guard;

@@ -14,8 +14,9 @@ use crate::models::{
     machine::events::{Content, Event, Job},
     store::{Staged, pins::PinnedVersion},
     update::{
-        driver::{Driver, Input, Known},
+        driver::{Driver, Input},
         find::{find, require_alike},
+        payload::Known,
     },
 };
 
