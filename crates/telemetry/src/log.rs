@@ -162,15 +162,26 @@ fn variable(name: &str) -> Option<String> {
     Some(value.to_string_lossy().into_owned()).filter(|value| !value.trim().is_empty())
 }
 
+/// Returns whether this is a level, or a target with a level. What names a span is left to the
+/// parser.
+fn is_directive(part: &str) -> bool {
+    let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
+    let is_target = |text: &str| {
+        !text.is_empty() && text.chars().all(|sign| sign.is_alphanumeric() || "_-:".contains(sign))
+    };
+    match part.rsplit_once('=') {
+        _ if part.contains('[') => true,
+        Some((target, level)) => is_target(target) && is_level(level),
+        None => is_level(part),
+    }
+}
+
 fn filter(text: &str) -> Result<EnvFilter, Error> {
     let invalid = |reason: String| Error::Filter { filter: text.to_owned(), reason };
-    // Such a word would be a target, and a mistyped level would silence everything else.
-    let is_word = |part: &&str| {
-        part.chars().all(|sign| sign.is_alphanumeric() || "_-:".contains(sign))
-            && part.parse::<LevelFilter>().is_err()
-    };
-    if let Some(word) = text.split(',').map(str::trim).find(is_word) {
-        return Err(invalid(format!("`{word}` is not a level")));
+    // Anything else would be a target, and a mistyped level would silence everything else.
+    let mut parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    if let Some(part) = parts.find(|part| !is_directive(part)) {
+        return Err(invalid(format!("`{part}` is neither a level nor TARGET=LEVEL")));
     }
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
@@ -207,8 +218,20 @@ mod tests {
         ] {
             filter(text).expect(text);
         }
-        for text in ["debgu", "onnxd=debgu", "info,onnxd", "onnxd=debug,verbose", "a::b", "=", "["]
-        {
+        for text in [
+            "debgu",
+            "onnxd=debgu",
+            "info,onnxd",
+            "onnxd=debug,verbose",
+            "a::b",
+            "=",
+            "[",
+            "info;debug",
+            "info debug",
+            "inf.",
+            "onnxd=",
+            "info,onnxd=",
+        ] {
             let message = filter(text).expect_err(text).to_string();
             assert!(message.starts_with("ONNXD_LOG: "), "{message}");
             assert!(message.contains(&format!("{text:?}")), "{message}");

@@ -64,8 +64,13 @@ async fn refused_admin_call_has_its_status_and_a_json_body() {
         ("%FF/update", json, "{}".to_owned(), 400, "malformed"),
         ("m/update", json, " ".repeat(70_000), 400, "malformed"),
         ("m/update", json, from(&linked), 422, "contract"),
+        ("m/frobnicate", json, "{}".to_owned(), 404, "not_found"),
+        ("../status", json, "{}".to_owned(), 405, "malformed"),
     ] {
-        let path = format!("/admin/models/{path}");
+        let path = match path.strip_prefix("../") {
+            Some(path) => format!("/admin/{path}"),
+            None => format!("/admin/models/{path}"),
+        };
         let (found, form, answer) = post(&server, &path, content_type, &body).await;
         let shown = format!("{path} {:.40}: {answer}", body);
         assert_eq!((found, form.as_str()), (status, "application/json"), "{shown}");

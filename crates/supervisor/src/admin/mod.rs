@@ -22,7 +22,8 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::Response,
+    http::{Method, Response, StatusCode, Uri},
+    response::IntoResponse,
     routing::{get, post},
 };
 use onnxd_admin::api::{Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb};
@@ -97,7 +98,29 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route(&Verb::Rollback.path("{model}"), post(rollback))
         .route(&Verb::Unload.path("{model}"), post(unload))
         .merge(repository::routes())
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
         .with_state(admin)
+}
+
+async fn no_route(uri: Uri) -> Response<Body> {
+    let refusal = RefusalKind::NotFound.because(format!("there is no route {}", uri.path()));
+    of_path(&uri, StatusCode::NOT_FOUND, refusal)
+}
+
+async fn no_method(method: Method, uri: Uri) -> Response<Body> {
+    let message = format!("{method} is not allowed on {}", uri.path());
+    of_path(&uri, StatusCode::METHOD_NOT_ALLOWED, RefusalKind::Malformed.because(message))
+}
+
+/// A refusal in the words of whoever has the path: Triton's clients read a text.
+fn of_path(uri: &Uri, status: StatusCode, refusal: Refusal) -> Response<Body> {
+    if uri.path().starts_with(repository::NAMESPACE) {
+        return repository::failed(status, &refusal.message);
+    }
+    let mut response = Refused(refusal).into_response();
+    *response.status_mut() = status;
+    response
 }
 
 async fn update(

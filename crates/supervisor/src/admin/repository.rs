@@ -25,6 +25,9 @@ use onnxd_engine::models::{
     update::source,
 };
 
+/// Paths that are Triton's, even where there is no route.
+pub(super) const NAMESPACE: &str = "/v2/";
+
 /// The routes, in both forms that Triton knows: there is one repository, whatever its name.
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
@@ -181,7 +184,8 @@ fn refused(refusal: &Refusal) -> Response<Body> {
     failed(StatusCode::BAD_REQUEST, &refusal.message)
 }
 
-fn failed(status: StatusCode, message: &str) -> Response<Body> {
+/// An error as Triton's clients read it.
+pub(super) fn failed(status: StatusCode, message: &str) -> Response<Body> {
     (status, axum_json(&json!({ "error": message }))).into_response()
 }
 

@@ -143,6 +143,10 @@ pub(crate) fn report(failure: &Failure) -> ExitStatus {
 /// Standard output cannot be written to.
 pub(crate) fn openapi() -> Result<ExitStatus, Failure> {
     let written = io::stdout().write_all(crate::api::openapi::document().as_bytes());
+    // A reader may have seen enough.
+    if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return Ok(ExitStatus::Fine);
+    }
     let failed = |error| Failure::internal(format!("cannot write to standard output: {error}"));
     written.map(|()| ExitStatus::Fine).map_err(failed)
 }

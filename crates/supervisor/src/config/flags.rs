@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::builder::FalseyValueParser;
 use serde::Deserialize;
 
 use onnxd_proto::exit::Failure;
@@ -179,7 +178,7 @@ pub(crate) struct ServeArguments {
         long,
         value_name = "true|false",
         env = "ONNXD_NO_SANDBOX",
-        value_parser = FalseyValueParser::new(),
+        value_parser = boolean,
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true"
@@ -255,6 +254,16 @@ impl ServeArguments {
             request_timeout queue_limit check_timeout check_memory min_cosine probation retention
             no_sandbox log_format
         )
+    }
+}
+
+/// Reads the value of a flag or variable that is on or off. An empty variable is off, as if it were
+/// unset.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "" | "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
     }
 }
 

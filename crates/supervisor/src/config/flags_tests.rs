@@ -94,6 +94,11 @@ fn boolean_flag_needs_no_value_and_takes_one() {
         assert_eq!(flags(&[argument.to_owned()]).no_sandbox, Some(expected), "{argument}");
     }
     assert_eq!(flags(&[]).no_sandbox, None);
+    for wrong in ["flase", "banana", "2"] {
+        let argument = format!("--no-sandbox={wrong}");
+        let error = command().try_get_matches_from(["serve", &argument]).unwrap_err().to_string();
+        assert!(error.contains("expected true or false"), "{error}");
+    }
 }
 
 #[test]

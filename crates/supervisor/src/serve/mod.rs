@@ -56,7 +56,7 @@ const WORKERS_END_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
     let inherited = Inherited::take()?;
     let settings = arguments.with_file()?;
-    log::init(settings.log_format.as_deref())
+    log::init(settings.log_format.as_deref().filter(|format| !format.is_empty()))
         .map_err(|error| Failure::configuration(error.to_string()))?;
     let check_only = settings.check_config;
     let config = Config::load(settings)?;

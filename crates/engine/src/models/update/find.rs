@@ -113,8 +113,13 @@ pub(super) fn find(
     // A source that was served once may be far from what serves now.
     let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));
     let quarantined = store.is_quarantined(&model.name, &staged.version);
+    // An earlier release found out less; a restart serves by what it knew, an update checks again.
+    let is_outdated =
+        |facts: &Facts| facts.output.is_none() && matches!(job.target, Target::Source(_));
     let content = match facts {
-        Some(facts) if !is_far => Content::Checked(Known { facts, drift: None }),
+        Some(facts) if !is_far && !is_outdated(&facts) => {
+            Content::Checked(Known { facts, drift: None })
+        }
         _ => Content::Unchecked(staged),
     };
     Ok(Found { candidate: Candidate { version, quarantined, content }, bytes })
