@@ -1,26 +1,18 @@
-//! The pure parts of a request's way through the supervisor: `cargo bench -p onnxd`. The crate is
-//! an executable, so that its files are taken in here one by one.
+//! Reading and writing JSON, and counting: `cargo bench -p onnxd`. The crate is an executable, so its
+//! files are included here one by one. The engine has a benchmark in its own crate.
 
 #![cfg_attr(test, expect(unused_imports, reason = "the tests of the files do not run here"))]
 #![expect(dead_code, reason = "not all of each file is measured")]
 
 use std::{hint::black_box, time::Duration};
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use onnxd_proto::domain::cost::CostTable;
+use criterion::{Criterion, criterion_group, criterion_main};
 
 #[path = "../src/api/inputs.rs"]
 mod inputs;
 #[path = "../src/api/numbers.rs"]
 mod numbers;
 
-use onnxd_engine::dispatch::{
-    Priority,
-    policy::{
-        estimate::{self, Estimate, Size, Work},
-        scheduler::{self, Arrival, ItemId, Scheduler},
-    },
-};
 use onnxd_telemetry::metrics::{model::ModelMetrics, routes::Routes};
 
 const TEXT: &str =
@@ -43,42 +35,6 @@ fn json(criterion: &mut Criterion) {
     });
 }
 
-/// A queue of texts of different lengths.
-fn full(texts: u64, estimate: &Estimate) -> Scheduler {
-    let mut scheduler = Scheduler::default();
-    for item in 0..texts {
-        let pieces = u32::try_from(item * 37 % 61).expect("it is small");
-        let (priority, together) = (Priority::Interactive, false);
-        let arrival = Arrival { slot: 0, micros: item, priority, together };
-        let items: [(ItemId, Work); 1] = [(item, estimate.work(Size::Pieces(pieces), 80))];
-        for (age, unit) in scheduler::units(arrival, &items, 2) {
-            scheduler.push(age, unit);
-        }
-    }
-    scheduler
-}
-
-fn schedule(criterion: &mut Criterion) {
-    let mut estimate = Estimate::default();
-    estimate.loaded(CostTable::default(), 256);
-    criterion.bench_function("estimate a text", |bencher| {
-        bencher.iter(|| {
-            estimate.work(Size::Pieces(estimate::pieces(black_box(TEXT.as_bytes()))), TEXT.len())
-        });
-    });
-    for texts in [1, 16, 256] {
-        criterion.bench_function(&format!("next group of {texts} that wait"), |bencher| {
-            bencher.iter_batched_ref(
-                || full(texts, &estimate),
-                |scheduler| {
-                    scheduler.next(|_, _| 1, |_, texts, tokens| estimate.micros(texts, tokens))
-                },
-                BatchSize::SmallInput,
-            );
-        });
-    }
-}
-
 fn count(criterion: &mut Criterion) {
     let routes = ["/embed", "/health", "/info", "/v1/embeddings", "/v2/health/live"];
     let routes = Routes::new(&routes.map(str::to_owned));
@@ -98,5 +54,5 @@ fn count(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, json, schedule, count);
+criterion_group!(benches, json, count);
 criterion_main!(benches);
