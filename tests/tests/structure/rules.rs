@@ -39,6 +39,3 @@ pub(crate) const ONLY: [(&str, &str, &str); 3] = [
     ("worker", "tokenizers", "families::text"),
     ("proto", "bincode", "wire::message"),
 ];
-
-/// Rules that do not hold yet.
-pub(crate) const STILL_OPEN: &[&str] = &[];
