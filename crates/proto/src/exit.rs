@@ -44,11 +44,6 @@ impl Failure {
         Self { status: ExitStatus::Configuration, message: message.into() }
     }
 
-    /// The command line is wrong.
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self { status: ExitStatus::Usage, message: message.into() }
-    }
-
     /// The request was understood and refused.
     pub fn refused(message: impl Into<String>) -> Self {
         Self { status: ExitStatus::Refused, message: message.into() }

@@ -57,7 +57,7 @@ pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure>
 fn from_here(uri: &str) -> Result<String, Failure> {
     let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
     let uri = SourceUri::parse_in(&here, uri);
-    uri.map(String::from).map_err(|error| Failure::usage(format!("--from: {error}")))
+    uri.map(String::from).map_err(|error| Failure::refused(format!("--from: {error}")))
 }
 
 /// Shows the steps of an update or rollback as they arrive, and what came of it.
