@@ -87,7 +87,7 @@ pub(crate) async fn rest(subject: &Subject, settings: &Settings) -> Result<(), S
     Ok(())
 }
 
-/// Whether a recording is to be thrown away, and made again.
+/// Whether a recording is discarded and repeated.
 pub(crate) fn again(recording: &Recording, settings: &Settings, attempt: usize) -> bool {
     let noise = noise(recording.cpu, recording.elapsed);
     let again = settings.patient && noise > NOISE_MAX && attempt < ATTEMPTS;

@@ -141,7 +141,7 @@ impl Table {
     }
 }
 
-/// A number with so many digits behind its point.
+/// Formats a number with the given count of decimals.
 pub(crate) fn fixed(value: f64, digits: usize) -> String {
     format!("{value:.digits$}")
 }

@@ -368,7 +368,7 @@ pub async fn across_succession<T>(
     }
 }
 
-/// Returns whether a refusal says that the successor is to be asked.
+/// Returns whether a refusal asks to retry with the successor.
 fn is_handing_over(refusal: &Refusal) -> bool {
     /// What release 0.1.0, which has no kind for it, says instead. Remove it when no supervisor of
     /// that release can be upgraded from any more.

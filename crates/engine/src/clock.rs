@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::time;
 
-/// Returns at `deadline`, or never where there is none.
+/// Waits until `deadline`; forever if there is none.
 pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => time::sleep_until(deadline.into()).await,

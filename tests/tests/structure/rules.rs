@@ -12,7 +12,7 @@ pub(crate) const LAYERS: [(&str, &[&[&str]]); 3] = [
 
 /// Crate, folder, and what it must not import besides: folders of the same crate, or other crates,
 /// which begin with `::`.
-pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 9] = [
+pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 18] = [
     // The contracts know nothing of the interface for operators.
     ("supervisor", "api", &["admin"]),
     // The engine knows no protocol.
@@ -27,10 +27,50 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 9] = [
     ("engine", "dispatch::policy", &["dispatch::actor", "pool::keeper", "pool::link", "::tokio"]),
     // A source finds and fetches; what becomes of it is decided above.
     ("engine", "models::sources", &["models::store", "models::update", "models::machine"]),
+    // What each folder of the worker does without.
+    (
+        "worker",
+        "sandbox",
+        &["session", "process", "artifacts", "families", "serving", "checking", "bench"],
+    ),
+    (
+        "worker",
+        "session",
+        &["sandbox", "process", "artifacts", "families", "serving", "checking", "bench"],
+    ),
+    ("worker", "process", &["artifacts", "families", "serving", "checking", "bench"]),
+    ("worker", "artifacts", &["process", "sandbox", "families", "serving", "checking", "bench"]),
     // A family opens and answers; it does not know who asks it.
-    ("worker", "families", &["serving", "checking", "sandbox"]),
-    ("worker", "session", &["families", "serving", "checking"]),
-    ("worker", "sandbox", &["families", "serving", "checking", "session"]),
+    ("worker", "families", &["sandbox", "serving", "checking", "bench"]),
+    ("worker", "serving", &["checking", "bench"]),
+    ("worker", "checking", &["serving", "sandbox", "bench"]),
+    // No contract imports another, or what puts them together.
+    (
+        "supervisor",
+        "api::tei",
+        &["api::openai", "api::cohere", "api::oip", "api::grpc", "api::mixed", "api::router"],
+    ),
+    (
+        "supervisor",
+        "api::openai",
+        &["api::tei", "api::cohere", "api::oip", "api::grpc", "api::mixed", "api::router"],
+    ),
+    (
+        "supervisor",
+        "api::cohere",
+        &["api::tei", "api::openai", "api::oip", "api::grpc", "api::mixed", "api::router"],
+    ),
+    (
+        "supervisor",
+        "api::oip",
+        &["api::tei", "api::openai", "api::cohere", "api::grpc", "api::mixed", "api::router"],
+    ),
+    // It shares with `oip` what the Open Inference Protocol means.
+    (
+        "supervisor",
+        "api::grpc",
+        &["api::tei", "api::openai", "api::cohere", "api::mixed", "api::router"],
+    ),
 ];
 
 /// Crate, another crate, and the only folder that imports it.
