@@ -6,7 +6,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use onnxd_proto::{
     domain::cost::CostTable,
     wire::{
-        ask::{Answered, AnsweredItem, Ask, Content, Item, Side, TextAsk, Want},
+        ask::{Answered, AnsweredItem, Ask, Item, Side, TextAsk, Want},
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ToWorker},
     },
@@ -14,7 +14,7 @@ use onnxd_proto::{
 
 /// A group of eight short texts.
 fn group() -> (ToWorker, Vec<u8>) {
-    let text = TextAsk { content: Content::Text, truncate: Some(Side::Right), prompt: None };
+    let text = TextAsk { truncate: Some(Side::Right), ..TextAsk::default() };
     let want = Want::Embedding { normalize: None, dimensions: None };
     let item = Item { payload_bytes: 60, ask: Ask::Text { text, want } };
     (ToWorker::Run { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])

@@ -98,7 +98,8 @@ fn rejection(rejection: &Rejection) -> String {
         }
         Rejection::Tokenizer(reason)
         | Rejection::Inference(reason)
-        | Rejection::Tensors(reason) => reason.clone(),
+        | Rejection::Tensors(reason)
+        | Rejection::Unfit(reason) => reason.clone(),
         Rejection::NotLoaded(reason) => format!("the model is not loaded: {reason}"),
         Rejection::TokenId { id, highest } => {
             format!("the model has no token {id}; its highest is {highest}")

@@ -205,7 +205,8 @@ fn rejection_kind(rejection: &Rejection) -> ErrorKind {
         | Rejection::TokenId { .. }
         | Rejection::Prompt { .. }
         | Rejection::Dimensions { .. }
-        | Rejection::Tensors(_) => ErrorKind::Invalid,
+        | Rejection::Tensors(_)
+        | Rejection::Unfit(_) => ErrorKind::Invalid,
         Rejection::Tokenizer(_) => ErrorKind::Tokenizer,
         Rejection::Inference(_) | Rejection::WrongTask(_) => ErrorKind::Failed,
         Rejection::NotLoaded(_) => ErrorKind::Unavailable,

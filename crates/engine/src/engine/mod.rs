@@ -60,7 +60,7 @@ const NAME_CHARACTERS_MAX: usize = 200;
 /// Characters of an unknown version that an error repeats.
 const VERSION_CHARACTERS_MAX: usize = 40;
 /// Every task; calls on tensors and metadata take any model.
-pub const ALL_TASKS: [Task; 4] = [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor];
+pub const ALL_TASKS: [Task; 7] = Task::ALL;
 
 /// Runs inference on the served models.
 #[derive(Debug)]

@@ -7,9 +7,10 @@ pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
 
-/// Turns scores as the model gives them into numbers between 0 and 1.
+/// Turns scores as the model gives them into what its activation makes of them.
 pub fn activate(scores: &mut [f32], activation: Activation) {
     match activation {
+        Activation::Identity => {}
         Activation::Sigmoid => scores.iter_mut().for_each(|score| *score = sigmoid(*score)),
         Activation::Softmax => {
             // The largest becomes 1 before the sum, so that none overflows.

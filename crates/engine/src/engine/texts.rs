@@ -7,7 +7,7 @@ use bytes::Bytes;
 use onnxd_proto::{
     domain::Task,
     limits::TEXT_BYTES_MAX,
-    wire::ask::{Ask, Content, PROMPT_NAME_BYTES_MAX, TextAsk, Want},
+    wire::ask::{Ask, Content, PROMPT_NAME_BYTES_MAX, PairCut, TextAsk, Want},
 };
 use tokio::task;
 
@@ -21,7 +21,7 @@ use super::{
 use crate::{dispatch::Input, models::registry::Model};
 
 /// Tasks whose models have a tokenizer.
-const TEXT_TASKS: [Task; 3] = [Task::Embed, Task::Classify, Task::Rerank];
+const TEXT_TASKS: [Task; 6] = Task::TEXT;
 /// Bytes of all pairs of one request.
 const PAIRS_BYTES_MAX: usize = 8 << 20;
 /// Bytes of lists of tokens beyond which reading them would delay other requests.
@@ -129,7 +129,7 @@ impl TextOptions {
 
     fn ask(&self, content: Content, want: Want) -> Ask {
         let Self { truncate, prompt } = self.clone();
-        Ask::Text { text: TextAsk { content, truncate, prompt }, want }
+        Ask::Text { text: TextAsk { content, truncate, prompt, ..TextAsk::default() }, want }
     }
 
     /// The item of a text or of token ids.
@@ -147,7 +147,7 @@ impl TextOptions {
     /// The item of two texts that belong together, checked to be short enough.
     fn pair(&self, first: &Bytes, second: Bytes) -> Input {
         let first_bytes = u32::try_from(first.len()).expect("texts have a limit");
-        let ask = self.ask(Content::Pair { first_bytes }, Want::Scores);
+        let ask = self.ask(Content::Pair { first_bytes, cut: PairCut::Longest }, Want::Scores);
         Input { ask, parts: vec![first.clone(), second] }
     }
 }

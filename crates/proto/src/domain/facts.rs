@@ -1,5 +1,7 @@
 //! What is known of a version once it has been checked. Kept in every [`Record`](super::Record).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Activation, Output, Pooling, Signature, Task, tensor::DataType};
@@ -36,6 +38,56 @@ pub struct Facts {
     /// record. Read it by [`Facts::output`].
     #[serde(default)]
     pub output: Option<Output>,
+    /// The model's file within the version; empty for one without a graph.
+    #[serde(default)]
+    pub file: String,
+    /// The graph's inputs as they are fed, in its order: `position_ids (int64, counted)`.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// What happens from the graph's output to the answer, in order:
+    /// `last_hidden_state (float16)`, `pooling mean`, `dense 32 -> 48`, `normalize`.
+    #[serde(default)]
+    pub pipeline: Vec<String>,
+    /// Scalar inputs that a request may set.
+    #[serde(default)]
+    pub switches: Vec<SwitchFacts>,
+    /// What was assumed because no file says it.
+    #[serde(default)]
+    pub guesses: Vec<Guess>,
+    /// Set where the longest text is shorter than the model's files say.
+    #[serde(default)]
+    pub shortened: Option<Shortened>,
+}
+
+/// A scalar input of a graph, such as the number of an adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchFacts {
+    /// The input's name.
+    pub name: String,
+    /// What is fed where a request says nothing; `None`: a request must say it.
+    pub default: Option<i64>,
+    /// Words for values.
+    pub values: BTreeMap<String, i64>,
+}
+
+/// Something that was assumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guess {
+    /// What it is about, as a key of `onnxd.toml`: `pooling`, `task`, `output`.
+    pub key: String,
+    /// What was assumed.
+    pub value: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why the longest text is shorter than a model's files say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortened {
+    /// Tokens that the files say.
+    pub declared_tokens: u32,
+    /// What longer texts would need, and the flag that allows it.
+    pub reason: String,
 }
 
 impl Facts {
@@ -44,7 +96,10 @@ impl Facts {
     pub fn output(&self) -> Output {
         self.output.unwrap_or(match self.task {
             Task::Embed => Output::Dense { dimension: self.dimension },
+            Task::Sparse => Output::Sparse { dimension: self.dimension },
+            Task::MultiVector => Output::MultiVector { dimension: self.dimension },
             Task::Classify | Task::Rerank => Output::Scores { labels: self.dimension },
+            Task::TokenClassify => Output::TokenScores { labels: self.dimension },
             Task::Tensor => Output::Tensors,
         })
     }
@@ -55,7 +110,7 @@ impl Facts {
             task,
             dimension: 0,
             max_tokens: 0,
-            pooling: Pooling::None,
+            pooling: Pooling::NONE,
             normalize: false,
             labels: Vec::new(),
             activation: Activation::default(),
@@ -63,6 +118,12 @@ impl Facts {
             signature: Signature::default(),
             weights: None,
             output: None,
+            file: String::new(),
+            inputs: Vec::new(),
+            pipeline: Vec::new(),
+            switches: Vec::new(),
+            guesses: Vec::new(),
+            shortened: None,
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod cost;
 mod facts;
 pub mod model_name;
 mod output;
+mod pooling;
 mod record;
 mod refusal;
 mod source_uri;
@@ -15,11 +16,12 @@ mod update;
 
 pub use self::{
     check::{CheckLine, Checked, Drift},
-    facts::Facts,
+    facts::{Facts, Guess, Shortened, SwitchFacts},
     output::Output,
+    pooling::{Pooling, PoolingMode},
     record::Record,
     refusal::{Refusal, RefusalKind},
     source_uri::{SourceUri, SourceUriError},
-    task::{Activation, Pooling, Signature, Task},
+    task::{Activation, Signature, Task},
     update::{Load, Outcome, Step, Unloaded},
 };

@@ -10,41 +10,56 @@ use super::tensor::TensorSpec;
 pub enum Task {
     /// Texts in, embeddings out.
     Embed,
+    /// Texts in, weights of tokens of the vocabulary out.
+    Sparse,
+    /// Texts in, an embedding of each token out, for late interaction.
+    MultiVector,
     /// Texts or pairs of texts in, a score for each label out.
     Classify,
     /// Pairs of a query and a text in, a score out.
     Rerank,
+    /// Texts in, a score for each label of each token out.
+    TokenClassify,
     /// Tensors in, tensors out.
     Tensor,
 }
 
 impl Task {
+    /// Every task.
+    pub const ALL: [Self; 7] = [
+        Self::Embed,
+        Self::Sparse,
+        Self::MultiVector,
+        Self::Classify,
+        Self::Rerank,
+        Self::TokenClassify,
+        Self::Tensor,
+    ];
+    /// The tasks whose models take texts.
+    pub const TEXT: [Self; 6] = [
+        Self::Embed,
+        Self::Sparse,
+        Self::MultiVector,
+        Self::Classify,
+        Self::Rerank,
+        Self::TokenClassify,
+    ];
+
     /// The word for it in files, messages and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Embed => "embed",
+            Self::Sparse => "sparse",
+            Self::MultiVector => "multi_vector",
             Self::Classify => "classify",
             Self::Rerank => "rerank",
+            Self::TokenClassify => "token_classify",
             Self::Tensor => "tensor",
         }
     }
 }
 
-/// How token embeddings become one embedding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// The mean over all tokens that are not padding.
-    Mean,
-    /// The first token's.
-    Cls,
-    /// The last token's that is not padding.
-    LastToken,
-    /// The model pools by itself: its output has one row per text.
-    None,
-}
-
-/// How scores become numbers between 0 and 1.
+/// How a model's scores become what clients are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
@@ -53,6 +68,8 @@ pub enum Activation {
     Softmax,
     /// Each for itself.
     Sigmoid,
+    /// They are given as the model gives them.
+    Identity,
 }
 
 /// What a model for tensors takes and gives, in its own order.

@@ -10,6 +10,12 @@ use crate::{
     generation::Generation,
 };
 
+/// Switches that one item may set.
+pub const SWITCHES_MAX: usize = 4;
+/// Bytes of a switch's name, and of a word for its value.
+pub const SWITCH_BYTES_MAX: usize = 64;
+/// Bytes of a token and its weight in the answer to [`Want::Sparse`].
+pub const SPARSE_ENTRY_BYTES: usize = 8;
 /// Bytes of a prompt's name.
 pub const PROMPT_NAME_BYTES_MAX: usize = 256;
 
@@ -54,7 +60,7 @@ pub enum Ask {
 }
 
 /// How an item becomes the tokens of one text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextAsk {
     /// What the payload is.
     pub content: Content,
@@ -62,20 +68,64 @@ pub struct TextAsk {
     pub truncate: Option<Side>,
     /// The model's prompt of this name is put before the text; `None`: its default one, if any.
     pub prompt: Option<String>,
+    /// Which side of a search the text is on. A model that has a prompt or a way of its own for
+    /// that side uses it; others ignore it. A named prompt goes before it.
+    pub role: Option<Role>,
+    /// Values of scalar inputs, at most [`SWITCHES_MAX`].
+    pub switches: Vec<Switch>,
+}
+
+/// A side of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// What is searched for.
+    Query,
+    /// What is searched in.
+    Document,
+}
+
+/// The value of a scalar input of the graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// The input's name.
+    pub name: String,
+    /// Its value.
+    pub value: SwitchValue,
+}
+
+/// A value, or the model's word for one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SwitchValue {
+    /// As it is fed.
+    Number(i64),
+    /// One of [`crate::domain::SwitchFacts::values`].
+    Word(String),
 }
 
 /// What the payload of a text is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// A text, UTF-8.
+    #[default]
     Text,
     /// Two texts that belong together, UTF-8.
     Pair {
         /// Bytes of the first.
         first_bytes: u32,
+        /// Which of them is cut where both are too long together.
+        cut: PairCut,
     },
     /// Tokens as the model takes them, u32, little-endian.
     Ids,
+}
+
+/// Which of two texts is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PairCut {
+    /// The longer one, until both are of equal length.
+    Longest,
+    /// The first one alone.
+    First,
 }
 
 /// An end of a text.
@@ -99,16 +149,43 @@ pub enum Want {
     },
     /// An embedding of each token, as the model gives it.
     TokenEmbeddings,
-    /// The score of each label, as the model gives it.
+    /// The score of each label, as the model gives it; of a model that reranks one number, whose
+    /// logistic function is the relevance.
     Scores,
+    /// The tokens of the vocabulary that have a weight: pairs of a u32 and an f32, little-endian,
+    /// by rising token.
+    Sparse,
+    /// What a model that labels tokens finds: a JSON list of [`Entity`].
+    Entities(Aggregation),
+}
+
+/// How tokens with labels become entities, in the words of transformers'
+/// `aggregation_strategy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// Each token for itself.
+    #[default]
+    None,
+    /// Adjacent tokens whose labels are of one kind.
+    Simple,
+    /// Words, each with the label of its first token; then as `Simple`.
+    First,
+    /// Words, each with the label of the highest mean score; then as `Simple`.
+    Average,
+    /// Words, each with the label of its highest score; then as `Simple`.
+    Max,
 }
 
 impl Want {
     /// What a model must be for.
     pub fn is_of(self, task: Task) -> bool {
         match self {
-            Self::Embedding { .. } | Self::TokenEmbeddings => task == Task::Embed,
+            Self::Embedding { .. } => task == Task::Embed,
+            Self::TokenEmbeddings => matches!(task, Task::Embed | Task::MultiVector),
             Self::Scores => matches!(task, Task::Classify | Task::Rerank),
+            Self::Sparse => task == Task::Sparse,
+            Self::Entities(_) => task == Task::TokenClassify,
         }
     }
 }
@@ -182,6 +259,37 @@ pub enum Rejection {
     WrongTask(Task),
     /// The tensors do not fit the model's inputs.
     Tensors(String),
+    /// What is asked of a text is not what this model can do; for people.
+    Unfit(String),
+}
+
+/// What a model that labels tokens found. A list of them is the answer to [`Want::Entities`], as
+/// JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entity {
+    /// The label; without its `B-` or `I-` where tokens were aggregated.
+    pub label: String,
+    /// Between 0 and 1.
+    pub score: f32,
+    /// The token, or the tokens as text.
+    pub word: String,
+    /// Where it begins in the text, in characters.
+    pub start: usize,
+    /// Where it ends.
+    pub stop: usize,
+    /// The token's place among all tokens of the text, special ones included; `None` where tokens
+    /// were aggregated.
+    pub index: Option<usize>,
+}
+
+impl Entity {
+    /// Reads a worker's list of entities.
+    ///
+    /// # Errors
+    /// `InvalidData` if the bytes are something else.
+    pub fn read_list(bytes: &[u8]) -> io::Result<Vec<Self>> {
+        serde_json::from_slice(bytes).map_err(io::Error::from)
+    }
 }
 
 /// A token of a text. A list of them is the answer to [`Ask::Tokenize`], as JSON.

@@ -16,7 +16,7 @@ pub const MAGIC: [u8; 4] = *b"ONXD";
 /// A buffer that is larger is given back when what comes next needs less than a quarter of it.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Raised with every change of the header or of a message.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// Which way a frame goes. A frame that arrives at its own sender's side is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn the_header_has_these_bytes() {
         let expected =
-            [b'O', b'N', b'X', b'D', 4, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
+            [b'O', b'N', b'X', b'D', 5, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
         assert_eq!(header_of(Direction::ToWorker), expected);
     }
 

@@ -9,7 +9,10 @@ use crate::{
     domain::tensor::{AXES_MAX, DataType, TENSOR_NAME_BYTES_MAX, TENSORS_MAX, TensorHead},
     domain::{RefusalKind, Task},
     limits::GROUP_ITEMS_MAX,
-    wire::ask::{AnsweredItem, Ask, Content, Side, TextAsk, Want},
+    wire::ask::{
+        Aggregation, AnsweredItem, Ask, Content, PairCut, Role, Side, Switch, SwitchValue, TextAsk,
+        Want,
+    },
 };
 
 fn head() -> TensorHead {
@@ -42,14 +45,34 @@ fn every_message_to_a_worker_has_these_bytes() {
     let run =
         |ask| ToWorker::Run { slot: 2, items: vec![Item { payload_bytes: 4, ask }], wide: true };
     let (normalize, dimensions, prompt) = (Some(false), Some(8), Some("p".to_owned()));
-    let text = TextAsk { content: Content::Text, truncate: Some(Side::Right), prompt };
+    let (truncate, role) = (Some(Side::Right), Some(Role::Document));
+    let switch = |name: &str, value| Switch { name: name.into(), value };
+    let switches =
+        vec![switch("n", SwitchValue::Number(-1)), switch("w", SwitchValue::Word("x".into()))];
+    let text = TextAsk { content: Content::Text, truncate, prompt, role, switches };
     let want = Want::Embedding { normalize, dimensions };
-    fixed(&run(Ask::Text { text, want }), &[1, 2, 1, 4, 0, 0, 1, 1, 1, 1, b'p', 0, 1, 0, 1, 8, 1]);
-    let content = Content::Pair { first_bytes: 3 };
-    let text = TextAsk { content, truncate: Some(Side::Left), prompt: None };
-    fixed(&run(Ask::Text { text, want: Want::Scores }), &[1, 2, 1, 4, 0, 1, 3, 1, 0, 0, 2, 1]);
-    let text = TextAsk { content: Content::Ids, truncate: None, prompt: None };
-    fixed(&run(Ask::Text { text, want: Want::TokenEmbeddings }), &[1, 2, 1, 4, 0, 2, 0, 0, 1, 1]);
+    fixed(
+        &run(Ask::Text { text, want }),
+        &[
+            1, 2, 1, 4, 0, 0, 1, 1, 1, 1, b'p', 1, 1, 2, 1, b'n', 0, 1, 1, b'w', 1, 1, b'x', 0, 1,
+            0, 1, 8, 1,
+        ],
+    );
+    let content = Content::Pair { first_bytes: 3, cut: PairCut::First };
+    let text = TextAsk { content, truncate: Some(Side::Left), ..TextAsk::default() };
+    fixed(
+        &run(Ask::Text { text, want: Want::Scores }),
+        &[1, 2, 1, 4, 0, 1, 3, 1, 1, 0, 0, 0, 0, 2, 1],
+    );
+    for (want, bytes) in [
+        (Want::TokenEmbeddings, &[1_u8][..]),
+        (Want::Sparse, &[3]),
+        (Want::Entities(Aggregation::Average), &[4, 3]),
+    ] {
+        let text = TextAsk { content: Content::Ids, ..TextAsk::default() };
+        let all = [&[1, 2, 1, 4, 0, 2, 0, 0, 0, 0], bytes, &[1]].concat();
+        fixed(&run(Ask::Text { text, want }), &all);
+    }
     fixed(&run(Ask::Tokenize { prompt: None, special: true }), &[1, 2, 1, 4, 1, 0, 1, 1]);
     fixed(&run(Ask::Decode { skip_special: true }), &[1, 2, 1, 4, 2, 1, 1]);
     let inputs = vec![head()];
@@ -94,8 +117,9 @@ fn every_message_from_a_worker_has_these_bytes() {
     let prompt = Rejection::Prompt { name: "p".into(), known: "q".into() };
     fixed(&rejected(prompt), &[5, 1, 1, 5, 1, b'p', 1, b'q']);
     fixed(&rejected(Rejection::Dimensions { asked: 9, max: 8 }), &[5, 1, 1, 6, 9, 8]);
-    fixed(&rejected(Rejection::WrongTask(Task::Rerank)), &[5, 1, 1, 7, 2]);
+    fixed(&rejected(Rejection::WrongTask(Task::Rerank)), &[5, 1, 1, 7, 4]);
     fixed(&rejected(Rejection::Tensors("t".into())), &[5, 1, 1, 8, 1, b't']);
+    fixed(&rejected(Rejection::Unfit("t".into())), &[5, 1, 1, 9, 1, b't']);
     fixed(&FromWorker::Pong, &[6]);
     let ahead = FromWorker::LoadedAhead { slot: 1, version: "v".into(), load_micros: 9 };
     fixed(&ahead, &[7, 1, 1, b'v', 9]);
@@ -133,7 +157,7 @@ fn a_length_that_lies_is_an_error_and_not_an_allocation() {
 
 #[test]
 fn a_task_is_the_same_word_in_files_messages_and_metrics() {
-    for task in [Task::Embed, Task::Classify, Task::Rerank, Task::Tensor] {
+    for task in Task::ALL {
         assert_eq!(serde_json::to_value(task).unwrap(), task.as_str());
     }
     let refusal = RefusalKind::Busy.because("two updates run");

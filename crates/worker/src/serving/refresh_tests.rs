@@ -11,7 +11,7 @@ use std::{
 
 use onnxd_proto::{
     control_page::ControlPage,
-    domain::{Facts, Pooling, Record, Task},
+    domain::{Facts, PoolingMode, Record, Task},
 };
 use tempfile::TempDir;
 
@@ -69,7 +69,7 @@ impl Bench {
         let facts = Facts {
             dimension: 1,
             max_tokens: 1,
-            pooling: Pooling::Mean,
+            pooling: PoolingMode::Mean.into(),
             normalize: true,
             ..Facts::of(Task::Embed)
         };

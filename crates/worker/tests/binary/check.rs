@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use onnxd_proto::{
-    domain::{Checked, Facts, Output, Pooling, Refusal, RefusalKind, Task, tensor::DataType},
+    domain::{Checked, Facts, Output, PoolingMode, Refusal, RefusalKind, Task, tensor::DataType},
     exit::ExitStatus,
 };
 use serde_json::json;
@@ -26,7 +26,7 @@ fn what_can_serve_is_accepted_with_its_facts() {
     let tiny = Facts {
         dimension: 32,
         max_tokens: 64,
-        pooling: Pooling::Mean,
+        pooling: PoolingMode::Mean.into(),
         normalize: true,
         weights: Some(DataType::Fp32),
         output: Some(Output::Dense { dimension: 32 }),
@@ -39,7 +39,7 @@ fn what_can_serve_is_accepted_with_its_facts() {
         ("tiny/b", tiny.clone()),
         ("tiny/external", tiny.clone()),
         ("tiny/wide", of_dimension(48)),
-        ("tiny/cls", Facts { pooling: Pooling::Cls, ..tiny.clone() }),
+        ("tiny/cls", Facts { pooling: PoolingMode::Cls.into(), ..tiny.clone() }),
         ("tiny/plain", Facts { normalize: false, ..tiny.clone() }),
         ("minilm", Facts { max_tokens: 256, ..of_dimension(384) }),
     ];

@@ -19,11 +19,11 @@ use nix::{
 use onnxd_proto::{
     BUILD_ID,
     control_page::ControlPage,
-    domain::{Facts, Pooling, Record, Task, tensor::TensorHead},
+    domain::{Facts, PoolingMode, Record, Task, tensor::TensorHead},
     generation::Generation,
     layout::Layout,
     wire::{
-        ask::{AnsweredItem, Ask, Content, Item, Rejection, Side, TextAsk, Want},
+        ask::{AnsweredItem, Ask, Item, Rejection, Side, TextAsk, Want},
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ModelSlot, NamedSocket, ToWorker, Welcome},
     },
@@ -82,7 +82,7 @@ pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
 /// An item that asks for the embedding of a text of so many bytes.
 pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) -> Item {
     let truncate = truncate.then_some(Side::Right);
-    let text = TextAsk { content: Content::Text, truncate, prompt: None };
+    let text = TextAsk { truncate, ..TextAsk::default() };
     let want = Want::Embedding { normalize, dimensions: None };
     Item { payload_bytes: u32::try_from(bytes).unwrap(), ask: Ask::Text { text, want } }
 }
@@ -201,7 +201,7 @@ impl Supervisor {
         let facts = Facts {
             dimension: 32,
             max_tokens: 64,
-            pooling: Pooling::Mean,
+            pooling: PoolingMode::Mean.into(),
             normalize: true,
             ..Facts::of(Task::Embed)
         };

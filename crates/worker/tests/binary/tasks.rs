@@ -7,7 +7,7 @@ use onnxd_proto::{
         Task,
         tensor::{DataType, TensorHead},
     },
-    wire::ask::{Ask, Content, Item, Rejection, Side, TextAsk, Want},
+    wire::ask::{Ask, Content, Item, PairCut, Rejection, Side, TextAsk, Want},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,7 +48,7 @@ fn reference() -> Reference {
 }
 
 fn ask(content: Content, want: Want) -> Ask {
-    let text = TextAsk { content, truncate: Some(Side::Right), prompt: None };
+    let text = TextAsk { content, truncate: Some(Side::Right), ..TextAsk::default() };
     Ask::Text { text, want }
 }
 
@@ -70,7 +70,7 @@ fn a_rerankers_score_of_a_pair_is_that_of_the_reference_implementation() {
         let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
         for Pair { query, text, logit } in pairs {
             let first_bytes = u32::try_from(query.len()).unwrap();
-            let asked = ask(Content::Pair { first_bytes }, Want::Scores);
+            let asked = ask(Content::Pair { first_bytes, cut: PairCut::Longest }, Want::Scores);
             let raw = supervisor.answer_of(format!("{query}{text}").as_bytes(), asked).unwrap();
             assert_near(&floats(&raw.bytes), &[logit]);
         }
@@ -84,7 +84,7 @@ fn a_classifiers_scores_are_those_of_the_reference_implementation() {
         for Classified { text, second, logits } in texts {
             let first_bytes = u32::try_from(text.len()).unwrap();
             let content = match second {
-                Some(_) => Content::Pair { first_bytes },
+                Some(_) => Content::Pair { first_bytes, cut: PairCut::Longest },
                 None => Content::Text,
             };
             let payload = [text, second.unwrap_or_default()].concat();
@@ -101,7 +101,7 @@ fn the_prompt_that_a_request_names_is_put_before_the_text_and_else_the_default_o
     let mut supervisor = Supervisor::serving("tiny/prompts");
     let mut embed = |text: &str, prompt: Option<&str>| {
         let prompt = prompt.map(str::to_owned);
-        let text_ask = TextAsk { content: Content::Text, truncate: Some(Side::Right), prompt };
+        let text_ask = TextAsk { truncate: Some(Side::Right), prompt, ..TextAsk::default() };
         let asked = Ask::Text { text: text_ask, want: embedding(None) };
         supervisor.answer_of(text.as_bytes(), asked)
     };

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     control_page::Slot,
-    domain::{Facts, Output},
+    domain::{Facts, Output, Task},
     wire::{
-        ask::{self, Ask, Rejection, Want},
+        ask::{self, Ask, Rejection, SPARSE_ENTRY_BYTES, Want},
         message::{FromWorker, ToWorker, Welcome},
     },
 };
@@ -232,7 +232,13 @@ fn fits<'a>(
                         bytes == *asked as usize * size_of::<f32>() && bytes <= row
                     }
                     Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
+                    // Of these models more or fewer vectors are kept than there are tokens.
+                    Want::TokenEmbeddings if facts.task == Task::MultiVector => {
+                        row > 0 && bytes.is_multiple_of(row)
+                    }
                     Want::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
+                    Want::Sparse => bytes.is_multiple_of(SPARSE_ENTRY_BYTES),
+                    Want::Entities(_) => true,
                 },
             }
         })

@@ -196,7 +196,7 @@ mod tests {
     fn token_ids_are_counted_and_words_only_where_there_are_some() {
         let truncate = None;
         let text = |content| Ask::Text {
-            text: TextAsk { content, truncate, prompt: None },
+            text: TextAsk { content, truncate, ..TextAsk::default() },
             want: Want::Scores,
         };
         let of = |content, bytes: &[u8]| Size::of(&text(content), [bytes].into_iter());

@@ -1,6 +1,6 @@
 //! What the store promises, on real directories.
 
-use onnxd_proto::domain::{Facts, Pooling, Task};
+use onnxd_proto::domain::{Facts, PoolingMode, Task};
 
 use crate::models::store::*;
 
@@ -14,7 +14,7 @@ fn record_of(version: &str) -> Record {
     let facts = Facts {
         dimension: 4,
         max_tokens: 8,
-        pooling: Pooling::Mean,
+        pooling: PoolingMode::Mean.into(),
         normalize: true,
         ..Facts::of(Task::Embed)
     };

@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
 };
 use onnxd_engine::{RequestContext, engine::ALL_TASKS};
-use onnxd_proto::domain::{Facts, Output, Pooling, Task, tensor::DataType};
+use onnxd_proto::domain::{Facts, Output, Task, tensor::DataType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -103,13 +103,7 @@ fn model_type(facts: &Facts) -> Value {
     let labels = json!({ "id2label": id2label, "label2id": label2id });
     match facts.output() {
         Output::Dense { .. } | Output::Sparse { .. } | Output::MultiVector { .. } => {
-            let pooling = match facts.pooling {
-                Pooling::Mean => "mean",
-                Pooling::Cls => "cls",
-                Pooling::LastToken => "last_token",
-                Pooling::None => "none",
-            };
-            json!({ "embedding": { "pooling": pooling } })
+            json!({ "embedding": { "pooling": facts.pooling.to_string() } })
         }
         // Clients ask in another way for a score of a pair than for those of labels.
         Output::Scores { .. } if facts.task == Task::Rerank => json!({ "reranker": labels }),

@@ -118,7 +118,7 @@ impl Answering<'_, '_, '_> {
                     _ => Ok(Text::One(text)),
                 }
             }
-            Content::Pair { first_bytes } => {
+            Content::Pair { first_bytes, .. } => {
                 let length = usize::try_from(first_bytes).unwrap_or(usize::MAX);
                 let pair = part.split_at_checked(length);
                 let (first, second) =

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use onnxd_proto::{
-    domain::{Activation, Pooling, Refusal, Task},
+    domain::{Activation, Pooling, PoolingMode, Refusal, Task},
     wire::ask::PROMPT_NAME_BYTES_MAX,
 };
 use serde_json::Value;
@@ -60,7 +60,7 @@ pub(crate) fn read(dir: &Path, own: &Own) -> Result<Settings, Refusal> {
     let task = task::of(dir, own)?;
     let modules = Modules::read(dir)?;
     let labels = if task == Task::Embed { Vec::new() } else { task::labels(dir)? };
-    let pooling = match own.pooling {
+    let pooling = match own.pooling.clone() {
         Some(pooling) => pooling,
         None => pooling_of(dir, modules.pooling.as_deref())?,
     };
@@ -165,7 +165,7 @@ fn pooling_of(dir: &Path, module: Option<&str>) -> Result<Pooling, Refusal> {
     let Some(file) = JsonFile::read(dir, &name)? else {
         return match module {
             Some(_) => Err(contract(format!("{name} is missing, and modules.json needs it"))),
-            None => Ok(Pooling::Mean),
+            None => Ok(PoolingMode::Mean.into()),
         };
     };
     let modes = match file.get::<String>("pooling_mode")? {
@@ -173,9 +173,9 @@ fn pooling_of(dir: &Path, module: Option<&str>) -> Result<Pooling, Refusal> {
         None => file.modes()?,
     };
     match &modes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["mean" | "mean_tokens"] => Ok(Pooling::Mean),
-        ["cls" | "cls_token"] => Ok(Pooling::Cls),
-        ["lasttoken" | "last_token"] => Ok(Pooling::LastToken),
+        ["mean" | "mean_tokens"] => Ok(PoolingMode::Mean.into()),
+        ["cls" | "cls_token"] => Ok(PoolingMode::Cls.into()),
+        ["lasttoken" | "last_token"] => Ok(PoolingMode::LastToken.into()),
         [] => Err(contract(format!("{name}: no pooling mode is set"))),
         modes => {
             Err(contract(format!("{name}: pooling_mode {} is not supported", modes.join("+"))))

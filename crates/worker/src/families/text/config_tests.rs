@@ -25,7 +25,10 @@ const MODULES: &str = r#"[
 #[test]
 fn a_directory_without_any_of_the_files_is_mean_pooled_and_normalized() {
     let found = settings(&[]).unwrap();
-    assert_eq!((found.max_tokens, found.pooling, found.normalize), (512, Pooling::Mean, true));
+    assert_eq!(
+        (found.max_tokens, found.pooling, found.normalize),
+        (512, Pooling::from(PoolingMode::Mean), true)
+    );
 }
 
 #[test]
@@ -64,19 +67,24 @@ fn the_longest_text_is_as_the_most_specific_file_says_and_never_longer_than_the_
 fn pooling_is_what_the_pooling_modules_directory_says() {
     let elsewhere = MODULES.replace("1_Pooling", "pool");
     let cases = [
-        (MODULES, "1_Pooling/config.json", r#"{"pooling_mode_mean_tokens": true}"#, Pooling::Mean),
-        (MODULES, "1_Pooling/config.json", r#"{"pooling_mode": "cls"}"#, Pooling::Cls),
+        (
+            MODULES,
+            "1_Pooling/config.json",
+            r#"{"pooling_mode_mean_tokens": true}"#,
+            PoolingMode::Mean.into(),
+        ),
+        (MODULES, "1_Pooling/config.json", r#"{"pooling_mode": "cls"}"#, PoolingMode::Cls.into()),
         (
             MODULES,
             "1_Pooling/config.json",
             r#"{"pooling_mode_lasttoken": true}"#,
-            Pooling::LastToken,
+            PoolingMode::LastToken.into(),
         ),
         (
             &elsewhere,
             "pool/config.json",
             r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#,
-            Pooling::Cls,
+            PoolingMode::Cls.into(),
         ),
     ];
     for (modules, file, text, expected) in cases {
@@ -138,6 +146,6 @@ fn onnxd_toml_has_the_last_word() {
     let own = "pooling = \"cls\"\nnormalize = false\nmax_tokens = 9\nactivation = \"sigmoid\"";
     let found = settings(&[("onnxd.toml", own), ("tokenizer.json", "{}")]).unwrap();
     assert_eq!((found.task, found.max_tokens), (Task::Embed, 9));
-    assert_eq!((found.pooling, found.normalize), (Pooling::Cls, false));
+    assert_eq!((found.pooling, found.normalize), (PoolingMode::Cls.into(), false));
     assert_eq!(found.activation, Activation::Sigmoid);
 }

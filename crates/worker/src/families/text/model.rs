@@ -53,7 +53,7 @@ impl TextModel {
         let session =
             Session::open(runtime, model, form, head).map_err(|error| error.refuse(file))?;
         if session.is_pooled() {
-            settings.pooling = Pooling::None;
+            settings.pooling = Pooling::NONE;
         }
         let (wide, wide_making) = (Wide::default(), None);
         Ok(Self { session, tokenizer, settings, model_file: file, wide, wide_making, dimension: 0 })
@@ -150,7 +150,7 @@ impl TextModel {
         rows: Rows,
         embeddings: &mut Vec<f32>,
     ) -> Result<usize, SessionError> {
-        let how = (rows, self.settings.pooling);
+        let how = (rows, &self.settings.pooling);
         let pad_id = self.tokenizer.pad_id();
         self.dimension = run(&mut self.session, how, pad_id, texts, embeddings)?;
         Ok(self.dimension)
@@ -163,7 +163,7 @@ impl TextModel {
         rows: Rows,
         embeddings: &mut Vec<f32>,
     ) -> Option<usize> {
-        let (how, pad_id) = ((rows, self.settings.pooling), self.tokenizer.pad_id());
+        let (how, pad_id) = ((rows, &self.settings.pooling), self.tokenizer.pad_id());
         let mut wide = self.wide.get()?;
         let result = wide.as_mut().map(|session| run(session, how, pad_id, texts, embeddings))?;
         drop(wide);
@@ -221,18 +221,26 @@ fn head_of(task: Task) -> Head {
 
 fn run(
     session: &mut Session,
-    (rows, how): (Rows, Pooling),
+    (rows, how): (Rows, &Pooling),
     pad_id: i64,
     texts: &[&Tokens],
     embeddings: &mut Vec<f32>,
 ) -> Result<usize, SessionError> {
     embeddings.clear();
     session.run(texts, pad_id, |output| {
-        let lengths = texts.iter().map(|text| text.ids.len());
-        let shape = (output.rows, output.dimension);
-        match rows {
-            Rows::Pooled => pooling::pool(how, output.values, shape, lengths, embeddings),
-            Rows::Tokens => pooling::keep(output.values, shape, lengths, embeddings),
+        let (rows_each, dimension) = (output.rows, output.dimension);
+        let values = output.values.chunks_exact(rows_each * dimension);
+        for (tokens, text) in values.zip(texts) {
+            let length = text.ids.len();
+            match rows {
+                Rows::Pooled if how.is_none() => {
+                    embeddings.extend_from_slice(&tokens[..dimension]);
+                }
+                Rows::Pooled => {
+                    pooling::pool(how.modes(), tokens, dimension, 0..length, embeddings);
+                }
+                Rows::Tokens => embeddings.extend_from_slice(&tokens[..length * dimension]),
+            }
         }
         output.dimension
     })

@@ -1,122 +1,127 @@
-//! From token embeddings to one embedding per text, and its scaling to length 1. Pure; called
+//! From the vectors of tokens to one vector per text, and its scaling to length 1. Pure; called
 //! for every micro-batch.
 
-use onnxd_proto::domain::Pooling;
+use std::ops::Range;
+
+use onnxd_proto::domain::PoolingMode;
 
 /// What a vector is divided by at least, as in torch's `normalize`: zeros stay zeros.
 const NORM_MIN: f32 = 1e-12;
 
-/// Appends one embedding per text to `embeddings`. `values` holds, text after text, `rows` rows
-/// of `dimension` components, of which the first `lengths[text]` are the text's and the rest is
-/// padding.
+/// Appends one vector of `modes.len() * dimension` components for a text. `tokens` holds the
+/// vectors of its tokens without padding; those in `pooled` count.
 pub(crate) fn pool(
-    pooling: Pooling,
-    values: &[f32],
-    (rows, dimension): (usize, usize),
-    lengths: impl Iterator<Item = usize>,
-    embeddings: &mut Vec<f32>,
+    modes: &[PoolingMode],
+    tokens: &[f32],
+    dimension: usize,
+    pooled: Range<usize>,
+    vector: &mut Vec<f32>,
 ) {
-    for (text, length) in values.chunks_exact(rows * dimension).zip(lengths) {
-        match pooling {
-            Pooling::Mean => append_mean(&text[..length * dimension], dimension, embeddings),
-            Pooling::LastToken => {
-                let start = (length.max(1) - 1) * dimension;
-                embeddings.extend_from_slice(&text[start..start + dimension]);
+    for mode in modes {
+        let start = vector.len();
+        vector.resize(start + dimension, 0.0);
+        let part = &mut vector[start..];
+        let row = |place: usize| &tokens[place * dimension..(place + 1) * dimension];
+        match mode {
+            PoolingMode::Cls | PoolingMode::LastToken if pooled.is_empty() => {}
+            PoolingMode::Cls => part.copy_from_slice(row(pooled.start)),
+            PoolingMode::LastToken => part.copy_from_slice(row(pooled.end - 1)),
+            PoolingMode::Max => {
+                part.fill(if pooled.is_empty() { 0.0 } else { f32::NEG_INFINITY });
+                for place in pooled.clone() {
+                    for (max, &value) in part.iter_mut().zip(row(place)) {
+                        // A comparison, so that what is not a number is not lost.
+                        if !(value <= *max) {
+                            *max = value;
+                        }
+                    }
+                }
             }
-            // The model's own pooling leaves one row, so that both are the first.
-            Pooling::Cls | Pooling::None => embeddings.extend_from_slice(&text[..dimension]),
+            PoolingMode::Mean => sum(part, row, pooled.clone(), |_| 1.0, |weights| weights),
+            PoolingMode::MeanSqrtLen => sum(part, row, pooled.clone(), |_| 1.0, f32::sqrt),
+            PoolingMode::WeightedMean => {
+                sum(part, row, pooled.clone(), |place| (place + 1) as f32, |weights| weights);
+            }
         }
     }
 }
 
-/// Appends the embeddings of all tokens that are not padding, text after text.
-pub(crate) fn keep(
-    values: &[f32],
-    (rows, dimension): (usize, usize),
-    lengths: impl Iterator<Item = usize>,
-    embeddings: &mut Vec<f32>,
+/// Adds up rows by their weights and divides by what becomes of the sum of the weights.
+fn sum<'t>(
+    sums: &mut [f32],
+    row: impl Fn(usize) -> &'t [f32],
+    pooled: Range<usize>,
+    weight: impl Fn(usize) -> f32,
+    divisor: impl Fn(f32) -> f32,
 ) {
-    for (text, length) in values.chunks_exact(rows * dimension).zip(lengths) {
-        embeddings.extend_from_slice(&text[..length * dimension]);
-    }
-}
-
-fn append_mean(text: &[f32], dimension: usize, embeddings: &mut Vec<f32>) {
-    let start = embeddings.len();
-    embeddings.resize(start + dimension, 0.0);
-    let mean = &mut embeddings[start..];
-    let mut tokens = 0.0;
-    for token in text.chunks_exact(dimension) {
-        tokens += 1.0;
-        for (sum, value) in mean.iter_mut().zip(token) {
-            *sum += value;
+    let mut weights = 0.0;
+    for place in pooled {
+        let weight = weight(place);
+        weights += weight;
+        for (sum, value) in sums.iter_mut().zip(row(place)) {
+            *sum += value * weight;
         }
     }
-    for sum in mean {
-        *sum /= tokens;
+    if weights > 0.0 {
+        let divisor = divisor(weights);
+        sums.iter_mut().for_each(|sum| *sum /= divisor);
     }
 }
 
-/// Scales an embedding to length 1.
-pub(crate) fn normalize(embedding: &mut [f32]) {
-    let norm = embedding.iter().map(|value| value * value).sum::<f32>().sqrt().max(NORM_MIN);
-    for value in embedding {
+/// Scales a vector to length 1.
+pub(crate) fn normalize(vector: &mut [f32]) {
+    let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt().max(NORM_MIN);
+    for value in vector {
         *value /= norm;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use PoolingMode::{Cls, LastToken, Max, Mean, MeanSqrtLen, WeightedMean};
+
     use super::*;
 
-    /// Two texts of three tokens with two components each.
-    const VALUES: [f32; 12] = [1.0, 10.0, 2.0, 20.0, 3.0, 30.0, -1.0, 0.0, 0.0, 0.0, 4.0, 0.5];
+    /// Three tokens with two components each.
+    const TOKENS: [f32; 6] = [1.0, 10.0, 2.0, -20.0, 3.0, 30.0];
 
-    fn pooled(pooling: Pooling, lengths: &[usize], shape: (usize, usize)) -> Vec<f32> {
-        let mut embeddings = Vec::new();
-        pool(pooling, &VALUES, shape, lengths.iter().copied(), &mut embeddings);
-        embeddings
+    fn pooled(modes: &[PoolingMode], range: Range<usize>) -> Vec<f32> {
+        let mut vector = Vec::new();
+        pool(modes, &TOKENS, 2, range, &mut vector);
+        vector
     }
 
     #[test]
-    fn the_mean_is_taken_over_the_tokens_of_each_text() {
-        assert_eq!(pooled(Pooling::Mean, &[3, 3], (3, 2)), [2.0, 20.0, 1.0, 0.5 / 3.0]);
-        assert_eq!(pooled(Pooling::Mean, &[1], (1, 12)), VALUES);
+    fn each_mode_is_that_of_sentence_transformers() {
+        assert_eq!(pooled(&[Cls], 0..3), [1.0, 10.0]);
+        assert_eq!(pooled(&[LastToken], 0..3), [3.0, 30.0]);
+        assert_eq!(pooled(&[Max], 0..3), [3.0, 30.0]);
+        assert_eq!(pooled(&[Mean], 0..3), [2.0, 20.0 / 3.0]);
+        assert_eq!(pooled(&[MeanSqrtLen], 0..2), [3.0 / 2.0_f32.sqrt(), -10.0 / 2.0_f32.sqrt()]);
+        assert_eq!(pooled(&[WeightedMean], 0..3), [14.0 / 6.0, 60.0 / 6.0]);
     }
 
     #[test]
-    fn padding_does_not_count() {
-        assert_eq!(pooled(Pooling::Mean, &[2, 1], (3, 2)), [1.5, 15.0, -1.0, 0.0]);
-        assert_eq!(pooled(Pooling::Cls, &[2, 1], (3, 2)), [1.0, 10.0, -1.0, 0.0]);
+    fn several_modes_are_concatenated() {
+        assert_eq!(pooled(&[Cls, Mean], 0..2), [1.0, 10.0, 1.5, -5.0]);
     }
 
     #[test]
-    fn cls_is_the_first_token_of_each_text() {
-        assert_eq!(pooled(Pooling::Cls, &[3, 3], (3, 2)), [1.0, 10.0, -1.0, 0.0]);
+    fn the_tokens_of_a_prompt_do_not_count() {
+        assert_eq!(pooled(&[Cls, Max, Mean], 1..3), [2.0, -20.0, 3.0, 30.0, 2.5, 5.0]);
+        assert_eq!(pooled(&[WeightedMean], 1..3), [13.0 / 5.0, 50.0 / 5.0]);
     }
 
     #[test]
-    fn the_last_token_is_the_last_before_the_padding() {
-        assert_eq!(pooled(Pooling::LastToken, &[3, 1], (3, 2)), [3.0, 30.0, -1.0, 0.0]);
+    fn no_token_gives_zeros_and_no_nan() {
+        assert_eq!(pooled(&[LastToken, Max, Mean, MeanSqrtLen, WeightedMean], 3..3), [0.0; 10]);
     }
 
     #[test]
-    fn what_is_kept_of_a_text_is_all_but_its_padding() {
-        let mut embeddings = Vec::new();
-        keep(&VALUES, (3, 2), [2, 1].into_iter(), &mut embeddings);
-        assert_eq!(embeddings, [1.0, 10.0, 2.0, 20.0, -1.0, 0.0]);
-    }
-
-    #[test]
-    fn what_the_model_has_pooled_is_left_as_it_is() {
-        assert_eq!(pooled(Pooling::None, &[1, 1, 1], (1, 4)), VALUES);
-    }
-
-    #[test]
-    fn a_normalized_embedding_has_length_one_and_zeros_stay_zeros() {
-        let mut embedding = [3.0, 4.0];
-        normalize(&mut embedding);
-        assert_eq!(embedding, [0.6, 0.8]);
+    fn a_normalized_vector_has_length_one_and_zeros_stay_zeros() {
+        let mut vector = [3.0, 4.0];
+        normalize(&mut vector);
+        assert_eq!(vector, [0.6, 0.8]);
         let mut zeros = [0.0; 3];
         normalize(&mut zeros);
         assert_eq!(zeros, [0.0; 3]);
