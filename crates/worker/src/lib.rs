@@ -139,7 +139,7 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
         Ok(runtime) => {
             let mut passed = |part: &str| drop(print(&CheckLine::Passed(part.into())));
             match check::check(&runtime, args, &mut passed) {
-                Ok(checked) => (CheckLine::Accepted(checked), ExitStatus::Fine),
+                Ok(checked) => (CheckLine::Accepted(Box::new(checked)), ExitStatus::Fine),
                 Err(refusal) => (CheckLine::Refused(refusal), ExitStatus::Refused),
             }
         }

@@ -12,7 +12,7 @@ pub enum CheckLine {
     /// A part of the check has passed: "load", "shapes", "canary", "drift", "compile".
     Passed(String),
     /// The candidate can serve.
-    Accepted(Checked),
+    Accepted(Box<Checked>),
     /// It cannot.
     Refused(Refusal),
 }

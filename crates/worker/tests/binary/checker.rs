@@ -73,7 +73,7 @@ impl Check {
             assert!(verdict.is_none(), "the verdict is the last line");
             match serde_json::from_str(line).unwrap() {
                 CheckLine::Passed(part) => passed.push(part),
-                CheckLine::Accepted(checked) => verdict = Some(Ok(checked)),
+                CheckLine::Accepted(checked) => verdict = Some(Ok(*checked)),
                 CheckLine::Refused(refusal) => verdict = Some(Err(refusal)),
             }
         }

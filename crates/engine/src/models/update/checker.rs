@@ -189,7 +189,7 @@ async fn verdict(child: &mut Child, mut passed: impl FnMut(String)) -> Result<Ch
     while let Some(line) = lines.next_line().await.map_err(|error| failed(&error))? {
         match serde_json::from_str(&line) {
             Ok(CheckLine::Passed(part)) => passed(part),
-            Ok(CheckLine::Accepted(checked)) => last = Some(Ok(checked)),
+            Ok(CheckLine::Accepted(checked)) => last = Some(Ok(*checked)),
             Ok(CheckLine::Refused(refusal)) => last = Some(Err(refusal)),
             Err(_) => {}
         }
