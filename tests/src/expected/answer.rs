@@ -190,6 +190,16 @@ fn entities(answer: &Value, words: &[Vec<String>]) -> Option<Result<Rows, String
     Some(Ok(scores))
 }
 
+/// The entities that a model answers for as many texts, to be compared with later ones.
+pub fn entities_of(answer: &Value, texts: usize) -> Option<(Reading, Rows)> {
+    let is_one = texts == 1 && answer.get(0).is_none_or(Value::is_object);
+    let lists = if is_one { std::slice::from_ref(answer) } else { answer.as_array()? };
+    let words = |list: &Value| Some(list.as_array()?.iter().map(entity).collect());
+    let reading = Reading::Entities(lists.iter().map(words).collect::<Option<_>>()?);
+    let rows = reading.rows(answer).ok()?;
+    Some((reading, rows))
+}
+
 /// What an entity is, apart from its score.
 pub fn entity(one: &Value) -> String {
     let label = one.get("entity_group").or_else(|| one.get("entity"));

@@ -14,7 +14,8 @@ use super::{
 /// The file has no known task.
 pub fn cases(directory: &Directory, limit: Limit) -> Vec<Case> {
     let expected = &directory.expected;
-    let maker = Maker { expected, limit };
+    let has_prompts = directory.path.join("config_sentence_transformers.json").exists();
+    let maker = Maker { expected, limit, has_prompts };
     match expected["task"].as_str() {
         Some("embedding") if expected.get("embeddings_by_task").is_some() => maker.by_task(),
         Some("embedding") => maker.embedding(),
@@ -57,6 +58,8 @@ fn sigmoid(logit: f32) -> f32 {
 struct Maker<'e> {
     expected: &'e Value,
     limit: Limit,
+    /// Otherwise the prompts stand on the model's card alone, and clients send them themselves.
+    has_prompts: bool,
 }
 
 impl Maker<'_> {
@@ -85,6 +88,16 @@ impl Maker<'_> {
         case
     }
 
+    /// A body of `/embed` that gives what `encode()` does: the route normalizes unless it is told not
+    /// to, and `normalize: false` leaves a Normalize module out.
+    fn embed(&self, inputs: Value) -> Value {
+        let mut body = json!({"inputs": inputs});
+        if self.expected["normalized"] == false {
+            body["normalize"] = false.into();
+        }
+        body
+    }
+
     fn embedding(&self) -> Vec<Case> {
         let expected = self.expected;
         let texts = texts(&expected["texts"]);
@@ -94,11 +107,11 @@ impl Maker<'_> {
             .iter()
             .zip(&alone)
             .map(|(text, right)| {
-                let body = json!({"inputs": text, "normalize": false});
+                let body = self.embed(json!(text));
                 self.case("a text alone", "/embed", body, Reading::Vectors, vec![right.clone()])
             })
             .collect();
-        let raw = json!({"inputs": texts, "normalize": false});
+        let raw = self.embed(json!(texts));
         cases.push(self.case("one batch", "/embed", raw, Reading::Vectors, alone.clone()));
         let plain = json!({"inputs": texts});
         cases.push(self.case("normalized", "/embed", plain, Reading::Vectors, units));
@@ -107,9 +120,10 @@ impl Maker<'_> {
         cases.extend(self.prompts(&texts));
         for (size, right) in expected["truncate_dim"].as_object().into_iter().flatten() {
             let size: u32 = size.parse().expect("a number of components");
-            let body = json!({"inputs": texts, "normalize": false, "dimensions": size});
+            let body = json!({"inputs": texts, "dimensions": size});
             let what = format!("{size} dimensions");
-            cases.push(self.case(&what, "/embed", body, Reading::Vectors, numbers(right)));
+            let right = numbers(right).iter().map(|row| unit(row)).collect();
+            cases.push(self.case(&what, "/embed", body, Reading::Vectors, right));
         }
         cases
     }
@@ -119,10 +133,21 @@ impl Maker<'_> {
         for (name, right) in self.expected["embeddings_by_prompt"].as_object().into_iter().flatten()
         {
             let right = numbers(right);
-            let body = json!({"inputs": texts, "normalize": false, "prompt_name": name});
+            if !self.has_prompts {
+                let prompt = self.expected["prompts"][name].as_str().expect("a prompt");
+                let texts: Vec<String> =
+                    texts.iter().map(|text| format!("{prompt}{text}")).collect();
+                let body = self.embed(json!(texts));
+                let what = format!("text of prompt {name}");
+                cases.push(self.case(&what, "/embed", body, Reading::Vectors, right));
+                continue;
+            }
+            let mut body = self.embed(json!(texts));
+            body["prompt_name"] = name.as_str().into();
             let what = format!("prompt {name}");
             cases.push(self.case(&what, "/embed", body, Reading::Vectors, right.clone()));
-            let body = json!({"inputs": texts[0], "normalize": false, "prompt_name": name});
+            let mut body = self.embed(json!(texts[0]));
+            body["prompt_name"] = name.as_str().into();
             let first = vec![right[0].clone()];
             cases.push(self.case(&what, "/embed", body, Reading::Vectors, first));
             if matches!(name.as_str(), "query" | "document") {
@@ -142,7 +167,7 @@ impl Maker<'_> {
         for (task, right) in self.expected["embeddings_by_task"].as_object().into_iter().flatten() {
             let right = numbers(right);
             let what = format!("task {task}");
-            let body = json!({"inputs": texts, "normalize": false, "prompt_name": task,
+            let body = json!({"inputs": texts, "prompt_name": task,
                 "switches": {"task_id": task}});
             cases.push(self.case(&what, "/embed", body, Reading::Vectors, right.clone()));
             let number = &self.expected["task_ids"][task];

@@ -1,4 +1,4 @@
-//! Clients that ask cases without a pause and without retries. Each answer is labelled with the
+//! Clients that ask cases one after the other, without retries. Each answer is labelled with the
 //! content that computed it, for the history checker.
 
 use std::{
@@ -23,6 +23,7 @@ use crate::{
 };
 
 const VIOLATIONS_SHOWN: usize = 5;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// One request, and by content what it is answered.
 #[derive(Clone, Debug)]
@@ -163,6 +164,8 @@ impl One {
             let end = self.begin.elapsed();
             requests.push(Request { client, sequence, texts: 1, start, end, outcome });
             self.shared.answered.fetch_add(usize::from(!is_lost), Ordering::Relaxed);
+            // Leaves the CPUs to the check of the next version now and then.
+            tokio::time::sleep(PAUSE).await;
             if is_lost {
                 let Ok(client) = Client::connect(self.client.address()).await else { break };
                 self.client = client;

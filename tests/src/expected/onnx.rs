@@ -5,9 +5,9 @@ use std::{fs, path::Path};
 
 /// Tensors of fewer bytes stay as they are: scalars, shapes, frequencies of positions.
 const MIN_BYTES: usize = 1024;
-/// Wire bytes of `TensorProto.data_type` FLOAT and FLOAT16.
-const FLOAT: [u8; 2] = [0x10, 1];
-const FLOAT16: [u8; 2] = [0x10, 10];
+/// Wire bytes of `TensorProto.data_type`, and bytes of an element: FLOAT, UINT8, INT8, FLOAT16.
+const TYPES: [([u8; 2], usize); 4] =
+    [([0x10, 1], 4), ([0x10, 2], 1), ([0x10, 3], 1), ([0x10, 10], 2)];
 
 /// Changes the weights of a graph's file, and says how many tensors it changed. Exporters write a
 /// tensor's type, name and data one after the other; tensors in other files stay as they are.
@@ -51,11 +51,8 @@ fn tensor(bytes: &[u8], place: &mut usize) -> Option<(usize, std::ops::Range<usi
     while *place + 4 < bytes.len() {
         let head = [bytes[*place], bytes[*place + 1]];
         *place += 1;
-        let width = match head {
-            FLOAT => 4,
-            FLOAT16 => 2,
-            _ => continue,
-        };
+        let Some((_, width)) = TYPES.iter().find(|(wire, _)| *wire == head) else { continue };
+        let width = *width;
         // Fields 8, the name, and 9, the data.
         let Some((name, data)) = field(bytes, *place + 1, 0x42) else { continue };
         if !bytes[name].iter().all(u8::is_ascii_graphic) {
