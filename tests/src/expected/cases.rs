@@ -15,7 +15,8 @@ use super::{
 pub fn cases(directory: &Directory, limit: Limit) -> Vec<Case> {
     let expected = &directory.expected;
     let has_prompts = directory.path.join("config_sentence_transformers.json").exists();
-    let maker = Maker { expected, limit, has_prompts };
+    let has_modules = directory.path.join("modules.json").exists();
+    let maker = Maker { expected, limit, has_prompts, has_modules };
     match expected["task"].as_str() {
         Some("embedding") if expected.get("embeddings_by_task").is_some() => maker.by_task(),
         Some("embedding") => maker.embedding(),
@@ -60,6 +61,7 @@ struct Maker<'e> {
     limit: Limit,
     /// Otherwise the prompts stand on the model's card alone, and clients send them themselves.
     has_prompts: bool,
+    has_modules: bool,
 }
 
 impl Maker<'_> {
@@ -115,8 +117,11 @@ impl Maker<'_> {
         cases.push(self.case("one batch", "/embed", raw, Reading::Vectors, alone.clone()));
         let plain = json!({"inputs": texts});
         cases.push(self.case("normalized", "/embed", plain, Reading::Vectors, units));
-        let open = json!({"input": texts});
-        cases.push(self.case("OpenAI", "/v1/embeddings", open, Reading::OpenAi, alone));
+        // Without modules.json no file says whether vectors have length 1.
+        if self.has_modules || expected["normalized"] == true {
+            let open = json!({"input": texts});
+            cases.push(self.case("OpenAI", "/v1/embeddings", open, Reading::OpenAi, alone));
+        }
         cases.extend(self.prompts(&texts));
         for (size, right) in expected["truncate_dim"].as_object().into_iter().flatten() {
             let size: u32 = size.parse().expect("a number of components");

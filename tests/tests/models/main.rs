@@ -14,18 +14,16 @@ use e2e::{
 };
 use serde_json::Value;
 
-/// Directories whose vectors may be further away than float32's, and why. All others are held to
-/// [`Limit::FLOAT32`].
-const LIMITS: [(&str, Limit); 2] = [
-    // The reference rounds to float16 at other places than ONNX Runtime's kernels do.
-    ("fp16-io", Limit { difference: 5e-3, cosine: 0.999 }),
-    // CPUs without VNNI saturate 8-bit sums.
-    ("quantized-only", Limit { difference: 0.08, cosine: 0.98 }),
-];
-
-fn limit(name: &str) -> Limit {
-    let special = LIMITS.iter().find(|(directory, _)| *directory == name);
-    special.map_or(Limit::FLOAT32, |(_, limit)| *limit)
+/// How far vectors may be from the right ones: as float32's are, or as `expected.json` says.
+fn limit(directory: &Directory) -> Limit {
+    let tolerance = directory.expected["tolerance"].as_f64();
+    match (directory.name.as_str(), tolerance) {
+        // CPUs without VNNI saturate 8-bit sums.
+        ("quantized-only", _) => Limit { difference: 0.08, cosine: 0.98 },
+        (_, Some(tolerance)) => serde_json::from_value(tolerance.into())
+            .map_or(Limit::FLOAT32, |difference| Limit { difference, cosine: 0.999 }),
+        _ => Limit::FLOAT32,
+    }
 }
 
 /// The directories for which `wanted` is true of the task in their `expected.json`.
@@ -81,5 +79,5 @@ fn assert_none(faults: &[String]) {
 
 /// The requests that a directory's `expected.json` answers.
 fn cases_of(directory: &Directory) -> Vec<Case> {
-    cases(directory, limit(&directory.name))
+    cases(directory, limit(directory))
 }

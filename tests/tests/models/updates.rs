@@ -27,7 +27,7 @@ const PAIRS: usize = 30;
 /// How versions are loaded, in turn.
 const LOADS: [&str; 2] = ["ahead", "lazy"];
 /// Embedders with as many components, which can follow each other.
-const COMPONENTS: [usize; 3] = [32, 48, 64];
+const COMPONENTS: [usize; 4] = [24, 32, 48, 64];
 
 /// A version that a model is updated to.
 struct Content {
@@ -61,7 +61,7 @@ fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
         body: json!({"inputs": inputs}),
         reading: Reading::Vectors,
         right,
-        limit: limit(&directory.name),
+        limit: limit(directory),
     };
     let one = |(text, unit): (&String, &Vec<f32>)| case(json!(text), vec![unit.clone()]);
     let each: Vec<Case> = wanted.iter().zip(&units).map(one).collect();
