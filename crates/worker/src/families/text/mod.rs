@@ -4,14 +4,22 @@
 pub(crate) mod answer;
 pub(crate) mod config;
 pub(crate) mod costs;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod dense;
 pub(crate) mod json;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod linear;
 pub(crate) mod microbatch;
 pub(crate) mod model;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod nonlinear;
 pub(crate) mod pooling;
 pub(crate) mod probe;
 pub(crate) mod task;
 pub(crate) mod tokenize;
 pub(crate) mod trial;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod weights;
 pub(crate) mod wide;
 
 use std::path::Path;
