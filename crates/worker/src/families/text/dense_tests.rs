@@ -1,40 +1,14 @@
 use std::fs;
 
 use proptest::prelude::*;
-use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::families::text::module_fixture::{self, Given, floats, numbers};
 
-/// A tensor's name, shape and values.
-type Named<'a> = (&'a str, &'a [usize], &'a [f32]);
-
-/// Numbers between −1 and 1 that look random and are the same each time.
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        f32::from(u16::try_from(state >> 16).unwrap()) / 32_768.0 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-/// A module with these tensors.
-fn module(config: &Value, tensors: &[Named<'_>]) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("2_Dense")).unwrap();
-    fs::write(dir.path().join("2_Dense/config.json"), config.to_string()).unwrap();
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap())
-    });
-    let file = safetensors::serialize(views, None).unwrap();
-    fs::write(dir.path().join("2_Dense/model.safetensors"), file).unwrap();
-    dir
+fn module(config: &Value, tensors: &[Given]) -> TempDir {
+    module_fixture::version("2_Dense", Some(config), tensors)
 }
 
 fn open(dir: &TempDir) -> Result<Dense, Refusal> {
@@ -72,7 +46,10 @@ fn any_shape_and_number_of_rows_gives_the_products() {
         let config = json!({"in_features": inputs, "out_features": outputs});
         let dir = module(
             &config,
-            &[("linear.weight", &[outputs, inputs], &weight), ("linear.bias", &[outputs], &bias)],
+            &[
+                floats("linear.weight", &[outputs, inputs], &weight),
+                floats("linear.bias", &[outputs], &bias),
+            ],
         );
         let dense = open(&dir).unwrap();
         assert_eq!((dense.inputs(), dense.outputs(), dense.rows()), (inputs, outputs, Rows::Texts));
@@ -97,11 +74,11 @@ fn a_residual_is_added_after_the_activation() {
             "activation_function": "torch.nn.modules.activation.ReLU"})
     };
     let mut out = Vec::new();
-    let dir = module(&config(2), &[("linear.weight", &[2, 2], &square)]);
+    let dir = module(&config(2), &[floats("linear.weight", &[2, 2], &square)]);
     open(&dir).unwrap().apply(&rows, &mut out);
     assert_close(&out, &[0.5 + 0.5, 0.0 - 0.25]);
-    let tensors: [Named<'_>; 2] =
-        [("linear.weight", &[3, 2], &weight), ("residual.weight", &[3, 2], &other)];
+    let tensors: [Given; 2] =
+        [floats("linear.weight", &[3, 2], &weight), floats("residual.weight", &[3, 2], &other)];
     open(&module(&config(3), &tensors)).unwrap().apply(&rows, &mut out);
     let products = linear(&rows, &weight, &[0.0; 3]).into_iter().map(|value| value.max(0.0));
     let residuals = linear(&rows, &other, &[0.0; 3]);
@@ -111,8 +88,8 @@ fn a_residual_is_added_after_the_activation() {
 
 #[test]
 fn what_the_configuration_leaves_out_is_as_the_library_has_it() {
-    let tensors: [Named<'_>; 2] =
-        [("linear.weight", &[1, 1], &[1.0]), ("linear.bias", &[1], &[0.5])];
+    let tensors: [Given; 2] =
+        [floats("linear.weight", &[1, 1], &[1.0]), floats("linear.bias", &[1], &[0.5])];
     let mut out = Vec::new();
     for (fields, expected) in [
         (json!({}), 1.0_f64.tanh()),
@@ -128,16 +105,16 @@ fn what_the_configuration_leaves_out_is_as_the_library_has_it() {
 
 #[test]
 fn a_module_that_does_not_fit_is_refused_with_the_file_and_field() {
-    let weight: Named<'_> = ("linear.weight", &[1, 2], &[1.0, 2.0]);
-    let bias: Named<'_> = ("linear.bias", &[1], &[1.0]);
+    let weight = floats("linear.weight", &[1, 2], &[1.0, 2.0]);
+    let bias = floats("linear.bias", &[1], &[1.0]);
     let plain = json!({"in_features": 2, "out_features": 1});
     let with = |field: &str, value: Value| {
         let mut config = plain.clone();
         config[field] = value;
         config
     };
-    let whole = [weight, bias];
-    let cases: [(Value, &[Named<'_>], &str); 12] = [
+    let whole = [weight.clone(), bias];
+    let cases: [(Value, &[Given], &str); 12] = [
         (json!([]), &whole, "2_Dense/config.json: expected a JSON object"),
         (json!({"in_features": 2}), &whole, "2_Dense/config.json: out_features is missing"),
         (with("in_features", 0.into()), &whole, "in_features: expected a number between 1 and"),
@@ -164,7 +141,7 @@ fn a_module_that_does_not_fit_is_refused_with_the_file_and_field() {
 fn tokens_are_projected_where_the_configuration_says_so() {
     let config = json!({"in_features": 1, "out_features": 1, "bias": false,
         "module_input_name": "token_embeddings", "module_output_name": null});
-    let dir = module(&config, &[("linear.weight", &[1, 1], &[1.0])]);
+    let dir = module(&config, &[floats("linear.weight", &[1, 1], &[1.0])]);
     assert_eq!(open(&dir).unwrap().rows(), Rows::Tokens);
 }
 
@@ -175,7 +152,7 @@ proptest! {
     ) {
         let config = json!({"in_features": 2, "out_features": 1, "bias": false,
             "activation_function": "torch.nn.modules.linear.Identity", "use_residual": false});
-        let dir = module(&config, &[("linear.weight", &[1, 2], &[1.0, 2.0])]);
+        let dir = module(&config, &[floats("linear.weight", &[1, 2], &[1.0, 2.0])]);
         let mut config = config.to_string().into_bytes();
         let at = place.index(config.len());
         let end = (at + bytes.len()).min(config.len());
