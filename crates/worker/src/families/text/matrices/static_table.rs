@@ -6,19 +6,15 @@ use std::path::Path;
 
 use onnxd_proto::{domain::Refusal, wire::ask::Rejection};
 use safetensors::Dtype;
-use serde_json::Value;
 
 use super::{
-    json::{JsonFile, contract, read_json},
     linear::FEATURES_MAX,
     weights::{self, Floats, Tensor, Weights},
 };
+use crate::families::text::files::json::contract;
 
 /// What sentence-transformers and model2vec call the table.
 const TABLES: [&str; 2] = ["embedding.weight", "embeddings"];
-
-/// Tokens that model2vec takes of a text where its configuration says nothing.
-const TOKENS_DEFAULT: u32 = 512;
 
 /// A vector for each token.
 #[derive(Debug)]
@@ -38,39 +34,6 @@ enum Rows {
     Floats(Floats),
     /// Of other types; a row becomes `f32` when it is used.
     Narrow(Tensor),
-}
-
-/// What model2vec's `config.json` says; sentence-transformers has no such file for these models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Model2Vec {
-    /// Whether embeddings have length 1.
-    pub(crate) normalize: bool,
-    /// Tokens of the longest text; longer ones are cut. `None`: any number.
-    pub(crate) max_tokens: Option<u32>,
-}
-
-impl Model2Vec {
-    /// Reads the configuration of the version in `dir`; `None` if model2vec did not save it.
-    /// model2vec drops unknown tokens, after it has cut the text; sentence-transformers keeps them.
-    ///
-    /// # Errors
-    /// The file is malformed.
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, Refusal> {
-        const FILE: &str = "config.json";
-        let Some(Value::Object(fields)) = read_json(dir, FILE)? else { return Ok(None) };
-        let says_no_limit = fields.get("max_length").is_some_and(Value::is_null);
-        let file = JsonFile::of(FILE, fields);
-        if file.get::<String>("model_type")?.as_deref() != Some("model2vec") {
-            return Ok(None);
-        }
-        let max_tokens = match file.get::<u32>("max_length")? {
-            None if says_no_limit => None,
-            None => Some(TOKENS_DEFAULT),
-            Some(0) => return Err(contract(format!("{FILE}: max_length is 0"))),
-            tokens => tokens,
-        };
-        Ok(Some(Self { normalize: file.get("normalize")?.unwrap_or(false), max_tokens }))
-    }
 }
 
 impl StaticTable {

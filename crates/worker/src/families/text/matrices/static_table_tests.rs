@@ -6,7 +6,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::module_fixture::{self, Given, floats, numbers};
+use crate::families::text::matrices::module_fixture::{self, Given, floats, numbers};
 
 fn version(tensors: &[Given]) -> TempDir {
     module_fixture::version("", None, tensors)
@@ -100,24 +100,6 @@ fn a_table_that_does_not_fit_is_refused() {
         assert!(message.starts_with("model.safetensors: "), "{message}");
         assert!(message.contains(expected), "{message}");
     }
-}
-
-#[test]
-fn the_configuration_of_model2vec_has_its_defaults() {
-    let read =
-        |config: Value| Model2Vec::read(module_fixture::version("", Some(&config), &[]).path());
-    let model = |normalize, max_tokens| Some(Model2Vec { normalize, max_tokens });
-    assert_eq!(read(json!({"model_type": "bert"})).unwrap(), None);
-    assert_eq!(read(json!({"model_type": "model2vec"})).unwrap(), model(false, Some(512)));
-    let config = json!({"model_type": "model2vec", "normalize": true, "max_length": null});
-    assert_eq!(read(config).unwrap(), model(true, None));
-    let config = json!({"model_type": "model2vec", "max_length": 9});
-    assert_eq!(read(config).unwrap(), model(false, Some(9)));
-    for length in [json!(0), json!(-1), json!("9")] {
-        let config = json!({"model_type": "model2vec", "max_length": length});
-        assert!(read(config).unwrap_err().message.starts_with("config.json: max_length"));
-    }
-    assert_eq!(Model2Vec::read(tempfile::tempdir().unwrap().path()).unwrap(), None);
 }
 
 proptest! {
