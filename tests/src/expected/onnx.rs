@@ -46,6 +46,23 @@ pub fn change_safetensors(path: &Path) {
     change_floats(path, 8 + usize::try_from(u64::from_le_bytes(head)).unwrap());
 }
 
+/// Adds a number to each element of the tensor of this name.
+///
+/// # Panics
+/// The graph has no such tensor of float32.
+pub fn add_to(path: &Path, name: &str, more: f32) {
+    let mut bytes = fs::read(path).unwrap();
+    let length = u8::try_from(name.len()).unwrap();
+    let head = [&TYPES[0].0[..], &[0x42, length], name.as_bytes()].concat();
+    let place = bytes.windows(head.len()).position(|window| window == head);
+    let begin = place.unwrap_or_else(|| panic!("{} has no {name}", path.display())) + head.len();
+    let (data, _) = field(&bytes, begin, 0x4a).unwrap();
+    for element in bytes[data].as_chunks_mut::<4>().0 {
+        *element = (f32::from_le_bytes(*element) + more).to_le_bytes();
+    }
+    fs::write(path, bytes).unwrap();
+}
+
 /// The next large tensor from `place` on: bytes of an element, and where the data is.
 fn tensor(bytes: &[u8], place: &mut usize) -> Option<(usize, std::ops::Range<usize>)> {
     while *place + 4 < bytes.len() {

@@ -3,6 +3,7 @@
 
 mod edits;
 mod every_directory;
+mod small_inputs;
 mod updates;
 mod variants;
 
