@@ -67,7 +67,7 @@ impl Kind {
 ///
 /// # Errors
 /// As [`document`]; or the library does not take the vocabulary.
-pub(super) fn tokenizer(dir: &Path) -> Result<tokenizers::Tokenizer, Refusal> {
+pub(crate) fn tokenizer(dir: &Path) -> Result<tokenizers::Tokenizer, Refusal> {
     tokenizers::Tokenizer::from_bytes(document(dir)?).map_err(|error| {
         RefusalKind::Load.because(format!("the tokenizer made from the vocabulary: {error}"))
     })
@@ -77,7 +77,7 @@ pub(super) fn tokenizer(dir: &Path) -> Result<tokenizers::Tokenizer, Refusal> {
 ///
 /// # Errors
 /// The files are of a tokenizer that cannot be made exactly, or a file is missing or malformed.
-pub(super) fn document(dir: &Path) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn document(dir: &Path) -> Result<Vec<u8>, Refusal> {
     let Some(config) = JsonFile::read(dir, CONFIG)? else {
         return Err(cannot(format!("{CONFIG}, which names its kind, is missing, too")));
     };
