@@ -4,14 +4,30 @@
 pub(crate) mod answer;
 pub(crate) mod config;
 pub(crate) mod costs;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod dense;
 pub(crate) mod json;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod layer_norm;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod linear;
 pub(crate) mod microbatch;
 pub(crate) mod model;
+#[cfg(test)]
+mod module_fixture;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod nonlinear;
 pub(crate) mod pooling;
 pub(crate) mod probe;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod sparse_static;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod static_table;
 pub(crate) mod task;
 pub(crate) mod tokenize;
 pub(crate) mod trial;
+#[allow(dead_code, reason = "no pipeline applies it yet")]
+pub(crate) mod weights;
 pub(crate) mod wide;
 
 use std::path::Path;
