@@ -157,6 +157,7 @@ impl Driver {
         known: Known,
     ) {
         let Known { facts, drift } = known;
+        let facts = *facts;
         let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
         let configured_source = self.model.source.clone();
         let inputs = self.inputs.clone();
