@@ -8,7 +8,7 @@ use onnxd_proto::{domain::cost::CostTable, wire::ask::Side};
 
 pub use crate::session::Tokens;
 use crate::{
-    artifacts::{costs::Company, model_in},
+    artifacts::{costs::Company, graph_in},
     families::{
         family::Opening,
         own::Own,
@@ -56,13 +56,13 @@ impl BareModel {
         let runtime = Runtime::open(onnxruntime).map_err(|error| error.to_string())?;
         let opened = || {
             let own = Own::read(version)?;
-            let (file, model) = model_in(version)?;
+            let (file, model) = graph_in(version)?;
             TextModel::open(&Opening {
                 runtime: &runtime,
                 dir: version,
                 own: &own,
                 model: &model,
-                file,
+                file: &file.into(),
                 form: Form::Plain,
             })
         };

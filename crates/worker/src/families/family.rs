@@ -29,7 +29,7 @@ pub(crate) struct Opening<'a> {
     /// The model: the version's own or the compiled one.
     pub(crate) model: &'a Path,
     /// How messages call it.
-    pub(crate) file: &'static str,
+    pub(crate) file: &'a Arc<str>,
     pub(crate) form: Form,
 }
 

@@ -19,7 +19,7 @@ use crate::{
     artifacts::{
         compiled::{self, Key},
         costs::Costs,
-        model_in,
+        graph_in,
         probes::Probes,
     },
     process::fault::Fault,
@@ -32,7 +32,7 @@ const COMPILED: &str = "the compiled model";
 /// A loaded version.
 pub(crate) struct LoadedVersion {
     family: Box<dyn Family>,
-    file: &'static str,
+    file: Arc<str>,
     form: Form,
     costs: Costs,
 }
@@ -73,7 +73,7 @@ impl LoadedVersion {
             RefusalKind::Checksum.because("there is nothing to compare the compiled model with")
         })?;
         let mut version = Self::open_compiled(runtime, dir, &model)?;
-        expected.require(&version.family.probe(Extent::AtLoad)?, version.file)?;
+        expected.require(&version.family.probe(Extent::AtLoad)?, &version.file)?;
         // Without them each input runs alone until runs have been observed.
         if let Some(costs) = model.parent().and_then(Costs::read) {
             version.costs = costs;
@@ -90,7 +90,8 @@ impl LoadedVersion {
     /// The version cannot be loaded.
     pub(crate) fn open(runtime: &Runtime, dir: &Path) -> Result<Self, Refusal> {
         let own = Own::read(dir)?;
-        let (file, model) = model_in(dir)?;
+        let (file, model) = graph_in(dir)?;
+        let file = &file.into();
         Self::open_form(Opening { runtime, dir, own: &own, model: &model, file, form: Form::Plain })
     }
 
@@ -103,14 +104,14 @@ impl LoadedVersion {
         dir: &Path,
         model: &Path,
     ) -> Result<Self, Refusal> {
-        let (file, form) = (COMPILED, Form::Compiled);
+        let (file, form) = (&COMPILED.into(), Form::Compiled);
         Self::open_form(Opening { runtime, dir, own: &Own::read(dir)?, model, file, form })
     }
 
     fn open_form(opening: Opening<'_>) -> Result<Self, Refusal> {
         let family = table::open(&opening)?;
         let costs = family.unmeasured_costs();
-        Ok(Self { family, file: opening.file, form: opening.form, costs })
+        Ok(Self { family, file: Arc::clone(opening.file), form: opening.form, costs })
     }
 
     /// See [`Family::try_out`].
@@ -159,7 +160,7 @@ impl LoadedVersion {
     }
 
     /// The model's file, for messages.
-    pub(crate) fn model_file(&self) -> &'static str {
-        self.file
+    pub(crate) fn model_file(&self) -> Arc<str> {
+        Arc::clone(&self.file)
     }
 }

@@ -25,6 +25,10 @@ pub(crate) struct Own {
     pub(crate) max_tokens: Option<u32>,
     /// The prompt for texts whose request names none.
     pub(crate) default_prompt_name: Option<String>,
+    /// Which of the source's model files is the version's; applied when the source is listed.
+    pub(crate) file: Option<String>,
+    /// The same, by the kind of the file.
+    pub(crate) variant: Option<String>,
     /// `false`: tensors of different requests never run together.
     pub(crate) batch: Option<bool>,
 }

@@ -1,6 +1,8 @@
 //! A loaded model for tensors, and what tries it: samples of its inputs, since only its author knows
 //! what it is fed.
 
+use std::sync::Arc;
+
 use onnxd_proto::domain::{
     Refusal, Signature,
     cost::{CostTable, Measured, TEXTS},
@@ -22,7 +24,7 @@ const SIZES: [u64; 6] = [4, 1, 16, 32, 64, 224];
 /// A loaded model for tensors.
 pub(super) struct TensorModel {
     session: TensorSession,
-    model_file: &'static str,
+    model_file: Arc<str>,
     /// Whether the version allows that requests run together.
     may_batch: bool,
     /// The size that axes of any size have in samples; `None` before one has worked.
@@ -39,7 +41,7 @@ impl TensorModel {
         let session =
             TensorSession::open(runtime, model, form).map_err(|error| error.refuse(file))?;
         let may_batch = own.batch.unwrap_or(true);
-        Ok(Self { session, model_file: file, may_batch, size: None })
+        Ok(Self { session, model_file: Arc::clone(file), may_batch, size: None })
     }
 
     /// What the model takes and gives.

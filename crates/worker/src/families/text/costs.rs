@@ -106,7 +106,7 @@ fn same_together(version: &mut TextModel, texts: &[Tokens]) -> Result<bool, Refu
         let mut alone = Vec::new();
         version
             .embed(&[text], Rows::Pooled, &mut alone)
-            .map_err(|error| error.refuse(version.model_file()))?;
+            .map_err(|error| error.refuse(&version.model_file()))?;
         same &= probes::is_same(&alone, embedding);
     }
     Ok(same)

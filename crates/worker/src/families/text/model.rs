@@ -1,6 +1,8 @@
 //! A loaded model for texts: its session, tokenizer and settings, ready to embed texts or to score
 //! them. What serving and checking do with it is in the other files of this folder.
 
+use std::sync::Arc;
+
 use onnxd_proto::{
     domain::{Pooling, Refusal, RefusalKind, Task},
     wire::ask::{Rejection, Side},
@@ -23,7 +25,7 @@ pub(crate) struct TextModel {
     session: Session,
     tokenizer: Tokenizer,
     settings: Settings,
-    model_file: &'static str,
+    model_file: Arc<str>,
     wide: Wide,
     /// What is still to be made in the background.
     wide_making: Option<wide::Making>,
@@ -56,7 +58,15 @@ impl TextModel {
             settings.pooling = Pooling::NONE;
         }
         let (wide, wide_making) = (Wide::default(), None);
-        Ok(Self { session, tokenizer, settings, model_file: file, wide, wide_making, dimension: 0 })
+        Ok(Self {
+            session,
+            tokenizer,
+            settings,
+            model_file: Arc::clone(file),
+            wide,
+            wide_making,
+            dimension: 0,
+        })
     }
 
     /// Has these CPUs help with requests that are alone, once a session is made for that.
@@ -87,7 +97,7 @@ impl TextModel {
         match self.embed(&vec![&text; texts], Rows::Pooled, &mut embeddings) {
             Ok(dimension) => Ok((embeddings, dimension)),
             Err(error) => {
-                let file = self.model_file;
+                let file = &self.model_file;
                 Err(error.refuse(&format!("{file} fails with {texts} texts of {tokens} tokens")))
             }
         }
@@ -210,8 +220,8 @@ impl TextModel {
     }
 
     /// The model's file, for messages.
-    pub(crate) fn model_file(&self) -> &'static str {
-        self.model_file
+    pub(crate) fn model_file(&self) -> Arc<str> {
+        Arc::clone(&self.model_file)
     }
 }
 
