@@ -24,8 +24,8 @@ pub struct Listing {
     pub model: Option<ListedModel>,
     /// Files that hold weights of the graph, relative to the source, sorted.
     pub external: Vec<String>,
-    /// What an operator should know.
-    pub warnings: Vec<String>,
+    /// What an operator may want to know, for the log.
+    pub notes: Vec<String>,
 }
 
 /// The chosen model file.
