@@ -33,6 +33,8 @@ pub struct Listing {
 pub struct ListedModel {
     /// Relative to the source, with `/`.
     pub file: String,
+    /// Whether the source or its URI names it or its variant.
+    pub is_stated: bool,
     /// Why this one, for the log.
     pub reason: String,
     /// The file as it was when it was read.

@@ -76,7 +76,8 @@ pub(crate) fn list(dir: &Path, choice: &ModelChoice) -> Result<Listing, Refusal>
     {
         notes.push(format!("the tokenizer is {tokenizer}"));
     }
-    let model = Some(ListedModel { file, reason, stamp });
+    let model =
+        Some(ListedModel { file, is_stated: choice != ModelChoice::Unstated, reason, stamp });
     Ok(Listing { model, external: external.files, notes })
 }
 
