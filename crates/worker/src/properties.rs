@@ -2,9 +2,12 @@
 //! not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz target
 //! there.
 
-use std::{fs, path::Path};
+use std::{fs, io::Cursor, path::Path};
 
-use crate::families::{own::Own, text::config};
+use crate::{
+    artifacts::graph,
+    families::{own::Own, text::config},
+};
 
 /// The files, in the order of their parts in the input.
 const FILES: [&str; 7] = [
@@ -41,14 +44,31 @@ pub fn model_files(dir: &Path, bytes: &[u8]) {
     assert!(settings.prompts.default.iter().all(|name| named.contains_key(name)), "{settings:?}");
 }
 
+/// A model file is walked through to an end, and what it names is bounded.
+///
+/// # Panics
+/// It is not.
+pub fn graphs(bytes: &[u8]) {
+    let mut tensors = 0;
+    let end = bytes.len() as u64;
+    let walked = graph::walk_bytes(Cursor::new(bytes), end, &mut |tensor| {
+        tensors += 1;
+        let location = tensor.external.map_or(0, |external| external.location.len());
+        assert!(location <= 4096 && location < bytes.len(), "{location} bytes of a name");
+        true
+    });
+    // Every tensor has a head of its own.
+    assert!(tensors <= bytes.len(), "{tensors} tensors: {walked:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn seeds() -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/model_files");
+    fn seeds(target: &str) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
         let seeds = fs::read_dir(&folder).unwrap().map(|seed| fs::read(seed.unwrap().path()));
         seeds.collect::<Result<_, _>>().unwrap()
     }
@@ -56,18 +76,37 @@ mod tests {
     #[test]
     fn every_seed_keeps_the_promise() {
         let dir = tempfile::tempdir().unwrap();
-        let seeds = seeds();
+        let seeds = seeds("model_files");
         assert!(!seeds.is_empty());
         seeds.iter().for_each(|seed| model_files(dir.path(), seed));
     }
 
+    #[test]
+    fn every_graph_keeps_its_promise() {
+        let seeds = seeds("graphs");
+        assert!(!seeds.is_empty());
+        seeds.iter().for_each(|seed| graphs(seed));
+    }
+
     proptest! {
+        #[test]
+        fn damaged_graphs_keep_it(
+            place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        ) {
+            for mut seed in seeds("graphs") {
+                let at = place.index(seed.len());
+                let end = (at + bytes.len()).min(seed.len());
+                seed.splice(at..end, bytes.iter().copied());
+                graphs(&seed);
+            }
+        }
+
         #[test]
         fn damaged_files_keep_it(
             place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
         ) {
             let dir = tempfile::tempdir().unwrap();
-            for mut seed in seeds() {
+            for mut seed in seeds("model_files") {
                 let at = place.index(seed.len());
                 let end = (at + bytes.len()).min(seed.len());
                 seed.splice(at..end, bytes.iter().copied());

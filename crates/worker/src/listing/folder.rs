@@ -16,7 +16,7 @@ use super::SETTINGS_BYTES_MAX;
 /// Folders within folders that are looked into, as a module's own `onnx/`.
 const DEPTH_MAX: usize = 2;
 /// Entries of all folders.
-const ENTRIES_MAX: usize = 10_000;
+pub(super) const ENTRIES_MAX: usize = 10_000;
 
 /// A source's directory and what is in it.
 pub(super) struct Folder {

@@ -122,3 +122,13 @@ fn a_tokenizer_in_another_folder_is_reported() {
     let notes = source.list(&ModelChoice::Unstated).unwrap().notes;
     assert_eq!(notes, ["the tokenizer is onnx/tokenizer.json"]);
 }
+
+#[test]
+fn a_directory_with_too_many_files_is_refused() {
+    let source = Source::of(&[("model.onnx", &model(&[]))]);
+    for number in 0..folder::ENTRIES_MAX {
+        File::create(source.0.path().join(format!("{number}.npy"))).unwrap();
+    }
+    let message = source.list(&ModelChoice::Unstated).unwrap_err();
+    assert!(message.contains("more than 10000 files"), "{message}");
+}
