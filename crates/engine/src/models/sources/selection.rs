@@ -9,8 +9,8 @@ const TOP: [&str; 2] = ["canary.jsonl", "onnxd.toml"];
 const WEIGHTS: &str = "model.safetensors";
 /// Folders within folders: modules of a router.
 const DEPTH_MAX: usize = 2;
-/// Folders that hold other forms of the model.
-const OTHER_FORMS: [&str; 3] = ["openvino", "coreml", "tf"];
+/// Folders that hold other forms of the model, or that a file system has of its own.
+const OTHERS: [&str; 4] = ["openvino", "coreml", "tf", "lost+found"];
 
 /// Bytes of a file that is taken for its ending. A larger one is data of another kind; the largest
 /// tokenizers have 40 MB.
@@ -47,8 +47,7 @@ pub(super) fn is_small(path: &str) -> bool {
 /// Whether the folders on the way are looked into, and the name is one for a manifest.
 fn is_in_reach(path: &str) -> bool {
     let folders = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let is_other =
-        |folder: &str| OTHER_FORMS.contains(&folder) || folder.starts_with("checkpoint-");
+    let is_other = |folder: &str| OTHERS.contains(&folder) || folder.starts_with("checkpoint-");
     let folders: Vec<&str> = folders.split('/').filter(|folder| !folder.is_empty()).collect();
     folders.len() <= DEPTH_MAX
         && !path.split('/').any(|part| part.starts_with('.') || part.is_empty())
@@ -111,7 +110,7 @@ mod tests {
         for folder in ["onnx", "1_Pooling", "router/1_Pooling"] {
             assert!(looks_into(folder), "{folder}");
         }
-        for folder in ["a/b/c", ".git", "openvino", "a/.git"] {
+        for folder in ["a/b/c", ".git", "openvino", "lost+found", "a/.git"] {
             assert!(!looks_into(folder), "{folder}");
         }
     }
