@@ -199,6 +199,10 @@ impl<F: Read + Seek> Walk<'_, F> {
             return Err(WalkError::Limit);
         }
         let head = self.number(end)?;
+        // No field has this number; a hole in a file is full of them.
+        if head >> 3 == 0 {
+            return Err(WalkError::Damaged(self.at));
+        }
         let value = match head & 7 {
             0 => Value::Number(self.number(end)?),
             1 => Value::Bytes(8),

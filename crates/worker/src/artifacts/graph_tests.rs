@@ -176,6 +176,8 @@ fn what_lies_about_its_lengths_is_damaged() {
     for cut in 3..whole.len() - 5 {
         assert!(locations(&whole[..cut]).is_err(), "{cut}");
     }
+    let hole = [whole, vec![0; 100]].concat();
+    assert!(matches!(locations(&hole), Err(WalkError::Damaged(_))));
     let beyond = [varint(7 << 3 | 2), varint(u64::MAX)].concat();
     assert!(matches!(locations(&beyond), Err(WalkError::Damaged(_))));
     let long = "x".repeat(5000);
