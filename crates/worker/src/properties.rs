@@ -6,7 +6,10 @@ use std::{fs, io::Cursor, path::Path};
 
 use crate::{
     artifacts::graph,
-    families::{own::Own, text::config},
+    families::{
+        own::Own,
+        text::files::{Files, config},
+    },
 };
 
 /// The files, in the order of their parts in the input.
@@ -37,7 +40,7 @@ pub fn model_files(dir: &Path, bytes: &[u8]) {
             fs::write(path, part).expect("a file");
         }
     }
-    let settings = Own::read(dir).and_then(|own| config::read(dir, &own));
+    let settings = Own::read(dir).and_then(|own| config::read(&Files::read(dir, &own)?));
     let Ok(settings) = settings else { return };
     assert!((1..=131_072).contains(&settings.max_tokens), "{settings:?}");
     let named = &settings.prompts.named;

@@ -21,7 +21,7 @@ pub(crate) const MODEL_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 /// Folders within folders of a version. A model file is at most so deep.
 const DEPTH_MAX: usize = 16;
 
-/// The version's own model: its name in messages, and where it is; `None` where the version needs
+/// The version's own graph: its name in messages, and where it is; `None` where the version needs
 /// no graph, as static embeddings. A version has one model file, whatever it is called.
 ///
 /// # Errors
@@ -44,16 +44,6 @@ pub(crate) fn model_in(dir: &Path) -> Result<Option<(String, PathBuf)>, Refusal>
             Err(RefusalKind::Contract.because(message))
         }
     }
-}
-
-/// The version's own model, where one is needed.
-///
-/// # Errors
-/// There is none, or there are several.
-pub(crate) fn graph_in(dir: &Path) -> Result<(String, PathBuf), Refusal> {
-    model_in(dir)?.ok_or_else(|| {
-        RefusalKind::Contract.because(format!("{} is missing", MODEL_FILES.join(" or ")))
-    })
 }
 
 /// Adds the model files below the folder `at` of `dir`.
