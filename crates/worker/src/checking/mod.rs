@@ -5,5 +5,6 @@
 pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod compile;
-pub(crate) mod external;
+mod external;
+mod strict;
 pub(crate) mod weights;

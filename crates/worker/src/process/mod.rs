@@ -12,3 +12,4 @@ pub(crate) mod hangs;
 pub(crate) mod inherited;
 pub(crate) mod ipc;
 pub(crate) mod quit;
+pub(crate) mod resident;

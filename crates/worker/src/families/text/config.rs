@@ -12,14 +12,9 @@ use serde_json::Value;
 
 use super::{
     json::{JsonFile, contract, read_json},
-    task,
+    length, task,
 };
 use crate::families::own::Own;
-
-/// Used where no file says how long a text may be.
-const TOKENS_DEFAULT: u64 = 512;
-/// No model takes longer texts than this; a larger number in a file means "no limit".
-const TOKENS_MAX: u64 = 131_072;
 
 /// Prompts of one model, and bytes of one.
 const PROMPTS_MAX: usize = 256;
@@ -70,7 +65,7 @@ pub(crate) fn read(dir: &Path, own: &Own) -> Result<Settings, Refusal> {
     };
     Ok(Settings {
         task,
-        max_tokens: max_tokens(dir, own.max_tokens)?,
+        max_tokens: length::max_tokens(dir, own.max_tokens)?,
         pooling,
         normalize: own.normalize.unwrap_or(modules.normalize),
         labels,
@@ -99,31 +94,6 @@ fn prompts(dir: &Path, default: Option<String>) -> Result<Prompts, Refusal> {
         return Err(contract(format!("{FILE}: there is no prompt {name:?}, the default one")));
     }
     Ok(Prompts { named, default })
-}
-
-fn max_tokens(dir: &Path, own: Option<u32>) -> Result<u32, Refusal> {
-    let from = |file: &str, field: &str| match JsonFile::read(dir, file)? {
-        Some(file) => file.get::<u64>(field),
-        None => Ok(None),
-    };
-    let positions = from("config.json", "max_position_embeddings")?;
-    let wanted = match (own, from("sentence_bert_config.json", "max_seq_length")?) {
-        (Some(tokens), _) => Some(tokens.into()),
-        (None, Some(tokens)) => Some(tokens),
-        (None, None) => tokenizer_limit(dir)?.or(positions),
-    };
-    let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
-    match u32::try_from(tokens.min(TOKENS_MAX)) {
-        Ok(tokens) if tokens > 0 => Ok(tokens),
-        _ => Err(contract("max_seq_length or max_position_embeddings is 0")),
-    }
-}
-
-/// Tokenizers without a limit say so with a number like 10^30.
-fn tokenizer_limit(dir: &Path) -> Result<Option<u64>, Refusal> {
-    let Some(file) = JsonFile::read(dir, "tokenizer_config.json")? else { return Ok(None) };
-    let limit = file.get::<serde_json::Number>("model_max_length")?;
-    Ok(limit.and_then(|limit| limit.as_u64()).filter(|&limit| limit <= TOKENS_MAX))
 }
 
 /// What `modules.json` of sentence-transformers lists.

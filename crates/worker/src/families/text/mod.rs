@@ -4,7 +4,10 @@
 pub(crate) mod answer;
 pub(crate) mod config;
 pub(crate) mod costs;
+pub(crate) mod growth;
 pub(crate) mod json;
+pub(crate) mod length;
+pub(crate) mod longest;
 pub(crate) mod microbatch;
 pub(crate) mod model;
 pub(crate) mod pooling;
@@ -23,7 +26,7 @@ use onnxd_proto::{
 
 use self::model::TextModel;
 use super::{
-    family::{Extent, Family, Helpers, Later, Opening, Trial},
+    family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
     group::Group,
     own::{self, Own},
 };
@@ -55,6 +58,14 @@ impl Family for TextModel {
 
     fn try_out(&mut self) -> Result<Trial, Refusal> {
         Ok(Trial { facts: trial::try_out(self)?, untried: None })
+    }
+
+    fn fit(&mut self, budget: &Budget) -> Result<Fit, Refusal> {
+        longest::fit(self, budget)
+    }
+
+    fn limit_tokens(&mut self, max_tokens: u32) {
+        Self::limit_tokens(self, max_tokens);
     }
 
     fn probe(&mut self, extent: Extent) -> Result<Probes, Refusal> {

@@ -23,6 +23,8 @@ pub(crate) struct TextModel {
     session: Session,
     tokenizer: Tokenizer,
     settings: Settings,
+    /// Tokens of the longest text, as the files say.
+    declared_tokens: u32,
     model_file: &'static str,
     wide: Wide,
     /// What is still to be made in the background.
@@ -55,8 +57,16 @@ impl TextModel {
         if session.is_pooled() {
             settings.pooling = Pooling::NONE;
         }
-        let (wide, wide_making) = (Wide::default(), None);
-        Ok(Self { session, tokenizer, settings, model_file: file, wide, wide_making, dimension: 0 })
+        Ok(Self {
+            session,
+            tokenizer,
+            declared_tokens: settings.max_tokens,
+            settings,
+            model_file: file,
+            wide: Wide::default(),
+            wide_making: None,
+            dimension: 0,
+        })
     }
 
     /// Has these CPUs help with requests that are alone, once a session is made for that.
@@ -103,6 +113,12 @@ impl TextModel {
             Ok(_) => Ok(embedding),
             Err(error) => Err(error.refuse(&format!("{} fails on a text", self.model_file))),
         }
+    }
+
+    /// Takes no longer texts than this from now on, and none that are longer than the files say.
+    pub(crate) fn limit_tokens(&mut self, max_tokens: u32) {
+        self.settings.max_tokens = self.declared_tokens.min(max_tokens);
+        self.tokenizer.limit(self.settings.max_tokens);
     }
 
     /// See [`Tokenizer::encode`].

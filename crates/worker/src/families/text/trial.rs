@@ -18,7 +18,8 @@ use crate::artifacts::probes;
 pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
     let max_tokens = version.settings().max_tokens;
     let mut dimension = None;
-    for (texts, tokens) in [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8), (1, max_tokens)] {
+    // The longest text is run by `longest`.
+    for (texts, tokens) in [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8)] {
         let (embeddings, components) = version.try_shape(texts, tokens.min(max_tokens), 0)?;
         require_finite(version, &embeddings)?;
         if dimension.is_some_and(|dimension| dimension != components) {
@@ -103,7 +104,7 @@ fn try_highest_id(version: &mut TextModel) -> Result<(), Refusal> {
     require_finite(version, &embeddings)
 }
 
-fn require_finite(version: &TextModel, embeddings: &[f32]) -> Result<(), Refusal> {
+pub(super) fn require_finite(version: &TextModel, embeddings: &[f32]) -> Result<(), Refusal> {
     if embeddings.iter().all(|value| value.is_finite()) {
         return Ok(());
     }

@@ -82,6 +82,11 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// Takes no longer texts than this from now on.
+    pub(crate) fn limit(&mut self, max_tokens: u32) {
+        self.max_tokens = max_tokens;
+    }
+
     /// The tokens of `text`. One that is too long for the model is cut at the end that `truncate`
     /// names, or else rejected.
     pub(crate) fn encode(
