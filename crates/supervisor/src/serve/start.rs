@@ -20,7 +20,7 @@ use crate::{
     admin::{self, Admin},
     api::{app::App, grpc, router},
     config::Config,
-    process::{descriptors, inherited::Inherited},
+    process::{descriptors, inherited::Inherited, machine},
     transport::{
         edge::Edge,
         listener::{Listener, Routes},
@@ -45,8 +45,10 @@ use onnxd_engine::{
         registry::Registry,
         store::Store,
         update::{
-            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater, background::Background,
-            checker::Checker, coordinator::Alone,
+            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
+            background::Background,
+            checker::{CheckLimits, Checker},
+            coordinator::Alone,
         },
     },
     pool::{executable::WorkerExecutable, keeper::Keeper},
@@ -80,7 +82,7 @@ impl Server {
         let updates = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), config.check, tasks)?,
+            checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
             metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
@@ -251,6 +253,16 @@ async fn restore(means: &update::Means) -> Result<Updater, Failure> {
         RestoreError::Ended { .. } => Failure::internal(error.to_string()),
     })?;
     Ok(updater)
+}
+
+/// What a check may use: each worker may once keep the memory of the longest text.
+fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
+    let workers = match config.workers {
+        Some(count) => count.get(),
+        None => usable_cpus()?.len(),
+    };
+    let share = |bytes: u64| bytes / 4 * 3 / (workers as u64).max(1);
+    Ok(CheckLimits { worker_bytes: machine::memory_bytes().map(share), ..config.check })
 }
 
 fn workers(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use onnxd_proto::domain::{Checked, Drift, Facts, Output, Refusal, RefusalKind};
 
-use super::{canary, compile, external, strict, weights};
+use super::{canary, compile, external, weights};
 use crate::{
     artifacts::{compiled::Key, probes::Probes},
     families::{
@@ -34,7 +34,7 @@ pub(crate) fn check(
     let fit = version.fit(&budget(args, started)?)?;
     let facts = Facts { max_tokens: fit.tokens, shortened: fit.shortened, ..facts };
     if args.strict {
-        strict::require_certain(&facts)?;
+        facts.require_certain()?;
     }
     if untried.is_none() {
         passed("shapes");

@@ -6,5 +6,4 @@ pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod compile;
 mod external;
-mod strict;
 pub(crate) mod weights;

@@ -5,6 +5,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod args;
+pub(crate) mod ceiling;
 pub(crate) mod cpu_time;
 pub(crate) mod fault;
 pub(crate) mod guard;

@@ -4,7 +4,6 @@
 //! all of them; what is known of files only later is said by [`files::Files`].
 
 pub(crate) mod calls;
-pub(crate) mod ceiling;
 pub(crate) mod files;
 pub(crate) mod scarcity;
 

@@ -12,8 +12,7 @@ use super::{
 };
 use crate::{
     families::family::{Budget, Fit},
-    process::{cpu_time::CpuTime, resident},
-    sandbox::ceiling::Ceiling,
+    process::{ceiling::Ceiling, cpu_time::CpuTime, resident},
 };
 
 /// The first length. Whatever fits less is of no use.
@@ -29,6 +28,9 @@ const CAUTION: f64 = 1.15;
 /// Part of the memory left to the check that one text may use: predictions are not exact, and what is
 /// over ends the process.
 const MEMORY_PART: f64 = 0.85;
+/// Part of the memory that rising lengths have used together which is the last one's, if each uses
+/// four times as much as the one before.
+const LAST_PART: f64 = 0.75;
 /// Below the limit at which the supervisor ends the check.
 const MEMORY_MARGIN: u64 = 16 << 20;
 /// Part of the time left to the check that trying lengths may take.
@@ -88,7 +90,7 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
         return Err(kind.because(format!("{asked}{reason}")));
     }
     version.limit_tokens(found.tokens);
-    tracing::warn!(declared, tokens = found.tokens, reason, "longest text shortened");
+    tracing::info!(declared, tokens = found.tokens, reason, "longest text shortened");
     let shortened = Some(Shortened { declared_tokens: declared, reason });
     Ok(Fit { tokens: found.tokens, shortened })
 }
@@ -108,8 +110,8 @@ fn limits(budget: &Budget, loaded: u64) -> Limits {
     }
 }
 
-/// Runs one text; `None` if there is not enough memory. What a run used stays with the session, so
-/// that memory is looked at afterwards.
+/// Runs one text; `None` if there is not enough memory. What runs used stays with the session, so
+/// that memory is looked at afterwards, and is that of all runs.
 fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Option<Need>, Refusal> {
     let (started, cpu) = (Instant::now(), CpuTime::now());
     match version.try_shape(1, tokens, 0) {
@@ -130,23 +132,27 @@ fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Opti
 }
 
 /// Finds the longest text up to `wanted` tokens by a handful of runs, each at most twice as long as
-/// the longest that fits.
+/// the longest that fits. `run` gives the time of one run, and the memory that all have used.
 pub(super) fn search<E>(
     wanted: u32,
     limits: &Limits,
     mut run: impl FnMut(u32) -> Result<Option<Need>, E>,
 ) -> Result<Longest, E> {
-    let (mut growth, mut fits, mut spent, mut misses) = (Growth::default(), 0, 0.0, 0);
-    let mut ceiling = wanted;
+    let (mut growth, mut used, mut fits, mut misses) = (Growth::default(), Need::default(), 0, 0);
+    let (mut ceiling, mut cause) = (wanted, None);
     let mut next = FIRST.min(wanted);
-    let mut cause = None;
     loop {
         let ran = run(next)?;
-        if let Some(need) = ran {
-            growth.add(next, need);
-            spent += need.seconds;
-        }
-        match ran.map_or(Some(limits.memory.1), |need| over(&need, limits, f64::INFINITY)) {
+        let missed = match ran {
+            Some(run) => {
+                let alone = (run.bytes - used.bytes).max(run.bytes * LAST_PART);
+                growth.add(next, Need { bytes: alone, ..run });
+                used = Need { bytes: run.bytes, seconds: used.seconds + run.seconds, ..run };
+                over(&run, limits, f64::INFINITY)
+            }
+            None => Some(limits.memory.1),
+        };
+        match missed {
             None => fits = next,
             // A slow model is better than none.
             Some(Cause::TextTime) if fits == 0 => fits = next,
@@ -158,8 +164,12 @@ pub(super) fn search<E>(
         if fits == wanted {
             return Ok(Longest { tokens: wanted, shortfall: None });
         }
-        let left = limits.all_seconds - spent;
-        let fitting = |tokens| over(&growth.predict(tokens).times(CAUTION), limits, left);
+        let fitting = |tokens| {
+            let need = growth.predict(tokens).times(CAUTION);
+            // What was used before is kept in pieces that are too small.
+            let need = Need { bytes: used.bytes + need.bytes, ..need };
+            over(&need, limits, limits.all_seconds - used.seconds)
+        };
         let longest = ceiling.min(fits.saturating_mul(2));
         let candidate = longest_below(longest, wanted, fits, |tokens| fitting(tokens).is_none());
         let is_worth = u64::from(candidate) * 100 >= u64::from(fits) * WORTH_PERCENT;

@@ -1,15 +1,30 @@
 //! What `--strict` demands: that a version's files say everything, so that nothing is guessed and
-//! nothing is served otherwise than they say.
+//! nothing is served otherwise than they say. The checker refuses by this rule, and the engine has a
+//! recorded version checked again that it does not hold for.
 
 use std::fmt::Write as _;
 
-use onnxd_proto::domain::{Facts, Refusal, RefusalKind};
+use super::{Facts, Refusal, RefusalKind};
 
-/// Refuses a version about which something was guessed, or whose longest text was shortened.
-///
-/// # Errors
-/// Each guess with the line of `onnxd.toml` that settles it.
-pub(super) fn require_certain(facts: &Facts) -> Result<(), Refusal> {
+impl Facts {
+    /// Whether the version's files say everything, and are followed.
+    pub fn is_certain(&self) -> bool {
+        self.guesses.is_empty() && self.shortened.is_none()
+    }
+
+    /// Refuses a version about which something was guessed, or whose longest text was shortened.
+    ///
+    /// # Errors
+    /// Each guess with the line of `onnxd.toml` that settles it.
+    pub fn require_certain(&self) -> Result<(), Refusal> {
+        match describe(self) {
+            None => Ok(()),
+            Some(message) => Err(RefusalKind::Contract.because(message)),
+        }
+    }
+}
+
+fn describe(facts: &Facts) -> Option<String> {
     let guesses = facts.guesses.iter().map(|guess| {
         let (key, value, reason) = (&guess.key, &guess.value, &guess.reason);
         (format!("{key} = {value:?} is a guess ({reason})"), format!("{key} = {value:?}"))
@@ -24,7 +39,7 @@ pub(super) fn require_certain(facts: &Facts) -> Result<(), Refusal> {
     });
     let found: Vec<(String, String)> = guesses.chain(shortened).collect();
     if found.is_empty() {
-        return Ok(());
+        return None;
     }
     let mut message = String::from("--strict: ");
     let mut lines = String::new();
@@ -33,19 +48,18 @@ pub(super) fn require_certain(facts: &Facts) -> Result<(), Refusal> {
         let _ = write!(lines, "{}`{line}`", if index > 0 { ", " } else { "" });
     }
     let _ = write!(message, ". Say it in onnxd.toml: {lines}");
-    Err(RefusalKind::Contract.because(message))
+    Some(message)
 }
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::domain::{Guess, Shortened, Task};
-
     use super::*;
+    use crate::domain::{Guess, Shortened, Task};
 
     #[test]
     fn every_guess_and_a_shortened_text_are_named_with_their_lines() {
         let certain = Facts { max_tokens: 64, ..Facts::of(Task::Embed) };
-        assert_eq!(require_certain(&certain), Ok(()));
+        assert_eq!(certain.require_certain(), Ok(()));
         let guess = |key: &str, value: &str| Guess {
             key: key.into(),
             value: value.into(),
@@ -56,7 +70,7 @@ mod tests {
             shortened: Some(Shortened { declared_tokens: 128, reason: "--check-memory".into() }),
             ..certain
         };
-        let message = require_certain(&uncertain).unwrap_err().message;
+        let message = uncertain.require_certain().unwrap_err().message;
         for words in [
             "--strict",
             "no file says it",
