@@ -17,11 +17,11 @@ use std::{
 
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-use self::paths::{absolute, default_admin_socket, default_state_dir, executable_file};
+use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
     admin::{AdminListen, Token},
-    flags::ServeArguments,
-    paths::admin_socket_candidates,
+    flags::{ServeArguments, boolean},
+    paths::{admin_socket_candidates, executable_file},
 };
 use crate::transport::edge::{self, EdgeConfig};
 use onnxd_engine::models::registry::ModelSource;
@@ -153,7 +153,8 @@ fn seconds(given: Option<u64>, default: u64) -> Duration {
     Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }
 
-fn check_limits(settings: &ServeArguments) -> CheckLimits {
+/// What a check may use and what it demands, but for each worker's memory.
+pub(crate) fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
         timeout: seconds(settings.check_timeout, 120),
         memory_bytes: settings.check_memory.unwrap_or(4096) << 20,

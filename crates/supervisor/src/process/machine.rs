@@ -1,7 +1,13 @@
-//! How much memory there is for this process and its workers: the machine's, or less where a control
+//! What the machine has for this process and its workers: CPUs, and memory, or less where a control
 //! group limits it. Read once at start.
 
 use std::{fs, path::Path};
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
+use onnxd_proto::exit::Failure;
 
 /// Where control groups are mounted: of version 2, and of the first version for memory.
 const GROUPS: [(&str, &str, &str); 2] = [
@@ -9,8 +15,27 @@ const GROUPS: [(&str, &str, &str); 2] = [
     ("memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
 ];
 
+/// Returns the CPUs that this process may use; at least one.
+///
+/// # Errors
+/// The kernel does not say.
+pub(crate) fn usable_cpus() -> Result<Vec<u16>, Failure> {
+    let set = sched_getaffinity(Pid::from_raw(0))
+        .map_err(|error| Failure::internal(format!("the CPUs of this process: {error}")))?;
+    let usable = |&cpu: &usize| set.is_set(cpu).unwrap_or(false);
+    let cpus = (0..CpuSet::count()).filter(usable).filter_map(|cpu| u16::try_from(cpu).ok());
+    let cpus: Vec<u16> = cpus.collect();
+    if cpus.is_empty() { Err(Failure::internal("this process may use no CPU")) } else { Ok(cpus) }
+}
+
+/// Returns the memory that one of `workers` has for a text, `None` where nothing says it: each may keep
+/// what its longest text took. A quarter is for everything else.
+pub(crate) fn worker_share(workers: usize) -> Option<u64> {
+    Some(memory_bytes()? / 4 * 3 / (workers as u64).max(1))
+}
+
 /// Returns the memory that all processes of this server have together; `None` where nothing says it.
-pub(crate) fn memory_bytes() -> Option<u64> {
+fn memory_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     machine.into_iter().chain(limits(&groups)).min()

@@ -5,10 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity},
-    unistd::Pid,
-};
 use onnxd_proto::{control_page::ControlPage, wire::message::Welcome};
 use tokio::{
     sync::{mpsc, watch},
@@ -259,10 +255,9 @@ async fn restore(means: &update::Means) -> Result<Updater, Failure> {
 fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
     let workers = match config.workers {
         Some(count) => count.get(),
-        None => usable_cpus()?.len(),
+        None => machine::usable_cpus()?.len(),
     };
-    let share = |bytes: u64| bytes / 4 * 3 / (workers as u64).max(1);
-    Ok(CheckLimits { worker_bytes: machine::memory_bytes().map(share), ..config.check })
+    Ok(CheckLimits { worker_bytes: machine::worker_share(workers), ..config.check })
 }
 
 fn workers(
@@ -271,7 +266,7 @@ fn workers(
     models: usize,
     (events, tasks): (&mpsc::Sender<Event>, &EssentialTasks),
 ) -> Result<Vec<Worker>, Failure> {
-    let cpus = usable_cpus()?;
+    let cpus = machine::usable_cpus()?;
     let count = config.workers.map_or(cpus.len(), Into::into);
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
@@ -291,14 +286,4 @@ fn workers(
     workers[0].helper_cpus =
         cpus.iter().copied().take(count.min(config.alone_cpus)).skip(1).collect();
     Ok(workers)
-}
-
-/// The CPUs that this process may use.
-fn usable_cpus() -> Result<Vec<u16>, Failure> {
-    let set = sched_getaffinity(Pid::from_raw(0))
-        .map_err(|error| Failure::internal(format!("the CPUs of this process: {error}")))?;
-    let usable = |&cpu: &usize| set.is_set(cpu).unwrap_or(false);
-    let cpus = (0..CpuSet::count()).filter(usable).filter_map(|cpu| u16::try_from(cpu).ok());
-    let cpus: Vec<u16> = cpus.collect();
-    if cpus.is_empty() { Err(Failure::internal("this process may use no CPU")) } else { Ok(cpus) }
 }

@@ -2,13 +2,20 @@
 //! wrong for nobody. Called by `onnxd-worker check`; loads as serving does, runs the shapes that
 //! serving will run, compares what comes out, and leaves the compiled form.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use onnxd_proto::domain::{Checked, Drift, Facts, Output, Refusal, RefusalKind};
+use onnxd_proto::domain::{Checked, Drift, Facts, Output, Refusal, RefusalKind, cost::CostTable};
 
 use super::{canary, compile, external, weights};
 use crate::{
-    artifacts::{compiled::Key, probes::Probes},
+    artifacts::{
+        compiled::{self, Key},
+        costs::Costs,
+        probes::Probes,
+    },
     families::{
         LoadedVersion,
         family::{Budget, Trial},
@@ -70,7 +77,14 @@ pub(crate) fn check(
     if compiled.is_ok() {
         passed("compile");
     }
-    Ok(Checked { facts, drift, canaries, not_compiled: compiled.err() })
+    let costs = args.compiled_dir.as_deref().and_then(|root| costs(root, runtime));
+    Ok(Checked { facts, drift, canaries, costs, not_compiled: compiled.err() })
+}
+
+/// What was measured when the version was compiled.
+fn costs(root: &Path, runtime: &Runtime) -> Option<CostTable> {
+    let model = compiled::find(root, &Key::of(runtime))?;
+    Costs::read(model.parent()?).map(|costs| costs.table_to_tell())
 }
 
 /// What the longest text may use.

@@ -121,7 +121,9 @@ mod tests {
 
     use super::*;
 
-    fn found(files: &[(&str, &str)], own: Option<u32>) -> Result<u32, Refusal> {
+    type Files<'a> = &'a [(&'a str, &'a str)];
+
+    fn found(files: Files<'_>, own: Option<u32>) -> Result<u32, Refusal> {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
@@ -157,7 +159,7 @@ mod tests {
             r#"{"model_type": "xlm-roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#,
         );
         let tokenizer = |text| ("tokenizer_config.json", text);
-        let cases: [(&[(&str, &str)], Option<u32>, u32); 8] = [
+        let cases: [(Files<'_>, Option<u32>, u32); 8] = [
             (&[config], None, 64),
             (&[config, tokenizer(r#"{"model_max_length": 1e30}"#)], None, 64),
             (

@@ -23,18 +23,27 @@ const STEP: u32 = 64;
 const WORTH_PERCENT: u64 = 110;
 /// Runs that turn out not to fit; then the search ends.
 const MISSES_MAX: u32 = 2;
-/// What a prediction is multiplied by before it is compared with a limit.
-const CAUTION: f64 = 1.15;
-/// Part of the memory left to the check that one text may use: predictions are not exact, and what is
-/// over ends the process.
-const MEMORY_PART: f64 = 0.85;
+/// What leaves room for chance: predictions are multiplied by `caution`; a text may use parts of the
+/// memory, and all runs of the time, that is left to the check.
+#[derive(Clone, Copy, Debug)]
+struct Margins {
+    caution: f64,
+    memory_part: f64,
+    text_time_factor: f64,
+    time_part: f64,
+}
+
+/// Of a length that the search picks.
+const PICKED: Margins =
+    Margins { caution: 1.15, memory_part: 0.85, text_time_factor: 1.0, time_part: 0.5 };
+/// Of one that `onnxd.toml` asks for: what was picked once and written down fits again.
+const ASKED: Margins =
+    Margins { caution: 1.0, memory_part: 1.0, text_time_factor: 2.0, time_part: 0.8 };
 /// Part of the memory that rising lengths have used together which is the last one's, if each uses
 /// four times as much as the one before.
 const LAST_PART: f64 = 0.75;
 /// Below the limit at which the supervisor ends the check.
 const MEMORY_MARGIN: u64 = 16 << 20;
-/// Part of the time left to the check that trying lengths may take.
-const TIME_PART: f64 = 0.5;
 
 /// Limits of one run.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +54,8 @@ pub(super) struct Limits {
     pub(super) text_seconds: f64,
     /// Seconds of all runs together.
     pub(super) all_seconds: f64,
+    /// What a prediction is multiplied by before it is compared.
+    pub(super) caution: f64,
 }
 
 /// Which limit keeps texts short.
@@ -96,8 +107,9 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
 }
 
 fn limits(budget: &Budget, loaded: u64) -> Limits {
+    let margins = if budget.is_asked { ASKED } else { PICKED };
     let check = budget.check_bytes.map_or(f64::INFINITY, |all| {
-        real(all.saturating_sub(MEMORY_MARGIN).saturating_sub(loaded)) * MEMORY_PART
+        real(all.saturating_sub(MEMORY_MARGIN).saturating_sub(loaded)) * margins.memory_part
     });
     let worker = budget.worker_bytes.map_or(f64::INFINITY, real);
     let memory =
@@ -105,8 +117,11 @@ fn limits(budget: &Budget, loaded: u64) -> Limits {
     let left = budget.deadline.map(|at| at.saturating_duration_since(Instant::now()));
     Limits {
         memory,
-        text_seconds: budget.text_time.map_or(f64::INFINITY, |time| time.as_secs_f64()),
-        all_seconds: left.map_or(f64::INFINITY, |left| left.as_secs_f64() * TIME_PART),
+        text_seconds: budget
+            .text_time
+            .map_or(f64::INFINITY, |time| time.as_secs_f64() * margins.text_time_factor),
+        all_seconds: left.map_or(f64::INFINITY, |left| left.as_secs_f64() * margins.time_part),
+        caution: margins.caution,
     }
 }
 
@@ -165,7 +180,7 @@ pub(super) fn search<E>(
             return Ok(Longest { tokens: wanted, shortfall: None });
         }
         let fitting = |tokens| {
-            let need = growth.predict(tokens).times(CAUTION);
+            let need = growth.predict(tokens).times(limits.caution);
             // What was used before is kept in pieces that are too small.
             let need = Need { bytes: used.bytes + need.bytes, ..need };
             over(&need, limits, limits.all_seconds - used.seconds)

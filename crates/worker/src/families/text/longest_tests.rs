@@ -43,6 +43,7 @@ fn limits(mebibytes: f64) -> Limits {
         memory: (mebibytes * MIB, Cause::CheckMemory),
         text_seconds: f64::INFINITY,
         all_seconds: f64::INFINITY,
+        caution: 1.15,
     }
 }
 
