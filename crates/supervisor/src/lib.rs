@@ -32,6 +32,7 @@ pub fn main() -> ExitCode {
     };
     let status = match cli.command {
         Command::Serve(arguments) => serve::main(*arguments),
+        Command::Check(arguments) => cli::check::main(&arguments),
         Command::Update(arguments) => cli::update::main(&arguments),
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
         Command::Unload(arguments) => cli::update::unload(&arguments),

@@ -1,6 +1,8 @@
 //! The command line: what each command takes, and how the terminal is written to. `serve` lives
-//! in [`crate::serve`]; the commands here are clients of the admin socket.
+//! in [`crate::serve`]; the commands here are clients of the admin socket, but for [`check`], which
+//! needs no server.
 
+pub(crate) mod check;
 pub(crate) mod client;
 mod progress;
 pub(crate) mod status;
@@ -35,6 +37,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve models over HTTP until SIGTERM; SIGHUP stages every model's source again
     Serve(Box<ServeArguments>),
+    /// Try a model without a server: what it is, what it takes, what it costs. Exits 0 if it can be
+    /// served, else 1
+    Check(check::CheckArguments),
     /// Replace a model while it is served; returns when the new generation serves
     Update(UpdateArguments),
     /// Serve an earlier version of a model again, as a new generation
