@@ -118,7 +118,7 @@ pub(super) fn find(
         |facts: &Facts| facts.output.is_none() && matches!(job.target, Target::Source(_));
     let content = match facts {
         Some(facts) if !is_far && !is_outdated(&facts) => {
-            Content::Checked(Known { facts, drift: None })
+            Content::Checked(Known { facts: Box::new(facts), drift: None })
         }
         _ => Content::Unchecked(staged),
     };

@@ -100,8 +100,9 @@ pub(crate) struct Preparation {
     tokenizers: Vec<Tokenizer>,
     late: Option<LateTokens>,
     template: Option<Template>,
-    /// Whether unknown tokens are left out, as model2vec does.
-    drops_unknown: bool,
+    /// Set for a table of model2vec, which leaves out unknown tokens and cuts texts by so many
+    /// characters for each token that it takes.
+    token_chars: Option<usize>,
 }
 
 /// Late interaction in the tokenizer's ids.
@@ -130,7 +131,8 @@ impl Preparation {
             Some(late) => Some(LateTokens::new(files, late.clone(), &tokenizers[0])?),
             None => None,
         };
-        let drops_unknown = Model2Vec::read(files.dir)?.is_some();
+        let model2vec = Model2Vec::read(files.dir)?;
+        let token_chars = model2vec.map(|_| tokenizers[0].median_token_chars());
         Ok(Self {
             task: settings.task,
             plan: settings.plan.clone(),
@@ -139,7 +141,7 @@ impl Preparation {
             tokenizers,
             late,
             template,
-            drops_unknown,
+            token_chars,
         })
     }
 
@@ -239,18 +241,20 @@ impl Preparation {
         text: &str,
         truncate: Option<Side>,
     ) -> Result<Prepared, Rejection> {
-        let mut ids = tokenizer.bare(text)?;
         let max = tokenizer.max_tokens() as usize;
-        if self.drops_unknown {
-            let unknown = tokenizer.unknown_id().map(i64::from);
-            ids.retain(|&id| Some(id) != unknown);
-        }
+        let chars = self.token_chars.filter(|_| truncate == Some(Side::Right));
+        let end = chars.and_then(|chars| text.char_indices().nth(chars.saturating_mul(max)));
+        let mut ids = tokenizer.bare(end.map_or(text, |(end, _)| &text[..end]))?;
         if ids.len() > max {
             match truncate {
                 Some(Side::Right) => ids.truncate(max),
                 Some(Side::Left) => drop(ids.drain(..ids.len() - max)),
                 None => return Err(tokenizer.too_many(ids.len())),
             }
+        }
+        if self.token_chars.is_some() {
+            let unknown = tokenizer.unknown_id().map(i64::from);
+            ids.retain(|&id| Some(id) != unknown);
         }
         let type_ids = vec![0; ids.len()];
         Ok(Prepared { tokens: Tokens::of(ids, type_ids), ..Prepared::default() })

@@ -11,6 +11,8 @@ use super::files::{Files, assume, guess, json::contract};
 const BYTES_MAX: usize = 64 * 1024;
 /// Steps that rendering may take.
 const FUEL: u64 = 100_000;
+/// What messages call a template for chats.
+const CHAT: &str = "chat_template";
 /// What stands for the texts when a template is rendered; no template has it.
 const QUERY: &str = "\u{e000}query\u{e001}";
 const DOCUMENT: &str = "\u{e000}document\u{e001}";
@@ -68,7 +70,7 @@ impl Template {
                 bos_token => token(files, "bos_token")?,
                 eos_token => token(files, "eos_token")?,
             };
-            return Self::render("chat_template", &source, values).map(Some);
+            return Self::render(CHAT, &source, values).map(Some);
         }
         if !is_generative {
             if assume::is_decoder(&files.config)? {
@@ -99,8 +101,11 @@ impl Template {
         let malformed = |error: Error| contract(format!("{name}: {error}"));
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        // As transformers renders the templates of chats; others are taken as they are written.
+        let is_chat = name == CHAT;
+        environment.set_trim_blocks(is_chat);
+        environment.set_lstrip_blocks(is_chat);
+        environment.set_keep_trailing_newline(!is_chat);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         let template = environment.template_from_str(source).map_err(malformed)?;

@@ -13,7 +13,7 @@ pub(crate) mod plan;
 pub(crate) mod prompts;
 pub(crate) mod task;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onnxd_proto::domain::{Guess, Refusal};
 
@@ -81,6 +81,17 @@ impl<'a> Files<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The home's path.
+    ///
+    /// # Errors
+    /// It leaves the version.
+    pub(crate) fn home_dir(&self) -> Result<PathBuf, Refusal> {
+        match self.home.is_empty() {
+            true => Ok(self.dir.to_owned()),
+            false => json::within(self.dir, &self.home),
+        }
     }
 
     /// The template with which chats are written, if there is one.

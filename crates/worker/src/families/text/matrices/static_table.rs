@@ -81,39 +81,39 @@ impl StaticTable {
         self.tokens
     }
 
-    /// Replaces the contents of `out` by the mean of the tokens' vectors; zeros if there are none.
+    /// Appends the mean of the tokens' vectors to `out`; zeros if there are none.
     ///
     /// # Errors
-    /// A token has no vector. The tokenizer belongs to another table then.
+    /// A token has no vector. The tokenizer belongs to another table then, and `out` is as before.
     pub(crate) fn mean(&self, ids: &[u32], out: &mut Vec<f32>) -> Result<(), Rejection> {
-        out.clear();
-        out.resize(self.dimension, 0.0);
-        let mut wide = Vec::new();
+        if let Some(&id) = ids.iter().find(|&&id| id >= self.tokens) {
+            return Err(Rejection::TokenId { id, highest: self.tokens - 1 });
+        }
+        let start = out.len();
+        out.resize(start + self.dimension, 0.0);
+        let (sums, mut wide) = (&mut out[start..], Vec::new());
         // Token after token, as both libraries add them.
         for &id in ids {
-            let place = self.place(id)?;
-            let row = self.rows.row(place, self.dimension, &mut wide);
+            let row = self.rows.row(self.place(id), self.dimension, &mut wide);
             match &self.weights {
-                None => out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
+                None => sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
                 Some(weights) => {
                     let weight = weights[id as usize];
-                    out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
+                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
                 }
             }
         }
         if !ids.is_empty() {
             // Exact: a text has fewer than 2²⁴ tokens.
             let count = ids.len() as f32;
-            out.iter_mut().for_each(|sum| *sum /= count);
+            sums.iter_mut().for_each(|sum| *sum /= count);
         }
         Ok(())
     }
 
-    fn place(&self, id: u32) -> Result<usize, Rejection> {
-        if id >= self.tokens {
-            return Err(Rejection::TokenId { id, highest: self.tokens - 1 });
-        }
-        Ok(self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]) as usize)
+    /// The row of a token that the table has.
+    fn place(&self, id: u32) -> usize {
+        self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]) as usize
     }
 }
 

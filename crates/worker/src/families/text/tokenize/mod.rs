@@ -2,11 +2,12 @@
 //! by itself, because what `tokenizer.json` says about both is what its author trained with.
 
 mod describe;
+mod lengths;
+pub(crate) mod made;
 mod pieces;
 
 use std::{
     fs,
-    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
@@ -70,11 +71,19 @@ impl Tokenizer {
     ) -> Result<Self, Refusal> {
         // A worker has one CPU; the library's thread pool would only take turns with us.
         parallelism::set_parallelism(false);
-        let Some(place) = files.place(FILE)? else {
-            return Err(RefusalKind::Contract.because(format!("{FILE} is missing")));
+        let (place, bytes) = match files.place(FILE)? {
+            Some(place) => {
+                let path = within(files.dir, &place)?;
+                let read = |error| RefusalKind::Internal.because(format!("{place}: {error}"));
+                let bytes = fs::read(path).map_err(read)?;
+                (place, bytes)
+            }
+            None => (
+                "the tokenizer made from the vocabulary".into(),
+                made::document(&files.home_dir()?)?,
+            ),
         };
-        let path = within(files.dir, &place)?;
-        let inner = shared(&path, lowercase)
+        let inner = shared(bytes, lowercase)
             .map_err(|error| RefusalKind::Load.because(format!("{place}: {error}")))?;
         let tokenizer = Self { inner, max_tokens };
         if tokenizer.text_tokens(false) == 0 {
@@ -214,8 +223,7 @@ impl From<&Encoding> for Tokens {
 static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
 /// Reads a tokenizer, unless the last one has the same content and is still in use.
-fn shared(path: &Path, lowercase: bool) -> Result<Arc<Inner>, tokenizers::Error> {
-    let bytes = fs::read(path)?;
+fn shared(bytes: Vec<u8>, lowercase: bool) -> Result<Arc<Inner>, tokenizers::Error> {
     let digest = [&Sha256::digest(&bytes)[..], &[u8::from(lowercase)]].concat();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some((known, tokenizer)) = last
