@@ -8,15 +8,13 @@ pub(crate) mod probes;
 
 use std::path::{Path, PathBuf};
 
-use onnxd_proto::domain::{Refusal, RefusalKind};
+use onnxd_proto::domain::Refusal;
 
 /// Where the model may stand in a version's directory.
 const MODEL_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
-/// The version's own model: its name in messages, and where it is.
-pub(crate) fn model_in(dir: &Path) -> Result<(&'static str, PathBuf), Refusal> {
-    let mut files = MODEL_FILES.into_iter().map(|file| (file, dir.join(file)));
-    files.find(|(_, path)| path.is_file()).ok_or_else(|| {
-        RefusalKind::Contract.because(format!("{} is missing", MODEL_FILES.join(" or ")))
-    })
+/// The version's own graph: its name in messages, and where it is. `None`: it has none.
+pub(crate) fn model_in(dir: &Path) -> Result<Option<(String, PathBuf)>, Refusal> {
+    let mut files = MODEL_FILES.into_iter().map(|file| (file.to_owned(), dir.join(file)));
+    Ok(files.find(|(_, path)| path.is_file()))
 }

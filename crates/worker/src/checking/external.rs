@@ -21,7 +21,7 @@ const WINDOW_BYTES: usize = 1 << 20;
 
 /// The refusal with the place, if the version in `dir` has weights that are not beside its model.
 pub(crate) fn explain(dir: &Path, refusal: Refusal) -> Refusal {
-    let Ok((file, model)) = model_in(dir) else { return refusal };
+    let Ok(Some((file, model))) = model_in(dir) else { return refusal };
     let Ok(Some(place)) = bad_place(&model) else { return refusal };
     let message = format!(
         "{file}: its weights are to be read from {place:?}, which is no file beside it ({refusal})"

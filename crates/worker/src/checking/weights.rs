@@ -48,7 +48,7 @@ const TYPES: [(u64, u64, Option<DataType>); 22] = [
 /// Returns the type of most of the weights, by their bytes, of the version in `dir`; `None` if the
 /// file does not say it.
 pub(super) fn datatype(dir: &Path) -> Option<DataType> {
-    let (_, model) = model_in(dir).ok()?;
+    let (_, model) = model_in(dir).ok()??;
     let file = File::open(model).ok()?;
     let end = file.metadata().ok()?.len();
     of_model(file, end)

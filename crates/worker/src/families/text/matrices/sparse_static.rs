@@ -6,10 +6,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use onnxd_proto::{domain::Refusal, wire::ask::Rejection};
 
-use super::{
-    json::{JsonFile, contract},
-    weights::{Floats, Weights, inside},
-};
+use super::weights::{Floats, Weights, inside};
+use crate::families::text::files::json::{JsonFile, contract};
 
 /// The file that `from_json` of the library reads, and that configurations name.
 const TABLE: &str = "idf.json";
@@ -103,7 +101,7 @@ fn listed(
     // The library looks the path up from where it runs, and on the hub; here it is beside the module.
     let file_name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(TABLE);
     let name = inside(folder, file_name);
-    let Some(file) = super::json::read_json(dir, &name)? else {
+    let Some(file) = crate::families::text::files::json::read_json(dir, &name)? else {
         return Err(contract(format!(
             "{name} is missing; {} takes the weights from {path:?}",
             inside(folder, "config.json")

@@ -16,7 +16,7 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 use safetensors::{Dtype, tensor::Metadata};
 use zerocopy::FromBytes;
 
-use super::json::contract;
+use crate::families::text::files::json::contract;
 
 /// The file that a module's weights are in.
 const FILE: &str = "model.safetensors";

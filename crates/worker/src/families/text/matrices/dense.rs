@@ -8,11 +8,11 @@ use onnxd_proto::domain::Refusal;
 use serde_json::{Map, Value};
 
 use super::{
-    json::{JsonFile, contract, read_json},
     linear::{self, FEATURES_MAX, Matrix},
     nonlinear::Nonlinear,
     weights::{Weights, inside},
 };
+use crate::families::text::files::json::{JsonFile, contract, read_json};
 
 /// What a dense module is applied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

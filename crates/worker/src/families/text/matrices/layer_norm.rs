@@ -6,10 +6,10 @@ use std::path::Path;
 use onnxd_proto::domain::Refusal;
 
 use super::{
-    json::{JsonFile, contract},
     linear::FEATURES_MAX,
     weights::{Floats, Weights, inside},
 };
+use crate::families::text::files::json::{JsonFile, contract};
 
 /// Added to the variance, so that rows of equal numbers can be divided by its root. Torch's default,
 /// which the module cannot change.

@@ -6,19 +6,15 @@ use std::path::Path;
 
 use onnxd_proto::{domain::Refusal, wire::ask::Rejection};
 use safetensors::Dtype;
-use serde_json::Value;
 
 use super::{
-    json::{JsonFile, contract, read_json},
     linear::FEATURES_MAX,
     weights::{self, Floats, Tensor, Weights},
 };
+use crate::families::text::files::json::contract;
 
 /// What sentence-transformers and model2vec call the table.
 const TABLES: [&str; 2] = ["embedding.weight", "embeddings"];
-
-/// Tokens that model2vec takes of a text where its configuration says nothing.
-const TOKENS_DEFAULT: u32 = 512;
 
 /// A vector for each token.
 #[derive(Debug)]
@@ -38,39 +34,6 @@ enum Rows {
     Floats(Floats),
     /// Of other types; a row becomes `f32` when it is used.
     Narrow(Tensor),
-}
-
-/// What model2vec's `config.json` says; sentence-transformers has no such file for these models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Model2Vec {
-    /// Whether embeddings have length 1.
-    pub(crate) normalize: bool,
-    /// Tokens of the longest text; longer ones are cut. `None`: any number.
-    pub(crate) max_tokens: Option<u32>,
-}
-
-impl Model2Vec {
-    /// Reads the configuration of the version in `dir`; `None` if model2vec did not save it.
-    /// model2vec drops unknown tokens, after it has cut the text; sentence-transformers keeps them.
-    ///
-    /// # Errors
-    /// The file is malformed.
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, Refusal> {
-        const FILE: &str = "config.json";
-        let Some(Value::Object(fields)) = read_json(dir, FILE)? else { return Ok(None) };
-        let says_no_limit = fields.get("max_length").is_some_and(Value::is_null);
-        let file = JsonFile::of(FILE, fields);
-        if file.get::<String>("model_type")?.as_deref() != Some("model2vec") {
-            return Ok(None);
-        }
-        let max_tokens = match file.get::<u32>("max_length")? {
-            None if says_no_limit => None,
-            None => Some(TOKENS_DEFAULT),
-            Some(0) => return Err(contract(format!("{FILE}: max_length is 0"))),
-            tokens => tokens,
-        };
-        Ok(Some(Self { normalize: file.get("normalize")?.unwrap_or(false), max_tokens }))
-    }
 }
 
 impl StaticTable {
@@ -118,39 +81,39 @@ impl StaticTable {
         self.tokens
     }
 
-    /// Replaces the contents of `out` by the mean of the tokens' vectors; zeros if there are none.
+    /// Appends the mean of the tokens' vectors to `out`; zeros if there are none.
     ///
     /// # Errors
-    /// A token has no vector. The tokenizer belongs to another table then.
+    /// A token has no vector. The tokenizer belongs to another table then, and `out` is as before.
     pub(crate) fn mean(&self, ids: &[u32], out: &mut Vec<f32>) -> Result<(), Rejection> {
-        out.clear();
-        out.resize(self.dimension, 0.0);
-        let mut wide = Vec::new();
+        if let Some(&id) = ids.iter().find(|&&id| id >= self.tokens) {
+            return Err(Rejection::TokenId { id, highest: self.tokens - 1 });
+        }
+        let start = out.len();
+        out.resize(start + self.dimension, 0.0);
+        let (sums, mut wide) = (&mut out[start..], Vec::new());
         // Token after token, as both libraries add them.
         for &id in ids {
-            let place = self.place(id)?;
-            let row = self.rows.row(place, self.dimension, &mut wide);
+            let row = self.rows.row(self.place(id), self.dimension, &mut wide);
             match &self.weights {
-                None => out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
+                None => sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
                 Some(weights) => {
                     let weight = weights[id as usize];
-                    out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
+                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
                 }
             }
         }
         if !ids.is_empty() {
             // Exact: a text has fewer than 2²⁴ tokens.
             let count = ids.len() as f32;
-            out.iter_mut().for_each(|sum| *sum /= count);
+            sums.iter_mut().for_each(|sum| *sum /= count);
         }
         Ok(())
     }
 
-    fn place(&self, id: u32) -> Result<usize, Rejection> {
-        if id >= self.tokens {
-            return Err(Rejection::TokenId { id, highest: self.tokens - 1 });
-        }
-        Ok(self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]) as usize)
+    /// The row of a token that the table has.
+    fn place(&self, id: u32) -> usize {
+        self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]) as usize
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::module_fixture::{self, Given, floats};
+use crate::families::text::matrices::module_fixture::{self, Given, floats};
 
 const FOLDER: &str = "query_0_SparseStaticEmbedding";
 

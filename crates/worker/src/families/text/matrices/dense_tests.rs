@@ -5,7 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::module_fixture::{self, Given, floats, numbers};
+use crate::families::text::matrices::module_fixture::{self, Given, floats, numbers};
 
 fn module(config: &Value, tensors: &[Given]) -> TempDir {
     module_fixture::version("2_Dense", Some(config), tensors)

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::module_fixture::{self, Given, floats};
+use crate::families::text::matrices::module_fixture::{self, Given, floats};
 
 fn module(config: &Value, tensors: &[Given]) -> TempDir {
     module_fixture::version("2_LayerNorm", Some(config), tensors)
