@@ -3,7 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::{TEXT, answers, ask, assert_close, numbers, refused, serve, sigmoid, softmax};
+use crate::{answers, ask, assert_close, numbers, refused, serve, sigmoid, softmax};
+
+/// A text of the reference of classifiers.
+const TEXT: &str = "How BIG is london?";
 
 /// The logits of a classifier for a text of the reference.
 fn logits() -> Vec<f32> {

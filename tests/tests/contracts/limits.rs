@@ -32,11 +32,11 @@ fn limits() -> Vec<Limit> {
     let embed = |text: String| json!({"inputs": text, "model": "a"});
     let cohere = |count: usize| json!({"model": "a", "texts": vec!["a"; count], "input_type": "search_query", "embedding_types": ["float"]});
     let pairs = |query: usize| {
-        let texts = vec!["a".repeat(1024); 32];
-        json!({"query": "a".repeat(query), "texts": texts, "model": "rerank_a", "truncate": true})
+        let documents = vec!["a".repeat(1024); 64];
+        json!({"query": "a".repeat(query), "documents": documents, "model": "rerank_a"})
     };
-    // 32 pairs of a query with 1,024 bytes.
-    let query_max = (8 << 20) / 32 - 1024;
+    // 64 pairs of a query with 1,024 bytes, none of which is long enough to be cut.
+    let query_max = (8 << 20) / 64 - 1024;
     vec![
         Limit {
             what: "texts of a request as BYTES",
@@ -68,7 +68,7 @@ fn limits() -> Vec<Limit> {
         },
         Limit {
             what: "bytes of all pairs",
-            path: "/rerank",
+            path: "/v2/rerank",
             at: pairs(query_max),
             beyond: pairs(query_max + 1),
             status: 422,
