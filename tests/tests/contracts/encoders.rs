@@ -155,3 +155,60 @@ async fn a_regression_gives_the_number_itself() {
     assert!((close[0] - close[1]).abs() < 1e-4, "{close:?}");
     server.stop().await;
 }
+
+/// The embedding of one text in an answer of OpenAI's or Cohere's.
+fn embedding(answer: &Value) -> Vec<f32> {
+    let places = [&answer["data"][0]["embedding"], &answer["embeddings"]["float"][0], &answer[0]];
+    numbers(places.into_iter().find(|place| place.is_array()).unwrap_or(&Value::Null))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_chooses_the_adapter_and_its_prompt() {
+    let server = serve(&["jina-v3-like"]).await;
+    let mut client = server.client().await;
+    let expected = expected("jina-v3-like");
+    let text = &texts("jina-v3-like")[0];
+    let openai = |task: &str| json!({"input": text, "task": task});
+    let cohere = |kind: &str| json!({"texts": [text], "input_type": kind});
+    let switched = json!({"inputs": text, "switches": {"task_id": "separation"}});
+    for (path, body, task) in [
+        ("/v1/embeddings", openai("retrieval.query"), "retrieval.query"),
+        ("/v1/embeddings", openai("retrieval.passage"), "retrieval.passage"),
+        ("/v1/embeddings", openai("text-matching"), "text-matching"),
+        ("/v1/embeddings", openai("separation"), "separation"),
+        ("/v1/embeddings", openai("classification"), "classification"),
+        ("/v2/embed", cohere("search_query"), "retrieval.query"),
+        ("/v2/embed", cohere("search_document"), "retrieval.passage"),
+        ("/v2/embed", cohere("clustering"), "separation"),
+        ("/embed", switched, "separation"),
+        ("/embed", json!({"inputs": text, "prompt_name": "retrieval.query"}), "retrieval.query"),
+    ] {
+        let numpy = numbers(&expected["embeddings_by_task"][task][0]);
+        let actual = embedding(&ask(&mut client, path, &body).await);
+        assert_close(&actual, &numpy, &format!("{path} {task}"));
+    }
+    let body = json!({"input": text, "switches": {"task_id": "poetry"}});
+    let said = refused(&mut client, "/v1/embeddings", &body, 422).await;
+    assert!(said.contains("retrieval.query"), "{said}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_guessed_is_told_wherever_a_model_is_described() {
+    let server = serve(&["jina-v3-like"]).await;
+    let mut client = server.client().await;
+    let info = client.get("/info").await.unwrap().json();
+    let [guess, ..] = &info["guesses"].as_array().expect("a list")[..] else { panic!("{info}") };
+    let status = server.status().await;
+    let details = status.model("jina-v3-like").details.as_ref().expect("it serves");
+    assert_eq!(json!(details.guesses), info["guesses"]);
+    assert_eq!(info["switches"][0]["name"], "task_id");
+    assert!(!details.file.is_empty() && !details.inputs.is_empty(), "{details:?}");
+    let metadata = client.get("/v2/models/jina-v3-like").await.unwrap().json();
+    let told = metadata["properties"]["guesses"].as_str().expect("a property");
+    assert!(told.contains(guess["key"].as_str().unwrap()), "{told}");
+    let log = server.stderr();
+    let line = log.lines().find(|line| line.contains("guessed")).expect("a line in the log");
+    assert!(line.contains("WARN") && line.contains("onnxd.toml"), "{line}");
+    server.stop().await;
+}
