@@ -70,7 +70,7 @@ pub(crate) fn measure(
 }
 
 /// Batches of `size` texts that are sorted by length within every `window` texts; 0 is all.
-fn batches(tokens: &[Tokens], size: usize, window: usize) -> Vec<Vec<&Prepared>> {
+fn batches(tokens: &[Prepared], size: usize, window: usize) -> Vec<Vec<&Prepared>> {
     let window = if window == 0 { tokens.len().max(1) } else { window };
     let sorted = tokens.chunks(window).flat_map(|window| {
         let mut window: Vec<&Prepared> = window.iter().collect();
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn texts_are_sorted_within_a_window_and_none_is_left_out() {
-        let text = |length: i64| Tokens { ids: (0..length).collect(), type_ids: vec![] };
+        let text = Prepared::of_length;
         let tokens: Vec<Prepared> = [5, 1, 4, 2, 3].map(text).into();
         let lengths = |size, window| {
             let batches = batches(&tokens, size, window).into_iter();

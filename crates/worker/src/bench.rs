@@ -19,7 +19,7 @@ use crate::{
         },
     },
     process::{affinity, cpu_time, guard},
-    session::{Form, Runtime},
+    session::{Form, Runtime, Tokens},
 };
 
 /// Prepares this process as a worker is prepared: it logs, ends with its parent, and runs on one
@@ -52,6 +52,12 @@ pub struct BareModel {
 pub struct Prepared(prepare::Prepared);
 
 impl Prepared {
+    /// A text of so many tokens, for calls that run none.
+    pub fn of_length(tokens: usize) -> Self {
+        let tokens = Tokens::of(vec![0; tokens], vec![0; tokens]);
+        Self(prepare::Prepared { tokens, ..prepare::Prepared::default() })
+    }
+
     /// Returns how many there are.
     pub fn tokens(&self) -> usize {
         self.0.tokens.ids.len()

@@ -2,17 +2,20 @@
 //! not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz target
 //! there.
 
-use std::{fs, path::Path};
+use std::{fs, io::Cursor, path::Path};
 
-use crate::families::{
-    own::Own,
-    text::{
-        files::{Files, config},
-        matrices::{
-            dense::Dense, layer_norm::LayerNorm, sparse_static::SparseStatic,
-            static_table::StaticTable,
+use crate::{
+    artifacts::graph,
+    families::{
+        own::Own,
+        text::{
+            files::{Files, config},
+            matrices::{
+                dense::Dense, layer_norm::LayerNorm, sparse_static::SparseStatic,
+                static_table::StaticTable,
+            },
+            tokenize::made,
         },
-        tokenize::made,
     },
 };
 
@@ -110,6 +113,23 @@ fn write<'a>(dir: &Path, files: &[&str], parts: impl Iterator<Item = &'a [u8]>) 
     }
 }
 
+/// A model file is walked through to an end, and what it names is bounded.
+///
+/// # Panics
+/// It is not.
+pub fn graphs(bytes: &[u8]) {
+    let mut tensors = 0;
+    let end = bytes.len() as u64;
+    let walked = graph::walk_bytes(Cursor::new(bytes), end, &mut |tensor| {
+        tensors += 1;
+        let location = tensor.external.map_or(0, |external| external.location.len());
+        assert!(location <= 4096 && location < bytes.len(), "{location} bytes of a name");
+        true
+    });
+    // Every tensor has a head of its own.
+    assert!(tensors <= bytes.len(), "{tensors} tensors: {walked:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -131,7 +151,26 @@ mod tests {
         seeds("module_files").iter().for_each(|seed| module_files(dir.path(), seed));
     }
 
+    #[test]
+    fn every_graph_keeps_its_promise() {
+        let seeds = seeds("graphs");
+        assert!(!seeds.is_empty());
+        seeds.iter().for_each(|seed| graphs(seed));
+    }
+
     proptest! {
+        #[test]
+        fn damaged_graphs_keep_it(
+            place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        ) {
+            for mut seed in seeds("graphs") {
+                let at = place.index(seed.len());
+                let end = (at + bytes.len()).min(seed.len());
+                seed.splice(at..end, bytes.iter().copied());
+                graphs(&seed);
+            }
+        }
+
         #[test]
         fn damaged_files_keep_it(
             place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),

@@ -8,7 +8,6 @@ mod pieces;
 
 use std::{
     fs,
-    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
