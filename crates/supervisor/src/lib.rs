@@ -3,8 +3,8 @@
 //!
 //! `onnxd serve` is the supervisor: it accepts connections (`transport`), speaks each client's contract
 //! over HTTP and gRPC (`api`), and leaves inference and updates to the crate `onnxd-engine`.
-//! The other commands (`cli`) talk to a running supervisor over its admin socket. This crate links
-//! neither ONNX Runtime nor a tokenizer, and parses no model file.
+//! The other commands (`cli`) talk to a running supervisor over its admin socket, but for `onnxd check`,
+//! which tries a model without one. This crate links neither ONNX Runtime nor a tokenizer, and parses no model file.
 
 mod admin;
 mod api;

@@ -29,9 +29,11 @@ pub(crate) fn usable_cpus() -> Result<Vec<u16>, Failure> {
 }
 
 /// Returns the memory that one of `workers` has for a text, `None` where nothing says it: each may keep
-/// what its longest text took. A quarter is for everything else.
+/// what its longest text took, and the first keeps it twice, since it also runs texts with the help of
+/// others. A quarter is for everything else.
 pub(crate) fn worker_share(workers: usize) -> Option<u64> {
-    Some(memory_bytes()? / 4 * 3 / (workers as u64).max(1))
+    let kept = if workers > 1 { workers as u64 + 1 } else { 1 };
+    Some(memory_bytes()? / 4 * 3 / kept)
 }
 
 /// Returns the memory that all processes of this server have together; `None` where nothing says it.

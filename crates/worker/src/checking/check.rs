@@ -18,7 +18,7 @@ use crate::{
     },
     families::{
         LoadedVersion,
-        family::{Budget, Trial},
+        family::{Budget, Fit, Trial},
         own::Own,
     },
     process::args::CheckArgs,
@@ -38,8 +38,10 @@ pub(crate) fn check(
     let mut version = opened.map_err(|refusal| external::explain(dir, refusal))?;
     passed("load");
     let Trial { facts, untried } = version.try_out()?;
-    let fit = version.fit(&budget(args, started)?)?;
-    let facts = Facts { max_tokens: fit.tokens, shortened: fit.shortened, ..facts };
+    let facts = match version.fit(&budget(args, started)?)? {
+        Some(Fit { tokens, shortened }) => Facts { max_tokens: tokens, shortened, ..facts },
+        None => facts,
+    };
     if args.strict {
         facts.require_certain()?;
     }

@@ -72,9 +72,9 @@ pub(crate) struct Budget {
 }
 
 /// The longest text that fits a budget.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fit {
-    /// Its tokens; 0 for a family that takes no texts.
+    /// Its tokens.
     pub(crate) tokens: u32,
     /// Set where the files say more.
     pub(crate) shortened: Option<Shortened>,
@@ -103,12 +103,13 @@ pub(crate) trait Family: Send {
     /// The model does not do what its files say.
     fn try_out(&mut self) -> Result<Trial, Refusal>;
 
-    /// Finds the longest text that fits the budget and takes no longer ones from then on.
+    /// Finds the longest text that fits the budget and takes no longer ones from then on. `None`: the
+    /// needs of this family do not grow with a text.
     ///
     /// # Errors
     /// The model fails for another reason than its needs, or nothing fits.
-    fn fit(&mut self, _budget: &Budget) -> Result<Fit, Refusal> {
-        Ok(Fit::default())
+    fn fit(&mut self, _budget: &Budget) -> Result<Option<Fit>, Refusal> {
+        Ok(None)
     }
 
     /// Takes no longer texts than this from now on: what a check found out.

@@ -125,7 +125,7 @@ impl LoadedVersion {
     }
 
     /// See [`Family::fit`].
-    pub(crate) fn fit(&mut self, budget: &Budget) -> Result<Fit, Refusal> {
+    pub(crate) fn fit(&mut self, budget: &Budget) -> Result<Option<Fit>, Refusal> {
         self.family.fit(budget)
     }
 

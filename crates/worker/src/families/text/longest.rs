@@ -172,7 +172,7 @@ pub(super) fn search<E>(
             // A slow model is better than none.
             Some(Cause::TextTime) if fits == 0 => fits = next,
             missed => {
-                (cause, misses) = (missed, misses + 1);
+                (cause, misses) = (cause.or(missed), misses + 1);
                 ceiling = if ran.is_some() { next - 1 } else { u32::midpoint(fits, next) };
             }
         }
@@ -187,9 +187,10 @@ pub(super) fn search<E>(
         };
         let longest = ceiling.min(fits.saturating_mul(2));
         let candidate = longest_below(longest, wanted, fits, |tokens| fitting(tokens).is_none());
+        // What keeps the first step short is the cause; later, what was used adds to it.
+        cause = cause.or_else(|| fitting((candidate + STEP).min(longest)));
         let is_worth = u64::from(candidate) * 100 >= u64::from(fits) * WORTH_PERCENT;
         if fits == 0 || misses >= MISSES_MAX || !(is_worth || candidate == wanted) {
-            let cause = fitting(candidate.max(fits) + STEP).or(cause);
             let cause = cause.or_else(|| fitting(wanted)).unwrap_or(limits.memory.1);
             return Ok(Longest { tokens: fits, shortfall: Some((cause, growth.predict(wanted))) });
         }

@@ -91,6 +91,14 @@ fn limits_on_time_are_causes_of_their_own() {
 }
 
 #[test]
+fn the_limit_that_was_met_first_is_the_cause() {
+    // 4096 tokens take 1.6 s and 1550 MiB; memory would do for 8192, but not after 4700.
+    let both = Limits { text_seconds: 2.5, ..limits(9300.0) };
+    let (found, runs) = PLAIN.search(8192, &both, f64::INFINITY);
+    assert_eq!(found.shortfall.unwrap().0, Cause::TextTime, "{found:?} {runs:?}");
+}
+
+#[test]
 fn memory_that_cannot_be_had_is_an_answer() {
     let mut runs = Vec::new();
     let found = search(8192, &limits(f64::INFINITY), |tokens| {

@@ -65,8 +65,8 @@ impl Family for TextModel {
         Ok(Trial { facts: trial::try_out(self)?, untried: None })
     }
 
-    fn fit(&mut self, budget: &Budget) -> Result<Fit, Refusal> {
-        longest::fit(self, budget)
+    fn fit(&mut self, budget: &Budget) -> Result<Option<Fit>, Refusal> {
+        longest::fit(self, budget).map(Some)
     }
 
     fn limit_tokens(&mut self, max_tokens: u32) {
