@@ -5,7 +5,8 @@
 
 Each is a directory as the Hugging Face hub has it. OUT_DIR/reference.json holds the answers of the
 good ones, computed by bert_reference.py or numpy. Everything is seeded: the same files each time.
-Classifiers and rerankers are in tiny_heads.py, models of tensors in tensor_models.py.
+Classifiers and rerankers are in tiny_heads.py, models for long texts in tiny_long.py, models of tensors in
+tensor_models.py.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper
 
 import tensor_models
 import tiny_heads
+import tiny_long
 from bert_reference import embed, tokenize
 from bert_to_onnx import OUTPUT, Graph
 from tiny_parts import (
@@ -225,6 +227,7 @@ def main():
     a, b, wide = random_source(1), random_source(2), random_source(3, hidden=48)
     write_good(out, a, b, wide)
     write_bad(out, a)
+    tiny_long.write(out, a)
     expected = {
         "a": (a, "mean", True),
         "b": (b, "mean", True),

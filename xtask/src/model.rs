@@ -59,6 +59,7 @@ pub(crate) fn tiny(layout: &Layout, python: &Python) -> Result<(), Error> {
         "bert_reference.py",
         "tensor_models.py",
         "tiny_heads.py",
+        "tiny_long.py",
         "tiny_models.py",
         "tiny_parts.py",
         "requirements.txt",

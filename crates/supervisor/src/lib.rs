@@ -3,8 +3,8 @@
 //!
 //! `onnxd serve` is the supervisor: it accepts connections (`transport`), speaks each client's contract
 //! over HTTP and gRPC (`api`), and leaves inference and updates to the crate `onnxd-engine`.
-//! The other commands (`cli`) talk to a running supervisor over its admin socket. This crate links
-//! neither ONNX Runtime nor a tokenizer, and parses no model file.
+//! The other commands (`cli`) talk to a running supervisor over its admin socket, but for `onnxd check`,
+//! which tries a model without one. This crate links neither ONNX Runtime nor a tokenizer, and parses no model file.
 
 mod admin;
 mod api;
@@ -32,6 +32,7 @@ pub fn main() -> ExitCode {
     };
     let status = match cli.command {
         Command::Serve(arguments) => serve::main(*arguments),
+        Command::Check(arguments) => cli::check::main(&arguments),
         Command::Update(arguments) => cli::update::main(&arguments),
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
         Command::Unload(arguments) => cli::update::unload(&arguments),

@@ -26,6 +26,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     path::Path,
     process::ExitCode,
+    time::Instant,
 };
 
 use clap::Parser;
@@ -48,7 +49,7 @@ use crate::{
         args::{Args, CheckArgs, Command, ListArgs},
         fault::Fault,
         guard::{self, Guard},
-        inherited, ipc, quit,
+        inherited, ipc, quit, resident,
     },
     sandbox::{Limits, files::Files},
     serving::serve::{self, Begun},
@@ -132,6 +133,7 @@ fn serve(cpu: u16, parent: Pid, confined: bool) -> Result<Infallible, Fault> {
 
 /// Prints each part as it passes, and at last the verdict, whatever happens.
 fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
+    let started = Instant::now();
     sandbox::yield_to_serving();
     let files = CheckedFiles {
         version: &args.version_dir,
@@ -143,7 +145,7 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
     let (verdict, status) = match prepared {
         Ok(runtime) => {
             let mut passed = |part: &str| drop(print(&CheckLine::Passed(part.into())));
-            match check::check(&runtime, args, &mut passed) {
+            match check::check(&runtime, args, started, &mut passed) {
                 Ok(checked) => (CheckLine::Accepted(Box::new(checked)), ExitStatus::Fine),
                 Err(refusal) => (CheckLine::Refused(refusal), ExitStatus::Refused),
             }
@@ -200,7 +202,7 @@ fn source_of(args: &ListArgs, confined: bool, parent: Pid) -> Result<ModelChoice
 fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path) -> ExitStatus {
     let result = runtime.map_err(|fault| fault.to_string()).and_then(|runtime| {
         let key = Key::of(&runtime);
-        let rebuilt = compile::compile(&runtime, version_dir, compiled, &key, None)?;
+        let rebuilt = compile::compile(&runtime, (version_dir, None), compiled, &key, None)?;
         Ok(json!({ "compiled": key.as_str(), "rebuilt": rebuilt }))
     });
     let line = result.unwrap_or_else(|reason| json!({ "not_compiled": reason }));
@@ -229,8 +231,9 @@ fn prepare(
     };
     sandbox::enter()?;
     let runtime = Runtime::open(onnxruntime)?;
-    // Looked at while it can be.
+    // Looked at while they can be.
     compiled::learn_cpu();
+    resident::prepare();
     // What is not there cannot be named in a rule. Who compiles says why there is nothing.
     let _ = compiled.map(fs::create_dir_all);
     Files::of_checker(version, serving, compiled)?.enter()?;

@@ -17,8 +17,8 @@ fn add(cache: &Path, content: &str) -> PathBuf {
         link(cache, &snapshot, content, name, name);
     }
     link(cache, &snapshot, content, "model.onnx", "onnx/model.onnx");
-    fs::create_dir_all(cache.join("refs")).unwrap();
-    fs::write(cache.join("refs/main"), content.repeat(40)).unwrap();
+    fs::create_dir_all(cache.join("refs")).expect("the disk has room");
+    fs::write(cache.join("refs/main"), content.repeat(40)).expect("the disk has room");
     snapshot
 }
 
@@ -26,12 +26,12 @@ fn add(cache: &Path, content: &str) -> PathBuf {
 fn link(cache: &Path, snapshot: &Path, content: &str, from: &str, to: &str) {
     let Ok(bytes) = fs::read(model(&format!("tiny/{content}")).join(from)) else { return };
     let blob = format!("{content}{}", from.replace(['/', '.'], "0"));
-    fs::create_dir_all(cache.join("blobs")).unwrap();
-    fs::write(cache.join("blobs").join(&blob), bytes).unwrap();
+    fs::create_dir_all(cache.join("blobs")).expect("the disk has room");
+    fs::write(cache.join("blobs").join(&blob), bytes).expect("the disk has room");
     let place = snapshot.join(to);
-    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::create_dir_all(place.parent().expect("a folder")).expect("the disk has room");
     let up = "../".repeat(to.matches('/').count() + 2);
-    symlink(format!("{up}blobs/{blob}"), place).unwrap();
+    symlink(format!("{up}blobs/{blob}"), place).expect("the disk has room");
 }
 
 fn cache_in(home: &Home) -> PathBuf {

@@ -21,7 +21,7 @@ fn oddly_named(home: &Home) -> PathBuf {
     let directory = home.models().join("odd");
     replace_model(&model("tiny/external"), &directory);
     let file = directory.join("model.onnx");
-    let bytes = fs::read(&file).unwrap();
+    let bytes = fs::read(&file).expect("a model");
     let places = (0..bytes.len() - LOCATION.len())
         .filter(|&place| bytes[place..].starts_with(LOCATION.as_bytes()));
     let mut renamed = bytes.clone();
@@ -29,8 +29,8 @@ fn oddly_named(home: &Home) -> PathBuf {
         renamed[place..place + OTHER.len()].copy_from_slice(OTHER.as_bytes());
     }
     assert_ne!(renamed, bytes);
-    fs::write(file, renamed).unwrap();
-    fs::rename(directory.join(LOCATION), directory.join(OTHER)).unwrap();
+    fs::write(file, renamed).expect("the disk has room");
+    fs::rename(directory.join(LOCATION), directory.join(OTHER)).expect("the disk has room");
     directory
 }
 

@@ -24,7 +24,7 @@ fn model_at(home: &Home, content: &str, name: &str, file: &str) -> PathBuf {
     replace_model(&model(&format!("tiny/{content}")), &directory);
     put(&directory.join("model.onnx"), &directory.join(file));
     if file != "model.onnx" {
-        fs::remove_file(directory.join("model.onnx")).unwrap();
+        fs::remove_file(directory.join("model.onnx")).expect("the disk has room");
     }
     directory
 }
@@ -32,8 +32,8 @@ fn model_at(home: &Home, content: &str, name: &str, file: &str) -> PathBuf {
 /// Copies a file; the folder is made.
 fn put(from: &Path, to: &Path) {
     if from != to {
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
+        fs::create_dir_all(to.parent().expect("a folder")).expect("the disk has room");
+        fs::copy(from, to).expect("the disk has room");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, Refusal};
+use super::{Facts, Refusal, cost::CostTable};
 
 /// What the checker process prints, one line of JSON each: what has passed, and at last the
 /// verdict.
@@ -26,6 +26,9 @@ pub struct Checked {
     pub drift: Option<Drift>,
     /// How many of the candidate's own canary texts came out as it says.
     pub canaries: u32,
+    /// What runs cost on this machine, where that was measured.
+    #[serde(default)]
+    pub costs: Option<CostTable>,
     /// Why there is no compiled form, where there is none; workers load the plain model then.
     pub not_compiled: Option<String>,
 }

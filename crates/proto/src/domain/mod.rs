@@ -12,6 +12,7 @@ mod pooling;
 mod record;
 mod refusal;
 mod source_uri;
+mod strict;
 mod task;
 pub mod tensor;
 mod update;

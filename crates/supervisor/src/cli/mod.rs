@@ -1,6 +1,8 @@
 //! The command line: what each command takes, and how the terminal is written to. `serve` lives
-//! in [`crate::serve`]; the commands here are clients of the admin socket.
+//! in [`crate::serve`]; the commands here are clients of the admin socket, but for [`check`], which
+//! needs no server.
 
+pub(crate) mod check;
 pub(crate) mod client;
 mod progress;
 pub(crate) mod status;
@@ -8,6 +10,7 @@ pub(crate) mod update;
 
 use std::{
     io::{self, Write},
+    num::NonZeroUsize,
     path::PathBuf,
     process::ExitCode,
 };
@@ -21,7 +24,7 @@ use onnxd_proto::{
 };
 use onnxd_telemetry::log;
 
-use crate::config::ServeArguments;
+use crate::config::{ServeArguments, boolean};
 
 /// Serves ONNX models on CPUs and replaces them while it serves.
 #[derive(Debug, Parser)]
@@ -35,6 +38,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve models over HTTP until SIGTERM; SIGHUP stages every model's source again
     Serve(Box<ServeArguments>),
+    /// Try a model without a server: what it is, what it takes, what it costs. Exits 0 if it can be
+    /// served, else 1
+    Check(CheckArguments),
     /// Replace a model while it is served; returns when the new generation serves
     Update(UpdateArguments),
     /// Serve an earlier version of a model again, as a new generation
@@ -45,6 +51,65 @@ pub(crate) enum Command {
     Status(StatusArguments),
     /// Print the OpenAPI document of the HTTP interface
     Openapi,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArguments {
+    /// The model, DIR or file:///DIR
+    #[arg(value_name = "DIR|URI")]
+    pub source: String,
+    /// Another version to compare with: the model must be able to follow it in an update
+    #[arg(long, value_name = "DIR|URI")]
+    pub against: Option<String>,
+    /// Refuse embeddings of fixed texts with a smaller cosine to those of --against
+    #[arg(long, value_name = "COSINE", requires = "against")]
+    pub min_cosine: Option<f64>,
+    /// Refuse a model about which something has to be guessed, or whose longest text has to be
+    /// shortened to fit memory or time
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_STRICT",
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub strict: Option<bool>,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// ONNX Runtime's shared library, 1.24 or newer
+    /// [default: libonnxruntime.so beside this executable]
+    #[arg(long, value_name = "PATH", env = "ONNXD_ONNXRUNTIME")]
+    pub onnxruntime: Option<PathBuf>,
+    /// The worker's executable [default: onnxd-worker beside this executable]
+    #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
+    pub worker_binary: Option<PathBuf>,
+    /// How long the check may take, in seconds [default: 120]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT")]
+    pub check_timeout: Option<u64>,
+    /// How much memory the check may use, in MiB [default: 4096]
+    #[arg(long, value_name = "MIB", env = "ONNXD_CHECK_MEMORY")]
+    pub check_memory: Option<u64>,
+    /// How long a request may take where the model is served, in seconds; the longest text takes at
+    /// most half of it [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT")]
+    pub request_timeout: Option<u64>,
+    /// Worker processes that share this machine's memory [default: one for each CPU]
+    #[arg(long, value_name = "N", env = "ONNXD_WORKERS")]
+    pub workers: Option<NonZeroUsize>,
+    /// Do not confine the process that tries the model
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_NO_SANDBOX",
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub no_sandbox: Option<bool>,
 }
 
 #[derive(Debug, clap::Args)]

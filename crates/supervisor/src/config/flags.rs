@@ -163,6 +163,19 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "COSINE", env = "ONNXD_MIN_COSINE")]
     pub min_cosine: Option<f64>,
 
+    /// Refuse versions about which something has to be guessed, or whose longest text has to be
+    /// shortened to fit memory or time; without it both are logged and shown by `onnxd status`
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_STRICT",
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub strict: Option<bool>,
+
     /// How long after a commit two failures of workers bring the previous version back, in
     /// seconds [default: 60]
     #[arg(long, value_name = "SECONDS", env = "ONNXD_PROBATION")]
@@ -251,7 +264,7 @@ impl ServeArguments {
             tls_key admin_socket admin_listen admin_token_file state_dir workers worker_memory
             alone_cpus max_client_batch_size onnxruntime worker_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
-            request_timeout queue_limit check_timeout check_memory min_cosine probation retention
+            request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
             no_sandbox log_format
         )
     }
@@ -259,7 +272,7 @@ impl ServeArguments {
 
 /// Reads the value of a flag or variable that is on or off. An empty variable is off, as if it were
 /// unset.
-fn boolean(text: &str) -> Result<bool, String> {
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "" | "false" | "no" | "off" | "0" => Ok(false),

@@ -5,7 +5,7 @@ use clap::{Args, Command, FromArgMatches};
 use super::*;
 
 /// Every setting: its key, a value in a file, and another value as a flag.
-const SETTINGS: [(&str, &str, &str); 34] = [
+const SETTINGS: [(&str, &str, &str); 35] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("model-alias", "['x=m']", "y=m"),
@@ -36,6 +36,7 @@ const SETTINGS: [(&str, &str, &str); 34] = [
     ("check-timeout", "3", "4"),
     ("check-memory", "4", "5"),
     ("min-cosine", "0.5", "0.75"),
+    ("strict", "true", "false"),
     ("probation", "5", "6"),
     ("retention", "6", "7"),
     ("no-sandbox", "true", "false"),

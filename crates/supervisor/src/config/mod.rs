@@ -17,11 +17,11 @@ use std::{
 
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-use self::paths::{absolute, default_admin_socket, default_state_dir, executable_file};
+use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
     admin::{AdminListen, Token},
-    flags::ServeArguments,
-    paths::admin_socket_candidates,
+    flags::{ServeArguments, boolean},
+    paths::{admin_socket_candidates, executable_file},
 };
 use crate::transport::edge::{self, EdgeConfig};
 use onnxd_engine::models::registry::ModelSource;
@@ -38,6 +38,8 @@ const QUEUE_LIMIT: usize = 512;
 const ALONE_CPUS: usize = 4;
 /// Versions of each model that are kept, unless told otherwise.
 const RETENTION: usize = 3;
+/// Seconds from a request's body to its answer, unless told otherwise.
+const REQUEST_TIMEOUT: u64 = 30;
 /// Restarts of a worker within a minute, unless told otherwise.
 const WORKER_RESTARTS: u32 = 10;
 
@@ -135,7 +137,7 @@ impl Config {
             supervision,
             max_connections: settings.max_connections,
             succession_timeout: seconds(settings.succession_timeout, 300),
-            request_timeout: seconds(settings.request_timeout, 30),
+            request_timeout: seconds(settings.request_timeout, REQUEST_TIMEOUT),
             queue_limit: queue_limit(settings.queue_limit)?,
             max_client_batch_size: settings.max_client_batch_size.map_or(CLIENT_BATCH, Into::into),
             check,
@@ -151,11 +153,16 @@ fn seconds(given: Option<u64>, default: u64) -> Duration {
     Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }
 
-fn check_limits(settings: &ServeArguments) -> CheckLimits {
+/// What a check may use and what it demands, but for each worker's memory.
+pub(crate) fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
         timeout: seconds(settings.check_timeout, 120),
         memory_bytes: settings.check_memory.unwrap_or(4096) << 20,
         min_cosine: settings.min_cosine,
+        // Known when workers are counted.
+        worker_bytes: None,
+        text_time: seconds(settings.request_timeout, REQUEST_TIMEOUT) / 2,
+        strict: settings.strict.unwrap_or(false),
     }
 }
 

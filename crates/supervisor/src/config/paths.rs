@@ -21,7 +21,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 ///
 /// # Errors
 /// It is not there.
-pub(super) fn executable_file(
+pub(crate) fn executable_file(
     flag: &str,
     given: Option<PathBuf>,
     beside: &str,

@@ -11,10 +11,7 @@ use nix::{sys::prctl, unistd::geteuid};
 /// Gives up privileges that a program could bring, and says what is missing. Called before there
 /// is a second thread.
 pub(crate) fn begin(sandbox: bool) {
-    // What it starts, a successor of its own as well, gets what this process has and no more.
-    if let Err(error) = prctl::set_no_new_privs() {
-        tracing::warn!(%error, "programs that are started may gain privileges");
-    }
+    give_up_privileges();
     if geteuid().is_root() {
         tracing::warn!("running as root, which is not needed: any user will do");
     }
@@ -31,6 +28,13 @@ pub(crate) fn begin(sandbox: bool) {
             missing = missing.join(", "),
             "this kernel does not offer all of the confinement; the rest of it is applied"
         );
+    }
+}
+
+/// What this process starts, a successor of its own as well, gets what it has and no more.
+pub(crate) fn give_up_privileges() {
+    if let Err(error) = prctl::set_no_new_privs() {
+        tracing::warn!(%error, "programs that are started may gain privileges");
     }
 }
 

@@ -5,10 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity},
-    unistd::Pid,
-};
 use onnxd_proto::{control_page::ControlPage, wire::message::Welcome};
 use tokio::{
     sync::{mpsc, watch},
@@ -20,7 +16,7 @@ use crate::{
     admin::{self, Admin},
     api::{app::App, grpc, router},
     config::Config,
-    process::{descriptors, inherited::Inherited},
+    process::{descriptors, inherited::Inherited, machine},
     transport::{
         edge::Edge,
         listener::{Listener, Routes},
@@ -46,8 +42,10 @@ use onnxd_engine::{
         sources::Sources,
         store::Store,
         update::{
-            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater, background::Background,
-            checker::Checker, coordinator::Alone,
+            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
+            background::Background,
+            checker::{CheckLimits, Checker},
+            coordinator::Alone,
         },
     },
     pool::{executable::WorkerExecutable, keeper::Keeper},
@@ -82,7 +80,7 @@ impl Server {
         let updates = update::Means {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), config.check, tasks)?,
+            checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
             metrics: Arc::clone(&metrics),
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
@@ -255,13 +253,22 @@ async fn restore(means: &update::Means) -> Result<Updater, Failure> {
     Ok(updater)
 }
 
+/// What a check may use: each worker may once keep the memory of the longest text.
+fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
+    let workers = match config.workers {
+        Some(count) => count.get(),
+        None => machine::usable_cpus()?.len(),
+    };
+    Ok(CheckLimits { worker_bytes: machine::worker_share(workers), ..config.check })
+}
+
 fn workers(
     config: &Config,
     executable: &WorkerExecutable,
     models: usize,
     (events, tasks): (&mpsc::Sender<Event>, &EssentialTasks),
 ) -> Result<Vec<Worker>, Failure> {
-    let cpus = usable_cpus()?;
+    let cpus = machine::usable_cpus()?;
     let count = config.workers.map_or(cpus.len(), Into::into);
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
@@ -281,14 +288,4 @@ fn workers(
     workers[0].helper_cpus =
         cpus.iter().copied().take(count.min(config.alone_cpus)).skip(1).collect();
     Ok(workers)
-}
-
-/// The CPUs that this process may use.
-fn usable_cpus() -> Result<Vec<u16>, Failure> {
-    let set = sched_getaffinity(Pid::from_raw(0))
-        .map_err(|error| Failure::internal(format!("the CPUs of this process: {error}")))?;
-    let usable = |&cpu: &usize| set.is_set(cpu).unwrap_or(false);
-    let cpus = (0..CpuSet::count()).filter(usable).filter_map(|cpu| u16::try_from(cpu).ok());
-    let cpus: Vec<u16> = cpus.collect();
-    if cpus.is_empty() { Err(Failure::internal("this process may use no CPU")) } else { Ok(cpus) }
 }

@@ -2,20 +2,35 @@
 //! wrong for nobody. Called by `onnxd-worker check`; loads as serving does, runs the shapes that
 //! serving will run, compares what comes out, and leaves the compiled form.
 
-use onnxd_proto::domain::{Checked, Drift, Facts, Output, Refusal, RefusalKind};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use onnxd_proto::domain::{Checked, Drift, Facts, Output, Refusal, RefusalKind, cost::CostTable};
 
 use super::{canary, compile, external, weights};
 use crate::{
-    artifacts::{compiled::Key, probes::Probes},
-    families::{LoadedVersion, family::Trial},
+    artifacts::{
+        compiled::{self, Key},
+        costs::Costs,
+        probes::Probes,
+    },
+    families::{
+        LoadedVersion,
+        family::{Budget, Fit, Trial},
+        own::Own,
+    },
     process::args::CheckArgs,
     session::Runtime,
 };
 
-/// What there is to say about the version, or why it cannot serve. `passed` hears of each part.
+/// What there is to say about the version, or why it cannot serve. `started` is when this process
+/// began; `passed` hears of each part.
 pub(crate) fn check(
     runtime: &Runtime,
     args: &CheckArgs,
+    started: Instant,
     passed: &mut dyn FnMut(&str),
 ) -> Result<Checked, Refusal> {
     let dir = &args.version_dir;
@@ -23,6 +38,13 @@ pub(crate) fn check(
     let mut version = opened.map_err(|refusal| external::explain(dir, refusal))?;
     passed("load");
     let Trial { facts, untried } = version.try_out()?;
+    let facts = match version.fit(&budget(args, started)?)? {
+        Some(Fit { tokens, shortened }) => Facts { max_tokens: tokens, shortened, ..facts },
+        None => facts,
+    };
+    if args.strict {
+        facts.require_certain()?;
+    }
     if untried.is_none() {
         passed("shapes");
     }
@@ -46,14 +68,38 @@ pub(crate) fn check(
     let compiled = match (&args.compiled_dir, &probes) {
         (_, Err(untried)) => Err(untried.clone()),
         (None, _) => Err("no directory was given".into()),
-        (Some(root), Ok(probes)) => {
-            compile::compile(runtime, dir, root, &Key::of(runtime), Some(probes))
-        }
+        (Some(root), Ok(probes)) => compile::compile(
+            runtime,
+            (dir, Some(facts.max_tokens)),
+            root,
+            &Key::of(runtime),
+            Some(probes),
+        ),
     };
     if compiled.is_ok() {
         passed("compile");
     }
-    Ok(Checked { facts, drift, canaries, not_compiled: compiled.err() })
+    let costs = args.compiled_dir.as_deref().and_then(|root| costs(root, runtime));
+    Ok(Checked { facts, drift, canaries, costs, not_compiled: compiled.err() })
+}
+
+/// What was measured when the version was compiled.
+fn costs(root: &Path, runtime: &Runtime) -> Option<CostTable> {
+    let model = compiled::find(root, &Key::of(runtime))?;
+    Costs::read(model.parent()?).map(|costs| costs.table_to_tell())
+}
+
+/// What the longest text may use.
+fn budget(args: &CheckArgs, started: Instant) -> Result<Budget, Refusal> {
+    Ok(Budget {
+        check_bytes: args.memory_limit_bytes,
+        worker_bytes: args.worker_limit_bytes,
+        text_time: args.text_limit_millis.map(Duration::from_millis),
+        deadline: args
+            .cpu_limit_seconds
+            .and_then(|seconds| started.checked_add(Duration::from_secs(seconds))),
+        is_asked: Own::read(&args.version_dir)?.max_tokens.is_some(),
+    })
 }
 
 /// What the version makes of all fixed inputs.

@@ -17,14 +17,15 @@ use crate::{
     session::Runtime,
 };
 
-/// Whether the compiled form of the version in `dir` had to be made. `measured` is what the plain
-/// model makes of the fixed texts, if that is known.
+/// Whether the compiled form of the version in `dir`, which takes texts of `max_tokens` tokens where
+/// that is known, had to be made. `measured` is what the plain model makes of the fixed texts, if
+/// that is known.
 ///
 /// # Errors
 /// Why there is none, for people.
 pub(crate) fn compile(
     runtime: &Runtime,
-    dir: &Path,
+    (dir, max_tokens): (&Path, Option<u32>),
     root: &Path,
     key: &Key,
     measured: Option<&Probes>,
@@ -48,6 +49,9 @@ pub(crate) fn compile(
     let Some((_, model)) = model_in(dir).map_err(said_of)? else { return Ok(false) };
     making.make(runtime, &model, |compiled| {
         let mut version = LoadedVersion::open_compiled(runtime, dir, compiled).map_err(said_of)?;
+        if let Some(max_tokens) = max_tokens {
+            version.limit_tokens(max_tokens);
+        }
         let file = version.model_file().to_owned();
         version.probe().and_then(|again| expected.require(&again, &file)).map_err(said_of)?;
         let costs = version.measure_costs().map_err(said_of)?;

@@ -5,5 +5,5 @@
 pub(crate) mod canary;
 pub(crate) mod check;
 pub(crate) mod compile;
-pub(crate) mod external;
+mod external;
 pub(crate) mod weights;

@@ -1,10 +1,14 @@
 //! What a family of models is to the rest of the worker: the trait that serving, checking and
 //! compiling call, and what goes in and out of it. Knows no family.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use onnxd_proto::{
-    domain::{Facts, Refusal, RefusalKind},
+    domain::{Facts, Refusal, RefusalKind, Shortened},
     generation::Generation,
 };
 
@@ -52,6 +56,30 @@ pub(crate) enum Extent {
     AtLoad,
 }
 
+/// What the longest text may use. What is `None` has no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Budget {
+    /// Memory of this process in all; with more it is ended.
+    pub(crate) check_bytes: Option<u64>,
+    /// Memory that each worker has for one text.
+    pub(crate) worker_bytes: Option<u64>,
+    /// CPU time of one text.
+    pub(crate) text_time: Option<Duration>,
+    /// When this process is ended.
+    pub(crate) deadline: Option<Instant>,
+    /// Whether `onnxd.toml` says how long texts are: then shorter ones are not what was asked for.
+    pub(crate) is_asked: bool,
+}
+
+/// The longest text that fits a budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fit {
+    /// Its tokens.
+    pub(crate) tokens: u32,
+    /// Set where the files say more.
+    pub(crate) shortened: Option<Shortened>,
+}
+
 /// The result of a trial.
 #[derive(Debug)]
 pub(crate) struct Trial {
@@ -74,6 +102,18 @@ pub(crate) trait Family: Send {
     /// # Errors
     /// The model does not do what its files say.
     fn try_out(&mut self) -> Result<Trial, Refusal>;
+
+    /// Finds the longest text that fits the budget and takes no longer ones from then on. `None`: the
+    /// needs of this family do not grow with a text.
+    ///
+    /// # Errors
+    /// The model fails for another reason than its needs, or nothing fits.
+    fn fit(&mut self, _budget: &Budget) -> Result<Option<Fit>, Refusal> {
+        Ok(None)
+    }
+
+    /// Takes no longer texts than this from now on: what a check found out.
+    fn limit_tokens(&mut self, _max_tokens: u32) {}
 
     /// Runs the family's fixed inputs.
     ///

@@ -10,7 +10,7 @@ use onnxd_proto::{
 use tracing::warn;
 
 use super::{
-    family::{Extent, Family, Helpers, Later, Opening, Trial},
+    family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
     group::Group,
     own::Own,
     table,
@@ -122,6 +122,16 @@ impl LoadedVersion {
     /// See [`Family::try_out`].
     pub(crate) fn try_out(&mut self) -> Result<Trial, Refusal> {
         self.family.try_out()
+    }
+
+    /// See [`Family::fit`].
+    pub(crate) fn fit(&mut self, budget: &Budget) -> Result<Option<Fit>, Refusal> {
+        self.family.fit(budget)
+    }
+
+    /// See [`Family::limit_tokens`].
+    pub(crate) fn limit_tokens(&mut self, max_tokens: u32) {
+        self.family.limit_tokens(max_tokens);
     }
 
     /// Runs all fixed inputs.

@@ -85,7 +85,16 @@ pub(crate) struct CheckArgs {
     /// Memory that the check may use.
     #[arg(long)]
     pub(crate) memory_limit_bytes: Option<u64>,
-    /// CPU time that the check may use.
+    /// CPU time, and time on the clock, that the check may use.
     #[arg(long)]
     pub(crate) cpu_limit_seconds: Option<u64>,
+    /// Memory that each worker has for one text.
+    #[arg(long)]
+    pub(crate) worker_limit_bytes: Option<u64>,
+    /// CPU time that one text may take, in milliseconds.
+    #[arg(long)]
+    pub(crate) text_limit_millis: Option<u64>,
+    /// Refuse a version about which something has to be guessed, or whose longest text does not fit.
+    #[arg(long)]
+    pub(crate) strict: bool,
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod args;
+pub(crate) mod ceiling;
 pub(crate) mod cpu_time;
 pub(crate) mod fault;
 pub(crate) mod guard;
@@ -12,3 +13,4 @@ pub(crate) mod hangs;
 pub(crate) mod inherited;
 pub(crate) mod ipc;
 pub(crate) mod quit;
+pub(crate) mod resident;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use onnxd_proto::{
     control_page::{ControlPageView, Slot},
-    domain::{Refusal, RefusalKind, cost::CostTable},
+    domain::{Facts, Refusal, RefusalKind, cost::CostTable},
     generation::Generation,
     layout::Layout,
     wire::message::{FromWorker, ModelSlot},
@@ -30,6 +30,9 @@ pub(crate) trait Content: Send + 'static {
 
     /// What its runs cost.
     fn cost_table(&self) -> CostTable;
+
+    /// Takes texts as long as these facts say.
+    fn follow(&mut self, facts: &Facts);
 }
 
 impl Content for LoadedVersion {
@@ -39,6 +42,10 @@ impl Content for LoadedVersion {
 
     fn cost_table(&self) -> CostTable {
         self.costs().table_to_tell()
+    }
+
+    fn follow(&mut self, facts: &Facts) {
+        self.limit_tokens(facts.max_tokens);
     }
 }
 
@@ -187,15 +194,17 @@ impl<V: Content> Model<V> {
             && serving.version == version
         {
             serving.generation = generation;
+            serving.content.follow(&record.facts);
             if let Some(superfluous) = ready {
                 loader.discard(superfluous);
             }
             return Ok(false);
         }
-        let (content, read) = match ready {
+        let (mut content, read) = match ready {
             Some(content) => (content, false),
             None => (loader.load(&version)?, true),
         };
+        content.follow(&record.facts);
         // It may be on its way still, if it was not waited for.
         loader.forget_version(self.place.slot, &version);
         let new = Serving { generation, content, version };

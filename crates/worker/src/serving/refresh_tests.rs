@@ -37,6 +37,8 @@ impl Content for String {
     fn cost_table(&self) -> CostTable {
         CostTable::default()
     }
+
+    fn follow(&mut self, _facts: &Facts) {}
 }
 
 impl Bench {

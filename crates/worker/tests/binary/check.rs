@@ -47,7 +47,7 @@ fn what_can_serve_is_accepted_with_its_facts() {
         let outcome = Check::of_model(name).run();
         assert_eq!(outcome.passed, ["load", "shapes"], "{name}");
         let not_compiled = Some("no directory was given".to_owned());
-        let expected = Checked { facts, drift: None, canaries: 0, not_compiled };
+        let expected = Checked { facts, drift: None, canaries: 0, costs: None, not_compiled };
         assert_eq!(outcome.accepted(), expected, "{name}");
     }
 }

@@ -200,7 +200,7 @@ impl Supervisor {
     pub(crate) fn commit_version(&self, generation: Generation, version: &str) {
         let facts = Facts {
             dimension: 32,
-            max_tokens: 64,
+            max_tokens: 256,
             pooling: PoolingMode::Mean.into(),
             normalize: true,
             ..Facts::of(Task::Embed)

@@ -117,8 +117,15 @@ fn snapshot_of(
         }
         opening.add(path.clone(), opened);
     }
+    let named = tree.named(listing.model.is_some())?;
+    let count = opening.0.len() + named.len();
+    if count > VERSION_FILES_MAX {
+        return Err(tree.refuse(format!(
+            "its model has {count} files, and a version has at most {VERSION_FILES_MAX}"
+        )));
+    }
     let mut left_out = Vec::new();
-    for path in tree.named(listing.model.is_some())? {
+    for path in named {
         let Some(opened) = identified(&tree, &path)? else { continue };
         let bytes = opened.1.bytes();
         if selection::is_small(&path) && bytes > selection::NAMED_BYTES_MAX {
@@ -160,12 +167,6 @@ impl Opening {
         self.0.sort_by(|one, other| one.0.cmp(&other.0));
         if self.has(MANIFEST) {
             return Err(tree.refuse(format!("a file of a version cannot be called {MANIFEST}")));
-        }
-        if self.0.len() > VERSION_FILES_MAX {
-            let count = self.0.len();
-            return Err(tree.refuse(format!(
-                "its model has {count} files, and a version has at most {VERSION_FILES_MAX}"
-            )));
         }
         let (mut files, mut handles) = (Vec::new(), Vec::new());
         let mut id = Identifier::default();

@@ -127,6 +127,16 @@ fn a_large_file_that_no_model_has_is_left_out() {
 }
 
 #[test]
+fn more_files_than_can_be_open_are_refused_before_they_are_opened() {
+    let source = source_with(&["model.onnx"]);
+    for number in 0..VERSION_FILES_MAX {
+        fs::write(source.path().join(format!("{number}.json")), "").unwrap();
+    }
+    let refusal = stage(source.path()).unwrap_err();
+    assert!(refusal.message.contains("1001 files, and a version has at most 1000"), "{refusal}");
+}
+
+#[test]
 fn nothing_outside_the_directory_gets_into_a_version() {
     for name in ["model.onnx", "tokenizer.json", "model.onnx_data", "1_Pooling"] {
         let source = tempfile::tempdir().unwrap();

@@ -24,6 +24,8 @@ const SNAPSHOTS: &str = "snapshots";
 const MAIN: &str = "refs/main";
 /// Bytes of that file: a commit.
 const COMMIT_BYTES_MAX: u64 = 100;
+/// Snapshots that are looked at when no branch says which to serve.
+const SNAPSHOTS_MAX: usize = 100;
 /// Where the files of snapshots are.
 const BLOBS: &str = "blobs";
 /// Entries of all folders that are looked into.
@@ -89,15 +91,34 @@ impl Tree {
         if !is_folder(SNAPSHOTS) || !is_folder(BLOBS) {
             return Ok(None);
         }
-        let Some(file) = self.open_file(MAIN)? else { return Ok(None) };
+        let Some(file) = self.open_file(MAIN)? else { return self.only_snapshot().map(Some) };
         let mut commit = String::new();
         file.take(COMMIT_BYTES_MAX)
             .read_to_string(&mut commit)
             .map_err(|error| self.refusal(MAIN, &error))?;
         let commit = commit.trim();
-        match !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        match is_commit(commit) {
             true => Ok(Some(commit.to_owned())),
             false => Err(self.refuse(format!("{MAIN} does not name a commit"))),
+        }
+    }
+
+    /// The only snapshot: a download of one commit leaves no branch.
+    fn only_snapshot(&self) -> Result<String, Refusal> {
+        let read = || {
+            let folder = self.beneath(SNAPSHOTS, OFlags::DIRECTORY)?;
+            let entries = rustix::fs::Dir::new(folder)?.take(SNAPSHOTS_MAX);
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        let names: Result<Vec<String>, Errno> = read();
+        let names = names.map_err(|error| self.refusal(SNAPSHOTS, &error.into()))?;
+        let commits: Vec<String> = names.into_iter().filter(|name| is_commit(name)).collect();
+        match &*commits {
+            [commit] => Ok(commit.clone()),
+            _ => Err(self.refuse(format!(
+                "{MAIN} is missing, and there are {} snapshots; serve a folder of {SNAPSHOTS}",
+                commits.len()
+            ))),
         }
     }
 
@@ -277,6 +298,11 @@ impl Tree {
     pub(super) fn refusal(&self, path: &str, error: &io::Error) -> Refusal {
         io_refusal(&self.path.join(path), error)
     }
+}
+
+/// Whether a name can be a commit's, and so that of a snapshot's folder.
+fn is_commit(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Opens a path below `at`. The kernel gives up when a folder is renamed at the wrong moment.

@@ -1,6 +1,10 @@
 //! What a source's directory promises: nothing outside of it gets into a version.
 
-use std::os::unix::fs::symlink;
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::symlink,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use super::*;
 
@@ -145,6 +149,38 @@ fn a_models_folder_in_the_hubs_cache_is_its_main_snapshot() {
         let message = Tree::open(cache.path()).unwrap_err().message;
         assert!(message.contains(reason), "{main}: {message}");
     }
+    fs::remove_file(cache.path().join("refs/main")).unwrap();
+    assert_eq!(Tree::open(cache.path()).unwrap().path(), snapshot, "it is the only one");
+    fs::create_dir(cache.path().join("snapshots/d00d")).unwrap();
+    let message = Tree::open(cache.path()).unwrap_err().message;
+    assert!(message.contains("refs/main is missing, and there are 2 snapshots"), "{message}");
+}
+
+#[test]
+fn a_link_that_moves_leads_outside_at_no_moment() {
+    let (cache, snapshot) = cache();
+    write(cache.path(), "refs/config.json", "secret");
+    let targets = ["../../blobs/b1", "../../refs/config.json", "onnx/model.onnx", "/etc/passwd"];
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for target in targets.iter().cycle() {
+                symlink(target, snapshot.join("next")).unwrap();
+                fs::rename(snapshot.join("next"), snapshot.join("config.json")).unwrap();
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        let tree = Tree::open(&snapshot).unwrap();
+        let mut seen = BTreeSet::new();
+        for _ in 0..5000 {
+            seen.insert(read(&tree, "config.json").unwrap_or_default());
+        }
+        stop.store(true, Ordering::Relaxed);
+        let inside = [None, Some("config".to_owned()), Some("model".to_owned())];
+        assert!(seen.iter().all(|content| inside.contains(content)), "{seen:?}");
+    });
 }
 
 #[test]

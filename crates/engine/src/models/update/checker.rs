@@ -48,6 +48,21 @@ pub struct CheckLimits {
     pub memory_bytes: u64,
     /// The smallest cosine to the serving generation's embeddings, where one is demanded.
     pub min_cosine: Option<f64>,
+    /// Memory that each worker has for one text, where that is known.
+    pub worker_bytes: Option<u64>,
+    /// CPU time that one text may take: a longer one would meet the deadline of its request.
+    pub text_time: Duration,
+    /// Refuse what has to be guessed, and what would be served otherwise than its files say.
+    pub strict: bool,
+}
+
+/// What a candidate must be, beside fit to serve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demands {
+    /// Near what serves.
+    pub nearness: bool,
+    /// Without a guess.
+    pub certainty: bool,
 }
 
 /// Starts checkers.
@@ -83,6 +98,11 @@ impl Checker {
         self.limits.min_cosine.is_some()
     }
 
+    /// What a candidate must be.
+    pub(super) fn demands(&self) -> Demands {
+        Demands { nearness: self.demands_nearness(), certainty: self.limits.strict }
+    }
+
     /// Tries the candidate in `folder` and leaves its compiled form in `compiled`. `serving` is
     /// where the compiled forms of the serving version are. `passed` hears of each part.
     ///
@@ -100,6 +120,13 @@ impl Checker {
         command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
         command.args(["--memory-limit-bytes", &self.limits.memory_bytes.to_string()]);
         command.args(["--cpu-limit-seconds", &self.limits.timeout.as_secs().max(1).to_string()]);
+        command.args(["--text-limit-millis", &self.limits.text_time.as_millis().to_string()]);
+        if let Some(bytes) = self.limits.worker_bytes {
+            command.args(["--worker-limit-bytes", &bytes.to_string()]);
+        }
+        if self.limits.strict {
+            command.arg("--strict");
+        }
         if let Some(serving) = serving {
             command.arg("--serving-compiled-dir").arg(serving);
             if let Some(min_cosine) = self.limits.min_cosine {

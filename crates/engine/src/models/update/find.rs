@@ -12,7 +12,10 @@ use crate::models::{
     machine::events::{Candidate, Content, Job, Target},
     registry::Model,
     store::{Staged, Store},
-    update::payload::{Known, Versions},
+    update::{
+        checker::Demands,
+        payload::{Known, Versions},
+    },
 };
 
 /// What staging brings to light.
@@ -74,7 +77,7 @@ pub(super) fn find(
     store: &Store,
     model: &Model,
     job: &Job,
-    demands_nearness: bool,
+    demands: Demands,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Found, Refusal> {
     // Vectors that an unloaded model made are compared with those of its next generation, too.
@@ -87,8 +90,11 @@ pub(super) fn find(
     let (staged, bytes) = match &job.target {
         Target::Source(from) => stage(from.as_ref().unwrap_or(&model.source))?,
         Target::Last => match last(store, model)? {
-            Some((generation, record)) => return Ok(found_again(store, generation, record)),
-            None => stage(&model.source)?,
+            Some((generation, record)) if !demands.certainty || record.facts.is_certain() => {
+                return Ok(found_again(store, generation, record));
+            }
+            // Without --strict it was accepted; the check says why it is not any more.
+            _ => stage(&model.source)?,
         },
         Target::Nothing => {
             return Err(RefusalKind::Internal.because("internal error: no content to find"));
@@ -111,11 +117,15 @@ pub(super) fn find(
         require_alike(facts, &serving.facts, job.allow_dimension_change)?;
     }
     // A source that was served once may be far from what serves now.
-    let is_far = demands_nearness && changes && matches!(job.target, Target::Source(_));
+    let is_far = demands.nearness && changes && matches!(job.target, Target::Source(_));
     let quarantined = store.is_quarantined(&model.name, &staged.version);
-    // An earlier release found out less; a restart serves by what it knew, an update checks again.
-    let is_outdated =
-        |facts: &Facts| facts.output.is_none() && matches!(job.target, Target::Source(_));
+    // An earlier release found out less, and limits on texts may have been raised: a restart serves
+    // by what was known, an update checks again.
+    let is_outdated = |facts: &Facts| {
+        (facts.output.is_none() || facts.shortened.is_some())
+            && matches!(job.target, Target::Source(_))
+            || demands.certainty && !facts.is_certain()
+    };
     let content = match facts {
         Some(facts) if !is_far && !is_outdated(&facts) => {
             Content::Checked(Known { facts: Box::new(facts), drift: None })

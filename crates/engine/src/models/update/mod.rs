@@ -8,6 +8,7 @@ mod driver;
 mod find;
 mod payload;
 mod steps;
+pub mod trial;
 
 use std::{
     io,

@@ -36,8 +36,8 @@ impl Driver {
         let checker = self.means.checker.clone();
         self.begin(async move {
             let layout = store.layout().clone();
-            let near = checker.demands_nearness();
-            let find = move || find(&store, &model, &job, near, &progress);
+            let demands = checker.demands();
+            let find = move || find(&store, &model, &job, demands, &progress);
             let found = background.run(find).await;
             if let Ok(found) = &found
                 && let Content::Durable(_, record) = &found.candidate.content

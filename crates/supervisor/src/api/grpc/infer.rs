@@ -208,6 +208,38 @@ mod tests {
     }
 
     #[test]
+    fn parameters_keep_their_types() {
+        let parameters = [
+            ("a", ParameterChoice::BoolParam(true)),
+            ("b", ParameterChoice::Int64Param(-4)),
+            ("c", ParameterChoice::StringParam("query".into())),
+            ("d", ParameterChoice::Uint64Param(4)),
+            ("e", ParameterChoice::Uint64Param(u64::MAX)),
+            ("f", ParameterChoice::DoubleParam(1.5)),
+        ];
+        let parameters = parameters.map(|(name, choice)| {
+            (name.to_owned(), InferParameter { parameter_choice: Some(choice) })
+        });
+        let message = ModelInferRequest {
+            parameters: parameters.into(),
+            ..message(vec![input(None)], &[&[1, 2]])
+        };
+        let tensors = request(message).unwrap().tensors;
+        let values: Vec<Parameter> = tensors.parameters.into_values().collect();
+        assert_eq!(
+            values,
+            [
+                Parameter::Bool(true),
+                Parameter::Number(-4),
+                Parameter::Word("query".into()),
+                Parameter::Number(4),
+                Parameter::Other,
+                Parameter::Other,
+            ]
+        );
+    }
+
+    #[test]
     fn tensors_that_are_not_what_the_message_says_are_refused_with_the_reason() {
         let two = || vec![input(None), input(None)];
         let negative = InferInputTensor { shape: vec![-1], ..input(None) };

@@ -7,6 +7,8 @@ pub(crate) mod answer;
 mod build;
 pub(crate) mod costs;
 pub(crate) mod files;
+mod growth;
+mod longest;
 pub(crate) mod matrices;
 pub(crate) mod microbatch;
 pub(crate) mod model;
@@ -29,7 +31,7 @@ use onnxd_proto::{
 
 use self::{model::TextModel, prepare::Asked};
 use super::{
-    family::{Extent, Family, Helpers, Later, Opening, Trial},
+    family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
     group::Group,
     own::{self, Own},
 };
@@ -61,6 +63,14 @@ impl Family for TextModel {
 
     fn try_out(&mut self) -> Result<Trial, Refusal> {
         Ok(Trial { facts: trial::try_out(self)?, untried: None })
+    }
+
+    fn fit(&mut self, budget: &Budget) -> Result<Option<Fit>, Refusal> {
+        longest::fit(self, budget).map(Some)
+    }
+
+    fn limit_tokens(&mut self, max_tokens: u32) {
+        Self::limit_tokens(self, max_tokens);
     }
 
     fn probe(&mut self, extent: Extent) -> Result<Probes, Refusal> {

@@ -38,6 +38,8 @@ pub(crate) struct TextModel {
     pub(super) guesses: Vec<Guess>,
     /// What messages call the model.
     file: String,
+    /// Tokens of the longest text, as the files say.
+    declared_tokens: u32,
     wide: Wide,
     /// What is still to be made in the background.
     wide_making: Option<wide::Making>,
@@ -72,6 +74,7 @@ impl TextModel {
     pub(crate) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
         let Parts { settings, preparation, session, ways, guesses } = build::build(opening)?;
         Ok(Self {
+            declared_tokens: settings.max_tokens,
             settings,
             preparation,
             session,
@@ -299,10 +302,10 @@ impl TextModel {
         &self.settings
     }
 
-    /// Shortens the longest text.
-    pub(crate) fn shorten(&mut self, max_tokens: u32) {
-        self.settings.max_tokens = self.settings.max_tokens.min(max_tokens);
-        self.preparation.shorten(max_tokens);
+    /// Takes no longer texts than this from now on, and none that are longer than the files say.
+    pub(crate) fn limit_tokens(&mut self, max_tokens: u32) {
+        self.settings.max_tokens = self.declared_tokens.min(max_tokens);
+        self.preparation.limit(self.settings.max_tokens);
     }
 
     /// The tokenizer of the default way.

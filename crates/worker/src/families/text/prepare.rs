@@ -150,11 +150,12 @@ impl Preparation {
         &self.tokenizers[self.plan.default]
     }
 
-    /// Shortens all texts.
-    pub(crate) fn shorten(&mut self, max_tokens: u32) {
-        for tokenizer in &mut self.tokenizers {
-            let max = tokenizer.max_tokens().min(max_tokens);
-            *tokenizer = tokenizer.with_max(max);
+    /// Takes no longer texts than this from now on. Tables take texts of any length.
+    pub(crate) fn limit(&mut self, max_tokens: u32) {
+        for (tokenizer, way) in self.tokenizers.iter_mut().zip(&self.plan.ways) {
+            if way.source == Source::Graph {
+                *tokenizer = tokenizer.with_max(max_tokens);
+            }
         }
     }
 

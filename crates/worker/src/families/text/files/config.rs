@@ -3,14 +3,8 @@
 
 use onnxd_proto::domain::{Activation, Guess, Refusal, Task};
 
-use super::{
-    Files, json::contract, late::Late, model2vec::Model2Vec, plan::Plan, prompts::Prompts, task,
-};
+use super::{Files, json::contract, late::Late, length, plan::Plan, prompts::Prompts, task};
 
-/// Used where no file says how long a text may be.
-const TOKENS_DEFAULT: u64 = 512;
-/// No model takes longer texts than this; a larger number in a file means "no limit".
-const TOKENS_MAX: u64 = 131_072;
 /// Words for the values of one switch.
 const WORDS_MAX: usize = 256;
 
@@ -64,7 +58,7 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     };
     Ok(Settings {
         task,
-        max_tokens: max_tokens(files)?,
+        max_tokens: length::max_tokens(files)?,
         plan,
         normalize: files.own.normalize,
         lowercase: files.transformer.get("do_lower_case")?.unwrap_or(false),
@@ -75,35 +69,6 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
         words: words(files)?,
         guesses,
     })
-}
-
-fn max_tokens(files: &Files<'_>) -> Result<u32, Refusal> {
-    let positions = files.config.get::<u64>("max_position_embeddings")?;
-    let wanted = match (files.own.max_tokens, files.transformer.get("max_seq_length")?) {
-        (Some(tokens), _) => Some(tokens.into()),
-        (None, Some(tokens)) => Some(tokens),
-        (None, None) => tokenizer_limit(files)?.or(table_limit(files)?).or(positions),
-    };
-    let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
-    match u32::try_from(tokens.min(TOKENS_MAX)) {
-        Ok(tokens) if tokens > 0 => Ok(tokens),
-        _ => Err(contract("max_seq_length or max_position_embeddings is 0")),
-    }
-}
-
-/// Tokenizers without a limit say so with a number like 10^30.
-fn tokenizer_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
-    let limit = files.tokenizer.get::<serde_json::Number>("model_max_length")?;
-    Ok(limit.and_then(|limit| limit.as_u64()).filter(|&limit| limit <= TOKENS_MAX))
-}
-
-/// What a table takes: as its file says, or any length.
-fn table_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
-    if !super::is_table(files.dir)? {
-        return Ok(None);
-    }
-    let said = Model2Vec::read(files.dir)?.and_then(|table| table.max_tokens);
-    Ok(Some(said.map_or(TOKENS_MAX, u64::from)))
 }
 
 /// Words for the number of an adapter, as Jina's models list them.

@@ -7,6 +7,7 @@ pub(crate) mod assume;
 pub(crate) mod config;
 pub(crate) mod json;
 pub(crate) mod late;
+mod length;
 pub(crate) mod model2vec;
 pub(crate) mod modules;
 pub(crate) mod plan;

@@ -1,5 +1,7 @@
 //! Which tokens a text has, and what is cut off.
 
+use std::path::Path;
+
 use super::*;
 use crate::families::own::Own;
 

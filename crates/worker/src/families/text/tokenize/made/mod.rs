@@ -67,6 +67,7 @@ impl Kind {
 ///
 /// # Errors
 /// As [`document`]; or the library does not take the vocabulary.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn tokenizer(dir: &Path) -> Result<tokenizers::Tokenizer, Refusal> {
     tokenizers::Tokenizer::from_bytes(document(dir)?).map_err(|error| {
         RefusalKind::Load.because(format!("the tokenizer made from the vocabulary: {error}"))

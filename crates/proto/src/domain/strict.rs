@@ -1,0 +1,83 @@
+//! What `--strict` demands: that a version's files say everything, so that nothing is guessed and
+//! nothing is served otherwise than they say. The checker refuses by this rule, and the engine has a
+//! recorded version checked again that it does not hold for.
+
+use std::fmt::Write as _;
+
+use super::{Facts, Refusal, RefusalKind};
+
+impl Facts {
+    /// Whether the version's files say everything, and are followed.
+    pub fn is_certain(&self) -> bool {
+        self.guesses.is_empty() && self.shortened.is_none()
+    }
+
+    /// Refuses a version about which something was guessed, or whose longest text was shortened.
+    ///
+    /// # Errors
+    /// Each guess with the line of `onnxd.toml` that settles it.
+    pub fn require_certain(&self) -> Result<(), Refusal> {
+        match describe(self) {
+            None => Ok(()),
+            Some(message) => Err(RefusalKind::Contract.because(message)),
+        }
+    }
+}
+
+fn describe(facts: &Facts) -> Option<String> {
+    let guesses = facts.guesses.iter().map(|guess| {
+        let (key, value, reason) = (&guess.key, &guess.value, &guess.reason);
+        (format!("{key} = {value:?} is a guess ({reason})"), format!("{key} = {value:?}"))
+    });
+    let shortened = facts.shortened.as_ref().map(|shortened| {
+        let (declared, tokens) = (shortened.declared_tokens, facts.max_tokens);
+        let reason = &shortened.reason;
+        (
+            format!("texts would have {tokens} tokens, not {declared} ({reason})"),
+            format!("max_tokens = {tokens}"),
+        )
+    });
+    let found: Vec<(String, String)> = guesses.chain(shortened).collect();
+    if found.is_empty() {
+        return None;
+    }
+    let mut message = String::from("--strict: ");
+    let mut lines = String::new();
+    for (index, (what, line)) in found.iter().enumerate() {
+        let _ = write!(message, "{}{what}", if index > 0 { "; " } else { "" });
+        let _ = write!(lines, "{}`{line}`", if index > 0 { ", " } else { "" });
+    }
+    let _ = write!(message, ". Say it in onnxd.toml: {lines}");
+    Some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Guess, Shortened, Task};
+
+    #[test]
+    fn every_guess_and_a_shortened_text_are_named_with_their_lines() {
+        let certain = Facts { max_tokens: 64, ..Facts::of(Task::Embed) };
+        assert_eq!(certain.require_certain(), Ok(()));
+        let guess = |key: &str, value: &str| Guess {
+            key: key.into(),
+            value: value.into(),
+            reason: "no file says it".into(),
+        };
+        let uncertain = Facts {
+            guesses: vec![guess("pooling", "mean"), guess("output", "last_hidden_state")],
+            shortened: Some(Shortened { declared_tokens: 128, reason: "--check-memory".into() }),
+            ..certain
+        };
+        let message = uncertain.require_certain().unwrap_err().message;
+        for words in [
+            "--strict",
+            "no file says it",
+            "64 tokens, not 128 (--check-memory)",
+            "`pooling = \"mean\"`, `output = \"last_hidden_state\"`, `max_tokens = 64`",
+        ] {
+            assert!(message.contains(words), "{words}: {message}");
+        }
+    }
+}

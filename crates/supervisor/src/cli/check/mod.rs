@@ -1,0 +1,142 @@
+//! `onnxd check`: tries a source as an update would, without a server. For the CI of whoever makes
+//! models. The parts are told on standard error as they pass, the result on standard output.
+
+mod report;
+
+use std::{
+    env,
+    io::{self, Write},
+    sync::Arc,
+    time::Instant,
+};
+
+use onnxd_engine::{
+    models::{
+        sources::Sources,
+        store::Store,
+        update::{
+            background::Background,
+            checker::{CheckLimits, Checker},
+            trial::{Part, Trials, Tried},
+        },
+    },
+    pool::executable::WorkerExecutable,
+    tasks::EssentialTasks,
+};
+use onnxd_proto::{
+    domain::{Refusal, SourceUri},
+    exit::{ExitStatus, Failure},
+};
+use onnxd_telemetry::log;
+
+use self::report::Report;
+use super::{CheckArguments, say};
+use crate::{
+    config::{self, ServeArguments},
+    process::{confinement, machine, signals::Signals},
+};
+
+/// Tries the source, and the one to compare with first.
+///
+/// # Errors
+/// The arguments or the installation are wrong. A model that cannot be served is no error, but
+/// [`ExitStatus::Refused`].
+pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
+    log::init(None).map_err(|error| Failure::configuration(error.to_string()))?;
+    let source = source(&arguments.source)?;
+    let against = arguments.against.as_deref().map(self::source).transpose()?;
+    let executable = executable(arguments)?;
+    let limits = limits(arguments)?;
+    let room = tempfile::Builder::new()
+        .prefix("onnxd-check-")
+        .tempdir()
+        .map_err(|error| Failure::configuration(format!("a temporary directory: {error}")))?;
+    let store = Arc::new(Store::open(room.path(), 1, Sources::new(executable.clone()), None)?);
+    confinement::give_up_privileges();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
+    let started = Instant::now();
+    let outcome = runtime.block_on(async {
+        let mut signals =
+            Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
+        let background = Background::default();
+        let checker = Checker::new(executable, limits, &EssentialTasks::default())?;
+        let trials = Trials { store, checker, background: background.clone() };
+        let outcome = tokio::select! {
+            outcome = run(&trials, &source, against.as_ref()) => Some(outcome),
+            () = signals.stop() => None,
+        };
+        drop(trials);
+        background.finish().await;
+        Ok::<_, Failure>(outcome)
+    })?;
+    // Its threads may hold files in the temporary directory, which goes next.
+    drop(runtime);
+    let Some(outcome) = outcome else { return Err(Failure::refused("interrupted")) };
+    let report = Report::new(&source, against.as_ref(), outcome, started.elapsed());
+    say(&if arguments.json { report.json() } else { report.text() });
+    Ok(if report.is_accepted() { ExitStatus::Fine } else { ExitStatus::Refused })
+}
+
+/// Tries both; a source to compare with that cannot serve is said to be that.
+async fn run(
+    trials: &Trials,
+    source: &SourceUri,
+    against: Option<&SourceUri>,
+) -> Result<Tried, Refusal> {
+    let beside = match against {
+        None => None,
+        Some(uri) => {
+            let tried = trials.run(uri, None, |part| tell(uri, &part)).await;
+            Some(tried.map_err(|Refusal { kind, message }| {
+                kind.because(format!("--against {uri}: {message}"))
+            })?)
+        }
+    };
+    trials.run(source, beside.as_ref(), |part| tell(source, &part)).await
+}
+
+fn tell(source: &SourceUri, part: &Part) {
+    let line = match part {
+        Part::Staged { version, bytes } => {
+            format!("{source}: staged version {}, {bytes} bytes", report::short(version))
+        }
+        Part::Passed(part) => format!("{source}: passed {part}"),
+    };
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn source(text: &str) -> Result<SourceUri, Failure> {
+    let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
+    SourceUri::parse_in(&here, text).map_err(|error| Failure::configuration(error.to_string()))
+}
+
+fn executable(arguments: &CheckArguments) -> Result<WorkerExecutable, Failure> {
+    let file = config::executable_file;
+    let library = file("--onnxruntime", arguments.onnxruntime.clone(), "libonnxruntime.so")?;
+    let binary = file("--worker-binary", arguments.worker_binary.clone(), "onnxd-worker")?;
+    let confined = !arguments.no_sandbox.unwrap_or(false);
+    WorkerExecutable::open(&binary, &library, confined)
+        .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))
+}
+
+/// As `onnxd serve` with the same settings has them on this machine.
+fn limits(arguments: &CheckArguments) -> Result<CheckLimits, Failure> {
+    let settings = ServeArguments {
+        check_timeout: arguments.check_timeout,
+        check_memory: arguments.check_memory,
+        request_timeout: arguments.request_timeout,
+        min_cosine: arguments.min_cosine,
+        strict: arguments.strict,
+        ..ServeArguments::default()
+    };
+    let workers = match arguments.workers {
+        Some(count) => count.get(),
+        None => machine::usable_cpus()?.len(),
+    };
+    let limits = config::check_limits(&settings);
+    Ok(CheckLimits { worker_bytes: machine::worker_share(workers), ..limits })
+}

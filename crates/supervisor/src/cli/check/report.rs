@@ -1,0 +1,281 @@
+//! What `onnxd check` says of a source: lines for people, or one object of JSON.
+
+use std::time::Duration;
+
+use onnxd_engine::models::update::trial::Tried;
+use onnxd_proto::domain::{
+    Checked, Drift, Facts, Output, Refusal, RefusalKind, SourceUri,
+    cost::{CostTable, TEXTS, TOKENS},
+    tensor::TensorSpec,
+};
+use serde::Serialize;
+
+/// Width of the names of lines.
+const NAME_WIDTH: usize = 11;
+/// Width of a cell of the cost table.
+const CELL_WIDTH: usize = 9;
+
+/// The result of a check; its fields are those of the JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    accepted: bool,
+    source: SourceUri,
+    against: Option<SourceUri>,
+    version: Option<String>,
+    bytes: Option<u64>,
+    facts: Option<Facts>,
+    canaries: Option<u32>,
+    drift: Option<Drift>,
+    costs: Option<Costs>,
+    /// Why workers would load the plain model.
+    not_compiled: Option<String>,
+    refusal: Option<Refusal>,
+    seconds: f64,
+}
+
+/// CPU time of runs in microseconds: a row for each number of texts, a column for each of tokens.
+#[derive(Debug, Serialize)]
+struct Costs {
+    texts: [u32; TEXTS.len()],
+    tokens: [u32; TOKENS.len()],
+    micros: Vec<Vec<f32>>,
+}
+
+impl Report {
+    pub(super) fn new(
+        source: &SourceUri,
+        against: Option<&SourceUri>,
+        outcome: Result<Tried, Refusal>,
+        took: Duration,
+    ) -> Self {
+        let (tried, refusal) = match outcome {
+            Ok(tried) => (Some(tried), None),
+            Err(refusal) => (None, Some(refusal)),
+        };
+        let (version, bytes) =
+            tried.as_ref().map(|tried| (tried.version.clone(), tried.bytes)).unzip();
+        let checked = tried.map(|tried| tried.checked);
+        let (source, against) = (source.clone(), against.cloned());
+        let empty = Self {
+            accepted: refusal.is_none(),
+            source,
+            against,
+            version,
+            bytes,
+            facts: None,
+            canaries: None,
+            drift: None,
+            costs: None,
+            not_compiled: None,
+            refusal,
+            seconds: took.as_secs_f64(),
+        };
+        let Some(Checked { facts, drift, canaries, costs, not_compiled }) = checked else {
+            return empty;
+        };
+        let costs = costs.map(|table| Costs::of(&table));
+        Self { facts: Some(facts), canaries: Some(canaries), drift, costs, not_compiled, ..empty }
+    }
+
+    /// Whether the source can serve.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    /// One line.
+    pub(super) fn json(&self) -> String {
+        serde_json::to_string(self).expect("names are strings and all numbers are finite")
+    }
+
+    /// A line for each thing.
+    pub(super) fn text(&self) -> String {
+        if let Some(Refusal { kind, message }) = &self.refusal {
+            return format!("{}: refused ({}): {message}", self.source, word(*kind));
+        }
+        let mut lines = vec![format!("{}: can be served", self.source)];
+        let mut line =
+            |name: &str, value: String| lines.push(format!("{name:<NAME_WIDTH$} {value}"));
+        if let Some(version) = &self.version {
+            line("version", format!("{}, {} bytes", short(version), self.bytes.unwrap_or(0)));
+        }
+        if let Some(facts) = &self.facts {
+            describe(facts, &mut line);
+        }
+        line(
+            "canaries",
+            match self.canaries {
+                Some(count) if count > 0 => format!("{count} came out as canary.jsonl says"),
+                _ => "no canary.jsonl".into(),
+            },
+        );
+        if let Some(Drift { min_cosine, mean_cosine, probes }) = self.drift {
+            line(
+                "drift",
+                format!(
+                    "cosine {mean_cosine:.6} in the mean, at least {min_cosine:.6}, over {probes} texts"
+                ),
+            );
+        }
+        if let Some(reason) = &self.not_compiled {
+            line("compiled", format!("no: {reason}"));
+        }
+        if let (Some(costs), Some(facts)) = (&self.costs, &self.facts)
+            && facts.output() != Output::Tensors
+        {
+            line("cost", "milliseconds of one CPU, by number of texts and tokens of each".into());
+            lines.extend(costs.lines(facts.max_tokens));
+        }
+        lines.join("\n")
+    }
+}
+
+/// Tells what a model is.
+fn describe(facts: &Facts, line: &mut impl FnMut(&str, String)) {
+    line("task", facts.task.as_str().into());
+    if !facts.file.is_empty() {
+        line("file", facts.file.clone());
+    }
+    let listed = |values: &[String]| values.join(", ");
+    let specified = |specs: &[TensorSpec]| listed(&specs.iter().map(tensor).collect::<Vec<_>>());
+    match facts.output() {
+        Output::Tensors => {
+            line("inputs", specified(&facts.signature.inputs));
+            line("outputs", specified(&facts.signature.outputs));
+            return;
+        }
+        Output::Dense { dimension } => {
+            line("output", format!("a vector of {dimension} components"))
+        }
+        Output::Sparse { dimension } => line("output", format!("weights of {dimension} tokens")),
+        Output::MultiVector { dimension } => {
+            line("output", format!("a vector of {dimension} components for each token"));
+        }
+        Output::Scores { labels } => line("output", format!("{labels} scores")),
+        Output::TokenScores { labels } => line("output", format!("{labels} scores for each token")),
+    }
+    for (name, values) in
+        [("inputs", &facts.inputs), ("labels", &facts.labels), ("prompts", &facts.prompts)]
+    {
+        if !values.is_empty() {
+            line(name, listed(values));
+        }
+    }
+    if facts.pipeline.is_empty() {
+        line("pooling", facts.pooling.to_string());
+        line("normalized", if facts.normalize { "yes" } else { "no" }.into());
+    } else {
+        line("pipeline", facts.pipeline.join(" > "));
+    }
+    line(
+        "max tokens",
+        match &facts.shortened {
+            None => facts.max_tokens.to_string(),
+            Some(shortened) => format!(
+                "{} of {}: {}",
+                facts.max_tokens, shortened.declared_tokens, shortened.reason
+            ),
+        },
+    );
+    for guess in &facts.guesses {
+        line("guessed", format!("{} = {:?}: {}", guess.key, guess.value, guess.reason));
+    }
+}
+
+fn tensor(spec: &TensorSpec) -> String {
+    format!("{} ({}, {:?})", spec.name, quoted(&spec.datatype), spec.shape)
+}
+
+/// The word that a refusal's kind has in JSON.
+fn word(kind: RefusalKind) -> String {
+    quoted(&kind)
+}
+
+/// The word that a value has in JSON.
+fn quoted(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
+}
+
+impl Costs {
+    fn of(table: &CostTable) -> Self {
+        let cost = |texts, tokens| table.predict(texts as usize, tokens as usize);
+        let micros = TEXTS.map(|texts| TOKENS.map(|tokens| cost(texts, tokens)).to_vec()).to_vec();
+        Self { texts: TEXTS, tokens: TOKENS, micros }
+    }
+
+    /// Rows for people, with columns up to the longest text.
+    fn lines(&self, max_tokens: u32) -> impl Iterator<Item = String> {
+        let columns = self.tokens.iter().filter(|&&tokens| tokens <= max_tokens).count().max(1);
+        let head = self.tokens.iter().take(columns).map(|tokens| format!("{tokens:>CELL_WIDTH$}"));
+        let head = format!("{:>NAME_WIDTH$} {}", "", head.collect::<String>());
+        let rows = self.texts.iter().zip(&self.micros).map(move |(texts, micros)| {
+            let cells = micros
+                .iter()
+                .take(columns)
+                .map(|micros| format!("{:>CELL_WIDTH$.2}", micros / 1000.0));
+            format!("{texts:>NAME_WIDTH$} {}", cells.collect::<String>())
+        });
+        std::iter::once(head).chain(rows)
+    }
+}
+
+/// As much of a version as people compare.
+pub(super) fn short(version: &str) -> &str {
+    version.get(..12).unwrap_or(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::domain::{Guess, Shortened, Task};
+
+    use super::*;
+
+    fn report(outcome: Result<Tried, Refusal>) -> Report {
+        Report::new(&"/m".parse().unwrap(), None, outcome, Duration::from_secs(1))
+    }
+
+    fn tried() -> Tried {
+        let facts = Facts {
+            dimension: 48,
+            max_tokens: 4096,
+            guesses: vec![Guess {
+                key: "pooling".into(),
+                value: "mean".into(),
+                reason: "no 1_Pooling".into(),
+            }],
+            shortened: Some(Shortened { declared_tokens: 8192, reason: "--check-memory".into() }),
+            ..Facts::of(Task::Embed)
+        };
+        let costs = Some(CostTable::default());
+        let checked = Checked { facts, drift: None, canaries: 2, costs, not_compiled: None };
+        Tried { version: "0123456789abcdef".into(), bytes: 5, checked }
+    }
+
+    #[test]
+    fn text_tells_what_was_guessed_and_shortened() {
+        let text = report(Ok(tried())).text();
+        for line in [
+            "/m: can be served",
+            "version     0123456789ab, 5 bytes",
+            "output      a vector of 48 components",
+            "max tokens  4096 of 8192: --check-memory",
+            "guessed     pooling = \"mean\": no 1_Pooling",
+            "canaries    2 came out as canary.jsonl says",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn json_is_one_object_for_each_outcome() {
+        let json: serde_json::Value = serde_json::from_str(&report(Ok(tried())).json()).unwrap();
+        assert_eq!(json["accepted"], true);
+        assert_eq!(json["facts"]["shortened"]["declared_tokens"], 8192);
+        assert_eq!(json["costs"]["micros"].as_array().unwrap().len(), TEXTS.len());
+        let refused = report(Err(RefusalKind::Contract.because("model.onnx: no")));
+        assert_eq!(refused.text(), "/m: refused (contract): model.onnx: no");
+        let json: serde_json::Value = serde_json::from_str(&refused.json()).unwrap();
+        assert_eq!(json["accepted"], false);
+        assert_eq!(json["refusal"]["kind"], "contract");
+        assert!(!refused.is_accepted());
+    }
+}

@@ -1,0 +1,103 @@
+//! How the needs of a text grow with its length: attention takes a square, the rest a line. Fits
+//! both to the last two runs. Pure; called by [`super::longest`].
+
+/// What a run needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Need {
+    /// Memory on top of the loaded model.
+    pub(super) bytes: f64,
+    /// CPU time.
+    pub(super) cpu_seconds: f64,
+    /// Time on the clock.
+    pub(super) seconds: f64,
+}
+
+impl Need {
+    /// This many times as much of everything.
+    pub(super) fn times(self, factor: f64) -> Self {
+        Self {
+            bytes: self.bytes * factor,
+            cpu_seconds: self.cpu_seconds * factor,
+            seconds: self.seconds * factor,
+        }
+    }
+}
+
+/// The last two runs with different lengths.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Growth {
+    earlier: Option<(u32, Need)>,
+    last: Option<(u32, Need)>,
+}
+
+impl Growth {
+    /// Adds a run of `tokens` tokens.
+    pub(super) fn add(&mut self, tokens: u32, need: Need) {
+        self.earlier = self.last.replace((tokens, need));
+    }
+
+    /// Predicts what a text of `tokens` tokens needs.
+    pub(super) fn predict(&self, tokens: u32) -> Need {
+        let Some((length, last)) = self.last else { return Need::default() };
+        let of = |value: fn(&Need) -> f64| {
+            let earlier = self.earlier.map(|(length, need)| (f64::from(length), value(&need)));
+            extrapolate(earlier, (f64::from(length), value(&last)), f64::from(tokens))
+        };
+        Need {
+            bytes: of(|need| need.bytes),
+            cpu_seconds: of(|need| need.cpu_seconds),
+            seconds: of(|need| need.seconds),
+        }
+    }
+}
+
+/// `line · x + square · x²` through both points, at `x`. Neither part is negative; of one point,
+/// everything is taken for a square.
+fn extrapolate(earlier: Option<(f64, f64)>, (at, value): (f64, f64), x: f64) -> f64 {
+    let all_square = value / (at * at);
+    let square = match earlier {
+        Some((before, less)) if before < at => {
+            ((value / at - less / before) / (at - before)).clamp(0.0, all_square)
+        }
+        Some((before, more)) if before > at => {
+            ((more / before - value / at) / (before - at)).clamp(0.0, all_square)
+        }
+        _ => all_square,
+    };
+    let line = value / at - square * at;
+    line * x + square * x * x
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grown(points: &[(u32, f64)], tokens: u32) -> f64 {
+        let mut growth = Growth::default();
+        for &(length, bytes) in points {
+            growth.add(length, Need { bytes, ..Need::default() });
+        }
+        growth.predict(tokens).bytes
+    }
+
+    #[test]
+    fn lines_squares_and_sums_of_both_are_predicted() {
+        assert_eq!(grown(&[(128, 128.0), (256, 256.0)], 1024).round(), 1024.0);
+        assert_eq!(grown(&[(128, 16_384.0), (256, 65_536.0)], 512).round(), 262_144.0);
+        let sum = |n: f64| 3.0 * n + 0.5 * n * n;
+        let both = grown(&[(128, sum(128.0)), (256, sum(256.0))], 2048);
+        assert_eq!(both.round(), sum(2048.0).round());
+        // The longer one may have run first.
+        let both = grown(&[(256, sum(256.0)), (128, sum(128.0))], 2048);
+        assert_eq!(both.round(), sum(2048.0).round());
+    }
+
+    #[test]
+    fn one_run_and_growth_beyond_a_square_are_taken_for_a_square() {
+        assert_eq!(grown(&[(128, 10.0)], 256).round(), 40.0);
+        assert_eq!(grown(&[(128, 1.0), (256, 100.0)], 512).round(), 400.0);
+        assert_eq!(grown(&[], 512), 0.0);
+        // Less for more: noise, so at least a line.
+        assert_eq!(grown(&[(128, 10.0), (256, 8.0)], 512).round(), 16.0);
+    }
+}

@@ -1,0 +1,144 @@
+//! Simulated models: what they need is known, so that the search can be held to it.
+
+use std::convert::Infallible;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MIB: f64 = 1_048_576.0;
+
+/// Needs `line · n + square · n²` bytes and as many nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Simulated {
+    line: f64,
+    square: f64,
+}
+
+impl Simulated {
+    fn need(self, tokens: u32) -> Need {
+        let tokens = f64::from(tokens);
+        let bytes = self.line * tokens + self.square * tokens * tokens;
+        let seconds = bytes * 1e-9;
+        Need { bytes, cpu_seconds: seconds, seconds }
+    }
+
+    /// What is found, and the lengths that were run, each of which keeps its memory. Whatever
+    /// needs more than `fatal` bytes ends the process.
+    fn search(self, wanted: u32, limits: &Limits, fatal: f64) -> (Longest, Vec<u32>) {
+        let (mut runs, mut used) = (Vec::new(), 0.0);
+        let found = search(wanted, limits, |tokens| {
+            runs.push(tokens);
+            let need = self.need(tokens);
+            used += need.bytes;
+            assert!(used <= fatal, "{tokens} tokens end the process");
+            Ok::<_, Infallible>(Some(Need { bytes: used, ..need }))
+        });
+        (found.unwrap(), runs)
+    }
+}
+
+fn limits(mebibytes: f64) -> Limits {
+    Limits {
+        memory: (mebibytes * MIB, Cause::CheckMemory),
+        text_seconds: f64::INFINITY,
+        all_seconds: f64::INFINITY,
+        caution: 1.15,
+    }
+}
+
+/// Plain attention of one layer with twelve heads: two buffers of shares.
+const PLAIN: Simulated = Simulated { line: 3000.0, square: 96.0 };
+
+#[test]
+fn what_fits_is_found_in_full() {
+    let (found, runs) = PLAIN.search(8192, &limits(1e6), f64::INFINITY);
+    assert_eq!((found.tokens, found.shortfall.is_none()), (8192, true));
+    assert_eq!(runs, [128, 256, 512, 1024, 2048, 4096, 8192]);
+    for wanted in [1, 63, 64, 129, 500] {
+        let (found, _) = PLAIN.search(wanted, &limits(1e6), f64::INFINITY);
+        assert_eq!((found.tokens, found.shortfall.is_none()), (wanted, true));
+    }
+}
+
+#[test]
+fn more_than_fits_is_never_tried_and_little_is_given_away() {
+    // All runs up to 4096 tokens take 2100 MiB, the last of them 1550.
+    for (mebibytes, tokens) in [(3000.0, 4096..=4200), (2000.0, 3000..=4000), (4500.0, 4600..=5300)]
+    {
+        let (found, runs) = PLAIN.search(8192, &limits(mebibytes), mebibytes * MIB);
+        assert!(tokens.contains(&found.tokens), "{found:?} {runs:?}");
+    }
+    let (found, runs) = PLAIN.search(8192, &limits(3000.0), 3000.0 * MIB);
+    assert!(runs.len() <= 9, "{runs:?}");
+    let (cause, need) = found.shortfall.unwrap();
+    assert_eq!(cause, Cause::CheckMemory);
+    assert!((need.bytes / PLAIN.need(8192).bytes - 1.0).abs() < 0.01, "{need:?}");
+}
+
+#[test]
+fn limits_on_time_are_causes_of_their_own() {
+    // A text of 8192 tokens takes 6.5 s, one of 4096 takes 1.6 s.
+    let slow = Limits { text_seconds: 2.0, ..limits(1e6) };
+    let (found, _) = PLAIN.search(8192, &slow, f64::INFINITY);
+    assert_eq!(found.shortfall.unwrap().0, Cause::TextTime);
+    assert!((4000..=4553).contains(&found.tokens), "{found:?}");
+    let short = Limits { all_seconds: 2.0, ..limits(1e6) };
+    let (found, runs) = PLAIN.search(8192, &short, f64::INFINITY);
+    assert_eq!(found.shortfall.unwrap().0, Cause::CheckTime);
+    let all: f64 = runs.iter().map(|&tokens| PLAIN.need(tokens).seconds).sum();
+    assert!(all <= 2.0 && found.tokens >= 2048, "{all} {found:?}");
+}
+
+#[test]
+fn the_limit_that_was_met_first_is_the_cause() {
+    // 4096 tokens take 1.6 s and 1550 MiB; memory would do for 8192, but not after 4700.
+    let both = Limits { text_seconds: 2.5, ..limits(9300.0) };
+    let (found, runs) = PLAIN.search(8192, &both, f64::INFINITY);
+    assert_eq!(found.shortfall.unwrap().0, Cause::TextTime, "{found:?} {runs:?}");
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_an_answer() {
+    let mut runs = Vec::new();
+    let found = search(8192, &limits(f64::INFINITY), |tokens| {
+        runs.push(tokens);
+        Ok::<_, Infallible>((tokens <= 3000).then(Need::default))
+    });
+    let found = found.unwrap();
+    assert!((2048..=3000).contains(&found.tokens), "{found:?} {runs:?}");
+    assert_eq!(found.shortfall.unwrap().0, Cause::CheckMemory);
+    let nothing = search(64, &limits(1e6), |_| Ok::<_, Infallible>(None)).unwrap();
+    assert_eq!((nothing.tokens, nothing.shortfall.is_some()), (0, true));
+}
+
+#[test]
+fn a_slow_model_takes_at_least_short_texts() {
+    let slow = Limits { text_seconds: 1e-9, ..limits(1e6) };
+    for (wanted, tokens) in [(64, 64), (128, 128), (8192, 128)] {
+        let (found, _) = PLAIN.search(wanted, &slow, f64::INFINITY);
+        assert_eq!((found.tokens, found.shortfall.is_some()), (tokens, wanted > tokens));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_tried_that_ends_the_process(
+        line in 0.0..1e6_f64,
+        square in 0.0..2000.0_f64,
+        wanted in 1..40_000_u32,
+        mebibytes in 50.0..8000.0_f64,
+    ) {
+        let model = Simulated { line, square };
+        // Whatever is the shortest to be tried fits.
+        let limit = mebibytes.max(model.need(FIRST).bytes / MIB + 1.0);
+        let (found, runs) = model.search(wanted, &limits(limit), limit * MIB);
+        prop_assert!(runs.len() <= 16, "{:?}", runs);
+        prop_assert!(found.tokens <= wanted && found.tokens >= FIRST.min(wanted));
+        // Little is given away: twice as much would not fit.
+        if found.tokens < wanted {
+            let more = 2 * found.tokens + STEP;
+            prop_assert!(more > wanted || model.need(more).bytes > 0.4 * limit * MIB, "{:?}", found);
+        }
+    }
+}
