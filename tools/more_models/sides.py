@@ -179,7 +179,12 @@ def model2vec_mapped(folder):
     static = StaticModel(
         table,
         tok,
-        config={"normalize": True, "max_length": 512},
+        config={
+            "model_type": "model2vec",
+            "architectures": ["StaticModel"],
+            "normalize": True,
+            "max_length": 512,
+        },
         weights=weights,
         token_mapping=mapping,
     )
