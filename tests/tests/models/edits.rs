@@ -112,10 +112,13 @@ const WRONG: [Wrong; 30] = [
         &["2_Dense", "48", "32"],
     ),
     (
-        "sentence-t5-like",
+        "labse-like",
         &[
-            ("2_Dense/config.json", Edit::Take("labse-like", "2_Dense/config.json")),
-            ("2_Dense/model.safetensors", Edit::Take("labse-like", "2_Dense/model.safetensors")),
+            ("2_Dense/config.json", Edit::Take("embeddinggemma", "3_Dense/config.json")),
+            (
+                "2_Dense/model.safetensors",
+                Edit::Take("embeddinggemma", "3_Dense/model.safetensors"),
+            ),
         ],
         &["2_Dense", "32"],
     ),
@@ -146,12 +149,12 @@ const WRONG: [Wrong; 30] = [
     ),
     (
         "static-embedding",
-        &[("tokenizer.json", Edit::Take("sentence-t5-like", "tokenizer.json"))],
+        &[("tokenizer.json", Edit::Take("qwen3-reranker", "tokenizer.json"))],
         &["tokenizer"],
     ),
     (
         "potion",
-        &[("tokenizer.json", Edit::Take("sentence-t5-like", "tokenizer.json"))],
+        &[("tokenizer.json", Edit::Take("qwen3-reranker", "tokenizer.json"))],
         &["tokenizer"],
     ),
     // What is not known is refused by its name.
@@ -257,9 +260,11 @@ fn needed(directory: &Path) -> Vec<String> {
             ("", "tokenizer.json") => !can_make,
             ("", "model.safetensors") => !has_graph,
             ("", _) => false,
-            // What a transformer's own configuration says, its tokenizer and graph say, too; and nothing
-            // is done for Dropout.
-            (_, "config.json") => !folder.ends_with("Transformer") && !folder.ends_with("Dropout"),
+            // What a transformer's own configuration says, its tokenizer and graph say, too; the others
+            // say nothing that is needed.
+            (_, "config.json") => !["Transformer", "Dropout", "SparseStaticEmbedding"]
+                .iter()
+                .any(|end| folder.ends_with(end)),
             (_, "model.safetensors") => true,
             ("onnx" | "0_Transformer/onnx", file) => {
                 ["model.onnx", "model_quantized.onnx"].contains(&file) || !file.ends_with(".onnx")

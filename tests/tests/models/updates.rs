@@ -90,7 +90,21 @@ fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
     }
     let all = questions.iter().all(|question| question.answers.len() == contents.len());
     assert!(all, "a request is not answered by every content");
+    let asked = questions.len();
+    // Models with the same weights can answer a text alike, which tells no content.
+    questions.retain(tells_contents);
+    assert!(questions.len() * 2 > asked, "{model}: most answers tell no content");
     questions
+}
+
+/// Returns whether each content answers this in a way of its own.
+fn tells_contents(question: &Question) -> bool {
+    let answers: Vec<_> = question.answers.values().collect();
+    let differ = |place: usize| {
+        let (_, right, limit) = answers[place];
+        answers[..place].iter().all(|(_, other, _)| limit.check(other, right).is_err())
+    };
+    (0..answers.len()).all(differ)
 }
 
 /// Makes `model` serve the last of `contents`, then updates it to each of them under load.
@@ -224,13 +238,12 @@ async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) 
     update_through(server, &one.name, &contents, questions(&one.name, &known)).await
 }
 
-/// The directories for which `wanted` is true of the task, each to another version and back.
-async fn try_pairs(wanted: impl Fn(&str) -> bool) {
+/// The directories for which `wanted` is true, each to another version and back.
+async fn try_pairs(wanted: impl Fn(&Directory) -> bool) {
     let home = Home::new();
     let all = names().into_iter().map(|name| Directory::open(&name, &home.models()));
-    let fits = |one: &Directory| wanted(one.expected["task"].as_str().unwrap_or_default());
     let pairs: Vec<[Directory; 2]> = all
-        .filter(fits)
+        .filter(wanted)
         .map(|one| {
             let other = with_other_weights(&one, &home);
             [one, other]
@@ -249,10 +262,11 @@ async fn try_pairs(wanted: impl Fn(&str) -> bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_embedder_and_its_like_replace_each_other() {
-    try_pairs(|task| task == "embedding").await;
+    // The others follow each other in the test above.
+    try_pairs(|one| one.expected["task"] == "embedding" && !one.name.starts_with("more-")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_other_model_and_its_like_replace_each_other() {
-    try_pairs(|task| task != "embedding").await;
+    try_pairs(|one| one.expected["task"] != "embedding").await;
 }
