@@ -68,8 +68,7 @@ impl Maker<'_> {
     fn case(
         &self,
         what: &str,
-        path: &'static str,
-        body: Value,
+        (path, body): (&'static str, Value),
         reading: Reading,
         right: Rows,
     ) -> Case {
@@ -80,12 +79,11 @@ impl Maker<'_> {
     fn score(
         &self,
         what: &str,
-        path: &'static str,
-        body: Value,
+        asked: (&'static str, Value),
         reading: Reading,
         right: Rows,
     ) -> Case {
-        let mut case = self.case(what, path, body, reading, right);
+        let mut case = self.case(what, asked, reading, right);
         case.limit.cosine = Limit::SCORES.cosine;
         case
     }
@@ -110,17 +108,17 @@ impl Maker<'_> {
             .zip(&alone)
             .map(|(text, right)| {
                 let body = self.embed(json!(text));
-                self.case("a text alone", "/embed", body, Reading::Vectors, vec![right.clone()])
+                self.case("a text alone", ("/embed", body), Reading::Vectors, vec![right.clone()])
             })
             .collect();
         let raw = self.embed(json!(texts));
-        cases.push(self.case("one batch", "/embed", raw, Reading::Vectors, alone.clone()));
+        cases.push(self.case("one batch", ("/embed", raw), Reading::Vectors, alone.clone()));
         let plain = json!({"inputs": texts});
-        cases.push(self.case("normalized", "/embed", plain, Reading::Vectors, units));
+        cases.push(self.case("normalized", ("/embed", plain), Reading::Vectors, units));
         // Without modules.json no file says whether vectors have length 1.
         if self.has_modules || expected["normalized"] == true {
             let open = json!({"input": texts});
-            cases.push(self.case("OpenAI", "/v1/embeddings", open, Reading::OpenAi, alone));
+            cases.push(self.case("OpenAI", ("/v1/embeddings", open), Reading::OpenAi, alone));
         }
         cases.extend(self.prompts(&texts));
         for (size, right) in expected["truncate_dim"].as_object().into_iter().flatten() {
@@ -128,7 +126,7 @@ impl Maker<'_> {
             let body = json!({"inputs": texts, "dimensions": size});
             let what = format!("{size} dimensions");
             let right = numbers(right).iter().map(|row| unit(row)).collect();
-            cases.push(self.case(&what, "/embed", body, Reading::Vectors, right));
+            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right));
         }
         cases
     }
@@ -144,22 +142,22 @@ impl Maker<'_> {
                     texts.iter().map(|text| format!("{prompt}{text}")).collect();
                 let body = self.embed(json!(texts));
                 let what = format!("text of prompt {name}");
-                cases.push(self.case(&what, "/embed", body, Reading::Vectors, right));
+                cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right));
                 continue;
             }
             let mut body = self.embed(json!(texts));
             body["prompt_name"] = name.as_str().into();
             let what = format!("prompt {name}");
-            cases.push(self.case(&what, "/embed", body, Reading::Vectors, right.clone()));
+            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right.clone()));
             let mut body = self.embed(json!(texts[0]));
             body["prompt_name"] = name.as_str().into();
             let first = vec![right[0].clone()];
-            cases.push(self.case(&what, "/embed", body, Reading::Vectors, first));
+            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, first));
             if matches!(name.as_str(), "query" | "document") {
                 let body = json!({"texts": texts, "input_type": format!("search_{name}"),
                     "embedding_types": ["float"]});
                 let what = format!("input_type search_{name}");
-                cases.push(self.case(&what, "/v2/embed", body, Reading::Cohere, right));
+                cases.push(self.case(&what, ("/v2/embed", body), Reading::Cohere, right));
             }
         }
         cases
@@ -174,13 +172,18 @@ impl Maker<'_> {
             let what = format!("task {task}");
             let body = json!({"inputs": texts, "prompt_name": task,
                 "switches": {"task_id": task}});
-            cases.push(self.case(&what, "/embed", body, Reading::Vectors, right.clone()));
+            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right.clone()));
             let number = &self.expected["task_ids"][task];
             let body =
                 json!({"inputs": texts[0], "prompt_name": task, "switches": {"task_id": number}});
-            cases.push(self.case(&what, "/embed", body, Reading::Vectors, vec![right[0].clone()]));
+            cases.push(self.case(
+                &what,
+                ("/embed", body),
+                Reading::Vectors,
+                vec![right[0].clone()],
+            ));
             let body = json!({"input": texts, "task": task});
-            cases.push(self.case(&what, "/v1/embeddings", body, Reading::OpenAi, right));
+            cases.push(self.case(&what, ("/v1/embeddings", body), Reading::OpenAi, right));
         }
         cases
     }
@@ -196,13 +199,13 @@ impl Maker<'_> {
             .zip(&scores)
             .map(|(text, right)| {
                 let body = json!({"inputs": text});
-                self.score("a text alone", "/predict", body, labels.clone(), vec![right.clone()])
+                self.score("a text alone", ("/predict", body), labels.clone(), vec![right.clone()])
             })
             .collect();
         let body = json!({"inputs": lists});
-        cases.push(self.score("one batch", "/predict", body, labels.clone(), scores));
+        cases.push(self.score("one batch", ("/predict", body), labels.clone(), scores));
         let body = json!({"inputs": lists, "raw_scores": true});
-        cases.push(self.score("raw scores", "/predict", body, labels, logits));
+        cases.push(self.score("raw scores", ("/predict", body), labels, logits));
         cases
     }
 
@@ -224,10 +227,10 @@ impl Maker<'_> {
             let body = json!({"query": query, "texts": texts, "raw_scores": true});
             let right = raw.iter().map(|&raw| vec![raw]).collect();
             let logits =
-                self.score(&format!("{what}, raw"), "/rerank", body, Reading::Ranks, right);
+                self.score(&format!("{what}, raw"), ("/rerank", body), Reading::Ranks, right);
             let body = json!({"query": query, "texts": texts});
             let right = raw.iter().map(|&raw| vec![sigmoid(raw)]).collect();
-            [logits, self.score(what, "/rerank", body, Reading::Ranks, right)]
+            [logits, self.score(what, ("/rerank", body), Reading::Ranks, right)]
         };
         for ([query, text], &raw) in pairs.iter().zip(&raw) {
             cases.extend(ask("a pair alone", query, &[text], &[raw]));
@@ -263,15 +266,15 @@ impl Maker<'_> {
         let reading = || Reading::Sparse(size);
         let one = |(text, right): (&String, &Vec<f32>)| {
             let body = json!({"inputs": text});
-            self.case("a text alone", "/embed_sparse", body, reading(), vec![right.clone()])
+            self.case("a text alone", ("/embed_sparse", body), reading(), vec![right.clone()])
         };
         let mut cases: Vec<Case> = texts.iter().zip(&right).map(one).collect();
         let body = json!({"inputs": texts});
-        cases.push(self.case("one batch", "/embed_sparse", body, reading(), right));
+        cases.push(self.case("one batch", ("/embed_sparse", body), reading(), right));
         for (name, right) in self.expected["sparse_by_prompt"].as_object().into_iter().flatten() {
             let body = json!({"inputs": texts, "prompt_name": name});
             let what = format!("prompt {name}");
-            cases.push(self.case(&what, "/embed_sparse", body, reading(), all(right)));
+            cases.push(self.case(&what, ("/embed_sparse", body), reading(), all(right)));
         }
         cases
     }
@@ -284,12 +287,12 @@ impl Maker<'_> {
             for (text, right) in texts.iter().zip(&right) {
                 let body = json!({"inputs": text, "prompt_name": role});
                 let what = format!("a {role} alone");
-                cases.push(self.case(&what, "/embed_all", body, Reading::Tokens, right.clone()));
+                cases.push(self.case(&what, ("/embed_all", body), Reading::Tokens, right.clone()));
             }
             let body = json!({"inputs": texts, "prompt_name": role});
             let all = right.into_iter().flatten().collect();
             let what = format!("one batch of {role}");
-            cases.push(self.case(&what, "/embed_all", body, Reading::Tokens, all));
+            cases.push(self.case(&what, ("/embed_all", body), Reading::Tokens, all));
         }
         cases
     }
@@ -315,11 +318,11 @@ impl Maker<'_> {
             for (text, right) in texts.iter().zip(right) {
                 let reading = Reading::Entities(vec![words(right)]);
                 let body = json!({"inputs": text, "parameters": parameters});
-                cases.push(self.score(&what, "/", body, reading, vec![scores(right)]));
+                cases.push(self.score(&what, ("/", body), reading, vec![scores(right)]));
             }
             let reading = Reading::Entities(right.iter().map(words).collect());
             let body = json!({"inputs": texts, "parameters": parameters});
-            cases.push(self.score(&what, "/", body, reading, right.iter().map(scores).collect()));
+            cases.push(self.score(&what, ("/", body), reading, right.iter().map(scores).collect()));
         }
         cases
     }
@@ -335,13 +338,13 @@ impl Maker<'_> {
             let what = format!("multi_label {multi_label}");
             for (text, right) in texts.iter().zip(&right) {
                 let body = json!({"inputs": text, "parameters": parameters});
-                cases.push(self.score(&what, "/", body, reading.clone(), vec![right.clone()]));
+                cases.push(self.score(&what, ("/", body), reading.clone(), vec![right.clone()]));
             }
         }
         let pairs = json!({"inputs": self.expected["nli_pairs"], "raw_scores": true});
         let right = numbers(&self.expected["nli_logits"]);
         let reading = Reading::Labels(self::texts(&self.expected["labels"]));
-        cases.push(self.score("pairs", "/predict", pairs, reading, right));
+        cases.push(self.score("pairs", ("/predict", pairs), reading, right));
         cases
     }
 }

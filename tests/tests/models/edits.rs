@@ -207,9 +207,8 @@ fn fault(refusal: Result<(), Refusal>, what: &str, words: &[&str]) -> Option<Str
 }
 
 /// A server that loads a model when it is told to.
-async fn server(home: &Home) -> Server {
+async fn server() -> Server {
     let any = root().join("mpnet-embed");
-    let _ = home;
     Server::builder().model("m", &any).argument("--preload=none").start().await
 }
 
@@ -239,7 +238,7 @@ async fn try_edits(
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_variants_are_refused_with_the_file_named() {
     let home = Home::new();
-    let server = server(&home).await;
+    let server = server().await;
     let mut found = Vec::new();
     for (name, edits, words) in WRONG {
         let copy = Directory::open(name, &home.models()).copy_to(&home.models().join(name));
@@ -295,7 +294,7 @@ fn walk(directory: &Path, below: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_file_is_refused_by_its_name() {
     let home = Home::new();
-    let server = server(&home).await;
+    let server = server().await;
     let (mut found, mut tried) = (Vec::new(), 0);
     for name in names() {
         let directory = Directory::open(&name, &home.models().join("cache"));
