@@ -24,8 +24,8 @@ fn copy(home: &Home, name: &str, to: &str) -> PathBuf {
 
 async fn max_input_length(server: &Server, model: &str) -> u64 {
     let path = format!("/info?model={model}");
-    let info = server.client().await.get(&path).await.unwrap().json();
-    info["max_input_length"].as_u64().unwrap()
+    let info = server.client().await.get(&path).await.expect("an answer").json();
+    info["max_input_length"].as_u64().expect("a number")
 }
 
 /// A text of more tokens than any model here takes.
