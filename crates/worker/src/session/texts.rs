@@ -1,7 +1,7 @@
 //! A model for texts in ONNX Runtime: feeds tokens, padded to the longest text, and shows what
 //! comes out.
 
-use std::{fmt, path::Path};
+use std::{fmt, mem, path::Path};
 
 use ort::{
     session::{OutputSelector, SessionInputValue},
@@ -110,6 +110,17 @@ impl Session {
     /// Whether the model can be told what is padding.
     pub(crate) fn is_masked(&self) -> bool {
         self.inputs.contains(&Input::Mask)
+    }
+
+    /// Gives back the memory that earlier runs took, by a run of one token: what the next run needs
+    /// can then be told from it.
+    pub(crate) fn release_memory(&mut self) -> Result<(), SessionError> {
+        let releasing = Options::releasing(OutputSelector::no_default().with(&self.output))?;
+        let options = mem::replace(&mut self.options, releasing);
+        let token = Tokens { ids: vec![0], type_ids: vec![0] };
+        let ran = self.run(&[&token], 0, |_| ());
+        self.options = options;
+        ran
     }
 
     /// Runs texts, padded with `pad_id` to the longest, and lets `read` see the output before it

@@ -115,6 +115,11 @@ impl TextModel {
         }
     }
 
+    /// See [`Session::release_memory`].
+    pub(super) fn release_memory(&mut self) -> Result<(), SessionError> {
+        self.session.release_memory()
+    }
+
     /// Takes no longer texts than this from now on, and none that are longer than the files say.
     pub(crate) fn limit_tokens(&mut self, max_tokens: u32) {
         self.settings.max_tokens = self.declared_tokens.min(max_tokens);
