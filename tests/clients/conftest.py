@@ -20,7 +20,7 @@ import shutil
 
 import pytest
 
-from server import MODELS, Server
+from server import FIELD, MODELS, Server
 
 SERVED = {
     "minilm": "minilm",
@@ -71,6 +71,18 @@ def rerank_server():
 def classify_server():
     """Its first model is a classifier."""
     yield from _serve({"classify": MODELS / "tiny/classify_a"})
+
+
+@pytest.fixture(scope="session")
+def entities_server():
+    """Its first model labels tokens."""
+    yield from _serve({"entities": FIELD / "token-classifier"})
+
+
+@pytest.fixture(scope="session")
+def entailment_server():
+    """Its first model knows entailment."""
+    yield from _serve({"entailment": FIELD / "zero-shot-nli"})
 
 
 @pytest.fixture(scope="session")

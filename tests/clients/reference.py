@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from server import MODELS
+from server import FIELD, MODELS
 
 # ONNX Runtime in float32 against float64, or against another implementation of float32.
 TOLERANCE = 1e-5
@@ -28,6 +28,12 @@ def golden():
 def tiny():
     """reference.json of the tiny models; tools/tiny_models.py says what is in it."""
     return json.loads((MODELS / "tiny/reference.json").read_text(encoding="utf-8"))
+
+
+@cache
+def field(model):
+    """What the model's own library says; tests/models/README.md says what is in it."""
+    return json.loads((FIELD / model / "expected.json").read_text(encoding="utf-8"))
 
 
 def rerank_case(name="rerank_a"):

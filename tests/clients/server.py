@@ -17,6 +17,7 @@ ADMIN_TOKEN = "a-token-of-the-clients-tests-0123456789"
 
 WORKSPACE = Path(__file__).resolve().parents[2]
 MADE = WORKSPACE / "target/onnxd"
+FIELD = WORKSPACE / "tests/models"
 MODELS = Path(os.environ.get("ONNXD_TEST_MODELS") or MADE / "models")
 EXECUTABLES = Path(os.environ.get("ONNXD_TEST_EXECUTABLES") or WORKSPACE / "target/debug")
 

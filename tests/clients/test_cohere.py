@@ -6,7 +6,7 @@ import cohere
 import numpy as np
 import pytest
 
-from reference import close, close_golden, golden, rerank_case
+from reference import close, close_golden, golden, rerank_case, tiny
 
 NO_RETRIES = {"max_retries": 0}
 
@@ -130,3 +130,20 @@ def test_asynchronously(server):
 
     for answer in asyncio.run(both()):
         check(answer, scores)
+
+
+@pytest.mark.parametrize(
+    ("input_type", "prompt"),
+    [("search_query", "query"), ("search_document", "passage"), ("clustering", "passage")],
+)
+def test_the_input_type_chooses_the_prompt(client_v2, input_type, prompt):
+    """The model has none for clustering, so that its default one is used."""
+    reference = tiny()
+    answer = client_v2.embed(
+        model="prompts",
+        texts=reference["texts"],
+        input_type=input_type,
+        embedding_types=["float"],
+        request_options=NO_RETRIES,
+    )
+    close(answer.embeddings.float_, reference["prompts"][prompt])

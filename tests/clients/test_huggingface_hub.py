@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
-from reference import close, close_golden, golden, softmax, tiny
+from reference import close, close_golden, field, golden, sigmoid, softmax, tiny
 
 
 @pytest.fixture
@@ -94,6 +94,49 @@ def test_text_classification(classify_server):
         best = client.text_classification(item["text"])
         assert best.label == labels[int(np.argmax(scores))]
         close(best.score, scores.max())
+
+
+@pytest.mark.parametrize(("function", "apply"), [("softmax", softmax), ("sigmoid", sigmoid), ("none", np.array)])
+def test_text_classification_with_parameters(classify_server, function, apply):
+    client = InferenceClient(classify_server.url)
+    item = next(item for item in tiny()["classify"]["classify_a"] if "second" not in item and item["text"])
+    scores = np.sort(apply(item["logits"]))[::-1][:2]
+    answer = client.text_classification(item["text"], top_k=2, function_to_apply=function)
+    close([label.score for label in answer], scores)
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_token_classification(entities_server, strategy):
+    client, expected = InferenceClient(entities_server.url), field("token-classifier")
+    ignored = [] if strategy == "none" else None
+    for text, entities in zip(expected["pipeline_texts"], expected["pipeline"][strategy]):
+        answer = client.token_classification(text, aggregation_strategy=strategy, ignore_labels=ignored)
+        names = ["start", "end", "word", "entity" if strategy == "none" else "entity_group"]
+        assert [[each[name] for name in names] for each in answer] == [
+            [each[name] for name in names] for each in entities
+        ]
+        close([each.score for each in answer], [each["score"] for each in entities], 1e-4)
+
+
+def test_token_classification_is_simple_by_default_and_does_not_stride(entities_server):
+    client, expected = InferenceClient(entities_server.url), field("token-classifier")
+    text = expected["pipeline_texts"][0]
+    assert client.token_classification(text) == client.token_classification(text, aggregation_strategy="simple")
+    with pytest.raises(HfHubHTTPError) as refused:
+        client.token_classification(text, stride=4)
+    assert "stride" in refused.value.response.json()["error"]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_zero_shot_classification(entailment_server, multi_label):
+    client, expected = InferenceClient(entailment_server.url), field("zero-shot-nli")
+    labels, key = expected["candidate_labels"], "scores_multi_label" if multi_label else "scores"
+    for text, scores in zip(expected["texts"], expected[key]):
+        answer = client.zero_shot_classification(text, labels, multi_label=multi_label)
+        found = {each.label: each.score for each in answer}
+        close([found[label] for label in labels], scores, 1e-4)
+        given = [each.score for each in answer]
+        assert given == sorted(given, reverse=True)
 
 
 def test_endpoint_info_and_health(server):

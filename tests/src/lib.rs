@@ -10,6 +10,7 @@
 //! - [`kinds`]: requests of every kind, whose answers tell which content made them.
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
 //!   that every recorded history must satisfy.
+//! - [`expected`]: model directories of every kind, and what the reference libraries compute with them.
 //! - [`exposition`]: what `/metrics` answers.
 //! - [`fake`]: a worker that misbehaves.
 //! - [`notify`]: a fake systemd.
@@ -24,6 +25,7 @@ pub mod client;
 pub mod control;
 pub mod corpus;
 pub mod disk;
+pub mod expected;
 pub mod exposition;
 pub mod fake;
 pub mod fixtures;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onnxd_worker::bench::{self, BareModel, Tokens};
+use onnxd_worker::bench::{self, BareModel, Prepared};
 use serde::Serialize;
 
 use crate::MeasureArgs;
@@ -70,12 +70,12 @@ pub(crate) fn measure(
 }
 
 /// Batches of `size` texts that are sorted by length within every `window` texts; 0 is all.
-fn batches(tokens: &[Tokens], size: usize, window: usize) -> Vec<Vec<&Tokens>> {
+fn batches(tokens: &[Prepared], size: usize, window: usize) -> Vec<Vec<&Prepared>> {
     let window = if window == 0 { tokens.len().max(1) } else { window };
     let sorted = tokens.chunks(window).flat_map(|window| {
-        let mut window: Vec<&Tokens> = window.iter().collect();
-        window.sort_by_key(|text| text.ids.len());
-        window.chunks(size).map(<[&Tokens]>::to_vec).collect::<Vec<_>>()
+        let mut window: Vec<&Prepared> = window.iter().collect();
+        window.sort_by_key(|text| text.tokens());
+        window.chunks(size).map(<[&Prepared]>::to_vec).collect::<Vec<_>>()
     });
     sorted.collect()
 }
@@ -86,11 +86,11 @@ mod tests {
 
     #[test]
     fn texts_are_sorted_within_a_window_and_none_is_left_out() {
-        let text = |length: i64| Tokens { ids: (0..length).collect(), type_ids: vec![] };
-        let tokens: Vec<Tokens> = [5, 1, 4, 2, 3].map(text).into();
+        let text = Prepared::of_length;
+        let tokens: Vec<Prepared> = [5, 1, 4, 2, 3].map(text).into();
         let lengths = |size, window| {
             let batches = batches(&tokens, size, window).into_iter();
-            batches.map(|batch| batch.iter().map(|text| text.ids.len()).collect()).collect()
+            batches.map(|batch| batch.iter().map(|text| text.tokens()).collect()).collect()
         };
         let all: Vec<Vec<usize>> = lengths(2, 0);
         assert_eq!(all, [vec![1, 2], vec![3, 4], vec![5]]);

@@ -14,7 +14,9 @@
 use std::{collections::BTreeMap, fmt};
 
 use hyper::StatusCode;
-pub use onnxd_proto::domain::{Drift, Load, Outcome, Refusal, RefusalKind, Step, Task, Unloaded};
+pub use onnxd_proto::domain::{
+    Drift, Guess, Load, Outcome, Refusal, RefusalKind, Shortened, Step, SwitchFacts, Task, Unloaded,
+};
 use onnxd_proto::generation::Generation;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -159,6 +161,33 @@ pub struct ModelStatus {
     pub quarantined: Vec<String>,
     /// Where its versions come from.
     pub source: String,
+    /// How it is run; `None` where nothing serves, and from a release that did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<ModelDetails>,
+}
+
+/// How a model is run: what its check found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelDetails {
+    /// The model's file within the version; empty for one without a graph.
+    pub file: String,
+    /// The graph's inputs as they are fed.
+    pub inputs: Vec<String>,
+    /// What happens from the graph's output to the answer, in order.
+    pub pipeline: Vec<String>,
+    /// Tokens of the longest text that is not truncated.
+    pub max_input_length: u32,
+    /// Set where that is fewer than the model's files say.
+    pub shortened: Option<Shortened>,
+    /// What scores are of, in their order.
+    pub labels: Vec<String>,
+    /// Names of the prompts that may be put before a text.
+    pub prompts: Vec<String>,
+    /// Scalar inputs that a request may set.
+    pub switches: Vec<SwitchFacts>,
+    /// What was assumed because no file says it.
+    pub guesses: Vec<Guess>,
 }
 
 /// A worker.

@@ -36,6 +36,22 @@ fn status_reads_and_writes_the_documented_json() {
 }
 
 #[test]
+fn status_says_how_a_model_is_run_where_the_release_does() {
+    let mut newer = documented();
+    newer["models"][0]["details"] = json!({
+        "file": "onnx/model.onnx", "inputs": ["input_ids (int64)"], "pipeline": ["pooling mean"],
+        "max_input_length": 512, "shortened": {"declared_tokens": 8192, "reason": "memory"},
+        "labels": [], "prompts": ["query"],
+        "switches": [{"name": "task_id", "default": 4, "values": {"text-matching": 4}}],
+        "guesses": [{"key": "pooling", "value": "mean", "reason": "none is stated"}],
+    });
+    let status = Status::deserialize(newer.clone()).unwrap();
+    assert_eq!(json!(status), newer);
+    assert_eq!(status.models[0].details.as_ref().unwrap().guesses[0].key, "pooling");
+    assert_eq!(status.models[1].details, None);
+}
+
+#[test]
 fn status_of_a_newer_release_is_understood() {
     let mut newer = documented();
     newer["models"][0]["state"] = json!("shadowing");

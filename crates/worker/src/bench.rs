@@ -4,9 +4,8 @@
 use std::{path::Path, time::Duration};
 
 use nix::unistd::getppid;
-use onnxd_proto::{domain::cost::CostTable, wire::ask::Side};
+use onnxd_proto::domain::cost::CostTable;
 
-pub use crate::session::Tokens;
 use crate::{
     artifacts::{costs::Company, model_in},
     families::{
@@ -14,12 +13,13 @@ use crate::{
         own::Own,
         text::{
             microbatch,
-            model::{Rows, TextModel},
-            tokenize::Text,
+            model::TextModel,
+            prepare::{self, Asked},
+            readout::{Numbers, Rows},
         },
     },
     process::{affinity, cpu_time, guard},
-    session::{Form, Runtime},
+    session::{Form, Runtime, Tokens},
 };
 
 /// Prepares this process as a worker is prepared: it logs, ends with its parent, and runs on one
@@ -42,9 +42,26 @@ pub fn cpu_time() -> Duration {
 /// A model for texts, as its author made it, with one thread.
 pub struct BareModel {
     model: TextModel,
-    values: Vec<f32>,
+    numbers: Numbers,
     // Dropped last.
     _runtime: Runtime,
+}
+
+/// The tokens of a text.
+#[derive(Clone, Debug)]
+pub struct Prepared(prepare::Prepared);
+
+impl Prepared {
+    /// A text of so many tokens, for calls that run none.
+    pub fn of_length(tokens: usize) -> Self {
+        let tokens = Tokens::of(vec![0; tokens], vec![0; tokens]);
+        Self(prepare::Prepared { tokens, ..prepare::Prepared::default() })
+    }
+
+    /// Returns how many there are.
+    pub fn tokens(&self) -> usize {
+        self.0.tokens.ids.len()
+    }
 }
 
 impl BareModel {
@@ -56,36 +73,32 @@ impl BareModel {
         let runtime = Runtime::open(onnxruntime).map_err(|error| error.to_string())?;
         let opened = || {
             let own = Own::read(version)?;
-            let (file, model) = model_in(version)?;
-            TextModel::open(&Opening {
-                runtime: &runtime,
-                dir: version,
-                own: &own,
-                model: &model,
-                file,
-                form: Form::Plain,
-            })
+            let found = model_in(version)?;
+            let (file, model) =
+                found.as_ref().map_or(("", None), |(file, model)| (file.as_str(), Some(&**model)));
+            let (runtime, dir, own, form) = (&runtime, version, &own, Form::Plain);
+            TextModel::open(&Opening { runtime, dir, own, model, file, form })
         };
         let model = opened().map_err(|refusal| refusal.message)?;
-        Ok(Self { model, values: Vec::new(), _runtime: runtime })
+        Ok(Self { model, numbers: Numbers::default(), _runtime: runtime })
     }
 
     /// Turns a text into tokens, cut to what the model takes.
     ///
     /// # Errors
     /// The tokenizer fails.
-    pub fn tokenize(&self, text: &str) -> Result<Tokens, String> {
-        let tokens = self.model.tokenize(&Text::One(text), Some(Side::Right));
-        tokens.map_err(|rejection| format!("{rejection:?}"))
+    pub fn tokenize(&self, text: &str) -> Result<Prepared, String> {
+        self.model.prepare_any(&Asked::text(text)).map(Prepared).map_err(|refusal| refusal.message)
     }
 
     /// Embeds texts in one call, padded to the longest.
     ///
     /// # Errors
     /// ONNX Runtime fails.
-    pub fn run(&mut self, texts: &[&Tokens]) -> Result<(), String> {
-        let ran = self.model.embed(texts, Rows::Pooled, &mut self.values);
-        ran.map(drop).map_err(|error| error.to_string())
+    pub fn run(&mut self, texts: &[&Prepared]) -> Result<(), String> {
+        let texts: Vec<&prepare::Prepared> = texts.iter().map(|text| &text.0).collect();
+        let ran = self.model.run(&texts, Rows::Pooled, &mut self.numbers);
+        ran.map_err(|error| error.to_string())
     }
 }
 

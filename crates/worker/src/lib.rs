@@ -1,15 +1,16 @@
 //! All of `onnxd-worker`, the process that runs models. The supervisor starts it, either to serve
-//! over an inherited socket or to check a version that is not served yet. This file is the table of
+//! over an inherited socket, to check a version that is not served yet, or to list a source's files. This file is the table of
 //! contents; it maps what went wrong to the exit codes that the supervisor understands. Its one door
 //! is [`main`]; it is a library so that benchmarks and fuzz targets reach its parts.
 //!
 //! Imports point one way: {`serving`, `checking`} → `families` → `artifacts` → `session`, and all of
-//! them → `process` → {`session`, `sandbox`}.
+//! them → `process` → {`session`, `sandbox`}. `listing` imports `artifacts` alone.
 
 mod artifacts;
 pub mod bench;
 mod checking;
 mod families;
+mod listing;
 mod process;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
@@ -32,7 +33,7 @@ use clap::Parser;
 use nix::unistd::{Pid, getppid};
 use onnxd_proto::{
     control_page::ControlPageView,
-    domain::{CheckLine, RefusalKind},
+    domain::{CheckLine, ListLine, ModelChoice, RefusalKind},
     exit::ExitStatus,
 };
 use onnxd_telemetry::log;
@@ -45,7 +46,7 @@ use crate::{
     checking::{check, compile},
     process::{
         affinity,
-        args::{Args, CheckArgs, Command},
+        args::{Args, CheckArgs, Command, ListArgs},
         fault::Fault,
         guard::{self, Guard},
         inherited, ipc, quit, resident,
@@ -84,6 +85,10 @@ pub fn main() -> ExitCode {
         Command::Check(args) => {
             let _span = info_span!("check").entered();
             check(&args, confined, parent).into()
+        }
+        Command::List(args) => {
+            let _span = info_span!("list").entered();
+            list(&args, confined, parent).into()
         }
         Command::Compile { onnxruntime, version_dir, compiled_dir } => {
             let _span = info_span!("compile").entered();
@@ -152,6 +157,45 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
         }
     };
     print(&verdict).map_or(ExitStatus::Internal, |()| status)
+}
+
+/// Prints which files of a source are its model, or why there is none to take.
+fn list(args: &ListArgs, confined: bool, parent: Pid) -> ExitStatus {
+    let (line, status) = match source_of(args, confined, parent) {
+        Ok(choice) => match listing::list(Path::new("."), &choice) {
+            Ok(listing) => (ListLine::Listed(Box::new(listing)), ExitStatus::Fine),
+            Err(refusal) => (ListLine::Refused(refusal), ExitStatus::Refused),
+        },
+        Err(fault) => {
+            let refusal = RefusalKind::Internal.because(fault.to_string());
+            (ListLine::Refused(refusal), fault.status())
+        }
+    };
+    print(&line).map_or(ExitStatus::Internal, |()| status)
+}
+
+/// Makes the source this process's directory and confines it to that.
+fn source_of(args: &ListArgs, confined: bool, parent: Pid) -> Result<ModelChoice, Fault> {
+    sandbox::yield_to_serving();
+    guard::die_with(parent)?;
+    sandbox::offer_to_be_ended_first();
+    sandbox::limit(Limits::listing())?;
+    let wrong = |reason: &str| Fault::System(io::Error::other(reason.to_owned()));
+    let choice = match (&args.file, &args.variant) {
+        (Some(file), _) => ModelChoice::file(file).map_err(wrong)?,
+        (None, Some(name)) => ModelChoice::variant(name).map_err(wrong)?,
+        (None, None) => ModelChoice::Unstated,
+    };
+    match &args.dir {
+        Some(dir) => std::env::set_current_dir(dir)?,
+        None => rustix::process::fchdir(io::stdin()).map_err(io::Error::from)?,
+    }
+    if confined {
+        sandbox::enter()?;
+        let blobs = args.hub_cache.then_some(Path::new("../../blobs"));
+        Files::of_lister(Path::new("."), blobs)?.enter()?;
+    }
+    Ok(choice)
 }
 
 /// Prints whether there is a compiled form, and which.

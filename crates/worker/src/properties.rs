@@ -2,9 +2,22 @@
 //! not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz target
 //! there.
 
-use std::{fs, path::Path};
+use std::{fs, io::Cursor, path::Path};
 
-use crate::families::{own::Own, text::config};
+use crate::{
+    artifacts::graph,
+    families::{
+        own::Own,
+        text::{
+            files::{Files, config},
+            matrices::{
+                dense::Dense, layer_norm::LayerNorm, sparse_static::SparseStatic,
+                static_table::StaticTable,
+            },
+            tokenize::made,
+        },
+    },
+};
 
 /// The files, in the order of their parts in the input.
 const FILES: [&str; 7] = [
@@ -16,8 +29,22 @@ const FILES: [&str; 7] = [
     "tokenizer_config.json",
     "config_sentence_transformers.json",
 ];
-/// Ends a part; no file has it.
+/// The files of a module and of a tokenizer, in the order of their parts in the input.
+const MODULE_FILES: [&str; 9] = [
+    "config.json",
+    "model.safetensors",
+    "idf.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+];
+/// Ends a part of [`model_files`]; no file has it.
 const END: u8 = 0xff;
+/// Numbers of a row that a module is tried with. A module with wider rows is only read.
+const FEATURES_MAX: usize = 4096;
 
 /// What the files of a version say is refused, or is within bounds. An empty part is no file.
 ///
@@ -25,7 +52,57 @@ const END: u8 = 0xff;
 /// It is beyond them.
 pub fn model_files(dir: &Path, bytes: &[u8]) {
     let parts = bytes.split(|&byte| byte == END).chain(std::iter::repeat(&[][..]));
-    for (file, part) in FILES.iter().zip(parts) {
+    write(dir, &FILES, parts);
+    let settings = Own::read(dir).and_then(|own| config::read(&Files::read(dir, &own)?));
+    let Ok(settings) = settings else { return };
+    assert!((1..=131_072).contains(&settings.max_tokens), "{settings:?}");
+    let named = &settings.prompts.named;
+    assert!(settings.prompts.default.iter().all(|name| named.contains_key(name)), "{settings:?}");
+}
+
+/// The files of a module are refused, or it can be applied; and so a vocabulary. Each part begins with
+/// its length in two bytes, little-endian; an empty one is no file.
+///
+/// # Panics
+/// A module gives rows of another length than it says.
+pub fn module_files(dir: &Path, bytes: &[u8]) {
+    let mut rest = bytes;
+    let parts = std::iter::from_fn(|| {
+        let (length, after) = rest.split_first_chunk().unwrap_or((&[0; 2], &[]));
+        let length = usize::from(u16::from_le_bytes(*length)).min(after.len());
+        let (part, after) = after.split_at(length);
+        rest = after;
+        Some(part)
+    });
+    write(dir, &MODULE_FILES, parts);
+    let mut out = Vec::new();
+    if let Ok(dense) = Dense::open(dir, "")
+        && dense.inputs().max(dense.outputs()) <= FEATURES_MAX
+    {
+        dense.apply(&vec![1.0; 2 * dense.inputs()], &mut out);
+        assert_eq!(out.len(), 2 * dense.outputs());
+    }
+    if let Ok(norm) = LayerNorm::open(dir, "") {
+        norm.apply(&mut vec![1.0; norm.dimension()]);
+    }
+    if let Ok(table) = StaticTable::open(dir, "") {
+        out.clear();
+        table.mean(&[0, table.tokens() - 1], &mut out).expect("the table has these tokens");
+        assert_eq!(out.len(), table.dimension());
+    }
+    if let Ok(weights) =
+        SparseStatic::open(dir, "", &|token| Some(u32::from(*token.as_bytes().first()?)))
+    {
+        assert!(weights.weigh(&[0, 0]).expect("there is a first token").len() < 2);
+    }
+    if let Ok(tokenizer) = made::tokenizer(dir) {
+        // Some vocabularies have no token for what is unknown.
+        let _ = tokenizer.encode("hello [MASK] <mask>", true);
+    }
+}
+
+fn write<'a>(dir: &Path, files: &[&str], parts: impl Iterator<Item = &'a [u8]>) {
+    for (file, part) in files.iter().zip(parts) {
         let path = dir.join(file);
         if part.is_empty() {
             let _ = fs::remove_file(path);
@@ -34,11 +111,23 @@ pub fn model_files(dir: &Path, bytes: &[u8]) {
             fs::write(path, part).expect("a file");
         }
     }
-    let settings = Own::read(dir).and_then(|own| config::read(dir, &own));
-    let Ok(settings) = settings else { return };
-    assert!((1..=131_072).contains(&settings.max_tokens), "{settings:?}");
-    let named = &settings.prompts.named;
-    assert!(settings.prompts.default.iter().all(|name| named.contains_key(name)), "{settings:?}");
+}
+
+/// A model file is walked through to an end, and what it names is bounded.
+///
+/// # Panics
+/// It is not.
+pub fn graphs(bytes: &[u8]) {
+    let mut tensors = 0;
+    let end = bytes.len() as u64;
+    let walked = graph::walk_bytes(Cursor::new(bytes), end, &mut |tensor| {
+        tensors += 1;
+        let location = tensor.external.map_or(0, |external| external.location.len());
+        assert!(location <= 4096 && location < bytes.len(), "{location} bytes of a name");
+        true
+    });
+    // Every tensor has a head of its own.
+    assert!(tensors <= bytes.len(), "{tensors} tensors: {walked:?}");
 }
 
 #[cfg(test)]
@@ -47,31 +136,55 @@ mod tests {
 
     use super::*;
 
-    fn seeds() -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/model_files");
+    fn seeds(target: &str) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
         let seeds = fs::read_dir(&folder).unwrap().map(|seed| fs::read(seed.unwrap().path()));
-        seeds.collect::<Result<_, _>>().unwrap()
+        let seeds: Vec<_> = seeds.collect::<Result<_, _>>().unwrap();
+        assert!(!seeds.is_empty());
+        seeds
     }
 
     #[test]
     fn every_seed_keeps_the_promise() {
         let dir = tempfile::tempdir().unwrap();
-        let seeds = seeds();
+        seeds("model_files").iter().for_each(|seed| model_files(dir.path(), seed));
+        seeds("module_files").iter().for_each(|seed| module_files(dir.path(), seed));
+    }
+
+    #[test]
+    fn every_graph_keeps_its_promise() {
+        let seeds = seeds("graphs");
         assert!(!seeds.is_empty());
-        seeds.iter().for_each(|seed| model_files(dir.path(), seed));
+        seeds.iter().for_each(|seed| graphs(seed));
     }
 
     proptest! {
+        #[test]
+        fn damaged_graphs_keep_it(
+            place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        ) {
+            for mut seed in seeds("graphs") {
+                let at = place.index(seed.len());
+                let end = (at + bytes.len()).min(seed.len());
+                seed.splice(at..end, bytes.iter().copied());
+                graphs(&seed);
+            }
+        }
+
         #[test]
         fn damaged_files_keep_it(
             place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
         ) {
             let dir = tempfile::tempdir().unwrap();
-            for mut seed in seeds() {
-                let at = place.index(seed.len());
-                let end = (at + bytes.len()).min(seed.len());
-                seed.splice(at..end, bytes.iter().copied());
-                model_files(dir.path(), &seed);
+            for (target, check) in
+                [("model_files", model_files as fn(&Path, &[u8])), ("module_files", module_files)]
+            {
+                for mut seed in seeds(target) {
+                    let at = place.index(seed.len());
+                    let end = (at + bytes.len()).min(seed.len());
+                    seed.splice(at..end, bytes.iter().copied());
+                    check(dir.path(), &seed);
+                }
             }
         }
     }

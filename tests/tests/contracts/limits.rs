@@ -12,8 +12,6 @@ use crate::{
 };
 
 const TEXT_BYTES_MAX: usize = 256 * 1024;
-/// Of an element of BYTES.
-const ELEMENT_BYTES_MAX: usize = TEXT_BYTES_MAX / 2;
 
 /// What reaches a limit and what is beyond it.
 struct Limit {
@@ -32,14 +30,13 @@ fn texts(count: usize) -> Value {
 fn limits() -> Vec<Limit> {
     let long = |bytes: usize| "a ".repeat(bytes / 2) + &"a".repeat(bytes % 2);
     let embed = |text: String| json!({"inputs": text, "model": "a"});
-    let element = |bytes: usize| json!({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [long(bytes)]}]});
     let cohere = |count: usize| json!({"model": "a", "texts": vec!["a"; count], "input_type": "search_query", "embedding_types": ["float"]});
     let pairs = |query: usize| {
-        let texts = vec!["a".repeat(1024); 32];
-        json!({"query": "a".repeat(query), "texts": texts, "model": "rerank_a", "truncate": true})
+        let documents = vec!["a".repeat(1024); 64];
+        json!({"query": "a".repeat(query), "documents": documents, "model": "rerank_a"})
     };
-    // 32 pairs of a query with 1,024 bytes.
-    let query_max = (8 << 20) / 32 - 1024;
+    // 64 pairs of a query with 1,024 bytes, none of which is long enough to be cut.
+    let query_max = (8 << 20) / 64 - 1024;
     vec![
         Limit {
             what: "texts of a request as BYTES",
@@ -56,29 +53,22 @@ fn limits() -> Vec<Limit> {
             status: 422,
         },
         Limit {
-            what: "bytes of a text",
-            path: "/embed",
+            what: "bytes of a text that is not cut",
+            path: "/tokenize",
             at: embed(long(TEXT_BYTES_MAX)),
             beyond: embed(long(TEXT_BYTES_MAX + 1)),
             status: 422,
         },
         Limit {
             what: "bytes of a text, which are not its characters",
-            path: "/embed",
+            path: "/tokenize",
             at: embed("\u{e4} ".repeat(TEXT_BYTES_MAX / 3)),
             beyond: embed("\u{e4} ".repeat(TEXT_BYTES_MAX / 3 + 1)),
             status: 422,
         },
         Limit {
-            what: "bytes of a text as BYTES",
-            path: "/v2/models/a/infer",
-            at: element(ELEMENT_BYTES_MAX),
-            beyond: element(ELEMENT_BYTES_MAX + 1),
-            status: 400,
-        },
-        Limit {
             what: "bytes of all pairs",
-            path: "/rerank",
+            path: "/v2/rerank",
             at: pairs(query_max),
             beyond: pairs(query_max + 1),
             status: 422,
@@ -228,9 +218,12 @@ async fn a_megabyte_of_dots_is_refused_and_as_many_as_may_be_are_answered() {
     let mut client = server.client().await;
     for path in ["/embed", "/tokenize"] {
         let dots = |count: usize| json!({"inputs": ".".repeat(count), "model": "a"});
-        refused(&mut client, path, &dots(1_000_000), 422).await;
+        let mut whole = dots(1_000_000);
+        whole["truncate"] = false.into();
+        refused(&mut client, path, &whole, 422).await;
         post(&mut client, path, &dots(TEXT_BYTES_MAX)).await;
     }
+    post(&mut client, "/embed", &json!({"inputs": ".".repeat(1_000_000)})).await;
     let many = vec![".".repeat(60_000); 32];
     post(&mut client, "/embed", &json!({"inputs": many, "model": "a"})).await;
     assert_serves(&server, &mut client).await;

@@ -5,7 +5,9 @@
 mod batching;
 mod bodies;
 mod cohere;
+mod encoders;
 mod fairness;
+mod huggingface;
 mod limits;
 mod oip;
 mod oip_binary;
@@ -13,6 +15,7 @@ mod oip_hostile;
 mod oip_packed;
 mod oip_texts;
 mod openai;
+mod purposes;
 mod tei;
 mod tei_scores;
 mod tei_tasks;

@@ -100,7 +100,11 @@ async fn what_is_no_text_is_refused_with_the_names_of_what_is_taken() {
         ("a", json!({"inputs": [texts("x", &json!(["a"]))]}), "text of BYTES"),
         ("a", json!({"inputs": [texts("text", &json!([]))]}), "1 to 2048"),
         ("a", json!({"inputs": [texts("text", &json!(vec!["a"; 2049]))]}), "at most 2048"),
-        ("a", json!({"inputs": [texts("text", &json!(["a".repeat(200_000)]))]}), "200000 bytes"),
+        (
+            "a",
+            json!({"inputs": [texts("text", &json!(["a".repeat(300_000)]))], "parameters": {"truncate": false}}),
+            "300000 bytes",
+        ),
         ("a", wrong_output, "`scores`"),
         ("rerank_a", json!({"inputs": [good]}), "`query`"),
         ("rerank_a", json!({"inputs": [texts("query", &json!(["a"]))]}), "`text`"),

@@ -94,14 +94,15 @@ async fn external_data_outside_of_the_version_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_regular_file_is_refused_by_name() {
+async fn links_to_outside_and_what_is_no_regular_file_are_refused_by_name() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     for name in [LOCATION, "tokenizer.json", "1_Pooling"] {
         let from = server.home().models().join("linked");
         replace_model(&tiny("external"), &from);
-        let kept = from.join("kept");
+        let kept = server.home().models().join("kept");
+        let _ = fs::remove_dir_all(&kept).or_else(|_| fs::remove_file(&kept));
         fs::rename(from.join(name), &kept).unwrap();
-        symlink("kept", from.join(name)).unwrap();
+        symlink("../kept", from.join(name)).unwrap();
         let refusal = server.update("m", Some(&from)).await.unwrap_err();
         assert_eq!(refusal.kind, "contract", "{name}: {refusal:?}");
         assert!(refusal.message.contains(name), "{name}: {refusal:?}");

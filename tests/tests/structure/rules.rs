@@ -12,7 +12,7 @@ pub(crate) const LAYERS: [(&str, &[&[&str]]); 3] = [
 
 /// Crate, folder, and what it must not import besides: folders of the same crate, or other crates,
 /// which begin with `::`.
-pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 18] = [
+pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
     // The contracts know nothing of the interface for operators.
     ("supervisor", "api", &["admin"]),
     // The engine knows no protocol.
@@ -44,6 +44,12 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 18] = [
     ("worker", "families", &["sandbox", "serving", "checking", "bench"]),
     ("worker", "serving", &["checking", "bench"]),
     ("worker", "checking", &["serving", "sandbox", "bench"]),
+    // It reads what a stranger has made, and needs nothing that runs it.
+    (
+        "worker",
+        "listing",
+        &["session", "process", "sandbox", "families", "serving", "checking", "bench"],
+    ),
     // No contract imports another, or what puts them together.
     (
         "supervisor",

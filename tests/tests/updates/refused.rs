@@ -31,8 +31,8 @@ async fn a_bad_candidate_is_refused_with_its_cause_and_nobody_else_notices() {
     let server = builder.model("m", &model("tiny/a")).start().await;
     let linked = home.models().join("linked");
     replace_model(&model("tiny/b"), &linked);
-    fs::rename(linked.join("model.onnx"), linked.join("elsewhere.bin")).unwrap();
-    symlink("elsewhere.bin", linked.join("model.onnx")).unwrap();
+    fs::rename(linked.join("model.onnx"), home.root().join("elsewhere.bin")).unwrap();
+    symlink("../../elsewhere.bin", linked.join("model.onnx")).unwrap();
 
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     let before = server.status().await.model("m").clone();

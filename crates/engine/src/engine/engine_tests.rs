@@ -11,8 +11,9 @@ use onnxd_proto::{
 };
 
 use super::{
+    labels::{Classify, Rerank},
     tensors::{Tensor, TensorRequest},
-    texts::{Classify, Decode, Embed, Rerank, Text, TextOptions, TextOrPair, Token, Tokenize},
+    texts::{Decode, Embed, Text, TextOptions, TextOrPair, Token, Tokenize},
     *,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
 
 const GENERATION: Generation = 7;
 
-fn facts(task: Task) -> Facts {
+pub(super) fn facts(task: Task) -> Facts {
     Facts {
         dimension: 2,
         activation: Activation::Sigmoid,
@@ -32,7 +33,7 @@ fn facts(task: Task) -> Facts {
 }
 
 /// An engine with one model, and what its dispatcher is sent.
-fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
+pub(super) fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
     let metrics = Arc::new(Metrics::new(&[]));
     let name = "m".parse().unwrap();
     let source = ModelSource {
@@ -61,9 +62,17 @@ fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
 }
 
 /// Answers every item with what `answer` makes of it.
-fn play(
-    mut incoming: mpsc::Receiver<Event>,
+pub(super) fn play(
+    incoming: mpsc::Receiver<Event>,
     answer: impl Fn(&Item) -> (Bytes, Vec<TensorHead>) + Send + 'static,
+) {
+    play_as(incoming, move |item| (GENERATION, answer(item)));
+}
+
+/// The same, with the generation that answers.
+fn play_as(
+    mut incoming: mpsc::Receiver<Event>,
+    answer: impl Fn(&Item) -> (Generation, (Bytes, Vec<TensorHead>)) + Send + 'static,
 ) {
     tokio::spawn(async move {
         while let Some(event) = incoming.recv().await {
@@ -76,8 +85,8 @@ fn play(
                 other => panic!("{other:?}"),
             };
             for item in items {
-                let (bytes, outputs) = answer(&item);
-                let (generation, timing) = (GENERATION, Timing::default());
+                let (generation, (bytes, outputs)) = answer(&item);
+                let timing = Timing::default();
                 let answered = Answered { generation, bytes, outputs, tokens: 3, timing };
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }
@@ -85,11 +94,11 @@ fn play(
     });
 }
 
-fn bytes(numbers: &[f32]) -> Bytes {
+pub(super) fn bytes(numbers: &[f32]) -> Bytes {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-fn embed(texts: &[&str]) -> Embed {
+pub(super) fn embed(texts: &[&str]) -> Embed {
     Embed {
         texts: texts.iter().map(|text| Text::Text((*text).into())).collect(),
         field: "inputs",
@@ -129,21 +138,22 @@ async fn texts_and_pairs_are_classified_and_reranked() {
         (bytes(&[if is_pair { 100.0 } else { 0.0 }, -100.0]), Vec::new())
     });
     let (model, context) = (engine.find(Some("m")).unwrap(), RequestContext::new());
-    let request = |raw_scores| Classify {
+    let request = |activation| Classify {
         inputs: vec![TextOrPair::Text("a".into()), TextOrPair::Pair("a".into(), "b".into())],
         field: "inputs",
         options: TextOptions::cut(),
-        raw_scores,
+        activation,
     };
-    let scores = engine.classify(&context, model, request(false)).await.unwrap().output;
-    assert_eq!(scores, [[0.5, 0.0], [1.0, 0.0]]);
-    let raw = engine.classify(&context, model, request(true)).await.unwrap().output;
-    assert_eq!(raw, [[0.0, -100.0], [100.0, -100.0]]);
+    let scored = engine.classify(&context, model, request(None)).await.unwrap().output;
+    assert_eq!([&scored[0].scores[..], &scored[1].scores], [[0.5, 0.0], [1.0, 0.0]]);
+    assert_eq!([&scored[0].raw[..], &scored[1].raw], [[0.0, -100.0], [100.0, -100.0]]);
+    let raw = request(Some(Activation::Identity));
+    let scored = engine.classify(&context, model, raw).await.unwrap().output;
+    assert!(scored.iter().all(|scored| scored.scores == scored.raw), "{scored:?}");
     let (texts, options) = (["a".to_owned(), "b".to_owned()], TextOptions::cut());
-    let request =
-        Rerank { query: "q".into(), texts: &texts, field: "texts", options, raw_scores: false };
+    let request = Rerank { query: "q".into(), texts: &texts, field: "texts", options };
     let scores = engine.rerank(&context, model, request).await.unwrap().output;
-    assert_eq!(scores, [1.0, 1.0]);
+    assert_eq!(scores, [100.0, 100.0], "what sorts them is not activated");
 }
 
 #[tokio::test]
@@ -211,7 +221,9 @@ async fn what_cannot_be_answered_is_refused_before_it_is_queued() {
     assert_eq!(error.kind(), ErrorKind::WrongTask);
     assert_eq!(error.message(), "the model `m` is for classify, and this call is for embed");
     let long = "a".repeat(onnxd_proto::limits::TEXT_BYTES_MAX + 1);
-    let error = engine.embed(&context, model, embed(&[&long])).await.unwrap_err();
+    let mut request = embed(&[&long]);
+    request.options.truncate = None;
+    let error = engine.embed(&context, model, request).await.unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("inputs")));
     let error = engine.find(Some("other")).unwrap_err();
     assert_eq!(error.message(), "the model `other` is not served; served are: m");
@@ -243,4 +255,38 @@ async fn dropping_a_call_cancels_it() {
     assert!(call.await.unwrap_err().is_cancelled());
     // This is what the dispatcher looks at before it gives an item to a worker.
     assert!(items.iter().all(|item| item.reply.is_closed()));
+}
+
+#[tokio::test]
+async fn vectors_of_tokens_have_the_width_that_the_graph_gives() {
+    // The vector of a text may be wider, or narrower, than those of its tokens.
+    let (engine, incoming) = engine(Facts { dimension: 48, ..facts(Task::Embed) });
+    play(incoming, |_| (bytes(&[0.0; 12]), Vec::new()));
+    let (model, context) = (engine.find(None).unwrap(), RequestContext::new());
+    let answer = engine.embed_tokens(&context, model, embed(&["a"])).await.unwrap();
+    assert_eq!(answer.output[0].dimension, 4, "three tokens");
+}
+
+#[tokio::test]
+async fn a_purpose_is_worked_out_anew_when_the_model_changes() {
+    let with_prompt = |prompt: &str| Facts { prompts: vec![prompt.into()], ..facts(Task::Embed) };
+    let (engine, incoming) = engine(with_prompt("clustering"));
+    let registry = Arc::clone(engine.registry());
+    play_as(incoming, move |item| {
+        let Ask::Text { text, .. } = &item.input.ask else { panic!("{item:?}") };
+        let (generation, record) = registry.models()[0].serving().unwrap();
+        if generation == GENERATION {
+            assert_eq!(text.prompt.as_deref(), Some("clustering"));
+            let facts = Facts { prompts: vec!["separation".into()], ..facts(Task::Embed) };
+            let record = Record { version: "w".into(), facts, ..(*record).clone() };
+            registry.commit(0, GENERATION + 1, Arc::new(record));
+        }
+        let prompt = text.prompt.clone().unwrap_or_default();
+        (GENERATION + 1, (Bytes::from(prompt), Vec::new()))
+    });
+    let (model, context) = (engine.find(None).unwrap(), RequestContext::new());
+    let mut request = embed(&["a"]);
+    request.options.purpose = Some(texts::Purpose::new("clustering", "input_type"));
+    let answer = engine.embed(&context, model, request).await.unwrap();
+    assert_eq!(answer.output, [&b"separation"[..]]);
 }

@@ -3,7 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use onnxd_proto::{domain::RefusalKind, limits::TEXT_BYTES_MAX, wire::ask::Rejection};
+use onnxd_proto::{
+    domain::{RefusalKind, Task},
+    limits::TEXT_BYTES_MAX,
+    wire::ask::Rejection,
+};
 use thiserror::Error;
 
 use super::{memory::OutOfMemory, tensors::TensorError};
@@ -65,12 +69,12 @@ pub enum EngineError {
     #[error("the model is not loaded yet")]
     NotLoaded,
     /// The model does something else.
-    #[error("the model `{model}` is for {task}, and this call is for {wanted}")]
+    #[error("the model `{model}` is for {}, and this call is for {wanted}", task.as_str())]
     WrongTask {
         /// The model's name.
         model: String,
         /// What it does.
-        task: &'static str,
+        task: Task,
         /// What the call is for.
         wanted: String,
     },
@@ -108,6 +112,37 @@ pub enum EngineError {
         /// Bytes that are allowed.
         max: usize,
     },
+    /// A value for a scalar input is not allowed.
+    #[error("{0}")]
+    Switches(String),
+    /// The model has no word for what the vectors are for.
+    #[error("the model has no `{field}` of the name `{name}`; known are: {known}")]
+    Purpose {
+        /// What the caller calls it.
+        field: &'static str,
+        /// As asked for.
+        name: String,
+        /// The model's words, separated by commas.
+        known: String,
+    },
+    /// The labels of a classifier say nothing of entailment.
+    #[error(
+        "the model `{model}` cannot classify by labels of a request: none of its own labels ({labels}) begins with `entail`"
+    )]
+    NoEntailment {
+        /// The model's name.
+        model: String,
+        /// Its labels, separated by commas.
+        labels: String,
+    },
+    /// An option is not allowed.
+    #[error("{message}")]
+    Option {
+        /// What is wrong.
+        message: String,
+        /// What the caller calls it.
+        field: &'static str,
+    },
     /// Tensors do not fit the model.
     #[error(transparent)]
     Tensors(#[from] TensorError),
@@ -120,8 +155,8 @@ pub enum EngineError {
     /// A worker's answer is not what was asked for.
     #[error("the answer has no outputs")]
     NoOutputs,
-    /// A worker's list of tokens cannot be read.
-    #[error("internal error: the worker's tokens cannot be read")]
+    /// A worker's list of tokens or entities cannot be read.
+    #[error("internal error: the worker's list cannot be read")]
     Tokens(#[source] Arc<std::io::Error>),
 }
 
@@ -132,10 +167,13 @@ impl EngineError {
             Self::ModelNotFound { .. } | Self::VersionNotFound { .. } => ErrorKind::NotFound,
             Self::NotServed(NotServed::Unloaded(_)) => ErrorKind::Unloaded,
             Self::NotLoaded | Self::NotServed(NotServed::Failed(_)) => ErrorKind::Unavailable,
-            Self::WrongTask { .. } => ErrorKind::WrongTask,
-            Self::TextTooLong { .. } | Self::PairsTooLong { .. } | Self::PromptName { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::WrongTask { .. } | Self::NoEntailment { .. } => ErrorKind::WrongTask,
+            Self::TextTooLong { .. }
+            | Self::PairsTooLong { .. }
+            | Self::PromptName { .. }
+            | Self::Switches(_)
+            | Self::Purpose { .. }
+            | Self::Option { .. } => ErrorKind::Invalid,
             Self::OutOfMemory(_) => ErrorKind::Overloaded,
             Self::UnknownGeneration | Self::Tokens(_) => ErrorKind::Internal,
             Self::NoOutputs => ErrorKind::Failed,
@@ -175,7 +213,11 @@ impl EngineError {
             Self::ModelNotFound { .. }
             | Self::VersionNotFound { .. }
             | Self::NotServed(NotServed::Unloaded(_)) => Some("model"),
-            Self::TextTooLong { field, .. } | Self::PairsTooLong { field, .. } => Some(field),
+            Self::TextTooLong { field, .. }
+            | Self::PairsTooLong { field, .. }
+            | Self::Purpose { field, .. }
+            | Self::Option { field, .. } => Some(field),
+            Self::Switches(_) => Some("switches"),
             Self::PromptName { .. } => Some("prompt_name"),
             Self::Tensors(_) => Some("inputs"),
             Self::Gather(GatherError::Rejected(rejection)) => match rejection {
@@ -187,6 +229,12 @@ impl EngineError {
             },
             _ => None,
         }
+    }
+
+    /// Whether the options do not fit the version that was asked; they may fit another.
+    pub(super) fn is_about_options(&self) -> bool {
+        use Rejection::{Prompt, Unfit};
+        matches!(self, Self::Gather(GatherError::Rejected(Prompt { .. } | Unfit(_))))
     }
 
     /// When the same request may be tried again, where that is known.

@@ -3,8 +3,11 @@
 //! their own words. Nothing here knows a status code, a header or a message format.
 //!
 //! - [`context`]: what a request brings along besides its inputs.
-//! - [`texts`]: calls on texts: embed, classify, rerank, tokenize, decode.
-//! - [`tensors`]: calls on named tensors, for models of every task; [`check`] bounds them.
+//! - [`texts`]: calls on texts that give vectors, tokens or texts: embed, tokenize, decode.
+//! - [`labels`]: calls on texts that give scores and labels: classify, rerank, find entities.
+//! - [`options`]: how texts become tokens; [`items`] makes items of texts and bounds them.
+//! - [`tensors`]: calls on named tensors, for models of every task; [`check`] bounds them, and
+//!   [`tensor_texts`] says what texts are as tensors.
 //! - [`signature`]: what a model takes and gives, as tensors.
 //! - [`answer`]: what every answer says of where it comes from.
 //! - [`scores`]: pure: from raw outputs to numbers for clients.
@@ -14,9 +17,13 @@ pub mod answer;
 mod check;
 pub mod context;
 pub mod error;
+mod items;
+pub mod labels;
 pub mod memory;
+mod options;
 pub mod scores;
 pub mod signature;
+mod tensor_texts;
 pub mod tensors;
 pub mod texts;
 
@@ -228,6 +235,11 @@ impl Engine {
         Ok(Answer { origin, output: answer.items })
     }
 
+    /// The time that is left of what a request has, which began to be worked on then.
+    fn time_left(&self, context: &RequestContext, begin: Instant) -> Duration {
+        self.parts.dispatch.time_allowed(context.timeout()).saturating_sub(begin.elapsed())
+    }
+
     /// Admits a request to a model, and loads the model first if it has not been used yet. Returns
     /// what keeps the model until the request is answered, and the time that is left.
     async fn admit(
@@ -253,11 +265,7 @@ fn require_task(model: &Model, tasks: &[Task]) -> Result<(Generation, Arc<Record
         return Ok((generation, record));
     }
     let wanted: Vec<&str> = tasks.iter().map(|task| task.as_str()).collect();
-    Err(EngineError::WrongTask {
-        model: model.name.to_string(),
-        task: task.as_str(),
-        wanted: wanted.join(" or "),
-    })
+    Err(EngineError::WrongTask { model: model.name.to_string(), task, wanted: wanted.join(" or ") })
 }
 
 fn require_version(model: &Model, version: &str, served: Generation) -> Result<(), EngineError> {

@@ -30,7 +30,9 @@ pub fn sigmoid(score: f32) -> f32 {
 /// Returns the indexes of scores, the highest first; equal scores keep their order.
 pub fn ranked(scores: &[f32]) -> Vec<usize> {
     let mut indexes: Vec<usize> = (0..scores.len()).collect();
-    indexes.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    // Zero is zero, whatever its sign.
+    let key = |index: usize| scores[index] + 0.0;
+    indexes.sort_by(|&a, &b| key(b).total_cmp(&key(a)));
     indexes
 }
 
@@ -51,5 +53,6 @@ mod tests {
     #[test]
     fn the_highest_score_is_first_and_equal_ones_keep_their_order() {
         assert_eq!(ranked(&[0.1, 0.9, 0.1, 0.5]), [1, 3, 0, 2]);
+        assert_eq!(ranked(&[-0.0, 0.0, -0.0]), [0, 1, 2]);
     }
 }

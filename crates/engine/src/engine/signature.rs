@@ -1,6 +1,6 @@
 //! What a model takes and gives, as tensors. A model for tensors takes and gives what its file
 //! says; one for texts takes BYTES tensors of UTF-8 and gives FP32, so that every model can be
-//! called in this way. Pure.
+//! called in this way. One that labels tokens gives, for each text, a JSON list of entities. Pure.
 
 use onnxd_proto::domain::{
     Facts, Output, Signature, Task,
@@ -11,6 +11,16 @@ use onnxd_proto::domain::{
 pub(super) const TEXT: &str = "text";
 /// The second input of models that rerank.
 pub(super) const QUERY: &str = "query";
+/// The output of models that embed.
+pub(super) const EMBEDDING: &str = "embedding";
+/// How many vectors each text has, of models that give several.
+pub(super) const LENGTHS: &str = "lengths";
+/// The output of models that rerank.
+pub(super) const SCORE: &str = "score";
+/// The output of models that classify.
+pub(super) const SCORES: &str = "scores";
+/// The output of models that label tokens.
+pub(super) const ENTITIES: &str = "entities";
 
 /// Describes what a model takes and gives.
 pub fn signature(facts: &Facts) -> Signature {
@@ -28,17 +38,21 @@ pub fn signature(facts: &Facts) -> Signature {
     };
     let output = facts.output();
     let row = i64::from(output.row_len());
-    let output = match output {
+    let outputs = match output {
         Output::Tensors => return facts.signature.clone(),
         Output::Dense { .. } | Output::Sparse { .. } => {
-            spec("embedding", DataType::Fp32, &[-1, row])
+            vec![spec(EMBEDDING, DataType::Fp32, &[-1, row])]
         }
-        Output::MultiVector { .. } => spec("embedding", DataType::Fp32, &[-1, -1, row]),
-        Output::Scores { .. } if is_of_pairs => spec("score", DataType::Fp32, &[-1]),
-        Output::Scores { .. } => spec("scores", DataType::Fp32, &[-1, row]),
-        Output::TokenScores { .. } => spec("scores", DataType::Fp32, &[-1, -1, row]),
+        // Texts have different numbers of vectors; rows of zeros make up for that.
+        Output::MultiVector { .. } => vec![
+            spec(EMBEDDING, DataType::Fp32, &[-1, -1, row]),
+            spec(LENGTHS, DataType::Int32, &[-1]),
+        ],
+        Output::Scores { .. } if is_of_pairs => vec![spec(SCORE, DataType::Fp32, &[-1])],
+        Output::Scores { .. } => vec![spec(SCORES, DataType::Fp32, &[-1, row])],
+        Output::TokenScores { .. } => vec![spec(ENTITIES, DataType::Bytes, &[-1])],
     };
-    Signature { inputs, outputs: vec![output] }
+    Signature { inputs, outputs }
 }
 
 #[cfg(test)]
@@ -50,6 +64,9 @@ mod tests {
         let with_rows = |task| Facts { dimension: 3, ..Facts::of(task) };
         for (task, inputs, output, shape) in [
             (Task::Embed, &["text"][..], "embedding", &[-1, 3][..]),
+            (Task::Sparse, &["text"], "embedding", &[-1, 3]),
+            (Task::MultiVector, &["text"], "embedding", &[-1, -1, 3]),
+            (Task::TokenClassify, &["text"], "entities", &[-1]),
             (Task::Classify, &["text"], "scores", &[-1, 3]),
             (Task::Rerank, &["query", "text"], "score", &[-1]),
         ] {
@@ -57,7 +74,7 @@ mod tests {
             let names: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
             assert_eq!(names, inputs);
             assert!(signature.inputs.iter().all(|spec| spec.datatype == DataType::Bytes));
-            let [given] = &signature.outputs[..] else { panic!("{signature:?}") };
+            let given = &signature.outputs[0];
             assert_eq!((given.name.as_str(), &given.shape[..]), (output, shape));
         }
     }

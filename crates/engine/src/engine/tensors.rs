@@ -1,35 +1,24 @@
 //! Calls on named tensors, for models of every task: a model for texts takes its texts as BYTES
 //! tensors, see [`super::signature`].
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use onnxd_proto::{
     domain::{
-        Facts, Output, Task,
-        tensor::{DataType, TensorHead, elements, split_bytes},
+        Facts, Output,
+        tensor::{DataType, TensorHead},
     },
-    limits::{TENSORS_BYTES_MAX, TEXT_BYTES_MAX},
-    wire::ask::{Ask, Want},
+    limits::TENSORS_BYTES_MAX,
+    wire::ask::Ask,
 };
 use thiserror::Error;
 
 use super::{
-    ALL_TASKS, Answer, Engine, EngineError, ErrorKind, Origin, RequestContext,
-    answer::Item,
-    check::check,
-    require_version,
-    scores::{activate, floats},
-    signature::{QUERY, TEXT, signature},
-    texts::{Rerank, Text, TextOptions, pairs},
+    ALL_TASKS, Answer, Engine, EngineError, ErrorKind, RequestContext, answer::Item, check::check,
+    require_version, signature::signature, tensor_texts, texts::TextCall,
 };
 use crate::{dispatch::Input, models::registry::Model};
-
-/// Texts of one request.
-const TEXTS_MAX: usize = 2048;
 
 /// A tensor that a client sends or is sent, raw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +42,22 @@ pub struct TensorRequest {
     pub inputs: Vec<Tensor>,
     /// Names of the outputs that are wanted; none means all.
     pub outputs: Vec<String>,
+    /// What else the request says, by name. A model for texts takes its options from here, see
+    /// [`tensor_texts`]; other names are ignored.
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+/// The value of a parameter of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parameter {
+    /// True or false.
+    Bool(bool),
+    /// A whole number.
+    Number(i64),
+    /// Text.
+    Word(String),
+    /// Anything else, which no option is.
+    Other,
 }
 
 /// Why tensors do not fit a model.
@@ -83,7 +88,7 @@ impl TensorError {
     }
 }
 
-fn invalid(message: impl Into<String>) -> EngineError {
+pub(super) fn invalid(message: impl Into<String>) -> EngineError {
     TensorError::Invalid(message.into()).into()
 }
 
@@ -104,16 +109,19 @@ impl Engine {
         // Loading on first use took its part of the time.
         let context = context.within(self.time_left(context, begin));
         let facts = &record.facts;
-        let inputs = match facts.output() {
-            Output::Tensors => vec![tensors(request)?],
-            output => texts(request, facts, output)?,
+        let tasks = &[facts.task];
+        let answer = if facts.output() == Output::Tensors {
+            self.run(&context, model, tasks, vec![tensors(request)?]).await?
+        } else {
+            let (options, inputs) = tensor_texts::inputs(request, facts)?;
+            let call = TextCall { tasks, options: &options, inputs };
+            self.run_texts(&context, model, call).await?
         };
-        let answer = self.run(&context, model, &[facts.task], inputs).await?;
         require_version(model, &request.version, answer.origin.generation)?;
         let Answer { origin, output: items } = answer;
         let output = match origin.record.facts.output() {
             Output::Tensors => raw(&items)?,
-            _ => vec![numbers(&origin, &items)],
+            _ => tensor_texts::outputs(&origin.record.facts, &items, &request.outputs)?,
         };
         Ok(Answer { origin, output })
     }
@@ -131,10 +139,6 @@ impl Engine {
         let (_, record) = self.ready(context, model, &ALL_TASKS).await?;
         only_input(&record.facts, data)
     }
-
-    fn time_left(&self, context: &RequestContext, begin: Instant) -> Duration {
-        self.parts.dispatch.time_allowed(context.timeout()).saturating_sub(begin.elapsed())
-    }
 }
 
 /// The one item of a request to a model for tensors.
@@ -150,70 +154,6 @@ fn tensors(request: &TensorRequest) -> Result<Input, EngineError> {
     Ok(Input { ask, parts: request.inputs.iter().map(|input| input.data.clone()).collect() })
 }
 
-/// The items of a request to a model for texts.
-fn texts(
-    request: &TensorRequest,
-    facts: &Facts,
-    output: Output,
-) -> Result<Vec<Input>, EngineError> {
-    let signature = signature(facts);
-    for input in &request.inputs {
-        let known = signature.inputs.iter().any(|spec| spec.name == input.name);
-        if !known || input.datatype != DataType::Bytes {
-            let names: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
-            return Err(invalid(format!(
-                "the input `{}` is {}; the model takes {} of BYTES",
-                input.name,
-                input.datatype.name(),
-                names.join(" and ")
-            )));
-        }
-    }
-    if let Some(other) = request.outputs.iter().find(|name| **name != signature.outputs[0].name) {
-        let known = &signature.outputs[0].name;
-        return Err(invalid(format!("the model has no output `{other}`; it has {known}")));
-    }
-    let texts = strings(request, TEXT)?;
-    if texts.is_empty() || texts.len() > TEXTS_MAX {
-        return Err(invalid(format!("1 to {TEXTS_MAX} texts are taken at once")));
-    }
-    let options = TextOptions::cut();
-    if facts.task == Task::Rerank {
-        let [query] = &strings(request, QUERY)?[..] else {
-            return Err(invalid(format!("the input `{QUERY}` must have one element")));
-        };
-        let (query, raw_scores) = (query.clone(), true);
-        return pairs(Rerank { query, texts: &texts, field: "inputs", options, raw_scores });
-    }
-    let want = match output {
-        Output::Scores { .. } | Output::TokenScores { .. } => Want::Scores,
-        _ => Want::Embedding { normalize: None, dimensions: None },
-    };
-    Ok(texts.into_iter().map(|text| options.item(Text::Text(text), want)).collect())
-}
-
-/// The texts of one input.
-fn strings(request: &TensorRequest, name: &str) -> Result<Vec<String>, EngineError> {
-    let input = request.inputs.iter().find(|input| input.name == name);
-    let input = input.ok_or_else(|| invalid(format!("the input `{name}` is missing")))?;
-    let count = elements(&input.shape).unwrap_or(usize::MAX);
-    let about = |reason: String| invalid(format!("the input `{name}`: {reason}"));
-    // Before anything is made of what claims to be many.
-    if count > TEXTS_MAX {
-        return Err(about(format!("{count} texts, at most {TEXTS_MAX} are taken at once")));
-    }
-    let text = |bytes: &[u8]| match String::from_utf8(bytes.to_vec()) {
-        Ok(text) if text.len() <= TEXT_BYTES_MAX / 2 => Ok(text),
-        Ok(text) => Err(about(format!(
-            "a text has {} bytes, at most {} are taken",
-            text.len(),
-            TEXT_BYTES_MAX / 2
-        ))),
-        Err(_) => Err(about("an element is no text in UTF-8".into())),
-    };
-    split_bytes(&input.data, count).map_err(about)?.into_iter().map(text).collect()
-}
-
 /// The outputs of a model for tensors.
 fn raw(items: &[Item]) -> Result<Vec<Tensor>, EngineError> {
     let [item] = items else { return Err(EngineError::NoOutputs) };
@@ -223,29 +163,6 @@ fn raw(items: &[Item]) -> Result<Vec<Tensor>, EngineError> {
         Tensor { name, datatype, shape, data: rest.split_to((bytes as usize).min(rest.len())) }
     };
     Ok(item.outputs.iter().map(output).collect())
-}
-
-/// The one output of a model for texts.
-fn numbers(origin: &Origin, items: &[Item]) -> Tensor {
-    let facts = &origin.record.facts;
-    let output = facts.output();
-    let mut data = BytesMut::new();
-    for item in items {
-        if let Output::Scores { .. } | Output::TokenScores { .. } = output {
-            let mut scores = floats(&item.bytes);
-            activate(&mut scores, facts.activation);
-            scores.iter().for_each(|score| data.extend_from_slice(&score.to_le_bytes()));
-        } else {
-            data.extend_from_slice(&item.bytes);
-        }
-    }
-    let rows = items.len() as u64;
-    let spec = signature(facts).outputs.swap_remove(0);
-    let shape = match spec.shape.len() {
-        1 => vec![rows],
-        _ => vec![rows, output.row_len().into()],
-    };
-    Tensor { name: spec.name, datatype: DataType::Fp32, shape, data: data.freeze() }
 }
 
 fn only_input(facts: &Facts, data: Bytes) -> Result<Tensor, EngineError> {

@@ -1,31 +1,32 @@
-//! Calls on texts: embed, classify, rerank, tokenize, decode. Checks the length of every input
-//! before a tokenizer sees it.
+//! Calls on texts that give vectors, and to tokens and back. [`super::labels`] has those that give
+//! scores and labels.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use onnxd_proto::{
-    domain::Task,
-    limits::TEXT_BYTES_MAX,
-    wire::ask::{Ask, Content, PROMPT_NAME_BYTES_MAX, PairCut, TextAsk, Want},
+    domain::{Output, Record, Task},
+    wire::ask::{Ask, Want},
 };
 use tokio::task;
 
-pub use onnxd_proto::wire::ask::{Side, Token};
+pub use onnxd_proto::wire::ask::{Role, Side, Switch, SwitchValue, Token};
 
+pub use super::options::{Purpose, TextOptions};
 use super::{
     Answer, Engine, EngineError, RequestContext,
     answer::Item,
-    scores::{activate, floats, sigmoid},
+    items::{check_length, id_bytes, items},
+    options::check_prompt,
 };
 use crate::{dispatch::Input, models::registry::Model};
 
 /// Tasks whose models have a tokenizer.
 const TEXT_TASKS: [Task; 6] = Task::TEXT;
-/// Bytes of all pairs of one request.
-const PAIRS_BYTES_MAX: usize = 8 << 20;
-/// Bytes of lists of tokens beyond which reading them would delay other requests.
+/// Bytes of JSON from workers beyond which reading it would delay other requests.
 const READ_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
+/// How often a request is run again because the model changed while its purpose was worked out.
+const ATTEMPTS_MAX: usize = 3;
 
 /// A text, or the tokens that it has in the model's vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,15 +46,6 @@ pub enum TextOrPair {
     Pair(String, String),
 }
 
-/// How texts become tokens.
-#[derive(Clone, Debug, Default)]
-pub struct TextOptions {
-    /// Which end of a text that is too long is cut off; `None` refuses it.
-    pub truncate: Option<Side>,
-    /// The model's prompt of this name is put before each text.
-    pub prompt: Option<String>,
-}
-
 /// Texts to embed.
 #[derive(Clone, Debug)]
 pub struct Embed {
@@ -69,32 +61,23 @@ pub struct Embed {
     pub dimensions: Option<u32>,
 }
 
-/// Texts to classify.
-#[derive(Clone, Debug)]
-pub struct Classify {
-    /// The texts or pairs.
-    pub inputs: Vec<TextOrPair>,
-    /// What the caller calls them, for errors.
-    pub field: &'static str,
-    /// How they become tokens.
-    pub options: TextOptions,
-    /// Scores as the model gives them, rather than between 0 and 1.
-    pub raw_scores: bool,
+/// The vectors of one text's tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenVectors {
+    /// Little-endian f32, one vector after the other.
+    pub bytes: Bytes,
+    /// Components of each.
+    pub dimension: usize,
 }
 
-/// Texts to compare with a query.
-#[derive(Clone, Debug)]
-pub struct Rerank<'t> {
-    /// The query.
-    pub query: String,
-    /// The texts.
-    pub texts: &'t [String],
-    /// What the caller calls them, for errors.
-    pub field: &'static str,
-    /// How they become tokens.
-    pub options: TextOptions,
-    /// Scores as the model gives them, rather than between 0 and 1.
-    pub raw_scores: bool,
+/// Items of texts, and what their options depend on.
+pub(super) struct TextCall<'c> {
+    /// What the model must be for.
+    pub(super) tasks: &'c [Task],
+    /// How the texts become tokens.
+    pub(super) options: &'c TextOptions,
+    /// Made with the options, as far as these are known without the model.
+    pub(super) inputs: Vec<Input>,
 }
 
 /// Texts to tokenize.
@@ -121,37 +104,6 @@ pub struct Decode {
     pub skip_special: bool,
 }
 
-impl TextOptions {
-    /// Cuts texts that are too long at their end.
-    pub fn cut() -> Self {
-        Self { truncate: Some(Side::Right), prompt: None }
-    }
-
-    fn ask(&self, content: Content, want: Want) -> Ask {
-        let Self { truncate, prompt } = self.clone();
-        Ask::Text { text: TextAsk { content, truncate, prompt, ..TextAsk::default() }, want }
-    }
-
-    /// The item of a text or of token ids.
-    pub(super) fn item(&self, text: Text, want: Want) -> Input {
-        match text {
-            Text::Text(text) => {
-                Input { ask: self.ask(Content::Text, want), parts: vec![text.into()] }
-            }
-            Text::Ids(ids) => {
-                Input { ask: self.ask(Content::Ids, want), parts: vec![id_bytes(&ids)] }
-            }
-        }
-    }
-
-    /// The item of two texts that belong together, checked to be short enough.
-    fn pair(&self, first: &Bytes, second: Bytes) -> Input {
-        let first_bytes = u32::try_from(first.len()).expect("texts have a limit");
-        let ask = self.ask(Content::Pair { first_bytes, cut: PairCut::Longest }, Want::Scores);
-        Input { ask, parts: vec![first.clone(), second] }
-    }
-}
-
 impl Engine {
     /// Embeds texts: one vector of little-endian f32 for each.
     ///
@@ -165,11 +117,29 @@ impl Engine {
     ) -> Result<Answer<Vec<Bytes>>, EngineError> {
         let Embed { texts, field, options, normalize, dimensions } = request;
         let inputs = items(texts, field, &options, Want::Embedding { normalize, dimensions })?;
-        Ok(self.run(context, model, &[Task::Embed], inputs).await?.map(all_bytes))
+        let call = TextCall { tasks: &[Task::Embed], options: &options, inputs };
+        Ok(self.run_texts(context, model, call).await?.map(all_bytes))
     }
 
-    /// Embeds the tokens of texts: for each text its tokens' vectors, one after the other, as the
-    /// model gives them. `normalize` and `dimensions` of the request are ignored.
+    /// Embeds texts sparsely: for each the tokens of the vocabulary that have a weight, in the form
+    /// of [`Want::Sparse`]. `normalize` and `dimensions` of the request are ignored.
+    ///
+    /// # Errors
+    /// See [`Engine::embed`].
+    pub async fn embed_sparse(
+        &self,
+        context: &RequestContext,
+        model: &Arc<Model>,
+        request: Embed,
+    ) -> Result<Answer<Vec<Bytes>>, EngineError> {
+        let Embed { texts, field, options, .. } = request;
+        let inputs = items(texts, field, &options, Want::Sparse)?;
+        let call = TextCall { tasks: &[Task::Sparse], options: &options, inputs };
+        Ok(self.run_texts(context, model, call).await?.map(all_bytes))
+    }
+
+    /// Embeds the tokens of texts: for each text its tokens' vectors, as the model gives them.
+    /// `normalize` and `dimensions` of the request are ignored.
     ///
     /// # Errors
     /// See [`Engine::embed`].
@@ -178,65 +148,15 @@ impl Engine {
         context: &RequestContext,
         model: &Arc<Model>,
         request: Embed,
-    ) -> Result<Answer<Vec<Bytes>>, EngineError> {
+    ) -> Result<Answer<Vec<TokenVectors>>, EngineError> {
         let Embed { texts, field, options, .. } = request;
         let inputs = items(texts, field, &options, Want::TokenEmbeddings)?;
-        Ok(self.run(context, model, &[Task::Embed], inputs).await?.map(all_bytes))
-    }
-
-    /// Classifies texts or pairs: a score for each label, in the order of the model's labels.
-    ///
-    /// # Errors
-    /// A text is too long, the model does something else, or it failed.
-    pub async fn classify(
-        &self,
-        context: &RequestContext,
-        model: &Arc<Model>,
-        request: Classify,
-    ) -> Result<Answer<Vec<Vec<f32>>>, EngineError> {
-        let Classify { inputs, field, options, raw_scores } = request;
-        let item = |input| match input {
-            TextOrPair::Text(text) => {
-                check_length(text.len(), field)?;
-                Ok(options.item(Text::Text(text), Want::Scores))
-            }
-            TextOrPair::Pair(first, second) => {
-                check_length(first.len() + second.len(), field)?;
-                Ok(options.pair(&first.into(), second.into()))
-            }
-        };
-        let inputs = inputs.into_iter().map(item).collect::<Result<_, EngineError>>()?;
-        let tasks = [Task::Classify, Task::Rerank];
-        let answer = self.run(context, model, &tasks, inputs).await?;
-        let activation = answer.origin.record.facts.activation;
-        let scores = |item: Item| {
-            let mut scores = floats(&item.bytes);
-            if !raw_scores {
-                activate(&mut scores, activation);
-            }
-            scores
-        };
-        Ok(answer.map(|items| items.into_iter().map(scores).collect()))
-    }
-
-    /// Scores how well each text answers a query, in the order of the texts.
-    ///
-    /// # Errors
-    /// The texts are too long, the model does something else, or it failed.
-    pub async fn rerank(
-        &self,
-        context: &RequestContext,
-        model: &Arc<Model>,
-        request: Rerank<'_>,
-    ) -> Result<Answer<Vec<f32>>, EngineError> {
-        let raw_scores = request.raw_scores;
-        let inputs = pairs(request)?;
-        let answer = self.run(context, model, &[Task::Rerank], inputs).await?;
-        let score = |item: Item| {
-            let score = floats(&item.bytes).first().copied().unwrap_or_default();
-            if raw_scores { score } else { sigmoid(score) }
-        };
-        Ok(answer.map(|items| items.into_iter().map(score).collect()))
+        let tasks = &[Task::Embed, Task::MultiVector];
+        let call = TextCall { tasks, options: &options, inputs };
+        let Answer { origin, output } = self.run_texts(context, model, call).await?;
+        let vectors = |item: Item| token_vectors(&origin.record, item);
+        let output = output.into_iter().map(vectors).collect::<Result<_, _>>()?;
+        Ok(Answer { origin, output })
     }
 
     /// Lists the tokens of each text; none is cut off.
@@ -258,13 +178,7 @@ impl Engine {
         };
         let inputs = texts.into_iter().map(item).collect::<Result<_, EngineError>>()?;
         let Answer { origin, output } = self.run(context, model, &TEXT_TASKS, inputs).await?;
-        let bytes: usize = output.iter().map(|item| item.bytes.len()).sum();
-        let output = if bytes > READ_AT_ONCE_BYTES_MAX {
-            let read = task::spawn_blocking(move || tokens(&output)).await;
-            read.map_err(|error| EngineError::Tokens(Arc::new(error.into())))??
-        } else {
-            tokens(&output)?
-        };
+        let output = read_lists(output, Token::read_list).await?;
         Ok(Answer { origin, output })
     }
 
@@ -290,69 +204,70 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Has a model answer texts, with the options as they are for the version that answers.
+    pub(super) async fn run_texts(
+        &self,
+        context: &RequestContext,
+        model: &Arc<Model>,
+        call: TextCall<'_>,
+    ) -> Result<Answer<Vec<Item>>, EngineError> {
+        let TextCall { tasks, options, mut inputs } = call;
+        if options.purpose.is_none() {
+            return self.run(context, model, tasks, inputs).await;
+        }
+        let (begin, mut attempts) = (Instant::now(), ATTEMPTS_MAX);
+        let (_, mut record) = self.ready(context, model, tasks).await?;
+        loop {
+            let resolved = options.resolve(&record.facts)?;
+            resolved.apply(&mut inputs);
+            let context = context.within(self.time_left(context, begin));
+            let result = self.run(&context, model, tasks, inputs.clone()).await;
+            // An update meanwhile may have changed what the options mean.
+            record = match &result {
+                Ok(answer) => Arc::clone(&answer.origin.record),
+                Err(error) if error.is_about_options() => {
+                    self.ready(&context, model, tasks).await?.1
+                }
+                Err(_) => return result,
+            };
+            attempts -= 1;
+            if attempts == 0 || options.resolve(&record.facts).ok() == Some(resolved) {
+                return result;
+            }
+        }
+    }
+}
+
 fn all_bytes(items: Vec<Item>) -> Vec<Bytes> {
     items.into_iter().map(|item| item.bytes).collect()
 }
 
-fn tokens(items: &[Item]) -> Result<Vec<Vec<Token>>, EngineError> {
-    let read: Result<_, _> = items.iter().map(|item| Token::read_list(&item.bytes)).collect();
-    read.map_err(|error| EngineError::Tokens(Arc::new(error)))
-}
-
-/// Token ids as a payload.
-fn id_bytes(ids: &[u32]) -> Bytes {
-    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
-}
-
-/// Checks the length of a text before a tokenizer sees it.
-fn check_length(bytes: usize, field: &'static str) -> Result<(), EngineError> {
-    if bytes > TEXT_BYTES_MAX {
-        return Err(EngineError::TextTooLong { field, bytes });
-    }
-    Ok(())
-}
-
-/// Checks a prompt's name.
-fn check_prompt(name: Option<&String>) -> Result<(), EngineError> {
-    let max = PROMPT_NAME_BYTES_MAX;
-    if name.is_some_and(|name| name.len() > max) {
-        return Err(EngineError::PromptName { max });
-    }
-    Ok(())
-}
-
-/// The items of texts, ready for the queue.
-fn items(
-    texts: Vec<Text>,
-    field: &'static str,
-    options: &TextOptions,
-    want: Want,
-) -> Result<Vec<Input>, EngineError> {
-    check_prompt(options.prompt.as_ref())?;
-    let item = |text: Text| {
-        let bytes = match &text {
-            Text::Text(text) => text.len(),
-            Text::Ids(ids) => ids.len() * size_of::<u32>(),
-        };
-        check_length(bytes, field)?;
-        Ok(options.item(text, want))
+/// Reads the lists that workers write as JSON.
+pub(super) async fn read_lists<T: Send + 'static>(
+    items: Vec<Item>,
+    read: fn(&[u8]) -> std::io::Result<Vec<T>>,
+) -> Result<Vec<Vec<T>>, EngineError> {
+    let bytes: usize = items.iter().map(|item| item.bytes.len()).sum();
+    let all = move || items.iter().map(|item| read(&item.bytes)).collect::<Result<_, _>>();
+    let lists = if bytes > READ_AT_ONCE_BYTES_MAX {
+        task::spawn_blocking(all).await.unwrap_or_else(|error| Err(error.into()))
+    } else {
+        all()
     };
-    texts.into_iter().map(item).collect()
+    lists.map_err(|error| EngineError::Tokens(Arc::new(error)))
 }
 
-/// The items of a query with each of the texts.
-pub(super) fn pairs(request: Rerank<'_>) -> Result<Vec<Input>, EngineError> {
-    let Rerank { query, texts, field, options, .. } = request;
-    check_length(query.len(), "query")?;
-    // The query is run with each of the texts: a short body could ask for hours of work.
-    let bytes = texts.iter().map(|text| query.len() + text.len()).sum::<usize>();
-    if bytes > PAIRS_BYTES_MAX {
-        return Err(EngineError::PairsTooLong { field, bytes, max: PAIRS_BYTES_MAX });
-    }
-    let query = Bytes::from(query);
-    let pair = |text: &String| {
-        check_length(query.len() + text.len(), field)?;
-        Ok(options.pair(&query, Bytes::copy_from_slice(text.as_bytes())))
+/// The vectors of one text. A model that gives one vector for each token says how long its text's
+/// vector is, which may be another length than that of a token's.
+fn token_vectors(record: &Record, item: Item) -> Result<TokenVectors, EngineError> {
+    let dimension = match record.facts.output() {
+        Output::MultiVector { dimension } => dimension as usize,
+        _ => item.bytes.len() / size_of::<f32>() / (item.tokens as usize).max(1),
     };
-    texts.iter().map(pair).collect()
+    let row = dimension * size_of::<f32>();
+    if row == 0 && !item.bytes.is_empty() || row > 0 && !item.bytes.len().is_multiple_of(row) {
+        return Err(EngineError::NoOutputs);
+    }
+    Ok(TokenVectors { bytes: item.bytes, dimension })
 }

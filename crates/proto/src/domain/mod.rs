@@ -4,6 +4,8 @@
 mod check;
 pub mod cost;
 mod facts;
+mod listing;
+mod model_choice;
 pub mod model_name;
 mod output;
 mod pooling;
@@ -18,6 +20,8 @@ mod update;
 pub use self::{
     check::{CheckLine, Checked, Drift},
     facts::{Facts, Guess, Shortened, SwitchFacts},
+    listing::{FileStamp, ListLine, ListedModel, Listing},
+    model_choice::{MODEL_SUFFIX, ModelChoice, SOURCE_PATH_BYTES_MAX, is_inside},
     output::Output,
     pooling::{Pooling, PoolingMode},
     record::Record,

@@ -8,8 +8,9 @@ use std::{
 
 use axum::{body::Body, extract::State, http::Response};
 use onnxd_admin::api::{
-    LoadStatus, ModelState, ModelStatus, Sandbox, Status, WorkerState, WorkerStatus,
+    LoadStatus, ModelDetails, ModelState, ModelStatus, Sandbox, Status, WorkerState, WorkerStatus,
 };
+use onnxd_proto::domain::Facts;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -51,6 +52,22 @@ fn model_status(model: &Model, store: &Store) -> ModelStatus {
         drift: record.and_then(|record| record.drift),
         quarantined: store.quarantined(&model.name),
         source: model.source.to_string(),
+        details: record.map(|record| details(&record.facts)),
+    }
+}
+
+fn details(facts: &Facts) -> ModelDetails {
+    let facts = facts.clone();
+    ModelDetails {
+        file: facts.file,
+        inputs: facts.inputs,
+        pipeline: facts.pipeline,
+        max_input_length: facts.max_tokens,
+        shortened: facts.shortened,
+        labels: facts.labels,
+        prompts: facts.prompts,
+        switches: facts.switches,
+        guesses: facts.guesses,
     }
 }
 

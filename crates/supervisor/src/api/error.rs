@@ -9,6 +9,7 @@ use axum::{
     response::IntoResponse,
 };
 use onnxd_engine::{EngineError, ErrorKind, engine::memory::OutOfMemory};
+use onnxd_proto::domain::Task;
 use serde_json::Value;
 use utoipa::{
     ToSchema,
@@ -120,13 +121,31 @@ impl Fault {
 
 impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
+        let mut message = error.message();
+        if let EngineError::WrongTask { task, .. } = error {
+            message.push_str("; ");
+            message.push_str(way(task));
+        }
         Self {
             class: Class::Engine(error.kind()),
-            message: error.message(),
+            message,
             field: error.field(),
             retry_after: error.retry_after(),
             closes: false,
         }
+    }
+}
+
+/// Where a model for this task is called.
+fn way(task: Task) -> &'static str {
+    match task {
+        Task::Embed => "it embeds texts: POST /embed or /v1/embeddings",
+        Task::Sparse => "it embeds texts sparsely: POST /embed_sparse",
+        Task::MultiVector => "it gives several vectors for each text: POST /embed_all",
+        Task::Classify => "it classifies texts: POST /predict",
+        Task::Rerank => "it scores pairs of texts: POST /rerank",
+        Task::TokenClassify => "it labels tokens: POST / or /token_classification",
+        Task::Tensor => "it takes tensors: POST /v2/models/{model}/infer",
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! - [`contract`]: what a contract is; [`router`] puts all of them behind one listener.
 //! - [`tei`], [`openai`], [`cohere`], [`oip`] and [`grpc`]: the contracts; [`mixed`]: routes that several share.
-//! - [`request`], [`inputs`]: reading. [`answer`], [`numbers`]: writing. [`error`]: what goes wrong.
+//! - [`request`], [`inputs`], [`options`]: reading. [`answer`], [`numbers`]: writing. [`error`]: what goes wrong.
 //! - [`metrics`], [`openapi`]: what belongs to no contract.
 
 mod answer;
@@ -20,6 +20,7 @@ mod numbers;
 pub(crate) mod oip;
 mod openai;
 pub(crate) mod openapi;
+mod options;
 mod request;
 pub(crate) mod router;
 mod tei;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use onnxd_engine::RequestContext;
 use onnxd_telemetry::trace::TraceContext;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use utoipa::ToSchema;
 
 use crate::api::error::{Class, Fault};
 
@@ -35,6 +36,11 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
         Fault::new(Class::Unreadable, message)
     })
 }
+
+/// The parameters of a call that has none, so that those that are given are not ignored.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoParameters {}
 
 /// Parses a JSON body.
 ///

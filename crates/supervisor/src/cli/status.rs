@@ -1,6 +1,9 @@
 //! `onnxd status`.
 
-use onnxd_admin::api::{LoadStatus, ModelStatus, Status, Task, WorkerStatus};
+use onnxd_admin::api::{
+    Guess, LoadStatus, ModelDetails, ModelStatus, Shortened, Status, SwitchFacts, Task,
+    WorkerStatus,
+};
 use onnxd_proto::exit::{ExitStatus, Failure};
 
 use super::{StatusArguments, client::call, say, update::refused};
@@ -31,6 +34,10 @@ fn print(status: &Status) {
     let worker = |worker| self::worker(worker, &status.models);
     table(&WORKER_COLUMNS, status.workers.iter().map(worker).collect());
     for model in &status.models {
+        if let Some(details) = &model.details {
+            say(&format!("\n{}", model.name));
+            self::details(details).iter().for_each(|line| say(line));
+        }
         for version in &model.quarantined {
             let (name, version) = (&model.name, short(version));
             say(&format!("\n{name}: version {version} failed its probation and is refused"));
@@ -55,6 +62,40 @@ fn model(model: &ModelStatus) -> Vec<String> {
         or_dash(model.drift.map(|drift| format!("{:.4}", drift.mean_cosine))),
         model.source.clone(),
     ]
+}
+
+/// How a model is run, a line for each thing there is to say.
+fn details(details: &ModelDetails) -> Vec<String> {
+    let listed = |list: &[String]| list.join(", ");
+    let length = (details.max_input_length > 0).then(|| match &details.shortened {
+        Some(Shortened { declared_tokens, reason }) => {
+            format!("{} of {declared_tokens} tokens: {reason}", details.max_input_length)
+        }
+        None => format!("{} tokens", details.max_input_length),
+    });
+    let switch = |switch: &SwitchFacts| {
+        let values = switch.values.iter().map(|(word, value)| format!("{word}={value}"));
+        let default =
+            switch.default.map_or("required".to_owned(), |value| format!("default {value}"));
+        let words: Vec<String> = std::iter::once(default).chain(values).collect();
+        format!("{} ({})", switch.name, words.join(", "))
+    };
+    let switches: Vec<String> = details.switches.iter().map(switch).collect();
+    let parts = [
+        ("file", details.file.clone()),
+        ("inputs", listed(&details.inputs)),
+        ("pipeline", details.pipeline.join(" -> ")),
+        ("longest text", length.unwrap_or_default()),
+        ("labels", listed(&details.labels)),
+        ("prompts", listed(&details.prompts)),
+        ("switches", listed(&switches)),
+    ];
+    let parts = parts.into_iter().filter(|(_, text)| !text.is_empty());
+    let parts = parts.map(|(name, text)| format!("  {name:<12}  {text}"));
+    let guess = |Guess { key, value, reason }: &Guess| {
+        format!("  {:<12}  {key} = {value}: {reason}; set `{key}` in onnxd.toml", "GUESSED")
+    };
+    parts.chain(details.guesses.iter().map(guess)).collect()
 }
 
 /// A row of the workers. MEMORY is private to the process, without the weights that workers share.
@@ -105,4 +146,35 @@ fn or_dash(value: Option<impl ToString>) -> String {
 /// As much of a version as people compare.
 fn short(version: &str) -> &str {
     version.get(..12).unwrap_or(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_told_where_there_are_any() {
+        assert!(details(&ModelDetails::default()).is_empty());
+        let words = [("text-matching".to_owned(), 4)].into();
+        let switch = SwitchFacts { name: "task_id".into(), default: Some(4), values: words };
+        let guess = Guess { key: "pooling".into(), value: "mean".into(), reason: "why".into() };
+        let shortened = Shortened { declared_tokens: 8192, reason: "memory".into() };
+        let lines = details(&ModelDetails {
+            pipeline: vec!["last_hidden_state".into(), "pooling mean".into()],
+            max_input_length: 512,
+            shortened: Some(shortened),
+            switches: vec![switch],
+            guesses: vec![guess],
+            ..ModelDetails::default()
+        });
+        for (line, text) in lines.iter().zip([
+            "last_hidden_state -> pooling mean",
+            "512 of 8192 tokens: memory",
+            "task_id (default 4, text-matching=4)",
+            "pooling = mean: why; set `pooling` in onnxd.toml",
+        ]) {
+            assert!(line.ends_with(text), "{line}");
+        }
+        assert_eq!(lines.len(), 4);
+    }
 }

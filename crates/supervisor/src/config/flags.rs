@@ -22,8 +22,8 @@ pub(crate) struct ServeArguments {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// A model to serve, from DIR or file:///DIR; without NAME= the directory's name is the
-    /// model's. Several may be given (separated by commas in the variable); the first answers
+    /// A model to serve, from DIR or file:///DIR, with ?file=PATH or ?variant=NAME where it has
+    /// several model files; without NAME= the directory's name is the model's. Several may be given (separated by commas in the variable); the first answers
     /// requests that name none
     #[arg(long, value_name = "[NAME=]URI", env = "ONNXD_MODEL", value_delimiter = ',')]
     pub model: Vec<String>,

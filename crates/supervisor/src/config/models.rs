@@ -71,19 +71,19 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
         Failure::configuration(format!("--model {spec}: {reason}"))
     };
     let (name, source) = match spec.split_once('=') {
-        // What has a slash is part of a path or URI.
-        Some((name, source)) if !name.contains('/') => (Some(name), source),
+        // What has a slash or a question mark is part of a path or URI.
+        Some((name, source)) if !name.contains(['/', '?']) => (Some(name), source),
         _ => (None, spec),
     };
     let here = absolute(Path::new("."))?;
     let uri = SourceUri::parse_in(&here, source).map_err(|error| wrong(&error))?;
     // Without `.` and the like.
-    let SourceUri::Directory(directory) = uri;
-    let directory = absolute(&directory)?;
+    let SourceUri::Directory { path, choice } = uri;
+    let directory = absolute(&path)?;
     if directory.exists() && !directory.is_dir() {
         return Err(wrong(&"this is no directory"));
     }
-    let uri = SourceUri::Directory(directory);
+    let uri = SourceUri::Directory { path: directory, choice };
     let name = name.map_or_else(|| uri.last_name().to_ascii_lowercase(), str::to_owned);
     let name = name.parse().map_err(|error| wrong(&error))?;
     Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true })
@@ -112,6 +112,8 @@ mod tests {
         assert_eq!(uri("file:///x/y"), uri("y=/x/./y"));
         assert!(uri("m=y").directory().unwrap().is_absolute());
         assert_eq!(names(&["file:///x/Y", "/x/a=b/c"]), Ok(vec!["y".into(), "c".into()]));
+        assert_eq!(uri("m=y?variant=int8"), uri("y?variant=int8"));
+        assert_ne!(uri("m=/x/y"), uri("m=/x/y?file=onnx/model_fp16.onnx"));
     }
 
     #[test]
@@ -125,6 +127,7 @@ mod tests {
             (&["a="][..], "empty"),
             (&["a=s3://bucket/m"][..], "DIR or file:///DIR"),
             (&["a=file://host/m"][..], "file:///DIR"),
+            (&["a=/x?file=../m.onnx"][..], "inside the source"),
         ] {
             let message = names(specs).unwrap_err();
             assert!(message.contains(reason), "{specs:?}: {message}");

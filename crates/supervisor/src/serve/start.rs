@@ -39,6 +39,7 @@ use onnxd_engine::{
     models::{
         machine::Times,
         registry::Registry,
+        sources::Sources,
         store::Store,
         update::{
             self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
@@ -62,11 +63,12 @@ impl Server {
         inherited: &mut Inherited,
         tasks: &EssentialTasks,
     ) -> Result<Self, Failure> {
-        let store =
-            Arc::new(Store::open(&config.state_dir, config.retention, inherited.lock.take())?);
         let (binary, library) = (&config.worker_binary, &config.onnxruntime);
         let executable = WorkerExecutable::open(binary, library, config.sandbox)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
+        let sources = Sources::new(executable.clone());
+        let lock = inherited.lock.take();
+        let store = Arc::new(Store::open(&config.state_dir, config.retention, sources, lock)?);
         let page = ControlPage::create()
             .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
         let metrics = Arc::new(Metrics::new(&templates(config)));

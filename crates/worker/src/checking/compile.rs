@@ -45,14 +45,15 @@ pub(crate) fn compile(
             .map_err(said_of)?,
     };
     expected.write(root).map_err(said)?;
-    let (_, model) = model_in(dir).map_err(said_of)?;
+    // A table is mapped as it is.
+    let Some((_, model)) = model_in(dir).map_err(said_of)? else { return Ok(false) };
     making.make(runtime, &model, |compiled| {
         let mut version = LoadedVersion::open_compiled(runtime, dir, compiled).map_err(said_of)?;
         if let Some(max_tokens) = max_tokens {
             version.limit_tokens(max_tokens);
         }
-        let file = version.model_file();
-        version.probe().and_then(|again| expected.require(&again, file)).map_err(said_of)?;
+        let file = version.model_file().to_owned();
+        version.probe().and_then(|again| expected.require(&again, &file)).map_err(said_of)?;
         let costs = version.measure_costs().map_err(said_of)?;
         costs.write(compiled.parent().unwrap_or(root)).map_err(said)
     })?;

@@ -30,10 +30,10 @@ pub(crate) struct Opening<'a> {
     pub(crate) dir: &'a Path,
     /// What the version's `onnxd.toml` says.
     pub(crate) own: &'a Own,
-    /// The model: the version's own or the compiled one.
-    pub(crate) model: &'a Path,
-    /// How messages call it.
-    pub(crate) file: &'static str,
+    /// The graph: the version's own or the compiled one. `None`: the version has none.
+    pub(crate) model: Option<&'a Path>,
+    /// What messages call it.
+    pub(crate) file: &'a str,
     pub(crate) form: Form,
 }
 

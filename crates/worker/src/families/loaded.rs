@@ -28,11 +28,13 @@ use crate::{
 
 /// How messages call a compiled model.
 const COMPILED: &str = "the compiled model";
+/// What messages call a version without a graph.
+const TABLE: &str = "model.safetensors";
 
 /// A loaded version.
 pub(crate) struct LoadedVersion {
     family: Box<dyn Family>,
-    file: &'static str,
+    file: String,
     form: Form,
     costs: Costs,
 }
@@ -73,7 +75,7 @@ impl LoadedVersion {
             RefusalKind::Checksum.because("there is nothing to compare the compiled model with")
         })?;
         let mut version = Self::open_compiled(runtime, dir, &model)?;
-        expected.require(&version.family.probe(Extent::AtLoad)?, version.file)?;
+        expected.require(&version.family.probe(Extent::AtLoad)?, &version.file)?;
         // Without them each input runs alone until runs have been observed.
         if let Some(costs) = model.parent().and_then(Costs::read) {
             version.costs = costs;
@@ -90,8 +92,12 @@ impl LoadedVersion {
     /// The version cannot be loaded.
     pub(crate) fn open(runtime: &Runtime, dir: &Path) -> Result<Self, Refusal> {
         let own = Own::read(dir)?;
-        let (file, model) = model_in(dir)?;
-        Self::open_form(Opening { runtime, dir, own: &own, model: &model, file, form: Form::Plain })
+        let found = model_in(dir)?;
+        let (file, model) = match &found {
+            Some((file, model)) => (file.as_str(), Some(model.as_path())),
+            None => (TABLE, None),
+        };
+        Self::open_form(Opening { runtime, dir, own: &own, model, file, form: Form::Plain })
     }
 
     /// Loads the version in `dir` with the compiled `model` in the place of its own.
@@ -103,14 +109,14 @@ impl LoadedVersion {
         dir: &Path,
         model: &Path,
     ) -> Result<Self, Refusal> {
-        let (file, form) = (COMPILED, Form::Compiled);
+        let (file, form, model) = (COMPILED, Form::Compiled, Some(model));
         Self::open_form(Opening { runtime, dir, own: &Own::read(dir)?, model, file, form })
     }
 
     fn open_form(opening: Opening<'_>) -> Result<Self, Refusal> {
         let family = table::open(&opening)?;
         let costs = family.unmeasured_costs();
-        Ok(Self { family, file: opening.file, form: opening.form, costs })
+        Ok(Self { family, file: opening.file.to_owned(), form: opening.form, costs })
     }
 
     /// See [`Family::try_out`].
@@ -169,7 +175,7 @@ impl LoadedVersion {
     }
 
     /// The model's file, for messages.
-    pub(crate) fn model_file(&self) -> &'static str {
-        self.file
+    pub(crate) fn model_file(&self) -> &str {
+        &self.file
     }
 }

@@ -1,7 +1,7 @@
 //! What a version says of itself in `onnxd.toml`, which has the last word. Read once when a version is
 //! opened; the table of families and the families themselves look at it.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use onnxd_proto::domain::{Activation, Pooling, Refusal, RefusalKind, Task};
 use serde::Deserialize;
@@ -19,14 +19,38 @@ pub(crate) struct Own {
     pub(crate) pooling: Option<Pooling>,
     /// Whether embeddings have length 1.
     pub(crate) normalize: Option<bool>,
-    /// How scores become numbers between 0 and 1.
+    /// What becomes of scores.
     pub(crate) activation: Option<Activation>,
+    /// The output of the graph that is used.
+    pub(crate) output: Option<String>,
+    /// What is fed to numbers that change what the graph computes, by their names.
+    pub(crate) inputs: BTreeMap<String, Number>,
+    /// The file of the graph within the source, and which of several is taken. Both are for whoever
+    /// stages the version: it holds one graph.
+    pub(crate) file: Option<String>,
+    pub(crate) variant: Option<String>,
+    /// How a model that generates text is asked whether a document answers a query, as a Jinja
+    /// template of `query`, `document` and `instruction`.
+    pub(crate) template: Option<String>,
+    /// The token with which such a model says yes, and the one with which it says no.
+    pub(crate) true_token: Option<String>,
+    pub(crate) false_token: Option<String>,
+    /// What may be put before a text, by name.
+    pub(crate) prompts: BTreeMap<String, String>,
     /// Tokens of the longest text.
     pub(crate) max_tokens: Option<u32>,
     /// The prompt for texts whose request names none.
     pub(crate) default_prompt_name: Option<String>,
     /// `false`: tensors of different requests never run together.
     pub(crate) batch: Option<bool>,
+}
+
+/// A number, or the model's word for it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Number {
+    Number(i64),
+    Word(String),
 }
 
 impl Own {

@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Try a version; print a line of JSON for each part that passes, and at last the verdict.
     /// Exits 0 if it can serve, else 1.
     Check(CheckArgs),
+    /// Print a line of JSON that names the model file of a source and the files with its weights,
+    /// or says why there is none to take. Exits 0 if there is one, else 1.
+    List(ListArgs),
     /// See to it that a version has a sound compiled form. Exits 0 also if it can have none, and
     /// says why in a line of JSON.
     Compile {
@@ -44,6 +47,22 @@ pub(crate) enum Command {
         #[arg(long)]
         compiled_dir: PathBuf,
     },
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct ListArgs {
+    /// The source's directory; without it, standard input is one.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// The source is a snapshot in the hub's cache, whose files are in `../../blobs`.
+    #[arg(long)]
+    pub(crate) hub_cache: bool,
+    /// The model file to take, relative to the source.
+    #[arg(long)]
+    pub(crate) file: Option<String>,
+    /// The kind of model file to take.
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) variant: Option<String>,
 }
 
 #[derive(Debug, Group)]

@@ -51,6 +51,12 @@ impl Files {
         Self::new(&read, &[(write, compiled)])
     }
 
+    /// Of a process that lists a source: the source, and the blobs of its hub cache.
+    pub(crate) fn of_lister(source: &Path, blobs: Option<&Path>) -> Result<Self, SandboxError> {
+        let read: Vec<PathBuf> = std::iter::once(source).chain(blobs).map(Into::into).collect();
+        Self::new(&read, &[])
+    }
+
     fn new(
         read: &[PathBuf],
         more: &[(BitFlags<AccessFs>, Option<&Path>)],

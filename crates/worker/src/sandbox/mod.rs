@@ -45,7 +45,21 @@ pub(crate) struct Limits {
     pub(crate) file_bytes: Option<u64>,
 }
 
+/// Memory of a process that lists a source: names of files and parts of a model.
+const LISTING_MEMORY_BYTES: u64 = 256 << 20;
+/// CPU time of such a process.
+const LISTING_CPU_SECONDS: u64 = 20;
+
 impl Limits {
+    /// Of a process that lists a source.
+    pub(crate) fn listing() -> Self {
+        Self {
+            memory_bytes: Some(LISTING_MEMORY_BYTES),
+            cpu_seconds: Some(LISTING_CPU_SECONDS),
+            ..Self::serving()
+        }
+    }
+
     /// Of a worker, which writes nothing but its log.
     pub(crate) fn serving() -> Self {
         // Where the log is a file, the limit would be that of the log.

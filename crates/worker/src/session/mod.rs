@@ -2,20 +2,18 @@
 //! loaded and compiled ([`runtime`]), what a model must look like to be run with texts ([`texts`]) or
 //! tensors ([`tensors`]), running it, and ending a run ([`interrupt`]). Knows nothing of versions.
 
-mod contract;
 mod elements;
 mod error;
+mod inlets;
 mod interrupt;
 mod runtime;
 mod tensors;
 mod texts;
 
-pub use self::texts::Tokens;
 pub(crate) use self::{
-    contract::Head,
     error::SessionError,
     interrupt::{during, is_terminated, terminate},
     runtime::{COMPILED_WEIGHTS, Form, Runtime, RuntimeError},
     tensors::{Given, Output as TensorOutput, TensorSession},
-    texts::Session,
+    texts::{Batch, Output, Session, Tokens},
 };

@@ -1,63 +1,80 @@
-//! A model for texts in ONNX Runtime: feeds tokens, padded to the longest text, and shows what
-//! comes out.
+//! A graph for texts in ONNX Runtime: feeds tokens, padded to the longest text, and shows the one
+//! output that is used. Which output that is, and what is made of it, is decided by the family.
 
-use std::{fmt, mem, path::Path};
+use std::{fmt, path::Path};
 
+use half::{bf16, f16};
+use onnxd_proto::domain::tensor::{DataType, TensorSpec};
 use ort::{
-    session::{OutputSelector, SessionInputValue},
-    value::TensorRef,
+    session::OutputSelector,
+    value::{DynValue, Outlet, PrimitiveTensorElementType, TensorElementType, ValueType},
 };
 
 use super::{
-    contract::{Head, Input, accept_inputs, choose_output},
+    elements,
     error::{SessionError, load_failed, run_failed},
+    inlets::{Inlet, Kind, Rows},
     interrupt::Options,
     runtime::{Form, Runtime},
 };
 
-/// The tokens of one text. All of them are attended to.
+/// The tokens of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     /// Rows of the embedding table.
-    pub ids: Vec<i64>,
+    pub(crate) ids: Vec<i64>,
     /// As long as `ids`; mostly zeros.
-    pub type_ids: Vec<i64>,
+    pub(crate) type_ids: Vec<i64>,
+    /// How many, from the first on, are attended to; mostly all.
+    pub(crate) attended: usize,
 }
 
 impl Tokens {
+    /// Tokens that are all attended to.
+    pub(crate) fn of(ids: Vec<i64>, type_ids: Vec<i64>) -> Self {
+        let attended = ids.len();
+        Self { ids, type_ids, attended }
+    }
+
     /// The first `length` tokens.
     pub(crate) fn cut(&self, length: usize) -> Self {
         let cut = |values: &[i64]| values.iter().copied().take(length).collect();
-        Self { ids: cut(&self.ids), type_ids: cut(&self.type_ids) }
+        let attended = self.attended.min(length);
+        Self { ids: cut(&self.ids), type_ids: cut(&self.type_ids), attended }
     }
 }
 
-/// A loaded model for texts.
+/// What is run together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch<'a> {
+    pub(crate) texts: &'a [&'a Tokens],
+    /// What fills up shorter texts.
+    pub(crate) pad_id: i64,
+    /// The values of the graph's switches, in the order of [`Session::switches`].
+    pub(crate) switches: &'a [i64],
+}
+
+/// A loaded graph for texts.
 pub(crate) struct Session {
     inner: ort::session::Session,
-    inputs: Vec<Input>,
-    /// Computes the one output that is used.
-    options: Options,
+    inlets: Vec<Inlet>,
+    outputs: Vec<TensorSpec>,
+    /// Computes the one output that is used; `None` until one is selected.
+    options: Option<Options>,
     output: String,
-    pooled: bool,
     /// What is fed, reused from run to run.
-    buffers: Buffers,
+    rows: Rows,
+    /// What came out, where that is not float32.
+    converted: Vec<f32>,
 }
 
-#[derive(Debug, Default)]
-struct Buffers {
-    ids: Vec<i64>,
-    mask: Vec<i64>,
-    type_ids: Vec<i64>,
-}
-
-/// What a run computed, for every text `rows` rows of `dimension` components.
+/// What a run computed.
 #[derive(Debug)]
 pub(crate) struct Output<'a> {
+    /// In the order of the shape, the last axis first.
     pub(crate) values: &'a [f32],
-    /// The tokens of the longest text, or 1 where the model pools by itself.
-    pub(crate) rows: usize,
-    pub(crate) dimension: usize,
+    /// The first axis is the texts.
+    pub(crate) shape: &'a [usize],
 }
 
 impl fmt::Debug for Session {
@@ -67,118 +84,191 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Loads the model and sees whether it is one for texts.
-    pub(crate) fn open(
-        runtime: &Runtime,
-        model: &Path,
-        form: Form,
-        head: Head,
-    ) -> Result<Self, SessionError> {
-        Self::open_with(runtime, model, (form, head), &[])
+    /// Loads a graph and looks at its inputs and outputs. No output is selected yet.
+    ///
+    /// # Errors
+    /// ONNX Runtime cannot load it, or an input cannot be fed.
+    pub(crate) fn open(runtime: &Runtime, model: &Path, form: Form) -> Result<Self, SessionError> {
+        Self::open_with(runtime, model, form, &[])
     }
 
-    /// Loads a compiled model for runs that are spread over these CPUs, too.
+    /// Loads a compiled graph for runs that are spread over these CPUs, too.
+    ///
+    /// # Errors
+    /// See [`Session::open`].
     pub(crate) fn open_wide(
         runtime: &Runtime,
         model: &Path,
-        head: Head,
         helpers: &[u16],
     ) -> Result<Self, SessionError> {
-        Self::open_with(runtime, model, (Form::Compiled, head), helpers)
+        Self::open_with(runtime, model, Form::Compiled, helpers)
     }
 
     fn open_with(
         runtime: &Runtime,
         model: &Path,
-        (form, head): (Form, Head),
+        form: Form,
         helpers: &[u16],
     ) -> Result<Self, SessionError> {
         let opened =
             runtime.builder(form, helpers).and_then(|mut builder| builder.commit_from_file(model));
         let inner = opened.map_err(load_failed)?;
-        let inputs = accept_inputs(inner.inputs())?;
-        let (output, pooled) = choose_output(inner.outputs(), head)?;
-        let options = Options::new(OutputSelector::no_default().with(&output))?;
-        Ok(Self { inner, inputs, options, output, pooled, buffers: Buffers::default() })
+        let inlets: Vec<Inlet> =
+            inner.inputs().iter().map(Inlet::of).collect::<Result<_, SessionError>>()?;
+        if !inlets.iter().any(|inlet| inlet.kind == Kind::Ids) {
+            return Err(SessionError::Contract("the graph has no input input_ids".into()));
+        }
+        let outputs = inner.outputs().iter().filter_map(spec).collect();
+        Ok(Self {
+            inner,
+            inlets,
+            outputs,
+            options: None,
+            output: String::new(),
+            rows: Rows::default(),
+            converted: Vec::new(),
+        })
     }
 
-    /// Whether the model pools by itself.
-    pub(crate) fn is_pooled(&self) -> bool {
-        self.pooled
+    /// The outputs that are tensors.
+    pub(crate) fn outputs(&self) -> &[TensorSpec] {
+        &self.outputs
     }
 
-    /// Whether the model can be told what is padding.
+    /// What is fed, for people.
+    pub(crate) fn describe_inputs(&self) -> Vec<String> {
+        self.inlets.iter().map(Inlet::describe).collect()
+    }
+
+    /// Names of the numbers that change what the graph computes.
+    pub(crate) fn switches(&self) -> Vec<String> {
+        let switches = self.inlets.iter().filter(|inlet| inlet.kind == Kind::Switch);
+        switches.map(|inlet| inlet.name.clone()).collect()
+    }
+
+    /// Whether the graph can be told what is padding.
     pub(crate) fn is_masked(&self) -> bool {
-        self.inputs.contains(&Input::Mask)
+        self.inlets.iter().any(|inlet| inlet.kind == Kind::Mask)
     }
 
-    /// Gives back the memory that earlier runs took, by a run of one token: what the next run needs
-    /// can then be told from it.
-    pub(crate) fn release_memory(&mut self) -> Result<(), SessionError> {
-        let releasing = Options::releasing(OutputSelector::no_default().with(&self.output))?;
-        let options = mem::replace(&mut self.options, releasing);
-        let token = Tokens { ids: vec![0], type_ids: vec![0] };
-        let ran = self.run(&[&token], 0, |_| ());
-        self.options = options;
-        ran
+    /// Whether the graph gives its output for the last place of a batch alone, so that only texts of
+    /// equal length may run together.
+    pub(crate) fn keeps_last_alone(&self) -> bool {
+        self.inlets.iter().any(|inlet| inlet.kind == Kind::LogitsToKeep)
     }
 
-    /// Runs texts, padded with `pad_id` to the longest, and lets `read` see the output before it
-    /// is freed.
+    /// Computes this output, and no other, from now on.
+    ///
+    /// # Errors
+    /// ONNX Runtime has no memory for it.
+    pub(crate) fn select(&mut self, output: &str) -> Result<(), SessionError> {
+        self.options = Some(Options::new(OutputSelector::no_default().with(output))?);
+        output.clone_into(&mut self.output);
+        Ok(())
+    }
+
+    /// Has runs give memory that is not used back to the system when they end, or keep it again.
+    ///
+    /// # Errors
+    /// ONNX Runtime has no memory for it.
+    pub(crate) fn release_memory(&mut self, release: bool) -> Result<(), SessionError> {
+        let outputs = OutputSelector::no_default().with(&self.output);
+        let options = if release { Options::releasing(outputs) } else { Options::new(outputs) };
+        self.options = Some(options?);
+        Ok(())
+    }
+
+    /// Numbers of a vector of the output that is computed, where the graph declares them.
+    pub(crate) fn width(&self) -> Option<usize> {
+        let output = self.outputs.iter().find(|output| output.name == self.output)?;
+        output.shape.last().and_then(|&size| usize::try_from(size).ok())
+    }
+
+    /// The output that is computed and its type, for people.
+    pub(crate) fn describe_output(&self) -> String {
+        let output = self.outputs.iter().find(|output| output.name == self.output);
+        let datatype = output.map_or("", |output| output.datatype.name());
+        format!("{} ({})", self.output, datatype.to_lowercase())
+    }
+
+    /// The output that is computed.
+    pub(crate) fn selected(&self) -> &str {
+        &self.output
+    }
+
+    /// Runs texts, padded to the longest, and lets `read` see the output before it is freed.
+    ///
+    /// # Errors
+    /// ONNX Runtime fails, or the output does not have one part for each text.
     pub(crate) fn run<T>(
         &mut self,
-        texts: &[&Tokens],
-        pad_id: i64,
-        read: impl FnOnce(&Output<'_>) -> T,
+        batch: &Batch<'_>,
+        read: impl FnOnce(&Output<'_>) -> Result<T, SessionError>,
     ) -> Result<T, SessionError> {
-        let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        let shape = [texts.len(), longest];
-        self.buffers.fill(texts, longest, pad_id);
-        let mut fed: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(Input::ALL.len());
-        for input in &self.inputs {
-            let values = self.buffers.of(*input);
-            let tensor = TensorRef::from_array_view((shape, values)).map_err(run_failed)?;
-            fed.push((input.name(), tensor.into()));
+        let Self { inner, inlets, options, output, rows, converted, .. } = self;
+        let options = options
+            .as_mut()
+            .ok_or_else(|| SessionError::Contract("no output was selected".into()))?;
+        rows.fill(batch.texts, batch.pad_id);
+        let (mut fed, mut switches) = (Vec::with_capacity(inlets.len()), batch.switches.iter());
+        for inlet in inlets {
+            let switch = match inlet.kind {
+                Kind::Switch => switches.next().copied().unwrap_or_default(),
+                _ => 0,
+            };
+            let name = inlet.name.clone();
+            fed.push((name, inlet.feed(rows, switch)?));
         }
-        let Self { inner, options, .. } = self;
         let outputs = options.run(|options| inner.run_with_options(fed, options))?;
-        let (dimensions, values) = outputs[0].try_extract_tensor::<f32>().map_err(run_failed)?;
-        let size = |place: usize| usize::try_from(dimensions[place]).unwrap_or(0);
-        let (rows, dimension) = match dimensions.len() {
-            3 if !self.pooled && [size(0), size(1)] == shape => (shape[1], size(2)),
-            2 if self.pooled && size(0) == shape[0] => (1, size(1)),
-            _ => (0, 0),
-        };
-        if dimension == 0 {
+        let (shape, values) = floats(&outputs[0], converted)?;
+        if shape.first() != Some(&batch.texts.len()) {
+            let [texts, tokens] = rows.shape();
             return Err(SessionError::Contract(format!(
-                "the output {} has the shape {dimensions} for {} texts of {} tokens",
-                self.output, shape[0], shape[1]
+                "the output {output} has the shape {shape:?} for {texts} texts of {tokens} tokens"
             )));
         }
-        Ok(read(&Output { values, rows, dimension }))
+        read(&Output { values, shape: &shape })
     }
 }
 
-impl Buffers {
-    fn fill(&mut self, texts: &[&Tokens], longest: usize, pad_id: i64) {
-        self.ids.clear();
-        self.mask.clear();
-        self.type_ids.clear();
-        for (text, end) in texts.iter().zip((1..).map(|row| row * longest)) {
-            self.ids.extend_from_slice(&text.ids);
-            self.type_ids.extend_from_slice(&text.type_ids);
-            self.mask.resize(self.ids.len(), 1);
-            self.ids.resize(end, pad_id);
-            self.type_ids.resize(end, 0);
-            self.mask.resize(end, 0);
+/// The shape of an output, and its values as f32; `converted` holds them where they are others.
+fn floats<'v>(
+    value: &'v DynValue,
+    converted: &'v mut Vec<f32>,
+) -> Result<(Vec<usize>, &'v [f32]), SessionError> {
+    let ValueType::Tensor { ty, .. } = value.dtype() else {
+        return Err(SessionError::Contract("the output is no tensor".into()));
+    };
+    match ty {
+        TensorElementType::Float32 => {
+            let (shape, values) = value.try_extract_tensor::<f32>().map_err(run_failed)?;
+            Ok((sizes(shape), values))
         }
+        TensorElementType::Float16 => convert::<f16>(value, converted, f16::to_f32),
+        TensorElementType::Bfloat16 => convert::<bf16>(value, converted, bf16::to_f32),
+        TensorElementType::Float64 => convert::<f64>(value, converted, |value| value as f32),
+        ty => Err(SessionError::Contract(format!("the output has elements of type {ty:?}"))),
     }
+}
 
-    fn of(&self, input: Input) -> &[i64] {
-        match input {
-            Input::Ids => &self.ids,
-            Input::Mask => &self.mask,
-            Input::TypeIds => &self.type_ids,
-        }
-    }
+fn convert<'v, T: PrimitiveTensorElementType + Copy>(
+    value: &DynValue,
+    converted: &'v mut Vec<f32>,
+    to_float: impl Fn(T) -> f32,
+) -> Result<(Vec<usize>, &'v [f32]), SessionError> {
+    let (shape, values) = value.try_extract_tensor::<T>().map_err(run_failed)?;
+    converted.clear();
+    converted.extend(values.iter().map(|&value| to_float(value)));
+    Ok((sizes(shape), converted))
+}
+
+fn sizes(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect()
+}
+
+/// Type and declared shape of an output, if it is a tensor of a type that we know.
+fn spec(outlet: &Outlet) -> Option<TensorSpec> {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return None };
+    let datatype: DataType = elements::datatype(*ty)?;
+    Some(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec() })
 }

@@ -7,6 +7,7 @@
 //! - [`embed`]: answers, their labels, and what changes them.
 //! - [`life`]: how a worker starts, where it runs, and how it ends.
 //! - [`limits`]: what a checker may not use.
+//! - [`list`]: which files of a source are its model.
 //! - [`memory`]: what workers cost together.
 //! - [`tasks`]: rerankers, classifiers, tensors, prompts, tokens.
 //! - [`unload`]: giving a model back.
@@ -23,6 +24,7 @@ mod embed;
 mod fixtures;
 mod life;
 mod limits;
+mod list;
 mod memory;
 mod supervisor;
 mod tasks;

@@ -6,12 +6,13 @@
 use std::{
     collections::HashMap,
     fmt,
-    fs::{File, Metadata},
+    fs::File,
     io,
-    os::unix::fs::MetadataExt,
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
+
+use onnxd_proto::domain::FileStamp;
 
 /// File times may be as coarse as this.
 const COARSEST: Duration = Duration::from_secs(2);
@@ -24,13 +25,7 @@ pub struct Digests(Mutex<HashMap<Identity, String>>);
 
 /// A file as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
+pub struct Identity(FileStamp);
 
 impl Identity {
     /// The file as it is now.
@@ -38,12 +33,17 @@ impl Identity {
     /// # Errors
     /// What the system answers.
     pub(in crate::models) fn of(file: &File) -> io::Result<Self> {
-        Ok(Self::from(&file.metadata()?))
+        Ok(Self(FileStamp::from(&file.metadata()?)))
+    }
+
+    /// Whether this is the file that a listing saw, unchanged.
+    pub(in crate::models) fn is(&self, stamp: &FileStamp) -> bool {
+        self.0 == *stamp
     }
 
     /// Its length.
     pub(in crate::models) fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.bytes
     }
 
     /// Whether the file was left alone for long enough that a change would show.
@@ -53,27 +53,15 @@ impl Identity {
             reason = "compared with file times, which are this clock's"
         )]
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let changed = u64::try_from(self.changed.0.max(self.modified.0)).unwrap_or(u64::MAX);
+        let changed = u64::try_from(self.0.changed.0.max(self.0.modified.0)).unwrap_or(u64::MAX);
         Duration::from_secs(changed).saturating_add(COARSEST) < now
     }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, inode, bytes, modified, changed } = self;
+        let FileStamp { device, inode, bytes, modified, changed } = &self.0;
         write!(formatter, "{device} {inode} {bytes} {modified:?} {changed:?}")
-    }
-}
-
-impl From<&Metadata> for Identity {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
     }
 }
 

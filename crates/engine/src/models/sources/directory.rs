@@ -1,5 +1,5 @@
 //! A directory as a source, with the files of the Hugging Face hub. It is opened once, and files
-//! are opened below it without following links, so that a version is never a mixture.
+//! are opened below it by [`Tree`], so that a version is never a mixture.
 
 use std::{
     fs::{self, File},
@@ -11,8 +11,10 @@ use std::{
     },
 };
 
-use onnxd_proto::domain::{Refusal, RefusalKind};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use onnxd_proto::{
+    domain::{Listing, ModelChoice, Refusal, RefusalKind},
+    layout::MANIFEST,
+};
 use sha2::{Digest, Sha256};
 
 use crate::models::{
@@ -21,58 +23,178 @@ use crate::models::{
         Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
         checksums::{self, Checksums},
         digests::{Digests, Identity},
+        lister::Lister,
+        selection,
+        tree::Tree,
     },
 };
 
-/// Files that a version takes from a directory where they are there. The model itself and its
-/// external data are found by [`Opened::model_files`].
-const SMALL_FILES: &[&str] = &[
-    "1_Pooling/config.json",
-    "canary.jsonl",
-    "config.json",
-    "config_sentence_transformers.json",
-    "modules.json",
-    "onnxd.toml",
-    "sentence_bert_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-];
-
 /// Bytes of one version. A source that holds more is no model for this server.
 const VERSION_BYTES_MAX: u64 = 16 << 30;
+/// Files of one version: all are open at once.
+const VERSION_FILES_MAX: usize = 1000;
+/// How often a source is listed again when its model changes meanwhile.
+const LISTINGS_MAX: usize = 3;
 
 /// A directory that holds a model.
 #[derive(Debug)]
-pub struct Directory {
+pub(super) struct Directory {
     path: PathBuf,
+    choice: ModelChoice,
     digests: Arc<Digests>,
+    lister: Arc<dyn Lister>,
 }
 
 impl Directory {
     /// The directory at `path`; nothing is opened yet.
-    pub fn new(path: PathBuf, digests: Arc<Digests>) -> Self {
-        Self { path, digests }
+    pub(super) fn new(
+        path: PathBuf,
+        choice: ModelChoice,
+        digests: Arc<Digests>,
+        lister: Arc<dyn Lister>,
+    ) -> Self {
+        Self { path, choice, digests, lister }
     }
 }
 
 impl Source for Directory {
     fn resolve(&self, known: Option<&SnapshotId>) -> Result<Resolved, Refusal> {
-        let opened = Opened::open(&self.path)?;
+        let snapshot = self.snapshot()?;
         // It may list files beside those of the snapshot, so it is compared each time.
-        let has_checksums = opened.open_file(checksums::FILE)?.is_some();
-        let snapshot = opened.snapshot(&self.digests)?;
-        Ok(match known {
-            Some(known) if *known == snapshot.id && !has_checksums => Resolved::Unchanged,
-            _ => Resolved::Changed(Box::new(snapshot)),
-        })
+        let has_checksums = snapshot.tree.open_file(checksums::FILE)?.is_some();
+        match known {
+            Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
+            _ => {
+                snapshot.announce();
+                Ok(Resolved::Changed(Box::new(snapshot)))
+            }
+        }
+    }
+}
+
+impl Directory {
+    /// The files that make a version, opened.
+    ///
+    /// # Errors
+    /// `Contract` where there is no model or a file that it needs is missing or outside, or all are
+    /// larger than a version may be; `Internal` where a file cannot be read. All name the file or
+    /// the directory.
+    fn snapshot(&self) -> Result<DirectorySnapshot, Refusal> {
+        for _ in 0..LISTINGS_MAX {
+            let tree = Tree::open(&self.path)?;
+            let listed = self.lister.list(&tree, &self.choice);
+            let listing = listed.map_err(|Refusal { kind, message }| {
+                kind.because(format!("{}: {message}", tree.path().display()))
+            })?;
+            if let Some(snapshot) = snapshot_of(tree, listing, &self.digests)? {
+                return Ok(snapshot);
+            }
+        }
+        let path = self.path.display();
+        let message = format!("{path}: its model changes all the time; retry when it is complete");
+        Err(RefusalKind::Contract.because(message))
+    }
+}
+
+/// The files of a version, opened; `None` where the model is another than the one that was listed.
+fn snapshot_of(
+    tree: Tree,
+    listing: Listing,
+    digests: &Arc<Digests>,
+) -> Result<Option<DirectorySnapshot>, Refusal> {
+    let mut opening = Opening::default();
+    let mut needed: Vec<&String> = listing.external.iter().collect();
+    needed.extend(listing.model.iter().map(|model| &model.file));
+    for path in needed {
+        let Some(opened) = identified(&tree, path)? else {
+            return Err(tree.refuse(format!("{path} is missing; download it beside the model")));
+        };
+        if let Some(model) = listing.model.as_ref().filter(|model| model.file == *path)
+            && !listing.external.is_empty()
+            && !opened.1.is(&model.stamp)
+        {
+            return Ok(None);
+        }
+        opening.add(path.clone(), opened);
+    }
+    let named = tree.named(listing.model.is_some())?;
+    let count = opening.0.len() + named.len();
+    if count > VERSION_FILES_MAX {
+        return Err(tree.refuse(format!(
+            "its model has {count} files, and a version has at most {VERSION_FILES_MAX}"
+        )));
+    }
+    let mut left_out = Vec::new();
+    for path in named {
+        let Some(opened) = identified(&tree, &path)? else { continue };
+        let bytes = opened.1.bytes();
+        if selection::is_small(&path) && bytes > selection::NAMED_BYTES_MAX {
+            left_out.push(format!("{path}, of {bytes} bytes, is left out"));
+        } else if !opening.has(&path) {
+            opening.add(path, opened);
+        }
+    }
+    let listing = Listing { notes: [listing.notes, left_out].concat(), ..listing };
+    opening.finish(tree, listing, digests).map(Some)
+}
+
+/// A file below the directory with what it is now, if it is there.
+fn identified(tree: &Tree, path: &str) -> Result<Option<(File, Identity)>, Refusal> {
+    let Some(file) = tree.open_file(path)? else { return Ok(None) };
+    let identity = Identity::of(&file).map_err(|error| tree.refusal(path, &error))?;
+    Ok(Some((file, identity)))
+}
+
+/// A snapshot that is being opened.
+#[derive(Default)]
+struct Opening(Vec<(String, (File, Identity))>);
+
+impl Opening {
+    fn add(&mut self, path: String, opened: (File, Identity)) {
+        self.0.push((path, opened));
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.0.iter().any(|(known, _)| known == path)
+    }
+
+    fn finish(
+        mut self,
+        tree: Tree,
+        listing: Listing,
+        digests: &Arc<Digests>,
+    ) -> Result<DirectorySnapshot, Refusal> {
+        self.0.sort_by(|one, other| one.0.cmp(&other.0));
+        if self.has(MANIFEST) {
+            return Err(tree.refuse(format!("a file of a version cannot be called {MANIFEST}")));
+        }
+        let (mut files, mut handles) = (Vec::new(), Vec::new());
+        let mut id = Identifier::default();
+        for (path, (file, identity)) in self.0 {
+            id.add(&path, &identity);
+            let (bytes, sha256) = (identity.bytes(), digests.get(&identity));
+            files.push(SnapshotFile { path, bytes, sha256 });
+            handles.push((file, identity));
+        }
+        // An author who corrects it has made another snapshot.
+        if let Some((_, identity)) = identified(&tree, checksums::FILE)? {
+            id.add(checksums::FILE, &identity);
+        }
+        let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
+        if all > most {
+            return Err(tree
+                .refuse(format!("its files have {all} bytes, and a version has at most {most}")));
+        }
+        let (id, digests) = (id.finish(), Arc::clone(digests));
+        Ok(DirectorySnapshot { tree, listing, id, files, handles, digests })
     }
 }
 
 /// A directory's files at one moment, opened.
 #[derive(Debug)]
 struct DirectorySnapshot {
-    opened: Opened,
+    tree: Tree,
+    listing: Listing,
     id: SnapshotId,
     files: Vec<SnapshotFile>,
     /// Those files, with what they were when they were opened.
@@ -90,7 +212,32 @@ impl Snapshot for DirectorySnapshot {
     }
 
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
-        self.opened.verify(files)
+        let Some(file) = self.tree.open_file(checksums::FILE)? else { return Ok(()) };
+        let path = self.tree.path().join(checksums::FILE);
+        let mut text = String::new();
+        file.take(checksums::BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .map_err(|error| io_refusal(&path, &error))?;
+        let refuse = |what: String| {
+            Err(RefusalKind::Checksum.because(format!("{}: {what}", self.tree.path().display())))
+        };
+        if text.len() as u64 > checksums::BYTES_MAX {
+            return refuse(format!("{} is too long", checksums::FILE));
+        }
+        let checksums = match Checksums::parse(&text) {
+            Ok(checksums) => checksums,
+            Err(line) => return refuse(format!("{}: line {line} is no digest", checksums::FILE)),
+        };
+        // Other variants of the model may be listed and left out of a download. One with the usual
+        // name would be taken instead, once it has arrived.
+        let model = self.listing.model.as_ref();
+        let is_ours = |path: &str| {
+            selection::takes(path, model.is_some())
+                || model.is_some_and(|model| !model.is_stated) && selection::is_usual(path)
+        };
+        let is_missing =
+            |path: &str| is_ours(path) && matches!(self.tree.open_file(path), Ok(None));
+        checksums.fault(files, is_missing).map_or(Ok(()), refuse)
     }
 
     /// Blocking.
@@ -112,7 +259,7 @@ impl Snapshot for DirectorySnapshot {
                 done <= VERSION_BYTES_MAX
             };
             let (bytes, sha256) = copy(file, &target.join(path), &mut count)
-                .map_err(|error| self.opened.refusal(path, &error))?;
+                .map_err(|error| self.tree.refusal(path, &error))?;
             is_pinned &= self.digests.remember(file, identity, &sha256);
             files.push(FetchedFile { path: path.clone(), bytes, sha256 });
         }
@@ -120,158 +267,18 @@ impl Snapshot for DirectorySnapshot {
     }
 }
 
-/// A directory, held open, so that a link that is moved to another directory meanwhile cannot mix two.
-#[derive(Debug)]
-struct Opened {
-    path: PathBuf,
-    handle: File,
-}
-
-impl Opened {
-    /// Opens the directory; a link to it is followed once, here.
-    ///
-    /// # Errors
-    /// [`RefusalKind::NotFound`] with the path.
-    fn open(path: &Path) -> Result<Self, Refusal> {
-        let missing = |error: &dyn std::fmt::Display| {
-            RefusalKind::NotFound.because(format!("{}: {error}", path.display()))
-        };
-        let handle = File::open(path).map_err(|error| missing(&error))?;
-        match handle.metadata() {
-            Ok(metadata) if metadata.is_dir() => Ok(Self { path: path.to_owned(), handle }),
-            Ok(_) => Err(missing(&"not a directory")),
-            Err(error) => Err(missing(&error)),
+impl DirectorySnapshot {
+    /// Says which files were chosen, and why.
+    fn announce(&self) {
+        let source = self.tree.path().display();
+        if let Some(model) = &self.listing.model {
+            let (file, reason) = (&model.file, &model.reason);
+            tracing::info!(%source, file, reason, "model file chosen");
+        }
+        for note in &self.listing.notes {
+            tracing::info!(%source, note, "source listed");
         }
     }
-
-    /// The files that make a version, opened.
-    ///
-    /// # Errors
-    /// `Contract` where no model is there, a file is a link, or all are larger than a version may
-    /// be; `Internal` where a file cannot be read. All name the file or the directory.
-    fn snapshot(self, digests: &Arc<Digests>) -> Result<DirectorySnapshot, Refusal> {
-        let mut paths = self.model_files()?;
-        paths.extend(SMALL_FILES.iter().map(ToString::to_string));
-        paths.sort();
-        let (mut files, mut handles) = (Vec::new(), Vec::new());
-        let mut id = Identifier::default();
-        for path in paths {
-            if let Some((file, identity)) = self.identified(&path)? {
-                id.add(&path, &identity);
-                let (bytes, sha256) = (identity.bytes(), digests.get(&identity));
-                files.push(SnapshotFile { path, bytes, sha256 });
-                handles.push((file, identity));
-            }
-        }
-        // An author who corrects it has made another snapshot.
-        if let Some((_, identity)) = self.identified(checksums::FILE)? {
-            id.add(checksums::FILE, &identity);
-        }
-        let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
-        if all > most {
-            return Err(RefusalKind::Contract.because(format!(
-                "{}: its files have {all} bytes, and a version has at most {most}",
-                self.path.display()
-            )));
-        }
-        let digests = Arc::clone(digests);
-        Ok(DirectorySnapshot { opened: self, id: id.finish(), files, handles, digests })
-    }
-
-    /// A file below the directory with what it is now, if it is there.
-    fn identified(&self, path: &str) -> Result<Option<(File, Identity)>, Refusal> {
-        let Some(file) = self.open_file(path)? else { return Ok(None) };
-        let identity = Identity::of(&file).map_err(|error| self.refusal(path, &error))?;
-        Ok(Some((file, identity)))
-    }
-
-    /// Compares files with the `SHA256SUMS` of the source, if it has one.
-    ///
-    /// # Errors
-    /// `Checksum` where one differs or is missing, or where a line cannot be read.
-    fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
-        let Some(file) = self.open_file(checksums::FILE)? else { return Ok(()) };
-        let path = self.path.join(checksums::FILE);
-        let mut text = String::new();
-        file.take(checksums::BYTES_MAX + 1)
-            .read_to_string(&mut text)
-            .map_err(|error| io_refusal(&path, &error))?;
-        let refuse = |what: String| {
-            Err(RefusalKind::Checksum.because(format!("{}: {what}", self.path.display())))
-        };
-        if text.len() as u64 > checksums::BYTES_MAX {
-            return refuse(format!("{} is too long", checksums::FILE));
-        }
-        let checksums = match Checksums::parse(&text) {
-            Ok(checksums) => checksums,
-            Err(line) => return refuse(format!("{}: line {line} is no digest", checksums::FILE)),
-        };
-        let is_missing = |path: &str| {
-            let name = path.strip_prefix("onnx/").unwrap_or(path);
-            let ours = SMALL_FILES.contains(&path) || !name.contains('/') && is_model_file(name);
-            ours && matches!(self.open_file(path), Ok(None))
-        };
-        checksums.fault(files, is_missing).map_or(Ok(()), refuse)
-    }
-
-    /// The ONNX file, `model.onnx` or `onnx/model.onnx`, and the files beside it that can be its
-    /// external data: those that begin with `model.onnx` or end in `.data` or `_data`.
-    fn model_files(&self) -> Result<Vec<String>, Refusal> {
-        for folder in ["", "onnx/"] {
-            if self.open_file(&format!("{folder}model.onnx"))?.is_none() {
-                continue;
-            }
-            let entries = fs::read_dir(self.path.join(folder))
-                .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-                .map_err(|error| self.refusal(folder, &error))?;
-            let names =
-                entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
-            let ours = names.filter(|name| is_model_file(name));
-            return Ok(ours.map(|name| format!("{folder}{name}")).collect());
-        }
-        Err(RefusalKind::Contract.because(format!(
-            "{}: neither model.onnx nor onnx/model.onnx is there",
-            self.path.display()
-        )))
-    }
-
-    /// Opens a file below the directory without following a link anywhere on the way, so that
-    /// nothing outside of it can become part of a version.
-    fn open_file(&self, path: &str) -> Result<Option<File>, Refusal> {
-        let opened = rustix::fs::openat2(
-            &self.handle,
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        );
-        let file = match opened {
-            Ok(descriptor) => File::from(descriptor),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-            Err(rustix::io::Errno::LOOP) => {
-                return Err(RefusalKind::Contract.because(format!(
-                    "{}: symbolic links are not followed; copy the directory with `cp -rL` first",
-                    self.path.join(path).display()
-                )));
-            }
-            Err(error) => return Err(self.refusal(path, &error.into())),
-        };
-        match file.metadata() {
-            Ok(metadata) if metadata.is_file() => Ok(Some(file)),
-            Ok(_) => Err(RefusalKind::Contract
-                .because(format!("{}: not a regular file", self.path.join(path).display()))),
-            Err(error) => Err(self.refusal(path, &error)),
-        }
-    }
-
-    fn refusal(&self, path: &str, error: &io::Error) -> Refusal {
-        io_refusal(&self.path.join(path), error)
-    }
-}
-
-/// Whether a file beside the model, or the model itself, has its weights.
-fn is_model_file(name: &str) -> bool {
-    name.starts_with("model.onnx") || name.ends_with(".data") || name.ends_with("_data")
 }
 
 /// Saturates: a sparse file may claim anything.

@@ -2,7 +2,12 @@
 
 use std::os::unix::fs::symlink;
 
-use crate::models::sources::directory::*;
+use crate::models::sources::{directory::*, fake::ByName};
+
+fn source_at(path: &Path) -> Directory {
+    let lister = Arc::new(ByName);
+    Directory::new(path.to_owned(), ModelChoice::default(), Arc::default(), lister)
+}
 
 fn resolve(source: &Directory) -> Result<Box<dyn Snapshot>, Refusal> {
     match source.resolve(None)? {
@@ -13,7 +18,7 @@ fn resolve(source: &Directory) -> Result<Box<dyn Snapshot>, Refusal> {
 
 fn stage(source: &Path) -> Result<Vec<String>, Refusal> {
     let target = tempfile::tempdir().unwrap();
-    let source = Directory::new(source.to_owned(), Arc::default());
+    let source = source_at(source);
     let fetched = resolve(&source)?.fetch(target.path(), &|_, _| {})?;
     Ok(fetched.files.into_iter().map(|file| file.path).collect())
 }
@@ -28,7 +33,7 @@ fn a_snapshot_is_unchanged_until_a_file_or_its_checksums_are() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("model.onnx", "a");
-    let source = Directory::new(folder.path().to_owned(), Arc::default());
+    let source = source_at(folder.path());
     let fresh = resolve(&source).unwrap();
     let again = source.resolve(Some(fresh.id())).unwrap();
     assert!(matches!(again, Resolved::Changed(_)), "it was written a moment ago");
@@ -58,54 +63,117 @@ fn what_changes_while_it_is_fetched_is_not_pinned() {
     let model = folder.path().join("model.onnx");
     fs::write(&model, "a").unwrap();
     wait_until_settled();
-    let source = Directory::new(folder.path().to_owned(), Arc::default());
+    let source = source_at(folder.path());
     let snapshot = resolve(&source).unwrap();
     let target = tempfile::tempdir().unwrap();
     let fetched = snapshot.fetch(target.path(), &|_, _| fs::write(&model, "b").unwrap());
     assert!(!fetched.unwrap().is_pinned);
 }
 
+fn source_with(files: &[&str]) -> tempfile::TempDir {
+    let source = tempfile::tempdir().unwrap();
+    for name in files {
+        let path = source.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    source
+}
+
 #[test]
 fn a_version_takes_the_model_its_external_data_and_the_known_files_alone() {
-    let source = tempfile::tempdir().unwrap();
-    fs::create_dir_all(source.path().join("1_Pooling")).unwrap();
-    for name in [
+    let source = source_with(&[
         "model.onnx",
         "model.onnx_data",
         "weights.data",
         "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
         "tokenizer.json",
+        "vocab.txt",
+        "sentencepiece.bpe.model",
+        "onnx/tokenizer.json",
         "pytorch_model.bin",
+        "model.safetensors",
         "model_fp16.onnx",
+        "openvino/config.json",
         "README.md",
-    ] {
-        fs::write(source.path().join(name), name).unwrap();
-    }
+    ]);
     let expected = [
         "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
         "model.onnx",
         "model.onnx_data",
+        "onnx/tokenizer.json",
+        "sentencepiece.bpe.model",
         "tokenizer.json",
-        "weights.data",
+        "vocab.txt",
     ];
     assert_eq!(stage(source.path()).unwrap(), expected);
+}
+
+#[test]
+fn static_embeddings_take_their_weights() {
+    let source = source_with(&["config.json", "model.safetensors", "tokenizer.json"]);
+    let expected = ["config.json", "model.safetensors", "tokenizer.json"];
+    assert_eq!(stage(source.path()).unwrap(), expected);
+}
+
+#[test]
+fn a_large_file_that_no_model_has_is_left_out() {
+    let source = source_with(&["model.onnx", "config.json", "dump.json"]);
+    let dump = File::options().write(true).open(source.path().join("dump.json")).unwrap();
+    dump.set_len(selection::NAMED_BYTES_MAX + 1).unwrap();
+    assert_eq!(stage(source.path()).unwrap(), ["config.json", "model.onnx"]);
+}
+
+#[test]
+fn more_files_than_can_be_open_are_refused_before_they_are_opened() {
+    let source = source_with(&["model.onnx"]);
+    for number in 0..VERSION_FILES_MAX {
+        fs::write(source.path().join(format!("{number}.json")), "").unwrap();
+    }
+    let refusal = stage(source.path()).unwrap_err();
+    assert!(refusal.message.contains("1001 files, and a version has at most 1000"), "{refusal}");
 }
 
 #[test]
 fn nothing_outside_the_directory_gets_into_a_version() {
     for name in ["model.onnx", "tokenizer.json", "model.onnx_data", "1_Pooling"] {
         let source = tempfile::tempdir().unwrap();
-        fs::create_dir(source.path().join("elsewhere")).unwrap();
-        fs::write(source.path().join("elsewhere/config.json"), "{}").unwrap();
         if name != "model.onnx" {
             fs::write(source.path().join("model.onnx"), "x").unwrap();
         }
-        let target = if name == "1_Pooling" { "elsewhere" } else { "/etc/passwd" };
+        let target = if name == "1_Pooling" { "/etc" } else { "/etc/passwd" };
         symlink(target, source.path().join(name)).unwrap();
         let refusal = stage(source.path()).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Contract, "{name}");
-        assert!(refusal.message.contains(name), "{refusal}");
+        let said = format!("{name} is a link to {target}");
+        assert!(refusal.message.contains(&said), "{refusal}");
     }
+}
+
+#[test]
+fn a_listed_file_that_is_missing_is_a_torn_upload() {
+    let digest = "a".repeat(64);
+    for (listed, is_fault) in [
+        ("tokenizer.json", true),
+        ("onnx/model.onnx", true),
+        ("1_Pooling/config.json", true),
+        ("onnx/model_fp16.onnx", false),
+        ("README.md", false),
+        ("model.safetensors", false),
+    ] {
+        let source = source_with(&["model.onnx"]);
+        fs::write(source.path().join(checksums::FILE), format!("{digest}  {listed}\n")).unwrap();
+        let staged = stage_verified(source.path());
+        assert_eq!(staged.is_err(), is_fault, "{listed}: {staged:?}");
+    }
+}
+
+fn stage_verified(source: &Path) -> Result<(), Refusal> {
+    let target = tempfile::tempdir().unwrap();
+    let snapshot = resolve(&source_at(source))?;
+    snapshot.verify(&snapshot.fetch(target.path(), &|_, _| {})?.files)
 }
 
 #[test]

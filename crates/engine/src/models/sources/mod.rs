@@ -2,19 +2,32 @@
 //! that snapshot into a directory ([`Snapshot::fetch`]); what was written, not what was offered,
 //! makes the version. [`Sources`] opens the source of a URI. Called by `update`, through the store.
 //!
-//! - [`directory`]: a directory with the files of the Hugging Face hub.
+//! - [`directory`]: a directory with the files of the Hugging Face hub, which [`tree`] opens and
+//!   [`selection`] selects; [`lister`] asks a confined process for those that only the graph knows.
 //! - [`checksums`]: `SHA256SUMS`, where a source has one.
 //! - [`digests`]: which files need not be read again.
 
 pub mod checksums;
 pub mod digests;
-pub mod directory;
+mod directory;
+#[cfg(test)]
+pub(crate) mod fake;
+mod lister;
+mod selection;
+mod tree;
 
 use std::{fmt::Debug, path::Path, sync::Arc};
 
 use onnxd_proto::domain::{Refusal, SourceUri};
 
-use crate::models::sources::{digests::Digests, directory::Directory};
+use crate::{
+    models::sources::{
+        digests::Digests,
+        directory::Directory,
+        lister::{Lister, Process},
+    },
+    pool::executable::WorkerExecutable,
+};
 
 /// Hears of bytes done and in all.
 pub type Progress<'a> = &'a dyn Fn(u64, u64);
@@ -102,18 +115,31 @@ pub struct Fetched {
 }
 
 /// Opens sources. Remembers what files were, so that unchanged ones are not read again.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Sources {
     digests: Arc<Digests>,
+    lister: Arc<dyn Lister>,
 }
 
 impl Sources {
+    /// Sources whose model files are looked into by processes of this executable.
+    pub fn new(executable: WorkerExecutable) -> Self {
+        Self::with(Arc::new(Process::new(executable)))
+    }
+
+    fn with(lister: Arc<dyn Lister>) -> Self {
+        Self { digests: Arc::default(), lister }
+    }
+
     /// The source that a URI names.
     pub fn open(&self, uri: &SourceUri) -> Box<dyn Source> {
         match uri {
-            SourceUri::Directory(path) => {
-                Box::new(Directory::new(path.clone(), Arc::clone(&self.digests)))
-            }
+            SourceUri::Directory { path, choice } => Box::new(Directory::new(
+                path.clone(),
+                choice.clone(),
+                Arc::clone(&self.digests),
+                Arc::clone(&self.lister),
+            )),
         }
     }
 }

@@ -85,7 +85,12 @@ impl Store {
     /// # Errors
     /// Another supervisor holds the lock (the message names its pid), or the directory cannot be
     /// used.
-    pub fn open(root: &Path, retention: usize, inherited: Option<File>) -> Result<Self, Failure> {
+    pub fn open(
+        root: &Path,
+        retention: usize,
+        sources: Sources,
+        inherited: Option<File>,
+    ) -> Result<Self, Failure> {
         let layout = Layout::new(root);
         let wrong = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
@@ -105,7 +110,7 @@ impl Store {
             retention,
             pins: Pins::default(),
             retiring: Mutex::default(),
-            sources: Sources::default(),
+            sources,
             staged: StagedBefore::default(),
             lock,
         };

@@ -142,10 +142,11 @@ mod tests {
     use onnxd_proto::domain::Task;
 
     use super::*;
+    use crate::models::sources::fake::ByName;
 
     /// A store of model `m` whose generation n has version `vn`, each with a compiled form.
     fn store_of(root: &Path, generations: Generation) -> Store {
-        let store = Store::open(root, 3, None).unwrap();
+        let store = Store::open(root, 3, ByName::sources(), None).unwrap();
         for number in 1..=generations {
             serve(&store, number, &format!("v{number}"));
         }
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(versions(&store), ["v1", "v2", "v4", "v5", "v6"]);
         drop(pin);
         drop(store);
-        let store = Store::open(root.path(), 3, None).unwrap();
+        let store = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
         assert_eq!(versions(&store), ["v4", "v5", "v6"], "after a restart nothing is in use");
     }
 

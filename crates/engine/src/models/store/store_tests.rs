@@ -2,7 +2,7 @@
 
 use onnxd_proto::domain::{Facts, PoolingMode, Task};
 
-use crate::models::store::*;
+use crate::models::{sources::fake::ByName, store::*};
 
 fn source_with(content: &str) -> tempfile::TempDir {
     let source = tempfile::tempdir().unwrap();
@@ -24,7 +24,7 @@ fn record_of(version: &str) -> Record {
 
 fn stage(store: &Store, content: &str) -> Staged {
     let source = source_with(content);
-    store.stage(&SourceUri::Directory(source.path().to_owned()), &|_, _| {}).unwrap()
+    store.stage(&SourceUri::of_directory(source.path()), &|_, _| {}).unwrap()
 }
 
 fn is_empty(folder: &Path) -> bool {
@@ -34,7 +34,7 @@ fn is_empty(folder: &Path) -> bool {
 #[test]
 fn equal_content_is_one_version_and_another_content_is_another() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path(), 3, None).unwrap();
+    let store = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
     let first = stage(&store, "a");
     let version = first.version.clone();
     assert!(first.folder().is_some());
@@ -51,7 +51,7 @@ fn equal_content_is_one_version_and_another_content_is_another() {
 fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are_gone() {
     let root = tempfile::tempdir().unwrap();
     let model = "m".parse().unwrap();
-    let store = Store::open(root.path(), 3, None).unwrap();
+    let store = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
     assert_eq!(store.newest(&model).unwrap(), None);
     let staged = stage(&store, "a");
     let record = record_of(&staged.version);
@@ -62,7 +62,7 @@ fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are
     assert!(store.record(&model, 10, &record).is_err(), "a number is never reused");
     std::mem::forget(tempfile::tempdir_in(store.layout().staging()).unwrap());
     drop(store);
-    let store = Store::open(root.path(), 3, None).unwrap();
+    let store = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
     assert!(is_empty(&store.layout().staging()));
     assert_eq!(store.newest(&model).unwrap(), Some((10, record)));
     assert_eq!(store.generations(&model).unwrap(), [9, 10, 11]);
@@ -71,7 +71,7 @@ fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are
 #[test]
 fn a_second_writer_is_refused_and_told_who_the_first_is() {
     let root = tempfile::tempdir().unwrap();
-    let _first = Store::open(root.path(), 3, None).unwrap();
-    let second = format!("{:?}", Store::open(root.path(), 3, None).unwrap_err());
+    let _first = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
+    let second = format!("{:?}", Store::open(root.path(), 3, ByName::sources(), None).unwrap_err());
     assert!(second.contains(&std::process::id().to_string()), "{second}");
 }

@@ -164,7 +164,7 @@ impl Driver {
                 let Checked { facts, drift, not_compiled, .. } = *checked;
                 let dimension = facts.dimension;
                 self.tell(Step::Checked { dimension, drift, not_compiled, seconds });
-                Known { facts, drift }
+                Known { facts: Box::new(facts), drift }
             })),
             Input::Happened(event) => {
                 if matches!(event, Event::Stopped(_))

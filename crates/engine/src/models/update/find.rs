@@ -128,7 +128,7 @@ pub(super) fn find(
     };
     let content = match facts {
         Some(facts) if !is_far && !is_outdated(&facts) => {
-            Content::Checked(Known { facts, drift: None })
+            Content::Checked(Known { facts: Box::new(facts), drift: None })
         }
         _ => Content::Unchecked(staged),
     };

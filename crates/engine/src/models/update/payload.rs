@@ -23,6 +23,6 @@ impl Payload for Versions {
 /// What a check, this one or an earlier one, found out about a version.
 #[derive(Debug)]
 pub(super) struct Known {
-    pub facts: Facts,
+    pub facts: Box<Facts>,
     pub drift: Option<Drift>,
 }

@@ -4,7 +4,10 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use onnxd_proto::{
-    domain::{Checked, Output, Record, Refusal, RefusalKind},
+    domain::{
+        Checked, Facts, Guess, Output, Record, Refusal, RefusalKind, Shortened,
+        model_name::ModelName,
+    },
     generation::Generation,
 };
 use tokio::time;
@@ -62,6 +65,7 @@ impl Driver {
     pub(super) fn commit(&mut self, generation: Generation, record: Arc<Record>, ahead: bool) {
         let version = record.version.as_str();
         tracing::info!(model = %self.model.name, generation, version, "committed");
+        warn_of_assumptions(&self.model.name, &record.facts);
         self.means.registry.commit(self.model.slot, generation, record);
         if ahead {
             self.means.workers.follow_commit();
@@ -153,6 +157,7 @@ impl Driver {
         known: Known,
     ) {
         let Known { facts, drift } = known;
+        let facts = *facts;
         let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
         let configured_source = self.model.source.clone();
         let inputs = self.inputs.clone();
@@ -165,5 +170,16 @@ impl Driver {
             let written = background.run(write).await;
             let _ = inputs.send(Input::Happened(Event::Recorded(written))).await;
         });
+    }
+}
+
+/// Logs what was assumed of a model, and what it cannot do that its files say.
+fn warn_of_assumptions(model: &ModelName, facts: &Facts) {
+    for Guess { key, value, reason } in &facts.guesses {
+        tracing::warn!(%model, key, value, reason, "no file states this setting: guessed it; set the key in onnxd.toml");
+    }
+    if let Some(Shortened { declared_tokens, reason }) = &facts.shortened {
+        let max_tokens = facts.max_tokens;
+        tracing::warn!(%model, max_tokens, declared_tokens, reason, "serving shorter texts than the model's files allow");
     }
 }

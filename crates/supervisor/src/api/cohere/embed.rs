@@ -5,7 +5,7 @@ use axum::{
     extract::State,
     http::{Request, Response},
 };
-use onnxd_engine::engine::texts::{Embed, Side, Text, TextOptions};
+use onnxd_engine::engine::texts::{Embed, Purpose, Side, Text, TextOptions};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,6 +19,7 @@ use crate::{
         },
         error::Fault,
         numbers::{Vector, json_bytes},
+        options::Switches,
         request::{check_count, context, parse},
     },
     transport::bodies::read_body,
@@ -36,6 +37,11 @@ pub(crate) struct EmbedRequest {
     model: Option<String>,
     /// Where texts that are too long are cut: `NONE` refuses them.
     truncate: Option<Truncate>,
+    /// What the texts are: `search_query` or `search_document` for the model's prompt or way for it,
+    /// `classification` or `clustering` for a prompt of that name, if there is one.
+    input_type: Option<String>,
+    /// Values of scalar inputs of the model's graph.
+    switches: Option<Switches>,
     /// What is asked for by type; only `float` is there.
     embedding_types: Option<Vec<EmbeddingType>>,
     /// Components of an embedding, fewer than the model gives.
@@ -116,10 +122,16 @@ async fn try_embed(
         Truncate::Start => Some(Side::Left),
         Truncate::End => Some(Side::Right),
     };
+    let options = TextOptions {
+        truncate,
+        prompt: None,
+        purpose: request.input_type.map(|name| Purpose::new(name, "input_type")),
+        switches: request.switches.unwrap_or_default().into_list(),
+    };
     let embed = Embed {
         texts: request.texts.iter().cloned().map(Text::Text).collect(),
         field: "texts",
-        options: TextOptions { truncate, prompt: None },
+        options,
         normalize: None,
         dimensions: request.output_dimension,
     };

@@ -8,8 +8,9 @@ use axum::{
 use onnxd_engine::{
     RequestContext,
     engine::{
-        scores::ranked,
-        texts::{Rerank, TextOptions},
+        labels::Rerank,
+        scores::{ranked, sigmoid},
+        texts::TextOptions,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -136,14 +137,13 @@ pub(crate) async fn rerank_body(
         texts: &texts,
         field: "documents",
         options: TextOptions::cut(),
-        raw_scores: false,
     };
     let answer = app.engine.rerank(context, model, rerank).await?;
     let scores = &answer.output;
     let with_documents = request.return_documents.unwrap_or(false);
     let result = |index: usize| RerankResult {
         index,
-        relevance_score: scores[index],
+        relevance_score: sigmoid(scores[index]),
         document: with_documents.then(|| DocumentText { text: std::mem::take(&mut texts[index]) }),
     };
     let best = ranked(scores).into_iter().take(request.top_n.unwrap_or(usize::MAX));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use onnxd_engine::engine::{
     Answer,
-    tensors::{Tensor, TensorRequest},
+    tensors::{Parameter, Tensor, TensorRequest},
 };
 use onnxd_proto::domain::tensor::DataType;
 use tokio::task::block_in_place;
@@ -36,6 +36,7 @@ pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, Status
         inputs,
         outputs,
         raw_input_contents,
+        parameters,
         ..
     } = message;
     let given = inputs.iter().map(|input| &input.parameters);
@@ -50,8 +51,22 @@ pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, Status
     let outputs = outputs.into_iter().map(|output| output.name).collect();
     let id = Some(id).filter(|id| !id.is_empty());
     check_id(id.as_ref()).map_err(wrong)?;
-    let tensors = TensorRequest { version: model_version, inputs, outputs };
+    let parameters = parameters.into_iter().map(|(name, value)| (name, parameter(value)));
+    let parameters = parameters.collect();
+    let tensors = TensorRequest { version: model_version, inputs, outputs, parameters };
     Ok(InferRequest { model: model_name, id, tensors })
+}
+
+fn parameter(value: InferParameter) -> Parameter {
+    match value.parameter_choice {
+        Some(ParameterChoice::BoolParam(value)) => Parameter::Bool(value),
+        Some(ParameterChoice::Int64Param(value)) => Parameter::Number(value),
+        Some(ParameterChoice::Uint64Param(value)) => {
+            i64::try_from(value).map_or(Parameter::Other, Parameter::Number)
+        }
+        Some(ParameterChoice::StringParam(value)) => Parameter::Word(value),
+        Some(ParameterChoice::DoubleParam(_)) | None => Parameter::Other,
+    }
 }
 
 fn wrong(message: impl Into<String>) -> Status {
@@ -190,6 +205,38 @@ mod tests {
         let empty = Some(InferTensorContents::default());
         let both = request(message(vec![input(empty)], &[&[1, 255]])).unwrap();
         assert_eq!(both.tensors.inputs, typed.tensors.inputs);
+    }
+
+    #[test]
+    fn parameters_keep_their_types() {
+        let parameters = [
+            ("a", ParameterChoice::BoolParam(true)),
+            ("b", ParameterChoice::Int64Param(-4)),
+            ("c", ParameterChoice::StringParam("query".into())),
+            ("d", ParameterChoice::Uint64Param(4)),
+            ("e", ParameterChoice::Uint64Param(u64::MAX)),
+            ("f", ParameterChoice::DoubleParam(1.5)),
+        ];
+        let parameters = parameters.map(|(name, choice)| {
+            (name.to_owned(), InferParameter { parameter_choice: Some(choice) })
+        });
+        let message = ModelInferRequest {
+            parameters: parameters.into(),
+            ..message(vec![input(None)], &[&[1, 2]])
+        };
+        let tensors = request(message).unwrap().tensors;
+        let values: Vec<Parameter> = tensors.parameters.into_values().collect();
+        assert_eq!(
+            values,
+            [
+                Parameter::Bool(true),
+                Parameter::Number(-4),
+                Parameter::Word("query".into()),
+                Parameter::Number(4),
+                Parameter::Other,
+                Parameter::Other,
+            ]
+        );
     }
 
     #[test]

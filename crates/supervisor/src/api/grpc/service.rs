@@ -192,6 +192,7 @@ impl GrpcInferenceService for Service {
             platform: PLATFORM.into(),
             inputs: metadata.signature.inputs.into_iter().map(tensor).collect(),
             outputs: metadata.signature.outputs.into_iter().map(tensor).collect(),
+            properties: metadata.properties.into_iter().collect(),
         }))
     }
 

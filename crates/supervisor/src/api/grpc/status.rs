@@ -88,13 +88,16 @@ mod tests {
         engine::{memory::OutOfMemory, tensors::TensorError},
         models::update::NotServed,
     };
-    use onnxd_proto::{domain::RefusalKind, wire::ask::Rejection};
+    use onnxd_proto::{
+        domain::{RefusalKind, Task},
+        wire::ask::Rejection,
+    };
 
     use super::*;
 
     fn wrong_task() -> EngineError {
         let (model, wanted) = ("m".into(), "embed".into());
-        EngineError::WrongTask { model, task: "rerank", wanted }
+        EngineError::WrongTask { model, task: Task::Rerank, wanted }
     }
 
     #[test]

@@ -16,9 +16,9 @@ use crate::{
         mixed::rerank,
         request::{context, parse},
         tei::{
-            embed,
+            embed, entities,
             error::{TeiErrors, respond},
-            predict,
+            predict, similarity, sparse, zero_shot,
         },
     },
     transport::bodies::read_body,
@@ -30,8 +30,8 @@ struct AnyRequest {
     model: Option<String>,
 }
 
-/// Embeds, compares, classifies or reranks, as the model is for; the body is that of `/embed`,
-/// `/similarity`, `/predict` or `/rerank`.
+/// Does what the model is for; the body is that of `/embed`, `/similarity`, `/embed_sparse`,
+/// `/embed_all`, `/predict`, `/zero_shot_classification`, `/token_classification` or `/rerank`.
 #[utoipa::path(
     post, path = "/", tag = "text-embeddings-inference",
     request_body = inline(serde_json::Map<String, serde_json::Value>),
@@ -46,12 +46,19 @@ async fn try_root(app: &App, request: Request<Body>) -> Result<Response<Body>, F
     let body = read_body(app.engine.memory(), request).await?;
     let AnyRequest { model } = parse(&body)?;
     let model = app.engine.find(model.as_deref())?;
-    let tasks = [Task::Embed, Task::Classify, Task::Rerank];
-    let (_, record) = app.engine.ready(&context, model, &tasks).await?;
+    let (_, record) = app.engine.ready(&context, model, &Task::TEXT).await?;
     match record.facts.task {
+        Task::Classify if zero_shot::is_zero_shot(&body) => {
+            zero_shot::zero_shot_body(app, &context, &body).await
+        }
         Task::Classify => predict::predict_body(app, &context, &body).await,
         Task::Rerank => rerank::rerank_body(app, &context, &body).await,
-        _ if embed::is_similarity(&body) => embed::similarity_body(app, &context, &body).await,
-        _ => embed::embed_body(app, &context, &body).await,
+        Task::TokenClassify => entities::entities_body(app, &context, &body).await,
+        Task::Sparse => sparse::embed_sparse_body(app, &context, &body).await,
+        Task::MultiVector => embed::embed_all_body(app, &context, &body).await,
+        Task::Embed | Task::Tensor => match similarity::is_similarity(&body) {
+            true => similarity::similarity_body(app, &context, &body).await,
+            false => embed::embed_body(app, &context, &body).await,
+        },
     }
 }

@@ -1,11 +1,13 @@
 //! What the protocol and Triton's clients ask of server and models besides inference.
 
+use std::collections::BTreeMap;
+
 use onnxd_engine::{
     Engine, EngineError, RequestContext,
     engine::{ALL_TASKS, signature::signature},
     models::registry::Model,
 };
-use onnxd_proto::domain::Signature;
+use onnxd_proto::domain::{Facts, Guess, Signature};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -24,6 +26,8 @@ pub(crate) struct ModelMetadata {
     /// The generation that serves.
     pub version: String,
     pub signature: Signature,
+    /// How the model is run.
+    pub properties: BTreeMap<String, String>,
 }
 
 impl ModelMetadata {
@@ -44,8 +48,34 @@ impl ModelMetadata {
             name: model.name.to_string(),
             version: generation.to_string(),
             signature: signature(&record.facts),
+            properties: properties(&record.facts),
         })
     }
+}
+
+/// How a model is run, in words; what there is nothing to say about is left out.
+fn properties(facts: &Facts) -> BTreeMap<String, String> {
+    let switches: Vec<&str> = facts.switches.iter().map(|switch| switch.name.as_str()).collect();
+    let guess = |Guess { key, value, reason }: &Guess| format!("{key} = {value}: {reason}");
+    let guesses: Vec<String> = facts.guesses.iter().map(guess).collect();
+    let length = Some(facts.max_tokens).filter(|tokens| *tokens > 0);
+    let shortened = facts.shortened.as_ref().map(|shortened| {
+        format!("{} tokens are declared: {}", shortened.declared_tokens, shortened.reason)
+    });
+    let all = [
+        ("task", facts.task.as_str().to_owned()),
+        ("file", facts.file.clone()),
+        ("inputs", facts.inputs.join(", ")),
+        ("pipeline", facts.pipeline.join(" -> ")),
+        ("labels", facts.labels.join(", ")),
+        ("prompts", facts.prompts.join(", ")),
+        ("switches", switches.join(", ")),
+        ("max_input_length", length.map(|tokens| tokens.to_string()).unwrap_or_default()),
+        ("shortened", shortened.unwrap_or_default()),
+        ("guesses", guesses.join("; ")),
+    ];
+    let said = all.into_iter().filter(|(_, value)| !value.is_empty());
+    said.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What was counted of one model, in Triton's terms.

@@ -7,7 +7,7 @@ use axum::{
     http::{Request, Response},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use onnxd_engine::engine::texts::{Embed, TextOptions};
+use onnxd_engine::engine::texts::{Embed, Purpose, TextOptions};
 use serde::{Deserialize, Serialize};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -22,6 +22,7 @@ use crate::{
         inputs::Inputs,
         numbers::{Vector, json_bytes},
         openai::error::{OpenAiErrors, respond},
+        options::{Options, Switches},
         request::{check_count, context, parse},
     },
     transport::bodies::read_body,
@@ -40,6 +41,15 @@ pub(crate) struct EmbeddingsRequest {
     /// Components of an embedding, fewer than the model gives.
     #[schema(minimum = 1)]
     dimensions: Option<u32>,
+    /// The model's prompt of this name is put before each text.
+    prompt_name: Option<String>,
+    /// What the texts are, `query` or `document`: the model's prompt or way for it is used.
+    input_type: Option<String>,
+    /// What the embeddings are for, as Jina has it: `retrieval.query`, `retrieval.passage`,
+    /// `text-matching`, `classification`, `separation`, or a word of the model.
+    task: Option<String>,
+    /// Values of scalar inputs of the model's graph.
+    switches: Option<Switches>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
@@ -121,7 +131,12 @@ async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Bo
     let model = app.engine.find(request.model.as_deref())?;
     let texts = request.input.into_texts();
     check_count(texts.len(), INPUTS_MAX, "input")?;
-    let (options, dimensions) = (TextOptions::cut(), request.dimensions);
+    let EmbeddingsRequest { dimensions, prompt_name, input_type, task, switches, .. } = request;
+    let options = Options { prompt_name, input_type, switches, ..Options::default() };
+    let mut options = TextOptions::from(options);
+    if let Some(task) = task {
+        options.purpose = Some(Purpose::new(task, "task"));
+    }
     let embed = Embed { texts, field: "input", options, normalize: None, dimensions };
     let answer = app.engine.embed(&context, model, embed).await?;
     let format = request.encoding_format.unwrap_or(EncodingFormat::Float);

@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
 };
 use onnxd_engine::{RequestContext, engine::ALL_TASKS};
-use onnxd_proto::domain::{Facts, Output, Task, tensor::DataType};
+use onnxd_proto::domain::{Facts, Guess, Output, Shortened, SwitchFacts, Task, tensor::DataType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -37,7 +37,8 @@ pub(crate) struct Info {
     model_sha: String,
     model_dtype: &'static str,
     served_model_name: String,
-    /// What the model is for: `embedding`, `classifier`, `reranker` or `tensor`.
+    /// What the model is for: `embedding`, `multi_vector`, `classifier`, `token_classifier`,
+    /// `reranker` or `tensor`.
     model_type: Value,
     max_concurrent_requests: usize,
     /// Tokens of the longest text.
@@ -54,8 +55,25 @@ pub(crate) struct Info {
     generation: u64,
     /// Components of one embedding, or labels.
     dimension: u32,
+    /// What the model is for, in onnxd's words.
+    task: &'static str,
     /// Names of the prompts that may be put before a text.
     prompts: Vec<String>,
+    /// Scalar inputs that a request may set, with the words for their values.
+    #[schema(value_type = Vec<Value>)]
+    switches: Vec<SwitchFacts>,
+    /// The model's file within the version; empty for one without a graph.
+    file: String,
+    /// The graph's inputs as they are fed.
+    inputs: Vec<String>,
+    /// What happens from the graph's output to the answer, in order.
+    pipeline: Vec<String>,
+    /// What was assumed because no file says it.
+    #[schema(value_type = Vec<Value>)]
+    guesses: Vec<Guess>,
+    /// Set where the longest text is shorter than the model's files say.
+    #[schema(value_type = Option<Value>)]
+    shortened: Option<Shortened>,
 }
 
 /// What is served, and within which limits.
@@ -70,7 +88,7 @@ pub(crate) async fn info(State(app): State<App>, Query(query): Query<InfoQuery>)
 async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, Fault> {
     let model = app.engine.find(name)?;
     let (generation, record) = app.engine.ready(&RequestContext::new(), model, &ALL_TASKS).await?;
-    let client_batch = app.client_batch;
+    let (client_batch, facts) = (app.client_batch, record.facts.clone());
     let info = Info {
         // The whole path is no client's business.
         model_id: model.source.last_name(),
@@ -90,7 +108,14 @@ async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, Fault
         docker_label: None,
         generation,
         dimension: record.facts.output().row_len(),
-        prompts: record.facts.prompts.clone(),
+        task: facts.task.as_str(),
+        prompts: facts.prompts,
+        switches: facts.switches,
+        file: facts.file,
+        inputs: facts.inputs,
+        pipeline: facts.pipeline,
+        guesses: facts.guesses,
+        shortened: facts.shortened,
     };
     Ok(axum_json(&json!(info)).into_response())
 }
@@ -102,12 +127,14 @@ fn model_type(facts: &Facts) -> Value {
     let label2id: BTreeMap<&String, usize> = places.map(|(place, label)| (label, place)).collect();
     let labels = json!({ "id2label": id2label, "label2id": label2id });
     match facts.output() {
-        Output::Dense { .. } | Output::Sparse { .. } | Output::MultiVector { .. } => {
-            json!({ "embedding": { "pooling": facts.pooling.to_string() } })
-        }
+        Output::Dense { .. } => json!({ "embedding": { "pooling": facts.pooling.to_string() } }),
+        // As TEI has it, whatever the model's files call it.
+        Output::Sparse { .. } => json!({ "embedding": { "pooling": "splade" } }),
+        Output::MultiVector { dimension } => json!({ "multi_vector": { "dimension": dimension } }),
         // Clients ask in another way for a score of a pair than for those of labels.
         Output::Scores { .. } if facts.task == Task::Rerank => json!({ "reranker": labels }),
-        Output::Scores { .. } | Output::TokenScores { .. } => json!({ "classifier": labels }),
+        Output::Scores { .. } => json!({ "classifier": labels }),
+        Output::TokenScores { .. } => json!({ "token_classifier": labels }),
         Output::Tensors => json!({ "tensor": {} }),
     }
 }
@@ -152,6 +179,9 @@ mod tests {
     fn info_tells_scores_of_pairs_from_those_of_labels() {
         for (task, kind) in [
             (Task::Embed, "embedding"),
+            (Task::Sparse, "embedding"),
+            (Task::MultiVector, "multi_vector"),
+            (Task::TokenClassify, "token_classifier"),
             (Task::Classify, "classifier"),
             (Task::Rerank, "reranker"),
             (Task::Tensor, "tensor"),

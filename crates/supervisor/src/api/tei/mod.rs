@@ -4,13 +4,16 @@
 //! Paths that belong to no other contract have its errors.
 
 pub(crate) mod embed;
+pub(crate) mod entities;
 pub(crate) mod error;
 pub(crate) mod health;
 mod info;
-mod options;
 pub(crate) mod predict;
 pub(crate) mod rerank;
+pub(crate) mod similarity;
+pub(crate) mod sparse;
 mod tokens;
+pub(crate) mod zero_shot;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -28,8 +31,11 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(info::info))
         .routes(routes!(embed::embed))
         .routes(routes!(embed::embed_all))
-        .routes(routes!(embed::similarity))
+        .routes(routes!(sparse::embed_sparse))
+        .routes(routes!(similarity::similarity))
         .routes(routes!(predict::predict))
+        .routes(routes!(entities::token_classification))
+        .routes(routes!(zero_shot::zero_shot_classification))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::decode))
 }

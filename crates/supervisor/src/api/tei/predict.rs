@@ -8,11 +8,12 @@ use axum::{
 use onnxd_engine::{
     RequestContext,
     engine::{
+        labels::{Classify, Scored},
         scores::ranked,
-        texts::{Classify, TextOrPair as Input},
+        texts::TextOrPair as Input,
     },
 };
-use onnxd_proto::domain::Facts;
+use onnxd_proto::domain::{Activation, Facts};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,11 +23,9 @@ use crate::{
         app::App,
         error::{Class, Fault},
         inputs::{Classified, TextOrPair},
+        options::{Options, TruncationDirection},
         request::{check_count, context, parse},
-        tei::{
-            error::{TeiErrors, respond},
-            options::{TruncationDirection, options},
-        },
+        tei::error::{TeiErrors, respond},
     },
     transport::bodies::read_body,
 };
@@ -43,6 +42,45 @@ pub(crate) struct PredictRequest {
     /// Scores as the model gives them, rather than between 0 and 1.
     #[serde(default)]
     raw_scores: bool,
+    /// As Hugging Face's clients have them. Others are refused.
+    #[serde(default)]
+    #[schema(value_type = Option<PredictParameters>)]
+    parameters: Option<PredictParameters>,
+}
+
+/// Parameters of a classification, as Hugging Face's clients have them.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PredictParameters {
+    /// Only so many labels, the likeliest.
+    #[schema(minimum = 1)]
+    top_k: Option<usize>,
+    /// What makes scores of what the model gives, rather than what its files say.
+    function_to_apply: Option<Function>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Function {
+    Sigmoid,
+    Softmax,
+    None,
+}
+
+impl PredictParameters {
+    /// Whether the answer has the form of Hugging Face's API: a list for each text, also for a
+    /// single one. TEI has no parameters, and no such list.
+    fn is_nested(self) -> bool {
+        self.top_k.is_some() || self.function_to_apply.is_some()
+    }
+
+    fn activation(self) -> Option<Activation> {
+        Some(match self.function_to_apply? {
+            Function::Sigmoid => Activation::Sigmoid,
+            Function::Softmax => Activation::Softmax,
+            Function::None => Activation::Identity,
+        })
+    }
 }
 
 /// A label and its score.
@@ -84,7 +122,12 @@ pub(crate) async fn predict_body(
 ) -> Result<Response<Body>, Fault> {
     let request: PredictRequest = parse(body)?;
     let model = app.engine.find(request.model.as_deref())?;
-    let options = options(request.truncate, request.truncation_direction, None);
+    let PredictRequest { truncate, truncation_direction, .. } = request;
+    let options = Options { truncate, truncation_direction, ..Options::default() }.into();
+    let parameters = request.parameters.unwrap_or_default();
+    if parameters.top_k == Some(0) {
+        return Err(Fault::new(Class::INVALID, "`top_k` must be at least 1").about("top_k"));
+    }
     let (inputs, single) = match request.inputs {
         Classified::Text(text) => (vec![TextOrPair::Text(text)], true),
         Classified::One(list) if list.is_empty() => (Vec::new(), true),
@@ -93,11 +136,15 @@ pub(crate) async fn predict_body(
     };
     check_count(inputs.len(), app.client_batch, "inputs")?;
     let inputs = inputs.into_iter().map(input).collect::<Result<_, Fault>>()?;
-    let classify = Classify { inputs, field: "inputs", options, raw_scores: request.raw_scores };
+    let raw = request.raw_scores.then_some(Activation::Identity);
+    let activation = parameters.activation().or(raw);
+    let classify = Classify { inputs, field: "inputs", options, activation };
     let answer = app.engine.classify(context, model, classify).await?;
     let facts = &answer.origin.record.facts;
-    let mut all: Vec<_> = answer.output.iter().map(|scores| predictions(scores, facts)).collect();
-    let body = match (single, all.pop()) {
+    let top_k = parameters.top_k.unwrap_or(usize::MAX);
+    let of = |scored: &Scored| predictions(scored, facts, top_k);
+    let mut all: Vec<_> = answer.output.iter().map(of).collect();
+    let body = match (single && !parameters.is_nested(), all.pop()) {
         (true, Some(one)) => Predictions::One(one),
         (_, last) => Predictions::Several(all.into_iter().chain(last).collect()),
     };
@@ -121,8 +168,9 @@ fn input(input: TextOrPair) -> Result<Input, Fault> {
     }
 }
 
-fn predictions(scores: &[f32], facts: &Facts) -> Vec<Prediction> {
+fn predictions(scored: &Scored, facts: &Facts, top_k: usize) -> Vec<Prediction> {
+    let Scored { raw, scores } = scored;
     let label = |index: usize| facts.labels.get(index).cloned().unwrap_or_default();
-    let ranked = ranked(scores).into_iter();
+    let ranked = ranked(raw).into_iter().take(top_k);
     ranked.map(|index| Prediction { score: scores[index], label: label(index) }).collect()
 }

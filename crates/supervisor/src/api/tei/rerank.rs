@@ -4,7 +4,10 @@
 use axum::{body::Body, http::Response};
 use onnxd_engine::{
     RequestContext,
-    engine::{scores::ranked, texts::Rerank},
+    engine::{
+        labels::Rerank,
+        scores::{ranked, sigmoid},
+    },
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,8 +16,8 @@ use crate::api::{
     answer,
     app::App,
     error::Fault,
-    request::{check_count, parse},
-    tei::options::{TruncationDirection, options},
+    options::{Options, TruncationDirection},
+    request::{NoParameters, check_count, parse},
 };
 
 /// Texts to put in order.
@@ -33,6 +36,9 @@ pub(crate) struct RerankRequest {
     /// Whether the texts are in the answer.
     #[serde(default)]
     return_text: bool,
+    /// There are none; any is refused.
+    #[serde(default, rename = "parameters")]
+    _parameters: Option<NoParameters>,
 }
 
 /// A text's place in the request, and its score.
@@ -52,15 +58,16 @@ pub(crate) async fn rerank_body(
 ) -> Result<Response<Body>, Fault> {
     let request: RerankRequest = parse(body)?;
     let model = app.engine.find(request.model.as_deref())?;
-    let (texts, raw_scores) = (&request.texts, request.raw_scores);
+    let texts = &request.texts;
     check_count(texts.len(), app.client_batch, "texts")?;
-    let options = options(request.truncate, request.truncation_direction, None);
-    let rerank = Rerank { query: request.query, texts, field: "texts", options, raw_scores };
+    let RerankRequest { truncate, truncation_direction, .. } = request;
+    let options = Options { truncate, truncation_direction, ..Options::default() }.into();
+    let rerank = Rerank { query: request.query, texts, field: "texts", options };
     let answer = app.engine.rerank(context, model, rerank).await?;
     let scores = &answer.output;
     let rank = |index: usize| Rank {
         index,
-        score: scores[index],
+        score: if request.raw_scores { scores[index] } else { sigmoid(scores[index]) },
         text: request.return_text.then(|| texts[index].clone()),
     };
     let ranks: Vec<Rank> = ranked(scores).into_iter().map(rank).collect();

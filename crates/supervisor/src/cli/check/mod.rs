@@ -12,6 +12,7 @@ use std::{
 
 use onnxd_engine::{
     models::{
+        sources::Sources,
         store::Store,
         update::{
             background::Background,
@@ -50,7 +51,7 @@ pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
         .prefix("onnxd-check-")
         .tempdir()
         .map_err(|error| Failure::configuration(format!("a temporary directory: {error}")))?;
-    let store = Arc::new(Store::open(room.path(), 1, None)?);
+    let store = Arc::new(Store::open(room.path(), 1, Sources::new(executable.clone()), None)?);
     confinement::give_up_privileges();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

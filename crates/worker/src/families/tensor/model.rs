@@ -2,7 +2,7 @@
 //! what it is fed.
 
 use onnxd_proto::domain::{
-    Refusal, Signature,
+    Refusal, RefusalKind, Signature,
     cost::{CostTable, Measured, TEXTS},
 };
 
@@ -22,7 +22,7 @@ const SIZES: [u64; 6] = [4, 1, 16, 32, 64, 224];
 /// A loaded model for tensors.
 pub(super) struct TensorModel {
     session: TensorSession,
-    model_file: &'static str,
+    model_file: String,
     /// Whether the version allows that requests run together.
     may_batch: bool,
     /// The size that axes of any size have in samples; `None` before one has worked.
@@ -36,10 +36,14 @@ impl TensorModel {
     /// ONNX Runtime cannot load it, or it takes or gives something else than tensors.
     pub(super) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
         let Opening { runtime, own, model, file, form, .. } = *opening;
+        let Some(model) = model else {
+            let message = "there is no .onnx file; models for tensors need one";
+            return Err(RefusalKind::Contract.because(message));
+        };
         let session =
             TensorSession::open(runtime, model, form).map_err(|error| error.refuse(file))?;
         let may_batch = own.batch.unwrap_or(true);
-        Ok(Self { session, model_file: file, may_batch, size: None })
+        Ok(Self { session, model_file: file.to_owned(), may_batch, size: None })
     }
 
     /// What the model takes and gives.

@@ -1,34 +1,55 @@
-//! The items of a group for a model for texts: tokenizes them, runs them in micro-batches, and
-//! gives of what comes out what each asks for.
+//! The items of a group for a model for texts: prepares them, runs them in micro-batches, and gives
+//! of what comes out what each asks for.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use onnxd_proto::{
     domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    wire::ask::{AnsweredItem, Ask, Content, Rejection, TextAsk, Want},
+    wire::ask::{self, AnsweredItem, Ask, Rejection, TextAsk, Want},
 };
 use zerocopy::IntoBytes;
 
 use super::{
+    files::task::named_labels,
     microbatch,
-    model::{Rows, TextModel},
-    pooling,
-    tokenize::Text,
+    model::TextModel,
+    prepare::{Asked, Content, Prepared},
+    readout::{Numbers, Rows},
+    stages::{entities, pooling, splade},
 };
 use crate::{
     artifacts::costs::{Company, Costs},
     families::group::{Group, Took, broken, number},
     process::{cpu_time::CpuTime, fault::Fault},
-    session::{SessionError, Tokens},
+    session::SessionError,
 };
 
-/// An item that has been tokenized.
+/// An item that has been prepared.
 struct Ready {
     item: u32,
-    tokens: Tokens,
+    prepared: Prepared,
     want: Want,
+}
+
+impl Ready {
+    fn rows(&self, task: Task) -> Rows {
+        match (self.want, task) {
+            // Those of late interaction are what the model is for.
+            (Want::TokenEmbeddings, Task::Embed) => Rows::Tokens,
+            _ => Rows::Pooled,
+        }
+    }
+
+    /// What items must have in common to be run together.
+    fn kin(&self) -> (usize, &[i64], bool) {
+        let is_large = matches!(self.want, Want::TokenEmbeddings | Want::Entities(_));
+        (self.prepared.way, &self.prepared.switches, is_large)
+    }
 }
 
 /// Answers all items.
@@ -39,20 +60,25 @@ pub(super) fn answer(
     (model, costs): (&mut TextModel, &mut Costs),
 ) -> Result<(), Fault> {
     let (table, company) = (costs.table.clone(), costs.company);
-    let mut answering = Answering { group, generation, model, costs };
+    let mut answering = Answering { group, generation, model, costs, numbers: Numbers::default() };
     let started = Instant::now();
-    let ready = answering.tokenize(parts)?;
+    let mut ready = answering.prepare(parts)?;
     let tokenizing = started.elapsed();
-    let of_tokens = |ready: &Ready| ready.want == Want::TokenEmbeddings;
-    let (tokens, pooled): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(of_tokens);
-    // An embedding of each token is large: one text of them is enough for a frame.
-    for (ready, rows, company) in
-        [(pooled, Rows::Pooled, company), (tokens, Rows::Tokens, Company::Alone)]
-    {
-        let lengths: Vec<usize> = ready.iter().map(|item| item.tokens.ids.len()).collect();
-        for places in microbatch::plan(&lengths, &table, company) {
-            let batch: Vec<&Ready> = places.iter().map(|&place| &ready[place]).collect();
-            answering.run(&batch, rows, tokenizing)?;
+    ready.sort_by(|a, b| a.kin().cmp(&b.kin()));
+    for alike in ready.chunk_by(|a, b| a.kin() == b.kin()) {
+        let (way, _, is_large) = alike[0].kin();
+        if answering.model.is_table(way) {
+            let batch: Vec<&Ready> = alike.iter().collect();
+            answering.run(&batch, tokenizing)?;
+            continue;
+        }
+        let lengths: Vec<usize> = alike.iter().map(|item| item.prepared.tokens.ids.len()).collect();
+        // A vector of each token is large: one text of them is enough for a frame.
+        let company = if is_large { Company::Alone } else { company };
+        let tokens_max = answering.model.tokens_max();
+        for places in microbatch::plan_within(&lengths, &table, company, tokens_max) {
+            let batch: Vec<&Ready> = places.iter().map(|&place| &alike[place]).collect();
+            answering.run(&batch, tokenizing)?;
         }
     }
     Ok(())
@@ -63,26 +89,28 @@ struct Answering<'g, 's, 'm> {
     generation: Generation,
     model: &'m mut TextModel,
     costs: &'m mut Costs,
+    /// Reused by micro-batches.
+    numbers: Numbers,
 }
 
 impl Answering<'_, '_, '_> {
     /// The items that have to be run. The others are answered.
-    fn tokenize(&mut self, parts: &[&[u8]]) -> Result<Vec<Ready>, Fault> {
+    fn prepare(&mut self, parts: &[&[u8]]) -> Result<Vec<Ready>, Fault> {
         let mut ready = Vec::with_capacity(parts.len());
         let asked = self.group.asked;
         for (place, (asked, part)) in asked.items.iter().zip(parts).enumerate() {
             let item = number(place);
             let outcome = match &asked.ask {
                 Ask::Text { text, want } => {
-                    let tokens = self.tokens(text, *want, part)?;
-                    tokens.map(|tokens| ready.push(Ready { item, tokens, want: *want }))
+                    let prepared = self.prepare_one(text, *want, part)?;
+                    prepared.map(|prepared| ready.push(Ready { item, prepared, want: *want }))
                 }
                 Ask::Tokenize { prompt, special } => {
                     let text = utf8(part)?;
                     self.list(item, text, prompt.as_deref(), *special)?
                 }
                 Ask::Decode { skip_special } => {
-                    match self.model.decode(&ids(part)?, *skip_special) {
+                    match self.model.tokenizer().decode(&ids(part)?, *skip_special) {
                         Ok(text) if text.len() <= FRAME_PAYLOAD_BYTES_MAX => {
                             Ok(self.tell(item, text.as_bytes())?)
                         }
@@ -103,34 +131,31 @@ impl Answering<'_, '_, '_> {
         self.model.settings().task
     }
 
-    fn tokens(
+    fn prepare_one(
         &self,
         asked: &TextAsk,
         want: Want,
         part: &[u8],
-    ) -> Result<Result<Tokens, Rejection>, Fault> {
-        let text = match asked.content {
-            Content::Text => {
-                let text = utf8(part)?;
-                // Prompts are for what is embedded.
-                match self.task() {
-                    Task::Embed => self.model.prompted(text, asked.prompt.as_deref()),
-                    _ => Ok(Text::One(text)),
-                }
-            }
-            Content::Pair { first_bytes, .. } => {
+    ) -> Result<Result<Prepared, Rejection>, Fault> {
+        let content = match asked.content {
+            ask::Content::Text => Content::Text(utf8(part)?),
+            ask::Content::Pair { first_bytes, cut } => {
                 let length = usize::try_from(first_bytes).unwrap_or(usize::MAX);
                 let pair = part.split_at_checked(length);
                 let (first, second) =
                     pair.ok_or_else(|| broken("names a first text beyond its item"))?;
-                Ok(Text::Pair(utf8(first)?, utf8(second)?))
+                Content::Pair(utf8(first)?, utf8(second)?, cut)
             }
-            Content::Ids if asked.prompt.is_some() => {
-                Err(Rejection::Tokenizer("a prompt is for texts, not for token ids".into()))
-            }
-            Content::Ids => Ok(Text::Ids(ids(part)?)),
+            ask::Content::Ids => Content::Ids(ids(part)?),
         };
-        Ok(self.allow(want).and(text).and_then(|text| self.model.tokenize(&text, asked.truncate)))
+        let asked = Asked {
+            content,
+            prompt: asked.prompt.as_deref(),
+            role: asked.role,
+            switches: &asked.switches,
+            truncate: asked.truncate,
+        };
+        Ok(self.allow(want).and_then(|()| self.model.prepare(&asked)))
     }
 
     /// Whether the model gives what is wanted.
@@ -139,7 +164,7 @@ impl Answering<'_, '_, '_> {
             return Err(Rejection::WrongTask(self.task()));
         }
         match want {
-            Want::TokenEmbeddings if self.model.is_pooled() => Err(Rejection::Inference(
+            Want::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
                 "the model pools by itself and gives no embeddings of tokens".into(),
             )),
             Want::Embedding { dimensions: Some(asked), .. } => {
@@ -160,14 +185,8 @@ impl Answering<'_, '_, '_> {
         prompt: Option<&str>,
         special: bool,
     ) -> Result<Result<(), Rejection>, Fault> {
-        let prompted = match self.task() {
-            Task::Embed => self.model.prompted(text, prompt),
-            _ => Ok(Text::One(text)),
-        };
-        let listed = prompted.and_then(|prompted| match &prompted {
-            Text::Prompted(text) => self.model.list(text, special),
-            _ => self.model.list(text, special),
-        });
+        let prompted = self.model.preparation.prompted(text, prompt);
+        let listed = prompted.and_then(|text| self.model.tokenizer().list(&text, special));
         Ok(match listed {
             Ok(tokens) => {
                 let json = serde_json::to_vec(&tokens).expect("tokens are valid JSON");
@@ -187,91 +206,105 @@ impl Answering<'_, '_, '_> {
         self.group.send(self.generation, vec![answered], Took::default(), &[bytes])
     }
 
-    fn run(&mut self, batch: &[&Ready], rows: Rows, tokenizing: Duration) -> Result<(), Fault> {
+    fn run(&mut self, batch: &[&Ready], tokenizing: Duration) -> Result<(), Fault> {
         let started = Instant::now();
-        let tokens: Vec<&Tokens> = batch.iter().map(|item| &item.tokens).collect();
-        let mut values = Vec::new();
-        let (dimension, cpu) = match self.embed(&tokens, rows, &mut values) {
-            Ok(embedded) => embedded,
+        let mut numbers = std::mem::take(&mut self.numbers);
+        let cpu = match self.compute(batch, &mut numbers) {
+            Ok(cpu) => cpu,
             Err(error) => {
                 let items = batch.iter().map(|item| item.item).collect();
                 return self.group.reject(items, Rejection::Inference(error.to_string()));
             }
         };
-        let (mut items, mut broken) = (Vec::with_capacity(batch.len()), Vec::new());
-        // What is answered moves to the front of what came out; nothing is copied where all of
-        // it is wanted.
-        let (mut read, mut kept) = (0, 0);
-        for ready in batch {
-            let length = match rows {
-                Rows::Pooled => dimension,
-                Rows::Tokens => dimension * ready.tokens.ids.len(),
-            };
-            let given = finish(&mut values[read..read + length], ready.want, self.model);
-            match given {
-                Some(given) if given * size_of::<f32>() <= FRAME_PAYLOAD_BYTES_MAX => {
-                    if kept != read {
-                        values.copy_within(read..read + given, kept);
-                    }
-                    kept += given;
-                    let tokens = number(ready.tokens.ids.len());
-                    let bytes = number(given * size_of::<f32>());
-                    let outputs = Vec::new();
-                    items.push(AnsweredItem { item: ready.item, tokens, bytes, outputs });
+        let mut items = Vec::with_capacity(batch.len());
+        let mut parts: Vec<Cow<'_, [u8]>> = Vec::with_capacity(batch.len());
+        let lengths = numbers.lengths.clone();
+        let mut rest = &mut numbers.values[..];
+        for (ready, length) in batch.iter().zip(lengths) {
+            let (values, others) = rest.split_at_mut(length);
+            rest = others;
+            match finish(values, ready, self.model) {
+                Ok(part) => {
+                    let (item, tokens) = (ready.item, number(ready.prepared.tokens.ids.len()));
+                    let (bytes, outputs) = (number(part.len()), Vec::new());
+                    items.push(AnsweredItem { item, tokens, bytes, outputs });
+                    parts.push(part);
                 }
-                given => broken.push((ready.item, given)),
+                Err(said) => {
+                    let reason = Rejection::Inference(said.into());
+                    self.group.reject(vec![ready.item], reason)?;
+                }
             }
-            read += length;
         }
-        for (item, given) in broken {
-            let said = match given {
-                None => "what the model gives is not finite",
-                Some(_) => "what the model gives is larger than an answer may be",
-            };
-            self.group.reject(vec![item], Rejection::Inference(said.into()))?;
+        if !items.is_empty() {
+            let took = Took { tokenizing, inference: started.elapsed(), cpu };
+            let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+            self.group.send(self.generation, items, took, &parts)?;
         }
-        if items.is_empty() {
-            return Ok(());
-        }
-        let took = Took { tokenizing, inference: started.elapsed(), cpu };
-        self.group.send(self.generation, items, took, &[values[..kept].as_bytes()])
+        self.numbers = numbers;
+        Ok(())
     }
 
-    /// The number of components, and the CPU time of this thread.
-    fn embed(
+    /// Runs a micro-batch; returns the CPU time of this thread.
+    fn compute(
         &mut self,
-        tokens: &[&Tokens],
-        rows: Rows,
-        values: &mut Vec<f32>,
-    ) -> Result<(usize, Duration), SessionError> {
+        batch: &[&Ready],
+        numbers: &mut Numbers,
+    ) -> Result<Duration, SessionError> {
+        let texts: Vec<&Prepared> = batch.iter().map(|item| &item.prepared).collect();
+        let rows = batch[0].rows(self.task());
         let begun = CpuTime::now();
-        let wide =
-            if self.group.asked.wide { self.model.embed_wide(tokens, rows, values) } else { None };
-        if let Some(dimension) = wide {
-            return Ok((dimension, begun.elapsed()));
+        let is_wide = self.group.asked.wide;
+        if is_wide && self.model.run_wide(&texts, rows, numbers).is_some() {
+            return Ok(begun.elapsed());
         }
         let begun = CpuTime::now();
-        let dimension = self.model.embed(tokens, rows, values)?;
+        self.model.run(&texts, rows, numbers)?;
         let took = begun.elapsed();
         // What such a run costs is learnt from each.
-        let longest = tokens.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        self.costs.table.observe(tokens.len(), longest, took.as_secs_f32() * 1e6);
-        Ok((dimension, took))
+        if !self.model.is_table(texts[0].way) {
+            let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);
+            self.costs.table.observe(texts.len(), longest, took.as_secs_f32() * 1e6);
+        }
+        Ok(took)
     }
 }
 
-/// Makes of what came out for an item what it wants, at its front; gives how many numbers that are.
-/// `None`: they are not finite. JSON has no NaN, and a vector search that is given one finds nothing
-/// ever after.
-fn finish(values: &mut [f32], want: Want, model: &TextModel) -> Option<usize> {
+/// Makes of what came out for an item what it wants, or says why that cannot be. JSON has no NaN,
+/// and a vector search that is given one finds nothing ever after.
+fn finish<'v>(
+    values: &'v mut [f32],
+    ready: &Ready,
+    model: &TextModel,
+) -> Result<Cow<'v, [u8]>, &'static str> {
     let mut given = values.len();
-    if let Want::Embedding { normalize, dimensions } = want {
+    if let Want::Embedding { normalize, dimensions } = ready.want {
         given = dimensions.map_or(given, |asked| given.min(asked as usize));
-        if normalize.unwrap_or(model.settings().normalize) {
+        if normalize.unwrap_or(model.normalizes(ready.prepared.way)) {
             pooling::normalize(&mut values[..given]);
         }
     }
-    values[..given].iter().all(|value| value.is_finite()).then_some(given)
+    let values = &values[..given];
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err("what the model gives is not finite");
+    }
+    let bytes: Cow<'v, [u8]> = match ready.want {
+        Want::Sparse => splade::entries(values).into(),
+        Want::Entities(aggregation) => {
+            let tokens = ready.prepared.tokens.ids.len();
+            let labels = named_labels(model.settings().labels.clone(), values.len() / tokens);
+            let labels = labels.map_err(|_| "the model gives another number of labels")?;
+            let join = |tokens: &[String]| model.tokenizer().join(tokens);
+            let pieces = &ready.prepared.pieces;
+            let found = entities::find(pieces, values, &labels, aggregation, join);
+            serde_json::to_vec(&found).expect("entities are valid JSON").into()
+        }
+        _ => values.as_bytes().into(),
+    };
+    match bytes.len() <= FRAME_PAYLOAD_BYTES_MAX {
+        true => Ok(bytes),
+        false => Err("what the model gives is larger than an answer may be"),
+    }
 }
 
 fn utf8(part: &[u8]) -> Result<&str, Fault> {

@@ -3,17 +3,15 @@
 
 use std::time::Duration;
 
-use onnxd_proto::{
-    domain::{
-        Refusal,
-        cost::{CostTable, Measured, TEXTS, TOKENS},
-    },
-    wire::ask::Side,
+use onnxd_proto::domain::{
+    Refusal, Task,
+    cost::{CostTable, Measured, TEXTS, TOKENS},
 };
 
 use super::{
-    model::{Rows, TextModel},
-    tokenize::Text,
+    model::TextModel,
+    prepare::{Asked, Prepared},
+    readout::{Numbers, Rows},
 };
 use crate::{
     artifacts::{
@@ -21,7 +19,6 @@ use crate::{
         probes,
     },
     process::cpu_time::CpuTime,
-    session::Tokens,
 };
 
 /// Shapes with more tokens are measured for one text alone: there, running together gains nothing.
@@ -80,34 +77,43 @@ fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Re
 /// A model may compute something from padding, whatever it is told of it; and one that quantizes
 /// while it runs scales all texts of a run by the largest value of any.
 fn company(version: &mut TextModel) -> Result<Company, Refusal> {
-    let tokens: Result<Vec<Tokens>, _> = TEXTS_TO_PAIR
-        .iter()
-        .map(|text| version.tokenize(&Text::One(text), Some(Side::Right)))
-        .collect();
-    let Ok(tokens) = tokens else { return Ok(Company::Alone) };
-    let shortest = tokens.iter().map(|text| text.ids.len()).min().unwrap_or(0);
-    let cut: Vec<Tokens> = tokens.iter().map(|text| text.cut(shortest)).collect();
+    let prepared: Result<Vec<Prepared>, _> =
+        TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&asked(version, text))).collect();
+    let Ok(prepared) = prepared else { return Ok(Company::Alone) };
+    let shortest = prepared.iter().map(|text| text.tokens.ids.len()).min().unwrap_or(0);
+    let cut: Vec<Prepared> = prepared.iter().map(|text| text.cut(shortest)).collect();
     Ok(if !same_together(version, &cut)? {
         Company::Alone
-    } else if version.is_masked() && same_together(version, &tokens)? {
+    } else if version.is_masked() && same_together(version, &prepared)? {
         Company::Padded
     } else {
         Company::EqualLength
     })
 }
 
-/// Whether the texts give the same embeddings in one run as each alone.
-fn same_together(version: &mut TextModel, texts: &[Tokens]) -> Result<bool, Refusal> {
-    let mut together = Vec::new();
-    let all: Vec<&Tokens> = texts.iter().collect();
-    let Ok(dimension) = version.embed(&all, Rows::Pooled, &mut together) else { return Ok(false) };
-    let mut same = true;
-    for (text, embedding) in texts.iter().zip(together.chunks_exact(dimension)) {
-        let mut alone = Vec::new();
+/// What is asked of a model for this text.
+fn asked<'t>(version: &TextModel, text: &'t str) -> Asked<'t> {
+    match version.settings().task {
+        Task::Rerank => Asked::pair(text, text),
+        _ => Asked::text(text),
+    }
+}
+
+/// Whether the texts give the same numbers in one run as each alone.
+fn same_together(version: &mut TextModel, texts: &[Prepared]) -> Result<bool, Refusal> {
+    let mut together = Numbers::default();
+    let all: Vec<&Prepared> = texts.iter().collect();
+    if version.run(&all, Rows::Pooled, &mut together).is_err() {
+        return Ok(false);
+    }
+    let (mut same, mut start) = (true, 0);
+    for (text, length) in texts.iter().zip(&together.lengths) {
+        let mut alone = Numbers::default();
         version
-            .embed(&[text], Rows::Pooled, &mut alone)
+            .run(&[text], Rows::Pooled, &mut alone)
             .map_err(|error| error.refuse(version.model_file()))?;
-        same &= probes::is_same(&alone, embedding);
+        same &= probes::is_same(&alone.values, &together.values[start..start + length]);
+        start += length;
     }
     Ok(same)
 }

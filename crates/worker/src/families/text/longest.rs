@@ -134,8 +134,8 @@ fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Opti
     }
     let (started, cpu) = (Instant::now(), CpuTime::now());
     match version.try_shape(1, tokens, 0) {
-        Ok((values, _)) => {
-            super::trial::require_finite(version, &values)?;
+        Ok(numbers) => {
+            super::trial::require_finite(version, &numbers.values)?;
             let used = resident::anonymous_bytes().zip(loaded);
             let used = used.map_or(0, |(now, before)| now.saturating_sub(before));
             let (cpu, all) = (cpu.elapsed().as_secs_f64(), started.elapsed().as_secs_f64());

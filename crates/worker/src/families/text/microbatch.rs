@@ -24,10 +24,21 @@ const TOGETHER: f32 = 1.02;
 /// The micro-batches for texts with these numbers of tokens, as places in `lengths`, shortest
 /// texts first, because they are done soonest.
 pub(crate) fn plan(lengths: &[usize], costs: &CostTable, company: Company) -> Vec<Vec<usize>> {
+    plan_within(lengths, costs, company, TOKENS_MAX)
+}
+
+/// The same for a model whose output is large: none of several texts has more than `tokens_max`
+/// tokens.
+pub(crate) fn plan_within(
+    lengths: &[usize],
+    costs: &CostTable,
+    company: Company,
+    tokens_max: usize,
+) -> Vec<Vec<usize>> {
     let mut places: Vec<usize> = (0..lengths.len()).collect();
     places.sort_by_key(|&place| lengths[place]);
     let sorted: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
-    let mut ends = cuts(&sorted, costs, company);
+    let mut ends = cuts(&sorted, costs, company, tokens_max.min(TOKENS_MAX));
     let mut batches = Vec::with_capacity(ends.len());
     while let Some((start, end)) = ends.pop() {
         batches.push(places[start..end].to_vec());
@@ -36,7 +47,12 @@ pub(crate) fn plan(lengths: &[usize], costs: &CostTable, company: Company) -> Ve
 }
 
 /// The cut of rising lengths with the least predicted time, as ranges, the last first.
-fn cuts(sorted: &[usize], costs: &CostTable, company: Company) -> Vec<(usize, usize)> {
+fn cuts(
+    sorted: &[usize],
+    costs: &CostTable,
+    company: Company,
+    tokens_max: usize,
+) -> Vec<(usize, usize)> {
     // The least time for the texts before each place, and where its last micro-batch begins.
     let mut best = vec![(0.0_f32, 0_usize); sorted.len() + 1];
     for end in 1..=sorted.len() {
@@ -44,7 +60,7 @@ fn cuts(sorted: &[usize], costs: &CostTable, company: Company) -> Vec<(usize, us
         let mut least = (best[end - 1].0 + price(costs, 1, longest), end - 1);
         for start in (0..end - 1).rev() {
             let texts = end - start;
-            let fits = texts <= TEXTS_MAX && texts * longest <= TOKENS_MAX;
+            let fits = texts <= TEXTS_MAX && texts * longest <= tokens_max;
             let allowed = match company {
                 Company::Alone => false,
                 Company::EqualLength => sorted[start] == longest,

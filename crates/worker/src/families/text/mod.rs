@@ -1,22 +1,27 @@
-//! Models for texts: one encoder that embeds, classifies or reranks. [`model`] is the loaded model;
-//! what its files say is read by [`config`] and [`task`]; the rest is what the trait asks for.
+//! Models for texts: one encoder, decoder or table that embeds, classifies or reranks. [`files`]
+//! reads what a version says of itself, [`output`] chooses the graph's output, [`prepare`] makes
+//! tokens of requests, [`readout`] makes answers of outputs, and [`model`] puts them together. The
+//! rest is what the trait asks for.
 
 pub(crate) mod answer;
-pub(crate) mod config;
+mod build;
 pub(crate) mod costs;
-pub(crate) mod growth;
-pub(crate) mod json;
-pub(crate) mod length;
-pub(crate) mod longest;
+pub(crate) mod files;
+mod growth;
+mod longest;
+pub(crate) mod matrices;
 pub(crate) mod microbatch;
 pub(crate) mod model;
-pub(crate) mod pooling;
+pub(crate) mod output;
+pub(crate) mod prepare;
 pub(crate) mod probe;
-pub(crate) mod task;
+pub(crate) mod readout;
+pub(crate) mod stages;
+pub(crate) mod switches;
+pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod trial;
 pub(crate) mod wide;
-
 use std::path::Path;
 
 use onnxd_proto::{
@@ -24,7 +29,7 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use self::model::TextModel;
+use self::{model::TextModel, prepare::Asked};
 use super::{
     family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
     group::Group,
@@ -38,7 +43,7 @@ use crate::{
 /// Whether the version in `dir` is a model for texts.
 pub(super) fn claims(dir: &Path, said: &Own) -> bool {
     match said.task {
-        Some(task) => matches!(task, Task::Embed | Task::Classify | Task::Rerank),
+        Some(task) => Task::TEXT.contains(&task),
         None => own::has_text_files(dir),
     }
 }
@@ -87,7 +92,7 @@ impl Family for TextModel {
     }
 
     fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
-        Self::embed_text(self, text)
+        self.run_one(&Asked::text(text))
     }
 
     fn offer_helpers(&mut self, helpers: &Helpers<'_>) {

@@ -1,45 +1,69 @@
-//! A loaded model for texts: its session, tokenizer and settings, ready to embed texts or to score
-//! them. What serving and checking do with it is in the other files of this folder.
+//! A loaded model for texts: what makes tokens of texts, the graph or the tables that make numbers of
+//! tokens, and what makes answers of these. What serving and checking do with it is in the other
+//! files of this folder.
 
 use onnxd_proto::{
-    domain::{Pooling, Refusal, RefusalKind, Task},
-    wire::ask::{Rejection, Side},
+    domain::{Guess, Pooling, Refusal, RefusalKind, Task},
+    wire::ask::Rejection,
 };
 use tracing::warn;
 
 use super::{
-    config::{self, Settings},
-    pooling,
-    tokenize::{Text, Token, Tokenizer},
+    build::{self, Parts},
+    files::config::Settings,
+    matrices::{sparse_static::SparseStatic, static_table::StaticTable},
+    prepare::{Asked, Preparation, Prepared},
+    readout::{Applied, Numbers, Readout, Rows},
+    tokenize::Tokenizer,
     wide::{self, Wide},
 };
 use crate::{
     families::family::{Helpers, Later, Opening},
-    session::{self, Head, Session, SessionError, Tokens},
+    session::{self, Batch, Session, SessionError, Tokens},
 };
+
+/// Numbers that the output of one run may have, for a graph with one for each token of the
+/// vocabulary.
+const OUTPUT_NUMBERS_MAX: usize = 16 << 20;
+/// Tokens of the shortest run that is not cut for that.
+const TOKENS_MIN: usize = 64;
 
 /// A loaded model for texts.
 pub(crate) struct TextModel {
-    session: Session,
-    tokenizer: Tokenizer,
-    settings: Settings,
+    pub(super) settings: Settings,
+    pub(super) preparation: Preparation,
+    pub(super) session: Option<Session>,
+    pub(super) ways: Vec<LoadedWay>,
+    /// What was assumed, of the files and of the graph.
+    pub(super) guesses: Vec<Guess>,
+    /// What messages call the model.
+    file: String,
     /// Tokens of the longest text, as the files say.
     declared_tokens: u32,
-    model_file: &'static str,
     wide: Wide,
     /// What is still to be made in the background.
     wide_making: Option<wide::Making>,
-    /// Components of one embedding, or labels; 0 before the first run.
+    /// Numbers of one vector, or labels; 0 before the first run.
     dimension: usize,
 }
 
-/// What is wanted of the output of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rows {
-    /// One row for each text.
-    Pooled,
-    /// One row for each token.
-    Tokens,
+/// What texts go through.
+#[derive(Debug)]
+pub(super) struct LoadedWay {
+    pub(super) source: LoadedSource,
+    /// Whether vectors have length 1 unless a request says otherwise.
+    pub(super) normalize: bool,
+}
+
+/// What makes numbers of tokens.
+#[derive(Debug)]
+pub(super) enum LoadedSource {
+    /// The graph, whose output is read in this way.
+    Graph(Readout),
+    /// A vector for each token, then steps.
+    Table(StaticTable, Vec<Applied>),
+    /// A weight for each token.
+    Weights(SparseStatic),
 }
 
 impl TextModel {
@@ -48,21 +72,15 @@ impl TextModel {
     /// # Errors
     /// A file is malformed, or the model is not one for texts.
     pub(crate) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
-        let Opening { runtime, dir, own, model, file, form } = *opening;
-        let mut settings = config::read(dir, own)?;
-        let tokenizer = Tokenizer::open(dir, settings.max_tokens)?;
-        let head = head_of(settings.task);
-        let session =
-            Session::open(runtime, model, form, head).map_err(|error| error.refuse(file))?;
-        if session.is_pooled() {
-            settings.pooling = Pooling::NONE;
-        }
+        let Parts { settings, preparation, session, ways, guesses } = build::build(opening)?;
         Ok(Self {
-            session,
-            tokenizer,
             declared_tokens: settings.max_tokens,
             settings,
-            model_file: file,
+            preparation,
+            session,
+            ways,
+            guesses,
+            file: opening.file.to_owned(),
             wide: Wide::default(),
             wide_making: None,
             dimension: 0,
@@ -71,10 +89,11 @@ impl TextModel {
 
     /// Has these CPUs help with requests that are alone, once a session is made for that.
     pub(super) fn offer_helpers(&mut self, helpers: &Helpers<'_>) {
-        let head = head_of(self.settings.task);
+        let Some(session) = &self.session else { return };
+        let output = session.selected().to_owned();
         let (runtime, model) = (helpers.runtime.clone(), helpers.model.to_owned());
         let helpers = helpers.cpus.clone();
-        self.wide_making = Some(wide::Making { runtime, model, head, helpers });
+        self.wide_making = Some(wide::Making { runtime, model, output, helpers });
     }
 
     /// Runs a short text, so that the first request finds all weights in memory. The longest one
@@ -83,113 +102,142 @@ impl TextModel {
         self.try_shape(1, self.settings.max_tokens.min(8), 0).map(drop)
     }
 
-    /// Runs `texts` texts of `tokens` tokens that all are `id`; gives the embeddings as pooled
-    /// and their number of components.
+    /// Runs `texts` texts of `tokens` tokens that all are `id`.
+    ///
+    /// # Errors
+    /// The model fails; the message names the shape.
     pub(crate) fn try_shape(
         &mut self,
         texts: usize,
         tokens: u32,
         id: u32,
-    ) -> Result<(Vec<f32>, usize), Refusal> {
-        let tokens = usize::try_from(tokens).expect("a u32 fits on every CPU that onnxd runs on");
-        let text = Tokens { ids: vec![id.into(); tokens], type_ids: vec![0; tokens] };
-        let mut embeddings = Vec::new();
-        match self.embed(&vec![&text; texts], Rows::Pooled, &mut embeddings) {
-            Ok(dimension) => Ok((embeddings, dimension)),
+    ) -> Result<Numbers, Refusal> {
+        let text = self.of_one_token(tokens, id);
+        let mut numbers = Numbers::default();
+        match self.run(&vec![&text; texts], Rows::Pooled, &mut numbers) {
+            Ok(()) => Ok(numbers),
             Err(error) => {
-                let file = self.model_file;
+                let file = &self.file;
                 Err(error.refuse(&format!("{file} fails with {texts} texts of {tokens} tokens")))
             }
         }
     }
 
-    /// Embeds one text, cut to what the model takes; as pooled and not normalized.
-    pub(crate) fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
-        let tokens = self.tokenize(&Text::One(text), Some(Side::Right)).map_err(|rejection| {
-            RefusalKind::Contract.because(format!("tokenizer.json fails on a text: {rejection:?}"))
-        })?;
-        let mut embedding = Vec::new();
-        match self.embed(&[&tokens], Rows::Pooled, &mut embedding) {
-            Ok(_) => Ok(embedding),
-            Err(error) => Err(error.refuse(&format!("{} fails on a text", self.model_file))),
+    /// Gives back the memory that earlier runs took, by a run of one token: what the next run needs
+    /// can then be told from it.
+    ///
+    /// # Errors
+    /// The model fails.
+    pub(super) fn release_memory(&mut self) -> Result<(), Refusal> {
+        let how = |error: SessionError| error.refuse("memory");
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.release_memory(true).map_err(how)?;
+        let ran = self.try_shape(1, 1, 0);
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.release_memory(false).map_err(how)?;
+        ran.map(drop)
+    }
+
+    fn of_one_token(&self, tokens: u32, id: u32) -> Prepared {
+        let tokens = tokens as usize;
+        Prepared {
+            tokens: Tokens::of(vec![id.into(); tokens], vec![0; tokens]),
+            way: self.settings.plan.default,
+            switches: self.preparation.switches.any(),
+            kept: vec![true; tokens],
+            ..Prepared::default()
         }
     }
 
-    /// See [`Session::release_memory`].
-    pub(super) fn release_memory(&mut self) -> Result<(), SessionError> {
-        self.session.release_memory()
-    }
-
-    /// Takes no longer texts than this from now on, and none that are longer than the files say.
-    pub(crate) fn limit_tokens(&mut self, max_tokens: u32) {
-        self.settings.max_tokens = self.declared_tokens.min(max_tokens);
-        self.tokenizer.limit(self.settings.max_tokens);
-    }
-
-    /// See [`Tokenizer::encode`].
-    pub(crate) fn tokenize(
-        &self,
-        text: &Text<'_>,
-        truncate: Option<Side>,
-    ) -> Result<Tokens, Rejection> {
-        self.tokenizer.encode(text, truncate)
-    }
-
-    /// The text after the prompt of this name, or after the default one.
-    pub(crate) fn prompted<'t>(
-        &self,
-        text: &'t str,
-        name: Option<&str>,
-    ) -> Result<Text<'t>, Rejection> {
-        let prompts = &self.settings.prompts;
-        let Some(name) = name.or(prompts.default.as_deref()) else { return Ok(Text::One(text)) };
-        match prompts.named.get(name) {
-            Some(prompt) => Ok(Text::Prompted(format!("{prompt}{text}"))),
-            None => {
-                let known: Vec<&str> = prompts.named.keys().map(String::as_str).collect();
-                Err(Rejection::Prompt { name: name.into(), known: known.join(", ") })
+    /// Prepares what is asked, with some value for every switch that has none.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub(crate) fn prepare_any(&self, asked: &Asked<'_>) -> Result<Prepared, Refusal> {
+        let prepared = match self.preparation.prepare(asked) {
+            Err(Rejection::Unfit(_)) => {
+                let switches =
+                    self.preparation.switches.facts().iter().zip(self.preparation.switches.any());
+                let set: Vec<_> =
+                    switches.map(|(facts, value)| build::switch(facts, value)).collect();
+                self.preparation.prepare(&Asked { switches: &set, ..asked.clone() })
             }
+            prepared => prepared,
+        };
+        prepared.map_err(|rejection| {
+            let message = format!("the tokenizer fails on a text: {rejection:?}");
+            RefusalKind::Contract.because(message)
+        })
+    }
+
+    /// The numbers of what is asked, cut to what the model takes and not normalized.
+    ///
+    /// # Errors
+    /// The tokenizer or the model fails.
+    pub(crate) fn run_one(&mut self, asked: &Asked<'_>) -> Result<Vec<f32>, Refusal> {
+        let prepared = self.prepare_any(asked)?;
+        let mut numbers = Numbers::default();
+        match self.run(&[&prepared], Rows::Pooled, &mut numbers) {
+            Ok(()) => Ok(numbers.values),
+            Err(error) => Err(error.refuse(&format!("{} fails on a text", self.file))),
         }
     }
 
-    /// See [`Tokenizer::list`].
-    pub(crate) fn list(&self, text: &str, special: bool) -> Result<Vec<Token>, Rejection> {
-        self.tokenizer.list(text, special)
+    /// Makes tokens of what is asked.
+    ///
+    /// # Errors
+    /// See [`Preparation::prepare`].
+    pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
+        self.preparation.prepare(asked)
     }
 
-    /// See [`Tokenizer::decode`].
-    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Rejection> {
-        self.tokenizer.decode(ids, skip_special)
-    }
-
-    /// Writes one embedding per text, or its scores, or one embedding per token to `embeddings`, as
-    /// the model gives them and not normalized; gives their number of components. The texts are
-    /// padded to the longest.
-    pub(crate) fn embed(
+    /// Writes what the model makes of texts that take one way with the same switches: as the model
+    /// gives it, and not normalized. The texts are padded to the longest.
+    ///
+    /// # Errors
+    /// ONNX Runtime fails, or its output is not of the shape that the files say.
+    pub(crate) fn run(
         &mut self,
-        texts: &[&Tokens],
+        texts: &[&Prepared],
         rows: Rows,
-        embeddings: &mut Vec<f32>,
-    ) -> Result<usize, SessionError> {
-        let how = (rows, &self.settings.pooling);
-        let pad_id = self.tokenizer.pad_id();
-        self.dimension = run(&mut self.session, how, pad_id, texts, embeddings)?;
-        Ok(self.dimension)
+        numbers: &mut Numbers,
+    ) -> Result<(), SessionError> {
+        numbers.clear();
+        let Some(first) = texts.first() else { return Ok(()) };
+        let way = &self.ways[first.way];
+        match (&way.source, &mut self.session) {
+            (LoadedSource::Graph(readout), Some(session)) => {
+                let pad_id = self.preparation.tokenizer().pad_id();
+                run(session, readout, (texts, pad_id), rows, numbers)?;
+            }
+            (LoadedSource::Graph(_), None) => {
+                return Err(SessionError::Contract("the graph is not loaded".into()));
+            }
+            (LoadedSource::Table(table, steps), _) => look_up(table, steps, texts, numbers)?,
+            (LoadedSource::Weights(weights), _) => weigh(weights, texts, numbers)?,
+        }
+        self.dimension = self.row_len(first, numbers);
+        Ok(())
     }
 
     /// The same on several CPUs, if there is a session for that yet.
-    pub(crate) fn embed_wide(
+    pub(crate) fn run_wide(
         &mut self,
-        texts: &[&Tokens],
+        texts: &[&Prepared],
         rows: Rows,
-        embeddings: &mut Vec<f32>,
-    ) -> Option<usize> {
-        let (how, pad_id) = ((rows, &self.settings.pooling), self.tokenizer.pad_id());
+        numbers: &mut Numbers,
+    ) -> Option<()> {
+        let LoadedSource::Graph(readout) = &self.ways[texts.first()?.way].source else {
+            return None;
+        };
+        let pad_id = self.preparation.tokenizer().pad_id();
         let mut wide = self.wide.get()?;
-        let result = wide.as_mut().map(|session| run(session, how, pad_id, texts, embeddings))?;
+        numbers.clear();
+        let result =
+            wide.as_mut().map(|session| run(session, readout, (texts, pad_id), rows, numbers))?;
         drop(wide);
         match result {
-            Ok(dimension) => Some(dimension),
+            Ok(()) => Some(()),
             // The other session ends at once, too.
             Err(_) if session::is_terminated() => None,
             Err(error) => {
@@ -200,69 +248,147 @@ impl TextModel {
         }
     }
 
+    /// Numbers of one vector or labels of one token, where a text may have several.
+    fn row_len(&self, text: &Prepared, numbers: &Numbers) -> usize {
+        let rows = match self.settings.task {
+            Task::MultiVector => text.kept.iter().filter(|kept| **kept).count(),
+            Task::TokenClassify => text.tokens.ids.len(),
+            _ => 1,
+        };
+        match rows {
+            0 => self.dimension,
+            rows => numbers.width() / rows,
+        }
+    }
+
     /// What is to be made in the background, once.
     pub(crate) fn take_later(&mut self) -> Option<Later> {
         self.wide_making.take().map(|making| self.wide.later(making))
     }
 
-    /// Components of one embedding, or labels; 0 before the first run.
+    /// Numbers of one vector, or labels; 0 before the first run.
     pub(crate) fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// Whether the model pools by itself, so that there are no embeddings of tokens.
-    pub(crate) fn is_pooled(&self) -> bool {
-        self.session.is_pooled()
+    /// Whether there is a vector of each token to give.
+    pub(crate) fn gives_tokens(&self) -> bool {
+        matches!(&self.ways[self.settings.plan.default].source, LoadedSource::Graph(readout) if readout.reads_tokens())
     }
 
-    /// Whether the model can be told what is padding.
+    /// Whether texts of this way become numbers without a graph, so that each costs next to nothing.
+    pub(crate) fn is_table(&self, way: usize) -> bool {
+        !matches!(self.ways[way].source, LoadedSource::Graph(_))
+    }
+
+    /// Whether the graph can be told what is padding.
     pub(crate) fn is_masked(&self) -> bool {
-        self.session.is_masked()
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.is_masked() && !session.keeps_last_alone())
     }
 
-    /// The version's settings, with the pooling that is used in fact.
+    /// Tokens of one run of several texts, if its output may become large.
+    pub(crate) fn tokens_max(&self) -> usize {
+        let vocabulary = self.ways.iter().any(|way| {
+            matches!(way.source, LoadedSource::Graph(Readout::Splade(_) | Readout::Verdict { .. }))
+        });
+        match self.session.as_ref().and_then(Session::width) {
+            Some(width) if vocabulary && width > 0 => (OUTPUT_NUMBERS_MAX / width).max(TOKENS_MIN),
+            _ => usize::MAX,
+        }
+    }
+
+    /// Whether vectors of this way have length 1 unless a request says otherwise.
+    pub(crate) fn normalizes(&self, way: usize) -> bool {
+        self.ways[way].normalize
+    }
+
+    /// How the vectors of tokens are pooled on the default way.
+    pub(crate) fn pooling(&self) -> Pooling {
+        match &self.ways[self.settings.plan.default].source {
+            LoadedSource::Graph(Readout::Pooled { pooling, .. }) => pooling.clone(),
+            _ => Pooling::NONE,
+        }
+    }
+
+    /// The version's settings.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// See [`Tokenizer::highest_id`].
-    pub(crate) fn highest_id(&self) -> u32 {
-        self.tokenizer.highest_id()
+    /// Takes no longer texts than this from now on, and none that are longer than the files say.
+    pub(crate) fn limit_tokens(&mut self, max_tokens: u32) {
+        self.settings.max_tokens = self.declared_tokens.min(max_tokens);
+        self.preparation.limit(self.settings.max_tokens);
+    }
+
+    /// The tokenizer of the default way.
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        self.preparation.tokenizer()
     }
 
     /// The model's file, for messages.
-    pub(crate) fn model_file(&self) -> &'static str {
-        self.model_file
+    pub(crate) fn model_file(&self) -> &str {
+        &self.file
     }
-}
-
-fn head_of(task: Task) -> Head {
-    if task == Task::Embed { Head::Embeddings } else { Head::Scores }
 }
 
 fn run(
     session: &mut Session,
-    (rows, how): (Rows, &Pooling),
-    pad_id: i64,
-    texts: &[&Tokens],
-    embeddings: &mut Vec<f32>,
-) -> Result<usize, SessionError> {
-    embeddings.clear();
-    session.run(texts, pad_id, |output| {
-        let (rows_each, dimension) = (output.rows, output.dimension);
-        let values = output.values.chunks_exact(rows_each * dimension);
-        for (tokens, text) in values.zip(texts) {
-            let length = text.ids.len();
-            match rows {
-                Rows::Pooled if how.is_none() => {
-                    embeddings.extend_from_slice(&tokens[..dimension]);
-                }
-                Rows::Pooled => {
-                    pooling::pool(how.modes(), tokens, dimension, 0..length, embeddings);
-                }
-                Rows::Tokens => embeddings.extend_from_slice(&tokens[..length * dimension]),
-            }
+    readout: &Readout,
+    (texts, pad_id): (&[&Prepared], i64),
+    rows: Rows,
+    numbers: &mut Numbers,
+) -> Result<(), SessionError> {
+    let tokens: Vec<&Tokens> = texts.iter().map(|text| &text.tokens).collect();
+    let switches = &texts[0].switches;
+    let batch = Batch { texts: &tokens, pad_id, switches };
+    session.run(&batch, |output| readout.read(output, texts, rows, numbers))
+}
+
+fn look_up(
+    table: &StaticTable,
+    steps: &[Applied],
+    texts: &[&Prepared],
+    numbers: &mut Numbers,
+) -> Result<(), SessionError> {
+    for text in texts {
+        let start = numbers.values.len();
+        let ids = narrow(&text.tokens.ids);
+        table.mean(&ids, &mut numbers.values).map_err(beyond)?;
+        numbers.apply(steps, start, table.dimension());
+        numbers.end(start);
+    }
+    Ok(())
+}
+
+fn weigh(
+    weights: &SparseStatic,
+    texts: &[&Prepared],
+    numbers: &mut Numbers,
+) -> Result<(), SessionError> {
+    for text in texts {
+        let start = numbers.values.len();
+        numbers.values.resize(start + weights.tokens(), 0.0);
+        for (token, weight) in weights.weigh(&narrow(&text.tokens.ids)).map_err(beyond)? {
+            numbers.values[start + token as usize] = weight;
         }
-        output.dimension
+        numbers.end(start);
+    }
+    Ok(())
+}
+
+/// Ids come from a tokenizer, as u32.
+fn narrow(ids: &[i64]) -> Vec<u32> {
+    ids.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect()
+}
+
+fn beyond(rejection: Rejection) -> SessionError {
+    SessionError::Input(match rejection {
+        Rejection::TokenId { id, highest } => {
+            format!("the table has no token {id}; its highest is {highest}")
+        }
+        other => format!("{other:?}"),
     })
 }

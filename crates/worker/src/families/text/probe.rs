@@ -1,18 +1,18 @@
 //! Runs the fixed texts through a model: their embeddings or scores say what the version does.
 
-use onnxd_proto::{
-    domain::{Refusal, Task},
-    wire::ask::Side,
-};
+use onnxd_proto::domain::{Refusal, Task};
 
-use super::{model::TextModel, pooling, tokenize::Text};
+use super::{model::TextModel, prepare::Asked, stages::pooling};
 use crate::{
-    artifacts::probes::{Probes, TEXTS},
+    artifacts::probes::{ORDINARY, Probes, TEXTS},
     families::family::Extent,
 };
 
 /// How many texts, from the start, are run when a compiled form is loaded.
 const TEXTS_AT_LOAD: usize = 1;
+
+/// Numbers that a sparse vector is folded into: its dimensions are too many to keep.
+const FOLDED: usize = 1024;
 
 /// Embeds or scores the fixed texts.
 pub(super) fn probe(version: &mut TextModel, extent: Extent) -> Result<Probes, Refusal> {
@@ -20,12 +20,16 @@ pub(super) fn probe(version: &mut TextModel, extent: Extent) -> Result<Probes, R
         Extent::All => &TEXTS[..],
         Extent::AtLoad => &TEXTS[..TEXTS_AT_LOAD],
     };
-    if version.settings().task == Task::Embed {
+    if matches!(version.settings().task, Task::Embed | Task::Sparse) {
         return embed(version, texts);
     }
     let mut scores = Vec::new();
     for text in texts {
-        scores.append(&mut version.embed_text(text)?);
+        let asked = match version.settings().task {
+            Task::Rerank => Asked::pair(ORDINARY, text),
+            _ => Asked::text(text),
+        };
+        scores.append(&mut version.run_one(&asked)?);
     }
     Ok(Probes::of_values(scores))
 }
@@ -35,9 +39,12 @@ pub(super) fn probe(version: &mut TextModel, extent: Extent) -> Result<Probes, R
 fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Probes, Refusal> {
     let (mut dimension, mut rows) = (0, Vec::new());
     for (row, text) in texts.iter().enumerate() {
-        let tokens = version.tokenize(&Text::One(text), Some(Side::Right));
-        if row == 0 || tokens.is_ok() {
-            let mut embedding = version.embed_text(text)?;
+        let asked = Asked::text(text);
+        if row == 0 || version.prepare_any(&asked).is_ok() {
+            let mut embedding = version.run_one(&asked)?;
+            if version.settings().task == Task::Sparse {
+                embedding = fold(&embedding);
+            }
             pooling::normalize(&mut embedding);
             dimension = embedding.len();
             rows.append(&mut embedding);
@@ -46,4 +53,12 @@ fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Probes, Refusal> {
         }
     }
     Ok(Probes::of_rows(dimension, rows))
+}
+
+fn fold(vector: &[f32]) -> Vec<f32> {
+    let mut folded = vec![0.0; FOLDED];
+    for (place, value) in vector.iter().enumerate() {
+        folded[place % FOLDED] += value;
+    }
+    folded
 }

@@ -4,15 +4,16 @@
 use onnxd_proto::{
     domain::{Facts, Output, Refusal, RefusalKind, Task},
     limits::DIMENSION_MAX,
-    wire::ask::Side,
 };
 
 use super::{
-    microbatch,
-    model::{Rows, TextModel},
-    tokenize::Text,
+    build::describe, files::task::named_labels, microbatch, model::TextModel, prepare::Asked,
+    readout::Numbers,
 };
 use crate::artifacts::probes;
+
+/// Tokens of a vocabulary whose weights can be sent.
+const VOCABULARY_MAX: usize = 1 << 20;
 
 /// Runs one input of each kind that serving runs.
 pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
@@ -20,92 +21,114 @@ pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
     let mut dimension = None;
     // The longest text is run by `longest`.
     for (texts, tokens) in [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8)] {
-        let (embeddings, components) = version.try_shape(texts, tokens.min(max_tokens), 0)?;
-        require_finite(version, &embeddings)?;
-        if dimension.is_some_and(|dimension| dimension != components) {
+        let numbers = version.try_shape(texts, tokens.min(max_tokens), 0)?;
+        require_finite(version, &numbers.values)?;
+        let found = version.dimension();
+        if dimension.is_some_and(|dimension| dimension != found) {
             let file = version.model_file();
             let message = "its output grows with the text, so that it is no embedding";
             return refuse(format!("{file}: {message}"));
         }
-        dimension = Some(components);
+        dimension = Some(found);
     }
     let dimension = dimension.unwrap_or(0);
-    if dimension > DIMENSION_MAX {
-        let file = version.model_file();
-        return refuse(format!("{file}: {dimension} components, and at most {DIMENSION_MAX} fit"));
-    }
+    require_sendable(version, dimension)?;
     try_highest_id(version)?;
-    let embedding = version.embed_text(probes::ORDINARY)?;
-    require_finite(version, &embedding)?;
+    let asked = match version.settings().task {
+        Task::Rerank => Asked::pair(probes::ORDINARY, probes::ORDINARY),
+        _ => Asked::text(probes::ORDINARY),
+    };
+    let numbers = version.run_one(&asked)?;
+    require_finite(version, &numbers)?;
     try_pair(version)?;
-    let settings = version.settings().clone();
-    let labels = match settings.task {
-        Task::Embed => Vec::new(),
-        _ => labels(settings.labels, dimension, settings.task)?,
+    facts(version, dimension)
+}
+
+fn facts(version: &TextModel, dimension: usize) -> Result<Facts, Refusal> {
+    let settings = version.settings();
+    let task = settings.task;
+    let labels = match task {
+        Task::Classify | Task::TokenClassify => named_labels(settings.labels.clone(), dimension)?,
+        Task::Rerank if settings.labels.len() < 2 => {
+            named_labels(settings.labels.clone(), dimension)?
+        }
+        Task::Rerank => settings.labels.clone(),
+        _ => Vec::new(),
     };
-    let dimension = u32::try_from(dimension).expect("DIMENSION_MAX fits");
-    let output = match settings.task {
+    let dimension = u32::try_from(dimension).expect("VOCABULARY_MAX fits");
+    let output = match task {
         Task::Embed => Output::Dense { dimension },
-        _ => Output::Scores { labels: dimension },
+        Task::Sparse => Output::Sparse { dimension },
+        Task::MultiVector => Output::MultiVector { dimension },
+        Task::TokenClassify => Output::TokenScores { labels: dimension },
+        Task::Classify | Task::Rerank | Task::Tensor => Output::Scores { labels: dimension },
     };
+    let description = describe(version);
     Ok(Facts {
         dimension,
-        max_tokens,
+        max_tokens: settings.max_tokens,
         output: Some(output),
-        pooling: settings.pooling,
-        normalize: settings.normalize,
+        pooling: version.pooling(),
+        normalize: version.normalizes(settings.plan.default),
         labels,
         activation: settings.activation,
-        prompts: settings.prompts.named.into_keys().collect(),
-        ..Facts::of(settings.task)
+        prompts: settings.prompts.named.keys().cloned().collect(),
+        file: version.model_file().to_owned(),
+        inputs: description.inputs,
+        pipeline: description.pipeline,
+        switches: description.switches,
+        guesses: version.guesses.clone(),
+        ..Facts::of(task)
     })
 }
 
-/// A name for each score; those that Hugging Face gives where no file does.
-fn labels(named: Vec<String>, scores: usize, task: Task) -> Result<Vec<String>, Refusal> {
-    if task == Task::Rerank && scores != 1 {
-        return refuse(format!("it gives {scores} scores, and a model that reranks gives one"));
+fn require_sendable(version: &TextModel, dimension: usize) -> Result<(), Refusal> {
+    let file = version.model_file();
+    let max = match version.settings().task {
+        Task::Sparse => VOCABULARY_MAX,
+        _ => DIMENSION_MAX,
+    };
+    if dimension > max {
+        return refuse(format!("{file}: {dimension} components, and at most {max} fit"));
     }
-    match named.len() {
-        0 => Ok((0..scores).map(|label| format!("LABEL_{label}")).collect()),
-        count if count == scores => Ok(named),
-        count => refuse(format!(
-            "config.json: id2label has {count} labels, and the model gives {scores} scores"
-        )),
+    if version.settings().task == Task::Embed && dimension == 1 {
+        return refuse(format!(
+            "{file}: its embedding has one component, which is none: it seems to be a model that \
+             reranks (set task = \"rerank\" in onnxd.toml) or scores (task = \"classify\")"
+        ));
     }
+    if version.settings().task == Task::Rerank && dimension != 1 {
+        return refuse(format!(
+            "it gives {dimension} scores, and a model that reranks gives one or two"
+        ));
+    }
+    Ok(())
 }
 
 /// Models that score are given pairs, whose second text has a type of its own.
 fn try_pair(version: &mut TextModel) -> Result<(), Refusal> {
-    if version.settings().task == Task::Embed {
+    if version.settings().task != Task::Classify {
         return Ok(());
     }
-    let pair = Text::Pair(probes::ORDINARY, probes::ORDINARY);
-    let file = version.model_file();
-    let tokens = version.tokenize(&pair, Some(Side::Right)).map_err(|rejection| {
-        RefusalKind::Contract.because(format!("tokenizer.json fails on a pair: {rejection:?}"))
-    })?;
-    let mut scores = Vec::new();
-    version
-        .embed(&[&tokens], Rows::Pooled, &mut scores)
-        .map_err(|error| error.refuse(&format!("{file} fails on a pair of texts")))?;
-    require_finite(version, &scores)
+    let numbers = version.run_one(&Asked::pair(probes::ORDINARY, probes::ORDINARY))?;
+    require_finite(version, &numbers)
 }
 
 /// The same shape has just run with another id, so that only the id can be wrong.
 fn try_highest_id(version: &mut TextModel) -> Result<(), Refusal> {
-    let highest = version.highest_id();
+    let highest = version.tokenizer().highest_id();
     let tokens = version.settings().max_tokens.min(8);
-    let (embeddings, _) = version.try_shape(1, tokens, highest).or_else(|_| {
+    let Numbers { values, .. } = version.try_shape(1, tokens, highest).or_else(|_| {
         refuse(format!(
-            "the tokenizer has ids up to {highest}, which the model's embedding table does not have"
+            "tokenizer.json has ids up to {highest}, which the model's embedding table does not \
+             have: they belong to different models"
         ))
     })?;
-    require_finite(version, &embeddings)
+    require_finite(version, &values)
 }
 
-pub(super) fn require_finite(version: &TextModel, embeddings: &[f32]) -> Result<(), Refusal> {
-    if embeddings.iter().all(|value| value.is_finite()) {
+pub(super) fn require_finite(version: &TextModel, numbers: &[f32]) -> Result<(), Refusal> {
+    if numbers.iter().all(|value| value.is_finite()) {
         return Ok(());
     }
     refuse(format!("{} gives an output that is not finite", version.model_file()))

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use crate::{
     families::family::Later,
     process::affinity,
-    session::{Head, Runtime, Session},
+    session::{Runtime, Session, SessionError},
 };
 
 /// The session, or its place.
@@ -25,9 +25,18 @@ pub(crate) struct Making {
     pub(crate) runtime: Arc<Runtime>,
     /// The compiled model: weights that are not shared would be in memory twice.
     pub(crate) model: PathBuf,
-    pub(crate) head: Head,
+    /// The output that is computed.
+    pub(crate) output: String,
     /// CPUs beside the process's own.
     pub(crate) helpers: Arc<[u16]>,
+}
+
+impl Making {
+    fn open(&self) -> Result<Session, SessionError> {
+        let mut session = Session::open_wide(&self.runtime, &self.model, &self.helpers)?;
+        session.select(&self.output)?;
+        Ok(session)
+    }
 }
 
 impl Wide {
@@ -61,9 +70,7 @@ impl Wide {
         if let Some(helper) = making.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
             return warn!(helper, "no wide session: this CPU may not be used");
         }
-        let opened =
-            Session::open_wide(&making.runtime, &making.model, making.head, &making.helpers);
-        match opened {
+        match making.open() {
             Ok(session) => {
                 debug!(helpers = ?making.helpers, "wide session made");
                 // Nobody holds the lock for long before there is a session.

@@ -1,15 +1,17 @@
 //! The body of an inference request: JSON, JSON with raw tensors after it, or one raw tensor
 //! (Triton's binary tensor data extension). Parsing is pure.
 
+use std::collections::BTreeMap;
+
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use onnxd_engine::engine::tensors::{Tensor, TensorRequest};
+use onnxd_engine::engine::tensors::{Parameter, Tensor, TensorRequest};
 use onnxd_proto::{
     domain::tensor::{AXES_MAX, DataType, TENSORS_MAX, elements},
     limits::TENSORS_BYTES_MAX,
 };
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
 use crate::api::{
@@ -39,12 +41,18 @@ pub(crate) struct RequestJson {
     outputs: Vec<OutputJson>,
 }
 
-/// Parameters of a request. Others are ignored.
+/// Parameters of a request. Those that neither the protocol nor the model has are ignored.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct RequestParameters {
     /// Outputs come raw, after the JSON, unless they ask for something else.
     #[serde(default)]
     binary_data_output: bool,
+    /// Options of models for texts: `prompt_name`, `input_type`, `truncate`,
+    /// `truncation_direction`, `normalize`, `dimensions`, `aggregation_strategy`, and the names of
+    /// the model's switches.
+    #[serde(flatten)]
+    #[schema(value_type = std::collections::HashMap<String, Value>)]
+    options: BTreeMap<String, Value>,
 }
 
 /// A tensor.
@@ -155,8 +163,20 @@ pub(crate) fn request(
     };
     let outputs = outputs.into_iter().map(|output| output.name).collect();
     let (model, version) = model;
-    let tensors = TensorRequest { version, inputs, outputs };
+    // Clients that write all their fields write null where they have nothing to say.
+    let options = parameters.options.into_iter().filter(|(_, value)| !value.is_null());
+    let parameters = options.map(|(name, value)| (name, parameter(value))).collect();
+    let tensors = TensorRequest { version, inputs, outputs, parameters };
     Ok((InferRequest { model, id, tensors }, wanted))
+}
+
+fn parameter(value: Value) -> Parameter {
+    match value {
+        Value::Bool(value) => Parameter::Bool(value),
+        Value::Number(number) => number.as_i64().map_or(Parameter::Other, Parameter::Number),
+        Value::String(word) => Parameter::Word(word),
+        _ => Parameter::Other,
+    }
 }
 
 /// A tensor, from its JSON or from the raw bytes that are left.

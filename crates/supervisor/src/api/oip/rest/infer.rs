@@ -147,7 +147,8 @@ async fn try_infer(
         Some(0) => {
             let (model, version) = model;
             let input = engine.only_input(&context, engine.find(Some(&model))?, body).await?;
-            let tensors = TensorRequest { version, inputs: vec![input], outputs: Vec::new() };
+            let tensors =
+                TensorRequest { version, inputs: vec![input], ..TensorRequest::default() };
             (InferRequest { model, id: None, tensors }, Wanted::raw())
         }
         json_bytes if body.len() > UNPAID_BYTES_MAX => {

@@ -1,6 +1,8 @@
 //! What the protocol and Triton's clients ask besides inference: server and model metadata,
 //! readiness, configuration, statistics.
 
+use std::collections::BTreeMap;
+
 use axum::{
     body::Body,
     extract::{Path, State},
@@ -66,6 +68,8 @@ pub(crate) struct ModelJson {
     platform: &'static str,
     inputs: Vec<SpecJson>,
     outputs: Vec<SpecJson>,
+    /// How the model is run.
+    properties: BTreeMap<String, String>,
 }
 
 /// What a tensor must look like.
@@ -120,6 +124,7 @@ async fn try_model(app: &App, name: &str, version: &str) -> Result<Response<Body
         platform: PLATFORM,
         inputs: specs(&metadata.signature.inputs),
         outputs: specs(&metadata.signature.outputs),
+        properties: metadata.properties,
     };
     Ok(axum_json(&json!(model)).into_response())
 }

@@ -2,25 +2,28 @@
 //! by itself, because what `tokenizer.json` says about both is what its author trained with.
 
 mod describe;
-
-pub(crate) use onnxd_proto::wire::ask::Token;
+mod lengths;
+pub(crate) mod made;
+mod pieces;
 
 use std::{
     fs,
-    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use onnxd_proto::{
     domain::{Refusal, RefusalKind},
-    wire::ask::{Rejection, Side},
+    wire::ask::{PairCut, Rejection, Side},
 };
 use sha2::{Digest, Sha256};
 use tokenizers::{
-    Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
+    Encoding, NormalizerWrapper, PostProcessor, TruncationDirection, TruncationParams,
+    TruncationStrategy,
+    normalizers::{Lowercase, Sequence},
     utils::{parallelism, truncation::truncate_encodings},
 };
 
+use super::files::{Files, json::within};
 use crate::session::Tokens;
 
 /// The file of every version that says how texts become tokens.
@@ -32,10 +35,8 @@ const PADDING: [&str; 2] = ["[PAD]", "<pad>"];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Text<'a> {
     One(&'a str),
-    /// A prompt and what follows it.
-    Prompted(String),
     /// Two texts that belong together, told apart by their type ids.
-    Pair(&'a str, &'a str),
+    Pair(&'a str, &'a str, PairCut),
     /// Tokens as the model takes them.
     Ids(Vec<u32>),
 }
@@ -59,19 +60,31 @@ struct Inner {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of the version in `dir`.
+    /// Reads the tokenizer of a version. `lowercase` makes letters small before anything else.
     ///
     /// # Errors
     /// The file is missing or malformed, or `max_tokens` leaves no room for a text.
-    pub(crate) fn open(dir: &Path, max_tokens: u32) -> Result<Self, Refusal> {
+    pub(crate) fn open(
+        files: &Files<'_>,
+        max_tokens: u32,
+        lowercase: bool,
+    ) -> Result<Self, Refusal> {
         // A worker has one CPU; the library's thread pool would only take turns with us.
         parallelism::set_parallelism(false);
-        let path = dir.join(FILE);
-        if !path.is_file() {
-            return Err(RefusalKind::Contract.because(format!("{FILE} is missing")));
-        }
-        let inner =
-            shared(&path).map_err(|error| RefusalKind::Load.because(format!("{FILE}: {error}")))?;
+        let (place, bytes) = match files.place(FILE)? {
+            Some(place) => {
+                let path = within(files.dir, &place)?;
+                let read = |error| RefusalKind::Internal.because(format!("{place}: {error}"));
+                let bytes = fs::read(path).map_err(read)?;
+                (place, bytes)
+            }
+            None => (
+                "the tokenizer made from the vocabulary".into(),
+                made::document(&files.home_dir()?)?,
+            ),
+        };
+        let inner = shared(bytes, lowercase)
+            .map_err(|error| RefusalKind::Load.because(format!("{place}: {error}")))?;
         let tokenizer = Self { inner, max_tokens };
         if tokenizer.text_tokens(false) == 0 {
             let special = tokenizer.special_tokens(false);
@@ -80,11 +93,6 @@ impl Tokenizer {
             return Err(RefusalKind::Contract.because(message));
         }
         Ok(tokenizer)
-    }
-
-    /// Takes no longer texts than this from now on.
-    pub(crate) fn limit(&mut self, max_tokens: u32) {
-        self.max_tokens = max_tokens;
     }
 
     /// The tokens of `text`. One that is too long for the model is cut at the end that `truncate`
@@ -96,8 +104,7 @@ impl Tokenizer {
     ) -> Result<Tokens, Rejection> {
         let encoding = match text {
             Text::One(text) => self.encode_one(text, truncate)?,
-            Text::Prompted(text) => self.encode_one(text, truncate)?,
-            Text::Pair(first, second) => self.encode_pair(first, second, truncate)?,
+            Text::Pair(first, second, cut) => self.encode_pair((first, second), *cut, truncate)?,
             Text::Ids(ids) => return self.take_ids(ids, truncate),
         };
         if encoding.is_empty() {
@@ -119,11 +126,11 @@ impl Tokenizer {
         self.inner.tokenizer.post_process(encoding, None, true).map_err(failed)
     }
 
-    /// Of two texts the longer is cut first, until they are of equal length.
+    /// Cuts the longer of two texts first, until they are of equal length, or the first one alone.
     fn encode_pair(
         &self,
-        first: &str,
-        second: &str,
+        (first, second): (&str, &str),
+        cut: PairCut,
         truncate: Option<Side>,
     ) -> Result<Encoding, Rejection> {
         let tokenizer = &self.inner.tokenizer;
@@ -132,12 +139,13 @@ impl Tokenizer {
         let (tokens, max_length) = (first.len() + second.len(), self.text_tokens(true));
         if tokens > max_length {
             let side = truncate.ok_or_else(|| self.too_long(tokens, true))?;
-            let params = TruncationParams {
-                direction: direction(side),
-                max_length,
-                strategy: TruncationStrategy::LongestFirst,
-                stride: 0,
+            let strategy = match cut {
+                // The library refuses to cut a text to nothing.
+                PairCut::First if second.len() < max_length => TruncationStrategy::OnlyFirst,
+                PairCut::First | PairCut::Longest => TruncationStrategy::LongestFirst,
             };
+            let params =
+                TruncationParams { direction: direction(side), max_length, strategy, stride: 0 };
             let (cut, pair) = truncate_encodings(first, Some(second), &params).map_err(failed)?;
             (first, second) = (cut, pair.unwrap_or_default());
             drop(first.take_overflowing());
@@ -165,7 +173,8 @@ impl Tokenizer {
             }
         };
         let ids: Vec<i64> = kept.iter().map(|&id| id.into()).collect();
-        Ok(Tokens { type_ids: vec![0; ids.len()], ids })
+        let type_ids = vec![0; ids.len()];
+        Ok(Tokens::of(ids, type_ids))
     }
 
     /// The id that fills up shorter texts.
@@ -191,6 +200,11 @@ impl Tokenizer {
         all.saturating_sub(self.special_tokens(pair))
     }
 
+    /// What is said of so many tokens, special ones included.
+    pub(crate) fn too_many(&self, tokens: usize) -> Rejection {
+        Rejection::TooLong { tokens: count(tokens), max: self.max_tokens }
+    }
+
     fn too_long(&self, text_tokens: usize, pair: bool) -> Rejection {
         let tokens = count(text_tokens + self.special_tokens(pair));
         Rejection::TooLong { tokens, max: self.max_tokens }
@@ -200,7 +214,7 @@ impl Tokenizer {
 impl From<&Encoding> for Tokens {
     fn from(encoding: &Encoding) -> Self {
         let widen = |values: &[u32]| values.iter().map(|&value| i64::from(value)).collect();
-        Self { ids: widen(encoding.get_ids()), type_ids: widen(encoding.get_type_ids()) }
+        Self::of(widen(encoding.get_ids()), widen(encoding.get_type_ids()))
     }
 }
 
@@ -209,9 +223,8 @@ impl From<&Encoding> for Tokens {
 static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
 /// Reads a tokenizer, unless the last one has the same content and is still in use.
-fn shared(path: &Path) -> Result<Arc<Inner>, tokenizers::Error> {
-    let bytes = fs::read(path)?;
-    let digest = Sha256::digest(&bytes).to_vec();
+fn shared(bytes: Vec<u8>, lowercase: bool) -> Result<Arc<Inner>, tokenizers::Error> {
+    let digest = [&Sha256::digest(&bytes)[..], &[u8::from(lowercase)]].concat();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some((known, tokenizer)) = last
         && known == digest
@@ -223,6 +236,12 @@ fn shared(path: &Path) -> Result<Arc<Inner>, tokenizers::Error> {
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
     let pad_id = pad_id(&tokenizer);
     tokenizer.with_padding(None).with_truncation(None)?;
+    if lowercase {
+        // Before the tokenizer's own, so that its special tokens are found as they are written.
+        let own = tokenizer.get_normalizer().cloned();
+        let all = [Some(NormalizerWrapper::from(Lowercase)), own].into_iter().flatten();
+        tokenizer.with_normalizer(Some(Sequence::new(all.collect())))?;
+    }
     let inner = Arc::new(Inner { tokenizer, pad_id, highest_id: OnceLock::new() });
     let last = Some((digest, Arc::downgrade(&inner)));
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;

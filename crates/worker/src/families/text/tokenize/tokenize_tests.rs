@@ -1,6 +1,9 @@
 //! Which tokens a text has, and what is cut off.
 
+use std::path::Path;
+
 use super::*;
+use crate::families::own::Own;
 
 /// A tokenizer that splits at spaces, with padding and truncation that must not count.
 fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal> {
@@ -19,7 +22,12 @@ fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal
             "vocab": {{"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "u": 3, "a": 4, "b": 5}}}}}}"###
     );
     std::fs::write(dir.path().join(FILE), json).unwrap();
-    Tokenizer::open(dir.path(), max_tokens)
+    open(dir.path(), max_tokens)
+}
+
+fn open(dir: &Path, max_tokens: u32) -> Result<Tokenizer, Refusal> {
+    let own = Own::default();
+    Tokenizer::open(&Files::read(dir, &own)?, max_tokens, false)
 }
 
 const BERT: &str = r#"{"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}"#;
@@ -57,7 +65,9 @@ fn a_text_may_be_cut_at_its_beginning() {
 #[test]
 fn the_texts_of_a_pair_are_told_apart_by_their_type_and_the_longer_is_cut() {
     let tokenizer = tokenizer(8, BERT).unwrap();
-    let pair = |first, second, truncate| tokenizer.encode(&Text::Pair(first, second), truncate);
+    let pair = |first, second, truncate| {
+        tokenizer.encode(&Text::Pair(first, second, PairCut::Longest), truncate)
+    };
     let tokens = pair("a b", "b", None).unwrap();
     assert_eq!((tokens.ids, tokens.type_ids), (vec![1, 4, 5, 2, 5, 2], vec![0, 0, 0, 0, 1, 1]));
     let tokens = pair("a b", "b b b b a", Some(Side::Right)).unwrap();
@@ -130,10 +140,11 @@ fn a_limit_that_leaves_no_room_for_a_text_is_refused() {
 #[test]
 fn a_file_that_is_missing_or_malformed_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = Tokenizer::open(dir.path(), 8).unwrap_err();
-    assert_eq!(missing, RefusalKind::Contract.because("tokenizer.json is missing"));
+    let missing = open(dir.path(), 8).unwrap_err();
+    assert_eq!(missing.kind, RefusalKind::Contract);
+    assert!(missing.message.contains("tokenizer.json is missing"), "{missing}");
     std::fs::write(dir.path().join(FILE), "{").unwrap();
-    let malformed = Tokenizer::open(dir.path(), 8).unwrap_err();
+    let malformed = open(dir.path(), 8).unwrap_err();
     assert_eq!(malformed.kind, RefusalKind::Load);
     assert!(malformed.message.contains(FILE), "{malformed}");
 }

@@ -1,0 +1,261 @@
+//! How texts become tokens, as contracts say it, and what that means for the model that answers:
+//! which prompt, which side of a search, which values of scalar inputs. Pure.
+
+use onnxd_proto::{
+    domain::Facts,
+    wire::ask::{
+        Ask, PROMPT_NAME_BYTES_MAX, Role, SWITCH_BYTES_MAX, SWITCHES_MAX, Side, Switch,
+        SwitchValue, TextAsk,
+    },
+};
+
+use super::EngineError;
+use crate::dispatch::Input;
+
+/// How texts become tokens.
+#[derive(Clone, Debug, Default)]
+pub struct TextOptions {
+    /// Which end of a text that is too long is cut off; `None` refuses it.
+    pub truncate: Option<Side>,
+    /// The model's prompt of this name is put before each text.
+    pub prompt: Option<String>,
+    /// What the vectors are for. A prompt or a switch that is named goes before it.
+    pub purpose: Option<Purpose>,
+    /// Values of scalar inputs of the model's graph.
+    pub switches: Vec<Switch>,
+}
+
+/// What vectors are for: the name of one of the model's prompts, a word for the value of one of its
+/// switches, or a side of a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purpose {
+    /// As the client wrote it, which is tried first.
+    name: String,
+    /// What the caller calls it, for errors.
+    field: &'static str,
+    /// Other names of the same.
+    words: &'static [&'static str],
+    /// The side of a search that it is.
+    role: Option<Role>,
+    /// Refuse the request where the model has none of the words.
+    is_required: bool,
+}
+
+/// The names of purposes, each of which is a name of a prompt or a word for a switch as well, and
+/// the side of a search that they are.
+const PURPOSES: [(&[&str], Option<Role>); 5] = [
+    (&["query", "search_query", "retrieval.query"], Some(Role::Query)),
+    (&["document", "passage", "search_document", "retrieval.passage"], Some(Role::Document)),
+    (&["classification"], None),
+    (&["clustering", "separation"], None),
+    (&["text-matching", "sts"], None),
+];
+
+/// What a purpose means for one version of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Resolved {
+    prompt: Option<String>,
+    role: Option<Role>,
+    switches: Vec<Switch>,
+}
+
+impl TextOptions {
+    /// Cuts texts that are too long at their end.
+    pub fn cut() -> Self {
+        Self { truncate: Some(Side::Right), ..Self::default() }
+    }
+
+    /// Checks what no model accepts.
+    ///
+    /// # Errors
+    /// A name is too long, or there are too many switches.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        check_prompt(self.prompt.as_ref())?;
+        if self.switches.len() > SWITCHES_MAX {
+            let count = self.switches.len();
+            return Err(EngineError::Switches(format!(
+                "`switches` has {count} entries, at most {SWITCHES_MAX} are allowed"
+            )));
+        }
+        let word = |switch: &Switch| match &switch.value {
+            SwitchValue::Word(word) => word.len(),
+            SwitchValue::Number(_) => 0,
+        };
+        let bytes = |switch: &Switch| switch.name.len().max(word(switch));
+        if self.switches.iter().map(bytes).max() > Some(SWITCH_BYTES_MAX) {
+            return Err(EngineError::Switches(format!(
+                "a name or word in `switches` has more than {SWITCH_BYTES_MAX} bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// As far as it is known without the model.
+    pub(super) fn ask(&self) -> TextAsk {
+        let (prompt, switches) = (self.prompt.clone(), self.switches.clone());
+        let role = self.purpose.as_ref().and_then(|purpose| purpose.role);
+        TextAsk { truncate: self.truncate, prompt, role, switches, ..TextAsk::default() }
+    }
+
+    /// What the options mean for a model.
+    ///
+    /// # Errors
+    /// The model has no word for the purpose, and the purpose needs one.
+    pub(super) fn resolve(&self, facts: &Facts) -> Result<Resolved, EngineError> {
+        let TextAsk { prompt, role, switches, .. } = self.ask();
+        let mut resolved = Resolved { prompt, role, switches };
+        let Some(purpose) = &self.purpose else { return Ok(resolved) };
+        let is_set = resolved.prompt.is_some() || !resolved.switches.is_empty();
+        if let Some(switch) = purpose.switch(facts) {
+            if !resolved.switches.iter().any(|given| given.name == switch.name) {
+                resolved.switches.push(switch);
+            }
+        } else if let Some(prompt) = purpose.prompt(facts) {
+            resolved.prompt.get_or_insert(prompt);
+        } else if purpose.is_required && purpose.role.is_none() && !is_set {
+            return Err(purpose.unknown(facts));
+        }
+        Ok(resolved)
+    }
+}
+
+impl Purpose {
+    /// The purpose of that name, which may be Cohere's, Jina's or that of another API. One that none
+    /// of them has must be a word of the model.
+    pub fn new(name: impl Into<String>, field: &'static str) -> Self {
+        let name = name.into();
+        let known = PURPOSES.iter().find(|(names, _)| names.contains(&name.as_str()));
+        let is_required = known.is_none();
+        let (words, role) = known.copied().unwrap_or((&[], None));
+        Self { name, field, words, role, is_required }
+    }
+
+    fn words(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.words.iter().copied())
+    }
+
+    /// The switch that has one of the words.
+    fn switch(&self, facts: &Facts) -> Option<Switch> {
+        self.words().find_map(|word| {
+            facts.switches.iter().find_map(|switch| {
+                let value = switch.values.keys().find(|value| value.eq_ignore_ascii_case(word))?;
+                let value = SwitchValue::Word(value.clone());
+                Some(Switch { name: switch.name.clone(), value })
+            })
+        })
+    }
+
+    /// The prompt that has one of the words as its name.
+    fn prompt(&self, facts: &Facts) -> Option<String> {
+        self.words().find_map(|word| {
+            facts.prompts.iter().find(|prompt| prompt.eq_ignore_ascii_case(word)).cloned()
+        })
+    }
+
+    fn unknown(&self, facts: &Facts) -> EngineError {
+        let values = facts.switches.iter().flat_map(|switch| switch.values.keys());
+        let known: Vec<&str> = values.chain(&facts.prompts).map(String::as_str).collect();
+        let known = match &known[..] {
+            [] => "none".to_owned(),
+            known => known.join(", "),
+        };
+        EngineError::Purpose { field: self.field, name: self.name.clone(), known }
+    }
+}
+
+impl Resolved {
+    /// Writes it into the items of a request.
+    pub(super) fn apply(&self, inputs: &mut [Input]) {
+        for input in inputs {
+            if let Ask::Text { text, .. } = &mut input.ask {
+                text.prompt.clone_from(&self.prompt);
+                text.role = self.role;
+                text.switches.clone_from(&self.switches);
+            }
+        }
+    }
+}
+
+/// Checks a prompt's name.
+///
+/// # Errors
+/// It is too long.
+pub(super) fn check_prompt(name: Option<&String>) -> Result<(), EngineError> {
+    let max = PROMPT_NAME_BYTES_MAX;
+    if name.is_some_and(|name| name.len() > max) {
+        return Err(EngineError::PromptName { max });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::domain::{SwitchFacts, Task};
+
+    use super::*;
+
+    fn query() -> Purpose {
+        Purpose::new("search_query", "input_type")
+    }
+
+    fn options(purpose: Purpose) -> TextOptions {
+        TextOptions { purpose: Some(purpose), ..TextOptions::cut() }
+    }
+
+    fn with_prompts(prompts: &[&str]) -> Facts {
+        let prompts = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
+        Facts { prompts, ..Facts::of(Task::Embed) }
+    }
+
+    fn with_switch() -> Facts {
+        let values = [("retrieval.query".to_owned(), 0), ("text-matching".to_owned(), 4)].into();
+        let switch = SwitchFacts { name: "task_id".into(), default: Some(4), values };
+        Facts { switches: vec![switch], ..with_prompts(&["search_query"]) }
+    }
+
+    #[test]
+    fn a_purpose_is_a_switch_else_a_prompt_else_a_role() {
+        let resolved = options(query()).resolve(&with_switch()).unwrap();
+        let switch =
+            Switch { name: "task_id".into(), value: SwitchValue::Word("retrieval.query".into()) };
+        assert_eq!((resolved.prompt, &resolved.switches[..]), (None, &[switch][..]));
+        let resolved = options(query()).resolve(&with_prompts(&["Search_Query"])).unwrap();
+        assert_eq!(resolved.prompt.as_deref(), Some("Search_Query"));
+        assert_eq!(resolved.role, Some(Role::Query));
+        let resolved = options(query()).resolve(&with_prompts(&["query"])).unwrap();
+        assert_eq!(resolved.prompt.as_deref(), Some("query"));
+        let resolved = options(query()).resolve(&with_prompts(&["other"])).unwrap();
+        assert_eq!((resolved.prompt, resolved.role), (None, Some(Role::Query)));
+    }
+
+    #[test]
+    fn what_is_named_goes_before_a_purpose() {
+        let number = Switch { name: "task_id".into(), value: SwitchValue::Number(1) };
+        let named = TextOptions { switches: vec![number.clone()], ..options(query()) };
+        assert_eq!(named.resolve(&with_switch()).unwrap().switches, [number]);
+        let named = TextOptions { prompt: Some("mine".into()), ..options(query()) };
+        let resolved = named.resolve(&with_prompts(&["search_query"])).unwrap();
+        assert_eq!(resolved.prompt.as_deref(), Some("mine"));
+    }
+
+    #[test]
+    fn an_unknown_purpose_is_refused_with_what_the_model_has() {
+        let said = options(Purpose::new("poetry", "task"))
+            .resolve(&with_switch())
+            .unwrap_err()
+            .to_string();
+        for part in ["task", "poetry", "retrieval.query, text-matching, search_query"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(options(Purpose::new("Text-Matching", "task")).resolve(&with_switch()).is_ok());
+    }
+
+    #[test]
+    fn switches_have_bounds() {
+        let switch = |name: &str| Switch { name: name.into(), value: SwitchValue::Number(0) };
+        let with = |switches| TextOptions { switches, ..TextOptions::cut() }.check();
+        assert!(with(vec![switch(&"a".repeat(SWITCH_BYTES_MAX)); SWITCHES_MAX]).is_ok());
+        assert!(with(vec![switch("a"); SWITCHES_MAX + 1]).is_err());
+        assert!(with(vec![switch(&"a".repeat(SWITCH_BYTES_MAX + 1))]).is_err());
+    }
+}

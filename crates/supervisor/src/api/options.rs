@@ -1,0 +1,96 @@
+//! How requests of several contracts say what happens to texts before they are tokens: what is cut,
+//! which prompt, which values of scalar inputs. Pure.
+
+use std::collections::BTreeMap;
+
+use onnxd_engine::engine::texts::{Purpose, Side, Switch, SwitchValue, TextOptions};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+/// Which end of a text that is too long is cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+pub(crate) enum TruncationDirection {
+    /// Its beginning.
+    #[serde(alias = "left")]
+    Left,
+    /// Its end.
+    #[default]
+    #[serde(alias = "right")]
+    Right,
+}
+
+/// Values of scalar inputs of the model's graph, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub(crate) struct Switches(BTreeMap<String, SwitchInput>);
+
+/// A value, or the model's word for one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a whole number or a word")]
+enum SwitchInput {
+    /// As it is fed.
+    Number(i64),
+    /// A word of the model.
+    Word(String),
+}
+
+impl Switches {
+    /// As the engine takes them.
+    pub(crate) fn into_list(self) -> Vec<Switch> {
+        let value = |input| match input {
+            SwitchInput::Number(number) => SwitchValue::Number(number),
+            SwitchInput::Word(word) => SwitchValue::Word(word),
+        };
+        self.0.into_iter().map(|(name, input)| Switch { name, value: value(input) }).collect()
+    }
+}
+
+/// The options of a request. Each is where the request has it.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    pub truncate: Option<bool>,
+    pub truncation_direction: Option<TruncationDirection>,
+    pub prompt_name: Option<String>,
+    pub input_type: Option<String>,
+    pub switches: Option<Switches>,
+}
+
+impl From<Options> for TextOptions {
+    fn from(options: Options) -> Self {
+        let side = match options.truncation_direction.unwrap_or_default() {
+            TruncationDirection::Left => Side::Left,
+            TruncationDirection::Right => Side::Right,
+        };
+        Self {
+            truncate: options.truncate.unwrap_or(true).then_some(side),
+            prompt: options.prompt_name,
+            purpose: options.input_type.map(|name| Purpose::new(name, "input_type")),
+            switches: options.switches.unwrap_or_default().into_list(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switches_are_whole_numbers_or_words() {
+        let read = |json| serde_json::from_str::<Switches>(json);
+        let switches = read(r#"{"task_id": 4, "b": "text-matching"}"#).unwrap().into_list();
+        let switch = |name: &str, value| Switch { name: name.into(), value };
+        let word = SwitchValue::Word("text-matching".into());
+        assert_eq!(switches, [switch("b", word), switch("task_id", SwitchValue::Number(4))]);
+        for wrong in [r#"{"a": 1.5}"#, r#"{"a": null}"#, r#"{"a": [1]}"#, "[]"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_at_their_end_unless_a_request_says_otherwise() {
+        assert_eq!(TextOptions::from(Options::default()).truncate, Some(Side::Right));
+        let refuse = Options { truncate: Some(false), ..Options::default() };
+        assert_eq!(TextOptions::from(refuse).truncate, None);
+    }
+}

@@ -1,0 +1,426 @@
+//! Builds a model for texts: reads its files, opens its tokenizers, its graph and its matrices, and
+//! sees to it that they fit each other. Called by [`super::model`].
+
+use onnxd_proto::{
+    domain::{Guess, Pooling, PoolingMode, Refusal, SwitchFacts, Task},
+    wire::ask::{Switch, SwitchValue},
+};
+
+use super::{
+    files::{
+        Files, assume,
+        config::{self, Settings},
+        guess,
+        json::contract,
+        plan::{Source, Way},
+        task,
+    },
+    matrices::{dense::Rows, sparse_static::SparseStatic, static_table::StaticTable},
+    model::{LoadedSource, LoadedWay, TextModel},
+    output::{self, Chosen, Known, Part},
+    prepare::Preparation,
+    readout::{Applied, Readout},
+    switches::Switches,
+    template::Template,
+    tokenize::Tokenizer,
+};
+use crate::{families::family::Opening, session::Session};
+
+/// Tables take texts of any length.
+const TABLE_TOKENS: u32 = 131_072;
+/// The words with which Qwen's models that rerank answer.
+const YES: &str = "yes";
+const NO: &str = "no";
+
+/// What a model is made of.
+pub(super) struct Parts {
+    pub(super) settings: Settings,
+    pub(super) preparation: Preparation,
+    pub(super) session: Option<Session>,
+    pub(super) ways: Vec<LoadedWay>,
+    pub(super) guesses: Vec<Guess>,
+}
+
+/// Builds a model. What costs least to find wrong is looked at first.
+///
+/// # Errors
+/// A file is malformed, or does not fit another.
+pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
+    let files = Files::read(opening.dir, opening.own)?;
+    let mut settings = config::read(&files)?;
+    let mut guesses = std::mem::take(&mut settings.guesses);
+    let tokenizers = tokenizers(&files, &settings)?;
+    let is_generative = is_generative(&files, &settings)?;
+    let template = match settings.task {
+        Task::Rerank => Template::read(&files, is_generative, &mut guesses)?,
+        _ => None,
+    };
+    let verdict = match is_generative {
+        true => Some(verdict(&files, &settings, &tokenizers[0])?),
+        false => None,
+    };
+    let mut session = graph(opening, &settings)?;
+    let names = session.as_ref().map(Session::switches).unwrap_or_default();
+    let switches = Switches::of(names, &settings.words, files.own, &mut guesses)?;
+    let chosen = match &mut session {
+        Some(session) => {
+            Some(select(session, &files, &settings, (is_generative, opening.file), &mut guesses)?)
+        }
+        None => None,
+    };
+    let building = Building { files: &files, settings: &settings, chosen, verdict };
+    let ways = settings
+        .plan
+        .ways
+        .iter()
+        .zip(&tokenizers)
+        .map(|(way, tokenizer)| building.way(way, tokenizer, &mut guesses))
+        .collect::<Result<Vec<_>, _>>()?;
+    let preparation = Preparation::new(&files, &settings, tokenizers, switches, template)?;
+    Ok(Parts { settings, preparation, session, ways, guesses })
+}
+
+/// The tokenizer of each way. That of a table may stand in the table's folder.
+fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, Refusal> {
+    let of = |way: &Way| {
+        let (home, max_tokens) = match &way.source {
+            Source::Graph => (&files.home, settings.max_tokens),
+            Source::Table(folder) | Source::Weights(folder) => {
+                let is_alone = settings.plan.ways.len() == 1;
+                (folder, if is_alone { settings.max_tokens } else { TABLE_TOKENS })
+            }
+        };
+        let home = home.trim_start_matches("./").trim_matches('.').to_owned();
+        let files = Files { home, ..files.clone() };
+        Tokenizer::open(&files, max_tokens, settings.lowercase)
+    };
+    settings.plan.ways.iter().map(of).collect()
+}
+
+/// Whether a model that reranks answers with a token rather than with a score.
+fn is_generative(files: &Files<'_>, settings: &Settings) -> Result<bool, Refusal> {
+    if settings.task != Task::Rerank {
+        return Ok(false);
+    }
+    let architectures: Vec<String> = files.config.get("architectures")?.unwrap_or_default();
+    let is_causal = architectures.iter().any(|name| name.ends_with("ForCausalLM"));
+    Ok(settings.plan.verdict.is_some() || files.own.true_token.is_some() || is_causal)
+}
+
+/// The tokens that say yes and no.
+fn verdict(
+    files: &Files<'_>,
+    settings: &Settings,
+    tokenizer: &Tokenizer,
+) -> Result<(usize, Option<usize>), Refusal> {
+    let own = |key: &str, token: &str| {
+        tokenizer.id_of(token).map(|id| id as usize).ok_or_else(|| {
+            contract(format!("onnxd.toml: {key} = {token:?} is no token of tokenizer.json"))
+        })
+    };
+    if let Some(yes) = &files.own.true_token {
+        let no = files.own.false_token.as_deref().map(|no| own("false_token", no)).transpose()?;
+        return Ok((own("true_token", yes)?, no));
+    }
+    if let Some((yes, no)) = settings.plan.verdict {
+        return Ok((yes as usize, no.map(|no| no as usize)));
+    }
+    match (tokenizer.id_of(YES), tokenizer.id_of(NO)) {
+        (Some(yes), Some(no)) => Ok((yes as usize, Some(no as usize))),
+        _ => Err(contract(
+            "the model answers with a token, and no file says with which: set true_token and \
+             false_token in onnxd.toml",
+        )),
+    }
+}
+
+/// The graph, if a way needs it.
+fn graph(opening: &Opening<'_>, settings: &Settings) -> Result<Option<Session>, Refusal> {
+    if settings.plan.ways.iter().all(|way| way.source != Source::Graph) {
+        return Ok(None);
+    }
+    let Some(model) = opening.model else {
+        return Err(contract("there is no .onnx file, and the model needs a graph"));
+    };
+    let opened = Session::open(opening.runtime, model, opening.form);
+    opened.map(Some).map_err(|error| error.refuse(opening.file))
+}
+
+fn select(
+    session: &mut Session,
+    files: &Files<'_>,
+    settings: &Settings,
+    (is_generative, file): (bool, &str),
+    guesses: &mut Vec<Guess>,
+) -> Result<Chosen, Refusal> {
+    let known = Known {
+        task: settings.task,
+        own: files.own.output.as_deref(),
+        is_pooled_outside: settings.plan.ways.iter().any(|way| way.pooling.is_some()),
+        vocabulary: files.config.get("vocab_size")?,
+        is_generative,
+        file,
+    };
+    let chosen = output::choose(session.outputs(), &known, guesses)?;
+    session.select(&chosen.name).map_err(|error| error.refuse(file))?;
+    Ok(chosen)
+}
+
+/// What is known when the ways are put together.
+struct Building<'a> {
+    files: &'a Files<'a>,
+    settings: &'a Settings,
+    chosen: Option<Chosen>,
+    verdict: Option<(usize, Option<usize>)>,
+}
+
+impl Building<'_> {
+    fn way(
+        &self,
+        way: &Way,
+        tokenizer: &Tokenizer,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<LoadedWay, Refusal> {
+        let dir = self.files.dir;
+        let source = match &way.source {
+            Source::Graph => LoadedSource::Graph(self.readout(way, guesses)?),
+            Source::Table(folder) => {
+                let table = StaticTable::open(dir, folder)?;
+                let steps = Applied::read(dir, &way.steps)?;
+                fit(&steps, Some(table.dimension()), "the table")?;
+                require_rows_for(tokenizer, table.tokens())?;
+                LoadedSource::Table(table, steps)
+            }
+            Source::Weights(folder) => {
+                let id_of = |token: &str| tokenizer.id_of(token);
+                LoadedSource::Weights(SparseStatic::open(dir, folder, &id_of)?)
+            }
+        };
+        let is_finished = self.chosen.as_ref().is_some_and(|chosen| chosen.part == Part::Finished);
+        let is_listed = self.files.modules.is_some();
+        let normalize = match self.settings.normalize {
+            Some(normalize) => normalize,
+            None if is_finished && !is_listed && way.source == Source::Graph => false,
+            None => {
+                let is_assumed = !is_listed && way.source == Source::Graph;
+                if is_assumed && self.settings.task == Task::Embed {
+                    let reason = "there is no modules.json, and most embedders are normalized";
+                    guesses.push(guess("normalize", way.normalize, reason));
+                }
+                way.normalize
+            }
+        };
+        Ok(LoadedWay { source, normalize })
+    }
+
+    fn readout(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
+        let Some(chosen) = &self.chosen else {
+            return Err(contract("the model needs a graph, and has none"));
+        };
+        let dir = self.files.dir;
+        Ok(match (self.settings.task, chosen.part) {
+            (Task::Embed, Part::Tokens) => {
+                let pooling = self.pooling(way, guesses)?;
+                let token_steps = Applied::read(dir, &way.token_steps)?;
+                let steps = Applied::read(dir, &way.steps)?;
+                require_rows(&token_steps, Rows::Tokens)?;
+                require_rows(&steps, Rows::Texts)?;
+                let width = fit(&token_steps, chosen.width, &chosen.name)?;
+                fit(&steps, width.map(|width| width * pooling.modes().len()), &chosen.name)?;
+                Readout::Pooled { token_steps, pooling, steps }
+            }
+            (Task::Embed, Part::Texts) => Readout::Stepped(self.remaining(way, chosen, guesses)?),
+            (Task::Embed | Task::Sparse, Part::Finished) => Readout::Stepped(Vec::new()),
+            (Task::Sparse, Part::Tokens) => {
+                let splade = way.splade.unwrap_or_else(|| {
+                    let reason = "no module says it, and SPLADE is pooled so";
+                    guesses.push(guess("pooling", "max of log(1 + relu)", reason));
+                    super::files::plan::Splade::default()
+                });
+                Readout::Splade(splade)
+            }
+            (Task::MultiVector, Part::Tokens) => {
+                let steps = [&way.token_steps[..], &way.steps[..]].concat();
+                let steps = Applied::read(dir, &steps)?;
+                Readout::Late(contained(steps, chosen.width, &chosen.name)?)
+            }
+            (Task::Rerank, Part::Tokens) => match self.verdict {
+                Some((yes, no)) => Readout::Verdict { yes, no },
+                None => return Err(contract(format!("{}: it is no score of a pair", chosen.name))),
+            },
+            (Task::Rerank, Part::Texts) => self.pair(chosen, guesses)?,
+            (Task::Classify, Part::Texts) => Readout::Stepped(Vec::new()),
+            (Task::TokenClassify, Part::Tokens) => Readout::Tokens,
+            (task, _) => {
+                let (name, task) = (&chosen.name, task.as_str());
+                return Err(contract(format!("onnxd.toml: output {name} is nothing for {task}")));
+            }
+        })
+    }
+
+    /// As the files say, or what is known of the architecture.
+    fn pooling(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Pooling, Refusal> {
+        match &way.pooling {
+            Some(pooling) if pooling.is_none() => Err(contract(
+                "onnxd.toml: pooling = \"none\", and the graph gives a vector for each token",
+            )),
+            Some(pooling) => Ok(pooling.clone()),
+            None => {
+                let (mode, reason): (PoolingMode, String) = assume::pooling(&self.files.config)?;
+                guesses.push(guess("pooling", mode.as_str(), reason));
+                Ok(mode.into())
+            }
+        }
+    }
+
+    /// The steps after a vector of the text that the graph has not done itself.
+    fn remaining(
+        &self,
+        way: &Way,
+        chosen: &Chosen,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<Vec<Applied>, Refusal> {
+        let steps = Applied::read(self.files.dir, &way.steps)?;
+        let (first, last) =
+            (steps.iter().find_map(Applied::inputs), steps.iter().rev().find_map(Applied::outputs));
+        if let (Some(first), Some(width)) = (first, chosen.width)
+            && first == width
+            && last == Some(width)
+        {
+            let reason = format!(
+                "{} may have the dense modules in it, and their sizes do not tell",
+                chosen.name
+            );
+            guesses.push(guess("output", &chosen.name, reason));
+        }
+        contained(steps, chosen.width, &chosen.name)
+    }
+
+    /// A score, or which of two labels says that a document is relevant.
+    fn pair(&self, chosen: &Chosen, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
+        let labels = &self.settings.labels;
+        let width = chosen.width.or((!labels.is_empty()).then_some(labels.len()));
+        match width {
+            None | Some(1) => Ok(Readout::Stepped(Vec::new())),
+            Some(2) => {
+                let yes = match task::relevant(labels) {
+                    Some((yes, _)) => yes,
+                    None => {
+                        let reason = "its two labels do not say which of them is relevant";
+                        guesses.push(guess("labels", "the second is relevant", reason));
+                        1
+                    }
+                };
+                Ok(Readout::Pair { yes, no: 1 - yes })
+            }
+            Some(width) => Err(contract(format!(
+                "it gives {width} scores, and a model that reranks gives one or two; set task = \
+                 \"classify\" in onnxd.toml"
+            ))),
+        }
+    }
+}
+
+/// Sees to it that a table has a row for each token.
+fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), Refusal> {
+    let highest = tokenizer.highest_id();
+    match highest < rows {
+        true => Ok(()),
+        false => Err(contract(format!(
+            "tokenizer.json has ids up to {highest}, and model.safetensors has {rows} rows: they \
+             belong to different models"
+        ))),
+    }
+}
+
+/// Sees to it that steps stand where what they are for is.
+fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal> {
+    let is_misplaced = |step: &&Applied| match step {
+        Applied::Dense(dense) => dense.rows() != rows,
+        Applied::LayerNorm(_) | Applied::Normalize => false,
+    };
+    match steps.iter().find(is_misplaced) {
+        None => Ok(()),
+        Some(step) => Err(contract(format!(
+            "modules.json: {} is for the vectors of {}, and does not stand where they are",
+            step.describe(),
+            if rows == Rows::Tokens { "texts" } else { "tokens" }
+        ))),
+    }
+}
+
+/// The steps that a graph whose output has this width has not done itself.
+fn contained(
+    steps: Vec<Applied>,
+    width: Option<usize>,
+    name: &str,
+) -> Result<Vec<Applied>, Refusal> {
+    let first = steps.iter().find_map(Applied::inputs);
+    let last = steps.iter().rev().find_map(Applied::outputs);
+    match (first, last, width) {
+        (Some(first), Some(last), Some(width)) if first != width && last == width => Ok(Vec::new()),
+        _ => {
+            fit(&steps, width, name)?;
+            Ok(steps)
+        }
+    }
+}
+
+/// Sees to it that each step takes what the one before it gives; returns what the last one gives.
+fn fit(steps: &[Applied], width: Option<usize>, name: &str) -> Result<Option<usize>, Refusal> {
+    let mut width = width;
+    for step in steps {
+        if let (Some(inputs), Some(found)) = (step.inputs(), width)
+            && inputs != found
+        {
+            return Err(contract(format!(
+                "{} takes vectors of {inputs} numbers, and {name} gives {found}: they belong to \
+                 different models",
+                step.describe()
+            )));
+        }
+        width = step.outputs().or(width);
+    }
+    Ok(width)
+}
+
+/// A switch with a value.
+pub(super) fn switch(facts: &SwitchFacts, value: i64) -> Switch {
+    Switch { name: facts.name.clone(), value: SwitchValue::Number(value) }
+}
+
+/// How a model is run, for people.
+pub(super) struct Description {
+    pub(super) inputs: Vec<String>,
+    pub(super) pipeline: Vec<String>,
+    pub(super) switches: Vec<SwitchFacts>,
+}
+
+/// Describes a loaded model.
+pub(super) fn describe(model: &TextModel) -> Description {
+    let inputs = model.session.as_ref().map(Session::describe_inputs).unwrap_or_default();
+    let plan = &model.settings.plan;
+    let mut pipeline = Vec::new();
+    for (place, way) in model.ways.iter().enumerate() {
+        let mut steps = Vec::new();
+        match &way.source {
+            LoadedSource::Graph(readout) => {
+                steps.extend(model.session.as_ref().map(Session::describe_output));
+                steps.extend(readout.describe());
+            }
+            LoadedSource::Table(_, after) => {
+                steps.push("mean of a table's rows".to_owned());
+                steps.extend(after.iter().map(Applied::describe));
+            }
+            LoadedSource::Weights(_) => steps.push("a weight for each token".to_owned()),
+        }
+        if way.normalize && model.settings.task == Task::Embed {
+            steps.push("normalize".to_owned());
+        }
+        match plan.ways.len() {
+            1 => pipeline = steps,
+            _ => pipeline.push(format!("{}: {}", plan.ways[place].name, steps.join(", "))),
+        }
+    }
+    Description { inputs, pipeline, switches: model.preparation.switches.facts().to_vec() }
+}

@@ -1,0 +1,201 @@
+//! How long a text may be, by a version's files: the positions that tokens can have, and what the
+//! tokenizer and sentence-transformers say. Pure but for reading the files; called by
+//! [`super::config`]. Whether a text of that length fits this machine is found out by
+//! [`super::longest`].
+
+use onnxd_proto::domain::Refusal;
+
+use super::{
+    Files,
+    json::{JsonFile, contract},
+    model2vec::Model2Vec,
+};
+
+/// Used where no file says how long a text may be.
+const TOKENS_DEFAULT: u64 = 512;
+/// No model takes longer texts than this; a larger number in a file means "no limit".
+const TOKENS_MAX: u64 = 131_072;
+
+/// Fields of `config.json` that hold the number of positions, the usual one first.
+const POSITIONS: [&str; 2] = ["max_position_embeddings", "n_positions"];
+/// Fields of `tokenizer_config.json` that hold the longest text; the second is of old releases.
+const TOKENIZER_LIMITS: [&str; 2] = ["model_max_length", "max_len"];
+
+/// Types of models that number a text's tokens from `pad_token_id + 1` on, so that the positions up
+/// to there hold no token.
+const OFFSET_BY_PADDING: [&str; 14] = [
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+];
+/// `pad_token_id` of these types where `config.json` does not say it.
+const PADDING_DEFAULT: u64 = 1;
+/// MPNet does the same with a fixed number, whatever its `pad_token_id` is.
+const MPNET: (&str, u64) = ("mpnet", 1);
+/// The kind of positions that a table is for; with the others, attention sees how far apart tokens
+/// are.
+const ABSOLUTE: &str = "absolute";
+
+/// Returns how many tokens the longest text has, special tokens included.
+///
+/// # Errors
+/// A file is malformed, or leaves no room for a text.
+pub(super) fn max_tokens(files: &Files<'_>) -> Result<u32, Refusal> {
+    let positions = positions(&files.config)?;
+    let wanted = match files.own.max_tokens.map(u64::from) {
+        Some(tokens) => Some(tokens),
+        None => files.transformer.get("max_seq_length")?,
+    };
+    let wanted = match wanted {
+        Some(tokens) => Some(tokens),
+        None => tokenizer_limit(&files.tokenizer)?.or(table_limit(files)?).or(positions),
+    };
+    let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
+    match u32::try_from(tokens.min(TOKENS_MAX)) {
+        Ok(tokens) if tokens > 0 => Ok(tokens),
+        _ => Err(contract("max_seq_length or max_position_embeddings is 0")),
+    }
+}
+
+/// What a table takes: as its file says, or any length.
+fn table_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
+    if !super::is_table(files.dir)? {
+        return Ok(None);
+    }
+    let said = Model2Vec::read(files.dir)?.and_then(|table| table.max_tokens);
+    Ok(Some(said.map_or(TOKENS_MAX, u64::from)))
+}
+
+/// Returns how many tokens the model has positions for, if `config.json` says it.
+fn positions(config: &JsonFile) -> Result<Option<u64>, Refusal> {
+    let kind: Option<String> = config.get("model_type")?;
+    let kind = kind.unwrap_or_default();
+    let padding = if OFFSET_BY_PADDING.contains(&&*kind) {
+        let relative: Option<String> = config.get("position_embedding_type")?;
+        let is_absolute = relative.is_none_or(|kind| kind == ABSOLUTE);
+        let padding = config.get::<i64>("pad_token_id")?;
+        let padding = padding.map_or(PADDING_DEFAULT, |id| u64::try_from(id).unwrap_or(0));
+        is_absolute.then_some(padding)
+    } else {
+        (kind == MPNET.0).then_some(MPNET.1)
+    };
+    for field in POSITIONS {
+        if let Some(all) = config.get::<u64>(field)? {
+            return usable(all, padding).map(Some).ok_or_else(|| {
+                let padding = padding.unwrap_or(0);
+                contract(format!(
+                    "config.json: {field} is {all} and pad_token_id {padding}, which leaves no \
+                     position for a token"
+                ))
+            });
+        }
+    }
+    Ok(None)
+}
+
+/// Returns how many of `all` positions are for tokens, if any are. `padding` is the last one that
+/// is not.
+fn usable(all: u64, padding: Option<u64>) -> Option<u64> {
+    let unused = padding.map_or(0, |padding| padding.saturating_add(1));
+    all.checked_sub(unused).filter(|&positions| positions > 0)
+}
+
+/// Returns the tokenizer's own limit. Tokenizers without one say so with a number like 10^30.
+fn tokenizer_limit(file: &JsonFile) -> Result<Option<u64>, Refusal> {
+    for field in TOKENIZER_LIMITS {
+        let limit = file.get::<serde_json::Number>(field)?;
+        let limit = limit.and_then(|limit| limit.as_u64()).filter(|&limit| limit <= TOKENS_MAX);
+        if limit.is_some() {
+            return Ok(limit);
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::families::own::Own;
+
+    type Given<'a> = &'a [(&'a str, &'a str)];
+
+    fn found(files: Given<'_>, max_tokens: Option<u32>) -> Result<u32, Refusal> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let own = Own { max_tokens, ..Own::default() };
+        super::max_tokens(&Files::read(dir.path(), &own)?)
+    }
+
+    #[test]
+    fn positions_before_the_padding_token_hold_no_token() {
+        let roberta =
+            r#"{"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#;
+        let of = |kind: &str| roberta.replace("\"roberta\"", &format!("\"{kind}\""));
+        for kind in OFFSET_BY_PADDING.iter().chain([&"mpnet"]) {
+            assert_eq!(found(&[("config.json", &of(kind))], None).unwrap(), 64, "{kind}");
+        }
+        for kind in ["bert", "distilbert", "xlm-roberta-unknown"] {
+            assert_eq!(found(&[("config.json", &of(kind))], None).unwrap(), 66, "{kind}");
+        }
+        let zero = roberta.replace("_id\": 1", "_id\": 0");
+        assert_eq!(found(&[("config.json", &zero)], None).unwrap(), 65);
+        let unsaid = roberta.replace(r#", "pad_token_id": 1"#, "");
+        assert_eq!(found(&[("config.json", &unsaid)], None).unwrap(), 64);
+        let null = roberta.replace("_id\": 1", "_id\": null");
+        assert_eq!(found(&[("config.json", &null)], None).unwrap(), 64);
+        let relative = roberta.replace("66,", r#"66, "position_embedding_type": "relative_key","#);
+        assert_eq!(found(&[("config.json", &relative)], None).unwrap(), 66);
+    }
+
+    #[test]
+    fn usable_positions_limit_what_other_files_and_onnxd_toml_say() {
+        let config = (
+            "config.json",
+            r#"{"model_type": "xlm-roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#,
+        );
+        let tokenizer = |text| ("tokenizer_config.json", text);
+        let cases: [(Given<'_>, Option<u32>, u32); 8] = [
+            (&[config], None, 64),
+            (&[config, tokenizer(r#"{"model_max_length": 1e30}"#)], None, 64),
+            (
+                &[config, tokenizer(r#"{"model_max_length": 1000000000000000019884624838656}"#)],
+                None,
+                64,
+            ),
+            (&[config, tokenizer(r#"{"max_len": 62}"#)], None, 62),
+            (&[config, tokenizer(r#"{"max_len": 66}"#)], None, 64),
+            (&[config, ("sentence_bert_config.json", r#"{"max_seq_length": 66}"#)], None, 64),
+            (&[config], Some(66), 64),
+            (&[("config.json", r#"{"n_positions": 8192}"#)], None, 8192),
+        ];
+        for (files, own, expected) in cases {
+            assert_eq!(found(files, own).unwrap(), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_without_a_position_for_a_token_is_refused_with_both_fields() {
+        let config = r#"{"model_type": "roberta", "max_position_embeddings": 2}"#;
+        let refusal = found(&[("config.json", config)], None).unwrap_err();
+        for word in ["config.json", "max_position_embeddings is 2", "pad_token_id 1"] {
+            assert!(refusal.message.contains(word), "{word}: {refusal}");
+        }
+        let zero = found(&[("config.json", r#"{"max_position_embeddings": 0}"#)], None);
+        assert!(zero.unwrap_err().message.contains("max_position_embeddings"));
+    }
+}

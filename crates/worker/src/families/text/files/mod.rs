@@ -1,0 +1,151 @@
+//! What a version's files say of a model for texts: what it is for ([`task`]), which modules make it
+//! ([`modules`]) and what each has to do ([`plan`]), how texts are prepared ([`config`],
+//! [`prompts`]), and what to assume where no file says it ([`assume`]). Reads files; knows neither
+//! the graph nor the tokenizer.
+
+pub(crate) mod assume;
+pub(crate) mod config;
+pub(crate) mod json;
+pub(crate) mod late;
+mod length;
+pub(crate) mod model2vec;
+pub(crate) mod modules;
+pub(crate) mod plan;
+pub(crate) mod prompts;
+pub(crate) mod task;
+
+use std::path::{Path, PathBuf};
+
+use onnxd_proto::domain::{Guess, Refusal};
+
+use self::{
+    json::{JsonFile, join, read_text},
+    model2vec::Model2Vec,
+    modules::{Kind, Module},
+};
+use crate::families::own::Own;
+
+/// The files that say what a model is, each read once.
+#[derive(Clone, Debug)]
+pub(crate) struct Files<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) own: &'a Own,
+    /// The folder of the module that takes texts, in which its configuration stands; mostly empty.
+    pub(crate) home: String,
+    /// `modules.json`.
+    pub(crate) modules: Option<Vec<Module>>,
+    /// `config.json`.
+    pub(crate) config: JsonFile,
+    /// `config_sentence_transformers.json`.
+    pub(crate) sentence: JsonFile,
+    /// `sentence_bert_config.json`.
+    pub(crate) transformer: JsonFile,
+    /// `tokenizer_config.json`.
+    pub(crate) tokenizer: JsonFile,
+}
+
+impl<'a> Files<'a> {
+    /// Reads them; what is not there is empty.
+    ///
+    /// # Errors
+    /// One is malformed.
+    pub(crate) fn read(dir: &'a Path, own: &'a Own) -> Result<Self, Refusal> {
+        let modules = modules::read(dir)?;
+        let home = home(dir, modules.as_deref())?;
+        let at_home = |name: &str| match JsonFile::read(dir, &join(&home, name))? {
+            Some(file) => Ok(file),
+            None => Ok(JsonFile::read(dir, name)?.unwrap_or_default()),
+        };
+        let sentence = JsonFile::read(dir, "config_sentence_transformers.json")?;
+        Ok(Self {
+            config: at_home("config.json")?,
+            transformer: at_home("sentence_bert_config.json")?,
+            tokenizer: at_home("tokenizer_config.json")?,
+            sentence: sentence.unwrap_or_default(),
+            dir,
+            own,
+            home,
+            modules,
+        })
+    }
+
+    /// The first of these places where a file of this name is: the home, the version itself, the
+    /// folder of the graph.
+    ///
+    /// # Errors
+    /// A folder leaves the version.
+    pub(crate) fn place(&self, name: &str) -> Result<Option<String>, Refusal> {
+        for folder in [self.home.as_str(), "", "onnx"] {
+            let place = join(folder, name);
+            if json::within(self.dir, &place)?.is_file() {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The home's path.
+    ///
+    /// # Errors
+    /// It leaves the version.
+    pub(crate) fn home_dir(&self) -> Result<PathBuf, Refusal> {
+        match self.home.is_empty() {
+            true => Ok(self.dir.to_owned()),
+            false => json::within(self.dir, &self.home),
+        }
+    }
+
+    /// The template with which chats are written, if there is one.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub(crate) fn chat_template(&self) -> Result<Option<String>, Refusal> {
+        match self.place("chat_template.jinja")? {
+            Some(place) => read_text(self.dir, &place),
+            None => self.tokenizer.get("chat_template"),
+        }
+    }
+}
+
+/// The folder of the first module that takes texts, also within a router.
+fn home(dir: &Path, modules: Option<&[Module]>) -> Result<String, Refusal> {
+    let Some(modules) = modules else { return Ok(String::new()) };
+    let find = |modules: &[Module], kinds: &[Kind]| {
+        let found = modules.iter().find(|module| kinds.contains(&module.kind));
+        found.map(|module| join(&module.path, "").trim_end_matches('/').to_owned())
+    };
+    let graph = [Kind::Transformer];
+    let table = [Kind::StaticEmbedding, Kind::SparseStaticEmbedding];
+    let router = modules.iter().find(|module| module.kind == Kind::Router);
+    let inner: Vec<Module> = match router {
+        Some(router) => {
+            let ways = modules::ways(dir, router)?.ways;
+            ways.into_iter().flat_map(|way| way.modules).collect()
+        }
+        None => Vec::new(),
+    };
+    Ok(find(modules, &graph)
+        .or_else(|| find(&inner, &graph))
+        .or_else(|| find(modules, &table))
+        .or_else(|| find(&inner, &table))
+        .unwrap_or_default())
+}
+
+/// Something that is assumed, because no file says it.
+pub(crate) fn guess(key: &str, value: impl ToString, reason: impl Into<String>) -> Guess {
+    Guess { key: key.to_owned(), value: value.to_string(), reason: reason.into() }
+}
+
+/// Whether the model for texts in `dir` has no graph: texts become vectors by a table.
+///
+/// # Errors
+/// A file is malformed.
+pub(crate) fn is_table(dir: &Path) -> Result<bool, Refusal> {
+    if let Some(modules) = modules::read(dir)? {
+        let is_table = |module: &Module| {
+            matches!(module.kind, Kind::StaticEmbedding | Kind::SparseStaticEmbedding)
+        };
+        return Ok(modules.iter().any(is_table));
+    }
+    Ok(Model2Vec::read(dir)?.is_some())
+}

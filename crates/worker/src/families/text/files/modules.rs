@@ -1,0 +1,235 @@
+//! `modules.json` of sentence-transformers: which modules make a model, in their order. Names of old
+//! and new releases are told apart by their last part alone: what a module is called moved more than
+//! once, what it does did not.
+
+use std::path::Path;
+
+use onnxd_proto::domain::Refusal;
+use serde_json::Value;
+
+use super::json::{JsonFile, contract, join, read_json};
+
+/// The file.
+pub(crate) const FILE: &str = "modules.json";
+/// Modules of one model, or of one way of a router.
+const MODULES_MAX: usize = 64;
+
+/// What a module does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Texts to vectors or logits of tokens: the graph.
+    Transformer,
+    /// Vectors of tokens to one of the text.
+    Pooling,
+    /// A vector by a matrix.
+    Dense,
+    /// A vector scaled to mean 0 and variance 1.
+    LayerNorm,
+    /// A vector scaled to length 1.
+    Normalize,
+    /// Nothing outside of training.
+    Dropout,
+    /// Texts to vectors by a table.
+    StaticEmbedding,
+    /// Logits of a masked language model to a sparse vector.
+    SpladePooling,
+    /// Texts to sparse vectors by a table.
+    SparseStaticEmbedding,
+    /// Other modules for queries than for documents.
+    Router,
+    /// Logits of the last token to a score.
+    LogitScore,
+}
+
+impl Kind {
+    fn of(class: &str) -> Option<Self> {
+        Some(match class.rsplit('.').next()? {
+            "Transformer" | "MLMTransformer" => Self::Transformer,
+            "Pooling" => Self::Pooling,
+            "Dense" => Self::Dense,
+            "LayerNorm" => Self::LayerNorm,
+            "Normalize" => Self::Normalize,
+            "Dropout" => Self::Dropout,
+            "StaticEmbedding" => Self::StaticEmbedding,
+            "SpladePooling" => Self::SpladePooling,
+            "SparseStaticEmbedding" | "IDF" => Self::SparseStaticEmbedding,
+            "Router" | "Asym" => Self::Router,
+            "LogitScore" | "CausalScoreHead" => Self::LogitScore,
+            _ => return None,
+        })
+    }
+}
+
+/// A module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Module {
+    pub(crate) kind: Kind,
+    /// Its folder within the version; empty is the version itself.
+    pub(crate) path: String,
+    /// The name of its class.
+    pub(crate) class: String,
+}
+
+impl Module {
+    /// # Errors
+    /// The class is not known.
+    fn of(file: &str, class: String, path: String) -> Result<Self, Refusal> {
+        let Some(kind) = Kind::of(&class) else {
+            return Err(contract(format!(
+                "{file}: the module {class:?} is not supported. Export the whole model as one graph \
+                 with an output sentence_embedding and leave {file} away"
+            )));
+        };
+        Ok(Self { kind, path, class })
+    }
+
+    /// The file of this name in the module's folder.
+    pub(crate) fn file(&self, name: &str) -> String {
+        join(&self.path, name)
+    }
+}
+
+/// Reads the list; `None` where there is no such file.
+///
+/// # Errors
+/// It is malformed, or a module is not known.
+pub(crate) fn read(dir: &Path) -> Result<Option<Vec<Module>>, Refusal> {
+    let list = match read_json(dir, FILE)? {
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(contract(format!("{FILE} is not a list of modules"))),
+        None => return Ok(None),
+    };
+    if list.len() > MODULES_MAX {
+        return Err(contract(format!("{FILE} has more than {MODULES_MAX} modules")));
+    }
+    let mut modules = Vec::with_capacity(list.len());
+    for module in list {
+        let Value::Object(fields) = module else {
+            return Err(contract(format!("{FILE}: a module is not an object")));
+        };
+        let module = JsonFile::of(FILE, fields);
+        let class: String = module.get("type")?.unwrap_or_default();
+        let path: String = module.get("path")?.unwrap_or_default();
+        modules.push(Module::of(FILE, class, path)?);
+    }
+    Ok(Some(modules))
+}
+
+/// One way through a router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// `query`, `document` or another word.
+    pub(crate) name: String,
+    pub(crate) modules: Vec<Module>,
+}
+
+/// The ways of a router, and the name of the one for texts that are on no side of a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ways {
+    pub(crate) ways: Vec<Way>,
+    pub(crate) default: Option<String>,
+}
+
+/// Reads the ways of a router.
+///
+/// # Errors
+/// Its file is missing or malformed, or a module is not known.
+pub(crate) fn ways(dir: &Path, router: &Module) -> Result<Ways, Refusal> {
+    let new = router.file("router_config.json");
+    let old = router.file("config.json");
+    let file = match JsonFile::read(dir, &new)? {
+        Some(file) => file,
+        None => JsonFile::read(dir, &old)?
+            .ok_or_else(|| contract(format!("{new} is missing, and {FILE} needs it")))?,
+    };
+    let malformed = |what: &str| contract(format!("{}: {what}", file.name()));
+    let types = file.object("types")?.ok_or_else(|| malformed("there are no types"))?;
+    let structure = file.object("structure")?.ok_or_else(|| malformed("there is no structure"))?;
+    let mut ways = Vec::new();
+    for name in structure.keys() {
+        let ids: Vec<String> = structure.get(name)?.unwrap_or_default();
+        if ids.len() > MODULES_MAX {
+            return Err(malformed("a way has too many modules"));
+        }
+        let mut modules = Vec::with_capacity(ids.len());
+        for id in ids {
+            let class: Option<String> = types.get(&id)?;
+            let class = class.ok_or_else(|| malformed(&format!("the module {id} has no type")))?;
+            let path = join(&router.path, &id);
+            modules.push(Module::of(file.name(), class, path)?);
+        }
+        ways.push(Way { name: name.to_owned(), modules });
+    }
+    if ways.is_empty() || ways.len() > MODULES_MAX {
+        return Err(malformed("there is no way, or there are too many"));
+    }
+    let default = match file.object("parameters")? {
+        Some(parameters) => parameters.get("default_route")?,
+        None => None,
+    };
+    Ok(Ways { ways, default })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Option<Vec<Module>>, Refusal> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), text).unwrap();
+        read(dir.path())
+    }
+
+    #[test]
+    fn modules_of_every_release_are_known_by_the_last_part_of_their_names() {
+        let list = r#"[
+            {"path": "", "type": "sentence_transformers.models.Transformer"},
+            {"path": "1_Pooling", "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling"},
+            {"path": "2_Dense", "type": "pylate.models.Dense.Dense"},
+            {"type": "custom_st.Transformer"}
+        ]"#;
+        let kinds: Vec<Kind> =
+            read_text(list).unwrap().unwrap().iter().map(|module| module.kind).collect();
+        assert_eq!(kinds, [Kind::Transformer, Kind::Pooling, Kind::Dense, Kind::Transformer]);
+        assert_eq!(read_text("[]").unwrap().unwrap(), []);
+    }
+
+    #[test]
+    fn a_module_that_is_not_known_is_refused_by_its_name() {
+        for class in ["sentence_transformers.models.CNN", "custom.BoW", ""] {
+            let list = format!(r#"[{{"type": "{class}"}}]"#);
+            let message = read_text(&list).unwrap_err().message;
+            assert!(message.contains(class) && message.contains(FILE), "{message}");
+        }
+        assert!(read_text("{}").is_err() && read_text("[1]").is_err());
+    }
+
+    #[test]
+    fn a_router_has_modules_for_each_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = r#"{
+            "types": {"query_0_Idf": "x.SparseStaticEmbedding", "document_0_T": "x.MLMTransformer"},
+            "structure": {"query": ["query_0_Idf"], "document": ["document_0_T"]},
+            "parameters": {"default_route": "document"}
+        }"#;
+        fs::write(dir.path().join("router_config.json"), config).unwrap();
+        let router = Module { kind: Kind::Router, path: String::new(), class: "Router".into() };
+        let Ways { ways, default } = super::ways(dir.path(), &router).unwrap();
+        assert_eq!(default.as_deref(), Some("document"));
+        let found: Vec<(&str, Kind, &str)> = ways
+            .iter()
+            .map(|way| (&*way.name, way.modules[0].kind, &*way.modules[0].path))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("query", Kind::SparseStaticEmbedding, "query_0_Idf"),
+                ("document", Kind::Transformer, "document_0_T")
+            ]
+        );
+        fs::write(dir.path().join("router_config.json"), r#"{"structure": {"a": ["b"]}}"#).unwrap();
+        assert!(super::ways(dir.path(), &router).is_err());
+    }
+}

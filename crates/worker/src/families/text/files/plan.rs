@@ -1,0 +1,259 @@
+//! What is made of the graph's output, step by step, by the modules that sentence-transformers
+//! lists: one way, or one for each side of a search. Reads the small files of the modules; the
+//! matrices are read when the model is loaded.
+
+use std::path::Path;
+
+use onnxd_proto::domain::{Guess, Pooling, PoolingMode, Refusal};
+
+use super::{
+    Files, guess,
+    json::{JsonFile, contract},
+    model2vec::Model2Vec,
+    modules::{self, Kind, Module},
+    prompts,
+};
+
+/// The fields of old releases that name a mode of pooling, in the order in which the results are
+/// concatenated.
+const OLD_MODES: [(&str, PoolingMode); 6] = [
+    ("pooling_mode_cls_token", PoolingMode::Cls),
+    ("pooling_mode_max_tokens", PoolingMode::Max),
+    ("pooling_mode_mean_tokens", PoolingMode::Mean),
+    ("pooling_mode_mean_sqrt_len_tokens", PoolingMode::MeanSqrtLen),
+    ("pooling_mode_weightedmean_tokens", PoolingMode::WeightedMean),
+    ("pooling_mode_lasttoken", PoolingMode::LastToken),
+];
+
+/// What texts go through, from their tokens to their answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// The side of a search that takes it, or another word; empty where there is one way alone.
+    pub(crate) name: String,
+    pub(crate) source: Source,
+    /// Applied to the vector of each token.
+    pub(crate) token_steps: Vec<Step>,
+    /// `None`: no file says it.
+    pub(crate) pooling: Option<Pooling>,
+    /// Whether the tokens of a prompt are pooled.
+    pub(crate) without_prompt: bool,
+    /// Applied to the vector of a text.
+    pub(crate) steps: Vec<Step>,
+    pub(crate) splade: Option<Splade>,
+    /// Whether the last step scales vectors to length 1.
+    pub(crate) normalize: bool,
+}
+
+/// What makes something of tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The graph.
+    #[default]
+    Graph,
+    /// A table of vectors, in this folder.
+    Table(String),
+    /// A table of weights, in this folder.
+    Weights(String),
+}
+
+/// A step whose matrix is in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Dense(Module),
+    LayerNorm(Module),
+    Normalize,
+}
+
+/// How logits of a masked language model become a sparse vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Splade {
+    /// The sum over the tokens rather than the largest.
+    pub(crate) is_sum: bool,
+    /// The logarithm is taken twice.
+    pub(crate) is_twice: bool,
+}
+
+/// All ways of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// At least one.
+    pub(crate) ways: Vec<Way>,
+    /// The way of texts on no side of a search.
+    pub(crate) default: usize,
+    /// The tokens whose logits say yes and no.
+    pub(crate) verdict: Option<(u32, Option<u32>)>,
+}
+
+impl Plan {
+    /// Reads the modules. What was assumed is added to `guesses`.
+    ///
+    /// # Errors
+    /// A module is not known, or its file is missing or malformed.
+    pub(crate) fn read(files: &Files<'_>, guesses: &mut Vec<Guess>) -> Result<Self, Refusal> {
+        let Some(list) = &files.modules else { return Self::without_list(files) };
+        let dir = files.dir;
+        let router = list.iter().position(|module| module.kind == Kind::Router);
+        let (ways, default) = match router {
+            None => (vec![way(dir, "", list)?], 0),
+            Some(place) => {
+                let modules::Ways { ways, default } = modules::ways(dir, &list[place])?;
+                let default = ways.iter().position(|way| Some(&way.name) == default.as_ref());
+                if default.is_none() && ways.len() > 1 {
+                    let reason = "the router names no default way";
+                    guesses.push(guess("default_prompt_name", &ways[0].name, reason));
+                }
+                let all = |inner: &modules::Way| {
+                    let modules = [&list[..place], &inner.modules, &list[place + 1..]].concat();
+                    way(dir, &inner.name, &modules)
+                };
+                (ways.iter().map(all).collect::<Result<_, _>>()?, default.unwrap_or(0))
+            }
+        };
+        let mut verdict = None;
+        for module in list.iter().filter(|module| module.kind == Kind::LogitScore) {
+            verdict = Some(logit_score(dir, module)?);
+        }
+        Ok(Self { ways, default, verdict })
+    }
+
+    /// A model without a list of modules: a graph, or a table of model2vec.
+    fn without_list(files: &Files<'_>) -> Result<Self, Refusal> {
+        let mut way = Way::default();
+        if let Some(table) = Model2Vec::read(files.dir)? {
+            way.source = Source::Table(String::new());
+            way.normalize = table.normalize;
+        } else {
+            // Some exporters keep the folder and not the list.
+            let module =
+                Module { kind: Kind::Pooling, path: "1_Pooling".into(), class: "Pooling".into() };
+            if let Some(file) = JsonFile::read(files.dir, &module.file("config.json"))? {
+                way.pooling = Some(pooling(&file)?);
+                way.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
+            }
+            way.normalize = true;
+        }
+        Ok(Self { ways: vec![way], default: 0, verdict: None })
+    }
+
+    /// The way of a text that is on this side, or for which this prompt is named.
+    pub(crate) fn way(
+        &self,
+        role: Option<onnxd_proto::wire::ask::Role>,
+        prompt: Option<&str>,
+    ) -> usize {
+        let named = |name: &str| self.ways.iter().position(|way| way.name == name);
+        let of_role =
+            |role| self.ways.iter().position(|way| prompts::role_of(&way.name) == Some(role));
+        prompt
+            .and_then(|name| named(name).or_else(|| prompts::role_of(name).and_then(of_role)))
+            .or_else(|| role.and_then(of_role))
+            .unwrap_or(self.default)
+    }
+}
+
+/// The way through these modules.
+fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
+    let mut way = Way { name: name.to_owned(), ..Way::default() };
+    let mut sources = 0;
+    let is_pooled_later =
+        |place: usize| list[place..].iter().any(|module| module.kind == Kind::Pooling);
+    for (place, module) in list.iter().enumerate() {
+        let step = match module.kind {
+            Kind::Transformer | Kind::StaticEmbedding | Kind::SparseStaticEmbedding => {
+                sources += 1;
+                way.source = match module.kind {
+                    Kind::Transformer => Source::Graph,
+                    Kind::StaticEmbedding => Source::Table(module.path.clone()),
+                    _ => Source::Weights(module.path.clone()),
+                };
+                continue;
+            }
+            Kind::Pooling => {
+                let file = needed(dir, module)?;
+                way.pooling = Some(pooling(&file)?);
+                way.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
+                continue;
+            }
+            Kind::SpladePooling => {
+                way.splade = Some(splade(&needed(dir, module)?)?);
+                continue;
+            }
+            Kind::Dropout | Kind::LogitScore | Kind::Router => continue,
+            Kind::Dense => Step::Dense(module.clone()),
+            Kind::LayerNorm => Step::LayerNorm(module.clone()),
+            Kind::Normalize if place + 1 == list.len() => {
+                way.normalize = true;
+                continue;
+            }
+            Kind::Normalize => Step::Normalize,
+        };
+        if is_pooled_later(place) { way.token_steps.push(step) } else { way.steps.push(step) }
+    }
+    match sources {
+        0 | 1 => Ok(way),
+        _ => Err(contract(format!(
+            "{}: two modules of one way take texts, and one is supported",
+            modules::FILE
+        ))),
+    }
+}
+
+/// The configuration of a module.
+fn needed(dir: &Path, module: &Module) -> Result<JsonFile, Refusal> {
+    let name = module.file("config.json");
+    JsonFile::read(dir, &name)?
+        .ok_or_else(|| contract(format!("{name} is missing, and {} needs it", modules::FILE)))
+}
+
+fn pooling(file: &JsonFile) -> Result<Pooling, Refusal> {
+    if let Some(pooling) = file.get("pooling_mode")? {
+        return Ok(pooling);
+    }
+    let mut modes = Vec::new();
+    for field in file.keys().filter(|field| field.starts_with("pooling_mode_")) {
+        let is_set = file.get(field)?.unwrap_or(false);
+        if is_set && !OLD_MODES.iter().any(|(known, _)| *known == field) {
+            let name = file.name();
+            return Err(contract(format!("{name}: the pooling mode {field} is not known")));
+        }
+    }
+    for (field, mode) in OLD_MODES {
+        if file.get(field)?.unwrap_or(false) {
+            modes.push(mode);
+        }
+    }
+    match modes.is_empty() {
+        true => Err(contract(format!("{}: no pooling mode is set", file.name()))),
+        false => Ok(Pooling::of(modes)),
+    }
+}
+
+fn splade(file: &JsonFile) -> Result<Splade, Refusal> {
+    let strategy: Option<String> = file.get("pooling_strategy")?;
+    let activation: Option<String> = file.get("activation_function")?;
+    let unknown = |field: &str, word: &str| {
+        Err(contract(format!("{}: {field} {word:?} is not supported", file.name())))
+    };
+    let is_sum = match strategy.as_deref() {
+        None | Some("max") => false,
+        Some("sum") => true,
+        Some(word) => return unknown("pooling_strategy", word),
+    };
+    let is_twice = match activation.as_deref() {
+        None | Some("relu") => false,
+        Some("log1p_relu") => true,
+        Some(word) => return unknown("activation_function", word),
+    };
+    Ok(Splade { is_sum, is_twice })
+}
+
+fn logit_score(dir: &Path, module: &Module) -> Result<(u32, Option<u32>), Refusal> {
+    let file = needed(dir, module)?;
+    let yes = file.get("true_token_id")?;
+    let yes = yes.ok_or_else(|| contract(format!("{}: true_token_id is missing", file.name())))?;
+    Ok((yes, file.get("false_token_id")?))
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,143 @@
+//! What the modules of real models make of the graph's output, and what may be wrong with them.
+
+use std::fs;
+
+use onnxd_proto::domain::RefusalKind;
+use onnxd_proto::wire::ask::Role;
+
+use super::*;
+use crate::families::own::Own;
+
+const MODULES: &str = r#"[
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+]"#;
+const POOLING: &str = "1_Pooling/config.json";
+
+fn plan(files: &[(&str, &str)]) -> Result<(Plan, Vec<Guess>), Refusal> {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let own = Own::read(dir.path())?;
+    let mut guesses = Vec::new();
+    let plan = Plan::read(&Files::read(dir.path(), &own)?, &mut guesses)?;
+    Ok((plan, guesses))
+}
+
+#[test]
+fn a_vector_is_normalized_where_the_list_of_modules_says_so() {
+    let pooling = (POOLING, r#"{"pooling_mode": "mean"}"#);
+    assert!(!plan(&[("modules.json", MODULES), pooling]).unwrap().0.ways[0].normalize);
+    let normalized =
+        MODULES.replace("}\n]", r#"}, {"type": "sentence_transformers.models.Normalize"}]"#);
+    assert!(plan(&[("modules.json", &normalized), pooling]).unwrap().0.ways[0].normalize);
+    let (none, _) = plan(&[]).unwrap();
+    assert_eq!((none.ways[0].pooling.clone(), none.ways[0].normalize), (None, true));
+}
+
+#[test]
+fn pooling_is_what_the_pooling_modules_folder_says() {
+    for (text, expected, without_prompt) in [
+        (r#"{"pooling_mode_mean_tokens": true}"#, "mean", false),
+        (r#"{"pooling_mode": "cls"}"#, "cls", false),
+        (r#"{"pooling_mode": ["weightedmean", "lasttoken"]}"#, "weighted_mean+last_token", false),
+        (
+            r#"{"pooling_mode_lasttoken": true, "pooling_mode_cls_token": false}"#,
+            "last_token",
+            false,
+        ),
+        (
+            r#"{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true}"#,
+            "cls+mean",
+            false,
+        ),
+        (r#"{"pooling_mode_mean_sqrt_len_tokens": true}"#, "mean_sqrt_len", false),
+        (r#"{"pooling_mode": "mean", "include_prompt": false}"#, "mean", true),
+    ] {
+        let (plan, _) = plan(&[("modules.json", MODULES), (POOLING, text)]).unwrap();
+        let way = &plan.ways[0];
+        assert_eq!(way.pooling.clone().unwrap().to_string(), expected, "{text}");
+        assert_eq!(way.without_prompt, without_prompt, "{text}");
+    }
+}
+
+#[test]
+fn a_dense_step_before_pooling_is_for_tokens_and_one_after_it_for_texts() {
+    let list = r#"[
+        {"type": "a.Transformer", "path": ""},
+        {"type": "a.Dense", "path": "1_Dense"},
+        {"type": "a.Pooling", "path": "1_Pooling"},
+        {"type": "a.Dropout", "path": "2_Dropout"},
+        {"type": "a.Normalize", "path": "3"},
+        {"type": "a.LayerNorm", "path": "4"}
+    ]"#;
+    let (plan, _) =
+        plan(&[("modules.json", list), (POOLING, r#"{"pooling_mode": "max"}"#)]).unwrap();
+    let way = &plan.ways[0];
+    assert!(matches!(&way.token_steps[..], [Step::Dense(module)] if module.path == "1_Dense"));
+    assert!(
+        matches!(&way.steps[..], [Step::Normalize, Step::LayerNorm(module)] if module.path == "4")
+    );
+    assert!(!way.normalize, "what follows undoes it");
+}
+
+#[test]
+fn a_router_has_a_way_for_each_side_of_a_search() {
+    let list = r#"[{"type": "a.Router", "path": ""}, {"type": "a.Normalize", "path": "9"}]"#;
+    let router = r#"{
+        "types": {"q": "a.StaticEmbedding", "d": "a.Transformer", "p": "a.Pooling"},
+        "structure": {"query": ["q"], "document": ["d", "p"]},
+        "parameters": {"default_route": "document"}
+    }"#;
+    let pooling = ("p/config.json", r#"{"pooling_mode": "cls"}"#);
+    let (plan, guesses) =
+        plan(&[("modules.json", list), ("router_config.json", router), pooling]).unwrap();
+    assert_eq!(guesses, []);
+    assert_eq!(plan.ways.len(), 2);
+    let query = plan.way(Some(Role::Query), None);
+    assert_eq!(plan.ways[query].source, Source::Table("q".into()));
+    assert_eq!(plan.ways[plan.default].source, Source::Graph);
+    assert_eq!(plan.way(None, Some("query")), query);
+    assert_eq!(plan.way(None, Some("passage")), plan.default);
+    assert!(plan.ways.iter().all(|way| way.normalize));
+}
+
+#[test]
+fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
+    let outside = MODULES.replace("1_Pooling", "../1_Pooling");
+    let cases: [(&[(&str, &str)], &[&str]); 8] = [
+        (&[("modules.json", MODULES)], &[POOLING, "missing"]),
+        (&[("modules.json", &outside)], &["../1_Pooling", "within"]),
+        (&[(POOLING, "{}")], &[POOLING, "no pooling mode"]),
+        (&[(POOLING, r#"{"pooling_mode": "median"}"#)], &[POOLING, "median"]),
+        (&[(POOLING, r#"{"pooling_mode_median": true}"#)], &[POOLING, "median"]),
+        (
+            &[(POOLING, r#"{"pooling_mode_mean_tokens": 1}"#)],
+            &[POOLING, "pooling_mode_mean_tokens"],
+        ),
+        (
+            &[
+                ("modules.json", r#"[{"type": "a.SpladePooling", "path": "1"}]"#),
+                ("1/config.json", r#"{"pooling_strategy": "min"}"#),
+            ],
+            &["1/config.json", "min"],
+        ),
+        (
+            &[(
+                "modules.json",
+                r#"[{"type": "a.Transformer"}, {"type": "a.Transformer", "path": "1"}]"#,
+            )],
+            &["modules.json", "two modules"],
+        ),
+    ];
+    for (files, words) in cases {
+        let refusal = plan(files).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Contract, "{files:?}: {refusal}");
+        for word in words {
+            assert!(refusal.message.contains(word), "{files:?}: {refusal}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What may be put before a text, by name, and which of these prompts belong to the sides of a
+//! search.
+
+use std::collections::BTreeMap;
+
+use onnxd_proto::{
+    domain::Refusal,
+    wire::ask::{PROMPT_NAME_BYTES_MAX, Role},
+};
+
+use super::{Files, json::contract};
+
+/// Prompts of one model, and bytes of one.
+const PROMPTS_MAX: usize = 256;
+const PROMPT_BYTES_MAX: usize = 16 * 1024;
+/// Names under which models keep the prompt for a side of a search, the most usual first.
+const QUERY: [&str; 8] = [
+    "query",
+    "retrieval.query",
+    "search_query",
+    "s2p_query",
+    "retrieval_query",
+    "web_search_query",
+    "Retrieval-query",
+    "queries",
+];
+const DOCUMENT: [&str; 8] = [
+    "document",
+    "passage",
+    "retrieval.passage",
+    "search_document",
+    "retrieval_document",
+    "Retrieval-document",
+    "corpus",
+    "documents",
+];
+
+/// What may be put before a text, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prompts {
+    pub(crate) named: BTreeMap<String, String>,
+    /// The one for texts whose request names none.
+    pub(crate) default: Option<String>,
+}
+
+impl Prompts {
+    /// Reads them: those of `onnxd.toml` besides those of sentence-transformers' file.
+    ///
+    /// # Errors
+    /// They are malformed, too many or too long, or the default one is not there.
+    pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
+        let file = "config_sentence_transformers.json";
+        let said: Option<String> = files.sentence.get("default_prompt_name")?;
+        let mut named: BTreeMap<String, String> =
+            files.sentence.get("prompts")?.unwrap_or_default();
+        if let Some(instructions) =
+            files.config.get::<BTreeMap<String, String>>("task_instructions")?
+        {
+            instructions.into_iter().for_each(|(name, text)| {
+                named.entry(name).or_insert(text);
+            });
+        }
+        named.extend(files.own.prompts.clone());
+        let too_long = named.iter().any(|(name, prompt)| {
+            name.len() > PROMPT_NAME_BYTES_MAX || prompt.len() > PROMPT_BYTES_MAX
+        });
+        if named.len() > PROMPTS_MAX || too_long {
+            return Err(contract(format!(
+                "{file}: there are at most {PROMPTS_MAX} prompts of {PROMPT_BYTES_MAX} bytes, with names of {PROMPT_NAME_BYTES_MAX}"
+            )));
+        }
+        let default = files.own.default_prompt_name.clone().or(said);
+        if let Some(name) = default.as_ref().filter(|name| !named.contains_key(*name)) {
+            return Err(contract(format!("{file}: there is no prompt {name:?}, the default one")));
+        }
+        Ok(Self { named, default })
+    }
+
+    /// The name of the prompt for a side of a search, if the model has one.
+    pub(crate) fn of_role(&self, role: Role) -> Option<&str> {
+        let names = match role {
+            Role::Query => QUERY,
+            Role::Document => DOCUMENT,
+        };
+        names.into_iter().find(|name| self.named.contains_key(*name))
+    }
+}
+
+/// The side of a search that a prompt of this name is for.
+pub(crate) fn role_of(name: &str) -> Option<Role> {
+    match name {
+        name if QUERY.contains(&name) => Some(Role::Query),
+        name if DOCUMENT.contains(&name) => Some(Role::Document),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_of_a_search_has_the_first_usual_name_that_the_model_knows() {
+        let named = |names: &[&str]| {
+            let named = names.iter().map(|name| ((*name).to_owned(), String::new())).collect();
+            Prompts { named, default: None }
+        };
+        let jina = named(&["retrieval.passage", "retrieval.query", "separation"]);
+        assert_eq!(jina.of_role(Role::Query), Some("retrieval.query"));
+        assert_eq!(jina.of_role(Role::Document), Some("retrieval.passage"));
+        assert_eq!(named(&["sts"]).of_role(Role::Query), None);
+        assert_eq!(role_of("passage"), Some(Role::Document));
+        assert_eq!(role_of("sts"), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! What a model for texts is for, by its files: its own `onnxd.toml`, what sentence-transformers and
+//! its kin say of themselves, or the architecture that `config.json` names.
+
+use std::collections::BTreeMap;
+
+use onnxd_proto::domain::{Activation, Guess, Refusal, RefusalKind, Task};
+
+use super::{
+    Files, assume, guess,
+    json::contract,
+    modules::{Kind, Module},
+};
+
+/// Labels of one model.
+const LABELS_MAX: usize = 65_536;
+/// Words for the labels of a model that says whether a document is relevant.
+const RELEVANT: [&str; 6] = ["relevant", "yes", "true", "positive", "match", "duplicate"];
+const IRRELEVANT: [&str; 11] = [
+    "not_relevant",
+    "not relevant",
+    "irrelevant",
+    "non_relevant",
+    "non-relevant",
+    "nonrelevant",
+    "no",
+    "false",
+    "negative",
+    "no_match",
+    "not_duplicate",
+];
+/// Parts of the names of models that rerank.
+const RERANKERS: [&str; 5] = ["rerank", "monobert", "ranker", "cross-encoder", "ms-marco"];
+
+/// What the model is for, and whether that was assumed.
+///
+/// # Errors
+/// A file is malformed.
+pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
+    if let Some(task) = files.own.task {
+        return Ok((task, None));
+    }
+    if let Some(task) = by_kin(files)? {
+        return Ok(task);
+    }
+    if let Some(modules) = &files.modules {
+        return by_modules(files, modules);
+    }
+    by_architecture(files)
+}
+
+/// What the library that saved the model says of it.
+fn by_kin(files: &Files<'_>) -> Result<Option<(Task, Option<Guess>)>, Refusal> {
+    let kin: Option<String> = files.sentence.get("model_type")?;
+    Ok(match kin.as_deref() {
+        Some("SentenceTransformer") => Some((Task::Embed, None)),
+        Some("SparseEncoder") => Some((Task::Sparse, None)),
+        Some("ColBERT" | "MultiVectorEncoder") => Some((Task::MultiVector, None)),
+        Some("CrossEncoder") => Some(scoring(files, true)?),
+        _ => None,
+    })
+}
+
+fn by_modules(files: &Files<'_>, modules: &[Module]) -> Result<(Task, Option<Guess>), Refusal> {
+    let has = |kind: Kind| modules.iter().any(|module| module.kind == kind);
+    if has(Kind::LogitScore) {
+        return Ok((Task::Rerank, None));
+    }
+    if has(Kind::SpladePooling) || has(Kind::SparseStaticEmbedding) {
+        return Ok((Task::Sparse, None));
+    }
+    if modules.iter().any(|module| module.class.starts_with("pylate.")) {
+        return Ok((Task::MultiVector, None));
+    }
+    let task: Option<String> = files.transformer.get("transformer_task")?;
+    if task.as_deref() == Some("sequence-classification") {
+        return scoring(files, true);
+    }
+    Ok((Task::Embed, None))
+}
+
+fn by_architecture(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
+    let architectures: Vec<String> = files.config.get("architectures")?.unwrap_or_default();
+    let ends = |end: &str| architectures.iter().any(|name| name.ends_with(end));
+    if ends("ForSequenceClassification") {
+        let is_cross_encoder = files.config.object("sentence_transformers")?.is_some();
+        return scoring(files, is_cross_encoder);
+    }
+    if ends("ForTokenClassification") {
+        return Ok((Task::TokenClassify, None));
+    }
+    Ok((Task::Embed, None))
+}
+
+/// A model that gives a score for each label of a text or a pair.
+fn scoring(files: &Files<'_>, is_cross_encoder: bool) -> Result<(Task, Option<Guess>), Refusal> {
+    let labels = labels(files)?;
+    let count = label_count(files, &labels)?;
+    let name = assume::name(&files.config)?;
+    let is_named = RERANKERS.iter().any(|part| name.contains(part));
+    let problem: Option<String> = files.config.get("problem_type")?;
+    let assumed = |task: Task, reason: &str| Ok((task, Some(guess("task", task.as_str(), reason))));
+    match count {
+        Some(1) if !is_cross_encoder && problem.as_deref() == Some("regression") => {
+            Ok((Task::Classify, None))
+        }
+        Some(1) => Ok((Task::Rerank, None)),
+        Some(2) if relevant(&labels).is_some_and(|found| found.1) => {
+            assumed(Task::Rerank, "its labels say whether a document is relevant")
+        }
+        Some(2) if is_named => assumed(Task::Rerank, "its name is that of a model that reranks"),
+        None if is_cross_encoder => Ok((Task::Rerank, None)),
+        _ => Ok((Task::Classify, None)),
+    }
+}
+
+/// Which of two labels says that a document is relevant, and whether both labels say so.
+pub(crate) fn relevant(labels: &[String]) -> Option<(usize, bool)> {
+    let [first, second] = labels else { return None };
+    let is = |label: &str, words: &[&str]| words.contains(&label.to_lowercase().as_str());
+    if is(first, &RELEVANT) && is(second, &IRRELEVANT) {
+        return Some((0, is(first, &RELEVANT[..1])));
+    }
+    if is(second, &RELEVANT) && is(first, &IRRELEVANT) {
+        return Some((1, is(second, &RELEVANT[..1])));
+    }
+    None
+}
+
+/// How many labels the files name or count.
+fn label_count(files: &Files<'_>, labels: &[String]) -> Result<Option<usize>, Refusal> {
+    match labels.len() {
+        0 => files.config.get("num_labels"),
+        count => Ok(Some(count)),
+    }
+}
+
+/// What the scores of a model are of, by `id2label`; none where the file does not say it.
+///
+/// # Errors
+/// The labels are not numbered from 0 on.
+pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
+    let named: BTreeMap<String, String> = files.config.get("id2label")?.unwrap_or_default();
+    let wrong = |what: &str| Err(contract(format!("config.json: id2label {what}")));
+    if named.len() > LABELS_MAX {
+        return wrong("has too many labels");
+    }
+    let mut labels = vec![None; named.len()];
+    for (number, label) in named {
+        let place = number.parse().ok().and_then(|place: usize| labels.get_mut(place));
+        let Some(place) = place else {
+            return wrong("is not numbered from 0 on");
+        };
+        *place = Some(label);
+    }
+    match labels.into_iter().collect() {
+        Some(labels) => Ok(labels),
+        None => wrong("names a number twice"),
+    }
+}
+
+/// What becomes of scores, if `onnxd.toml` does not say it: as the model was trained.
+///
+/// # Errors
+/// A file is malformed.
+pub(crate) fn activation(
+    files: &Files<'_>,
+    task: Task,
+    labels: usize,
+) -> Result<Activation, Refusal> {
+    if let Some(activation) = files.own.activation {
+        return Ok(activation);
+    }
+    if task == Task::Rerank {
+        return Ok(match pair_activation(files)?.as_deref() {
+            Some(class) if class.ends_with("Identity") => Activation::Identity,
+            _ => Activation::Sigmoid,
+        });
+    }
+    let problem: Option<String> = files.config.get("problem_type")?;
+    Ok(match problem.as_deref() {
+        Some("regression") => Activation::Identity,
+        Some("multi_label_classification") => Activation::Sigmoid,
+        _ if labels == 1 && task == Task::Classify => Activation::Sigmoid,
+        _ => Activation::Softmax,
+    })
+}
+
+/// The class of the function that a cross-encoder was saved with, by the release that saved it.
+fn pair_activation(files: &Files<'_>) -> Result<Option<String>, Refusal> {
+    if let Some(class) = files.sentence.get("activation_fn")? {
+        return Ok(Some(class));
+    }
+    if let Some(old) = files.config.object("sentence_transformers")?
+        && let Some(class) = old.get("activation_fn")?
+    {
+        return Ok(Some(class));
+    }
+    files.config.get("sbert_ce_default_activation_function")
+}
+
+/// A name for each score; those that Hugging Face gives where no file does.
+///
+/// # Errors
+/// The files name another number of labels than there are scores.
+pub(crate) fn named_labels(named: Vec<String>, scores: usize) -> Result<Vec<String>, Refusal> {
+    match named.len() {
+        0 => Ok((0..scores).map(|label| format!("LABEL_{label}")).collect()),
+        count if count == scores => Ok(named),
+        count => Err(RefusalKind::Contract.because(format!(
+            "config.json: id2label has {count} labels, and the model gives {scores} scores"
+        ))),
+    }
+}
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

@@ -1,0 +1,327 @@
+//! Reads `model.safetensors` of a module: matrices beside the graph, and tables of static models.
+//! The file is mapped, so all workers share one copy of it in memory. Every error names the file.
+//! Called by the modules that have weights: dense layers, layer norms and static tables.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::{Deref, Range},
+    path::{Component, Path},
+    sync::Arc,
+};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use onnxd_proto::domain::{Refusal, RefusalKind};
+use safetensors::{Dtype, tensor::Metadata};
+use zerocopy::FromBytes;
+
+use crate::families::text::files::json::contract;
+
+/// The file that a module's weights are in.
+const FILE: &str = "model.safetensors";
+/// Where older releases of sentence-transformers and model2vec put weights.
+const PICKLED: &str = "pytorch_model.bin";
+
+/// Largest header, in bytes. A module has a handful of tensors, and each takes about 100 bytes.
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+/// Most tensors in one file.
+const TENSORS_MAX: usize = 4096;
+/// Largest number of elements that are converted, that is copied: 1 GiB of `f32`.
+const CONVERTED_MAX: usize = 1 << 28;
+
+/// The tensors of one file.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    name: String,
+    map: Arc<Mmap>,
+    metadata: Metadata,
+    /// Where the tensors begin.
+    start: usize,
+}
+
+/// One tensor: what it is, and where in the file its elements are.
+#[derive(Debug)]
+pub(crate) struct Tensor {
+    /// `FILE: tensor NAME`, for messages.
+    name: String,
+    map: Arc<Mmap>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// The elements of a tensor as `f32`: in the mapped file if it has them so, else converted.
+#[derive(Clone, Debug)]
+pub(crate) struct Floats(Elements);
+
+#[derive(Clone, Debug)]
+enum Elements {
+    Mapped(Arc<Mmap>, Range<usize>),
+    Owned(Arc<[f32]>),
+}
+
+impl Weights {
+    /// Maps the file in `folder`, a folder within `dir`; an empty name or `.` is `dir` itself.
+    ///
+    /// # Errors
+    /// The file is missing or damaged, or its header is larger than any module's.
+    pub(crate) fn open(dir: &Path, folder: &str) -> Result<Self, Refusal> {
+        let name = inside(folder, FILE);
+        if !Path::new(&name).components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(contract(format!("{name:?} is not a path within the version")));
+        }
+        let internal = |error: io::Error| RefusalKind::Internal.because(format!("{name}: {error}"));
+        let path = dir.join(&name);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => return Err(contract(format!("{name} is not a file"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(missing(dir, folder));
+            }
+            Err(error) => return Err(internal(error)),
+        }
+        let file = File::open(&path).map_err(internal)?;
+        let map = map(&file).map_err(internal)?;
+        let (metadata, start) = header(&map)
+            .map_err(|cause| contract(format!("{name} is not a safetensors file: {cause}")))?;
+        Ok(Self { name, map: Arc::new(map), metadata, start })
+    }
+
+    /// The name of the file within the version, for messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, tensor: &str) -> bool {
+        self.metadata.info(tensor).is_some()
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn tensor(&self, tensor: &str) -> Result<Tensor, Refusal> {
+        let Some(info) = self.metadata.info(tensor) else {
+            return Err(contract(format!(
+                "{}: the tensor {tensor:?} is missing; the file has {}",
+                self.name,
+                self.tensor_names(),
+            )));
+        };
+        // The header was checked against the length of the file, so that these are within it.
+        let (start, end) = info.data_offsets;
+        Ok(Tensor {
+            name: format!("{}: tensor {tensor:?}", self.name),
+            map: Arc::clone(&self.map),
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            range: self.start + start..self.start + end,
+        })
+    }
+
+    /// The elements of a tensor that must have this shape, which `source` asks for.
+    ///
+    /// # Errors
+    /// There is no such tensor, or it has another shape or a type that is not for weights.
+    pub(crate) fn floats(
+        &self,
+        tensor: &str,
+        shape: &[usize],
+        source: &str,
+    ) -> Result<Floats, Refusal> {
+        let tensor = self.tensor(tensor)?;
+        if tensor.shape != shape {
+            return Err(contract(format!(
+                "{} has shape {:?}, but {source} needs {shape:?}",
+                tensor.name, tensor.shape
+            )));
+        }
+        tensor.floats()
+    }
+
+    /// Refuses a file with other tensors than these: it belongs to another kind of module.
+    ///
+    /// # Errors
+    /// There is one; it is named.
+    pub(crate) fn expect_only(&self, tensors: &[&str]) -> Result<(), Refusal> {
+        let all = self.metadata.offset_keys();
+        match all.iter().find(|name| !tensors.contains(&name.as_str())) {
+            Some(name) => Err(contract(format!(
+                "{}: unexpected tensor {name:?}; onnxd knows only {} here",
+                self.name,
+                tensors.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn tensor_names(&self) -> String {
+        const NAMED_MAX: usize = 8;
+        let mut names = self.metadata.offset_keys();
+        let rest = names.len().saturating_sub(NAMED_MAX);
+        names.truncate(NAMED_MAX);
+        match (names.join(", "), rest) {
+            (names, 0) if names.is_empty() => "no tensors".into(),
+            (names, 0) => names,
+            (names, rest) => format!("{names} and {rest} more"),
+        }
+    }
+}
+
+impl Tensor {
+    /// What kind of numbers it has.
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Its sizes.
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The file and the tensor, for messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its elements as the file has them, little-endian.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
+
+    /// Its elements. Those that are `f32` already stay in the file.
+    ///
+    /// # Errors
+    /// It has numbers of a type that is not for weights, or too many to convert.
+    pub(crate) fn floats(&self) -> Result<Floats, Refusal> {
+        // Files are aligned unless they were made by hand.
+        if self.dtype == Dtype::F32 && <[f32]>::ref_from_bytes(self.bytes()).is_ok() {
+            return Ok(Floats(Elements::Mapped(Arc::clone(&self.map), self.range.clone())));
+        }
+        let elements = self.bytes().len() * 8 / self.dtype.bitsize();
+        if elements > CONVERTED_MAX {
+            return Err(contract(format!(
+                "{} has {elements} elements, and {} can have {CONVERTED_MAX} at most; save it as F32",
+                self.name, self.dtype
+            )));
+        }
+        let mut floats = Vec::with_capacity(elements);
+        if !widen(self.dtype, self.bytes(), &mut floats) {
+            return Err(self.unreadable("F32, F16, BF16, F64 or I8"));
+        }
+        Ok(Floats(Elements::Owned(floats.into())))
+    }
+
+    /// Its elements, where it is a list of indices.
+    ///
+    /// # Errors
+    /// It is not one: it has fractions, negative numbers, or numbers beyond `u32`.
+    pub(crate) fn indices(&self) -> Result<Vec<u32>, Refusal> {
+        let wide = |value: i64| u32::try_from(value).ok();
+        let indices: Option<Vec<u32>> = match self.dtype {
+            Dtype::I64 => {
+                chunks(self.bytes()).map(|value| wide(i64::from_le_bytes(value))).collect()
+            }
+            Dtype::I32 => {
+                chunks(self.bytes()).map(|value| wide(i32::from_le_bytes(value).into())).collect()
+            }
+            _ => return Err(self.unreadable("I64 or I32")),
+        };
+        indices.ok_or_else(|| contract(format!("{} has an index that is out of range", self.name)))
+    }
+
+    /// The refusal of a tensor with numbers of a type that is not known.
+    pub(crate) fn unreadable(&self, expected: &str) -> Refusal {
+        contract(format!("{} has type {}; expected {expected}", self.name, self.dtype))
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &self.0 {
+            Elements::Mapped(map, range) => <[f32]>::ref_from_bytes(&map[range.clone()])
+                .expect("checked when the tensor was read, and maps do not move"),
+            Elements::Owned(values) => values,
+        }
+    }
+}
+
+/// Appends the elements in `bytes` to `out`; `false` where numbers of this type are not weights.
+pub(crate) fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> bool {
+    match dtype {
+        Dtype::F32 => out.extend(chunks(bytes).map(f32::from_le_bytes)),
+        Dtype::F16 => out.extend(chunks(bytes).map(|value| f16::from_le_bytes(value).to_f32())),
+        Dtype::BF16 => out.extend(chunks(bytes).map(|value| bf16::from_le_bytes(value).to_f32())),
+        #[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest, as torch does")]
+        Dtype::F64 => out.extend(chunks(bytes).map(|value| f64::from_le_bytes(value) as f32)),
+        Dtype::I8 => out.extend(bytes.iter().map(|&value| f32::from(value.cast_signed()))),
+        _ => return false,
+    }
+    true
+}
+
+/// The path of `file` in the folder of a module, as people write it.
+pub(crate) fn inside(folder: &str, file: &str) -> String {
+    match folder.trim_start_matches("./").trim_end_matches('/') {
+        "" | "." => file.into(),
+        folder => format!("{folder}/{file}"),
+    }
+}
+
+fn missing(dir: &Path, folder: &str) -> Refusal {
+    let (name, pickled) = (inside(folder, FILE), inside(folder, PICKLED));
+    if !dir.join(&pickled).exists() {
+        return contract(format!("{name} is missing"));
+    }
+    contract(format!(
+        "{name} is missing, and onnxd does not read {pickled}, because a pickle can run code; load the model with a current sentence-transformers and save it again: python -c \"from sentence_transformers import SentenceTransformer; SentenceTransformer('DIR').save('DIR')\""
+    ))
+}
+
+fn chunks<const BYTES: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; BYTES]> {
+    bytes.as_chunks().0.iter().copied()
+}
+
+/// The header and where the tensors begin, if the file is exactly as long as they say.
+fn header(bytes: &[u8]) -> Result<(Metadata, usize), String> {
+    let (prefix, rest) = bytes.split_first_chunk().ok_or("it is shorter than 8 bytes")?;
+    let length = u64::from_le_bytes(*prefix);
+    if length > HEADER_BYTES_MAX {
+        return Err(format!(
+            "its header has {length} bytes, and at most {HEADER_BYTES_MAX} are read"
+        ));
+    }
+    let length = usize::try_from(length).map_err(|error| error.to_string())?;
+    let (header, tensors) =
+        rest.split_at_checked(length).ok_or("it ends within its header; download it again")?;
+    // Not `SafeTensors::deserialize`: its check of the length of the file overflows.
+    let metadata: Metadata = serde_json::from_slice(header).map_err(|error| error.to_string())?;
+    let count = metadata.offset_keys().len();
+    if count > TENSORS_MAX {
+        return Err(format!("it has {count} tensors, and at most {TENSORS_MAX} are read"));
+    }
+    if metadata.data_len() != tensors.len() {
+        return Err(format!(
+            "its header tells of {} bytes, and {} follow it; download it again",
+            metadata.data_len(),
+            tensors.len()
+        ));
+    }
+    Ok((metadata, bytes.len() - tensors.len()))
+}
+
+#[allow(unsafe_code)] // The only file of the worker that maps files.
+fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the bytes must not change while they are mapped. The files of a version are immutable
+    // once the version is in the state directory: a new version is a new directory, and versions
+    // are unlinked, never truncated. `onnxd check` reads a directory that its caller keeps still.
+    unsafe { Mmap::map(file) }
+}
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod tests;

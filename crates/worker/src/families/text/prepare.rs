@@ -1,0 +1,410 @@
+//! From a request's text to the tokens that are run: prompts, the way through a router, the values of
+//! switches, templates of pairs, and what late interaction puts around texts. Called by
+//! [`super::answer`], and to try a model.
+
+use std::{borrow::Cow, collections::HashSet};
+
+use onnxd_proto::{
+    domain::{Refusal, Task},
+    wire::ask::{PairCut, Rejection, Role, Side, Switch},
+};
+
+use super::{
+    files::{
+        Files,
+        config::Settings,
+        json::contract,
+        late::Late,
+        model2vec::Model2Vec,
+        plan::{Plan, Source},
+        prompts::{Prompts, role_of},
+    },
+    stages::entities::Piece,
+    switches::Switches,
+    template::Template,
+    tokenize::{Text, Tokenizer},
+};
+use crate::session::Tokens;
+
+/// Names of the token with which queries are filled up.
+const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
+
+/// What a request asks of one text.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) content: Content<'a>,
+    /// The name of a prompt.
+    pub(crate) prompt: Option<&'a str>,
+    pub(crate) role: Option<Role>,
+    pub(crate) switches: &'a [Switch],
+    /// Which end of a text that is too long is cut off; `None`: it is rejected.
+    pub(crate) truncate: Option<Side>,
+}
+
+/// What is given.
+#[derive(Clone, Debug)]
+pub(crate) enum Content<'a> {
+    Text(&'a str),
+    Pair(&'a str, &'a str, PairCut),
+    Ids(Vec<u32>),
+}
+
+impl<'a> Asked<'a> {
+    /// A text of which nothing else is said, cut at its end where it is too long.
+    pub(crate) fn text(text: &'a str) -> Self {
+        let (content, truncate) = (Content::Text(text), Some(Side::Right));
+        Self { content, prompt: None, role: None, switches: &[], truncate }
+    }
+
+    /// Two texts that belong together, cut where they are too long.
+    pub(crate) fn pair(first: &'a str, second: &'a str) -> Self {
+        Self { content: Content::Pair(first, second, PairCut::Longest), ..Self::text("") }
+    }
+}
+
+/// A text that is ready to be run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prepared {
+    pub(crate) tokens: Tokens,
+    /// The way that it takes.
+    pub(crate) way: usize,
+    /// The values of the graph's switches.
+    pub(crate) switches: Vec<i64>,
+    /// How many tokens, from the first on, are not pooled.
+    pub(crate) unpooled: usize,
+    /// Which tokens' vectors are kept, for late interaction.
+    pub(crate) kept: Vec<bool>,
+    /// The tokens of the text itself, where they are labelled.
+    pub(crate) pieces: Vec<Piece>,
+}
+
+impl Prepared {
+    /// The first `length` tokens.
+    pub(crate) fn cut(&self, length: usize) -> Self {
+        let mut cut = Self { tokens: self.tokens.cut(length), ..self.clone() };
+        cut.kept.truncate(length);
+        cut.unpooled = cut.unpooled.min(length);
+        cut.pieces.retain(|piece| piece.index < length);
+        cut
+    }
+}
+
+/// What makes tokens of texts.
+#[derive(Debug)]
+pub(crate) struct Preparation {
+    task: Task,
+    plan: Plan,
+    prompts: Prompts,
+    pub(crate) switches: Switches,
+    /// One for each way.
+    tokenizers: Vec<Tokenizer>,
+    late: Option<LateTokens>,
+    template: Option<Template>,
+    /// Set for a table of model2vec, which leaves out unknown tokens and cuts texts by so many
+    /// characters for each token that it takes.
+    token_chars: Option<usize>,
+}
+
+/// Late interaction in the tokenizer's ids.
+#[derive(Debug)]
+struct LateTokens {
+    said: Late,
+    query_prefix: Option<i64>,
+    document_prefix: Option<i64>,
+    mask: i64,
+    skipped: HashSet<i64>,
+}
+
+impl Preparation {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// The tokenizer does not have a token that the files name.
+    pub(crate) fn new(
+        files: &Files<'_>,
+        settings: &Settings,
+        tokenizers: Vec<Tokenizer>,
+        switches: Switches,
+        template: Option<Template>,
+    ) -> Result<Self, Refusal> {
+        let late = match &settings.late {
+            Some(late) => Some(LateTokens::new(files, late.clone(), &tokenizers[0])?),
+            None => None,
+        };
+        let model2vec = Model2Vec::read(files.dir)?;
+        let token_chars = model2vec.map(|_| tokenizers[0].median_token_chars());
+        Ok(Self {
+            task: settings.task,
+            plan: settings.plan.clone(),
+            prompts: settings.prompts.clone(),
+            switches,
+            tokenizers,
+            late,
+            template,
+            token_chars,
+        })
+    }
+
+    /// The tokenizer of texts on no side of a search.
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizers[self.plan.default]
+    }
+
+    /// Takes no longer texts than this from now on. Tables take texts of any length.
+    pub(crate) fn limit(&mut self, max_tokens: u32) {
+        for (tokenizer, way) in self.tokenizers.iter_mut().zip(&self.plan.ways) {
+            if way.source == Source::Graph {
+                *tokenizer = tokenizer.with_max(max_tokens);
+            }
+        }
+    }
+
+    /// Makes tokens.
+    ///
+    /// # Errors
+    /// The text is too long and may not be cut, the model does not have what is asked for, or the
+    /// tokenizer fails.
+    pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
+        let prompt = self.prompt(asked)?;
+        let name = prompt.or(asked.prompt);
+        let way = self.plan.way(asked.role, name);
+        let switches = self.switches.resolve(asked.switches, name)?;
+        let text = prompt.and_then(|name| self.prompts.named.get(name));
+        let text = text.filter(|text| !text.is_empty()).map(String::as_str);
+        let role = asked.role.or_else(|| name.and_then(role_of)).unwrap_or(Role::Document);
+        let tokenizer = &self.tokenizers[way];
+        let prepared = match &asked.content {
+            Content::Ids(_) if asked.prompt.is_some() => {
+                return Err(Rejection::Tokenizer(
+                    "a prompt is for texts, not for token ids".into(),
+                ));
+            }
+            Content::Ids(ids) => self.plain(tokenizer, &Text::Ids(ids.clone()), asked.truncate)?,
+            Content::Pair(first, second, cut) => match &self.template {
+                Some(template) => filled(template, tokenizer, (first, second), asked.truncate)?,
+                None => {
+                    let pair = Text::Pair(first, second, *cut);
+                    self.plain(tokenizer, &pair, asked.truncate)?
+                }
+            },
+            Content::Text(given) => {
+                let given: Cow<'_, str> = match text {
+                    Some(prompt) => format!("{prompt}{given}").into(),
+                    None => (*given).into(),
+                };
+                self.text(way, &given, (text, role), asked.truncate)?
+            }
+        };
+        Ok(Prepared { way, switches, ..prepared })
+    }
+
+    fn text(
+        &self,
+        way: usize,
+        given: &str,
+        (prompt, role): (Option<&str>, Role),
+        truncate: Option<Side>,
+    ) -> Result<Prepared, Rejection> {
+        let tokenizer = &self.tokenizers[way];
+        if self.task == Task::TokenClassify {
+            let (tokens, pieces) = tokenizer.encode_pieces(given, truncate)?;
+            return Ok(Prepared { tokens, pieces, ..Prepared::default() });
+        }
+        if let Some(late) = &self.late {
+            return late.prepare(tokenizer, given, role, truncate);
+        }
+        let source = &self.plan.ways[way];
+        if source.source != Source::Graph {
+            return self.bare(tokenizer, given, truncate);
+        }
+        let mut prepared = self.plain(tokenizer, &Text::One(given), truncate)?;
+        if let (true, Some(prompt)) = (source.without_prompt, prompt) {
+            let prompt_tokens = tokenizer.prompt_tokens(prompt)?;
+            prepared.unpooled = prompt_tokens.min(prepared.tokens.ids.len());
+        }
+        Ok(prepared)
+    }
+
+    fn plain(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &Text<'_>,
+        truncate: Option<Side>,
+    ) -> Result<Prepared, Rejection> {
+        let tokens = tokenizer.encode(text, truncate)?;
+        Ok(Prepared { tokens, ..Prepared::default() })
+    }
+
+    /// Tables know nothing of special tokens, and a text without tokens is a vector of zeros.
+    fn bare(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        truncate: Option<Side>,
+    ) -> Result<Prepared, Rejection> {
+        let max = tokenizer.max_tokens() as usize;
+        let chars = self.token_chars.filter(|_| truncate == Some(Side::Right));
+        let end = chars.and_then(|chars| text.char_indices().nth(chars.saturating_mul(max)));
+        let mut ids = tokenizer.bare(end.map_or(text, |(end, _)| &text[..end]))?;
+        if ids.len() > max {
+            match truncate {
+                Some(Side::Right) => ids.truncate(max),
+                Some(Side::Left) => drop(ids.drain(..ids.len() - max)),
+                None => return Err(tokenizer.too_many(ids.len())),
+            }
+        }
+        if self.token_chars.is_some() {
+            let unknown = tokenizer.unknown_id().map(i64::from);
+            ids.retain(|&id| Some(id) != unknown);
+        }
+        let type_ids = vec![0; ids.len()];
+        Ok(Prepared { tokens: Tokens::of(ids, type_ids), ..Prepared::default() })
+    }
+
+    /// The name of the prompt that goes before a text.
+    fn prompt<'p>(&'p self, asked: &Asked<'p>) -> Result<Option<&'p str>, Rejection> {
+        if !matches!(self.task, Task::Embed | Task::Sparse | Task::MultiVector) {
+            return Ok(None);
+        }
+        if let Some(name) = asked.prompt {
+            return match self.prompts.named.contains_key(name) || self.is_side(name) {
+                true => Ok(Some(name)),
+                false => Err(self.unknown(name)),
+            };
+        }
+        let word = Switches::word(asked.switches);
+        let of_word = word.filter(|word| self.prompts.named.contains_key(*word));
+        let of_role = asked.role.and_then(|role| self.prompts.of_role(role));
+        Ok(of_word.or(of_role).or(self.prompts.default.as_deref()))
+    }
+
+    /// Whether a name is a side of a search that this model tells apart without a prompt.
+    fn is_side(&self, name: &str) -> bool {
+        let is_way = self.plan.ways.len() > 1
+            && self.plan.ways.iter().any(|way| way.name == name || role_of(name).is_some());
+        is_way || self.late.is_some() && role_of(name).is_some()
+    }
+
+    fn unknown(&self, name: &str) -> Rejection {
+        let named = self.prompts.named.keys().map(String::as_str);
+        let ways = self.plan.ways.iter().map(|way| way.name.as_str());
+        let mut known: Vec<&str> = named.chain(ways).filter(|name| !name.is_empty()).collect();
+        known.dedup();
+        Rejection::Prompt { name: name.into(), known: known.join(", ") }
+    }
+
+    /// A text after the prompt of this name, or after the default one.
+    ///
+    /// # Errors
+    /// There is no prompt of that name.
+    pub(crate) fn prompted<'t>(
+        &self,
+        text: &'t str,
+        name: Option<&str>,
+    ) -> Result<Cow<'t, str>, Rejection> {
+        let asked = Asked { prompt: name, ..Asked::text(text) };
+        let prompt = self.prompt(&asked)?.and_then(|name| self.prompts.named.get(name));
+        Ok(match prompt {
+            Some(prompt) => format!("{prompt}{text}").into(),
+            None => text.into(),
+        })
+    }
+}
+
+/// A pair as the template asks for it. The end of the template is never cut off.
+fn filled(
+    template: &Template,
+    tokenizer: &Tokenizer,
+    (query, document): (&str, &str),
+    truncate: Option<Side>,
+) -> Result<Prepared, Rejection> {
+    let mut text = template.fill(query, document);
+    text.push_str(template.end());
+    let mut ids = tokenizer.bare(&text)?;
+    let max = tokenizer.max_tokens() as usize;
+    if ids.len() > max {
+        if truncate.is_none() {
+            return Err(tokenizer.too_many(ids.len()));
+        }
+        let end = tokenizer.bare(template.end())?;
+        let kept = max.saturating_sub(end.len());
+        if kept == 0 {
+            return Err(tokenizer.too_many(ids.len()));
+        }
+        let from = ids.len() - end.len();
+        ids.truncate(kept.min(from));
+        ids.extend(end);
+    }
+    if ids.is_empty() {
+        return Err(Rejection::Tokenizer("the pair has no tokens".into()));
+    }
+    let type_ids = vec![0; ids.len()];
+    Ok(Prepared { tokens: Tokens::of(ids, type_ids), ..Prepared::default() })
+}
+
+impl LateTokens {
+    fn new(files: &Files<'_>, said: Late, tokenizer: &Tokenizer) -> Result<Self, Refusal> {
+        let file = "config_sentence_transformers.json";
+        let prefix = |field: &str, token: &str| {
+            if token.is_empty() {
+                return Ok(None);
+            }
+            tokenizer.id_of(token).map(|id| Some(id.into())).ok_or_else(|| {
+                contract(format!("{file}: {field} {token:?} is no token of tokenizer.json"))
+            })
+        };
+        let named: Option<String> = match files.tokenizer.get::<serde_json::Value>("mask_token")? {
+            Some(serde_json::Value::String(token)) => Some(token),
+            Some(value) => value["content"].as_str().map(str::to_owned),
+            None => None,
+        };
+        let mask =
+            named.as_deref().into_iter().chain(MASKS).find_map(|token| tokenizer.id_of(token));
+        let mask = mask.map_or_else(|| tokenizer.pad_id(), i64::from);
+        let unknown = tokenizer.unknown_id();
+        // A word that is no token stands for the unknown one, as in pylate.
+        let skipped = said.skipped.iter().filter_map(|word| tokenizer.id_of(word).or(unknown));
+        Ok(Self {
+            query_prefix: prefix("query_prefix", &said.query_prefix)?,
+            document_prefix: prefix("document_prefix", &said.document_prefix)?,
+            mask,
+            skipped: skipped.map(i64::from).collect(),
+            said,
+        })
+    }
+
+    fn prepare(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        role: Role,
+        truncate: Option<Side>,
+    ) -> Result<Prepared, Rejection> {
+        let (prefix, length) = match role {
+            Role::Query => (self.query_prefix, self.said.query_tokens),
+            Role::Document => (self.document_prefix, self.said.document_tokens),
+        };
+        let length = length.min(tokenizer.max_tokens());
+        let room = length.saturating_sub(u32::from(prefix.is_some())).max(1);
+        let mut tokens = tokenizer.with_max(room).encode(&Text::One(text), truncate)?;
+        if let Some(prefix) = prefix {
+            tokens.ids.insert(1, prefix);
+            tokens.type_ids.insert(1, 0);
+            tokens.attended += 1;
+        }
+        let kept = match role {
+            Role::Query => {
+                if self.said.is_expanded && tokens.ids.len() < length as usize {
+                    tokens.ids.resize(length as usize, self.mask);
+                    tokens.type_ids.resize(length as usize, 0);
+                }
+                if self.said.attends_to_expansion {
+                    tokens.attended = tokens.ids.len();
+                }
+                vec![true; tokens.ids.len()]
+            }
+            Role::Document => tokens.ids.iter().map(|id| !self.skipped.contains(id)).collect(),
+        };
+        Ok(Prepared { tokens, kept, ..Prepared::default() })
+    }
+}

@@ -1,0 +1,234 @@
+//! Scores of tokens to entities, by the strategies of transformers' token classification. Pure; what
+//! tokens look like as text is asked of the tokenizer.
+
+use onnxd_proto::wire::ask::{Aggregation, Entity};
+
+/// A token of the text itself, no special one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// As in the vocabulary; the text itself where the vocabulary has no such token.
+    pub(crate) word: String,
+    /// Where it begins and ends in the text, in characters.
+    pub(crate) start: usize,
+    pub(crate) stop: usize,
+    /// Its place among all tokens, special ones included.
+    pub(crate) index: usize,
+    /// Whether it continues the word of the token before it.
+    pub(crate) is_subword: bool,
+}
+
+/// A stretch of text with a label and its score.
+struct Labelled {
+    label: usize,
+    score: f32,
+    word: String,
+    start: usize,
+    stop: usize,
+    index: usize,
+}
+
+/// What is found in a text whose tokens have `scores`, one row of `labels` for each of all tokens.
+/// `join` makes text of tokens.
+pub(crate) fn find(
+    pieces: &[Piece],
+    scores: &[f32],
+    labels: &[String],
+    aggregation: Aggregation,
+    join: impl Fn(&[String]) -> String,
+) -> Vec<Entity> {
+    let row = |piece: &Piece| {
+        let start = piece.index * labels.len();
+        softmax(&scores[start..start + labels.len()])
+    };
+    let single = |piece: &Piece| {
+        let (label, score) = best(&row(piece));
+        let (start, stop, index) = (piece.start, piece.stop, piece.index);
+        Labelled { label, score, word: piece.word.clone(), start, stop, index }
+    };
+    let labelled: Vec<Labelled> = match aggregation {
+        Aggregation::None | Aggregation::Simple => pieces.iter().map(single).collect(),
+        Aggregation::First | Aggregation::Average | Aggregation::Max => words(pieces)
+            .into_iter()
+            .map(|word| {
+                let rows: Vec<Vec<f32>> = word.iter().map(row).collect();
+                let (label, score) = of_word(&rows, aggregation);
+                let parts: Vec<String> = word.iter().map(|piece| piece.word.clone()).collect();
+                let (first, last) = (&word[0], &word[word.len() - 1]);
+                let (start, stop, index) = (first.start, last.stop, first.index);
+                Labelled { label, score, word: join(&parts), start, stop, index }
+            })
+            .collect(),
+    };
+    if aggregation == Aggregation::None {
+        return labelled.into_iter().map(|one| entity(one, labels)).collect();
+    }
+    groups(&labelled, labels).iter().map(|group| merge(group, labels, &join)).collect()
+}
+
+/// The pieces of each word.
+fn words(pieces: &[Piece]) -> Vec<&[Piece]> {
+    let mut words = Vec::new();
+    let mut start = 0;
+    for place in 1..=pieces.len() {
+        if pieces.get(place).is_none_or(|piece| !piece.is_subword) {
+            words.push(&pieces[start..place]);
+            start = place;
+        }
+    }
+    words
+}
+
+/// The label of a word whose pieces have these scores.
+fn of_word(rows: &[Vec<f32>], aggregation: Aggregation) -> (usize, f32) {
+    match aggregation {
+        Aggregation::Average => {
+            let mean =
+                |label: usize| rows.iter().map(|row| row[label]).sum::<f32>() / rows.len() as f32;
+            best(&(0..rows[0].len()).map(mean).collect::<Vec<f32>>())
+        }
+        Aggregation::Max => {
+            let mut found = best(&rows[0]);
+            for row in &rows[1..] {
+                let next = best(row);
+                if next.1 > found.1 {
+                    found = next;
+                }
+            }
+            found
+        }
+        Aggregation::None | Aggregation::Simple | Aggregation::First => best(&rows[0]),
+    }
+}
+
+/// Neighbours of one kind belong together, unless one begins anew.
+fn groups<'l>(labelled: &'l [Labelled], labels: &[String]) -> Vec<&'l [Labelled]> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    for place in 1..=labelled.len() {
+        let goes_on = labelled.get(place).is_some_and(|next| {
+            let (begins, kind) = kind(&labels[next.label]);
+            !begins && kind == self::kind(&labels[labelled[place - 1].label]).1
+        });
+        if !goes_on {
+            groups.push(&labelled[start..place]);
+            start = place;
+        }
+    }
+    groups
+}
+
+fn merge(group: &[Labelled], labels: &[String], join: impl Fn(&[String]) -> String) -> Entity {
+    let words: Vec<String> = group.iter().map(|one| one.word.clone()).collect();
+    // As transformers has it, which cuts at any hyphen.
+    let label = &labels[group[0].label];
+    let label = label.split_once('-').map_or(label.as_str(), |(_, kind)| kind);
+    Entity {
+        label: label.to_owned(),
+        score: group.iter().map(|one| one.score).sum::<f32>() / group.len() as f32,
+        word: join(&words),
+        start: group[0].start,
+        stop: group[group.len() - 1].stop,
+        index: None,
+    }
+}
+
+fn entity(one: Labelled, labels: &[String]) -> Entity {
+    let Labelled { label, score, word, start, stop, index } = one;
+    Entity { label: labels[label].clone(), score, word, start, stop, index: Some(index) }
+}
+
+/// Whether a label begins an entity, and of which kind that is.
+fn kind(label: &str) -> (bool, &str) {
+    match label.split_at_checked(2) {
+        Some(("B-", kind)) => (true, kind),
+        Some(("I-", kind)) => (false, kind),
+        _ => (false, label),
+    }
+}
+
+/// The first of the highest.
+fn best(scores: &[f32]) -> (usize, f32) {
+    let mut found = (0, scores.first().copied().unwrap_or_default());
+    for (label, &score) in scores.iter().enumerate().skip(1) {
+        if score > found.1 {
+            found = (label, score);
+        }
+    }
+    found
+}
+
+fn softmax(scores: &[f32]) -> Vec<f32> {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exponentials: Vec<f32> = scores.iter().map(|score| (score - largest).exp()).collect();
+    let sum: f32 = exponentials.iter().sum();
+    exponentials.into_iter().map(|value| value / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: [(&str, usize, usize, bool); 4] = [
+        ("New", 0, 3, false),
+        ("York", 4, 8, false),
+        ("##er", 8, 10, true),
+        ("waits", 11, 16, false),
+    ];
+
+    fn found(labels: &[usize; 4], aggregation: Aggregation) -> Vec<(String, String)> {
+        let names = ["O", "B-LOC", "I-LOC", "B-PER"].map(str::to_owned);
+        let pieces: Vec<Piece> = TEXT
+            .iter()
+            .enumerate()
+            .map(|(place, &(word, start, stop, is_subword))| Piece {
+                word: word.into(),
+                start,
+                stop,
+                index: place + 1,
+                is_subword,
+            })
+            .collect();
+        // The first row is that of a special token.
+        let mut scores = vec![0.0; 4];
+        for &label in labels {
+            scores.extend((0..4).map(|place| if place == label { 3.0 } else { 0.0 }));
+        }
+        let join = |words: &[String]| words.join(" ").replace(" ##", "");
+        let found = find(&pieces, &scores, &names, aggregation, join);
+        found.into_iter().map(|entity| (entity.label, entity.word)).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(label, word)| ((*label).into(), (*word).into())).collect()
+    }
+
+    #[test]
+    fn without_aggregation_every_token_has_its_label() {
+        let expected = [("B-LOC", "New"), ("I-LOC", "York"), ("O", "##er"), ("O", "waits")];
+        assert_eq!(found(&[1, 2, 0, 0], Aggregation::None), pairs(&expected));
+    }
+
+    #[test]
+    fn neighbours_of_one_kind_are_one_entity_until_another_begins() {
+        assert_eq!(
+            found(&[1, 2, 0, 0], Aggregation::Simple),
+            pairs(&[("LOC", "New York"), ("O", "##er waits")])
+        );
+        assert_eq!(
+            found(&[1, 1, 2, 3], Aggregation::Simple),
+            pairs(&[("LOC", "New"), ("LOC", "Yorker"), ("PER", "waits")])
+        );
+    }
+
+    #[test]
+    fn words_are_not_cut_by_the_other_strategies() {
+        for aggregation in [Aggregation::First, Aggregation::Max] {
+            assert_eq!(
+                found(&[1, 2, 0, 0], aggregation)[0],
+                ("LOC".into(), "New Yorker".into()),
+                "{aggregation:?}"
+            );
+        }
+        assert!(find(&[], &[], &[], Aggregation::First, |_| String::new()).is_empty());
+    }
+}

@@ -1,0 +1,184 @@
+//! Numbers that change what a graph computes, such as that of an adapter: what they are called, and
+//! what is fed for a request. Pure.
+
+use std::collections::BTreeMap;
+
+use onnxd_proto::{
+    domain::{Guess, Refusal, SwitchFacts},
+    wire::ask::{Rejection, Switch, SwitchValue},
+};
+
+use super::files::{guess, json::contract};
+use crate::families::own::{Number, Own};
+
+/// The word that is assumed where nothing else is said: of Jina's tasks the one for both sides.
+const USUAL: &str = "text-matching";
+
+/// The switches of a graph, in its order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Switches(Vec<SwitchFacts>);
+
+impl Switches {
+    /// Those with these names. `words` are for the values of the only one.
+    ///
+    /// # Errors
+    /// `onnxd.toml` names an input or a word that is not there.
+    pub(crate) fn of(
+        names: Vec<String>,
+        words: &[String],
+        own: &Own,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<Self, Refusal> {
+        if let Some(unknown) = own.inputs.keys().find(|name| !names.contains(name)) {
+            return Err(contract(format!(
+                "onnxd.toml: inputs: the graph has no number {unknown:?} to set; it has {}",
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            )));
+        }
+        let values: BTreeMap<String, i64> = match names.len() {
+            1 => words.iter().cloned().zip(0..).collect(),
+            _ => BTreeMap::new(),
+        };
+        let mut switches = Vec::with_capacity(names.len());
+        for name in names {
+            let default = match own.inputs.get(&name) {
+                Some(Number::Number(number)) => Some(*number),
+                Some(Number::Word(word)) => Some(
+                    value(&values, &name, word)
+                        .map_err(|message| contract(format!("onnxd.toml: inputs: {message}")))?,
+                ),
+                None => {
+                    let usual = values.get(USUAL).copied();
+                    if usual.is_some() {
+                        let reason = format!("no file says what {name} is by default");
+                        guesses.push(guess("inputs", format!("{name} = {USUAL:?}"), reason));
+                    }
+                    usual
+                }
+            };
+            switches.push(SwitchFacts { name, default, values: values.clone() });
+        }
+        Ok(Self(switches))
+    }
+
+    /// What is fed for a request that sets some of them and goes by a prompt of this name.
+    ///
+    /// # Errors
+    /// It sets one that is not there, or says nothing of one that has no default.
+    pub(crate) fn resolve(
+        &self,
+        set: &[Switch],
+        prompt: Option<&str>,
+    ) -> Result<Vec<i64>, Rejection> {
+        if let Some(unknown) = set.iter().find(|set| self.0.iter().all(|own| own.name != set.name))
+        {
+            let known: Vec<&str> = self.0.iter().map(|own| own.name.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let name = &unknown.name;
+            return Err(Rejection::Unfit(format!(
+                "the model has no switch `{name}`; it has {known}"
+            )));
+        }
+        let mut fed = Vec::with_capacity(self.0.len());
+        for own in &self.0 {
+            let set = set.iter().find(|set| set.name == own.name).map(|set| &set.value);
+            let number = match set {
+                Some(SwitchValue::Number(number)) => Some(*number),
+                Some(SwitchValue::Word(word)) => {
+                    Some(value(&own.values, &own.name, word).map_err(Rejection::Unfit)?)
+                }
+                None => prompt.and_then(|name| own.values.get(name)).copied().or(own.default),
+            };
+            fed.push(number.ok_or_else(|| {
+                Rejection::Unfit(format!(
+                    "the model needs the switch `{}`: set it in the request, or in onnxd.toml as \
+                     inputs = {{ {} = … }}{}",
+                    own.name,
+                    own.name,
+                    known(&own.values)
+                ))
+            })?);
+        }
+        Ok(fed)
+    }
+
+    /// What is fed to try the model: the default, or else any value that has a word, or 0.
+    pub(crate) fn any(&self) -> Vec<i64> {
+        let any =
+            |own: &SwitchFacts| own.default.or(own.values.values().min().copied()).unwrap_or(0);
+        self.0.iter().map(any).collect()
+    }
+
+    /// The word that a request sets.
+    pub(crate) fn word(set: &[Switch]) -> Option<&str> {
+        set.iter().find_map(|set| match &set.value {
+            SwitchValue::Word(word) => Some(word.as_str()),
+            SwitchValue::Number(_) => None,
+        })
+    }
+
+    /// For the record.
+    pub(crate) fn facts(&self) -> &[SwitchFacts] {
+        &self.0
+    }
+}
+
+fn value(values: &BTreeMap<String, i64>, name: &str, word: &str) -> Result<i64, String> {
+    let found = values.get(word).copied();
+    found.ok_or_else(|| format!("`{name}` has no value {word:?}{}", known(values)))
+}
+
+fn known(values: &BTreeMap<String, i64>) -> String {
+    if values.is_empty() {
+        return String::new();
+    }
+    let words: Vec<&str> = values.keys().map(String::as_str).collect();
+    format!("; known are {}", words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, value: SwitchValue) -> Vec<Switch> {
+        vec![Switch { name: name.into(), value }]
+    }
+
+    fn switches(words: &[&str], own: &Own) -> (Switches, Vec<Guess>) {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut guesses = Vec::new();
+        let switches = Switches::of(vec!["task_id".into()], &words, own, &mut guesses).unwrap();
+        (switches, guesses)
+    }
+
+    #[test]
+    fn a_switch_is_set_by_number_by_word_by_prompt_or_by_default() {
+        let own =
+            Own { inputs: [("task_id".into(), Number::Word("b".into()))].into(), ..Own::default() };
+        let (switches, guesses) = switches(&["a", "b"], &own);
+        assert_eq!(guesses, []);
+        assert_eq!(switches.resolve(&[], None), Ok(vec![1]));
+        assert_eq!(switches.resolve(&[], Some("a")), Ok(vec![0]));
+        assert_eq!(
+            switches.resolve(&set("task_id", SwitchValue::Number(7)), Some("a")),
+            Ok(vec![7])
+        );
+        let word = set("task_id", SwitchValue::Word("a".into()));
+        assert_eq!(switches.resolve(&word, None), Ok(vec![0]));
+    }
+
+    #[test]
+    fn what_is_not_said_is_refused_with_the_words_or_a_guess() {
+        let (none, guesses) = switches(&["a", "b"], &Own::default());
+        assert_eq!(guesses, []);
+        let Err(Rejection::Unfit(message)) = none.resolve(&[], None) else { panic!() };
+        assert!(message.contains("task_id") && message.contains("a, b"), "{message}");
+        let (jina, guesses) = switches(&["separation", USUAL], &Own::default());
+        assert_eq!((jina.resolve(&[], None), guesses.len()), (Ok(vec![1]), 1));
+        let unknown = set("other", SwitchValue::Number(1));
+        let Err(Rejection::Unfit(message)) = jina.resolve(&unknown, None) else { panic!() };
+        assert!(message.contains("other") && message.contains("task_id"), "{message}");
+        let word = set("task_id", SwitchValue::Word("x".into()));
+        assert!(matches!(jina.resolve(&word, None), Err(Rejection::Unfit(_))));
+    }
+}

@@ -1,0 +1,245 @@
+//! How a model that generates text is asked whether a document answers a query: the template of its
+//! files, rendered once when the model is loaded, and filled in for each pair.
+
+use minijinja::{Environment, Error, Value, context};
+use onnxd_proto::domain::{Guess, Refusal};
+use serde_json::json;
+
+use super::files::{Files, assume, guess, json::contract};
+
+/// Bytes of a template and of what it makes.
+const BYTES_MAX: usize = 64 * 1024;
+/// Steps that rendering may take.
+const FUEL: u64 = 100_000;
+/// What messages call a template for chats.
+const CHAT: &str = "chat_template";
+/// What stands for the texts when a template is rendered; no template has it.
+const QUERY: &str = "\u{e000}query\u{e001}";
+const DOCUMENT: &str = "\u{e000}document\u{e001}";
+/// What the authors of Qwen3-Reranker publish beside their model, whose files do not have it.
+const QWEN3: &str = "<|im_start|>system\nJudge whether the Document meets the requirements based on \
+    the Query and the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n\
+    <|im_start|>user\n<Instruct>: {{ instruction }}\n<Query>: {{ query }}\n<Document>: {{ document }}\
+    <|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+const INSTRUCTION: &str =
+    "Given a web search query, retrieve relevant passages that answer the query";
+
+/// A rendered template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Template {
+    parts: Vec<Part>,
+    /// What stands after both texts: it is never cut off.
+    end: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Query,
+    Document,
+}
+
+impl Template {
+    /// The template of a model that reranks; `None` where pairs are given to the tokenizer as they
+    /// are. What was assumed is added to `guesses`.
+    ///
+    /// # Errors
+    /// The template is malformed or leaves out a text; or the model needs one, and has none.
+    pub(crate) fn read(
+        files: &Files<'_>,
+        is_generative: bool,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<Option<Self>, Refusal> {
+        let instruction = instruction(files)?;
+        if let Some(source) = &files.own.template {
+            let values = context! { query => QUERY, document => DOCUMENT, instruction };
+            return Self::render("onnxd.toml: template", source, values).map(Some);
+        }
+        let chat = files.chat_template()?.filter(|source| has_roles(source));
+        if let Some(source) = chat {
+            let mut messages = vec![
+                json!({ "role": "query", "content": QUERY }),
+                json!({ "role": "document", "content": DOCUMENT }),
+            ];
+            if let Some(instruction) = instruction {
+                messages.insert(0, json!({ "role": "system", "content": instruction }));
+            }
+            let values = context! {
+                messages => Value::from_serialize(messages),
+                add_generation_prompt => true,
+                bos_token => token(files, "bos_token")?,
+                eos_token => token(files, "eos_token")?,
+            };
+            return Self::render(CHAT, &source, values).map(Some);
+        }
+        if !is_generative {
+            if assume::is_decoder(&files.config)? {
+                let reason = "no file says how query and document are put together";
+                guesses.push(guess("template", "the pair as it is", reason));
+            }
+            return Ok(None);
+        }
+        if files.config.get::<String>("model_type")?.as_deref() == Some("qwen3") {
+            let reason = "no file has a template with a query and a document; this is the one that \
+                          the authors of Qwen3-Reranker publish";
+            guesses.push(guess("template", "Qwen3-Reranker's", reason));
+            let instruction = instruction.unwrap_or_else(|| INSTRUCTION.to_owned());
+            let values = context! { query => QUERY, document => DOCUMENT, instruction };
+            return Self::render("the template of Qwen3-Reranker", QWEN3, values).map(Some);
+        }
+        Err(contract(
+            "the model answers with a token, and no file says how it is asked: chat_template.jinja \
+             has no roles query and document. Set template in onnxd.toml, with {{ query }} and \
+             {{ document }} in it, and true_token and false_token",
+        ))
+    }
+
+    fn render(name: &str, source: &str, values: Value) -> Result<Self, Refusal> {
+        if source.len() > BYTES_MAX {
+            return Err(contract(format!("{name} has more than {BYTES_MAX} bytes")));
+        }
+        let malformed = |error: Error| contract(format!("{name}: {error}"));
+        let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
+        // As transformers renders the templates of chats; others are taken as they are written.
+        let is_chat = name == CHAT;
+        environment.set_trim_blocks(is_chat);
+        environment.set_lstrip_blocks(is_chat);
+        environment.set_keep_trailing_newline(!is_chat);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let template = environment.template_from_str(source).map_err(malformed)?;
+        let text = template.render(values).map_err(malformed)?;
+        if text.len() > BYTES_MAX {
+            return Err(contract(format!("{name} makes more than {BYTES_MAX} bytes")));
+        }
+        Self::cut(&text).ok_or_else(|| {
+            contract(format!("{name} must have the query and the document in it, each once"))
+        })
+    }
+
+    /// Cuts a rendered template where the texts stand.
+    fn cut(text: &str) -> Option<Self> {
+        let (query, document) = (text.find(QUERY)?, text.find(DOCUMENT)?);
+        let once = |mark: &str| text.matches(mark).count() == 1;
+        if !once(QUERY) || !once(DOCUMENT) {
+            return None;
+        }
+        let ((first, first_mark, one), (second, second_mark, two)) = if query < document {
+            ((query, QUERY, Part::Query), (document, DOCUMENT, Part::Document))
+        } else {
+            ((document, DOCUMENT, Part::Document), (query, QUERY, Part::Query))
+        };
+        let between = &text[first + first_mark.len()..second];
+        let parts =
+            vec![Part::Literal(text[..first].into()), one, Part::Literal(between.into()), two];
+        Some(Self { parts, end: text[second + second_mark.len()..].to_owned() })
+    }
+
+    /// The text for a pair, without its end.
+    pub(crate) fn fill(&self, query: &str, document: &str) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            text.push_str(match part {
+                Part::Literal(literal) => literal,
+                Part::Query => query,
+                Part::Document => document,
+            });
+        }
+        text
+    }
+
+    /// What stands after both texts.
+    pub(crate) fn end(&self) -> &str {
+        &self.end
+    }
+}
+
+/// Whether a template for chats tells the sides of a search apart. Others would render such a pair
+/// to nothing, or to what the model was not trained with.
+fn has_roles(source: &str) -> bool {
+    let says = |word: &str| {
+        source.contains(&format!("'{word}'")) || source.contains(&format!("\"{word}\""))
+    };
+    says("query") && says("document")
+}
+
+/// What the model is told to look for, where its files say it.
+fn instruction(files: &Files<'_>) -> Result<Option<String>, Refusal> {
+    let prompts = super::files::prompts::Prompts::read(files)?;
+    Ok(prompts.default.and_then(|name| prompts.named.get(&name).cloned()))
+}
+
+/// A special token, which files write as a text or as an object.
+fn token(files: &Files<'_>, field: &str) -> Result<String, Refusal> {
+    let value: Option<serde_json::Value> = files.tokenizer.get(field)?;
+    Ok(match value {
+        Some(serde_json::Value::String(token)) => token,
+        Some(value) => value["content"].as_str().unwrap_or_default().to_owned(),
+        None => String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::families::own::Own;
+
+    const ROLES: &str = "{%- for m in messages %}{%- if m.role == 'query' %}Q:{{ m.content }}|\
+        {%- elif m.role == 'document' %}D:{{ m.content.strip() }}{%- endif %}{%- endfor %}<end>";
+
+    fn read(
+        files: &[(&str, &str)],
+        is_generative: bool,
+    ) -> Result<(Option<Template>, usize), Refusal> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let own = Own::read(dir.path())?;
+        let mut guesses = Vec::new();
+        let files = Files::read(dir.path(), &own)?;
+        Ok((Template::read(&files, is_generative, &mut guesses)?, guesses.len()))
+    }
+
+    #[test]
+    fn a_chat_template_with_both_sides_of_a_search_is_filled_with_them() {
+        let (template, guesses) = read(&[("chat_template.jinja", ROLES)], true).unwrap();
+        let template = template.unwrap();
+        assert_eq!(template.fill("a {{ b }}", "c"), "Q:a {{ b }}|D:c");
+        assert_eq!((template.end(), guesses), ("<end>", 0));
+    }
+
+    #[test]
+    fn onnxd_toml_has_the_last_word_and_may_turn_the_order_round() {
+        let own = ("onnxd.toml", "template = \"{{ document }} / {{ query }}?\"");
+        let template = read(&[("chat_template.jinja", ROLES), own], true).unwrap().0.unwrap();
+        assert_eq!((&*template.fill("q", "d"), template.end()), ("d / q", "?"));
+    }
+
+    #[test]
+    fn a_template_that_leaves_a_text_out_or_never_ends_is_refused() {
+        for source in ["{{ query }}", "{{ query }}{{ query }}{{ document }}", "{% if %}"] {
+            let own = format!("template = {source:?}");
+            let message = read(&[("onnxd.toml", &own)], true).unwrap_err().message;
+            assert!(message.contains("template"), "{message}");
+        }
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+        assert!(read(&[("onnxd.toml", &format!("template = {endless:?}"))], true).is_err());
+    }
+
+    #[test]
+    fn without_a_template_a_known_model_is_a_guess_and_another_is_refused() {
+        let qwen3 = ("config.json", r#"{"model_type": "qwen3"}"#);
+        let (template, guesses) = read(&[qwen3], true).unwrap();
+        assert!(template.unwrap().end().ends_with("</think>\n\n"));
+        assert_eq!(guesses, 1);
+        let message =
+            read(&[("config.json", r#"{"model_type": "llama"}"#)], true).unwrap_err().message;
+        assert!(message.contains("true_token"), "{message}");
+        assert_eq!(read(&[], false).unwrap(), (None, 0));
+    }
+}

@@ -1,0 +1,50 @@
+//! How long tokens are, for models that cut texts by characters.
+
+use super::Tokenizer;
+
+impl Tokenizer {
+    /// The median number of characters of a token, rounded down. model2vec takes of a text at most
+    /// so many characters for each token of its limit, and tokenizes only those.
+    pub(crate) fn median_token_chars(&self) -> usize {
+        let vocabulary = self.inner.tokenizer.get_vocab(true);
+        let mut lengths: Vec<usize> =
+            vocabulary.into_keys().map(|token| token.chars().count()).collect();
+        lengths.sort_unstable();
+        match (lengths.get(lengths.len().saturating_sub(1) / 2), lengths.get(lengths.len() / 2)) {
+            (Some(low), Some(high)) => usize::midpoint(*low, *high),
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::families::{own::Own, text::files::Files};
+
+    /// The median of these words' lengths, as numpy gives it, and its whole part.
+    #[test]
+    fn the_median_is_rounded_down() {
+        for (words, expected) in [
+            (&["a", "bb", "ccc"][..], 2),
+            (&["a", "bb", "ccc", "dddd"], 2),
+            (&["a", "éé", "ccc", "ddddddd", "eeeeeeee", "f"], 2),
+            (&["日本語"], 3),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let ids = words.iter().enumerate().map(|(id, word)| format!("\"{word}\": {id}"));
+            let vocabulary: Vec<String> = ids.collect();
+            let file = format!(
+                r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+                "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+                "model": {{"type": "WordLevel", "unk_token": "a", "vocab": {{{}}}}}}}"#,
+                vocabulary.join(", ")
+            );
+            std::fs::write(dir.path().join("tokenizer.json"), file).unwrap();
+            let own = Own::default();
+            let files = Files::read(dir.path(), &own).unwrap();
+            let tokenizer = Tokenizer::open(&files, 8, false).unwrap();
+            assert_eq!(tokenizer.median_token_chars(), expected, "{words:?}");
+        }
+    }
+}

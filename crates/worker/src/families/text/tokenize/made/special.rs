@@ -1,0 +1,283 @@
+//! Special and added tokens of a tokenizer without `tokenizer.json`: which there are, and the flags and
+//! ids that transformers gives them.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
+
+use onnxd_proto::domain::Refusal;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{CONFIG, Kind, cannot, vocabulary::Vocabulary};
+use crate::families::text::files::json::{JsonFile, contract, read_json};
+
+/// What older releases of transformers wrote beside the configuration.
+const MAP: &str = "special_tokens_map.json";
+const ADDED: &str = "added_tokens.json";
+/// The field that newer ones write instead.
+const DECODER: &str = "added_tokens_decoder";
+
+/// The roles of special tokens, in the order in which they are added.
+const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const MASK: usize = 6;
+const MORE: &str = "additional_special_tokens";
+
+/// What each kind of tokenizer has in those roles where no file says it.
+const BERT: [Option<&str>; 7] =
+    [None, None, Some("[UNK]"), Some("[SEP]"), Some("[PAD]"), Some("[CLS]"), Some("[MASK]")];
+const MPNET: [Option<&str>; 7] = [
+    Some("<s>"),
+    Some("</s>"),
+    Some("[UNK]"),
+    Some("</s>"),
+    Some("<pad>"),
+    Some("<s>"),
+    Some("<mask>"),
+];
+const ROBERTA: [Option<&str>; 7] = [
+    Some("<s>"),
+    Some("</s>"),
+    Some("<unk>"),
+    Some("</s>"),
+    Some("<pad>"),
+    Some("<s>"),
+    Some("<mask>"),
+];
+
+/// A token and how it is found in texts, as files have it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Token {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    /// Whether it is looked for in the normalized text; special tokens are not, unless this says so.
+    normalized: Option<bool>,
+    #[serde(default)]
+    special: bool,
+}
+
+/// A token as `tokenizer.json` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Added {
+    id: u32,
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+/// What a token is in a file: its text alone, or with flags.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Text(String),
+    Token(Token),
+}
+
+/// All tokens that are not plain entries of the vocabulary.
+#[derive(Debug)]
+pub(super) struct SpecialTokens {
+    /// By role.
+    roles: [Option<Token>; 7],
+    more: Vec<Token>,
+    /// Tokens with the ids that files give them.
+    declared: BTreeMap<u32, Token>,
+}
+
+impl SpecialTokens {
+    /// Reads what the files of the version in `dir` say.
+    pub(super) fn read(dir: &Path, config: &JsonFile, kind: Kind) -> Result<Self, Refusal> {
+        super::refuse_settings(config, &[("split_special_tokens", Value::Bool(false))])?;
+        let mut tokens =
+            Self { roles: Default::default(), more: Vec::new(), declared: BTreeMap::new() };
+        tokens.take_roles(config, kind)?;
+        match config.get::<BTreeMap<String, Token>>(DECODER)? {
+            Some(declared) => tokens.take_decoder(declared)?,
+            // Whether `<mask>` is looked for before or after lower-casing depends on the release.
+            None if kind == Kind::MpNet => {
+                return Err(cannot(format!("{CONFIG} has no {DECODER}")));
+            }
+            None => tokens.take_older_files(dir, config, kind)?,
+        }
+        let extra: Option<Value> = config.get("extra_special_tokens")?;
+        let is_empty = |extra: &Value| match extra {
+            Value::Object(fields) => fields.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        };
+        match extra.filter(|extra| !is_empty(extra)) {
+            Some(_) => Err(cannot(format!("{CONFIG} sets extra_special_tokens"))),
+            None => Ok(tokens),
+        }
+    }
+
+    fn take_roles(&mut self, file: &JsonFile, kind: Kind) -> Result<(), Refusal> {
+        let defaults = match kind {
+            Kind::Bert => BERT,
+            Kind::MpNet => MPNET,
+            Kind::Roberta => ROBERTA,
+        };
+        for (place, (role, default)) in ROLES.iter().zip(defaults).enumerate() {
+            let said = file.get::<Said>(role)?;
+            let said = said.or_else(|| default.map(|token| Said::Text(token.into())));
+            // RoBERTa's mask takes the space before it.
+            let lstrip = place == MASK && kind != Kind::Bert;
+            self.roles[place] = said.map(|said| said.token(lstrip));
+        }
+        self.take_more(file)
+    }
+
+    fn take_more(&mut self, file: &JsonFile) -> Result<(), Refusal> {
+        for said in file.get::<Vec<Said>>(MORE)?.unwrap_or_default() {
+            self.more.push(said.token(false));
+        }
+        Ok(())
+    }
+
+    /// Tokens with their ids and flags; those with a role have the flags given here.
+    fn take_decoder(&mut self, declared: BTreeMap<String, Token>) -> Result<(), Refusal> {
+        for (id, token) in declared {
+            let Ok(id) = id.parse() else {
+                return Err(contract(format!("{CONFIG}: {DECODER}: {id:?} is not an id")));
+            };
+            self.declared.insert(id, token);
+        }
+        Ok(())
+    }
+
+    /// Older releases had roles in one file, and ids of what is not in the vocabulary in another.
+    fn take_older_files(
+        &mut self,
+        dir: &Path,
+        config: &JsonFile,
+        kind: Kind,
+    ) -> Result<(), Refusal> {
+        let map = JsonFile::read(dir, MAP)?;
+        if let Some(map) = &map {
+            for (place, role) in ROLES.iter().enumerate() {
+                let lstrip = place == MASK && kind != Kind::Bert;
+                if let Some(said) = map.get::<Said>(role)? {
+                    self.roles[place] = Some(said.token(lstrip));
+                }
+            }
+            self.take_more(map)?;
+        }
+        let Some(Value::Object(added)) = read_json(dir, ADDED)? else {
+            return Ok(());
+        };
+        let mut named = Vec::new();
+        for file in [Some(config), map.as_ref()].into_iter().flatten() {
+            for role in ROLES {
+                named.extend(file.get::<Said>(role)?.map(|said| said.token(false).content));
+            }
+        }
+        named.extend(self.more.iter().map(|token| token.content.clone()));
+        for (content, id) in added {
+            let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
+                return Err(contract(format!("{ADDED}: {content:?}: expected an id")));
+            };
+            let special = named.contains(&content);
+            let token = Token { normalized: Some(!special), special, ..Token::plain(content) };
+            self.declared.insert(id, token);
+        }
+        Ok(())
+    }
+
+    /// The token in place of unknown words.
+    pub(super) fn unk(&self) -> Result<&str, Refusal> {
+        self.role(2)
+    }
+
+    /// The token after each text.
+    pub(super) fn sep(&self) -> Result<&str, Refusal> {
+        self.role(3)
+    }
+
+    /// The token before a text.
+    pub(super) fn cls(&self) -> Result<&str, Refusal> {
+        self.role(5)
+    }
+
+    fn role(&self, place: usize) -> Result<&str, Refusal> {
+        self.roles[place]
+            .as_ref()
+            .map(|token| token.content.as_str())
+            .ok_or_else(|| contract(format!("{CONFIG}: {} is missing", ROLES[place])))
+    }
+
+    /// The tokens as `tokenizer.json` lists them, by rising id. Those that are not in the vocabulary
+    /// follow it, in the order in which they are added.
+    pub(super) fn added(&self, vocabulary: &Vocabulary) -> Result<Vec<Added>, Refusal> {
+        let with_roles: Vec<&Token> = self.roles.iter().flatten().chain(&self.more).collect();
+        let special: HashSet<&str> = with_roles.iter().map(|token| &*token.content).collect();
+        let mut next = vocabulary.next_id();
+        let (mut known, mut added) = (HashSet::new(), Vec::new());
+        let declared = self.declared.iter().map(|(id, token)| (Some(*id), token));
+        for (said, token) in declared.chain(with_roles.iter().map(|token| (None, *token))) {
+            let content = token.content.as_str();
+            if content.is_empty() || !known.insert(content) {
+                continue;
+            }
+            let id = match vocabulary.id(content) {
+                Some(id) => id,
+                None => {
+                    let id = next.clone()?;
+                    next = Ok(id + 1);
+                    id
+                }
+            };
+            if let Some(said) = said.filter(|&said| said != id) {
+                return Err(contract(format!(
+                    "the added token {content:?} should have the id {said}, but with {} it has {id}; the files belong to different models",
+                    vocabulary.file(),
+                )));
+            }
+            added.push(token.added(id, token.special || special.contains(content)));
+        }
+        added.sort_by_key(|token| token.id);
+        Ok(added)
+    }
+}
+
+impl Said {
+    fn token(self, lstrip: bool) -> Token {
+        match self {
+            Self::Text(content) => Token { lstrip, ..Token::plain(content) },
+            Self::Token(token) => token,
+        }
+    }
+}
+
+impl Token {
+    fn plain(content: String) -> Self {
+        Self {
+            content,
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: None,
+            special: false,
+        }
+    }
+
+    fn added(&self, id: u32, special: bool) -> Added {
+        Added {
+            id,
+            content: self.content.clone(),
+            single_word: self.single_word,
+            lstrip: self.lstrip,
+            rstrip: self.rstrip,
+            normalized: self.normalized.unwrap_or(!special),
+            special,
+        }
+    }
+}

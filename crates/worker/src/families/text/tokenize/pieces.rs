@@ -1,0 +1,127 @@
+//! What else models ask of a tokenizer: single tokens, and which part of a text each token is.
+
+use onnxd_proto::wire::ask::{Rejection, Side};
+use tokenizers::{Decoder, ModelWrapper};
+
+use super::{Tokenizer, direction, failed};
+use crate::{families::text::stages::entities::Piece, session::Tokens};
+
+impl Tokenizer {
+    /// The same tokenizer for texts of other lengths.
+    pub(crate) fn with_max(&self, max_tokens: u32) -> Self {
+        Self { inner: self.inner.clone(), max_tokens }
+    }
+
+    /// Tokens of the longest text.
+    pub(crate) fn max_tokens(&self) -> u32 {
+        self.max_tokens
+    }
+
+    /// The id of a token of the vocabulary.
+    pub(crate) fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.tokenizer.token_to_id(token)
+    }
+
+    /// The id of tokens that are not in the vocabulary.
+    pub(crate) fn unknown_id(&self) -> Option<u32> {
+        let token = match self.inner.tokenizer.get_model() {
+            ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
+            ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
+            ModelWrapper::BPE(model) => model.unk_token.clone(),
+            ModelWrapper::Unigram(_) => None,
+        };
+        let usual = ["<unk>", "[UNK]"];
+        token
+            .and_then(|token| self.id_of(&token))
+            .or_else(|| usual.iter().find_map(|token| self.id_of(token)))
+    }
+
+    /// The ids of a text, without the tokens that the model wants around it.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub(crate) fn bare(&self, text: &str) -> Result<Vec<i64>, Rejection> {
+        let encoding = self.inner.tokenizer.encode_fast(text, false).map_err(failed)?;
+        Ok(encoding.get_ids().iter().map(|&id| id.into()).collect())
+    }
+
+    /// How many tokens a prompt has at the beginning of a text, with those that the model wants
+    /// before it.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub(crate) fn prompt_tokens(&self, prompt: &str) -> Result<usize, Rejection> {
+        let encoding = self.inner.tokenizer.encode_fast(prompt, true).map_err(failed)?;
+        let added = self.inner.tokenizer.get_added_tokens_decoder();
+        let ends_special = encoding
+            .get_ids()
+            .last()
+            .is_some_and(|id| added.get(id).is_some_and(|token| token.special));
+        Ok(encoding.len() - usize::from(ends_special))
+    }
+
+    /// The tokens of a text as they are fed, and the part of the text that each is.
+    ///
+    /// # Errors
+    /// The text is too long and may not be cut, or the tokenizer fails.
+    pub(crate) fn encode_pieces(
+        &self,
+        text: &str,
+        truncate: Option<Side>,
+    ) -> Result<(Tokens, Vec<Piece>), Rejection> {
+        let tokenizer = &self.inner.tokenizer;
+        let mut encoding = tokenizer.encode_char_offsets(text, false).map_err(failed)?;
+        let text_tokens = self.text_tokens(false);
+        if encoding.len() > text_tokens {
+            let side = truncate.ok_or_else(|| self.too_long(encoding.len(), false))?;
+            encoding.truncate(text_tokens, 0, direction(side));
+            drop(encoding.take_overflowing());
+        }
+        let encoding = tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        if encoding.is_empty() {
+            return Err(Rejection::Tokenizer("the text has no tokens".into()));
+        }
+        let characters: Vec<char> = text.chars().collect();
+        let unknown = self.unknown_id();
+        let mut pieces = Vec::with_capacity(encoding.len());
+        for (index, &(start, stop)) in encoding.get_offsets().iter().enumerate() {
+            if encoding.get_special_tokens_mask()[index] == 1 {
+                continue;
+            }
+            let is_unknown = Some(encoding.get_ids()[index]) == unknown;
+            let stop = stop.min(characters.len());
+            let part = &characters[start.min(stop)..stop];
+            let token = &encoding.get_tokens()[index];
+            let is_subword = !is_unknown && self.is_subword(token, part, (start, &characters));
+            let word = if is_unknown { part.iter().collect() } else { token.clone() };
+            pieces.push(Piece { word, start, stop, index, is_subword });
+        }
+        Ok((Tokens::from(&encoding), pieces))
+    }
+
+    /// As transformers has it: where the vocabulary marks what continues a word, by the token's
+    /// length; elsewhere by the space before it.
+    fn is_subword(&self, token: &str, part: &[char], (start, text): (usize, &[char])) -> bool {
+        let is_marked = match self.inner.tokenizer.get_model() {
+            ModelWrapper::WordPiece(model) => !model.continuing_subword_prefix.is_empty(),
+            ModelWrapper::BPE(model) => {
+                model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty())
+            }
+            _ => false,
+        };
+        if is_marked {
+            return token.chars().count() != part.len();
+        }
+        let around = text.get(start.saturating_sub(1)..(start + 1).min(text.len()));
+        start > 0 && around.is_some_and(|around| !around.contains(&' '))
+    }
+
+    /// Tokens as text.
+    pub(crate) fn join(&self, tokens: &[String]) -> String {
+        let decoded = match self.inner.tokenizer.get_decoder() {
+            Some(decoder) => decoder.decode(tokens.to_vec()).ok(),
+            None => None,
+        };
+        decoded.unwrap_or_else(|| tokens.join(" "))
+    }
+}

@@ -1,0 +1,97 @@
+//! What listing a source prints, and that it can read nothing else.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use onnxd_proto::{
+    domain::{ListLine, Listing, Refusal},
+    exit::ExitStatus,
+};
+
+use crate::fixtures::{WORKER, copy, model};
+
+/// Lists the source as the supervisor does: it is standard input.
+fn list(dir: &Path, arguments: &[&str]) -> Result<Listing, Refusal> {
+    let mut command = Command::new(WORKER);
+    command.args(arguments).stdin(File::open(dir).unwrap());
+    let output = command.output().unwrap();
+    match serde_json::from_slice(&output.stdout).unwrap() {
+        ListLine::Listed(listing) => {
+            assert_eq!(output.status.code(), Some(ExitStatus::Fine as i32));
+            Ok(*listing)
+        }
+        ListLine::Refused(refusal) => {
+            assert_eq!(output.status.code(), Some(ExitStatus::Refused as i32));
+            Err(refusal)
+        }
+    }
+}
+
+#[test]
+fn a_model_and_the_files_of_its_weights_are_listed() {
+    let listing = list(&model("tiny/external"), &["list"]).unwrap();
+    assert_eq!(listing.model.unwrap().file, "model.onnx");
+    assert_eq!(listing.external, ["model.onnx_data"]);
+    let listing = list(&model("tiny/a"), &["list", "--file", "model.onnx"]).unwrap();
+    assert_eq!(listing.external, [""; 0]);
+    let refusal = list(&model("tiny/a"), &["list", "--variant", "q4"]).unwrap_err();
+    assert!(refusal.message.contains("model.onnx"), "{refusal}");
+}
+
+#[test]
+fn a_model_outside_of_the_source_is_out_of_reach() {
+    let dir = copy("tiny/a");
+    let outside = model("tiny/b").join("model.onnx");
+    fs::remove_file(dir.path().join("model.onnx")).unwrap();
+    symlink(&outside, dir.path().join("model.onnx")).unwrap();
+    let refusal = list(dir.path(), &["list"]).unwrap_err();
+    let said = format!("model.onnx is a link to {}, which is outside", outside.display());
+    assert!(refusal.message.contains(&said), "{refusal}");
+    assert!(list(dir.path(), &["--no-sandbox", "list"]).is_ok(), "the supervisor refuses it then");
+}
+
+#[test]
+fn a_snapshot_of_the_hubs_cache_is_listed_with_its_blobs() {
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("snapshots/c0ffee");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(cache.path().join("blobs")).unwrap();
+    for (name, blob) in [("model.onnx", "b1"), ("model.onnx_data", "b2")] {
+        let from = model("tiny/external").join(name);
+        fs::copy(from, cache.path().join("blobs").join(blob)).unwrap();
+        symlink(format!("../../blobs/{blob}"), snapshot.join(name)).unwrap();
+    }
+    let listing = list(&snapshot, &["list", "--hub-cache"]).unwrap();
+    assert_eq!(listing.external, ["model.onnx_data"]);
+    let refusal = list(&snapshot, &["list"]).unwrap_err();
+    assert!(refusal.message.contains("outside of the source"), "{refusal}");
+}
+
+#[test]
+fn a_model_of_two_gigabytes_is_listed_at_once() {
+    const WEIGHTS: u64 = 2 << 30;
+    /// A variable-length number of five bytes.
+    fn length(bytes: u64) -> Vec<u8> {
+        let part = |place: u32| u8::try_from(bytes >> (7 * place) & 0x7f).unwrap();
+        (0..5).map(|place| part(place) | if place < 4 { 0x80 } else { 0 }).collect()
+    }
+    let field = |number: u8, bytes: u64| [vec![number << 3 | 2], length(bytes)].concat();
+    let weights = field(9, WEIGHTS);
+    let tensor = [field(5, weights.len() as u64 + WEIGHTS), weights].concat();
+    let graph = [field(7, tensor.len() as u64 + WEIGHTS), tensor].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.onnx");
+    fs::write(&path, &graph).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(graph.len() as u64 + WEIGHTS).unwrap();
+    let start = Instant::now();
+    let listing = list(dir.path(), &["list"]).unwrap();
+    assert_eq!(listing.notes, [""; 0], "it is whole");
+    // A process is started for it, on a machine that may be busy.
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}

@@ -1,0 +1,11 @@
+#![no_main]
+
+use onnxd_worker::properties;
+
+thread_local! {
+    static DIR: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
+}
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    DIR.with(|dir| properties::module_files(dir.path(), bytes));
+});

@@ -1,0 +1,347 @@
+//! Makes requests and right answers of an `expected.json`. What its fields mean is in
+//! `tests/models/README.md`.
+
+use serde_json::{Value, json};
+
+use super::{
+    Case, Directory, Limit, Reading, Rows,
+    answer::{entity, rows},
+};
+
+/// The requests that this directory's `expected.json` answers. `limit` is of its vectors.
+///
+/// # Panics
+/// The file has no known task.
+pub fn cases(directory: &Directory, limit: Limit) -> Vec<Case> {
+    let expected = &directory.expected;
+    let has_prompts = directory.path.join("config_sentence_transformers.json").exists();
+    let has_modules = directory.path.join("modules.json").exists();
+    let maker = Maker { expected, limit, has_prompts, has_modules };
+    match expected["task"].as_str() {
+        Some("embedding") if expected.get("embeddings_by_task").is_some() => maker.by_task(),
+        Some("embedding") => maker.embedding(),
+        Some("classification") => maker.classification(),
+        Some("rerank") => maker.rerank(),
+        Some("sparse") => maker.sparse(),
+        Some("token_embeddings") => maker.token_embeddings(),
+        Some("token-classification") => maker.entities(),
+        Some("zero-shot") => maker.zero_shot(),
+        task => panic!("{}: unknown task {task:?}", directory.name),
+    }
+}
+
+/// A list of texts.
+///
+/// # Panics
+/// It is none.
+pub fn texts(value: &Value) -> Vec<String> {
+    serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value:.200}"))
+}
+
+/// A list of lists of numbers.
+///
+/// # Panics
+/// It is none.
+pub fn numbers(value: &Value) -> Rows {
+    rows(value).unwrap_or_else(|| panic!("no rows: {value:.200}"))
+}
+
+/// The vector with length 1.
+pub fn unit(row: &[f32]) -> Vec<f32> {
+    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+    row.iter().map(|x| if length > 0.0 { x / length } else { 0.0 }).collect()
+}
+
+fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+struct Maker<'e> {
+    expected: &'e Value,
+    limit: Limit,
+    /// Otherwise the prompts stand on the model's card alone, and clients send them themselves.
+    has_prompts: bool,
+    has_modules: bool,
+}
+
+impl Maker<'_> {
+    fn case(
+        &self,
+        what: &str,
+        path: &'static str,
+        body: Value,
+        reading: Reading,
+        right: Rows,
+    ) -> Case {
+        let limit = self.limit;
+        Case { what: what.to_owned(), path, body, reading, right, limit }
+    }
+
+    fn score(
+        &self,
+        what: &str,
+        path: &'static str,
+        body: Value,
+        reading: Reading,
+        right: Rows,
+    ) -> Case {
+        let mut case = self.case(what, path, body, reading, right);
+        case.limit.cosine = Limit::SCORES.cosine;
+        case
+    }
+
+    /// A body of `/embed` that gives what `encode()` does: the route normalizes unless it is told not
+    /// to, and `normalize: false` leaves a Normalize module out.
+    fn embed(&self, inputs: Value) -> Value {
+        let mut body = json!({"inputs": inputs});
+        if self.expected["normalized"] == false {
+            body["normalize"] = false.into();
+        }
+        body
+    }
+
+    fn embedding(&self) -> Vec<Case> {
+        let expected = self.expected;
+        let texts = texts(&expected["texts"]);
+        let alone = numbers(&expected["embeddings_alone"]);
+        let units: Rows = alone.iter().map(|row| unit(row)).collect();
+        let mut cases: Vec<Case> = texts
+            .iter()
+            .zip(&alone)
+            .map(|(text, right)| {
+                let body = self.embed(json!(text));
+                self.case("a text alone", "/embed", body, Reading::Vectors, vec![right.clone()])
+            })
+            .collect();
+        let raw = self.embed(json!(texts));
+        cases.push(self.case("one batch", "/embed", raw, Reading::Vectors, alone.clone()));
+        let plain = json!({"inputs": texts});
+        cases.push(self.case("normalized", "/embed", plain, Reading::Vectors, units));
+        // Without modules.json no file says whether vectors have length 1.
+        if self.has_modules || expected["normalized"] == true {
+            let open = json!({"input": texts});
+            cases.push(self.case("OpenAI", "/v1/embeddings", open, Reading::OpenAi, alone));
+        }
+        cases.extend(self.prompts(&texts));
+        for (size, right) in expected["truncate_dim"].as_object().into_iter().flatten() {
+            let size: u32 = size.parse().expect("a number of components");
+            let body = json!({"inputs": texts, "dimensions": size});
+            let what = format!("{size} dimensions");
+            let right = numbers(right).iter().map(|row| unit(row)).collect();
+            cases.push(self.case(&what, "/embed", body, Reading::Vectors, right));
+        }
+        cases
+    }
+
+    fn prompts(&self, texts: &[String]) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (name, right) in self.expected["embeddings_by_prompt"].as_object().into_iter().flatten()
+        {
+            let right = numbers(right);
+            if !self.has_prompts {
+                let prompt = self.expected["prompts"][name].as_str().expect("a prompt");
+                let texts: Vec<String> =
+                    texts.iter().map(|text| format!("{prompt}{text}")).collect();
+                let body = self.embed(json!(texts));
+                let what = format!("text of prompt {name}");
+                cases.push(self.case(&what, "/embed", body, Reading::Vectors, right));
+                continue;
+            }
+            let mut body = self.embed(json!(texts));
+            body["prompt_name"] = name.as_str().into();
+            let what = format!("prompt {name}");
+            cases.push(self.case(&what, "/embed", body, Reading::Vectors, right.clone()));
+            let mut body = self.embed(json!(texts[0]));
+            body["prompt_name"] = name.as_str().into();
+            let first = vec![right[0].clone()];
+            cases.push(self.case(&what, "/embed", body, Reading::Vectors, first));
+            if matches!(name.as_str(), "query" | "document") {
+                let body = json!({"texts": texts, "input_type": format!("search_{name}"),
+                    "embedding_types": ["float"]});
+                let what = format!("input_type search_{name}");
+                cases.push(self.case(&what, "/v2/embed", body, Reading::Cohere, right));
+            }
+        }
+        cases
+    }
+
+    /// A model that has to be told which task a text is for.
+    fn by_task(&self) -> Vec<Case> {
+        let texts = texts(&self.expected["texts"]);
+        let mut cases = Vec::new();
+        for (task, right) in self.expected["embeddings_by_task"].as_object().into_iter().flatten() {
+            let right = numbers(right);
+            let what = format!("task {task}");
+            let body = json!({"inputs": texts, "prompt_name": task,
+                "switches": {"task_id": task}});
+            cases.push(self.case(&what, "/embed", body, Reading::Vectors, right.clone()));
+            let number = &self.expected["task_ids"][task];
+            let body =
+                json!({"inputs": texts[0], "prompt_name": task, "switches": {"task_id": number}});
+            cases.push(self.case(&what, "/embed", body, Reading::Vectors, vec![right[0].clone()]));
+            let body = json!({"input": texts, "task": task});
+            cases.push(self.case(&what, "/v1/embeddings", body, Reading::OpenAi, right));
+        }
+        cases
+    }
+
+    fn classification(&self) -> Vec<Case> {
+        let texts = texts(&self.expected["texts"]);
+        let labels = Reading::Labels(self::texts(&self.expected["labels"]));
+        let (scores, logits) =
+            (numbers(&self.expected["scores"]), numbers(&self.expected["logits"]));
+        let lists: Vec<[&String; 1]> = texts.iter().map(|text| [text]).collect();
+        let mut cases: Vec<Case> = texts
+            .iter()
+            .zip(&scores)
+            .map(|(text, right)| {
+                let body = json!({"inputs": text});
+                self.score("a text alone", "/predict", body, labels.clone(), vec![right.clone()])
+            })
+            .collect();
+        let body = json!({"inputs": lists});
+        cases.push(self.score("one batch", "/predict", body, labels.clone(), scores));
+        let body = json!({"inputs": lists, "raw_scores": true});
+        cases.push(self.score("raw scores", "/predict", body, labels, logits));
+        cases
+    }
+
+    /// The one number that each pair's order follows, before any function.
+    fn raw_ranks(&self) -> Vec<f32> {
+        let logits = self.expected.get("log_odds").unwrap_or(&self.expected["logits"]);
+        match rows(logits) {
+            Some(labels) => labels.iter().map(|two| two[1] - two[0]).collect(),
+            None => numbers(&json!([logits])).remove(0),
+        }
+    }
+
+    fn rerank(&self) -> Vec<Case> {
+        let pairs: Vec<[String; 2]> =
+            serde_json::from_value(self.expected["pairs"].clone()).expect("pairs");
+        let raw = self.raw_ranks();
+        let mut cases = Vec::new();
+        let ask = |what: &str, query: &str, texts: &[&str], raw: &[f32]| {
+            let body = json!({"query": query, "texts": texts, "raw_scores": true});
+            let right = raw.iter().map(|&raw| vec![raw]).collect();
+            let logits =
+                self.score(&format!("{what}, raw"), "/rerank", body, Reading::Ranks, right);
+            let body = json!({"query": query, "texts": texts});
+            let right = raw.iter().map(|&raw| vec![sigmoid(raw)]).collect();
+            [logits, self.score(what, "/rerank", body, Reading::Ranks, right)]
+        };
+        for ([query, text], &raw) in pairs.iter().zip(&raw) {
+            cases.extend(ask("a pair alone", query, &[text], &[raw]));
+        }
+        let mut queries: Vec<&String> = pairs.iter().map(|[query, _]| query).collect();
+        queries.dedup();
+        for query in queries {
+            let of_query = || pairs.iter().zip(&raw).filter(|([other, _], _)| other == query);
+            let texts: Vec<&str> = of_query().map(|([_, text], _)| text.as_str()).collect();
+            let raw: Vec<f32> = of_query().map(|(_, &raw)| raw).collect();
+            cases.extend(ask("the texts of a query", query, &texts, &raw));
+        }
+        cases
+    }
+
+    fn sparse(&self) -> Vec<Case> {
+        let texts = texts(&self.expected["texts"]);
+        let size = self.expected["dimensions"].as_u64().and_then(|size| usize::try_from(size).ok());
+        let size = size.expect("a number of components");
+        let dense = |entries: &Value| {
+            let mut row = vec![0.0; size];
+            let indices: Vec<usize> =
+                serde_json::from_value(entries["indices"].clone()).expect("indices");
+            let values = &numbers(&json!([entries["values"]]))[0];
+            for (place, value) in indices.into_iter().zip(values) {
+                row[place] = *value;
+            }
+            row
+        };
+        let all =
+            |list: &Value| -> Rows { list.as_array().expect("a list").iter().map(dense).collect() };
+        let right = all(&self.expected["sparse"]);
+        let reading = || Reading::Sparse(size);
+        let one = |(text, right): (&String, &Vec<f32>)| {
+            let body = json!({"inputs": text});
+            self.case("a text alone", "/embed_sparse", body, reading(), vec![right.clone()])
+        };
+        let mut cases: Vec<Case> = texts.iter().zip(&right).map(one).collect();
+        let body = json!({"inputs": texts});
+        cases.push(self.case("one batch", "/embed_sparse", body, reading(), right));
+        for (name, right) in self.expected["sparse_by_prompt"].as_object().into_iter().flatten() {
+            let body = json!({"inputs": texts, "prompt_name": name});
+            let what = format!("prompt {name}");
+            cases.push(self.case(&what, "/embed_sparse", body, reading(), all(right)));
+        }
+        cases
+    }
+
+    fn token_embeddings(&self) -> Vec<Case> {
+        let texts = texts(&self.expected["texts"]);
+        let mut cases = Vec::new();
+        for (role, right) in self.expected["token_embeddings"].as_object().into_iter().flatten() {
+            let right: Vec<Rows> = right.as_array().expect("a list").iter().map(numbers).collect();
+            for (text, right) in texts.iter().zip(&right) {
+                let body = json!({"inputs": text, "prompt_name": role});
+                let what = format!("a {role} alone");
+                cases.push(self.case(&what, "/embed_all", body, Reading::Tokens, right.clone()));
+            }
+            let body = json!({"inputs": texts, "prompt_name": role});
+            let all = right.into_iter().flatten().collect();
+            let what = format!("one batch of {role}");
+            cases.push(self.case(&what, "/embed_all", body, Reading::Tokens, all));
+        }
+        cases
+    }
+
+    fn entities(&self) -> Vec<Case> {
+        let texts = texts(&self.expected["pipeline_texts"]);
+        let words = |one: &Value| -> Vec<String> {
+            one.as_array().expect("entities").iter().map(entity).collect()
+        };
+        let scores = |one: &Value| -> Vec<f32> {
+            let score =
+                |one: &Value| serde_json::from_value(one["score"].clone()).expect("a score");
+            one.as_array().expect("entities").iter().map(score).collect()
+        };
+        let mut cases = Vec::new();
+        for (strategy, right) in self.expected["pipeline"].as_object().into_iter().flatten() {
+            let right = right.as_array().expect("a list");
+            let mut parameters = json!({"aggregation_strategy": strategy});
+            if strategy == "none" {
+                parameters["ignore_labels"] = json!([]);
+            }
+            let what = format!("aggregation {strategy}");
+            for (text, right) in texts.iter().zip(right) {
+                let reading = Reading::Entities(vec![words(right)]);
+                let body = json!({"inputs": text, "parameters": parameters});
+                cases.push(self.score(&what, "/", body, reading, vec![scores(right)]));
+            }
+            let reading = Reading::Entities(right.iter().map(words).collect());
+            let body = json!({"inputs": texts, "parameters": parameters});
+            cases.push(self.score(&what, "/", body, reading, right.iter().map(scores).collect()));
+        }
+        cases
+    }
+
+    fn zero_shot(&self) -> Vec<Case> {
+        let texts = texts(&self.expected["texts"]);
+        let labels = self::texts(&self.expected["candidate_labels"]);
+        let reading = Reading::Candidates(labels.clone());
+        let mut cases = Vec::new();
+        for (multi_label, field) in [(false, "scores"), (true, "scores_multi_label")] {
+            let right = numbers(&self.expected[field]);
+            let parameters = json!({"candidate_labels": labels, "multi_label": multi_label});
+            let what = format!("multi_label {multi_label}");
+            for (text, right) in texts.iter().zip(&right) {
+                let body = json!({"inputs": text, "parameters": parameters});
+                cases.push(self.score(&what, "/", body, reading.clone(), vec![right.clone()]));
+            }
+        }
+        let pairs = json!({"inputs": self.expected["nli_pairs"], "raw_scores": true});
+        let right = numbers(&self.expected["nli_logits"]);
+        let reading = Reading::Labels(self::texts(&self.expected["labels"]));
+        cases.push(self.score("pairs", "/predict", pairs, reading, right));
+        cases
+    }
+}

@@ -1,0 +1,214 @@
+//! The routes of tasks that tiny models do not have, with small models as people have them and what
+//! their libraries compute. All the directories are tried by `tests/models`.
+
+use e2e::{fixtures::workspace, server::Server};
+use serde_json::{Value, json};
+
+use crate::{ask, assert_close, numbers, refused};
+
+/// What one model's library says.
+fn expected(model: &str) -> Value {
+    let path = workspace().join("tests/models").join(model).join("expected.json");
+    let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+async fn serve(models: &[&str]) -> Server {
+    let add = |builder: e2e::launch::Builder, name: &&str| {
+        builder.model(name, &workspace().join("tests/models").join(name))
+    };
+    models.iter().fold(Server::builder(), add).start().await
+}
+
+fn texts(model: &str) -> Vec<String> {
+    serde_json::from_value(expected(model)["texts"].clone()).expect("texts")
+}
+
+fn bytes(name: &str, texts: &[&str]) -> Value {
+    json!({"name": name, "datatype": "BYTES", "shape": [texts.len()], "data": texts})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sparse_embeddings_are_entries_or_rows_of_the_vocabulary() {
+    let server = serve(&["splade"]).await;
+    let mut client = server.client().await;
+    let texts = texts("splade");
+    let text = texts[0].as_str();
+    let answer = ask(&mut client, "/embed_sparse", &json!({"inputs": text})).await;
+    let entries = answer[0].as_array().expect("entries");
+    assert!(!entries.is_empty());
+    let indexes: Vec<u64> =
+        entries.iter().map(|entry| entry["index"].as_u64().expect("a token")).collect();
+    assert!(indexes.is_sorted(), "{indexes:?}");
+    assert_eq!(ask(&mut client, "/", &json!({"inputs": [text]})).await, answer);
+    let body = json!({"inputs": [bytes("text", &[text])]});
+    let tensors = ask(&mut client, "/v2/models/splade/infer", &body).await;
+    let row = numbers(&tensors["outputs"][0]["data"]);
+    let weights: f32 = entries.iter().map(|entry| numbers(&json!([entry["value"]]))[0]).sum();
+    assert_close(&[row.iter().sum::<f32>()], &[weights], "the same weights");
+    for entry in entries {
+        let place = usize::try_from(entry["index"].as_u64().unwrap()).unwrap();
+        assert_eq!(row[place], numbers(&json!([entry["value"]]))[0]);
+    }
+    let said = refused(&mut client, "/v1/embeddings", &json!({"input": "a"}), 424).await;
+    assert!(said.contains("/embed_sparse"), "{said}");
+    let info = client.get("/info").await.unwrap().json();
+    assert_eq!(info["model_type"], json!({"embedding": {"pooling": "splade"}}));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_vectors_of_a_text_are_lists_or_padded_rows() {
+    let server = serve(&["colbert"]).await;
+    let mut client = server.client().await;
+    let all = texts("colbert");
+    let pair = [all[0].as_str(), all[1].as_str()];
+    let body = |kind: &str| json!({"inputs": pair, "input_type": kind});
+    let documents = ask(&mut client, "/embed_all", &body("document")).await;
+    let queries = ask(&mut client, "/embed_all", &body("query")).await;
+    assert_ne!(documents, queries, "the sides differ");
+    let named = json!({"inputs": pair, "prompt_name": "query"});
+    assert_eq!(ask(&mut client, "/embed_all", &named).await, queries);
+    let request =
+        json!({"inputs": [bytes("text", &pair)], "parameters": {"input_type": "document"}});
+    let answer = ask(&mut client, "/v2/models/colbert/infer", &request).await;
+    let (rows, lengths) = (&answer["outputs"][0], &answer["outputs"][1]);
+    let counts: Vec<usize> =
+        documents.as_array().unwrap().iter().map(|text| text.as_array().unwrap().len()).collect();
+    assert_eq!(lengths["data"], json!(counts));
+    let shape: Vec<usize> = serde_json::from_value(rows["shape"].clone()).unwrap();
+    assert_eq!(shape[..2], [2, *counts.iter().max().unwrap()]);
+    let data = numbers(&rows["data"]);
+    for (text, count) in counts.iter().enumerate() {
+        let begin = text * shape[1] * shape[2];
+        let row = &data[begin..begin + count * shape[2]];
+        let vectors: Vec<Vec<f32>> = serde_json::from_value(documents[text].clone()).unwrap();
+        assert_close(row, &vectors.concat(), "the same vectors");
+        let padding = &data[begin + count * shape[2]..begin + shape[1] * shape[2]];
+        assert!(padding.iter().all(|number| *number == 0.0));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entities_come_by_strategy_and_labels_can_be_left_out() {
+    let server = serve(&["token-classifier"]).await;
+    let mut client = server.client().await;
+    let text = &texts("token-classifier")[0];
+    let with = |parameters: Value| json!({"inputs": text, "parameters": parameters});
+    let groups = ask(&mut client, "/", &json!({"inputs": text})).await;
+    let simple = with(json!({"aggregation_strategy": "simple", "ignore_labels": ["O"]}));
+    assert_eq!(ask(&mut client, "/token_classification", &simple).await, groups);
+    let none = with(json!({"aggregation_strategy": "none", "ignore_labels": []}));
+    let tokens = ask(&mut client, "/", &none).await;
+    let tokens = tokens.as_array().expect("tokens");
+    assert!(!tokens.is_empty());
+    assert!(tokens.iter().all(|token| token["entity"].is_string() && token["index"].is_u64()));
+    let batch = ask(&mut client, "/", &json!({"inputs": [text, text]})).await;
+    assert_eq!(batch, json!([groups, groups]));
+    let said = refused(&mut client, "/", &with(json!({"stride": 8})), 422).await;
+    assert!(said.contains("stride"), "{said}");
+    let said = refused(&mut client, "/predict", &json!({"inputs": "a"}), 424).await;
+    assert!(said.contains("POST / or /token_classification"), "{said}");
+    let body =
+        json!({"inputs": [bytes("text", &[text])], "parameters": {"aggregation_strategy": "none"}});
+    let tensors = ask(&mut client, "/v2/models/token-classifier/infer", &body).await;
+    let list = tensors["outputs"][0]["data"][0].as_str().expect("JSON in BYTES");
+    let list: Vec<Value> = serde_json::from_str(list).expect("a list");
+    assert_eq!(list.len(), tokens.len());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_of_a_request_are_scored_by_entailment() {
+    let server = serve(&["zero-shot-nli"]).await;
+    let mut client = server.client().await;
+    let text = &texts("zero-shot-nli")[0];
+    let labels = ["travel", "cooking", "law"];
+    let body = |parameters: Value| json!({"inputs": text, "parameters": parameters});
+    let one = ask(&mut client, "/", &body(json!({"candidate_labels": labels}))).await;
+    let scores: Vec<f32> = serde_json::from_value(
+        one.as_array().unwrap().iter().map(|label| label["score"].clone()).collect(),
+    )
+    .unwrap();
+    assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{scores:?}");
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    let joined = body(json!({"candidate_labels": "travel, cooking,law", "multi_label": false}));
+    assert_eq!(ask(&mut client, "/zero_shot_classification", &joined).await, one);
+    let template = body(json!({"candidate_labels": labels, "hypothesis_template": "none"}));
+    let said = refused(&mut client, "/", &template, 422).await;
+    assert!(said.contains("hypothesis_template"), "{said}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_regression_gives_the_number_itself() {
+    let server = serve(&["classifier-regression"]).await;
+    let mut client = server.client().await;
+    let text = &texts("classifier-regression")[0];
+    let scored = ask(&mut client, "/predict", &json!({"inputs": text})).await;
+    let raw = ask(&mut client, "/predict", &json!({"inputs": text, "raw_scores": true})).await;
+    assert_eq!(scored, raw);
+    let logits = &expected("classifier-regression")["logits"][0];
+    let first = if logits.is_array() { &logits[0] } else { logits };
+    let close = [&scored[0]["score"], first].map(|score| numbers(&json!([score]))[0]);
+    assert!((close[0] - close[1]).abs() < 1e-4, "{close:?}");
+    server.stop().await;
+}
+
+/// The embedding of one text in an answer of OpenAI's or Cohere's.
+fn embedding(answer: &Value) -> Vec<f32> {
+    let places = [&answer["data"][0]["embedding"], &answer["embeddings"]["float"][0], &answer[0]];
+    numbers(places.into_iter().find(|place| place.is_array()).unwrap_or(&Value::Null))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_chooses_the_adapter_and_its_prompt() {
+    let server = serve(&["jina-v3-like"]).await;
+    let mut client = server.client().await;
+    let expected = expected("jina-v3-like");
+    let text = &texts("jina-v3-like")[0];
+    let openai = |task: &str| json!({"input": text, "task": task});
+    let cohere = |kind: &str| json!({"texts": [text], "input_type": kind});
+    let switched = json!({"inputs": text, "switches": {"task_id": "separation"}});
+    for (path, body, task) in [
+        ("/v1/embeddings", openai("retrieval.query"), "retrieval.query"),
+        ("/v1/embeddings", openai("retrieval.passage"), "retrieval.passage"),
+        ("/v1/embeddings", openai("text-matching"), "text-matching"),
+        ("/v1/embeddings", openai("separation"), "separation"),
+        ("/v1/embeddings", openai("classification"), "classification"),
+        ("/v2/embed", cohere("search_query"), "retrieval.query"),
+        ("/v2/embed", cohere("search_document"), "retrieval.passage"),
+        ("/v2/embed", cohere("clustering"), "separation"),
+        ("/embed", switched, "separation"),
+        ("/embed", json!({"inputs": text, "prompt_name": "retrieval.query"}), "retrieval.query"),
+    ] {
+        let numpy = numbers(&expected["embeddings_by_task"][task][0]);
+        let actual = embedding(&ask(&mut client, path, &body).await);
+        assert_close(&actual, &numpy, &format!("{path} {task}"));
+    }
+    let body = json!({"input": text, "switches": {"task_id": "poetry"}});
+    let said = refused(&mut client, "/v1/embeddings", &body, 422).await;
+    assert!(said.contains("retrieval.query"), "{said}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_guessed_is_told_wherever_a_model_is_described() {
+    let server = serve(&["jina-v3-like"]).await;
+    let mut client = server.client().await;
+    let info = client.get("/info").await.unwrap().json();
+    let [guess, ..] = &info["guesses"].as_array().expect("a list")[..] else { panic!("{info}") };
+    let status = server.status().await;
+    let details = status.model("jina-v3-like").details.as_ref().expect("it serves");
+    assert_eq!(json!(details.guesses), info["guesses"]);
+    assert_eq!(info["switches"][0]["name"], "task_id");
+    assert!(!details.file.is_empty() && !details.inputs.is_empty(), "{details:?}");
+    let metadata = client.get("/v2/models/jina-v3-like").await.unwrap().json();
+    let told = metadata["properties"]["guesses"].as_str().expect("a property");
+    assert!(told.contains(guess["key"].as_str().unwrap()), "{told}");
+    let log = server.stderr();
+    let line = log.lines().find(|line| line.contains("guessed")).expect("a line in the log");
+    assert!(line.contains("WARN") && line.contains("onnxd.toml"), "{line}");
+    server.stop().await;
+}

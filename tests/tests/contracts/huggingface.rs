@@ -1,0 +1,98 @@
+//! What Hugging Face's clients send to `POST /` and to routes of their own: `parameters`, which are
+//! taken or refused, and never ignored.
+
+use serde_json::{Value, json};
+
+use crate::{answers, ask, assert_close, numbers, refused, serve, sigmoid, softmax};
+
+/// A text of the reference of classifiers.
+const TEXT: &str = "How BIG is london?";
+
+/// The logits of a classifier for a text of the reference.
+fn logits() -> Vec<f32> {
+    let answers = answers();
+    let items = answers["classify"]["classify_a"].as_array().expect("a list");
+    let of_text = |item: &&Value| item["text"] == TEXT && item.get("second").is_none();
+    numbers(&items.iter().find(of_text).expect("the text")["logits"])
+}
+
+fn sorted(mut scores: Vec<f32>) -> Vec<f32> {
+    scores.sort_by(|a, b| b.total_cmp(a));
+    scores
+}
+
+fn scores(labels: &Value) -> Vec<f32> {
+    let labels = labels.as_array().unwrap_or_else(|| panic!("no list: {labels}"));
+    labels.iter().map(|label| numbers(&json!([label["score"]]))[0]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_classification_applies_its_parameters() {
+    let server = serve(&["classify_a"]).await;
+    let mut client = server.client().await;
+    let logits = logits();
+    let functions = [
+        (json!("softmax"), softmax(&logits)),
+        (json!("sigmoid"), logits.iter().copied().map(sigmoid).collect()),
+        (json!("none"), logits.clone()),
+    ];
+    for (function, expected) in functions {
+        let parameters = json!({"function_to_apply": function, "top_k": 2});
+        let answer =
+            ask(&mut client, "/", &json!({"inputs": TEXT, "parameters": parameters})).await;
+        assert_eq!(answer.as_array().map(Vec::len), Some(1), "one list for the one text");
+        let expected = &sorted(expected)[..2];
+        assert_close(&scores(&answer[0]), expected, &function.to_string());
+    }
+    let plain = ask(&mut client, "/", &json!({"inputs": TEXT, "parameters": {}})).await;
+    assert_close(&scores(&plain), &sorted(softmax(&logits)), "as TEI answers");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn feature_extraction_takes_its_fields_as_parameters() {
+    let server = serve(&["prompts", "plain"]).await;
+    let mut client = server.client().await;
+    for parameters in [
+        json!({"prompt_name": "query", "normalize": false}),
+        json!({"dimensions": 4, "truncate": true, "truncation_direction": "left"}),
+        json!({"encoding_format": "float"}),
+    ] {
+        let mut body = json!({"inputs": [TEXT]});
+        body["parameters"] = parameters.clone();
+        let nested = ask(&mut client, "/", &body).await;
+        let mut body = parameters;
+        body["inputs"] = json!([TEXT]);
+        assert_eq!(nested, ask(&mut client, "/embed", &body).await, "{body}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_parameters_are_refused_by_name() {
+    let server = serve(&["a", "classify_a", "rerank_a"]).await;
+    let mut client = server.client().await;
+    let similarity = json!({"source_sentence": "a", "sentences": ["a"]});
+    for (model, mut body) in [
+        ("a", json!({"inputs": "a"})),
+        ("a", json!({"inputs": similarity})),
+        ("classify_a", json!({"inputs": "a"})),
+        ("rerank_a", json!({"query": "a", "texts": ["a"]})),
+    ] {
+        body["model"] = model.into();
+        body["parameters"] = json!({"max_size": 3});
+        let said = refused(&mut client, "/", &body, 422).await;
+        assert!(said.contains("max_size"), "{model}: {said}");
+    }
+    for (parameters, named) in [
+        (json!({"top_k": 0}), "top_k"),
+        (json!({"function_to_apply": "tanh"}), "tanh"),
+        (json!({"candidate_labels": ["a"]}), "negative, neutral, positive"),
+    ] {
+        let status = if named == "negative, neutral, positive" { 424 } else { 422 };
+        let body = json!({"inputs": "a", "model": "classify_a", "parameters": parameters});
+        let said = refused(&mut client, "/", &body, status).await;
+        assert!(said.contains(named), "{said}");
+    }
+    server.stop().await;
+}

@@ -1,0 +1,66 @@
+//! Weights beside the model, in files of any name.
+
+use std::{fs, path::PathBuf};
+
+use e2e::{
+    disk::Disk,
+    fixtures::{model, replace_model},
+    home::Home,
+    server::Server,
+};
+
+use crate::serves;
+
+/// Where the model with external data says that it is.
+const LOCATION: &str = "model.onnx_data";
+/// How exporters call the value of a constant; as long as the other.
+const OTHER: &str = "Constant_7_attr";
+
+/// A model whose weights are in a file called [`OTHER`].
+fn oddly_named(home: &Home) -> PathBuf {
+    let directory = home.models().join("odd");
+    replace_model(&model("tiny/external"), &directory);
+    let file = directory.join("model.onnx");
+    let bytes = fs::read(&file).expect("a model");
+    let places = (0..bytes.len() - LOCATION.len())
+        .filter(|&place| bytes[place..].starts_with(LOCATION.as_bytes()));
+    let mut renamed = bytes.clone();
+    for place in places {
+        renamed[place..place + OTHER.len()].copy_from_slice(OTHER.as_bytes());
+    }
+    assert_ne!(renamed, bytes);
+    fs::write(file, renamed).expect("the disk has room");
+    fs::rename(directory.join(LOCATION), directory.join(OTHER)).expect("the disk has room");
+    directory
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_in_a_file_of_any_name_are_taken_and_no_other_file() {
+    let server = Server::builder().model("m", &model("tiny/b")).start().await;
+    let source = oddly_named(server.home());
+    fs::write(source.join("other.data"), "not the model's").unwrap();
+    let committed = server.update("m", Some(&source)).await.unwrap();
+    serves(&server, "a").await;
+    let version = Disk::of(server.home()).version(&committed.version);
+    assert!(version.join(OTHER).exists());
+    assert!(!version.join("other.data").exists());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_that_are_missing_or_short_are_refused_by_name() {
+    let server = Server::builder().model("m", &model("tiny/b")).start().await;
+    let source = oddly_named(server.home());
+    let weights = source.join(OTHER);
+    let file = fs::File::options().write(true).open(&weights).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    let refusal = server.update("m", Some(&source)).await.unwrap_err();
+    assert_eq!(refusal.kind, "contract", "{refusal:?}");
+    assert!(refusal.message.contains("bytes of Constant_7_attr"), "{refusal:?}");
+    fs::remove_file(weights).unwrap();
+    let refusal = server.update("m", Some(&source)).await.unwrap_err();
+    let said = "model.onnx needs Constant_7_attr, which is missing; download it beside the model";
+    assert!(refusal.message.contains(said), "{refusal:?}");
+    serves(&server, "b").await;
+    server.stop().await;
+}

@@ -1,0 +1,84 @@
+//! Encoders of every kind that people use: the directories in `tests/models`, with the results that
+//! the reference libraries compute. Each serves those results or is refused with the reason.
+
+mod edits;
+mod every_directory;
+mod small_inputs;
+mod updates;
+mod variants;
+
+use e2e::{
+    client::Client,
+    expected::{Case, Directory, Limit, cases, names},
+    launch::Builder,
+    server::Server,
+};
+use serde_json::Value;
+
+/// How far vectors may be from the right ones: as float32's are, or as `expected.json` says.
+fn limit(directory: &Directory) -> Limit {
+    let tolerance = directory.expected["tolerance"].as_f64();
+    match (directory.name.as_str(), tolerance) {
+        // CPUs without VNNI saturate 8-bit sums.
+        ("quantized-only", _) => Limit { difference: 0.08, cosine: 0.98 },
+        (_, Some(tolerance)) => serde_json::from_value(tolerance.into())
+            .map_or(Limit::FLOAT32, |difference| Limit { difference, cosine: 0.999 }),
+        _ => Limit::FLOAT32,
+    }
+}
+
+/// The directories for which `wanted` is true of the task in their `expected.json`.
+fn directories(builder: &Builder, wanted: impl Fn(&str) -> bool) -> Vec<Directory> {
+    let scratch = builder.directories().models();
+    let all = names().into_iter().map(|name| Directory::open(&name, &scratch));
+    all.filter(|one| wanted(one.expected["task"].as_str().unwrap_or_default())).collect()
+}
+
+/// A server of these directories, each under its name. The first request loads a model, so that one
+/// that is refused leaves the others alone.
+async fn serve(builder: Builder, directories: &[Directory]) -> Server {
+    let add = |builder: Builder, one: &Directory| builder.model(&one.name, &one.path);
+    directories.iter().fold(builder.argument("--preload=none"), add).start().await
+}
+
+/// A case's body, for this model.
+fn body(case: &Case, model: &str) -> Value {
+    let mut body = case.body.clone();
+    body["model"] = model.into();
+    body
+}
+
+/// What is wrong with a model's answer to a case, if anything is.
+async fn fault(client: &mut Client, model: &str, case: &Case) -> Option<String> {
+    let response = match client.post(case.path, &body(case, model)).await {
+        Ok(response) => response,
+        Err(unanswered) => return Some(format!("{model}: {}: {unanswered}", case.what)),
+    };
+    let outcome = if response.status == 200 {
+        let rows = case.reading.rows(&response.json());
+        rows.and_then(|rows| case.limit.check(&rows, &case.right))
+    } else {
+        Err(format!("{} {:.300}", response.status, response.text()))
+    };
+    outcome.err().map(|reason| format!("{model}: {}, {}: {reason}", case.path, case.what))
+}
+
+/// Asks each case once, and gives what is wrong.
+async fn faults(client: &mut Client, model: &str, cases: &[Case]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for case in cases {
+        faults.extend(fault(client, model, case).await);
+    }
+    faults
+}
+
+/// Fails with all faults, if there are any; of one model the first few are shown.
+#[track_caller]
+fn assert_none(faults: &[String]) {
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// The requests that a directory's `expected.json` answers.
+fn cases_of(directory: &Directory) -> Vec<Case> {
+    cases(directory, limit(directory))
+}

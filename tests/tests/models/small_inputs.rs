@@ -1,0 +1,134 @@
+//! Small inputs that other servers, and earlier versions of this one, answered wrongly.
+
+use std::fs;
+
+use e2e::{
+    client::Client,
+    expected::{Case, Directory, onnx},
+    server::Server,
+};
+use serde_json::{Value, json};
+
+use crate::{assert_none, cases_of, faults, serve};
+
+/// A server of one directory, and the directory.
+async fn one(name: &str, edit: impl Fn(&std::path::Path)) -> (Server, Directory) {
+    let builder = Server::builder();
+    let home = builder.directories();
+    let mut directory = Directory::open(name, &home.models());
+    directory.path = directory.copy_to(&home.models().join("copy"));
+    edit(&directory.path);
+    let server = serve(builder, std::slice::from_ref(&directory)).await;
+    (server, directory)
+}
+
+/// A directory gives the right answers to those of its cases that `wanted` is true of.
+async fn answers(name: &str, edit: impl Fn(&std::path::Path), wanted: impl Fn(&Case) -> bool) {
+    let (server, directory) = one(name, edit).await;
+    let mut cases = cases_of(&directory);
+    cases.retain(wanted);
+    assert!(!cases.is_empty(), "{name}: no case is wanted");
+    assert_none(&faults(&mut server.client().await, name, &cases).await);
+    server.stop().await;
+}
+
+fn as_it_is(_: &std::path::Path) {}
+
+async fn ask(client: &mut Client, path: &str, body: &Value) -> Value {
+    let response = client.post(path, body).await.expect("an answer");
+    assert_eq!(response.status, 200, "{path}: {}", response.text());
+    response.json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graph_that_pools_gives_its_own_embedding() {
+    answers("embeddinggemma-fused", as_it_is, |case| case.path == "/embed").await;
+    let without_modules = |path: &std::path::Path| {
+        fs::remove_file(path.join("modules.json")).expect("a file");
+    };
+    answers("more-pooled-and-modules", without_modules, |case| case.path == "/embed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_output_that_is_used_is_told() {
+    let (server, directory) = one("embeddinggemma-fused", as_it_is).await;
+    let mut client = server.client().await;
+    ask(&mut client, "/embed", &json!({"inputs": "a"})).await;
+    let output = server.cli(&["status", "--json"]).await;
+    let status = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(status.contains("sentence_embedding"), "{status}");
+    let info = client.get(&format!("/info?model={}", directory.name)).await.expect("an answer");
+    assert!(info.text().contains("sentence_embedding"), "{}", info.text());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn modules_of_a_cross_encoder_mean_a_reranker() {
+    for name in ["cross-encoder-new", "cross-encoder-modernbert"] {
+        answers(name, as_it_is, |case| case.path == "/rerank").await;
+    }
+    let (server, _) = one("cross-encoder-new", as_it_is).await;
+    let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
+    let response = response.expect("an answer");
+    assert_eq!(response.status, 424, "{}", response.text());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_of_a_constant_in_a_file_beside_the_graph_load() {
+    answers("xlm-roberta-embed", as_it_is, |case| case.path == "/embed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_regression_head_gives_the_number_itself() {
+    answers("classifier-regression", as_it_is, |case| case.path == "/predict").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_lower_cased_where_a_file_says_so() {
+    answers("lowercase", as_it_is, |case| case.path == "/embed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_the_prompt_are_left_out_where_a_file_says_so() {
+    answers("include-prompt-false", as_it_is, |case| case.what.starts_with("prompt ")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_labels_tokens_and_candidates() {
+    answers("token-classifier", as_it_is, |case| case.path == "/").await;
+    answers("zero-shot-nli", as_it_is, |case| case.path == "/").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scores_that_saturate_keep_their_order() {
+    let shift = |path: &std::path::Path| {
+        onnx::add_to(&path.join("onnx/model.onnx"), "classifier.bias", 20.0)
+    };
+    let (server, _) = one("cross-encoder-new", shift).await;
+    let mut client = server.client().await;
+    let texts =
+        ["a cat", "the law of large numbers", "pizza 🍕", "a dog", "a cat", "Berlin", "code"];
+    let body = json!({"query": "animals", "texts": texts, "raw_scores": true});
+    let ranks = |answer: &Value, field: &str| -> Vec<(u64, f64)> {
+        let list = answer.as_array().expect("a list");
+        let rank = |one: &Value| Some((one["index"].as_u64()?, one[field].as_f64()?));
+        list.iter().map(|one| rank(one).expect("a rank")).collect()
+    };
+    let raw = ranks(&ask(&mut client, "/rerank", &body).await, "score");
+    assert!(raw.iter().all(|(_, logit)| *logit > 17.0), "the sigmoid of each is 1: {raw:?}");
+    assert!(raw.is_sorted_by(|one, next| one.1 >= next.1), "{raw:?}");
+    let order: Vec<u64> = raw.iter().map(|(index, _)| *index).collect();
+    let place = |index| order.iter().position(|one| *one == index);
+    assert_eq!(place(0).map(|first| first + 1), place(4), "equal ones keep their order: {raw:?}");
+    let body = json!({"query": "animals", "texts": texts});
+    let indices =
+        |ranks: Vec<(u64, f64)>| ranks.into_iter().map(|(index, _)| index).collect::<Vec<_>>();
+    assert_eq!(indices(ranks(&ask(&mut client, "/rerank", &body).await, "score")), order);
+    for path in ["/v1/rerank", "/v2/rerank"] {
+        let body = json!({"query": "animals", "documents": texts});
+        let answer = ask(&mut client, path, &body).await;
+        assert_eq!(indices(ranks(&answer["results"], "relevance_score")), order, "{path}");
+    }
+    server.stop().await;
+}

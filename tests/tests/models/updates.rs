@@ -1,0 +1,266 @@
+//! Each directory is updated from and to another version of its family while clients ask. Every
+//! answer is exactly one version's, and carries its generation: the history checker says so.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use e2e::{
+    expected::{
+        Case, Directory, Reading, Rows,
+        answer::entities_of,
+        cases::{numbers, texts, unit},
+        clients::{Clients, Question},
+        names, onnx,
+    },
+    home::Home,
+    server::Server,
+};
+use serde_json::{Value, json};
+
+use crate::{assert_none, body, cases_of, limit, serve};
+
+/// Clients of the model that is updated.
+const CLIENTS: usize = 2;
+/// Answers that are awaited after each update.
+const ANSWERS: usize = 12;
+/// Models of one server, each under two names.
+const PAIRS: usize = 30;
+/// How versions are loaded, in turn.
+const LOADS: [&str; 2] = ["ahead", "lazy"];
+/// Embedders with as many components, which can follow each other.
+const COMPONENTS: [usize; 4] = [24, 32, 48, 64];
+
+/// A version that a model is updated to.
+struct Content {
+    name: String,
+    path: PathBuf,
+}
+
+/// The texts that all of these directories have results for.
+fn common_texts(directories: &[Directory]) -> Vec<String> {
+    let mut common = texts(&directories[0].expected["texts"]);
+    for one in directories {
+        let known = texts(&one.expected["texts"]);
+        common.retain(|text| known.contains(text));
+    }
+    common
+}
+
+/// Each of these texts alone and all of them in one request, with a route's defaults.
+fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
+    let expected = &directory.expected;
+    let alone = numbers(expected.get("embeddings_alone").unwrap_or(&expected["embeddings"]));
+    let known = texts(&expected["texts"]);
+    let of_text = |text: &String| {
+        let place = known.iter().position(|known| known == text).expect("a common text");
+        unit(&alone[place])
+    };
+    let units: Rows = wanted.iter().map(of_text).collect();
+    let case = |inputs: Value, right: Rows| Case {
+        what: "texts".into(),
+        path: "/embed",
+        body: json!({"inputs": inputs}),
+        reading: Reading::Vectors,
+        right,
+        limit: limit(directory),
+    };
+    let one = |(text, unit): (&String, &Vec<f32>)| case(json!(text), vec![unit.clone()]);
+    let each: Vec<Case> = wanted.iter().zip(&units).map(one).collect();
+    [each, vec![case(json!(wanted), units)]].concat()
+}
+
+/// Puts the answers of several contents to the same requests together.
+fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
+    let mut questions: Vec<Question> = Vec::new();
+    for (content, cases) in contents {
+        for case in cases {
+            let body = body(case, model);
+            let known = questions.iter_mut().find(|one| one.path == case.path && one.body == body);
+            let answer = (case.reading.clone(), case.right.clone(), case.limit);
+            match known {
+                Some(question) => {
+                    question.answers.insert(content.clone(), answer);
+                }
+                None => questions.push(Question {
+                    path: case.path,
+                    body,
+                    answers: BTreeMap::from([(content.clone(), answer)]),
+                }),
+            }
+        }
+    }
+    let all = questions.iter().all(|question| question.answers.len() == contents.len());
+    assert!(all, "a request is not answered by every content");
+    questions
+}
+
+/// Makes `model` serve the last of `contents`, then updates it to each of them under load.
+async fn update_through(
+    server: &Server,
+    model: &str,
+    contents: &[Content],
+    questions: Vec<Question>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let last = contents.last().expect("a content");
+    if let Err(refusal) = server.update(model, Some(&last.path)).await {
+        return vec![format!("{model} to {}: {refusal:?}", last.name)];
+    }
+    let mut clients = Clients::start(server, model, &last.name, questions, CLIENTS).await;
+    for (round, content) in contents.iter().enumerate() {
+        let start = clients.now();
+        let how = ["--load", LOADS[round % 2]];
+        match server.update_with(model, Some(&content.path), &how).await {
+            Ok(committed) => clients.committed(start, &committed, &content.name),
+            Err(refusal) => found.push(format!("{model} to {}: {refusal:?}", content.name)),
+        }
+        clients.more(ANSWERS).await;
+    }
+    match clients.finish().await {
+        Ok(summary) if found.is_empty() => {
+            assert!(summary.generations >= contents.len(), "{model}: {summary:?}");
+        }
+        Ok(_) => {}
+        Err(violations) => found.push(format!("{model}: {violations}")),
+    }
+    found
+}
+
+/// A directory that needs no word with each request.
+fn content(directory: &Directory, home: &Home) -> Content {
+    let mut path = directory.path.clone();
+    if directory.expected.get("embeddings_by_task").is_some() {
+        path = directory.copy_to(&home.models().join(format!("{}-set", directory.name)));
+        let task = directory.expected["default_task"].as_str().expect("a task");
+        fs::write(path.join("onnxd.toml"), format!("[inputs]\ntask_id = \"{task}\"\n"))
+            .expect("a file");
+    }
+    Content { name: directory.name.clone(), path }
+}
+
+/// All directories whose vectors have so many components.
+fn embedders(home: &Home, components: usize) -> Vec<Directory> {
+    let all = names().into_iter().map(|name| Directory::open(&name, &home.models()));
+    let fits = |one: &Directory| {
+        one.expected["task"] == "embedding" && one.expected["dimensions"] == components
+    };
+    all.filter(fits).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedders_replace_each_other_under_load() {
+    let mut found = Vec::new();
+    let mut builder = Server::builder();
+    let home = builder.directories();
+    let families: Vec<_> = COMPONENTS
+        .iter()
+        .map(|&components| (format!("embed-{components}"), embedders(&home, components)))
+        .collect();
+    for (model, directories) in &families {
+        let last = directories.last().expect("a directory");
+        builder = builder.model(model, &content(last, &home).path);
+    }
+    let server = builder.argument("--preload=none").start().await;
+    for (model, directories) in &families {
+        let contents: Vec<Content> = directories.iter().map(|one| content(one, &home)).collect();
+        assert!(contents.len() > 1, "{model}: nothing follows");
+        let texts = common_texts(directories);
+        let cases = |one: &Directory| (one.name.clone(), embedding_cases(one, &texts));
+        let known: Vec<_> = directories.iter().map(cases).collect();
+        found.extend(update_through(&server, model, &contents, questions(model, &known)).await);
+    }
+    assert_none(&found);
+    server.stop().await;
+}
+
+/// The same directory with other weights: every answer differs.
+fn with_other_weights(directory: &Directory, home: &Home) -> Directory {
+    let mut other = directory.clone();
+    other.name = format!("{}-other", directory.name);
+    other.path = directory.copy_to(&home.models().join(&other.name));
+    let graphs = other.path.join("onnx");
+    if graphs.join("model.onnx_data").exists() {
+        onnx::change_floats(&graphs.join("model.onnx_data"), 0);
+    } else if graphs.exists() {
+        let file = ["model.onnx", "model_quantized.onnx"].map(|name| graphs.join(name));
+        onnx::change_weights(file.iter().find(|file| file.exists()).expect("a graph"));
+    } else {
+        onnx::change_safetensors(&other.path.join("model.safetensors"));
+    }
+    other
+}
+
+/// What a model answers that nothing else goes on with, to the requests that it answers unlike the
+/// version that `cases` are of.
+async fn learn(server: &Server, model: &str, cases: &[Case]) -> Result<Vec<Case>, String> {
+    let mut client = server.client().await;
+    let mut learned = Vec::new();
+    for case in cases {
+        let response = client.post(case.path, &body(case, model)).await.map_err(|lost| lost.0)?;
+        let odd = || format!("{model}: {} {}: {:.300}", case.path, case.what, response.text());
+        if response.status != 200 {
+            return Err(odd());
+        }
+        let answer = response.json();
+        if case.reading.rows(&answer).is_ok_and(|rows| case.limit.check(&rows, &case.right).is_ok())
+        {
+            continue;
+        }
+        let (reading, right) = match &case.reading {
+            Reading::Entities(texts) => entities_of(&answer, texts.len()).ok_or_else(odd)?,
+            reading => (reading.clone(), reading.rows(&answer)?),
+        };
+        learned.push(Case { reading, right, ..case.clone() });
+    }
+    if learned.len() * 2 < cases.len() {
+        return Err(format!("{model} answers only {} of {} otherwise", learned.len(), cases.len()));
+    }
+    Ok(learned)
+}
+
+/// Updates from a directory to one with other weights and back, under load.
+async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) -> Vec<String> {
+    let mut cases = cases_of(one);
+    let learned = match learn(server, &other.name, &cases).await {
+        Ok(learned) => learned,
+        Err(reason) => return vec![reason],
+    };
+    // An answer to the others would not tell its content.
+    cases.retain(|case| learned.iter().any(|one| one.path == case.path && one.body == case.body));
+    let known = [(other.name.clone(), learned), (one.name.clone(), cases)];
+    let contents =
+        [other, one].map(|one| Content { name: one.name.clone(), path: one.path.clone() });
+    update_through(server, &one.name, &contents, questions(&one.name, &known)).await
+}
+
+/// The directories for which `wanted` is true of the task, each to another version and back.
+async fn try_pairs(wanted: impl Fn(&str) -> bool) {
+    let home = Home::new();
+    let all = names().into_iter().map(|name| Directory::open(&name, &home.models()));
+    let fits = |one: &Directory| wanted(one.expected["task"].as_str().unwrap_or_default());
+    let pairs: Vec<[Directory; 2]> = all
+        .filter(fits)
+        .map(|one| {
+            let other = with_other_weights(&one, &home);
+            [one, other]
+        })
+        .collect();
+    let mut found = Vec::new();
+    for some in pairs.chunks(PAIRS) {
+        let server = serve(Server::builder(), some.as_flattened()).await;
+        for [one, other] in some {
+            found.extend(try_other_weights(&server, one, other).await);
+        }
+        server.stop().await;
+    }
+    assert_none(&found);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_embedder_and_its_like_replace_each_other() {
+    try_pairs(|task| task == "embedding").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_other_model_and_its_like_replace_each_other() {
+    try_pairs(|task| task != "embedding").await;
+}

@@ -1,0 +1,74 @@
+//! One directory with several graphs: each can be served.
+
+use std::fs;
+
+use e2e::{
+    expected::{Case, Directory, Limit, cases},
+    server::Server,
+};
+use serde_json::Value;
+
+use crate::{assert_none, faults, serve};
+
+/// The files, and how far each may be from what ONNX Runtime computes with it elsewhere.
+const FILES: [(&str, Limit); 7] = [
+    ("model.onnx", Limit::FLOAT32),
+    ("model_O2.onnx", Limit::FLOAT32),
+    ("model_O3.onnx", Limit::FLOAT32),
+    ("model_O4.onnx", Limit { difference: 1e-3, cosine: 0.9999 }),
+    ("model_fp16.onnx", Limit { difference: 1e-3, cosine: 0.9999 }),
+    // CPUs without VNNI saturate 8-bit sums.
+    ("model_qint8_avx2.onnx", Limit { difference: 0.05, cosine: 0.99 }),
+    ("model_quint8_avx2.onnx", Limit { difference: 0.05, cosine: 0.99 }),
+];
+
+/// What one of its files answers.
+fn cases_of_file(directory: &Directory, file: &str, limit: Limit) -> Vec<Case> {
+    let mut of_file = directory.clone();
+    let alone: &Value = &directory.expected["variants"][file]["embeddings_alone"];
+    assert!(alone.is_array(), "{file} has no results");
+    of_file.expected["embeddings_alone"] = alone.clone();
+    cases(&of_file, limit)
+}
+
+/// Whether a case's answer depends on nothing but its own text, whatever a graph's arithmetic.
+async fn try_each(
+    described: &str,
+    name_of: impl Fn(usize) -> String,
+    server: &Server,
+    directory: &Directory,
+) -> Vec<String> {
+    let (mut client, mut found) = (server.client().await, Vec::new());
+    for (place, (file, limit)) in FILES.into_iter().enumerate() {
+        let cases = cases_of_file(directory, file, limit);
+        let of_file = faults(&mut client, &name_of(place), &cases).await;
+        found.extend(
+            of_file.into_iter().take(3).map(|fault| format!("{described} {file}: {fault}")),
+        );
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_file_of_a_directory_is_served_by_its_name() {
+    let builder = Server::builder();
+    let home = builder.directories();
+    let directory = Directory::open("variants", &home.models());
+    let mut served = Vec::new();
+    for (place, (file, _)) in FILES.into_iter().enumerate() {
+        let mut by_source = directory.clone();
+        by_source.name = format!("source-{place}");
+        by_source.path = format!("{}?file=onnx/{file}", directory.path.display()).into();
+        let mut by_key = directory.clone();
+        by_key.name = format!("key-{place}");
+        by_key.path = directory.copy_to(&home.models().join(&by_key.name));
+        fs::write(by_key.path.join("onnxd.toml"), format!("file = \"onnx/{file}\"\n")).unwrap();
+        served.extend([by_source, by_key]);
+    }
+    let server = serve(builder, &served).await;
+    let mut found =
+        try_each("?file=", |place| format!("source-{place}"), &server, &directory).await;
+    found.extend(try_each("onnxd.toml", |place| format!("key-{place}"), &server, &directory).await);
+    assert_none(&found);
+    server.stop().await;
+}
