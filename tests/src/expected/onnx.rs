@@ -1,7 +1,14 @@
 //! Makes another version of a graph: the elements of each large tensor in reverse order. That
 //! changes every answer and keeps all shapes, names and magnitudes, so that nothing else does.
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
 
 /// Tensors of fewer bytes stay as they are: scalars, shapes, frequencies of positions.
 const MIN_BYTES: usize = 1024;
@@ -9,12 +16,37 @@ const MIN_BYTES: usize = 1024;
 const TYPES: [([u8; 2], usize); 4] =
     [([0x10, 1], 4), ([0x10, 2], 1), ([0x10, 3], 1), ([0x10, 10], 2)];
 
-/// Changes the weights of a graph's file, and says how many tensors it changed. Exporters write a
-/// tensor's type, name and data one after the other; tensors in other files stay as they are.
+/// Changes the weights of a model's directory: its external data, its graphs, or its tables.
 ///
 /// # Panics
 /// The disk refuses, or there is nothing to change.
-pub fn change_weights(path: &Path) -> usize {
+pub fn change_version(directory: &Path) {
+    let (mut data, mut graphs, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+    find(directory, &mut |path| match path.extension().and_then(OsStr::to_str) {
+        Some("onnx_data") => data.push(path),
+        Some("onnx") => graphs.push(path),
+        Some("safetensors") => tables.push(path),
+        _ => {}
+    });
+    data.iter().for_each(|path| change_floats(path));
+    if data.is_empty() {
+        graphs.iter().for_each(|path| _ = change_weights(path));
+    }
+    if graphs.is_empty() {
+        tables.iter().for_each(|path| change_safetensors(path));
+    }
+}
+
+fn find(directory: &Path, see: &mut impl FnMut(PathBuf)) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() { find(&path, see) } else { see(path) }
+    }
+}
+
+/// Changes the weights of a graph's file, and says how many tensors it changed. Exporters write a
+/// tensor's type, name and data one after the other; tensors in other files stay as they are.
+fn change_weights(path: &Path) -> usize {
     let mut bytes = fs::read(path).unwrap();
     let (mut place, mut changed) = (0, 0);
     while let Some((width, data)) = tensor(&bytes, &mut place) {
@@ -27,23 +59,31 @@ pub fn change_weights(path: &Path) -> usize {
     changed
 }
 
-/// Changes the numbers of a file of little-endian float32 from `begin` on.
-///
-/// # Panics
-/// The disk refuses.
-pub fn change_floats(path: &Path, begin: usize) {
+/// Changes the numbers of a file of little-endian float32.
+fn change_floats(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
-    reverse(&mut bytes[begin..], 4);
+    reverse(&mut bytes, 4);
     fs::write(path, bytes).unwrap();
 }
 
-/// Changes the numbers of a `model.safetensors`.
-///
-/// # Panics
-/// It is none.
-pub fn change_safetensors(path: &Path) {
-    let head = fs::read(path).unwrap()[..8].try_into().unwrap();
-    change_floats(path, 8 + usize::try_from(u64::from_le_bytes(head)).unwrap());
+/// Changes the floating-point tensors of a `model.safetensors`.
+fn change_safetensors(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let head = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    let begin = 8 + usize::try_from(head).unwrap();
+    let tensors: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..begin]).unwrap();
+    for tensor in tensors.values() {
+        let width = match tensor["dtype"].as_str() {
+            Some("F64") => 8,
+            Some("F32") => 4,
+            Some("F16" | "BF16") => 2,
+            _ => continue,
+        };
+        let [from, to]: [usize; 2] =
+            serde_json::from_value(tensor["data_offsets"].clone()).unwrap();
+        reverse(&mut bytes[begin + from..begin + to], width);
+    }
+    fs::write(path, bytes).unwrap();
 }
 
 /// Adds a number to each element of the tensor of this name.

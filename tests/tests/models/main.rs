@@ -15,12 +15,14 @@ use e2e::{
 };
 use serde_json::Value;
 
+const FAULTS_SHOWN: usize = 80;
+
 /// How far vectors may be from the right ones: as float32's are, or as `expected.json` says.
 fn limit(directory: &Directory) -> Limit {
     let tolerance = directory.expected["tolerance"].as_f64();
     match (directory.name.as_str(), tolerance) {
-        // CPUs without VNNI saturate 8-bit sums.
-        ("quantized-only", _) => Limit { difference: 0.08, cosine: 0.98 },
+        // ONNX Runtime itself is this far from the reference on another CPU.
+        ("quantized-only", _) => Limit { difference: 0.1, cosine: 0.97 },
         (_, Some(tolerance)) => serde_json::from_value(tolerance.into())
             .map_or(Limit::FLOAT32, |difference| Limit { difference, cosine: 0.999 }),
         _ => Limit::FLOAT32,
@@ -72,10 +74,11 @@ async fn faults(client: &mut Client, model: &str, cases: &[Case]) -> Vec<String>
     faults
 }
 
-/// Fails with all faults, if there are any; of one model the first few are shown.
+/// Fails with the first faults, if there are any.
 #[track_caller]
 fn assert_none(faults: &[String]) {
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    let shown = &faults[..faults.len().min(FAULTS_SHOWN)];
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), shown.join("\n"));
 }
 
 /// The requests that a directory's `expected.json` answers.

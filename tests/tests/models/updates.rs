@@ -177,15 +177,7 @@ fn with_other_weights(directory: &Directory, home: &Home) -> Directory {
     let mut other = directory.clone();
     other.name = format!("{}-other", directory.name);
     other.path = directory.copy_to(&home.models().join(&other.name));
-    let graphs = other.path.join("onnx");
-    if graphs.join("model.onnx_data").exists() {
-        onnx::change_floats(&graphs.join("model.onnx_data"), 0);
-    } else if graphs.exists() {
-        let file = ["model.onnx", "model_quantized.onnx"].map(|name| graphs.join(name));
-        onnx::change_weights(file.iter().find(|file| file.exists()).expect("a graph"));
-    } else {
-        onnx::change_safetensors(&other.path.join("model.safetensors"));
-    }
+    onnx::change_version(&other.path);
     other
 }
 

@@ -6,7 +6,7 @@ use e2e::{
     expected::{Case, Directory, Limit, cases},
     server::Server,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{assert_none, faults, serve};
 
@@ -17,9 +17,9 @@ const FILES: [(&str, Limit); 7] = [
     ("model_O3.onnx", Limit::FLOAT32),
     ("model_O4.onnx", Limit { difference: 1e-3, cosine: 0.9999 }),
     ("model_fp16.onnx", Limit { difference: 1e-3, cosine: 0.9999 }),
-    // CPUs without VNNI saturate 8-bit sums.
-    ("model_qint8_avx2.onnx", Limit { difference: 0.05, cosine: 0.99 }),
-    ("model_quint8_avx2.onnx", Limit { difference: 0.05, cosine: 0.99 }),
+    // ONNX Runtime itself is this far from the reference on another CPU.
+    ("model_qint8_avx2.onnx", Limit { difference: 0.1, cosine: 0.97 }),
+    ("model_quint8_avx2.onnx", Limit { difference: 0.1, cosine: 0.97 }),
 ];
 
 /// What one of its files answers.
@@ -31,7 +31,7 @@ fn cases_of_file(directory: &Directory, file: &str, limit: Limit) -> Vec<Case> {
     cases(&of_file, limit)
 }
 
-/// Whether a case's answer depends on nothing but its own text, whatever a graph's arithmetic.
+/// Asks each file's model everything.
 async fn try_each(
     described: &str,
     name_of: impl Fn(usize) -> String,
@@ -70,5 +70,21 @@ async fn each_file_of_a_directory_is_served_by_its_name() {
         try_each("?file=", |place| format!("source-{place}"), &server, &directory).await;
     found.extend(try_each("onnxd.toml", |place| format!("key-{place}"), &server, &directory).await);
     assert_none(&found);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quantized_vector_does_not_depend_on_the_batch() {
+    let builder = Server::builder();
+    let directory = Directory::open("quantized-only", &builder.directories().models());
+    let server = serve(builder, std::slice::from_ref(&directory)).await;
+    let mut client = server.client().await;
+    let texts = e2e::expected::cases::texts(&directory.expected["texts"]);
+    let batch = client.post("/embed", &json!({"inputs": texts})).await.unwrap().embeddings();
+    for (text, in_batch) in texts.iter().zip(batch) {
+        let alone = client.post("/embed", &json!({"inputs": text})).await.unwrap().embeddings();
+        let limit = Limit::FLOAT32.check(&alone, &vec![in_batch]);
+        assert_eq!(limit, Ok(()), "{text:.40}");
+    }
     server.stop().await;
 }

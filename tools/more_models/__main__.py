@@ -1,0 +1,46 @@
+"""Makes the directories `tests/models/more-*`: small random models of layouts that people use, with
+the results that sentence-transformers, transformers, model2vec and pylate compute with them.
+
+    python tools/more_models OUT [NAME ...]
+
+Needs the packages that `tests/models/README.md` names; the ColBERT models need pylate, which wants an
+older sentence-transformers, so they are made alone. Tokenizers are those of other directories in
+`tests/models`. `expected.json` has the form that the README there describes.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import embedders  # noqa: F401
+import heads  # noqa: F401
+import numpy
+import sides  # noqa: F401
+import torch
+from shared import MAKERS, SCRATCH
+
+try:
+    import colbert  # noqa: F401
+except ImportError:
+    print("pylate is not installed: no ColBERT models", file=sys.stderr)
+
+
+def main():
+    out, wanted = Path(sys.argv[1]), sys.argv[2:] or list(MAKERS)
+    for place, (name, make) in enumerate(MAKERS.items()):
+        if name not in wanted:
+            continue
+        torch.manual_seed(100 + place)
+        numpy.random.seed(place)
+        folder = out / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+        folder.mkdir(parents=True)
+        make(folder)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{name}: {size // 1024} KB", flush=True)
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
