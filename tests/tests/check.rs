@@ -13,22 +13,31 @@ use serde_json::{Value, json};
 /// Runs the command with these arguments after the directory.
 async fn check(home: &Home, directory: &Path, arguments: &[&str]) -> Output {
     let (library, worker) = (fixtures::onnxruntime(), fixtures::onnxd_worker());
-    let own = ["--onnxruntime", library.to_str().unwrap(), "--worker-binary"];
-    let all =
-        [&["check", directory.to_str().unwrap()], &own[..], &[worker.to_str().unwrap()], arguments]
-            .concat();
+    let own =
+        ["--onnxruntime", library.to_str().expect("paths of tests are UTF-8"), "--worker-binary"];
+    let all = [
+        &["check", directory.to_str().expect("paths of tests are UTF-8")],
+        &own[..],
+        &[worker.to_str().expect("paths of tests are UTF-8")],
+        arguments,
+    ]
+    .concat();
     let output = launch::run(home, &all).await;
-    assert_eq!(fs::read_dir(home.tmp()).unwrap().count(), 0, "nothing is left: {output:?}");
+    assert_eq!(
+        fs::read_dir(home.tmp()).expect("it is there").count(),
+        0,
+        "nothing is left: {output:?}"
+    );
     output
 }
 
 /// The one line of JSON, and the exit code.
 async fn report(home: &Home, directory: &Path, arguments: &[&str]) -> (Value, Option<i32>) {
     let output = check(home, directory, &[&["--json"], arguments].concat()).await;
-    let text = str::from_utf8(&output.stdout).unwrap();
-    let line = text.strip_suffix('\n').unwrap();
+    let text = str::from_utf8(&output.stdout).expect("UTF-8");
+    let line = text.strip_suffix('\n').expect("a whole line");
     assert!(!line.contains('\n'), "one line: {text}");
-    (serde_json::from_str(line).unwrap(), output.status.code())
+    (serde_json::from_str(line).expect("JSON"), output.status.code())
 }
 
 fn copy(home: &Home, name: &str) -> std::path::PathBuf {

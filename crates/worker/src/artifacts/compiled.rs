@@ -25,11 +25,16 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::model_in;
-use crate::session::{COMPILED_WEIGHTS, Runtime};
+use super::{
+    graph::{Tensor, WalkError, walk},
+    model_in,
+};
+use crate::session::{Arrangement, COMPILED_WEIGHTS, Runtime};
 
 /// Raised when the files of a compiled form, or how sessions are set up, change.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
+/// Bytes of the widest vector that kernels load at once.
+const PACKED_ALIGNMENT: u64 = 64;
 const MANIFEST: &str = "MANIFEST";
 const MODEL: &str = "model.onnx";
 /// Bytes that are read at once when a digest is computed.
@@ -163,7 +168,14 @@ impl<'a> Making<'a> {
         self.remove_all().map_err(said)?;
         let making = tempfile::Builder::new().prefix(MAKING).tempdir_in(self.root).map_err(said)?;
         let compiled = making.path().join(MODEL);
-        runtime.compile(model, &compiled).map_err(|error| error.to_string())?;
+        for arrangement in Arrangement::ALL {
+            runtime.compile(model, &compiled, arrangement).map_err(|error| error.to_string())?;
+            if is_aligned(&compiled)? {
+                break;
+            }
+            // The next arrangement may need no such file.
+            let _ = fs::remove_file(making.path().join(COMPILED_WEIGHTS));
+        }
         Manifest::of(making.path()).and_then(|all| all.write(making.path())).map_err(said)?;
         accept(&compiled)?;
         fs::rename(making.path(), self.root.join(self.key.as_str())).map_err(said)
@@ -181,6 +193,23 @@ impl<'a> Making<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether kernels can read what was arranged for them: they crash on what does not begin at a
+/// multiple of their vectors' width, and ONNX Runtime writes it wherever the tensor before it ends.
+fn is_aligned(compiled: &Path) -> Result<bool, String> {
+    let said = |error: io::Error| format!("{}: {error}", compiled.display());
+    let file = File::open(compiled).map_err(said)?;
+    let mut is_aligned = true;
+    let mut visit = |tensor: Tensor| {
+        let packed = tensor.external.map_or_else(Vec::new, |external| external.packed);
+        is_aligned = packed.iter().all(|place| place.is_multiple_of(PACKED_ALIGNMENT));
+        is_aligned
+    };
+    match walk(&file, &mut visit) {
+        Ok(()) | Err(WalkError::Stopped) => Ok(is_aligned),
+        Err(error) => Err(format!("the compiled form cannot be read: {error:?}")),
     }
 }
 

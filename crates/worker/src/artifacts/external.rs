@@ -34,7 +34,7 @@ pub(crate) fn external_files(
 ) -> Result<ExternalFiles, Refusal> {
     let (mut ends, mut fault) = (BTreeMap::new(), None);
     let walked = walk(model, &mut |tensor| {
-        let Some(External { location, end }) = tensor.external else { return true };
+        let Some(External { location, end, .. }) = tensor.external else { return true };
         if let Some(known) = ends.get_mut(&location) {
             *known = end.max(*known);
         } else if ends.len() < FILES_MAX {

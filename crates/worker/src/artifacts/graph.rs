@@ -14,6 +14,9 @@ const FIELDS_MAX: u32 = 16 << 20;
 /// Bytes of a text in a description of external data.
 const TEXT_BYTES_MAX: u64 = 4096;
 
+/// What the keys of arranged bytes in a description of external data begin with.
+const PACKED: &str = "prepacked_";
+
 /// A tensor of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tensor {
@@ -32,6 +35,9 @@ pub(crate) struct External {
     pub(crate) location: String,
     /// The first byte behind the tensor's, where the file says it.
     pub(crate) end: u64,
+    /// Where ONNX Runtime has put what its kernels want instead of the bytes, if this is a compiled
+    /// form.
+    pub(crate) packed: Vec<u64>,
 }
 
 /// Why a file's tensors are not known.
@@ -153,6 +159,7 @@ impl<F: Read + Seek> Walk<'_, F> {
                         "location" => external.location = value,
                         "offset" => offset = value.parse().unwrap_or(0),
                         "length" => length = value.parse().unwrap_or(0),
+                        key if key.starts_with(PACKED) => external.packed.extend(packed(&value)),
                         _ => {}
                     }
                 }
@@ -241,6 +248,12 @@ impl<F: Read + Seek> Walk<'_, F> {
         self.at += bytes;
         Ok(())
     }
+}
+
+/// The places in `NAME|PLACE;LENGTH;CHECKSUM|PLACE;LENGTH;CHECKSUM`.
+fn packed(value: &str) -> impl Iterator<Item = u64> {
+    let parts = value.split('|').skip(1);
+    parts.filter_map(|part| part.split(';').next().and_then(|place| place.parse().ok()))
 }
 
 #[cfg(test)]

@@ -195,3 +195,24 @@ proptest! {
         let _ = locations(&bytes);
     }
 }
+
+#[test]
+fn places_of_packed_weights_are_read() {
+    let entry = |key: &str, value: &str| {
+        message(13, &[message(1, &[key.into()]), message(2, &[value.into()])])
+    };
+    let packed = [
+        entry("location", "w.bin"),
+        entry("prepacked_0", "MatMul+115|91488;4096;0|95584;64;0"),
+        entry("prepacked_1", "Gemm+7|128;4096;0"),
+        entry("prepacked_2", "damaged"),
+    ];
+    let file = model(&[message(5, &packed)]);
+    let mut places = Vec::new();
+    let mut visit = |tensor: Tensor| {
+        places.extend(tensor.external.map_or_else(Vec::new, |external| external.packed));
+        true
+    };
+    walk_bytes(Cursor::new(&file), file.len() as u64, &mut visit).unwrap();
+    assert_eq!(places, [91_488, 95_584, 128]);
+}

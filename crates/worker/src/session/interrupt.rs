@@ -14,6 +14,9 @@ use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 
 use super::error::{SessionError, run_failed};
 
+/// Has ONNX Runtime give memory of the arena back when a run ends.
+const SHRINK: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
+
 /// What the serving thread does now.
 static PRESENT: Mutex<Present> = Mutex::new(Present { group: 0, terminate: 0, run: None });
 
@@ -72,6 +75,13 @@ impl Options {
     /// For runs that compute these outputs.
     pub(super) fn new(outputs: OutputSelector) -> Result<Self, SessionError> {
         let options = RunOptions::new().map_err(run_failed)?.with_outputs(outputs);
+        Ok(Self(Arc::new(Shared(options))))
+    }
+
+    /// The same for a run after which memory that is not used goes back to the system.
+    pub(super) fn releasing(outputs: OutputSelector) -> Result<Self, SessionError> {
+        let mut options = RunOptions::new().map_err(run_failed)?.with_outputs(outputs);
+        options.set(SHRINK.0, SHRINK.1).map_err(run_failed)?;
         Ok(Self(Arc::new(Shared(options))))
     }
 

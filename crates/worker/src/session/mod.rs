@@ -13,7 +13,7 @@ mod texts;
 pub(crate) use self::{
     error::SessionError,
     interrupt::{during, is_terminated, terminate},
-    runtime::{COMPILED_WEIGHTS, Form, Runtime, RuntimeError},
+    runtime::{Arrangement, COMPILED_WEIGHTS, Form, Runtime, RuntimeError},
     tensors::{Given, Output as TensorOutput, TensorSession},
     texts::{Batch, Output, Session, Tokens},
 };

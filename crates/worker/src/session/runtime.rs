@@ -18,11 +18,10 @@ const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
 /// Says where the weights of a compiled model go, and makes them go there in the arrangement that
 /// the CPU's kernels want. Without that, each process would arrange them in memory of its own.
 /// What is smaller than the minimum stays in the model's file.
-const COMPILE: [(&str, &str); 3] = [
-    ("session.optimized_model_external_initializers_file_name", COMPILED_WEIGHTS),
-    ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
-    ("session.save_external_prepacked_constant_initializers", "1"),
-];
+const COMPILE: [(&str, &str); 1] =
+    [("session.optimized_model_external_initializers_file_name", COMPILED_WEIGHTS)];
+const MIN_BYTES: &str = "session.optimized_model_external_initializers_min_size_in_bytes";
+const PACK: &str = "session.save_external_prepacked_constant_initializers";
 /// The file that holds a compiled model's weights, beside the model.
 pub(crate) const COMPILED_WEIGHTS: &str = "weights.bin";
 
@@ -77,13 +76,19 @@ impl Runtime {
     }
 
     /// Writes the model as it is after optimizing to `compiled`, and its weights beside it.
-    pub(crate) fn compile(&self, model: &Path, compiled: &Path) -> Result<(), SessionError> {
+    pub(crate) fn compile(
+        &self,
+        model: &Path,
+        compiled: &Path,
+        arrangement: Arrangement,
+    ) -> Result<(), SessionError> {
         let saved = || {
             let mut builder =
                 self.builder(Form::Plain, &[])?.with_optimized_model_path(compiled)?;
             // It warns that the result is for this kind of CPU alone, which is what we want.
             builder = builder.with_log_level(LogLevel::Error)?;
-            for (key, value) in COMPILE {
+            let [min_bytes, pack] = arrangement.values();
+            for (key, value) in COMPILE.into_iter().chain([(MIN_BYTES, min_bytes), (PACK, pack)]) {
                 builder = builder.with_config_entry(key, value)?;
             }
             builder.commit_from_file(model)
@@ -118,6 +123,31 @@ impl Runtime {
         Ok(builder
             .with_config_entry("session.intra_op_thread_affinities", cpus.join(";"))?
             .with_config_entry("session.force_spinning_stop", "1")?)
+    }
+}
+
+/// How the weights of a compiled model are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrangement {
+    /// All but the smallest as the CPU's kernels want them.
+    Packed,
+    /// Only large ones: a vector of an odd length before them would shift all that follow it.
+    PackedLarge,
+    /// As they are in the model: each process arranges them in memory of its own.
+    Plain,
+}
+
+impl Arrangement {
+    /// The best one first.
+    pub(crate) const ALL: [Self; 3] = [Self::Packed, Self::PackedLarge, Self::Plain];
+
+    /// Bytes from which weights leave the model's file, and whether they are packed.
+    fn values(self) -> [&'static str; 2] {
+        match self {
+            Self::Packed => ["1024", "1"],
+            Self::PackedLarge => ["262144", "1"],
+            Self::Plain => ["1024", "0"],
+        }
     }
 }
 

@@ -167,6 +167,17 @@ impl Session {
         Ok(())
     }
 
+    /// Has runs give memory that is not used back to the system when they end, or keep it again.
+    ///
+    /// # Errors
+    /// ONNX Runtime has no memory for it.
+    pub(crate) fn release_memory(&mut self, release: bool) -> Result<(), SessionError> {
+        let outputs = OutputSelector::no_default().with(&self.output);
+        let options = if release { Options::releasing(outputs) } else { Options::new(outputs) };
+        self.options = Some(options?);
+        Ok(())
+    }
+
     /// Numbers of a vector of the output that is computed, where the graph declares them.
     pub(crate) fn width(&self) -> Option<usize> {
         let output = self.outputs.iter().find(|output| output.name == self.output)?;

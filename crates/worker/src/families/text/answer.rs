@@ -292,7 +292,8 @@ fn finish<'v>(
         Want::Sparse => splade::entries(values).into(),
         Want::Entities(aggregation) => {
             let tokens = ready.prepared.tokens.ids.len();
-            let labels = named_labels(model.settings().labels.clone(), values.len() / tokens);
+            let labels = model.settings().labels.clone();
+            let labels = named_labels(labels, values.len() / tokens, model.model_file());
             let labels = labels.map_err(|_| "the model gives another number of labels")?;
             let join = |tokens: &[String]| model.tokenizer().join(tokens);
             let pieces = &ready.prepared.pieces;

@@ -68,7 +68,8 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
         }
         None => None,
     };
-    let building = Building { files: &files, settings: &settings, chosen, verdict };
+    let file = opening.file;
+    let building = Building { files: &files, settings: &settings, chosen, verdict, file };
     let ways = settings
         .plan
         .ways
@@ -156,6 +157,7 @@ fn select(
     let known = Known {
         task: settings.task,
         own: files.own.output.as_deref(),
+        is_listed: files.modules.is_some(),
         is_pooled_outside: settings.plan.ways.iter().any(|way| way.pooling.is_some()),
         vocabulary: files.config.get("vocab_size")?,
         is_generative,
@@ -172,6 +174,8 @@ struct Building<'a> {
     settings: &'a Settings,
     chosen: Option<Chosen>,
     verdict: Option<(usize, Option<usize>)>,
+    /// What messages call the model.
+    file: &'a str,
 }
 
 impl Building<'_> {
@@ -245,7 +249,10 @@ impl Building<'_> {
                 Readout::Late(contained(steps, chosen.width, &chosen.name)?)
             }
             (Task::Rerank, Part::Tokens) => match self.verdict {
-                Some((yes, no)) => Readout::Verdict { yes, no },
+                Some((yes, no)) => {
+                    self.require_token(yes.max(no.unwrap_or(0)), chosen)?;
+                    Readout::Verdict { yes, no }
+                }
                 None => return Err(contract(format!("{}: it is no score of a pair", chosen.name))),
             },
             (Task::Rerank, Part::Texts) => self.pair(chosen, guesses)?,
@@ -256,6 +263,18 @@ impl Building<'_> {
                 return Err(contract(format!("onnxd.toml: output {name} is nothing for {task}")));
             }
         })
+    }
+
+    /// Sees to it that there is a logit for a token that says yes or no.
+    fn require_token(&self, token: usize, chosen: &Chosen) -> Result<(), Refusal> {
+        match chosen.width {
+            Some(width) if token >= width => Err(contract(format!(
+                "1_LogitScore/config.json or onnxd.toml: the token {token} says yes or no, and {} \
+                 of {} has logits of {width} tokens",
+                chosen.name, self.file
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// As the files say, or what is known of the architecture.
@@ -314,8 +333,9 @@ impl Building<'_> {
                 Ok(Readout::Pair { yes, no: 1 - yes })
             }
             Some(width) => Err(contract(format!(
-                "it gives {width} scores, and a model that reranks gives one or two; set task = \
-                 \"classify\" in onnxd.toml"
+                "{} gives {width} scores, and a model that reranks gives one or two; set task = \
+                 \"classify\" in onnxd.toml",
+                self.file
             ))),
         }
     }
@@ -336,14 +356,14 @@ fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), Refusal> {
 /// Sees to it that steps stand where what they are for is.
 fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal> {
     let is_misplaced = |step: &&Applied| match step {
-        Applied::Dense(dense) => dense.rows() != rows,
-        Applied::LayerNorm(_) | Applied::Normalize => false,
+        Applied::Dense(dense, _) => dense.rows() != rows,
+        Applied::LayerNorm(..) | Applied::Normalize => false,
     };
     match steps.iter().find(is_misplaced) {
         None => Ok(()),
         Some(step) => Err(contract(format!(
-            "modules.json: {} is for the vectors of {}, and does not stand where they are",
-            step.describe(),
+            "{}: it is for the vectors of {}, and does not stand where they are in modules.json",
+            step.file(),
             if rows == Rows::Tokens { "texts" } else { "tokens" }
         ))),
     }
@@ -368,7 +388,7 @@ fn contained(
 
 /// Sees to it that each step takes what the one before it gives; returns what the last one gives.
 fn fit(steps: &[Applied], width: Option<usize>, name: &str) -> Result<Option<usize>, Refusal> {
-    let mut width = width;
+    let (mut width, mut name) = (width, name.to_owned());
     for step in steps {
         if let (Some(inputs), Some(found)) = (step.inputs(), width)
             && inputs != found
@@ -376,10 +396,12 @@ fn fit(steps: &[Applied], width: Option<usize>, name: &str) -> Result<Option<usi
             return Err(contract(format!(
                 "{} takes vectors of {inputs} numbers, and {name} gives {found}: they belong to \
                  different models",
-                step.describe()
+                step.file()
             )));
         }
-        width = step.outputs().or(width);
+        if step.outputs().is_some() {
+            (width, name) = (step.outputs(), step.file());
+        }
     }
     Ok(width)
 }

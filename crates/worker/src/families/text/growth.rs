@@ -13,13 +13,9 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// This many times as much of everything.
-    pub(super) fn times(self, factor: f64) -> Self {
-        Self {
-            bytes: self.bytes * factor,
-            cpu_seconds: self.cpu_seconds * factor,
-            seconds: self.seconds * factor,
-        }
+    /// The same in this many times as much time.
+    pub(super) fn slower(self, factor: f64) -> Self {
+        Self { cpu_seconds: self.cpu_seconds * factor, seconds: self.seconds * factor, ..self }
     }
 }
 

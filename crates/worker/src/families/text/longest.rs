@@ -23,8 +23,8 @@ const STEP: u32 = 64;
 const WORTH_PERCENT: u64 = 110;
 /// Runs that turn out not to fit; then the search ends.
 const MISSES_MAX: u32 = 2;
-/// What leaves room for chance: predictions are multiplied by `caution`; a text may use parts of the
-/// memory, and all runs of the time, that is left to the check.
+/// What leaves room for chance: predicted times are multiplied by `caution`; a text may use a part of
+/// the memory, and all runs of the time, that is left to the check.
 #[derive(Clone, Copy, Debug)]
 struct Margins {
     caution: f64,
@@ -35,13 +35,13 @@ struct Margins {
 
 /// Of a length that the search picks.
 const PICKED: Margins =
-    Margins { caution: 1.15, memory_part: 0.85, text_time_factor: 1.0, time_part: 0.5 };
+    Margins { caution: 1.15, memory_part: 0.9, text_time_factor: 1.0, time_part: 0.5 };
 /// Of one that `onnxd.toml` asks for: what was picked once and written down fits again.
 const ASKED: Margins =
     Margins { caution: 1.0, memory_part: 1.0, text_time_factor: 2.0, time_part: 0.8 };
-/// Part of the memory that rising lengths have used together which is the last one's, if each uses
-/// four times as much as the one before.
-const LAST_PART: f64 = 0.75;
+/// Part of a worker's memory that one text may use: the arena keeps what shorter ones took, in pieces
+/// that are too small, by lengths that double a third of the last one.
+const WORKER_PART: f64 = 0.75;
 /// Below the limit at which the supervisor ends the check.
 const MEMORY_MARGIN: u64 = 16 << 20;
 
@@ -54,7 +54,8 @@ pub(super) struct Limits {
     pub(super) text_seconds: f64,
     /// Seconds of all runs together.
     pub(super) all_seconds: f64,
-    /// What a prediction is multiplied by before it is compared.
+    /// What a predicted time is multiplied by before it is compared. More memory than predicted
+    /// only fails to be had.
     pub(super) caution: f64,
 }
 
@@ -111,7 +112,7 @@ fn limits(budget: &Budget, loaded: u64) -> Limits {
     let check = budget.check_bytes.map_or(f64::INFINITY, |all| {
         real(all.saturating_sub(MEMORY_MARGIN).saturating_sub(loaded)) * margins.memory_part
     });
-    let worker = budget.worker_bytes.map_or(f64::INFINITY, real);
+    let worker = budget.worker_bytes.map_or(f64::INFINITY, |bytes| real(bytes) * WORKER_PART);
     let memory =
         if worker < check { (worker, Cause::WorkerMemory) } else { (check, Cause::CheckMemory) };
     let left = budget.deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -125,9 +126,12 @@ fn limits(budget: &Budget, loaded: u64) -> Limits {
     }
 }
 
-/// Runs one text; `None` if there is not enough memory. What runs used stays with the session, so
-/// that memory is looked at afterwards, and is that of all runs.
+/// Runs one text; `None` if there is not enough memory. What a run used stays with the session, so
+/// that memory is looked at afterwards, and given back before the next.
 fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Option<Need>, Refusal> {
+    if let Err(error) = version.release_memory() {
+        tracing::debug!(%error, "memory of earlier runs is counted");
+    }
     let (started, cpu) = (Instant::now(), CpuTime::now());
     match version.try_shape(1, tokens, 0) {
         Ok(numbers) => {
@@ -135,6 +139,7 @@ fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Opti
             let used = resident::anonymous_bytes().zip(loaded);
             let used = used.map_or(0, |(now, before)| now.saturating_sub(before));
             let (cpu, all) = (cpu.elapsed().as_secs_f64(), started.elapsed().as_secs_f64());
+            tracing::debug!(tokens, used, cpu, all, "length tried");
             Ok(Some(Need { bytes: real(used), cpu_seconds: cpu, seconds: all }))
         }
         Err(refusal) if refusal.kind == RefusalKind::Memory => Ok(None),
@@ -147,22 +152,21 @@ fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Opti
 }
 
 /// Finds the longest text up to `wanted` tokens by a handful of runs, each at most twice as long as
-/// the longest that fits. `run` gives the time of one run, and the memory that all have used.
+/// the longest that fits. `run` gives what one run used.
 pub(super) fn search<E>(
     wanted: u32,
     limits: &Limits,
     mut run: impl FnMut(u32) -> Result<Option<Need>, E>,
 ) -> Result<Longest, E> {
-    let (mut growth, mut used, mut fits, mut misses) = (Growth::default(), Need::default(), 0, 0);
+    let (mut growth, mut spent, mut fits, mut misses) = (Growth::default(), 0.0, 0, 0);
     let (mut ceiling, mut cause) = (wanted, None);
     let mut next = FIRST.min(wanted);
     loop {
         let ran = run(next)?;
         let missed = match ran {
             Some(run) => {
-                let alone = (run.bytes - used.bytes).max(run.bytes * LAST_PART);
-                growth.add(next, Need { bytes: alone, ..run });
-                used = Need { bytes: run.bytes, seconds: used.seconds + run.seconds, ..run };
+                growth.add(next, run);
+                spent += run.seconds;
                 over(&run, limits, f64::INFINITY)
             }
             None => Some(limits.memory.1),
@@ -180,14 +184,12 @@ pub(super) fn search<E>(
             return Ok(Longest { tokens: wanted, shortfall: None });
         }
         let fitting = |tokens| {
-            let need = growth.predict(tokens).times(limits.caution);
-            // What was used before is kept in pieces that are too small.
-            let need = Need { bytes: used.bytes + need.bytes, ..need };
-            over(&need, limits, limits.all_seconds - used.seconds)
+            let need = growth.predict(tokens).slower(limits.caution);
+            over(&need, limits, limits.all_seconds - spent)
         };
         let longest = ceiling.min(fits.saturating_mul(2));
         let candidate = longest_below(longest, wanted, fits, |tokens| fitting(tokens).is_none());
-        // What keeps the first step short is the cause; later, what was used adds to it.
+        // What keeps the first step short is the cause.
         cause = cause.or_else(|| fitting((candidate + STEP).min(longest)));
         let is_worth = u64::from(candidate) * 100 >= u64::from(fits) * WORTH_PERCENT;
         if fits == 0 || misses >= MISSES_MAX || !(is_worth || candidate == wanted) {

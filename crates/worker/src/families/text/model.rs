@@ -123,6 +123,21 @@ impl TextModel {
         }
     }
 
+    /// Gives back the memory that earlier runs took, by a run of one token: what the next run needs
+    /// can then be told from it.
+    ///
+    /// # Errors
+    /// The model fails.
+    pub(super) fn release_memory(&mut self) -> Result<(), Refusal> {
+        let how = |error: SessionError| error.refuse("memory");
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.release_memory(true).map_err(how)?;
+        let ran = self.try_shape(1, 1, 0);
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.release_memory(false).map_err(how)?;
+        ran.map(drop)
+    }
+
     fn of_one_token(&self, tokens: u32, id: u32) -> Prepared {
         let tokens = tokens as usize;
         Prepared {

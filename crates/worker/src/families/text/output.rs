@@ -10,11 +10,13 @@ use super::files::{guess, json::contract};
 
 /// The output that sentence-transformers' exporters give a finished vector.
 const FINISHED: &str = "sentence_embedding";
+/// What the pooler of BERT gives, which few embedders use.
+const POOLER: &str = "pooler_output";
 /// Names of outputs with a vector for each token, the most usual first.
 const TOKENS: [&str; 4] = ["last_hidden_state", "token_embeddings", "hidden_states", "text_embeds"];
 /// Names of outputs with a vector for each text.
 const TEXTS: [&str; 6] =
-    [FINISHED, "text_embeds", "sentence_embeddings", "embeddings", "dense_vecs", "pooler_output"];
+    [FINISHED, "text_embeds", "sentence_embeddings", "embeddings", "dense_vecs", POOLER];
 /// The name of the output with scores, or with a score for each token of the vocabulary.
 const LOGITS: &str = "logits";
 
@@ -45,7 +47,9 @@ pub(crate) struct Known<'a> {
     pub(crate) task: Task,
     /// What `onnxd.toml` names.
     pub(crate) own: Option<&'a str>,
-    /// Whether modules.json has a pooling module, so that the graph need not pool.
+    /// Whether there is a modules.json.
+    pub(crate) is_listed: bool,
+    /// Whether it has a pooling module, so that the graph need not pool.
     pub(crate) is_pooled_outside: bool,
     /// Tokens of the vocabulary, where config.json says it.
     pub(crate) vocabulary: Option<usize>,
@@ -76,7 +80,7 @@ pub(crate) fn choose(
             embedding(tokens, texts, known)
         }
         Task::MultiVector => tokens.map(|output| (output, Part::Tokens)),
-        Task::Sparse => sparse(outputs, logits),
+        Task::Sparse => sparse(outputs, logits, known),
         Task::TokenClassify => {
             logits.filter(|output| output.shape.len() == 3).or(tokens).map(|o| (o, Part::Tokens))
         }
@@ -127,7 +131,9 @@ fn embedding<'o>(
     texts: Option<&'o TensorSpec>,
     known: &Known<'_>,
 ) -> Option<(&'o TensorSpec, Part)> {
-    let finished = texts.filter(|output| output.name == FINISHED);
+    let is_finished =
+        |output: &&TensorSpec| output.name == FINISHED || !known.is_listed && output.name != POOLER;
+    let finished = texts.filter(is_finished);
     let tokens = tokens.map(|output| (output, Part::Tokens));
     let finished = finished.map(|output| (output, Part::Finished));
     let texts = texts.map(|output| (output, Part::Texts));
@@ -141,11 +147,18 @@ fn embedding<'o>(
 fn sparse<'o>(
     outputs: &'o [TensorSpec],
     logits: Option<&'o TensorSpec>,
+    known: &Known<'_>,
 ) -> Option<(&'o TensorSpec, Part)> {
+    // Where both are known, nothing else has as many numbers as the vocabulary.
+    let fits = |output: &&TensorSpec| {
+        let width = output.shape.last().and_then(|&size| usize::try_from(size).ok());
+        width.is_none() || known.vocabulary.is_none() || width == known.vocabulary
+    };
     let tokens = logits.filter(|output| output.shape.len() == 3).or_else(|| only(outputs, 3));
     tokens
+        .filter(fits)
         .map(|output| (output, Part::Tokens))
-        .or_else(|| only(outputs, 2).map(|output| (output, Part::Finished)))
+        .or_else(|| only(outputs, 2).filter(fits).map(|output| (output, Part::Finished)))
 }
 
 /// Refuses graphs whose outputs are no embeddings, whatever their shape.

@@ -10,6 +10,7 @@ fn known(task: Task) -> Known<'static> {
     Known {
         task,
         own: None,
+        is_listed: false,
         is_pooled_outside: false,
         vocabulary: Some(252),
         is_generative: false,
@@ -25,7 +26,7 @@ fn chosen(outputs: &[TensorSpec], known: &Known<'_>) -> Result<(String, Part), R
 fn a_finished_embedding_wins_unless_modules_pool_outside() {
     let both = [spec("last_hidden_state", &[-1, -1, 32]), spec("sentence_embedding", &[-1, 32])];
     let inside = known(Task::Embed);
-    let outside = Known { is_pooled_outside: true, ..inside };
+    let outside = Known { is_listed: true, is_pooled_outside: true, ..inside };
     assert_eq!(chosen(&both, &inside).unwrap(), ("sentence_embedding".into(), Part::Finished));
     assert_eq!(chosen(&both, &outside).unwrap(), ("last_hidden_state".into(), Part::Tokens));
     assert_eq!(chosen(&both[1..], &outside).unwrap().1, Part::Finished);

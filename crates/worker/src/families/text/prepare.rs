@@ -385,6 +385,8 @@ impl LateTokens {
             Role::Document => (self.document_prefix, self.said.document_tokens),
         };
         let length = length.min(tokenizer.max_tokens());
+        // As in the releases of sentence-transformers that pylate works with.
+        let text = text.trim();
         let room = length.saturating_sub(u32::from(prefix.is_some())).max(1);
         let mut tokens = tokenizer.with_max(room).encode(&Text::One(text), truncate)?;
         if let Some(prefix) = prefix {

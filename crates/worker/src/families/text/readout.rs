@@ -6,7 +6,11 @@ use std::path::Path;
 use onnxd_proto::domain::{Pooling, Refusal};
 
 use super::{
-    files::plan::{Splade, Step},
+    files::{
+        json::join,
+        modules::FILE,
+        plan::{Splade, Step},
+    },
     matrices::{dense::Dense, layer_norm::LayerNorm},
     prepare::Prepared,
     stages::{
@@ -38,8 +42,10 @@ pub(crate) enum Readout {
 /// A step with its matrix.
 #[derive(Debug)]
 pub(crate) enum Applied {
-    Dense(Dense),
-    LayerNorm(LayerNorm),
+    /// A matrix, and its folder.
+    Dense(Dense, String),
+    /// The same.
+    LayerNorm(LayerNorm, String),
     Normalize,
 }
 
@@ -51,8 +57,12 @@ impl Applied {
     pub(crate) fn read(dir: &Path, steps: &[Step]) -> Result<Vec<Self>, Refusal> {
         let read = |step: &Step| {
             Ok(match step {
-                Step::Dense(module) => Self::Dense(Dense::open(dir, &module.path)?),
-                Step::LayerNorm(module) => Self::LayerNorm(LayerNorm::open(dir, &module.path)?),
+                Step::Dense(module) => {
+                    Self::Dense(Dense::open(dir, &module.path)?, module.path.clone())
+                }
+                Step::LayerNorm(module) => {
+                    Self::LayerNorm(LayerNorm::open(dir, &module.path)?, module.path.clone())
+                }
                 Step::Normalize => Self::Normalize,
             })
         };
@@ -62,8 +72,8 @@ impl Applied {
     /// Numbers of a vector before the step, if it minds.
     pub(crate) fn inputs(&self) -> Option<usize> {
         match self {
-            Self::Dense(dense) => Some(dense.inputs()),
-            Self::LayerNorm(norm) => Some(norm.dimension()),
+            Self::Dense(dense, _) => Some(dense.inputs()),
+            Self::LayerNorm(norm, _) => Some(norm.dimension()),
             Self::Normalize => None,
         }
     }
@@ -71,16 +81,24 @@ impl Applied {
     /// Numbers of a vector after the step, if they change.
     pub(crate) fn outputs(&self) -> Option<usize> {
         match self {
-            Self::Dense(dense) => Some(dense.outputs()),
-            Self::LayerNorm(_) | Self::Normalize => None,
+            Self::Dense(dense, _) => Some(dense.outputs()),
+            Self::LayerNorm(..) | Self::Normalize => None,
+        }
+    }
+
+    /// The file that describes the step, for messages.
+    pub(crate) fn file(&self) -> String {
+        match self {
+            Self::Dense(_, folder) | Self::LayerNorm(_, folder) => join(folder, "config.json"),
+            Self::Normalize => FILE.to_owned(),
         }
     }
 
     /// For people.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Dense(dense) => format!("dense {} -> {}", dense.inputs(), dense.outputs()),
-            Self::LayerNorm(_) => "layer norm".into(),
+            Self::Dense(dense, _) => format!("dense {} -> {}", dense.inputs(), dense.outputs()),
+            Self::LayerNorm(..) => "layer norm".into(),
             Self::Normalize => "normalize".into(),
         }
     }
@@ -128,13 +146,13 @@ impl Numbers {
         let mut width = width;
         for step in steps {
             match step {
-                Applied::Dense(dense) => {
+                Applied::Dense(dense, _) => {
                     dense.apply(&self.values[start..], &mut self.scratch);
                     self.values.truncate(start);
                     self.values.extend_from_slice(&self.scratch);
                     width = dense.outputs();
                 }
-                Applied::LayerNorm(norm) => norm.apply(&mut self.values[start..]),
+                Applied::LayerNorm(norm, _) => norm.apply(&mut self.values[start..]),
                 Applied::Normalize => self.values[start..].chunks_mut(width).for_each(normalize),
             }
         }

@@ -46,11 +46,13 @@ pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
 
 fn facts(version: &TextModel, dimension: usize) -> Result<Facts, Refusal> {
     let settings = version.settings();
-    let task = settings.task;
+    let (task, file) = (settings.task, version.model_file());
     let labels = match task {
-        Task::Classify | Task::TokenClassify => named_labels(settings.labels.clone(), dimension)?,
+        Task::Classify | Task::TokenClassify => {
+            named_labels(settings.labels.clone(), dimension, file)?
+        }
         Task::Rerank if settings.labels.len() < 2 => {
-            named_labels(settings.labels.clone(), dimension)?
+            named_labels(settings.labels.clone(), dimension, file)?
         }
         Task::Rerank => settings.labels.clone(),
         _ => Vec::new(),
@@ -99,7 +101,7 @@ fn require_sendable(version: &TextModel, dimension: usize) -> Result<(), Refusal
     }
     if version.settings().task == Task::Rerank && dimension != 1 {
         return refuse(format!(
-            "it gives {dimension} scores, and a model that reranks gives one or two"
+            "{file} gives {dimension} scores, and a model that reranks gives one or two"
         ));
     }
     Ok(())

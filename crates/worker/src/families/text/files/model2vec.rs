@@ -9,6 +9,9 @@ use super::json::{JsonFile, contract, read_json};
 
 /// What the file calls such a model.
 pub(crate) const MODEL_TYPE: &str = "model2vec";
+/// Fields that no other library writes; later releases do not write their name.
+const OWN_FIELDS: [&str; 4] =
+    ["embedding_dtype", "vocabulary_quantization", "apply_zipf", "apply_pca"];
 /// Tokens that model2vec takes of a text where its configuration says nothing.
 const TOKENS_DEFAULT: u32 = 512;
 
@@ -32,7 +35,8 @@ impl Model2Vec {
         let Some(Value::Object(fields)) = read_json(dir, FILE)? else { return Ok(None) };
         let says_no_limit = fields.get("max_length").is_some_and(Value::is_null);
         let file = JsonFile::of(FILE, fields);
-        if file.get::<String>("model_type")?.as_deref() != Some(MODEL_TYPE) {
+        let is_named = file.get::<String>("model_type")?.as_deref() == Some(MODEL_TYPE);
+        if !is_named && !OWN_FIELDS.iter().any(|field| file.keys().any(|key| key == *field)) {
             return Ok(None);
         }
         let max_tokens = match file.get::<u32>("max_length")? {

@@ -202,12 +202,17 @@ fn pair_activation(files: &Files<'_>) -> Result<Option<String>, Refusal> {
 ///
 /// # Errors
 /// The files name another number of labels than there are scores.
-pub(crate) fn named_labels(named: Vec<String>, scores: usize) -> Result<Vec<String>, Refusal> {
+pub(crate) fn named_labels(
+    named: Vec<String>,
+    scores: usize,
+    file: &str,
+) -> Result<Vec<String>, Refusal> {
     match named.len() {
         0 => Ok((0..scores).map(|label| format!("LABEL_{label}")).collect()),
         count if count == scores => Ok(named),
         count => Err(RefusalKind::Contract.because(format!(
-            "config.json: id2label has {count} labels, and the model gives {scores} scores"
+            "{file} gives {scores} scores, and config.json: id2label has {count} labels: they belong \
+             to different models"
         ))),
     }
 }

@@ -1,9 +1,9 @@
 //! What else models ask of a tokenizer: single tokens, and which part of a text each token is.
 
 use onnxd_proto::wire::ask::{Rejection, Side};
-use tokenizers::{Decoder, ModelWrapper};
+use tokenizers::{Decoder, Encoding, ModelWrapper};
 
-use super::{Tokenizer, direction, failed};
+use super::{Tokenizer, failed};
 use crate::{families::text::stages::entities::Piece, session::Tokens};
 
 impl Tokenizer {
@@ -69,34 +69,50 @@ impl Tokenizer {
         text: &str,
         truncate: Option<Side>,
     ) -> Result<(Tokens, Vec<Piece>), Rejection> {
-        let tokenizer = &self.inner.tokenizer;
-        let mut encoding = tokenizer.encode_char_offsets(text, false).map_err(failed)?;
-        let text_tokens = self.text_tokens(false);
-        if encoding.len() > text_tokens {
-            let side = truncate.ok_or_else(|| self.too_long(encoding.len(), false))?;
-            encoding.truncate(text_tokens, 0, direction(side));
-            drop(encoding.take_overflowing());
-        }
-        let encoding = tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        // With special tokens at once: what trims offsets would trim them again.
+        let encoding = self.inner.tokenizer.encode_char_offsets(text, true).map_err(failed)?;
         if encoding.is_empty() {
             return Err(Rejection::Tokenizer("the text has no tokens".into()));
         }
+        let kept = self.kept(&encoding, truncate)?;
         let characters: Vec<char> = text.chars().collect();
         let unknown = self.unknown_id();
         let mut pieces = Vec::with_capacity(encoding.len());
-        for (index, &(start, stop)) in encoding.get_offsets().iter().enumerate() {
-            if encoding.get_special_tokens_mask()[index] == 1 {
+        for (index, &place) in kept.iter().enumerate() {
+            if encoding.get_special_tokens_mask()[place] == 1 {
                 continue;
             }
-            let is_unknown = Some(encoding.get_ids()[index]) == unknown;
+            let (start, stop) = encoding.get_offsets()[place];
+            let is_unknown = Some(encoding.get_ids()[place]) == unknown;
             let stop = stop.min(characters.len());
             let part = &characters[start.min(stop)..stop];
-            let token = &encoding.get_tokens()[index];
+            let token = &encoding.get_tokens()[place];
             let is_subword = !is_unknown && self.is_subword(token, part, (start, &characters));
             let word = if is_unknown { part.iter().collect() } else { token.clone() };
             pieces.push(Piece { word, start, stop, index, is_subword });
         }
-        Ok((Tokens::from(&encoding), pieces))
+        let pick = |values: &[u32]| kept.iter().map(|&place| values[place].into()).collect();
+        let tokens = Tokens::of(pick(encoding.get_ids()), pick(encoding.get_type_ids()));
+        Ok((tokens, pieces))
+    }
+
+    /// The places of the tokens that are left when a text is cut to what the model takes: the special
+    /// ones around it stay.
+    fn kept(&self, encoding: &Encoding, truncate: Option<Side>) -> Result<Vec<usize>, Rejection> {
+        let (length, max) = (encoding.len(), self.max_tokens() as usize);
+        if length <= max {
+            return Ok((0..length).collect());
+        }
+        let side = truncate.ok_or_else(|| self.too_many(length))?;
+        let mask = encoding.get_special_tokens_mask();
+        let before = mask.iter().take_while(|&&special| special == 1).count();
+        let after = mask.iter().rev().take_while(|&&special| special == 1).count();
+        let room = max.saturating_sub(before + after);
+        let text = match side {
+            Side::Right => before..before + room,
+            Side::Left => length - after - room..length - after,
+        };
+        Ok((0..before).chain(text).chain(length - after..length).collect())
     }
 
     /// As transformers has it: where the vocabulary marks what continues a word, by the token's

@@ -8,7 +8,9 @@ mod vocabulary;
 
 use std::{fmt::Display, path::Path};
 
-use onnxd_proto::domain::{Refusal, RefusalKind};
+use onnxd_proto::domain::Refusal;
+#[cfg(any(test, fuzzing))]
+use onnxd_proto::domain::RefusalKind;
 use serde_json::{Value, json};
 
 use self::{
