@@ -18,6 +18,10 @@ const SHOWN: usize = 3;
 
 /// Asks a model everything alone, then everything from several clients, each in its own order.
 async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
+    // A request that loads a model of 8,192 tokens could wait for longer than requests may.
+    if let Err(refusal) = server.update(&directory.name, Some(&directory.path)).await {
+        return vec![format!("{}: {refusal:?}", directory.name)];
+    }
     let cases = Arc::new(cases_of(directory));
     let mut found = faults(&mut server.client().await, &directory.name, &cases).await;
     if found.is_empty() {

@@ -225,6 +225,9 @@ async fn learn(server: &Server, model: &str, cases: &[Case]) -> Result<Vec<Case>
 
 /// Updates from a directory to one with other weights and back, under load.
 async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) -> Vec<String> {
+    if let Err(refusal) = server.update(&other.name, Some(&other.path)).await {
+        return vec![format!("{}: {refusal:?}", other.name)];
+    }
     let mut cases = cases_of(one);
     let learned = match learn(server, &other.name, &cases).await {
         Ok(learned) => learned,
