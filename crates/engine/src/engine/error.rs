@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use onnxd_proto::{
     domain::{RefusalKind, Task},
-    limits::TEXT_BYTES_MAX,
+    limits::{TENSORS_BYTES_MAX, TEXT_BYTES_MAX},
     wire::ask::Rejection,
 };
 use thiserror::Error;
 
-use super::{memory::OutOfMemory, tensors::TensorError};
+use super::memory::OutOfMemory;
 use crate::{dispatch::gather::GatherError, models::update::NotServed};
 
 /// The class of an error, which contracts map to their own words.
@@ -243,6 +243,34 @@ impl EngineError {
             Self::Gather(GatherError::Overloaded { retry_after, .. }) => Some(*retry_after),
             Self::OutOfMemory(error) => Some(error.retry_after()),
             _ => None,
+        }
+    }
+}
+
+/// Why tensors do not fit a model.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TensorError {
+    /// There is no input.
+    #[error("there are no inputs")]
+    NoInputs,
+    /// The inputs are too large together.
+    #[error("the inputs have {bytes} bytes, at most {TENSORS_BYTES_MAX} are taken")]
+    TooLarge {
+        /// Bytes of all inputs.
+        bytes: usize,
+    },
+    /// An input is not what the model takes, or not what its shape says.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl TensorError {
+    /// The class of the error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoInputs => ErrorKind::Empty,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::Invalid(_) => ErrorKind::Invalid,
         }
     }
 }

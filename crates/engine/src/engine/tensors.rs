@@ -9,13 +9,12 @@ use onnxd_proto::{
         Facts, Output,
         tensor::{DataType, TensorHead},
     },
-    limits::TENSORS_BYTES_MAX,
     wire::ask::Ask,
 };
-use thiserror::Error;
 
+pub use super::error::TensorError;
 use super::{
-    ALL_TASKS, Answer, Engine, EngineError, ErrorKind, RequestContext, answer::Item, check::check,
+    ALL_TASKS, Answer, Engine, EngineError, RequestContext, answer::Item, check::check,
     require_version, signature::signature, tensor_texts, texts::TextCall,
 };
 use crate::{dispatch::Input, models::registry::Model};
@@ -58,34 +57,6 @@ pub enum Parameter {
     Word(String),
     /// Anything else, which no option is.
     Other,
-}
-
-/// Why tensors do not fit a model.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum TensorError {
-    /// There is no input.
-    #[error("there are no inputs")]
-    NoInputs,
-    /// The inputs are too large together.
-    #[error("the inputs have {bytes} bytes, at most {TENSORS_BYTES_MAX} are taken")]
-    TooLarge {
-        /// Bytes of all inputs.
-        bytes: usize,
-    },
-    /// An input is not what the model takes, or not what its shape says.
-    #[error("{0}")]
-    Invalid(String),
-}
-
-impl TensorError {
-    /// The class of the error.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::NoInputs => ErrorKind::Empty,
-            Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Invalid(_) => ErrorKind::Invalid,
-        }
-    }
 }
 
 pub(super) fn invalid(message: impl Into<String>) -> EngineError {

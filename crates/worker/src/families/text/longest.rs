@@ -42,6 +42,8 @@ const ASKED: Margins =
 /// Part of a worker's memory that one text may use: the arena keeps what shorter ones took, in pieces
 /// that are too small, by lengths that double a third of the last one.
 const WORKER_PART: f64 = 0.75;
+/// What earlier runs may keep; more would be taken for what the next one needs.
+const KEPT_BYTES_MAX: u64 = 256 << 20;
 /// Below the limit at which the supervisor ends the check.
 const MEMORY_MARGIN: u64 = 16 << 20;
 
@@ -129,7 +131,11 @@ fn limits(budget: &Budget, loaded: u64) -> Limits {
 /// Runs one text; `None` if there is not enough memory. What a run used stays with the session, so
 /// that memory is looked at afterwards, and given back before the next.
 fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Option<Need>, Refusal> {
-    if let Err(error) = version.release_memory() {
+    let kept =
+        resident::anonymous_bytes().zip(loaded).map(|(now, before)| now.saturating_sub(before));
+    if kept.is_some_and(|bytes| bytes > KEPT_BYTES_MAX)
+        && let Err(error) = version.release_memory()
+    {
         tracing::debug!(%error, "memory of earlier runs is counted");
     }
     let (started, cpu) = (Instant::now(), CpuTime::now());
