@@ -174,12 +174,12 @@ impl Inlet {
     }
 
     fn scalar(&mut self, value: i64, texts: usize) -> Result<SessionInputValue<'_>, SessionError> {
-        let shape: Vec<i64> = match self.shape[..] {
-            [] => vec![],
-            [1] => vec![1],
-            _ => vec![texts as i64],
+        let (shape, length): (Vec<i64>, usize) = match self.shape[..] {
+            [] => (vec![], 1),
+            [1] => (vec![1], 1),
+            _ => (vec![texts as i64], texts),
         };
-        let values = vec![value; shape.first().map_or(1, |&size| size as usize)];
+        let values = vec![value; length];
         self.converted.take(&values);
         match &self.converted {
             Converted::None => owned(shape, values),
@@ -204,8 +204,8 @@ impl Converted {
     fn take(&mut self, values: &[i64]) {
         match self {
             Self::None => {}
-            // Ids and places are below the limits of a tokenizer and of a text.
-            Self::Int32(to) => refill(to, values, |value| value as i32),
+            // Ids and places are below the limits of a tokenizer and of a text; a switch is not.
+            Self::Int32(to) => refill(to, values, |value| i32::try_from(value).unwrap_or(i32::MAX)),
             Self::Float(to) => refill(to, values, |value| value as f32),
             Self::Half(to) => refill(to, values, |value| f16::from_f32(value as f32)),
             Self::Brain(to) => refill(to, values, |value| bf16::from_f32(value as f32)),

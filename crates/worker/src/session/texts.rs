@@ -246,7 +246,7 @@ fn floats<'v>(
         }
         TensorElementType::Float16 => convert::<f16>(value, converted, f16::to_f32),
         TensorElementType::Bfloat16 => convert::<bf16>(value, converted, bf16::to_f32),
-        TensorElementType::Float64 => convert::<f64>(value, converted, |value| value as f32),
+        TensorElementType::Float64 => convert::<f64>(value, converted, narrow),
         ty => Err(SessionError::Contract(format!("the output has elements of type {ty:?}"))),
     }
 }
@@ -260,6 +260,11 @@ fn convert<'v, T: PrimitiveTensorElementType + Copy>(
     converted.clear();
     converted.extend(values.iter().map(|&value| to_float(value)));
     Ok((sizes(shape), converted))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an answer has f32, which are near enough")]
+fn narrow(value: f64) -> f32 {
+    value as f32
 }
 
 fn sizes(shape: &[i64]) -> Vec<usize> {

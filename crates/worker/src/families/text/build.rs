@@ -84,16 +84,25 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
 /// The tokenizer of each way. That of a table may stand in the table's folder.
 fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, Refusal> {
     let of = |way: &Way| {
-        let (home, max_tokens) = match &way.source {
-            Source::Graph => (&files.home, settings.max_tokens),
-            Source::Table(folder) | Source::Weights(folder) => {
-                let is_alone = settings.plan.ways.len() == 1;
-                (folder, if is_alone { settings.max_tokens } else { TABLE_TOKENS })
+        let is_alone = settings.plan.ways.len() == 1;
+        let (folder, max_tokens) = match &way.source {
+            Source::Graph => {
+                return Tokenizer::open(files, settings.max_tokens, settings.lowercase);
+            }
+            Source::Table(folder) if is_alone => (folder, settings.max_tokens),
+            Source::Table(folder) => (folder, TABLE_TOKENS),
+            Source::Weights(folder) => {
+                (folder, files.tokenizer_limit(folder)?.unwrap_or(TABLE_TOKENS))
             }
         };
-        let home = home.trim_start_matches("./").trim_matches('.').to_owned();
-        let files = Files { home, ..files.clone() };
-        Tokenizer::open(&files, max_tokens, settings.lowercase)
+        let home = folder.trim_start_matches("./").trim_matches('.').to_owned();
+        let mut tokenizer =
+            Tokenizer::open(&Files { home, ..files.clone() }, max_tokens, settings.lowercase)?;
+        // What a graph's tokenizer says of that is for training; a table has no other limit.
+        if let Some(limit) = tokenizer.own_limit() {
+            tokenizer = tokenizer.with_max(limit.min(max_tokens));
+        }
+        Ok(tokenizer)
     };
     settings.plan.ways.iter().map(of).collect()
 }
@@ -344,7 +353,7 @@ impl Building<'_> {
 /// Sees to it that a table has a row for each token.
 fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), Refusal> {
     let highest = tokenizer.highest_id();
-    match highest < rows {
+    match highest.checked_add(1) == Some(rows) {
         true => Ok(()),
         false => Err(contract(format!(
             "tokenizer.json has ids up to {highest}, and model.safetensors has {rows} rows: they \

@@ -255,7 +255,7 @@ fn unfit(outputs: &[TensorSpec], logits: Option<&TensorSpec>, known: &Known<'_>)
 fn pick<'o>(outputs: &'o [TensorSpec], rank: usize, names: &[&str]) -> Option<&'o TensorSpec> {
     let fits = |output: &&TensorSpec| output.shape.len() == rank && is_float(output);
     let named = |name: &&str| outputs.iter().filter(fits).find(|output| output.name == **name);
-    let known = names.iter().find_map(|name| named(&name));
+    let known = names.iter().find_map(named);
     known.or_else(|| outputs.iter().filter(fits).find(|output| output.name != LOGITS))
 }
 

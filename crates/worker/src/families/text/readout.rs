@@ -180,7 +180,7 @@ impl Readout {
         };
         if matches!(self, Self::Stepped(_) | Self::Pair { .. }) {
             let &[_, width] = output.shape else { return shaped("[texts, numbers]") };
-            return self.read_texts(output, width, numbers).or_else(|what| shaped(what));
+            return self.read_texts(output, width, numbers).or_else(&shaped);
         }
         let &[_, places, width] = output.shape else { return shaped("[texts, tokens, numbers]") };
         let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);

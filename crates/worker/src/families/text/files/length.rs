@@ -112,7 +112,7 @@ fn usable(all: u64, padding: Option<u64>) -> Option<u64> {
 }
 
 /// Returns the tokenizer's own limit. Tokenizers without one say so with a number like 10^30.
-fn tokenizer_limit(file: &JsonFile) -> Result<Option<u64>, Refusal> {
+pub(super) fn tokenizer_limit(file: &JsonFile) -> Result<Option<u64>, Refusal> {
     for field in TOKENIZER_LIMITS {
         let limit = file.get::<serde_json::Number>(field)?;
         let limit = limit.and_then(|limit| limit.as_u64()).filter(|&limit| limit <= TOKENS_MAX);

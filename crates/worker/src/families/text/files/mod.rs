@@ -95,6 +95,16 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// How long texts are by the `tokenizer_config.json` of a folder.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub(crate) fn tokenizer_limit(&self, folder: &str) -> Result<Option<u32>, Refusal> {
+        let file = JsonFile::read(self.dir, &join(folder, "tokenizer_config.json"))?;
+        let limit = length::tokenizer_limit(&file.unwrap_or_default())?;
+        Ok(limit.and_then(|limit| u32::try_from(limit).ok()))
+    }
+
     /// The template with which chats are written, if there is one.
     ///
     /// # Errors

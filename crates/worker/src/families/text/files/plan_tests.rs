@@ -108,7 +108,9 @@ fn a_router_has_a_way_for_each_side_of_a_search() {
 #[test]
 fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
     let outside = MODULES.replace("1_Pooling", "../1_Pooling");
-    let cases: [(&[(&str, &str)], &[&str]); 8] = [
+    /// Files with their contents, and words of the refusal.
+    type Case<'c> = (&'c [(&'c str, &'c str)], &'c [&'c str]);
+    let cases: [Case<'_>; 8] = [
         (&[("modules.json", MODULES)], &[POOLING, "missing"]),
         (&[("modules.json", &outside)], &["../1_Pooling", "within"]),
         (&[(POOLING, "{}")], &[POOLING, "no pooling mode"]),

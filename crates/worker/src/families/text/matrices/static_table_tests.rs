@@ -2,7 +2,6 @@ use std::fs;
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;

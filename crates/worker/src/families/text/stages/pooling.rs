@@ -30,8 +30,8 @@ pub(crate) fn pool(
                 part.fill(if pooled.is_empty() { 0.0 } else { f32::NEG_INFINITY });
                 for place in pooled.clone() {
                     for (max, &value) in part.iter_mut().zip(row(place)) {
-                        // A comparison, so that what is not a number is not lost.
-                        if !(value <= *max) {
+                        // What is not a number is not lost.
+                        if value > *max || value.is_nan() {
                             *max = value;
                         }
                     }

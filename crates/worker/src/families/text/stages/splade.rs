@@ -12,7 +12,7 @@ pub(crate) fn pool(splade: Splade, tokens: &[f32], vocabulary: usize, vector: &m
         for (sum, &logit) in sums.iter_mut().zip(token) {
             if splade.is_sum {
                 *sum += saturate(splade, logit);
-            } else if !(logit <= *sum) {
+            } else if logit > *sum || logit.is_nan() {
                 // The function rises, so that the largest logit gives the largest weight.
                 *sum = logit;
             }

@@ -55,6 +55,8 @@ struct Inner {
     tokenizer: tokenizers::Tokenizer,
     /// What fills up shorter texts.
     pad_id: u32,
+    /// Where the file itself cuts texts.
+    limit: Option<u32>,
     /// The highest id that any text may get; looked for when it is asked for first.
     highest_id: OnceLock<u32>,
 }
@@ -182,6 +184,11 @@ impl Tokenizer {
         self.inner.pad_id.into()
     }
 
+    /// Where the file itself cuts texts, which only models without a graph go by.
+    pub(crate) fn own_limit(&self) -> Option<u32> {
+        self.inner.limit
+    }
+
     /// The highest id that any text may get.
     pub(crate) fn highest_id(&self) -> u32 {
         let look = || self.inner.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
@@ -235,6 +242,7 @@ fn shared(bytes: Vec<u8>, lowercase: bool) -> Result<Arc<Inner>, tokenizers::Err
     // Without the lock: whoever loads ahead is slow and must not hold up who serves.
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
     let pad_id = pad_id(&tokenizer);
+    let limit = tokenizer.get_truncation().and_then(|cut| u32::try_from(cut.max_length).ok());
     tokenizer.with_padding(None).with_truncation(None)?;
     if lowercase {
         // Before the tokenizer's own, so that its special tokens are found as they are written.
@@ -242,7 +250,7 @@ fn shared(bytes: Vec<u8>, lowercase: bool) -> Result<Arc<Inner>, tokenizers::Err
         let all = [Some(NormalizerWrapper::from(Lowercase)), own].into_iter().flatten();
         tokenizer.with_normalizer(Some(Sequence::new(all.collect())))?;
     }
-    let inner = Arc::new(Inner { tokenizer, pad_id, highest_id: OnceLock::new() });
+    let inner = Arc::new(Inner { tokenizer, pad_id, limit, highest_id: OnceLock::new() });
     let last = Some((digest, Arc::downgrade(&inner)));
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
     Ok(inner)
