@@ -4,7 +4,7 @@ use std::fs;
 
 use e2e::{
     client::Client,
-    expected::{Case, Directory, onnx},
+    expected::{Case, Directory, Limit, Rows, cases::numbers, onnx},
     server::Server,
 };
 use serde_json::{Value, json};
@@ -98,6 +98,61 @@ async fn tokens_of_the_prompt_are_left_out_where_a_file_says_so() {
 async fn the_root_labels_tokens_and_candidates() {
     answers("token-classifier", as_it_is, |case| case.path == "/").await;
     answers("zero-shot-nli", as_it_is, |case| case.path == "/").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_assumed_is_told_and_unknown_ones_are_refused() {
+    let settled = |path: &std::path::Path| {
+        let text = "[inputs]\ntask_id = \"text-matching\"\n";
+        fs::write(path.join("onnxd.toml"), text).expect("a file");
+    };
+    for is_settled in [false, true] {
+        let edit = |path: &std::path::Path| {
+            if is_settled {
+                settled(path)
+            }
+        };
+        let (server, directory) = one("jina-v3-like", edit).await;
+        let mut client = server.client().await;
+        let body = json!({"inputs": directory.expected["texts"]});
+        let answer = ask(&mut client, "/embed", &body).await;
+        let right = numbers(&directory.expected["embeddings"]);
+        assert_eq!(Limit::FLOAT32.check(&numbers(&answer), &right), Ok(()));
+        let warned = server.stderr().contains("text-matching");
+        assert_eq!(warned, !is_settled, "{}", server.stderr());
+
+        let body = json!({"inputs": "a", "switches": {"task_id": "strange"}});
+        let response = client.post("/embed", &body).await.expect("an answer");
+        assert_eq!(response.status, 422, "{}", response.text());
+        for word in ["task_id", "strange", "retrieval.query", "text-matching"] {
+            assert!(response.text().contains(word), "{}", response.text());
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_of_tokens_give_the_similarity_of_their_library() {
+    let (server, directory) = one("colbert", as_it_is).await;
+    let mut client = server.client().await;
+    let mut sides = Vec::new();
+    for side in ["query", "document"] {
+        let body = json!({"inputs": directory.expected["texts"], "prompt_name": side});
+        let answer = ask(&mut client, "/embed_all", &body).await;
+        let texts: Vec<Rows> = answer.as_array().expect("a list").iter().map(numbers).collect();
+        sides.push(texts);
+    }
+    let dot = |one: &[f32], other: &[f32]| one.iter().zip(other).map(|(x, y)| x * y).sum::<f32>();
+    let similarity = |query: &Rows, document: &Rows| -> f32 {
+        let best =
+            |token: &Vec<f32>| document.iter().map(|other| dot(token, other)).fold(-1.0, f32::max);
+        query.iter().map(best).sum()
+    };
+    let row = |query| sides[1].iter().map(|document| similarity(query, document)).collect();
+    let all: Rows = sides[0].iter().map(row).collect();
+    let limit = Limit { difference: 1e-3, ..Limit::SCORES };
+    assert_eq!(limit.check(&all, &numbers(&directory.expected["maxsim"])), Ok(()));
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
