@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use onnxd_proto::{
-    domain::{Facts, Output, Record, Refusal, RefusalKind, SourceUri},
+    domain::{Facts, Output, Record, Refusal, RefusalKind, SourceUri, Task},
     generation::Generation,
 };
 
@@ -122,7 +122,9 @@ pub(super) fn find(
     // An earlier release found out less, and limits on texts may have been raised: a restart serves
     // by what was known, an update checks again.
     let is_outdated = |facts: &Facts| {
-        (facts.output.is_none() || facts.shortened.is_some())
+        let is_described = facts.output.is_some()
+            && (facts.task == Task::Tensor || !facts.pipeline.is_empty());
+        (!is_described || facts.shortened.is_some())
             && matches!(job.target, Target::Source(_))
             || demands.certainty && !facts.is_certain()
     };

@@ -65,7 +65,7 @@ impl Driver {
     pub(super) fn commit(&mut self, generation: Generation, record: Arc<Record>, ahead: bool) {
         let version = record.version.as_str();
         tracing::info!(model = %self.model.name, generation, version, "committed");
-        warn_of_assumptions(&self.model.name, &record.facts);
+        tell_how_it_runs(&self.model.name, &record.facts);
         self.means.registry.commit(self.model.slot, generation, record);
         if ahead {
             self.means.workers.follow_commit();
@@ -173,8 +173,10 @@ impl Driver {
     }
 }
 
-/// Logs what was assumed of a model, and what it cannot do that its files say.
-fn warn_of_assumptions(model: &ModelName, facts: &Facts) {
+/// Logs how a model is run, what was assumed of it, and what it cannot do that its files say.
+fn tell_how_it_runs(model: &ModelName, facts: &Facts) {
+    let (task, file, pipeline) = (facts.task.as_str(), &facts.file, facts.pipeline.join(", "));
+    tracing::info!(%model, task, file, pipeline, "how the model is run");
     for Guess { key, value, reason } in &facts.guesses {
         tracing::warn!(%model, key, value, reason, "no file states this setting: guessed it; set the key in onnxd.toml");
     }

@@ -15,8 +15,9 @@ use super::{
         plan::{Source, Way},
         task,
     },
+    fit::{contained, fit, require_rows, require_rows_for},
     matrices::{dense::Rows, sparse_static::SparseStatic, static_table::StaticTable},
-    model::{LoadedSource, LoadedWay, TextModel},
+    model::{LoadedSource, LoadedWay},
     output::{self, Chosen, Known, Part},
     prepare::Preparation,
     readout::{Applied, Readout},
@@ -350,108 +351,7 @@ impl Building<'_> {
     }
 }
 
-/// Sees to it that a table has a row for each token.
-fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), Refusal> {
-    let highest = tokenizer.highest_id();
-    match highest.checked_add(1) == Some(rows) {
-        true => Ok(()),
-        false => Err(contract(format!(
-            "tokenizer.json has ids up to {highest}, and model.safetensors has {rows} rows: they \
-             belong to different models"
-        ))),
-    }
-}
-
-/// Sees to it that steps stand where what they are for is.
-fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal> {
-    let is_misplaced = |step: &&Applied| match step {
-        Applied::Dense(dense, _) => dense.rows() != rows,
-        Applied::LayerNorm(..) | Applied::Normalize => false,
-    };
-    match steps.iter().find(is_misplaced) {
-        None => Ok(()),
-        Some(step) => Err(contract(format!(
-            "{}: it is for the vectors of {}, and does not stand where they are in modules.json",
-            step.file(),
-            if rows == Rows::Tokens { "texts" } else { "tokens" }
-        ))),
-    }
-}
-
-/// The steps that a graph whose output has this width has not done itself.
-fn contained(
-    steps: Vec<Applied>,
-    width: Option<usize>,
-    name: &str,
-) -> Result<Vec<Applied>, Refusal> {
-    let first = steps.iter().find_map(Applied::inputs);
-    let last = steps.iter().rev().find_map(Applied::outputs);
-    match (first, last, width) {
-        (Some(first), Some(last), Some(width)) if first != width && last == width => Ok(Vec::new()),
-        _ => {
-            fit(&steps, width, name)?;
-            Ok(steps)
-        }
-    }
-}
-
-/// Sees to it that each step takes what the one before it gives; returns what the last one gives.
-fn fit(steps: &[Applied], width: Option<usize>, name: &str) -> Result<Option<usize>, Refusal> {
-    let (mut width, mut name) = (width, name.to_owned());
-    for step in steps {
-        if let (Some(inputs), Some(found)) = (step.inputs(), width)
-            && inputs != found
-        {
-            return Err(contract(format!(
-                "{} takes vectors of {inputs} numbers, and {name} gives {found}: they belong to \
-                 different models",
-                step.file()
-            )));
-        }
-        if step.outputs().is_some() {
-            (width, name) = (step.outputs(), step.file());
-        }
-    }
-    Ok(width)
-}
-
 /// A switch with a value.
 pub(super) fn switch(facts: &SwitchFacts, value: i64) -> Switch {
     Switch { name: facts.name.clone(), value: SwitchValue::Number(value) }
-}
-
-/// How a model is run, for people.
-pub(super) struct Description {
-    pub(super) inputs: Vec<String>,
-    pub(super) pipeline: Vec<String>,
-    pub(super) switches: Vec<SwitchFacts>,
-}
-
-/// Describes a loaded model.
-pub(super) fn describe(model: &TextModel) -> Description {
-    let inputs = model.session.as_ref().map(Session::describe_inputs).unwrap_or_default();
-    let plan = &model.settings.plan;
-    let mut pipeline = Vec::new();
-    for (place, way) in model.ways.iter().enumerate() {
-        let mut steps = Vec::new();
-        match &way.source {
-            LoadedSource::Graph(readout) => {
-                steps.extend(model.session.as_ref().map(Session::describe_output));
-                steps.extend(readout.describe());
-            }
-            LoadedSource::Table(_, after) => {
-                steps.push("mean of a table's rows".to_owned());
-                steps.extend(after.iter().map(Applied::describe));
-            }
-            LoadedSource::Weights(_) => steps.push("a weight for each token".to_owned()),
-        }
-        if way.normalize && model.settings.task == Task::Embed {
-            steps.push("normalize".to_owned());
-        }
-        match plan.ways.len() {
-            1 => pipeline = steps,
-            _ => pipeline.push(format!("{}: {}", plan.ways[place].name, steps.join(", "))),
-        }
-    }
-    Description { inputs, pipeline, switches: model.preparation.switches.facts().to_vec() }
 }

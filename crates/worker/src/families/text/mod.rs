@@ -6,8 +6,11 @@
 pub(crate) mod answer;
 mod build;
 pub(crate) mod costs;
+mod describe;
 pub(crate) mod files;
+mod fit;
 mod growth;
+mod interaction;
 mod longest;
 pub(crate) mod matrices;
 pub(crate) mod microbatch;

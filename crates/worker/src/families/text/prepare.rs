@@ -2,7 +2,7 @@
 //! switches, templates of pairs, and what late interaction puts around texts. Called by
 //! [`super::answer`], and to try a model.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 use onnxd_proto::{
     domain::{Refusal, Task},
@@ -13,21 +13,17 @@ use super::{
     files::{
         Files,
         config::Settings,
-        json::contract,
-        late::Late,
         model2vec::Model2Vec,
         plan::{Plan, Source},
         prompts::{Prompts, role_of},
     },
+    interaction::LateTokens,
     stages::entities::Piece,
     switches::Switches,
     template::Template,
     tokenize::{Text, Tokenizer},
 };
 use crate::session::Tokens;
-
-/// Names of the token with which queries are filled up.
-const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 
 /// What a request asks of one text.
 #[derive(Clone, Debug)]
@@ -103,16 +99,6 @@ pub(crate) struct Preparation {
     /// Set for a table of model2vec, which leaves out unknown tokens and cuts texts by so many
     /// characters for each token that it takes.
     token_chars: Option<usize>,
-}
-
-/// Late interaction in the tokenizer's ids.
-#[derive(Debug)]
-struct LateTokens {
-    said: Late,
-    query_prefix: Option<i64>,
-    document_prefix: Option<i64>,
-    mask: i64,
-    skipped: HashSet<i64>,
 }
 
 impl Preparation {
@@ -340,73 +326,4 @@ fn filled(
     }
     let type_ids = vec![0; ids.len()];
     Ok(Prepared { tokens: Tokens::of(ids, type_ids), ..Prepared::default() })
-}
-
-impl LateTokens {
-    fn new(files: &Files<'_>, said: Late, tokenizer: &Tokenizer) -> Result<Self, Refusal> {
-        let file = "config_sentence_transformers.json";
-        let prefix = |field: &str, token: &str| {
-            if token.is_empty() {
-                return Ok(None);
-            }
-            tokenizer.id_of(token).map(|id| Some(id.into())).ok_or_else(|| {
-                contract(format!("{file}: {field} {token:?} is no token of tokenizer.json"))
-            })
-        };
-        let named: Option<String> = match files.tokenizer.get::<serde_json::Value>("mask_token")? {
-            Some(serde_json::Value::String(token)) => Some(token),
-            Some(value) => value["content"].as_str().map(str::to_owned),
-            None => None,
-        };
-        let mask =
-            named.as_deref().into_iter().chain(MASKS).find_map(|token| tokenizer.id_of(token));
-        let mask = mask.map_or_else(|| tokenizer.pad_id(), i64::from);
-        let unknown = tokenizer.unknown_id();
-        // A word that is no token stands for the unknown one, as in pylate.
-        let skipped = said.skipped.iter().filter_map(|word| tokenizer.id_of(word).or(unknown));
-        Ok(Self {
-            query_prefix: prefix("query_prefix", &said.query_prefix)?,
-            document_prefix: prefix("document_prefix", &said.document_prefix)?,
-            mask,
-            skipped: skipped.map(i64::from).collect(),
-            said,
-        })
-    }
-
-    fn prepare(
-        &self,
-        tokenizer: &Tokenizer,
-        text: &str,
-        role: Role,
-        truncate: Option<Side>,
-    ) -> Result<Prepared, Rejection> {
-        let (prefix, length) = match role {
-            Role::Query => (self.query_prefix, self.said.query_tokens),
-            Role::Document => (self.document_prefix, self.said.document_tokens),
-        };
-        let length = length.min(tokenizer.max_tokens());
-        // As in the releases of sentence-transformers that pylate works with.
-        let text = text.trim();
-        let room = length.saturating_sub(u32::from(prefix.is_some())).max(1);
-        let mut tokens = tokenizer.with_max(room).encode(&Text::One(text), truncate)?;
-        if let Some(prefix) = prefix {
-            tokens.ids.insert(1, prefix);
-            tokens.type_ids.insert(1, 0);
-            tokens.attended += 1;
-        }
-        let kept = match role {
-            Role::Query => {
-                if self.said.is_expanded && tokens.ids.len() < length as usize {
-                    tokens.ids.resize(length as usize, self.mask);
-                    tokens.type_ids.resize(length as usize, 0);
-                }
-                if self.said.attends_to_expansion {
-                    tokens.attended = tokens.ids.len();
-                }
-                vec![true; tokens.ids.len()]
-            }
-            Role::Document => tokens.ids.iter().map(|id| !self.skipped.contains(id)).collect(),
-        };
-        Ok(Prepared { tokens, kept, ..Prepared::default() })
-    }
 }

@@ -7,7 +7,7 @@ use onnxd_proto::{
 };
 
 use super::{
-    build::describe, files::task::named_labels, microbatch, model::TextModel, prepare::Asked,
+    describe::describe, files::task::named_labels, microbatch, model::TextModel, prepare::Asked,
     readout::Numbers,
 };
 use crate::artifacts::probes;

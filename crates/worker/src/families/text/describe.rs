@@ -1,0 +1,46 @@
+//! How a loaded model is run, for people: what is fed, which output is used, what is made of it.
+//! Called by [`super::trial`] for the record.
+
+use onnxd_proto::domain::{SwitchFacts, Task};
+
+use super::{
+    model::{LoadedSource, TextModel},
+    readout::Applied,
+};
+use crate::session::Session;
+
+/// How a model is run, for people.
+pub(super) struct Description {
+    pub(super) inputs: Vec<String>,
+    pub(super) pipeline: Vec<String>,
+    pub(super) switches: Vec<SwitchFacts>,
+}
+
+/// Describes a loaded model.
+pub(super) fn describe(model: &TextModel) -> Description {
+    let inputs = model.session.as_ref().map(Session::describe_inputs).unwrap_or_default();
+    let plan = &model.settings.plan;
+    let mut pipeline = Vec::new();
+    for (place, way) in model.ways.iter().enumerate() {
+        let mut steps = Vec::new();
+        match &way.source {
+            LoadedSource::Graph(readout) => {
+                steps.extend(model.session.as_ref().map(Session::describe_output));
+                steps.extend(readout.describe());
+            }
+            LoadedSource::Table(_, after) => {
+                steps.push("mean of a table's rows".to_owned());
+                steps.extend(after.iter().map(Applied::describe));
+            }
+            LoadedSource::Weights(_) => steps.push("a weight for each token".to_owned()),
+        }
+        if way.normalize && model.settings.task == Task::Embed {
+            steps.push("normalize".to_owned());
+        }
+        match plan.ways.len() {
+            1 => pipeline = steps,
+            _ => pipeline.push(format!("{}: {}", plan.ways[place].name, steps.join(", "))),
+        }
+    }
+    Description { inputs, pipeline, switches: model.preparation.switches.facts().to_vec() }
+}

@@ -1,0 +1,109 @@
+//! Texts for late interaction: the prefixes of both sides of a search, the masks that fill up
+//! queries, and the tokens of documents that do not count. Called by [`super::prepare`].
+
+use std::collections::HashSet;
+
+use onnxd_proto::{
+    domain::Refusal,
+    wire::ask::{Rejection, Role, Side},
+};
+
+use super::{
+    files::{Files, json::contract, late::Late},
+    prepare::Prepared,
+    tokenize::{Text, Tokenizer},
+};
+
+/// Names of the token with which queries are filled up.
+const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
+
+/// Late interaction in the tokenizer's ids.
+#[derive(Debug)]
+pub(super) struct LateTokens {
+    said: Late,
+    query_prefix: Option<i64>,
+    document_prefix: Option<i64>,
+    mask: i64,
+    skipped: HashSet<i64>,
+}
+
+impl LateTokens {
+    /// Looks up the tokens that the files name.
+    ///
+    /// # Errors
+    /// The tokenizer does not have one.
+    pub(super) fn new(
+        files: &Files<'_>,
+        said: Late,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, Refusal> {
+        let file = "config_sentence_transformers.json";
+        let prefix = |field: &str, token: &str| {
+            if token.is_empty() {
+                return Ok(None);
+            }
+            tokenizer.id_of(token).map(|id| Some(id.into())).ok_or_else(|| {
+                contract(format!("{file}: {field} {token:?} is no token of tokenizer.json"))
+            })
+        };
+        let named: Option<String> = match files.tokenizer.get::<serde_json::Value>("mask_token")? {
+            Some(serde_json::Value::String(token)) => Some(token),
+            Some(value) => value["content"].as_str().map(str::to_owned),
+            None => None,
+        };
+        let mask =
+            named.as_deref().into_iter().chain(MASKS).find_map(|token| tokenizer.id_of(token));
+        let mask = mask.map_or_else(|| tokenizer.pad_id(), i64::from);
+        let unknown = tokenizer.unknown_id();
+        // A word that is no token stands for the unknown one, as in pylate.
+        let skipped = said.skipped.iter().filter_map(|word| tokenizer.id_of(word).or(unknown));
+        Ok(Self {
+            query_prefix: prefix("query_prefix", &said.query_prefix)?,
+            document_prefix: prefix("document_prefix", &said.document_prefix)?,
+            mask,
+            skipped: skipped.map(i64::from).collect(),
+            said,
+        })
+    }
+
+    /// Makes tokens of a text.
+    ///
+    /// # Errors
+    /// The text is too long and may not be cut, or the tokenizer fails.
+    pub(super) fn prepare(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        role: Role,
+        truncate: Option<Side>,
+    ) -> Result<Prepared, Rejection> {
+        let (prefix, length) = match role {
+            Role::Query => (self.query_prefix, self.said.query_tokens),
+            Role::Document => (self.document_prefix, self.said.document_tokens),
+        };
+        let length = length.min(tokenizer.max_tokens());
+        // As in the releases of sentence-transformers that pylate works with.
+        let text = text.trim();
+        let room = length.saturating_sub(u32::from(prefix.is_some())).max(1);
+        let mut tokens = tokenizer.with_max(room).encode(&Text::One(text), truncate)?;
+        if let Some(prefix) = prefix {
+            tokens.ids.insert(1, prefix);
+            tokens.type_ids.insert(1, 0);
+            tokens.attended += 1;
+        }
+        let kept = match role {
+            Role::Query => {
+                if self.said.is_expanded && tokens.ids.len() < length as usize {
+                    tokens.ids.resize(length as usize, self.mask);
+                    tokens.type_ids.resize(length as usize, 0);
+                }
+                if self.said.attends_to_expansion {
+                    tokens.attended = tokens.ids.len();
+                }
+                vec![true; tokens.ids.len()]
+            }
+            Role::Document => tokens.ids.iter().map(|id| !self.skipped.contains(id)).collect(),
+        };
+        Ok(Prepared { tokens, kept, ..Prepared::default() })
+    }
+}
