@@ -81,6 +81,18 @@ pub struct Guess {
     pub reason: String,
 }
 
+impl Guess {
+    /// Returns the line of `onnxd.toml` that settles it.
+    pub fn line(&self) -> String {
+        let Self { key, value, .. } = self;
+        match key.as_str() {
+            "normalize" | "relevant_label" => format!("{key} = {value}"),
+            "inputs" => format!("{key} = {{ {value} }}"),
+            _ => format!("{key} = {value:?}"),
+        }
+    }
+}
+
 /// Why the longest text is shorter than a model's files say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shortened {

@@ -26,8 +26,8 @@ impl Facts {
 
 fn describe(facts: &Facts) -> Option<String> {
     let guesses = facts.guesses.iter().map(|guess| {
-        let (key, value, reason) = (&guess.key, &guess.value, &guess.reason);
-        (format!("{key} = {value:?} is a guess ({reason})"), format!("{key} = {value:?}"))
+        let line = guess.line();
+        (format!("{line} is a guess ({})", guess.reason), line)
     });
     let shortened = facts.shortened.as_ref().map(|shortened| {
         let (declared, tokens) = (shortened.declared_tokens, facts.max_tokens);
@@ -66,7 +66,7 @@ mod tests {
             reason: "no file says it".into(),
         };
         let uncertain = Facts {
-            guesses: vec![guess("pooling", "mean"), guess("output", "last_hidden_state")],
+            guesses: vec![guess("pooling", "mean"), guess("normalize", "true")],
             shortened: Some(Shortened { declared_tokens: 128, reason: "--check-memory".into() }),
             ..certain
         };
@@ -75,7 +75,7 @@ mod tests {
             "--strict",
             "no file says it",
             "64 tokens, not 128 (--check-memory)",
-            "`pooling = \"mean\"`, `output = \"last_hidden_state\"`, `max_tokens = 64`",
+            "`pooling = \"mean\"`, `normalize = true`, `max_tokens = 64`",
         ] {
             assert!(message.contains(words), "{words}: {message}");
         }

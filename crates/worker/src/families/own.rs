@@ -29,9 +29,11 @@ pub(crate) struct Own {
     /// stages the version: it holds one graph.
     pub(crate) file: Option<String>,
     pub(crate) variant: Option<String>,
-    /// How a model that generates text is asked whether a document answers a query, as a Jinja
-    /// template of `query`, `document` and `instruction`.
+    /// How a query and a document are put together: a Jinja template of `query`, `document` and
+    /// `instruction`, or the name of one that onnxd knows, or `none`.
     pub(crate) template: Option<String>,
+    /// Which of two labels says that a document is relevant.
+    pub(crate) relevant_label: Option<u32>,
     /// The token with which such a model says yes, and the one with which it says no.
     pub(crate) true_token: Option<String>,
     pub(crate) false_token: Option<String>,

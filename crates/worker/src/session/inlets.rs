@@ -84,8 +84,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Takes texts, padded with `pad_id` to the longest.
-    pub(super) fn fill(&mut self, texts: &[&Tokens], pad_id: i64) {
+    /// Takes texts, padded with `pad_id` to the longest; tokens are counted from `first_position` on.
+    pub(super) fn fill(&mut self, texts: &[&Tokens], pad_id: i64, first_position: i64) {
         let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
         (self.texts, self.tokens) = (texts.len(), longest);
         self.ids.clear();
@@ -97,7 +97,8 @@ impl Rows {
             self.type_ids.extend_from_slice(&text.type_ids);
             self.mask.resize(end - longest + text.attended, 1);
             // No position is beyond those of the longest text.
-            self.positions.extend(0_i64..(end - self.positions.len()) as i64);
+            let count = (end - self.positions.len()) as i64;
+            self.positions.extend(first_position..first_position + count);
             self.ids.resize(end, pad_id);
             self.type_ids.resize(end, 0);
             self.mask.resize(end, 0);
@@ -136,7 +137,7 @@ impl Inlet {
     pub(super) fn describe(&self) -> String {
         let how = match self.kind {
             Kind::Ids | Kind::Mask | Kind::TypeIds => "",
-            Kind::Positions => ", counted from 0",
+            Kind::Positions => ", counted",
             Kind::Cache => ", empty",
             Kind::LogitsToKeep => ", 1",
             Kind::UseCache => ", false",
@@ -306,11 +307,11 @@ mod tests {
         let long = Tokens { ids: vec![5, 6, 7], type_ids: vec![0, 0, 1], attended: 2 };
         let short = Tokens { ids: vec![8], type_ids: vec![0], attended: 1 };
         let mut rows = Rows::default();
-        rows.fill(&[&short, &long], 9);
+        rows.fill(&[&short, &long], 9, 2);
         assert_eq!(rows.shape(), [2, 3]);
         assert_eq!(rows.ids, [8, 9, 9, 5, 6, 7]);
         assert_eq!(rows.mask, [1, 0, 0, 1, 1, 0]);
         assert_eq!(rows.type_ids, [0, 0, 0, 0, 0, 1]);
-        assert_eq!(rows.positions, [0, 1, 2, 0, 1, 2]);
+        assert_eq!(rows.positions, [2, 3, 4, 2, 3, 4]);
     }
 }

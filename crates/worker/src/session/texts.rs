@@ -50,6 +50,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) texts: &'a [&'a Tokens],
     /// What fills up shorter texts.
     pub(crate) pad_id: i64,
+    /// Where the positions of a text begin.
+    pub(crate) first_position: i64,
     /// The values of the graph's switches, in the order of [`Session::switches`].
     pub(crate) switches: &'a [i64],
 }
@@ -209,7 +211,7 @@ impl Session {
         let options = options
             .as_mut()
             .ok_or_else(|| SessionError::Contract("no output was selected".into()))?;
-        rows.fill(batch.texts, batch.pad_id);
+        rows.fill(batch.texts, batch.pad_id, batch.first_position);
         let (mut fed, mut switches) = (Vec::with_capacity(inlets.len()), batch.switches.iter());
         for inlet in inlets {
             let switch = match inlet.kind {

@@ -122,10 +122,9 @@ pub(super) fn find(
     // An earlier release found out less, and limits on texts may have been raised: a restart serves
     // by what was known, an update checks again.
     let is_outdated = |facts: &Facts| {
-        let is_described = facts.output.is_some()
-            && (facts.task == Task::Tensor || !facts.pipeline.is_empty());
-        (!is_described || facts.shortened.is_some())
-            && matches!(job.target, Target::Source(_))
+        let is_described =
+            facts.output.is_some() && (facts.task == Task::Tensor || !facts.pipeline.is_empty());
+        (!is_described || facts.shortened.is_some()) && matches!(job.target, Target::Source(_))
             || demands.certainty && !facts.is_certain()
     };
     let content = match facts {

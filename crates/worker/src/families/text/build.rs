@@ -12,7 +12,7 @@ use super::{
         config::{self, Settings},
         guess,
         json::contract,
-        plan::{Source, Way},
+        plan::{Source, Splade, Step, Way},
         task,
     },
     fit::{contained, fit, require_rows, require_rows_for},
@@ -57,7 +57,7 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
         _ => None,
     };
     let verdict = match is_generative {
-        true => Some(verdict(&files, &settings, &tokenizers[0])?),
+        true => Some(verdict(&files, &settings, &tokenizers[0], &mut guesses)?),
         false => None,
     };
     let mut session = graph(opening, &settings)?;
@@ -123,6 +123,7 @@ fn verdict(
     files: &Files<'_>,
     settings: &Settings,
     tokenizer: &Tokenizer,
+    guesses: &mut Vec<Guess>,
 ) -> Result<(usize, Option<usize>), Refusal> {
     let own = |key: &str, token: &str| {
         tokenizer.id_of(token).map(|id| id as usize).ok_or_else(|| {
@@ -137,7 +138,12 @@ fn verdict(
         return Ok((yes as usize, no.map(|no| no as usize)));
     }
     match (tokenizer.id_of(YES), tokenizer.id_of(NO)) {
-        (Some(yes), Some(no)) => Ok((yes as usize, Some(no as usize))),
+        (Some(yes), Some(no)) => {
+            for (key, token) in [("true_token", YES), ("false_token", NO)] {
+                guesses.push(guess(key, token, "no file says with which token it answers"));
+            }
+            Ok((yes as usize, Some(no as usize)))
+        }
         _ => Err(contract(
             "the model answers with a token, and no file says with which: set true_token and \
              false_token in onnxd.toml",
@@ -168,7 +174,7 @@ fn select(
         task: settings.task,
         own: files.own.output.as_deref(),
         is_listed: files.modules.is_some(),
-        is_pooled_outside: settings.plan.ways.iter().any(|way| way.pooling.is_some()),
+        is_pooled_outside: settings.plan.ways.iter().any(Way::pools),
         vocabulary: files.config.get("vocab_size")?,
         is_generative,
         file,
@@ -244,14 +250,23 @@ impl Building<'_> {
                 Readout::Pooled { token_steps, pooling, steps }
             }
             (Task::Embed, Part::Texts) => Readout::Stepped(self.remaining(way, chosen, guesses)?),
-            (Task::Embed | Task::Sparse, Part::Finished) => Readout::Stepped(Vec::new()),
+            (Task::Embed, Part::Finished) => Readout::Stepped(self.unfinished(way, chosen)?),
+            (Task::Sparse, Part::Finished) => Readout::Stepped(Vec::new()),
             (Task::Sparse, Part::Tokens) => {
-                let splade = way.splade.unwrap_or_else(|| {
-                    let reason = "no module says it, and SPLADE is pooled so";
-                    guesses.push(guess("pooling", "max of log(1 + relu)", reason));
-                    super::files::plan::Splade::default()
-                });
-                Readout::Splade(splade)
+                let own = self.files.own.pooling.as_ref().map(Pooling::modes);
+                match (own, way.splade) {
+                    (Some([PoolingMode::Max]), _) => Readout::Splade(Splade::default()),
+                    (Some(_), _) => {
+                        let what = "onnxd.toml: pooling: a sparse vector is pooled by max";
+                        return Err(contract(what));
+                    }
+                    (None, Some(splade)) => Readout::Splade(splade),
+                    (None, None) => {
+                        let reason = "no module says it, and most models of SPLADE are pooled so";
+                        guesses.push(guess("pooling", "max", reason));
+                        Readout::Splade(Splade::default())
+                    }
+                }
             }
             (Task::MultiVector, Part::Tokens) => {
                 let steps = [&way.token_steps[..], &way.steps[..]].concat();
@@ -263,14 +278,24 @@ impl Building<'_> {
                     self.require_token(yes.max(no.unwrap_or(0)), chosen)?;
                     Readout::Verdict { yes, no }
                 }
-                None => return Err(contract(format!("{}: it is no score of a pair", chosen.name))),
+                None => {
+                    return Err(contract(format!(
+                        "{}: its output {} has a part for each token; a model that answers with a \
+                         token needs true_token and template in onnxd.toml",
+                        self.file, chosen.name
+                    )));
+                }
             },
             (Task::Rerank, Part::Texts) => self.pair(chosen, guesses)?,
             (Task::Classify, Part::Texts) => Readout::Stepped(Vec::new()),
             (Task::TokenClassify, Part::Tokens) => Readout::Tokens,
             (task, _) => {
                 let (name, task) = (&chosen.name, task.as_str());
-                return Err(contract(format!("onnxd.toml: output {name} is nothing for {task}")));
+                return Err(contract(format!(
+                    "{}: its output {name} does not fit a model that is for {task}; set output or \
+                     task in onnxd.toml",
+                    self.file
+                )));
             }
         })
     }
@@ -302,6 +327,40 @@ impl Building<'_> {
         }
     }
 
+    /// The steps after a vector that the graph calls finished: those that its size tells are left.
+    fn unfinished(&self, way: &Way, chosen: &Chosen) -> Result<Vec<Applied>, Refusal> {
+        let (file, name) = (self.file, &chosen.name);
+        if self.files.own.pooling.is_some() {
+            return Err(contract(format!(
+                "onnxd.toml: pooling: {file} gives no vectors of tokens, and {name} is pooled"
+            )));
+        }
+        if way.without_prompt {
+            return Err(contract(format!(
+                "{file}: {name} is pooled with the prompt, and include_prompt of the pooling module \
+                 is false; export the graph with last_hidden_state"
+            )));
+        }
+        let is_there = |step: &Step| match step {
+            Step::Dense(module) | Step::LayerNorm(module) => {
+                self.files.dir.join(module.file("config.json")).is_file()
+            }
+            Step::Normalize => true,
+        };
+        if !way.steps.iter().all(is_there) {
+            return Ok(Vec::new());
+        }
+        let steps = Applied::read(self.files.dir, &way.steps)?;
+        let last = steps.iter().rev().find_map(Applied::outputs);
+        match chosen.width {
+            Some(width) if last.is_some() && last != Some(width) => {
+                fit(&steps, chosen.width, name)?;
+                Ok(steps)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// The steps after a vector of the text that the graph has not done itself.
     fn remaining(
         &self,
@@ -315,6 +374,7 @@ impl Building<'_> {
         if let (Some(first), Some(width)) = (first, chosen.width)
             && first == width
             && last == Some(width)
+            && self.files.own.output.is_none()
         {
             let reason = format!(
                 "{} may have the dense modules in it, and their sizes do not tell",
@@ -332,11 +392,15 @@ impl Building<'_> {
         match width {
             None | Some(1) => Ok(Readout::Stepped(Vec::new())),
             Some(2) => {
-                let yes = match task::relevant(labels) {
-                    Some((yes, _)) => yes,
+                let own = self.files.own.relevant_label.map(|label| label as usize);
+                if own.is_some_and(|label| label > 1) {
+                    return Err(contract("onnxd.toml: relevant_label is 0 or 1"));
+                }
+                let yes = match own.or_else(|| task::relevant(labels).map(|found| found.0)) {
+                    Some(yes) => yes,
                     None => {
                         let reason = "its two labels do not say which of them is relevant";
-                        guesses.push(guess("labels", "the second is relevant", reason));
+                        guesses.push(guess("relevant_label", 1, reason));
                         1
                     }
                 };

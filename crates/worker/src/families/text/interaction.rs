@@ -46,13 +46,19 @@ impl LateTokens {
                 contract(format!("{file}: {field} {token:?} is no token of tokenizer.json"))
             })
         };
-        let named: Option<String> = match files.tokenizer.get::<serde_json::Value>("mask_token")? {
-            Some(serde_json::Value::String(token)) => Some(token),
-            Some(value) => value["content"].as_str().map(str::to_owned),
-            None => None,
+        let named = |field: &str| {
+            let token = files.special_token(field)?;
+            Ok::<_, Refusal>(token.and_then(|token| tokenizer.id_of(&token)))
         };
-        let mask =
-            named.as_deref().into_iter().chain(MASKS).find_map(|token| tokenizer.id_of(token));
+        // In this order, as pylate has it: decoders have no mask.
+        let mask = match named("mask_token")? {
+            Some(mask) => Some(mask),
+            None => MASKS.iter().find_map(|token| tokenizer.id_of(token)),
+        };
+        let mask = match mask {
+            Some(mask) => Some(mask),
+            None => named("eos_token")?,
+        };
         let mask = mask.map_or_else(|| tokenizer.pad_id(), i64::from);
         let unknown = tokenizer.unknown_id();
         // A word that is no token stands for the unknown one, as in pylate.

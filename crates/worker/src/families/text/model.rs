@@ -112,10 +112,27 @@ impl TextModel {
         tokens: u32,
         id: u32,
     ) -> Result<Numbers, Refusal> {
-        let text = self.of_one_token(tokens, id);
+        self.try_way(self.settings.plan.default, texts, tokens, id)
+    }
+
+    /// The same on one of the ways through a router.
+    ///
+    /// # Errors
+    /// The model fails; the message names the shape.
+    pub(crate) fn try_way(
+        &mut self,
+        way: usize,
+        texts: usize,
+        tokens: u32,
+        id: u32,
+    ) -> Result<Numbers, Refusal> {
+        let text = Prepared { way, ..self.of_one_token(tokens, id) };
         let mut numbers = Numbers::default();
         match self.run(&vec![&text; texts], Rows::Pooled, &mut numbers) {
-            Ok(()) => Ok(numbers),
+            Ok(()) => {
+                self.dimension = self.row_len(&text, &numbers);
+                Ok(numbers)
+            }
             Err(error) => {
                 let file = &self.file;
                 Err(error.refuse(&format!("{file} fails with {texts} texts of {tokens} tokens")))
@@ -207,8 +224,8 @@ impl TextModel {
         let way = &self.ways[first.way];
         match (&way.source, &mut self.session) {
             (LoadedSource::Graph(readout), Some(session)) => {
-                let pad_id = self.preparation.tokenizer().pad_id();
-                run(session, readout, (texts, pad_id), rows, numbers)?;
+                let fill = (self.preparation.tokenizer().pad_id(), self.settings.first_position);
+                run(session, readout, (texts, fill), rows, numbers)?;
             }
             (LoadedSource::Graph(_), None) => {
                 return Err(SessionError::Contract("the graph is not loaded".into()));
@@ -216,7 +233,6 @@ impl TextModel {
             (LoadedSource::Table(table, steps), _) => look_up(table, steps, texts, numbers)?,
             (LoadedSource::Weights(weights), _) => weigh(weights, texts, numbers)?,
         }
-        self.dimension = self.row_len(first, numbers);
         Ok(())
     }
 
@@ -230,11 +246,11 @@ impl TextModel {
         let LoadedSource::Graph(readout) = &self.ways[texts.first()?.way].source else {
             return None;
         };
-        let pad_id = self.preparation.tokenizer().pad_id();
+        let fill = (self.preparation.tokenizer().pad_id(), self.settings.first_position);
         let mut wide = self.wide.get()?;
         numbers.clear();
         let result =
-            wide.as_mut().map(|session| run(session, readout, (texts, pad_id), rows, numbers))?;
+            wide.as_mut().map(|session| run(session, readout, (texts, fill), rows, numbers))?;
         drop(wide);
         match result {
             Ok(()) => Some(()),
@@ -337,13 +353,13 @@ impl TextModel {
 fn run(
     session: &mut Session,
     readout: &Readout,
-    (texts, pad_id): (&[&Prepared], i64),
+    (texts, (pad_id, first_position)): (&[&Prepared], (i64, i64)),
     rows: Rows,
     numbers: &mut Numbers,
 ) -> Result<(), SessionError> {
     let tokens: Vec<&Tokens> = texts.iter().map(|text| &text.tokens).collect();
     let switches = &texts[0].switches;
-    let batch = Batch { texts: &tokens, pad_id, switches };
+    let batch = Batch { texts: &tokens, pad_id, first_position, switches };
     session.run(&batch, |output| readout.read(output, texts, rows, numbers))
 }
 

@@ -211,7 +211,7 @@ fn seems(output: &TensorSpec, known: &Known<'_>) -> String {
     format!("{file}: its output {} is no embedding: it seems to be {what}; {remedy}", tell(output))
 }
 
-/// Notes what nobody said.
+/// Notes what no file says.
 fn note(
     output: &TensorSpec,
     part: Part,
@@ -219,18 +219,21 @@ fn note(
     known: &Known<'_>,
     guesses: &mut Vec<Guess>,
 ) {
-    let rank = output.shape.len();
-    let others = outputs.iter().filter(|other| other.shape.len() == rank && is_float(other));
-    let is_usual =
-        TOKENS.contains(&output.name.as_str()) || output.name == LOGITS || output.name == FINISHED;
-    if !is_usual && others.count() > 1 {
-        let reason = format!("the graph has {}", list(outputs));
-        guesses.push(guess("output", &output.name, reason));
+    let is_usual = TOKENS.contains(&output.name.as_str())
+        || TEXTS.contains(&output.name.as_str()) && output.name != POOLER
+        || output.name == LOGITS;
+    if is_usual || known.task != Task::Embed {
+        return;
     }
-    if part == Part::Texts && known.task == Task::Embed && output.name == "pooler_output" {
-        let reason = "the graph gives no vectors of tokens";
-        guesses.push(guess("output", &output.name, reason));
-    }
+    let reason = match part {
+        Part::Tokens => "it has a vector for each token, and its name is not a usual one",
+        Part::Texts | Part::Finished => "it has a vector for each text, and may not be finished",
+    };
+    guesses.push(guess(
+        "output",
+        &output.name,
+        format!("{reason}; the graph has {}", list(outputs)),
+    ));
 }
 
 fn unfit(outputs: &[TensorSpec], logits: Option<&TensorSpec>, known: &Known<'_>) -> Refusal {

@@ -14,7 +14,7 @@ use super::{
         Files,
         config::Settings,
         model2vec::Model2Vec,
-        plan::{Plan, Source},
+        plan::{Plan, Source, Way},
         prompts::{Prompts, role_of},
     },
     interaction::LateTokens,
@@ -153,11 +153,19 @@ impl Preparation {
     pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
         let prompt = self.prompt(asked)?;
         let name = prompt.or(asked.prompt);
-        let way = self.plan.way(asked.role, name);
+        if !self.plan.has_way(asked.role, asked.prompt) {
+            let ways: Vec<&str> = self.plan.ways.iter().map(|way| way.name.as_str()).collect();
+            let ways = ways.join(", ");
+            return Err(Rejection::Unfit(format!(
+                "the model has no way for that side of a search; name one by `prompt_name`: {ways}"
+            )));
+        }
+        // The default prompt is put before texts, and says nothing of a side.
+        let way = self.plan.way(asked.role, asked.prompt);
         let switches = self.switches.resolve(asked.switches, name)?;
         let text = prompt.and_then(|name| self.prompts.named.get(name));
         let text = text.filter(|text| !text.is_empty()).map(String::as_str);
-        let role = asked.role.or_else(|| name.and_then(role_of)).unwrap_or(Role::Document);
+        let side = asked.prompt.and_then(role_of).or(asked.role).unwrap_or(Role::Document);
         let tokenizer = &self.tokenizers[way];
         let prepared = match &asked.content {
             Content::Ids(_) if asked.prompt.is_some() => {
@@ -165,23 +173,44 @@ impl Preparation {
                     "a prompt is for texts, not for token ids".into(),
                 ));
             }
-            Content::Ids(ids) => self.plain(tokenizer, &Text::Ids(ids.clone()), asked.truncate)?,
+            Content::Ids(ids) => {
+                let mut prepared =
+                    self.plain(tokenizer, &Text::Ids(ids.clone()), asked.truncate)?;
+                prepared.kept = vec![true; prepared.tokens.ids.len()];
+                prepared
+            }
             Content::Pair(first, second, cut) => match &self.template {
                 Some(template) => filled(template, tokenizer, (first, second), asked.truncate)?,
                 None => {
-                    let pair = Text::Pair(first, second, *cut);
+                    // As cross-encoders take it.
+                    let first: Cow<'_, str> = match self.default_of_pairs() {
+                        Some(prompt) => format!("{prompt}{first}").into(),
+                        None => (*first).into(),
+                    };
+                    let pair = Text::Pair(&first, second, *cut);
                     self.plain(tokenizer, &pair, asked.truncate)?
                 }
             },
+            Content::Text(_) if self.template.is_some() => {
+                return Err(Rejection::Unfit(
+                    "the model is asked about a query and a document: give both".into(),
+                ));
+            }
             Content::Text(given) => {
                 let given: Cow<'_, str> = match text {
                     Some(prompt) => format!("{prompt}{given}").into(),
                     None => (*given).into(),
                 };
-                self.text(way, &given, (text, role), asked.truncate)?
+                self.text(way, &given, (text, side), asked.truncate)?
             }
         };
         Ok(Prepared { way, switches, ..prepared })
+    }
+
+    /// What goes before the first text of a pair.
+    fn default_of_pairs(&self) -> Option<&str> {
+        let name = self.prompts.default.as_ref().filter(|_| self.task == Task::Rerank)?;
+        self.prompts.named.get(name).map(String::as_str).filter(|prompt| !prompt.is_empty())
     }
 
     fn text(
@@ -266,8 +295,10 @@ impl Preparation {
 
     /// Whether a name is a side of a search that this model tells apart without a prompt.
     fn is_side(&self, name: &str) -> bool {
-        let is_way = self.plan.ways.len() > 1
-            && self.plan.ways.iter().any(|way| way.name == name || role_of(name).is_some());
+        let is = |way: &Way| {
+            way.name == name || role_of(name).is_some_and(|role| role_of(&way.name) == Some(role))
+        };
+        let is_way = self.plan.ways.len() > 1 && self.plan.ways.iter().any(is);
         is_way || self.late.is_some() && role_of(name).is_some()
     }
 

@@ -21,6 +21,9 @@ const QWEN3: &str = "<|im_start|>system\nJudge whether the Document meets the re
     the Query and the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n\
     <|im_start|>user\n<Instruct>: {{ instruction }}\n<Query>: {{ query }}\n<Document>: {{ document }}\
     <|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+/// What `template` in onnxd.toml calls that one, and no template at all.
+const QWEN3_NAME: &str = "qwen3-reranker";
+const NONE: &str = "none";
 const INSTRUCTION: &str =
     "Given a web search query, retrieve relevant passages that answer the query";
 
@@ -30,6 +33,8 @@ pub(crate) struct Template {
     parts: Vec<Part>,
     /// What stands after both texts: it is never cut off.
     end: String,
+    /// Whether the template takes away the spaces around the query and the document.
+    trims: (bool, bool),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,41 +56,52 @@ impl Template {
         guesses: &mut Vec<Guess>,
     ) -> Result<Option<Self>, Refusal> {
         let instruction = instruction(files)?;
-        if let Some(source) = &files.own.template {
-            let values = context! { query => QUERY, document => DOCUMENT, instruction };
-            return Self::render("onnxd.toml: template", source, values).map(Some);
+        let own = files.own.template.as_deref();
+        if own == Some(NONE) {
+            return Ok(None);
+        }
+        if own == Some(QWEN3_NAME) {
+            return Self::qwen3(instruction).map(Some);
+        }
+        if let Some(source) = own {
+            return Self::render("onnxd.toml: template", source, &|query, document| {
+                context! { query, document, instruction => instruction.clone() }
+            })
+            .map(Some);
         }
         let chat = files.chat_template()?.filter(|source| has_roles(source));
         if let Some(source) = chat {
-            let mut messages = vec![
-                json!({ "role": "query", "content": QUERY }),
-                json!({ "role": "document", "content": DOCUMENT }),
-            ];
-            if let Some(instruction) = instruction {
-                messages.insert(0, json!({ "role": "system", "content": instruction }));
-            }
-            let values = context! {
-                messages => Value::from_serialize(messages),
-                add_generation_prompt => true,
-                bos_token => token(files, "bos_token")?,
-                eos_token => token(files, "eos_token")?,
-            };
-            return Self::render(CHAT, &source, values).map(Some);
+            let begin = files.special_token("bos_token")?.unwrap_or_default();
+            let end = files.special_token("eos_token")?.unwrap_or_default();
+            return Self::render(CHAT, &source, &|query, document| {
+                let mut messages = vec![
+                    json!({ "role": "query", "content": query }),
+                    json!({ "role": "document", "content": document }),
+                ];
+                if let Some(instruction) = &instruction {
+                    messages.insert(0, json!({ "role": "system", "content": instruction }));
+                }
+                context! {
+                    messages => Value::from_serialize(messages),
+                    add_generation_prompt => true,
+                    bos_token => begin.clone(),
+                    eos_token => end.clone(),
+                }
+            })
+            .map(Some);
         }
         if !is_generative {
             if assume::is_decoder(&files.config)? {
                 let reason = "no file says how query and document are put together";
-                guesses.push(guess("template", "the pair as it is", reason));
+                guesses.push(guess("template", NONE, reason));
             }
             return Ok(None);
         }
         if files.config.get::<String>("model_type")?.as_deref() == Some("qwen3") {
             let reason = "no file has a template with a query and a document; this is the one that \
                           the authors of Qwen3-Reranker publish";
-            guesses.push(guess("template", "Qwen3-Reranker's", reason));
-            let instruction = instruction.unwrap_or_else(|| INSTRUCTION.to_owned());
-            let values = context! { query => QUERY, document => DOCUMENT, instruction };
-            return Self::render("the template of Qwen3-Reranker", QWEN3, values).map(Some);
+            guesses.push(guess("template", QWEN3_NAME, reason));
+            return Self::qwen3(instruction).map(Some);
         }
         Err(contract(
             "the model answers with a token, and no file says how it is asked: chat_template.jinja \
@@ -94,7 +110,18 @@ impl Template {
         ))
     }
 
-    fn render(name: &str, source: &str, values: Value) -> Result<Self, Refusal> {
+    fn qwen3(instruction: Option<String>) -> Result<Self, Refusal> {
+        let instruction = instruction.unwrap_or_else(|| INSTRUCTION.to_owned());
+        Self::render(QWEN3_NAME, QWEN3, &|query, document| {
+            context! { query, document, instruction => instruction.clone() }
+        })
+    }
+
+    fn render(
+        name: &str,
+        source: &str,
+        values: &dyn Fn(&str, &str) -> Value,
+    ) -> Result<Self, Refusal> {
         if source.len() > BYTES_MAX {
             return Err(contract(format!("{name} has more than {BYTES_MAX} bytes")));
         }
@@ -109,13 +136,28 @@ impl Template {
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         let template = environment.template_from_str(source).map_err(malformed)?;
-        let text = template.render(values).map_err(malformed)?;
+        let text = template.render(values(QUERY, DOCUMENT)).map_err(malformed)?;
         if text.len() > BYTES_MAX {
             return Err(contract(format!("{name} makes more than {BYTES_MAX} bytes")));
         }
-        Self::cut(&text).ok_or_else(|| {
+        // What it makes of the texts themselves shows where they have spaces around them.
+        let (query, document) = (format!(" {QUERY}\n"), format!("\n{DOCUMENT} "));
+        let spaced = template.render(values(&query, &document)).map_err(malformed)?;
+        let trims = (!spaced.contains(&query), !spaced.contains(&document));
+        let plain = |kept: bool, given: &str, mark: &str, text: &str| match kept {
+            true => text.replace(given, mark),
+            false => text.to_owned(),
+        };
+        let without = plain(!trims.0, &query, QUERY, &spaced);
+        if plain(!trims.1, &document, DOCUMENT, &without) != text {
+            return Err(contract(format!(
+                "{name} changes the texts in a way that is not supported"
+            )));
+        }
+        let cut = Self::cut(&text).ok_or_else(|| {
             contract(format!("{name} must have the query and the document in it, each once"))
-        })
+        })?;
+        Ok(Self { trims, ..cut })
     }
 
     /// Cuts a rendered template where the texts stand.
@@ -133,11 +175,14 @@ impl Template {
         let between = &text[first + first_mark.len()..second];
         let parts =
             vec![Part::Literal(text[..first].into()), one, Part::Literal(between.into()), two];
-        Some(Self { parts, end: text[second + second_mark.len()..].to_owned() })
+        let end = text[second + second_mark.len()..].to_owned();
+        Some(Self { parts, end, trims: (false, false) })
     }
 
     /// The text for a pair, without its end.
     pub(crate) fn fill(&self, query: &str, document: &str) -> String {
+        let query = if self.trims.0 { query.trim() } else { query };
+        let document = if self.trims.1 { document.trim() } else { document };
         let mut text = String::new();
         for part in &self.parts {
             text.push_str(match part {
@@ -170,16 +215,6 @@ fn instruction(files: &Files<'_>) -> Result<Option<String>, Refusal> {
     Ok(prompts.default.and_then(|name| prompts.named.get(&name).cloned()))
 }
 
-/// A special token, which files write as a text or as an object.
-fn token(files: &Files<'_>, field: &str) -> Result<String, Refusal> {
-    let value: Option<serde_json::Value> = files.tokenizer.get(field)?;
-    Ok(match value {
-        Some(serde_json::Value::String(token)) => token,
-        Some(value) => value["content"].as_str().unwrap_or_default().to_owned(),
-        None => String::new(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -208,7 +243,7 @@ mod tests {
     fn a_chat_template_with_both_sides_of_a_search_is_filled_with_them() {
         let (template, guesses) = read(&[("chat_template.jinja", ROLES)], true).unwrap();
         let template = template.unwrap();
-        assert_eq!(template.fill("a {{ b }}", "c"), "Q:a {{ b }}|D:c");
+        assert_eq!(template.fill(" a {{ b }}", " c "), "Q: a {{ b }}|D:c");
         assert_eq!((template.end(), guesses), ("<end>", 0));
     }
 

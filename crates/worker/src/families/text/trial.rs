@@ -2,7 +2,7 @@
 //! what the model turned out to be.
 
 use onnxd_proto::{
-    domain::{Facts, Output, Refusal, RefusalKind, Task},
+    domain::{Activation, Facts, Output, Refusal, RefusalKind, Task},
     limits::DIMENSION_MAX,
 };
 
@@ -19,14 +19,19 @@ const VOCABULARY_MAX: usize = 1 << 20;
 pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
     let max_tokens = version.settings().max_tokens;
     let mut dimension = None;
-    // The longest text is run by `longest`.
-    for (texts, tokens) in [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8)] {
-        let numbers = version.try_shape(texts, tokens.min(max_tokens), 0)?;
+    let ways = version.settings().plan.ways.len();
+    // The default way comes last, whose facts these are. The longest text is run by `longest`.
+    let default = version.settings().plan.default;
+    let ways = (0..ways).filter(|&way| way != default).chain([default]);
+    let shapes = [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8)];
+    for (way, (texts, tokens)) in ways.flat_map(|way| shapes.map(|shape| (way, shape))) {
+        let numbers = version.try_way(way, texts, tokens.min(max_tokens), 0)?;
         require_finite(version, &numbers.values)?;
         let found = version.dimension();
         if dimension.is_some_and(|dimension| dimension != found) {
             let file = version.model_file();
-            let message = "its output grows with the text, so that it is no embedding";
+            let message = "its output grows with the text, or is another on each way, so that it is \
+                           no embedding";
             return refuse(format!("{file}: {message}"));
         }
         dimension = Some(found);
@@ -73,7 +78,11 @@ fn facts(version: &TextModel, dimension: usize) -> Result<Facts, Refusal> {
         pooling: version.pooling(),
         normalize: version.normalizes(settings.plan.default),
         labels,
-        activation: settings.activation,
+        // What softmax makes of one score says nothing.
+        activation: match (task, dimension, settings.activation) {
+            (Task::Classify, 1, Activation::Softmax) => Activation::Sigmoid,
+            (.., activation) => activation,
+        },
         prompts: settings.prompts.named.keys().cloned().collect(),
         file: version.model_file().to_owned(),
         inputs: description.inputs,

@@ -6,12 +6,13 @@ use onnxd_proto::domain::{PoolingMode, Refusal};
 use super::json::JsonFile;
 
 /// Parts of names of models whose authors publish how they are pooled.
-const BY_NAME: [(&str, PoolingMode); 34] = [
+const BY_NAME: [(&str, PoolingMode); 35] = [
     ("qwen3-embedding", PoolingMode::LastToken),
     ("gte-qwen", PoolingMode::LastToken),
     ("e5-mistral", PoolingMode::LastToken),
     ("sfr-embedding", PoolingMode::LastToken),
     ("linq-embed", PoolingMode::LastToken),
+    ("nomic-embed-code", PoolingMode::LastToken),
     ("jina-embeddings-v4", PoolingMode::Mean),
     ("jina-embeddings", PoolingMode::Mean),
     ("bge-", PoolingMode::Cls),
@@ -72,11 +73,15 @@ const GTE: &str = "new";
 /// A field is malformed.
 pub(crate) fn pooling(config: &JsonFile) -> Result<(PoolingMode, String), Refusal> {
     let name = name(config)?;
-    if let Some((part, mode)) = BY_NAME.iter().find(|(part, _)| name.contains(part)) {
+    let is_decoder = is_decoder(config)?;
+    // The first token of a decoder has seen nothing but itself.
+    let fits = |mode: PoolingMode| !is_decoder || mode != PoolingMode::Cls;
+    let named = BY_NAME.iter().find(|(part, mode)| name.contains(part) && fits(*mode));
+    if let Some((part, mode)) = named {
         return Ok((*mode, format!("models named {part}… are pooled so")));
     }
     let model_type: String = config.get("model_type")?.unwrap_or_default();
-    if is_decoder(config)? {
+    if is_decoder {
         let reason = format!("{model_type} reads from left to right");
         return Ok((PoolingMode::LastToken, reason));
     }

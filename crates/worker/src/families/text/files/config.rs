@@ -4,6 +4,7 @@
 use onnxd_proto::domain::{Activation, Guess, Refusal, Task};
 
 use super::{Files, json::contract, late::Late, length, plan::Plan, prompts::Prompts, task};
+use crate::families::own::Own;
 
 /// Words for the values of one switch.
 const WORDS_MAX: usize = 256;
@@ -15,6 +16,8 @@ pub(crate) struct Settings {
     pub(crate) task: Task,
     /// Tokens of the longest text, special tokens included.
     pub(crate) max_tokens: u32,
+    /// Where the positions of a text begin.
+    pub(crate) first_position: i64,
     /// What is made of the graph's output.
     pub(crate) plan: Plan,
     /// Whether vectors have length 1 unless a request says otherwise, if `onnxd.toml` says it.
@@ -43,7 +46,8 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     let mut guesses = Vec::new();
     let (task, guess) = task::of(files)?;
     guesses.extend(guess);
-    let mut plan = Plan::read(files, &mut guesses)?;
+    let mut plan = Plan::read(files)?;
+    require_fitting_keys(files.own, task)?;
     if let Some(pooling) = &files.own.pooling {
         plan.ways.iter_mut().for_each(|way| way.pooling = Some(pooling.clone()));
     }
@@ -56,9 +60,14 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
         Task::MultiVector => Some(Late::read(files)?),
         _ => None,
     };
+    let mut max_tokens = length::max_tokens(files)?;
+    if let Some(late) = &late {
+        max_tokens = max_tokens.min(late.query_tokens.max(late.document_tokens).max(1));
+    }
     Ok(Settings {
         task,
-        max_tokens: length::max_tokens(files)?,
+        max_tokens,
+        first_position: length::first_position(&files.config)?,
         plan,
         normalize: files.own.normalize,
         lowercase: files.transformer.get("do_lower_case")?.unwrap_or(false),
@@ -69,6 +78,30 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
         words: words(files)?,
         guesses,
     })
+}
+
+/// Refuses keys of `onnxd.toml` that say nothing for this task, so that none is ignored.
+fn require_fitting_keys(own: &Own, task: Task) -> Result<(), Refusal> {
+    use Task::{Classify, Embed, MultiVector, Rerank, Sparse};
+    let embeds = matches!(task, Embed | Sparse | MultiVector);
+    let keys = [
+        ("pooling", own.pooling.is_some(), matches!(task, Embed | Sparse)),
+        ("normalize", own.normalize.is_some(), task == Embed),
+        ("activation", own.activation.is_some(), matches!(task, Classify | Rerank)),
+        ("template", own.template.is_some(), task == Rerank),
+        ("true_token", own.true_token.is_some(), task == Rerank),
+        ("false_token", own.false_token.is_some(), own.true_token.is_some()),
+        ("relevant_label", own.relevant_label.is_some(), task == Rerank),
+        ("prompts", !own.prompts.is_empty(), embeds || task == Rerank),
+        ("default_prompt_name", own.default_prompt_name.is_some(), embeds || task == Rerank),
+    ];
+    match keys.iter().find(|(_, is_set, fits)| *is_set && !fits) {
+        None => Ok(()),
+        Some((key, ..)) => Err(contract(format!(
+            "onnxd.toml: {key} says nothing for a model that is for {}; leave it away, or set task",
+            task.as_str()
+        ))),
+    }
 }
 
 /// Words for the number of an adapter, as Jina's models list them.

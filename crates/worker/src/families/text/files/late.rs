@@ -3,7 +3,7 @@
 
 use onnxd_proto::domain::Refusal;
 
-use super::Files;
+use super::{Files, json::contract};
 
 /// Tokens of a query and of a document where no file says it, as pylate has it.
 const QUERY_TOKENS: u32 = 32;
@@ -38,8 +38,11 @@ impl Late {
         let prefix = |field: &str, usual: &str| {
             Ok::<_, Refusal>(file.get(field)?.unwrap_or_else(|| usual.to_owned()))
         };
-        let mut skipped: Vec<String> = file.get("skiplist_words")?.unwrap_or_else(punctuation);
-        skipped.truncate(SKIPPED_MAX);
+        let skipped: Vec<String> = file.get("skiplist_words")?.unwrap_or_else(punctuation);
+        if skipped.len() > SKIPPED_MAX {
+            let name = file.name();
+            return Err(contract(format!("{name}: skiplist_words has more than {SKIPPED_MAX}")));
+        }
         let is_expanded = file.get("do_query_expansion")?.unwrap_or(true);
         let attends = file.get("attend_to_expansion_tokens")?.unwrap_or(false);
         Ok(Self {

@@ -64,7 +64,10 @@ pub(super) fn max_tokens(files: &Files<'_>) -> Result<u32, Refusal> {
     let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
     match u32::try_from(tokens.min(TOKENS_MAX)) {
         Ok(tokens) if tokens > 0 => Ok(tokens),
-        _ => Err(contract("max_seq_length or max_position_embeddings is 0")),
+        _ => Err(contract(
+            "max_tokens of onnxd.toml, max_seq_length of sentence_bert_config.json or \
+             max_position_embeddings of config.json is 0",
+        )),
     }
 }
 
@@ -79,17 +82,12 @@ fn table_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
 
 /// Returns how many tokens the model has positions for, if `config.json` says it.
 fn positions(config: &JsonFile) -> Result<Option<u64>, Refusal> {
-    let kind: Option<String> = config.get("model_type")?;
-    let kind = kind.unwrap_or_default();
-    let padding = if OFFSET_BY_PADDING.contains(&&*kind) {
-        let relative: Option<String> = config.get("position_embedding_type")?;
-        let is_absolute = relative.is_none_or(|kind| kind == ABSOLUTE);
-        let padding = config.get::<i64>("pad_token_id")?;
-        let padding = padding.map_or(PADDING_DEFAULT, |id| u64::try_from(id).unwrap_or(0));
-        is_absolute.then_some(padding)
-    } else {
-        (kind == MPNET.0).then_some(MPNET.1)
-    };
+    let kind: String = config.get("model_type")?.unwrap_or_default();
+    let padding = padding(config)?;
+    // Their attention sees how far apart tokens are, whatever the field says.
+    if kind.contains("t5") {
+        return Ok(None);
+    }
     for field in POSITIONS {
         if let Some(all) = config.get::<u64>(field)? {
             return usable(all, padding).map(Some).ok_or_else(|| {
@@ -102,6 +100,30 @@ fn positions(config: &JsonFile) -> Result<Option<u64>, Refusal> {
         }
     }
     Ok(None)
+}
+
+/// Returns the last position that is not for a token, of models that have such.
+fn padding(config: &JsonFile) -> Result<Option<u64>, Refusal> {
+    let kind: Option<String> = config.get("model_type")?;
+    let kind = kind.unwrap_or_default();
+    if OFFSET_BY_PADDING.contains(&&*kind) {
+        let relative: Option<String> = config.get("position_embedding_type")?;
+        let is_absolute = relative.is_none_or(|kind| kind == ABSOLUTE);
+        let padding = config.get::<i64>("pad_token_id")?;
+        let padding = padding.map_or(PADDING_DEFAULT, |id| u64::try_from(id).unwrap_or(0));
+        Ok(is_absolute.then_some(padding))
+    } else {
+        Ok((kind == MPNET.0).then_some(MPNET.1))
+    }
+}
+
+/// Returns the position of a text's first token.
+///
+/// # Errors
+/// `config.json` is malformed.
+pub(crate) fn first_position(config: &JsonFile) -> Result<i64, Refusal> {
+    let padding = padding(config)?;
+    Ok(padding.map_or(0, |padding| i64::try_from(padding.saturating_add(1)).unwrap_or(0)))
 }
 
 /// Returns how many of `all` positions are for tokens, if any are. `padding` is the last one that

@@ -7,7 +7,7 @@ pub(crate) mod assume;
 pub(crate) mod config;
 pub(crate) mod json;
 pub(crate) mod late;
-mod length;
+pub(crate) mod length;
 pub(crate) mod model2vec;
 pub(crate) mod modules;
 pub(crate) mod plan;
@@ -17,6 +17,7 @@ pub(crate) mod task;
 use std::path::{Path, PathBuf};
 
 use onnxd_proto::domain::{Guess, Refusal};
+use serde_json::Value;
 
 use self::{
     json::{JsonFile, join, read_text},
@@ -24,6 +25,10 @@ use self::{
     modules::{Kind, Module},
 };
 use crate::families::own::Own;
+
+/// Architectures in the names of a file, the usual one first.
+const TRANSFORMERS: [&str; 7] =
+    ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
 
 /// The files that say what a model is, each read once.
 #[derive(Clone, Debug)]
@@ -59,7 +64,7 @@ impl<'a> Files<'a> {
         let sentence = JsonFile::read(dir, "config_sentence_transformers.json")?;
         Ok(Self {
             config: at_home("config.json")?,
-            transformer: at_home("sentence_bert_config.json")?,
+            transformer: transformer(&at_home)?,
             tokenizer: at_home("tokenizer_config.json")?,
             sentence: sentence.unwrap_or_default(),
             dir,
@@ -95,6 +100,32 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// The template in `tokenizer_config.json`: a text, or a list of named ones.
+    fn listed_chat_template(&self) -> Result<Option<String>, Refusal> {
+        let named = |list: &[Value], name: &str| {
+            let found = list.iter().find(|one| one["name"].as_str() == Some(name));
+            found.and_then(|one| one["template"].as_str()).map(str::to_owned)
+        };
+        Ok(match self.tokenizer.get("chat_template")? {
+            Some(Value::String(template)) => Some(template),
+            Some(Value::Array(list)) => named(&list, "rerank").or_else(|| named(&list, "default")),
+            _ => None,
+        })
+    }
+
+    /// A special token by `tokenizer_config.json`, which has it as a text or as an object.
+    ///
+    /// # Errors
+    /// The file is malformed.
+    pub(crate) fn special_token(&self, field: &str) -> Result<Option<String>, Refusal> {
+        let value: Option<Value> = self.tokenizer.get(field)?;
+        Ok(match value {
+            Some(Value::String(token)) => Some(token),
+            Some(value) => value["content"].as_str().map(str::to_owned),
+            None => None,
+        })
+    }
+
     /// How long texts are by the `tokenizer_config.json` of a folder.
     ///
     /// # Errors
@@ -112,9 +143,21 @@ impl<'a> Files<'a> {
     pub(crate) fn chat_template(&self) -> Result<Option<String>, Refusal> {
         match self.place("chat_template.jinja")? {
             Some(place) => read_text(self.dir, &place),
-            None => self.tokenizer.get("chat_template"),
+            None => self.listed_chat_template(),
         }
     }
+}
+
+/// The configuration of the module around the graph, which has the name of its architecture in old
+/// releases.
+fn transformer(at_home: &impl Fn(&str) -> Result<JsonFile, Refusal>) -> Result<JsonFile, Refusal> {
+    for kind in TRANSFORMERS {
+        let file = at_home(&format!("sentence_{kind}_config.json"))?;
+        if !file.name().is_empty() {
+            return Ok(file);
+        }
+    }
+    Ok(JsonFile::default())
 }
 
 /// The folder of the first module that takes texts, also within a router.

@@ -14,6 +14,9 @@ pub(crate) const FILE: &str = "modules.json";
 /// Modules of one model, or of one way of a router.
 const MODULES_MAX: usize = 64;
 
+/// Where the classes stand that are known by the last part of their names.
+const NAMESPACES: [&str; 2] = ["sentence_transformers.", "pylate."];
+
 /// What a module does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -43,8 +46,12 @@ pub(crate) enum Kind {
 
 impl Kind {
     fn of(class: &str) -> Option<Self> {
+        let is_known = NAMESPACES.iter().any(|name| class.starts_with(name));
         Some(match class.rsplit('.').next()? {
-            "Transformer" | "MLMTransformer" => Self::Transformer,
+            // Models with code of their own have one around their graph.
+            "Transformer" => Self::Transformer,
+            _ if !is_known => return None,
+            "MLMTransformer" => Self::Transformer,
             "Pooling" => Self::Pooling,
             "Dense" => Self::Dense,
             "LayerNorm" => Self::LayerNorm,
@@ -163,10 +170,14 @@ pub(crate) fn ways(dir: &Path, router: &Module) -> Result<Ways, Refusal> {
     if ways.is_empty() || ways.len() > MODULES_MAX {
         return Err(malformed("there is no way, or there are too many"));
     }
-    let default = match file.object("parameters")? {
-        Some(parameters) => parameters.get("default_route")?,
-        None => None,
-    };
+    let mut default = None;
+    if let Some(parameters) = file.object("parameters")? {
+        let mappings: Option<serde_json::Map<String, Value>> = parameters.get("route_mappings")?;
+        if mappings.is_some_and(|mappings| !mappings.is_empty()) {
+            return Err(malformed("route_mappings is not supported"));
+        }
+        default = parameters.get("default_route")?;
+    }
     Ok(Ways { ways, default })
 }
 
@@ -210,7 +221,7 @@ mod tests {
     fn a_router_has_modules_for_each_way() {
         let dir = tempfile::tempdir().unwrap();
         let config = r#"{
-            "types": {"query_0_Idf": "x.SparseStaticEmbedding", "document_0_T": "x.MLMTransformer"},
+            "types": {"query_0_Idf": "sentence_transformers.SparseStaticEmbedding", "document_0_T": "sentence_transformers.MLMTransformer"},
             "structure": {"query": ["query_0_Idf"], "document": ["document_0_T"]},
             "parameters": {"default_route": "document"}
         }"#;

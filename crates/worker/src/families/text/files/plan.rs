@@ -2,12 +2,15 @@
 //! lists: one way, or one for each side of a search. Reads the small files of the modules; the
 //! matrices are read when the model is loaded.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use onnxd_proto::domain::{Guess, Pooling, PoolingMode, Refusal};
+use onnxd_proto::{
+    domain::{Pooling, PoolingMode, Refusal},
+    wire::ask::Role,
+};
 
 use super::{
-    Files, guess,
+    Files,
     json::{JsonFile, contract},
     model2vec::Model2Vec,
     modules::{self, Kind, Module},
@@ -42,6 +45,13 @@ pub(crate) struct Way {
     pub(crate) splade: Option<Splade>,
     /// Whether the last step scales vectors to length 1.
     pub(crate) normalize: bool,
+}
+
+impl Way {
+    /// Whether onnxd pools, rather than the graph.
+    pub(crate) fn pools(&self) -> bool {
+        self.pooling.as_ref().is_some_and(|pooling| !pooling.is_none())
+    }
 }
 
 /// What makes something of tokens.
@@ -85,11 +95,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Reads the modules. What was assumed is added to `guesses`.
+    /// Reads the modules.
     ///
     /// # Errors
     /// A module is not known, or its file is missing or malformed.
-    pub(crate) fn read(files: &Files<'_>, guesses: &mut Vec<Guess>) -> Result<Self, Refusal> {
+    pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
         let Some(list) = &files.modules else { return Self::without_list(files) };
         let dir = files.dir;
         let router = list.iter().position(|module| module.kind == Kind::Router);
@@ -97,11 +107,9 @@ impl Plan {
             None => (vec![way(dir, "", list)?], 0),
             Some(place) => {
                 let modules::Ways { ways, default } = modules::ways(dir, &list[place])?;
+                // The first where the file names none, as in sentence-transformers.
                 let default = ways.iter().position(|way| Some(&way.name) == default.as_ref());
-                if default.is_none() && ways.len() > 1 {
-                    let reason = "the router names no default way";
-                    guesses.push(guess("default_prompt_name", &ways[0].name, reason));
-                }
+                require_one_graph(&ways)?;
                 let all = |inner: &modules::Way| {
                     let modules = [&list[..place], &inner.modules, &list[place + 1..]].concat();
                     way(dir, &inner.name, &modules)
@@ -126,6 +134,12 @@ impl Plan {
             // Some exporters keep the folder and not the list.
             let module =
                 Module { kind: Kind::Pooling, path: "1_Pooling".into(), class: "Pooling".into() };
+            if let Some(other) = other_module(files.dir) {
+                return Err(contract(format!(
+                    "{other} is a module, and {} is missing, which says what it is for: copy it, too",
+                    modules::FILE
+                )));
+            }
             if let Some(file) = JsonFile::read(files.dir, &module.file("config.json"))? {
                 way.pooling = Some(pooling(&file)?);
                 way.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
@@ -135,12 +149,16 @@ impl Plan {
         Ok(Self { ways: vec![way], default: 0, verdict: None })
     }
 
-    /// The way of a text that is on this side, or for which this prompt is named.
-    pub(crate) fn way(
-        &self,
-        role: Option<onnxd_proto::wire::ask::Role>,
-        prompt: Option<&str>,
-    ) -> usize {
+    /// Whether texts on this side of a search, or with a prompt of this name, have a way.
+    pub(crate) fn has_way(&self, role: Option<Role>, prompt: Option<&str>) -> bool {
+        self.ways.len() == 1
+            || role.is_none()
+            || prompt.is_some()
+            || self.ways.iter().any(|way| prompts::role_of(&way.name) == role)
+    }
+
+    /// The way of a text for which this prompt is named, or that is on this side.
+    pub(crate) fn way(&self, role: Option<Role>, prompt: Option<&str>) -> usize {
         let named = |name: &str| self.ways.iter().position(|way| way.name == name);
         let of_role =
             |role| self.ways.iter().position(|way| prompts::role_of(&way.name) == Some(role));
@@ -148,6 +166,26 @@ impl Plan {
             .and_then(|name| named(name).or_else(|| prompts::role_of(name).and_then(of_role)))
             .or_else(|| role.and_then(of_role))
             .unwrap_or(self.default)
+    }
+}
+
+/// Sees to it that the ways of a router need one graph between them.
+fn require_one_graph(ways: &[modules::Way]) -> Result<(), Refusal> {
+    let graphs = ways.iter().flat_map(|way| &way.modules);
+    let mut graphs: Vec<&str> = graphs
+        .filter(|module| module.kind == Kind::Transformer)
+        .map(|module| module.path.as_str())
+        .collect();
+    graphs.sort_unstable();
+    graphs.dedup();
+    match graphs.len() {
+        0 | 1 => Ok(()),
+        _ => Err(contract(format!(
+            "{}: the router has a graph for each of {}, and one is supported: serve each way as a \
+             model of its own",
+            modules::FILE,
+            graphs.join(", ")
+        ))),
     }
 }
 
@@ -168,6 +206,12 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
                 };
                 continue;
             }
+            Kind::Pooling | Kind::SpladePooling
+                if way.pooling.is_some() || way.splade.is_some() =>
+            {
+                return Err(unsupported(module, "a second time, and a text is pooled once"));
+            }
+            Kind::Router => return Err(unsupported(module, "within a router")),
             Kind::Pooling => {
                 let file = needed(dir, module)?;
                 way.pooling = Some(pooling(&file)?);
@@ -178,7 +222,7 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
                 way.splade = Some(splade(&needed(dir, module)?)?);
                 continue;
             }
-            Kind::Dropout | Kind::LogitScore | Kind::Router => continue,
+            Kind::Dropout | Kind::LogitScore => continue,
             Kind::Dense => Step::Dense(module.clone()),
             Kind::LayerNorm => Step::LayerNorm(module.clone()),
             Kind::Normalize if place + 1 == list.len() => {
@@ -189,6 +233,13 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
         };
         if is_pooled_later(place) { way.token_steps.push(step) } else { way.steps.push(step) }
     }
+    let is_sparse = way.splade.is_some() || matches!(way.source, Source::Weights(_));
+    if is_sparse && (way.normalize || !way.steps.is_empty() || !way.token_steps.is_empty()) {
+        return Err(contract(format!(
+            "{}: other modules stand beside those of a sparse vector, which is not supported",
+            modules::FILE
+        )));
+    }
     match sources {
         0 | 1 => Ok(way),
         _ => Err(contract(format!(
@@ -196,6 +247,21 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
             modules::FILE
         ))),
     }
+}
+
+/// A folder of a module besides those of the graph and of pooling.
+fn other_module(dir: &Path) -> Option<String> {
+    let names =
+        fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_module = |name: &String| {
+        let kind = name.split_once('_').filter(|(number, _)| number.parse::<u8>().is_ok());
+        kind.is_some_and(|(_, kind)| matches!(kind, "Dense" | "LayerNorm" | "SpladePooling"))
+    };
+    names.into_iter().find(is_module)
+}
+
+fn unsupported(module: &Module, what: &str) -> Refusal {
+    contract(format!("{}: the module {:?} stands {what}", modules::FILE, module.class))
 }
 
 /// The configuration of a module.

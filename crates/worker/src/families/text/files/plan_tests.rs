@@ -3,7 +3,6 @@
 use std::fs;
 
 use onnxd_proto::domain::RefusalKind;
-use onnxd_proto::wire::ask::Role;
 
 use super::*;
 use crate::families::own::Own;
@@ -14,7 +13,7 @@ const MODULES: &str = r#"[
 ]"#;
 const POOLING: &str = "1_Pooling/config.json";
 
-fn plan(files: &[(&str, &str)]) -> Result<(Plan, Vec<Guess>), Refusal> {
+fn plan(files: &[(&str, &str)]) -> Result<Plan, Refusal> {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = dir.path().join(name);
@@ -22,19 +21,17 @@ fn plan(files: &[(&str, &str)]) -> Result<(Plan, Vec<Guess>), Refusal> {
         fs::write(path, text).unwrap();
     }
     let own = Own::read(dir.path())?;
-    let mut guesses = Vec::new();
-    let plan = Plan::read(&Files::read(dir.path(), &own)?, &mut guesses)?;
-    Ok((plan, guesses))
+    Plan::read(&Files::read(dir.path(), &own)?)
 }
 
 #[test]
 fn a_vector_is_normalized_where_the_list_of_modules_says_so() {
     let pooling = (POOLING, r#"{"pooling_mode": "mean"}"#);
-    assert!(!plan(&[("modules.json", MODULES), pooling]).unwrap().0.ways[0].normalize);
+    assert!(!plan(&[("modules.json", MODULES), pooling]).unwrap().ways[0].normalize);
     let normalized =
         MODULES.replace("}\n]", r#"}, {"type": "sentence_transformers.models.Normalize"}]"#);
-    assert!(plan(&[("modules.json", &normalized), pooling]).unwrap().0.ways[0].normalize);
-    let (none, _) = plan(&[]).unwrap();
+    assert!(plan(&[("modules.json", &normalized), pooling]).unwrap().ways[0].normalize);
+    let none = plan(&[]).unwrap();
     assert_eq!((none.ways[0].pooling.clone(), none.ways[0].normalize), (None, true));
 }
 
@@ -57,7 +54,7 @@ fn pooling_is_what_the_pooling_modules_folder_says() {
         (r#"{"pooling_mode_mean_sqrt_len_tokens": true}"#, "mean_sqrt_len", false),
         (r#"{"pooling_mode": "mean", "include_prompt": false}"#, "mean", true),
     ] {
-        let (plan, _) = plan(&[("modules.json", MODULES), (POOLING, text)]).unwrap();
+        let plan = plan(&[("modules.json", MODULES), (POOLING, text)]).unwrap();
         let way = &plan.ways[0];
         assert_eq!(way.pooling.clone().unwrap().to_string(), expected, "{text}");
         assert_eq!(way.without_prompt, without_prompt, "{text}");
@@ -67,15 +64,14 @@ fn pooling_is_what_the_pooling_modules_folder_says() {
 #[test]
 fn a_dense_step_before_pooling_is_for_tokens_and_one_after_it_for_texts() {
     let list = r#"[
-        {"type": "a.Transformer", "path": ""},
-        {"type": "a.Dense", "path": "1_Dense"},
-        {"type": "a.Pooling", "path": "1_Pooling"},
-        {"type": "a.Dropout", "path": "2_Dropout"},
-        {"type": "a.Normalize", "path": "3"},
-        {"type": "a.LayerNorm", "path": "4"}
+        {"type": "sentence_transformers.Transformer", "path": ""},
+        {"type": "sentence_transformers.Dense", "path": "1_Dense"},
+        {"type": "sentence_transformers.Pooling", "path": "1_Pooling"},
+        {"type": "sentence_transformers.Dropout", "path": "2_Dropout"},
+        {"type": "sentence_transformers.Normalize", "path": "3"},
+        {"type": "sentence_transformers.LayerNorm", "path": "4"}
     ]"#;
-    let (plan, _) =
-        plan(&[("modules.json", list), (POOLING, r#"{"pooling_mode": "max"}"#)]).unwrap();
+    let plan = plan(&[("modules.json", list), (POOLING, r#"{"pooling_mode": "max"}"#)]).unwrap();
     let way = &plan.ways[0];
     assert!(matches!(&way.token_steps[..], [Step::Dense(module)] if module.path == "1_Dense"));
     assert!(
@@ -86,16 +82,14 @@ fn a_dense_step_before_pooling_is_for_tokens_and_one_after_it_for_texts() {
 
 #[test]
 fn a_router_has_a_way_for_each_side_of_a_search() {
-    let list = r#"[{"type": "a.Router", "path": ""}, {"type": "a.Normalize", "path": "9"}]"#;
+    let list = r#"[{"type": "sentence_transformers.Router", "path": ""}, {"type": "sentence_transformers.Normalize", "path": "9"}]"#;
     let router = r#"{
-        "types": {"q": "a.StaticEmbedding", "d": "a.Transformer", "p": "a.Pooling"},
+        "types": {"q": "sentence_transformers.StaticEmbedding", "d": "sentence_transformers.Transformer", "p": "sentence_transformers.Pooling"},
         "structure": {"query": ["q"], "document": ["d", "p"]},
         "parameters": {"default_route": "document"}
     }"#;
     let pooling = ("p/config.json", r#"{"pooling_mode": "cls"}"#);
-    let (plan, guesses) =
-        plan(&[("modules.json", list), ("router_config.json", router), pooling]).unwrap();
-    assert_eq!(guesses, []);
+    let plan = plan(&[("modules.json", list), ("router_config.json", router), pooling]).unwrap();
     assert_eq!(plan.ways.len(), 2);
     let query = plan.way(Some(Role::Query), None);
     assert_eq!(plan.ways[query].source, Source::Table("q".into()));
@@ -122,7 +116,10 @@ fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
         ),
         (
             &[
-                ("modules.json", r#"[{"type": "a.SpladePooling", "path": "1"}]"#),
+                (
+                    "modules.json",
+                    r#"[{"type": "sentence_transformers.SpladePooling", "path": "1"}]"#,
+                ),
                 ("1/config.json", r#"{"pooling_strategy": "min"}"#),
             ],
             &["1/config.json", "min"],
@@ -130,7 +127,7 @@ fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
         (
             &[(
                 "modules.json",
-                r#"[{"type": "a.Transformer"}, {"type": "a.Transformer", "path": "1"}]"#,
+                r#"[{"type": "sentence_transformers.Transformer"}, {"type": "sentence_transformers.Transformer", "path": "1"}]"#,
             )],
             &["modules.json", "two modules"],
         ),

@@ -36,11 +36,11 @@ fn the_files_say_what_a_model_is_for() {
     let regression = scores(ONE, r#", "problem_type": "regression""#);
     let counted = r#"{"architectures": ["X_ForSequenceClassification"], "num_labels": 1}"#;
     let (splade, pylate) = (
-        r#"[{"type": "a.MLMTransformer"}, {"type": "a.SpladePooling"}]"#,
-        r#"[{"type": "a.Transformer"}, {"type": "pylate.models.Dense.Dense", "path": "1"}]"#,
+        r#"[{"type": "sentence_transformers.MLMTransformer"}, {"type": "sentence_transformers.SpladePooling"}]"#,
+        r#"[{"type": "sentence_transformers.Transformer"}, {"type": "pylate.models.Dense.Dense", "path": "1"}]"#,
     );
     let sequence = r#"{"transformer_task": "sequence-classification"}"#;
-    let plain = r#"[{"type": "a.Transformer"}]"#;
+    let plain = r#"[{"type": "sentence_transformers.Transformer"}]"#;
     let cases: [(&[(&str, &str)], Task); 15] = [
         (&[("tokenizer.json", "{}")], Task::Embed),
         (&[("config.json", r#"{"architectures": ["BertModel"]}"#)], Task::Embed),

@@ -28,6 +28,14 @@ use crate::session::Tokens;
 
 /// The file of every version that says how texts become tokens.
 const FILE: &str = "tokenizer.json";
+/// Classes of transformers that put tokens around a text as `tokenizer_config.json` says.
+const ENDS_BY_FLAGS: [&str; 5] = [
+    "LlamaTokenizer",
+    "CodeLlamaTokenizer",
+    "GemmaTokenizer",
+    "CohereTokenizer",
+    "GPTNeoXTokenizer",
+];
 /// What models call the token that is for padding.
 const PADDING: [&str; 2] = ["[PAD]", "<pad>"];
 
@@ -85,9 +93,11 @@ impl Tokenizer {
                 made::document(&files.home_dir()?)?,
             ),
         };
-        let inner = shared(bytes, lowercase)
+        let changes = Changes { lowercase, bert: bert_flags(files)? };
+        let inner = shared(bytes, changes)
             .map_err(|error| RefusalKind::Load.because(format!("{place}: {error}")))?;
         let tokenizer = Self { inner, max_tokens };
+        tokenizer.require_ends(files, &place)?;
         if tokenizer.text_tokens(false) == 0 {
             let special = tokenizer.special_tokens(false);
             let message =
@@ -95,6 +105,34 @@ impl Tokenizer {
             return Err(RefusalKind::Contract.because(message));
         }
         Ok(tokenizer)
+    }
+
+    /// Sees to it that the file puts those tokens around a text that `tokenizer_config.json` asks for,
+    /// where transformers goes by the latter.
+    fn require_ends(&self, files: &Files<'_>, place: &str) -> Result<(), Refusal> {
+        let class: String = files.tokenizer.get("tokenizer_class")?.unwrap_or_default();
+        if !ENDS_BY_FLAGS.contains(&class.trim_end_matches("Fast")) {
+            return Ok(());
+        }
+        let encoding = self.inner.tokenizer.encode_fast("a", true);
+        let Ok(encoding) = encoding else { return Ok(()) };
+        let ids = encoding.get_ids();
+        for (flag, token, at) in [
+            ("add_bos_token", "bos_token", ids.first()),
+            ("add_eos_token", "eos_token", ids.last()),
+        ] {
+            let wanted: Option<bool> = files.tokenizer.get(flag)?;
+            let id = files.special_token(token)?.and_then(|token| self.id_of(&token));
+            if let (Some(wanted), Some(id)) = (wanted, id)
+                && wanted != (at == Some(&id))
+            {
+                return Err(RefusalKind::Contract.because(format!(
+                    "{place} does not do what {flag} = {wanted} of tokenizer_config.json says; save \
+                     the tokenizer again: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The tokens of `text`. One that is too long for the model is cut at the end that `truncate`
@@ -229,9 +267,28 @@ impl From<&Encoding> for Tokens {
 /// have the same, and reading it takes as long as mapping the weights.
 static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
+/// What other files change of `tokenizer.json`.
+#[derive(Clone, Copy, Debug)]
+struct Changes {
+    /// Letters are made small before anything else.
+    lowercase: bool,
+    /// How BERT's normalizer treats letters, accents and Chinese characters.
+    bert: [Option<bool>; 3],
+}
+
+/// What `tokenizer_config.json` says of BERT's normalizer, by which transformers goes.
+fn bert_flags(files: &Files<'_>) -> Result<[Option<bool>; 3], Refusal> {
+    let class: String = files.tokenizer.get("tokenizer_class")?.unwrap_or_default();
+    if !class.trim_end_matches("Fast").ends_with("BertTokenizer") {
+        return Ok([None; 3]);
+    }
+    let flag = |name: &str| files.tokenizer.get::<bool>(name);
+    Ok([flag("do_lower_case")?, flag("strip_accents")?, flag("tokenize_chinese_chars")?])
+}
+
 /// Reads a tokenizer, unless the last one has the same content and is still in use.
-fn shared(bytes: Vec<u8>, lowercase: bool) -> Result<Arc<Inner>, tokenizers::Error> {
-    let digest = [&Sha256::digest(&bytes)[..], &[u8::from(lowercase)]].concat();
+fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Error> {
+    let digest = [&Sha256::digest(&bytes)[..], format!("{changes:?}").as_bytes()].concat();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some((known, tokenizer)) = last
         && known == digest
@@ -244,7 +301,15 @@ fn shared(bytes: Vec<u8>, lowercase: bool) -> Result<Arc<Inner>, tokenizers::Err
     let pad_id = pad_id(&tokenizer);
     let limit = tokenizer.get_truncation().and_then(|cut| u32::try_from(cut.max_length).ok());
     tokenizer.with_padding(None).with_truncation(None)?;
-    if lowercase {
+    if let Some(NormalizerWrapper::BertNormalizer(own)) = tokenizer.get_normalizer() {
+        let [lowercase, strip_accents, chinese] = changes.bert;
+        let mut own = own.clone();
+        own.lowercase = lowercase.unwrap_or(own.lowercase);
+        own.strip_accents = strip_accents.or(own.strip_accents);
+        own.handle_chinese_chars = chinese.unwrap_or(own.handle_chinese_chars);
+        tokenizer.with_normalizer(Some(own))?;
+    }
+    if changes.lowercase {
         // Before the tokenizer's own, so that its special tokens are found as they are written.
         let own = tokenizer.get_normalizer().cloned();
         let all = [Some(NormalizerWrapper::from(Lowercase)), own].into_iter().flatten();
