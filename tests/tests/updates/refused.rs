@@ -11,7 +11,7 @@ use e2e::{
 };
 
 /// A source, the kind of its refusal, and words that its message must hold one of.
-const REFUSED: [(&str, &str, &[&str]); 10] = [
+const REFUSED: [(&str, &str, &[&str]); 9] = [
     ("truncated", "load", &["model.onnx", "parse", "protobuf"]),
     ("corrupt", "load", &["model.onnx", "parse", "protobuf", "load"]),
     ("wide", "contract", &["48"]),
@@ -19,7 +19,6 @@ const REFUSED: [(&str, &str, &[&str]); 10] = [
     ("nan", "contract", &["nan", "finite"]),
     ("renamed", "contract", &["input"]),
     ("foreign_tokenizer", "contract", &["token"]),
-    ("int32", "contract", &["int32"]),
     ("dense", "contract", &["dense"]),
     ("missing", "not_found", &["missing"]),
 ];

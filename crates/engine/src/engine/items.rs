@@ -180,7 +180,7 @@ fn shorten(
     let is_inside = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
     match truncate {
         None => Err(EngineError::TextTooLong { field, bytes }),
-        Some(Side::Right) => {
+        Some(Side::Right | Side::Model) => {
             let end = (0..=max).rev().find(|at| !is_inside(at)).unwrap_or(0);
             Ok(text.slice(..end))
         }

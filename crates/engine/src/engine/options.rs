@@ -60,9 +60,9 @@ pub(super) struct Resolved {
 }
 
 impl TextOptions {
-    /// Cuts texts that are too long at their end.
+    /// Cuts texts that are too long where the model does, mostly at their end.
     pub fn cut() -> Self {
-        Self { truncate: Some(Side::Right), ..Self::default() }
+        Self { truncate: Some(Side::Model), ..Self::default() }
     }
 
     /// Checks what no model accepts.

@@ -102,7 +102,8 @@ fn check_names(request: &TensorRequest, facts: &Facts) -> Result<(), EngineError
 /// How the texts of a request become tokens.
 fn options(request: &TensorRequest, facts: &Facts) -> Result<TextOptions, EngineError> {
     let side = match word(request, "truncation_direction")?.as_deref() {
-        None | Some("right" | "Right") => Side::Right,
+        None => Side::Model,
+        Some("right" | "Right") => Side::Right,
         Some("left" | "Left") => Side::Left,
         Some(_) => {
             return Err(invalid("the parameter `truncation_direction` must be left or right"));

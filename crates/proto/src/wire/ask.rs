@@ -135,6 +135,8 @@ pub enum Side {
     Left,
     /// Its end.
     Right,
+    /// The one that the model's tokenizer cuts: mostly the end.
+    Model,
 }
 
 /// What is wanted of a text.

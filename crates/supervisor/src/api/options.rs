@@ -58,9 +58,10 @@ pub(crate) struct Options {
 
 impl From<Options> for TextOptions {
     fn from(options: Options) -> Self {
-        let side = match options.truncation_direction.unwrap_or_default() {
-            TruncationDirection::Left => Side::Left,
-            TruncationDirection::Right => Side::Right,
+        let side = match options.truncation_direction {
+            None => Side::Model,
+            Some(TruncationDirection::Left) => Side::Left,
+            Some(TruncationDirection::Right) => Side::Right,
         };
         Self {
             truncate: options.truncate.unwrap_or(true).then_some(side),
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn texts_are_cut_at_their_end_unless_a_request_says_otherwise() {
-        assert_eq!(TextOptions::from(Options::default()).truncate, Some(Side::Right));
+        assert_eq!(TextOptions::from(Options::default()).truncate, Some(Side::Model));
         let refuse = Options { truncate: Some(false), ..Options::default() };
         assert_eq!(TextOptions::from(refuse).truncate, None);
     }

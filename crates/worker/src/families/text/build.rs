@@ -202,7 +202,7 @@ impl Building<'_> {
         guesses: &mut Vec<Guess>,
     ) -> Result<LoadedWay, Refusal> {
         let dir = self.files.dir;
-        let source = match &way.source {
+        let mut source = match &way.source {
             Source::Graph => LoadedSource::Graph(self.readout(way, guesses)?),
             Source::Table(folder) => {
                 let table = StaticTable::open(dir, folder)?;
@@ -230,7 +230,17 @@ impl Building<'_> {
                 way.normalize
             }
         };
-        Ok(LoadedWay { source, normalize })
+        let Some(kept) = way.kept.filter(|_| self.settings.task == Task::Embed) else {
+            return Ok(LoadedWay { source, normalize });
+        };
+        let steps = match &mut source {
+            LoadedSource::Graph(Readout::Pooled { steps, .. } | Readout::Stepped(steps))
+            | LoadedSource::Table(_, steps) => steps,
+            _ => return Ok(LoadedWay { source, normalize }),
+        };
+        steps.extend(normalize.then_some(Applied::Normalize));
+        steps.push(Applied::Cut(kept.max(1)));
+        Ok(LoadedWay { source, normalize: false })
     }
 
     fn readout(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {

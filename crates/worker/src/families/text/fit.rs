@@ -21,7 +21,7 @@ pub(super) fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), R
 pub(super) fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal> {
     let is_misplaced = |step: &&Applied| match step {
         Applied::Dense(dense, _) => dense.rows() != rows,
-        Applied::LayerNorm(..) | Applied::Normalize => false,
+        Applied::LayerNorm(..) | Applied::Normalize | Applied::Cut(_) => false,
     };
     match steps.iter().find(is_misplaced) {
         None => Ok(()),

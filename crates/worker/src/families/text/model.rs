@@ -135,7 +135,10 @@ impl TextModel {
             }
             Err(error) => {
                 let file = &self.file;
-                Err(error.refuse(&format!("{file} fails with {texts} texts of {tokens} tokens")))
+                Err(error.refuse(&format!(
+                    "{file} fails with {texts} texts of {tokens} tokens (a graph must take any number of \
+                     both: export it with dynamic axes)"
+                )))
             }
         }
     }
@@ -195,7 +198,10 @@ impl TextModel {
         let prepared = self.prepare_any(asked)?;
         let mut numbers = Numbers::default();
         match self.run(&[&prepared], Rows::Pooled, &mut numbers) {
-            Ok(()) => Ok(numbers.values),
+            Ok(()) => {
+                self.dimension = self.row_len(&prepared, &numbers);
+                Ok(numbers.values)
+            }
             Err(error) => Err(error.refuse(&format!("{} fails on a text", self.file))),
         }
     }

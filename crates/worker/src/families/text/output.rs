@@ -72,12 +72,12 @@ pub(crate) fn choose(
         return named(outputs, name, known);
     }
     let tokens = pick(outputs, 3, &TOKENS);
-    let texts = pick(outputs, 2, &TEXTS);
     let logits = outputs.iter().find(|output| output.name == LOGITS && is_float(output));
     let chosen = match known.task {
         Task::Embed => {
-            require_embedder(tokens, texts, logits, known)?;
-            embedding(tokens, texts, known)
+            let chosen = embedding(outputs, known);
+            require_embedder(chosen.map(|(output, _)| output), logits, known)?;
+            chosen
         }
         Task::MultiVector => tokens.map(|output| (output, Part::Tokens)),
         Task::Sparse => sparse(outputs, logits, known),
@@ -109,8 +109,7 @@ fn named(outputs: &[TensorSpec], name: &str, known: &Known<'_>) -> Result<Chosen
     };
     let part = match output.shape.len() {
         3 => Part::Tokens,
-        2 if name == FINISHED => Part::Finished,
-        2 => Part::Texts,
+        2 => part_of_text(output, known),
         _ => return Err(contract(format!("onnxd.toml: output: {} cannot be used", tell(output)))),
     };
     if !is_float(output) {
@@ -125,21 +124,30 @@ fn chosen_of(output: &TensorSpec, part: Part) -> Chosen {
     Chosen { name: output.name.clone(), part, datatype: output.datatype, width }
 }
 
-/// A vector of the text as the graph finished it, unless modules.json makes it of the tokens'.
-fn embedding<'o>(
-    tokens: Option<&'o TensorSpec>,
-    texts: Option<&'o TensorSpec>,
-    known: &Known<'_>,
-) -> Option<(&'o TensorSpec, Part)> {
-    let is_finished =
-        |output: &&TensorSpec| output.name == FINISHED || !known.is_listed && output.name != POOLER;
-    let finished = texts.filter(is_finished);
-    let tokens = tokens.map(|output| (output, Part::Tokens));
-    let finished = finished.map(|output| (output, Part::Finished));
-    let texts = texts.map(|output| (output, Part::Texts));
-    match known.is_pooled_outside {
+/// A vector of the text as the graph finished it, unless modules.json makes it of the tokens'. An
+/// output whose name is not known counts only where nothing else is there.
+fn embedding<'o>(outputs: &'o [TensorSpec], known: &Known<'_>) -> Option<(&'o TensorSpec, Part)> {
+    let tokens = named_first(outputs, 3, &TOKENS).map(|output| (output, Part::Tokens));
+    let texts = named_first(outputs, 2, &TEXTS).map(|output| (output, part_of_text(output, known)));
+    let finished = texts.filter(|(_, part)| *part == Part::Finished);
+    let other = |rank| only(outputs, rank).filter(|output| output.name != LOGITS);
+    let unnamed = || {
+        let tokens = other(3).map(|output| (output, Part::Tokens));
+        tokens.or_else(|| other(2).map(|output| (output, Part::Texts)))
+    };
+    let chosen = match known.is_pooled_outside {
         true => tokens.or(finished).or(texts),
         false => finished.or(tokens).or(texts),
+    };
+    chosen.or_else(unnamed)
+}
+
+/// Whether a vector of a text is as modules.json makes it, by its name.
+fn part_of_text(output: &TensorSpec, known: &Known<'_>) -> Part {
+    let is_named = TEXTS.contains(&output.name.as_str()) && output.name != POOLER;
+    match output.name == FINISHED || !known.is_listed && is_named {
+        true => Part::Finished,
+        false => Part::Texts,
     }
 }
 
@@ -163,14 +171,13 @@ fn sparse<'o>(
 
 /// Refuses graphs whose outputs are no embeddings, whatever their shape.
 fn require_embedder(
-    tokens: Option<&TensorSpec>,
-    texts: Option<&TensorSpec>,
+    chosen: Option<&TensorSpec>,
     logits: Option<&TensorSpec>,
     known: &Known<'_>,
 ) -> Result<(), Refusal> {
     let file = known.file;
     let width = |output: &TensorSpec| output.shape.last().copied().unwrap_or(-1);
-    if let Some(output) = [tokens, texts].into_iter().flatten().find(|output| width(output) == 1) {
+    if let Some(output) = chosen.filter(|output| width(output) == 1) {
         return Err(contract(format!(
             "{file}: its output {} has one component, which is no embedding: it seems to be a model \
              that reranks (set task = \"rerank\" in onnxd.toml) or scores (task = \"classify\")",
@@ -180,8 +187,7 @@ fn require_embedder(
     let is_vocabulary = |output: &&TensorSpec| {
         usize::try_from(width(output)).ok().is_some_and(|width| known.vocabulary == Some(width))
     };
-    let only_logits = texts.is_none() && tokens.is_none();
-    if let Some(output) = tokens.filter(is_vocabulary).or(logits.filter(|_| only_logits)) {
+    if let Some(output) = chosen.filter(is_vocabulary).or(logits.filter(|_| chosen.is_none())) {
         return Err(contract(seems(output, known)));
     }
     Ok(())
@@ -256,10 +262,23 @@ fn unfit(outputs: &[TensorSpec], logits: Option<&TensorSpec>, known: &Known<'_>)
 
 /// An output of floating numbers with so many axes: the first of these names, else the only one.
 fn pick<'o>(outputs: &'o [TensorSpec], rank: usize, names: &[&str]) -> Option<&'o TensorSpec> {
-    let fits = |output: &&TensorSpec| output.shape.len() == rank && is_float(output);
-    let named = |name: &&str| outputs.iter().filter(fits).find(|output| output.name == **name);
-    let known = names.iter().find_map(named);
-    known.or_else(|| outputs.iter().filter(fits).find(|output| output.name != LOGITS))
+    named_first(outputs, rank, names)
+        .or_else(|| only(outputs, rank).filter(|output| output.name != LOGITS))
+}
+
+/// The first of these names that an output of floating numbers with so many axes has.
+fn named_first<'o>(
+    outputs: &'o [TensorSpec],
+    rank: usize,
+    names: &[&str],
+) -> Option<&'o TensorSpec> {
+    let fits = |name: &&str| {
+        let is = |output: &&TensorSpec| {
+            output.name == **name && output.shape.len() == rank && is_float(output)
+        };
+        outputs.iter().find(is)
+    };
+    names.iter().find_map(|name| fits(&name))
 }
 
 /// The only output of floating numbers with so many axes.

@@ -25,6 +25,9 @@ use super::{
 };
 use crate::session::Tokens;
 
+/// What transformers calls the types of a pair's texts.
+const TYPES: &str = "token_type_ids";
+
 /// What a request asks of one text.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked<'a> {
@@ -94,6 +97,10 @@ pub(crate) struct Preparation {
     pub(crate) switches: Switches,
     /// One for each way.
     tokenizers: Vec<Tokenizer>,
+    /// Which end of a text the model cuts.
+    side: Side,
+    /// Whether the types of a pair's texts are told apart.
+    has_types: bool,
     late: Option<LateTokens>,
     template: Option<Template>,
     /// Set for a table of model2vec, which leaves out unknown tokens and cuts texts by so many
@@ -119,7 +126,17 @@ impl Preparation {
         };
         let model2vec = Model2Vec::read(files.dir)?;
         let token_chars = model2vec.map(|_| tokenizers[0].median_token_chars());
+        let said: Option<String> = files.tokenizer.get("truncation_side")?;
+        let side = match said.as_deref() {
+            Some("left") => Side::Left,
+            Some(_) => Side::Right,
+            None => tokenizers[0].own_side(),
+        };
+        let inputs: Option<Vec<String>> = files.tokenizer.get("model_input_names")?;
+        let has_types = inputs.is_none_or(|names| names.iter().any(|name| name == TYPES));
         Ok(Self {
+            side,
+            has_types,
             task: settings.task,
             plan: settings.plan.clone(),
             prompts: settings.prompts.clone(),
@@ -151,6 +168,9 @@ impl Preparation {
     /// The text is too long and may not be cut, the model does not have what is asked for, or the
     /// tokenizer fails.
     pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
+        let truncate =
+            asked.truncate.map(|side| if side == Side::Model { self.side } else { side });
+        let asked = &Asked { truncate, ..asked.clone() };
         let prompt = self.prompt(asked)?;
         let name = prompt.or(asked.prompt);
         if !self.plan.has_way(asked.role, asked.prompt) {
@@ -204,7 +224,11 @@ impl Preparation {
                 self.text(way, &given, (text, side), asked.truncate)?
             }
         };
-        Ok(Prepared { way, switches, ..prepared })
+        let mut prepared = Prepared { way, switches, ..prepared };
+        if !self.has_types {
+            prepared.tokens.type_ids.fill(0);
+        }
+        Ok(prepared)
     }
 
     /// What goes before the first text of a pair.
@@ -263,7 +287,7 @@ impl Preparation {
         let mut ids = tokenizer.bare(end.map_or(text, |(end, _)| &text[..end]))?;
         if ids.len() > max {
             match truncate {
-                Some(Side::Right) => ids.truncate(max),
+                Some(Side::Right | Side::Model) => ids.truncate(max),
                 Some(Side::Left) => drop(ids.drain(..ids.len() - max)),
                 None => return Err(tokenizer.too_many(ids.len())),
             }
@@ -306,6 +330,7 @@ impl Preparation {
         let named = self.prompts.named.keys().map(String::as_str);
         let ways = self.plan.ways.iter().map(|way| way.name.as_str());
         let mut known: Vec<&str> = named.chain(ways).filter(|name| !name.is_empty()).collect();
+        known.sort_unstable();
         known.dedup();
         Rejection::Prompt { name: name.into(), known: known.join(", ") }
     }

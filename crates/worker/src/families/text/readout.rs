@@ -20,6 +20,9 @@ use super::{
 };
 use crate::session::{Output, SessionError};
 
+/// The file that says how many numbers of a vector are kept.
+const SENTENCE: &str = "config_sentence_transformers.json";
+
 /// What is made of an output.
 #[derive(Debug)]
 pub(crate) enum Readout {
@@ -47,6 +50,7 @@ pub(crate) enum Applied {
     /// The same.
     LayerNorm(LayerNorm, String),
     Normalize,
+    Cut(usize),
 }
 
 impl Applied {
@@ -74,7 +78,7 @@ impl Applied {
         match self {
             Self::Dense(dense, _) => Some(dense.inputs()),
             Self::LayerNorm(norm, _) => Some(norm.dimension()),
-            Self::Normalize => None,
+            Self::Normalize | Self::Cut(_) => None,
         }
     }
 
@@ -82,6 +86,7 @@ impl Applied {
     pub(crate) fn outputs(&self) -> Option<usize> {
         match self {
             Self::Dense(dense, _) => Some(dense.outputs()),
+            Self::Cut(kept) => Some(*kept),
             Self::LayerNorm(..) | Self::Normalize => None,
         }
     }
@@ -91,6 +96,7 @@ impl Applied {
         match self {
             Self::Dense(_, folder) | Self::LayerNorm(_, folder) => join(folder, "config.json"),
             Self::Normalize => FILE.to_owned(),
+            Self::Cut(_) => SENTENCE.to_owned(),
         }
     }
 
@@ -100,6 +106,7 @@ impl Applied {
             Self::Dense(dense, _) => format!("dense {} -> {}", dense.inputs(), dense.outputs()),
             Self::LayerNorm(..) => "layer norm".into(),
             Self::Normalize => "normalize".into(),
+            Self::Cut(kept) => format!("first {kept} numbers"),
         }
     }
 }
@@ -154,6 +161,15 @@ impl Numbers {
                 }
                 Applied::LayerNorm(norm, _) => norm.apply(&mut self.values[start..]),
                 Applied::Normalize => self.values[start..].chunks_mut(width).for_each(normalize),
+                Applied::Cut(kept) => {
+                    let kept = width.min(*kept);
+                    self.scratch.clear();
+                    let rows = self.values[start..].chunks_exact(width);
+                    rows.for_each(|row| self.scratch.extend_from_slice(&row[..kept]));
+                    self.values.truncate(start);
+                    self.values.extend_from_slice(&self.scratch);
+                    width = kept;
+                }
             }
         }
         width

@@ -83,7 +83,17 @@ impl Switches {
         for own in &self.0 {
             let set = set.iter().find(|set| set.name == own.name).map(|set| &set.value);
             let number = match set {
-                Some(SwitchValue::Number(number)) => Some(*number),
+                Some(SwitchValue::Number(number)) => {
+                    let is_known = own.values.values().any(|value| value == number);
+                    if !own.values.is_empty() && !is_known {
+                        return Err(Rejection::Unfit(format!(
+                            "`{}` has no value {number}{}",
+                            own.name,
+                            known(&own.values)
+                        )));
+                    }
+                    Some(*number)
+                }
                 Some(SwitchValue::Word(word)) => {
                     Some(value(&own.values, &own.name, word).map_err(Rejection::Unfit)?)
                 }
@@ -160,9 +170,10 @@ mod tests {
         assert_eq!(switches.resolve(&[], None), Ok(vec![1]));
         assert_eq!(switches.resolve(&[], Some("a")), Ok(vec![0]));
         assert_eq!(
-            switches.resolve(&set("task_id", SwitchValue::Number(7)), Some("a")),
-            Ok(vec![7])
+            switches.resolve(&set("task_id", SwitchValue::Number(0)), Some("a")),
+            Ok(vec![0])
         );
+        assert!(switches.resolve(&set("task_id", SwitchValue::Number(-1)), None).is_err());
         let word = set("task_id", SwitchValue::Word("a".into()));
         assert_eq!(switches.resolve(&word, None), Ok(vec![0]));
     }

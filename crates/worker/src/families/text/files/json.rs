@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 /// Bytes of one JSON file. The largest are tokenizers, which are read elsewhere.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// How the pointers of Git LFS begin.
+const LFS: &[u8] = b"version https://git-lfs";
+
 /// A JSON object and the name of its file, for messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JsonFile {
@@ -104,7 +107,21 @@ pub(crate) fn read_text(dir: &Path, name: &str) -> Result<Option<String>, Refusa
         Err(error) => return Err(internal(error)),
     }
     let bytes = fs::read(&path).map_err(internal)?;
+    require_content(name, &bytes)?;
     String::from_utf8(bytes).map(Some).map_err(|_| contract(format!("{name} is not UTF-8")))
+}
+
+/// Sees to it that a file is not the pointer that Git LFS leaves in its place.
+///
+/// # Errors
+/// It is.
+pub(crate) fn require_content(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
+    match bytes.starts_with(LFS) {
+        true => Err(contract(format!(
+            "{name} is a pointer of Git LFS, not the file itself: run `git lfs pull`, or download it"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// `None` where there is no such file.

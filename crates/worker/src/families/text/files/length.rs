@@ -61,6 +61,13 @@ pub(super) fn max_tokens(files: &Files<'_>) -> Result<u32, Refusal> {
         Some(tokens) => Some(tokens),
         None => tokenizer_limit(&files.tokenizer)?.or(table_limit(files)?).or(positions),
     };
+    if let (Some(own), Some(positions)) = (files.own.max_tokens, positions)
+        && u64::from(own) > positions
+    {
+        return Err(contract(format!(
+            "onnxd.toml: max_tokens = {own}, and config.json has positions for {positions}"
+        )));
+    }
     let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
     match u32::try_from(tokens.min(TOKENS_MAX)) {
         Ok(tokens) if tokens > 0 => Ok(tokens),
@@ -202,7 +209,7 @@ mod tests {
             (&[config, tokenizer(r#"{"max_len": 62}"#)], None, 62),
             (&[config, tokenizer(r#"{"max_len": 66}"#)], None, 64),
             (&[config, ("sentence_bert_config.json", r#"{"max_seq_length": 66}"#)], None, 64),
-            (&[config], Some(66), 64),
+            (&[config], Some(60), 60),
             (&[("config.json", r#"{"n_positions": 8192}"#)], None, 8192),
         ];
         for (files, own, expected) in cases {

@@ -45,6 +45,8 @@ pub(crate) struct Way {
     pub(crate) splade: Option<Splade>,
     /// Whether the last step scales vectors to length 1.
     pub(crate) normalize: bool,
+    /// Only so many numbers of a vector are kept, from the first on, and not scaled again.
+    pub(crate) kept: Option<usize>,
 }
 
 impl Way {
@@ -100,6 +102,14 @@ impl Plan {
     /// # Errors
     /// A module is not known, or its file is missing or malformed.
     pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
+        let mut plan = Self::of_files(files)?;
+        if let Some(kept) = files.sentence.get::<usize>("truncate_dim")? {
+            plan.ways.iter_mut().for_each(|way| way.kept = Some(kept));
+        }
+        Ok(plan)
+    }
+
+    fn of_files(files: &Files<'_>) -> Result<Self, Refusal> {
         let Some(list) = &files.modules else { return Self::without_list(files) };
         let dir = files.dir;
         let router = list.iter().position(|module| module.kind == Kind::Router);
@@ -288,10 +298,8 @@ fn pooling(file: &JsonFile) -> Result<Pooling, Refusal> {
             modes.push(mode);
         }
     }
-    match modes.is_empty() {
-        true => Err(contract(format!("{}: no pooling mode is set", file.name()))),
-        false => Ok(Pooling::of(modes)),
-    }
+    // As sentence-transformers has it.
+    Ok(if modes.is_empty() { PoolingMode::Mean.into() } else { Pooling::of(modes) })
 }
 
 fn splade(file: &JsonFile) -> Result<Splade, Refusal> {

@@ -40,6 +40,7 @@ fn pooling_is_what_the_pooling_modules_folder_says() {
     for (text, expected, without_prompt) in [
         (r#"{"pooling_mode_mean_tokens": true}"#, "mean", false),
         (r#"{"pooling_mode": "cls"}"#, "cls", false),
+        (r#"{"word_embedding_dimension": 8}"#, "mean", false),
         (r#"{"pooling_mode": ["weightedmean", "lasttoken"]}"#, "weighted_mean+last_token", false),
         (
             r#"{"pooling_mode_lasttoken": true, "pooling_mode_cls_token": false}"#,
@@ -104,10 +105,9 @@ fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
     let outside = MODULES.replace("1_Pooling", "../1_Pooling");
     /// Files with their contents, and words of the refusal.
     type Case<'c> = (&'c [(&'c str, &'c str)], &'c [&'c str]);
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 7] = [
         (&[("modules.json", MODULES)], &[POOLING, "missing"]),
         (&[("modules.json", &outside)], &["../1_Pooling", "within"]),
-        (&[(POOLING, "{}")], &[POOLING, "no pooling mode"]),
         (&[(POOLING, r#"{"pooling_mode": "median"}"#)], &[POOLING, "median"]),
         (&[(POOLING, r#"{"pooling_mode_median": true}"#)], &[POOLING, "median"]),
         (

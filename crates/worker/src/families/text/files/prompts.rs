@@ -24,8 +24,9 @@ const QUERY: [&str; 8] = [
     "Retrieval-query",
     "queries",
 ];
-const DOCUMENT: [&str; 8] = [
+const DOCUMENT: [&str; 9] = [
     "document",
+    "doc",
     "passage",
     "retrieval.passage",
     "search_document",
@@ -79,10 +80,10 @@ impl Prompts {
     /// The name of the prompt for a side of a search, if the model has one.
     pub(crate) fn of_role(&self, role: Role) -> Option<&str> {
         let names = match role {
-            Role::Query => QUERY,
-            Role::Document => DOCUMENT,
+            Role::Query => &QUERY[..],
+            Role::Document => &DOCUMENT[..],
         };
-        names.into_iter().find(|name| self.named.contains_key(*name))
+        names.iter().copied().find(|name| self.named.contains_key(*name))
     }
 }
 

@@ -100,7 +100,13 @@ fn scoring(files: &Files<'_>, is_cross_encoder: bool) -> Result<(Task, Option<Gu
     let problem: Option<String> = files.config.get("problem_type")?;
     let assumed = |task: Task, reason: &str| Ok((task, Some(guess("task", task.as_str(), reason))));
     match count {
-        Some(1) if !is_cross_encoder && problem.as_deref() == Some("regression") => {
+        Some(1)
+            if !is_cross_encoder
+                && matches!(
+                    problem.as_deref(),
+                    Some("regression" | "multi_label_classification")
+                ) =>
+        {
             Ok((Task::Classify, None))
         }
         Some(1) => Ok((Task::Rerank, None)),
@@ -171,10 +177,15 @@ pub(crate) fn activation(
         return Ok(activation);
     }
     if task == Task::Rerank {
-        return Ok(match pair_activation(files)?.as_deref() {
-            Some(class) if class.ends_with("Identity") => Activation::Identity,
-            _ => Activation::Sigmoid,
-        });
+        return match pair_activation(files)?.as_deref() {
+            None => Ok(Activation::Sigmoid),
+            Some(class) if class.ends_with("Sigmoid") => Ok(Activation::Sigmoid),
+            Some(class) if class.ends_with("Identity") => Ok(Activation::Identity),
+            Some(class) => Err(contract(format!(
+                "config_sentence_transformers.json or config.json: the activation {class:?} is not \
+                 supported; set activation in onnxd.toml"
+            ))),
+        };
     }
     let problem: Option<String> = files.config.get("problem_type")?;
     Ok(match problem.as_deref() {

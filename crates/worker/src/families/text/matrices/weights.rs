@@ -16,7 +16,7 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 use safetensors::{Dtype, tensor::Metadata};
 use zerocopy::FromBytes;
 
-use crate::families::text::files::json::contract;
+use crate::families::text::files::json::{contract, require_content};
 
 /// The file that a module's weights are in.
 const FILE: &str = "model.safetensors";
@@ -83,6 +83,7 @@ impl Weights {
         }
         let file = File::open(&path).map_err(internal)?;
         let map = map(&file).map_err(internal)?;
+        require_content(&name, &map)?;
         let (metadata, start) = header(&map)
             .map_err(|cause| contract(format!("{name} is not a safetensors file: {cause}")))?;
         Ok(Self { name, map: Arc::new(map), metadata, start })
@@ -275,7 +276,10 @@ pub(crate) fn inside(folder: &str, file: &str) -> String {
 fn missing(dir: &Path, folder: &str) -> Refusal {
     let (name, pickled) = (inside(folder, FILE), inside(folder, PICKLED));
     if !dir.join(&pickled).exists() {
-        return contract(format!("{name} is missing"));
+        return contract(format!(
+            "{name} is missing; weights of PyTorch are not read: save the model again with a current \
+             sentence-transformers"
+        ));
     }
     contract(format!(
         "{name} is missing, and onnxd does not read {pickled}, because a pickle can run code; load the model with a current sentence-transformers and save it again: python -c \"from sentence_transformers import SentenceTransformer; SentenceTransformer('DIR').save('DIR')\""

@@ -86,8 +86,8 @@ fn indices_must_fit_an_id() {
 fn a_missing_file_is_named_and_a_pickle_explained() {
     let dir = tempfile::tempdir().unwrap();
     let open = |place| Weights::open(dir.path(), place).unwrap_err().message;
-    assert_eq!(open(""), "model.safetensors is missing");
-    assert_eq!(open("2_Dense"), "2_Dense/model.safetensors is missing");
+    assert!(open("").starts_with("model.safetensors is missing; "));
+    assert!(open("2_Dense").starts_with("2_Dense/model.safetensors is missing; "));
     fs::create_dir(dir.path().join("2_Dense")).unwrap();
     fs::write(dir.path().join("2_Dense/pytorch_model.bin"), "PK").unwrap();
     assert!(open("2_Dense").starts_with(

@@ -20,10 +20,14 @@ use tokenizers::{
     Encoding, NormalizerWrapper, PostProcessor, TruncationDirection, TruncationParams,
     TruncationStrategy,
     normalizers::{Lowercase, Sequence},
+    processors::template::TemplateProcessing,
     utils::{parallelism, truncation::truncate_encodings},
 };
 
-use super::files::{Files, json::within};
+use super::files::{
+    Files,
+    json::{require_content, within},
+};
 use crate::session::Tokens;
 
 /// The file of every version that says how texts become tokens.
@@ -63,8 +67,9 @@ struct Inner {
     tokenizer: tokenizers::Tokenizer,
     /// What fills up shorter texts.
     pad_id: u32,
-    /// Where the file itself cuts texts.
+    /// Where the file itself cuts texts, and at which end.
     limit: Option<u32>,
+    side: Side,
     /// The highest id that any text may get; looked for when it is asked for first.
     highest_id: OnceLock<u32>,
 }
@@ -86,6 +91,7 @@ impl Tokenizer {
                 let path = within(files.dir, &place)?;
                 let read = |error| RefusalKind::Internal.because(format!("{place}: {error}"));
                 let bytes = fs::read(path).map_err(read)?;
+                require_content(&place, &bytes)?;
                 (place, bytes)
             }
             None => (
@@ -93,11 +99,10 @@ impl Tokenizer {
                 made::document(&files.home_dir()?)?,
             ),
         };
-        let changes = Changes { lowercase, bert: bert_flags(files)? };
+        let changes = Changes { lowercase, bert: bert_flags(files)?, ends: ends(files)? };
         let inner = shared(bytes, changes)
             .map_err(|error| RefusalKind::Load.because(format!("{place}: {error}")))?;
         let tokenizer = Self { inner, max_tokens };
-        tokenizer.require_ends(files, &place)?;
         if tokenizer.text_tokens(false) == 0 {
             let special = tokenizer.special_tokens(false);
             let message =
@@ -105,34 +110,6 @@ impl Tokenizer {
             return Err(RefusalKind::Contract.because(message));
         }
         Ok(tokenizer)
-    }
-
-    /// Sees to it that the file puts those tokens around a text that `tokenizer_config.json` asks for,
-    /// where transformers goes by the latter.
-    fn require_ends(&self, files: &Files<'_>, place: &str) -> Result<(), Refusal> {
-        let class: String = files.tokenizer.get("tokenizer_class")?.unwrap_or_default();
-        if !ENDS_BY_FLAGS.contains(&class.trim_end_matches("Fast")) {
-            return Ok(());
-        }
-        let encoding = self.inner.tokenizer.encode_fast("a", true);
-        let Ok(encoding) = encoding else { return Ok(()) };
-        let ids = encoding.get_ids();
-        for (flag, token, at) in [
-            ("add_bos_token", "bos_token", ids.first()),
-            ("add_eos_token", "eos_token", ids.last()),
-        ] {
-            let wanted: Option<bool> = files.tokenizer.get(flag)?;
-            let id = files.special_token(token)?.and_then(|token| self.id_of(&token));
-            if let (Some(wanted), Some(id)) = (wanted, id)
-                && wanted != (at == Some(&id))
-            {
-                return Err(RefusalKind::Contract.because(format!(
-                    "{place} does not do what {flag} = {wanted} of tokenizer_config.json says; save \
-                     the tokenizer again: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// The tokens of `text`. One that is too long for the model is cut at the end that `truncate`
@@ -206,7 +183,7 @@ impl Tokenizer {
         let max = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
         let kept = match truncate {
             _ if ids.len() <= max => ids,
-            Some(Side::Right) => &ids[..max],
+            Some(Side::Right | Side::Model) => &ids[..max],
             Some(Side::Left) => &ids[ids.len() - max..],
             None => {
                 return Err(Rejection::TooLong { tokens: count(ids.len()), max: self.max_tokens });
@@ -225,6 +202,11 @@ impl Tokenizer {
     /// Where the file itself cuts texts, which only models without a graph go by.
     pub(crate) fn own_limit(&self) -> Option<u32> {
         self.inner.limit
+    }
+
+    /// The end at which the file itself cuts texts.
+    pub(crate) fn own_side(&self) -> Side {
+        self.inner.side
     }
 
     /// The highest id that any text may get.
@@ -268,12 +250,56 @@ impl From<&Encoding> for Tokens {
 static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
 /// What other files change of `tokenizer.json`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Changes {
     /// Letters are made small before anything else.
     lowercase: bool,
     /// How BERT's normalizer treats letters, accents and Chinese characters.
     bert: [Option<bool>; 3],
+    /// The tokens that are put before and behind a text.
+    ends: Option<[Option<String>; 2]>,
+}
+
+/// The tokens that `tokenizer_config.json` has put around a text, of classes that go by it.
+fn ends(files: &Files<'_>) -> Result<Option<[Option<String>; 2]>, Refusal> {
+    let class: String = files.tokenizer.get("tokenizer_class")?.unwrap_or_default();
+    let flags: [Option<bool>; 2] =
+        [files.tokenizer.get("add_bos_token")?, files.tokenizer.get("add_eos_token")?];
+    let is_said = flags.iter().any(Option::is_some);
+    if !is_said || !ENDS_BY_FLAGS.contains(&class.trim_end_matches("Fast")) {
+        return Ok(None);
+    }
+    // Those of these classes begin with a token and do not end with one, unless they are told.
+    let begins = flags[0].unwrap_or(class.trim_end_matches("Fast") != "GPTNeoXTokenizer");
+    let ends = flags[1].unwrap_or(false);
+    let token = |is_wanted: bool, field: &str| match is_wanted {
+        true => files.special_token(field),
+        false => Ok(None),
+    };
+    Ok(Some([token(begins, "bos_token")?, token(ends, "eos_token")?]))
+}
+
+/// What puts these tokens around a text, or around each text of a pair.
+fn template(
+    tokenizer: &tokenizers::Tokenizer,
+    ends: &[Option<String>; 2],
+) -> Result<TemplateProcessing, tokenizers::Error> {
+    let known = ends.iter().flatten();
+    let special: Vec<(String, u32)> =
+        known.filter_map(|token| Some((token.clone(), tokenizer.token_to_id(token)?))).collect();
+    let around = |text: &str, kind: u8| {
+        let end = |token: &Option<String>| token.as_ref().map(|token| format!("{token}:{kind}"));
+        let parts = [end(&ends[0]), Some(format!("{text}:{kind}")), end(&ends[1])];
+        parts.into_iter().flatten().collect::<Vec<String>>()
+    };
+    let single = around("$A", 0);
+    let pair = [around("$A", 0), around("$B", 1)].concat();
+    let built = TemplateProcessing::builder()
+        .try_single(single)?
+        .try_pair(pair)?
+        .special_tokens(special)
+        .build();
+    built.map_err(|error| error.to_string().into())
 }
 
 /// What `tokenizer_config.json` says of BERT's normalizer, by which transformers goes.
@@ -299,6 +325,10 @@ fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Er
     // Without the lock: whoever loads ahead is slow and must not hold up who serves.
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
     let pad_id = pad_id(&tokenizer);
+    let side = match tokenizer.get_truncation().map(|cut| cut.direction) {
+        Some(TruncationDirection::Left) => Side::Left,
+        _ => Side::Right,
+    };
     let limit = tokenizer.get_truncation().and_then(|cut| u32::try_from(cut.max_length).ok());
     tokenizer.with_padding(None).with_truncation(None)?;
     if let Some(NormalizerWrapper::BertNormalizer(own)) = tokenizer.get_normalizer() {
@@ -309,13 +339,17 @@ fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Er
         own.handle_chinese_chars = chinese.unwrap_or(own.handle_chinese_chars);
         tokenizer.with_normalizer(Some(own))?;
     }
+    if let Some(ends) = &changes.ends {
+        let template = template(&tokenizer, ends)?;
+        tokenizer.with_post_processor(Some(template));
+    }
     if changes.lowercase {
         // Before the tokenizer's own, so that its special tokens are found as they are written.
         let own = tokenizer.get_normalizer().cloned();
         let all = [Some(NormalizerWrapper::from(Lowercase)), own].into_iter().flatten();
         tokenizer.with_normalizer(Some(Sequence::new(all.collect())))?;
     }
-    let inner = Arc::new(Inner { tokenizer, pad_id, limit, highest_id: OnceLock::new() });
+    let inner = Arc::new(Inner { tokenizer, pad_id, limit, side, highest_id: OnceLock::new() });
     let last = Some((digest, Arc::downgrade(&inner)));
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
     Ok(inner)
@@ -328,7 +362,7 @@ fn failed(error: tokenizers::Error) -> Rejection {
 fn direction(side: Side) -> TruncationDirection {
     match side {
         Side::Left => TruncationDirection::Left,
-        Side::Right => TruncationDirection::Right,
+        Side::Right | Side::Model => TruncationDirection::Right,
     }
 }
 

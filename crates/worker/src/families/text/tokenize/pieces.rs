@@ -109,7 +109,7 @@ impl Tokenizer {
         let after = mask.iter().rev().take_while(|&&special| special == 1).count();
         let room = max.saturating_sub(before + after);
         let text = match side {
-            Side::Right => before..before + room,
+            Side::Right | Side::Model => before..before + room,
             Side::Left => length - after - room..length - after,
         };
         Ok((0..before).chain(text).chain(length - after..length).collect())
