@@ -239,6 +239,8 @@ fn kind(name: &str, element: TensorElementType, shape: &[i64]) -> Option<Kind> {
     use TensorElementType::{Bfloat16, Bool, Float16, Float32, Int32, Int64};
     let is_integer = matches!(element, Int32 | Int64);
     let is_float = matches!(element, Float32 | Float16 | Bfloat16);
+    // TensorFlow numbers the outputs of each node.
+    let name = name.strip_suffix(":0").unwrap_or(name);
     let is_scalar = match shape {
         [] => true,
         [size] => *size == 1 || *size < 0,

@@ -278,7 +278,7 @@ fn named_first<'o>(
         };
         outputs.iter().find(is)
     };
-    names.iter().find_map(|name| fits(&name))
+    names.iter().find_map(fits)
 }
 
 /// The only output of floating numbers with so many axes.

@@ -17,8 +17,8 @@ use onnxd_proto::{
 };
 use sha2::{Digest, Sha256};
 use tokenizers::{
-    Encoding, NormalizerWrapper, PostProcessor, TruncationDirection, TruncationParams,
-    TruncationStrategy,
+    Encoding, NormalizerWrapper, PostProcessor, PreTokenizerWrapper, TruncationDirection,
+    TruncationParams, TruncationStrategy,
     normalizers::{Lowercase, Sequence},
     processors::template::TemplateProcessing,
     utils::{parallelism, truncation::truncate_encodings},
@@ -99,7 +99,12 @@ impl Tokenizer {
                 made::document(&files.home_dir()?)?,
             ),
         };
-        let changes = Changes { lowercase, bert: bert_flags(files)?, ends: ends(files)? };
+        let changes = Changes {
+            lowercase,
+            bert: bert_flags(files)?,
+            ends: ends(files)?,
+            prefix_space: files.tokenizer.get("add_prefix_space")?,
+        };
         let inner = shared(bytes, changes)
             .map_err(|error| RefusalKind::Load.because(format!("{place}: {error}")))?;
         let tokenizer = Self { inner, max_tokens };
@@ -256,6 +261,8 @@ struct Changes {
     lowercase: bool,
     /// How BERT's normalizer treats letters, accents and Chinese characters.
     bert: [Option<bool>; 3],
+    /// Whether a text of bytes begins with a space.
+    prefix_space: Option<bool>,
     /// The tokens that are put before and behind a text.
     ends: Option<[Option<String>; 2]>,
 }
@@ -333,11 +340,17 @@ fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Er
     tokenizer.with_padding(None).with_truncation(None)?;
     if let Some(NormalizerWrapper::BertNormalizer(own)) = tokenizer.get_normalizer() {
         let [lowercase, strip_accents, chinese] = changes.bert;
-        let mut own = own.clone();
+        let mut own = *own;
         own.lowercase = lowercase.unwrap_or(own.lowercase);
         own.strip_accents = strip_accents.or(own.strip_accents);
         own.handle_chinese_chars = chinese.unwrap_or(own.handle_chinese_chars);
         tokenizer.with_normalizer(Some(own))?;
+    }
+    if let (Some(space), Some(PreTokenizerWrapper::ByteLevel(own))) =
+        (changes.prefix_space, tokenizer.get_pre_tokenizer())
+    {
+        let own = own.add_prefix_space(space);
+        tokenizer.with_pre_tokenizer(Some(own));
     }
     if let Some(ends) = &changes.ends {
         let template = template(&tokenizer, ends)?;
