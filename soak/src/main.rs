@@ -86,6 +86,9 @@ async fn run(options: &Options) -> Result<bool, String> {
     let watching = tokio::spawn(watch(Arc::clone(&world)));
     follow(&world, &schedule).await;
     let took = world.now();
+    // A lazily loaded generation reaches a worker with its next request, so clients go on until
+    // every worker has had one.
+    world.server.settled().await;
     world.stop();
     join(&world, clients).await;
     let samples = watching.await.map_err(|error| error.to_string())?;

@@ -129,9 +129,11 @@ pub(crate) fn prepare(home: &Home) {
     let line = serde_json::json!({"text": "hello world", "embedding": vec![0.1; 32],
         "min_cosine": 0.999});
     fs::write(canary.join("canary.jsonl"), line.to_string()).expect("a canary");
+    // Links inside a source's own tree are followed; this one leaves it.
     let linked = made("linked");
-    fs::rename(linked.join("model.onnx"), linked.join("elsewhere.bin")).expect("a file");
-    symlink("elsewhere.bin", linked.join("model.onnx")).expect("a link");
+    let elsewhere = home.models().join("elsewhere.onnx");
+    fs::rename(linked.join("model.onnx"), &elsewhere).expect("a file");
+    symlink(elsewhere, linked.join("model.onnx")).expect("a link");
     let pipe = made("pipe");
     fs::remove_file(pipe.join("model.onnx")).expect("a file");
     nix::unistd::mkfifo(&pipe.join("model.onnx"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
