@@ -89,7 +89,7 @@ pub(crate) fn point(link: &Path, to: &Path) {
 pub(crate) type Bad = (&'static str, &'static [&'static str]);
 
 /// Those of the test models stand in `tiny/`, the others are made by [`prepare`].
-pub(crate) const BAD: [Bad; 14] = [
+pub(crate) const BAD: [Bad; 13] = [
     ("truncated", &["load"]),
     ("corrupt", &["load"]),
     ("wide", &["contract"]),
@@ -97,7 +97,6 @@ pub(crate) const BAD: [Bad; 14] = [
     ("nan", &["contract"]),
     ("renamed", &["contract"]),
     ("foreign_tokenizer", &["contract"]),
-    ("int32", &["contract"]),
     ("missing", &["not_found"]),
     ("bad-canary", &["canary"]),
     ("linked", &["contract"]),
