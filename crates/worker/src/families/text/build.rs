@@ -260,7 +260,9 @@ impl Building<'_> {
                 Readout::Pooled { token_steps, pooling, steps }
             }
             (Task::Embed, Part::Texts) => Readout::Stepped(self.remaining(way, chosen, guesses)?),
-            (Task::Embed, Part::Finished) => Readout::Stepped(self.unfinished(way, chosen)?),
+            (Task::Embed, Part::Finished) => {
+                Readout::Stepped(self.unfinished(way, chosen, guesses)?)
+            }
             (Task::Sparse, Part::Finished) => Readout::Stepped(Vec::new()),
             (Task::Sparse, Part::Tokens) => {
                 let own = self.files.own.pooling.as_ref().map(Pooling::modes);
@@ -338,7 +340,12 @@ impl Building<'_> {
     }
 
     /// The steps after a vector that the graph calls finished: those that its size tells are left.
-    fn unfinished(&self, way: &Way, chosen: &Chosen) -> Result<Vec<Applied>, Refusal> {
+    fn unfinished(
+        &self,
+        way: &Way,
+        chosen: &Chosen,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<Vec<Applied>, Refusal> {
         let (file, name) = (self.file, &chosen.name);
         if self.files.own.pooling.is_some() {
             return Err(contract(format!(
@@ -351,13 +358,22 @@ impl Building<'_> {
                  is false; export the graph with last_hidden_state"
             )));
         }
-        let is_there = |step: &Step| match step {
+        // Exports that contain these modules often leave out their folders. A folder that exists has
+        // to be complete.
+        let is_left_out = |step: &&Step| match step {
             Step::Dense(module) | Step::LayerNorm(module) => {
-                self.files.dir.join(module.file("config.json")).is_file()
+                !self.files.dir.join(&module.path).is_dir()
             }
-            Step::Normalize => true,
+            Step::Normalize => false,
         };
-        if !way.steps.iter().all(is_there) {
+        if let Some(Step::Dense(module) | Step::LayerNorm(module)) =
+            way.steps.iter().find(is_left_out)
+        {
+            let reason =
+                format!("{} is missing, so {name} is assumed to contain its module", module.path);
+            if self.files.own.output.is_none() {
+                guesses.push(guess("output", name, reason));
+            }
             return Ok(Vec::new());
         }
         let steps = Applied::read(self.files.dir, &way.steps)?;
