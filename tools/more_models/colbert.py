@@ -1,4 +1,4 @@
-"""ColBERT models as pylate saves them. They are made where pylate is installed."""
+"""ColBERT models as pylate saves them. Skipped if pylate is not installed."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def colbert(folder, kind, like, tok, more=None, **options):
     source = save(model(kind, tok, like, **(more or {})), tok, SCRATCH)
     made = models.ColBERT(source, embedding_size=16, device="cpu", **options).eval()
     made.save(str(folder))
-    # With the rows of the two prefixes, which pylate has added.
+    # Save again with the embeddings of the two prefixes, which pylate has added.
     made[0].auto_model.save_pretrained(folder)
     export(folder, "feature-extraction", library_name="transformers")
 
