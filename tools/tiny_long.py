@@ -43,7 +43,7 @@ def write_directory(directory, model, config, limits):
 
 
 def write_roberta(directory, like):
-    """Writes a model with the embeddings of `like`, whose positions start after two that RoBERTa reserves for padding."""
+    """Writes a model with the embeddings of `like`, with two reserved positions before the first, like RoBERTa."""
     name = "embeddings.position_embeddings.weight"
     table = like.weights[name]
     unused = np.full((ROBERTA_OFFSET, table.shape[1]), 9, dtype=np.float32)

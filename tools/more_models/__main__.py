@@ -26,9 +26,9 @@ except ImportError:
 
 
 def main():
-    out, wanted = Path(sys.argv[1]), sys.argv[2:] or list(MAKERS)
+    out, selected = Path(sys.argv[1]), sys.argv[2:] or list(MAKERS)
     for index, (name, make) in enumerate(MAKERS.items()):
-        if name not in wanted:
+        if name not in selected:
             continue
         torch.manual_seed(100 + index)
         numpy.random.seed(index)

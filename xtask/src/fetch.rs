@@ -194,21 +194,21 @@ mod tests {
     /// Fetches [`ABC`]; each download writes the next of `contents`. Also returns the number of
     /// downloads.
     fn fetch_abc(dir: &Path, contents: &[&str]) -> (Result<PathBuf, Error>, usize) {
-        let mut made = 0;
+        let mut downloads = 0;
         let result = fetch_with(dir, &ABC, |attempt, new| {
-            assert_eq!(attempt, made);
-            fs::write(new.join(ABC.file), contents[made]).unwrap();
-            made += 1;
+            assert_eq!(attempt, downloads);
+            fs::write(new.join(ABC.file), contents[downloads]).unwrap();
+            downloads += 1;
             Ok(())
         });
-        (result, made)
+        (result, downloads)
     }
 
     #[test]
     fn a_verified_wheel_is_not_fetched_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, made) = fetch_abc(dir.path(), &["abc"]);
-        assert_eq!((fs::read(path.unwrap()).unwrap(), made), (b"abc".to_vec(), 1));
+        let (path, downloads) = fetch_abc(dir.path(), &["abc"]);
+        assert_eq!((fs::read(path.unwrap()).unwrap(), downloads), (b"abc".to_vec(), 1));
         assert_eq!(fetch_abc(dir.path(), &[]).1, 0);
     }
 
@@ -216,16 +216,16 @@ mod tests {
     fn a_damaged_wheel_is_downloaded_again() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(ABC.file), "damaged on disk").unwrap();
-        let (path, made) = fetch_abc(dir.path(), &["ab", "abc"]);
-        assert_eq!((fs::read(path.unwrap()).unwrap(), made), (b"abc".to_vec(), 2));
+        let (path, downloads) = fetch_abc(dir.path(), &["ab", "abc"]);
+        assert_eq!((fs::read(path.unwrap()).unwrap(), downloads), (b"abc".to_vec(), 2));
     }
 
     #[test]
     fn a_wheel_damaged_twice_is_refused_with_both_hashes() {
         let dir = tempfile::tempdir().unwrap();
-        let (result, made) = fetch_abc(dir.path(), &["ab", "ab"]);
+        let (result, downloads) = fetch_abc(dir.path(), &["ab", "ab"]);
         let message = result.unwrap_err().to_string();
-        assert_eq!(made, 2);
+        assert_eq!(downloads, 2);
         assert!(message.contains(ABC.sha256), "{message}");
         assert!(
             message.contains("fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603")

