@@ -1,6 +1,6 @@
-//! Counters of events: written where the events happen, read by the admin interface and `GET
-//! /metrics`. Every retry and every drop is counted. Counting adds to an atomic: serving a request
-//! takes no lock, allocation or lookup by name here.
+//! Counters of events: written where the events happen, read by the admin interface and
+//! `GET /metrics`. Every retry and every drop is counted. Counting adds to an atomic: serving a
+//! request takes no lock, allocation or lookup by name here.
 //!
 //! - [`counter`], [`histogram`]: the primitives.
 //! - [`model`], [`routes`]: metrics of each model and each route.
