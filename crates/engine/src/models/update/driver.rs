@@ -135,7 +135,7 @@ impl Driver {
             }
             Input::Wanted(id, load, caller) => {
                 self.callers.insert(id, caller);
-                Event::Wanted(id, load)
+                Event::LoadRequested(id, load)
             }
             Input::Hold(holding) => {
                 self.holding.push(holding);
@@ -184,7 +184,7 @@ impl Driver {
                 let check = self.check(&job, staged);
                 self.begin(async move { Input::Checked(check.await.map(Box::new)) });
             }
-            Action::AskWorkers => {
+            Action::ListWorkers => {
                 let workers = Arc::clone(&self.means.workers);
                 self.begin(async move { Input::Happened(Event::Workers(workers.serving().await)) });
             }
