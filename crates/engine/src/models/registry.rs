@@ -185,7 +185,7 @@ impl Registry {
         &self.page
     }
 
-    /// Makes `generation` the serving one. Its record and version must be durable, its number the highest.
+    /// Makes `generation` the serving one. Its record and version must be durable and its number the highest.
     pub fn commit(&self, slot: Slot, generation: Generation, record: Arc<Record>) {
         let model = self.at(slot);
         let mut issued = model.issued.write().unwrap_or_else(PoisonError::into_inner);

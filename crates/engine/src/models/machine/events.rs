@@ -93,11 +93,11 @@ pub enum Event<P: Payload> {
     Checked(Result<P::Checked, Refusal>),
     /// The workers that serve now; answers [`Action::ListWorkers`].
     Workers(Vec<WorkerId>),
-    /// Something happened to a worker.
+    /// A worker event.
     Worker(WorkerEvent),
     /// The coordinator assigned a generation to the proposed version, or refused it.
     Decided(Decision),
-    /// The record of the new generation is durable, or could not be written.
+    /// The new generation's record is durable, or writing it failed.
     Recorded(Result<P::Record, Refusal>),
     /// Every request admitted before the unload is answered.
     Drained,
@@ -127,7 +127,7 @@ impl Stop {
     pub fn refusal(self) -> Refusal {
         match self {
             Self::Stopping => RefusalKind::Busy.because("onnxd is stopping"),
-            // The command line of release 0.1.0 recognizes this sentence, and asks the successor.
+            // Keep this text: the command line of release 0.1.0 matches it and then asks the successor.
             Self::HandingOver => {
                 RefusalKind::HandingOver.because("a successor takes over; ask again")
             }

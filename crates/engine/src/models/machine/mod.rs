@@ -80,7 +80,7 @@ pub struct UpdateMachine<P: Payload> {
     actions: Vec<Action<P>>,
 }
 
-/// The update that comes next.
+/// The next update.
 #[derive(Debug)]
 struct Waiting {
     job: Job,

@@ -195,14 +195,14 @@ impl Opening {
     }
 }
 
-/// A directory's files at one moment, opened.
+/// A directory's open files at one moment.
 #[derive(Debug)]
 struct DirectorySnapshot {
     tree: Tree,
     listing: Listing,
     id: SnapshotId,
     files: Vec<SnapshotFile>,
-    /// Those files, with what they were when they were opened.
+    /// The open files, with their identities at opening.
     handles: Vec<(File, Identity)>,
     digests: Arc<Digests>,
 }

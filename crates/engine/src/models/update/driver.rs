@@ -249,7 +249,7 @@ impl Driver {
         let inputs = self.inputs.clone();
         self.step_start = Instant::now();
         self.step = Some(self.spawn(async move {
-            // The task outlives its steps.
+            // Cannot fail: the task outlives its steps.
             let _ = inputs.send(step.await).await;
         }));
     }
