@@ -52,7 +52,7 @@ async fn a_version_whose_workers_die_twice_is_gone_back_from_and_quarantined() {
     assert_eq!((model.generation, &model.version), (3, &old));
     assert_eq!(model.quarantined, std::slice::from_ref(&bad.version));
     assert_eq!(status.counter("automatic_rollbacks_total"), 1);
-    assert!(server.stderr().contains("going back by itself"), "the log says why");
+    assert!(server.stderr().contains("rolling back automatically"), "the log says why");
     let text = String::from_utf8(server.cli(&["status"]).await.stdout).unwrap();
     assert!(text.contains("failed its probation"), "{text}");
 

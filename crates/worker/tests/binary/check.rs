@@ -63,7 +63,7 @@ fn what_can_serve_is_accepted_with_its_facts() {
     for (name, facts) in cases {
         let outcome = Check::of_model(name).run();
         assert_eq!(outcome.passed, ["load", "shapes"], "{name}");
-        let not_compiled = Some("no directory was given".to_owned());
+        let not_compiled = Some("--compiled-dir is not set".to_owned());
         let facts = run_as(facts);
         let expected = Checked { facts, drift: None, canaries: 0, costs: None, not_compiled };
         assert_eq!(outcome.accepted(), expected, "{name}");
@@ -144,9 +144,9 @@ fn canaries_that_do_not_come_out_are_refused_with_their_line() {
     let cases: [(&str, &[&str]); 10] = [
         (&canary("b", 2, 0.9999), &["line 2", "cosine is", "0.9999"]),
         (&other("\"a\"", &zeros, "0.5"), &["line 2", "cosine is 0.0"]),
-        (&other("\"a\"", "[1.0, 2.0]", "0.5"), &["line 2", "2 components", "32"]),
+        (&other("\"a\"", "[1.0, 2.0]", "0.5"), &["line 2", "2 dimensions", "32"]),
         (&other("7", &zeros, "0.5"), &["line 2", "string"]),
-        (&other("\"a\"", &zeros, "1.5"), &["line 2", "min_cosine is 1.5"]),
+        (&other("\"a\"", &zeros, "1.5"), &["line 2", "min_cosine: expected", "got 1.5"]),
         (&other("\"a\"", "[1e99]", "0.5"), &["line 2"]),
         (&other(&format!("\"{huge}\""), &zeros, "0.5"), &["line 2", "262144"]),
         ("{", &["line 2"]),
@@ -177,7 +177,7 @@ fn how_far_a_version_is_from_the_serving_one_is_reported_and_may_be_refused() {
     assert!(drift.min_cosine < drift.mean_cosine && drift.mean_cosine < 0.9, "{drift:?}");
     against("tiny/b").with("--min-cosine", "-1").run().accepted();
     let refusal = against("tiny/b").with("--min-cosine", "0.9").run().refused();
-    assert_says(&refusal, RefusalKind::Drift, &["16 texts", "mean", "0.9 is demanded"]);
+    assert_says(&refusal, RefusalKind::Drift, &["16 texts", "mean", "at least 0.9"]);
     // What cannot be compared is not far.
     let wide = against("tiny/wide").with("--min-cosine", "0.9").run();
     assert_eq!(wide.accepted().drift, None);

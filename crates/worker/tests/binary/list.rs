@@ -69,7 +69,7 @@ fn a_snapshot_of_the_hubs_cache_is_listed_with_its_blobs() {
     let listing = list(&snapshot, &["list", "--hub-cache"]).unwrap();
     assert_eq!(listing.external, ["model.onnx_data"]);
     let refusal = list(&snapshot, &["list"]).unwrap_err();
-    assert!(refusal.message.contains("outside of the source"), "{refusal}");
+    assert!(refusal.message.contains("outside the source"), "{refusal}");
 }
 
 #[test]

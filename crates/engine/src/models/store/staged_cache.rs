@@ -1,5 +1,5 @@
-//! Which version the last snapshot of each source was, so that an unchanged source is recognised
-//! without looking at its files.
+//! Caches the version of each source's last snapshot, so an unchanged source is recognized without
+//! reading its files.
 
 use std::{
     collections::HashMap,
@@ -10,32 +10,32 @@ use onnxd_proto::domain::SourceUri;
 
 use crate::models::{sources::SnapshotId, store::Staged};
 
-/// Sources that are remembered. When there are more, all are forgotten.
+/// Maximum cached sources; the cache is cleared when it is full.
 const SOURCES_MAX: usize = 1024;
 
-/// What was staged last from each source.
+/// The version last staged from each source.
 #[derive(Debug, Default)]
-pub(super) struct StagedBefore(Mutex<HashMap<SourceUri, Known>>);
+pub(super) struct StagedCache(Mutex<HashMap<SourceUri, Entry>>);
 
-/// A snapshot and the version that it is.
+/// A snapshot and its version.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct Entry {
     pub snapshot: SnapshotId,
     pub version: String,
     pub bytes: u64,
 }
 
-impl StagedBefore {
-    pub(super) fn get(&self, uri: &SourceUri) -> Option<Known> {
+impl StagedCache {
+    pub(super) fn get(&self, uri: &SourceUri) -> Option<Entry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uri).cloned()
     }
 
-    pub(super) fn remember(&self, uri: &SourceUri, snapshot: &SnapshotId, staged: &Staged) {
+    pub(super) fn insert(&self, uri: &SourceUri, snapshot: &SnapshotId, staged: &Staged) {
         let (snapshot, version, bytes) = (snapshot.clone(), staged.version.clone(), staged.bytes);
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= SOURCES_MAX {
             sources.clear();
         }
-        sources.insert(uri.clone(), Known { snapshot, version, bytes });
+        sources.insert(uri.clone(), Entry { snapshot, version, bytes });
     }
 }

@@ -1,5 +1,5 @@
-//! Which content an update is about: stages a source, or finds a version that is kept, and says
-//! what is known of it. Called by a model's [`driver`](crate::models::update::driver), on a thread that may block.
+//! Resolves the content of an update: stages a source or finds a kept version, and looks up its facts.
+//! Called by a model's [`driver`](crate::models::update::driver) on a thread that may block.
 
 use std::sync::Arc;
 
@@ -13,27 +13,30 @@ use crate::models::{
     registry::Model,
     store::{Staged, Store},
     update::{
-        checker::Demands,
-        payload::{Known, Versions},
+        checker::Requirements,
+        payload::{CheckedFacts, Versions},
     },
 };
 
-/// What staging brings to light.
+/// The resolved content of a job.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ResolvedContent {
     pub candidate: Candidate<Versions>,
-    /// Bytes that the source holds, where it was looked at.
+    /// Bytes of the source's content, or 0 if no source was read.
     pub bytes: u64,
 }
 
-/// What clients rely on stays: what the model is for, the dimension of its embeddings, since vectors
-/// of another cannot be compared with what was made before, and what tensors it takes and gives.
-pub(super) fn require_alike(
+/// Checks that a candidate keeps what clients rely on: its task, its output including the dimension of
+/// embeddings, and its input and output tensors.
+///
+/// # Errors
+/// `Contract` if one of them changes and `allow_change` is false.
+pub(super) fn require_compatible(
     candidate: &Facts,
     serving: &Facts,
     allow_change: bool,
 ) -> Result<(), Refusal> {
-    const ANYWAY: &str = "--allow-dimension-change serves it nevertheless";
+    const ANYWAY: &str = "pass --allow-dimension-change to accept it";
     let refuse = |message: String| Err(RefusalKind::Contract.because(message));
     let task = candidate.task;
     if allow_change {
@@ -41,7 +44,7 @@ pub(super) fn require_alike(
     }
     if task != serving.task {
         return refuse(format!(
-            "the candidate is for {}, the serving generation for {}: its clients would fail; {ANYWAY}",
+            "the candidate's task is {}, the serving version's is {}; existing clients would fail; {ANYWAY}",
             task.as_str(),
             serving.task.as_str()
         ));
@@ -50,37 +53,37 @@ pub(super) fn require_alike(
         (output, before) if output == before => {}
         (Output::Scores { labels }, Output::Scores { labels: before }) => {
             return refuse(format!(
-                "the candidate has {labels} labels, the serving generation {before}; {ANYWAY}"
+                "the candidate has {labels} labels, the serving version has {before}; {ANYWAY}"
             ));
         }
         (Output::Dense { dimension }, Output::Dense { dimension: before }) => {
             return refuse(format!(
-                "the candidate's embeddings have {dimension} components, those of the serving generation {before}: vectors of both cannot be compared; {ANYWAY}"
+                "the candidate has {dimension} dimensions, the serving version has {before}; existing vectors would become unusable; {ANYWAY}"
             ));
         }
         _ => {
             return refuse(format!(
-                "the candidate returns another kind of output than the serving generation: its clients would fail; {ANYWAY}"
+                "the candidate's kind of output differs from the serving version's; existing clients would fail; {ANYWAY}"
             ));
         }
     }
     if candidate.signature != serving.signature {
         return refuse(format!(
-            "the candidate takes or gives other tensors than the serving generation: its clients would fail; {ANYWAY}"
+            "the candidate's input or output tensors differ from the serving version's; existing clients would fail; {ANYWAY}"
         ));
     }
     Ok(())
 }
 
-/// Finds or stages the content of a job. Blocking.
-pub(super) fn find(
+/// Stages or finds the content of a job. Blocking.
+pub(super) fn resolve(
     store: &Store,
     model: &Model,
     job: &Job,
-    demands: Demands,
+    requirements: Requirements,
     progress: &dyn Fn(u64, u64),
-) -> Result<Found, Refusal> {
-    // Vectors that an unloaded model made are compared with those of its next generation, too.
+) -> Result<ResolvedContent, Refusal> {
+    // Also set after an unload: vectors from before must stay comparable with the next generation.
     let serving = model.last().map(|(_, record)| record);
     let stage = |from: &SourceUri| {
         let staged = store.stage(from, progress)?;
@@ -90,14 +93,16 @@ pub(super) fn find(
     let (staged, bytes) = match &job.target {
         Target::Source(from) => stage(from.as_ref().unwrap_or(&model.source))?,
         Target::Last => match last(store, model)? {
-            Some((generation, record)) if !demands.certainty || record.facts.is_certain() => {
-                return Ok(found_again(store, generation, record));
+            Some((generation, record)) if !requirements.strict || record.facts.is_certain() => {
+                return Ok(durable(store, generation, record));
             }
-            // Without --strict it was accepted; the check says why it is not any more.
+            // It was accepted without --strict; a new check names the guesses that --strict refuses.
             _ => stage(&model.source)?,
         },
         Target::Nothing => {
-            return Err(RefusalKind::Internal.because("internal error: no content to find"));
+            return Err(
+                RefusalKind::Internal.because("internal error: an unload has no content to stage")
+            );
         }
         Target::Generation(to) => {
             let serving = serving.as_ref().map(|record| record.version.as_str());
@@ -108,36 +113,36 @@ pub(super) fn find(
     let version = store.pin(&staged.version);
     let is_kept = staged.folder().is_none();
     if is_kept && !store.has(&staged.version) {
-        let message = format!("version {} was removed meanwhile", staged.version);
+        let message = format!("version {} was removed during the update; retry it", staged.version);
         return Err(RefusalKind::NotFound.because(message));
     }
     let facts = if is_kept { store.known_facts(&model.name, &staged.version) } else { None };
     let changes = serving.as_ref().is_some_and(|serving| serving.version != staged.version);
     if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
-        require_alike(facts, &serving.facts, job.allow_dimension_change)?;
+        require_compatible(facts, &serving.facts, job.allow_dimension_change)?;
     }
-    // A source that was served once may be far from what serves now.
-    let is_far = demands.nearness && changes && matches!(job.target, Target::Source(_));
+    // A version that served once may be far from the one serving now.
+    let needs_drift = requirements.min_cosine && changes && matches!(job.target, Target::Source(_));
     let quarantined = store.is_quarantined(&model.name, &staged.version);
-    // An earlier release found out less, and limits on texts may have been raised: a restart serves
-    // by what was known, an update checks again.
+    // Facts of an earlier release may be incomplete, and text limits may have been raised since. A
+    // restart uses the stored facts; an update checks again.
     let is_outdated = |facts: &Facts| {
         let is_described =
             facts.output.is_some() && (facts.task == Task::Tensor || !facts.pipeline.is_empty());
         (!is_described || facts.shortened.is_some()) && matches!(job.target, Target::Source(_))
-            || demands.certainty && !facts.is_certain()
+            || requirements.strict && !facts.is_certain()
     };
     let content = match facts {
-        Some(facts) if !is_far && !is_outdated(&facts) => {
-            Content::Checked(Known { facts: Box::new(facts), drift: None })
+        Some(facts) if !needs_drift && !is_outdated(&facts) => {
+            Content::Checked(CheckedFacts { facts: Box::new(facts), drift: None })
         }
         _ => Content::Unchecked(staged),
     };
-    Ok(Found { candidate: Candidate { version, quarantined, content }, bytes })
+    Ok(ResolvedContent { candidate: Candidate { version, quarantined, content }, bytes })
 }
 
-/// What served last before the start, if the configuration still names the same source: another
-/// source is another model to stage.
+/// Returns the generation that served last before the start, if the configuration still names the
+/// same source.
 fn last(store: &Store, model: &Model) -> Result<Option<(Generation, Record)>, Refusal> {
     let newest = store.newest(&model.name).map_err(|error| {
         RefusalKind::Internal.because(format!("the state directory is damaged: {error}"))
@@ -145,8 +150,8 @@ fn last(store: &Store, model: &Model) -> Result<Option<(Generation, Record)>, Re
     Ok(newest.filter(|(_, record)| record.configured_source == model.source))
 }
 
-fn found_again(store: &Store, generation: Generation, record: Record) -> Found {
+fn durable(store: &Store, generation: Generation, record: Record) -> ResolvedContent {
     let version = store.pin(&record.version);
     let content = Content::Durable(generation, Arc::new(record));
-    Found { candidate: Candidate { version, quarantined: false, content }, bytes: 0 }
+    ResolvedContent { candidate: Candidate { version, quarantined: false, content }, bytes: 0 }
 }
