@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_have_the_shape_of_the_contract_that_registers_the_route() {
+    async fn errors_have_the_format_of_the_routes_contract() {
         let metrics = Arc::new(Metrics::new(&templates()));
         let router = router(App::of_no_model(&metrics, 1024));
         for contract in CONTRACTS {

@@ -108,7 +108,7 @@ impl<'a> Worker<'a> {
             worker.refresh(index)?;
         }
         worker.sender.tell(&FromWorker::Ready)?;
-        info!("worker ready");
+        info!("serving");
         Ok(worker)
     }
 

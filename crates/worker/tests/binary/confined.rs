@@ -55,7 +55,7 @@ fn load_from_outside(supervisor: &mut Supervisor) -> FromWorker {
 }
 
 #[test]
-fn files_outside_the_state_directory_need_no_sandbox() {
+fn only_unconfined_workers_read_outside_the_state_directory() {
     let mut confined = Supervisor::serving("tiny/a");
     let answer = load_from_outside(&mut confined);
     assert!(matches!(answer, FromWorker::LoadAheadFailed { .. }), "{answer:?}");

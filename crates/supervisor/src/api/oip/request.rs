@@ -2,7 +2,7 @@
 
 use onnxd_engine::engine::tensors::TensorRequest;
 
-/// Bytes of a request's id.
+/// Maximum length of a request's id in bytes.
 const ID_BYTES_MAX: usize = 1024;
 
 /// An inference request.
