@@ -1,4 +1,4 @@
-//! Counts every request and how long it took, by the route that answered it.
+//! Middleware that counts and times every request by route.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,8 +10,8 @@ use axum::{
 
 use onnxd_telemetry::metrics::Metrics;
 
-/// Around the whole router.
-pub(crate) async fn measure(
+/// Wraps the whole router.
+pub(crate) async fn record(
     State(metrics): State<Arc<Metrics>>,
     request: Request,
     next: Next,

@@ -1,5 +1,5 @@
-//! The inputs of a graph for texts: which of them is what, and the tensors that they are fed. Called
-//! by [`super::texts`].
+//! Inputs of a text graph: recognizes what each one is for, and builds the tensors to feed. Used by
+//! [`super::texts`].
 
 use half::{bf16, f16};
 use ort::{
@@ -12,57 +12,57 @@ use super::{
     texts::Tokens,
 };
 
-/// Names of the inputs that exporters use for the same thing.
+/// Input names by purpose; exporters differ.
 const NAMES: [(Kind, &[&str]); 4] = [
     (Kind::Ids, &["input_ids", "input_word_ids"]),
     (Kind::Mask, &["attention_mask", "input_mask"]),
     (Kind::TypeIds, &["token_type_ids", "input_type", "input_type_ids", "segment_ids"]),
     (Kind::Positions, &["position_ids"]),
 ];
-/// How many logits at the end of a text a decoder is to compute.
+/// Inputs for the number of logits that a decoder computes at the end of a text.
 const LOGITS_TO_KEEP: [&str; 2] = ["logits_to_keep", "num_logits_to_keep"];
-/// Whether a decoder with a cache computes with what is in it.
+/// Input that tells a decoder whether to use its cache.
 const USE_CACHE: &str = "use_cache_branch";
-/// How the names of a decoder's cache begin.
+/// Prefix of the inputs of a decoder's cache.
 const CACHE: &str = "past_key";
-/// Axes of a part of the cache: texts, heads, tokens, components.
+/// Axes of a cache input: texts, heads, tokens, components.
 const CACHE_AXES: usize = 4;
-/// Heads or components of a part of the cache; an empty one takes no memory.
+/// Maximum heads or components of a cache input. An empty one takes no memory.
 const CACHE_AXIS_MAX: i64 = 1 << 20;
 
-/// What an input is for.
+/// The purpose of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Rows of the embedding table.
+    /// Token ids.
     Ids,
     /// 1 where a token is attended to.
     Mask,
-    /// Which of two texts a token belongs to.
+    /// Segment ids: which of two texts a token belongs to.
     TypeIds,
-    /// The place of each token in its text, from 0 on.
+    /// Position of each token in its text, starting at 0.
     Positions,
-    /// What a decoder has computed before: nothing.
+    /// The decoder's cache, always empty.
     Cache,
-    /// 1.
+    /// Always 1.
     LogitsToKeep,
-    /// False.
+    /// Always false.
     UseCache,
-    /// A number that changes what the graph computes.
+    /// A scalar that changes what the graph computes.
     Switch,
 }
 
-/// An input that is fed.
-pub(super) struct Inlet {
+/// An input of the graph.
+pub(super) struct GraphInput {
     pub(super) name: String,
     pub(super) kind: Kind,
     element: TensorElementType,
-    /// As declared; -1 is any size.
+    /// The declared shape; -1 means any size.
     shape: Vec<i64>,
-    /// What is fed where that is not int64.
+    /// Values converted to the input's type, if that is not int64.
     converted: Converted,
 }
 
-/// Reused from run to run.
+/// Buffers reused across runs.
 enum Converted {
     None,
     Int32(Vec<i32>),
@@ -72,7 +72,7 @@ enum Converted {
     Bool(Vec<bool>),
 }
 
-/// The numbers that are fed, one row for each text, reused from run to run.
+/// Input values, one row per text, reused across runs.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     texts: usize,
@@ -84,7 +84,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Takes texts, padded with `pad_id` to the longest; tokens are counted from `first_position` on.
+    /// Fills the rows with texts, padded with `pad_id` to the longest. Positions start at
+    /// `first_position`.
     pub(super) fn fill(&mut self, texts: &[&Tokens], pad_id: i64, first_position: i64) {
         let longest = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
         (self.texts, self.tokens) = (texts.len(), longest);
@@ -96,7 +97,7 @@ impl Rows {
             self.ids.extend_from_slice(&text.ids);
             self.type_ids.extend_from_slice(&text.type_ids);
             self.mask.resize(end - longest + text.attended, 1);
-            // No position is beyond those of the longest text.
+            // Keeps positions within those of the longest text.
             let count = (end - self.positions.len()) as i64;
             self.positions.extend(first_position..first_position + count);
             self.ids.resize(end, pad_id);
@@ -105,22 +106,22 @@ impl Rows {
         }
     }
 
-    /// Texts, and tokens of each with padding.
+    /// Returns the number of texts, and of tokens per text including padding.
     pub(super) fn shape(&self) -> [usize; 2] {
         [self.texts, self.tokens]
     }
 }
 
-impl Inlet {
-    /// Looks at an input of the graph.
+impl GraphInput {
+    /// Recognizes an input of the graph.
     pub(super) fn of(outlet: &Outlet) -> Result<Self, SessionError> {
         let name = outlet.name();
         let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-            return Err(unknown(name, "is no tensor"));
+            return Err(unknown(name, "is not a tensor"));
         };
         let (element, shape) = (*ty, shape.to_vec());
         let kind = kind(name, element, &shape).ok_or_else(|| {
-            unknown(name, &format!("is {} with {} axes", word(element), shape.len()))
+            unknown(name, &format!("has type {} and {} axes", word(element), shape.len()))
         })?;
         let converted = match element {
             TensorElementType::Int32 => Converted::Int32(Vec::new()),
@@ -133,7 +134,7 @@ impl Inlet {
         Ok(Self { name: name.to_owned(), kind, element, shape, converted })
     }
 
-    /// What is fed, for people.
+    /// Describes the input for people.
     pub(super) fn describe(&self) -> String {
         let how = match self.kind {
             Kind::Ids | Kind::Mask | Kind::TypeIds => "",
@@ -146,7 +147,7 @@ impl Inlet {
         format!("{} ({}{how})", self.name, word(self.element))
     }
 
-    /// The tensor for these rows; `switch` is the value of a switch.
+    /// Builds the tensor for these rows. `switch` is the value of a switch.
     pub(super) fn feed<'r>(
         &'r mut self,
         rows: &'r Rows,
@@ -186,8 +187,8 @@ impl Inlet {
             Converted::None => owned(shape, values),
             Converted::Int32(values) => owned(shape, values.clone()),
             Converted::Bool(values) => owned(shape, values.clone()),
-            // `kind` lets no other through.
-            _ => Err(unknown(&self.name, "has a type that no switch has")),
+            // Unreachable: `kind` admits no other type.
+            _ => Err(unknown(&self.name, "has a type that switches cannot have")),
         }
     }
 
@@ -205,7 +206,8 @@ impl Converted {
     fn take(&mut self, values: &[i64]) {
         match self {
             Self::None => {}
-            // Ids and places are below the limits of a tokenizer and of a text; a switch is not.
+            // Ids and positions fit int32 because tokenizers and texts are limited. Switches may
+            // not fit.
             Self::Int32(to) => refill(to, values, |value| i32::try_from(value).unwrap_or(i32::MAX)),
             Self::Float(to) => refill(to, values, |value| value as f32),
             Self::Half(to) => refill(to, values, |value| f16::from_f32(value as f32)),
@@ -234,7 +236,7 @@ where
     Ok(Tensor::from_array((shape, values)).map_err(run_failed)?.into())
 }
 
-/// What an input is for; `None` where it cannot be fed.
+/// Returns the purpose of an input, or `None` if it cannot be fed.
 fn kind(name: &str, element: TensorElementType, shape: &[i64]) -> Option<Kind> {
     use TensorElementType::{Bfloat16, Bool, Float16, Float32, Int32, Int64};
     let is_integer = matches!(element, Int32 | Int64);
@@ -266,8 +268,8 @@ fn kind(name: &str, element: TensorElementType, shape: &[i64]) -> Option<Kind> {
 fn unknown(name: &str, what: &str) -> SessionError {
     let known: Vec<&str> = NAMES.iter().map(|(_, names)| names[0]).collect();
     SessionError::Contract(format!(
-        "the graph's input {name:.80} {what}, and cannot be fed; known are {}, an empty \
-         past_key_values and whole numbers. Export the encoder alone (optimum-cli export onnx \
+        "graph input {name:.80} {what}, which is not supported; supported are {}, an empty \
+         past_key_values and integer scalars. Export only the encoder (optimum-cli export onnx \
          --task feature-extraction), or serve the model with task = \"tensor\" in onnxd.toml",
         known.join(", ")
     ))
@@ -284,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_are_known_by_the_names_that_exporters_give_them() {
+    fn inputs_are_recognized_by_exporters_names() {
         for (name, element, shape, expected) in [
             ("input_ids", Int64, &[-1, -1][..], Some(Kind::Ids)),
             ("input_ids", Int32, &[-1, -1], Some(Kind::Ids)),
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_padded_on_the_right_and_what_is_not_attended_to_is_masked() {
+    fn texts_are_padded_on_the_right_and_masked() {
         let long = Tokens { ids: vec![5, 6, 7], type_ids: vec![0, 0, 1], attended: 2 };
         let short = Tokens { ids: vec![8], type_ids: vec![0], attended: 1 };
         let mut rows = Rows::default();

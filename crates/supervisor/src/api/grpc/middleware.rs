@@ -1,4 +1,4 @@
-//! What stands before the services: who may call, what is counted, and the limits of what comes in.
+//! Middleware before all services: API keys, metrics and limits on request bodies.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -20,27 +20,27 @@ use crate::{
     transport::{error::TransportError, holding::Holding, keys::Keys, unpack},
 };
 
-/// What probes call, and probes have no key.
-const OPEN: [&str; 4] = [
+/// Open without an API key, for probes.
+const UNAUTHENTICATED: [&str; 4] = [
     "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];
 
-/// How messages are packed.
+/// The header that names the compression of messages.
 const ENCODING: &str = "grpc-encoding";
 
-/// What stands before the services.
+/// State of the middleware.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(super) struct Middleware {
     app: App,
     keys: Option<Arc<Keys>>,
     drain: watch::Receiver<bool>,
     methods: HashMap<String, Method>,
 }
 
-impl Front {
+impl Middleware {
     pub(super) fn new(app: App, keys: Option<Arc<Keys>>, drain: watch::Receiver<bool>) -> Self {
         let methods = methods().into_iter().map(|method| (method.path.clone(), method)).collect();
         Self { app, keys, drain, methods }
@@ -48,32 +48,32 @@ impl Front {
 
     fn allows(&self, request: &Request) -> bool {
         let Some(keys) = &self.keys else { return true };
-        OPEN.contains(&request.uri().path()) || keys.allow(request.headers())
+        UNAUTHENTICATED.contains(&request.uri().path()) || keys.allow(request.headers())
     }
 }
 
-/// Around all services. A call for more than one message is counted once, when it begins.
-pub(super) async fn around(
-    State(front): State<Arc<Front>>,
+/// Wraps all services. A streaming call counts once, when it begins.
+pub(super) async fn handle(
+    State(middleware): State<Arc<Middleware>>,
     request: Request,
     next: Next,
 ) -> Response<Body> {
     let start = Instant::now();
-    let method = front.methods.get(request.uri().path());
-    let route = front.app.engine.metrics().routes.find(method.map(|method| &*method.path));
-    let response = if front.allows(&request) {
+    let method = middleware.methods.get(request.uri().path());
+    let route = middleware.app.engine.metrics().routes.find(method.map(|method| &*method.path));
+    let response = if middleware.allows(&request) {
         let (mut head, body) = request.into_parts();
         let packing = unpack::named(head.headers.get(ENCODING)).unwrap_or_default();
         if packing.is_some() {
-            // What comes after us sees nothing packed; what we do not know it refuses.
+            // The services see uncompressed messages. They reject encodings unknown to us.
             head.headers.remove(ENCODING);
         }
-        let (memory, drain) = (front.app.engine.memory().clone(), front.drain.clone());
+        let (memory, drain) = (middleware.app.engine.memory().clone(), middleware.drain.clone());
         let body = RequestBody::new(body, memory, packing, method, drain);
-        let paid = body.paid();
-        head.extensions.insert(Arc::clone(&paid));
+        let reservations = body.reservations();
+        head.extensions.insert(Arc::clone(&reservations));
         let response = next.run(Request::from_parts(head, Body::new(body))).await;
-        response.map(|body| Body::new(Holding::new(body, paid)))
+        response.map(|body| Body::new(Holding::new(body, reservations)))
     } else {
         status::transport(TransportError::KeyNeeded).into_http()
     };

@@ -1,5 +1,5 @@
-//! Hears which group is to be terminated, on a descriptor and a thread of its own: the main thread
-//! computes that very group and reads nothing meanwhile.
+//! Receives orders to terminate a group, on a dedicated descriptor and thread: the main thread
+//! computes that group and reads nothing meanwhile.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use tracing::{Span, info};
 
 use crate::session;
 
-/// Starts the thread. It reads the numbers of groups, 8 bytes each, until the other end is closed.
+/// Starts the thread. It reads group numbers of 8 bytes each until the other end closes.
 pub(crate) fn listen(mut orders: File) -> io::Result<()> {
     let span = Span::current();
     thread::Builder::new().name("hangs".into()).spawn(move || {
@@ -19,7 +19,7 @@ pub(crate) fn listen(mut orders: File) -> io::Result<()> {
         let mut group = [0; 8];
         while orders.read_exact(&mut group).is_ok() {
             let group = u64::from_le_bytes(group);
-            info!(group, "told to terminate a group");
+            info!(group, "terminating group");
             session::terminate(group);
         }
     })?;
