@@ -1,6 +1,6 @@
-//! One dispatch group: the items that one frame brought, answered exactly once each, by one
-//! generation. Each micro-batch is answered as it completes, so that short texts do not wait for
-//! long ones. How items are answered is decided by each family.
+//! A dispatch group: the items of one frame, each answered exactly once and all by one generation.
+//! Micro-batches are answered as they complete, so that short texts do not wait for long ones. Each
+//! family decides how to answer its items.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use onnxd_proto::{
 
 use crate::process::{fault::Fault, ipc::Sender};
 
-// Numbers travel little-endian, and are sent as they lie in memory.
+// Numbers are little-endian on the wire and are sent as they are in memory.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// The payload of a group, cut at the lengths that its items name.
+/// Splits the payload of a group into the payloads of its items.
 ///
 /// # Errors
-/// The frame is not one that a supervisor sends.
+/// The frame violates the protocol.
 pub(crate) fn parts<'p>(items: &[Item], mut payload: &'p [u8]) -> Result<Vec<&'p [u8]>, Fault> {
     if items.len() > GROUP_ITEMS_MAX {
         return Err(broken("has more items than the limit"));
@@ -30,26 +30,33 @@ pub(crate) fn parts<'p>(items: &[Item], mut payload: &'p [u8]) -> Result<Vec<&'p
     for item in items {
         let length = usize::try_from(item.payload_bytes).unwrap_or(usize::MAX);
         let Some((part, rest)) = payload.split_at_checked(length) else {
-            return Err(broken("names more bytes than it brings"));
+            return Err(broken("declares more bytes than its payload has"));
         };
         parts.push(part);
         payload = rest;
     }
-    if payload.is_empty() { Ok(parts) } else { Err(broken("brings more bytes than it names")) }
+    if payload.is_empty() {
+        Ok(parts)
+    } else {
+        Err(broken(
+            "has a longer payload than its items \
+        declare",
+        ))
+    }
 }
 
-/// What is wrong with the frame.
+/// Returns the fault for a malformed group.
 pub(crate) fn broken(what: &str) -> Fault {
     Fault::Protocol(format!("a group {what}"))
 }
 
-/// What the frame of a group asks for.
+/// A group as the supervisor sent it.
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// The frame's id.
     pub(crate) id: u64,
     pub(crate) items: Vec<Item>,
-    /// Whether it may be spread over several CPUs.
+    /// Whether the group may run on several CPUs.
     pub(crate) wide: bool,
 }
 
@@ -59,7 +66,7 @@ pub(crate) struct Group<'a> {
     pub(crate) sender: &'a Sender,
 }
 
-/// What a micro-batch took.
+/// Time spent on a micro-batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Took {
     pub(crate) tokenizing: Duration,
@@ -68,7 +75,7 @@ pub(crate) struct Took {
 }
 
 impl Group<'_> {
-    /// Rejects all items, as nothing can answer them.
+    /// Rejects all items.
     pub(crate) fn reject_all(&mut self, reason: Rejection) -> Result<(), Fault> {
         self.reject((0..self.asked.items.len()).map(number).collect(), reason)
     }
@@ -78,7 +85,7 @@ impl Group<'_> {
         self.sender.tell_group(self.asked.id, &FromWorker::Rejected { items, reason }, &[])
     }
 
-    /// Sends the answers of one micro-batch; the payload may lie in several places.
+    /// Sends the answers of one micro-batch. The payload is the concatenation of its slices.
     pub(crate) fn send(
         &mut self,
         generation: Generation,
@@ -97,7 +104,7 @@ impl Group<'_> {
     }
 }
 
-/// Numbers of items, tokens and bytes are below the limit.
+/// Converts a count of items, tokens or bytes; limits keep each below 2³².
 pub(crate) fn number(value: usize) -> u32 {
     u32::try_from(value).expect("limits keep every count within 32 bits")
 }

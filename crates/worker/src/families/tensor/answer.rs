@@ -1,5 +1,5 @@
-//! The items of a group for a model for tensors. Those that may run together are put together
-//! along the first axis; large ones run alone, from where they lie to where they are sent.
+//! Answers the items of a group for tensor models. Items that can share a run are concatenated
+//! along the first axis. Large items run on their own, without copying their tensors.
 
 use std::{borrow::Cow, time::Instant};
 
@@ -21,19 +21,19 @@ use crate::{
     session::{Given, SessionError, TensorOutput},
 };
 
-/// Bytes of one item that is put together with others: copying it costs next to nothing.
+/// Largest item, in bytes, that shares a run with others. Copying this much costs next to nothing.
 const TOGETHER_BYTES_MAX: usize = 256 * 1024;
-/// Rows of one run of several items.
+/// Rows of one run that several items share.
 const TOGETHER_ROWS_MAX: u64 = 256;
 
-/// An item whose tensors fit the model.
+/// An item whose tensors match the model's signature.
 struct Ready<'a> {
     item: u32,
     given: Vec<Given<'a>>,
     wanted: &'a [String],
 }
 
-/// Answers all items.
+/// Answers all items of a group.
 pub(super) fn answer(
     group: &mut Group<'_>,
     parts: &[&[u8]],
@@ -55,7 +55,7 @@ pub(super) fn answer(
         }
     }
     let mut answering = Answering { group, generation, model, costs };
-    // The oldest is answered first.
+    // The oldest item is answered first.
     while !ready.is_empty() {
         let mut batch = vec![ready.remove(0)];
         if answering.costs.company == Company::Padded {
@@ -74,31 +74,31 @@ pub(super) fn answer(
     Ok(())
 }
 
-/// The tensors of an item, cut out of its payload.
+/// Splits an item's payload into its tensors.
 fn cut<'a>(inputs: &'a [TensorHead], mut part: &'a [u8]) -> Result<Vec<Given<'a>>, Fault> {
     let mut given = Vec::with_capacity(inputs.len());
     for head in inputs {
         let length = usize::try_from(head.bytes).unwrap_or(usize::MAX);
         let cut = part.split_at_checked(length);
-        let (bytes, rest) = cut.ok_or_else(|| broken("names tensors beyond its item"))?;
+        let (bytes, rest) = cut.ok_or_else(|| broken("declares tensors that exceed their item"))?;
         let (datatype, shape) = (head.datatype, head.shape.clone());
         given.push(Given { name: &head.name, datatype, shape, bytes: bytes.into() });
         part = rest;
     }
-    if part.is_empty() { Ok(given) } else { Err(broken("brings more than its tensors")) }
+    if part.is_empty() { Ok(given) } else { Err(broken("has an item longer than its tensors")) }
 }
 
-/// Whether the model takes these tensors and gives these outputs; the message says what is wrong.
+/// Checks that the model takes these tensors and has these outputs. The error says what is wrong.
 fn fits(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result<(), String> {
     for spec in &signature.inputs {
         let mut named = given.iter().filter(|given| given.name == spec.name);
         let Some(first) = named.next() else {
-            return Err(format!("the input `{}` is missing", spec.name));
+            return Err(format!("input `{}` is missing", spec.name));
         };
         if named.next().is_some() {
-            return Err(format!("the input `{}` is given twice", spec.name));
+            return Err(format!("input `{}` is given twice", spec.name));
         }
-        matches(first, spec).map_err(|said| format!("the input `{}` {said}", spec.name))?;
+        matches(first, spec).map_err(|said| format!("input `{}` {said}", spec.name))?;
     }
     let names = |specs: &[TensorSpec]| {
         specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ")
@@ -106,22 +106,26 @@ fn fits(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result
     let is_in = |name: &str, specs: &[TensorSpec]| specs.iter().any(|spec| spec.name == name);
     if let Some(other) = given.iter().find(|given| !is_in(given.name, &signature.inputs)) {
         let known = names(&signature.inputs);
-        return Err(format!("the model has no input `{}`; it has {known}", other.name));
+        return Err(format!("the model has no input `{}`; its inputs are {known}", other.name));
     }
     if let Some(other) = wanted.iter().find(|name| !is_in(name, &signature.outputs)) {
         let known = names(&signature.outputs);
-        return Err(format!("the model has no output `{other}`; it has {known}"));
+        return Err(format!("the model has no output `{other}`; its outputs are {known}"));
     }
     let twice = |(place, name): &(usize, &String)| wanted[..*place].contains(name);
     match wanted.iter().enumerate().find(twice) {
-        Some((_, name)) => Err(format!("the output `{name}` is asked for twice")),
+        Some((_, name)) => Err(format!("output `{name}` is requested twice")),
         None => Ok(()),
     }
 }
 
 fn matches(given: &Given<'_>, spec: &TensorSpec) -> Result<(), String> {
     if given.datatype != spec.datatype {
-        return Err(format!("is {}, and must be {}", given.datatype.name(), spec.datatype.name()));
+        return Err(format!(
+            "has datatype {}, expected {}",
+            given.datatype.name(),
+            spec.datatype.name()
+        ));
     }
     let agrees = |(&given, &wanted): (&u64, &i64)| {
         u64::try_from(wanted).is_err() || i64::try_from(given) == Ok(wanted)
@@ -129,14 +133,14 @@ fn matches(given: &Given<'_>, spec: &TensorSpec) -> Result<(), String> {
     let same =
         given.shape.len() == spec.shape.len() && given.shape.iter().zip(&spec.shape).all(agrees);
     if !same {
-        return Err(format!("has the shape {:?}, and must have {:?}", given.shape, spec.shape));
+        return Err(format!("has shape {:?}, expected {:?}", given.shape, spec.shape));
     }
     let elements = elements(&given.shape)
-        .ok_or_else(|| format!("has a shape that no memory holds: {:?}", given.shape))?;
+        .ok_or_else(|| format!("has a shape that is too large: {:?}", given.shape))?;
     match given.datatype.element_bytes() {
         Some(size) if elements.checked_mul(size) == Some(given.bytes.len()) => Ok(()),
         Some(size) => Err(format!(
-            "has {} bytes, and its shape {:?} says {elements} elements of {size}",
+            "has {} bytes, but its shape {:?} needs {elements} elements of {size} bytes",
             given.bytes.len(),
             given.shape
         )),
@@ -145,7 +149,7 @@ fn matches(given: &Given<'_>, spec: &TensorSpec) -> Result<(), String> {
 }
 
 impl Ready<'_> {
-    /// Its first axis.
+    /// The size of the first axis.
     fn rows(&self) -> u64 {
         let rows = self.given.first().and_then(|given| given.shape.first());
         rows.copied().unwrap_or(1)
@@ -155,7 +159,7 @@ impl Ready<'_> {
         self.given.iter().map(|given| given.bytes.len()).sum()
     }
 
-    /// Whether two items can be put together along the first axis.
+    /// Returns whether two items can be concatenated along the first axis.
     fn goes_with(&self, other: &Self) -> bool {
         let small = |ready: &Self| ready.bytes() <= TOGETHER_BYTES_MAX && ready.rows() > 0;
         let alike = |(a, b): (&Given<'_>, &Given<'_>)| {
@@ -190,7 +194,8 @@ impl Answering<'_, '_, '_> {
             let bytes: usize = outputs.iter().map(|output| output.bytes.len()).sum();
             if bytes > TENSORS_BYTES_MAX {
                 let said = format!(
-                    "the outputs have {bytes} bytes, and at most {TENSORS_BYTES_MAX} are sent"
+                    "the outputs have {bytes} bytes, more than the limit of {TENSORS_BYTES_MAX}; \
+                     request fewer outputs or rows"
                 );
                 return (took, group.reject(vec![alone.item], Rejection::Inference(said)));
             }
@@ -216,7 +221,7 @@ impl Answering<'_, '_, '_> {
         let ran = self.model.run(&given, batch[0].wanted, |outputs| {
             split(outputs, &rows).map(|answers| (took(started, begun), answers))
         });
-        // Each may be answered, or may be told what is wrong with it, alone.
+        // Run each item on its own, so that it gets its own answer or error.
         let Ok(Some((took, answers))) = ran else {
             return batch.iter().try_for_each(|ready| self.run(std::slice::from_ref(ready)));
         };
@@ -229,7 +234,7 @@ impl Answering<'_, '_, '_> {
     }
 }
 
-/// The tensors of all items, one after the other along the first axis.
+/// Concatenates the tensors of all items along the first axis.
 fn together<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
     let put = |(place, first): (usize, &'a Given<'_>)| {
         let all = batch.iter().flat_map(|ready| ready.given[place].bytes.iter().copied());
@@ -241,11 +246,11 @@ fn together<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
     batch[0].given.iter().enumerate().map(put).collect()
 }
 
-/// What belongs to each of the items that have so many rows; `None` where the outputs have not as
-/// many rows as the inputs, or are too large to be sent together.
+/// Splits the outputs into the parts of the items, which have `rows` rows each. Returns `None` if
+/// the outputs have a different number of rows than the inputs, or are too large to send together.
 fn split(outputs: &[TensorOutput<'_>], rows: &[u64]) -> Option<Vec<(Vec<TensorHead>, Vec<u8>)>> {
     let all_rows: u64 = rows.iter().sum();
-    // What does not fit into a frame is answered one by one.
+    // Outputs too large for one frame are answered one by one.
     if outputs.iter().map(|output| output.bytes.len()).sum::<usize>() > TENSORS_BYTES_MAX {
         return None;
     }
