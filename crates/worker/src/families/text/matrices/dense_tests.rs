@@ -15,7 +15,7 @@ fn open(dir: &TempDir) -> Result<Dense, Refusal> {
     Dense::open(dir.path(), "2_Dense")
 }
 
-/// The definition, in `f64`.
+/// Evaluates the definition in `f64`.
 fn linear(rows: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
     let inputs = weight.len() / bias.len();
     let product = |row: &[f32], weights: &[f32]| -> f64 {
@@ -121,9 +121,9 @@ fn a_module_that_does_not_fit_is_refused_with_the_file_and_field() {
         (with("in_features", (1_u64 << 60).into()), &whole, "between 1 and 131072"),
         (with("in_features", "2".into()), &whole, "2_Dense/config.json: in_features: "),
         (with("in_features", 3.into()), &whole, "has shape [1, 2], but 2_Dense/config.json needs"),
-        (plain.clone(), &[weight], "the tensor \"linear.bias\" is missing"),
+        (plain.clone(), &[weight], "tensor \"linear.bias\" is missing"),
         (with("bias", false.into()), &whole, "unexpected tensor \"linear.bias\""),
-        (with("use_residual", true.into()), &whole, "the tensor \"residual.weight\" is missing"),
+        (with("use_residual", true.into()), &whole, "tensor \"residual.weight\" is missing"),
         (with("activation_function", "my.Swish".into()), &whole, "unknown class \"my.Swish\""),
         (with("activation_function", 3.into()), &whole, "expected the name of a class"),
         (with("module_input_name", "x".into()), &whole, "module_input_name \"x\""),

@@ -93,8 +93,8 @@ fn a_table_that_does_not_fit_is_refused() {
         (&[floats("embeddings", &[0, 2], &[])], "has shape [0, 2]"),
         (&[floats("embeddings", &[2, 0], &[])], "has shape [2, 0]"),
         (&[("embeddings", Dtype::BOOL, vec![1, 1], vec![1])], "has type BOOL"),
-        (&[table(), indices("mapping", &[0, 2])], "names row 2 of a table with 2 rows"),
-        (&[table(), indices("mapping", &[])], "expected a row number for each token"),
+        (&[table(), indices("mapping", &[0, 2])], "refers to row 2 of a table with 2 rows"),
+        (&[table(), indices("mapping", &[])], "expected one row number per token"),
         (&[table(), floats("weights", &[3], &[0.0; 3])], "has shape [3]"),
     ];
     for (tensors, expected) in cases {
