@@ -1,11 +1,11 @@
-//! Which tokens a text has, and what is cut off.
+//! Tokenization and truncation.
 
 use std::path::Path;
 
 use super::*;
 use crate::families::own::Own;
 
-/// A tokenizer that splits at spaces, with padding and truncation that must not count.
+/// A tokenizer that splits at spaces, with padding and truncation that must be ignored.
 fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal> {
     let dir = tempfile::tempdir().unwrap();
     let json = format!(

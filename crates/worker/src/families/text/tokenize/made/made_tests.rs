@@ -42,7 +42,7 @@ fn token(id: u32, content: &str, lstrip: bool) -> Value {
         "normalized": false, "special": true})
 }
 
-/// As transformers 4.57 saves such a tokenizer.
+/// Matches what transformers 4.57 saves for such a tokenizer.
 #[test]
 fn word_pieces_become_the_file_that_transformers_writes() {
     let dir = bert(&json!({"tokenizer_class": "BertTokenizer"}));
@@ -90,10 +90,10 @@ fn the_kind_may_be_known_from_the_model() {
     fs::write(dir.path().join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
     assert_eq!(ids(&dir, "hello"), [2, 5, 3]);
     fs::write(dir.path().join("config.json"), r#"{"model_type": "albert"}"#).unwrap();
-    assert!(refusal(&dir).contains("it belongs to a model of type \"albert\""));
+    assert!(refusal(&dir).contains("its model type is \"albert\""));
     let class = r#"{"model_type": "bert", "tokenizer_class": "XLMRobertaTokenizer"}"#;
     fs::write(dir.path().join("config.json"), class).unwrap();
-    assert!(refusal(&dir).contains("it is a XLMRobertaTokenizer. Make it with: python -c"));
+    assert!(refusal(&dir).contains("its class is XLMRobertaTokenizer. Create it with: python -c"));
 }
 
 #[test]
@@ -109,9 +109,7 @@ fn added_tokens_follow_the_vocabulary_in_newer_and_older_files() {
     assert_eq!(document(newer.path()).unwrap(), document(older.path()).unwrap());
     assert_eq!(ids(&newer, "[Q] hello [q] world"), [2, 14, 5, 14, 6, 3]);
     fs::write(older.path().join("added_tokens.json"), r#"{"[Q] ": 15}"#).unwrap();
-    assert!(
-        refusal(&older).contains("\"[Q] \" should have the id 15, but with vocab.txt it has 14")
-    );
+    assert!(refusal(&older).contains("\"[Q] \" should have the id 15, but in vocab.txt it has 14"));
 }
 
 #[test]
@@ -153,11 +151,13 @@ fn what_cannot_be_made_is_refused_with_the_file_and_the_remedy() {
         refusal(&bert(&config))
     };
     let missing = refusal(&version(&[]));
-    assert!(missing.contains("tokenizer_config.json, which names its kind, is missing, too"));
+    assert!(missing.contains("tokenizer_config.json, which names its class, is missing as well"));
     assert!(missing.contains("AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')"));
     let lost = refusal(&version(&[(CONFIG, plain().to_string())]));
-    assert!(lost.contains("vocab.txt is missing, too"));
-    assert!(with("tokenizer_class", "Qwen2Tokenizer".into()).contains("it is a Qwen2Tokenizer"));
+    assert!(lost.contains("vocab.txt is missing as well"));
+    assert!(
+        with("tokenizer_class", "Qwen2Tokenizer".into()).contains("its class is Qwen2Tokenizer")
+    );
     assert!(with("do_basic_tokenize", false.into()).contains("sets do_basic_tokenize"));
     assert!(with("never_split", json!(["x"])).contains("sets never_split"));
     assert!(with("extra_special_tokens", json!({"x": "y"})).contains("sets extra_special_tokens"));
@@ -171,7 +171,7 @@ fn what_cannot_be_made_is_refused_with_the_file_and_the_remedy() {
     fs::write(dir.path().join("merges.txt"), "#version: 0.2\nh\n").unwrap();
     assert!(refusal(&dir).contains("merges.txt: line 2: expected two tokens"));
     fs::write(dir.path().join("vocab.json"), r#"{"a": -1}"#).unwrap();
-    assert!(refusal(&dir).contains("the token \"a\" has the id -1"));
+    assert!(refusal(&dir).contains("token \"a\" has the id -1"));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn lines_end_as_in_python() {
     assert_eq!(ids(&dir, "hello world"), [2, 5, 6, 3]);
     fs::write(dir.path().join("vocab.txt"), WORDS.trim_end()).unwrap();
     assert_eq!(ids(&dir, "hello world"), [2, 5, 6, 3]);
-    // The later id of a token counts, and nothing can be added behind such a vocabulary.
+    // The later id of a token counts, and such a vocabulary cannot be extended.
     fs::write(dir.path().join("vocab.txt"), format!("{WORDS}hello\n")).unwrap();
     assert_eq!(ids(&dir, "hello"), [2, 14, 3]);
     let more = json!({"tokenizer_class": "BertTokenizer", "bos_token": "[B]"});
