@@ -1,5 +1,4 @@
-//! How long texts may be and which prompts there are, by the files of real models, and what may be
-//! wrong with them.
+//! The longest text and the prompts that the files of real models set, and errors in these files.
 
 use std::fs;
 
@@ -8,7 +7,7 @@ use onnxd_proto::domain::RefusalKind;
 use super::*;
 use crate::families::own::Own;
 
-/// What is read from a directory with these files.
+/// Reads the settings from a directory with these files.
 fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {

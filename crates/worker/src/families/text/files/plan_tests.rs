@@ -1,4 +1,4 @@
-//! What the modules of real models make of the graph's output, and what may be wrong with them.
+//! The routes of real models, and errors in their modules.
 
 use std::fs;
 
@@ -78,7 +78,7 @@ fn a_dense_step_before_pooling_is_for_tokens_and_one_after_it_for_texts() {
     assert!(
         matches!(&way.steps[..], [Step::Normalize, Step::LayerNorm(module)] if module.path == "4")
     );
-    assert!(!way.normalize, "what follows undoes it");
+    assert!(!way.normalize, "the next module undoes it");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the files of real models say they are for.
+//! The tasks of real models' files.
 
 use std::fs;
 
