@@ -1,5 +1,5 @@
-//! Builds a model for texts: reads its files, opens its tokenizers, its graph and its matrices, and
-//! sees to it that they fit each other. Called by [`super::model`].
+//! Builds a text model: reads its files, opens its tokenizers, graph and matrices, and checks that
+//! they fit together. Called by [`super::model`].
 
 use onnxd_proto::{
     domain::{Guess, Pooling, PoolingMode, Refusal, SwitchFacts, Task},
@@ -27,13 +27,13 @@ use super::{
 };
 use crate::{families::family::Opening, session::Session};
 
-/// Tables take texts of any length.
+/// The limit for tables, which take texts of any length.
 const TABLE_TOKENS: u32 = 131_072;
-/// The words with which Qwen's models that rerank answer.
+/// The tokens with which Qwen's rerankers answer.
 const YES: &str = "yes";
 const NO: &str = "no";
 
-/// What a model is made of.
+/// The parts of a text model.
 pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) preparation: Preparation,
@@ -42,10 +42,10 @@ pub(super) struct Parts {
     pub(super) guesses: Vec<Guess>,
 }
 
-/// Builds a model. What costs least to find wrong is looked at first.
+/// Builds a model. The cheapest checks come first.
 ///
 /// # Errors
-/// A file is malformed, or does not fit another.
+/// A file is malformed, or two files do not match.
 pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
     let files = Files::read(opening.dir, opening.own)?;
     let mut settings = config::read(&files)?;
@@ -82,7 +82,7 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
     Ok(Parts { settings, preparation, session, ways, guesses })
 }
 
-/// The tokenizer of each way. That of a table may stand in the table's folder.
+/// Opens the tokenizer of each route. A table may have one in its own folder.
 fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, Refusal> {
     let of = |way: &Way| {
         let is_alone = settings.plan.ways.len() == 1;
@@ -99,7 +99,7 @@ fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, 
         let home = folder.trim_start_matches("./").trim_matches('.').to_owned();
         let mut tokenizer =
             Tokenizer::open(&Files { home, ..files.clone() }, max_tokens, settings.lowercase)?;
-        // What a graph's tokenizer says of that is for training; a table has no other limit.
+        // For a graph, this limit only applies to training; for a table it is the only limit.
         if let Some(limit) = tokenizer.own_limit() {
             tokenizer = tokenizer.with_max(limit.min(max_tokens));
         }
@@ -108,7 +108,7 @@ fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, 
     settings.plan.ways.iter().map(of).collect()
 }
 
-/// Whether a model that reranks answers with a token rather than with a score.
+/// Returns whether a reranker answers with a token rather than a score.
 fn is_generative(files: &Files<'_>, settings: &Settings) -> Result<bool, Refusal> {
     if settings.task != Task::Rerank {
         return Ok(false);
@@ -118,7 +118,7 @@ fn is_generative(files: &Files<'_>, settings: &Settings) -> Result<bool, Refusal
     Ok(settings.plan.verdict.is_some() || files.own.true_token.is_some() || is_causal)
 }
 
-/// The tokens that say yes and no.
+/// Returns the ids of the tokens for yes and no.
 fn verdict(
     files: &Files<'_>,
     settings: &Settings,
@@ -127,7 +127,7 @@ fn verdict(
 ) -> Result<(usize, Option<usize>), Refusal> {
     let own = |key: &str, token: &str| {
         tokenizer.id_of(token).map(|id| id as usize).ok_or_else(|| {
-            contract(format!("onnxd.toml: {key} = {token:?} is no token of tokenizer.json"))
+            contract(format!("onnxd.toml: {key}: token {token:?} is not in tokenizer.json"))
         })
     };
     if let Some(yes) = &files.own.true_token {
@@ -140,24 +140,24 @@ fn verdict(
     match (tokenizer.id_of(YES), tokenizer.id_of(NO)) {
         (Some(yes), Some(no)) => {
             for (key, token) in [("true_token", YES), ("false_token", NO)] {
-                guesses.push(guess(key, token, "no file says with which token it answers"));
+                guesses.push(guess(key, token, "no file names the tokens for yes and no"));
             }
             Ok((yes as usize, Some(no as usize)))
         }
         _ => Err(contract(
-            "the model answers with a token, and no file says with which: set true_token and \
-             false_token in onnxd.toml",
+            "the model answers with a token, but no file names the tokens for yes and no; set \
+             true_token and false_token in onnxd.toml",
         )),
     }
 }
 
-/// The graph, if a way needs it.
+/// Opens the graph, if a route needs it.
 fn graph(opening: &Opening<'_>, settings: &Settings) -> Result<Option<Session>, Refusal> {
     if settings.plan.ways.iter().all(|way| way.source != Source::Graph) {
         return Ok(None);
     }
     let Some(model) = opening.model else {
-        return Err(contract("there is no .onnx file, and the model needs a graph"));
+        return Err(contract("no .onnx file found; this model needs a graph"));
     };
     let opened = Session::open(opening.runtime, model, opening.form);
     opened.map(Some).map_err(|error| error.refuse(opening.file))
@@ -184,13 +184,13 @@ fn select(
     Ok(chosen)
 }
 
-/// What is known when the ways are put together.
+/// Builds the routes.
 struct Building<'a> {
     files: &'a Files<'a>,
     settings: &'a Settings,
     chosen: Option<Chosen>,
     verdict: Option<(usize, Option<usize>)>,
-    /// What messages call the model.
+    /// The model's name in messages.
     file: &'a str,
 }
 
@@ -224,7 +224,7 @@ impl Building<'_> {
             None => {
                 let is_assumed = !is_listed && way.source == Source::Graph;
                 if is_assumed && self.settings.task == Task::Embed {
-                    let reason = "there is no modules.json, and most embedders are normalized";
+                    let reason = "there is no modules.json, and most embedding models normalize";
                     guesses.push(guess("normalize", way.normalize, reason));
                 }
                 way.normalize
@@ -245,7 +245,7 @@ impl Building<'_> {
 
     fn readout(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
         let Some(chosen) = &self.chosen else {
-            return Err(contract("the model needs a graph, and has none"));
+            return Err(contract("the model needs a graph, but has none"));
         };
         let dir = self.files.dir;
         Ok(match (self.settings.task, chosen.part) {
@@ -267,12 +267,12 @@ impl Building<'_> {
                 match (own, way.splade) {
                     (Some([PoolingMode::Max]), _) => Readout::Splade(Splade::default()),
                     (Some(_), _) => {
-                        let what = "onnxd.toml: pooling: a sparse vector is pooled by max";
+                        let what = "onnxd.toml: pooling: a sparse model only supports \"max\"";
                         return Err(contract(what));
                     }
                     (None, Some(splade)) => Readout::Splade(splade),
                     (None, None) => {
-                        let reason = "no module says it, and most models of SPLADE are pooled so";
+                        let reason = "no module sets it, and most SPLADE models use max";
                         guesses.push(guess("pooling", "max", reason));
                         Readout::Splade(Splade::default())
                     }
@@ -290,8 +290,8 @@ impl Building<'_> {
                 }
                 None => {
                     return Err(contract(format!(
-                        "{}: its output {} has a part for each token; a model that answers with a \
-                         token needs true_token and template in onnxd.toml",
+                        "{}: output {} has one row per token; a reranker that answers with a token \
+                         needs true_token and template in onnxd.toml",
                         self.file, chosen.name
                     )));
                 }
@@ -302,31 +302,32 @@ impl Building<'_> {
             (task, _) => {
                 let (name, task) = (&chosen.name, task.as_str());
                 return Err(contract(format!(
-                    "{}: its output {name} does not fit a model that is for {task}; set output or \
-                     task in onnxd.toml",
+                    "{}: output {name} does not fit the task {task}; set output or task in \
+                     onnxd.toml",
                     self.file
                 )));
             }
         })
     }
 
-    /// Sees to it that there is a logit for a token that says yes or no.
+    /// Checks that the output has a logit for a token that means yes or no.
     fn require_token(&self, token: usize, chosen: &Chosen) -> Result<(), Refusal> {
         match chosen.width {
             Some(width) if token >= width => Err(contract(format!(
-                "1_LogitScore/config.json or onnxd.toml: the token {token} says yes or no, and {} \
-                 of {} has logits of {width} tokens",
+                "1_LogitScore/config.json or onnxd.toml: the token id {token} for yes or no is out \
+                 of range: output {} of {} has logits for {width} tokens",
                 chosen.name, self.file
             ))),
             _ => Ok(()),
         }
     }
 
-    /// As the files say, or what is known of the architecture.
+    /// Returns the pooling that the files set, or the one assumed for the architecture.
     fn pooling(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Pooling, Refusal> {
         match &way.pooling {
             Some(pooling) if pooling.is_none() => Err(contract(
-                "onnxd.toml: pooling = \"none\", and the graph gives a vector for each token",
+                "onnxd.toml: pooling = \"none\" is not possible: the graph's output has one vector \
+                 per token; set a pooling mode",
             )),
             Some(pooling) => Ok(pooling.clone()),
             None => {
@@ -337,18 +338,19 @@ impl Building<'_> {
         }
     }
 
-    /// The steps after a vector that the graph calls finished: those that its size tells are left.
+    /// Returns the steps that are still needed after a finished vector, judging by its width.
     fn unfinished(&self, way: &Way, chosen: &Chosen) -> Result<Vec<Applied>, Refusal> {
         let (file, name) = (self.file, &chosen.name);
         if self.files.own.pooling.is_some() {
             return Err(contract(format!(
-                "onnxd.toml: pooling: {file} gives no vectors of tokens, and {name} is pooled"
+                "onnxd.toml: pooling: {file} has no token vectors to pool, because {name} is \
+                 already pooled; remove the key"
             )));
         }
         if way.without_prompt {
             return Err(contract(format!(
-                "{file}: {name} is pooled with the prompt, and include_prompt of the pooling module \
-                 is false; export the graph with last_hidden_state"
+                "{file}: {name} is pooled with the prompt, but include_prompt of the pooling \
+                 module is false; export the graph with last_hidden_state"
             )));
         }
         let is_there = |step: &Step| match step {
@@ -371,7 +373,7 @@ impl Building<'_> {
         }
     }
 
-    /// The steps after a vector of the text that the graph has not done itself.
+    /// Returns the steps after a text vector that the graph does not contain.
     fn remaining(
         &self,
         way: &Way,
@@ -387,7 +389,7 @@ impl Building<'_> {
             && self.files.own.output.is_none()
         {
             let reason = format!(
-                "{} may have the dense modules in it, and their sizes do not tell",
+                "the sizes do not show whether {} already includes the dense modules",
                 chosen.name
             );
             guesses.push(guess("output", &chosen.name, reason));
@@ -395,7 +397,7 @@ impl Building<'_> {
         contained(steps, chosen.width, &chosen.name)
     }
 
-    /// A score, or which of two labels says that a document is relevant.
+    /// Reads one score, or determines which of two labels marks a relevant document.
     fn pair(&self, chosen: &Chosen, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
         let labels = &self.settings.labels;
         let width = chosen.width.or((!labels.is_empty()).then_some(labels.len()));
@@ -404,12 +406,13 @@ impl Building<'_> {
             Some(2) => {
                 let own = self.files.own.relevant_label.map(|label| label as usize);
                 if own.is_some_and(|label| label > 1) {
-                    return Err(contract("onnxd.toml: relevant_label is 0 or 1"));
+                    return Err(contract("onnxd.toml: relevant_label: expected 0 or 1"));
                 }
                 let yes = match own.or_else(|| task::relevant(labels).map(|found| found.0)) {
                     Some(yes) => yes,
                     None => {
-                        let reason = "its two labels do not say which of them is relevant";
+                        let reason = "the names of its two labels do not show which one means \
+                            relevant";
                         guesses.push(guess("relevant_label", 1, reason));
                         1
                     }
@@ -417,15 +420,15 @@ impl Building<'_> {
                 Ok(Readout::Pair { yes, no: 1 - yes })
             }
             Some(width) => Err(contract(format!(
-                "{} gives {width} scores, and a model that reranks gives one or two; set task = \
-                 \"classify\" in onnxd.toml",
+                "{} has {width} scores, but a reranker has one or two; set task = \"classify\" in \
+                 onnxd.toml",
                 self.file
             ))),
         }
     }
 }
 
-/// A switch with a value.
+/// Sets a switch to a value.
 pub(super) fn switch(facts: &SwitchFacts, value: i64) -> Switch {
     Switch { name: facts.name.clone(), value: SwitchValue::Number(value) }
 }

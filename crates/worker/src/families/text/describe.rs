@@ -1,5 +1,5 @@
-//! How a loaded model is run, for people: what is fed, which output is used, what is made of it.
-//! Called by [`super::trial`] for the record.
+//! Describes how a loaded model runs: its inputs, the output used and the steps after it. Called by
+//! [`super::trial`] for the record.
 
 use onnxd_proto::domain::{SwitchFacts, Task};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::session::Session;
 
-/// How a model is run, for people.
+/// A readable description of how a model runs.
 pub(super) struct Description {
     pub(super) inputs: Vec<String>,
     pub(super) pipeline: Vec<String>,
@@ -29,10 +29,10 @@ pub(super) fn describe(model: &TextModel) -> Description {
                 steps.extend(readout.describe());
             }
             LoadedSource::Table(_, after) => {
-                steps.push("mean of a table's rows".to_owned());
+                steps.push("mean of table rows".to_owned());
                 steps.extend(after.iter().map(Applied::describe));
             }
-            LoadedSource::Weights(_) => steps.push("a weight for each token".to_owned()),
+            LoadedSource::Weights(_) => steps.push("weight per token".to_owned()),
         }
         if way.normalize && model.settings.task == Task::Embed {
             steps.push("normalize".to_owned());

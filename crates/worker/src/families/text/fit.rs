@@ -1,23 +1,23 @@
-//! Whether the parts of a model belong to each other: what a graph or a table gives, what the steps
-//! after it take, and the tokens that there are. Pure; called by [`super::build`].
+//! Checks that the parts of a model match: the widths of the graph or table and of the steps after
+//! it, and the number of tokens. Pure; called by [`super::build`].
 
 use onnxd_proto::domain::Refusal;
 
 use super::{files::json::contract, matrices::dense::Rows, readout::Applied, tokenize::Tokenizer};
 
-/// Sees to it that a table has a row for each token.
+/// Checks that a table has exactly one row per token.
 pub(super) fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), Refusal> {
     let highest = tokenizer.highest_id();
     match highest.checked_add(1) == Some(rows) {
         true => Ok(()),
         false => Err(contract(format!(
-            "tokenizer.json has ids up to {highest}, and model.safetensors has {rows} rows: they \
-             belong to different models"
+            "tokenizer.json has ids up to {highest}, but model.safetensors has {rows} rows: they \
+             belong to different models; use files of the same model"
         ))),
     }
 }
 
-/// Sees to it that steps stand where what they are for is.
+/// Checks that each step comes at the right place: before or after pooling.
 pub(super) fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal> {
     let is_misplaced = |step: &&Applied| match step {
         Applied::Dense(dense, _) => dense.rows() != rows,
@@ -26,14 +26,15 @@ pub(super) fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal>
     match steps.iter().find(is_misplaced) {
         None => Ok(()),
         Some(step) => Err(contract(format!(
-            "{}: it is for the vectors of {}, and does not stand where they are in modules.json",
+            "{}: this module applies to the vectors of {}, but modules.json lists it on the other \
+             side of pooling",
             step.file(),
             if rows == Rows::Tokens { "texts" } else { "tokens" }
         ))),
     }
 }
 
-/// The steps that a graph whose output has this width has not done itself.
+/// Returns the steps that the graph does not contain, judging by the width of its output.
 pub(super) fn contained(
     steps: Vec<Applied>,
     width: Option<usize>,
@@ -50,7 +51,7 @@ pub(super) fn contained(
     }
 }
 
-/// Sees to it that each step takes what the one before it gives; returns what the last one gives.
+/// Checks that each step takes the width of the one before it; returns the final width.
 pub(super) fn fit(
     steps: &[Applied],
     width: Option<usize>,
@@ -62,8 +63,8 @@ pub(super) fn fit(
             && inputs != found
         {
             return Err(contract(format!(
-                "{} takes vectors of {inputs} numbers, and {name} gives {found}: they belong to \
-                 different models",
+                "{} takes vectors of {inputs} numbers, but {name} has vectors of {found}: they \
+                 belong to different models; use files of the same model",
                 step.file()
             )));
         }

@@ -1,4 +1,4 @@
-//! Simulated models: what they need is known, so that the search can be held to it.
+//! Simulated models with known needs, to verify the search.
 
 use std::convert::Infallible;
 
@@ -23,14 +23,14 @@ impl Simulated {
         Need { bytes, cpu_seconds: seconds, seconds }
     }
 
-    /// What is found, and the lengths that were run. Whatever needs more than `fatal` bytes ends
-    /// the process.
+    /// Returns what the search finds and the lengths that it ran. A run that needs more than
+    /// `fatal` bytes kills the process.
     fn search(self, wanted: u32, limits: &Limits, fatal: f64) -> (Longest, Vec<u32>) {
         let mut runs = Vec::new();
         let found = search(wanted, limits, |tokens| {
             runs.push(tokens);
             let need = self.need(tokens);
-            assert!(need.bytes <= fatal, "{tokens} tokens end the process");
+            assert!(need.bytes <= fatal, "a run of {tokens} tokens kills the process");
             Ok::<_, Infallible>(Some(need))
         });
         (found.unwrap(), runs)
@@ -46,7 +46,7 @@ fn limits(mebibytes: f64) -> Limits {
     }
 }
 
-/// Plain attention of one layer with twelve heads: two buffers of shares.
+/// Plain attention of one layer with twelve heads: two buffers of attention weights.
 const PLAIN: Simulated = Simulated { line: 3000.0, square: 96.0 };
 
 #[test]
@@ -129,12 +129,12 @@ proptest! {
         mebibytes in 50.0..8000.0_f64,
     ) {
         let model = Simulated { line, square };
-        // Whatever is the shortest to be tried fits.
+        // The first length always fits.
         let limit = mebibytes.max(model.need(FIRST).bytes / MIB + 1.0);
         let (found, runs) = model.search(wanted, &limits(limit), limit * MIB);
         prop_assert!(runs.len() <= 16, "{:?}", runs);
         prop_assert!(found.tokens <= wanted && found.tokens >= FIRST.min(wanted));
-        // Little is given away.
+        // The search leaves little unused.
         if found.tokens < wanted {
             let more = found.tokens + found.tokens / 8 + 2 * STEP;
             prop_assert!(more > wanted || model.need(more).bytes > limit * MIB, "{:?}", found);

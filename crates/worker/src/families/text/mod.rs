@@ -1,7 +1,7 @@
-//! Models for texts: one encoder, decoder or table that embeds, classifies or reranks. [`files`]
-//! reads what a version says of itself, [`output`] chooses the graph's output, [`prepare`] makes
-//! tokens of requests, [`readout`] makes answers of outputs, and [`model`] puts them together. The
-//! rest is what the trait asks for.
+//! Text models: one encoder, decoder or table that embeds, classifies or reranks. [`files`] reads
+//! what the version's files declare, [`output`] chooses the graph's output, [`prepare`] tokenizes
+//! requests, and [`readout`] converts outputs to answers. [`model`] combines them; the other
+//! modules implement the trait [`Family`].
 
 pub(crate) mod answer;
 mod build;
@@ -43,7 +43,7 @@ use crate::{
     process::fault::Fault,
 };
 
-/// Whether the version in `dir` is a model for texts.
+/// Returns whether the version in `dir` is a text model.
 pub(super) fn claims(dir: &Path, said: &Own) -> bool {
     match said.task {
         Some(task) => Task::TEXT.contains(&task),
@@ -51,10 +51,10 @@ pub(super) fn claims(dir: &Path, said: &Own) -> bool {
     }
 }
 
-/// Opens one.
+/// Opens a text model.
 ///
 /// # Errors
-/// A file is malformed, or the model is not one for texts.
+/// A file is malformed, or the model is not a text model.
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn Family>, Refusal> {
     Ok(Box::new(TextModel::open(opening)?))
 }

@@ -1,5 +1,6 @@
-//! Which output of a graph is used. Pure: decides by names, types and declared shapes, by the rules
-//! that docs/models.md writes down. What cannot be right is refused with what the graph seems to be.
+//! Chooses which output of a graph to use, by names, types and declared shapes. Pure;
+//! docs/models.md has the rules. If no output fits the task, the refusal says what the graph seems
+//! to be.
 
 use onnxd_proto::domain::{
     Guess, Refusal, Task,
@@ -8,52 +9,52 @@ use onnxd_proto::domain::{
 
 use super::files::{guess, json::contract};
 
-/// The output that sentence-transformers' exporters give a finished vector.
+/// The finished vector in exports of sentence-transformers.
 const FINISHED: &str = "sentence_embedding";
-/// What the pooler of BERT gives, which few embedders use.
+/// The output of BERT's pooler, which few embedding models use.
 const POOLER: &str = "pooler_output";
-/// Names of outputs with a vector for each token, the most usual first.
+/// Names of outputs with one vector per token, the most common first.
 const TOKENS: [&str; 4] = ["last_hidden_state", "token_embeddings", "hidden_states", "text_embeds"];
-/// Names of outputs with a vector for each text.
+/// Names of outputs with one vector per text.
 const TEXTS: [&str; 6] =
     [FINISHED, "text_embeds", "sentence_embeddings", "embeddings", "dense_vecs", POOLER];
-/// The name of the output with scores, or with a score for each token of the vocabulary.
+/// The name of the output with scores, or with one score per token of the vocabulary.
 const LOGITS: &str = "logits";
 
-/// What the output has one part for.
+/// What each row of the output stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// A vector for each token: texts × tokens × components.
+    /// One vector per token: texts × tokens × components.
     Tokens,
-    /// A vector for each text: texts × components.
+    /// One vector per text: texts × components.
     Texts,
-    /// A vector for each text, after all steps that modules.json lists.
+    /// One vector per text, after all steps in modules.json.
     Finished,
 }
 
-/// The output that is used.
+/// The output to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chosen {
     pub(crate) name: String,
     pub(crate) part: Part,
     pub(crate) datatype: DataType,
-    /// Numbers of a vector, where they are declared.
+    /// The width of a vector, if the graph declares it.
     pub(crate) width: Option<usize>,
 }
 
-/// What is known of a model when its output is chosen.
+/// What is known about a model when its output is chosen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
     pub(crate) task: Task,
-    /// What `onnxd.toml` names.
+    /// The output named in `onnxd.toml`.
     pub(crate) own: Option<&'a str>,
-    /// Whether there is a modules.json.
+    /// Whether the version has a modules.json.
     pub(crate) is_listed: bool,
-    /// Whether it has a pooling module, so that the graph need not pool.
+    /// Whether it lists a pooling module, so that the graph need not pool.
     pub(crate) is_pooled_outside: bool,
-    /// Tokens of the vocabulary, where config.json says it.
+    /// Size of the vocabulary, if config.json sets it.
     pub(crate) vocabulary: Option<usize>,
-    /// Whether a model that reranks is asked by a prompt and answers with a token.
+    /// Whether a reranker is prompted and answers with a token.
     pub(crate) is_generative: bool,
     /// The graph's file, for messages.
     pub(crate) file: &'a str,
@@ -62,7 +63,7 @@ pub(crate) struct Known<'a> {
 /// Chooses the output.
 ///
 /// # Errors
-/// None of the outputs is what the task needs; the message says what the graph seems to be.
+/// No output fits the task; the message says what the graph seems to be.
 pub(crate) fn choose(
     outputs: &[TensorSpec],
     known: &Known<'_>,
@@ -98,11 +99,11 @@ pub(crate) fn choose(
     Ok(chosen_of(output, part))
 }
 
-/// The output that `onnxd.toml` names.
+/// Returns the output named in `onnxd.toml`.
 fn named(outputs: &[TensorSpec], name: &str, known: &Known<'_>) -> Result<Chosen, Refusal> {
     let Some(output) = outputs.iter().find(|output| output.name == name) else {
         return Err(contract(format!(
-            "onnxd.toml: output = {name:?} is no output of {}; it has {}",
+            "onnxd.toml: output = {name:?} is not an output of {}; its outputs are {}",
             known.file,
             list(outputs)
         )));
@@ -110,10 +111,20 @@ fn named(outputs: &[TensorSpec], name: &str, known: &Known<'_>) -> Result<Chosen
     let part = match output.shape.len() {
         3 => Part::Tokens,
         2 => part_of_text(output, known),
-        _ => return Err(contract(format!("onnxd.toml: output: {} cannot be used", tell(output)))),
+        _ => {
+            return Err(contract(format!(
+                "onnxd.toml: output: {} has neither 2 nor 3 axes and \
+            cannot be used",
+                tell(output)
+            )));
+        }
     };
     if !is_float(output) {
-        return Err(contract(format!("onnxd.toml: output: {} is not floating", tell(output))));
+        return Err(contract(format!(
+            "onnxd.toml: output: {} is not a floating-point tensor and \
+            cannot be used",
+            tell(output)
+        )));
     }
     Ok(chosen_of(output, part))
 }
@@ -124,8 +135,8 @@ fn chosen_of(output: &TensorSpec, part: Part) -> Chosen {
     Chosen { name: output.name.clone(), part, datatype: output.datatype, width }
 }
 
-/// A vector of the text as the graph finished it, unless modules.json makes it of the tokens'. An
-/// output whose name is not known counts only where nothing else is there.
+/// Prefers a finished text vector, unless modules.json pools token vectors. An output with an
+/// unknown name counts only if there is no other.
 fn embedding<'o>(outputs: &'o [TensorSpec], known: &Known<'_>) -> Option<(&'o TensorSpec, Part)> {
     let tokens = named_first(outputs, 3, &TOKENS).map(|output| (output, Part::Tokens));
     let texts = named_first(outputs, 2, &TEXTS).map(|output| (output, part_of_text(output, known)));
@@ -142,7 +153,7 @@ fn embedding<'o>(outputs: &'o [TensorSpec], known: &Known<'_>) -> Option<(&'o Te
     chosen.or_else(unnamed)
 }
 
-/// Whether a vector of a text is as modules.json makes it, by its name.
+/// Returns whether a text vector already includes the steps of modules.json, judging by its name.
 fn part_of_text(output: &TensorSpec, known: &Known<'_>) -> Part {
     let is_named = TEXTS.contains(&output.name.as_str()) && output.name != POOLER;
     match output.name == FINISHED || !known.is_listed && is_named {
@@ -151,13 +162,13 @@ fn part_of_text(output: &TensorSpec, known: &Known<'_>) -> Part {
     }
 }
 
-/// Weights of the vocabulary for each token, or already one vector of them.
+/// Returns the output with vocabulary weights per token, or with one vector of them per text.
 fn sparse<'o>(
     outputs: &'o [TensorSpec],
     logits: Option<&'o TensorSpec>,
     known: &Known<'_>,
 ) -> Option<(&'o TensorSpec, Part)> {
-    // Where both are known, nothing else has as many numbers as the vocabulary.
+    // If both sizes are known, only an output as wide as the vocabulary fits.
     let fits = |output: &&TensorSpec| {
         let width = output.shape.last().and_then(|&size| usize::try_from(size).ok());
         width.is_none() || known.vocabulary.is_none() || width == known.vocabulary
@@ -169,7 +180,7 @@ fn sparse<'o>(
         .or_else(|| only(outputs, 2).filter(fits).map(|output| (output, Part::Finished)))
 }
 
-/// Refuses graphs whose outputs are no embeddings, whatever their shape.
+/// Refuses graphs whose outputs cannot be embeddings, whatever their shape.
 fn require_embedder(
     chosen: Option<&TensorSpec>,
     logits: Option<&TensorSpec>,
@@ -179,8 +190,9 @@ fn require_embedder(
     let width = |output: &TensorSpec| output.shape.last().copied().unwrap_or(-1);
     if let Some(output) = chosen.filter(|output| width(output) == 1) {
         return Err(contract(format!(
-            "{file}: its output {} has one component, which is no embedding: it seems to be a model \
-             that reranks (set task = \"rerank\" in onnxd.toml) or scores (task = \"classify\")",
+            "{file}: output {} has one component, so it is not an embedding; the model seems to be \
+             a reranker (set task = \"rerank\" in onnxd.toml) or a classifier (set task = \
+             \"classify\")",
             output.name
         )));
     }
@@ -193,7 +205,7 @@ fn require_embedder(
     Ok(())
 }
 
-/// What a graph seems to be whose only output is logits.
+/// Describes what a graph with only logits seems to be.
 fn seems(output: &TensorSpec, known: &Known<'_>) -> String {
     let file = known.file;
     let width = output.shape.last().copied().unwrap_or(-1);
@@ -202,11 +214,11 @@ fn seems(output: &TensorSpec, known: &Known<'_>) -> String {
         3 if is_vocabulary => (
             "a model that predicts tokens",
             "for SPLADE set task = \"sparse\" in onnxd.toml, for a reranker that answers yes or no \
-             task = \"rerank\"; for embeddings export it with --task feature-extraction",
+             set task = \"rerank\"; for embeddings export the model with --task feature-extraction",
         ),
         3 => (
             "a model that labels tokens",
-            "set task = \"token_classify\" in onnxd.toml; for embeddings export it with \
+            "set task = \"token_classify\" in onnxd.toml; for embeddings export the model with \
              --task feature-extraction",
         ),
         _ => (
@@ -214,10 +226,13 @@ fn seems(output: &TensorSpec, known: &Known<'_>) -> String {
             "set task = \"classify\" or task = \"rerank\" in onnxd.toml",
         ),
     };
-    format!("{file}: its output {} is no embedding: it seems to be {what}; {remedy}", tell(output))
+    format!(
+        "{file}: output {} is not an embedding; it seems to come from {what}; {remedy}",
+        tell(output)
+    )
 }
 
-/// Notes what no file says.
+/// Records a guess if no file names the output.
 fn note(
     output: &TensorSpec,
     part: Part,
@@ -232,41 +247,45 @@ fn note(
         return;
     }
     let reason = match part {
-        Part::Tokens => "it has a vector for each token, and its name is not a usual one",
-        Part::Texts | Part::Finished => "it has a vector for each text, and may not be finished",
+        Part::Tokens => "it has one vector per token, but an unknown name",
+        Part::Texts | Part::Finished => {
+            "it has one vector per text, but may not be the finished \
+            one"
+        }
     };
     guesses.push(guess(
         "output",
         &output.name,
-        format!("{reason}; the graph has {}", list(outputs)),
+        format!("{reason}; the graph's outputs are {}", list(outputs)),
     ));
 }
 
 fn unfit(outputs: &[TensorSpec], logits: Option<&TensorSpec>, known: &Known<'_>) -> Refusal {
     let wanted = match known.task {
-        Task::Embed => "a vector for each token or for each text",
-        Task::MultiVector => "a vector for each token",
-        Task::Sparse => "a number for each token of the vocabulary",
-        Task::Rerank if known.is_generative => "logits of the vocabulary for each token",
-        Task::TokenClassify => "scores for each token",
-        Task::Classify | Task::Rerank | Task::Tensor => "scores for each text",
+        Task::Embed => "one vector per token or per text",
+        Task::MultiVector => "one vector per token",
+        Task::Sparse => "one number per token of the vocabulary",
+        Task::Rerank if known.is_generative => "vocabulary logits per token",
+        Task::TokenClassify => "scores per token",
+        Task::Classify | Task::Rerank | Task::Tensor => "scores per text",
     };
     let hint = logits.map_or_else(String::new, |output| format!(" ({})", seems(output, known)));
     contract(format!(
-        "{}: it is for {}, which needs an output with {wanted}, and it has {}{hint}",
+        "{}: the task {} needs an output with {wanted}, but the graph's outputs are {}{hint}; set \
+         task or output in onnxd.toml",
         known.file,
         known.task.as_str(),
         list(outputs)
     ))
 }
 
-/// An output of floating numbers with so many axes: the first of these names, else the only one.
+/// Returns the floating-point output with `rank` axes: the first of these names, else the only one.
 fn pick<'o>(outputs: &'o [TensorSpec], rank: usize, names: &[&str]) -> Option<&'o TensorSpec> {
     named_first(outputs, rank, names)
         .or_else(|| only(outputs, rank).filter(|output| output.name != LOGITS))
 }
 
-/// The first of these names that an output of floating numbers with so many axes has.
+/// Returns the first of these names that a floating-point output with `rank` axes has.
 fn named_first<'o>(
     outputs: &'o [TensorSpec],
     rank: usize,
@@ -281,7 +300,7 @@ fn named_first<'o>(
     names.iter().find_map(fits)
 }
 
-/// The only output of floating numbers with so many axes.
+/// Returns the only floating-point output with `rank` axes.
 fn only(outputs: &[TensorSpec], rank: usize) -> Option<&TensorSpec> {
     let mut fits = outputs.iter().filter(|output| output.shape.len() == rank && is_float(output));
     fits.next().filter(|_| fits.next().is_none())

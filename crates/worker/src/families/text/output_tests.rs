@@ -1,4 +1,4 @@
-//! The rules by which an output is chosen, on the outputs of real exports.
+//! Choosing among the outputs of real exports.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is made of outputs of every kind, on a few numbers.
+//! Every kind of readout on small outputs.
 
 use onnxd_proto::domain::PoolingMode;
 
