@@ -24,13 +24,13 @@ const _: () = assert!(cfg!(target_endian = "little"));
 /// The frame violates the protocol.
 pub(crate) fn parts<'p>(items: &[Item], mut payload: &'p [u8]) -> Result<Vec<&'p [u8]>, Fault> {
     if items.len() > GROUP_ITEMS_MAX {
-        return Err(broken("has more items than the limit"));
+        return Err(malformed("has more items than the limit"));
     }
     let mut parts = Vec::with_capacity(items.len());
     for item in items {
         let length = usize::try_from(item.payload_bytes).unwrap_or(usize::MAX);
         let Some((part, rest)) = payload.split_at_checked(length) else {
-            return Err(broken("declares more bytes than its payload has"));
+            return Err(malformed("declares more bytes than its payload has"));
         };
         parts.push(part);
         payload = rest;
@@ -38,15 +38,12 @@ pub(crate) fn parts<'p>(items: &[Item], mut payload: &'p [u8]) -> Result<Vec<&'p
     if payload.is_empty() {
         Ok(parts)
     } else {
-        Err(broken(
-            "has a longer payload than its items \
-        declare",
-        ))
+        Err(malformed("has a longer payload than its items declare"))
     }
 }
 
 /// Returns the fault for a malformed group.
-pub(crate) fn broken(what: &str) -> Fault {
+pub(crate) fn malformed(what: &str) -> Fault {
     Fault::Protocol(format!("a group {what}"))
 }
 
@@ -68,7 +65,7 @@ pub(crate) struct Group<'a> {
 
 /// Time spent on a micro-batch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Took {
+pub(crate) struct Timings {
     pub(crate) tokenizing: Duration,
     pub(crate) inference: Duration,
     pub(crate) cpu: Duration,
@@ -90,7 +87,7 @@ impl Group<'_> {
         &mut self,
         generation: Generation,
         items: Vec<AnsweredItem>,
-        took: Took,
+        took: Timings,
         payload: &[&[u8]],
     ) -> Result<(), Fault> {
         let answered = Answered {
@@ -125,22 +122,22 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_is_cut_into_the_parts_of_the_items() {
+    fn payload_is_split_by_item_lengths() {
         let cut = parts(&items(&[1, 0, 2, 3]), b"abcdef").unwrap();
         assert_eq!(cut, [&b"a"[..], b"", b"bc", b"def"]);
         assert!(parts(&[], b"").unwrap().is_empty());
     }
 
     #[test]
-    fn a_group_that_does_not_add_up_is_a_fault_and_not_an_answer() {
-        let broken: [(&[u32], &[u8]); 5] = [
+    fn inconsistent_group_lengths_are_a_protocol_fault() {
+        let malformed: [(&[u32], &[u8]); 5] = [
             (&[1], b""),
             (&[u32::MAX, 1], b"a"),
             (&[1], b"ab"),
             (&[], b"a"),
             (&[0; GROUP_ITEMS_MAX + 1], b""),
         ];
-        for (lengths, payload) in broken {
+        for (lengths, payload) in malformed {
             let fault = parts(&items(lengths), payload).unwrap_err();
             assert!(matches!(fault, Fault::Protocol(_)), "{lengths:?} {payload:?}");
         }

@@ -73,10 +73,8 @@ impl LoadedVersion {
     ) -> Result<Option<Self>, Refusal> {
         let Some(model) = compiled::find(compiled, key) else { return Ok(None) };
         let expected = Probes::read(compiled).ok_or_else(|| {
-            RefusalKind::Checksum.because(
-                "the compiled model has no recorded probes to compare it \
-                with",
-            )
+            RefusalKind::Checksum
+                .because("the compiled model has no recorded probes to compare it with")
         })?;
         let mut version = Self::open_compiled(runtime, dir, &model)?;
         expected.require(&version.family.probe(Extent::AtLoad)?, &version.file)?;

@@ -31,10 +31,8 @@ const TABLE: [Entry; 2] = [
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn Family>, Refusal> {
     let entry = TABLE.iter().find(|entry| (entry.claims)(opening.dir, opening.own));
     let Some(entry) = entry else {
-        return Err(RefusalKind::Contract.because(
-            "no model family matches these files; set task in \
-            onnxd.toml",
-        ));
+        return Err(RefusalKind::Contract
+            .because("no model family matches these files; set task in onnxd.toml"));
     };
     (entry.open)(opening)
 }

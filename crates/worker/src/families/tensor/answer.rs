@@ -16,15 +16,15 @@ use onnxd_proto::{
 use super::model::TensorModel;
 use crate::{
     artifacts::costs::{Company, Costs},
-    families::group::{Group, Took, broken, number},
+    families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::{Given, SessionError, TensorOutput},
 };
 
 /// Largest item, in bytes, that shares a run with others. Copying this much costs next to nothing.
-const TOGETHER_BYTES_MAX: usize = 256 * 1024;
+const SHARED_ITEM_BYTES_MAX: usize = 256 * 1024;
 /// Rows of one run that several items share.
-const TOGETHER_ROWS_MAX: u64 = 256;
+const SHARED_ROWS_MAX: u64 = 256;
 
 /// An item whose tensors match the model's signature.
 struct Ready<'a> {
@@ -49,9 +49,9 @@ pub(super) fn answer(
             continue;
         };
         let given = cut(inputs, part)?;
-        match fits(&given, outputs, model.signature()) {
+        match check_fit(&given, outputs, model.signature()) {
             Ok(()) => ready.push(Ready { item, given, wanted: outputs }),
-            Err(said) => group.reject(vec![item], Rejection::Tensors(said))?,
+            Err(reason) => group.reject(vec![item], Rejection::Tensors(reason))?,
         }
     }
     let mut answering = Answering { group, generation, model, costs };
@@ -61,7 +61,7 @@ pub(super) fn answer(
         if answering.costs.company == Company::Padded {
             let (mut rows, mut place) = (batch[0].rows(), 0);
             while let Some(other) = ready.get(place) {
-                if rows + other.rows() <= TOGETHER_ROWS_MAX && batch[0].goes_with(other) {
+                if rows + other.rows() <= SHARED_ROWS_MAX && batch[0].can_join(other) {
                     rows += other.rows();
                     batch.push(ready.remove(place));
                 } else {
@@ -80,16 +80,17 @@ fn cut<'a>(inputs: &'a [TensorHead], mut part: &'a [u8]) -> Result<Vec<Given<'a>
     for head in inputs {
         let length = usize::try_from(head.bytes).unwrap_or(usize::MAX);
         let cut = part.split_at_checked(length);
-        let (bytes, rest) = cut.ok_or_else(|| broken("declares tensors that exceed their item"))?;
+        let (bytes, rest) =
+            cut.ok_or_else(|| malformed("declares tensors that exceed their item"))?;
         let (datatype, shape) = (head.datatype, head.shape.clone());
         given.push(Given { name: &head.name, datatype, shape, bytes: bytes.into() });
         part = rest;
     }
-    if part.is_empty() { Ok(given) } else { Err(broken("has an item longer than its tensors")) }
+    if part.is_empty() { Ok(given) } else { Err(malformed("has an item longer than its tensors")) }
 }
 
 /// Checks that the model takes these tensors and has these outputs. The error says what is wrong.
-fn fits(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result<(), String> {
+fn check_fit(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result<(), String> {
     for spec in &signature.inputs {
         let mut named = given.iter().filter(|given| given.name == spec.name);
         let Some(first) = named.next() else {
@@ -98,7 +99,7 @@ fn fits(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result
         if named.next().is_some() {
             return Err(format!("input `{}` is given twice", spec.name));
         }
-        matches(first, spec).map_err(|said| format!("input `{}` {said}", spec.name))?;
+        matches(first, spec).map_err(|reason| format!("input `{}` {reason}", spec.name))?;
     }
     let names = |specs: &[TensorSpec]| {
         specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ")
@@ -160,8 +161,8 @@ impl Ready<'_> {
     }
 
     /// Returns whether two items can be concatenated along the first axis.
-    fn goes_with(&self, other: &Self) -> bool {
-        let small = |ready: &Self| ready.bytes() <= TOGETHER_BYTES_MAX && ready.rows() > 0;
+    fn can_join(&self, other: &Self) -> bool {
+        let small = |ready: &Self| ready.bytes() <= SHARED_ITEM_BYTES_MAX && ready.rows() > 0;
         let alike = |(a, b): (&Given<'_>, &Given<'_>)| {
             (a.name, a.datatype) == (b.name, b.datatype)
                 && a.datatype != DataType::Bytes
@@ -186,22 +187,22 @@ struct Answering<'g, 's, 'm> {
 
 impl Answering<'_, '_, '_> {
     fn run(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
-        let [alone] = batch else { return self.run_together(batch) };
+        let [single] = batch else { return self.run_joined(batch) };
         let Self { group, generation, model, costs } = self;
         let (started, begun) = (Instant::now(), CpuTime::now());
-        let sent = model.run(&alone.given, alone.wanted, |outputs| {
+        let sent = model.run(&single.given, single.wanted, |outputs| {
             let took = took(started, begun);
             let bytes: usize = outputs.iter().map(|output| output.bytes.len()).sum();
             if bytes > TENSORS_BYTES_MAX {
-                let said = format!(
+                let reason = format!(
                     "the outputs have {bytes} bytes, more than the limit of {TENSORS_BYTES_MAX}; \
                      request fewer outputs or rows"
                 );
-                return (took, group.reject(vec![alone.item], Rejection::Inference(said)));
+                return (took, group.reject(vec![single.item], Rejection::Inference(reason)));
             }
             let heads = outputs.iter().map(|output| head(output, output.shape.clone())).collect();
             let payload: Vec<&[u8]> = outputs.iter().map(|output| &output.bytes[..]).collect();
-            let items = vec![answered(alone.item, bytes, heads)];
+            let items = vec![answered(single.item, bytes, heads)];
             (took, group.send(*generation, items, took, &payload))
         });
         match sent {
@@ -209,14 +210,14 @@ impl Answering<'_, '_, '_> {
                 costs.table.observe(1, 0, took.cpu.as_secs_f32() * 1e6);
                 sent
             }
-            Err(error) => group.reject(vec![alone.item], rejection(error)),
+            Err(error) => group.reject(vec![single.item], rejection(error)),
         }
     }
 
-    fn run_together(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
+    fn run_joined(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
         let rows: Vec<u64> = batch.iter().map(Ready::rows).collect();
         let all_rows: u64 = rows.iter().sum();
-        let given = together(batch, all_rows);
+        let given = concatenate(batch, all_rows);
         let (started, begun) = (Instant::now(), CpuTime::now());
         let ran = self.model.run(&given, batch[0].wanted, |outputs| {
             split(outputs, &rows).map(|answers| (took(started, begun), answers))
@@ -235,7 +236,7 @@ impl Answering<'_, '_, '_> {
 }
 
 /// Concatenates the tensors of all items along the first axis.
-fn together<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
+fn concatenate<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
     let put = |(place, first): (usize, &'a Given<'_>)| {
         let all = batch.iter().flat_map(|ready| ready.given[place].bytes.iter().copied());
         let bytes: Vec<u8> = all.collect();
@@ -284,13 +285,13 @@ fn answered(item: u32, bytes: usize, outputs: Vec<TensorHead>) -> AnsweredItem {
     AnsweredItem { item, tokens: 0, bytes: number(bytes), outputs }
 }
 
-fn took(started: Instant, begun: CpuTime) -> Took {
-    Took { inference: started.elapsed(), cpu: begun.elapsed(), ..Took::default() }
+fn took(started: Instant, begun: CpuTime) -> Timings {
+    Timings { inference: started.elapsed(), cpu: begun.elapsed(), ..Timings::default() }
 }
 
 fn rejection(error: SessionError) -> Rejection {
     match error {
-        SessionError::Input(said) => Rejection::Tensors(said),
+        SessionError::Input(reason) => Rejection::Tensors(reason),
         error => Rejection::Inference(error.to_string()),
     }
 }

@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// Returns whether the version in `dir` is a tensor model.
-pub(super) fn claims(dir: &Path, said: &Own) -> bool {
-    match said.task {
+pub(super) fn claims(dir: &Path, own: &Own) -> bool {
+    match own.task {
         Some(task) => task == Task::Tensor,
         None => !own::has_text_files(dir),
     }

@@ -18,6 +18,7 @@ use crate::{
 
 /// Sizes to try for axes that the model leaves open, in this order.
 const SIZES: [u64; 6] = [4, 1, 16, 32, 64, 224];
+
 /// A loaded tensor model.
 pub(super) struct TensorModel {
     session: TensorSession,
@@ -83,7 +84,7 @@ impl TensorModel {
     /// Measures the costs of shared runs and decides whether requests may share them.
     pub(super) fn measure_costs(&mut self) -> Costs {
         let size = self.size.unwrap_or(SIZES[0]);
-        let company = match self.may_batch && self.same_together(size) {
+        let company = match self.may_batch && self.is_batch_invariant(size) {
             true => Company::Padded,
             false => Company::Alone,
         };
@@ -109,7 +110,7 @@ impl TensorModel {
 
     /// Returns whether two different samples have the same outputs together as each on its own. A
     /// model may compute across rows, whatever its shapes declare.
-    fn same_together(&mut self, size: u64) -> bool {
+    fn is_batch_invariant(&mut self, size: u64) -> bool {
         if !self.session.has_rows() {
             return false;
         }

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_has_the_shape_of_its_input_and_each_row_is_another() {
+    fn sample_has_the_input_shape_and_distinct_rows() {
         let spec = spec(&[-1, 3, -1], DataType::Fp32);
         let two = sample(&spec, 2, 4, 1).unwrap();
         assert_eq!((&two.shape[..], two.bytes.len()), (&[2, 3, 4][..], 2 * 12 * 4));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_that_would_take_too_much_memory_is_not_made() {
+    fn oversized_sample_is_not_generated() {
         assert!(sample(&spec(&[-1, i64::MAX, 9], DataType::Int8), 1, 4, 1).is_none());
         assert!(sample(&spec(&[1 << 30], DataType::Int8), 1, 4, 1).is_none());
     }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     artifacts::costs::{Company, Costs},
-    families::group::{Group, Took, broken, number},
+    families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::SessionError,
 };
@@ -46,9 +46,9 @@ impl Ready {
     }
 
     /// What items must have in common to run together.
-    fn kin(&self) -> (usize, &[i64], bool) {
+    fn batch_key(&self) -> (usize, &[i64], bool) {
         let is_large = matches!(self.want, Want::TokenEmbeddings | Want::Entities(_));
-        (self.prepared.way, &self.prepared.switches, is_large)
+        (self.prepared.route, &self.prepared.switches, is_large)
     }
 }
 
@@ -64,10 +64,10 @@ pub(super) fn answer(
     let started = Instant::now();
     let mut ready = answering.prepare(parts)?;
     let tokenizing = started.elapsed();
-    ready.sort_by(|a, b| a.kin().cmp(&b.kin()));
-    for alike in ready.chunk_by(|a, b| a.kin() == b.kin()) {
-        let (way, _, is_large) = alike[0].kin();
-        if answering.model.is_table(way) {
+    ready.sort_by(|a, b| a.batch_key().cmp(&b.batch_key()));
+    for alike in ready.chunk_by(|a, b| a.batch_key() == b.batch_key()) {
+        let (route, _, is_large) = alike[0].batch_key();
+        if answering.model.is_table(route) {
             let batch: Vec<&Ready> = alike.iter().collect();
             answering.run(&batch, tokenizing)?;
             continue;
@@ -112,12 +112,10 @@ impl Answering<'_, '_, '_> {
                 Ask::Decode { skip_special } => {
                     match self.model.tokenizer().decode(&ids(part)?, *skip_special) {
                         Ok(text) if text.len() <= FRAME_PAYLOAD_BYTES_MAX => {
-                            Ok(self.tell(item, text.as_bytes())?)
+                            Ok(self.send_bytes(item, text.as_bytes())?)
                         }
                         Ok(_) => Err(Rejection::Tokenizer(
-                            "the decoded text is too long for one \
-                            response"
-                                .into(),
+                            "the decoded text is too long for one response".into(),
                         )),
                         Err(rejection) => Err(rejection),
                     }
@@ -147,7 +145,7 @@ impl Answering<'_, '_, '_> {
                 let length = usize::try_from(first_bytes).unwrap_or(usize::MAX);
                 let pair = part.split_at_checked(length);
                 let (first, second) =
-                    pair.ok_or_else(|| broken("declares a first text that exceeds its item"))?;
+                    pair.ok_or_else(|| malformed("declares a first text that exceeds its item"))?;
                 Content::Pair(utf8(first)?, utf8(second)?, cut)
             }
             ask::Content::Ids => Content::Ids(ids(part)?),
@@ -195,11 +193,9 @@ impl Answering<'_, '_, '_> {
             Ok(tokens) => {
                 let json = serde_json::to_vec(&tokens).expect("tokens are valid JSON");
                 match json.len() <= FRAME_PAYLOAD_BYTES_MAX {
-                    true => Ok(self.tell(item, &json)?),
+                    true => Ok(self.send_bytes(item, &json)?),
                     false => Err(Rejection::Tokenizer(
-                        "the list of tokens is too long for one \
-                        response"
-                            .into(),
+                        "the list of tokens is too long for one response".into(),
                     )),
                 }
             }
@@ -208,10 +204,10 @@ impl Answering<'_, '_, '_> {
     }
 
     /// Answers an item that needs no run.
-    fn tell(&mut self, item: u32, bytes: &[u8]) -> Result<(), Fault> {
+    fn send_bytes(&mut self, item: u32, bytes: &[u8]) -> Result<(), Fault> {
         let answered =
             AnsweredItem { item, tokens: 0, bytes: number(bytes.len()), outputs: Vec::new() };
-        self.group.send(self.generation, vec![answered], Took::default(), &[bytes])
+        self.group.send(self.generation, vec![answered], Timings::default(), &[bytes])
     }
 
     fn run(&mut self, batch: &[&Ready], tokenizing: Duration) -> Result<(), Fault> {
@@ -245,7 +241,7 @@ impl Answering<'_, '_, '_> {
             }
         }
         if !items.is_empty() {
-            let took = Took { tokenizing, inference: started.elapsed(), cpu };
+            let took = Timings { tokenizing, inference: started.elapsed(), cpu };
             let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
             self.group.send(self.generation, items, took, &parts)?;
         }
@@ -270,7 +266,7 @@ impl Answering<'_, '_, '_> {
         self.model.run(&texts, rows, numbers)?;
         let took = begun.elapsed();
         // Each run refines the cost estimates.
-        if !self.model.is_table(texts[0].way) {
+        if !self.model.is_table(texts[0].route) {
             let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);
             self.costs.table.observe(texts.len(), longest, took.as_secs_f32() * 1e6);
         }
@@ -288,7 +284,7 @@ fn finish<'v>(
     let mut given = values.len();
     if let Want::Embedding { normalize, dimensions } = ready.want {
         given = dimensions.map_or(given, |asked| given.min(asked as usize));
-        if normalize.unwrap_or(model.normalizes(ready.prepared.way)) {
+        if normalize.unwrap_or(model.normalizes(ready.prepared.route)) {
             pooling::normalize(&mut values[..given]);
         }
     }
@@ -302,10 +298,9 @@ fn finish<'v>(
             let tokens = ready.prepared.tokens.ids.len();
             let labels = model.settings().labels.clone();
             let labels = named_labels(labels, values.len() / tokens, model.model_file());
-            let labels = labels.map_err(|_| {
-                "the number of labels in config.json differs from that \
-                of the model's output"
-            })?;
+            let labels = labels.map_err(
+                |_| "the number of labels in config.json differs from that of the model's output",
+            )?;
             let join = |tokens: &[String]| model.tokenizer().join(tokens);
             let pieces = &ready.prepared.pieces;
             let found = entities::find(pieces, values, &labels, aggregation, join);
@@ -320,13 +315,13 @@ fn finish<'v>(
 }
 
 fn utf8(part: &[u8]) -> Result<&str, Fault> {
-    str::from_utf8(part).map_err(|_| broken("contains a text that is not UTF-8"))
+    str::from_utf8(part).map_err(|_| malformed("contains a text that is not UTF-8"))
 }
 
 fn ids(part: &[u8]) -> Result<Vec<u32>, Fault> {
     let (ids, rest) = part.as_chunks::<4>();
     match rest.is_empty() {
         true => Ok(ids.iter().map(|id| u32::from_le_bytes(*id)).collect()),
-        false => Err(broken("contains an incomplete token id")),
+        false => Err(malformed("contains an incomplete token id")),
     }
 }

@@ -7,20 +7,20 @@ use onnxd_proto::{
 };
 
 use super::{
+    consistency::{check_widths, require_placement, require_row_per_token, steps_not_in_graph},
     files::{
         Files, assume,
         config::{self, Settings},
         guess,
         json::contract,
-        plan::{Source, Splade, Step, Way},
+        plan::{Route, Source, Splade, Step},
         task,
     },
-    fit::{contained, fit, require_rows, require_rows_for},
     matrices::{dense::Rows, sparse_static::SparseStatic, static_table::StaticTable},
-    model::{LoadedSource, LoadedWay},
-    output::{self, Chosen, Known, Part},
+    model::{LoadedRoute, LoadedSource},
+    output::{self, Chosen, OutputContext, Part},
     prepare::Preparation,
-    readout::{Applied, Readout},
+    readout::{LoadedStep, Readout},
     switches::Switches,
     template::Template,
     tokenize::Tokenizer,
@@ -38,7 +38,7 @@ pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) preparation: Preparation,
     pub(super) session: Option<Session>,
-    pub(super) ways: Vec<LoadedWay>,
+    pub(super) routes: Vec<LoadedRoute>,
     pub(super) guesses: Vec<Guess>,
 }
 
@@ -56,8 +56,8 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
         Task::Rerank => Template::read(&files, is_generative, &mut guesses)?,
         _ => None,
     };
-    let verdict = match is_generative {
-        true => Some(verdict(&files, &settings, &tokenizers[0], &mut guesses)?),
+    let yes_no = match is_generative {
+        true => Some(yes_no(&files, &settings, &tokenizers[0], &mut guesses)?),
         false => None,
     };
     let mut session = graph(opening, &settings)?;
@@ -70,23 +70,23 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
         None => None,
     };
     let file = opening.file;
-    let building = Building { files: &files, settings: &settings, chosen, verdict, file };
-    let ways = settings
+    let builder = RouteBuilder { files: &files, settings: &settings, chosen, yes_no, file };
+    let routes = settings
         .plan
-        .ways
+        .routes
         .iter()
         .zip(&tokenizers)
-        .map(|(way, tokenizer)| building.way(way, tokenizer, &mut guesses))
+        .map(|(route, tokenizer)| builder.route(route, tokenizer, &mut guesses))
         .collect::<Result<Vec<_>, _>>()?;
     let preparation = Preparation::new(&files, &settings, tokenizers, switches, template)?;
-    Ok(Parts { settings, preparation, session, ways, guesses })
+    Ok(Parts { settings, preparation, session, routes, guesses })
 }
 
 /// Opens the tokenizer of each route. A table may have one in its own folder.
 fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, Refusal> {
-    let of = |way: &Way| {
-        let is_alone = settings.plan.ways.len() == 1;
-        let (folder, max_tokens) = match &way.source {
+    let of = |route: &Route| {
+        let is_alone = settings.plan.routes.len() == 1;
+        let (folder, max_tokens) = match &route.source {
             Source::Graph => {
                 return Tokenizer::open(files, settings.max_tokens, settings.lowercase);
             }
@@ -105,7 +105,7 @@ fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, 
         }
         Ok(tokenizer)
     };
-    settings.plan.ways.iter().map(of).collect()
+    settings.plan.routes.iter().map(of).collect()
 }
 
 /// Returns whether a reranker answers with a token rather than a score.
@@ -115,11 +115,11 @@ fn is_generative(files: &Files<'_>, settings: &Settings) -> Result<bool, Refusal
     }
     let architectures: Vec<String> = files.config.get("architectures")?.unwrap_or_default();
     let is_causal = architectures.iter().any(|name| name.ends_with("ForCausalLM"));
-    Ok(settings.plan.verdict.is_some() || files.own.true_token.is_some() || is_causal)
+    Ok(settings.plan.yes_no.is_some() || files.own.true_token.is_some() || is_causal)
 }
 
 /// Returns the ids of the tokens for yes and no.
-fn verdict(
+fn yes_no(
     files: &Files<'_>,
     settings: &Settings,
     tokenizer: &Tokenizer,
@@ -134,7 +134,7 @@ fn verdict(
         let no = files.own.false_token.as_deref().map(|no| own("false_token", no)).transpose()?;
         return Ok((own("true_token", yes)?, no));
     }
-    if let Some((yes, no)) = settings.plan.verdict {
+    if let Some((yes, no)) = settings.plan.yes_no {
         return Ok((yes as usize, no.map(|no| no as usize)));
     }
     match (tokenizer.id_of(YES), tokenizer.id_of(NO)) {
@@ -153,11 +153,14 @@ fn verdict(
 
 /// Opens the graph, if a route needs it.
 fn graph(opening: &Opening<'_>, settings: &Settings) -> Result<Option<Session>, Refusal> {
-    if settings.plan.ways.iter().all(|way| way.source != Source::Graph) {
+    if settings.plan.routes.iter().all(|route| route.source != Source::Graph) {
         return Ok(None);
     }
     let Some(model) = opening.model else {
-        return Err(contract("no .onnx file found; this model needs a graph"));
+        return Err(contract(
+            "no .onnx file found, but this model needs a graph; export one with `optimum-cli \
+             export onnx`",
+        ));
     };
     let opened = Session::open(opening.runtime, model, opening.form);
     opened.map(Some).map_err(|error| error.refuse(opening.file))
@@ -170,45 +173,45 @@ fn select(
     (is_generative, file): (bool, &str),
     guesses: &mut Vec<Guess>,
 ) -> Result<Chosen, Refusal> {
-    let known = Known {
+    let context = OutputContext {
         task: settings.task,
         own: files.own.output.as_deref(),
         is_listed: files.modules.is_some(),
-        is_pooled_outside: settings.plan.ways.iter().any(Way::pools),
+        is_pooled_outside: settings.plan.routes.iter().any(Route::pools),
         vocabulary: files.config.get("vocab_size")?,
         is_generative,
         file,
     };
-    let chosen = output::choose(session.outputs(), &known, guesses)?;
+    let chosen = output::choose(session.outputs(), &context, guesses)?;
     session.select(&chosen.name).map_err(|error| error.refuse(file))?;
     Ok(chosen)
 }
 
 /// Builds the routes.
-struct Building<'a> {
+struct RouteBuilder<'a> {
     files: &'a Files<'a>,
     settings: &'a Settings,
     chosen: Option<Chosen>,
-    verdict: Option<(usize, Option<usize>)>,
+    yes_no: Option<(usize, Option<usize>)>,
     /// The model's name in messages.
     file: &'a str,
 }
 
-impl Building<'_> {
-    fn way(
+impl RouteBuilder<'_> {
+    fn route(
         &self,
-        way: &Way,
+        route: &Route,
         tokenizer: &Tokenizer,
         guesses: &mut Vec<Guess>,
-    ) -> Result<LoadedWay, Refusal> {
+    ) -> Result<LoadedRoute, Refusal> {
         let dir = self.files.dir;
-        let mut source = match &way.source {
-            Source::Graph => LoadedSource::Graph(self.readout(way, guesses)?),
+        let mut source = match &route.source {
+            Source::Graph => LoadedSource::Graph(self.readout(route, guesses)?),
             Source::Table(folder) => {
                 let table = StaticTable::open(dir, folder)?;
-                let steps = Applied::read(dir, &way.steps)?;
-                fit(&steps, Some(table.dimension()), "the table")?;
-                require_rows_for(tokenizer, table.tokens())?;
+                let steps = LoadedStep::read(dir, &route.steps)?;
+                check_widths(&steps, Some(table.dimension()), "the table")?;
+                require_row_per_token(tokenizer, table.tokens())?;
                 LoadedSource::Table(table, steps)
             }
             Source::Weights(folder) => {
@@ -220,51 +223,55 @@ impl Building<'_> {
         let is_listed = self.files.modules.is_some();
         let normalize = match self.settings.normalize {
             Some(normalize) => normalize,
-            None if is_finished && !is_listed && way.source == Source::Graph => false,
+            None if is_finished && !is_listed && route.source == Source::Graph => false,
             None => {
-                let is_assumed = !is_listed && way.source == Source::Graph;
+                let is_assumed = !is_listed && route.source == Source::Graph;
                 if is_assumed && self.settings.task == Task::Embed {
                     let reason = "there is no modules.json, and most embedding models normalize";
-                    guesses.push(guess("normalize", way.normalize, reason));
+                    guesses.push(guess("normalize", route.normalize, reason));
                 }
-                way.normalize
+                route.normalize
             }
         };
-        let Some(kept) = way.kept.filter(|_| self.settings.task == Task::Embed) else {
-            return Ok(LoadedWay { source, normalize });
+        let Some(kept) = route.kept.filter(|_| self.settings.task == Task::Embed) else {
+            return Ok(LoadedRoute { source, normalize });
         };
         let steps = match &mut source {
             LoadedSource::Graph(Readout::Pooled { steps, .. } | Readout::Stepped(steps))
             | LoadedSource::Table(_, steps) => steps,
-            _ => return Ok(LoadedWay { source, normalize }),
+            _ => return Ok(LoadedRoute { source, normalize }),
         };
-        steps.extend(normalize.then_some(Applied::Normalize));
-        steps.push(Applied::Cut(kept.max(1)));
-        Ok(LoadedWay { source, normalize: false })
+        steps.extend(normalize.then_some(LoadedStep::Normalize));
+        steps.push(LoadedStep::Cut(kept.max(1)));
+        Ok(LoadedRoute { source, normalize: false })
     }
 
-    fn readout(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
+    fn readout(&self, route: &Route, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
         let Some(chosen) = &self.chosen else {
             return Err(contract("the model needs a graph, but has none"));
         };
         let dir = self.files.dir;
         Ok(match (self.settings.task, chosen.part) {
             (Task::Embed, Part::Tokens) => {
-                let pooling = self.pooling(way, guesses)?;
-                let token_steps = Applied::read(dir, &way.token_steps)?;
-                let steps = Applied::read(dir, &way.steps)?;
-                require_rows(&token_steps, Rows::Tokens)?;
-                require_rows(&steps, Rows::Texts)?;
-                let width = fit(&token_steps, chosen.width, &chosen.name)?;
-                fit(&steps, width.map(|width| width * pooling.modes().len()), &chosen.name)?;
+                let pooling = self.pooling(route, guesses)?;
+                let token_steps = LoadedStep::read(dir, &route.token_steps)?;
+                let steps = LoadedStep::read(dir, &route.steps)?;
+                require_placement(&token_steps, Rows::Tokens)?;
+                require_placement(&steps, Rows::Texts)?;
+                let width = check_widths(&token_steps, chosen.width, &chosen.name)?;
+                check_widths(
+                    &steps,
+                    width.map(|width| width * pooling.modes().len()),
+                    &chosen.name,
+                )?;
                 Readout::Pooled { token_steps, pooling, steps }
             }
-            (Task::Embed, Part::Texts) => Readout::Stepped(self.remaining(way, chosen, guesses)?),
-            (Task::Embed, Part::Finished) => Readout::Stepped(self.unfinished(way, chosen)?),
+            (Task::Embed, Part::Texts) => Readout::Stepped(self.remaining(route, chosen, guesses)?),
+            (Task::Embed, Part::Finished) => Readout::Stepped(self.unfinished(route, chosen)?),
             (Task::Sparse, Part::Finished) => Readout::Stepped(Vec::new()),
             (Task::Sparse, Part::Tokens) => {
                 let own = self.files.own.pooling.as_ref().map(Pooling::modes);
-                match (own, way.splade) {
+                match (own, route.splade) {
                     (Some([PoolingMode::Max]), _) => Readout::Splade(Splade::default()),
                     (Some(_), _) => {
                         let what = "onnxd.toml: pooling: a sparse model only supports \"max\"";
@@ -279,14 +286,14 @@ impl Building<'_> {
                 }
             }
             (Task::MultiVector, Part::Tokens) => {
-                let steps = [&way.token_steps[..], &way.steps[..]].concat();
-                let steps = Applied::read(dir, &steps)?;
-                Readout::Late(contained(steps, chosen.width, &chosen.name)?)
+                let steps = [&route.token_steps[..], &route.steps[..]].concat();
+                let steps = LoadedStep::read(dir, &steps)?;
+                Readout::Late(steps_not_in_graph(steps, chosen.width, &chosen.name)?)
             }
-            (Task::Rerank, Part::Tokens) => match self.verdict {
+            (Task::Rerank, Part::Tokens) => match self.yes_no {
                 Some((yes, no)) => {
                     self.require_token(yes.max(no.unwrap_or(0)), chosen)?;
-                    Readout::Verdict { yes, no }
+                    Readout::YesNo { yes, no }
                 }
                 None => {
                     return Err(contract(format!(
@@ -323,8 +330,8 @@ impl Building<'_> {
     }
 
     /// Returns the pooling that the files set, or the one assumed for the architecture.
-    fn pooling(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Pooling, Refusal> {
-        match &way.pooling {
+    fn pooling(&self, route: &Route, guesses: &mut Vec<Guess>) -> Result<Pooling, Refusal> {
+        match &route.pooling {
             Some(pooling) if pooling.is_none() => Err(contract(
                 "onnxd.toml: pooling = \"none\" is not possible: the graph's output has one vector \
                  per token; set a pooling mode",
@@ -339,7 +346,7 @@ impl Building<'_> {
     }
 
     /// Returns the steps that are still needed after a finished vector, judging by its width.
-    fn unfinished(&self, way: &Way, chosen: &Chosen) -> Result<Vec<Applied>, Refusal> {
+    fn unfinished(&self, route: &Route, chosen: &Chosen) -> Result<Vec<LoadedStep>, Refusal> {
         let (file, name) = (self.file, &chosen.name);
         if self.files.own.pooling.is_some() {
             return Err(contract(format!(
@@ -347,7 +354,7 @@ impl Building<'_> {
                  already pooled; remove the key"
             )));
         }
-        if way.without_prompt {
+        if route.without_prompt {
             return Err(contract(format!(
                 "{file}: {name} is pooled with the prompt, but include_prompt of the pooling \
                  module is false; export the graph with last_hidden_state"
@@ -359,14 +366,14 @@ impl Building<'_> {
             }
             Step::Normalize => true,
         };
-        if !way.steps.iter().all(is_there) {
+        if !route.steps.iter().all(is_there) {
             return Ok(Vec::new());
         }
-        let steps = Applied::read(self.files.dir, &way.steps)?;
-        let last = steps.iter().rev().find_map(Applied::outputs);
+        let steps = LoadedStep::read(self.files.dir, &route.steps)?;
+        let last = steps.iter().rev().find_map(LoadedStep::outputs);
         match chosen.width {
             Some(width) if last.is_some() && last != Some(width) => {
-                fit(&steps, chosen.width, name)?;
+                check_widths(&steps, chosen.width, name)?;
                 Ok(steps)
             }
             _ => Ok(Vec::new()),
@@ -376,13 +383,15 @@ impl Building<'_> {
     /// Returns the steps after a text vector that the graph does not contain.
     fn remaining(
         &self,
-        way: &Way,
+        route: &Route,
         chosen: &Chosen,
         guesses: &mut Vec<Guess>,
-    ) -> Result<Vec<Applied>, Refusal> {
-        let steps = Applied::read(self.files.dir, &way.steps)?;
-        let (first, last) =
-            (steps.iter().find_map(Applied::inputs), steps.iter().rev().find_map(Applied::outputs));
+    ) -> Result<Vec<LoadedStep>, Refusal> {
+        let steps = LoadedStep::read(self.files.dir, &route.steps)?;
+        let (first, last) = (
+            steps.iter().find_map(LoadedStep::inputs),
+            steps.iter().rev().find_map(LoadedStep::outputs),
+        );
         if let (Some(first), Some(width)) = (first, chosen.width)
             && first == width
             && last == Some(width)
@@ -394,7 +403,7 @@ impl Building<'_> {
             );
             guesses.push(guess("output", &chosen.name, reason));
         }
-        contained(steps, chosen.width, &chosen.name)
+        steps_not_in_graph(steps, chosen.width, &chosen.name)
     }
 
     /// Reads one score, or determines which of two labels marks a relevant document.
@@ -412,7 +421,7 @@ impl Building<'_> {
                     Some(yes) => yes,
                     None => {
                         let reason = "the names of its two labels do not show which one means \
-                            relevant";
+                                      relevant";
                         guesses.push(guess("relevant_label", 1, reason));
                         1
                     }
@@ -428,7 +437,7 @@ impl Building<'_> {
     }
 }
 
-/// Sets a switch to a value.
+/// Creates the setting of one switch for a request.
 pub(super) fn switch(facts: &SwitchFacts, value: i64) -> Switch {
     Switch { name: facts.name.clone(), value: SwitchValue::Number(value) }
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Larger shapes are measured for one text only: there, sharing a run gains nothing.
-const TOGETHER_TOKENS_MAX: u32 = 128;
+const SHARED_TOKENS_MAX: u32 = 128;
 /// Runs of a shape after the first; the fastest counts.
 const RUNS: usize = 2;
 /// Longer runs are not repeated.
@@ -51,7 +51,7 @@ fn shapes(max_tokens: u32) -> Vec<(usize, usize)> {
     let all_tokens = |&(row, column): &(usize, usize)| TEXTS[row] * TOKENS[column];
     let worth = |place: &(usize, usize)| {
         let (row, column) = *place;
-        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(place) <= TOGETHER_TOKENS_MAX)
+        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(place) <= SHARED_TOKENS_MAX)
     };
     let mut shapes: Vec<_> = all.filter(worth).collect();
     shapes.sort_by_key(all_tokens);
@@ -82,9 +82,9 @@ fn company(version: &mut TextModel) -> Result<Company, Refusal> {
     let Ok(prepared) = prepared else { return Ok(Company::Alone) };
     let shortest = prepared.iter().map(|text| text.tokens.ids.len()).min().unwrap_or(0);
     let cut: Vec<Prepared> = prepared.iter().map(|text| text.cut(shortest)).collect();
-    Ok(if !same_together(version, &cut)? {
+    Ok(if !is_batch_invariant(version, &cut)? {
         Company::Alone
-    } else if version.is_masked() && same_together(version, &prepared)? {
+    } else if version.is_masked() && is_batch_invariant(version, &prepared)? {
         Company::Padded
     } else {
         Company::EqualLength
@@ -100,7 +100,7 @@ fn asked<'t>(version: &TextModel, text: &'t str) -> Asked<'t> {
 }
 
 /// Returns whether the texts have the same outputs together as each on its own.
-fn same_together(version: &mut TextModel, texts: &[Prepared]) -> Result<bool, Refusal> {
+fn is_batch_invariant(version: &mut TextModel, texts: &[Prepared]) -> Result<bool, Refusal> {
     let mut together = Numbers::default();
     let all: Vec<&Prepared> = texts.iter().collect();
     if version.run(&all, Rows::Pooled, &mut together).is_err() {
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_shapes_are_measured_first_and_none_is_longer_than_the_model_takes() {
+    fn shapes_are_measured_smallest_first_within_the_limit() {
         let shapes = shapes(256);
         assert_eq!(shapes[0], (0, 0));
         assert!(shapes.contains(&(0, 5)) && !shapes.contains(&(0, 6)));

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_squares_and_sums_of_both_are_predicted() {
+    fn linear_quadratic_and_mixed_growth_is_predicted() {
         assert_eq!(grown(&[(128, 128.0), (256, 256.0)], 1024).round(), 1024.0);
         assert_eq!(grown(&[(128, 16_384.0), (256, 65_536.0)], 512).round(), 262_144.0);
         let sum = |n: f64| 3.0 * n + 0.5 * n * n;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn one_run_and_growth_beyond_a_square_are_taken_for_a_square() {
+    fn growth_is_capped_at_quadratic() {
         assert_eq!(grown(&[(128, 10.0)], 256).round(), 40.0);
         assert_eq!(grown(&[(128, 1.0), (256, 100.0)], 512).round(), 400.0);
         assert_eq!(grown(&[], 512), 0.0);

@@ -20,7 +20,7 @@ const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 /// The late-interaction settings as token ids.
 #[derive(Debug)]
 pub(super) struct LateTokens {
-    said: Late,
+    settings: Late,
     query_prefix: Option<i64>,
     document_prefix: Option<i64>,
     mask: i64,
@@ -34,7 +34,7 @@ impl LateTokens {
     /// A prefix token is not in the vocabulary.
     pub(super) fn new(
         files: &Files<'_>,
-        said: Late,
+        settings: Late,
         tokenizer: &Tokenizer,
     ) -> Result<Self, Refusal> {
         let file = "config_sentence_transformers.json";
@@ -62,13 +62,13 @@ impl LateTokens {
         let mask = mask.map_or_else(|| tokenizer.pad_id(), i64::from);
         let unknown = tokenizer.unknown_id();
         // As in pylate, a word outside the vocabulary maps to the unknown token.
-        let skipped = said.skipped.iter().filter_map(|word| tokenizer.id_of(word).or(unknown));
+        let skipped = settings.skipped.iter().filter_map(|word| tokenizer.id_of(word).or(unknown));
         Ok(Self {
-            query_prefix: prefix("query_prefix", &said.query_prefix)?,
-            document_prefix: prefix("document_prefix", &said.document_prefix)?,
+            query_prefix: prefix("query_prefix", &settings.query_prefix)?,
+            document_prefix: prefix("document_prefix", &settings.document_prefix)?,
             mask,
             skipped: skipped.map(i64::from).collect(),
-            said,
+            settings,
         })
     }
 
@@ -84,8 +84,8 @@ impl LateTokens {
         truncate: Option<Side>,
     ) -> Result<Prepared, Rejection> {
         let (prefix, length) = match role {
-            Role::Query => (self.query_prefix, self.said.query_tokens),
-            Role::Document => (self.document_prefix, self.said.document_tokens),
+            Role::Query => (self.query_prefix, self.settings.query_tokens),
+            Role::Document => (self.document_prefix, self.settings.document_tokens),
         };
         let length = length.min(tokenizer.max_tokens());
         // As in the releases of sentence-transformers that pylate uses.
@@ -99,11 +99,11 @@ impl LateTokens {
         }
         let kept = match role {
             Role::Query => {
-                if self.said.is_expanded && tokens.ids.len() < length as usize {
+                if self.settings.is_expanded && tokens.ids.len() < length as usize {
                     tokens.ids.resize(length as usize, self.mask);
                     tokens.type_ids.resize(length as usize, 0);
                 }
-                if self.said.attends_to_expansion {
+                if self.settings.attends_to_expansion {
                     tokens.attended = tokens.ids.len();
                 }
                 vec![true; tokens.ids.len()]

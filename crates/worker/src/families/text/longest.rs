@@ -153,7 +153,7 @@ fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Opti
         Err(refusal) if refusal.kind == RefusalKind::Memory => Ok(None),
         Err(mut refusal) => {
             refusal.message += "; if the model takes shorter texts than its files declare, set \
-                max_tokens in onnxd.toml";
+                                max_tokens in onnxd.toml";
             Err(refusal)
         }
     }

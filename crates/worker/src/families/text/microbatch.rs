@@ -19,7 +19,7 @@ pub(crate) const TOKENS_MAX: usize = 1024;
 
 /// A shared run must beat separate runs by this factor: predictions are inexact, and the shortest
 /// text waits for the others.
-const TOGETHER: f32 = 1.02;
+const SHARED_RUN_MARGIN: f32 = 1.02;
 
 /// Returns the micro-batches for texts of these lengths in tokens, as indices into `lengths`. The
 /// shortest texts come first because they finish soonest.
@@ -58,7 +58,7 @@ fn cuts(
     let mut best = vec![(0.0_f32, 0_usize); sorted.len() + 1];
     for end in 1..=sorted.len() {
         let longest = sorted[end - 1];
-        let mut least = (best[end - 1].0 + price(costs, 1, longest), end - 1);
+        let mut least = (best[end - 1].0 + weighted_time(costs, 1, longest), end - 1);
         for start in (0..end - 1).rev() {
             let texts = end - start;
             let fits = texts <= TEXTS_MAX && texts * longest <= tokens_max;
@@ -70,7 +70,7 @@ fn cuts(
             if !fits || !allowed {
                 break;
             }
-            let time = best[start].0 + price(costs, texts, longest);
+            let time = best[start].0 + weighted_time(costs, texts, longest);
             if time < least.0 {
                 least = (time, start);
             }
@@ -88,8 +88,8 @@ fn cuts(
 }
 
 /// The cost to minimize: predicted time plus a margin for waiting.
-fn price(costs: &CostTable, texts: usize, tokens: usize) -> f32 {
-    costs.predict(texts, tokens) * if texts > 1 { TOGETHER } else { 1.0 }
+fn weighted_time(costs: &CostTable, texts: usize, tokens: usize) -> f32 {
+    costs.predict(texts, tokens) * if texts > 1 { SHARED_RUN_MARGIN } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_like_length_run_together_and_the_shortest_first() {
+    fn texts_of_similar_length_share_runs_shortest_first() {
         let costs = machine(2000.0, 200.0);
         assert_eq!(plan(&[30, 9, 31, 10], &costs, Company::Padded), [vec![1, 3], vec![0, 2]]);
         assert_eq!(plan(&[8; 6], &costs, Company::Padded), [vec![0, 1, 2, 3, 4, 5]]);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_that_costs_more_than_it_saves_is_never_computed() {
+    fn texts_are_padded_only_where_it_saves_time() {
         // Another call costs 2 ms, as much as 10 tokens of padding.
         let costs = machine(2000.0, 200.0);
         assert_eq!(plan(&[10, 19], &costs, Company::Padded).len(), 1);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_whose_embeddings_depend_on_company_gets_none() {
+    fn batch_sensitive_model_runs_texts_separately() {
         let costs = machine(50_000.0, 1.0);
         assert_eq!(plan(&[5, 6, 5], &costs, Company::EqualLength), [vec![0, 2], vec![1]]);
         assert_eq!(plan(&[5, 6, 5], &costs, Company::Padded).len(), 1);
@@ -161,7 +161,7 @@ mod tests {
                 if !allowed || texts > 1 && texts * longest > TOKENS_MAX {
                     return f32::INFINITY;
                 }
-                sum += price(costs, texts, longest);
+                sum += weighted_time(costs, texts, longest);
                 start = end;
             }
             sum
@@ -182,7 +182,7 @@ mod tests {
             let batches = plan(&lengths, &costs, company);
             let time: f32 = batches
                 .iter()
-                .map(|batch| price(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
+                .map(|batch| weighted_time(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
                 .sum();
             let least = least_of_all_cuts(&lengths, &costs, company);
             prop_assert!(time <= least * 1.0001, "{time} {least}");

@@ -5,10 +5,10 @@
 
 pub(crate) mod answer;
 mod build;
+mod consistency;
 pub(crate) mod costs;
 mod describe;
 pub(crate) mod files;
-mod fit;
 mod growth;
 mod interaction;
 mod longest;
@@ -25,6 +25,7 @@ pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod trial;
 pub(crate) mod wide;
+
 use std::path::Path;
 
 use onnxd_proto::{
@@ -44,8 +45,8 @@ use crate::{
 };
 
 /// Returns whether the version in `dir` is a text model.
-pub(super) fn claims(dir: &Path, said: &Own) -> bool {
-    match said.task {
+pub(super) fn claims(dir: &Path, own: &Own) -> bool {
+    match own.task {
         Some(task) => Task::TEXT.contains(&task),
         None => own::has_text_files(dir),
     }

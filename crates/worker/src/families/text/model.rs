@@ -12,7 +12,7 @@ use super::{
     files::config::Settings,
     matrices::{sparse_static::SparseStatic, static_table::StaticTable},
     prepare::{Asked, Preparation, Prepared},
-    readout::{Applied, Numbers, Readout, Rows},
+    readout::{LoadedStep, Numbers, Readout, Rows},
     tokenize::Tokenizer,
     wide::{self, Wide},
 };
@@ -31,7 +31,7 @@ pub(crate) struct TextModel {
     pub(super) settings: Settings,
     pub(super) preparation: Preparation,
     pub(super) session: Option<Session>,
-    pub(super) ways: Vec<LoadedWay>,
+    pub(super) routes: Vec<LoadedRoute>,
     /// Settings that were guessed from the files and the graph.
     pub(super) guesses: Vec<Guess>,
     /// The model's name in messages.
@@ -40,14 +40,14 @@ pub(crate) struct TextModel {
     declared_tokens: u32,
     wide: Wide,
     /// The pending background work.
-    wide_making: Option<wide::Making>,
+    pending_wide: Option<wide::WideSpec>,
     /// Numbers in one vector, or labels; 0 before the first run.
     dimension: usize,
 }
 
 /// A loaded route.
 #[derive(Debug)]
-pub(super) struct LoadedWay {
+pub(super) struct LoadedRoute {
     pub(super) source: LoadedSource,
     /// Whether vectors are scaled to length 1 by default.
     pub(super) normalize: bool,
@@ -59,7 +59,7 @@ pub(super) enum LoadedSource {
     /// The graph, with the readout of its output.
     Graph(Readout),
     /// One vector per token, then steps.
-    Table(StaticTable, Vec<Applied>),
+    Table(StaticTable, Vec<LoadedStep>),
     /// One weight per token.
     Weights(SparseStatic),
 }
@@ -70,17 +70,17 @@ impl TextModel {
     /// # Errors
     /// A file is malformed, or the model is not a text model.
     pub(crate) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
-        let Parts { settings, preparation, session, ways, guesses } = build::build(opening)?;
+        let Parts { settings, preparation, session, routes, guesses } = build::build(opening)?;
         Ok(Self {
             declared_tokens: settings.max_tokens,
             settings,
             preparation,
             session,
-            ways,
+            routes,
             guesses,
             file: opening.file.to_owned(),
             wide: Wide::default(),
-            wide_making: None,
+            pending_wide: None,
             dimension: 0,
         })
     }
@@ -92,7 +92,7 @@ impl TextModel {
         let output = session.selected().to_owned();
         let (runtime, model) = (helpers.runtime.clone(), helpers.model.to_owned());
         let helpers = helpers.cpus.clone();
-        self.wide_making = Some(wide::Making { runtime, model, output, helpers });
+        self.pending_wide = Some(wide::WideSpec { runtime, model, output, helpers });
     }
 
     /// Runs a short text, so that the first request finds all weights in memory. The longest text
@@ -111,21 +111,21 @@ impl TextModel {
         tokens: u32,
         id: u32,
     ) -> Result<Numbers, Refusal> {
-        self.try_way(self.settings.plan.default, texts, tokens, id)
+        self.try_route(self.settings.plan.default, texts, tokens, id)
     }
 
     /// Like [`Self::try_shape`], on one route of a router.
     ///
     /// # Errors
     /// The model fails; the message names the shape.
-    pub(crate) fn try_way(
+    pub(crate) fn try_route(
         &mut self,
-        way: usize,
+        route: usize,
         texts: usize,
         tokens: u32,
         id: u32,
     ) -> Result<Numbers, Refusal> {
-        let text = Prepared { way, ..self.of_one_token(tokens, id) };
+        let text = Prepared { route, ..self.repeated_token(tokens, id) };
         let mut numbers = Numbers::default();
         match self.run(&vec![&text; texts], Rows::Pooled, &mut numbers) {
             Ok(()) => {
@@ -157,11 +157,11 @@ impl TextModel {
         ran.map(drop)
     }
 
-    fn of_one_token(&self, tokens: u32, id: u32) -> Prepared {
+    fn repeated_token(&self, tokens: u32, id: u32) -> Prepared {
         let tokens = tokens as usize;
         Prepared {
             tokens: Tokens::of(vec![id.into(); tokens], vec![0; tokens]),
-            way: self.settings.plan.default,
+            route: self.settings.plan.default,
             switches: self.preparation.switches.any(),
             kept: vec![true; tokens],
             ..Prepared::default()
@@ -226,8 +226,8 @@ impl TextModel {
     ) -> Result<(), SessionError> {
         numbers.clear();
         let Some(first) = texts.first() else { return Ok(()) };
-        let way = &self.ways[first.way];
-        match (&way.source, &mut self.session) {
+        let route = &self.routes[first.route];
+        match (&route.source, &mut self.session) {
             (LoadedSource::Graph(readout), Some(session)) => {
                 let fill = (self.preparation.tokenizer().pad_id(), self.settings.first_position);
                 run(session, readout, (texts, fill), rows, numbers)?;
@@ -248,7 +248,7 @@ impl TextModel {
         rows: Rows,
         numbers: &mut Numbers,
     ) -> Option<()> {
-        let LoadedSource::Graph(readout) = &self.ways[texts.first()?.way].source else {
+        let LoadedSource::Graph(readout) = &self.routes[texts.first()?.route].source else {
             return None;
         };
         let fill = (self.preparation.tokenizer().pad_id(), self.settings.first_position);
@@ -263,7 +263,7 @@ impl TextModel {
             Err(_) if session::is_terminated() => None,
             Err(error) => {
                 warn!(%error, "multi-CPU session failed; no longer using it");
-                self.wide.give_up();
+                self.wide.discard();
                 None
             }
         }
@@ -284,7 +284,7 @@ impl TextModel {
 
     /// Returns the pending background work, once.
     pub(crate) fn take_later(&mut self) -> Option<Later> {
-        self.wide_making.take().map(|making| self.wide.later(making))
+        self.pending_wide.take().map(|spec| self.wide.creation_task(spec))
     }
 
     /// Returns the numbers in one vector, or the labels; 0 before the first run.
@@ -294,12 +294,12 @@ impl TextModel {
 
     /// Returns whether the model has token vectors.
     pub(crate) fn gives_tokens(&self) -> bool {
-        matches!(&self.ways[self.settings.plan.default].source, LoadedSource::Graph(readout) if readout.reads_tokens())
+        matches!(&self.routes[self.settings.plan.default].source, LoadedSource::Graph(readout) if readout.reads_tokens())
     }
 
     /// Returns whether this route has no graph, so that each text costs next to nothing.
-    pub(crate) fn is_table(&self, way: usize) -> bool {
-        !matches!(self.ways[way].source, LoadedSource::Graph(_))
+    pub(crate) fn is_table(&self, route: usize) -> bool {
+        !matches!(self.routes[route].source, LoadedSource::Graph(_))
     }
 
     /// Returns whether the graph takes an attention mask that excludes padding.
@@ -312,8 +312,8 @@ impl TextModel {
     /// Returns the limit of tokens per run of several texts, for models whose output may become
     /// large.
     pub(crate) fn tokens_max(&self) -> usize {
-        let vocabulary = self.ways.iter().any(|way| {
-            matches!(way.source, LoadedSource::Graph(Readout::Splade(_) | Readout::Verdict { .. }))
+        let vocabulary = self.routes.iter().any(|route| {
+            matches!(route.source, LoadedSource::Graph(Readout::Splade(_) | Readout::YesNo { .. }))
         });
         match self.session.as_ref().and_then(Session::width) {
             Some(width) if vocabulary && width > 0 => (OUTPUT_NUMBERS_MAX / width).max(TOKENS_MIN),
@@ -322,13 +322,13 @@ impl TextModel {
     }
 
     /// Returns whether vectors of this route are scaled to length 1 by default.
-    pub(crate) fn normalizes(&self, way: usize) -> bool {
-        self.ways[way].normalize
+    pub(crate) fn normalizes(&self, route: usize) -> bool {
+        self.routes[route].normalize
     }
 
     /// Returns the pooling of the default route.
     pub(crate) fn pooling(&self) -> Pooling {
-        match &self.ways[self.settings.plan.default].source {
+        match &self.routes[self.settings.plan.default].source {
             LoadedSource::Graph(Readout::Pooled { pooling, .. }) => pooling.clone(),
             _ => Pooling::NONE,
         }
@@ -371,14 +371,14 @@ fn run(
 
 fn look_up(
     table: &StaticTable,
-    steps: &[Applied],
+    steps: &[LoadedStep],
     texts: &[&Prepared],
     numbers: &mut Numbers,
 ) -> Result<(), SessionError> {
     for text in texts {
         let start = numbers.values.len();
         let ids = narrow(&text.tokens.ids);
-        table.mean(&ids, &mut numbers.values).map_err(beyond)?;
+        table.mean(&ids, &mut numbers.values).map_err(unknown_token)?;
         numbers.apply(steps, start, table.dimension());
         numbers.end(start);
     }
@@ -393,7 +393,7 @@ fn weigh(
     for text in texts {
         let start = numbers.values.len();
         numbers.values.resize(start + weights.tokens(), 0.0);
-        for (token, weight) in weights.weigh(&narrow(&text.tokens.ids)).map_err(beyond)? {
+        for (token, weight) in weights.weigh(&narrow(&text.tokens.ids)).map_err(unknown_token)? {
             numbers.values[start + token as usize] = weight;
         }
         numbers.end(start);
@@ -406,7 +406,7 @@ fn narrow(ids: &[i64]) -> Vec<u32> {
     ids.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect()
 }
 
-fn beyond(rejection: Rejection) -> SessionError {
+fn unknown_token(rejection: Rejection) -> SessionError {
     SessionError::Input(match rejection {
         Rejection::TokenId { id, highest } => {
             format!("token id {id} is out of range for the table; the highest is {highest}")

@@ -44,7 +44,7 @@ pub(crate) struct Chosen {
 
 /// What is known about a model when its output is chosen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Known<'a> {
+pub(crate) struct OutputContext<'a> {
     pub(crate) task: Task,
     /// The output named in `onnxd.toml`.
     pub(crate) own: Option<&'a str>,
@@ -66,26 +66,26 @@ pub(crate) struct Known<'a> {
 /// No output fits the task; the message says what the graph seems to be.
 pub(crate) fn choose(
     outputs: &[TensorSpec],
-    known: &Known<'_>,
+    context: &OutputContext<'_>,
     guesses: &mut Vec<Guess>,
 ) -> Result<Chosen, Refusal> {
-    if let Some(name) = known.own {
-        return named(outputs, name, known);
+    if let Some(name) = context.own {
+        return named(outputs, name, context);
     }
-    let tokens = pick(outputs, 3, &TOKENS);
+    let tokens = first_or_only(outputs, 3, &TOKENS);
     let logits = outputs.iter().find(|output| output.name == LOGITS && is_float(output));
-    let chosen = match known.task {
+    let chosen = match context.task {
         Task::Embed => {
-            let chosen = embedding(outputs, known);
-            require_embedder(chosen.map(|(output, _)| output), logits, known)?;
+            let chosen = embedding(outputs, context);
+            require_embedder(chosen.map(|(output, _)| output), logits, context)?;
             chosen
         }
         Task::MultiVector => tokens.map(|output| (output, Part::Tokens)),
-        Task::Sparse => sparse(outputs, logits, known),
+        Task::Sparse => sparse(outputs, logits, context),
         Task::TokenClassify => {
             logits.filter(|output| output.shape.len() == 3).or(tokens).map(|o| (o, Part::Tokens))
         }
-        Task::Rerank if known.is_generative => {
+        Task::Rerank if context.is_generative => {
             logits.filter(|output| output.shape.len() == 3).map(|output| (output, Part::Tokens))
         }
         Task::Classify | Task::Rerank => logits
@@ -94,36 +94,40 @@ pub(crate) fn choose(
             .map(|output| (output, Part::Texts)),
         Task::Tensor => None,
     };
-    let Some((output, part)) = chosen else { return Err(unfit(outputs, logits, known)) };
-    note(output, part, outputs, known, guesses);
+    let Some((output, part)) = chosen else {
+        return Err(no_fitting_output(outputs, logits, context));
+    };
+    record_guess(output, part, outputs, context, guesses);
     Ok(chosen_of(output, part))
 }
 
 /// Returns the output named in `onnxd.toml`.
-fn named(outputs: &[TensorSpec], name: &str, known: &Known<'_>) -> Result<Chosen, Refusal> {
+fn named(
+    outputs: &[TensorSpec],
+    name: &str,
+    context: &OutputContext<'_>,
+) -> Result<Chosen, Refusal> {
     let Some(output) = outputs.iter().find(|output| output.name == name) else {
         return Err(contract(format!(
             "onnxd.toml: output = {name:?} is not an output of {}; its outputs are {}",
-            known.file,
+            context.file,
             list(outputs)
         )));
     };
     let part = match output.shape.len() {
         3 => Part::Tokens,
-        2 => part_of_text(output, known),
+        2 => part_of_text(output, context),
         _ => {
             return Err(contract(format!(
-                "onnxd.toml: output: {} has neither 2 nor 3 axes and \
-            cannot be used",
-                tell(output)
+                "onnxd.toml: output: {} has neither 2 nor 3 axes and cannot be used",
+                display(output)
             )));
         }
     };
     if !is_float(output) {
         return Err(contract(format!(
-            "onnxd.toml: output: {} is not a floating-point tensor and \
-            cannot be used",
-            tell(output)
+            "onnxd.toml: output: {} is not a floating-point tensor and cannot be used",
+            display(output)
         )));
     }
     Ok(chosen_of(output, part))
@@ -137,16 +141,20 @@ fn chosen_of(output: &TensorSpec, part: Part) -> Chosen {
 
 /// Prefers a finished text vector, unless modules.json pools token vectors. An output with an
 /// unknown name counts only if there is no other.
-fn embedding<'o>(outputs: &'o [TensorSpec], known: &Known<'_>) -> Option<(&'o TensorSpec, Part)> {
+fn embedding<'o>(
+    outputs: &'o [TensorSpec],
+    context: &OutputContext<'_>,
+) -> Option<(&'o TensorSpec, Part)> {
     let tokens = named_first(outputs, 3, &TOKENS).map(|output| (output, Part::Tokens));
-    let texts = named_first(outputs, 2, &TEXTS).map(|output| (output, part_of_text(output, known)));
+    let texts =
+        named_first(outputs, 2, &TEXTS).map(|output| (output, part_of_text(output, context)));
     let finished = texts.filter(|(_, part)| *part == Part::Finished);
     let other = |rank| only(outputs, rank).filter(|output| output.name != LOGITS);
     let unnamed = || {
         let tokens = other(3).map(|output| (output, Part::Tokens));
         tokens.or_else(|| other(2).map(|output| (output, Part::Texts)))
     };
-    let chosen = match known.is_pooled_outside {
+    let chosen = match context.is_pooled_outside {
         true => tokens.or(finished).or(texts),
         false => finished.or(tokens).or(texts),
     };
@@ -154,9 +162,9 @@ fn embedding<'o>(outputs: &'o [TensorSpec], known: &Known<'_>) -> Option<(&'o Te
 }
 
 /// Returns whether a text vector already includes the steps of modules.json, judging by its name.
-fn part_of_text(output: &TensorSpec, known: &Known<'_>) -> Part {
+fn part_of_text(output: &TensorSpec, context: &OutputContext<'_>) -> Part {
     let is_named = TEXTS.contains(&output.name.as_str()) && output.name != POOLER;
-    match output.name == FINISHED || !known.is_listed && is_named {
+    match output.name == FINISHED || !context.is_listed && is_named {
         true => Part::Finished,
         false => Part::Texts,
     }
@@ -166,12 +174,12 @@ fn part_of_text(output: &TensorSpec, known: &Known<'_>) -> Part {
 fn sparse<'o>(
     outputs: &'o [TensorSpec],
     logits: Option<&'o TensorSpec>,
-    known: &Known<'_>,
+    context: &OutputContext<'_>,
 ) -> Option<(&'o TensorSpec, Part)> {
     // If both sizes are known, only an output as wide as the vocabulary fits.
     let fits = |output: &&TensorSpec| {
         let width = output.shape.last().and_then(|&size| usize::try_from(size).ok());
-        width.is_none() || known.vocabulary.is_none() || width == known.vocabulary
+        width.is_none() || context.vocabulary.is_none() || width == context.vocabulary
     };
     let tokens = logits.filter(|output| output.shape.len() == 3).or_else(|| only(outputs, 3));
     tokens
@@ -184,9 +192,9 @@ fn sparse<'o>(
 fn require_embedder(
     chosen: Option<&TensorSpec>,
     logits: Option<&TensorSpec>,
-    known: &Known<'_>,
+    context: &OutputContext<'_>,
 ) -> Result<(), Refusal> {
-    let file = known.file;
+    let file = context.file;
     let width = |output: &TensorSpec| output.shape.last().copied().unwrap_or(-1);
     if let Some(output) = chosen.filter(|output| width(output) == 1) {
         return Err(contract(format!(
@@ -197,19 +205,19 @@ fn require_embedder(
         )));
     }
     let is_vocabulary = |output: &&TensorSpec| {
-        usize::try_from(width(output)).ok().is_some_and(|width| known.vocabulary == Some(width))
+        usize::try_from(width(output)).ok().is_some_and(|width| context.vocabulary == Some(width))
     };
     if let Some(output) = chosen.filter(is_vocabulary).or(logits.filter(|_| chosen.is_none())) {
-        return Err(contract(seems(output, known)));
+        return Err(contract(suggestion(output, context)));
     }
     Ok(())
 }
 
 /// Describes what a graph with only logits seems to be.
-fn seems(output: &TensorSpec, known: &Known<'_>) -> String {
-    let file = known.file;
+fn suggestion(output: &TensorSpec, context: &OutputContext<'_>) -> String {
+    let file = context.file;
     let width = output.shape.last().copied().unwrap_or(-1);
-    let is_vocabulary = usize::try_from(width).ok() == known.vocabulary;
+    let is_vocabulary = usize::try_from(width).ok() == context.vocabulary;
     let (what, remedy) = match output.shape.len() {
         3 if is_vocabulary => (
             "a model that predicts tokens",
@@ -228,29 +236,28 @@ fn seems(output: &TensorSpec, known: &Known<'_>) -> String {
     };
     format!(
         "{file}: output {} is not an embedding; it seems to come from {what}; {remedy}",
-        tell(output)
+        display(output)
     )
 }
 
 /// Records a guess if no file names the output.
-fn note(
+fn record_guess(
     output: &TensorSpec,
     part: Part,
     outputs: &[TensorSpec],
-    known: &Known<'_>,
+    context: &OutputContext<'_>,
     guesses: &mut Vec<Guess>,
 ) {
     let is_usual = TOKENS.contains(&output.name.as_str())
         || TEXTS.contains(&output.name.as_str()) && output.name != POOLER
         || output.name == LOGITS;
-    if is_usual || known.task != Task::Embed {
+    if is_usual || context.task != Task::Embed {
         return;
     }
     let reason = match part {
         Part::Tokens => "it has one vector per token, but an unknown name",
         Part::Texts | Part::Finished => {
-            "it has one vector per text, but may not be the finished \
-            one"
+            "it has one vector per text, but may not be the finished one"
         }
     };
     guesses.push(guess(
@@ -260,27 +267,36 @@ fn note(
     ));
 }
 
-fn unfit(outputs: &[TensorSpec], logits: Option<&TensorSpec>, known: &Known<'_>) -> Refusal {
-    let wanted = match known.task {
+fn no_fitting_output(
+    outputs: &[TensorSpec],
+    logits: Option<&TensorSpec>,
+    context: &OutputContext<'_>,
+) -> Refusal {
+    let wanted = match context.task {
         Task::Embed => "one vector per token or per text",
         Task::MultiVector => "one vector per token",
         Task::Sparse => "one number per token of the vocabulary",
-        Task::Rerank if known.is_generative => "vocabulary logits per token",
+        Task::Rerank if context.is_generative => "vocabulary logits per token",
         Task::TokenClassify => "scores per token",
         Task::Classify | Task::Rerank | Task::Tensor => "scores per text",
     };
-    let hint = logits.map_or_else(String::new, |output| format!(" ({})", seems(output, known)));
+    let hint =
+        logits.map_or_else(String::new, |output| format!(" ({})", suggestion(output, context)));
     contract(format!(
         "{}: the task {} needs an output with {wanted}, but the graph's outputs are {}{hint}; set \
          task or output in onnxd.toml",
-        known.file,
-        known.task.as_str(),
+        context.file,
+        context.task.as_str(),
         list(outputs)
     ))
 }
 
 /// Returns the floating-point output with `rank` axes: the first of these names, else the only one.
-fn pick<'o>(outputs: &'o [TensorSpec], rank: usize, names: &[&str]) -> Option<&'o TensorSpec> {
+fn first_or_only<'o>(
+    outputs: &'o [TensorSpec],
+    rank: usize,
+    names: &[&str],
+) -> Option<&'o TensorSpec> {
     named_first(outputs, rank, names)
         .or_else(|| only(outputs, rank).filter(|output| output.name != LOGITS))
 }
@@ -313,10 +329,10 @@ fn is_float(output: &TensorSpec) -> bool {
 
 fn list(outputs: &[TensorSpec]) -> String {
     let shown = outputs.iter().filter(|output| !output.name.starts_with("present"));
-    shown.map(tell).collect::<Vec<_>>().join(", ")
+    shown.map(display).collect::<Vec<_>>().join(", ")
 }
 
-fn tell(output: &TensorSpec) -> String {
+fn display(output: &TensorSpec) -> String {
     let sizes: Vec<String> = output
         .shape
         .iter()

@@ -14,7 +14,7 @@ use super::{
         Files,
         config::Settings,
         model2vec::Model2Vec,
-        plan::{Plan, Source, Way},
+        plan::{Plan, Route, Source},
         prompts::{Prompts, role_of},
     },
     interaction::LateTokens,
@@ -66,7 +66,7 @@ impl<'a> Asked<'a> {
 pub(crate) struct Prepared {
     pub(crate) tokens: Tokens,
     /// The index of its route.
-    pub(crate) way: usize,
+    pub(crate) route: usize,
     /// The values of the graph's switches.
     pub(crate) switches: Vec<i64>,
     /// The number of leading tokens to leave out of pooling.
@@ -126,8 +126,8 @@ impl Preparation {
         };
         let model2vec = Model2Vec::read(files.dir)?;
         let token_chars = model2vec.map(|_| tokenizers[0].median_token_chars());
-        let said: Option<String> = files.tokenizer.get("truncation_side")?;
-        let side = match said.as_deref() {
+        let configured_side: Option<String> = files.tokenizer.get("truncation_side")?;
+        let side = match configured_side.as_deref() {
             Some("left") => Side::Left,
             Some(_) => Side::Right,
             None => tokenizers[0].own_side(),
@@ -155,8 +155,8 @@ impl Preparation {
 
     /// Limits texts to this length. Tables have no limit.
     pub(crate) fn limit(&mut self, max_tokens: u32) {
-        for (tokenizer, way) in self.tokenizers.iter_mut().zip(&self.plan.ways) {
-            if way.source == Source::Graph {
+        for (tokenizer, route) in self.tokenizers.iter_mut().zip(&self.plan.routes) {
+            if route.source == Source::Graph {
                 *tokenizer = tokenizer.with_max(max_tokens);
             }
         }
@@ -173,21 +173,22 @@ impl Preparation {
         let asked = &Asked { truncate, ..asked.clone() };
         let prompt = self.prompt(asked)?;
         let name = prompt.or(asked.prompt);
-        if !self.plan.has_way(asked.role, asked.prompt) {
-            let ways: Vec<&str> = self.plan.ways.iter().map(|way| way.name.as_str()).collect();
-            let ways = ways.join(", ");
+        if !self.plan.has_route(asked.role, asked.prompt) {
+            let routes: Vec<&str> =
+                self.plan.routes.iter().map(|route| route.name.as_str()).collect();
+            let routes = routes.join(", ");
             return Err(Rejection::Unfit(format!(
                 "the model has no route for this side of a search; set `prompt_name` to one of: \
-                 {ways}"
+                 {routes}"
             )));
         }
         // The default prompt is put before texts and does not imply a side.
-        let way = self.plan.way(asked.role, asked.prompt);
+        let route = self.plan.route(asked.role, asked.prompt);
         let switches = self.switches.resolve(asked.switches, name)?;
         let text = prompt.and_then(|name| self.prompts.named.get(name));
         let text = text.filter(|text| !text.is_empty()).map(String::as_str);
         let side = asked.prompt.and_then(role_of).or(asked.role).unwrap_or(Role::Document);
-        let tokenizer = &self.tokenizers[way];
+        let tokenizer = &self.tokenizers[route];
         let prepared = match &asked.content {
             Content::Ids(_) if asked.prompt.is_some() => {
                 return Err(Rejection::Tokenizer(
@@ -222,10 +223,10 @@ impl Preparation {
                     Some(prompt) => format!("{prompt}{given}").into(),
                     None => (*given).into(),
                 };
-                self.text(way, &given, (text, side), asked.truncate)?
+                self.text(route, &given, (text, side), asked.truncate)?
             }
         };
-        let mut prepared = Prepared { way, switches, ..prepared };
+        let mut prepared = Prepared { route, switches, ..prepared };
         if !self.has_types {
             prepared.tokens.type_ids.fill(0);
         }
@@ -240,12 +241,12 @@ impl Preparation {
 
     fn text(
         &self,
-        way: usize,
+        route: usize,
         given: &str,
         (prompt, role): (Option<&str>, Role),
         truncate: Option<Side>,
     ) -> Result<Prepared, Rejection> {
-        let tokenizer = &self.tokenizers[way];
+        let tokenizer = &self.tokenizers[route];
         if self.task == Task::TokenClassify {
             let (tokens, pieces) = tokenizer.encode_pieces(given, truncate)?;
             return Ok(Prepared { tokens, pieces, ..Prepared::default() });
@@ -253,7 +254,7 @@ impl Preparation {
         if let Some(late) = &self.late {
             return late.prepare(tokenizer, given, role, truncate);
         }
-        let source = &self.plan.ways[way];
+        let source = &self.plan.routes[route];
         if source.source != Source::Graph {
             return self.bare(tokenizer, given, truncate);
         }
@@ -320,17 +321,18 @@ impl Preparation {
 
     /// Returns whether a name is a side of a search that this model distinguishes without a prompt.
     fn is_side(&self, name: &str) -> bool {
-        let is = |way: &Way| {
-            way.name == name || role_of(name).is_some_and(|role| role_of(&way.name) == Some(role))
+        let is = |route: &Route| {
+            route.name == name
+                || role_of(name).is_some_and(|role| role_of(&route.name) == Some(role))
         };
-        let is_way = self.plan.ways.len() > 1 && self.plan.ways.iter().any(is);
-        is_way || self.late.is_some() && role_of(name).is_some()
+        let is_route = self.plan.routes.len() > 1 && self.plan.routes.iter().any(is);
+        is_route || self.late.is_some() && role_of(name).is_some()
     }
 
     fn unknown(&self, name: &str) -> Rejection {
         let named = self.prompts.named.keys().map(String::as_str);
-        let ways = self.plan.ways.iter().map(|way| way.name.as_str());
-        let mut known: Vec<&str> = named.chain(ways).filter(|name| !name.is_empty()).collect();
+        let routes = self.plan.routes.iter().map(|route| route.name.as_str());
+        let mut known: Vec<&str> = named.chain(routes).filter(|name| !name.is_empty()).collect();
         known.sort_unstable();
         known.dedup();
         Rejection::Prompt { name: name.into(), known: known.join(", ") }

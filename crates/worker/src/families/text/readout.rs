@@ -27,25 +27,25 @@ const SENTENCE: &str = "config_sentence_transformers.json";
 #[derive(Debug)]
 pub(crate) enum Readout {
     /// Pools token vectors.
-    Pooled { token_steps: Vec<Applied>, pooling: Pooling, steps: Vec<Applied> },
+    Pooled { token_steps: Vec<LoadedStep>, pooling: Pooling, steps: Vec<LoadedStep> },
     /// Takes one vector per text.
-    Stepped(Vec<Applied>),
+    Stepped(Vec<LoadedStep>),
     /// Turns vocabulary logits per token into one sparse vector.
     Splade(Splade),
     /// Takes token vectors, each scaled to length 1.
-    Late(Vec<Applied>),
+    Late(Vec<LoadedStep>),
     /// Subtracts the scores of two labels.
     Pair { yes: usize, no: usize },
     /// Subtracts the logits of two tokens at the end of the text, or takes the logit of the one
     /// token.
-    Verdict { yes: usize, no: Option<usize> },
+    YesNo { yes: usize, no: Option<usize> },
     /// Takes scores per token.
     Tokens,
 }
 
 /// A step with its weights loaded.
 #[derive(Debug)]
-pub(crate) enum Applied {
+pub(crate) enum LoadedStep {
     /// The weights and their folder.
     Dense(Dense, String),
     /// The weights and their folder.
@@ -54,7 +54,7 @@ pub(crate) enum Applied {
     Cut(usize),
 }
 
-impl Applied {
+impl LoadedStep {
     /// Loads the weights of steps.
     ///
     /// # Errors
@@ -150,19 +150,19 @@ impl Numbers {
 
     /// Applies steps to all vectors from `start` on, which are `width` wide; returns their final
     /// width.
-    pub(crate) fn apply(&mut self, steps: &[Applied], start: usize, width: usize) -> usize {
+    pub(crate) fn apply(&mut self, steps: &[LoadedStep], start: usize, width: usize) -> usize {
         let mut width = width;
         for step in steps {
             match step {
-                Applied::Dense(dense, _) => {
+                LoadedStep::Dense(dense, _) => {
                     dense.apply(&self.values[start..], &mut self.scratch);
                     self.values.truncate(start);
                     self.values.extend_from_slice(&self.scratch);
                     width = dense.outputs();
                 }
-                Applied::LayerNorm(norm, _) => norm.apply(&mut self.values[start..]),
-                Applied::Normalize => self.values[start..].chunks_mut(width).for_each(normalize),
-                Applied::Cut(kept) => {
+                LoadedStep::LayerNorm(norm, _) => norm.apply(&mut self.values[start..]),
+                LoadedStep::Normalize => self.values[start..].chunks_mut(width).for_each(normalize),
+                LoadedStep::Cut(kept) => {
                     let kept = width.min(*kept);
                     self.scratch.clear();
                     let rows = self.values[start..].chunks_exact(width);
@@ -201,7 +201,7 @@ impl Readout {
         }
         let &[_, places, width] = output.shape else { return shaped("[texts, tokens, numbers]") };
         let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);
-        let is_last_alone = places == 1 && matches!(self, Self::Verdict { .. });
+        let is_last_alone = places == 1 && matches!(self, Self::YesNo { .. });
         if width == 0 || places != longest && !is_last_alone {
             return shaped("[texts, tokens, numbers]");
         }
@@ -296,7 +296,7 @@ impl Readout {
             Self::Splade(how) => {
                 splade::pool(*how, &tokens[..attended * width], width, &mut numbers.values);
             }
-            Self::Verdict { yes, no } => {
+            Self::YesNo { yes, no } => {
                 let last = &tokens[tokens.len() - width..];
                 let logit = |token: usize| last.get(token).copied();
                 let no = no.map_or(Some(0.0), logit);
@@ -318,7 +318,7 @@ impl Readout {
 
     /// Describes the readout for `onnxd check`.
     pub(crate) fn describe(&self) -> Vec<String> {
-        let all = |steps: &[Applied]| steps.iter().map(Applied::describe).collect::<Vec<_>>();
+        let all = |steps: &[LoadedStep]| steps.iter().map(LoadedStep::describe).collect::<Vec<_>>();
         match self {
             Self::Pooled { token_steps, pooling, steps } => {
                 let pooling = vec![format!("pooling {pooling}")];
@@ -336,7 +336,7 @@ impl Readout {
                 steps
             }
             Self::Pair { yes, no } => vec![format!("label {yes} - label {no}")],
-            Self::Verdict { yes, no } => {
+            Self::YesNo { yes, no } => {
                 let no = no.map_or_else(String::new, |no| format!(" - token {no}"));
                 vec![format!("last token: logit of token {yes}{no}")]
             }
@@ -346,11 +346,10 @@ impl Readout {
 }
 
 /// Checks that the first step with a fixed width accepts vectors of this width.
-fn require_width(steps: &[Applied], width: usize) -> Result<(), &'static str> {
-    match steps.iter().find_map(Applied::inputs) {
+fn require_width(steps: &[LoadedStep], width: usize) -> Result<(), &'static str> {
+    match steps.iter().find_map(LoadedStep::inputs) {
         Some(inputs) if inputs != width => {
-            Err("the width that its first Dense or LayerNorm module \
-            takes")
+            Err("the width that its first Dense or LayerNorm module takes")
         }
         _ => Ok(()),
     }

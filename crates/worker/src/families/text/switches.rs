@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_set_by_number_by_word_by_prompt_or_by_default() {
+    fn switch_is_set_by_number_word_prompt_or_default() {
         let own =
             Own { inputs: [("task_id".into(), Number::Word("b".into()))].into(), ..Own::default() };
         let (switches, guesses) = switches(&["a", "b"], &own);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_refused_with_the_words_or_a_guess() {
+    fn missing_switch_is_refused_or_guessed() {
         let (none, guesses) = switches(&["a", "b"], &Own::default());
         assert_eq!(guesses, []);
         let Err(Rejection::Unfit(message)) = none.resolve(&[], None) else { panic!() };

@@ -100,7 +100,7 @@ impl Template {
         }
         if files.config.get::<String>("model_type")?.as_deref() == Some("qwen3") {
             let reason = "no file has a template for a query and a document; this is the template \
-                that the authors of Qwen3-Reranker publish";
+                          that the authors of Qwen3-Reranker publish";
             guesses.push(guess("template", QWEN3_NAME, reason));
             return Self::qwen3(instruction).map(Some);
         }
@@ -140,8 +140,7 @@ impl Template {
         let text = template.render(values(QUERY, DOCUMENT)).map_err(malformed)?;
         if text.len() > BYTES_MAX {
             return Err(contract(format!(
-                "{name}: the template renders to more than {BYTES_MAX} \
-                bytes"
+                "{name}: the template renders to more than {BYTES_MAX} bytes"
             )));
         }
         // Whitespace around the texts reveals what the template does to them.
@@ -161,8 +160,7 @@ impl Template {
         }
         let cut = Self::cut(&text).ok_or_else(|| {
             contract(format!(
-                "{name}: the template must contain the query and the document exactly \
-                once each"
+                "{name}: the template must contain the query and the document exactly once each"
             ))
         })?;
         Ok(Self { trims, ..cut })
@@ -211,10 +209,10 @@ impl Template {
 /// Returns whether a chat template distinguishes the two sides of a search. Other templates would
 /// render such a pair to nothing, or to a prompt that the model was not trained with.
 fn has_roles(source: &str) -> bool {
-    let says = |word: &str| {
+    let mentions = |word: &str| {
         source.contains(&format!("'{word}'")) || source.contains(&format!("\"{word}\""))
     };
-    says("query") && says("document")
+    mentions("query") && mentions("document")
 }
 
 /// Returns the model's search instruction, if its files set one.
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_template_with_both_sides_of_a_search_is_filled_with_them() {
+    fn chat_template_with_query_and_document_roles_is_used() {
         let (template, guesses) = read(&[("chat_template.jinja", ROLES)], true).unwrap();
         let template = template.unwrap();
         assert_eq!(template.fill(" a {{ b }}", " c "), "Q: a {{ b }}|D:c");
@@ -256,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn onnxd_toml_has_the_last_word_and_may_turn_the_order_round() {
+    fn template_in_onnxd_toml_overrides_the_chat_template() {
         let own = ("onnxd.toml", "template = \"{{ document }} / {{ query }}?\"");
         let template = read(&[("chat_template.jinja", ROLES), own], true).unwrap().0.unwrap();
         assert_eq!((&*template.fill("q", "d"), template.end()), ("d / q", "?"));
     }
 
     #[test]
-    fn a_template_that_leaves_a_text_out_or_never_ends_is_refused() {
+    fn incomplete_or_endless_template_is_refused() {
         for source in ["{{ query }}", "{{ query }}{{ query }}{{ document }}", "{% if %}"] {
             let own = format!("template = {source:?}");
             let message = read(&[("onnxd.toml", &own)], true).unwrap_err().message;
@@ -275,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_template_a_known_model_is_a_guess_and_another_is_refused() {
+    fn missing_template_is_guessed_for_known_models_only() {
         let qwen3 = ("config.json", r#"{"model_type": "qwen3"}"#);
         let (template, guesses) = read(&[qwen3], true).unwrap();
         assert!(template.unwrap().end().ends_with("</think>\n\n"));

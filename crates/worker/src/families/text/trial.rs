@@ -19,19 +19,19 @@ const VOCABULARY_MAX: usize = 1 << 20;
 pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
     let max_tokens = version.settings().max_tokens;
     let mut dimension = None;
-    let ways = version.settings().plan.ways.len();
+    let routes = version.settings().plan.routes.len();
     // The default route comes last because the facts describe it. `longest` runs the longest text.
     let default = version.settings().plan.default;
-    let ways = (0..ways).filter(|&way| way != default).chain([default]);
+    let routes = (0..routes).filter(|&route| route != default).chain([default]);
     let shapes = [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8)];
-    for (way, (texts, tokens)) in ways.flat_map(|way| shapes.map(|shape| (way, shape))) {
-        let numbers = version.try_way(way, texts, tokens.min(max_tokens), 0)?;
+    for (route, (texts, tokens)) in routes.flat_map(|route| shapes.map(|shape| (route, shape))) {
+        let numbers = version.try_route(route, texts, tokens.min(max_tokens), 0)?;
         require_finite(version, &numbers.values)?;
         let found = version.dimension();
         if dimension.is_some_and(|dimension| dimension != found) {
             let file = version.model_file();
             let message = "the size of its output changes with the length of the text or between \
-                routes, so it is not an embedding; set output or task in onnxd.toml";
+                           routes, so it is not an embedding; set output or task in onnxd.toml";
             return refuse(format!("{file}: {message}"));
         }
         dimension = Some(found);
@@ -101,8 +101,7 @@ fn require_sendable(version: &TextModel, dimension: usize) -> Result<(), Refusal
     };
     if dimension > max {
         return refuse(format!(
-            "{file}: output has {dimension} components, more than the limit of \
-            {max}"
+            "{file}: output has {dimension} components, more than the limit of {max}"
         ));
     }
     if version.settings().task == Task::Embed && dimension == 1 {

@@ -21,7 +21,7 @@ pub(crate) struct Wide(Arc<Mutex<Option<Session>>>);
 
 /// What the session is created from.
 #[derive(Debug)]
-pub(crate) struct Making {
+pub(crate) struct WideSpec {
     pub(crate) runtime: Arc<Runtime>,
     /// The compiled model. Without its shared weights, memory use would double.
     pub(crate) model: PathBuf,
@@ -31,7 +31,7 @@ pub(crate) struct Making {
     pub(crate) helpers: Arc<[u16]>,
 }
 
-impl Making {
+impl WideSpec {
     fn open(&self) -> Result<Session, SessionError> {
         let mut session = Session::open_wide(&self.runtime, &self.model, &self.helpers)?;
         session.select(&self.output)?;
@@ -53,27 +53,27 @@ impl Wide {
 
     /// Returns the task that creates the session, unless the version is dropped first. A failure
     /// only costs speed.
-    pub(crate) fn later(&self, making: Making) -> Later {
-        let place = Arc::downgrade(&self.0);
+    pub(crate) fn creation_task(&self, spec: WideSpec) -> Later {
+        let slot = Arc::downgrade(&self.0);
         Box::new(move || {
-            if let Some(place) = place.upgrade() {
-                Self(place).make(&making);
+            if let Some(slot) = slot.upgrade() {
+                Self(slot).create(&spec);
             }
         })
     }
 
     /// Drops a session that failed.
-    pub(crate) fn give_up(&self) {
+    pub(crate) fn discard(&self) {
         drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    fn make(&self, making: &Making) {
-        if let Some(helper) = making.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
+    fn create(&self, spec: &WideSpec) {
+        if let Some(helper) = spec.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
             return warn!(helper, "no multi-CPU session: this CPU is not allowed");
         }
-        match making.open() {
+        match spec.open() {
             Ok(session) => {
-                debug!(helpers = ?making.helpers, "created multi-CPU session");
+                debug!(helpers = ?spec.helpers, "created multi-CPU session");
                 // The lock is never held for long before a session exists.
                 *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
             }

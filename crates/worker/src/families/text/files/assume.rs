@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn pooling_is_assumed_by_the_name_then_by_the_architecture() {
+    fn pooling_is_assumed_by_name_then_by_architecture() {
         for (config, expected) in [
             (json!({}), PoolingMode::Mean),
             (json!({"model_type": "bert", "_name_or_path": "BAAI/bge-small-en"}), PoolingMode::Cls),

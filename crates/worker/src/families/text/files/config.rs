@@ -48,7 +48,7 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     let mut plan = Plan::read(files)?;
     require_fitting_keys(files.own, task)?;
     if let Some(pooling) = &files.own.pooling {
-        plan.ways.iter_mut().for_each(|way| way.pooling = Some(pooling.clone()));
+        plan.routes.iter_mut().for_each(|route| route.pooling = Some(pooling.clone()));
     }
     let labels = match task {
         Task::Classify | Task::Rerank | Task::TokenClassify => task::labels(files)?,
@@ -109,8 +109,7 @@ fn words(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     match words.len() <= WORDS_MAX {
         true => Ok(words),
         false => Err(contract(format!(
-            "config.json: lora_adaptations has more than {WORDS_MAX} \
-            entries"
+            "config.json: lora_adaptations has more than {WORDS_MAX} entries"
         ))),
     }
 }

@@ -18,7 +18,7 @@ fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
 }
 
 #[test]
-fn the_longest_text_is_as_the_most_specific_file_says_and_never_longer_than_the_model_takes() {
+fn most_specific_file_sets_the_length_within_the_positions() {
     let positions = ("config.json", r#"{"max_position_embeddings": 512}"#);
     let tokenizer = |limit| ("tokenizer_config.json", limit);
     let small = tokenizer(r#"{"model_max_length": 128}"#);
@@ -41,7 +41,7 @@ fn the_longest_text_is_as_the_most_specific_file_says_and_never_longer_than_the_
 }
 
 #[test]
-fn a_file_that_is_malformed_is_refused_with_its_name_and_the_field() {
+fn malformed_file_is_refused_with_file_and_field() {
     let cases: [(&str, &str, &[&str]); 3] = [
         ("config.json", "{", &["config.json", "JSON"]),
         ("config.json", "[]", &["config.json", "object"]),
@@ -63,7 +63,7 @@ fn a_file_that_is_malformed_is_refused_with_its_name_and_the_field() {
 }
 
 #[test]
-fn prompts_are_those_of_the_files_and_a_default_that_is_not_among_them_is_refused() {
+fn unknown_default_prompt_is_refused() {
     let file = "config_sentence_transformers.json";
     let text = r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query", "x": 1}"#;
     let prompts = settings(&[(file, text)]).unwrap().prompts;

@@ -42,8 +42,7 @@ impl Late {
         if skipped.len() > SKIPPED_MAX {
             let name = file.name();
             return Err(contract(format!(
-                "{name}: skiplist_words has more than {SKIPPED_MAX} \
-                entries"
+                "{name}: skiplist_words has more than {SKIPPED_MAX} entries"
             )));
         }
         let is_expanded = file.get("do_query_expansion")?.unwrap_or(true);

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_before_the_padding_token_hold_no_token() {
+    fn positions_up_to_the_padding_id_are_unusable() {
         let roberta =
             r#"{"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#;
         let of = |kind: &str| roberta.replace("\"roberta\"", &format!("\"{kind}\""));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn usable_positions_limit_what_other_files_and_onnxd_toml_say() {
+    fn usable_positions_cap_every_other_length() {
         let config = (
             "config.json",
             r#"{"model_type": "xlm-roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#,
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_without_a_position_for_a_token_is_refused_with_both_fields() {
+    fn too_few_positions_are_refused_with_both_fields() {
         let config = r#"{"model_type": "roberta", "max_position_embeddings": 2}"#;
         let refusal = found(&[("config.json", config)], None).unwrap_err();
         for word in ["config.json", "max_position_embeddings is 2", "pad_token_id 1"] {

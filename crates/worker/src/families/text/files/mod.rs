@@ -171,8 +171,8 @@ fn home(dir: &Path, modules: Option<&[Module]>) -> Result<String, Refusal> {
     let router = modules.iter().find(|module| module.kind == Kind::Router);
     let inner: Vec<Module> = match router {
         Some(router) => {
-            let ways = modules::ways(dir, router)?.ways;
-            ways.into_iter().flat_map(|way| way.modules).collect()
+            let routes = modules::routes(dir, router)?.routes;
+            routes.into_iter().flat_map(|route| route.modules).collect()
         }
         None => Vec::new(),
     };

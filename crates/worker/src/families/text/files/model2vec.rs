@@ -45,8 +45,7 @@ impl Model2Vec {
             None => Some(TOKENS_DEFAULT),
             Some(0) => {
                 return Err(contract(format!(
-                    "{FILE}: max_length is 0; expected at least 1 \
-                or null"
+                    "{FILE}: max_length is 0; expected at least 1 or null"
                 )));
             }
             tokens => tokens,
@@ -70,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_of_model2vec_has_its_defaults() {
+    fn model2vec_config_has_its_defaults() {
         let read = |config: Value| Model2Vec::read(with(&config).path());
         let model = |normalize, max_tokens| Some(Model2Vec { normalize, max_tokens });
         assert_eq!(read(json!({"model_type": "bert"})).unwrap(), None);

@@ -123,7 +123,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Vec<Module>>, Refusal> {
 
 /// One route of a router.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct Route {
     /// `query`, `document` or another name.
     pub(crate) name: String,
     pub(crate) modules: Vec<Module>,
@@ -131,8 +131,8 @@ pub(crate) struct Way {
 
 /// The routes of a router, and the name of the default one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ways {
-    pub(crate) ways: Vec<Way>,
+pub(crate) struct Routes {
+    pub(crate) routes: Vec<Route>,
     pub(crate) default: Option<String>,
 }
 
@@ -140,7 +140,7 @@ pub(crate) struct Ways {
 ///
 /// # Errors
 /// The router's file is missing or malformed, or a module is unknown.
-pub(crate) fn ways(dir: &Path, router: &Module) -> Result<Ways, Refusal> {
+pub(crate) fn routes(dir: &Path, router: &Module) -> Result<Routes, Refusal> {
     let new = router.file("router_config.json");
     let old = router.file("config.json");
     let file = match JsonFile::read(dir, &new)? {
@@ -149,10 +149,9 @@ pub(crate) fn ways(dir: &Path, router: &Module) -> Result<Ways, Refusal> {
             .ok_or_else(|| contract(format!("{new} is missing; the Router in {FILE} needs it")))?,
     };
     let malformed = |what: &str| contract(format!("{}: {what}", file.name()));
-    let types = file.object("types is missing")?.ok_or_else(|| malformed("there are no types"))?;
-    let structure =
-        file.object("structure is missing")?.ok_or_else(|| malformed("there is no structure"))?;
-    let mut ways = Vec::new();
+    let types = file.object("types")?.ok_or_else(|| malformed("types is missing"))?;
+    let structure = file.object("structure")?.ok_or_else(|| malformed("structure is missing"))?;
+    let mut routes = Vec::new();
     for name in structure.keys() {
         let ids: Vec<String> = structure.get(name)?.unwrap_or_default();
         if ids.len() > MODULES_MAX {
@@ -168,12 +167,12 @@ pub(crate) fn ways(dir: &Path, router: &Module) -> Result<Ways, Refusal> {
             let path = join(&router.path, &id);
             modules.push(Module::of(file.name(), class, path)?);
         }
-        ways.push(Way { name: name.to_owned(), modules });
+        routes.push(Route { name: name.to_owned(), modules });
     }
-    if ways.is_empty() || ways.len() > MODULES_MAX {
+    if routes.is_empty() || routes.len() > MODULES_MAX {
         return Err(malformed(&format!(
             "structure: expected between 1 and {MODULES_MAX} routes, got {}",
-            ways.len()
+            routes.len()
         )));
     }
     let mut default = None;
@@ -184,7 +183,7 @@ pub(crate) fn ways(dir: &Path, router: &Module) -> Result<Ways, Refusal> {
         }
         default = parameters.get("default_route")?;
     }
-    Ok(Ways { ways, default })
+    Ok(Routes { routes, default })
 }
 
 #[cfg(test)]
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_of_every_release_are_known_by_the_last_part_of_their_names() {
+    fn modules_of_every_release_are_recognized() {
         let list = r#"[
             {"path": "", "type": "sentence_transformers.models.Transformer"},
             {"path": "1_Pooling", "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling"},
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_not_known_is_refused_by_its_name() {
+    fn unknown_module_is_refused_by_name() {
         for class in ["sentence_transformers.models.CNN", "custom.BoW", ""] {
             let list = format!(r#"[{{"type": "{class}"}}]"#);
             let message = read_text(&list).unwrap_err().message;
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_router_has_modules_for_each_way() {
+    fn router_has_modules_for_each_route() {
         let dir = tempfile::tempdir().unwrap();
         let config = r#"{
             "types": {"query_0_Idf": "sentence_transformers.SparseStaticEmbedding", "document_0_T": "sentence_transformers.MLMTransformer"},
@@ -233,11 +232,11 @@ mod tests {
         }"#;
         fs::write(dir.path().join("router_config.json"), config).unwrap();
         let router = Module { kind: Kind::Router, path: String::new(), class: "Router".into() };
-        let Ways { ways, default } = super::ways(dir.path(), &router).unwrap();
+        let Routes { routes, default } = super::routes(dir.path(), &router).unwrap();
         assert_eq!(default.as_deref(), Some("document"));
-        let found: Vec<(&str, Kind, &str)> = ways
+        let found: Vec<(&str, Kind, &str)> = routes
             .iter()
-            .map(|way| (&*way.name, way.modules[0].kind, &*way.modules[0].path))
+            .map(|route| (&*route.name, route.modules[0].kind, &*route.modules[0].path))
             .collect();
         assert_eq!(
             found,
@@ -247,6 +246,6 @@ mod tests {
             ]
         );
         fs::write(dir.path().join("router_config.json"), r#"{"structure": {"a": ["b"]}}"#).unwrap();
-        assert!(super::ways(dir.path(), &router).is_err());
+        assert!(super::routes(dir.path(), &router).is_err());
     }
 }

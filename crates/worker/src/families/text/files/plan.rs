@@ -30,7 +30,7 @@ const OLD_MODES: [(&str, PoolingMode); 6] = [
 
 /// The steps of a text from its tokens to its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct Route {
     /// The side of a search that uses it, or another name; empty if it is the only route.
     pub(crate) name: String,
     pub(crate) source: Source,
@@ -49,7 +49,7 @@ pub(crate) struct Way {
     pub(crate) kept: Option<usize>,
 }
 
-impl Way {
+impl Route {
     /// Returns whether onnxd pools, rather than the graph.
     pub(crate) fn pools(&self) -> bool {
         self.pooling.as_ref().is_some_and(|pooling| !pooling.is_none())
@@ -89,11 +89,11 @@ pub(crate) struct Splade {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// At least one.
-    pub(crate) ways: Vec<Way>,
+    pub(crate) routes: Vec<Route>,
     /// The index of the route for texts without a side.
     pub(crate) default: usize,
     /// The ids of the tokens for yes and no.
-    pub(crate) verdict: Option<(u32, Option<u32>)>,
+    pub(crate) yes_no: Option<(u32, Option<u32>)>,
 }
 
 impl Plan {
@@ -104,7 +104,7 @@ impl Plan {
     pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
         let mut plan = Self::of_files(files)?;
         if let Some(kept) = files.sentence.get::<usize>("truncate_dim")? {
-            plan.ways.iter_mut().for_each(|way| way.kept = Some(kept));
+            plan.routes.iter_mut().for_each(|route| route.kept = Some(kept));
         }
         Ok(plan)
     }
@@ -113,34 +113,34 @@ impl Plan {
         let Some(list) = &files.modules else { return Self::without_list(files) };
         let dir = files.dir;
         let router = list.iter().position(|module| module.kind == Kind::Router);
-        let (ways, default) = match router {
-            None => (vec![way(dir, "", list)?], 0),
+        let (routes, default) = match router {
+            None => (vec![route(dir, "", list)?], 0),
             Some(place) => {
-                let modules::Ways { ways, default } = modules::ways(dir, &list[place])?;
+                let modules::Routes { routes, default } = modules::routes(dir, &list[place])?;
                 // As in sentence-transformers, the first route is the default if the file names
                 // none.
-                let default = ways.iter().position(|way| Some(&way.name) == default.as_ref());
-                require_one_graph(&ways)?;
-                let all = |inner: &modules::Way| {
+                let default = routes.iter().position(|route| Some(&route.name) == default.as_ref());
+                require_one_graph(&routes)?;
+                let all = |inner: &modules::Route| {
                     let modules = [&list[..place], &inner.modules, &list[place + 1..]].concat();
-                    way(dir, &inner.name, &modules)
+                    route(dir, &inner.name, &modules)
                 };
-                (ways.iter().map(all).collect::<Result<_, _>>()?, default.unwrap_or(0))
+                (routes.iter().map(all).collect::<Result<_, _>>()?, default.unwrap_or(0))
             }
         };
-        let mut verdict = None;
+        let mut yes_no = None;
         for module in list.iter().filter(|module| module.kind == Kind::LogitScore) {
-            verdict = Some(logit_score(dir, module)?);
+            yes_no = Some(logit_score(dir, module)?);
         }
-        Ok(Self { ways, default, verdict })
+        Ok(Self { routes, default, yes_no })
     }
 
     /// Builds the plan of a model without modules.json: a graph, or a model2vec table.
     fn without_list(files: &Files<'_>) -> Result<Self, Refusal> {
-        let mut way = Way::default();
+        let mut route = Route::default();
         if let Some(table) = Model2Vec::read(files.dir)? {
-            way.source = Source::Table(String::new());
-            way.normalize = table.normalize;
+            route.source = Source::Table(String::new());
+            route.normalize = table.normalize;
         } else {
             // Some exporters copy the folder but not modules.json.
             let module =
@@ -153,27 +153,27 @@ impl Plan {
                 )));
             }
             if let Some(file) = JsonFile::read(files.dir, &module.file("config.json"))? {
-                way.pooling = Some(pooling(&file)?);
-                way.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
+                route.pooling = Some(pooling(&file)?);
+                route.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
             }
-            way.normalize = true;
+            route.normalize = true;
         }
-        Ok(Self { ways: vec![way], default: 0, verdict: None })
+        Ok(Self { routes: vec![route], default: 0, yes_no: None })
     }
 
     /// Returns whether a route exists for this side of a search or this prompt.
-    pub(crate) fn has_way(&self, role: Option<Role>, prompt: Option<&str>) -> bool {
-        self.ways.len() == 1
+    pub(crate) fn has_route(&self, role: Option<Role>, prompt: Option<&str>) -> bool {
+        self.routes.len() == 1
             || role.is_none()
             || prompt.is_some()
-            || self.ways.iter().any(|way| prompts::role_of(&way.name) == role)
+            || self.routes.iter().any(|route| prompts::role_of(&route.name) == role)
     }
 
     /// Returns the route for this prompt or side.
-    pub(crate) fn way(&self, role: Option<Role>, prompt: Option<&str>) -> usize {
-        let named = |name: &str| self.ways.iter().position(|way| way.name == name);
+    pub(crate) fn route(&self, role: Option<Role>, prompt: Option<&str>) -> usize {
+        let named = |name: &str| self.routes.iter().position(|route| route.name == name);
         let of_role =
-            |role| self.ways.iter().position(|way| prompts::role_of(&way.name) == Some(role));
+            |role| self.routes.iter().position(|route| prompts::role_of(&route.name) == Some(role));
         prompt
             .and_then(|name| named(name).or_else(|| prompts::role_of(name).and_then(of_role)))
             .or_else(|| role.and_then(of_role))
@@ -182,8 +182,8 @@ impl Plan {
 }
 
 /// Checks that the routes of a router share one graph.
-fn require_one_graph(ways: &[modules::Way]) -> Result<(), Refusal> {
-    let graphs = ways.iter().flat_map(|way| &way.modules);
+fn require_one_graph(routes: &[modules::Route]) -> Result<(), Refusal> {
+    let graphs = routes.iter().flat_map(|route| &route.modules);
     let mut graphs: Vec<&str> = graphs
         .filter(|module| module.kind == Kind::Transformer)
         .map(|module| module.path.as_str())
@@ -202,8 +202,8 @@ fn require_one_graph(ways: &[modules::Way]) -> Result<(), Refusal> {
 }
 
 /// Builds the route through these modules.
-fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
-    let mut way = Way { name: name.to_owned(), ..Way::default() };
+fn route(dir: &Path, name: &str, list: &[Module]) -> Result<Route, Refusal> {
+    let mut route = Route { name: name.to_owned(), ..Route::default() };
     let mut sources = 0;
     let is_pooled_later =
         |place: usize| list[place..].iter().any(|module| module.kind == Kind::Pooling);
@@ -211,7 +211,7 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
         let step = match module.kind {
             Kind::Transformer | Kind::StaticEmbedding | Kind::SparseStaticEmbedding => {
                 sources += 1;
-                way.source = match module.kind {
+                route.source = match module.kind {
                     Kind::Transformer => Source::Graph,
                     Kind::StaticEmbedding => Source::Table(module.path.clone()),
                     _ => Source::Weights(module.path.clone()),
@@ -219,47 +219,46 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
                 continue;
             }
             Kind::Pooling | Kind::SpladePooling
-                if way.pooling.is_some() || way.splade.is_some() =>
+                if route.pooling.is_some() || route.splade.is_some() =>
             {
                 return Err(unsupported(module, "appears twice; a text is pooled only once"));
             }
             Kind::Router => {
                 return Err(unsupported(
                     module,
-                    "is inside another router, which is not \
-                supported",
+                    "is inside another router, which is not supported",
                 ));
             }
             Kind::Pooling => {
                 let file = needed(dir, module)?;
-                way.pooling = Some(pooling(&file)?);
-                way.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
+                route.pooling = Some(pooling(&file)?);
+                route.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
                 continue;
             }
             Kind::SpladePooling => {
-                way.splade = Some(splade(&needed(dir, module)?)?);
+                route.splade = Some(splade(&needed(dir, module)?)?);
                 continue;
             }
             Kind::Dropout | Kind::LogitScore => continue,
             Kind::Dense => Step::Dense(module.clone()),
             Kind::LayerNorm => Step::LayerNorm(module.clone()),
             Kind::Normalize if place + 1 == list.len() => {
-                way.normalize = true;
+                route.normalize = true;
                 continue;
             }
             Kind::Normalize => Step::Normalize,
         };
-        if is_pooled_later(place) { way.token_steps.push(step) } else { way.steps.push(step) }
+        if is_pooled_later(place) { route.token_steps.push(step) } else { route.steps.push(step) }
     }
-    let is_sparse = way.splade.is_some() || matches!(way.source, Source::Weights(_));
-    if is_sparse && (way.normalize || !way.steps.is_empty() || !way.token_steps.is_empty()) {
+    let is_sparse = route.splade.is_some() || matches!(route.source, Source::Weights(_));
+    if is_sparse && (route.normalize || !route.steps.is_empty() || !route.token_steps.is_empty()) {
         return Err(contract(format!(
             "{}: a sparse model cannot have other modules besides its pooling or weights",
             modules::FILE
         )));
     }
     match sources {
-        0 | 1 => Ok(way),
+        0 | 1 => Ok(route),
         _ => Err(contract(format!(
             "{}: a route has two modules that take texts, but only one is supported",
             modules::FILE
@@ -299,8 +298,7 @@ fn pooling(file: &JsonFile) -> Result<Pooling, Refusal> {
         if is_set && !OLD_MODES.iter().any(|(known, _)| *known == field) {
             let name = file.name();
             return Err(contract(format!(
-                "{name}: unknown pooling mode {field}; set pooling in \
-                onnxd.toml"
+                "{name}: unknown pooling mode {field}; set pooling in onnxd.toml"
             )));
         }
     }

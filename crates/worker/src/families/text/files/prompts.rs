@@ -50,7 +50,7 @@ impl Prompts {
     /// The prompts are malformed, too many or too long, or the default one does not exist.
     pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
         let file = "config_sentence_transformers.json";
-        let said: Option<String> = files.sentence.get("default_prompt_name")?;
+        let default_name: Option<String> = files.sentence.get("default_prompt_name")?;
         let mut named: BTreeMap<String, String> =
             files.sentence.get("prompts")?.unwrap_or_default();
         if let Some(instructions) =
@@ -71,11 +71,10 @@ impl Prompts {
                  bytes"
             )));
         }
-        let default = files.own.default_prompt_name.clone().or(said);
+        let default = files.own.default_prompt_name.clone().or(default_name);
         if let Some(name) = default.as_ref().filter(|name| !named.contains_key(*name)) {
             return Err(contract(format!(
-                "{file} or onnxd.toml: default_prompt_name {name:?} is not \
-                among the prompts"
+                "{file} or onnxd.toml: default_prompt_name {name:?} is not among the prompts"
             )));
         }
         Ok(Self { named, default })
@@ -105,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_side_of_a_search_has_the_first_usual_name_that_the_model_knows() {
+    fn each_side_uses_the_first_common_prompt_name() {
         let named = |names: &[&str]| {
             let named = names.iter().map(|name| ((*name).to_owned(), String::new())).collect();
             Prompts { named, default: None }

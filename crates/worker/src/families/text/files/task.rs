@@ -39,7 +39,7 @@ pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
     if let Some(task) = files.own.task {
         return Ok((task, None));
     }
-    if let Some(task) = by_kin(files)? {
+    if let Some(task) = by_library(files)? {
         return Ok(task);
     }
     if let Some(modules) = &files.modules {
@@ -49,9 +49,9 @@ pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
 }
 
 /// Returns the task that belongs to the library that saved the model.
-fn by_kin(files: &Files<'_>) -> Result<Option<(Task, Option<Guess>)>, Refusal> {
-    let kin: Option<String> = files.sentence.get("model_type")?;
-    Ok(match kin.as_deref() {
+fn by_library(files: &Files<'_>) -> Result<Option<(Task, Option<Guess>)>, Refusal> {
+    let library: Option<String> = files.sentence.get("model_type")?;
+    Ok(match library.as_deref() {
         Some("SentenceTransformer") => Some((Task::Embed, None)),
         Some("SparseEncoder") => Some((Task::Sparse, None)),
         Some("ColBERT" | "MultiVectorEncoder") => Some((Task::MultiVector, None)),

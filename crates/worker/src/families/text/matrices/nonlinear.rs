@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_class_gives_the_numbers_of_torch() {
+    fn activations_match_torch() {
         let classes = [
             ("linear.Identity", [-2.0, 0.0, 0.5, 3.0]),
             ("activation.Tanh", [-0.964_027_6, 0.0, 0.462_117_16, 0.995_054_8]),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_outside_torch_is_unknown() {
+    fn classes_outside_torch_are_unknown() {
         assert_eq!(Nonlinear::of_class("torch.nn.Tanh"), Some(Nonlinear::Tanh));
         for class in ["Tanh", "my.module.Tanh", "torch.nn.modules.activation.Softmax", ""] {
             assert_eq!(Nonlinear::of_class(class), None, "{class}");

@@ -68,8 +68,7 @@ impl StaticTable {
         };
         let Ok(tokens) = u32::try_from(tokens) else {
             return Err(contract(format!(
-                "{} has too many rows: {tokens}; at most 4294967295 are \
-                supported",
+                "{} has too many rows: {tokens}; at most 4294967295 are supported",
                 table.name()
             )));
         };

@@ -234,8 +234,7 @@ impl Tensor {
         };
         indices.ok_or_else(|| {
             contract(format!(
-                "{} has an index that is out of range; expected 0 \
-            to 4294967295",
+                "{} has an index that is out of range; expected 0 to 4294967295",
                 self.name
             ))
         })
@@ -303,10 +302,8 @@ fn chunks<const BYTES: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; BYTES]>
 
 /// Returns the header and the offset of the tensors, if both lengths match the file's.
 fn header(bytes: &[u8]) -> Result<(Metadata, usize), String> {
-    let (prefix, rest) = bytes.split_first_chunk().ok_or(
-        "it is shorter than 8 bytes; download it \
-        again",
-    )?;
+    let (prefix, rest) =
+        bytes.split_first_chunk().ok_or("it is shorter than 8 bytes; download it again")?;
     let length = u64::from_le_bytes(*prefix);
     if length > HEADER_BYTES_MAX {
         return Err(format!(

@@ -83,7 +83,7 @@ fn indices_must_fit_an_id() {
 }
 
 #[test]
-fn a_missing_file_is_named_and_a_pickle_explained() {
+fn missing_weights_are_named_and_pickles_explained() {
     let dir = tempfile::tempdir().unwrap();
     let open = |place| Weights::open(dir.path(), place).unwrap_err().message;
     assert!(open("").starts_with("model.safetensors is missing; "));
@@ -100,7 +100,7 @@ fn a_missing_file_is_named_and_a_pickle_explained() {
 }
 
 #[test]
-fn a_tensor_with_another_shape_or_name_is_refused() {
+fn tensor_of_wrong_shape_or_name_is_refused() {
     let dir = folder(&bytes_of(&[("weight", Dtype::F32, &[1, 2], &[0; 8])]));
     let weights = Weights::open(dir.path(), "2_Dense").unwrap();
     assert_eq!(
@@ -118,7 +118,7 @@ fn a_tensor_with_another_shape_or_name_is_refused() {
 }
 
 #[test]
-fn lengths_in_a_header_are_not_trusted() {
+fn header_lengths_are_not_trusted() {
     assert!(refusal(b"").contains("shorter than 8 bytes"));
     assert!(refusal(&[0xff; 8]).contains("at most 1048576 are supported"));
     assert!(refusal(&[1 << 4, 0, 0, 0, 0, 0, 0, 0, b'{']).contains("ends within its header"));
@@ -157,7 +157,7 @@ fn tensors_that_fill_the_address_space_are_refused() {
 }
 
 #[test]
-fn weights_that_are_not_aligned_are_copied() {
+fn unaligned_weights_are_copied() {
     let header = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}}"#;
     let mut bytes = raw(header, 1);
     bytes.extend(2.5_f32.to_le_bytes());

@@ -203,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn without_aggregation_every_token_has_its_label() {
+    fn tokens_keep_their_labels_without_aggregation() {
         let expected = [("B-LOC", "New"), ("I-LOC", "York"), ("O", "##er"), ("O", "waits")];
         assert_eq!(found(&[1, 2, 0, 0], Aggregation::None), pairs(&expected));
     }
 
     #[test]
-    fn neighbours_of_one_kind_are_one_entity_until_another_begins() {
+    fn adjacent_tokens_of_one_kind_form_one_entity() {
         assert_eq!(
             found(&[1, 2, 0, 0], Aggregation::Simple),
             pairs(&[("LOC", "New York"), ("O", "##er waits")])
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_not_cut_by_the_other_strategies() {
+    fn word_level_strategies_keep_words_whole() {
         for aggregation in [Aggregation::First, Aggregation::Max] {
             assert_eq!(
                 found(&[1, 2, 0, 0], aggregation)[0],

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_is_that_of_sentence_transformers() {
+    fn pooling_modes_match_sentence_transformers() {
         assert_eq!(pooled(&[Cls], 0..3), [1.0, 10.0]);
         assert_eq!(pooled(&[LastToken], 0..3), [3.0, 30.0]);
         assert_eq!(pooled(&[Max], 0..3), [3.0, 30.0]);
@@ -107,18 +107,18 @@ mod tests {
     }
 
     #[test]
-    fn the_tokens_of_a_prompt_do_not_count() {
+    fn prompt_tokens_are_not_pooled() {
         assert_eq!(pooled(&[Cls, Max, Mean], 1..3), [2.0, -20.0, 3.0, 30.0, 2.5, 5.0]);
         assert_eq!(pooled(&[WeightedMean], 1..3), [13.0 / 5.0, 50.0 / 5.0]);
     }
 
     #[test]
-    fn no_token_gives_zeros_and_no_nan() {
+    fn pooling_no_tokens_yields_zeros() {
         assert_eq!(pooled(&[LastToken, Max, Mean, MeanSqrtLen, WeightedMean], 3..3), [0.0; 10]);
     }
 
     #[test]
-    fn a_normalized_vector_has_length_one_and_zeros_stay_zeros() {
+    fn normalize_scales_to_length_one_and_keeps_zeros() {
         let mut vector = [3.0, 4.0];
         normalize(&mut vector);
         assert_eq!(vector, [0.6, 0.8]);

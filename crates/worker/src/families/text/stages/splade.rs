@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_or_the_sum_of_saturated_logits_is_the_weight() {
+    fn weights_are_the_max_or_sum_of_saturated_logits() {
         let tokens = [1.0, -1.0, 2.0, 3.0, -2.0, 0.5];
         let pooled = |is_sum, is_twice| {
             let mut vector = vec![9.0];
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn only_weights_travel_and_what_is_not_a_number_stays_so() {
+    fn only_nonzero_weights_are_sent_and_nan_is_kept() {
         let bytes = entries(&[0.0, 0.5, 0.0, 2.0]);
         assert_eq!(bytes.len(), 16);
         assert_eq!((&bytes[..4], &bytes[12..]), (&[1, 0, 0, 0][..], &2_f32.to_le_bytes()[..]));

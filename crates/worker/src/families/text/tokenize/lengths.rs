@@ -24,7 +24,7 @@ mod tests {
 
     /// The expected values are numpy's median of the words' lengths, truncated.
     #[test]
-    fn the_median_is_rounded_down() {
+    fn median_is_rounded_down() {
         for (words, expected) in [
             (&["a", "bb", "ccc"][..], 2),
             (&["a", "bb", "ccc", "dddd"], 2),

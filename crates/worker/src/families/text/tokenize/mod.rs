@@ -111,8 +111,8 @@ impl Tokenizer {
         if tokenizer.text_tokens(false) == 0 {
             let special = tokenizer.special_tokens(false);
             let message = format!(
-                "{FILE} adds {special} tokens, but a text may have only {max_tokens}; \
-                    raise max_tokens in onnxd.toml"
+                "{FILE} adds {special} tokens, but a text may have only {max_tokens}; raise \
+                 max_tokens in onnxd.toml"
             );
             return Err(RefusalKind::Contract.because(message));
         }

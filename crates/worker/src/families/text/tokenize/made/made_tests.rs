@@ -44,7 +44,7 @@ fn token(id: u32, content: &str, lstrip: bool) -> Value {
 
 /// Matches what transformers 4.57 saves for such a tokenizer.
 #[test]
-fn word_pieces_become_the_file_that_transformers_writes() {
+fn word_piece_conversion_matches_transformers() {
     let dir = bert(&json!({"tokenizer_class": "BertTokenizer"}));
     let made: Value = serde_json::from_slice(&document(dir.path()).unwrap()).unwrap();
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -66,7 +66,7 @@ fn word_pieces_become_the_file_that_transformers_writes() {
 }
 
 #[test]
-fn words_are_split_as_the_configuration_says() {
+fn word_splitting_follows_the_configuration() {
     let lower = bert(&json!({"tokenizer_class": "DistilBertTokenizerFast"}));
     assert_eq!(ids(&lower, "Hello UNAFFABLE!"), [2, 5, 7, 8, 9, 10, 3]);
     assert_eq!(ids(&lower, "café x東東"), [2, 11, 1, 12, 12, 3]);
@@ -84,7 +84,7 @@ fn words_are_split_as_the_configuration_says() {
 }
 
 #[test]
-fn the_kind_may_be_known_from_the_model() {
+fn kind_falls_back_to_the_model_type() {
     let dir = bert(&json!({"do_lower_case": true, "model_max_length": 512}));
     assert!(refusal(&dir).contains("tokenizer_config.json has no tokenizer_class"));
     fs::write(dir.path().join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
@@ -97,7 +97,7 @@ fn the_kind_may_be_known_from_the_model() {
 }
 
 #[test]
-fn added_tokens_follow_the_vocabulary_in_newer_and_older_files() {
+fn added_tokens_follow_the_vocabulary_in_every_release() {
     let q = json!({"content": "[Q] ", "lstrip": false, "normalized": true, "rstrip": false,
         "single_word": false, "special": false});
     let newer =
@@ -113,7 +113,7 @@ fn added_tokens_follow_the_vocabulary_in_newer_and_older_files() {
 }
 
 #[test]
-fn byte_pairs_are_joined_between_the_special_tokens() {
+fn byte_pairs_merge_between_special_tokens() {
     let dir = roberta(&json!({"tokenizer_class": "RobertaTokenizer"}));
     assert_eq!(ids(&dir, "hello hello!"), [0, 13, 14, 9, 2]);
     assert_eq!(ids(&dir, "hello <mask>!"), [0, 13, 15, 9, 2]);
@@ -126,7 +126,7 @@ fn byte_pairs_are_joined_between_the_special_tokens() {
 }
 
 #[test]
-fn the_mask_of_mpnet_needs_its_flags() {
+fn mpnet_mask_needs_its_flags() {
     let config = json!({"tokenizer_class": "MPNetTokenizer"});
     let dir = version(&[
         ("vocab.txt", "<s>\n<pad>\n</s>\n<unk>\n[UNK]\nhello\n<mask>\n".into()),
@@ -143,7 +143,7 @@ fn the_mask_of_mpnet_needs_its_flags() {
 }
 
 #[test]
-fn what_cannot_be_made_is_refused_with_the_file_and_the_remedy() {
+fn inconvertible_tokenizer_is_refused_with_the_remedy() {
     let plain = || json!({"tokenizer_class": "BertTokenizer"});
     let with = |field: &str, value: Value| {
         let mut config = plain();
@@ -175,7 +175,7 @@ fn what_cannot_be_made_is_refused_with_the_file_and_the_remedy() {
 }
 
 #[test]
-fn lines_end_as_in_python() {
+fn line_breaks_match_python() {
     let dir = bert(&json!({"tokenizer_class": "BertTokenizer"}));
     fs::write(dir.path().join("vocab.txt"), WORDS.replace('\n', "\r\n")).unwrap();
     assert_eq!(ids(&dir, "hello world"), [2, 5, 6, 3]);

@@ -82,7 +82,9 @@ pub(crate) fn tokenizer(dir: &Path) -> Result<tokenizers::Tokenizer, Refusal> {
 /// The tokenizer cannot be converted exactly, or a file is missing or malformed.
 pub(crate) fn document(dir: &Path) -> Result<Vec<u8>, Refusal> {
     let Some(config) = JsonFile::read(dir, CONFIG)? else {
-        return Err(cannot(format!("{CONFIG}, which names its class, is missing as well")));
+        return Err(not_convertible(format!(
+            "{CONFIG}, which names its class, is missing as well"
+        )));
     };
     let document = match kind(dir, &config)? {
         Kind::Roberta => byte_pairs(dir, &config)?,
@@ -103,13 +105,13 @@ fn kind(dir: &Path, config: &JsonFile) -> Result<Kind, Refusal> {
         None => of_model("tokenizer_class")?,
     };
     if let Some(class) = class {
-        return Kind::of_class(&class).ok_or_else(|| cannot(format!("its class is {class}")));
+        return Kind::of_class(&class)
+            .ok_or_else(|| not_convertible(format!("its class is {class}")));
     }
     match of_model("model_type")? {
-        Some(model) => {
-            Kind::of_model(&model).ok_or_else(|| cannot(format!("its model type is {model:?}")))
-        }
-        None => Err(cannot(format!("{CONFIG} has no tokenizer_class"))),
+        Some(model) => Kind::of_model(&model)
+            .ok_or_else(|| not_convertible(format!("its model type is {model:?}"))),
+        None => Err(not_convertible(format!("{CONFIG} has no tokenizer_class"))),
     }
 }
 
@@ -188,7 +190,7 @@ fn byte_pairs(dir: &Path, config: &JsonFile) -> Result<Value, Refusal> {
 fn refuse_settings(config: &JsonFile, harmless: &[(&str, Value)]) -> Result<(), Refusal> {
     for (field, value) in harmless {
         if config.get::<Value>(field)?.is_some_and(|set| set != *value) {
-            return Err(cannot(format!("{CONFIG} sets {field}")));
+            return Err(not_convertible(format!("{CONFIG} sets {field}")));
         }
     }
     Ok(())
@@ -196,7 +198,7 @@ fn refuse_settings(config: &JsonFile, harmless: &[(&str, Value)]) -> Result<(), 
 
 /// Creates the refusal of a tokenizer that cannot be converted, with the command that creates the
 /// file.
-fn cannot(reason: impl Display) -> Refusal {
+fn not_convertible(reason: impl Display) -> Refusal {
     contract(format!(
         "tokenizer.json is missing, and onnxd cannot create it: {reason}. Create it with: python \
          -c \"from transformers import AutoTokenizer; \

@@ -10,7 +10,7 @@ use onnxd_proto::domain::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{CONFIG, Kind, cannot, vocabulary::Vocabulary};
+use super::{CONFIG, Kind, not_convertible, vocabulary::Vocabulary};
 use crate::families::text::files::json::{JsonFile, contract, read_json};
 
 /// Files that older releases of transformers write beside the configuration.
@@ -78,7 +78,7 @@ pub(super) struct Added {
 /// A token as a file stores it: its text, or with flags.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-enum Said {
+enum TokenField {
     Text(String),
     Token(Token),
 }
@@ -104,7 +104,7 @@ impl SpecialTokens {
             Some(declared) => tokens.take_decoder(declared)?,
             // Whether `<mask>` matches before or after lower-casing depends on the release.
             None if kind == Kind::MpNet => {
-                return Err(cannot(format!("{CONFIG} has no {DECODER}")));
+                return Err(not_convertible(format!("{CONFIG} has no {DECODER}")));
             }
             None => tokens.take_older_files(dir, config, kind)?,
         }
@@ -115,7 +115,7 @@ impl SpecialTokens {
             _ => false,
         };
         match extra.filter(|extra| !is_empty(extra)) {
-            Some(_) => Err(cannot(format!("{CONFIG} sets extra_special_tokens"))),
+            Some(_) => Err(not_convertible(format!("{CONFIG} sets extra_special_tokens"))),
             None => Ok(tokens),
         }
     }
@@ -127,18 +127,18 @@ impl SpecialTokens {
             Kind::Roberta => ROBERTA,
         };
         for (place, (role, default)) in ROLES.iter().zip(defaults).enumerate() {
-            let said = file.get::<Said>(role)?;
-            let said = said.or_else(|| default.map(|token| Said::Text(token.into())));
+            let field = file.get::<TokenField>(role)?;
+            let field = field.or_else(|| default.map(|token| TokenField::Text(token.into())));
             // RoBERTa's mask absorbs the space before it.
             let lstrip = place == MASK && kind != Kind::Bert;
-            self.roles[place] = said.map(|said| said.token(lstrip));
+            self.roles[place] = field.map(|field| field.token(lstrip));
         }
         self.take_more(file)
     }
 
     fn take_more(&mut self, file: &JsonFile) -> Result<(), Refusal> {
-        for said in file.get::<Vec<Said>>(MORE)?.unwrap_or_default() {
-            self.more.push(said.token(false));
+        for field in file.get::<Vec<TokenField>>(MORE)?.unwrap_or_default() {
+            self.more.push(field.token(false));
         }
         Ok(())
     }
@@ -148,8 +148,7 @@ impl SpecialTokens {
         for (id, token) in declared {
             let Ok(id) = id.parse() else {
                 return Err(contract(format!(
-                    "{CONFIG}: {DECODER}: {id:?} is not an id; expected a \
-                    number"
+                    "{CONFIG}: {DECODER}: {id:?} is not an id; expected a number"
                 )));
             };
             self.declared.insert(id, token);
@@ -169,8 +168,8 @@ impl SpecialTokens {
         if let Some(map) = &map {
             for (place, role) in ROLES.iter().enumerate() {
                 let lstrip = place == MASK && kind != Kind::Bert;
-                if let Some(said) = map.get::<Said>(role)? {
-                    self.roles[place] = Some(said.token(lstrip));
+                if let Some(field) = map.get::<TokenField>(role)? {
+                    self.roles[place] = Some(field.token(lstrip));
                 }
             }
             self.take_more(map)?;
@@ -181,7 +180,7 @@ impl SpecialTokens {
         let mut named = Vec::new();
         for file in [Some(config), map.as_ref()].into_iter().flatten() {
             for role in ROLES {
-                named.extend(file.get::<Said>(role)?.map(|said| said.token(false).content));
+                named.extend(file.get::<TokenField>(role)?.map(|field| field.token(false).content));
             }
         }
         named.extend(self.more.iter().map(|token| token.content.clone()));
@@ -226,7 +225,7 @@ impl SpecialTokens {
         let mut next = vocabulary.next_id();
         let (mut known, mut added) = (HashSet::new(), Vec::new());
         let declared = self.declared.iter().map(|(id, token)| (Some(*id), token));
-        for (said, token) in declared.chain(with_roles.iter().map(|token| (None, *token))) {
+        for (declared_id, token) in declared.chain(with_roles.iter().map(|token| (None, *token))) {
             let content = token.content.as_str();
             if content.is_empty() || !known.insert(content) {
                 continue;
@@ -239,10 +238,10 @@ impl SpecialTokens {
                     id
                 }
             };
-            if let Some(said) = said.filter(|&said| said != id) {
+            if let Some(declared_id) = declared_id.filter(|&declared_id| declared_id != id) {
                 return Err(contract(format!(
-                    "the added token {content:?} should have the id {said}, but in {} it has {id}: \
-                     the files belong to different models; use files of the same model",
+                    "the added token {content:?} should have the id {declared_id}, but in {} it \
+                     has {id}: the files belong to different models; use files of the same model",
                     vocabulary.file(),
                 )));
             }
@@ -253,7 +252,7 @@ impl SpecialTokens {
     }
 }
 
-impl Said {
+impl TokenField {
     fn token(self, lstrip: bool) -> Token {
         match self {
             Self::Text(content) => Token { lstrip, ..Token::plain(content) },

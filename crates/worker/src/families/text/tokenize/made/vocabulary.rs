@@ -10,7 +10,7 @@ use std::{
 use onnxd_proto::domain::{Refusal, RefusalKind};
 use serde_json::{Map, Value};
 
-use super::cannot;
+use super::not_convertible;
 use crate::families::text::files::json::contract;
 
 /// Largest file in bytes. The file of a vocabulary with 250,000 tokens has 5 MB.
@@ -159,7 +159,7 @@ fn read(dir: &Path, name: &str) -> Result<String, Refusal> {
     let file = match File::open(dir.join(name)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(cannot(format!("{name} is missing as well")));
+            return Err(not_convertible(format!("{name} is missing as well")));
         }
         Err(error) => return Err(internal(error)),
     };

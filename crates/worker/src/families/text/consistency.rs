@@ -3,10 +3,12 @@
 
 use onnxd_proto::domain::Refusal;
 
-use super::{files::json::contract, matrices::dense::Rows, readout::Applied, tokenize::Tokenizer};
+use super::{
+    files::json::contract, matrices::dense::Rows, readout::LoadedStep, tokenize::Tokenizer,
+};
 
 /// Checks that a table has exactly one row per token.
-pub(super) fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), Refusal> {
+pub(super) fn require_row_per_token(tokenizer: &Tokenizer, rows: u32) -> Result<(), Refusal> {
     let highest = tokenizer.highest_id();
     match highest.checked_add(1) == Some(rows) {
         true => Ok(()),
@@ -18,10 +20,10 @@ pub(super) fn require_rows_for(tokenizer: &Tokenizer, rows: u32) -> Result<(), R
 }
 
 /// Checks that each step comes at the right place: before or after pooling.
-pub(super) fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal> {
-    let is_misplaced = |step: &&Applied| match step {
-        Applied::Dense(dense, _) => dense.rows() != rows,
-        Applied::LayerNorm(..) | Applied::Normalize | Applied::Cut(_) => false,
+pub(super) fn require_placement(steps: &[LoadedStep], rows: Rows) -> Result<(), Refusal> {
+    let is_misplaced = |step: &&LoadedStep| match step {
+        LoadedStep::Dense(dense, _) => dense.rows() != rows,
+        LoadedStep::LayerNorm(..) | LoadedStep::Normalize | LoadedStep::Cut(_) => false,
     };
     match steps.iter().find(is_misplaced) {
         None => Ok(()),
@@ -35,25 +37,25 @@ pub(super) fn require_rows(steps: &[Applied], rows: Rows) -> Result<(), Refusal>
 }
 
 /// Returns the steps that the graph does not contain, judging by the width of its output.
-pub(super) fn contained(
-    steps: Vec<Applied>,
+pub(super) fn steps_not_in_graph(
+    steps: Vec<LoadedStep>,
     width: Option<usize>,
     name: &str,
-) -> Result<Vec<Applied>, Refusal> {
-    let first = steps.iter().find_map(Applied::inputs);
-    let last = steps.iter().rev().find_map(Applied::outputs);
+) -> Result<Vec<LoadedStep>, Refusal> {
+    let first = steps.iter().find_map(LoadedStep::inputs);
+    let last = steps.iter().rev().find_map(LoadedStep::outputs);
     match (first, last, width) {
         (Some(first), Some(last), Some(width)) if first != width && last == width => Ok(Vec::new()),
         _ => {
-            fit(&steps, width, name)?;
+            check_widths(&steps, width, name)?;
             Ok(steps)
         }
     }
 }
 
 /// Checks that each step takes the width of the one before it; returns the final width.
-pub(super) fn fit(
-    steps: &[Applied],
+pub(super) fn check_widths(
+    steps: &[LoadedStep],
     width: Option<usize>,
     name: &str,
 ) -> Result<Option<usize>, Refusal> {
