@@ -36,7 +36,7 @@ struct Margins {
 /// Margins for a length that the search picks.
 const PICKED: Margins =
     Margins { caution: 1.15, memory_part: 0.9, text_time_factor: 1.0, time_part: 0.5 };
-/// Margins for a length that `onnxd.toml` sets. They are wider, so that a picked length that was
+/// Margins for a length that `onnxd.toml` sets. They are looser, so that a picked length that was
 /// written down fits again.
 const ASKED: Margins =
     Margins { caution: 1.0, memory_part: 1.0, text_time_factor: 2.0, time_part: 0.8 };
