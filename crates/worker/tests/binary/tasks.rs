@@ -298,12 +298,12 @@ fn unfit_tensors_are_rejected_with_a_reason() {
     other.push(head("z", DataType::Fp32, &[1], 4));
     let cases = [
         (Vec::new(), "`x` is missing"),
-        (x(DataType::Fp64, &[1, 4], 32), "is FP64, and must be FP32"),
-        (x(DataType::Fp32, &[1, 5], 20), "has the shape [1, 5]"),
-        (x(DataType::Fp32, &[4], 16), "has the shape [4]"),
+        (x(DataType::Fp64, &[1, 4], 32), "has datatype FP64, expected FP32"),
+        (x(DataType::Fp32, &[1, 5], 20), "has shape [1, 5]"),
+        (x(DataType::Fp32, &[4], 16), "has shape [4]"),
         (x(DataType::Fp32, &[1, 4], 12), "has 12 bytes"),
-        (x(DataType::Fp32, &[1 << 62, 4], 16), "no memory holds"),
-        (x(DataType::Fp32, &[u64::MAX, 4], 16), "no memory holds"),
+        (x(DataType::Fp32, &[1 << 62, 4], 16), "that is too large"),
+        (x(DataType::Fp32, &[u64::MAX, 4], 16), "that is too large"),
         (twice, "given twice"),
         (other, "no input `z`"),
     ];
@@ -315,7 +315,7 @@ fn unfit_tensors_are_rejected_with_a_reason() {
             other => panic!("{inputs:?}: {other:?}"),
         }
     }
-    for (outputs, said) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "asked for twice")] {
+    for (outputs, said) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "requested twice")] {
         let outputs = outputs.into_iter().map(str::to_owned).collect();
         let ask = Ask::Tensors { inputs: x(DataType::Fp32, &[1, 4], 16), outputs };
         match supervisor.answer_of(&[0; 16], ask) {
