@@ -1,4 +1,4 @@
-//! A request that is asked again and again, what its answers are, and the two ways to ask.
+//! Requests that clients send repeatedly over HTTP or gRPC, and their expected answers.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use e2e::{
 
 use crate::models::{Known, Model, SPARE};
 
-/// A request, and what its answer may be.
+/// A request and its valid answers by content.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub model: &'static str,
     pub way: Way,
     pub known: Known,
-    /// How often it is asked, in comparison.
+    /// Relative frequency.
     pub weight: u64,
 }
 
-/// How it is asked.
+/// The protocol, with the request itself.
 #[derive(Clone, Debug)]
 pub(crate) enum Way {
     Http(Kind, Question),
     Grpc(ModelInferRequest),
 }
 
-/// Connections of both ways.
+/// One connection for each protocol.
 #[derive(Debug)]
 pub(crate) struct Connections {
     pub http: Client,
@@ -43,12 +43,12 @@ impl Connections {
 }
 
 impl Asked {
-    /// All that a model is asked.
+    /// Returns every request sent to a model.
     pub(crate) fn all(model: Model) -> Vec<Self> {
         let asked = |way, weight| Self { model: model.name, way, known: Known::new(), weight };
         let http = model.kinds.iter().map(|kind| {
             let weight = match kind {
-                // Three hundred texts are worth as much as all others.
+                // This request has three hundred texts, so it costs as much as the others together.
                 Kind::OpenAi => 1,
                 Kind::Embed if model.name == SPARE.name => 8,
                 Kind::Embed | Kind::RawTensor => 20,
@@ -61,7 +61,7 @@ impl Asked {
         http.chain(grpc).collect()
     }
 
-    /// What it is counted under.
+    /// Returns the route under which the server counts it.
     pub(crate) fn route(&self) -> &'static str {
         match self.way {
             Way::Http(kind, _) => kind.route(),
@@ -69,12 +69,12 @@ impl Asked {
         }
     }
 
-    /// Whether it takes so much that two at a time would be an overload of their own.
+    /// Returns whether two of these at a time would overload the server.
     pub(crate) fn is_large(&self) -> bool {
         matches!(self.way, Way::Http(Kind::OpenAi, _))
     }
 
-    /// Asks, within this time or the server's.
+    /// Sends the request, with a deadline in `within` or the server's default.
     pub(crate) async fn ask(
         &self,
         connections: &mut Connections,
@@ -91,7 +91,7 @@ impl Asked {
         }
     }
 
-    /// What the content that serves now answers.
+    /// Records the answer of the content that is serving now.
     pub(crate) async fn learn(&mut self, connections: &mut Connections, content: &str) {
         let response = self.ask(connections, None).await.expect("an answer");
         assert_eq!(response.status, 200, "{:?}: {}", self.way, response.text());
@@ -99,7 +99,7 @@ impl Asked {
         self.known.insert(content.to_owned(), numbers);
     }
 
-    /// What an answer with 200 says about itself and is.
+    /// Classifies a 200 response by its stated generation and its actual content.
     pub(crate) fn label(&self, response: &Response) -> Outcome {
         kinds::label(response, self.numbers(response), &self.known)
     }
@@ -112,7 +112,7 @@ impl Asked {
     }
 }
 
-/// What a model is asked by gRPC, if it is.
+/// Returns the model's gRPC request, if it has one.
 fn message(model: Model) -> Option<ModelInferRequest> {
     let has = |kind| model.kinds.contains(&kind);
     if has(Kind::TextTensor) {

@@ -1,4 +1,4 @@
-//! Clients that behave: they ask without a pause and without retries, and report what they saw.
+//! Well-behaved clients: they send requests without pauses or retries and report what they saw.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     world::World,
 };
 
-/// One request in so many comes on a new connection.
+/// One request in this many uses a new connection.
 const RECONNECT: u64 = 50;
-/// One request in so many has less time than the server gives.
+/// One request in this many has a deadline shorter than the server's.
 const SHORT: u64 = 100;
-/// What such a request has more than it asked for.
+/// Tolerance above such a deadline.
 const SHORT_GRACE: Duration = Duration::from_secs(10);
-/// After how many requests a client lies that is told to.
+/// Sequence number at which a client with `--lie` starts to lie.
 const LIE_AT: usize = 50;
 
 /// One client.
@@ -46,10 +46,10 @@ impl Asking {
         let world = Arc::clone(&self.world);
         let weights: u64 = world.asked.iter().map(|asked| asked.weight).sum();
         while !world.stops() {
-            let mut place = self.random.below(weights);
+            let mut draw = self.random.below(weights);
             let fits = |asked: &&Asked| {
-                let is = place < asked.weight;
-                place = place.saturating_sub(asked.weight);
+                let is = draw < asked.weight;
+                draw = draw.saturating_sub(asked.weight);
                 is
             };
             let Some(asked) = world.asked.iter().find(fits) else { continue };
@@ -71,13 +71,14 @@ impl Asking {
                 true
             }
             Err(error) => {
-                self.world.violated(&format!("a connection is refused: {error}"));
+                self.world.violated(&format!("connection refused: {error}"));
                 false
             }
         }
     }
 
-    /// Asks once, within its own time if it has one. No status: the connection is lost.
+    /// Sends one request, with a deadline in `millis` if set. Returns `None` if the connection was
+    /// lost.
     async fn ask(&mut self, asked: &Asked, millis: Option<u64>) -> Option<u16> {
         let about = About { model: asked.model, route: asked.route(), short: millis.is_some() };
         let world = Arc::clone(&self.world);
@@ -88,7 +89,7 @@ impl Asking {
         drop(many);
         let end = world.now();
         if within.is_some_and(|within| end - open.start > within + SHORT_GRACE) {
-            world.violated(&format!("{about:?} took {:?}, not {within:?}", end - open.start));
+            world.violated(&format!("{about:?} took {:?}, deadline {within:?}", end - open.start));
         }
         let status = answer.as_ref().ok().map(|response| response.status);
         let (client, sequence, start) = (self.number, self.sequence, open.start);
@@ -121,7 +122,7 @@ impl Asking {
     }
 }
 
-/// What a client reports that lies in this way.
+/// Falsifies an outcome in the requested way.
 fn told(lie: Lie, outcome: Outcome) -> Outcome {
     let Outcome::Answered(mut label) = outcome else { return outcome };
     match lie {

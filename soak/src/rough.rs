@@ -1,5 +1,5 @@
-//! Clients that do not behave, and too many that do. What they are answered belongs to no model's
-//! history; but it is counted, and must be what it has to be.
+//! Misbehaving clients, and storms of well-behaved ones. Their answers belong to no model's
+//! history, but they are counted and checked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +16,17 @@ use tokio::{
 
 use crate::{asked::Way, models::MODELS, world::World};
 
-/// How long a storm lasts.
+/// Duration of a storm.
 const STORM: Duration = Duration::from_millis(700);
-/// Who is turned away comes back after this time, sooner than it was told.
+/// Rejected clients retry after this time, sooner than `retry-after` says.
 const TURNED_AWAY: Duration = Duration::from_millis(5);
-/// How long the slow read before they leave.
+/// Time that slow clients read before they disconnect.
 const SLOW: Duration = Duration::from_secs(3);
-/// The rest of a wrong request's time.
+/// Time limit for an invalid request.
 const PATIENCE: Duration = Duration::from_secs(40);
 const EMBED: &str = "/embed";
 
-/// More texts than may wait, all for the first model.
+/// Sends more texts than the queue holds, all to the first model.
 pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
     let model = MODELS[0].name;
     let texts = vec!["the model server answers a long question"; 32];
@@ -61,7 +61,7 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
     world.ledger().marks().storm_ends(model);
 }
 
-/// Clients that leave with their request under way, or in the middle of it.
+/// Opens connections that close during their request or its body.
 pub(crate) async fn disconnects(world: &Arc<World>, clients: usize, millis: u64) {
     let http = world.asked.iter().filter_map(|asked| match &asked.way {
         Way::Http(kind, question) => Some((kind, question)),
@@ -81,7 +81,7 @@ pub(crate) async fn disconnects(world: &Arc<World>, clients: usize, millis: u64)
     }
 }
 
-/// Clients that read a large answer byte by byte, and leave.
+/// Reads a large response byte by byte and disconnects.
 pub(crate) async fn slow_readers(world: &Arc<World>, clients: usize) {
     let mut question = Kind::EmbedAll.question(MODELS[0].name);
     let texts = vec!["the model server answers a long question"; 32];
@@ -103,7 +103,7 @@ pub(crate) async fn slow_readers(world: &Arc<World>, clients: usize) {
     }
 }
 
-/// Requests that are wrong in one of several ways.
+/// Sends requests that are invalid in one of several ways.
 pub(crate) async fn bad_input(world: &Arc<World>, requests: usize, random: &mut Random) {
     for _ in 0..requests {
         let (route, path, body, allowed) = wrong(random);
@@ -117,7 +117,7 @@ pub(crate) async fn bad_input(world: &Arc<World>, requests: usize, random: &mut 
         let raw = client::exchange(world.server.address(), &request, PATIENCE).await;
         match raw.map(|raw| raw.status()) {
             Ok(Some(status)) => answered(world, route, status, allowed),
-            Ok(None) => lost(world, route, "a wrong request has no answer"),
+            Ok(None) => lost(world, route, "an invalid request got no answer"),
             Err(error) => lost(world, route, &error.to_string()),
         }
     }
@@ -145,7 +145,7 @@ fn wrong(random: &mut Random) -> Wrong {
     }
 }
 
-/// Large tensors at the same time.
+/// Sends large tensors concurrently.
 pub(crate) async fn large_bodies(world: &Arc<World>, requests: usize, mebibytes: usize) {
     let route = Kind::RawTensor.route();
     let numbers: Vec<f32> = vec![0.5; mebibytes << 18];
@@ -154,10 +154,10 @@ pub(crate) async fn large_bodies(world: &Arc<World>, requests: usize, mebibytes:
         let (world, question) = (Arc::clone(world), question.clone());
         tokio::spawn(async move {
             let Ok(mut client) = Client::connect(world.server.address()).await else {
-                return world.violated("a connection is refused");
+                return world.violated("connection refused");
             };
             match question.ask(&mut client).await {
-                // All large bodies together may be too large.
+                // All large bodies together may exceed the limit.
                 Ok(response) => answered(&world, route, response.status, &[200, 429]),
                 Err(error) => lost(&world, route, &error.to_string()),
             }
@@ -174,9 +174,9 @@ fn answered(world: &World, route: &'static str, status: u16, allowed: &[u16]) {
     let mut ledger = world.ledger();
     ledger.count(route, status);
     if !allowed.contains(&status) {
-        ledger.violated(format!("{route} is answered {status}, not one of {allowed:?}"));
+        ledger.violated(format!("{route} answered {status}, expected one of {allowed:?}"));
     } else if status != 200 {
-        let reason = if status == 429 { "storm" } else { "wrong by itself" };
+        let reason = if status == 429 { "storm" } else { "invalid request" };
         *ledger.excused.entry((status, reason)).or_default() += 1;
     }
 }
@@ -190,7 +190,7 @@ async fn connect(world: &World) -> Option<TcpStream> {
     match TcpStream::connect(world.server.address()).await {
         Ok(stream) => Some(stream),
         Err(error) => {
-            world.violated(&format!("a connection is refused: {error}"));
+            world.violated(&format!("connection refused: {error}"));
             None
         }
     }

@@ -1,4 +1,4 @@
-//! What can be done wrong, each by a name that the tests use.
+//! Implements the faults, by the names that tests use.
 
 use std::{
     fs::{self, OpenOptions},
@@ -22,16 +22,16 @@ use onnxd_proto::{
     },
 };
 
-/// Where a header's fields begin.
+/// Offsets of header fields.
 const VERSION: usize = 4;
 const DIRECTION: usize = 6;
 const CONTROL_BYTES: usize = 16;
 const PAYLOAD_BYTES: usize = 20;
 
-/// Messages of a flood.
+/// Number of messages in a flood.
 const FLOOD: usize = 50_000;
 
-/// What a worker that ends by itself does before.
+/// Faults after which the worker exits.
 const ENDS: [&str; 8] = [
     "payload that never comes",
     "half a frame",
@@ -43,7 +43,7 @@ const ENDS: [&str; 8] = [
     "flood",
 ];
 
-/// Says what the real worker says until it lies.
+/// Relays the real worker's messages until the fault is due.
 #[derive(Debug)]
 pub(crate) struct Liar {
     supervisor: UnixStream,
@@ -60,7 +60,7 @@ impl Liar {
         Ok(Self { supervisor, page, wrong: order.wrong.clone(), done, has_lied: false })
     }
 
-    /// Passes a frame on, or does what was ordered.
+    /// Relays a frame, or carries out the fault.
     pub(crate) fn say(&mut self, frame: &Frame) -> io::Result<()> {
         let message: FromWorker = message::decode(&frame.control)?;
         if self.wrong == "one byte at a time" {
@@ -87,7 +87,7 @@ impl Liar {
         }
     }
 
-    /// Whether something was said instead of this frame.
+    /// Returns whether a faulty message replaced this frame.
     fn lie(&mut self, frame: &Frame, message: &FromWorker) -> io::Result<bool> {
         match message {
             FromWorker::Hello { pinned, .. } if self.wrong == "hello of another build" => {
@@ -103,7 +103,7 @@ impl Liar {
         Ok(true)
     }
 
-    /// The same instead of an answer.
+    /// Does the same for an answer.
     fn lie_about(&mut self, frame: &Frame, answered: &Answered) -> io::Result<bool> {
         let wrong = self.wrong.as_str();
         let bytes = match wrong {
@@ -136,14 +136,14 @@ impl Liar {
         self.supervisor.write_all(&encoded(id, message, payload)?)
     }
 
-    /// What was written is all there will be.
+    /// Exits. Nothing more is written.
     fn end(&self) -> io::Result<()> {
         self.note("done")?;
         process::exit(3)
     }
 }
 
-/// What is no frame, or not one frame, instead of this one.
+/// Returns malformed or surplus bytes in place of this frame.
 fn broken(wrong: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = wire(frame);
     match wrong {
@@ -172,7 +172,7 @@ fn broken(wrong: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Messages that nobody has asked for.
+/// Returns unsolicited messages.
 fn unasked(wrong: &str) -> io::Result<Option<Vec<u8>>> {
     let (slot, reason) = (u16::MAX, "none".to_owned());
     let messages = match wrong {
@@ -195,7 +195,7 @@ fn unasked(wrong: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// An answer that is none to what was asked.
+/// Returns an answer that does not match the request.
 fn mistaken(wrong: &str, frame: &Frame, mut answered: Answered) -> io::Result<Vec<u8>> {
     let (mut id, mut payload) = (frame.id, frame.payload.clone());
     match wrong {
@@ -214,12 +214,12 @@ fn mistaken(wrong: &str, frame: &Frame, mut answered: Answered) -> io::Result<Ve
         "sizes that overflow" => answered.items[0].bytes = u32::MAX,
         "a generation never issued" => answered.generation += 1000,
         "generation zero" => answered.generation = 0,
-        _ => return Err(io::Error::other(format!("nobody knows how to do {wrong}"))),
+        _ => return Err(io::Error::other(format!("unknown fault {wrong}"))),
     }
     encoded(id, &FromWorker::Answered(answered), &payload)
 }
 
-/// A frame as the real worker wrote it.
+/// Returns a frame as the real worker wrote it.
 fn wire(frame: &Frame) -> Vec<u8> {
     frame_of(frame.id, &frame.control, &frame.payload).unwrap_or_default()
 }
@@ -233,7 +233,7 @@ fn frame_of(id: u64, control: &[u8], payload: &[u8]) -> io::Result<Vec<u8>> {
     Ok([&header.to_bytes()[..], control, payload].concat())
 }
 
-/// Has the header say a length of its own.
+/// Overwrites a length in the header.
 fn claim(bytes: &mut [u8], field: usize, length: usize) {
     let length = u32::try_from(length).unwrap_or(u32::MAX);
     bytes[field..field + 4].copy_from_slice(&length.to_le_bytes());
