@@ -235,7 +235,10 @@ impl Asking {
 
     fn label(&self, place: usize, response: &Response) -> Outcome {
         let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+            return Outcome::Failed(
+                200,
+                format!("missing generation or version: {:?}", response.headers),
+            );
         };
         let content = self.shared.texts.content(place, &response.body);
         Outcome::Answered(Label { generation, version: version.to_owned(), content })

@@ -1,5 +1,5 @@
-//! Requests of every kind, each a question whose answer tells which content made it: the answers of
-//! each content are learned beforehand, when nothing else goes on.
+//! Requests of every kind. Each answer reveals the content that produced it: the answers of each
+//! content are learned beforehand on an idle server.
 
 use std::{
     collections::BTreeMap,
@@ -19,17 +19,17 @@ use crate::{
     load::Shared,
 };
 
-/// Inputs of the request that is too large for one group.
+/// Number of inputs in the request that exceeds one group.
 const MANY: usize = 300;
 
-/// A request as it is sent.
+/// A request as sent.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// Its path.
+    /// The path.
     pub path: String,
-    /// Its headers.
+    /// The headers.
     pub headers: Vec<(&'static str, String)>,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
 }
 
@@ -42,13 +42,13 @@ pub enum Kind {
     TokenIds,
     /// `/embed_all`.
     EmbedAll,
-    /// `/similarity`, through `POST /` where the model is the first.
+    /// `/similarity`, or `POST /` if it is the first model.
     Similarity,
     /// `/v1/embeddings` with many inputs.
     OpenAi,
     /// `/v1/embeddings` in base64.
     Base64,
-    /// Texts as tensors.
+    /// Text tensors.
     TextTensor,
     /// `/predict`.
     Predict,
@@ -56,14 +56,14 @@ pub enum Kind {
     Rerank,
     /// `/v1/rerank`.
     Cohere,
-    /// Tensors as JSON.
+    /// JSON tensors.
     Tensor,
-    /// Tensors as they are.
+    /// Binary tensors.
     RawTensor,
 }
 
 impl Kind {
-    /// What may be asked of a model that embeds.
+    /// Kinds for an embedding model.
     pub const OF_EMBEDDERS: [Self; 7] = [
         Self::Embed,
         Self::TokenIds,
@@ -73,14 +73,14 @@ impl Kind {
         Self::Base64,
         Self::TextTensor,
     ];
-    /// Of one that classifies.
+    /// Kinds for a classifier.
     pub const OF_CLASSIFIERS: [Self; 1] = [Self::Predict];
-    /// Of one that reranks.
+    /// Kinds for a reranker.
     pub const OF_RERANKERS: [Self; 2] = [Self::Rerank, Self::Cohere];
-    /// Of one for tensors, with an input x of four columns.
+    /// Kinds for a tensor model with an input x of four columns.
     pub const OF_TENSORS: [Self; 2] = [Self::Tensor, Self::RawTensor];
 
-    /// The template of the path that it is asked at, as the server's metrics name it.
+    /// Returns the path template, as named in the server's metrics.
     pub fn route(self) -> &'static str {
         match self {
             Self::Embed | Self::TokenIds => "/embed",
@@ -94,7 +94,7 @@ impl Kind {
         }
     }
 
-    /// What is sent.
+    /// Returns the request.
     pub fn question(self, model: &str) -> Question {
         let texts = ["how big is london", "hello world", "a", "the model server"];
         let body = match self {
@@ -130,18 +130,18 @@ impl Kind {
         self.route().replace("{model}", model)
     }
 
-    /// Asks.
+    /// Sends the request.
     ///
     /// # Errors
-    /// There is no answer.
+    /// Fails if no answer arrives.
     pub async fn ask(self, client: &mut Client, model: &str) -> Result<Response, Unanswered> {
         self.question(model).ask(client).await
     }
 
-    /// The numbers of an answer, in an order that does not depend on them.
+    /// Returns the numbers of an answer, in an order that does not depend on their values.
     ///
     /// # Errors
-    /// It is not what such an answer looks like.
+    /// Fails if the answer does not have the expected form.
     pub fn numbers(self, response: &Response) -> Result<Vec<f32>, String> {
         let odd = || format!("{self:?}: {}", response.text());
         let mut numbers = Vec::new();
@@ -181,15 +181,15 @@ impl Kind {
         if numbers.is_empty() { Err(odd()) } else { Ok(numbers) }
     }
 
-    /// What an answer with 200 says about itself and is; `known` are the answers by content.
+    /// Classifies a 200 response. `known` are the answers by content.
     pub fn label(self, response: &Response, known: &BTreeMap<String, Vec<f32>>) -> Outcome {
         label(response, self.numbers(response), known)
     }
 
-    /// What the content that serves now answers.
+    /// Returns the answer of the content that is serving now.
     ///
     /// # Panics
-    /// It does not.
+    /// Panics if the request fails.
     pub async fn learn(self, client: &mut Client, model: &str) -> Vec<f32> {
         let response = self.ask(client, model).await.unwrap();
         assert_eq!(response.status, 200, "{self:?}: {}", response.text());
@@ -198,10 +198,10 @@ impl Kind {
 }
 
 impl Question {
-    /// Sends it.
+    /// Sends the request.
     ///
     /// # Errors
-    /// There is no answer.
+    /// Fails if no answer arrives.
     pub async fn ask(&self, client: &mut Client) -> Result<Response, Unanswered> {
         let headers: Vec<(&str, &str)> =
             self.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -209,10 +209,10 @@ impl Question {
     }
 }
 
-/// Rows of four numbers as they are, to be answered as they are.
+/// Returns a request with rows of four numbers as a binary tensor, and a binary answer.
 ///
 /// # Panics
-/// They are not of four.
+/// Panics if the rows are not of four numbers.
 pub fn raw(path: &str, numbers: &[f32]) -> Question {
     assert!(numbers.len().is_multiple_of(4));
     let x: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -226,25 +226,27 @@ pub fn raw(path: &str, numbers: &[f32]) -> Question {
     Question { path: path.to_owned(), headers, body: [json.as_bytes(), &x].concat().into() }
 }
 
-/// What an answer with 200 and these numbers says about itself and is; `known` are the answers by
-/// content.
+/// Classifies a 200 response with these numbers. `known` are the answers by content.
 pub fn label(
     response: &Response,
     numbers: Result<Vec<f32>, String>,
     known: &BTreeMap<String, Vec<f32>>,
 ) -> Outcome {
     let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-        return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+        return Outcome::Failed(
+            200,
+            format!("missing generation or version: {:?}", response.headers),
+        );
     };
     let content = numbers.and_then(|numbers| {
         let is = |(_, known): &(&String, &Vec<f32>)| distance(known, &numbers) <= TOLERANCE;
         let content = known.iter().find(is).map(|(content, _)| content.clone());
-        content.ok_or_else(|| format!("{numbers:.4?} is of no content"))
+        content.ok_or_else(|| format!("{numbers:.4?} matches no content"))
     });
     Outcome::Answered(Label { generation, version: version.to_owned(), content })
 }
 
-/// The numbers that a raw tensor of FP32 holds.
+/// Decodes a raw FP32 tensor.
 pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
@@ -256,7 +258,7 @@ fn flatten(value: &Value, numbers: &mut Vec<f32>) {
     }
 }
 
-/// The numbers in `field` of a list of objects, in the order of what is in `by`.
+/// Returns the numbers in `field` of a list of objects, sorted by the values in `by`.
 fn in_order(list: &Value, by: &str, field: &str) -> Option<Vec<f32>> {
     let mut all = Vec::new();
     for one in list.as_array()? {
@@ -266,13 +268,13 @@ fn in_order(list: &Value, by: &str, field: &str) -> Option<Vec<f32>> {
     Some(all.into_iter().map(|(_, number)| number).collect())
 }
 
-/// A client that asks one kind of question without a pause.
+/// A client that sends one kind of request continuously.
 pub(crate) struct Asker {
     pub(crate) number: usize,
     pub(crate) client: Client,
     pub(crate) kind: Kind,
     pub(crate) model: String,
-    /// By the name of a content, its answer.
+    /// The answers, by content name.
     pub(crate) known: BTreeMap<String, Vec<f32>>,
     pub(crate) begin: Instant,
     pub(crate) shared: Arc<Shared>,
