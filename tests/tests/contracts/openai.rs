@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{PLACE, TEXT, ask, assert_close, numbers, post, refused, serve, unit};
 
-/// The embeddings of an answer, in order.
+/// Returns the embeddings of an answer, in order.
 fn embeddings(answer: &Value) -> Vec<Vec<f32>> {
     let data = answer["data"].as_array().unwrap_or_else(|| panic!("no data: {answer}"));
     let places = data.iter().enumerate();
@@ -30,7 +30,7 @@ fn embeddings(answer: &Value) -> Vec<Vec<f32>> {
     places.map(one).collect()
 }
 
-/// The error of an answer, in OpenAI's shape.
+/// Checks that an answer is an error in OpenAI's shape, and returns it.
 #[track_caller]
 fn error(response: &Response, status: u16, kind: &str) -> Value {
     assert_eq!(response.status, status, "{:.1000}", response.text());
@@ -63,13 +63,13 @@ async fn models_are_listed_and_found_by_name() {
         let response = client.get(&format!("/v1/models/{name}")).await.unwrap();
         let error = error(&response, 404, "invalid_request_error");
         assert_eq!((&error["code"], &error["param"]), (&json!("model_not_found"), &json!("model")));
-        assert!(error["message"].as_str().unwrap().len() < 1000, "a long name is cut");
+        assert!(error["message"].as_str().unwrap().len() < 1000, "a long name is truncated");
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn base64_token_ids_and_dimensions_give_the_same_numbers() {
+async fn base64_token_ids_and_dimensions_match_the_reference() {
     let server = serve(&["a", "plain"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -103,7 +103,7 @@ async fn base64_token_ids_and_dimensions_give_the_same_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_and_forty_eight_inputs_are_answered_whole_in_order_and_one_more_is_refused() {
+async fn openai_accepts_2048_inputs_and_no_more() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -130,7 +130,7 @@ async fn two_thousand_and_forty_eight_inputs_are_answered_whole_in_order_and_one
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_inputs_have_one_generation_also_across_updates() {
+async fn many_inputs_share_a_generation_even_during_updates() {
     let server = serve(&["a"]).await;
     let (corpus, address) = (Corpus::tiny(), server.address());
     let places: Vec<usize> = (0..2048).map(|place| place % 11).collect();
@@ -163,7 +163,7 @@ async fn many_inputs_have_one_generation_also_across_updates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_error_has_the_shape_of_openai() {
+async fn every_error_has_the_openai_shape() {
     let server = serve(&["a", "rerank_a"]).await;
     let mut client = server.client().await;
     let invalid = "invalid_request_error";
@@ -202,6 +202,6 @@ async fn every_error_has_the_shape_of_openai() {
     error(&response.unwrap(), 415, invalid);
     let unknown = json!({"input": "a", "model": "b"});
     let said = refused(&mut client, "/v1/embeddings", &unknown, 404).await;
-    assert!(said.contains("a, rerank_a"), "the served models are named: {said}");
+    assert!(said.contains("a, rerank_a"), "the error lists the served models: {said}");
     server.stop().await;
 }

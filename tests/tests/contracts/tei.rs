@@ -11,7 +11,7 @@ use crate::{
     PLACE, TEXT, answers, ask, assert_close, message, numbers, post, refused, serve, unit,
 };
 
-/// The tokens of a text, with those that the model wants around it.
+/// Returns the token ids of a text, with special tokens.
 async fn ids(client: &mut Client, text: &str) -> Vec<Value> {
     let tokens = ask(client, "/tokenize", &json!({"inputs": text})).await;
     tokens[0].as_array().expect("tokens").iter().map(|token| token["id"].clone()).collect()
@@ -22,7 +22,7 @@ async fn embed(client: &mut Client, body: Value) -> Vec<Vec<f32>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_ids_give_what_their_text_gives_alone_and_among_texts() {
+async fn token_ids_match_their_text_alone_and_mixed_with_texts() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -31,7 +31,7 @@ async fn token_ids_give_what_their_text_gives_alone_and_among_texts() {
     for text in &reference.texts {
         lists.push(ids(&mut client, text).await);
     }
-    // The last one is longer than the model takes, and cut as its text is.
+    // The last text exceeds the model's limit and would be truncated.
     let short = lists.len() - 1;
     for (place, list) in lists[..short].iter().enumerate() {
         let alone = embed(&mut client, json!({"inputs": list})).await;
@@ -51,7 +51,7 @@ async fn token_ids_give_what_their_text_gives_alone_and_among_texts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_ids_that_the_model_cannot_take_are_refused_and_named() {
+async fn invalid_token_ids_are_refused_and_named() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     for (inputs, id) in [
@@ -81,7 +81,7 @@ async fn token_ids_that_the_model_cannot_take_are_refused_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dimensions_keep_the_first_components_and_the_length_that_was_asked_for() {
+async fn dimensions_truncate_before_normalization() {
     let server = serve(&["a", "plain"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -89,10 +89,10 @@ async fn dimensions_keep_the_first_components_and_the_length_that_was_asked_for(
     for dimensions in [1, 8, 31, 32] {
         let body = json!({"inputs": TEXT, "dimensions": dimensions});
         let actual = &embed(&mut client, body).await[0];
-        assert_close(actual, &unit(&plain[..dimensions]), "normalized after it is cut");
+        assert_close(actual, &unit(&plain[..dimensions]), "normalized after truncation");
         let body =
             json!({"inputs": TEXT, "dimensions": dimensions, "model": "plain", "normalize": false});
-        assert_close(&embed(&mut client, body).await[0], &plain[..dimensions], "as it is");
+        assert_close(&embed(&mut client, body).await[0], &plain[..dimensions], "not normalized");
     }
     for dimensions in [0, 33, 4_294_967_295_u64] {
         let body = json!({"inputs": TEXT, "dimensions": dimensions});
@@ -107,7 +107,7 @@ async fn dimensions_keep_the_first_components_and_the_length_that_was_asked_for(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prompts_are_put_before_texts_by_name() {
+async fn prompts_are_prepended_by_name() {
     let server = serve(&["prompts", "a"]).await;
     let mut client = server.client().await;
     let answers = answers();
@@ -145,7 +145,7 @@ async fn prompts_are_put_before_texts_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_that_are_too_long_are_cut_at_the_end_that_is_named_or_refused() {
+async fn long_texts_are_truncated_at_the_chosen_side_or_refused() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let (hello, world) = ("hello ".repeat(62), "world ".repeat(62));
@@ -173,7 +173,7 @@ async fn texts_that_are_too_long_are_cut_at_the_end_that_is_named_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn embed_all_gives_every_token_and_their_mean_is_the_embedding() {
+async fn embed_all_returns_token_vectors_that_average_to_the_text() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -194,7 +194,7 @@ async fn embed_all_gives_every_token_and_their_mean_is_the_embedding() {
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::cast_possible_truncation, reason = "cosines are compared roughly")]
 async fn similarity_is_the_cosine_to_the_source_sentence() {
-    // The second model does not normalize by itself.
+    // The second model does not normalize on its own.
     let server = serve(&["a", "plain"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -206,7 +206,7 @@ async fn similarity_is_the_cosine_to_the_source_sentence() {
         let expected: Vec<f32> =
             known.iter().map(|one| cosine(one, &known[PLACE]) as f32).collect();
         assert_close(&cosines, &expected, model);
-        assert!((cosines[PLACE] - 1.0).abs() <= TOLERANCE, "it is like itself");
+        assert!((cosines[PLACE] - 1.0).abs() <= TOLERANCE, "the source is identical to itself");
     }
     for (wrong, status) in [
         (json!({"source_sentence": "a", "sentences": []}), 400),

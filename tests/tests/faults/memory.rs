@@ -1,4 +1,4 @@
-//! Workers that grow are started again, and nobody notices.
+//! Workers that grow are recycled without failing requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,9 +10,9 @@ use e2e::{
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Sides of the picture that makes a worker grow: 27 MB, which it keeps to be quicker next time.
+/// Side of an image that makes a worker grow: 27 MB, which its allocator keeps.
 const SIDE: usize = 1_500;
-/// How much more than at its start a worker may use here.
+/// Growth above the initial memory that a worker is allowed here.
 const ROOM_MIB: u64 = 8;
 
 fn picture() -> Question {
@@ -28,13 +28,13 @@ fn picture() -> Question {
     Question { path: "/v2/models/i/infer".into(), headers, body }
 }
 
-/// What the largest worker uses when it has loaded everything, in MiB.
+/// Returns the memory of the largest worker after loading everything, in MiB.
 async fn at_start(workers: usize) -> u64 {
     let server = builder(workers).start().await;
     let status = server.settled().await;
     let largest = status.workers.iter().filter_map(|worker| worker.memory_bytes).max();
     server.stop().await;
-    largest.expect("workers run") >> 20
+    largest.expect("running workers") >> 20
 }
 
 fn builder(workers: usize) -> e2e::launch::Builder {
@@ -65,29 +65,29 @@ async fn grows_and_is_recycled(workers: usize, times: u64) {
     let after = server.settled().await;
     let recycled = after.counter("workers_recycled_total");
     assert_ne!(before.pids(), after.pids());
-    assert_eq!(recycled, times, "none more than once a minute");
-    assert_eq!(after.restarts(), 0, "none of them failed");
-    assert_eq!(after.counter("items_retried_total"), 0, "none of them was in the middle");
+    assert_eq!(recycled, times, "no worker more than once a minute");
+    assert_eq!(after.restarts(), 0, "no worker crashed");
+    assert_eq!(after.counter("items_retried_total"), 0, "no item was interrupted");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_above_their_limit_are_recycled_one_after_the_other_and_no_request_fails() {
+async fn oversized_workers_are_recycled_in_turn_without_failures() {
     grows_and_is_recycled(2, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_only_worker_is_recycled_requests_wait() {
+async fn requests_wait_while_the_only_worker_is_recycled() {
     grows_and_is_recycled(1, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_that_is_too_small_is_said_once_and_recycles_nobody() {
+async fn too_small_a_memory_limit_is_logged_once_and_recycles_none() {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let server = builder.argument("--worker-memory").argument("1").start().await;
     let before = server.settled().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
-    // Longer than workers are looked at.
+    // Longer than the interval between memory checks.
     tokio::time::sleep(Duration::from_secs(4)).await;
     load.finish().await;
     let after = server.settled().await;

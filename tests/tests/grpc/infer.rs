@@ -1,4 +1,4 @@
-//! Inference: raw and typed tensors, texts, streams.
+//! Inference: raw and typed tensors, texts and streams.
 
 use bytes::Bytes;
 use e2e::{
@@ -13,7 +13,7 @@ use crate::{
     wanted,
 };
 
-/// What numpy says about tensors.
+/// Returns the numpy reference for tensors.
 fn reference() -> Value {
     let text = std::fs::read(model("tiny").join("reference.json")).expect("a file");
     serde_json::from_slice(&text).expect("JSON")
@@ -34,7 +34,7 @@ fn assert_near(one: &[f32], other: &[f32]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tensors_raw_and_typed_give_what_numpy_gives() {
+async fn raw_and_typed_tensors_match_the_reference() {
     let server = builder(&[("m", "tiny/tensor_two")]).start().await;
     let mut client = client(&server).await;
     let reference = &reference()["tensors"]["tensor_two"];
@@ -54,7 +54,7 @@ async fn tensors_raw_and_typed_give_what_numpy_gives() {
         assert!(output.contents.is_none());
         assert_near(&floats(&answer.raw_output_contents[place]), &flat(&reference[name]));
     }
-    // Typed, in another order, and only one output.
+    // Typed tensors in another order, with a single output.
     let mut typed = request.clone();
     typed.raw_input_contents.clear();
     for (input, values) in typed.inputs.iter_mut().zip([a, b]) {
@@ -71,7 +71,7 @@ async fn tensors_raw_and_typed_give_what_numpy_gives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn elements_of_every_type_come_back_bit_by_bit() {
+async fn every_datatype_survives_a_grpc_round_trip() {
     let server = builder(&[("m", "tiny/tensor_types")]).start().await;
     let mut client = client(&server).await;
     let request = crate::pb::ModelMetadataRequest { name: "m".into(), version: String::new() };
@@ -107,7 +107,7 @@ async fn elements_of_every_type_come_back_bit_by_bit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_image_comes_back_whole() {
+async fn a_large_image_survives_a_grpc_round_trip() {
     let server = builder(&[("m", "tiny/tensor_image")]).start().await;
     let mut client = client(&server).await;
     let side: usize = 640;
@@ -125,7 +125,7 @@ async fn a_large_image_comes_back_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_are_embedded_and_ranked_as_over_http() {
+async fn grpc_embeds_and_ranks_texts_as_http_does() {
     let server = builder(&[("m", "tiny/a"), ("r", "tiny/rerank_a")]).start().await;
     let mut client = client(&server).await;
     let corpus = Corpus::tiny();
@@ -152,7 +152,7 @@ async fn texts_are_embedded_and_ranked_as_over_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_has_one_response_for_each_request_in_their_order() {
+async fn a_stream_answers_each_request_in_order() {
     let server = builder(&[("m", "tiny/tensor_a"), ("t", "tiny/a")]).start().await;
     let mut client = client(&server).await;
     let request = |place: usize| {

@@ -1,5 +1,5 @@
-//! Each directory is updated from and to another version of its family while clients ask. Every
-//! answer is exactly one version's, and carries its generation: the history checker says so.
+//! Every directory is updated from and to another version under load. The history checker verifies
+//! that each answer comes from exactly one version and states its generation.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -18,24 +18,24 @@ use serde_json::{Value, json};
 
 use crate::{assert_none, body, cases_of, limit, serve};
 
-/// Clients of the model that is updated.
+/// Clients of the updated model.
 const CLIENTS: usize = 2;
-/// Answers that are awaited after each update.
+/// Answers to wait for after each update.
 const ANSWERS: usize = 12;
-/// Models of one server, each under two names.
+/// Models per server, each under two names.
 const PAIRS: usize = 30;
-/// How versions are loaded, in turn.
+/// How versions are loaded, alternately.
 const LOADS: [&str; 2] = ["ahead", "lazy"];
-/// Embedders with as many components, which can follow each other.
+/// Dimensions; embedders with the same one can replace each other.
 const COMPONENTS: [usize; 4] = [24, 32, 48, 64];
 
-/// A version that a model is updated to.
+/// A version to update to.
 struct Content {
     name: String,
     path: PathBuf,
 }
 
-/// The texts that all of these directories have results for.
+/// Returns the texts for which all these directories have results.
 fn common_texts(directories: &[Directory]) -> Vec<String> {
     let mut common = texts(&directories[0].expected["texts"]);
     for one in directories {
@@ -45,7 +45,7 @@ fn common_texts(directories: &[Directory]) -> Vec<String> {
     common
 }
 
-/// Each of these texts alone and all of them in one request, with a route's defaults.
+/// Returns cases for each of these texts and for all of them together, with a route's defaults.
 fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
     let expected = &directory.expected;
     let alone = numbers(expected.get("embeddings_alone").unwrap_or(&expected["embeddings"]));
@@ -68,7 +68,7 @@ fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
     [each, vec![case(json!(wanted), units)]].concat()
 }
 
-/// Puts the answers of several contents to the same requests together.
+/// Merges the answers of several contents to the same requests.
 fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
     let mut questions: Vec<Question> = Vec::new();
     for (content, cases) in contents {
@@ -91,14 +91,14 @@ fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
     let all = questions.iter().all(|question| question.answers.len() == contents.len());
     assert!(all, "a request is not answered by every content");
     let asked = questions.len();
-    // Models with the same weights can answer a text alike, which tells no content.
-    questions.retain(tells_contents);
-    assert!(questions.len() * 2 > asked, "{model}: most answers tell no content");
+    // Models with the same weights may answer alike, which does not identify a content.
+    questions.retain(identifies_contents);
+    assert!(questions.len() * 2 > asked, "{model}: most answers do not identify a content");
     questions
 }
 
-/// Returns whether each content answers this in a way of its own.
-fn tells_contents(question: &Question) -> bool {
+/// Returns whether each content answers differently.
+fn identifies_contents(question: &Question) -> bool {
     let answers: Vec<_> = question.answers.values().collect();
     let differ = |place: usize| {
         let (_, right, limit) = answers[place];
@@ -107,7 +107,7 @@ fn tells_contents(question: &Question) -> bool {
     (0..answers.len()).all(differ)
 }
 
-/// Makes `model` serve the last of `contents`, then updates it to each of them under load.
+/// Updates `model` to the last of `contents`, then to each of them under load.
 async fn update_through(
     server: &Server,
     model: &str,
@@ -139,7 +139,7 @@ async fn update_through(
     found
 }
 
-/// A directory that needs no word with each request.
+/// Returns a directory as a content, with a default task if the model requires one.
 fn content(directory: &Directory, home: &Home) -> Content {
     let mut path = directory.path.clone();
     if directory.expected.get("embeddings_by_task").is_some() {
@@ -151,7 +151,7 @@ fn content(directory: &Directory, home: &Home) -> Content {
     Content { name: directory.name.clone(), path }
 }
 
-/// All directories whose vectors have so many components.
+/// Returns all embedders with this dimension.
 fn embedders(home: &Home, components: usize) -> Vec<Directory> {
     let all = names().into_iter().map(|name| Directory::open(&name, &home.models()));
     let fits = |one: &Directory| {
@@ -176,7 +176,7 @@ async fn embedders_replace_each_other_under_load() {
     let server = builder.argument("--preload=none").start().await;
     for (model, directories) in &families {
         let contents: Vec<Content> = directories.iter().map(|one| content(one, &home)).collect();
-        assert!(contents.len() > 1, "{model}: nothing follows");
+        assert!(contents.len() > 1, "{model}: nothing to update to");
         let texts = common_texts(directories);
         let cases = |one: &Directory| (one.name.clone(), embedding_cases(one, &texts));
         let known: Vec<_> = directories.iter().map(cases).collect();
@@ -186,7 +186,7 @@ async fn embedders_replace_each_other_under_load() {
     server.stop().await;
 }
 
-/// The same directory with other weights: every answer differs.
+/// Copies a directory and changes its weights, so that every answer differs.
 fn with_other_weights(directory: &Directory, home: &Home) -> Directory {
     let mut other = directory.clone();
     other.name = format!("{}-other", directory.name);
@@ -195,8 +195,7 @@ fn with_other_weights(directory: &Directory, home: &Home) -> Directory {
     other
 }
 
-/// What a model answers that nothing else goes on with, to the requests that it answers unlike the
-/// version that `cases` are of.
+/// Records the answers of an idle model, except those that equal the answers in `cases`.
 async fn learn(server: &Server, model: &str, cases: &[Case]) -> Result<Vec<Case>, String> {
     let mut client = server.client().await;
     let mut learned = Vec::new();
@@ -218,12 +217,16 @@ async fn learn(server: &Server, model: &str, cases: &[Case]) -> Result<Vec<Case>
         learned.push(Case { reading, right, ..case.clone() });
     }
     if learned.len() * 2 < cases.len() {
-        return Err(format!("{model} answers only {} of {} otherwise", learned.len(), cases.len()));
+        return Err(format!(
+            "{model} answers only {} of {} cases differently",
+            learned.len(),
+            cases.len()
+        ));
     }
     Ok(learned)
 }
 
-/// Updates from a directory to one with other weights and back, under load.
+/// Updates a directory to one with other weights and back, under load.
 async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) -> Vec<String> {
     if let Err(refusal) = server.update(&other.name, Some(&other.path)).await {
         return vec![format!("{}: {refusal:?}", other.name)];
@@ -233,7 +236,7 @@ async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) 
         Ok(learned) => learned,
         Err(reason) => return vec![reason],
     };
-    // An answer to the others would not tell its content.
+    // Answers to the other cases would not identify their content.
     cases.retain(|case| learned.iter().any(|one| one.path == case.path && one.body == case.body));
     let known = [(other.name.clone(), learned), (one.name.clone(), cases)];
     let contents =
@@ -241,7 +244,7 @@ async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) 
     update_through(server, &one.name, &contents, questions(&one.name, &known)).await
 }
 
-/// The directories for which `wanted` is true, each to another version and back.
+/// Updates every directory that satisfies `wanted` to another version and back.
 async fn try_pairs(wanted: impl Fn(&Directory) -> bool) {
     let home = Home::new();
     let all = names().into_iter().map(|name| Directory::open(&name, &home.models()));
@@ -264,12 +267,12 @@ async fn try_pairs(wanted: impl Fn(&Directory) -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_embedder_and_its_like_replace_each_other() {
-    // The others follow each other in the test above.
+async fn embedders_and_their_copies_replace_each_other() {
+    // The test above covers the others.
     try_pairs(|one| one.expected["task"] == "embedding" && !one.name.starts_with("more-")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_other_model_and_its_like_replace_each_other() {
+async fn other_models_and_their_copies_replace_each_other() {
     try_pairs(|one| one.expected["task"] != "embedding").await;
 }

@@ -1,4 +1,5 @@
-//! Reads which modules of a crate import which others: `use` trees and paths in code, without tests.
+//! Finds which modules of a crate import which others, from `use` trees and paths in code. Skips
+//! tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,28 +10,28 @@ use std::{
 
 use proc_macro2::{Delimiter, Group, Spacing, TokenStream, TokenTree};
 
-/// Imports that lead to imports: more are a mistake of this test.
+/// Maximum depth of re-exports; a longer chain indicates a bug in this test.
 const REEXPORTS_MAX: usize = 8;
 
-/// What one module says.
+/// Paths and imports of a module.
 #[derive(Debug, Default)]
 struct Module {
     file: PathBuf,
-    /// Paths that the code uses.
+    /// Paths used in the code.
     paths: Vec<Vec<String>>,
-    /// By its name here, what an import names.
+    /// Imported paths, by local name.
     imports: BTreeMap<String, Vec<String>>,
 }
 
-/// A crate's sources.
+/// The sources of a crate.
 #[derive(Debug)]
 pub(crate) struct Sources {
     root: PathBuf,
-    /// By path, such as `models::store`; the root has none.
+    /// Modules by path, such as `models::store`; the root is the empty string.
     modules: BTreeMap<String, Module>,
 }
 
-/// Where a path leads.
+/// The target of a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Target {
     /// A module of the same crate.
@@ -39,7 +40,7 @@ pub(crate) enum Target {
     Crate(String),
 }
 
-/// A module that uses another.
+/// A use of a module or crate by another module.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Edge {
     pub from: String,
@@ -55,7 +56,7 @@ impl fmt::Display for Edge {
 }
 
 impl Sources {
-    /// Reads the crate whose `src` this is, from its root along its `mod` items.
+    /// Reads the crate with this `src` folder, following its `mod` items.
     pub(crate) fn read(root: &Path) -> Self {
         let mut sources = Self { root: root.to_owned(), modules: BTreeMap::new() };
         let lib = root.join("lib.rs");
@@ -64,18 +65,18 @@ impl Sources {
         sources
     }
 
-    /// Whether there is a module of this path.
+    /// Returns whether the module exists.
     pub(crate) fn has(&self, module: &str) -> bool {
         self.modules.contains_key(module)
     }
 
-    /// The file that holds a module, below `src`.
+    /// Returns the file of a module, relative to `src`.
     pub(crate) fn file_of(&self, module: &str) -> &Path {
         let file = &self.modules[module].file;
         file.strip_prefix(&self.root).unwrap_or(file)
     }
 
-    /// Every use of a module or crate by another module.
+    /// Returns every use of a module or crate by another module.
     pub(crate) fn edges(&self) -> BTreeSet<Edge> {
         let mut edges = BTreeSet::new();
         for (from, module) in &self.modules {
@@ -140,14 +141,14 @@ impl Sources {
                     1
                 }
             };
-            // An attribute stands before `pub` and the like, too.
+            // Attributes come before visibility as well.
             if !is_visibility(&tokens[seen]) {
                 attributes = Attributes::default();
             }
         }
     }
 
-    /// `mod NAME;` or `mod NAME { … }`.
+    /// Handles `mod NAME;` or `mod NAME { … }`.
     fn child(&mut self, tokens: &[TokenTree], place: &Place<'_>, path: Option<&str>) {
         let name = word(&tokens[1]).unwrap_or_default();
         let module = joined(place.module, &name);
@@ -169,7 +170,7 @@ impl Sources {
         self.file(&module, &file, &folder);
     }
 
-    /// Notes what a `use` names. A re-export of a child is no use of it: it is followed instead.
+    /// Records the paths of a `use`. A re-export of a child is not a use, but is followed.
     fn import(&mut self, tree: &[TokenTree], is_public: bool, module: &str) {
         let mut leaves = Vec::new();
         use_tree(tree, &[], &mut leaves);
@@ -183,7 +184,7 @@ impl Sources {
         }
     }
 
-    /// Where a path leads that stands in this module.
+    /// Resolves a path in this module.
     fn resolve(&self, module: &str, path: &[String], depth: usize) -> Option<Target> {
         assert!(depth < REEXPORTS_MAX, "{module}: {path:?} never ends");
         let mut rest = path;
@@ -198,7 +199,7 @@ impl Sources {
                 }
             }
             first if self.has(&joined(module, first)) => {}
-            // What is imported has been counted where it is imported.
+            // Imported names were counted at their import.
             first if self.modules[module].imports.contains_key(first) && depth == 0 => {
                 let import = &self.modules[module].imports[first];
                 if import[..] != *path {
@@ -222,11 +223,11 @@ impl Sources {
     }
 }
 
-/// Where tokens stand.
+/// The location of tokens.
 struct Place<'a> {
     module: &'a str,
     file: &'a Path,
-    /// The folder of its child modules.
+    /// The folder of child modules.
     children: &'a Path,
 }
 
@@ -254,7 +255,7 @@ impl Attributes {
     }
 }
 
-/// The group of an outer attribute.
+/// Returns the group of an outer attribute.
 fn attribute(tokens: &[TokenTree]) -> Option<&Group> {
     match tokens {
         [TokenTree::Punct(hash), TokenTree::Group(group), ..]
@@ -266,7 +267,7 @@ fn attribute(tokens: &[TokenTree]) -> Option<&Group> {
     }
 }
 
-/// How many tokens the item, field, statement or arm has that begins here.
+/// Returns the number of tokens of the item, field, statement or match arm that starts here.
 fn item_length(tokens: &[TokenTree]) -> usize {
     const ITEMS: [&str; 9] =
         ["fn", "struct", "enum", "impl", "mod", "trait", "const", "static", "type"];
@@ -313,7 +314,7 @@ fn is_colons(tokens: &[TokenTree]) -> bool {
     is_joint && tokens.iter().take(2).filter(|token| is_colon(token)).count() == 2
 }
 
-/// `a::b::c`, as far as it consists of names.
+/// Reads a path such as `a::b::c`, as far as it consists of names.
 fn path(tokens: &[TokenTree]) -> Vec<String> {
     let mut names: Vec<String> = tokens.first().and_then(word).into_iter().collect();
     let mut rest = tokens.get(1..).unwrap_or_default();
@@ -326,7 +327,7 @@ fn path(tokens: &[TokenTree]) -> Vec<String> {
     names
 }
 
-/// Adds what a tree names: what it is called here, and its path.
+/// Collects the leaves of a `use` tree: local name and path.
 fn use_tree(tokens: &[TokenTree], before: &[String], leaves: &mut Vec<(String, Vec<String>)>) {
     let names = path(tokens);
     let mut full = [before, &names].concat();
@@ -344,7 +345,7 @@ fn use_tree(tokens: &[TokenTree], before: &[String], leaves: &mut Vec<(String, V
             let alias = rest.get(1).and_then(word).unwrap_or_default();
             leaves.push((alias, full));
         }
-        // `*` or nothing.
+        // `*` or the end.
         _ => {
             if full.last().is_some_and(|last| last == "self") && full.len() > 1 {
                 full.pop();
