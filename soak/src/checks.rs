@@ -71,7 +71,9 @@ impl Counted {
         for (&(route, status), &seen) in &ledger.counts {
             let counted = self.requests.get(&(route.to_owned(), status)).copied().unwrap_or(0);
             if counted < seen {
-                wrong.push(format!("I6: {route}: clients received {seen} answers with status {status}, server counted {counted}"));
+                wrong.push(format!(
+                    "I6: {route} {status}: {seen} received, server counted {counted}"
+                ));
             }
         }
         let routes: std::collections::BTreeSet<&str> =
@@ -84,7 +86,7 @@ impl Counted {
             let unknown = ledger.unknown.get(route).copied().unwrap_or_default();
             if counted > seen + unknown {
                 wrong.push(format!(
-                    "I6: {route}: server counted {counted} answers, {seen} were received, {unknown} abandoned"
+                    "I6: {route}: {seen} received, {unknown} abandoned, server counted {counted}"
                 ));
             }
         }
@@ -140,10 +142,12 @@ pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
     deaths(&mut ledger, &counted);
     let (hangups, rollbacks) = (ledger.marks().hangups, counted.rollbacks);
     ledger.finish(|model| hangups + rollbacks + u64::from(model == SPARE.name));
-    let (unasked, committed) = (ledger.unasked(), ledger.committed);
-    if unasked + committed > counted.commits {
+    let (unrequested, committed) = (ledger.unrequested(), ledger.committed);
+    if unrequested + committed > counted.commits {
         let commits = counted.commits;
-        ledger.violated(format!("{committed} committed and {unasked} unrequested generations, but {commits} commits counted"));
+        ledger.violated(format!(
+            "{committed} requested and {unrequested} other generations, but {commits} commits"
+        ));
     }
     counted
 }

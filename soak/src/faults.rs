@@ -8,8 +8,8 @@ use e2e::{
 };
 
 use crate::{
+    misbehaving,
     models::{self, MODELS},
-    rough,
     schedule::Fault,
     updates,
     world::World,
@@ -36,16 +36,16 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
         }
         Fault::Stop { worker, millis } => stop(&world, worker, Duration::from_millis(millis)).await,
         Fault::KillChecker => kill_checkers(&world),
-        Fault::Storm { clients } => rough::storm(&world, clients).await,
+        Fault::Storm { clients } => misbehaving::storm(&world, clients).await,
         Fault::Disconnects { clients, millis } => {
-            rough::disconnects(&world, clients, millis).await;
+            misbehaving::disconnects(&world, clients, millis).await;
         }
-        Fault::SlowReaders { clients } => rough::slow_readers(&world, clients).await,
+        Fault::SlowReaders { clients } => misbehaving::slow_readers(&world, clients).await,
         Fault::BadInput { requests, seed } => {
-            rough::bad_input(&world, requests, &mut Random::new(seed)).await;
+            misbehaving::bad_input(&world, requests, &mut Random::new(seed)).await;
         }
         Fault::LargeBodies { requests, mebibytes } => {
-            rough::large_bodies(&world, requests, mebibytes).await;
+            misbehaving::large_bodies(&world, requests, mebibytes).await;
         }
         Fault::SlowCandidate { millis } => {
             let killing = async {

@@ -10,7 +10,7 @@ use e2e::{
     client,
     history::{
         Outcome, Request, Violation,
-        live::{Begun, Live},
+        live::{Live, StartInfo},
     },
     processes::Process,
 };
@@ -61,14 +61,14 @@ pub(crate) struct Ledger {
 /// A request in flight.
 #[derive(Debug)]
 pub(crate) struct Open {
-    begun: Begun,
+    begun: StartInfo,
     marks: Marks,
     pub start: Duration,
 }
 
 /// Facts about a request other than its outcome.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct About {
+pub(crate) struct RequestInfo {
     pub model: &'static str,
     pub route: &'static str,
     /// Its deadline was shorter than the server's.
@@ -118,18 +118,18 @@ impl Ledger {
     }
 
     /// Records the end of a request.
-    pub(crate) fn end(&mut self, open: Open, about: About, request: Request) {
+    pub(crate) fn end(&mut self, open: Open, info: RequestInfo, request: Request) {
         let status = match &request.outcome {
             Outcome::Answered(_) => Some(200),
             Outcome::Failed(status, _) => Some(*status),
             Outcome::Lost(_) => None,
         };
         match status {
-            Some(status) => self.count(about.route, status),
-            None => *self.unknown.entry(about.route).or_default() += 1,
+            Some(status) => self.count(info.route, status),
+            None => *self.unknown.entry(info.route).or_default() += 1,
         }
-        let live = self.lives.get_mut(about.model).expect("a served model");
-        match status.and_then(|status| open.marks.excuse(&self.marks, about, status)) {
+        let live = self.lives.get_mut(info.model).expect("a served model");
+        match status.and_then(|status| open.marks.excuse(&self.marks, info, status)) {
             Some(reason) => {
                 live.excuse(open.begun);
                 *self.excused.entry((status.unwrap_or_default(), reason)).or_default() += 1;
@@ -142,10 +142,10 @@ impl Ledger {
                 } else if status == Some(200) {
                     self.latency.add(request.end - request.start);
                 }
-                self.found(about.model, violations);
+                self.found(info.model, violations);
             }
         }
-        keep(&mut self.requests, (about.model, request));
+        keep(&mut self.requests, (info.model, request));
     }
 
     /// Counts an answer that belongs to no model's history.
@@ -184,11 +184,11 @@ impl Ledger {
         keep(&mut self.events, format!("{:10.3} {event}", at.as_secs_f64()));
     }
 
-    /// Ends all histories. `unasked` returns the number of unrequested generations by model.
-    pub(crate) fn finish(&mut self, unasked: impl Fn(&str) -> u64) {
+    /// Ends all histories. `unrequested` returns the number of unrequested generations by model.
+    pub(crate) fn finish(&mut self, unrequested: impl Fn(&str) -> u64) {
         let lives = std::mem::take(&mut self.lives);
         for (model, live) in &lives {
-            let found = live.finish(unasked(model));
+            let found = live.finish(unrequested(model));
             self.found(model, found);
         }
         self.lives = lives;
@@ -200,8 +200,8 @@ impl Ledger {
     }
 
     /// Returns the number of generations that answered and that no call requested.
-    pub(crate) fn unasked(&self) -> u64 {
-        self.lives.values().map(Live::unasked).sum()
+    pub(crate) fn unrequested(&self) -> u64 {
+        self.lives.values().map(Live::unrequested).sum()
     }
 
     /// Returns the number of requests answered or abandoned.

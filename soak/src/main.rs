@@ -1,9 +1,9 @@
 //! `cargo xtask soak`: no guarantee breaks under faults, updates and load.
 //!
-//! - [`schedule`] draws events from the seed. [`faults`], [`updates`] and [`rough`] inject them
+//! - [`schedule`] draws events from the seed. [`faults`], [`updates`] and [`misbehaving`] inject them
 //! into the real executables ([`world`]), which serve [`models`] of all tasks.
 //!
-//! - [`clients`] send requests ([`asked`]) and report to the [`ledger`], which checks each answer
+//! - [`clients`] send requests ([`probe`]) and report to the [`ledger`], which checks each answer
 //! immediately. [`rules`] decides which failures are excused. [`checks`] and [`resources`] look for
 //! leaks at the end.
 //!
@@ -11,16 +11,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a soak that meets the unexpected must fail")]
 
-mod asked;
 mod checks;
 mod clients;
 mod faults;
 mod latency;
 mod ledger;
+mod misbehaving;
 mod models;
 mod options;
+mod probe;
 mod resources;
-mod rough;
 mod rules;
 mod schedule;
 mod summary;
@@ -34,7 +34,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
     checks::Counted,
-    clients::Asking,
+    clients::SteadyClient,
     options::Options,
     resources::{Resources, Samples},
     schedule::Event,
@@ -84,7 +84,7 @@ async fn run(options: &Options) -> Result<bool, String> {
 
     let mut clients = Vec::new();
     for number in 0..options.clients {
-        clients.push(Asking::start(&world, number).await);
+        clients.push(SteadyClient::start(&world, number).await);
     }
     let watching = tokio::spawn(watch(Arc::clone(&world)));
     follow(&world, &schedule).await;

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::ledger::About;
+use crate::ledger::RequestInfo;
 
 /// Deaths of any kind that fail an item.
 const DEATHS: u64 = 5;
@@ -62,13 +62,18 @@ impl Marks {
 
     /// Returns why a request that started with marks `self` may have ended with this status at
     /// `now`.
-    pub(crate) fn excuse(&self, now: &Self, about: About, status: u16) -> Option<&'static str> {
-        let then = self.storm(about.model);
-        let stormed = then.0 > 0 || then.1 != now.storm(about.model).1;
+    pub(crate) fn excuse(
+        &self,
+        now: &Self,
+        info: RequestInfo,
+        status: u16,
+    ) -> Option<&'static str> {
+        let then = self.storm(info.model);
+        let stormed = then.0 > 0 || then.1 != now.storm(info.model).1;
         let (crashes, deaths) = (now.crashes - self.crashes, now.deaths - self.deaths);
         match status {
             429 if stormed => Some("storm"),
-            504 if about.short => Some("short deadline"),
+            504 if info.short => Some("short deadline"),
             500 if crashes >= CRASHES || deaths >= DEATHS => Some("workers died"),
             _ => None,
         }
@@ -95,31 +100,31 @@ impl Marks {
 mod tests {
     use super::*;
 
-    const ABOUT: About = About { model: "m", route: "/embed", short: false };
+    const REQUEST: RequestInfo = RequestInfo { model: "m", route: "/embed", short: false };
 
     #[test]
     fn failures_are_excused_only_by_events_during_the_request() {
         let quiet = Marks::default();
         for status in [200, 400, 404, 429, 500, 503, 504] {
-            assert_eq!(quiet.excuse(&quiet, ABOUT, status), None, "{status}");
+            assert_eq!(quiet.excuse(&quiet, REQUEST, status), None, "{status}");
         }
         let mut stormy = quiet.clone();
         stormy.storm_begins("m");
         let mut after = stormy.clone();
         after.storm_ends("m");
-        assert_eq!(quiet.excuse(&stormy, ABOUT, 429), Some("storm"));
-        assert_eq!(stormy.excuse(&after, ABOUT, 429), Some("storm"));
-        assert_eq!(quiet.excuse(&after, ABOUT, 429), Some("storm"));
-        assert_eq!(after.excuse(&after, ABOUT, 429), None);
-        assert_eq!(quiet.excuse(&stormy, About { model: "other", ..ABOUT }, 429), None);
-        assert_eq!(quiet.excuse(&stormy, ABOUT, 503), None);
+        assert_eq!(quiet.excuse(&stormy, REQUEST, 429), Some("storm"));
+        assert_eq!(stormy.excuse(&after, REQUEST, 429), Some("storm"));
+        assert_eq!(quiet.excuse(&after, REQUEST, 429), Some("storm"));
+        assert_eq!(after.excuse(&after, REQUEST, 429), None);
+        assert_eq!(quiet.excuse(&stormy, RequestInfo { model: "other", ..REQUEST }, 429), None);
+        assert_eq!(quiet.excuse(&stormy, REQUEST, 503), None);
 
-        let short = About { short: true, ..ABOUT };
+        let short = RequestInfo { short: true, ..REQUEST };
         assert_eq!(quiet.excuse(&quiet, short, 504), Some("short deadline"));
         let crashed = |crashes, deaths| Marks { crashes, deaths, ..Marks::default() };
-        assert!(quiet.excuse(&crashed(2, 2), ABOUT, 500).is_some());
-        assert!(quiet.excuse(&crashed(0, 5), ABOUT, 500).is_some());
-        assert!(quiet.excuse(&crashed(1, 4), ABOUT, 500).is_none());
+        assert!(quiet.excuse(&crashed(2, 2), REQUEST, 500).is_some());
+        assert!(quiet.excuse(&crashed(0, 5), REQUEST, 500).is_some());
+        assert!(quiet.excuse(&crashed(1, 4), REQUEST, 500).is_none());
     }
 
     #[test]

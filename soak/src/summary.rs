@@ -84,7 +84,7 @@ pub(crate) fn print(world: &World, end: &End) {
     say(&format!(
         "            {} generations answered, {} of them from SIGHUP or automatic rollback",
         ledger.generations(),
-        ledger.unasked()
+        ledger.unrequested()
     ));
     say(&format!("faults      {}", list(&ledger.faults)));
     say(&format!(
@@ -116,7 +116,7 @@ fn resources(end: &End) {
         mebibytes(after.worker_bytes),
     ));
     say(&format!(
-        "idle         descriptors {} before, {} after ({descriptors}), threads {} and {}, children {} and {}",
+        "idle        descriptors {} before, {} after ({descriptors}), threads {} and {}, children {} and {}",
         before.descriptors,
         after.descriptors,
         before.threads,

@@ -234,16 +234,16 @@ async fn unload(world: &World, millis: u64, to: Content) {
     let _one = ONE.lock().await;
     let hangups = world.ledger().marks().hangups;
     let quiet = world.ledger().marks().quiet_since(world.now().saturating_sub(SIGNAL_LASTS));
-    world.ledger().live(SPARE.name).unload_asked();
-    let outcome = world.control.unload(SPARE.name).await.end_of_unload().await;
+    world.ledger().live(SPARE.name).unload_called();
+    let outcome = world.control.unload(SPARE.name).await.end().await;
     let certain = quiet && world.ledger().marks().hangups == hangups && outcome.is_ok();
     world.note(&format!("unload: {outcome:?}, certain: {certain}"));
     world.ledger().live(SPARE.name).unloaded(certain);
     tokio::time::sleep(Duration::from_millis(millis)).await;
-    world.ledger().live(SPARE.name).load_asked();
-    let (from, asked): (PathBuf, _) = (SPARE.directory(to), world.now());
+    world.ledger().live(SPARE.name).load_called();
+    let (from, called): (PathBuf, _) = (SPARE.directory(to), world.now());
     while world.control.status().await.model(SPARE.name).state != "loaded" {
-        if world.now() - asked > RETURNS_WITHIN {
+        if world.now() - called > RETURNS_WITHIN {
             return world.violated("the spare model was not loaded again");
         }
         // Retry: all workers that loaded it may have been killed.

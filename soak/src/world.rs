@@ -13,10 +13,10 @@ use std::{
 use e2e::{control::Control, grpc, launch::Builder, server::Server};
 
 use crate::{
-    asked::{Asked, Connections},
     ledger::Ledger,
     models::{self, Content, MODELS, Model, SPARE},
     options::Options,
+    probe::{Connections, Probe},
 };
 
 /// A check of a good candidate ends sooner than this, even under load.
@@ -37,7 +37,7 @@ pub(crate) struct World {
     pub server: Server,
     pub control: Control,
     pub begin: Instant,
-    pub asked: Vec<Asked>,
+    pub probes: Vec<Probe>,
     /// By model, its two known versions.
     pub versions: BTreeMap<&'static str, [String; 2]>,
     /// Held while a request with 300 texts is in flight. Two at a time would overload the server.
@@ -59,7 +59,7 @@ impl World {
             server,
             control,
             begin: Instant::now(),
-            asked: Vec::new(),
+            probes: Vec::new(),
             versions: BTreeMap::new(),
             many: tokio::sync::Mutex::new(()),
             ledger: Mutex::new(Ledger::new(names)),
@@ -69,11 +69,11 @@ impl World {
             world.learn(model).await;
         }
         // The spare model has the contents of the first one, and must not be loaded yet.
-        let first: Vec<Asked> = world.asked.clone();
-        for asked in Asked::all(SPARE) {
-            let same = |learned: &&Asked| learned.route() == asked.route();
+        let first: Vec<Probe> = world.probes.clone();
+        for probe in Probe::all(SPARE) {
+            let same = |learned: &&Probe| learned.route() == probe.route();
             let known = first.iter().find(same).expect("a learned route").known.clone();
-            world.asked.push(Asked { known, ..asked });
+            world.probes.push(Probe { known, ..probe });
         }
         let versions = world.versions[MODELS[0].name].clone();
         world.declare(SPARE.name, &versions);
@@ -82,7 +82,7 @@ impl World {
     }
 
     async fn learn(&mut self, model: Model) {
-        let mut all = Asked::all(model);
+        let mut all = Probe::all(model);
         let mut connections = Connections::open(&self.server).await;
         let mut versions = [String::new(), String::new()];
         let mut last = 0;
@@ -94,8 +94,8 @@ impl World {
             }
             (last, versions[index]) = (committed.generation, committed.version);
         }
-        for Asked { way, known, .. } in &all {
-            assert_ne!(known["a"], known["b"], "{way:?}: both contents answer the same");
+        for Probe { transport, known, .. } in &all {
+            assert_ne!(known["a"], known["b"], "{transport:?}: both contents answer the same");
         }
         self.declare(model.name, &versions);
         let live_versions = versions.clone();
@@ -109,7 +109,7 @@ impl World {
         ledger.found(model.name, found);
         drop(ledger);
         self.versions.insert(model.name, versions);
-        self.asked.extend(all);
+        self.probes.extend(all);
     }
 
     async fn update(&self, model: &str, from: &Path) -> e2e::admin::Committed {

@@ -120,7 +120,7 @@ impl Unload {
     /// # Errors
     /// Fails with the refusal.
     #[expect(clippy::unused_async, reason = "same interface as an update's outcome")]
-    pub async fn end_of_unload(self) -> Result<Unloaded, Refusal> {
+    pub async fn end(self) -> Result<Unloaded, Refusal> {
         self.0
     }
 }

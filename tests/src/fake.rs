@@ -21,7 +21,7 @@ pub struct Order {
     /// The real worker's executable.
     pub real: PathBuf,
     /// The fault.
-    pub wrong: String,
+    pub fault: String,
     /// The home directory.
     pub home: PathBuf,
 }
@@ -31,9 +31,9 @@ impl Order {
     ///
     /// # Panics
     /// Panics on an I/O error.
-    pub fn give(home: &Home, wrong: &str) {
+    pub fn give(home: &Home, fault: &str) {
         let real = fixtures::onnxd_worker();
-        let text = format!("{}\n{wrong}", real.display());
+        let text = format!("{}\n{fault}", real.display());
         fs::write(home.root().join(ORDER), text).unwrap();
     }
 
@@ -43,8 +43,8 @@ impl Order {
     /// Fails if there is no order.
     pub fn read(home: &Path) -> io::Result<Self> {
         let text = fs::read_to_string(home.join(ORDER))?;
-        let (real, wrong) = text.split_once('\n').ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { real: real.into(), wrong: wrong.into(), home: home.into() })
+        let (real, fault) = text.split_once('\n').ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { real: real.into(), fault: fault.into(), home: home.into() })
     }
 
     /// Returns the result that a fake worker wrote, once it has misbehaved.

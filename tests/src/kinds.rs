@@ -24,7 +24,7 @@ const MANY: usize = 300;
 
 /// A request as sent.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct HttpRequest {
     /// The path.
     pub path: String,
     /// The headers.
@@ -95,7 +95,7 @@ impl Kind {
     }
 
     /// Returns the request.
-    pub fn question(self, model: &str) -> Question {
+    pub fn request(self, model: &str) -> HttpRequest {
         let texts = ["how big is london", "hello world", "a", "the model server"];
         let body = match self {
             Self::Embed | Self::EmbedAll => json!({"inputs": texts, "model": model}),
@@ -123,7 +123,7 @@ impl Kind {
             Self::RawTensor => return raw(&self.path(model), &[1.0, 2.0, 3.0, 4.0]),
         };
         let headers = vec![("content-type", "application/json".to_owned())];
-        Question { path: self.path(model), headers, body: body.to_string().into() }
+        HttpRequest { path: self.path(model), headers, body: body.to_string().into() }
     }
 
     fn path(self, model: &str) -> String {
@@ -134,8 +134,8 @@ impl Kind {
     ///
     /// # Errors
     /// Fails if no answer arrives.
-    pub async fn ask(self, client: &mut Client, model: &str) -> Result<Response, Unanswered> {
-        self.question(model).ask(client).await
+    pub async fn send(self, client: &mut Client, model: &str) -> Result<Response, Unanswered> {
+        self.request(model).send(client).await
     }
 
     /// Returns the numbers of an answer, in an order that does not depend on their values.
@@ -191,18 +191,18 @@ impl Kind {
     /// # Panics
     /// Panics if the request fails.
     pub async fn learn(self, client: &mut Client, model: &str) -> Vec<f32> {
-        let response = self.ask(client, model).await.unwrap();
+        let response = self.send(client, model).await.unwrap();
         assert_eq!(response.status, 200, "{self:?}: {}", response.text());
         self.numbers(&response).unwrap()
     }
 }
 
-impl Question {
+impl HttpRequest {
     /// Sends the request.
     ///
     /// # Errors
     /// Fails if no answer arrives.
-    pub async fn ask(&self, client: &mut Client) -> Result<Response, Unanswered> {
+    pub async fn send(&self, client: &mut Client) -> Result<Response, Unanswered> {
         let headers: Vec<(&str, &str)> =
             self.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         client.send_with(Method::POST, &self.path, &headers, self.body.clone()).await
@@ -213,7 +213,7 @@ impl Question {
 ///
 /// # Panics
 /// Panics if the rows are not of four numbers.
-pub fn raw(path: &str, numbers: &[f32]) -> Question {
+pub fn raw(path: &str, numbers: &[f32]) -> HttpRequest {
     assert!(numbers.len().is_multiple_of(4));
     let x: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
     let json = json!({
@@ -223,7 +223,7 @@ pub fn raw(path: &str, numbers: &[f32]) -> Question {
     })
     .to_string();
     let headers = vec![("inference-header-content-length", json.len().to_string())];
-    Question { path: path.to_owned(), headers, body: [json.as_bytes(), &x].concat().into() }
+    HttpRequest { path: path.to_owned(), headers, body: [json.as_bytes(), &x].concat().into() }
 }
 
 /// Classifies a 200 response with these numbers. `known` are the answers by content.
@@ -269,7 +269,7 @@ fn in_order(list: &Value, by: &str, field: &str) -> Option<Vec<f32>> {
 }
 
 /// A client that sends one kind of request continuously.
-pub(crate) struct Asker {
+pub(crate) struct KindClient {
     pub(crate) number: usize,
     pub(crate) client: Client,
     pub(crate) kind: Kind,
@@ -280,13 +280,13 @@ pub(crate) struct Asker {
     pub(crate) shared: Arc<Shared>,
 }
 
-impl Asker {
+impl KindClient {
     pub(crate) async fn run(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
-            let outcome = match self.kind.ask(&mut self.client, &self.model).await {
+            let outcome = match self.kind.send(&mut self.client, &self.model).await {
                 Ok(response) if response.status == 200 => self.kind.label(&response, &self.known),
                 Ok(response) => Outcome::Failed(response.status, response.text()),
                 Err(Unanswered(reason)) => Outcome::Lost(reason),

@@ -68,7 +68,7 @@ impl Builder {
 
     /// Lets tests stop workers without their being replaced.
     #[must_use]
-    pub fn lets_workers_rest(self) -> Self {
+    pub fn tolerates_stopped_workers(self) -> Self {
         self.argument("--stopped-grace=600")
     }
 

@@ -19,7 +19,7 @@ use crate::{
     client::{self, Client, Response, Unanswered},
     corpus::Corpus,
     history::{Absence, History, Label, Outcome, Request, Summary, Update},
-    kinds::{Asker, Kind},
+    kinds::{Kind, KindClient},
     processes::Signal,
     server::Server,
 };
@@ -81,7 +81,7 @@ impl Load {
     }
 
     /// Adds a client that sends `texts` texts in each request.
-    pub async fn join_with_lists_of(&mut self, server: &Server, texts: usize) {
+    pub async fn join_with_lists(&mut self, server: &Server, texts: usize) {
         self.join(server, Some(texts)).await;
     }
 
@@ -89,13 +89,13 @@ impl Load {
     ///
     /// # Panics
     /// Panics if the connection is refused.
-    pub async fn join_asking(
+    pub async fn join_with_kind(
         &mut self,
         server: &Server,
         kind: Kind,
         known: BTreeMap<String, Vec<f32>>,
     ) {
-        let asker = Asker {
+        let client = KindClient {
             number: self.clients.len(),
             client: Client::connect(server.address()).await.unwrap(),
             kind,
@@ -104,11 +104,11 @@ impl Load {
             begin: self.begin,
             shared: Arc::clone(&self.shared),
         };
-        self.clients.push(tokio::spawn(asker.run()));
+        self.clients.push(tokio::spawn(client.run()));
     }
 
     async fn join(&mut self, server: &Server, texts: Option<usize>) {
-        let asking = Asking {
+        let text_client = TextClient {
             number: self.clients.len(),
             client: Client::connect(server.address()).await.unwrap(),
             texts,
@@ -116,7 +116,7 @@ impl Load {
             begin: self.begin,
             shared: Arc::clone(&self.shared),
         };
-        self.clients.push(tokio::spawn(asking.run()));
+        self.clients.push(tokio::spawn(text_client.run()));
     }
 
     /// Returns the start of the history.
@@ -256,7 +256,7 @@ impl Drop for Load {
 }
 
 /// A client that sends texts.
-struct Asking {
+struct TextClient {
     number: usize,
     client: Client,
     /// Fixed number of texts per request, or `None` to vary it.
@@ -266,7 +266,7 @@ struct Asking {
     shared: Arc<Shared>,
 }
 
-impl Asking {
+impl TextClient {
     async fn run(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {

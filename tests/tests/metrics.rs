@@ -295,8 +295,12 @@ async fn the_document_lists_every_metric() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_items_are_counted_as_in_flight() {
-    let server =
-        Server::builder().lets_workers_rest().workers(1).model("m", &model("tiny/a")).start().await;
+    let server = Server::builder()
+        .tolerates_stopped_workers()
+        .workers(1)
+        .model("m", &model("tiny/a"))
+        .start()
+        .await;
     let pid = server.settled().await.pids()[0];
     processes::signal(pid, Signal::SIGSTOP);
     let mut client = server.client().await;

@@ -70,7 +70,8 @@ async fn requests_beyond_the_queue_get_429_with_retry_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_request_timeout_header_is_enforced() {
-    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
+    let server =
+        Server::builder().tolerates_stopped_workers().model("m", &model("tiny/a")).start().await;
     assert_eq!(within(&server, "5000").await.status, 200);
     for wrong in ["0", "-1", "soon", "1.5"] {
         let response = within(&server, wrong).await;
@@ -91,7 +92,8 @@ async fn the_request_timeout_header_is_enforced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_requests_are_not_computed() {
-    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
+    let server =
+        Server::builder().tolerates_stopped_workers().model("m", &model("tiny/a")).start().await;
     let pids = server.settled().await.pids();
     pids.iter().for_each(|&pid| processes::signal(pid, Signal::SIGSTOP));
     // The first few are already on their way to workers; the others time out in the queue.

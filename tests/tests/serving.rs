@@ -125,9 +125,9 @@ async fn several_models_share_workers_and_are_selected_by_name() {
         assert_eq!(answer["model"], name);
         assert_eq!(answer["usage"]["prompt_tokens"], reference.tokens.iter().sum::<u64>());
         let open_ai = open_ai_embeddings(&answer);
-        for (place, text) in reference.texts.iter().enumerate() {
-            for actual in [&native[place], &open_ai[place]] {
-                let apart = distance(actual, &expected[place]);
+        for (index, text) in reference.texts.iter().enumerate() {
+            for actual in [&native[index], &open_ai[index]] {
+                let apart = distance(actual, &expected[index]);
                 assert!(apart <= TOLERANCE, "{name} {text:?}: difference {apart}");
             }
         }
@@ -214,10 +214,10 @@ async fn one_connection_carries_many_requests() {
     let mut client = server.client().await;
     let reference = reference();
     for round in 0..100 {
-        let place = 1 + round % (reference.texts.len() - 1);
-        let body = json!({"inputs": reference.texts[place]});
+        let index = 1 + round % (reference.texts.len() - 1);
+        let body = json!({"inputs": reference.texts[index]});
         let actual = embed(&mut client, &body).await;
-        assert!(distance(&actual[0], &reference.models["a"][place]) <= TOLERANCE, "{body}");
+        assert!(distance(&actual[0], &reference.models["a"][index]) <= TOLERANCE, "{body}");
         assert!(!client.closing(), "the server announced a close after {round} requests");
     }
     server.stop().await;
@@ -277,8 +277,8 @@ async fn an_idle_connection_is_kept_open() {
 fn fixtures_differ_far_beyond_the_tolerance() {
     let reference = reference();
     for (one, other) in [("a", "b"), ("a", "cls"), ("a", "plain")] {
-        for place in 0..reference.texts.len() {
-            let apart = distance(&reference.models[one][place], &reference.models[other][place]);
+        for index in 0..reference.texts.len() {
+            let apart = distance(&reference.models[one][index], &reference.models[other][index]);
             assert!(apart > 100.0 * TOLERANCE, "{one} and {other} differ only by {apart}");
         }
     }

@@ -38,16 +38,16 @@ async fn a_reload_is_announced_and_completed_even_if_it_fails() {
     replace_model(&model("tiny/a"), &source);
     let notify = Notify::bind(home.root());
     let mut server = builder.model("m", &source).variable("NOTIFY_SOCKET", notify.path()).spawn();
-    let (mut place, _) = notify.next("READY=1", 0).await;
+    let (mut index, _) = notify.next("READY=1", 0).await;
     server.ready().await.unwrap();
     for content in ["tiny/b", "tiny/truncated"] {
         replace_model(&model(content), &source);
         let before = monotonic_micros();
         server.signal(Signal::SIGHUP);
-        let (reloading, datagram) = notify.next("RELOADING=1", place + 1).await;
+        let (reloading, datagram) = notify.next("RELOADING=1", index + 1).await;
         let since: u128 = datagram.value("MONOTONIC_USEC").unwrap().parse().unwrap();
         assert!((before..=monotonic_micros()).contains(&since), "{before} {datagram:?}");
-        (place, _) = notify.next("READY=1", reloading + 1).await;
+        (index, _) = notify.next("READY=1", reloading + 1).await;
     }
     assert_eq!(server.status().await.model("m").generation, 2);
     server.stop().await;
@@ -60,7 +60,7 @@ fn monotonic_micros() -> u128 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watchdog_is_fed_only_while_workers_answer() {
-    let builder = Server::builder().model("m", &model("tiny/a")).lets_workers_rest();
+    let builder = Server::builder().model("m", &model("tiny/a")).tolerates_stopped_workers();
     let notify = Notify::bind(builder.directories().root());
     let mut server = builder
         .variable("NOTIFY_SOCKET", notify.path())

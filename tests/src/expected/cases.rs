@@ -16,16 +16,16 @@ pub fn cases(directory: &Directory, limit: Limit) -> Vec<Case> {
     let expected = &directory.expected;
     let has_prompts = directory.path.join("config_sentence_transformers.json").exists();
     let has_modules = directory.path.join("modules.json").exists();
-    let maker = Maker { expected, limit, has_prompts, has_modules };
+    let builder = CaseBuilder { expected, limit, has_prompts, has_modules };
     match expected["task"].as_str() {
-        Some("embedding") if expected.get("embeddings_by_task").is_some() => maker.by_task(),
-        Some("embedding") => maker.embedding(),
-        Some("classification") => maker.classification(),
-        Some("rerank") => maker.rerank(),
-        Some("sparse") => maker.sparse(),
-        Some("token_embeddings") => maker.token_embeddings(),
-        Some("token-classification") => maker.entities(),
-        Some("zero-shot") => maker.zero_shot(),
+        Some("embedding") if expected.get("embeddings_by_task").is_some() => builder.by_task(),
+        Some("embedding") => builder.embedding(),
+        Some("classification") => builder.classification(),
+        Some("rerank") => builder.rerank(),
+        Some("sparse") => builder.sparse(),
+        Some("token_embeddings") => builder.token_embeddings(),
+        Some("token-classification") => builder.entities(),
+        Some("zero-shot") => builder.zero_shot(),
         task => panic!("{}: unknown task {task:?}", directory.name),
     }
 }
@@ -56,7 +56,7 @@ fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-struct Maker<'e> {
+struct CaseBuilder<'e> {
     expected: &'e Value,
     limit: Limit,
     /// If false, the prompts are only on the model card, and clients prepend them.
@@ -64,7 +64,7 @@ struct Maker<'e> {
     has_modules: bool,
 }
 
-impl Maker<'_> {
+impl CaseBuilder<'_> {
     fn case(
         &self,
         what: &str,

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// A request and its expected answers by content.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct Probe {
     /// The path.
     pub path: &'static str,
     /// The body, with the model's name.
@@ -47,7 +47,7 @@ pub struct Clients {
 
 #[derive(Debug)]
 struct Shared {
-    questions: Vec<Question>,
+    probes: Vec<Probe>,
     stop: AtomicBool,
     sent: AtomicUsize,
     answered: AtomicUsize,
@@ -62,20 +62,21 @@ impl Clients {
         server: &Server,
         model: &str,
         content: &str,
-        questions: Vec<Question>,
+        probes: Vec<Probe>,
         clients: usize,
     ) -> Self {
         let initial = server.status().await.model(model).clone();
         let (stop, sent, answered) =
             (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { questions, stop, sent, answered });
+        let shared = Arc::new(Shared { probes, stop, sent, answered });
         let history = History { deadline: client::DEADLINE, ..History::default() };
         let mut all = Self { begin: Instant::now(), shared, tasks: Vec::new(), history };
         let generation = initial.generation;
         all.record((Duration::ZERO, all.now()), generation..=generation, &initial.version, content);
         for number in 0..clients {
             let client = server.client().await;
-            let one = One { number, client, begin: all.begin, shared: Arc::clone(&all.shared) };
+            let one =
+                ProbeClient { number, client, begin: all.begin, shared: Arc::clone(&all.shared) };
             all.tasks.push(tokio::spawn(one.run()));
         }
         all
@@ -143,23 +144,23 @@ impl Drop for Clients {
     }
 }
 
-/// One client.
-struct One {
+/// ProbeClient client.
+struct ProbeClient {
     number: usize,
     client: Client,
     begin: Instant,
     shared: Arc<Shared>,
 }
 
-impl One {
+impl ProbeClient {
     async fn run(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let (client, sequence) = (self.number, requests.len());
-            let index = (self.number * 7 + sequence) % self.shared.questions.len();
+            let index = (self.number * 7 + sequence) % self.shared.probes.len();
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
-            let outcome = self.shared.questions[index].ask(&mut self.client).await;
+            let outcome = self.shared.probes[index].send(&mut self.client).await;
             let is_lost = matches!(outcome, Outcome::Lost(_));
             let end = self.begin.elapsed();
             requests.push(Request { client, sequence, texts: 1, start, end, outcome });
@@ -175,8 +176,8 @@ impl One {
     }
 }
 
-impl Question {
-    async fn ask(&self, client: &mut Client) -> Outcome {
+impl Probe {
+    async fn send(&self, client: &mut Client) -> Outcome {
         match client.post(self.path, &self.body).await {
             Ok(response) if response.status == 200 => self.label(&response),
             Ok(response) => Outcome::Failed(response.status, response.text()),

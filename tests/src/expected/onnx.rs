@@ -148,7 +148,7 @@ fn field(bytes: &[u8], position: usize, tag: u8) -> Option<(std::ops::Range<usiz
 
 fn reverse(bytes: &mut [u8], width: usize) {
     let elements: Vec<Vec<u8>> = bytes.chunks_exact(width).map(<[u8]>::to_vec).collect();
-    for (place, element) in bytes.chunks_exact_mut(width).zip(elements.iter().rev()) {
-        place.copy_from_slice(element);
+    for (index, element) in bytes.chunks_exact_mut(width).zip(elements.iter().rev()) {
+        index.copy_from_slice(element);
     }
 }

@@ -51,16 +51,16 @@ struct Content {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Presence {
     /// From the call of an unload to the return of the next load.
-    may_be_gone: bool,
+    may_be_unloaded: bool,
     /// From the return of an unload to the call of the next load.
-    is_gone: bool,
+    is_unloaded: bool,
     /// Number of changes to the fields above.
     changes: u64,
 }
 
 /// Facts captured when a request starts.
 #[derive(Debug)]
-pub struct Begun {
+pub struct StartInfo {
     floor: Newest,
     presence: Presence,
 }
@@ -91,20 +91,20 @@ impl Live {
     }
 
     /// Records the start of a request.
-    pub fn begin(&mut self) -> Begun {
+    pub fn begin(&mut self) -> StartInfo {
         self.open += 1;
-        Begun { floor: self.newest.clone(), presence: self.presence }
+        StartInfo { floor: self.newest.clone(), presence: self.presence }
     }
 
     /// Records the end of a request whose outcome says nothing about the model: the client left, or
     /// the server was overloaded.
-    pub fn excuse(&mut self, begun: Begun) {
+    pub fn excuse(&mut self, begun: StartInfo) {
         drop(begun);
         self.open -= 1;
     }
 
     /// Records the end of a request.
-    pub fn end(&mut self, begun: Begun, request: &Request) -> Vec<Violation> {
+    pub fn end(&mut self, begun: StartInfo, request: &Request) -> Vec<Violation> {
         self.open -= 1;
         let mut found = self.answered(begun.presence, request);
         let Outcome::Answered(label) = &request.outcome else { return found };
@@ -125,9 +125,11 @@ impl Live {
         let now = self.presence;
         let changed = then.changes != now.changes;
         let reason = match &request.outcome {
-            Outcome::Failed(404, _) if then.may_be_gone || now.may_be_gone || changed => None,
+            Outcome::Failed(404, _) if then.may_be_unloaded || now.may_be_unloaded || changed => {
+                None
+            }
             Outcome::Failed(404, _) => Some(format!("{request}; but it was not unloaded")),
-            _ if then.is_gone && !changed => Some(format!("{request}; but it was unloaded")),
+            _ if then.is_unloaded && !changed => Some(format!("{request}; but it was unloaded")),
             Outcome::Answered(_) if request.end - request.start <= self.deadline => None,
             Outcome::Answered(_) => {
                 Some(format!("{request}; exceeds the deadline of {:?}", self.deadline))
@@ -208,7 +210,7 @@ impl Live {
     }
 
     /// Records the call of an unload.
-    pub fn unload_asked(&mut self) {
+    pub fn unload_called(&mut self) {
         self.present(true, false);
     }
 
@@ -219,7 +221,7 @@ impl Live {
     }
 
     /// Records the call of a load.
-    pub fn load_asked(&mut self) {
+    pub fn load_called(&mut self) {
         self.present(true, false);
     }
 
@@ -228,13 +230,13 @@ impl Live {
         self.present(false, false);
     }
 
-    fn present(&mut self, may_be_gone: bool, is_gone: bool) {
+    fn present(&mut self, may_be_unloaded: bool, is_unloaded: bool) {
         let changes = self.presence.changes + 1;
-        self.presence = Presence { may_be_gone, is_gone, changes };
+        self.presence = Presence { may_be_unloaded, is_unloaded, changes };
     }
 
     /// Returns the number of generations that answered but that no returned update created.
-    pub fn unasked(&self) -> u64 {
+    pub fn unrequested(&self) -> u64 {
         self.seen.keys().filter(|generation| !self.made.contains_key(generation)).count() as u64
     }
 
@@ -243,15 +245,15 @@ impl Live {
         self.seen.len()
     }
 
-    /// Runs the checks that need the complete history. Up to `unasked` generations may have been
+    /// Runs the checks that need the complete history. Up to `unrequested` generations may have been
     /// created without a call: by a signal or an automatic rollback.
-    pub fn finish(&self, unasked: u64) -> Vec<Violation> {
+    pub fn finish(&self, unrequested: u64) -> Vec<Violation> {
         let mut found = Vec::new();
         if self.open > 0 {
             let reason = format!("{} requests are still in flight", self.open);
             found.push(violation(Invariant::Conservation, reason));
         }
-        if self.unasked() > unasked {
+        if self.unrequested() > unrequested {
             let invented = |(generation, _): &(&u64, &Seen)| !self.made.contains_key(generation);
             for (_, seen) in self.seen.iter().filter(invented) {
                 let reason = format!("{}; but no update created this generation", seen.request);

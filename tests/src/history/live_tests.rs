@@ -43,7 +43,7 @@ fn unrequested_generations_are_limited_to_the_given_number() {
     assert_eq!(live.version(version(1), "a"), []);
     let begun = live.begin();
     assert_eq!(live.end(begun, &request(0, 0, (1, 2), 1)), []);
-    assert_eq!((live.unasked(), live.finish(1)), (1, Vec::new()));
+    assert_eq!((live.unrequested(), live.finish(1)), (1, Vec::new()));
     assert_eq!(live.finish(0).len(), 1);
 }
 

@@ -222,9 +222,9 @@ impl History {
             events.push((update.end, Event::Committed(index)));
         }
         for Absence { unload, load } in &self.absences {
-            events.push((unload.0, Event::UnloadAsked));
+            events.push((unload.0, Event::UnloadCalled));
             events.push((unload.1, Event::Unloaded));
-            events.push((load.0, Event::LoadAsked));
+            events.push((load.0, Event::LoadCalled));
             events.push((load.1, Event::Loaded));
         }
         events.sort_unstable();
@@ -252,9 +252,9 @@ impl History {
                     let Update { start, generations, version, .. } = &self.updates[index];
                     found.extend(live.committed(*start, generations.clone(), version, None));
                 }
-                Event::UnloadAsked => live.unload_asked(),
+                Event::UnloadCalled => live.unload_called(),
                 Event::Unloaded => live.unloaded(true),
-                Event::LoadAsked => live.load_asked(),
+                Event::LoadCalled => live.load_called(),
                 Event::Loaded => live.loaded(),
             }
         }
@@ -299,9 +299,9 @@ impl History {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Begin(usize),
-    UnloadAsked,
+    UnloadCalled,
     Unloaded,
-    LoadAsked,
+    LoadCalled,
     End(usize),
     Committed(usize),
     Loaded,

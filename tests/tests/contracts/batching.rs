@@ -92,8 +92,10 @@ async fn counted(server: &Server, model: &str) -> (f64, f64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
-    let builder =
-        Server::builder().lets_workers_rest().workers(1).model("tensor_a", &model("tiny/tensor_a"));
+    let builder = Server::builder()
+        .tolerates_stopped_workers()
+        .workers(1)
+        .model("tensor_a", &model("tiny/tensor_a"));
     let server = builder.start().await;
     let mut client = server.client().await;
     let mut alone = async |x: &[f32]| {
@@ -137,7 +139,7 @@ async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn models_that_mix_rows_never_get_rows_of_other_requests() {
     let builder = Server::builder()
-        .lets_workers_rest()
+        .tolerates_stopped_workers()
         .workers(1)
         .model("tensor_mean", &model("tiny/tensor_mean"));
     let server = builder.start().await;

@@ -4,7 +4,7 @@ use e2e::{client::Client, fixtures::reference};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{PLACE, Ranking, TEXT, ask, assert_close, numbers, serve, unit};
+use crate::{Ranking, TEXT, TEXT_INDEX, ask, assert_close, numbers, serve, unit};
 
 /// Asserts that an error has Cohere's shape, and returns its message.
 async fn refused(client: &mut Client, path: &str, body: &Value, status: u16) -> String {
@@ -97,7 +97,7 @@ async fn embed_returns_a_list_or_embeddings_by_type() {
     }
     let body = json!({"texts": [TEXT], "output_dimension": 5});
     let answer = ask(&mut client, "/v1/embed", &body).await;
-    let expected = unit(&reference.models["plain"][PLACE][..5]);
+    let expected = unit(&reference.models["plain"][TEXT_INDEX][..5]);
     assert_close(&numbers(&answer["embeddings"][0]), &expected, "output_dimension");
     let (hello, world) = ("hello ".repeat(62), "world ".repeat(62));
     let kept = json!({"texts": [hello, world]});

@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::{
-    PLACE, TEXT, assert_close,
+    TEXT, TEXT_INDEX, assert_close,
     tensors::{infer, of_floats},
 };
 
@@ -86,7 +86,7 @@ async fn fast(client: &mut Client) -> Duration {
     let body = json!({"inputs": TEXT, "model": "fast"});
     let response = client.post("/embed", &body).await.expect("an answer");
     let elapsed = begin.elapsed();
-    let expected = &e2e::fixtures::reference().models["a"][PLACE];
+    let expected = &e2e::fixtures::reference().models["a"][TEXT_INDEX];
     assert_close(&response.embeddings()[0], expected, "the fast model");
     elapsed
 }

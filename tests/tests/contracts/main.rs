@@ -7,14 +7,14 @@ mod cohere;
 mod encoders;
 mod fairness;
 mod huggingface;
+mod input_types;
 mod limits;
 mod oip;
 mod oip_binary;
+mod oip_compressed;
 mod oip_hostile;
-mod oip_packed;
 mod oip_texts;
 mod openai;
-mod purposes;
 mod tei;
 mod tei_scores;
 mod tei_tasks;
@@ -32,7 +32,7 @@ use serde_json::Value;
 /// A text of the reference with few tokens.
 const TEXT: &str = "How big is London";
 /// Its index there.
-const PLACE: usize = 2;
+const TEXT_INDEX: usize = 2;
 
 /// Starts a server of tiny models, each under its own name.
 async fn serve(models: &[&str]) -> Server {

@@ -61,7 +61,7 @@ async fn a_body_may_be_a_single_raw_tensor() {
     // The whole body is one text.
     let (json, out) = parts(&send_raw(&mut client, "a", "0", crate::TEXT.into()).await);
     assert_eq!(json["outputs"][0]["shape"], json!([1, 32]));
-    let expected = &e2e::fixtures::reference().models["a"][crate::PLACE];
+    let expected = &e2e::fixtures::reference().models["a"][crate::TEXT_INDEX];
     assert_close(&floats(&out[0]), expected, "a text");
     for (model, body, said) in [
         ("tensor_a", vec![0; 15], "15 bytes"),

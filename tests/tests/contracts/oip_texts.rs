@@ -47,9 +47,9 @@ async fn texts_are_embedded_as_on_the_embed_route() {
     let (output, values) = output(&mut client, "a", &[("text", texts.clone())]).await;
     assert_eq!((&output["name"], &output["shape"]), (&json!("embedding"), &json!([12, 32])));
     let embedded = crate::post(&mut client, "/embed", &json!({"inputs": texts})).await.embeddings();
-    for (place, row) in values.chunks(32).enumerate() {
-        assert_close(row, &reference.models["a"][place], texts[place]);
-        assert_close(row, &embedded[place], texts[place]);
+    for (index, row) in values.chunks(32).enumerate() {
+        assert_close(row, &reference.models["a"][index], texts[index]);
+        assert_close(row, &embedded[index], texts[index]);
     }
     server.stop().await;
 }

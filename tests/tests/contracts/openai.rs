@@ -17,17 +17,17 @@ use e2e::{
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{PLACE, TEXT, ask, assert_close, numbers, post, refused, serve, unit};
+use crate::{TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve, unit};
 
 /// Returns the embeddings of an answer, in order.
 fn embeddings(answer: &Value) -> Vec<Vec<f32>> {
     let data = answer["data"].as_array().unwrap_or_else(|| panic!("no data: {answer}"));
-    let places = data.iter().enumerate();
-    let one = |(place, item): (usize, &Value)| {
-        assert_eq!((&item["object"], &item["index"]), (&json!("embedding"), &json!(place)));
+    let items = data.iter().enumerate();
+    let one = |(index, item): (usize, &Value)| {
+        assert_eq!((&item["object"], &item["index"]), (&json!("embedding"), &json!(index)));
         numbers(&item["embedding"])
     };
-    places.map(one).collect()
+    items.map(one).collect()
 }
 
 /// Checks that an answer is an error in OpenAI's shape, and returns it.
@@ -77,9 +77,9 @@ async fn base64_token_ids_and_dimensions_match_the_reference() {
     let floats = ask(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
     let body = json!({"input": texts, "encoding_format": "base64"});
     let base64 = ask(&mut client, "/v1/embeddings", &body).await;
-    for (place, float) in embeddings(&floats).iter().enumerate() {
-        assert_close(float, &reference.models["a"][place], &texts[place]);
-        let text = base64["data"][place]["embedding"].as_str().expect("a string");
+    for (index, float) in embeddings(&floats).iter().enumerate() {
+        assert_close(float, &reference.models["a"][index], &texts[index]);
+        let text = base64["data"][index]["embedding"].as_str().expect("a string");
         let bytes: Vec<u8> = float.iter().flat_map(|number| number.to_le_bytes()).collect();
         assert_eq!(BASE64_STANDARD.decode(text).expect("base64"), bytes, "bit for bit");
     }
@@ -89,10 +89,10 @@ async fn base64_token_ids_and_dimensions_match_the_reference() {
     let ids: Vec<&Value> = tokens[0].as_array().unwrap().iter().map(|token| &token["id"]).collect();
     for input in [json!(ids), json!([ids])] {
         let answer = ask(&mut client, "/v1/embeddings", &json!({"input": input})).await;
-        assert_close(&embeddings(&answer)[0], &reference.models["a"][PLACE], "ids");
+        assert_close(&embeddings(&answer)[0], &reference.models["a"][TEXT_INDEX], "ids");
         assert_eq!(answer["usage"]["prompt_tokens"], ids.len());
     }
-    let plain = &reference.models["plain"][PLACE];
+    let plain = &reference.models["plain"][TEXT_INDEX];
     let body = json!({"input": TEXT, "dimensions": 7});
     let cut = ask(&mut client, "/v1/embeddings", &body).await;
     assert_close(&embeddings(&cut)[0], &unit(&plain[..7]), "dimensions");
@@ -107,17 +107,17 @@ async fn openai_accepts_2048_inputs_and_no_more() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
-    let places: Vec<usize> = (0..2048).map(|place| (place * 7 + place / 12) % 12).collect();
-    let texts: Vec<&str> = places.iter().map(|&place| reference.texts[place].as_str()).collect();
+    let indices: Vec<usize> = (0..2048).map(|index| (index * 7 + index / 12) % 12).collect();
+    let texts: Vec<&str> = indices.iter().map(|&index| reference.texts[index].as_str()).collect();
     let response = post(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
     assert_eq!(response.generation(), Some(1));
     let answer = response.json();
     let all = embeddings(&answer);
     assert_eq!(all.len(), texts.len());
-    for (actual, &place) in all.iter().zip(&places) {
-        assert_close(actual, &reference.models["a"][place], &reference.texts[place]);
+    for (actual, &index) in all.iter().zip(&indices) {
+        assert_close(actual, &reference.models["a"][index], &reference.texts[index]);
     }
-    let tokens: u64 = places.iter().map(|&place| reference.tokens[place]).sum();
+    let tokens: u64 = indices.iter().map(|&index| reference.tokens[index]).sum();
     assert_eq!(answer["usage"], json!({"prompt_tokens": tokens, "total_tokens": tokens}));
 
     let body = json!({"input": vec!["a"; 2049]});
@@ -133,8 +133,8 @@ async fn openai_accepts_2048_inputs_and_no_more() {
 async fn many_inputs_share_a_generation_even_during_updates() {
     let server = serve(&["a"]).await;
     let (corpus, address) = (Corpus::tiny(), server.address());
-    let places: Vec<usize> = (0..2048).map(|place| place % 11).collect();
-    let texts: Vec<String> = places.iter().map(|&place| corpus.texts[place].clone()).collect();
+    let indices: Vec<usize> = (0..2048).map(|index| index % 11).collect();
+    let texts: Vec<String> = indices.iter().map(|&index| corpus.texts[index].clone()).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let asking = tokio::spawn(async move {
@@ -143,7 +143,7 @@ async fn many_inputs_share_a_generation_even_during_updates() {
         while !stopped.load(Ordering::Relaxed) {
             let response = post(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
             let generation = response.generation().expect("a generation");
-            let content = corpus.content(&places, &embeddings(&response.json()));
+            let content = corpus.content(&indices, &embeddings(&response.json()));
             let expected = if generation % 2 == 1 { "a" } else { "b" };
             assert_eq!(content.as_deref(), Ok(expected), "generation {generation}");
             generations.push(generation);

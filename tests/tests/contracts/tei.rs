@@ -8,7 +8,7 @@ use e2e::{
 use serde_json::{Value, json};
 
 use crate::{
-    PLACE, TEXT, answers, ask, assert_close, message, numbers, post, refused, serve, unit,
+    TEXT, TEXT_INDEX, answers, ask, assert_close, message, numbers, post, refused, serve, unit,
 };
 
 /// Returns the token ids of a text, with special tokens.
@@ -33,19 +33,19 @@ async fn token_ids_match_their_text_alone_and_mixed_with_texts() {
     }
     // The last text exceeds the model's limit and would be truncated.
     let short = lists.len() - 1;
-    for (place, list) in lists[..short].iter().enumerate() {
+    for (index, list) in lists[..short].iter().enumerate() {
         let alone = embed(&mut client, json!({"inputs": list})).await;
         assert_eq!(alone.len(), 1, "a list of numbers is one input");
-        assert_close(&alone[0], &expected[place], "alone");
+        assert_close(&alone[0], &expected[index], "alone");
     }
     let mixed: Vec<Value> = (0..short)
-        .map(|place| match place % 2 {
-            0 => json!(lists[place]),
-            _ => json!(reference.texts[place]),
+        .map(|index| match index % 2 {
+            0 => json!(lists[index]),
+            _ => json!(reference.texts[index]),
         })
         .collect();
-    for (place, actual) in embed(&mut client, json!({"inputs": mixed})).await.iter().enumerate() {
-        assert_close(actual, &expected[place], "mixed");
+    for (index, actual) in embed(&mut client, json!({"inputs": mixed})).await.iter().enumerate() {
+        assert_close(actual, &expected[index], "mixed");
     }
     server.stop().await;
 }
@@ -85,7 +85,7 @@ async fn dimensions_truncate_before_normalization() {
     let server = serve(&["a", "plain"]).await;
     let mut client = server.client().await;
     let reference = reference();
-    let plain = &reference.models["plain"][PLACE];
+    let plain = &reference.models["plain"][TEXT_INDEX];
     for dimensions in [1, 8, 31, 32] {
         let body = json!({"inputs": TEXT, "dimensions": dimensions});
         let actual = &embed(&mut client, body).await[0];
@@ -117,7 +117,7 @@ async fn prompts_are_prepended_by_name() {
         let body = json!({"inputs": [TEXT, "a"], "prompt_name": name});
         let actual = embed(&mut client, body).await;
         let expected = &answers["prompts"][expected];
-        assert_close(&actual[0], &numbers(&expected[PLACE]), "with its prompt");
+        assert_close(&actual[0], &numbers(&expected[TEXT_INDEX]), "with its prompt");
         assert_close(&actual[1], &numbers(&expected[1]), "with its prompt");
     }
     let unknown = json!({"inputs": TEXT, "prompt_name": "document"});
@@ -182,11 +182,11 @@ async fn embed_all_returns_token_vectors_that_average_to_the_text() {
     let response = post(&mut client, "/embed_all", &body).await;
     let all: Vec<Vec<Vec<f32>>> = serde_json::from_slice(&response.body).expect("embeddings");
     assert_eq!(all.len(), texts.len());
-    for (place, tokens) in all.iter().enumerate() {
-        assert_eq!(tokens.len() as u64, reference.tokens[place], "{:?}", texts[place]);
+    for (index, tokens) in all.iter().enumerate() {
+        assert_eq!(tokens.len() as u64, reference.tokens[index], "{:?}", texts[index]);
         let sum = |component: usize| tokens.iter().map(|token| token[component]).sum::<f32>();
         let sums: Vec<f32> = (0..32).map(sum).collect();
-        assert_close(&unit(&sums), &reference.models["a"][place], &texts[place]);
+        assert_close(&unit(&sums), &reference.models["a"][index], &texts[index]);
     }
     server.stop().await;
 }
@@ -199,14 +199,17 @@ async fn similarity_is_the_cosine_to_the_source_sentence() {
     let mut client = server.client().await;
     let reference = reference();
     let (texts, known) = (&reference.texts, &reference.models["a"]);
-    let inputs = json!({"source_sentence": texts[PLACE], "sentences": texts});
+    let inputs = json!({"source_sentence": texts[TEXT_INDEX], "sentences": texts});
     for model in ["a", "plain"] {
         let body = json!({"inputs": inputs, "model": model});
         let cosines = numbers(&ask(&mut client, "/similarity", &body).await);
         let expected: Vec<f32> =
-            known.iter().map(|one| cosine(one, &known[PLACE]) as f32).collect();
+            known.iter().map(|one| cosine(one, &known[TEXT_INDEX]) as f32).collect();
         assert_close(&cosines, &expected, model);
-        assert!((cosines[PLACE] - 1.0).abs() <= TOLERANCE, "the source is identical to itself");
+        assert!(
+            (cosines[TEXT_INDEX] - 1.0).abs() <= TOLERANCE,
+            "the source is identical to itself"
+        );
     }
     for (wrong, status) in [
         (json!({"source_sentence": "a", "sentences": []}), 400),

@@ -14,8 +14,8 @@ fn scores(prediction: &Value) -> Vec<f32> {
     let all = numbers(&entries.iter().map(|entry| entry["score"].clone()).collect());
     assert!(all.is_sorted_by(|one, next| one >= next), "{prediction}");
     let of = |label: &&str| {
-        let place = entries.iter().position(|entry| entry["label"] == *label);
-        all[place.unwrap_or_else(|| panic!("no {label}: {prediction}"))]
+        let index = entries.iter().position(|entry| entry["label"] == *label);
+        all[index.unwrap_or_else(|| panic!("no {label}: {prediction}"))]
     };
     LABELS.iter().map(of).collect()
 }
@@ -108,16 +108,16 @@ async fn rerank_sorts_and_answers_in_the_shape_of_the_request() {
                 "raw_scores": raw, "return_text": text});
             let ranks = ask(&mut client, "/rerank", &body).await;
             let ranks = ranks.as_array().expect("a list");
-            let places: Vec<usize> = ranks
+            let indices: Vec<usize> = ranks
                 .iter()
                 .map(|rank| serde_json::from_value(rank["index"].clone()).unwrap())
                 .collect();
-            assert_eq!(places, ranking.order(), "{model}");
-            for (rank, &place) in ranks.iter().zip(&places) {
-                let expected = if raw { ranking.logits[place] } else { sigmoids[place] };
+            assert_eq!(indices, ranking.order(), "{model}");
+            for (rank, &index) in ranks.iter().zip(&indices) {
+                let expected = if raw { ranking.logits[index] } else { sigmoids[index] };
                 assert_close(&numbers(&json!([rank["score"]])), &[expected], model);
                 match text {
-                    true => assert_eq!(rank["text"], ranking.texts[place]),
+                    true => assert_eq!(rank["text"], ranking.texts[index]),
                     false => assert!(rank.get("text").is_none(), "{rank}"),
                 }
             }

@@ -4,7 +4,7 @@
 use e2e::{fixtures::model, server::Server};
 use serde_json::{Value, json};
 
-use crate::{PLACE, Ranking, TEXT, ask, assert_close, numbers, post, refused, serve};
+use crate::{Ranking, TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve};
 
 const MODELS: [&str; 4] = ["a", "classify_a", "rerank_a", "tensor_a"];
 
@@ -29,7 +29,7 @@ async fn the_root_route_performs_the_task_of_the_model() {
         assert_eq!(named, root, "{path}");
     }
     let unnamed = post(&mut client, "/", &json!({"inputs": TEXT})).await.embeddings();
-    let expected = &e2e::fixtures::reference().models["a"][PLACE];
+    let expected = &e2e::fixtures::reference().models["a"][TEXT_INDEX];
     assert_close(&unnamed[0], expected, "the first model answers");
     let said = refused(&mut client, "/", &json!({"inputs": "a", "model": "tensor_a"}), 424).await;
     assert!(said.contains("tensor"), "{said}");

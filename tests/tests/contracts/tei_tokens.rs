@@ -16,10 +16,10 @@ async fn tokens_have_character_offsets_and_decode_to_their_text() {
     let mut client = server.client().await;
     let reference = reference();
     let all = ask(&mut client, "/tokenize", &json!({"inputs": reference.texts})).await;
-    for (place, text) in reference.texts.iter().enumerate() {
-        let tokens = all[place].as_array().expect("tokens");
+    for (index, text) in reference.texts.iter().enumerate() {
+        let tokens = all[index].as_array().expect("tokens");
         // `/tokenize` does not truncate, so that clients can measure texts.
-        let known = reference.tokens[place];
+        let known = reference.tokens[index];
         assert!(tokens.len() as u64 == known || known == 64, "{text}: {}", tokens.len());
         let characters: Vec<char> = text.chars().collect();
         let mut end = 0;

@@ -156,7 +156,7 @@ async fn sighup_swaps_the_keys_and_keeps_them_if_the_file_is_bad() {
 
     let bad = [Some(format!("{FIRST}\nsecret of two words")), Some(String::new()), None];
     let (reloading, _) = notify.next("RELOADING=1", 0).await;
-    let (mut place, _) = notify.next("READY=1", reloading).await;
+    let (mut index, _) = notify.next("READY=1", reloading).await;
     for (round, content) in bad.into_iter().enumerate() {
         match content {
             Some(content) => fs::write(&path, content).expect("a file"),
@@ -167,7 +167,7 @@ async fn sighup_swaps_the_keys_and_keeps_them_if_the_file_is_bad() {
         assert_eq!(with_key(&server, FIRST).await, 401);
         assert_eq!(with_key(&server, SECOND).await, 200);
         let ready;
-        (place, ready) = notify.next("READY=1", place + 1).await;
+        (index, ready) = notify.next("READY=1", index + 1).await;
         let status = ready.value("STATUS").unwrap_or_default();
         assert!(status.contains("reload refused: --api-key-file"), "{status}");
     }

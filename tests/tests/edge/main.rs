@@ -1,10 +1,10 @@
 //! Checks before routing: API keys, CORS and TLS.
 
+mod configuration;
 mod connection;
 mod cors;
 mod keys;
 mod tls;
-mod wrong;
 
 use std::{fs, path::PathBuf, time::Duration};
 

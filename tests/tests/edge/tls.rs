@@ -86,13 +86,13 @@ async fn sighup_swaps_the_certificate_and_keeps_connections() {
 
     // Wait for the end of the previous reload.
     let (reloading, _) = notify.next("RELOADING=1", 0).await;
-    let (place, _) = notify.next("READY=1", reloading).await;
+    let (index, _) = notify.next("READY=1", reloading).await;
     write(&home, &first, &second);
     server.signal(Signal::SIGHUP);
     logged(&server, "a reload was refused", 1).await;
     assert!(answers(address, &new).await && !answers(address, &old).await);
     assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
-    let (_, ready) = notify.next("READY=1", place + 1).await;
+    let (_, ready) = notify.next("READY=1", index + 1).await;
     let status = ready.value("STATUS").unwrap_or_default();
     assert!(status.contains("the key does not fit the certificate"), "{status}");
     server.stop().await;

@@ -86,7 +86,7 @@ async fn an_endless_run_ends_at_its_timeout_and_the_worker_survives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hung_worker_is_killed_and_queued_requests_are_answered() {
-    let builder = Server::builder().workers(1).lets_workers_rest();
+    let builder = Server::builder().workers(1).tolerates_stopped_workers();
     let server = Arc::new(builder.model("r", &model("tiny/tensor_rounds")).start().await);
     let before = server.settled().await.pids();
     // The stopped worker receives no messages.
@@ -117,7 +117,7 @@ async fn a_hung_worker_is_killed_and_queued_requests_are_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_not_ready_in_time_is_restarted() {
-    let builder = Server::builder().lets_workers_rest().argument("--start-timeout=10");
+    let builder = Server::builder().tolerates_stopped_workers().argument("--start-timeout=10");
     let server = builder.model("m", &model("tiny/a")).start().await;
     // Stop the worker during its start. If it is too fast, kill it and try again.
     eventually("a worker stopped during its start", Duration::from_secs(60), async || {

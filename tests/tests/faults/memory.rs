@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use e2e::{
-    client::Client, corpus::Corpus, eventually, fixtures::model, kinds::Question, load::Load,
+    client::Client, corpus::Corpus, eventually, fixtures::model, kinds::HttpRequest, load::Load,
     server::Server,
 };
 use serde_json::json;
@@ -15,7 +15,7 @@ const SIDE: usize = 1_500;
 /// Growth above the initial memory that a worker is allowed here.
 const ROOM_MIB: u64 = 8;
 
-fn picture() -> Question {
+fn picture() -> HttpRequest {
     let bytes = 3 * SIDE * SIDE * size_of::<f32>();
     let json = json!({
         "inputs": [{"name": "image", "shape": [1, 3, SIDE, SIDE], "datatype": "FP32",
@@ -25,7 +25,7 @@ fn picture() -> Question {
     .to_string();
     let headers = vec![("inference-header-content-length", json.len().to_string())];
     let body: Bytes = [json.as_bytes(), &vec![0; bytes]].concat().into();
-    Question { path: "/v2/models/i/infer".into(), headers, body }
+    HttpRequest { path: "/v2/models/i/infer".into(), headers, body }
 }
 
 /// Returns the memory of the largest worker after loading everything, in MiB.
@@ -48,14 +48,14 @@ async fn grows_and_is_recycled(workers: usize, times: u64) {
     let server = builder.start().await;
     let before = server.settled().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 6).await;
-    let question = Arc::new(picture());
+    let request = Arc::new(picture());
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..2 {
         clients.push(server.client().await);
     }
     eventually("workers are recycled", PATIENCE, async || {
         for client in &mut clients {
-            assert_eq!(question.ask(client).await.map(|response| response.status), Ok(200));
+            assert_eq!(request.send(client).await.map(|response| response.status), Ok(200));
         }
         (server.status().await.counter("workers_recycled_total") >= times).then_some(())
     })

@@ -54,7 +54,8 @@ async fn requests_wait_when_all_workers_die_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_worker_delays_requests_but_fails_none() {
-    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
+    let server =
+        Server::builder().tolerates_stopped_workers().model("m", &model("tiny/a")).start().await;
     let pids = server.settled().await.pids();
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     load.more(50).await;

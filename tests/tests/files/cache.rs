@@ -28,10 +28,10 @@ fn link(cache: &Path, snapshot: &Path, content: &str, from: &str, to: &str) {
     let blob = format!("{content}{}", from.replace(['/', '.'], "0"));
     fs::create_dir_all(cache.join("blobs")).expect("the cache can be written");
     fs::write(cache.join("blobs").join(&blob), bytes).expect("the cache can be written");
-    let place = snapshot.join(to);
-    fs::create_dir_all(place.parent().expect("a folder")).expect("the cache can be written");
+    let path = snapshot.join(to);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("the cache can be written");
     let up = "../".repeat(to.matches('/').count() + 2);
-    symlink(format!("{up}blobs/{blob}"), place).expect("the cache can be written");
+    symlink(format!("{up}blobs/{blob}"), path).expect("the cache can be written");
 }
 
 fn cache_in(home: &Home) -> PathBuf {
@@ -70,16 +70,16 @@ async fn a_link_out_of_the_cache_is_refused_with_its_target() {
         ("tokenizer.json", "../../refs/other.json"),
         ("1_Pooling", "/etc"),
     ] {
-        let place = snapshot.join(name);
+        let path = snapshot.join(name);
         let kept = cache.join("kept");
-        fs::rename(&place, &kept).unwrap();
-        symlink(target, &place).unwrap();
+        fs::rename(&path, &kept).unwrap();
+        symlink(target, &path).unwrap();
         let refusal = server.update("m", Some(&snapshot)).await.unwrap_err();
         assert_eq!(refusal.kind, "contract", "{refusal:?}");
         let said = format!("{name} is a link to {target}, which is outside");
         assert!(refusal.message.contains(&said), "{refusal:?}");
-        fs::remove_file(&place).unwrap();
-        fs::rename(kept, place).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::rename(kept, path).unwrap();
     }
     server.update("m", Some(&snapshot)).await.unwrap();
     serves(&server, "b").await;

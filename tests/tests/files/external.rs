@@ -22,11 +22,11 @@ fn oddly_named(home: &Home) -> PathBuf {
     replace_model(&model("tiny/external"), &directory);
     let file = directory.join("model.onnx");
     let bytes = fs::read(&file).expect("a model");
-    let places = (0..bytes.len() - LOCATION.len())
-        .filter(|&place| bytes[place..].starts_with(LOCATION.as_bytes()));
+    let indices = (0..bytes.len() - LOCATION.len())
+        .filter(|&index| bytes[index..].starts_with(LOCATION.as_bytes()));
     let mut renamed = bytes.clone();
-    for place in places {
-        renamed[place..place + OTHER.len()].copy_from_slice(OTHER.as_bytes());
+    for index in indices {
+        renamed[index..index + OTHER.len()].copy_from_slice(OTHER.as_bytes());
     }
     assert_ne!(renamed, bytes);
     fs::write(file, renamed).expect("the model can be written");

@@ -2,8 +2,8 @@
 //! hub's cache. The intended model is served, or the refusal names the file.
 
 mod cache;
-mod choice;
 mod external;
+mod selection;
 
 use std::{
     fs,

@@ -19,19 +19,19 @@ async fn generations_never_decrease_and_match_the_content() {
     let corpus = Corpus::tiny();
     let (end, ended) = tokio::sync::watch::channel(false);
     let mut clients = tokio::task::JoinSet::new();
-    for place in 0..4 {
+    for index in 0..4 {
         let (mut client, corpus) = (client(&server).await, corpus.clone());
         let ended = ended.clone();
         clients.spawn(async move {
             let (mut newest, mut answered) = (0, 0);
             while !*ended.borrow() {
-                let request = texts("m", &[("text", &[&corpus.texts[place]])]);
+                let request = texts("m", &[("text", &[&corpus.texts[index]])]);
                 let answer = client.model_infer(request).await.unwrap();
                 let generation = generation(&answer);
                 assert!(generation >= newest, "{generation} after {newest}");
                 let embedding = floats(&answer.get_ref().raw_output_contents[0]);
                 let content = if generation % 2 == 1 { "a" } else { "b" };
-                assert_eq!(corpus.content(&[place], &[embedding]).as_deref(), Ok(content));
+                assert_eq!(corpus.content(&[index], &[embedding]).as_deref(), Ok(content));
                 (newest, answered) = (generation, answered + 1);
             }
             (newest, answered)

@@ -2,9 +2,9 @@
 
 mod calls;
 mod errors;
-mod guarded;
 mod infer;
 mod lifecycle;
+mod security;
 
 use std::time::Duration;
 

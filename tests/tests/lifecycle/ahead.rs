@@ -51,7 +51,7 @@ async fn workers_load_in_turn_and_switch_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_while_loading_ahead_does_not_block_the_update() {
-    let server = Server::builder().lets_workers_rest().model("m", &tiny("a")).start().await;
+    let server = Server::builder().tolerates_stopped_workers().model("m", &tiny("a")).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
     let victim = server.settled().await.workers[0].pid.unwrap();
     // The stopped worker receives the request to load but does not process it.
@@ -79,7 +79,7 @@ async fn a_death_while_loading_ahead_does_not_block_the_update() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_kills_all_loading_workers_is_not_committed() {
-    let server = Server::builder().lets_workers_rest().model("m", &tiny("a")).start().await;
+    let server = Server::builder().tolerates_stopped_workers().model("m", &tiny("a")).start().await;
     let victims = server.settled().await.pids();
     victims.iter().for_each(|&pid| processes::signal(pid, Signal::SIGSTOP));
     let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;

@@ -10,8 +10,8 @@ use crate::{embed, served, tiny, variant_of};
 /// Creates a variant of `b` whose canary expects embeddings of these contents.
 fn with_canary(home: &Home, name: &str, contents: &[&str]) -> PathBuf {
     let corpus = Corpus::tiny();
-    let lines = corpus.texts.iter().zip(contents).enumerate().map(|(place, (text, content))| {
-        let embedding = &corpus.contents[*content][place];
+    let lines = corpus.texts.iter().zip(contents).enumerate().map(|(index, (text, content))| {
+        let embedding = &corpus.contents[*content][index];
         json!({"text": text, "embedding": embedding, "min_cosine": 0.999}).to_string()
     });
     let directory = variant_of(home, "b", name);

@@ -111,9 +111,9 @@ async fn a_damaged_compiled_form_is_rebuilt_at_the_next_start() {
 async fn without_a_compiled_form_the_plain_model_is_served() {
     let home = Arc::new(Home::new());
     start(&home).await.stop().await;
-    let place = home.state().join("compiled");
-    fs::remove_dir_all(&place).unwrap();
-    fs::write(&place, "not a directory").unwrap();
+    let path = home.state().join("compiled");
+    fs::remove_dir_all(&path).unwrap();
+    fs::write(&path, "not a directory").unwrap();
 
     let server = start(&home).await;
     assert!(!compiled(&server).await);
@@ -128,7 +128,7 @@ async fn without_a_compiled_form_the_plain_model_is_served() {
     assert_serves(&server, "b").await;
     server.stop().await;
 
-    fs::remove_file(&place).unwrap();
+    fs::remove_file(&path).unwrap();
     let server = start(&home).await;
     assert!(compiled(&server).await, "the compiled form is built once possible");
     assert_serves(&server, "b").await;

@@ -36,8 +36,12 @@ async fn kill_while_busy(server: &Server, worker: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_with_two_worker_deaths_is_quarantined() {
     let home = Arc::new(Home::new());
-    let server =
-        Server::builder().lets_workers_rest().home(&home).model("m", &tiny("a")).start().await;
+    let server = Server::builder()
+        .tolerates_stopped_workers()
+        .home(&home)
+        .model("m", &tiny("a"))
+        .start()
+        .await;
     let old = served(&server, "m").await.1;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     let bad = load.update(&server, &tiny("b"), "b").await.unwrap();
@@ -78,7 +82,8 @@ async fn a_version_with_two_worker_deaths_is_quarantined() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_and_its_quarantine_survive_a_restart() {
     let home = Arc::new(Home::new());
-    let start = || Server::builder().lets_workers_rest().home(&home).model("m", &tiny("a")).start();
+    let start =
+        || Server::builder().tolerates_stopped_workers().home(&home).model("m", &tiny("a")).start();
     let server = start().await;
     let old = served(&server, "m").await.1;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
@@ -116,7 +121,7 @@ async fn deaths_of_idle_workers_blame_no_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_deaths_after_the_probation_do_not_roll_back() {
     let server = Server::builder()
-        .lets_workers_rest()
+        .tolerates_stopped_workers()
         .argument("--probation=1")
         .model("m", &tiny("a"))
         .start()

@@ -97,7 +97,7 @@ async fn a_served_version_is_never_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_is_not_removed_by_another_models_update() {
     let home = Arc::new(Home::new());
-    let server = builder(&home, "1").lets_workers_rest().start().await;
+    let server = builder(&home, "1").tolerates_stopped_workers().start().await;
     let victim = server.settled().await.workers[0].pid.unwrap();
     // The stopped worker delays the update between check and record.
     processes::signal(victim, Signal::SIGSTOP);

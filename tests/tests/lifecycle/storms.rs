@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Starts clients with one text and with many, after checking both contents.
 async fn load(server: &Server) -> Load {
     let mut load = Load::start(server, "m", Corpus::tiny(), "a", CLIENTS - 1).await;
-    load.join_with_lists_of(server, TEXTS_MAX).await;
+    load.join_with_lists(server, TEXTS_MAX).await;
     for content in ["b", "a"] {
         load.update(server, &tiny(content), content).await.expect("a good model");
     }

@@ -51,8 +51,12 @@ async fn an_unload_under_load_loses_no_request_or_generation() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unload_answers_accepted_requests_and_refuses_new_ones() {
     for ending in [Signal::SIGCONT, Signal::SIGKILL] {
-        let server =
-            Server::builder().lets_workers_rest().workers(1).model("m", &tiny("a")).start().await;
+        let server = Server::builder()
+            .tolerates_stopped_workers()
+            .workers(1)
+            .model("m", &tiny("a"))
+            .start()
+            .await;
         let expected = embed(&server, "a").await;
         let worker = server.settled().await.workers[0].pid.unwrap();
         // While stopped, the worker answers nothing.

@@ -51,8 +51,8 @@ async fn ask_in_turn(
     let model = directory.name.clone();
     async move {
         let mut found = Vec::new();
-        for place in 0..cases.len() {
-            let case = &cases[(place * (2 * number + 1) + number * 3) % cases.len()];
+        for index in 0..cases.len() {
+            let case = &cases[(index * (2 * number + 1) + number * 3) % cases.len()];
             found.extend(fault(&mut client, &model, case).await);
         }
         found

@@ -1,7 +1,7 @@
 //! Encoders of every common kind: the directories in `tests/models`, with the results of their
 //! reference libraries. Each is served with those results or refused with a reason.
 
-mod edits;
+mod broken;
 mod every_directory;
 mod small_inputs;
 mod updates;

@@ -174,8 +174,8 @@ async fn saturated_scores_keep_their_order() {
     assert!(raw.iter().all(|(_, logit)| *logit > 17.0), "every sigmoid must saturate: {raw:?}");
     assert!(raw.is_sorted_by(|one, next| one.1 >= next.1), "{raw:?}");
     let order: Vec<u64> = raw.iter().map(|(index, _)| *index).collect();
-    let place = |index| order.iter().position(|one| *one == index);
-    assert_eq!(place(0).map(|first| first + 1), place(4), "equal scores keep their order: {raw:?}");
+    let rank = |index| order.iter().position(|one| *one == index);
+    assert_eq!(rank(0).map(|first| first + 1), rank(4), "equal scores keep their order: {raw:?}");
     let body = json!({"query": "animals", "texts": texts});
     let indices =
         |ranks: Vec<(u64, f64)>| ranks.into_iter().map(|(index, _)| index).collect::<Vec<_>>();

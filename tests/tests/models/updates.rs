@@ -8,7 +8,7 @@ use e2e::{
         Case, Directory, Reading, Rows,
         answer::entities_of,
         cases::{numbers, texts, unit},
-        clients::{Clients, Question},
+        clients::{Clients, Probe},
         names, onnx,
     },
     home::Home,
@@ -51,8 +51,8 @@ fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
     let alone = numbers(expected.get("embeddings_alone").unwrap_or(&expected["embeddings"]));
     let known = texts(&expected["texts"]);
     let of_text = |text: &String| {
-        let place = known.iter().position(|known| known == text).expect("a common text");
-        unit(&alone[place])
+        let index = known.iter().position(|known| known == text).expect("a common text");
+        unit(&alone[index])
     };
     let units: Rows = wanted.iter().map(of_text).collect();
     let case = |inputs: Value, right: Rows| Case {
@@ -69,18 +69,18 @@ fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
 }
 
 /// Merges the answers of several contents to the same requests.
-fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
-    let mut questions: Vec<Question> = Vec::new();
+fn probes(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Probe> {
+    let mut probes: Vec<Probe> = Vec::new();
     for (content, cases) in contents {
         for case in cases {
             let body = body(case, model);
-            let known = questions.iter_mut().find(|one| one.path == case.path && one.body == body);
+            let known = probes.iter_mut().find(|one| one.path == case.path && one.body == body);
             let answer = (case.reading.clone(), case.right.clone(), case.limit);
             match known {
-                Some(question) => {
-                    question.answers.insert(content.clone(), answer);
+                Some(probe) => {
+                    probe.answers.insert(content.clone(), answer);
                 }
-                None => questions.push(Question {
+                None => probes.push(Probe {
                     path: case.path,
                     body,
                     answers: BTreeMap::from([(content.clone(), answer)]),
@@ -88,21 +88,21 @@ fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
             }
         }
     }
-    let all = questions.iter().all(|question| question.answers.len() == contents.len());
+    let all = probes.iter().all(|probe| probe.answers.len() == contents.len());
     assert!(all, "a request is not answered by every content");
-    let asked = questions.len();
+    let sent = probes.len();
     // Models with the same weights may answer alike, which does not identify a content.
-    questions.retain(identifies_contents);
-    assert!(questions.len() * 2 > asked, "{model}: most answers do not identify a content");
-    questions
+    probes.retain(identifies_contents);
+    assert!(probes.len() * 2 > sent, "{model}: most answers do not identify a content");
+    probes
 }
 
 /// Returns whether each content answers differently.
-fn identifies_contents(question: &Question) -> bool {
-    let answers: Vec<_> = question.answers.values().collect();
-    let differ = |place: usize| {
-        let (_, right, limit) = answers[place];
-        answers[..place].iter().all(|(_, other, _)| limit.check(other, right).is_err())
+fn identifies_contents(probe: &Probe) -> bool {
+    let answers: Vec<_> = probe.answers.values().collect();
+    let differ = |index: usize| {
+        let (_, right, limit) = answers[index];
+        answers[..index].iter().all(|(_, other, _)| limit.check(other, right).is_err())
     };
     (0..answers.len()).all(differ)
 }
@@ -112,14 +112,14 @@ async fn update_through(
     server: &Server,
     model: &str,
     contents: &[Content],
-    questions: Vec<Question>,
+    probes: Vec<Probe>,
 ) -> Vec<String> {
     let mut found = Vec::new();
     let last = contents.last().expect("a content");
     if let Err(refusal) = server.update(model, Some(&last.path)).await {
         return vec![format!("{model} to {}: {refusal:?}", last.name)];
     }
-    let mut clients = Clients::start(server, model, &last.name, questions, CLIENTS).await;
+    let mut clients = Clients::start(server, model, &last.name, probes, CLIENTS).await;
     for (round, content) in contents.iter().enumerate() {
         let start = clients.now();
         let how = ["--load", LOADS[round % 2]];
@@ -180,7 +180,7 @@ async fn embedders_replace_each_other_under_load() {
         let texts = common_texts(directories);
         let cases = |one: &Directory| (one.name.clone(), embedding_cases(one, &texts));
         let known: Vec<_> = directories.iter().map(cases).collect();
-        found.extend(update_through(&server, model, &contents, questions(model, &known)).await);
+        found.extend(update_through(&server, model, &contents, probes(model, &known)).await);
     }
     assert_none(&found);
     server.stop().await;
@@ -241,7 +241,7 @@ async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) 
     let known = [(other.name.clone(), learned), (one.name.clone(), cases)];
     let contents =
         [other, one].map(|one| Content { name: one.name.clone(), path: one.path.clone() });
-    update_through(server, &one.name, &contents, questions(&one.name, &known)).await
+    update_through(server, &one.name, &contents, probes(&one.name, &known)).await
 }
 
 /// Updates every directory that satisfies `wanted` to another version and back.

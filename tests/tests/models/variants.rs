@@ -39,9 +39,9 @@ async fn try_each(
     directory: &Directory,
 ) -> Vec<String> {
     let (mut client, mut found) = (server.client().await, Vec::new());
-    for (place, (file, limit)) in FILES.into_iter().enumerate() {
+    for (index, (file, limit)) in FILES.into_iter().enumerate() {
         let cases = cases_of_file(directory, file, limit);
-        let of_file = faults(&mut client, &name_of(place), &cases).await;
+        let of_file = faults(&mut client, &name_of(index), &cases).await;
         found.extend(
             of_file.into_iter().take(3).map(|fault| format!("{described} {file}: {fault}")),
         );
@@ -55,20 +55,20 @@ async fn each_file_of_a_directory_can_be_selected_by_name() {
     let home = builder.directories();
     let directory = Directory::open("variants", &home.models());
     let mut served = Vec::new();
-    for (place, (file, _)) in FILES.into_iter().enumerate() {
+    for (index, (file, _)) in FILES.into_iter().enumerate() {
         let mut by_source = directory.clone();
-        by_source.name = format!("source-{place}");
+        by_source.name = format!("source-{index}");
         by_source.path = format!("{}?file=onnx/{file}", directory.path.display()).into();
         let mut by_key = directory.clone();
-        by_key.name = format!("key-{place}");
+        by_key.name = format!("key-{index}");
         by_key.path = directory.copy_to(&home.models().join(&by_key.name));
         fs::write(by_key.path.join("onnxd.toml"), format!("file = \"onnx/{file}\"\n")).unwrap();
         served.extend([by_source, by_key]);
     }
     let server = serve(builder, &served).await;
     let mut found =
-        try_each("?file=", |place| format!("source-{place}"), &server, &directory).await;
-    found.extend(try_each("onnxd.toml", |place| format!("key-{place}"), &server, &directory).await);
+        try_each("?file=", |index| format!("source-{index}"), &server, &directory).await;
+    found.extend(try_each("onnxd.toml", |index| format!("key-{index}"), &server, &directory).await);
     assert_none(&found);
     server.stop().await;
 }

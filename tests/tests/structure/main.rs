@@ -157,9 +157,9 @@ fn no_import_points_upward_and_no_cycle_crosses_folders() {
     let all: Broken = Crate::all().iter().flat_map(check).collect();
     let broken: Vec<String> = all
         .iter()
-        .map(|(rule, places)| {
-            let places: Vec<&str> = places.iter().map(String::as_str).collect();
-            format!("{rule}\n    {}", places.join("\n    "))
+        .map(|(rule, locations)| {
+            let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+            format!("{rule}\n    {}", locations.join("\n    "))
         })
         .collect();
     assert!(broken.is_empty(), "{} rules are broken:\n{}", broken.len(), broken.join("\n"));

@@ -94,10 +94,10 @@ impl Sources {
             .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let own = self.modules.entry(module.to_owned()).or_default();
         file.clone_into(&mut own.file);
-        self.walk(tokens, &Place { module, file, children });
+        self.walk(tokens, &Location { module, file, children });
     }
 
-    fn walk(&mut self, tokens: TokenStream, place: &Place<'_>) {
+    fn walk(&mut self, tokens: TokenStream, location: &Location<'_>) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut attributes = Attributes::default();
         let mut at = 0;
@@ -117,26 +117,30 @@ impl Sources {
             let next = tokens.get(at + 1);
             at += match (word.as_deref(), next) {
                 (Some("mod"), Some(name)) if self::word(name).is_some() => {
-                    self.child(&tokens[at..], place, attributes.path.as_deref());
+                    self.child(&tokens[at..], location, attributes.path.as_deref());
                     3
                 }
                 (Some("use"), _) => {
                     let length = item_length(&tokens[at..]);
                     let is_public = at > 0 && is_visibility(&tokens[at - 1]);
-                    self.import(&tokens[at + 1..at + length - 1], is_public, place.module);
+                    self.import(&tokens[at + 1..at + length - 1], is_public, location.module);
                     length
                 }
                 (Some(_), _) => {
                     let path = path(&tokens[at..]);
                     let length = (path.len() * 3).saturating_sub(2).max(1);
                     if path.len() > 1 {
-                        self.modules.entry(place.module.to_owned()).or_default().paths.push(path);
+                        self.modules
+                            .entry(location.module.to_owned())
+                            .or_default()
+                            .paths
+                            .push(path);
                     }
                     length
                 }
                 (None, _) => {
                     if let TokenTree::Group(group) = &tokens[at] {
-                        self.walk(group.stream(), place);
+                        self.walk(group.stream(), location);
                     }
                     1
                 }
@@ -149,19 +153,19 @@ impl Sources {
     }
 
     /// Handles `mod NAME;` or `mod NAME { … }`.
-    fn child(&mut self, tokens: &[TokenTree], place: &Place<'_>, path: Option<&str>) {
+    fn child(&mut self, tokens: &[TokenTree], location: &Location<'_>, path: Option<&str>) {
         let name = word(&tokens[1]).unwrap_or_default();
-        let module = joined(place.module, &name);
-        let folder = place.children.join(&name);
+        let module = joined(location.module, &name);
+        let folder = location.children.join(&name);
         if let Some(TokenTree::Group(body)) = tokens.get(2) {
             let own = self.modules.entry(module.clone()).or_default();
-            place.file.clone_into(&mut own.file);
-            let inside = Place { module: &module, file: place.file, children: &folder };
+            location.file.clone_into(&mut own.file);
+            let inside = Location { module: &module, file: location.file, children: &folder };
             self.walk(body.stream(), &inside);
             return;
         }
         let file = match path {
-            Some(path) => place.file.parent().unwrap_or(place.file).join(path),
+            Some(path) => location.file.parent().unwrap_or(location.file).join(path),
             None => [folder.join("mod.rs"), folder.with_extension("rs")]
                 .into_iter()
                 .find(|file| file.exists())
@@ -224,7 +228,7 @@ impl Sources {
 }
 
 /// The location of tokens.
-struct Place<'a> {
+struct Location<'a> {
     module: &'a str,
     file: &'a Path,
     /// The folder of child modules.

@@ -54,7 +54,7 @@ async fn concurrent_updates_of_all_tasks_fail_no_request() {
         let answers = learn(&server, name, prefix, kinds).await;
         let mut load = Load::start(&server, name, Corpus::default(), "a", 0).await;
         for (kind, known) in answers {
-            load.join_asking(&server, kind, known).await;
+            load.join_with_kind(&server, kind, known).await;
         }
         loads.push(load);
     }
@@ -94,7 +94,7 @@ async fn a_large_request_has_one_generation_under_constant_updates() {
     let answers = learn(&server, "m", "", &[Kind::OpenAi]).await;
     let mut load = Load::start(&server, "m", Corpus::default(), "a", 0).await;
     for (kind, known) in answers {
-        load.join_asking(&server, kind, known).await;
+        load.join_with_kind(&server, kind, known).await;
     }
     for round in 0..60 {
         let content = ["b", "a"][round % 2];

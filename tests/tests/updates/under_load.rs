@@ -162,15 +162,15 @@ async fn concurrent_updates_get_distinct_numbers_or_are_superseded() {
 async fn every_answer_has_a_single_generation() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let corpus = Corpus::tiny();
-    let places: Vec<usize> = (0..32).map(|place| place % corpus.texts.len()).collect();
-    let texts: Vec<&str> = places.iter().map(|&place| corpus.texts[place].as_str()).collect();
+    let indices: Vec<usize> = (0..32).map(|index| index % corpus.texts.len()).collect();
+    let texts: Vec<&str> = indices.iter().map(|&index| corpus.texts[index].as_str()).collect();
     let body = json!({"inputs": texts});
     let asking = async {
         let mut client = server.client().await;
         let mut seen = Vec::new();
         while seen.last() < Some(&9) {
             let response = client.post("/embed", &body).await.unwrap();
-            let content = corpus.content(&places, &response.embeddings()).unwrap();
+            let content = corpus.content(&indices, &response.embeddings()).unwrap();
             let generation = response.generation().unwrap();
             assert_eq!(content, if generation % 2 == 1 { "a" } else { "b" });
             seen.push(generation);

@@ -5,8 +5,8 @@
 //! Only the first process of worker 0 misbehaves. All others, including checkers, exec the real
 //! executable.
 
+mod faults;
 mod inherited;
-mod wrong;
 
 use std::{
     env,
@@ -30,7 +30,7 @@ use onnxd_proto::wire::{
     message::{self, ToWorker},
 };
 
-use crate::wrong::Liar;
+use crate::faults::Liar;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let tmp = env::var_os("TMPDIR").ok_or("TMPDIR is not set")?;

@@ -3,7 +3,7 @@
 use e2e::fixtures::reference;
 use serde_json::{Value, json};
 
-use crate::{PLACE, TEXT, answers, ask, assert_close, numbers, refused, serve, unit};
+use crate::{TEXT, TEXT_INDEX, answers, ask, assert_close, numbers, refused, serve, unit};
 
 /// Byte limit of a text.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
@@ -47,7 +47,7 @@ async fn input_types_select_the_query_or_document_prompt() {
         (infer, tensors(TEXT, &json!({"input_type": "query"})), "query"),
         (infer, tensors(TEXT, &json!({"prompt_name": "query"})), "query"),
     ] {
-        let expected = numbers(&answers["prompts"][prompt][PLACE]);
+        let expected = numbers(&answers["prompts"][prompt][TEXT_INDEX]);
         let actual = embedding(&ask(&mut client, path, &body).await);
         assert_close(&actual, &expected, &format!("{path} {body}"));
     }
@@ -70,7 +70,7 @@ async fn input_types_select_the_query_or_document_prompt() {
 async fn tei_routes_normalize_and_others_follow_the_model() {
     let server = serve(&["plain"]).await;
     let mut client = server.client().await;
-    let plain = &reference().models["plain"][PLACE];
+    let plain = &reference().models["plain"][TEXT_INDEX];
     let infer = "/v2/models/plain/infer";
     for (path, body, expected) in [
         ("/embed", json!({"inputs": TEXT}), unit(plain)),

@@ -7,19 +7,19 @@ use crate::{connection::pair, file};
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_setting_exits_with_78_and_names_flag_and_cause() {
     let home = Home::new();
-    let place =
+    let write =
         |name: &str, content: &str| file(&home, name, content).to_str().expect("UTF-8").to_owned();
     let (one, other) = (pair(), pair());
-    let certificate = place("cert.pem", &one.cert.pem());
-    let key = place("key.pem", &one.signing_key.serialize_pem());
-    let strange = place("other.pem", &other.signing_key.serialize_pem());
+    let certificate = write("cert.pem", &one.cert.pem());
+    let key = write("key.pem", &one.signing_key.serialize_pem());
+    let strange = write("other.pem", &other.signing_key.serialize_pem());
     let nothing = home.root().join("nothing").to_str().expect("UTF-8").to_owned();
-    let short = place("short", "# keys\nshort77\n");
-    let spaced = place("spaced", "a key of words\n");
-    let empty = place("empty", "# no keys\n");
-    let long = place("long", &"#".repeat(64 * 1024 + 1));
+    let short = write("short", "# keys\nshort77\n");
+    let spaced = write("spaced", "a key of words\n");
+    let empty = write("empty", "# no keys\n");
+    let long = write("long", &"#".repeat(64 * 1024 + 1));
     let many = (0..1001).map(|number| format!("key-number-{number}\n")).collect::<String>();
-    let many = place("many", &many);
+    let many = write("many", &many);
     for (arguments, parts) in [
         (vec!["--api-key-file", &nothing], ["--api-key-file", "nothing: No such file"]),
         (vec!["--api-key-file", &short], ["--api-key-file", "short: line 2: "]),

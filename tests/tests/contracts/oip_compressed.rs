@@ -60,7 +60,7 @@ async fn compressed_bodies_are_decompressed() {
         assert_close(&crate::numbers(&json["outputs"][0]["data"]), &expected, encoding);
         let text = json!({"inputs": TEXT, "model": "a"}).to_string();
         let response = packed(&mut client, "/embed", encoding, packing(text.as_bytes())).await;
-        let expected = &e2e::fixtures::reference().models["a"][crate::PLACE];
+        let expected = &e2e::fixtures::reference().models["a"][crate::TEXT_INDEX];
         assert_close(&response.embeddings()[0], expected, encoding);
     }
     // The JSON length in the header refers to the decompressed body.

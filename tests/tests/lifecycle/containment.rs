@@ -45,9 +45,9 @@ fn with_location(home: &Home, name: &str, location: &str) -> PathBuf {
 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    for place in 0..=bytes.len() - from.len() {
-        if bytes[place..].starts_with(from) {
-            bytes[place..place + to.len()].copy_from_slice(to);
+    for index in 0..=bytes.len() - from.len() {
+        if bytes[index..].starts_with(from) {
+            bytes[index..index + to.len()].copy_from_slice(to);
         }
     }
     bytes

@@ -102,8 +102,8 @@ async fn status_prints_a_table_of_models_and_one_of_workers() {
     };
     // A cell starts in the same column as its heading.
     let cell = |rows: &[&String], row: usize, heading: &str| {
-        let place = rows[0].find(heading).unwrap_or_else(|| panic!("{heading}: {lines:#?}"));
-        rows[row][place..].split("  ").next().unwrap_or_default().to_owned()
+        let index = rows[0].find(heading).unwrap_or_else(|| panic!("{heading}: {lines:#?}"));
+        rows[row][index..].split("  ").next().unwrap_or_default().to_owned()
     };
     let models = table("MODEL");
     assert_eq!(models.len(), 3, "{lines:#?}");

@@ -48,7 +48,7 @@ const ENDS: [&str; 8] = [
 pub(crate) struct Liar {
     supervisor: UnixStream,
     page: OwnedFd,
-    wrong: String,
+    fault: String,
     done: PathBuf,
     has_lied: bool,
 }
@@ -57,13 +57,13 @@ impl Liar {
     pub(crate) fn new(supervisor: UnixStream, page: OwnedFd, order: &Order) -> io::Result<Self> {
         let done = order.home.join(DONE);
         setsockopt(&supervisor, SndBuf, &1)?;
-        Ok(Self { supervisor, page, wrong: order.wrong.clone(), done, has_lied: false })
+        Ok(Self { supervisor, page, fault: order.fault.clone(), done, has_lied: false })
     }
 
     /// Relays a frame, or carries out the fault.
     pub(crate) fn say(&mut self, frame: &Frame) -> io::Result<()> {
         let message: FromWorker = message::decode(&frame.control)?;
-        if self.wrong == "one byte at a time" {
+        if self.fault == "one byte at a time" {
             return self.in_single_bytes(frame, &message);
         }
         if !self.has_lied && self.lie(frame, &message)? {
@@ -90,13 +90,13 @@ impl Liar {
     /// Returns whether a faulty message replaced this frame.
     fn lie(&mut self, frame: &Frame, message: &FromWorker) -> io::Result<bool> {
         match message {
-            FromWorker::Hello { pinned, .. } if self.wrong == "hello of another build" => {
+            FromWorker::Hello { pinned, .. } if self.fault == "hello of another build" => {
                 let pinned = pinned.clone();
                 let hello = FromWorker::Hello { build_id: "another".into(), pinned };
                 self.message(0, &hello, &[])?;
             }
-            FromWorker::Pong if self.wrong == "leaves a ping unanswered" => {}
-            FromWorker::Ready if self.wrong == "ends before it is ready" => self.end()?,
+            FromWorker::Pong if self.fault == "leaves a ping unanswered" => {}
+            FromWorker::Ready if self.fault == "ends before it is ready" => self.end()?,
             FromWorker::Answered(answered) => return self.lie_about(frame, answered),
             _ => return Ok(false),
         }
@@ -105,20 +105,20 @@ impl Liar {
 
     /// Does the same for an answer.
     fn lie_about(&mut self, frame: &Frame, answered: &Answered) -> io::Result<bool> {
-        let wrong = self.wrong.as_str();
-        let bytes = match wrong {
+        let fault = self.fault.as_str();
+        let bytes = match fault {
             "writes to the control page" => return self.write_to_page().map(|()| false),
             "answers half of a group and ends" if answered.items.len() < 2 => return Ok(false),
-            _ => match broken(wrong, frame)? {
+            _ => match broken(fault, frame)? {
                 Some(bytes) => bytes,
-                None => match unasked(wrong)? {
+                None => match unsolicited(fault)? {
                     Some(bytes) => bytes,
-                    None => mistaken(wrong, frame, answered.clone())?,
+                    None => mistaken(fault, frame, answered.clone())?,
                 },
             },
         };
         self.supervisor.write_all(&bytes)?;
-        if ENDS.contains(&wrong) {
+        if ENDS.contains(&fault) {
             self.end()?;
         }
         Ok(true)
@@ -144,9 +144,9 @@ impl Liar {
 }
 
 /// Returns malformed or surplus bytes in place of this frame.
-fn broken(wrong: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
+fn broken(fault: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = wire(frame);
-    match wrong {
+    match fault {
         "bad magic" => bytes[0] ^= 1,
         "another version" => bytes[VERSION] ^= 0x40,
         "wrong direction" => bytes[DIRECTION] = Direction::ToWorker as u8,
@@ -173,9 +173,9 @@ fn broken(wrong: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Returns unsolicited messages.
-fn unasked(wrong: &str) -> io::Result<Option<Vec<u8>>> {
+fn unsolicited(fault: &str) -> io::Result<Option<Vec<u8>>> {
     let (slot, reason) = (u16::MAX, "none".to_owned());
-    let messages = match wrong {
+    let messages = match fault {
         "rejects what it was not given" => {
             vec![FromWorker::Rejected { items: vec![77], reason: Rejection::Inference(reason) }]
         }
@@ -196,9 +196,9 @@ fn unasked(wrong: &str) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Returns an answer that does not match the request.
-fn mistaken(wrong: &str, frame: &Frame, mut answered: Answered) -> io::Result<Vec<u8>> {
+fn mistaken(fault: &str, frame: &Frame, mut answered: Answered) -> io::Result<Vec<u8>> {
     let (mut id, mut payload) = (frame.id, frame.payload.clone());
-    match wrong {
+    match fault {
         "answers half of a group and ends" => {
             answered.items.truncate(answered.items.len() / 2);
             payload.truncate(answered.items.iter().map(|item| item.bytes as usize).sum());
@@ -214,7 +214,7 @@ fn mistaken(wrong: &str, frame: &Frame, mut answered: Answered) -> io::Result<Ve
         "sizes that overflow" => answered.items[0].bytes = u32::MAX,
         "a generation never issued" => answered.generation += 1000,
         "generation zero" => answered.generation = 0,
-        _ => return Err(io::Error::other(format!("unknown fault {wrong}"))),
+        _ => return Err(io::Error::other(format!("unknown fault {fault}"))),
     }
     encoded(id, &FromWorker::Answered(answered), &payload)
 }

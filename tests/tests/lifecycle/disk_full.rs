@@ -21,12 +21,12 @@ const DISK_BYTES: u64 = 8 << 20;
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(place: &Path) -> Result<Self, String> {
-        fs::create_dir_all(place).map_err(|error| error.to_string())?;
+    fn mount(path: &Path) -> Result<Self, String> {
+        fs::create_dir_all(path).map_err(|error| error.to_string())?;
         let size = format!("size={DISK_BYTES}");
         let arguments = ["-t", "tmpfs", "-o", &size, "tmpfs"];
-        match Command::new("mount").args(arguments).arg(place).output() {
-            Ok(output) if output.status.success() => Ok(Self(place.to_owned())),
+        match Command::new("mount").args(arguments).arg(path).output() {
+            Ok(output) if output.status.success() => Ok(Self(path.to_owned())),
             Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
             Err(error) => Err(error.to_string()),
         }

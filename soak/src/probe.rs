@@ -6,7 +6,7 @@ use e2e::{
     client::{Client, Response, Unanswered},
     grpc::{self, pb::ModelInferRequest},
     history::Outcome,
-    kinds::{self, Kind, Question},
+    kinds::{self, HttpRequest, Kind},
     server::Server,
 };
 
@@ -14,9 +14,9 @@ use crate::models::{Known, Model, SPARE};
 
 /// A request and its valid answers by content.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Probe {
     pub model: &'static str,
-    pub way: Way,
+    pub transport: Transport,
     pub known: Known,
     /// Relative frequency.
     pub weight: u64,
@@ -24,8 +24,8 @@ pub(crate) struct Asked {
 
 /// The protocol, with the request itself.
 #[derive(Clone, Debug)]
-pub(crate) enum Way {
-    Http(Kind, Question),
+pub(crate) enum Transport {
+    Http(Kind, HttpRequest),
     Grpc(ModelInferRequest),
 }
 
@@ -42,10 +42,11 @@ impl Connections {
     }
 }
 
-impl Asked {
+impl Probe {
     /// Returns every request sent to a model.
     pub(crate) fn all(model: Model) -> Vec<Self> {
-        let asked = |way, weight| Self { model: model.name, way, known: Known::new(), weight };
+        let probe =
+            |transport, weight| Self { model: model.name, transport, known: Known::new(), weight };
         let http = model.kinds.iter().map(|kind| {
             let weight = match kind {
                 // This request has three hundred texts, so it costs as much as the others together.
@@ -55,46 +56,48 @@ impl Asked {
                 Kind::TokenIds | Kind::Predict | Kind::Tensor => 12,
                 _ => 8,
             };
-            asked(Way::Http(*kind, kind.question(model.name)), weight)
+            probe(Transport::Http(*kind, kind.request(model.name)), weight)
         });
-        let grpc = message(model).map(|message| asked(Way::Grpc(message), 12));
+        let grpc = message(model).map(|message| probe(Transport::Grpc(message), 12));
         http.chain(grpc).collect()
     }
 
     /// Returns the route under which the server counts it.
     pub(crate) fn route(&self) -> &'static str {
-        match self.way {
-            Way::Http(kind, _) => kind.route(),
-            Way::Grpc(_) => grpc::INFER,
+        match self.transport {
+            Transport::Http(kind, _) => kind.route(),
+            Transport::Grpc(_) => grpc::INFER,
         }
     }
 
     /// Returns whether two of these at a time would overload the server.
     pub(crate) fn is_large(&self) -> bool {
-        matches!(self.way, Way::Http(Kind::OpenAi, _))
+        matches!(self.transport, Transport::Http(Kind::OpenAi, _))
     }
 
     /// Sends the request, with a deadline in `within` or the server's default.
-    pub(crate) async fn ask(
+    pub(crate) async fn send(
         &self,
         connections: &mut Connections,
         within: Option<Duration>,
     ) -> Result<Response, Unanswered> {
-        match &self.way {
-            Way::Http(_, question) => {
-                let mut question = question.clone();
+        match &self.transport {
+            Transport::Http(_, request) => {
+                let mut request = request.clone();
                 let millis = within.map(|within| within.as_millis().to_string());
-                question.headers.extend(millis.map(|millis| ("x-request-timeout-ms", millis)));
-                question.ask(&mut connections.http).await
+                request.headers.extend(millis.map(|millis| ("x-request-timeout-ms", millis)));
+                request.send(&mut connections.http).await
             }
-            Way::Grpc(message) => grpc::infer(&mut connections.grpc, message.clone(), within).await,
+            Transport::Grpc(message) => {
+                grpc::infer(&mut connections.grpc, message.clone(), within).await
+            }
         }
     }
 
     /// Records the answer of the content that is serving now.
     pub(crate) async fn learn(&mut self, connections: &mut Connections, content: &str) {
-        let response = self.ask(connections, None).await.expect("an answer");
-        assert_eq!(response.status, 200, "{:?}: {}", self.way, response.text());
+        let response = self.send(connections, None).await.expect("an answer");
+        assert_eq!(response.status, 200, "{:?}: {}", self.transport, response.text());
         let numbers = self.numbers(&response).expect("numbers");
         self.known.insert(content.to_owned(), numbers);
     }
@@ -105,9 +108,9 @@ impl Asked {
     }
 
     fn numbers(&self, response: &Response) -> Result<Vec<f32>, String> {
-        match self.way {
-            Way::Http(kind, _) => kind.numbers(response),
-            Way::Grpc(_) => Ok(kinds::floats(&response.body)),
+        match self.transport {
+            Transport::Http(kind, _) => kind.numbers(response),
+            Transport::Grpc(_) => Ok(kinds::floats(&response.body)),
         }
     }
 }
