@@ -1,5 +1,5 @@
 //! Final checks after all clients have stopped. I6: client and server counts agree. I7: no resource
-//! leaks. Also: every worker exit was caused by the soak or reported by the server.
+//! leaks. Also: every worker exit was caused by the soak, or by the server because the worker hung.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -23,7 +23,7 @@ const LAST_PART: Duration = Duration::from_secs(2);
 /// A fault or update. Numbers are indices, taken modulo the number of candidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// SIGKILL to one of the longest-running workers. The server delays restarts of the others.
+    /// SIGKILL to one of the longest-running workers; the server delays restarts of younger ones.
     Kill { worker: usize },
     /// SIGKILL to any worker, even one that was just restarted.
     KillAny { worker: usize },

@@ -121,7 +121,7 @@ async fn check_against_a_model_reports_drift_and_refuses_misfits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_with_strict_refuses_a_shortened_text_and_names_the_line() {
+async fn check_strict_refuses_a_shortened_text_and_names_the_line() {
     let home = Home::new();
     let long = copy(&home, "long_12");
     let small = ["--check-memory", "600"];
