@@ -144,7 +144,7 @@ impl Drop for Clients {
     }
 }
 
-/// ProbeClient client.
+/// One client.
 struct ProbeClient {
     number: usize,
     client: Client,
