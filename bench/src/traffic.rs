@@ -237,7 +237,7 @@ impl ClientLoop {
         let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
             return Outcome::Failed(
                 200,
-                format!("no generation or version header: {:?}", response.headers),
+                format!("missing generation or version: {:?}", response.headers),
             );
         };
         let content = self.shared.texts.content(index, &response.body);

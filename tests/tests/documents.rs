@@ -1,8 +1,9 @@
-//! Holds documents to the sources: every test that `docs/reliability.md` and `docs/limits.md` name is a
-//! test of the file that they name, every file with a limit is there, and so is every path that
-//! `ARCHITECTURE.md` and `docs/architecture/` name.
+//! Checks documents against the sources. Every test named in `docs/reliability.md` and
+//! `docs/limits.md` exists in the named file, as do the files in the table of limits and the paths
+//! in `ARCHITECTURE.md` and `docs/architecture/`.
 //!
-//! With `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` the tests correct what moved to another file.
+//! Run with `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` to fix references to moved tests and
+//! files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,11 +13,12 @@ use std::{
 
 use e2e::fixtures::workspace;
 
-/// Rows of the table of faults.
+/// Number of rows in the table of faults.
 const FAULTS: usize = 74;
-/// Tests that each document names, at least: fewer mean that they were not found.
+/// Minimum number of tests named in each document; fewer mean that the parser missed some.
 const DOCUMENTS: [(&str, usize); 2] = [("docs/reliability.md", 150), ("docs/limits.md", 75)];
-/// Where packages are. Tests are named by their path from the root, or below the first one.
+/// Package roots. Tests are named by their path below the first one, or else from the repository's
+/// root.
 const SOURCES: [&str; 5] = ["tests/tests", "crates", "soak", "bench", "xtask"];
 
 /// The tests of all packages, by file.
@@ -34,7 +36,7 @@ impl Tests {
         Self(files.into_iter().map(read).collect())
     }
 
-    /// Returns whether `FILE.rs::NAME` is one of them.
+    /// Returns whether `FILE.rs::NAME` is a test.
     fn contains(&self, named: &str) -> bool {
         let Some((file, name)) = named.split_once("::") else { return false };
         let is_elsewhere = SOURCES[1..].iter().any(|root| Path::new(file).starts_with(root));
@@ -42,7 +44,7 @@ impl Tests {
         self.0.get(&Path::new(root).join(file)).is_some_and(|names| names.contains(name))
     }
 
-    /// Returns how a test of this name is to be written, if there is exactly one.
+    /// Returns the reference to the test with this name, if it is unique.
     fn find(&self, name: &str) -> Option<String> {
         let mut found = self.0.iter().filter(|(_, names)| names.contains(name));
         let (file, _) = found.next()?;
@@ -62,7 +64,7 @@ fn sources(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names of the functions that are tests.
+/// Returns the names of all test functions in a source.
 fn tests_of(source: &str) -> Vec<&str> {
     let (mut names, mut is_test) = (Vec::new(), false);
     for line in source.lines().map(str::trim) {
@@ -82,31 +84,31 @@ fn tests_of(source: &str) -> Vec<&str> {
     names
 }
 
-/// Whether to correct the documents rather than to fail.
+/// Returns whether to fix the documents instead of failing.
 fn updates() -> bool {
     env::var_os("ONNXD_UPDATE_DOCUMENTS").is_some()
 }
 
-/// What stands between backticks and names a test.
+/// Returns the tests named in backticks.
 fn named(document: &str) -> impl Iterator<Item = &str> {
     document.split('`').skip(1).step_by(2).filter(|part| part.contains(".rs::"))
 }
 
-/// The cells of all tables.
+/// Returns the cells of all tables.
 fn rows(document: &str) -> Vec<Vec<&str>> {
     let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     rows.map(|line| line.split(" | ").collect()).collect()
 }
 
 #[test]
-fn every_test_that_a_document_names_is_a_test_of_that_file() {
+fn every_test_named_in_a_document_exists() {
     let tests = Tests::of_workspace();
     let mut wrong = Vec::new();
     for (path, least) in DOCUMENTS {
         let path = workspace().join(path);
-        let mut document = fs::read_to_string(&path).expect("the document is there");
+        let mut document = fs::read_to_string(&path).expect("the document can be read");
         let count = named(&document).count();
-        assert!(count >= least, "{count} tests are named in {}", path.display());
+        assert!(count >= least, "only {count} tests are named in {}", path.display());
         let stale: BTreeSet<String> =
             named(&document).filter(|test| !tests.contains(test)).map(str::to_owned).collect();
         for test in stale {
@@ -115,22 +117,22 @@ fn every_test_that_a_document_names_is_a_test_of_that_file() {
                 Some(right) if updates() => {
                     document = document.replace(&format!("`{test}`"), &format!("`{right}`"));
                 }
-                Some(right) => wrong.push(format!("{test}: it is {right}")),
-                None => wrong.push(format!("{test}: there is no such test")),
+                Some(right) => wrong.push(format!("{test}: moved to {right}")),
+                None => wrong.push(format!("{test}: no such test")),
             }
         }
         if updates() {
             fs::write(&path, document).expect("the document can be written");
         }
     }
-    assert!(wrong.is_empty(), "{} names are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} invalid references:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
-fn every_file_that_has_a_limit_exists() {
+fn every_file_named_in_the_limits_exists() {
     let crates = workspace().join("crates");
     let path = workspace().join("docs/limits.md");
-    let document = fs::read_to_string(&path).expect("the document is there");
+    let document = fs::read_to_string(&path).expect("the document can be read");
     let rows = rows(&document);
     assert!(rows.len() > 60, "{} rows", rows.len());
     let files = rows[1..].iter().flat_map(|row| row[2].split('`').skip(1).step_by(2));
@@ -141,7 +143,7 @@ fn every_file_that_has_a_limit_exists() {
             Some(right) if updates() => {
                 corrected = corrected.replace(&format!("`{stale}`"), &format!("`{right}`"));
             }
-            right => wrong.push(format!("{stale}: it is {right:?}")),
+            right => wrong.push(format!("{stale}: moved to {right:?}")),
         }
     }
     if updates() {
@@ -150,7 +152,7 @@ fn every_file_that_has_a_limit_exists() {
     assert!(wrong.is_empty(), "not below crates/:\n{}", wrong.join("\n"));
 }
 
-/// Returns the one file of the same name below this directory.
+/// Returns the only file of the same name below this directory.
 fn moved(directory: &Path, stale: &str) -> Option<String> {
     let mut files = Vec::new();
     sources(directory, &mut files);
@@ -159,8 +161,7 @@ fn moved(directory: &Path, stale: &str) -> Option<String> {
     Some(file.strip_prefix(directory).ok()?.display().to_string())
 }
 
-/// Returns whether a file or folder below `root` ends in this path, as a whole or after its first
-/// parts.
+/// Returns whether `path` exists below `root`, at any depth.
 fn exists_below(root: &Path, path: &str) -> bool {
     let entries = fs::read_dir(root).expect("a folder can be read").flatten();
     root.join(path).exists()
@@ -170,7 +171,7 @@ fn exists_below(root: &Path, path: &str) -> bool {
 }
 
 #[test]
-fn every_path_that_the_architecture_names_exists() {
+fn every_path_named_in_the_architecture_exists() {
     let folder = workspace().join("docs/architecture");
     let mut documents = vec![workspace().join("ARCHITECTURE.md")];
     let entries = fs::read_dir(&folder).expect("the folder can be read").flatten();
@@ -196,14 +197,14 @@ fn every_path_that_the_architecture_names_exists() {
             }
         }
     }
-    assert!(count > 100, "{count} paths are named");
+    assert!(count > 100, "only {count} paths are named");
     assert!(wrong.is_empty(), "these do not exist: {wrong:#?}");
 }
 
 #[test]
-fn the_document_has_every_guarantee_and_every_fault_once_and_each_with_an_answer() {
-    let document =
-        fs::read_to_string(workspace().join("docs/reliability.md")).expect("it is there");
+fn every_guarantee_and_fault_is_listed_once_with_a_test() {
+    let document = fs::read_to_string(workspace().join("docs/reliability.md"))
+        .expect("the document can be read");
     let rows = rows(&document);
     let faults: Vec<usize> = rows.iter().filter_map(|row| row[0].parse().ok()).collect();
     assert_eq!(faults, (1..=FAULTS).collect::<Vec<_>>());
@@ -233,14 +234,14 @@ fn only_functions_with_the_attribute_are_tests() {
 }
 
 #[test]
-fn names_that_are_made_up_or_of_helpers_are_found() {
+fn invented_names_and_helpers_are_not_tests() {
     let tests = Tests::of_workspace();
-    let own = "names_that_are_made_up_or_of_helpers_are_found";
+    let own = "invented_names_and_helpers_are_not_tests";
     assert!(tests.contains(&format!("documents.rs::{own}")));
     assert_eq!(tests.find(own), Some(format!("documents.rs::{own}")));
     for wrong in ["documents.rs::made_up", "documents.rs::tests_of", "nowhere.rs::two"] {
         assert!(!tests.contains(wrong), "{wrong}");
     }
-    // Its file has unit tests, and it is none of them.
+    // That file has unit tests, but this is not one of them.
     assert!(!tests.contains("crates/proto/src/control_page.rs::create"));
 }

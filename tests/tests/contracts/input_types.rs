@@ -1,23 +1,22 @@
-//! What vectors are for, in the words of each contract; whether they have length 1; and texts that
-//! have more bytes than any may have.
+//! Input types of each contract, normalization, and texts above the byte limit.
 
 use e2e::fixtures::reference;
 use serde_json::{Value, json};
 
-use crate::{PLACE, TEXT, answers, ask, assert_close, numbers, refused, serve, unit};
+use crate::{TEXT, TEXT_INDEX, answers, ask, assert_close, numbers, refused, serve, unit};
 
-/// The longest text.
+/// Byte limit of a text.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
-/// The embedding in an answer of any contract.
+/// Returns the first embedding in an answer of any contract.
 fn embedding(answer: &Value) -> Vec<f32> {
-    let places = [
+    let candidates = [
         &answer[0],
         &answer["data"][0]["embedding"],
         &answer["embeddings"]["float"][0],
         &answer["outputs"][0]["data"],
     ];
-    numbers(places.into_iter().find(|place| place.is_array()).unwrap_or(&Value::Null))
+    numbers(candidates.into_iter().find(|value| value.is_array()).unwrap_or(&Value::Null))
 }
 
 fn tensors(text: &str, parameters: &Value) -> Value {
@@ -26,7 +25,7 @@ fn tensors(text: &str, parameters: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn input_types_choose_the_prompt_of_their_side() {
+async fn input_types_select_the_query_or_document_prompt() {
     let server = serve(&["prompts"]).await;
     let mut client = server.client().await;
     let answers = answers();
@@ -36,7 +35,7 @@ async fn input_types_choose_the_prompt_of_their_side() {
     for (path, body, prompt) in [
         ("/v2/embed", cohere("search_query"), "query"),
         ("/v2/embed", cohere("search_document"), "passage"),
-        // It has no prompt of that name, so the default one is used.
+        // The model has no such prompt, so the default applies.
         ("/v2/embed", cohere("clustering"), "passage"),
         ("/v1/embeddings", openai("task", "retrieval.query"), "query"),
         ("/v1/embeddings", openai("task", "retrieval.passage"), "passage"),
@@ -48,7 +47,7 @@ async fn input_types_choose_the_prompt_of_their_side() {
         (infer, tensors(TEXT, &json!({"input_type": "query"})), "query"),
         (infer, tensors(TEXT, &json!({"prompt_name": "query"})), "query"),
     ] {
-        let expected = numbers(&answers["prompts"][prompt][PLACE]);
+        let expected = numbers(&answers["prompts"][prompt][TEXT_INDEX]);
         let actual = embedding(&ask(&mut client, path, &body).await);
         assert_close(&actual, &expected, &format!("{path} {body}"));
     }
@@ -68,10 +67,10 @@ async fn input_types_choose_the_prompt_of_their_side() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn routes_of_tei_normalize_and_others_do_as_the_model_says() {
+async fn tei_routes_normalize_and_others_follow_the_model() {
     let server = serve(&["plain"]).await;
     let mut client = server.client().await;
-    let plain = &reference().models["plain"][PLACE];
+    let plain = &reference().models["plain"][TEXT_INDEX];
     let infer = "/v2/models/plain/infer";
     for (path, body, expected) in [
         ("/embed", json!({"inputs": TEXT}), unit(plain)),
@@ -90,7 +89,7 @@ async fn routes_of_tei_normalize_and_others_do_as_the_model_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_beyond_the_limit_are_cut_where_truncation_is_on() {
+async fn texts_above_the_limit_are_truncated_where_allowed() {
     let server = serve(&["a", "rerank_a", "classify_a"]).await;
     let mut client = server.client().await;
     let long = |bytes: usize| format!("hello {}", "\u{e4} ".repeat(bytes / 3));
@@ -109,7 +108,7 @@ async fn texts_beyond_the_limit_are_cut_where_truncation_is_on() {
         let mut expected = ask(&mut client, path, &body(&most)).await;
         let mut actual = ask(&mut client, path, &body(&beyond)).await;
         for answer in [&mut expected, &mut actual] {
-            // It has the text.
+            // Cohere's answers echo the texts, which differ.
             answer.as_object_mut().map(|answer| answer.remove("texts"));
         }
         assert_eq!(actual, expected, "{path}");

@@ -1,4 +1,4 @@
-//! API keys and TLS, which gRPC shares with HTTP.
+//! API keys and TLS, shared with HTTP.
 
 use std::{fs, net::SocketAddr, sync::Arc};
 
@@ -25,7 +25,7 @@ fn pair() -> Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_but_health_needs_a_key() {
+async fn every_call_but_health_requires_an_api_key() {
     let builder = builder(&[("m", "tiny/tensor_a")]);
     let keys = builder.directories().root().join("keys");
     fs::write(&keys, format!("{KEY}\n")).unwrap();
@@ -54,14 +54,14 @@ async fn everything_but_health_needs_a_key() {
             }
         }
     }
-    // The connection is not closed by a refusal, and is none of a large request either.
+    // A refusal keeps the connection open, even for a large request.
     let large = raw("m", &[("x", "FP32", &[1, 4], vec![0; 8 << 20].into())]);
     assert_eq!(refused(client.model_infer(large).await).0, Code::Unauthenticated);
     assert!(client.server_live(ServerLiveRequest {}).await.unwrap().get_ref().live);
     server.stop().await;
 }
 
-/// A client over TLS that trusts one certificate.
+/// Connects over TLS, trusting one certificate.
 async fn over_tls(address: SocketAddr, pair: &Pair) -> Result<Client, tonic::transport::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(pair.cert.der().clone()).expect("a certificate");
@@ -86,7 +86,7 @@ async fn over_tls(address: SocketAddr, pair: &Pair) -> Result<Client, tonic::tra
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_is_spoken_with_the_certificate_that_sighup_has_brought() {
+async fn sighup_swaps_the_grpc_certificate() {
     let builder = builder(&[("m", "tiny/tensor_a")]);
     let home = builder.directories();
     let path = |name: &str| home.root().join(name).to_str().unwrap().to_owned();
@@ -114,7 +114,7 @@ async fn tls_is_spoken_with_the_certificate_that_sighup_has_brought() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_whose_streams_rest_do_not_lock_others_out() {
+async fn idle_streams_do_not_lock_out_other_clients() {
     let builder = builder(&[("m", "tiny/tensor_a")]).argument("--max-connections=4");
     let server = builder.start().await;
     let mut watching = Vec::new();
@@ -124,7 +124,7 @@ async fn clients_whose_streams_rest_do_not_lock_others_out() {
         watching.push((health, answers));
     }
     let asking = async { server.client().await.get("/health").await.map(|answer| answer.status) };
-    let answer = tokio::time::timeout(PATIENCE, asking).await.expect("one of them gives way");
+    let answer = tokio::time::timeout(PATIENCE, asking).await.expect("an idle connection yields");
     assert_eq!(answer, Ok(200));
     drop(watching);
     server.stop().await;

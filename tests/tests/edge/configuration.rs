@@ -1,25 +1,25 @@
-//! Configurations that cannot work.
+//! Invalid configurations of keys, CORS and TLS.
 
 use e2e::{fixtures::model, home::Home, launch, server::Server};
 
 use crate::{connection::pair, file};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_work_ends_with_78_and_names_flag_and_cause() {
+async fn an_invalid_setting_exits_with_78_and_names_flag_and_cause() {
     let home = Home::new();
-    let place =
+    let write =
         |name: &str, content: &str| file(&home, name, content).to_str().expect("UTF-8").to_owned();
     let (one, other) = (pair(), pair());
-    let certificate = place("cert.pem", &one.cert.pem());
-    let key = place("key.pem", &one.signing_key.serialize_pem());
-    let strange = place("other.pem", &other.signing_key.serialize_pem());
+    let certificate = write("cert.pem", &one.cert.pem());
+    let key = write("key.pem", &one.signing_key.serialize_pem());
+    let strange = write("other.pem", &other.signing_key.serialize_pem());
     let nothing = home.root().join("nothing").to_str().expect("UTF-8").to_owned();
-    let short = place("short", "# keys\nshort77\n");
-    let spaced = place("spaced", "a key of words\n");
-    let empty = place("empty", "# nobody\n");
-    let long = place("long", &"#".repeat(64 * 1024 + 1));
+    let short = write("short", "# keys\nshort77\n");
+    let spaced = write("spaced", "a key of words\n");
+    let empty = write("empty", "# no keys\n");
+    let long = write("long", &"#".repeat(64 * 1024 + 1));
     let many = (0..1001).map(|number| format!("key-number-{number}\n")).collect::<String>();
-    let many = place("many", &many);
+    let many = write("many", &many);
     for (arguments, parts) in [
         (vec!["--api-key-file", &nothing], ["--api-key-file", "nothing: No such file"]),
         (vec!["--api-key-file", &short], ["--api-key-file", "short: line 2: "]),
@@ -35,7 +35,7 @@ async fn what_cannot_work_ends_with_78_and_names_flag_and_cause() {
         (vec!["--tls-cert", &certificate, "--tls-key", &nothing], ["--tls-key", "No such file"]),
         (vec!["--tls-cert", &key, "--tls-key", &key], ["--tls-cert", "no PEM file with a cert"]),
     ] {
-        // `--check-config` and a start say the same; the start is the same code, tried once below.
+        // `--check-config` and a start share this code; the start is tested once below.
         let model = format!("m={}", model("tiny/a").display());
         let library = e2e::fixtures::onnxruntime();
         let worker = e2e::fixtures::onnxd_worker();
@@ -63,7 +63,7 @@ async fn what_cannot_work_ends_with_78_and_names_flag_and_cause() {
     }
     let builder = Server::builder().model("m", &model("tiny/a"));
     let builder = builder.argument("--api-key-file").argument(&short);
-    let exited = builder.try_start().await.expect_err("it must not start");
+    let exited = builder.try_start().await.expect_err("the server must not start");
     assert_eq!(exited.code, Some(78), "{}", exited.stderr);
     assert!(exited.stderr.contains("line 2"), "{}", exited.stderr);
 }

@@ -1,4 +1,4 @@
-//! Bodies that are packed, and those that unpack to more than anybody may send.
+//! Compressed bodies, including decompression bombs.
 
 use std::{
     io::{self, Write},
@@ -29,7 +29,7 @@ fn zlib(body: &[u8]) -> Bytes {
     encoder.write_all(body).and_then(|()| encoder.finish()).expect("memory").into()
 }
 
-/// A small body that unpacks to a gibibyte of spaces.
+/// Returns a small body that decompresses to a gibibyte of spaces.
 fn bomb() -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     io::copy(&mut io::Read::take(io::repeat(b' '), 1 << 30), &mut encoder).expect("memory");
@@ -42,7 +42,7 @@ async fn packed(client: &mut Client, path: &str, encoding: &str, body: Bytes) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn packed_bodies_are_unpacked() {
+async fn compressed_bodies_are_decompressed() {
     let server = serve(&["tensor_a", "a"]).await;
     let mut client = server.client().await;
     let body = of_floats("x", &[3, 4], &known("tensor_a", "x")).to_string();
@@ -60,10 +60,10 @@ async fn packed_bodies_are_unpacked() {
         assert_close(&crate::numbers(&json["outputs"][0]["data"]), &expected, encoding);
         let text = json!({"inputs": TEXT, "model": "a"}).to_string();
         let response = packed(&mut client, "/embed", encoding, packing(text.as_bytes())).await;
-        let expected = &e2e::fixtures::reference().models["a"][crate::PLACE];
+        let expected = &e2e::fixtures::reference().models["a"][crate::TEXT_INDEX];
         assert_close(&response.embeddings()[0], expected, encoding);
     }
-    // The length of the JSON is that of the unpacked one.
+    // The JSON length in the header refers to the decompressed body.
     let json = json!({"inputs": [after("x", "FP32", &json!([3, 4]), 48)],
         "parameters": {"binary_data_output": true}})
     .to_string();
@@ -77,7 +77,7 @@ async fn packed_bodies_are_unpacked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_unpacked_is_refused() {
+async fn an_undecodable_body_is_refused() {
     let server = serve(&["tensor_a"]).await;
     let body = of_floats("x", &[1, 4], &[0.0; 4]).to_string();
     let good = gzip(body.as_bytes());
@@ -105,11 +105,11 @@ async fn what_cannot_be_unpacked_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bomb_is_413_at_once_and_takes_no_memory() {
+async fn a_decompression_bomb_is_413_at_once_and_takes_no_memory() {
     let server = serve(&["tensor_a", "a"]).await;
     let bomb = bomb();
-    assert!(bomb.len() < 2_000_000, "{} bytes are small", bomb.len());
-    // A tensor may be larger than a text, so that the first limit is another.
+    assert!(bomb.len() < 2_000_000, "expected a small bomb, got {} bytes", bomb.len());
+    // Tensor bodies may be larger than texts, so their limit is higher.
     for (path, grown_max) in [("/embed", 16 << 20), (infer("tensor_a").as_str(), 160 << 20)] {
         let peak = memory(&server, "VmHWM");
         let mut client = server.client().await;
@@ -119,9 +119,9 @@ async fn a_bomb_is_413_at_once_and_takes_no_memory() {
         message(&response.json());
         assert!(begin.elapsed() < Duration::from_secs(20), "{path}: {:?}", begin.elapsed());
         let grown = memory(&server, "VmHWM") - peak;
-        assert!(grown <= grown_max, "{path}: {} MiB more", grown >> 20);
+        assert!(grown <= grown_max, "{path}: memory grew by {} MiB", grown >> 20);
     }
-    // Many at once share what large bodies may have: some are told to come back.
+    // Concurrent bombs share the budget for large bodies; some get a 429.
     let before = memory(&server, "VmRSS");
     let many = (0..24).map(|_| {
         let (address, bomb) = (server.address(), bomb.clone());
@@ -136,9 +136,9 @@ async fn a_bomb_is_413_at_once_and_takes_no_memory() {
         assert!(response.status == 413 || response.header("retry-after").is_some());
     }
     let peak = memory(&server, "VmHWM");
-    assert!(peak - before <= 768 << 20, "{} MiB more", (peak - before) >> 20);
+    assert!(peak - before <= 768 << 20, "memory grew by {} MiB", (peak - before) >> 20);
     let patience = Duration::from_secs(20);
-    e2e::eventually("the memory is given back", patience, async || {
+    e2e::eventually("the memory is released", patience, async || {
         (memory(&server, "VmRSS") < before + (64 << 20)).then_some(())
     })
     .await;

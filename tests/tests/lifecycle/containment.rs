@@ -1,5 +1,5 @@
-//! A version consists of what was in its directory, and of copies: no file outside of it has a
-//! part in it, whatever a model or a link names.
+//! A version contains only copies of files from its directory. No other file has any influence on
+//! it, whatever a model or a link refers to.
 
 use std::{
     collections::BTreeSet,
@@ -27,33 +27,33 @@ use e2e::{
 
 use crate::{embed, served, tiny};
 
-/// Where the model with external data says that it is.
+/// The file name in the model's external data.
 const LOCATION: &str = "model.onnx_data";
 
-/// A copy of the model with external data, which says that its data is at `location`.
+/// Copies the model with external data and makes it refer to `location`.
 fn with_location(home: &Home, name: &str, location: &str) -> PathBuf {
     let directory = home.models().join(name);
     replace_model(&tiny("external"), &directory);
     let model = fs::read(directory.join("model.onnx")).expect("a file");
-    // Of equal length, so that no length in the file changes.
+    // The length must not change, as it is part of the encoding.
     assert_eq!(location.len(), LOCATION.len(), "{location}");
     let patched = replace(&model, LOCATION.as_bytes(), location.as_bytes());
     assert_ne!(patched, model);
-    fs::write(directory.join("model.onnx"), patched).expect("it can be written");
+    fs::write(directory.join("model.onnx"), patched).expect("the model can be written");
     directory
 }
 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    for place in 0..=bytes.len() - from.len() {
-        if bytes[place..].starts_with(from) {
-            bytes[place..place + to.len()].copy_from_slice(to);
+    for index in 0..=bytes.len() - from.len() {
+        if bytes[index..].starts_with(from) {
+            bytes[index..index + to.len()].copy_from_slice(to);
         }
     }
     bytes
 }
 
-/// A file in `/tmp` that is removed with this.
+/// A file in `/tmp`, removed on drop.
 struct Elsewhere(PathBuf);
 
 impl Drop for Elsewhere {
@@ -67,8 +67,8 @@ async fn external_data_outside_of_the_version_is_refused() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let home = server.home();
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
-    // Sound data, so that nothing but the place is wrong with it. What is staged stands two
-    // directories below the state directory, as versions do.
+    // The data is valid; only the location is wrong. Staged files are two levels below the state
+    // directory, like versions.
     let data = tiny("external").join(LOCATION);
     fs::copy(&data, home.root().join("secret")).unwrap();
     let absolute = Elsewhere(format!("/tmp/e2e-{:06}", std::process::id() % 1_000_000).into());
@@ -94,7 +94,7 @@ async fn external_data_outside_of_the_version_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn links_to_outside_and_what_is_no_regular_file_are_refused_by_name() {
+async fn outside_links_and_special_files_are_refused_by_name() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     for name in [LOCATION, "tokenizer.json", "1_Pooling"] {
         let from = server.home().models().join("linked");
@@ -115,7 +115,7 @@ async fn links_to_outside_and_what_is_no_regular_file_are_refused_by_name() {
     assert!(made.is_ok_and(|status| status.success()));
     let refusal = server.update("m", Some(&fifo)).await.unwrap_err();
     assert_eq!(refusal.kind, "contract", "{refusal:?}");
-    // The directory itself may be named by a link, which is followed once.
+    // The directory itself may be a link, which is followed once.
     let current = server.home().models().join("current");
     symlink(tiny("b"), &current).unwrap();
     server.update("m", Some(&current)).await.unwrap();
@@ -123,7 +123,7 @@ async fn links_to_outside_and_what_is_no_regular_file_are_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hard_linked_files_are_copied_so_that_nobody_else_can_change_them() {
+async fn hard_linked_files_are_copied() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let origin = server.home().models().join("origin");
     let from = server.home().models().join("hard-linked");
@@ -141,7 +141,7 @@ async fn hard_linked_files_are_copied_so_that_nobody_else_can_change_them() {
         assert_eq!(fs::metadata(version.join(name)).unwrap().nlink(), 1, "{name}");
         fs::write(origin.join(name), "changed in place").unwrap();
     }
-    // A worker that starts now reads the version again.
+    // A restarted worker reads the version again.
     for pid in server.worker_pids().await {
         e2e::processes::signal(pid, e2e::processes::Signal::SIGKILL);
     }
@@ -152,11 +152,11 @@ async fn hard_linked_files_are_copied_so_that_nobody_else_can_change_them() {
     server.stop().await;
 }
 
-/// How often a link is moved from one directory to the other, at least, while updates follow it.
+/// Minimum number of times the link is repointed while updates follow it.
 const MOVES: usize = 300;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_one_directory_or_the_other_however_fast_the_link_to_them_moves() {
+async fn a_moving_link_never_mixes_two_directories() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let models = server.home().models();
     let mut known = BTreeSet::from([served(&server, "m").await.1]);
@@ -183,12 +183,12 @@ async fn a_version_is_one_directory_or_the_other_however_fast_the_link_to_them_m
     stop.store(true, Ordering::Relaxed);
     moving.join().unwrap();
     assert!(moves.load(Ordering::Relaxed) > MOVES, "{moves:?}");
-    assert!(seen.is_subset(&known), "a version is neither: {seen:?}, {known:?}");
+    assert!(seen.is_subset(&known), "a version mixes both: {seen:?}, {known:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_grows_while_it_is_copied_is_refused_and_what_serves_goes_on() {
+async fn a_file_that_grows_while_it_is_copied_is_refused() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let from = server.home().models().join("growing");
     replace_model(&tiny("b"), &from);
@@ -203,13 +203,13 @@ async fn a_file_that_grows_while_it_is_copied_is_refused_and_what_serves_goes_on
             }
         })
     };
-    // What begins now finds a file that is no model any more.
+    // By now, the file is no longer a valid model.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let patience = Duration::from_secs(60);
     let update = tokio::time::timeout(patience, server.update("m", Some(&from))).await;
     stop.store(true, Ordering::Relaxed);
     growing.join().unwrap();
-    let refusal = update.expect("it comes to an end").unwrap_err();
+    let refusal = update.expect("the update returns").unwrap_err();
     assert_eq!(refusal.kind, "load", "{refusal:?}");
     assert_eq!(served(&server, "m").await.0, 1);
     server.stop().await;

@@ -1,4 +1,4 @@
-//! What a person sees of an update who has no terminal: plain lines as things happen.
+//! Output of `onnxd` commands without a terminal: plain lines, printed as things happen.
 
 use std::process::Output;
 
@@ -9,11 +9,11 @@ use crate::tiny;
 
 fn printed(output: &Output) -> Vec<String> {
     let text = String::from_utf8(output.stdout.clone()).expect("text");
-    assert!(!text.contains(['\u{1b}', '\r']), "plain lines: {text:?}");
+    assert!(!text.contains(['\u{1b}', '\r']), "expected plain lines: {text:?}");
     text.lines().map(ToOwned::to_owned).collect()
 }
 
-/// The first words of lines, without repetitions.
+/// Returns the first words of lines, without consecutive duplicates.
 fn kinds(lines: &[String]) -> Vec<&str> {
     let mut kinds: Vec<&str> =
         lines.iter().filter_map(|line| line.split_whitespace().next()).collect();
@@ -51,12 +51,16 @@ async fn an_update_prints_its_steps_and_a_summary() {
     assert!(lines.last().unwrap().contains("generation 2 -> 3"), "{lines:#?}");
     let output = server.cli(&["update", "m", "--from", from, "--load", "lazy"]).await;
     let lines = printed(&output);
-    assert_eq!(kinds(&lines), ["staged", "m:"], "known, and loaded by nobody yet: {lines:#?}");
+    assert_eq!(
+        kinds(&lines),
+        ["staged", "m:"],
+        "a known version that no worker has loaded yet: {lines:#?}"
+    );
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_json_there_is_exactly_one_line_whatever_happens() {
+async fn with_json_exactly_one_line_is_printed() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let (good, bad) = (tiny("b"), tiny("nan"));
     for (from, code, key) in [(&good, 0, "generation"), (&bad, 1, "error")] {
@@ -73,7 +77,7 @@ async fn with_json_there_is_exactly_one_line_whatever_happens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_prints_what_passed_and_then_the_reason_to_standard_error() {
+async fn a_refusal_prints_the_passed_checks_and_the_reason() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let from = tiny("nan");
     let output = server.cli(&["update", "m", "--from", from.to_str().unwrap()]).await;
@@ -96,10 +100,10 @@ async fn status_prints_a_table_of_models_and_one_of_workers() {
         let rows = &lines[begin.unwrap_or_else(|| panic!("{heading}: {lines:#?}"))..];
         rows.iter().take_while(|line| !line.is_empty()).collect::<Vec<_>>()
     };
-    // What stands below a heading begins where the heading does.
+    // A cell starts in the same column as its heading.
     let cell = |rows: &[&String], row: usize, heading: &str| {
-        let place = rows[0].find(heading).unwrap_or_else(|| panic!("{heading}: {lines:#?}"));
-        rows[row][place..].split("  ").next().unwrap_or_default().to_owned()
+        let index = rows[0].find(heading).unwrap_or_else(|| panic!("{heading}: {lines:#?}"));
+        rows[row][index..].split("  ").next().unwrap_or_default().to_owned()
     };
     let models = table("MODEL");
     assert_eq!(models.len(), 3, "{lines:#?}");
@@ -130,7 +134,7 @@ async fn status_prints_a_table_of_models_and_one_of_workers() {
         assert!(cell(&workers, row, "MEMORY").ends_with(" MB"), "{lines:#?}");
         let generations = cell(&workers, row, "GENERATIONS");
         assert!(generations.contains("m=2") && generations.contains("n=1"), "{lines:#?}");
-        assert!(generations.contains("s ago"), "when each was loaded: {lines:#?}");
+        assert!(generations.contains("s ago"), "load times: {lines:#?}");
     }
     server.stop().await;
 }

@@ -1,4 +1,4 @@
-//! What can be done wrong, each by a name that the tests use.
+//! Implements the faults, by the names that tests use.
 
 use std::{
     fs::{self, OpenOptions},
@@ -22,16 +22,16 @@ use onnxd_proto::{
     },
 };
 
-/// Where a header's fields begin.
+/// Offsets of header fields.
 const VERSION: usize = 4;
 const DIRECTION: usize = 6;
 const CONTROL_BYTES: usize = 16;
 const PAYLOAD_BYTES: usize = 20;
 
-/// Messages of a flood.
+/// Number of messages in a flood.
 const FLOOD: usize = 50_000;
 
-/// What a worker that ends by itself does before.
+/// Faults after which the worker exits.
 const ENDS: [&str; 8] = [
     "payload that never comes",
     "half a frame",
@@ -43,12 +43,12 @@ const ENDS: [&str; 8] = [
     "flood",
 ];
 
-/// Says what the real worker says until it lies.
+/// Relays the real worker's messages until the fault is due.
 #[derive(Debug)]
 pub(crate) struct Liar {
     supervisor: UnixStream,
     page: OwnedFd,
-    wrong: String,
+    fault: String,
     done: PathBuf,
     has_lied: bool,
 }
@@ -57,13 +57,13 @@ impl Liar {
     pub(crate) fn new(supervisor: UnixStream, page: OwnedFd, order: &Order) -> io::Result<Self> {
         let done = order.home.join(DONE);
         setsockopt(&supervisor, SndBuf, &1)?;
-        Ok(Self { supervisor, page, wrong: order.wrong.clone(), done, has_lied: false })
+        Ok(Self { supervisor, page, fault: order.fault.clone(), done, has_lied: false })
     }
 
-    /// Passes a frame on, or does what was ordered.
+    /// Relays a frame, or carries out the fault.
     pub(crate) fn say(&mut self, frame: &Frame) -> io::Result<()> {
         let message: FromWorker = message::decode(&frame.control)?;
-        if self.wrong == "one byte at a time" {
+        if self.fault == "one byte at a time" {
             return self.in_single_bytes(frame, &message);
         }
         if !self.has_lied && self.lie(frame, &message)? {
@@ -87,38 +87,38 @@ impl Liar {
         }
     }
 
-    /// Whether something was said instead of this frame.
+    /// Returns whether a faulty message replaced this frame.
     fn lie(&mut self, frame: &Frame, message: &FromWorker) -> io::Result<bool> {
         match message {
-            FromWorker::Hello { pinned, .. } if self.wrong == "hello of another build" => {
+            FromWorker::Hello { pinned, .. } if self.fault == "hello of another build" => {
                 let pinned = pinned.clone();
                 let hello = FromWorker::Hello { build_id: "another".into(), pinned };
                 self.message(0, &hello, &[])?;
             }
-            FromWorker::Pong if self.wrong == "leaves a ping unanswered" => {}
-            FromWorker::Ready if self.wrong == "ends before it is ready" => self.end()?,
+            FromWorker::Pong if self.fault == "leaves a ping unanswered" => {}
+            FromWorker::Ready if self.fault == "ends before it is ready" => self.end()?,
             FromWorker::Answered(answered) => return self.lie_about(frame, answered),
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    /// The same instead of an answer.
+    /// Does the same for an answer.
     fn lie_about(&mut self, frame: &Frame, answered: &Answered) -> io::Result<bool> {
-        let wrong = self.wrong.as_str();
-        let bytes = match wrong {
+        let fault = self.fault.as_str();
+        let bytes = match fault {
             "writes to the control page" => return self.write_to_page().map(|()| false),
             "answers half of a group and ends" if answered.items.len() < 2 => return Ok(false),
-            _ => match broken(wrong, frame)? {
+            _ => match broken(fault, frame)? {
                 Some(bytes) => bytes,
-                None => match unasked(wrong)? {
+                None => match unsolicited(fault)? {
                     Some(bytes) => bytes,
-                    None => mistaken(wrong, frame, answered.clone())?,
+                    None => mistaken(fault, frame, answered.clone())?,
                 },
             },
         };
         self.supervisor.write_all(&bytes)?;
-        if ENDS.contains(&wrong) {
+        if ENDS.contains(&fault) {
             self.end()?;
         }
         Ok(true)
@@ -136,17 +136,17 @@ impl Liar {
         self.supervisor.write_all(&encoded(id, message, payload)?)
     }
 
-    /// What was written is all there will be.
+    /// Exits. Nothing more is written.
     fn end(&self) -> io::Result<()> {
         self.note("done")?;
         process::exit(3)
     }
 }
 
-/// What is no frame, or not one frame, instead of this one.
-fn broken(wrong: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
+/// Returns malformed or surplus bytes in place of this frame.
+fn broken(fault: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = wire(frame);
-    match wrong {
+    match fault {
         "bad magic" => bytes[0] ^= 1,
         "another version" => bytes[VERSION] ^= 0x40,
         "wrong direction" => bytes[DIRECTION] = Direction::ToWorker as u8,
@@ -172,10 +172,10 @@ fn broken(wrong: &str, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Messages that nobody has asked for.
-fn unasked(wrong: &str) -> io::Result<Option<Vec<u8>>> {
+/// Returns unsolicited messages.
+fn unsolicited(fault: &str) -> io::Result<Option<Vec<u8>>> {
     let (slot, reason) = (u16::MAX, "none".to_owned());
-    let messages = match wrong {
+    let messages = match fault {
         "rejects what it was not given" => {
             vec![FromWorker::Rejected { items: vec![77], reason: Rejection::Inference(reason) }]
         }
@@ -195,10 +195,10 @@ fn unasked(wrong: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// An answer that is none to what was asked.
-fn mistaken(wrong: &str, frame: &Frame, mut answered: Answered) -> io::Result<Vec<u8>> {
+/// Returns an answer that does not match the request.
+fn mistaken(fault: &str, frame: &Frame, mut answered: Answered) -> io::Result<Vec<u8>> {
     let (mut id, mut payload) = (frame.id, frame.payload.clone());
-    match wrong {
+    match fault {
         "answers half of a group and ends" => {
             answered.items.truncate(answered.items.len() / 2);
             payload.truncate(answered.items.iter().map(|item| item.bytes as usize).sum());
@@ -214,12 +214,12 @@ fn mistaken(wrong: &str, frame: &Frame, mut answered: Answered) -> io::Result<Ve
         "sizes that overflow" => answered.items[0].bytes = u32::MAX,
         "a generation never issued" => answered.generation += 1000,
         "generation zero" => answered.generation = 0,
-        _ => return Err(io::Error::other(format!("nobody knows how to do {wrong}"))),
+        _ => return Err(io::Error::other(format!("unknown fault {fault}"))),
     }
     encoded(id, &FromWorker::Answered(answered), &payload)
 }
 
-/// A frame as the real worker wrote it.
+/// Returns a frame as the real worker wrote it.
 fn wire(frame: &Frame) -> Vec<u8> {
     frame_of(frame.id, &frame.control, &frame.payload).unwrap_or_default()
 }
@@ -233,7 +233,7 @@ fn frame_of(id: u64, control: &[u8], payload: &[u8]) -> io::Result<Vec<u8>> {
     Ok([&header.to_bytes()[..], control, payload].concat())
 }
 
-/// Has the header say a length of its own.
+/// Overwrites a length in the header.
 fn claim(bytes: &mut [u8], field: usize, length: usize) {
     let length = u32::try_from(length).unwrap_or(u32::MAX);
     bytes[field..field + 4].copy_from_slice(&length.to_le_bytes());

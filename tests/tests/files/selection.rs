@@ -1,4 +1,4 @@
-//! Which of several model files is served.
+//! Selection among several model files.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use e2e::{fixtures::model, server::Server};
 
 use crate::{model_at, put, serves, with};
 
-/// The model `a` under the usual name, and the model `b` under others.
+/// Creates a source with model `a` under the usual name and model `b` under others.
 fn variants(server: &Server) -> std::path::PathBuf {
     let source = model_at(server.home(), "a", "variants", "onnx/model.onnx");
     let b = model("tiny/b").join("model.onnx");
@@ -17,7 +17,7 @@ fn variants(server: &Server) -> std::path::PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_uri_or_onnxd_toml_chooses_a_model_file() {
+async fn the_uri_or_onnxd_toml_selects_the_model_file() {
     let server = Server::builder().model("m", &model("tiny/cls")).start().await;
     let source = variants(&server);
     let mut versions = Vec::new();
@@ -26,7 +26,7 @@ async fn the_uri_or_onnxd_toml_chooses_a_model_file() {
         ("file=onnx/model_fp16.onnx", "b"),
         ("variant=fp32", "a"),
         ("variant=O2", "b"),
-        // No other of its int8 files is made for a CPU that runs this.
+        // No other int8 file suits the CPUs that run this test.
         #[cfg(target_arch = "x86_64")]
         ("variant=int8", "b"),
     ] {
@@ -34,7 +34,7 @@ async fn the_uri_or_onnxd_toml_chooses_a_model_file() {
         versions.push(server.update("m", Some(&from)).await.unwrap().version);
         serves(&server, content).await;
     }
-    assert_eq!(versions[0], versions[2], "the same files are one version");
+    assert_eq!(versions[0], versions[2], "identical files are one version");
     assert_ne!(versions[0], versions[1]);
     server.update("m", Some(&source)).await.unwrap();
     serves(&server, "a").await;
@@ -43,12 +43,12 @@ async fn the_uri_or_onnxd_toml_chooses_a_model_file() {
     serves(&server, "b").await;
     server.update("m", Some(&with(&source, "variant=fp32"))).await.unwrap();
     serves(&server, "a").await;
-    assert!(server.stderr().contains("onnx/model_O2.onnx"), "the log names what was chosen");
+    assert!(server.stderr().contains("onnx/model_O2.onnx"), "the log names the selected file");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_file_that_cannot_be_taken_is_refused_by_name() {
+async fn an_unusable_model_file_is_refused_by_name() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let source = variants(&server);
     for (parameters, reason) in [
@@ -76,7 +76,7 @@ async fn a_model_file_that_cannot_be_taken_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_model_file_is_served_whatever_its_name_also_after_a_restart() {
+async fn an_only_model_file_may_have_any_name() {
     let builder = Server::builder();
     let home = builder.directories();
     let source = model_at(&home, "a", "quantized", "onnx/model_quantized.onnx");
@@ -87,7 +87,7 @@ async fn the_only_model_file_is_served_whatever_its_name_also_after_a_restart() 
     serves(&server, "a").await;
     assert_eq!(server.status().await.model("m").generation, 1);
     server.stop().await;
-    // The same directory with a parameter is another source, and is staged.
+    // The same directory with a parameter is a different source and is staged again.
     let named = with(&source, "file=onnx/model_quantized.onnx");
     let server = Server::builder().home(&home).model("m", &named).start().await;
     assert_eq!(server.status().await.model("m").generation, 2);

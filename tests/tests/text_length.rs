@@ -1,5 +1,5 @@
-//! Models whose longest text needs more memory or time than there is, and models that number positions
-//! as RoBERTa does: they serve what fits, and say so.
+//! Limits on text length: models whose longest text needs too much memory or time, and models that
+//! number positions like RoBERTa. They serve what fits and report the limit.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ fn tiny(name: &str) -> PathBuf {
     model(&format!("tiny/{name}"))
 }
 
-/// A copy whose files may be changed.
+/// Copies a model so that its files can be changed.
 fn copy(home: &Home, name: &str, to: &str) -> PathBuf {
     let directory = home.models().join(to);
     replace_model(&tiny(name), &directory);
@@ -29,7 +29,7 @@ async fn max_input_length(server: &Server, model: &str) -> u64 {
     info["max_input_length"].as_u64().expect("a number")
 }
 
-/// A text of more tokens than any model here takes.
+/// Returns a text with more tokens than any of these models accepts.
 fn endless() -> Value {
     json!("word ".repeat(9000))
 }
@@ -50,13 +50,13 @@ async fn models_with_8192_positions_serve_with_default_flags() {
         let refused = client.post("/embed", &whole).await.unwrap();
         assert!(refused.status == 422 || refused.status == 413, "{name}: {}", refused.status);
     }
-    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    assert_eq!(server.status().await.restarts(), 0, "no worker was restarted");
     assert!(server.stderr().contains("--check-memory"), "{}", server.stderr());
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shortened_length_outlives_a_restart_and_an_update_finds_a_longer_one() {
+async fn a_shortened_limit_survives_a_restart_and_grows_on_update() {
     let home = Arc::new(Home::new());
     let start = |memory: &str| {
         let builder = Server::builder().home(&home).model("m", &tiny("long_12"));
@@ -76,38 +76,42 @@ async fn a_shortened_length_outlives_a_restart_and_an_update_finds_a_longer_one(
     server.update("m", None).await.unwrap();
     let longer = max_input_length(&server, "m").await;
     assert!(longer > short, "{longer}");
-    // Workers, which had loaded the version, take longer texts now.
+    // Workers that had loaded the version accept longer texts now.
     let updated = server.client().await.post("/embed", &body).await.unwrap().embeddings();
     assert!(distance(&before[0], &updated[0]) > TOLERANCE);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_length_that_onnxd_toml_asks_for_is_served_or_refused() {
+async fn a_length_in_onnxd_toml_is_served_or_refused() {
     let server =
         Server::builder().argument("--check-memory=600").model("m", &tiny("long_12")).start();
     let server = server.await;
-    let asked = copy(server.home(), "long_12", "asked");
-    fs::write(asked.join("onnxd.toml"), "max_tokens = 8192").unwrap();
-    let refusal = server.update("m", Some(&asked)).await.unwrap_err();
+    let explicit = copy(server.home(), "long_12", "explicit");
+    fs::write(explicit.join("onnxd.toml"), "max_tokens = 8192").unwrap();
+    let refusal = server.update("m", Some(&explicit)).await.unwrap_err();
     assert_eq!(refusal.kind, "memory", "{refusal:?}");
     for word in ["onnxd.toml", "max_tokens", "8192", "--check-memory"] {
         assert!(refusal.message.contains(word), "{word}: {refusal:?}");
     }
-    fs::write(asked.join("onnxd.toml"), "max_tokens = 1024").unwrap();
-    server.update("m", Some(&asked)).await.unwrap();
+    fs::write(explicit.join("onnxd.toml"), "max_tokens = 1024").unwrap();
+    server.update("m", Some(&explicit)).await.unwrap();
     assert_eq!(max_input_length(&server, "m").await, 1024);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_strict_a_shortened_text_is_refused_at_start_also_where_it_served_before() {
+async fn strict_refuses_a_shortened_text_even_if_it_served_before() {
     let home = Arc::new(Home::new());
     let builder = || {
         Server::builder().home(&home).argument("--check-memory=600").model("m", &tiny("long_12"))
     };
     for first in [true, false] {
-        let exited = builder().argument("--strict").try_start().await.expect_err("it is strict");
+        let exited = builder()
+            .argument("--strict")
+            .try_start()
+            .await
+            .expect_err("a strict server refuses the model");
         assert_eq!(exited.code, Some(78), "{}", exited.stderr);
         for word in ["--strict", "8192", "--check-memory", "max_tokens = "] {
             assert!(exited.stderr.contains(word), "{word}: {}", exited.stderr);
@@ -117,7 +121,7 @@ async fn with_strict_a_shortened_text_is_refused_at_start_also_where_it_served_b
         }
     }
     let server = builder().argument("--strict=false").start().await;
-    // What is certain is served by a strict server.
+    // A strict server accepts models without such uncertainty.
     server.update("m", Some(&tiny("a"))).await.expect_err("another dimension");
     server.stop().await;
     let strict = Server::builder().argument("--strict").model("m", &tiny("a")).start().await;
@@ -126,14 +130,14 @@ async fn with_strict_a_shortened_text_is_refused_at_start_also_where_it_served_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_takes_at_most_half_of_the_requests_time() {
+async fn a_text_takes_at_most_half_of_the_request_timeout() {
     let server =
         Server::builder().argument("--request-timeout=2").model("m", &tiny("long_12")).start();
     let server = server.await;
     let tokens = max_input_length(&server, "m").await;
     assert!((128..8192).contains(&tokens), "{tokens}");
     assert!(server.stderr().contains("--request-timeout"), "{}", server.stderr());
-    // Half is CPU time; on a busy machine the rest may pass as well.
+    // The limit is CPU time, so a busy machine may use up the rest as well.
     let mut client = server.client().await;
     eventually("an answer in time", Duration::from_secs(60), async || {
         let answer = client.post("/embed", &json!({"inputs": endless()})).await.unwrap();
@@ -144,7 +148,7 @@ async fn a_text_takes_at_most_half_of_the_requests_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn positions_for_padding_are_not_counted_whatever_the_other_files_say() {
+async fn padding_positions_never_count_towards_the_length() {
     let builder = Server::builder();
     let home = builder.directories();
     let cases: [(&str, Option<(&str, &str)>); 5] = [

@@ -1,5 +1,5 @@
-//! Clients that do not behave, and too many that do. What they are answered belongs to no model's
-//! history; but it is counted, and must be what it has to be.
+//! Misbehaving clients, and storms of well-behaved ones. Their answers belong to no model's
+//! history, but they are counted and checked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,22 +14,22 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{asked::Way, models::MODELS, world::World};
+use crate::{models::MODELS, probe::Transport, world::World};
 
-/// How long a storm lasts.
+/// Duration of a storm.
 const STORM: Duration = Duration::from_millis(700);
-/// Who is turned away comes back after this time, sooner than it was told.
+/// Rejected clients retry after this time, sooner than `retry-after` says.
 const TURNED_AWAY: Duration = Duration::from_millis(5);
-/// How long the slow read before they leave.
+/// Time that slow clients read before they disconnect.
 const SLOW: Duration = Duration::from_secs(3);
-/// The rest of a wrong request's time.
+/// Time limit for an invalid request.
 const PATIENCE: Duration = Duration::from_secs(40);
 const EMBED: &str = "/embed";
 
-/// More texts than may wait, all for the first model.
+/// Sends more texts than the queue holds, all to the first model.
 pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
     let model = MODELS[0].name;
-    let texts = vec!["the model server answers a long question"; 32];
+    let texts = vec!["the model server answers a long request"; 32];
     let body = json!({"inputs": texts, "model": model});
     let end = world.now() + STORM;
     world.ledger().marks().storm_begins(model);
@@ -61,36 +61,36 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
     world.ledger().marks().storm_ends(model);
 }
 
-/// Clients that leave with their request under way, or in the middle of it.
+/// Opens connections that close during their request or its body.
 pub(crate) async fn disconnects(world: &Arc<World>, clients: usize, millis: u64) {
-    let http = world.asked.iter().filter_map(|asked| match &asked.way {
-        Way::Http(kind, question) => Some((kind, question)),
-        Way::Grpc(_) => None,
+    let http = world.probes.iter().filter_map(|probe| match &probe.transport {
+        Transport::Http(kind, request) => Some((kind, request)),
+        Transport::Grpc(_) => None,
     });
     let all = http.cycle().skip(usize::try_from(millis).unwrap_or_default());
-    for (number, (kind, question)) in all.take(clients).enumerate() {
-        let mut request = head(world, question);
-        request.extend_from_slice(&question.body);
+    for (number, (kind, request)) in all.take(clients).enumerate() {
+        let mut bytes = head(world, request);
+        bytes.extend_from_slice(&request.body);
         if number % 3 == 2 {
-            request.truncate(request.len() - question.body.len() / 2);
+            bytes.truncate(bytes.len() - request.body.len() / 2);
         }
         let Some(mut stream) = connect(world).await else { return };
         *world.ledger().unknown.entry(kind.route()).or_default() += 1;
-        let _ = stream.write_all(&request).await;
+        let _ = stream.write_all(&bytes).await;
         tokio::time::sleep(Duration::from_millis(millis)).await;
     }
 }
 
-/// Clients that read a large answer byte by byte, and leave.
+/// Reads a large response byte by byte and disconnects.
 pub(crate) async fn slow_readers(world: &Arc<World>, clients: usize) {
-    let mut question = Kind::EmbedAll.question(MODELS[0].name);
-    let texts = vec!["the model server answers a long question"; 32];
-    question.body = json!({"inputs": texts, "model": MODELS[0].name}).to_string().into();
+    let mut request = Kind::EmbedAll.request(MODELS[0].name);
+    let texts = vec!["the model server answers a long request"; 32];
+    request.body = json!({"inputs": texts, "model": MODELS[0].name}).to_string().into();
     let mut streams = Vec::new();
     for _ in 0..clients {
         let Some(mut stream) = connect(world).await else { return };
         *world.ledger().unknown.entry(Kind::EmbedAll.route()).or_default() += 1;
-        let _ = stream.write_all(&[&head(world, &question)[..], &question.body].concat()).await;
+        let _ = stream.write_all(&[&head(world, &request)[..], &request.body].concat()).await;
         streams.push(stream);
     }
     let end = world.now() + SLOW;
@@ -103,29 +103,29 @@ pub(crate) async fn slow_readers(world: &Arc<World>, clients: usize) {
     }
 }
 
-/// Requests that are wrong in one of several ways.
+/// Sends requests that are invalid in one of several ways.
 pub(crate) async fn bad_input(world: &Arc<World>, requests: usize, random: &mut Random) {
     for _ in 0..requests {
-        let (route, path, body, allowed) = wrong(random);
-        let question = kinds::Question {
+        let (route, path, body, allowed) = invalid(random);
+        let request = kinds::HttpRequest {
             path,
             headers: vec![("content-type", "application/json".into())],
             body: body.into(),
         };
-        let mut request = head(world, &question);
-        request.extend_from_slice(&question.body);
-        let raw = client::exchange(world.server.address(), &request, PATIENCE).await;
+        let mut bytes = head(world, &request);
+        bytes.extend_from_slice(&request.body);
+        let raw = client::exchange(world.server.address(), &bytes, PATIENCE).await;
         match raw.map(|raw| raw.status()) {
             Ok(Some(status)) => answered(world, route, status, allowed),
-            Ok(None) => lost(world, route, "a wrong request has no answer"),
+            Ok(None) => lost(world, route, "an invalid request got no answer"),
             Err(error) => lost(world, route, &error.to_string()),
         }
     }
 }
 
-type Wrong = (&'static str, String, String, &'static [u16]);
+type Invalid = (&'static str, String, String, &'static [u16]);
 
-fn wrong(random: &mut Random) -> Wrong {
+fn invalid(random: &mut Random) -> Invalid {
     let infer = Kind::RawTensor.route();
     let at = |model: &str| infer.replace("{model}", model);
     let embed = |body: String, allowed: &'static [u16]| (EMBED, EMBED.to_owned(), body, allowed);
@@ -145,19 +145,19 @@ fn wrong(random: &mut Random) -> Wrong {
     }
 }
 
-/// Large tensors at the same time.
+/// Sends large tensors concurrently.
 pub(crate) async fn large_bodies(world: &Arc<World>, requests: usize, mebibytes: usize) {
     let route = Kind::RawTensor.route();
     let numbers: Vec<f32> = vec![0.5; mebibytes << 18];
-    let question = kinds::raw(&route.replace("{model}", "tensor"), &numbers);
+    let request = kinds::raw(&route.replace("{model}", "tensor"), &numbers);
     let asking = (0..requests).map(|_| {
-        let (world, question) = (Arc::clone(world), question.clone());
+        let (world, request) = (Arc::clone(world), request.clone());
         tokio::spawn(async move {
             let Ok(mut client) = Client::connect(world.server.address()).await else {
-                return world.violated("a connection is refused");
+                return world.violated("connection refused");
             };
-            match question.ask(&mut client).await {
-                // All large bodies together may be too large.
+            match request.send(&mut client).await {
+                // All large bodies together may exceed the limit.
                 Ok(response) => answered(&world, route, response.status, &[200, 429]),
                 Err(error) => lost(&world, route, &error.to_string()),
             }
@@ -174,9 +174,9 @@ fn answered(world: &World, route: &'static str, status: u16, allowed: &[u16]) {
     let mut ledger = world.ledger();
     ledger.count(route, status);
     if !allowed.contains(&status) {
-        ledger.violated(format!("{route} is answered {status}, not one of {allowed:?}"));
+        ledger.violated(format!("{route} answered {status}, expected one of {allowed:?}"));
     } else if status != 200 {
-        let reason = if status == 429 { "storm" } else { "wrong by itself" };
+        let reason = if status == 429 { "storm" } else { "invalid request" };
         *ledger.excused.entry((status, reason)).or_default() += 1;
     }
 }
@@ -190,20 +190,20 @@ async fn connect(world: &World) -> Option<TcpStream> {
     match TcpStream::connect(world.server.address()).await {
         Ok(stream) => Some(stream),
         Err(error) => {
-            world.violated(&format!("a connection is refused: {error}"));
+            world.violated(&format!("connection refused: {error}"));
             None
         }
     }
 }
 
-fn head(world: &World, question: &kinds::Question) -> Vec<u8> {
+fn head(world: &World, request: &kinds::HttpRequest) -> Vec<u8> {
     let mut head = format!(
         "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
-        question.path,
+        request.path,
         world.server.address(),
-        question.body.len()
+        request.body.len()
     );
-    for (name, value) in &question.headers {
+    for (name, value) in &request.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");

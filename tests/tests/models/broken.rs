@@ -1,4 +1,4 @@
-//! Wrong variants of the directories: each is refused, and the reason names the file.
+//! Broken variants of the model directories. Each is refused, and the reason names the file.
 
 use std::{
     fs,
@@ -15,18 +15,18 @@ use serde_json::Value;
 
 use crate::assert_none;
 
-/// A change of one file in a copy of a directory.
+/// A change to one file of a copied directory.
 #[derive(Clone, Copy)]
 enum Edit {
-    /// The file is missing.
+    /// Removes the file.
     Remove,
-    /// Its second half is missing.
+    /// Truncates the file to its first half.
     Halve,
-    /// It is another directory's file: that directory, and the file's path in it.
+    /// Replaces the file with one of another directory.
     Take(&'static str, &'static str),
-    /// It has this content.
+    /// Replaces the contents.
     Write(&'static str),
-    /// This member of its JSON object, by JSON pointer, has this value.
+    /// Sets a member of a JSON file, by JSON pointer.
     Set(&'static str, &'static str),
 }
 
@@ -53,14 +53,14 @@ impl Edit {
     }
 }
 
-/// A directory, the edits of its files, and words that the reason must hold: each of these, and of
-/// alternatives with `|` one. The first names the file.
+/// A directory, edits of its files, and words that the reason must contain. `|` separates
+/// alternatives. The first word names the file.
 type Wrong = (&'static str, &'static [(&'static str, Edit)], &'static [&'static str]);
 
 const GRAPH: &str = "onnx/model.onnx";
 
 const WRONG: [Wrong; 30] = [
-    // A file that is damaged.
+    // Damaged files.
     ("mpnet-embed", &[(GRAPH, Edit::Halve)], &[GRAPH]),
     ("mpnet-embed", &[("config.json", Edit::Write("{"))], &["config.json"]),
     ("mpnet-embed", &[("modules.json", Edit::Write("[1]"))], &["modules.json"]),
@@ -68,7 +68,7 @@ const WRONG: [Wrong; 30] = [
     ("labse-like", &[("2_Dense/model.safetensors", Edit::Halve)], &["2_Dense/model.safetensors"]),
     ("static-embedding", &[("model.safetensors", Edit::Halve)], &["model.safetensors"]),
     ("potion", &[("model.safetensors", Edit::Halve)], &["model.safetensors"]),
-    // The wrong head.
+    // Wrong heads.
     ("pooling-max", &[(GRAPH, Edit::Take("token-classifier", GRAPH))], &[GRAPH, "label|logits"]),
     ("pooling-max", &[(GRAPH, Edit::Take("splade", GRAPH))], &[GRAPH, "vocabulary|logits"]),
     ("pooling-max", &[(GRAPH, Edit::Take("cross-encoder-new", GRAPH))], &[GRAPH, "logits|one"]),
@@ -94,7 +94,7 @@ const WRONG: [Wrong; 30] = [
         &[(GRAPH, Edit::Take("qwen3-embedding", GRAPH))],
         &[GRAPH, "logits|last_hidden_state"],
     ),
-    // Labels or tokens that the graph has not.
+    // Labels or tokens that the graph lacks.
     (
         "token-classifier",
         &[("config.json", Edit::Set("/id2label", r#"{"0": "O", "1": "B-PER"}"#))],
@@ -105,7 +105,7 @@ const WRONG: [Wrong; 30] = [
         &[("1_LogitScore/config.json", Edit::Set("/true_token_id", "999999"))],
         &["1_LogitScore/config.json", "999999"],
     ),
-    // A Dense of another size.
+    // A Dense module of another size.
     (
         "labse-like",
         &[("2_Dense/config.json", Edit::Set("/in_features", "48"))],
@@ -141,7 +141,7 @@ const WRONG: [Wrong; 30] = [
         )],
         &["2_Dense/config.json", "strange"],
     ),
-    // A tokenizer of another model.
+    // Tokenizers of other models.
     (
         "mpnet-embed",
         &[("tokenizer.json", Edit::Take("qwen3-embedding", "tokenizer.json"))],
@@ -157,7 +157,7 @@ const WRONG: [Wrong; 30] = [
         &[("tokenizer.json", Edit::Take("qwen3-reranker", "tokenizer.json"))],
         &["tokenizer"],
     ),
-    // What is not known is refused by its name.
+    // Unknown modules and modes.
     (
         "mpnet-embed",
         &[("modules.json", Edit::Set("/1/type", r#""somebody.models.Strange""#))],
@@ -168,7 +168,7 @@ const WRONG: [Wrong; 30] = [
         &[("1_Pooling/config.json", Edit::Set("/pooling_mode", r#""median""#))],
         &["1_Pooling/config.json", "median"],
     ),
-    // Settings that do not fit.
+    // Settings that do not match the model.
     (
         "jina-v3-like",
         &[("onnxd.toml", Edit::Write("[inputs]\ntask_id = \"strange\"\n"))],
@@ -186,11 +186,11 @@ const WRONG: [Wrong; 30] = [
     ),
 ];
 
-/// Directories that serve without such a file: one has other graphs, and the other's graph has applied
-/// its Dense already.
+/// Directories that can be served without such a file: the first has other graphs, and the second
+/// one's graph already includes its Dense.
 const NEEDS_LESS: [&str; 2] = ["variants", "more-square-dense-in-graph"];
 
-/// Says what is wrong with a refusal, if anything is.
+/// Describes what is wrong with a refusal, if anything.
 fn fault(refusal: Result<(), Refusal>, what: &str, words: &[&str]) -> Option<String> {
     let refusal = match refusal {
         Ok(()) => return Some(format!("{what}: served")),
@@ -203,10 +203,10 @@ fn fault(refusal: Result<(), Refusal>, what: &str, words: &[&str]) -> Option<Str
     if missing.is_empty() && is_known {
         return None;
     }
-    Some(format!("{what}: {} without {missing:?}: {:.300}", refusal.kind, refusal.message))
+    Some(format!("{what}: {} does not mention {missing:?}: {:.300}", refusal.kind, refusal.message))
 }
 
-/// A server that loads a model when it is told to.
+/// Starts a server that loads models on request.
 async fn server() -> Server {
     let any = root().join("mpnet-embed");
     Server::builder().model("m", &any).argument("--preload=none").start().await
@@ -223,7 +223,7 @@ async fn try_edits(
     }
     let shown: Vec<&str> = edits.iter().map(|(file, _)| *file).collect();
     let what = format!("{} {shown:?}", copy.file_name().unwrap_or_default().display());
-    // What served before it is no concern here.
+    // The previous model may have another dimension.
     let how = ["--allow-dimension-change"];
     let refusal = server.update_with("m", Some(&copy), &how).await.map(drop);
     let served = refusal.is_ok();
@@ -236,7 +236,7 @@ async fn try_edits(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_variants_are_refused_with_the_file_named() {
+async fn broken_directories_are_refused_with_the_file_named() {
     let home = Home::new();
     let server = server().await;
     let mut found = Vec::new();
@@ -248,7 +248,7 @@ async fn wrong_variants_are_refused_with_the_file_named() {
     server.stop().await;
 }
 
-/// The files of a directory without which it cannot serve.
+/// Returns the files without which a directory cannot be served.
 fn needed(directory: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let has = |name: &str| directory.join(name).exists();
@@ -259,8 +259,8 @@ fn needed(directory: &Path) -> Vec<String> {
             ("", "tokenizer.json") => !can_make,
             ("", "model.safetensors") => !has_graph,
             ("", _) => false,
-            // What a transformer's own configuration says, its tokenizer and graph say, too; the others
-            // say nothing that is needed.
+            // A transformer's own config repeats what its tokenizer and graph state; the other two
+            // are not needed.
             (_, "config.json") => !["Transformer", "Dropout", "SparseStaticEmbedding"]
                 .iter()
                 .any(|end| folder.ends_with(end)),
@@ -292,7 +292,7 @@ fn walk(directory: &Path, below: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_file_is_refused_by_its_name() {
+async fn a_missing_file_is_refused_by_name() {
     let home = Home::new();
     let server = server().await;
     let (mut found, mut tried) = (Vec::new(), 0);
@@ -310,6 +310,6 @@ async fn a_missing_file_is_refused_by_its_name() {
         }
     }
     assert_none(&found);
-    assert!(tried > 60, "{tried} files");
+    assert!(tried > 60, "only {tried} files were tried");
     server.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A request that is asked again and again, what its answers are, and the two ways to ask.
+//! Requests that clients send repeatedly over HTTP or gRPC, and their expected answers.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use e2e::{
     client::{Client, Response, Unanswered},
     grpc::{self, pb::ModelInferRequest},
     history::Outcome,
-    kinds::{self, Kind, Question},
+    kinds::{self, HttpRequest, Kind},
     server::Server,
 };
 
 use crate::models::{Known, Model, SPARE};
 
-/// A request, and what its answer may be.
+/// A request and its valid answers by content.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Probe {
     pub model: &'static str,
-    pub way: Way,
+    pub transport: Transport,
     pub known: Known,
-    /// How often it is asked, in comparison.
+    /// Relative frequency.
     pub weight: u64,
 }
 
-/// How it is asked.
+/// The protocol, with the request itself.
 #[derive(Clone, Debug)]
-pub(crate) enum Way {
-    Http(Kind, Question),
+pub(crate) enum Transport {
+    Http(Kind, HttpRequest),
     Grpc(ModelInferRequest),
 }
 
-/// Connections of both ways.
+/// One connection for each protocol.
 #[derive(Debug)]
 pub(crate) struct Connections {
     pub http: Client,
@@ -42,77 +42,80 @@ impl Connections {
     }
 }
 
-impl Asked {
-    /// All that a model is asked.
+impl Probe {
+    /// Returns every request sent to a model.
     pub(crate) fn all(model: Model) -> Vec<Self> {
-        let asked = |way, weight| Self { model: model.name, way, known: Known::new(), weight };
+        let probe =
+            |transport, weight| Self { model: model.name, transport, known: Known::new(), weight };
         let http = model.kinds.iter().map(|kind| {
             let weight = match kind {
-                // Three hundred texts are worth as much as all others.
+                // This request has three hundred texts, so it costs as much as the others together.
                 Kind::OpenAi => 1,
                 Kind::Embed if model.name == SPARE.name => 8,
                 Kind::Embed | Kind::RawTensor => 20,
                 Kind::TokenIds | Kind::Predict | Kind::Tensor => 12,
                 _ => 8,
             };
-            asked(Way::Http(*kind, kind.question(model.name)), weight)
+            probe(Transport::Http(*kind, kind.request(model.name)), weight)
         });
-        let grpc = message(model).map(|message| asked(Way::Grpc(message), 12));
+        let grpc = message(model).map(|message| probe(Transport::Grpc(message), 12));
         http.chain(grpc).collect()
     }
 
-    /// What it is counted under.
+    /// Returns the route under which the server counts it.
     pub(crate) fn route(&self) -> &'static str {
-        match self.way {
-            Way::Http(kind, _) => kind.route(),
-            Way::Grpc(_) => grpc::INFER,
+        match self.transport {
+            Transport::Http(kind, _) => kind.route(),
+            Transport::Grpc(_) => grpc::INFER,
         }
     }
 
-    /// Whether it takes so much that two at a time would be an overload of their own.
+    /// Returns whether two of these at a time would overload the server.
     pub(crate) fn is_large(&self) -> bool {
-        matches!(self.way, Way::Http(Kind::OpenAi, _))
+        matches!(self.transport, Transport::Http(Kind::OpenAi, _))
     }
 
-    /// Asks, within this time or the server's.
-    pub(crate) async fn ask(
+    /// Sends the request, with a deadline in `within` or the server's default.
+    pub(crate) async fn send(
         &self,
         connections: &mut Connections,
         within: Option<Duration>,
     ) -> Result<Response, Unanswered> {
-        match &self.way {
-            Way::Http(_, question) => {
-                let mut question = question.clone();
+        match &self.transport {
+            Transport::Http(_, request) => {
+                let mut request = request.clone();
                 let millis = within.map(|within| within.as_millis().to_string());
-                question.headers.extend(millis.map(|millis| ("x-request-timeout-ms", millis)));
-                question.ask(&mut connections.http).await
+                request.headers.extend(millis.map(|millis| ("x-request-timeout-ms", millis)));
+                request.send(&mut connections.http).await
             }
-            Way::Grpc(message) => grpc::infer(&mut connections.grpc, message.clone(), within).await,
+            Transport::Grpc(message) => {
+                grpc::infer(&mut connections.grpc, message.clone(), within).await
+            }
         }
     }
 
-    /// What the content that serves now answers.
+    /// Records the answer of the content that is serving now.
     pub(crate) async fn learn(&mut self, connections: &mut Connections, content: &str) {
-        let response = self.ask(connections, None).await.expect("an answer");
-        assert_eq!(response.status, 200, "{:?}: {}", self.way, response.text());
+        let response = self.send(connections, None).await.expect("an answer");
+        assert_eq!(response.status, 200, "{:?}: {}", self.transport, response.text());
         let numbers = self.numbers(&response).expect("numbers");
         self.known.insert(content.to_owned(), numbers);
     }
 
-    /// What an answer with 200 says about itself and is.
+    /// Classifies a 200 response by its stated generation and its actual content.
     pub(crate) fn label(&self, response: &Response) -> Outcome {
         kinds::label(response, self.numbers(response), &self.known)
     }
 
     fn numbers(&self, response: &Response) -> Result<Vec<f32>, String> {
-        match self.way {
-            Way::Http(kind, _) => kind.numbers(response),
-            Way::Grpc(_) => Ok(kinds::floats(&response.body)),
+        match self.transport {
+            Transport::Http(kind, _) => kind.numbers(response),
+            Transport::Grpc(_) => Ok(kinds::floats(&response.body)),
         }
     }
 }
 
-/// What a model is asked by gRPC, if it is.
+/// Returns the model's gRPC request, if it has one.
 fn message(model: Model) -> Option<ModelInferRequest> {
     let has = |kind| model.kinds.contains(&kind);
     if has(Kind::TextTensor) {
