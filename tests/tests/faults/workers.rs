@@ -116,7 +116,7 @@ async fn where_no_process_or_thread_can_be_started_it_is_tried_again_and_does_no
     eventually("it is tried three times", PATIENCE, async || {
         let log = server.stderr();
         let began = log.matches("exit code 71").count();
-        (log.matches("not started").count() == 1 && began >= 2).then_some(())
+        (log.matches("could not start").count() == 1 && began >= 2).then_some(())
     })
     .await;
     tracer.detach();
