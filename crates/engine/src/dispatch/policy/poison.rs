@@ -1,7 +1,7 @@
-//! What crashed two workers is not tried again for a while, whichever client sends it: otherwise one
-//! client that repeats it keeps all workers down. [`Poison`] is pure: time comes in as an argument.
+//! Refuses inputs that crashed two workers for a while, whichever client sends them. Otherwise one
+//! client that keeps retrying would keep all workers down. Pure: callers pass the time.
 //!
-//! An entry holds for the generation that it killed: the next one may be able to answer.
+//! An entry applies only to the generation that crashed; the next one may be able to answer.
 
 use std::{
     collections::VecDeque,
@@ -13,24 +13,24 @@ use sha2::{Digest, Sha256};
 
 use crate::dispatch::item::Input;
 
-/// How long the like of an item is refused.
+/// How long identical inputs are refused.
 pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(60);
-/// Items that are known at once; the oldest gives way.
+/// Inputs remembered at once; the oldest is evicted.
 const KNOWN_MAX: usize = 64;
 
-/// What the like of an item is.
+/// Identifies identical inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Likeness {
     slot: Slot,
-    /// Compared first, so that hardly anything has to be hashed.
+    /// Compared first, so that hashing is rarely needed.
     bytes: usize,
     hash: [u8; 32],
 }
 
-/// What is refused.
+/// The inputs that are refused.
 #[derive(Debug, Default)]
 pub(crate) struct Poison {
-    /// The oldest first.
+    /// Oldest first.
     known: VecDeque<Known>,
 }
 
@@ -42,7 +42,7 @@ struct Known {
 }
 
 impl Poison {
-    /// An item took too many workers of this generation with it.
+    /// Adds an item that crashed too many workers of this generation.
     pub(crate) fn learn(
         &mut self,
         now: Instant,
@@ -57,7 +57,7 @@ impl Poison {
         self.known.push_back(Known { likeness, generation, until: now + REFUSED_FOR });
     }
 
-    /// Whether an input is like one that took workers of this generation with it.
+    /// Returns whether an input is identical to one that crashed workers of this generation.
     pub(crate) fn is(
         &self,
         now: Instant,
@@ -76,10 +76,10 @@ impl Poison {
     }
 }
 
-/// What is asked, and of what. How the bytes lie in memory makes no difference.
+/// Hashes the operation and its payload. The split into parts makes no difference.
 fn hash(input: &Input) -> [u8; 32] {
     let mut hash = Sha256::new();
-    // Ends where the bytes begin: JSON says so itself.
+    // JSON is self-delimiting, so the payload needs no separator.
     hash.update(serde_json::to_vec(&input.ask).unwrap_or_default());
     input.parts.iter().for_each(|part| hash.update(part));
     hash.finalize().into()
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_like_of_what_killed_is_refused_for_a_while_and_nothing_else() {
+    fn only_identical_inputs_are_refused_and_only_for_a_while() {
         let now = Instant::now();
         let bad = input(true, &["poison"]);
         let mut poison = Poison::default();
@@ -109,15 +109,15 @@ mod tests {
             assert!(poison.is(at, (1, 7), &bad));
             assert!(poison.is(at, (1, 7), &input(true, &["poi", "son"])), "the same bytes");
         }
-        assert!(!poison.is(now, (1, 7), &input(true, &["poisoN"])), "other bytes");
-        assert!(!poison.is(now, (1, 7), &input(false, &["poison"])), "another question");
-        assert!(!poison.is(now, (2, 7), &bad), "another model");
-        assert!(!poison.is(now, (1, 8), &bad), "another generation may be able to answer");
-        assert!(!poison.is(now + REFUSED_FOR, (1, 7), &bad), "it may try again");
+        assert!(!poison.is(now, (1, 7), &input(true, &["poisoN"])), "different bytes");
+        assert!(!poison.is(now, (1, 7), &input(false, &["poison"])), "different operation");
+        assert!(!poison.is(now, (2, 7), &bad), "different model");
+        assert!(!poison.is(now, (1, 8), &bad), "different generation");
+        assert!(!poison.is(now + REFUSED_FOR, (1, 7), &bad), "the refusal expires");
     }
 
     #[test]
-    fn no_more_are_known_than_allowed_and_the_oldest_gives_way() {
+    fn the_list_is_bounded_and_the_oldest_entry_is_evicted() {
         let now = Instant::now();
         let mut poison = Poison::default();
         let number = |number: usize| Input {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kills_again_is_known_once_and_for_longer() {
+    fn a_repeated_crash_extends_the_refusal() {
         let now = Instant::now();
         let bad = input(true, &["poison"]);
         let mut poison = Poison::default();

@@ -1,38 +1,39 @@
-//! Workers that use more memory than `--worker-memory` are started again: one at a time, while all
-//! others serve. It gets nothing new, answers what it has, ends as its socket does, and is started
-//! at once, which is no failure. [`Recycling`] is pure: times and bytes come in as arguments.
+//! Decides when workers that exceed `--worker-memory` are recycled: one at a time, and only while
+//! all others serve. A recycled worker receives nothing new, answers what it has, exits when its
+//! socket closes and is restarted immediately. This does not count as a failure. Pure: callers pass
+//! times and sizes.
 
 use std::time::{Duration, Instant};
 
 use crate::pool::WorkerId;
 
-/// How often the memory of each worker is looked at.
+/// How often the memory of each worker is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a worker is left alone after it was recycled.
+/// The minimum time between two recyclings of a worker.
 const RECYCLE_EVERY: Duration = Duration::from_secs(60);
-/// How long a worker may take to end when its socket has.
+/// How long a worker may take to exit after its socket was closed.
 pub(crate) const END_GRACE: Duration = Duration::from_secs(5);
 
 /// Decides which worker is recycled, and when.
 #[derive(Debug)]
 pub(crate) struct Recycling {
-    /// `None`: no worker ever is.
+    /// `None`: workers are never recycled.
     pub limit_bytes: Option<u64>,
     /// By worker.
     pub known: Vec<Known>,
-    /// The worker that is looked at next, and when: one at a time, so that no look takes long.
+    /// The worker to check next, and when. Workers are checked in turn to keep each check short.
     next: (WorkerId, Instant),
-    /// Whether it was said that the limit is too small.
+    /// Whether the warning that the limit is too small was logged.
     warned: bool,
 }
 
-/// What is known of one worker.
+/// The recycling state of one worker.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Known {
     pub recycled_at: Option<Instant>,
-    /// It was above the limit when it became ready: recycling it changes nothing.
+    /// It was above the limit when it became ready, so recycling it would not help.
     hopeless: bool,
-    /// By when the process has to be gone.
+    /// When the process must have exited.
     pub gone_by: Option<Instant>,
 }
 
@@ -42,12 +43,12 @@ impl Recycling {
         Self { limit_bytes, known, next: (0, now), warned: false }
     }
 
-    /// When the next worker is looked at.
+    /// Returns when the next worker is checked.
     pub(crate) fn at(&self) -> Option<Instant> {
         self.limit_bytes.map(|_| self.next.1)
     }
 
-    /// The worker to look at now, if it is time.
+    /// Returns the worker to check now, if one is due.
     pub(crate) fn look(&mut self, now: Instant) -> Option<WorkerId> {
         let (id, at) = self.next;
         if self.limit_bytes.is_none() || at > now || self.known.is_empty() {
@@ -59,14 +60,16 @@ impl Recycling {
         Some(id)
     }
 
-    /// A worker is ready and uses so much. Whether that is too much for the first time.
+    /// Records the memory use of a worker that became ready. Returns whether to warn that the limit
+    /// is too small; that happens once.
     pub(crate) fn ready(&mut self, id: WorkerId, bytes: u64) -> bool {
         let hopeless = self.limit_bytes.is_some_and(|limit| bytes > limit);
         self.known[id].hopeless = hopeless;
         hopeless && !std::mem::replace(&mut self.warned, true)
     }
 
-    /// Whether a worker that uses so much is to be recycled, if all workers serve.
+    /// Returns whether a worker that uses this much must be recycled, provided that all workers
+    /// serve.
     pub(crate) fn is_due(&self, now: Instant, id: WorkerId, bytes: u64) -> bool {
         let Known { recycled_at, hopeless, .. } = self.known[id];
         let lately = recycled_at.is_some_and(|at| now < at + RECYCLE_EVERY);
@@ -81,7 +84,7 @@ mod tests {
     const LIMIT: u64 = 100;
 
     #[test]
-    fn without_a_limit_nobody_is_looked_at() {
+    fn without_a_limit_no_worker_is_checked() {
         let now = Instant::now();
         let mut recycling = Recycling::new(None, 2, now);
         assert_eq!((recycling.at(), recycling.look(now + LOOK_EVERY)), (None, None));
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn each_worker_is_looked_at_once_a_second_one_after_the_other() {
+    fn each_worker_is_checked_once_a_second_in_turn() {
         let mut now = Instant::now();
         let end = now + 3 * LOOK_EVERY;
         let mut recycling = Recycling::new(Some(LIMIT), 2, now);
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn who_grows_above_the_limit_is_recycled_and_not_again_for_a_while() {
+    fn a_worker_above_the_limit_is_recycled_at_most_once_a_minute() {
         let now = Instant::now();
         let mut recycling = Recycling::new(Some(LIMIT), 2, now);
         assert!(!recycling.ready(0, LIMIT));
@@ -111,16 +114,16 @@ mod tests {
         recycling.known[0].recycled_at = Some(now);
         assert!(!recycling.is_due(now + RECYCLE_EVERY / 2, 0, LIMIT + 1));
         assert!(recycling.is_due(now + RECYCLE_EVERY, 0, LIMIT + 1));
-        assert!(recycling.is_due(now, 1, LIMIT + 1), "another is another");
+        assert!(recycling.is_due(now, 1, LIMIT + 1), "workers are independent");
     }
 
     #[test]
-    fn who_starts_above_the_limit_is_left_alone_and_that_is_said_once() {
+    fn a_worker_above_the_limit_at_start_is_not_recycled() {
         let now = Instant::now();
         let mut recycling = Recycling::new(Some(LIMIT), 2, now);
         assert!(recycling.ready(0, LIMIT + 1) && !recycling.ready(1, LIMIT + 1));
         assert!(!recycling.is_due(now, 0, LIMIT + 1));
-        assert!(!recycling.ready(0, LIMIT), "its next process may need less");
+        assert!(!recycling.ready(0, LIMIT), "the next process may need less");
         assert!(recycling.is_due(now, 0, LIMIT + 1));
     }
 }
