@@ -1,5 +1,5 @@
-//! What follows when a worker has ended: updates are told, what it had is computed by another, and
-//! it is started again or given up.
+//! Handles the end of a worker: updates are notified, its unanswered items are requeued, and it is
+//! restarted or given up.
 
 use std::time::Instant;
 
@@ -17,39 +17,39 @@ use crate::{
 };
 
 impl Dispatcher {
-    /// When [`Dispatcher::end_unread`] has to be called next.
+    /// Returns when [`Dispatcher::end_unread`] must be called next.
     pub(super) fn next_unread(&self) -> Option<Instant> {
         self.workers.iter().filter_map(|worker| worker.session.read_until()).min()
     }
 
-    /// Gives up on sockets of ended processes that do not end.
+    /// Stops waiting for the sockets of exited processes that never reach their end.
     pub(super) fn end_unread(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
             if self.workers[id].session.give_up_reading(now) == Progress::Over {
-                tracing::error!(worker = id, "an ended worker's socket was not read to its end");
+                tracing::error!(worker = id, "exited worker's socket was not read to its end");
                 self.over(id);
-                // What it had may be another's now, and no event comes of this.
+                // Its items may now go to another worker, and no event will trigger that.
                 self.hand_out();
             }
         }
     }
 
-    /// A worker's process has ended; what it wrote may not have been read.
+    /// Handles the exit of a worker's process. Its last messages may still be unread.
     pub(super) fn process_ended(&mut self, id: WorkerId, ended: Ended) {
         if self.workers[id].process_ended(ended, Instant::now()) == Progress::Over {
             self.over(id);
         }
     }
 
-    /// A worker's socket has ended.
+    /// Handles the end of a worker's socket.
     pub(super) fn socket_ended(&mut self, id: WorkerId) {
         if self.workers[id].socket_ended() == Progress::Over {
             self.over(id);
         }
     }
 
-    /// A worker broke the protocol: nothing that it may still say counts, and what it had is taken
-    /// from it at once.
+    /// Handles a protocol violation: ignores all further messages of the worker and requeues its
+    /// items immediately.
     pub(super) fn broke_protocol(&mut self, id: WorkerId) {
         self.requeue(id, Culprit::Worker);
         if self.workers[id].broke_protocol() == Progress::Over {
@@ -57,7 +57,7 @@ impl Dispatcher {
         }
     }
 
-    /// A worker has ended, and all that it wrote has been read.
+    /// Finishes a worker whose process has exited and whose messages have all been read.
     pub(super) fn over(&mut self, id: WorkerId) {
         self.tell_ended(id);
         self.forgotten(id, None);
@@ -73,22 +73,22 @@ impl Dispatcher {
         }
     }
 
-    /// Whether no worker is left, and none comes back.
+    /// Returns whether no worker is left and none will be restarted.
     pub(super) fn are_all_gone(&self) -> bool {
         let mut states = self.workers.iter().map(|worker| worker.session.state());
         states.all(|state| matches!(state, State::Failed | State::Stopped))
     }
 
-    /// Says and counts what becomes of a worker that has ended.
+    /// Logs and counts what happens to a worker after its end.
     fn settle_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
         let Finished { ended, state, recycled, restarted, counts } = finished;
         match state {
             State::Backoff if *recycled => tracing::info!(worker = id, "worker recycled"),
             State::Stopped => tracing::info!(worker = id, "worker stopped"),
             State::Failed => {
-                tracing::error!(worker = id, reason = ended.reason, "worker is given up");
+                tracing::error!(worker = id, reason = ended.reason, "giving up on worker");
             }
-            _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
+            _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker exited"),
         }
         if *recycled {
             self.metrics.workers_recycled_total.add();
@@ -96,13 +96,13 @@ impl Dispatcher {
             self.metrics.worker_restarts_total.add(ended.restart_reason());
         }
         if *counts == Counts::Yes && !self.restarts.spend(now) {
-            tracing::error!("workers end too often: all are given up");
+            tracing::error!("workers exit too often, giving up on all");
             self.workers.iter_mut().for_each(|worker| worker.session.give_up());
         }
     }
 
-    /// Tells the lines of updates that a worker's process ended, and which model is the cause if it
-    /// ended while it loaded one. What it computed is in [`Dispatcher::requeue`].
+    /// Notifies all update queues that a worker's process exited. If it exited during a load,
+    /// reports the model as the cause. [`Dispatcher::requeue`] reports the groups it was computing.
     fn tell_ended(&self, id: WorkerId) {
         let committed = |slot| self.registry.page().committed(slot);
         let (blame, load) = self.workers[id].session.blame(committed);

@@ -10,7 +10,7 @@ use crate::dispatch::{
 };
 
 impl Dispatcher {
-    /// Tells what has changed since the last time.
+    /// Publishes the health of the workers if it changed.
     pub(super) fn publish_health(&self) {
         let all = |state| self.workers.iter().all(|worker| worker.session.state() == state);
         let fatal = (all(State::Failed) || self.restarts.is_exceeded()).then(|| {
@@ -22,7 +22,7 @@ impl Dispatcher {
                 None => (ExitStatus::Unavailable, self.given_up()),
             }
         });
-        // Nothing waits for a worker that is given up.
+        // A worker that was given up never becomes ready, so do not wait for it.
         let settled = |Worker { session, .. }: &Worker| {
             session.was_ready() || session.state() == State::Failed
         };
@@ -39,13 +39,13 @@ impl Dispatcher {
         });
     }
 
-    /// Why no worker is left.
+    /// Explains why no worker is left.
     fn given_up(&self) -> String {
         let (one, all) = (self.supervision.restarts_max, self.restarts.limit());
         format!(
-            "all workers failed: each may be started again {one} times within a minute, all of them {all} times, and \
-             {FAILED_STARTS_MAX} starts in a row may fail; the log says how they ended. If that was \
-             somebody's intention, raise --worker-restarts"
+            "all workers failed; the limits are {one} restarts per worker and {all} in total within a \
+             minute, and {FAILED_STARTS_MAX} failed starts in a row; see the log for the exit \
+             reasons. If the workers were stopped on purpose, raise --worker-restarts"
         )
     }
 }

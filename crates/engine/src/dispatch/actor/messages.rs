@@ -1,5 +1,5 @@
-//! What the dispatcher does with a worker's messages. Whatever does not fit what the worker was
-//! asked is an error, after which the worker is replaced.
+//! Handles a worker's messages. A message that does not match what the worker was asked is an
+//! error, and the worker is replaced.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 impl Dispatcher {
-    /// Acts on a message; an error says what is wrong with it.
+    /// Handles a message. An error describes how it violates the protocol.
     pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
         match incoming.message {
@@ -84,7 +84,7 @@ impl Dispatcher {
         }
     }
 
-    /// Tells a new process where everything is.
+    /// Answers a new process's greeting with the settings it needs.
     fn greeted(
         &mut self,
         id: WorkerId,
@@ -101,11 +101,11 @@ impl Dispatcher {
         worker.session.hello(build_id, is_pinned, committed)?;
         let helper_cpus = worker.helper_cpus.clone();
         let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
-        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
+        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it cannot be sent a message")
     }
 
-    /// Puts back an item that has time left, since another's deadline was why its group was
-    /// terminated. An item without any is dropped: its client is told that now, and not why the run ended.
+    /// Requeues an item of a terminated group if it has time left, since another item's deadline
+    /// caused the termination. An expired item is dropped: its client receives the timeout error.
     fn was_terminated(&mut self, slot: Slot, item: ItemId) {
         let Some(accepted) = self.items.get(&item) else { return };
         if accepted.item.deadline > Instant::now() {
@@ -117,7 +117,7 @@ impl Dispatcher {
         }
     }
 
-    /// A worker has no answer for items of a group.
+    /// Handles items of a group that a worker could not answer.
     fn rejected(
         &mut self,
         id: WorkerId,
@@ -130,7 +130,7 @@ impl Dispatcher {
         let terminated = worker.groups().is_terminated(group);
         let charge = worker.took(group, 0);
         let taken = worker.answered(group, items.into_iter());
-        let taken = taken.ok_or("it rejects what it was not given")?;
+        let taken = taken.ok_or("it rejects items that it was not sent")?;
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
             self.scheduler.correct(charge);
         }
@@ -159,7 +159,8 @@ impl Dispatcher {
         mut payload: Bytes,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
-        let slot = worker.groups().slot(group).ok_or("it answers what it was not given")?;
+        let slot =
+            worker.groups().slot(group).ok_or("it answers a group that it is not computing")?;
         let Some(record) = self.registry.at(slot).record(answered.generation) else {
             return Err("it names a generation that was never committed");
         };
@@ -168,7 +169,7 @@ impl Dispatcher {
             worker.groups().unanswered_at(group, places()).ok_or("it answers an item twice")?;
         let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
         if !fits(&answered, asks, &record.facts, payload.len()) {
-            return Err("its answer is not what it was asked for");
+            return Err("its answer does not match the request");
         }
         let helped = worker.groups().are_helped();
         let charge = worker.took(group, answered.infer_cpu_micros);
@@ -181,7 +182,7 @@ impl Dispatcher {
         if answered.infer_cpu_micros > 0 {
             self.measure_run(slot, &answered, taken.group);
             self.metrics.micro_batches_total.add();
-            // Of a run that others helped with, the worker knows its own part.
+            // With helper CPUs, the worker only knows its own part of the CPU time.
             let (micros, estimate) =
                 (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);
             if record.facts.output() == Output::Tensors {
@@ -210,8 +211,8 @@ impl Dispatcher {
     }
 }
 
-/// Whether an answer is of the kind and the size that was asked for. `None`: the
-/// client has disconnected.
+/// Returns whether an answer has the requested kind and size. An ask is `None` if its client has
+/// disconnected.
 fn fits<'a>(
     answered: &ask::Answered,
     asks: impl Iterator<Item = Option<&'a Ask>>,
@@ -232,7 +233,7 @@ fn fits<'a>(
                         bytes == *asked as usize * size_of::<f32>() && bytes <= row
                     }
                     Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
-                    // Of these models more or fewer vectors are kept than there are tokens.
+                    // These models may keep more or fewer vectors than there are tokens.
                     Want::TokenEmbeddings if facts.task == Task::MultiVector => {
                         row > 0 && bytes.is_multiple_of(row)
                     }
