@@ -42,7 +42,7 @@ impl EssentialTasks {
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                () = fault::panic_when_asked(&guard.name) => {}
+                () = fault::panic_on_request(&guard.name) => {}
                 () = task => {}
             }
             guard.returned();
@@ -100,7 +100,7 @@ impl Drop for Guard {
 mod fault {
     /// Panics if `ONNXD_PANIC_TASK` names this task, once the file in `ONNXD_PANIC_FILE` exists.
     #[cfg(debug_assertions)]
-    pub(super) async fn panic_when_asked(name: &str) {
+    pub(super) async fn panic_on_request(name: &str) {
         let (task, file) = (std::env::var("ONNXD_PANIC_TASK"), std::env::var("ONNXD_PANIC_FILE"));
         let (Ok(task), Ok(file)) = (task, file) else { return std::future::pending().await };
         if task != name {
@@ -116,7 +116,7 @@ mod fault {
     }
 
     #[cfg(not(debug_assertions))]
-    pub(super) async fn panic_when_asked(_name: &str) {
+    pub(super) async fn panic_on_request(_name: &str) {
         std::future::pending().await
     }
 }

@@ -16,11 +16,11 @@ pub enum Event {
     /// A keeper reports a change in its process.
     Kept(WorkerId, Epoch, Report),
     /// A worker sent a message, or its socket closed.
-    Arrived(WorkerId, Epoch, io::Result<Incoming>),
+    MessageArrived(WorkerId, Epoch, io::Result<Incoming>),
     /// Requests the status of all workers.
     StatusAsked(oneshot::Sender<Vec<worker::Status>>),
     /// An update queue requests the ids of the serving workers.
-    WorkersAsked(oneshot::Sender<Vec<WorkerId>>),
+    WorkersRequested(oneshot::Sender<Vec<WorkerId>>),
     /// Asks a worker to load a version ahead, alongside the one it serves.
     LoadAhead(WorkerId, Slot, String),
     /// Asks workers to drop what they loaded ahead for a model.
@@ -32,7 +32,7 @@ pub enum Event {
     /// request.
     Committed,
     /// The watchdog requests a sign of life from any worker.
-    ProbeAsked(oneshot::Sender<()>),
+    ProbeRequested(oneshot::Sender<()>),
     /// No more requests will arrive. Stops the workers once they have answered.
     Drain,
 }

@@ -23,7 +23,7 @@ use tokio::{
 use crate::dispatch::{
     backlog::Backlog,
     event::Event,
-    item::{Answered, Input, Item, ItemError, Priority, Room, Terms, Timing},
+    item::{Answered, Input, Item, ItemError, Priority, QueuePermits, Terms, Timing},
     worker,
 };
 use crate::models::registry::Model;
@@ -42,7 +42,7 @@ const WINDOW: usize = 256;
 const STEP: usize = 32;
 /// Background work may use one in this many queue permits; the rest is reserved for interactive
 /// work.
-const BACKGROUND_PART: usize = 4;
+const BACKGROUND_DIVISOR: usize = 4;
 
 /// The answers to one request, all from one generation.
 #[derive(Debug)]
@@ -149,16 +149,16 @@ pub struct Limits {
 
 impl Limits {
     /// Returns how many items of one model and this priority may be queued or running at once.
-    fn room(self, priority: Priority) -> usize {
+    fn permits(self, priority: Priority) -> usize {
         match priority {
             Priority::Interactive => self.items,
-            Priority::Background => (self.items / BACKGROUND_PART).max(1),
+            Priority::Background => (self.items / BACKGROUND_DIVISOR).max(1),
         }
     }
 
     /// Returns how many of a request's `items` may be in the queue at once.
     fn window(self, items: usize, priority: Priority) -> usize {
-        let half = self.room(priority) / 2;
+        let half = self.permits(priority) / 2;
         items.min(match priority {
             Priority::Interactive => WINDOW.min(half).max(GROUP_ITEMS_MAX),
             Priority::Background => WINDOW.min(half).max(1),
@@ -175,7 +175,7 @@ impl Dispatch {
         backlog: Arc<Backlog>,
         models: usize,
     ) -> Self {
-        let semaphore = |priority| Arc::new(Semaphore::new(limits.room(priority)));
+        let semaphore = |priority| Arc::new(Semaphore::new(limits.permits(priority)));
         let queue = |_| Queue {
             all: semaphore(Priority::Interactive),
             background: semaphore(Priority::Background),
@@ -226,15 +226,15 @@ impl Dispatch {
     ) -> Result<Answer, GatherError> {
         let window = self.limits.window(inputs.len(), priority);
         // Held for all rounds: an accepted request keeps its permits even if it is rerun.
-        let room = self.room(model.slot, window, priority)?;
+        let permits = self.acquire(model.slot, window, priority)?;
         let mut answers: Vec<Option<Answered>> = vec![None; inputs.len()];
-        let mut wanted: Vec<usize> = (0..inputs.len()).collect();
-        let (mut round, mut together, mut _still) = (0, false, None);
+        let mut pending: Vec<usize> = (0..inputs.len()).collect();
+        let (mut round, mut together, mut _commit_hold) = (0, false, None);
         loop {
-            let room = Arc::clone(&room);
+            let permits = Arc::clone(&permits);
             let slot = model.slot;
-            let run = Run { slot, window, together, deadline, priority, room };
-            for (index, answered) in self.run_once(&run, &inputs, &wanted).await? {
+            let run = Run { slot, window, together, deadline, priority, permits };
+            for (index, answered) in self.run_once(&run, &inputs, &pending).await? {
                 answers[index] = Some(answered);
             }
             let answers = answers.iter().flatten();
@@ -249,21 +249,26 @@ impl Dispatch {
                 // until its deadline.
                 let interactive = priority == Priority::Interactive;
                 together = inputs.len() <= GROUP_ITEMS_MAX && interactive;
-                if !together && interactive && _still.is_none() {
-                    _still = Some(model.hold_still().await);
+                if !together && interactive && _commit_hold.is_none() {
+                    _commit_hold = Some(model.hold_still().await);
                 }
             }
-            wanted = match together {
+            pending = match together {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
-            wanted.iter().for_each(|_| self.metrics.items_regenerated_total.add());
+            pending.iter().for_each(|_| self.metrics.items_regenerated_total.add());
         }
     }
 
     /// Acquires queue permits for `count` items.
-    fn room(&self, slot: Slot, count: usize, priority: Priority) -> Result<Arc<Room>, GatherError> {
-        let wanted = u32::try_from(count).unwrap_or(u32::MAX);
+    fn acquire(
+        &self,
+        slot: Slot,
+        count: usize,
+        priority: Priority,
+    ) -> Result<Arc<QueuePermits>, GatherError> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         let queue = &self.queues[usize::from(slot)];
         let full = |limit| {
             self.metrics.requests_overloaded_total.add();
@@ -271,32 +276,32 @@ impl Dispatch {
             let retry_after = backlog.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit, retry_after }
         };
-        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(wanted);
+        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(count);
         let share = match priority {
             Priority::Interactive => None,
             Priority::Background => {
-                Some(take(&queue.background).map_err(|_| full(self.limits.room(priority)))?)
+                Some(take(&queue.background).map_err(|_| full(self.limits.permits(priority)))?)
             }
         };
         let queue = take(&queue.all).map_err(|_| full(self.limits.items))?;
-        Ok(Arc::new(Room { _queue: queue, _share: share }))
+        Ok(Arc::new(QueuePermits { _queue: queue, _share: share }))
     }
 
-    /// Runs the wanted inputs once and returns each answer with its input's index.
+    /// Runs the pending inputs once and returns each answer with its input's index.
     async fn run_once(
         &self,
         run: &Run,
         inputs: &[Input],
-        wanted: &[usize],
+        pending: &[usize],
     ) -> Result<Vec<(usize, Answered)>, GatherError> {
-        let (reply, mut replies) = mpsc::channel(wanted.len().max(1));
-        let mut answers = Vec::with_capacity(wanted.len());
-        let (first, mut rest) = wanted.split_at(run.window.min(wanted.len()));
+        let (reply, mut replies) = mpsc::channel(pending.len().max(1));
+        let mut answers = Vec::with_capacity(pending.len());
+        let (first, mut rest) = pending.split_at(run.window.min(pending.len()));
         self.submit(run, inputs, first, &reply).await?;
         // Each answer makes room for another item.
         let step = STEP.min(first.len());
         let mut answered_since = 0;
-        while answers.len() < wanted.len() {
+        while answers.len() < pending.len() {
             let (index, outcome) = replies.recv().await.ok_or(GatherError::Stopped)?;
             let answered = outcome.map_err(|error| match error {
                 ItemError::Rejected(rejection) => GatherError::Rejected(rejection),
@@ -318,7 +323,7 @@ impl Dispatch {
         &self,
         run: &Run,
         inputs: &[Input],
-        wanted: &[usize],
+        pending: &[usize],
         reply: &mpsc::Sender<(usize, Result<Answered, ItemError>)>,
     ) -> Result<(), GatherError> {
         let queued_at = Instant::now();
@@ -331,9 +336,9 @@ impl Dispatch {
             priority: run.priority,
             together: run.together,
             reply: reply.clone(),
-            _room: Arc::clone(&run.room),
+            _permits: Arc::clone(&run.permits),
         };
-        let items = wanted.iter().map(item).collect();
+        let items = pending.iter().map(item).collect();
         let submitted = self.events.send(Event::Submitted(items)).await;
         submitted.map_err(|_| GatherError::Stopped)
     }
@@ -346,7 +351,7 @@ struct Run {
     together: bool,
     deadline: Instant,
     priority: Priority,
-    room: Arc<Room>,
+    permits: Arc<QueuePermits>,
 }
 
 fn answer(generation: Generation, answered: Vec<Answered>) -> Answer {

@@ -76,8 +76,8 @@ async fn repeated_commits_make_a_response_run_as_one_group() {
 async fn a_full_queue_rejects_immediately() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
-    let wanted = (0..2).map(|_| dispatch.room(0, 50, Priority::Interactive).unwrap());
-    let _held: Vec<_> = wanted.collect();
+    let permits = (0..2).map(|_| dispatch.acquire(0, 50, Priority::Interactive).unwrap());
+    let _held: Vec<_> = permits.collect();
     let error = dispatch.run(&model(), vec![input()], Terms::default()).await.unwrap_err();
     let retry_after = Duration::from_millis(50);
     assert_eq!(error, GatherError::Overloaded { limit: 100, retry_after });
@@ -130,21 +130,24 @@ async fn a_large_request_leaves_room_and_is_answered_completely() {
 #[tokio::test]
 async fn a_background_request_uses_half_of_its_queue_share() {
     let most = most_at_once(Priority::Background).await;
-    assert!(most <= 100 / BACKGROUND_PART / 2, "{most} items queued");
+    assert!(most <= 100 / BACKGROUND_DIVISOR / 2, "{most} items queued");
 }
 
 #[tokio::test]
 async fn background_work_leaves_room_in_the_queue() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
-    let share = 100 / BACKGROUND_PART;
-    let _background = dispatch.room(0, share, Priority::Background).unwrap();
-    let error = dispatch.room(0, 1, Priority::Background).unwrap_err();
+    let share = 100 / BACKGROUND_DIVISOR;
+    let _background = dispatch.acquire(0, share, Priority::Background).unwrap();
+    let error = dispatch.acquire(0, 1, Priority::Background).unwrap_err();
     assert!(matches!(error, GatherError::Overloaded { limit, .. } if limit == share));
-    let interactive = dispatch.room(0, 100 - share, Priority::Interactive).unwrap();
-    assert!(dispatch.room(0, 1, Priority::Interactive).is_err(), "both priorities share one limit");
+    let interactive = dispatch.acquire(0, 100 - share, Priority::Interactive).unwrap();
+    assert!(
+        dispatch.acquire(0, 1, Priority::Interactive).is_err(),
+        "both priorities share one limit"
+    );
     drop(interactive);
-    let _interactive = dispatch.room(0, 100 - share, Priority::Interactive).unwrap();
+    let _interactive = dispatch.acquire(0, 100 - share, Priority::Interactive).unwrap();
 }
 
 /// Runs a request under continuous commits, which end only when commits wait for the response.
@@ -217,11 +220,11 @@ async fn background_work_never_delays_a_commit() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_waits_at_most_five_seconds_for_a_response() {
     let model = model();
-    let still = model.hold_still().await;
+    let hold = model.hold_still().await;
     let begin = time::Instant::now();
     model.settle().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5));
-    drop(still);
+    drop(hold);
     model.settle().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5), "no response blocks commits any more");
 }

@@ -56,12 +56,12 @@ pub struct Item {
     /// Where the answer goes; closed when the client has disconnected.
     pub reply: mpsc::Sender<(usize, Result<Answered, ItemError>)>,
     /// The request's queue permits, released when its last item is dropped.
-    pub _room: Arc<Room>,
+    pub _permits: Arc<QueuePermits>,
 }
 
 /// The permits of one request in its model's bounded queue.
 #[derive(Debug)]
-pub struct Room {
+pub struct QueuePermits {
     /// From the whole queue.
     pub _queue: OwnedSemaphorePermit,
     /// From the share for background work, if the request is background work.

@@ -31,7 +31,7 @@ impl Workers for WorkerRequests {
     fn serving(&self) -> Boxed<'_, Vec<WorkerId>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            self.send(Event::WorkersAsked(reply)).await;
+            self.send(Event::WorkersRequested(reply)).await;
             answer.await.unwrap_or_default()
         })
     }

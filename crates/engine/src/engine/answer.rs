@@ -42,8 +42,8 @@ pub struct Origin {
 
 impl<T> Answer<T> {
     /// Returns the same answer with its output converted.
-    pub(super) fn map<U>(self, form: impl FnOnce(T) -> U) -> Answer<U> {
-        Answer { origin: self.origin, output: form(self.output) }
+    pub(super) fn map<U>(self, convert: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer { origin: self.origin, output: convert(self.output) }
     }
 }
 

@@ -34,10 +34,10 @@ pub(super) fn check(request: &TensorRequest) -> Result<(), TensorError> {
         )));
     }
     let inputs = request.inputs.iter().map(|input| input.name.as_str());
-    if let Some(name) = twice(inputs) {
+    if let Some(name) = find_duplicate(inputs) {
         return Err(invalid(format!("input `{name}` is given twice")));
     }
-    if let Some(name) = twice(request.outputs.iter().map(String::as_str)) {
+    if let Some(name) = find_duplicate(request.outputs.iter().map(String::as_str)) {
         return Err(invalid(format!("output `{name}` is requested twice")));
     }
     let mut bytes = 0_usize;
@@ -84,7 +84,7 @@ fn invalid(message: String) -> TensorError {
 }
 
 /// Returns the first name that occurs twice.
-fn twice<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+fn find_duplicate<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut seen = HashSet::new();
     names.into_iter().find(|name| !seen.insert(*name))
 }

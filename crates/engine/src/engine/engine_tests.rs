@@ -78,7 +78,7 @@ fn play_as(
         while let Some(event) = incoming.recv().await {
             let items = match event {
                 Event::Submitted(items) => items,
-                Event::ProbeAsked(reply) => {
+                Event::ProbeRequested(reply) => {
                     let _ = reply.send(());
                     continue;
                 }

@@ -117,7 +117,7 @@ impl Engine {
         let tasks = &[Task::Classify, Task::Rerank];
         let call = TextCall { tasks, options: &options, inputs };
         let answer = self.run_texts(context, model, call).await?;
-        let activation = activation.unwrap_or(own_activation(&answer.origin.record.facts));
+        let activation = activation.unwrap_or(model_activation(&answer.origin.record.facts));
         let activated = |item: Item| {
             let raw = floats(&item.bytes);
             let mut scores = raw.clone();
@@ -201,9 +201,9 @@ impl ZeroShot {
     /// Builds the pairs of each text with each label's sentence.
     fn items(&self) -> Result<Vec<crate::dispatch::Input>, EngineError> {
         let Self { texts, field, labels, template, options, .. } = self;
-        let wrong = |field, message: String| Err(EngineError::Option { message, field });
+        let invalid = |field, message: String| Err(EngineError::Option { message, field });
         if labels.is_empty() {
-            return wrong("candidate_labels", "`candidate_labels` cannot be empty".into());
+            return invalid("candidate_labels", "`candidate_labels` cannot be empty".into());
         }
         let count = texts.len().saturating_mul(labels.len());
         if count > PAIRS_MAX {
@@ -211,13 +211,13 @@ impl ZeroShot {
             let message = format!(
                 "{texts} texts with {labels} `candidate_labels` make {count} pairs, at most {PAIRS_MAX} are allowed"
             );
-            return wrong("candidate_labels", message);
+            return invalid("candidate_labels", message);
         }
         if template.matches(PLACEHOLDER).count() != 1 {
             let message = format!(
                 "`hypothesis_template` must contain `{PLACEHOLDER}` exactly once, where the label is inserted"
             );
-            return wrong("hypothesis_template", message);
+            return invalid("hypothesis_template", message);
         }
         let hypothesis = |label: &String| Bytes::from(template.replacen(PLACEHOLDER, label, 1));
         let hypotheses: Vec<Bytes> = labels.iter().map(hypothesis).collect();
@@ -238,7 +238,7 @@ impl ZeroShot {
 
 /// Returns the activation of a model that classifies or reranks. A reranker gives one number per
 /// pair, to which softmax does not apply.
-pub(super) fn own_activation(facts: &Facts) -> Activation {
+pub(super) fn model_activation(facts: &Facts) -> Activation {
     match (facts.task, facts.activation) {
         (Task::Rerank, Activation::Softmax) => Activation::Sigmoid,
         (_, activation) => activation,

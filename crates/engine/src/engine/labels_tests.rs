@@ -118,7 +118,7 @@ async fn entities_are_parsed_from_the_workers_list() {
 
 #[test]
 fn rerank_scores_never_use_softmax() {
-    let with = |task, activation| own_activation(&Facts { activation, ..Facts::of(task) });
+    let with = |task, activation| model_activation(&Facts { activation, ..Facts::of(task) });
     assert_eq!(with(Task::Rerank, Activation::Softmax), Activation::Sigmoid);
     assert_eq!(with(Task::Rerank, Activation::Identity), Activation::Identity);
     assert_eq!(with(Task::Classify, Activation::Softmax), Activation::Softmax);

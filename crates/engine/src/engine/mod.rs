@@ -165,7 +165,7 @@ impl Engine {
     /// The dispatcher has stopped.
     pub async fn probe(&self, patience: Duration) -> Result<bool, Ended> {
         let (reply, alive) = oneshot::channel();
-        self.parts.events.send(Event::ProbeAsked(reply)).await.map_err(|_| Ended)?;
+        self.parts.events.send(Event::ProbeRequested(reply)).await.map_err(|_| Ended)?;
         Ok(matches!(time::timeout(patience, alive).await, Ok(Ok(()))))
     }
 

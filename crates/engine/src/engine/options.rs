@@ -240,12 +240,12 @@ mod tests {
 
     #[test]
     fn an_unknown_purpose_is_rejected_with_the_known_words() {
-        let said = options(Purpose::new("poetry", "task"))
+        let message = options(Purpose::new("poetry", "task"))
             .resolve(&with_switch())
             .unwrap_err()
             .to_string();
         for part in ["task", "poetry", "retrieval.query, text-matching, search_query"] {
-            assert!(said.contains(part), "{said}");
+            assert!(message.contains(part), "{message}");
         }
         assert!(options(Purpose::new("Text-Matching", "task")).resolve(&with_switch()).is_ok());
     }

@@ -20,7 +20,7 @@ use super::{
     EngineError,
     answer::Item,
     items::{items, pairs},
-    labels::own_activation,
+    labels::model_activation,
     options::{Purpose, TextOptions},
     scores::{activate, floats},
     signature::{EMBEDDING, ENTITIES, LENGTHS, QUERY, SCORE, SCORES, TEXT, signature},
@@ -78,10 +78,10 @@ pub(super) fn inputs(
 fn check_names(request: &TensorRequest, facts: &Facts) -> Result<(), EngineError> {
     let signature = signature(facts);
     let inputs: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
-    let is_fit = |input: &&Tensor| {
+    let is_valid = |input: &&Tensor| {
         inputs.contains(&input.name.as_str()) && input.datatype == DataType::Bytes
     };
-    if let Some(input) = request.inputs.iter().find(|input| !is_fit(input)) {
+    if let Some(input) = request.inputs.iter().find(|input| !is_valid(input)) {
         return Err(invalid(format!(
             "unexpected input `{}` of type {}; the model takes {} of type BYTES",
             input.name,
@@ -143,13 +143,15 @@ fn word(request: &TensorRequest, name: &str) -> Result<Option<String>, EngineErr
 
 fn dimensions(request: &TensorRequest) -> Result<Option<u32>, EngineError> {
     let name = "dimensions";
-    let wrong = || wrong_type(name, "a positive integer");
+    let invalid_value = || wrong_type(name, "a positive integer");
     match request.parameters.get(name) {
         None => Ok(None),
-        Some(Parameter::Number(number)) => {
-            u32::try_from(*number).ok().filter(|&number| number > 0).map(Some).ok_or_else(wrong)
-        }
-        Some(_) => Err(wrong()),
+        Some(Parameter::Number(number)) => u32::try_from(*number)
+            .ok()
+            .filter(|&number| number > 0)
+            .map(Some)
+            .ok_or_else(invalid_value),
+        Some(_) => Err(invalid_value()),
     }
 }
 
@@ -246,7 +248,7 @@ pub(super) fn outputs(
 }
 
 fn activated(items: &[Item], facts: &Facts) -> Bytes {
-    let activation = own_activation(facts);
+    let activation = model_activation(facts);
     let mut data = BytesMut::new();
     for item in items {
         let mut scores = floats(&item.bytes);

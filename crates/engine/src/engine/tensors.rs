@@ -79,7 +79,7 @@ impl Engine {
         let facts = &record.facts;
         let tasks = &[facts.task];
         let answer = if facts.output() == Output::Tensors {
-            self.run(&context, model, tasks, vec![tensors(request)?]).await?
+            self.run(&context, model, tasks, vec![tensor_item(request)?]).await?
         } else {
             let (options, inputs) = tensor_texts::inputs(request, facts)?;
             let call = TextCall { tasks, options: &options, inputs };
@@ -88,7 +88,7 @@ impl Engine {
         require_version(model, &request.version, answer.origin.generation)?;
         let Answer { origin, output: items } = answer;
         let output = match origin.record.facts.output() {
-            Output::Tensors => raw(&items)?,
+            Output::Tensors => raw_outputs(&items)?,
             _ => tensor_texts::outputs(&origin.record.facts, &items, &request.outputs)?,
         };
         Ok(Answer { origin, output })
@@ -110,7 +110,7 @@ impl Engine {
 }
 
 /// Builds the one item of a request to a tensor model.
-fn tensors(request: &TensorRequest) -> Result<Input, EngineError> {
+fn tensor_item(request: &TensorRequest) -> Result<Input, EngineError> {
     let head = |input: &Tensor| {
         let bytes =
             u32::try_from(input.data.len()).map_err(|_| invalid("an input exceeds 4 GiB"))?;
@@ -123,7 +123,7 @@ fn tensors(request: &TensorRequest) -> Result<Input, EngineError> {
 }
 
 /// Returns the outputs of a tensor model.
-fn raw(items: &[Item]) -> Result<Vec<Tensor>, EngineError> {
+fn raw_outputs(items: &[Item]) -> Result<Vec<Tensor>, EngineError> {
     let [item] = items else { return Err(EngineError::NoOutputs) };
     let mut rest = item.bytes.clone();
     let output = |head: &TensorHead| {

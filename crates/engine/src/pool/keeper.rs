@@ -32,7 +32,7 @@ const TERMINATIONS_FD: i32 = 5;
 
 /// A running process.
 #[derive(Debug)]
-pub struct Started {
+pub struct RunningProcess {
     /// The process id.
     pub pid: u32,
     /// Signals the process without racing against PID reuse.
@@ -41,7 +41,7 @@ pub struct Started {
     terminations: PipeWriter,
 }
 
-impl Started {
+impl RunningProcess {
     /// Kills the process immediately, even if it is stopped.
     pub fn kill(&self) {
         // Ignore the error: the process has already exited.
@@ -60,7 +60,7 @@ impl Started {
 #[derive(Debug)]
 pub enum Report {
     /// The process is running; carries our end of its socket.
-    Started(Started, UnixStream),
+    Started(RunningProcess, UnixStream),
     /// The process was stopped (`SIGSTOP`).
     Stopped,
     /// The process continued after a stop.
@@ -72,7 +72,7 @@ pub enum Report {
 /// A handle to the thread. Dropping it ends the thread once the process has exited.
 #[derive(Debug)]
 pub struct Keeper {
-    orders: mpsc::SyncSender<(Epoch, OwnedFd)>,
+    starts: mpsc::SyncSender<(Epoch, OwnedFd)>,
 }
 
 impl Keeper {
@@ -87,7 +87,7 @@ impl Keeper {
         events: Sender<E>,
         event: impl Fn(WorkerId, Epoch, Report) -> E + Send + 'static,
     ) -> io::Result<Self> {
-        let (orders, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
+        let (starts, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
         thread::Builder::new().name(format!("keeper-{worker}")).spawn(move || {
             // The loop ends when the handle or the receiver of the reports is dropped.
             for (epoch, control_page) in incoming {
@@ -105,12 +105,12 @@ impl Keeper {
                 report(Report::Ended(ended));
             }
         })?;
-        Ok(Self { orders })
+        Ok(Self { starts })
     }
 
     /// Starts the process. The previous one must have exited.
     pub fn start(&self, epoch: Epoch, control_page: OwnedFd) {
-        let sent = self.orders.try_send((epoch, control_page));
+        let sent = self.starts.try_send((epoch, control_page));
         debug_assert!(sent.is_ok(), "at most one start is pending");
     }
 }
@@ -134,10 +134,10 @@ fn start(
     worker: WorkerId,
     cpu: u16,
     control_page: OwnedFd,
-) -> io::Result<(Started, UnixStream)> {
+) -> io::Result<(RunningProcess, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let (orders, terminations) = io::pipe()?;
+    let (read_end, terminations) = io::pipe()?;
     ioctl_fionbio(&terminations, true)?;
     let mut command = executable.command();
     command.arg("serve").args(["--worker", &worker.to_string(), "--cpu", &cpu.to_string()]);
@@ -146,7 +146,7 @@ fn start(
         .fd_mappings(vec![
             FdMapping { parent_fd: theirs.into(), child_fd: SOCKET_FD },
             FdMapping { parent_fd: control_page, child_fd: CONTROL_PAGE_FD },
-            FdMapping { parent_fd: orders.into(), child_fd: TERMINATIONS_FD },
+            FdMapping { parent_fd: read_end.into(), child_fd: TERMINATIONS_FD },
         ])
         .map_err(io::Error::other)?;
     let mut child = command.spawn()?;
@@ -162,5 +162,5 @@ fn start(
             return Err(error.into());
         }
     };
-    Ok((Started { pid, pidfd: Arc::new(pidfd), terminations }, ours))
+    Ok((RunningProcess { pid, pidfd: Arc::new(pidfd), terminations }, ours))
 }

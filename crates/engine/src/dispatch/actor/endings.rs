@@ -27,7 +27,7 @@ impl Dispatcher {
         for id in 0..self.workers.len() {
             if self.workers[id].session.give_up_reading(now) == Progress::Over {
                 tracing::error!(worker = id, "exited worker's socket was not read to its end");
-                self.over(id);
+                self.finish_worker(id);
                 // Its items may now go to another worker, and no event will trigger that.
                 self.hand_out();
             }
@@ -37,14 +37,14 @@ impl Dispatcher {
     /// Handles the exit of a worker's process. Its last messages may still be unread.
     pub(super) fn process_ended(&mut self, id: WorkerId, ended: Ended) {
         if self.workers[id].process_ended(ended, Instant::now()) == Progress::Over {
-            self.over(id);
+            self.finish_worker(id);
         }
     }
 
     /// Handles the end of a worker's socket.
     pub(super) fn socket_ended(&mut self, id: WorkerId) {
         if self.workers[id].socket_ended() == Progress::Over {
-            self.over(id);
+            self.finish_worker(id);
         }
     }
 
@@ -53,34 +53,34 @@ impl Dispatcher {
     pub(super) fn broke_protocol(&mut self, id: WorkerId) {
         self.requeue(id, Culprit::Worker);
         if self.workers[id].broke_protocol() == Progress::Over {
-            self.over(id);
+            self.finish_worker(id);
         }
     }
 
     /// Finishes a worker whose process has exited and whose messages have all been read.
-    pub(super) fn over(&mut self, id: WorkerId) {
-        self.tell_ended(id);
+    pub(super) fn finish_worker(&mut self, id: WorkerId) {
+        self.report_end(id);
         self.forgotten(id, None);
         let is_blameless = self.workers[id].session.ended().is_some_and(Ended::is_blameless);
         self.requeue(id, if is_blameless { Culprit::Other } else { Culprit::Worker });
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
         let now = Instant::now();
         if let Some(finished) = self.workers[id].finish(now, jitter) {
-            self.settle_end(id, &finished, now);
+            self.record_end(id, &finished, now);
         }
-        if self.are_all_gone() {
+        if self.all_ended() {
             self.reject_all();
         }
     }
 
     /// Returns whether no worker is left and none will be restarted.
-    pub(super) fn are_all_gone(&self) -> bool {
+    pub(super) fn all_ended(&self) -> bool {
         let mut states = self.workers.iter().map(|worker| worker.session.state());
         states.all(|state| matches!(state, State::Failed | State::Stopped))
     }
 
     /// Logs and counts what happens to a worker after its end.
-    fn settle_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
+    fn record_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
         let Finished { ended, state, recycled, restarted, counts } = finished;
         match state {
             State::Backoff if *recycled => tracing::info!(worker = id, "worker recycled"),
@@ -103,7 +103,7 @@ impl Dispatcher {
 
     /// Notifies all update queues that a worker's process exited. If it exited during a load,
     /// reports the model as the cause. [`Dispatcher::requeue`] reports the groups it was computing.
-    fn tell_ended(&self, id: WorkerId) {
+    fn report_end(&self, id: WorkerId) {
         let committed = |slot| self.registry.page().committed(slot);
         let (blame, load) = self.workers[id].session.blame(committed);
         let event = match blame {
@@ -112,10 +112,10 @@ impl Dispatcher {
             Blame::Fault => WorkerEvent::Ended(id, Cause::Fault),
         };
         for model in self.registry.models() {
-            self.tell(model.slot, event.clone());
+            self.notify(model.slot, event.clone());
         }
         if let Some((slot, generation)) = load {
-            self.tell(slot, WorkerEvent::Failed(generation));
+            self.notify(slot, WorkerEvent::Failed(generation));
         }
     }
 }

@@ -14,7 +14,7 @@ impl Dispatcher {
     pub(super) fn publish_health(&self) {
         let all = |state| self.workers.iter().all(|worker| worker.session.state() == state);
         let fatal = (all(State::Failed) || self.restarts.is_exceeded()).then(|| {
-            let reason = self.workers.iter().find_map(|worker| worker.session.hopeless());
+            let reason = self.workers.iter().find_map(|worker| worker.session.unrecoverable());
             match reason {
                 Some(reason) => {
                     (ExitStatus::Configuration, format!("no worker can start: {reason}"))
@@ -29,7 +29,7 @@ impl Dispatcher {
         let health = Health {
             serving: self.workers.iter().filter(|worker| worker.session.serves()).count(),
             warmed_up: self.workers.iter().all(settled),
-            stopped: fatal.is_none() && self.are_all_gone(),
+            stopped: fatal.is_none() && self.all_ended(),
             fatal,
         };
         self.health.send_if_modified(|present| {

@@ -11,7 +11,7 @@ impl Dispatcher {
         let worker = &self.workers[id];
         let message = ToWorker::Load { slot, version };
         if !worker.session.serves() || !worker.send(0, &message, Vec::new()) {
-            self.tell(slot, WorkerEvent::Absent(id));
+            self.notify(slot, WorkerEvent::Absent(id));
         }
     }
 

@@ -29,19 +29,19 @@ impl Dispatcher {
     pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
         match incoming.message {
-            FromWorker::Hello { build_id, pinned } => self.greeted(id, &build_id, pinned),
+            FromWorker::Hello { build_id, pinned } => self.handshake(id, &build_id, pinned),
             FromWorker::Ready => {
                 worker.ready(Instant::now());
                 tracing::info!(worker = id, "worker ready");
                 self.forget_at_start(id);
-                self.look_at_ready(id);
+                self.check_memory_at_ready(id);
                 Ok(())
             }
             FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
                 let loaded =
                     Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
                 worker.loaded(slot, loaded)?;
-                self.measure_refresh(id, slot, load_micros);
+                self.record_refresh(id, slot, load_micros);
                 let model = self.registry.at(slot);
                 if let Some(record) = model.record(generation) {
                     self.estimates[usize::from(slot)].loaded(costs, record.facts.max_tokens);
@@ -54,19 +54,19 @@ impl Dispatcher {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
                 worker.load_failed(slot, generation);
                 self.metrics.model(slot).load_failed();
-                self.tell(slot, WorkerEvent::Failed(generation));
+                self.notify(slot, WorkerEvent::Failed(generation));
                 Ok(())
             }
             FromWorker::LoadedAhead { slot, version, load_micros } => {
                 tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
                 self.metrics.model(slot).loaded_ahead(load_micros);
-                self.tell(slot, WorkerEvent::Loaded(id, version, Ok(())));
+                self.notify(slot, WorkerEvent::Loaded(id, version, Ok(())));
                 Ok(())
             }
             FromWorker::LoadAheadFailed { slot, version, reason } => {
                 tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
                 self.metrics.model(slot).load_failed();
-                self.tell(slot, WorkerEvent::Loaded(id, version, Err(reason)));
+                self.notify(slot, WorkerEvent::Loaded(id, version, Err(reason)));
                 Ok(())
             }
             FromWorker::Answered(answered) => {
@@ -85,7 +85,7 @@ impl Dispatcher {
     }
 
     /// Answers a new process's greeting with the settings it needs.
-    fn greeted(
+    fn handshake(
         &mut self,
         id: WorkerId,
         build_id: &str,
@@ -106,11 +106,11 @@ impl Dispatcher {
 
     /// Requeues an item of a terminated group if it has time left, since another item's deadline
     /// caused the termination. An expired item is dropped: its client receives the timeout error.
-    fn was_terminated(&mut self, slot: Slot, item: ItemId) {
+    fn retry_terminated(&mut self, slot: Slot, item: ItemId) {
         let Some(accepted) = self.items.get(&item) else { return };
         if accepted.item.deadline > Instant::now() {
             self.metrics.items_retried_total.add();
-            self.put_back(slot, item);
+            self.requeue_item(slot, item);
         } else {
             self.items.remove(&item);
             self.metrics.items_cancelled_total.add();
@@ -128,7 +128,7 @@ impl Dispatcher {
         let worker = &mut self.workers[id].session;
         let slot = worker.groups().slot(group);
         let terminated = worker.groups().is_terminated(group);
-        let charge = worker.took(group, 0);
+        let charge = worker.record_time(group, 0);
         let taken = worker.answered(group, items.into_iter());
         let taken = taken.ok_or("it rejects items that it was not sent")?;
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
@@ -136,11 +136,11 @@ impl Dispatcher {
         }
         for item in taken.items {
             if let (true, Some(slot)) = (terminated, slot) {
-                self.was_terminated(slot, item);
+                self.retry_terminated(slot, item);
                 continue;
             }
             if matches!(reason, Rejection::NotLoaded(_))
-                && slot.is_some_and(|slot| self.another_can_answer(slot, item))
+                && slot.is_some_and(|slot| self.retry_on_another(slot, item))
             {
                 continue;
             }
@@ -172,7 +172,7 @@ impl Dispatcher {
             return Err("its answer does not match the request");
         }
         let helped = worker.groups().are_helped();
-        let charge = worker.took(group, answered.infer_cpu_micros);
+        let charge = worker.record_time(group, answered.infer_cpu_micros);
         let taken = worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
@@ -180,7 +180,7 @@ impl Dispatcher {
         }
         self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
-            self.measure_run(slot, &answered, taken.group);
+            self.record_run(slot, &answered, taken.group);
             self.metrics.micro_batches_total.add();
             // With helper CPUs, the worker only knows its own part of the CPU time.
             let (micros, estimate) =
@@ -193,7 +193,7 @@ impl Dispatcher {
         }
         for (item, one) in ids.into_iter().zip(answered.items) {
             let bytes = payload.split_to(one.bytes as usize);
-            if self.answered_too_old(slot, item, answered.generation) {
+            if self.retry_if_too_old(slot, item, answered.generation) {
                 continue;
             }
             let accepted = self.items.remove(&item);

@@ -5,23 +5,23 @@
 //! - [`state`]: the task's data. The other files import it; it imports none of them.
 //! - [`worker`]: the handles of one worker.
 //! - [`run`]: the loop and the dispatch of events.
-//! - [`hear`]: reports of processes and sockets; [`messages`]: messages of workers.
+//! - [`reports`]: reports of processes and sockets; [`messages`]: messages of workers.
 //! - [`queue`]: accepts items, hands out groups and requeues unanswered items.
 //! - [`endings`], [`hangs`], [`recycle`]: how workers end, on their own or on request.
 //! - [`poison`]: refuses inputs identical to ones that crashed workers.
 //! - [`loads`]: loads and drops that updates request.
-//! - [`health`], [`measure`]: what the task publishes.
+//! - [`health`], [`metrics`]: what the task publishes.
 
 mod endings;
 mod hangs;
 mod health;
-mod hear;
 mod loads;
-mod measure;
 mod messages;
+mod metrics;
 mod poison;
 mod queue;
 mod recycle;
+mod reports;
 mod run;
 pub mod state;
 pub mod worker;

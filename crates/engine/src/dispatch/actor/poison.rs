@@ -14,7 +14,7 @@ impl Dispatcher {
     /// Returns whether an item must be refused now.
     fn is_poisonous(&self, now: Instant, item: &Item) -> bool {
         let committed = self.registry.page().committed(item.slot);
-        self.poison.is(now, (item.slot, committed), &item.input)
+        self.poison.contains(now, (item.slot, committed), &item.input)
     }
 
     /// Refuses a whole request if one of its items is known to be poisonous, because a response is

@@ -38,7 +38,7 @@ const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 impl Dispatcher {
     pub(super) fn submit(&mut self, items: Vec<Item>) {
-        if self.are_all_gone() {
+        if self.all_ended() {
             return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
         }
         let items = self.refuse_poisonous(items);
@@ -55,13 +55,14 @@ impl Dispatcher {
             works.push((self.next_id(), work));
         }
         let units = scheduler::units(arrival, &works, self.workers.len());
-        let floor = self.registry.page().committed(slot);
+        let min_generation = self.registry.page().committed(slot);
         let mut rest = items.into_iter().zip(works).zip(sizes);
         for (age, unit) in units {
             // The items of a unit are in request order.
             for (_, ((item, (id, work)), size)) in unit.items.iter().zip(rest.by_ref()) {
                 let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
-                let accepted = Accepted { item, age, work, size, floor, waited, deaths, faults };
+                let accepted =
+                    Accepted { item, age, work, size, min_generation, waited, deaths, faults };
                 self.items.insert(id, accepted);
             }
             self.scheduler.push(age, unit);
@@ -169,19 +170,20 @@ impl Dispatcher {
 
     /// Requeues a worker's unanswered items, or rejects those that have killed too many workers.
     pub(super) fn requeue(&mut self, id: WorkerId, culprit: Culprit) {
-        for Unanswered { slot, items, committed, begun } in self.workers[id].take_unanswered() {
+        for Unanswered { slot, items, committed, is_suspect } in self.workers[id].take_unanswered()
+        {
             let worker = &self.workers[id].session;
             let had = worker.generation(slot);
             // It died while loading the committed generation, before it started on the items.
             let loading = had < committed && !worker.failed_to_load(slot, committed);
             let generation = if loading { committed } else { had };
-            if begun {
-                self.tell(slot, WorkerEvent::Failed(generation));
+            if is_suspect {
+                self.notify(slot, WorkerEvent::Failed(generation));
             }
             for id in items {
                 let Some(accepted) = self.items.get_mut(&id) else { continue };
-                accepted.deaths += u32::from(begun);
-                accepted.faults += u32::from(begun && culprit == Culprit::Worker && !loading);
+                accepted.deaths += u32::from(is_suspect);
+                accepted.faults += u32::from(is_suspect && culprit == Culprit::Worker && !loading);
                 if accepted.item.deadline <= Instant::now() {
                     // Its client has received the timeout error.
                     self.items.remove(&id);
@@ -190,7 +192,7 @@ impl Dispatcher {
                 }
                 if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
                     self.metrics.items_retried_total.add();
-                    self.put_back(slot, id);
+                    self.requeue_item(slot, id);
                 } else if let Some(accepted) = self.items.remove(&id) {
                     self.metrics.items_poisonous_total.add();
                     if accepted.faults >= ITEM_FAULTS_MAX {
@@ -203,7 +205,7 @@ impl Dispatcher {
     }
 
     /// Returns an item to its original position in the queue.
-    pub(super) fn put_back(&mut self, slot: Slot, id: ItemId) {
+    pub(super) fn requeue_item(&mut self, slot: Slot, id: ItemId) {
         let Some(accepted) = self.items.get(&id) else { return };
         let (work, suspect) = (accepted.work, accepted.faults > 0);
         let priority = accepted.item.priority;
@@ -213,12 +215,12 @@ impl Dispatcher {
 
     /// Requeues an item rejected by a worker that has nothing loaded, if another worker has or will
     /// have the committed generation. Returns whether it was requeued.
-    pub(super) fn another_can_answer(&mut self, slot: Slot, id: ItemId) -> bool {
+    pub(super) fn retry_on_another(&mut self, slot: Slot, id: ItemId) -> bool {
         let committed = self.registry.page().committed(slot);
         let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
         if can {
             self.metrics.items_retried_total.add();
-            self.put_back(slot, id);
+            self.requeue_item(slot, id);
         }
         can
     }
@@ -226,19 +228,20 @@ impl Dispatcher {
     /// Requeues an item that was answered by a generation older than its client may already have
     /// seen. A worker that could not load the committed generation does that. Returns `false` if no
     /// worker could answer with a newer one.
-    pub(super) fn answered_too_old(
+    pub(super) fn retry_if_too_old(
         &mut self,
         slot: Slot,
         id: ItemId,
         generation: Generation,
     ) -> bool {
-        let too_old = self.items.get(&id).is_some_and(|accepted| generation < accepted.floor);
+        let too_old =
+            self.items.get(&id).is_some_and(|accepted| generation < accepted.min_generation);
         let committed = self.registry.page().committed(slot);
         if !too_old || !placement::any_current(&self.workers, slot, committed) {
             return false;
         }
         self.metrics.items_regenerated_total.add();
-        self.put_back(slot, id);
+        self.requeue_item(slot, id);
         true
     }
 }

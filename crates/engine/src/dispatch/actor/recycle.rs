@@ -9,13 +9,13 @@ use crate::pool::WorkerId;
 
 impl Dispatcher {
     /// Returns when [`Dispatcher::recycle`] must be called next.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        let gone_by = self.recycling.known.iter().filter_map(|known| known.gone_by);
-        gone_by.chain(self.recycling.at()).min()
+    pub(super) fn next_memory_check(&self) -> Option<Instant> {
+        let exit_by = self.recycling.workers.iter().filter_map(|record| record.exit_by);
+        exit_by.chain(self.recycling.check_at()).min()
     }
 
     /// Checks the memory of a worker that has just become ready.
-    pub(super) fn look_at_ready(&mut self, id: WorkerId) {
+    pub(super) fn check_memory_at_ready(&mut self, id: WorkerId) {
         let Some(limit_bytes) = self.recycling.limit_bytes else { return };
         let bytes = self.memory_bytes(id);
         if self.recycling.ready(id, bytes) {
@@ -31,9 +31,9 @@ impl Dispatcher {
     /// Starts recycling a worker if one is due, and continues any recycling in progress.
     pub(super) fn recycle(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
-            self.go_on_recycling(id, now);
+            self.continue_recycling(id, now);
         }
-        let Some(id) = self.recycling.look(now) else { return };
+        let Some(id) = self.recycling.worker_to_check(now) else { return };
         // A worker that was given up does not come back, so do not wait for it.
         let serves = |state| matches!(state, State::Ready | State::Busy | State::Failed);
         if !self.workers.iter().all(|worker| serves(worker.session.state())) {
@@ -48,21 +48,21 @@ impl Dispatcher {
                 limit_mib,
                 "worker exceeds --worker-memory, recycling it"
             );
-            self.recycling.known[id].recycled_at = Some(now);
-            self.go_on_recycling(id, now);
+            self.recycling.workers[id].recycled_at = Some(now);
+            self.continue_recycling(id, now);
         }
     }
 
     /// Hangs up on a recycling worker once it has answered everything, and kills it after a grace
     /// period.
-    fn go_on_recycling(&mut self, id: WorkerId, now: Instant) {
-        let (worker, known) = (&mut self.workers[id], &mut self.recycling.known[id]);
+    fn continue_recycling(&mut self, id: WorkerId, now: Instant) {
+        let (worker, record) = (&mut self.workers[id], &mut self.recycling.workers[id]);
         if !worker.session.is_recycled() {
-            known.gone_by = None;
+            record.exit_by = None;
         } else if worker.session.groups().unanswered().next().is_none() {
             worker.hang_up();
-            if *known.gone_by.get_or_insert(now + END_GRACE) <= now {
-                known.gone_by = Some(now + END_GRACE);
+            if *record.exit_by.get_or_insert(now + END_GRACE) <= now {
+                record.exit_by = Some(now + END_GRACE);
                 worker.kill(None);
             }
         }

@@ -48,8 +48,11 @@ impl Dispatcher {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.workers.iter().filter_map(|worker| worker.session.start_at());
-        let ends =
-            self.next_overdue().into_iter().chain(self.next_unread()).chain(self.next_look());
+        let ends = self
+            .next_overdue()
+            .into_iter()
+            .chain(self.next_unread())
+            .chain(self.next_memory_check());
         starts.chain(self.draining).chain(self.retry_loads_at).chain(ends).min()
     }
 
@@ -67,7 +70,7 @@ impl Dispatcher {
     }
 
     fn start_due(&mut self, now: Instant) {
-        session::hurry(self.workers.iter_mut().map(|worker| &mut worker.session));
+        session::shorten_wait(self.workers.iter_mut().map(|worker| &mut worker.session));
         for id in 0..self.workers.len() {
             let worker = &mut self.workers[id];
             let Some(epoch) = worker.session.start_due(now) else { continue };
@@ -88,11 +91,11 @@ impl Dispatcher {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Submitted(items) => self.submit(items),
-            Event::Kept(id, epoch, report) => self.kept(id, epoch, report),
-            Event::Arrived(id, epoch, incoming) => {
+            Event::Kept(id, epoch, report) => self.process_reported(id, epoch, report),
+            Event::MessageArrived(id, epoch, incoming) => {
                 // Ignore an earlier process: its items were given to another worker.
                 if self.workers[id].session.listens_to(epoch) {
-                    self.arrived(id, incoming);
+                    self.message_arrived(id, incoming);
                 }
             }
             Event::StatusAsked(reply) => {
@@ -101,7 +104,7 @@ impl Dispatcher {
                 // The receiver may have been dropped.
                 let _ = reply.send(status.collect());
             }
-            Event::WorkersAsked(reply) => {
+            Event::WorkersRequested(reply) => {
                 let serves = |(_, worker): &(WorkerId, &Worker)| worker.session.serves();
                 let ids = (0..).zip(&self.workers).filter(serves).map(|(id, _)| id);
                 let _ = reply.send(ids.collect());
@@ -110,7 +113,7 @@ impl Dispatcher {
             Event::Forget(slot) => self.forget(slot),
             Event::Unload(slot, reply) => self.unload(slot, reply),
             Event::Committed => self.ping(),
-            Event::ProbeAsked(reply) => {
+            Event::ProbeRequested(reply) => {
                 self.probes.retain(|probe| !probe.is_closed());
                 self.probes.push(reply);
                 self.ping();

@@ -71,7 +71,7 @@ pub(super) struct Accepted {
     pub size: Size,
     /// The committed generation when the item arrived. No older one may answer it if a newer one
     /// can.
-    pub floor: Generation,
+    pub min_generation: Generation,
     /// How long it waited for a worker, once it has one.
     pub waited: Duration,
     /// Workers that died while computing it.
@@ -153,7 +153,7 @@ impl Dispatcher {
         self.last_id
     }
 
-    pub(super) fn tell(&self, slot: Slot, event: WorkerEvent) {
+    pub(super) fn notify(&self, slot: Slot, event: WorkerEvent) {
         if let Some(line) = self.lines.get(usize::from(slot)) {
             line.tell(event);
         }

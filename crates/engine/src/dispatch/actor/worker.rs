@@ -10,13 +10,13 @@ use crate::dispatch::{
     policy::{
         groups::{Sent, Unanswered},
         scheduler::{Group, ItemId},
-        session::{Finished, Progress, Session, Welcome},
+        session::{Finished, Progress, Session, SocketAction},
     },
     worker::Status,
 };
 use crate::pool::{
     ended::Ended,
-    keeper::{Keeper, Started},
+    keeper::{Keeper, RunningProcess},
     link::Link,
 };
 
@@ -29,7 +29,7 @@ pub struct Worker {
     pub(crate) cpu: u16,
     /// CPUs of other workers that it may borrow while they are idle.
     pub helper_cpus: Vec<u16>,
-    process: Option<Started>,
+    process: Option<RunningProcess>,
     link: Option<Link>,
 }
 
@@ -65,13 +65,13 @@ impl Worker {
     }
 
     /// Records the started process. Returns whether to open its socket.
-    pub(crate) fn started(&mut self, process: Started, now: Instant) -> Welcome {
-        let welcome = self.session.process_started(now);
-        if welcome == Welcome::Refuse {
+    pub(crate) fn started(&mut self, process: RunningProcess, now: Instant) -> SocketAction {
+        let action = self.session.process_started(now);
+        if action == SocketAction::Refuse {
             process.kill();
         }
         self.process = Some(process);
-        welcome
+        action
     }
 
     /// Records the open socket.

@@ -15,7 +15,7 @@ const RATE: f32 = 0.05;
 /// The same for tensors, whose sizes change with their clients.
 const TENSORS_RATE: f32 = 0.3;
 /// The approximate cost of a tokenizer call without a model run.
-const WORDS_MICROS: u32 = 100;
+const TOKENIZER_MICROS: u32 = 100;
 
 /// The estimates for one model.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub enum Size {
     /// Tensors; all are assumed to be the same size.
     Tensors,
     /// Tokenizer calls, which run no model.
-    Words,
+    TokenizerOnly,
 }
 
 impl Size {
@@ -61,7 +61,7 @@ impl Size {
                 Self::Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))
             }
             Ask::Text { .. } => Self::Pieces(parts.map(pieces).fold(0, u32::saturating_add)),
-            Ask::Tokenize { .. } | Ask::Decode { .. } => Self::Words,
+            Ask::Tokenize { .. } | Ask::Decode { .. } => Self::TokenizerOnly,
             Ask::Tensors { .. } => Self::Tensors,
         }
     }
@@ -91,7 +91,7 @@ impl Estimate {
     /// Returns the work of an item of this size.
     pub fn work(&self, size: Size, bytes: usize) -> Work {
         let tokens = match size {
-            Size::Words => return Work { tokens: 1, micros: WORDS_MICROS, bytes },
+            Size::TokenizerOnly => return Work { tokens: 1, micros: TOKENIZER_MICROS, bytes },
             Size::Tensors => return Work { tokens: 1, micros: self.micros(1, 1), bytes },
             Size::Tokens(tokens) => tokens.clamp(1, self.max_tokens),
             Size::Pieces(pieces) => {

@@ -84,7 +84,7 @@ pub(crate) struct Unanswered {
     /// The committed generation when the group was sent.
     pub committed: Generation,
     /// Whether the items may have caused the end.
-    pub begun: bool,
+    pub is_suspect: bool,
 }
 
 impl Groups {
@@ -121,17 +121,17 @@ impl Groups {
     }
 
     /// Returns the group with this id if it is the one being computed.
-    fn computed(&self, id: u64) -> Option<&InFlight> {
+    fn current(&self, id: u64) -> Option<&InFlight> {
         self.0.front().filter(|group| group.sent.id == id)
     }
 
     /// Returns the slot of the group with this id if it is the one being computed.
     pub(crate) fn slot(&self, id: u64) -> Option<Slot> {
-        self.computed(id).map(|group| group.slot)
+        self.current(id).map(|group| group.slot)
     }
 
     /// Adds the time of a micro-batch of the group with this id. Returns the total for the group.
-    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<Charge> {
+    pub(crate) fn record_time(&mut self, id: u64, micros: u32) -> Option<Charge> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         group.took += u64::from(micros);
         let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
@@ -163,7 +163,7 @@ impl Groups {
 
     /// Returns whether the worker was told to terminate the group with this id.
     pub(crate) fn is_terminated(&self, id: u64) -> bool {
-        self.computed(id).is_some_and(|group| group.terminated.is_some())
+        self.current(id).is_some_and(|group| group.terminated.is_some())
     }
 
     /// Returns whether other CPUs help with the current group.
@@ -178,7 +178,7 @@ impl Groups {
         id: u64,
         places: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
-        take(&mut self.computed(id)?.unanswered.clone(), places)
+        take(&mut self.current(id)?.unanswered.clone(), places)
     }
 
     /// Takes the items at these indexes from the group with this id. Takes nothing and returns
@@ -207,7 +207,7 @@ impl Groups {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
             committed: group.sent.committed,
-            begun: place == 0 && suspect == Suspect::First,
+            is_suspect: place == 0 && suspect == Suspect::First,
         });
         unanswered.collect()
     }
@@ -282,9 +282,9 @@ mod tests {
         let charge = |took| {
             Some(Charge { slot: 3, priority: Priority::Interactive, estimated: 2_000, took })
         };
-        assert_eq!(groups.took(7, 300), charge(300));
-        assert_eq!(groups.took(7, 900), charge(1_200));
-        assert_eq!(groups.took(8, 1), None, "not being computed yet");
+        assert_eq!(groups.record_time(7, 300), charge(300));
+        assert_eq!(groups.record_time(7, 900), charge(1_200));
+        assert_eq!(groups.record_time(8, 1), None, "not being computed yet");
         assert!(groups.are_helped(), "the first group is wide");
     }
 
@@ -312,12 +312,12 @@ mod tests {
     #[test]
     fn only_the_current_group_is_blamed_for_an_end() {
         let now = Instant::now();
-        let begun = |suspect| -> Vec<bool> {
+        let is_suspect = |suspect| -> Vec<bool> {
             let taken = groups(now).take(suspect);
             assert!(taken.iter().all(|group| group.committed == 4));
-            taken.iter().map(|group| group.begun).collect()
+            taken.iter().map(|group| group.is_suspect).collect()
         };
-        assert_eq!(begun(Suspect::First), [true, false]);
-        assert_eq!(begun(Suspect::Nothing), [false, false]);
+        assert_eq!(is_suspect(Suspect::First), [true, false]);
+        assert_eq!(is_suspect(Suspect::Nothing), [false, false]);
     }
 }

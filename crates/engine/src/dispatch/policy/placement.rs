@@ -22,13 +22,13 @@ pub(crate) fn free<W: AsRef<Session>>(
     let sessions = || workers.iter().map(AsRef::as_ref);
     let any_current = any_current(workers, slot, committed);
     let any_loaded = sessions().any(|worker| worker.serves() && worker.generation(slot) > 0);
-    let any_goes_on = sessions().any(Session::goes_on);
+    let any_running = sessions().any(Session::is_running);
     let allowed = move |worker: &Session| {
         let has_it = match any_current {
             true => !worker.failed_to_load(slot, committed),
             false => worker.generation(slot) > 0 || !any_loaded,
         };
-        has_it && (worker.goes_on() || !any_goes_on)
+        has_it && (worker.is_running() || !any_running)
     };
     let is_background = priority == Priority::Background;
     let any_helps = is_background && sessions().any(|worker| worker.groups().are_helped());

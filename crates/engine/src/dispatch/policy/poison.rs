@@ -16,11 +16,11 @@ use crate::dispatch::item::Input;
 /// How long identical inputs are refused.
 pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Inputs remembered at once; the oldest is evicted.
-const KNOWN_MAX: usize = 64;
+const ENTRIES_MAX: usize = 64;
 
 /// Identifies identical inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Likeness {
+struct Fingerprint {
     slot: Slot,
     /// Compared first, so that hashing is rarely needed.
     bytes: usize,
@@ -31,12 +31,12 @@ struct Likeness {
 #[derive(Debug, Default)]
 pub(crate) struct Poison {
     /// Oldest first.
-    known: VecDeque<Known>,
+    entries: VecDeque<Entry>,
 }
 
 #[derive(Debug)]
-struct Known {
-    likeness: Likeness,
+struct Entry {
+    fingerprint: Fingerprint,
     generation: Generation,
     until: Instant,
 }
@@ -49,30 +49,30 @@ impl Poison {
         (slot, generation): (Slot, Generation),
         input: &Input,
     ) {
-        let likeness = Likeness { slot, bytes: input.bytes(), hash: hash(input) };
-        self.known.retain(|known| known.until > now && known.likeness != likeness);
-        if self.known.len() >= KNOWN_MAX {
-            self.known.pop_front();
+        let fingerprint = Fingerprint { slot, bytes: input.bytes(), hash: hash(input) };
+        self.entries.retain(|entry| entry.until > now && entry.fingerprint != fingerprint);
+        if self.entries.len() >= ENTRIES_MAX {
+            self.entries.pop_front();
         }
-        self.known.push_back(Known { likeness, generation, until: now + REFUSED_FOR });
+        self.entries.push_back(Entry { fingerprint, generation, until: now + REFUSED_FOR });
     }
 
     /// Returns whether an input is identical to one that crashed workers of this generation.
-    pub(crate) fn is(
+    pub(crate) fn contains(
         &self,
         now: Instant,
         (slot, generation): (Slot, Generation),
         input: &Input,
     ) -> bool {
         let bytes = input.bytes();
-        let mut alike = self.known.iter().filter(|known| {
-            known.until > now
-                && known.generation == generation
-                && (known.likeness.slot, known.likeness.bytes) == (slot, bytes)
+        let mut alike = self.entries.iter().filter(|entry| {
+            entry.until > now
+                && entry.generation == generation
+                && (entry.fingerprint.slot, entry.fingerprint.bytes) == (slot, bytes)
         });
         let Some(first) = alike.next() else { return false };
         let hash = hash(input);
-        std::iter::once(first).chain(alike).any(|known| known.likeness.hash == hash)
+        std::iter::once(first).chain(alike).any(|entry| entry.fingerprint.hash == hash)
     }
 }
 
@@ -102,18 +102,18 @@ mod tests {
         let now = Instant::now();
         let bad = input(true, &["poison"]);
         let mut poison = Poison::default();
-        assert!(!poison.is(now, (1, 7), &bad));
+        assert!(!poison.contains(now, (1, 7), &bad));
         poison.learn(now, (1, 7), &bad);
         let last = now + REFUSED_FOR - Duration::from_millis(1);
         for at in [now, last] {
-            assert!(poison.is(at, (1, 7), &bad));
-            assert!(poison.is(at, (1, 7), &input(true, &["poi", "son"])), "the same bytes");
+            assert!(poison.contains(at, (1, 7), &bad));
+            assert!(poison.contains(at, (1, 7), &input(true, &["poi", "son"])), "the same bytes");
         }
-        assert!(!poison.is(now, (1, 7), &input(true, &["poisoN"])), "different bytes");
-        assert!(!poison.is(now, (1, 7), &input(false, &["poison"])), "different operation");
-        assert!(!poison.is(now, (2, 7), &bad), "different model");
-        assert!(!poison.is(now, (1, 8), &bad), "different generation");
-        assert!(!poison.is(now + REFUSED_FOR, (1, 7), &bad), "the refusal expires");
+        assert!(!poison.contains(now, (1, 7), &input(true, &["poisoN"])), "different bytes");
+        assert!(!poison.contains(now, (1, 7), &input(false, &["poison"])), "different operation");
+        assert!(!poison.contains(now, (2, 7), &bad), "different model");
+        assert!(!poison.contains(now, (1, 8), &bad), "different generation");
+        assert!(!poison.contains(now + REFUSED_FOR, (1, 7), &bad), "the refusal expires");
     }
 
     #[test]
@@ -124,12 +124,12 @@ mod tests {
             ask: Ask::Decode { skip_special: true },
             parts: vec![Bytes::from(format!("{number:04}"))],
         };
-        for count in 0..=KNOWN_MAX {
+        for count in 0..=ENTRIES_MAX {
             poison.learn(now, (0, 1), &number(count));
         }
-        assert_eq!(poison.known.len(), KNOWN_MAX);
-        assert!(!poison.is(now, (0, 1), &number(0)));
-        assert!((1..=KNOWN_MAX).all(|count| poison.is(now, (0, 1), &number(count))));
+        assert_eq!(poison.entries.len(), ENTRIES_MAX);
+        assert!(!poison.contains(now, (0, 1), &number(0)));
+        assert!((1..=ENTRIES_MAX).all(|count| poison.contains(now, (0, 1), &number(count))));
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         poison.learn(now, (0, 1), &bad);
         let later = now + REFUSED_FOR / 2;
         poison.learn(later, (0, 2), &bad);
-        assert_eq!(poison.known.len(), 1);
-        assert!(poison.is(now + REFUSED_FOR, (0, 2), &bad));
+        assert_eq!(poison.entries.len(), 1);
+        assert!(poison.contains(now + REFUSED_FOR, (0, 2), &bad));
     }
 }

@@ -74,9 +74,9 @@ pub(crate) enum End {
     /// A shortage of system resources, which will pass.
     NotStarted,
     /// The worker exited as requested, for example when it was recycled. Not a failure.
-    Ordered,
+    Requested,
     /// A configuration error: restarting will not help.
-    Hopeless,
+    Permanent,
 }
 
 /// Whether a death counts in the [`Budget`] of all workers.
@@ -137,7 +137,7 @@ impl History {
         ready_for: Option<Duration>,
         jitter: f64,
     ) -> (Option<Wait>, Counts) {
-        if end == End::Ordered {
+        if end == End::Requested {
             return (Some(Wait { start_at: now, soonest: now }), Counts::No);
         }
         if ready_for.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
@@ -147,7 +147,7 @@ impl History {
         let counts = if accident { Counts::Yes } else { Counts::No };
         self.failed_starts_in_row += u32::from(accident && ready_for.is_none());
         let within = !accident || self.budget.spend(now);
-        if end == End::Hopeless || !within || self.failed_starts_in_row >= FAILED_STARTS_MAX {
+        if end == End::Permanent || !within || self.failed_starts_in_row >= FAILED_STARTS_MAX {
             return (None, counts);
         }
         let soonest = match end {

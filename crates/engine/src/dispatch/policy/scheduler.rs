@@ -6,7 +6,7 @@
 //! - The oldest item of a model is always in the model's next group. The items of a large request
 //!   age as if the client had sent them one by one, as fast as an idle server answers. So a client
 //!   that sends 32 at once does not delay a client that sends one.
-//! - Among models with queued work, the next turn goes to the one that has had the least time. A
+//! - Among models with queued work, the next turn goes to the one that has used the least time. A
 //!   model without work saves up no credit (start-time fair queueing: Goyal, Vin and Cheng, 1996).
 //!   So a slow model delays a fast one only by the group that is running.
 //! - Background work gets what interactive work of any model leaves. A worker that may run an
@@ -44,7 +44,7 @@ const ADDED_MAX: f64 = 0.9;
 /// How many of the oldest units are considered when a group is filled.
 const LOOKAHEAD: usize = 64;
 /// Larger items get a group of their own: they run separately anyway and take long to send.
-const ALONE_BYTES: usize = 128 * 1024;
+const SEPARATE_BYTES: usize = 128 * 1024;
 /// Maximum bytes of a group with several units: half a frame, so that texts always fit.
 const GROUP_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX / 2;
 
@@ -123,12 +123,12 @@ struct Queue {
     units: BTreeMap<Age, Unit>,
     /// The total work, in microseconds.
     micros: u64,
-    /// The model's account: the time that it has had, in microseconds, raised when it was without
+    /// The model's account: the time that it has used, in microseconds, raised when it was without
     /// work.
-    had: u64,
+    used: u64,
     /// The account when the model last became active. Corrections for earlier groups cannot lower
     /// it below this value.
-    began: u64,
+    floor: u64,
 }
 
 impl Scheduler {
@@ -158,8 +158,8 @@ impl Scheduler {
     pub fn correct(&mut self, charge: Charge) {
         let Charge { slot, priority, estimated, took } = charge;
         if let Some(queue) = self.class(priority).queues.get_mut(&slot) {
-            let had = queue.had.saturating_sub(estimated).saturating_add(took);
-            queue.had = had.max(queue.began.min(queue.had));
+            let used = queue.used.saturating_sub(estimated).saturating_add(took);
+            queue.used = used.max(queue.floor.min(queue.used));
         }
     }
 
@@ -209,8 +209,8 @@ impl Class {
     fn push(&mut self, age: Age, unit: Unit) {
         let queue = self.queues.entry(unit.slot).or_default();
         if queue.units.is_empty() {
-            queue.had = queue.had.max(self.turn);
-            queue.began = queue.had;
+            queue.used = queue.used.max(self.turn);
+            queue.floor = queue.used;
         }
         queue.micros += u64::from(unit.work.micros);
         queue.units.insert(age, unit);
@@ -227,27 +227,27 @@ impl Class {
         takes: impl Fn(Slot, usize, u32) -> u32,
     ) -> Option<Group> {
         let oldest =
-            |(slot, queue): (&Slot, &Queue)| Some((queue.had, *queue.units.keys().next()?, *slot));
+            |(slot, queue): (&Slot, &Queue)| Some((queue.used, *queue.units.keys().next()?, *slot));
         let may = |(_, _, slot): &(u64, Age, Slot)| free(*slot) > 0;
-        let (had, age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
-        self.turn = had;
+        let (used, age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
+        self.turn = used;
         let queue = self.queues.get_mut(&slot)?;
-        let share = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
+        let share_micros = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
         let micros_max = GROUP_MICROS_MAX.max(queue.micros / GROUP_PART);
         let first = queue.take(age)?;
-        let company = if first.suspect { Vec::new() } else { queue.nearest(first.work.tokens) };
-        let mut filling = Filling::new(first, share, micros_max);
-        for age in company {
+        let candidates = if first.suspect { Vec::new() } else { queue.nearest(first.work.tokens) };
+        let mut builder = GroupBuilder::new(first, share_micros, micros_max);
+        for age in candidates {
             let unit = &queue.units[&age];
             let takes = |texts, tokens| takes(slot, texts, tokens);
-            if let Some(micros) = filling.micros_with(unit, takes)
+            if let Some(micros) = builder.micros_with(unit, takes)
                 && let Some(unit) = queue.take(age)
             {
-                filling.add(unit, micros);
+                builder.add(unit, micros);
             }
         }
-        queue.had += u64::from(filling.micros);
-        Some(Group { slot, priority, items: filling.items, micros: filling.micros })
+        queue.used += u64::from(builder.micros);
+        Some(Group { slot, priority, items: builder.items, micros: builder.micros })
     }
 }
 
@@ -270,7 +270,7 @@ impl Queue {
 
 /// A group being assembled.
 #[derive(Debug)]
-struct Filling {
+struct GroupBuilder {
     items: Vec<ItemId>,
     /// Of the longest item.
     tokens: u32,
@@ -280,13 +280,13 @@ struct Filling {
     /// Of the largest unit.
     largest_bytes: usize,
     /// The total time of its items in separate runs, and the limit for it.
-    alone: u64,
-    share: u64,
+    separate_micros: u64,
+    share_micros: u64,
     micros_max: u64,
 }
 
-impl Filling {
-    fn new(first: Unit, share: u64, micros_max: u64) -> Self {
+impl GroupBuilder {
+    fn new(first: Unit, share_micros: u64, micros_max: u64) -> Self {
         let Work { tokens, micros, bytes } = first.work;
         Self {
             items: first.items,
@@ -294,8 +294,8 @@ impl Filling {
             micros,
             bytes,
             largest_bytes: bytes,
-            alone: micros.into(),
-            share,
+            separate_micros: micros.into(),
+            share_micros,
             micros_max,
         }
     }
@@ -304,11 +304,11 @@ impl Filling {
     /// added.
     fn micros_with(&self, unit: &Unit, takes: impl Fn(usize, u32) -> u32) -> Option<u32> {
         let texts = self.items.len() + unit.items.len();
-        let small = self.largest_bytes.max(unit.work.bytes) <= ALONE_BYTES || self.tokens > 1;
+        let small = self.largest_bytes.max(unit.work.bytes) <= SEPARATE_BYTES || self.tokens > 1;
         let fits = texts <= GROUP_ITEMS_MAX
             && small
             && self.bytes.saturating_add(unit.work.bytes) <= GROUP_BYTES_MAX
-            && self.alone + u64::from(unit.work.micros) <= self.share;
+            && self.separate_micros + u64::from(unit.work.micros) <= self.share_micros;
         if !fits {
             return None;
         }
@@ -332,7 +332,7 @@ impl Filling {
         self.tokens = self.tokens.max(unit.work.tokens);
         self.bytes += unit.work.bytes;
         self.largest_bytes = self.largest_bytes.max(unit.work.bytes);
-        self.alone += u64::from(unit.work.micros);
+        self.separate_micros += u64::from(unit.work.micros);
         self.micros = micros;
     }
 }

@@ -108,8 +108,8 @@ fn groups_fit_half_a_frame_and_large_tensors_go_alone() {
     let half = GROUP_BYTES_MAX / 2;
     assert_eq!(items(4, [half; 4]), [[0, 1], [2, 3]]);
     assert_eq!(items(4, [half + 1, half, half, half]), [vec![0], vec![1, 2], vec![3]]);
-    assert_eq!(items(1, [ALONE_BYTES; 4]), [[0, 1, 2, 3]]);
-    let large = ALONE_BYTES + 1;
+    assert_eq!(items(1, [SEPARATE_BYTES; 4]), [[0, 1, 2, 3]]);
+    let large = SEPARATE_BYTES + 1;
     assert_eq!(items(1, [8, large, 8, 8]), [vec![0, 2, 3], vec![1]]);
     assert_eq!(items(1, [large, 8, 8, 8]), [vec![0], vec![1, 2, 3]]);
 }

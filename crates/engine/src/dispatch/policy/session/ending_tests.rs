@@ -88,7 +88,7 @@ fn a_worker_drained_before_its_process_runs_is_refused() {
     let mut worker = session(now, 9);
     worker.start_due(now).unwrap();
     worker.drain();
-    assert_eq!(worker.process_started(now), super::Welcome::Refuse);
+    assert_eq!(worker.process_started(now), super::SocketAction::Refuse);
     assert_eq!(crash(&mut worker, now), Progress::Over);
     assert_eq!(worker.finish(now, 0.0).unwrap().state, State::Stopped);
 }

@@ -226,22 +226,22 @@ impl Session {
         let is_recycled = matches!(process.stage, Stage::Recycling(_));
         let recycled = is_recycled && ended.code == Some(ExitStatus::Fine as i32);
         let wrong = ended.code == Some(ExitStatus::Configuration as i32);
-        let hopeless = process
-            .hopeless
+        let unrecoverable = process
+            .unrecoverable
             .or_else(|| wrong.then(|| "invalid configuration; see the worker's log".to_owned()));
-        let end = match &hopeless {
-            Some(_) => End::Hopeless,
+        let end = match &unrecoverable {
+            Some(_) => End::Permanent,
             None if ended.scarce => End::NotStarted,
-            None if recycled => End::Ordered,
+            None if recycled => End::Requested,
             None => End::Accident,
         };
         let restarts = self.history.restarts();
         let counts = match process.stage {
             Stage::Stopping(_) => Counts::No,
-            Stage::Starting { .. } => self.wait(now, (end, None), hopeless, jitter),
+            Stage::Starting { .. } => self.wait(now, (end, None), unrecoverable, jitter),
             Stage::Serving(service) | Stage::Recycling(service) => {
                 let ready_for = now.saturating_duration_since(service.since);
-                self.wait(now, (end, Some(ready_for)), hopeless, jitter)
+                self.wait(now, (end, Some(ready_for)), unrecoverable, jitter)
             }
         };
         let restarted = self.history.restarts() > restarts;
@@ -252,11 +252,11 @@ impl Session {
         &mut self,
         now: Instant,
         (end, ready_for): (End, Option<std::time::Duration>),
-        hopeless: Option<String>,
+        unrecoverable: Option<String>,
         jitter: f64,
     ) -> Counts {
         let (wait, counts) = self.history.ended(now, end, ready_for, jitter);
-        self.phase = wait.map_or(Phase::Failed(hopeless), Phase::Backoff);
+        self.phase = wait.map_or(Phase::Failed(unrecoverable), Phase::Backoff);
         counts
     }
 }

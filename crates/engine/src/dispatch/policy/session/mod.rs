@@ -14,7 +14,7 @@
 //!
 //! A process is finished when it *and* its socket have ended, in either order: messages written
 //! before a crash are valid answers. Until then its items stay with it, unless it broke the
-//! protocol. When no worker serves, [`hurry`] shortens the wait of one.
+//! protocol. When no worker serves, [`shorten_wait`] shortens the wait of one.
 //!
 //! - [`process`]: the states of one process; [`loads`]: its loads.
 //! - [`ends`]: how it ends.
@@ -72,7 +72,7 @@ enum Phase {
 /// What to do with the socket of a new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Welcome {
+pub(crate) enum SocketAction {
     /// Open it, then call [`Session::connected`].
     Connect,
     /// Drop it and kill the process, which is not needed any more.
@@ -133,10 +133,10 @@ impl Session {
     }
 
     /// Returns why a restart cannot succeed, if so.
-    pub(crate) fn hopeless(&self) -> Option<&str> {
+    pub(crate) fn unrecoverable(&self) -> Option<&str> {
         match &self.phase {
             Phase::Failed(reason) => reason.as_deref(),
-            Phase::Alive(process) => process.hopeless.as_deref(),
+            Phase::Alive(process) => process.unrecoverable.as_deref(),
             Phase::Backoff(_) | Phase::Stopped => None,
         }
     }
@@ -147,7 +147,7 @@ impl Session {
     }
 
     /// Returns whether the worker serves and is not stopped.
-    pub(crate) fn goes_on(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.serves() && !self.is_stopped()
     }
 
@@ -185,13 +185,13 @@ impl Session {
     }
 
     /// Records that the requested process runs.
-    pub(crate) fn process_started(&mut self, now: Instant) -> Welcome {
-        let Some(process) = self.process_mut() else { return Welcome::Refuse };
-        let Body::Ordered = process.body else { return Welcome::Refuse };
+    pub(crate) fn process_started(&mut self, now: Instant) -> SocketAction {
+        let Some(process) = self.process_mut() else { return SocketAction::Refuse };
+        let Body::Requested = process.body else { return SocketAction::Refuse };
         let wanted = matches!(process.stage, Stage::Starting { .. });
         let conduct = if wanted { Conduct::Normal } else { Conduct::Killed(None) };
         process.body = Body::Running { since: now, conduct };
-        if wanted { Welcome::Connect } else { Welcome::Refuse }
+        if wanted { SocketAction::Connect } else { SocketAction::Refuse }
     }
 
     /// Records that its socket is open.
@@ -216,7 +216,7 @@ impl Session {
         self.pinned = is_pinned;
         let Some(process) = self.process_mut() else { return Ok(()) };
         if build_id != BUILD_ID {
-            process.hopeless = Some(format!(
+            process.unrecoverable = Some(format!(
                 "--worker-binary is from another build: it reports {build_id}, this supervisor is {BUILD_ID}"
             ));
             return Err("it is from another build");
@@ -352,7 +352,7 @@ impl AsRef<Session> for Session {
 
 /// Shortens the wait of one worker if none serves or is starting, because clients are waiting.
 /// Chooses the one with the shortest wait, and starts it as early as its own failed starts allow.
-pub(crate) fn hurry<'a>(workers: impl Iterator<Item = &'a mut Session>) {
+pub(crate) fn shorten_wait<'a>(workers: impl Iterator<Item = &'a mut Session>) {
     let mut first: Option<&mut Wait> = None;
     for worker in workers {
         match (worker.state(), &mut worker.phase) {
@@ -373,9 +373,9 @@ pub(crate) fn hurry<'a>(workers: impl Iterator<Item = &'a mut Session>) {
 #[cfg(test)]
 mod ending_tests;
 #[cfg(test)]
-mod restart_tests;
+mod restart_simulation_tests;
 #[cfg(test)]
-mod restarts_tests;
+mod restart_tests;
 #[cfg(test)]
 pub(super) mod script;
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub(super) struct Process {
     pub socket: Socket,
     pub loads: Loads,
     /// Why a restart cannot succeed, if so.
-    pub hopeless: Option<String>,
+    pub unrecoverable: Option<String>,
 }
 
 /// The worker's stage.
@@ -62,7 +62,7 @@ pub(super) enum Ping {
 #[derive(Debug)]
 pub(super) enum Body {
     /// The keeper was told to start it.
-    Ordered,
+    Requested,
     /// Running.
     Running { since: Instant, conduct: Conduct },
     /// Exited; its last messages may still be unread.
@@ -98,10 +98,10 @@ impl Process {
     pub(super) fn new(models: usize) -> Self {
         Self {
             stage: Stage::Starting { to_load: Vec::new() },
-            body: Body::Ordered,
+            body: Body::Requested,
             socket: Socket::Unopened,
             loads: Loads::new(models),
-            hopeless: None,
+            unrecoverable: None,
         }
     }
 
@@ -185,7 +185,7 @@ impl Process {
                 let starting = is_starting.then_some(Overdue::Starting(since));
                 (starting, stopped, matches!(conduct, Conduct::Killed(_)))
             }
-            Body::Ordered | Body::Ended { .. } => (None, None, false),
+            Body::Requested | Body::Ended { .. } => (None, None, false),
         };
         let all = group.into_iter().chain(stopped).chain(starting).chain(ping);
         all.filter(move |_| !is_killed)

@@ -1,4 +1,4 @@
-//! When one worker is restarted. `restarts_tests.rs` covers several workers together.
+//! When one worker is restarted. `restart_simulation_tests.rs` covers several workers together.
 
 use proptest::prelude::*;
 
@@ -84,7 +84,7 @@ fn failed_starts_and_bad_configuration_give_up() {
     end(&mut worker, now, End::Accident, 1.0);
     assert_eq!((worker.state(), worker.start_at()), (State::Failed, None));
     let mut worker = started(now);
-    end(&mut worker, now, End::Hopeless, 0.0);
+    end(&mut worker, now, End::Permanent, 0.0);
     assert_eq!(worker.state(), State::Failed);
 }
 
@@ -98,7 +98,7 @@ fn recycling_restarts_at_once_and_is_not_a_failure() {
     assert!(worker.recycle() && worker.is_recycled());
     answer(&mut worker);
     assert_eq!((worker.state(), worker.is_idle()), (State::Draining, false));
-    end(&mut worker, now, End::Ordered, 1.0);
+    end(&mut worker, now, End::Requested, 1.0);
     assert!(start(&mut worker, now) && !worker.is_recycled());
     assert_eq!((worker.restarts(), worker.history.deaths_in_row()), (0, 0));
 }
@@ -121,7 +121,7 @@ fn a_worker_drained_during_recycling_stays_stopped() {
     worker.ready(now);
     assert!(worker.recycle());
     worker.drain();
-    end(&mut worker, now, End::Ordered, 0.0);
+    end(&mut worker, now, End::Requested, 0.0);
     assert_eq!((worker.state(), worker.start_at()), (State::Stopped, None));
 }
 
@@ -138,7 +138,7 @@ proptest! {
             1 => worker.ready(now),
             2 => send(worker, 1),
             3 => answer(worker),
-            4 => { end(worker, now, End::Ordered, 0.5); }
+            4 => { end(worker, now, End::Requested, 0.5); }
             5 => { worker.recycle(); }
             _ => { end(worker, now, End::Accident, 0.5); }
         };

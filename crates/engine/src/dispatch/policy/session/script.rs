@@ -10,7 +10,7 @@ use crate::dispatch::{
         groups::Sent,
         restarts::{Counts, End},
         scheduler::Group,
-        session::{Progress, Session, Welcome},
+        session::{Progress, Session, SocketAction},
     },
 };
 use crate::pool::ended::Ended;
@@ -21,8 +21,8 @@ pub(crate) fn ended(end: End) -> Ended {
     match end {
         End::Accident => Ended { signal: Some(11), ..unknown() },
         End::NotStarted => Ended { scarce: true, ..unknown() },
-        End::Ordered => Ended { code: Some(ExitStatus::Fine as i32), ..unknown() },
-        End::Hopeless => Ended { code: Some(ExitStatus::Configuration as i32), ..unknown() },
+        End::Requested => Ended { code: Some(ExitStatus::Fine as i32), ..unknown() },
+        End::Permanent => Ended { code: Some(ExitStatus::Configuration as i32), ..unknown() },
     }
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn session(now: Instant, restarts_max: u32) -> Session {
 /// Starts the process that is due and opens its socket. Returns `false` if none is due.
 pub(crate) fn start(session: &mut Session, now: Instant) -> bool {
     let due = session.start_due(now).is_some();
-    if due && session.process_started(now) == Welcome::Connect {
+    if due && session.process_started(now) == SocketAction::Connect {
         session.connected();
     }
     due

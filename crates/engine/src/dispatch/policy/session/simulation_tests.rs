@@ -14,8 +14,9 @@ use crate::dispatch::{
         restarts::End,
         scheduler::{Group, ItemId},
         session::{
-            Blame, Progress, Welcome, hurry,
+            Blame, Progress, SocketAction,
             script::ended,
+            shorten_wait,
             simulation_world::{MODELS, Message, Process, SUPERVISION, World},
         },
     },
@@ -26,7 +27,7 @@ const SEEDS: u64 = 500;
 const STEPS: usize = 400;
 impl World {
     fn start(&mut self) {
-        hurry(std::iter::once(&mut self.session));
+        shorten_wait(std::iter::once(&mut self.session));
         let Some(epoch) = self.session.start_due(self.now) else { return };
         assert!(self.process.is_none(), "seed {}: two processes", self.seed);
         assert!(!self.drained, "seed {}: started after the drain", self.seed);
@@ -44,11 +45,11 @@ impl World {
         process.is_reported = true;
         if fails {
             process.ended = Some(End::NotStarted);
-        } else if self.session.process_started(self.now) == Welcome::Connect {
+        } else if self.session.process_started(self.now) == SocketAction::Connect {
             self.session.connected();
             process.messages.push_back(Message::Hello);
         } else {
-            process.ended = Some(End::Ordered);
+            process.ended = Some(End::Requested);
         }
     }
 
@@ -211,7 +212,11 @@ impl World {
         let committed = self.committed;
         let (blame, load) = self.session.blame(|slot| committed[usize::from(slot)]);
         for unanswered in self.session.take_unanswered() {
-            assert!(!(was_stopped && unanswered.begun), "seed {}: a group is blamed", self.seed);
+            assert!(
+                !(was_stopped && unanswered.is_suspect),
+                "seed {}: a group is blamed",
+                self.seed
+            );
             for item in unanswered.items {
                 assert!(self.settled.insert(item), "seed {}: taken back twice", self.seed);
                 let groups = self.out.values_mut();
@@ -279,7 +284,7 @@ impl World {
             80..86 => self.ping(),
             86..88 => self.signal(),
             88 | 89 => self.die(End::Accident),
-            90 if self.below(8) == 0 => self.die(End::Hopeless),
+            90 if self.below(8) == 0 => self.die(End::Permanent),
             91..95 => self.report_end(),
             95 => self.committed[0] += 1,
             96 => self.committed[1] += 1,
@@ -300,7 +305,7 @@ impl World {
         let is_drained = self.session.state() == State::Draining;
         if is_drained && self.session.groups().is_empty() && self.below(3) == 0 {
             self.session.hang_up();
-            self.die(End::Ordered);
+            self.die(End::Requested);
         }
         self.check();
     }
@@ -333,7 +338,7 @@ impl World {
                 self.die(End::Accident);
             }
             if self.session.state() == State::Draining {
-                self.die(End::Ordered);
+                self.die(End::Requested);
             }
             (0..20).for_each(|_| self.act());
             (0..40).for_each(|_| self.read());

@@ -56,9 +56,9 @@ impl Session {
         }
     }
 
-    /// Adds the time of a micro-batch of the group with this id. See [`Groups::took`].
-    pub(crate) fn took(&mut self, group: u64, micros: u32) -> Option<Charge> {
-        self.service_mut()?.groups.took(group, micros)
+    /// Adds the time of a micro-batch of the group with this id. See [`Groups::record_time`].
+    pub(crate) fn record_time(&mut self, group: u64, micros: u32) -> Option<Charge> {
+        self.service_mut()?.groups.record_time(group, micros)
     }
 
     /// Takes the items at these indexes of the group with this id, which the worker has answered.

@@ -1,5 +1,5 @@
 //! Random events for one worker's state machine and for several together. `ONNXD_SIMULATION_SEED=N
-//! cargo test -p onnxd-engine restarts` replays a run.
+//! cargo test -p onnxd-engine restart_simulation` replays a run.
 
 use proptest::prelude::*;
 
@@ -9,8 +9,9 @@ use crate::dispatch::{
     policy::{
         restarts::{BACKOFF_MAX, BACKOFF_MIN, Budget, End, SCARCE_WAIT, WINDOW},
         session::{
-            Session, hurry,
+            Session,
             script::{end, send, serving, session, start},
+            shorten_wait,
         },
     },
     worker::State,
@@ -62,7 +63,7 @@ impl World {
 
     /// Starts due workers and checks the invariants.
     fn start(&mut self) {
-        hurry(self.workers.iter_mut());
+        shorten_wait(self.workers.iter_mut());
         for (worker, has_process) in self.workers.iter_mut().zip(&mut self.has_process) {
             if start(worker, self.now) {
                 assert!(!*has_process, "two processes");
@@ -83,7 +84,7 @@ impl World {
 
     fn end(&mut self, id: usize, kind: End) {
         let before = self.workers[id].state();
-        assert!(kind != End::Ordered || self.workers[id].recycle());
+        assert!(kind != End::Requested || self.workers[id].recycle());
         let jitter = f64::from(u32::try_from(self.below(65)).unwrap()) / 64.0;
         let counts = end(&mut self.workers[id], self.now, kind, jitter);
         self.has_process[id] = false;
@@ -95,10 +96,10 @@ impl World {
             (State::Failed, after) => assert_eq!(after, State::Failed, "final"),
             (State::Draining | State::Stopped, after) => assert_eq!(after, State::Stopped),
             (_, State::Backoff) => {
-                let counted = !matches!(kind, End::NotStarted | End::Ordered);
+                let counted = !matches!(kind, End::NotStarted | End::Requested);
                 self.restarts[id] += u64::from(counted);
                 let wait = worker.start_at().unwrap() - self.now;
-                let soonest = if kind == End::Ordered { Duration::ZERO } else { BACKOFF_MIN };
+                let soonest = if kind == End::Requested { Duration::ZERO } else { BACKOFF_MIN };
                 assert!((soonest..=BACKOFF_MAX).contains(&wait), "{wait:?}");
                 let recent = self.ends[id].iter().filter(|end| self.now - **end < WINDOW).count();
                 assert!(recent <= self.limit as usize, "{recent} deaths exceed the limit");
@@ -128,8 +129,8 @@ impl World {
                 let started = self.workers[id].state() == State::Starting;
                 self.end(id, if started { End::NotStarted } else { End::Accident });
             }
-            97 if self.workers[id].serves() => self.end(id, End::Ordered),
-            94 if self.has_process[id] => self.end(id, End::Hopeless),
+            97 if self.workers[id].serves() => self.end(id, End::Requested),
+            94 if self.has_process[id] => self.end(id, End::Permanent),
             95 => self.workers[id].give_up(),
             96 if self.below(20) == 0 => {
                 self.drained = true;
@@ -169,7 +170,7 @@ fn too_many_deaths_within_a_minute_give_up_a_worker() {
         for _ in 0..30 {
             now += Duration::from_secs(seconds);
             end(&mut worker, now, End::Accident, 0.0);
-            hurry(std::iter::once(&mut worker));
+            shorten_wait(std::iter::once(&mut worker));
             start(&mut worker, now + BACKOFF_MIN);
             worker.ready(now + BACKOFF_MIN);
         }
@@ -183,7 +184,7 @@ fn recycling_restarts_at_once_however_often() {
     let mut worker = serving(now, 3);
     for _ in 0..50 {
         assert!(worker.recycle());
-        assert!(!end(&mut worker, now, End::Ordered, 0.0));
+        assert!(!end(&mut worker, now, End::Requested, 0.0));
         assert_eq!(worker.start_at(), Some(now));
         now += BACKOFF_MIN;
         start(&mut worker, now);
@@ -199,7 +200,7 @@ fn a_shortage_of_resources_is_retried_forever() {
     for _ in 0..100 {
         assert!(start(&mut worker, now));
         assert!(!end(&mut worker, now, End::NotStarted, 0.0), "a shortage does not count");
-        hurry(std::iter::once(&mut worker));
+        shorten_wait(std::iter::once(&mut worker));
         assert_eq!(worker.start_at(), Some(now + SCARCE_WAIT));
         now += SCARCE_WAIT;
     }
@@ -221,14 +222,14 @@ fn when_none_serves_only_the_shortest_wait_is_shortened() {
     }
     let before = workers.each_ref().map(|worker| worker.start_at());
     let latest = then;
-    hurry(workers.iter_mut());
+    shorten_wait(workers.iter_mut());
     let hurried: Vec<_> = (0..3).filter(|&id| workers[id].start_at() != before[id]).collect();
     let least = (0..3).min_by_key(|&id| before[id]).unwrap();
     assert_eq!(hurried, [least]);
     assert!(workers[least].start_at() <= Some(latest + BACKOFF_MIN));
     assert!(start(&mut workers[least], latest + BACKOFF_MIN));
     let before = workers.each_ref().map(|worker| worker.start_at());
-    hurry(workers.iter_mut());
+    shorten_wait(workers.iter_mut());
     assert_eq!(
         workers.each_ref().map(|worker| worker.start_at()),
         before,

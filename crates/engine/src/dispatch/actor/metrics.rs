@@ -11,7 +11,7 @@ impl Dispatcher {
     /// Records that a worker has refreshed a model. If the worker loaded it on the request path,
     /// all its items waited for the load. Each waited from the start of the load, or from when it
     /// was sent if that was later.
-    pub(super) fn measure_refresh(&self, id: WorkerId, slot: Slot, load_micros: u64) {
+    pub(super) fn record_refresh(&self, id: WorkerId, slot: Slot, load_micros: u64) {
         let model = self.metrics.model(slot);
         model.refreshed(load_micros);
         if load_micros == 0 {
@@ -28,7 +28,7 @@ impl Dispatcher {
 
     /// Records a micro-batch that a worker answered. The tokenizing time belongs to the whole group
     /// and is repeated in each answer, so it is recorded with the last one.
-    pub(super) fn measure_run(&self, slot: Slot, answered: &Answered, group: GroupState) {
+    pub(super) fn record_run(&self, slot: Slot, answered: &Answered, group: GroupState) {
         let model = self.metrics.model(slot);
         model.ran(answered.items.iter().map(|item| item.tokens), answered.infer_micros);
         if group == GroupState::Done {

@@ -8,7 +8,7 @@ use std::{
 use crate::dispatch::{
     actor::{state::Dispatcher, worker::Worker},
     event::Event,
-    policy::session::Welcome,
+    policy::session::SocketAction,
 };
 use crate::pool::{
     Epoch, WorkerId,
@@ -20,15 +20,15 @@ use crate::pool::{
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Dispatcher {
-    pub(super) fn kept(&mut self, id: WorkerId, epoch: Epoch, report: Report) {
+    pub(super) fn process_reported(&mut self, id: WorkerId, epoch: Epoch, report: Report) {
         let worker = &mut self.workers[id];
         match report {
             Report::Started(process, socket) => {
                 tracing::info!(worker = id, pid = process.pid, "worker started");
-                if worker.started(process, Instant::now()) == Welcome::Refuse {
+                if worker.started(process, Instant::now()) == SocketAction::Refuse {
                     return;
                 }
-                let event = move |incoming| Event::Arrived(id, epoch, incoming);
+                let event = move |incoming| Event::MessageArrived(id, epoch, incoming);
                 match Link::open(socket, self.events.clone(), event) {
                     Ok(link) => worker.connected(link),
                     Err(error) => {
@@ -43,7 +43,7 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn arrived(&mut self, id: WorkerId, incoming: io::Result<Incoming>) {
+    pub(super) fn message_arrived(&mut self, id: WorkerId, incoming: io::Result<Incoming>) {
         let incoming = match incoming {
             Ok(incoming) => incoming,
             Err(error) => {
