@@ -1,5 +1,5 @@
-//! Measures the engine's overhead per request, without sockets or workers: `cargo bench -p
-//! onnxd-engine`. A task stands in for the dispatcher and answers immediately. This leaves model
+//! Measures the engine's overhead per request, without sockets or workers. Run it with
+//! `cargo bench -p onnxd-engine`. A task stands in for the dispatcher and answers immediately. This leaves model
 //! lookup, admission, building items, queue permits and joining the answers. The scheduler and the
 //! estimate have separate benchmarks.
 

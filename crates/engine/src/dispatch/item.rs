@@ -39,7 +39,6 @@ pub struct Terms {
 /// One item on its way through the queue. Dropping it sends no answer; its handler notices that.
 #[derive(Debug)]
 pub struct Item {
-    /// The model's slot.
     pub slot: Slot,
     /// The operation and its payload.
     pub input: Input,

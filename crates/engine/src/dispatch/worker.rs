@@ -43,7 +43,7 @@ impl State {
 pub struct Load {
     /// The generation that it serves; 0 means none.
     pub generation: Generation,
-    /// Load time if the worker loaded it on the request path, in microseconds; 0 if it was loaded
+    /// Load time in microseconds if the worker loaded it when switching to it; 0 if it was loaded
     /// ahead.
     pub micros: u64,
     /// Whether it uses the weights shared by all workers.
@@ -61,7 +61,6 @@ pub struct Status {
     pub pid: u32,
     /// The CPU it is pinned to; `None` if pinning failed.
     pub cpu: Option<u16>,
-    /// See [`State`].
     pub state: State,
     /// The generations it serves, by slot.
     #[serde(skip)]

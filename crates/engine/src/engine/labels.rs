@@ -30,7 +30,6 @@ const PLACEHOLDER: &str = "{}";
 /// Texts to classify.
 #[derive(Clone, Debug)]
 pub struct Classify {
-    /// The texts or pairs.
     pub inputs: Vec<TextOrPair>,
     /// The caller's name for the texts, for errors.
     pub field: &'static str,
@@ -52,9 +51,7 @@ pub struct Scored {
 /// Texts to compare with a query.
 #[derive(Clone, Debug)]
 pub struct Rerank<'t> {
-    /// The query.
     pub query: String,
-    /// The texts.
     pub texts: &'t [String],
     /// The caller's name for the texts, for errors.
     pub field: &'static str,
@@ -65,7 +62,6 @@ pub struct Rerank<'t> {
 /// Texts to find entities in.
 #[derive(Clone, Debug)]
 pub struct FindEntities {
-    /// The texts.
     pub texts: Vec<String>,
     /// The caller's name for the texts, for errors.
     pub field: &'static str,
@@ -78,11 +74,9 @@ pub struct FindEntities {
 /// Texts to classify by labels that the model was not trained on.
 #[derive(Clone, Debug)]
 pub struct ZeroShot {
-    /// The texts.
     pub texts: Vec<String>,
     /// The caller's name for the texts, for errors.
     pub field: &'static str,
-    /// The labels.
     pub labels: Vec<String>,
     /// A sentence with `{}` where the label is inserted.
     pub template: String,

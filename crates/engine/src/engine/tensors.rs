@@ -37,7 +37,6 @@ pub struct Tensor {
 pub struct TensorRequest {
     /// The generation that must answer; empty for any.
     pub version: String,
-    /// The inputs.
     pub inputs: Vec<Tensor>,
     /// Names of the requested outputs; empty means all.
     pub outputs: Vec<String>,

@@ -49,7 +49,6 @@ pub enum TextOrPair {
 /// Texts to embed.
 #[derive(Clone, Debug)]
 pub struct Embed {
-    /// The texts.
     pub texts: Vec<Text>,
     /// The caller's name for the texts, for errors.
     pub field: &'static str,
@@ -83,7 +82,6 @@ pub(super) struct TextCall<'c> {
 /// Texts to tokenize.
 #[derive(Clone, Debug)]
 pub struct Tokenize {
-    /// The texts.
     pub texts: Vec<String>,
     /// The caller's name for the texts, for errors.
     pub field: &'static str,

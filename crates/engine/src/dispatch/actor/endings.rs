@@ -22,7 +22,7 @@ impl Dispatcher {
         self.workers.iter().filter_map(|worker| worker.session.read_until()).min()
     }
 
-    /// Stops waiting for the sockets of exited processes that never reach their end.
+    /// Stops waiting for sockets that stay open after their process has exited.
     pub(super) fn end_unread(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
             if self.workers[id].session.give_up_reading(now) == Progress::Over {

@@ -1,5 +1,5 @@
-//! Terminates groups that take too long and kills workers that hang. See
-//! [`overdue`](crate::dispatch::policy::overdue).
+//! Terminates groups that take too long and kills workers that hang, as
+//! [`overdue`](crate::dispatch::policy::overdue) decides.
 
 use std::time::Instant;
 

@@ -8,8 +8,8 @@ use crate::dispatch::{actor::state::Dispatcher, policy::groups::GroupState};
 use crate::pool::WorkerId;
 
 impl Dispatcher {
-    /// Records that a worker has refreshed a model. If the worker loaded it on the request path,
-    /// all its items waited for the load. Each waited from the start of the load, or from when it
+    /// Records that a worker has refreshed a model. Unless the version was loaded ahead, all items
+    /// of the worker waited for the load. Each waited from the start of the load, or from when it
     /// was sent if that was later.
     pub(super) fn record_refresh(&self, id: WorkerId, slot: Slot, load_micros: u64) {
         let model = self.metrics.model(slot);

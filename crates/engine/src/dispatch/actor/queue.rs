@@ -226,8 +226,8 @@ impl Dispatcher {
     }
 
     /// Requeues an item that was answered by a generation older than its client may already have
-    /// seen. A worker that could not load the committed generation does that. Returns `false` if no
-    /// worker could answer with a newer one.
+    /// seen. This happens if the worker could not load the committed generation. Returns `false` if
+    /// no worker could answer with a newer one.
     pub(super) fn retry_if_too_old(
         &mut self,
         slot: Slot,

@@ -160,10 +160,10 @@ impl Dispatcher {
     }
 }
 
-/// Whose fault a worker's end is.
+/// The cause of a worker's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Culprit {
-    /// The worker's own.
+    /// A fault in the worker.
     Worker,
     /// Something else: the supervisor, an administrator, or the kernel when memory ran out.
     Other,

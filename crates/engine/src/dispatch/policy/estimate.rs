@@ -223,7 +223,7 @@ mod tests {
         assert!(estimate.micros(4, 1) >= 80_000, "{}", estimate.micros(4, 1));
         (0..20).for_each(|_| estimate.ran_tensors(1, 100));
         assert!(estimate.work(Size::Tensors, 9).micros < 300);
-        // What took so long for four is less for each, as far as company saves anything.
+        // Four requests took 80 ms together; the estimate for one is lower, but at least a quarter.
         let mut estimate = Estimate::default();
         estimate.ran_tensors(4, 80_000);
         assert_eq!(estimate.micros(4, 1), 80_000);

@@ -77,7 +77,6 @@ pub(crate) enum Suspect {
 /// The unanswered items of one group of a worker that ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unanswered {
-    /// The model's slot.
     pub slot: Slot,
     /// The items without an answer.
     pub items: Vec<ItemId>,
@@ -138,7 +137,7 @@ impl Groups {
         Some(Charge { slot, priority, estimated, took: group.took })
     }
 
-    /// Returns what the current group is waited for, and until when.
+    /// Returns what must happen to the current group, and by when.
     pub(crate) fn overdue(&self) -> Option<Overdue> {
         let group = self.0.front()?;
         match group.terminated {

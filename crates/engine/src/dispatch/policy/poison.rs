@@ -1,4 +1,4 @@
-//! Refuses inputs that crashed two workers for a while, whichever client sends them. Otherwise one
+//! For a while, refuses inputs that crashed two workers, whichever client sends them. Otherwise one
 //! client that keeps retrying would keep all workers down. Pure: callers pass the time.
 //!
 //! An entry applies only to the generation that crashed; the next one may be able to answer.

@@ -43,7 +43,7 @@ pub(crate) const GROUP_MICROS_MIN: u32 = 1_500;
 const ADDED_MAX: f64 = 0.9;
 /// How many of the oldest units are considered when a group is filled.
 const LOOKAHEAD: usize = 64;
-/// Larger items get a group of their own: they run separately anyway and take long to send.
+/// Larger tensors get a group of their own: they run separately anyway and take long to send.
 const SEPARATE_BYTES: usize = 128 * 1024;
 /// Maximum bytes of a group with several units: half a frame, so that texts always fit.
 const GROUP_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX / 2;
@@ -63,7 +63,6 @@ pub struct Age {
 /// Items that are handed out together; usually one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// The model's slot.
     pub slot: Slot,
     /// The priority of all its items.
     pub priority: Priority,
@@ -79,7 +78,6 @@ pub struct Unit {
 /// The contents of one frame for a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The model's slot.
     pub slot: Slot,
     /// The priority of all its items.
     pub priority: Priority,
@@ -92,7 +90,6 @@ pub struct Group {
 /// Corrects the account of a model once the actual time of a group is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// The model's slot.
     pub slot: Slot,
     /// The priority of the group.
     pub priority: Priority,
@@ -340,7 +337,6 @@ impl GroupBuilder {
 /// The properties that all items of a request share.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// The model's slot.
     pub slot: Slot,
     /// See [`Age::micros`].
     pub micros: u64,

@@ -1,5 +1,5 @@
-//! Simulates the queue with random workers and clients. `ONNXD_SIMULATION_SEED=N cargo test -p
-//! onnxd-engine scheduler` replays a run.
+//! Simulates the queue with random workers and clients.
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine scheduler` replays a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 

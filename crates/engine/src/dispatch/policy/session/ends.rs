@@ -143,7 +143,7 @@ impl Session {
         self.process()?.read_until()
     }
 
-    /// Stops waiting for the socket of an exited process that never reaches its end.
+    /// Stops waiting for the socket if it stays open after the process has exited.
     pub(crate) fn give_up_reading(&mut self, now: Instant) -> Progress {
         match self.read_until() {
             Some(at) if at <= now => self.socket_ended(),

@@ -9,7 +9,7 @@
 //!    └────────────────────┴──────────────┴──────────────────────┘  ended
 //!                         └──► failed   (cannot be started, or too often)
 //!            any ──► draining ──► stopped
-//!   ready or busy ──► draining ──► backoff  (recycled: started again at once, no failure)
+//!   ready or busy ──► draining ──► backoff  (recycled: restarted immediately, not a failure)
 //! ```
 //!
 //! A process is finished when it *and* its socket have ended, in either order: messages written
@@ -132,7 +132,7 @@ impl Session {
         self.was_ready
     }
 
-    /// Returns why a restart cannot succeed, if so.
+    /// Returns the reason a restart cannot succeed, if any.
     pub(crate) fn unrecoverable(&self) -> Option<&str> {
         match &self.phase {
             Phase::Failed(reason) => reason.as_deref(),
@@ -240,7 +240,7 @@ impl Session {
     /// Records that the process has refreshed a model.
     ///
     /// # Errors
-    /// It broke the protocol.
+    /// The worker broke the protocol.
     pub(crate) fn loaded(&mut self, slot: Slot, load: Load) -> Result<(), &'static str> {
         let Some(process) = self.process_mut() else { return Ok(()) };
         process.loads.loaded(slot, load)?;
@@ -252,7 +252,7 @@ impl Session {
     /// Records that the process has dropped a model.
     ///
     /// # Errors
-    /// It broke the protocol.
+    /// The worker broke the protocol.
     pub(crate) fn unloaded(&mut self, slot: Slot) -> Result<(), &'static str> {
         self.process_mut().map_or(Ok(()), |process| process.loads.unloaded(slot))
     }

@@ -21,7 +21,7 @@ pub(super) struct Process {
     pub body: Body,
     pub socket: Socket,
     pub loads: Loads,
-    /// Why a restart cannot succeed, if so.
+    /// The reason a restart cannot succeed, if any.
     pub unrecoverable: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Random events for one worker's state machine and for several together. `ONNXD_SIMULATION_SEED=N
-//! cargo test -p onnxd-engine restart_simulation` replays a run.
+//! Random events for one worker's state machine and for several together.
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine restart_simulation` replays a run.
 
 use proptest::prelude::*;
 
