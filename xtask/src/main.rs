@@ -2,13 +2,14 @@
 //!
 //! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, those with other people's
 //!   [`clients`] last, [`bench`] measures, [`soak`] breaks and checks, [`fuzz`] looks for what breaks a
-//!   parser, [`openapi`] writes the document of the HTTP interface.
+//!   parser, [`openapi`] writes the document of the HTTP interface, [`docs`] builds the book.
 //! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
 //!   which run Python through [`python`].
 //! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
 
 mod bench;
 mod clients;
+mod docs;
 mod error;
 mod fetch;
 mod fuzz;
@@ -66,6 +67,8 @@ enum Command {
     },
     /// Writes the OpenAPI document of the HTTP interface.
     Openapi(openapi::Options),
+    /// Builds the book and checks the links of all documents. Installs mdBook if it is missing.
+    Docs,
     /// Fuzzes what onnxd parses; needs cargo-fuzz.
     Fuzz(fuzz::Options),
     /// Drives the server with requests of all kinds while a seeded schedule kills, stops, updates and
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             bench::run(&layout, &args)
         }
         Command::Openapi(options) => openapi::run(&layout, options),
+        Command::Docs => docs::run(&layout),
         Command::Fuzz(options) => fuzz::run(&layout, options),
         Command::Soak { args } => {
             setup(&layout)?;

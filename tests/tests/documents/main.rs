@@ -1,8 +1,11 @@
 //! Holds documents to the sources: every test that `docs/reliability.md` and `docs/limits.md` name is a
-//! test of the file that they name, every file with a limit is there, and so is every path that
-//! `ARCHITECTURE.md` and `docs/architecture/` name.
+//! test of the file that they name, every file with a limit exists, and so does every path that
+//! `ARCHITECTURE.md` and `docs/architecture/` name. [`prose`] checks how they read. Links are checked by
+//! `cargo xtask docs` and the tests of `xtask/src/docs/`.
 //!
 //! With `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` the tests correct what moved to another file.
+
+mod prose;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -236,9 +239,9 @@ fn only_functions_with_the_attribute_are_tests() {
 fn names_that_are_made_up_or_of_helpers_are_found() {
     let tests = Tests::of_workspace();
     let own = "names_that_are_made_up_or_of_helpers_are_found";
-    assert!(tests.contains(&format!("documents.rs::{own}")));
-    assert_eq!(tests.find(own), Some(format!("documents.rs::{own}")));
-    for wrong in ["documents.rs::made_up", "documents.rs::tests_of", "nowhere.rs::two"] {
+    assert!(tests.contains(&format!("documents/main.rs::{own}")));
+    assert_eq!(tests.find(own), Some(format!("documents/main.rs::{own}")));
+    for wrong in ["documents/main.rs::made_up", "documents/main.rs::tests_of", "nowhere.rs::two"] {
         assert!(!tests.contains(wrong), "{wrong}");
     }
     // Its file has unit tests, and it is none of them.
