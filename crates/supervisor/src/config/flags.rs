@@ -94,9 +94,12 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "MIB", env = "ONNXD_WORKER_MEMORY")]
     pub worker_memory: Option<NonZeroU64>,
 
-    /// CPUs that a request may use which is alone on the machine; 1 uses one as always
-    /// [default: as many as there are workers, at most 4]
-    #[arg(long, value_name = "N", env = "ONNXD_ALONE_CPUS")]
+    /// CPUs for a single request while the server is otherwise idle [default: one per worker, at most 4]
+    #[arg(long, value_name = "N", env = "ONNXD_IDLE_CPUS")]
+    pub idle_cpus: Option<NonZeroUsize>,
+
+    /// The former name of --idle-cpus
+    #[arg(long, value_name = "N", env = "ONNXD_ALONE_CPUS", hide = true)]
     pub alone_cpus: Option<NonZeroUsize>,
 
     /// Inputs of one request to the routes of text-embeddings-inference; those of OpenAI and Cohere
@@ -262,7 +265,7 @@ impl ServeArguments {
             self, file;
             model preload model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
             tls_key admin_socket admin_listen admin_token_file state_dir workers worker_memory
-            alone_cpus max_client_batch_size onnxruntime worker_binary drain_timeout
+            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
             no_sandbox log_format

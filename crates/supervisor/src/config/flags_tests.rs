@@ -5,7 +5,7 @@ use clap::{Args, Command, FromArgMatches};
 use super::*;
 
 /// Every setting: its key, a value in a file, and another value as a flag.
-const SETTINGS: [(&str, &str, &str); 35] = [
+const SETTINGS: [(&str, &str, &str); 36] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("model-alias", "['x=m']", "y=m"),
@@ -21,6 +21,7 @@ const SETTINGS: [(&str, &str, &str); 35] = [
     ("state-dir", "'/s'", "/t"),
     ("workers", "2", "3"),
     ("worker-memory", "10", "11"),
+    ("idle-cpus", "8", "9"),
     ("alone-cpus", "8", "9"),
     ("max-client-batch-size", "5", "6"),
     ("onnxruntime", "'/o'", "/p"),

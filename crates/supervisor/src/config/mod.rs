@@ -35,7 +35,7 @@ const CLIENT_BATCH: usize = 32;
 /// Texts that may wait or be computed at once, unless told otherwise.
 const QUEUE_LIMIT: usize = 512;
 /// CPUs of a request while the server is otherwise idle, unless told otherwise.
-const ALONE_CPUS: usize = 4;
+const IDLE_CPUS: usize = 4;
 /// Versions of each model that are kept, unless told otherwise.
 const RETENTION: usize = 3;
 /// Seconds from a request's body to its answer, unless told otherwise.
@@ -64,8 +64,8 @@ pub(crate) struct Config {
     pub workers: Option<NonZeroUsize>,
     /// What a worker may use before it is recycled.
     pub worker_memory_bytes: Option<u64>,
-    /// CPUs that a request may use which is alone.
-    pub alone_cpus: usize,
+    /// CPUs for a single request while the server is otherwise idle.
+    pub idle_cpus: usize,
     /// Absolute.
     pub onnxruntime: PathBuf,
     /// Absolute.
@@ -122,7 +122,7 @@ impl Config {
             },
             workers: settings.workers,
             worker_memory_bytes: settings.worker_memory.map(mebibytes),
-            alone_cpus: settings.alone_cpus.map_or(ALONE_CPUS, Into::into),
+            idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,
             onnxruntime: executable_file(
                 "--onnxruntime",
                 settings.onnxruntime,
@@ -178,6 +178,16 @@ fn mebibytes(count: NonZeroU64) -> u64 {
     count.get().saturating_mul(1 << 20)
 }
 
+/// Merges `--idle-cpus` and its former name, `--alone-cpus`, which works for one more release.
+fn idle_cpus(given: Option<NonZeroUsize>, former: Option<NonZeroUsize>) -> Result<usize, Failure> {
+    if given.is_some() && former.is_some() {
+        return Err(Failure::configuration(
+            "--idle-cpus and --alone-cpus are the new and the former name of one setting: remove --alone-cpus",
+        ));
+    }
+    Ok(given.or(former).map_or(IDLE_CPUS, Into::into))
+}
+
 /// A request with as many inputs as are allowed must fit an empty queue.
 fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
     match given.map_or(QUEUE_LIMIT, Into::into) {
@@ -185,5 +195,20 @@ fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
             "--queue-limit {limit}: one request may have {GROUP_ITEMS_MAX} texts, and they must fit"
         ))),
         limit => Ok(limit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_cpus_accepts_its_former_name_but_not_both() {
+        let (four, two) = (NonZeroUsize::new(4), NonZeroUsize::new(2));
+        assert_eq!(idle_cpus(None, None).unwrap(), IDLE_CPUS);
+        assert_eq!(idle_cpus(two, None).unwrap(), 2);
+        assert_eq!(idle_cpus(None, two).unwrap(), 2);
+        let message = idle_cpus(four, two).unwrap_err().message;
+        assert!(message.contains("--idle-cpus") && message.contains("--alone-cpus"), "{message}");
     }
 }

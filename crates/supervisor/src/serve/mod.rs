@@ -58,6 +58,9 @@ pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
     let settings = arguments.with_file()?;
     log::init(settings.log_format.as_deref().filter(|format| !format.is_empty()))
         .map_err(|error| Failure::configuration(error.to_string()))?;
+    if settings.alone_cpus.is_some() {
+        tracing::warn!("--alone-cpus is deprecated: use --idle-cpus");
+    }
     let check_only = settings.check_config;
     let config = Config::load(settings)?;
     let edge = Edge::load(&config.edge)?;

@@ -286,6 +286,6 @@ fn workers(
     }
     // The others are idle when a request is alone; one worker that they help is enough.
     workers[0].helper_cpus =
-        cpus.iter().copied().take(count.min(config.alone_cpus)).skip(1).collect();
+        cpus.iter().copied().take(count.min(config.idle_cpus)).skip(1).collect();
     Ok(workers)
 }
