@@ -91,6 +91,7 @@ async fn check_config_says_whether_it_can_work_and_starts_nothing() {
     };
     for (extra, code, word) in [
         ("workers = 1", Some(0), ""),
+        ("listen = \"localhost:8080\"", Some(0), ""),
         ("wrokers = 1", CONFIGURATION, "wrokers"),
         ("workers = \"one\"", CONFIGURATION, "workers"),
         ("listen = ", CONFIGURATION, "onnxd.toml"),

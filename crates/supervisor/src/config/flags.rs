@@ -3,13 +3,13 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
+use super::ListenAddress;
 use onnxd_proto::exit::Failure;
 
 /// What `serve` takes: each flag is also a variable and, with the same name, a key of the file. A
@@ -40,11 +40,11 @@ pub(crate) struct ServeArguments {
 
     /// Where HTTP is served [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", env = "ONNXD_LISTEN")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
 
     /// Where gRPC is served, with the API keys and the certificate of HTTP; it is not without this
     #[arg(long, value_name = "ADDRESS", env = "ONNXD_GRPC_LISTEN")]
-    pub grpc_listen: Option<SocketAddr>,
+    pub grpc_listen: Option<ListenAddress>,
 
     /// A file of API keys, one on each line; everything but health then needs one of them, as
     /// `authorization: Bearer KEY` or `x-api-key: KEY`. Read again on SIGHUP
@@ -73,7 +73,7 @@ pub(crate) struct ServeArguments {
     /// Also serve the admin interface and Triton's repository API over TCP, at an address of this
     /// machine's loopback interface; needs --admin-token-file
     #[arg(long, value_name = "ADDRESS", env = "ONNXD_ADMIN_LISTEN")]
-    pub admin_listen: Option<SocketAddr>,
+    pub admin_listen: Option<ListenAddress>,
 
     /// A file whose first line is the token that --admin-listen asks for, readable by its owner
     /// alone

@@ -2,6 +2,7 @@
 //! checked [`Config`] before anything is bound or started. A flag wins over a variable, a
 //! variable over the file, the file over the default.
 
+mod address;
 mod admin;
 mod flags;
 pub(crate) mod models;
@@ -19,6 +20,7 @@ use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
 use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
+    address::ListenAddress,
     admin::{AdminListen, Token},
     flags::{ServeArguments, boolean},
     paths::{admin_socket_candidates, executable_file},
@@ -104,8 +106,14 @@ impl Config {
         let models = models::served(&settings.model, &settings.model_alias)?;
         Ok(Self {
             models: preload::mark(models, &settings.preload)?,
-            listen: settings.listen.unwrap_or(([127, 0, 0, 1], 8080).into()),
-            grpc_listen: settings.grpc_listen,
+            listen: match &settings.listen {
+                Some(address) => address.resolve("--listen")?,
+                None => ([127, 0, 0, 1], 8080).into(),
+            },
+            grpc_listen: match &settings.grpc_listen {
+                Some(address) => Some(address.resolve("--grpc-listen")?),
+                None => None,
+            },
             edge: EdgeConfig {
                 api_key_file: settings.api_key_file,
                 origins: edge::origins(&settings.cors_allow_origin)?,
