@@ -18,15 +18,13 @@ mod transport;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 
 /// The command, from its arguments to its exit code.
 pub fn main() -> ExitCode {
     // Before anything else: a SIGHUP that comes while we start must wait, not end us.
     process::signals::hold_back();
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(message) => return cli::print_usage(&message),
     };
