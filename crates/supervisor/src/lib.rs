@@ -24,12 +24,12 @@ use crate::cli::Command;
 pub fn main() -> ExitCode {
     // Before anything else: a SIGHUP that comes while we start must wait, not end us.
     process::signals::hold_back();
-    let cli = match cli::parse() {
-        Ok(cli) => cli,
+    let (cli, mut origins) = match cli::parse() {
+        Ok(parsed) => parsed,
         Err(message) => return cli::print_usage(&message),
     };
     let status = match cli.command {
-        Command::Serve(arguments) => serve::main(*arguments),
+        Command::Serve(arguments) => serve::main(*arguments, &mut origins),
         Command::Check(arguments) => cli::check::main(&arguments),
         Command::Update(arguments) => cli::update::main(&arguments),
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
@@ -37,5 +37,5 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => cli::status::main(&arguments),
         Command::Openapi => cli::openapi(),
     };
-    status.unwrap_or_else(|failure| cli::report(&failure)).into()
+    status.unwrap_or_else(|failure| cli::report(&origins.explain(failure))).into()
 }

@@ -7,12 +7,12 @@ pub(crate) mod client;
 mod progress;
 pub(crate) mod status;
 pub(crate) mod update;
+mod usage;
 
 use std::{
     io::{self, Write},
     num::NonZeroUsize,
     path::PathBuf,
-    process::ExitCode,
 };
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -24,7 +24,8 @@ use onnxd_proto::{
 };
 use onnxd_telemetry::log;
 
-use crate::config::{ServeArguments, boolean};
+pub(crate) use self::usage::print_usage;
+use crate::config::{Origins, ServeArguments, boolean, cosine, count, mebibytes, seconds};
 
 /// Serve ONNX models on CPUs and update them without downtime
 #[derive(Debug, Parser)]
@@ -127,7 +128,7 @@ pub(crate) struct CheckArguments {
     /// Refuses the model if its embeddings of fixed texts differ more.
     ///
     /// Example: --against ./released --min-cosine 0.98
-    #[arg(long, value_name = "COSINE", requires = "against")]
+    #[arg(long, value_name = "COSINE", value_parser = cosine, requires = "against")]
     pub min_cosine: Option<f64>,
     /// Refuse a model that needs a guess [default: false]
     ///
@@ -158,22 +159,22 @@ pub(crate) struct CheckArguments {
     /// Seconds that the check may take [default: 120]
     ///
     /// Raise it for large models.
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_CHECK_TIMEOUT")]
     pub check_timeout: Option<u64>,
     /// MiB that the check may use [default: 4096]
     ///
     /// It also limits the longest text that the model accepts.
-    #[arg(long, value_name = "MIB", env = "ONNXD_CHECK_MEMORY")]
+    #[arg(long, value_name = "MIB", value_parser = mebibytes, env = "ONNXD_CHECK_MEMORY")]
     pub check_memory: Option<u64>,
     /// Request timeout of the intended server, in seconds [default: 30]
     ///
     /// The longest text may take at most half of it.
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_REQUEST_TIMEOUT")]
     pub request_timeout: Option<u64>,
     /// Workers that share the memory [default: one per usable CPU]
     ///
     /// Pass the number of workers of the intended server.
-    #[arg(long, value_name = "N", env = "ONNXD_WORKERS")]
+    #[arg(long, value_name = "N", value_parser = count::<NonZeroUsize>, env = "ONNXD_WORKERS")]
     pub workers: Option<NonZeroUsize>,
     /// Run the check without a sandbox [default: false]
     ///
@@ -304,20 +305,20 @@ fn with_variable(arg: Arg) -> Arg {
     arg.hide_env(true).long_help(format!("{help}\n\nVariable: {variable}"))
 }
 
-/// Parses the arguments of this process.
+/// Parses the arguments of this process, and notes which flags came from variables.
 ///
 /// # Errors
 /// The help that was asked for, or what is wrong with the command line.
-pub(crate) fn parse() -> Result<Cli, clap::Error> {
-    let mut matches = command().try_get_matches()?;
-    Cli::from_arg_matches_mut(&mut matches)
-}
-
-/// Prints what clap has to say: help and version to standard output, errors to standard error.
-pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
-    // Where even this cannot be written, the exit code still tells.
-    let _ = message.print();
-    if message.use_stderr() { ExitStatus::Usage } else { ExitStatus::Fine }.into()
+pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
+    let command = command();
+    let mut matches = command.clone().try_get_matches()?;
+    let origins = match matches.subcommand() {
+        Some((name, matches)) => command
+            .find_subcommand(name)
+            .map_or_else(Origins::default, |command| Origins::of(command, matches)),
+        None => Origins::default(),
+    };
+    Ok((Cli::from_arg_matches_mut(&mut matches)?, origins))
 }
 
 /// Prints why a command failed; gives its exit code.

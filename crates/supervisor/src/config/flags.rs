@@ -2,14 +2,16 @@
 //! they are by default and what is wrong with them is for [`Config`](super::Config).
 
 use std::{
-    fs,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use serde::Deserialize;
 
-use super::ListenAddress;
+use super::{
+    ListenAddress, Origins, file,
+    values::{boolean, cosine, count, mebibytes, seconds},
+};
 use onnxd_proto::exit::Failure;
 
 /// The settings of `serve`. Each is a flag, a variable and, under the flag's name, a key of the file.
@@ -168,7 +170,13 @@ pub(crate) struct ServeArguments {
     /// Each worker runs inference on one CPU. Use fewer to leave CPUs to other programs.
     ///
     /// Example: --workers 4
-    #[arg(long, value_name = "N", env = "ONNXD_WORKERS", help_heading = "Workers")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_WORKERS",
+        help_heading = "Workers"
+    )]
     pub workers: Option<NonZeroUsize>,
 
     /// Private MiB at which a worker is recycled [default: none]
@@ -177,37 +185,74 @@ pub(crate) struct ServeArguments {
     /// workers keeps growing.
     ///
     /// Example: --worker-memory 2048
-    #[arg(long, value_name = "MIB", env = "ONNXD_WORKER_MEMORY", help_heading = "Workers")]
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = count::<NonZeroU64>,
+        env = "ONNXD_WORKER_MEMORY",
+        help_heading = "Workers"
+    )]
     pub worker_memory: Option<NonZeroU64>,
 
     /// CPUs for a single request when idle [default: at most 4]
     ///
     /// A single request may use several CPUs while the server is otherwise idle. This shortens its latency and costs
     /// more CPU time. The default is one per worker, at most 4. 1 turns it off.
-    #[arg(long, value_name = "N", env = "ONNXD_IDLE_CPUS", help_heading = "Workers")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_IDLE_CPUS",
+        help_heading = "Workers"
+    )]
     pub idle_cpus: Option<NonZeroUsize>,
 
     /// The former name of --idle-cpus
-    #[arg(long, value_name = "N", env = "ONNXD_ALONE_CPUS", hide = true, help_heading = "Workers")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_ALONE_CPUS",
+        hide = true,
+        help_heading = "Workers"
+    )]
     pub alone_cpus: Option<NonZeroUsize>,
 
     /// Crashes per minute before a worker is given up [default: 10]
     ///
     /// All workers together may crash (workers + 1) / 2 times as often. Beyond that onnxd exits with code 69.
-    #[arg(long, value_name = "N", env = "ONNXD_WORKER_RESTARTS", help_heading = "Workers")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroU32>,
+        env = "ONNXD_WORKER_RESTARTS",
+        help_heading = "Workers"
+    )]
     pub worker_restarts: Option<NonZeroU32>,
 
     /// Seconds until a starting worker must be ready [default: 120]
     ///
     /// An idle worker has as long to answer a ping. A worker that takes longer is killed and replaced. Raise it if
     /// models load slowly, for example from a network file system.
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_START_TIMEOUT", help_heading = "Workers")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_START_TIMEOUT",
+        help_heading = "Workers"
+    )]
     pub start_timeout: Option<u64>,
 
     /// Seconds until a stopped worker is replaced [default: 2]
     ///
     /// Applies to workers that a signal or a debugger has stopped. Raise it to debug a worker.
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_STOPPED_GRACE", help_heading = "Workers")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_STOPPED_GRACE",
+        help_heading = "Workers"
+    )]
     pub stopped_grace: Option<u64>,
 
     /// ONNX Runtime's shared library [default: libonnxruntime.so]
@@ -227,14 +272,26 @@ pub(crate) struct ServeArguments {
     /// Seconds that checking a candidate may take [default: 120]
     ///
     /// A candidate is a version that an update brings. One that takes longer is refused. Raise it for large models.
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT", help_heading = "Updates")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_CHECK_TIMEOUT",
+        help_heading = "Updates"
+    )]
     pub check_timeout: Option<u64>,
 
     /// MiB that checking a candidate may use [default: 4096]
     ///
     /// It also limits the longest text that a model accepts. Raise it if a candidate is refused with the kind
     /// `memory`, or if `onnxd status` shows a smaller limit on tokens than the model has.
-    #[arg(long, value_name = "MIB", env = "ONNXD_CHECK_MEMORY", help_heading = "Updates")]
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = mebibytes,
+        env = "ONNXD_CHECK_MEMORY",
+        help_heading = "Updates"
+    )]
     pub check_memory: Option<u64>,
 
     /// Smallest cosine between old and new embeddings [default: none]
@@ -243,7 +300,13 @@ pub(crate) struct ServeArguments {
     /// drift is only reported. Set it if stored vectors must remain comparable.
     ///
     /// Example: --min-cosine 0.98
-    #[arg(long, value_name = "COSINE", env = "ONNXD_MIN_COSINE", help_heading = "Updates")]
+    #[arg(
+        long,
+        value_name = "COSINE",
+        value_parser = cosine,
+        env = "ONNXD_MIN_COSINE",
+        help_heading = "Updates"
+    )]
     pub min_cosine: Option<f64>,
 
     /// Refuse models that need a guess [default: false]
@@ -266,7 +329,13 @@ pub(crate) struct ServeArguments {
     ///
     /// If workers fail twice within this time of a commit, onnxd restores the previous version and quarantines the new
     /// one. 0 turns automatic rollback off.
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_PROBATION", help_heading = "Updates")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_PROBATION",
+        help_heading = "Updates"
+    )]
     pub probation: Option<u64>,
 
     /// Seconds until a request is answered 504 [default: 30]
@@ -276,6 +345,7 @@ pub(crate) struct ServeArguments {
     #[arg(
         long,
         value_name = "SECONDS",
+        value_parser = seconds,
         env = "ONNXD_REQUEST_TIMEOUT",
         help_heading = "Limits and timeouts"
     )]
@@ -285,7 +355,13 @@ pub(crate) struct ServeArguments {
     ///
     /// Further requests are answered 429 with retry-after. At least 32. A larger limit absorbs longer bursts, and
     /// requests wait longer.
-    #[arg(long, value_name = "N", env = "ONNXD_QUEUE_LIMIT", help_heading = "Limits and timeouts")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_QUEUE_LIMIT",
+        help_heading = "Limits and timeouts"
+    )]
     pub queue_limit: Option<NonZeroUsize>,
 
     /// Inputs per request on TEI routes [default: 32]
@@ -294,6 +370,7 @@ pub(crate) struct ServeArguments {
     #[arg(
         long,
         value_name = "N",
+        value_parser = count::<NonZeroUsize>,
         env = "ONNXD_MAX_CLIENT_BATCH_SIZE",
         help_heading = "Limits and timeouts"
     )]
@@ -306,6 +383,7 @@ pub(crate) struct ServeArguments {
     #[arg(
         long,
         value_name = "N",
+        value_parser = count::<NonZeroUsize>,
         env = "ONNXD_MAX_CONNECTIONS",
         help_heading = "Limits and timeouts"
     )]
@@ -318,6 +396,7 @@ pub(crate) struct ServeArguments {
     #[arg(
         long,
         value_name = "SECONDS",
+        value_parser = seconds,
         env = "ONNXD_DRAIN_TIMEOUT",
         help_heading = "Limits and timeouts"
     )]
@@ -330,6 +409,7 @@ pub(crate) struct ServeArguments {
     #[arg(
         long,
         value_name = "SECONDS",
+        value_parser = seconds,
         env = "ONNXD_SUCCESSION_TIMEOUT",
         help_heading = "Limits and timeouts"
     )]
@@ -347,7 +427,13 @@ pub(crate) struct ServeArguments {
     /// Versions of each model kept for rollback [default: 3]
     ///
     /// Each version takes as much disk space as its files and its compiled form.
-    #[arg(long, value_name = "N", env = "ONNXD_RETENTION", help_heading = "State")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_RETENTION",
+        help_heading = "State"
+    )]
     pub retention: Option<NonZeroUsize>,
 
     /// Format of the log on standard error [default: text]
@@ -414,14 +500,14 @@ macro_rules! overlay {
 }
 
 impl ServeArguments {
-    /// Adds what the file of `--config` says to these flags and variables, which win over it.
+    /// Fills in settings from the file of `--config`. Flags and variables win.
     ///
     /// # Errors
-    /// The file cannot be read, or has unknown keys or wrong values.
-    pub(crate) fn with_file(self) -> Result<Self, Failure> {
+    /// The file cannot be read, or has an unknown key or a wrong value.
+    pub(crate) fn with_file(self, origins: &mut Origins) -> Result<Self, Failure> {
         match &self.config {
             Some(path) => {
-                let file = read_file(path)?;
+                let file = file::read(path, origins)?;
                 Ok(self.over(file))
             }
             None => Ok(self),
@@ -440,24 +526,6 @@ impl ServeArguments {
             no_sandbox log_format
         )
     }
-}
-
-/// Reads the value of a flag or variable that is on or off. An empty variable is off, as if it were
-/// unset.
-pub(crate) fn boolean(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => Ok(true),
-        "" | "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
-    }
-}
-
-fn read_file(path: &Path) -> Result<ServeArguments, Failure> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        Failure::configuration(format!("--config {}: {error}", path.display()))
-    };
-    let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
-    toml::from_str(&text).map_err(|error| wrong(&error))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use clap::{Args, Command, FromArgMatches};
 
-use super::*;
+use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value in a file, and another value as a flag.
 const SETTINGS: [(&str, &str, &str); 36] = [
@@ -43,9 +43,6 @@ const SETTINGS: [(&str, &str, &str); 36] = [
     ("no-sandbox", "true", "false"),
     ("log-format", "'text'", "json"),
 ];
-
-/// Flags that no file may have.
-const FLAGS_ONLY: [&str; 2] = ["config", "check-config"];
 
 fn command() -> Command {
     ServeArguments::augment_args(Command::new("serve"))

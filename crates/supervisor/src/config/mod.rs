@@ -4,10 +4,13 @@
 
 mod address;
 mod admin;
+mod file;
 mod flags;
 pub(crate) mod models;
+mod origins;
 mod paths;
 mod preload;
+mod values;
 
 use std::{
     net::SocketAddr,
@@ -22,8 +25,10 @@ use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
-    flags::{ServeArguments, boolean},
+    flags::ServeArguments,
+    origins::Origins,
     paths::{admin_socket_candidates, executable_file},
+    values::{boolean, cosine, count, mebibytes, seconds},
 };
 use crate::transport::edge::{self, EdgeConfig};
 use onnxd_engine::models::registry::ModelSource;
@@ -129,7 +134,7 @@ impl Config {
                 None => default_state_dir()?,
             },
             workers: settings.workers,
-            worker_memory_bytes: settings.worker_memory.map(mebibytes),
+            worker_memory_bytes: settings.worker_memory.map(bytes),
             idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,
             onnxruntime: executable_file(
                 "--onnxruntime",
@@ -141,15 +146,15 @@ impl Config {
                 settings.worker_binary,
                 "onnxd-worker",
             )?,
-            drain_timeout: seconds(settings.drain_timeout, 30),
+            drain_timeout: duration(settings.drain_timeout, 30),
             supervision,
             max_connections: settings.max_connections,
-            succession_timeout: seconds(settings.succession_timeout, 300),
-            request_timeout: seconds(settings.request_timeout, REQUEST_TIMEOUT),
+            succession_timeout: duration(settings.succession_timeout, 300),
+            request_timeout: duration(settings.request_timeout, REQUEST_TIMEOUT),
             queue_limit: queue_limit(settings.queue_limit)?,
             max_client_batch_size: settings.max_client_batch_size.map_or(CLIENT_BATCH, Into::into),
             check,
-            probation: seconds(settings.probation, 60),
+            probation: duration(settings.probation, 60),
             retention: settings.retention.map_or(RETENTION, Into::into),
             sandbox: !settings.no_sandbox.unwrap_or(false),
         })
@@ -157,33 +162,33 @@ impl Config {
 }
 
 /// A duration in seconds, cut to what can be added to any time.
-fn seconds(given: Option<u64>, default: u64) -> Duration {
+fn duration(given: Option<u64>, default: u64) -> Duration {
     Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }
 
 /// What a check may use and what it demands, but for each worker's memory.
 pub(crate) fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
-        timeout: seconds(settings.check_timeout, 120),
+        timeout: duration(settings.check_timeout, 120),
         memory_bytes: settings.check_memory.unwrap_or(4096) << 20,
         min_cosine: settings.min_cosine,
         // Known when workers are counted.
         worker_bytes: None,
-        text_time: seconds(settings.request_timeout, REQUEST_TIMEOUT) / 2,
+        text_time: duration(settings.request_timeout, REQUEST_TIMEOUT) / 2,
         strict: settings.strict.unwrap_or(false),
     }
 }
 
 fn supervision(settings: &ServeArguments) -> Supervision {
     Supervision {
-        stopped_grace: seconds(settings.stopped_grace, 2),
-        start_timeout: seconds(settings.start_timeout, 120),
+        stopped_grace: duration(settings.stopped_grace, 2),
+        start_timeout: duration(settings.start_timeout, 120),
         restarts_max: settings.worker_restarts.map_or(WORKER_RESTARTS, Into::into),
     }
 }
 
-fn mebibytes(count: NonZeroU64) -> u64 {
-    count.get().saturating_mul(1 << 20)
+fn bytes(mebibytes: NonZeroU64) -> u64 {
+    mebibytes.get().saturating_mul(1 << 20)
 }
 
 /// Merges `--idle-cpus` and its former name, `--alone-cpus`, which works for one more release.
@@ -200,7 +205,7 @@ fn idle_cpus(given: Option<NonZeroUsize>, former: Option<NonZeroUsize>) -> Resul
 fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
     match given.map_or(QUEUE_LIMIT, Into::into) {
         limit if limit < GROUP_ITEMS_MAX => Err(Failure::configuration(format!(
-            "--queue-limit {limit}: one request may have {GROUP_ITEMS_MAX} texts, and they must fit"
+            "--queue-limit: expected a number of at least {GROUP_ITEMS_MAX}, the inputs of the largest request, got \"{limit}\""
         ))),
         limit => Ok(limit),
     }
