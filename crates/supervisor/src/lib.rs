@@ -35,7 +35,10 @@ pub fn main() -> ExitCode {
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
         Command::Unload(arguments) => cli::update::unload(&arguments),
         Command::Status(arguments) => cli::status::main(&arguments),
-        Command::Openapi => cli::openapi(),
+        Command::Openapi => cli::documents::openapi(),
+        Command::Completions { shell } => cli::documents::completions(shell),
+        Command::Man { directory } => cli::documents::man(&directory),
+        Command::Reference => cli::documents::reference(),
     };
     status.unwrap_or_else(|failure| cli::report(&origins.explain(failure))).into()
 }

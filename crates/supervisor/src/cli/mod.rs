@@ -4,6 +4,7 @@
 
 pub(crate) mod check;
 pub(crate) mod client;
+pub(crate) mod documents;
 mod progress;
 pub(crate) mod status;
 pub(crate) mod update;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use onnxd_proto::domain::Load;
 use onnxd_proto::{
     domain::model_name::ModelName,
@@ -92,7 +94,7 @@ Examples:
     Rollback(RollbackArguments),
     /// Unload a model and release its memory
     ///
-    /// `onnxd update` or the next request for the model loads it again.
+    /// Requests for the model are then answered 404. `onnxd update` loads it again.
     #[command(after_long_help = "\
 Examples:
   onnxd unload minilm")]
@@ -109,6 +111,29 @@ Examples:
 Examples:
   onnxd openapi > openapi.json")]
     Openapi,
+    /// Print a completion script for a shell
+    ///
+    /// Write it to where the shell looks for completions.
+    #[command(after_long_help = "\
+Examples:
+  onnxd completions bash > /etc/bash_completion.d/onnxd
+  onnxd completions zsh > /usr/share/zsh/site-functions/_onnxd
+  onnxd completions fish > ~/.config/fish/completions/onnxd.fish")]
+    Completions {
+        /// Shell to complete in
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write man pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// Directory to write to, created if missing
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Print docs/reference.md
+    #[command(hide = true)]
+    Reference,
 }
 
 #[derive(Debug, clap::Args)]
@@ -325,20 +350,6 @@ pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
 pub(crate) fn report(failure: &Failure) -> ExitStatus {
     log::complain(&failure.message);
     failure.status
-}
-
-/// Prints the OpenAPI document.
-///
-/// # Errors
-/// Standard output cannot be written to.
-pub(crate) fn openapi() -> Result<ExitStatus, Failure> {
-    let written = io::stdout().write_all(crate::api::openapi::document().as_bytes());
-    // A reader may have seen enough.
-    if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        return Ok(ExitStatus::Fine);
-    }
-    let failed = |error| Failure::internal(format!("cannot write to standard output: {error}"));
-    written.map(|()| ExitStatus::Fine).map_err(failed)
 }
 
 /// Writes one line of a command's result to standard output.

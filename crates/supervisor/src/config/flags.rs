@@ -500,6 +500,11 @@ macro_rules! overlay {
 }
 
 impl ServeArguments {
+    /// Returns whether a flag is also a key of the file.
+    pub(crate) fn is_key(flag: &str) -> bool {
+        !file::FLAGS_ONLY.contains(&flag)
+    }
+
     /// Fills in settings from the file of `--config`. Flags and variables win.
     ///
     /// # Errors
