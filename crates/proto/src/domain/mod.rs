@@ -4,6 +4,7 @@
 mod check;
 pub mod cost;
 mod facts;
+pub mod fetch;
 mod listing;
 mod model_choice;
 pub mod model_name;
@@ -26,7 +27,7 @@ pub use self::{
     pooling::{Pooling, PoolingMode},
     record::Record,
     refusal::{Refusal, RefusalKind},
-    source_uri::{SourceUri, SourceUriError},
+    source_uri::{RemoteUri, Scheme, SourceUri, SourceUriError},
     task::{Activation, Signature, Task},
     update::{Load, Outcome, Step, Unloaded},
 };

@@ -1,5 +1,7 @@
 //! The source of a model's versions, as a parsed URI. Used by the configuration, records, the admin
-//! interface and the command line. Directories are the only scheme so far.
+//! interface and the command line. [`remote`] has the forms of sources on other servers.
+
+mod remote;
 
 use std::{
     fmt,
@@ -12,9 +14,11 @@ use thiserror::Error;
 
 use super::ModelChoice;
 
-/// A source. Written as `DIR` or the equivalent `file:///DIR`, with `?file=PATH` or `?variant=NAME`
-/// if the directory has several model files. Displayed as `DIR`, the form that records of earlier
-/// releases use.
+pub use self::remote::{RemoteUri, Scheme};
+
+/// A source. Written as a URI such as `hf://org/name`, or as `DIR` or the equivalent `file:///DIR`,
+/// each with `?file=PATH` or `?variant=NAME` if the source has several model files. Directories are
+/// displayed as `DIR`, the form that records of earlier releases use.
 ///
 /// In `DIR`, only `?file=` and `?variant=` start parameters; any other path with a `?` stays a
 /// path. A directory whose name contains one of these is written as a `file` URI, with `%3F`.
@@ -28,20 +32,32 @@ pub enum SourceUri {
         /// Choice among its model files.
         choice: ModelChoice,
     },
+    /// Files on another server.
+    Remote(RemoteUri),
 }
 
 /// Why a text is not a valid source.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceUriError {
     /// The text or its path is empty.
-    #[error("empty source: expected DIR or file:///DIR")]
+    #[error("empty source: expected a directory or a URI such as hf://org/name")]
     Empty,
     /// A relative path without a base directory.
     #[error("{0}: the path of a source must be absolute")]
     Relative(String),
     /// An unknown scheme.
-    #[error("{uri}: unknown scheme `{scheme}`; a source is a directory: DIR or file:///DIR")]
+    #[error("{uri}: unknown scheme `{scheme}`; expected a directory (DIR or file:///DIR) or one of {}", Scheme::FORMS.join(", "))]
     Scheme { scheme: String, uri: String },
+    /// A URI of a known scheme that does not have the scheme's form. The URI is not shown if it
+    /// contains a password.
+    #[error("{uri}: {reason}; expected {form}")]
+    Remote {
+        uri: String,
+        /// Reason for the rejection.
+        reason: &'static str,
+        /// The form of the scheme's URIs.
+        form: &'static str,
+    },
     /// A `file` URI that does not name a local directory.
     #[error("{uri}: {reason}; write file:///DIR")]
     File {
@@ -50,7 +66,7 @@ pub enum SourceUriError {
         reason: &'static str,
     },
     /// An unknown parameter or an invalid value.
-    #[error("{uri}: {reason}; write DIR?file=onnx/model_fp16.onnx or DIR?variant=int8")]
+    #[error("{uri}: {reason}; append ?file=onnx/model_fp16.onnx or ?variant=int8")]
     Parameter {
         uri: String,
         /// Reason for the rejection.
@@ -73,14 +89,25 @@ impl SourceUri {
     /// The scheme is unknown, a `file` URI does not name a local directory, or a parameter is
     /// invalid.
     pub fn parse_in(base: &Path, text: &str) -> Result<Self, SourceUriError> {
-        let Self::Directory { path, choice } = parse(text)?;
-        Ok(Self::Directory { path: base.join(path), choice })
+        Ok(match parse(text)? {
+            Self::Directory { path, choice } => Self::Directory { path: base.join(path), choice },
+            remote @ Self::Remote(_) => remote,
+        })
     }
 
     /// Returns the directory, if the source is one.
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory { path, .. } => Some(path),
+            Self::Remote(_) => None,
+        }
+    }
+
+    /// Returns the choice among the source's model files.
+    pub fn choice(&self) -> &ModelChoice {
+        match self {
+            Self::Directory { choice, .. } => choice,
+            Self::Remote(remote) => remote.choice(),
         }
     }
 
@@ -90,6 +117,7 @@ impl SourceUri {
             Self::Directory { path, .. } => {
                 path.file_name().unwrap_or_default().to_string_lossy().into_owned()
             }
+            Self::Remote(remote) => remote.last_name().to_owned(),
         }
     }
 }
@@ -99,7 +127,7 @@ impl FromStr for SourceUri {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let uri = parse(text)?;
-        match uri.directory().is_some_and(Path::is_absolute) {
+        match uri.directory().is_none_or(Path::is_absolute) {
             true => Ok(uri),
             false => Err(SourceUriError::Relative(text.to_owned())),
         }
@@ -108,14 +136,20 @@ impl FromStr for SourceUri {
 
 impl fmt::Display for SourceUri {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Directory { path, choice } = self;
-        let shown = path.to_string_lossy();
-        // A plain path would be parsed as one with parameters.
-        match parameters_at(&shown) {
-            Some(_) => write!(formatter, "file://{}", encode(&shown))?,
-            None => formatter.write_str(&shown)?,
+        match self {
+            Self::Directory { path, .. } => {
+                let shown = path.to_string_lossy();
+                // A plain path would be parsed as one with parameters.
+                match parameters_at(&shown) {
+                    Some(_) => write!(formatter, "file://{}", encode(&shown))?,
+                    None => formatter.write_str(&shown)?,
+                }
+            }
+            Self::Remote(remote) => {
+                write!(formatter, "{}://{}", remote.scheme(), remote.location())?
+            }
         }
-        match choice {
+        match self.choice() {
             ModelChoice::Unstated => Ok(()),
             ModelChoice::File(file) => write!(formatter, "?file={}", encode(file)),
             ModelChoice::Variant(name) => write!(formatter, "?variant={name}"),
@@ -150,10 +184,7 @@ fn parse(text: &str) -> Result<SourceUri, SourceUriError> {
             };
             (file_path(text, path)?, parameters)
         }
-        Some(scheme) => {
-            let (scheme, uri) = (scheme.to_owned(), text.to_owned());
-            return Err(SourceUriError::Scheme { scheme, uri });
-        }
+        Some(scheme) => return remote::parse(scheme, text).map(SourceUri::Remote),
         None => match parameters_at(text) {
             Some(at) => (PathBuf::from(&text[..at]), Some(&text[at + 1..])),
             None => (PathBuf::from(text), None),
@@ -189,10 +220,14 @@ fn choice(parameters: &str) -> Result<ModelChoice, &'static str> {
     }
 }
 
-/// Returns the scheme of a URI with `://`, or `file` for `file:`. Anything else is a path.
+/// Returns the scheme of a URI with `://`, `file` for `file:`, or `mlflow` for `models:/`, as MLflow
+/// writes it. Anything else is a path.
 fn scheme(text: &str) -> Option<&str> {
     if text.starts_with("file:") {
         return Some("file");
+    }
+    if text.starts_with("models:/") {
+        return Some("mlflow");
     }
     let (scheme, _) = text.split_once("://")?;
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -263,9 +298,10 @@ mod tests {
 
     #[test]
     fn an_unknown_scheme_is_refused_and_known_ones_are_named() {
-        for text in ["s3://bucket/m", "hf://org/m", "https://host/m", "FILE:///m"] {
+        for text in ["ftp://host/m", "hdfs://host/m", "FILE:///m"] {
             let error = text.parse::<SourceUri>().unwrap_err().to_string();
             assert!(error.contains("DIR or file:///DIR") && error.contains(text), "{error}");
+            assert!(error.contains("hf://org/name[@revision]"), "{error}");
             assert!(SourceUri::parse_in(Path::new("/here"), text).is_err(), "{text}");
         }
     }
@@ -342,6 +378,6 @@ mod tests {
         for json in ["\"/m\"", "\"file:///m\""] {
             assert_eq!(serde_json::from_str::<SourceUri>(json).unwrap(), uri("/m"));
         }
-        assert!(serde_json::from_str::<SourceUri>("\"s3://m\"").is_err());
+        assert!(serde_json::from_str::<SourceUri>("\"ftp://m\"").is_err());
     }
 }
