@@ -102,8 +102,13 @@ pub fn http_status(kind: RefusalKind) -> StatusCode {
         | RefusalKind::Canary
         | RefusalKind::Drift
         | RefusalKind::Checksum => StatusCode::UNPROCESSABLE_ENTITY,
+        // The source's server is at fault.
+        RefusalKind::Unreachable | RefusalKind::Unauthorized => StatusCode::BAD_GATEWAY,
+        RefusalKind::Forbidden => StatusCode::FORBIDDEN,
         // A later retry may succeed.
-        RefusalKind::Busy | RefusalKind::HandingOver => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalKind::Incomplete | RefusalKind::Busy | RefusalKind::HandingOver => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         RefusalKind::Space => StatusCode::INSUFFICIENT_STORAGE,
         RefusalKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

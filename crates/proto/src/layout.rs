@@ -4,6 +4,7 @@
 //! ```text
 //! lock                       held with flock by the supervisor that owns the directory
 //! staging/<random>/          a version being copied; emptied at every start
+//! downloads/<source>/        files of a remote source, kept until its version is staged
 //! versions/<sha256>/         a version: immutable, complete, named by its manifest's digest
 //! compiled/<version>/        derived from a version by the checker; may be deleted at any time
 //! generations/<model>/<n>    one line of JSON: the record of generation n of the model
@@ -48,6 +49,11 @@ impl Layout {
     /// Returns the directory for versions that are still being copied.
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// Returns the directory of unfinished downloads, by source.
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
     }
 
     /// Returns the directory of complete versions.

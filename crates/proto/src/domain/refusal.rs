@@ -33,6 +33,15 @@ pub enum RefusalKind {
     Drift,
     /// A file does not match its digest.
     Checksum,
+    /// The source's server does not answer, or has a fault. A later attempt may succeed.
+    Unreachable,
+    /// The source's server refuses the credentials, or asks for some.
+    Unauthorized,
+    /// The source's files do not belong together yet: an upload is running. A later attempt may
+    /// succeed.
+    Incomplete,
+    /// The source's address is not allowed.
+    Forbidden,
     /// The disk is full.
     Space,
     /// A newer update replaced this one.

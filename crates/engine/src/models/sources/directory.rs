@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -30,7 +31,7 @@ use crate::models::{
 };
 
 /// Maximum bytes of one version.
-const VERSION_BYTES_MAX: u64 = 16 << 30;
+pub(super) const VERSION_BYTES_MAX: u64 = 16 << 30;
 /// Maximum files of one version, since all are open at once.
 const VERSION_FILES_MAX: usize = 1000;
 /// Maximum listings of a source whose model keeps changing.
@@ -58,7 +59,11 @@ impl Directory {
 }
 
 impl Source for Directory {
-    fn resolve(&self, known: Option<&SnapshotId>) -> Result<Resolved, Refusal> {
+    fn resolve(
+        &self,
+        known: Option<&SnapshotId>,
+        _progress: Progress<'_>,
+    ) -> Result<Resolved, Refusal> {
         let snapshot = self.snapshot()?;
         // Checksums may list files outside the snapshot, so compare them every time.
         let has_checksums = snapshot.tree.open_file(checksums::FILE)?.is_some();
@@ -70,6 +75,11 @@ impl Source for Directory {
             }
         }
     }
+
+    fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal> {
+        let DirectorySnapshot { id, .. } = self.snapshot()?;
+        Ok((known != Some(&id)).then_some(id))
+    }
 }
 
 impl Directory {
@@ -79,7 +89,7 @@ impl Directory {
     /// `Contract` if the model or a file it needs is missing or outside the source, or if the files
     /// exceed the limits of a version; `Internal` if a file cannot be read. Each names the file or the
     /// directory.
-    fn snapshot(&self) -> Result<DirectorySnapshot, Refusal> {
+    pub(super) fn snapshot(&self) -> Result<DirectorySnapshot, Refusal> {
         for _ in 0..LISTINGS_MAX {
             let tree = Tree::open(&self.path)?;
             let listed = self.lister.list(&tree, &self.choice);
@@ -197,7 +207,7 @@ impl Opening {
 
 /// A directory's open files at one moment.
 #[derive(Debug)]
-struct DirectorySnapshot {
+pub(super) struct DirectorySnapshot {
     tree: Tree,
     listing: Listing,
     id: SnapshotId,
@@ -282,8 +292,34 @@ impl Snapshot for DirectorySnapshot {
 }
 
 impl DirectorySnapshot {
+    /// Moves the files into `target`, which must be on the same file system. For a directory of ours
+    /// that nobody else writes. Blocking.
+    ///
+    /// # Errors
+    /// A file cannot be read or moved, or its name leads to another file; the message names it.
+    pub(super) fn move_to(
+        &self,
+        target: &Path,
+        progress: Progress<'_>,
+    ) -> Result<Fetched, Refusal> {
+        let (all, mut done, mut files) = (bytes_of(&self.files), 0, Vec::new());
+        for (SnapshotFile { path, .. }, (file, _)) in self.files.iter().zip(&self.handles) {
+            let to = target.join(path);
+            let mut count = |bytes| {
+                done += bytes;
+                progress(done, all);
+                done <= VERSION_BYTES_MAX
+            };
+            let moved = rename(file, &self.tree.path().join(path), &to)
+                .and_then(|()| transfer(file, &mut io::sink(), &mut count));
+            let (bytes, sha256) = moved.map_err(|error| self.tree.refusal(path, &error))?;
+            files.push(FetchedFile { path: path.clone(), bytes, sha256 });
+        }
+        Ok(Fetched { files, is_pinned: true })
+    }
+
     /// Logs which files were chosen and why.
-    fn announce(&self) {
+    pub(super) fn announce(&self) {
         let source = self.tree.path().display();
         if let Some(model) = &self.listing.model {
             let (file, reason) = (&model.file, &model.reason);
@@ -332,16 +368,34 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
 
 /// Copies one file and returns its length and SHA-256. `count` is called for each part and returns
 /// whether the version may still grow.
-fn copy(
-    mut from: &File,
-    to: &Path,
-    count: &mut dyn FnMut(u64) -> bool,
-) -> io::Result<(u64, String)> {
+fn copy(from: &File, to: &Path, count: &mut dyn FnMut(u64) -> bool) -> io::Result<(u64, String)> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }
+    transfer(from, &mut File::create_new(to)?, count)
+}
+
+/// Moves the file opened as `handle` from one path to another.
+fn rename(handle: &File, from: &Path, to: &Path) -> io::Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::rename(from, to)?;
+    let (moved, expected) = (fs::symlink_metadata(to)?, handle.metadata()?);
+    // A link would lead out of the version, and a second name could be used to change it.
+    match moved.ino() == expected.ino() && moved.dev() == expected.dev() && moved.nlink() == 1 {
+        true => Ok(()),
+        false => Err(io::Error::other("the name leads to another file")),
+    }
+}
+
+/// Writes the content of one file to `to`, and returns its length and SHA-256.
+fn transfer(
+    mut from: &File,
+    to: &mut dyn Write,
+    count: &mut dyn FnMut(u64) -> bool,
+) -> io::Result<(u64, String)> {
     from.rewind()?;
-    let mut to = File::create_new(to)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;

@@ -4,6 +4,7 @@
 //!
 //! - [`directory`]: a directory laid out as on the Hugging Face hub. [`tree`] opens its files,
 //!   [`selection`] chooses them by name, and [`lister`] finds those that only the graph names.
+//! - [`remote`]: a source on another server, downloaded by a [`fetcher`] and then read as a directory.
 //! - [`checksums`]: a source's optional `SHA256SUMS`.
 //! - [`digests`]: the digests of files that need not be read again.
 
@@ -12,33 +13,56 @@ pub mod digests;
 mod directory;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod fetcher;
 mod lister;
+mod remote;
 mod selection;
 mod tree;
 
-use std::{fmt::Debug, path::Path, sync::Arc};
+use std::{
+    fmt::Debug,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use onnxd_proto::domain::{Refusal, SourceUri};
+use onnxd_proto::{
+    domain::{ModelChoice, Refusal, SourceUri},
+    layout::Layout,
+};
 
 use crate::{
     models::sources::{
         digests::Digests,
         directory::Directory,
+        fetcher::Fetcher,
         lister::{Lister, Process},
+        remote::Remote,
     },
     pool::executable::WorkerExecutable,
 };
 
-/// Called with the bytes copied and the total.
+/// Called with the bytes copied or downloaded, and the total.
 pub type Progress<'a> = &'a dyn Fn(u64, u64);
 
 /// A source of versions. All methods block.
 pub trait Source: Debug + Send {
     /// Identifies the source's current content. `known` is the snapshot that the caller already has.
+    /// A remote source also downloads the files of another snapshot, and reports its progress.
     ///
     /// # Errors
     /// The source cannot be reached, or its content cannot be a version.
-    fn resolve(&self, known: Option<&SnapshotId>) -> Result<Resolved, Refusal>;
+    fn resolve(
+        &self,
+        known: Option<&SnapshotId>,
+        progress: Progress<'_>,
+    ) -> Result<Resolved, Refusal>;
+
+    /// Returns the id of the source's current content, or `None` if it is `known`. Downloads nothing
+    /// else.
+    ///
+    /// # Errors
+    /// The source cannot be reached, or its content cannot be a version.
+    fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal>;
 }
 
 /// The result of resolving a source.
@@ -80,6 +104,11 @@ impl SnapshotId {
     pub(super) fn new(name: String) -> Self {
         Self(name)
     }
+
+    /// Returns the id as text, for logs and records.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// A file of a snapshot.
@@ -119,27 +148,33 @@ pub struct Fetched {
 pub struct Sources {
     digests: Arc<Digests>,
     lister: Arc<dyn Lister>,
+    fetcher: Option<Fetcher>,
 }
 
 impl Sources {
-    /// Returns sources whose model files are inspected by processes of this executable.
-    pub fn new(executable: WorkerExecutable) -> Self {
-        Self::with(Arc::new(Process::new(executable)))
+    /// Returns sources whose model files are inspected by processes of this executable. Without a
+    /// fetcher, only directories can be opened.
+    pub fn new(executable: WorkerExecutable, fetcher: Option<Fetcher>) -> Self {
+        Self { fetcher, ..Self::with(Arc::new(Process::new(executable))) }
     }
 
     fn with(lister: Arc<dyn Lister>) -> Self {
-        Self { digests: Arc::default(), lister }
+        Self { digests: Arc::default(), lister, fetcher: None }
     }
 
-    /// Opens the source that a URI names.
-    pub fn open(&self, uri: &SourceUri) -> Box<dyn Source> {
+    /// Opens the source that a URI names. Downloads go to `layout`'s state directory.
+    pub fn open(&self, uri: &SourceUri, layout: &Layout) -> Box<dyn Source> {
         match uri {
-            SourceUri::Directory { path, choice } => Box::new(Directory::new(
-                path.clone(),
-                choice.clone(),
-                Arc::clone(&self.digests),
-                Arc::clone(&self.lister),
-            )),
+            SourceUri::Directory { path, choice } => {
+                Box::new(self.directory(path.clone(), choice.clone()))
+            }
+            SourceUri::Remote(remote) => {
+                Box::new(Remote::new(self.clone(), remote.clone(), layout.clone()))
+            }
         }
+    }
+
+    fn directory(&self, path: PathBuf, choice: ModelChoice) -> Directory {
+        Directory::new(path, choice, Arc::clone(&self.digests), Arc::clone(&self.lister))
     }
 }

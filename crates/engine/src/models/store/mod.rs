@@ -161,18 +161,19 @@ impl Store {
     /// Those of the source, see [`sources`](crate::models::sources), or a disk error. Leaves nothing
     /// behind.
     pub fn stage(&self, uri: &SourceUri, progress: &dyn Fn(u64, u64)) -> Result<Staged, Refusal> {
-        let source = self.sources.open(uri);
+        let source = self.sources.open(uri, &self.layout);
         let known = self.staged.get(uri).filter(|known| self.has(&known.version));
-        let snapshot = match source.resolve(known.as_ref().map(|known| &known.snapshot))? {
-            Resolved::Changed(snapshot) => snapshot,
-            Resolved::Unchanged => match known {
-                Some(known) => return Ok(Staged::known(known.version, known.bytes)),
-                None => {
-                    let message = "internal error: a source matches an unknown snapshot";
-                    return Err(RefusalKind::Internal.because(message));
-                }
-            },
-        };
+        let snapshot =
+            match source.resolve(known.as_ref().map(|known| &known.snapshot), progress)? {
+                Resolved::Changed(snapshot) => snapshot,
+                Resolved::Unchanged => match known {
+                    Some(known) => return Ok(Staged::known(known.version, known.bytes)),
+                    None => {
+                        let message = "internal error: a source matches an unknown snapshot";
+                        return Err(RefusalKind::Internal.because(message));
+                    }
+                },
+            };
         let (staged, is_pinned) = self.stage_snapshot(&*snapshot, progress)?;
         if is_pinned {
             self.staged.insert(uri, snapshot.id(), &staged);

@@ -1,0 +1,210 @@
+//! Runs `onnxd-fetch`, the confined process that speaks to other servers, and talks to it in lines of
+//! JSON (see [`onnxd_proto::domain::fetch`]). Called by [`remote`](super::remote).
+
+use std::{
+    env,
+    fs::File,
+    io::{self, Read, Write},
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use onnxd_proto::domain::{
+    Refusal, RefusalKind,
+    fetch::{FetchError, FetchErrorKind, FetchEvent, FetchRequest, RemoteSnapshot, Resolve},
+    is_inside,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Time limit for the next event. Shorter limits of the fetcher apply before.
+const SILENCE_MAX: Duration = Duration::from_secs(180);
+/// Maximum bytes of an event: room for the paths of all files of a source.
+const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// The fetcher's executable. Opened once, like the worker's.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    file: Arc<File>,
+    /// Whether the process sandboxes itself.
+    confined: bool,
+}
+
+impl Fetcher {
+    /// Opens the executable.
+    ///
+    /// # Errors
+    /// Returns the system's error if the file cannot be opened.
+    pub fn open(path: &Path, confined: bool) -> io::Result<Self> {
+        Ok(Self { file: Arc::new(File::open(path)?), confined })
+    }
+
+    /// Starts a process that downloads into `folder`. It inherits the environment, where people keep
+    /// credentials and proxies.
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub(super) fn start(&self, folder: &Path) -> Result<Conversation, Refusal> {
+        // The child resolves this path before it closes the descriptors that it must not inherit.
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        command.arg0("onnxd-fetch").current_dir(folder);
+        command.env_remove("LD_PRELOAD").envs(onnxd_telemetry::log::variables());
+        // Resolve it before the directory changes.
+        if let Ok(here) = env::current_dir() {
+            command.env("PWD", here);
+        }
+        if !self.confined {
+            command.arg("--no-sandbox");
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| failed(&error))?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(requests), Some(events)) => {
+                Ok(Conversation { child, requests: Some(requests), events, unread: Vec::new() })
+            }
+            _ => Err(failed(&"its pipes are missing")),
+        }
+    }
+}
+
+/// A running fetcher. Dropping it ends the process.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    child: Child,
+    requests: Option<ChildStdin>,
+    events: ChildStdout,
+    unread: Vec<u8>,
+}
+
+impl Conversation {
+    /// Identifies what the source holds; `None` if it is what the request calls known.
+    ///
+    /// # Errors
+    /// The source cannot be reached, or the fetcher failed.
+    pub(super) fn resolve(&mut self, resolve: Resolve) -> Result<Option<RemoteSnapshot>, Refusal> {
+        let files_max = resolve.files_max;
+        self.send(&FetchRequest::Resolve(resolve))?;
+        match self.next()? {
+            FetchEvent::Unchanged => Ok(None),
+            FetchEvent::Snapshot(snapshot) => validate(snapshot, files_max).map(Some),
+            FetchEvent::Failed(error) => Err(refusal(error)),
+            event => Err(failed(&format!("unexpected event {event:?}"))),
+        }
+    }
+
+    /// Downloads files of the snapshot.
+    ///
+    /// # Errors
+    /// A file cannot be downloaded, or the fetcher failed.
+    pub(super) fn download(
+        &mut self,
+        files: Vec<String>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), Refusal> {
+        self.send(&FetchRequest::Download(files))?;
+        loop {
+            match self.next()? {
+                FetchEvent::Progress { bytes, total } => progress(bytes, total),
+                FetchEvent::Downloaded => return Ok(()),
+                FetchEvent::Failed(error) => return Err(refusal(error)),
+                event => return Err(failed(&format!("unexpected event {event:?}"))),
+            }
+        }
+    }
+
+    fn send(&mut self, request: &FetchRequest) -> Result<(), Refusal> {
+        let mut line = serde_json::to_vec(request).map_err(|error| failed(&error))?;
+        line.push(b'\n');
+        let Some(requests) = &mut self.requests else { return Err(failed(&"it was ended")) };
+        requests.write_all(&line).map_err(|error| failed(&error))
+    }
+
+    /// Reads the next event, within the limits.
+    fn next(&mut self) -> Result<FetchEvent, Refusal> {
+        let deadline = Instant::now() + SILENCE_MAX;
+        loop {
+            if let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return serde_json::from_slice(&line).map_err(|error| failed(&error));
+            }
+            if self.unread.len() > LINE_BYTES_MAX {
+                return Err(failed(&format!("an event exceeds {LINE_BYTES_MAX} bytes")));
+            }
+            if self.read(deadline).map_err(|error| failed(&error))? == 0 {
+                let status = self.child.wait().map_err(|error| failed(&error))?;
+                return Err(failed(&format!("it exited without a result: {status}")));
+            }
+        }
+    }
+
+    fn read(&mut self, deadline: Instant) -> io::Result<usize> {
+        let mut part = [0; 16 << 10];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&left)) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let length = self.events.read(&mut part)?;
+        self.unread.extend_from_slice(&part[..length]);
+        Ok(length)
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.requests = None;
+        // It has nothing to finish: unfinished downloads are resumed. Ignore errors: it may have
+        // exited already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Checks that all paths are inside the source and no path is another's folder. The process that sent
+/// them has talked to strangers.
+fn validate(snapshot: RemoteSnapshot, files_max: usize) -> Result<RemoteSnapshot, Refusal> {
+    let malformed = |message: String| Err(RefusalKind::Malformed.because(message));
+    if snapshot.files.len() > files_max {
+        let count = snapshot.files.len();
+        return malformed(format!("the source has {count} files; at most {files_max} are allowed"));
+    }
+    if let Some(file) = snapshot.files.iter().find(|file| !is_inside(&file.path)) {
+        return malformed(format!("the source names {:?}, which is outside it", file.path));
+    }
+    let mut paths: Vec<&str> = snapshot.files.iter().map(|file| file.path.as_str()).collect();
+    paths.sort_unstable();
+    let is_clash = |pair: &&[&str]| {
+        pair[0] == pair[1]
+            || pair[1].strip_prefix(pair[0]).is_some_and(|rest| rest.starts_with('/'))
+    };
+    match paths.windows(2).find(is_clash) {
+        Some(pair) => malformed(format!("the source names both {:?} and {:?}", pair[0], pair[1])),
+        None => Ok(snapshot),
+    }
+}
+
+fn refusal(error: FetchError) -> Refusal {
+    let kind = match error.kind {
+        FetchErrorKind::Unreachable => RefusalKind::Unreachable,
+        FetchErrorKind::Unauthorized => RefusalKind::Unauthorized,
+        FetchErrorKind::NotFound => RefusalKind::NotFound,
+        FetchErrorKind::Incomplete => RefusalKind::Incomplete,
+        FetchErrorKind::Checksum => RefusalKind::Checksum,
+        FetchErrorKind::Malformed | FetchErrorKind::TooLarge => RefusalKind::Contract,
+        FetchErrorKind::Space => RefusalKind::Space,
+        FetchErrorKind::Forbidden => RefusalKind::Forbidden,
+        FetchErrorKind::Internal => RefusalKind::Internal,
+    };
+    kind.because(error.message)
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Refusal {
+    RefusalKind::Internal.because(format!("onnxd-fetch failed: {error}"))
+}
