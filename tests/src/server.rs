@@ -232,6 +232,15 @@ impl Server {
         .await
     }
 
+    /// Waits until all workers are running, whatever they have loaded.
+    pub async fn fully_staffed(&self) -> Status {
+        eventually("all workers are running", READY_MAX, async || {
+            let status = self.status().await;
+            status.workers.iter().all(|worker| worker.pid.is_some()).then_some(status)
+        })
+        .await
+    }
+
     /// Waits for `count` worker restarts in total, then for [`Self::settled`].
     pub async fn restarted(&self, count: u64) -> Status {
         eventually(&format!("{count} restarts"), READY_MAX, async || {
