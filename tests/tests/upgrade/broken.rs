@@ -31,13 +31,13 @@ async fn a_broken_successor_leaves_the_predecessor_serving() {
     let mut contents = ["b", "a"].into_iter().cycle();
     for (content, mode, reason) in [
         (&b"#!/bin/sh\nexit 78\n"[..], 0o755, "exit status: 78"),
-        (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "it is not ready after 2 s"),
-        (b"not a program", 0o644, "it could not be started"),
+        (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "the successor was not ready within 2 s"),
+        (b"not a program", 0o644, "cannot start the successor"),
     ] {
         install(&onnxd, content, mode);
         let from = line.server.stderr().len();
         line.signal(Signal::SIGUSR2);
-        line.says("no successor takes over", from).await;
+        line.says("succession failed", from).await;
         let log = line.server.stderr();
         assert!(log[from..].contains(reason), "{reason}: {}", &log[from..]);
         assert!(line.server.runs() && line.pid() == pid);

@@ -1,4 +1,4 @@
-//! Documents made from the definition of the command line: completions, man pages and the reference.
+//! Generates documents from the definition of the command line: completions, man pages and the reference.
 
 use std::{
     fmt::Write as _,
@@ -156,7 +156,7 @@ fn reference_text() -> String {
 fn reference_command(text: &mut String, command: &Command) {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
     let about = about.unwrap_or_default();
-    // The first paragraph is a heading in the help, and a sentence here.
+    // The first paragraph has no full stop in the help.
     let about = match about.split_once("\n\n") {
         Some((summary, details)) => format!("{summary}.\n\n{details}"),
         None => format!("{about}."),
@@ -243,7 +243,7 @@ fn reference_argument(text: &mut String, arg: &Arg, has_keys: bool) {
         }
     }
     let values = if takes_value { arg.get_possible_values() } else { Vec::new() };
-    // Booleans have two, which their usage shows.
+    // Booleans have values without help, which their usage shows.
     if values.iter().any(|value| value.get_help().is_some()) {
         text.push('\n');
         for value in &values {
@@ -257,7 +257,7 @@ fn reference_argument(text: &mut String, arg: &Arg, has_keys: bool) {
     }
 }
 
-/// Escapes what Markdown would take for emphasis or a tag.
+/// Escapes emphasis and tags of Markdown.
 fn prose(text: &str) -> String {
     text.replace('*', "\\*").replace('<', "\\<")
 }

@@ -18,7 +18,7 @@ use crate::transport::{
 /// Largest request body, in bytes. The same limit as text-embeddings-inference.
 pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
 /// Bodies up to this size are not charged.
-const UNPAID_BYTES_MAX: usize = 64 * 1024;
+const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to read the rest of a refused body before the connection closes.
@@ -39,7 +39,7 @@ pub(crate) async fn read_body(
     memory: &MemoryBudget,
     request: Request<Body>,
 ) -> Result<Bytes, BodyError> {
-    read_paid(memory, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await
+    read_charged(memory, request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await
 }
 
 /// Reads a body of at most `bytes_max` bytes without charging it, for listeners with few requests.
@@ -53,17 +53,17 @@ pub(crate) async fn read_body_within(
     read(request, bytes_max, &mut Charge::default()).await
 }
 
-/// Reads a body of at most `bytes_max` bytes, and charges it if it has more than `unpaid_max`.
+/// Reads a body of at most `bytes_max` bytes, and charges it if it has more than `uncharged_max`.
 ///
 /// # Errors
 /// As for [`read_body`].
-pub(crate) async fn read_paid(
+pub(crate) async fn read_charged(
     memory: &MemoryBudget,
     request: Request<Body>,
-    unpaid_max: usize,
+    uncharged_max: usize,
     bytes_max: usize,
 ) -> Result<Bytes, BodyError> {
-    let budget = Some((memory, unpaid_max));
+    let budget = Some((memory, uncharged_max));
     let mut charge = Charge { budget, ..Charge::default() };
     let body = read(request, bytes_max, &mut charge).await?;
     Ok(held([body], charge.reservation).next().unwrap_or_default())
@@ -80,8 +80,8 @@ struct Charge<'a> {
 impl Charge<'_> {
     /// Raises the charge to at least `bytes`.
     fn cover(&mut self, bytes: usize) -> Result<(), BodyError> {
-        let Some((memory, unpaid_max)) = self.budget else { return Ok(()) };
-        if bytes <= unpaid_max || bytes <= self.bytes {
+        let Some((memory, uncharged_max)) = self.budget else { return Ok(()) };
+        if bytes <= uncharged_max || bytes <= self.bytes {
             return Ok(());
         }
         // In steps, so that a body in small pieces is not charged for each of them.

@@ -1,5 +1,5 @@
-//! What stands in front of the routes: API keys, CORS and TLS, each in its own file. `serve` loads them at
-//! start and reloads them on SIGHUP.
+//! Guards the routes with API keys, CORS and TLS, each in its own file. `serve` loads them at start and reloads them
+//! on SIGHUP.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -52,7 +52,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may read nothing of a response.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a connection is checked for both.
+/// How often a connection is checked against both limits.
 const SLOW_TICK: Duration = Duration::from_secs(5);
 /// How long an idle connection stays open during a drain. A request in flight is answered with
 /// `connection: close`.

@@ -2,7 +2,7 @@
 //!
 //! - [`listener`] accepts connections, [`http2`] serves those of gRPC; [`slots`] limits them, [`watched`] finds
 //!   slow ones.
-//! - [`edge`] stands in front of all routes: [`keys`], [`cors`], [`tls`].
+//! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`holding`] write response bodies.
 //! - [`panics`] turns a panicking handler into a response.
 //! - [`error`]: errors of this layer; each contract renders them.
