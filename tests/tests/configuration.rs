@@ -72,7 +72,7 @@ async fn an_invalid_configuration_exits_with_78_and_names_the_cause() {
     assert!(stderr.contains("--model"), "{stderr}");
     let builder = Server::builder().model("m", &good).argument("--queue-limit").argument("31");
     let stderr = refused(builder).await;
-    assert!(stderr.contains("--queue-limit 31"), "{stderr}");
+    assert!(stderr.contains("--queue-limit: expected a number of at least 32"), "{stderr}");
 }
 
 #[tokio::test]
@@ -91,9 +91,15 @@ async fn check_config_reports_errors_and_starts_nothing() {
     };
     for (extra, code, word) in [
         ("workers = 1", Some(0), ""),
-        ("wrokers = 1", CONFIGURATION, "wrokers"),
-        ("workers = \"one\"", CONFIGURATION, "workers"),
-        ("listen = ", CONFIGURATION, "onnxd.toml"),
+        ("listen = \"localhost:8080\"", Some(0), ""),
+        (
+            "wrokers = 1",
+            CONFIGURATION,
+            "onnxd.toml:5: unknown key \"wrokers\", did you mean \"workers\"?",
+        ),
+        ("workers = \"one\"", CONFIGURATION, "onnxd.toml:5: workers: expected a whole number"),
+        ("queue-limit = 31", CONFIGURATION, "onnxd.toml:5): expected a number of at least 32"),
+        ("listen = ", CONFIGURATION, "onnxd.toml:5: "),
     ] {
         fs::write(&file, text(extra)).unwrap();
         let arguments = ["serve", "--check-config", "--config", file.to_str().unwrap()];
@@ -235,5 +241,11 @@ async fn an_invalid_log_setting_exits_with_78_and_the_remedy() {
     let builder = builder().argument("--log-format=json").argument("--queue-limit=31");
     let stderr = refused(builder).await;
     let last: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
-    assert!(last["fields"]["message"].as_str().unwrap().contains("--queue-limit 31"), "{stderr}");
+    assert!(
+        last["fields"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("--queue-limit: expected a number of at least 32"),
+        "{stderr}"
+    );
 }

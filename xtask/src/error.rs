@@ -51,6 +51,8 @@ pub(crate) enum Error {
     NoCargoFuzz,
     #[error("unknown fuzz target {target}; expected one of {}", known.join(", "))]
     NoTarget { target: String, known: Vec<String> },
+    #[error("the documents have {} faults:\n{}", faults.len(), faults.join("\n"))]
+    Documents { faults: Vec<String> },
     #[error("{what} failed ({status})")]
     Failed { what: String, status: ExitStatus },
     #[error("cannot listen on {listen}: {source}. Choose another address with --listen")]

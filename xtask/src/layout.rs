@@ -73,6 +73,21 @@ impl Layout {
         self.target.join("openapi.json")
     }
 
+    /// The sources of the book.
+    pub(crate) fn documents(&self) -> PathBuf {
+        self.workspace.join("docs")
+    }
+
+    /// The book.
+    pub(crate) fn book(&self) -> PathBuf {
+        self.target.join("book")
+    }
+
+    /// Where `cargo install` puts tools, as `.ci/run` does.
+    pub(crate) fn installed(&self) -> PathBuf {
+        self.target.join("tools")
+    }
+
     fn generated(&self) -> PathBuf {
         self.target.join("onnxd")
     }

@@ -3,13 +3,15 @@
 //!
 //! - [`serve`] starts onnxd with a model to try, [`test`] runs all tests (those with third-party
 //!   [`clients`] last), [`bench`] measures, [`soak`] injects faults and checks guarantees, [`fuzz`]
-//!   fuzzes the parsers, [`openapi`] writes the document of the HTTP interface.
+//!   fuzzes the parsers, [`openapi`] writes the document of the HTTP interface,
+//!   [`docs`] builds the book.
 //! - They rely on [`fetch`] (downloads verified by hash) and [`model`] (model conversion), which
 //!   run Python through [`python`].
 //! - [`layout`] defines all paths, [`stamp`] records finished steps.
 
 mod bench;
 mod clients;
+mod docs;
 mod error;
 mod fetch;
 mod fuzz;
@@ -68,6 +70,8 @@ enum Command {
     },
     /// Writes the OpenAPI document of the HTTP interface.
     Openapi(openapi::Options),
+    /// Builds the book and checks the links of all documents; installs mdBook if it is missing.
+    Docs,
     /// Fuzzes onnxd's parsers; needs cargo-fuzz.
     Fuzz(fuzz::Options),
     /// Sends requests of all kinds while a seeded schedule kills, stops, updates and overloads the
@@ -112,6 +116,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             bench::run(&layout, &args)
         }
         Command::Openapi(options) => openapi::run(&layout, options),
+        Command::Docs => docs::run(&layout),
         Command::Fuzz(options) => fuzz::run(&layout, options),
         Command::Soak { args } => {
             setup(&layout)?;

@@ -96,8 +96,8 @@ async fn invalid_text_tensors_are_refused_with_the_expected_names() {
     let good = texts("text", &json!(["a"]));
     let wrong_output = json!({"inputs": [good], "outputs": [{"name": "scores"}]});
     for (model, body, said) in [
-        ("a", json!({"inputs": [numbers]}), "text of BYTES"),
-        ("a", json!({"inputs": [texts("x", &json!(["a"]))]}), "text of BYTES"),
+        ("a", json!({"inputs": [numbers]}), "text of type BYTES"),
+        ("a", json!({"inputs": [texts("x", &json!(["a"]))]}), "text of type BYTES"),
         ("a", json!({"inputs": [texts("text", &json!([]))]}), "1 to 2048"),
         ("a", json!({"inputs": [texts("text", &json!(vec!["a"; 2049]))]}), "at most 2048"),
         (
@@ -111,7 +111,7 @@ async fn invalid_text_tensors_are_refused_with_the_expected_names() {
         (
             "rerank_a",
             json!({"inputs": [good, texts("query", &json!(["a", "b"]))]}),
-            "`query` must have one element",
+            "`query` must have exactly one element",
         ),
     ] {
         let error = refused(&mut client, &infer(model), &body, 400).await;

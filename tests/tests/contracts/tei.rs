@@ -130,7 +130,7 @@ async fn prompts_are_prepended_by_name() {
     }
     let body = json!({"inputs": TEXT, "prompt_name": "query", "model": "a"});
     let said = refused(&mut client, "/embed", &body, 422).await;
-    assert!(said.contains("none"), "{said}");
+    assert!(said.contains("no prompts"), "{said}");
     let long = "q".repeat(257);
     refused(&mut client, "/embed", &json!({"inputs": TEXT, "prompt_name": long}), 422).await;
     let tokens =

@@ -24,16 +24,16 @@ async fn an_invalid_setting_exits_with_78_and_names_flag_and_cause() {
         (vec!["--api-key-file", &nothing], ["--api-key-file", "nothing: No such file"]),
         (vec!["--api-key-file", &short], ["--api-key-file", "short: line 2: "]),
         (vec!["--api-key-file", &spaced], ["--api-key-file", "spaced: line 1: "]),
-        (vec!["--api-key-file", &empty], ["--api-key-file", "empty: no line holds a key"]),
+        (vec!["--api-key-file", &empty], ["--api-key-file", "empty: the file contains no key"]),
         (vec!["--api-key-file", &long], ["--api-key-file", "longer than 65536 bytes"]),
         (vec!["--api-key-file", &many], ["--api-key-file", "line 1001: at most 1000"]),
         (vec!["--cors-allow-origin", "example.com"], ["--cors-allow-origin", "\"example.com\""]),
         (vec!["--cors-allow-origin", "https://a.b/"], ["--cors-allow-origin", "without a path"]),
         (vec!["--tls-cert", &certificate], ["--tls-cert", "needs --tls-key"]),
         (vec!["--tls-key", &key], ["--tls-key", "needs --tls-cert"]),
-        (vec!["--tls-cert", &certificate, "--tls-key", &strange], ["--tls-key", "does not fit"]),
+        (vec!["--tls-cert", &certificate, "--tls-key", &strange], ["--tls-key", "does not match"]),
         (vec!["--tls-cert", &certificate, "--tls-key", &nothing], ["--tls-key", "No such file"]),
-        (vec!["--tls-cert", &key, "--tls-key", &key], ["--tls-cert", "no PEM file with a cert"]),
+        (vec!["--tls-cert", &key, "--tls-key", &key], ["--tls-cert", "a PEM file with a cert"]),
     ] {
         // `--check-config` and a start share this code; the start is tested once below.
         let model = format!("m={}", model("tiny/a").display());

@@ -150,7 +150,7 @@ async fn sighup_swaps_the_keys_and_keeps_them_if_the_file_is_bad() {
 
     let path = file(&home, "keys", SECOND);
     server.signal(Signal::SIGHUP);
-    logged(&server, "API keys were read again", 1).await;
+    logged(&server, "reloaded API keys", 1).await;
     assert_eq!(with_key(&server, FIRST).await, 401);
     assert_eq!(with_key(&server, SECOND).await, 200);
 
@@ -163,7 +163,7 @@ async fn sighup_swaps_the_keys_and_keeps_them_if_the_file_is_bad() {
             None => fs::remove_file(&path).expect("a file"),
         }
         server.signal(Signal::SIGHUP);
-        logged(&server, "a reload was refused", round + 1).await;
+        logged(&server, "reload refused", round + 1).await;
         assert_eq!(with_key(&server, FIRST).await, 401);
         assert_eq!(with_key(&server, SECOND).await, 200);
         let ready;
@@ -176,10 +176,10 @@ async fn sighup_swaps_the_keys_and_keeps_them_if_the_file_is_bad() {
 
     file(&home, "keys", FIRST);
     server.signal(Signal::SIGHUP);
-    logged(&server, "API keys were read again", 2).await;
+    logged(&server, "reloaded API keys", 2).await;
     assert_eq!(with_key(&server, FIRST).await, 200);
     let log = server.stderr();
-    assert!(log.contains("keys: line 2: a key is one word"), "{log}");
+    assert!(log.contains("keys: line 2: expected one key"), "{log}");
     for secret in [FIRST, SECOND, "two words"] {
         assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
     }

@@ -79,7 +79,7 @@ async fn sighup_swaps_the_certificate_and_keeps_connections() {
 
     write(&home, &second, &second);
     server.signal(Signal::SIGHUP);
-    logged(&server, "the TLS certificate was read again", 1).await;
+    logged(&server, "reloaded the TLS certificate", 1).await;
     // `old` has a session from before and must not resume it.
     assert!(answers(address, &new).await && !answers(address, &old).await);
     assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
@@ -89,12 +89,12 @@ async fn sighup_swaps_the_certificate_and_keeps_connections() {
     let (index, _) = notify.next("READY=1", reloading).await;
     write(&home, &first, &second);
     server.signal(Signal::SIGHUP);
-    logged(&server, "a reload was refused", 1).await;
+    logged(&server, "reload refused", 1).await;
     assert!(answers(address, &new).await && !answers(address, &old).await);
     assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
     let (_, ready) = notify.next("READY=1", index + 1).await;
     let status = ready.value("STATUS").unwrap_or_default();
-    assert!(status.contains("the key does not fit the certificate"), "{status}");
+    assert!(status.contains("the key does not match the certificate"), "{status}");
     server.stop().await;
 }
 

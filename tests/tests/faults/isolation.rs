@@ -42,7 +42,7 @@ async fn a_worker_sends_nothing_anywhere() {
 async fn each_worker_runs_on_the_cpu_shown_in_status() {
     let server = Server::builder()
         .model("m", &model("tiny/a"))
-        .argument("--alone-cpus")
+        .argument("--idle-cpus")
         .argument("1")
         .start()
         .await;

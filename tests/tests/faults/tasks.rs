@@ -48,6 +48,6 @@ async fn panic_in(task: &str) {
     let exit = server.wait().await;
     let log = server.stderr();
     assert_eq!(exit.code(), Some(70), "{task}: {exit}: {log}");
-    assert!(log.contains(&format!("a test has this task panic: {task}")), "{task}: {log}");
+    assert!(log.contains(&format!("panic requested by a test: {task}")), "{task}: {log}");
     assert!(log.contains("ended"), "{task}: {log}");
 }

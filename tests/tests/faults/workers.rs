@@ -117,7 +117,7 @@ async fn failed_worker_starts_are_retried_and_not_counted() {
     eventually("three attempts to start", PATIENCE, async || {
         let log = server.stderr();
         let began = log.matches("exit code 71").count();
-        (log.matches("not started").count() == 1 && began >= 2).then_some(())
+        (log.matches("could not start").count() == 1 && began >= 2).then_some(())
     })
     .await;
     tracer.detach();

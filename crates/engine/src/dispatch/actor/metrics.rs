@@ -1,4 +1,4 @@
-//! What the dispatcher tells the metrics where that takes more than a line.
+//! Metrics that take more than one line to record.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use crate::dispatch::{actor::state::Dispatcher, policy::groups::GroupState};
 use crate::pool::WorkerId;
 
 impl Dispatcher {
-    /// A worker has refreshed a model. What it had to load by itself, all that it has been sent
-    /// waited for: from the beginning of the load, or since it was sent where that was later.
-    pub(super) fn measure_refresh(&self, id: WorkerId, slot: Slot, load_micros: u64) {
+    /// Records that a worker has refreshed a model. Unless the version was loaded ahead, all items
+    /// of the worker waited for the load. Each waited from the start of the load, or from when it
+    /// was sent if that was later.
+    pub(super) fn record_refresh(&self, id: WorkerId, slot: Slot, load_micros: u64) {
         let model = self.metrics.model(slot);
         model.refreshed(load_micros);
         if load_micros == 0 {
@@ -25,9 +26,9 @@ impl Dispatcher {
         }
     }
 
-    /// A worker has answered a micro-batch, and perhaps the last of its group: the time of
-    /// tokenizing is the group's, and each of its answers repeats it.
-    pub(super) fn measure_run(&self, slot: Slot, answered: &Answered, group: GroupState) {
+    /// Records a micro-batch that a worker answered. The tokenizing time belongs to the whole group
+    /// and is repeated in each answer, so it is recorded with the last one.
+    pub(super) fn record_run(&self, slot: Slot, answered: &Answered, group: GroupState) {
         let model = self.metrics.model(slot);
         model.ran(answered.items.iter().map(|item| item.tokens), answered.infer_micros);
         if group == GroupState::Done {

@@ -1,5 +1,5 @@
-//! One worker's machine, and several together, under whatever may happen to them: a seed is a run, and
-//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine restarts` replays one.
+//! Random events for one worker's state machine and for several together.
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine restart_simulation` replays a run.
 
 use proptest::prelude::*;
 
@@ -9,8 +9,9 @@ use crate::dispatch::{
     policy::{
         restarts::{BACKOFF_MAX, BACKOFF_MIN, Budget, End, SCARCE_WAIT, WINDOW},
         session::{
-            Session, hurry,
+            Session,
             script::{end, send, serving, session, start},
+            shorten_wait,
         },
     },
     worker::State,
@@ -19,13 +20,13 @@ use crate::dispatch::{
 const SEEDS: u64 = 400;
 const STEPS: usize = 400;
 
-/// Workers, and what the test knows of their processes.
+/// Workers, and what the test knows about their processes.
 struct World {
     random: u64,
     now: Instant,
     workers: Vec<Session>,
     has_process: Vec<bool>,
-    /// When each ended by accident.
+    /// The times of each worker's accidents.
     ends: Vec<Vec<Instant>>,
     restarts: Vec<u64>,
     limit: u32,
@@ -48,7 +49,7 @@ impl World {
         }
     }
 
-    /// xorshift64, so that a seed is all it takes to see a run again.
+    /// xorshift64, so that the seed alone reproduces a run.
     fn below(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -60,9 +61,9 @@ impl World {
         self.workers.iter().filter(|worker| worker.state() == state).count()
     }
 
-    /// Starts who is due, and looks at what must always be so.
+    /// Starts due workers and checks the invariants.
     fn start(&mut self) {
-        hurry(self.workers.iter_mut());
+        shorten_wait(self.workers.iter_mut());
         for (worker, has_process) in self.workers.iter_mut().zip(&mut self.has_process) {
             if start(worker, self.now) {
                 assert!(!*has_process, "two processes");
@@ -75,7 +76,7 @@ impl World {
         if on_the_way.iter().all(|&count| count == 0) && self.count(State::Backoff) > 0 {
             let first = self.workers.iter().filter_map(Session::start_at).min().unwrap();
             let soon = SCARCE_WAIT.max(BACKOFF_MIN * 10);
-            assert!(first <= self.now + soon, "nobody serves for {:?}", first - self.now);
+            assert!(first <= self.now + soon, "no worker serves for {:?}", first - self.now);
         }
         let waits = |worker: &&Session| worker.state() == State::Backoff;
         assert!(self.workers.iter().filter(waits).all(|worker| worker.start_at().is_some()));
@@ -83,7 +84,7 @@ impl World {
 
     fn end(&mut self, id: usize, kind: End) {
         let before = self.workers[id].state();
-        assert!(kind != End::Ordered || self.workers[id].recycle());
+        assert!(kind != End::Requested || self.workers[id].recycle());
         let jitter = f64::from(u32::try_from(self.below(65)).unwrap()) / 64.0;
         let counts = end(&mut self.workers[id], self.now, kind, jitter);
         self.has_process[id] = false;
@@ -95,16 +96,16 @@ impl World {
             (State::Failed, after) => assert_eq!(after, State::Failed, "final"),
             (State::Draining | State::Stopped, after) => assert_eq!(after, State::Stopped),
             (_, State::Backoff) => {
-                let counted = !matches!(kind, End::NotStarted | End::Ordered);
+                let counted = !matches!(kind, End::NotStarted | End::Requested);
                 self.restarts[id] += u64::from(counted);
                 let wait = worker.start_at().unwrap() - self.now;
-                let soonest = if kind == End::Ordered { Duration::ZERO } else { BACKOFF_MIN };
+                let soonest = if kind == End::Requested { Duration::ZERO } else { BACKOFF_MIN };
                 assert!((soonest..=BACKOFF_MAX).contains(&wait), "{wait:?}");
                 let recent = self.ends[id].iter().filter(|end| self.now - **end < WINDOW).count();
-                assert!(recent <= self.limit as usize, "{recent} ends are too many");
+                assert!(recent <= self.limit as usize, "{recent} deaths exceed the limit");
             }
             (_, State::Failed) => {}
-            (before, after) => panic!("{before:?} ended and is {after:?}"),
+            (before, after) => panic!("{before:?} ended as {after:?}"),
         }
         assert_eq!(worker.restarts(), self.restarts[id]);
     }
@@ -128,8 +129,8 @@ impl World {
                 let started = self.workers[id].state() == State::Starting;
                 self.end(id, if started { End::NotStarted } else { End::Accident });
             }
-            97 if self.workers[id].serves() => self.end(id, End::Ordered),
-            94 if self.has_process[id] => self.end(id, End::Hopeless),
+            97 if self.workers[id].serves() => self.end(id, End::Requested),
+            94 if self.has_process[id] => self.end(id, End::Permanent),
             95 => self.workers[id].give_up(),
             96 if self.below(20) == 0 => {
                 self.drained = true;
@@ -142,7 +143,7 @@ impl World {
 }
 
 #[test]
-fn whatever_happens_workers_keep_their_promises_and_somebody_is_started_soon() {
+fn any_sequence_of_events_restarts_some_worker_soon() {
     let mut reached = [false; State::ALL.len()];
     let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
@@ -155,18 +156,21 @@ fn whatever_happens_workers_keep_their_promises_and_somebody_is_started_soon() {
             }
         }
     }
-    assert!(given.is_some() || reached == [true; State::ALL.len()], "the runs see every state");
+    assert!(
+        given.is_some() || reached == [true; State::ALL.len()],
+        "some states were never reached"
+    );
 }
 
 #[test]
-fn a_worker_that_ends_too_often_within_a_minute_is_given_up_and_one_that_does_so_slowly_is_not() {
+fn too_many_deaths_within_a_minute_give_up_a_worker() {
     for (seconds, given_up) in [(5, true), (7, false)] {
         let mut now = Instant::now();
         let mut worker = serving(now, 9);
         for _ in 0..30 {
             now += Duration::from_secs(seconds);
             end(&mut worker, now, End::Accident, 0.0);
-            hurry(std::iter::once(&mut worker));
+            shorten_wait(std::iter::once(&mut worker));
             start(&mut worker, now + BACKOFF_MIN);
             worker.ready(now + BACKOFF_MIN);
         }
@@ -175,12 +179,12 @@ fn a_worker_that_ends_too_often_within_a_minute_is_given_up_and_one_that_does_so
 }
 
 #[test]
-fn a_worker_that_we_replace_comes_back_at_once_however_often() {
+fn recycling_restarts_at_once_however_often() {
     let mut now = Instant::now();
     let mut worker = serving(now, 3);
     for _ in 0..50 {
         assert!(worker.recycle());
-        assert!(!end(&mut worker, now, End::Ordered, 0.0));
+        assert!(!end(&mut worker, now, End::Requested, 0.0));
         assert_eq!(worker.start_at(), Some(now));
         now += BACKOFF_MIN;
         start(&mut worker, now);
@@ -190,13 +194,13 @@ fn a_worker_that_we_replace_comes_back_at_once_however_often() {
 }
 
 #[test]
-fn what_the_system_has_not_enough_for_is_tried_as_long_as_it_takes() {
+fn a_shortage_of_resources_is_retried_forever() {
     let mut now = Instant::now();
     let mut worker = session(now, 3);
     for _ in 0..100 {
         assert!(start(&mut worker, now));
-        assert!(!end(&mut worker, now, End::NotStarted, 0.0), "it is nobody's fault");
-        hurry(std::iter::once(&mut worker));
+        assert!(!end(&mut worker, now, End::NotStarted, 0.0), "a shortage does not count");
+        shorten_wait(std::iter::once(&mut worker));
         assert_eq!(worker.start_at(), Some(now + SCARCE_WAIT));
         now += SCARCE_WAIT;
     }
@@ -204,7 +208,7 @@ fn what_the_system_has_not_enough_for_is_tried_as_long_as_it_takes() {
 }
 
 #[test]
-fn when_nobody_serves_the_one_that_waits_least_is_started_and_the_others_wait_on() {
+fn when_none_serves_only_the_shortest_wait_is_shortened() {
     let now = Instant::now();
     let mut workers = [serving(now, 100), serving(now, 100), serving(now, 100)];
     let mut then = now;
@@ -218,20 +222,24 @@ fn when_nobody_serves_the_one_that_waits_least_is_started_and_the_others_wait_on
     }
     let before = workers.each_ref().map(|worker| worker.start_at());
     let latest = then;
-    hurry(workers.iter_mut());
+    shorten_wait(workers.iter_mut());
     let hurried: Vec<_> = (0..3).filter(|&id| workers[id].start_at() != before[id]).collect();
     let least = (0..3).min_by_key(|&id| before[id]).unwrap();
     assert_eq!(hurried, [least]);
     assert!(workers[least].start_at() <= Some(latest + BACKOFF_MIN));
     assert!(start(&mut workers[least], latest + BACKOFF_MIN));
     let before = workers.each_ref().map(|worker| worker.start_at());
-    hurry(workers.iter_mut());
-    assert_eq!(workers.each_ref().map(|worker| worker.start_at()), before, "one is on its way");
+    shorten_wait(workers.iter_mut());
+    assert_eq!(
+        workers.each_ref().map(|worker| worker.start_at()),
+        before,
+        "a worker is already starting"
+    );
 }
 
 proptest! {
     #[test]
-    fn all_together_may_end_more_often_than_one_and_not_as_often_as_each(
+    fn the_shared_budget_lies_between_one_and_the_sum(
         limit in 1..10_000_u32, workers in 1..200_usize,
     ) {
         let all = Budget::of_all(limit, workers).limit();
@@ -241,7 +249,7 @@ proptest! {
 }
 
 #[test]
-fn the_ends_of_the_last_minute_count_and_one_too_many_is_remembered() {
+fn deaths_expire_but_an_exceeded_budget_is_remembered() {
     assert_eq!([1, 2, 3, 8].map(|workers| Budget::of_all(10, workers).limit()), [11, 15, 20, 45]);
     let begin = Instant::now();
     let mut budget = Budget::of_one(2);

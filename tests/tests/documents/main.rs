@@ -1,9 +1,12 @@
 //! Checks documents against the sources. Every test named in `docs/reliability.md` and
 //! `docs/limits.md` exists in the named file, as do the files in the table of limits and the paths
-//! in `ARCHITECTURE.md` and `docs/architecture/`.
+//! in `ARCHITECTURE.md` and `docs/architecture/`. [`prose`]
+//! checks how they read. `cargo xtask docs` and the tests of `xtask/src/docs/` check links.
 //!
 //! Run with `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` to fix references to moved tests and
 //! files.
+
+mod prose;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -237,9 +240,9 @@ fn only_functions_with_the_attribute_are_tests() {
 fn invented_names_and_helpers_are_not_tests() {
     let tests = Tests::of_workspace();
     let own = "invented_names_and_helpers_are_not_tests";
-    assert!(tests.contains(&format!("documents.rs::{own}")));
-    assert_eq!(tests.find(own), Some(format!("documents.rs::{own}")));
-    for wrong in ["documents.rs::made_up", "documents.rs::tests_of", "nowhere.rs::two"] {
+    assert!(tests.contains(&format!("documents/main.rs::{own}")));
+    assert_eq!(tests.find(own), Some(format!("documents/main.rs::{own}")));
+    for wrong in ["documents/main.rs::made_up", "documents/main.rs::tests_of", "nowhere.rs::two"] {
         assert!(!tests.contains(wrong), "{wrong}");
     }
     // That file has unit tests, but this is not one of them.

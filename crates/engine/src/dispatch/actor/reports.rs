@@ -1,4 +1,4 @@
-//! What a worker's process and its socket report.
+//! Handles reports of a worker's process and socket.
 
 use std::{
     io,
@@ -8,7 +8,7 @@ use std::{
 use crate::dispatch::{
     actor::{state::Dispatcher, worker::Worker},
     event::Event,
-    policy::session::Welcome,
+    policy::session::SocketAction,
 };
 use crate::pool::{
     Epoch, WorkerId,
@@ -16,23 +16,23 @@ use crate::pool::{
     link::{Incoming, Link},
 };
 
-/// How long workers may take to end by themselves when the supervisor stops.
+/// How long workers may take to exit on their own when the supervisor stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Dispatcher {
-    pub(super) fn kept(&mut self, id: WorkerId, epoch: Epoch, report: Report) {
+    pub(super) fn process_reported(&mut self, id: WorkerId, epoch: Epoch, report: Report) {
         let worker = &mut self.workers[id];
         match report {
             Report::Started(process, socket) => {
                 tracing::info!(worker = id, pid = process.pid, "worker started");
-                if worker.started(process, Instant::now()) == Welcome::Refuse {
+                if worker.started(process, Instant::now()) == SocketAction::Refuse {
                     return;
                 }
-                let event = move |incoming| Event::Arrived(id, epoch, incoming);
+                let event = move |incoming| Event::MessageArrived(id, epoch, incoming);
                 match Link::open(socket, self.events.clone(), event) {
                     Ok(link) => worker.connected(link),
                     Err(error) => {
-                        tracing::error!(%error, "a worker's socket cannot be used");
+                        tracing::error!(%error, "cannot use a worker's socket");
                         worker.kill(None);
                     }
                 }
@@ -43,26 +43,26 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn arrived(&mut self, id: WorkerId, incoming: io::Result<Incoming>) {
+    pub(super) fn message_arrived(&mut self, id: WorkerId, incoming: io::Result<Incoming>) {
         let incoming = match incoming {
             Ok(incoming) => incoming,
             Err(error) => {
                 use io::ErrorKind::{ConnectionReset, UnexpectedEof};
                 if [UnexpectedEof, ConnectionReset].contains(&error.kind()) {
-                    // What it had is requeued when the way it ended says whose fault that was.
+                    // Its items are requeued once its exit status shows whose fault that was.
                     return self.socket_ended(id);
                 }
-                tracing::error!(worker = id, %error, "a worker's socket failed");
+                tracing::error!(worker = id, %error, "worker's socket failed");
                 return self.broke_protocol(id);
             }
         };
         self.workers[id].heard(Instant::now());
         for probe in self.probes.drain(..) {
-            // The asker may have gone.
+            // The receiver may have been dropped.
             let _ = probe.send(());
         }
         if let Err(reason) = self.message(id, incoming) {
-            tracing::error!(worker = id, reason, "a worker broke the protocol");
+            tracing::error!(worker = id, reason, "worker broke the protocol");
             self.broke_protocol(id);
         }
     }
