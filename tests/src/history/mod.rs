@@ -2,18 +2,13 @@
 //! durations since the start of the history.
 //!
 //! - I1 label truth: an embedding comes from the content that the named generation maps to.
-//!
 //! - I2 freshness: a request that starts after an update returned is answered by that generation or
-//! a newer one.
-//!
+//!   a newer one.
 //! - I3 order: no request is answered by an older generation than a request that ended before it
-//! started. This is stronger than per-client monotonicity.
-//!
+//!   started. This is stronger than per-client monotonicity.
 //! - I4 no inventions: no generation answers before the update that created it was called.
-//!
 //! - I5 answered: every request is answered exactly once, with 200, within its deadline. While the
-//! model is unloaded, every request is answered with 404; at other times none is.
-//!
+//!   model is unloaded, every request is answered with 404; at other times none is.
 //! - I6 conservation: every sent request was recorded.
 //!
 //! [`live`] checks them as events arrive. [`History`] records a finished run and replays it there.
