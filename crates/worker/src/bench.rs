@@ -9,8 +9,8 @@ use onnxd_proto::domain::cost::CostTable;
 use crate::{
     artifacts::{costs::Company, model_in},
     families::{
+        config::ModelConfig,
         family::Opening,
-        own::Own,
         text::{
             microbatch,
             model::TextModel,
@@ -71,12 +71,13 @@ impl BareModel {
     pub fn open(onnxruntime: &Path, version: &Path) -> Result<Self, String> {
         let runtime = Runtime::open(onnxruntime).map_err(|error| error.to_string())?;
         let opened = || {
-            let own = Own::read(version)?;
+            let model_config = ModelConfig::read(version)?;
             let found = model_in(version)?;
             let (file, model) =
                 found.as_ref().map_or(("", None), |(file, model)| (file.as_str(), Some(&**model)));
-            let (runtime, dir, own, form) = (&runtime, version, &own, Form::Plain);
-            TextModel::open(&Opening { runtime, dir, own, model, file, form })
+            let (runtime, dir, model_config, form) =
+                (&runtime, version, &model_config, Form::Plain);
+            TextModel::open(&Opening { runtime, dir, model_config, model, file, form })
         };
         let model = opened().map_err(|refusal| refusal.message)?;
         Ok(Self { model, numbers: Numbers::default(), _runtime: runtime })

@@ -6,7 +6,7 @@ use std::{fs, io::Cursor, path::Path};
 use crate::{
     artifacts::graph,
     families::{
-        own::Own,
+        config::ModelConfig,
         text::{
             files::{Files, config},
             matrices::{
@@ -53,7 +53,8 @@ const FEATURES_MAX: usize = 4096;
 pub fn model_files(dir: &Path, bytes: &[u8]) {
     let parts = bytes.split(|&byte| byte == END).chain(std::iter::repeat(&[][..]));
     write(dir, &FILES, parts);
-    let settings = Own::read(dir).and_then(|own| config::read(&Files::read(dir, &own)?));
+    let settings = ModelConfig::read(dir)
+        .and_then(|model_config| config::read(&Files::read(dir, &model_config)?));
     let Ok(settings) = settings else { return };
     assert!((1..=131_072).contains(&settings.max_tokens), "{settings:?}");
     let named = &settings.prompts.named;

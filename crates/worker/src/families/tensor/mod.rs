@@ -15,9 +15,9 @@ use tracing::warn;
 
 use self::model::TensorModel;
 use super::{
+    config::{self, ModelConfig},
     family::{Extent, Family, Opening, Trial},
     group::Group,
-    own::{self, Own},
 };
 use crate::{
     artifacts::{
@@ -28,10 +28,10 @@ use crate::{
 };
 
 /// Returns whether the version in `dir` is a tensor model.
-pub(super) fn claims(dir: &Path, own: &Own) -> bool {
-    match own.task {
+pub(super) fn claims(dir: &Path, model_config: &ModelConfig) -> bool {
+    match model_config.task {
         Some(task) => task == Task::Tensor,
-        None => !own::has_text_files(dir),
+        None => !config::has_text_files(dir),
     }
 }
 

@@ -35,14 +35,14 @@ impl TensorModel {
     /// # Errors
     /// ONNX Runtime cannot load it, or an input or output is not a tensor.
     pub(super) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
-        let Opening { runtime, own, model, file, form, .. } = *opening;
+        let Opening { runtime, model_config, model, file, form, .. } = *opening;
         let Some(model) = model else {
             let message = "no .onnx file found; a tensor model needs one";
             return Err(RefusalKind::Contract.because(message));
         };
         let session =
             TensorSession::open(runtime, model, form).map_err(|error| error.refuse(file))?;
-        let may_batch = own.batch.unwrap_or(true);
+        let may_batch = model_config.batch.unwrap_or(true);
         Ok(Self { session, model_file: file.to_owned(), may_batch, size: None })
     }
 

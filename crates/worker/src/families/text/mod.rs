@@ -35,9 +35,9 @@ use onnxd_proto::{
 
 use self::{model::TextModel, prepare::Asked};
 use super::{
+    config::{self, ModelConfig},
     family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
     group::Group,
-    own::{self, Own},
 };
 use crate::{
     artifacts::{costs::Costs, probes::Probes},
@@ -45,10 +45,10 @@ use crate::{
 };
 
 /// Returns whether the version in `dir` is a text model.
-pub(super) fn claims(dir: &Path, own: &Own) -> bool {
-    match own.task {
+pub(super) fn claims(dir: &Path, model_config: &ModelConfig) -> bool {
+    match model_config.task {
         Some(task) => Task::TEXT.contains(&task),
-        None => own::has_text_files(dir),
+        None => config::has_text_files(dir),
     }
 }
 

@@ -36,7 +36,7 @@ const RERANKERS: [&str; 5] = ["rerank", "monobert", "ranker", "cross-encoder", "
 /// # Errors
 /// A file is malformed.
 pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
-    if let Some(task) = files.own.task {
+    if let Some(task) = files.model_config.task {
         return Ok((task, None));
     }
     if let Some(task) = by_library(files)? {
@@ -173,7 +173,7 @@ pub(crate) fn activation(
     task: Task,
     labels: usize,
 ) -> Result<Activation, Refusal> {
-    if let Some(activation) = files.own.activation {
+    if let Some(activation) = files.model_config.activation {
         return Ok(activation);
     }
     if task == Task::Rerank {
