@@ -7,7 +7,7 @@ use nix::unistd::getppid;
 use onnxd_proto::domain::cost::CostTable;
 
 use crate::{
-    artifacts::{costs::Company, model_in},
+    artifacts::{costs::Batching, model_in},
     families::{
         config::ModelConfig,
         family::Opening,
@@ -111,5 +111,5 @@ impl std::fmt::Debug for BareModel {
 /// Splits texts of these lengths in tokens into micro-batches, as for a model with an attention
 /// mask.
 pub fn plan(lengths: &[usize], costs: &CostTable) -> Vec<Vec<usize>> {
-    microbatch::plan(lengths, costs, Company::Padded)
+    microbatch::plan(lengths, costs, Batching::Padded)
 }

@@ -15,7 +15,7 @@ use onnxd_proto::{
 
 use super::model::TensorModel;
 use crate::{
-    artifacts::costs::{Company, Costs},
+    artifacts::costs::{Batching, Costs},
     families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::{Given, SessionError, TensorOutput},
@@ -58,7 +58,7 @@ pub(super) fn answer(
     // The oldest item is answered first.
     while !ready.is_empty() {
         let mut batch = vec![ready.remove(0)];
-        if answering.costs.company == Company::Padded {
+        if answering.costs.batching == Batching::Padded {
             let (mut rows, mut place) = (batch[0].rows(), 0);
             while let Some(other) = ready.get(place) {
                 if rows + other.rows() <= SHARED_ROWS_MAX && batch[0].can_join(other) {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     artifacts::{
-        costs::{Company, Costs},
+        costs::{Batching, Costs},
         probes::Probes,
     },
     process::fault::Fault,
@@ -69,7 +69,7 @@ impl Family for TensorModel {
 
     /// Items run on their own until measurements show that sharing a run changes no output.
     fn unmeasured_costs(&self) -> Costs {
-        Costs { company: Company::Alone, ..Costs::default() }
+        Costs { batching: Batching::Alone, ..Costs::default() }
     }
 
     fn answer(

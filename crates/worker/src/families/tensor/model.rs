@@ -8,7 +8,7 @@ use onnxd_proto::domain::{
 use super::sample::{numbers, sample};
 use crate::{
     artifacts::{
-        costs::{BUDGET, Company, Costs},
+        costs::{BUDGET, Batching, Costs},
         probes::{self, Probes},
     },
     families::family::Opening,
@@ -84,12 +84,12 @@ impl TensorModel {
     /// Measures the costs of shared runs and decides whether requests may share them.
     pub(super) fn measure_costs(&mut self) -> Costs {
         let size = self.size.unwrap_or(SIZES[0]);
-        let company = match self.may_batch && self.is_batch_invariant(size) {
-            true => Company::Padded,
-            false => Company::Alone,
+        let batching = match self.may_batch && self.is_batch_invariant(size) {
+            true => Batching::Padded,
+            false => Batching::Alone,
         };
         let (begun, mut measured) = (CpuTime::now(), Measured::default());
-        let rows = if company == Company::Padded { &TEXTS[..] } else { &TEXTS[..1] };
+        let rows = if batching == Batching::Padded { &TEXTS[..] } else { &TEXTS[..1] };
         for (row, &texts) in rows.iter().enumerate() {
             let mut least = None;
             for _ in 0..3 {
@@ -105,7 +105,7 @@ impl TensorModel {
             }
             measured[row][0] = least;
         }
-        Costs { table: CostTable::from_measured(&measured), company }
+        Costs { table: CostTable::from_measured(&measured), batching }
     }
 
     /// Returns whether two different samples have the same outputs together as each on its own. A

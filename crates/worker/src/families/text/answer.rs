@@ -23,7 +23,7 @@ use super::{
     stages::{entities, pooling, splade},
 };
 use crate::{
-    artifacts::costs::{Company, Costs},
+    artifacts::costs::{Batching, Costs},
     families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::SessionError,
@@ -59,7 +59,7 @@ pub(super) fn answer(
     generation: Generation,
     (model, costs): (&mut TextModel, &mut Costs),
 ) -> Result<(), Fault> {
-    let (table, company) = (costs.table.clone(), costs.company);
+    let (table, batching) = (costs.table.clone(), costs.batching);
     let mut answering = Answering { group, generation, model, costs, numbers: Numbers::default() };
     let started = Instant::now();
     let mut ready = answering.prepare(parts)?;
@@ -74,9 +74,9 @@ pub(super) fn answer(
         }
         let lengths: Vec<usize> = alike.iter().map(|item| item.prepared.tokens.ids.len()).collect();
         // Token vectors are large: those of one text can fill a frame.
-        let company = if is_large { Company::Alone } else { company };
+        let batching = if is_large { Batching::Alone } else { batching };
         let tokens_max = answering.model.tokens_max();
-        for places in microbatch::plan_within(&lengths, &table, company, tokens_max) {
+        for places in microbatch::plan_within(&lengths, &table, batching, tokens_max) {
             let batch: Vec<&Ready> = places.iter().map(|&place| &alike[place]).collect();
             answering.run(&batch, tokenizing)?;
         }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     artifacts::{
-        costs::{BUDGET, Company, Costs},
+        costs::{BUDGET, Batching, Costs},
         probes,
     },
     process::cpu_time::CpuTime,
@@ -32,7 +32,7 @@ const TEXTS_TO_PAIR: [&str; 2] = ["cat 9,787,426", probes::ORDINARY];
 
 /// Measures all shapes that the time budget allows, the smallest first.
 pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
-    let company = company(version)?;
+    let batching = batching(version)?;
     let begun = CpuTime::now();
     let mut measured = Measured::default();
     for (row, column) in shapes(version.settings().max_tokens) {
@@ -42,7 +42,7 @@ pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
         let micros = time(version, TEXTS[row], TOKENS[column])?.as_secs_f32() * 1e6;
         measured[row][column] = Some(micros);
     }
-    Ok(Costs { table: CostTable::from_measured(&measured), company })
+    Ok(Costs { table: CostTable::from_measured(&measured), batching })
 }
 
 /// Returns the table positions of the shapes worth measuring, the smallest first.
@@ -76,18 +76,18 @@ fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Re
 
 /// Returns which texts may share a run. A model may compute from padding despite the mask, and
 /// dynamic quantization scales all texts of a run by their largest value.
-fn company(version: &mut TextModel) -> Result<Company, Refusal> {
+fn batching(version: &mut TextModel) -> Result<Batching, Refusal> {
     let prepared: Result<Vec<Prepared>, _> =
         TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&asked(version, text))).collect();
-    let Ok(prepared) = prepared else { return Ok(Company::Alone) };
+    let Ok(prepared) = prepared else { return Ok(Batching::Alone) };
     let shortest = prepared.iter().map(|text| text.tokens.ids.len()).min().unwrap_or(0);
     let cut: Vec<Prepared> = prepared.iter().map(|text| text.cut(shortest)).collect();
     Ok(if !is_batch_invariant(version, &cut)? {
-        Company::Alone
+        Batching::Alone
     } else if version.is_masked() && is_batch_invariant(version, &prepared)? {
-        Company::Padded
+        Batching::Padded
     } else {
-        Company::EqualLength
+        Batching::EqualLength
     })
 }
 
