@@ -25,8 +25,9 @@ pub(crate) struct Costs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Batching {
-    /// None: each text runs alone.
-    Alone,
+    /// None: each text runs separately.
+    #[serde(rename = "alone")]
+    Separate,
     /// Texts of equal length.
     #[default]
     EqualLength,

@@ -69,7 +69,7 @@ impl Family for TensorModel {
 
     /// Items run on their own until measurements show that sharing a run changes no output.
     fn unmeasured_costs(&self) -> Costs {
-        Costs { batching: Batching::Alone, ..Costs::default() }
+        Costs { batching: Batching::Separate, ..Costs::default() }
     }
 
     fn answer(

@@ -86,7 +86,7 @@ impl TensorModel {
         let size = self.size.unwrap_or(SIZES[0]);
         let batching = match self.may_batch && self.is_batch_invariant(size) {
             true => Batching::Padded,
-            false => Batching::Alone,
+            false => Batching::Separate,
         };
         let (begun, mut measured) = (CpuTime::now(), Measured::default());
         let rows = if batching == Batching::Padded { &TEXTS[..] } else { &TEXTS[..1] };

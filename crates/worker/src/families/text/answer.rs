@@ -74,7 +74,7 @@ pub(super) fn answer(
         }
         let lengths: Vec<usize> = alike.iter().map(|item| item.prepared.tokens.ids.len()).collect();
         // Token vectors are large: those of one text can fill a frame.
-        let batching = if is_large { Batching::Alone } else { batching };
+        let batching = if is_large { Batching::Separate } else { batching };
         let tokens_max = answering.model.tokens_max();
         for places in microbatch::plan_within(&lengths, &table, batching, tokens_max) {
             let batch: Vec<&Ready> = places.iter().map(|&place| &alike[place]).collect();

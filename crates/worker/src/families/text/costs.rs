@@ -79,11 +79,11 @@ fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Re
 fn batching(version: &mut TextModel) -> Result<Batching, Refusal> {
     let prepared: Result<Vec<Prepared>, _> =
         TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&asked(version, text))).collect();
-    let Ok(prepared) = prepared else { return Ok(Batching::Alone) };
+    let Ok(prepared) = prepared else { return Ok(Batching::Separate) };
     let shortest = prepared.iter().map(|text| text.tokens.ids.len()).min().unwrap_or(0);
     let cut: Vec<Prepared> = prepared.iter().map(|text| text.cut(shortest)).collect();
     Ok(if !is_batch_invariant(version, &cut)? {
-        Batching::Alone
+        Batching::Separate
     } else if version.is_masked() && is_batch_invariant(version, &prepared)? {
         Batching::Padded
     } else {

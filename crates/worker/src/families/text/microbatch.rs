@@ -63,7 +63,7 @@ fn cuts(
             let texts = end - start;
             let fits = texts <= TEXTS_MAX && texts * longest <= tokens_max;
             let allowed = match batching {
-                Batching::Alone => false,
+                Batching::Separate => false,
                 Batching::EqualLength => sorted[start] == longest,
                 Batching::Padded => true,
             };
@@ -136,7 +136,7 @@ mod tests {
         let costs = machine(50_000.0, 1.0);
         assert_eq!(plan(&[5, 6, 5], &costs, Batching::EqualLength), [vec![0, 2], vec![1]]);
         assert_eq!(plan(&[5, 6, 5], &costs, Batching::Padded).len(), 1);
-        assert_eq!(plan(&[5, 6, 5], &costs, Batching::Alone).len(), 3);
+        assert_eq!(plan(&[5, 6, 5], &costs, Batching::Separate).len(), 3);
     }
 
     /// Tries every split of `sorted` into ranges, encoded as the bits of a number.
@@ -154,7 +154,7 @@ mod tests {
                 let (texts, longest) = (end - start, sorted[end - 1]);
                 let padded = sorted[start] != longest;
                 let allowed = match batching {
-                    Batching::Alone => texts == 1,
+                    Batching::Separate => texts == 1,
                     Batching::EqualLength => !padded,
                     Batching::Padded => true,
                 };
@@ -175,7 +175,7 @@ mod tests {
             mut lengths in prop::collection::vec(prop_oneof![1_usize..30, 60_usize..600], 1..11),
             call in 0.0_f32..5000.0,
             token in 1.0_f32..500.0,
-            batching in prop_oneof![Just(Batching::Alone), Just(Batching::EqualLength), Just(Batching::Padded)],
+            batching in prop_oneof![Just(Batching::Separate), Just(Batching::EqualLength), Just(Batching::Padded)],
         ) {
             lengths.sort_unstable();
             let costs = machine(call, token);
@@ -192,7 +192,7 @@ mod tests {
         fn every_text_runs_once(
             lengths in prop::collection::vec(1_usize..600, 0..TEXTS_MAX),
             call in 0.0_f32..5000.0,
-            batching in prop_oneof![Just(Batching::Alone), Just(Batching::EqualLength), Just(Batching::Padded)],
+            batching in prop_oneof![Just(Batching::Separate), Just(Batching::EqualLength), Just(Batching::Padded)],
         ) {
             let batches = plan(&lengths, &machine(call, 200.0), batching);
             let mut places = batches.concat();
@@ -203,7 +203,7 @@ mod tests {
             for batch in batches {
                 let longest = lengths[batch[batch.len() - 1]];
                 prop_assert!(batch.len() == 1 || batch.len() * longest <= TOKENS_MAX);
-                prop_assert!(batching != Batching::Alone || batch.len() == 1);
+                prop_assert!(batching != Batching::Separate || batch.len() == 1);
                 let equal = batch.iter().all(|&place| lengths[place] == longest);
                 prop_assert!(batching == Batching::Padded || equal);
             }
