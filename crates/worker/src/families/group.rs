@@ -49,7 +49,7 @@ pub(crate) fn malformed(what: &str) -> Fault {
 
 /// A group as the supervisor sent it.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct GroupRequest {
     /// The frame's id.
     pub(crate) id: u64,
     pub(crate) items: Vec<Item>,
@@ -59,7 +59,7 @@ pub(crate) struct Asked {
 
 /// A group that is being answered.
 pub(crate) struct Group<'a> {
-    pub(crate) asked: &'a Asked,
+    pub(crate) request: &'a GroupRequest,
     pub(crate) sender: &'a Sender,
 }
 
@@ -74,12 +74,12 @@ pub(crate) struct Timings {
 impl Group<'_> {
     /// Rejects all items.
     pub(crate) fn reject_all(&mut self, reason: Rejection) -> Result<(), Fault> {
-        self.reject((0..self.asked.items.len()).map(number).collect(), reason)
+        self.reject((0..self.request.items.len()).map(number).collect(), reason)
     }
 
     /// Rejects some items.
     pub(crate) fn reject(&mut self, items: Vec<u32>, reason: Rejection) -> Result<(), Fault> {
-        self.sender.tell_group(self.asked.id, &FromWorker::Rejected { items, reason }, &[])
+        self.sender.tell_group(self.request.id, &FromWorker::Rejected { items, reason }, &[])
     }
 
     /// Sends the answers of one micro-batch. The payload is the concatenation of its slices.
@@ -97,7 +97,7 @@ impl Group<'_> {
             infer_micros: micros(took.inference),
             infer_cpu_micros: micros(took.cpu),
         };
-        self.sender.tell_group(self.asked.id, &FromWorker::Answered(answered), payload)
+        self.sender.tell_group(self.request.id, &FromWorker::Answered(answered), payload)
     }
 }
 

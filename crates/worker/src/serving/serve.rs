@@ -19,7 +19,7 @@ use crate::{
     artifacts::compiled::{self, Key},
     families::{
         LoadedVersion,
-        group::{self, Asked, Group},
+        group::{self, Group, GroupRequest},
     },
     process::{
         fault::Fault,
@@ -67,7 +67,7 @@ pub(crate) fn run(
         let (id, message, payload) = receiver.receive()?;
         match message {
             ToWorker::Run { slot, items, wide } => {
-                worker.run(slot, &Asked { id, items, wide }, payload)?;
+                worker.run(slot, &GroupRequest { id, items, wide }, payload)?;
             }
             ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
             ToWorker::Forget { slot } => worker.forget(id, slot)?,
@@ -112,20 +112,20 @@ impl<'a> Worker<'a> {
         Ok(worker)
     }
 
-    fn run(&mut self, slot: Slot, asked: &Asked, payload: &[u8]) -> Result<(), Fault> {
-        let parts = group::parts(&asked.items, payload)?;
+    fn run(&mut self, slot: Slot, request: &GroupRequest, payload: &[u8]) -> Result<(), Fault> {
+        let parts = group::parts(&request.items, payload)?;
         let index = self.index_of(slot)?;
         self.refresh(index)?;
-        let mut group = Group { asked, sender: &self.sender };
+        let mut group = Group { request, sender: &self.sender };
         match self.models[index].serving() {
             Ok(serving) => {
                 let generation = serving.generation;
-                session::compute_group(asked.id, || {
+                session::compute_group(request.id, || {
                     serving.content.answer(&mut group, &parts, generation)
                 })?;
                 // Built on first use: under load no group is wide, and building would cost CPU
                 // time.
-                if asked.wide
+                if request.wide
                     && let Some(later) = serving.content.take_later()
                 {
                     self.loader.later(later);

@@ -10,7 +10,7 @@ use onnxd_proto::{
     },
     generation::Generation,
     limits::TENSORS_BYTES_MAX,
-    wire::ask::{AnsweredItem, Ask, Rejection},
+    wire::ask::{AnsweredItem, Ask, Item, Rejection},
 };
 
 use super::model::TensorModel;
@@ -40,11 +40,11 @@ pub(super) fn answer(
     generation: Generation,
     (model, costs): (&mut TensorModel, &mut Costs),
 ) -> Result<(), Fault> {
-    let asked = group.asked;
+    let request = group.request;
     let mut ready: Vec<Ready<'_>> = Vec::with_capacity(parts.len());
-    for (place, (asked, part)) in asked.items.iter().zip(parts).enumerate() {
-        let item = number(place);
-        let Ask::Tensors { inputs, outputs } = &asked.ask else {
+    for (index, (Item { ask, .. }, part)) in request.items.iter().zip(parts).enumerate() {
+        let item = number(index);
+        let Ask::Tensors { inputs, outputs } = ask else {
             group.reject(vec![item], Rejection::WrongTask(Task::Tensor))?;
             continue;
         };

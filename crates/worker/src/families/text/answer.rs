@@ -10,7 +10,7 @@ use onnxd_proto::{
     domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    wire::ask::{self, AnsweredItem, Ask, Rejection, TextAsk, Want},
+    wire::ask::{self, AnsweredItem, Ask, Item, Rejection, TextAsk, Want},
 };
 use zerocopy::IntoBytes;
 
@@ -97,10 +97,10 @@ impl Answering<'_, '_, '_> {
     /// Returns the items that need a run, and answers or rejects the others.
     fn prepare(&mut self, parts: &[&[u8]]) -> Result<Vec<Ready>, Fault> {
         let mut ready = Vec::with_capacity(parts.len());
-        let asked = self.group.asked;
-        for (place, (asked, part)) in asked.items.iter().zip(parts).enumerate() {
-            let item = number(place);
-            let outcome = match &asked.ask {
+        let request = self.group.request;
+        for (index, (Item { ask, .. }, part)) in request.items.iter().zip(parts).enumerate() {
+            let item = number(index);
+            let outcome = match ask {
                 Ask::Text { text, want } => {
                     let prepared = self.prepare_one(text, *want, part)?;
                     prepared.map(|prepared| ready.push(Ready { item, prepared, want: *want }))
@@ -258,7 +258,7 @@ impl Answering<'_, '_, '_> {
         let texts: Vec<&Prepared> = batch.iter().map(|item| &item.prepared).collect();
         let rows = batch[0].rows(self.task());
         let begun = CpuTime::now();
-        let is_wide = self.group.asked.wide;
+        let is_wide = self.group.request.wide;
         if is_wide && self.model.run_wide(&texts, rows, numbers).is_some() {
             return Ok(begun.elapsed());
         }
