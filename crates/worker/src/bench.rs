@@ -14,7 +14,7 @@ use crate::{
         text::{
             microbatch,
             model::TextModel,
-            prepare::{self, Asked},
+            prepare::{self, TextRequest},
             readout::{Numbers, Rows},
         },
     },
@@ -88,7 +88,10 @@ impl BareModel {
     /// # Errors
     /// The tokenizer fails.
     pub fn tokenize(&self, text: &str) -> Result<Prepared, String> {
-        self.model.prepare_any(&Asked::text(text)).map(Prepared).map_err(|refusal| refusal.message)
+        self.model
+            .prepare_any(&TextRequest::text(text))
+            .map(Prepared)
+            .map_err(|refusal| refusal.message)
     }
 
     /// Embeds texts in one call, padded to the longest.

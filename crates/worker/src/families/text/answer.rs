@@ -18,7 +18,7 @@ use super::{
     files::task::named_labels,
     microbatch,
     model::TextModel,
-    prepare::{Asked, Content, Prepared},
+    prepare::{Content, Prepared, TextRequest},
     readout::{Numbers, Rows},
     stages::{entities, pooling, splade},
 };
@@ -135,11 +135,11 @@ impl Answering<'_, '_, '_> {
 
     fn prepare_one(
         &self,
-        asked: &TextAsk,
+        operation: &TextAsk,
         want: Want,
         part: &[u8],
     ) -> Result<Result<Prepared, Rejection>, Fault> {
-        let content = match asked.content {
+        let content = match operation.content {
             ask::Content::Text => Content::Text(utf8(part)?),
             ask::Content::Pair { first_bytes, cut } => {
                 let length = usize::try_from(first_bytes).unwrap_or(usize::MAX);
@@ -150,14 +150,14 @@ impl Answering<'_, '_, '_> {
             }
             ask::Content::Ids => Content::Ids(ids(part)?),
         };
-        let asked = Asked {
+        let request = TextRequest {
             content,
-            prompt: asked.prompt.as_deref(),
-            role: asked.role,
-            switches: &asked.switches,
-            truncate: asked.truncate,
+            prompt: operation.prompt.as_deref(),
+            role: operation.role,
+            switches: &operation.switches,
+            truncate: operation.truncate,
         };
-        Ok(self.allow(want).and_then(|()| self.model.prepare(&asked)))
+        Ok(self.allow(want).and_then(|()| self.model.prepare(&request)))
     }
 
     /// Checks that the model provides the wanted output.
@@ -169,10 +169,10 @@ impl Answering<'_, '_, '_> {
             Want::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
                 "this model pools inside its graph and has no token embeddings".into(),
             )),
-            Want::Embedding { dimensions: Some(asked), .. } => {
+            Want::Embedding { dimensions: Some(requested), .. } => {
                 let max = number(self.model.dimension());
-                match asked == 0 || asked > max {
-                    true => Err(Rejection::Dimensions { asked, max }),
+                match requested == 0 || requested > max {
+                    true => Err(Rejection::Dimensions { asked: requested, max }),
                     false => Ok(()),
                 }
             }
@@ -283,7 +283,7 @@ fn finish<'v>(
 ) -> Result<Cow<'v, [u8]>, &'static str> {
     let mut given = values.len();
     if let Want::Embedding { normalize, dimensions } = ready.want {
-        given = dimensions.map_or(given, |asked| given.min(asked as usize));
+        given = dimensions.map_or(given, |dimensions| given.min(dimensions as usize));
         if normalize.unwrap_or(model.normalizes(ready.prepared.route)) {
             pooling::normalize(&mut values[..given]);
         }

@@ -10,7 +10,7 @@ use onnxd_proto::domain::{
 
 use super::{
     model::TextModel,
-    prepare::{Asked, Prepared},
+    prepare::{Prepared, TextRequest},
     readout::{Numbers, Rows},
 };
 use crate::{
@@ -78,7 +78,7 @@ fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Re
 /// dynamic quantization scales all texts of a run by their largest value.
 fn batching(version: &mut TextModel) -> Result<Batching, Refusal> {
     let prepared: Result<Vec<Prepared>, _> =
-        TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&asked(version, text))).collect();
+        TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&request(version, text))).collect();
     let Ok(prepared) = prepared else { return Ok(Batching::Separate) };
     let shortest = prepared.iter().map(|text| text.tokens.ids.len()).min().unwrap_or(0);
     let cut: Vec<Prepared> = prepared.iter().map(|text| text.cut(shortest)).collect();
@@ -92,10 +92,10 @@ fn batching(version: &mut TextModel) -> Result<Batching, Refusal> {
 }
 
 /// Returns the input for this text that fits the model's task.
-fn asked<'t>(version: &TextModel, text: &'t str) -> Asked<'t> {
+fn request<'t>(version: &TextModel, text: &'t str) -> TextRequest<'t> {
     match version.settings().task {
-        Task::Rerank => Asked::pair(text, text),
-        _ => Asked::text(text),
+        Task::Rerank => TextRequest::pair(text, text),
+        _ => TextRequest::text(text),
     }
 }
 

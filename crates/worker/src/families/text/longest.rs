@@ -102,8 +102,8 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
             Cause::CheckMemory | Cause::WorkerMemory => RefusalKind::Memory,
             Cause::TextTime | Cause::CheckTime => RefusalKind::Timeout,
         };
-        let asked = if budget.is_asked { "onnxd.toml: max_tokens: " } else { "" };
-        return Err(kind.because(format!("{asked}{reason}")));
+        let prefix = if budget.is_asked { "onnxd.toml: max_tokens: " } else { "" };
+        return Err(kind.because(format!("{prefix}{reason}")));
     }
     version.limit_tokens(found.tokens);
     tracing::info!(declared, tokens = found.tokens, reason, "reduced the maximum text length");

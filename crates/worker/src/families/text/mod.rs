@@ -33,7 +33,7 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use self::{model::TextModel, prepare::Asked};
+use self::{model::TextModel, prepare::TextRequest};
 use super::{
     config::{self, ModelConfig},
     family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
@@ -96,7 +96,7 @@ impl Family for TextModel {
     }
 
     fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
-        self.run_one(&Asked::text(text))
+        self.run_one(&TextRequest::text(text))
     }
 
     fn offer_helpers(&mut self, helpers: &Helpers<'_>) {

@@ -11,7 +11,7 @@ use super::{
     build::{self, Parts},
     files::config::Settings,
     matrices::{sparse_static::SparseStatic, static_table::StaticTable},
-    prepare::{Asked, Preparation, Prepared},
+    prepare::{Preparation, Prepared, TextRequest},
     readout::{LoadedStep, Numbers, Readout, Rows},
     tokenize::Tokenizer,
     wide::{self, Wide},
@@ -172,14 +172,14 @@ impl TextModel {
     ///
     /// # Errors
     /// The tokenizer fails.
-    pub(crate) fn prepare_any(&self, asked: &Asked<'_>) -> Result<Prepared, Refusal> {
-        let prepared = match self.preparation.prepare(asked) {
+    pub(crate) fn prepare_any(&self, request: &TextRequest<'_>) -> Result<Prepared, Refusal> {
+        let prepared = match self.preparation.prepare(request) {
             Err(Rejection::Unfit(_)) => {
                 let switches =
                     self.preparation.switches.facts().iter().zip(self.preparation.switches.any());
                 let set: Vec<_> =
                     switches.map(|(facts, value)| build::switch(facts, value)).collect();
-                self.preparation.prepare(&Asked { switches: &set, ..asked.clone() })
+                self.preparation.prepare(&TextRequest { switches: &set, ..request.clone() })
             }
             prepared => prepared,
         };
@@ -193,8 +193,8 @@ impl TextModel {
     ///
     /// # Errors
     /// The tokenizer or the model fails.
-    pub(crate) fn run_one(&mut self, asked: &Asked<'_>) -> Result<Vec<f32>, Refusal> {
-        let prepared = self.prepare_any(asked)?;
+    pub(crate) fn run_one(&mut self, request: &TextRequest<'_>) -> Result<Vec<f32>, Refusal> {
+        let prepared = self.prepare_any(request)?;
         let mut numbers = Numbers::default();
         match self.run(&[&prepared], Rows::Pooled, &mut numbers) {
             Ok(()) => {
@@ -209,8 +209,8 @@ impl TextModel {
     ///
     /// # Errors
     /// See [`Preparation::prepare`].
-    pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
-        self.preparation.prepare(asked)
+    pub(crate) fn prepare(&self, request: &TextRequest<'_>) -> Result<Prepared, Rejection> {
+        self.preparation.prepare(request)
     }
 
     /// Runs texts of one route with the same switches and writes the model's output, not
