@@ -101,7 +101,7 @@ fn budget(args: &CheckArgs, started: Instant) -> Result<Budget, Refusal> {
         deadline: args
             .cpu_limit_seconds
             .and_then(|seconds| started.checked_add(Duration::from_secs(seconds))),
-        is_asked: ModelConfig::read(&args.version_dir)?.max_tokens.is_some(),
+        is_explicit: ModelConfig::read(&args.version_dir)?.max_tokens.is_some(),
     })
 }
 

@@ -68,7 +68,7 @@ pub(crate) struct Budget {
     /// When this process is killed.
     pub(crate) deadline: Option<Instant>,
     /// Whether `onnxd.toml` sets the length of texts. If it does, a shorter limit is an error.
-    pub(crate) is_asked: bool,
+    pub(crate) is_explicit: bool,
 }
 
 /// The longest text that fits a budget.
