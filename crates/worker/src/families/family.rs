@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Work that a loaded version defers to a background thread.
-pub(crate) type Later = Box<dyn FnOnce() + Send>;
+pub(crate) type DeferredJob = Box<dyn FnOnce() + Send>;
 
 /// What a family needs to open a version.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +160,7 @@ pub(crate) trait Family: Send {
     fn offer_helpers(&mut self, _helpers: &Helpers<'_>) {}
 
     /// Returns the deferred background work, once.
-    fn take_later(&mut self) -> Option<Later> {
+    fn take_deferred(&mut self) -> Option<DeferredJob> {
         None
     }
 }

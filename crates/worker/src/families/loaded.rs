@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{
     config::ModelConfig,
-    family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
+    family::{Budget, DeferredJob, Extent, Family, Fit, Helpers, Opening, Trial},
     group::Group,
     table,
 };
@@ -175,9 +175,9 @@ impl LoadedVersion {
         self.family.answer(group, parts, generation, &mut self.costs)
     }
 
-    /// See [`Family::take_later`].
-    pub(crate) fn take_later(&mut self) -> Option<Later> {
-        self.family.take_later()
+    /// See [`Family::take_deferred`].
+    pub(crate) fn take_deferred(&mut self) -> Option<DeferredJob> {
+        self.family.take_deferred()
     }
 
     /// Returns the known costs of runs.

@@ -174,7 +174,7 @@ fn deferred_work_runs_in_the_background_after_loading() {
     assert_eq!(bench.begun(), "a");
     let free = bench.free.clone();
     let name = || thread::current().name().map(str::to_owned);
-    bench.loader.later(Box::new(move || drop(free.send(("later".into(), name())))));
+    bench.loader.defer(Box::new(move || drop(free.send(("later".into(), name())))));
     assert!(bench.freed.recv_timeout(A_WHILE).is_err());
     bench.let_it_load();
     assert_eq!(bench.told(), (0, "a".into()));

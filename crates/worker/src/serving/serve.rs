@@ -126,9 +126,9 @@ impl<'a> Worker<'a> {
                 // Built on first use: under load no group is wide, and building would cost CPU
                 // time.
                 if request.wide
-                    && let Some(later) = serving.content.take_later()
+                    && let Some(job) = serving.content.take_deferred()
                 {
-                    self.loader.later(later);
+                    self.loader.defer(job);
                 }
                 Ok(())
             }

@@ -36,7 +36,7 @@ use onnxd_proto::{
 use self::{model::TextModel, prepare::TextRequest};
 use super::{
     config::{self, ModelConfig},
-    family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
+    family::{Budget, DeferredJob, Extent, Family, Fit, Helpers, Opening, Trial},
     group::Group,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Family for TextModel {
         Self::offer_helpers(self, helpers);
     }
 
-    fn take_later(&mut self) -> Option<Later> {
-        Self::take_later(self)
+    fn take_deferred(&mut self) -> Option<DeferredJob> {
+        Self::take_deferred(self)
     }
 }

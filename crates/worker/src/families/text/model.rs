@@ -17,7 +17,7 @@ use super::{
     wide::{self, Wide},
 };
 use crate::{
-    families::family::{Helpers, Later, Opening},
+    families::family::{DeferredJob, Helpers, Opening},
     session::{self, Batch, Session, SessionError, Tokens},
 };
 
@@ -283,7 +283,7 @@ impl TextModel {
     }
 
     /// Returns the pending background work, once.
-    pub(crate) fn take_later(&mut self) -> Option<Later> {
+    pub(crate) fn take_deferred(&mut self) -> Option<DeferredJob> {
         self.pending_wide.take().map(|spec| self.wide.creation_task(spec))
     }
 

@@ -10,7 +10,7 @@ use std::{
 use tracing::{debug, warn};
 
 use crate::{
-    families::family::Later,
+    families::family::DeferredJob,
     process::affinity,
     session::{Runtime, Session, SessionError},
 };
@@ -53,7 +53,7 @@ impl Wide {
 
     /// Returns the task that creates the session, unless the version is dropped first. A failure
     /// only costs speed.
-    pub(crate) fn creation_task(&self, spec: WideSpec) -> Later {
+    pub(crate) fn creation_task(&self, spec: WideSpec) -> DeferredJob {
         let slot = Arc::downgrade(&self.0);
         Box::new(move || {
             if let Some(slot) = slot.upgrade() {
