@@ -13,7 +13,7 @@ use crate::{
                 dense::Dense, layer_norm::LayerNorm, sparse_static::SparseStatic,
                 static_table::StaticTable,
             },
-            tokenize::made,
+            tokenize::conversion,
         },
     },
 };
@@ -96,7 +96,7 @@ pub fn module_files(dir: &Path, bytes: &[u8]) {
     {
         assert!(weights.weigh(&[0, 0]).expect("there is a first token").len() < 2);
     }
-    if let Ok(tokenizer) = made::tokenizer(dir) {
+    if let Ok(tokenizer) = conversion::tokenizer(dir) {
         // Some vocabularies lack an unknown token.
         let _ = tokenizer.encode("hello [MASK] <mask>", true);
     }

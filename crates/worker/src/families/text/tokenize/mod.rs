@@ -1,9 +1,9 @@
 //! Turns texts into token ids; the only module that uses `tokenizers`. Adds no padding and does its
 //! own truncation, because `tokenizer.json` has the settings of the author's training for both.
 
+pub(crate) mod conversion;
 mod describe;
 mod lengths;
-pub(crate) mod made;
 mod pieces;
 
 use std::{
@@ -96,7 +96,7 @@ impl Tokenizer {
             }
             None => (
                 "the tokenizer converted from the vocabulary".into(),
-                made::document(&files.home_dir()?)?,
+                conversion::document(&files.home_dir()?)?,
             ),
         };
         let changes = Changes {
