@@ -13,7 +13,7 @@ use crate::{
     },
     families::family::Opening,
     process::cpu_time::CpuTime,
-    session::{Given, SessionError, TensorOutput, TensorSession},
+    session::{InputTensor, SessionError, TensorOutput, TensorSession},
 };
 
 /// Sizes to try for axes that the model leaves open, in this order.
@@ -54,11 +54,11 @@ impl TensorModel {
     /// See [`TensorSession::run`].
     pub(super) fn run<T>(
         &mut self,
-        given: &[Given<'_>],
+        tensors: &[InputTensor<'_>],
         wanted: &[String],
         read: impl FnOnce(&[TensorOutput<'_>]) -> T,
     ) -> Result<T, SessionError> {
-        self.session.run(given, wanted, read)
+        self.session.run(tensors, wanted, read)
     }
 
     /// Returns the outputs for a sample.
@@ -134,8 +134,9 @@ impl TensorModel {
     ) -> Result<Vec<Vec<f32>>, SessionError> {
         let signature = self.session.signature().clone();
         let sample = |spec| sample(spec, rows, size, seed);
-        let given: Option<Vec<Given<'_>>> = signature.inputs.iter().map(sample).collect();
-        let given = given.ok_or_else(|| SessionError::Contract("a sample is too large".into()))?;
-        self.session.run(&given, &[], |outputs| outputs.iter().map(numbers).collect())
+        let tensors: Option<Vec<InputTensor<'_>>> = signature.inputs.iter().map(sample).collect();
+        let tensors =
+            tensors.ok_or_else(|| SessionError::Contract("a sample is too large".into()))?;
+        self.session.run(&tensors, &[], |outputs| outputs.iter().map(numbers).collect())
     }
 }

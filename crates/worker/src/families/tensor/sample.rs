@@ -2,7 +2,7 @@
 
 use onnxd_proto::domain::tensor::{DataType, TensorSpec, elements};
 
-use crate::session::{Given, TensorOutput};
+use crate::session::{InputTensor, TensorOutput};
 
 /// Largest sample in elements. Larger inputs are not tried.
 const SAMPLE_ELEMENTS_MAX: usize = 16 << 20;
@@ -10,7 +10,12 @@ const SAMPLE_ELEMENTS_MAX: usize = 16 << 20;
 /// Generates a sample of an input: floats between -1 and 1, and integers of 0 or 1, which are valid
 /// indices into most tables. Each row has its own seed. Rows with an even seed are a hundred times
 /// larger: this reveals models that scale a whole run by its largest value.
-pub(super) fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Option<Given<'_>> {
+pub(super) fn sample(
+    spec: &TensorSpec,
+    rows: u64,
+    size: u64,
+    seed: u64,
+) -> Option<InputTensor<'_>> {
     let axis = |(place, &axis): (usize, &i64)| match u64::try_from(axis) {
         Ok(axis) => axis,
         Err(_) if place == 0 => rows,
@@ -44,7 +49,7 @@ pub(super) fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Opti
             values.flat_map(element).collect()
         }
     };
-    Some(Given { name: &spec.name, datatype: spec.datatype, shape, bytes: bytes.into() })
+    Some(InputTensor { name: &spec.name, datatype: spec.datatype, shape, bytes: bytes.into() })
 }
 
 /// Returns a pseudorandom number between -1 and 1, by SplitMix64 (Steele, Lea and Flood, 2014).
