@@ -6,9 +6,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use onnxd_proto::{
     domain::cost::CostTable,
     wire::{
-        ask::{Answered, AnsweredItem, Ask, Item, Side, TextAsk, Want},
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ToWorker},
+        operation::{Answered, AnsweredItem, Ask, Item, Side, TextAsk, Want},
     },
 };
 

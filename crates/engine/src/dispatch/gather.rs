@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use onnxd_proto::{
     control_page::Slot, domain::tensor::TensorHead, generation::Generation,
-    limits::GROUP_ITEMS_MAX, wire::ask::Rejection,
+    limits::GROUP_ITEMS_MAX, wire::operation::Rejection,
 };
 use thiserror::Error;
 use tokio::{

@@ -1,6 +1,6 @@
 //! One response comes from one generation, whatever is committed meanwhile.
 
-use onnxd_proto::wire::ask::Ask;
+use onnxd_proto::wire::operation::Ask;
 
 use crate::dispatch::gather::*;
 use crate::models::registry::ModelSource;

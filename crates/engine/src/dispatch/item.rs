@@ -11,7 +11,7 @@ use onnxd_proto::{
     control_page::Slot,
     domain::tensor::TensorHead,
     generation::Generation,
-    wire::ask::{Ask, Rejection},
+    wire::operation::{Ask, Rejection},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use onnxd_proto::{
     domain::Record,
     generation::Generation,
-    wire::ask::{Ask, Content},
+    wire::operation::{Ask, Content},
 };
 
 pub(super) use crate::dispatch::gather::AnsweredInput as Item;

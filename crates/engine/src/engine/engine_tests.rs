@@ -7,7 +7,7 @@ use onnxd_proto::{
         Activation, Facts, Signature,
         tensor::{DataType, TensorHead, TensorSpec},
     },
-    wire::ask::{Ask, Content, Want},
+    wire::operation::{Ask, Content, Want},
 };
 
 use super::{

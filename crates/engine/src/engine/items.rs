@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use onnxd_proto::{
     limits::TEXT_BYTES_MAX,
-    wire::ask::{Ask, Content, PairCut, Side, TextAsk, Want},
+    wire::operation::{Ask, Content, PairCut, Side, TextAsk, Want},
 };
 
 use super::{

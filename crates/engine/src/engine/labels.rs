@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use onnxd_proto::{
     domain::{Activation, Facts, Task},
-    wire::ask::{PairCut, Want},
+    wire::operation::{PairCut, Want},
 };
 
-pub use onnxd_proto::wire::ask::{Aggregation, Entity};
+pub use onnxd_proto::wire::operation::{Aggregation, Entity};
 
 use super::{
     Answer, Engine, EngineError, RequestContext,

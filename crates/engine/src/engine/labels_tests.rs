@@ -1,7 +1,7 @@
 //! Tests labels and scores, with a task that stands in for the dispatcher and its workers.
 
 use bytes::Bytes;
-use onnxd_proto::wire::ask::{Ask, Content};
+use onnxd_proto::wire::operation::{Ask, Content};
 
 use super::*;
 use crate::engine::{

@@ -3,7 +3,7 @@
 
 use onnxd_proto::{
     domain::Facts,
-    wire::ask::{
+    wire::operation::{
         Ask, PROMPT_NAME_BYTES_MAX, Role, SWITCH_BYTES_MAX, SWITCHES_MAX, Side, Switch,
         SwitchValue, TextAsk,
     },

@@ -13,7 +13,7 @@ use onnxd_proto::{
         tensor::{DataType, elements, split_bytes},
     },
     limits::TENSORS_BYTES_MAX,
-    wire::ask::{Aggregation, SPARSE_ENTRY_BYTES, Side, Switch, SwitchValue, Want},
+    wire::operation::{Aggregation, SPARSE_ENTRY_BYTES, Side, Switch, SwitchValue, Want},
 };
 
 use super::{
@@ -298,7 +298,7 @@ fn multi_vector(items: &[Item], dimension: usize) -> Result<Vec<Tensor>, EngineE
     Ok(vec![embedding, Tensor { name: LENGTHS.to_owned(), datatype, shape, data }])
 }
 
-/// Returns a JSON list of [`onnxd_proto::wire::ask::Entity`] per text.
+/// Returns a JSON list of [`onnxd_proto::wire::operation::Entity`] per text.
 fn entities(items: &[Item]) -> Result<Tensor, EngineError> {
     let bytes = items.iter().map(|item| item.bytes.len() + size_of::<u32>()).sum();
     check_output(items.len(), bytes)?;

@@ -2,7 +2,7 @@
 
 use onnxd_proto::{
     domain::{Activation, SwitchFacts},
-    wire::ask::{Ask, Role},
+    wire::operation::{Ask, Role},
 };
 
 use super::*;

@@ -9,7 +9,7 @@ use onnxd_proto::{
         Facts, Output,
         tensor::{DataType, TensorHead},
     },
-    wire::ask::Ask,
+    wire::operation::Ask,
 };
 
 pub use super::error::TensorError;

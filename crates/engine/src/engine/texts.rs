@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     domain::{Output, Record, Task},
-    wire::ask::{Ask, Want},
+    wire::operation::{Ask, Want},
 };
 use tokio::task;
 
-pub use onnxd_proto::wire::ask::{Role, Side, Switch, SwitchValue, Token};
+pub use onnxd_proto::wire::operation::{Role, Side, Switch, SwitchValue, Token};
 
 pub use super::options::{Purpose, TextOptions};
 use super::{

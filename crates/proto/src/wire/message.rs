@@ -14,7 +14,7 @@ use crate::{
     domain::{cost::CostTable, model_name::ModelName},
     generation::Generation,
     limits::FRAME_CONTROL_BYTES_MAX,
-    wire::ask::{Answered, Item, Rejection},
+    wire::operation::{Answered, Item, Rejection},
 };
 
 /// A message from the supervisor.

@@ -9,7 +9,7 @@ use crate::{
     domain::tensor::{AXES_MAX, DataType, TENSOR_NAME_BYTES_MAX, TENSORS_MAX, TensorHead},
     domain::{RefusalKind, Task},
     limits::GROUP_ITEMS_MAX,
-    wire::ask::{
+    wire::operation::{
         Aggregation, AnsweredItem, Ask, Content, PairCut, Role, Side, Switch, SwitchValue, TextAsk,
         Want,
     },

@@ -8,8 +8,8 @@ use onnxd_proto::{
     generation::Generation,
     limits::GROUP_ITEMS_MAX,
     wire::{
-        ask::{Answered, AnsweredItem, Item, Rejection},
         message::FromWorker,
+        operation::{Answered, AnsweredItem, Item, Rejection},
     },
 };
 
@@ -112,7 +112,7 @@ pub(crate) fn micros(time: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::wire::ask::Ask;
+    use onnxd_proto::wire::operation::Ask;
 
     use super::*;
 

@@ -9,8 +9,8 @@ use onnxd_proto::{
     control_page::{ControlPageView, Slot},
     layout::Layout,
     wire::{
-        ask::Rejection,
         message::{FromWorker, ToWorker, Welcome},
+        operation::Rejection,
     },
 };
 use tracing::{debug, info};

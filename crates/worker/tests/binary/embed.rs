@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use onnxd_proto::wire::{
-    ask::Rejection,
     message::{FromWorker, ToWorker},
+    operation::Rejection,
 };
 use serde::Deserialize;
 

@@ -22,9 +22,9 @@ use onnxd_proto::{
     generation::Generation,
     layout::Layout,
     wire::{
-        ask::{AnsweredItem, Ask, Item, Rejection, Side, TextAsk, Want},
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ModelSlot, NamedSocket, ToWorker, Welcome},
+        operation::{AnsweredItem, Ask, Item, Rejection, Side, TextAsk, Want},
     },
 };
 use tempfile::TempDir;

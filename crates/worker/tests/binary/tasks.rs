@@ -7,7 +7,7 @@ use onnxd_proto::{
         Task,
         tensor::{DataType, TensorHead},
     },
-    wire::ask::{Ask, Content, Item, PairCut, Rejection, Side, TextAsk, Want},
+    wire::operation::{Ask, Content, Item, PairCut, Rejection, Side, TextAsk, Want},
 };
 use serde::Deserialize;
 use serde_json::Value;

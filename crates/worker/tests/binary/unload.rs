@@ -3,8 +3,8 @@
 use std::{thread, time::Duration};
 
 use onnxd_proto::wire::{
-    ask::Rejection,
     message::{FromWorker, ToWorker},
+    operation::Rejection,
 };
 
 use crate::{memory::kilobytes, supervisor::Supervisor};

@@ -16,9 +16,9 @@ use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use onnxd_proto::{
     limits::{FRAME_CONTROL_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX},
     wire::{
-        ask::{Answered, Rejection},
         frame::{Direction, Frame, HEADER_BYTES, Header},
         message::{self, FromWorker},
+        operation::{Answered, Rejection},
     },
 };
 

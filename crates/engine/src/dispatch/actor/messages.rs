@@ -8,8 +8,8 @@ use onnxd_proto::{
     control_page::Slot,
     domain::{Facts, Output, Task},
     wire::{
-        ask::{self, Ask, Rejection, SPARSE_ENTRY_BYTES, Want},
         message::{FromWorker, ToWorker, Welcome},
+        operation::{self, Ask, Rejection, SPARSE_ENTRY_BYTES, Want},
     },
 };
 
@@ -155,7 +155,7 @@ impl Dispatcher {
         &mut self,
         id: WorkerId,
         group: u64,
-        answered: ask::Answered,
+        answered: operation::Answered,
         mut payload: Bytes,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
@@ -214,7 +214,7 @@ impl Dispatcher {
 /// Returns whether an answer has the requested kind and size. An ask is `None` if its client has
 /// disconnected.
 fn fits<'a>(
-    answered: &ask::Answered,
+    answered: &operation::Answered,
     asks: impl Iterator<Item = Option<&'a Ask>>,
     facts: &Facts,
     payload_bytes: usize,

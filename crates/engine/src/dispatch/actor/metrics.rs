@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onnxd_proto::{control_page::Slot, wire::ask::Answered};
+use onnxd_proto::{control_page::Slot, wire::operation::Answered};
 
 use crate::dispatch::{actor::state::Dispatcher, policy::groups::GroupState};
 use crate::pool::WorkerId;

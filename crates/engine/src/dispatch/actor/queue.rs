@@ -8,8 +8,8 @@ use onnxd_proto::{
     control_page::Slot,
     generation::Generation,
     wire::{
-        ask::{self, Ask},
         message::ToWorker,
+        operation::{self, Ask},
     },
 };
 
@@ -125,7 +125,7 @@ impl Dispatcher {
             let input = &accepted.item.input;
             input.parts.iter().for_each(|part| payload.push(part));
             let payload_bytes = u32::try_from(input.bytes()).expect("an item fits into a frame");
-            items.push(ask::Item { payload_bytes, ask: input.ask.clone() });
+            items.push(operation::Item { payload_bytes, ask: input.ask.clone() });
         }
         let deadlines = group.items.iter().filter_map(|item| self.items.get(item));
         let deadline = deadlines.map(|accepted| accepted.item.deadline).min();

@@ -3,7 +3,7 @@
 
 use onnxd_proto::{
     domain::cost::CostTable,
-    wire::ask::{Ask, Content},
+    wire::operation::{Ask, Content},
 };
 
 /// Special tokens around most texts.
@@ -164,7 +164,7 @@ fn nearest(value: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::wire::ask::{TextAsk, Want};
+    use onnxd_proto::wire::operation::{TextAsk, Want};
 
     use super::*;
 

@@ -88,7 +88,7 @@ fn hash(input: &Input) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use onnxd_proto::wire::ask::Ask;
+    use onnxd_proto::wire::operation::Ask;
 
     use super::*;
 

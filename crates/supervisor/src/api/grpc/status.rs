@@ -93,7 +93,7 @@ mod tests {
     };
     use onnxd_proto::{
         domain::{RefusalKind, Task},
-        wire::ask::Rejection,
+        wire::operation::Rejection,
     };
 
     use super::*;

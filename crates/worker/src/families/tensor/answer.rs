@@ -10,7 +10,7 @@ use onnxd_proto::{
     },
     generation::Generation,
     limits::TENSORS_BYTES_MAX,
-    wire::ask::{AnsweredItem, Ask, Item, Rejection},
+    wire::operation::{AnsweredItem, Ask, Item, Rejection},
 };
 
 use super::model::TensorModel;

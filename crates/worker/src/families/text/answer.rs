@@ -10,7 +10,7 @@ use onnxd_proto::{
     domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    wire::ask::{self, AnsweredItem, Ask, Item, Rejection, TextAsk, Want},
+    wire::operation::{self, AnsweredItem, Ask, Item, Rejection, TextAsk, Want},
 };
 use zerocopy::IntoBytes;
 
@@ -140,15 +140,15 @@ impl Answering<'_, '_, '_> {
         part: &[u8],
     ) -> Result<Result<Prepared, Rejection>, Fault> {
         let content = match operation.content {
-            ask::Content::Text => Content::Text(utf8(part)?),
-            ask::Content::Pair { first_bytes, cut } => {
+            operation::Content::Text => Content::Text(utf8(part)?),
+            operation::Content::Pair { first_bytes, cut } => {
                 let length = usize::try_from(first_bytes).unwrap_or(usize::MAX);
                 let pair = part.split_at_checked(length);
                 let (first, second) =
                     pair.ok_or_else(|| malformed("declares a first text that exceeds its item"))?;
                 Content::Pair(utf8(first)?, utf8(second)?, cut)
             }
-            ask::Content::Ids => Content::Ids(ids(part)?),
+            operation::Content::Ids => Content::Ids(ids(part)?),
         };
         let request = TextRequest {
             content,

@@ -3,7 +3,7 @@
 
 use onnxd_proto::{
     domain::{Guess, Pooling, PoolingMode, Refusal, SwitchFacts, Task},
-    wire::ask::{Switch, SwitchValue},
+    wire::operation::{Switch, SwitchValue},
 };
 
 use super::{

@@ -3,7 +3,7 @@
 
 use onnxd_proto::{
     domain::{Guess, Pooling, Refusal, RefusalKind, Task},
-    wire::ask::Rejection,
+    wire::operation::Rejection,
 };
 use tracing::warn;
 

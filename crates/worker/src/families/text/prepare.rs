@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use onnxd_proto::{
     domain::{Refusal, Task},
-    wire::ask::{PairCut, Rejection, Role, Side, Switch},
+    wire::operation::{PairCut, Rejection, Role, Side, Switch},
 };
 
 use super::{

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use onnxd_proto::{
     domain::{Guess, Refusal, SwitchFacts},
-    wire::ask::{Rejection, Switch, SwitchValue},
+    wire::operation::{Rejection, Switch, SwitchValue},
 };
 
 use super::files::{guess, json::contract};

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use onnxd_proto::{
     domain::{Pooling, PoolingMode, Refusal},
-    wire::ask::Role,
+    wire::operation::Role,
 };
 
 use super::{

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use onnxd_proto::{
     domain::Refusal,
-    wire::ask::{PROMPT_NAME_BYTES_MAX, Role},
+    wire::operation::{PROMPT_NAME_BYTES_MAX, Role},
 };
 
 use super::{Files, json::contract};

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use onnxd_proto::{domain::Refusal, wire::ask::Rejection};
+use onnxd_proto::{domain::Refusal, wire::operation::Rejection};
 use safetensors::Dtype;
 
 use super::{

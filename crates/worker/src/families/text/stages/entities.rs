@@ -1,7 +1,7 @@
 //! Turns token scores into entities, by the strategies of transformers' token classification. Pure;
 //! the tokenizer converts tokens to text.
 
-use onnxd_proto::wire::ask::{Aggregation, Entity};
+use onnxd_proto::wire::operation::{Aggregation, Entity};
 
 /// A token of the text itself, not a special token.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Tokenizes and decodes for clients that request tokens, rather than for the model.
 
-use onnxd_proto::wire::ask::{Rejection, Token};
+use onnxd_proto::wire::operation::{Rejection, Token};
 
 use crate::families::text::tokenize::{Tokenizer, failed};
 

@@ -13,7 +13,7 @@ use std::{
 
 use onnxd_proto::{
     domain::{Refusal, RefusalKind},
-    wire::ask::{PairCut, Rejection, Side},
+    wire::operation::{PairCut, Rejection, Side},
 };
 use sha2::{Digest, Sha256};
 use tokenizers::{

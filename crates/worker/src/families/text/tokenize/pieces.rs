@@ -1,7 +1,7 @@
 //! Tokenizer functions for particular models: single tokens, and the part of a text that each token
 //! covers.
 
-use onnxd_proto::wire::ask::{Rejection, Side};
+use onnxd_proto::wire::operation::{Rejection, Side};
 use tokenizers::{Decoder, Encoding, ModelWrapper};
 
 use super::{Tokenizer, failed};
