@@ -8,13 +8,13 @@ use onnxd_proto::{
     wire::{
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ToWorker},
-        operation::{Answered, AnsweredItem, Ask, Item, Side, TextAsk, Want},
+        operation::{Answered, AnsweredItem, Ask, Item, Side, TextOperation, Want},
     },
 };
 
 /// A group of eight short texts.
 fn group() -> (ToWorker, Vec<u8>) {
-    let text = TextAsk { truncate: Some(Side::Right), ..TextAsk::default() };
+    let text = TextOperation { truncate: Some(Side::Right), ..TextOperation::default() };
     let want = Want::Embedding { normalize: None, dimensions: None };
     let item = Item { payload_bytes: 60, ask: Ask::Text { text, want } };
     (ToWorker::Run { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use onnxd_proto::{
     limits::TEXT_BYTES_MAX,
-    wire::operation::{Ask, Content, PairCut, Side, TextAsk, Want},
+    wire::operation::{Ask, Content, PairCut, Side, TextOperation, Want},
 };
 
 use super::{
@@ -115,7 +115,7 @@ fn item(
             (Content::Ids, id_bytes(&ids))
         }
     };
-    let text = TextAsk { content, ..options.ask() };
+    let text = TextOperation { content, ..options.ask() };
     Ok(Input { ask: Ask::Text { text, want }, parts: vec![payload] })
 }
 
@@ -146,7 +146,7 @@ impl Pair<'_> {
         let first = shorten(first, first_max, field, options.truncate)?;
         let second = shorten(&second, second_max, field, options.truncate)?;
         let first_bytes = u32::try_from(first.len()).expect("at most TEXT_BYTES_MAX");
-        let text = TextAsk { content: Content::Pair { first_bytes, cut }, ..options.ask() };
+        let text = TextOperation { content: Content::Pair { first_bytes, cut }, ..options.ask() };
         Ok(Input { ask: Ask::Text { text, want: Want::Scores }, parts: vec![first, second] })
     }
 }

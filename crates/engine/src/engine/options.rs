@@ -5,7 +5,7 @@ use onnxd_proto::{
     domain::Facts,
     wire::operation::{
         Ask, PROMPT_NAME_BYTES_MAX, Role, SWITCH_BYTES_MAX, SWITCHES_MAX, Side, Switch,
-        SwitchValue, TextAsk,
+        SwitchValue, TextOperation,
     },
 };
 
@@ -91,10 +91,16 @@ impl TextOptions {
     }
 
     /// Returns the options as far as they are known without the model.
-    pub(super) fn ask(&self) -> TextAsk {
+    pub(super) fn ask(&self) -> TextOperation {
         let (prompt, switches) = (self.prompt.clone(), self.switches.clone());
         let role = self.purpose.as_ref().and_then(|purpose| purpose.role);
-        TextAsk { truncate: self.truncate, prompt, role, switches, ..TextAsk::default() }
+        TextOperation {
+            truncate: self.truncate,
+            prompt,
+            role,
+            switches,
+            ..TextOperation::default()
+        }
     }
 
     /// Returns the options as they apply to a model.
@@ -102,7 +108,7 @@ impl TextOptions {
     /// # Errors
     /// The model has no word for the purpose, and the purpose requires one.
     pub(super) fn resolve(&self, facts: &Facts) -> Result<Resolved, EngineError> {
-        let TextAsk { prompt, role, switches, .. } = self.ask();
+        let TextOperation { prompt, role, switches, .. } = self.ask();
         let mut resolved = Resolved { prompt, role, switches };
         let Some(purpose) = &self.purpose else { return Ok(resolved) };
         let is_set = resolved.prompt.is_some() || !resolved.switches.is_empty();

@@ -10,8 +10,8 @@ use crate::{
     domain::{RefusalKind, Task},
     limits::GROUP_ITEMS_MAX,
     wire::operation::{
-        Aggregation, AnsweredItem, Ask, Content, PairCut, Role, Side, Switch, SwitchValue, TextAsk,
-        Want,
+        Aggregation, AnsweredItem, Ask, Content, PairCut, Role, Side, Switch, SwitchValue,
+        TextOperation, Want,
     },
 };
 
@@ -52,7 +52,7 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
     let switch = |name: &str, value| Switch { name: name.into(), value };
     let switches =
         vec![switch("n", SwitchValue::Number(-1)), switch("w", SwitchValue::Word("x".into()))];
-    let text = TextAsk { content: Content::Text, truncate, prompt, role, switches };
+    let text = TextOperation { content: Content::Text, truncate, prompt, role, switches };
     let want = Want::Embedding { normalize, dimensions };
     fixed(
         &run(Ask::Text { text, want }),
@@ -62,7 +62,7 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
         ],
     );
     let content = Content::Pair { first_bytes: 3, cut: PairCut::First };
-    let text = TextAsk { content, truncate: Some(Side::Left), ..TextAsk::default() };
+    let text = TextOperation { content, truncate: Some(Side::Left), ..TextOperation::default() };
     fixed(
         &run(Ask::Text { text, want: Want::Scores }),
         &[1, 2, 1, 4, 0, 1, 3, 1, 1, 0, 0, 0, 0, 2, 1],
@@ -72,7 +72,7 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
         (Want::Sparse, &[3]),
         (Want::Entities(Aggregation::Average), &[4, 3]),
     ] {
-        let text = TextAsk { content: Content::Ids, ..TextAsk::default() };
+        let text = TextOperation { content: Content::Ids, ..TextOperation::default() };
         let all = [&[1, 2, 1, 4, 0, 2, 0, 0, 0, 0], bytes, &[1]].concat();
         fixed(&run(Ask::Text { text, want }), &all);
     }

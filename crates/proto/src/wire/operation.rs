@@ -34,13 +34,13 @@ pub enum Ask {
     /// Runs a text. The result is little-endian f32.
     Text {
         /// How the payload becomes tokens.
-        text: TextAsk,
+        text: TextOperation,
         /// Requested output.
         want: Want,
     },
     /// Returns the tokens of a text. The payload is UTF-8; the result is a JSON list.
     Tokenize {
-        /// See [`TextAsk::prompt`].
+        /// See [`TextOperation::prompt`].
         prompt: Option<String>,
         /// Whether to add the model's special tokens.
         special: bool,
@@ -61,7 +61,7 @@ pub enum Ask {
 
 /// How an item becomes the tokens of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TextAsk {
+pub struct TextOperation {
     /// Type of the payload.
     pub content: Content,
     /// End at which a text that is too long is cut; `None` rejects it.

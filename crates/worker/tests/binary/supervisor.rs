@@ -24,7 +24,7 @@ use onnxd_proto::{
     wire::{
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ModelSlot, NamedSocket, ToWorker, Welcome},
-        operation::{AnsweredItem, Ask, Item, Rejection, Side, TextAsk, Want},
+        operation::{AnsweredItem, Ask, Item, Rejection, Side, TextOperation, Want},
     },
 };
 use tempfile::TempDir;
@@ -81,7 +81,7 @@ pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
 /// Creates an item that asks for the embedding of a text of `bytes` bytes.
 pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) -> Item {
     let truncate = truncate.then_some(Side::Right);
-    let text = TextAsk { truncate, ..TextAsk::default() };
+    let text = TextOperation { truncate, ..TextOperation::default() };
     let want = Want::Embedding { normalize, dimensions: None };
     Item { payload_bytes: u32::try_from(bytes).unwrap(), ask: Ask::Text { text, want } }
 }

@@ -7,7 +7,7 @@ use onnxd_proto::{
         Task,
         tensor::{DataType, TensorHead},
     },
-    wire::operation::{Ask, Content, Item, PairCut, Rejection, Side, TextAsk, Want},
+    wire::operation::{Ask, Content, Item, PairCut, Rejection, Side, TextOperation, Want},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,7 +48,7 @@ fn reference() -> Reference {
 }
 
 fn ask(content: Content, want: Want) -> Ask {
-    let text = TextAsk { content, truncate: Some(Side::Right), ..TextAsk::default() };
+    let text = TextOperation { content, truncate: Some(Side::Right), ..TextOperation::default() };
     Ask::Text { text, want }
 }
 
@@ -101,8 +101,9 @@ fn named_or_default_prompt_is_prepended() {
     let mut supervisor = Supervisor::serving("tiny/prompts");
     let mut embed = |text: &str, prompt: Option<&str>| {
         let prompt = prompt.map(str::to_owned);
-        let text_ask = TextAsk { truncate: Some(Side::Right), prompt, ..TextAsk::default() };
-        let asked = Ask::Text { text: text_ask, want: embedding(None) };
+        let text_operation =
+            TextOperation { truncate: Some(Side::Right), prompt, ..TextOperation::default() };
+        let asked = Ask::Text { text: text_operation, want: embedding(None) };
         supervisor.answer_of(text.as_bytes(), asked)
     };
     for (name, expected) in &prompts {

@@ -164,7 +164,7 @@ fn nearest(value: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::wire::operation::{TextAsk, Want};
+    use onnxd_proto::wire::operation::{TextOperation, Want};
 
     use super::*;
 
@@ -199,7 +199,7 @@ mod tests {
     fn token_ids_are_counted_and_texts_split_into_pieces() {
         let truncate = None;
         let text = |content| Ask::Text {
-            text: TextAsk { content, truncate, ..TextAsk::default() },
+            text: TextOperation { content, truncate, ..TextOperation::default() },
             want: Want::Scores,
         };
         let of = |content, bytes: &[u8]| Size::of(&text(content), [bytes].into_iter());

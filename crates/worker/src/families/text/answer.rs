@@ -10,7 +10,7 @@ use onnxd_proto::{
     domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    wire::operation::{self, AnsweredItem, Ask, Item, Rejection, TextAsk, Want},
+    wire::operation::{self, AnsweredItem, Ask, Item, Rejection, TextOperation, Want},
 };
 use zerocopy::IntoBytes;
 
@@ -135,7 +135,7 @@ impl Answering<'_, '_, '_> {
 
     fn prepare_one(
         &self,
-        operation: &TextAsk,
+        operation: &TextOperation,
         want: Want,
         part: &[u8],
     ) -> Result<Result<Prepared, Rejection>, Fault> {
