@@ -8,7 +8,7 @@ use onnxd_proto::{
     wire::{
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ToWorker},
-        operation::{Answered, AnsweredItem, Ask, Item, Side, TextOperation, Want},
+        operation::{Answered, AnsweredItem, Item, Operation, Side, TextOperation, Want},
     },
 };
 
@@ -16,7 +16,7 @@ use onnxd_proto::{
 fn group() -> (ToWorker, Vec<u8>) {
     let text = TextOperation { truncate: Some(Side::Right), ..TextOperation::default() };
     let want = Want::Embedding { normalize: None, dimensions: None };
-    let item = Item { payload_bytes: 60, ask: Ask::Text { text, want } };
+    let item = Item { payload_bytes: 60, operation: Operation::Text { text, want } };
     (ToWorker::Run { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])
 }
 

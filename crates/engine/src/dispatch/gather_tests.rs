@@ -1,6 +1,6 @@
 //! One response comes from one generation, whatever is committed meanwhile.
 
-use onnxd_proto::wire::operation::Ask;
+use onnxd_proto::wire::operation::Operation;
 
 use crate::dispatch::gather::*;
 use crate::models::registry::ModelSource;
@@ -12,7 +12,7 @@ fn dispatch(events: mpsc::Sender<Event>) -> Dispatch {
 }
 
 fn input() -> Input {
-    Input { ask: Ask::Decode { skip_special: true }, parts: vec![Bytes::new()] }
+    Input { operation: Operation::Decode { skip_special: true }, parts: vec![Bytes::new()] }
 }
 
 fn model() -> Model {

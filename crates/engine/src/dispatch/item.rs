@@ -11,7 +11,7 @@ use onnxd_proto::{
     control_page::Slot,
     domain::tensor::TensorHead,
     generation::Generation,
-    wire::operation::{Ask, Rejection},
+    wire::operation::{Operation, Rejection},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -71,7 +71,7 @@ pub struct QueuePermits {
 #[derive(Clone, Debug)]
 pub struct Input {
     /// The operation.
-    pub ask: Ask,
+    pub operation: Operation,
     /// Its payload, which may consist of several parts.
     pub parts: Vec<Bytes>,
 }

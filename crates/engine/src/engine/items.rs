@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use onnxd_proto::{
     limits::TEXT_BYTES_MAX,
-    wire::operation::{Ask, Content, PairCut, Side, TextOperation, Want},
+    wire::operation::{Content, Operation, PairCut, Side, TextOperation, Want},
 };
 
 use super::{
@@ -115,8 +115,8 @@ fn item(
             (Content::Ids, id_bytes(&ids))
         }
     };
-    let text = TextOperation { content, ..options.ask() };
-    Ok(Input { ask: Ask::Text { text, want }, parts: vec![payload] })
+    let text = TextOperation { content, ..options.operation() };
+    Ok(Input { operation: Operation::Text { text, want }, parts: vec![payload] })
 }
 
 /// Two texts that form a pair.
@@ -146,8 +146,12 @@ impl Pair<'_> {
         let first = shorten(first, first_max, field, options.truncate)?;
         let second = shorten(&second, second_max, field, options.truncate)?;
         let first_bytes = u32::try_from(first.len()).expect("at most TEXT_BYTES_MAX");
-        let text = TextOperation { content: Content::Pair { first_bytes, cut }, ..options.ask() };
-        Ok(Input { ask: Ask::Text { text, want: Want::Scores }, parts: vec![first, second] })
+        let text =
+            TextOperation { content: Content::Pair { first_bytes, cut }, ..options.operation() };
+        Ok(Input {
+            operation: Operation::Text { text, want: Want::Scores },
+            parts: vec![first, second],
+        })
     }
 }
 

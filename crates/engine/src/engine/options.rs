@@ -4,7 +4,7 @@
 use onnxd_proto::{
     domain::Facts,
     wire::operation::{
-        Ask, PROMPT_NAME_BYTES_MAX, Role, SWITCH_BYTES_MAX, SWITCHES_MAX, Side, Switch,
+        Operation, PROMPT_NAME_BYTES_MAX, Role, SWITCH_BYTES_MAX, SWITCHES_MAX, Side, Switch,
         SwitchValue, TextOperation,
     },
 };
@@ -91,7 +91,7 @@ impl TextOptions {
     }
 
     /// Returns the options as far as they are known without the model.
-    pub(super) fn ask(&self) -> TextOperation {
+    pub(super) fn operation(&self) -> TextOperation {
         let (prompt, switches) = (self.prompt.clone(), self.switches.clone());
         let role = self.purpose.as_ref().and_then(|purpose| purpose.role);
         TextOperation {
@@ -108,7 +108,7 @@ impl TextOptions {
     /// # Errors
     /// The model has no word for the purpose, and the purpose requires one.
     pub(super) fn resolve(&self, facts: &Facts) -> Result<Resolved, EngineError> {
-        let TextOperation { prompt, role, switches, .. } = self.ask();
+        let TextOperation { prompt, role, switches, .. } = self.operation();
         let mut resolved = Resolved { prompt, role, switches };
         let Some(purpose) = &self.purpose else { return Ok(resolved) };
         let is_set = resolved.prompt.is_some() || !resolved.switches.is_empty();
@@ -173,7 +173,7 @@ impl Resolved {
     /// Writes the options into the items of a request.
     pub(super) fn apply(&self, inputs: &mut [Input]) {
         for input in inputs {
-            if let Ask::Text { text, .. } = &mut input.ask {
+            if let Operation::Text { text, .. } = &mut input.operation {
                 text.prompt.clone_from(&self.prompt);
                 text.role = self.role;
                 text.switches.clone_from(&self.switches);

@@ -2,7 +2,7 @@
 
 use onnxd_proto::{
     domain::{Activation, SwitchFacts},
-    wire::operation::{Ask, Role},
+    wire::operation::{Operation, Role},
 };
 
 use super::*;
@@ -46,7 +46,7 @@ fn parameters_become_text_options() {
     let (options, items) = inputs(&request, &facts).unwrap();
     assert_eq!(options.truncate, Some(Side::Left));
     let [first, _] = &items[..] else { panic!("{items:?}") };
-    let Ask::Text { text, want } = &first.ask else { panic!("{first:?}") };
+    let Operation::Text { text, want } = &first.operation else { panic!("{first:?}") };
     assert_eq!((text.prompt.as_deref(), text.role), (Some("mine"), Some(Role::Query)));
     let value = SwitchValue::Word("text-matching".into());
     assert_eq!(text.switches, [Switch { name: "task_id".into(), value }]);

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     domain::{Output, Record, Task},
-    wire::operation::{Ask, Want},
+    wire::operation::{Operation, Want},
 };
 use tokio::task;
 
@@ -171,8 +171,8 @@ impl Engine {
         check_prompt(prompt.as_ref())?;
         let item = |text: String| {
             check_length(text.len(), field)?;
-            let ask = Ask::Tokenize { prompt: prompt.clone(), special };
-            Ok(Input { ask, parts: vec![text.into()] })
+            let operation = Operation::Tokenize { prompt: prompt.clone(), special };
+            Ok(Input { operation, parts: vec![text.into()] })
         };
         let inputs = texts.into_iter().map(item).collect::<Result<_, EngineError>>()?;
         let Answer { origin, output } = self.run(context, model, &TEXT_TASKS, inputs).await?;
@@ -193,7 +193,7 @@ impl Engine {
         let Decode { ids, field, skip_special } = request;
         let item = |ids: Vec<u32>| {
             check_length(ids.len() * size_of::<u32>(), field)?;
-            Ok(Input { ask: Ask::Decode { skip_special }, parts: vec![id_bytes(&ids)] })
+            Ok(Input { operation: Operation::Decode { skip_special }, parts: vec![id_bytes(&ids)] })
         };
         let inputs = ids.into_iter().map(item).collect::<Result<_, EngineError>>()?;
         let answer = self.run(context, model, &TEXT_TASKS, inputs).await?;

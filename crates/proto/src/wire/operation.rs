@@ -25,12 +25,12 @@ pub struct Item {
     /// Bytes in the payload.
     pub payload_bytes: u32,
     /// Operation to run on them.
-    pub ask: Ask,
+    pub operation: Operation,
 }
 
 /// Operation on one item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum Operation {
     /// Runs a text. The result is little-endian f32.
     Text {
         /// How the payload becomes tokens.
@@ -293,7 +293,7 @@ impl Entity {
     }
 }
 
-/// A token of a text. [`Ask::Tokenize`] returns a JSON list of them.
+/// A token of a text. [`Operation::Tokenize`] returns a JSON list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Row of the embedding table.

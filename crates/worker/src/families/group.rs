@@ -112,12 +112,15 @@ pub(crate) fn micros(time: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::wire::operation::Ask;
+    use onnxd_proto::wire::operation::Operation;
 
     use super::*;
 
     fn items(lengths: &[u32]) -> Vec<Item> {
-        let item = |&payload_bytes| Item { payload_bytes, ask: Ask::Decode { skip_special: true } };
+        let item = |&payload_bytes| Item {
+            payload_bytes,
+            operation: Operation::Decode { skip_special: true },
+        };
         lengths.iter().map(item).collect()
     }
 

@@ -24,7 +24,7 @@ use onnxd_proto::{
     wire::{
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ModelSlot, NamedSocket, ToWorker, Welcome},
-        operation::{AnsweredItem, Ask, Item, Rejection, Side, TextOperation, Want},
+        operation::{AnsweredItem, Item, Operation, Rejection, Side, TextOperation, Want},
     },
 };
 use tempfile::TempDir;
@@ -83,7 +83,7 @@ pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) 
     let truncate = truncate.then_some(Side::Right);
     let text = TextOperation { truncate, ..TextOperation::default() };
     let want = Want::Embedding { normalize, dimensions: None };
-    Item { payload_bytes: u32::try_from(bytes).unwrap(), ask: Ask::Text { text, want } }
+    Item { payload_bytes: u32::try_from(bytes).unwrap(), operation: Operation::Text { text, want } }
 }
 
 /// The answer to one text.
@@ -246,26 +246,30 @@ impl Supervisor {
     }
 
     /// Sends the texts as one group.
-    pub(crate) fn ask(&mut self, texts: &[&str]) {
+    pub(crate) fn send_texts(&mut self, texts: &[&str]) {
         let item = |text: &&str| embed_item(text.len(), None, true);
-        self.ask_items(texts, texts.iter().map(item).collect());
+        self.send_items(texts, texts.iter().map(item).collect());
     }
 
     /// Sends the texts as one group of these items.
-    pub(crate) fn ask_items(&mut self, texts: &[&str], items: Vec<Item>) {
-        self.ask_bytes(texts.concat().as_bytes(), items);
+    pub(crate) fn send_items(&mut self, texts: &[&str], items: Vec<Item>) {
+        self.send_bytes(texts.concat().as_bytes(), items);
     }
 
     /// Sends a group of items with this payload.
-    pub(crate) fn ask_bytes(&mut self, payload: &[u8], items: Vec<Item>) {
+    pub(crate) fn send_bytes(&mut self, payload: &[u8], items: Vec<Item>) {
         let wide = !self.helper_cpus.is_empty();
         self.send(&ToWorker::Run { slot: 5, items, wide }, payload);
     }
 
     /// Sends a group of one item and returns its raw answer.
-    pub(crate) fn answer_of(&mut self, payload: &[u8], ask: Ask) -> Result<Raw, Rejection> {
+    pub(crate) fn answer_of(
+        &mut self,
+        payload: &[u8],
+        operation: Operation,
+    ) -> Result<Raw, Rejection> {
         let payload_bytes = u32::try_from(payload.len()).unwrap();
-        self.ask_bytes(payload, vec![Item { payload_bytes, ask }]);
+        self.send_bytes(payload, vec![Item { payload_bytes, operation }]);
         self.raw_answers(1).remove(0)
     }
 
@@ -332,7 +336,7 @@ impl Supervisor {
 
     /// Sends the texts as one group and returns their embeddings.
     pub(crate) fn embed(&mut self, texts: &[&str]) -> Vec<Embedded> {
-        self.ask(texts);
+        self.send_texts(texts);
         self.answers(texts.len()).into_iter().map(Result::unwrap).collect()
     }
 

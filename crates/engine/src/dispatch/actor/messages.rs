@@ -9,7 +9,7 @@ use onnxd_proto::{
     domain::{Facts, Output, Task},
     wire::{
         message::{FromWorker, ToWorker, Welcome},
-        operation::{self, Ask, Rejection, SPARSE_ENTRY_BYTES, Want},
+        operation::{self, Operation, Rejection, SPARSE_ENTRY_BYTES, Want},
     },
 };
 
@@ -167,8 +167,9 @@ impl Dispatcher {
         let places = || answered.items.iter().map(|item| item.item);
         let ids =
             worker.groups().unanswered_at(group, places()).ok_or("it answers an item twice")?;
-        let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
-        if !fits(&answered, asks, &record.facts, payload.len()) {
+        let operations =
+            ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.operation));
+        if !fits(&answered, operations, &record.facts, payload.len()) {
             return Err("its answer does not match the request");
         }
         let helped = worker.groups().are_helped();
@@ -215,20 +216,20 @@ impl Dispatcher {
 /// disconnected.
 fn fits<'a>(
     answered: &operation::Answered,
-    asks: impl Iterator<Item = Option<&'a Ask>>,
+    operations: impl Iterator<Item = Option<&'a Operation>>,
     facts: &Facts,
     payload_bytes: usize,
 ) -> bool {
     let row = facts.output().row_len() as usize * size_of::<f32>();
     let sum: usize = answered.items.iter().map(|item| item.bytes as usize).sum();
     sum == payload_bytes
-        && answered.items.iter().zip(asks).all(|(item, ask)| {
+        && answered.items.iter().zip(operations).all(|(item, operation)| {
             let (bytes, tokens) = (item.bytes as usize, item.tokens as usize);
             let tensors: usize = item.outputs.iter().map(|head| head.bytes as usize).sum();
-            match ask {
-                None | Some(Ask::Tokenize { .. } | Ask::Decode { .. }) => true,
-                Some(Ask::Tensors { .. }) => tensors == bytes,
-                Some(Ask::Text { want, .. }) => match want {
+            match operation {
+                None | Some(Operation::Tokenize { .. } | Operation::Decode { .. }) => true,
+                Some(Operation::Tensors { .. }) => tensors == bytes,
+                Some(Operation::Text { want, .. }) => match want {
                     Want::Embedding { dimensions: Some(asked), .. } => {
                         bytes == *asked as usize * size_of::<f32>() && bytes <= row
                     }

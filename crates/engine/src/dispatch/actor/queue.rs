@@ -9,7 +9,7 @@ use onnxd_proto::{
     generation::Generation,
     wire::{
         message::ToWorker,
-        operation::{self, Ask},
+        operation::{self, Operation},
     },
 };
 
@@ -49,7 +49,7 @@ impl Dispatcher {
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
             self.metrics.items_total.add();
-            let size = Size::of(&input.ask, input.parts.iter().map(|part| &part[..]));
+            let size = Size::of(&input.operation, input.parts.iter().map(|part| &part[..]));
             sizes.push(size);
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
             works.push((self.next_id(), work));
@@ -125,7 +125,7 @@ impl Dispatcher {
             let input = &accepted.item.input;
             input.parts.iter().for_each(|part| payload.push(part));
             let payload_bytes = u32::try_from(input.bytes()).expect("an item fits into a frame");
-            items.push(operation::Item { payload_bytes, ask: input.ask.clone() });
+            items.push(operation::Item { payload_bytes, operation: input.operation.clone() });
         }
         let deadlines = group.items.iter().filter_map(|item| self.items.get(item));
         let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
@@ -147,7 +147,7 @@ impl Dispatcher {
         let first = first.expect("a group is formed only if a worker is free");
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
         let accepted = &self.items[item];
-        let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
+        let is_text = matches!(accepted.item.input.operation, Operation::Text { .. });
         // Helpers would take CPUs from interactive work that arrives meanwhile.
         let is_background = group.priority == Priority::Background;
         if is_background || !is_text || !self.idle_boost.applies(now, accepted.work) {

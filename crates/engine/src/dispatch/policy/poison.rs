@@ -80,7 +80,7 @@ impl Poison {
 fn hash(input: &Input) -> [u8; 32] {
     let mut hash = Sha256::new();
     // JSON is self-delimiting, so the payload needs no separator.
-    hash.update(serde_json::to_vec(&input.ask).unwrap_or_default());
+    hash.update(serde_json::to_vec(&input.operation).unwrap_or_default());
     input.parts.iter().for_each(|part| hash.update(part));
     hash.finalize().into()
 }
@@ -88,13 +88,13 @@ fn hash(input: &Input) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use onnxd_proto::wire::operation::Ask;
+    use onnxd_proto::wire::operation::Operation;
 
     use super::*;
 
     fn input(skip_special: bool, parts: &[&'static str]) -> Input {
         let parts = parts.iter().map(|part| Bytes::from_static(part.as_bytes())).collect();
-        Input { ask: Ask::Decode { skip_special }, parts }
+        Input { operation: Operation::Decode { skip_special }, parts }
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
         let now = Instant::now();
         let mut poison = Poison::default();
         let number = |number: usize| Input {
-            ask: Ask::Decode { skip_special: true },
+            operation: Operation::Decode { skip_special: true },
             parts: vec![Bytes::from(format!("{number:04}"))],
         };
         for count in 0..=ENTRIES_MAX {

@@ -10,7 +10,7 @@ use onnxd_proto::{
     },
     generation::Generation,
     limits::TENSORS_BYTES_MAX,
-    wire::operation::{AnsweredItem, Ask, Item, Rejection},
+    wire::operation::{AnsweredItem, Item, Operation, Rejection},
 };
 
 use super::model::TensorModel;
@@ -42,9 +42,9 @@ pub(super) fn answer(
 ) -> Result<(), Fault> {
     let request = group.request;
     let mut ready: Vec<Ready<'_>> = Vec::with_capacity(parts.len());
-    for (index, (Item { ask, .. }, part)) in request.items.iter().zip(parts).enumerate() {
+    for (index, (Item { operation, .. }, part)) in request.items.iter().zip(parts).enumerate() {
         let item = number(index);
-        let Ask::Tensors { inputs, outputs } = ask else {
+        let Operation::Tensors { inputs, outputs } = operation else {
             group.reject(vec![item], Rejection::WrongTask(Task::Tensor))?;
             continue;
         };

@@ -10,7 +10,7 @@ use onnxd_proto::{
     domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    wire::operation::{self, AnsweredItem, Ask, Item, Rejection, TextOperation, Want},
+    wire::operation::{self, AnsweredItem, Item, Operation, Rejection, TextOperation, Want},
 };
 use zerocopy::IntoBytes;
 
@@ -98,18 +98,18 @@ impl Answering<'_, '_, '_> {
     fn prepare(&mut self, parts: &[&[u8]]) -> Result<Vec<Ready>, Fault> {
         let mut ready = Vec::with_capacity(parts.len());
         let request = self.group.request;
-        for (index, (Item { ask, .. }, part)) in request.items.iter().zip(parts).enumerate() {
+        for (index, (Item { operation, .. }, part)) in request.items.iter().zip(parts).enumerate() {
             let item = number(index);
-            let outcome = match ask {
-                Ask::Text { text, want } => {
+            let outcome = match operation {
+                Operation::Text { text, want } => {
                     let prepared = self.prepare_one(text, *want, part)?;
                     prepared.map(|prepared| ready.push(Ready { item, prepared, want: *want }))
                 }
-                Ask::Tokenize { prompt, special } => {
+                Operation::Tokenize { prompt, special } => {
                     let text = utf8(part)?;
                     self.list(item, text, prompt.as_deref(), *special)?
                 }
-                Ask::Decode { skip_special } => {
+                Operation::Decode { skip_special } => {
                     match self.model.tokenizer().decode(&ids(part)?, *skip_special) {
                         Ok(text) if text.len() <= FRAME_PAYLOAD_BYTES_MAX => {
                             Ok(self.send_bytes(item, text.as_bytes())?)
@@ -120,7 +120,7 @@ impl Answering<'_, '_, '_> {
                         Err(rejection) => Err(rejection),
                     }
                 }
-                Ask::Tensors { .. } => Err(Rejection::WrongTask(self.task())),
+                Operation::Tensors { .. } => Err(Rejection::WrongTask(self.task())),
             };
             if let Err(rejection) = outcome {
                 self.group.reject(vec![item], rejection)?;
