@@ -8,15 +8,15 @@ use onnxd_proto::{
     wire::{
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ToWorker},
-        operation::{Answered, AnsweredItem, Item, Operation, Side, TextOperation, Want},
+        operation::{Answered, AnsweredItem, Item, Operation, Side, TextOperation, TextOutput},
     },
 };
 
 /// A group of eight short texts.
 fn group() -> (ToWorker, Vec<u8>) {
     let text = TextOperation { truncate: Some(Side::Right), ..TextOperation::default() };
-    let want = Want::Embedding { normalize: None, dimensions: None };
-    let item = Item { payload_bytes: 60, operation: Operation::Text { text, want } };
+    let output = TextOutput::Embedding { normalize: None, dimensions: None };
+    let item = Item { payload_bytes: 60, operation: Operation::Text { text, output } };
     (ToWorker::Run { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])
 }
 

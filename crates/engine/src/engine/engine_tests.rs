@@ -7,7 +7,7 @@ use onnxd_proto::{
         Activation, Facts, Signature,
         tensor::{DataType, TensorHead, TensorSpec},
     },
-    wire::operation::{Content, Operation, Want},
+    wire::operation::{Content, Operation, TextOutput},
 };
 
 use super::{
@@ -112,7 +112,7 @@ pub(super) fn embed(texts: &[&str]) -> Embed {
 async fn texts_are_embedded_from_one_generation_with_statistics() {
     let (engine, incoming) = engine(facts(Task::Embed));
     play(incoming, |item| {
-        let Operation::Text { want: Want::Embedding { normalize: Some(true), .. }, .. } =
+        let Operation::Text { output: TextOutput::Embedding { normalize: Some(true), .. }, .. } =
             item.input.operation
         else {
             panic!("{item:?}")
@@ -134,7 +134,7 @@ async fn texts_are_embedded_from_one_generation_with_statistics() {
 async fn texts_and_pairs_are_classified_and_reranked() {
     let (engine, incoming) = engine(facts(Task::Rerank));
     play(incoming, |item| {
-        let Operation::Text { text, want: Want::Scores } = &item.input.operation else {
+        let Operation::Text { text, output: TextOutput::Scores } = &item.input.operation else {
             panic!("{item:?}")
         };
         let is_pair = matches!(text.content, Content::Pair { .. });

@@ -37,7 +37,7 @@ async fn classified(
 ) -> Result<Vec<Vec<LabelScore>>, EngineError> {
     let (engine, incoming) = engine(with_labels(labels));
     play(incoming, |item| {
-        let Operation::Text { text, want: Want::Scores } = &item.input.operation else {
+        let Operation::Text { text, output: TextOutput::Scores } = &item.input.operation else {
             panic!("{item:?}")
         };
         let Content::Pair { first_bytes: 1, cut: PairCut::First } = text.content else {
@@ -103,8 +103,8 @@ async fn entities_are_parsed_from_the_workers_list() {
     let (engine, incoming) = engine(facts(Task::TokenClassify));
     let found = r#"[{"label":"PER","score":0.5,"word":"Ada","start":0,"stop":3,"index":null}]"#;
     play(incoming, |item| {
-        let Operation::Text { want, .. } = &item.input.operation else { panic!("{item:?}") };
-        assert_eq!(*want, Want::Entities(Aggregation::Max));
+        let Operation::Text { output, .. } = &item.input.operation else { panic!("{item:?}") };
+        assert_eq!(*output, TextOutput::Entities(Aggregation::Max));
         (Bytes::from_static(found.as_bytes()), Vec::new())
     });
     let (model, context) = (engine.find(None).unwrap(), RequestContext::new());

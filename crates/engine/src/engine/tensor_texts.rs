@@ -13,7 +13,7 @@ use onnxd_proto::{
         tensor::{DataType, elements, split_bytes},
     },
     limits::TENSORS_BYTES_MAX,
-    wire::operation::{Aggregation, SPARSE_ENTRY_BYTES, Side, Switch, SwitchValue, Want},
+    wire::operation::{Aggregation, SPARSE_ENTRY_BYTES, Side, Switch, SwitchValue, TextOutput},
 };
 
 use super::{
@@ -48,7 +48,7 @@ pub(super) fn inputs(
     if texts.is_empty() || texts.len() > TEXTS_MAX {
         return Err(invalid(format!("a request must have 1 to {TEXTS_MAX} texts")));
     }
-    let want = match facts.task {
+    let output = match facts.task {
         Task::Rerank => {
             let [query] = &strings(request, QUERY)?[..] else {
                 return Err(invalid(format!("input `{QUERY}` must have exactly one element")));
@@ -56,11 +56,11 @@ pub(super) fn inputs(
             let items = pairs(&query.clone().into(), texts.iter(), FIELD, &options)?;
             return Ok((options, items));
         }
-        Task::Sparse => Want::Sparse,
-        Task::MultiVector => Want::TokenEmbeddings,
-        Task::Classify => Want::Scores,
-        Task::TokenClassify => Want::Entities(aggregation(request)?),
-        Task::Embed | Task::Tensor => Want::Embedding {
+        Task::Sparse => TextOutput::Sparse,
+        Task::MultiVector => TextOutput::TokenEmbeddings,
+        Task::Classify => TextOutput::Scores,
+        Task::TokenClassify => TextOutput::Entities(aggregation(request)?),
+        Task::Embed | Task::Tensor => TextOutput::Embedding {
             normalize: flag(request, "normalize")?,
             dimensions: dimensions(request)?,
         },
@@ -70,7 +70,7 @@ pub(super) fn inputs(
         check_output(texts.len(), texts.len().saturating_mul(row))?;
     }
     let texts = texts.into_iter().map(Text::Text).collect();
-    let items = items(texts, FIELD, &options, want)?;
+    let items = items(texts, FIELD, &options, output)?;
     Ok((options, items))
 }
 

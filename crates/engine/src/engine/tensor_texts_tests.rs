@@ -46,11 +46,11 @@ fn parameters_become_text_options() {
     let (options, items) = inputs(&request, &facts).unwrap();
     assert_eq!(options.truncate, Some(Side::Left));
     let [first, _] = &items[..] else { panic!("{items:?}") };
-    let Operation::Text { text, want } = &first.operation else { panic!("{first:?}") };
+    let Operation::Text { text, output } = &first.operation else { panic!("{first:?}") };
     assert_eq!((text.prompt.as_deref(), text.role), (Some("mine"), Some(Role::Query)));
     let value = SwitchValue::Word("text-matching".into());
     assert_eq!(text.switches, [Switch { name: "task_id".into(), value }]);
-    assert_eq!(*want, Want::Embedding { normalize: Some(false), dimensions: Some(2) });
+    assert_eq!(*output, TextOutput::Embedding { normalize: Some(false), dimensions: Some(2) });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     domain::{Output, Record, Task},
-    wire::operation::{Operation, Want},
+    wire::operation::{Operation, TextOutput},
 };
 use tokio::task;
 
@@ -114,13 +114,14 @@ impl Engine {
         request: Embed,
     ) -> Result<Answer<Vec<Bytes>>, EngineError> {
         let Embed { texts, field, options, normalize, dimensions } = request;
-        let inputs = items(texts, field, &options, Want::Embedding { normalize, dimensions })?;
+        let inputs =
+            items(texts, field, &options, TextOutput::Embedding { normalize, dimensions })?;
         let call = TextCall { tasks: &[Task::Embed], options: &options, inputs };
         Ok(self.run_texts(context, model, call).await?.map(all_bytes))
     }
 
     /// Embeds texts sparsely. Returns the tokens of the vocabulary that have a weight, in the form
-    /// of [`Want::Sparse`]. Ignores `normalize` and `dimensions` of the request.
+    /// of [`TextOutput::Sparse`]. Ignores `normalize` and `dimensions` of the request.
     ///
     /// # Errors
     /// See [`Engine::embed`].
@@ -131,7 +132,7 @@ impl Engine {
         request: Embed,
     ) -> Result<Answer<Vec<Bytes>>, EngineError> {
         let Embed { texts, field, options, .. } = request;
-        let inputs = items(texts, field, &options, Want::Sparse)?;
+        let inputs = items(texts, field, &options, TextOutput::Sparse)?;
         let call = TextCall { tasks: &[Task::Sparse], options: &options, inputs };
         Ok(self.run_texts(context, model, call).await?.map(all_bytes))
     }
@@ -148,7 +149,7 @@ impl Engine {
         request: Embed,
     ) -> Result<Answer<Vec<TokenVectors>>, EngineError> {
         let Embed { texts, field, options, .. } = request;
-        let inputs = items(texts, field, &options, Want::TokenEmbeddings)?;
+        let inputs = items(texts, field, &options, TextOutput::TokenEmbeddings)?;
         let tasks = &[Task::Embed, Task::MultiVector];
         let call = TextCall { tasks, options: &options, inputs };
         let Answer { origin, output } = self.run_texts(context, model, call).await?;

@@ -11,7 +11,7 @@ use crate::{
     limits::GROUP_ITEMS_MAX,
     wire::operation::{
         Aggregation, AnsweredItem, Content, Operation, PairCut, Role, Side, Switch, SwitchValue,
-        TextOperation, Want,
+        TextOperation, TextOutput,
     },
 };
 
@@ -56,9 +56,9 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
     let switches =
         vec![switch("n", SwitchValue::Number(-1)), switch("w", SwitchValue::Word("x".into()))];
     let text = TextOperation { content: Content::Text, truncate, prompt, role, switches };
-    let want = Want::Embedding { normalize, dimensions };
+    let output = TextOutput::Embedding { normalize, dimensions };
     fixed(
-        &run(Operation::Text { text, want }),
+        &run(Operation::Text { text, output }),
         &[
             1, 2, 1, 4, 0, 0, 1, 1, 1, 1, b'p', 1, 1, 2, 1, b'n', 0, 1, 1, b'w', 1, 1, b'x', 0, 1,
             0, 1, 8, 1,
@@ -67,17 +67,17 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
     let content = Content::Pair { first_bytes: 3, cut: PairCut::First };
     let text = TextOperation { content, truncate: Some(Side::Left), ..TextOperation::default() };
     fixed(
-        &run(Operation::Text { text, want: Want::Scores }),
+        &run(Operation::Text { text, output: TextOutput::Scores }),
         &[1, 2, 1, 4, 0, 1, 3, 1, 1, 0, 0, 0, 0, 2, 1],
     );
-    for (want, bytes) in [
-        (Want::TokenEmbeddings, &[1_u8][..]),
-        (Want::Sparse, &[3]),
-        (Want::Entities(Aggregation::Average), &[4, 3]),
+    for (output, bytes) in [
+        (TextOutput::TokenEmbeddings, &[1_u8][..]),
+        (TextOutput::Sparse, &[3]),
+        (TextOutput::Entities(Aggregation::Average), &[4, 3]),
     ] {
         let text = TextOperation { content: Content::Ids, ..TextOperation::default() };
         let all = [&[1, 2, 1, 4, 0, 2, 0, 0, 0, 0], bytes, &[1]].concat();
-        fixed(&run(Operation::Text { text, want }), &all);
+        fixed(&run(Operation::Text { text, output }), &all);
     }
     fixed(&run(Operation::Tokenize { prompt: None, special: true }), &[1, 2, 1, 4, 1, 0, 1, 1]);
     fixed(&run(Operation::Decode { skip_special: true }), &[1, 2, 1, 4, 2, 1, 1]);

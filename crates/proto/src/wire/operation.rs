@@ -14,7 +14,7 @@ use crate::{
 pub const SWITCHES_MAX: usize = 4;
 /// Maximum bytes of a switch's name, and of a named value.
 pub const SWITCH_BYTES_MAX: usize = 64;
-/// Bytes of a token and its weight in the result of [`Want::Sparse`].
+/// Bytes of a token and its weight in the result of [`TextOutput::Sparse`].
 pub const SPARSE_ENTRY_BYTES: usize = 8;
 /// Maximum bytes of a prompt's name.
 pub const PROMPT_NAME_BYTES_MAX: usize = 256;
@@ -36,7 +36,7 @@ pub enum Operation {
         /// How the payload becomes tokens.
         text: TextOperation,
         /// Requested output.
-        want: Want,
+        output: TextOutput,
     },
     /// Returns the tokens of a text. The payload is UTF-8; the result is a JSON list.
     Tokenize {
@@ -141,7 +141,7 @@ pub enum Side {
 
 /// Requested output for a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Want {
+pub enum TextOutput {
     /// One embedding.
     Embedding {
         /// Whether to scale to length 1; `None` follows the model's `modules.json`.
@@ -178,7 +178,7 @@ pub enum Aggregation {
     Max,
 }
 
-impl Want {
+impl TextOutput {
     /// Returns whether a model with this task can produce the output.
     pub fn is_of(self, task: Task) -> bool {
         match self {
@@ -265,7 +265,7 @@ pub enum Rejection {
     Unfit(String),
 }
 
-/// An entity found by a token classifier. [`Want::Entities`] returns a JSON list of them.
+/// An entity found by a token classifier. [`TextOutput::Entities`] returns a JSON list of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entity {
     /// The label, without `B-` or `I-` if tokens were aggregated.

@@ -24,7 +24,7 @@ use onnxd_proto::{
     wire::{
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ModelSlot, NamedSocket, ToWorker, Welcome},
-        operation::{AnsweredItem, Item, Operation, Rejection, Side, TextOperation, Want},
+        operation::{AnsweredItem, Item, Operation, Rejection, Side, TextOperation, TextOutput},
     },
 };
 use tempfile::TempDir;
@@ -82,8 +82,11 @@ pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
 pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) -> Item {
     let truncate = truncate.then_some(Side::Right);
     let text = TextOperation { truncate, ..TextOperation::default() };
-    let want = Want::Embedding { normalize, dimensions: None };
-    Item { payload_bytes: u32::try_from(bytes).unwrap(), operation: Operation::Text { text, want } }
+    let output = TextOutput::Embedding { normalize, dimensions: None };
+    Item {
+        payload_bytes: u32::try_from(bytes).unwrap(),
+        operation: Operation::Text { text, output },
+    }
 }
 
 /// The answer to one text.

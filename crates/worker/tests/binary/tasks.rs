@@ -7,7 +7,9 @@ use onnxd_proto::{
         Task,
         tensor::{DataType, TensorHead},
     },
-    wire::operation::{Content, Item, Operation, PairCut, Rejection, Side, TextOperation, Want},
+    wire::operation::{
+        Content, Item, Operation, PairCut, Rejection, Side, TextOperation, TextOutput,
+    },
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -47,13 +49,13 @@ fn reference() -> Reference {
     fixtures::read(&model("tiny/reference.json"))
 }
 
-fn text_operation(content: Content, want: Want) -> Operation {
+fn text_operation(content: Content, output: TextOutput) -> Operation {
     let text = TextOperation { content, truncate: Some(Side::Right), ..TextOperation::default() };
-    Operation::Text { text, want }
+    Operation::Text { text, output }
 }
 
-fn embedding(dimensions: Option<u32>) -> Want {
-    Want::Embedding { normalize: None, dimensions }
+fn embedding(dimensions: Option<u32>) -> TextOutput {
+    TextOutput::Embedding { normalize: None, dimensions }
 }
 
 fn assert_near(values: &[f32], expected: &[f32]) {
@@ -70,8 +72,10 @@ fn reranker_scores_match_the_reference() {
         let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
         for Pair { query, text, logit } in pairs {
             let first_bytes = u32::try_from(query.len()).unwrap();
-            let operation =
-                text_operation(Content::Pair { first_bytes, cut: PairCut::Longest }, Want::Scores);
+            let operation = text_operation(
+                Content::Pair { first_bytes, cut: PairCut::Longest },
+                TextOutput::Scores,
+            );
             let raw = supervisor.answer_of(format!("{query}{text}").as_bytes(), operation).unwrap();
             assert_near(&floats(&raw.bytes), &[logit]);
         }
@@ -89,7 +93,7 @@ fn classifier_scores_match_the_reference() {
                 None => Content::Text,
             };
             let payload = [text, second.unwrap_or_default()].concat();
-            let operation = text_operation(content, Want::Scores);
+            let operation = text_operation(content, TextOutput::Scores);
             let raw = supervisor.answer_of(payload.as_bytes(), operation).unwrap();
             assert_near(&floats(&raw.bytes), &logits);
         }
@@ -104,7 +108,7 @@ fn named_or_default_prompt_is_prepended() {
         let prompt = prompt.map(str::to_owned);
         let text_operation =
             TextOperation { truncate: Some(Side::Right), prompt, ..TextOperation::default() };
-        let operation = Operation::Text { text: text_operation, want: embedding(None) };
+        let operation = Operation::Text { text: text_operation, output: embedding(None) };
         supervisor.answer_of(text.as_bytes(), operation)
     };
     for (name, expected) in &prompts {
@@ -138,7 +142,7 @@ fn mean_of_token_embeddings_is_the_embedding() {
     let whole = supervisor
         .answer_of(b"hello world", text_operation(Content::Text, embedding(None)))
         .unwrap();
-    let operation = text_operation(Content::Text, Want::TokenEmbeddings);
+    let operation = text_operation(Content::Text, TextOutput::TokenEmbeddings);
     let tokens = supervisor.answer_of(b"hello world", operation).unwrap();
     let (values, count) = (floats(&tokens.bytes), usize::try_from(tokens.tokens).unwrap());
     assert_eq!((count, values.len()), (4, 4 * 32));
@@ -173,14 +177,14 @@ fn token_ids_and_their_text_give_the_same_embedding() {
 #[test]
 fn wrong_task_is_rejected_with_the_models_task() {
     let cases = [
-        ("tiny/a", Want::Scores, Task::Embed),
+        ("tiny/a", TextOutput::Scores, Task::Embed),
         ("tiny/rerank_a", embedding(None), Task::Rerank),
-        ("tiny/classify_a", Want::TokenEmbeddings, Task::Classify),
+        ("tiny/classify_a", TextOutput::TokenEmbeddings, Task::Classify),
         ("tiny/tensor_a", embedding(None), Task::Tensor),
     ];
-    for (name, want, task) in cases {
+    for (name, output, task) in cases {
         let mut supervisor = Supervisor::serving(name);
-        let answer = supervisor.answer_of(b"a", text_operation(Content::Text, want));
+        let answer = supervisor.answer_of(b"a", text_operation(Content::Text, output));
         assert_eq!(answer, Err(Rejection::WrongTask(task)), "{name}");
     }
     let mut supervisor = Supervisor::serving("tiny/a");

@@ -9,7 +9,7 @@ use onnxd_proto::{
     domain::{Facts, Output, Task},
     wire::{
         message::{FromWorker, ToWorker, Welcome},
-        operation::{self, Operation, Rejection, SPARSE_ENTRY_BYTES, Want},
+        operation::{self, Operation, Rejection, SPARSE_ENTRY_BYTES, TextOutput},
     },
 };
 
@@ -229,18 +229,20 @@ fn fits<'a>(
             match operation {
                 None | Some(Operation::Tokenize { .. } | Operation::Decode { .. }) => true,
                 Some(Operation::Tensors { .. }) => tensors == bytes,
-                Some(Operation::Text { want, .. }) => match want {
-                    Want::Embedding { dimensions: Some(asked), .. } => {
+                Some(Operation::Text { output, .. }) => match output {
+                    TextOutput::Embedding { dimensions: Some(asked), .. } => {
                         bytes == *asked as usize * size_of::<f32>() && bytes <= row
                     }
-                    Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
+                    TextOutput::Embedding { dimensions: None, .. } | TextOutput::Scores => {
+                        bytes == row
+                    }
                     // These models may keep more or fewer vectors than there are tokens.
-                    Want::TokenEmbeddings if facts.task == Task::MultiVector => {
+                    TextOutput::TokenEmbeddings if facts.task == Task::MultiVector => {
                         row > 0 && bytes.is_multiple_of(row)
                     }
-                    Want::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
-                    Want::Sparse => bytes.is_multiple_of(SPARSE_ENTRY_BYTES),
-                    Want::Entities(_) => true,
+                    TextOutput::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
+                    TextOutput::Sparse => bytes.is_multiple_of(SPARSE_ENTRY_BYTES),
+                    TextOutput::Entities(_) => true,
                 },
             }
         })

@@ -164,7 +164,7 @@ fn nearest(value: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::wire::operation::{TextOperation, Want};
+    use onnxd_proto::wire::operation::{TextOperation, TextOutput};
 
     use super::*;
 
@@ -200,7 +200,7 @@ mod tests {
         let truncate = None;
         let text = |content| Operation::Text {
             text: TextOperation { content, truncate, ..TextOperation::default() },
-            want: Want::Scores,
+            output: TextOutput::Scores,
         };
         let of = |content, bytes: &[u8]| Size::of(&text(content), [bytes].into_iter());
         assert_eq!(of(Content::Ids, &[0; 12]), Size::Tokens(3));

@@ -10,7 +10,7 @@ use onnxd_proto::{
     domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    wire::operation::{self, AnsweredItem, Item, Operation, Rejection, TextOperation, Want},
+    wire::operation::{self, AnsweredItem, Item, Operation, Rejection, TextOperation, TextOutput},
 };
 use zerocopy::IntoBytes;
 
@@ -33,21 +33,21 @@ use crate::{
 struct Ready {
     item: u32,
     prepared: Prepared,
-    want: Want,
+    output: TextOutput,
 }
 
 impl Ready {
     fn rows(&self, task: Task) -> Rows {
-        match (self.want, task) {
+        match (self.output, task) {
             // For multi-vector models, token vectors are the pooled result.
-            (Want::TokenEmbeddings, Task::Embed) => Rows::Tokens,
+            (TextOutput::TokenEmbeddings, Task::Embed) => Rows::Tokens,
             _ => Rows::Pooled,
         }
     }
 
     /// What items must have in common to run together.
     fn batch_key(&self) -> (usize, &[i64], bool) {
-        let is_large = matches!(self.want, Want::TokenEmbeddings | Want::Entities(_));
+        let is_large = matches!(self.output, TextOutput::TokenEmbeddings | TextOutput::Entities(_));
         (self.prepared.route, &self.prepared.switches, is_large)
     }
 }
@@ -101,9 +101,9 @@ impl Answering<'_, '_, '_> {
         for (index, (Item { operation, .. }, part)) in request.items.iter().zip(parts).enumerate() {
             let item = number(index);
             let outcome = match operation {
-                Operation::Text { text, want } => {
-                    let prepared = self.prepare_one(text, *want, part)?;
-                    prepared.map(|prepared| ready.push(Ready { item, prepared, want: *want }))
+                Operation::Text { text, output } => {
+                    let prepared = self.prepare_one(text, *output, part)?;
+                    prepared.map(|prepared| ready.push(Ready { item, prepared, output: *output }))
                 }
                 Operation::Tokenize { prompt, special } => {
                     let text = utf8(part)?;
@@ -136,7 +136,7 @@ impl Answering<'_, '_, '_> {
     fn prepare_one(
         &self,
         operation: &TextOperation,
-        want: Want,
+        output: TextOutput,
         part: &[u8],
     ) -> Result<Result<Prepared, Rejection>, Fault> {
         let content = match operation.content {
@@ -157,19 +157,19 @@ impl Answering<'_, '_, '_> {
             switches: &operation.switches,
             truncate: operation.truncate,
         };
-        Ok(self.allow(want).and_then(|()| self.model.prepare(&request)))
+        Ok(self.allow(output).and_then(|()| self.model.prepare(&request)))
     }
 
-    /// Checks that the model provides the wanted output.
-    fn allow(&self, want: Want) -> Result<(), Rejection> {
-        if !want.is_of(self.task()) {
+    /// Checks that the model provides the requested output.
+    fn allow(&self, output: TextOutput) -> Result<(), Rejection> {
+        if !output.is_of(self.task()) {
             return Err(Rejection::WrongTask(self.task()));
         }
-        match want {
-            Want::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
+        match output {
+            TextOutput::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
                 "this model pools inside its graph and has no token embeddings".into(),
             )),
-            Want::Embedding { dimensions: Some(requested), .. } => {
+            TextOutput::Embedding { dimensions: Some(requested), .. } => {
                 let max = number(self.model.dimension());
                 match requested == 0 || requested > max {
                     true => Err(Rejection::Dimensions { asked: requested, max }),
@@ -282,7 +282,7 @@ fn finish<'v>(
     model: &TextModel,
 ) -> Result<Cow<'v, [u8]>, &'static str> {
     let mut given = values.len();
-    if let Want::Embedding { normalize, dimensions } = ready.want {
+    if let TextOutput::Embedding { normalize, dimensions } = ready.output {
         given = dimensions.map_or(given, |dimensions| given.min(dimensions as usize));
         if normalize.unwrap_or(model.normalizes(ready.prepared.route)) {
             pooling::normalize(&mut values[..given]);
@@ -292,9 +292,9 @@ fn finish<'v>(
     if !values.iter().all(|value| value.is_finite()) {
         return Err("the model's output is not finite");
     }
-    let bytes: Cow<'v, [u8]> = match ready.want {
-        Want::Sparse => splade::entries(values).into(),
-        Want::Entities(aggregation) => {
+    let bytes: Cow<'v, [u8]> = match ready.output {
+        TextOutput::Sparse => splade::entries(values).into(),
+        TextOutput::Entities(aggregation) => {
             let tokens = ready.prepared.tokens.ids.len();
             let labels = model.settings().labels.clone();
             let labels = named_labels(labels, values.len() / tokens, model.model_file());
