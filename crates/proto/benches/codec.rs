@@ -8,7 +8,7 @@ use onnxd_proto::{
     wire::{
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ToWorker},
-        operation::{Answered, AnsweredItem, Item, Operation, Side, TextOperation, TextOutput},
+        operation::{AnsweredItem, BatchResult, Item, Operation, Side, TextOperation, TextOutput},
     },
 };
 
@@ -23,7 +23,7 @@ fn group() -> (ToWorker, Vec<u8>) {
 /// Eight embeddings of 384 components.
 fn answer() -> (FromWorker, Vec<u8>) {
     let item = |item| AnsweredItem { item, tokens: 14, bytes: 1536, outputs: Vec::new() };
-    let answered = Answered {
+    let answered = BatchResult {
         generation: 7,
         items: (0..8).map(item).collect(),
         tokenize_micros: 300,

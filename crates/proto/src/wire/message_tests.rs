@@ -103,7 +103,7 @@ fn messages_from_a_worker_encode_to_fixed_bytes() {
     assert_eq!(decode::<FromWorker>(&bytes).unwrap(), loaded);
     let failed = FromWorker::LoadFailed { slot: 1, generation: 9, reason: "no".into() };
     fixed(&failed, &[3, 1, 9, 2, b'n', b'o']);
-    let answered = Answered {
+    let answered = BatchResult {
         generation: 7,
         items: vec![AnsweredItem { item: 0, tokens: 5, bytes: 1536, outputs: vec![head()] }],
         tokenize_micros: 1,
@@ -145,7 +145,7 @@ fn the_largest_group_and_its_results_fit_into_a_frame() {
     let items = vec![Item { payload_bytes: u32::MAX, operation }; GROUP_ITEMS_MAX];
     assert!(encode(&ToWorker::Run { slot: u16::MAX, items, wide: true }).is_ok());
     let item = AnsweredItem { item: u32::MAX, tokens: u32::MAX, bytes: u32::MAX, outputs: heads };
-    let answered = Answered {
+    let answered = BatchResult {
         generation: u64::MAX,
         items: vec![item; GROUP_ITEMS_MAX],
         tokenize_micros: u32::MAX,

@@ -194,7 +194,7 @@ impl TextOutput {
 /// The response of one micro-batch. The payload holds the results of its items, one after the
 /// other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answered {
+pub struct BatchResult {
     /// The generation that computed all of the results.
     pub generation: Generation,
     /// Items of the micro-batch.

@@ -9,7 +9,7 @@ use onnxd_proto::{
     limits::GROUP_ITEMS_MAX,
     wire::{
         message::FromWorker,
-        operation::{Answered, AnsweredItem, Item, Rejection},
+        operation::{AnsweredItem, BatchResult, Item, Rejection},
     },
 };
 
@@ -90,7 +90,7 @@ impl Group<'_> {
         took: Timings,
         payload: &[&[u8]],
     ) -> Result<(), Fault> {
-        let answered = Answered {
+        let answered = BatchResult {
             generation,
             items,
             tokenize_micros: micros(took.tokenizing),

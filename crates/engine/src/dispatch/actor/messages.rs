@@ -155,7 +155,7 @@ impl Dispatcher {
         &mut self,
         id: WorkerId,
         group: u64,
-        answered: operation::Answered,
+        answered: operation::BatchResult,
         mut payload: Bytes,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
@@ -215,7 +215,7 @@ impl Dispatcher {
 /// Returns whether an answer has the requested kind and size. An ask is `None` if its client has
 /// disconnected.
 fn fits<'a>(
-    answered: &operation::Answered,
+    answered: &operation::BatchResult,
     operations: impl Iterator<Item = Option<&'a Operation>>,
     facts: &Facts,
     payload_bytes: usize,
