@@ -10,7 +10,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use onnxd_engine::{
     Engine, RequestContext,
     dispatch::{
-        Answered, Backlog, Event, Priority, Timing,
+        Backlog, Event, ItemAnswer, Priority, Timing,
         gather::{Dispatch, Limits},
         health::Health,
         policy::{
@@ -70,7 +70,7 @@ async fn play(mut incoming: mpsc::Receiver<Event>) {
         for item in items {
             let (bytes, timing) = (bytes.clone(), Timing::default());
             let answered =
-                Answered { generation: 1, bytes, outputs: Vec::new(), tokens: 17, timing };
+                ItemAnswer { generation: 1, bytes, outputs: Vec::new(), tokens: 17, timing };
             // The channel has room for one answer per item.
             let _ = item.reply.try_send((item.index, Ok(answered)));
         }

@@ -23,7 +23,7 @@ use tokio::{
 use crate::dispatch::{
     backlog::Backlog,
     event::Event,
-    item::{Answered, Input, Item, ItemError, Priority, QueuePermits, Terms, Timing},
+    item::{Input, Item, ItemAnswer, ItemError, Priority, QueuePermits, Terms, Timing},
     worker,
 };
 use crate::models::registry::Model;
@@ -227,7 +227,7 @@ impl Dispatch {
         let window = self.limits.window(inputs.len(), priority);
         // Held for all rounds: an accepted request keeps its permits even if it is rerun.
         let permits = self.acquire(model.slot, window, priority)?;
-        let mut answers: Vec<Option<Answered>> = vec![None; inputs.len()];
+        let mut answers: Vec<Option<ItemAnswer>> = vec![None; inputs.len()];
         let mut pending: Vec<usize> = (0..inputs.len()).collect();
         let (mut round, mut together, mut _commit_hold) = (0, false, None);
         loop {
@@ -239,7 +239,7 @@ impl Dispatch {
             }
             let answers = answers.iter().flatten();
             let newest = answers.clone().map(|answer| answer.generation).max().unwrap_or(0);
-            let older = |answer: &Answered| answer.generation != newest;
+            let older = |answer: &ItemAnswer| answer.generation != newest;
             if !answers.clone().any(older) {
                 return Ok(answer(newest, answers.cloned().collect()));
             }
@@ -293,7 +293,7 @@ impl Dispatch {
         run: &Run,
         inputs: &[Input],
         pending: &[usize],
-    ) -> Result<Vec<(usize, Answered)>, GatherError> {
+    ) -> Result<Vec<(usize, ItemAnswer)>, GatherError> {
         let (reply, mut replies) = mpsc::channel(pending.len().max(1));
         let mut answers = Vec::with_capacity(pending.len());
         let (first, mut rest) = pending.split_at(run.window.min(pending.len()));
@@ -324,7 +324,7 @@ impl Dispatch {
         run: &Run,
         inputs: &[Input],
         pending: &[usize],
-        reply: &mpsc::Sender<(usize, Result<Answered, ItemError>)>,
+        reply: &mpsc::Sender<(usize, Result<ItemAnswer, ItemError>)>,
     ) -> Result<(), GatherError> {
         let queued_at = Instant::now();
         let item = |&index: &usize| Item {
@@ -354,16 +354,16 @@ struct Run {
     permits: Arc<QueuePermits>,
 }
 
-fn answer(generation: Generation, answered: Vec<Answered>) -> Answer {
+fn answer(generation: Generation, answered: Vec<ItemAnswer>) -> Answer {
     let mut timing = Timing::default();
-    for Answered { timing: one, .. } in &answered {
+    for ItemAnswer { timing: one, .. } in &answered {
         timing.queue = timing.queue.max(one.queue);
         timing.tokenize = timing.tokenize.max(one.tokenize);
         timing.infer = timing.infer.max(one.infer);
     }
     let tokens = answered.iter().map(|one| u64::from(one.tokens)).sum();
-    let item = |one: Answered| {
-        let Answered { bytes, outputs, tokens, .. } = one;
+    let item = |one: ItemAnswer| {
+        let ItemAnswer { bytes, outputs, tokens, .. } = one;
         AnsweredInput { bytes, outputs, tokens }
     };
     Answer { generation, items: answered.into_iter().map(item).collect(), tokens, timing }

@@ -21,10 +21,10 @@ fn model() -> Model {
     Model::new(0, ModelSource { name, aliases: Vec::new(), uri, preload: true })
 }
 
-fn answered(index: usize, generation: Generation) -> Answered {
+fn answered(index: usize, generation: Generation) -> ItemAnswer {
     let bytes = Bytes::from(vec![u8::try_from(index % 256).unwrap(); 4]);
     let (timing, outputs) = (Timing::default(), Vec::new());
-    Answered { generation, bytes, outputs, tokens: 1, timing }
+    ItemAnswer { generation, bytes, outputs, tokens: 1, timing }
 }
 
 /// Stands in for a dispatcher whose answers have the given generations, one list per round.

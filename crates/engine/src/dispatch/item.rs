@@ -53,7 +53,7 @@ pub struct Item {
     /// Whether all items of the request must be computed in one group.
     pub together: bool,
     /// Where the answer goes; closed when the client has disconnected.
-    pub reply: mpsc::Sender<(usize, Result<Answered, ItemError>)>,
+    pub reply: mpsc::Sender<(usize, Result<ItemAnswer, ItemError>)>,
     /// The request's queue permits, released when its last item is dropped.
     pub _permits: Arc<QueuePermits>,
 }
@@ -85,7 +85,7 @@ impl Input {
 
 /// The answer to one item.
 #[derive(Clone, Debug)]
-pub struct Answered {
+pub struct ItemAnswer {
     /// The generation that produced it.
     pub generation: Generation,
     /// Numbers, text or tensors, depending on the operation.

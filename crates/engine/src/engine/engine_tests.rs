@@ -17,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    dispatch::{Answered, Backlog, Item, Priority, Timing, gather},
+    dispatch::{Backlog, Item, ItemAnswer, Priority, Timing, gather},
     models::registry::ModelSource,
 };
 
@@ -87,7 +87,7 @@ fn play_as(
             for item in items {
                 let (generation, (bytes, outputs)) = answer(&item);
                 let timing = Timing::default();
-                let answered = Answered { generation, bytes, outputs, tokens: 3, timing };
+                let answered = ItemAnswer { generation, bytes, outputs, tokens: 3, timing };
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }
         }

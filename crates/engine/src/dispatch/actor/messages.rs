@@ -15,7 +15,7 @@ use onnxd_proto::{
 
 use crate::dispatch::{
     actor::state::{Accepted, Dispatcher, answer},
-    item::{Answered, ItemError, Timing},
+    item::{ItemAnswer, ItemError, Timing},
     policy::{groups::GroupState, scheduler::ItemId},
     worker::Load,
 };
@@ -206,7 +206,7 @@ impl Dispatcher {
                 infer: Duration::from_micros(answered.infer_micros.into()),
             };
             let (generation, tokens, outputs) = (answered.generation, one.tokens, one.outputs);
-            answer(item, Ok(Answered { generation, bytes, outputs, tokens, timing }));
+            answer(item, Ok(ItemAnswer { generation, bytes, outputs, tokens, timing }));
         }
         Ok(())
     }

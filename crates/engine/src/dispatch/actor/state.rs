@@ -14,7 +14,7 @@ use crate::dispatch::{
     backlog::Backlog,
     event::Event,
     health::Health,
-    item::{Answered, Item, ItemError},
+    item::{Item, ItemAnswer, ItemError},
     policy::{
         estimate::{Estimate, Size, Work},
         idle_boost::IdleBoost,
@@ -169,7 +169,7 @@ pub(super) enum Culprit {
     Other,
 }
 
-pub(super) fn answer(item: Item, outcome: Result<Answered, ItemError>) {
+pub(super) fn answer(item: Item, outcome: Result<ItemAnswer, ItemError>) {
     // The channel has room for one answer per item of the request; the client may have
     // disconnected.
     let _ = item.reply.try_send((item.index, outcome));
