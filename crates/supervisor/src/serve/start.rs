@@ -77,7 +77,7 @@ impl Server {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Bound before anything that takes long, so that a wrong address is known at once.
         let sockets = Sockets::bind(config, inherited).await?;
-        let updates = update::Means {
+        let updates = update::Deps {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
@@ -93,7 +93,7 @@ impl Server {
         let workers = workers(config, &executable, registry.models().len(), (&events, tasks))?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
-        let dispatching = state::Means {
+        let dispatching = state::Deps {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
@@ -243,8 +243,8 @@ fn templates(config: &Config) -> Vec<String> {
 }
 
 /// Brings every model that is loaded at start to a generation.
-async fn restore(means: &update::Means) -> Result<Updater, Failure> {
-    let updater = Updater::new(means)
+async fn restore(deps: &update::Deps) -> Result<Updater, Failure> {
+    let updater = Updater::new(deps)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
     updater.restore().await.map_err(|error| match error {
         RestoreError::Refused { .. } => Failure::configuration(error.to_string()),

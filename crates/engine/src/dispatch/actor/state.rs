@@ -92,7 +92,7 @@ pub(super) struct Unload {
 
 /// The dependencies of a dispatcher.
 #[derive(Debug)]
-pub struct Means {
+pub struct Deps {
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
     pub supervision: Supervision,
@@ -109,8 +109,8 @@ pub struct Means {
 
 impl Dispatcher {
     /// Creates a dispatcher whose workers are not started yet; [`Dispatcher::run`] starts them.
-    pub fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means {
+    pub fn new(deps: Deps, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
+        let Deps {
             registry,
             metrics,
             supervision,
@@ -119,7 +119,7 @@ impl Dispatcher {
             events,
             backlog,
             worker_memory_bytes,
-        } = means;
+        } = deps;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],

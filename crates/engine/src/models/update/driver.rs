@@ -18,7 +18,7 @@ use crate::models::{
     },
     registry::Model,
     update::{
-        Means, Progress, UpdateHandle,
+        Deps, Progress, UpdateHandle,
         payload::{CheckedFacts, Versions},
         resolve::ResolvedContent,
     },
@@ -57,7 +57,7 @@ pub(super) struct Caller {
 pub(super) struct Driver {
     pub(super) machine: UpdateMachine<Versions>,
     pub(super) model: Arc<Model>,
-    pub(super) means: Means,
+    pub(super) deps: Deps,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) callers: HashMap<CallId, Caller>,
     /// The running step, which is aborted when onnxd stops.
@@ -72,13 +72,13 @@ impl Driver {
     pub(super) fn start(
         machine: UpdateMachine<Versions>,
         model: Arc<Model>,
-        means: Means,
+        deps: Deps,
     ) -> UpdateHandle {
         let (inputs, queue) = mpsc::channel(INPUTS_MAX);
         let driver = Self {
             machine,
             model,
-            means,
+            deps,
             inputs: inputs.clone(),
             callers: HashMap::new(),
             step: None,
@@ -86,7 +86,7 @@ impl Driver {
             idle_waiters: Vec::new(),
         };
         let name = format!("updates of {}", driver.model.name);
-        driver.means.tasks.clone().spawn(name, driver.run(queue));
+        driver.deps.tasks.clone().spawn(name, driver.run(queue));
         UpdateHandle::new(inputs)
     }
 
@@ -184,11 +184,11 @@ impl Driver {
                 self.begin(async move { Input::Checked(check.await.map(Box::new)) });
             }
             Action::ListWorkers => {
-                let workers = Arc::clone(&self.means.workers);
+                let workers = Arc::clone(&self.deps.workers);
                 self.begin(async move { Input::Event(Event::Workers(workers.serving().await)) });
             }
             Action::LoadAhead(worker, version) => {
-                let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
+                let (workers, slot) = (Arc::clone(&self.deps.workers), self.model.slot);
                 let version = version.as_ref().to_owned();
                 self.spawn(async move { workers.load_ahead(worker, slot, version).await });
             }
@@ -200,7 +200,7 @@ impl Driver {
             }
             Action::Propose(proposal) => {
                 let (coordinator, model) =
-                    (Arc::clone(&self.means.coordinator), Arc::clone(&self.model));
+                    (Arc::clone(&self.deps.coordinator), Arc::clone(&self.model));
                 self.begin(async move {
                     let decision = coordinator.propose(&model.name, proposal).await;
                     Input::Event(Event::Decided(decision))
@@ -213,14 +213,14 @@ impl Driver {
             Action::Answer(id, result) => self.answer(id, result),
             Action::Quarantine(version) => self.quarantine(version),
             Action::AnnounceRollback { from, to } => {
-                self.means.metrics.automatic_rollbacks_total.add();
+                self.deps.metrics.automatic_rollbacks_total.add();
                 tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice during probation; rolling back automatically");
             }
             Action::RollbackFailed(refusal) => {
                 tracing::error!(model = %self.model.name, %refusal, "automatic rollback failed; the faulty version is still serving");
             }
             Action::Forget => {
-                let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
+                let (workers, slot) = (Arc::clone(&self.deps.workers), self.model.slot);
                 self.spawn(async move { workers.forget(slot).await });
             }
             Action::Drain => self.drain(),
@@ -256,7 +256,7 @@ impl Driver {
 
     /// Runs work to the end, even when onnxd stops. A panic ends the server, since the machine would wait forever.
     pub(super) fn spawn(&self, step: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        let guard = self.means.tasks.guard(format!("an update step of {}", self.model.name));
+        let guard = self.deps.tasks.guard(format!("an update step of {}", self.model.name));
         tokio::spawn(async move {
             let _guard = guard;
             step.await;

@@ -135,7 +135,7 @@ impl UpdateHandle {
 
 /// The dependencies of update tasks.
 #[derive(Clone, Debug)]
-pub struct Means {
+pub struct Deps {
     pub store: Arc<Store>,
     pub registry: Arc<Registry>,
     pub checker: Checker,
@@ -157,14 +157,14 @@ impl Updater {
     ///
     /// # Errors
     /// The store is damaged; the message names the file.
-    pub fn new(means: &Means) -> io::Result<Self> {
+    pub fn new(deps: &Deps) -> io::Result<Self> {
         let start = |model: &Arc<Model>| {
-            let last = means.store.generations(&model.name)?.last().copied().unwrap_or(0);
-            let machine = UpdateMachine::new(last, None, means.times);
-            Ok(Driver::start(machine, Arc::clone(model), means.clone()))
+            let last = deps.store.generations(&model.name)?.last().copied().unwrap_or(0);
+            let machine = UpdateMachine::new(last, None, deps.times);
+            Ok(Driver::start(machine, Arc::clone(model), deps.clone()))
         };
-        let handles = means.registry.models().iter().map(start).collect::<io::Result<_>>()?;
-        let (registry, metrics) = (Arc::clone(&means.registry), Arc::clone(&means.metrics));
+        let handles = deps.registry.models().iter().map(start).collect::<io::Result<_>>()?;
+        let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
         Ok(Self { registry, metrics, handles })
     }
 
