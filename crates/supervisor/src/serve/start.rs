@@ -45,7 +45,7 @@ use onnxd_engine::{
             self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
             background::Background,
             checker::{CheckLimits, Checker},
-            coordinator::Alone,
+            coordinator::LocalCoordinator,
         },
     },
     pool::{executable::WorkerExecutable, keeper::Keeper},
@@ -85,7 +85,7 @@ impl Server {
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
             workers: Arc::new(WorkerRequests::new(events.clone())),
-            coordinator: Arc::new(Alone),
+            coordinator: Arc::new(LocalCoordinator),
             background: background.clone(),
             tasks: tasks.clone(),
         };
