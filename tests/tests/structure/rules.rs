@@ -24,7 +24,11 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
         "models::machine",
         &["models::store", "models::sources", "models::update", "::tokio"],
     ),
-    ("engine", "dispatch::policy", &["dispatch::actor", "pool::keeper", "pool::link", "::tokio"]),
+    (
+        "engine",
+        "dispatch::policy",
+        &["dispatch::actor", "pool::process_monitor", "pool::link", "::tokio"],
+    ),
     // Sources resolve and fetch; the layers above decide what to do with the result.
     ("engine", "models::sources", &["models::store", "models::update", "models::machine"]),
     // Imports that the folders of the worker do without.

@@ -6,14 +6,14 @@ use onnxd_proto::control_page::Slot;
 use tokio::sync::oneshot;
 
 use crate::dispatch::{item::Item, worker};
-use crate::pool::{Epoch, WorkerId, keeper::Report, link::Incoming};
+use crate::pool::{Epoch, WorkerId, link::Incoming, process_monitor::Report};
 
 /// An event for the dispatcher.
 #[derive(Debug)]
 pub enum Event {
     /// Items of one request, all for the same model.
     Submitted(Vec<Item>),
-    /// A keeper reports a change in its process.
+    /// A process monitor reports a change in its process.
     Kept(WorkerId, Epoch, Report),
     /// A worker sent a message, or its socket closed.
     MessageArrived(WorkerId, Epoch, io::Result<Incoming>),

@@ -48,7 +48,7 @@ use onnxd_engine::{
             coordinator::LocalCoordinator,
         },
     },
-    pool::{executable::WorkerExecutable, keeper::Keeper},
+    pool::{executable::WorkerExecutable, process_monitor::ProcessMonitor},
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
@@ -279,10 +279,10 @@ fn workers(
             let _ = &guard;
             Event::Kept(worker, epoch, report)
         };
-        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), event)
+        let monitor = ProcessMonitor::spawn(id, cpu, executable.clone(), events.clone(), event)
             .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
         let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
-        workers.push(Worker::new(keeper, cpu, session));
+        workers.push(Worker::new(monitor, cpu, session));
     }
     // The others are idle when a request is alone; one worker that they help is enough.
     workers[0].helper_cpus =

@@ -12,8 +12,8 @@ use crate::dispatch::{
 };
 use crate::pool::{
     Epoch, WorkerId,
-    keeper::Report,
     link::{Incoming, Link},
+    process_monitor::Report,
 };
 
 /// How long workers may take to exit on their own when the supervisor stops.

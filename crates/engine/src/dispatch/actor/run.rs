@@ -75,7 +75,7 @@ impl Dispatcher {
             let worker = &mut self.workers[id];
             let Some(epoch) = worker.session.start_due(now) else { continue };
             match self.registry.page().read_only() {
-                Ok(page) => worker.keeper.start(epoch, page),
+                Ok(page) => worker.monitor.start(epoch, page),
                 Err(error) => {
                     tracing::error!(%error, "cannot pass the control page to a worker");
                     self.process_ended(id, Ended::not_started(&error));

@@ -16,15 +16,15 @@ use crate::dispatch::{
 };
 use crate::pool::{
     ended::Ended,
-    keeper::{Keeper, RunningProcess},
     link::Link,
+    process_monitor::{ProcessMonitor, RunningProcess},
 };
 
 /// One worker.
 #[derive(Debug)]
 pub struct Worker {
     pub(crate) session: Session,
-    pub(crate) keeper: Keeper,
+    pub(crate) monitor: ProcessMonitor,
     /// The CPU to pin it to.
     pub(crate) cpu: u16,
     /// CPUs of other workers that it may borrow while they are idle.
@@ -41,8 +41,8 @@ impl AsRef<Session> for Worker {
 
 impl Worker {
     /// Creates a worker whose process is not started yet.
-    pub fn new(keeper: Keeper, cpu: u16, session: Session) -> Self {
-        Self { session, keeper, cpu, helper_cpus: Vec::new(), process: None, link: None }
+    pub fn new(monitor: ProcessMonitor, cpu: u16, session: Session) -> Self {
+        Self { session, monitor, cpu, helper_cpus: Vec::new(), process: None, link: None }
     }
 
     /// Returns the worker's status.
@@ -140,7 +140,7 @@ impl Worker {
         over.is_some()
     }
 
-    /// Kills the process. Its keeper reports the exit.
+    /// Kills the process. Its process monitor reports the exit.
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) {
         if self.session.kill(reason)
             && let Some(process) = &self.process

@@ -61,7 +61,7 @@ pub(super) enum Ping {
 /// The state of the operating system process.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// The keeper was told to start it.
+    /// The process monitor was told to start it.
     Requested,
     /// Running.
     Running { since: Instant, conduct: Conduct },

@@ -15,7 +15,7 @@ use crate::dispatch::{
 };
 use crate::pool::ended::Ended;
 
-/// Returns an end of this kind, as the keeper reports it.
+/// Returns an end of this kind, as the process monitor reports it.
 pub(crate) fn ended(end: End) -> Ended {
     let unknown = || Ended::unknown("test".into());
     match end {

@@ -35,7 +35,7 @@ impl World {
         self.process = Some(Process { epoch, ..Process::default() });
     }
 
-    /// The keeper reports that the process runs or could not be started.
+    /// The process monitor reports that the process runs or could not be started.
     fn started(&mut self) {
         let fails = self.below(12) == 0;
         let Some(process) = &mut self.process else { return };
@@ -101,7 +101,7 @@ impl World {
         }
     }
 
-    /// The keeper reports how the process ended.
+    /// The process monitor reports how the process ended.
     fn report_end(&mut self) {
         let Some(process) = &mut self.process else { return };
         let Some(end) = process.ended.filter(|_| process.is_reported) else { return };

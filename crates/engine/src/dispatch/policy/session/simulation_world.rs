@@ -18,7 +18,7 @@ pub(super) const SUPERVISION: Supervision = Supervision {
     restarts_max: 6,
 };
 
-/// Messages still in the socket, and reports that the keeper still has to send.
+/// Messages still in the socket, and reports that the process monitor still has to send.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     Hello,

@@ -56,7 +56,7 @@ impl RunningProcess {
     }
 }
 
-/// A keeper's report.
+/// A process monitor's report.
 #[derive(Debug)]
 pub enum Report {
     /// The process is running; carries our end of its socket.
@@ -71,12 +71,12 @@ pub enum Report {
 
 /// A handle to the thread. Dropping it ends the thread once the process has exited.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct ProcessMonitor {
     starts: mpsc::SyncSender<(Epoch, OwnedFd)>,
 }
 
-impl Keeper {
-    /// Starts the thread. [`Keeper::start`] starts the process.
+impl ProcessMonitor {
+    /// Starts the thread. [`ProcessMonitor::start`] starts the process.
     ///
     /// # Errors
     /// The thread could not be spawned.
@@ -88,7 +88,7 @@ impl Keeper {
         event: impl Fn(WorkerId, Epoch, Report) -> E + Send + 'static,
     ) -> io::Result<Self> {
         let (starts, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
-        thread::Builder::new().name(format!("keeper-{worker}")).spawn(move || {
+        thread::Builder::new().name(format!("monitor-{worker}")).spawn(move || {
             // The loop ends when the handle or the receiver of the reports is dropped.
             for (epoch, control_page) in incoming {
                 let report = |report| events.blocking_send(event(worker, epoch, report)).is_ok();
