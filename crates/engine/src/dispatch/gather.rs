@@ -229,7 +229,7 @@ impl Dispatch {
         let permits = self.acquire(model.slot, window, priority)?;
         let mut answers: Vec<Option<ItemAnswer>> = vec![None; inputs.len()];
         let mut pending: Vec<usize> = (0..inputs.len()).collect();
-        let (mut round, mut together, mut _commit_hold) = (0, false, None);
+        let (mut round, mut together, mut _commit_block) = (0, false, None);
         loop {
             let permits = Arc::clone(&permits);
             let slot = model.slot;
@@ -249,8 +249,8 @@ impl Dispatch {
                 // until its deadline.
                 let interactive = priority == Priority::Interactive;
                 together = inputs.len() <= GROUP_ITEMS_MAX && interactive;
-                if !together && interactive && _commit_hold.is_none() {
-                    _commit_hold = Some(model.hold_still().await);
+                if !together && interactive && _commit_block.is_none() {
+                    _commit_block = Some(model.block_commits().await);
                 }
             }
             pending = match together {

@@ -220,11 +220,11 @@ async fn background_work_never_delays_a_commit() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_waits_at_most_five_seconds_for_a_response() {
     let model = model();
-    let hold = model.hold_still().await;
+    let block = model.block_commits().await;
     let begin = time::Instant::now();
     model.settle().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5));
-    drop(hold);
+    drop(block);
     model.settle().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5), "no response blocks commits any more");
 }

@@ -22,7 +22,7 @@ use onnxd_telemetry::metrics::Metrics;
 const IN_USE: Duration = Duration::from_secs(120);
 
 /// How long a commit waits for responses that block commits.
-const HOLD_STILL_MAX: Duration = Duration::from_secs(5);
+const COMMIT_BLOCK_MAX: Duration = Duration::from_secs(5);
 
 /// Generations whose records stay in memory for responses still in flight.
 const ISSUED_MAX: usize = 1024;
@@ -68,9 +68,9 @@ pub struct Model {
     steady: Arc<tokio::sync::RwLock<()>>,
 }
 
-/// Blocks commits until dropped; see [`Model::hold_still`].
+/// Blocks commits until dropped; see [`Model::block_commits`].
 #[derive(Debug)]
-pub struct HeldStill {
+pub struct CommitBlock {
     _held: tokio::sync::OwnedRwLockReadGuard<()>,
 }
 
@@ -106,15 +106,15 @@ impl Model {
         issued.back().map(|last| (last.generation, Arc::clone(&last.record)))
     }
 
-    /// Makes commits wait until the result is dropped, for at most [`HOLD_STILL_MAX`]. For responses
+    /// Makes commits wait until the result is dropped, for at most [`COMMIT_BLOCK_MAX`]. For responses
     /// that are too large for one group and that commits keep overtaking.
-    pub async fn hold_still(&self) -> HeldStill {
-        HeldStill { _held: Arc::clone(&self.steady).read_owned().await }
+    pub async fn block_commits(&self) -> CommitBlock {
+        CommitBlock { _held: Arc::clone(&self.steady).read_owned().await }
     }
 
-    /// Waits until no response blocks commits, for at most [`HOLD_STILL_MAX`].
+    /// Waits until no response blocks commits, for at most [`COMMIT_BLOCK_MAX`].
     pub async fn settle(&self) {
-        if tokio::time::timeout(HOLD_STILL_MAX, self.steady.write()).await.is_err() {
+        if tokio::time::timeout(COMMIT_BLOCK_MAX, self.steady.write()).await.is_err() {
             tracing::warn!(model = %self.name, "committing without waiting longer for multi-group responses");
         }
     }
