@@ -172,7 +172,7 @@ async fn outlasts_commits(inputs: usize) {
         for round in 0.. {
             let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
             let soon = Duration::from_millis(20);
-            if time::timeout(soon, settles.settle()).await.is_err() {
+            if time::timeout(soon, settles.wait_for_commit_blocks()).await.is_err() {
                 assert!(round >= 3 && items.iter().all(|item| !item.together));
                 return answered_by(items, false);
             }
@@ -182,7 +182,7 @@ async fn outlasts_commits(inputs: usize) {
     let answer = dispatch.run(&model, vec![input(); inputs], terms).await.unwrap();
     player.await.unwrap();
     assert_eq!(answer.items.len(), inputs);
-    model.settle().await;
+    model.wait_for_commit_blocks().await;
 }
 
 #[tokio::test]
@@ -201,7 +201,8 @@ async fn background_work_never_delays_a_commit() {
         // A commit lands in each of the first rounds and in none after that.
         for generation in 1..=COMMITS {
             let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
-            let settled = time::timeout(Duration::from_millis(20), settles.settle()).await;
+            let settled =
+                time::timeout(Duration::from_millis(20), settles.wait_for_commit_blocks()).await;
             assert!(settled.is_ok() && items.iter().all(|item| !item.together));
             let last = items.len() - 1;
             for (place, item) in items.into_iter().enumerate() {
@@ -222,9 +223,9 @@ async fn a_commit_waits_at_most_five_seconds_for_a_response() {
     let model = model();
     let block = model.block_commits().await;
     let begin = time::Instant::now();
-    model.settle().await;
+    model.wait_for_commit_blocks().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5));
     drop(block);
-    model.settle().await;
+    model.wait_for_commit_blocks().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5), "no response blocks commits any more");
 }

@@ -65,7 +65,7 @@ pub struct Model {
     pub gate: Arc<Gate>,
     issued: RwLock<VecDeque<Issued>>,
     /// Read-locked by responses that block commits.
-    steady: Arc<tokio::sync::RwLock<()>>,
+    commit_blocks: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// Blocks commits until dropped; see [`Model::block_commits`].
@@ -88,8 +88,8 @@ impl Model {
     /// Returns a model that serves nothing yet.
     pub fn new(slot: Slot, source: ModelSource) -> Self {
         let ModelSource { name, aliases, uri, preload } = source;
-        let (gate, issued, steady) = (Arc::default(), RwLock::default(), Arc::default());
-        Self { name, aliases, slot, source: uri, preload, gate, issued, steady }
+        let (gate, issued, commit_blocks) = (Arc::default(), RwLock::default(), Arc::default());
+        Self { name, aliases, slot, source: uri, preload, gate, issued, commit_blocks }
     }
 
     /// Returns the serving generation and its record, or `None` before the first commit and after
@@ -109,12 +109,12 @@ impl Model {
     /// Makes commits wait until the result is dropped, for at most [`COMMIT_BLOCK_MAX`]. For responses
     /// that are too large for one group and that commits keep overtaking.
     pub async fn block_commits(&self) -> CommitBlock {
-        CommitBlock { _held: Arc::clone(&self.steady).read_owned().await }
+        CommitBlock { _held: Arc::clone(&self.commit_blocks).read_owned().await }
     }
 
     /// Waits until no response blocks commits, for at most [`COMMIT_BLOCK_MAX`].
-    pub async fn settle(&self) {
-        if tokio::time::timeout(COMMIT_BLOCK_MAX, self.steady.write()).await.is_err() {
+    pub async fn wait_for_commit_blocks(&self) {
+        if tokio::time::timeout(COMMIT_BLOCK_MAX, self.commit_blocks.write()).await.is_err() {
             tracing::warn!(model = %self.name, "committing without waiting longer for multi-group responses");
         }
     }

@@ -110,7 +110,7 @@ impl Driver {
             }
             for action in actions {
                 if matches!(action, Action::Commit { .. }) {
-                    self.model.settle().await;
+                    self.model.wait_for_commit_blocks().await;
                 }
                 self.act(action);
             }
