@@ -56,7 +56,7 @@ fn engine() -> (Engine, mpsc::Receiver<Event>) {
     let limits = Limits { items: 512, timeout: Duration::from_secs(5) };
     let backlog = Arc::new(Backlog::default());
     let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, 1);
-    let updater = Arc::new(Updater::of_no_model(&registry, &metrics));
+    let updater = Arc::new(Updater::without_models(&registry, &metrics));
     let health = watch::channel(Health::default()).1;
     let parts = Parts { registry, dispatch, updater, health, metrics, events, workers: 1 };
     (Engine::new(parts, MemoryBudget::default()), incoming)

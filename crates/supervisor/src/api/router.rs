@@ -128,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn errors_have_the_format_of_the_routes_contract() {
         let metrics = Arc::new(Metrics::new(&templates()));
-        let router = router(App::of_no_model(&metrics, 1024));
+        let router = router(App::without_models(&metrics, 1024));
         for contract in CONTRACTS {
             let own = shape(&body((contract.render)(Fault::new(Class::NoRoute, ""))).await);
             for path in (contract.routes)().into_openapi().paths.paths.into_keys() {
@@ -157,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn every_template_has_a_route_and_a_counter() {
         let metrics = Arc::new(Metrics::new(&templates()));
-        let router = router(App::of_no_model(&metrics, 1024));
+        let router = router(App::without_models(&metrics, 1024));
         for template in templates() {
             let template = template.as_str();
             let request = Request::trace(template).body(Body::empty()).unwrap();

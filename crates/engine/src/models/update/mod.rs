@@ -169,7 +169,7 @@ impl Updater {
     }
 
     /// Returns an updater without models, for tests.
-    pub fn of_no_model(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
+    pub fn without_models(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
         Self { registry, metrics, handles: Vec::new() }
     }
