@@ -24,7 +24,7 @@ pub enum Event {
     /// Asks a worker to load a version ahead, alongside the one it serves.
     LoadAhead(WorkerId, Slot, String),
     /// Asks workers to drop what they loaded ahead for a model.
-    Forget(Slot),
+    DropLoadedAhead(Slot),
     /// A model no longer has a committed generation. Answered once all serving workers have dropped
     /// the model.
     Unload(Slot, oneshot::Sender<()>),

@@ -33,7 +33,7 @@ impl Dispatcher {
             FromWorker::Ready => {
                 worker.ready(Instant::now());
                 tracing::info!(worker = id, "worker ready");
-                self.forget_at_start(id);
+                self.unload_at_start(id);
                 self.check_memory_at_ready(id);
                 Ok(())
             }

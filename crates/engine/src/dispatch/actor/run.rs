@@ -110,7 +110,7 @@ impl Dispatcher {
                 let _ = reply.send(ids.collect());
             }
             Event::LoadAhead(id, slot, version) => self.load_ahead(id, slot, version),
-            Event::Forget(slot) => self.forget(slot),
+            Event::DropLoadedAhead(slot) => self.drop_loaded_ahead(slot),
             Event::Unload(slot, reply) => self.unload(slot, reply),
             Event::Committed => self.ping(),
             Event::ProbeRequested(reply) => {

@@ -67,7 +67,10 @@ fn refused_decision_makes_workers_drop_the_loaded_version() {
     machine.handle(now, Event::Workers(vec![0]));
     machine.handle(now, Event::Worker(WorkerEvent::Loaded(0, "b".into(), Ok(()))));
     let refused = machine.handle(now, Event::Decided(Err(RefusalKind::Busy.because("no"))));
-    assert!(matches!(refused[..], [Action::Answer(0, Err(_)), Action::Forget, Action::Retire]));
+    assert!(matches!(
+        refused[..],
+        [Action::Answer(0, Err(_)), Action::DropLoadedAhead, Action::Retire]
+    ));
 }
 
 #[test]

@@ -269,7 +269,9 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
         (ended(0), absent(1), 1),
     ] {
         let refused = asked(first, second);
-        let [Action::Answer(0, Err(refusal)), Action::Forget, Action::Retire] = &refused[..] else {
+        let [Action::Answer(0, Err(refusal)), Action::DropLoadedAhead, Action::Retire] =
+            &refused[..]
+        else {
             panic!("{refused:?}")
         };
         assert_eq!(refusal.kind, RefusalKind::Crash);

@@ -116,7 +116,7 @@ impl World {
                 Action::AnnounceRollback { .. }
                 | Action::RollbackFailed(_)
                 | Action::Loaded { .. }
-                | Action::Forget
+                | Action::DropLoadedAhead
                 | Action::Retire => {}
                 Action::Unload => {
                     self.page = 0;

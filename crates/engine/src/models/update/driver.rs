@@ -219,9 +219,9 @@ impl Driver {
             Action::RollbackFailed(refusal) => {
                 tracing::error!(model = %self.model.name, %refusal, "automatic rollback failed; the faulty version is still serving");
             }
-            Action::Forget => {
+            Action::DropLoadedAhead => {
                 let (workers, slot) = (Arc::clone(&self.deps.workers), self.model.slot);
-                self.spawn(async move { workers.forget(slot).await });
+                self.spawn(async move { workers.drop_loaded_ahead(slot).await });
             }
             Action::Drain => self.drain(),
             Action::Unload => self.unload(),

@@ -67,7 +67,7 @@ impl Driver {
         log_facts(&self.model.name, &record.facts);
         self.deps.registry.commit(self.model.slot, generation, record);
         if ahead {
-            self.deps.workers.follow_commit();
+            self.deps.workers.switch_idle_workers();
         }
     }
 
