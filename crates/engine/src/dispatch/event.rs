@@ -14,7 +14,7 @@ pub enum Event {
     /// Items of one request, all for the same model.
     Submitted(Vec<Item>),
     /// A process monitor reports a change in its process.
-    Kept(WorkerId, Epoch, Report),
+    ProcessReported(WorkerId, Epoch, Report),
     /// A worker sent a message, or its socket closed.
     MessageArrived(WorkerId, Epoch, io::Result<Incoming>),
     /// Requests the status of all workers.

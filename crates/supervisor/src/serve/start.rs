@@ -277,7 +277,7 @@ fn workers(
         let event = move |worker, epoch, report| {
             // It lives as long as the thread.
             let _ = &guard;
-            Event::Kept(worker, epoch, report)
+            Event::ProcessReported(worker, epoch, report)
         };
         let monitor = ProcessMonitor::spawn(id, cpu, executable.clone(), events.clone(), event)
             .map_err(|error| Failure::internal(format!("a thread: {error}")))?;

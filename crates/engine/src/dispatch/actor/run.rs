@@ -91,7 +91,7 @@ impl Dispatcher {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Submitted(items) => self.submit(items),
-            Event::Kept(id, epoch, report) => self.process_reported(id, epoch, report),
+            Event::ProcessReported(id, epoch, report) => self.process_reported(id, epoch, report),
             Event::MessageArrived(id, epoch, incoming) => {
                 // Ignore an earlier process: its items were given to another worker.
                 if self.workers[id].session.listens_to(epoch) {
