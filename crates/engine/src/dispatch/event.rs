@@ -18,7 +18,7 @@ pub enum Event {
     /// A worker sent a message, or its socket closed.
     MessageArrived(WorkerId, Epoch, io::Result<Incoming>),
     /// Requests the status of all workers.
-    StatusAsked(oneshot::Sender<Vec<worker::Status>>),
+    StatusRequested(oneshot::Sender<Vec<worker::Status>>),
     /// An update queue requests the ids of the serving workers.
     WorkersRequested(oneshot::Sender<Vec<WorkerId>>),
     /// Asks a worker to load a version ahead, alongside the one it serves.

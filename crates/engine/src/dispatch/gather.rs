@@ -192,7 +192,7 @@ impl Dispatch {
     /// Returns the status of all workers; empty if the dispatcher has stopped.
     pub async fn workers(&self) -> Vec<worker::Status> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.events.send(Event::StatusAsked(reply)).await;
+        let _ = self.events.send(Event::StatusRequested(reply)).await;
         answer.await.unwrap_or_default()
     }
 

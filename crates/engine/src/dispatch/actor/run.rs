@@ -98,7 +98,7 @@ impl Dispatcher {
                     self.message_arrived(id, incoming);
                 }
             }
-            Event::StatusAsked(reply) => {
+            Event::StatusRequested(reply) => {
                 self.metrics.see_items(self.items.len());
                 let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
                 // The receiver may have been dropped.
