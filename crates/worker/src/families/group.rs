@@ -79,7 +79,7 @@ impl Group<'_> {
 
     /// Rejects some items.
     pub(crate) fn reject(&mut self, items: Vec<u32>, reason: Rejection) -> Result<(), Fault> {
-        self.sender.tell_group(self.request.id, &FromWorker::Rejected { items, reason }, &[])
+        self.sender.send_frame(self.request.id, &FromWorker::Rejected { items, reason }, &[])
     }
 
     /// Sends the answers of one micro-batch. The payload is the concatenation of its slices.
@@ -97,7 +97,7 @@ impl Group<'_> {
             infer_micros: micros(took.inference),
             infer_cpu_micros: micros(took.cpu),
         };
-        self.sender.tell_group(self.request.id, &FromWorker::Answered(answered), payload)
+        self.sender.send_frame(self.request.id, &FromWorker::Answered(answered), payload)
     }
 }
 

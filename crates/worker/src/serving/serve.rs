@@ -51,7 +51,7 @@ pub(crate) fn run(
     page: &ControlPageView,
     guard: &Guard,
 ) -> Result<Infallible, Fault> {
-    sender.tell(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned: start.pinned })?;
+    sender.send(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned: start.pinned })?;
     let (_, ToWorker::Welcome(welcome), _) = receiver.receive()? else {
         return Err(Fault::Protocol("the first message must be Welcome".into()));
     };
@@ -107,7 +107,7 @@ impl<'a> Worker<'a> {
         for index in 0..worker.models.len() {
             worker.refresh(index)?;
         }
-        worker.sender.tell(&FromWorker::Ready)?;
+        worker.sender.send(&FromWorker::Ready)?;
         info!("serving");
         Ok(worker)
     }
@@ -147,7 +147,7 @@ impl<'a> Worker<'a> {
     /// Loads a version next to the serving one. The answer follows once it is ready.
     fn load_ahead(&self, slot: Slot, version: &str) -> Result<(), Fault> {
         let answer = self.models[self.index_of(slot)?].load_ahead(version, &self.loader);
-        answer.map_or(Ok(()), |answer| self.sender.tell(&answer))
+        answer.map_or(Ok(()), |answer| self.sender.send(&answer))
     }
 
     /// Drops what was loaded ahead, unless it is committed by now.
@@ -161,7 +161,7 @@ impl<'a> Worker<'a> {
     fn refresh(&mut self, index: usize) -> Result<(), Fault> {
         let model = &mut self.models[index];
         let change = model.refresh(self.page, &self.layout, Instant::now(), &self.loader);
-        change.map_or(Ok(()), |change| self.sender.tell(&change))
+        change.map_or(Ok(()), |change| self.sender.send(&change))
     }
 
     fn index_of(&self, slot: Slot) -> Result<usize, Fault> {
@@ -184,7 +184,7 @@ fn start_loader(
     };
     let report = move |message: &FromWorker| {
         // If the supervisor is gone, the guard ends the process.
-        if let Err(fault) = sender.tell(message) {
+        if let Err(fault) = sender.send(message) {
             debug!(%fault, "failed to report a load ahead");
         }
     };

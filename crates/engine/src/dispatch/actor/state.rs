@@ -155,7 +155,7 @@ impl Dispatcher {
 
     pub(super) fn notify(&self, slot: Slot, event: WorkerEvent) {
         if let Some(line) = self.lines.get(usize::from(slot)) {
-            line.tell(event);
+            updates.notify(event);
         }
     }
 }

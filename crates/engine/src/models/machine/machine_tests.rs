@@ -21,7 +21,7 @@ fn simulate(seed: u64) {
         world.step();
     }
     if seed.is_multiple_of(3) {
-        world.tell(Event::Stopped(Stop::Stopping));
+        world.handle(Event::Stopped(Stop::Stopping));
     }
     world.settle();
     for (call, job) in &world.calls {
@@ -70,10 +70,10 @@ proptest! {
 #[test]
 fn two_worker_failures_roll_back_and_quarantine_the_version() {
     let mut world = on_probation();
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
     assert!(world.quarantined.is_empty());
     world.now += TIMES.probation - Duration::from_secs(1);
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
     assert_eq!(world.quarantined, ["b"]);
@@ -90,13 +90,13 @@ fn two_worker_failures_roll_back_and_quarantine_the_version() {
 fn version_failing_during_the_next_update_is_no_rollback_target() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
     assert_eq!(world.quarantined, ["b"]);
-    world.tell(worker_failed(3));
-    world.tell(worker_failed(3));
+    world.handle(worker_failed(3));
+    world.handle(worker_failed(3));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(4, "a".to_owned())));
 }
@@ -105,7 +105,7 @@ fn version_failing_during_the_next_update_is_no_rollback_target() {
 fn failures_do_not_carry_over_to_a_later_commit_of_a_version() {
     let mut world = on_probation();
     for (generation, version) in [(2, "a"), (3, "b"), (4, "a"), (5, "b")] {
-        world.tell(worker_failed(generation));
+        world.handle(worker_failed(generation));
         world.call(job(version, Load::Lazy));
         world.settle();
     }
@@ -116,12 +116,12 @@ fn failures_do_not_carry_over_to_a_later_commit_of_a_version() {
 #[test]
 fn failed_rollback_is_retried_after_two_further_failures() {
     let mut world = on_probation();
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.finish_one(0);
     assert_eq!(world.commits.len(), 2, "nothing could be staged");
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
 }
@@ -129,12 +129,12 @@ fn failed_rollback_is_retried_after_two_further_failures() {
 #[test]
 fn late_failures_and_those_of_other_generations_are_ignored() {
     let mut world = on_probation();
-    world.tell(worker_failed(1));
-    world.tell(worker_failed(1));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(1));
+    world.handle(worker_failed(1));
+    world.handle(worker_failed(2));
     world.now += TIMES.probation;
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.len(), 2);
 }
@@ -161,7 +161,7 @@ fn update_storm_is_paced_and_the_newest_wins() {
     let begin = world.now;
     for number in 0..1000 {
         world.now = begin + Duration::from_millis(number);
-        world.tell(Event::Ticked);
+        world.handle(Event::Ticked);
         world.call(job(&format!("v{}", number % 2), Load::Lazy));
         while !world.pending.is_empty() {
             world.finish_one(10);
@@ -199,9 +199,9 @@ fn held_machine_queues_calls_and_finishes_the_running_update() {
 #[test]
 fn stopped_machine_does_not_roll_back() {
     let mut world = on_probation();
-    world.tell(Event::Stopped(Stop::Stopping));
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(Event::Stopped(Stop::Stopping));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     assert!(world.pending.is_empty(), "{:?}", world.pending);
 }
 
@@ -315,7 +315,7 @@ fn stopped_machine_answers_every_caller_and_commits_nothing() {
     let mut world = on_probation();
     world.call(job("c", Load::Ahead));
     world.call(job("d", Load::Ahead));
-    world.tell(Event::Stopped(Stop::Stopping));
+    world.handle(Event::Stopped(Stop::Stopping));
     world.call(job("e", Load::Ahead));
     world.settle();
     for call in 2..5 {

@@ -141,11 +141,11 @@ impl Driver {
                 Event::Held
             }
             Input::Staging { bytes, of } => {
-                self.tell(Step::Staging { bytes, of });
+                self.report(Step::Staging { bytes, of });
                 return None;
             }
             Input::Passed(part) => {
-                self.tell(Step::Passed { part });
+                self.report(Step::Passed { part });
                 return None;
             }
             Input::Staged(resolved) => Event::Staged(resolved.map(|resolved| {
@@ -155,14 +155,14 @@ impl Driver {
                 }
                 if bytes > 0 {
                     let version = candidate.version.as_ref().to_owned();
-                    self.tell(Step::Staged { version, bytes, seconds });
+                    self.report(Step::Staged { version, bytes, seconds });
                 }
                 candidate
             })),
             Input::Checked(checked) => Event::Checked(checked.map(|checked| {
                 let Checked { facts, drift, not_compiled, .. } = *checked;
                 let dimension = facts.dimension;
-                self.tell(Step::Checked { dimension, drift, not_compiled, seconds });
+                self.report(Step::Checked { dimension, drift, not_compiled, seconds });
                 CheckedFacts { facts: Box::new(facts), drift }
             })),
             Input::Event(event) => {
@@ -264,7 +264,7 @@ impl Driver {
     }
 
     /// Reports a step to the caller of the running update.
-    fn tell(&self, step: Step) {
+    fn report(&self, step: Step) {
         let caller = self.machine.caller().and_then(|id| self.callers.get(&id));
         if let Some(caller) = caller {
             let _ = caller.progress.try_send(step);

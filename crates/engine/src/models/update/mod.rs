@@ -117,11 +117,11 @@ impl UpdateHandle {
 
     /// Reports a worker event. Drops it if the queue is full: loading ahead has a deadline, and the
     /// first two failures decide a probation.
-    pub fn tell(&self, event: WorkerEvent) {
-        self.try_tell(Event::Worker(event));
+    pub fn notify(&self, event: WorkerEvent) {
+        self.try_notify(Event::Worker(event));
     }
 
-    fn try_tell(&self, event: Event<Versions>) {
+    fn try_notify(&self, event: Event<Versions>) {
         match self.0.try_send(Input::Event(event)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
@@ -235,7 +235,7 @@ impl Updater {
 
     /// Aborts updates that are not decided yet. The serving generations stay.
     pub fn stop(&self) {
-        self.handles.iter().for_each(|handle| handle.try_tell(Event::Stopped(Stop::Stopping)));
+        self.handles.iter().for_each(|handle| handle.try_notify(Event::Stopped(Stop::Stopping)));
     }
 
     /// Holds new updates of all models and returns once none is running, so that a successor finds

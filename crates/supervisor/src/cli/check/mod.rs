@@ -90,16 +90,16 @@ async fn run(
     let beside = match against {
         None => None,
         Some(uri) => {
-            let tried = trials.run(uri, None, |part| tell(uri, &part)).await;
+            let tried = trials.run(uri, None, |part| print_progress(uri, &part)).await;
             Some(tried.map_err(|Refusal { kind, message }| {
                 kind.because(format!("--against {uri}: {message}"))
             })?)
         }
     };
-    trials.run(source, beside.as_ref(), |part| tell(source, &part)).await
+    trials.run(source, beside.as_ref(), |part| print_progress(source, &part)).await
 }
 
-fn tell(source: &SourceUri, part: &Part) {
+fn print_progress(source: &SourceUri, part: &Part) {
     let line = match part {
         Part::Staged { version, bytes } => {
             format!("{source}: staged version {}, {bytes} bytes", report::short(version))
