@@ -3,12 +3,12 @@
 //!
 //! - [`executable`]: the worker's executable, opened once, and its environment.
 //! - [`process_monitor`]: one thread per worker that starts the process and waits for it to exit.
-//! - [`ended`]: how a process ended.
+//! - [`process_exit`]: how a process ended.
 //! - [`link`]: frames to and from one worker.
 
-pub mod ended;
 pub mod executable;
 pub mod link;
+pub mod process_exit;
 pub mod process_monitor;
 
 use std::time::Duration;

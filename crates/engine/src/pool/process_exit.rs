@@ -15,7 +15,7 @@ const SCARCE: [Errno; 4] = [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOM
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct ProcessExit {
     /// The exit code, if it exited.
     pub code: Option<i32>,
     /// The signal that killed it, if any.
@@ -26,7 +26,7 @@ pub struct Ended {
     pub scarce: bool,
 }
 
-impl Ended {
+impl ProcessExit {
     /// Describes a process that never ran, or whose exit status is unknown.
     pub fn unknown(reason: String) -> Self {
         Self { code: None, signal: None, reason, scarce: false }
@@ -47,7 +47,7 @@ impl Ended {
     /// Returns the reason under which restarts are counted.
     pub fn restart_reason(&self) -> RestartReason {
         match self {
-            ended if ended.was_killed() => RestartReason::Killed,
+            exit if exit.was_killed() => RestartReason::Killed,
             Self { signal: Some(_), .. } => RestartReason::Signal,
             Self { code: Some(_), .. } => RestartReason::Exited,
             _ => RestartReason::Unknown,
@@ -61,7 +61,7 @@ impl Ended {
     }
 }
 
-impl From<&WaitIdStatus> for Ended {
+impl From<&WaitIdStatus> for ProcessExit {
     fn from(status: &WaitIdStatus) -> Self {
         let (code, signal) = (status.exit_status(), status.terminating_signal());
         let reason = match (code, signal) {

@@ -60,7 +60,16 @@ impl Bench {
         };
         let sender = move |message: &FromWorker| sender.send(message.clone()).unwrap();
         let loader = Loader::start(Box::new(load), Box::new(sender)).unwrap();
-        Self { page, view, layout, model: Model::new(model_slot), loader, loads, reports, _dir: dir }
+        Self {
+            page,
+            view,
+            layout,
+            model: Model::new(model_slot),
+            loader,
+            loads,
+            reports,
+            _dir: dir,
+        }
     }
 
     fn loads(&self) -> u32 {

@@ -39,7 +39,7 @@ impl Dispatcher {
             }
             Report::Stopped => worker.session.stopped(Instant::now()),
             Report::Continued => worker.session.continued(),
-            Report::Ended(ended) => self.process_ended(id, ended),
+            Report::Exited(exit) => self.process_ended(id, exit),
         }
     }
 

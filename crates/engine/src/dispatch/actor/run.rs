@@ -10,7 +10,7 @@ use crate::dispatch::{
     event::Event,
     policy::session,
 };
-use crate::pool::{WorkerId, ended::Ended};
+use crate::pool::{WorkerId, process_exit::ProcessExit};
 
 /// Events handled before queued work is handed out.
 const EVENTS_AT_ONCE: usize = 64;
@@ -78,7 +78,7 @@ impl Dispatcher {
                 Ok(page) => worker.monitor.start(epoch, page),
                 Err(error) => {
                     tracing::error!(%error, "cannot pass the control page to a worker");
-                    self.process_ended(id, Ended::not_started(&error));
+                    self.process_ended(id, ProcessExit::not_started(&error));
                 }
             }
         }

@@ -15,8 +15,8 @@ use crate::dispatch::{
     worker::Status,
 };
 use crate::pool::{
-    ended::Ended,
     link::Link,
+    process_exit::ProcessExit,
     process_monitor::{ProcessMonitor, RunningProcess},
 };
 
@@ -162,9 +162,9 @@ impl Worker {
     }
 
     /// Records that the process exited or could not be started.
-    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
+    pub(crate) fn process_ended(&mut self, exit: ProcessExit, now: Instant) -> Progress {
         self.link = None;
-        self.session.process_ended(ended, now)
+        self.session.process_ended(exit, now)
     }
 
     /// Records the end of the socket. A process that is still alive is of no use and is killed.

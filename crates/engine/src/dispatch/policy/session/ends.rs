@@ -16,7 +16,7 @@ use crate::dispatch::{
     },
     worker::State,
 };
-use crate::pool::ended::Ended;
+use crate::pool::process_exit::ProcessExit;
 
 /// Whether a process is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) enum Blame {
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// How the process ended.
-    pub ended: Ended,
+    pub exit: ProcessExit,
     /// The worker's new state.
     pub state: State,
     /// Whether it exited as requested by recycling.
@@ -110,12 +110,12 @@ impl Session {
 
     /// Records that the process exited or could not be started. Its last messages may still be
     /// unread.
-    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
+    pub(crate) fn process_ended(&mut self, exit: ProcessExit, now: Instant) -> Progress {
         self.hang_up();
         let Some(process) = self.process_mut() else { return Progress::Waits };
         let killed = process.killed();
-        if !matches!(process.body, Body::Ended { .. }) {
-            process.body = Body::Ended { ended, at: now, killed };
+        if !matches!(process.body, Body::Exited { .. }) {
+            process.body = Body::Exited { exit, at: now, killed };
         }
         self.progress()
     }
@@ -159,9 +159,9 @@ impl Session {
     }
 
     /// Returns how the process ended, until [`Session::finish`].
-    pub(crate) fn ended(&self) -> Option<&Ended> {
+    pub(crate) fn exit(&self) -> Option<&ProcessExit> {
         match &self.process()?.body {
-            Body::Ended { ended, .. } => Some(ended),
+            Body::Exited { exit, .. } => Some(exit),
             _ => None,
         }
     }
@@ -173,14 +173,14 @@ impl Session {
         &self,
         committed: impl Fn(Slot) -> Generation,
     ) -> (Blame, Option<(Slot, Generation)>) {
-        let Some((process, ended)) = self.process().zip(self.ended()) else {
+        let Some((process, exit)) = self.process().zip(self.exit()) else {
             return (Blame::Nothing, None);
         };
-        if self.was_stopped() || self.is_recycled() || ended.scarce {
+        if self.was_stopped() || self.is_recycled() || exit.scarce {
             return (Blame::Nothing, None);
         }
         let blame = match process.killed() {
-            None if ended.is_blameless() => Blame::Killed,
+            None if exit.is_blameless() => Blame::Killed,
             _ => Blame::Fault,
         };
         let load = match &process.stage {
@@ -188,7 +188,7 @@ impl Session {
             Stage::Serving(service) => {
                 // Triggered by a ping rather than a group.
                 let was_idle = service.groups.is_empty() && process.socket != Socket::Broken;
-                let asked = was_idle && service.ping != Ping::None && !ended.is_blameless();
+                let asked = was_idle && service.ping != Ping::None && !exit.is_blameless();
                 asked.then(|| process.loads.behind(committed)).flatten()
             }
             Stage::Recycling(_) | Stage::Stopping(_) => None,
@@ -222,16 +222,16 @@ impl Session {
                 return None;
             }
         };
-        let Body::Ended { ended, .. } = process.body else { return None };
+        let Body::Exited { exit, .. } = process.body else { return None };
         let is_recycled = matches!(process.stage, Stage::Recycling(_));
-        let recycled = is_recycled && ended.code == Some(ExitStatus::Fine as i32);
-        let wrong = ended.code == Some(ExitStatus::Configuration as i32);
+        let recycled = is_recycled && exit.code == Some(ExitStatus::Fine as i32);
+        let wrong = exit.code == Some(ExitStatus::Configuration as i32);
         let unrecoverable = process
             .unrecoverable
             .or_else(|| wrong.then(|| "invalid configuration; see the worker's log".to_owned()));
         let end = match &unrecoverable {
             Some(_) => End::Permanent,
-            None if ended.scarce => End::NotStarted,
+            None if exit.scarce => End::NotStarted,
             None if recycled => End::Requested,
             None => End::Accident,
         };
@@ -245,7 +245,7 @@ impl Session {
             }
         };
         let restarted = self.history.restarts() > restarts;
-        Some(Finished { ended, state: self.state(), recycled, restarted, counts })
+        Some(Finished { exit, state: self.state(), recycled, restarted, counts })
     }
 
     fn wait(

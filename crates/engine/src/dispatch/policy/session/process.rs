@@ -12,7 +12,7 @@ use crate::dispatch::policy::{
     overdue::{Overdue, READ_GRACE},
     session::loads::Loads,
 };
-use crate::pool::ended::Ended;
+use crate::pool::process_exit::ProcessExit;
 
 /// A process and its state.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(super) enum Body {
     /// Running.
     Running { since: Instant, conduct: Conduct },
     /// Exited; its last messages may still be unread.
-    Ended { ended: Ended, at: Instant, killed: Option<KillReason> },
+    Exited { exit: ProcessExit, at: Instant, killed: Option<KillReason> },
 }
 
 /// Whether a running process makes progress.
@@ -129,13 +129,13 @@ impl Process {
 
     /// Returns whether both the process and its socket have ended.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.body, Body::Ended { .. }) && !self.listens()
+        matches!(self.body, Body::Exited { .. }) && !self.listens()
     }
 
     /// Returns until when to read the messages of an exited process.
     pub(super) fn read_until(&self) -> Option<Instant> {
         match self.body {
-            Body::Ended { at, .. } if self.listens() => Some(at + READ_GRACE),
+            Body::Exited { at, .. } if self.listens() => Some(at + READ_GRACE),
             _ => None,
         }
     }
@@ -158,7 +158,7 @@ impl Process {
     pub(super) fn killed(&self) -> Option<KillReason> {
         match &self.body {
             Body::Running { conduct: Conduct::Killed(reason), .. } => *reason,
-            Body::Ended { killed, .. } => *killed,
+            Body::Exited { killed, .. } => *killed,
             _ => None,
         }
     }
@@ -185,7 +185,7 @@ impl Process {
                 let starting = is_starting.then_some(Overdue::Starting(since));
                 (starting, stopped, matches!(conduct, Conduct::Killed(_)))
             }
-            Body::Requested | Body::Ended { .. } => (None, None, false),
+            Body::Requested | Body::Exited { .. } => (None, None, false),
         };
         let all = group.into_iter().chain(stopped).chain(starting).chain(ping);
         all.filter(move |_| !is_killed)

@@ -13,16 +13,16 @@ use crate::dispatch::{
         session::{Progress, Session, SocketAction},
     },
 };
-use crate::pool::ended::Ended;
+use crate::pool::process_exit::ProcessExit;
 
 /// Returns an end of this kind, as the process monitor reports it.
-pub(crate) fn ended(end: End) -> Ended {
-    let unknown = || Ended::unknown("test".into());
+pub(crate) fn exit(end: End) -> ProcessExit {
+    let unknown = || ProcessExit::unknown("test".into());
     match end {
-        End::Accident => Ended { signal: Some(11), ..unknown() },
-        End::NotStarted => Ended { scarce: true, ..unknown() },
-        End::Requested => Ended { code: Some(ExitStatus::Fine as i32), ..unknown() },
-        End::Permanent => Ended { code: Some(ExitStatus::Configuration as i32), ..unknown() },
+        End::Accident => ProcessExit { signal: Some(11), ..unknown() },
+        End::NotStarted => ProcessExit { scarce: true, ..unknown() },
+        End::Requested => ProcessExit { code: Some(ExitStatus::Fine as i32), ..unknown() },
+        End::Permanent => ProcessExit { code: Some(ExitStatus::Configuration as i32), ..unknown() },
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn send(session: &mut Session, id: u64) {
 
 /// Ends the process and its socket. Returns whether that counts in the budget of all workers.
 pub(crate) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) -> bool {
-    let process = session.process_ended(ended(end), now);
+    let process = session.process_ended(exit(end), now);
     let socket = session.socket_ended();
     assert!(!(process == Progress::Over && socket == Progress::Over), "finished twice");
     drop(session.take_unanswered());

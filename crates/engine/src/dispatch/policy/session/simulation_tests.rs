@@ -15,7 +15,7 @@ use crate::dispatch::{
         scheduler::{Group, ItemId},
         session::{
             Blame, Progress, SocketAction,
-            script::ended,
+            script::exit,
             shorten_wait,
             simulation_world::{MODELS, Message, Process, SUPERVISION, World},
         },
@@ -105,8 +105,8 @@ impl World {
     fn report_end(&mut self) {
         let Some(process) = &mut self.process else { return };
         let Some(end) = process.ended.filter(|_| process.is_reported) else { return };
-        if self.session.ended().is_none() {
-            let mut how = ended(end);
+        if self.session.exit().is_none() {
+            let mut how = exit(end);
             if process.killed && end == End::Accident {
                 how.signal = Some(9);
             }
