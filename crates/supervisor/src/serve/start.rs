@@ -98,7 +98,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
             welcome: welcome(config, &registry, &sockets),
-            lines: updater.handles(),
+            updates: updater.handles(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
             worker_memory_bytes: config.worker_memory_bytes,

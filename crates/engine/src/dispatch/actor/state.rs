@@ -56,7 +56,7 @@ pub struct Dispatcher {
     pub(super) draining: Option<Instant>,
     pub(super) retry_loads_at: Option<Instant>,
     pub(super) events: mpsc::Sender<Event>,
-    lines: Vec<UpdateHandle>,
+    updates: Vec<UpdateHandle>,
     pub(super) unloads: Vec<Unload>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) health: watch::Sender<Health>,
@@ -99,7 +99,7 @@ pub struct Deps {
     /// Sent to workers when they start.
     pub welcome: Welcome,
     /// The update queues, which are notified of loads and ends of workers.
-    pub lines: Vec<UpdateHandle>,
+    pub updates: Vec<UpdateHandle>,
     pub events: mpsc::Sender<Event>,
     /// Where the dispatcher publishes its backlog.
     pub backlog: Arc<Backlog>,
@@ -115,7 +115,7 @@ impl Dispatcher {
             metrics,
             supervision,
             welcome,
-            lines,
+            updates,
             events,
             backlog,
             worker_memory_bytes,
@@ -140,7 +140,7 @@ impl Dispatcher {
             draining: None,
             retry_loads_at: None,
             events,
-            lines,
+            updates,
             unloads: Vec::new(),
             backlog,
             health,
@@ -154,7 +154,7 @@ impl Dispatcher {
     }
 
     pub(super) fn notify(&self, slot: Slot, event: WorkerEvent) {
-        if let Some(line) = self.lines.get(usize::from(slot)) {
+        if let Some(updates) = self.updates.get(usize::from(slot)) {
             updates.notify(event);
         }
     }
