@@ -232,7 +232,7 @@ fn prepare(
     sandbox::enter()?;
     let runtime = Runtime::open(onnxruntime)?;
     // Read these while they are still accessible.
-    compiled::learn_cpu();
+    compiled::detect_cpu();
     resident::prepare();
     // A rule needs an existing directory. If this fails, compiling reports the reason.
     let _ = compiled.map(fs::create_dir_all);

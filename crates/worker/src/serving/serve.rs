@@ -95,7 +95,7 @@ impl<'a> Worker<'a> {
         files: Option<Files>,
     ) -> Result<Self, Fault> {
         let runtime = Arc::new(Runtime::open(&welcome.onnxruntime)?);
-        compiled::learn_cpu();
+        compiled::detect_cpu();
         // Confine only now: ONNX Runtime's libraries may be anywhere, models are in the state
         // directory. Threads started later inherit the sandbox.
         files.map_or(Ok(()), Files::enter)?;
