@@ -32,7 +32,7 @@ use crate::{
         request::context,
     },
     transport::{
-        bodies::read_paid,
+        bodies::read_charged,
         chunks::{self, held},
     },
 };
@@ -141,7 +141,7 @@ async fn try_infer(
 ) -> Result<Response<Body>, Fault> {
     let (engine, context) = (&app.engine, context(request.headers())?);
     let json_bytes = binary::json_bytes(request.headers())?;
-    let body = read_paid(engine.memory(), request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await?;
+    let body = read_charged(engine.memory(), request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await?;
     let (request, encoding) = match json_bytes {
         Some(0) => {
             let (model, version) = model;
