@@ -160,7 +160,7 @@ impl Server {
         if let Some((socket, _)) = grpc {
             let keys = edge.keys.clone();
             let services = grpc::router(app.clone(), keys, gate.drain.clone(), &tasks).await?;
-            let listener = Listener::http2(socket, edge, (services, grpc::may_rest), shared());
+            let listener = Listener::http2(socket, edge, (services, grpc::may_idle), shared());
             listeners.push(gate.run("gRPC listener", listener));
         }
 
