@@ -58,28 +58,28 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
     (
         "supervisor",
         "api::tei",
-        &["api::openai", "api::cohere", "api::oip", "api::grpc", "api::mixed", "api::router"],
+        &["api::openai", "api::cohere", "api::oip", "api::grpc", "api::shared", "api::router"],
     ),
     (
         "supervisor",
         "api::openai",
-        &["api::tei", "api::cohere", "api::oip", "api::grpc", "api::mixed", "api::router"],
+        &["api::tei", "api::cohere", "api::oip", "api::grpc", "api::shared", "api::router"],
     ),
     (
         "supervisor",
         "api::cohere",
-        &["api::tei", "api::openai", "api::oip", "api::grpc", "api::mixed", "api::router"],
+        &["api::tei", "api::openai", "api::oip", "api::grpc", "api::shared", "api::router"],
     ),
     (
         "supervisor",
         "api::oip",
-        &["api::tei", "api::openai", "api::cohere", "api::grpc", "api::mixed", "api::router"],
+        &["api::tei", "api::openai", "api::cohere", "api::grpc", "api::shared", "api::router"],
     ),
     // gRPC shares the semantics of the Open Inference Protocol with `oip`.
     (
         "supervisor",
         "api::grpc",
-        &["api::tei", "api::openai", "api::cohere", "api::mixed", "api::router"],
+        &["api::tei", "api::openai", "api::cohere", "api::shared", "api::router"],
     ),
 ];
 

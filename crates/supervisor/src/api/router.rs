@@ -18,16 +18,16 @@ use crate::{
         cohere,
         contract::{Contract, Table},
         error::{Class, Fault},
-        metrics, mixed,
+        metrics,
         oip::rest::{self, health, repository},
-        openai, openapi, request_metrics, tei,
+        openai, openapi, request_metrics, shared, tei,
     },
     transport::{error::Shapes, listener::Routes},
 };
 
 /// All HTTP contracts. The first owns the paths that belong to no other.
 static CONTRACTS: [&Contract; 5] =
-    [&tei::CONTRACT, &mixed::CONTRACT, &openai::CONTRACT, &cohere::CONTRACT, &rest::CONTRACT];
+    [&tei::CONTRACT, &shared::CONTRACT, &openai::CONTRACT, &cohere::CONTRACT, &rest::CONTRACT];
 
 /// Maps each route to its contract.
 static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| Arc::new(Table::new(&CONTRACTS)));
