@@ -18,7 +18,7 @@ use crate::transport::{
 /// Largest request body, in bytes. The same limit as text-embeddings-inference.
 pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
 /// Bodies up to this size are not charged.
-const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
+const UNCHARGED_BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to read the rest of a refused body before the connection closes.
@@ -39,7 +39,7 @@ pub(crate) async fn read_body(
     memory: &MemoryBudget,
     request: Request<Body>,
 ) -> Result<Bytes, BodyError> {
-    read_charged(memory, request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await
+    read_charged(memory, request, UNCHARGED_BODY_BYTES_MAX, BODY_BYTES_MAX).await
 }
 
 /// Reads a body of at most `bytes_max` bytes without charging it, for listeners with few requests.
