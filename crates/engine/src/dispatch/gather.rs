@@ -257,7 +257,7 @@ impl Dispatch {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
-            pending.iter().for_each(|_| self.metrics.items_regenerated_total.add());
+            pending.iter().for_each(|_| self.metrics.items_regenerated_total.increment());
         }
     }
 
@@ -271,7 +271,7 @@ impl Dispatch {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let queue = &self.queues[usize::from(slot)];
         let full = |limit| {
-            self.metrics.requests_overloaded_total.add();
+            self.metrics.requests_overloaded_total.increment();
             let backlog = self.backlog.read(priority);
             let retry_after = backlog.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit, retry_after }

@@ -197,7 +197,7 @@ impl Registry {
         }
         self.page.commit(slot, generation);
         model.gate.set(Presence::Loaded);
-        self.metrics.commits_total.add();
+        self.metrics.commits_total.increment();
     }
 
     /// Stops serving a model whose gate is already closed. Its record stays available for answers

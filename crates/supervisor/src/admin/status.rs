@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn counters_are_keyed_by_field_name() {
         let metrics = Metrics::default();
-        metrics.commits_total.add_all(3);
+        metrics.commits_total.add(3);
         let counters = counters(&metrics);
         assert_eq!(counters["commits_total"], 3);
         assert_eq!(counters["worker_restarts_total"], 0);

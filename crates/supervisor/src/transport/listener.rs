@@ -184,7 +184,7 @@ impl Listener {
                 return Some((stream, slot));
             }
             *waiting = Some(stream);
-            self.metrics.connections_delayed_total.add();
+            self.metrics.connections_delayed_total.increment();
             self.evict_one();
         }
         let slot = self.slot().await;
@@ -223,7 +223,7 @@ impl Listener {
 
     fn evict_one(&self) {
         if self.slots.evict_one() {
-            self.metrics.connections_evicted_total.add();
+            self.metrics.connections_evicted_total.increment();
         }
     }
 

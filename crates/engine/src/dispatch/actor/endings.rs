@@ -91,9 +91,9 @@ impl Dispatcher {
             _ => tracing::warn!(worker = id, reason = exit.reason, ?state, "worker exited"),
         }
         if *recycled {
-            self.metrics.workers_recycled_total.add();
+            self.metrics.workers_recycled_total.increment();
         } else if *restarted {
-            self.metrics.worker_restarts_total.add(exit.restart_reason());
+            self.metrics.worker_restarts_total.increment(exit.restart_reason());
         }
         if *counts == Counts::Yes && !self.restarts.spend(now) {
             tracing::error!("workers exit too often, giving up on all");

@@ -34,14 +34,14 @@ impl Dispatcher {
         let deadline = |item: &ItemId| items.get(item).map(|accepted| accepted.item.deadline);
         if workers[id].terminate(deadline, now) {
             tracing::warn!(worker = id, "group passed a deadline, terminating it");
-            metrics.groups_terminated_total.add();
+            metrics.groups_terminated_total.increment();
         }
     }
 
     fn kill_hung(&mut self, id: WorkerId, kill: KillReason) {
         let reason = kill.label();
         tracing::error!(worker = id, reason, "worker hangs, killing it");
-        self.metrics.workers_killed_total.add(kill);
+        self.metrics.workers_killed_total.increment(kill);
         self.workers[id].kill(Some(kill));
     }
 }

@@ -109,11 +109,11 @@ impl Dispatcher {
     fn retry_terminated(&mut self, slot: Slot, item: ItemId) {
         let Some(accepted) = self.items.get(&item) else { return };
         if accepted.item.deadline > Instant::now() {
-            self.metrics.items_retried_total.add();
+            self.metrics.items_retried_total.increment();
             self.requeue_item(slot, item);
         } else {
             self.items.remove(&item);
-            self.metrics.items_cancelled_total.add();
+            self.metrics.items_cancelled_total.increment();
         }
     }
 
@@ -179,10 +179,10 @@ impl Dispatcher {
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
             self.scheduler.correct(charge);
         }
-        self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
+        self.metrics.inference_cpu_micros_total.add(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
             self.record_run(slot, &answered, taken.group);
-            self.metrics.micro_batches_total.add();
+            self.metrics.micro_batches_total.increment();
             // With helper CPUs, the worker only knows its own part of the CPU time.
             let (micros, estimate) =
                 (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);

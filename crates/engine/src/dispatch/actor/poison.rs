@@ -40,7 +40,7 @@ impl Dispatcher {
     }
 
     fn refuse(&self, item: Item) {
-        self.metrics.items_refused_total.add();
+        self.metrics.items_refused_total.increment();
         answer(item, Err(ItemError::Poisonous));
     }
 

@@ -48,7 +48,7 @@ impl Dispatcher {
         let mut works = Vec::with_capacity(items.len());
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
-            self.metrics.items_total.add();
+            self.metrics.items_total.increment();
             let size = Size::of(&input.operation, input.parts.iter().map(|part| &part[..]));
             sizes.push(size);
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
@@ -84,7 +84,7 @@ impl Dispatcher {
             let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
             for item in cancelled {
                 self.items.remove(&item);
-                self.metrics.items_cancelled_total.add();
+                self.metrics.items_cancelled_total.increment();
             }
             group.items = items;
             group.items.retain(|&item| !self.refuse_late(item));
@@ -109,7 +109,7 @@ impl Dispatcher {
         let is_abandoned = |id| items.get(&id).is_none_or(|held| held.item.reply.is_closed());
         for id in scheduler.drop_abandoned(is_abandoned) {
             self.items.remove(&id);
-            self.metrics.items_cancelled_total.add();
+            self.metrics.items_cancelled_total.increment();
         }
     }
 
@@ -187,14 +187,14 @@ impl Dispatcher {
                 if accepted.item.deadline <= Instant::now() {
                     // Its client has received the timeout error.
                     self.items.remove(&id);
-                    self.metrics.items_cancelled_total.add();
+                    self.metrics.items_cancelled_total.increment();
                     continue;
                 }
                 if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
-                    self.metrics.items_retried_total.add();
+                    self.metrics.items_retried_total.increment();
                     self.requeue_item(slot, id);
                 } else if let Some(accepted) = self.items.remove(&id) {
-                    self.metrics.items_poisonous_total.add();
+                    self.metrics.items_poisonous_total.increment();
                     if accepted.faults >= ITEM_FAULTS_MAX {
                         self.learn_poison(generation, &accepted.item);
                     }
@@ -219,7 +219,7 @@ impl Dispatcher {
         let committed = self.registry.page().committed(slot);
         let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
         if can {
-            self.metrics.items_retried_total.add();
+            self.metrics.items_retried_total.increment();
             self.requeue_item(slot, id);
         }
         can
@@ -240,7 +240,7 @@ impl Dispatcher {
         if !too_old || !placement::any_current(&self.workers, slot, committed) {
             return false;
         }
-        self.metrics.items_regenerated_total.add();
+        self.metrics.items_regenerated_total.increment();
         self.requeue_item(slot, id);
         true
     }

@@ -213,7 +213,7 @@ impl Driver {
             Action::Answer(id, result) => self.answer(id, result),
             Action::Quarantine(version) => self.quarantine(version),
             Action::AnnounceRollback { from, to } => {
-                self.deps.metrics.automatic_rollbacks_total.add();
+                self.deps.metrics.automatic_rollbacks_total.increment();
                 tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice during probation; rolling back automatically");
             }
             Action::RollbackFailed(refusal) => {

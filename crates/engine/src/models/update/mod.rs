@@ -283,7 +283,7 @@ impl Updater {
         let refused = result.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
-            self.metrics.updates_refused_total.add();
+            self.metrics.updates_refused_total.increment();
             let (kind, reason) = (refusal.kind, refusal.message.as_str());
             match kind {
                 // Frequent and harmless in a storm of updates.
