@@ -115,7 +115,7 @@ fn options(request: &TensorRequest, facts: &Facts) -> Result<TextOptions, Engine
     let switch = |name: &String| {
         let value = match request.parameters.get(name)? {
             Parameter::Number(number) => SwitchValue::Number(*number),
-            Parameter::Word(word) => SwitchValue::Word(word.clone()),
+            Parameter::String(word) => SwitchValue::Word(word.clone()),
             _ => return Some(Err(wrong_type(name, "an integer or a string"))),
         };
         Some(Ok(Switch { name: name.clone(), value }))
@@ -136,7 +136,7 @@ fn flag(request: &TensorRequest, name: &str) -> Result<Option<bool>, EngineError
 fn word(request: &TensorRequest, name: &str) -> Result<Option<String>, EngineError> {
     match request.parameters.get(name) {
         None => Ok(None),
-        Some(Parameter::Word(word)) => Ok(Some(word.clone())),
+        Some(Parameter::String(word)) => Ok(Some(word.clone())),
         Some(_) => Err(wrong_type(name, "a string")),
     }
 }

@@ -50,7 +50,7 @@ pub struct TensorRequest {
 pub enum Parameter {
     Bool(bool),
     Number(i64),
-    Word(String),
+    String(String),
     /// Any other type, which no option accepts.
     Other,
 }

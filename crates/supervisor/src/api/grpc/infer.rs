@@ -64,7 +64,7 @@ fn parameter(value: InferParameter) -> Parameter {
         Some(ParameterChoice::Uint64Param(value)) => {
             i64::try_from(value).map_or(Parameter::Other, Parameter::Number)
         }
-        Some(ParameterChoice::StringParam(value)) => Parameter::Word(value),
+        Some(ParameterChoice::StringParam(value)) => Parameter::String(value),
         Some(ParameterChoice::DoubleParam(_)) | None => Parameter::Other,
     }
 }
@@ -230,7 +230,7 @@ mod tests {
             [
                 Parameter::Bool(true),
                 Parameter::Number(-4),
-                Parameter::Word("query".into()),
+                Parameter::String("query".into()),
                 Parameter::Number(4),
                 Parameter::Other,
                 Parameter::Other,
