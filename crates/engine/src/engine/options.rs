@@ -78,7 +78,7 @@ impl TextOptions {
             )));
         }
         let word = |switch: &Switch| match &switch.value {
-            SwitchValue::Word(word) => word.len(),
+            SwitchValue::Name(word) => word.len(),
             SwitchValue::Number(_) => 0,
         };
         let bytes = |switch: &Switch| switch.name.len().max(word(switch));
@@ -145,7 +145,7 @@ impl Purpose {
         self.words().find_map(|word| {
             facts.switches.iter().find_map(|switch| {
                 let value = switch.values.keys().find(|value| value.eq_ignore_ascii_case(word))?;
-                let value = SwitchValue::Word(value.clone());
+                let value = SwitchValue::Name(value.clone());
                 Some(Switch { name: switch.name.clone(), value })
             })
         })
@@ -223,7 +223,7 @@ mod tests {
     fn a_purpose_is_a_switch_else_a_prompt_else_a_role() {
         let resolved = options(query()).resolve(&with_switch()).unwrap();
         let switch =
-            Switch { name: "task_id".into(), value: SwitchValue::Word("retrieval.query".into()) };
+            Switch { name: "task_id".into(), value: SwitchValue::Name("retrieval.query".into()) };
         assert_eq!((resolved.prompt, &resolved.switches[..]), (None, &[switch][..]));
         let resolved = options(query()).resolve(&with_prompts(&["Search_Query"])).unwrap();
         assert_eq!(resolved.prompt.as_deref(), Some("Search_Query"));

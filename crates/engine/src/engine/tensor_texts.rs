@@ -115,7 +115,7 @@ fn options(request: &TensorRequest, facts: &Facts) -> Result<TextOptions, Engine
     let switch = |name: &String| {
         let value = match request.parameters.get(name)? {
             Parameter::Number(number) => SwitchValue::Number(*number),
-            Parameter::String(word) => SwitchValue::Word(word.clone()),
+            Parameter::String(word) => SwitchValue::Name(word.clone()),
             _ => return Some(Err(wrong_type(name, "an integer or a string"))),
         };
         Some(Ok(Switch { name: name.clone(), value }))

@@ -48,7 +48,7 @@ fn parameters_become_text_options() {
     let [first, _] = &items[..] else { panic!("{items:?}") };
     let Operation::Text { text, output } = &first.operation else { panic!("{first:?}") };
     assert_eq!((text.prompt.as_deref(), text.role), (Some("mine"), Some(Role::Query)));
-    let value = SwitchValue::Word("text-matching".into());
+    let value = SwitchValue::Name("text-matching".into());
     assert_eq!(text.switches, [Switch { name: "task_id".into(), value }]);
     assert_eq!(*output, TextOutput::Embedding { normalize: Some(false), dimensions: Some(2) });
 }

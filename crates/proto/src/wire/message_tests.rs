@@ -54,7 +54,7 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
     let (truncate, role) = (Some(Side::Right), Some(Role::Document));
     let switch = |name: &str, value| Switch { name: name.into(), value };
     let switches =
-        vec![switch("n", SwitchValue::Number(-1)), switch("w", SwitchValue::Word("x".into()))];
+        vec![switch("n", SwitchValue::Number(-1)), switch("w", SwitchValue::Name("x".into()))];
     let text = TextOperation { content: Content::Text, truncate, prompt, role, switches };
     let output = TextOutput::Embedding { normalize, dimensions };
     fixed(

@@ -99,7 +99,7 @@ pub enum SwitchValue {
     /// Fed to the graph unchanged.
     Number(i64),
     /// One of [`crate::domain::SwitchFacts::values`].
-    Word(String),
+    Name(String),
 }
 
 /// Type of a text item's payload.

@@ -47,12 +47,12 @@ pub(crate) struct ModelConfig {
     pub(crate) batch: Option<bool>,
 }
 
-/// A number, or the model's word for it.
+/// A number, or the model's name for one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Number {
     Number(i64),
-    Word(String),
+    Name(String),
 }
 
 impl ModelConfig {

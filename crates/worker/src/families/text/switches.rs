@@ -43,7 +43,7 @@ impl Switches {
         for name in names {
             let default = match model_config.inputs.get(&name) {
                 Some(Number::Number(number)) => Some(*number),
-                Some(Number::Word(word)) => Some(
+                Some(Number::Name(word)) => Some(
                     value(&values, &name, word)
                         .map_err(|message| contract(format!("onnxd.toml: inputs: {message}")))?,
                 ),
@@ -95,7 +95,7 @@ impl Switches {
                     }
                     Some(*number)
                 }
-                Some(SwitchValue::Word(word)) => {
+                Some(SwitchValue::Name(word)) => {
                     Some(value(&switch.values, &switch.name, word).map_err(Rejection::Unfit)?)
                 }
                 None => prompt.and_then(|name| switch.values.get(name)).copied().or(switch.default),
@@ -124,7 +124,7 @@ impl Switches {
     /// Returns the named value that a request sets, if any.
     pub(crate) fn word(set: &[Switch]) -> Option<&str> {
         set.iter().find_map(|set| match &set.value {
-            SwitchValue::Word(word) => Some(word.as_str()),
+            SwitchValue::Name(word) => Some(word.as_str()),
             SwitchValue::Number(_) => None,
         })
     }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn switch_is_set_by_number_word_prompt_or_default() {
         let model_config = ModelConfig {
-            inputs: [("task_id".into(), Number::Word("b".into()))].into(),
+            inputs: [("task_id".into(), Number::Name("b".into()))].into(),
             ..ModelConfig::default()
         };
         let (switches, guesses) = switches(&["a", "b"], &model_config);
@@ -179,7 +179,7 @@ mod tests {
             Ok(vec![0])
         );
         assert!(switches.resolve(&set("task_id", SwitchValue::Number(-1)), None).is_err());
-        let word = set("task_id", SwitchValue::Word("a".into()));
+        let word = set("task_id", SwitchValue::Name("a".into()));
         assert_eq!(switches.resolve(&word, None), Ok(vec![0]));
     }
 
@@ -194,7 +194,7 @@ mod tests {
         let unknown = set("other", SwitchValue::Number(1));
         let Err(Rejection::Unfit(message)) = jina.resolve(&unknown, None) else { panic!() };
         assert!(message.contains("other") && message.contains("task_id"), "{message}");
-        let word = set("task_id", SwitchValue::Word("x".into()));
+        let word = set("task_id", SwitchValue::Name("x".into()));
         assert!(matches!(jina.resolve(&word, None), Err(Rejection::Unfit(_))));
     }
 }
