@@ -133,7 +133,7 @@ mod tests {
             let own = shape(&body((contract.render)(Fault::new(Class::NoRoute, ""))).await);
             for path in (contract.routes)().into_openapi().paths.paths.into_keys() {
                 // An error before routing and one after it have the same format.
-                let early = shapes().shape(Some(&path), "/").render(TransportError::KeyNeeded);
+                let early = shapes().shape(Some(&path), "/").render(TransportError::Unauthorized);
                 assert_eq!(shape(&body(early).await), own, "{path}");
                 assert_eq!(refused(&router, &path).await, own, "{path}");
             }

@@ -75,7 +75,7 @@ pub(super) async fn handle(
         let response = next.run(Request::from_parts(head, Body::new(body))).await;
         response.map(|body| Body::new(Holding::new(body, reservations)))
     } else {
-        status::transport(TransportError::KeyNeeded).into_http()
+        status::transport(TransportError::Unauthorized).into_http()
     };
     route.answered(status::counted(response.headers()).as_u16(), start.elapsed());
     response
