@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
         }
     };
     if let Err(error) = log::init(None) {
-        log::complain(&error.to_string());
+        log::print_error(&error.to_string());
         return ExitStatus::Configuration.into();
     }
     let confined = !args.no_sandbox;

@@ -85,9 +85,9 @@ impl Live {
             |name: &str| Content { name: name.to_owned(), said: true, request: String::new() };
         let before = self.contents.insert(version.to_owned(), said(content));
         let wrong = before.filter(|before| before.name != content);
-        let complain =
+        let violation =
             |before: Content| format!("{}; but version {version:.8} is {content}", before.request);
-        violations(Invariant::LabelTruth, wrong.map(complain))
+        violations(Invariant::LabelTruth, wrong.map(violation))
     }
 
     /// Records the start of a request.

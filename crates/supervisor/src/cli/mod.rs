@@ -348,7 +348,7 @@ pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
 
 /// Prints why a command failed; gives its exit code.
 pub(crate) fn report(failure: &Failure) -> ExitStatus {
-    log::complain(&failure.message);
+    log::print_error(&failure.message);
     failure.status
 }
 
