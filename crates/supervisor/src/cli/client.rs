@@ -1,7 +1,7 @@
 //! How commands reach a supervisor: which socket, on which runtime, and how errors of the client
 //! become exit codes.
 
-use onnxd_admin::client::{Answer, Client, Error, across_succession};
+use onnxd_admin::client::{Client, Error, Reply, across_succession};
 use onnxd_proto::exit::Failure;
 
 use super::AdminArguments;
@@ -13,8 +13,8 @@ use crate::config::admin_socket_candidates;
 /// No supervisor answers, or not as documented.
 pub(super) fn call<T>(
     arguments: &AdminArguments,
-    mut call: impl AsyncFnMut(&Client) -> Result<Answer<T>, Error>,
-) -> Result<Answer<T>, Failure> {
+    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+) -> Result<Reply<T>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

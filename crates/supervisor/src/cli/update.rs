@@ -4,7 +4,7 @@ use std::env;
 
 use onnxd_admin::{
     api::{Outcome, Refusal, RollbackCall, Step, Unloaded, UpdateCall},
-    client::{Answer, Call, Client, Error},
+    client::{Call, Client, Error, Reply},
 };
 use onnxd_proto::{
     domain::SourceUri,
@@ -75,7 +75,7 @@ fn show(
 /// Prints the outcome, as JSON or for people.
 fn report<T>(
     admin: &AdminArguments,
-    answer: Answer<T>,
+    answer: Reply<T>,
     summary: impl Fn(&T) -> String,
 ) -> Result<ExitStatus, Failure> {
     if admin.json {
