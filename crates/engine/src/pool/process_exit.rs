@@ -57,7 +57,7 @@ impl ProcessExit {
     /// Returns whether the cause lies outside the process. No fault of its own raises SIGKILL, a
     /// worker exits with 0 only on request, and a shortage is the system's.
     pub fn is_blameless(&self) -> bool {
-        self.was_killed() || self.code == Some(ExitStatus::Fine as i32) || self.scarce
+        self.was_killed() || self.code == Some(ExitStatus::Success as i32) || self.scarce
     }
 }
 
@@ -69,6 +69,6 @@ impl From<&WaitIdStatus> for ProcessExit {
             (_, Some(signal)) => format!("signal {signal}"),
             _ => "unknown exit status".to_owned(),
         };
-        Self { code, signal, reason, scarce: code == Some(ExitStatus::Scarce as i32) }
+        Self { code, signal, reason, scarce: code == Some(ExitStatus::Exhausted as i32) }
     }
 }

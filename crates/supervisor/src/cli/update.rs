@@ -82,10 +82,10 @@ fn report<T>(
         say(&answer.json);
     }
     match answer.result {
-        Ok(_) if admin.json => Ok(ExitStatus::Fine),
+        Ok(_) if admin.json => Ok(ExitStatus::Success),
         Ok(done) => {
             say(&summary(&done));
-            Ok(ExitStatus::Fine)
+            Ok(ExitStatus::Success)
         }
         Err(_) if admin.json => Ok(ExitStatus::Refused),
         Err(refusal) => Err(refused(&refusal)),

@@ -17,7 +17,7 @@ use super::command;
 pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
     if !message.use_stderr() {
         let _ = message.print();
-        return ExitStatus::Fine.into();
+        return ExitStatus::Success.into();
     }
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     // If the message cannot be written, the exit code still tells.

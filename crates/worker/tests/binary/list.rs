@@ -22,7 +22,7 @@ fn list(dir: &Path, arguments: &[&str]) -> Result<Listing, Refusal> {
     let output = command.output().unwrap();
     match serde_json::from_slice(&output.stdout).unwrap() {
         ListLine::Listed(listing) => {
-            assert_eq!(output.status.code(), Some(ExitStatus::Fine as i32));
+            assert_eq!(output.status.code(), Some(ExitStatus::Success as i32));
             Ok(*listing)
         }
         ListLine::Refused(refusal) => {

@@ -78,7 +78,7 @@ pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
     let Some(outcome) = outcome else { return Err(Failure::refused("interrupted")) };
     let report = Report::new(&source, against.as_ref(), outcome, started.elapsed());
     say(&if arguments.json { report.json() } else { report.text() });
-    Ok(if report.is_accepted() { ExitStatus::Fine } else { ExitStatus::Refused })
+    Ok(if report.is_accepted() { ExitStatus::Success } else { ExitStatus::Refused })
 }
 
 /// Tries both; a source to compare with that cannot serve is said to be that.

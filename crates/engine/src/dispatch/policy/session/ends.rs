@@ -224,7 +224,7 @@ impl Session {
         };
         let Body::Exited { exit, .. } = process.body else { return None };
         let is_recycled = matches!(process.stage, Stage::Recycling(_));
-        let recycled = is_recycled && exit.code == Some(ExitStatus::Fine as i32);
+        let recycled = is_recycled && exit.code == Some(ExitStatus::Success as i32);
         let wrong = exit.code == Some(ExitStatus::Configuration as i32);
         let unrecoverable = process
             .unrecoverable

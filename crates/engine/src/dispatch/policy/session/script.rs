@@ -21,7 +21,7 @@ pub(crate) fn exit(end: End) -> ProcessExit {
     match end {
         End::Accident => ProcessExit { signal: Some(11), ..unknown() },
         End::NotStarted => ProcessExit { scarce: true, ..unknown() },
-        End::Requested => ProcessExit { code: Some(ExitStatus::Fine as i32), ..unknown() },
+        End::Requested => ProcessExit { code: Some(ExitStatus::Success as i32), ..unknown() },
         End::Permanent => ProcessExit { code: Some(ExitStatus::Configuration as i32), ..unknown() },
     }
 }
