@@ -98,7 +98,7 @@ pub struct Parts {
 /// The dispatcher has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the dispatcher has stopped")]
-pub struct Ended;
+pub struct DispatcherStopped;
 
 impl Engine {
     /// Creates an engine whose large bodies share `memory`.
@@ -163,9 +163,13 @@ impl Engine {
     ///
     /// # Errors
     /// The dispatcher has stopped.
-    pub async fn probe(&self, patience: Duration) -> Result<bool, Ended> {
+    pub async fn probe(&self, patience: Duration) -> Result<bool, DispatcherStopped> {
         let (reply, alive) = oneshot::channel();
-        self.parts.events.send(Event::ProbeRequested(reply)).await.map_err(|_| Ended)?;
+        self.parts
+            .events
+            .send(Event::ProbeRequested(reply))
+            .await
+            .map_err(|_| DispatcherStopped)?;
         Ok(matches!(time::timeout(patience, alive).await, Ok(Ok(()))))
     }
 
