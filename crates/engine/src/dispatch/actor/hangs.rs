@@ -7,7 +7,7 @@ use onnxd_telemetry::metrics::{KillReason, Reason};
 
 use crate::dispatch::{
     actor::state::Dispatcher,
-    policy::{overdue::Due, scheduler::ItemId},
+    policy::{overdue::OverdueAction, scheduler::ItemId},
 };
 use crate::pool::WorkerId;
 
@@ -23,8 +23,8 @@ impl Dispatcher {
         for id in 0..self.workers.len() {
             match self.workers[id].session.due(now, &self.supervision) {
                 None => {}
-                Some(Due::Terminate) => self.terminate(id, now),
-                Some(Due::Kill(reason)) => self.kill_hung(id, reason),
+                Some(OverdueAction::Terminate) => self.terminate(id, now),
+                Some(OverdueAction::Kill(reason)) => self.kill_hung(id, reason),
             }
         }
     }

@@ -34,7 +34,7 @@ pub(crate) use ends::{Blame, Finished, Progress};
 
 use crate::dispatch::{
     policy::{
-        overdue::Due,
+        overdue::OverdueAction,
         restarts::{History, Wait},
         session::process::{Body, Conduct, Process, Service, Socket, Stage},
     },
@@ -309,14 +309,14 @@ impl Session {
     }
 
     /// Returns the action that is due now, if any.
-    pub(crate) fn due(&self, now: Instant, supervision: &Supervision) -> Option<Due> {
+    pub(crate) fn due(&self, now: Instant, supervision: &Supervision) -> Option<OverdueAction> {
         use crate::dispatch::policy::overdue::Overdue;
         let process = self.process()?;
         match process.overdue().find(|what| what.at(supervision) <= now)? {
-            Overdue::Group(_) => Some(Due::Terminate),
+            Overdue::Group(_) => Some(OverdueAction::Terminate),
             // Takes precedence over other reasons: a stopped process cannot react to anything.
-            _ if process.is_stopped() => Some(Due::Kill(KillReason::Stopped)),
-            _ => Some(Due::Kill(KillReason::Hung)),
+            _ if process.is_stopped() => Some(OverdueAction::Kill(KillReason::Stopped)),
+            _ => Some(OverdueAction::Kill(KillReason::Hung)),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::dispatch::{
     item::Priority,
     policy::{
         groups::{GroupState, Sent},
-        overdue::Due,
+        overdue::OverdueAction,
         restarts::End,
         scheduler::{Group, ItemId},
         session::{
@@ -242,12 +242,12 @@ impl World {
         }
         match self.session.due(self.now, &SUPERVISION) {
             None => {}
-            Some(Due::Terminate) => {
+            Some(OverdueAction::Terminate) => {
                 let (now, long) = (self.now, self.below(2) == 0);
                 let later = now + Duration::from_secs(u64::from(long));
                 let _ = self.session.terminate(|_| Some(later), now);
             }
-            Some(Due::Kill(reason)) => {
+            Some(OverdueAction::Kill(reason)) => {
                 let process = self.process.as_mut().unwrap();
                 assert!(!process.killed, "seed {}: killed twice", self.seed);
                 assert_eq!(reason == KillReason::Stopped, process.is_stopped);
