@@ -11,7 +11,7 @@ use crate::dispatch::{
         restarts::{Counts, End},
         session::{
             Phase, Session,
-            process::{Body, Conduct, Ping, Process, Socket, Stage},
+            process::{Conduct, Ping, Process, ProcessState, Socket, Stage},
         },
     },
     worker::State,
@@ -98,7 +98,8 @@ impl Session {
     /// there is no process or it was killed already.
     #[must_use]
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) -> bool {
-        let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut() else {
+        let Some(Process { body: ProcessState::Running { conduct, .. }, .. }) = self.process_mut()
+        else {
             return false;
         };
         let is_new = !matches!(conduct, Conduct::Killed(_));
@@ -114,8 +115,8 @@ impl Session {
         self.hang_up();
         let Some(process) = self.process_mut() else { return Progress::Waits };
         let killed = process.killed();
-        if !matches!(process.body, Body::Exited { .. }) {
-            process.body = Body::Exited { exit, at: now, killed };
+        if !matches!(process.body, ProcessState::Exited { .. }) {
+            process.body = ProcessState::Exited { exit, at: now, killed };
         }
         self.progress()
     }
@@ -161,7 +162,7 @@ impl Session {
     /// Returns how the process ended, until [`Session::finish`].
     pub(crate) fn exit(&self) -> Option<&ProcessExit> {
         match &self.process()?.body {
-            Body::Exited { exit, .. } => Some(exit),
+            ProcessState::Exited { exit, .. } => Some(exit),
             _ => None,
         }
     }
@@ -222,7 +223,7 @@ impl Session {
                 return None;
             }
         };
-        let Body::Exited { exit, .. } = process.body else { return None };
+        let ProcessState::Exited { exit, .. } = process.body else { return None };
         let is_recycled = matches!(process.stage, Stage::Recycling(_));
         let recycled = is_recycled && exit.code == Some(ExitStatus::Success as i32);
         let wrong = exit.code == Some(ExitStatus::Configuration as i32);

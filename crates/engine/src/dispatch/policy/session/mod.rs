@@ -36,7 +36,7 @@ use crate::dispatch::{
     policy::{
         overdue::OverdueAction,
         restarts::{History, Wait},
-        session::process::{Body, Conduct, Process, Service, Socket, Stage},
+        session::process::{Conduct, Process, ProcessState, Service, Socket, Stage},
     },
     worker::{Load, State},
 };
@@ -187,10 +187,10 @@ impl Session {
     /// Records that the requested process runs.
     pub(crate) fn process_started(&mut self, now: Instant) -> SocketAction {
         let Some(process) = self.process_mut() else { return SocketAction::Refuse };
-        let Body::Requested = process.body else { return SocketAction::Refuse };
+        let ProcessState::Requested = process.body else { return SocketAction::Refuse };
         let wanted = matches!(process.stage, Stage::Starting { .. });
         let conduct = if wanted { Conduct::Normal } else { Conduct::Killed(None) };
-        process.body = Body::Running { since: now, conduct };
+        process.body = ProcessState::Running { since: now, conduct };
         if wanted { SocketAction::Connect } else { SocketAction::Refuse }
     }
 
@@ -266,7 +266,8 @@ impl Session {
 
     /// Records that its process was stopped (`SIGSTOP`).
     pub(crate) fn stopped(&mut self, now: Instant) {
-        if let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut()
+        if let Some(Process { body: ProcessState::Running { conduct, .. }, .. }) =
+            self.process_mut()
             && *conduct == Conduct::Normal
         {
             *conduct = Conduct::Stopped(now);
@@ -275,7 +276,8 @@ impl Session {
 
     /// Records that its process continued.
     pub(crate) fn continued(&mut self) {
-        if let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut()
+        if let Some(Process { body: ProcessState::Running { conduct, .. }, .. }) =
+            self.process_mut()
             && let Conduct::Stopped(_) = conduct
         {
             *conduct = Conduct::Normal;

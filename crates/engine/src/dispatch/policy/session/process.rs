@@ -18,7 +18,7 @@ use crate::pool::process_exit::ProcessExit;
 #[derive(Debug)]
 pub(super) struct Process {
     pub stage: Stage,
-    pub body: Body,
+    pub body: ProcessState,
     pub socket: Socket,
     pub loads: Loads,
     /// The reason a restart cannot succeed, if any.
@@ -60,7 +60,7 @@ pub(super) enum Ping {
 
 /// The state of the operating system process.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(super) enum ProcessState {
     /// The process monitor was told to start it.
     Requested,
     /// Running.
@@ -98,7 +98,7 @@ impl Process {
     pub(super) fn new(models: usize) -> Self {
         Self {
             stage: Stage::Starting { to_load: Vec::new() },
-            body: Body::Requested,
+            body: ProcessState::Requested,
             socket: Socket::Unopened,
             loads: Loads::new(models),
             unrecoverable: None,
@@ -129,20 +129,20 @@ impl Process {
 
     /// Returns whether both the process and its socket have ended.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.body, Body::Exited { .. }) && !self.listens()
+        matches!(self.body, ProcessState::Exited { .. }) && !self.listens()
     }
 
     /// Returns until when to read the messages of an exited process.
     pub(super) fn read_until(&self) -> Option<Instant> {
         match self.body {
-            Body::Exited { at, .. } if self.listens() => Some(at + READ_GRACE),
+            ProcessState::Exited { at, .. } if self.listens() => Some(at + READ_GRACE),
             _ => None,
         }
     }
 
     pub(super) fn conduct(&self) -> Option<Conduct> {
         match self.body {
-            Body::Running { conduct, .. } => Some(conduct),
+            ProcessState::Running { conduct, .. } => Some(conduct),
             _ => None,
         }
     }
@@ -157,8 +157,8 @@ impl Process {
     /// Returns why the supervisor killed it, if it did.
     pub(super) fn killed(&self) -> Option<KillReason> {
         match &self.body {
-            Body::Running { conduct: Conduct::Killed(reason), .. } => *reason,
-            Body::Exited { killed, .. } => *killed,
+            ProcessState::Running { conduct: Conduct::Killed(reason), .. } => *reason,
+            ProcessState::Exited { killed, .. } => *killed,
             _ => None,
         }
     }
@@ -176,7 +176,7 @@ impl Process {
             _ => None,
         };
         let (starting, stopped, is_killed) = match self.body {
-            Body::Running { since, conduct } => {
+            ProcessState::Running { since, conduct } => {
                 let is_starting = matches!(self.stage, Stage::Starting { .. });
                 let stopped = match conduct {
                     Conduct::Stopped(at) => Some(Overdue::Stopped(at)),
@@ -185,7 +185,7 @@ impl Process {
                 let starting = is_starting.then_some(Overdue::Starting(since));
                 (starting, stopped, matches!(conduct, Conduct::Killed(_)))
             }
-            Body::Requested | Body::Exited { .. } => (None, None, false),
+            ProcessState::Requested | ProcessState::Exited { .. } => (None, None, false),
         };
         let all = group.into_iter().chain(stopped).chain(starting).chain(ping);
         all.filter(move |_| !is_killed)
