@@ -53,7 +53,7 @@ struct InFlight {
 
 /// Items that were answered.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct TakenItems {
     pub items: Vec<ItemId>,
     pub group: GroupState,
 }
@@ -182,16 +182,20 @@ impl Groups {
 
     /// Takes the items at these indexes from the group with this id. Takes nothing and returns
     /// `None` if one of them is not waiting for an answer; the items then go to another worker.
-    pub(crate) fn answered(&mut self, id: u64, places: impl Iterator<Item = u32>) -> Option<Taken> {
+    pub(crate) fn answered(
+        &mut self,
+        id: u64,
+        places: impl Iterator<Item = u32>,
+    ) -> Option<TakenItems> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         let mut unanswered = group.unanswered.clone();
         let items = take(&mut unanswered, places)?;
         group.unanswered = unanswered;
         if group.unanswered.iter().any(Option::is_some) {
-            return Some(Taken { items, group: GroupState::Open });
+            return Some(TakenItems { items, group: GroupState::Open });
         }
         self.0.pop_front();
-        Some(Taken { items, group: GroupState::Done })
+        Some(TakenItems { items, group: GroupState::Done })
     }
 
     /// Returns all unanswered items.
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "no fourth item");
         assert_eq!(groups.answered(7, [0, 0].into_iter()), None, "twice");
         assert_eq!(groups.unanswered_at(7, [2, 0].into_iter()), Some(vec![12, 10]));
-        let taken = |items, group| Some(Taken { items, group });
+        let taken = |items, group| Some(TakenItems { items, group });
         assert_eq!(groups.answered(7, [2, 0].into_iter()), taken(vec![12, 10], GroupState::Open));
         assert_eq!(groups.unanswered_at(7, [0].into_iter()), None);
         assert_eq!(groups.unanswered().copied().collect::<Vec<_>>(), [11, 20]);

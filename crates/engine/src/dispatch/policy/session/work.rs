@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::dispatch::policy::{
-    groups::{Groups, Sent, Taken},
+    groups::{Groups, Sent, TakenItems},
     scheduler::{Charge, Group, ItemId},
     session::{
         Session,
@@ -67,7 +67,7 @@ impl Session {
         &mut self,
         group: u64,
         places: impl Iterator<Item = u32>,
-    ) -> Option<Taken> {
+    ) -> Option<TakenItems> {
         self.service_mut()?.groups.answered(group, places)
     }
 
