@@ -18,7 +18,7 @@ use crate::dispatch::{
     item::{Item, ItemError, Priority},
     policy::{
         estimate::Size,
-        groups::{Sent, Unanswered},
+        groups::{Sent, UnansweredItems},
         placement,
         scheduler::{self, Age, Arrival, Charge, Group, ItemId, Unit},
     },
@@ -170,7 +170,8 @@ impl Dispatcher {
 
     /// Requeues a worker's unanswered items, or rejects those that have killed too many workers.
     pub(super) fn requeue(&mut self, id: WorkerId, culprit: Culprit) {
-        for Unanswered { slot, items, committed, is_suspect } in self.workers[id].take_unanswered()
+        for UnansweredItems { slot, items, committed, is_suspect } in
+            self.workers[id].take_unanswered()
         {
             let worker = &self.workers[id].session;
             let had = worker.generation(slot);

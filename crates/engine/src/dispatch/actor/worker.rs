@@ -8,7 +8,7 @@ use onnxd_telemetry::metrics::KillReason;
 
 use crate::dispatch::{
     policy::{
-        groups::{Sent, Unanswered},
+        groups::{Sent, UnansweredItems},
         scheduler::{Group, ItemId},
         session::{Finished, Progress, Session, SocketAction},
     },
@@ -182,7 +182,7 @@ impl Worker {
     }
 
     /// Takes the unanswered items, which another worker must compute.
-    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
+    pub(crate) fn take_unanswered(&mut self) -> Vec<UnansweredItems> {
         self.link = None;
         self.session.take_unanswered()
     }

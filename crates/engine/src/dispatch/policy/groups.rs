@@ -76,7 +76,7 @@ pub(crate) enum Suspect {
 
 /// The unanswered items of one group of a worker that ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unanswered {
+pub(crate) struct UnansweredItems {
     pub slot: Slot,
     /// The items without an answer.
     pub items: Vec<ItemId>,
@@ -204,9 +204,9 @@ impl Groups {
     }
 
     /// Takes all groups.
-    pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<Unanswered> {
+    pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<UnansweredItems> {
         let groups = std::mem::take(&mut self.0).into_iter().enumerate();
-        let unanswered = groups.map(|(place, group)| Unanswered {
+        let unanswered = groups.map(|(place, group)| UnansweredItems {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
             committed: group.sent.committed,

@@ -7,7 +7,7 @@ use onnxd_telemetry::metrics::KillReason;
 
 use crate::dispatch::{
     policy::{
-        groups::{Suspect, Unanswered},
+        groups::{Suspect, UnansweredItems},
         restarts::{Counts, End},
         session::{
             Phase, Session,
@@ -205,7 +205,7 @@ impl Session {
 
     /// Takes the unanswered groups, which another worker must compute. Nothing more is sent to this
     /// one.
-    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
+    pub(crate) fn take_unanswered(&mut self) -> Vec<UnansweredItems> {
         self.hang_up();
         let suspect = if self.was_stopped() { Suspect::Nothing } else { Suspect::First };
         let Some(process) = self.process_mut() else { return Vec::new() };
