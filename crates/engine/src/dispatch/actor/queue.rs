@@ -18,7 +18,7 @@ use crate::dispatch::{
     item::{Item, ItemError, Priority},
     policy::{
         estimate::Size,
-        groups::{Sent, UnansweredItems},
+        groups::{SentGroup, UnansweredItems},
         placement,
         scheduler::{self, Age, Arrival, Charge, Group, ItemId, Unit},
     },
@@ -131,7 +131,7 @@ impl Dispatcher {
         let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
         let message = ToWorker::Run { slot: group.slot, items, wide };
         let committed = self.registry.page().committed(group.slot);
-        let sent = Sent { id, wide, deadline, committed };
+        let sent = SentGroup { id, wide, deadline, committed };
         self.workers[place].send_group(group, sent, &message, payload.finish());
     }
 

@@ -8,7 +8,7 @@ use onnxd_telemetry::metrics::KillReason;
 
 use crate::dispatch::{
     policy::{
-        groups::{Sent, UnansweredItems},
+        groups::{SentGroup, UnansweredItems},
         scheduler::{Group, ItemId},
         session::{Finished, Progress, Session, SocketAction},
     },
@@ -96,7 +96,7 @@ impl Worker {
     pub(crate) fn send_group(
         &mut self,
         group: &Group,
-        sent: Sent,
+        sent: SentGroup,
         message: &ToWorker,
         payload: Vec<Bytes>,
     ) {

@@ -23,7 +23,7 @@ pub(crate) struct Groups(VecDeque<InFlight>);
 
 /// How a group was sent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct SentGroup {
     /// The group's id.
     pub id: u64,
     /// Whether it uses the CPUs of idle workers.
@@ -38,7 +38,7 @@ pub(crate) struct Sent {
 /// A group sent to a worker.
 #[derive(Debug)]
 struct InFlight {
-    sent: Sent,
+    sent: SentGroup,
     slot: Slot,
     priority: Priority,
     /// The unanswered items, by index in the group.
@@ -107,7 +107,7 @@ impl Groups {
     }
 
     /// Adds a group that was sent.
-    pub(crate) fn push(&mut self, group: &Group, sent: Sent) {
+    pub(crate) fn push(&mut self, group: &Group, sent: SentGroup) {
         self.0.push_back(InFlight {
             sent,
             slot: group.slot,
@@ -232,8 +232,8 @@ mod tests {
 
     use super::*;
 
-    fn sent(id: u64) -> Sent {
-        Sent { id, wide: false, deadline: None, committed: 1 }
+    fn sent(id: u64) -> SentGroup {
+        SentGroup { id, wide: false, deadline: None, committed: 1 }
     }
 
     fn groups(now: Instant) -> Groups {
@@ -241,7 +241,7 @@ mod tests {
         for (id, items) in [(7, vec![10, 11, 12]), (8, vec![20])] {
             let priority = Priority::Interactive;
             let group = Group { slot: 3, priority, items, micros: 2_000 };
-            groups.push(&group, Sent { id, wide: id == 7, deadline: Some(now), committed: 4 });
+            groups.push(&group, SentGroup { id, wide: id == 7, deadline: Some(now), committed: 4 });
         }
         groups
     }

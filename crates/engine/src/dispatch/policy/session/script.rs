@@ -7,7 +7,7 @@ use onnxd_proto::exit::ExitStatus;
 use crate::dispatch::{
     item::Priority,
     policy::{
-        groups::Sent,
+        groups::SentGroup,
         restarts::{Counts, End},
         scheduler::Group,
         session::{Progress, Session, SocketAction},
@@ -51,7 +51,7 @@ pub(crate) fn serving(now: Instant, restarts_max: u32) -> Session {
 /// Sends a group of one item if the worker may receive one.
 pub(crate) fn send(session: &mut Session, id: u64) {
     if session.is_idle() {
-        let sent = Sent { id, wide: false, deadline: None, committed: 1 };
+        let sent = SentGroup { id, wide: false, deadline: None, committed: 1 };
         let priority = Priority::Interactive;
         let group = Group { slot: 0, priority, items: vec![id], micros: 5_000 };
         session.group_sent(&group, sent);

@@ -9,7 +9,7 @@ use onnxd_telemetry::metrics::{KillReason, Reason};
 use crate::dispatch::{
     item::Priority,
     policy::{
-        groups::{GroupState, Sent},
+        groups::{GroupState, SentGroup},
         overdue::OverdueAction,
         restarts::End,
         scheduler::{Group, ItemId},
@@ -73,7 +73,8 @@ impl World {
         let id = self.last;
         self.last += count;
         let deadline = Some(self.now + Duration::from_millis(500));
-        let sent = Sent { id, wide: false, deadline, committed: self.committed[usize::from(slot)] };
+        let sent =
+            SentGroup { id, wide: false, deadline, committed: self.committed[usize::from(slot)] };
         let group = Group { slot, priority, items: items.clone(), micros: 1_000 };
         self.session.group_sent(&group, sent);
         assert_eq!(self.session.state(), State::Busy);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::dispatch::policy::{
-    groups::{Groups, Sent, TakenItems},
+    groups::{Groups, SentGroup, TakenItems},
     scheduler::{Charge, Group, ItemId},
     session::{
         Session,
@@ -49,7 +49,7 @@ impl Session {
     }
 
     /// Records that the worker was sent a group.
-    pub(crate) fn group_sent(&mut self, group: &Group, sent: Sent) {
+    pub(crate) fn group_sent(&mut self, group: &Group, sent: SentGroup) {
         debug_assert!(self.ready_service().is_some(), "only a serving worker receives a group");
         if let Some(service) = self.service_mut() {
             service.groups.push(group, sent);
