@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::dispatch::{
     actor::state::{Culprit, Dispatcher},
     policy::{
-        restarts::Counts,
+        restarts::CountsAsDeath,
         session::{Blame, Finished, Progress},
     },
     worker::State,
@@ -95,7 +95,7 @@ impl Dispatcher {
         } else if *restarted {
             self.metrics.worker_restarts_total.increment(exit.restart_reason());
         }
-        if *counts == Counts::Yes && !self.restarts.spend(now) {
+        if *counts == CountsAsDeath::Yes && !self.restarts.spend(now) {
             tracing::error!("workers exit too often, giving up on all");
             self.workers.iter_mut().for_each(|worker| worker.session.give_up());
         }

@@ -8,7 +8,7 @@ use onnxd_telemetry::metrics::KillReason;
 use crate::dispatch::{
     policy::{
         groups::{Suspect, UnansweredItems},
-        restarts::{Counts, End},
+        restarts::{CountsAsDeath, End},
         session::{
             Phase, Session,
             process::{Conduct, Ping, Process, ProcessState, Socket, Stage},
@@ -51,7 +51,7 @@ pub(crate) struct Finished {
     /// Whether this counts as a restart.
     pub restarted: bool,
     /// Whether it counts in the budget of all workers.
-    pub counts: Counts,
+    pub counts: CountsAsDeath,
 }
 
 impl Session {
@@ -238,7 +238,7 @@ impl Session {
         };
         let restarts = self.history.restarts();
         let counts = match process.stage {
-            Stage::Stopping(_) => Counts::No,
+            Stage::Stopping(_) => CountsAsDeath::No,
             Stage::Starting { .. } => self.wait(now, (end, None), unrecoverable, jitter),
             Stage::Serving(service) | Stage::Recycling(service) => {
                 let ready_for = now.saturating_duration_since(service.since);
@@ -255,7 +255,7 @@ impl Session {
         (end, ready_for): (End, Option<std::time::Duration>),
         unrecoverable: Option<String>,
         jitter: f64,
-    ) -> Counts {
+    ) -> CountsAsDeath {
         let (wait, counts) = self.history.ended(now, end, ready_for, jitter);
         self.phase = wait.map_or(Phase::Failed(unrecoverable), Phase::Backoff);
         counts

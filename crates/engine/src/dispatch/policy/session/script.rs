@@ -8,7 +8,7 @@ use crate::dispatch::{
     item::Priority,
     policy::{
         groups::SentGroup,
-        restarts::{Counts, End},
+        restarts::{CountsAsDeath, End},
         scheduler::Group,
         session::{Progress, Session, SocketAction},
     },
@@ -64,5 +64,5 @@ pub(crate) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) ->
     let socket = session.socket_ended();
     assert!(!(process == Progress::Over && socket == Progress::Over), "finished twice");
     drop(session.take_unanswered());
-    session.finish(now, jitter).is_some_and(|finished| finished.counts == Counts::Yes)
+    session.finish(now, jitter).is_some_and(|finished| finished.counts == CountsAsDeath::Yes)
 }
