@@ -88,7 +88,7 @@ pub(crate) enum CountsAsDeath {
 
 /// When a worker is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wait {
+pub(crate) struct RestartTimes {
     /// The scheduled time.
     pub start_at: Instant,
     /// The earliest time, used if no worker serves.
@@ -136,9 +136,9 @@ impl History {
         end: End,
         ready_for: Option<Duration>,
         jitter: f64,
-    ) -> (Option<Wait>, CountsAsDeath) {
+    ) -> (Option<RestartTimes>, CountsAsDeath) {
         if end == End::Requested {
-            return (Some(Wait { start_at: now, soonest: now }), CountsAsDeath::No);
+            return (Some(RestartTimes { start_at: now, soonest: now }), CountsAsDeath::No);
         }
         if ready_for.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
             self.deaths_in_row = 0;
@@ -157,7 +157,7 @@ impl History {
         let wait = backoff(self.deaths_in_row, jitter).max(soonest);
         self.deaths_in_row += 1;
         self.restarts += u64::from(end != End::NotStarted);
-        (Some(Wait { start_at: now + wait, soonest: now + soonest }), counts)
+        (Some(RestartTimes { start_at: now + wait, soonest: now + soonest }), counts)
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) use ends::{Blame, Finished, Progress};
 use crate::dispatch::{
     policy::{
         overdue::OverdueAction,
-        restarts::{History, Wait},
+        restarts::{History, RestartTimes},
         session::process::{Conduct, Process, ProcessState, Service, Socket, Stage},
     },
     worker::{Load, State},
@@ -60,7 +60,7 @@ pub struct Session {
 #[derive(Debug)]
 enum Phase {
     /// No process; waiting to be started.
-    Backoff(Wait),
+    Backoff(RestartTimes),
     /// Has a process.
     Alive(Process),
     /// Ended on request.
@@ -84,7 +84,7 @@ impl Session {
     /// minute.
     pub fn new(now: Instant, models: usize, restarts_max: u32) -> Self {
         Self {
-            phase: Phase::Backoff(Wait { start_at: now, soonest: now }),
+            phase: Phase::Backoff(RestartTimes { start_at: now, soonest: now }),
             models,
             epoch: 0,
             history: History::new(restarts_max),
@@ -355,7 +355,7 @@ impl AsRef<Session> for Session {
 /// Shortens the wait of one worker if none serves or is starting, because clients are waiting.
 /// Chooses the one with the shortest wait, and starts it as early as its own failed starts allow.
 pub(crate) fn shorten_wait<'a>(workers: impl Iterator<Item = &'a mut Session>) {
-    let mut first: Option<&mut Wait> = None;
+    let mut first: Option<&mut RestartTimes> = None;
     for worker in workers {
         match (worker.state(), &mut worker.phase) {
             (State::Starting | State::Ready | State::Busy, _) => return,
