@@ -11,7 +11,7 @@ use crate::dispatch::{
         restarts::{CountsAsDeath, End},
         session::{
             Phase, Session,
-            process::{Conduct, Ping, Process, ProcessState, Socket, Stage},
+            process::{Liveness, Ping, Process, ProcessState, Socket, Stage},
         },
     },
     worker::State,
@@ -98,13 +98,13 @@ impl Session {
     /// there is no process or it was killed already.
     #[must_use]
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) -> bool {
-        let Some(Process { body: ProcessState::Running { conduct, .. }, .. }) = self.process_mut()
+        let Some(Process { body: ProcessState::Running { liveness, .. }, .. }) = self.process_mut()
         else {
             return false;
         };
-        let is_new = !matches!(conduct, Conduct::Killed(_));
+        let is_new = !matches!(liveness, Liveness::Killed(_));
         if is_new {
-            *conduct = Conduct::Killed(reason);
+            *liveness = Liveness::Killed(reason);
         }
         is_new
     }

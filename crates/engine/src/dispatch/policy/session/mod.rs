@@ -36,7 +36,7 @@ use crate::dispatch::{
     policy::{
         overdue::OverdueAction,
         restarts::{History, RestartTimes},
-        session::process::{Conduct, Process, ProcessState, Service, Socket, Stage},
+        session::process::{Liveness, Process, ProcessState, Service, Socket, Stage},
     },
     worker::{Load, State},
 };
@@ -189,8 +189,8 @@ impl Session {
         let Some(process) = self.process_mut() else { return SocketAction::Refuse };
         let ProcessState::Requested = process.body else { return SocketAction::Refuse };
         let wanted = matches!(process.stage, Stage::Starting { .. });
-        let conduct = if wanted { Conduct::Normal } else { Conduct::Killed(None) };
-        process.body = ProcessState::Running { since: now, conduct };
+        let liveness = if wanted { Liveness::Normal } else { Liveness::Killed(None) };
+        process.body = ProcessState::Running { since: now, liveness };
         if wanted { SocketAction::Connect } else { SocketAction::Refuse }
     }
 
@@ -266,21 +266,21 @@ impl Session {
 
     /// Records that its process was stopped (`SIGSTOP`).
     pub(crate) fn stopped(&mut self, now: Instant) {
-        if let Some(Process { body: ProcessState::Running { conduct, .. }, .. }) =
+        if let Some(Process { body: ProcessState::Running { liveness, .. }, .. }) =
             self.process_mut()
-            && *conduct == Conduct::Normal
+            && *liveness == Liveness::Normal
         {
-            *conduct = Conduct::Stopped(now);
+            *liveness = Liveness::Stopped(now);
         }
     }
 
     /// Records that its process continued.
     pub(crate) fn continued(&mut self) {
-        if let Some(Process { body: ProcessState::Running { conduct, .. }, .. }) =
+        if let Some(Process { body: ProcessState::Running { liveness, .. }, .. }) =
             self.process_mut()
-            && let Conduct::Stopped(_) = conduct
+            && let Liveness::Stopped(_) = liveness
         {
-            *conduct = Conduct::Normal;
+            *liveness = Liveness::Normal;
         }
     }
 

@@ -64,14 +64,14 @@ pub(super) enum ProcessState {
     /// The process monitor was told to start it.
     Requested,
     /// Running.
-    Running { since: Instant, conduct: Conduct },
+    Running { since: Instant, liveness: Liveness },
     /// Exited; its last messages may still be unread.
     Exited { exit: ProcessExit, at: Instant, killed: Option<KillReason> },
 }
 
 /// Whether a running process makes progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Conduct {
+pub(super) enum Liveness {
     Normal,
     /// Stopped (`SIGSTOP`) at this time.
     Stopped(Instant),
@@ -140,24 +140,24 @@ impl Process {
         }
     }
 
-    pub(super) fn conduct(&self) -> Option<Conduct> {
+    pub(super) fn liveness(&self) -> Option<Liveness> {
         match self.body {
-            ProcessState::Running { conduct, .. } => Some(conduct),
+            ProcessState::Running { liveness, .. } => Some(liveness),
             _ => None,
         }
     }
 
     pub(super) fn is_stopped(&self) -> bool {
         matches!(
-            self.conduct(),
-            Some(Conduct::Stopped(_) | Conduct::Killed(Some(KillReason::Stopped)))
+            self.liveness(),
+            Some(Liveness::Stopped(_) | Liveness::Killed(Some(KillReason::Stopped)))
         )
     }
 
     /// Returns why the supervisor killed it, if it did.
     pub(super) fn killed(&self) -> Option<KillReason> {
         match &self.body {
-            ProcessState::Running { conduct: Conduct::Killed(reason), .. } => *reason,
+            ProcessState::Running { liveness: Liveness::Killed(reason), .. } => *reason,
             ProcessState::Exited { killed, .. } => *killed,
             _ => None,
         }
@@ -176,14 +176,14 @@ impl Process {
             _ => None,
         };
         let (starting, stopped, is_killed) = match self.body {
-            ProcessState::Running { since, conduct } => {
+            ProcessState::Running { since, liveness } => {
                 let is_starting = matches!(self.stage, Stage::Starting { .. });
-                let stopped = match conduct {
-                    Conduct::Stopped(at) => Some(Overdue::Stopped(at)),
+                let stopped = match liveness {
+                    Liveness::Stopped(at) => Some(Overdue::Stopped(at)),
                     _ => None,
                 };
                 let starting = is_starting.then_some(Overdue::Starting(since));
-                (starting, stopped, matches!(conduct, Conduct::Killed(_)))
+                (starting, stopped, matches!(liveness, Liveness::Killed(_)))
             }
             ProcessState::Requested | ProcessState::Exited { .. } => (None, None, false),
         };

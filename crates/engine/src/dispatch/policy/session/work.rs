@@ -7,7 +7,7 @@ use crate::dispatch::policy::{
     scheduler::{Charge, Group, ItemId},
     session::{
         Session,
-        process::{Conduct, Ping, Process, Service, Socket, Stage},
+        process::{Liveness, Ping, Process, Service, Socket, Stage},
     },
 };
 
@@ -30,7 +30,7 @@ impl Session {
     /// its socket is open.
     fn ready_service(&self) -> Option<&Service> {
         let process = self.process()?;
-        let killed = matches!(process.conduct(), Some(Conduct::Killed(_)) | None);
+        let killed = matches!(process.liveness(), Some(Liveness::Killed(_)) | None);
         match &process.stage {
             Stage::Serving(service) if process.socket == Socket::Open && !killed => Some(service),
             _ => None,
