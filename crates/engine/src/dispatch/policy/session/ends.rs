@@ -98,7 +98,8 @@ impl Session {
     /// there is no process or it was killed already.
     #[must_use]
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) -> bool {
-        let Some(Process { body: ProcessState::Running { liveness, .. }, .. }) = self.process_mut()
+        let Some(Process { state: ProcessState::Running { liveness, .. }, .. }) =
+            self.process_mut()
         else {
             return false;
         };
@@ -115,8 +116,8 @@ impl Session {
         self.hang_up();
         let Some(process) = self.process_mut() else { return Progress::Waits };
         let killed = process.killed();
-        if !matches!(process.body, ProcessState::Exited { .. }) {
-            process.body = ProcessState::Exited { exit, at: now, killed };
+        if !matches!(process.state, ProcessState::Exited { .. }) {
+            process.state = ProcessState::Exited { exit, at: now, killed };
         }
         self.progress()
     }
@@ -161,7 +162,7 @@ impl Session {
 
     /// Returns how the process ended, until [`Session::finish`].
     pub(crate) fn exit(&self) -> Option<&ProcessExit> {
-        match &self.process()?.body {
+        match &self.process()?.state {
             ProcessState::Exited { exit, .. } => Some(exit),
             _ => None,
         }
@@ -223,7 +224,7 @@ impl Session {
                 return None;
             }
         };
-        let ProcessState::Exited { exit, .. } = process.body else { return None };
+        let ProcessState::Exited { exit, .. } = process.state else { return None };
         let is_recycled = matches!(process.stage, Stage::Recycling(_));
         let recycled = is_recycled && exit.code == Some(ExitStatus::Success as i32);
         let wrong = exit.code == Some(ExitStatus::Configuration as i32);

@@ -187,10 +187,10 @@ impl Session {
     /// Records that the requested process runs.
     pub(crate) fn process_started(&mut self, now: Instant) -> SocketAction {
         let Some(process) = self.process_mut() else { return SocketAction::Refuse };
-        let ProcessState::Requested = process.body else { return SocketAction::Refuse };
+        let ProcessState::Requested = process.state else { return SocketAction::Refuse };
         let wanted = matches!(process.stage, Stage::Starting { .. });
         let liveness = if wanted { Liveness::Normal } else { Liveness::Killed(None) };
-        process.body = ProcessState::Running { since: now, liveness };
+        process.state = ProcessState::Running { since: now, liveness };
         if wanted { SocketAction::Connect } else { SocketAction::Refuse }
     }
 
@@ -266,7 +266,7 @@ impl Session {
 
     /// Records that its process was stopped (`SIGSTOP`).
     pub(crate) fn stopped(&mut self, now: Instant) {
-        if let Some(Process { body: ProcessState::Running { liveness, .. }, .. }) =
+        if let Some(Process { state: ProcessState::Running { liveness, .. }, .. }) =
             self.process_mut()
             && *liveness == Liveness::Normal
         {
@@ -276,7 +276,7 @@ impl Session {
 
     /// Records that its process continued.
     pub(crate) fn continued(&mut self) {
-        if let Some(Process { body: ProcessState::Running { liveness, .. }, .. }) =
+        if let Some(Process { state: ProcessState::Running { liveness, .. }, .. }) =
             self.process_mut()
             && let Liveness::Stopped(_) = liveness
         {

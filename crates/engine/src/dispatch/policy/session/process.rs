@@ -18,7 +18,7 @@ use crate::pool::process_exit::ProcessExit;
 #[derive(Debug)]
 pub(super) struct Process {
     pub stage: Stage,
-    pub body: ProcessState,
+    pub state: ProcessState,
     pub socket: Socket,
     pub loads: Loads,
     /// The reason a restart cannot succeed, if any.
@@ -98,7 +98,7 @@ impl Process {
     pub(super) fn new(models: usize) -> Self {
         Self {
             stage: Stage::Starting { to_load: Vec::new() },
-            body: ProcessState::Requested,
+            state: ProcessState::Requested,
             socket: Socket::Unopened,
             loads: Loads::new(models),
             unrecoverable: None,
@@ -129,19 +129,19 @@ impl Process {
 
     /// Returns whether both the process and its socket have ended.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.body, ProcessState::Exited { .. }) && !self.listens()
+        matches!(self.state, ProcessState::Exited { .. }) && !self.listens()
     }
 
     /// Returns until when to read the messages of an exited process.
     pub(super) fn read_until(&self) -> Option<Instant> {
-        match self.body {
+        match self.state {
             ProcessState::Exited { at, .. } if self.listens() => Some(at + READ_GRACE),
             _ => None,
         }
     }
 
     pub(super) fn liveness(&self) -> Option<Liveness> {
-        match self.body {
+        match self.state {
             ProcessState::Running { liveness, .. } => Some(liveness),
             _ => None,
         }
@@ -156,7 +156,7 @@ impl Process {
 
     /// Returns why the supervisor killed it, if it did.
     pub(super) fn killed(&self) -> Option<KillReason> {
-        match &self.body {
+        match &self.state {
             ProcessState::Running { liveness: Liveness::Killed(reason), .. } => *reason,
             ProcessState::Exited { killed, .. } => *killed,
             _ => None,
@@ -175,7 +175,7 @@ impl Process {
             Ping::Sent(at) | Ping::Owed(at) if is_idle => Some(Overdue::Pinged(at)),
             _ => None,
         };
-        let (starting, stopped, is_killed) = match self.body {
+        let (starting, stopped, is_killed) = match self.state {
             ProcessState::Running { since, liveness } => {
                 let is_starting = matches!(self.stage, Stage::Starting { .. });
                 let stopped = match liveness {
