@@ -23,7 +23,7 @@ use tokio::{
 use crate::dispatch::{
     backlog::Backlog,
     event::Event,
-    item::{Input, Item, ItemAnswer, ItemError, Priority, QueuePermits, Terms, Timing},
+    item::{Input, Item, ItemAnswer, ItemError, Priority, QueuePermits, RequestTerms, Timing},
     worker,
 };
 use crate::models::registry::Model;
@@ -209,7 +209,7 @@ impl Dispatch {
         &self,
         model: &Model,
         inputs: Vec<Input>,
-        terms: Terms,
+        terms: RequestTerms,
     ) -> Result<Answer, GatherError> {
         let timeout = self.time_allowed(terms.timeout);
         let deadline = Instant::now() + timeout;

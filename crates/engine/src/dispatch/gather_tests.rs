@@ -48,7 +48,8 @@ async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usiz
         }
         sizes
     });
-    let answer = dispatch.run(&model(), vec![input(); inputs], Terms::default()).await.unwrap();
+    let answer =
+        dispatch.run(&model(), vec![input(); inputs], RequestTerms::default()).await.unwrap();
     (answer, player.await.unwrap())
 }
 
@@ -78,7 +79,7 @@ async fn a_full_queue_rejects_immediately() {
     let dispatch = dispatch(events);
     let permits = (0..2).map(|_| dispatch.acquire(0, 50, Priority::Interactive).unwrap());
     let _held: Vec<_> = permits.collect();
-    let error = dispatch.run(&model(), vec![input()], Terms::default()).await.unwrap_err();
+    let error = dispatch.run(&model(), vec![input()], RequestTerms::default()).await.unwrap_err();
     let retry_after = Duration::from_millis(50);
     assert_eq!(error, GatherError::Overloaded { limit: 100, retry_after });
 }
@@ -89,7 +90,8 @@ async fn a_request_may_shorten_but_not_extend_its_timeout() {
     let dispatch = dispatch(events);
     let model = model();
     for (asked, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
-        let terms = Terms { timeout: asked.map(Duration::from_secs), ..Terms::default() };
+        let terms =
+            RequestTerms { timeout: asked.map(Duration::from_secs), ..RequestTerms::default() };
         let error = dispatch.run(&model, vec![input()], terms).await;
         assert_eq!(error.unwrap_err(), GatherError::Timeout(Duration::from_secs(given)));
     }
@@ -115,7 +117,7 @@ async fn most_at_once(priority: Priority) -> usize {
         }
         most
     });
-    let terms = Terms { priority, ..Terms::default() };
+    let terms = RequestTerms { priority, ..RequestTerms::default() };
     let answer = dispatch.run(&model(), vec![input(); 500], terms).await.unwrap();
     assert!((0..500).all(|place| usize::from(answer.items[place].bytes[0]) == place % 256));
     player.await.unwrap()
@@ -156,7 +158,7 @@ async fn outlasts_commits(inputs: usize) {
     let dispatch = dispatch(events);
     let model = Arc::new(model());
     let settles = Arc::clone(&model);
-    let terms = Terms::default();
+    let terms = RequestTerms::default();
     let player = tokio::spawn(async move {
         // A commit lands in each round until commits are blocked.
         let mut generation = 1;
@@ -212,7 +214,7 @@ async fn background_work_never_delays_a_commit() {
             }
         }
     });
-    let terms = Terms { priority: Priority::Background, ..Terms::default() };
+    let terms = RequestTerms { priority: Priority::Background, ..RequestTerms::default() };
     let answer = dispatch.run(&model, vec![input(); 10], terms).await.unwrap();
     player.await.unwrap();
     assert_eq!((answer.items.len(), answer.generation), (10, COMMITS));

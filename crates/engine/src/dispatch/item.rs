@@ -29,7 +29,7 @@ pub enum Priority {
 
 /// The terms under which a request runs.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Terms {
+pub struct RequestTerms {
     /// The request's timeout, if it sets one. The server's limit also applies.
     pub timeout: Option<Duration>,
     /// The urgency of the request.

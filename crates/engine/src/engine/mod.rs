@@ -51,7 +51,7 @@ pub use self::{
 };
 use crate::{
     dispatch::{
-        Event, Input, Terms,
+        Event, Input, RequestTerms,
         gather::{Dispatch, GatherError},
         health::Health,
         worker,
@@ -225,7 +225,7 @@ impl Engine {
         let characters = inputs.iter().map(answer::characters).sum();
         let (_pass, timeout) = self.admit(model, context.timeout()).await?;
         require_task(model, tasks)?;
-        let terms = Terms { timeout, priority: context.priority() };
+        let terms = RequestTerms { timeout, priority: context.priority() };
         let answer = self.parts.dispatch.run(model, inputs, terms).await?;
         let record = model.record(answer.generation).ok_or(EngineError::UnknownGeneration)?;
         let origin = Origin {
