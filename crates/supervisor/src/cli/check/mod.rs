@@ -17,7 +17,7 @@ use onnxd_engine::{
         update::{
             background::Background,
             checker::{CheckLimits, Checker},
-            trial::{Part, Trials, Tried},
+            trial::{Part, TrialResult, Trials},
         },
     },
     pool::executable::WorkerExecutable,
@@ -86,7 +86,7 @@ async fn run(
     trials: &Trials,
     source: &SourceUri,
     against: Option<&SourceUri>,
-) -> Result<Tried, Refusal> {
+) -> Result<TrialResult, Refusal> {
     let beside = match against {
         None => None,
         Some(uri) => {
