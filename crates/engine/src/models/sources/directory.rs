@@ -104,7 +104,7 @@ fn snapshot_of(
     listing: Listing,
     digests: &Arc<Digests>,
 ) -> Result<Option<DirectorySnapshot>, Refusal> {
-    let mut opening = Opening::default();
+    let mut opening = OpenFiles::default();
     let mut needed: Vec<&String> = listing.external.iter().collect();
     needed.extend(listing.model.iter().map(|model| &model.file));
     for path in needed {
@@ -152,9 +152,9 @@ fn identified(tree: &Tree, path: &str) -> Result<Option<(File, Identity)>, Refus
 
 /// Files opened so far for a snapshot.
 #[derive(Default)]
-struct Opening(Vec<(String, (File, Identity))>);
+struct OpenFiles(Vec<(String, (File, Identity))>);
 
-impl Opening {
+impl OpenFiles {
     fn add(&mut self, path: String, opened: (File, Identity)) {
         self.0.push((path, opened));
     }
