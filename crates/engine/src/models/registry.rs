@@ -63,7 +63,7 @@ pub struct Model {
     pub preload: bool,
     /// Admits the requests for this model.
     pub gate: Arc<Gate>,
-    issued: RwLock<VecDeque<Issued>>,
+    issued: RwLock<VecDeque<CommittedGeneration>>,
     /// Read-locked by responses that block commits.
     commit_blocks: Arc<tokio::sync::RwLock<()>>,
 }
@@ -76,7 +76,7 @@ pub struct CommitBlock {
 
 /// A generation committed since the start.
 #[derive(Clone, Debug)]
-struct Issued {
+struct CommittedGeneration {
     generation: Generation,
     record: Arc<Record>,
     at: Instant,
@@ -191,7 +191,12 @@ impl Registry {
         let mut issued = model.issued.write().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(issued.back().is_none_or(|last| last.generation < generation));
         // Publish the record first: an answer may arrive right after the store.
-        issued.push_back(Issued { generation, record, at: Instant::now(), serves: true });
+        issued.push_back(CommittedGeneration {
+            generation,
+            record,
+            at: Instant::now(),
+            serves: true,
+        });
         if issued.len() > ISSUED_MAX {
             issued.pop_front();
         }
