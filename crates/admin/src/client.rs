@@ -254,7 +254,7 @@ impl Line {
     /// # Errors
     /// The line is neither a step nor an outcome nor a refusal.
     pub fn parse(json: &str) -> Result<Self, Error> {
-        let marks: Marks = serde_json::from_str(json).map_err(|_| not_json(json))?;
+        let marks: LineFields = serde_json::from_str(json).map_err(|_| not_json(json))?;
         Ok(match marks.step {
             Some(_) => Self::Step(serde_json::from_str(json).ok()),
             None => Self::End(verdict(json)?),
@@ -264,7 +264,7 @@ impl Line {
 
 /// Fields that distinguish the kinds of lines.
 #[derive(Deserialize)]
-struct Marks {
+struct LineFields {
     step: Option<IgnoredAny>,
     error: Option<ErrorForm>,
 }
@@ -298,7 +298,7 @@ fn not_json(text: &str) -> Error {
 }
 
 fn verdict<T: DeserializeOwned>(json: &str) -> Result<Result<T, Refusal>, Error> {
-    let marks: Marks = serde_json::from_str(json).map_err(|_| not_json(json))?;
+    let marks: LineFields = serde_json::from_str(json).map_err(|_| not_json(json))?;
     match marks.error {
         Some(error) => Ok(Err(error.into())),
         None => serde_json::from_str(json).map(Ok).map_err(|_| Error::Unexpected(json.to_owned())),
