@@ -152,8 +152,8 @@ impl Scrape {
 
     /// Durations of request phases, per model.
     fn phases(&self, page: &mut Page<'_>) -> fmt::Result {
-        type Of = fn(&ModelMetrics) -> &Histogram;
-        let families: [(&str, &str, Of); 7] = [
+        type SelectHistogram = fn(&ModelMetrics) -> &Histogram;
+        let families: [(&str, &str, SelectHistogram); 7] = [
             (
                 "onnxd_queue_duration_seconds",
                 "Time from an item's submission to its delivery to a worker, once per delivery",
