@@ -130,8 +130,8 @@ mod tests {
 
     use super::*;
 
-    type Promise = fn(&[u8]);
-    const PROMISES: [(&str, Promise); 5] = [
+    type Property = fn(&[u8]);
+    const PROMISES: [(&str, Property); 5] = [
         ("binary_tensors", binary_tensors),
         ("json_tensors", json_tensors),
         ("grpc_tensors", grpc_tensors),
