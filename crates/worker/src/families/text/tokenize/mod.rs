@@ -99,7 +99,7 @@ impl Tokenizer {
                 conversion::document(&files.home_dir()?)?,
             ),
         };
-        let changes = Changes {
+        let changes = Overrides {
             lowercase,
             bert: bert_flags(files)?,
             ends: ends(files)?,
@@ -259,7 +259,7 @@ static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
 /// Settings of other files that override `tokenizer.json`.
 #[derive(Clone, Debug)]
-struct Changes {
+struct Overrides {
     /// Lower-cases texts before any other step.
     lowercase: bool,
     /// How BERT's normalizer treats case, accents and Chinese characters.
@@ -325,7 +325,7 @@ fn bert_flags(files: &Files<'_>) -> Result<[Option<bool>; 3], Refusal> {
 }
 
 /// Reads a tokenizer, or reuses the last one if it has the same content and is still in use.
-fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Error> {
+fn shared(bytes: Vec<u8>, changes: Overrides) -> Result<Arc<Inner>, tokenizers::Error> {
     let digest = [&Sha256::digest(&bytes)[..], format!("{changes:?}").as_bytes()].concat();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some((known, tokenizer)) = last
