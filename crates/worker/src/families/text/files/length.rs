@@ -159,9 +159,9 @@ mod tests {
     use super::*;
     use crate::families::config::ModelConfig;
 
-    type Given<'a> = &'a [(&'a str, &'a str)];
+    type TestFiles<'a> = &'a [(&'a str, &'a str)];
 
-    fn found(files: Given<'_>, max_tokens: Option<u32>) -> Result<u32, Refusal> {
+    fn found(files: TestFiles<'_>, max_tokens: Option<u32>) -> Result<u32, Refusal> {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
@@ -198,7 +198,7 @@ mod tests {
             r#"{"model_type": "xlm-roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#,
         );
         let tokenizer = |text| ("tokenizer_config.json", text);
-        let cases: [(Given<'_>, Option<u32>, u32); 8] = [
+        let cases: [(TestFiles<'_>, Option<u32>, u32); 8] = [
             (&[config], None, 64),
             (&[config, tokenizer(r#"{"model_max_length": 1e30}"#)], None, 64),
             (
