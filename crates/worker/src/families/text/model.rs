@@ -14,7 +14,7 @@ use super::{
     prepare::{Preparation, Prepared, TextRequest},
     readout::{LoadedStep, Numbers, Readout, Rows},
     tokenize::Tokenizer,
-    wide::{self, Wide},
+    wide::{self, WideSession},
 };
 use crate::{
     families::family::{DeferredJob, Helpers, Opening},
@@ -38,7 +38,7 @@ pub(crate) struct TextModel {
     file: String,
     /// The longest text that the files declare, in tokens.
     declared_tokens: u32,
-    wide: Wide,
+    wide: WideSession,
     /// The pending background work.
     pending_wide: Option<wide::WideSpec>,
     /// Numbers in one vector, or labels; 0 before the first run.
@@ -79,7 +79,7 @@ impl TextModel {
             routes,
             guesses,
             file: opening.file.to_owned(),
-            wide: Wide::default(),
+            wide: WideSession::default(),
             pending_wide: None,
             dimension: 0,
         })

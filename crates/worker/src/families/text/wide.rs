@@ -17,7 +17,7 @@ use crate::{
 
 /// The session; `None` until it is created.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wide(Arc<Mutex<Option<Session>>>);
+pub(crate) struct WideSession(Arc<Mutex<Option<Session>>>);
 
 /// What the session is created from.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl WideSpec {
     }
 }
 
-impl Wide {
+impl WideSession {
     /// Returns the session, if it exists and is not locked.
     pub(crate) fn get(&self) -> Option<MutexGuard<'_, Option<Session>>> {
         let session = match self.0.try_lock() {
