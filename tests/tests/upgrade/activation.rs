@@ -5,7 +5,7 @@ use std::{net::TcpListener, process::Command};
 use e2e::{client::Client, fixtures, fixtures::model, server::Server};
 use serde_json::json;
 
-use crate::Line;
+use crate::Succession;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_wait_in_a_passed_socket_for_the_next_start() {
@@ -37,7 +37,7 @@ async fn a_successor_serves_the_passed_socket_despite_the_flag() {
     let home = builder.directories();
     // This address differs from the socket's and must not be used.
     let server = builder.spawn_at(e2e::launch::free_address());
-    let line = Line { server, home };
+    let line = Succession { server, home };
     line.says("ready listen=", 0).await;
     for _ in 0..2 {
         let asking = async {
