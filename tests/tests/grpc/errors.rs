@@ -121,8 +121,8 @@ async fn costly_messages_are_refused_and_others_are_served() {
     grpc.ready().await.unwrap();
     let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
     // Invalid UTF-8 in place of a name.
-    let odd = Odd { model_name: Bytes::from_static(&[0xff; 4]) };
-    let codec = ProstCodec::<Odd, Odd>::default();
+    let odd = InvalidRequest { model_name: Bytes::from_static(&[0xff; 4]) };
+    let codec = ProstCodec::<InvalidRequest, InvalidRequest>::default();
     let answer = grpc.unary(Request::new(odd), path, codec).await;
     assert_eq!(refused(answer).0, Code::InvalidArgument);
     client.model_infer(good()).await.unwrap();
@@ -130,7 +130,7 @@ async fn costly_messages_are_refused_and_others_are_served() {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Odd {
+struct InvalidRequest {
     #[prost(bytes = "bytes", tag = "1")]
     model_name: Bytes,
 }
