@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time;
 
 use crate::{
-    limit::{self, Limit, Way},
+    limit::{self, BatchMethod, Limit},
     machine::{self, Cpu},
     open_loop::{self, Peak},
     options::Settings,
@@ -28,8 +28,11 @@ pub(crate) const CLIENTS: [usize; 4] = [1, 4, 16, 64];
 /// Queue limit of the server, small enough for an open loop to fill the queue in seconds.
 const QUEUE_LIMIT: usize = 256;
 /// ONNX Runtime alone: the two limits, and what batching 16 texts at a time achieves.
-const WAYS: [Way; 3] =
-    [Way { batch: 1, window: 0 }, Way { batch: 8, window: 0 }, Way { batch: 8, window: 16 }];
+const WAYS: [BatchMethod; 3] = [
+    BatchMethod { batch: 1, window: 0 },
+    BatchMethod { batch: 8, window: 0 },
+    BatchMethod { batch: 8, window: 16 },
+];
 /// How many of [`WAYS`] are limits.
 const LIMITS: usize = 2;
 
@@ -171,7 +174,7 @@ impl<'a> Bench<'a> {
         Ok(Self { subject, settings, cpus, version, texts: file })
     }
 
-    async fn limit(&self, way: Way, processes: usize) -> Result<Limit, String> {
+    async fn limit(&self, way: BatchMethod, processes: usize) -> Result<Limit, String> {
         machine::rest(&self.subject, self.settings).await?;
         let seconds = self.settings.phase().as_secs_f64();
         limit::run(&self.version, &self.texts, &self.cpus[..processes], way, seconds).await
