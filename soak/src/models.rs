@@ -158,4 +158,4 @@ fn write_sums(directory: &Path) {
 }
 
 /// The answer of each content, by content name.
-pub(crate) type Known = BTreeMap<String, Vec<f32>>;
+pub(crate) type KnownAnswers = BTreeMap<String, Vec<f32>>;
