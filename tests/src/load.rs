@@ -18,7 +18,7 @@ use crate::{
     admin::{Committed, Refusal},
     client::{self, Client, Response, Unanswered},
     corpus::Corpus,
-    history::{Absence, History, Label, Outcome, Request, Summary, Update},
+    history::{History, Label, Outcome, Request, Summary, UnloadedPeriod, Update},
     kinds::{Kind, KindClient},
     processes::Signal,
     server::Server,
@@ -174,7 +174,7 @@ impl Load {
     }
 
     /// Records an absence. The commit of the load must be recorded separately.
-    pub fn absent(&mut self, absence: Absence) {
+    pub fn absent(&mut self, absence: UnloadedPeriod) {
         self.history.absences.push(absence);
     }
 

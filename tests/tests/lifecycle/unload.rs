@@ -7,7 +7,7 @@ use e2e::{
     corpus::Corpus,
     eventually,
     fixtures::model,
-    history::Absence,
+    history::UnloadedPeriod,
     home::Home,
     load::Load,
     processes::{self, Signal},
@@ -40,7 +40,7 @@ async fn an_unload_under_load_loses_no_request_or_generation() {
         let load = one.now();
         let committed = one.update(&server, &tiny(content), content).await.unwrap();
         assert_eq!((committed.generation, committed.previous_generation), (generation, 0));
-        one.absent(Absence { unload, load: (load, one.now()) });
+        one.absent(UnloadedPeriod { unload, load: (load, one.now()) });
     }
     one.more(20).await;
     assert_eq!(one.finish().await.generations, 4);
