@@ -93,7 +93,7 @@ fn check_names(request: &TensorRequest, facts: &Facts) -> Result<(), EngineError
     match request.outputs.iter().find(|name| !outputs.contains(&name.as_str())) {
         Some(other) => {
             let known = outputs.join(" and ");
-            Err(invalid(format!("the model has no output `{other}`; available: {known}")))
+            Err(invalid(format!("the model has no output `{other}`; its outputs are {known}")))
         }
         None => Ok(()),
     }
