@@ -63,8 +63,8 @@ async fn a_response_from_one_generation_is_run_once() {
 async fn older_parts_are_rerun_and_keep_their_position() {
     let (answer, sizes) = served_by(&[&[1, 2, 1], &[2, 2]], 3).await;
     assert_eq!((answer.generation, sizes), (2, vec![3, 2]));
-    let places: Vec<u8> = answer.items.iter().map(|item| item.bytes[0]).collect();
-    assert_eq!(places, [0, 1, 2]);
+    let indices: Vec<u8> = answer.items.iter().map(|item| item.bytes[0]).collect();
+    assert_eq!(indices, [0, 1, 2]);
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn most_at_once(priority: Priority) -> usize {
     });
     let terms = RequestTerms { priority, ..RequestTerms::default() };
     let answer = dispatch.run(&model(), vec![input(); 500], terms).await.unwrap();
-    assert!((0..500).all(|place| usize::from(answer.items[place].bytes[0]) == place % 256));
+    assert!((0..500).all(|index| usize::from(answer.items[index].bytes[0]) == index % 256));
     player.await.unwrap()
 }
 
@@ -164,8 +164,8 @@ async fn outlasts_commits(inputs: usize) {
         let mut generation = 1;
         let mut answered_by = |items: Vec<Item>, rises: bool| {
             let last = items.len() - 1;
-            for (place, item) in items.into_iter().enumerate() {
-                let newer = u64::from(rises && place == last);
+            for (index, item) in items.into_iter().enumerate() {
+                let newer = u64::from(rises && index == last);
                 let answered = answered(item.index, generation + newer);
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }
@@ -207,8 +207,8 @@ async fn background_work_never_delays_a_commit() {
                 time::timeout(Duration::from_millis(20), settles.wait_for_commit_blocks()).await;
             assert!(settled.is_ok() && items.iter().all(|item| !item.together));
             let last = items.len() - 1;
-            for (place, item) in items.into_iter().enumerate() {
-                let newer = u64::from(generation < COMMITS && place == last);
+            for (index, item) in items.into_iter().enumerate() {
+                let newer = u64::from(generation < COMMITS && index == last);
                 let answered = answered(item.index, generation + newer);
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }

@@ -73,8 +73,8 @@ impl Inherited {
     /// What was announced is not there, or nobody knows what it is for.
     pub(crate) fn take() -> Result<Self, Failure> {
         let mut taken = Self::default();
-        for (place, name) in announced()?.into_iter().enumerate() {
-            let descriptor = FIRST + RawFd::try_from(place).unwrap_or(RawFd::MAX);
+        for (index, name) in announced()?.into_iter().enumerate() {
+            let descriptor = FIRST + RawFd::try_from(index).unwrap_or(RawFd::MAX);
             let wrong = |reason: &dyn std::fmt::Display| {
                 let message = format!("the inherited descriptor {descriptor}, {name}: {reason}");
                 Failure::configuration(message)
@@ -113,8 +113,8 @@ impl Inherited {
     /// The socket of that name. After a change of the configuration a predecessor's may be at
     /// another address than is wanted, and is closed; systemd's is where its unit says.
     pub(crate) fn socket(&mut self, name: &str, wanted: SocketAddr) -> Option<Socket> {
-        let place = self.sockets.iter().position(|socket| socket.name == name)?;
-        let socket = self.sockets.swap_remove(place);
+        let index = self.sockets.iter().position(|socket| socket.name == name)?;
+        let socket = self.sockets.swap_remove(index);
         let is_there = socket.listener.local_addr().is_ok_and(|found| {
             found.ip() == wanted.ip() && (found.port() == wanted.port() || wanted.port() == 0)
         });

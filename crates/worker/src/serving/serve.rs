@@ -138,8 +138,8 @@ impl<'a> Worker<'a> {
 
     /// Answers a ping. An idle worker follows commits here and frees the old version.
     fn ping(&mut self, id: u64) -> Result<(), Fault> {
-        for place in 0..self.models.len() {
-            self.refresh(place)?;
+        for index in 0..self.models.len() {
+            self.refresh(index)?;
         }
         self.sender.answer(id, &FromWorker::Pong)
     }

@@ -21,8 +21,8 @@ impl Dispatcher {
     /// all or nothing. Returns the items that may run.
     pub(super) fn refuse_poisonous(&mut self, mut items: Vec<Item>) -> Vec<Item> {
         let now = Instant::now();
-        if let Some(place) = items.iter().position(|item| self.is_poisonous(now, item)) {
-            self.refuse(items.swap_remove(place));
+        if let Some(index) = items.iter().position(|item| self.is_poisonous(now, item)) {
+            self.refuse(items.swap_remove(index));
             items.clear();
         }
         items

@@ -175,9 +175,9 @@ impl Groups {
     pub(crate) fn unanswered_at(
         &self,
         id: u64,
-        places: impl Iterator<Item = u32>,
+        indices: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
-        take(&mut self.current(id)?.unanswered.clone(), places)
+        take(&mut self.current(id)?.unanswered.clone(), indices)
     }
 
     /// Takes the items at these indexes from the group with this id. Takes nothing and returns
@@ -185,11 +185,11 @@ impl Groups {
     pub(crate) fn answered(
         &mut self,
         id: u64,
-        places: impl Iterator<Item = u32>,
+        indices: impl Iterator<Item = u32>,
     ) -> Option<TakenItems> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         let mut unanswered = group.unanswered.clone();
-        let items = take(&mut unanswered, places)?;
+        let items = take(&mut unanswered, indices)?;
         group.unanswered = unanswered;
         if group.unanswered.iter().any(Option::is_some) {
             return Some(TakenItems { items, group: GroupState::Open });
@@ -206,11 +206,11 @@ impl Groups {
     /// Takes all groups.
     pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<UnansweredItems> {
         let groups = std::mem::take(&mut self.0).into_iter().enumerate();
-        let unanswered = groups.map(|(place, group)| UnansweredItems {
+        let unanswered = groups.map(|(index, group)| UnansweredItems {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
             committed: group.sent.committed,
-            is_suspect: place == 0 && suspect == Suspect::First,
+            is_suspect: index == 0 && suspect == Suspect::First,
         });
         unanswered.collect()
     }
@@ -218,10 +218,10 @@ impl Groups {
 
 fn take(
     unanswered: &mut [Option<ItemId>],
-    mut places: impl Iterator<Item = u32>,
+    mut indices: impl Iterator<Item = u32>,
 ) -> Option<Vec<ItemId>> {
-    places.try_fold(Vec::new(), |mut items, place| {
-        items.push(unanswered.get_mut(place as usize)?.take()?);
+    indices.try_fold(Vec::new(), |mut items, index| {
+        items.push(unanswered.get_mut(index as usize)?.take()?);
         Some(items)
     })
 }

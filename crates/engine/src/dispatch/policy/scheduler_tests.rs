@@ -237,8 +237,8 @@ fn a_single_text_does_not_wait_for_a_whole_large_request() {
         scheduler.push(age, unit);
     }
     let order: Vec<ItemId> = std::iter::from_fn(|| next(&mut scheduler, 1)).flatten().collect();
-    let place = order.iter().position(|item| *item == 32).unwrap();
-    assert!(place <= 2, "{order:?}");
+    let index = order.iter().position(|item| *item == 32).unwrap();
+    assert!(index <= 2, "{order:?}");
     assert_eq!(order.len(), 33);
 }
 

@@ -59,13 +59,13 @@ pub(super) fn answer(
     while !ready.is_empty() {
         let mut batch = vec![ready.remove(0)];
         if answering.costs.batching == Batching::Padded {
-            let (mut rows, mut place) = (batch[0].rows(), 0);
-            while let Some(other) = ready.get(place) {
+            let (mut rows, mut index) = (batch[0].rows(), 0);
+            while let Some(other) = ready.get(index) {
                 if rows + other.rows() <= SHARED_ROWS_MAX && batch[0].can_join(other) {
                     rows += other.rows();
-                    batch.push(ready.remove(place));
+                    batch.push(ready.remove(index));
                 } else {
-                    place += 1;
+                    index += 1;
                 }
             }
         }
@@ -121,7 +121,7 @@ fn check_fit(
         let known = names(&signature.outputs);
         return Err(format!("the model has no output `{other}`; its outputs are {known}"));
     }
-    let twice = |(place, name): &(usize, &String)| outputs[..*place].contains(name);
+    let twice = |(index, name): &(usize, &String)| outputs[..*index].contains(name);
     match outputs.iter().enumerate().find(twice) {
         Some((_, name)) => Err(format!("output `{name}` is requested twice")),
         None => Ok(()),
@@ -245,8 +245,8 @@ impl Answering<'_, '_, '_> {
 
 /// Concatenates the tensors of all items along the first axis.
 fn concatenate<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<InputTensor<'a>> {
-    let put = |(place, first): (usize, &'a InputTensor<'_>)| {
-        let all = batch.iter().flat_map(|ready| ready.inputs[place].bytes.iter().copied());
+    let put = |(index, first): (usize, &'a InputTensor<'_>)| {
+        let all = batch.iter().flat_map(|ready| ready.inputs[index].bytes.iter().copied());
         let bytes: Vec<u8> = all.collect();
         let mut shape = first.shape.clone();
         shape[0] = rows;

@@ -76,8 +76,8 @@ pub(super) fn answer(
         // Token vectors are large: those of one text can fill a frame.
         let batching = if is_large { Batching::Separate } else { batching };
         let tokens_max = answering.model.tokens_max();
-        for places in microbatch::plan_within(&lengths, &table, batching, tokens_max) {
-            let batch: Vec<&Ready> = places.iter().map(|&place| &alike[place]).collect();
+        for indices in microbatch::plan_within(&lengths, &table, batching, tokens_max) {
+            let batch: Vec<&Ready> = indices.iter().map(|&index| &alike[index]).collect();
             answering.run(&batch, tokenizing)?;
         }
     }

@@ -35,13 +35,13 @@ pub(crate) fn plan_within(
     batching: Batching,
     tokens_max: usize,
 ) -> Vec<Vec<usize>> {
-    let mut places: Vec<usize> = (0..lengths.len()).collect();
-    places.sort_by_key(|&place| lengths[place]);
-    let sorted: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
+    let mut indices: Vec<usize> = (0..lengths.len()).collect();
+    indices.sort_by_key(|&index| lengths[index]);
+    let sorted: Vec<usize> = indices.iter().map(|&index| lengths[index]).collect();
     let mut ends = cuts(&sorted, costs, batching, tokens_max.min(TOKENS_MAX));
     let mut batches = Vec::with_capacity(ends.len());
     while let Some((start, end)) = ends.pop() {
-        batches.push(places[start..end].to_vec());
+        batches.push(indices[start..end].to_vec());
     }
     batches
 }
@@ -195,16 +195,16 @@ mod tests {
             batching in prop_oneof![Just(Batching::Separate), Just(Batching::EqualLength), Just(Batching::Padded)],
         ) {
             let batches = plan(&lengths, &machine(call, 200.0), batching);
-            let mut places = batches.concat();
-            let order: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
+            let mut indices = batches.concat();
+            let order: Vec<usize> = indices.iter().map(|&index| lengths[index]).collect();
             prop_assert!(order.is_sorted());
-            places.sort_unstable();
-            prop_assert_eq!(places, (0..lengths.len()).collect::<Vec<_>>());
+            indices.sort_unstable();
+            prop_assert_eq!(indices, (0..lengths.len()).collect::<Vec<_>>());
             for batch in batches {
                 let longest = lengths[batch[batch.len() - 1]];
                 prop_assert!(batch.len() == 1 || batch.len() * longest <= TOKENS_MAX);
                 prop_assert!(batching != Batching::Separate || batch.len() == 1);
-                let equal = batch.iter().all(|&place| lengths[place] == longest);
+                let equal = batch.iter().all(|&index| lengths[index] == longest);
                 prop_assert!(batching == Batching::Padded || equal);
             }
         }

@@ -57,8 +57,8 @@ fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Probes, Refusal> {
 
 fn fold(vector: &[f32]) -> Vec<f32> {
     let mut folded = vec![0.0; FOLDED];
-    for (place, value) in vector.iter().enumerate() {
-        folded[place % FOLDED] += value;
+    for (index, value) in vector.iter().enumerate() {
+        folded[index % FOLDED] += value;
     }
     folded
 }

@@ -126,12 +126,12 @@ impl SpecialTokens {
             Kind::MpNet => MPNET,
             Kind::Roberta => ROBERTA,
         };
-        for (place, (role, default)) in ROLES.iter().zip(defaults).enumerate() {
+        for (index, (role, default)) in ROLES.iter().zip(defaults).enumerate() {
             let field = file.get::<TokenField>(role)?;
             let field = field.or_else(|| default.map(|token| TokenField::Text(token.into())));
             // RoBERTa's mask absorbs the space before it.
-            let lstrip = place == MASK && kind != Kind::Bert;
-            self.roles[place] = field.map(|field| field.token(lstrip));
+            let lstrip = index == MASK && kind != Kind::Bert;
+            self.roles[index] = field.map(|field| field.token(lstrip));
         }
         self.take_more(file)
     }
@@ -166,10 +166,10 @@ impl SpecialTokens {
     ) -> Result<(), Refusal> {
         let map = JsonFile::read(dir, MAP)?;
         if let Some(map) = &map {
-            for (place, role) in ROLES.iter().enumerate() {
-                let lstrip = place == MASK && kind != Kind::Bert;
+            for (index, role) in ROLES.iter().enumerate() {
+                let lstrip = index == MASK && kind != Kind::Bert;
                 if let Some(field) = map.get::<TokenField>(role)? {
-                    self.roles[place] = Some(field.token(lstrip));
+                    self.roles[index] = Some(field.token(lstrip));
                 }
             }
             self.take_more(map)?;
@@ -210,11 +210,11 @@ impl SpecialTokens {
         self.role(5)
     }
 
-    fn role(&self, place: usize) -> Result<&str, Refusal> {
-        self.roles[place]
+    fn role(&self, index: usize) -> Result<&str, Refusal> {
+        self.roles[index]
             .as_ref()
             .map(|token| token.content.as_str())
-            .ok_or_else(|| contract(format!("{CONFIG}: {} is missing", ROLES[place])))
+            .ok_or_else(|| contract(format!("{CONFIG}: {} is missing", ROLES[index])))
     }
 
     /// Returns the tokens for `tokenizer.json`, in ascending order of ids. Tokens outside the
