@@ -25,8 +25,9 @@ fn json(criterion: &mut Criterion) {
             serde_json::from_slice::<inputs::Inputs>(black_box(body.as_bytes())).expect("JSON")
         });
     });
-    let components: Vec<u8> =
-        (1..=384_u16).flat_map(|place| (f32::from(place).sin() / 20.0).to_le_bytes()).collect();
+    let components: Vec<u8> = (1..=384_u16)
+        .flat_map(|position| (f32::from(position).sin() / 20.0).to_le_bytes())
+        .collect();
     criterion.bench_function("print an embedding of 384 components", |bencher| {
         bencher.iter(|| {
             let bytes = numbers::json_bytes(components.len());

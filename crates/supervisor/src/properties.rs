@@ -162,10 +162,10 @@ mod tests {
 
         /// Nearly right bytes get further than random ones.
         #[test]
-        fn damaged_seeds_keep_them(place: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+        fn damaged_seeds_keep_them(position: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
             for (target, promise) in PROMISES {
                 for mut seed in seeds(target) {
-                    let at = place.index(seed.len());
+                    let at = position.index(seed.len());
                     seed[at] = byte;
                     promise(&seed);
                     promise(&seed[..cut.index(seed.len())]);

@@ -27,11 +27,11 @@ impl Dispatcher {
     /// ready.
     pub(super) fn unload(&mut self, slot: Slot, reply: oneshot::Sender<()>) {
         let id = self.next_id();
-        let told = |place: &WorkerId| {
-            let worker = &self.workers[*place];
+        let was_sent = |worker: &WorkerId| {
+            let worker = &self.workers[*worker];
             worker.session.serves() && worker.send(id, &ToWorker::Forget { slot }, Vec::new())
         };
-        let workers = (0..self.workers.len()).filter(told).collect();
+        let workers = (0..self.workers.len()).filter(was_sent).collect();
         self.unloads.push(Unload { id, workers, reply });
         self.answer_unloads();
     }

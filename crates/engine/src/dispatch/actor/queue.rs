@@ -115,7 +115,7 @@ impl Dispatcher {
 
     fn send_group(&mut self, group: &Group, now: Instant) {
         let id = self.next_id();
-        let (place, wide) = self.place(group, now);
+        let (worker, wide) = self.choose_worker(group, now);
         let mut payload = Payload::default();
         let mut items = Vec::with_capacity(group.items.len());
         for id in &group.items {
@@ -132,11 +132,11 @@ impl Dispatcher {
         let message = ToWorker::Run { slot: group.slot, items, wide };
         let committed = self.registry.page().committed(group.slot);
         let sent = SentGroup { id, wide, deadline, committed };
-        self.workers[place].send_group(group, sent, &message, payload.finish());
+        self.workers[worker].send_group(group, sent, &message, payload.finish());
     }
 
     /// Picks the worker for a group, and decides whether other workers' CPUs help with it.
-    fn place(&self, group: &Group, now: Instant) -> (WorkerId, bool) {
+    fn choose_worker(&self, group: &Group, now: Instant) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
         let free = || placement::free(&self.workers, group.slot, committed, group.priority);
         // Waking a worker on this CPU needs no interrupt to another one. If all are idle, it starts

@@ -49,9 +49,9 @@ pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
 fn shapes(max_tokens: u32) -> Vec<(usize, usize)> {
     let all = (0..TEXTS.len()).flat_map(|row| (0..TOKENS.len()).map(move |column| (row, column)));
     let all_tokens = |&(row, column): &(usize, usize)| TEXTS[row] * TOKENS[column];
-    let worth = |place: &(usize, usize)| {
-        let (row, column) = *place;
-        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(place) <= SHARED_TOKENS_MAX)
+    let worth = |cell: &(usize, usize)| {
+        let (row, column) = *cell;
+        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(cell) <= SHARED_TOKENS_MAX)
     };
     let mut shapes: Vec<_> = all.filter(worth).collect();
     shapes.sort_by_key(all_tokens);

@@ -78,11 +78,11 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// A folder leaves the version.
-    pub(crate) fn place(&self, name: &str) -> Result<Option<String>, Refusal> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<String>, Refusal> {
         for folder in [self.home.as_str(), "", "onnx"] {
-            let place = join(folder, name);
-            if json::within(self.dir, &place)?.is_file() {
-                return Ok(Some(place));
+            let path = join(folder, name);
+            if json::within(self.dir, &path)?.is_file() {
+                return Ok(Some(path));
             }
         }
         Ok(None)
@@ -140,8 +140,8 @@ impl<'a> Files<'a> {
     /// # Errors
     /// The file is malformed.
     pub(crate) fn chat_template(&self) -> Result<Option<String>, Refusal> {
-        match self.place("chat_template.jinja")? {
-            Some(place) => read_text(self.dir, &place),
+        match self.find("chat_template.jinja")? {
+            Some(path) => read_text(self.dir, &path),
             None => self.listed_chat_template(),
         }
     }

@@ -152,11 +152,11 @@ pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     }
     let mut labels = vec![None; named.len()];
     for (number, label) in named {
-        let place = number.parse().ok().and_then(|place: usize| labels.get_mut(place));
-        let Some(place) = place else {
+        let slot = number.parse().ok().and_then(|index: usize| labels.get_mut(index));
+        let Some(slot) = slot else {
             return wrong("is not numbered from 0 on");
         };
-        *place = Some(label);
+        *slot = Some(label);
     }
     match labels.into_iter().collect() {
         Some(labels) => Ok(labels),

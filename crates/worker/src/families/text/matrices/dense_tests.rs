@@ -148,13 +148,13 @@ fn dense_applies_to_tokens_if_configured() {
 proptest! {
     #[test]
     fn damaged_configurations_never_panic(
-        place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        position: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
     ) {
         let config = json!({"in_features": 2, "out_features": 1, "bias": false,
             "activation_function": "torch.nn.modules.linear.Identity", "use_residual": false});
         let dir = module(&config, &[floats("linear.weight", &[1, 2], &[1.0, 2.0])]);
         let mut config = config.to_string().into_bytes();
-        let at = place.index(config.len());
+        let at = position.index(config.len());
         let end = (at + bytes.len()).min(config.len());
         config.splice(at..end, bytes);
         fs::write(dir.path().join("2_Dense/config.json"), config).unwrap();

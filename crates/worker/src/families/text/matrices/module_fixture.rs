@@ -18,22 +18,22 @@ pub(super) fn floats(name: &'static str, shape: &[usize], values: &[f32]) -> Ten
 /// Creates a version whose folder has this configuration and these tensors.
 pub(super) fn version(folder: &str, config: Option<&Value>, tensors: &[TensorFixture]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join(folder);
-    fs::create_dir_all(&place).unwrap();
+    let path = dir.path().join(folder);
+    fs::create_dir_all(&path).unwrap();
     if let Some(config) = config {
-        fs::write(place.join("config.json"), config.to_string()).unwrap();
+        fs::write(path.join("config.json"), config.to_string()).unwrap();
     }
-    write(&place, tensors);
+    write(&path, tensors);
     dir
 }
 
 /// Writes the tensors to a module's file.
-pub(super) fn write(place: &Path, tensors: &[TensorFixture]) {
+pub(super) fn write(path: &Path, tensors: &[TensorFixture]) {
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
         (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
     });
     let file = safetensors::serialize(views, None).unwrap();
-    fs::write(place.join("model.safetensors"), file).unwrap();
+    fs::write(path.join("model.safetensors"), file).unwrap();
 }
 
 /// Returns reproducible pseudorandom numbers between −1 and 1.

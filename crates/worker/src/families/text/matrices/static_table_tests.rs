@@ -107,7 +107,7 @@ fn invalid_table_is_refused() {
 proptest! {
     #[test]
     fn damaged_tables_never_panic(
-        place in 0..240_usize, bytes in prop::collection::vec(any::<u8>(), 0..6), ids in prop::collection::vec(0..9_u32, 0..9),
+        position in 0..240_usize, bytes in prop::collection::vec(any::<u8>(), 0..6), ids in prop::collection::vec(0..9_u32, 0..9),
     ) {
         let dir = version(&[
             floats("embeddings", &[3, 2], &numbers(6, 1)),
@@ -116,8 +116,8 @@ proptest! {
         ]);
         let path = dir.path().join("model.safetensors");
         let mut file = fs::read(&path).unwrap();
-        let end = (place + bytes.len()).min(file.len());
-        file.splice(place..end, bytes);
+        let end = (position + bytes.len()).min(file.len());
+        file.splice(position..end, bytes);
         fs::write(&path, file).unwrap();
         if let Ok(table) = StaticTable::open(dir.path(), "") {
             let _ = table.mean(&ids, &mut Vec::new());

@@ -86,13 +86,13 @@ impl Tokenizer {
     ) -> Result<Self, Refusal> {
         // A worker has one CPU, so the library's thread pool would only add context switches.
         parallelism::set_parallelism(false);
-        let (place, bytes) = match files.place(FILE)? {
-            Some(place) => {
-                let path = within(files.dir, &place)?;
-                let read = |error| RefusalKind::Internal.because(format!("{place}: {error}"));
+        let (name, bytes) = match files.find(FILE)? {
+            Some(name) => {
+                let path = within(files.dir, &name)?;
+                let read = |error| RefusalKind::Internal.because(format!("{name}: {error}"));
                 let bytes = fs::read(path).map_err(read)?;
-                require_content(&place, &bytes)?;
-                (place, bytes)
+                require_content(&name, &bytes)?;
+                (name, bytes)
             }
             None => (
                 "the tokenizer converted from the vocabulary".into(),
@@ -106,7 +106,7 @@ impl Tokenizer {
             prefix_space: files.tokenizer.get("add_prefix_space")?,
         };
         let inner = shared(bytes, changes)
-            .map_err(|error| RefusalKind::Load.because(format!("{place}: {error}")))?;
+            .map_err(|error| RefusalKind::Load.because(format!("{name}: {error}")))?;
         let tokenizer = Self { inner, max_tokens };
         if tokenizer.text_tokens(false) == 0 {
             let special = tokenizer.special_tokens(false);

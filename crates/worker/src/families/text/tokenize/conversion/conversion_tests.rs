@@ -192,7 +192,7 @@ fn line_breaks_match_python() {
 proptest! {
     #[test]
     fn damaged_files_never_panic(
-        file in 0..5_usize, place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        file in 0..5_usize, position: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
     ) {
         let flags = json!({"content": "[MASK]", "lstrip": true, "special": true});
         let config = json!({"tokenizer_class": "BertTokenizer", "cls_token": "[CLS]",
@@ -205,7 +205,7 @@ proptest! {
         ][file];
         let path = dir.path().join(name);
         let mut content = fs::read(&path).unwrap();
-        let at = place.index(content.len());
+        let at = position.index(content.len());
         let end = (at + bytes.len()).min(content.len());
         content.splice(at..end, bytes);
         fs::write(&path, content).unwrap();
