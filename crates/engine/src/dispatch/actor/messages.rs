@@ -164,9 +164,9 @@ impl Dispatcher {
         let Some(record) = self.registry.at(slot).record(answered.generation) else {
             return Err("it names a generation that was never committed");
         };
-        let places = || answered.items.iter().map(|item| item.item);
+        let indices = || answered.items.iter().map(|item| item.item);
         let ids =
-            worker.groups().unanswered_at(group, places()).ok_or("it answers an item twice")?;
+            worker.groups().unanswered_at(group, indices()).ok_or("it answers an item twice")?;
         let operations =
             ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.operation));
         if !fits(&answered, operations, &record.facts, payload.len()) {
@@ -174,7 +174,7 @@ impl Dispatcher {
         }
         let helped = worker.groups().are_helped();
         let charge = worker.record_time(group, answered.infer_cpu_micros);
-        let taken = worker.answered(group, places()).ok_or("it answers an item twice")?;
+        let taken = worker.answered(group, indices()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
             self.scheduler.correct(charge);

@@ -191,8 +191,8 @@ impl World {
         let Some((ends, worker)) = next.filter(|(ends, _)| *ends <= until) else { return false };
         self.now = ends;
         let Running { id, group, .. } = self.running[worker].pop_front().unwrap();
-        let places = 0..u32::try_from(group.items.len()).unwrap();
-        assert_eq!(self.sessions[worker].answered(id, places).unwrap().items, group.items);
+        let indices = 0..u32::try_from(group.items.len()).unwrap();
+        assert_eq!(self.sessions[worker].answered(id, indices).unwrap().items, group.items);
         for item in group.items {
             assert!(self.answered.insert(item), "seed {}: answered twice", self.seed);
         }

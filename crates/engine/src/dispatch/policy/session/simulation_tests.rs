@@ -137,7 +137,7 @@ impl World {
             Message::Ready => self.session.ready(self.now),
             Message::Loaded(slot, generation) => self.loaded(slot, generation),
             Message::LoadFailed(slot, generation) => self.session.load_failed(slot, generation),
-            Message::Answer(group, places) => self.answered(group, &places),
+            Message::Answer(group, indices) => self.answered(group, &indices),
             Message::Pong | Message::End => {}
         }
     }
@@ -156,8 +156,8 @@ impl World {
         }
     }
 
-    fn answered(&mut self, group: u64, places: &[u32]) {
-        let taken = self.session.answered(group, places.iter().copied()).unwrap();
+    fn answered(&mut self, group: u64, indices: &[u32]) {
+        let taken = self.session.answered(group, indices.iter().copied()).unwrap();
         let out = self.out.get_mut(&group).unwrap();
         for item in taken.items {
             assert!(self.settled.insert(item), "seed {}: answered twice", self.seed);
@@ -167,7 +167,7 @@ impl World {
         if out.is_empty() {
             self.out.remove(&group);
         }
-        assert!(self.session.answered(group, places.iter().copied()).is_none(), "answered twice");
+        assert!(self.session.answered(group, indices.iter().copied()).is_none(), "answered twice");
     }
 
     fn ping(&mut self) {

@@ -66,9 +66,9 @@ impl Session {
     pub(crate) fn answered(
         &mut self,
         group: u64,
-        places: impl Iterator<Item = u32>,
+        indices: impl Iterator<Item = u32>,
     ) -> Option<TakenItems> {
-        self.service_mut()?.groups.answered(group, places)
+        self.service_mut()?.groups.answered(group, indices)
     }
 
     /// Returns the id of the group to terminate now because the deadline of an unanswered item has
