@@ -129,10 +129,10 @@ async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
         one.await.expect("all answers are right");
     }
     let (after, all) = counted(&server, "tensor_a").await;
-    let (ran, asked) = (after - batches, all - items);
-    assert!((asked - 400.0).abs() < 0.5, "{asked} items");
-    assert!(ran < asked, "{ran} runs of {asked} items: none were batched");
-    println!("{asked} items in {ran} runs");
+    let (ran, requested) = (after - batches, all - items);
+    assert!((requested - 400.0).abs() < 0.5, "{requested} items");
+    assert!(ran < requested, "{ran} runs of {requested} items: none were batched");
+    println!("{requested} items in {ran} runs");
     server.stop().await;
 }
 

@@ -112,8 +112,8 @@ fn rejection(rejection: &Rejection) -> String {
         Rejection::Prompt { name, known } => {
             format!("the model has no prompt `{name}`; available prompts: {known}")
         }
-        Rejection::Dimensions { asked, max } => {
-            format!("`dimensions` must be from 1 to {max}. Given: {asked}")
+        Rejection::Dimensions { requested, max } => {
+            format!("`dimensions` must be from 1 to {max}. Given: {requested}")
         }
         Rejection::WrongTask(task) => format!("the model is for {}", task.as_str()),
     }
@@ -197,8 +197,8 @@ impl Dispatch {
     }
 
     /// Returns the time allowed for a request that asks for `asked`, capped by the server's limit.
-    pub fn time_allowed(&self, asked: Option<Duration>) -> Duration {
-        asked.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout))
+    pub fn time_allowed(&self, requested: Option<Duration>) -> Duration {
+        requested.map_or(self.limits.timeout, |requested| requested.min(self.limits.timeout))
     }
 
     /// Answers all inputs from one generation, within the time that `terms` and the server allow.

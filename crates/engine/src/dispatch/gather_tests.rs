@@ -89,9 +89,9 @@ async fn a_request_may_shorten_but_not_extend_its_timeout() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
     let model = model();
-    for (asked, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
+    for (requested, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
         let terms =
-            RequestTerms { timeout: asked.map(Duration::from_secs), ..RequestTerms::default() };
+            RequestTerms { timeout: requested.map(Duration::from_secs), ..RequestTerms::default() };
         let error = dispatch.run(&model, vec![input()], terms).await;
         assert_eq!(error.unwrap_err(), GatherError::Timeout(Duration::from_secs(given)));
     }

@@ -122,7 +122,7 @@ fn messages_from_a_worker_encode_to_fixed_bytes() {
     fixed(&rejected(Rejection::TokenId { id: 9, highest: 8 }), &[5, 1, 1, 4, 9, 8]);
     let prompt = Rejection::Prompt { name: "p".into(), known: "q".into() };
     fixed(&rejected(prompt), &[5, 1, 1, 5, 1, b'p', 1, b'q']);
-    fixed(&rejected(Rejection::Dimensions { asked: 9, max: 8 }), &[5, 1, 1, 6, 9, 8]);
+    fixed(&rejected(Rejection::Dimensions { requested: 9, max: 8 }), &[5, 1, 1, 6, 9, 8]);
     fixed(&rejected(Rejection::WrongTask(Task::Rerank)), &[5, 1, 1, 7, 4]);
     fixed(&rejected(Rejection::Tensors("t".into())), &[5, 1, 1, 8, 1, b't']);
     fixed(&rejected(Rejection::Unfit("t".into())), &[5, 1, 1, 9, 1, b't']);

@@ -253,7 +253,7 @@ pub enum Rejection {
     /// The request asks for more components than an embedding has.
     Dimensions {
         /// Requested number of components.
-        asked: u32,
+        requested: u32,
         /// Components of the model's embeddings.
         max: u32,
     },

@@ -132,8 +132,8 @@ fn fewer_dimensions_are_truncated_and_renormalized() {
     let (whole, part) = (embed(None).unwrap(), embed(Some(8)).unwrap());
     let length = whole[..8].iter().map(|value| value * value).sum::<f32>().sqrt();
     assert_near(&part, &whole[..8].iter().map(|value| value / length).collect::<Vec<_>>());
-    assert_eq!(embed(Some(33)), Err(Rejection::Dimensions { asked: 33, max: 32 }));
-    assert_eq!(embed(Some(0)), Err(Rejection::Dimensions { asked: 0, max: 32 }));
+    assert_eq!(embed(Some(33)), Err(Rejection::Dimensions { requested: 33, max: 32 }));
+    assert_eq!(embed(Some(0)), Err(Rejection::Dimensions { requested: 0, max: 32 }));
 }
 
 #[test]

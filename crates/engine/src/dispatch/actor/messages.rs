@@ -230,8 +230,8 @@ fn fits<'a>(
                 None | Some(Operation::Tokenize { .. } | Operation::Decode { .. }) => true,
                 Some(Operation::Tensors { .. }) => tensors == bytes,
                 Some(Operation::Text { output, .. }) => match output {
-                    TextOutput::Embedding { dimensions: Some(asked), .. } => {
-                        bytes == *asked as usize * size_of::<f32>() && bytes <= row
+                    TextOutput::Embedding { dimensions: Some(requested), .. } => {
+                        bytes == *requested as usize * size_of::<f32>() && bytes <= row
                     }
                     TextOutput::Embedding { dimensions: None, .. } | TextOutput::Scores => {
                         bytes == row

@@ -227,8 +227,8 @@ fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
     let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
     machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
-    let asked = machine.handle(now, Event::Staged(Ok(candidate("b"))));
-    assert_eq!(asked, [Action::ListWorkers]);
+    let actions = machine.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(actions, [Action::ListWorkers]);
     let first = machine.handle(now, Event::Workers(vec![0, 1, 2]));
     assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
     for (worker, version) in [(1, "b"), (0, "c")] {
@@ -248,7 +248,7 @@ fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
 
 #[test]
 fn version_that_crashes_every_loading_worker_is_not_committed() {
-    let asked = |first: WorkerEvent, second: WorkerEvent| {
+    let outcome_of = |first: WorkerEvent, second: WorkerEvent| {
         let mut machine = Machine::new(1, Some((1, "a".into())), TIMES);
         let now = Instant::now();
         machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
@@ -268,7 +268,7 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
         (killed(0), ended(1), 2),
         (ended(0), absent(1), 1),
     ] {
-        let refused = asked(first, second);
+        let refused = outcome_of(first, second);
         let [Action::Answer(0, Err(refusal)), Action::DropLoadedAhead, Action::Retire] =
             &refused[..]
         else {
@@ -279,10 +279,14 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
     }
     let proposed = [propose("b", 1)];
     let loaded = WorkerEvent::Loaded(1, "b".into(), Ok(()));
-    assert_eq!(asked(ended(0), loaded.clone()), proposed);
-    assert_eq!(asked(killed(0), loaded), proposed);
-    assert_eq!(asked(absent(0), absent(1)), proposed);
-    assert_eq!(asked(absent(0), killed(1)), proposed, "a single kill does not blame the version");
+    assert_eq!(outcome_of(ended(0), loaded.clone()), proposed);
+    assert_eq!(outcome_of(killed(0), loaded), proposed);
+    assert_eq!(outcome_of(absent(0), absent(1)), proposed);
+    assert_eq!(
+        outcome_of(absent(0), killed(1)),
+        proposed,
+        "a single kill does not blame the version"
+    );
 }
 
 #[test]

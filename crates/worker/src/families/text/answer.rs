@@ -172,7 +172,7 @@ impl Answering<'_, '_, '_> {
             TextOutput::Embedding { dimensions: Some(requested), .. } => {
                 let max = number(self.model.dimension());
                 match requested == 0 || requested > max {
-                    true => Err(Rejection::Dimensions { asked: requested, max }),
+                    true => Err(Rejection::Dimensions { requested, max }),
                     false => Ok(()),
                 }
             }

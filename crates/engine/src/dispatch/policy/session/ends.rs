@@ -190,8 +190,8 @@ impl Session {
             Stage::Serving(service) => {
                 // Triggered by a ping rather than a group.
                 let was_idle = service.groups.is_empty() && process.socket != Socket::Broken;
-                let asked = was_idle && service.ping != Ping::None && !exit.is_blameless();
-                asked.then(|| process.loads.behind(committed)).flatten()
+                let was_pinged = was_idle && service.ping != Ping::None && !exit.is_blameless();
+                was_pinged.then(|| process.loads.behind(committed)).flatten()
             }
             Stage::Recycling(_) | Stage::Stopping(_) => None,
         };
