@@ -66,8 +66,8 @@ async fn rerank_accepts_a_thousand_documents_and_no_more() {
     assert!(best.iter().all(|index| index % 5 == first), "equal documents rank together: {best:?}");
     assert!(best.is_sorted(), "equal scores keep the order of the request");
     let body = json!({"query": "a", "documents": vec!["a"; 1001]});
-    let said = refused(&mut client, "/v2/rerank", &body, 422).await;
-    assert!(said.contains("1001") && said.contains("1000"), "{said}");
+    let message = refused(&mut client, "/v2/rerank", &body, 422).await;
+    assert!(message.contains("1001") && message.contains("1000"), "{message}");
     server.stop().await;
 }
 

@@ -50,8 +50,8 @@ async fn sparse_embeddings_are_entries_or_vocabulary_rows() {
         let index = usize::try_from(entry["index"].as_u64().unwrap()).unwrap();
         assert_eq!(row[index], numbers(&json!([entry["value"]]))[0]);
     }
-    let said = refused(&mut client, "/v1/embeddings", &json!({"input": "a"}), 424).await;
-    assert!(said.contains("/embed_sparse"), "{said}");
+    let message = refused(&mut client, "/v1/embeddings", &json!({"input": "a"}), 424).await;
+    assert!(message.contains("/embed_sparse"), "{message}");
     let info = client.get("/info").await.unwrap().json();
     assert_eq!(info["model_type"], json!({"embedding": {"pooling": "splade"}}));
     server.stop().await;
@@ -106,10 +106,10 @@ async fn entities_follow_the_strategy_and_the_ignored_labels() {
     assert!(tokens.iter().all(|token| token["entity"].is_string() && token["index"].is_u64()));
     let batch = ask(&mut client, "/", &json!({"inputs": [text, text]})).await;
     assert_eq!(batch, json!([groups, groups]));
-    let said = refused(&mut client, "/", &with(json!({"stride": 8})), 422).await;
-    assert!(said.contains("stride"), "{said}");
-    let said = refused(&mut client, "/predict", &json!({"inputs": "a"}), 424).await;
-    assert!(said.contains("POST / or /token_classification"), "{said}");
+    let message = refused(&mut client, "/", &with(json!({"stride": 8})), 422).await;
+    assert!(message.contains("stride"), "{message}");
+    let message = refused(&mut client, "/predict", &json!({"inputs": "a"}), 424).await;
+    assert!(message.contains("POST / or /token_classification"), "{message}");
     let body =
         json!({"inputs": [bytes("text", &[text])], "parameters": {"aggregation_strategy": "none"}});
     let tensors = ask(&mut client, "/v2/models/token-classifier/infer", &body).await;
@@ -136,8 +136,8 @@ async fn candidate_labels_are_scored_by_entailment() {
     let joined = body(json!({"candidate_labels": "travel, cooking,law", "multi_label": false}));
     assert_eq!(ask(&mut client, "/zero_shot_classification", &joined).await, one);
     let template = body(json!({"candidate_labels": labels, "hypothesis_template": "none"}));
-    let said = refused(&mut client, "/", &template, 422).await;
-    assert!(said.contains("hypothesis_template"), "{said}");
+    let message = refused(&mut client, "/", &template, 422).await;
+    assert!(message.contains("hypothesis_template"), "{message}");
     server.stop().await;
 }
 
@@ -189,8 +189,8 @@ async fn a_task_selects_the_adapter_and_its_prompt() {
         assert_close(&actual, &numpy, &format!("{path} {task}"));
     }
     let body = json!({"input": text, "switches": {"task_id": "poetry"}});
-    let said = refused(&mut client, "/v1/embeddings", &body, 422).await;
-    assert!(said.contains("retrieval.query"), "{said}");
+    let message = refused(&mut client, "/v1/embeddings", &body, 422).await;
+    assert!(message.contains("retrieval.query"), "{message}");
     server.stop().await;
 }
 

@@ -81,8 +81,8 @@ async fn unknown_parameters_are_refused_by_name() {
     ] {
         body["model"] = model.into();
         body["parameters"] = json!({"max_size": 3});
-        let said = refused(&mut client, "/", &body, 422).await;
-        assert!(said.contains("max_size"), "{model}: {said}");
+        let message = refused(&mut client, "/", &body, 422).await;
+        assert!(message.contains("max_size"), "{model}: {message}");
     }
     for (parameters, named) in [
         (json!({"top_k": 0}), "top_k"),
@@ -91,8 +91,8 @@ async fn unknown_parameters_are_refused_by_name() {
     ] {
         let status = if named == "negative, neutral, positive" { 424 } else { 422 };
         let body = json!({"inputs": "a", "model": "classify_a", "parameters": parameters});
-        let said = refused(&mut client, "/", &body, status).await;
-        assert!(said.contains(named), "{said}");
+        let message = refused(&mut client, "/", &body, status).await;
+        assert!(message.contains(named), "{message}");
     }
     server.stop().await;
 }

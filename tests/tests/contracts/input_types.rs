@@ -57,12 +57,13 @@ async fn input_types_select_the_query_or_document_prompt() {
         ("/embed", json!({"inputs": "a", "input_type": "poetry"}), 422),
     ] {
         body["model"] = "prompts".into();
-        let said = refused(&mut client, path, &body, status).await;
-        assert!(said.contains("passage, query"), "{said}");
+        let message = refused(&mut client, path, &body, status).await;
+        assert!(message.contains("passage, query"), "{message}");
     }
     let many: Value = (0..5).map(|number| (format!("s{number}"), json!(1))).collect();
-    let said = refused(&mut client, "/embed", &json!({"inputs": "a", "switches": many}), 422).await;
-    assert!(said.contains("at most 4"), "{said}");
+    let message =
+        refused(&mut client, "/embed", &json!({"inputs": "a", "switches": many}), 422).await;
+    assert!(message.contains("at most 4"), "{message}");
     server.stop().await;
 }
 
@@ -114,7 +115,7 @@ async fn texts_above_the_limit_are_truncated_where_allowed() {
         assert_eq!(actual, expected, "{path}");
     }
     let whole = json!({"inputs": beyond, "model": "a", "truncate": false});
-    let said = refused(&mut client, "/embed", &whole, 422).await;
-    assert!(said.contains("bytes") && said.contains("262144"), "{said}");
+    let message = refused(&mut client, "/embed", &whole, 422).await;
+    assert!(message.contains("bytes") && message.contains("262144"), "{message}");
     server.stop().await;
 }

@@ -114,8 +114,8 @@ async fn only_the_serving_generation_answers_as_a_version() {
     }
     for version in ["1", "3", "0", "02", "x", "-1", "99999999999999999999"] {
         let path = format!("/v2/models/tensor_a/versions/{version}");
-        let said = refused(&mut client, &format!("{path}/infer"), &body, 404).await;
-        assert!(said.contains(version) && said.contains("only 2"), "{said}");
+        let message = refused(&mut client, &format!("{path}/infer"), &body, 404).await;
+        assert!(message.contains(version) && message.contains("only 2"), "{message}");
         for path in [
             path.clone(),
             format!("{path}/ready"),
@@ -126,8 +126,8 @@ async fn only_the_serving_generation_answers_as_a_version() {
         }
     }
     for path in ["", "/ready", "/config", "/stats"] {
-        let said = missing(&mut client, &format!("/v2/models/none{path}")).await;
-        assert!(said.contains("none") && said.contains("tensor_a"), "{said}");
+        let message = missing(&mut client, &format!("/v2/models/none{path}")).await;
+        assert!(message.contains("none") && message.contains("tensor_a"), "{message}");
     }
     missing(&mut client, "/v2/none").await;
     server.stop().await;
@@ -192,7 +192,7 @@ async fn tensors_that_do_not_match_the_model_are_refused_by_name() {
     let mut typed = good.clone();
     typed["datatype"] = "FP64".into();
     let inputs = |inputs: Value| json!({"inputs": inputs});
-    for (model, body, said) in [
+    for (model, body, expected) in [
         ("tensor_a", inputs(json!([])), "no inputs"),
         ("tensor_a", json!({}), "inputs"),
         ("tensor_a", inputs(json!([input("z", json!([1, 4]), json!([1, 2, 3, 4]))])), "`x`"),
@@ -211,7 +211,7 @@ async fn tensors_that_do_not_match_the_model_are_refused_by_name() {
         ("tensor_a", json!({"id": "i".repeat(1025), "inputs": [good]}), "`id`"),
     ] {
         let error = refused(&mut client, &infer(model), &body, 400).await;
-        assert!(error.contains(said), "{said}: {error}");
+        assert!(error.contains(expected), "{expected}: {error}");
     }
     refused(&mut client, &infer("none"), &inputs(json!([good])), 404).await;
     assert_eq!(server.status().await.restarts(), 0);

@@ -95,7 +95,7 @@ async fn invalid_text_tensors_are_refused_with_the_expected_names() {
     let numbers = json!({"name": "text", "datatype": "FP32", "shape": [1], "data": [1]});
     let good = texts("text", &json!(["a"]));
     let wrong_output = json!({"inputs": [good], "outputs": [{"name": "scores"}]});
-    for (model, body, said) in [
+    for (model, body, expected) in [
         ("a", json!({"inputs": [numbers]}), "text of type BYTES"),
         ("a", json!({"inputs": [texts("x", &json!(["a"]))]}), "text of type BYTES"),
         ("a", json!({"inputs": [texts("text", &json!([]))]}), "1 to 2048"),
@@ -115,7 +115,7 @@ async fn invalid_text_tensors_are_refused_with_the_expected_names() {
         ),
     ] {
         let error = refused(&mut client, &infer(model), &body, 400).await;
-        assert!(error.contains(said), "{said}: {error}");
+        assert!(error.contains(expected), "{expected}: {error}");
     }
     let twice = json!({"inputs": [good, texts("text", &json!(["b"]))]});
     let error = refused(&mut client, &infer("a"), &twice, 400).await;

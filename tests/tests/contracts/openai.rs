@@ -124,8 +124,8 @@ async fn openai_accepts_2048_inputs_and_no_more() {
     let response = client.post("/v1/embeddings", &body).await.unwrap();
     let error = error(&response, 422, "invalid_request_error");
     assert_eq!(error["param"], "input");
-    let said = error["message"].as_str().unwrap();
-    assert!(said.contains("2049") && said.contains("2048"), "{said}");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("2049") && message.contains("2048"), "{message}");
     server.stop().await;
 }
 
@@ -201,7 +201,7 @@ async fn every_error_has_the_openai_shape() {
     let response = client.send_with(Method::POST, "/v1/embeddings", &headers, "{}".into()).await;
     error(&response.unwrap(), 415, invalid);
     let unknown = json!({"input": "a", "model": "b"});
-    let said = refused(&mut client, "/v1/embeddings", &unknown, 404).await;
-    assert!(said.contains("a, rerank_a"), "the error lists the served models: {said}");
+    let message = refused(&mut client, "/v1/embeddings", &unknown, 404).await;
+    assert!(message.contains("a, rerank_a"), "the error lists the served models: {message}");
     server.stop().await;
 }

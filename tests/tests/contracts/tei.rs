@@ -59,8 +59,8 @@ async fn invalid_token_ids_are_refused_and_named() {
         (json!([[2, 3], [2, 100_000, 3]]), "100000"),
         (json!([4_294_967_295_u64]), "4294967295"),
     ] {
-        let said = refused(&mut client, "/embed", &json!({"inputs": inputs}), 422).await;
-        assert!(said.contains(id) && said.contains("416"), "{said}");
+        let message = refused(&mut client, "/embed", &json!({"inputs": inputs}), 422).await;
+        assert!(message.contains(id) && message.contains("416"), "{message}");
     }
     for inputs in [json!([[]]), json!([[2, 3], []])] {
         let response = client.post("/embed", &json!({"inputs": inputs})).await.expect("an answer");
@@ -72,8 +72,8 @@ async fn invalid_token_ids_are_refused_and_named() {
     }
     let long = vec![5; 65];
     let body = json!({"inputs": long, "truncate": false});
-    let said = refused(&mut client, "/embed", &body, 422).await;
-    assert!(said.contains("64") && said.contains("65"), "{said}");
+    let message = refused(&mut client, "/embed", &body, 422).await;
+    assert!(message.contains("64") && message.contains("65"), "{message}");
     embed(&mut client, json!({"inputs": vec![5; 65]})).await;
     embed(&mut client, json!({"inputs": [2, 416, 3]})).await;
     assert_eq!(server.status().await.restarts(), 0);
@@ -96,8 +96,11 @@ async fn dimensions_truncate_before_normalization() {
     }
     for dimensions in [0, 33, 4_294_967_295_u64] {
         let body = json!({"inputs": TEXT, "dimensions": dimensions});
-        let said = refused(&mut client, "/embed", &body, 422).await;
-        assert!(said.contains("from 1 to 32") && said.contains(&dimensions.to_string()), "{said}");
+        let message = refused(&mut client, "/embed", &body, 422).await;
+        assert!(
+            message.contains("from 1 to 32") && message.contains(&dimensions.to_string()),
+            "{message}"
+        );
     }
     for dimensions in [json!(-1), json!("8"), json!(1.5), json!(4_294_967_296_u64)] {
         refused(&mut client, "/embed", &json!({"inputs": TEXT, "dimensions": dimensions}), 422)
@@ -122,15 +125,15 @@ async fn prompts_are_prepended_by_name() {
     }
     let unknown = json!({"inputs": TEXT, "prompt_name": "document"});
     for path in ["/embed", "/embed_all", "/tokenize"] {
-        let said = refused(&mut client, path, &unknown, 422).await;
+        let message = refused(&mut client, path, &unknown, 422).await;
         assert!(
-            ["`document`", "passage", "query"].iter().all(|name| said.contains(name)),
-            "{said}"
+            ["`document`", "passage", "query"].iter().all(|name| message.contains(name)),
+            "{message}"
         );
     }
     let body = json!({"inputs": TEXT, "prompt_name": "query", "model": "a"});
-    let said = refused(&mut client, "/embed", &body, 422).await;
-    assert!(said.contains("no prompts"), "{said}");
+    let message = refused(&mut client, "/embed", &body, 422).await;
+    assert!(message.contains("no prompts"), "{message}");
     let long = "q".repeat(257);
     refused(&mut client, "/embed", &json!({"inputs": TEXT, "prompt_name": long}), 422).await;
     let tokens =
@@ -162,8 +165,8 @@ async fn long_texts_are_truncated_at_the_chosen_side_or_refused() {
         let body = json!({"inputs": text, "truncation_direction": direction});
         assert_close(&embed(&mut client, body).await[0], expected, &direction.to_string());
         let body = json!({"inputs": text, "truncation_direction": direction, "truncate": false});
-        let said = refused(&mut client, "/embed", &body, 422).await;
-        assert!(said.contains("64") && said.contains("65"), "{said}");
+        let message = refused(&mut client, "/embed", &body, 422).await;
+        assert!(message.contains("64") && message.contains("65"), "{message}");
     }
     for direction in ["up", "LEFT"] {
         let body = json!({"inputs": "a", "truncation_direction": direction});

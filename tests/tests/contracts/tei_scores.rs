@@ -90,8 +90,8 @@ async fn invalid_predict_inputs_are_refused() {
     refused(&mut client, "/predict", &pair, 422).await;
     let long = "word after word ".repeat(20);
     let body = json!({"inputs": long, "truncate": false});
-    let said = refused(&mut client, "/predict", &body, 422).await;
-    assert!(said.contains("64"), "{said}");
+    let message = refused(&mut client, "/predict", &body, 422).await;
+    assert!(message.contains("64"), "{message}");
     assert_eq!(server.status().await.restarts(), 0);
     server.stop().await;
 }
@@ -143,8 +143,8 @@ async fn long_pairs_are_truncated_or_refused() {
         let expected = numbers(&json!([item["logit"]]));
         assert_close(&numbers(&json!([ranks[0]["score"]])), &expected, &item.to_string());
         body["truncate"] = false.into();
-        let said = refused(&mut client, "/rerank", &body, 422).await;
-        assert!(said.contains("64"), "{said}");
+        let message = refused(&mut client, "/rerank", &body, 422).await;
+        assert!(message.contains("64"), "{message}");
     }
     for (wrong, status) in [
         (json!({"query": "a", "texts": []}), 400),

@@ -31,8 +31,9 @@ async fn the_root_route_performs_the_task_of_the_model() {
     let unnamed = post(&mut client, "/", &json!({"inputs": TEXT})).await.embeddings();
     let expected = &e2e::fixtures::reference().models["a"][TEXT_INDEX];
     assert_close(&unnamed[0], expected, "the first model answers");
-    let said = refused(&mut client, "/", &json!({"inputs": "a", "model": "tensor_a"}), 424).await;
-    assert!(said.contains("tensor"), "{said}");
+    let message =
+        refused(&mut client, "/", &json!({"inputs": "a", "model": "tensor_a"}), 424).await;
+    assert!(message.contains("tensor"), "{message}");
     refused(&mut client, "/", &json!({"inputs": "a", "model": "none"}), 404).await;
     server.stop().await;
 }
@@ -69,9 +70,12 @@ async fn a_call_for_another_task_is_424_and_names_both_tasks() {
                 ask(&mut client, path, &body).await;
                 continue;
             }
-            let said = refused(&mut client, path, &body, 424).await;
-            assert!(said.contains(name) && said.contains(task), "{path} {name}: {said}");
-            assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{path} {name}: {said}");
+            let message = refused(&mut client, path, &body, 424).await;
+            assert!(message.contains(name) && message.contains(task), "{path} {name}: {message}");
+            assert!(
+                wanted.iter().all(|wanted| message.contains(wanted)),
+                "{path} {name}: {message}"
+            );
         }
     }
     server.stop().await;
@@ -158,8 +162,11 @@ async fn the_client_batch_limit_follows_its_flag() {
     ];
     for (path, body) in routes {
         ask(&mut client, path, &body(&["a", "b"])).await;
-        let said = refused(&mut client, path, &body(&["a", "b", "c"]), 422).await;
-        assert!(said.contains("batch size 3 > maximum allowed batch size 2"), "{path}: {said}");
+        let message = refused(&mut client, path, &body(&["a", "b", "c"]), 422).await;
+        assert!(
+            message.contains("batch size 3 > maximum allowed batch size 2"),
+            "{path}: {message}"
+        );
     }
     let info = client.get("/info").await.unwrap().json();
     assert_eq!(info["max_client_batch_size"], 2);

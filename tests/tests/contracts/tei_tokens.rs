@@ -66,8 +66,8 @@ async fn invalid_tokens_and_texts_are_refused() {
     ] {
         refused(&mut client, path, &body, status).await;
     }
-    let said = refused(&mut client, "/decode", &json!({"ids": [5, 417]}), 422).await;
-    assert!(said.contains("417") && said.contains("416"), "{said}");
+    let message = refused(&mut client, "/decode", &json!({"ids": [5, 417]}), 422).await;
+    assert!(message.contains("417") && message.contains("416"), "{message}");
     // The longest text: many tokens, all of which are described.
     let body = json!({"inputs": "a ".repeat(128 * 1024)});
     let tokens = ask(&mut client, "/tokenize", &body).await;

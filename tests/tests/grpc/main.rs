@@ -54,8 +54,8 @@ fn generation(response: &Response<ModelInferResponse>) -> u64 {
 }
 
 fn generation_of(message: &ModelInferResponse) -> u64 {
-    let said = message.parameters["generation"].parameter_choice.clone();
-    let Some(ParameterChoice::Int64Param(number)) = said else { panic!("{message:?}") };
+    let generation = message.parameters["generation"].parameter_choice.clone();
+    let Some(ParameterChoice::Int64Param(number)) = generation else { panic!("{message:?}") };
     assert_eq!(message.model_version, number.to_string());
     number.try_into().expect("above 0")
 }

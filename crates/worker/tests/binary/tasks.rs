@@ -317,19 +317,19 @@ fn unfit_tensors_are_rejected_with_a_reason() {
         (twice, "given twice"),
         (other, "no input `z`"),
     ];
-    for (inputs, said) in cases {
+    for (inputs, expected) in cases {
         let bytes = inputs.iter().map(|head| head.bytes as usize).sum::<usize>();
         let operation = Operation::Tensors { inputs: inputs.clone(), outputs: Vec::new() };
         match supervisor.answer_of(&vec![0; bytes], operation) {
-            Err(Rejection::Tensors(reason)) => assert!(reason.contains(said), "{reason}"),
+            Err(Rejection::Tensors(reason)) => assert!(reason.contains(expected), "{reason}"),
             other => panic!("{inputs:?}: {other:?}"),
         }
     }
-    for (outputs, said) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "requested twice")] {
+    for (outputs, expected) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "requested twice")] {
         let outputs = outputs.into_iter().map(str::to_owned).collect();
         let operation = Operation::Tensors { inputs: x(DataType::Fp32, &[1, 4], 16), outputs };
         match supervisor.answer_of(&[0; 16], operation) {
-            Err(Rejection::Tensors(reason)) => assert!(reason.contains(said), "{reason}"),
+            Err(Rejection::Tensors(reason)) => assert!(reason.contains(expected), "{reason}"),
             other => panic!("{other:?}"),
         }
     }

@@ -234,8 +234,8 @@ impl Answering<'_, '_, '_> {
                     items.push(AnsweredItem { item, tokens, bytes, outputs });
                     parts.push(part);
                 }
-                Err(said) => {
-                    let reason = Rejection::Inference(said.into());
+                Err(message) => {
+                    let reason = Rejection::Inference(message.into());
                     self.group.reject(vec![ready.item], reason)?;
                 }
             }

@@ -83,8 +83,8 @@ fn table_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
     if !super::is_table(files.dir)? {
         return Ok(None);
     }
-    let said = Model2Vec::read(files.dir)?.and_then(|table| table.max_tokens);
-    Ok(Some(said.map_or(TOKENS_MAX, u64::from)))
+    let declared = Model2Vec::read(files.dir)?.and_then(|table| table.max_tokens);
+    Ok(Some(declared.map_or(TOKENS_MAX, u64::from)))
 }
 
 /// Returns how many tokens the model has positions for, if `config.json` sets it.
