@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn every_seed_keeps_the_promises() {
+    fn every_seed_upholds_the_invariants() {
         for (target, promise) in PROMISES {
             let seeds = seeds(target);
             assert!(!seeds.is_empty(), "{target}");

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_purpose_is_a_switch_else_a_prompt_else_a_role() {
+    fn purpose_selects_a_switch_then_a_prompt_then_a_role() {
         let resolved = options(query()).resolve(&with_switch()).unwrap();
         let switch =
             Switch { name: "task_id".into(), value: SwitchValue::Name("retrieval.query".into()) };

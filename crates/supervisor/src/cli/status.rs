@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn details_are_told_where_there_are_any() {
+    fn details_are_printed_where_there_are_any() {
         assert!(details(&ModelDetails::default()).is_empty());
         let words = [("text-matching".to_owned(), 4)].into();
         let switch = SwitchFacts { name: "task_id".into(), default: Some(4), values: words };

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn models_that_cannot_be_told_apart_or_named_are_refused_with_the_reason() {
+    fn ambiguous_or_unnamed_models_are_refused_with_the_reason() {
         for (specs, reason) in [
             (&[][..], "no model is given"),
             (&["a=/x", "a=/y"][..], "given twice"),

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn each_item_is_answered_once_and_bad_answers_take_none() {
+    fn each_item_is_answered_once_and_invalid_answers_none() {
         let mut groups = groups(Instant::now());
         assert_eq!(groups.answered(8, [0].into_iter()), None, "not being computed yet");
         assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "no fourth item");

@@ -140,7 +140,7 @@ fn late_failures_and_those_of_other_generations_are_ignored() {
 }
 
 #[test]
-fn newest_call_wins_and_superseded_callers_are_told() {
+fn newest_call_wins_and_superseded_callers_are_notified() {
     let mut world = on_probation();
     for version in ["c", "d", "e", "f"] {
         world.call(job(version, Load::Lazy));

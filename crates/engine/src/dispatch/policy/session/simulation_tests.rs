@@ -356,7 +356,7 @@ impl World {
 }
 
 #[test]
-fn a_session_keeps_its_promises_in_any_event_order() {
+fn session_invariants_hold_in_any_event_order() {
     let mut reached = BTreeSet::new();
     let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
