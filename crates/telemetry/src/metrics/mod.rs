@@ -131,7 +131,7 @@ impl Metrics {
     }
 
     /// Sets the number of texts that are queued or running.
-    pub fn see_items(&self, count: usize) {
+    pub fn set_items(&self, count: usize) {
         self.items.0.store(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }

@@ -48,7 +48,7 @@ impl Costs {
     }
 
     /// Returns the table for the supervisor, without batching gains unless all texts may run together.
-    pub(crate) fn table_to_tell(&self) -> CostTable {
+    pub(crate) fn reported_table(&self) -> CostTable {
         if self.batching == Batching::Padded { self.table.clone() } else { self.table.apart() }
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn check(
 /// Returns the costs measured when the version was compiled.
 fn costs(root: &Path, runtime: &Runtime) -> Option<CostTable> {
     let model = compiled::find(root, &Key::of(runtime))?;
-    Costs::read(model.parent()?).map(|costs| costs.table_to_tell())
+    Costs::read(model.parent()?).map(|costs| costs.reported_table())
 }
 
 /// Returns the memory and time that the longest text may use.

@@ -99,7 +99,7 @@ impl Dispatcher {
                 }
             }
             Event::StatusRequested(reply) => {
-                self.metrics.see_items(self.items.len());
+                self.metrics.set_items(self.items.len());
                 let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
                 // The receiver may have been dropped.
                 let _ = reply.send(status.collect());
