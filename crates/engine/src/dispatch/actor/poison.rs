@@ -45,7 +45,7 @@ impl Dispatcher {
     }
 
     /// Records an item that crashed too many workers.
-    pub(super) fn learn_poison(&mut self, generation: Generation, item: &Item) {
+    pub(super) fn record_poison(&mut self, generation: Generation, item: &Item) {
         tracing::error!(
             slot = item.slot,
             generation,
@@ -53,6 +53,6 @@ impl Dispatcher {
             refused_seconds = REFUSED_FOR.as_secs(),
             "input crashed workers, refusing identical inputs"
         );
-        self.poison.learn(Instant::now(), (item.slot, generation), &item.input);
+        self.poison.record(Instant::now(), (item.slot, generation), &item.input);
     }
 }

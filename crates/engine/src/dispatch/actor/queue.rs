@@ -197,7 +197,7 @@ impl Dispatcher {
                 } else if let Some(accepted) = self.items.remove(&id) {
                     self.metrics.items_poisonous_total.increment();
                     if accepted.faults >= ITEM_FAULTS_MAX {
-                        self.learn_poison(generation, &accepted.item);
+                        self.record_poison(generation, &accepted.item);
                     }
                     answer(accepted.item, Err(ItemError::Poisonous));
                 }
