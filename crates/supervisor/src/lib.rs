@@ -23,7 +23,7 @@ use crate::cli::Command;
 /// The command, from its arguments to its exit code.
 pub fn main() -> ExitCode {
     // Before anything else: a SIGHUP that comes while we start must wait, not end us.
-    process::signals::hold_back();
+    process::signals::block_signals();
     let (cli, mut origins) = match cli::parse() {
         Ok(parsed) => parsed,
         Err(message) => return cli::print_usage(&message),

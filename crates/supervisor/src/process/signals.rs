@@ -8,12 +8,12 @@ use tokio::signal::unix::{self, SignalKind};
 
 /// Blocks SIGHUP and SIGUSR2 until [`Signals::install`], since their default action would end the
 /// process.
-pub(crate) fn hold_back() {
+pub(crate) fn block_signals() {
     // Blocking a valid signal for the calling thread cannot fail.
-    let _ = held_back().thread_block();
+    let _ = blocked_signals().thread_block();
 }
 
-fn held_back() -> SigSet {
+fn blocked_signals() -> SigSet {
     [Signal::SIGHUP, Signal::SIGUSR2].into_iter().collect()
 }
 
@@ -38,7 +38,7 @@ impl Signals {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
         };
-        held_back().thread_unblock()?;
+        blocked_signals().thread_unblock()?;
         Ok(signals)
     }
 
