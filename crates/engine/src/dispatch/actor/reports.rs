@@ -56,7 +56,7 @@ impl Dispatcher {
                 return self.broke_protocol(id);
             }
         };
-        self.workers[id].heard(Instant::now());
+        self.workers[id].message_received(Instant::now());
         for probe in self.probes.drain(..) {
             // The receiver may have been dropped.
             let _ = probe.send(());

@@ -114,8 +114,8 @@ impl Worker {
     }
 
     /// Records the arrival of a message.
-    pub(crate) fn heard(&mut self, now: Instant) {
-        if self.session.heard() {
+    pub(crate) fn message_received(&mut self, now: Instant) {
+        if self.session.message_received() {
             self.send_ping(now);
         }
     }

@@ -189,7 +189,7 @@ impl World {
 
     /// Records a sign of life and sends an owed ping.
     fn hear(&mut self) {
-        if self.session.heard() {
+        if self.session.message_received() {
             assert!(self.is_ping_owed, "seed {}: an unrequested ping", self.seed);
             self.reached.insert("owed ping");
             self.send_ping();
@@ -197,7 +197,7 @@ impl World {
             let can = self.session.is_idle() || self.session.is_nearly_idle();
             assert!(!can || !self.is_ping_owed, "seed {}: an owed ping is never sent", self.seed);
         }
-        assert!(!self.session.heard(), "a ping is owed only once");
+        assert!(!self.session.message_received(), "a ping is owed only once");
     }
 
     fn progress(&mut self, progress: Progress) {

@@ -108,7 +108,7 @@ impl Session {
     /// Records an incoming message, which is a sign of life. Returns whether to send an owed ping
     /// now; then call [`Session::pinged`].
     #[must_use]
-    pub(crate) fn heard(&mut self) -> bool {
+    pub(crate) fn message_received(&mut self) -> bool {
         let Some(service) = self.service_mut() else { return false };
         let owed = matches!(service.ping, Ping::Owed(_));
         service.ping = Ping::None;
