@@ -73,7 +73,7 @@ impl CostTable {
     }
 
     /// Returns the table for texts that run one at a time.
-    pub fn apart(&self) -> Self {
+    pub fn one_at_a_time(&self) -> Self {
         let single = self.micros[0];
         let micros = TEXTS.map(|texts| single.map(|cost| cost * real(texts)));
         Self { micros }
@@ -194,7 +194,7 @@ mod tests {
         assert!(near(table.predict(1, 1024), 5000.0 * 64.0));
         assert!(near(table.predict(64, 8), 8000.0 * 16.0));
         assert!(CostTable::default().is_sound());
-        assert!(near(table.apart().predict(4, 8), 16_000.0));
+        assert!(near(table.one_at_a_time().predict(4, 8), 16_000.0));
     }
 
     #[test]

@@ -49,7 +49,11 @@ impl Costs {
 
     /// Returns the table for the supervisor, without batching gains unless all texts may run together.
     pub(crate) fn reported_table(&self) -> CostTable {
-        if self.batching == Batching::Padded { self.table.clone() } else { self.table.apart() }
+        if self.batching == Batching::Padded {
+            self.table.clone()
+        } else {
+            self.table.one_at_a_time()
+        }
     }
 }
 
