@@ -10,7 +10,7 @@ use onnxd_engine::engine::{MemoryBudget, memory::Reservation};
 use tokio::{sync::Semaphore, task, time};
 
 use crate::transport::{
-    chunks::held,
+    chunks::with_reservation,
     error::{BodyError, TransportError},
     unpack::{self, unpack},
 };
@@ -66,7 +66,7 @@ pub(crate) async fn read_charged(
     let budget = Some((memory, unpaid_max));
     let mut charge = Charge { budget, ..Charge::default() };
     let body = read(request, bytes_max, &mut charge).await?;
-    Ok(held([body], charge.reservation).next().unwrap_or_default())
+    Ok(with_reservation([body], charge.reservation).next().unwrap_or_default())
 }
 
 /// The memory charged for a body.

@@ -22,7 +22,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use crate::transport::{
-    holding::{Held, Holding},
+    guarded_body::{BodyResource, GuardedBody},
     slots::ConnectionSlot,
 };
 
@@ -102,7 +102,7 @@ impl Call {
     }
 }
 
-impl Held for Call {
+impl BodyResource for Call {
     fn piece_begins(&self) {
         self.unsent.change(|pieces| pieces + 1);
     }
@@ -139,7 +139,7 @@ pub(super) async fn process(
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_idle));
         async move {
             let response = router.oneshot(request.map(Body::new)).await;
-            response.map(|response| response.map(|body| Holding::new(body, Arc::new(call))))
+            response.map(|response| response.map(|body| GuardedBody::new(body, Arc::new(call))))
         }
     });
     let mut connection = pin!(

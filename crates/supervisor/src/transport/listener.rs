@@ -37,7 +37,7 @@ use tower::ServiceExt;
 use crate::transport::{
     edge::Edge,
     error::Shapes,
-    holding::{Held, Holding},
+    guarded_body::{BodyResource, GuardedBody},
     http2::{self, MayIdle},
     panics,
     slots::{ConnectionSlot, ConnectionSlots, Phase},
@@ -311,8 +311,9 @@ impl Connection {
                 if let (Ok(response), true) = (&mut response, *drain.borrow()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                response
-                    .map(|response| response.map(|body| Holding::new(body, Arc::new(answering))))
+                response.map(|response| {
+                    response.map(|body| GuardedBody::new(body, Arc::new(answering)))
+                })
             }
         });
         let connection = http1::Builder::new()
@@ -347,7 +348,7 @@ impl Answering {
     }
 }
 
-impl Held for Answering {}
+impl BodyResource for Answering {}
 
 impl Drop for Answering {
     fn drop(&mut self) {

@@ -27,7 +27,7 @@ use crate::api::grpc::{
     methods::Method,
     status,
 };
-use crate::transport::{error::TransportError, holding::Held, unpack::Packing};
+use crate::transport::{error::TransportError, guarded_body::BodyResource, unpack::Packing};
 
 /// Maximum time a client may take to send one message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ const DEFLATE_RATIO_MAX: usize = 1032;
 #[derive(Debug, Default)]
 pub(super) struct Reservations(Mutex<BTreeMap<u64, Reservation>>);
 
-impl Held for Reservations {}
+impl BodyResource for Reservations {}
 
 impl Reservations {
     /// Adds a reservation for the message at this index (from 0), or for its response.
