@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  predecessor                                  successor
-//!  holds updates, starts it ─── descriptors ──► restores, starts workers, warms up
+//!  pauses updates, starts it ── descriptors ──► restores, starts workers, warms up
 //!                           ◄────── ready ────
 //!  (systemd: MAINPID)       ─────── yours ───►  takes the admin socket's name and the lock, accepts
 //!                           ◄────── taken ────
@@ -138,7 +138,7 @@ impl Server {
                 tokio::select! {
                     result = attempt.as_mut() => break result,
                     name = self.tasks.ended() => {
-                        // The caller ends the server for it. Updates stay held, since the successor
+                        // The caller ends the server for it. Updates stay paused, since the successor
                         // may not have ended yet.
                         tracing::error!(task = name, "no successor takes over: a task ended unexpectedly");
                         admin::remove_successor_socket(&config.admin_socket);
@@ -187,7 +187,7 @@ impl Server {
         let late = || format!("it is not ready after {} s", timeout.as_secs());
         tracing::info!("a successor is to take over: letting running updates finish");
         let idle = async {
-            self.updater.hold().await;
+            self.updater.pause().await;
             background.rest().await;
         };
         time::timeout_at(deadline, idle).await.map_err(|_| late())?;
@@ -204,7 +204,7 @@ impl Server {
         }
     }
 
-    /// Has a successor that is ready serve. Updates are held meanwhile. An error: it has ended, and
+    /// Has a successor that is ready serve. Updates are paused meanwhile. An error: it has ended, and
     /// we serve on.
     async fn yield_to(&self, mut successor: Successor) -> Result<Successor, String> {
         let pid = successor.pid;
@@ -268,7 +268,7 @@ impl Server {
         channel.set_nonblocking(true).map_err(failed)?;
         let mut channel = UnixStream::from_std(channel).map_err(failed)?;
         // Until nobody is answered by what the predecessor serves.
-        self.updater.hold().await;
+        self.updater.pause().await;
         // A predecessor that is gone needs no answer, and gives none.
         let _ = channel.write_u8(READY).await;
         if !matches!(channel.read_u8().await, Ok(YOURS)) {

@@ -106,8 +106,8 @@ pub enum Event<P: Payload> {
     /// The [deadline](super::UpdateMachine::deadline) passed.
     Ticked,
     /// Start no new update; a running one continues.
-    Held,
-    /// Releases one [`Event::Held`].
+    Paused,
+    /// Releases one [`Event::Paused`].
     Resumed,
     /// Abort every update that is not decided yet.
     Stopped(Stop),

@@ -175,14 +175,14 @@ fn update_storm_is_paced_and_the_newest_wins() {
 }
 
 #[test]
-fn held_machine_queues_calls_and_finishes_the_running_update() {
+fn paused_machine_queues_calls_and_finishes_the_running_update() {
     let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
     assert_eq!((machine.caller(), machine.is_idle()), (None, true));
     let lazy = |version| job(version, Load::Lazy);
     assert_eq!(machine.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
     assert_eq!((machine.caller(), machine.is_idle()), (Some(7), false));
-    assert!(machine.handle(now, Event::Held).is_empty());
+    assert!(machine.handle(now, Event::Paused).is_empty());
     assert!(machine.handle(now, Event::Called(8, lazy("c"))).is_empty());
     let proposed = machine.handle(now, Event::Staged(Ok(candidate("b"))));
     assert_eq!(proposed, [propose("b", 0)]);
@@ -190,8 +190,8 @@ fn held_machine_queues_calls_and_finishes_the_running_update() {
     assert_eq!(recorded, [Action::Record(1, "b".into(), "b".into())]);
     machine.handle(now, Event::Recorded(Ok("b".into())));
     assert_eq!((machine.caller(), machine.is_idle()), (None, true));
-    assert!(machine.handle(now, Event::Held).is_empty());
-    assert!(machine.handle(now, Event::Resumed).is_empty(), "another hold remains");
+    assert!(machine.handle(now, Event::Paused).is_empty());
+    assert!(machine.handle(now, Event::Resumed).is_empty(), "another pause remains");
     assert_eq!(machine.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
     assert_eq!(machine.caller(), Some(8));
 }

@@ -138,7 +138,7 @@ impl Driver {
             }
             Input::Hold(waiter) => {
                 self.idle_waiters.push(waiter);
-                Event::Held
+                Event::Paused
             }
             Input::Staging { bytes, of } => {
                 self.report(Step::Staging { bytes, of });

@@ -238,18 +238,18 @@ impl Updater {
         self.handles.iter().for_each(|handle| handle.try_notify(Event::Stopped(Stop::Stopping)));
     }
 
-    /// Holds new updates of all models and returns once none is running, so that a successor finds
+    /// Pauses new updates of all models and returns once none is running, so that a successor finds
     /// everything durable. Calls wait until [`Updater::resume`].
-    pub async fn hold(&self) {
+    pub async fn pause(&self) {
         let mut idle = Vec::new();
         for handle in &self.handles {
-            let (waiter, held) = oneshot::channel();
+            let (waiter, paused) = oneshot::channel();
             // A task that ended runs nothing, and its end stops the server.
             let _ = handle.0.send(Input::Hold(waiter)).await;
-            idle.push(held);
+            idle.push(paused);
         }
-        for held in idle {
-            let _ = held.await;
+        for paused in idle {
+            let _ = paused.await;
         }
     }
 
