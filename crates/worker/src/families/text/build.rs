@@ -100,7 +100,7 @@ fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, 
         let mut tokenizer =
             Tokenizer::open(&Files { home, ..files.clone() }, max_tokens, settings.lowercase)?;
         // For a graph, this limit only applies to training; for a table it is the only limit.
-        if let Some(limit) = tokenizer.own_limit() {
+        if let Some(limit) = tokenizer.declared_limit() {
             tokenizer = tokenizer.with_max(limit.min(max_tokens));
         }
         Ok(tokenizer)

@@ -130,7 +130,7 @@ impl Preparation {
         let side = match configured_side.as_deref() {
             Some("left") => Side::Left,
             Some(_) => Side::Right,
-            None => tokenizers[0].own_side(),
+            None => tokenizers[0].declared_side(),
         };
         let inputs: Option<Vec<String>> = files.tokenizer.get("model_input_names")?;
         let has_types = inputs.is_none_or(|names| names.iter().any(|name| name == TYPES));

@@ -207,12 +207,12 @@ impl Tokenizer {
     }
 
     /// Returns the length limit in the file itself, which only applies to models without a graph.
-    pub(crate) fn own_limit(&self) -> Option<u32> {
+    pub(crate) fn declared_limit(&self) -> Option<u32> {
         self.inner.limit
     }
 
     /// Returns the end at which the file itself cuts texts.
-    pub(crate) fn own_side(&self) -> Side {
+    pub(crate) fn declared_side(&self) -> Side {
         self.inner.side
     }
 
