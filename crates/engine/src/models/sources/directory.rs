@@ -246,7 +246,7 @@ impl Snapshot for DirectorySnapshot {
         // counts: once it arrives, it would be chosen instead.
         let model = self.listing.model.as_ref();
         let is_ours = |path: &str| {
-            selection::takes(path, model.is_some())
+            selection::includes(path, model.is_some())
                 || model.is_some_and(|model| !model.is_stated) && selection::is_usual(path)
         };
         let is_missing =
