@@ -18,7 +18,7 @@ use crate::{
         InferTensorContents, ModelInferRequest, ModelReadyRequest,
         model_infer_request::InferInputTensor,
     },
-    raw, refused, wanted,
+    raw, refused, requested_output,
 };
 
 fn good() -> ModelInferRequest {
@@ -43,7 +43,11 @@ async fn invalid_requests_get_a_code_and_a_message() {
             "0 bytes",
         ),
         (ModelInferRequest { inputs: vec![], ..good() }, Code::InvalidArgument, "0 inputs"),
-        (ModelInferRequest { outputs: vec![wanted("z")], ..good() }, Code::InvalidArgument, "z"),
+        (
+            ModelInferRequest { outputs: vec![requested_output("z")], ..good() },
+            Code::InvalidArgument,
+            "z",
+        ),
         (ModelInferRequest { id: "i".repeat(2000), ..good() }, Code::InvalidArgument, "id"),
         (raw("m", &[("z", "FP32", &[1], bytes(&[1.0]))]), Code::InvalidArgument, "`x` is missing"),
         (raw("m", &[("x", "FP32", &[1, 4], bytes(&[1.0]))]), Code::InvalidArgument, "4 bytes"),

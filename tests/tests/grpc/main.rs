@@ -32,7 +32,7 @@ fn builder(models: &[(&str, &str)]) -> Builder {
     models.iter().fold(builder, |builder, (name, path)| builder.model(name, &model(path)))
 }
 
-fn wanted(name: &str) -> InferRequestedOutputTensor {
+fn requested_output(name: &str) -> InferRequestedOutputTensor {
     InferRequestedOutputTensor { name: name.into(), ..InferRequestedOutputTensor::default() }
 }
 
