@@ -274,7 +274,7 @@ impl TextClient {
             let indices = self.indices(sequence);
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
-            let outcome = self.ask(&indices).await;
+            let outcome = self.send(&indices).await;
             let request = Request {
                 client: self.number,
                 sequence,
@@ -306,7 +306,7 @@ impl TextClient {
         (first..first + count).map(|index| index % known).collect()
     }
 
-    async fn ask(&mut self, indices: &[usize]) -> Outcome {
+    async fn send(&mut self, indices: &[usize]) -> Outcome {
         let texts = indices.iter().map(|&index| self.shared.corpus.texts[index].as_str());
         let mut texts: Vec<&str> = texts.collect();
         let inputs = if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) };

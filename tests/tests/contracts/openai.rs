@@ -17,7 +17,7 @@ use e2e::{
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve, unit};
+use crate::{TEXT, TEXT_INDEX, assert_close, numbers, post, post_ok, refused, serve, unit};
 
 /// Returns the embeddings of an answer, in order.
 fn embeddings(answer: &Value) -> Vec<Vec<f32>> {
@@ -74,9 +74,9 @@ async fn base64_token_ids_and_dimensions_match_the_reference() {
     let mut client = server.client().await;
     let reference = reference();
     let texts = &reference.texts;
-    let floats = ask(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
+    let floats = post_ok(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
     let body = json!({"input": texts, "encoding_format": "base64"});
-    let base64 = ask(&mut client, "/v1/embeddings", &body).await;
+    let base64 = post_ok(&mut client, "/v1/embeddings", &body).await;
     for (index, float) in embeddings(&floats).iter().enumerate() {
         assert_close(float, &reference.models["a"][index], &texts[index]);
         let text = base64["data"][index]["embedding"].as_str().expect("a string");
@@ -85,19 +85,19 @@ async fn base64_token_ids_and_dimensions_match_the_reference() {
     }
     assert_eq!(base64["usage"], floats["usage"]);
 
-    let tokens = ask(&mut client, "/tokenize", &json!({"inputs": TEXT})).await;
+    let tokens = post_ok(&mut client, "/tokenize", &json!({"inputs": TEXT})).await;
     let ids: Vec<&Value> = tokens[0].as_array().unwrap().iter().map(|token| &token["id"]).collect();
     for input in [json!(ids), json!([ids])] {
-        let answer = ask(&mut client, "/v1/embeddings", &json!({"input": input})).await;
+        let answer = post_ok(&mut client, "/v1/embeddings", &json!({"input": input})).await;
         assert_close(&embeddings(&answer)[0], &reference.models["a"][TEXT_INDEX], "ids");
         assert_eq!(answer["usage"]["prompt_tokens"], ids.len());
     }
     let plain = &reference.models["plain"][TEXT_INDEX];
     let body = json!({"input": TEXT, "dimensions": 7});
-    let cut = ask(&mut client, "/v1/embeddings", &body).await;
+    let cut = post_ok(&mut client, "/v1/embeddings", &body).await;
     assert_close(&embeddings(&cut)[0], &unit(&plain[..7]), "dimensions");
     let body = json!({"input": TEXT, "dimensions": 7, "model": "plain"});
-    let cut = ask(&mut client, "/v1/embeddings", &body).await;
+    let cut = post_ok(&mut client, "/v1/embeddings", &body).await;
     assert_close(&embeddings(&cut)[0], &plain[..7], "dimensions");
     server.stop().await;
 }

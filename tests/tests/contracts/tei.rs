@@ -8,12 +8,12 @@ use e2e::{
 use serde_json::{Value, json};
 
 use crate::{
-    TEXT, TEXT_INDEX, answers, ask, assert_close, message, numbers, post, refused, serve, unit,
+    TEXT, TEXT_INDEX, answers, assert_close, message, numbers, post, post_ok, refused, serve, unit,
 };
 
 /// Returns the token ids of a text, with special tokens.
 async fn ids(client: &mut Client, text: &str) -> Vec<Value> {
-    let tokens = ask(client, "/tokenize", &json!({"inputs": text})).await;
+    let tokens = post_ok(client, "/tokenize", &json!({"inputs": text})).await;
     tokens[0].as_array().expect("tokens").iter().map(|token| token["id"].clone()).collect()
 }
 
@@ -137,8 +137,9 @@ async fn prompts_are_prepended_by_name() {
     let long = "q".repeat(257);
     refused(&mut client, "/embed", &json!({"inputs": TEXT, "prompt_name": long}), 422).await;
     let tokens =
-        ask(&mut client, "/tokenize", &json!({"inputs": "a", "prompt_name": "query"})).await;
-    let bare = ask(&mut client, "/tokenize", &json!({"inputs": "query: a", "model": "a"})).await;
+        post_ok(&mut client, "/tokenize", &json!({"inputs": "a", "prompt_name": "query"})).await;
+    let bare =
+        post_ok(&mut client, "/tokenize", &json!({"inputs": "query: a", "model": "a"})).await;
     let ids = |tokens: &Value| {
         let tokens = tokens[0].as_array().expect("tokens").iter();
         tokens.map(|token| token["id"].clone()).collect::<Vec<_>>()
@@ -205,7 +206,7 @@ async fn similarity_is_the_cosine_to_the_source_sentence() {
     let inputs = json!({"source_sentence": texts[TEXT_INDEX], "sentences": texts});
     for model in ["a", "plain"] {
         let body = json!({"inputs": inputs, "model": model});
-        let cosines = numbers(&ask(&mut client, "/similarity", &body).await);
+        let cosines = numbers(&post_ok(&mut client, "/similarity", &body).await);
         let expected: Vec<f32> =
             known.iter().map(|one| cosine(one, &known[TEXT_INDEX]) as f32).collect();
         assert_close(&cosines, &expected, model);

@@ -4,7 +4,7 @@
 use e2e::{fixtures::model, server::Server};
 use serde_json::{Value, json};
 
-use crate::{Ranking, TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve};
+use crate::{Ranking, TEXT, TEXT_INDEX, assert_close, numbers, post, post_ok, refused, serve};
 
 const MODELS: [&str; 4] = ["a", "classify_a", "rerank_a", "tensor_a"];
 
@@ -25,7 +25,7 @@ async fn the_root_route_performs_the_task_of_the_model() {
         let mut body = body.clone();
         body["model"] = model.into();
         let (named, root) =
-            (ask(&mut client, path, &body).await, ask(&mut client, "/", &body).await);
+            (post_ok(&mut client, path, &body).await, post_ok(&mut client, "/", &body).await);
         assert_eq!(named, root, "{path}");
     }
     let unnamed = post(&mut client, "/", &json!({"inputs": TEXT})).await.embeddings();
@@ -67,7 +67,7 @@ async fn a_call_for_another_task_is_424_and_names_both_tasks() {
             let mut body = body.clone();
             body["model"] = name.into();
             if wanted.contains(&task) {
-                ask(&mut client, path, &body).await;
+                post_ok(&mut client, path, &body).await;
                 continue;
             }
             let message = refused(&mut client, path, &body, 424).await;
@@ -161,7 +161,7 @@ async fn the_client_batch_limit_follows_its_flag() {
         ("/rerank", &|texts| json!({"query": "a", "texts": texts, "model": "rerank"})),
     ];
     for (path, body) in routes {
-        ask(&mut client, path, &body(&["a", "b"])).await;
+        post_ok(&mut client, path, &body(&["a", "b"])).await;
         let message = refused(&mut client, path, &body(&["a", "b", "c"]), 422).await;
         assert!(
             message.contains("batch size 3 > maximum allowed batch size 2"),
@@ -171,7 +171,7 @@ async fn the_client_batch_limit_follows_its_flag() {
     let info = client.get("/info").await.unwrap().json();
     assert_eq!(info["max_client_batch_size"], 2);
     let body = json!({"input": ["a", "b", "c"]});
-    let answer = ask(&mut client, "/v1/embeddings", &body).await;
+    let answer = post_ok(&mut client, "/v1/embeddings", &body).await;
     assert_eq!(answer["data"].as_array().map(Vec::len), Some(3), "OpenAI's limit is separate");
     let first = numbers(&answer["data"][0]["embedding"]);
     assert_close(&first, &e2e::fixtures::reference().models["a"][1], "a");

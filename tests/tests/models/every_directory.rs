@@ -27,7 +27,7 @@ async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
     if found.is_empty() {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
-            let asking = ask_in_turn(server, directory, &cases, number);
+            let asking = run_in_turn(server, directory, &cases, number);
             clients.spawn(asking.await);
         }
         found = clients.join_all().await.into_iter().flatten().collect();
@@ -41,7 +41,7 @@ async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
     found
 }
 
-async fn ask_in_turn(
+async fn run_in_turn(
     server: &Server,
     directory: &Directory,
     cases: &Arc<Vec<Case>>,
