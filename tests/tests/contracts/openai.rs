@@ -137,7 +137,7 @@ async fn many_inputs_share_a_generation_even_during_updates() {
     let texts: Vec<String> = indices.iter().map(|&index| corpus.texts[index].clone()).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let asking = tokio::spawn(async move {
+    let pending = tokio::spawn(async move {
         let mut client = Client::connect(address).await.unwrap();
         let mut generations = Vec::new();
         while !stopped.load(Ordering::Relaxed) {
@@ -156,7 +156,7 @@ async fn many_inputs_share_a_generation_even_during_updates() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     stop.store(true, Ordering::Relaxed);
-    let generations = asking.await.unwrap();
+    let generations = pending.await.unwrap();
     assert!(generations.is_sorted(), "{generations:?}");
     assert!(generations.last() > Some(&1), "{generations:?}");
     server.stop().await;

@@ -91,14 +91,14 @@ async fn a_hung_worker_is_killed_and_queued_requests_are_answered() {
     let before = server.settled().await.pids();
     // The stopped worker receives no messages.
     processes::signal(before[0], Signal::SIGSTOP);
-    let asking = |timeout_ms: &'static str| {
+    let pending = |timeout_ms: &'static str| {
         let server = Arc::clone(&server);
         tokio::spawn(async move { infer(&server, 3, timeout_ms).await.0 })
     };
-    let hung = asking("2000");
+    let hung = pending("2000");
     let is_busy = async || (server.status().await.workers[0].state == "busy").then_some(());
     eventually("the worker is given a group", Duration::from_secs(20), is_busy).await;
-    let beside = [asking("30000"), asking("30000"), asking("30000")];
+    let beside = [pending("30000"), pending("30000"), pending("30000")];
     assert_eq!(hung.await.expect("an answer"), 504);
     for one in beside {
         assert_eq!(one.await.expect("an answer"), 200);

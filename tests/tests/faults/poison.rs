@@ -49,13 +49,13 @@ async fn concurrent_poisonous_requests_crash_few_workers() {
     let server = server().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     let body = Arc::new(divide(&[MIN], &[-1]));
-    let mut asking = Vec::new();
+    let mut pending = Vec::new();
     for _ in 0..POISONOUS {
         let (mut client, body) = (server.client().await, Arc::clone(&body));
-        asking.push(tokio::spawn(async move { infer(&mut client, &body).await }));
+        pending.push(tokio::spawn(async move { infer(&mut client, &body).await }));
     }
-    for asking in asking {
-        assert_eq!(asking.await.unwrap(), 500);
+    for pending in pending {
+        assert_eq!(pending.await.unwrap(), 500);
     }
     load.more(50).await;
     load.finish().await;

@@ -37,13 +37,13 @@ async fn concurrent_first_requests_load_a_model_once() {
         if round == 0 {
             assert_eq!(versions(&home), 0, "nothing is staged yet");
         }
-        let mut asking = tokio::task::JoinSet::new();
+        let mut pending = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let mut client = server.client().await;
             let body = json!({"inputs": "a", "model": "two"});
-            asking.spawn(async move { client.post("/embed", &body).await.unwrap() });
+            pending.spawn(async move { client.post("/embed", &body).await.unwrap() });
         }
-        for response in asking.join_all().await {
+        for response in pending.join_all().await {
             assert_eq!(response.status, 200, "{}", response.text());
             assert_eq!(response.generation(), Some(1), "the same generation after a restart");
         }
