@@ -106,7 +106,10 @@ pub(crate) const BAD: [RefusedDirectory; 13] = [
 ];
 
 /// Returns a bad candidate's path and its allowed kinds of refusal.
-pub(crate) fn bad(candidate: usize, home: &Home) -> (PathBuf, &'static [&'static str]) {
+pub(crate) fn refused_directory(
+    candidate: usize,
+    home: &Home,
+) -> (PathBuf, &'static [&'static str]) {
     let (name, kinds) = BAD[candidate % BAD.len()];
     let made = home.models().join(name);
     let path = if made.is_dir() { made } else { fixtures::model("tiny").join(name) };

@@ -90,7 +90,7 @@ impl Switches {
                         return Err(Rejection::Unfit(format!(
                             "`{}` has no value {number}{}",
                             switch.name,
-                            known(&switch.values)
+                            list_names(&switch.values)
                         )));
                     }
                     Some(*number)
@@ -106,7 +106,7 @@ impl Switches {
                      inputs = {{ {} = … }} in onnxd.toml{}",
                     switch.name,
                     switch.name,
-                    known(&switch.values)
+                    list_names(&switch.values)
                 ))
             })?);
         }
@@ -137,10 +137,10 @@ impl Switches {
 
 fn value(values: &BTreeMap<String, i64>, name: &str, word: &str) -> Result<i64, String> {
     let found = values.get(word).copied();
-    found.ok_or_else(|| format!("`{name}` has no value {word:?}{}", known(values)))
+    found.ok_or_else(|| format!("`{name}` has no value {word:?}{}", list_names(values)))
 }
 
-fn known(values: &BTreeMap<String, i64>) -> String {
+fn list_names(values: &BTreeMap<String, i64>) -> String {
     if values.is_empty() {
         return String::new();
     }
