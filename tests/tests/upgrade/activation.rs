@@ -38,7 +38,7 @@ async fn a_successor_serves_the_passed_socket_despite_the_flag() {
     // This address differs from the socket's and must not be used.
     let server = builder.spawn_at(e2e::launch::free_address());
     let line = Succession { server, home };
-    line.says("ready listen=", 0).await;
+    line.wait_for_log("ready listen=", 0).await;
     for _ in 0..2 {
         let pending = async {
             let mut client = Client::connect(address).await.expect("a connection");

@@ -37,7 +37,7 @@ async fn a_broken_successor_leaves_the_predecessor_serving() {
         install(&onnxd, content, mode);
         let from = line.server.stderr().len();
         line.signal(Signal::SIGUSR2);
-        line.says("no successor takes over", from).await;
+        line.wait_for_log("no successor takes over", from).await;
         let log = line.server.stderr();
         assert!(log[from..].contains(reason), "{reason}: {}", &log[from..]);
         assert!(line.server.runs() && line.pid() == pid);

@@ -15,7 +15,7 @@ use crate::{PATIENCE, Succession};
 const MOMENTS: [u64; 4] = [0, 30, 120, 400];
 
 async fn successor(line: &Succession, from: usize) -> Process {
-    line.says("a successor has started", from).await;
+    line.wait_for_log("a successor has started", from).await;
     let log = line.server.stderr();
     let (_, after) = log[from..].split_once("a successor has started").expect("a line");
     let (_, after) = after.split_once("pid=").expect("a pid");
@@ -65,7 +65,7 @@ async fn a_killed_successor_leaves_its_predecessor_serving() {
         tokio::time::sleep(Duration::from_millis(moment)).await;
         let workers = processes::descendants(successor.pid);
         successor.signal(Signal::SIGKILL);
-        line.says("no successor takes over", from).await;
+        line.wait_for_log("no successor takes over", from).await;
         assert!(e2e::soon(Duration::from_secs(2), || !workers.iter().any(|it| it.runs())));
         assert_eq!(line.pid(), pid);
         serves(&line).await;

@@ -57,7 +57,7 @@ async fn an_idle_client_gets_an_answer_that_closes_its_connection() {
     assert_eq!(client.get("/health").await.map(|answer| answer.status), Ok(200));
     let from = line.server.stderr().len();
     line.signal(processes::Signal::SIGUSR2);
-    line.says("draining", from).await;
+    line.wait_for_log("draining", from).await;
     let answer = client.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(answer.map(|answer| answer.status), Ok(200));
     assert!(client.closing(), "the server announced a close");

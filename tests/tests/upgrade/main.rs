@@ -53,7 +53,7 @@ impl Succession {
     }
 
     /// Waits until the log contains `what` after the offset `from`.
-    async fn says(&self, what: &str, from: usize) {
+    async fn wait_for_log(&self, what: &str, from: usize) {
         e2e::eventually(what, PATIENCE, async || {
             self.server.stderr().get(from..)?.contains(what).then_some(())
         })
