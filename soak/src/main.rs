@@ -143,12 +143,12 @@ async fn join(world: &World, clients: Vec<JoinHandle<()>>) {
 /// Samples the server's resources and prints progress until the run stops.
 async fn watch(world: Arc<World>) -> Samples {
     let mut samples = Samples::default();
-    let mut said = Duration::ZERO;
+    let mut reported_at = Duration::ZERO;
     while !world.stops() {
         tokio::time::sleep(SAMPLE).await;
         samples.add(world.now(), Resources::now(&world.server));
-        if world.now() - said >= PROGRESS {
-            said = world.now();
+        if world.now() - reported_at >= PROGRESS {
+            reported_at = world.now();
             summary::progress(&world, &samples);
         }
     }

@@ -75,11 +75,11 @@ impl Server {
 
     /// Returns whether `/v2/health/ready` answers 200.
     pub async fn answers_ready(&self) -> bool {
-        let asking = async {
+        let pending = async {
             let mut client = Client::connect(self.address).await.ok()?;
             client.get("/v2/health/ready").await.ok()
         };
-        let answer = tokio::time::timeout(PROBE_MAX, asking).await;
+        let answer = tokio::time::timeout(PROBE_MAX, pending).await;
         answer.is_ok_and(|response| response.is_some_and(|response| response.status == 200))
     }
 

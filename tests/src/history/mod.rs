@@ -32,7 +32,7 @@ pub struct History {
     /// Commits, including the initial generation.
     pub updates: Vec<Update>,
     /// Times when the model was unloaded.
-    pub absences: Vec<Absence>,
+    pub absences: Vec<UnloadedPeriod>,
     /// Content name by version.
     pub contents: BTreeMap<String, String>,
     /// Number of sent requests, counted separately.
@@ -95,7 +95,7 @@ pub struct Update {
 
 /// A period in which the model was unloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Absence {
+pub struct UnloadedPeriod {
     /// Times of the unload's call and return.
     pub unload: (Duration, Duration),
     /// Times of the load's call and return.
@@ -216,7 +216,7 @@ impl History {
         for (index, update) in self.updates.iter().enumerate() {
             events.push((update.end, Event::Committed(index)));
         }
-        for Absence { unload, load } in &self.absences {
+        for UnloadedPeriod { unload, load } in &self.absences {
             events.push((unload.0, Event::UnloadCalled));
             events.push((unload.1, Event::Unloaded));
             events.push((load.0, Event::LoadCalled));

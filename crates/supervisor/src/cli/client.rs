@@ -1,6 +1,6 @@
 //! Calls a running supervisor for the commands, and maps errors of the call to exit codes.
 
-use onnxd_admin::client::{Answer, Client, Error, across_succession};
+use onnxd_admin::client::{Client, Error, Reply, across_succession};
 use onnxd_proto::exit::Failure;
 
 use super::AdminArguments;
@@ -12,8 +12,8 @@ use crate::config::admin_socket_candidates;
 /// No supervisor answers, or its answer is malformed.
 pub(super) fn call<T>(
     arguments: &AdminArguments,
-    mut call: impl AsyncFnMut(&Client) -> Result<Answer<T>, Error>,
-) -> Result<Answer<T>, Failure> {
+    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+) -> Result<Reply<T>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

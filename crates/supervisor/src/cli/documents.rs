@@ -68,14 +68,14 @@ pub(crate) fn man(directory: &Path) -> Result<ExitStatus, Failure> {
     for (name, page) in man_pages() {
         fs::write(directory.join(name), page).map_err(failed)?;
     }
-    Ok(ExitStatus::Fine)
+    Ok(ExitStatus::Success)
 }
 
 fn print(text: &[u8]) -> Result<ExitStatus, Failure> {
     match io::stdout().write_all(text) {
-        Ok(()) => Ok(ExitStatus::Fine),
+        Ok(()) => Ok(ExitStatus::Success),
         // The reader closed the pipe, for example `head`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitStatus::Fine),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitStatus::Success),
         Err(error) => Err(Failure::internal(format!("cannot write to standard output: {error}"))),
     }
 }

@@ -185,7 +185,7 @@ pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
 
 /// Prints why a command failed, and returns its exit status.
 pub(crate) fn report(failure: &Failure) -> ExitStatus {
-    log::complain(&failure.message);
+    log::print_error(&failure.message);
     failure.status
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
         Ok(_) => {}
         Err(refusal) => return Err(refused(&refusal)),
     }
-    Ok(ExitStatus::Fine)
+    Ok(ExitStatus::Success)
 }
 
 fn print(status: &Status) {

@@ -4,7 +4,7 @@ use std::env;
 
 use onnxd_admin::{
     api::{Outcome, Refusal, RollbackCall, Step, Unloaded, UpdateCall},
-    client::{Answer, Call, Client, Error},
+    client::{Call, Client, Error, Reply},
 };
 use onnxd_proto::{
     domain::SourceUri,
@@ -75,17 +75,17 @@ fn show(
 /// Prints the outcome as JSON or text.
 fn report<T>(
     admin: &AdminArguments,
-    answer: Answer<T>,
+    answer: Reply<T>,
     summary: impl Fn(&T) -> String,
 ) -> Result<ExitStatus, Failure> {
     if admin.json {
         print_line(&answer.json);
     }
     match answer.result {
-        Ok(_) if admin.json => Ok(ExitStatus::Fine),
+        Ok(_) if admin.json => Ok(ExitStatus::Success),
         Ok(done) => {
             print_line(&summary(&done));
-            Ok(ExitStatus::Fine)
+            Ok(ExitStatus::Success)
         }
         Err(_) if admin.json => Ok(ExitStatus::Refused),
         Err(refusal) => Err(refused(&refusal)),

@@ -21,7 +21,7 @@ use crate::config::flag_example;
 pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
     if !message.use_stderr() {
         let _ = message.print();
-        return ExitStatus::Fine.into();
+        return ExitStatus::Success.into();
     }
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     // Ignore write errors: the exit code still reports the failure.

@@ -100,7 +100,7 @@ fn check(config: &Config) -> Result<ExitStatus, Failure> {
         }
     }
     crate::cli::print_line("the configuration is valid");
-    Ok(ExitStatus::Fine)
+    Ok(ExitStatus::Success)
 }
 
 async fn run(config: Config, edge: Edge, inherited: Inherited) -> Result<ExitStatus, Failure> {
@@ -123,18 +123,18 @@ async fn serve(
     let server = tokio::select! {
         server = Server::start(config, edge, background, &mut inherited, &tasks) => server?,
         failure = ended(&tasks) => return Err(failure),
-        () = signals.stop() => return Ok(ExitStatus::Fine),
+        () = signals.stop() => return Ok(ExitStatus::Success),
     };
     let server = tokio::select! {
         warm = server.warm_up() => warm?,
         failure = ended(&tasks) => return Err(failure),
-        () = signals.stop() => return Ok(ExitStatus::Fine),
+        () = signals.stop() => return Ok(ExitStatus::Success),
     };
     if let Some(predecessor) = inherited.handover.take() {
         tokio::select! {
             taken = server.take_over(config, predecessor) => taken?,
             failure = ended(&tasks) => return Err(failure),
-            () = signals.stop() => return Ok(ExitStatus::Fine),
+            () = signals.stop() => return Ok(ExitStatus::Success),
         }
     }
     systemd::ready("serving");
@@ -170,7 +170,7 @@ async fn serve(
             }
         }
     }
-    outcome.map(|_| ExitStatus::Fine)
+    outcome.map(|_| ExitStatus::Success)
 }
 
 /// Why the server stopped serving.

@@ -45,10 +45,10 @@ use onnxd_engine::{
             self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
             background::Background,
             checker::{CheckLimits, Checker},
-            coordinator::Alone,
+            coordinator::LocalCoordinator,
         },
     },
-    pool::{executable::WorkerExecutable, keeper::Keeper},
+    pool::{executable::WorkerExecutable, process_monitor::ProcessMonitor},
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
@@ -81,7 +81,7 @@ impl Server {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
-        let updates = update::Means {
+        let updates = update::Deps {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
@@ -89,7 +89,7 @@ impl Server {
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
             workers: Arc::new(WorkerRequests::new(events.clone())),
-            coordinator: Arc::new(Alone),
+            coordinator: Arc::new(LocalCoordinator),
             background: background.clone(),
             tasks: tasks.clone(),
         };
@@ -97,12 +97,12 @@ impl Server {
         let workers = workers(config, &executable, registry.models().len(), (&events, tasks))?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
-        let dispatching = state::Means {
+        let dispatching = state::Deps {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
             welcome: welcome(config, &registry, &sockets),
-            lines: updater.handles(),
+            updates: updater.handles(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
             worker_memory_bytes: config.worker_memory_bytes,
@@ -164,7 +164,7 @@ impl Server {
         if let Some((socket, _)) = grpc {
             let keys = edge.keys.clone();
             let services = grpc::router(app.clone(), keys, lifecycle.drain.clone(), &tasks).await?;
-            let listener = Listener::http2(socket, edge, (services, grpc::may_rest), shared());
+            let listener = Listener::http2(socket, edge, (services, grpc::may_idle), shared());
             listeners.push(lifecycle.spawn("gRPC listener", listener));
         }
 
@@ -247,7 +247,7 @@ fn templates(config: &Config) -> Vec<String> {
 }
 
 /// Loads every preloaded model: its last committed generation, or its source if it has none.
-async fn restore(deps: &update::Means) -> Result<Updater, Failure> {
+async fn restore(deps: &update::Deps) -> Result<Updater, Failure> {
     let updater = Updater::new(deps)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
     updater.restore().await.map_err(|error| match error {
@@ -281,9 +281,9 @@ fn workers(
         let event = move |worker, epoch, report| {
             // Captured, so that it lives as long as the thread.
             let _ = &guard;
-            Event::Kept(worker, epoch, report)
+            Event::ProcessReported(worker, epoch, report)
         };
-        let monitor = Keeper::spawn(id, cpu, executable.clone(), events.clone(), event)
+        let monitor = ProcessMonitor::spawn(id, cpu, executable.clone(), events.clone(), event)
             .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
         let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
         workers.push(Worker::new(monitor, cpu, session));

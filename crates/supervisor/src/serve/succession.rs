@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  predecessor                                  successor
-//!  holds updates, starts it ─── descriptors ──► restores, starts workers, warms up
+//!  pauses updates, starts it ── descriptors ──► restores, starts workers, warms up
 //!                           ◄────── ready ────
 //!  (systemd: MAINPID)       ─────── yours ───►  takes the admin socket's name and the lock, accepts
 //!                           ◄────── taken ────
@@ -138,7 +138,7 @@ impl Server {
                 tokio::select! {
                     result = attempt.as_mut() => break result,
                     name = self.tasks.ended() => {
-                        // The caller stops the server for this. Updates stay held, since the successor may still
+                        // The caller stops the server for this. Updates stay paused, since the successor may still
                         // be running.
                         tracing::error!(task = name, "succession failed, a task ended unexpectedly");
                         admin::remove_successor_socket(&config.admin_socket);
@@ -187,7 +187,7 @@ impl Server {
         let late = || format!("the successor was not ready within {} s", timeout.as_secs());
         tracing::info!("preparing succession, waiting for running updates");
         let idle = async {
-            self.updater.hold().await;
+            self.updater.pause().await;
             background.rest().await;
         };
         time::timeout_at(deadline, idle).await.map_err(|_| late())?;
@@ -205,7 +205,7 @@ impl Server {
         }
     }
 
-    /// Lets a successor that is ready serve. Updates are held meanwhile. On an error the successor has exited, and
+    /// Lets a successor that is ready serve. Updates are paused meanwhile. On an error the successor has exited, and
     /// this process continues to serve.
     async fn transfer_to(&self, mut successor: Successor) -> Result<Successor, String> {
         let pid = successor.pid;
@@ -277,7 +277,7 @@ impl Server {
         channel.set_nonblocking(true).map_err(failed)?;
         let mut channel = UnixStream::from_std(channel).map_err(failed)?;
         // Until the predecessor has exited, which may still answer with its generations.
-        self.updater.hold().await;
+        self.updater.pause().await;
         // Ignore the error: the next read shows that the predecessor exited.
         let _ = channel.write_u8(READY).await;
         if !matches!(channel.read_u8().await, Ok(YOURS)) {

@@ -10,7 +10,7 @@ use onnxd_engine::engine::{MemoryBudget, memory::Reservation};
 use tokio::{sync::Semaphore, task, time};
 
 use crate::transport::{
-    chunks::held,
+    chunks::with_reservation,
     error::{BodyError, TransportError},
     unpack::{self, unpack},
 };
@@ -66,7 +66,7 @@ pub(crate) async fn read_charged(
     let budget = Some((memory, uncharged_max));
     let mut charge = Charge { budget, ..Charge::default() };
     let body = read(request, bytes_max, &mut charge).await?;
-    Ok(held([body], charge.reservation).next().unwrap_or_default())
+    Ok(with_reservation([body], charge.reservation).next().unwrap_or_default())
 }
 
 /// The memory charged for a body.
@@ -116,7 +116,7 @@ async fn read(
     let collected = collect(&mut body, exact, bytes_max, charge);
     let collected = time::timeout(BODY_TIMEOUT, collected)
         .await
-        .unwrap_or_else(|_| Err(TransportError::Timeout(BODY_TIMEOUT).into()));
+        .unwrap_or_else(|_| Err(TransportError::BodyTimeout(BODY_TIMEOUT).into()));
     let bytes = collected.map_err(|error| {
         discard_later(body, bytes_max);
         error.and_close()
@@ -124,14 +124,14 @@ async fn read(
     let Some(packing) = packing else { return Ok(bytes) };
     let _turn = time::timeout(UNPACK_TIMEOUT, UNPACKING.acquire())
         .await
-        .map_err(|_| TransportError::UnpackingBusy { retry_after: UNPACK_TIMEOUT })?;
+        .map_err(|_| TransportError::DecompressionBusy { retry_after: UNPACK_TIMEOUT })?;
     let unpacked = task::block_in_place(|| unpack(&bytes, packing, bytes_max))?;
     charge.cover(unpacked.len())?;
     Ok(unpacked)
 }
 
 fn too_long(bytes_max: usize) -> BodyError {
-    TransportError::TooLong { max: bytes_max }.into()
+    TransportError::BodyTooLarge { max: bytes_max }.into()
 }
 
 /// Collects a body. If its length is known, charges all of it first.
@@ -144,7 +144,7 @@ async fn collect(
     charge.cover(exact.unwrap_or(0))?;
     let mut bytes = BytesMut::with_capacity(exact.unwrap_or(0));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(TransportError::Broken)?;
+        let frame = frame.map_err(TransportError::IncompleteBody)?;
         let Ok(data) = frame.into_data() else { continue };
         let length = bytes.len() + data.len();
         if length > bytes_max {

@@ -153,7 +153,7 @@ async fn check(
     if (probe && OPEN.contains(&request.uri().path())) || keys.allow(request.headers()) {
         return next.run(request).await;
     }
-    let mut response = shape_of(&shapes, &request).render(TransportError::KeyNeeded);
+    let mut response = shape_of(&shapes, &request).render(TransportError::Unauthorized);
     let headers = response.headers_mut();
     headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     if !hyper::body::Body::is_end_stream(request.body()) {

@@ -17,7 +17,7 @@ use onnxd_engine::{
         update::{
             background::Background,
             checker::{CheckLimits, Checker},
-            trial::{Part, Trials, Tried},
+            trial::{Part, TrialResult, Trials},
         },
     },
     pool::executable::WorkerExecutable,
@@ -77,7 +77,7 @@ pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
     let Some(outcome) = outcome else { return Err(Failure::refused("interrupted")) };
     let report = Report::new(&source, against.as_ref(), outcome, started.elapsed());
     print_line(&if arguments.json { report.json() } else { report.text() });
-    Ok(if report.is_accepted() { ExitStatus::Fine } else { ExitStatus::Refused })
+    Ok(if report.is_accepted() { ExitStatus::Success } else { ExitStatus::Refused })
 }
 
 /// Checks both sources. A refusal says if it concerns the one to compare with.
@@ -85,7 +85,7 @@ async fn run(
     trials: &Trials,
     source: &SourceUri,
     against: Option<&SourceUri>,
-) -> Result<Tried, Refusal> {
+) -> Result<TrialResult, Refusal> {
     let reference = match against {
         None => None,
         Some(uri) => {

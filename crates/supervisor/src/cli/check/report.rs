@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onnxd_engine::models::update::trial::Tried;
+use onnxd_engine::models::update::trial::TrialResult;
 use onnxd_proto::domain::{
     Checked, Drift, Facts, Output, Refusal, SourceUri,
     cost::{CostTable, TEXTS, TOKENS},
@@ -45,7 +45,7 @@ impl Report {
     pub(super) fn new(
         source: &SourceUri,
         against: Option<&SourceUri>,
-        outcome: Result<Tried, Refusal>,
+        outcome: Result<TrialResult, Refusal>,
         took: Duration,
     ) -> Self {
         let (tried, refusal) = match outcome {
@@ -222,11 +222,11 @@ mod tests {
 
     use super::*;
 
-    fn report(outcome: Result<Tried, Refusal>) -> Report {
+    fn report(outcome: Result<TrialResult, Refusal>) -> Report {
         Report::new(&"/m".parse().unwrap(), None, outcome, Duration::from_secs(1))
     }
 
-    fn tried() -> Tried {
+    fn tried() -> TrialResult {
         let facts = Facts {
             dimension: 48,
             max_tokens: 4096,
@@ -240,7 +240,7 @@ mod tests {
         };
         let costs = Some(CostTable::default());
         let checked = Checked { facts, drift: None, canaries: 2, costs, not_compiled: None };
-        Tried { version: "0123456789abcdef".into(), bytes: 5, checked }
+        TrialResult { version: "0123456789abcdef".into(), bytes: 5, checked }
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::{
     },
     transport::{
         bodies::read_charged,
-        chunks::{self, held},
+        chunks::{self, with_reservation},
     },
 };
 
@@ -221,11 +221,11 @@ fn response(
         not_in_json(culprit.map_or("", |output| &output.name))
     })?;
     if raw.is_empty() {
-        let body = chunks::body(held([json.into()], reservation));
+        let body = chunks::body(with_reservation([json.into()], reservation));
         return Ok(answer::response(&origin, "application/json", body));
     }
     let json_bytes = json.len();
-    let body = chunks::body(held([json.into()].into_iter().chain(raw), reservation));
+    let body = chunks::body(with_reservation([json.into()].into_iter().chain(raw), reservation));
     let mut response = answer::response(&origin, "application/octet-stream", body);
     response.headers_mut().insert(binary::HEADER, HeaderValue::from(json_bytes));
     Ok(response)
