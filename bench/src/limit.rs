@@ -12,14 +12,14 @@ use tokio::{
 
 /// How texts are batched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct BatchMethod {
     /// Texts per call, padded to the longest.
     pub batch: usize,
     /// Texts sorted by length together; 0 sorts the whole corpus.
     pub window: usize,
 }
 
-impl Way {
+impl BatchMethod {
     pub(crate) fn name(self) -> String {
         match self {
             Self { batch: 1, .. } => "one text per call".to_owned(),
@@ -58,7 +58,7 @@ pub(crate) async fn run(
     version: &Path,
     texts: &Path,
     cpus: &[u16],
-    way: Way,
+    way: BatchMethod,
     seconds: f64,
 ) -> Result<Limit, String> {
     let mut processes = Vec::new();
@@ -95,7 +95,7 @@ impl Process {
         version: &Path,
         texts: &Path,
         cpu: u16,
-        way: Way,
+        way: BatchMethod,
         seconds: f64,
     ) -> Result<Self, String> {
         let mut command = Command::new(fixtures::bench_runtime());

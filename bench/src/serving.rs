@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time;
 
 use crate::{
-    limit::{self, Limit, Way},
+    limit::{self, BatchMethod, Limit},
     machine::{self, Cpu},
     open_loop::{self, Peak},
     options::Settings,
@@ -28,9 +28,12 @@ pub(crate) const CLIENTS: [usize; 4] = [1, 4, 16, 64];
 /// Queue limit of the server, small enough for an open loop to fill the queue in seconds.
 const QUEUE_LIMIT: usize = 256;
 /// ONNX Runtime alone: the two limits, and what batching 16 texts at a time achieves.
-const WAYS: [Way; 3] =
-    [Way { batch: 1, window: 0 }, Way { batch: 8, window: 0 }, Way { batch: 8, window: 16 }];
-/// How many of [`WAYS`] are limits.
+const BATCH_METHODS: [BatchMethod; 3] = [
+    BatchMethod { batch: 1, window: 0 },
+    BatchMethod { batch: 8, window: 0 },
+    BatchMethod { batch: 8, window: 16 },
+];
+/// How many of [`BATCH_METHODS`] are limits.
 const LIMITS: usize = 2;
 
 /// Minimum throughput with 16 clients, relative to the better limit.
@@ -98,7 +101,7 @@ pub(crate) async fn run(
 ) -> Result<(), String> {
     let bench = Bench::start(pair, corpus, workers, settings).await?;
     let mut alone = Vec::new();
-    let mut limits: Vec<Vec<Limit>> = vec![Vec::new(); WAYS.len()];
+    let mut limits: Vec<Vec<Limit>> = vec![Vec::new(); BATCH_METHODS.len()];
     let mut served: Vec<Served> = CLIENTS.iter().map(|_| Served::default()).collect();
     let mut other: Vec<Served> = CLIENTS.iter().map(|_| Served::default()).collect();
     // Run a limit next to each number of clients.
@@ -109,10 +112,10 @@ pub(crate) async fn run(
         }
         for step in steps {
             match step {
-                0 => alone.push(bench.limit(WAYS[0], 1).await?),
+                0 => alone.push(bench.limit(BATCH_METHODS[0], 1).await?),
                 step => {
                     let way = step - 1;
-                    limits[way].push(bench.limit(WAYS[way], bench.cpus.len()).await?);
+                    limits[way].push(bench.limit(BATCH_METHODS[way], bench.cpus.len()).await?);
                 }
             }
             bench.serve(CLIENTS[step], &mut served[step], report).await?;
@@ -127,7 +130,7 @@ pub(crate) async fn run(
     let limits: Vec<Limit> = limits.iter().map(|all| mean(all)).collect();
     let alone = mean(&alone);
     let memory = bench.memory().await?;
-    tables::print_limits(corpus, &WAYS, &limits, alone);
+    tables::print_limits(corpus, &BATCH_METHODS, &limits, alone);
     let better = limits[..LIMITS].iter().map(|limit| limit.texts_per_second).fold(0.0, f64::max);
     tables::print_served("onnxd", &served, better);
     if settings.other.is_some() {
@@ -171,7 +174,7 @@ impl<'a> Bench<'a> {
         Ok(Self { subject, settings, cpus, version, texts: file })
     }
 
-    async fn limit(&self, way: Way, processes: usize) -> Result<Limit, String> {
+    async fn limit(&self, way: BatchMethod, processes: usize) -> Result<Limit, String> {
         machine::rest(&self.subject, self.settings).await?;
         let seconds = self.settings.phase().as_secs_f64();
         limit::run(&self.version, &self.texts, &self.cpus[..processes], way, seconds).await

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time;
 
 use crate::{
-    limit::{Limit, Way},
+    limit::{BatchMethod, Limit},
     options::Settings,
     report::{Table, fixed},
     serving::{CLIENTS, Served},
@@ -23,7 +23,7 @@ use crate::{
     texts::Corpus,
 };
 
-pub(crate) fn print_limits(corpus: Corpus, ways: &[Way], limits: &[Limit], alone: Limit) {
+pub(crate) fn print_limits(corpus: Corpus, ways: &[BatchMethod], limits: &[Limit], alone: Limit) {
     let mut table = Table::new(format!("{}: ONNX Runtime alone", corpus.name()));
     let mut row = |name: String, limit: &Limit| {
         let cells = [

@@ -27,8 +27,8 @@ impl Latencies {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
         let rank = (self.0.len() as f64 * share).ceil();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
-        let place = (rank as usize).clamp(1, self.0.len().max(1)) - 1;
-        self.0.get(place).copied().unwrap_or_default()
+        let index = (rank as usize).clamp(1, self.0.len().max(1)) - 1;
+        self.0.get(index).copied().unwrap_or_default()
     }
 
     pub(crate) fn median(&self) -> Duration {

@@ -28,12 +28,12 @@ const ROLLBACK_MAX: f64 = 1.0;
 
 /// Kind of commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+enum CommitKind {
     Update(Load),
     Rollback,
 }
 
-impl By {
+impl CommitKind {
     fn name(self) -> &'static str {
         match self {
             Self::Update(load) => load.name(),
@@ -56,7 +56,9 @@ pub(crate) async fn run(
     report: &mut Report,
 ) -> Result<(), String> {
     let mut table = Table::new("under load");
-    for by in [By::Update(Load::Ahead), By::Update(Load::Lazy), By::Rollback] {
+    for by in
+        [CommitKind::Update(Load::Ahead), CommitKind::Update(Load::Lazy), CommitKind::Rollback]
+    {
         let samples = measure(subject, settings, by, report).await?;
         let [calls, switches, polls] = [samples.calls, samples.switches, samples.polls]
             .map(|times| times.into_iter().collect::<Latencies>());
@@ -75,7 +77,7 @@ pub(crate) async fn run(
             "look": polls.summary(),
         });
         report.figures(&format!("switch_{}", by.name()), figures);
-        if by == By::Rollback {
+        if by == CommitKind::Rollback {
             let median = calls.median().as_secs_f64();
             report.at_most("rollback under load: median", median, ROLLBACK_MAX, " s");
         }
@@ -87,7 +89,7 @@ pub(crate) async fn run(
 async fn measure(
     subject: &mut Subject,
     settings: &Settings,
-    by: By,
+    by: CommitKind,
     report: &mut Report,
 ) -> Result<Samples, String> {
     machine::rest(subject, settings).await?;
@@ -96,8 +98,8 @@ async fn measure(
     for _ in 0..settings.repeats() * 2 {
         time::sleep(PAUSE).await;
         let called = match by {
-            By::Update(load) => subject.update(load).await?,
-            By::Rollback => subject.rollback().await?,
+            CommitKind::Update(load) => subject.update(load).await?,
+            CommitKind::Rollback => subject.rollback().await?,
         };
         loop {
             let polled = Instant::now();

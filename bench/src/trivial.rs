@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::time;
 
 use crate::{
-    limit::{self, Way},
+    limit::{self, BatchMethod},
     options::Settings,
     report::{Report, Table, fixed},
     stats::{millis, real},
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     let bytes = serde_json::to_vec(subject.texts.texts()).map_err(|error| error.to_string())?;
     std::fs::write(&texts, bytes).map_err(|error| error.to_string())?;
     let seconds = settings.phase().as_secs_f64();
-    let way = Way { batch: 1, window: 0 };
+    let way = BatchMethod { batch: 1, window: 0 };
     let version = subject.pair.directories[1].clone();
     let alone = limit::run(&version, &texts, &[0], way, seconds).await?;
     let mut table = Table::new("tiny model");

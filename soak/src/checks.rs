@@ -103,8 +103,9 @@ fn whole(value: f64) -> u64 {
 pub(crate) async fn rest(world: &World, before: &Resources) -> Resources {
     let begin = world.now();
     loop {
-        // Workers load versions lazily; `settled` sends requests that make them load.
-        world.server.settled().await;
+        // Do not wait for loads: a client's last request may have loaded a model lazily, and without
+        // another request the other workers never follow.
+        world.server.fully_staffed().await;
         let mut now = Resources::now(&world.server);
         now.left.retain(|name| !is_kept(world, name));
         let above = now.above(before);

@@ -117,14 +117,14 @@ impl SteadyClient {
             Err(Unanswered(reason)) => Outcome::Lost(reason),
         };
         match self.world.options.lie {
-            Some(lie) if self.number == 0 && self.sequence >= LIE_AT => told(lie, outcome),
+            Some(lie) if self.number == 0 && self.sequence >= LIE_AT => reported(lie, outcome),
             _ => outcome,
         }
     }
 }
 
 /// Falsifies an outcome in the requested way.
-fn told(lie: Lie, outcome: Outcome) -> Outcome {
+fn reported(lie: Lie, outcome: Outcome) -> Outcome {
     let Outcome::Answered(mut label) = outcome else { return outcome };
     match lie {
         Lie::Content => {

@@ -1,12 +1,10 @@
 //! `cargo xtask soak`: no guarantee breaks under faults, updates and load.
 //!
 //! - [`schedule`] draws events from the seed. [`faults`], [`updates`] and [`misbehaving`] inject them
-//! into the real executables ([`world`]), which serve [`models`] of all tasks.
-//!
+//!   into the real executables ([`world`]), which serve [`models`] of all tasks.
 //! - [`clients`] send requests ([`probe`]) and report to the [`ledger`], which checks each answer
-//! immediately. [`rules`] decides which failures are excused. [`checks`] and [`resources`] look for
-//! leaks at the end.
-//!
+//!   immediately. [`rules`] decides which failures are excused. [`checks`] and [`resources`] look for
+//!   leaks at the end.
 //! - [`summary`] prints the result and saves a failed run.
 
 #![allow(clippy::unwrap_used, reason = "a soak that meets the unexpected must fail")]
@@ -145,12 +143,12 @@ async fn join(world: &World, clients: Vec<JoinHandle<()>>) {
 /// Samples the server's resources and prints progress until the run stops.
 async fn watch(world: Arc<World>) -> Samples {
     let mut samples = Samples::default();
-    let mut said = Duration::ZERO;
+    let mut reported_at = Duration::ZERO;
     while !world.stops() {
         tokio::time::sleep(SAMPLE).await;
         samples.add(world.now(), Resources::now(&world.server));
-        if world.now() - said >= PROGRESS {
-            said = world.now();
+        if world.now() - reported_at >= PROGRESS {
+            reported_at = world.now();
             summary::progress(&world, &samples);
         }
     }

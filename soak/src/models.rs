@@ -86,10 +86,10 @@ pub(crate) fn point(link: &Path, to: &Path) {
 }
 
 /// A directory that must be refused, and the allowed kinds of refusal.
-pub(crate) type Bad = (&'static str, &'static [&'static str]);
+pub(crate) type RefusedDirectory = (&'static str, &'static [&'static str]);
 
 /// Bad candidates. Those of the test models are in `tiny/`; [`prepare`] makes the others.
-pub(crate) const BAD: [Bad; 13] = [
+pub(crate) const BAD: [RefusedDirectory; 13] = [
     ("truncated", &["load"]),
     ("corrupt", &["load"]),
     ("wide", &["contract"]),
@@ -106,7 +106,10 @@ pub(crate) const BAD: [Bad; 13] = [
 ];
 
 /// Returns a bad candidate's path and its allowed kinds of refusal.
-pub(crate) fn bad(candidate: usize, home: &Home) -> (PathBuf, &'static [&'static str]) {
+pub(crate) fn refused_directory(
+    candidate: usize,
+    home: &Home,
+) -> (PathBuf, &'static [&'static str]) {
     let (name, kinds) = BAD[candidate % BAD.len()];
     let made = home.models().join(name);
     let path = if made.is_dir() { made } else { fixtures::model("tiny").join(name) };
@@ -158,4 +161,4 @@ fn write_sums(directory: &Path) {
 }
 
 /// The answer of each content, by content name.
-pub(crate) type Known = BTreeMap<String, Vec<f32>>;
+pub(crate) type KnownAnswers = BTreeMap<String, Vec<f32>>;

@@ -10,14 +10,14 @@ use e2e::{
     server::Server,
 };
 
-use crate::models::{Known, Model, SPARE};
+use crate::models::{KnownAnswers, Model, SPARE};
 
 /// A request and its valid answers by content.
 #[derive(Clone, Debug)]
 pub(crate) struct Probe {
     pub model: &'static str,
     pub transport: Transport,
-    pub known: Known,
+    pub known: KnownAnswers,
     /// Relative frequency.
     pub weight: u64,
 }
@@ -45,8 +45,12 @@ impl Connections {
 impl Probe {
     /// Returns every request sent to a model.
     pub(crate) fn all(model: Model) -> Vec<Self> {
-        let probe =
-            |transport, weight| Self { model: model.name, transport, known: Known::new(), weight };
+        let probe = |transport, weight| Self {
+            model: model.name,
+            transport,
+            known: KnownAnswers::new(),
+            weight,
+        };
         let http = model.kinds.iter().map(|kind| {
             let weight = match kind {
                 // This request has three hundred texts, so it costs as much as the others together.

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn crashes_are_too_far_apart_to_blame_an_input() {
+    fn crashes_far_apart_do_not_blame_an_input() {
         let events = drawn("--minutes 20 --deaths 5");
         let crash = |event: &&Event| matches!(event.fault, Fault::Crash { .. });
         let at: Vec<Duration> = events.iter().filter(crash).map(|event| event.at).collect();

@@ -46,14 +46,18 @@ struct Call<'a> {
 
 pub(crate) async fn cause(world: &Arc<World>, fault: Fault) {
     match fault {
-        Fault::Update { model, to, lazy, fresh } => good(world, at(model), to, (lazy, fresh)).await,
-        Fault::Bad { model, candidate, lazy } => bad(world, at(model), candidate, lazy).await,
+        Fault::Update { model, to, lazy, fresh } => {
+            good_update(world, at(model), to, (lazy, fresh)).await
+        }
+        Fault::Bad { model, candidate, lazy } => {
+            bad_update(world, at(model), candidate, lazy).await
+        }
         Fault::Rollback { model } => rollback(world, at(model)).await,
         Fault::HangupAndUpdate { model, to } => {
             let now = world.now();
             world.ledger().marks().hangup(now);
             world.server.signal(Signal::SIGHUP);
-            good(world, at(model), to, (false, false)).await;
+            good_update(world, at(model), to, (false, false)).await;
         }
         Fault::UpdateStorm { model, calls } => storm(world, at(model), calls).await,
         Fault::Swapped { model } => swapped(world, at(model)).await,
@@ -67,7 +71,7 @@ fn at(index: usize) -> Model {
     MODELS[index % MODELS.len()]
 }
 
-async fn good(world: &World, model: Model, to: Content, (lazy, fresh): (bool, bool)) {
+async fn good_update(world: &World, model: Model, to: Content, (lazy, fresh): (bool, bool)) {
     let home = world.server.home();
     let made = if fresh { model.fresh(to, home) } else { None };
     let from = made.clone().unwrap_or_else(|| model.directory(to));
@@ -78,8 +82,8 @@ async fn good(world: &World, model: Model, to: Content, (lazy, fresh): (bool, bo
     }
 }
 
-async fn bad(world: &World, model: Model, candidate: usize, lazy: bool) {
-    let (from, kinds) = models::bad(candidate, world.server.home());
+async fn bad_update(world: &World, model: Model, candidate: usize, lazy: bool) {
+    let (from, kinds) = models::refused_directory(candidate, world.server.home());
     // All bad candidates resemble the first model. For the others, a different task may be noticed
     // first.
     let kinds = if model.name == MODELS[0].name {
@@ -102,7 +106,7 @@ async fn storm(world: &Arc<World>, model: Model, calls: usize) {
     let calling = (0..calls).map(|number| {
         let world = Arc::clone(world);
         let to = Content::ALL[number % 2];
-        tokio::spawn(async move { good(&world, model, to, (number % 3 == 0, false)).await })
+        tokio::spawn(async move { good_update(&world, model, to, (number % 3 == 0, false)).await })
     });
     for call in calling.collect::<Vec<_>>() {
         if let Err(error) = call.await {

@@ -31,7 +31,7 @@ impl Order {
     ///
     /// # Panics
     /// Panics on an I/O error.
-    pub fn give(home: &Home, fault: &str) {
+    pub fn request(home: &Home, fault: &str) {
         let real = fixtures::onnxd_worker();
         let text = format!("{}\n{fault}", real.display());
         fs::write(home.root().join(ORDER), text).unwrap();

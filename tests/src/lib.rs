@@ -2,33 +2,20 @@
 //! start the real executables; this library has their shared parts.
 //!
 //! - [`fixtures`]: locations of models, the runtime and the executables.
-//!
 //! - [`launch`], [`server`], [`home`]: a running supervisor, and the directories that must be clean
-//! after it.
-//!
+//!   after it.
 //! - [`admin`], [`control`]: output of the commands, and the socket beneath them.
-//!
 //! - [`disk`]: contents of a state directory.
-//!
 //! - [`client`]: an HTTP client that never retries and never hides a closed connection.
-//!
 //! - [`grpc`]: a gRPC client.
-//!
 //! - [`kinds`]: requests of every kind, whose answers reveal the content that produced them.
-//!
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants of
-//! every recorded history.
-//!
+//!   every recorded history.
 //! - [`expected`]: model directories of every kind, with the results of the reference libraries.
-//!
 //! - [`exposition`]: a parser for `/metrics`.
-//!
 //! - [`fake`]: a worker that misbehaves.
-//!
 //! - [`notify`]: a fake systemd.
-//!
 //! - [`tracer`]: system calls that fail.
-//!
 //! - [`processes`]: `/proc`. [`random`]: seeded random numbers.
 
 #![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]

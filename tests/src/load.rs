@@ -18,7 +18,7 @@ use crate::{
     admin::{Committed, Refusal},
     client::{self, Client, Response, Unanswered},
     corpus::Corpus,
-    history::{Absence, History, Label, Outcome, Request, Summary, Update},
+    history::{History, Label, Outcome, Request, Summary, UnloadedPeriod, Update},
     kinds::{Kind, KindClient},
     processes::Signal,
     server::Server,
@@ -174,7 +174,7 @@ impl Load {
     }
 
     /// Records an absence. The commit of the load must be recorded separately.
-    pub fn absent(&mut self, absence: Absence) {
+    pub fn absent(&mut self, absence: UnloadedPeriod) {
         self.history.absences.push(absence);
     }
 
@@ -274,7 +274,7 @@ impl TextClient {
             let indices = self.indices(sequence);
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
-            let outcome = self.ask(&indices).await;
+            let outcome = self.send(&indices).await;
             let request = Request {
                 client: self.number,
                 sequence,
@@ -306,7 +306,7 @@ impl TextClient {
         (first..first + count).map(|index| index % known).collect()
     }
 
-    async fn ask(&mut self, indices: &[usize]) -> Outcome {
+    async fn send(&mut self, indices: &[usize]) -> Outcome {
         let texts = indices.iter().map(|&index| self.shared.corpus.texts[index].as_str());
         let mut texts: Vec<&str> = texts.collect();
         let inputs = if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) };

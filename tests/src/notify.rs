@@ -24,7 +24,7 @@ pub struct Datagram {
 
 impl Datagram {
     /// Returns whether it contains this line.
-    pub fn says(&self, line: &str) -> bool {
+    pub fn has_line(&self, line: &str) -> bool {
         self.lines.iter().any(|own| own == line)
     }
 
@@ -82,7 +82,7 @@ impl Notify {
         let patience = Duration::from_secs(60);
         eventually(&format!("the datagram {line}"), patience, async || {
             let all = self.all();
-            let index = all.iter().skip(from).position(|datagram| datagram.says(line))? + from;
+            let index = all.iter().skip(from).position(|datagram| datagram.has_line(line))? + from;
             Some((index, all[index].clone()))
         })
         .await

@@ -75,11 +75,11 @@ impl Server {
 
     /// Returns whether `/v2/health/ready` answers 200.
     pub async fn answers_ready(&self) -> bool {
-        let asking = async {
+        let pending = async {
             let mut client = Client::connect(self.address).await.ok()?;
             client.get("/v2/health/ready").await.ok()
         };
-        let answer = tokio::time::timeout(PROBE_MAX, asking).await;
+        let answer = tokio::time::timeout(PROBE_MAX, pending).await;
         answer.is_ok_and(|response| response.is_some_and(|response| response.status == 200))
     }
 
@@ -228,6 +228,15 @@ impl Server {
                         .all(|model| worker.generations.get(&model.name) == Some(&model.generation))
             };
             status.workers.iter().all(current).then_some(status)
+        })
+        .await
+    }
+
+    /// Waits until all workers are running, whatever they have loaded.
+    pub async fn fully_staffed(&self) -> Status {
+        eventually("all workers are running", READY_MAX, async || {
+            let status = self.status().await;
+            status.workers.iter().all(|worker| worker.pid.is_some()).then_some(status)
         })
         .await
     }

@@ -59,7 +59,7 @@ async fn check_describes_a_good_model_and_exits_with_0() {
     let (text, progress) = (str::from_utf8(&text).unwrap(), str::from_utf8(&progress).unwrap());
     assert_eq!(output.status.code(), Some(0), "{text}{progress}");
     for line in
-        ["can be served", "a vector of 32 components", "1 came out", "pooling mean", "milliseconds"]
+        ["can be served", "vector of 32 dimensions", "1 matched", "pooling mean", "milliseconds"]
     {
         assert!(text.contains(line), "{line}: {text}");
     }

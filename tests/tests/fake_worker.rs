@@ -49,7 +49,7 @@ const FAULTS: [&str; 26] = [
 /// Configures a server whose first worker misbehaves once.
 fn builder(fault: &str) -> Builder {
     let builder = Server::builder().worker_binary(env!("CARGO_BIN_EXE_fake_worker").as_ref());
-    Order::give(&builder.directories(), fault);
+    Order::request(&builder.directories(), fault);
     builder.model("m", &model("tiny/a"))
 }
 

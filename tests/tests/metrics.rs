@@ -304,7 +304,7 @@ async fn running_items_are_counted_as_in_flight() {
     let pid = server.settled().await.pids()[0];
     processes::signal(pid, Signal::SIGSTOP);
     let mut client = server.client().await;
-    let asking = tokio::spawn(async move {
+    let pending = tokio::spawn(async move {
         for _ in 0..2 {
             embed(&mut client, &["a market", "a train", "the sea"]).await;
         }
@@ -318,6 +318,6 @@ async fn running_items_are_counted_as_in_flight() {
     .await;
     assert!((seen - 3.0).abs() < 1e-9, "{seen}");
     processes::signal(pid, Signal::SIGCONT);
-    asking.await.expect("answers");
+    pending.await.expect("answers");
     server.stop().await;
 }

@@ -34,7 +34,7 @@ async fn requests_beyond_the_queue_get_429_with_retry_after() {
         .argument("32")
         .start()
         .await;
-    let asking = (0..80).map(|number| {
+    let pending = (0..80).map(|number| {
         let address = server.address();
         tokio::spawn(async move {
             let mut client = Client::connect(address).await.unwrap();
@@ -47,7 +47,7 @@ async fn requests_beyond_the_queue_get_429_with_retry_after() {
         })
     });
     let mut refused = 0;
-    for one in asking.collect::<Vec<_>>() {
+    for one in pending.collect::<Vec<_>>() {
         for response in one.await.unwrap() {
             match response.status {
                 200 => assert_eq!(response.embeddings()[0].len(), 384),

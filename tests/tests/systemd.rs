@@ -26,7 +26,7 @@ async fn ready_and_stopping_match_the_ability_to_answer() {
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
     notify.next("STOPPING=1", 1).await;
-    let readies = notify.all().iter().filter(|datagram| datagram.says("READY=1")).count();
+    let readies = notify.all().iter().filter(|datagram| datagram.has_line("READY=1")).count();
     assert_eq!(readies, 1, "{:?}", notify.all());
 }
 
@@ -113,7 +113,7 @@ async fn a_successor_becomes_the_main_process_before_it_is_ready() {
     let successor = processes::Process::find(lock.trim().parse().unwrap()).unwrap();
     let (main, _) = notify.next(&format!("MAINPID={}", successor.pid), 0).await;
     notify.next("READY=1", main + 1).await;
-    assert!(!notify.all().iter().any(|datagram| datagram.says("STOPPING=1")));
+    assert!(!notify.all().iter().any(|datagram| datagram.has_line("STOPPING=1")));
     let now = Instant::now();
     e2e::eventually("the watchdog is fed", Duration::from_secs(30), async || {
         (!feedings(&notify, now).is_empty()).then_some(())
@@ -126,7 +126,7 @@ async fn a_successor_becomes_the_main_process_before_it_is_ready() {
 
 /// Returns when the watchdog was fed, since `from`.
 fn feedings(notify: &Notify, from: Instant) -> Vec<Instant> {
-    let fed = notify.all().into_iter().filter(|datagram| datagram.says("WATCHDOG=1"));
+    let fed = notify.all().into_iter().filter(|datagram| datagram.has_line("WATCHDOG=1"));
     fed.map(|datagram| datagram.at).filter(|at| *at >= from).collect()
 }
 

@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn documents_show_the_instructions() {
+        let workspace = Layout::of_workspace().workspace().to_owned();
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        // Relative, as in the workspace.
+        let layout = Layout::under(Path::new("target"));
+        let printed = instructions(&layout, &options(&[], None), address);
+        for document in ["README.md", "docs/getting-started.md"] {
+            let text = std::fs::read_to_string(workspace.join(document)).unwrap();
+            let (_, rest) = text.split_once("$ cargo xtask serve\n…\n").unwrap();
+            let (shown, _) = rest.split_once("```").unwrap();
+            assert!(!shown.is_empty() && format!("{printed}\n").starts_with(shown), "{document}");
+        }
+    }
+
+    #[test]
     fn a_used_address_is_refused_and_any_is_probed_on_loopback() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -84,7 +84,7 @@ impl std::fmt::Debug for Secret {
 
 /// A response, raw and parsed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer<T> {
+pub struct Reply<T> {
     /// The line of JSON as received, including fields that this release does not know.
     pub json: String,
     /// The result, or the refusal.
@@ -120,7 +120,7 @@ impl Client {
     ///
     /// # Errors
     /// No supervisor responds, or the response is malformed.
-    pub async fn status(&self) -> Result<Answer<Status>, Error> {
+    pub async fn status(&self) -> Result<Reply<Status>, Error> {
         answer(self.send(Method::GET, STATUS_PATH, Bytes::new()).await?).await
     }
 
@@ -144,7 +144,7 @@ impl Client {
     ///
     /// # Errors
     /// No supervisor responds, or the response is malformed.
-    pub async fn unload(&self, model: &str) -> Result<Answer<Unloaded>, Error> {
+    pub async fn unload(&self, model: &str) -> Result<Reply<Unloaded>, Error> {
         let path = Verb::Unload.path(model);
         answer(self.send(Method::POST, &path, Bytes::from_static(b"{}")).await?).await
     }
@@ -236,12 +236,12 @@ impl Call {
     ///
     /// # Errors
     /// The response was cut off or is malformed.
-    pub async fn end(mut self, mut each: impl FnMut(&Step)) -> Result<Answer<Outcome>, Error> {
+    pub async fn end(mut self, mut each: impl FnMut(&Step)) -> Result<Reply<Outcome>, Error> {
         while let Some(json) = self.lines.next().await? {
             match Line::parse(&json)? {
                 Line::Step(Some(step)) => each(&step),
                 Line::Step(None) => {}
-                Line::End(result) => return Ok(Answer { json, result }),
+                Line::End(result) => return Ok(Reply { json, result }),
             }
         }
         Err(Error::broken("the last line is missing"))
@@ -254,7 +254,7 @@ impl Line {
     /// # Errors
     /// The line is neither a step nor an outcome nor a refusal.
     pub fn parse(json: &str) -> Result<Self, Error> {
-        let marks: Marks = serde_json::from_str(json).map_err(|_| not_json(json))?;
+        let marks: LineFields = serde_json::from_str(json).map_err(|_| not_json(json))?;
         Ok(match marks.step {
             Some(_) => Self::Step(serde_json::from_str(json).ok()),
             None => Self::End(verdict(json)?),
@@ -264,7 +264,7 @@ impl Line {
 
 /// Fields that distinguish the kinds of lines.
 #[derive(Deserialize)]
-struct Marks {
+struct LineFields {
     step: Option<IgnoredAny>,
     error: Option<ErrorForm>,
 }
@@ -298,18 +298,18 @@ fn not_json(text: &str) -> Error {
 }
 
 fn verdict<T: DeserializeOwned>(json: &str) -> Result<Result<T, Refusal>, Error> {
-    let marks: Marks = serde_json::from_str(json).map_err(|_| not_json(json))?;
+    let marks: LineFields = serde_json::from_str(json).map_err(|_| not_json(json))?;
     match marks.error {
         Some(error) => Ok(Err(error.into())),
         None => serde_json::from_str(json).map(Ok).map_err(|_| Error::Unexpected(json.to_owned())),
     }
 }
 
-async fn answer<T: DeserializeOwned>(response: Response<Incoming>) -> Result<Answer<T>, Error> {
+async fn answer<T: DeserializeOwned>(response: Response<Incoming>) -> Result<Reply<T>, Error> {
     let body = response.into_body().collect().await.map_err(Error::broken)?.to_bytes();
     let json = text(&body)?.trim_end().to_owned();
     let result = verdict(&json)?;
-    Ok(Answer { json, result })
+    Ok(Reply { json, result })
 }
 
 fn text(bytes: &[u8]) -> Result<&str, Error> {
@@ -355,8 +355,8 @@ impl Lines {
 /// # Errors
 /// Returns the errors of the call.
 pub async fn across_succession<T>(
-    mut call: impl AsyncFnMut() -> Result<Answer<T>, Error>,
-) -> Result<Answer<T>, Error> {
+    mut call: impl AsyncFnMut() -> Result<Reply<T>, Error>,
+) -> Result<Reply<T>, Error> {
     let begin = Instant::now();
     loop {
         let answer = call().await?;

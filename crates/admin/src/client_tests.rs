@@ -100,7 +100,7 @@ async fn a_call_is_retried_while_a_successor_takes_over() {
                 0 | 1 => Err(kind.because(message)),
                 _ => Ok(()),
             };
-            Ok(Answer { json: String::new(), result })
+            Ok(Reply { json: String::new(), result })
         });
         assert_eq!(answer.await.unwrap().result.is_ok(), times == 3, "{message}");
         assert_eq!(calls.into_inner(), times, "{message}");

@@ -10,7 +10,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use onnxd_engine::{
     Engine, RequestContext,
     dispatch::{
-        Answered, Backlog, Event, Priority, Timing,
+        Backlog, Event, ItemAnswer, Priority, Timing,
         gather::{Dispatch, Limits},
         health::Health,
         policy::{
@@ -56,7 +56,7 @@ fn engine() -> (Engine, mpsc::Receiver<Event>) {
     let limits = Limits { items: 512, timeout: Duration::from_secs(5) };
     let backlog = Arc::new(Backlog::default());
     let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, 1);
-    let updater = Arc::new(Updater::of_no_model(&registry, &metrics));
+    let updater = Arc::new(Updater::without_models(&registry, &metrics));
     let health = watch::channel(Health::default()).1;
     let parts = Parts { registry, dispatch, updater, health, metrics, events, workers: 1 };
     (Engine::new(parts, MemoryBudget::default()), incoming)
@@ -70,7 +70,7 @@ async fn play(mut incoming: mpsc::Receiver<Event>) {
         for item in items {
             let (bytes, timing) = (bytes.clone(), Timing::default());
             let answered =
-                Answered { generation: 1, bytes, outputs: Vec::new(), tokens: 17, timing };
+                ItemAnswer { generation: 1, bytes, outputs: Vec::new(), tokens: 17, timing };
             // The channel has room for one answer per item.
             let _ = item.reply.try_send((item.index, Ok(answered)));
         }

@@ -6,24 +6,24 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use onnxd_proto::{
     domain::cost::CostTable,
     wire::{
-        ask::{Answered, AnsweredItem, Ask, Item, Side, TextAsk, Want},
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ToWorker},
+        operation::{AnsweredItem, BatchResult, Item, Operation, Side, TextOperation, TextOutput},
     },
 };
 
 /// A group of eight short texts.
 fn group() -> (ToWorker, Vec<u8>) {
-    let text = TextAsk { truncate: Some(Side::Right), ..TextAsk::default() };
-    let want = Want::Embedding { normalize: None, dimensions: None };
-    let item = Item { payload_bytes: 60, ask: Ask::Text { text, want } };
+    let text = TextOperation { truncate: Some(Side::Right), ..TextOperation::default() };
+    let output = TextOutput::Embedding { normalize: None, dimensions: None };
+    let item = Item { payload_bytes: 60, operation: Operation::Text { text, output } };
     (ToWorker::Run { slot: 0, items: vec![item; 8], wide: false }, vec![b'a'; 8 * 60])
 }
 
 /// Eight embeddings of 384 components.
 fn answer() -> (FromWorker, Vec<u8>) {
     let item = |item| AnsweredItem { item, tokens: 14, bytes: 1536, outputs: Vec::new() };
-    let answered = Answered {
+    let answered = BatchResult {
         generation: 7,
         items: (0..8).map(item).collect(),
         tokenize_micros: 300,

@@ -6,7 +6,7 @@
 #[repr(u8)]
 pub enum ExitStatus {
     /// Success.
-    Fine = 0,
+    Success = 0,
     /// The request was understood and refused; the reason was printed.
     Refused = 1,
     /// Invalid command line.
@@ -17,7 +17,7 @@ pub enum ExitStatus {
     Internal = 70,
     /// The system is temporarily out of processes, descriptors or memory. A worker that exits with
     /// this status is restarted without limit.
-    Scarce = 71,
+    Exhausted = 71,
     /// The configuration cannot work: a missing file, an unsuitable library, a locked state
     /// directory. Restarting does not help.
     Configuration = 78,

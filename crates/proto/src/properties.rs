@@ -106,11 +106,11 @@ mod tests {
         /// Almost valid bytes get further than random ones.
         #[test]
         fn properties_hold_for_damaged_seeds(
-            place: prop::sample::Index, byte: u8, cut: prop::sample::Index,
+            position: prop::sample::Index, byte: u8, cut: prop::sample::Index,
         ) {
             for (target, property) in [("frames", frames as fn(&[u8])), ("messages", messages)] {
                 for mut seed in seeds(target) {
-                    let at = place.index(seed.len());
+                    let at = position.index(seed.len());
                     seed[at] = byte;
                     property(&seed);
                     property(&seed[..cut.index(seed.len())]);

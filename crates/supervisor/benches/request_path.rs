@@ -1,8 +1,8 @@
-//! Reading and writing JSON, and counting: `cargo bench -p onnxd`. The crate is an executable, so its
-//! files are included here one by one. The engine has a benchmark in its own crate.
+//! Benchmarks JSON and metrics: `cargo bench -p onnxd`. Includes the private files that it measures. The crate
+//! `onnxd-engine` benchmarks inference itself.
 
-#![cfg_attr(test, expect(unused_imports, reason = "the tests of the files do not run here"))]
-#![expect(dead_code, reason = "not all of each file is measured")]
+#![cfg_attr(test, expect(unused_imports, reason = "tests of the included files do not run here"))]
+#![expect(dead_code, reason = "only part of each file is measured")]
 
 use std::{hint::black_box, time::Duration};
 
@@ -26,7 +26,7 @@ fn json(criterion: &mut Criterion) {
         });
     });
     let components: Vec<u8> =
-        (1..=384_u16).flat_map(|place| (f32::from(place).sin() / 20.0).to_le_bytes()).collect();
+        (1..=384_u16).flat_map(|index| (f32::from(index).sin() / 20.0).to_le_bytes()).collect();
     criterion.bench_function("print an embedding of 384 components", |bencher| {
         bencher.iter(|| {
             let bytes = numbers::json_bytes(components.len());
@@ -45,7 +45,7 @@ fn count(criterion: &mut Criterion) {
         });
     });
     let model = ModelMetrics::default();
-    criterion.bench_function("count a text that waits and is run alone", |bencher| {
+    criterion.bench_function("count a text that is queued and run", |bencher| {
         bencher.iter(|| {
             model.handed_out(black_box(Duration::from_micros(87)));
             model.ran([black_box(20)].into_iter(), black_box(4_000));

@@ -1,10 +1,9 @@
-//! All of the command `onnxd`, which serves ONNX models on CPUs and replaces them while it serves.
-//! Its one door is [`main`]; it is a library so that fuzz targets reach its parsers.
+//! The command `onnxd`. [`main`] is its only entry point; it is a library so that fuzz targets reach its parsers.
 //!
-//! `onnxd serve` is the supervisor: it accepts connections (`transport`), speaks each client's contract
-//! over HTTP and gRPC (`api`), and leaves inference and updates to the crate `onnxd-engine`.
-//! The other commands (`cli`) talk to a running supervisor over its admin socket, but for `onnxd check`,
-//! which tries a model without one. This crate links neither ONNX Runtime nor a tokenizer, and parses no model file.
+//! `onnxd serve` runs the supervisor. It accepts connections (`transport`), serves each contract over HTTP and
+//! gRPC (`api`), and delegates inference and updates to the crate `onnxd-engine`. The other commands (`cli`) call a
+//! running supervisor over its admin socket, except `onnxd check`, which needs none. This crate links neither ONNX
+//! Runtime nor a tokenizer, and parses no model file.
 
 mod admin;
 mod api;
@@ -20,10 +19,10 @@ use std::process::ExitCode;
 
 use crate::cli::Command;
 
-/// The command, from its arguments to its exit code.
+/// Runs the command and returns its exit code.
 pub fn main() -> ExitCode {
-    // Before anything else: a SIGHUP that comes while we start must wait, not end us.
-    process::signals::hold_back();
+    // Before anything else: a SIGHUP during start must wait, not terminate the process.
+    process::signals::block();
     let (cli, mut origins) = match cli::parse() {
         Ok(parsed) => parsed,
         Err(message) => return cli::print_usage(&message),

@@ -1,4 +1,4 @@
-//! The command `onnxd`; see the library.
+//! The executable `onnxd`. The library has the code.
 
 use std::process::ExitCode;
 

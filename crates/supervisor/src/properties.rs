@@ -1,6 +1,5 @@
-//! What holds for any bytes that reach the parsers of this crate; each function panics where it
-//! does not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz
-//! targets there.
+//! Invariants of this crate's parsers for arbitrary bytes. Each function panics if its invariant is violated. Called
+//! by the fuzz targets in `fuzz/`, and by the tests below, which also replay their seeds.
 
 use bytes::Bytes;
 use onnxd_proto::{
@@ -26,18 +25,18 @@ use crate::{
 };
 use onnxd_engine::models::sources::checksums::Checksums;
 
-/// Bytes of the two that say which part of a body is JSON, or of which type elements are.
+/// First bytes of a fuzz input: parameters of the parser.
 type Head = [u8; 2];
 
-/// An inference request with raw tensors after its JSON, whose length the first two bytes say, is
-/// refused or has within bounds what its bytes are.
+/// Checks that an inference request with raw tensors is refused or within the limits. The first two bytes are the
+/// length of its JSON.
 ///
 /// # Panics
-/// It has more tensors, axes or bytes.
+/// A parsed request exceeds a limit on tensors, axes or bytes.
 pub fn binary_tensors(bytes: &[u8]) {
     let Some((head, body)) = bytes.split_first_chunk::<{ size_of::<Head>() }>() else { return };
     let json_bytes = usize::from(u16::from_le_bytes(*head));
-    // More than a body can have: there is no header then, and all of it is JSON.
+    // The largest value stands for a request without that length, which is all JSON.
     let json_bytes = (json_bytes < usize::from(u16::MAX)).then_some(json_bytes);
     let model = || ("m".to_owned(), String::new());
     let Ok((request, _)) = binary::request(model(), &Bytes::copy_from_slice(body), json_bytes)
@@ -51,11 +50,11 @@ pub fn binary_tensors(bytes: &[u8]) {
     }
 }
 
-/// Elements in JSON, after a byte for their type and one for how many bytes they may become, are
-/// refused or come out as they went in.
+/// Checks that elements in JSON are refused or survive a round trip. The first byte selects the datatype, the second
+/// the limit on bytes.
 ///
 /// # Panics
-/// They take more, or come out as something else.
+/// The elements exceed the limit or change.
 pub fn json_tensors(bytes: &[u8]) {
     let Some((&[datatype, bytes_max], json)) = bytes.split_first_chunk::<{ size_of::<Head>() }>()
     else {
@@ -66,20 +65,19 @@ pub fn json_tensors(bytes: &[u8]) {
     let json = str::from_utf8(json).ok().and_then(|json| serde_json::from_str(json).ok());
     let Some(json): Option<Box<RawValue>> = json else { return };
     let Ok(raw) = from_json(&json, datatype, bytes_max) else { return };
-    assert!(raw.len() <= bytes_max, "{} bytes of at most {bytes_max}", raw.len());
+    assert!(raw.len() <= bytes_max, "{} bytes exceed {bytes_max}", raw.len());
     let elements = Elements { datatype, data: Bytes::copy_from_slice(&raw) };
-    // What JSON cannot say may come of a number that is too large for a half-precision one.
+    // A number too large for half precision becomes infinite, which JSON cannot represent.
     let Ok(printed) = serde_json::to_vec(&elements) else { return };
-    let printed = serde_json::from_slice(&printed).expect("we print JSON");
-    let again = from_json(printed, datatype, raw.len()).expect("we printed it");
+    let printed = serde_json::from_slice(&printed).expect("printed elements are JSON");
+    let again = from_json(printed, datatype, raw.len()).expect("printed elements parse");
     assert_eq!(raw, again, "{}", datatype.name());
 }
 
-/// An inference request of gRPC that is let through can be taken apart, and its elements become
-/// the bytes that their type has.
+/// Checks that the elements of an accepted gRPC inference request have the size of their datatype.
 ///
 /// # Panics
-/// They become others.
+/// They have another size.
 pub fn grpc_tensors(bytes: &[u8]) {
     if ModelInferRequest::check(bytes).is_err() {
         return;
@@ -96,30 +94,30 @@ pub fn grpc_tensors(bytes: &[u8]) {
     }
 }
 
-/// What comes with a version and what is recorded of a generation is refused or understood: a
-/// record that can be read is, written and read again, the same.
+/// Checks that files of checksums and records of generations are refused or parsed, and that records survive a round
+/// trip.
 ///
 /// # Panics
-/// It is not.
+/// A record changes.
 pub fn manifests(bytes: &[u8]) {
     if let Ok(text) = str::from_utf8(bytes) {
         let _ = Checksums::parse(text);
     }
     let Ok(record) = serde_json::from_slice::<Record>(bytes) else { return };
-    let written = serde_json::to_vec(&record).expect("a record is JSON");
-    let again: Record = serde_json::from_slice(&written).expect("we wrote it");
+    let written = serde_json::to_vec(&record).expect("records serialize to JSON");
+    let again: Record = serde_json::from_slice(&written).expect("written records parse");
     assert_eq!(record, again);
 }
 
-/// A configuration file, its models and a file of keys are refused or understood.
+/// Checks that configuration files, their models and files of keys are refused or parsed.
 ///
 /// # Panics
-/// Never; whatever they call must not either.
+/// A parser panics.
 pub fn configurations(bytes: &[u8]) {
     let _ = keys::parse(bytes);
     let Ok(text) = str::from_utf8(bytes) else { return };
     let Ok(arguments) = toml::from_str::<ServeArguments>(text) else { return };
-    let _ = config::models::served(&arguments.model, &arguments.model_alias);
+    let _ = config::models::parse(&arguments.model, &arguments.model_alias);
 }
 
 #[cfg(test)]
@@ -130,8 +128,8 @@ mod tests {
 
     use super::*;
 
-    type Promise = fn(&[u8]);
-    const PROMISES: [(&str, Promise); 5] = [
+    type Property = fn(&[u8]);
+    const PROPERTIES: [(&str, Property); 5] = [
         ("binary_tensors", binary_tensors),
         ("json_tensors", json_tensors),
         ("grpc_tensors", grpc_tensors),
@@ -146,35 +144,35 @@ mod tests {
     }
 
     #[test]
-    fn every_seed_keeps_the_promises() {
-        for (target, promise) in PROMISES {
+    fn every_seed_satisfies_the_properties() {
+        for (target, property) in PROPERTIES {
             let seeds = seeds(target);
             assert!(!seeds.is_empty(), "{target}");
-            seeds.iter().for_each(|seed| promise(seed));
+            seeds.iter().for_each(|seed| property(seed));
         }
     }
 
     proptest! {
         #[test]
-        fn any_bytes_keep_them(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            PROMISES.iter().for_each(|(_, promise)| promise(&bytes));
+        fn any_bytes_satisfy_the_properties(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            PROPERTIES.iter().for_each(|(_, property)| property(&bytes));
         }
 
-        /// Nearly right bytes get further than random ones.
+        /// Almost valid bytes get further into the parsers than random ones.
         #[test]
-        fn damaged_seeds_keep_them(place: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
-            for (target, promise) in PROMISES {
+        fn damaged_seeds_satisfy_the_properties(index: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+            for (target, property) in PROPERTIES {
                 for mut seed in seeds(target) {
-                    let at = place.index(seed.len());
+                    let at = index.index(seed.len());
                     seed[at] = byte;
-                    promise(&seed);
-                    promise(&seed[..cut.index(seed.len())]);
+                    property(&seed);
+                    property(&seed[..cut.index(seed.len())]);
                 }
             }
         }
 
         #[test]
-        fn numbers_of_every_type_keep_them(
+        fn numbers_of_every_datatype_satisfy_the_properties(
             datatype: u8,
             numbers in prop::collection::vec(prop_oneof![
                 any::<f64>().prop_map(|number| number.to_string()),

@@ -119,7 +119,7 @@ pub fn variables() -> Vec<(&'static str, String)> {
 }
 
 /// Writes why this process exits, regardless of the filter. A JSON log gets a regular event.
-pub fn complain(message: &str) {
+pub fn print_error(message: &str) {
     write_line(&format!("onnxd: {message}"), message);
 }
 

@@ -7,14 +7,14 @@ use nix::unistd::getppid;
 use onnxd_proto::domain::cost::CostTable;
 
 use crate::{
-    artifacts::{costs::Company, model_in},
+    artifacts::{costs::Batching, model_in},
     families::{
+        config::ModelConfig,
         family::Opening,
-        own::Own,
         text::{
             microbatch,
             model::TextModel,
-            prepare::{self, Asked},
+            prepare::{self, TextRequest},
             readout::{Numbers, Rows},
         },
     },
@@ -71,12 +71,13 @@ impl BareModel {
     pub fn open(onnxruntime: &Path, version: &Path) -> Result<Self, String> {
         let runtime = Runtime::open(onnxruntime).map_err(|error| error.to_string())?;
         let opened = || {
-            let own = Own::read(version)?;
+            let model_config = ModelConfig::read(version)?;
             let found = model_in(version)?;
             let (file, model) =
                 found.as_ref().map_or(("", None), |(file, model)| (file.as_str(), Some(&**model)));
-            let (runtime, dir, own, form) = (&runtime, version, &own, Form::Plain);
-            TextModel::open(&Opening { runtime, dir, own, model, file, form })
+            let (runtime, dir, model_config, form) =
+                (&runtime, version, &model_config, Form::Plain);
+            TextModel::open(&Opening { runtime, dir, model_config, model, file, form })
         };
         let model = opened().map_err(|refusal| refusal.message)?;
         Ok(Self { model, numbers: Numbers::default(), _runtime: runtime })
@@ -87,7 +88,10 @@ impl BareModel {
     /// # Errors
     /// The tokenizer fails.
     pub fn tokenize(&self, text: &str) -> Result<Prepared, String> {
-        self.model.prepare_any(&Asked::text(text)).map(Prepared).map_err(|refusal| refusal.message)
+        self.model
+            .prepare_any(&TextRequest::text(text))
+            .map(Prepared)
+            .map_err(|refusal| refusal.message)
     }
 
     /// Embeds texts in one call, padded to the longest.
@@ -110,5 +114,5 @@ impl std::fmt::Debug for BareModel {
 /// Splits texts of these lengths in tokens into micro-batches, as for a model with an attention
 /// mask.
 pub fn plan(lengths: &[usize], costs: &CostTable) -> Vec<Vec<usize>> {
-    microbatch::plan(lengths, costs, Company::Padded)
+    microbatch::plan(lengths, costs, Batching::Padded)
 }

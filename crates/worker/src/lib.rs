@@ -64,12 +64,12 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Ignore print errors: the exit code still reports the problem.
             let _ = error.print();
-            let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Fine };
+            let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success };
             return status.into();
         }
     };
     if let Err(error) = log::init(None) {
-        log::complain(&error.to_string());
+        log::print_error(&error.to_string());
         return ExitStatus::Configuration.into();
     }
     let confined = !args.no_sandbox;
@@ -146,7 +146,7 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
         Ok(runtime) => {
             let mut passed = |part: &str| drop(print(&CheckLine::Passed(part.into())));
             match check::check(&runtime, args, started, &mut passed) {
-                Ok(checked) => (CheckLine::Accepted(Box::new(checked)), ExitStatus::Fine),
+                Ok(checked) => (CheckLine::Accepted(Box::new(checked)), ExitStatus::Success),
                 Err(refusal) => (CheckLine::Refused(refusal), ExitStatus::Refused),
             }
         }
@@ -163,7 +163,7 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
 fn list(args: &ListArgs, confined: bool, parent: Pid) -> ExitStatus {
     let (line, status) = match source_of(args, confined, parent) {
         Ok(choice) => match listing::list(Path::new("."), &choice) {
-            Ok(listing) => (ListLine::Listed(Box::new(listing)), ExitStatus::Fine),
+            Ok(listing) => (ListLine::Listed(Box::new(listing)), ExitStatus::Success),
             Err(refusal) => (ListLine::Refused(refusal), ExitStatus::Refused),
         },
         Err(fault) => {
@@ -206,7 +206,7 @@ fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path)
         Ok(json!({ "compiled": key.as_str(), "rebuilt": rebuilt }))
     });
     let line = result.unwrap_or_else(|reason| json!({ "not_compiled": reason }));
-    print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Fine)
+    print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Success)
 }
 
 /// Files that a checker may open once ONNX Runtime is loaded.
@@ -232,7 +232,7 @@ fn prepare(
     sandbox::enter()?;
     let runtime = Runtime::open(onnxruntime)?;
     // Read these while they are still accessible.
-    compiled::learn_cpu();
+    compiled::detect_cpu();
     resident::prepare();
     // A rule needs an existing directory. If this fails, compiling reports the reason.
     let _ = compiled.map(fs::create_dir_all);

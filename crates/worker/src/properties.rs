@@ -6,14 +6,14 @@ use std::{fs, io::Cursor, path::Path};
 use crate::{
     artifacts::graph,
     families::{
-        own::Own,
+        config::ModelConfig,
         text::{
             files::{Files, config},
             matrices::{
                 dense::Dense, layer_norm::LayerNorm, sparse_static::SparseStatic,
                 static_table::StaticTable,
             },
-            tokenize::made,
+            tokenize::conversion,
         },
     },
 };
@@ -53,7 +53,8 @@ const FEATURES_MAX: usize = 4096;
 pub fn model_files(dir: &Path, bytes: &[u8]) {
     let parts = bytes.split(|&byte| byte == END).chain(std::iter::repeat(&[][..]));
     write(dir, &FILES, parts);
-    let settings = Own::read(dir).and_then(|own| config::read(&Files::read(dir, &own)?));
+    let settings = ModelConfig::read(dir)
+        .and_then(|model_config| config::read(&Files::read(dir, &model_config)?));
     let Ok(settings) = settings else { return };
     assert!((1..=131_072).contains(&settings.max_tokens), "{settings:?}");
     let named = &settings.prompts.named;
@@ -95,7 +96,7 @@ pub fn module_files(dir: &Path, bytes: &[u8]) {
     {
         assert!(weights.weigh(&[0, 0]).expect("there is a first token").len() < 2);
     }
-    if let Ok(tokenizer) = made::tokenizer(dir) {
+    if let Ok(tokenizer) = conversion::tokenizer(dir) {
         // Some vocabularies lack an unknown token.
         let _ = tokenizer.encode("hello [MASK] <mask>", true);
     }

@@ -223,7 +223,7 @@ impl CaseBuilder<'_> {
             serde_json::from_value(self.expected["pairs"].clone()).expect("pairs");
         let raw = self.raw_ranks();
         let mut cases = Vec::new();
-        let ask = |what: &str, query: &str, texts: &[&str], raw: &[f32]| {
+        let rerank_cases = |what: &str, query: &str, texts: &[&str], raw: &[f32]| {
             let body = json!({"query": query, "texts": texts, "raw_scores": true});
             let right = raw.iter().map(|&raw| vec![raw]).collect();
             let logits =
@@ -233,7 +233,7 @@ impl CaseBuilder<'_> {
             [logits, self.score(what, ("/rerank", body), Reading::Ranks, right)]
         };
         for ([query, text], &raw) in pairs.iter().zip(&raw) {
-            cases.extend(ask("a single pair", query, &[text], &[raw]));
+            cases.extend(rerank_cases("a single pair", query, &[text], &[raw]));
         }
         let mut queries: Vec<&String> = pairs.iter().map(|[query, _]| query).collect();
         queries.dedup();
@@ -241,7 +241,7 @@ impl CaseBuilder<'_> {
             let of_query = || pairs.iter().zip(&raw).filter(|([other, _], _)| other == query);
             let texts: Vec<&str> = of_query().map(|([_, text], _)| text.as_str()).collect();
             let raw: Vec<f32> = of_query().map(|(_, &raw)| raw).collect();
-            cases.extend(ask("the texts of a query", query, &texts, &raw));
+            cases.extend(rerank_cases("the texts of a query", query, &texts, &raw));
         }
         cases
     }

@@ -2,13 +2,9 @@
 //! libraries compute.
 //!
 //! - [`Directory`]: a directory with its `expected.json`.
-//!
 //! - [`Case`]: a request and its expected answer; [`cases`] builds them from an `expected.json`.
-//!
 //! - [`answer`]: extracts numbers from answers and compares them.
-//!
 //! - [`onnx`]: derives a second version of a graph.
-//!
 //! - [`clients`]: clients that send requests continuously and record the answers.
 
 pub mod answer;

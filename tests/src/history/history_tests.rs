@@ -205,7 +205,7 @@ fn a_404_is_allowed_only_while_the_model_is_unloaded() {
     let with_404 = |times: (u64, u64)| {
         let mut history = good();
         let unload = (at(500), at(510));
-        history.absences = vec![Absence { unload, load: (at(600), at(620)) }];
+        history.absences = vec![UnloadedPeriod { unload, load: (at(600), at(620)) }];
         let outcome = Outcome::Failed(404, "it is unloaded".into());
         let request = Request { outcome, ..request(2, 0, times, 0) };
         history.requests.push(request);

@@ -43,7 +43,7 @@ struct Seen {
 struct Content {
     name: String,
     /// True if a caller stated it; otherwise it comes from an answer.
-    said: bool,
+    announced: bool,
     request: String,
 }
 
@@ -81,13 +81,13 @@ impl Live {
 
     /// States the content of a version.
     pub fn version(&mut self, version: &str, content: &str) -> Vec<Violation> {
-        let said =
-            |name: &str| Content { name: name.to_owned(), said: true, request: String::new() };
-        let before = self.contents.insert(version.to_owned(), said(content));
+        let announced =
+            |name: &str| Content { name: name.to_owned(), announced: true, request: String::new() };
+        let before = self.contents.insert(version.to_owned(), announced(content));
         let wrong = before.filter(|before| before.name != content);
-        let complain =
+        let violation =
             |before: Content| format!("{}; but version {version:.8} is {content}", before.request);
-        violations(Invariant::LabelTruth, wrong.map(complain))
+        violations(Invariant::LabelTruth, wrong.map(violation))
     }
 
     /// Records the start of a request.
@@ -158,7 +158,7 @@ impl Live {
                 Some(known) => reasons.push(format!("{request}; but this version is {known:?}")),
                 None => {
                     let (name, request) = (content.clone(), request.to_string());
-                    let content = Content { name, said: false, request };
+                    let content = Content { name, announced: false, request };
                     self.contents.insert(label.version.clone(), content);
                 }
             },
@@ -179,7 +179,7 @@ impl Live {
             Some(content) => self.version(version, content),
             None => {
                 if let Some(known) = self.contents.get_mut(version) {
-                    known.said = true;
+                    known.announced = true;
                 }
                 Vec::new()
             }
@@ -260,7 +260,7 @@ impl Live {
                 found.push(violation(Invariant::NoInventions, reason));
             }
         }
-        for (version, content) in self.contents.iter().filter(|(_, content)| !content.said) {
+        for (version, content) in self.contents.iter().filter(|(_, content)| !content.announced) {
             let reason = format!("{}; but version {version:.8} was never staged", content.request);
             found.push(violation(Invariant::LabelTruth, reason));
         }

@@ -2,18 +2,13 @@
 //! durations since the start of the history.
 //!
 //! - I1 label truth: an embedding comes from the content that the named generation maps to.
-//!
 //! - I2 freshness: a request that starts after an update returned is answered by that generation or
-//! a newer one.
-//!
+//!   a newer one.
 //! - I3 order: no request is answered by an older generation than a request that ended before it
-//! started. This is stronger than per-client monotonicity.
-//!
+//!   started. This is stronger than per-client monotonicity.
 //! - I4 no inventions: no generation answers before the update that created it was called.
-//!
 //! - I5 answered: every request is answered exactly once, with 200, within its deadline. While the
-//! model is unloaded, every request is answered with 404; at other times none is.
-//!
+//!   model is unloaded, every request is answered with 404; at other times none is.
 //! - I6 conservation: every sent request was recorded.
 //!
 //! [`live`] checks them as events arrive. [`History`] records a finished run and replays it there.
@@ -37,7 +32,7 @@ pub struct History {
     /// Commits, including the initial generation.
     pub updates: Vec<Update>,
     /// Times when the model was unloaded.
-    pub absences: Vec<Absence>,
+    pub absences: Vec<UnloadedPeriod>,
     /// Content name by version.
     pub contents: BTreeMap<String, String>,
     /// Number of sent requests, counted separately.
@@ -100,7 +95,7 @@ pub struct Update {
 
 /// A period in which the model was unloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Absence {
+pub struct UnloadedPeriod {
     /// Times of the unload's call and return.
     pub unload: (Duration, Duration),
     /// Times of the load's call and return.
@@ -221,7 +216,7 @@ impl History {
         for (index, update) in self.updates.iter().enumerate() {
             events.push((update.end, Event::Committed(index)));
         }
-        for Absence { unload, load } in &self.absences {
+        for UnloadedPeriod { unload, load } in &self.absences {
             events.push((unload.0, Event::UnloadCalled));
             events.push((unload.1, Event::Unloaded));
             events.push((load.0, Event::LoadCalled));

@@ -36,10 +36,10 @@ async fn open(address: SocketAddr, bytes: &[u8]) -> TcpStream {
 }
 
 async fn assert_serves(address: SocketAddr) {
-    let asked = async {
+    let request = async {
         let mut client = Client::connect(address).await.expect("a connection");
         client.post("/embed", &json!({"inputs": "hello"})).await.expect("an answer")
     };
-    let answer = tokio::time::timeout(PATIENCE, asked).await.expect("in time");
+    let answer = tokio::time::timeout(PATIENCE, request).await.expect("in time");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }

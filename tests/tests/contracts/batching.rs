@@ -117,7 +117,7 @@ async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
 
     let (batches, items) = counted(&server, "tensor_a").await;
     let worker = server.settled().await.pids()[0];
-    let asking = clients(&server, "tensor_a", affine);
+    let pending = clients(&server, "tensor_a", affine);
     // Requests accumulate while the worker is stopped.
     for _ in 0..4 {
         processes::signal(worker, Signal::SIGSTOP);
@@ -125,14 +125,14 @@ async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
         processes::signal(worker, Signal::SIGCONT);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    for one in asking {
+    for one in pending {
         one.await.expect("all answers are right");
     }
     let (after, all) = counted(&server, "tensor_a").await;
-    let (ran, asked) = (after - batches, all - items);
-    assert!((asked - 400.0).abs() < 0.5, "{asked} items");
-    assert!(ran < asked, "{ran} runs of {asked} items: none were batched");
-    println!("{asked} items in {ran} runs");
+    let (ran, requested) = (after - batches, all - items);
+    assert!((requested - 400.0).abs() < 0.5, "{requested} items");
+    assert!(ran < requested, "{ran} runs of {requested} items: none were batched");
+    println!("{requested} items in {ran} runs");
     server.stop().await;
 }
 
@@ -144,14 +144,14 @@ async fn models_that_mix_rows_never_get_rows_of_other_requests() {
         .model("tensor_mean", &model("tiny/tensor_mean"));
     let server = builder.start().await;
     let worker = server.settled().await.pids()[0];
-    let asking = clients(&server, "tensor_mean", centred);
+    let pending = clients(&server, "tensor_mean", centred);
     for _ in 0..4 {
         processes::signal(worker, Signal::SIGSTOP);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         processes::signal(worker, Signal::SIGCONT);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    for one in asking {
+    for one in pending {
         one.await.expect("all answers are right");
     }
     let (runs, items) = counted(&server, "tensor_mean").await;

@@ -72,7 +72,7 @@ async fn slow_and_endless_bodies_take_no_more_memory_than_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_body_without_room_is_told_when_to_retry() {
+async fn a_large_body_without_memory_names_a_retry_delay() {
     let server = serve(&["a", "tensor_a"]).await;
     let (address, path) = (server.address(), infer("tensor_a"));
     // These announce bodies that fill the budget except for 17 MiB, and send nothing.

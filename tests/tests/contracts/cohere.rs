@@ -4,7 +4,7 @@ use e2e::{client::Client, fixtures::reference};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{Ranking, TEXT, TEXT_INDEX, ask, assert_close, numbers, serve, unit};
+use crate::{Ranking, TEXT, TEXT_INDEX, assert_close, numbers, post_ok, serve, unit};
 
 /// Asserts that an error has Cohere's shape, and returns its message.
 async fn refused(client: &mut Client, path: &str, body: &Value, status: u16) -> String {
@@ -29,7 +29,7 @@ async fn rerank_accepts_texts_and_objects_and_returns_the_best_first() {
             {
                 let body = json!({"query": ranking.query, "documents": documents, "top_n": top,
                     "return_documents": texts, "model": "rerank_a"});
-                let answer = ask(&mut client, path, &body).await;
+                let answer = post_ok(&mut client, path, &body).await;
                 let results = answer["results"].as_array().expect("results");
                 assert_eq!(results.len(), top.unwrap_or(order.len()).min(order.len()));
                 for (result, &index) in results.iter().zip(&order) {
@@ -58,7 +58,7 @@ async fn rerank_accepts_a_thousand_documents_and_no_more() {
     let ranking = Ranking::of("rerank_a");
     let documents: Vec<&String> = ranking.texts.iter().cycle().take(1000).collect();
     let body = json!({"query": ranking.query, "documents": documents});
-    let answer = ask(&mut client, "/v2/rerank", &body).await;
+    let answer = post_ok(&mut client, "/v2/rerank", &body).await;
     let results = answer["results"].as_array().expect("results");
     assert_eq!(results.len(), 1000);
     let best: Vec<u64> = results[..200].iter().filter_map(|r| r["index"].as_u64()).collect();
@@ -66,8 +66,8 @@ async fn rerank_accepts_a_thousand_documents_and_no_more() {
     assert!(best.iter().all(|index| index % 5 == first), "equal documents rank together: {best:?}");
     assert!(best.is_sorted(), "equal scores keep the order of the request");
     let body = json!({"query": "a", "documents": vec!["a"; 1001]});
-    let said = refused(&mut client, "/v2/rerank", &body, 422).await;
-    assert!(said.contains("1001") && said.contains("1000"), "{said}");
+    let message = refused(&mut client, "/v2/rerank", &body, 422).await;
+    assert!(message.contains("1001") && message.contains("1000"), "{message}");
     server.stop().await;
 }
 
@@ -84,7 +84,7 @@ async fn embed_returns_a_list_or_embeddings_by_type() {
     ] {
         let body = json!({"texts": reference.texts, "embedding_types": types,
             "input_type": "search_document", "model": "a"});
-        let answer = ask(&mut client, path, &body).await;
+        let answer = post_ok(&mut client, path, &body).await;
         let all = if by_type { &answer["embeddings"]["float"] } else { &answer["embeddings"] };
         let all = all.as_array().unwrap_or_else(|| panic!("{path} {types}: {answer}"));
         assert_eq!(all.len(), reference.texts.len());
@@ -96,17 +96,17 @@ async fn embed_returns_a_list_or_embeddings_by_type() {
         assert_eq!(answer["meta"]["tokens"]["input_tokens"], tokens);
     }
     let body = json!({"texts": [TEXT], "output_dimension": 5});
-    let answer = ask(&mut client, "/v1/embed", &body).await;
+    let answer = post_ok(&mut client, "/v1/embed", &body).await;
     let expected = unit(&reference.models["plain"][TEXT_INDEX][..5]);
     assert_close(&numbers(&answer["embeddings"][0]), &expected, "output_dimension");
     let (hello, world) = ("hello ".repeat(62), "world ".repeat(62));
     let kept = json!({"texts": [hello, world]});
-    let kept = ask(&mut client, "/v1/embed", &kept).await["embeddings"].clone();
+    let kept = post_ok(&mut client, "/v1/embed", &kept).await["embeddings"].clone();
     for (text, truncate, index) in
         [(format!("{hello}world"), "END", 0), (format!("hello {world}"), "START", 1)]
     {
         let body = json!({"texts": [text], "truncate": truncate});
-        let actual = ask(&mut client, "/v1/embed", &body).await;
+        let actual = post_ok(&mut client, "/v1/embed", &body).await;
         assert_close(&numbers(&actual["embeddings"][0]), &numbers(&kept[index]), truncate);
         let body = json!({"texts": [text], "truncate": "NONE"});
         refused(&mut client, "/v1/embed", &body, 422).await;

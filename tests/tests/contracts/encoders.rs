@@ -4,7 +4,7 @@
 use e2e::{fixtures::workspace, server::Server};
 use serde_json::{Value, json};
 
-use crate::{ask, assert_close, numbers, refused};
+use crate::{assert_close, numbers, post_ok, refused};
 
 /// Returns the expected results of a model's library.
 fn expected(model: &str) -> Value {
@@ -34,15 +34,15 @@ async fn sparse_embeddings_are_entries_or_vocabulary_rows() {
     let mut client = server.client().await;
     let texts = texts("splade");
     let text = texts[0].as_str();
-    let answer = ask(&mut client, "/embed_sparse", &json!({"inputs": text})).await;
+    let answer = post_ok(&mut client, "/embed_sparse", &json!({"inputs": text})).await;
     let entries = answer[0].as_array().expect("entries");
     assert!(!entries.is_empty());
     let indexes: Vec<u64> =
         entries.iter().map(|entry| entry["index"].as_u64().expect("a token")).collect();
     assert!(indexes.is_sorted(), "{indexes:?}");
-    assert_eq!(ask(&mut client, "/", &json!({"inputs": [text]})).await, answer);
+    assert_eq!(post_ok(&mut client, "/", &json!({"inputs": [text]})).await, answer);
     let body = json!({"inputs": [bytes("text", &[text])]});
-    let tensors = ask(&mut client, "/v2/models/splade/infer", &body).await;
+    let tensors = post_ok(&mut client, "/v2/models/splade/infer", &body).await;
     let row = numbers(&tensors["outputs"][0]["data"]);
     let weights: f32 = entries.iter().map(|entry| numbers(&json!([entry["value"]]))[0]).sum();
     assert_close(&[row.iter().sum::<f32>()], &[weights], "the same weights");
@@ -50,8 +50,8 @@ async fn sparse_embeddings_are_entries_or_vocabulary_rows() {
         let index = usize::try_from(entry["index"].as_u64().unwrap()).unwrap();
         assert_eq!(row[index], numbers(&json!([entry["value"]]))[0]);
     }
-    let said = refused(&mut client, "/v1/embeddings", &json!({"input": "a"}), 424).await;
-    assert!(said.contains("/embed_sparse"), "{said}");
+    let message = refused(&mut client, "/v1/embeddings", &json!({"input": "a"}), 424).await;
+    assert!(message.contains("/embed_sparse"), "{message}");
     let info = client.get("/info").await.unwrap().json();
     assert_eq!(info["model_type"], json!({"embedding": {"pooling": "splade"}}));
     server.stop().await;
@@ -64,14 +64,14 @@ async fn token_embeddings_are_lists_or_padded_rows() {
     let all = texts("colbert");
     let pair = [all[0].as_str(), all[1].as_str()];
     let body = |kind: &str| json!({"inputs": pair, "input_type": kind});
-    let documents = ask(&mut client, "/embed_all", &body("document")).await;
-    let queries = ask(&mut client, "/embed_all", &body("query")).await;
+    let documents = post_ok(&mut client, "/embed_all", &body("document")).await;
+    let queries = post_ok(&mut client, "/embed_all", &body("query")).await;
     assert_ne!(documents, queries, "queries and documents differ");
     let named = json!({"inputs": pair, "prompt_name": "query"});
-    assert_eq!(ask(&mut client, "/embed_all", &named).await, queries);
+    assert_eq!(post_ok(&mut client, "/embed_all", &named).await, queries);
     let request =
         json!({"inputs": [bytes("text", &pair)], "parameters": {"input_type": "document"}});
-    let answer = ask(&mut client, "/v2/models/colbert/infer", &request).await;
+    let answer = post_ok(&mut client, "/v2/models/colbert/infer", &request).await;
     let (rows, lengths) = (&answer["outputs"][0], &answer["outputs"][1]);
     let counts: Vec<usize> =
         documents.as_array().unwrap().iter().map(|text| text.as_array().unwrap().len()).collect();
@@ -96,23 +96,23 @@ async fn entities_follow_the_strategy_and_the_ignored_labels() {
     let mut client = server.client().await;
     let text = &texts("token-classifier")[0];
     let with = |parameters: Value| json!({"inputs": text, "parameters": parameters});
-    let groups = ask(&mut client, "/", &json!({"inputs": text})).await;
+    let groups = post_ok(&mut client, "/", &json!({"inputs": text})).await;
     let simple = with(json!({"aggregation_strategy": "simple", "ignore_labels": ["O"]}));
-    assert_eq!(ask(&mut client, "/token_classification", &simple).await, groups);
+    assert_eq!(post_ok(&mut client, "/token_classification", &simple).await, groups);
     let none = with(json!({"aggregation_strategy": "none", "ignore_labels": []}));
-    let tokens = ask(&mut client, "/", &none).await;
+    let tokens = post_ok(&mut client, "/", &none).await;
     let tokens = tokens.as_array().expect("tokens");
     assert!(!tokens.is_empty());
     assert!(tokens.iter().all(|token| token["entity"].is_string() && token["index"].is_u64()));
-    let batch = ask(&mut client, "/", &json!({"inputs": [text, text]})).await;
+    let batch = post_ok(&mut client, "/", &json!({"inputs": [text, text]})).await;
     assert_eq!(batch, json!([groups, groups]));
-    let said = refused(&mut client, "/", &with(json!({"stride": 8})), 422).await;
-    assert!(said.contains("stride"), "{said}");
-    let said = refused(&mut client, "/predict", &json!({"inputs": "a"}), 424).await;
-    assert!(said.contains("POST / or /token_classification"), "{said}");
+    let message = refused(&mut client, "/", &with(json!({"stride": 8})), 422).await;
+    assert!(message.contains("stride"), "{message}");
+    let message = refused(&mut client, "/predict", &json!({"inputs": "a"}), 424).await;
+    assert!(message.contains("POST / or /token_classification"), "{message}");
     let body =
         json!({"inputs": [bytes("text", &[text])], "parameters": {"aggregation_strategy": "none"}});
-    let tensors = ask(&mut client, "/v2/models/token-classifier/infer", &body).await;
+    let tensors = post_ok(&mut client, "/v2/models/token-classifier/infer", &body).await;
     let list = tensors["outputs"][0]["data"][0].as_str().expect("JSON in BYTES");
     let list: Vec<Value> = serde_json::from_str(list).expect("a list");
     assert_eq!(list.len(), tokens.len());
@@ -126,7 +126,7 @@ async fn candidate_labels_are_scored_by_entailment() {
     let text = &texts("zero-shot-nli")[0];
     let labels = ["travel", "cooking", "law"];
     let body = |parameters: Value| json!({"inputs": text, "parameters": parameters});
-    let one = ask(&mut client, "/", &body(json!({"candidate_labels": labels}))).await;
+    let one = post_ok(&mut client, "/", &body(json!({"candidate_labels": labels}))).await;
     let scores: Vec<f32> = serde_json::from_value(
         one.as_array().unwrap().iter().map(|label| label["score"].clone()).collect(),
     )
@@ -134,10 +134,10 @@ async fn candidate_labels_are_scored_by_entailment() {
     assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{scores:?}");
     assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
     let joined = body(json!({"candidate_labels": "travel, cooking,law", "multi_label": false}));
-    assert_eq!(ask(&mut client, "/zero_shot_classification", &joined).await, one);
+    assert_eq!(post_ok(&mut client, "/zero_shot_classification", &joined).await, one);
     let template = body(json!({"candidate_labels": labels, "hypothesis_template": "none"}));
-    let said = refused(&mut client, "/", &template, 422).await;
-    assert!(said.contains("hypothesis_template"), "{said}");
+    let message = refused(&mut client, "/", &template, 422).await;
+    assert!(message.contains("hypothesis_template"), "{message}");
     server.stop().await;
 }
 
@@ -146,8 +146,8 @@ async fn a_regression_returns_the_raw_number() {
     let server = serve(&["classifier-regression"]).await;
     let mut client = server.client().await;
     let text = &texts("classifier-regression")[0];
-    let scored = ask(&mut client, "/predict", &json!({"inputs": text})).await;
-    let raw = ask(&mut client, "/predict", &json!({"inputs": text, "raw_scores": true})).await;
+    let scored = post_ok(&mut client, "/predict", &json!({"inputs": text})).await;
+    let raw = post_ok(&mut client, "/predict", &json!({"inputs": text, "raw_scores": true})).await;
     assert_eq!(scored, raw);
     let logits = &expected("classifier-regression")["logits"][0];
     let first = if logits.is_array() { &logits[0] } else { logits };
@@ -185,12 +185,12 @@ async fn a_task_selects_the_adapter_and_its_prompt() {
         ("/embed", json!({"inputs": text, "prompt_name": "retrieval.query"}), "retrieval.query"),
     ] {
         let numpy = numbers(&expected["embeddings_by_task"][task][0]);
-        let actual = embedding(&ask(&mut client, path, &body).await);
+        let actual = embedding(&post_ok(&mut client, path, &body).await);
         assert_close(&actual, &numpy, &format!("{path} {task}"));
     }
     let body = json!({"input": text, "switches": {"task_id": "poetry"}});
-    let said = refused(&mut client, "/v1/embeddings", &body, 422).await;
-    assert!(said.contains("retrieval.query"), "{said}");
+    let message = refused(&mut client, "/v1/embeddings", &body, 422).await;
+    assert!(message.contains("retrieval.query"), "{message}");
     server.stop().await;
 }
 

@@ -149,8 +149,8 @@ async fn a_full_queue_refuses_only_requests_for_its_model() {
             match response.status {
                 200 => {}
                 429 => {
-                    let said = crate::message(&response.json());
-                    assert!(said.contains("32"), "{said}");
+                    let message = crate::message(&response.json());
+                    assert!(message.contains("32"), "{message}");
                     assert!(response.header("retry-after").is_some());
                     refused += 1;
                 }

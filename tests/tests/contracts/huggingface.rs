@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{answers, ask, assert_close, numbers, refused, serve, sigmoid, softmax};
+use crate::{answers, assert_close, numbers, post_ok, refused, serve, sigmoid, softmax};
 
 /// A text of the classifiers' reference.
 const TEXT: &str = "How BIG is london?";
@@ -39,12 +39,12 @@ async fn text_classification_applies_its_parameters() {
     for (function, expected) in functions {
         let parameters = json!({"function_to_apply": function, "top_k": 2});
         let answer =
-            ask(&mut client, "/", &json!({"inputs": TEXT, "parameters": parameters})).await;
+            post_ok(&mut client, "/", &json!({"inputs": TEXT, "parameters": parameters})).await;
         assert_eq!(answer.as_array().map(Vec::len), Some(1), "one list per text");
         let expected = &sorted(expected)[..2];
         assert_close(&scores(&answer[0]), expected, &function.to_string());
     }
-    let plain = ask(&mut client, "/", &json!({"inputs": TEXT, "parameters": {}})).await;
+    let plain = post_ok(&mut client, "/", &json!({"inputs": TEXT, "parameters": {}})).await;
     assert_close(&scores(&plain), &sorted(softmax(&logits)), "as TEI answers");
     server.stop().await;
 }
@@ -60,10 +60,10 @@ async fn feature_extraction_accepts_its_fields_as_parameters() {
     ] {
         let mut body = json!({"inputs": [TEXT]});
         body["parameters"] = parameters.clone();
-        let nested = ask(&mut client, "/", &body).await;
+        let nested = post_ok(&mut client, "/", &body).await;
         let mut body = parameters;
         body["inputs"] = json!([TEXT]);
-        assert_eq!(nested, ask(&mut client, "/embed", &body).await, "{body}");
+        assert_eq!(nested, post_ok(&mut client, "/embed", &body).await, "{body}");
     }
     server.stop().await;
 }
@@ -81,8 +81,8 @@ async fn unknown_parameters_are_refused_by_name() {
     ] {
         body["model"] = model.into();
         body["parameters"] = json!({"max_size": 3});
-        let said = refused(&mut client, "/", &body, 422).await;
-        assert!(said.contains("max_size"), "{model}: {said}");
+        let message = refused(&mut client, "/", &body, 422).await;
+        assert!(message.contains("max_size"), "{model}: {message}");
     }
     for (parameters, named) in [
         (json!({"top_k": 0}), "top_k"),
@@ -91,8 +91,8 @@ async fn unknown_parameters_are_refused_by_name() {
     ] {
         let status = if named == "negative, neutral, positive" { 424 } else { 422 };
         let body = json!({"inputs": "a", "model": "classify_a", "parameters": parameters});
-        let said = refused(&mut client, "/", &body, status).await;
-        assert!(said.contains(named), "{said}");
+        let message = refused(&mut client, "/", &body, status).await;
+        assert!(message.contains(named), "{message}");
     }
     server.stop().await;
 }

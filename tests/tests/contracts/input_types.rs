@@ -3,7 +3,7 @@
 use e2e::fixtures::reference;
 use serde_json::{Value, json};
 
-use crate::{TEXT, TEXT_INDEX, answers, ask, assert_close, numbers, refused, serve, unit};
+use crate::{TEXT, TEXT_INDEX, answers, assert_close, numbers, post_ok, refused, serve, unit};
 
 /// Byte limit of a text.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
@@ -48,7 +48,7 @@ async fn input_types_select_the_query_or_document_prompt() {
         (infer, tensors(TEXT, &json!({"prompt_name": "query"})), "query"),
     ] {
         let expected = numbers(&answers["prompts"][prompt][TEXT_INDEX]);
-        let actual = embedding(&ask(&mut client, path, &body).await);
+        let actual = embedding(&post_ok(&mut client, path, &body).await);
         assert_close(&actual, &expected, &format!("{path} {body}"));
     }
     for (path, mut body, status) in [
@@ -57,12 +57,13 @@ async fn input_types_select_the_query_or_document_prompt() {
         ("/embed", json!({"inputs": "a", "input_type": "poetry"}), 422),
     ] {
         body["model"] = "prompts".into();
-        let said = refused(&mut client, path, &body, status).await;
-        assert!(said.contains("passage, query"), "{said}");
+        let message = refused(&mut client, path, &body, status).await;
+        assert!(message.contains("passage, query"), "{message}");
     }
     let many: Value = (0..5).map(|number| (format!("s{number}"), json!(1))).collect();
-    let said = refused(&mut client, "/embed", &json!({"inputs": "a", "switches": many}), 422).await;
-    assert!(said.contains("at most 4"), "{said}");
+    let message =
+        refused(&mut client, "/embed", &json!({"inputs": "a", "switches": many}), 422).await;
+    assert!(message.contains("at most 4"), "{message}");
     server.stop().await;
 }
 
@@ -82,7 +83,7 @@ async fn tei_routes_normalize_and_others_follow_the_model() {
         (infer, tensors(TEXT, &json!({})), plain.clone()),
         (infer, tensors(TEXT, &json!({"normalize": true, "dimensions": 4})), unit(&plain[..4])),
     ] {
-        let actual = embedding(&ask(&mut client, path, &body).await);
+        let actual = embedding(&post_ok(&mut client, path, &body).await);
         assert_close(&actual, &expected, &format!("{path} {body}"));
     }
     server.stop().await;
@@ -105,8 +106,8 @@ async fn texts_above_the_limit_are_truncated_where_allowed() {
         ("/v2/models/a/infer", &|text| tensors(text, &json!({}))),
     ];
     for (path, body) in calls {
-        let mut expected = ask(&mut client, path, &body(&most)).await;
-        let mut actual = ask(&mut client, path, &body(&beyond)).await;
+        let mut expected = post_ok(&mut client, path, &body(&most)).await;
+        let mut actual = post_ok(&mut client, path, &body(&beyond)).await;
         for answer in [&mut expected, &mut actual] {
             // Cohere's answers echo the texts, which differ.
             answer.as_object_mut().map(|answer| answer.remove("texts"));
@@ -114,7 +115,7 @@ async fn texts_above_the_limit_are_truncated_where_allowed() {
         assert_eq!(actual, expected, "{path}");
     }
     let whole = json!({"inputs": beyond, "model": "a", "truncate": false});
-    let said = refused(&mut client, "/embed", &whole, 422).await;
-    assert!(said.contains("bytes") && said.contains("262144"), "{said}");
+    let message = refused(&mut client, "/embed", &whole, 422).await;
+    assert!(message.contains("bytes") && message.contains("262144"), "{message}");
     server.stop().await;
 }

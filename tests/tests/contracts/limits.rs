@@ -115,8 +115,8 @@ async fn tensors_beyond_a_limit_are_refused_with_the_limit() {
     let server = serve(&["a", "tensor_a", "tensor_image"]).await;
     let mut client = server.client().await;
     for (what, body, named) in beyond_tensors() {
-        let said = refused(&mut client, &infer("tensor_a"), &body, 400).await;
-        assert!(said.contains(named), "{what}: {said}");
+        let message = refused(&mut client, &infer("tensor_a"), &body, 400).await;
+        assert!(message.contains(named), "{what}: {message}");
     }
     // Empty elements: four megabytes that would become a million texts.
     let count = (1 << 20) + 1;

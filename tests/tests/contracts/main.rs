@@ -50,7 +50,7 @@ async fn post(client: &mut Client, path: &str, body: &Value) -> Response {
 }
 
 /// Sends a request that must succeed and returns the body.
-async fn ask(client: &mut Client, path: &str, body: &Value) -> Value {
+async fn post_ok(client: &mut Client, path: &str, body: &Value) -> Value {
     post(client, path, body).await.json()
 }
 

@@ -4,7 +4,7 @@ use e2e::{client::Client, fixtures::model};
 use serde_json::{Value, json};
 
 use crate::{
-    ask, assert_close, message, numbers, post, refused, serve,
+    assert_close, message, numbers, post, post_ok, refused, serve,
     tensors::{infer, known, of_floats},
 };
 
@@ -101,7 +101,7 @@ async fn only_the_serving_generation_answers_as_a_version() {
     let body = of_floats("x", &[3, 4], &x);
     for version in [1, 2] {
         let path = format!("/v2/models/tensor_a/versions/{version}/infer");
-        let answer = ask(&mut client, &path, &body).await;
+        let answer = post_ok(&mut client, &path, &body).await;
         assert_eq!(answer["model_version"], version.to_string());
         assert_eq!(answer["parameters"]["generation"], version);
         let y = numbers(&answer["outputs"][0]["data"]);
@@ -114,8 +114,8 @@ async fn only_the_serving_generation_answers_as_a_version() {
     }
     for version in ["1", "3", "0", "02", "x", "-1", "99999999999999999999"] {
         let path = format!("/v2/models/tensor_a/versions/{version}");
-        let said = refused(&mut client, &format!("{path}/infer"), &body, 404).await;
-        assert!(said.contains(version) && said.contains("only 2"), "{said}");
+        let message = refused(&mut client, &format!("{path}/infer"), &body, 404).await;
+        assert!(message.contains(version) && message.contains("only 2"), "{message}");
         for path in [
             path.clone(),
             format!("{path}/ready"),
@@ -126,8 +126,8 @@ async fn only_the_serving_generation_answers_as_a_version() {
         }
     }
     for path in ["", "/ready", "/config", "/stats"] {
-        let said = missing(&mut client, &format!("/v2/models/none{path}")).await;
-        assert!(said.contains("none") && said.contains("tensor_a"), "{said}");
+        let message = missing(&mut client, &format!("/v2/models/none{path}")).await;
+        assert!(message.contains("none") && message.contains("tensor_a"), "{message}");
     }
     missing(&mut client, "/v2/none").await;
     server.stop().await;
@@ -153,7 +153,7 @@ async fn json_data_may_be_flat_or_nested_and_the_id_is_echoed() {
         assert_eq!(output["shape"], json!([3, 3]));
         assert_close(&numbers(&output["data"]), &y, "y");
     }
-    let nothing = ask(&mut client, &infer("tensor_a"), &of_floats("x", &[0, 4], &[])).await;
+    let nothing = post_ok(&mut client, &infer("tensor_a"), &of_floats("x", &[0, 4], &[])).await;
     assert_eq!(nothing["outputs"][0]["shape"], json!([0, 3]));
     assert_eq!(nothing["outputs"][0]["data"], json!([]));
     assert!(nothing.get("id").is_none(), "{nothing}");
@@ -167,7 +167,7 @@ async fn json_data_may_be_flat_or_nested_and_the_id_is_echoed() {
     ] {
         // The order of inputs does not matter.
         let body = json!({"inputs": [input("b", &b), input("a", &a)], "outputs": wanted});
-        let answer = ask(&mut client, &infer("tensor_two"), &body).await;
+        let answer = post_ok(&mut client, &infer("tensor_two"), &body).await;
         let outputs = answer["outputs"].as_array().expect("outputs");
         let named: Vec<&Value> = outputs.iter().map(|output| &output["name"]).collect();
         assert_eq!(named, names);
@@ -192,7 +192,7 @@ async fn tensors_that_do_not_match_the_model_are_refused_by_name() {
     let mut typed = good.clone();
     typed["datatype"] = "FP64".into();
     let inputs = |inputs: Value| json!({"inputs": inputs});
-    for (model, body, said) in [
+    for (model, body, expected) in [
         ("tensor_a", inputs(json!([])), "no inputs"),
         ("tensor_a", json!({}), "inputs"),
         ("tensor_a", inputs(json!([input("z", json!([1, 4]), json!([1, 2, 3, 4]))])), "`x`"),
@@ -211,7 +211,7 @@ async fn tensors_that_do_not_match_the_model_are_refused_by_name() {
         ("tensor_a", json!({"id": "i".repeat(1025), "inputs": [good]}), "`id`"),
     ] {
         let error = refused(&mut client, &infer(model), &body, 400).await;
-        assert!(error.contains(said), "{said}: {error}");
+        assert!(error.contains(expected), "{expected}: {error}");
     }
     refused(&mut client, &infer("none"), &inputs(json!([good])), 404).await;
     assert_eq!(server.status().await.restarts(), 0);

@@ -63,7 +63,7 @@ async fn a_body_may_be_a_single_raw_tensor() {
     assert_eq!(json["outputs"][0]["shape"], json!([1, 32]));
     let expected = &e2e::fixtures::reference().models["a"][crate::TEXT_INDEX];
     assert_close(&floats(&out[0]), expected, "a text");
-    for (model, body, said) in [
+    for (model, body, expected) in [
         ("tensor_a", vec![0; 15], "15 bytes"),
         ("tensor_a", vec![0; 20], "[-1, 4]"),
         ("tensor_fixed", vec![0; 24], "[1, 3]"),
@@ -74,7 +74,7 @@ async fn a_body_may_be_a_single_raw_tensor() {
         let response = send_raw(&mut client, model, "0", body.into()).await;
         assert_eq!(response.status, 400, "{model}: {}", response.text());
         let error = message(&response.json());
-        assert!(error.contains(said), "{model}: {error}");
+        assert!(error.contains(expected), "{model}: {error}");
     }
     let response = send_raw(&mut client, "none", "0", Bytes::from_static(b"1234")).await;
     assert_eq!(response.status, 404, "{}", response.text());

@@ -4,7 +4,7 @@ use e2e::client::Client;
 use serde_json::{Value, json};
 
 use crate::{
-    Ranking, answers, ask, assert_close, message, numbers, refused, serve, softmax,
+    Ranking, answers, assert_close, message, numbers, post_ok, refused, serve, softmax,
     tensors::{after, bytes, floats, infer, parts, send},
 };
 
@@ -20,7 +20,7 @@ async fn output(
             json!({"name": name, "datatype": "BYTES", "shape": [texts.len()], "data": texts})
         })
         .collect();
-    let answer = ask(client, &infer(model), &json!({"inputs": in_json})).await;
+    let answer = post_ok(client, &infer(model), &json!({"inputs": in_json})).await;
     assert_eq!(answer["outputs"].as_array().map(Vec::len), Some(1), "{answer}");
     let output = answer["outputs"][0].clone();
     let (mut raw, mut in_raw) = (Vec::new(), Vec::new());
@@ -95,7 +95,7 @@ async fn invalid_text_tensors_are_refused_with_the_expected_names() {
     let numbers = json!({"name": "text", "datatype": "FP32", "shape": [1], "data": [1]});
     let good = texts("text", &json!(["a"]));
     let wrong_output = json!({"inputs": [good], "outputs": [{"name": "scores"}]});
-    for (model, body, said) in [
+    for (model, body, expected) in [
         ("a", json!({"inputs": [numbers]}), "text of type BYTES"),
         ("a", json!({"inputs": [texts("x", &json!(["a"]))]}), "text of type BYTES"),
         ("a", json!({"inputs": [texts("text", &json!([]))]}), "1 to 2048"),
@@ -115,13 +115,13 @@ async fn invalid_text_tensors_are_refused_with_the_expected_names() {
         ),
     ] {
         let error = refused(&mut client, &infer(model), &body, 400).await;
-        assert!(error.contains(said), "{said}: {error}");
+        assert!(error.contains(expected), "{expected}: {error}");
     }
     let twice = json!({"inputs": [good, texts("text", &json!(["b"]))]});
     let error = refused(&mut client, &infer("a"), &twice, 400).await;
     assert!(error.contains("twice"), "{error}");
     let many = json!({"inputs": [texts("text", &json!(vec!["a"; 2048]))]});
-    let answer = ask(&mut client, &infer("a"), &many).await;
+    let answer = post_ok(&mut client, &infer("a"), &many).await;
     assert_eq!(answer["outputs"][0]["shape"], json!([2048, 32]));
     let response = client.get("/v2/models/a").await.expect("an answer");
     assert_eq!(response.status, 200, "{}", response.text());

@@ -17,7 +17,7 @@ use e2e::{
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve, unit};
+use crate::{TEXT, TEXT_INDEX, assert_close, numbers, post, post_ok, refused, serve, unit};
 
 /// Returns the embeddings of an answer, in order.
 fn embeddings(answer: &Value) -> Vec<Vec<f32>> {
@@ -74,9 +74,9 @@ async fn base64_token_ids_and_dimensions_match_the_reference() {
     let mut client = server.client().await;
     let reference = reference();
     let texts = &reference.texts;
-    let floats = ask(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
+    let floats = post_ok(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
     let body = json!({"input": texts, "encoding_format": "base64"});
-    let base64 = ask(&mut client, "/v1/embeddings", &body).await;
+    let base64 = post_ok(&mut client, "/v1/embeddings", &body).await;
     for (index, float) in embeddings(&floats).iter().enumerate() {
         assert_close(float, &reference.models["a"][index], &texts[index]);
         let text = base64["data"][index]["embedding"].as_str().expect("a string");
@@ -85,19 +85,19 @@ async fn base64_token_ids_and_dimensions_match_the_reference() {
     }
     assert_eq!(base64["usage"], floats["usage"]);
 
-    let tokens = ask(&mut client, "/tokenize", &json!({"inputs": TEXT})).await;
+    let tokens = post_ok(&mut client, "/tokenize", &json!({"inputs": TEXT})).await;
     let ids: Vec<&Value> = tokens[0].as_array().unwrap().iter().map(|token| &token["id"]).collect();
     for input in [json!(ids), json!([ids])] {
-        let answer = ask(&mut client, "/v1/embeddings", &json!({"input": input})).await;
+        let answer = post_ok(&mut client, "/v1/embeddings", &json!({"input": input})).await;
         assert_close(&embeddings(&answer)[0], &reference.models["a"][TEXT_INDEX], "ids");
         assert_eq!(answer["usage"]["prompt_tokens"], ids.len());
     }
     let plain = &reference.models["plain"][TEXT_INDEX];
     let body = json!({"input": TEXT, "dimensions": 7});
-    let cut = ask(&mut client, "/v1/embeddings", &body).await;
+    let cut = post_ok(&mut client, "/v1/embeddings", &body).await;
     assert_close(&embeddings(&cut)[0], &unit(&plain[..7]), "dimensions");
     let body = json!({"input": TEXT, "dimensions": 7, "model": "plain"});
-    let cut = ask(&mut client, "/v1/embeddings", &body).await;
+    let cut = post_ok(&mut client, "/v1/embeddings", &body).await;
     assert_close(&embeddings(&cut)[0], &plain[..7], "dimensions");
     server.stop().await;
 }
@@ -124,8 +124,8 @@ async fn openai_accepts_2048_inputs_and_no_more() {
     let response = client.post("/v1/embeddings", &body).await.unwrap();
     let error = error(&response, 422, "invalid_request_error");
     assert_eq!(error["param"], "input");
-    let said = error["message"].as_str().unwrap();
-    assert!(said.contains("2049") && said.contains("2048"), "{said}");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("2049") && message.contains("2048"), "{message}");
     server.stop().await;
 }
 
@@ -137,7 +137,7 @@ async fn many_inputs_share_a_generation_even_during_updates() {
     let texts: Vec<String> = indices.iter().map(|&index| corpus.texts[index].clone()).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let asking = tokio::spawn(async move {
+    let pending = tokio::spawn(async move {
         let mut client = Client::connect(address).await.unwrap();
         let mut generations = Vec::new();
         while !stopped.load(Ordering::Relaxed) {
@@ -156,7 +156,7 @@ async fn many_inputs_share_a_generation_even_during_updates() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     stop.store(true, Ordering::Relaxed);
-    let generations = asking.await.unwrap();
+    let generations = pending.await.unwrap();
     assert!(generations.is_sorted(), "{generations:?}");
     assert!(generations.last() > Some(&1), "{generations:?}");
     server.stop().await;
@@ -201,7 +201,7 @@ async fn every_error_has_the_openai_shape() {
     let response = client.send_with(Method::POST, "/v1/embeddings", &headers, "{}".into()).await;
     error(&response.unwrap(), 415, invalid);
     let unknown = json!({"input": "a", "model": "b"});
-    let said = refused(&mut client, "/v1/embeddings", &unknown, 404).await;
-    assert!(said.contains("a, rerank_a"), "the error lists the served models: {said}");
+    let message = refused(&mut client, "/v1/embeddings", &unknown, 404).await;
+    assert!(message.contains("a, rerank_a"), "the error lists the served models: {message}");
     server.stop().await;
 }

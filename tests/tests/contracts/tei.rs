@@ -8,12 +8,12 @@ use e2e::{
 use serde_json::{Value, json};
 
 use crate::{
-    TEXT, TEXT_INDEX, answers, ask, assert_close, message, numbers, post, refused, serve, unit,
+    TEXT, TEXT_INDEX, answers, assert_close, message, numbers, post, post_ok, refused, serve, unit,
 };
 
 /// Returns the token ids of a text, with special tokens.
 async fn ids(client: &mut Client, text: &str) -> Vec<Value> {
-    let tokens = ask(client, "/tokenize", &json!({"inputs": text})).await;
+    let tokens = post_ok(client, "/tokenize", &json!({"inputs": text})).await;
     tokens[0].as_array().expect("tokens").iter().map(|token| token["id"].clone()).collect()
 }
 
@@ -59,8 +59,8 @@ async fn invalid_token_ids_are_refused_and_named() {
         (json!([[2, 3], [2, 100_000, 3]]), "100000"),
         (json!([4_294_967_295_u64]), "4294967295"),
     ] {
-        let said = refused(&mut client, "/embed", &json!({"inputs": inputs}), 422).await;
-        assert!(said.contains(id) && said.contains("416"), "{said}");
+        let message = refused(&mut client, "/embed", &json!({"inputs": inputs}), 422).await;
+        assert!(message.contains(id) && message.contains("416"), "{message}");
     }
     for inputs in [json!([[]]), json!([[2, 3], []])] {
         let response = client.post("/embed", &json!({"inputs": inputs})).await.expect("an answer");
@@ -72,8 +72,8 @@ async fn invalid_token_ids_are_refused_and_named() {
     }
     let long = vec![5; 65];
     let body = json!({"inputs": long, "truncate": false});
-    let said = refused(&mut client, "/embed", &body, 422).await;
-    assert!(said.contains("64") && said.contains("65"), "{said}");
+    let message = refused(&mut client, "/embed", &body, 422).await;
+    assert!(message.contains("64") && message.contains("65"), "{message}");
     embed(&mut client, json!({"inputs": vec![5; 65]})).await;
     embed(&mut client, json!({"inputs": [2, 416, 3]})).await;
     assert_eq!(server.status().await.restarts(), 0);
@@ -96,8 +96,11 @@ async fn dimensions_truncate_before_normalization() {
     }
     for dimensions in [0, 33, 4_294_967_295_u64] {
         let body = json!({"inputs": TEXT, "dimensions": dimensions});
-        let said = refused(&mut client, "/embed", &body, 422).await;
-        assert!(said.contains("from 1 to 32") && said.contains(&dimensions.to_string()), "{said}");
+        let message = refused(&mut client, "/embed", &body, 422).await;
+        assert!(
+            message.contains("from 1 to 32") && message.contains(&dimensions.to_string()),
+            "{message}"
+        );
     }
     for dimensions in [json!(-1), json!("8"), json!(1.5), json!(4_294_967_296_u64)] {
         refused(&mut client, "/embed", &json!({"inputs": TEXT, "dimensions": dimensions}), 422)
@@ -122,20 +125,21 @@ async fn prompts_are_prepended_by_name() {
     }
     let unknown = json!({"inputs": TEXT, "prompt_name": "document"});
     for path in ["/embed", "/embed_all", "/tokenize"] {
-        let said = refused(&mut client, path, &unknown, 422).await;
+        let message = refused(&mut client, path, &unknown, 422).await;
         assert!(
-            ["`document`", "passage", "query"].iter().all(|name| said.contains(name)),
-            "{said}"
+            ["`document`", "passage", "query"].iter().all(|name| message.contains(name)),
+            "{message}"
         );
     }
     let body = json!({"inputs": TEXT, "prompt_name": "query", "model": "a"});
-    let said = refused(&mut client, "/embed", &body, 422).await;
-    assert!(said.contains("no prompts"), "{said}");
+    let message = refused(&mut client, "/embed", &body, 422).await;
+    assert!(message.contains("no prompts"), "{message}");
     let long = "q".repeat(257);
     refused(&mut client, "/embed", &json!({"inputs": TEXT, "prompt_name": long}), 422).await;
     let tokens =
-        ask(&mut client, "/tokenize", &json!({"inputs": "a", "prompt_name": "query"})).await;
-    let bare = ask(&mut client, "/tokenize", &json!({"inputs": "query: a", "model": "a"})).await;
+        post_ok(&mut client, "/tokenize", &json!({"inputs": "a", "prompt_name": "query"})).await;
+    let bare =
+        post_ok(&mut client, "/tokenize", &json!({"inputs": "query: a", "model": "a"})).await;
     let ids = |tokens: &Value| {
         let tokens = tokens[0].as_array().expect("tokens").iter();
         tokens.map(|token| token["id"].clone()).collect::<Vec<_>>()
@@ -162,8 +166,8 @@ async fn long_texts_are_truncated_at_the_chosen_side_or_refused() {
         let body = json!({"inputs": text, "truncation_direction": direction});
         assert_close(&embed(&mut client, body).await[0], expected, &direction.to_string());
         let body = json!({"inputs": text, "truncation_direction": direction, "truncate": false});
-        let said = refused(&mut client, "/embed", &body, 422).await;
-        assert!(said.contains("64") && said.contains("65"), "{said}");
+        let message = refused(&mut client, "/embed", &body, 422).await;
+        assert!(message.contains("64") && message.contains("65"), "{message}");
     }
     for direction in ["up", "LEFT"] {
         let body = json!({"inputs": "a", "truncation_direction": direction});
@@ -202,7 +206,7 @@ async fn similarity_is_the_cosine_to_the_source_sentence() {
     let inputs = json!({"source_sentence": texts[TEXT_INDEX], "sentences": texts});
     for model in ["a", "plain"] {
         let body = json!({"inputs": inputs, "model": model});
-        let cosines = numbers(&ask(&mut client, "/similarity", &body).await);
+        let cosines = numbers(&post_ok(&mut client, "/similarity", &body).await);
         let expected: Vec<f32> =
             known.iter().map(|one| cosine(one, &known[TEXT_INDEX]) as f32).collect();
         assert_close(&cosines, &expected, model);

@@ -3,7 +3,7 @@
 use e2e::client::Client;
 use serde_json::{Value, json};
 
-use crate::{Ranking, answers, ask, assert_close, numbers, refused, serve, sigmoid, softmax};
+use crate::{Ranking, answers, assert_close, numbers, post_ok, refused, serve, sigmoid, softmax};
 
 const LABELS: [&str; 3] = ["negative", "neutral", "positive"];
 
@@ -34,7 +34,7 @@ fn cases(model: &str) -> Vec<(Value, Vec<f32>)> {
 async fn predict(client: &mut Client, inputs: &Value, more: &Value) -> Value {
     let mut body = json!({"inputs": inputs});
     body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-    ask(client, "/predict", &body).await
+    post_ok(client, "/predict", &body).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,8 +90,8 @@ async fn invalid_predict_inputs_are_refused() {
     refused(&mut client, "/predict", &pair, 422).await;
     let long = "word after word ".repeat(20);
     let body = json!({"inputs": long, "truncate": false});
-    let said = refused(&mut client, "/predict", &body, 422).await;
-    assert!(said.contains("64"), "{said}");
+    let message = refused(&mut client, "/predict", &body, 422).await;
+    assert!(message.contains("64"), "{message}");
     assert_eq!(server.status().await.restarts(), 0);
     server.stop().await;
 }
@@ -106,7 +106,7 @@ async fn rerank_sorts_and_answers_in_the_shape_of_the_request() {
         for (raw, text) in [(false, false), (true, false), (false, true), (true, true)] {
             let body = json!({"model": model, "query": ranking.query, "texts": ranking.texts,
                 "raw_scores": raw, "return_text": text});
-            let ranks = ask(&mut client, "/rerank", &body).await;
+            let ranks = post_ok(&mut client, "/rerank", &body).await;
             let ranks = ranks.as_array().expect("a list");
             let indices: Vec<usize> = ranks
                 .iter()
@@ -123,7 +123,7 @@ async fn rerank_sorts_and_answers_in_the_shape_of_the_request() {
             }
         }
         let body = json!({"model": model, "query": ranking.query, "documents": ranking.texts});
-        let answer = ask(&mut client, "/rerank", &body).await;
+        let answer = post_ok(&mut client, "/rerank", &body).await;
         let best = &answer["results"][0];
         assert_eq!(best["index"], ranking.order()[0], "Cohere's shape: {answer}");
         let score = ranking.sigmoids()[ranking.order()[0]];
@@ -139,12 +139,12 @@ async fn long_pairs_are_truncated_or_refused() {
     let answers = answers();
     for item in answers["truncated"]["rerank_a"].as_array().expect("a list") {
         let mut body = json!({"query": item["query"], "texts": [item["text"]], "raw_scores": true});
-        let ranks = ask(&mut client, "/rerank", &body).await;
+        let ranks = post_ok(&mut client, "/rerank", &body).await;
         let expected = numbers(&json!([item["logit"]]));
         assert_close(&numbers(&json!([ranks[0]["score"]])), &expected, &item.to_string());
         body["truncate"] = false.into();
-        let said = refused(&mut client, "/rerank", &body, 422).await;
-        assert!(said.contains("64"), "{said}");
+        let message = refused(&mut client, "/rerank", &body, 422).await;
+        assert!(message.contains("64"), "{message}");
     }
     for (wrong, status) in [
         (json!({"query": "a", "texts": []}), 400),

@@ -4,7 +4,7 @@
 use e2e::{fixtures::model, server::Server};
 use serde_json::{Value, json};
 
-use crate::{Ranking, TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve};
+use crate::{Ranking, TEXT, TEXT_INDEX, assert_close, numbers, post, post_ok, refused, serve};
 
 const MODELS: [&str; 4] = ["a", "classify_a", "rerank_a", "tensor_a"];
 
@@ -25,14 +25,15 @@ async fn the_root_route_performs_the_task_of_the_model() {
         let mut body = body.clone();
         body["model"] = model.into();
         let (named, root) =
-            (ask(&mut client, path, &body).await, ask(&mut client, "/", &body).await);
+            (post_ok(&mut client, path, &body).await, post_ok(&mut client, "/", &body).await);
         assert_eq!(named, root, "{path}");
     }
     let unnamed = post(&mut client, "/", &json!({"inputs": TEXT})).await.embeddings();
     let expected = &e2e::fixtures::reference().models["a"][TEXT_INDEX];
     assert_close(&unnamed[0], expected, "the first model answers");
-    let said = refused(&mut client, "/", &json!({"inputs": "a", "model": "tensor_a"}), 424).await;
-    assert!(said.contains("tensor"), "{said}");
+    let message =
+        refused(&mut client, "/", &json!({"inputs": "a", "model": "tensor_a"}), 424).await;
+    assert!(message.contains("tensor"), "{message}");
     refused(&mut client, "/", &json!({"inputs": "a", "model": "none"}), 404).await;
     server.stop().await;
 }
@@ -66,12 +67,15 @@ async fn a_call_for_another_task_is_424_and_names_both_tasks() {
             let mut body = body.clone();
             body["model"] = name.into();
             if wanted.contains(&task) {
-                ask(&mut client, path, &body).await;
+                post_ok(&mut client, path, &body).await;
                 continue;
             }
-            let said = refused(&mut client, path, &body, 424).await;
-            assert!(said.contains(name) && said.contains(task), "{path} {name}: {said}");
-            assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{path} {name}: {said}");
+            let message = refused(&mut client, path, &body, 424).await;
+            assert!(message.contains(name) && message.contains(task), "{path} {name}: {message}");
+            assert!(
+                wanted.iter().all(|wanted| message.contains(wanted)),
+                "{path} {name}: {message}"
+            );
         }
     }
     server.stop().await;
@@ -157,14 +161,17 @@ async fn the_client_batch_limit_follows_its_flag() {
         ("/rerank", &|texts| json!({"query": "a", "texts": texts, "model": "rerank"})),
     ];
     for (path, body) in routes {
-        ask(&mut client, path, &body(&["a", "b"])).await;
-        let said = refused(&mut client, path, &body(&["a", "b", "c"]), 422).await;
-        assert!(said.contains("batch size 3 > maximum allowed batch size 2"), "{path}: {said}");
+        post_ok(&mut client, path, &body(&["a", "b"])).await;
+        let message = refused(&mut client, path, &body(&["a", "b", "c"]), 422).await;
+        assert!(
+            message.contains("batch size 3 > maximum allowed batch size 2"),
+            "{path}: {message}"
+        );
     }
     let info = client.get("/info").await.unwrap().json();
     assert_eq!(info["max_client_batch_size"], 2);
     let body = json!({"input": ["a", "b", "c"]});
-    let answer = ask(&mut client, "/v1/embeddings", &body).await;
+    let answer = post_ok(&mut client, "/v1/embeddings", &body).await;
     assert_eq!(answer["data"].as_array().map(Vec::len), Some(3), "OpenAI's limit is separate");
     let first = numbers(&answer["data"][0]["embedding"]);
     assert_close(&first, &e2e::fixtures::reference().models["a"][1], "a");

@@ -3,7 +3,7 @@
 use e2e::fixtures::reference;
 use serde_json::{Value, json};
 
-use crate::{TEXT, ask, refused, serve};
+use crate::{TEXT, post_ok, refused, serve};
 
 fn field(tokens: &Value, name: &str) -> Vec<Value> {
     let tokens = tokens.as_array().unwrap_or_else(|| panic!("not a list of tokens: {tokens}"));
@@ -15,7 +15,7 @@ async fn tokens_have_character_offsets_and_decode_to_their_text() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
-    let all = ask(&mut client, "/tokenize", &json!({"inputs": reference.texts})).await;
+    let all = post_ok(&mut client, "/tokenize", &json!({"inputs": reference.texts})).await;
     for (index, text) in reference.texts.iter().enumerate() {
         let tokens = all[index].as_array().expect("tokens");
         // `/tokenize` does not truncate, so that clients can measure texts.
@@ -34,15 +34,15 @@ async fn tokens_have_character_offsets_and_decode_to_their_text() {
         assert_eq!(special, 2, "{text}: {tokens:?}");
     }
     let bare = json!({"inputs": TEXT, "add_special_tokens": false});
-    let bare = ask(&mut client, "/tokenize", &bare).await;
-    let whole = ask(&mut client, "/tokenize", &json!({"inputs": [TEXT]})).await;
+    let bare = post_ok(&mut client, "/tokenize", &bare).await;
+    let whole = post_ok(&mut client, "/tokenize", &json!({"inputs": [TEXT]})).await;
     let (bare, whole) = (field(&bare[0], "id"), field(&whole[0], "id"));
     assert_eq!(bare, whole[1..whole.len() - 1]);
 
-    let decoded = ask(&mut client, "/decode", &json!({"ids": whole})).await;
+    let decoded = post_ok(&mut client, "/decode", &json!({"ids": whole})).await;
     assert_eq!(decoded, json!([TEXT.to_lowercase()]), "a list of numbers is one text");
     let two = json!({"ids": [whole, bare], "skip_special_tokens": false});
-    let two = ask(&mut client, "/decode", &two).await;
+    let two = post_ok(&mut client, "/decode", &two).await;
     assert_eq!(two[1], TEXT.to_lowercase());
     let first = two[0].as_str().expect("a text");
     assert!(first.contains(&TEXT.to_lowercase()) && first.contains('['), "{first}");
@@ -66,11 +66,11 @@ async fn invalid_tokens_and_texts_are_refused() {
     ] {
         refused(&mut client, path, &body, status).await;
     }
-    let said = refused(&mut client, "/decode", &json!({"ids": [5, 417]}), 422).await;
-    assert!(said.contains("417") && said.contains("416"), "{said}");
+    let message = refused(&mut client, "/decode", &json!({"ids": [5, 417]}), 422).await;
+    assert!(message.contains("417") && message.contains("416"), "{message}");
     // The longest text: many tokens, all of which are described.
     let body = json!({"inputs": "a ".repeat(128 * 1024)});
-    let tokens = ask(&mut client, "/tokenize", &body).await;
+    let tokens = post_ok(&mut client, "/tokenize", &body).await;
     assert_eq!(tokens[0].as_array().expect("tokens").len(), 128 * 1024 + 2);
     assert_eq!(server.status().await.restarts(), 0);
     server.stop().await;

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_knows_its_line_and_its_words() {
+    fn sentences_record_their_line_and_word_count() {
         let document = "\nA b. `c d`\n– e f\n";
         let found = sentences(document);
         let lines: Vec<_> = found.iter().map(|found| (found.line, found.words())).collect();

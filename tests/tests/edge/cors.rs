@@ -24,13 +24,13 @@ async fn pages_from_allowed_origins_may_call_and_read_answers() {
         .await;
     let address = server.address();
     for page in [PAGE, "http://localhost:3000"] {
-        let asked = [
+        let headers = [
             ("origin", page),
             ("access-control-request-method", "POST"),
             ("access-control-request-headers", "authorization,content-type"),
         ];
         // Browsers send no key with a preflight request.
-        let preflight = once(address, PREFLIGHT, &asked, "").await;
+        let preflight = once(address, PREFLIGHT, &headers, "").await;
         assert_eq!(preflight.status, 200, "{}", preflight.text());
         assert_eq!(preflight.header("access-control-allow-origin"), Some(page));
         assert_eq!(preflight.header("access-control-allow-methods"), Some("GET,POST"));

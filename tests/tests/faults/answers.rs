@@ -37,7 +37,7 @@ async fn the_answer_of_a_killed_worker_is_used_and_not_recomputed() {
         let mut client = server.client().await;
         let body = json!({"inputs": [
             {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [300_000]}]});
-        let asking = tokio::spawn(async move { client.post("/v2/models/r/infer", &body).await });
+        let pending = tokio::spawn(async move { client.post("/v2/models/r/infer", &body).await });
         let idle = cpu_ticks(pid);
         eventually("the worker computes", PATIENCE, async || {
             (cpu_ticks(pid) > idle + 2).then_some(())
@@ -47,7 +47,7 @@ async fn the_answer_of_a_killed_worker_is_used_and_not_recomputed() {
         becomes_idle(pid).await;
         processes::signal(pid, Signal::SIGKILL);
         server.signal(Signal::SIGCONT);
-        assert_eq!(asking.await.unwrap().map(|response| response.status), Ok(200));
+        assert_eq!(pending.await.unwrap().map(|response| response.status), Ok(200));
         server.restarted(before.restarts() + 1).await;
     }
     let status = server.settled().await;

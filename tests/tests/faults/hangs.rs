@@ -22,7 +22,7 @@ fn rounds(count: i64) -> String {
         .to_string()
 }
 
-async fn ask(server: &Server, count: i64, timeout_ms: &str) -> (u16, Value) {
+async fn infer(server: &Server, count: i64, timeout_ms: &str) -> (u16, Value) {
     let headers = [("content-type", "application/json"), ("x-request-timeout-ms", timeout_ms)];
     let mut client = server.client().await;
     let body = rounds(count).into();
@@ -72,11 +72,11 @@ async fn an_endless_run_ends_at_its_timeout_and_the_worker_survives() {
     let server = Server::builder().model("r", &model("tiny/tensor_rounds")).start().await;
     let before = server.settled().await.pids();
     for _ in 0..3 {
-        assert_eq!(ask(&server, ENDLESS, "300").await.0, 504);
+        assert_eq!(infer(&server, ENDLESS, "300").await.0, 504);
     }
     // More requests than workers, so that one that had hung answers as well.
     for _ in 0..8 {
-        assert_eq!(ask(&server, 3, "30000").await.0, 200);
+        assert_eq!(infer(&server, 3, "30000").await.0, 200);
     }
     let status = server.settled().await;
     assert_eq!(status.pids(), before, "no worker had to be killed");
@@ -91,14 +91,14 @@ async fn a_hung_worker_is_killed_and_queued_requests_are_answered() {
     let before = server.settled().await.pids();
     // The stopped worker receives no messages.
     processes::signal(before[0], Signal::SIGSTOP);
-    let asking = |timeout_ms: &'static str| {
+    let pending = |timeout_ms: &'static str| {
         let server = Arc::clone(&server);
-        tokio::spawn(async move { ask(&server, 3, timeout_ms).await.0 })
+        tokio::spawn(async move { infer(&server, 3, timeout_ms).await.0 })
     };
-    let hung = asking("2000");
+    let hung = pending("2000");
     let is_busy = async || (server.status().await.workers[0].state == "busy").then_some(());
     eventually("the worker is given a group", Duration::from_secs(20), is_busy).await;
-    let beside = [asking("30000"), asking("30000"), asking("30000")];
+    let beside = [pending("30000"), pending("30000"), pending("30000")];
     assert_eq!(hung.await.expect("an answer"), 504);
     for one in beside {
         assert_eq!(one.await.expect("an answer"), 200);

@@ -15,7 +15,7 @@ fn divide(a: &[i64], b: &[i64]) -> Value {
     json!({"inputs": [input("a", a), input("b", b)]})
 }
 
-async fn ask(client: &mut Client, body: &Value) -> u16 {
+async fn infer(client: &mut Client, body: &Value) -> u16 {
     client.post("/v2/models/d/infer", body).await.expect("an answer").status
 }
 
@@ -32,8 +32,8 @@ async fn an_input_that_crashes_two_workers_is_refused() {
     load.more(50).await;
     let mut client = server.client().await;
     for _ in 0..POISONOUS {
-        assert_eq!(ask(&mut client, &divide(&[1, MIN], &[1, -1])).await, 500);
-        assert_eq!(ask(&mut client, &divide(&[1, MIN], &[1, 1])).await, 200, "a similar input");
+        assert_eq!(infer(&mut client, &divide(&[1, MIN], &[1, -1])).await, 500);
+        assert_eq!(infer(&mut client, &divide(&[1, MIN], &[1, 1])).await, 200, "a similar input");
     }
     load.more(50).await;
     load.finish().await;
@@ -49,13 +49,13 @@ async fn concurrent_poisonous_requests_crash_few_workers() {
     let server = server().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     let body = Arc::new(divide(&[MIN], &[-1]));
-    let mut asking = Vec::new();
+    let mut pending = Vec::new();
     for _ in 0..POISONOUS {
         let (mut client, body) = (server.client().await, Arc::clone(&body));
-        asking.push(tokio::spawn(async move { ask(&mut client, &body).await }));
+        pending.push(tokio::spawn(async move { infer(&mut client, &body).await }));
     }
-    for asking in asking {
-        assert_eq!(asking.await.unwrap(), 500);
+    for pending in pending {
+        assert_eq!(pending.await.unwrap(), 500);
     }
     load.more(50).await;
     load.finish().await;
@@ -70,17 +70,17 @@ async fn a_new_generation_gets_another_try_at_a_poisonous_input() {
     let server = Server::builder().model("d", &model("tiny/tensor_divide")).start().await;
     let mut client = server.client().await;
     let bad = divide(&[MIN], &[-1]);
-    assert_eq!(ask(&mut client, &bad).await, 500);
+    assert_eq!(infer(&mut client, &bad).await, 500);
     let restarts = server.restarted(2).await.restarts();
     for _ in 0..10 {
-        assert_eq!(ask(&mut client, &bad).await, 500);
+        assert_eq!(infer(&mut client, &bad).await, 500);
     }
     // A new generation may succeed, so the input is tried again, by two workers.
     let variant = server.home().root().join("variant");
     e2e::fixtures::replace_model(&model("tiny/tensor_divide"), &variant);
     std::fs::write(variant.join("onnxd.toml"), "batch = false\n").unwrap();
     server.update("d", Some(&variant)).await.unwrap();
-    assert_eq!(ask(&mut client, &bad).await, 500);
+    assert_eq!(infer(&mut client, &bad).await, 500);
     assert_eq!(server.restarted(restarts + 2).await.restarts(), restarts + 2);
     server.stop().await;
 }

@@ -20,21 +20,21 @@ const SURELY_ACCEPTED: Duration = Duration::from_millis(500);
 async fn requests_in_flight_at_sigterm_are_answered() {
     let mut server = Server::builder().model("minilm", &model("minilm")).start().await;
     let body = json!({"inputs": vec!["word ".repeat(300); 8]});
-    let mut asking = Vec::new();
+    let mut pending = Vec::new();
     for _ in 0..4 {
         let (address, body) = (server.address(), body.clone());
-        asking.push(tokio::spawn(async move {
+        pending.push(tokio::spawn(async move {
             let mut client = Client::connect(address).await.unwrap();
             let response = client.post("/embed", &body).await;
             (response.map(|response| response.status), client.closing())
         }));
     }
     tokio::time::sleep(SURELY_ACCEPTED).await;
-    assert!(asking.iter().any(|asking| !asking.is_finished()), "nothing to drain");
+    assert!(pending.iter().any(|pending| !pending.is_finished()), "nothing to drain");
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
-    for asking in asking {
-        let (status, _) = asking.await.unwrap();
+    for pending in pending {
+        let (status, _) = pending.await.unwrap();
         assert_eq!(status, Ok(200));
     }
 }
@@ -65,7 +65,7 @@ async fn requests_beyond_the_drain_timeout_get_503() {
     let address = server.address();
     let endless = json!({"inputs":
         [{"name": "rounds", "datatype": "INT64", "shape": [1], "data": [1_u64 << 50]}]});
-    let asking = tokio::spawn(async move {
+    let pending = tokio::spawn(async move {
         Client::connect(address).await.unwrap().post("/v2/models/r/infer", &endless).await
     });
     tokio::time::sleep(SURELY_ACCEPTED).await;
@@ -78,7 +78,7 @@ async fn requests_beyond_the_drain_timeout_get_503() {
         "the drain is shorter than the request timeout"
     );
     assert!(!server.stderr().contains("did not stop"), "{}", server.stderr());
-    let answer = asking.await.unwrap().expect("an answer with the reason");
+    let answer = pending.await.unwrap().expect("an answer with the reason");
     assert_eq!(answer.status, 503, "{}", answer.text());
 }
 

@@ -76,8 +76,8 @@ async fn a_link_out_of_the_cache_is_refused_with_its_target() {
         symlink(target, &path).unwrap();
         let refusal = server.update("m", Some(&snapshot)).await.unwrap_err();
         assert_eq!(refusal.kind, "contract", "{refusal:?}");
-        let said = format!("{name} is a link to {target}, which is outside");
-        assert!(refusal.message.contains(&said), "{refusal:?}");
+        let expected = format!("{name} is a link to {target}, which is outside");
+        assert!(refusal.message.contains(&expected), "{refusal:?}");
         fs::remove_file(&path).unwrap();
         fs::rename(kept, path).unwrap();
     }

@@ -60,8 +60,9 @@ async fn missing_or_truncated_weights_are_refused_by_name() {
     assert!(refusal.message.contains("bytes of Constant_7_attr"), "{refusal:?}");
     fs::remove_file(weights).unwrap();
     let refusal = server.update("m", Some(&source)).await.unwrap_err();
-    let said = "model.onnx needs Constant_7_attr, which is missing; download it beside the model";
-    assert!(refusal.message.contains(said), "{refusal:?}");
+    let expected =
+        "model.onnx needs Constant_7_attr, which is missing; download it beside the model";
+    assert!(refusal.message.contains(expected), "{refusal:?}");
     serves(&server, "b").await;
     server.stop().await;
 }

@@ -63,8 +63,8 @@ async fn an_unusable_model_file_is_refused_by_name() {
         let from = format!("file://{}?{parameters}", source.display());
         let output = server.cli(&["update", "m", "--from", &from]).await;
         assert_eq!(output.status.code(), Some(1), "{parameters}: {output:?}");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("?variant=int8"), "{parameters}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(stderr.contains("?variant=int8"), "{parameters}: {stderr}");
     }
     fs::remove_file(source.join("onnx/model.onnx")).unwrap();
     let refusal = server.update("m", Some(&source)).await.unwrap_err();

@@ -35,8 +35,8 @@ async fn metadata_and_readiness_are_reported() {
         [("m", "", true), ("m", "1", true), ("m", "2", false), ("nobody", "", false)]
     {
         let request = ModelReadyRequest { name: name.into(), version: version.into() };
-        let said = client.model_ready(request).await.unwrap().get_ref().ready;
-        assert_eq!(said, ready, "{name} {version}");
+        let actual = client.model_ready(request).await.unwrap().get_ref().ready;
+        assert_eq!(actual, ready, "{name} {version}");
     }
     let request = ModelMetadataRequest { name: "m".into(), version: String::new() };
     let model = client.model_metadata(request).await.unwrap().into_inner();

@@ -18,7 +18,7 @@ use crate::{
         InferTensorContents, ModelInferRequest, ModelReadyRequest,
         model_infer_request::InferInputTensor,
     },
-    raw, refused, wanted,
+    raw, refused, requested_output,
 };
 
 fn good() -> ModelInferRequest {
@@ -43,7 +43,11 @@ async fn invalid_requests_get_a_code_and_a_message() {
             "0 bytes",
         ),
         (ModelInferRequest { inputs: vec![], ..good() }, Code::InvalidArgument, "0 inputs"),
-        (ModelInferRequest { outputs: vec![wanted("z")], ..good() }, Code::InvalidArgument, "z"),
+        (
+            ModelInferRequest { outputs: vec![requested_output("z")], ..good() },
+            Code::InvalidArgument,
+            "z",
+        ),
         (ModelInferRequest { id: "i".repeat(2000), ..good() }, Code::InvalidArgument, "id"),
         (raw("m", &[("z", "FP32", &[1], bytes(&[1.0]))]), Code::InvalidArgument, "`x` is missing"),
         (raw("m", &[("x", "FP32", &[1, 4], bytes(&[1.0]))]), Code::InvalidArgument, "4 bytes"),
@@ -121,8 +125,8 @@ async fn costly_messages_are_refused_and_others_are_served() {
     grpc.ready().await.unwrap();
     let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
     // Invalid UTF-8 in place of a name.
-    let odd = Odd { model_name: Bytes::from_static(&[0xff; 4]) };
-    let codec = ProstCodec::<Odd, Odd>::default();
+    let odd = InvalidRequest { model_name: Bytes::from_static(&[0xff; 4]) };
+    let codec = ProstCodec::<InvalidRequest, InvalidRequest>::default();
     let answer = grpc.unary(Request::new(odd), path, codec).await;
     assert_eq!(refused(answer).0, Code::InvalidArgument);
     client.model_infer(good()).await.unwrap();
@@ -130,7 +134,7 @@ async fn costly_messages_are_refused_and_others_are_served() {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Odd {
+struct InvalidRequest {
     #[prost(bytes = "bytes", tag = "1")]
     model_name: Bytes,
 }

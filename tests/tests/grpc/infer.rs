@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio_stream::StreamExt;
 
 use crate::{
-    builder, bytes, client, floats, generation, generation_of, pb::InferTensorContents, raw, texts,
-    wanted,
+    builder, bytes, client, floats, generation, generation_of, pb::InferTensorContents, raw,
+    requested_output, texts,
 };
 
 /// Returns the numpy reference for tensors.
@@ -62,7 +62,7 @@ async fn raw_and_typed_tensors_match_the_reference() {
         input.contents = Some(contents);
     }
     typed.inputs.reverse();
-    typed.outputs = vec![wanted("product")];
+    typed.outputs = vec![requested_output("product")];
     typed.model_version = "1".into();
     let typed = client.model_infer(typed).await.unwrap().into_inner();
     assert_eq!(typed.raw_output_contents, answer.raw_output_contents[1..]);
@@ -116,7 +116,7 @@ async fn a_large_image_survives_a_grpc_round_trip() {
     let side = i64::try_from(side).unwrap();
     for _ in 0..3 {
         let mut request = raw("m", &[("image", "FP32", &[1, 3, side, side], image.clone())]);
-        request.outputs = vec![wanted("copy")];
+        request.outputs = vec![requested_output("copy")];
         let answer = client.model_infer(request).await.unwrap().into_inner();
         assert_eq!(answer.outputs[0].shape, [1, 3, side, side]);
         assert!(answer.raw_output_contents[0] == image, "the copy differs");

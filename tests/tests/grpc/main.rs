@@ -32,7 +32,7 @@ fn builder(models: &[(&str, &str)]) -> Builder {
     models.iter().fold(builder, |builder, (name, path)| builder.model(name, &model(path)))
 }
 
-fn wanted(name: &str) -> InferRequestedOutputTensor {
+fn requested_output(name: &str) -> InferRequestedOutputTensor {
     InferRequestedOutputTensor { name: name.into(), ..InferRequestedOutputTensor::default() }
 }
 
@@ -54,8 +54,8 @@ fn generation(response: &Response<ModelInferResponse>) -> u64 {
 }
 
 fn generation_of(message: &ModelInferResponse) -> u64 {
-    let said = message.parameters["generation"].parameter_choice.clone();
-    let Some(ParameterChoice::Int64Param(number)) = said else { panic!("{message:?}") };
+    let generation = message.parameters["generation"].parameter_choice.clone();
+    let Some(ParameterChoice::Int64Param(number)) = generation else { panic!("{message:?}") };
     assert_eq!(message.model_version, number.to_string());
     number.try_into().expect("above 0")
 }

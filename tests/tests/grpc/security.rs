@@ -123,8 +123,8 @@ async fn idle_streams_do_not_lock_out_other_clients() {
         let answers = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         watching.push((health, answers));
     }
-    let asking = async { server.client().await.get("/health").await.map(|answer| answer.status) };
-    let answer = tokio::time::timeout(PATIENCE, asking).await.expect("an idle connection yields");
+    let pending = async { server.client().await.get("/health").await.map(|answer| answer.status) };
+    let answer = tokio::time::timeout(PATIENCE, pending).await.expect("an idle connection yields");
     assert_eq!(answer, Ok(200));
     drop(watching);
     server.stop().await;

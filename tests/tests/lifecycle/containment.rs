@@ -54,9 +54,9 @@ fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 /// A file in `/tmp`, removed on drop.
-struct Elsewhere(PathBuf);
+struct OutsideFile(PathBuf);
 
-impl Drop for Elsewhere {
+impl Drop for OutsideFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
@@ -71,7 +71,7 @@ async fn external_data_outside_of_the_version_is_refused() {
     // directory, like versions.
     let data = tiny("external").join(LOCATION);
     fs::copy(&data, home.root().join("secret")).unwrap();
-    let absolute = Elsewhere(format!("/tmp/e2e-{:06}", std::process::id() % 1_000_000).into());
+    let absolute = OutsideFile(format!("/tmp/e2e-{:06}", std::process::id() % 1_000_000).into());
     fs::copy(&data, &absolute.0).unwrap();
     for (name, location) in [
         ("relative", "../../../secret"),

@@ -16,7 +16,7 @@ enum Writing {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_with_a_failing_fsync_is_refused_for_good() {
+async fn update_with_failing_fsync_is_refused_permanently() {
     use Writing::{Record, Version};
     let home = Arc::new(Home::new());
     let start = || Server::builder().home(&home).model("m", &tiny("a")).start();

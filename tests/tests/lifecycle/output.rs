@@ -38,7 +38,7 @@ async fn an_update_prints_its_steps_and_a_summary() {
     let passed: Vec<&str> = passed.into_iter().map(str::trim).collect();
     assert_eq!(passed, ["load", "shapes", "drift", "compile"]);
     let checked = lines.iter().find(|line| line.starts_with("checked")).unwrap();
-    assert!(checked.contains("32 components") && checked.contains("cosine"), "{checked}");
+    assert!(checked.contains("32 dimensions") && checked.contains("cosine"), "{checked}");
     assert_eq!(lines.iter().filter(|line| line.starts_with("loaded")).count(), 2);
     let summary = lines.last().unwrap();
     for part in ["generation 1 -> 2", short, " s"] {

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{served, tiny};
 
 /// Sends a request for an embedding on a new connection.
-async fn ask(server: &Server, model: &str) -> e2e::client::Response {
+async fn embed(server: &Server, model: &str) -> e2e::client::Response {
     let body = json!({"inputs": "a", "model": model});
     server.client().await.post("/embed", &body).await.expect("an answer")
 }
@@ -37,13 +37,13 @@ async fn concurrent_first_requests_load_a_model_once() {
         if round == 0 {
             assert_eq!(versions(&home), 0, "nothing is staged yet");
         }
-        let mut asking = tokio::task::JoinSet::new();
+        let mut pending = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let mut client = server.client().await;
             let body = json!({"inputs": "a", "model": "two"});
-            asking.spawn(async move { client.post("/embed", &body).await.unwrap() });
+            pending.spawn(async move { client.post("/embed", &body).await.unwrap() });
         }
-        for response in asking.join_all().await {
+        for response in pending.join_all().await {
             assert_eq!(response.status, 200, "{}", response.text());
             assert_eq!(response.generation(), Some(1), "the same generation after a restart");
         }
@@ -65,7 +65,7 @@ async fn a_broken_source_fails_requests_for_its_model_only() {
     let server = builder.model("good", &tiny("a")).model("late", &source).start().await;
     let load = Load::start(&server, "good", Corpus::tiny(), "a", 4).await;
     for _ in 0..3 {
-        let response = ask(&server, "late").await;
+        let response = embed(&server, "late").await;
         assert_eq!(response.status, 503, "{}", response.text());
         assert!(response.text().contains("tokenizer.json"), "{}", response.text());
     }
@@ -73,7 +73,7 @@ async fn a_broken_source_fails_requests_for_its_model_only() {
     replace_model(&tiny("b"), &source);
     let response =
         eventually("a retry of the repaired source", Duration::from_secs(20), async || {
-            Some(ask(&server, "late").await).filter(|response| response.status == 200)
+            Some(embed(&server, "late").await).filter(|response| response.status == 200)
         });
     assert_eq!(response.await.generation(), Some(1));
     load.more(20).await;
@@ -119,6 +119,6 @@ async fn a_reload_updates_only_loaded_models() {
     }
     assert_eq!(server.update("two", None).await.unwrap().generation, 1);
     assert_eq!(served(&server, "two").await.0, 1);
-    assert_eq!(ask(&server, "two").await.status, 200);
+    assert_eq!(embed(&server, "two").await.status, 200);
     server.stop().await;
 }

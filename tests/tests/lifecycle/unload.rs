@@ -7,7 +7,7 @@ use e2e::{
     corpus::Corpus,
     eventually,
     fixtures::model,
-    history::Absence,
+    history::UnloadedPeriod,
     home::Home,
     load::Load,
     processes::{self, Signal},
@@ -40,7 +40,7 @@ async fn an_unload_under_load_loses_no_request_or_generation() {
         let load = one.now();
         let committed = one.update(&server, &tiny(content), content).await.unwrap();
         assert_eq!((committed.generation, committed.previous_generation), (generation, 0));
-        one.absent(Absence { unload, load: (load, one.now()) });
+        one.absent(UnloadedPeriod { unload, load: (load, one.now()) });
     }
     one.more(20).await;
     assert_eq!(one.finish().await.generations, 4);
@@ -91,17 +91,17 @@ async fn an_unload_releases_worker_memory() {
     let builder = Server::builder().argument("--preload=small").model("small", &tiny("a"));
     let server = builder.model("large", &model("minilm")).start().await;
     let long = vec!["word ".repeat(200); 16];
-    let ask = async |model: &str| {
+    let embed = async |model: &str| {
         let body = json!({"inputs": long, "model": model});
         server.client().await.post("/embed", &body).await.unwrap().status
     };
     let memory = |status: &Status| -> u64 {
         status.workers.iter().map(|worker| worker.memory_bytes.unwrap()).sum()
     };
-    assert_eq!(ask("small").await, 200);
+    assert_eq!(embed("small").await, 200);
     let without = memory(&server.settled().await);
     for _ in 0..4 {
-        assert_eq!(ask("large").await, 200);
+        assert_eq!(embed("large").await, 200);
     }
     let with = memory(&server.settled().await);
     // Weights are shared and not counted here; this is memory from inference.
@@ -113,9 +113,9 @@ async fn an_unload_releases_worker_memory() {
         (after < without + (with - without) / 3).then_some(())
     })
     .await;
-    assert_eq!(ask("large").await, 404);
+    assert_eq!(embed("large").await, 404);
     server.update("large", None).await.unwrap();
-    assert_eq!(ask("large").await, 200);
+    assert_eq!(embed("large").await, 200);
     server.stop().await;
 }
 

@@ -55,11 +55,11 @@ impl Edit {
 
 /// A directory, edits of its files, and words that the reason must contain. `|` separates
 /// alternatives. The first word names the file.
-type Wrong = (&'static str, &'static [(&'static str, Edit)], &'static [&'static str]);
+type BrokenCase = (&'static str, &'static [(&'static str, Edit)], &'static [&'static str]);
 
 const GRAPH: &str = "onnx/model.onnx";
 
-const WRONG: [Wrong; 30] = [
+const WRONG: [BrokenCase; 30] = [
     // Damaged files.
     ("mpnet-embed", &[(GRAPH, Edit::Halve)], &[GRAPH]),
     ("mpnet-embed", &[("config.json", Edit::Write("{"))], &["config.json"]),

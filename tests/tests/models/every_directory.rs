@@ -27,8 +27,8 @@ async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
     if found.is_empty() {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
-            let asking = ask_in_turn(server, directory, &cases, number);
-            clients.spawn(asking.await);
+            let pending = run_in_turn(server, directory, &cases, number);
+            clients.spawn(pending.await);
         }
         found = clients.join_all().await.into_iter().flatten().collect();
         found.iter_mut().for_each(|fault| *fault = format!("under load: {fault}"));
@@ -41,7 +41,7 @@ async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
     found
 }
 
-async fn ask_in_turn(
+async fn run_in_turn(
     server: &Server,
     directory: &Directory,
     cases: &Arc<Vec<Case>>,

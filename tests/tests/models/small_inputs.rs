@@ -34,7 +34,7 @@ async fn answers(name: &str, edit: impl Fn(&std::path::Path), wanted: impl Fn(&C
 
 fn unchanged(_: &std::path::Path) {}
 
-async fn ask(client: &mut Client, path: &str, body: &Value) -> Value {
+async fn post_ok(client: &mut Client, path: &str, body: &Value) -> Value {
     let response = client.post(path, body).await.expect("an answer");
     assert_eq!(response.status, 200, "{path}: {}", response.text());
     response.json()
@@ -53,7 +53,7 @@ async fn a_pooling_graph_returns_its_own_embedding() {
 async fn the_used_output_is_reported() {
     let (server, directory) = one("embeddinggemma-fused", unchanged).await;
     let mut client = server.client().await;
-    ask(&mut client, "/embed", &json!({"inputs": "a"})).await;
+    post_ok(&mut client, "/embed", &json!({"inputs": "a"})).await;
     let output = server.cli(&["status", "--json"]).await;
     let status = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(status.contains("sentence_embedding"), "{status}");
@@ -115,7 +115,7 @@ async fn a_guessed_task_is_reported_and_unknown_ones_are_refused() {
         let (server, directory) = one("jina-v3-like", edit).await;
         let mut client = server.client().await;
         let body = json!({"inputs": directory.expected["texts"]});
-        let answer = ask(&mut client, "/embed", &body).await;
+        let answer = post_ok(&mut client, "/embed", &body).await;
         let right = numbers(&directory.expected["embeddings"]);
         assert_eq!(Limit::FLOAT32.check(&numbers(&answer), &right), Ok(()));
         let warned = server.stderr().contains("text-matching");
@@ -138,7 +138,7 @@ async fn token_vectors_give_the_similarity_of_their_library() {
     let mut sides = Vec::new();
     for side in ["query", "document"] {
         let body = json!({"inputs": directory.expected["texts"], "prompt_name": side});
-        let answer = ask(&mut client, "/embed_all", &body).await;
+        let answer = post_ok(&mut client, "/embed_all", &body).await;
         let texts: Vec<Rows> = answer.as_array().expect("a list").iter().map(numbers).collect();
         sides.push(texts);
     }
@@ -170,7 +170,7 @@ async fn saturated_scores_keep_their_order() {
         let rank = |one: &Value| Some((one["index"].as_u64()?, one[field].as_f64()?));
         list.iter().map(|one| rank(one).expect("a rank")).collect()
     };
-    let raw = ranks(&ask(&mut client, "/rerank", &body).await, "score");
+    let raw = ranks(&post_ok(&mut client, "/rerank", &body).await, "score");
     assert!(raw.iter().all(|(_, logit)| *logit > 17.0), "every sigmoid must saturate: {raw:?}");
     assert!(raw.is_sorted_by(|one, next| one.1 >= next.1), "{raw:?}");
     let order: Vec<u64> = raw.iter().map(|(index, _)| *index).collect();
@@ -179,10 +179,10 @@ async fn saturated_scores_keep_their_order() {
     let body = json!({"query": "animals", "texts": texts});
     let indices =
         |ranks: Vec<(u64, f64)>| ranks.into_iter().map(|(index, _)| index).collect::<Vec<_>>();
-    assert_eq!(indices(ranks(&ask(&mut client, "/rerank", &body).await, "score")), order);
+    assert_eq!(indices(ranks(&post_ok(&mut client, "/rerank", &body).await, "score")), order);
     for path in ["/v1/rerank", "/v2/rerank"] {
         let body = json!({"query": "animals", "documents": texts});
-        let answer = ask(&mut client, path, &body).await;
+        let answer = post_ok(&mut client, path, &body).await;
         assert_eq!(indices(ranks(&answer["results"], "relevance_score")), order, "{path}");
     }
     server.stop().await;

@@ -83,7 +83,7 @@ fn nginx(root: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
     format!(
         "daemon off; master_process off; pid {root}/nginx.pid; events {{}}
 http {{ {temporary}
-  log_format asked '$upstream_addr $request_uri'; access_log {root}/access.log asked;
+  log_format requests '$upstream_addr $request_uri'; access_log {root}/access.log requests;
   upstream onnxd {{ server {upstream}; keepalive 1; }}
   server {{ listen {address};
     location / {{ proxy_pass http://onnxd; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}"

@@ -24,7 +24,11 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
         "models::machine",
         &["models::store", "models::sources", "models::update", "::tokio"],
     ),
-    ("engine", "dispatch::policy", &["dispatch::actor", "pool::keeper", "pool::link", "::tokio"]),
+    (
+        "engine",
+        "dispatch::policy",
+        &["dispatch::actor", "pool::process_monitor", "pool::link", "::tokio"],
+    ),
     // Sources resolve and fetch; the layers above decide what to do with the result.
     ("engine", "models::sources", &["models::store", "models::update", "models::machine"]),
     // Imports that the folders of the worker do without.
@@ -54,28 +58,28 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
     (
         "supervisor",
         "api::tei",
-        &["api::openai", "api::cohere", "api::oip", "api::grpc", "api::mixed", "api::router"],
+        &["api::openai", "api::cohere", "api::oip", "api::grpc", "api::shared", "api::router"],
     ),
     (
         "supervisor",
         "api::openai",
-        &["api::tei", "api::cohere", "api::oip", "api::grpc", "api::mixed", "api::router"],
+        &["api::tei", "api::cohere", "api::oip", "api::grpc", "api::shared", "api::router"],
     ),
     (
         "supervisor",
         "api::cohere",
-        &["api::tei", "api::openai", "api::oip", "api::grpc", "api::mixed", "api::router"],
+        &["api::tei", "api::openai", "api::oip", "api::grpc", "api::shared", "api::router"],
     ),
     (
         "supervisor",
         "api::oip",
-        &["api::tei", "api::openai", "api::cohere", "api::grpc", "api::mixed", "api::router"],
+        &["api::tei", "api::openai", "api::cohere", "api::grpc", "api::shared", "api::router"],
     ),
     // gRPC shares the semantics of the Open Inference Protocol with `oip`.
     (
         "supervisor",
         "api::grpc",
-        &["api::tei", "api::openai", "api::cohere", "api::mixed", "api::router"],
+        &["api::tei", "api::openai", "api::cohere", "api::shared", "api::router"],
     ),
 ];
 

@@ -165,7 +165,7 @@ async fn every_answer_has_a_single_generation() {
     let indices: Vec<usize> = (0..32).map(|index| index % corpus.texts.len()).collect();
     let texts: Vec<&str> = indices.iter().map(|&index| corpus.texts[index].as_str()).collect();
     let body = json!({"inputs": texts});
-    let asking = async {
+    let pending = async {
         let mut client = server.client().await;
         let mut seen = Vec::new();
         while seen.last() < Some(&9) {
@@ -184,6 +184,6 @@ async fn every_answer_has_a_single_generation() {
             server.update_with("m", Some(&from), &how).await.unwrap();
         }
     };
-    tokio::join!(asking, updating);
+    tokio::join!(pending, updating);
     server.stop().await;
 }

@@ -6,7 +6,7 @@ use e2e::{
     corpus::Corpus, fixtures, fixtures::model, load::Load, processes::Signal, server::Server,
 };
 
-use crate::Line;
+use crate::Succession;
 
 fn install(path: &Path, content: &[u8], mode: u32) {
     let beside = path.with_extension("new");
@@ -25,19 +25,19 @@ async fn a_broken_successor_leaves_the_predecessor_serving() {
     let onnxd = builder.directories().root().join("onnxd");
     let good = fs::read(fixtures::onnxd()).expect("the executable");
     install(&onnxd, &good, 0o755);
-    let mut line = Line::start(builder.executable(&onnxd)).await;
+    let mut line = Succession::start(builder.executable(&onnxd)).await;
     let mut load = Load::start(&line.server, "m", Corpus::tiny(), "a", 4).await;
     let pid = line.pid();
     let mut contents = ["b", "a"].into_iter().cycle();
     for (content, mode, reason) in [
         (&b"#!/bin/sh\nexit 78\n"[..], 0o755, "exit status: 78"),
-        (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "it is not ready after 2 s"),
-        (b"not a program", 0o644, "it could not be started"),
+        (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "the successor was not ready within 2 s"),
+        (b"not a program", 0o644, "cannot start the successor"),
     ] {
         install(&onnxd, content, mode);
         let from = line.server.stderr().len();
         line.signal(Signal::SIGUSR2);
-        line.says("no successor takes over", from).await;
+        line.wait_for_log("succession failed", from).await;
         let log = line.server.stderr();
         assert!(log[from..].contains(reason), "{reason}: {}", &log[from..]);
         assert!(line.server.runs() && line.pid() == pid);
@@ -61,7 +61,7 @@ async fn sigusr2_waits_during_start_and_is_ignored_during_stop() {
     server.signal(Signal::SIGUSR2);
     server.ready().await.expect("ready");
     let home = std::sync::Arc::clone(server.home());
-    let line = Line { server, home };
+    let line = Succession { server, home };
     let first = line.server.pid();
     e2e::eventually("a successor", crate::PATIENCE, async || (line.pid() != first).then_some(()))
         .await;

@@ -9,21 +9,21 @@ use e2e::{
 };
 use serde_json::json;
 
-use crate::{Line, PATIENCE};
+use crate::{PATIENCE, Succession};
 
 /// Delays in milliseconds between the start of a successor and the kill.
 const MOMENTS: [u64; 4] = [0, 30, 120, 400];
 
-async fn successor(line: &Line, from: usize) -> Process {
-    line.says("a successor has started", from).await;
+async fn successor(line: &Succession, from: usize) -> Process {
+    line.wait_for_log("successor started", from).await;
     let log = line.server.stderr();
-    let (_, after) = log[from..].split_once("a successor has started").expect("a line");
+    let (_, after) = log[from..].split_once("successor started").expect("a line");
     let (_, after) = after.split_once("pid=").expect("a pid");
     let pid = after.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a pid");
     Process::find(pid).expect("the process is running")
 }
 
-async fn serves(line: &Line) {
+async fn serves(line: &Succession) {
     let answer = line.server.client().await.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(answer.map(|answer| answer.status), Ok(200));
 }
@@ -31,7 +31,7 @@ async fn serves(line: &Line) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_takes_over_if_its_predecessor_is_killed() {
     for moment in MOMENTS {
-        let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
+        let line = Succession::start(Server::builder().model("m", &model("tiny/a"))).await;
         let from = line.server.stderr().len();
         let first = line.process();
         first.signal(Signal::SIGUSR2);
@@ -56,7 +56,7 @@ async fn a_successor_takes_over_if_its_predecessor_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_successor_leaves_its_predecessor_serving() {
-    let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
+    let line = Succession::start(Server::builder().model("m", &model("tiny/a"))).await;
     for moment in [0, 30, 60] {
         let from = line.server.stderr().len();
         let pid = line.pid();
@@ -65,7 +65,7 @@ async fn a_killed_successor_leaves_its_predecessor_serving() {
         tokio::time::sleep(Duration::from_millis(moment)).await;
         let workers = processes::descendants(successor.pid);
         successor.signal(Signal::SIGKILL);
-        line.says("no successor takes over", from).await;
+        line.wait_for_log("succession failed", from).await;
         assert!(e2e::soon(Duration::from_secs(2), || !workers.iter().any(|it| it.runs())));
         assert_eq!(line.pid(), pid);
         serves(&line).await;

@@ -8,11 +8,11 @@ use std::sync::{
 use e2e::{client::Client, corpus::Corpus, fixtures::model, load::Load, processes, server::Server};
 use serde_json::json;
 
-use crate::Line;
+use crate::Succession;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_successions_under_load_fail_no_request() {
-    let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
+    let line = Succession::start(Server::builder().model("m", &model("tiny/a"))).await;
     let mut load = Load::start(&line.server, "m", Corpus::tiny(), "a", 4).await;
     let stop = Arc::new(AtomicBool::new(false));
     let (address, stopped) = (line.server.address(), Arc::clone(&stop));
@@ -52,12 +52,12 @@ async fn twenty_successions_under_load_fail_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_client_gets_an_answer_that_closes_its_connection() {
-    let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
+    let line = Succession::start(Server::builder().model("m", &model("tiny/a"))).await;
     let mut client = line.server.client().await;
     assert_eq!(client.get("/health").await.map(|answer| answer.status), Ok(200));
     let from = line.server.stderr().len();
     line.signal(processes::Signal::SIGUSR2);
-    line.says("draining", from).await;
+    line.wait_for_log("draining", from).await;
     let answer = client.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(answer.map(|answer| answer.status), Ok(200));
     assert!(client.closing(), "the server announced a close");

@@ -17,12 +17,12 @@ use e2e::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server and its successors.
-struct Line {
+struct Succession {
     server: Server,
     home: Arc<Home>,
 }
 
-impl Line {
+impl Succession {
     async fn start(builder: Builder) -> Self {
         let home = builder.directories();
         Self { server: builder.start().await, home }
@@ -53,7 +53,7 @@ impl Line {
     }
 
     /// Waits until the log contains `what` after the offset `from`.
-    async fn says(&self, what: &str, from: usize) {
+    async fn wait_for_log(&self, what: &str, from: usize) {
         e2e::eventually(what, PATIENCE, async || {
             self.server.stderr().get(from..)?.contains(what).then_some(())
         })
@@ -89,7 +89,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for Succession {
     fn drop(&mut self) {
         // Successors are not our children.
         for process in processes::mentioning(self.home.root()) {

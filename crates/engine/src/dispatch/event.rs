@@ -6,25 +6,25 @@ use onnxd_proto::control_page::Slot;
 use tokio::sync::oneshot;
 
 use crate::dispatch::{item::Item, worker};
-use crate::pool::{Epoch, WorkerId, keeper::Report, link::Incoming};
+use crate::pool::{Epoch, WorkerId, link::Incoming, process_monitor::Report};
 
 /// An event for the dispatcher.
 #[derive(Debug)]
 pub enum Event {
     /// Items of one request, all for the same model.
     Submitted(Vec<Item>),
-    /// A keeper reports a change in its process.
-    Kept(WorkerId, Epoch, Report),
+    /// A process monitor reports a change in its process.
+    ProcessReported(WorkerId, Epoch, Report),
     /// A worker sent a message, or its socket closed.
     MessageArrived(WorkerId, Epoch, io::Result<Incoming>),
     /// Requests the status of all workers.
-    StatusAsked(oneshot::Sender<Vec<worker::Status>>),
+    StatusRequested(oneshot::Sender<Vec<worker::Status>>),
     /// An update queue requests the ids of the serving workers.
     WorkersRequested(oneshot::Sender<Vec<WorkerId>>),
     /// Asks a worker to load a version ahead, alongside the one it serves.
     LoadAhead(WorkerId, Slot, String),
     /// Asks workers to drop what they loaded ahead for a model.
-    Forget(Slot),
+    DropLoadedAhead(Slot),
     /// A model no longer has a committed generation. Answered once all serving workers have dropped
     /// the model.
     Unload(Slot, oneshot::Sender<()>),

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use onnxd_proto::{
     control_page::Slot, domain::tensor::TensorHead, generation::Generation,
-    limits::GROUP_ITEMS_MAX, wire::ask::Rejection,
+    limits::GROUP_ITEMS_MAX, wire::operation::Rejection,
 };
 use thiserror::Error;
 use tokio::{
@@ -23,7 +23,7 @@ use tokio::{
 use crate::dispatch::{
     backlog::Backlog,
     event::Event,
-    item::{Answered, Input, Item, ItemError, Priority, QueuePermits, Terms, Timing},
+    item::{Input, Item, ItemAnswer, ItemError, Priority, QueuePermits, RequestTerms, Timing},
     worker,
 };
 use crate::models::registry::Model;
@@ -112,8 +112,8 @@ fn rejection(rejection: &Rejection) -> String {
         Rejection::Prompt { name, known } => {
             format!("the model has no prompt `{name}`; available prompts: {known}")
         }
-        Rejection::Dimensions { asked, max } => {
-            format!("`dimensions` must be from 1 to {max}. Given: {asked}")
+        Rejection::Dimensions { requested, max } => {
+            format!("`dimensions` must be from 1 to {max}. Given: {requested}")
         }
         Rejection::WrongTask(task) => format!("the model is for {}", task.as_str()),
     }
@@ -192,13 +192,13 @@ impl Dispatch {
     /// Returns the status of all workers; empty if the dispatcher has stopped.
     pub async fn workers(&self) -> Vec<worker::Status> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.events.send(Event::StatusAsked(reply)).await;
+        let _ = self.events.send(Event::StatusRequested(reply)).await;
         answer.await.unwrap_or_default()
     }
 
     /// Returns the time allowed for a request that asks for `asked`, capped by the server's limit.
-    pub fn time_allowed(&self, asked: Option<Duration>) -> Duration {
-        asked.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout))
+    pub fn time_allowed(&self, requested: Option<Duration>) -> Duration {
+        requested.map_or(self.limits.timeout, |requested| requested.min(self.limits.timeout))
     }
 
     /// Answers all inputs from one generation, within the time that `terms` and the server allow.
@@ -209,7 +209,7 @@ impl Dispatch {
         &self,
         model: &Model,
         inputs: Vec<Input>,
-        terms: Terms,
+        terms: RequestTerms,
     ) -> Result<Answer, GatherError> {
         let timeout = self.time_allowed(terms.timeout);
         let deadline = Instant::now() + timeout;
@@ -227,9 +227,9 @@ impl Dispatch {
         let window = self.limits.window(inputs.len(), priority);
         // Held for all rounds: an accepted request keeps its permits even if it is rerun.
         let permits = self.acquire(model.slot, window, priority)?;
-        let mut answers: Vec<Option<Answered>> = vec![None; inputs.len()];
+        let mut answers: Vec<Option<ItemAnswer>> = vec![None; inputs.len()];
         let mut pending: Vec<usize> = (0..inputs.len()).collect();
-        let (mut round, mut together, mut _commit_hold) = (0, false, None);
+        let (mut round, mut together, mut _commit_block) = (0, false, None);
         loop {
             let permits = Arc::clone(&permits);
             let slot = model.slot;
@@ -239,7 +239,7 @@ impl Dispatch {
             }
             let answers = answers.iter().flatten();
             let newest = answers.clone().map(|answer| answer.generation).max().unwrap_or(0);
-            let older = |answer: &Answered| answer.generation != newest;
+            let older = |answer: &ItemAnswer| answer.generation != newest;
             if !answers.clone().any(older) {
                 return Ok(answer(newest, answers.cloned().collect()));
             }
@@ -249,15 +249,15 @@ impl Dispatch {
                 // until its deadline.
                 let interactive = priority == Priority::Interactive;
                 together = inputs.len() <= GROUP_ITEMS_MAX && interactive;
-                if !together && interactive && _commit_hold.is_none() {
-                    _commit_hold = Some(model.hold_still().await);
+                if !together && interactive && _commit_block.is_none() {
+                    _commit_block = Some(model.block_commits().await);
                 }
             }
             pending = match together {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
-            pending.iter().for_each(|_| self.metrics.items_regenerated_total.add());
+            pending.iter().for_each(|_| self.metrics.items_regenerated_total.increment());
         }
     }
 
@@ -271,7 +271,7 @@ impl Dispatch {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let queue = &self.queues[usize::from(slot)];
         let full = |limit| {
-            self.metrics.requests_overloaded_total.add();
+            self.metrics.requests_overloaded_total.increment();
             let backlog = self.backlog.read(priority);
             let retry_after = backlog.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit, retry_after }
@@ -293,7 +293,7 @@ impl Dispatch {
         run: &Run,
         inputs: &[Input],
         pending: &[usize],
-    ) -> Result<Vec<(usize, Answered)>, GatherError> {
+    ) -> Result<Vec<(usize, ItemAnswer)>, GatherError> {
         let (reply, mut replies) = mpsc::channel(pending.len().max(1));
         let mut answers = Vec::with_capacity(pending.len());
         let (first, mut rest) = pending.split_at(run.window.min(pending.len()));
@@ -324,7 +324,7 @@ impl Dispatch {
         run: &Run,
         inputs: &[Input],
         pending: &[usize],
-        reply: &mpsc::Sender<(usize, Result<Answered, ItemError>)>,
+        reply: &mpsc::Sender<(usize, Result<ItemAnswer, ItemError>)>,
     ) -> Result<(), GatherError> {
         let queued_at = Instant::now();
         let item = |&index: &usize| Item {
@@ -354,16 +354,16 @@ struct Run {
     permits: Arc<QueuePermits>,
 }
 
-fn answer(generation: Generation, answered: Vec<Answered>) -> Answer {
+fn answer(generation: Generation, answered: Vec<ItemAnswer>) -> Answer {
     let mut timing = Timing::default();
-    for Answered { timing: one, .. } in &answered {
+    for ItemAnswer { timing: one, .. } in &answered {
         timing.queue = timing.queue.max(one.queue);
         timing.tokenize = timing.tokenize.max(one.tokenize);
         timing.infer = timing.infer.max(one.infer);
     }
     let tokens = answered.iter().map(|one| u64::from(one.tokens)).sum();
-    let item = |one: Answered| {
-        let Answered { bytes, outputs, tokens, .. } = one;
+    let item = |one: ItemAnswer| {
+        let ItemAnswer { bytes, outputs, tokens, .. } = one;
         AnsweredInput { bytes, outputs, tokens }
     };
     Answer { generation, items: answered.into_iter().map(item).collect(), tokens, timing }

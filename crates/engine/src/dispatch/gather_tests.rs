@@ -1,6 +1,6 @@
 //! One response comes from one generation, whatever is committed meanwhile.
 
-use onnxd_proto::wire::ask::Ask;
+use onnxd_proto::wire::operation::Operation;
 
 use crate::dispatch::gather::*;
 use crate::models::registry::ModelSource;
@@ -12,7 +12,7 @@ fn dispatch(events: mpsc::Sender<Event>) -> Dispatch {
 }
 
 fn input() -> Input {
-    Input { ask: Ask::Decode { skip_special: true }, parts: vec![Bytes::new()] }
+    Input { operation: Operation::Decode { skip_special: true }, parts: vec![Bytes::new()] }
 }
 
 fn model() -> Model {
@@ -21,10 +21,10 @@ fn model() -> Model {
     Model::new(0, ModelSource { name, aliases: Vec::new(), uri, preload: true })
 }
 
-fn answered(index: usize, generation: Generation) -> Answered {
+fn answered(index: usize, generation: Generation) -> ItemAnswer {
     let bytes = Bytes::from(vec![u8::try_from(index % 256).unwrap(); 4]);
     let (timing, outputs) = (Timing::default(), Vec::new());
-    Answered { generation, bytes, outputs, tokens: 1, timing }
+    ItemAnswer { generation, bytes, outputs, tokens: 1, timing }
 }
 
 /// Stands in for a dispatcher whose answers have the given generations, one list per round.
@@ -48,7 +48,8 @@ async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usiz
         }
         sizes
     });
-    let answer = dispatch.run(&model(), vec![input(); inputs], Terms::default()).await.unwrap();
+    let answer =
+        dispatch.run(&model(), vec![input(); inputs], RequestTerms::default()).await.unwrap();
     (answer, player.await.unwrap())
 }
 
@@ -62,8 +63,8 @@ async fn a_response_from_one_generation_is_run_once() {
 async fn older_parts_are_rerun_and_keep_their_position() {
     let (answer, sizes) = served_by(&[&[1, 2, 1], &[2, 2]], 3).await;
     assert_eq!((answer.generation, sizes), (2, vec![3, 2]));
-    let places: Vec<u8> = answer.items.iter().map(|item| item.bytes[0]).collect();
-    assert_eq!(places, [0, 1, 2]);
+    let indices: Vec<u8> = answer.items.iter().map(|item| item.bytes[0]).collect();
+    assert_eq!(indices, [0, 1, 2]);
 }
 
 #[tokio::test]
@@ -78,7 +79,7 @@ async fn a_full_queue_rejects_immediately() {
     let dispatch = dispatch(events);
     let permits = (0..2).map(|_| dispatch.acquire(0, 50, Priority::Interactive).unwrap());
     let _held: Vec<_> = permits.collect();
-    let error = dispatch.run(&model(), vec![input()], Terms::default()).await.unwrap_err();
+    let error = dispatch.run(&model(), vec![input()], RequestTerms::default()).await.unwrap_err();
     let retry_after = Duration::from_millis(50);
     assert_eq!(error, GatherError::Overloaded { limit: 100, retry_after });
 }
@@ -88,8 +89,9 @@ async fn a_request_may_shorten_but_not_extend_its_timeout() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
     let model = model();
-    for (asked, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
-        let terms = Terms { timeout: asked.map(Duration::from_secs), ..Terms::default() };
+    for (requested, given) in [(Some(2), 2), (Some(60), 5), (None, 5)] {
+        let terms =
+            RequestTerms { timeout: requested.map(Duration::from_secs), ..RequestTerms::default() };
         let error = dispatch.run(&model, vec![input()], terms).await;
         assert_eq!(error.unwrap_err(), GatherError::Timeout(Duration::from_secs(given)));
     }
@@ -115,9 +117,9 @@ async fn most_at_once(priority: Priority) -> usize {
         }
         most
     });
-    let terms = Terms { priority, ..Terms::default() };
+    let terms = RequestTerms { priority, ..RequestTerms::default() };
     let answer = dispatch.run(&model(), vec![input(); 500], terms).await.unwrap();
-    assert!((0..500).all(|place| usize::from(answer.items[place].bytes[0]) == place % 256));
+    assert!((0..500).all(|index| usize::from(answer.items[index].bytes[0]) == index % 256));
     player.await.unwrap()
 }
 
@@ -156,14 +158,14 @@ async fn outlasts_commits(inputs: usize) {
     let dispatch = dispatch(events);
     let model = Arc::new(model());
     let settles = Arc::clone(&model);
-    let terms = Terms::default();
+    let terms = RequestTerms::default();
     let player = tokio::spawn(async move {
         // A commit lands in each round until commits are blocked.
         let mut generation = 1;
         let mut answered_by = |items: Vec<Item>, rises: bool| {
             let last = items.len() - 1;
-            for (place, item) in items.into_iter().enumerate() {
-                let newer = u64::from(rises && place == last);
+            for (index, item) in items.into_iter().enumerate() {
+                let newer = u64::from(rises && index == last);
                 let answered = answered(item.index, generation + newer);
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }
@@ -172,7 +174,7 @@ async fn outlasts_commits(inputs: usize) {
         for round in 0.. {
             let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
             let soon = Duration::from_millis(20);
-            if time::timeout(soon, settles.settle()).await.is_err() {
+            if time::timeout(soon, settles.wait_for_commit_blocks()).await.is_err() {
                 assert!(round >= 3 && items.iter().all(|item| !item.together));
                 return answered_by(items, false);
             }
@@ -182,7 +184,7 @@ async fn outlasts_commits(inputs: usize) {
     let answer = dispatch.run(&model, vec![input(); inputs], terms).await.unwrap();
     player.await.unwrap();
     assert_eq!(answer.items.len(), inputs);
-    model.settle().await;
+    model.wait_for_commit_blocks().await;
 }
 
 #[tokio::test]
@@ -201,17 +203,18 @@ async fn background_work_never_delays_a_commit() {
         // A commit lands in each of the first rounds and in none after that.
         for generation in 1..=COMMITS {
             let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
-            let settled = time::timeout(Duration::from_millis(20), settles.settle()).await;
+            let settled =
+                time::timeout(Duration::from_millis(20), settles.wait_for_commit_blocks()).await;
             assert!(settled.is_ok() && items.iter().all(|item| !item.together));
             let last = items.len() - 1;
-            for (place, item) in items.into_iter().enumerate() {
-                let newer = u64::from(generation < COMMITS && place == last);
+            for (index, item) in items.into_iter().enumerate() {
+                let newer = u64::from(generation < COMMITS && index == last);
                 let answered = answered(item.index, generation + newer);
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }
         }
     });
-    let terms = Terms { priority: Priority::Background, ..Terms::default() };
+    let terms = RequestTerms { priority: Priority::Background, ..RequestTerms::default() };
     let answer = dispatch.run(&model, vec![input(); 10], terms).await.unwrap();
     player.await.unwrap();
     assert_eq!((answer.items.len(), answer.generation), (10, COMMITS));
@@ -220,11 +223,11 @@ async fn background_work_never_delays_a_commit() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_waits_at_most_five_seconds_for_a_response() {
     let model = model();
-    let hold = model.hold_still().await;
+    let block = model.block_commits().await;
     let begin = time::Instant::now();
-    model.settle().await;
+    model.wait_for_commit_blocks().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5));
-    drop(hold);
-    model.settle().await;
+    drop(block);
+    model.wait_for_commit_blocks().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5), "no response blocks commits any more");
 }

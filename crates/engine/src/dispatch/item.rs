@@ -11,7 +11,7 @@ use onnxd_proto::{
     control_page::Slot,
     domain::tensor::TensorHead,
     generation::Generation,
-    wire::ask::{Ask, Rejection},
+    wire::operation::{Operation, Rejection},
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -29,7 +29,7 @@ pub enum Priority {
 
 /// The terms under which a request runs.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Terms {
+pub struct RequestTerms {
     /// The request's timeout, if it sets one. The server's limit also applies.
     pub timeout: Option<Duration>,
     /// The urgency of the request.
@@ -53,7 +53,7 @@ pub struct Item {
     /// Whether all items of the request must be computed in one group.
     pub together: bool,
     /// Where the answer goes; closed when the client has disconnected.
-    pub reply: mpsc::Sender<(usize, Result<Answered, ItemError>)>,
+    pub reply: mpsc::Sender<(usize, Result<ItemAnswer, ItemError>)>,
     /// The request's queue permits, released when its last item is dropped.
     pub _permits: Arc<QueuePermits>,
 }
@@ -71,7 +71,7 @@ pub struct QueuePermits {
 #[derive(Clone, Debug)]
 pub struct Input {
     /// The operation.
-    pub ask: Ask,
+    pub operation: Operation,
     /// Its payload, which may consist of several parts.
     pub parts: Vec<Bytes>,
 }
@@ -85,7 +85,7 @@ impl Input {
 
 /// The answer to one item.
 #[derive(Clone, Debug)]
-pub struct Answered {
+pub struct ItemAnswer {
     /// The generation that produced it.
     pub generation: Generation,
     /// Numbers, text or tensors, depending on the operation.

@@ -40,8 +40,8 @@ impl Workers for WorkerRequests {
         self.send(Event::LoadAhead(worker, slot, version))
     }
 
-    fn forget(&self, slot: Slot) -> Boxed<'_, ()> {
-        self.send(Event::Forget(slot))
+    fn drop_loaded_ahead(&self, slot: Slot) -> Boxed<'_, ()> {
+        self.send(Event::DropLoadedAhead(slot))
     }
 
     fn unload(&self, slot: Slot) -> Boxed<'_, ()> {
@@ -53,7 +53,7 @@ impl Workers for WorkerRequests {
         })
     }
 
-    fn follow_commit(&self) {
+    fn switch_idle_workers(&self) {
         // If the queue is full, the queued requests make workers follow anyway.
         let _ = self.0.try_send(Event::Committed);
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use onnxd_proto::{
     domain::Record,
     generation::Generation,
-    wire::ask::{Ask, Content},
+    wire::operation::{Content, Operation},
 };
 
 pub(super) use crate::dispatch::gather::AnsweredInput as Item;
@@ -49,8 +49,8 @@ impl<T> Answer<T> {
 
 /// Counts the characters of a text: every UTF-8 byte that is not a continuation byte starts one.
 pub(super) fn characters(input: &Input) -> usize {
-    match &input.ask {
-        Ask::Text { text, .. } if text.content != Content::Ids => {
+    match &input.operation {
+        Operation::Text { text, .. } if text.content != Content::Ids => {
             let begins = |byte: &&u8| **byte & 0xc0 != 0x80;
             input.parts.iter().map(|part| part.iter().filter(begins).count()).sum()
         }

@@ -59,8 +59,9 @@ fn tensor_bytes(input: &Tensor) -> Result<usize, TensorError> {
             shape.len()
         )));
     }
-    let count = elements(shape)
-        .ok_or_else(|| invalid(format!("the shape of input `{name}` is too large")))?;
+    let count = elements(shape).ok_or_else(|| {
+        invalid(format!("input `{name}` has a shape that is too large: {shape:?}"))
+    })?;
     // An empty tensor costs its sender nothing. But an output without the empty axis could cost a
     // worker as much as the other axes say.
     let others: u64 = shape.iter().filter(|&&size| size > 0).product();
@@ -69,7 +70,8 @@ fn tensor_bytes(input: &Tensor) -> Result<usize, TensorError> {
     }
     match datatype.element_bytes() {
         Some(size) if count.checked_mul(size) != Some(data.len()) => Err(invalid(format!(
-            "input `{name}` has {} bytes, but its shape needs {count} elements of {size} bytes",
+            "input `{name}` has {} bytes, but its shape {shape:?} needs {count} elements of {size} \
+             bytes",
             data.len()
         ))),
         None if count > STRINGS_MAX => Err(invalid(format!(

@@ -7,7 +7,7 @@ use onnxd_proto::{
         Activation, Facts, Signature,
         tensor::{DataType, TensorHead, TensorSpec},
     },
-    wire::ask::{Ask, Content, Want},
+    wire::operation::{Content, Operation, TextOutput},
 };
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    dispatch::{Answered, Backlog, Item, Priority, Timing, gather},
+    dispatch::{Backlog, Item, ItemAnswer, Priority, Timing, gather},
     models::registry::ModelSource,
 };
 
@@ -55,7 +55,7 @@ pub(super) fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
     let limits = gather::Limits { items: 100, timeout: Duration::from_secs(5) };
     let backlog = Arc::new(Backlog::default());
     let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, 1);
-    let updater = Arc::new(Updater::of_no_model(&registry, &metrics));
+    let updater = Arc::new(Updater::without_models(&registry, &metrics));
     let health = watch::channel(Health::default()).1;
     let parts = Parts { registry, dispatch, updater, health, metrics, events, workers: 1 };
     (Engine::new(parts, MemoryBudget::default()), incoming)
@@ -87,7 +87,7 @@ fn play_as(
             for item in items {
                 let (generation, (bytes, outputs)) = answer(&item);
                 let timing = Timing::default();
-                let answered = Answered { generation, bytes, outputs, tokens: 3, timing };
+                let answered = ItemAnswer { generation, bytes, outputs, tokens: 3, timing };
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }
         }
@@ -112,7 +112,8 @@ pub(super) fn embed(texts: &[&str]) -> Embed {
 async fn texts_are_embedded_from_one_generation_with_statistics() {
     let (engine, incoming) = engine(facts(Task::Embed));
     play(incoming, |item| {
-        let Ask::Text { want: Want::Embedding { normalize: Some(true), .. }, .. } = item.input.ask
+        let Operation::Text { output: TextOutput::Embedding { normalize: Some(true), .. }, .. } =
+            item.input.operation
         else {
             panic!("{item:?}")
         };
@@ -133,7 +134,9 @@ async fn texts_are_embedded_from_one_generation_with_statistics() {
 async fn texts_and_pairs_are_classified_and_reranked() {
     let (engine, incoming) = engine(facts(Task::Rerank));
     play(incoming, |item| {
-        let Ask::Text { text, want: Want::Scores } = &item.input.ask else { panic!("{item:?}") };
+        let Operation::Text { text, output: TextOutput::Scores } = &item.input.operation else {
+            panic!("{item:?}")
+        };
         let is_pair = matches!(text.content, Content::Pair { .. });
         (bytes(&[if is_pair { 100.0 } else { 0.0 }, -100.0]), Vec::new())
     });
@@ -159,12 +162,12 @@ async fn texts_and_pairs_are_classified_and_reranked() {
 #[tokio::test]
 async fn texts_become_tokens_and_tokens_become_texts() {
     let (engine, incoming) = engine(facts(Task::Embed));
-    play(incoming, |item| match &item.input.ask {
-        Ask::Tokenize { special: true, prompt: None } => {
+    play(incoming, |item| match &item.input.operation {
+        Operation::Tokenize { special: true, prompt: None } => {
             let token = r#"[{"id":5,"text":"a","special":false,"start":0,"stop":1}]"#;
             (Bytes::from_static(token.as_bytes()), Vec::new())
         }
-        Ask::Decode { skip_special: false } => (Bytes::from_static(b"a"), Vec::new()),
+        Operation::Decode { skip_special: false } => (Bytes::from_static(b"a"), Vec::new()),
         other => panic!("{other:?}"),
     });
     let (model, context, field) = (engine.find(None).unwrap(), RequestContext::new(), "inputs");
@@ -186,7 +189,7 @@ async fn tensors_run_through_tensor_and_text_models() {
     let signature = Signature { inputs: vec![spec.clone()], outputs: vec![spec] };
     let (tensors, incoming) = engine(Facts { signature, ..Facts::of(Task::Tensor) });
     play(incoming, |item| {
-        let Ask::Tensors { inputs, .. } = &item.input.ask else { panic!("{item:?}") };
+        let Operation::Tensors { inputs, .. } = &item.input.operation else { panic!("{item:?}") };
         (item.input.parts[0].clone(), inputs.clone())
     });
     let (model, context) = (tensors.find(None).unwrap(), RequestContext::new());
@@ -273,7 +276,7 @@ async fn a_purpose_is_resolved_again_when_the_model_changes() {
     let (engine, incoming) = engine(with_prompt("clustering"));
     let registry = Arc::clone(engine.registry());
     play_as(incoming, move |item| {
-        let Ask::Text { text, .. } = &item.input.ask else { panic!("{item:?}") };
+        let Operation::Text { text, .. } = &item.input.operation else { panic!("{item:?}") };
         let (generation, record) = registry.models()[0].serving().unwrap();
         if generation == GENERATION {
             assert_eq!(text.prompt.as_deref(), Some("clustering"));

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use onnxd_proto::{
     domain::{RefusalKind, Task},
     limits::{TENSORS_BYTES_MAX, TEXT_BYTES_MAX},
-    wire::ask::Rejection,
+    wire::operation::Rejection,
 };
 use thiserror::Error;
 

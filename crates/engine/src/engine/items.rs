@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use onnxd_proto::{
     limits::TEXT_BYTES_MAX,
-    wire::ask::{Ask, Content, PairCut, Side, TextAsk, Want},
+    wire::operation::{Content, Operation, PairCut, Side, TextOperation, TextOutput},
 };
 
 use super::{
@@ -25,10 +25,10 @@ pub(super) fn items(
     texts: Vec<Text>,
     field: &'static str,
     options: &TextOptions,
-    want: Want,
+    output: TextOutput,
 ) -> Result<Vec<Input>, EngineError> {
     options.check()?;
-    texts.into_iter().map(|text| item(text, field, options, want)).collect()
+    texts.into_iter().map(|text| item(text, field, options, output)).collect()
 }
 
 /// Builds the items of texts and pairs to score.
@@ -42,7 +42,7 @@ pub(super) fn scored(
 ) -> Result<Vec<Input>, EngineError> {
     options.check()?;
     let scored = |input| match input {
-        TextOrPair::Text(text) => item(Text::Text(text), field, options, Want::Scores),
+        TextOrPair::Text(text) => item(Text::Text(text), field, options, TextOutput::Scores),
         TextOrPair::Pair(first, second) => {
             let pair = Pair { first: &first.into(), second: second.into(), cut: PairCut::Longest };
             pair.item(field, options)
@@ -104,7 +104,7 @@ fn item(
     text: Text,
     field: &'static str,
     options: &TextOptions,
-    want: Want,
+    output: TextOutput,
 ) -> Result<Input, EngineError> {
     let (content, payload) = match text {
         Text::Text(text) => {
@@ -115,8 +115,8 @@ fn item(
             (Content::Ids, id_bytes(&ids))
         }
     };
-    let text = TextAsk { content, ..options.ask() };
-    Ok(Input { ask: Ask::Text { text, want }, parts: vec![payload] })
+    let text = TextOperation { content, ..options.operation() };
+    Ok(Input { operation: Operation::Text { text, output }, parts: vec![payload] })
 }
 
 /// Two texts that form a pair.
@@ -146,8 +146,12 @@ impl Pair<'_> {
         let first = shorten(first, first_max, field, options.truncate)?;
         let second = shorten(&second, second_max, field, options.truncate)?;
         let first_bytes = u32::try_from(first.len()).expect("at most TEXT_BYTES_MAX");
-        let text = TextAsk { content: Content::Pair { first_bytes, cut }, ..options.ask() };
-        Ok(Input { ask: Ask::Text { text, want: Want::Scores }, parts: vec![first, second] })
+        let text =
+            TextOperation { content: Content::Pair { first_bytes, cut }, ..options.operation() };
+        Ok(Input {
+            operation: Operation::Text { text, output: TextOutput::Scores },
+            parts: vec![first, second],
+        })
     }
 }
 
@@ -210,8 +214,8 @@ mod tests {
         let long = format!("a{}z", "\u{e4}".repeat(TEXT_BYTES_MAX / 2));
         let one = |options: &TextOptions| {
             let texts = vec![Text::Text(long.clone())];
-            let want = Want::Embedding { normalize: None, dimensions: None };
-            items(texts, "inputs", options, want).map(|items| items[0].parts[0].clone())
+            let output = TextOutput::Embedding { normalize: None, dimensions: None };
+            items(texts, "inputs", options, output).map(|items| items[0].parts[0].clone())
         };
         let right = one(&cut(Side::Right)).unwrap();
         assert_eq!((right.len(), right[0]), (TEXT_BYTES_MAX - 1, b'a'));

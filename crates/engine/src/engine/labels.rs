@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use onnxd_proto::{
     domain::{Activation, Facts, Task},
-    wire::ask::{PairCut, Want},
+    wire::operation::{PairCut, TextOutput},
 };
 
-pub use onnxd_proto::wire::ask::{Aggregation, Entity};
+pub use onnxd_proto::wire::operation::{Aggregation, Entity};
 
 use super::{
     Answer, Engine, EngineError, RequestContext,
@@ -155,7 +155,7 @@ impl Engine {
     ) -> Result<Answer<Vec<Vec<Entity>>>, EngineError> {
         let FindEntities { texts, field, options, aggregation } = request;
         let texts = texts.into_iter().map(Text::Text).collect();
-        let inputs = items(texts, field, &options, Want::Entities(aggregation))?;
+        let inputs = items(texts, field, &options, TextOutput::Entities(aggregation))?;
         let call = TextCall { tasks: &[Task::TokenClassify], options: &options, inputs };
         let Answer { origin, output } = self.run_texts(context, model, call).await?;
         let output = read_lists(output, Entity::read_list).await?;

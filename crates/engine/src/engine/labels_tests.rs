@@ -1,7 +1,7 @@
 //! Tests labels and scores, with a task that stands in for the dispatcher and its workers.
 
 use bytes::Bytes;
-use onnxd_proto::wire::ask::{Ask, Content};
+use onnxd_proto::wire::operation::{Content, Operation};
 
 use super::*;
 use crate::engine::{
@@ -37,7 +37,9 @@ async fn classified(
 ) -> Result<Vec<Vec<LabelScore>>, EngineError> {
     let (engine, incoming) = engine(with_labels(labels));
     play(incoming, |item| {
-        let Ask::Text { text, want: Want::Scores } = &item.input.ask else { panic!("{item:?}") };
+        let Operation::Text { text, output: TextOutput::Scores } = &item.input.operation else {
+            panic!("{item:?}")
+        };
         let Content::Pair { first_bytes: 1, cut: PairCut::First } = text.content else {
             panic!("{text:?}")
         };
@@ -101,8 +103,8 @@ async fn entities_are_parsed_from_the_workers_list() {
     let (engine, incoming) = engine(facts(Task::TokenClassify));
     let found = r#"[{"label":"PER","score":0.5,"word":"Ada","start":0,"stop":3,"index":null}]"#;
     play(incoming, |item| {
-        let Ask::Text { want, .. } = &item.input.ask else { panic!("{item:?}") };
-        assert_eq!(*want, Want::Entities(Aggregation::Max));
+        let Operation::Text { output, .. } = &item.input.operation else { panic!("{item:?}") };
+        assert_eq!(*output, TextOutput::Entities(Aggregation::Max));
         (Bytes::from_static(found.as_bytes()), Vec::new())
     });
     let (model, context) = (engine.find(None).unwrap(), RequestContext::new());

@@ -51,7 +51,7 @@ pub use self::{
 };
 use crate::{
     dispatch::{
-        Event, Input, Terms,
+        Event, Input, RequestTerms,
         gather::{Dispatch, GatherError},
         health::Health,
         worker,
@@ -98,7 +98,7 @@ pub struct Parts {
 /// The dispatcher has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the dispatcher has stopped")]
-pub struct Ended;
+pub struct DispatcherStopped;
 
 impl Engine {
     /// Creates an engine whose large bodies share `memory`.
@@ -163,9 +163,13 @@ impl Engine {
     ///
     /// # Errors
     /// The dispatcher has stopped.
-    pub async fn probe(&self, patience: Duration) -> Result<bool, Ended> {
+    pub async fn probe(&self, patience: Duration) -> Result<bool, DispatcherStopped> {
         let (reply, alive) = oneshot::channel();
-        self.parts.events.send(Event::ProbeRequested(reply)).await.map_err(|_| Ended)?;
+        self.parts
+            .events
+            .send(Event::ProbeRequested(reply))
+            .await
+            .map_err(|_| DispatcherStopped)?;
         Ok(matches!(time::timeout(patience, alive).await, Ok(Ok(()))))
     }
 
@@ -221,7 +225,7 @@ impl Engine {
         let characters = inputs.iter().map(answer::characters).sum();
         let (_pass, timeout) = self.admit(model, context.timeout()).await?;
         require_task(model, tasks)?;
-        let terms = Terms { timeout, priority: context.priority() };
+        let terms = RequestTerms { timeout, priority: context.priority() };
         let answer = self.parts.dispatch.run(model, inputs, terms).await?;
         let record = model.record(answer.generation).ok_or(EngineError::UnknownGeneration)?;
         let origin = Origin {

@@ -3,9 +3,9 @@
 
 use onnxd_proto::{
     domain::Facts,
-    wire::ask::{
-        Ask, PROMPT_NAME_BYTES_MAX, Role, SWITCH_BYTES_MAX, SWITCHES_MAX, Side, Switch,
-        SwitchValue, TextAsk,
+    wire::operation::{
+        Operation, PROMPT_NAME_BYTES_MAX, Role, SWITCH_BYTES_MAX, SWITCHES_MAX, Side, Switch,
+        SwitchValue, TextOperation,
     },
 };
 
@@ -78,7 +78,7 @@ impl TextOptions {
             )));
         }
         let word = |switch: &Switch| match &switch.value {
-            SwitchValue::Word(word) => word.len(),
+            SwitchValue::Name(word) => word.len(),
             SwitchValue::Number(_) => 0,
         };
         let bytes = |switch: &Switch| switch.name.len().max(word(switch));
@@ -91,10 +91,16 @@ impl TextOptions {
     }
 
     /// Returns the options as far as they are known without the model.
-    pub(super) fn ask(&self) -> TextAsk {
+    pub(super) fn operation(&self) -> TextOperation {
         let (prompt, switches) = (self.prompt.clone(), self.switches.clone());
         let role = self.purpose.as_ref().and_then(|purpose| purpose.role);
-        TextAsk { truncate: self.truncate, prompt, role, switches, ..TextAsk::default() }
+        TextOperation {
+            truncate: self.truncate,
+            prompt,
+            role,
+            switches,
+            ..TextOperation::default()
+        }
     }
 
     /// Returns the options as they apply to a model.
@@ -102,7 +108,7 @@ impl TextOptions {
     /// # Errors
     /// The model has no word for the purpose, and the purpose requires one.
     pub(super) fn resolve(&self, facts: &Facts) -> Result<Resolved, EngineError> {
-        let TextAsk { prompt, role, switches, .. } = self.ask();
+        let TextOperation { prompt, role, switches, .. } = self.operation();
         let mut resolved = Resolved { prompt, role, switches };
         let Some(purpose) = &self.purpose else { return Ok(resolved) };
         let is_set = resolved.prompt.is_some() || !resolved.switches.is_empty();
@@ -139,7 +145,7 @@ impl Purpose {
         self.words().find_map(|word| {
             facts.switches.iter().find_map(|switch| {
                 let value = switch.values.keys().find(|value| value.eq_ignore_ascii_case(word))?;
-                let value = SwitchValue::Word(value.clone());
+                let value = SwitchValue::Name(value.clone());
                 Some(Switch { name: switch.name.clone(), value })
             })
         })
@@ -167,7 +173,7 @@ impl Resolved {
     /// Writes the options into the items of a request.
     pub(super) fn apply(&self, inputs: &mut [Input]) {
         for input in inputs {
-            if let Ask::Text { text, .. } = &mut input.ask {
+            if let Operation::Text { text, .. } = &mut input.operation {
                 text.prompt.clone_from(&self.prompt);
                 text.role = self.role;
                 text.switches.clone_from(&self.switches);
@@ -214,10 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn a_purpose_is_a_switch_else_a_prompt_else_a_role() {
+    fn purpose_selects_a_switch_then_a_prompt_then_a_role() {
         let resolved = options(query()).resolve(&with_switch()).unwrap();
         let switch =
-            Switch { name: "task_id".into(), value: SwitchValue::Word("retrieval.query".into()) };
+            Switch { name: "task_id".into(), value: SwitchValue::Name("retrieval.query".into()) };
         assert_eq!((resolved.prompt, &resolved.switches[..]), (None, &[switch][..]));
         let resolved = options(query()).resolve(&with_prompts(&["Search_Query"])).unwrap();
         assert_eq!(resolved.prompt.as_deref(), Some("Search_Query"));

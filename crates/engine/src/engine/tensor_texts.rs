@@ -13,7 +13,7 @@ use onnxd_proto::{
         tensor::{DataType, elements, split_bytes},
     },
     limits::TENSORS_BYTES_MAX,
-    wire::ask::{Aggregation, SPARSE_ENTRY_BYTES, Side, Switch, SwitchValue, Want},
+    wire::operation::{Aggregation, SPARSE_ENTRY_BYTES, Side, Switch, SwitchValue, TextOutput},
 };
 
 use super::{
@@ -48,7 +48,7 @@ pub(super) fn inputs(
     if texts.is_empty() || texts.len() > TEXTS_MAX {
         return Err(invalid(format!("a request must have 1 to {TEXTS_MAX} texts")));
     }
-    let want = match facts.task {
+    let output = match facts.task {
         Task::Rerank => {
             let [query] = &strings(request, QUERY)?[..] else {
                 return Err(invalid(format!("input `{QUERY}` must have exactly one element")));
@@ -56,11 +56,11 @@ pub(super) fn inputs(
             let items = pairs(&query.clone().into(), texts.iter(), FIELD, &options)?;
             return Ok((options, items));
         }
-        Task::Sparse => Want::Sparse,
-        Task::MultiVector => Want::TokenEmbeddings,
-        Task::Classify => Want::Scores,
-        Task::TokenClassify => Want::Entities(aggregation(request)?),
-        Task::Embed | Task::Tensor => Want::Embedding {
+        Task::Sparse => TextOutput::Sparse,
+        Task::MultiVector => TextOutput::TokenEmbeddings,
+        Task::Classify => TextOutput::Scores,
+        Task::TokenClassify => TextOutput::Entities(aggregation(request)?),
+        Task::Embed | Task::Tensor => TextOutput::Embedding {
             normalize: flag(request, "normalize")?,
             dimensions: dimensions(request)?,
         },
@@ -70,7 +70,7 @@ pub(super) fn inputs(
         check_output(texts.len(), texts.len().saturating_mul(row))?;
     }
     let texts = texts.into_iter().map(Text::Text).collect();
-    let items = items(texts, FIELD, &options, want)?;
+    let items = items(texts, FIELD, &options, output)?;
     Ok((options, items))
 }
 
@@ -93,7 +93,7 @@ fn check_names(request: &TensorRequest, facts: &Facts) -> Result<(), EngineError
     match request.outputs.iter().find(|name| !outputs.contains(&name.as_str())) {
         Some(other) => {
             let known = outputs.join(" and ");
-            Err(invalid(format!("the model has no output `{other}`; available: {known}")))
+            Err(invalid(format!("the model has no output `{other}`; its outputs are {known}")))
         }
         None => Ok(()),
     }
@@ -115,7 +115,7 @@ fn options(request: &TensorRequest, facts: &Facts) -> Result<TextOptions, Engine
     let switch = |name: &String| {
         let value = match request.parameters.get(name)? {
             Parameter::Number(number) => SwitchValue::Number(*number),
-            Parameter::Word(word) => SwitchValue::Word(word.clone()),
+            Parameter::String(word) => SwitchValue::Name(word.clone()),
             _ => return Some(Err(wrong_type(name, "an integer or a string"))),
         };
         Some(Ok(Switch { name: name.clone(), value }))
@@ -136,7 +136,7 @@ fn flag(request: &TensorRequest, name: &str) -> Result<Option<bool>, EngineError
 fn word(request: &TensorRequest, name: &str) -> Result<Option<String>, EngineError> {
     match request.parameters.get(name) {
         None => Ok(None),
-        Some(Parameter::Word(word)) => Ok(Some(word.clone())),
+        Some(Parameter::String(word)) => Ok(Some(word.clone())),
         Some(_) => Err(wrong_type(name, "a string")),
     }
 }
@@ -298,7 +298,7 @@ fn multi_vector(items: &[Item], dimension: usize) -> Result<Vec<Tensor>, EngineE
     Ok(vec![embedding, Tensor { name: LENGTHS.to_owned(), datatype, shape, data }])
 }
 
-/// Returns a JSON list of [`onnxd_proto::wire::ask::Entity`] per text.
+/// Returns a JSON list of [`onnxd_proto::wire::operation::Entity`] per text.
 fn entities(items: &[Item]) -> Result<Tensor, EngineError> {
     let bytes = items.iter().map(|item| item.bytes.len() + size_of::<u32>()).sum();
     check_output(items.len(), bytes)?;

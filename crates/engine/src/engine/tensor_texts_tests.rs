@@ -2,7 +2,7 @@
 
 use onnxd_proto::{
     domain::{Activation, SwitchFacts},
-    wire::ask::{Ask, Role},
+    wire::operation::{Operation, Role},
 };
 
 use super::*;
@@ -32,7 +32,7 @@ fn parameters_become_text_options() {
     let values = [("text-matching".to_owned(), 4)].into();
     let switch = SwitchFacts { name: "task_id".into(), default: None, values };
     let facts = Facts { switches: vec![switch], ..facts(Task::Embed) };
-    let word = |word: &str| Parameter::Word(word.into());
+    let word = |word: &str| Parameter::String(word.into());
     let request = request(&[
         ("prompt_name", word("mine")),
         ("input_type", word("query")),
@@ -46,11 +46,11 @@ fn parameters_become_text_options() {
     let (options, items) = inputs(&request, &facts).unwrap();
     assert_eq!(options.truncate, Some(Side::Left));
     let [first, _] = &items[..] else { panic!("{items:?}") };
-    let Ask::Text { text, want } = &first.ask else { panic!("{first:?}") };
+    let Operation::Text { text, output } = &first.operation else { panic!("{first:?}") };
     assert_eq!((text.prompt.as_deref(), text.role), (Some("mine"), Some(Role::Query)));
-    let value = SwitchValue::Word("text-matching".into());
+    let value = SwitchValue::Name("text-matching".into());
     assert_eq!(text.switches, [Switch { name: "task_id".into(), value }]);
-    assert_eq!(*want, Want::Embedding { normalize: Some(false), dimensions: Some(2) });
+    assert_eq!(*output, TextOutput::Embedding { normalize: Some(false), dimensions: Some(2) });
 }
 
 #[test]
@@ -59,8 +59,8 @@ fn invalid_parameters_are_rejected_by_name() {
         (Task::Embed, "truncate", Parameter::Number(1)),
         (Task::Embed, "prompt_name", Parameter::Bool(true)),
         (Task::Embed, "dimensions", Parameter::Number(0)),
-        (Task::Embed, "truncation_direction", Parameter::Word("up".into())),
-        (Task::TokenClassify, "aggregation_strategy", Parameter::Word("all".into())),
+        (Task::Embed, "truncation_direction", Parameter::String("up".into())),
+        (Task::TokenClassify, "aggregation_strategy", Parameter::String("all".into())),
     ] {
         let error = inputs(&request(&[(name, value)]), &facts(task)).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");

@@ -9,7 +9,7 @@ use onnxd_proto::{
         Facts, Output,
         tensor::{DataType, TensorHead},
     },
-    wire::ask::Ask,
+    wire::operation::Operation,
 };
 
 pub use super::error::TensorError;
@@ -50,7 +50,7 @@ pub struct TensorRequest {
 pub enum Parameter {
     Bool(bool),
     Number(i64),
-    Word(String),
+    String(String),
     /// Any other type, which no option accepts.
     Other,
 }
@@ -117,8 +117,8 @@ fn tensor_item(request: &TensorRequest) -> Result<Input, EngineError> {
         Ok(TensorHead { name, datatype, shape, bytes })
     };
     let inputs = request.inputs.iter().map(head).collect::<Result<Vec<_>, EngineError>>()?;
-    let ask = Ask::Tensors { inputs, outputs: request.outputs.clone() };
-    Ok(Input { ask, parts: request.inputs.iter().map(|input| input.data.clone()).collect() })
+    let operation = Operation::Tensors { inputs, outputs: request.outputs.clone() };
+    Ok(Input { operation, parts: request.inputs.iter().map(|input| input.data.clone()).collect() })
 }
 
 /// Returns the outputs of a tensor model.

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use onnxd_proto::{
     domain::{Output, Record, Task},
-    wire::ask::{Ask, Want},
+    wire::operation::{Operation, TextOutput},
 };
 use tokio::task;
 
-pub use onnxd_proto::wire::ask::{Role, Side, Switch, SwitchValue, Token};
+pub use onnxd_proto::wire::operation::{Role, Side, Switch, SwitchValue, Token};
 
 pub use super::options::{Purpose, TextOptions};
 use super::{
@@ -114,13 +114,14 @@ impl Engine {
         request: Embed,
     ) -> Result<Answer<Vec<Bytes>>, EngineError> {
         let Embed { texts, field, options, normalize, dimensions } = request;
-        let inputs = items(texts, field, &options, Want::Embedding { normalize, dimensions })?;
+        let inputs =
+            items(texts, field, &options, TextOutput::Embedding { normalize, dimensions })?;
         let call = TextCall { tasks: &[Task::Embed], options: &options, inputs };
         Ok(self.run_texts(context, model, call).await?.map(all_bytes))
     }
 
     /// Embeds texts sparsely. Returns the tokens of the vocabulary that have a weight, in the form
-    /// of [`Want::Sparse`]. Ignores `normalize` and `dimensions` of the request.
+    /// of [`TextOutput::Sparse`]. Ignores `normalize` and `dimensions` of the request.
     ///
     /// # Errors
     /// See [`Engine::embed`].
@@ -131,7 +132,7 @@ impl Engine {
         request: Embed,
     ) -> Result<Answer<Vec<Bytes>>, EngineError> {
         let Embed { texts, field, options, .. } = request;
-        let inputs = items(texts, field, &options, Want::Sparse)?;
+        let inputs = items(texts, field, &options, TextOutput::Sparse)?;
         let call = TextCall { tasks: &[Task::Sparse], options: &options, inputs };
         Ok(self.run_texts(context, model, call).await?.map(all_bytes))
     }
@@ -148,7 +149,7 @@ impl Engine {
         request: Embed,
     ) -> Result<Answer<Vec<TokenVectors>>, EngineError> {
         let Embed { texts, field, options, .. } = request;
-        let inputs = items(texts, field, &options, Want::TokenEmbeddings)?;
+        let inputs = items(texts, field, &options, TextOutput::TokenEmbeddings)?;
         let tasks = &[Task::Embed, Task::MultiVector];
         let call = TextCall { tasks, options: &options, inputs };
         let Answer { origin, output } = self.run_texts(context, model, call).await?;
@@ -171,8 +172,8 @@ impl Engine {
         check_prompt(prompt.as_ref())?;
         let item = |text: String| {
             check_length(text.len(), field)?;
-            let ask = Ask::Tokenize { prompt: prompt.clone(), special };
-            Ok(Input { ask, parts: vec![text.into()] })
+            let operation = Operation::Tokenize { prompt: prompt.clone(), special };
+            Ok(Input { operation, parts: vec![text.into()] })
         };
         let inputs = texts.into_iter().map(item).collect::<Result<_, EngineError>>()?;
         let Answer { origin, output } = self.run(context, model, &TEXT_TASKS, inputs).await?;
@@ -193,7 +194,7 @@ impl Engine {
         let Decode { ids, field, skip_special } = request;
         let item = |ids: Vec<u32>| {
             check_length(ids.len() * size_of::<u32>(), field)?;
-            Ok(Input { ask: Ask::Decode { skip_special }, parts: vec![id_bytes(&ids)] })
+            Ok(Input { operation: Operation::Decode { skip_special }, parts: vec![id_bytes(&ids)] })
         };
         let inputs = ids.into_iter().map(item).collect::<Result<_, EngineError>>()?;
         let answer = self.run(context, model, &TEXT_TASKS, inputs).await?;

@@ -22,7 +22,7 @@ use onnxd_telemetry::metrics::Metrics;
 const IN_USE: Duration = Duration::from_secs(120);
 
 /// How long a commit waits for responses that block commits.
-const HOLD_STILL_MAX: Duration = Duration::from_secs(5);
+const COMMIT_BLOCK_MAX: Duration = Duration::from_secs(5);
 
 /// Generations whose records stay in memory for responses still in flight.
 const ISSUED_MAX: usize = 1024;
@@ -63,20 +63,20 @@ pub struct Model {
     pub preload: bool,
     /// Admits the requests for this model.
     pub gate: Arc<Gate>,
-    issued: RwLock<VecDeque<Issued>>,
+    issued: RwLock<VecDeque<CommittedGeneration>>,
     /// Read-locked by responses that block commits.
-    steady: Arc<tokio::sync::RwLock<()>>,
+    commit_blocks: Arc<tokio::sync::RwLock<()>>,
 }
 
-/// Blocks commits until dropped; see [`Model::hold_still`].
+/// Blocks commits until dropped; see [`Model::block_commits`].
 #[derive(Debug)]
-pub struct HeldStill {
+pub struct CommitBlock {
     _held: tokio::sync::OwnedRwLockReadGuard<()>,
 }
 
 /// A generation committed since the start.
 #[derive(Clone, Debug)]
-struct Issued {
+struct CommittedGeneration {
     generation: Generation,
     record: Arc<Record>,
     at: Instant,
@@ -88,8 +88,8 @@ impl Model {
     /// Returns a model that serves nothing yet.
     pub fn new(slot: Slot, source: ModelSource) -> Self {
         let ModelSource { name, aliases, uri, preload } = source;
-        let (gate, issued, steady) = (Arc::default(), RwLock::default(), Arc::default());
-        Self { name, aliases, slot, source: uri, preload, gate, issued, steady }
+        let (gate, issued, commit_blocks) = (Arc::default(), RwLock::default(), Arc::default());
+        Self { name, aliases, slot, source: uri, preload, gate, issued, commit_blocks }
     }
 
     /// Returns the serving generation and its record, or `None` before the first commit and after
@@ -106,15 +106,15 @@ impl Model {
         issued.back().map(|last| (last.generation, Arc::clone(&last.record)))
     }
 
-    /// Makes commits wait until the result is dropped, for at most [`HOLD_STILL_MAX`]. For responses
+    /// Makes commits wait until the result is dropped, for at most [`COMMIT_BLOCK_MAX`]. For responses
     /// that are too large for one group and that commits keep overtaking.
-    pub async fn hold_still(&self) -> HeldStill {
-        HeldStill { _held: Arc::clone(&self.steady).read_owned().await }
+    pub async fn block_commits(&self) -> CommitBlock {
+        CommitBlock { _held: Arc::clone(&self.commit_blocks).read_owned().await }
     }
 
-    /// Waits until no response blocks commits, for at most [`HOLD_STILL_MAX`].
-    pub async fn settle(&self) {
-        if tokio::time::timeout(HOLD_STILL_MAX, self.steady.write()).await.is_err() {
+    /// Waits until no response blocks commits, for at most [`COMMIT_BLOCK_MAX`].
+    pub async fn wait_for_commit_blocks(&self) {
+        if tokio::time::timeout(COMMIT_BLOCK_MAX, self.commit_blocks.write()).await.is_err() {
             tracing::warn!(model = %self.name, "committing without waiting longer for multi-group responses");
         }
     }
@@ -191,13 +191,18 @@ impl Registry {
         let mut issued = model.issued.write().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(issued.back().is_none_or(|last| last.generation < generation));
         // Publish the record first: an answer may arrive right after the store.
-        issued.push_back(Issued { generation, record, at: Instant::now(), serves: true });
+        issued.push_back(CommittedGeneration {
+            generation,
+            record,
+            at: Instant::now(),
+            serves: true,
+        });
         if issued.len() > ISSUED_MAX {
             issued.pop_front();
         }
         self.page.commit(slot, generation);
         model.gate.set(Presence::Loaded);
-        self.metrics.commits_total.add();
+        self.metrics.commits_total.increment();
     }
 
     /// Stops serving a model whose gate is already closed. Its record stays available for answers

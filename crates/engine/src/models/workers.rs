@@ -19,11 +19,11 @@ pub trait Workers: Debug + Send + Sync {
     fn load_ahead(&self, worker: WorkerId, slot: Slot, version: String) -> Boxed<'_, ()>;
 
     /// Makes workers drop the version of a model that they loaded ahead.
-    fn forget(&self, slot: Slot) -> Boxed<'_, ()>;
+    fn drop_loaded_ahead(&self, slot: Slot) -> Boxed<'_, ()>;
 
     /// Makes workers drop everything they hold of a model. Returns once all serving workers have.
     fn unload(&self, slot: Slot) -> Boxed<'_, ()>;
 
     /// Tells idle workers to switch to the version they loaded ahead, which has been committed.
-    fn follow_commit(&self);
+    fn switch_idle_workers(&self);
 }

@@ -2,14 +2,14 @@
 //! [dispatcher](crate::dispatch::actor) owns the handles.
 //!
 //! - [`executable`]: the worker's executable, opened once, and its environment.
-//! - [`keeper`]: one thread per worker that starts the process and waits for it to exit.
-//! - [`ended`]: how a process ended.
+//! - [`process_monitor`]: one thread per worker that starts the process and waits for it to exit.
+//! - [`process_exit`]: how a process ended.
 //! - [`link`]: frames to and from one worker.
 
-pub mod ended;
 pub mod executable;
-pub mod keeper;
 pub mod link;
+pub mod process_exit;
+pub mod process_monitor;
 
 use std::time::Duration;
 

@@ -38,7 +38,7 @@ impl Default for CostTable {
 
 /// A position between two grid points: the lower one and the fraction of the way to the next.
 #[derive(Clone, Copy, Debug)]
-struct Between {
+struct GridPosition {
     low: usize,
     part: f32,
 }
@@ -73,7 +73,7 @@ impl CostTable {
     }
 
     /// Returns the table for texts that run one at a time.
-    pub fn apart(&self) -> Self {
+    pub fn one_at_a_time(&self) -> Self {
         let single = self.micros[0];
         let micros = TEXTS.map(|texts| single.map(|cost| cost * real(texts)));
         Self { micros }
@@ -124,7 +124,7 @@ impl CostTable {
     }
 }
 
-impl Between {
+impl GridPosition {
     /// Returns the grid points on both sides with their weights.
     fn corners(self) -> impl Iterator<Item = (usize, f32)> {
         let both = [(self.low, 1.0 - self.part), (self.low + 1, self.part)];
@@ -133,19 +133,19 @@ impl Between {
 }
 
 /// Locates `value` on an ascending grid. The factor says how far it lies beyond the grid's end.
-fn locate(grid: &[u32], value: usize) -> (Between, f32) {
+fn locate(grid: &[u32], value: usize) -> (GridPosition, f32) {
     let value = u32::try_from(value).unwrap_or(u32::MAX);
     let next = grid.partition_point(|&point| point <= value);
     if next == 0 {
-        return (Between { low: 0, part: 0.0 }, 1.0);
+        return (GridPosition { low: 0, part: 0.0 }, 1.0);
     }
     let low = next - 1;
     match grid.get(next) {
         Some(&high) => {
             let part = real(value - grid[low]) / real(high - grid[low]);
-            (Between { low, part }, 1.0)
+            (GridPosition { low, part }, 1.0)
         }
-        None => (Between { low, part: 0.0 }, real(value) / real(grid[low])),
+        None => (GridPosition { low, part: 0.0 }, real(value) / real(grid[low])),
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
         assert!(near(table.predict(1, 1024), 5000.0 * 64.0));
         assert!(near(table.predict(64, 8), 8000.0 * 16.0));
         assert!(CostTable::default().is_sound());
-        assert!(near(table.apart().predict(4, 8), 16_000.0));
+        assert!(near(table.one_at_a_time().predict(4, 8), 16_000.0));
     }
 
     #[test]

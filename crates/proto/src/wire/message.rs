@@ -14,7 +14,7 @@ use crate::{
     domain::{cost::CostTable, model_name::ModelName},
     generation::Generation,
     limits::FRAME_CONTROL_BYTES_MAX,
-    wire::ask::{Answered, Item, Rejection},
+    wire::operation::{BatchResult, Item, Rejection},
 };
 
 /// A message from the supervisor.
@@ -85,7 +85,7 @@ pub enum FromWorker {
     },
     /// One micro-batch of the group with the frame's id. The payload holds the results in the order
     /// of its items.
-    Answered(Answered),
+    Answered(BatchResult),
     /// Items of the group with the frame's id that have no result.
     Rejected {
         /// Indexes in the group.

@@ -9,9 +9,9 @@ use crate::{
     domain::tensor::{AXES_MAX, DataType, TENSOR_NAME_BYTES_MAX, TENSORS_MAX, TensorHead},
     domain::{RefusalKind, Task},
     limits::GROUP_ITEMS_MAX,
-    wire::ask::{
-        Aggregation, AnsweredItem, Ask, Content, PairCut, Role, Side, Switch, SwitchValue, TextAsk,
-        Want,
+    wire::operation::{
+        Aggregation, AnsweredItem, Content, Operation, PairCut, Role, Side, Switch, SwitchValue,
+        TextOperation, TextOutput,
     },
 };
 
@@ -45,41 +45,44 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
         &ToWorker::Welcome(welcome),
         &[0, 2, b'/', b'l', 2, b'/', b's', 1, 1, b'm', 3, 2, b'/', b'a', 5, 251, 44, 1, 1, 1],
     );
-    let run =
-        |ask| ToWorker::Run { slot: 2, items: vec![Item { payload_bytes: 4, ask }], wide: true };
+    let run = |operation| ToWorker::Run {
+        slot: 2,
+        items: vec![Item { payload_bytes: 4, operation }],
+        wide: true,
+    };
     let (normalize, dimensions, prompt) = (Some(false), Some(8), Some("p".to_owned()));
     let (truncate, role) = (Some(Side::Right), Some(Role::Document));
     let switch = |name: &str, value| Switch { name: name.into(), value };
     let switches =
-        vec![switch("n", SwitchValue::Number(-1)), switch("w", SwitchValue::Word("x".into()))];
-    let text = TextAsk { content: Content::Text, truncate, prompt, role, switches };
-    let want = Want::Embedding { normalize, dimensions };
+        vec![switch("n", SwitchValue::Number(-1)), switch("w", SwitchValue::Name("x".into()))];
+    let text = TextOperation { content: Content::Text, truncate, prompt, role, switches };
+    let output = TextOutput::Embedding { normalize, dimensions };
     fixed(
-        &run(Ask::Text { text, want }),
+        &run(Operation::Text { text, output }),
         &[
             1, 2, 1, 4, 0, 0, 1, 1, 1, 1, b'p', 1, 1, 2, 1, b'n', 0, 1, 1, b'w', 1, 1, b'x', 0, 1,
             0, 1, 8, 1,
         ],
     );
     let content = Content::Pair { first_bytes: 3, cut: PairCut::First };
-    let text = TextAsk { content, truncate: Some(Side::Left), ..TextAsk::default() };
+    let text = TextOperation { content, truncate: Some(Side::Left), ..TextOperation::default() };
     fixed(
-        &run(Ask::Text { text, want: Want::Scores }),
+        &run(Operation::Text { text, output: TextOutput::Scores }),
         &[1, 2, 1, 4, 0, 1, 3, 1, 1, 0, 0, 0, 0, 2, 1],
     );
-    for (want, bytes) in [
-        (Want::TokenEmbeddings, &[1_u8][..]),
-        (Want::Sparse, &[3]),
-        (Want::Entities(Aggregation::Average), &[4, 3]),
+    for (output, bytes) in [
+        (TextOutput::TokenEmbeddings, &[1_u8][..]),
+        (TextOutput::Sparse, &[3]),
+        (TextOutput::Entities(Aggregation::Average), &[4, 3]),
     ] {
-        let text = TextAsk { content: Content::Ids, ..TextAsk::default() };
+        let text = TextOperation { content: Content::Ids, ..TextOperation::default() };
         let all = [&[1, 2, 1, 4, 0, 2, 0, 0, 0, 0], bytes, &[1]].concat();
-        fixed(&run(Ask::Text { text, want }), &all);
+        fixed(&run(Operation::Text { text, output }), &all);
     }
-    fixed(&run(Ask::Tokenize { prompt: None, special: true }), &[1, 2, 1, 4, 1, 0, 1, 1]);
-    fixed(&run(Ask::Decode { skip_special: true }), &[1, 2, 1, 4, 2, 1, 1]);
+    fixed(&run(Operation::Tokenize { prompt: None, special: true }), &[1, 2, 1, 4, 1, 0, 1, 1]);
+    fixed(&run(Operation::Decode { skip_special: true }), &[1, 2, 1, 4, 2, 1, 1]);
     let inputs = vec![head()];
-    let tensors = Ask::Tensors { inputs, outputs: vec!["y".into()] };
+    let tensors = Operation::Tensors { inputs, outputs: vec!["y".into()] };
     fixed(&run(tensors), &[1, 2, 1, 4, 3, 1, 1, b'x', 11, 2, 1, 5, 20, 1, 1, b'y', 1]);
     fixed(&ToWorker::Ping, &[2]);
     fixed(&ToWorker::Load { slot: 2, version: "ab".into() }, &[3, 2, 2, b'a', b'b']);
@@ -100,7 +103,7 @@ fn messages_from_a_worker_encode_to_fixed_bytes() {
     assert_eq!(decode::<FromWorker>(&bytes).unwrap(), loaded);
     let failed = FromWorker::LoadFailed { slot: 1, generation: 9, reason: "no".into() };
     fixed(&failed, &[3, 1, 9, 2, b'n', b'o']);
-    let answered = Answered {
+    let answered = BatchResult {
         generation: 7,
         items: vec![AnsweredItem { item: 0, tokens: 5, bytes: 1536, outputs: vec![head()] }],
         tokenize_micros: 1,
@@ -119,7 +122,7 @@ fn messages_from_a_worker_encode_to_fixed_bytes() {
     fixed(&rejected(Rejection::TokenId { id: 9, highest: 8 }), &[5, 1, 1, 4, 9, 8]);
     let prompt = Rejection::Prompt { name: "p".into(), known: "q".into() };
     fixed(&rejected(prompt), &[5, 1, 1, 5, 1, b'p', 1, b'q']);
-    fixed(&rejected(Rejection::Dimensions { asked: 9, max: 8 }), &[5, 1, 1, 6, 9, 8]);
+    fixed(&rejected(Rejection::Dimensions { requested: 9, max: 8 }), &[5, 1, 1, 6, 9, 8]);
     fixed(&rejected(Rejection::WrongTask(Task::Rerank)), &[5, 1, 1, 7, 4]);
     fixed(&rejected(Rejection::Tensors("t".into())), &[5, 1, 1, 8, 1, b't']);
     fixed(&rejected(Rejection::Unfit("t".into())), &[5, 1, 1, 9, 1, b't']);
@@ -138,11 +141,11 @@ fn the_largest_group_and_its_results_fit_into_a_frame() {
     let (datatype, shape) = (DataType::Bytes, vec![u64::MAX; AXES_MAX]);
     let heads =
         vec![TensorHead { name: name.clone(), datatype, shape, bytes: u32::MAX }; TENSORS_MAX];
-    let ask = Ask::Tensors { inputs: heads.clone(), outputs: vec![name; TENSORS_MAX] };
-    let items = vec![Item { payload_bytes: u32::MAX, ask }; GROUP_ITEMS_MAX];
+    let operation = Operation::Tensors { inputs: heads.clone(), outputs: vec![name; TENSORS_MAX] };
+    let items = vec![Item { payload_bytes: u32::MAX, operation }; GROUP_ITEMS_MAX];
     assert!(encode(&ToWorker::Run { slot: u16::MAX, items, wide: true }).is_ok());
     let item = AnsweredItem { item: u32::MAX, tokens: u32::MAX, bytes: u32::MAX, outputs: heads };
-    let answered = Answered {
+    let answered = BatchResult {
         generation: u64::MAX,
         items: vec![item; GROUP_ITEMS_MAX],
         tokenize_micros: u32::MAX,

@@ -44,7 +44,8 @@ async fn collect(body: Body) -> Result<Bytes, Refusal> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| malformed(&format!("invalid body: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| malformed(&format!("invalid request body: {error}")))
 }
 
 fn malformed(message: &str) -> Refusal {
@@ -83,8 +84,8 @@ mod tests {
         for (content_type, body, words) in [
             (None, "{}", "application/json"),
             (Some("text/plain"), "{}", "application/json"),
-            (Some("application/json"), "", "invalid body"),
-            (Some("application/json"), "{", "invalid body"),
+            (Some("application/json"), "", "invalid request body"),
+            (Some("application/json"), "{", "invalid request body"),
             (Some("application/json"), "{\"form\": 1}", "`form`"),
             (Some("application/json"), "{\"load\": \"soon\"}", "`soon`"),
         ] {

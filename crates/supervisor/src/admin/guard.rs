@@ -47,7 +47,7 @@ async fn require_token(
     request: Request<Body>,
     next: Next,
 ) -> Response<Body> {
-    if !bearer(request.headers()).is_some_and(|shown| token.is(shown)) {
+    if !bearer(request.headers()).is_some_and(|presented| token.matches(presented)) {
         let mut response = refuse(
             StatusCode::UNAUTHORIZED,
             "missing or wrong token: send `Authorization: Bearer TOKEN` with the token of --admin-token-file",

@@ -104,7 +104,7 @@ pub(crate) fn router(admin: Admin) -> Router {
 }
 
 async fn no_route(uri: Uri) -> Response<Body> {
-    let refusal = RefusalKind::NotFound.because(format!("no such route: {}", uri.path()));
+    let refusal = RefusalKind::NotFound.because(format!("unknown route {}", uri.path()));
     refusal_at(&uri, StatusCode::NOT_FOUND, refusal)
 }
 

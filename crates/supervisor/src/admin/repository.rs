@@ -117,7 +117,7 @@ async fn unload(
         // Accepted and ignored: onnxd has no dependent models.
         let known = |name: &String| name == "unload_dependents";
         if let Some(unknown) = parse::<Call>(&body)?.parameters.keys().find(|name| !known(name)) {
-            return Err(wrong(format!(
+            return Err(malformed(format!(
                 "unknown parameter `{unknown}`; expected unload_dependents"
             )));
         }
@@ -141,12 +141,12 @@ fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
             "force" => job.force = typed(&name, value)?,
             "allow_dimension_change" => job.allow_dimension_change = typed(&name, value)?,
             name if name == "config" || name.starts_with("file:") => {
-                return Err(wrong(format!(
+                return Err(malformed(format!(
                     "`{name}`: models cannot be uploaded; put the files into a directory on this machine and pass it as `source`"
                 )));
             }
             unknown => {
-                return Err(wrong(format!(
+                return Err(malformed(format!(
                     "unknown parameter `{unknown}`; expected source, load, force or allow_dimension_change"
                 )));
             }
@@ -156,7 +156,7 @@ fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
 }
 
 fn typed<T: serde::de::DeserializeOwned>(name: &str, value: Value) -> Result<T, Refusal> {
-    serde_json::from_value(value).map_err(|error| wrong(format!("parameter `{name}`: {error}")))
+    serde_json::from_value(value).map_err(|error| malformed(format!("parameter `{name}`: {error}")))
 }
 
 /// Parses a body, which may be empty.
@@ -167,10 +167,10 @@ fn parse<T: Default + serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Ref
     // serde would also accept a list for a struct, so parse an object first.
     serde_json::from_slice(body)
         .and_then(|object: Map<String, Value>| serde_json::from_value(object.into()))
-        .map_err(|error| wrong(format!("invalid request body: {error}")))
+        .map_err(|error| malformed(format!("invalid request body: {error}")))
 }
 
-fn wrong(message: String) -> Refusal {
+fn malformed(message: String) -> Refusal {
     RefusalKind::Contract.because(message)
 }
 

@@ -82,13 +82,13 @@ impl AdminSocket {
     ///
     /// # Errors
     /// The path cannot be bound, or another server answers on it.
-    pub(crate) fn bind(path: &Path, succeeds: bool) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path, is_successor: bool) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
         remove_successor_socket(path);
-        let bound = if succeeds { successor_path(path) } else { path.to_owned() };
-        if !succeeds
+        let bound = if is_successor { successor_path(path) } else { path.to_owned() };
+        if !is_successor
             && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
         {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {

@@ -26,7 +26,7 @@ use onnxd_telemetry::metrics::{Metrics, process};
 pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let (reply, answer) = oneshot::channel();
     // If the dispatcher is gone, the list of workers is empty.
-    let _ = admin.events.send(Event::StatusAsked(reply)).await;
+    let _ = admin.events.send(Event::StatusRequested(reply)).await;
     let workers = answer.await.unwrap_or_default();
     let models = admin.registry.models();
     let missing = confinement::missing().into_iter().map(str::to_owned).collect();
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn counters_are_keyed_by_field_name() {
         let metrics = Metrics::default();
-        metrics.commits_total.add_all(3);
+        metrics.commits_total.add(3);
         let counters = counters(&metrics);
         assert_eq!(counters["commits_total"], 3);
         assert_eq!(counters["worker_restarts_total"], 0);

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     api::{error::Fault, numbers},
-    transport::chunks::{self, held},
+    transport::chunks::{self, with_reservation},
 };
 
 /// Tensor bodies and responses up to this size need no reservation.
@@ -31,7 +31,11 @@ pub(crate) fn json(
 ) -> Result<Response<Body>, Fault> {
     let body = numbers::to_json(body, bytes)?;
     let reservation = memory.reserve(body.len(), UNCHARGED_BYTES_MAX)?;
-    Ok(response(origin, "application/json", chunks::body(held([body.into()], reservation))))
+    Ok(response(
+        origin,
+        "application/json",
+        chunks::body(with_reservation([body.into()], reservation)),
+    ))
 }
 
 /// Builds a response with the headers of every inference response.

@@ -16,7 +16,7 @@ pub(crate) struct App {
 #[cfg(test)]
 impl App {
     /// Returns an app without models, with `memory_bytes` of budget for large bodies.
-    pub(crate) fn of_no_model(
+    pub(crate) fn without_models(
         metrics: &Arc<onnxd_telemetry::metrics::Metrics>,
         memory_bytes: usize,
     ) -> Self {
@@ -33,7 +33,7 @@ impl App {
         let dispatch =
             Dispatch::new(events.clone(), Arc::clone(metrics), limits, Arc::default(), 0);
         let parts = Parts {
-            updater: Arc::new(Updater::of_no_model(&registry, metrics)),
+            updater: Arc::new(Updater::without_models(&registry, metrics)),
             registry,
             dispatch,
             metrics: Arc::clone(metrics),

@@ -160,11 +160,13 @@ impl From<OutOfMemory> for Fault {
 impl From<TransportError> for Fault {
     fn from(error: TransportError) -> Self {
         let class = match &error {
-            TransportError::OutOfMemory(_) | TransportError::UnpackingBusy { .. } => {
+            TransportError::OutOfMemory(_) | TransportError::DecompressionBusy { .. } => {
                 Class::Engine(ErrorKind::Overloaded)
             }
             TransportError::Panicked => Class::Engine(ErrorKind::Internal),
-            TransportError::Broken(_) | TransportError::NotPacked(_) => Class::Unreadable,
+            TransportError::IncompleteBody(_) | TransportError::InvalidCompression(_) => {
+                Class::Unreadable
+            }
             other => Class::Transport(other.status()),
         };
         Self { retry_after: error.retry_after(), ..Self::new(class, error.to_string()) }

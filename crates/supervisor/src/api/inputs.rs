@@ -133,8 +133,8 @@ mod tests {
         assert!(inputs("[]").unwrap().is_empty());
         for wrong in ["1", "null", "{}", r#"["a", 1]"#, "[-1]", "[1.5]", "[4294967296]", "[[[1]]]"]
         {
-            let said = inputs(wrong).unwrap_err().to_string();
-            assert!(said.contains("list of token ids"), "{wrong}: {said}");
+            let message = inputs(wrong).unwrap_err().to_string();
+            assert!(message.contains("list of token ids"), "{wrong}: {message}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! engine, and renders the response or error in its own format. No contract imports another.
 //!
 //! - [`contract`]: the definition of a contract; [`router`] combines all of them.
-//! - [`tei`], [`openai`], [`cohere`], [`oip`] and [`grpc`]: the contracts; [`mixed`]: routes that
+//! - [`tei`], [`openai`], [`cohere`], [`oip`] and [`grpc`]: the contracts; [`shared`]: routes that
 //!   several share.
 //! - [`request`], [`inputs`], [`options`]: parsing. [`answer`], [`numbers`]: rendering. [`error`]:
 //!   errors.
@@ -16,7 +16,6 @@ pub(crate) mod error;
 pub(crate) mod grpc;
 mod inputs;
 pub(crate) mod metrics;
-mod mixed;
 mod numbers;
 pub(crate) mod oip;
 mod openai;
@@ -25,4 +24,5 @@ mod options;
 mod request;
 mod request_metrics;
 pub(crate) mod router;
+mod shared;
 mod tei;

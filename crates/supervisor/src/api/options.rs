@@ -31,7 +31,7 @@ enum SwitchInput {
     /// The value itself.
     Number(i64),
     /// A word that the model defines.
-    Word(String),
+    Name(String),
 }
 
 impl Switches {
@@ -39,7 +39,7 @@ impl Switches {
     pub(crate) fn into_list(self) -> Vec<Switch> {
         let value = |input| match input {
             SwitchInput::Number(number) => SwitchValue::Number(number),
-            SwitchInput::Word(word) => SwitchValue::Word(word),
+            SwitchInput::Name(name) => SwitchValue::Name(name),
         };
         self.0.into_iter().map(|(name, input)| Switch { name, value: value(input) }).collect()
     }
@@ -81,7 +81,7 @@ mod tests {
         let read = |json| serde_json::from_str::<Switches>(json);
         let switches = read(r#"{"task_id": 4, "b": "text-matching"}"#).unwrap().into_list();
         let switch = |name: &str, value| Switch { name: name.into(), value };
-        let word = SwitchValue::Word("text-matching".into());
+        let word = SwitchValue::Name("text-matching".into());
         assert_eq!(switches, [switch("b", word), switch("task_id", SwitchValue::Number(4))]);
         for wrong in [r#"{"a": 1.5}"#, r#"{"a": null}"#, r#"{"a": [1]}"#, "[]"] {
             assert!(read(wrong).is_err(), "{wrong}");

@@ -18,16 +18,16 @@ use crate::{
         cohere,
         contract::{Contract, Table},
         error::{Class, Fault},
-        metrics, mixed,
+        metrics,
         oip::rest::{self, health, repository},
-        openai, openapi, request_metrics, tei,
+        openai, openapi, request_metrics, shared, tei,
     },
     transport::{error::Shapes, listener::Routes},
 };
 
 /// All HTTP contracts. The first owns the paths that belong to no other.
 static CONTRACTS: [&Contract; 5] =
-    [&tei::CONTRACT, &mixed::CONTRACT, &openai::CONTRACT, &cohere::CONTRACT, &rest::CONTRACT];
+    [&tei::CONTRACT, &shared::CONTRACT, &openai::CONTRACT, &cohere::CONTRACT, &rest::CONTRACT];
 
 /// Maps each route to its contract.
 static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| Arc::new(Table::new(&CONTRACTS)));
@@ -128,12 +128,12 @@ mod tests {
     #[tokio::test]
     async fn errors_have_the_format_of_the_routes_contract() {
         let metrics = Arc::new(Metrics::new(&templates()));
-        let router = router(App::of_no_model(&metrics, 1024));
+        let router = router(App::without_models(&metrics, 1024));
         for contract in CONTRACTS {
             let own = shape(&body((contract.render)(Fault::new(Class::NoRoute, ""))).await);
             for path in (contract.routes)().into_openapi().paths.paths.into_keys() {
                 // An error before routing and one after it have the same format.
-                let early = shapes().shape(Some(&path), "/").render(TransportError::KeyNeeded);
+                let early = shapes().shape(Some(&path), "/").render(TransportError::Unauthorized);
                 assert_eq!(shape(&body(early).await), own, "{path}");
                 assert_eq!(refused(&router, &path).await, own, "{path}");
             }
@@ -157,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn every_template_has_a_route_and_a_counter() {
         let metrics = Arc::new(Metrics::new(&templates()));
-        let router = router(App::of_no_model(&metrics, 1024));
+        let router = router(App::without_models(&metrics, 1024));
         for template in templates() {
             let template = template.as_str();
             let request = Request::trace(template).body(Body::empty()).unwrap();

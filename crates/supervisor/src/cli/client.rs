@@ -1,20 +1,19 @@
-//! How commands reach a supervisor: which socket, on which runtime, and how errors of the client
-//! become exit codes.
+//! Calls a running supervisor for the commands, and maps errors of the call to exit codes.
 
-use onnxd_admin::client::{Answer, Client, Error, across_succession};
+use onnxd_admin::client::{Client, Error, Reply, across_succession};
 use onnxd_proto::exit::Failure;
 
 use super::AdminArguments;
 use crate::config::admin_socket_candidates;
 
-/// Makes a call, again if a successor is just taking over from the supervisor that got it.
+/// Makes a call, and repeats it if a successor takes over meanwhile.
 ///
 /// # Errors
-/// No supervisor answers, or not as documented.
+/// No supervisor answers, or its answer is malformed.
 pub(super) fn call<T>(
     arguments: &AdminArguments,
-    mut call: impl AsyncFnMut(&Client) -> Result<Answer<T>, Error>,
-) -> Result<Answer<T>, Failure> {
+    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+) -> Result<Reply<T>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -31,7 +30,7 @@ pub(super) fn call<T>(
 fn failure(error: &Error) -> Failure {
     match error {
         Error::Unreachable { .. } => Failure::refused(format!(
-            "{error}; is `onnxd serve` running, and is --admin-socket the same?"
+            "{error}; check that `onnxd serve` is running, and pass the path of its --admin-socket"
         )),
         Error::Broken(_) | Error::NotJson(_) => Failure::refused(error.to_string()),
         Error::Unexpected(_) => Failure::internal(error.to_string()),
@@ -44,10 +43,10 @@ mod tests {
     use onnxd_engine::models::machine::events::Stop;
 
     #[test]
-    fn command_of_0_1_0_understands_that_a_successor_takes_over() {
+    fn version_0_1_0_recognizes_a_succession_by_its_message() {
         let refusal = Stop::HandingOver.refusal();
         assert_eq!(refusal.kind, RefusalKind::HandingOver);
-        // It compares this sentence, and asks again.
+        // 0.1.0 compares this text, and retries.
         assert_eq!(refusal.message, "a successor takes over; ask again");
     }
 }

@@ -1,4 +1,4 @@
-//! Documents made from the definition of the command line: completions, man pages and the reference.
+//! Generates documents from the definition of the command line: completions, man pages and the reference.
 
 use std::{
     fmt::Write as _,
@@ -68,14 +68,14 @@ pub(crate) fn man(directory: &Path) -> Result<ExitStatus, Failure> {
     for (name, page) in man_pages() {
         fs::write(directory.join(name), page).map_err(failed)?;
     }
-    Ok(ExitStatus::Fine)
+    Ok(ExitStatus::Success)
 }
 
 fn print(text: &[u8]) -> Result<ExitStatus, Failure> {
     match io::stdout().write_all(text) {
-        Ok(()) => Ok(ExitStatus::Fine),
+        Ok(()) => Ok(ExitStatus::Success),
         // The reader closed the pipe, for example `head`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitStatus::Fine),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitStatus::Success),
         Err(error) => Err(Failure::internal(format!("cannot write to standard output: {error}"))),
     }
 }
@@ -156,7 +156,7 @@ fn reference_text() -> String {
 fn reference_command(text: &mut String, command: &Command) {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
     let about = about.unwrap_or_default();
-    // The first paragraph is a heading in the help, and a sentence here.
+    // The first paragraph has no full stop in the help.
     let about = match about.split_once("\n\n") {
         Some((summary, details)) => format!("{summary}.\n\n{details}"),
         None => format!("{about}."),
@@ -243,7 +243,7 @@ fn reference_argument(text: &mut String, arg: &Arg, has_keys: bool) {
         }
     }
     let values = if takes_value { arg.get_possible_values() } else { Vec::new() };
-    // Booleans have two, which their usage shows.
+    // Booleans have values without help, which their usage shows.
     if values.iter().any(|value| value.get_help().is_some()) {
         text.push('\n');
         for value in &values {
@@ -257,7 +257,7 @@ fn reference_argument(text: &mut String, arg: &Arg, has_keys: bool) {
     }
 }
 
-/// Escapes what Markdown would take for emphasis or a tag.
+/// Escapes emphasis and tags of Markdown.
 fn prose(text: &str) -> String {
     text.replace('*', "\\*").replace('<', "\\<")
 }

@@ -1,7 +1,7 @@
-//! The command line: what each command takes, and how the terminal is written to. `serve` lives
-//! in [`crate::serve`]; the commands here are clients of the admin socket, but for [`check`], which
-//! needs no server.
+//! Defines the command line, and runs every command except `serve` ([`crate::serve`]). [`check`] and [`documents`]
+//! need no server; the others call one over its admin socket.
 
+mod arguments;
 pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod documents;
@@ -12,22 +12,22 @@ mod usage;
 
 use std::{
     io::{self, Write},
-    num::NonZeroUsize,
     path::PathBuf,
 };
 
-use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use onnxd_proto::domain::Load;
-use onnxd_proto::{
-    domain::model_name::ModelName,
-    exit::{ExitStatus, Failure},
-    generation::Generation,
-};
+use onnxd_proto::exit::{ExitStatus, Failure};
 use onnxd_telemetry::log;
 
-pub(crate) use self::usage::print_usage;
-use crate::config::{Origins, ServeArguments, boolean, cosine, count, mebibytes, seconds};
+pub(crate) use self::{
+    arguments::{
+        AdminArguments, CheckArguments, RollbackArguments, StatusArguments, UnloadArguments,
+        UpdateArguments,
+    },
+    usage::print_usage,
+};
+use crate::config::{Origins, ServeArguments};
 
 /// Serve ONNX models on CPUs and update them without downtime
 #[derive(Debug, Parser)]
@@ -121,11 +121,18 @@ Examples:
   onnxd completions fish > ~/.config/fish/completions/onnxd.fish")]
     Completions {
         /// Shell to complete in
+        ///
+        /// Example: onnxd completions bash
         #[arg(value_enum)]
         shell: Shell,
     },
     /// Write man pages into a directory
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_long_help = "\
+Examples:
+  onnxd man target/man"
+    )]
     Man {
         /// Directory to write to, created if missing
         #[arg(value_name = "DIR")]
@@ -134,176 +141,6 @@ Examples:
     /// Print docs/reference.md
     #[command(hide = true)]
     Reference,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct CheckArguments {
-    /// Model to test, DIR or file:///DIR
-    ///
-    /// Append ?file=PATH or ?variant=NAME if the directory has several model files.
-    #[arg(value_name = "DIR|URI")]
-    pub source: String,
-    /// Version to compare with, DIR or file:///DIR
-    ///
-    /// Also tests whether an update from that version to this model would be accepted.
-    #[arg(long, value_name = "DIR|URI")]
-    pub against: Option<String>,
-    /// Smallest cosine to the embeddings of --against [default: none]
-    ///
-    /// Refuses the model if its embeddings of fixed texts differ more.
-    ///
-    /// Example: --against ./released --min-cosine 0.98
-    #[arg(long, value_name = "COSINE", value_parser = cosine, requires = "against")]
-    pub min_cosine: Option<f64>,
-    /// Refuse a model that needs a guess [default: false]
-    ///
-    /// Also refuses a model whose longest text must be shortened to fit memory or time.
-    #[arg(
-        long,
-        value_name = "true|false",
-        env = "ONNXD_STRICT",
-        value_parser = boolean,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
-    pub strict: Option<bool>,
-    /// Print one line of JSON
-    #[arg(long)]
-    pub json: bool,
-    /// ONNX Runtime's shared library [default: libonnxruntime.so]
-    ///
-    /// Needs version 1.24 or newer. The default is libonnxruntime.so in the directory of the onnxd executable.
-    #[arg(long, value_name = "PATH", env = "ONNXD_ONNXRUNTIME")]
-    pub onnxruntime: Option<PathBuf>,
-    /// Executable of the workers [default: onnxd-worker]
-    ///
-    /// Must be from the same build as onnxd. The default is onnxd-worker in the directory of the onnxd executable.
-    #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
-    pub worker_binary: Option<PathBuf>,
-    /// Seconds that the check may take [default: 120]
-    ///
-    /// Raise it for large models.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_CHECK_TIMEOUT")]
-    pub check_timeout: Option<u64>,
-    /// MiB that the check may use [default: 4096]
-    ///
-    /// It also limits the longest text that the model accepts.
-    #[arg(long, value_name = "MIB", value_parser = mebibytes, env = "ONNXD_CHECK_MEMORY")]
-    pub check_memory: Option<u64>,
-    /// Request timeout of the intended server, in seconds [default: 30]
-    ///
-    /// The longest text may take at most half of it.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_REQUEST_TIMEOUT")]
-    pub request_timeout: Option<u64>,
-    /// Workers that share the memory [default: one per usable CPU]
-    ///
-    /// Pass the number of workers of the intended server.
-    #[arg(long, value_name = "N", value_parser = count::<NonZeroUsize>, env = "ONNXD_WORKERS")]
-    pub workers: Option<NonZeroUsize>,
-    /// Run the check without a sandbox [default: false]
-    ///
-    /// A malicious model can then do whatever you can. Use it only on kernels that cannot filter system calls.
-    #[arg(
-        long,
-        value_name = "true|false",
-        env = "ONNXD_NO_SANDBOX",
-        value_parser = boolean,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
-    pub no_sandbox: Option<bool>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct UpdateArguments {
-    /// Name of the served model
-    pub model: ModelName,
-    /// Source of the new version [default: the source given at start]
-    ///
-    /// Takes DIR or file:///DIR, relative to the current directory.
-    ///
-    /// Example: --from /srv/models/minilm-v2
-    #[arg(long, value_name = "URI")]
-    pub from: Option<String>,
-    /// When workers load the new version
-    #[arg(long, value_enum, default_value_t)]
-    pub load: LoadArgument,
-    /// Accept a version that failed its probation
-    ///
-    /// Such a version is quarantined, and other updates refuse it.
-    #[arg(long)]
-    pub force: bool,
-    /// Accept a version with another embedding dimension
-    ///
-    /// Vectors stored earlier cannot be compared with those of the new version.
-    #[arg(long)]
-    pub allow_dimension_change: bool,
-    #[command(flatten)]
-    pub admin: AdminArguments,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct UnloadArguments {
-    /// Name of the served model
-    pub model: ModelName,
-    #[command(flatten)]
-    pub admin: AdminArguments,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct RollbackArguments {
-    /// Name of the served model
-    pub model: ModelName,
-    /// Generation whose version to serve [default: the previous]
-    ///
-    /// The default is the newest generation with another version. `onnxd status` and the log show generations.
-    ///
-    /// Example: --to 3
-    #[arg(long, value_name = "GENERATION")]
-    pub to: Option<Generation>,
-    #[command(flatten)]
-    pub admin: AdminArguments,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct StatusArguments {
-    #[command(flatten)]
-    pub admin: AdminArguments,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct AdminArguments {
-    /// Admin socket of the server [default: onnxd-admin.sock]
-    ///
-    /// By default looks for onnxd-admin.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR and /run/onnxd.
-    ///
-    /// Example: --admin-socket /run/onnxd/onnxd-admin.sock
-    #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET")]
-    pub admin_socket: Option<PathBuf>,
-    /// Print one line of JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `--load` of `onnxd update`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(crate) enum LoadArgument {
-    /// Load before the commit, one worker at a time, while the old version serves
-    #[default]
-    Ahead,
-    /// Each worker loads after the commit, before its next inference
-    Lazy,
-}
-
-impl From<LoadArgument> for Load {
-    fn from(argument: LoadArgument) -> Self {
-        match argument {
-            LoadArgument::Ahead => Self::Ahead,
-            LoadArgument::Lazy => Self::Lazy,
-        }
-    }
 }
 
 /// Returns the definition of the command line. `-h` shows one line per flag; `--help` adds details and the variable.
@@ -330,10 +167,10 @@ fn with_variable(arg: Arg) -> Arg {
     arg.hide_env(true).long_help(format!("{help}\n\nVariable: {variable}"))
 }
 
-/// Parses the arguments of this process, and notes which flags came from variables.
+/// Parses the arguments of this process, and records which settings came from variables.
 ///
 /// # Errors
-/// The help that was asked for, or what is wrong with the command line.
+/// Help was requested, or the command line is invalid.
 pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
     let command = command();
     let mut matches = command.clone().try_get_matches()?;
@@ -346,14 +183,14 @@ pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
     Ok((Cli::from_arg_matches_mut(&mut matches)?, origins))
 }
 
-/// Prints why a command failed; gives its exit code.
+/// Prints why a command failed, and returns its exit status.
 pub(crate) fn report(failure: &Failure) -> ExitStatus {
-    log::complain(&failure.message);
+    log::print_error(&failure.message);
     failure.status
 }
 
-/// Writes one line of a command's result to standard output.
-pub(crate) fn say(line: &str) {
+/// Prints one line of a command's result to standard output.
+pub(crate) fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
@@ -361,7 +198,7 @@ pub(crate) fn say(line: &str) {
 mod tests {
     use super::*;
 
-    /// Characters of a flag's short help, which leaves room for the flag in 100 columns.
+    /// Longest short help of a flag, in characters. The flag itself must also fit into 100 columns.
     const SHORT_HELP_MAX: usize = 64;
 
     fn help(arguments: &[&str]) -> String {
@@ -375,13 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_one_line_and_every_command_an_example() {
+    fn every_flag_has_one_line_a_paragraph_and_an_example() {
         for sub in command().get_subcommands() {
             let name = sub.get_name();
             for arg in sub.get_arguments().filter(|arg| !arg.is_hide_set()) {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
                 assert!(!help.is_empty(), "{name} {}", arg.get_id());
                 assert!(help.len() <= SHORT_HELP_MAX, "{name} {}: {help}", arg.get_id());
+                let long = arg.get_long_help().map(ToString::to_string).unwrap_or_default();
+                let paragraphs: Vec<&str> = long.split("\n\n").collect();
+                let has_example = paragraphs.iter().any(|text| text.starts_with("Example: "));
+                assert!(
+                    sub.is_hide_set() || arg.get_id() == "help" || has_example,
+                    "{name} {long}"
+                );
+                assert!(!has_example || paragraphs.len() >= 2, "{name} {long}");
             }
             if !sub.is_hide_set() {
                 let examples = sub.get_after_long_help().map(ToString::to_string);
@@ -391,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn help_of_serve_groups_flags_and_shows_variables_only_in_full() {
+    fn help_of_serve_groups_flags_and_hides_variables_in_summary() {
         let (short, long) = (help(&["serve", "-h"]), help(&["serve", "--help"]));
         let headings = [
             "Models:",

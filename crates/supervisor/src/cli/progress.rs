@@ -1,25 +1,23 @@
-//! What a person sees of an update: a line for each step that is done, and on a terminal a bar
-//! for the one that runs.
+//! Shows the progress of an update: a line for each completed step and, on a terminal, a bar for the current one.
 
 use std::{io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use onnxd_proto::domain::Drift;
 
-use super::say;
+use super::print_line;
 use onnxd_proto::domain::{Outcome, Step};
 
-/// Shows steps as they come.
+/// Shows steps as they arrive.
 #[derive(Debug)]
 pub(super) struct Display {
-    /// Whether anything is shown.
     shown: bool,
-    /// On a terminal, the step that runs.
+    /// The current step, on a terminal.
     bar: Option<ProgressBar>,
 }
 
 impl Display {
-    /// A display that stays silent unless `shown`.
+    /// Returns a display that prints nothing unless `shown`.
     pub(super) fn new(shown: bool) -> Self {
         let bar = (shown && std::io::stdout().is_terminal()).then(|| {
             let bar = ProgressBar::new_spinner();
@@ -32,17 +30,17 @@ impl Display {
     /// Shows a step.
     pub(super) fn show(&self, step: &Step) {
         if let Some(bar) = &self.bar {
-            prepare(bar, step);
+            update_bar(bar, step);
         }
         if let (true, Some(line)) = (self.shown, describe(step)) {
             match &self.bar {
                 Some(bar) => bar.println(line),
-                None => say(&line),
+                None => print_line(&line),
             }
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -50,8 +48,8 @@ impl Display {
     }
 }
 
-/// Sets the bar to what runs after, or in, this step.
-fn prepare(bar: &ProgressBar, step: &Step) {
+/// Sets the bar to the step that runs now.
+fn update_bar(bar: &ProgressBar, step: &Step) {
     let counted = |template: &str, done: u64, of: u64| {
         let style = ProgressStyle::with_template(template).expect("our own templates are valid");
         bar.set_style(style.progress_chars("=> "));
@@ -75,7 +73,7 @@ fn prepare(bar: &ProgressBar, step: &Step) {
     }
 }
 
-/// The line for a step that is done.
+/// Returns the line for a completed step.
 fn describe(step: &Step) -> Option<String> {
     Some(match step {
         Step::Staging { .. } => return None,
@@ -88,18 +86,18 @@ fn describe(step: &Step) -> Option<String> {
         Step::Checked { dimension, drift, not_compiled, seconds } => {
             let drift = drift.map_or(String::new(), |drift| {
                 let Drift { min_cosine, mean_cosine, .. } = drift;
-                format!(", cosine to the serving one {mean_cosine:.4}, at least {min_cosine:.4}")
+                format!(", cosine to serving version: mean {mean_cosine:.4}, min {min_cosine:.4}")
             });
-            let plain = not_compiled
+            let uncompiled = not_compiled
                 .as_ref()
                 .map_or(String::new(), |reason| format!(", not compiled: {reason}"));
-            format!("checked  {dimension} components{drift}{plain}, {seconds:.2} s")
+            format!("checked  {dimension} dimensions{drift}{uncompiled}, {seconds:.2} s")
         }
         Step::Loaded { worker, done, of } => format!("loaded   worker {worker} ({done} of {of})"),
     })
 }
 
-/// The last line of an update.
+/// Returns the last line of an update.
 pub(super) fn summary(outcome: &Outcome) -> String {
     let Outcome { model, generation, previous_generation, version, seconds, .. } = outcome;
     let version = short(version);
@@ -108,7 +106,7 @@ pub(super) fn summary(outcome: &Outcome) -> String {
     )
 }
 
-/// As much of a version as people compare.
+/// Returns the first digits of a version.
 fn short(version: &str) -> &str {
     version.get(..12).unwrap_or(version)
 }

@@ -1,4 +1,4 @@
-//! `onnxd status`.
+//! Runs `onnxd status`.
 
 use onnxd_admin::api::{
     Guess, LoadStatus, ModelDetails, ModelStatus, Shortened, Status, SwitchFacts, Task,
@@ -6,7 +6,7 @@ use onnxd_admin::api::{
 };
 use onnxd_proto::exit::{ExitStatus, Failure};
 
-use super::{StatusArguments, client::call, say, update::refused};
+use super::{StatusArguments, client::call, print_line, update::refused};
 
 /// Prints what a supervisor serves, as two tables or as one line of JSON.
 ///
@@ -15,32 +15,34 @@ use super::{StatusArguments, client::call, say, update::refused};
 pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
     let answer = call(&arguments.admin, async |client| client.status().await)?;
     if arguments.admin.json {
-        say(&answer.json);
+        print_line(&answer.json);
     }
     match answer.result {
         Ok(status) if !arguments.admin.json => print(&status),
         Ok(_) => {}
         Err(refusal) => return Err(refused(&refusal)),
     }
-    Ok(ExitStatus::Fine)
+    Ok(ExitStatus::Success)
 }
 
 fn print(status: &Status) {
     if !status.sandbox.on {
-        say("NOT CONFINED: workers and checkers run with --no-sandbox\n");
+        print_line("NOT CONFINED: workers and checkers run with --no-sandbox\n");
     }
     table(&MODEL_COLUMNS, status.models.iter().map(model).collect());
-    say("");
+    print_line("");
     let worker = |worker| self::worker(worker, &status.models);
     table(&WORKER_COLUMNS, status.workers.iter().map(worker).collect());
     for model in &status.models {
         if let Some(details) = &model.details {
-            say(&format!("\n{}", model.name));
-            self::details(details).iter().for_each(|line| say(line));
+            print_line(&format!("\n{}", model.name));
+            self::details(details).iter().for_each(|line| print_line(line));
         }
         for version in &model.quarantined {
             let (name, version) = (&model.name, short(version));
-            say(&format!("\n{name}: version {version} failed its probation and is refused"));
+            print_line(&format!(
+                "\n{name}: version {version} failed its probation and is quarantined"
+            ));
         }
     }
 }
@@ -50,7 +52,7 @@ const MODEL_COLUMNS: [&str; 7] =
 const WORKER_COLUMNS: [&str; 7] =
     ["WORKER", "PID", "CPU", "STATE", "RESTARTS", "MEMORY", "GENERATIONS"];
 
-/// A row of the models. COSINE is the mean over the probe texts, to the generation before.
+/// Returns a row of the table of models. COSINE is the mean cosine to the previous generation over the probe texts.
 fn model(model: &ModelStatus) -> Vec<String> {
     let version = Some(short(&model.version)).filter(|version| !version.is_empty());
     vec![
@@ -64,7 +66,7 @@ fn model(model: &ModelStatus) -> Vec<String> {
     ]
 }
 
-/// How a model is run, a line for each thing there is to say.
+/// Returns lines that describe how a model is run.
 fn details(details: &ModelDetails) -> Vec<String> {
     let listed = |list: &[String]| list.join(", ");
     let length = (details.max_input_length > 0).then(|| match &details.shortened {
@@ -98,9 +100,9 @@ fn details(details: &ModelDetails) -> Vec<String> {
     parts.chain(details.guesses.iter().map(guess)).collect()
 }
 
-/// A row of the workers. MEMORY is private to the process, without the weights that workers share.
+/// Returns a row of the table of workers. MEMORY is private memory, without weights that workers share.
 fn worker(worker: &WorkerStatus, models: &[ModelStatus]) -> Vec<String> {
-    // In the order of the models, which is that of the configuration.
+    // In the order of the configuration.
     let generation = |model: &ModelStatus| {
         let generation = worker.generations.get(&model.name)?;
         let age = worker.loads.get(&model.name).map_or(String::new(), age);
@@ -118,13 +120,13 @@ fn worker(worker: &WorkerStatus, models: &[ModelStatus]) -> Vec<String> {
     ]
 }
 
-/// Since when a worker serves what it loaded.
+/// Returns how long ago a worker loaded a generation.
 fn age(load: &LoadStatus) -> String {
     let plain = if load.compiled { "" } else { ", not compiled" };
     load.seconds_ago.map_or(String::new(), |age| format!(" ({age} s ago{plain})"))
 }
 
-/// Prints rows below their headings, each column as wide as its widest cell.
+/// Prints a table whose columns are as wide as their widest cell.
 fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     let headings = headings.iter().map(ToString::to_string).collect();
     let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
@@ -134,16 +136,16 @@ fn table(headings: &[&str], rows: Vec<Vec<String>>) {
             let width = width(column).unwrap_or(0);
             format!("{cell:<width$}")
         });
-        say(cells.collect::<Vec<_>>().join("  ").trim_end());
+        print_line(cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }
 
-/// The value, or a dash if there is none.
+/// Returns the value, or a dash if it is absent.
 fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or("-".to_owned(), |value| value.to_string())
 }
 
-/// As much of a version as people compare.
+/// Returns the first digits of a version.
 fn short(version: &str) -> &str {
     version.get(..12).unwrap_or(version)
 }
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn details_are_told_where_there_are_any() {
+    fn details_show_what_is_known() {
         assert!(details(&ModelDetails::default()).is_empty());
         let words = [("text-matching".to_owned(), 4)].into();
         let switch = SwitchFacts { name: "task_id".into(), default: Some(4), values: words };

@@ -1,10 +1,10 @@
-//! `onnxd update`, `onnxd rollback` and `onnxd unload`.
+//! Runs `onnxd update`, `onnxd rollback` and `onnxd unload`.
 
 use std::env;
 
 use onnxd_admin::{
     api::{Outcome, Refusal, RollbackCall, Step, Unloaded, UpdateCall},
-    client::{Answer, Call, Client, Error},
+    client::{Call, Client, Error, Reply},
 };
 use onnxd_proto::{
     domain::SourceUri,
@@ -14,23 +14,23 @@ use onnxd_proto::{
 use super::{
     AdminArguments, RollbackArguments, UnloadArguments, UpdateArguments,
     client::call,
+    print_line,
     progress::{self, Display},
-    say,
 };
 
-/// `onnxd update MODEL`.
+/// Runs `onnxd update MODEL`.
 ///
 /// # Errors
 /// No supervisor answers, or the update is refused.
 pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
-    let from = arguments.from.as_deref().map(from_here).transpose()?;
+    let from = arguments.from.as_deref().map(absolute).transpose()?;
     let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
     let update = UpdateCall { from, load: load.into(), force, allow_dimension_change };
     let model = arguments.model.as_str();
     show(&arguments.admin, async |client| client.update(model, &update).await)
 }
 
-/// `onnxd rollback MODEL`.
+/// Runs `onnxd rollback MODEL`.
 ///
 /// # Errors
 /// No supervisor answers, or the rollback is refused.
@@ -40,10 +40,10 @@ pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Fail
     show(&arguments.admin, async |client| client.rollback(model, &rollback).await)
 }
 
-/// `onnxd unload MODEL`.
+/// Runs `onnxd unload MODEL`.
 ///
 /// # Errors
-/// No supervisor answers, or the model is not unloaded.
+/// No supervisor answers, or the unload is refused.
 pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure> {
     let model = arguments.model.as_str();
     let answer = call(&arguments.admin, async |client| client.unload(model).await)?;
@@ -53,14 +53,14 @@ pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure>
     })
 }
 
-/// Makes a path absolute: the supervisor runs in another directory.
-fn from_here(uri: &str) -> Result<String, Failure> {
+/// Makes a source's path absolute, since the supervisor runs in another directory.
+fn absolute(uri: &str) -> Result<String, Failure> {
     let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
     let uri = SourceUri::parse_in(&here, uri);
     uri.map(String::from).map_err(|error| Failure::refused(format!("--from: {error}")))
 }
 
-/// Shows the steps of an update or rollback as they arrive, and what came of it.
+/// Shows the steps of an update or rollback as they arrive, then the outcome.
 fn show(
     admin: &AdminArguments,
     mut begin: impl AsyncFnMut(&Client) -> Result<Call, Error>,
@@ -72,27 +72,27 @@ fn show(
     report(admin, answer, |outcome: &Outcome| progress::summary(outcome))
 }
 
-/// Prints the outcome, as JSON or for people.
+/// Prints the outcome as JSON or text.
 fn report<T>(
     admin: &AdminArguments,
-    answer: Answer<T>,
+    answer: Reply<T>,
     summary: impl Fn(&T) -> String,
 ) -> Result<ExitStatus, Failure> {
     if admin.json {
-        say(&answer.json);
+        print_line(&answer.json);
     }
     match answer.result {
-        Ok(_) if admin.json => Ok(ExitStatus::Fine),
+        Ok(_) if admin.json => Ok(ExitStatus::Success),
         Ok(done) => {
-            say(&summary(&done));
-            Ok(ExitStatus::Fine)
+            print_line(&summary(&done));
+            Ok(ExitStatus::Success)
         }
         Err(_) if admin.json => Ok(ExitStatus::Refused),
         Err(refusal) => Err(refused(&refusal)),
     }
 }
 
-/// Says why a supervisor did nothing.
+/// Converts a refusal by the supervisor.
 pub(super) fn refused(refusal: &Refusal) -> Failure {
     Failure::refused(format!("refused: {refusal}"))
 }

@@ -1,4 +1,4 @@
-//! What a wrong command line is answered: the flag or variable, what it expects, and an example.
+//! Prints errors of the command line: the flag or variable, what it expects, and an example.
 
 use std::{
     env,
@@ -8,19 +8,23 @@ use std::{
     process::ExitCode,
 };
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{
+    CommandFactory,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use onnxd_proto::exit::ExitStatus;
 
-use super::command;
+use super::{Cli, command};
+use crate::config::flag_example;
 
 /// Prints clap's message: help and version to standard output, errors to standard error.
 pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
     if !message.use_stderr() {
         let _ = message.print();
-        return ExitStatus::Fine.into();
+        return ExitStatus::Success.into();
     }
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    // If the message cannot be written, the exit code still tells.
+    // Ignore write errors: the exit code still reports the failure.
     let _ = match wrong_value(message, &arguments) {
         Some(reason) => {
             let reason = format!("{reason}\n\nFor more information, try '--help'.\n");
@@ -28,15 +32,13 @@ pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
         }
         None => message.print(),
     };
-    if message.kind() == ErrorKind::MissingRequiredArgument
-        && let Some(example) = example(&arguments)
-    {
-        let _ = writeln!(io::stderr(), "Example: {example}");
+    for line in hints(message, &arguments) {
+        let _ = writeln!(io::stderr(), "{line}");
     }
     ExitStatus::Usage.into()
 }
 
-/// Returns `--FLAG: expected …, got "VALUE"` for a value that a parser has refused.
+/// Returns `--FLAG: expected …, got "VALUE"` if a parser refused a value.
 fn wrong_value(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     if error.kind() != ErrorKind::ValueValidation {
         return None;
@@ -62,11 +64,12 @@ fn wrong_value(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
 fn text(error: &clap::Error, kind: ContextKind) -> Option<&str> {
     match error.get(kind)? {
         ContextValue::String(text) => Some(text),
+        ContextValue::Strings(texts) => texts.first().map(String::as_str),
         _ => None,
     }
 }
 
-/// Returns the variable of a flag, which is the same for every command.
+/// Returns the variable of a flag. It is the same for every command.
 fn variable(flag: &str) -> Option<String> {
     let long = flag.strip_prefix("--")?;
     let command = command();
@@ -82,12 +85,37 @@ fn is_given(flag: &str, arguments: &[OsString]) -> bool {
     })
 }
 
-/// Returns the first example of the command that was called.
-fn example(arguments: &[OsString]) -> Option<String> {
+/// Returns the lines that follow an error: the commands, if there is no such command, and an example.
+fn hints(error: &clap::Error, arguments: &[OsString]) -> Vec<String> {
     let command = command();
-    let called = arguments.iter().find_map(|argument| command.find_subcommand(argument))?;
-    let examples = called.get_after_long_help()?.to_string();
-    examples.lines().map(str::trim).find(|line| line.starts_with("onnxd ")).map(str::to_owned)
+    let mut hints = Vec::new();
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        let cli = Cli::command();
+        let shown = cli.get_subcommands().filter(|sub| !sub.is_hide_set());
+        let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
+        hints.push(format!("Commands: {}", names.join(", ")));
+    }
+    let called = arguments.iter().find_map(|argument| command.find_subcommand(argument));
+    let example = example(error, called.unwrap_or(&command));
+    hints.extend(example.map(|example| format!("Example: {example}")));
+    hints
+}
+
+/// Returns the example of the flag that is wrong or was probably meant, or else an example of the command.
+fn example(error: &clap::Error, command: &clap::Command) -> Option<String> {
+    let named = text(error, ContextKind::SuggestedArg).or(text(error, ContextKind::InvalidArg));
+    let long = named.and_then(|named| named.split([' ', '[', '=']).next()?.strip_prefix("--"));
+    if error.kind() != ErrorKind::MissingRequiredArgument
+        && let Some(example) = long.and_then(|long| flag_example(command, long))
+    {
+        return Some(example);
+    }
+    let help = command.get_after_long_help()?.to_string();
+    let mut examples = help.lines().map(str::trim).filter(|line| line.starts_with("onnxd "));
+    let first = examples.next()?;
+    let with_flag =
+        long.and_then(|long| examples.find(|line| line.contains(&format!("--{long} "))));
+    Some(with_flag.unwrap_or(first).to_owned())
 }
 
 #[cfg(test)]
@@ -103,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_answered_with_what_is_expected() {
+    fn wrong_value_error_says_what_is_expected() {
         for (arguments, expected) in [
             (
                 &["serve", "--workers", "0"][..],
@@ -121,12 +149,16 @@ mod tests {
         ] {
             assert_eq!(message(arguments, true), expected);
         }
+        assert_eq!(
+            message(&["rollback", "m", "--to", "x"], true),
+            r#"--to: expected the number of a generation, for example 3, got "x""#
+        );
         let message = message(&["update", "UPPER"], true);
         assert!(message.starts_with("MODEL: \"UPPER\" is not a model name"), "{message}");
     }
 
     #[test]
-    fn wrong_value_of_a_variable_is_answered_with_its_name() {
+    fn wrong_value_error_names_the_variable() {
         assert_eq!(
             message(&["serve", "--workers=0"], false),
             r#"--workers (set by ONNXD_WORKERS): expected a whole number of at least 1, got "0""#
@@ -140,8 +172,36 @@ mod tests {
     }
 
     #[test]
-    fn missing_argument_is_answered_with_an_example() {
-        let arguments = ["update".into(), "--json".into()];
-        assert_eq!(example(&arguments), Some("onnxd update minilm".to_owned()));
+    fn every_error_has_an_example() {
+        for (arguments, example) in [
+            (&["update"][..], "onnxd update minilm"),
+            (&["update", "UPPER"], "onnxd update minilm"),
+            (&["update", "m", "--from"], "--from /srv/models/minilm-v2"),
+            (&["update", "m", "--fro", "x"], "--from /srv/models/minilm-v2"),
+            (&["update", "m", "--load", "x"], "--load lazy"),
+            (
+                &["check", "/m", "--min-cosine", "0.9"],
+                "onnxd check ./candidate --against ./released --min-cosine 0.98 --strict --json",
+            ),
+            (&["completions", "fsh"], "onnxd completions bash > /etc/bash_completion.d/onnxd"),
+            (&["serve", "--workers", "0"], "--workers 4"),
+            (&["serve", "--strict=maybe"], "--strict"),
+            (&["serve", "--qqq"], "onnxd serve --model minilm=/srv/models/minilm"),
+            (&["bogus"], "onnxd serve --model minilm=/srv/models/minilm"),
+        ] {
+            let all = ["onnxd"].iter().chain(arguments);
+            let error = command().try_get_matches_from(all).unwrap_err();
+            let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
+            let hints = hints(&error, &arguments);
+            assert_eq!(hints.last(), Some(&format!("Example: {example}")), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_command_is_answered_with_the_commands() {
+        let error = command().try_get_matches_from(["onnxd", "bogus"]).unwrap_err();
+        let hints = hints(&error, &["bogus".into()]);
+        assert!(hints[0].starts_with("Commands: serve, check, update, "), "{hints:?}");
+        assert!(!hints[0].contains("reference"), "hidden commands stay hidden: {hints:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Listening addresses as flags and files give them: `HOST:PORT`, with an IP address or a name.
+//! Parses and resolves addresses to listen on: `HOST:PORT`, with an IP address or a name.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ pub(crate) enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Returns the address to bind. Of several that a name has, IPv4 wins.
+    /// Returns the address to bind. If a name has several, IPv4 is preferred.
     ///
     /// # Errors
     /// The name has no address; the message begins with `flag`.
@@ -33,11 +33,11 @@ impl ListenAddress {
         };
         let failed = |reason: &dyn fmt::Display| {
             Failure::configuration(format!(
-                "{flag}: cannot resolve {host:?}: {reason}; use a name that this machine knows, or an IP address"
+                "{flag}: cannot resolve {host:?}: {reason}; use a name that this machine can resolve, or an IP address"
             ))
         };
         let found = (host.as_str(), port).to_socket_addrs().map_err(|error| failed(&error))?;
-        // As for many other servers, `localhost` means 127.0.0.1 even if it is also ::1.
+        // As in many other servers, `localhost` means 127.0.0.1 even if it is also ::1.
         found.min_by_key(SocketAddr::is_ipv6).ok_or_else(|| failed(&"it has no address"))
     }
 }
@@ -51,7 +51,7 @@ impl FromStr for ListenAddress {
         }
         let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        // Only digits and dots: a malformed IPv4 address, which a resolver might read in its own way.
+        // A host of digits and dots is a malformed IPv4 address, which resolvers interpret differently.
         if !host.bytes().all(is_name) || !host.bytes().any(|byte| byte.is_ascii_alphabetic()) {
             return Err(EXPECTED);
         }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_names_become_socket_addresses() {
+    fn addresses_and_names_resolve() {
         assert_eq!(resolve("127.0.0.1:8080").unwrap(), "127.0.0.1:8080");
         assert_eq!(resolve("[::1]:0").unwrap(), "[::1]:0");
         assert_eq!(resolve("localhost:8080").unwrap(), "127.0.0.1:8080");
@@ -116,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn name_without_an_address_is_refused_by_flag_and_name() {
-        // A label has at most 63 bytes, so no resolver asks the network for this one.
+    fn unresolvable_name_is_refused_with_flag_and_name() {
+        // Labels have at most 63 bytes, so resolving this one sends nothing to the network.
         let name = "x".repeat(64);
         let message = resolve(&format!("{name}:80")).unwrap_err();
         assert!(message.starts_with("--listen: cannot resolve"), "{message}");

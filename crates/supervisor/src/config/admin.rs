@@ -1,6 +1,5 @@
-//! `--admin-listen` and `--admin-token-file`: whoever reaches the admin interface over TCP could make
-//! this server read any directory, so the address has to be this machine's own and the token is not
-//! to be left out.
+//! Checks `--admin-listen` and `--admin-token-file`. A caller of the admin interface can make this server read any
+//! directory. Over TCP it therefore requires a loopback address and a token.
 
 use std::{
     fmt,
@@ -18,17 +17,17 @@ use subtle::ConstantTimeEq;
 use super::ListenAddress;
 use onnxd_proto::exit::Failure;
 
-/// Bytes of a token; a shorter one could be guessed.
+/// Shortest token, in bytes. A shorter one could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
-/// Bytes of the file.
+/// Largest token file, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// The admin interface over TCP.
+/// The configuration of the admin interface over TCP.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminListen {
-    /// Of the loopback interface.
+    /// A loopback address.
     pub address: SocketAddr,
-    /// What callers have to show.
+    /// The token that callers must present.
     pub token: Token,
 }
 
@@ -43,9 +42,9 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// Whether somebody has shown it.
-    pub(crate) fn is(&self, shown: &[u8]) -> bool {
-        self.0.ct_eq(shown).into()
+    /// Returns whether a caller presented this token.
+    pub(crate) fn matches(&self, presented: &[u8]) -> bool {
+        self.0.ct_eq(presented).into()
     }
 
     #[cfg(test)]
@@ -55,10 +54,10 @@ impl Token {
 }
 
 impl AdminListen {
-    /// Checks what `--admin-listen` and `--admin-token-file` say.
+    /// Checks both settings and reads the token.
     ///
     /// # Errors
-    /// One is missing, the address can be reached from outside, or the file is no safe place.
+    /// One is missing, the address is not a loopback address, or the file is not private to its owner.
     pub(super) fn load(
         address: Option<ListenAddress>,
         file: Option<PathBuf>,
@@ -88,34 +87,43 @@ impl AdminListen {
         }
         match read_token(&file) {
             Ok(token) => Ok(Some(Self { address, token })),
-            Err(reason) => wrong(format!("--admin-token-file {}: {reason}", file.display())),
+            Err(reason) => wrong(format!("--admin-token-file: {}: {reason}", file.display())),
         }
     }
 }
 
 fn read_token(path: &Path) -> Result<Token, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
-    // Of what is open, so that it cannot be another file by the time it is read.
+    // Of the open file, which cannot be replaced before it is read.
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        return Err("this is no file with a token".into());
+        return Err(format!("expected a regular file of at most {FILE_BYTES_MAX} bytes"));
     }
     let owner = Uid::from_raw(metadata.uid());
     if !(owner == geteuid() || owner.is_root()) {
-        return Err(format!("it belongs to another user, {owner}"));
+        return Err(format!(
+            "expected the file to belong to this user or root, not to user {owner}; change it with chown"
+        ));
     }
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(format!("its mode is {mode:04o}, so that others may use it; make it 0600"));
+        return Err(format!(
+            "mode {mode:04o} lets other users access the file; run chmod 0600 on it"
+        ));
     }
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|error| error.to_string())?;
     let token = text.lines().next().unwrap_or_default().trim();
     if token.len() < TOKEN_BYTES_MIN {
-        return Err(format!("its first line has fewer than {TOKEN_BYTES_MIN} bytes"));
+        return Err(format!(
+            "expected a token of at least {TOKEN_BYTES_MIN} characters in the first line, got {}",
+            token.len()
+        ));
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("its first line has signs that no header can carry".into());
+        return Err(
+            "expected only printable ASCII characters without spaces in the first line".into()
+        );
     }
     Ok(Token(token.as_bytes().into()))
 }
@@ -144,18 +152,18 @@ mod tests {
     const GOOD: &str = "0123456789abcdef\nand a comment\n";
 
     #[test]
-    fn the_first_line_is_the_token_and_nothing_prints_it() {
+    fn token_is_the_first_line_and_is_never_printed() {
         for address in ["127.0.0.1:1", "[::1]:1", "localhost:1"] {
             let listen = load(Some(address), Some((GOOD, 0o600))).unwrap().unwrap();
-            assert!(listen.token.is(b"0123456789abcdef"));
-            assert!(!listen.token.is(b"0123456789abcdeg") && !listen.token.is(b""));
+            assert!(listen.token.matches(b"0123456789abcdef"));
+            assert!(!listen.token.matches(b"0123456789abcdeg") && !listen.token.matches(b""));
             assert!(!format!("{listen:?}").contains("0123"));
         }
         assert!(load(None, None).unwrap().is_none());
     }
 
     #[test]
-    fn what_would_leave_the_door_open_is_refused_with_the_reason() {
+    fn unsafe_admin_settings_are_refused_with_the_reason() {
         let here = Some("localhost:1");
         for (address, token, reason) in [
             (Some("0.0.0.0:1"), Some((GOOD, 0o600)), "loopback"),
@@ -164,9 +172,9 @@ mod tests {
             (None, Some((GOOD, 0o600)), "--admin-listen"),
             (here, Some((GOOD, 0o640)), "0640"),
             (here, Some((GOOD, 0o604)), "0604"),
-            (here, Some(("short\n", 0o600)), "fewer than 16"),
-            (here, Some(("", 0o600)), "fewer than 16"),
-            (here, Some(("0123456789 abcdef\n", 0o600)), "no header can carry"),
+            (here, Some(("short\n", 0o600)), "at least 16"),
+            (here, Some(("", 0o600)), "at least 16"),
+            (here, Some(("0123456789 abcdef\n", 0o600)), "printable ASCII"),
         ] {
             let message = load(address, token).unwrap_err();
             assert!(message.contains(reason), "{address:?} {token:?}: {message}");

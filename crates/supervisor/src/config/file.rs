@@ -1,4 +1,4 @@
-//! The TOML file of `--config`. Errors name the file, the line and the key.
+//! Reads the TOML file of `--config`. Errors name the file, the line and the key.
 
 use std::{collections::BTreeMap, error::Error as _, fs, ops::Range, path::Path};
 
@@ -11,10 +11,10 @@ use toml::de::DeTable;
 
 use super::{Origins, ServeArguments};
 
-/// Flags that are not keys.
+/// Flags that cannot be set in the file.
 pub(super) const FLAGS_ONLY: [&str; 2] = ["config", "check-config"];
 
-/// Reads the settings of a file, and notes where they came from.
+/// Reads the settings of a file, and records their lines in `origins`.
 ///
 /// # Errors
 /// The file cannot be read, or has an unknown key or a wrong value.
@@ -29,7 +29,7 @@ pub(super) fn read(path: &Path, origins: &mut Origins) -> Result<ServeArguments,
     Ok(settings)
 }
 
-/// What is wrong with a file.
+/// Why a file is invalid.
 #[derive(Debug)]
 struct Invalid {
     line: usize,
@@ -45,10 +45,10 @@ fn parse(text: &str) -> Result<(ServeArguments, BTreeMap<String, usize>), Invali
         reason: error.message().replace('\n', ", "),
     })?;
     let mut lines = BTreeMap::new();
-    for key in table.get_ref().keys() {
+    for (key, value) in table.get_ref() {
         let line = line(key.span().start);
         let name: &str = key.get_ref();
-        if let Some(reason) = unknown(name) {
+        if let Some(reason) = unknown(name, value.get_ref().is_table()) {
             return Err(Invalid { line, reason });
         }
         lines.insert(name.to_owned(), line);
@@ -65,28 +65,43 @@ fn parse(text: &str) -> Result<(ServeArguments, BTreeMap<String, usize>), Invali
     Ok((settings, lines))
 }
 
-/// Returns why a key is refused, if it is.
-fn unknown(key: &str) -> Option<String> {
+/// Returns why a key is refused, or `None` if it is a setting.
+fn unknown(key: &str, is_table: bool) -> Option<String> {
     if FLAGS_ONLY.contains(&key) {
-        return Some(format!("{key:?} is a flag only, remove it from the file"));
+        return Some(format!("{key:?} can only be a flag, remove it from the file"));
     }
     let command = ServeArguments::augment_args(Command::new("serve"));
     if command.get_arguments().any(|argument| argument.get_long() == Some(key)) {
         return None;
     }
+    if is_table {
+        return Some(format!(
+            "unexpected table [{key}], put all keys at the top level of the file"
+        ));
+    }
     let error = command.try_get_matches_from(["serve", &format!("--{key}")]).err();
     let similar = error.as_ref().and_then(|error| context(error, ContextKind::SuggestedArg));
     Some(match similar.and_then(|flag| flag.strip_prefix("--")) {
         Some(similar) => format!("unknown key {key:?}, did you mean {similar:?}?"),
-        None => format!("unknown key {key:?}, see `onnxd serve --help`: every flag is a key"),
+        None => format!(
+            "unknown key {key:?}, keys are the flags of `onnxd serve --help` without dashes"
+        ),
     })
 }
 
-/// Returns what the key expects. Asks the flag's own parser, so that file and flag agree.
+/// Returns the example in the help of a flag.
+pub(crate) fn flag_example(command: &Command, long: &str) -> Option<String> {
+    let argument = command.get_arguments().find(|argument| argument.get_long() == Some(long))?;
+    let help = argument.get_long_help()?.to_string();
+    help.lines().find_map(|line| line.strip_prefix("Example: ")).map(str::to_owned)
+}
+
+/// Returns what the key expects. Uses the flag's parser, so that file and flag agree.
 fn wrong_value(key: &str, text: &str, span: Range<usize>, error: &toml::de::Error) -> String {
     let value = &text[span];
     let flag = format!("--{key}={}", value.trim_matches(['"', '\'']));
     let command = ServeArguments::augment_args(Command::new("serve"));
+    let example = flag_example(&command, key);
     let refused = command.try_get_matches_from(["serve", &flag]).err().filter(|error| {
         error.kind() == ErrorKind::ValueValidation
             && context(error, ContextKind::InvalidArg)
@@ -96,7 +111,20 @@ fn wrong_value(key: &str, text: &str, span: Range<usize>, error: &toml::de::Erro
                 })
     });
     match refused.as_ref().and_then(|error| error.source()) {
-        Some(expected) => format!("{key}: {expected}, got {value}"),
+        Some(expected) => {
+            let expected = expected.to_string();
+            // Counts have no example, since a good one depends on the flag.
+            let number = example.as_deref().and_then(|flag| flag.rsplit_once(' '));
+            match number.filter(|_| expected.ends_with("at least 1")) {
+                Some((_, number)) => {
+                    format!("{key}: {expected}, for example {number}, got {value}")
+                }
+                None => format!("{key}: {expected}, got {value}"),
+            }
+        }
+        None if error.message().contains("expected a boolean") => {
+            format!("{key}: expected true or false without quotes, got {value}")
+        }
         None if error.message().contains("expected a sequence") => {
             format!("{key}: expected a list, for example [{value}], got {value}")
         }
@@ -120,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_found_with_their_lines() {
+    fn keys_are_recorded_with_their_lines() {
         let (settings, lines) = parse("# x\nworkers = 2\n\nmodel = [\n  'a=/x',\n]\n").unwrap();
         assert_eq!((settings.workers.unwrap().get(), settings.model.len()), (2, 1));
         assert_eq!(lines, BTreeMap::from([("workers".into(), 2), ("model".into(), 4)]));
@@ -131,18 +159,21 @@ mod tests {
         for (text, line, part) in [
             ("\nwrokers = 1", 2, "unknown key \"wrokers\", did you mean \"workers\"?"),
             ("state_dir = '/x'", 1, "did you mean \"state-dir\"?"),
-            ("zzz = 1", 1, "unknown key \"zzz\", see `onnxd serve --help`"),
-            ("config = '/x'", 1, "\"config\" is a flag only"),
+            ("zzz = 1", 1, "unknown key \"zzz\", keys are the flags of `onnxd serve --help`"),
+            ("[serve]\nworkers = 1", 1, "unexpected table [serve], put all keys at the top"),
+            ("config = '/x'", 1, "\"config\" can only be a flag"),
             (
                 "retention = 1\nworkers = 0",
                 2,
-                "workers: expected a whole number of at least 1, got 0",
+                "workers: expected a whole number of at least 1, for example 4, got 0",
             ),
-            ("workers = \"one\"", 1, "workers: expected a whole number of at least 1, got \"one\""),
+            ("workers = \"one\"", 1, "at least 1, for example 4, got \"one\""),
+            ("queue-limit = 0", 1, "at least 1, for example 1024, got 0"),
             ("workers = \"2\"", 1, "workers: expected a value without quotes, got \"2\""),
             ("listen = 'here'", 1, "listen: expected HOST:PORT"),
             ("min-cosine = 'x'", 1, "min-cosine: expected a number, for example 0.98, got 'x'"),
             ("check-timeout = -1", 1, "check-timeout: expected a whole number of seconds"),
+            ("strict = 'yes'", 1, "strict: expected true or false without quotes, got 'yes'"),
             ("strict = 'maybe'", 1, "strict: expected true or false, got 'maybe'"),
             ("model = 'm=/x'", 1, "model: expected a list, for example ['m=/x']"),
             ("model = [\n  'a=/x',\n  3,\n]", 3, "model: invalid type: integer `3`"),

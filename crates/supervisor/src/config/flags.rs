@@ -1,5 +1,5 @@
-//! The flags of `onnxd serve`, which are variables and keys of the configuration file as well. What
-//! they are by default and what is wrong with them is for [`Config`](super::Config).
+//! Defines the settings of `onnxd serve`: each is a flag, a variable and a key of the configuration file.
+//! [`Config`](super::Config) applies defaults and checks values.
 
 use std::{
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
@@ -14,8 +14,7 @@ use super::{
 };
 use onnxd_proto::exit::Failure;
 
-/// The settings of `serve`. Each is a flag, a variable and, under the flag's name, a key of the file.
-/// [`Config`](super::Config) has the defaults.
+/// The settings of `onnxd serve`, before defaults.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct ServeArguments {
@@ -122,6 +121,8 @@ pub(crate) struct ServeArguments {
     /// Private key of the TLS certificate as PEM
     ///
     /// Takes an unencrypted PKCS#8, PKCS#1 or SEC1 key. Needs --tls-cert.
+    ///
+    /// Example: --tls-cert /etc/onnxd/cert.pem --tls-key /etc/onnxd/key.pem
     #[arg(long, value_name = "FILE", env = "ONNXD_TLS_KEY", help_heading = "Security")]
     pub tls_key: Option<PathBuf>,
 
@@ -153,6 +154,8 @@ pub(crate) struct ServeArguments {
     ///
     /// A model that takes over such a process can then do whatever onnxd can. Use it only on kernels that cannot
     /// filter system calls. --no-sandbox=false overrides the file or the variable.
+    ///
+    /// Example: --no-sandbox
     #[arg(
         long,
         value_name = "true|false",
@@ -198,6 +201,8 @@ pub(crate) struct ServeArguments {
     ///
     /// A single request may use several CPUs while the server is otherwise idle. This shortens its latency and costs
     /// more CPU time. The default is one per worker, at most 4. 1 turns it off.
+    ///
+    /// Example: --idle-cpus 1
     #[arg(
         long,
         value_name = "N",
@@ -221,6 +226,8 @@ pub(crate) struct ServeArguments {
     /// Crashes per minute before a worker is given up [default: 10]
     ///
     /// All workers together may crash (workers + 1) / 2 times as often. Beyond that onnxd exits with code 69.
+    ///
+    /// Example: --worker-restarts 3
     #[arg(
         long,
         value_name = "N",
@@ -234,6 +241,8 @@ pub(crate) struct ServeArguments {
     ///
     /// An idle worker has as long to answer a ping. A worker that takes longer is killed and replaced. Raise it if
     /// models load slowly, for example from a network file system.
+    ///
+    /// Example: --start-timeout 300
     #[arg(
         long,
         value_name = "SECONDS",
@@ -246,6 +255,8 @@ pub(crate) struct ServeArguments {
     /// Seconds until a stopped worker is replaced [default: 2]
     ///
     /// Applies to workers that a signal or a debugger has stopped. Raise it to debug a worker.
+    ///
+    /// Example: --stopped-grace 3600
     #[arg(
         long,
         value_name = "SECONDS",
@@ -266,12 +277,16 @@ pub(crate) struct ServeArguments {
     /// Executable of the workers [default: onnxd-worker]
     ///
     /// Must be from the same build as onnxd. The default is onnxd-worker in the directory of the onnxd executable.
+    ///
+    /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY", help_heading = "Workers")]
     pub worker_binary: Option<PathBuf>,
 
     /// Seconds that checking a candidate may take [default: 120]
     ///
     /// A candidate is a version that an update brings. One that takes longer is refused. Raise it for large models.
+    ///
+    /// Example: --check-timeout 300
     #[arg(
         long,
         value_name = "SECONDS",
@@ -285,6 +300,8 @@ pub(crate) struct ServeArguments {
     ///
     /// It also limits the longest text that a model accepts. Raise it if a candidate is refused with the kind
     /// `memory`, or if `onnxd status` shows a smaller limit on tokens than the model has.
+    ///
+    /// Example: --check-memory 8192
     #[arg(
         long,
         value_name = "MIB",
@@ -313,6 +330,8 @@ pub(crate) struct ServeArguments {
     ///
     /// Also refuses models whose longest text must be shortened to fit memory or time. Without it onnxd serves them,
     /// logs what it assumed, and shows it in `onnxd status`. --strict=false overrides the file or the variable.
+    ///
+    /// Example: --strict
     #[arg(
         long,
         value_name = "true|false",
@@ -329,6 +348,8 @@ pub(crate) struct ServeArguments {
     ///
     /// If workers fail twice within this time of a commit, onnxd restores the previous version and quarantines the new
     /// one. 0 turns automatic rollback off.
+    ///
+    /// Example: --probation 300
     #[arg(
         long,
         value_name = "SECONDS",
@@ -342,6 +363,8 @@ pub(crate) struct ServeArguments {
     ///
     /// Counts from the end of the request's body, and includes waiting and inference. A client may ask for less with
     /// `x-request-timeout-ms`.
+    ///
+    /// Example: --request-timeout 60
     #[arg(
         long,
         value_name = "SECONDS",
@@ -355,6 +378,8 @@ pub(crate) struct ServeArguments {
     ///
     /// Further requests are answered 429 with retry-after. At least 32. A larger limit absorbs longer bursts, and
     /// requests wait longer.
+    ///
+    /// Example: --queue-limit 1024
     #[arg(
         long,
         value_name = "N",
@@ -367,6 +392,8 @@ pub(crate) struct ServeArguments {
     /// Inputs per request on TEI routes [default: 32]
     ///
     /// TEI is text-embeddings-inference. The routes of OpenAI and Cohere have fixed limits.
+    ///
+    /// Example: --max-client-batch-size 64
     #[arg(
         long,
         value_name = "N",
@@ -380,6 +407,8 @@ pub(crate) struct ServeArguments {
     ///
     /// At the limit, a new connection closes the one that has been idle longest. The limit on file descriptors may
     /// allow fewer; onnxd raises it as far as it may.
+    ///
+    /// Example: --max-connections 1000
     #[arg(
         long,
         value_name = "N",
@@ -393,6 +422,8 @@ pub(crate) struct ServeArguments {
     ///
     /// After SIGTERM or SIGINT onnxd finishes accepted requests for this long. Keep it below the time that systemd or
     /// the container runtime waits before SIGKILL.
+    ///
+    /// Example: --drain-timeout 10
     #[arg(
         long,
         value_name = "SECONDS",
@@ -406,6 +437,8 @@ pub(crate) struct ServeArguments {
     ///
     /// SIGUSR2 starts a successor, the process that replaces this one. If it takes longer it is killed, and this
     /// process continues to serve.
+    ///
+    /// Example: --succession-timeout 600
     #[arg(
         long,
         value_name = "SECONDS",
@@ -417,8 +450,8 @@ pub(crate) struct ServeArguments {
 
     /// Directory of versions [default: $STATE_DIRECTORY]
     ///
-    /// Holds the versions of every model and the record of its generations. Only one server may use it at a time. Without $STATE_DIRECTORY, which systemd sets, the default is
-    /// $XDG_STATE_HOME/onnxd or ~/.local/state/onnxd.
+    /// Holds the versions of every model and the record of its generations. Only one server may use it at a time.
+    /// Without $STATE_DIRECTORY, which systemd sets, the default is $XDG_STATE_HOME/onnxd or ~/.local/state/onnxd.
     ///
     /// Example: --state-dir /var/lib/onnxd
     #[arg(long, value_name = "DIR", env = "ONNXD_STATE_DIR", help_heading = "State")]
@@ -427,6 +460,8 @@ pub(crate) struct ServeArguments {
     /// Versions of each model kept for rollback [default: 3]
     ///
     /// Each version takes as much disk space as its files and its compiled form.
+    ///
+    /// Example: --retention 5
     #[arg(
         long,
         value_name = "N",
@@ -440,6 +475,8 @@ pub(crate) struct ServeArguments {
     ///
     /// json writes one object per line, for workers as well. ONNXD_LOG filters the log, for example info or
     /// onnxd=debug.
+    ///
+    /// Example: --log-format json
     #[arg(
         long,
         value_name = "text|json",
@@ -462,6 +499,8 @@ pub(crate) struct ServeArguments {
     ///
     /// Exits with 0 if the configuration is valid. Otherwise prints the first error and exits with 78, or with 64 if
     /// the command line is wrong. Starts and binds nothing.
+    ///
+    /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]
     #[serde(skip)]
     pub check_config: bool,
@@ -469,32 +508,32 @@ pub(crate) struct ServeArguments {
 
 /// A setting that may be absent.
 trait Setting {
-    /// This setting, or the other one if it is absent.
-    fn or_else_from(self, other: Self) -> Self;
+    /// Returns this setting, or `other` if it is absent.
+    fn or_from(self, other: Self) -> Self;
 }
 
 impl<T> Setting for Option<T> {
-    fn or_else_from(self, other: Self) -> Self {
+    fn or_from(self, other: Self) -> Self {
         self.or(other)
     }
 }
 
 impl<T> Setting for Vec<T> {
-    fn or_else_from(self, other: Self) -> Self {
+    fn or_from(self, other: Self) -> Self {
         if self.is_empty() { other } else { self }
     }
 }
 
-/// Lays settings over others. A setting that is missing in the list does not compile.
+/// Merges two sets of settings, the first of which wins. Does not compile if the list lacks a setting.
 macro_rules! overlay {
     ($over:expr, $under:expr; $($setting:ident)+) => {{
         let (over, under): (ServeArguments, ServeArguments) = ($over, $under);
-        // These two are flags alone.
+        // These two are flags only.
         let ServeArguments { config, check_config, $($setting),+ } = over;
         ServeArguments {
             config,
             check_config,
-            $($setting: $setting.or_else_from(under.$setting)),+
+            $($setting: $setting.or_from(under.$setting)),+
         }
     }};
 }
@@ -519,7 +558,7 @@ impl ServeArguments {
         }
     }
 
-    /// These settings, and where they are absent those of the file.
+    /// Returns these settings, with those of the file where they are absent.
     fn over(self, file: Self) -> Self {
         overlay!(
             self, file;

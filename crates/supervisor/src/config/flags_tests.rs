@@ -4,7 +4,7 @@ use clap::{Args, Command, FromArgMatches};
 
 use super::{file::FLAGS_ONLY, *};
 
-/// Every setting: its key, a value in a file, and another value as a flag.
+/// Every setting: its key, a value for the file, and another value for the flag.
 const SETTINGS: [(&str, &str, &str); 36] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
@@ -71,19 +71,23 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
 }
 
 #[test]
-fn every_flag_wins_over_the_file_and_the_file_over_the_default() {
+fn flag_wins_over_file_and_file_over_default() {
     for (key, in_file, as_flag) in SETTINGS {
         let file: ServeArguments = toml::from_str(&format!("{key} = {in_file}")).unwrap();
         let flag = flags(&[format!("--{key}={as_flag}")]);
-        assert_ne!(file, ServeArguments::default(), "{key}: the file says something");
-        assert_ne!(file, flag, "{key}: the flag says something else");
-        assert_eq!(ServeArguments::default().over(file.clone()), file, "{key}: the file counts");
+        assert_ne!(file, ServeArguments::default(), "{key}: the file sets a value");
+        assert_ne!(file, flag, "{key}: the flag sets another value");
+        assert_eq!(
+            ServeArguments::default().over(file.clone()),
+            file,
+            "{key}: the file wins over the default"
+        );
         assert_eq!(flag.clone().over(file), flag, "{key}: the flag wins");
     }
 }
 
 #[test]
-fn boolean_flag_needs_no_value_and_takes_one() {
+fn boolean_flag_takes_an_optional_value() {
     for (argument, expected) in [
         ("--no-sandbox", true),
         ("--no-sandbox=true", true),

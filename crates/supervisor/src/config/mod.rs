@@ -1,6 +1,5 @@
-//! The configuration of `onnxd serve`: flags, `ONNXD_*` variables and a TOML file become one
-//! checked [`Config`] before anything is bound or started. A flag wins over a variable, a
-//! variable over the file, the file over the default.
+//! Combines flags, `ONNXD_*` variables and a TOML file into one checked [`Config`], before `serve` binds or starts
+//! anything. A flag wins over a variable, a variable over the file, the file over the default.
 
 mod address;
 mod admin;
@@ -25,51 +24,52 @@ use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
+    file::flag_example,
     flags::ServeArguments,
     origins::Origins,
     paths::{admin_socket_candidates, executable_file},
-    values::{boolean, cosine, count, mebibytes, seconds},
+    values::{boolean, cosine, count, generation, mebibytes, seconds},
 };
 use crate::transport::edge::{self, EdgeConfig};
 use onnxd_engine::models::registry::ModelSource;
 use onnxd_engine::{models::update::checker::CheckLimits, pool::Supervision};
 use onnxd_proto::exit::Failure;
 
-/// Ten years.
+/// Longest duration, ten years. A longer one might overflow when added to a time.
 const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
-/// Inputs of one request to the routes of text-embeddings-inference, unless told otherwise.
+/// Default of `--max-client-batch-size`.
 const CLIENT_BATCH: usize = 32;
-/// Texts that may wait or be computed at once, unless told otherwise.
+/// Default of `--queue-limit`.
 const QUEUE_LIMIT: usize = 512;
-/// CPUs of a request while the server is otherwise idle, unless told otherwise.
+/// Default of `--idle-cpus`.
 const IDLE_CPUS: usize = 4;
-/// Versions of each model that are kept, unless told otherwise.
+/// Default of `--retention`.
 const RETENTION: usize = 3;
-/// Seconds from a request's body to its answer, unless told otherwise.
+/// Default of `--request-timeout`, in seconds.
 const REQUEST_TIMEOUT: u64 = 30;
-/// Restarts of a worker within a minute, unless told otherwise.
+/// Default of `--worker-restarts`.
 const WORKER_RESTARTS: u32 = 10;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// In the order given; the first answers requests that name none.
+    /// In the configured order. The first answers requests that name none.
     pub models: Vec<ModelSource>,
-    /// Where HTTP is served.
+    /// Address for HTTP.
     pub listen: SocketAddr,
-    /// Where gRPC is served, if it is.
+    /// Address for gRPC, if it is on.
     pub grpc_listen: Option<SocketAddr>,
-    /// Who may ask, from where and over what.
+    /// API keys, web origins and TLS.
     pub edge: EdgeConfig,
     /// Absolute.
     pub admin_socket: PathBuf,
-    /// The admin interface over TCP, where it is wanted.
+    /// The admin interface over TCP, if it is on.
     pub admin_listen: Option<AdminListen>,
     /// Absolute.
     pub state_dir: PathBuf,
-    /// `None`: one for each CPU.
+    /// `None`: one per usable CPU.
     pub workers: Option<NonZeroUsize>,
-    /// What a worker may use before it is recycled.
+    /// Private memory at which a worker is recycled.
     pub worker_memory_bytes: Option<u64>,
     /// CPUs for a single request while the server is otherwise idle.
     pub idle_cpus: usize,
@@ -77,38 +77,39 @@ pub(crate) struct Config {
     pub onnxruntime: PathBuf,
     /// Absolute.
     pub worker_binary: PathBuf,
-    /// From SIGTERM to the end of accepted requests.
+    /// How long accepted requests may take after SIGTERM.
     pub drain_timeout: Duration,
-    /// How long workers are waited for, and how often they are started again.
+    /// Timeouts and restart limit of workers.
     pub supervision: Supervision,
-    /// `None`: as many as descriptors allow, within reason.
+    /// `None`: the default, or fewer if the limit on descriptors is low.
     pub max_connections: Option<NonZeroUsize>,
-    /// From a successor's start until it is ready.
+    /// How long a successor may take until it is ready.
     pub succession_timeout: Duration,
-    /// From a request's body to its answer.
+    /// How long a request may take after its body has arrived.
     pub request_timeout: Duration,
-    /// Texts that may wait or be computed at once.
+    /// Inputs of one model that may wait or run.
     pub queue_limit: usize,
+    /// Inputs per request on TEI routes.
     pub max_client_batch_size: usize,
-    /// For one check.
+    /// Limits of one check.
     pub check: CheckLimits,
-    /// From a commit to the end of its probation.
+    /// How long after a commit failures roll it back.
     pub probation: Duration,
-    /// Versions of each model that are kept.
+    /// Versions of each model to keep.
     pub retention: usize,
     /// Whether workers and checkers are confined.
     pub sandbox: bool,
 }
 
 impl Config {
-    /// Checks everything that can be checked without starting anything. `settings` are flags and
-    /// variables [with those of the file](ServeArguments::with_file).
+    /// Applies defaults and checks everything that needs no running server. `settings` include
+    /// [those of the file](ServeArguments::with_file).
     ///
     /// # Errors
-    /// The first setting that cannot work, by name.
+    /// A setting is invalid. The message names its flag.
     pub(crate) fn load(settings: ServeArguments) -> Result<Self, Failure> {
         let (check, supervision) = (check_limits(&settings), supervision(&settings));
-        let models = models::served(&settings.model, &settings.model_alias)?;
+        let models = models::parse(&settings.model, &settings.model_alias)?;
         Ok(Self {
             models: preload::mark(models, &settings.preload)?,
             listen: match &settings.listen {
@@ -161,18 +162,18 @@ impl Config {
     }
 }
 
-/// A duration in seconds, cut to what can be added to any time.
+/// Returns a duration of some seconds, at most [`SECONDS_MAX`].
 fn duration(given: Option<u64>, default: u64) -> Duration {
     Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }
 
-/// What a check may use and what it demands, but for each worker's memory.
+/// Returns the limits of a check, except each worker's memory.
 pub(crate) fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
         timeout: duration(settings.check_timeout, 120),
         memory_bytes: settings.check_memory.unwrap_or(4096) << 20,
         min_cosine: settings.min_cosine,
-        // Known when workers are counted.
+        // Set when the number of workers is known.
         worker_bytes: None,
         text_time: duration(settings.request_timeout, REQUEST_TIMEOUT) / 2,
         strict: settings.strict.unwrap_or(false),
@@ -191,17 +192,17 @@ fn bytes(mebibytes: NonZeroU64) -> u64 {
     mebibytes.get().saturating_mul(1 << 20)
 }
 
-/// Merges `--idle-cpus` and its former name, `--alone-cpus`, which works for one more release.
+/// Returns the value of `--idle-cpus` or of its former name, `--alone-cpus`, which works for one more release.
 fn idle_cpus(given: Option<NonZeroUsize>, former: Option<NonZeroUsize>) -> Result<usize, Failure> {
     if given.is_some() && former.is_some() {
         return Err(Failure::configuration(
-            "--idle-cpus and --alone-cpus are the new and the former name of one setting: remove --alone-cpus",
+            "--alone-cpus is the former name of --idle-cpus, pass only --idle-cpus",
         ));
     }
     Ok(given.or(former).map_or(IDLE_CPUS, Into::into))
 }
 
-/// A request with as many inputs as are allowed must fit an empty queue.
+/// Checks that the largest request fits an empty queue.
 fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
     match given.map_or(QUEUE_LIMIT, Into::into) {
         limit if limit < GROUP_ITEMS_MAX => Err(Failure::configuration(format!(

@@ -1,4 +1,4 @@
-//! Where each setting came from, so that errors can name the variable, or the file and line.
+//! Records where each setting came from, so that errors can name the variable, or the file and line.
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +15,12 @@ enum Origin {
     File { path: PathBuf, line: usize },
 }
 
-/// The origin of every setting that was given, by the flag's name without dashes.
+/// The origin of every given setting, by the flag's name without dashes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
-    /// Returns which flags of `command` came from the command line and which from variables.
+    /// Returns the origins of the flags of `command`: the command line or variables.
     pub(crate) fn of(command: &Command, matches: &ArgMatches) -> Self {
         let origin = |argument: &clap::Arg| {
             let origin = match matches.value_source(argument.get_id().as_str())? {
@@ -42,7 +42,7 @@ impl Origins {
         }
     }
 
-    /// Adds to each flag that the message mentions where its value came from, unless it is a flag.
+    /// Adds the origin to each flag in the message, unless it came from the command line.
     pub(crate) fn explain(&self, failure: Failure) -> Failure {
         Failure { message: self.explained(&failure.message), ..failure }
     }

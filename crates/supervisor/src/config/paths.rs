@@ -1,5 +1,5 @@
-//! Where files and sockets are that nobody named: what systemd and the XDG Base Directory
-//! Specification set as variables, and the directory of this executable.
+//! Default locations: from variables of systemd and the XDG Base Directory Specification, and the directory of this
+//! executable.
 
 use std::{
     env, fs,
@@ -8,19 +8,19 @@ use std::{
 
 use onnxd_proto::exit::Failure;
 
-/// A path that does not depend on where a process stands.
+/// Makes a path absolute.
 ///
 /// # Errors
-/// There is no such path.
+/// The path is empty, or the current directory is unknown.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)
         .map_err(|error| Failure::configuration(format!("{:?}: {error}", path.display())))
 }
 
-/// A file that is given by a flag or stands beside this executable.
+/// Returns the file that a flag names, or the file `beside` in the directory of this executable.
 ///
 /// # Errors
-/// It is not there.
+/// It is not a regular file.
 pub(crate) fn executable_file(
     flag: &str,
     given: Option<PathBuf>,
@@ -29,14 +29,18 @@ pub(crate) fn executable_file(
     let path = match given {
         Some(path) => absolute(&path)?,
         None => env::current_exe()
-            .map_err(|error| Failure::internal(format!("own executable: {error}")))?
+            .map_err(|error| {
+                Failure::internal(format!("cannot find the directory of onnxd: {error}"))
+            })?
             .with_file_name(beside),
     };
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => Ok(path),
-        Ok(_) => Err(Failure::configuration(format!("{flag}: {} is no file", path.display()))),
+        Ok(_) => {
+            Err(Failure::configuration(format!("{flag}: {} is not a regular file", path.display())))
+        }
         Err(error) => Err(Failure::configuration(format!(
-            "{flag}: {}: {error}; give the file by {flag} PATH",
+            "{flag}: cannot find {}: {error}; pass the file with {flag} PATH",
             path.display()
         ))),
     }
@@ -44,22 +48,22 @@ pub(crate) fn executable_file(
 
 const ADMIN_SOCKET: &str = "onnxd-admin.sock";
 
-/// Where a supervisor that was told nothing puts its admin socket.
+/// Returns the default of `--admin-socket` for `onnxd serve`.
 ///
 /// # Errors
-/// No variable names a directory for it.
+/// Neither variable is set.
 pub(super) fn default_admin_socket() -> Result<PathBuf, Failure> {
     ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().find_map(directory_variable).map_or_else(
         || {
             Err(Failure::configuration(
-                "neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set: say where the admin socket goes by --admin-socket PATH",
+                "--admin-socket: no default, since neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set; pass --admin-socket PATH, for example ./onnxd-admin.sock",
             ))
         },
         |directory| Ok(directory.join(ADMIN_SOCKET)),
     )
 }
 
-/// Where a client that was told nothing looks for the admin socket, in this order.
+/// Returns where commands look for the admin socket by default, in this order.
 pub(crate) fn admin_socket_candidates() -> Vec<PathBuf> {
     ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"]
         .into_iter()
@@ -69,17 +73,17 @@ pub(crate) fn admin_socket_candidates() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Where a supervisor that was told nothing keeps versions.
+/// Returns the default of `--state-dir`.
 ///
 /// # Errors
-/// No variable names a directory for them.
+/// None of the variables is set.
 pub(super) fn default_state_dir() -> Result<PathBuf, Failure> {
     directory_variable("STATE_DIRECTORY")
         .or_else(|| directory_variable("XDG_STATE_HOME").map(|home| home.join("onnxd")))
         .or_else(|| directory_variable("HOME").map(|home| home.join(".local/state/onnxd")))
         .ok_or_else(|| {
             Failure::configuration(
-                "none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set: say where versions are kept by --state-dir DIR",
+                "--state-dir: no default, since none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set; pass --state-dir DIR, for example /var/lib/onnxd",
             )
         })
 }

@@ -1,17 +1,17 @@
-//! `--preload`: which models are loaded at start.
+//! Applies `--preload`: which models are loaded at start.
 
 use onnxd_engine::models::registry::ModelSource;
 use onnxd_proto::exit::Failure;
 
-/// Marks the models that are loaded at start; `given` is what `--preload` says.
+/// Marks the models to load at start. `given` is the value of `--preload`.
 ///
 /// # Errors
-/// It names a model that is not served, or `all` or `none` together with others.
+/// A name is not that of a model, or `all` or `none` is combined with other values.
 pub(super) fn mark(
     models: Vec<ModelSource>,
     given: &[String],
 ) -> Result<Vec<ModelSource>, Failure> {
-    let wrong = |reason: String| Failure::configuration(format!("--preload: {reason}"));
+    let invalid = |reason: String| Failure::configuration(format!("--preload: {reason}"));
     let all = match given {
         [] => true,
         [one] if one == "all" => true,
@@ -19,12 +19,13 @@ pub(super) fn mark(
         names => {
             for name in names {
                 if name == "all" || name == "none" {
-                    return Err(wrong(format!("`{name}` stands alone or not at all")));
+                    return Err(invalid(format!("`{name}` cannot be combined with other values")));
                 }
                 if !models.iter().any(|model| model.name.as_str() == name) {
-                    let served: Vec<&str> = models.iter().map(|m| m.name.as_str()).collect();
-                    let served = served.join(", ");
-                    return Err(wrong(format!("no model is called `{name}`; there are: {served}")));
+                    let names = super::models::names(&models);
+                    return Err(invalid(format!(
+                        "no model is named {name:?}; the models are: {names}"
+                    )));
                 }
             }
             false
@@ -53,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn all_none_or_those_that_are_named_are_loaded_at_start() {
+    fn all_none_or_the_named_models_are_loaded_at_start() {
         assert_eq!(preloaded(&[]), Ok(vec![true, true]));
         assert_eq!(preloaded(&["all"]), Ok(vec![true, true]));
         assert_eq!(preloaded(&["none"]), Ok(vec![false, false]));
@@ -62,8 +63,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_served_is_refused_with_those_that_are() {
-        assert!(preloaded(&["a", "c"]).unwrap_err().contains("`c`; there are: a, b"));
-        assert!(preloaded(&["a", "none"]).unwrap_err().contains("stands alone"));
+    fn unknown_name_is_refused_with_the_known_ones() {
+        assert!(preloaded(&["a", "c"]).unwrap_err().contains("\"c\"; the models are: a, b"));
+        assert!(preloaded(&["a", "none"]).unwrap_err().contains("cannot be combined"));
     }
 }

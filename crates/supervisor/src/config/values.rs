@@ -1,8 +1,10 @@
-//! Parsers of single values. Their errors say what is expected; the caller adds flag and value.
+//! Parses single values. Errors say what is expected; the caller adds the flag and the value.
 
 use std::str::FromStr;
 
-/// Parses a flag or variable that is on or off. An empty variable is off, as if it were unset.
+use onnxd_proto::generation::Generation;
+
+/// Parses a boolean. An empty variable means false, as if it were unset.
 pub(crate) fn boolean(text: &str) -> Result<bool, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
@@ -18,6 +20,11 @@ pub(crate) fn count<T: FromStr>(text: &str) -> Result<T, &'static str> {
 
 pub(crate) fn seconds(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|_| "expected a whole number of seconds, for example 30")
+}
+
+/// Parses the number of a generation.
+pub(crate) fn generation(text: &str) -> Result<Generation, &'static str> {
+    text.parse().map_err(|_| "expected the number of a generation, for example 3")
 }
 
 pub(crate) fn mebibytes(text: &str) -> Result<u64, &'static str> {

@@ -1,6 +1,5 @@
-//! What the supervisor says and does about confinement at its start. Workers and checkers confine
-//! themselves (`worker/src/sandbox/`); this process, whose sockets, files and children are its
-//! work, only gives up what it will never need.
+//! Drops the supervisor's privileges at start, and reports what the kernel lacks to confine workers. Workers and
+//! checkers confine themselves (`worker/src/sandbox/`). This process needs its sockets, files and children.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
@@ -8,17 +7,16 @@ use landlock::{
 };
 use nix::{sys::prctl, unistd::geteuid};
 
-/// Gives up privileges that a program could bring, and says what is missing. Called before there
-/// is a second thread.
+/// Drops privileges, and warns if workers are not fully confined. Called before a second thread starts.
 pub(crate) fn begin(sandbox: bool) {
-    give_up_privileges();
+    drop_privileges();
     if geteuid().is_root() {
-        tracing::warn!("running as root, which is not needed: any user will do");
+        tracing::warn!("running as root, which onnxd does not need: run it as another user");
     }
     if !sandbox {
         tracing::warn!(
-            "--no-sandbox: workers and checkers are NOT CONFINED; whoever takes over one of them by \
-             a model or a request can do what onnxd can"
+            "--no-sandbox: workers and checkers are NOT CONFINED; a model or request that takes over \
+             one of them can do whatever onnxd can"
         );
         return;
     }
@@ -26,36 +24,36 @@ pub(crate) fn begin(sandbox: bool) {
     if !missing.is_empty() {
         tracing::warn!(
             missing = missing.join(", "),
-            "this kernel does not offer all of the confinement; the rest of it is applied"
+            "this kernel lacks parts of the sandbox, applying the rest"
         );
     }
 }
 
-/// What this process starts, a successor of its own as well, gets what it has and no more.
-pub(crate) fn give_up_privileges() {
+/// Prevents child processes, including a successor, from gaining privileges.
+pub(crate) fn drop_privileges() {
     if let Err(error) = prctl::set_no_new_privs() {
-        tracing::warn!(%error, "programs that are started may gain privileges");
+        tracing::warn!(%error, "cannot set no_new_privs, child processes may gain privileges");
     }
 }
 
-/// A part of Landlock, and what it is to a worker.
-type Part = (&'static str, fn(Ruleset) -> Result<Ruleset, RulesetError>);
+/// The name of a Landlock feature, and a function that requires it.
+type Feature = (&'static str, fn(Ruleset) -> Result<Ruleset, RulesetError>);
 
-/// In the order in which kernels got them.
-const PARTS: [Part; 6] = [
+/// The features that workers use, oldest first.
+const FEATURES: [Feature; 6] = [
     ("Landlock", |rules| rules.handle_access(AccessFs::from_all(ABI::V1))),
-    ("Landlock's rule for links between directories", |rules| rules.handle_access(AccessFs::Refer)),
-    ("Landlock's rule for truncating", |rules| rules.handle_access(AccessFs::Truncate)),
-    ("Landlock's rules for ports", |rules| rules.handle_access(AccessNet::from_all(ABI::V4))),
-    ("Landlock's rule for devices", |rules| rules.handle_access(AccessFs::IoctlDev)),
-    ("Landlock's scopes", |rules| rules.scope(Scope::from_all(ABI::V6))),
+    ("Landlock: links between directories", |rules| rules.handle_access(AccessFs::Refer)),
+    ("Landlock: truncation", |rules| rules.handle_access(AccessFs::Truncate)),
+    ("Landlock: TCP ports", |rules| rules.handle_access(AccessNet::from_all(ABI::V4))),
+    ("Landlock: device ioctls", |rules| rules.handle_access(AccessFs::IoctlDev)),
+    ("Landlock: scopes", |rules| rules.scope(Scope::from_all(ABI::V6))),
 ];
 
-/// What of a worker's confinement this kernel does not know, by name. Without seccomp no worker
+/// Returns the names of the features that this kernel lacks. seccomp is not among them: without it no worker
 /// starts.
 pub(crate) fn missing() -> Vec<&'static str> {
-    // Nothing is restricted by this: the rules are made and let go.
+    // Creates rules without applying them.
     let strict = || Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    let lacks = |(_, add): &&Part| add(strict()).and_then(Ruleset::create).is_err();
-    PARTS.iter().filter(lacks).map(|(name, _)| *name).collect()
+    let lacks = |(_, add): &&Feature| add(strict()).and_then(Ruleset::create).is_err();
+    FEATURES.iter().filter(lacks).map(|(name, _)| *name).collect()
 }

@@ -1,15 +1,14 @@
-//! How many files and sockets this process may have open, and how many of them connections may
-//! take. Called once, at the start.
+//! Raises the limit on file descriptors, and derives the number of connections from it. Called once, at start.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Descriptors that connections leave to workers, files, updates and the admin interface, where
-/// there are enough; half of all where there are not.
+/// Descriptors reserved for workers, files, updates and the admin interface. If the limit is small, half of it is
+/// reserved instead.
 const RESERVE: u64 = 2048;
-/// Connections at once unless told otherwise. Each may cost some kilobytes.
+/// Default of `--max-connections`. Each connection takes some kilobytes.
 const CONNECTIONS: u64 = 16_384;
 
-/// Raises the limit as far as this process may, and answers what it is then.
+/// Raises the limit on descriptors as far as this process may, and returns it.
 pub(crate) fn raise() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_err() {
@@ -18,14 +17,18 @@ pub(crate) fn raise() -> u64 {
     hard
 }
 
-/// How many connections there may be at once, of so many descriptors.
+/// Returns the number of connections that a limit on descriptors allows, at most `wanted`.
 pub(crate) fn connections(descriptors: u64, wanted: Option<usize>) -> usize {
-    let room = descriptors - RESERVE.min(descriptors / 2);
+    let available = descriptors - RESERVE.min(descriptors / 2);
     let wanted = wanted.map_or(CONNECTIONS, |wanted| wanted as u64);
-    if wanted > room && wanted != CONNECTIONS {
-        tracing::warn!(wanted, possible = room, "--max-connections: too few descriptors");
+    if wanted > available && wanted != CONNECTIONS {
+        tracing::warn!(
+            wanted,
+            possible = available,
+            "--max-connections exceeds the limit on file descriptors, raise it with ulimit -n or LimitNOFILE="
+        );
     }
-    usize::try_from(wanted.min(room)).unwrap_or(usize::MAX).max(1)
+    usize::try_from(wanted.min(available)).unwrap_or(usize::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -33,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_descriptors_to_others() {
+    fn connections_leave_descriptors_for_workers_and_files() {
         for (descriptors, wanted, connections_max) in [
             (1 << 20, None, 16_384),
             (1 << 20, Some(100_000), 100_000),

@@ -1,8 +1,7 @@
-//! Descriptors that were open when this process began: from systemd's socket activation
-//! (sd_listen_fds(3)), or from the supervisor that this one succeeds. Nothing else in this
-//! executable knows their numbers; [`crate::serve`] says what becomes of them.
+//! Takes ownership of inherited descriptors: from systemd's socket activation (sd_listen_fds(3)), or from the
+//! predecessor. [`crate::serve`] uses them. No other file knows their numbers.
 
-// The only file that turns a number into an owned descriptor; no safe function can do that.
+// Turns a number into an owned descriptor, which no safe function can do.
 #![allow(unsafe_code)]
 
 use std::{
@@ -19,77 +18,75 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use onnxd_proto::exit::Failure;
 
-/// What a predecessor names its descriptors in, in their order and separated by colons.
+/// Variable in which a predecessor names the descriptors it passes, in order and separated by colons.
 pub(crate) const SUCCESSION: &str = "ONNXD_SUCCESSION_FDS";
-/// The first descriptor, as systemd has it.
+/// Number of the first descriptor, the same as systemd's.
 pub(crate) const FIRST: RawFd = 3;
-/// More than anybody passes.
+/// Most descriptors that systemd may pass.
 const DESCRIPTORS_MAX: usize = 16;
 
-/// The listening socket for everybody.
+/// The listening socket for HTTP.
 pub(crate) const PUBLIC: &str = "public";
-/// That for gRPC.
+/// The listening socket for gRPC.
 pub(crate) const GRPC: &str = "grpc";
-/// That of the admin interface over TCP.
+/// The listening socket of the admin interface over TCP.
 pub(crate) const ADMIN_TCP: &str = "admin-tcp";
 /// The lock of the state directory.
 pub(crate) const LOCK: &str = "lock";
-/// What follows the name of a socket that came from systemd, in [`SUCCESSION`].
+/// Suffix in [`SUCCESSION`] of a socket that systemd passed.
 const ACTIVATED: &str = "@activated";
 /// The channel to the predecessor.
 pub(crate) const HANDOVER: &str = "handover";
 
-/// What was inherited.
+/// The inherited descriptors.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     sockets: Vec<Socket>,
-    /// The state directory's lock, held.
+    /// The lock of the state directory, which is already held.
     pub lock: Option<File>,
-    /// To the supervisor that this one succeeds.
+    /// The channel to the predecessor, if this process is a successor.
     pub handover: Option<UnixStream>,
 }
 
-/// A listening socket.
+/// An inherited listening socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    /// What it is for.
     name: String,
     pub listener: TcpListener,
-    /// Whether it came from systemd, to this process or to the first of those that it succeeds: then it
-    /// is where the unit says, whatever the configuration names.
+    /// Whether systemd passed it, to this process or to the first predecessor. Its address is then the unit's,
+    /// whatever the configuration says.
     pub activated: bool,
 }
 
-/// What a predecessor calls a descriptor: its name, and whether systemd had passed it.
-pub(crate) fn announce(name: &str, activated: bool) -> String {
+/// Returns the entry of a descriptor in [`SUCCESSION`].
+pub(crate) fn entry(name: &str, activated: bool) -> String {
     if activated { format!("{name}{ACTIVATED}") } else { name.to_owned() }
 }
 
 impl Inherited {
-    /// Takes what is there. Called once, before anything else of this process has opened a
-    /// descriptor.
+    /// Takes ownership of the descriptors. Called once, before this process opens any.
     ///
     /// # Errors
-    /// What was announced is not there, or nobody knows what it is for.
+    /// A descriptor is not open or not a socket, or `LISTEN_FDS` or `LISTEN_FDNAMES` is invalid.
     pub(crate) fn take() -> Result<Self, Failure> {
-        let mut taken = Self::default();
-        for (place, name) in announced()?.into_iter().enumerate() {
-            let descriptor = FIRST + RawFd::try_from(place).unwrap_or(RawFd::MAX);
+        let mut inherited = Self::default();
+        for (index, name) in names()?.into_iter().enumerate() {
+            let descriptor = FIRST + RawFd::try_from(index).unwrap_or(RawFd::MAX);
             let wrong = |reason: &dyn std::fmt::Display| {
-                let message = format!("the inherited descriptor {descriptor}, {name}: {reason}");
+                let message = format!("inherited descriptor {descriptor} ({name}): {reason}");
                 Failure::configuration(message)
             };
-            // The link is not followed, so that it does not matter what it is.
+            // Does not follow the link, whose target may be anything.
             fs::symlink_metadata(format!("/proc/self/fd/{descriptor}"))
                 .map_err(|error| wrong(&error))?;
-            // SAFETY: it is open, as was just seen. Nothing has been opened since this process
-            // began, so it was inherited, and as this runs once, nobody else here owns it.
+            // SAFETY: the descriptor is open, as checked above. This process has opened none, so it was
+            // inherited. This function runs once, so nothing else owns it.
             let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-            // It was passed to this process, and not to those that this one starts.
+            // Children of this process must not inherit it.
             fcntl_setfd(&owned, FdFlags::CLOEXEC).map_err(|error| wrong(&error))?;
             match &*name {
-                LOCK => taken.lock = Some(owned.into()),
-                HANDOVER => taken.handover = Some(owned.into()),
+                LOCK => inherited.lock = Some(owned.into()),
+                HANDOVER => inherited.handover = Some(owned.into()),
                 _ => {
                     let listener = TcpListener::from(owned);
                     listener.set_nonblocking(true).map_err(|error| wrong(&error))?;
@@ -98,38 +95,38 @@ impl Inherited {
                         Some(name) => (name.to_owned(), true),
                         None => (name, false),
                     };
-                    taken.sockets.push(Socket { name, listener, activated });
+                    inherited.sockets.push(Socket { name, listener, activated });
                 }
             }
         }
-        Ok(taken)
+        Ok(inherited)
     }
 
-    /// Whether another supervisor waits for this one to take over.
-    pub(crate) fn succeeds(&self) -> bool {
+    /// Returns whether a predecessor waits for this process to take over.
+    pub(crate) fn is_successor(&self) -> bool {
         self.handover.is_some()
     }
 
-    /// The socket of that name. After a change of the configuration a predecessor's may be at
-    /// another address than is wanted, and is closed; systemd's is where its unit says.
+    /// Takes the socket of that name. After a change of the configuration, a predecessor's socket may have another
+    /// address than `wanted`, and is closed. A socket from systemd is used at any address.
     pub(crate) fn socket(&mut self, name: &str, wanted: SocketAddr) -> Option<Socket> {
-        let place = self.sockets.iter().position(|socket| socket.name == name)?;
-        let socket = self.sockets.swap_remove(place);
-        let is_there = socket.listener.local_addr().is_ok_and(|found| {
-            found.ip() == wanted.ip() && (found.port() == wanted.port() || wanted.port() == 0)
+        let index = self.sockets.iter().position(|socket| socket.name == name)?;
+        let socket = self.sockets.swap_remove(index);
+        let matches = socket.listener.local_addr().is_ok_and(|bound| {
+            bound.ip() == wanted.ip() && (bound.port() == wanted.port() || wanted.port() == 0)
         });
-        (is_there || socket.activated).then_some(socket)
+        (matches || socket.activated).then_some(socket)
     }
 
-    /// Closes the sockets that nobody has taken: clients would wait there for an answer.
-    pub(crate) fn close_others(&mut self) {
+    /// Closes the sockets that were not taken. Clients would connect to them and wait in vain.
+    pub(crate) fn close_unused(&mut self) {
         self.sockets.clear();
     }
 }
 
-/// The names of what is there, in the order of the descriptors.
-fn announced() -> Result<Vec<String>, Failure> {
-    let wrong = |message: String| Err(Failure::configuration(message));
+/// Returns the names of the inherited descriptors, in order.
+fn names() -> Result<Vec<String>, Failure> {
+    let invalid = |message: String| Err(Failure::configuration(message));
     if let Ok(names) = env::var(SUCCESSION) {
         return Ok(names.split(':').map(ToOwned::to_owned).collect());
     }
@@ -138,30 +135,31 @@ fn announced() -> Result<Vec<String>, Failure> {
     }
     let count = env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
     if count > DESCRIPTORS_MAX {
-        return wrong(format!("LISTEN_FDS is {count}; at most {DESCRIPTORS_MAX} are taken"));
+        return invalid(format!(
+            "LISTEN_FDS: expected at most {DESCRIPTORS_MAX} sockets, got \"{count}\""
+        ));
     }
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let names = activated(count, &names).or_else(wrong)?;
-    Ok(names.iter().map(|name| announce(name, true)).collect())
+    let names = systemd_names(count, &names).or_else(invalid)?;
+    Ok(names.iter().map(|name| entry(name, true)).collect())
 }
 
-/// What systemd's names mean: those we know are meant, and the first one else is the public one,
-/// whatever it is called.
-fn activated(count: usize, names: &str) -> Result<Vec<String>, String> {
+/// Maps systemd's names to ours. One socket with an unknown name is the public one.
+fn systemd_names(count: usize, names: &str) -> Result<Vec<String>, String> {
     let known = [PUBLIC, GRPC, ADMIN_TCP];
     let given = names.split(':').map(ToOwned::to_owned).chain(std::iter::repeat(String::new()));
-    let mut taken: Vec<String> = Vec::new();
+    let mut mapped: Vec<String> = Vec::new();
     for name in given.take(count) {
-        let meant = if known.contains(&&*name) { name.clone() } else { PUBLIC.to_owned() };
-        if taken.contains(&meant) {
+        let ours = if known.contains(&&*name) { name.clone() } else { PUBLIC.to_owned() };
+        if mapped.contains(&ours) {
             return Err(format!(
-                "LISTEN_FDNAMES: {name:?} is one too many: one each of {} is taken",
+                "LISTEN_FDNAMES: expected one socket each for {}, got another one named {name:?}",
                 known.join(", ")
             ));
         }
-        taken.push(meant);
+        mapped.push(ours);
     }
-    Ok(taken)
+    Ok(mapped)
 }
 
 #[cfg(test)]
@@ -169,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_socket_without_a_known_name_is_the_public_one() {
+    fn first_socket_with_an_unknown_name_is_public() {
         for (count, names, expected) in [
             (0, "", &[][..]),
             (1, "", &[PUBLIC][..]),
@@ -177,9 +175,9 @@ mod tests {
             (2, "grpc:onnxd.socket", &[GRPC, PUBLIC]),
             (3, "public:grpc:admin-tcp", &[PUBLIC, GRPC, ADMIN_TCP]),
         ] {
-            assert_eq!(activated(count, names).unwrap(), expected, "{names}");
+            assert_eq!(systemd_names(count, names).unwrap(), expected, "{names}");
         }
-        assert!(activated(2, "onnxd.socket:other").is_err());
-        assert!(activated(2, "grpc:grpc").is_err());
+        assert!(systemd_names(2, "onnxd.socket:other").is_err());
+        assert!(systemd_names(2, "grpc:grpc").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The supervisor's own process: signals, systemd, inherited descriptors, confinement, limits.
+//! The supervisor's process: signals, systemd, inherited descriptors, privileges, and limits of the machine.
 
 pub(crate) mod confinement;
 pub(crate) mod descriptors;

@@ -1,44 +1,43 @@
-//! Signals of the supervisor: SIGHUP reloads, SIGUSR2 has a successor take over, SIGTERM and
-//! SIGINT drain, a second one ends at once. Nothing here acts on a signal; [`crate::serve`] does.
+//! Receives signals for [`crate::serve`], which acts on them: SIGHUP reloads, SIGUSR2 starts a successor, SIGTERM
+//! and SIGINT drain.
 
 use std::io;
 
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{self, SignalKind};
 
-/// Blocks SIGHUP and SIGUSR2 until [`Signals::install`], since their default action would end the
-/// process.
-pub(crate) fn hold_back() {
+/// Blocks SIGHUP and SIGUSR2 until [`Signals::install`]. Their default action would terminate the process.
+pub(crate) fn block() {
     // Blocking a valid signal for the calling thread cannot fail.
-    let _ = held_back().thread_block();
+    let _ = blocked().thread_block();
 }
 
-fn held_back() -> SigSet {
+fn blocked() -> SigSet {
     [Signal::SIGHUP, Signal::SIGUSR2].into_iter().collect()
 }
 
-/// The signals that the supervisor waits for.
+/// Handlers of the supervisor's signals.
 #[derive(Debug)]
 pub(crate) struct Signals {
     hangup: unix::Signal,
-    succeed: unix::Signal,
+    user2: unix::Signal,
     terminate: unix::Signal,
     interrupt: unix::Signal,
 }
 
 impl Signals {
-    /// Takes over the signals; one that was held back is delivered now.
+    /// Installs the handlers and unblocks the signals.
     ///
     /// # Errors
-    /// The kernel or the runtime refuses a handler.
+    /// A handler cannot be installed.
     pub(crate) fn install() -> io::Result<Self> {
         let signals = Self {
             hangup: unix::signal(SignalKind::hangup())?,
-            succeed: unix::signal(SignalKind::user_defined2())?,
+            user2: unix::signal(SignalKind::user_defined2())?,
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
         };
-        held_back().thread_unblock()?;
+        blocked().thread_unblock()?;
         Ok(signals)
     }
 
@@ -50,24 +49,24 @@ impl Signals {
         }
     }
 
-    /// Waits for any of them. Several of a kind that come before they are waited for are one.
-    pub(crate) async fn next(&mut self) -> Request {
+    /// Waits for the next signal. Several of a kind that arrive before this call count as one.
+    pub(crate) async fn next(&mut self) -> Action {
         tokio::select! {
-            _ = self.hangup.recv() => Request::Reload,
-            _ = self.succeed.recv() => Request::Succeed,
-            _ = self.terminate.recv() => Request::Stop,
-            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.hangup.recv() => Action::Reload,
+            _ = self.user2.recv() => Action::HandOver,
+            _ = self.terminate.recv() => Action::Stop,
+            _ = self.interrupt.recv() => Action::Stop,
         }
     }
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// Read keys and certificates again, and stage every model's source again.
+pub(crate) enum Action {
+    /// Reload keys and certificates, and update every model from its source.
     Reload,
-    /// Start the executable anew, and end when it serves.
-    Succeed,
-    /// Answer what was accepted, then end.
+    /// Start a successor, and exit once it serves.
+    HandOver,
+    /// Finish accepted requests, then exit.
     Stop,
 }

@@ -1,4 +1,4 @@
-//! `onnxd serve`, from the configuration to the exit code, in the order in which it happens.
+//! Runs `onnxd serve`: loads the configuration, starts the server ([`start`]), acts on signals, and drains.
 
 mod sockets;
 mod start;
@@ -27,7 +27,7 @@ use crate::{
     process::{
         confinement,
         inherited::Inherited,
-        signals::{Request, Signals},
+        signals::{Action, Signals},
         systemd,
     },
     transport::edge::Edge,
@@ -44,15 +44,15 @@ use onnxd_engine::{
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::log;
 
-/// How long an update that is given up may take to remove what it made.
+/// How long an aborted update may take to remove its files.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Workers end by themselves or are killed by then.
-const WORKERS_END_WITHIN: Duration = Duration::from_secs(5);
+/// How long workers may take to exit, or to be killed.
+const WORKERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the supervisor until it is told to stop.
+/// Runs the supervisor until it is stopped or a successor has taken over.
 ///
 /// # Errors
-/// Why it could not start, or had to stop.
+/// It could not start, or had to stop.
 pub(crate) fn main(
     arguments: ServeArguments,
     origins: &mut Origins,
@@ -77,38 +77,37 @@ pub(crate) fn main(
     if check_only {
         return check(&config);
     }
-    // Before there is a second thread, for which it would have to hold, too.
+    // Privileges are per thread, so drop them while there is only one.
     confinement::begin(config.sandbox);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
+        .map_err(|error| Failure::internal(format!("cannot start the async runtime: {error}")))?;
     let result = runtime.block_on(run(config, edge, inherited));
-    // Nothing that matters runs any more; what is dropped here removes its files.
+    // Only clean-up is left: dropping these tasks removes their files.
     runtime.shutdown_timeout(CLEAN_UP_TIMEOUT);
     result
 }
 
-/// What `--check-config` looks at beyond what loading the configuration does.
+/// Checks for `--check-config` what loading the configuration does not: that the directories of models exist.
 fn check(config: &Config) -> Result<ExitStatus, Failure> {
     for model in &config.models {
         if let Some(path) = model.uri.directory().filter(|path| !path.is_dir()) {
             let path = path.display();
-            let message = format!("--model {}: the directory {path} is not there", model.name);
+            let message = format!("--model {}: {path} is not a directory", model.name);
             return Err(Failure::configuration(message));
         }
     }
-    crate::cli::say("the configuration is fine");
-    Ok(ExitStatus::Fine)
+    crate::cli::print_line("the configuration is valid");
+    Ok(ExitStatus::Success)
 }
 
 async fn run(config: Config, edge: Edge, inherited: Inherited) -> Result<ExitStatus, Failure> {
     let background = Background::default();
     let outcome = serve(&config, &edge, &background, inherited).await;
-    // Updates that were given up remove what they made.
     if time::timeout(CLEAN_UP_TIMEOUT, background.finish()).await.is_err() {
-        tracing::error!("an update did not stop; the next start removes what it leaves");
+        tracing::error!("an update did not stop in time, the next start removes its files");
     }
     outcome
 }
@@ -124,18 +123,18 @@ async fn serve(
     let server = tokio::select! {
         server = Server::start(config, edge, background, &mut inherited, &tasks) => server?,
         failure = ended(&tasks) => return Err(failure),
-        () = signals.stop() => return Ok(ExitStatus::Fine),
+        () = signals.stop() => return Ok(ExitStatus::Success),
     };
     let server = tokio::select! {
         warm = server.warm_up() => warm?,
         failure = ended(&tasks) => return Err(failure),
-        () = signals.stop() => return Ok(ExitStatus::Fine),
+        () = signals.stop() => return Ok(ExitStatus::Success),
     };
     if let Some(predecessor) = inherited.handover.take() {
         tokio::select! {
             taken = server.take_over(config, predecessor) => taken?,
             failure = ended(&tasks) => return Err(failure),
-            () = signals.stop() => return Ok(ExitStatus::Fine),
+            () = signals.stop() => return Ok(ExitStatus::Success),
         }
     }
     systemd::ready("serving");
@@ -151,7 +150,7 @@ async fn serve(
         watchdog.abort();
     }
     let successor = match &outcome {
-        Ok(End::Succeeded(successor)) => Some(successor),
+        Ok(Exit::HandedOver(successor)) => Some(successor),
         _ => {
             systemd::stopping();
             None
@@ -162,27 +161,27 @@ async fn serve(
         tokio::select! {
             () = drain.as_mut() => break,
             request = signals.next() => match (request, successor) {
-                (Request::Stop, _) => {
-                    tracing::warn!("told to stop twice: ending at once");
+                (Action::Stop, _) => {
+                    tracing::warn!("received a second stop signal, exiting without draining");
                     break;
                 }
-                (Request::Reload, Some(successor)) => successor.hang_up(),
-                (Request::Reload | Request::Succeed, _) => {}
+                (Action::Reload, Some(successor)) => successor.hang_up(),
+                (Action::Reload | Action::HandOver, _) => {}
             }
         }
     }
-    outcome.map(|_| ExitStatus::Fine)
+    outcome.map(|_| ExitStatus::Success)
 }
 
-/// Why it serves no longer.
-enum End {
-    /// It was told to stop.
+/// Why the server stopped serving.
+enum Exit {
+    /// A signal stopped it.
     Stopped,
-    /// Another process serves.
-    Succeeded(Successor),
+    /// A successor has taken over.
+    HandedOver(Successor),
 }
 
-/// Everything that runs.
+/// A running server.
 #[derive(Debug)]
 struct Server {
     listen: std::net::SocketAddr,
@@ -190,9 +189,9 @@ struct Server {
     engine: Arc<Engine>,
     updater: Arc<Updater>,
     store: Arc<Store>,
-    /// Begins to accept.
+    /// Becomes true when the listeners may accept.
     open: watch::Sender<bool>,
-    for_a_successor: Vec<(String, OwnedFd)>,
+    successor_descriptors: Vec<(String, OwnedFd)>,
     events: mpsc::Sender<Event>,
     health: watch::Receiver<Health>,
     stop_accepting: watch::Sender<bool>,
@@ -204,24 +203,28 @@ struct Server {
 
 impl Server {
     /// Waits until every worker has been ready once.
+    ///
+    /// # Errors
+    /// The workers cannot start.
     async fn warm_up(mut self) -> Result<Self, Failure> {
         let settled = |health: &Health| health.warmed_up || health.fatal.is_some();
         let health = self.health.wait_for(settled).await.map(|health| health.clone());
         match health.map(|health| health.fatal) {
             Ok(None) => Ok(self),
             Ok(Some(fatal)) => Err(failure(fatal)),
-            Err(_) => Err(Failure::internal("the dispatcher ended")),
+            Err(_) => Err(dispatcher_ended()),
         }
     }
 
-    /// Reloads when asked, until it is to stop, no worker is left, or an essential task ends.
+    /// Acts on signals until one stops the server, a successor takes over, all workers have failed for good, or an
+    /// essential task ends.
     async fn serve(
         &self,
         config: &Config,
         edge: &Edge,
         background: &Background,
         signals: &mut Signals,
-    ) -> Result<End, Failure> {
+    ) -> Result<Exit, Failure> {
         let mut reload_now = false;
         let mut health = self.health.clone();
         loop {
@@ -229,56 +232,56 @@ impl Server {
                 tokio::select! {
                     () = reload(edge, &self.updater) => {}
                     failure = ended(&self.tasks) => return Err(failure),
-                    () = signals.stop() => return Ok(End::Stopped),
+                    () = signals.stop() => return Ok(Exit::Stopped),
                 }
             }
             let fatal = health.wait_for(|health| health.fatal.is_some());
             tokio::select! {
                 health = fatal => {
                     let fatal = health.ok().and_then(|health| health.fatal.clone());
-                    return Err(fatal.map_or_else(|| Failure::internal("the dispatcher ended"), failure));
+                    return Err(fatal.map_or_else(dispatcher_ended, failure));
                 }
                 failure = ended(&self.tasks) => return Err(failure),
                 request = signals.next() => match request {
-                    Request::Stop => return Ok(End::Stopped),
-                    Request::Reload => reload_now = true,
-                    Request::Succeed => match self.succeed(config, background, signals).await {
-                        Attempt::Taken(successor) => return Ok(End::Succeeded(successor)),
+                    Action::Stop => return Ok(Exit::Stopped),
+                    Action::Reload => reload_now = true,
+                    Action::HandOver => match self.hand_over(config, background, signals).await {
+                        Attempt::HandedOver(successor) => return Ok(Exit::HandedOver(successor)),
                         Attempt::Failed { reload } => reload_now = reload,
-                        Attempt::Stopped => return Ok(End::Stopped),
+                        Attempt::Stopped => return Ok(Exit::Stopped),
                     }
                 }
             }
         }
     }
 
-    /// Answers what has been accepted, then ends the workers.
-    async fn drain(mut self, succeeded: bool) {
+    /// Finishes accepted requests, then stops the workers.
+    async fn drain(mut self, handed_over: bool) {
         tracing::info!("draining");
         self.tasks.stopping();
-        if !succeeded {
+        if !handed_over {
             self.updater.stop();
         }
-        // Nobody is to connect to sockets that no one accepts from.
-        self.for_a_successor.clear();
+        // The duplicates would keep the sockets open, and clients would connect in vain.
+        self.successor_descriptors.clear();
         self.stop_accepting.send_replace(true);
-        // They end by themselves after the drain time at the latest.
+        // Each listener ends within the drain timeout.
         for listener in self.listeners {
             let _ = listener.await;
         }
         self.admin.abort();
-        // The socket's name goes before the workers, who would otherwise see to it.
+        // Removes the socket before the workers exit. They remove it if the supervisor dies.
         let _ = (&mut self.admin).await;
         let _ = self.events.send(Event::Drain).await;
         let stopped = self.health.wait_for(|health| health.stopped || health.fatal.is_some());
-        if time::timeout(WORKERS_END_WITHIN, stopped).await.is_err() {
-            tracing::error!("workers did not stop");
+        if time::timeout(WORKERS_STOP_TIMEOUT, stopped).await.is_err() {
+            tracing::error!("workers did not stop in time");
         }
         tracing::info!("stopped");
     }
 
-    /// Tells systemd that the request path works, as long as it does: the accept loop turns, the
-    /// dispatcher answers, and a worker gives a sign of life.
+    /// Notifies systemd's watchdog while the request path works: the accept loop runs, the dispatcher answers, and
+    /// a worker responds.
     fn watchdog(&self) -> Option<JoinHandle<()>> {
         let interval = systemd::watchdog_interval()?;
         let (engine, ticks) = (Arc::clone(&self.engine), Arc::clone(&self.ticks));
@@ -299,9 +302,13 @@ impl Server {
     }
 }
 
-/// Returns when an essential task has ended.
+/// Waits until an essential task ends, which is a failure.
 async fn ended(tasks: &EssentialTasks) -> Failure {
-    Failure::internal(format!("internal error: a task ended unexpectedly: {}", tasks.ended().await))
+    Failure::internal(format!("internal error: task ended unexpectedly: {}", tasks.ended().await))
+}
+
+fn dispatcher_ended() -> Failure {
+    Failure::internal("internal error: the dispatcher ended unexpectedly")
 }
 
 fn failure((status, message): (ExitStatus, String)) -> Failure {
@@ -313,11 +320,11 @@ fn failure((status, message): (ExitStatus, String)) -> Failure {
 
 async fn reload(edge: &Edge, updater: &Updater) {
     systemd::reloading();
-    // First, since it is quick and a key that is taken back should be so at once.
+    // First, since it is quick, and a revoked key should stop working immediately.
     let mut refused = edge.reload().await;
     let models = updater.update_all().await;
     refused.extend(models.into_iter().map(|(model, refusal)| format!("{model}: {refusal}")));
-    // Also a reload that was refused is over, and the service serves.
+    // systemd waits for this even if the reload was refused.
     match refused.is_empty() {
         true => systemd::ready("serving"),
         false => systemd::ready(&format!("serving; reload refused: {}", refused.join("; "))),

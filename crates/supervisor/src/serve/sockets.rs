@@ -1,5 +1,5 @@
-//! Everything that is listened on, bound before anything that takes long, so that a wrong address is
-//! known at once.
+//! Binds or takes over all listening sockets, for [`crate::serve`]. This precedes anything slow, so that a wrong
+//! address is reported immediately.
 
 use std::{
     io,
@@ -16,28 +16,28 @@ use crate::{
 };
 use onnxd_proto::exit::Failure;
 
-/// What is bound.
+/// The bound sockets.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    /// Which of them came from systemd, by name.
+    /// Names of the sockets that systemd passed.
     activated: Vec<&'static str>,
-    /// For everybody.
+    /// The socket for HTTP.
     pub public: TcpListener,
-    /// Its address.
+    /// The address of [`Self::public`].
     pub listen: SocketAddr,
-    /// For gRPC, where it is wanted, and its address.
+    /// The socket for gRPC and its address, if configured.
     pub grpc: Option<(TcpListener, SocketAddr)>,
-    /// The admin interface over TCP, where it is wanted, and what it asks for.
+    /// The socket of the admin interface over TCP and its token, if configured.
     pub admin_tcp: Option<(TcpListener, Token)>,
     /// The admin socket.
     pub admin: AdminSocket,
 }
 
 impl Sockets {
-    /// Binds what the configuration names and was not inherited.
+    /// Takes the sockets that were inherited, and binds the others.
     ///
     /// # Errors
-    /// What cannot be bound, by its flag.
+    /// An address or path cannot be bound. The message names the flag.
     pub(crate) async fn bind(config: &Config, inherited: &mut Inherited) -> Result<Self, Failure> {
         let mut activated = Vec::new();
         let mut take = |name: &'static str, address| {
@@ -62,29 +62,30 @@ impl Sockets {
             }
             None => None,
         };
-        inherited.close_others();
+        inherited.close_unused();
         let admin =
-            AdminSocket::bind(&config.admin_socket, inherited.succeeds()).map_err(|error| {
+            AdminSocket::bind(&config.admin_socket, inherited.is_successor()).map_err(|error| {
                 let path = config.admin_socket.display();
-                Failure::configuration(format!("--admin-socket {path}: {error}"))
+                Failure::configuration(format!("--admin-socket: cannot listen on {path}: {error}"))
             })?;
         Ok(Self { activated, public, listen, grpc, admin_tcp, admin })
     }
 
-    /// Second descriptors of what a successor takes over, with their names.
-    pub(crate) fn for_a_successor(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+    /// Returns duplicates of the descriptors that a successor takes over, with their entries in
+    /// [`inherited::SUCCESSION`].
+    pub(crate) fn successor_descriptors(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let public = Some((inherited::PUBLIC, &self.public));
         let grpc = self.grpc.as_ref().map(|(socket, _)| (inherited::GRPC, socket));
         let admin = self.admin_tcp.as_ref().map(|(socket, _)| (inherited::ADMIN_TCP, socket));
         let all = public.into_iter().chain(grpc).chain(admin).map(|(name, socket)| {
-            let name = inherited::announce(name, self.activated.contains(&name));
+            let name = inherited::entry(name, self.activated.contains(&name));
             Ok((name, socket.as_fd().try_clone_to_owned()?))
         });
         all.collect()
     }
 }
 
-/// A socket and the address that it has, which may be another where a port was to be chosen.
+/// Returns the socket and its address, which has the actual port if 0 was requested.
 async fn take_or_bind(
     flag: &str,
     address: SocketAddr,
@@ -94,8 +95,9 @@ async fn take_or_bind(
         Some(socket) => TcpListener::from_std(socket),
         None => TcpListener::bind(address).await,
     };
-    let socket =
-        socket.map_err(|error| Failure::configuration(format!("{flag} {address}: {error}")))?;
+    let socket = socket.map_err(|error| {
+        Failure::configuration(format!("{flag}: cannot listen on {address}: {error}"))
+    })?;
     let address = socket.local_addr().map_err(|error| Failure::internal(error.to_string()))?;
     Ok((socket, address))
 }

@@ -1,4 +1,4 @@
-//! How everything that runs is put together, in the order in which it has to be.
+//! Constructs the [`Server`] and starts its tasks, in dependency order. Called by [`crate::serve`].
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -45,17 +45,20 @@ use onnxd_engine::{
             self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
             background::Background,
             checker::{CheckLimits, Checker},
-            coordinator::Alone,
+            coordinator::LocalCoordinator,
         },
     },
-    pool::{executable::WorkerExecutable, keeper::Keeper},
+    pool::{executable::WorkerExecutable, process_monitor::ProcessMonitor},
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::metrics::Metrics;
 
 impl Server {
-    /// Locks the state, binds, brings every model to a generation, and starts the workers.
+    /// Locks the state directory, binds the sockets, restores every model, and starts the workers.
+    ///
+    /// # Errors
+    /// The configuration does not work on this machine, or a resource is missing.
     pub(super) async fn start(
         config: &Config,
         edge: &Edge,
@@ -69,15 +72,16 @@ impl Server {
         let sources = Sources::new(executable.clone());
         let lock = inherited.lock.take();
         let store = Arc::new(Store::open(&config.state_dir, config.retention, sources, lock)?);
-        let page = ControlPage::create()
-            .map_err(|error| Failure::internal(format!("the control page: {error}")))?;
+        let page = ControlPage::create().map_err(|error| {
+            Failure::internal(format!("cannot create the control page: {error}"))
+        })?;
         let metrics = Arc::new(Metrics::new(&templates(config)));
         metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
         let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
-        // Bound before anything that takes long, so that a wrong address is known at once.
+        // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
-        let updates = update::Means {
+        let updates = update::Deps {
             store: Arc::clone(&store),
             registry: Arc::clone(&registry),
             checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
@@ -85,7 +89,7 @@ impl Server {
             times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
             request_timeout: config.request_timeout,
             workers: Arc::new(WorkerRequests::new(events.clone())),
-            coordinator: Arc::new(Alone),
+            coordinator: Arc::new(LocalCoordinator),
             background: background.clone(),
             tasks: tasks.clone(),
         };
@@ -93,12 +97,12 @@ impl Server {
         let workers = workers(config, &executable, registry.models().len(), (&events, tasks))?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
-        let dispatching = state::Means {
+        let dispatching = state::Deps {
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             supervision: config.supervision,
             welcome: welcome(config, &registry, &sockets),
-            lines: updater.handles(),
+            updates: updater.handles(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
             worker_memory_bytes: config.worker_memory_bytes,
@@ -124,12 +128,12 @@ impl Server {
         let admin = Admin { registry, updater, store, events, metrics, calls };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
-        // Requests wait until workers are ready, except where a predecessor still answers them.
-        server.open.send_replace(!inherited.succeeds());
+        // Requests wait until workers are ready. A successor does not accept yet: its predecessor still does.
+        server.open.send_replace(!inherited.is_successor());
         Ok(server)
     }
 
-    /// Serves what is bound.
+    /// Starts the listeners on the bound sockets.
     async fn listen(
         config: &Config,
         edge: &Edge,
@@ -137,9 +141,9 @@ impl Server {
         Interfaces { app, admin }: Interfaces,
         tasks: EssentialTasks,
     ) -> Result<Self, Failure> {
-        let for_a_successor = sockets
-            .for_a_successor()
-            .map_err(|error| Failure::internal(format!("a second descriptor: {error}")))?;
+        let successor_descriptors = sockets
+            .successor_descriptors()
+            .map_err(|error| Failure::internal(format!("cannot duplicate a socket: {error}")))?;
         let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket, .. } = sockets;
         let connections =
             descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
@@ -151,27 +155,27 @@ impl Server {
         let (stop_accepting, drain) = watch::channel(false);
         let (open, opened) = watch::channel(false);
         let drain_timeout = config.drain_timeout;
-        let gate = Gate { opened, drain, drain_timeout, tasks: tasks.clone() };
+        let lifecycle = Lifecycle { opened, drain, drain_timeout, tasks: tasks.clone() };
 
         let listener = Listener::new(public, edge, router::routes(app.clone()), shared());
         let ticks = listener.ticks();
-        let mut listeners = vec![gate.run("HTTP listener", listener)];
+        let mut listeners = vec![lifecycle.spawn("HTTP listener", listener)];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);
         if let Some((socket, _)) = grpc {
             let keys = edge.keys.clone();
-            let services = grpc::router(app.clone(), keys, gate.drain.clone(), &tasks).await?;
-            let listener = Listener::http2(socket, edge, (services, grpc::may_rest), shared());
-            listeners.push(gate.run("gRPC listener", listener));
+            let services = grpc::router(app.clone(), keys, lifecycle.drain.clone(), &tasks).await?;
+            let listener = Listener::http2(socket, edge, (services, grpc::may_idle), shared());
+            listeners.push(lifecycle.spawn("gRPC listener", listener));
         }
 
         let admin_router = admin::router(admin);
         if let Some((socket, token)) = admin_tcp {
             let health = router::health(app.clone());
             let router = admin::guarded(admin_router.clone(), token, health);
-            let own = (Arc::clone(&metrics), ConnectionSlots::new(admin::CONNECTIONS_MAX));
+            let limits = (Arc::clone(&metrics), ConnectionSlots::new(admin::CONNECTIONS_MAX));
             let routes = Routes { router, shapes: router::shapes() };
-            // Not waited for: its calls end when updates do, at the beginning of the drain.
-            gate.run("admin listener", Listener::new(socket, &Edge::open(), routes, own));
+            // The drain does not wait for this one: its calls end with the updates, when the drain begins.
+            lifecycle.spawn("admin listener", Listener::new(socket, &Edge::open(), routes, limits));
         }
         let admin = tasks.spawn("admin socket", admin_socket.serve(admin_router));
         Ok(Self {
@@ -181,7 +185,7 @@ impl Server {
             updater,
             store,
             open,
-            for_a_successor,
+            successor_descriptors,
             events,
             health,
             stop_accepting,
@@ -193,36 +197,36 @@ impl Server {
     }
 }
 
-/// What is served: to clients, and to administrators.
+/// The state of the public and the admin handlers.
 struct Interfaces {
     app: App,
     admin: Admin,
 }
 
-/// When listeners accept, and how they stop.
-struct Gate {
-    /// Becomes true when they begin.
+/// When listeners start and stop accepting.
+struct Lifecycle {
+    /// Becomes true when they may accept.
     opened: watch::Receiver<bool>,
-    /// Becomes true when they stop.
+    /// Becomes true when they must drain.
     drain: watch::Receiver<bool>,
     drain_timeout: Duration,
     tasks: EssentialTasks,
 }
 
-impl Gate {
-    /// Runs a listener from the opening to the end of the drain.
-    fn run(&self, name: &str, listener: Listener) -> JoinHandle<()> {
+impl Lifecycle {
+    /// Spawns a task that runs a listener until it is drained.
+    fn spawn(&self, name: &str, listener: Listener) -> JoinHandle<()> {
         let (mut opened, drain, timeout) =
             (self.opened.clone(), self.drain.clone(), self.drain_timeout);
         self.tasks.spawn(name, async move {
-            // An error means that there is nothing left to open for.
+            // An error means that the sender was dropped: the drain has begun as well.
             let _ = opened.wait_for(|opened| *opened).await;
             listener.run(drain, timeout).await;
         })
     }
 }
 
-/// What every worker is told first.
+/// Returns the first message to every worker.
 fn welcome(config: &Config, registry: &Registry, sockets: &Sockets) -> Welcome {
     Welcome {
         onnxruntime: config.onnxruntime.clone(),
@@ -233,7 +237,7 @@ fn welcome(config: &Config, registry: &Registry, sockets: &Sockets) -> Welcome {
     }
 }
 
-/// What requests are counted by.
+/// Returns the route templates that label request metrics.
 fn templates(config: &Config) -> Vec<String> {
     let mut templates = router::templates();
     if config.grpc_listen.is_some() {
@@ -242,9 +246,9 @@ fn templates(config: &Config) -> Vec<String> {
     templates
 }
 
-/// Brings every model that is loaded at start to a generation.
-async fn restore(means: &update::Means) -> Result<Updater, Failure> {
-    let updater = Updater::new(means)
+/// Loads every preloaded model: its last committed generation, or its source if it has none.
+async fn restore(deps: &update::Deps) -> Result<Updater, Failure> {
+    let updater = Updater::new(deps)
         .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
     updater.restore().await.map_err(|error| match error {
         RestoreError::Refused { .. } => Failure::configuration(error.to_string()),
@@ -253,7 +257,7 @@ async fn restore(means: &update::Means) -> Result<Updater, Failure> {
     Ok(updater)
 }
 
-/// What a check may use: each worker may once keep the memory of the longest text.
+/// Returns the limits of a check. The longest text must fit the memory of each worker.
 fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
     let workers = match config.workers {
         Some(count) => count.get(),
@@ -275,16 +279,16 @@ fn workers(
         let cpu = cpus[id % cpus.len()];
         let guard = tasks.guard(format!("monitor of worker {id}"));
         let event = move |worker, epoch, report| {
-            // It lives as long as the thread.
+            // Captured, so that it lives as long as the thread.
             let _ = &guard;
-            Event::Kept(worker, epoch, report)
+            Event::ProcessReported(worker, epoch, report)
         };
-        let keeper = Keeper::spawn(id, cpu, executable.clone(), events.clone(), event)
-            .map_err(|error| Failure::internal(format!("a thread: {error}")))?;
+        let monitor = ProcessMonitor::spawn(id, cpu, executable.clone(), events.clone(), event)
+            .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
         let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
-        workers.push(Worker::new(keeper, cpu, session));
+        workers.push(Worker::new(monitor, cpu, session));
     }
-    // The others are idle when a request is alone; one worker that they help is enough.
+    // A lone request leaves the other workers idle, so only the first worker needs helper CPUs.
     workers[0].helper_cpus =
         cpus.iter().copied().take(count.min(config.idle_cpus)).skip(1).collect();
     Ok(workers)

@@ -1,17 +1,18 @@
-//! A successor takes over: the executable is started anew with the listening sockets and the lock
-//! of the state directory, and this process ends when it serves. Both sides of it.
+//! Replaces the server's executable while it serves. The predecessor executes its own path again and passes the
+//! listening sockets and the lock of the state directory. It exits once the successor serves. This file has both
+//! sides, for [`crate::serve`].
 //!
 //! ```text
 //!  predecessor                                  successor
-//!  holds updates, starts it ─── descriptors ──► restores, starts workers, warms up
+//!  pauses updates, starts it ── descriptors ──► restores, starts workers, warms up
 //!                           ◄────── ready ────
 //!  (systemd: MAINPID)       ─────── yours ───►  takes the admin socket's name and the lock, accepts
 //!                           ◄────── taken ────
-//!  drains, ends             ──── end of file ─► updates again
+//!  drains, exits            ──── end of file ─► updates again
 //! ```
 //!
-//! A byte each is all that two builds have to agree on. Until `yours` the predecessor may go on as if
-//! nothing had been; if it is killed the successor serves as soon as it is ready.
+//! Each message is one byte, which is all that two builds must agree on. Until `yours`, the predecessor can continue
+//! as if nothing had happened. If it is killed, the successor serves as soon as it is ready.
 
 use std::{
     env,
@@ -41,7 +42,7 @@ use crate::{
     config::Config,
     process::{
         inherited::{FIRST, HANDOVER, LOCK, SUCCESSION},
-        signals::{Request, Signals},
+        signals::{Action, Signals},
         systemd,
     },
 };
@@ -51,27 +52,26 @@ use onnxd_proto::exit::Failure;
 const READY: u8 = b'r';
 const YOURS: u8 = b'y';
 const TAKEN: u8 = b't';
-/// How long a successor that was given everything may take to say so. We drain in any case.
+/// How long a successor may take from `yours` to `taken`. This process drains in any case.
 const TAKEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the end of a successor that was killed is waited for. One that the kernel cannot end
-/// yet, since it waits for a disk, is reaped when it ends.
-const ENDS_WITHIN: Duration = Duration::from_secs(2);
-/// What systemd and a predecessor told this process alone.
-const OURS_ALONE: [&str; 5] =
+/// How long to wait for a killed successor to exit. One that waits for a disk cannot exit yet, and is reaped later.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Variables from systemd or a predecessor that are meant for this process only.
+const PRIVATE_VARIABLES: [&str; 5] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", SUCCESSION];
 
-/// How an attempt went.
+/// The result of an attempt to hand over.
 pub(super) enum Attempt {
-    /// It serves: we are to drain.
-    Taken(Successor),
-    /// We go on, and reload if that was asked for meanwhile.
+    /// The successor serves. This process must drain.
+    HandedOver(Successor),
+    /// This process continues to serve. `reload` is set if a SIGHUP arrived during the attempt.
     Failed { reload: bool },
-    /// We were told to stop meanwhile.
+    /// A signal stopped this process during the attempt.
     Stopped,
 }
 
-/// The process that takes over. Dropping it before it has kills it. Nothing here blocks: the
-/// runtime has one thread, and requests are served by it meanwhile.
+/// The process that takes over. Dropping this before it has taken over kills it. Nothing here may block: the runtime
+/// has one thread, which also serves requests.
 pub(super) struct Successor {
     pid: u32,
     child: Box<Child>,
@@ -80,52 +80,52 @@ pub(super) struct Successor {
 }
 
 impl Successor {
-    /// Passes a SIGHUP on.
+    /// Forwards a SIGHUP.
     pub(super) fn hang_up(&self) {
-        // It has no id once it has been reaped, when another process may have its pid.
+        // After it is reaped, it has no id, and its pid may belong to another process.
         if let Some(Ok(pid)) = self.child.id().map(i32::try_from) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
         }
     }
 
-    async fn hear(&mut self) -> Option<u8> {
+    async fn receive(&mut self) -> Option<u8> {
         self.channel.read_u8().await.ok()
     }
 
-    async fn say(&mut self, word: u8) {
-        // Whether it is still there is seen when we listen.
-        let _ = self.channel.write_u8(word).await;
+    async fn send(&mut self, message: u8) {
+        // Ignore the error: the next receive shows that the process exited.
+        let _ = self.channel.write_u8(message).await;
     }
 
-    /// Kills it, and returns how it ended.
-    async fn end(&mut self) -> String {
-        // An error means that it has ended already.
+    /// Kills the process and describes its exit.
+    async fn kill(&mut self) -> String {
+        // An error means that it has exited already.
         let _ = self.child.start_kill();
-        ending(self.child.wait()).await
+        describe_exit(self.child.wait()).await
     }
 }
 
-/// How a process that was killed ended, or that it has not yet.
-async fn ending(end: impl Future<Output = io::Result<ExitStatus>>) -> String {
-    match time::timeout(ENDS_WITHIN, end).await {
+/// Describes the exit of a killed process, or that it has not exited in time.
+async fn describe_exit(exit: impl Future<Output = io::Result<ExitStatus>>) -> String {
+    match time::timeout(KILL_TIMEOUT, exit).await {
         Ok(Ok(status)) => status.to_string(),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "killed, but not ended yet".to_owned(),
+        Err(_) => "killed, but still running".to_owned(),
     }
 }
 
 impl Drop for Successor {
     fn drop(&mut self) {
         if !self.has_taken {
-            // Tokio reaps it when it ends.
+            // Tokio reaps it after it exits.
             let _ = self.child.start_kill();
         }
     }
 }
 
 impl Server {
-    /// Has a successor take over.
-    pub(super) async fn succeed(
+    /// Starts a successor and hands over to it.
+    pub(super) async fn hand_over(
         &self,
         config: &Config,
         background: &Background,
@@ -133,32 +133,32 @@ impl Server {
     ) -> Attempt {
         let mut reload = false;
         let result = {
-            let mut attempt = pin!(self.attempt(config.succession_timeout, background));
+            let mut attempt = pin!(self.prepare_successor(config.succession_timeout, background));
             loop {
                 tokio::select! {
                     result = attempt.as_mut() => break result,
                     name = self.tasks.ended() => {
-                        // The caller ends the server for it. Updates stay held, since the successor
-                        // may not have ended yet.
-                        tracing::error!(task = name, "no successor takes over: a task ended unexpectedly");
+                        // The caller stops the server for this. Updates stay paused, since the successor may still
+                        // be running.
+                        tracing::error!(task = name, "succession failed, a task ended unexpectedly");
                         admin::remove_successor_socket(&config.admin_socket);
                         return Attempt::Failed { reload: false };
                     }
                     request = signals.next() => match request {
-                        Request::Stop => {
-                            // What it has bound it cannot remove when it is killed.
+                        Action::Stop => {
+                            // The successor is killed, so it cannot remove its socket.
                             admin::remove_successor_socket(&config.admin_socket);
                             return Attempt::Stopped;
                         }
-                        Request::Reload => reload = true,
-                        Request::Succeed => tracing::info!("a successor is starting already"),
+                        Action::Reload => reload = true,
+                        Action::HandOver => tracing::info!("a successor is already starting"),
                     }
                 }
             }
         };
-        // Neither its time nor a signal ends what follows: two might serve, or nobody.
+        // From here on, neither the timeout nor a signal may interrupt: two processes might serve, or none.
         let result = match result {
-            Ok(successor) => self.yield_to(successor).await,
+            Ok(successor) => self.transfer_to(successor).await,
             Err(reason) => Err(reason),
         };
         let reason = match result {
@@ -166,59 +166,63 @@ impl Server {
                 if reload {
                     successor.hang_up();
                 }
-                return Attempt::Taken(successor);
+                return Attempt::HandedOver(successor);
             }
             Err(reason) => reason,
         };
-        tracing::error!(reason, "no successor takes over: this process goes on");
+        tracing::error!(reason, "succession failed, this process continues to serve");
         admin::remove_successor_socket(&config.admin_socket);
         self.updater.resume().await;
         Attempt::Failed { reload }
     }
 
-    /// Starts a successor and waits until it is ready. If it is not in time it has been ended when
-    /// this returns, so that two processes never write the same state.
-    async fn attempt(
+    /// Starts a successor and waits until it is ready. On an error it has been killed, so that two processes never
+    /// write the same state.
+    async fn prepare_successor(
         &self,
         timeout: Duration,
         background: &Background,
     ) -> Result<Successor, String> {
         let deadline = Instant::now() + timeout;
-        let late = || format!("it is not ready after {} s", timeout.as_secs());
-        tracing::info!("a successor is to take over: letting running updates finish");
+        let late = || format!("the successor was not ready within {} s", timeout.as_secs());
+        tracing::info!("preparing succession, waiting for running updates");
         let idle = async {
-            self.updater.hold().await;
+            self.updater.pause().await;
             background.rest().await;
         };
         time::timeout_at(deadline, idle).await.map_err(|_| late())?;
-        let mut successor =
-            self.start_successor().map_err(|error| format!("it could not be started: {error}"))?;
-        tracing::info!(pid = successor.pid, "a successor has started");
-        match time::timeout_at(deadline, successor.hear()).await {
+        let mut successor = self
+            .start_successor()
+            .map_err(|error| format!("cannot start the successor: {error}"))?;
+        tracing::info!(pid = successor.pid, "successor started");
+        match time::timeout_at(deadline, successor.receive()).await {
             Ok(Some(READY)) => Ok(successor),
-            Ok(_) => Err(format!("it ended, {}", successor.end().await)),
+            Ok(_) => Err(format!("the successor exited, {}", successor.kill().await)),
             Err(_) => {
-                successor.end().await;
+                successor.kill().await;
                 Err(late())
             }
         }
     }
 
-    /// Has a successor that is ready serve. Updates are held meanwhile. An error: it has ended, and
-    /// we serve on.
-    async fn yield_to(&self, mut successor: Successor) -> Result<Successor, String> {
+    /// Lets a successor that is ready serve. Updates are paused meanwhile. On an error the successor has exited, and
+    /// this process continues to serve.
+    async fn transfer_to(&self, mut successor: Successor) -> Result<Successor, String> {
         let pid = successor.pid;
         systemd::main_process_is(pid);
-        successor.say(YOURS).await;
-        match time::timeout(TAKEN_TIMEOUT, successor.hear()).await {
+        successor.send(YOURS).await;
+        match time::timeout(TAKEN_TIMEOUT, successor.receive()).await {
             Ok(None) => {
-                // As far as it had come.
+                // Undo what the successor may have done before it exited.
                 systemd::main_process_is(process::id());
                 self.store.sign();
-                return Err(format!("it ended as it took over, {}", successor.end().await));
+                return Err(format!(
+                    "the successor exited while taking over, {}",
+                    successor.kill().await
+                ));
             }
-            Ok(Some(TAKEN)) => tracing::info!(pid, "the successor serves"),
-            _ => tracing::error!(pid, "the successor does not say that it serves"),
+            Ok(Some(TAKEN)) => tracing::info!(pid, "successor took over"),
+            _ => tracing::error!(pid, "successor did not confirm that it serves, draining anyway"),
         }
         successor.has_taken = true;
         self.updater.hand_over().await;
@@ -229,18 +233,18 @@ impl Server {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut passed: Vec<(&str, OwnedFd)> = Vec::new();
-        for (name, descriptor) in &self.for_a_successor {
+        for (name, descriptor) in &self.successor_descriptors {
             passed.push((name, descriptor.try_clone()?));
         }
         passed.push((LOCK, self.store.lock_for_a_successor()?.into()));
         passed.push((HANDOVER, theirs.into()));
         let names: Vec<&str> = passed.iter().map(|(name, _)| *name).collect();
         let mut arguments = env::args_os();
-        // The file that is at this path now, and not the one that we were started from.
+        // The path that this process was started by. An upgrade has replaced the file.
         let executable = arguments.next().unwrap_or_else(|| OsString::from("onnxd"));
         let mut command = Command::new(executable);
         command.args(arguments);
-        for name in OURS_ALONE {
+        for name in PRIVATE_VARIABLES {
             command.env_remove(name);
         }
         command.env(SUCCESSION, names.join(":"));
@@ -248,31 +252,36 @@ impl Server {
         let mapping = |((_, parent_fd), child_fd)| FdMapping { parent_fd, child_fd };
         command.fd_mappings(mappings.map(mapping).collect()).map_err(io::Error::other)?;
         let mut command = tokio::process::Command::from(command);
-        // Before the start: a successor that we cannot talk to would take us for dead, and serve.
+        // Before the spawn: a successor without a channel would consider this process dead, and serve.
         let channel = UnixStream::from_std(ours)?;
         let child = Box::new(command.spawn()?);
-        // With it the command's end of the channel is closed, or we would never see its end.
+        // Closes our copy of the successor's end. Otherwise its exit would not close the channel.
         drop(command);
-        // Nobody has waited for it, so it has one.
+        // A child that was not waited for has an id.
         let pid = child.id().unwrap_or_default();
         Ok(Successor { pid, child, channel, has_taken: false })
     }
 
-    /// The successor's side: returns when this process is the server.
+    /// The successor's side. Returns when this process serves.
+    ///
+    /// # Errors
+    /// The channel or the admin socket fails.
     pub(super) async fn take_over(
         &self,
         config: &Config,
         channel: StdStream,
     ) -> Result<(), Failure> {
-        let failed = |error: io::Error| Failure::internal(format!("the succession: {error}"));
+        let failed = |error: io::Error| {
+            Failure::internal(format!("cannot take over from the predecessor: {error}"))
+        };
         channel.set_nonblocking(true).map_err(failed)?;
         let mut channel = UnixStream::from_std(channel).map_err(failed)?;
-        // Until nobody is answered by what the predecessor serves.
-        self.updater.hold().await;
-        // A predecessor that is gone needs no answer, and gives none.
+        // Until the predecessor has exited, which may still answer with its generations.
+        self.updater.pause().await;
+        // Ignore the error: the next read shows that the predecessor exited.
         let _ = channel.write_u8(READY).await;
         if !matches!(channel.read_u8().await, Ok(YOURS)) {
-            tracing::warn!("the predecessor has ended before the succession");
+            tracing::warn!("predecessor exited before the succession, taking over");
         }
         admin::take_over_name(&config.admin_socket).map_err(failed)?;
         self.store.sign();
@@ -282,10 +291,10 @@ impl Server {
         let guard = self.tasks.guard("succession");
         tokio::spawn(async move {
             let _guard = guard;
-            // It says nothing more; this is its end.
+            // The predecessor sends nothing more: this returns when it exits.
             let _ = channel.read_u8().await;
             updater.resume().await;
-            tracing::info!("the predecessor has ended");
+            tracing::info!("predecessor exited");
         });
         Ok(())
     }
@@ -297,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    /// A successor that says nothing and does not end by itself.
+    /// A successor that sends nothing and does not exit.
     fn silent() -> Successor {
         let (ours, _) = StdStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -312,33 +321,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn process_that_cannot_end_is_not_waited_for() {
+    async fn waiting_for_a_killed_process_is_limited() {
         let begin = Instant::now();
-        assert_eq!(ending(future::pending()).await, "killed, but not ended yet");
-        assert_eq!(begin.elapsed(), ENDS_WITHIN);
+        assert_eq!(describe_exit(future::pending()).await, "killed, but still running");
+        assert_eq!(begin.elapsed(), KILL_TIMEOUT);
         let killed = ExitStatus::from_raw(9);
-        assert!(ending(future::ready(Ok(killed))).await.contains("signal: 9"));
+        assert!(describe_exit(future::ready(Ok(killed))).await.contains("signal: 9"));
     }
 
     #[tokio::test]
-    async fn ending_a_successor_kills_and_reaps_it() {
+    async fn killed_successor_is_reaped() {
         let mut successor = silent();
-        let ended = successor.end().await;
-        assert!(ended.contains("signal: 9"), "{ended}");
+        let exit = successor.kill().await;
+        assert!(exit.contains("signal: 9"), "{exit}");
         assert!(successor.child.id().is_none() && !runs(successor.pid));
     }
 
     #[tokio::test]
-    async fn dropped_successor_is_killed_and_reaped_later() {
+    async fn dropped_successor_is_killed_and_reaped() {
         let successor = silent();
         let pid = successor.pid;
         drop(successor);
-        let gone = async {
+        let reaped = async {
             while runs(pid) {
                 time::sleep(Duration::from_millis(5)).await;
             }
         };
-        time::timeout(Duration::from_secs(10), gone).await.expect("it is reaped");
+        time::timeout(Duration::from_secs(10), reaped).await.expect("it is reaped");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use onnxd_engine::engine::{MemoryBudget, memory::Reservation};
 use tokio::{sync::Semaphore, task, time};
 
 use crate::transport::{
-    chunks::held,
+    chunks::with_reservation,
     error::{BodyError, TransportError},
     unpack::{self, unpack},
 };
@@ -18,7 +18,7 @@ use crate::transport::{
 /// Largest request body, in bytes. The same limit as text-embeddings-inference.
 pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
 /// Bodies up to this size are not charged.
-const UNPAID_BYTES_MAX: usize = 64 * 1024;
+const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to read the rest of a refused body before the connection closes.
@@ -39,7 +39,7 @@ pub(crate) async fn read_body(
     memory: &MemoryBudget,
     request: Request<Body>,
 ) -> Result<Bytes, BodyError> {
-    read_paid(memory, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await
+    read_charged(memory, request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await
 }
 
 /// Reads a body of at most `bytes_max` bytes without charging it, for listeners with few requests.
@@ -53,20 +53,20 @@ pub(crate) async fn read_body_within(
     read(request, bytes_max, &mut Charge::default()).await
 }
 
-/// Reads a body of at most `bytes_max` bytes, and charges it if it has more than `unpaid_max`.
+/// Reads a body of at most `bytes_max` bytes, and charges it if it has more than `uncharged_max`.
 ///
 /// # Errors
 /// As for [`read_body`].
-pub(crate) async fn read_paid(
+pub(crate) async fn read_charged(
     memory: &MemoryBudget,
     request: Request<Body>,
-    unpaid_max: usize,
+    uncharged_max: usize,
     bytes_max: usize,
 ) -> Result<Bytes, BodyError> {
-    let budget = Some((memory, unpaid_max));
+    let budget = Some((memory, uncharged_max));
     let mut charge = Charge { budget, ..Charge::default() };
     let body = read(request, bytes_max, &mut charge).await?;
-    Ok(held([body], charge.reservation).next().unwrap_or_default())
+    Ok(with_reservation([body], charge.reservation).next().unwrap_or_default())
 }
 
 /// The memory charged for a body.
@@ -80,8 +80,8 @@ struct Charge<'a> {
 impl Charge<'_> {
     /// Raises the charge to at least `bytes`.
     fn cover(&mut self, bytes: usize) -> Result<(), BodyError> {
-        let Some((memory, unpaid_max)) = self.budget else { return Ok(()) };
-        if bytes <= unpaid_max || bytes <= self.bytes {
+        let Some((memory, uncharged_max)) = self.budget else { return Ok(()) };
+        if bytes <= uncharged_max || bytes <= self.bytes {
             return Ok(());
         }
         // In steps, so that a body in small pieces is not charged for each of them.
@@ -116,7 +116,7 @@ async fn read(
     let collected = collect(&mut body, exact, bytes_max, charge);
     let collected = time::timeout(BODY_TIMEOUT, collected)
         .await
-        .unwrap_or_else(|_| Err(TransportError::Timeout(BODY_TIMEOUT).into()));
+        .unwrap_or_else(|_| Err(TransportError::BodyTimeout(BODY_TIMEOUT).into()));
     let bytes = collected.map_err(|error| {
         discard_later(body, bytes_max);
         error.and_close()
@@ -124,14 +124,14 @@ async fn read(
     let Some(packing) = packing else { return Ok(bytes) };
     let _turn = time::timeout(UNPACK_TIMEOUT, UNPACKING.acquire())
         .await
-        .map_err(|_| TransportError::UnpackingBusy { retry_after: UNPACK_TIMEOUT })?;
+        .map_err(|_| TransportError::DecompressionBusy { retry_after: UNPACK_TIMEOUT })?;
     let unpacked = task::block_in_place(|| unpack(&bytes, packing, bytes_max))?;
     charge.cover(unpacked.len())?;
     Ok(unpacked)
 }
 
 fn too_long(bytes_max: usize) -> BodyError {
-    TransportError::TooLong { max: bytes_max }.into()
+    TransportError::BodyTooLarge { max: bytes_max }.into()
 }
 
 /// Collects a body. If its length is known, charges all of it first.
@@ -144,7 +144,7 @@ async fn collect(
     charge.cover(exact.unwrap_or(0))?;
     let mut bytes = BytesMut::with_capacity(exact.unwrap_or(0));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(TransportError::Broken)?;
+        let frame = frame.map_err(TransportError::IncompleteBody)?;
         let Ok(data) = frame.into_data() else { continue };
         let length = bytes.len() + data.len();
         if length > bytes_max {

@@ -39,10 +39,10 @@ async fn body_refused_midway_releases_its_memory() {
     let memory = MemoryBudget::of(BUDGET);
     let pieces = || stream::iter((0..3).map(|_| Ok(Bytes::from(vec![0; 1 << 20]))));
     let bytes_max = 16 << 20;
-    let refused = read_paid(&memory, request(pieces()), UNPAID_BYTES_MAX, bytes_max).await;
+    let refused = read_charged(&memory, request(pieces()), UNCHARGED_BYTES_MAX, bytes_max).await;
     assert_eq!(last(refused), 429);
     assert_eq!(memory.available_bytes(), BUDGET);
-    let refused = read_paid(&memory, request(pieces()), UNPAID_BYTES_MAX, 1 << 20).await;
+    let refused = read_charged(&memory, request(pieces()), UNCHARGED_BYTES_MAX, 1 << 20).await;
     assert_eq!(last(refused), 413);
     assert_eq!(memory.available_bytes(), BUDGET);
 }

@@ -13,18 +13,18 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use onnxd_engine::engine::memory::Reservation;
 
-use crate::transport::holding::{self, Held};
+use crate::transport::guarded_body::{self, BodyResource};
 
-impl Held for Reservation {}
+impl BodyResource for Reservation {}
 
 /// Returns the same parts, which keep the memory reservation until all of them are dropped.
-pub(crate) fn held(
+pub(crate) fn with_reservation(
     parts: impl IntoIterator<Item = Bytes>,
     reservation: Option<Reservation>,
 ) -> impl Iterator<Item = Bytes> {
     let reservation = reservation.map(Arc::new);
     parts.into_iter().map(move |part| match &reservation {
-        Some(reservation) => holding::keep(part, reservation),
+        Some(reservation) => guarded_body::guard(part, reservation),
         None => part,
     })
 }
@@ -69,7 +69,7 @@ mod tests {
         let budget = MemoryBudget::of(7 * 1024);
         let reservation = budget.reserve(7 * 1024, 0).unwrap();
         let parts = [Bytes::from("one"), Bytes::from("two")];
-        let mut body = body(held(parts, reservation));
+        let mut body = body(with_reservation(parts, reservation));
         assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(6));
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let second = body.frame().await.unwrap().unwrap().into_data().unwrap();

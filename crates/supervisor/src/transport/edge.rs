@@ -1,5 +1,5 @@
-//! What stands in front of the routes: API keys, CORS and TLS, each in its own file. `serve` loads them at
-//! start and reloads them on SIGHUP.
+//! Guards the routes with API keys, CORS and TLS, each in its own file. `serve` loads them at start and reloads them
+//! on SIGHUP.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -153,7 +153,7 @@ async fn check(
     if (probe && OPEN.contains(&request.uri().path())) || keys.allow(request.headers()) {
         return next.run(request).await;
     }
-    let mut response = shape_of(&shapes, &request).render(TransportError::KeyNeeded);
+    let mut response = shape_of(&shapes, &request).render(TransportError::Unauthorized);
     let headers = response.headers_mut();
     headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     if !hyper::body::Body::is_end_stream(request.body()) {

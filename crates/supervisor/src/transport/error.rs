@@ -16,31 +16,31 @@ use thiserror::Error;
 pub(crate) enum TransportError {
     /// The request carries no accepted API key.
     #[error("missing or invalid API key: send `authorization: Bearer KEY` or `x-api-key: KEY`")]
-    KeyNeeded,
+    Unauthorized,
     /// The body is too large.
     #[error("the body is longer than {max} bytes")]
-    TooLong { max: usize },
+    BodyTooLarge { max: usize },
     /// The decompressed body is too large.
     #[error("the decompressed body is longer than {max} bytes")]
-    UnpackedTooLong { max: usize },
+    DecompressedTooLarge { max: usize },
     /// The client took too long to send the body.
     #[error("the body took longer than {} s", .0.as_secs())]
-    Timeout(Duration),
+    BodyTimeout(Duration),
     /// The body is incomplete.
     #[error("cannot read the body: {0}")]
-    Broken(#[source] axum::Error),
+    IncompleteBody(#[source] axum::Error),
     /// The encoding is unsupported.
     #[error("unsupported content-encoding: use gzip, deflate or none")]
-    UnknownEncoding,
+    UnsupportedEncoding,
     /// The body does not match its encoding.
     #[error("cannot decompress the body: {0}")]
-    NotPacked(#[source] io::Error),
+    InvalidCompression(#[source] io::Error),
     /// Large bodies have used up the memory budget.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
     /// Too many bodies wait to be decompressed.
     #[error("the server is overloaded: too many compressed bodies")]
-    UnpackingBusy { retry_after: Duration },
+    DecompressionBusy { retry_after: Duration },
     /// A handler panicked.
     #[error("internal error: the request handler panicked")]
     Panicked,
@@ -50,12 +50,14 @@ impl TransportError {
     /// Returns the HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::KeyNeeded => StatusCode::UNAUTHORIZED,
-            Self::TooLong { .. } | Self::UnpackedTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::Broken(_) | Self::NotPacked(_) => StatusCode::BAD_REQUEST,
-            Self::UnknownEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::OutOfMemory(_) | Self::UnpackingBusy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::BodyTooLarge { .. } | Self::DecompressedTooLarge { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::IncompleteBody(_) | Self::InvalidCompression(_) => StatusCode::BAD_REQUEST,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::OutOfMemory(_) | Self::DecompressionBusy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -64,7 +66,7 @@ impl TransportError {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OutOfMemory(error) => Some(error.retry_after()),
-            Self::UnpackingBusy { retry_after } => Some(*retry_after),
+            Self::DecompressionBusy { retry_after } => Some(*retry_after),
             _ => None,
         }
     }

@@ -22,7 +22,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use crate::transport::{
-    holding::{Held, Holding},
+    guarded_body::{BodyResource, GuardedBody},
     slots::ConnectionSlot,
 };
 
@@ -44,13 +44,13 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const FIRST_CALL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Returns whether calls to a path may stay open indefinitely without a message.
-pub(crate) type MayRest = fn(&str) -> bool;
+pub(crate) type MayIdle = fn(&str) -> bool;
 
 /// How the calls of a connection are processed.
 pub(super) struct Calls {
     pub router: Router,
     pub slot: Arc<ConnectionSlot>,
-    pub may_rest: MayRest,
+    pub may_idle: MayIdle,
 }
 
 /// Counts the open calls of a connection.
@@ -89,27 +89,27 @@ struct Call {
     unsent: Arc<Unsent>,
     /// The call may stay open indefinitely. Its connection counts as idle, otherwise a few clients with
     /// such calls could occupy all slots forever.
-    may_rest: bool,
+    may_idle: bool,
 }
 
 impl Call {
-    fn begin(calls: &watch::Sender<Open>, unsent: &Arc<Unsent>, may_rest: bool) -> Self {
-        if !may_rest {
+    fn begin(calls: &watch::Sender<Open>, unsent: &Arc<Unsent>, may_idle: bool) -> Self {
+        if !may_idle {
             unsent.slot.answer_begins();
         }
         calls.send_modify(|calls| *calls = Open { any: true, open: calls.open + 1 });
-        Self { calls: calls.clone(), unsent: Arc::clone(unsent), may_rest }
+        Self { calls: calls.clone(), unsent: Arc::clone(unsent), may_idle }
     }
 }
 
-impl Held for Call {
+impl BodyResource for Call {
     fn piece_begins(&self) {
         self.unsent.change(|pieces| pieces + 1);
     }
 
     fn piece_ends(&self) {
         self.unsent.change(|pieces| pieces - 1);
-        if self.may_rest {
+        if self.may_idle {
             self.unsent.slot.was_active();
         }
     }
@@ -118,7 +118,7 @@ impl Held for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.calls.send_modify(|calls| calls.open -= 1);
-        if !self.may_rest {
+        if !self.may_idle {
             self.unsent.slot.answer_ends();
         }
     }
@@ -128,18 +128,18 @@ impl Drop for Call {
 /// all calls.
 pub(super) async fn process(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    Calls { router, slot, may_rest }: Calls,
+    Calls { router, slot, may_idle }: Calls,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
     let (calls, seen) = watch::channel(Open::default());
     let unsent = Arc::new(Unsent { slot, pieces: Mutex::new(0) });
     let service = service_fn(move |request: Request<Incoming>| {
-        let may_rest = may_rest(request.uri().path());
-        let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_rest));
+        let may_idle = may_idle(request.uri().path());
+        let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_idle));
         async move {
             let response = router.oneshot(request.map(Body::new)).await;
-            response.map(|response| response.map(|body| Holding::new(body, Arc::new(call))))
+            response.map(|response| response.map(|body| GuardedBody::new(body, Arc::new(call))))
         }
     });
     let mut connection = pin!(

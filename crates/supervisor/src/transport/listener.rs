@@ -37,8 +37,8 @@ use tower::ServiceExt;
 use crate::transport::{
     edge::Edge,
     error::Shapes,
-    holding::{Held, Holding},
-    http2::{self, MayRest},
+    guarded_body::{BodyResource, GuardedBody},
+    http2::{self, MayIdle},
     panics,
     slots::{ConnectionSlot, ConnectionSlots, Phase},
     tls::Tls,
@@ -52,7 +52,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may read nothing of a response.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a connection is checked for both.
+/// How often a connection is checked against both limits.
 const SLOW_TICK: Duration = Duration::from_secs(5);
 /// How long an idle connection stays open during a drain. A request in flight is answered with
 /// `connection: close`.
@@ -72,7 +72,7 @@ enum Protocol {
     Http1,
     /// HTTP/2, see [`http2`].
     Http2 {
-        may_rest: MayRest,
+        may_idle: MayIdle,
     },
 }
 
@@ -121,15 +121,15 @@ impl Listener {
     }
 
     /// Returns an HTTP/2 listener. Its router must check keys and catch panics itself. Calls to paths for
-    /// which `may_rest` holds may stay open indefinitely without a message.
+    /// which `may_idle` holds may stay open indefinitely without a message.
     pub(crate) fn http2(
         socket: TcpListener,
         edge: &Edge,
-        (router, may_rest): (Router, MayRest),
+        (router, may_idle): (Router, MayIdle),
         (metrics, slots): (Arc<Metrics>, Arc<ConnectionSlots>),
     ) -> Self {
         let (protocol, tls, ticks) =
-            (Protocol::Http2 { may_rest }, edge.tls.clone(), Arc::default());
+            (Protocol::Http2 { may_idle }, edge.tls.clone(), Arc::default());
         Self { socket, protocol, router, tls, metrics, slots, ticks }
     }
 
@@ -184,7 +184,7 @@ impl Listener {
                 return Some((stream, slot));
             }
             *waiting = Some(stream);
-            self.metrics.connections_delayed_total.add();
+            self.metrics.connections_delayed_total.increment();
             self.evict_one();
         }
         let slot = self.slot().await;
@@ -223,7 +223,7 @@ impl Listener {
 
     fn evict_one(&self) {
         if self.slots.evict_one() {
-            self.metrics.connections_evicted_total.add();
+            self.metrics.connections_evicted_total.increment();
         }
     }
 
@@ -298,8 +298,8 @@ impl Connection {
     /// handshake during a drain and is about to send a request.
     async fn process(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
         let Self { router, slot, watcher, drain, .. } = self;
-        if let Protocol::Http2 { may_rest } = self.protocol {
-            let calls = http2::Calls { router, slot, may_rest };
+        if let Protocol::Http2 { may_idle } = self.protocol {
+            let calls = http2::Calls { router, slot, may_idle };
             return http2::process(stream, calls, watcher, drain).await;
         }
         let (seen, draining) = (Arc::clone(&slot), drain.clone());
@@ -311,8 +311,9 @@ impl Connection {
                 if let (Ok(response), true) = (&mut response, *drain.borrow()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                response
-                    .map(|response| response.map(|body| Holding::new(body, Arc::new(answering))))
+                response.map(|response| {
+                    response.map(|body| GuardedBody::new(body, Arc::new(answering)))
+                })
             }
         });
         let connection = http1::Builder::new()
@@ -347,7 +348,7 @@ impl Answering {
     }
 }
 
-impl Held for Answering {}
+impl BodyResource for Answering {}
 
 impl Drop for Answering {
     fn drop(&mut self) {

@@ -2,8 +2,8 @@
 //!
 //! - [`listener`] accepts connections, [`http2`] serves those of gRPC; [`slots`] limits them, [`watched`] finds
 //!   slow ones.
-//! - [`edge`] stands in front of all routes: [`keys`], [`cors`], [`tls`].
-//! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`holding`] write response bodies.
+//! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`].
+//! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response bodies.
 //! - [`panics`] turns a panicking handler into a response.
 //! - [`error`]: errors of this layer; each contract renders them.
 
@@ -12,7 +12,7 @@ pub(crate) mod chunks;
 pub(crate) mod cors;
 pub(crate) mod edge;
 pub(crate) mod error;
-pub(crate) mod holding;
+pub(crate) mod guarded_body;
 mod http2;
 pub(crate) mod keys;
 pub(crate) mod listener;

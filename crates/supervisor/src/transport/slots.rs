@@ -93,7 +93,7 @@ struct State {
     /// Responses not yet fully sent. With pipelining there may be several.
     answering: usize,
     key: Option<EvictionKey>,
-    /// Since when the client has read nothing of what is sent.
+    /// When the client stopped reading, if it did.
     stalled: Option<Instant>,
 }
 

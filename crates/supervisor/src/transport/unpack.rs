@@ -35,7 +35,7 @@ pub(crate) fn named(encoding: Option<&HeaderValue>) -> Result<Option<Packing>, T
         Ok("" | "identity") => Ok(None),
         Ok("gzip" | "x-gzip") => Ok(Some(Packing::Gzip)),
         Ok("deflate") => Ok(Some(Packing::Zlib)),
-        _ => Err(TransportError::UnknownEncoding),
+        _ => Err(TransportError::UnsupportedEncoding),
     }
 }
 
@@ -54,8 +54,8 @@ pub(crate) fn unpack(
     };
     match unpacked {
         Ok(bytes) if bytes.len() <= bytes_max => Ok(bytes.into()),
-        Ok(_) => Err(TransportError::UnpackedTooLong { max: bytes_max }),
-        Err(error) => Err(TransportError::NotPacked(error)),
+        Ok(_) => Err(TransportError::DecompressedTooLarge { max: bytes_max }),
+        Err(error) => Err(TransportError::InvalidCompression(error)),
     }
 }
 

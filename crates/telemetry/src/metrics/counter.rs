@@ -10,23 +10,23 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds one.
-    pub fn add(&self) {
-        self.add_all(1);
+    pub fn increment(&self) {
+        self.add(1);
     }
 
     /// Adds `count`.
-    pub fn add_all(&self, count: u64) {
+    pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Returns the current value.
-    pub fn read(&self) -> u64 {
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 impl Serialize for Counter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(self.read())
+        serializer.serialize_u64(self.get())
     }
 }

@@ -22,7 +22,7 @@ pub enum Format {
 
 impl Format {
     /// Returns the format for a request with this `Accept` header.
-    pub fn wanted(accept: Option<&str>) -> Self {
+    pub fn from_accept(accept: Option<&str>) -> Self {
         match accept {
             Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
             _ => Self::Classic,
@@ -149,7 +149,7 @@ mod tests {
                 Format::OpenMetrics,
             ),
         ] {
-            assert_eq!(Format::wanted(accept), format, "{accept:?}");
+            assert_eq!(Format::from_accept(accept), format, "{accept:?}");
         }
     }
 }

@@ -131,7 +131,7 @@ impl Metrics {
     }
 
     /// Sets the number of texts that are queued or running.
-    pub fn see_items(&self, count: usize) {
+    pub fn set_items(&self, count: usize) {
         self.items.0.store(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
@@ -147,7 +147,7 @@ impl Default for Metrics {
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    pub fn read(&self) -> u64 {
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -244,13 +244,13 @@ impl<R: Reason> Default for ByReason<R> {
 
 impl<R: Reason> ByReason<R> {
     /// Counts one event.
-    pub fn add(&self, reason: R) {
-        self.counters[reason.index()].add();
+    pub fn increment(&self, reason: R) {
+        self.counters[reason.index()].increment();
     }
 
     /// Returns the label's values with their counts.
     pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        R::ALL.iter().map(|reason| (reason.label(), self.counters[reason.index()].read()))
+        R::ALL.iter().map(|reason| (reason.label(), self.counters[reason.index()].get()))
     }
 }
 
@@ -269,7 +269,7 @@ mod tests {
         let metrics = Metrics::default();
         use RestartReason::{Exited, Killed, Signal, Unknown};
         for reason in [Killed, Killed, Signal, Exited, Unknown] {
-            metrics.worker_restarts_total.add(reason);
+            metrics.worker_restarts_total.increment(reason);
         }
         let by_reason: Vec<_> = metrics.worker_restarts_total.by_reason().collect();
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
@@ -282,9 +282,9 @@ mod tests {
     fn a_connection_is_counted_while_it_is_open() {
         let metrics = Arc::new(Metrics::default());
         let (one, other) = (metrics.connected(), metrics.connected());
-        assert_eq!(metrics.connections.read(), 2);
+        assert_eq!(metrics.connections.get(), 2);
         drop((one, other));
-        assert_eq!(metrics.connections.read(), 0);
+        assert_eq!(metrics.connections.get(), 0);
     }
 
     #[test]

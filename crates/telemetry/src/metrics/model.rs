@@ -98,7 +98,7 @@ impl ModelMetrics {
     pub fn ran(&self, tokens: impl ExactSizeIterator<Item = u32>, micros: u32) {
         self.inference.observe(micros.into());
         self.batch_size.observe(tokens.len() as u64);
-        self.tokens.add_all(tokens.map(u64::from).sum());
+        self.tokens.add(tokens.map(u64::from).sum());
     }
 
     /// Records a refresh to another generation. `micros` is 0 if nothing was loaded, because the
@@ -106,19 +106,19 @@ impl ModelMetrics {
     pub fn refreshed(&self, micros: u64) {
         if micros > 0 {
             self.load.observe(micros);
-            self.loads[0].add();
+            self.loads[0].increment();
         }
     }
 
     /// Records that a worker loaded a version ahead.
     pub fn loaded_ahead(&self, micros: u64) {
         self.load.observe(micros);
-        self.loads[1].add();
+        self.loads[1].increment();
     }
 
     /// Records that a worker failed to load, ahead or on refresh.
     pub fn load_failed(&self) {
-        self.loads[2].add();
+        self.loads[2].increment();
     }
 
     /// Records how long an item waited because its worker had to load the model first.
@@ -130,24 +130,24 @@ impl ModelMetrics {
     pub fn updated(&self, refused: Option<RefusalKind>, took: Duration) {
         let Some(kind) = refused else {
             self.update.observe_time(took);
-            return self.commits.add();
+            return self.commits.increment();
         };
         let refusals = self.refusals.get(kind as usize);
         debug_assert!(refusals.is_some(), "no label for {kind:?}");
         if let Some(refusals) = refusals {
-            refusals.add();
+            refusals.increment();
         }
     }
 
     /// Returns the number of loads for each result.
     pub fn load_results(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        LOAD_RESULTS.into_iter().zip(self.loads.iter().map(Counter::read))
+        LOAD_RESULTS.into_iter().zip(self.loads.iter().map(Counter::get))
     }
 
     /// Returns the number of updates for each result.
     pub fn update_results(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let refusals = REFUSALS.into_iter().zip(self.refusals.iter().map(Counter::read));
-        [(COMMITTED, self.commits.read())].into_iter().chain(refusals)
+        let refusals = REFUSALS.into_iter().zip(self.refusals.iter().map(Counter::get));
+        [(COMMITTED, self.commits.get())].into_iter().chain(refusals)
     }
 }
 

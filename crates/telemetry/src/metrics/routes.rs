@@ -64,14 +64,14 @@ impl Route {
     pub fn answered(&self, status: u16, took: Duration) {
         // hyper cannot send a status outside the range.
         if let Some(answers) = self.answers.get(usize::from(status.wrapping_sub(STATUS_MIN))) {
-            answers.add();
+            answers.increment();
         }
         self.duration.observe_time(took);
     }
 
     /// Returns the count of each status that was sent, and of 200.
     pub fn by_status(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
-        let all = (STATUS_MIN..).zip(self.answers.iter().map(Counter::read));
+        let all = (STATUS_MIN..).zip(self.answers.iter().map(Counter::get));
         all.filter(|&(status, count)| count > 0 || status == OK)
     }
 }

@@ -50,7 +50,7 @@ static CPU: LazyLock<String> =
     LazyLock::new(|| fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
 
 /// Reads `/proc/cpuinfo` for keys, before the sandbox forbids it.
-pub(crate) fn learn_cpu() {
+pub(crate) fn detect_cpu() {
     LazyLock::force(&CPU);
 }
 

@@ -16,16 +16,18 @@ pub(crate) const BUDGET: Duration = Duration::from_millis(400);
 pub(crate) struct Costs {
     /// The cost of a run by shape.
     pub(crate) table: CostTable,
-    /// With which other texts a text still gets the same embedding as alone.
-    pub(crate) company: Company,
+    /// Which texts may share a run without changing their embeddings.
+    #[serde(rename = "company")]
+    pub(crate) batching: Batching,
 }
 
 /// Which texts may run together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Company {
-    /// None: each text runs alone.
-    Alone,
+pub(crate) enum Batching {
+    /// None: each text runs separately.
+    #[serde(rename = "alone")]
+    Separate,
     /// Texts of equal length.
     #[default]
     EqualLength,
@@ -46,8 +48,12 @@ impl Costs {
     }
 
     /// Returns the table for the supervisor, without batching gains unless all texts may run together.
-    pub(crate) fn table_to_tell(&self) -> CostTable {
-        if self.company == Company::Padded { self.table.clone() } else { self.table.apart() }
+    pub(crate) fn reported_table(&self) -> CostTable {
+        if self.batching == Batching::Padded {
+            self.table.clone()
+        } else {
+            self.table.one_at_a_time()
+        }
     }
 }
 
@@ -59,7 +65,7 @@ mod tests {
     fn costs_are_read_back_and_damaged_files_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Costs::read(dir.path()), None);
-        let written = Costs { company: Company::Padded, ..Costs::default() };
+        let written = Costs { batching: Batching::Padded, ..Costs::default() };
         written.write(dir.path()).unwrap();
         assert_eq!(Costs::read(dir.path()), Some(written));
         let text = fs::read_to_string(dir.path().join(FILE)).unwrap();

@@ -50,11 +50,11 @@ pub(crate) enum WalkError {
     Stopped,
 }
 
-type Walked<T = ()> = Result<T, WalkError>;
+type WalkResult<T = ()> = Result<T, WalkError>;
 
 /// Calls `visit` with every tensor of a model: weights and node constants, including those in inner
 /// graphs and functions. `visit` returns whether to continue.
-pub(crate) fn walk(file: &File, visit: &mut dyn FnMut(Tensor) -> bool) -> Walked {
+pub(crate) fn walk(file: &File, visit: &mut dyn FnMut(Tensor) -> bool) -> WalkResult {
     let end = file.metadata().map_err(|_| WalkError::Damaged(0))?.len();
     walk_bytes(file, end, visit)
 }
@@ -64,7 +64,7 @@ pub(crate) fn walk_bytes(
     file: impl Read + Seek,
     end: u64,
     visit: &mut dyn FnMut(Tensor) -> bool,
-) -> Walked {
+) -> WalkResult {
     let mut walk = Walk { file: BufReader::new(file), at: 0, fields: 0, visit };
     walk.message(Message::Model, end, 0)
 }
@@ -118,7 +118,7 @@ enum Value {
 
 impl<F: Read + Seek> Walk<'_, F> {
     /// Reads a message that ends at `end`.
-    fn message(&mut self, message: Message, end: u64, depth: usize) -> Walked {
+    fn message(&mut self, message: Message, end: u64, depth: usize) -> WalkResult {
         if matches!(message, Message::Tensor | Message::Indices) {
             return self.tensor(message, end);
         }
@@ -136,7 +136,7 @@ impl<F: Read + Seek> Walk<'_, F> {
         Ok(())
     }
 
-    fn tensor(&mut self, message: Message, end: u64) -> Walked {
+    fn tensor(&mut self, message: Message, end: u64) -> WalkResult {
         let is_index = message == Message::Indices;
         let mut tensor = Tensor { elements: 1, is_index, ..Tensor::default() };
         let (mut external, mut is_external) = (External::default(), false);
@@ -173,7 +173,7 @@ impl<F: Read + Seek> Walk<'_, F> {
     }
 
     /// Reads a key-value pair of strings.
-    fn entry(&mut self, end: u64) -> Walked<(String, String)> {
+    fn entry(&mut self, end: u64) -> WalkResult<(String, String)> {
         let mut texts = [String::new(), String::new()];
         while self.at < end {
             match self.field(end)? {
@@ -188,7 +188,7 @@ impl<F: Read + Seek> Walk<'_, F> {
         Ok(texts.into())
     }
 
-    fn text(&mut self, bytes: u64) -> Walked<String> {
+    fn text(&mut self, bytes: u64) -> WalkResult<String> {
         if bytes > TEXT_BYTES_MAX {
             return Err(WalkError::Limit);
         }
@@ -199,7 +199,7 @@ impl<F: Read + Seek> Walk<'_, F> {
     }
 
     /// Reads the header of a field that must end by `end`, and its value if it is a number.
-    fn field(&mut self, end: u64) -> Walked<(u64, Value)> {
+    fn field(&mut self, end: u64) -> WalkResult<(u64, Value)> {
         self.fields += 1;
         if self.fields > FIELDS_MAX {
             return Err(WalkError::Limit);
@@ -223,7 +223,7 @@ impl<F: Read + Seek> Walk<'_, F> {
     }
 
     /// Reads a variable-length number, which must end by `end`.
-    fn number(&mut self, end: u64) -> Walked<u64> {
+    fn number(&mut self, end: u64) -> WalkResult<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             if self.at >= end {
@@ -240,7 +240,7 @@ impl<F: Read + Seek> Walk<'_, F> {
         Err(WalkError::Damaged(self.at))
     }
 
-    fn skip(&mut self, bytes: u64) -> Walked {
+    fn skip(&mut self, bytes: u64) -> WalkResult {
         let damaged = WalkError::Damaged(self.at);
         let distance = i64::try_from(bytes).map_err(|_| damaged)?;
         self.file.seek_relative(distance).map_err(|_| damaged)?;

@@ -59,7 +59,7 @@ pub(crate) fn node(value: Vec<u8>) -> Vec<u8> {
     message(1, &[message(5, &[value])])
 }
 
-fn locations(bytes: &[u8]) -> Walked<Vec<String>> {
+fn locations(bytes: &[u8]) -> WalkResult<Vec<String>> {
     let mut found = Vec::new();
     walk_bytes(Cursor::new(bytes), bytes.len() as u64, &mut |tensor| {
         found.extend(tensor.external.map(|external| external.location));

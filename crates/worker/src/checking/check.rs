@@ -18,8 +18,8 @@ use crate::{
     },
     families::{
         LoadedVersion,
+        config::ModelConfig,
         family::{Budget, Fit, Trial},
-        own::Own,
     },
     process::args::CheckArgs,
     session::Runtime,
@@ -89,7 +89,7 @@ pub(crate) fn check(
 /// Returns the costs measured when the version was compiled.
 fn costs(root: &Path, runtime: &Runtime) -> Option<CostTable> {
     let model = compiled::find(root, &Key::of(runtime))?;
-    Costs::read(model.parent()?).map(|costs| costs.table_to_tell())
+    Costs::read(model.parent()?).map(|costs| costs.reported_table())
 }
 
 /// Returns the memory and time that the longest text may use.
@@ -101,7 +101,7 @@ fn budget(args: &CheckArgs, started: Instant) -> Result<Budget, Refusal> {
         deadline: args
             .cpu_limit_seconds
             .and_then(|seconds| started.checked_add(Duration::from_secs(seconds))),
-        is_asked: Own::read(&args.version_dir)?.max_tokens.is_some(),
+        is_explicit: ModelConfig::read(&args.version_dir)?.max_tokens.is_some(),
     })
 }
 

@@ -12,7 +12,7 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use super::{group::Group, own::Own};
+use super::{config::ModelConfig, group::Group};
 use crate::{
     artifacts::{costs::Costs, probes::Probes},
     process::fault::Fault,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Work that a loaded version defers to a background thread.
-pub(crate) type Later = Box<dyn FnOnce() + Send>;
+pub(crate) type DeferredJob = Box<dyn FnOnce() + Send>;
 
 /// What a family needs to open a version.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,8 @@ pub(crate) struct Opening<'a> {
     /// The version's directory.
     pub(crate) dir: &'a Path,
     /// The version's `onnxd.toml`.
-    pub(crate) own: &'a Own,
-    /// The graph: the version's own file or its compiled form. `None` if the version has none.
+    pub(crate) model_config: &'a ModelConfig,
+    /// The graph: the version's model_config file or its compiled form. `None` if the version has none.
     pub(crate) model: Option<&'a Path>,
     /// The model's name in messages.
     pub(crate) file: &'a str,
@@ -43,7 +43,7 @@ pub(crate) struct Helpers<'a> {
     pub(crate) runtime: &'a Arc<Runtime>,
     /// The compiled model. Without its shared weights, memory use would double.
     pub(crate) model: &'a Path,
-    /// CPUs in addition to the process's own; at least one.
+    /// CPUs in addition to the process's model_config; at least one.
     pub(crate) cpus: &'a Arc<[u16]>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Budget {
     /// When this process is killed.
     pub(crate) deadline: Option<Instant>,
     /// Whether `onnxd.toml` sets the length of texts. If it does, a shorter limit is an error.
-    pub(crate) is_asked: bool,
+    pub(crate) is_explicit: bool,
 }
 
 /// The longest text that fits a budget.
@@ -160,7 +160,7 @@ pub(crate) trait Family: Send {
     fn offer_helpers(&mut self, _helpers: &Helpers<'_>) {}
 
     /// Returns the deferred background work, once.
-    fn take_later(&mut self) -> Option<Later> {
+    fn take_deferred(&mut self) -> Option<DeferredJob> {
         None
     }
 }

@@ -8,8 +8,8 @@ use onnxd_proto::{
     generation::Generation,
     limits::GROUP_ITEMS_MAX,
     wire::{
-        ask::{Answered, AnsweredItem, Item, Rejection},
         message::FromWorker,
+        operation::{AnsweredItem, BatchResult, Item, Rejection},
     },
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn malformed(what: &str) -> Fault {
 
 /// A group as the supervisor sent it.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct GroupRequest {
     /// The frame's id.
     pub(crate) id: u64,
     pub(crate) items: Vec<Item>,
@@ -59,7 +59,7 @@ pub(crate) struct Asked {
 
 /// A group that is being answered.
 pub(crate) struct Group<'a> {
-    pub(crate) asked: &'a Asked,
+    pub(crate) request: &'a GroupRequest,
     pub(crate) sender: &'a Sender,
 }
 
@@ -74,12 +74,12 @@ pub(crate) struct Timings {
 impl Group<'_> {
     /// Rejects all items.
     pub(crate) fn reject_all(&mut self, reason: Rejection) -> Result<(), Fault> {
-        self.reject((0..self.asked.items.len()).map(number).collect(), reason)
+        self.reject((0..self.request.items.len()).map(number).collect(), reason)
     }
 
     /// Rejects some items.
     pub(crate) fn reject(&mut self, items: Vec<u32>, reason: Rejection) -> Result<(), Fault> {
-        self.sender.tell_group(self.asked.id, &FromWorker::Rejected { items, reason }, &[])
+        self.sender.send_frame(self.request.id, &FromWorker::Rejected { items, reason }, &[])
     }
 
     /// Sends the answers of one micro-batch. The payload is the concatenation of its slices.
@@ -90,14 +90,14 @@ impl Group<'_> {
         took: Timings,
         payload: &[&[u8]],
     ) -> Result<(), Fault> {
-        let answered = Answered {
+        let answered = BatchResult {
             generation,
             items,
             tokenize_micros: micros(took.tokenizing),
             infer_micros: micros(took.inference),
             infer_cpu_micros: micros(took.cpu),
         };
-        self.sender.tell_group(self.asked.id, &FromWorker::Answered(answered), payload)
+        self.sender.send_frame(self.request.id, &FromWorker::Answered(answered), payload)
     }
 }
 
@@ -112,12 +112,15 @@ pub(crate) fn micros(time: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::wire::ask::Ask;
+    use onnxd_proto::wire::operation::Operation;
 
     use super::*;
 
     fn items(lengths: &[u32]) -> Vec<Item> {
-        let item = |&payload_bytes| Item { payload_bytes, ask: Ask::Decode { skip_special: true } };
+        let item = |&payload_bytes| Item {
+            payload_bytes,
+            operation: Operation::Decode { skip_special: true },
+        };
         lengths.iter().map(item).collect()
     }
 

@@ -10,9 +10,9 @@ use onnxd_proto::{
 use tracing::warn;
 
 use super::{
-    family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
+    config::ModelConfig,
+    family::{Budget, DeferredJob, Extent, Family, Fit, Helpers, Opening, Trial},
     group::Group,
-    own::Own,
     table,
 };
 use crate::{
@@ -78,7 +78,7 @@ impl LoadedVersion {
         })?;
         let mut version = Self::open_compiled(runtime, dir, &model)?;
         expected.require(&version.family.probe(Extent::AtLoad)?, &version.file)?;
-        // Without recorded costs, every input runs on its own until runs have been observed.
+        // Without recorded costs, every input runs on its model_config until runs have been observed.
         if let Some(costs) = model.parent().and_then(Costs::read) {
             version.costs = costs;
         }
@@ -93,13 +93,20 @@ impl LoadedVersion {
     /// # Errors
     /// The version cannot be loaded.
     pub(crate) fn open(runtime: &Runtime, dir: &Path) -> Result<Self, Refusal> {
-        let own = Own::read(dir)?;
+        let model_config = ModelConfig::read(dir)?;
         let found = model_in(dir)?;
         let (file, model) = match &found {
             Some((file, model)) => (file.as_str(), Some(model.as_path())),
             None => (TABLE, None),
         };
-        Self::open_form(Opening { runtime, dir, own: &own, model, file, form: Form::Plain })
+        Self::open_form(Opening {
+            runtime,
+            dir,
+            model_config: &model_config,
+            model,
+            file,
+            form: Form::Plain,
+        })
     }
 
     /// Loads the version in `dir` with the compiled `model` in place of the original.
@@ -112,7 +119,14 @@ impl LoadedVersion {
         model: &Path,
     ) -> Result<Self, Refusal> {
         let (file, form, model) = (COMPILED, Form::Compiled, Some(model));
-        Self::open_form(Opening { runtime, dir, own: &Own::read(dir)?, model, file, form })
+        Self::open_form(Opening {
+            runtime,
+            dir,
+            model_config: &ModelConfig::read(dir)?,
+            model,
+            file,
+            form,
+        })
     }
 
     fn open_form(opening: Opening<'_>) -> Result<Self, Refusal> {
@@ -161,9 +175,9 @@ impl LoadedVersion {
         self.family.answer(group, parts, generation, &mut self.costs)
     }
 
-    /// See [`Family::take_later`].
-    pub(crate) fn take_later(&mut self) -> Option<Later> {
-        self.family.take_later()
+    /// See [`Family::take_deferred`].
+    pub(crate) fn take_deferred(&mut self) -> Option<DeferredJob> {
+        self.family.take_deferred()
     }
 
     /// Returns the known costs of runs.

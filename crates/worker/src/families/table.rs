@@ -6,15 +6,15 @@ use std::path::Path;
 use onnxd_proto::domain::{Refusal, RefusalKind};
 
 use super::{
+    config::ModelConfig,
     family::{Family, Opening},
-    own::Own,
     tensor, text,
 };
 
 /// One family.
 struct Entry {
     /// Whether the files in this directory belong to this family.
-    claims: fn(&Path, &Own) -> bool,
+    claims: fn(&Path, &ModelConfig) -> bool,
     open: fn(&Opening<'_>) -> Result<Box<dyn Family>, Refusal>,
 }
 
@@ -29,7 +29,7 @@ const TABLE: [Entry; 2] = [
 /// # Errors
 /// No family claims the files, or the one that does cannot load them.
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn Family>, Refusal> {
-    let entry = TABLE.iter().find(|entry| (entry.claims)(opening.dir, opening.own));
+    let entry = TABLE.iter().find(|entry| (entry.claims)(opening.dir, opening.model_config));
     let Some(entry) = entry else {
         return Err(RefusalKind::Contract
             .because("no model family matches these files; set task in onnxd.toml"));
@@ -62,9 +62,10 @@ mod tests {
             for (name, text) in files {
                 fs::write(dir.path().join(name), text).unwrap();
             }
-            let own = Own::read(dir.path()).unwrap();
-            let claims: Vec<usize> =
-                (0..TABLE.len()).filter(|&entry| (TABLE[entry].claims)(dir.path(), &own)).collect();
+            let model_config = ModelConfig::read(dir.path()).unwrap();
+            let claims: Vec<usize> = (0..TABLE.len())
+                .filter(|&entry| (TABLE[entry].claims)(dir.path(), &model_config))
+                .collect();
             assert_eq!(claims, [expected], "{files:?}");
         }
     }

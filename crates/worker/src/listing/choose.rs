@@ -35,7 +35,7 @@ pub(super) fn choose(
             refuse(format!("{file}, which {by} names, is missing; {}", available(models)))
         }
         ModelChoice::Variant(name) => variant(models, name, by, cpu),
-        ModelChoice::Unstated => unstated(models),
+        ModelChoice::Unstated => default_choice(models),
     }
 }
 
@@ -59,7 +59,7 @@ fn variant(models: &[String], name: &str, by: &str, cpu: Cpu) -> Result<Chosen, 
     }
 }
 
-fn unstated(models: &[String]) -> Result<Chosen, Refusal> {
+fn default_choice(models: &[String]) -> Result<Chosen, Refusal> {
     let chosen =
         |file: &str, reason: &str| Ok(Chosen { file: file.to_owned(), reason: reason.to_owned() });
     if let Some(file) = MODEL_FILES.into_iter().find(|file| models.iter().any(|m| m == file)) {

@@ -41,9 +41,9 @@ impl Fault {
     /// Returns the exit code of this fault.
     pub(crate) fn status(&self) -> ExitStatus {
         match self {
-            Self::HungUp => ExitStatus::Fine,
+            Self::HungUp => ExitStatus::Success,
             Self::Inherited(_) => ExitStatus::Usage,
-            fault if is_scarce(fault) => ExitStatus::Scarce,
+            fault if is_scarce(fault) => ExitStatus::Exhausted,
             // A restart does not change the kernel or the library.
             Self::Runtime(_) | Self::Sandbox(_) => ExitStatus::Configuration,
             Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => ExitStatus::Internal,
@@ -83,11 +83,11 @@ mod tests {
             Fault::from(SandboxError::Io(full())),
             Fault::from(SandboxError::Process(Errno::ENOMEM)),
         ] {
-            assert_eq!(fault.status(), ExitStatus::Scarce, "{fault}");
+            assert_eq!(fault.status(), ExitStatus::Exhausted, "{fault}");
         }
         let denied = io::Error::from_raw_os_error(Errno::EACCES as i32);
         assert_eq!(Fault::from(SandboxError::Io(denied)).status(), ExitStatus::Configuration);
         assert_eq!(Fault::from(Errno::EIO).status(), ExitStatus::Internal);
-        assert_eq!(Fault::HungUp.status(), ExitStatus::Fine);
+        assert_eq!(Fault::HungUp.status(), ExitStatus::Success);
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn block_signals() -> nix::Result<()> {
 pub(crate) fn die_with_parent(parent: Pid) -> nix::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
-        quit::now(ExitStatus::Fine);
+        quit::now(ExitStatus::Success);
     }
     Ok(())
 }
@@ -145,7 +145,7 @@ impl Watch {
                 }
             }
         }
-        quit::now(ExitStatus::Fine)
+        quit::now(ExitStatus::Success)
     }
 
     /// Returns whether the supervisor exits within [`SUPERVISOR_EXIT_TIMEOUT`]. A closed socket

@@ -48,7 +48,7 @@ impl Receiver {
 
 impl Sender {
     /// Sends a message about the group with this id. The payload may consist of several slices.
-    pub(crate) fn tell_group(
+    pub(crate) fn send_frame(
         &self,
         id: u64,
         message: &FromWorker,
@@ -61,11 +61,11 @@ impl Sender {
 
     /// Answers the message with this id, which is not about a group.
     pub(crate) fn answer(&self, id: u64, message: &FromWorker) -> Result<(), Fault> {
-        self.tell_group(id, message, &[])
+        self.send_frame(id, message, &[])
     }
 
     /// Sends a message that answers none.
-    pub(crate) fn tell(&self, message: &FromWorker) -> Result<(), Fault> {
-        self.tell_group(0, message, &[])
+    pub(crate) fn send(&self, message: &FromWorker) -> Result<(), Fault> {
+        self.send_frame(0, message, &[])
     }
 }

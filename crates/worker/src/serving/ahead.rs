@@ -19,7 +19,7 @@ use onnxd_proto::{
 use rustix::process::setpriority_process;
 use tracing::{Span, info, warn};
 
-use crate::families::family::Later;
+use crate::families::family::DeferredJob;
 
 /// Niceness of the thread, from 0 to 19. At 5 it gets about a quarter of a busy CPU.
 const NICENESS: i32 = 5;
@@ -28,7 +28,7 @@ const NICENESS: i32 = 5;
 const DISCARDED_MAX: usize = 2;
 
 /// Maximum deferred jobs.
-const LATER_MAX: usize = 64;
+const DEFERRED_MAX: usize = 64;
 
 /// Maximum length of a reason in characters. Reasons may quote files, which have no limit.
 const REASON_CHARS_MAX: usize = 1000;
@@ -55,7 +55,7 @@ struct State<V> {
     replaced: bool,
     ready: Vec<(LoadTarget, V)>,
     discarded: Vec<V>,
-    later: Vec<Later>,
+    deferred: Vec<DeferredJob>,
     ended: bool,
 }
 
@@ -69,7 +69,7 @@ struct LoadTarget {
 enum Job<V> {
     Free(V),
     Load(LoadTarget),
-    Later(Later),
+    Deferred(DeferredJob),
     End,
 }
 
@@ -82,7 +82,7 @@ impl<V: Send + 'static> Loader<V> {
             replaced: false,
             ready: Vec::new(),
             discarded: Vec::new(),
-            later: Vec::new(),
+            deferred: Vec::new(),
             ended: false,
         };
         let shared = Shared { load, state: Mutex::new(state), changed: Condvar::new() };
@@ -159,8 +159,8 @@ impl<V: Send + 'static> Loader<V> {
     }
 
     /// Runs a job in the background once nothing is left to load or free.
-    pub(crate) fn later(&self, later: Later) {
-        self.0.lock().push_later(later);
+    pub(crate) fn defer(&self, job: DeferredJob) {
+        self.0.lock().push_deferred(job);
         self.0.changed.notify_one();
     }
 
@@ -186,11 +186,11 @@ impl<V> Drop for Loader<V> {
 
 impl<V> State<V> {
     /// Adds a job. Over the limit, drops the oldest: its version is most likely gone.
-    fn push_later(&mut self, later: Later) {
-        if self.later.len() >= LATER_MAX {
-            drop(self.later.remove(0));
+    fn push_deferred(&mut self, job: DeferredJob) {
+        if self.deferred.len() >= DEFERRED_MAX {
+            drop(self.deferred.remove(0));
         }
-        self.later.push(later);
+        self.deferred.push(job);
     }
 
     fn discard_ready(&mut self, slot: Slot) {
@@ -215,9 +215,9 @@ impl<V> Shared<V> {
         loop {
             match self.next() {
                 Job::Free(content) => drop(content),
-                Job::Later(later) => {
+                Job::Deferred(job) => {
                     // A panic here affects no request.
-                    let _ = panic::catch_unwind(AssertUnwindSafe(later));
+                    let _ = panic::catch_unwind(AssertUnwindSafe(job));
                 }
                 Job::Load(target) => {
                     if let Some(message) = self.load_ahead(target) {
@@ -245,8 +245,8 @@ impl<V> Shared<V> {
                 state.replaced = false;
                 return Job::Load(target);
             }
-            if let Some(later) = state.later.pop() {
-                return Job::Later(later);
+            if let Some(job) = state.deferred.pop() {
+                return Job::Deferred(job);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

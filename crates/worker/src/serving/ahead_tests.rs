@@ -31,7 +31,7 @@ struct Bench {
     begun: Receiver<String>,
     /// Lets the current load finish.
     gate: Sender<()>,
-    told: Receiver<FromWorker>,
+    reports: Receiver<FromWorker>,
     free: Sender<(String, Option<String>)>,
     freed: Receiver<(String, Option<String>)>,
 }
@@ -40,7 +40,7 @@ impl Bench {
     fn new() -> Self {
         let (begin, begun) = mpsc::channel();
         let (gate, opened) = mpsc::channel();
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let (free, freed) = mpsc::channel();
         let (opened, freeing) = (Mutex::new(opened), free.clone());
         let load = move |version: &str| {
@@ -48,9 +48,9 @@ impl Bench {
             opened.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
             Ok(Loaded { version: version.to_owned(), freed: freeing.clone() })
         };
-        let report = move |message: &FromWorker| tell.send(message.clone()).unwrap();
+        let report = move |message: &FromWorker| sender.send(message.clone()).unwrap();
         let loader = Loader::start(Box::new(load), Box::new(report)).unwrap();
-        Self { loader, begun, gate, told, free, freed }
+        Self { loader, begun, gate, reports, free, freed }
     }
 
     /// Returns the next version whose loading begins.
@@ -63,15 +63,15 @@ impl Bench {
     }
 
     /// Returns slot and version of the next answer.
-    fn told(&self) -> (Slot, String) {
-        match self.told.recv_timeout(TIMEOUT).unwrap() {
+    fn reports(&self) -> (Slot, String) {
+        match self.reports.recv_timeout(TIMEOUT).unwrap() {
             FromWorker::LoadedAhead { slot, version, .. } => (slot, version),
             other => panic!("{other:?}"),
         }
     }
 
     fn is_quiet(&self) -> bool {
-        self.told.recv_timeout(A_WHILE).is_err() && self.begun.try_recv().is_err()
+        self.reports.recv_timeout(A_WHILE).is_err() && self.begun.try_recv().is_err()
     }
 
     /// Returns the next version that is freed, and the thread that frees it.
@@ -96,10 +96,10 @@ fn versions_load_one_at_a_time_and_the_latest_wins() {
     assert_eq!(bench.freed(), in_background("a"), "replaced while loading");
     assert_eq!(bench.begun(), "x");
     bench.let_it_load();
-    assert_eq!(bench.told(), (1, "x".into()));
+    assert_eq!(bench.reports(), (1, "x".into()));
     assert_eq!(bench.begun(), "d");
     bench.let_it_load();
-    assert_eq!(bench.told(), (0, "d".into()));
+    assert_eq!(bench.reports(), (0, "d".into()));
     assert!(bench.is_quiet());
     assert_eq!(bench.loader.take(0, "d").unwrap().version, "d");
     assert_eq!(bench.loader.take(1, "x").unwrap().version, "x");
@@ -113,7 +113,7 @@ fn version_requested_again_while_loading_loads_once() {
     bench.loader.request(0, "b");
     bench.loader.request(0, "a");
     bench.let_it_load();
-    assert_eq!(bench.told(), (0, "a".into()));
+    assert_eq!(bench.reports(), (0, "a".into()));
     assert!(bench.loader.request(0, "a"), "it is ready");
     assert!(bench.is_quiet());
 }
@@ -129,7 +129,7 @@ fn forgotten_version_is_freed_even_while_loading() {
     bench.loader.request(0, "b");
     assert_eq!(bench.begun(), "b");
     bench.let_it_load();
-    assert_eq!(bench.told(), (0, "b".into()));
+    assert_eq!(bench.reports(), (0, "b".into()));
     bench.loader.forget(1);
     bench.loader.forget(0);
     assert_eq!(bench.freed(), in_background("b"));
@@ -141,7 +141,7 @@ fn taking_another_version_frees_the_ready_one() {
     let bench = Bench::new();
     bench.loader.request(0, "a");
     bench.let_it_load();
-    assert_eq!(bench.told(), (0, "a".into()));
+    assert_eq!(bench.reports(), (0, "a".into()));
     assert!(bench.loader.take(1, "a").is_none());
     assert!(bench.loader.take(0, "b").is_none());
     assert_eq!(bench.freed(), in_background("a"));
@@ -161,7 +161,7 @@ fn versions_waiting_to_be_freed_are_bounded() {
     assert_eq!(bench.freed(), ("y".into(), here.clone()));
     assert_eq!(bench.freed(), ("z".into(), here));
     bench.let_it_load();
-    assert_eq!(bench.told(), (0, "a".into()));
+    assert_eq!(bench.reports(), (0, "a".into()));
     let mut later = [bench.freed(), bench.freed()];
     later.sort();
     assert_eq!(later, [in_background("w"), in_background("x")]);
@@ -174,9 +174,9 @@ fn deferred_work_runs_in_the_background_after_loading() {
     assert_eq!(bench.begun(), "a");
     let free = bench.free.clone();
     let name = || thread::current().name().map(str::to_owned);
-    bench.loader.later(Box::new(move || drop(free.send(("later".into(), name())))));
+    bench.loader.defer(Box::new(move || drop(free.send(("later".into(), name())))));
     assert!(bench.freed.recv_timeout(A_WHILE).is_err());
     bench.let_it_load();
-    assert_eq!(bench.told(), (0, "a".into()));
+    assert_eq!(bench.reports(), (0, "a".into()));
     assert_eq!(bench.freed(), in_background("later"));
 }

@@ -41,7 +41,7 @@ impl Content for LoadedVersion {
     }
 
     fn cost_table(&self) -> CostTable {
-        self.costs().table_to_tell()
+        self.costs().reported_table()
     }
 
     fn follow(&mut self, facts: &Facts) {

@@ -25,7 +25,7 @@ struct Bench {
     model: Model<String>,
     loader: Loader<String>,
     loads: Arc<AtomicU32>,
-    told: Receiver<FromWorker>,
+    reports: Receiver<FromWorker>,
     _dir: TempDir,
 }
 
@@ -49,7 +49,7 @@ impl Bench {
         let model_slot = ModelSlot { name: "m".parse().unwrap(), slot: 0 };
         let layout = Layout::new(dir.path());
         fs::create_dir_all(layout.generations(&model_slot.name)).unwrap();
-        let (loads, (tell, told)) = (Arc::new(AtomicU32::new(0)), mpsc::channel());
+        let (loads, (sender, reports)) = (Arc::new(AtomicU32::new(0)), mpsc::channel());
         let count = Arc::clone(&loads);
         // Versions whose name begins with "bad" do not load.
         let load = move |version: &str| {
@@ -58,9 +58,18 @@ impl Bench {
             let bad = version.starts_with("bad");
             if bad { Err(RefusalKind::Load.because(version)) } else { Ok(version.to_owned()) }
         };
-        let tell = move |message: &FromWorker| tell.send(message.clone()).unwrap();
-        let loader = Loader::start(Box::new(load), Box::new(tell)).unwrap();
-        Self { page, view, layout, model: Model::new(model_slot), loader, loads, told, _dir: dir }
+        let sender = move |message: &FromWorker| sender.send(message.clone()).unwrap();
+        let loader = Loader::start(Box::new(load), Box::new(sender)).unwrap();
+        Self {
+            page,
+            view,
+            layout,
+            model: Model::new(model_slot),
+            loader,
+            loads,
+            reports,
+            _dir: dir,
+        }
     }
 
     fn loads(&self) -> u32 {
@@ -90,7 +99,7 @@ impl Bench {
     /// Loads a version ahead and returns the answer.
     fn load_ahead(&self, version: &str) -> FromWorker {
         let at_once = self.model.load_ahead(version, &self.loader);
-        at_once.unwrap_or_else(|| self.told.recv_timeout(Duration::from_secs(10)).unwrap())
+        at_once.unwrap_or_else(|| self.reports.recv_timeout(Duration::from_secs(10)).unwrap())
     }
 
     fn serves(&mut self) -> (Generation, String) {
@@ -127,8 +136,8 @@ fn generation_with_the_same_version_loads_nothing() {
     bench.commit(1, "x");
     bench.refresh(now);
     bench.commit(2, "x");
-    let told = bench.refresh(now);
-    assert_eq!(told, Some(swapped(2, false)));
+    let reports = bench.refresh(now);
+    assert_eq!(reports, Some(swapped(2, false)));
     assert_eq!((bench.serves(), bench.loads()), ((2, "x".into()), 1));
 }
 
@@ -247,8 +256,8 @@ fn unload_drops_all_versions_and_is_reported_once() {
     assert_eq!(bench.refresh(now), None);
     assert_eq!(bench.model.serving().unwrap_err(), "no generation is committed");
     bench.commit(2, "y");
-    let told = bench.refresh(now);
-    assert!(matches!(told, Some(FromWorker::Loaded { generation: 2, .. })), "{told:?}");
+    let reports = bench.refresh(now);
+    assert!(matches!(reports, Some(FromWorker::Loaded { generation: 2, .. })), "{reports:?}");
     assert_eq!((bench.serves(), bench.loads()), ((2, "y".into()), 3), "y was loaded again");
 }
 

@@ -9,8 +9,8 @@ use onnxd_proto::{
     control_page::{ControlPageView, Slot},
     layout::Layout,
     wire::{
-        ask::Rejection,
         message::{FromWorker, ToWorker, Welcome},
+        operation::Rejection,
     },
 };
 use tracing::{debug, info};
@@ -19,7 +19,7 @@ use crate::{
     artifacts::compiled::{self, Key},
     families::{
         LoadedVersion,
-        group::{self, Asked, Group},
+        group::{self, Group, GroupRequest},
     },
     process::{
         fault::Fault,
@@ -51,7 +51,7 @@ pub(crate) fn run(
     page: &ControlPageView,
     guard: &Guard,
 ) -> Result<Infallible, Fault> {
-    sender.tell(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned: start.pinned })?;
+    sender.send(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned: start.pinned })?;
     let (_, ToWorker::Welcome(welcome), _) = receiver.receive()? else {
         return Err(Fault::Protocol("the first message must be Welcome".into()));
     };
@@ -67,7 +67,7 @@ pub(crate) fn run(
         let (id, message, payload) = receiver.receive()?;
         match message {
             ToWorker::Run { slot, items, wide } => {
-                worker.run(slot, &Asked { id, items, wide }, payload)?;
+                worker.run(slot, &GroupRequest { id, items, wide }, payload)?;
             }
             ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
             ToWorker::Forget { slot } => worker.forget(id, slot)?,
@@ -95,7 +95,7 @@ impl<'a> Worker<'a> {
         files: Option<Files>,
     ) -> Result<Self, Fault> {
         let runtime = Arc::new(Runtime::open(&welcome.onnxruntime)?);
-        compiled::learn_cpu();
+        compiled::detect_cpu();
         // Confine only now: ONNX Runtime's libraries may be anywhere, models are in the state
         // directory. Threads started later inherit the sandbox.
         files.map_or(Ok(()), Files::enter)?;
@@ -107,28 +107,28 @@ impl<'a> Worker<'a> {
         for index in 0..worker.models.len() {
             worker.refresh(index)?;
         }
-        worker.sender.tell(&FromWorker::Ready)?;
+        worker.sender.send(&FromWorker::Ready)?;
         info!("serving");
         Ok(worker)
     }
 
-    fn run(&mut self, slot: Slot, asked: &Asked, payload: &[u8]) -> Result<(), Fault> {
-        let parts = group::parts(&asked.items, payload)?;
+    fn run(&mut self, slot: Slot, request: &GroupRequest, payload: &[u8]) -> Result<(), Fault> {
+        let parts = group::parts(&request.items, payload)?;
         let index = self.index_of(slot)?;
         self.refresh(index)?;
-        let mut group = Group { asked, sender: &self.sender };
+        let mut group = Group { request, sender: &self.sender };
         match self.models[index].serving() {
             Ok(serving) => {
                 let generation = serving.generation;
-                session::compute_group(asked.id, || {
+                session::compute_group(request.id, || {
                     serving.content.answer(&mut group, &parts, generation)
                 })?;
                 // Built on first use: under load no group is wide, and building would cost CPU
                 // time.
-                if asked.wide
-                    && let Some(later) = serving.content.take_later()
+                if request.wide
+                    && let Some(job) = serving.content.take_deferred()
                 {
-                    self.loader.later(later);
+                    self.loader.defer(job);
                 }
                 Ok(())
             }
@@ -138,8 +138,8 @@ impl<'a> Worker<'a> {
 
     /// Answers a ping. An idle worker follows commits here and frees the old version.
     fn ping(&mut self, id: u64) -> Result<(), Fault> {
-        for place in 0..self.models.len() {
-            self.refresh(place)?;
+        for index in 0..self.models.len() {
+            self.refresh(index)?;
         }
         self.sender.answer(id, &FromWorker::Pong)
     }
@@ -147,7 +147,7 @@ impl<'a> Worker<'a> {
     /// Loads a version next to the serving one. The answer follows once it is ready.
     fn load_ahead(&self, slot: Slot, version: &str) -> Result<(), Fault> {
         let answer = self.models[self.index_of(slot)?].load_ahead(version, &self.loader);
-        answer.map_or(Ok(()), |answer| self.sender.tell(&answer))
+        answer.map_or(Ok(()), |answer| self.sender.send(&answer))
     }
 
     /// Drops what was loaded ahead, unless it is committed by now.
@@ -161,7 +161,7 @@ impl<'a> Worker<'a> {
     fn refresh(&mut self, index: usize) -> Result<(), Fault> {
         let model = &mut self.models[index];
         let change = model.refresh(self.page, &self.layout, Instant::now(), &self.loader);
-        change.map_or(Ok(()), |change| self.sender.tell(&change))
+        change.map_or(Ok(()), |change| self.sender.send(&change))
     }
 
     fn index_of(&self, slot: Slot) -> Result<usize, Fault> {
@@ -184,7 +184,7 @@ fn start_loader(
     };
     let report = move |message: &FromWorker| {
         // If the supervisor is gone, the guard ends the process.
-        if let Err(fault) = sender.tell(message) {
+        if let Err(fault) = sender.send(message) {
             debug!(%fault, "failed to report a load ahead");
         }
     };

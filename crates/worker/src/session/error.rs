@@ -54,7 +54,9 @@ impl From<&ort::Error> for Cause {
             ErrorCode::NoSuchFile | ErrorCode::NotFound => Self::Missing,
             ErrorCode::NotImplemented => Self::Unsupported,
             ErrorCode::InvalidArgument => Self::Input,
-            _ if OUT_OF_MEMORY.iter().any(|said| error.message().contains(said)) => Self::Memory,
+            _ if OUT_OF_MEMORY.iter().any(|phrase| error.message().contains(phrase)) => {
+                Self::Memory
+            }
             _ => Self::Other,
         }
     }

@@ -14,6 +14,6 @@ pub(crate) use self::{
     error::SessionError,
     interrupt::{compute_group, is_terminated, terminate},
     runtime::{Arrangement, COMPILED_WEIGHTS, Form, Runtime, RuntimeError},
-    tensors::{Given, Output as TensorOutput, TensorSession},
+    tensors::{InputTensor, Output as TensorOutput, TensorSession},
     texts::{Batch, Output, Session, Tokens},
 };

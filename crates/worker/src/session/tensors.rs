@@ -20,7 +20,7 @@ use super::{
 
 /// An input tensor.
 #[derive(Clone, Debug)]
-pub(crate) struct Given<'a> {
+pub(crate) struct InputTensor<'a> {
     pub(crate) name: &'a str,
     pub(crate) datatype: DataType,
     pub(crate) shape: Vec<u64>,
@@ -86,12 +86,12 @@ impl TensorSession {
     /// that order before they are freed.
     pub(crate) fn run<T>(
         &mut self,
-        given: &[Given<'_>],
+        tensors: &[InputTensor<'_>],
         wanted: &[String],
         read: impl FnOnce(&[Output<'_>]) -> T,
     ) -> Result<T, SessionError> {
-        let mut fed: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(given.len());
-        for tensor in given {
+        let mut fed: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
             let shape = tensor.shape.iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX));
             let value = elements::feed(tensor.datatype, shape.collect(), &tensor.bytes)?;
             fed.push((tensor.name, value));

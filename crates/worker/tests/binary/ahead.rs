@@ -16,7 +16,7 @@ fn version_loads_ahead_while_serving_and_commits_instantly() {
     let ahead = loop {
         // Loading yields to serving: without idle time it would take ten times as long.
         thread::sleep(Duration::from_millis(1));
-        supervisor.ask(&["a"]);
+        supervisor.send_texts(&["a"]);
         match supervisor.receive() {
             (0, message) => {
                 assert_eq!(supervisor.answers(1), [Ok(before[0].clone())]);
@@ -34,7 +34,7 @@ fn version_loads_ahead_while_serving_and_commits_instantly() {
     assert_eq!(version, "minilm-variant");
     assert!(load_micros > 1000);
     supervisor.commit(2, "minilm-variant");
-    supervisor.ask(&["a"]);
+    supervisor.send_texts(&["a"]);
     assert!(supervisor.expect_loaded(2).1.is_zero());
     let answer = supervisor.answers(1).remove(0).unwrap();
     assert_eq!((answer.generation, answer.embedding.len()), (2, 384));

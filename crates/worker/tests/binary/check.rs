@@ -14,7 +14,7 @@ use crate::{
     fixtures::{WORKER, copy, model},
 };
 
-fn assert_says(refusal: &Refusal, kind: RefusalKind, words: &[&str]) {
+fn assert_refusal(refusal: &Refusal, kind: RefusalKind, words: &[&str]) {
     assert_eq!(refusal.kind, kind, "{refusal}");
     for word in words {
         assert!(refusal.message.contains(word), "{word}: {refusal}");
@@ -84,7 +84,7 @@ fn unservable_versions_are_refused_with_kind_and_cause() {
         ("tiny", Contract, &["several model files"]),
     ];
     for (name, kind, words) in cases {
-        assert_says(&Check::of_model(name).run().refused(), kind, words);
+        assert_refusal(&Check::of_model(name).run().refused(), kind, words);
     }
 }
 
@@ -104,7 +104,7 @@ fn weights_outside_the_version_are_refused_by_path() {
         }
         fs::write(file, bytes).unwrap();
         let refusal = Check::of(version.path()).run().refused();
-        assert_says(&refusal, RefusalKind::Contract, &["model.onnx", path]);
+        assert_refusal(&refusal, RefusalKind::Contract, &["model.onnx", path]);
     }
 }
 
@@ -155,10 +155,10 @@ fn failing_canaries_are_refused_with_their_line() {
     ];
     for (line, words) in cases {
         let refusal = with_canaries(format!("{good}\n{line}").as_bytes()).refused();
-        assert_says(&refusal, RefusalKind::Canary, &[&["canary.jsonl"], words].concat());
+        assert_refusal(&refusal, RefusalKind::Canary, &[&["canary.jsonl"], words].concat());
     }
     let broken = [good.as_bytes(), b"\n\xff\xfe"].concat();
-    assert_says(&with_canaries(&broken).refused(), RefusalKind::Canary, &["line 2"]);
+    assert_refusal(&with_canaries(&broken).refused(), RefusalKind::Canary, &["line 2"]);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn drift_is_reported_and_may_refuse_a_version() {
     assert!(drift.min_cosine < drift.mean_cosine && drift.mean_cosine < 0.9, "{drift:?}");
     against("tiny/b").with("--min-cosine", "-1").run().accepted();
     let refusal = against("tiny/b").with("--min-cosine", "0.9").run().refused();
-    assert_says(&refusal, RefusalKind::Drift, &["16 texts", "mean", "at least 0.9"]);
+    assert_refusal(&refusal, RefusalKind::Drift, &["16 texts", "mean", "at least 0.9"]);
     // A version that cannot be compared has no drift.
     let wide = against("tiny/wide").with("--min-cosine", "0.9").run();
     assert_eq!(wide.accepted().drift, None);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use onnxd_proto::wire::{
-    ask::Rejection,
     message::{FromWorker, ToWorker},
+    operation::Rejection,
 };
 use serde::Deserialize;
 
@@ -109,10 +109,10 @@ fn commit_takes_effect_at_the_next_group() {
     for (generation, name) in [(1, "a"), (2, "b"), (3, "a")] {
         if generation > 1 {
             supervisor.commit(generation, &format!("tiny/{name}"));
-            supervisor.ask(&[text]);
+            supervisor.send_texts(&[text]);
             supervisor.expect_loaded(generation);
         } else {
-            supervisor.ask(&[text]);
+            supervisor.send_texts(&[text]);
         }
         let answer = supervisor.answers(1).remove(0).unwrap();
         assert_eq!(answer.generation, generation);
@@ -124,7 +124,7 @@ fn commit_takes_effect_at_the_next_group() {
 fn same_version_in_a_new_generation_is_not_reloaded() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.commit(2, "tiny/a");
-    supervisor.ask(&["a"]);
+    supervisor.send_texts(&["a"]);
     assert!(supervisor.expect_loaded(2).1.is_zero());
     assert_eq!(supervisor.answers(1)[0].as_ref().unwrap().generation, 2);
 }
@@ -134,14 +134,14 @@ fn failed_load_keeps_serving_the_old_generation() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let before = supervisor.embed(&["a"]);
     supervisor.commit_version(2, "nowhere");
-    supervisor.ask(&["a"]);
+    supervisor.send_texts(&["a"]);
     let (_, told) = supervisor.receive();
     assert!(matches!(told, FromWorker::LoadFailed { slot: 5, generation: 2, .. }), "{told:?}");
     assert_eq!(supervisor.answers(1)[0].as_ref(), Ok(&before[0]));
     // The failure is reported once; the next answer comes without it.
     assert_eq!(supervisor.embed(&["a"]), before);
     supervisor.commit(3, "tiny/b");
-    supervisor.ask(&["a"]);
+    supervisor.send_texts(&["a"]);
     supervisor.expect_loaded(3);
     assert_eq!(supervisor.answers(1)[0].as_ref().unwrap().generation, 3);
 }
@@ -151,12 +151,12 @@ fn worker_without_a_generation_answers_not_loaded() {
     let mut supervisor = Supervisor::start();
     supervisor.greet(&onnxruntime(), None);
     assert_eq!(supervisor.receive().1, FromWorker::Ready);
-    supervisor.ask(&["a", "b"]);
+    supervisor.send_texts(&["a", "b"]);
     for answer in supervisor.answers(2) {
         assert!(matches!(answer, Err(Rejection::NotLoaded(_))), "{answer:?}");
     }
     supervisor.commit(7, "tiny/a");
-    supervisor.ask(&["a"]);
+    supervisor.send_texts(&["a"]);
     supervisor.expect_loaded(7);
     assert_eq!(supervisor.answers(1)[0].as_ref().unwrap().generation, 7);
 }
@@ -172,7 +172,7 @@ fn items_have_individual_options() {
         item("a", Some(false), false),
         item("a", Some(true), false),
     ];
-    supervisor.ask_items(&[&long, &long, "a", "a"], items);
+    supervisor.send_items(&[&long, &long, "a", "a"], items);
     let answers = supervisor.answers(4);
     assert_eq!(answers[0].as_ref().unwrap().tokens, 64);
     assert_eq!(answers[1], Err(Rejection::TooLong { tokens: 102, max: 64 }));

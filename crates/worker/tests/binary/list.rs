@@ -22,7 +22,7 @@ fn list(dir: &Path, arguments: &[&str]) -> Result<Listing, Refusal> {
     let output = command.output().unwrap();
     match serde_json::from_slice(&output.stdout).unwrap() {
         ListLine::Listed(listing) => {
-            assert_eq!(output.status.code(), Some(ExitStatus::Fine as i32));
+            assert_eq!(output.status.code(), Some(ExitStatus::Success as i32));
             Ok(*listing)
         }
         ListLine::Refused(refusal) => {
@@ -50,8 +50,8 @@ fn model_outside_the_source_is_inaccessible() {
     fs::remove_file(dir.path().join("model.onnx")).unwrap();
     symlink(&outside, dir.path().join("model.onnx")).unwrap();
     let refusal = list(dir.path(), &["list"]).unwrap_err();
-    let said = format!("model.onnx is a link to {}, which is outside", outside.display());
-    assert!(refusal.message.contains(&said), "{refusal}");
+    let expected = format!("model.onnx is a link to {}, which is outside", outside.display());
+    assert!(refusal.message.contains(&expected), "{refusal}");
     assert!(list(dir.path(), &["--no-sandbox", "list"]).is_ok(), "the supervisor refuses it later");
 }
 

@@ -67,7 +67,7 @@ fn memory_is_flat_after_many_swaps() {
         worker.load_ahead(name);
         assert!(matches!(worker.receive().1, FromWorker::LoadedAhead { .. }));
         worker.commit(generation, name);
-        worker.ask(&["a", "How big is London"]);
+        worker.send_texts(&["a", "How big is London"]);
         assert_eq!(worker.expect_loaded(generation), (true, Duration::ZERO));
         worker.answers(2);
         if generation == 20 {

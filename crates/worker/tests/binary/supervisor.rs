@@ -22,9 +22,9 @@ use onnxd_proto::{
     generation::Generation,
     layout::Layout,
     wire::{
-        ask::{AnsweredItem, Ask, Item, Rejection, Side, TextAsk, Want},
         frame::{self, Direction, Frame},
         message::{self, FromWorker, ModelSlot, NamedSocket, ToWorker, Welcome},
+        operation::{AnsweredItem, Item, Operation, Rejection, Side, TextOperation, TextOutput},
     },
 };
 use tempfile::TempDir;
@@ -81,9 +81,12 @@ pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
 /// Creates an item that asks for the embedding of a text of `bytes` bytes.
 pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) -> Item {
     let truncate = truncate.then_some(Side::Right);
-    let text = TextAsk { truncate, ..TextAsk::default() };
-    let want = Want::Embedding { normalize, dimensions: None };
-    Item { payload_bytes: u32::try_from(bytes).unwrap(), ask: Ask::Text { text, want } }
+    let text = TextOperation { truncate, ..TextOperation::default() };
+    let output = TextOutput::Embedding { normalize, dimensions: None };
+    Item {
+        payload_bytes: u32::try_from(bytes).unwrap(),
+        operation: Operation::Text { text, output },
+    }
 }
 
 /// The answer to one text.
@@ -246,26 +249,30 @@ impl Supervisor {
     }
 
     /// Sends the texts as one group.
-    pub(crate) fn ask(&mut self, texts: &[&str]) {
+    pub(crate) fn send_texts(&mut self, texts: &[&str]) {
         let item = |text: &&str| embed_item(text.len(), None, true);
-        self.ask_items(texts, texts.iter().map(item).collect());
+        self.send_items(texts, texts.iter().map(item).collect());
     }
 
     /// Sends the texts as one group of these items.
-    pub(crate) fn ask_items(&mut self, texts: &[&str], items: Vec<Item>) {
-        self.ask_bytes(texts.concat().as_bytes(), items);
+    pub(crate) fn send_items(&mut self, texts: &[&str], items: Vec<Item>) {
+        self.send_bytes(texts.concat().as_bytes(), items);
     }
 
     /// Sends a group of items with this payload.
-    pub(crate) fn ask_bytes(&mut self, payload: &[u8], items: Vec<Item>) {
+    pub(crate) fn send_bytes(&mut self, payload: &[u8], items: Vec<Item>) {
         let wide = !self.helper_cpus.is_empty();
         self.send(&ToWorker::Run { slot: 5, items, wide }, payload);
     }
 
     /// Sends a group of one item and returns its raw answer.
-    pub(crate) fn answer_of(&mut self, payload: &[u8], ask: Ask) -> Result<Raw, Rejection> {
+    pub(crate) fn answer_of(
+        &mut self,
+        payload: &[u8],
+        operation: Operation,
+    ) -> Result<Raw, Rejection> {
         let payload_bytes = u32::try_from(payload.len()).unwrap();
-        self.ask_bytes(payload, vec![Item { payload_bytes, ask }]);
+        self.send_bytes(payload, vec![Item { payload_bytes, operation }]);
         self.raw_answers(1).remove(0)
     }
 
@@ -332,7 +339,7 @@ impl Supervisor {
 
     /// Sends the texts as one group and returns their embeddings.
     pub(crate) fn embed(&mut self, texts: &[&str]) -> Vec<Embedded> {
-        self.ask(texts);
+        self.send_texts(texts);
         self.answers(texts.len()).into_iter().map(Result::unwrap).collect()
     }
 

@@ -7,7 +7,9 @@ use onnxd_proto::{
         Task,
         tensor::{DataType, TensorHead},
     },
-    wire::ask::{Ask, Content, Item, PairCut, Rejection, Side, TextAsk, Want},
+    wire::operation::{
+        Content, Item, Operation, PairCut, Rejection, Side, TextOperation, TextOutput,
+    },
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -47,13 +49,13 @@ fn reference() -> Reference {
     fixtures::read(&model("tiny/reference.json"))
 }
 
-fn ask(content: Content, want: Want) -> Ask {
-    let text = TextAsk { content, truncate: Some(Side::Right), ..TextAsk::default() };
-    Ask::Text { text, want }
+fn text_operation(content: Content, output: TextOutput) -> Operation {
+    let text = TextOperation { content, truncate: Some(Side::Right), ..TextOperation::default() };
+    Operation::Text { text, output }
 }
 
-fn embedding(dimensions: Option<u32>) -> Want {
-    Want::Embedding { normalize: None, dimensions }
+fn embedding(dimensions: Option<u32>) -> TextOutput {
+    TextOutput::Embedding { normalize: None, dimensions }
 }
 
 fn assert_near(values: &[f32], expected: &[f32]) {
@@ -70,8 +72,11 @@ fn reranker_scores_match_the_reference() {
         let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
         for Pair { query, text, logit } in pairs {
             let first_bytes = u32::try_from(query.len()).unwrap();
-            let asked = ask(Content::Pair { first_bytes, cut: PairCut::Longest }, Want::Scores);
-            let raw = supervisor.answer_of(format!("{query}{text}").as_bytes(), asked).unwrap();
+            let operation = text_operation(
+                Content::Pair { first_bytes, cut: PairCut::Longest },
+                TextOutput::Scores,
+            );
+            let raw = supervisor.answer_of(format!("{query}{text}").as_bytes(), operation).unwrap();
             assert_near(&floats(&raw.bytes), &[logit]);
         }
     }
@@ -88,8 +93,8 @@ fn classifier_scores_match_the_reference() {
                 None => Content::Text,
             };
             let payload = [text, second.unwrap_or_default()].concat();
-            let asked = ask(content, Want::Scores);
-            let raw = supervisor.answer_of(payload.as_bytes(), asked).unwrap();
+            let operation = text_operation(content, TextOutput::Scores);
+            let raw = supervisor.answer_of(payload.as_bytes(), operation).unwrap();
             assert_near(&floats(&raw.bytes), &logits);
         }
     }
@@ -101,9 +106,10 @@ fn named_or_default_prompt_is_prepended() {
     let mut supervisor = Supervisor::serving("tiny/prompts");
     let mut embed = |text: &str, prompt: Option<&str>| {
         let prompt = prompt.map(str::to_owned);
-        let text_ask = TextAsk { truncate: Some(Side::Right), prompt, ..TextAsk::default() };
-        let asked = Ask::Text { text: text_ask, want: embedding(None) };
-        supervisor.answer_of(text.as_bytes(), asked)
+        let text_operation =
+            TextOperation { truncate: Some(Side::Right), prompt, ..TextOperation::default() };
+        let operation = Operation::Text { text: text_operation, output: embedding(None) };
+        supervisor.answer_of(text.as_bytes(), operation)
     };
     for (name, expected) in &prompts {
         for (text, expected) in texts.iter().zip(expected) {
@@ -119,23 +125,25 @@ fn named_or_default_prompt_is_prepended() {
 fn fewer_dimensions_are_truncated_and_renormalized() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let mut embed = |dimensions| {
-        let answer =
-            supervisor.answer_of(b"hello world", ask(Content::Text, embedding(dimensions)));
+        let answer = supervisor
+            .answer_of(b"hello world", text_operation(Content::Text, embedding(dimensions)));
         answer.map(|raw| floats(&raw.bytes))
     };
     let (whole, part) = (embed(None).unwrap(), embed(Some(8)).unwrap());
     let length = whole[..8].iter().map(|value| value * value).sum::<f32>().sqrt();
     assert_near(&part, &whole[..8].iter().map(|value| value / length).collect::<Vec<_>>());
-    assert_eq!(embed(Some(33)), Err(Rejection::Dimensions { asked: 33, max: 32 }));
-    assert_eq!(embed(Some(0)), Err(Rejection::Dimensions { asked: 0, max: 32 }));
+    assert_eq!(embed(Some(33)), Err(Rejection::Dimensions { requested: 33, max: 32 }));
+    assert_eq!(embed(Some(0)), Err(Rejection::Dimensions { requested: 0, max: 32 }));
 }
 
 #[test]
 fn mean_of_token_embeddings_is_the_embedding() {
     let mut supervisor = Supervisor::serving("tiny/plain");
-    let whole = supervisor.answer_of(b"hello world", ask(Content::Text, embedding(None))).unwrap();
-    let asked = ask(Content::Text, Want::TokenEmbeddings);
-    let tokens = supervisor.answer_of(b"hello world", asked).unwrap();
+    let whole = supervisor
+        .answer_of(b"hello world", text_operation(Content::Text, embedding(None)))
+        .unwrap();
+    let operation = text_operation(Content::Text, TextOutput::TokenEmbeddings);
+    let tokens = supervisor.answer_of(b"hello world", operation).unwrap();
     let (values, count) = (floats(&tokens.bytes), usize::try_from(tokens.tokens).unwrap());
     assert_eq!((count, values.len()), (4, 4 * 32));
     let mean = |component: usize| {
@@ -147,38 +155,40 @@ fn mean_of_token_embeddings_is_the_embedding() {
 #[test]
 fn token_ids_and_their_text_give_the_same_embedding() {
     let mut supervisor = Supervisor::serving("tiny/a");
-    let asked = Ask::Tokenize { prompt: None, special: true };
-    let listed = supervisor.answer_of("Hello wörld".as_bytes(), asked).unwrap();
+    let operation = Operation::Tokenize { prompt: None, special: true };
+    let listed = supervisor.answer_of("Hello wörld".as_bytes(), operation).unwrap();
     let listed: Vec<Value> = serde_json::from_slice(&listed.bytes).unwrap();
     let ids: Vec<u32> =
         listed.iter().map(|token| u32::try_from(token["id"].as_u64().unwrap()).unwrap()).collect();
     assert_eq!((&listed[0]["text"], &listed[1]["text"]), (&"[CLS]".into(), &"Hello".into()));
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let of_ids = supervisor.answer_of(&bytes, ask(Content::Ids, embedding(None))).unwrap();
-    let of_text =
-        supervisor.answer_of("Hello wörld".as_bytes(), ask(Content::Text, embedding(None)));
+    let of_ids =
+        supervisor.answer_of(&bytes, text_operation(Content::Ids, embedding(None))).unwrap();
+    let of_text = supervisor
+        .answer_of("Hello wörld".as_bytes(), text_operation(Content::Text, embedding(None)));
     assert_eq!(of_ids, of_text.unwrap());
-    let text = supervisor.answer_of(&bytes, Ask::Decode { skip_special: true }).unwrap();
+    let text = supervisor.answer_of(&bytes, Operation::Decode { skip_special: true }).unwrap();
     assert_eq!(String::from_utf8(text.bytes).unwrap(), "hello world");
-    let strange = supervisor.answer_of(&u32::MAX.to_le_bytes(), ask(Content::Ids, embedding(None)));
+    let strange = supervisor
+        .answer_of(&u32::MAX.to_le_bytes(), text_operation(Content::Ids, embedding(None)));
     assert!(matches!(strange, Err(Rejection::TokenId { id: u32::MAX, .. })), "{strange:?}");
 }
 
 #[test]
 fn wrong_task_is_rejected_with_the_models_task() {
     let cases = [
-        ("tiny/a", Want::Scores, Task::Embed),
+        ("tiny/a", TextOutput::Scores, Task::Embed),
         ("tiny/rerank_a", embedding(None), Task::Rerank),
-        ("tiny/classify_a", Want::TokenEmbeddings, Task::Classify),
+        ("tiny/classify_a", TextOutput::TokenEmbeddings, Task::Classify),
         ("tiny/tensor_a", embedding(None), Task::Tensor),
     ];
-    for (name, want, task) in cases {
+    for (name, output, task) in cases {
         let mut supervisor = Supervisor::serving(name);
-        let answer = supervisor.answer_of(b"a", ask(Content::Text, want));
+        let answer = supervisor.answer_of(b"a", text_operation(Content::Text, output));
         assert_eq!(answer, Err(Rejection::WrongTask(task)), "{name}");
     }
     let mut supervisor = Supervisor::serving("tiny/a");
-    let tensors = Ask::Tensors { inputs: Vec::new(), outputs: Vec::new() };
+    let tensors = Operation::Tensors { inputs: Vec::new(), outputs: Vec::new() };
     assert_eq!(supervisor.answer_of(b"", tensors), Err(Rejection::WrongTask(Task::Embed)));
 }
 
@@ -203,8 +213,8 @@ fn flat(rows: &Value) -> Vec<f32> {
 fn rows_of_four(values: &[f32]) -> Item {
     let bytes = values.len() * 4;
     let inputs = vec![head("x", DataType::Fp32, &[values.len() as u64 / 4, 4], bytes)];
-    let ask = Ask::Tensors { inputs, outputs: Vec::new() };
-    Item { payload_bytes: u32::try_from(bytes).unwrap(), ask }
+    let operation = Operation::Tensors { inputs, outputs: Vec::new() };
+    Item { payload_bytes: u32::try_from(bytes).unwrap(), operation }
 }
 
 /// Starts a worker that serves the compiled form of a model. Returns it with the form's directory.
@@ -225,7 +235,7 @@ fn tensor_requests_run_together_and_get_their_own_rows() {
     let (mut supervisor, _compiled) = serving_compiled("tiny/tensor_a");
     let items = [&x[..4], &x[..], &x[4..12]];
     let payload = little_endian(&items.concat());
-    supervisor.ask_bytes(&payload, items.map(rows_of_four).into());
+    supervisor.send_bytes(&payload, items.map(rows_of_four).into());
     let answers = supervisor.raw_answers(3);
     for (answer, expected) in answers.iter().zip([&y[..3], &y[..], &y[3..9]]) {
         let Raw { bytes, outputs, together, .. } = answer.as_ref().unwrap();
@@ -242,7 +252,7 @@ fn model_that_mixes_rows_runs_requests_separately() {
     let (x, y) = (flat(&reference["x"]), flat(&reference["y"]));
     let (mut supervisor, _compiled) = serving_compiled("tiny/tensor_mean");
     let payload = little_endian(&[&x[..], &x[..]].concat());
-    supervisor.ask_bytes(&payload, vec![rows_of_four(&x), rows_of_four(&x)]);
+    supervisor.send_bytes(&payload, vec![rows_of_four(&x), rows_of_four(&x)]);
     for answer in supervisor.raw_answers(2) {
         let answer = answer.unwrap();
         assert_near(&floats(&answer.bytes), &y);
@@ -280,8 +290,8 @@ fn every_element_type_round_trips() {
         payload.extend_from_slice(&bytes);
     }
     let outputs: Vec<String> = types.iter().map(|(name, _)| format!("out_{name}")).collect();
-    let ask = Ask::Tensors { inputs: inputs.clone(), outputs: outputs.clone() };
-    let raw = supervisor.answer_of(&payload, ask).unwrap();
+    let operation = Operation::Tensors { inputs: inputs.clone(), outputs: outputs.clone() };
+    let raw = supervisor.answer_of(&payload, operation).unwrap();
     assert_eq!(raw.bytes, payload);
     let expected: Vec<TensorHead> =
         inputs.into_iter().zip(outputs).map(|(input, name)| TensorHead { name, ..input }).collect();
@@ -307,23 +317,23 @@ fn unfit_tensors_are_rejected_with_a_reason() {
         (twice, "given twice"),
         (other, "no input `z`"),
     ];
-    for (inputs, said) in cases {
+    for (inputs, expected) in cases {
         let bytes = inputs.iter().map(|head| head.bytes as usize).sum::<usize>();
-        let ask = Ask::Tensors { inputs: inputs.clone(), outputs: Vec::new() };
-        match supervisor.answer_of(&vec![0; bytes], ask) {
-            Err(Rejection::Tensors(reason)) => assert!(reason.contains(said), "{reason}"),
+        let operation = Operation::Tensors { inputs: inputs.clone(), outputs: Vec::new() };
+        match supervisor.answer_of(&vec![0; bytes], operation) {
+            Err(Rejection::Tensors(reason)) => assert!(reason.contains(expected), "{reason}"),
             other => panic!("{inputs:?}: {other:?}"),
         }
     }
-    for (outputs, said) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "requested twice")] {
+    for (outputs, expected) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "requested twice")] {
         let outputs = outputs.into_iter().map(str::to_owned).collect();
-        let ask = Ask::Tensors { inputs: x(DataType::Fp32, &[1, 4], 16), outputs };
-        match supervisor.answer_of(&[0; 16], ask) {
-            Err(Rejection::Tensors(reason)) => assert!(reason.contains(said), "{reason}"),
+        let operation = Operation::Tensors { inputs: x(DataType::Fp32, &[1, 4], 16), outputs };
+        match supervisor.answer_of(&[0; 16], operation) {
+            Err(Rejection::Tensors(reason)) => assert!(reason.contains(expected), "{reason}"),
             other => panic!("{other:?}"),
         }
     }
-    let none = Ask::Tensors { inputs: x(DataType::Fp32, &[0, 4], 0), outputs: Vec::new() };
+    let none = Operation::Tensors { inputs: x(DataType::Fp32, &[0, 4], 0), outputs: Vec::new() };
     let raw = supervisor.answer_of(&[], none).unwrap();
     assert_eq!(raw.outputs, [head("y", DataType::Fp32, &[0, 3], 0)]);
 }
@@ -334,7 +344,7 @@ fn large_tensor_round_trips() {
     let values: Vec<f32> = (0..3 * 640 * 640).map(|index| (index % 1000) as f32).collect();
     let payload = little_endian(&values);
     let signature = vec![head("image", DataType::Fp32, &[1, 3, 640, 640], payload.len())];
-    let ask = Ask::Tensors { inputs: signature, outputs: vec!["copy".into()] };
-    let raw = supervisor.answer_of(&payload, ask).unwrap();
+    let operation = Operation::Tensors { inputs: signature, outputs: vec!["copy".into()] };
+    let raw = supervisor.answer_of(&payload, operation).unwrap();
     assert!(raw.bytes == payload);
 }

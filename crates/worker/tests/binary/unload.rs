@@ -3,8 +3,8 @@
 use std::{thread, time::Duration};
 
 use onnxd_proto::wire::{
-    ask::Rejection,
     message::{FromWorker, ToWorker},
+    operation::Rejection,
 };
 
 use crate::{memory::kilobytes, supervisor::Supervisor};
@@ -23,7 +23,7 @@ fn unload_frees_memory_and_rejects_late_groups() {
     forget(&mut supervisor);
     assert_eq!(supervisor.receive(), (0, FromWorker::Unloaded { slot: 5 }));
     assert!(matches!(supervisor.receive(), (_, FromWorker::Forgotten)));
-    supervisor.ask(&["a", "b"]);
+    supervisor.send_texts(&["a", "b"]);
     for answer in supervisor.answers(2) {
         assert!(matches!(answer, Err(Rejection::NotLoaded(_))), "{answer:?}");
     }
@@ -39,7 +39,7 @@ fn unload_frees_memory_and_rejects_late_groups() {
     assert!(after + 60_000 < before, "{before} → {after} kB, and the model has 90 MB");
 
     supervisor.commit(2, "minilm");
-    supervisor.ask(&["a"]);
+    supervisor.send_texts(&["a"]);
     supervisor.expect_loaded(2);
     assert_eq!(supervisor.answers(1).remove(0).unwrap().generation, 2);
 }
@@ -59,7 +59,7 @@ fn version_loaded_ahead_of_an_unloaded_model_can_be_dropped() {
     forget(&mut supervisor);
     assert_eq!(supervisor.receive().1, FromWorker::Forgotten);
     supervisor.commit(2, "tiny/b");
-    supervisor.ask(&["a"]);
+    supervisor.send_texts(&["a"]);
     let (_, took) = supervisor.expect_loaded(2);
     assert!(!took.is_zero(), "the version must be loaded again");
     supervisor.answers(1);

@@ -16,9 +16,9 @@ use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use onnxd_proto::{
     limits::{FRAME_CONTROL_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX},
     wire::{
-        ask::{Answered, Rejection},
         frame::{Direction, Frame, HEADER_BYTES, Header},
         message::{self, FromWorker},
+        operation::{BatchResult, Rejection},
     },
 };
 
@@ -104,7 +104,7 @@ impl Liar {
     }
 
     /// Does the same for an answer.
-    fn lie_about(&mut self, frame: &Frame, answered: &Answered) -> io::Result<bool> {
+    fn lie_about(&mut self, frame: &Frame, answered: &BatchResult) -> io::Result<bool> {
         let fault = self.fault.as_str();
         let bytes = match fault {
             "writes to the control page" => return self.write_to_page().map(|()| false),
@@ -196,7 +196,7 @@ fn unsolicited(fault: &str) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Returns an answer that does not match the request.
-fn mistaken(fault: &str, frame: &Frame, mut answered: Answered) -> io::Result<Vec<u8>> {
+fn mistaken(fault: &str, frame: &Frame, mut answered: BatchResult) -> io::Result<Vec<u8>> {
     let (mut id, mut payload) = (frame.id, frame.payload.clone());
     match fault {
         "answers half of a group and ends" => {

@@ -6,14 +6,14 @@ use std::time::Instant;
 use crate::dispatch::{
     actor::state::{Culprit, Dispatcher},
     policy::{
-        restarts::Counts,
+        restarts::CountsAsDeath,
         session::{Blame, Finished, Progress},
     },
     worker::State,
 };
 use crate::{
     models::machine::events::{Cause, WorkerEvent},
-    pool::{WorkerId, ended::Ended},
+    pool::{WorkerId, process_exit::ProcessExit},
 };
 
 impl Dispatcher {
@@ -35,8 +35,8 @@ impl Dispatcher {
     }
 
     /// Handles the exit of a worker's process. Its last messages may still be unread.
-    pub(super) fn process_ended(&mut self, id: WorkerId, ended: Ended) {
-        if self.workers[id].process_ended(ended, Instant::now()) == Progress::Over {
+    pub(super) fn process_ended(&mut self, id: WorkerId, exit: ProcessExit) {
+        if self.workers[id].process_ended(exit, Instant::now()) == Progress::Over {
             self.finish_worker(id);
         }
     }
@@ -61,7 +61,7 @@ impl Dispatcher {
     pub(super) fn finish_worker(&mut self, id: WorkerId) {
         self.report_end(id);
         self.forgotten(id, None);
-        let is_blameless = self.workers[id].session.ended().is_some_and(Ended::is_blameless);
+        let is_blameless = self.workers[id].session.exit().is_some_and(ProcessExit::is_blameless);
         self.requeue(id, if is_blameless { Culprit::Other } else { Culprit::Worker });
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
         let now = Instant::now();
@@ -81,21 +81,21 @@ impl Dispatcher {
 
     /// Logs and counts what happens to a worker after its end.
     fn record_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
-        let Finished { ended, state, recycled, restarted, counts } = finished;
+        let Finished { exit, state, recycled, restarted, counts } = finished;
         match state {
             State::Backoff if *recycled => tracing::info!(worker = id, "worker recycled"),
             State::Stopped => tracing::info!(worker = id, "worker stopped"),
             State::Failed => {
-                tracing::error!(worker = id, reason = ended.reason, "giving up on worker");
+                tracing::error!(worker = id, reason = exit.reason, "giving up on worker");
             }
-            _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker exited"),
+            _ => tracing::warn!(worker = id, reason = exit.reason, ?state, "worker exited"),
         }
         if *recycled {
-            self.metrics.workers_recycled_total.add();
+            self.metrics.workers_recycled_total.increment();
         } else if *restarted {
-            self.metrics.worker_restarts_total.add(ended.restart_reason());
+            self.metrics.worker_restarts_total.increment(exit.restart_reason());
         }
-        if *counts == Counts::Yes && !self.restarts.spend(now) {
+        if *counts == CountsAsDeath::Yes && !self.restarts.spend(now) {
             tracing::error!("workers exit too often, giving up on all");
             self.workers.iter_mut().for_each(|worker| worker.session.give_up());
         }

@@ -7,7 +7,7 @@ use onnxd_telemetry::metrics::{KillReason, Reason};
 
 use crate::dispatch::{
     actor::state::Dispatcher,
-    policy::{overdue::Due, scheduler::ItemId},
+    policy::{overdue::OverdueAction, scheduler::ItemId},
 };
 use crate::pool::WorkerId;
 
@@ -23,8 +23,8 @@ impl Dispatcher {
         for id in 0..self.workers.len() {
             match self.workers[id].session.due(now, &self.supervision) {
                 None => {}
-                Some(Due::Terminate) => self.terminate(id, now),
-                Some(Due::Kill(reason)) => self.kill_hung(id, reason),
+                Some(OverdueAction::Terminate) => self.terminate(id, now),
+                Some(OverdueAction::Kill(reason)) => self.kill_hung(id, reason),
             }
         }
     }
@@ -34,14 +34,14 @@ impl Dispatcher {
         let deadline = |item: &ItemId| items.get(item).map(|accepted| accepted.item.deadline);
         if workers[id].terminate(deadline, now) {
             tracing::warn!(worker = id, "group passed a deadline, terminating it");
-            metrics.groups_terminated_total.add();
+            metrics.groups_terminated_total.increment();
         }
     }
 
     fn kill_hung(&mut self, id: WorkerId, kill: KillReason) {
         let reason = kill.label();
         tracing::error!(worker = id, reason, "worker hangs, killing it");
-        self.metrics.workers_killed_total.add(kill);
+        self.metrics.workers_killed_total.increment(kill);
         self.workers[id].kill(Some(kill));
     }
 }

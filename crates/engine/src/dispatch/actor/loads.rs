@@ -16,7 +16,7 @@ impl Dispatcher {
     }
 
     /// Makes workers drop what they loaded ahead.
-    pub(super) fn forget(&self, slot: Slot) {
+    pub(super) fn drop_loaded_ahead(&self, slot: Slot) {
         for worker in self.workers.iter().filter(|worker| worker.session.serves()) {
             // Ignore the result: a worker that cannot be reached will exit, which also unloads it.
             worker.send(0, &ToWorker::Forget { slot }, Vec::new());
@@ -27,11 +27,11 @@ impl Dispatcher {
     /// ready.
     pub(super) fn unload(&mut self, slot: Slot, reply: oneshot::Sender<()>) {
         let id = self.next_id();
-        let told = |place: &WorkerId| {
-            let worker = &self.workers[*place];
+        let was_sent = |worker: &WorkerId| {
+            let worker = &self.workers[*worker];
             worker.session.serves() && worker.send(id, &ToWorker::Forget { slot }, Vec::new())
         };
-        let workers = (0..self.workers.len()).filter(told).collect();
+        let workers = (0..self.workers.len()).filter(was_sent).collect();
         self.unloads.push(Unload { id, workers, reply });
         self.answer_unloads();
     }
@@ -55,7 +55,7 @@ impl Dispatcher {
     }
 
     /// Makes a worker that has just become ready drop what was unloaded while it started.
-    pub(super) fn forget_at_start(&self, id: WorkerId) {
+    pub(super) fn unload_at_start(&self, id: WorkerId) {
         let worker = &self.workers[id];
         for slot in self.registry.models().iter().map(|model| model.slot) {
             if worker.session.generation(slot) > 0 && self.registry.page().committed(slot) == 0 {

@@ -8,14 +8,14 @@ use onnxd_proto::{
     control_page::Slot,
     domain::{Facts, Output, Task},
     wire::{
-        ask::{self, Ask, Rejection, SPARSE_ENTRY_BYTES, Want},
         message::{FromWorker, ToWorker, Welcome},
+        operation::{self, Operation, Rejection, SPARSE_ENTRY_BYTES, TextOutput},
     },
 };
 
 use crate::dispatch::{
     actor::state::{Accepted, Dispatcher, answer},
-    item::{Answered, ItemError, Timing},
+    item::{ItemAnswer, ItemError, Timing},
     policy::{groups::GroupState, scheduler::ItemId},
     worker::Load,
 };
@@ -33,7 +33,7 @@ impl Dispatcher {
             FromWorker::Ready => {
                 worker.ready(Instant::now());
                 tracing::info!(worker = id, "worker ready");
-                self.forget_at_start(id);
+                self.unload_at_start(id);
                 self.check_memory_at_ready(id);
                 Ok(())
             }
@@ -109,11 +109,11 @@ impl Dispatcher {
     fn retry_terminated(&mut self, slot: Slot, item: ItemId) {
         let Some(accepted) = self.items.get(&item) else { return };
         if accepted.item.deadline > Instant::now() {
-            self.metrics.items_retried_total.add();
+            self.metrics.items_retried_total.increment();
             self.requeue_item(slot, item);
         } else {
             self.items.remove(&item);
-            self.metrics.items_cancelled_total.add();
+            self.metrics.items_cancelled_total.increment();
         }
     }
 
@@ -155,7 +155,7 @@ impl Dispatcher {
         &mut self,
         id: WorkerId,
         group: u64,
-        answered: ask::Answered,
+        answered: operation::BatchResult,
         mut payload: Bytes,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
@@ -164,24 +164,25 @@ impl Dispatcher {
         let Some(record) = self.registry.at(slot).record(answered.generation) else {
             return Err("it names a generation that was never committed");
         };
-        let places = || answered.items.iter().map(|item| item.item);
+        let indices = || answered.items.iter().map(|item| item.item);
         let ids =
-            worker.groups().unanswered_at(group, places()).ok_or("it answers an item twice")?;
-        let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
-        if !fits(&answered, asks, &record.facts, payload.len()) {
+            worker.groups().unanswered_at(group, indices()).ok_or("it answers an item twice")?;
+        let operations =
+            ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.operation));
+        if !fits(&answered, operations, &record.facts, payload.len()) {
             return Err("its answer does not match the request");
         }
         let helped = worker.groups().are_helped();
         let charge = worker.record_time(group, answered.infer_cpu_micros);
-        let taken = worker.answered(group, places()).ok_or("it answers an item twice")?;
+        let taken = worker.answered(group, indices()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
             self.scheduler.correct(charge);
         }
-        self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
+        self.metrics.inference_cpu_micros_total.add(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
             self.record_run(slot, &answered, taken.group);
-            self.metrics.micro_batches_total.add();
+            self.metrics.micro_batches_total.increment();
             // With helper CPUs, the worker only knows its own part of the CPU time.
             let (micros, estimate) =
                 (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);
@@ -205,7 +206,7 @@ impl Dispatcher {
                 infer: Duration::from_micros(answered.infer_micros.into()),
             };
             let (generation, tokens, outputs) = (answered.generation, one.tokens, one.outputs);
-            answer(item, Ok(Answered { generation, bytes, outputs, tokens, timing }));
+            answer(item, Ok(ItemAnswer { generation, bytes, outputs, tokens, timing }));
         }
         Ok(())
     }
@@ -214,32 +215,34 @@ impl Dispatcher {
 /// Returns whether an answer has the requested kind and size. An ask is `None` if its client has
 /// disconnected.
 fn fits<'a>(
-    answered: &ask::Answered,
-    asks: impl Iterator<Item = Option<&'a Ask>>,
+    answered: &operation::BatchResult,
+    operations: impl Iterator<Item = Option<&'a Operation>>,
     facts: &Facts,
     payload_bytes: usize,
 ) -> bool {
     let row = facts.output().row_len() as usize * size_of::<f32>();
     let sum: usize = answered.items.iter().map(|item| item.bytes as usize).sum();
     sum == payload_bytes
-        && answered.items.iter().zip(asks).all(|(item, ask)| {
+        && answered.items.iter().zip(operations).all(|(item, operation)| {
             let (bytes, tokens) = (item.bytes as usize, item.tokens as usize);
             let tensors: usize = item.outputs.iter().map(|head| head.bytes as usize).sum();
-            match ask {
-                None | Some(Ask::Tokenize { .. } | Ask::Decode { .. }) => true,
-                Some(Ask::Tensors { .. }) => tensors == bytes,
-                Some(Ask::Text { want, .. }) => match want {
-                    Want::Embedding { dimensions: Some(asked), .. } => {
-                        bytes == *asked as usize * size_of::<f32>() && bytes <= row
+            match operation {
+                None | Some(Operation::Tokenize { .. } | Operation::Decode { .. }) => true,
+                Some(Operation::Tensors { .. }) => tensors == bytes,
+                Some(Operation::Text { output, .. }) => match output {
+                    TextOutput::Embedding { dimensions: Some(requested), .. } => {
+                        bytes == *requested as usize * size_of::<f32>() && bytes <= row
                     }
-                    Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
+                    TextOutput::Embedding { dimensions: None, .. } | TextOutput::Scores => {
+                        bytes == row
+                    }
                     // These models may keep more or fewer vectors than there are tokens.
-                    Want::TokenEmbeddings if facts.task == Task::MultiVector => {
+                    TextOutput::TokenEmbeddings if facts.task == Task::MultiVector => {
                         row > 0 && bytes.is_multiple_of(row)
                     }
-                    Want::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
-                    Want::Sparse => bytes.is_multiple_of(SPARSE_ENTRY_BYTES),
-                    Want::Entities(_) => true,
+                    TextOutput::TokenEmbeddings => tokens.checked_mul(row) == Some(bytes),
+                    TextOutput::Sparse => bytes.is_multiple_of(SPARSE_ENTRY_BYTES),
+                    TextOutput::Entities(_) => true,
                 },
             }
         })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use onnxd_proto::{control_page::Slot, wire::ask::Answered};
+use onnxd_proto::{control_page::Slot, wire::operation::BatchResult};
 
 use crate::dispatch::{actor::state::Dispatcher, policy::groups::GroupState};
 use crate::pool::WorkerId;
@@ -28,7 +28,7 @@ impl Dispatcher {
 
     /// Records a micro-batch that a worker answered. The tokenizing time belongs to the whole group
     /// and is repeated in each answer, so it is recorded with the last one.
-    pub(super) fn record_run(&self, slot: Slot, answered: &Answered, group: GroupState) {
+    pub(super) fn record_run(&self, slot: Slot, answered: &BatchResult, group: GroupState) {
         let model = self.metrics.model(slot);
         model.ran(answered.items.iter().map(|item| item.tokens), answered.infer_micros);
         if group == GroupState::Done {

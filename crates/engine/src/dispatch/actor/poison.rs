@@ -21,8 +21,8 @@ impl Dispatcher {
     /// all or nothing. Returns the items that may run.
     pub(super) fn refuse_poisonous(&mut self, mut items: Vec<Item>) -> Vec<Item> {
         let now = Instant::now();
-        if let Some(place) = items.iter().position(|item| self.is_poisonous(now, item)) {
-            self.refuse(items.swap_remove(place));
+        if let Some(index) = items.iter().position(|item| self.is_poisonous(now, item)) {
+            self.refuse(items.swap_remove(index));
             items.clear();
         }
         items
@@ -40,12 +40,12 @@ impl Dispatcher {
     }
 
     fn refuse(&self, item: Item) {
-        self.metrics.items_refused_total.add();
+        self.metrics.items_refused_total.increment();
         answer(item, Err(ItemError::Poisonous));
     }
 
     /// Records an item that crashed too many workers.
-    pub(super) fn learn_poison(&mut self, generation: Generation, item: &Item) {
+    pub(super) fn record_poison(&mut self, generation: Generation, item: &Item) {
         tracing::error!(
             slot = item.slot,
             generation,
@@ -53,6 +53,6 @@ impl Dispatcher {
             refused_seconds = REFUSED_FOR.as_secs(),
             "input crashed workers, refusing identical inputs"
         );
-        self.poison.learn(Instant::now(), (item.slot, generation), &item.input);
+        self.poison.record(Instant::now(), (item.slot, generation), &item.input);
     }
 }

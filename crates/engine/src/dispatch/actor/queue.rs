@@ -8,8 +8,8 @@ use onnxd_proto::{
     control_page::Slot,
     generation::Generation,
     wire::{
-        ask::{self, Ask},
         message::ToWorker,
+        operation::{self, Operation},
     },
 };
 
@@ -18,7 +18,7 @@ use crate::dispatch::{
     item::{Item, ItemError, Priority},
     policy::{
         estimate::Size,
-        groups::{Sent, Unanswered},
+        groups::{SentGroup, UnansweredItems},
         placement,
         scheduler::{self, Age, Arrival, Charge, Group, ItemId, Unit},
     },
@@ -48,8 +48,8 @@ impl Dispatcher {
         let mut works = Vec::with_capacity(items.len());
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
-            self.metrics.items_total.add();
-            let size = Size::of(&input.ask, input.parts.iter().map(|part| &part[..]));
+            self.metrics.items_total.increment();
+            let size = Size::of(&input.operation, input.parts.iter().map(|part| &part[..]));
             sizes.push(size);
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
             works.push((self.next_id(), work));
@@ -84,7 +84,7 @@ impl Dispatcher {
             let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
             for item in cancelled {
                 self.items.remove(&item);
-                self.metrics.items_cancelled_total.add();
+                self.metrics.items_cancelled_total.increment();
             }
             group.items = items;
             group.items.retain(|&item| !self.refuse_late(item));
@@ -109,13 +109,13 @@ impl Dispatcher {
         let is_abandoned = |id| items.get(&id).is_none_or(|held| held.item.reply.is_closed());
         for id in scheduler.drop_abandoned(is_abandoned) {
             self.items.remove(&id);
-            self.metrics.items_cancelled_total.add();
+            self.metrics.items_cancelled_total.increment();
         }
     }
 
     fn send_group(&mut self, group: &Group, now: Instant) {
         let id = self.next_id();
-        let (place, wide) = self.place(group, now);
+        let (worker, wide) = self.choose_worker(group, now);
         let mut payload = Payload::default();
         let mut items = Vec::with_capacity(group.items.len());
         for id in &group.items {
@@ -125,18 +125,18 @@ impl Dispatcher {
             let input = &accepted.item.input;
             input.parts.iter().for_each(|part| payload.push(part));
             let payload_bytes = u32::try_from(input.bytes()).expect("an item fits into a frame");
-            items.push(ask::Item { payload_bytes, ask: input.ask.clone() });
+            items.push(operation::Item { payload_bytes, operation: input.operation.clone() });
         }
         let deadlines = group.items.iter().filter_map(|item| self.items.get(item));
         let deadline = deadlines.map(|accepted| accepted.item.deadline).min();
         let message = ToWorker::Run { slot: group.slot, items, wide };
         let committed = self.registry.page().committed(group.slot);
-        let sent = Sent { id, wide, deadline, committed };
-        self.workers[place].send_group(group, sent, &message, payload.finish());
+        let sent = SentGroup { id, wide, deadline, committed };
+        self.workers[worker].send_group(group, sent, &message, payload.finish());
     }
 
     /// Picks the worker for a group, and decides whether other workers' CPUs help with it.
-    fn place(&self, group: &Group, now: Instant) -> (WorkerId, bool) {
+    fn choose_worker(&self, group: &Group, now: Instant) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
         let free = || placement::free(&self.workers, group.slot, committed, group.priority);
         // Waking a worker on this CPU needs no interrupt to another one. If all are idle, it starts
@@ -147,7 +147,7 @@ impl Dispatcher {
         let first = first.expect("a group is formed only if a worker is free");
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
         let accepted = &self.items[item];
-        let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
+        let is_text = matches!(accepted.item.input.operation, Operation::Text { .. });
         // Helpers would take CPUs from interactive work that arrives meanwhile.
         let is_background = group.priority == Priority::Background;
         if is_background || !is_text || !self.idle_boost.applies(now, accepted.work) {
@@ -170,7 +170,8 @@ impl Dispatcher {
 
     /// Requeues a worker's unanswered items, or rejects those that have killed too many workers.
     pub(super) fn requeue(&mut self, id: WorkerId, culprit: Culprit) {
-        for Unanswered { slot, items, committed, is_suspect } in self.workers[id].take_unanswered()
+        for UnansweredItems { slot, items, committed, is_suspect } in
+            self.workers[id].take_unanswered()
         {
             let worker = &self.workers[id].session;
             let had = worker.generation(slot);
@@ -187,16 +188,16 @@ impl Dispatcher {
                 if accepted.item.deadline <= Instant::now() {
                     // Its client has received the timeout error.
                     self.items.remove(&id);
-                    self.metrics.items_cancelled_total.add();
+                    self.metrics.items_cancelled_total.increment();
                     continue;
                 }
                 if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
-                    self.metrics.items_retried_total.add();
+                    self.metrics.items_retried_total.increment();
                     self.requeue_item(slot, id);
                 } else if let Some(accepted) = self.items.remove(&id) {
-                    self.metrics.items_poisonous_total.add();
+                    self.metrics.items_poisonous_total.increment();
                     if accepted.faults >= ITEM_FAULTS_MAX {
-                        self.learn_poison(generation, &accepted.item);
+                        self.record_poison(generation, &accepted.item);
                     }
                     answer(accepted.item, Err(ItemError::Poisonous));
                 }
@@ -219,7 +220,7 @@ impl Dispatcher {
         let committed = self.registry.page().committed(slot);
         let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
         if can {
-            self.metrics.items_retried_total.add();
+            self.metrics.items_retried_total.increment();
             self.requeue_item(slot, id);
         }
         can
@@ -240,7 +241,7 @@ impl Dispatcher {
         if !too_old || !placement::any_current(&self.workers, slot, committed) {
             return false;
         }
-        self.metrics.items_regenerated_total.add();
+        self.metrics.items_regenerated_total.increment();
         self.requeue_item(slot, id);
         true
     }

@@ -12,8 +12,8 @@ use crate::dispatch::{
 };
 use crate::pool::{
     Epoch, WorkerId,
-    keeper::Report,
     link::{Incoming, Link},
+    process_monitor::Report,
 };
 
 /// How long workers may take to exit on their own when the supervisor stops.
@@ -39,7 +39,7 @@ impl Dispatcher {
             }
             Report::Stopped => worker.session.stopped(Instant::now()),
             Report::Continued => worker.session.continued(),
-            Report::Ended(ended) => self.process_ended(id, ended),
+            Report::Exited(exit) => self.process_ended(id, exit),
         }
     }
 
@@ -56,7 +56,7 @@ impl Dispatcher {
                 return self.broke_protocol(id);
             }
         };
-        self.workers[id].heard(Instant::now());
+        self.workers[id].message_received(Instant::now());
         for probe in self.probes.drain(..) {
             // The receiver may have been dropped.
             let _ = probe.send(());

@@ -10,7 +10,7 @@ use crate::dispatch::{
     event::Event,
     policy::session,
 };
-use crate::pool::{WorkerId, ended::Ended};
+use crate::pool::{WorkerId, process_exit::ProcessExit};
 
 /// Events handled before queued work is handed out.
 const EVENTS_AT_ONCE: usize = 64;
@@ -75,10 +75,10 @@ impl Dispatcher {
             let worker = &mut self.workers[id];
             let Some(epoch) = worker.session.start_due(now) else { continue };
             match self.registry.page().read_only() {
-                Ok(page) => worker.keeper.start(epoch, page),
+                Ok(page) => worker.monitor.start(epoch, page),
                 Err(error) => {
                     tracing::error!(%error, "cannot pass the control page to a worker");
-                    self.process_ended(id, Ended::not_started(&error));
+                    self.process_ended(id, ProcessExit::not_started(&error));
                 }
             }
         }
@@ -91,15 +91,15 @@ impl Dispatcher {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Submitted(items) => self.submit(items),
-            Event::Kept(id, epoch, report) => self.process_reported(id, epoch, report),
+            Event::ProcessReported(id, epoch, report) => self.process_reported(id, epoch, report),
             Event::MessageArrived(id, epoch, incoming) => {
                 // Ignore an earlier process: its items were given to another worker.
                 if self.workers[id].session.listens_to(epoch) {
                     self.message_arrived(id, incoming);
                 }
             }
-            Event::StatusAsked(reply) => {
-                self.metrics.see_items(self.items.len());
+            Event::StatusRequested(reply) => {
+                self.metrics.set_items(self.items.len());
                 let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
                 // The receiver may have been dropped.
                 let _ = reply.send(status.collect());
@@ -110,7 +110,7 @@ impl Dispatcher {
                 let _ = reply.send(ids.collect());
             }
             Event::LoadAhead(id, slot, version) => self.load_ahead(id, slot, version),
-            Event::Forget(slot) => self.forget(slot),
+            Event::DropLoadedAhead(slot) => self.drop_loaded_ahead(slot),
             Event::Unload(slot, reply) => self.unload(slot, reply),
             Event::Committed => self.ping(),
             Event::ProbeRequested(reply) => {

@@ -14,7 +14,7 @@ use crate::dispatch::{
     backlog::Backlog,
     event::Event,
     health::Health,
-    item::{Answered, Item, ItemError},
+    item::{Item, ItemAnswer, ItemError},
     policy::{
         estimate::{Estimate, Size, Work},
         idle_boost::IdleBoost,
@@ -56,7 +56,7 @@ pub struct Dispatcher {
     pub(super) draining: Option<Instant>,
     pub(super) retry_loads_at: Option<Instant>,
     pub(super) events: mpsc::Sender<Event>,
-    lines: Vec<UpdateHandle>,
+    updates: Vec<UpdateHandle>,
     pub(super) unloads: Vec<Unload>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) health: watch::Sender<Health>,
@@ -92,14 +92,14 @@ pub(super) struct Unload {
 
 /// The dependencies of a dispatcher.
 #[derive(Debug)]
-pub struct Means {
+pub struct Deps {
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
     pub supervision: Supervision,
     /// Sent to workers when they start.
     pub welcome: Welcome,
     /// The update queues, which are notified of loads and ends of workers.
-    pub lines: Vec<UpdateHandle>,
+    pub updates: Vec<UpdateHandle>,
     pub events: mpsc::Sender<Event>,
     /// Where the dispatcher publishes its backlog.
     pub backlog: Arc<Backlog>,
@@ -109,17 +109,17 @@ pub struct Means {
 
 impl Dispatcher {
     /// Creates a dispatcher whose workers are not started yet; [`Dispatcher::run`] starts them.
-    pub fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
-        let Means {
+    pub fn new(deps: Deps, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
+        let Deps {
             registry,
             metrics,
             supervision,
             welcome,
-            lines,
+            updates,
             events,
             backlog,
             worker_memory_bytes,
-        } = means;
+        } = deps;
         let (health, receiver) = watch::channel(Health::default());
         let dispatcher = Self {
             estimates: vec![Estimate::default(); registry.models().len()],
@@ -140,7 +140,7 @@ impl Dispatcher {
             draining: None,
             retry_loads_at: None,
             events,
-            lines,
+            updates,
             unloads: Vec::new(),
             backlog,
             health,
@@ -154,8 +154,8 @@ impl Dispatcher {
     }
 
     pub(super) fn notify(&self, slot: Slot, event: WorkerEvent) {
-        if let Some(line) = self.lines.get(usize::from(slot)) {
-            line.tell(event);
+        if let Some(updates) = self.updates.get(usize::from(slot)) {
+            updates.notify(event);
         }
     }
 }
@@ -169,7 +169,7 @@ pub(super) enum Culprit {
     Other,
 }
 
-pub(super) fn answer(item: Item, outcome: Result<Answered, ItemError>) {
+pub(super) fn answer(item: Item, outcome: Result<ItemAnswer, ItemError>) {
     // The channel has room for one answer per item of the request; the client may have
     // disconnected.
     let _ = item.reply.try_send((item.index, outcome));

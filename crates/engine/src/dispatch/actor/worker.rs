@@ -8,23 +8,23 @@ use onnxd_telemetry::metrics::KillReason;
 
 use crate::dispatch::{
     policy::{
-        groups::{Sent, Unanswered},
+        groups::{SentGroup, UnansweredItems},
         scheduler::{Group, ItemId},
         session::{Finished, Progress, Session, SocketAction},
     },
     worker::Status,
 };
 use crate::pool::{
-    ended::Ended,
-    keeper::{Keeper, RunningProcess},
     link::Link,
+    process_exit::ProcessExit,
+    process_monitor::{ProcessMonitor, RunningProcess},
 };
 
 /// One worker.
 #[derive(Debug)]
 pub struct Worker {
     pub(crate) session: Session,
-    pub(crate) keeper: Keeper,
+    pub(crate) monitor: ProcessMonitor,
     /// The CPU to pin it to.
     pub(crate) cpu: u16,
     /// CPUs of other workers that it may borrow while they are idle.
@@ -41,8 +41,8 @@ impl AsRef<Session> for Worker {
 
 impl Worker {
     /// Creates a worker whose process is not started yet.
-    pub fn new(keeper: Keeper, cpu: u16, session: Session) -> Self {
-        Self { session, keeper, cpu, helper_cpus: Vec::new(), process: None, link: None }
+    pub fn new(monitor: ProcessMonitor, cpu: u16, session: Session) -> Self {
+        Self { session, monitor, cpu, helper_cpus: Vec::new(), process: None, link: None }
     }
 
     /// Returns the worker's status.
@@ -96,7 +96,7 @@ impl Worker {
     pub(crate) fn send_group(
         &mut self,
         group: &Group,
-        sent: Sent,
+        sent: SentGroup,
         message: &ToWorker,
         payload: Vec<Bytes>,
     ) {
@@ -114,8 +114,8 @@ impl Worker {
     }
 
     /// Records the arrival of a message.
-    pub(crate) fn heard(&mut self, now: Instant) {
-        if self.session.heard() {
+    pub(crate) fn message_received(&mut self, now: Instant) {
+        if self.session.message_received() {
             self.send_ping(now);
         }
     }
@@ -140,7 +140,7 @@ impl Worker {
         over.is_some()
     }
 
-    /// Kills the process. Its keeper reports the exit.
+    /// Kills the process. Its process monitor reports the exit.
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) {
         if self.session.kill(reason)
             && let Some(process) = &self.process
@@ -162,9 +162,9 @@ impl Worker {
     }
 
     /// Records that the process exited or could not be started.
-    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
+    pub(crate) fn process_ended(&mut self, exit: ProcessExit, now: Instant) -> Progress {
         self.link = None;
-        self.session.process_ended(ended, now)
+        self.session.process_ended(exit, now)
     }
 
     /// Records the end of the socket. A process that is still alive is of no use and is killed.
@@ -182,7 +182,7 @@ impl Worker {
     }
 
     /// Takes the unanswered items, which another worker must compute.
-    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
+    pub(crate) fn take_unanswered(&mut self) -> Vec<UnansweredItems> {
         self.link = None;
         self.session.take_unanswered()
     }

@@ -3,7 +3,7 @@
 
 use onnxd_proto::{
     domain::cost::CostTable,
-    wire::ask::{Ask, Content},
+    wire::operation::{Content, Operation},
 };
 
 /// Special tokens around most texts.
@@ -54,15 +54,15 @@ pub enum Size {
 
 impl Size {
     /// Returns the size of an item whose payload is `parts`.
-    pub fn of<'p>(ask: &Ask, parts: impl Iterator<Item = &'p [u8]>) -> Self {
-        match ask {
-            Ask::Text { text, .. } if text.content == Content::Ids => {
+    pub fn of<'p>(operation: &Operation, parts: impl Iterator<Item = &'p [u8]>) -> Self {
+        match operation {
+            Operation::Text { text, .. } if text.content == Content::Ids => {
                 let tokens = parts.map(|part| part.len() / 4).sum::<usize>();
                 Self::Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))
             }
-            Ask::Text { .. } => Self::Pieces(parts.map(pieces).fold(0, u32::saturating_add)),
-            Ask::Tokenize { .. } | Ask::Decode { .. } => Self::TokenizerOnly,
-            Ask::Tensors { .. } => Self::Tensors,
+            Operation::Text { .. } => Self::Pieces(parts.map(pieces).fold(0, u32::saturating_add)),
+            Operation::Tokenize { .. } | Operation::Decode { .. } => Self::TokenizerOnly,
+            Operation::Tensors { .. } => Self::Tensors,
         }
     }
 }
@@ -164,7 +164,7 @@ fn nearest(value: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::wire::ask::{TextAsk, Want};
+    use onnxd_proto::wire::operation::{TextOperation, TextOutput};
 
     use super::*;
 
@@ -198,9 +198,9 @@ mod tests {
     #[test]
     fn token_ids_are_counted_and_texts_split_into_pieces() {
         let truncate = None;
-        let text = |content| Ask::Text {
-            text: TextAsk { content, truncate, ..TextAsk::default() },
-            want: Want::Scores,
+        let text = |content| Operation::Text {
+            text: TextOperation { content, truncate, ..TextOperation::default() },
+            output: TextOutput::Scores,
         };
         let of = |content, bytes: &[u8]| Size::of(&text(content), [bytes].into_iter());
         assert_eq!(of(Content::Ids, &[0; 12]), Size::Tokens(3));

@@ -23,7 +23,7 @@ pub(crate) struct Groups(VecDeque<InFlight>);
 
 /// How a group was sent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct SentGroup {
     /// The group's id.
     pub id: u64,
     /// Whether it uses the CPUs of idle workers.
@@ -38,7 +38,7 @@ pub(crate) struct Sent {
 /// A group sent to a worker.
 #[derive(Debug)]
 struct InFlight {
-    sent: Sent,
+    sent: SentGroup,
     slot: Slot,
     priority: Priority,
     /// The unanswered items, by index in the group.
@@ -53,7 +53,7 @@ struct InFlight {
 
 /// Items that were answered.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct TakenItems {
     pub items: Vec<ItemId>,
     pub group: GroupState,
 }
@@ -76,7 +76,7 @@ pub(crate) enum Suspect {
 
 /// The unanswered items of one group of a worker that ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unanswered {
+pub(crate) struct UnansweredItems {
     pub slot: Slot,
     /// The items without an answer.
     pub items: Vec<ItemId>,
@@ -107,7 +107,7 @@ impl Groups {
     }
 
     /// Adds a group that was sent.
-    pub(crate) fn push(&mut self, group: &Group, sent: Sent) {
+    pub(crate) fn push(&mut self, group: &Group, sent: SentGroup) {
         self.0.push_back(InFlight {
             sent,
             slot: group.slot,
@@ -175,23 +175,27 @@ impl Groups {
     pub(crate) fn unanswered_at(
         &self,
         id: u64,
-        places: impl Iterator<Item = u32>,
+        indices: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
-        take(&mut self.current(id)?.unanswered.clone(), places)
+        take(&mut self.current(id)?.unanswered.clone(), indices)
     }
 
     /// Takes the items at these indexes from the group with this id. Takes nothing and returns
     /// `None` if one of them is not waiting for an answer; the items then go to another worker.
-    pub(crate) fn answered(&mut self, id: u64, places: impl Iterator<Item = u32>) -> Option<Taken> {
+    pub(crate) fn answered(
+        &mut self,
+        id: u64,
+        indices: impl Iterator<Item = u32>,
+    ) -> Option<TakenItems> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         let mut unanswered = group.unanswered.clone();
-        let items = take(&mut unanswered, places)?;
+        let items = take(&mut unanswered, indices)?;
         group.unanswered = unanswered;
         if group.unanswered.iter().any(Option::is_some) {
-            return Some(Taken { items, group: GroupState::Open });
+            return Some(TakenItems { items, group: GroupState::Open });
         }
         self.0.pop_front();
-        Some(Taken { items, group: GroupState::Done })
+        Some(TakenItems { items, group: GroupState::Done })
     }
 
     /// Returns all unanswered items.
@@ -200,13 +204,13 @@ impl Groups {
     }
 
     /// Takes all groups.
-    pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<Unanswered> {
+    pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<UnansweredItems> {
         let groups = std::mem::take(&mut self.0).into_iter().enumerate();
-        let unanswered = groups.map(|(place, group)| Unanswered {
+        let unanswered = groups.map(|(index, group)| UnansweredItems {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
             committed: group.sent.committed,
-            is_suspect: place == 0 && suspect == Suspect::First,
+            is_suspect: index == 0 && suspect == Suspect::First,
         });
         unanswered.collect()
     }
@@ -214,10 +218,10 @@ impl Groups {
 
 fn take(
     unanswered: &mut [Option<ItemId>],
-    mut places: impl Iterator<Item = u32>,
+    mut indices: impl Iterator<Item = u32>,
 ) -> Option<Vec<ItemId>> {
-    places.try_fold(Vec::new(), |mut items, place| {
-        items.push(unanswered.get_mut(place as usize)?.take()?);
+    indices.try_fold(Vec::new(), |mut items, index| {
+        items.push(unanswered.get_mut(index as usize)?.take()?);
         Some(items)
     })
 }
@@ -228,8 +232,8 @@ mod tests {
 
     use super::*;
 
-    fn sent(id: u64) -> Sent {
-        Sent { id, wide: false, deadline: None, committed: 1 }
+    fn sent(id: u64) -> SentGroup {
+        SentGroup { id, wide: false, deadline: None, committed: 1 }
     }
 
     fn groups(now: Instant) -> Groups {
@@ -237,19 +241,19 @@ mod tests {
         for (id, items) in [(7, vec![10, 11, 12]), (8, vec![20])] {
             let priority = Priority::Interactive;
             let group = Group { slot: 3, priority, items, micros: 2_000 };
-            groups.push(&group, Sent { id, wide: id == 7, deadline: Some(now), committed: 4 });
+            groups.push(&group, SentGroup { id, wide: id == 7, deadline: Some(now), committed: 4 });
         }
         groups
     }
 
     #[test]
-    fn each_item_is_answered_once_and_bad_answers_take_none() {
+    fn each_item_is_answered_once_and_invalid_answers_none() {
         let mut groups = groups(Instant::now());
         assert_eq!(groups.answered(8, [0].into_iter()), None, "not being computed yet");
         assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "no fourth item");
         assert_eq!(groups.answered(7, [0, 0].into_iter()), None, "twice");
         assert_eq!(groups.unanswered_at(7, [2, 0].into_iter()), Some(vec![12, 10]));
-        let taken = |items, group| Some(Taken { items, group });
+        let taken = |items, group| Some(TakenItems { items, group });
         assert_eq!(groups.answered(7, [2, 0].into_iter()), taken(vec![12, 10], GroupState::Open));
         assert_eq!(groups.unanswered_at(7, [0].into_iter()), None);
         assert_eq!(groups.unanswered().copied().collect::<Vec<_>>(), [11, 20]);

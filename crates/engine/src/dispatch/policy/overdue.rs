@@ -44,7 +44,7 @@ impl Overdue {
 
 /// The action for an overdue worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(crate) enum OverdueAction {
     /// Check the current group for passed deadlines.
     Terminate,
     /// Kill the worker.

@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::dispatch::{
-        policy::{groups::Sent, scheduler::Group, session::script::serving},
+        policy::{groups::SentGroup, scheduler::Group, session::script::serving},
         worker::Load,
     };
 
@@ -77,7 +77,7 @@ mod tests {
 
     fn send(worker: &mut Session, priority: Priority, wide: bool) {
         let group = Group { slot: 0, priority, items: vec![1], micros: 1_000 };
-        worker.group_sent(&group, Sent { id: 1, wide, deadline: None, committed: 1 });
+        worker.group_sent(&group, SentGroup { id: 1, wide, deadline: None, committed: 1 });
     }
 
     fn of(workers: &[Session], committed: Generation, priority: Priority) -> Vec<WorkerId> {

@@ -43,7 +43,7 @@ struct Entry {
 
 impl Poison {
     /// Adds an item that crashed too many workers of this generation.
-    pub(crate) fn learn(
+    pub(crate) fn record(
         &mut self,
         now: Instant,
         (slot, generation): (Slot, Generation),
@@ -80,7 +80,7 @@ impl Poison {
 fn hash(input: &Input) -> [u8; 32] {
     let mut hash = Sha256::new();
     // JSON is self-delimiting, so the payload needs no separator.
-    hash.update(serde_json::to_vec(&input.ask).unwrap_or_default());
+    hash.update(serde_json::to_vec(&input.operation).unwrap_or_default());
     input.parts.iter().for_each(|part| hash.update(part));
     hash.finalize().into()
 }
@@ -88,13 +88,13 @@ fn hash(input: &Input) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use onnxd_proto::wire::ask::Ask;
+    use onnxd_proto::wire::operation::Operation;
 
     use super::*;
 
     fn input(skip_special: bool, parts: &[&'static str]) -> Input {
         let parts = parts.iter().map(|part| Bytes::from_static(part.as_bytes())).collect();
-        Input { ask: Ask::Decode { skip_special }, parts }
+        Input { operation: Operation::Decode { skip_special }, parts }
     }
 
     #[test]
@@ -103,7 +103,7 @@ mod tests {
         let bad = input(true, &["poison"]);
         let mut poison = Poison::default();
         assert!(!poison.contains(now, (1, 7), &bad));
-        poison.learn(now, (1, 7), &bad);
+        poison.record(now, (1, 7), &bad);
         let last = now + REFUSED_FOR - Duration::from_millis(1);
         for at in [now, last] {
             assert!(poison.contains(at, (1, 7), &bad));
@@ -121,11 +121,11 @@ mod tests {
         let now = Instant::now();
         let mut poison = Poison::default();
         let number = |number: usize| Input {
-            ask: Ask::Decode { skip_special: true },
+            operation: Operation::Decode { skip_special: true },
             parts: vec![Bytes::from(format!("{number:04}"))],
         };
         for count in 0..=ENTRIES_MAX {
-            poison.learn(now, (0, 1), &number(count));
+            poison.record(now, (0, 1), &number(count));
         }
         assert_eq!(poison.entries.len(), ENTRIES_MAX);
         assert!(!poison.contains(now, (0, 1), &number(0)));
@@ -137,9 +137,9 @@ mod tests {
         let now = Instant::now();
         let bad = input(true, &["poison"]);
         let mut poison = Poison::default();
-        poison.learn(now, (0, 1), &bad);
+        poison.record(now, (0, 1), &bad);
         let later = now + REFUSED_FOR / 2;
-        poison.learn(later, (0, 2), &bad);
+        poison.record(later, (0, 2), &bad);
         assert_eq!(poison.entries.len(), 1);
         assert!(poison.contains(now + REFUSED_FOR, (0, 2), &bad));
     }

@@ -14,7 +14,7 @@ use crate::dispatch::{
     item::Priority,
     policy::{
         estimate::Work,
-        groups::Sent,
+        groups::SentGroup,
         placement,
         scheduler::{Arrival, GROUP_MICROS_MIN, Group, ItemId, Scheduler, units},
         session::{Session, script::serving},
@@ -168,7 +168,7 @@ impl World {
 
     fn send(&mut self, worker: usize, group: Group) {
         self.last += 1;
-        let sent = Sent { id: self.last, wide: false, deadline: None, committed: 1 };
+        let sent = SentGroup { id: self.last, wide: false, deadline: None, committed: 1 };
         self.sessions[worker].group_sent(&group, sent);
         let before = self.running[worker].back();
         if let Some(before) = before {
@@ -191,8 +191,8 @@ impl World {
         let Some((ends, worker)) = next.filter(|(ends, _)| *ends <= until) else { return false };
         self.now = ends;
         let Running { id, group, .. } = self.running[worker].pop_front().unwrap();
-        let places = 0..u32::try_from(group.items.len()).unwrap();
-        assert_eq!(self.sessions[worker].answered(id, places).unwrap().items, group.items);
+        let indices = 0..u32::try_from(group.items.len()).unwrap();
+        assert_eq!(self.sessions[worker].answered(id, indices).unwrap().items, group.items);
         for item in group.items {
             assert!(self.answered.insert(item), "seed {}: answered twice", self.seed);
         }

@@ -81,14 +81,14 @@ pub(crate) enum End {
 
 /// Whether a death counts in the [`Budget`] of all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Counts {
+pub(crate) enum CountsAsDeath {
     Yes,
     No,
 }
 
 /// When a worker is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wait {
+pub(crate) struct RestartTimes {
     /// The scheduled time.
     pub start_at: Instant,
     /// The earliest time, used if no worker serves.
@@ -136,15 +136,15 @@ impl History {
         end: End,
         ready_for: Option<Duration>,
         jitter: f64,
-    ) -> (Option<Wait>, Counts) {
+    ) -> (Option<RestartTimes>, CountsAsDeath) {
         if end == End::Requested {
-            return (Some(Wait { start_at: now, soonest: now }), Counts::No);
+            return (Some(RestartTimes { start_at: now, soonest: now }), CountsAsDeath::No);
         }
         if ready_for.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
             self.deaths_in_row = 0;
         }
         let accident = end == End::Accident;
-        let counts = if accident { Counts::Yes } else { Counts::No };
+        let counts = if accident { CountsAsDeath::Yes } else { CountsAsDeath::No };
         self.failed_starts_in_row += u32::from(accident && ready_for.is_none());
         let within = !accident || self.budget.spend(now);
         if end == End::Permanent || !within || self.failed_starts_in_row >= FAILED_STARTS_MAX {
@@ -157,7 +157,7 @@ impl History {
         let wait = backoff(self.deaths_in_row, jitter).max(soonest);
         self.deaths_in_row += 1;
         self.restarts += u64::from(end != End::NotStarted);
-        (Some(Wait { start_at: now + wait, soonest: now + soonest }), counts)
+        (Some(RestartTimes { start_at: now + wait, soonest: now + soonest }), counts)
     }
 }
 

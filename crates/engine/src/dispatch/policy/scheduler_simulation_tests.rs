@@ -95,8 +95,8 @@ impl World {
     fn finish_one(&mut self, dies: bool) {
         let done = |worker: &Option<(u64, Vec<ItemId>)>| worker.as_ref().map(|(done, _)| *done);
         let Some(first) = self.workers.iter().filter_map(done).min() else { return };
-        let place = self.workers.iter().position(|worker| done(worker) == Some(first)).unwrap();
-        let (done, items) = self.workers[place].take().unwrap();
+        let index = self.workers.iter().position(|worker| done(worker) == Some(first)).unwrap();
+        let (done, items) = self.workers[index].take().unwrap();
         self.now = self.now.max(done);
         for item in items {
             if dies {

@@ -93,7 +93,7 @@ fn items_age_as_if_an_idle_server_ran_them_one_by_one() {
 }
 
 #[test]
-fn groups_fit_half_a_frame_and_large_tensors_go_alone() {
+fn groups_fit_half_a_frame_and_large_tensors_run_separately() {
     let items = |tokens, bytes: [usize; 4]| {
         let mut scheduler = Scheduler::default();
         for (item, bytes) in (0..).zip(bytes) {
@@ -202,7 +202,7 @@ fn work_without_a_free_worker_does_not_block_other_work() {
 }
 
 #[test]
-fn suspect_items_run_in_a_group_of_their_own() {
+fn suspect_items_run_in_a_separate_group() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[10, 10]);
     let suspect =
@@ -237,8 +237,8 @@ fn a_single_text_does_not_wait_for_a_whole_large_request() {
         scheduler.push(age, unit);
     }
     let order: Vec<ItemId> = std::iter::from_fn(|| next(&mut scheduler, 1)).flatten().collect();
-    let place = order.iter().position(|item| *item == 32).unwrap();
-    assert!(place <= 2, "{order:?}");
+    let index = order.iter().position(|item| *item == 32).unwrap();
+    assert!(index <= 2, "{order:?}");
     assert_eq!(order.len(), 33);
 }
 

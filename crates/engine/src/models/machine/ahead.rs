@@ -13,7 +13,7 @@ use crate::models::machine::{
 use crate::pool::WorkerId;
 
 /// Workers not asked yet, and the results of the others.
-struct Rest {
+struct RemainingLoads {
     workers: VecDeque<WorkerId>,
     of: usize,
     tally: LoadTally,
@@ -28,13 +28,19 @@ impl<P: Payload> UpdateMachine<P> {
             return;
         };
         let of = workers.len();
-        let rest = Rest { workers: workers.into(), of, tally: LoadTally::default() };
+        let rest = RemainingLoads { workers: workers.into(), of, tally: LoadTally::default() };
         self.load_next(now, update, prepared, rest);
     }
 
     /// Asks the next worker to load, or proposes the version once all have been asked.
-    fn load_next(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>, rest: Rest) {
-        let Rest { workers: mut rest, of, tally } = rest;
+    fn load_next(
+        &mut self,
+        now: Instant,
+        update: Update<P>,
+        prepared: Prepared<P>,
+        rest: RemainingLoads,
+    ) {
+        let RemainingLoads { workers: mut rest, of, tally } = rest;
         let Some(worker) = rest.pop_front() else {
             return match tally.blames() {
                 // If committed, it would crash every worker again and again.
@@ -62,7 +68,7 @@ impl<P: Payload> UpdateMachine<P> {
         };
         let Loading { prepared, rest: workers, of, mut tally, .. } = loading;
         count(&mut tally);
-        self.load_next(now, update, prepared, Rest { workers, of, tally });
+        self.load_next(now, update, prepared, RemainingLoads { workers, of, tally });
     }
 
     /// Returns the running update if it is loading ahead.

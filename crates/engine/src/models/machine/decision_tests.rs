@@ -17,14 +17,14 @@ fn proposed() -> World {
 }
 
 fn decide(world: &mut World, decision: Decision) {
-    world.tell(Event::Decided(decision));
+    world.handle(Event::Decided(decision));
 }
 
 #[test]
 fn late_decision_commits_under_its_number() {
     let mut world = proposed();
     world.now += Duration::from_secs(3600);
-    world.tell(Event::Ticked);
+    world.handle(Event::Ticked);
     assert!(world.pending.is_empty() && !world.answers.contains_key(&2), "the update waits");
     assert_eq!(world.machine.presence(), Presence::Loaded, "the old generation serves");
     decide(&mut world, Ok(7));
@@ -67,13 +67,16 @@ fn refused_decision_makes_workers_drop_the_loaded_version() {
     machine.handle(now, Event::Workers(vec![0]));
     machine.handle(now, Event::Worker(WorkerEvent::Loaded(0, "b".into(), Ok(()))));
     let refused = machine.handle(now, Event::Decided(Err(RefusalKind::Busy.because("no"))));
-    assert!(matches!(refused[..], [Action::Answer(0, Err(_)), Action::Forget, Action::Retire]));
+    assert!(matches!(
+        refused[..],
+        [Action::Answer(0, Err(_)), Action::DropLoadedAhead, Action::Retire]
+    ));
 }
 
 #[test]
 fn stop_between_proposal_and_decision_aborts_the_update() {
     let mut world = proposed();
-    world.tell(Event::Stopped(Stop::Stopping));
+    world.handle(Event::Stopped(Stop::Stopping));
     assert_eq!(world.answers[&2].as_ref().unwrap_err().kind, RefusalKind::Busy);
     decide(&mut world, Ok(3));
     assert!(world.pending.is_empty(), "no record is written: {:?}", world.pending);
@@ -84,7 +87,7 @@ fn stop_between_proposal_and_decision_aborts_the_update() {
 fn stop_after_the_decision_lets_the_record_finish() {
     let mut world = proposed();
     decide(&mut world, Ok(3));
-    world.tell(Event::Stopped(Stop::Stopping));
+    world.handle(Event::Stopped(Stop::Stopping));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
     assert!(world.answers[&2].is_ok());
@@ -103,12 +106,12 @@ fn decision_on_an_issued_number_is_refused() {
 #[test]
 fn events_of_another_phase_are_ignored() {
     let mut world = proposed();
-    world.tell(Event::Staged(Ok(world::candidate("x"))));
-    world.tell(Event::Checked(Ok("x".into())));
-    world.tell(Event::Workers(vec![0]));
-    world.tell(Event::Recorded(Ok("x".into())));
-    world.tell(Event::Drained);
-    world.tell(Event::Unloaded);
+    world.handle(Event::Staged(Ok(world::candidate("x"))));
+    world.handle(Event::Checked(Ok("x".into())));
+    world.handle(Event::Workers(vec![0]));
+    world.handle(Event::Recorded(Ok("x".into())));
+    world.handle(Event::Drained);
+    world.handle(Event::Unloaded);
     assert!(world.pending.is_empty(), "{:?}", world.pending);
     decide(&mut world, Ok(3));
     world.settle();

@@ -106,8 +106,8 @@ pub enum Event<P: Payload> {
     /// The [deadline](super::UpdateMachine::deadline) passed.
     Ticked,
     /// Start no new update; a running one continues.
-    Held,
-    /// Releases one [`Event::Held`].
+    Paused,
+    /// Releases one [`Event::Paused`].
     Resumed,
     /// Abort every update that is not decided yet.
     Stopped(Stop),
@@ -240,7 +240,7 @@ pub enum Action<P: Payload> {
     /// The automatic rollback failed; the faulty version keeps serving.
     RollbackFailed(Refusal),
     /// Make workers drop what they loaded ahead.
-    Forget,
+    DropLoadedAhead,
     /// Admit no more requests and wait for those in flight. Answered by [`Event::Drained`].
     Drain,
     /// Stop serving and make workers drop everything they hold of the model. Answered by

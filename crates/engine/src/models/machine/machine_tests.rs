@@ -21,7 +21,7 @@ fn simulate(seed: u64) {
         world.step();
     }
     if seed.is_multiple_of(3) {
-        world.tell(Event::Stopped(Stop::Stopping));
+        world.handle(Event::Stopped(Stop::Stopping));
     }
     world.settle();
     for (call, job) in &world.calls {
@@ -70,10 +70,10 @@ proptest! {
 #[test]
 fn two_worker_failures_roll_back_and_quarantine_the_version() {
     let mut world = on_probation();
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
     assert!(world.quarantined.is_empty());
     world.now += TIMES.probation - Duration::from_secs(1);
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
     assert_eq!(world.quarantined, ["b"]);
@@ -90,13 +90,13 @@ fn two_worker_failures_roll_back_and_quarantine_the_version() {
 fn version_failing_during_the_next_update_is_no_rollback_target() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "c".to_owned())));
     assert_eq!(world.quarantined, ["b"]);
-    world.tell(worker_failed(3));
-    world.tell(worker_failed(3));
+    world.handle(worker_failed(3));
+    world.handle(worker_failed(3));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(4, "a".to_owned())));
 }
@@ -105,7 +105,7 @@ fn version_failing_during_the_next_update_is_no_rollback_target() {
 fn failures_do_not_carry_over_to_a_later_commit_of_a_version() {
     let mut world = on_probation();
     for (generation, version) in [(2, "a"), (3, "b"), (4, "a"), (5, "b")] {
-        world.tell(worker_failed(generation));
+        world.handle(worker_failed(generation));
         world.call(job(version, Load::Lazy));
         world.settle();
     }
@@ -116,12 +116,12 @@ fn failures_do_not_carry_over_to_a_later_commit_of_a_version() {
 #[test]
 fn failed_rollback_is_retried_after_two_further_failures() {
     let mut world = on_probation();
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.finish_one(0);
     assert_eq!(world.commits.len(), 2, "nothing could be staged");
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
 }
@@ -129,18 +129,18 @@ fn failed_rollback_is_retried_after_two_further_failures() {
 #[test]
 fn late_failures_and_those_of_other_generations_are_ignored() {
     let mut world = on_probation();
-    world.tell(worker_failed(1));
-    world.tell(worker_failed(1));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(1));
+    world.handle(worker_failed(1));
+    world.handle(worker_failed(2));
     world.now += TIMES.probation;
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!(world.commits.len(), 2);
 }
 
 #[test]
-fn newest_call_wins_and_superseded_callers_are_told() {
+fn newest_call_wins_and_superseded_callers_are_notified() {
     let mut world = on_probation();
     for version in ["c", "d", "e", "f"] {
         world.call(job(version, Load::Lazy));
@@ -161,7 +161,7 @@ fn update_storm_is_paced_and_the_newest_wins() {
     let begin = world.now;
     for number in 0..1000 {
         world.now = begin + Duration::from_millis(number);
-        world.tell(Event::Ticked);
+        world.handle(Event::Ticked);
         world.call(job(&format!("v{}", number % 2), Load::Lazy));
         while !world.pending.is_empty() {
             world.finish_one(10);
@@ -175,14 +175,14 @@ fn update_storm_is_paced_and_the_newest_wins() {
 }
 
 #[test]
-fn held_machine_queues_calls_and_finishes_the_running_update() {
+fn paused_machine_queues_calls_and_finishes_the_running_update() {
     let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
     assert_eq!((machine.caller(), machine.is_idle()), (None, true));
     let lazy = |version| job(version, Load::Lazy);
     assert_eq!(machine.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
     assert_eq!((machine.caller(), machine.is_idle()), (Some(7), false));
-    assert!(machine.handle(now, Event::Held).is_empty());
+    assert!(machine.handle(now, Event::Paused).is_empty());
     assert!(machine.handle(now, Event::Called(8, lazy("c"))).is_empty());
     let proposed = machine.handle(now, Event::Staged(Ok(candidate("b"))));
     assert_eq!(proposed, [propose("b", 0)]);
@@ -190,8 +190,8 @@ fn held_machine_queues_calls_and_finishes_the_running_update() {
     assert_eq!(recorded, [Action::Record(1, "b".into(), "b".into())]);
     machine.handle(now, Event::Recorded(Ok("b".into())));
     assert_eq!((machine.caller(), machine.is_idle()), (None, true));
-    assert!(machine.handle(now, Event::Held).is_empty());
-    assert!(machine.handle(now, Event::Resumed).is_empty(), "another hold remains");
+    assert!(machine.handle(now, Event::Paused).is_empty());
+    assert!(machine.handle(now, Event::Resumed).is_empty(), "another pause remains");
     assert_eq!(machine.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
     assert_eq!(machine.caller(), Some(8));
 }
@@ -199,9 +199,9 @@ fn held_machine_queues_calls_and_finishes_the_running_update() {
 #[test]
 fn stopped_machine_does_not_roll_back() {
     let mut world = on_probation();
-    world.tell(Event::Stopped(Stop::Stopping));
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(Event::Stopped(Stop::Stopping));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     assert!(world.pending.is_empty(), "{:?}", world.pending);
 }
 
@@ -227,8 +227,8 @@ fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
     let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
     machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
-    let asked = machine.handle(now, Event::Staged(Ok(candidate("b"))));
-    assert_eq!(asked, [Action::ListWorkers]);
+    let actions = machine.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(actions, [Action::ListWorkers]);
     let first = machine.handle(now, Event::Workers(vec![0, 1, 2]));
     assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
     for (worker, version) in [(1, "b"), (0, "c")] {
@@ -248,7 +248,7 @@ fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
 
 #[test]
 fn version_that_crashes_every_loading_worker_is_not_committed() {
-    let asked = |first: WorkerEvent, second: WorkerEvent| {
+    let outcome_of = |first: WorkerEvent, second: WorkerEvent| {
         let mut machine = Machine::new(1, Some((1, "a".into())), TIMES);
         let now = Instant::now();
         machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
@@ -268,8 +268,10 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
         (killed(0), ended(1), 2),
         (ended(0), absent(1), 1),
     ] {
-        let refused = asked(first, second);
-        let [Action::Answer(0, Err(refusal)), Action::Forget, Action::Retire] = &refused[..] else {
+        let refused = outcome_of(first, second);
+        let [Action::Answer(0, Err(refusal)), Action::DropLoadedAhead, Action::Retire] =
+            &refused[..]
+        else {
             panic!("{refused:?}")
         };
         assert_eq!(refusal.kind, RefusalKind::Crash);
@@ -277,10 +279,14 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
     }
     let proposed = [propose("b", 1)];
     let loaded = WorkerEvent::Loaded(1, "b".into(), Ok(()));
-    assert_eq!(asked(ended(0), loaded.clone()), proposed);
-    assert_eq!(asked(killed(0), loaded), proposed);
-    assert_eq!(asked(absent(0), absent(1)), proposed);
-    assert_eq!(asked(absent(0), killed(1)), proposed, "a single kill does not blame the version");
+    assert_eq!(outcome_of(ended(0), loaded.clone()), proposed);
+    assert_eq!(outcome_of(killed(0), loaded), proposed);
+    assert_eq!(outcome_of(absent(0), absent(1)), proposed);
+    assert_eq!(
+        outcome_of(absent(0), killed(1)),
+        proposed,
+        "a single kill does not blame the version"
+    );
 }
 
 #[test]
@@ -313,7 +319,7 @@ fn stopped_machine_answers_every_caller_and_commits_nothing() {
     let mut world = on_probation();
     world.call(job("c", Load::Ahead));
     world.call(job("d", Load::Ahead));
-    world.tell(Event::Stopped(Stop::Stopping));
+    world.handle(Event::Stopped(Stop::Stopping));
     world.call(job("e", Load::Ahead));
     world.settle();
     for call in 2..5 {

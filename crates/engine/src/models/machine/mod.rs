@@ -71,9 +71,9 @@ pub struct UpdateMachine<P: Payload> {
     pending: PendingLoads,
     /// Whether the model was unloaded on request.
     unloaded: bool,
-    /// Holds that keep new updates from starting. Counted, because a successor holds until its
+    /// Pauses that keep new updates from starting. Counted, because a successor pauses until its
     /// predecessor exits and may meanwhile be succeeded itself.
-    holds: u32,
+    pauses: u32,
     /// Why no further update is decided.
     stopped: Option<Stop>,
     /// Actions caused by the event being handled.
@@ -101,7 +101,7 @@ impl<P: Payload> UpdateMachine<P> {
             probation: None,
             pending: PendingLoads::default(),
             unloaded: false,
-            holds: 0,
+            pauses: 0,
             stopped: None,
             actions: Vec::new(),
         }
@@ -134,7 +134,7 @@ impl<P: Payload> UpdateMachine<P> {
     pub fn deadline(&self) -> Option<Instant> {
         match self.running.as_ref().map(|running| &running.phase) {
             Some(Phase::Loading(loading)) => Some(loading.deadline),
-            None if self.waiting.is_some() && self.holds == 0 => self.pace.not_before(),
+            None if self.waiting.is_some() && self.pauses == 0 => self.pace.not_before(),
             _ => None,
         }
     }
@@ -153,8 +153,8 @@ impl<P: Payload> UpdateMachine<P> {
             Event::Drained => self.drained(),
             Event::Unloaded => self.end_unload(),
             Event::Ticked => self.ticked(now),
-            Event::Held => self.holds += 1,
-            Event::Resumed => self.holds = self.holds.saturating_sub(1),
+            Event::Paused => self.pauses += 1,
+            Event::Resumed => self.pauses = self.pauses.saturating_sub(1),
             Event::Stopped(stop) => self.stop(now, stop),
         }
         self.next(now);
@@ -201,7 +201,7 @@ impl<P: Payload> UpdateMachine<P> {
     /// Starts the waiting job if nothing runs and the pace allows it. An automatic rollback comes
     /// first and ignores the pace.
     fn next(&mut self, now: Instant) {
-        if self.running.is_some() || self.holds > 0 || self.stopped.is_some() {
+        if self.running.is_some() || self.pauses > 0 || self.stopped.is_some() {
             return;
         }
         let serving = self.serving.as_ref().map(|(generation, _)| *generation);

@@ -110,7 +110,7 @@ impl<P: Payload> UpdateMachine<P> {
         }
         if leftovers == Leftovers::Loaded {
             // Workers that loaded it already would hold it for nothing.
-            self.actions.push(Action::Forget);
+            self.actions.push(Action::DropLoadedAhead);
         }
         let message = format!("superseded by a newer update, which was refused: {refusal}");
         self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));

@@ -138,15 +138,15 @@ fn unload_ends_probation_and_quarantines_a_failed_version() {
     let mut world = on_probation();
     world.call(Job::unload());
     world.settle();
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!((world.commits.len(), world.page), (2, 0), "there is no automatic rollback");
     assert!(world.quarantined.is_empty());
     let mut world = on_probation();
     world.call(Job::unload());
-    world.tell(worker_failed(2));
-    world.tell(worker_failed(2));
+    world.handle(worker_failed(2));
+    world.handle(worker_failed(2));
     world.settle();
     assert_eq!((world.commits.len(), world.page), (2, 0));
     assert_eq!(world.quarantined, ["b"]);
@@ -185,7 +185,7 @@ fn unload_of_an_unused_model_prevents_loading_on_first_use() {
 fn draining_unload_is_aborted_when_the_server_stops() {
     let mut world = on_probation();
     world.call(Job::unload());
-    world.tell(Event::Stopped(Stop::Stopping));
+    world.handle(Event::Stopped(Stop::Stopping));
     world.settle();
     assert_eq!((kind(&world, 2), world.page), (Some(RefusalKind::Busy), 2));
     assert_eq!(world.machine.presence(), Presence::Loaded);

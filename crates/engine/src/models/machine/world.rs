@@ -88,7 +88,7 @@ impl World {
         self.random % below
     }
 
-    pub(super) fn tell(&mut self, event: Event<Text>) {
+    pub(super) fn handle(&mut self, event: Event<Text>) {
         for action in self.machine.handle(self.now, event) {
             match action {
                 Action::Answer(call, result) => {
@@ -116,7 +116,7 @@ impl World {
                 Action::AnnounceRollback { .. }
                 | Action::RollbackFailed(_)
                 | Action::Loaded { .. }
-                | Action::Forget
+                | Action::DropLoadedAhead
                 | Action::Retire => {}
                 Action::Unload => {
                     self.page = 0;
@@ -130,14 +130,14 @@ impl World {
     pub(super) fn call(&mut self, job: Job) {
         let id = self.calls.len() as CallId;
         self.calls.insert(id, job.clone());
-        self.tell(Event::Called(id, job));
+        self.handle(Event::Called(id, job));
     }
 
     pub(super) fn request_load(&mut self) {
         let id = self.calls.len() as CallId;
         self.calls.insert(id, Job { target: Target::Last, ..job("", Load::Lazy) });
         self.load_requests.push(id);
-        self.tell(Event::LoadRequested(id, Load::Ahead));
+        self.handle(Event::LoadRequested(id, Load::Ahead));
     }
 
     /// Returns a world after a restart, before the first use. Its last durable generation is 3.
@@ -173,23 +173,27 @@ impl World {
                     (Target::Last, None) => candidate_of("source".to_owned(), unchecked, false),
                     other => unreachable!("{other:?}"),
                 };
-                self.tell(Event::Staged(if well { Ok(candidate) } else { Err(bad()) }));
+                self.handle(Event::Staged(if well { Ok(candidate) } else { Err(bad()) }));
             }
             Action::Check(job, staged) => {
                 if let Target::Version(version) = job.target {
                     assert_eq!(staged, version, "the content belongs to another job");
                 }
-                self.tell(Event::Checked(if well { Ok(staged) } else { Err(bad()) }));
+                self.handle(Event::Checked(if well { Ok(staged) } else { Err(bad()) }));
             }
-            Action::ListWorkers => self.tell(Event::Workers((0..self.workers).collect())),
+            Action::ListWorkers => self.handle(Event::Workers((0..self.workers).collect())),
             Action::LoadAhead(worker, version) => {
                 let result = if well { Ok(()) } else { Err("no memory".to_owned()) };
-                self.tell(Event::Worker(WorkerEvent::Loaded(worker, version, result)));
+                self.handle(Event::Worker(WorkerEvent::Loaded(worker, version, result)));
             }
             Action::Propose(Proposal { after, .. }) => {
                 // Skip numbers that a coordinator might have given to others.
                 let skipped = if luck < 10 { self.draw(2) } else { 0 };
-                self.tell(Event::Decided(if well { Ok(after + 1 + skipped) } else { Err(bad()) }));
+                self.handle(Event::Decided(if well {
+                    Ok(after + 1 + skipped)
+                } else {
+                    Err(bad())
+                }));
             }
             Action::Record(generation, version, checked) => {
                 assert_eq!(version, checked, "the check result belongs to another version");
@@ -197,10 +201,10 @@ impl World {
                 if well {
                     self.recorded.insert(generation, version.clone());
                 }
-                self.tell(Event::Recorded(if well { Ok(version) } else { Err(bad()) }));
+                self.handle(Event::Recorded(if well { Ok(version) } else { Err(bad()) }));
             }
-            Action::Drain => self.tell(Event::Drained),
-            Action::Unload => self.tell(Event::Unloaded),
+            Action::Drain => self.handle(Event::Drained),
+            Action::Unload => self.handle(Event::Unloaded),
             other => unreachable!("{other:?}"),
         }
     }
@@ -215,7 +219,7 @@ impl World {
                     return;
                 };
                 self.now = self.now.max(deadline);
-                self.tell(Event::Ticked);
+                self.handle(Event::Ticked);
                 continue;
             }
             self.finish_one(10);
@@ -239,13 +243,13 @@ impl World {
                     1 => WorkerEvent::Ended(worker, Cause::Killed),
                     _ => WorkerEvent::Absent(worker),
                 };
-                self.tell(Event::Worker(event));
+                self.handle(Event::Worker(event));
             }
             4 => {
                 let generation = self.commits.last().map_or(0, |(generation, _)| *generation);
-                self.tell(worker_failed(generation));
+                self.handle(worker_failed(generation));
             }
-            5 => self.tell(Event::Ticked),
+            5 => self.handle(Event::Ticked),
             6 => self.call(Job::unload()),
             7 => self.request_load(),
             _ => self.finish_one(8),

@@ -114,7 +114,7 @@ fn snapshot_of(
     listing: Listing,
     digests: &Arc<Digests>,
 ) -> Result<Option<DirectorySnapshot>, Refusal> {
-    let mut opening = Opening::default();
+    let mut opening = OpenFiles::default();
     let mut needed: Vec<&String> = listing.external.iter().collect();
     needed.extend(listing.model.iter().map(|model| &model.file));
     for path in needed {
@@ -162,9 +162,9 @@ fn identified(tree: &Tree, path: &str) -> Result<Option<(File, Identity)>, Refus
 
 /// Files opened so far for a snapshot.
 #[derive(Default)]
-struct Opening(Vec<(String, (File, Identity))>);
+struct OpenFiles(Vec<(String, (File, Identity))>);
 
-impl Opening {
+impl OpenFiles {
     fn add(&mut self, path: String, opened: (File, Identity)) {
         self.0.push((path, opened));
     }
@@ -256,7 +256,7 @@ impl Snapshot for DirectorySnapshot {
         // counts: once it arrives, it would be chosen instead.
         let model = self.listing.model.as_ref();
         let is_ours = |path: &str| {
-            selection::takes(path, model.is_some())
+            selection::includes(path, model.is_some())
                 || model.is_some_and(|model| !model.is_stated) && selection::is_usual(path)
         };
         let is_missing =

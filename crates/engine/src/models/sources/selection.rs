@@ -18,7 +18,7 @@ pub(super) const NAMED_BYTES_MAX: u64 = 256 << 20;
 
 /// Returns whether the name of the file at `path` selects it. `has_graph` means that the version has a
 /// model file, which holds the weights of a transformer.
-pub(super) fn takes(path: &str, has_graph: bool) -> bool {
+pub(super) fn includes(path: &str, has_graph: bool) -> bool {
     let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
     if !is_in_reach(path) {
         return false;
@@ -35,7 +35,7 @@ pub(super) fn is_usual(path: &str) -> bool {
 }
 
 /// Returns whether files in the folder at `path` may be selected.
-pub(super) fn looks_into(path: &str) -> bool {
+pub(super) fn descends_into(path: &str) -> bool {
     path.split('/').count() <= DEPTH_MAX && is_in_reach(&format!("{path}/x"))
 }
 
@@ -84,7 +84,7 @@ mod tests {
             "document_0_Router/1_Pooling/config.json",
             "0_StaticEmbedding/model.safetensors",
         ] {
-            assert!(takes(path, true), "{path}");
+            assert!(includes(path, true), "{path}");
         }
         for path in [
             "README.md",
@@ -101,18 +101,18 @@ mod tests {
             "checkpoint-500/trainer_state.json",
             "a\nb.json",
         ] {
-            assert!(!takes(path, true), "{path}");
+            assert!(!includes(path, true), "{path}");
         }
-        assert!(takes("model.safetensors", false), "static embeddings have no graph");
+        assert!(includes("model.safetensors", false), "static embeddings have no graph");
     }
 
     #[test]
     fn folders_are_searched_down_to_the_maximum_depth() {
         for folder in ["onnx", "1_Pooling", "router/1_Pooling"] {
-            assert!(looks_into(folder), "{folder}");
+            assert!(descends_into(folder), "{folder}");
         }
         for folder in ["a/b/c", ".git", "openvino", "lost+found", "a/.git"] {
-            assert!(!looks_into(folder), "{folder}");
+            assert!(!descends_into(folder), "{folder}");
         }
     }
 }

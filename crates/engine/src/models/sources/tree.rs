@@ -253,8 +253,8 @@ impl Tree {
                 }
                 let Ok(name) = entry.file_name().to_str() else { continue };
                 let path = if folder.is_empty() { name.into() } else { format!("{folder}/{name}") };
-                let takes = selection::takes(&path, has_graph);
-                if selection::looks_into(&path)
+                let takes = selection::includes(&path, has_graph);
+                if selection::descends_into(&path)
                     && self.is_folder(&path, entry.file_type(), takes)?
                 {
                     folders.push(path);

@@ -223,17 +223,17 @@ impl Store {
     /// A disk error. Leaves nothing behind.
     pub fn keep(&self, staged: Staged) -> Result<(), Refusal> {
         let Some(folder) = staged.folder else { return Ok(()) };
-        let place = self.layout.version(&staged.version);
+        let path = self.layout.version(&staged.version);
         let kept = (|| {
             crash::point(4);
             seal(folder.path())?;
             crash::point(5);
-            match fs::rename(folder.path(), &place) {
+            match fs::rename(folder.path(), &path) {
                 // Another model kept the same version at the same time.
-                Err(_) if place.join(MANIFEST).exists() => return Ok(false),
+                Err(_) if path.join(MANIFEST).exists() => return Ok(false),
                 renamed => renamed?,
             }
-            fs::set_permissions(&place, Permissions::from_mode(0o555))?;
+            fs::set_permissions(&path, Permissions::from_mode(0o555))?;
             crash::point(6);
             sync_directory(&self.layout.versions()).map(|()| true)
         })();
@@ -244,7 +244,7 @@ impl Store {
                 let _ = folder.keep();
                 Ok(())
             }
-            Err(error) => Err(io_refusal(&place, &error)),
+            Err(error) => Err(io_refusal(&path, &error)),
         }
     }
 

@@ -19,9 +19,9 @@ pub trait Coordinator: Debug + Send + Sync {
 
 /// Accepts every proposal at once, under the next number.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Alone;
+pub struct LocalCoordinator;
 
-impl Coordinator for Alone {
+impl Coordinator for LocalCoordinator {
     fn propose<'a>(&'a self, _model: &'a ModelName, proposal: Proposal) -> Boxed<'a, Decision> {
         Box::pin(std::future::ready(Ok(proposal.after + 1)))
     }

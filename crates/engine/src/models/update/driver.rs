@@ -18,7 +18,7 @@ use crate::models::{
     },
     registry::Model,
     update::{
-        Means, Progress, UpdateHandle,
+        Deps, Progress, UpdateHandle,
         payload::{CheckedFacts, Versions},
         resolve::ResolvedContent,
     },
@@ -57,7 +57,7 @@ pub(super) struct Caller {
 pub(super) struct Driver {
     pub(super) machine: UpdateMachine<Versions>,
     pub(super) model: Arc<Model>,
-    pub(super) means: Means,
+    pub(super) deps: Deps,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) callers: HashMap<CallId, Caller>,
     /// The running step, which is aborted when onnxd stops.
@@ -72,13 +72,13 @@ impl Driver {
     pub(super) fn start(
         machine: UpdateMachine<Versions>,
         model: Arc<Model>,
-        means: Means,
+        deps: Deps,
     ) -> UpdateHandle {
         let (inputs, queue) = mpsc::channel(INPUTS_MAX);
         let driver = Self {
             machine,
             model,
-            means,
+            deps,
             inputs: inputs.clone(),
             callers: HashMap::new(),
             step: None,
@@ -86,7 +86,7 @@ impl Driver {
             idle_waiters: Vec::new(),
         };
         let name = format!("updates of {}", driver.model.name);
-        driver.means.tasks.clone().spawn(name, driver.run(queue));
+        driver.deps.tasks.clone().spawn(name, driver.run(queue));
         UpdateHandle::new(inputs)
     }
 
@@ -110,7 +110,7 @@ impl Driver {
             }
             for action in actions {
                 if matches!(action, Action::Commit { .. }) {
-                    self.model.settle().await;
+                    self.model.wait_for_commit_blocks().await;
                 }
                 self.act(action);
             }
@@ -138,14 +138,14 @@ impl Driver {
             }
             Input::Hold(waiter) => {
                 self.idle_waiters.push(waiter);
-                Event::Held
+                Event::Paused
             }
             Input::Staging { bytes, of } => {
-                self.tell(Step::Staging { bytes, of });
+                self.report(Step::Staging { bytes, of });
                 return None;
             }
             Input::Passed(part) => {
-                self.tell(Step::Passed { part });
+                self.report(Step::Passed { part });
                 return None;
             }
             Input::Staged(resolved) => Event::Staged(resolved.map(|resolved| {
@@ -155,14 +155,14 @@ impl Driver {
                 }
                 if bytes > 0 {
                     let version = candidate.version.as_ref().to_owned();
-                    self.tell(Step::Staged { version, bytes, seconds });
+                    self.report(Step::Staged { version, bytes, seconds });
                 }
                 candidate
             })),
             Input::Checked(checked) => Event::Checked(checked.map(|checked| {
                 let Checked { facts, drift, not_compiled, .. } = *checked;
                 let dimension = facts.dimension;
-                self.tell(Step::Checked { dimension, drift, not_compiled, seconds });
+                self.report(Step::Checked { dimension, drift, not_compiled, seconds });
                 CheckedFacts { facts: Box::new(facts), drift }
             })),
             Input::Event(event) => {
@@ -184,11 +184,11 @@ impl Driver {
                 self.begin(async move { Input::Checked(check.await.map(Box::new)) });
             }
             Action::ListWorkers => {
-                let workers = Arc::clone(&self.means.workers);
+                let workers = Arc::clone(&self.deps.workers);
                 self.begin(async move { Input::Event(Event::Workers(workers.serving().await)) });
             }
             Action::LoadAhead(worker, version) => {
-                let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
+                let (workers, slot) = (Arc::clone(&self.deps.workers), self.model.slot);
                 let version = version.as_ref().to_owned();
                 self.spawn(async move { workers.load_ahead(worker, slot, version).await });
             }
@@ -200,7 +200,7 @@ impl Driver {
             }
             Action::Propose(proposal) => {
                 let (coordinator, model) =
-                    (Arc::clone(&self.means.coordinator), Arc::clone(&self.model));
+                    (Arc::clone(&self.deps.coordinator), Arc::clone(&self.model));
                 self.begin(async move {
                     let decision = coordinator.propose(&model.name, proposal).await;
                     Input::Event(Event::Decided(decision))
@@ -213,15 +213,15 @@ impl Driver {
             Action::Answer(id, result) => self.answer(id, result),
             Action::Quarantine(version) => self.quarantine(version),
             Action::AnnounceRollback { from, to } => {
-                self.means.metrics.automatic_rollbacks_total.add();
+                self.deps.metrics.automatic_rollbacks_total.increment();
                 tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice during probation; rolling back automatically");
             }
             Action::RollbackFailed(refusal) => {
                 tracing::error!(model = %self.model.name, %refusal, "automatic rollback failed; the faulty version is still serving");
             }
-            Action::Forget => {
-                let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
-                self.spawn(async move { workers.forget(slot).await });
+            Action::DropLoadedAhead => {
+                let (workers, slot) = (Arc::clone(&self.deps.workers), self.model.slot);
+                self.spawn(async move { workers.drop_loaded_ahead(slot).await });
             }
             Action::Drain => self.drain(),
             Action::Unload => self.unload(),
@@ -256,7 +256,7 @@ impl Driver {
 
     /// Runs work to the end, even when onnxd stops. A panic ends the server, since the machine would wait forever.
     pub(super) fn spawn(&self, step: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        let guard = self.means.tasks.guard(format!("an update step of {}", self.model.name));
+        let guard = self.deps.tasks.guard(format!("an update step of {}", self.model.name));
         tokio::spawn(async move {
             let _guard = guard;
             step.await;
@@ -264,7 +264,7 @@ impl Driver {
     }
 
     /// Reports a step to the caller of the running update.
-    fn tell(&self, step: Step) {
+    fn report(&self, step: Step) {
         let caller = self.machine.caller().and_then(|id| self.callers.get(&id));
         if let Some(caller) = caller {
             let _ = caller.progress.try_send(step);

@@ -117,11 +117,11 @@ impl UpdateHandle {
 
     /// Reports a worker event. Drops it if the queue is full: loading ahead has a deadline, and the
     /// first two failures decide a probation.
-    pub fn tell(&self, event: WorkerEvent) {
-        self.try_tell(Event::Worker(event));
+    pub fn notify(&self, event: WorkerEvent) {
+        self.try_notify(Event::Worker(event));
     }
 
-    fn try_tell(&self, event: Event<Versions>) {
+    fn try_notify(&self, event: Event<Versions>) {
         match self.0.try_send(Input::Event(event)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
@@ -135,7 +135,7 @@ impl UpdateHandle {
 
 /// The dependencies of update tasks.
 #[derive(Clone, Debug)]
-pub struct Means {
+pub struct Deps {
     pub store: Arc<Store>,
     pub registry: Arc<Registry>,
     pub checker: Checker,
@@ -157,19 +157,19 @@ impl Updater {
     ///
     /// # Errors
     /// The store is damaged; the message names the file.
-    pub fn new(means: &Means) -> io::Result<Self> {
+    pub fn new(deps: &Deps) -> io::Result<Self> {
         let start = |model: &Arc<Model>| {
-            let last = means.store.generations(&model.name)?.last().copied().unwrap_or(0);
-            let machine = UpdateMachine::new(last, None, means.times);
-            Ok(Driver::start(machine, Arc::clone(model), means.clone()))
+            let last = deps.store.generations(&model.name)?.last().copied().unwrap_or(0);
+            let machine = UpdateMachine::new(last, None, deps.times);
+            Ok(Driver::start(machine, Arc::clone(model), deps.clone()))
         };
-        let handles = means.registry.models().iter().map(start).collect::<io::Result<_>>()?;
-        let (registry, metrics) = (Arc::clone(&means.registry), Arc::clone(&means.metrics));
+        let handles = deps.registry.models().iter().map(start).collect::<io::Result<_>>()?;
+        let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
         Ok(Self { registry, metrics, handles })
     }
 
     /// Returns an updater without models, for tests.
-    pub fn of_no_model(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
+    pub fn without_models(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
         Self { registry, metrics, handles: Vec::new() }
     }
@@ -235,21 +235,21 @@ impl Updater {
 
     /// Aborts updates that are not decided yet. The serving generations stay.
     pub fn stop(&self) {
-        self.handles.iter().for_each(|handle| handle.try_tell(Event::Stopped(Stop::Stopping)));
+        self.handles.iter().for_each(|handle| handle.try_notify(Event::Stopped(Stop::Stopping)));
     }
 
-    /// Holds new updates of all models and returns once none is running, so that a successor finds
+    /// Pauses new updates of all models and returns once none is running, so that a successor finds
     /// everything durable. Calls wait until [`Updater::resume`].
-    pub async fn hold(&self) {
+    pub async fn pause(&self) {
         let mut idle = Vec::new();
         for handle in &self.handles {
-            let (waiter, held) = oneshot::channel();
+            let (waiter, paused) = oneshot::channel();
             // A task that ended runs nothing, and its end stops the server.
             let _ = handle.0.send(Input::Hold(waiter)).await;
-            idle.push(held);
+            idle.push(paused);
         }
-        for held in idle {
-            let _ = held.await;
+        for paused in idle {
+            let _ = paused.await;
         }
     }
 
@@ -283,7 +283,7 @@ impl Updater {
         let refused = result.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
-            self.metrics.updates_refused_total.add();
+            self.metrics.updates_refused_total.increment();
             let (kind, reason) = (refusal.kind, refusal.message.as_str());
             match kind {
                 // Frequent and harmless in a storm of updates.

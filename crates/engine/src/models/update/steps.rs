@@ -28,11 +28,11 @@ const UNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 impl Driver {
     /// Fetches the source or finds the version.
     pub(super) fn stage(&mut self, job: Job) {
-        let (store, model) = (Arc::clone(&self.means.store), Arc::clone(&self.model));
+        let (store, model) = (Arc::clone(&self.deps.store), Arc::clone(&self.model));
         let inputs = self.inputs.clone();
         let progress = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
-        let background = self.means.background.clone();
-        let checker = self.means.checker.clone();
+        let background = self.deps.background.clone();
+        let checker = self.deps.checker.clone();
         self.begin(async move {
             let layout = store.layout().clone();
             let requirements = checker.requirements();
@@ -53,7 +53,7 @@ impl Driver {
     pub(super) fn drain(&mut self) {
         // A commit in the same batch of actions may have opened the gate.
         self.model.gate.set(Presence::Unloading);
-        let (gate, longest) = (Arc::clone(&self.model.gate), self.means.request_timeout);
+        let (gate, longest) = (Arc::clone(&self.model.gate), self.deps.request_timeout);
         self.begin(async move {
             // Requests still inside after the timeout were answered by it.
             let _ = time::timeout(longest, gate.emptied()).await;
@@ -65,16 +65,16 @@ impl Driver {
         let version = record.version.as_str();
         tracing::info!(model = %self.model.name, generation, version, "committed");
         log_facts(&self.model.name, &record.facts);
-        self.means.registry.commit(self.model.slot, generation, record);
+        self.deps.registry.commit(self.model.slot, generation, record);
         if ahead {
-            self.means.workers.follow_commit();
+            self.deps.workers.switch_idle_workers();
         }
     }
 
     pub(super) fn unload(&mut self) {
         tracing::info!(model = %self.model.name, "unloaded");
-        self.means.registry.unload(self.model.slot);
-        let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
+        self.deps.registry.unload(self.model.slot);
+        let (workers, slot) = (Arc::clone(&self.deps.workers), self.model.slot);
         let inputs = self.inputs.clone();
         // Not aborted on stop: dropped versions cannot be restored.
         self.spawn(async move {
@@ -87,8 +87,8 @@ impl Driver {
 
     /// Removes versions that are no longer needed.
     pub(super) fn retire(&self) {
-        let (store, registry) = (Arc::clone(&self.means.store), Arc::clone(&self.means.registry));
-        let background = self.means.background.clone();
+        let (store, registry) = (Arc::clone(&self.deps.store), Arc::clone(&self.deps.registry));
+        let background = self.deps.background.clone();
         self.spawn(async move {
             let retire = move || {
                 store.retire(&registry.recently_served());
@@ -100,8 +100,8 @@ impl Driver {
     }
 
     pub(super) fn quarantine(&self, version: String) {
-        let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
-        let background = self.means.background.clone();
+        let (store, model) = (Arc::clone(&self.deps.store), self.model.name.clone());
+        let background = self.deps.background.clone();
         self.spawn(async move {
             let written = background.run(move || store.quarantine(&model, &version)).await;
             if let Err(refusal) = written {
@@ -116,12 +116,12 @@ impl Driver {
         job: &Job,
         staged: Staged,
     ) -> impl Future<Output = Result<Checked, Refusal>> + Send + 'static {
-        let (checker, store) = (self.means.checker.clone(), Arc::clone(&self.means.store));
+        let (checker, store) = (self.deps.checker.clone(), Arc::clone(&self.deps.store));
         // Also set after an unload: see `resolve`.
         let serving = self.model.last();
         let allow_dimension_change = job.allow_dimension_change;
         let inputs = self.inputs.clone();
-        let background = self.means.background.clone();
+        let background = self.deps.background.clone();
         async move {
             let layout = store.layout();
             let kept = layout.version(&staged.version);
@@ -157,10 +157,10 @@ impl Driver {
     ) {
         let CheckedFacts { facts, drift } = checked;
         let facts = *facts;
-        let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
+        let (store, model) = (Arc::clone(&self.deps.store), self.model.name.clone());
         let configured_source = self.model.source.clone();
         let inputs = self.inputs.clone();
-        let background = self.means.background.clone();
+        let background = self.deps.background.clone();
         // Not aborted on stop: the record may be durable already, so its result counts.
         self.spawn(async move {
             let version = version.as_ref().to_owned();

@@ -23,7 +23,7 @@ pub struct Trials {
 
 /// A source that passed its trial.
 #[derive(Debug)]
-pub struct Tried {
+pub struct TrialResult {
     /// The version's digest.
     pub version: String,
     /// Total bytes of its files.
@@ -54,9 +54,9 @@ impl Trials {
     pub async fn run(
         &self,
         uri: &SourceUri,
-        against: Option<&Tried>,
+        against: Option<&TrialResult>,
         mut done: impl FnMut(Part),
-    ) -> Result<Tried, Refusal> {
+    ) -> Result<TrialResult, Refusal> {
         let (store, from) = (Arc::clone(&self.store), uri.clone());
         let staged = self.background.run(move || store.stage(&from, &|_, _| {})).await?;
         let (version, bytes) = (staged.version.clone(), staged.bytes);
@@ -75,7 +75,7 @@ impl Trials {
                 return Err(RefusalKind::Drift.because(message));
             }
         }
-        Ok(Tried { version, bytes, checked })
+        Ok(TrialResult { version, bytes, checked })
     }
 
     fn folder(&self, staged: &Staged) -> PathBuf {

@@ -83,14 +83,17 @@ impl SourceUri {
         Self::Directory { path: path.into(), choice: ModelChoice::default() }
     }
 
-    /// Parses a source, resolving relative paths against `base`, which must be absolute.
+    /// Parses a source, resolving relative paths against `base`, which must be absolute. Removes
+    /// `.` and repeated slashes from the path.
     ///
     /// # Errors
     /// The scheme is unknown, a `file` URI does not name a local directory, or a parameter is
     /// invalid.
     pub fn parse_in(base: &Path, text: &str) -> Result<Self, SourceUriError> {
         Ok(match parse(text)? {
-            Self::Directory { path, choice } => Self::Directory { path: base.join(path), choice },
+            Self::Directory { path, choice } => {
+                Self::Directory { path: base.join(path).components().collect(), choice }
+            }
             remote @ Self::Remote(_) => remote,
         })
     }
@@ -319,6 +322,10 @@ mod tests {
         }
         assert_eq!(SourceUri::parse_in(Path::new("/here"), "m"), Ok(uri("/here/m")));
         assert_eq!(SourceUri::parse_in(Path::new("/here"), "file:///m"), Ok(uri("/m")));
+        for text in ["./m", "m/", "././m//."] {
+            let shown = SourceUri::parse_in(Path::new("/here"), text).unwrap().to_string();
+            assert_eq!(shown, "/here/m", "{text}");
+        }
     }
 
     #[test]

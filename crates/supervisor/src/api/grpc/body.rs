@@ -27,12 +27,12 @@ use crate::api::grpc::{
     methods::Method,
     status,
 };
-use crate::transport::{error::TransportError, holding::Held, unpack::Packing};
+use crate::transport::{error::TransportError, guarded_body::BodyResource, unpack::Packing};
 
 /// Maximum time a client may take to send one message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Larger messages are charged to the [`MemoryBudget`].
-pub(super) const UNCHARGED_BYTES_MAX: usize = CONTROL_BYTES_MAX;
+pub(super) const UNCHARGED_MESSAGE_BYTES_MAX: usize = CONTROL_BYTES_MAX;
 
 /// The best compression ratio that deflate can reach.
 const DEFLATE_RATIO_MAX: usize = 1032;
@@ -41,7 +41,7 @@ const DEFLATE_RATIO_MAX: usize = 1032;
 #[derive(Debug, Default)]
 pub(super) struct Reservations(Mutex<BTreeMap<u64, Reservation>>);
 
-impl Held for Reservations {}
+impl BodyResource for Reservations {}
 
 impl Reservations {
     /// Adds a reservation for the message at this index (from 0), or for its response.
@@ -56,7 +56,7 @@ impl Reservations {
     /// Returns what the message at this index over-reserved, now that its size is known.
     fn shrink(&self, message: u64, bytes: usize) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = if bytes > UNCHARGED_BYTES_MAX { bytes } else { 0 };
+        let kept = if bytes > UNCHARGED_MESSAGE_BYTES_MAX { bytes } else { 0 };
         if let Some(reservation) = held.get_mut(&message) {
             reservation.shrink_to(kept);
         }
@@ -139,7 +139,7 @@ impl RequestBody {
                 COMPRESSED => bytes.saturating_mul(DEFLATE_RATIO_MAX).min(bytes_max),
                 _ => bytes,
             };
-            let reserved = self.memory.reserve(bytes, UNCHARGED_BYTES_MAX);
+            let reserved = self.memory.reserve(bytes, UNCHARGED_MESSAGE_BYTES_MAX);
             let reserved = reserved.map_err(|error| status::transport(TransportError::from(error)));
             if let Some(reservation) = reserved? {
                 self.reservations.add(message, reservation);

@@ -117,8 +117,8 @@ mod tests {
             Decompressor::new(Packing::Gzip, MESSAGE_BYTES_MAX).take(data, |_, _| ()).unwrap_err()
         };
         let too_long = error(&bomb);
-        assert!(matches!(too_long, TransportError::UnpackedTooLong { .. }), "{too_long:?}");
+        assert!(matches!(too_long, TransportError::DecompressedTooLarge { .. }), "{too_long:?}");
         let nonsense = error(&framed(1, b"nonsense"));
-        assert!(matches!(nonsense, TransportError::NotPacked(_)), "{nonsense:?}");
+        assert!(matches!(nonsense, TransportError::InvalidCompression(_)), "{nonsense:?}");
     }
 }

@@ -64,7 +64,7 @@ fn parameter(value: InferParameter) -> Parameter {
         Some(ParameterChoice::Uint64Param(value)) => {
             i64::try_from(value).map_or(Parameter::Other, Parameter::Number)
         }
-        Some(ParameterChoice::StringParam(value)) => Parameter::Word(value),
+        Some(ParameterChoice::StringParam(value)) => Parameter::String(value),
         Some(ParameterChoice::DoubleParam(_)) | None => Parameter::Other,
     }
 }
@@ -87,9 +87,10 @@ fn raw(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, St
         )));
     }
     let tensor = |(mut input, data): (InferInputTensor, Bytes)| match input.contents.take() {
-        Some(contents) if !contents::is_empty(&contents) => {
-            Err(invalid(format!("input `{}` has both contents and raw_input_contents", input.name)))
-        }
+        Some(contents) if !contents::is_empty(&contents) => Err(invalid(format!(
+            "input `{}` has both `contents` and `raw_input_contents`",
+            input.name
+        ))),
         _ => tensor(input, |_| Ok(data)),
     };
     inputs.into_iter().zip(raw).map(tensor).collect()
@@ -230,7 +231,7 @@ mod tests {
             [
                 Parameter::Bool(true),
                 Parameter::Number(-4),
-                Parameter::Word("query".into()),
+                Parameter::String("query".into()),
                 Parameter::Number(4),
                 Parameter::Other,
                 Parameter::Other,
@@ -249,7 +250,7 @@ mod tests {
         for (message, reason) in [
             (message(two(), &[&[1, 2]]), "1 elements for 2 inputs"),
             (message(vec![input(None)], &[&[1], &[2]]), "2 elements for 1 inputs"),
-            (message(vec![input(numbers(vec![1, 2]))], &[&[1, 2]]), "has both contents"),
+            (message(vec![input(numbers(vec![1, 2]))], &[&[1, 2]]), "has both `contents`"),
             (message(vec![input(numbers(vec![1, 200]))], &[]), "200 is not a valid INT8 element"),
             (message(vec![negative], &[&[1]]), "negative dimension -1"),
             (message(vec![odd], &[&[1]]), "`FP8`"),

@@ -27,7 +27,7 @@ pub(super) struct Method {
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// Returns whether a call may stay open without messages.
-pub(crate) fn may_rest(path: &str) -> bool {
+pub(crate) fn may_idle(path: &str) -> bool {
     static STREAMS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let streams = methods().into_iter().filter(|method| method.takes_stream);
         streams.map(|method| method.path).chain([WATCH.to_owned()]).collect()

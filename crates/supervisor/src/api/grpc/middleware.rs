@@ -17,7 +17,7 @@ use crate::api::grpc::{
 };
 use crate::{
     api::app::App,
-    transport::{error::TransportError, holding::Holding, keys::Keys, unpack},
+    transport::{error::TransportError, guarded_body::GuardedBody, keys::Keys, unpack},
 };
 
 /// Open without an API key, for probes.
@@ -73,9 +73,9 @@ pub(super) async fn handle(
         let reservations = body.reservations();
         head.extensions.insert(Arc::clone(&reservations));
         let response = next.run(Request::from_parts(head, Body::new(body))).await;
-        response.map(|body| Body::new(Holding::new(body, reservations)))
+        response.map(|body| Body::new(GuardedBody::new(body, reservations)))
     } else {
-        status::transport(TransportError::KeyNeeded).into_http()
+        status::transport(TransportError::Unauthorized).into_http()
     };
     route.answered(status::counted(response.headers()).as_u16(), start.elapsed());
     response

@@ -34,7 +34,7 @@ use tonic::service::Routes;
 
 use onnxd_engine::tasks::EssentialTasks;
 
-pub(crate) use self::methods::{may_rest, templates};
+pub(crate) use self::methods::{may_idle, templates};
 use self::{
     methods::{DESCRIPTION, MESSAGE_BYTES_MAX},
     middleware::Middleware,

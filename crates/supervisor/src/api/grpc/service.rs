@@ -15,7 +15,7 @@ use tonic::{
 };
 
 use crate::api::grpc::{
-    body::{Reservations, UNCHARGED_BYTES_MAX},
+    body::{Reservations, UNCHARGED_MESSAGE_BYTES_MAX},
     deadline::Deadline,
     infer,
     pb::{
@@ -73,7 +73,7 @@ impl Service {
         let model = engine.find_version(&model, &tensors.version).map_err(status::engine)?;
         let answer = engine.run_tensors(&context, model, &tensors).await.map_err(status::engine)?;
         let bytes = answer.output.iter().map(|output| output.data.len()).sum();
-        let reserved = engine.memory().reserve(bytes, UNCHARGED_BYTES_MAX);
+        let reserved = engine.memory().reserve(bytes, UNCHARGED_MESSAGE_BYTES_MAX);
         if let Some(reservation) = reserved.map_err(EngineError::from).map_err(status::engine)? {
             reservations.add(index, reservation);
         }

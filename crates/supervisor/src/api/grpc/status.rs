@@ -47,12 +47,16 @@ pub(super) fn engine(error: EngineError) -> Status {
 /// Converts the error of a call that did not reach its service.
 pub(super) fn transport(error: TransportError) -> Status {
     let code = match &error {
-        TransportError::KeyNeeded => Code::Unauthenticated,
-        TransportError::TooLong { .. } | TransportError::UnpackedTooLong { .. } => Code::OutOfRange,
-        TransportError::Timeout(_) => Code::DeadlineExceeded,
-        TransportError::Broken(_) | TransportError::NotPacked(_) => Code::InvalidArgument,
-        TransportError::UnknownEncoding => Code::Unimplemented,
-        TransportError::OutOfMemory(_) | TransportError::UnpackingBusy { .. } => {
+        TransportError::Unauthorized => Code::Unauthenticated,
+        TransportError::BodyTooLarge { .. } | TransportError::DecompressedTooLarge { .. } => {
+            Code::OutOfRange
+        }
+        TransportError::BodyTimeout(_) => Code::DeadlineExceeded,
+        TransportError::IncompleteBody(_) | TransportError::InvalidCompression(_) => {
+            Code::InvalidArgument
+        }
+        TransportError::UnsupportedEncoding => Code::Unimplemented,
+        TransportError::OutOfMemory(_) | TransportError::DecompressionBusy { .. } => {
             Code::ResourceExhausted
         }
         TransportError::Panicked => Code::Internal,
@@ -93,7 +97,7 @@ mod tests {
     };
     use onnxd_proto::{
         domain::{RefusalKind, Task},
-        wire::ask::Rejection,
+        wire::operation::Rejection,
     };
 
     use super::*;
@@ -128,9 +132,9 @@ mod tests {
             assert_eq!(super::counted(response.headers()).as_u16(), counted, "{message}");
         }
         for (error, code, counted) in [
-            (TransportError::KeyNeeded, Code::Unauthenticated, 401),
-            (TransportError::Timeout(Duration::ZERO), Code::DeadlineExceeded, 504),
-            (TransportError::UnpackedTooLong { max: 1 }, Code::OutOfRange, 413),
+            (TransportError::Unauthorized, Code::Unauthenticated, 401),
+            (TransportError::BodyTimeout(Duration::ZERO), Code::DeadlineExceeded, 504),
+            (TransportError::DecompressedTooLarge { max: 1 }, Code::OutOfRange, 413),
             (TransportError::Panicked, Code::Internal, 500),
         ] {
             let made = transport(error);

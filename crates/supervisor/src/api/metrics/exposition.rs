@@ -77,22 +77,22 @@ impl Scrape {
         page.counter(
             "onnxd_requests_overloaded",
             "Requests rejected because the queue was full",
-            [([], metrics.requests_overloaded_total.read())],
+            [([], metrics.requests_overloaded_total.get())],
         )?;
         page.gauge(
             "onnxd_connections",
             "Open HTTP and gRPC connections",
-            [([], metrics.connections.read())],
+            [([], metrics.connections.get())],
         )?;
         page.counter(
             "onnxd_connections_delayed",
             "Connections that waited because the connection limit was reached",
-            [([], metrics.connections_delayed_total.read())],
+            [([], metrics.connections_delayed_total.get())],
         )?;
         page.counter(
             "onnxd_connections_evicted",
             "Idle or slow connections closed to make room for new ones",
-            [([], metrics.connections_evicted_total.read())],
+            [([], metrics.connections_evicted_total.get())],
         )
     }
 
@@ -132,17 +132,17 @@ impl Scrape {
             ),
             ("onnxd_micro_batches", "Micro-batches run", &metrics.micro_batches_total),
         ] {
-            page.counter(name, about, [([], counter.read())])?;
+            page.counter(name, about, [([], counter.get())])?;
         }
         let in_flight: u64 = self.workers.iter().map(|worker| worker.items as u64).sum();
-        let waiting = metrics.items.read().saturating_sub(in_flight);
+        let waiting = metrics.items.get().saturating_sub(in_flight);
         page.gauge("onnxd_queue_items", "Items waiting for a worker", [([], waiting)])?;
         page.gauge(
             "onnxd_items_in_flight",
             "Items sent to workers and not yet answered",
             [([], in_flight)],
         )?;
-        let micros = metrics.inference_cpu_micros_total.read();
+        let micros = metrics.inference_cpu_micros_total.get();
         page.counter(
             "onnxd_inference_cpu_seconds",
             "CPU time that workers spent in ONNX Runtime and pooling",
@@ -152,8 +152,8 @@ impl Scrape {
 
     /// Durations of request phases, per model.
     fn phases(&self, page: &mut Page<'_>) -> fmt::Result {
-        type Of = fn(&ModelMetrics) -> &Histogram;
-        let families: [(&str, &str, Of); 7] = [
+        type SelectHistogram = fn(&ModelMetrics) -> &Histogram;
+        let families: [(&str, &str, SelectHistogram); 7] = [
             (
                 "onnxd_queue_duration_seconds",
                 "Time from an item's submission to its delivery to a worker, once per delivery",
@@ -193,7 +193,7 @@ impl Scrape {
         page.counter(
             "onnxd_tokens",
             "Tokens computed, including special tokens",
-            self.of_models(|_, metrics| metrics.tokens.read()),
+            self.of_models(|_, metrics| metrics.tokens.get()),
         )
     }
 
@@ -239,7 +239,7 @@ impl Scrape {
                 &metrics.automatic_rollbacks_total,
             ),
         ] {
-            page.counter(name, about, [([], counter.read())])?;
+            page.counter(name, about, [([], counter.get())])?;
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ impl Scrape {
         page.counter(
             "onnxd_workers_recycled",
             "Workers recycled because they exceeded --worker-memory",
-            [([], self.metrics.workers_recycled_total.read())],
+            [([], self.metrics.workers_recycled_total.get())],
         )?;
         let restarts = self.metrics.worker_restarts_total.by_reason();
         page.counter(

@@ -23,7 +23,7 @@ const WORKERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Handles `GET /metrics`, in `OpenMetrics` if the client accepts it, else in the classic format.
 pub(crate) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response<Body> {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let format = Format::wanted(accept);
+    let format = Format::from_accept(accept);
     let _scrape = SCRAPES.acquire().await;
     let workers = time::timeout(WORKERS_TIMEOUT, app.engine.worker_states()).await;
     let (metrics, registry) = (Arc::clone(app.engine.metrics()), Arc::clone(app.engine.registry()));

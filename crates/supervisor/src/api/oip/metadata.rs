@@ -74,8 +74,8 @@ fn properties(facts: &Facts) -> BTreeMap<String, String> {
         ("shortened", shortened.unwrap_or_default()),
         ("guesses", guesses.join("; ")),
     ];
-    let said = all.into_iter().filter(|(_, value)| !value.is_empty());
-    said.map(|(name, value)| (name.to_owned(), value)).collect()
+    let present = all.into_iter().filter(|(_, value)| !value.is_empty());
+    present.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Statistics of one model, in Triton's terms.

@@ -1,4 +1,4 @@
-//! `/rerank` in the format of text-embeddings-inference. [`crate::api::mixed`] has the route, which
+//! `/rerank` in the format of text-embeddings-inference. [`crate::api::shared`] has the route, which
 //! other contracts share.
 
 use axum::{body::Body, http::Response};

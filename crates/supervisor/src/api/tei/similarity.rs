@@ -106,10 +106,10 @@ pub(crate) async fn similarity_body(
 pub(crate) fn is_similarity(body: &[u8]) -> bool {
     /// The field that tells them apart: texts in one, an object in the other.
     #[derive(Deserialize)]
-    struct Either<'a> {
+    struct FormatFields<'a> {
         #[serde(borrow)]
         inputs: &'a RawValue,
     }
-    let either = serde_json::from_slice::<Either<'_>>(body);
+    let either = serde_json::from_slice::<FormatFields<'_>>(body);
     either.is_ok_and(|either| either.inputs.get().starts_with('{'))
 }

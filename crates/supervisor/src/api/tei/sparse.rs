@@ -6,7 +6,7 @@ use axum::{
     http::{Request, Response},
 };
 use onnxd_engine::RequestContext;
-use onnxd_proto::wire::ask::SPARSE_ENTRY_BYTES;
+use onnxd_proto::wire::operation::SPARSE_ENTRY_BYTES;
 use serde::{Serialize, Serializer};
 use utoipa::{
     PartialSchema, ToSchema,

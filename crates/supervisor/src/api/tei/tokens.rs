@@ -6,7 +6,7 @@ use axum::{
     http::{Request, Response},
 };
 use onnxd_engine::engine::texts::{Decode, Tokenize};
-use onnxd_proto::wire::ask;
+use onnxd_proto::wire::operation;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -53,9 +53,9 @@ pub(crate) struct Token {
     stop: Option<usize>,
 }
 
-impl From<ask::Token> for Token {
-    fn from(token: ask::Token) -> Self {
-        let ask::Token { id, text, special, start, stop } = token;
+impl From<operation::Token> for Token {
+    fn from(token: operation::Token) -> Self {
+        let operation::Token { id, text, special, start, stop } = token;
         Self { id, text, special, start, stop }
     }
 }
@@ -81,7 +81,7 @@ async fn try_tokenize(app: &App, request: Request<Body>) -> Result<Response<Body
     let answer = app.engine.tokenize(&context, model, tokenize).await?;
     let count: usize = answer.output.iter().map(Vec::len).sum();
     let print = || {
-        let list = |tokens: Vec<ask::Token>| tokens.into_iter().map(Token::from).collect();
+        let list = |tokens: Vec<operation::Token>| tokens.into_iter().map(Token::from).collect();
         let lists: Vec<Vec<Token>> = answer.output.into_iter().map(list).collect();
         answer::json(app.engine.memory(), &answer.origin, &lists, count * TOKEN_BYTES)
     };

@@ -141,14 +141,14 @@ pub(crate) async fn zero_shot_body(
 /// Returns whether a body has its own labels, for routes that serve both calls.
 pub(crate) fn is_zero_shot(body: &[u8]) -> bool {
     #[derive(Deserialize)]
-    struct Peek {
+    struct FormatFields {
         parameters: Option<Labels>,
     }
     #[derive(Deserialize)]
     struct Labels {
         candidate_labels: Option<IgnoredAny>,
     }
-    let peek = serde_json::from_slice::<Peek>(body).ok();
+    let peek = serde_json::from_slice::<FormatFields>(body).ok();
     let parameters = peek.and_then(|peek| peek.parameters);
     parameters.is_some_and(|parameters| parameters.candidate_labels.is_some())
 }

@@ -1,5 +1,5 @@
-//! `onnxd check`: tries a source as an update would, without a server. For the CI of whoever makes
-//! models. The parts are told on standard error as they pass, the result on standard output.
+//! Runs `onnxd check`: checks a source like an update, without a server, for example in a model's CI. Progress goes
+//! to standard error, the result to standard output.
 
 mod report;
 
@@ -17,7 +17,7 @@ use onnxd_engine::{
         update::{
             background::Background,
             checker::{CheckLimits, Checker},
-            trial::{Part, Trials, Tried},
+            trial::{Part, TrialResult, Trials},
         },
     },
     pool::executable::WorkerExecutable,
@@ -30,34 +30,33 @@ use onnxd_proto::{
 use onnxd_telemetry::log;
 
 use self::report::Report;
-use super::{CheckArguments, say};
+use super::{CheckArguments, print_line};
 use crate::{
     config::{self, ServeArguments},
     process::{confinement, machine, signals::Signals},
 };
 
-/// Tries the source, and the one to compare with first.
+/// Checks the source. If there is one to compare with, checks that first.
 ///
 /// # Errors
-/// The arguments or the installation are wrong. A model that cannot be served is no error, but
-/// [`ExitStatus::Refused`].
+/// The arguments or the installation are invalid. For a model that cannot be served, returns
+/// [`ExitStatus::Refused`] instead.
 pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
     log::init(None).map_err(|error| Failure::configuration(error.to_string()))?;
     let source = source(&arguments.source)?;
     let against = arguments.against.as_deref().map(self::source).transpose()?;
     let executable = executable(arguments)?;
     let limits = limits(arguments)?;
-    let room = tempfile::Builder::new()
-        .prefix("onnxd-check-")
-        .tempdir()
-        .map_err(|error| Failure::configuration(format!("a temporary directory: {error}")))?;
-    let store = Arc::new(Store::open(room.path(), 1, Sources::new(executable.clone()), None)?);
-    confinement::give_up_privileges();
+    let directory = tempfile::Builder::new().prefix("onnxd-check-").tempdir().map_err(|error| {
+        Failure::configuration(format!("cannot create a temporary directory: {error}"))
+    })?;
+    let store = Arc::new(Store::open(directory.path(), 1, Sources::new(executable.clone()), None)?);
+    confinement::drop_privileges();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(|error| Failure::internal(format!("the runtime: {error}")))?;
+        .map_err(|error| Failure::internal(format!("cannot start the async runtime: {error}")))?;
     let started = Instant::now();
     let outcome = runtime.block_on(async {
         let mut signals =
@@ -73,33 +72,34 @@ pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
         background.finish().await;
         Ok::<_, Failure>(outcome)
     })?;
-    // Its threads may hold files in the temporary directory, which goes next.
+    // Its threads may use files in the temporary directory, which is removed next.
     drop(runtime);
     let Some(outcome) = outcome else { return Err(Failure::refused("interrupted")) };
     let report = Report::new(&source, against.as_ref(), outcome, started.elapsed());
-    say(&if arguments.json { report.json() } else { report.text() });
-    Ok(if report.is_accepted() { ExitStatus::Fine } else { ExitStatus::Refused })
+    print_line(&if arguments.json { report.json() } else { report.text() });
+    Ok(if report.is_accepted() { ExitStatus::Success } else { ExitStatus::Refused })
 }
 
-/// Tries both; a source to compare with that cannot serve is said to be that.
+/// Checks both sources. A refusal says if it concerns the one to compare with.
 async fn run(
     trials: &Trials,
     source: &SourceUri,
     against: Option<&SourceUri>,
-) -> Result<Tried, Refusal> {
-    let beside = match against {
+) -> Result<TrialResult, Refusal> {
+    let reference = match against {
         None => None,
         Some(uri) => {
-            let tried = trials.run(uri, None, |part| tell(uri, &part)).await;
+            let tried = trials.run(uri, None, |part| report_part(uri, &part)).await;
             Some(tried.map_err(|Refusal { kind, message }| {
                 kind.because(format!("--against {uri}: {message}"))
             })?)
         }
     };
-    trials.run(source, beside.as_ref(), |part| tell(source, &part)).await
+    trials.run(source, reference.as_ref(), |part| report_part(source, &part)).await
 }
 
-fn tell(source: &SourceUri, part: &Part) {
+/// Prints progress.
+fn report_part(source: &SourceUri, part: &Part) {
     let line = match part {
         Part::Staged { version, bytes } => {
             format!("{source}: staged version {}, {bytes} bytes", report::short(version))
@@ -123,7 +123,7 @@ fn executable(arguments: &CheckArguments) -> Result<WorkerExecutable, Failure> {
         .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))
 }
 
-/// As `onnxd serve` with the same settings has them on this machine.
+/// Returns the limits that `onnxd serve` applies on this machine with the same settings.
 fn limits(arguments: &CheckArguments) -> Result<CheckLimits, Failure> {
     let settings = ServeArguments {
         check_timeout: arguments.check_timeout,

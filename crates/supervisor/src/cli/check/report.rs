@@ -1,21 +1,21 @@
-//! What `onnxd check` says of a source: lines for people, or one object of JSON.
+//! Renders the result of `onnxd check` as text or as one JSON object.
 
 use std::time::Duration;
 
-use onnxd_engine::models::update::trial::Tried;
+use onnxd_engine::models::update::trial::TrialResult;
 use onnxd_proto::domain::{
-    Checked, Drift, Facts, Output, Refusal, RefusalKind, SourceUri,
+    Checked, Drift, Facts, Output, Refusal, SourceUri,
     cost::{CostTable, TEXTS, TOKENS},
     tensor::TensorSpec,
 };
 use serde::Serialize;
 
-/// Width of the names of lines.
+/// Width of the first column, in characters.
 const NAME_WIDTH: usize = 11;
-/// Width of a cell of the cost table.
+/// Width of a cell of the cost table, in characters.
 const CELL_WIDTH: usize = 9;
 
-/// The result of a check; its fields are those of the JSON.
+/// The result of a check. Serializes to the JSON document.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     accepted: bool,
@@ -27,13 +27,13 @@ pub(super) struct Report {
     canaries: Option<u32>,
     drift: Option<Drift>,
     costs: Option<Costs>,
-    /// Why workers would load the plain model.
+    /// Why workers would load the model without its compiled form.
     not_compiled: Option<String>,
     refusal: Option<Refusal>,
     seconds: f64,
 }
 
-/// CPU time of runs in microseconds: a row for each number of texts, a column for each of tokens.
+/// CPU time of runs, in microseconds: a row per number of texts, a column per number of tokens.
 #[derive(Debug, Serialize)]
 struct Costs {
     texts: [u32; TEXTS.len()],
@@ -45,7 +45,7 @@ impl Report {
     pub(super) fn new(
         source: &SourceUri,
         against: Option<&SourceUri>,
-        outcome: Result<Tried, Refusal>,
+        outcome: Result<TrialResult, Refusal>,
         took: Duration,
     ) -> Self {
         let (tried, refusal) = match outcome {
@@ -77,20 +77,20 @@ impl Report {
         Self { facts: Some(facts), canaries: Some(canaries), drift, costs, not_compiled, ..empty }
     }
 
-    /// Whether the source can serve.
+    /// Returns whether the source can be served.
     pub(super) fn is_accepted(&self) -> bool {
         self.accepted
     }
 
-    /// One line.
+    /// Renders one line of JSON.
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).expect("names are strings and all numbers are finite")
     }
 
-    /// A line for each thing.
+    /// Renders several lines of text.
     pub(super) fn text(&self) -> String {
         if let Some(Refusal { kind, message }) = &self.refusal {
-            return format!("{}: refused ({}): {message}", self.source, word(*kind));
+            return format!("{}: refused ({}): {message}", self.source, json_word(kind));
         }
         let mut lines = vec![format!("{}: can be served", self.source)];
         let mut line =
@@ -104,16 +104,14 @@ impl Report {
         line(
             "canaries",
             match self.canaries {
-                Some(count) if count > 0 => format!("{count} came out as canary.jsonl says"),
+                Some(count) if count > 0 => format!("{count} matched canary.jsonl"),
                 _ => "no canary.jsonl".into(),
             },
         );
         if let Some(Drift { min_cosine, mean_cosine, probes }) = self.drift {
             line(
                 "drift",
-                format!(
-                    "cosine {mean_cosine:.6} in the mean, at least {min_cosine:.6}, over {probes} texts"
-                ),
+                format!("cosine mean {mean_cosine:.6}, min {min_cosine:.6}, over {probes} texts"),
             );
         }
         if let Some(reason) = &self.not_compiled {
@@ -122,14 +120,14 @@ impl Report {
         if let (Some(costs), Some(facts)) = (&self.costs, &self.facts)
             && facts.output() != Output::Tensors
         {
-            line("cost", "milliseconds of one CPU, by number of texts and tokens of each".into());
+            line("cost", "milliseconds on one CPU; rows: texts, columns: tokens per text".into());
             lines.extend(costs.lines(facts.max_tokens));
         }
         lines.join("\n")
     }
 }
 
-/// Tells what a model is.
+/// Adds lines that describe a model.
 fn describe(facts: &Facts, line: &mut impl FnMut(&str, String)) {
     line("task", facts.task.as_str().into());
     if !facts.file.is_empty() {
@@ -143,15 +141,15 @@ fn describe(facts: &Facts, line: &mut impl FnMut(&str, String)) {
             line("outputs", specified(&facts.signature.outputs));
             return;
         }
-        Output::Dense { dimension } => {
-            line("output", format!("a vector of {dimension} components"))
+        Output::Dense { dimension } => line("output", format!("vector of {dimension} dimensions")),
+        Output::Sparse { dimension } => {
+            line("output", format!("sparse vector of {dimension} dimensions"));
         }
-        Output::Sparse { dimension } => line("output", format!("weights of {dimension} tokens")),
         Output::MultiVector { dimension } => {
-            line("output", format!("a vector of {dimension} components for each token"));
+            line("output", format!("vector of {dimension} dimensions per token"));
         }
         Output::Scores { labels } => line("output", format!("{labels} scores")),
-        Output::TokenScores { labels } => line("output", format!("{labels} scores for each token")),
+        Output::TokenScores { labels } => line("output", format!("{labels} scores per token")),
     }
     for (name, values) in
         [("inputs", &facts.inputs), ("labels", &facts.labels), ("prompts", &facts.prompts)]
@@ -182,16 +180,11 @@ fn describe(facts: &Facts, line: &mut impl FnMut(&str, String)) {
 }
 
 fn tensor(spec: &TensorSpec) -> String {
-    format!("{} ({}, {:?})", spec.name, quoted(&spec.datatype), spec.shape)
+    format!("{} ({}, {:?})", spec.name, json_word(&spec.datatype), spec.shape)
 }
 
-/// The word that a refusal's kind has in JSON.
-fn word(kind: RefusalKind) -> String {
-    quoted(&kind)
-}
-
-/// The word that a value has in JSON.
-fn quoted(value: &impl Serialize) -> String {
+/// Returns the word that stands for a value in JSON.
+fn json_word(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
@@ -202,7 +195,7 @@ impl Costs {
         Self { texts: TEXTS, tokens: TOKENS, micros }
     }
 
-    /// Rows for people, with columns up to the longest text.
+    /// Renders the table, with columns up to the longest text.
     fn lines(&self, max_tokens: u32) -> impl Iterator<Item = String> {
         let columns = self.tokens.iter().filter(|&&tokens| tokens <= max_tokens).count().max(1);
         let head = self.tokens.iter().take(columns).map(|tokens| format!("{tokens:>CELL_WIDTH$}"));
@@ -218,22 +211,22 @@ impl Costs {
     }
 }
 
-/// As much of a version as people compare.
+/// Returns the first digits of a version.
 pub(super) fn short(version: &str) -> &str {
     version.get(..12).unwrap_or(version)
 }
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::domain::{Guess, Shortened, Task};
+    use onnxd_proto::domain::{Guess, RefusalKind, Shortened, Task};
 
     use super::*;
 
-    fn report(outcome: Result<Tried, Refusal>) -> Report {
+    fn report(outcome: Result<TrialResult, Refusal>) -> Report {
         Report::new(&"/m".parse().unwrap(), None, outcome, Duration::from_secs(1))
     }
 
-    fn tried() -> Tried {
+    fn tried() -> TrialResult {
         let facts = Facts {
             dimension: 48,
             max_tokens: 4096,
@@ -247,19 +240,19 @@ mod tests {
         };
         let costs = Some(CostTable::default());
         let checked = Checked { facts, drift: None, canaries: 2, costs, not_compiled: None };
-        Tried { version: "0123456789abcdef".into(), bytes: 5, checked }
+        TrialResult { version: "0123456789abcdef".into(), bytes: 5, checked }
     }
 
     #[test]
-    fn text_tells_what_was_guessed_and_shortened() {
+    fn text_shows_guesses_and_shortened_lengths() {
         let text = report(Ok(tried())).text();
         for line in [
             "/m: can be served",
             "version     0123456789ab, 5 bytes",
-            "output      a vector of 48 components",
+            "output      vector of 48 dimensions",
             "max tokens  4096 of 8192: --check-memory",
             "guessed     pooling = \"mean\": no 1_Pooling",
-            "canaries    2 came out as canary.jsonl says",
+            "canaries    2 matched canary.jsonl",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -10,15 +10,15 @@ use onnxd_proto::{
     },
     generation::Generation,
     limits::TENSORS_BYTES_MAX,
-    wire::ask::{AnsweredItem, Ask, Rejection},
+    wire::operation::{AnsweredItem, Item, Operation, Rejection},
 };
 
 use super::model::TensorModel;
 use crate::{
-    artifacts::costs::{Company, Costs},
+    artifacts::costs::{Batching, Costs},
     families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
-    session::{Given, SessionError, TensorOutput},
+    session::{InputTensor, SessionError, TensorOutput},
 };
 
 /// Largest item, in bytes, that shares a run with others. Copying this much costs next to nothing.
@@ -29,8 +29,8 @@ const SHARED_ROWS_MAX: u64 = 256;
 /// An item whose tensors match the model's signature.
 struct Ready<'a> {
     item: u32,
-    given: Vec<Given<'a>>,
-    wanted: &'a [String],
+    inputs: Vec<InputTensor<'a>>,
+    outputs: &'a [String],
 }
 
 /// Answers all items of a group.
@@ -40,17 +40,17 @@ pub(super) fn answer(
     generation: Generation,
     (model, costs): (&mut TensorModel, &mut Costs),
 ) -> Result<(), Fault> {
-    let asked = group.asked;
+    let request = group.request;
     let mut ready: Vec<Ready<'_>> = Vec::with_capacity(parts.len());
-    for (place, (asked, part)) in asked.items.iter().zip(parts).enumerate() {
-        let item = number(place);
-        let Ask::Tensors { inputs, outputs } = &asked.ask else {
+    for (index, (Item { operation, .. }, part)) in request.items.iter().zip(parts).enumerate() {
+        let item = number(index);
+        let Operation::Tensors { inputs, outputs } = operation else {
             group.reject(vec![item], Rejection::WrongTask(Task::Tensor))?;
             continue;
         };
-        let given = cut(inputs, part)?;
-        match check_fit(&given, outputs, model.signature()) {
-            Ok(()) => ready.push(Ready { item, given, wanted: outputs }),
+        let tensors = cut(inputs, part)?;
+        match check_fit(&tensors, outputs, model.signature()) {
+            Ok(()) => ready.push(Ready { item, inputs: tensors, outputs }),
             Err(reason) => group.reject(vec![item], Rejection::Tensors(reason))?,
         }
     }
@@ -58,14 +58,14 @@ pub(super) fn answer(
     // The oldest item is answered first.
     while !ready.is_empty() {
         let mut batch = vec![ready.remove(0)];
-        if answering.costs.company == Company::Padded {
-            let (mut rows, mut place) = (batch[0].rows(), 0);
-            while let Some(other) = ready.get(place) {
+        if answering.costs.batching == Batching::Padded {
+            let (mut rows, mut index) = (batch[0].rows(), 0);
+            while let Some(other) = ready.get(index) {
                 if rows + other.rows() <= SHARED_ROWS_MAX && batch[0].can_join(other) {
                     rows += other.rows();
-                    batch.push(ready.remove(place));
+                    batch.push(ready.remove(index));
                 } else {
-                    place += 1;
+                    index += 1;
                 }
             }
         }
@@ -75,24 +75,32 @@ pub(super) fn answer(
 }
 
 /// Splits an item's payload into its tensors.
-fn cut<'a>(inputs: &'a [TensorHead], mut part: &'a [u8]) -> Result<Vec<Given<'a>>, Fault> {
-    let mut given = Vec::with_capacity(inputs.len());
+fn cut<'a>(inputs: &'a [TensorHead], mut part: &'a [u8]) -> Result<Vec<InputTensor<'a>>, Fault> {
+    let mut tensors = Vec::with_capacity(inputs.len());
     for head in inputs {
         let length = usize::try_from(head.bytes).unwrap_or(usize::MAX);
         let cut = part.split_at_checked(length);
         let (bytes, rest) =
             cut.ok_or_else(|| malformed("declares tensors that exceed their item"))?;
         let (datatype, shape) = (head.datatype, head.shape.clone());
-        given.push(Given { name: &head.name, datatype, shape, bytes: bytes.into() });
+        tensors.push(InputTensor { name: &head.name, datatype, shape, bytes: bytes.into() });
         part = rest;
     }
-    if part.is_empty() { Ok(given) } else { Err(malformed("has an item longer than its tensors")) }
+    if part.is_empty() {
+        Ok(tensors)
+    } else {
+        Err(malformed("has an item longer than its tensors"))
+    }
 }
 
 /// Checks that the model takes these tensors and has these outputs. The error says what is wrong.
-fn check_fit(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result<(), String> {
+fn check_fit(
+    tensors: &[InputTensor<'_>],
+    outputs: &[String],
+    signature: &Signature,
+) -> Result<(), String> {
     for spec in &signature.inputs {
-        let mut named = given.iter().filter(|given| given.name == spec.name);
+        let mut named = tensors.iter().filter(|tensor| tensor.name == spec.name);
         let Some(first) = named.next() else {
             return Err(format!("input `{}` is missing", spec.name));
         };
@@ -105,76 +113,76 @@ fn check_fit(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> R
         specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ")
     };
     let is_in = |name: &str, specs: &[TensorSpec]| specs.iter().any(|spec| spec.name == name);
-    if let Some(other) = given.iter().find(|given| !is_in(given.name, &signature.inputs)) {
+    if let Some(other) = tensors.iter().find(|tensor| !is_in(tensor.name, &signature.inputs)) {
         let known = names(&signature.inputs);
         return Err(format!("the model has no input `{}`; its inputs are {known}", other.name));
     }
-    if let Some(other) = wanted.iter().find(|name| !is_in(name, &signature.outputs)) {
+    if let Some(other) = outputs.iter().find(|name| !is_in(name, &signature.outputs)) {
         let known = names(&signature.outputs);
         return Err(format!("the model has no output `{other}`; its outputs are {known}"));
     }
-    let twice = |(place, name): &(usize, &String)| wanted[..*place].contains(name);
-    match wanted.iter().enumerate().find(twice) {
+    let twice = |(index, name): &(usize, &String)| outputs[..*index].contains(name);
+    match outputs.iter().enumerate().find(twice) {
         Some((_, name)) => Err(format!("output `{name}` is requested twice")),
         None => Ok(()),
     }
 }
 
-fn matches(given: &Given<'_>, spec: &TensorSpec) -> Result<(), String> {
-    if given.datatype != spec.datatype {
+fn matches(tensor: &InputTensor<'_>, spec: &TensorSpec) -> Result<(), String> {
+    if tensor.datatype != spec.datatype {
         return Err(format!(
             "has datatype {}, expected {}",
-            given.datatype.name(),
+            tensor.datatype.name(),
             spec.datatype.name()
         ));
     }
-    let agrees = |(&given, &wanted): (&u64, &i64)| {
-        u64::try_from(wanted).is_err() || i64::try_from(given) == Ok(wanted)
+    let agrees = |(&actual, &expected): (&u64, &i64)| {
+        u64::try_from(expected).is_err() || i64::try_from(actual) == Ok(expected)
     };
     let same =
-        given.shape.len() == spec.shape.len() && given.shape.iter().zip(&spec.shape).all(agrees);
+        tensor.shape.len() == spec.shape.len() && tensor.shape.iter().zip(&spec.shape).all(agrees);
     if !same {
-        return Err(format!("has shape {:?}, expected {:?}", given.shape, spec.shape));
+        return Err(format!("has shape {:?}, expected {:?}", tensor.shape, spec.shape));
     }
-    let elements = elements(&given.shape)
-        .ok_or_else(|| format!("has a shape that is too large: {:?}", given.shape))?;
-    match given.datatype.element_bytes() {
-        Some(size) if elements.checked_mul(size) == Some(given.bytes.len()) => Ok(()),
+    let elements = elements(&tensor.shape)
+        .ok_or_else(|| format!("has a shape that is too large: {:?}", tensor.shape))?;
+    match tensor.datatype.element_bytes() {
+        Some(size) if elements.checked_mul(size) == Some(tensor.bytes.len()) => Ok(()),
         Some(size) => Err(format!(
             "has {} bytes, but its shape {:?} needs {elements} elements of {size} bytes",
-            given.bytes.len(),
-            given.shape
+            tensor.bytes.len(),
+            tensor.shape
         )),
-        None => split_bytes(&given.bytes, elements).map(drop),
+        None => split_bytes(&tensor.bytes, elements).map(drop),
     }
 }
 
 impl Ready<'_> {
     /// The size of the first axis.
     fn rows(&self) -> u64 {
-        let rows = self.given.first().and_then(|given| given.shape.first());
+        let rows = self.inputs.first().and_then(|tensor| tensor.shape.first());
         rows.copied().unwrap_or(1)
     }
 
     fn bytes(&self) -> usize {
-        self.given.iter().map(|given| given.bytes.len()).sum()
+        self.inputs.iter().map(|tensor| tensor.bytes.len()).sum()
     }
 
     /// Returns whether two items can be concatenated along the first axis.
     fn can_join(&self, other: &Self) -> bool {
         let small = |ready: &Self| ready.bytes() <= SHARED_ITEM_BYTES_MAX && ready.rows() > 0;
-        let alike = |(a, b): (&Given<'_>, &Given<'_>)| {
+        let alike = |(a, b): (&InputTensor<'_>, &InputTensor<'_>)| {
             (a.name, a.datatype) == (b.name, b.datatype)
                 && a.datatype != DataType::Bytes
-                && a.shape.first() == self.given[0].shape.first()
-                && b.shape.first() == other.given[0].shape.first()
+                && a.shape.first() == self.inputs[0].shape.first()
+                && b.shape.first() == other.inputs[0].shape.first()
                 && a.shape.get(1..) == b.shape.get(1..)
         };
         small(self)
             && small(other)
-            && self.wanted == other.wanted
-            && self.given.len() == other.given.len()
-            && self.given.iter().zip(&other.given).all(alike)
+            && self.outputs == other.outputs
+            && self.inputs.len() == other.inputs.len()
+            && self.inputs.iter().zip(&other.inputs).all(alike)
     }
 }
 
@@ -190,7 +198,7 @@ impl Answering<'_, '_, '_> {
         let [single] = batch else { return self.run_joined(batch) };
         let Self { group, generation, model, costs } = self;
         let (started, begun) = (Instant::now(), CpuTime::now());
-        let sent = model.run(&single.given, single.wanted, |outputs| {
+        let sent = model.run(&single.inputs, single.outputs, |outputs| {
             let took = took(started, begun);
             let bytes: usize = outputs.iter().map(|output| output.bytes.len()).sum();
             if bytes > TENSORS_BYTES_MAX {
@@ -217,9 +225,9 @@ impl Answering<'_, '_, '_> {
     fn run_joined(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
         let rows: Vec<u64> = batch.iter().map(Ready::rows).collect();
         let all_rows: u64 = rows.iter().sum();
-        let given = concatenate(batch, all_rows);
+        let tensors = concatenate(batch, all_rows);
         let (started, begun) = (Instant::now(), CpuTime::now());
-        let ran = self.model.run(&given, batch[0].wanted, |outputs| {
+        let ran = self.model.run(&tensors, batch[0].outputs, |outputs| {
             split(outputs, &rows).map(|answers| (took(started, begun), answers))
         });
         // Run each item on its own, so that it gets its own answer or error.
@@ -236,15 +244,15 @@ impl Answering<'_, '_, '_> {
 }
 
 /// Concatenates the tensors of all items along the first axis.
-fn concatenate<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
-    let put = |(place, first): (usize, &'a Given<'_>)| {
-        let all = batch.iter().flat_map(|ready| ready.given[place].bytes.iter().copied());
+fn concatenate<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<InputTensor<'a>> {
+    let put = |(index, first): (usize, &'a InputTensor<'_>)| {
+        let all = batch.iter().flat_map(|ready| ready.inputs[index].bytes.iter().copied());
         let bytes: Vec<u8> = all.collect();
         let mut shape = first.shape.clone();
         shape[0] = rows;
-        Given { name: first.name, datatype: first.datatype, shape, bytes: Cow::Owned(bytes) }
+        InputTensor { name: first.name, datatype: first.datatype, shape, bytes: Cow::Owned(bytes) }
     };
-    batch[0].given.iter().enumerate().map(put).collect()
+    batch[0].inputs.iter().enumerate().map(put).collect()
 }
 
 /// Splits the outputs into the parts of the items, which have `rows` rows each. Returns `None` if

@@ -15,23 +15,23 @@ use tracing::warn;
 
 use self::model::TensorModel;
 use super::{
+    config::{self, ModelConfig},
     family::{Extent, Family, Opening, Trial},
     group::Group,
-    own::{self, Own},
 };
 use crate::{
     artifacts::{
-        costs::{Company, Costs},
+        costs::{Batching, Costs},
         probes::Probes,
     },
     process::fault::Fault,
 };
 
 /// Returns whether the version in `dir` is a tensor model.
-pub(super) fn claims(dir: &Path, own: &Own) -> bool {
-    match own.task {
+pub(super) fn claims(dir: &Path, model_config: &ModelConfig) -> bool {
+    match model_config.task {
         Some(task) => task == Task::Tensor,
-        None => !own::has_text_files(dir),
+        None => !config::has_text_files(dir),
     }
 }
 
@@ -69,7 +69,7 @@ impl Family for TensorModel {
 
     /// Items run on their own until measurements show that sharing a run changes no output.
     fn unmeasured_costs(&self) -> Costs {
-        Costs { company: Company::Alone, ..Costs::default() }
+        Costs { batching: Batching::Separate, ..Costs::default() }
     }
 
     fn answer(

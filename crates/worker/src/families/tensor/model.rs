@@ -8,12 +8,12 @@ use onnxd_proto::domain::{
 use super::sample::{numbers, sample};
 use crate::{
     artifacts::{
-        costs::{BUDGET, Company, Costs},
+        costs::{BUDGET, Batching, Costs},
         probes::{self, Probes},
     },
     families::family::Opening,
     process::cpu_time::CpuTime,
-    session::{Given, SessionError, TensorOutput, TensorSession},
+    session::{InputTensor, SessionError, TensorOutput, TensorSession},
 };
 
 /// Sizes to try for axes that the model leaves open, in this order.
@@ -35,14 +35,14 @@ impl TensorModel {
     /// # Errors
     /// ONNX Runtime cannot load it, or an input or output is not a tensor.
     pub(super) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
-        let Opening { runtime, own, model, file, form, .. } = *opening;
+        let Opening { runtime, model_config, model, file, form, .. } = *opening;
         let Some(model) = model else {
             let message = "no .onnx file found; a tensor model needs one";
             return Err(RefusalKind::Contract.because(message));
         };
         let session =
             TensorSession::open(runtime, model, form).map_err(|error| error.refuse(file))?;
-        let may_batch = own.batch.unwrap_or(true);
+        let may_batch = model_config.batch.unwrap_or(true);
         Ok(Self { session, model_file: file.to_owned(), may_batch, size: None })
     }
 
@@ -54,11 +54,11 @@ impl TensorModel {
     /// See [`TensorSession::run`].
     pub(super) fn run<T>(
         &mut self,
-        given: &[Given<'_>],
+        tensors: &[InputTensor<'_>],
         wanted: &[String],
         read: impl FnOnce(&[TensorOutput<'_>]) -> T,
     ) -> Result<T, SessionError> {
-        self.session.run(given, wanted, read)
+        self.session.run(tensors, wanted, read)
     }
 
     /// Returns the outputs for a sample.
@@ -84,12 +84,12 @@ impl TensorModel {
     /// Measures the costs of shared runs and decides whether requests may share them.
     pub(super) fn measure_costs(&mut self) -> Costs {
         let size = self.size.unwrap_or(SIZES[0]);
-        let company = match self.may_batch && self.is_batch_invariant(size) {
-            true => Company::Padded,
-            false => Company::Alone,
+        let batching = match self.may_batch && self.is_batch_invariant(size) {
+            true => Batching::Padded,
+            false => Batching::Separate,
         };
         let (begun, mut measured) = (CpuTime::now(), Measured::default());
-        let rows = if company == Company::Padded { &TEXTS[..] } else { &TEXTS[..1] };
+        let rows = if batching == Batching::Padded { &TEXTS[..] } else { &TEXTS[..1] };
         for (row, &texts) in rows.iter().enumerate() {
             let mut least = None;
             for _ in 0..3 {
@@ -105,7 +105,7 @@ impl TensorModel {
             }
             measured[row][0] = least;
         }
-        Costs { table: CostTable::from_measured(&measured), company }
+        Costs { table: CostTable::from_measured(&measured), batching }
     }
 
     /// Returns whether two different samples have the same outputs together as each on its own. A
@@ -134,8 +134,9 @@ impl TensorModel {
     ) -> Result<Vec<Vec<f32>>, SessionError> {
         let signature = self.session.signature().clone();
         let sample = |spec| sample(spec, rows, size, seed);
-        let given: Option<Vec<Given<'_>>> = signature.inputs.iter().map(sample).collect();
-        let given = given.ok_or_else(|| SessionError::Contract("a sample is too large".into()))?;
-        self.session.run(&given, &[], |outputs| outputs.iter().map(numbers).collect())
+        let tensors: Option<Vec<InputTensor<'_>>> = signature.inputs.iter().map(sample).collect();
+        let tensors =
+            tensors.ok_or_else(|| SessionError::Contract("a sample is too large".into()))?;
+        self.session.run(&tensors, &[], |outputs| outputs.iter().map(numbers).collect())
     }
 }

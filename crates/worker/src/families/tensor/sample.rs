@@ -2,7 +2,7 @@
 
 use onnxd_proto::domain::tensor::{DataType, TensorSpec, elements};
 
-use crate::session::{Given, TensorOutput};
+use crate::session::{InputTensor, TensorOutput};
 
 /// Largest sample in elements. Larger inputs are not tried.
 const SAMPLE_ELEMENTS_MAX: usize = 16 << 20;
@@ -10,17 +10,22 @@ const SAMPLE_ELEMENTS_MAX: usize = 16 << 20;
 /// Generates a sample of an input: floats between -1 and 1, and integers of 0 or 1, which are valid
 /// indices into most tables. Each row has its own seed. Rows with an even seed are a hundred times
 /// larger: this reveals models that scale a whole run by its largest value.
-pub(super) fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Option<Given<'_>> {
-    let axis = |(place, &axis): (usize, &i64)| match u64::try_from(axis) {
+pub(super) fn sample(
+    spec: &TensorSpec,
+    rows: u64,
+    size: u64,
+    seed: u64,
+) -> Option<InputTensor<'_>> {
+    let axis = |(index, &axis): (usize, &i64)| match u64::try_from(axis) {
         Ok(axis) => axis,
-        Err(_) if place == 0 => rows,
+        Err(_) if index == 0 => rows,
         Err(_) => size,
     };
     let shape: Vec<u64> = spec.shape.iter().enumerate().map(axis).collect();
     let count = elements(&shape).filter(|&count| count <= SAMPLE_ELEMENTS_MAX)?;
     let per_row = (count as u64 / rows.max(1)).max(1);
-    let values = (0..count as u64).map(|place| {
-        let (row, column) = (place / per_row, place % per_row);
+    let values = (0..count as u64).map(|index| {
+        let (row, column) = (index / per_row, index % per_row);
         let row_seed = seed.wrapping_add(row);
         let scale = if row_seed.is_multiple_of(2) { 100.0 } else { 1.0 };
         float(row_seed, column) * scale
@@ -44,13 +49,13 @@ pub(super) fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Opti
             values.flat_map(element).collect()
         }
     };
-    Some(Given { name: &spec.name, datatype: spec.datatype, shape, bytes: bytes.into() })
+    Some(InputTensor { name: &spec.name, datatype: spec.datatype, shape, bytes: bytes.into() })
 }
 
 /// Returns a pseudorandom number between -1 and 1, by SplitMix64 (Steele, Lea and Flood, 2014).
 #[expect(clippy::cast_precision_loss, reason = "24 bits fit exactly")]
-fn float(seed: u64, place: u64) -> f32 {
-    let mut mixed = (seed << 32 ^ place).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+fn float(seed: u64, index: u64) -> f32 {
+    let mut mixed = (seed << 32 ^ index).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
@@ -102,7 +107,7 @@ mod tests {
         let [first, second] = [1, 2].map(|seed| sample(&spec, 1, 4, seed).unwrap().bytes);
         assert_ne!(first, second);
         assert_eq!(*two.bytes, [&first[..], &second[..]].concat());
-        assert!((0..1000).all(|place| float(3, place).abs() <= 1.0));
+        assert!((0..1000).all(|index| float(3, index).abs() <= 1.0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use onnxd_proto::{
     domain::Task,
     generation::Generation,
     limits::FRAME_PAYLOAD_BYTES_MAX,
-    wire::ask::{self, AnsweredItem, Ask, Rejection, TextAsk, Want},
+    wire::operation::{self, AnsweredItem, Item, Operation, Rejection, TextOperation, TextOutput},
 };
 use zerocopy::IntoBytes;
 
@@ -18,12 +18,12 @@ use super::{
     files::task::named_labels,
     microbatch,
     model::TextModel,
-    prepare::{Asked, Content, Prepared},
+    prepare::{Content, Prepared, TextRequest},
     readout::{Numbers, Rows},
     stages::{entities, pooling, splade},
 };
 use crate::{
-    artifacts::costs::{Company, Costs},
+    artifacts::costs::{Batching, Costs},
     families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::SessionError,
@@ -33,21 +33,21 @@ use crate::{
 struct Ready {
     item: u32,
     prepared: Prepared,
-    want: Want,
+    output: TextOutput,
 }
 
 impl Ready {
     fn rows(&self, task: Task) -> Rows {
-        match (self.want, task) {
+        match (self.output, task) {
             // For multi-vector models, token vectors are the pooled result.
-            (Want::TokenEmbeddings, Task::Embed) => Rows::Tokens,
+            (TextOutput::TokenEmbeddings, Task::Embed) => Rows::Tokens,
             _ => Rows::Pooled,
         }
     }
 
     /// What items must have in common to run together.
     fn batch_key(&self) -> (usize, &[i64], bool) {
-        let is_large = matches!(self.want, Want::TokenEmbeddings | Want::Entities(_));
+        let is_large = matches!(self.output, TextOutput::TokenEmbeddings | TextOutput::Entities(_));
         (self.prepared.route, &self.prepared.switches, is_large)
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn answer(
     generation: Generation,
     (model, costs): (&mut TextModel, &mut Costs),
 ) -> Result<(), Fault> {
-    let (table, company) = (costs.table.clone(), costs.company);
+    let (table, batching) = (costs.table.clone(), costs.batching);
     let mut answering = Answering { group, generation, model, costs, numbers: Numbers::default() };
     let started = Instant::now();
     let mut ready = answering.prepare(parts)?;
@@ -74,10 +74,10 @@ pub(super) fn answer(
         }
         let lengths: Vec<usize> = alike.iter().map(|item| item.prepared.tokens.ids.len()).collect();
         // Token vectors are large: those of one text can fill a frame.
-        let company = if is_large { Company::Alone } else { company };
+        let batching = if is_large { Batching::Separate } else { batching };
         let tokens_max = answering.model.tokens_max();
-        for places in microbatch::plan_within(&lengths, &table, company, tokens_max) {
-            let batch: Vec<&Ready> = places.iter().map(|&place| &alike[place]).collect();
+        for indices in microbatch::plan_within(&lengths, &table, batching, tokens_max) {
+            let batch: Vec<&Ready> = indices.iter().map(|&index| &alike[index]).collect();
             answering.run(&batch, tokenizing)?;
         }
     }
@@ -97,19 +97,19 @@ impl Answering<'_, '_, '_> {
     /// Returns the items that need a run, and answers or rejects the others.
     fn prepare(&mut self, parts: &[&[u8]]) -> Result<Vec<Ready>, Fault> {
         let mut ready = Vec::with_capacity(parts.len());
-        let asked = self.group.asked;
-        for (place, (asked, part)) in asked.items.iter().zip(parts).enumerate() {
-            let item = number(place);
-            let outcome = match &asked.ask {
-                Ask::Text { text, want } => {
-                    let prepared = self.prepare_one(text, *want, part)?;
-                    prepared.map(|prepared| ready.push(Ready { item, prepared, want: *want }))
+        let request = self.group.request;
+        for (index, (Item { operation, .. }, part)) in request.items.iter().zip(parts).enumerate() {
+            let item = number(index);
+            let outcome = match operation {
+                Operation::Text { text, output } => {
+                    let prepared = self.prepare_one(text, *output, part)?;
+                    prepared.map(|prepared| ready.push(Ready { item, prepared, output: *output }))
                 }
-                Ask::Tokenize { prompt, special } => {
+                Operation::Tokenize { prompt, special } => {
                     let text = utf8(part)?;
                     self.list(item, text, prompt.as_deref(), *special)?
                 }
-                Ask::Decode { skip_special } => {
+                Operation::Decode { skip_special } => {
                     match self.model.tokenizer().decode(&ids(part)?, *skip_special) {
                         Ok(text) if text.len() <= FRAME_PAYLOAD_BYTES_MAX => {
                             Ok(self.send_bytes(item, text.as_bytes())?)
@@ -120,7 +120,7 @@ impl Answering<'_, '_, '_> {
                         Err(rejection) => Err(rejection),
                     }
                 }
-                Ask::Tensors { .. } => Err(Rejection::WrongTask(self.task())),
+                Operation::Tensors { .. } => Err(Rejection::WrongTask(self.task())),
             };
             if let Err(rejection) = outcome {
                 self.group.reject(vec![item], rejection)?;
@@ -135,44 +135,44 @@ impl Answering<'_, '_, '_> {
 
     fn prepare_one(
         &self,
-        asked: &TextAsk,
-        want: Want,
+        operation: &TextOperation,
+        output: TextOutput,
         part: &[u8],
     ) -> Result<Result<Prepared, Rejection>, Fault> {
-        let content = match asked.content {
-            ask::Content::Text => Content::Text(utf8(part)?),
-            ask::Content::Pair { first_bytes, cut } => {
+        let content = match operation.content {
+            operation::Content::Text => Content::Text(utf8(part)?),
+            operation::Content::Pair { first_bytes, cut } => {
                 let length = usize::try_from(first_bytes).unwrap_or(usize::MAX);
                 let pair = part.split_at_checked(length);
                 let (first, second) =
                     pair.ok_or_else(|| malformed("declares a first text that exceeds its item"))?;
                 Content::Pair(utf8(first)?, utf8(second)?, cut)
             }
-            ask::Content::Ids => Content::Ids(ids(part)?),
+            operation::Content::Ids => Content::Ids(ids(part)?),
         };
-        let asked = Asked {
+        let request = TextRequest {
             content,
-            prompt: asked.prompt.as_deref(),
-            role: asked.role,
-            switches: &asked.switches,
-            truncate: asked.truncate,
+            prompt: operation.prompt.as_deref(),
+            role: operation.role,
+            switches: &operation.switches,
+            truncate: operation.truncate,
         };
-        Ok(self.allow(want).and_then(|()| self.model.prepare(&asked)))
+        Ok(self.allow(output).and_then(|()| self.model.prepare(&request)))
     }
 
-    /// Checks that the model provides the wanted output.
-    fn allow(&self, want: Want) -> Result<(), Rejection> {
-        if !want.is_of(self.task()) {
+    /// Checks that the model provides the requested output.
+    fn allow(&self, output: TextOutput) -> Result<(), Rejection> {
+        if !output.is_of(self.task()) {
             return Err(Rejection::WrongTask(self.task()));
         }
-        match want {
-            Want::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
+        match output {
+            TextOutput::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
                 "this model pools inside its graph and has no token embeddings".into(),
             )),
-            Want::Embedding { dimensions: Some(asked), .. } => {
+            TextOutput::Embedding { dimensions: Some(requested), .. } => {
                 let max = number(self.model.dimension());
-                match asked == 0 || asked > max {
-                    true => Err(Rejection::Dimensions { asked, max }),
+                match requested == 0 || requested > max {
+                    true => Err(Rejection::Dimensions { requested, max }),
                     false => Ok(()),
                 }
             }
@@ -234,8 +234,8 @@ impl Answering<'_, '_, '_> {
                     items.push(AnsweredItem { item, tokens, bytes, outputs });
                     parts.push(part);
                 }
-                Err(said) => {
-                    let reason = Rejection::Inference(said.into());
+                Err(message) => {
+                    let reason = Rejection::Inference(message.into());
                     self.group.reject(vec![ready.item], reason)?;
                 }
             }
@@ -258,7 +258,7 @@ impl Answering<'_, '_, '_> {
         let texts: Vec<&Prepared> = batch.iter().map(|item| &item.prepared).collect();
         let rows = batch[0].rows(self.task());
         let begun = CpuTime::now();
-        let is_wide = self.group.asked.wide;
+        let is_wide = self.group.request.wide;
         if is_wide && self.model.run_wide(&texts, rows, numbers).is_some() {
             return Ok(begun.elapsed());
         }
@@ -282,8 +282,8 @@ fn finish<'v>(
     model: &TextModel,
 ) -> Result<Cow<'v, [u8]>, &'static str> {
     let mut given = values.len();
-    if let Want::Embedding { normalize, dimensions } = ready.want {
-        given = dimensions.map_or(given, |asked| given.min(asked as usize));
+    if let TextOutput::Embedding { normalize, dimensions } = ready.output {
+        given = dimensions.map_or(given, |dimensions| given.min(dimensions as usize));
         if normalize.unwrap_or(model.normalizes(ready.prepared.route)) {
             pooling::normalize(&mut values[..given]);
         }
@@ -292,9 +292,9 @@ fn finish<'v>(
     if !values.iter().all(|value| value.is_finite()) {
         return Err("the model's output is not finite");
     }
-    let bytes: Cow<'v, [u8]> = match ready.want {
-        Want::Sparse => splade::entries(values).into(),
-        Want::Entities(aggregation) => {
+    let bytes: Cow<'v, [u8]> = match ready.output {
+        TextOutput::Sparse => splade::entries(values).into(),
+        TextOutput::Entities(aggregation) => {
             let tokens = ready.prepared.tokens.ids.len();
             let labels = model.settings().labels.clone();
             let labels = named_labels(labels, values.len() / tokens, model.model_file());

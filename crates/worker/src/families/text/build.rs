@@ -3,7 +3,7 @@
 
 use onnxd_proto::{
     domain::{Guess, Pooling, PoolingMode, Refusal, SwitchFacts, Task},
-    wire::ask::{Switch, SwitchValue},
+    wire::operation::{Switch, SwitchValue},
 };
 
 use super::{
@@ -47,7 +47,7 @@ pub(super) struct Parts {
 /// # Errors
 /// A file is malformed, or two files do not match.
 pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
-    let files = Files::read(opening.dir, opening.own)?;
+    let files = Files::read(opening.dir, opening.model_config)?;
     let mut settings = config::read(&files)?;
     let mut guesses = std::mem::take(&mut settings.guesses);
     let tokenizers = tokenizers(&files, &settings)?;
@@ -62,7 +62,7 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
     };
     let mut session = graph(opening, &settings)?;
     let names = session.as_ref().map(Session::switches).unwrap_or_default();
-    let switches = Switches::of(names, &settings.words, files.own, &mut guesses)?;
+    let switches = Switches::of(names, &settings.words, files.model_config, &mut guesses)?;
     let chosen = match &mut session {
         Some(session) => {
             Some(select(session, &files, &settings, (is_generative, opening.file), &mut guesses)?)
@@ -100,7 +100,7 @@ fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, 
         let mut tokenizer =
             Tokenizer::open(&Files { home, ..files.clone() }, max_tokens, settings.lowercase)?;
         // For a graph, this limit only applies to training; for a table it is the only limit.
-        if let Some(limit) = tokenizer.own_limit() {
+        if let Some(limit) = tokenizer.declared_limit() {
             tokenizer = tokenizer.with_max(limit.min(max_tokens));
         }
         Ok(tokenizer)
@@ -115,7 +115,7 @@ fn is_generative(files: &Files<'_>, settings: &Settings) -> Result<bool, Refusal
     }
     let architectures: Vec<String> = files.config.get("architectures")?.unwrap_or_default();
     let is_causal = architectures.iter().any(|name| name.ends_with("ForCausalLM"));
-    Ok(settings.plan.yes_no.is_some() || files.own.true_token.is_some() || is_causal)
+    Ok(settings.plan.yes_no.is_some() || files.model_config.true_token.is_some() || is_causal)
 }
 
 /// Returns the ids of the tokens for yes and no.
@@ -125,14 +125,19 @@ fn yes_no(
     tokenizer: &Tokenizer,
     guesses: &mut Vec<Guess>,
 ) -> Result<(usize, Option<usize>), Refusal> {
-    let own = |key: &str, token: &str| {
+    let token_id = |key: &str, token: &str| {
         tokenizer.id_of(token).map(|id| id as usize).ok_or_else(|| {
             contract(format!("onnxd.toml: {key}: token {token:?} is not in tokenizer.json"))
         })
     };
-    if let Some(yes) = &files.own.true_token {
-        let no = files.own.false_token.as_deref().map(|no| own("false_token", no)).transpose()?;
-        return Ok((own("true_token", yes)?, no));
+    if let Some(yes) = &files.model_config.true_token {
+        let no = files
+            .model_config
+            .false_token
+            .as_deref()
+            .map(|no| token_id("false_token", no))
+            .transpose()?;
+        return Ok((token_id("true_token", yes)?, no));
     }
     if let Some((yes, no)) = settings.plan.yes_no {
         return Ok((yes as usize, no.map(|no| no as usize)));
@@ -175,7 +180,7 @@ fn select(
 ) -> Result<Chosen, Refusal> {
     let context = OutputContext {
         task: settings.task,
-        own: files.own.output.as_deref(),
+        configured: files.model_config.output.as_deref(),
         is_listed: files.modules.is_some(),
         is_pooled_outside: settings.plan.routes.iter().any(Route::pools),
         vocabulary: files.config.get("vocab_size")?,
@@ -272,8 +277,8 @@ impl RouteBuilder<'_> {
             }
             (Task::Sparse, Part::Finished) => Readout::Stepped(Vec::new()),
             (Task::Sparse, Part::Tokens) => {
-                let own = self.files.own.pooling.as_ref().map(Pooling::modes);
-                match (own, route.splade) {
+                let configured = self.files.model_config.pooling.as_ref().map(Pooling::modes);
+                match (configured, route.splade) {
                     (Some([PoolingMode::Max]), _) => Readout::Splade(Splade::default()),
                     (Some(_), _) => {
                         let what = "onnxd.toml: pooling: a sparse model only supports \"max\"";
@@ -355,7 +360,7 @@ impl RouteBuilder<'_> {
         guesses: &mut Vec<Guess>,
     ) -> Result<Vec<LoadedStep>, Refusal> {
         let (file, name) = (self.file, &chosen.name);
-        if self.files.own.pooling.is_some() {
+        if self.files.model_config.pooling.is_some() {
             return Err(contract(format!(
                 "onnxd.toml: pooling: {file} has no token vectors to pool, because {name} is \
                  already pooled; remove the key"
@@ -380,7 +385,7 @@ impl RouteBuilder<'_> {
         {
             let reason =
                 format!("{} is missing, so {name} is assumed to contain its module", module.path);
-            if self.files.own.output.is_none() {
+            if self.files.model_config.output.is_none() {
                 guesses.push(guess("output", name, reason));
             }
             return Ok(Vec::new());
@@ -411,7 +416,7 @@ impl RouteBuilder<'_> {
         if let (Some(first), Some(width)) = (first, chosen.width)
             && first == width
             && last == Some(width)
-            && self.files.own.output.is_none()
+            && self.files.model_config.output.is_none()
         {
             let reason = format!(
                 "the sizes do not show whether {} already includes the dense modules",
@@ -429,11 +434,11 @@ impl RouteBuilder<'_> {
         match width {
             None | Some(1) => Ok(Readout::Stepped(Vec::new())),
             Some(2) => {
-                let own = self.files.own.relevant_label.map(|label| label as usize);
-                if own.is_some_and(|label| label > 1) {
+                let configured = self.files.model_config.relevant_label.map(|label| label as usize);
+                if configured.is_some_and(|label| label > 1) {
                     return Err(contract("onnxd.toml: relevant_label: expected 0 or 1"));
                 }
-                let yes = match own.or_else(|| task::relevant(labels).map(|found| found.0)) {
+                let yes = match configured.or_else(|| task::relevant(labels).map(|found| found.0)) {
                     Some(yes) => yes,
                     None => {
                         let reason = "the names of its two labels do not show which one means \

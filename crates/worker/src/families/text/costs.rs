@@ -10,12 +10,12 @@ use onnxd_proto::domain::{
 
 use super::{
     model::TextModel,
-    prepare::{Asked, Prepared},
+    prepare::{Prepared, TextRequest},
     readout::{Numbers, Rows},
 };
 use crate::{
     artifacts::{
-        costs::{BUDGET, Company, Costs},
+        costs::{BUDGET, Batching, Costs},
         probes,
     },
     process::cpu_time::CpuTime,
@@ -32,7 +32,7 @@ const TEXTS_TO_PAIR: [&str; 2] = ["cat 9,787,426", probes::ORDINARY];
 
 /// Measures all shapes that the time budget allows, the smallest first.
 pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
-    let company = company(version)?;
+    let batching = batching(version)?;
     let begun = CpuTime::now();
     let mut measured = Measured::default();
     for (row, column) in shapes(version.settings().max_tokens) {
@@ -42,16 +42,16 @@ pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
         let micros = time(version, TEXTS[row], TOKENS[column])?.as_secs_f32() * 1e6;
         measured[row][column] = Some(micros);
     }
-    Ok(Costs { table: CostTable::from_measured(&measured), company })
+    Ok(Costs { table: CostTable::from_measured(&measured), batching })
 }
 
 /// Returns the table positions of the shapes worth measuring, the smallest first.
 fn shapes(max_tokens: u32) -> Vec<(usize, usize)> {
     let all = (0..TEXTS.len()).flat_map(|row| (0..TOKENS.len()).map(move |column| (row, column)));
     let all_tokens = |&(row, column): &(usize, usize)| TEXTS[row] * TOKENS[column];
-    let worth = |place: &(usize, usize)| {
-        let (row, column) = *place;
-        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(place) <= SHARED_TOKENS_MAX)
+    let worth = |cell: &(usize, usize)| {
+        let (row, column) = *cell;
+        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(cell) <= SHARED_TOKENS_MAX)
     };
     let mut shapes: Vec<_> = all.filter(worth).collect();
     shapes.sort_by_key(all_tokens);
@@ -76,26 +76,26 @@ fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Re
 
 /// Returns which texts may share a run. A model may compute from padding despite the mask, and
 /// dynamic quantization scales all texts of a run by their largest value.
-fn company(version: &mut TextModel) -> Result<Company, Refusal> {
+fn batching(version: &mut TextModel) -> Result<Batching, Refusal> {
     let prepared: Result<Vec<Prepared>, _> =
-        TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&asked(version, text))).collect();
-    let Ok(prepared) = prepared else { return Ok(Company::Alone) };
+        TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&request(version, text))).collect();
+    let Ok(prepared) = prepared else { return Ok(Batching::Separate) };
     let shortest = prepared.iter().map(|text| text.tokens.ids.len()).min().unwrap_or(0);
     let cut: Vec<Prepared> = prepared.iter().map(|text| text.cut(shortest)).collect();
     Ok(if !is_batch_invariant(version, &cut)? {
-        Company::Alone
+        Batching::Separate
     } else if version.is_masked() && is_batch_invariant(version, &prepared)? {
-        Company::Padded
+        Batching::Padded
     } else {
-        Company::EqualLength
+        Batching::EqualLength
     })
 }
 
 /// Returns the input for this text that fits the model's task.
-fn asked<'t>(version: &TextModel, text: &'t str) -> Asked<'t> {
+fn request<'t>(version: &TextModel, text: &'t str) -> TextRequest<'t> {
     match version.settings().task {
-        Task::Rerank => Asked::pair(text, text),
-        _ => Asked::text(text),
+        Task::Rerank => TextRequest::pair(text, text),
+        _ => TextRequest::text(text),
     }
 }
 

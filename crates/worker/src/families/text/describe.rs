@@ -21,7 +21,7 @@ pub(super) fn describe(model: &TextModel) -> Description {
     let inputs = model.session.as_ref().map(Session::describe_inputs).unwrap_or_default();
     let plan = &model.settings.plan;
     let mut pipeline = Vec::new();
-    for (place, route) in model.routes.iter().enumerate() {
+    for (index, route) in model.routes.iter().enumerate() {
         let mut steps = Vec::new();
         match &route.source {
             LoadedSource::Graph(readout) => {
@@ -39,7 +39,7 @@ pub(super) fn describe(model: &TextModel) -> Description {
         }
         match plan.routes.len() {
             1 => pipeline = steps,
-            _ => pipeline.push(format!("{}: {}", plan.routes[place].name, steps.join(", "))),
+            _ => pipeline.push(format!("{}: {}", plan.routes[index].name, steps.join(", "))),
         }
     }
     Description { inputs, pipeline, switches: model.preparation.switches.facts().to_vec() }

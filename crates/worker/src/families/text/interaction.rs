@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use onnxd_proto::{
     domain::Refusal,
-    wire::ask::{Rejection, Role, Side},
+    wire::operation::{Rejection, Role, Side},
 };
 
 use super::{

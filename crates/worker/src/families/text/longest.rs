@@ -97,13 +97,13 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
         return Ok(Fit { tokens: declared, shortened: None });
     };
     let reason = explain(cause, declared, (need, found.tokens), budget);
-    if found.tokens == 0 || budget.is_asked {
+    if found.tokens == 0 || budget.is_explicit {
         let kind = match cause {
             Cause::CheckMemory | Cause::WorkerMemory => RefusalKind::Memory,
             Cause::TextTime | Cause::CheckTime => RefusalKind::Timeout,
         };
-        let asked = if budget.is_asked { "onnxd.toml: max_tokens: " } else { "" };
-        return Err(kind.because(format!("{asked}{reason}")));
+        let prefix = if budget.is_explicit { "onnxd.toml: max_tokens: " } else { "" };
+        return Err(kind.because(format!("{prefix}{reason}")));
     }
     version.limit_tokens(found.tokens);
     tracing::info!(declared, tokens = found.tokens, reason, "reduced the maximum text length");
@@ -112,7 +112,7 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
 }
 
 fn limits(budget: &Budget, loaded: u64) -> Limits {
-    let margins = if budget.is_asked { ASKED } else { PICKED };
+    let margins = if budget.is_explicit { ASKED } else { PICKED };
     let check = budget.check_bytes.map_or(f64::INFINITY, |all| {
         real(all.saturating_sub(MEMORY_MARGIN).saturating_sub(loaded)) * margins.memory_part
     });

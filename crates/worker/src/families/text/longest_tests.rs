@@ -50,7 +50,7 @@ fn limits(mebibytes: f64) -> Limits {
 const PLAIN: Simulated = Simulated { line: 3000.0, square: 96.0 };
 
 #[test]
-fn search_finds_the_wanted_length_if_it_fits() {
+fn search_finds_the_requested_length_if_it_fits() {
     let (found, runs) = PLAIN.search(8192, &limits(1e6), f64::INFINITY);
     assert_eq!((found.tokens, found.shortfall.is_none()), (8192, true));
     assert_eq!(runs, [128, 256, 512, 1024, 2048, 4096, 8192]);

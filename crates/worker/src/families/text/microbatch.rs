@@ -8,7 +8,7 @@
 
 use onnxd_proto::domain::cost::CostTable;
 
-use crate::artifacts::costs::Company;
+use crate::artifacts::costs::Batching;
 
 /// Texts in one micro-batch: the largest size of a group.
 pub(crate) const TEXTS_MAX: usize = onnxd_proto::limits::GROUP_ITEMS_MAX;
@@ -23,8 +23,8 @@ const SHARED_RUN_MARGIN: f32 = 1.02;
 
 /// Returns the micro-batches for texts of these lengths in tokens, as indices into `lengths`. The
 /// shortest texts come first because they finish soonest.
-pub(crate) fn plan(lengths: &[usize], costs: &CostTable, company: Company) -> Vec<Vec<usize>> {
-    plan_within(lengths, costs, company, TOKENS_MAX)
+pub(crate) fn plan(lengths: &[usize], costs: &CostTable, batching: Batching) -> Vec<Vec<usize>> {
+    plan_within(lengths, costs, batching, TOKENS_MAX)
 }
 
 /// Like [`plan`], for a model with a large output: a micro-batch of several texts has at most
@@ -32,16 +32,16 @@ pub(crate) fn plan(lengths: &[usize], costs: &CostTable, company: Company) -> Ve
 pub(crate) fn plan_within(
     lengths: &[usize],
     costs: &CostTable,
-    company: Company,
+    batching: Batching,
     tokens_max: usize,
 ) -> Vec<Vec<usize>> {
-    let mut places: Vec<usize> = (0..lengths.len()).collect();
-    places.sort_by_key(|&place| lengths[place]);
-    let sorted: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
-    let mut ends = cuts(&sorted, costs, company, tokens_max.min(TOKENS_MAX));
+    let mut indices: Vec<usize> = (0..lengths.len()).collect();
+    indices.sort_by_key(|&index| lengths[index]);
+    let sorted: Vec<usize> = indices.iter().map(|&index| lengths[index]).collect();
+    let mut ends = cuts(&sorted, costs, batching, tokens_max.min(TOKENS_MAX));
     let mut batches = Vec::with_capacity(ends.len());
     while let Some((start, end)) = ends.pop() {
-        batches.push(places[start..end].to_vec());
+        batches.push(indices[start..end].to_vec());
     }
     batches
 }
@@ -51,7 +51,7 @@ pub(crate) fn plan_within(
 fn cuts(
     sorted: &[usize],
     costs: &CostTable,
-    company: Company,
+    batching: Batching,
     tokens_max: usize,
 ) -> Vec<(usize, usize)> {
     // The least time for the texts before each index, and the start of the last micro-batch.
@@ -62,10 +62,10 @@ fn cuts(
         for start in (0..end - 1).rev() {
             let texts = end - start;
             let fits = texts <= TEXTS_MAX && texts * longest <= tokens_max;
-            let allowed = match company {
-                Company::Alone => false,
-                Company::EqualLength => sorted[start] == longest,
-                Company::Padded => true,
+            let allowed = match batching {
+                Batching::Separate => false,
+                Batching::EqualLength => sorted[start] == longest,
+                Batching::Padded => true,
             };
             if !fits || !allowed {
                 break;
@@ -116,31 +116,31 @@ mod tests {
     #[test]
     fn texts_of_similar_length_share_runs_shortest_first() {
         let costs = machine(2000.0, 200.0);
-        assert_eq!(plan(&[30, 9, 31, 10], &costs, Company::Padded), [vec![1, 3], vec![0, 2]]);
-        assert_eq!(plan(&[8; 6], &costs, Company::Padded), [vec![0, 1, 2, 3, 4, 5]]);
-        assert!(plan(&[], &costs, Company::Padded).is_empty());
+        assert_eq!(plan(&[30, 9, 31, 10], &costs, Batching::Padded), [vec![1, 3], vec![0, 2]]);
+        assert_eq!(plan(&[8; 6], &costs, Batching::Padded), [vec![0, 1, 2, 3, 4, 5]]);
+        assert!(plan(&[], &costs, Batching::Padded).is_empty());
     }
 
     #[test]
     fn texts_are_padded_only_where_it_saves_time() {
         // Another call costs 2 ms, as much as 10 tokens of padding.
         let costs = machine(2000.0, 200.0);
-        assert_eq!(plan(&[10, 19], &costs, Company::Padded).len(), 1);
-        assert_eq!(plan(&[10, 21], &costs, Company::Padded).len(), 2);
+        assert_eq!(plan(&[10, 19], &costs, Batching::Padded).len(), 1);
+        assert_eq!(plan(&[10, 21], &costs, Batching::Padded).len(), 2);
         // If a call costs nothing, sharing a run saves nothing.
-        assert_eq!(plan(&[10, 10], &machine(0.0, 200.0), Company::Padded).len(), 2);
+        assert_eq!(plan(&[10, 10], &machine(0.0, 200.0), Batching::Padded).len(), 2);
     }
 
     #[test]
     fn batch_sensitive_model_runs_texts_separately() {
         let costs = machine(50_000.0, 1.0);
-        assert_eq!(plan(&[5, 6, 5], &costs, Company::EqualLength), [vec![0, 2], vec![1]]);
-        assert_eq!(plan(&[5, 6, 5], &costs, Company::Padded).len(), 1);
-        assert_eq!(plan(&[5, 6, 5], &costs, Company::Alone).len(), 3);
+        assert_eq!(plan(&[5, 6, 5], &costs, Batching::EqualLength), [vec![0, 2], vec![1]]);
+        assert_eq!(plan(&[5, 6, 5], &costs, Batching::Padded).len(), 1);
+        assert_eq!(plan(&[5, 6, 5], &costs, Batching::Separate).len(), 3);
     }
 
     /// Tries every split of `sorted` into ranges, encoded as the bits of a number.
-    fn least_of_all_cuts(sorted: &[usize], costs: &CostTable, company: Company) -> f32 {
+    fn least_of_all_cuts(sorted: &[usize], costs: &CostTable, batching: Batching) -> f32 {
         let gaps = sorted.len() - 1;
         let cut = |bits: usize| {
             let mut ends: Vec<usize> =
@@ -153,10 +153,10 @@ mod tests {
             for end in ends {
                 let (texts, longest) = (end - start, sorted[end - 1]);
                 let padded = sorted[start] != longest;
-                let allowed = match company {
-                    Company::Alone => texts == 1,
-                    Company::EqualLength => !padded,
-                    Company::Padded => true,
+                let allowed = match batching {
+                    Batching::Separate => texts == 1,
+                    Batching::EqualLength => !padded,
+                    Batching::Padded => true,
                 };
                 if !allowed || texts > 1 && texts * longest > TOKENS_MAX {
                     return f32::INFINITY;
@@ -175,16 +175,16 @@ mod tests {
             mut lengths in prop::collection::vec(prop_oneof![1_usize..30, 60_usize..600], 1..11),
             call in 0.0_f32..5000.0,
             token in 1.0_f32..500.0,
-            company in prop_oneof![Just(Company::Alone), Just(Company::EqualLength), Just(Company::Padded)],
+            batching in prop_oneof![Just(Batching::Separate), Just(Batching::EqualLength), Just(Batching::Padded)],
         ) {
             lengths.sort_unstable();
             let costs = machine(call, token);
-            let batches = plan(&lengths, &costs, company);
+            let batches = plan(&lengths, &costs, batching);
             let time: f32 = batches
                 .iter()
                 .map(|batch| weighted_time(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
                 .sum();
-            let least = least_of_all_cuts(&lengths, &costs, company);
+            let least = least_of_all_cuts(&lengths, &costs, batching);
             prop_assert!(time <= least * 1.0001, "{time} {least}");
         }
 
@@ -192,20 +192,20 @@ mod tests {
         fn every_text_runs_once(
             lengths in prop::collection::vec(1_usize..600, 0..TEXTS_MAX),
             call in 0.0_f32..5000.0,
-            company in prop_oneof![Just(Company::Alone), Just(Company::EqualLength), Just(Company::Padded)],
+            batching in prop_oneof![Just(Batching::Separate), Just(Batching::EqualLength), Just(Batching::Padded)],
         ) {
-            let batches = plan(&lengths, &machine(call, 200.0), company);
-            let mut places = batches.concat();
-            let order: Vec<usize> = places.iter().map(|&place| lengths[place]).collect();
+            let batches = plan(&lengths, &machine(call, 200.0), batching);
+            let mut indices = batches.concat();
+            let order: Vec<usize> = indices.iter().map(|&index| lengths[index]).collect();
             prop_assert!(order.is_sorted());
-            places.sort_unstable();
-            prop_assert_eq!(places, (0..lengths.len()).collect::<Vec<_>>());
+            indices.sort_unstable();
+            prop_assert_eq!(indices, (0..lengths.len()).collect::<Vec<_>>());
             for batch in batches {
                 let longest = lengths[batch[batch.len() - 1]];
                 prop_assert!(batch.len() == 1 || batch.len() * longest <= TOKENS_MAX);
-                prop_assert!(company != Company::Alone || batch.len() == 1);
-                let equal = batch.iter().all(|&place| lengths[place] == longest);
-                prop_assert!(company == Company::Padded || equal);
+                prop_assert!(batching != Batching::Separate || batch.len() == 1);
+                let equal = batch.iter().all(|&index| lengths[index] == longest);
+                prop_assert!(batching == Batching::Padded || equal);
             }
         }
     }

@@ -33,11 +33,11 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use self::{model::TextModel, prepare::Asked};
+use self::{model::TextModel, prepare::TextRequest};
 use super::{
-    family::{Budget, Extent, Family, Fit, Helpers, Later, Opening, Trial},
+    config::{self, ModelConfig},
+    family::{Budget, DeferredJob, Extent, Family, Fit, Helpers, Opening, Trial},
     group::Group,
-    own::{self, Own},
 };
 use crate::{
     artifacts::{costs::Costs, probes::Probes},
@@ -45,10 +45,10 @@ use crate::{
 };
 
 /// Returns whether the version in `dir` is a text model.
-pub(super) fn claims(dir: &Path, own: &Own) -> bool {
-    match own.task {
+pub(super) fn claims(dir: &Path, model_config: &ModelConfig) -> bool {
+    match model_config.task {
         Some(task) => Task::TEXT.contains(&task),
-        None => own::has_text_files(dir),
+        None => config::has_text_files(dir),
     }
 }
 
@@ -96,14 +96,14 @@ impl Family for TextModel {
     }
 
     fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
-        self.run_one(&Asked::text(text))
+        self.run_one(&TextRequest::text(text))
     }
 
     fn offer_helpers(&mut self, helpers: &Helpers<'_>) {
         Self::offer_helpers(self, helpers);
     }
 
-    fn take_later(&mut self) -> Option<Later> {
-        Self::take_later(self)
+    fn take_deferred(&mut self) -> Option<DeferredJob> {
+        Self::take_deferred(self)
     }
 }

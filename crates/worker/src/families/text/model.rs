@@ -3,7 +3,7 @@
 
 use onnxd_proto::{
     domain::{Guess, Pooling, Refusal, RefusalKind, Task},
-    wire::ask::Rejection,
+    wire::operation::Rejection,
 };
 use tracing::warn;
 
@@ -11,13 +11,13 @@ use super::{
     build::{self, Parts},
     files::config::Settings,
     matrices::{sparse_static::SparseStatic, static_table::StaticTable},
-    prepare::{Asked, Preparation, Prepared},
+    prepare::{Preparation, Prepared, TextRequest},
     readout::{LoadedStep, Numbers, Readout, Rows},
     tokenize::Tokenizer,
-    wide::{self, Wide},
+    wide::{self, WideSession},
 };
 use crate::{
-    families::family::{Helpers, Later, Opening},
+    families::family::{DeferredJob, Helpers, Opening},
     session::{self, Batch, Session, SessionError, Tokens},
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct TextModel {
     file: String,
     /// The longest text that the files declare, in tokens.
     declared_tokens: u32,
-    wide: Wide,
+    wide: WideSession,
     /// The pending background work.
     pending_wide: Option<wide::WideSpec>,
     /// Numbers in one vector, or labels; 0 before the first run.
@@ -79,7 +79,7 @@ impl TextModel {
             routes,
             guesses,
             file: opening.file.to_owned(),
-            wide: Wide::default(),
+            wide: WideSession::default(),
             pending_wide: None,
             dimension: 0,
         })
@@ -172,14 +172,14 @@ impl TextModel {
     ///
     /// # Errors
     /// The tokenizer fails.
-    pub(crate) fn prepare_any(&self, asked: &Asked<'_>) -> Result<Prepared, Refusal> {
-        let prepared = match self.preparation.prepare(asked) {
+    pub(crate) fn prepare_any(&self, request: &TextRequest<'_>) -> Result<Prepared, Refusal> {
+        let prepared = match self.preparation.prepare(request) {
             Err(Rejection::Unfit(_)) => {
                 let switches =
                     self.preparation.switches.facts().iter().zip(self.preparation.switches.any());
                 let set: Vec<_> =
                     switches.map(|(facts, value)| build::switch(facts, value)).collect();
-                self.preparation.prepare(&Asked { switches: &set, ..asked.clone() })
+                self.preparation.prepare(&TextRequest { switches: &set, ..request.clone() })
             }
             prepared => prepared,
         };
@@ -193,8 +193,8 @@ impl TextModel {
     ///
     /// # Errors
     /// The tokenizer or the model fails.
-    pub(crate) fn run_one(&mut self, asked: &Asked<'_>) -> Result<Vec<f32>, Refusal> {
-        let prepared = self.prepare_any(asked)?;
+    pub(crate) fn run_one(&mut self, request: &TextRequest<'_>) -> Result<Vec<f32>, Refusal> {
+        let prepared = self.prepare_any(request)?;
         let mut numbers = Numbers::default();
         match self.run(&[&prepared], Rows::Pooled, &mut numbers) {
             Ok(()) => {
@@ -209,8 +209,8 @@ impl TextModel {
     ///
     /// # Errors
     /// See [`Preparation::prepare`].
-    pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
-        self.preparation.prepare(asked)
+    pub(crate) fn prepare(&self, request: &TextRequest<'_>) -> Result<Prepared, Rejection> {
+        self.preparation.prepare(request)
     }
 
     /// Runs texts of one route with the same switches and writes the model's output, not
@@ -283,7 +283,7 @@ impl TextModel {
     }
 
     /// Returns the pending background work, once.
-    pub(crate) fn take_later(&mut self) -> Option<Later> {
+    pub(crate) fn take_deferred(&mut self) -> Option<DeferredJob> {
         self.pending_wide.take().map(|spec| self.wide.creation_task(spec))
     }
 

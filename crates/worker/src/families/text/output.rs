@@ -47,7 +47,7 @@ pub(crate) struct Chosen {
 pub(crate) struct OutputContext<'a> {
     pub(crate) task: Task,
     /// The output named in `onnxd.toml`.
-    pub(crate) own: Option<&'a str>,
+    pub(crate) configured: Option<&'a str>,
     /// Whether the version has a modules.json.
     pub(crate) is_listed: bool,
     /// Whether it lists a pooling module, so that the graph need not pool.
@@ -69,7 +69,7 @@ pub(crate) fn choose(
     context: &OutputContext<'_>,
     guesses: &mut Vec<Guess>,
 ) -> Result<Chosen, Refusal> {
-    if let Some(name) = context.own {
+    if let Some(name) = context.configured {
         return named(outputs, name, context);
     }
     let tokens = first_or_only(outputs, 3, &TOKENS);

@@ -9,7 +9,7 @@ fn spec(name: &str, shape: &[i64]) -> TensorSpec {
 fn context(task: Task) -> OutputContext<'static> {
     OutputContext {
         task,
-        own: None,
+        configured: None,
         is_listed: false,
         is_pooled_outside: false,
         vocabulary: Some(252),
@@ -30,9 +30,10 @@ fn finished_embedding_wins_unless_modules_pool() {
     assert_eq!(chosen(&both, &inside).unwrap(), ("sentence_embedding".into(), Part::Finished));
     assert_eq!(chosen(&both, &outside).unwrap(), ("last_hidden_state".into(), Part::Tokens));
     assert_eq!(chosen(&both[1..], &outside).unwrap().1, Part::Finished);
-    let own = OutputContext { own: Some("last_hidden_state"), ..inside };
-    assert_eq!(chosen(&both, &own).unwrap().1, Part::Tokens);
-    let message = chosen(&both, &OutputContext { own: Some("x"), ..inside }).unwrap_err().message;
+    let configured = OutputContext { configured: Some("last_hidden_state"), ..inside };
+    assert_eq!(chosen(&both, &configured).unwrap().1, Part::Tokens);
+    let message =
+        chosen(&both, &OutputContext { configured: Some("x"), ..inside }).unwrap_err().message;
     assert!(message.contains("sentence_embedding") && message.contains("onnxd.toml"), "{message}");
 }
 

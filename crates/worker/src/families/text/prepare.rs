@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use onnxd_proto::{
     domain::{Refusal, Task},
-    wire::ask::{PairCut, Rejection, Role, Side, Switch},
+    wire::operation::{PairCut, Rejection, Role, Side, Switch},
 };
 
 use super::{
@@ -30,7 +30,7 @@ const TYPES: &str = "token_type_ids";
 
 /// One text of a request, with its options.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct TextRequest<'a> {
     pub(crate) content: Content<'a>,
     /// The name of a prompt.
     pub(crate) prompt: Option<&'a str>,
@@ -48,7 +48,7 @@ pub(crate) enum Content<'a> {
     Ids(Vec<u32>),
 }
 
-impl<'a> Asked<'a> {
+impl<'a> TextRequest<'a> {
     /// A text with default options, cut at its end if too long.
     pub(crate) fn text(text: &'a str) -> Self {
         let (content, truncate) = (Content::Text(text), Some(Side::Right));
@@ -130,7 +130,7 @@ impl Preparation {
         let side = match configured_side.as_deref() {
             Some("left") => Side::Left,
             Some(_) => Side::Right,
-            None => tokenizers[0].own_side(),
+            None => tokenizers[0].declared_side(),
         };
         let inputs: Option<Vec<String>> = files.tokenizer.get("model_input_names")?;
         let has_types = inputs.is_none_or(|names| names.iter().any(|name| name == TYPES));
@@ -167,13 +167,13 @@ impl Preparation {
     /// # Errors
     /// The text is too long and must not be cut, the model lacks what is requested, or the
     /// tokenizer fails.
-    pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
+    pub(crate) fn prepare(&self, request: &TextRequest<'_>) -> Result<Prepared, Rejection> {
         let truncate =
-            asked.truncate.map(|side| if side == Side::Model { self.side } else { side });
-        let asked = &Asked { truncate, ..asked.clone() };
-        let prompt = self.prompt(asked)?;
-        let name = prompt.or(asked.prompt);
-        if !self.plan.has_route(asked.role, asked.prompt) {
+            request.truncate.map(|side| if side == Side::Model { self.side } else { side });
+        let request = &TextRequest { truncate, ..request.clone() };
+        let prompt = self.prompt(request)?;
+        let name = prompt.or(request.prompt);
+        if !self.plan.has_route(request.role, request.prompt) {
             let routes: Vec<&str> =
                 self.plan.routes.iter().map(|route| route.name.as_str()).collect();
             let routes = routes.join(", ");
@@ -183,26 +183,26 @@ impl Preparation {
             )));
         }
         // The default prompt is put before texts and does not imply a side.
-        let route = self.plan.route(asked.role, asked.prompt);
-        let switches = self.switches.resolve(asked.switches, name)?;
+        let route = self.plan.route(request.role, request.prompt);
+        let switches = self.switches.resolve(request.switches, name)?;
         let text = prompt.and_then(|name| self.prompts.named.get(name));
         let text = text.filter(|text| !text.is_empty()).map(String::as_str);
-        let side = asked.prompt.and_then(role_of).or(asked.role).unwrap_or(Role::Document);
+        let side = request.prompt.and_then(role_of).or(request.role).unwrap_or(Role::Document);
         let tokenizer = &self.tokenizers[route];
-        let prepared = match &asked.content {
-            Content::Ids(_) if asked.prompt.is_some() => {
+        let prepared = match &request.content {
+            Content::Ids(_) if request.prompt.is_some() => {
                 return Err(Rejection::Tokenizer(
                     "`prompt_name` applies to texts, not to token ids".into(),
                 ));
             }
             Content::Ids(ids) => {
                 let mut prepared =
-                    self.plain(tokenizer, &Text::Ids(ids.clone()), asked.truncate)?;
+                    self.plain(tokenizer, &Text::Ids(ids.clone()), request.truncate)?;
                 prepared.kept = vec![true; prepared.tokens.ids.len()];
                 prepared
             }
             Content::Pair(first, second, cut) => match &self.template {
-                Some(template) => filled(template, tokenizer, (first, second), asked.truncate)?,
+                Some(template) => filled(template, tokenizer, (first, second), request.truncate)?,
                 None => {
                     // As cross-encoders expect it.
                     let first: Cow<'_, str> = match self.default_of_pairs() {
@@ -210,7 +210,7 @@ impl Preparation {
                         None => (*first).into(),
                     };
                     let pair = Text::Pair(&first, second, *cut);
-                    self.plain(tokenizer, &pair, asked.truncate)?
+                    self.plain(tokenizer, &pair, request.truncate)?
                 }
             },
             Content::Text(_) if self.template.is_some() => {
@@ -223,7 +223,7 @@ impl Preparation {
                     Some(prompt) => format!("{prompt}{given}").into(),
                     None => (*given).into(),
                 };
-                self.text(route, &given, (text, side), asked.truncate)?
+                self.text(route, &given, (text, side), request.truncate)?
             }
         };
         let mut prepared = Prepared { route, switches, ..prepared };
@@ -303,19 +303,19 @@ impl Preparation {
     }
 
     /// Returns the name of the prompt that goes before a text.
-    fn prompt<'p>(&'p self, asked: &Asked<'p>) -> Result<Option<&'p str>, Rejection> {
+    fn prompt<'p>(&'p self, request: &TextRequest<'p>) -> Result<Option<&'p str>, Rejection> {
         if !matches!(self.task, Task::Embed | Task::Sparse | Task::MultiVector) {
             return Ok(None);
         }
-        if let Some(name) = asked.prompt {
+        if let Some(name) = request.prompt {
             return match self.prompts.named.contains_key(name) || self.is_side(name) {
                 true => Ok(Some(name)),
                 false => Err(self.unknown(name)),
             };
         }
-        let word = Switches::word(asked.switches);
+        let word = Switches::word(request.switches);
         let of_word = word.filter(|word| self.prompts.named.contains_key(*word));
-        let of_role = asked.role.and_then(|role| self.prompts.of_role(role));
+        let of_role = request.role.and_then(|role| self.prompts.of_role(role));
         Ok(of_word.or(of_role).or(self.prompts.default.as_deref()))
     }
 
@@ -347,8 +347,8 @@ impl Preparation {
         text: &'t str,
         name: Option<&str>,
     ) -> Result<Cow<'t, str>, Rejection> {
-        let asked = Asked { prompt: name, ..Asked::text(text) };
-        let prompt = self.prompt(&asked)?.and_then(|name| self.prompts.named.get(name));
+        let request = TextRequest { prompt: name, ..TextRequest::text(text) };
+        let prompt = self.prompt(&request)?.and_then(|name| self.prompts.named.get(name));
         Ok(match prompt {
             Some(prompt) => format!("{prompt}{text}").into(),
             None => text.into(),

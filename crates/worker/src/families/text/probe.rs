@@ -2,7 +2,7 @@
 
 use onnxd_proto::domain::{Refusal, Task};
 
-use super::{model::TextModel, prepare::Asked, stages::pooling};
+use super::{model::TextModel, prepare::TextRequest, stages::pooling};
 use crate::{
     artifacts::probes::{ORDINARY, Probes, TEXTS},
     families::family::Extent,
@@ -25,11 +25,11 @@ pub(super) fn probe(version: &mut TextModel, extent: Extent) -> Result<Probes, R
     }
     let mut scores = Vec::new();
     for text in texts {
-        let asked = match version.settings().task {
-            Task::Rerank => Asked::pair(ORDINARY, text),
-            _ => Asked::text(text),
+        let request = match version.settings().task {
+            Task::Rerank => TextRequest::pair(ORDINARY, text),
+            _ => TextRequest::text(text),
         };
-        scores.append(&mut version.run_one(&asked)?);
+        scores.append(&mut version.run_one(&request)?);
     }
     Ok(Probes::of_values(scores))
 }
@@ -39,9 +39,9 @@ pub(super) fn probe(version: &mut TextModel, extent: Extent) -> Result<Probes, R
 fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Probes, Refusal> {
     let (mut dimension, mut rows) = (0, Vec::new());
     for (row, text) in texts.iter().enumerate() {
-        let asked = Asked::text(text);
-        if row == 0 || version.prepare_any(&asked).is_ok() {
-            let mut embedding = version.run_one(&asked)?;
+        let request = TextRequest::text(text);
+        if row == 0 || version.prepare_any(&request).is_ok() {
+            let mut embedding = version.run_one(&request)?;
             if version.settings().task == Task::Sparse {
                 embedding = fold(&embedding);
             }
@@ -57,8 +57,8 @@ fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Probes, Refusal> {
 
 fn fold(vector: &[f32]) -> Vec<f32> {
     let mut folded = vec![0.0; FOLDED];
-    for (place, value) in vector.iter().enumerate() {
-        folded[place % FOLDED] += value;
+    for (index, value) in vector.iter().enumerate() {
+        folded[index % FOLDED] += value;
     }
     folded
 }

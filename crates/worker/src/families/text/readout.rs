@@ -199,13 +199,15 @@ impl Readout {
             let &[_, width] = output.shape else { return shaped("[texts, numbers]") };
             return self.read_texts(output, width, numbers).or_else(&shaped);
         }
-        let &[_, places, width] = output.shape else { return shaped("[texts, tokens, numbers]") };
+        let &[_, positions, width] = output.shape else {
+            return shaped("[texts, tokens, numbers]");
+        };
         let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);
-        let is_last_alone = places == 1 && matches!(self, Self::YesNo { .. });
-        if width == 0 || places != longest && !is_last_alone {
+        let is_last_alone = positions == 1 && matches!(self, Self::YesNo { .. });
+        if width == 0 || positions != longest && !is_last_alone {
             return shaped("[texts, tokens, numbers]");
         }
-        for (text, prepared) in output.values.chunks_exact(places * width).zip(texts) {
+        for (text, prepared) in output.values.chunks_exact(positions * width).zip(texts) {
             let start = numbers.values.len();
             let length = prepared.tokens.ids.len();
             let tokens = if is_last_alone { text } else { &text[..length * width] };

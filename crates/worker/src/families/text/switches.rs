@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use onnxd_proto::{
     domain::{Guess, Refusal, SwitchFacts},
-    wire::ask::{Rejection, Switch, SwitchValue},
+    wire::operation::{Rejection, Switch, SwitchValue},
 };
 
 use super::files::{guess, json::contract};
-use crate::families::own::{Number, Own};
+use crate::families::config::{ModelConfig, Number};
 
 /// The default value if no file sets one: Jina's task for both sides of a search.
 const USUAL: &str = "text-matching";
@@ -26,10 +26,10 @@ impl Switches {
     pub(crate) fn of(
         names: Vec<String>,
         words: &[String],
-        own: &Own,
+        model_config: &ModelConfig,
         guesses: &mut Vec<Guess>,
     ) -> Result<Self, Refusal> {
-        if let Some(unknown) = own.inputs.keys().find(|name| !names.contains(name)) {
+        if let Some(unknown) = model_config.inputs.keys().find(|name| !names.contains(name)) {
             return Err(contract(format!(
                 "onnxd.toml: inputs: the graph has no switch {unknown:?}; its switches are {}",
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
@@ -41,9 +41,9 @@ impl Switches {
         };
         let mut switches = Vec::with_capacity(names.len());
         for name in names {
-            let default = match own.inputs.get(&name) {
+            let default = match model_config.inputs.get(&name) {
                 Some(Number::Number(number)) => Some(*number),
-                Some(Number::Word(word)) => Some(
+                Some(Number::Name(word)) => Some(
                     value(&values, &name, word)
                         .map_err(|message| contract(format!("onnxd.toml: inputs: {message}")))?,
                 ),
@@ -70,9 +70,10 @@ impl Switches {
         set: &[Switch],
         prompt: Option<&str>,
     ) -> Result<Vec<i64>, Rejection> {
-        if let Some(unknown) = set.iter().find(|set| self.0.iter().all(|own| own.name != set.name))
+        if let Some(unknown) =
+            set.iter().find(|set| self.0.iter().all(|switch| switch.name != set.name))
         {
-            let known: Vec<&str> = self.0.iter().map(|own| own.name.as_str()).collect();
+            let known: Vec<&str> = self.0.iter().map(|switch| switch.name.as_str()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             let name = &unknown.name;
             return Err(Rejection::Unfit(format!(
@@ -80,32 +81,32 @@ impl Switches {
             )));
         }
         let mut fed = Vec::with_capacity(self.0.len());
-        for own in &self.0 {
-            let set = set.iter().find(|set| set.name == own.name).map(|set| &set.value);
+        for switch in &self.0 {
+            let set = set.iter().find(|set| set.name == switch.name).map(|set| &set.value);
             let number = match set {
                 Some(SwitchValue::Number(number)) => {
-                    let is_known = own.values.values().any(|value| value == number);
-                    if !own.values.is_empty() && !is_known {
+                    let is_known = switch.values.values().any(|value| value == number);
+                    if !switch.values.is_empty() && !is_known {
                         return Err(Rejection::Unfit(format!(
                             "`{}` has no value {number}{}",
-                            own.name,
-                            known(&own.values)
+                            switch.name,
+                            list_names(&switch.values)
                         )));
                     }
                     Some(*number)
                 }
-                Some(SwitchValue::Word(word)) => {
-                    Some(value(&own.values, &own.name, word).map_err(Rejection::Unfit)?)
+                Some(SwitchValue::Name(word)) => {
+                    Some(value(&switch.values, &switch.name, word).map_err(Rejection::Unfit)?)
                 }
-                None => prompt.and_then(|name| own.values.get(name)).copied().or(own.default),
+                None => prompt.and_then(|name| switch.values.get(name)).copied().or(switch.default),
             };
             fed.push(number.ok_or_else(|| {
                 Rejection::Unfit(format!(
                     "the model needs a value for the switch `{}`: set it in the request, or set \
                      inputs = {{ {} = … }} in onnxd.toml{}",
-                    own.name,
-                    own.name,
-                    known(&own.values)
+                    switch.name,
+                    switch.name,
+                    list_names(&switch.values)
                 ))
             })?);
         }
@@ -114,15 +115,16 @@ impl Switches {
 
     /// Returns values for a trial: the default, else the lowest named value, else 0.
     pub(crate) fn any(&self) -> Vec<i64> {
-        let any =
-            |own: &SwitchFacts| own.default.or(own.values.values().min().copied()).unwrap_or(0);
+        let any = |switch: &SwitchFacts| {
+            switch.default.or(switch.values.values().min().copied()).unwrap_or(0)
+        };
         self.0.iter().map(any).collect()
     }
 
     /// Returns the named value that a request sets, if any.
     pub(crate) fn word(set: &[Switch]) -> Option<&str> {
         set.iter().find_map(|set| match &set.value {
-            SwitchValue::Word(word) => Some(word.as_str()),
+            SwitchValue::Name(word) => Some(word.as_str()),
             SwitchValue::Number(_) => None,
         })
     }
@@ -135,10 +137,10 @@ impl Switches {
 
 fn value(values: &BTreeMap<String, i64>, name: &str, word: &str) -> Result<i64, String> {
     let found = values.get(word).copied();
-    found.ok_or_else(|| format!("`{name}` has no value {word:?}{}", known(values)))
+    found.ok_or_else(|| format!("`{name}` has no value {word:?}{}", list_names(values)))
 }
 
-fn known(values: &BTreeMap<String, i64>) -> String {
+fn list_names(values: &BTreeMap<String, i64>) -> String {
     if values.is_empty() {
         return String::new();
     }
@@ -154,18 +156,21 @@ mod tests {
         vec![Switch { name: name.into(), value }]
     }
 
-    fn switches(words: &[&str], own: &Own) -> (Switches, Vec<Guess>) {
+    fn switches(words: &[&str], model_config: &ModelConfig) -> (Switches, Vec<Guess>) {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let mut guesses = Vec::new();
-        let switches = Switches::of(vec!["task_id".into()], &words, own, &mut guesses).unwrap();
+        let switches =
+            Switches::of(vec!["task_id".into()], &words, model_config, &mut guesses).unwrap();
         (switches, guesses)
     }
 
     #[test]
     fn switch_is_set_by_number_word_prompt_or_default() {
-        let own =
-            Own { inputs: [("task_id".into(), Number::Word("b".into()))].into(), ..Own::default() };
-        let (switches, guesses) = switches(&["a", "b"], &own);
+        let model_config = ModelConfig {
+            inputs: [("task_id".into(), Number::Name("b".into()))].into(),
+            ..ModelConfig::default()
+        };
+        let (switches, guesses) = switches(&["a", "b"], &model_config);
         assert_eq!(guesses, []);
         assert_eq!(switches.resolve(&[], None), Ok(vec![1]));
         assert_eq!(switches.resolve(&[], Some("a")), Ok(vec![0]));
@@ -174,22 +179,22 @@ mod tests {
             Ok(vec![0])
         );
         assert!(switches.resolve(&set("task_id", SwitchValue::Number(-1)), None).is_err());
-        let word = set("task_id", SwitchValue::Word("a".into()));
+        let word = set("task_id", SwitchValue::Name("a".into()));
         assert_eq!(switches.resolve(&word, None), Ok(vec![0]));
     }
 
     #[test]
     fn missing_switch_is_refused_or_guessed() {
-        let (none, guesses) = switches(&["a", "b"], &Own::default());
+        let (none, guesses) = switches(&["a", "b"], &ModelConfig::default());
         assert_eq!(guesses, []);
         let Err(Rejection::Unfit(message)) = none.resolve(&[], None) else { panic!() };
         assert!(message.contains("task_id") && message.contains("a, b"), "{message}");
-        let (jina, guesses) = switches(&["separation", USUAL], &Own::default());
+        let (jina, guesses) = switches(&["separation", USUAL], &ModelConfig::default());
         assert_eq!((jina.resolve(&[], None), guesses.len()), (Ok(vec![1]), 1));
         let unknown = set("other", SwitchValue::Number(1));
         let Err(Rejection::Unfit(message)) = jina.resolve(&unknown, None) else { panic!() };
         assert!(message.contains("other") && message.contains("task_id"), "{message}");
-        let word = set("task_id", SwitchValue::Word("x".into()));
+        let word = set("task_id", SwitchValue::Name("x".into()));
         assert!(matches!(jina.resolve(&word, None), Err(Rejection::Unfit(_))));
     }
 }

@@ -57,14 +57,14 @@ impl Template {
         guesses: &mut Vec<Guess>,
     ) -> Result<Option<Self>, Refusal> {
         let instruction = instruction(files)?;
-        let own = files.own.template.as_deref();
-        if own == Some(NONE) {
+        let configured = files.model_config.template.as_deref();
+        if configured == Some(NONE) {
             return Ok(None);
         }
-        if own == Some(QWEN3_NAME) {
+        if configured == Some(QWEN3_NAME) {
             return Self::qwen3(instruction).map(Some);
         }
-        if let Some(source) = own {
+        if let Some(source) = configured {
             return Self::render("onnxd.toml: template", source, &|query, document| {
                 context! { query, document, instruction => instruction.clone() }
             })
@@ -226,7 +226,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::families::own::Own;
+    use crate::families::config::ModelConfig;
 
     const ROLES: &str = "{%- for m in messages %}{%- if m.role == 'query' %}Q:{{ m.content }}|\
         {%- elif m.role == 'document' %}D:{{ m.content.strip() }}{%- endif %}{%- endfor %}<end>";
@@ -239,9 +239,9 @@ mod tests {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let own = Own::read(dir.path())?;
+        let model_config = ModelConfig::read(dir.path())?;
         let mut guesses = Vec::new();
-        let files = Files::read(dir.path(), &own)?;
+        let files = Files::read(dir.path(), &model_config)?;
         Ok((Template::read(&files, is_generative, &mut guesses)?, guesses.len()))
     }
 
@@ -255,16 +255,17 @@ mod tests {
 
     #[test]
     fn template_in_onnxd_toml_overrides_the_chat_template() {
-        let own = ("onnxd.toml", "template = \"{{ document }} / {{ query }}?\"");
-        let template = read(&[("chat_template.jinja", ROLES), own], true).unwrap().0.unwrap();
+        let onnxd_toml = ("onnxd.toml", "template = \"{{ document }} / {{ query }}?\"");
+        let template =
+            read(&[("chat_template.jinja", ROLES), onnxd_toml], true).unwrap().0.unwrap();
         assert_eq!((&*template.fill("q", "d"), template.end()), ("d / q", "?"));
     }
 
     #[test]
     fn incomplete_or_endless_template_is_refused() {
         for source in ["{{ query }}", "{{ query }}{{ query }}{{ document }}", "{% if %}"] {
-            let own = format!("template = {source:?}");
-            let message = read(&[("onnxd.toml", &own)], true).unwrap_err().message;
+            let onnxd_toml = format!("template = {source:?}");
+            let message = read(&[("onnxd.toml", &onnxd_toml)], true).unwrap_err().message;
             assert!(message.contains("template"), "{message}");
         }
         let endless =

@@ -7,8 +7,8 @@ use onnxd_proto::{
 };
 
 use super::{
-    describe::describe, files::task::named_labels, microbatch, model::TextModel, prepare::Asked,
-    readout::Numbers,
+    describe::describe, files::task::named_labels, microbatch, model::TextModel,
+    prepare::TextRequest, readout::Numbers,
 };
 use crate::artifacts::probes;
 
@@ -39,11 +39,11 @@ pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
     let dimension = dimension.unwrap_or(0);
     require_sendable(version, dimension)?;
     try_highest_id(version)?;
-    let asked = match version.settings().task {
-        Task::Rerank => Asked::pair(probes::ORDINARY, probes::ORDINARY),
-        _ => Asked::text(probes::ORDINARY),
+    let request = match version.settings().task {
+        Task::Rerank => TextRequest::pair(probes::ORDINARY, probes::ORDINARY),
+        _ => TextRequest::text(probes::ORDINARY),
     };
-    let numbers = version.run_one(&asked)?;
+    let numbers = version.run_one(&request)?;
     require_finite(version, &numbers)?;
     try_pair(version)?;
     facts(version, dimension)
@@ -125,7 +125,7 @@ fn try_pair(version: &mut TextModel) -> Result<(), Refusal> {
     if version.settings().task != Task::Classify {
         return Ok(());
     }
-    let numbers = version.run_one(&Asked::pair(probes::ORDINARY, probes::ORDINARY))?;
+    let numbers = version.run_one(&TextRequest::pair(probes::ORDINARY, probes::ORDINARY))?;
     require_finite(version, &numbers)
 }
 

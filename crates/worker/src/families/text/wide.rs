@@ -10,14 +10,14 @@ use std::{
 use tracing::{debug, warn};
 
 use crate::{
-    families::family::Later,
+    families::family::DeferredJob,
     process::affinity,
     session::{Runtime, Session, SessionError},
 };
 
 /// The session; `None` until it is created.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wide(Arc<Mutex<Option<Session>>>);
+pub(crate) struct WideSession(Arc<Mutex<Option<Session>>>);
 
 /// What the session is created from.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl WideSpec {
     }
 }
 
-impl Wide {
+impl WideSession {
     /// Returns the session, if it exists and is not locked.
     pub(crate) fn get(&self) -> Option<MutexGuard<'_, Option<Session>>> {
         let session = match self.0.try_lock() {
@@ -53,7 +53,7 @@ impl Wide {
 
     /// Returns the task that creates the session, unless the version is dropped first. A failure
     /// only costs speed.
-    pub(crate) fn creation_task(&self, spec: WideSpec) -> Later {
+    pub(crate) fn creation_task(&self, spec: WideSpec) -> DeferredJob {
         let slot = Arc::downgrade(&self.0);
         Box::new(move || {
             if let Some(slot) = slot.upgrade() {

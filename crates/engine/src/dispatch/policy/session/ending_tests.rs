@@ -8,14 +8,14 @@ use crate::dispatch::{
         restarts::End,
         session::{
             Progress, Session,
-            script::{ended, send, serving, session},
+            script::{exit, send, serving, session},
         },
     },
     worker::State,
 };
 
 fn crash(session: &mut Session, now: Instant) -> Progress {
-    session.process_ended(ended(End::Accident), now)
+    session.process_ended(exit(End::Accident), now)
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn process_and_socket_may_end_in_either_order() {
     assert!(worker.finish(now, 0.0).is_none(), "its socket is still open");
     assert_eq!(worker.socket_ended(), Progress::Over);
     assert!(!worker.listens_to(1));
-    assert_eq!(worker.finish(now, 0.0).unwrap().ended, ended(End::Accident));
+    assert_eq!(worker.finish(now, 0.0).unwrap().exit, exit(End::Accident));
 
     let mut worker = serving(now, 9);
     assert_eq!(worker.socket_ended(), Progress::Waits);
@@ -54,7 +54,7 @@ fn a_process_that_did_not_start_has_no_socket_to_await() {
     let now = Instant::now();
     let mut worker = session(now, 9);
     assert_eq!(worker.start_due(now), Some(1));
-    assert_eq!(worker.process_ended(ended(End::NotStarted), now), Progress::Over);
+    assert_eq!(worker.process_ended(exit(End::NotStarted), now), Progress::Over);
 }
 
 #[test]

@@ -7,16 +7,16 @@ use onnxd_telemetry::metrics::KillReason;
 
 use crate::dispatch::{
     policy::{
-        groups::{Suspect, Unanswered},
-        restarts::{Counts, End},
+        groups::{Suspect, UnansweredItems},
+        restarts::{CountsAsDeath, End},
         session::{
             Phase, Session,
-            process::{Body, Conduct, Ping, Process, Socket, Stage},
+            process::{Liveness, Ping, Process, ProcessState, Socket, Stage},
         },
     },
     worker::State,
 };
-use crate::pool::ended::Ended;
+use crate::pool::process_exit::ProcessExit;
 
 /// Whether a process is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) enum Blame {
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// How the process ended.
-    pub ended: Ended,
+    pub exit: ProcessExit,
     /// The worker's new state.
     pub state: State,
     /// Whether it exited as requested by recycling.
@@ -51,7 +51,7 @@ pub(crate) struct Finished {
     /// Whether this counts as a restart.
     pub restarted: bool,
     /// Whether it counts in the budget of all workers.
-    pub counts: Counts,
+    pub counts: CountsAsDeath,
 }
 
 impl Session {
@@ -98,24 +98,26 @@ impl Session {
     /// there is no process or it was killed already.
     #[must_use]
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) -> bool {
-        let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut() else {
+        let Some(Process { state: ProcessState::Running { liveness, .. }, .. }) =
+            self.process_mut()
+        else {
             return false;
         };
-        let is_new = !matches!(conduct, Conduct::Killed(_));
+        let is_new = !matches!(liveness, Liveness::Killed(_));
         if is_new {
-            *conduct = Conduct::Killed(reason);
+            *liveness = Liveness::Killed(reason);
         }
         is_new
     }
 
     /// Records that the process exited or could not be started. Its last messages may still be
     /// unread.
-    pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
+    pub(crate) fn process_ended(&mut self, exit: ProcessExit, now: Instant) -> Progress {
         self.hang_up();
         let Some(process) = self.process_mut() else { return Progress::Waits };
         let killed = process.killed();
-        if !matches!(process.body, Body::Ended { .. }) {
-            process.body = Body::Ended { ended, at: now, killed };
+        if !matches!(process.state, ProcessState::Exited { .. }) {
+            process.state = ProcessState::Exited { exit, at: now, killed };
         }
         self.progress()
     }
@@ -159,9 +161,9 @@ impl Session {
     }
 
     /// Returns how the process ended, until [`Session::finish`].
-    pub(crate) fn ended(&self) -> Option<&Ended> {
-        match &self.process()?.body {
-            Body::Ended { ended, .. } => Some(ended),
+    pub(crate) fn exit(&self) -> Option<&ProcessExit> {
+        match &self.process()?.state {
+            ProcessState::Exited { exit, .. } => Some(exit),
             _ => None,
         }
     }
@@ -173,14 +175,14 @@ impl Session {
         &self,
         committed: impl Fn(Slot) -> Generation,
     ) -> (Blame, Option<(Slot, Generation)>) {
-        let Some((process, ended)) = self.process().zip(self.ended()) else {
+        let Some((process, exit)) = self.process().zip(self.exit()) else {
             return (Blame::Nothing, None);
         };
-        if self.was_stopped() || self.is_recycled() || ended.scarce {
+        if self.was_stopped() || self.is_recycled() || exit.scarce {
             return (Blame::Nothing, None);
         }
         let blame = match process.killed() {
-            None if ended.is_blameless() => Blame::Killed,
+            None if exit.is_blameless() => Blame::Killed,
             _ => Blame::Fault,
         };
         let load = match &process.stage {
@@ -188,8 +190,8 @@ impl Session {
             Stage::Serving(service) => {
                 // Triggered by a ping rather than a group.
                 let was_idle = service.groups.is_empty() && process.socket != Socket::Broken;
-                let asked = was_idle && service.ping != Ping::None && !ended.is_blameless();
-                asked.then(|| process.loads.behind(committed)).flatten()
+                let was_pinged = was_idle && service.ping != Ping::None && !exit.is_blameless();
+                was_pinged.then(|| process.loads.behind(committed)).flatten()
             }
             Stage::Recycling(_) | Stage::Stopping(_) => None,
         };
@@ -204,7 +206,7 @@ impl Session {
 
     /// Takes the unanswered groups, which another worker must compute. Nothing more is sent to this
     /// one.
-    pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
+    pub(crate) fn take_unanswered(&mut self) -> Vec<UnansweredItems> {
         self.hang_up();
         let suspect = if self.was_stopped() { Suspect::Nothing } else { Suspect::First };
         let Some(process) = self.process_mut() else { return Vec::new() };
@@ -222,22 +224,22 @@ impl Session {
                 return None;
             }
         };
-        let Body::Ended { ended, .. } = process.body else { return None };
+        let ProcessState::Exited { exit, .. } = process.state else { return None };
         let is_recycled = matches!(process.stage, Stage::Recycling(_));
-        let recycled = is_recycled && ended.code == Some(ExitStatus::Fine as i32);
-        let wrong = ended.code == Some(ExitStatus::Configuration as i32);
+        let recycled = is_recycled && exit.code == Some(ExitStatus::Success as i32);
+        let wrong = exit.code == Some(ExitStatus::Configuration as i32);
         let unrecoverable = process
             .unrecoverable
             .or_else(|| wrong.then(|| "invalid configuration; see the worker's log".to_owned()));
         let end = match &unrecoverable {
             Some(_) => End::Permanent,
-            None if ended.scarce => End::NotStarted,
+            None if exit.scarce => End::NotStarted,
             None if recycled => End::Requested,
             None => End::Accident,
         };
         let restarts = self.history.restarts();
         let counts = match process.stage {
-            Stage::Stopping(_) => Counts::No,
+            Stage::Stopping(_) => CountsAsDeath::No,
             Stage::Starting { .. } => self.wait(now, (end, None), unrecoverable, jitter),
             Stage::Serving(service) | Stage::Recycling(service) => {
                 let ready_for = now.saturating_duration_since(service.since);
@@ -245,7 +247,7 @@ impl Session {
             }
         };
         let restarted = self.history.restarts() > restarts;
-        Some(Finished { ended, state: self.state(), recycled, restarted, counts })
+        Some(Finished { exit, state: self.state(), recycled, restarted, counts })
     }
 
     fn wait(
@@ -254,7 +256,7 @@ impl Session {
         (end, ready_for): (End, Option<std::time::Duration>),
         unrecoverable: Option<String>,
         jitter: f64,
-    ) -> Counts {
+    ) -> CountsAsDeath {
         let (wait, counts) = self.history.ended(now, end, ready_for, jitter);
         self.phase = wait.map_or(Phase::Failed(unrecoverable), Phase::Backoff);
         counts

@@ -34,9 +34,9 @@ pub(crate) use ends::{Blame, Finished, Progress};
 
 use crate::dispatch::{
     policy::{
-        overdue::Due,
-        restarts::{History, Wait},
-        session::process::{Body, Conduct, Process, Service, Socket, Stage},
+        overdue::OverdueAction,
+        restarts::{History, RestartTimes},
+        session::process::{Liveness, Process, ProcessState, Service, Socket, Stage},
     },
     worker::{Load, State},
 };
@@ -60,7 +60,7 @@ pub struct Session {
 #[derive(Debug)]
 enum Phase {
     /// No process; waiting to be started.
-    Backoff(Wait),
+    Backoff(RestartTimes),
     /// Has a process.
     Alive(Process),
     /// Ended on request.
@@ -84,7 +84,7 @@ impl Session {
     /// minute.
     pub fn new(now: Instant, models: usize, restarts_max: u32) -> Self {
         Self {
-            phase: Phase::Backoff(Wait { start_at: now, soonest: now }),
+            phase: Phase::Backoff(RestartTimes { start_at: now, soonest: now }),
             models,
             epoch: 0,
             history: History::new(restarts_max),
@@ -187,10 +187,10 @@ impl Session {
     /// Records that the requested process runs.
     pub(crate) fn process_started(&mut self, now: Instant) -> SocketAction {
         let Some(process) = self.process_mut() else { return SocketAction::Refuse };
-        let Body::Requested = process.body else { return SocketAction::Refuse };
+        let ProcessState::Requested = process.state else { return SocketAction::Refuse };
         let wanted = matches!(process.stage, Stage::Starting { .. });
-        let conduct = if wanted { Conduct::Normal } else { Conduct::Killed(None) };
-        process.body = Body::Running { since: now, conduct };
+        let liveness = if wanted { Liveness::Normal } else { Liveness::Killed(None) };
+        process.state = ProcessState::Running { since: now, liveness };
         if wanted { SocketAction::Connect } else { SocketAction::Refuse }
     }
 
@@ -266,19 +266,21 @@ impl Session {
 
     /// Records that its process was stopped (`SIGSTOP`).
     pub(crate) fn stopped(&mut self, now: Instant) {
-        if let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut()
-            && *conduct == Conduct::Normal
+        if let Some(Process { state: ProcessState::Running { liveness, .. }, .. }) =
+            self.process_mut()
+            && *liveness == Liveness::Normal
         {
-            *conduct = Conduct::Stopped(now);
+            *liveness = Liveness::Stopped(now);
         }
     }
 
     /// Records that its process continued.
     pub(crate) fn continued(&mut self) {
-        if let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut()
-            && let Conduct::Stopped(_) = conduct
+        if let Some(Process { state: ProcessState::Running { liveness, .. }, .. }) =
+            self.process_mut()
+            && let Liveness::Stopped(_) = liveness
         {
-            *conduct = Conduct::Normal;
+            *liveness = Liveness::Normal;
         }
     }
 
@@ -309,14 +311,14 @@ impl Session {
     }
 
     /// Returns the action that is due now, if any.
-    pub(crate) fn due(&self, now: Instant, supervision: &Supervision) -> Option<Due> {
+    pub(crate) fn due(&self, now: Instant, supervision: &Supervision) -> Option<OverdueAction> {
         use crate::dispatch::policy::overdue::Overdue;
         let process = self.process()?;
         match process.overdue().find(|what| what.at(supervision) <= now)? {
-            Overdue::Group(_) => Some(Due::Terminate),
+            Overdue::Group(_) => Some(OverdueAction::Terminate),
             // Takes precedence over other reasons: a stopped process cannot react to anything.
-            _ if process.is_stopped() => Some(Due::Kill(KillReason::Stopped)),
-            _ => Some(Due::Kill(KillReason::Hung)),
+            _ if process.is_stopped() => Some(OverdueAction::Kill(KillReason::Stopped)),
+            _ => Some(OverdueAction::Kill(KillReason::Hung)),
         }
     }
 
@@ -353,7 +355,7 @@ impl AsRef<Session> for Session {
 /// Shortens the wait of one worker if none serves or is starting, because clients are waiting.
 /// Chooses the one with the shortest wait, and starts it as early as its own failed starts allow.
 pub(crate) fn shorten_wait<'a>(workers: impl Iterator<Item = &'a mut Session>) {
-    let mut first: Option<&mut Wait> = None;
+    let mut first: Option<&mut RestartTimes> = None;
     for worker in workers {
         match (worker.state(), &mut worker.phase) {
             (State::Starting | State::Ready | State::Busy, _) => return,

@@ -12,13 +12,13 @@ use crate::dispatch::policy::{
     overdue::{Overdue, READ_GRACE},
     session::loads::Loads,
 };
-use crate::pool::ended::Ended;
+use crate::pool::process_exit::ProcessExit;
 
 /// A process and its state.
 #[derive(Debug)]
 pub(super) struct Process {
     pub stage: Stage,
-    pub body: Body,
+    pub state: ProcessState,
     pub socket: Socket,
     pub loads: Loads,
     /// The reason a restart cannot succeed, if any.
@@ -60,18 +60,18 @@ pub(super) enum Ping {
 
 /// The state of the operating system process.
 #[derive(Debug)]
-pub(super) enum Body {
-    /// The keeper was told to start it.
+pub(super) enum ProcessState {
+    /// The process monitor was told to start it.
     Requested,
     /// Running.
-    Running { since: Instant, conduct: Conduct },
+    Running { since: Instant, liveness: Liveness },
     /// Exited; its last messages may still be unread.
-    Ended { ended: Ended, at: Instant, killed: Option<KillReason> },
+    Exited { exit: ProcessExit, at: Instant, killed: Option<KillReason> },
 }
 
 /// Whether a running process makes progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Conduct {
+pub(super) enum Liveness {
     Normal,
     /// Stopped (`SIGSTOP`) at this time.
     Stopped(Instant),
@@ -98,7 +98,7 @@ impl Process {
     pub(super) fn new(models: usize) -> Self {
         Self {
             stage: Stage::Starting { to_load: Vec::new() },
-            body: Body::Requested,
+            state: ProcessState::Requested,
             socket: Socket::Unopened,
             loads: Loads::new(models),
             unrecoverable: None,
@@ -129,36 +129,36 @@ impl Process {
 
     /// Returns whether both the process and its socket have ended.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.body, Body::Ended { .. }) && !self.listens()
+        matches!(self.state, ProcessState::Exited { .. }) && !self.listens()
     }
 
     /// Returns until when to read the messages of an exited process.
     pub(super) fn read_until(&self) -> Option<Instant> {
-        match self.body {
-            Body::Ended { at, .. } if self.listens() => Some(at + READ_GRACE),
+        match self.state {
+            ProcessState::Exited { at, .. } if self.listens() => Some(at + READ_GRACE),
             _ => None,
         }
     }
 
-    pub(super) fn conduct(&self) -> Option<Conduct> {
-        match self.body {
-            Body::Running { conduct, .. } => Some(conduct),
+    pub(super) fn liveness(&self) -> Option<Liveness> {
+        match self.state {
+            ProcessState::Running { liveness, .. } => Some(liveness),
             _ => None,
         }
     }
 
     pub(super) fn is_stopped(&self) -> bool {
         matches!(
-            self.conduct(),
-            Some(Conduct::Stopped(_) | Conduct::Killed(Some(KillReason::Stopped)))
+            self.liveness(),
+            Some(Liveness::Stopped(_) | Liveness::Killed(Some(KillReason::Stopped)))
         )
     }
 
     /// Returns why the supervisor killed it, if it did.
     pub(super) fn killed(&self) -> Option<KillReason> {
-        match &self.body {
-            Body::Running { conduct: Conduct::Killed(reason), .. } => *reason,
-            Body::Ended { killed, .. } => *killed,
+        match &self.state {
+            ProcessState::Running { liveness: Liveness::Killed(reason), .. } => *reason,
+            ProcessState::Exited { killed, .. } => *killed,
             _ => None,
         }
     }
@@ -175,17 +175,17 @@ impl Process {
             Ping::Sent(at) | Ping::Owed(at) if is_idle => Some(Overdue::Pinged(at)),
             _ => None,
         };
-        let (starting, stopped, is_killed) = match self.body {
-            Body::Running { since, conduct } => {
+        let (starting, stopped, is_killed) = match self.state {
+            ProcessState::Running { since, liveness } => {
                 let is_starting = matches!(self.stage, Stage::Starting { .. });
-                let stopped = match conduct {
-                    Conduct::Stopped(at) => Some(Overdue::Stopped(at)),
+                let stopped = match liveness {
+                    Liveness::Stopped(at) => Some(Overdue::Stopped(at)),
                     _ => None,
                 };
                 let starting = is_starting.then_some(Overdue::Starting(since));
-                (starting, stopped, matches!(conduct, Conduct::Killed(_)))
+                (starting, stopped, matches!(liveness, Liveness::Killed(_)))
             }
-            Body::Requested | Body::Ended { .. } => (None, None, false),
+            ProcessState::Requested | ProcessState::Exited { .. } => (None, None, false),
         };
         let all = group.into_iter().chain(stopped).chain(starting).chain(ping);
         all.filter(move |_| !is_killed)

@@ -7,22 +7,22 @@ use onnxd_proto::exit::ExitStatus;
 use crate::dispatch::{
     item::Priority,
     policy::{
-        groups::Sent,
-        restarts::{Counts, End},
+        groups::SentGroup,
+        restarts::{CountsAsDeath, End},
         scheduler::Group,
         session::{Progress, Session, SocketAction},
     },
 };
-use crate::pool::ended::Ended;
+use crate::pool::process_exit::ProcessExit;
 
-/// Returns an end of this kind, as the keeper reports it.
-pub(crate) fn ended(end: End) -> Ended {
-    let unknown = || Ended::unknown("test".into());
+/// Returns an end of this kind, as the process monitor reports it.
+pub(crate) fn exit(end: End) -> ProcessExit {
+    let unknown = || ProcessExit::unknown("test".into());
     match end {
-        End::Accident => Ended { signal: Some(11), ..unknown() },
-        End::NotStarted => Ended { scarce: true, ..unknown() },
-        End::Requested => Ended { code: Some(ExitStatus::Fine as i32), ..unknown() },
-        End::Permanent => Ended { code: Some(ExitStatus::Configuration as i32), ..unknown() },
+        End::Accident => ProcessExit { signal: Some(11), ..unknown() },
+        End::NotStarted => ProcessExit { scarce: true, ..unknown() },
+        End::Requested => ProcessExit { code: Some(ExitStatus::Success as i32), ..unknown() },
+        End::Permanent => ProcessExit { code: Some(ExitStatus::Configuration as i32), ..unknown() },
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn serving(now: Instant, restarts_max: u32) -> Session {
 /// Sends a group of one item if the worker may receive one.
 pub(crate) fn send(session: &mut Session, id: u64) {
     if session.is_idle() {
-        let sent = Sent { id, wide: false, deadline: None, committed: 1 };
+        let sent = SentGroup { id, wide: false, deadline: None, committed: 1 };
         let priority = Priority::Interactive;
         let group = Group { slot: 0, priority, items: vec![id], micros: 5_000 };
         session.group_sent(&group, sent);
@@ -60,9 +60,9 @@ pub(crate) fn send(session: &mut Session, id: u64) {
 
 /// Ends the process and its socket. Returns whether that counts in the budget of all workers.
 pub(crate) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) -> bool {
-    let process = session.process_ended(ended(end), now);
+    let process = session.process_ended(exit(end), now);
     let socket = session.socket_ended();
     assert!(!(process == Progress::Over && socket == Progress::Over), "finished twice");
     drop(session.take_unanswered());
-    session.finish(now, jitter).is_some_and(|finished| finished.counts == Counts::Yes)
+    session.finish(now, jitter).is_some_and(|finished| finished.counts == CountsAsDeath::Yes)
 }

@@ -9,13 +9,13 @@ use onnxd_telemetry::metrics::{KillReason, Reason};
 use crate::dispatch::{
     item::Priority,
     policy::{
-        groups::{GroupState, Sent},
-        overdue::Due,
+        groups::{GroupState, SentGroup},
+        overdue::OverdueAction,
         restarts::End,
         scheduler::{Group, ItemId},
         session::{
             Blame, Progress, SocketAction,
-            script::ended,
+            script::exit,
             shorten_wait,
             simulation_world::{MODELS, Message, Process, SUPERVISION, World},
         },
@@ -35,7 +35,7 @@ impl World {
         self.process = Some(Process { epoch, ..Process::default() });
     }
 
-    /// The keeper reports that the process runs or could not be started.
+    /// The process monitor reports that the process runs or could not be started.
     fn started(&mut self) {
         let fails = self.below(12) == 0;
         let Some(process) = &mut self.process else { return };
@@ -73,7 +73,8 @@ impl World {
         let id = self.last;
         self.last += count;
         let deadline = Some(self.now + Duration::from_millis(500));
-        let sent = Sent { id, wide: false, deadline, committed: self.committed[usize::from(slot)] };
+        let sent =
+            SentGroup { id, wide: false, deadline, committed: self.committed[usize::from(slot)] };
         let group = Group { slot, priority, items: items.clone(), micros: 1_000 };
         self.session.group_sent(&group, sent);
         assert_eq!(self.session.state(), State::Busy);
@@ -101,12 +102,12 @@ impl World {
         }
     }
 
-    /// The keeper reports how the process ended.
+    /// The process monitor reports how the process ended.
     fn report_end(&mut self) {
         let Some(process) = &mut self.process else { return };
         let Some(end) = process.ended.filter(|_| process.is_reported) else { return };
-        if self.session.ended().is_none() {
-            let mut how = ended(end);
+        if self.session.exit().is_none() {
+            let mut how = exit(end);
             if process.killed && end == End::Accident {
                 how.signal = Some(9);
             }
@@ -136,7 +137,7 @@ impl World {
             Message::Ready => self.session.ready(self.now),
             Message::Loaded(slot, generation) => self.loaded(slot, generation),
             Message::LoadFailed(slot, generation) => self.session.load_failed(slot, generation),
-            Message::Answer(group, places) => self.answered(group, &places),
+            Message::Answer(group, indices) => self.answered(group, &indices),
             Message::Pong | Message::End => {}
         }
     }
@@ -155,8 +156,8 @@ impl World {
         }
     }
 
-    fn answered(&mut self, group: u64, places: &[u32]) {
-        let taken = self.session.answered(group, places.iter().copied()).unwrap();
+    fn answered(&mut self, group: u64, indices: &[u32]) {
+        let taken = self.session.answered(group, indices.iter().copied()).unwrap();
         let out = self.out.get_mut(&group).unwrap();
         for item in taken.items {
             assert!(self.settled.insert(item), "seed {}: answered twice", self.seed);
@@ -166,7 +167,7 @@ impl World {
         if out.is_empty() {
             self.out.remove(&group);
         }
-        assert!(self.session.answered(group, places.iter().copied()).is_none(), "answered twice");
+        assert!(self.session.answered(group, indices.iter().copied()).is_none(), "answered twice");
     }
 
     fn ping(&mut self) {
@@ -188,7 +189,7 @@ impl World {
 
     /// Records a sign of life and sends an owed ping.
     fn hear(&mut self) {
-        if self.session.heard() {
+        if self.session.message_received() {
             assert!(self.is_ping_owed, "seed {}: an unrequested ping", self.seed);
             self.reached.insert("owed ping");
             self.send_ping();
@@ -196,7 +197,7 @@ impl World {
             let can = self.session.is_idle() || self.session.is_nearly_idle();
             assert!(!can || !self.is_ping_owed, "seed {}: an owed ping is never sent", self.seed);
         }
-        assert!(!self.session.heard(), "a ping is owed only once");
+        assert!(!self.session.message_received(), "a ping is owed only once");
     }
 
     fn progress(&mut self, progress: Progress) {
@@ -242,12 +243,12 @@ impl World {
         }
         match self.session.due(self.now, &SUPERVISION) {
             None => {}
-            Some(Due::Terminate) => {
+            Some(OverdueAction::Terminate) => {
                 let (now, long) = (self.now, self.below(2) == 0);
                 let later = now + Duration::from_secs(u64::from(long));
                 let _ = self.session.terminate(|_| Some(later), now);
             }
-            Some(Due::Kill(reason)) => {
+            Some(OverdueAction::Kill(reason)) => {
                 let process = self.process.as_mut().unwrap();
                 assert!(!process.killed, "seed {}: killed twice", self.seed);
                 assert_eq!(reason == KillReason::Stopped, process.is_stopped);
@@ -355,7 +356,7 @@ impl World {
 }
 
 #[test]
-fn a_session_keeps_its_promises_in_any_event_order() {
+fn session_invariants_hold_in_any_event_order() {
     let mut reached = BTreeSet::new();
     let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {

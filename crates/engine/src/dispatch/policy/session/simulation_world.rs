@@ -18,7 +18,7 @@ pub(super) const SUPERVISION: Supervision = Supervision {
     restarts_max: 6,
 };
 
-/// Messages still in the socket, and reports that the keeper still has to send.
+/// Messages still in the socket, and reports that the process monitor still has to send.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     Hello,
@@ -76,11 +76,11 @@ impl Process {
                 self.messages.push_back(Message::Pong);
             }
             _ => {
-                let Some((id, places)) = self.groups.front_mut() else { return };
-                let rest = if some { places.split_off(1) } else { Vec::new() };
-                self.messages.push_back(Message::Answer(*id, std::mem::take(places)));
-                *places = rest;
-                if places.is_empty() {
+                let Some((id, indices)) = self.groups.front_mut() else { return };
+                let rest = if some { indices.split_off(1) } else { Vec::new() };
+                self.messages.push_back(Message::Answer(*id, std::mem::take(indices)));
+                *indices = rest;
+                if indices.is_empty() {
                     self.groups.pop_front();
                 }
             }

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use crate::dispatch::policy::{
-    groups::{Groups, Sent, Taken},
+    groups::{Groups, SentGroup, TakenItems},
     scheduler::{Charge, Group, ItemId},
     session::{
         Session,
-        process::{Conduct, Ping, Process, Service, Socket, Stage},
+        process::{Liveness, Ping, Process, Service, Socket, Stage},
     },
 };
 
@@ -30,7 +30,7 @@ impl Session {
     /// its socket is open.
     fn ready_service(&self) -> Option<&Service> {
         let process = self.process()?;
-        let killed = matches!(process.conduct(), Some(Conduct::Killed(_)) | None);
+        let killed = matches!(process.liveness(), Some(Liveness::Killed(_)) | None);
         match &process.stage {
             Stage::Serving(service) if process.socket == Socket::Open && !killed => Some(service),
             _ => None,
@@ -49,7 +49,7 @@ impl Session {
     }
 
     /// Records that the worker was sent a group.
-    pub(crate) fn group_sent(&mut self, group: &Group, sent: Sent) {
+    pub(crate) fn group_sent(&mut self, group: &Group, sent: SentGroup) {
         debug_assert!(self.ready_service().is_some(), "only a serving worker receives a group");
         if let Some(service) = self.service_mut() {
             service.groups.push(group, sent);
@@ -66,9 +66,9 @@ impl Session {
     pub(crate) fn answered(
         &mut self,
         group: u64,
-        places: impl Iterator<Item = u32>,
-    ) -> Option<Taken> {
-        self.service_mut()?.groups.answered(group, places)
+        indices: impl Iterator<Item = u32>,
+    ) -> Option<TakenItems> {
+        self.service_mut()?.groups.answered(group, indices)
     }
 
     /// Returns the id of the group to terminate now because the deadline of an unanswered item has
@@ -108,7 +108,7 @@ impl Session {
     /// Records an incoming message, which is a sign of life. Returns whether to send an owed ping
     /// now; then call [`Session::pinged`].
     #[must_use]
-    pub(crate) fn heard(&mut self) -> bool {
+    pub(crate) fn message_received(&mut self) -> bool {
         let Some(service) = self.service_mut() else { return false };
         let owed = matches!(service.ping, Ping::Owed(_));
         service.ping = Ping::None;

@@ -173,7 +173,7 @@ fn parameter(value: Value) -> Parameter {
     match value {
         Value::Bool(value) => Parameter::Bool(value),
         Value::Number(number) => number.as_i64().map_or(Parameter::Other, Parameter::Number),
-        Value::String(word) => Parameter::Word(word),
+        Value::String(word) => Parameter::String(word),
         _ => Parameter::Other,
     }
 }

@@ -32,8 +32,8 @@ use crate::{
         request::context,
     },
     transport::{
-        bodies::read_paid,
-        chunks::{self, held},
+        bodies::read_charged,
+        chunks::{self, with_reservation},
     },
 };
 
@@ -141,7 +141,7 @@ async fn try_infer(
 ) -> Result<Response<Body>, Fault> {
     let (engine, context) = (&app.engine, context(request.headers())?);
     let json_bytes = binary::json_bytes(request.headers())?;
-    let body = read_paid(engine.memory(), request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await?;
+    let body = read_charged(engine.memory(), request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await?;
     let (request, encoding) = match json_bytes {
         Some(0) => {
             let (model, version) = model;
@@ -221,11 +221,11 @@ fn response(
         not_in_json(culprit.map_or("", |output| &output.name))
     })?;
     if raw.is_empty() {
-        let body = chunks::body(held([json.into()], reservation));
+        let body = chunks::body(with_reservation([json.into()], reservation));
         return Ok(answer::response(&origin, "application/json", body));
     }
     let json_bytes = json.len();
-    let body = chunks::body(held([json.into()].into_iter().chain(raw), reservation));
+    let body = chunks::body(with_reservation([json.into()].into_iter().chain(raw), reservation));
     let mut response = answer::response(&origin, "application/octet-stream", body);
     response.headers_mut().insert(binary::HEADER, HeaderValue::from(json_bytes));
     Ok(response)

@@ -3,7 +3,7 @@
 use onnxd_proto::domain::{Activation, Guess, Refusal, Task};
 
 use super::{Files, json::contract, late::Late, length, plan::Plan, prompts::Prompts, task};
-use crate::families::own::Own;
+use crate::families::config::ModelConfig;
 
 /// Names for the values of a switch.
 const WORDS_MAX: usize = 256;
@@ -46,8 +46,8 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     let (task, guess) = task::of(files)?;
     guesses.extend(guess);
     let mut plan = Plan::read(files)?;
-    require_fitting_keys(files.own, task)?;
-    if let Some(pooling) = &files.own.pooling {
+    require_fitting_keys(files.model_config, task)?;
+    if let Some(pooling) = &files.model_config.pooling {
         plan.routes.iter_mut().for_each(|route| route.pooling = Some(pooling.clone()));
     }
     let labels = match task {
@@ -68,7 +68,7 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
         max_tokens,
         first_position: length::first_position(&files.config)?,
         plan,
-        normalize: files.own.normalize,
+        normalize: files.model_config.normalize,
         lowercase: files.transformer.get("do_lower_case")?.unwrap_or(false),
         labels,
         activation,
@@ -80,19 +80,23 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
 }
 
 /// Refuses keys of `onnxd.toml` that do not apply to this task, so that no key is silently ignored.
-fn require_fitting_keys(own: &Own, task: Task) -> Result<(), Refusal> {
+fn require_fitting_keys(model_config: &ModelConfig, task: Task) -> Result<(), Refusal> {
     use Task::{Classify, Embed, MultiVector, Rerank, Sparse};
     let embeds = matches!(task, Embed | Sparse | MultiVector);
     let keys = [
-        ("pooling", own.pooling.is_some(), matches!(task, Embed | Sparse)),
-        ("normalize", own.normalize.is_some(), task == Embed),
-        ("activation", own.activation.is_some(), matches!(task, Classify | Rerank)),
-        ("template", own.template.is_some(), task == Rerank),
-        ("true_token", own.true_token.is_some(), task == Rerank),
-        ("false_token", own.false_token.is_some(), own.true_token.is_some()),
-        ("relevant_label", own.relevant_label.is_some(), task == Rerank),
-        ("prompts", !own.prompts.is_empty(), embeds || task == Rerank),
-        ("default_prompt_name", own.default_prompt_name.is_some(), embeds || task == Rerank),
+        ("pooling", model_config.pooling.is_some(), matches!(task, Embed | Sparse)),
+        ("normalize", model_config.normalize.is_some(), task == Embed),
+        ("activation", model_config.activation.is_some(), matches!(task, Classify | Rerank)),
+        ("template", model_config.template.is_some(), task == Rerank),
+        ("true_token", model_config.true_token.is_some(), task == Rerank),
+        ("false_token", model_config.false_token.is_some(), model_config.true_token.is_some()),
+        ("relevant_label", model_config.relevant_label.is_some(), task == Rerank),
+        ("prompts", !model_config.prompts.is_empty(), embeds || task == Rerank),
+        (
+            "default_prompt_name",
+            model_config.default_prompt_name.is_some(),
+            embeds || task == Rerank,
+        ),
     ];
     match keys.iter().find(|(_, is_set, fits)| *is_set && !fits) {
         None => Ok(()),

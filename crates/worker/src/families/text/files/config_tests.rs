@@ -5,7 +5,7 @@ use std::fs;
 use onnxd_proto::domain::RefusalKind;
 
 use super::*;
-use crate::families::own::Own;
+use crate::families::config::ModelConfig;
 
 /// Reads the settings from a directory with these files.
 fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
@@ -13,8 +13,8 @@ fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
     for (name, text) in files {
         fs::write(dir.path().join(name), text).unwrap();
     }
-    let own = Own::read(dir.path())?;
-    read(&Files::read(dir.path(), &own)?)
+    let model_config = ModelConfig::read(dir.path())?;
+    read(&Files::read(dir.path(), &model_config)?)
 }
 
 #[test]
@@ -68,8 +68,8 @@ fn unknown_default_prompt_is_refused() {
     let text = r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query", "x": 1}"#;
     let prompts = settings(&[(file, text)]).unwrap().prompts;
     assert_eq!((&prompts.named["query"][..], prompts.default.as_deref()), ("q: ", Some("query")));
-    let own = ("onnxd.toml", "default_prompt_name = \"d\"\nprompts = { d = \"doc: \" }");
-    let prompts = settings(&[(file, text), own]).unwrap().prompts;
+    let onnxd_toml = ("onnxd.toml", "default_prompt_name = \"d\"\nprompts = { d = \"doc: \" }");
+    let prompts = settings(&[(file, text), onnxd_toml]).unwrap().prompts;
     assert_eq!((&prompts.named["d"][..], prompts.default.as_deref()), ("doc: ", Some("d")));
     let refusal = settings(&[(file, &text.replace("{\"query\"", "{\"other\""))]).unwrap_err();
     assert!(refusal.message.contains(file) && refusal.message.contains("query"), "{refusal}");

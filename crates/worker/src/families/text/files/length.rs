@@ -52,7 +52,7 @@ const ABSOLUTE: &str = "absolute";
 /// A file is malformed, or leaves no room for a text.
 pub(super) fn max_tokens(files: &Files<'_>) -> Result<u32, Refusal> {
     let positions = positions(&files.config)?;
-    let wanted = match files.own.max_tokens.map(u64::from) {
+    let wanted = match files.model_config.max_tokens.map(u64::from) {
         Some(tokens) => Some(tokens),
         None => files.transformer.get("max_seq_length")?,
     };
@@ -60,12 +60,12 @@ pub(super) fn max_tokens(files: &Files<'_>) -> Result<u32, Refusal> {
         Some(tokens) => Some(tokens),
         None => tokenizer_limit(&files.tokenizer)?.or(table_limit(files)?).or(positions),
     };
-    if let (Some(own), Some(positions)) = (files.own.max_tokens, positions)
-        && u64::from(own) > positions
+    if let (Some(max_tokens), Some(positions)) = (files.model_config.max_tokens, positions)
+        && u64::from(max_tokens) > positions
     {
         return Err(contract(format!(
-            "onnxd.toml: max_tokens = {own} exceeds the {positions} positions of config.json; set \
-             at most {positions}"
+            "onnxd.toml: max_tokens = {max_tokens} exceeds the {positions} positions of \
+             config.json; set at most {positions}"
         )));
     }
     let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
@@ -83,8 +83,8 @@ fn table_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
     if !super::is_table(files.dir)? {
         return Ok(None);
     }
-    let said = Model2Vec::read(files.dir)?.and_then(|table| table.max_tokens);
-    Ok(Some(said.map_or(TOKENS_MAX, u64::from)))
+    let declared = Model2Vec::read(files.dir)?.and_then(|table| table.max_tokens);
+    Ok(Some(declared.map_or(TOKENS_MAX, u64::from)))
 }
 
 /// Returns how many tokens the model has positions for, if `config.json` sets it.
@@ -157,17 +157,17 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::families::own::Own;
+    use crate::families::config::ModelConfig;
 
-    type Given<'a> = &'a [(&'a str, &'a str)];
+    type TestFiles<'a> = &'a [(&'a str, &'a str)];
 
-    fn found(files: Given<'_>, max_tokens: Option<u32>) -> Result<u32, Refusal> {
+    fn found(files: TestFiles<'_>, max_tokens: Option<u32>) -> Result<u32, Refusal> {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let own = Own { max_tokens, ..Own::default() };
-        super::max_tokens(&Files::read(dir.path(), &own)?)
+        let model_config = ModelConfig { max_tokens, ..ModelConfig::default() };
+        super::max_tokens(&Files::read(dir.path(), &model_config)?)
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
             r#"{"model_type": "xlm-roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#,
         );
         let tokenizer = |text| ("tokenizer_config.json", text);
-        let cases: [(Given<'_>, Option<u32>, u32); 8] = [
+        let cases: [(TestFiles<'_>, Option<u32>, u32); 8] = [
             (&[config], None, 64),
             (&[config, tokenizer(r#"{"model_max_length": 1e30}"#)], None, 64),
             (
@@ -212,8 +212,8 @@ mod tests {
             (&[config], Some(60), 60),
             (&[("config.json", r#"{"n_positions": 8192}"#)], None, 8192),
         ];
-        for (files, own, expected) in cases {
-            assert_eq!(found(files, own).unwrap(), expected, "{files:?}");
+        for (files, max_tokens, expected) in cases {
+            assert_eq!(found(files, max_tokens).unwrap(), expected, "{files:?}");
         }
     }
 

@@ -23,7 +23,7 @@ use self::{
     model2vec::Model2Vec,
     modules::{Kind, Module},
 };
-use crate::families::own::Own;
+use crate::families::config::ModelConfig;
 
 /// Architectures that occur in a file name, the usual one first.
 const TRANSFORMERS: [&str; 7] =
@@ -33,7 +33,7 @@ const TRANSFORMERS: [&str; 7] =
 #[derive(Clone, Debug)]
 pub(crate) struct Files<'a> {
     pub(crate) dir: &'a Path,
-    pub(crate) own: &'a Own,
+    pub(crate) model_config: &'a ModelConfig,
     /// The folder of the module that takes texts, with its configuration; usually empty.
     pub(crate) home: String,
     /// `modules.json`.
@@ -53,7 +53,7 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// A file is malformed.
-    pub(crate) fn read(dir: &'a Path, own: &'a Own) -> Result<Self, Refusal> {
+    pub(crate) fn read(dir: &'a Path, model_config: &'a ModelConfig) -> Result<Self, Refusal> {
         let modules = modules::read(dir)?;
         let home = home(dir, modules.as_deref())?;
         let at_home = |name: &str| match JsonFile::read(dir, &join(&home, name))? {
@@ -67,7 +67,7 @@ impl<'a> Files<'a> {
             tokenizer: at_home("tokenizer_config.json")?,
             sentence: sentence.unwrap_or_default(),
             dir,
-            own,
+            model_config,
             home,
             modules,
         })
@@ -78,11 +78,11 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// A folder leaves the version.
-    pub(crate) fn place(&self, name: &str) -> Result<Option<String>, Refusal> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<String>, Refusal> {
         for folder in [self.home.as_str(), "", "onnx"] {
-            let place = join(folder, name);
-            if json::within(self.dir, &place)?.is_file() {
-                return Ok(Some(place));
+            let path = join(folder, name);
+            if json::within(self.dir, &path)?.is_file() {
+                return Ok(Some(path));
             }
         }
         Ok(None)
@@ -140,8 +140,8 @@ impl<'a> Files<'a> {
     /// # Errors
     /// The file is malformed.
     pub(crate) fn chat_template(&self) -> Result<Option<String>, Refusal> {
-        match self.place("chat_template.jinja")? {
-            Some(place) => read_text(self.dir, &place),
+        match self.find("chat_template.jinja")? {
+            Some(path) => read_text(self.dir, &path),
             None => self.listed_chat_template(),
         }
     }

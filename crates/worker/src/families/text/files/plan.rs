@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use onnxd_proto::{
     domain::{Pooling, PoolingMode, Refusal},
-    wire::ask::Role,
+    wire::operation::Role,
 };
 
 use super::{
@@ -115,14 +115,14 @@ impl Plan {
         let router = list.iter().position(|module| module.kind == Kind::Router);
         let (routes, default) = match router {
             None => (vec![route(dir, "", list)?], 0),
-            Some(place) => {
-                let modules::Routes { routes, default } = modules::routes(dir, &list[place])?;
+            Some(index) => {
+                let modules::Routes { routes, default } = modules::routes(dir, &list[index])?;
                 // As in sentence-transformers, the first route is the default if the file names
                 // none.
                 let default = routes.iter().position(|route| Some(&route.name) == default.as_ref());
                 require_one_graph(&routes)?;
                 let all = |inner: &modules::Route| {
-                    let modules = [&list[..place], &inner.modules, &list[place + 1..]].concat();
+                    let modules = [&list[..index], &inner.modules, &list[index + 1..]].concat();
                     route(dir, &inner.name, &modules)
                 };
                 (routes.iter().map(all).collect::<Result<_, _>>()?, default.unwrap_or(0))
@@ -206,8 +206,8 @@ fn route(dir: &Path, name: &str, list: &[Module]) -> Result<Route, Refusal> {
     let mut route = Route { name: name.to_owned(), ..Route::default() };
     let mut sources = 0;
     let is_pooled_later =
-        |place: usize| list[place..].iter().any(|module| module.kind == Kind::Pooling);
-    for (place, module) in list.iter().enumerate() {
+        |index: usize| list[index..].iter().any(|module| module.kind == Kind::Pooling);
+    for (index, module) in list.iter().enumerate() {
         let step = match module.kind {
             Kind::Transformer | Kind::StaticEmbedding | Kind::SparseStaticEmbedding => {
                 sources += 1;
@@ -242,13 +242,13 @@ fn route(dir: &Path, name: &str, list: &[Module]) -> Result<Route, Refusal> {
             Kind::Dropout | Kind::LogitScore => continue,
             Kind::Dense => Step::Dense(module.clone()),
             Kind::LayerNorm => Step::LayerNorm(module.clone()),
-            Kind::Normalize if place + 1 == list.len() => {
+            Kind::Normalize if index + 1 == list.len() => {
                 route.normalize = true;
                 continue;
             }
             Kind::Normalize => Step::Normalize,
         };
-        if is_pooled_later(place) { route.token_steps.push(step) } else { route.steps.push(step) }
+        if is_pooled_later(index) { route.token_steps.push(step) } else { route.steps.push(step) }
     }
     let is_sparse = route.splade.is_some() || matches!(route.source, Source::Weights(_));
     if is_sparse && (route.normalize || !route.steps.is_empty() || !route.token_steps.is_empty()) {

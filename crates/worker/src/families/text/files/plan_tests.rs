@@ -5,7 +5,7 @@ use std::fs;
 use onnxd_proto::domain::RefusalKind;
 
 use super::*;
-use crate::families::own::Own;
+use crate::families::config::ModelConfig;
 
 const MODULES: &str = r#"[
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -20,8 +20,8 @@ fn plan(files: &[(&str, &str)]) -> Result<Plan, Refusal> {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let own = Own::read(dir.path())?;
-    Plan::read(&Files::read(dir.path(), &own)?)
+    let model_config = ModelConfig::read(dir.path())?;
+    Plan::read(&Files::read(dir.path(), &model_config)?)
 }
 
 #[test]

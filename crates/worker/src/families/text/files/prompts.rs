@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use onnxd_proto::{
     domain::Refusal,
-    wire::ask::{PROMPT_NAME_BYTES_MAX, Role},
+    wire::operation::{PROMPT_NAME_BYTES_MAX, Role},
 };
 
 use super::{Files, json::contract};
@@ -60,7 +60,7 @@ impl Prompts {
                 named.entry(name).or_insert(text);
             });
         }
-        named.extend(files.own.prompts.clone());
+        named.extend(files.model_config.prompts.clone());
         let too_long = named.iter().any(|(name, prompt)| {
             name.len() > PROMPT_NAME_BYTES_MAX || prompt.len() > PROMPT_BYTES_MAX
         });
@@ -71,7 +71,7 @@ impl Prompts {
                  bytes"
             )));
         }
-        let default = files.own.default_prompt_name.clone().or(default_name);
+        let default = files.model_config.default_prompt_name.clone().or(default_name);
         if let Some(name) = default.as_ref().filter(|name| !named.contains_key(*name)) {
             return Err(contract(format!(
                 "{file} or onnxd.toml: default_prompt_name {name:?} is not among the prompts"

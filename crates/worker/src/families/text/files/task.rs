@@ -36,7 +36,7 @@ const RERANKERS: [&str; 5] = ["rerank", "monobert", "ranker", "cross-encoder", "
 /// # Errors
 /// A file is malformed.
 pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
-    if let Some(task) = files.own.task {
+    if let Some(task) = files.model_config.task {
         return Ok((task, None));
     }
     if let Some(task) = by_library(files)? {
@@ -152,11 +152,11 @@ pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     }
     let mut labels = vec![None; named.len()];
     for (number, label) in named {
-        let place = number.parse().ok().and_then(|place: usize| labels.get_mut(place));
-        let Some(place) = place else {
+        let slot = number.parse().ok().and_then(|index: usize| labels.get_mut(index));
+        let Some(slot) = slot else {
             return wrong("is not numbered from 0 on");
         };
-        *place = Some(label);
+        *slot = Some(label);
     }
     match labels.into_iter().collect() {
         Some(labels) => Ok(labels),
@@ -173,7 +173,7 @@ pub(crate) fn activation(
     task: Task,
     labels: usize,
 ) -> Result<Activation, Refusal> {
-    if let Some(activation) = files.own.activation {
+    if let Some(activation) = files.model_config.activation {
         return Ok(activation);
     }
     if task == Task::Rerank {

@@ -3,9 +3,9 @@
 use std::fs;
 
 use super::*;
-use crate::families::own::Own;
+use crate::families::config::ModelConfig;
 
-const OWN: &str = "onnxd.toml";
+const ONNXD_TOML: &str = "onnxd.toml";
 const SENTENCE: &str = "config_sentence_transformers.json";
 
 fn dir_with(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -18,8 +18,8 @@ fn dir_with(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 fn task(files: &[(&str, &str)]) -> Result<(Task, bool), Refusal> {
     let dir = dir_with(files);
-    let own = Own::read(dir.path())?;
-    let (task, guess) = of(&Files::read(dir.path(), &own)?)?;
+    let model_config = ModelConfig::read(dir.path())?;
+    let (task, guess) = of(&Files::read(dir.path(), &model_config)?)?;
     Ok((task, guess.is_some()))
 }
 
@@ -53,7 +53,7 @@ fn files_determine_the_task() {
         (&[("config.json", &regression)], Task::Classify),
         (&[("config.json", &two)], Task::Classify),
         (&[("config.json", &two), ("modules.json", "[]")], Task::Embed),
-        (&[("config.json", &two), (OWN, "task = \"rerank\"")], Task::Rerank),
+        (&[("config.json", &two), (ONNXD_TOML, "task = \"rerank\"")], Task::Rerank),
         (
             &[
                 ("config.json", &one),
@@ -101,7 +101,7 @@ fn two_label_reranker_is_a_guess_by_labels_or_name() {
 fn labels_are_ordered_by_number_or_refused() {
     let labels_of = |given: &str| {
         let dir = dir_with(&[("config.json", &scores(given, ""))]);
-        labels(&Files::read(dir.path(), &Own::default()).unwrap())
+        labels(&Files::read(dir.path(), &ModelConfig::default()).unwrap())
     };
     assert_eq!(labels_of(TWO).unwrap(), ["a", "b"]);
     assert!(labels_of("{}").unwrap().is_empty());
@@ -115,8 +115,8 @@ fn labels_are_ordered_by_number_or_refused() {
 fn activation_follows_the_training() {
     let of = |files: &[(&str, &str)], task: Task, labels: usize| {
         let dir = dir_with(files);
-        let own = Own::read(dir.path()).unwrap();
-        activation(&Files::read(dir.path(), &own).unwrap(), task, labels).unwrap()
+        let model_config = ModelConfig::read(dir.path()).unwrap();
+        activation(&Files::read(dir.path(), &model_config).unwrap(), task, labels).unwrap()
     };
     let problem = |word: &str| format!(r#"{{"problem_type": "{word}"}}"#);
     let identity = r#"{"activation_fn": "torch.nn.modules.linear.Identity"}"#;
@@ -130,13 +130,16 @@ fn activation_follows_the_training() {
     assert_eq!(of(&[("config.json", &regression)], Task::Classify, 1), Activation::Identity);
     let each = problem("multi_label_classification");
     assert_eq!(of(&[("config.json", &each)], Task::Classify, 3), Activation::Sigmoid);
-    let own = (OWN, "activation = \"softmax\"");
-    assert_eq!(of(&[("config.json", &regression), own], Task::Classify, 1), Activation::Softmax);
+    let onnxd_toml = (ONNXD_TOML, "activation = \"softmax\"");
+    assert_eq!(
+        of(&[("config.json", &regression), onnxd_toml], Task::Classify, 1),
+        Activation::Softmax
+    );
 }
 
 #[test]
 fn unknown_key_in_onnxd_toml_is_named() {
-    let refusal = task(&[(OWN, "tasks = \"embed\"")]).unwrap_err();
+    let refusal = task(&[(ONNXD_TOML, "tasks = \"embed\"")]).unwrap_err();
     assert!(refusal.message.contains("tasks"), "{refusal}");
-    assert!(task(&[(OWN, "task = \"talk\"")]).is_err());
+    assert!(task(&[(ONNXD_TOML, "task = \"talk\"")]).is_err());
 }

@@ -127,7 +127,7 @@ fn activation(fields: &Map<String, Value>, name: &str) -> Result<Nonlinear, Refu
         Some(Value::String(class)) => Nonlinear::of_class(class).ok_or_else(|| {
             contract(format!(
                 "{name}: {FIELD}: unknown class {class:?}; expected one of torch.nn's {}",
-                Nonlinear::known()
+                Nonlinear::supported_classes()
             ))
         }),
         Some(_) => Err(contract(format!("{name}: {FIELD}: expected the name of a class"))),

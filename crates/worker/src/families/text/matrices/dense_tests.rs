@@ -5,9 +5,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::matrices::module_fixture::{self, Given, floats, numbers};
+use crate::families::text::matrices::module_fixture::{self, TensorFixture, floats, numbers};
 
-fn module(config: &Value, tensors: &[Given]) -> TempDir {
+fn module(config: &Value, tensors: &[TensorFixture]) -> TempDir {
     module_fixture::version("2_Dense", Some(config), tensors)
 }
 
@@ -77,7 +77,7 @@ fn residual_is_added_after_the_activation() {
     let dir = module(&config(2), &[floats("linear.weight", &[2, 2], &square)]);
     open(&dir).unwrap().apply(&rows, &mut out);
     assert_close(&out, &[0.5 + 0.5, 0.0 - 0.25]);
-    let tensors: [Given; 2] =
+    let tensors: [TensorFixture; 2] =
         [floats("linear.weight", &[3, 2], &weight), floats("residual.weight", &[3, 2], &other)];
     open(&module(&config(3), &tensors)).unwrap().apply(&rows, &mut out);
     let products = linear(&rows, &weight, &[0.0; 3]).into_iter().map(|value| value.max(0.0));
@@ -88,7 +88,7 @@ fn residual_is_added_after_the_activation() {
 
 #[test]
 fn missing_dense_fields_use_library_defaults() {
-    let tensors: [Given; 2] =
+    let tensors: [TensorFixture; 2] =
         [floats("linear.weight", &[1, 1], &[1.0]), floats("linear.bias", &[1], &[0.5])];
     let mut out = Vec::new();
     for (fields, expected) in [
@@ -114,7 +114,7 @@ fn invalid_dense_module_is_refused_with_file_and_field() {
         config
     };
     let whole = [weight.clone(), bias];
-    let cases: [(Value, &[Given], &str); 12] = [
+    let cases: [(Value, &[TensorFixture], &str); 12] = [
         (json!([]), &whole, "2_Dense/config.json: expected a JSON object"),
         (json!({"in_features": 2}), &whole, "2_Dense/config.json: out_features is missing"),
         (with("in_features", 0.into()), &whole, "in_features: expected a number between 1 and"),
@@ -148,13 +148,13 @@ fn dense_applies_to_tokens_if_configured() {
 proptest! {
     #[test]
     fn damaged_configurations_never_panic(
-        place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        position: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
     ) {
         let config = json!({"in_features": 2, "out_features": 1, "bias": false,
             "activation_function": "torch.nn.modules.linear.Identity", "use_residual": false});
         let dir = module(&config, &[floats("linear.weight", &[1, 2], &[1.0, 2.0])]);
         let mut config = config.to_string().into_bytes();
-        let at = place.index(config.len());
+        let at = position.index(config.len());
         let end = (at + bytes.len()).min(config.len());
         config.splice(at..end, bytes);
         fs::write(dir.path().join("2_Dense/config.json"), config).unwrap();

@@ -2,13 +2,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::matrices::module_fixture::{self, Given, floats};
+use crate::families::text::matrices::module_fixture::{self, TensorFixture, floats};
 
-fn module(config: &Value, tensors: &[Given]) -> TempDir {
+fn module(config: &Value, tensors: &[TensorFixture]) -> TempDir {
     module_fixture::version("2_LayerNorm", Some(config), tensors)
 }
 
-fn whole() -> [Given; 2] {
+fn whole() -> [TensorFixture; 2] {
     let scale = floats("norm.weight", &[4], &[1.0, 2.0, 1.0, 0.5]);
     [scale, floats("norm.bias", &[4], &[0.0, 0.0, 1.0, -1.0])]
 }
@@ -29,7 +29,7 @@ fn rows_are_normalized_independently() {
 
 #[test]
 fn invalid_layer_norm_is_refused() {
-    let message = |config: Value, tensors: &[Given]| {
+    let message = |config: Value, tensors: &[TensorFixture]| {
         let dir = module(&config, tensors);
         LayerNorm::open(dir.path(), "2_LayerNorm").unwrap_err().message
     };

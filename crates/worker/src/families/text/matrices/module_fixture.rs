@@ -7,33 +7,33 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A tensor's name, type, shape and bytes.
-pub(super) type Given = (&'static str, Dtype, Vec<usize>, Vec<u8>);
+pub(super) type TensorFixture = (&'static str, Dtype, Vec<usize>, Vec<u8>);
 
 /// Creates a tensor of `f32`.
-pub(super) fn floats(name: &'static str, shape: &[usize], values: &[f32]) -> Given {
+pub(super) fn floats(name: &'static str, shape: &[usize], values: &[f32]) -> TensorFixture {
     let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     (name, Dtype::F32, shape.to_vec(), bytes)
 }
 
 /// Creates a version whose folder has this configuration and these tensors.
-pub(super) fn version(folder: &str, config: Option<&Value>, tensors: &[Given]) -> TempDir {
+pub(super) fn version(folder: &str, config: Option<&Value>, tensors: &[TensorFixture]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join(folder);
-    fs::create_dir_all(&place).unwrap();
+    let path = dir.path().join(folder);
+    fs::create_dir_all(&path).unwrap();
     if let Some(config) = config {
-        fs::write(place.join("config.json"), config.to_string()).unwrap();
+        fs::write(path.join("config.json"), config.to_string()).unwrap();
     }
-    write(&place, tensors);
+    write(&path, tensors);
     dir
 }
 
 /// Writes the tensors to a module's file.
-pub(super) fn write(place: &Path, tensors: &[Given]) {
+pub(super) fn write(path: &Path, tensors: &[TensorFixture]) {
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
         (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
     });
     let file = safetensors::serialize(views, None).unwrap();
-    fs::write(place.join("model.safetensors"), file).unwrap();
+    fs::write(path.join("model.safetensors"), file).unwrap();
 }
 
 /// Returns reproducible pseudorandom numbers between −1 and 1.

@@ -40,7 +40,7 @@ impl Nonlinear {
     }
 
     /// Returns the names of all classes, for messages.
-    pub(super) fn known() -> String {
+    pub(super) fn supported_classes() -> String {
         CLASSES.map(|(name, _)| name).join(", ")
     }
 

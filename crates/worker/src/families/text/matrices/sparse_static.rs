@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use onnxd_proto::{domain::Refusal, wire::ask::Rejection};
+use onnxd_proto::{domain::Refusal, wire::operation::Rejection};
 
 use super::weights::{Floats, Weights, inside};
 use crate::families::text::files::json::{JsonFile, contract};

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::matrices::module_fixture::{self, Given, floats};
+use crate::families::text::matrices::module_fixture::{self, TensorFixture, floats};
 
 const FOLDER: &str = "query_0_SparseStaticEmbedding";
 
-fn module(config: &Value, tensors: &[Given]) -> TempDir {
+fn module(config: &Value, tensors: &[TensorFixture]) -> TempDir {
     module_fixture::version(FOLDER, Some(config), tensors)
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use onnxd_proto::{domain::Refusal, wire::ask::Rejection};
+use onnxd_proto::{domain::Refusal, wire::operation::Rejection};
 use safetensors::Dtype;
 
 use super::{
@@ -98,7 +98,7 @@ impl StaticTable {
         let (sums, mut wide) = (&mut out[start..], Vec::new());
         // In token order, as both libraries add them.
         for &id in ids {
-            let row = self.rows.row(self.place(id), self.dimension, &mut wide);
+            let row = self.rows.row(self.row_index(id), self.dimension, &mut wide);
             match &self.weights {
                 None => sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
                 Some(weights) => {
@@ -116,7 +116,7 @@ impl StaticTable {
     }
 
     /// Returns the row of a token.
-    fn place(&self, id: u32) -> usize {
+    fn row_index(&self, id: u32) -> usize {
         self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]) as usize
     }
 }
@@ -131,15 +131,15 @@ impl Rows {
     }
 
     /// Returns one row; `wide` holds it if it needs conversion.
-    fn row<'a>(&'a self, place: usize, dimension: usize, wide: &'a mut Vec<f32>) -> &'a [f32] {
+    fn row<'a>(&'a self, index: usize, dimension: usize, wide: &'a mut Vec<f32>) -> &'a [f32] {
         match self {
-            Self::Floats(floats) => &floats[place * dimension..][..dimension],
+            Self::Floats(floats) => &floats[index * dimension..][..dimension],
             Self::Narrow(tensor) => {
                 let row_bytes = dimension * tensor.dtype().bitsize() / 8;
                 wide.clear();
                 let known = weights::widen(
                     tensor.dtype(),
-                    &tensor.bytes()[place * row_bytes..][..row_bytes],
+                    &tensor.bytes()[index * row_bytes..][..row_bytes],
                     wide,
                 );
                 debug_assert!(known, "the type was checked when the table was opened");
@@ -162,9 +162,9 @@ fn mapping(file: &Weights, rows: usize) -> Result<Option<Vec<u32>>, Refusal> {
         )));
     }
     let mapping = tensor.indices()?;
-    match mapping.iter().find(|&&place| place as usize >= rows) {
-        Some(place) => Err(contract(format!(
-            "{} refers to row {place} of a table with {rows} rows",
+    match mapping.iter().find(|&&index| index as usize >= rows) {
+        Some(index) => Err(contract(format!(
+            "{} refers to row {index} of a table with {rows} rows",
             tensor.name()
         ))),
         None => Ok(Some(mapping)),

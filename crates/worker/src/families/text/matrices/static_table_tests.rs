@@ -5,13 +5,13 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::families::text::matrices::module_fixture::{self, Given, floats, numbers};
+use crate::families::text::matrices::module_fixture::{self, TensorFixture, floats, numbers};
 
-fn version(tensors: &[Given]) -> TempDir {
+fn version(tensors: &[TensorFixture]) -> TempDir {
     module_fixture::version("", None, tensors)
 }
 
-fn open(tensors: &[Given]) -> Result<StaticTable, Refusal> {
+fn open(tensors: &[TensorFixture]) -> Result<StaticTable, Refusal> {
     StaticTable::open(version(tensors).path(), "")
 }
 
@@ -22,7 +22,7 @@ fn mean(table: &StaticTable, ids: &[u32]) -> Vec<f32> {
     out.split_off(9)
 }
 
-fn indices(name: &'static str, values: &[i64]) -> Given {
+fn indices(name: &'static str, values: &[i64]) -> TensorFixture {
     let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     (name, Dtype::I64, vec![values.len()], bytes)
 }
@@ -84,7 +84,7 @@ fn shared_rows_use_the_weight_of_each_token() {
 #[test]
 fn invalid_table_is_refused() {
     let table = || floats("embeddings", &[2, 1], &[10.0, 20.0]);
-    let cases: [(&[Given], &str); 8] = [
+    let cases: [(&[TensorFixture], &str); 8] = [
         (
             &[floats("x", &[1], &[1.0])],
             "expected a tensor embedding.weight (sentence-transformers)",
@@ -107,7 +107,7 @@ fn invalid_table_is_refused() {
 proptest! {
     #[test]
     fn damaged_tables_never_panic(
-        place in 0..240_usize, bytes in prop::collection::vec(any::<u8>(), 0..6), ids in prop::collection::vec(0..9_u32, 0..9),
+        position in 0..240_usize, bytes in prop::collection::vec(any::<u8>(), 0..6), ids in prop::collection::vec(0..9_u32, 0..9),
     ) {
         let dir = version(&[
             floats("embeddings", &[3, 2], &numbers(6, 1)),
@@ -116,8 +116,8 @@ proptest! {
         ]);
         let path = dir.path().join("model.safetensors");
         let mut file = fs::read(&path).unwrap();
-        let end = (place + bytes.len()).min(file.len());
-        file.splice(place..end, bytes);
+        let end = (position + bytes.len()).min(file.len());
+        file.splice(position..end, bytes);
         fs::write(&path, file).unwrap();
         if let Ok(table) = StaticTable::open(dir.path(), "") {
             let _ = table.mean(&ids, &mut Vec::new());

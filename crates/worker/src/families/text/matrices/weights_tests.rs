@@ -47,8 +47,8 @@ fn every_type_of_weights_becomes_f32() {
         ("e", Dtype::I8, &[2], &[1, 0xfe]),
         ("f", Dtype::BOOL, &[2], &[1, 0]),
     ]));
-    for place in ["2_Dense", "2_Dense/", "./2_Dense"] {
-        let weights = Weights::open(dir.path(), place).unwrap();
+    for folder in ["2_Dense", "2_Dense/", "./2_Dense"] {
+        let weights = Weights::open(dir.path(), folder).unwrap();
         for name in ["a", "b", "c", "d"] {
             assert_eq!(weights.floats(name, &[2], "config.json").unwrap()[..], [1.5, -2.0]);
         }
@@ -85,7 +85,7 @@ fn indices_must_fit_an_id() {
 #[test]
 fn missing_weights_are_named_and_pickles_explained() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |place| Weights::open(dir.path(), place).unwrap_err().message;
+    let open = |folder| Weights::open(dir.path(), folder).unwrap_err().message;
     assert!(open("").starts_with("model.safetensors is missing; "));
     assert!(open("2_Dense").starts_with("2_Dense/model.safetensors is missing; "));
     fs::create_dir(dir.path().join("2_Dense")).unwrap();
@@ -182,14 +182,14 @@ fn read_all(bytes: &[u8]) {
 proptest! {
     #[test]
     fn damaged_files_never_panic(
-        place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6), keep: prop::sample::Index,
+        position: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6), keep: prop::sample::Index,
     ) {
         let mut file = bytes_of(&[
             ("linear.weight", Dtype::F32, &[3, 2], &[7; 24]),
             ("mapping", Dtype::I64, &[2], &[1; 16]),
             ("halves", Dtype::F16, &[5], &[9; 10]),
         ]);
-        let at = place.index(file.len());
+        let at = position.index(file.len());
         let end = (at + bytes.len()).min(file.len());
         file.splice(at..end, bytes);
         read_all(&file);

@@ -1,7 +1,7 @@
 //! Turns token scores into entities, by the strategies of transformers' token classification. Pure;
 //! the tokenizer converts tokens to text.
 
-use onnxd_proto::wire::ask::{Aggregation, Entity};
+use onnxd_proto::wire::operation::{Aggregation, Entity};
 
 /// A token of the text itself, not a special token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +69,10 @@ pub(crate) fn find(
 fn words(pieces: &[Piece]) -> Vec<&[Piece]> {
     let mut words = Vec::new();
     let mut start = 0;
-    for place in 1..=pieces.len() {
-        if pieces.get(place).is_none_or(|piece| !piece.is_subword) {
-            words.push(&pieces[start..place]);
-            start = place;
+    for index in 1..=pieces.len() {
+        if pieces.get(index).is_none_or(|piece| !piece.is_subword) {
+            words.push(&pieces[start..index]);
+            start = index;
         }
     }
     words
@@ -104,14 +104,14 @@ fn of_word(rows: &[Vec<f32>], aggregation: Aggregation) -> (usize, f32) {
 fn groups<'l>(labelled: &'l [Labelled], labels: &[String]) -> Vec<&'l [Labelled]> {
     let mut groups = Vec::new();
     let mut start = 0;
-    for place in 1..=labelled.len() {
-        let goes_on = labelled.get(place).is_some_and(|next| {
+    for index in 1..=labelled.len() {
+        let goes_on = labelled.get(index).is_some_and(|next| {
             let (begins, kind) = kind(&labels[next.label]);
-            !begins && kind == self::kind(&labels[labelled[place - 1].label]).1
+            !begins && kind == self::kind(&labels[labelled[index - 1].label]).1
         });
         if !goes_on {
-            groups.push(&labelled[start..place]);
-            start = place;
+            groups.push(&labelled[start..index]);
+            start = index;
         }
     }
     groups
@@ -180,18 +180,18 @@ mod tests {
         let pieces: Vec<Piece> = TEXT
             .iter()
             .enumerate()
-            .map(|(place, &(word, start, stop, is_subword))| Piece {
+            .map(|(index, &(word, start, stop, is_subword))| Piece {
                 word: word.into(),
                 start,
                 stop,
-                index: place + 1,
+                index: index + 1,
                 is_subword,
             })
             .collect();
         // The first row belongs to a special token.
         let mut scores = vec![0.0; 4];
         for &label in labels {
-            scores.extend((0..4).map(|place| if place == label { 3.0 } else { 0.0 }));
+            scores.extend((0..4).map(|index| if index == label { 3.0 } else { 0.0 }));
         }
         let join = |words: &[String]| words.join(" ").replace(" ##", "");
         let found = find(&pieces, &scores, &names, aggregation, join);

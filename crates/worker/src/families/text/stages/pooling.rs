@@ -21,15 +21,15 @@ pub(crate) fn pool(
         let start = vector.len();
         vector.resize(start + dimension, 0.0);
         let part = &mut vector[start..];
-        let row = |place: usize| &tokens[place * dimension..(place + 1) * dimension];
+        let row = |index: usize| &tokens[index * dimension..(index + 1) * dimension];
         match mode {
             PoolingMode::Cls | PoolingMode::LastToken if pooled.is_empty() => {}
             PoolingMode::Cls => part.copy_from_slice(row(pooled.start)),
             PoolingMode::LastToken => part.copy_from_slice(row(pooled.end - 1)),
             PoolingMode::Max => {
                 part.fill(if pooled.is_empty() { 0.0 } else { f32::NEG_INFINITY });
-                for place in pooled.clone() {
-                    for (max, &value) in part.iter_mut().zip(row(place)) {
+                for index in pooled.clone() {
+                    for (max, &value) in part.iter_mut().zip(row(index)) {
                         // Keep NaN.
                         if value > *max || value.is_nan() {
                             *max = value;
@@ -40,7 +40,7 @@ pub(crate) fn pool(
             PoolingMode::Mean => sum(part, row, pooled.clone(), |_| 1.0, |weights| weights),
             PoolingMode::MeanSqrtLen => sum(part, row, pooled.clone(), |_| 1.0, f32::sqrt),
             PoolingMode::WeightedMean => {
-                sum(part, row, pooled.clone(), |place| (place + 1) as f32, |weights| weights);
+                sum(part, row, pooled.clone(), |index| (index + 1) as f32, |weights| weights);
             }
         }
     }
@@ -55,10 +55,10 @@ fn sum<'t>(
     divisor: impl Fn(f32) -> f32,
 ) {
     let mut weights = 0.0;
-    for place in pooled {
-        let weight = weight(place);
+    for index in pooled {
+        let weight = weight(index);
         weights += weight;
-        for (sum, value) in sums.iter_mut().zip(row(place)) {
+        for (sum, value) in sums.iter_mut().zip(row(index)) {
             *sum += value * weight;
         }
     }

@@ -1,6 +1,6 @@
 //! Tokenizes and decodes for clients that request tokens, rather than for the model.
 
-use onnxd_proto::wire::ask::{Rejection, Token};
+use onnxd_proto::wire::operation::{Rejection, Token};
 
 use crate::families::text::tokenize::{Tokenizer, failed};
 
@@ -13,15 +13,15 @@ impl Tokenizer {
         let mut starts: Vec<usize> = text.char_indices().map(|(start, _)| start).collect();
         starts.push(text.len());
         let mut listed = Vec::with_capacity(encoding.len());
-        for (place, token) in encoding.get_tokens().iter().enumerate() {
-            let id = encoding.get_ids()[place];
-            let special = encoding.get_special_tokens_mask()[place] == 1;
-            let (start, stop) = encoding.get_offsets()[place];
+        for (index, token) in encoding.get_tokens().iter().enumerate() {
+            let id = encoding.get_ids()[index];
+            let special = encoding.get_special_tokens_mask()[index] == 1;
+            let (start, stop) = encoding.get_offsets()[index];
             let cut = starts.get(start).zip(starts.get(stop));
             let cut = cut.and_then(|(&start, &stop)| text.get(start..stop));
             let text = if special { token } else { cut.unwrap_or(token) }.to_owned();
-            let place = |place| (!special).then_some(place);
-            listed.push(Token { id, text, special, start: place(start), stop: place(stop) });
+            let offset = |offset| (!special).then_some(offset);
+            listed.push(Token { id, text, special, start: offset(start), stop: offset(stop) });
         }
         Ok(listed)
     }

@@ -20,7 +20,7 @@ impl Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::families::{own::Own, text::files::Files};
+    use crate::families::{config::ModelConfig, text::files::Files};
 
     /// The expected values are numpy's median of the words' lengths, truncated.
     #[test]
@@ -41,8 +41,8 @@ mod tests {
                 vocabulary.join(", ")
             );
             std::fs::write(dir.path().join("tokenizer.json"), file).unwrap();
-            let own = Own::default();
-            let files = Files::read(dir.path(), &own).unwrap();
+            let model_config = ModelConfig::default();
+            let files = Files::read(dir.path(), &model_config).unwrap();
             let tokenizer = Tokenizer::open(&files, 8, false).unwrap();
             assert_eq!(tokenizer.median_token_chars(), expected, "{words:?}");
         }

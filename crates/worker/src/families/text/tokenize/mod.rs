@@ -1,9 +1,9 @@
 //! Turns texts into token ids; the only module that uses `tokenizers`. Adds no padding and does its
 //! own truncation, because `tokenizer.json` has the settings of the author's training for both.
 
+pub(crate) mod conversion;
 mod describe;
 mod lengths;
-pub(crate) mod made;
 mod pieces;
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 use onnxd_proto::{
     domain::{Refusal, RefusalKind},
-    wire::ask::{PairCut, Rejection, Side},
+    wire::operation::{PairCut, Rejection, Side},
 };
 use sha2::{Digest, Sha256};
 use tokenizers::{
@@ -86,27 +86,27 @@ impl Tokenizer {
     ) -> Result<Self, Refusal> {
         // A worker has one CPU, so the library's thread pool would only add context switches.
         parallelism::set_parallelism(false);
-        let (place, bytes) = match files.place(FILE)? {
-            Some(place) => {
-                let path = within(files.dir, &place)?;
-                let read = |error| RefusalKind::Internal.because(format!("{place}: {error}"));
+        let (name, bytes) = match files.find(FILE)? {
+            Some(name) => {
+                let path = within(files.dir, &name)?;
+                let read = |error| RefusalKind::Internal.because(format!("{name}: {error}"));
                 let bytes = fs::read(path).map_err(read)?;
-                require_content(&place, &bytes)?;
-                (place, bytes)
+                require_content(&name, &bytes)?;
+                (name, bytes)
             }
             None => (
                 "the tokenizer converted from the vocabulary".into(),
-                made::document(&files.home_dir()?)?,
+                conversion::document(&files.home_dir()?)?,
             ),
         };
-        let changes = Changes {
+        let changes = Overrides {
             lowercase,
             bert: bert_flags(files)?,
             ends: ends(files)?,
             prefix_space: files.tokenizer.get("add_prefix_space")?,
         };
         let inner = shared(bytes, changes)
-            .map_err(|error| RefusalKind::Load.because(format!("{place}: {error}")))?;
+            .map_err(|error| RefusalKind::Load.because(format!("{name}: {error}")))?;
         let tokenizer = Self { inner, max_tokens };
         if tokenizer.text_tokens(false) == 0 {
             let special = tokenizer.special_tokens(false);
@@ -207,12 +207,12 @@ impl Tokenizer {
     }
 
     /// Returns the length limit in the file itself, which only applies to models without a graph.
-    pub(crate) fn own_limit(&self) -> Option<u32> {
+    pub(crate) fn declared_limit(&self) -> Option<u32> {
         self.inner.limit
     }
 
     /// Returns the end at which the file itself cuts texts.
-    pub(crate) fn own_side(&self) -> Side {
+    pub(crate) fn declared_side(&self) -> Side {
         self.inner.side
     }
 
@@ -259,7 +259,7 @@ static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
 /// Settings of other files that override `tokenizer.json`.
 #[derive(Clone, Debug)]
-struct Changes {
+struct Overrides {
     /// Lower-cases texts before any other step.
     lowercase: bool,
     /// How BERT's normalizer treats case, accents and Chinese characters.
@@ -325,7 +325,7 @@ fn bert_flags(files: &Files<'_>) -> Result<[Option<bool>; 3], Refusal> {
 }
 
 /// Reads a tokenizer, or reuses the last one if it has the same content and is still in use.
-fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Error> {
+fn shared(bytes: Vec<u8>, changes: Overrides) -> Result<Arc<Inner>, tokenizers::Error> {
     let digest = [&Sha256::digest(&bytes)[..], format!("{changes:?}").as_bytes()].concat();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some((known, tokenizer)) = last

@@ -1,7 +1,7 @@
 //! Tokenizer functions for particular models: single tokens, and the part of a text that each token
 //! covers.
 
-use onnxd_proto::wire::ask::{Rejection, Side};
+use onnxd_proto::wire::operation::{Rejection, Side};
 use tokenizers::{Decoder, Encoding, ModelWrapper};
 
 use super::{Tokenizer, failed};
@@ -80,20 +80,20 @@ impl Tokenizer {
         let characters: Vec<char> = text.chars().collect();
         let unknown = self.unknown_id();
         let mut pieces = Vec::with_capacity(encoding.len());
-        for (index, &place) in kept.iter().enumerate() {
-            if encoding.get_special_tokens_mask()[place] == 1 {
+        for (index, &position) in kept.iter().enumerate() {
+            if encoding.get_special_tokens_mask()[position] == 1 {
                 continue;
             }
-            let (start, stop) = encoding.get_offsets()[place];
-            let is_unknown = Some(encoding.get_ids()[place]) == unknown;
+            let (start, stop) = encoding.get_offsets()[position];
+            let is_unknown = Some(encoding.get_ids()[position]) == unknown;
             let stop = stop.min(characters.len());
             let part = &characters[start.min(stop)..stop];
-            let token = &encoding.get_tokens()[place];
+            let token = &encoding.get_tokens()[position];
             let is_subword = !is_unknown && self.is_subword(token, part, (start, &characters));
             let word = if is_unknown { part.iter().collect() } else { token.clone() };
             pieces.push(Piece { word, start, stop, index, is_subword });
         }
-        let pick = |values: &[u32]| kept.iter().map(|&place| values[place].into()).collect();
+        let pick = |values: &[u32]| kept.iter().map(|&position| values[position].into()).collect();
         let tokens = Tokens::of(pick(encoding.get_ids()), pick(encoding.get_type_ids()));
         Ok((tokens, pieces))
     }

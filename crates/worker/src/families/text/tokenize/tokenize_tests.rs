@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::families::own::Own;
+use crate::families::config::ModelConfig;
 
 /// A tokenizer that splits at spaces, with padding and truncation that must be ignored.
 fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal> {
@@ -26,8 +26,8 @@ fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal
 }
 
 fn open(dir: &Path, max_tokens: u32) -> Result<Tokenizer, Refusal> {
-    let own = Own::default();
-    Tokenizer::open(&Files::read(dir, &own)?, max_tokens, false)
+    let model_config = ModelConfig::default();
+    Tokenizer::open(&Files::read(dir, &model_config)?, max_tokens, false)
 }
 
 const BERT: &str = r#"{"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]}"#;

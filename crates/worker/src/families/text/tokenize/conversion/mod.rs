@@ -207,5 +207,5 @@ fn not_convertible(reason: impl Display) -> Refusal {
 }
 
 #[cfg(test)]
-#[path = "made_tests.rs"]
+#[path = "conversion_tests.rs"]
 mod tests;

@@ -15,7 +15,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// A resource that a response keeps.
-pub(crate) trait Held: Send + Sync + 'static {
+pub(crate) trait BodyResource: Send + Sync + 'static {
     /// Called when a piece is handed to hyper.
     fn piece_begins(&self) {}
     /// Called when a piece was sent or dropped.
@@ -24,46 +24,46 @@ pub(crate) trait Held: Send + Sync + 'static {
 
 /// A response body that keeps a resource until it is sent.
 #[derive(Debug)]
-pub(crate) struct Holding<T> {
+pub(crate) struct GuardedBody<T> {
     body: Body,
     /// The unsent rest of the last frame.
     rest: Bytes,
-    held: Arc<T>,
+    resource: Arc<T>,
 }
 
 /// Bytes that share ownership of the resource.
-struct Piece<T: Held>(Bytes, Arc<T>);
+struct Piece<T: BodyResource>(Bytes, Arc<T>);
 
-impl<T: Held> AsRef<[u8]> for Piece<T> {
+impl<T: BodyResource> AsRef<[u8]> for Piece<T> {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl<T: Held> Drop for Piece<T> {
+impl<T: BodyResource> Drop for Piece<T> {
     fn drop(&mut self) {
         self.1.piece_ends();
     }
 }
 
-/// Returns the same bytes, which keep `held` until all copies are dropped.
-pub(super) fn keep<T: Held>(bytes: Bytes, held: &Arc<T>) -> Bytes {
-    held.piece_begins();
-    Bytes::from_owner(Piece(bytes, Arc::clone(held)))
+/// Returns the same bytes, which keep `resource` until all copies are dropped.
+pub(super) fn guard<T: BodyResource>(bytes: Bytes, resource: &Arc<T>) -> Bytes {
+    resource.piece_begins();
+    Bytes::from_owner(Piece(bytes, Arc::clone(resource)))
 }
 
-impl<T: Held> Holding<T> {
-    pub(crate) fn new(body: Body, held: Arc<T>) -> Self {
-        Self { body, rest: Bytes::new(), held }
+impl<T: BodyResource> GuardedBody<T> {
+    pub(crate) fn new(body: Body, resource: Arc<T>) -> Self {
+        Self { body, rest: Bytes::new(), resource }
     }
 
     fn next_piece(&mut self) -> Frame<Bytes> {
         let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
-        Frame::data(keep(piece, &self.held))
+        Frame::data(guard(piece, &self.resource))
     }
 }
 
-impl<T: Held> HttpBody for Holding<T> {
+impl<T: BodyResource> HttpBody for GuardedBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -109,7 +109,7 @@ mod tests {
     #[derive(Default)]
     struct Unsent(AtomicUsize);
 
-    impl Held for Unsent {
+    impl BodyResource for Unsent {
         fn piece_begins(&self) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -121,8 +121,8 @@ mod tests {
 
     #[tokio::test]
     async fn resource_is_kept_until_the_last_piece_is_dropped() {
-        let (text, held) = (vec![7; 2 * PIECE_BYTES + 1], Arc::new(Unsent::default()));
-        let mut answer = Holding::new(Body::from(text.clone()), Arc::clone(&held));
+        let (text, resource) = (vec![7; 2 * PIECE_BYTES + 1], Arc::new(Unsent::default()));
+        let mut answer = GuardedBody::new(Body::from(text.clone()), Arc::clone(&resource));
         assert_eq!(answer.size_hint().exact(), Some(text.len() as u64));
         let mut pieces = Vec::new();
         while let Some(frame) = answer.frame().await {
@@ -134,10 +134,10 @@ mod tests {
         assert!(pieces.concat() == text && pieces.len() == 3);
         drop(answer);
         for left in (0..3).rev() {
-            assert!(Arc::strong_count(&held) > 1);
+            assert!(Arc::strong_count(&resource) > 1);
             pieces.pop();
-            assert_eq!(held.0.load(Ordering::Relaxed), left);
+            assert_eq!(resource.0.load(Ordering::Relaxed), left);
         }
-        assert_eq!(Arc::strong_count(&held), 1);
+        assert_eq!(Arc::strong_count(&resource), 1);
     }
 }

@@ -1,5 +1,5 @@
-//! Describes how a worker's process ended. Created by the [keeper](crate::pool::keeper); the
-//! dispatcher bases its decisions on it.
+//! Describes how a worker's process ended. Created by [`process_monitor`](crate::pool::process_monitor);
+//! the dispatcher bases its decisions on it.
 
 use std::io;
 
@@ -15,7 +15,7 @@ const SCARCE: [Errno; 4] = [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOM
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct ProcessExit {
     /// The exit code, if it exited.
     pub code: Option<i32>,
     /// The signal that killed it, if any.
@@ -26,7 +26,7 @@ pub struct Ended {
     pub scarce: bool,
 }
 
-impl Ended {
+impl ProcessExit {
     /// Describes a process that never ran, or whose exit status is unknown.
     pub fn unknown(reason: String) -> Self {
         Self { code: None, signal: None, reason, scarce: false }
@@ -47,7 +47,7 @@ impl Ended {
     /// Returns the reason under which restarts are counted.
     pub fn restart_reason(&self) -> RestartReason {
         match self {
-            ended if ended.was_killed() => RestartReason::Killed,
+            exit if exit.was_killed() => RestartReason::Killed,
             Self { signal: Some(_), .. } => RestartReason::Signal,
             Self { code: Some(_), .. } => RestartReason::Exited,
             _ => RestartReason::Unknown,
@@ -57,11 +57,11 @@ impl Ended {
     /// Returns whether the cause lies outside the process. No fault of its own raises SIGKILL, a
     /// worker exits with 0 only on request, and a shortage is the system's.
     pub fn is_blameless(&self) -> bool {
-        self.was_killed() || self.code == Some(ExitStatus::Fine as i32) || self.scarce
+        self.was_killed() || self.code == Some(ExitStatus::Success as i32) || self.scarce
     }
 }
 
-impl From<&WaitIdStatus> for Ended {
+impl From<&WaitIdStatus> for ProcessExit {
     fn from(status: &WaitIdStatus) -> Self {
         let (code, signal) = (status.exit_status(), status.terminating_signal());
         let reason = match (code, signal) {
@@ -69,6 +69,6 @@ impl From<&WaitIdStatus> for Ended {
             (_, Some(signal)) => format!("signal {signal}"),
             _ => "unknown exit status".to_owned(),
         };
-        Self { code, signal, reason, scarce: code == Some(ExitStatus::Scarce as i32) }
+        Self { code, signal, reason, scarce: code == Some(ExitStatus::Exhausted as i32) }
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     api::{
         app::App,
         error::Fault,
-        mixed::rerank,
         request::{context, parse},
+        shared::rerank,
         tei::{
             embed, entities,
             error::{TeiErrors, respond},

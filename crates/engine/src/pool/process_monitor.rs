@@ -21,7 +21,7 @@ use rustix::{
 };
 use tokio::sync::mpsc::Sender;
 
-use crate::pool::{Epoch, WorkerId, ended::Ended, executable::WorkerExecutable};
+use crate::pool::{Epoch, WorkerId, executable::WorkerExecutable, process_exit::ProcessExit};
 
 /// The socket's descriptor in the worker.
 const SOCKET_FD: i32 = 3;
@@ -56,7 +56,7 @@ impl RunningProcess {
     }
 }
 
-/// A keeper's report.
+/// A process monitor's report.
 #[derive(Debug)]
 pub enum Report {
     /// The process is running; carries our end of its socket.
@@ -66,17 +66,17 @@ pub enum Report {
     /// The process continued after a stop.
     Continued,
     /// The process exited or could not be started.
-    Ended(Ended),
+    Exited(ProcessExit),
 }
 
 /// A handle to the thread. Dropping it ends the thread once the process has exited.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct ProcessMonitor {
     starts: mpsc::SyncSender<(Epoch, OwnedFd)>,
 }
 
-impl Keeper {
-    /// Starts the thread. [`Keeper::start`] starts the process.
+impl ProcessMonitor {
+    /// Starts the thread. [`ProcessMonitor::start`] starts the process.
     ///
     /// # Errors
     /// The thread could not be spawned.
@@ -88,11 +88,11 @@ impl Keeper {
         event: impl Fn(WorkerId, Epoch, Report) -> E + Send + 'static,
     ) -> io::Result<Self> {
         let (starts, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
-        thread::Builder::new().name(format!("keeper-{worker}")).spawn(move || {
+        thread::Builder::new().name(format!("monitor-{worker}")).spawn(move || {
             // The loop ends when the handle or the receiver of the reports is dropped.
             for (epoch, control_page) in incoming {
                 let report = |report| events.blocking_send(event(worker, epoch, report)).is_ok();
-                let ended = match start(&executable, worker, cpu, control_page) {
+                let exit = match start(&executable, worker, cpu, control_page) {
                     Ok((started, socket)) => {
                         // Wait even if the receiver was dropped: closing the socket makes the child
                         // exit.
@@ -100,9 +100,9 @@ impl Keeper {
                         report(Report::Started(started, socket));
                         wait(&pidfd, report)
                     }
-                    Err(error) => Ended::not_started(&error),
+                    Err(error) => ProcessExit::not_started(&error),
                 };
-                report(Report::Ended(ended));
+                report(Report::Exited(exit));
             }
         })?;
         Ok(Self { starts })
@@ -116,15 +116,15 @@ impl Keeper {
 }
 
 /// Waits for the process to exit, and reports when it is stopped or continued.
-fn wait(pidfd: &OwnedFd, report: impl Fn(Report) -> bool) -> Ended {
+fn wait(pidfd: &OwnedFd, report: impl Fn(Report) -> bool) -> ProcessExit {
     let changes = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
     loop {
         match waitid(WaitId::PidFd(pidfd.as_fd()), changes) {
             Ok(Some(status)) if status.stopped() => report(Report::Stopped),
             Ok(Some(status)) if status.continued() => report(Report::Continued),
-            Ok(Some(status)) => return Ended::from(&status),
+            Ok(Some(status)) => return ProcessExit::from(&status),
             Ok(None) | Err(Errno::INTR) => continue,
-            Err(error) => return Ended::unknown(error.to_string()),
+            Err(error) => return ProcessExit::unknown(error.to_string()),
         };
     }
 }

@@ -76,10 +76,10 @@ pub(super) async fn rerank_body(
 fn has_documents(body: &[u8]) -> bool {
     /// The fields that tell the formats apart.
     #[derive(Deserialize)]
-    struct Either {
+    struct FormatFields {
         texts: Option<serde::de::IgnoredAny>,
         documents: Option<serde::de::IgnoredAny>,
     }
-    let either = serde_json::from_slice::<Either>(body);
+    let either = serde_json::from_slice::<FormatFields>(body);
     either.is_ok_and(|either| either.texts.is_none() && either.documents.is_some())
 }

@@ -7,12 +7,12 @@ use onnxd_proto::domain::{Activation, Pooling, Refusal, RefusalKind, Task};
 use serde::Deserialize;
 
 /// The file with the version's settings for onnxd.
-const OWN: &str = "onnxd.toml";
+const FILE: &str = "onnxd.toml";
 
 /// The contents of `onnxd.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", default)]
-pub(crate) struct Own {
+pub(crate) struct ModelConfig {
     /// The model's task.
     pub(crate) task: Option<Task>,
     /// How token embeddings are pooled.
@@ -47,25 +47,25 @@ pub(crate) struct Own {
     pub(crate) batch: Option<bool>,
 }
 
-/// A number, or the model's word for it.
+/// A number, or the model's name for one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Number {
     Number(i64),
-    Word(String),
+    Name(String),
 }
 
-impl Own {
+impl ModelConfig {
     /// Reads the file in `dir`, or returns defaults if there is none.
     ///
     /// # Errors
     /// The file is malformed.
     pub(crate) fn read(dir: &Path) -> Result<Self, Refusal> {
-        match fs::read_to_string(dir.join(OWN)) {
+        match fs::read_to_string(dir.join(FILE)) {
             Ok(text) => toml::from_str(&text)
-                .map_err(|error| RefusalKind::Contract.because(format!("{OWN}: {error}"))),
+                .map_err(|error| RefusalKind::Contract.because(format!("{FILE}: {error}"))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(RefusalKind::Internal.because(format!("{OWN}: {error}"))),
+            Err(error) => Err(RefusalKind::Internal.because(format!("{FILE}: {error}"))),
         }
     }
 }

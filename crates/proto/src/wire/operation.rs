@@ -14,7 +14,7 @@ use crate::{
 pub const SWITCHES_MAX: usize = 4;
 /// Maximum bytes of a switch's name, and of a named value.
 pub const SWITCH_BYTES_MAX: usize = 64;
-/// Bytes of a token and its weight in the result of [`Want::Sparse`].
+/// Bytes of a token and its weight in the result of [`TextOutput::Sparse`].
 pub const SPARSE_ENTRY_BYTES: usize = 8;
 /// Maximum bytes of a prompt's name.
 pub const PROMPT_NAME_BYTES_MAX: usize = 256;
@@ -25,22 +25,22 @@ pub struct Item {
     /// Bytes in the payload.
     pub payload_bytes: u32,
     /// Operation to run on them.
-    pub ask: Ask,
+    pub operation: Operation,
 }
 
 /// Operation on one item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum Operation {
     /// Runs a text. The result is little-endian f32.
     Text {
         /// How the payload becomes tokens.
-        text: TextAsk,
+        text: TextOperation,
         /// Requested output.
-        want: Want,
+        output: TextOutput,
     },
     /// Returns the tokens of a text. The payload is UTF-8; the result is a JSON list.
     Tokenize {
-        /// See [`TextAsk::prompt`].
+        /// See [`TextOperation::prompt`].
         prompt: Option<String>,
         /// Whether to add the model's special tokens.
         special: bool,
@@ -61,7 +61,7 @@ pub enum Ask {
 
 /// How an item becomes the tokens of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TextAsk {
+pub struct TextOperation {
     /// Type of the payload.
     pub content: Content,
     /// End at which a text that is too long is cut; `None` rejects it.
@@ -99,7 +99,7 @@ pub enum SwitchValue {
     /// Fed to the graph unchanged.
     Number(i64),
     /// One of [`crate::domain::SwitchFacts::values`].
-    Word(String),
+    Name(String),
 }
 
 /// Type of a text item's payload.
@@ -141,7 +141,7 @@ pub enum Side {
 
 /// Requested output for a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Want {
+pub enum TextOutput {
     /// One embedding.
     Embedding {
         /// Whether to scale to length 1; `None` follows the model's `modules.json`.
@@ -178,7 +178,7 @@ pub enum Aggregation {
     Max,
 }
 
-impl Want {
+impl TextOutput {
     /// Returns whether a model with this task can produce the output.
     pub fn is_of(self, task: Task) -> bool {
         match self {
@@ -194,7 +194,7 @@ impl Want {
 /// The response of one micro-batch. The payload holds the results of its items, one after the
 /// other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answered {
+pub struct BatchResult {
     /// The generation that computed all of the results.
     pub generation: Generation,
     /// Items of the micro-batch.
@@ -253,7 +253,7 @@ pub enum Rejection {
     /// The request asks for more components than an embedding has.
     Dimensions {
         /// Requested number of components.
-        asked: u32,
+        requested: u32,
         /// Components of the model's embeddings.
         max: u32,
     },
@@ -265,7 +265,7 @@ pub enum Rejection {
     Unfit(String),
 }
 
-/// An entity found by a token classifier. [`Want::Entities`] returns a JSON list of them.
+/// An entity found by a token classifier. [`TextOutput::Entities`] returns a JSON list of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entity {
     /// The label, without `B-` or `I-` if tokens were aggregated.
@@ -293,7 +293,7 @@ impl Entity {
     }
 }
 
-/// A token of a text. [`Ask::Tokenize`] returns a JSON list of them.
+/// A token of a text. [`Operation::Tokenize`] returns a JSON list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Row of the embedding table.

@@ -99,14 +99,14 @@ impl SpecialTokens {
         super::refuse_settings(config, &[("split_special_tokens", Value::Bool(false))])?;
         let mut tokens =
             Self { roles: Default::default(), more: Vec::new(), declared: BTreeMap::new() };
-        tokens.take_roles(config, kind)?;
+        tokens.read_roles(config, kind)?;
         match config.get::<BTreeMap<String, Token>>(DECODER)? {
-            Some(declared) => tokens.take_decoder(declared)?,
+            Some(declared) => tokens.read_decoder(declared)?,
             // Whether `<mask>` matches before or after lower-casing depends on the release.
             None if kind == Kind::MpNet => {
                 return Err(not_convertible(format!("{CONFIG} has no {DECODER}")));
             }
-            None => tokens.take_older_files(dir, config, kind)?,
+            None => tokens.read_older_files(dir, config, kind)?,
         }
         let extra: Option<Value> = config.get("extra_special_tokens")?;
         let is_empty = |extra: &Value| match extra {
@@ -120,23 +120,23 @@ impl SpecialTokens {
         }
     }
 
-    fn take_roles(&mut self, file: &JsonFile, kind: Kind) -> Result<(), Refusal> {
+    fn read_roles(&mut self, file: &JsonFile, kind: Kind) -> Result<(), Refusal> {
         let defaults = match kind {
             Kind::Bert => BERT,
             Kind::MpNet => MPNET,
             Kind::Roberta => ROBERTA,
         };
-        for (place, (role, default)) in ROLES.iter().zip(defaults).enumerate() {
+        for (index, (role, default)) in ROLES.iter().zip(defaults).enumerate() {
             let field = file.get::<TokenField>(role)?;
             let field = field.or_else(|| default.map(|token| TokenField::Text(token.into())));
             // RoBERTa's mask absorbs the space before it.
-            let lstrip = place == MASK && kind != Kind::Bert;
-            self.roles[place] = field.map(|field| field.token(lstrip));
+            let lstrip = index == MASK && kind != Kind::Bert;
+            self.roles[index] = field.map(|field| field.token(lstrip));
         }
-        self.take_more(file)
+        self.read_additional(file)
     }
 
-    fn take_more(&mut self, file: &JsonFile) -> Result<(), Refusal> {
+    fn read_additional(&mut self, file: &JsonFile) -> Result<(), Refusal> {
         for field in file.get::<Vec<TokenField>>(MORE)?.unwrap_or_default() {
             self.more.push(field.token(false));
         }
@@ -144,7 +144,7 @@ impl SpecialTokens {
     }
 
     /// Takes tokens with ids and flags. These flags also apply to tokens that have a role.
-    fn take_decoder(&mut self, declared: BTreeMap<String, Token>) -> Result<(), Refusal> {
+    fn read_decoder(&mut self, declared: BTreeMap<String, Token>) -> Result<(), Refusal> {
         for (id, token) in declared {
             let Ok(id) = id.parse() else {
                 return Err(contract(format!(
@@ -158,7 +158,7 @@ impl SpecialTokens {
 
     /// Takes roles from one file and the ids of tokens outside the vocabulary from another, as
     /// older releases wrote them.
-    fn take_older_files(
+    fn read_older_files(
         &mut self,
         dir: &Path,
         config: &JsonFile,
@@ -166,13 +166,13 @@ impl SpecialTokens {
     ) -> Result<(), Refusal> {
         let map = JsonFile::read(dir, MAP)?;
         if let Some(map) = &map {
-            for (place, role) in ROLES.iter().enumerate() {
-                let lstrip = place == MASK && kind != Kind::Bert;
+            for (index, role) in ROLES.iter().enumerate() {
+                let lstrip = index == MASK && kind != Kind::Bert;
                 if let Some(field) = map.get::<TokenField>(role)? {
-                    self.roles[place] = Some(field.token(lstrip));
+                    self.roles[index] = Some(field.token(lstrip));
                 }
             }
-            self.take_more(map)?;
+            self.read_additional(map)?;
         }
         let Some(Value::Object(added)) = read_json(dir, ADDED)? else {
             return Ok(());
@@ -210,11 +210,11 @@ impl SpecialTokens {
         self.role(5)
     }
 
-    fn role(&self, place: usize) -> Result<&str, Refusal> {
-        self.roles[place]
+    fn role(&self, index: usize) -> Result<&str, Refusal> {
+        self.roles[index]
             .as_ref()
             .map(|token| token.content.as_str())
-            .ok_or_else(|| contract(format!("{CONFIG}: {} is missing", ROLES[place])))
+            .ok_or_else(|| contract(format!("{CONFIG}: {} is missing", ROLES[index])))
     }
 
     /// Returns the tokens for `tokenizer.json`, in ascending order of ids. Tokens outside the

@@ -46,23 +46,23 @@ fn token(id: u32, content: &str, lstrip: bool) -> Value {
 #[test]
 fn word_piece_conversion_matches_transformers() {
     let dir = bert(&json!({"tokenizer_class": "BertTokenizer"}));
-    let made: Value = serde_json::from_slice(&document(dir.path()).unwrap()).unwrap();
+    let converted: Value = serde_json::from_slice(&document(dir.path()).unwrap()).unwrap();
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
     let added: Vec<Value> = (0..).zip(special).map(|(id, text)| token(id, text, false)).collect();
-    assert_eq!(made["added_tokens"], Value::Array(added));
+    assert_eq!(converted["added_tokens"], Value::Array(added));
     let normalizer = json!({"type": "BertNormalizer", "clean_text": true,
         "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
-    assert_eq!(made["normalizer"], normalizer);
-    assert_eq!(made["pre_tokenizer"], json!({"type": "BertPreTokenizer"}));
+    assert_eq!(converted["normalizer"], normalizer);
+    assert_eq!(converted["pre_tokenizer"], json!({"type": "BertPreTokenizer"}));
     let special = |id: &str, kind| json!({"SpecialToken": {"id": id, "type_id": kind}});
     let text = |id: &str, kind| json!({"Sequence": {"id": id, "type_id": kind}});
     let (cls, sep) = (special("[CLS]", 0), special("[SEP]", 0));
-    assert_eq!(made["post_processor"]["single"], json!([cls, text("A", 0), sep]));
+    assert_eq!(converted["post_processor"]["single"], json!([cls, text("A", 0), sep]));
     let pair = json!([cls, text("A", 0), sep, text("B", 1), special("[SEP]", 1)]);
-    assert_eq!(made["post_processor"]["pair"], pair);
-    assert_eq!(made["model"]["type"], "WordPiece");
-    assert_eq!(made["model"]["max_input_chars_per_word"], 100);
-    assert_eq!(made["model"]["vocab"]["Hello"], 13);
+    assert_eq!(converted["post_processor"]["pair"], pair);
+    assert_eq!(converted["model"]["type"], "WordPiece");
+    assert_eq!(converted["model"]["max_input_chars_per_word"], 100);
+    assert_eq!(converted["model"]["vocab"]["Hello"], 13);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn line_breaks_match_python() {
 proptest! {
     #[test]
     fn damaged_files_never_panic(
-        file in 0..5_usize, place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        file in 0..5_usize, position: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
     ) {
         let flags = json!({"content": "[MASK]", "lstrip": true, "special": true});
         let config = json!({"tokenizer_class": "BertTokenizer", "cls_token": "[CLS]",
@@ -205,7 +205,7 @@ proptest! {
         ][file];
         let path = dir.path().join(name);
         let mut content = fs::read(&path).unwrap();
-        let at = place.index(content.len());
+        let at = position.index(content.len());
         let end = (at + bytes.len()).min(content.len());
         content.splice(at..end, bytes);
         fs::write(&path, content).unwrap();

@@ -1,0 +1,235 @@
+//! Arguments of the commands other than `serve`, which are clients of a server or need none.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::ValueEnum;
+use onnxd_proto::{
+    domain::{Load, model_name::ModelName},
+    generation::Generation,
+};
+
+use crate::config::{boolean, cosine, count, generation, mebibytes, seconds};
+
+/// Arguments of `onnxd check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArguments {
+    /// Model to test, DIR or file:///DIR
+    ///
+    /// Append ?file=PATH or ?variant=NAME if the directory has several model files.
+    ///
+    /// Example: onnxd check './candidate?variant=int8'
+    #[arg(value_name = "DIR|URI")]
+    pub source: String,
+    /// Version to compare with, DIR or file:///DIR
+    ///
+    /// Also tests whether an update from that version to this model would be accepted.
+    ///
+    /// Example: --against ./released
+    #[arg(long, value_name = "DIR|URI")]
+    pub against: Option<String>,
+    /// Smallest cosine to the embeddings of --against [default: none]
+    ///
+    /// Refuses the model if its embeddings of fixed texts differ more.
+    ///
+    /// Example: --against ./released --min-cosine 0.98
+    #[arg(long, value_name = "COSINE", value_parser = cosine, requires = "against")]
+    pub min_cosine: Option<f64>,
+    /// Refuse a model that needs a guess [default: false]
+    ///
+    /// Also refuses a model whose longest text must be shortened to fit memory or time.
+    ///
+    /// Example: --strict
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_STRICT",
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub strict: Option<bool>,
+    /// Print one line of JSON
+    ///
+    /// For scripts. Without it the result is text, whose format may change.
+    ///
+    /// Example: --json
+    #[arg(long)]
+    pub json: bool,
+    /// ONNX Runtime's shared library [default: libonnxruntime.so]
+    ///
+    /// Needs version 1.24 or newer. The default is libonnxruntime.so in the directory of the onnxd executable.
+    ///
+    /// Example: --onnxruntime /usr/lib/libonnxruntime.so
+    #[arg(long, value_name = "PATH", env = "ONNXD_ONNXRUNTIME")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Executable of the workers [default: onnxd-worker]
+    ///
+    /// Must be from the same build as onnxd. The default is onnxd-worker in the directory of the onnxd executable.
+    ///
+    /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
+    #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
+    pub worker_binary: Option<PathBuf>,
+    /// Seconds that the check may take [default: 120]
+    ///
+    /// Raise it for large models.
+    ///
+    /// Example: --check-timeout 300
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_CHECK_TIMEOUT")]
+    pub check_timeout: Option<u64>,
+    /// MiB that the check may use [default: 4096]
+    ///
+    /// It also limits the longest text that the model accepts.
+    ///
+    /// Example: --check-memory 8192
+    #[arg(long, value_name = "MIB", value_parser = mebibytes, env = "ONNXD_CHECK_MEMORY")]
+    pub check_memory: Option<u64>,
+    /// Request timeout of the intended server, in seconds [default: 30]
+    ///
+    /// The longest text may take at most half of it.
+    ///
+    /// Example: --request-timeout 60
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_REQUEST_TIMEOUT")]
+    pub request_timeout: Option<u64>,
+    /// Workers that share the memory [default: one per usable CPU]
+    ///
+    /// Pass the number of workers of the intended server.
+    ///
+    /// Example: --workers 4
+    #[arg(long, value_name = "N", value_parser = count::<NonZeroUsize>, env = "ONNXD_WORKERS")]
+    pub workers: Option<NonZeroUsize>,
+    /// Run the check without a sandbox [default: false]
+    ///
+    /// A malicious model can then do whatever you can. Use it only on kernels that cannot filter system calls.
+    ///
+    /// Example: --no-sandbox
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_NO_SANDBOX",
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub no_sandbox: Option<bool>,
+}
+
+/// Arguments of `onnxd update`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpdateArguments {
+    /// Name of the served model
+    ///
+    /// `onnxd status` lists the models.
+    ///
+    /// Example: onnxd update minilm
+    pub model: ModelName,
+    /// Source of the new version [default: the source given at start]
+    ///
+    /// Takes DIR or file:///DIR, relative to the current directory.
+    ///
+    /// Example: --from /srv/models/minilm-v2
+    #[arg(long, value_name = "URI")]
+    pub from: Option<String>,
+    /// When workers load the new version
+    ///
+    /// A lazy update is committed sooner, but the next request of each worker waits for the load.
+    ///
+    /// Example: --load lazy
+    #[arg(long, value_enum, default_value_t)]
+    pub load: LoadArgument,
+    /// Accept a version that failed its probation
+    ///
+    /// Such a version is quarantined, and other updates refuse it.
+    ///
+    /// Example: --force
+    #[arg(long)]
+    pub force: bool,
+    /// Accept a version with another embedding dimension
+    ///
+    /// Vectors stored earlier cannot be compared with those of the new version.
+    ///
+    /// Example: --allow-dimension-change
+    #[arg(long)]
+    pub allow_dimension_change: bool,
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+/// Arguments of `onnxd unload`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnloadArguments {
+    /// Name of the served model
+    ///
+    /// `onnxd status` lists the models.
+    ///
+    /// Example: onnxd unload minilm
+    pub model: ModelName,
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+/// Arguments of `onnxd rollback`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RollbackArguments {
+    /// Name of the served model
+    ///
+    /// `onnxd status` lists the models.
+    ///
+    /// Example: onnxd rollback minilm
+    pub model: ModelName,
+    /// Generation whose version to serve [default: the previous]
+    ///
+    /// The default is the newest generation with another version. `onnxd status` and the log show generations.
+    ///
+    /// Example: --to 3
+    #[arg(long, value_name = "GENERATION", value_parser = generation)]
+    pub to: Option<Generation>,
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+/// Arguments of `onnxd status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
+/// Arguments of all commands that call a server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AdminArguments {
+    /// Admin socket of the server [default: onnxd-admin.sock]
+    ///
+    /// By default looks for onnxd-admin.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR and /run/onnxd.
+    ///
+    /// Example: --admin-socket /run/onnxd/onnxd-admin.sock
+    #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
+    /// Print one line of JSON
+    ///
+    /// For scripts. Without it the result is text, whose format may change.
+    ///
+    /// Example: --json
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The values of `--load`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum LoadArgument {
+    /// Load before the commit, one worker at a time, while the old version serves
+    #[default]
+    Ahead,
+    /// Each worker loads after the commit, before its next inference
+    Lazy,
+}
+
+impl From<LoadArgument> for Load {
+    fn from(argument: LoadArgument) -> Self {
+        match argument {
+            LoadArgument::Ahead => Self::Ahead,
+            LoadArgument::Lazy => Self::Lazy,
+        }
+    }
+}
