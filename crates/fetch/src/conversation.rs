@@ -13,7 +13,7 @@ use crate::{
     download::{Download, Progress},
     environment::Environment,
     folder::{Folder, OWN},
-    sources::{self, Known, Snapshot, Source},
+    sources::{self, File, Known, Place, Snapshot, Source},
     state::State,
 };
 
@@ -79,12 +79,16 @@ impl Conversation {
         emit: &mut dyn FnMut(FetchEvent),
     ) -> Result<FetchEvent, FetchError> {
         match request {
-            FetchRequest::Resolve(about) => self.resolve(about).await,
+            FetchRequest::Resolve(about) => self.resolve(about, emit).await,
             FetchRequest::Download(paths) => self.download(&paths, emit).await,
         }
     }
 
-    async fn resolve(&mut self, about: Resolve) -> Result<FetchEvent, FetchError> {
+    async fn resolve(
+        &mut self,
+        about: Resolve,
+        emit: &mut dyn FnMut(FetchEvent),
+    ) -> Result<FetchEvent, FetchError> {
         if about.source != self.about.source || about.allows_private != self.about.allows_private {
             let message = "a conversation is about one source; start another process";
             return Err(FetchErrorKind::Internal.because(message));
@@ -94,7 +98,8 @@ impl Conversation {
         if known.id.as_ref() == Some(&self.state.id) {
             known.validators = self.state.validators.clone();
         }
-        let Some(mut snapshot) = self.source.resolve(&known).await? else {
+        let files_max = self.about.files_max;
+        let Some(mut snapshot) = self.source.resolve(&known, files_max).await? else {
             return Ok(FetchEvent::Unchanged);
         };
         let has_news = self.state.id != snapshot.id || self.state.validators != snapshot.validators;
@@ -105,6 +110,13 @@ impl Conversation {
         }
         if self.about.known.as_ref() == Some(&snapshot.id) {
             return Ok(FetchEvent::Unchanged);
+        }
+        if !snapshot.archives.is_empty() {
+            // Their files replace those of the state when they are downloaded.
+            let mut state = State::default();
+            self.files(&snapshot, &mut state, snapshot.archives.clone(), emit).await?;
+            let place = Place { folder: &self.folder, bytes_max: self.about.bytes_max, files_max };
+            snapshot = self.source.unpack(snapshot, &place).await?;
         }
         self.check(&mut snapshot)?;
         let event = FetchEvent::Snapshot(RemoteSnapshot {
@@ -143,7 +155,7 @@ impl Conversation {
         emit: &mut dyn FnMut(FetchEvent),
     ) -> Result<FetchEvent, FetchError> {
         let internal = |message: String| FetchErrorKind::Internal.because(message);
-        let Some(snapshot) = &self.snapshot else {
+        let Some(snapshot) = self.snapshot.take() else {
             return Err(internal(
                 "resolve the source before a download, without `known`".to_owned(),
             ));
@@ -154,16 +166,29 @@ impl Conversation {
             let found = found.ok_or_else(|| internal(format!("{path} is not in the snapshot")))?;
             files.insert(path, found.clone());
         }
+        let mut state = std::mem::take(&mut self.state);
+        let result = self.files(&snapshot, &mut state, files.into_values().collect(), emit).await;
+        state.save(&self.folder);
+        (self.state, self.snapshot) = (state, Some(snapshot));
+        result.map(|()| FetchEvent::Downloaded)
+    }
+
+    async fn files(
+        &self,
+        snapshot: &Snapshot,
+        state: &mut State,
+        files: Vec<File>,
+        emit: &mut dyn FnMut(FetchEvent),
+    ) -> Result<(), FetchError> {
         let download = Download {
             source: &*self.source,
             snapshot,
             folder: &self.folder,
-            state: RefCell::new(&mut self.state),
+            state: RefCell::new(state),
             progress: Progress::new(emit),
             bytes_max: self.about.bytes_max,
             pause: self.times.pause,
         };
-        download.run(files.into_values().collect()).await?;
-        Ok(FetchEvent::Downloaded)
+        download.run(files).await
     }
 }

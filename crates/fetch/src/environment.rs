@@ -44,7 +44,8 @@ impl Secret {
         Self(text.trim().to_owned())
     }
 
-    /// Returns the text, to send it.
+    /// Returns the text.
+    #[cfg(test)]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

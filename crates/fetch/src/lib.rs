@@ -3,7 +3,7 @@
 //! speaks [`onnxd_proto::domain::fetch`] with it.
 //!
 //! Imports point one way: `conversation` → `download` → `sources` → `client`, and all of them →
-//! {`environment`, `folder`, `digest`}.
+//! {`environment`, `part`, `folder`, `digest`}.
 
 mod client;
 mod conversation;
@@ -12,6 +12,7 @@ mod download;
 mod environment;
 mod folder;
 mod netrc;
+mod part;
 mod sources;
 mod state;
 

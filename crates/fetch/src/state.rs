@@ -10,6 +10,8 @@ use crate::{
     sources::Validators,
 };
 
+/// The file's name in the fetcher's own folder.
+pub(crate) const FILE: &str = "state.json";
 /// Maximum bytes of the file.
 const BYTES_MAX: u64 = 8 << 20;
 
@@ -31,8 +33,8 @@ pub(crate) struct State {
 pub(crate) struct Had {
     /// The file's SHA-256 in hex.
     pub(crate) sha256: String,
-    /// The ETag that it had, for sources that state no digests.
-    pub(crate) etag: Option<String>,
+    /// The identity that it had, for sources that state no digests.
+    pub(crate) identity: Option<String>,
 }
 
 impl State {
@@ -60,7 +62,7 @@ impl State {
 }
 
 fn path() -> String {
-    format!("{OWN}/state.json")
+    format!("{OWN}/{FILE}")
 }
 
 #[cfg(test)]
@@ -73,7 +75,7 @@ mod tests {
         let folder = Folder::open(directory.path()).unwrap();
         let mut state = State::load(&folder, "hf://a/b");
         state.id = "hf:1".to_owned();
-        let had = Had { sha256: "00".to_owned(), etag: None };
+        let had = Had { sha256: "00".to_owned(), identity: None };
         state.files.insert("model.onnx".to_owned(), had);
         state.save(&folder);
         assert_eq!(State::load(&folder, "hf://a/b"), state);

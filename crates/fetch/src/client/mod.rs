@@ -35,6 +35,8 @@ use crate::environment::{Environment, read};
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Maximum bytes of an error's body that a message quotes.
 const REASON_BYTES_MAX: usize = 200;
+/// Maximum time to connect to the credential service of the machine.
+const METADATA_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest pause that a server may ask for.
 const RETRY_AFTER_SECONDS_MAX: u64 = 24 * 3600;
 
@@ -74,6 +76,8 @@ pub(crate) struct Request {
     /// Sent only to the URL's scheme, host and port.
     authorization: Option<HeaderValue>,
     body: Bytes,
+    /// Whether a redirect to another server is an answer.
+    stays: bool,
 }
 
 impl Request {
@@ -90,7 +94,7 @@ impl Request {
     /// Creates a request.
     pub(crate) fn new(method: Method, url: Url) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Self { method, url, headers, authorization: None, body }
+        Self { method, url, headers, authorization: None, body, stays: false }
     }
 
     /// Adds a header. A value that no header can contain is left out.
@@ -99,6 +103,11 @@ impl Request {
             self.headers.insert(name, value);
         }
         self
+    }
+
+    /// Returns redirects to other servers instead of following them.
+    pub(crate) fn stay(self) -> Self {
+        Self { stays: true, ..self }
     }
 
     /// Adds credentials.
@@ -135,23 +144,7 @@ impl Response {
 
     /// Returns the error that this response means. `remedy` is shown if credentials are missing.
     pub(crate) async fn error(self, remedy: &str) -> FetchError {
-        let (status, url) = (self.status, &self.url);
-        let (kind, advice) = match status.as_u16() {
-            401 | 403 => (FetchErrorKind::Unauthorized, remedy),
-            407 => (
-                FetchErrorKind::Unauthorized,
-                "write the proxy's user and password into HTTPS_PROXY",
-            ),
-            404 | 410 => (FetchErrorKind::NotFound, ""),
-            408 | 425 | 429 | 500..=599 => (FetchErrorKind::Unreachable, ""),
-            412 => (FetchErrorKind::Incomplete, "the file changed"),
-            _ => (FetchErrorKind::Malformed, "unexpected answer"),
-        };
-        let mut message = format!("{} from {url}", status.to_string().trim_end());
-        if !advice.is_empty() {
-            message = format!("{message}: {advice}");
-        }
-        let retry_after_seconds = retry_after(&self.headers);
+        let mut error = status_error(self.status, &self.headers, &self.url, remedy);
         let type_ = self.header(CONTENT_TYPE).unwrap_or_default();
         if type_.contains("json") || type_.starts_with("text/plain") {
             let text = self.body.all(HEAD_BYTES_MAX as u64).await.unwrap_or_default();
@@ -159,11 +152,35 @@ impl Response {
             let plain: String =
                 text.chars().filter(|c| !c.is_control()).take(REASON_BYTES_MAX).collect();
             if !plain.trim().is_empty() {
-                message = format!("{message} (the server says: {})", plain.trim());
+                error.message = format!("{} (the server says: {})", error.message, plain.trim());
             }
         }
-        FetchError { kind, message, retry_after_seconds }
+        error
     }
+}
+
+/// Returns the error that a status means. `remedy` is shown if credentials are missing.
+pub(crate) fn status_error(
+    status: StatusCode,
+    headers: &HeaderMap,
+    url: &str,
+    remedy: &str,
+) -> FetchError {
+    let (kind, advice) = match status.as_u16() {
+        401 | 403 => (FetchErrorKind::Unauthorized, remedy),
+        407 => {
+            (FetchErrorKind::Unauthorized, "write the proxy's user and password into HTTPS_PROXY")
+        }
+        404 | 410 => (FetchErrorKind::NotFound, ""),
+        408 | 425 | 429 | 500..=599 => (FetchErrorKind::Unreachable, ""),
+        412 => (FetchErrorKind::Incomplete, "the file changed"),
+        _ => (FetchErrorKind::Malformed, "unexpected answer"),
+    };
+    let mut message = format!("{} from {url}", status.to_string().trim_end());
+    if !advice.is_empty() {
+        message = format!("{message}: {advice}");
+    }
+    FetchError { kind, message, retry_after_seconds: retry_after(headers) }
 }
 
 /// Returns the pause in seconds that a server asks for. A date is compared with the server's own
@@ -210,13 +227,40 @@ impl Client {
             tls: TlsConnector::from(Arc::new(tls(environment)?)),
             proxies: Arc::new(proxies),
             allows_private,
+            trusted: None,
             connect_timeout: times.connect,
         };
+        Ok(Self::over(connector, times))
+    }
+
+    fn over(connector: Connector, times: Times) -> Self {
         let http = legacy::Client::builder(TokioExecutor::new())
             .http1_max_buf_size(HEAD_BYTES_MAX)
             .pool_timer(TokioTimer::new())
             .build(connector.clone());
-        Ok(Self { http, connector, times })
+        Self { http, connector, times }
+    }
+
+    /// Allows a server that the administrator configured, even with a private address.
+    pub(crate) fn trusting(self, server: &Url) -> Self {
+        let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = server.port_or_known_default().unwrap_or_default();
+        let connector = Connector { trusted: Some((host, port)), ..self.connector };
+        Self::over(connector, self.times)
+    }
+
+    /// Returns a client for the credential service of the machine, which is close or does not
+    /// exist.
+    pub(crate) fn for_metadata(&self) -> Self {
+        let connect = METADATA_CONNECT_TIMEOUT.min(self.times.connect);
+        let connector = Connector {
+            allows_private: true,
+            // A proxy would answer for its own machine.
+            proxies: Arc::new(Matcher::builder().build()),
+            connect_timeout: connect,
+            ..self.connector.clone()
+        };
+        Self::over(connector, Times { connect, ..self.times })
     }
 
     /// Returns the limits of time.
@@ -240,6 +284,9 @@ impl Client {
             let next = redirects::follow(&request.url, location)?;
             tracing::debug!(from = response.url, to = shown(&next), "following redirect");
             if !redirects::is_same_server(&request.url, &next) {
+                if request.stays {
+                    return Ok(response);
+                }
                 request.authorization = None;
             }
             request.url = next;
@@ -277,6 +324,11 @@ impl Client {
             body: Body::new(body, url.clone(), self.times),
             url,
         })
+    }
+
+    /// Applies the limits to a body that [`Client::exchange`] returned.
+    pub(crate) fn limited(&self, body: hyper::body::Incoming, url: &str) -> Body {
+        Body::new(body, url.to_owned(), self.times)
     }
 
     /// Sends a request as it is, except for the proxy's credentials.

@@ -1,7 +1,6 @@
 //! Downloads files of a snapshot into the working directory: several at once, resumed where an
 //! earlier attempt stopped, verified while they are written, and renamed into place when complete.
 
-mod part;
 mod progress;
 
 use std::{cell::RefCell, io, io::Write as _, time::Duration};
@@ -12,13 +11,13 @@ use onnxd_proto::domain::fetch::{FetchError, FetchErrorKind};
 use ring::digest::{Context, SHA256};
 use rustix::io::Errno;
 
-use self::part::Part;
 pub(crate) use self::progress::Progress;
 use crate::{
     digest::{self, Digest},
     folder::{Folder, OWN},
+    part::{Part, Wanted},
     sources::{File, Opened, Snapshot, Source},
-    state::{Had, State},
+    state::{self, Had, State},
 };
 
 /// Files downloaded at once.
@@ -56,15 +55,14 @@ impl Download<'_> {
         self.check_limits(missing.iter().map(|file| Part::bytes(self.folder, &file.path)).sum())?;
         let files = stream::iter(missing).map(|file| self.file(file)).buffer_unordered(PARALLEL);
         files.try_collect::<()>().await?;
-        self.source.confirm(self.snapshot).await?;
-        self.state.borrow().save(self.folder);
-        Ok(())
+        self.source.confirm(self.snapshot).await
     }
 
     /// Removes what earlier snapshots left behind.
     fn prune(&self) {
         let mut state = self.state.borrow_mut();
-        let is_listed = |path: &str| self.snapshot.files.iter().any(|file| file.path == path);
+        let all = || self.snapshot.files.iter().chain(&self.snapshot.archives);
+        let is_listed = |path: &str| all().any(|file| file.path == path);
         state.files.retain(|path, _| {
             let is_kept = is_listed(path);
             if !is_kept && self.folder.remove(path).is_ok() {
@@ -72,14 +70,15 @@ impl Download<'_> {
             }
             is_kept
         });
-        let parts: Vec<String> =
-            self.snapshot.files.iter().map(|file| Part::name(&file.path)).collect();
+        let parts: Vec<String> = all().map(|file| Part::name(&file.path)).collect();
         for name in self.folder.own_names() {
-            if let Some((part, "part" | "json")) = name.rsplit_once('.')
-                && part != "state"
-                && !parts.iter().any(|known| known == part)
-            {
-                let _ = self.folder.remove(&format!("{OWN}/{name}"));
+            let path = format!("{OWN}/{name}");
+            let is_stale = match name.rsplit_once('.') {
+                Some((part, "part" | "json")) => !parts.iter().any(|known| known == part),
+                _ => !is_listed(&path),
+            };
+            if is_stale && name != state::FILE {
+                let _ = self.folder.remove(&path);
             }
         }
     }
@@ -102,8 +101,8 @@ impl Download<'_> {
 
     async fn is_there(&self, file: &File) -> io::Result<bool> {
         let known = self.state.borrow().files.get(&file.path).cloned();
-        // Without a digest, the ETag shows that the source's file is still the one downloaded.
-        let known = known.filter(|had| file.etag.is_some() && had.etag == file.etag);
+        // Without a digest, the identity shows whether the file is the one that was downloaded.
+        let known = known.filter(|had| file.identity.is_some() && had.identity == file.identity);
         let expected = file.digest.clone().or(known.map(|had| Digest::Sha256(had.sha256)));
         let Some(expected) = expected else { return Ok(false) };
         let Some(mut found) = self.folder.read(&file.path)? else { return Ok(false) };
@@ -117,7 +116,7 @@ impl Download<'_> {
     }
 
     fn record(&self, file: &File, sha256: String) {
-        let had = Had { sha256, etag: file.etag.clone() };
+        let had = Had { sha256, identity: file.identity.clone() };
         self.state.borrow_mut().files.insert(file.path.clone(), had);
     }
 
@@ -162,7 +161,16 @@ impl Download<'_> {
     async fn attempt(&self, file: &File) -> Result<(), FetchError> {
         let broken = |error: io::Error| local(&file.path, &error);
         let mut sha256 = Context::new(&SHA256);
-        let mut part = Part::open(self.folder, file, &self.snapshot.id).map_err(broken)?;
+        let wanted = Wanted {
+            identity: match (&file.digest, &file.identity) {
+                (Some(Digest::Sha256(hex) | Digest::GitBlob(hex)), _) => hex,
+                (None, Some(identity)) => identity,
+                (None, None) => &self.snapshot.id,
+            },
+            is_verified: file.digest.is_some(),
+            bytes: file.bytes,
+        };
+        let mut part = Part::open(self.folder, &file.path, wanted).map_err(broken)?;
         digest::add(&mut sha256, &mut part.file).await.map_err(broken)?;
         let was_resumed = part.offset.bytes > 0;
         self.progress.add(part.offset.bytes);
@@ -199,7 +207,7 @@ impl Download<'_> {
     ) -> Result<(), FetchError> {
         let broken = |error: io::Error| local(&file.path, &error);
         let mut expected = file.digest.clone();
-        if file.bytes.is_none_or(|bytes| part.offset.bytes < bytes) || part.offset.bytes == 0 {
+        if file.bytes.is_none_or(|bytes| part.offset.bytes < bytes) {
             let opened = self.source.open(file, &part.offset).await?;
             expected = expected.or_else(|| opened.digest.clone());
             if opened.start != part.offset.bytes {

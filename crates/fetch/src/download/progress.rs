@@ -56,6 +56,9 @@ impl<'a> Progress<'a> {
 
     /// Counts bytes, and reports them if the last report is old enough.
     pub(super) fn add(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         self.bytes.set(self.bytes.get().saturating_add(bytes));
         let now = Instant::now();
         let is_due = |last: Instant| now.duration_since(last) >= INTERVAL;

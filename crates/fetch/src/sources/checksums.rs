@@ -26,6 +26,7 @@ pub(super) fn snapshot(
         id: format!("sha256:{}", digest::sha256(bytes)),
         pin: Pin::Checksums,
         files: files.collect(),
+        archives: Vec::new(),
         notes: Vec::new(),
         validators,
     })

@@ -7,19 +7,17 @@ use onnxd_proto::domain::{
     Checksums, RemoteUri,
     fetch::{FetchError, FetchErrorKind},
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-use super::{File, Known, Offset, Opened, Snapshot, Source, Validators, checksums, opened, ranged};
+use super::{
+    File, Known, Opened, Snapshot, Source, Validators, checksums, encoded, opened, ranged,
+};
 use crate::{
-    client::{Client, Request, shown},
+    client::{Client, Request},
     environment::Environment,
     netrc,
+    part::Offset,
 };
-
-/// Characters that a path keeps.
-const PLAIN: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 const REMEDY: &str = "add the host with login and password to ~/.netrc, or to the file in NETRC";
 
@@ -54,14 +52,9 @@ impl Web {
     }
 }
 
-/// Percent-encodes a path for a URL. A colon in the first part would look like a scheme.
-pub(super) fn encoded(path: &str) -> String {
-    utf8_percent_encode(path, PLAIN).to_string()
-}
-
 #[async_trait(?Send)]
 impl Source for Web {
-    async fn resolve(&self, known: &Known) -> Result<Option<Snapshot>, FetchError> {
+    async fn resolve(&self, known: &Known, _: usize) -> Result<Option<Snapshot>, FetchError> {
         let request = known.validators.apply(self.request(Checksums::FILE, Request::get)?);
         let response = self.client.send(request).await?;
         match response.status {
@@ -100,12 +93,6 @@ impl Source for Web {
             StatusCode::NOT_FOUND => Err(checksums::listed_but_missing(&file.path)),
             _ => opened(response.success(REMEDY).await?, from),
         }
-    }
-}
-
-impl std::fmt::Debug for Web {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&shown(&self.base))
     }
 }
 

@@ -1,8 +1,12 @@
 //! Kinds of sources. Each finds out what a source contains and opens its files; [`crate::download`]
 //! does the rest.
 
+mod bucket;
 mod checksums;
 mod http;
+mod hub;
+mod mlflow;
+mod oci;
 
 use ::http::{
     StatusCode,
@@ -16,20 +20,37 @@ use onnxd_proto::domain::{
     RemoteUri, Scheme,
     fetch::{FetchError, FetchErrorKind, Pin, RemoteFile},
 };
-use serde::{Deserialize, Serialize};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use url::Url;
 
 use crate::{
     client::{Body, Client, Request, Response},
     digest::Digest,
     environment::Environment,
+    folder::Folder,
+    part::Offset,
 };
+
+/// Maximum bytes of an answer about files.
+const ANSWER_BYTES_MAX: u64 = 32 << 20;
 
 /// A source on another server.
 #[async_trait(?Send)]
 pub(crate) trait Source {
     /// Returns what the source contains, or `None` if the server says that nothing changed since it
     /// sent `validators`.
-    async fn resolve(&self, known: &Known) -> Result<Option<Snapshot>, FetchError>;
+    async fn resolve(
+        &self,
+        known: &Known,
+        files_max: usize,
+    ) -> Result<Option<Snapshot>, FetchError>;
+
+    /// Lists the files in the snapshot's archives, which were downloaded, and unpacks them into
+    /// parts.
+    async fn unpack(&self, snapshot: Snapshot, _: &Place<'_>) -> Result<Snapshot, FetchError> {
+        Ok(snapshot)
+    }
 
     /// Completes the length and digest of a file, if the server states them.
     async fn stat(&self, _: &mut File) -> Result<(), FetchError> {
@@ -44,6 +65,15 @@ pub(crate) trait Source {
     async fn confirm(&self, _: &Snapshot) -> Result<(), FetchError> {
         Ok(())
     }
+}
+
+/// Where a source unpacks archives, and how much.
+pub(crate) struct Place<'a> {
+    pub(crate) folder: &'a Folder,
+    /// Maximum bytes of all files.
+    pub(crate) bytes_max: u64,
+    /// Maximum files of a snapshot.
+    pub(crate) files_max: usize,
 }
 
 /// What an earlier fetch saw.
@@ -68,6 +98,8 @@ pub(crate) struct Snapshot {
     pub(crate) id: String,
     pub(crate) pin: Pin,
     pub(crate) files: Vec<File>,
+    /// Archives to download before the files are known, with paths in the fetcher's own folder.
+    pub(crate) archives: Vec<File>,
     pub(crate) notes: Vec<String>,
     pub(crate) validators: Validators,
 }
@@ -89,8 +121,8 @@ pub(crate) struct File {
     pub(crate) path: String,
     pub(crate) bytes: Option<u64>,
     pub(crate) digest: Option<Digest>,
-    /// The ETag in the listing, without which the file is another.
-    pub(crate) etag: Option<String>,
+    /// Identifies the content if there is no digest: the ETag in a listing, or the snapshot's id.
+    pub(crate) identity: Option<String>,
 }
 
 impl From<&File> for RemoteFile {
@@ -98,15 +130,6 @@ impl From<&File> for RemoteFile {
         let sha256 = file.digest.as_ref().and_then(Digest::sha256).map(str::to_owned);
         Self { path: file.path.clone(), bytes: file.bytes, sha256 }
     }
-}
-
-/// Where to begin with a file.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Offset {
-    /// Bytes that were already downloaded.
-    pub(crate) bytes: u64,
-    /// The strong validator of these bytes.
-    pub(crate) validator: Option<String>,
 }
 
 /// An open file.
@@ -133,14 +156,51 @@ pub(crate) fn of(
 ) -> Result<Box<dyn Source>, FetchError> {
     Ok(match uri.scheme() {
         Scheme::Https | Scheme::Http => Box::new(http::Web::new(uri, client, environment)?),
-        scheme => {
-            let message = format!("{scheme}:// is not supported by this build");
-            return Err(FetchErrorKind::Internal.because(message));
-        }
+        Scheme::S3 | Scheme::Gs => Box::new(bucket::Bucket::new(uri, client, environment)?),
+        Scheme::Hf => Box::new(hub::Hub::new(uri, client, environment)?),
+        Scheme::Oci => Box::new(oci::Registry::new(uri, client, environment)?),
+        Scheme::Mlflow => Box::new(mlflow::Mlflow::new(uri, client, environment)?),
     })
 }
 
+/// Percent-encodes a path for a URL, except for its slashes.
+fn encoded(path: &str) -> String {
+    path.split('/').map(part_encoded).collect::<Vec<_>>().join("/")
+}
+
+/// Percent-encodes one part of a path, or the value of a query.
+fn part_encoded(part: &str) -> String {
+    const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(part, PLAIN).to_string()
+}
+
+/// Returns the address in a variable, or a default.
+fn endpoint(environment: &Environment, variable: &str, default: &str) -> Result<Url, FetchError> {
+    let text = environment.get(variable).unwrap_or(default).trim_end_matches('/');
+    let parsed = Url::parse(&format!("{text}/")).ok();
+    let is_valid =
+        |url: &Url| matches!(url.scheme(), "http" | "https") && url.username().is_empty();
+    parsed.filter(is_valid).ok_or_else(|| {
+        // The value may contain a password.
+        let message = format!("{variable}: expected an http or https URL without user or password");
+        FetchErrorKind::Internal.because(message)
+    })
+}
+
+/// Parses a JSON answer.
+async fn json<T: DeserializeOwned>(response: Response) -> Result<T, FetchError> {
+    let from = response.url;
+    let bytes = response.body.all(ANSWER_BYTES_MAX).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| FetchErrorKind::Malformed.because(format!("{from}: {error}")))
+}
+
 impl Validators {
+    /// Returns validators that consist of an ETag.
+    fn of_etag(etag: Option<String>) -> Self {
+        Self { etag, last_modified: None }
+    }
+
     /// Returns the validators of a response.
     pub(crate) fn of(response: &Response) -> Self {
         let header = |name| response.header(name).map(str::to_owned);
