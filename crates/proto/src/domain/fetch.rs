@@ -104,6 +104,21 @@ pub struct FetchError {
     pub retry_after_seconds: Option<u64>,
 }
 
+impl std::fmt::Display for FetchError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for FetchError {}
+
+impl FetchErrorKind {
+    /// Creates an error of this kind.
+    pub fn because(self, message: impl Into<String>) -> FetchError {
+        FetchError { kind: self, message: message.into(), retry_after_seconds: None }
+    }
+}
+
 /// Kinds of [`FetchError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

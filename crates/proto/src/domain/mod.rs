@@ -2,6 +2,7 @@
 //! the state directory and sent in the messages of [`crate::wire`].
 
 mod check;
+mod checksums;
 pub mod cost;
 mod facts;
 pub mod fetch;
@@ -20,6 +21,7 @@ mod update;
 
 pub use self::{
     check::{CheckLine, Checked, Drift},
+    checksums::{Checksums, ChecksumsError},
     facts::{Facts, Guess, Shortened, SwitchFacts},
     listing::{FileStamp, ListLine, ListedModel, Listing},
     model_choice::{MODEL_SUFFIX, ModelChoice, SOURCE_PATH_BYTES_MAX, is_inside},

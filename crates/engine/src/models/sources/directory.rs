@@ -13,7 +13,7 @@ use std::{
 };
 
 use onnxd_proto::{
-    domain::{Listing, ModelChoice, Refusal, RefusalKind},
+    domain::{Checksums, Listing, ModelChoice, Refusal, RefusalKind},
     layout::MANIFEST,
 };
 use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ use crate::models::{
     disk::{hex, io_refusal},
     sources::{
         Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
-        checksums::{self, Checksums},
+        checksums,
         digests::{Digests, Identity},
         lister::Lister,
         selection,
@@ -245,12 +245,7 @@ impl Snapshot for DirectorySnapshot {
         }
         let checksums = match Checksums::parse(&text) {
             Ok(checksums) => checksums,
-            Err(line) => {
-                return refuse(format!(
-                    "{}: line {line}: expected `<SHA-256>  <path>`",
-                    checksums::FILE
-                ));
-            }
+            Err(error) => return refuse(format!("{}: {error}", checksums::FILE)),
         };
         // Downloads may leave out other listed variants of the model. A variant with the usual name
         // counts: once it arrives, it would be chosen instead.
@@ -261,7 +256,7 @@ impl Snapshot for DirectorySnapshot {
         };
         let is_missing =
             |path: &str| is_ours(path) && matches!(self.tree.open_file(path), Ok(None));
-        checksums.fault(files, is_missing).map_or(Ok(()), refuse)
+        checksums::fault(&checksums, files, is_missing).map_or(Ok(()), refuse)
     }
 
     /// Blocking.

@@ -8,7 +8,7 @@
 //! - [`checksums`]: a source's optional `SHA256SUMS`.
 //! - [`digests`]: the digests of files that need not be read again.
 
-pub mod checksums;
+mod checksums;
 pub mod digests;
 mod directory;
 #[cfg(test)]

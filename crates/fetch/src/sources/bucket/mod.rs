@@ -1,0 +1,211 @@
+//! `s3://bucket/prefix` and `gs://bucket/prefix`: objects below a prefix. A `SHA256SUMS`, uploaded
+//! last, is the snapshot; without one, two equal listings are. `object_store` signs and lists, over
+//! our own client.
+
+mod settings;
+mod transport;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt as _;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, path::Path};
+use onnxd_proto::domain::{
+    Checksums, RemoteUri,
+    fetch::{FetchError, FetchErrorKind, Pin},
+};
+use percent_encoding::percent_decode_str;
+
+use self::transport::fetch_error;
+use super::{File, Known, Opened, Snapshot, Source, Validators, checksums};
+use crate::{
+    client::{Body, Client, Times},
+    digest,
+    environment::Environment,
+    part::Offset,
+};
+
+/// Objects below a prefix.
+pub(super) struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    /// The source's URI, for messages.
+    uri: String,
+    times: Times,
+}
+
+impl Bucket {
+    /// Creates the source. Reads credentials.
+    pub(super) fn new(
+        uri: &RemoteUri,
+        client: Client,
+        environment: &Environment,
+    ) -> Result<Self, FetchError> {
+        let (bucket, prefix) = uri.split();
+        let shown = format!("{}://{}", uri.scheme(), uri.location());
+        let prefix = percent_decode_str(prefix).decode_utf8_lossy();
+        let prefix = Path::parse(&prefix)
+            .map_err(|error| FetchErrorKind::Malformed.because(format!("{shown}: {error}")))?;
+        let times = client.times();
+        let store = settings::store(uri.scheme(), bucket, client, environment)?;
+        Ok(Self { store, prefix, uri: shown, times })
+    }
+
+    fn path(&self, file: &str) -> Result<Path, FetchError> {
+        let path = format!("{}/{file}", self.prefix);
+        Path::parse(&path)
+            .map_err(|error| FetchErrorKind::Malformed.because(format!("{path}: {error}")))
+    }
+
+    fn error(&self, error: object_store::Error) -> FetchError {
+        fetch_error(&self.uri, error)
+    }
+
+    /// Lists all objects below the prefix.
+    async fn list(&self, files_max: usize) -> Result<Vec<File>, FetchError> {
+        let mut objects = self.store.list(Some(&self.prefix));
+        let mut files = Vec::new();
+        while let Some(object) = objects.try_next().await.map_err(|error| self.error(error))? {
+            files.extend(self.listed(object)?);
+            if files.len() > files_max {
+                let message = format!("{}: more than {files_max} objects", self.uri);
+                return Err(FetchErrorKind::TooLarge.because(message));
+            }
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(files)
+    }
+
+    /// Returns the file of an object. `None` if it only marks a folder.
+    fn listed(&self, object: ObjectMeta) -> Result<Option<File>, FetchError> {
+        let key = object.location.as_ref();
+        let path = key.strip_prefix(self.prefix.as_ref()).and_then(|path| path.strip_prefix('/'));
+        match path {
+            Some(path) if object.e_tag.is_some() => Ok(Some(File {
+                path: path.to_owned(),
+                bytes: Some(object.size),
+                digest: None,
+                identity: object.e_tag,
+            })),
+            None if object.size == 0 => Ok(None),
+            _ => {
+                let message = format!("{}: the listing contains {key:?} without ETag", self.uri);
+                Err(FetchErrorKind::Malformed.because(message))
+            }
+        }
+    }
+
+    /// Resolves a source without `SHA256SUMS`.
+    async fn resolve_listing(
+        &self,
+        known: &Known,
+        files_max: usize,
+    ) -> Result<Option<Snapshot>, FetchError> {
+        let files = self.list(files_max).await?;
+        if files.is_empty() {
+            let message = format!("{}: no objects below this prefix", self.uri);
+            return Err(FetchErrorKind::NotFound.because(message));
+        }
+        let id = listing_id(&files);
+        if known.id.as_ref() == Some(&id) {
+            return Ok(None);
+        }
+        tokio::time::sleep(self.times.pause).await;
+        if self.list(files_max).await? != files {
+            let message = format!("{}: the objects changed between two listings", self.uri);
+            return Err(FetchErrorKind::Incomplete.because(message));
+        }
+        let note = format!(
+            "{}: no {}, so an upload that pauses between files looks complete; upload one last",
+            self.uri,
+            Checksums::FILE
+        );
+        let validators = Validators::default();
+        Ok(Some(Snapshot {
+            id,
+            pin: Pin::Listing,
+            files,
+            archives: Vec::new(),
+            notes: vec![note],
+            validators,
+        }))
+    }
+}
+
+/// Returns the id of a listing: a digest of all names, lengths and ETags.
+fn listing_id(files: &[File]) -> String {
+    let lines: String = files
+        .iter()
+        .map(|file| {
+            let (bytes, etag) = (file.bytes.unwrap_or(0), file.identity.as_deref().unwrap_or(""));
+            format!("{}\0{bytes}\0{etag}\n", file.path)
+        })
+        .collect();
+    format!("listing:{}", digest::sha256(lines.as_bytes()))
+}
+
+#[async_trait(?Send)]
+impl Source for Bucket {
+    async fn resolve(
+        &self,
+        known: &Known,
+        files_max: usize,
+    ) -> Result<Option<Snapshot>, FetchError> {
+        let path = self.path(Checksums::FILE)?;
+        let if_none_match = known.validators.etag.clone();
+        let options = GetOptions { if_none_match, ..GetOptions::default() };
+        let found = match self.store.get_opts(&path, options).await {
+            Err(object_store::Error::NotModified { .. }) => return Ok(None),
+            Err(object_store::Error::NotFound { .. }) => {
+                return self.resolve_listing(known, files_max).await;
+            }
+            Err(error) => return Err(self.error(error)),
+            Ok(found) => found,
+        };
+        let validators = Validators::of_etag(found.meta.e_tag.clone());
+        let from = format!("{}/{}", self.uri, Checksums::FILE);
+        let uri = self.uri.clone();
+        let stream = found.into_stream().map_err(move |error| fetch_error(&uri, error));
+        let bytes = Body::of_stream(Box::pin(stream)).all(Checksums::BYTES_MAX).await?;
+        checksums::snapshot(&bytes, &from, validators).map(Some)
+    }
+
+    async fn stat(&self, file: &mut File) -> Result<(), FetchError> {
+        if file.bytes.is_some() {
+            return Ok(());
+        }
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        match self.store.get_opts(&self.path(&file.path)?, options).await {
+            Ok(found) => file.bytes = Some(found.meta.size),
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(checksums::listed_but_missing(&file.path));
+            }
+            // A key may allow GET and not HEAD.
+            Err(error) => tracing::debug!(error = %self.error(error), "HEAD failed"),
+        }
+        Ok(())
+    }
+
+    async fn open(&self, file: &File, from: &Offset) -> Result<Opened, FetchError> {
+        let if_match = file.identity.clone().or_else(|| from.validator.clone());
+        let range = (from.bytes > 0).then_some(GetRange::Offset(from.bytes));
+        let options = GetOptions { if_match, range, ..GetOptions::default() };
+        let found = match self.store.get_opts(&self.path(&file.path)?, options).await {
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(checksums::listed_but_missing(&file.path));
+            }
+            found => found.map_err(|error| self.error(error))?,
+        };
+        let uri = self.uri.clone();
+        let (start, total) = (found.range.start, Some(found.meta.size));
+        let validator = Validators::of_etag(found.meta.e_tag.clone()).strong();
+        let stream = found.into_stream().map_err(move |error| fetch_error(&uri, error));
+        Ok(Opened {
+            start,
+            total,
+            validator,
+            digest: None,
+            body: Body::of_stream(Box::pin(stream)),
+        })
+    }
+}

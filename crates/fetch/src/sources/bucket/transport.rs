@@ -1,0 +1,185 @@
+//! Lets `object_store` send its requests with our client, and converts its errors.
+
+use std::{
+    error::Error,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Frame, SizeHint};
+use object_store::{
+    ClientConfigKey, ClientOptions,
+    client::{
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
+        HttpResponseBody, HttpService,
+    },
+};
+use onnxd_proto::domain::fetch::{FetchError, FetchErrorKind};
+use tokio::sync::mpsc;
+
+use crate::client::{Body, Client, status_error};
+
+/// Chunks that wait for the reader of a body.
+const CHUNKS_MAX: usize = 4;
+/// Maximum bytes of an error's body.
+const REASON_BYTES_MAX: u64 = 64 * 1024;
+/// Advice for missing credentials.
+const REMEDY: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or \
+                      GOOGLE_APPLICATION_CREDENTIALS to credentials that may read the bucket; for a \
+                      public bucket, set AWS_SKIP_SIGNATURE=true or GOOGLE_SKIP_SIGNATURE=true";
+
+/// Creates clients for `object_store`.
+#[derive(Debug)]
+pub(super) struct Transport(Client);
+
+impl Transport {
+    /// Sends requests with this client.
+    pub(super) fn new(client: Client) -> Self {
+        Self(client)
+    }
+}
+
+impl HttpConnector for Transport {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        // Only the credential services of machines and containers are asked without TLS.
+        let allows_http = options.get_config_value(&ClientConfigKey::AllowHttp);
+        Ok(HttpClient::new(match allows_http.as_deref() {
+            Some("true") => Service { client: self.0.for_metadata(), is_credentials: true },
+            _ => Service { client: self.0.clone(), is_credentials: false },
+        }))
+    }
+}
+
+/// Sends requests for `object_store`.
+#[derive(Debug)]
+struct Service {
+    client: Client,
+    /// Whether statuses have a meaning to the caller.
+    is_credentials: bool,
+}
+
+#[async_trait]
+impl HttpService for Service {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let url = head.uri.to_string();
+        // The query may be a signature.
+        let url = url.split('?').next().unwrap_or_default().to_owned();
+        let is_listing = head.uri.query().is_some_and(|query| query.contains("list-type="));
+        let request = http::Request::from_parts(head, Full::new(body));
+        let response = self.client.exchange(request, &url).await;
+        let response = response.map_err(|error| match self.is_credentials {
+            true => {
+                fatal(FetchErrorKind::Unauthorized.because(format!("no credentials: {REMEDY}")))
+            }
+            false => fatal(error),
+        })?;
+        let (head, body) = response.into_parts();
+        let mut body = self.client.limited(body, &url);
+        // A missing object is for the caller to judge; a missing bucket is not.
+        let is_told = matches!(head.status.as_u16(), 301 | 307 | 401 | 403 | 429 | 503)
+            || is_listing && head.status == StatusCode::NOT_FOUND;
+        if is_told && !self.is_credentials {
+            return Err(fatal(refused(head.status, &head.headers, &url, body).await));
+        }
+        let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
+        tokio::spawn(async move {
+            loop {
+                let sent = match body.chunk().await {
+                    Ok(None) => return,
+                    Ok(Some(chunk)) => sender.send(Ok(chunk)).await,
+                    Err(error) => sender.send(Err(fatal(error))).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(HttpResponse::from_parts(head, HttpResponseBody::new(Chunks(receiver))))
+    }
+}
+
+/// Converts our errors for `object_store`, which must not retry: our download resumes.
+fn fatal(error: FetchError) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, error)
+}
+
+/// Returns the error for a status. Quotes only the code of an answer in XML, because the rest may
+/// repeat what was signed.
+async fn refused(
+    status: StatusCode,
+    headers: &http::HeaderMap,
+    url: &str,
+    body: Body,
+) -> FetchError {
+    let text = body.all(REASON_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    let code = code.map(|(code, _)| code.chars().take(80).collect::<String>());
+    if matches!(status.as_u16(), 301 | 307) {
+        let region = headers.get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
+        let message =
+            format!("{status} from {url}: the bucket is in another region; set AWS_REGION");
+        let message = region.map(|region| format!("{message}={region}")).unwrap_or(message);
+        return FetchErrorKind::Forbidden.because(message);
+    }
+    let mut error = status_error(status, headers, url, REMEDY);
+    if let Some(code) = code {
+        error.message = format!("{} (the server says: {code})", error.message);
+    }
+    error
+}
+
+/// A body whose chunks another task reads.
+struct Chunks(mpsc::Receiver<Result<Bytes, HttpError>>);
+
+impl hyper::body::Body for Chunks {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        self.0.poll_recv(context).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// Converts an error of `object_store`, which may contain one of ours.
+pub(super) fn fetch_error(uri: &str, error: object_store::Error) -> FetchError {
+    if let Some(ours) = ours(&error) {
+        return FetchError { message: format!("{uri}: {}", ours.message), ..ours.clone() };
+    }
+    use object_store::Error as Store;
+    let (kind, reason) = match &error {
+        Store::NotFound { .. } => (FetchErrorKind::NotFound, "not found".to_owned()),
+        Store::Precondition { .. } => (FetchErrorKind::Incomplete, "an object changed".to_owned()),
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
+            (FetchErrorKind::Unauthorized, REMEDY.to_owned())
+        }
+        Store::InvalidPath { source } => (FetchErrorKind::Malformed, source.to_string()),
+        // The innermost cause: outer ones quote URLs.
+        _ => (FetchErrorKind::Unreachable, innermost(&error).to_string()),
+    };
+    // XML may repeat what was signed.
+    let reason = reason.split('<').next().unwrap_or_default().trim_end_matches([' ', ':']);
+    let reason: String = reason.chars().filter(|c| !c.is_control()).take(400).collect();
+    kind.because(format!("{uri}: {reason}"))
+}
+
+fn ours<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a FetchError> {
+    error.downcast_ref().or_else(|| ours(error.source()?))
+}
+
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    error.source().map_or(error, innermost)
+}
