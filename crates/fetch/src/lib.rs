@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
             "--no-sandbox" => confined = false,
             "--version" => {
                 let _ = writeln!(io::stdout(), "onnxd-fetch {}", env!("CARGO_PKG_VERSION"));
-                return ExitStatus::Fine.into();
+                return ExitStatus::Success.into();
             }
             _ => return usage(),
         }
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
         return usage();
     }
     if let Err(error) = log::init(None) {
-        log::complain(&error.to_string());
+        log::print_error(&error.to_string());
         return ExitStatus::Configuration.into();
     }
     let mut requests = io::stdin().lock();
@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(error),
     };
     match converse(first, &mut requests, confined) {
-        Ok(()) => ExitStatus::Fine.into(),
+        Ok(()) => ExitStatus::Success.into(),
         Err(error) => fail(error),
     }
 }

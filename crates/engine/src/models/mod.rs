@@ -7,6 +7,7 @@
 //! - [`registry`]: the served models and their generations; the only writer of the control page.
 //! - [`workers`]: the worker operations that updates need; implemented by the dispatcher.
 //! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
+//! - [`watch`]: asks sources whether they have changed, and updates their models.
 //!
 //! [`disk`] turns disk errors into refusals.
 
@@ -17,4 +18,5 @@ pub mod registry;
 pub mod sources;
 pub mod store;
 pub mod update;
+pub mod watch;
 pub mod workers;

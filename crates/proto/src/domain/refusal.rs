@@ -59,6 +59,22 @@ pub enum RefusalKind {
 }
 
 impl RefusalKind {
+    /// Returns whether another attempt with the same content may succeed.
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::NotFound
+                | Self::Unreachable
+                | Self::Unauthorized
+                | Self::Incomplete
+                | Self::Space
+                | Self::Superseded
+                | Self::Busy
+                | Self::HandingOver
+                | Self::Internal
+        )
+    }
+
     /// Creates a refusal of this kind.
     pub fn because(self, message: impl Into<String>) -> Refusal {
         Refusal { kind: self, message: message.into() }

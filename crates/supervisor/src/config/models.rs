@@ -85,13 +85,12 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
     };
     let here = absolute(Path::new("."))?;
     let uri = SourceUri::parse_in(&here, source).map_err(|error| invalid(&error))?;
-    // Removes `.` components, so that equal sources compare equal.
-    let SourceUri::Directory { path, choice } = uri;
-    let directory = absolute(&path)?;
-    if directory.exists() && !directory.is_dir() {
+    if let Some(directory) = uri.directory()
+        && directory.exists()
+        && !directory.is_dir()
+    {
         return Err(invalid(&format!("{} is not a directory", directory.display())));
     }
-    let uri = SourceUri::Directory { path: directory, choice };
     let name = name.map_or_else(|| uri.last_name().to_ascii_lowercase(), str::to_owned);
     let name = name.parse().map_err(|error| invalid(&error))?;
     Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true })

@@ -150,7 +150,7 @@ fn named(offer: &Offer, has_graph: bool) -> BTreeSet<String> {
     let is_named = |file: &&RemoteFile| {
         let is_fitting = !selection::is_small(&file.path)
             || file.bytes.is_none_or(|bytes| bytes <= selection::NAMED_BYTES_MAX);
-        file.path == checksums::FILE || selection::takes(&file.path, has_graph) && is_fitting
+        file.path == checksums::FILE || selection::includes(&file.path, has_graph) && is_fitting
     };
     offer.files.iter().filter(is_named).map(|file| file.path.clone()).collect()
 }

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 use crate::models::{
     disk::{hex, io_refusal},
-    sources::{Fetched, FetchedFile, Resolved, Snapshot, SnapshotFile, Sources},
+    sources::{Fetched, FetchedFile, Resolved, Snapshot, SnapshotFile, SnapshotId, Sources},
     store::{
         pins::{PinnedVersion, Pins},
         staged_cache::StagedCache,
@@ -179,6 +179,24 @@ impl Store {
             self.staged.insert(uri, snapshot.id(), &staged);
         }
         Ok(staged)
+    }
+
+    /// Returns the snapshot of a source that was staged last, if its version is kept.
+    pub fn known_snapshot(&self, uri: &SourceUri) -> Option<SnapshotId> {
+        let known = self.staged.get(uri).filter(|known| self.has(&known.version));
+        known.map(|known| known.snapshot)
+    }
+
+    /// Returns the id of a source's current content, or `None` if it is `known`. Blocking.
+    ///
+    /// # Errors
+    /// Those of the source, see [`sources`](crate::models::sources).
+    pub fn peek(
+        &self,
+        uri: &SourceUri,
+        known: Option<&SnapshotId>,
+    ) -> Result<Option<SnapshotId>, Refusal> {
+        self.sources.open(uri, &self.layout).peek(known)
     }
 
     /// Fetches a snapshot unless its version is kept. Also returns whether the snapshot's id certainly

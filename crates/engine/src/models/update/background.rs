@@ -19,7 +19,7 @@ impl Background {
     ///
     /// # Errors
     /// Those of `work`, or `Internal` if no thread can be started.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(in crate::models) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {

@@ -1,0 +1,216 @@
+//! Watches the sources of models: asks at intervals whether their content has changed, and updates the
+//! model when it has. Content that was refused is not tried again until it changes. Failures of a
+//! source never touch what serves. Started by the server; [`schedule`] decides when to ask.
+
+mod schedule;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use onnxd_proto::domain::{Refusal, Step};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    models::{
+        gate::Presence,
+        machine::events::Job,
+        registry::{Model, Registry},
+        sources::SnapshotId,
+        store::Store,
+        update::{Updater, background::Background},
+        watch::schedule::Schedule,
+    },
+    tasks::EssentialTasks,
+};
+
+/// Interval between log lines about a source that keeps failing.
+const REMINDER: Duration = Duration::from_secs(60 * 60);
+
+/// What is known about a model's configured source.
+#[derive(Clone, Debug, Default)]
+pub struct SourceState {
+    /// The interval of checks; `None` if the source is not watched.
+    pub interval: Option<Duration>,
+    /// The snapshot that was seen last.
+    pub snapshot: Option<String>,
+    /// When the source answered last.
+    pub last_checked: Option<SystemTime>,
+    /// When its content was last seen to change.
+    pub last_changed: Option<SystemTime>,
+    /// The failure of the last check or update, until one succeeds.
+    pub last_error: Option<String>,
+    /// Checks so far.
+    pub checks: u64,
+    /// Checks that failed so far.
+    pub failures: u64,
+}
+
+/// The watched sources of all models, by slot.
+#[derive(Debug)]
+pub struct Watches(Vec<Watch>);
+
+#[derive(Debug, Default)]
+struct Watch {
+    state: Mutex<SourceState>,
+    /// Notified to check at once.
+    check: Notify,
+}
+
+/// The dependencies of watching.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    pub registry: Arc<Registry>,
+    pub updater: Arc<Updater>,
+    pub store: Arc<Store>,
+    pub background: Background,
+    pub tasks: EssentialTasks,
+}
+
+impl Watches {
+    /// Starts to watch the sources of models for which `interval` returns one.
+    pub fn start(deps: &Deps, interval: impl Fn(&Model) -> Option<Duration>) -> Arc<Self> {
+        let models = deps.registry.models();
+        let watches = Arc::new(Self(models.iter().map(|_| Watch::default()).collect()));
+        for model in models {
+            let Some(interval) = interval(model) else { continue };
+            watches.of(model).state().interval = Some(interval);
+            let watcher = Watcher {
+                deps: deps.clone(),
+                watches: Arc::clone(&watches),
+                model: Arc::clone(model),
+                refused: None,
+                reminded: None,
+            };
+            deps.tasks.spawn(format!("source of {}", model.name), watcher.run(interval));
+        }
+        watches
+    }
+
+    /// Returns what is known about a model's source.
+    pub fn state(&self, model: &Model) -> SourceState {
+        self.of(model).state().clone()
+    }
+
+    /// Checks a model's source at once. Returns false if it is not watched.
+    pub fn check_now(&self, model: &Model) -> bool {
+        let watch = self.of(model);
+        watch.check.notify_one();
+        watch.state().interval.is_some()
+    }
+
+    fn of(&self, model: &Model) -> &Watch {
+        &self.0[usize::from(model.slot)]
+    }
+}
+
+impl Watch {
+    fn state(&self) -> MutexGuard<'_, SourceState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Watches the source of one model.
+struct Watcher {
+    deps: Deps,
+    watches: Arc<Watches>,
+    model: Arc<Model>,
+    /// The snapshot that was refused last.
+    refused: Option<SnapshotId>,
+    /// When a failure was logged last.
+    reminded: Option<Instant>,
+}
+
+impl Watcher {
+    async fn run(mut self, interval: Duration) {
+        let seed = RandomState::new().hash_one(self.model.name.as_str());
+        let mut schedule = Schedule::new(Instant::now(), interval, seed);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(schedule.due().into()) => {}
+                () = self.watches.of(&self.model).check.notified() => {}
+            }
+            // Nobody needs the content of a model that is not loaded; loading it reads the source.
+            let result = match self.model.gate.presence() {
+                Presence::Loaded => self.check().await,
+                _ => Ok(()),
+            };
+            match result {
+                Ok(()) => schedule.succeeded(Instant::now()),
+                Err(refusal) => {
+                    self.failed(&refusal);
+                    schedule.failed(Instant::now(), None);
+                }
+            }
+        }
+    }
+
+    /// Asks the source once and updates the model if its content has changed.
+    ///
+    /// # Errors
+    /// The source or the update failed, and another attempt may succeed.
+    async fn check(&mut self) -> Result<(), Refusal> {
+        let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
+        let refused = self.refused.clone();
+        let known = refused.or_else(|| store.known_snapshot(&uri));
+        let looked = known.clone();
+        let peeked = self.deps.background.run(move || store.peek(&uri, looked.as_ref())).await;
+        {
+            let mut state = self.watches.of(&self.model).state();
+            state.checks += 1;
+            if peeked.is_ok() {
+                state.last_checked = Some(SystemTime::now());
+            }
+            state.snapshot = known.map(|known| known.as_str().to_owned());
+        }
+        let Some(snapshot) = peeked? else {
+            self.recovered();
+            return Ok(());
+        };
+        {
+            let mut state = self.watches.of(&self.model).state();
+            state.last_changed = Some(SystemTime::now());
+            state.snapshot = Some(snapshot.as_str().to_owned());
+        }
+        tracing::info!(model = %self.model.name, source = %self.model.source, snapshot = snapshot.as_str(), "source changed, updating");
+        let (progress, steps) = mpsc::channel::<Step>(1);
+        drop(steps);
+        let job = Job::from_source(None, onnxd_proto::domain::Load::default());
+        match self.deps.updater.update(&self.model, job, progress).await {
+            Ok(_) => self.refused = None,
+            Err(refusal) if refusal.kind.is_transient() => return Err(refusal),
+            Err(refusal) => {
+                // The updater has logged it.
+                self.watches.of(&self.model).state().last_error = Some(refusal.message);
+                self.refused = Some(snapshot);
+                return Ok(());
+            }
+        }
+        self.recovered();
+        Ok(())
+    }
+
+    fn failed(&mut self, refusal: &Refusal) {
+        let is_new = {
+            let mut state = self.watches.of(&self.model).state();
+            state.failures += 1;
+            state.last_error.replace(refusal.message.clone()).as_ref() != Some(&refusal.message)
+        };
+        // A source may stay away for days.
+        if is_new || self.reminded.is_none_or(|reminded| reminded.elapsed() > REMINDER) {
+            self.reminded = Some(Instant::now());
+            let (kind, reason) = (refusal.kind, refusal.message.as_str());
+            tracing::warn!(model = %self.model.name, ?kind, reason, "source not usable, what serves stays");
+        }
+    }
+
+    fn recovered(&mut self) {
+        let mut state = self.watches.of(&self.model).state();
+        // A refused snapshot stays an error until the source changes.
+        if self.refused.is_none() && state.last_error.take().is_some() {
+            tracing::info!(model = %self.model.name, source = %self.model.source, "source usable again");
+        }
+    }
+}
