@@ -9,6 +9,7 @@
 //!   server itself costs. [`tensors`]: what moving large tensors costs.
 //! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
 //!   answer is checked; a broken promise voids the run.
+//! - [`picture`]: draws what updates cost, beside a server that restarts to update.
 //! - [`timeline`], [`stats`], [`machine`], [`report`]: what is made of it.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that meets the unexpected must end")]
@@ -22,6 +23,7 @@ mod machine;
 mod memory;
 mod open_loop;
 mod options;
+mod picture;
 mod report;
 mod serving;
 mod serving_tables;
@@ -41,7 +43,7 @@ use clap::Parser;
 use e2e::{fixtures, processes};
 
 use crate::{
-    options::{Options, Part, Settings},
+    options::{Options, Part, Settings, What},
     report::{Report, say},
     subject::{Pair, Subject},
     texts::Corpus,
@@ -73,10 +75,24 @@ fn main() -> ExitCode {
 
 /// `false`: a guarantee was broken.
 async fn run(options: &Options) -> Result<bool, String> {
-    let settings = options.settings();
     let mut report = Report::default();
     introduce(&mut report);
     let workers = thread::available_parallelism().map_or(1, Into::into);
+    match &options.what {
+        What::Picture(options) => picture::run(options, workers).await.map(|()| true),
+        What::Update(settings) | What::Storm(settings) | What::Serve(settings) => {
+            measure(options, settings, workers, report).await
+        }
+    }
+}
+
+/// Runs the chosen parts. `false`: a guarantee was broken.
+async fn measure(
+    options: &Options,
+    settings: &Settings,
+    workers: usize,
+    mut report: Report,
+) -> Result<bool, String> {
     let minilm = Pair::minilm();
     let with_server = [Part::Latency, Part::Switch, Part::Memory];
     if with_server.iter().any(|part| options.has(*part)) {
