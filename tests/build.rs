@@ -1,4 +1,4 @@
-//! Makes the client's side of gRPC from the supervisor's own description of it.
+//! Generates the gRPC client from the supervisor's proto file.
 
 use std::error::Error;
 

@@ -1,6 +1,6 @@
-"""BERT in plain numpy: the second opinion that the tests compare served answers with.
+"""BERT in plain numpy: the reference that tests compare served results with.
 
-It shares no code with bert_to_onnx.py on purpose, so that a mistake there does not appear here too.
+It deliberately shares no code with bert_to_onnx.py, so a mistake there does not repeat here.
 """
 
 import math
@@ -22,7 +22,7 @@ def is_chinese(char):
 
 
 def words(text):
-    """The text as BertNormalizer (lowercase) and BertPreTokenizer split it."""
+    """Splits text like BertNormalizer (lowercase) and BertPreTokenizer."""
     spaced = []
     for char in text:
         if char in "\t\n\r" or char.isspace():
@@ -39,7 +39,7 @@ def words(text):
 
 
 def pieces(word, vocabulary):
-    """Greedy longest match first; a word that does not come out whole is unknown."""
+    """Splits a word by greedy longest match. A word that does not match completely is unknown."""
     found, start = [], 0
     while start < len(word):
         for end in range(len(word), start, -1):
@@ -54,7 +54,7 @@ def pieces(word, vocabulary):
 
 
 def tokenize(text, vocabulary, limit):
-    """Token ids with [CLS] and [SEP], cut to the limit as a tokenizer's truncation does."""
+    """Returns token ids with [CLS] and [SEP], truncated to the limit like a tokenizer."""
     body = text_pieces(text, vocabulary)
     return [vocabulary[piece] for piece in ["[CLS]", *body[: limit - 2], "[SEP]"]]
 
@@ -64,15 +64,15 @@ def text_pieces(text, vocabulary):
 
 
 def tokenize_pair(first, second, vocabulary, limit):
-    """Token ids and type ids of a pair, and whether something was cut away: of the longer one, until
-    both fit or both are equally long; then each gets half of the room."""
+"""Returns token ids and type ids of a pair, and whether it was truncated. The longer text is cut until
+    the pair fits or both are equally long; from then on each gets half of the room."""
     a, b = text_pieces(first, vocabulary), text_pieces(second, vocabulary)
     room = limit - 3
     fits = len(a) + len(b) <= room
     if not fits:
         shorter = min(len(a), len(b))
         if shorter > room // 2:
-            # The odd place goes to the longer one, and to the second if none is.
+            # The odd token goes to the longer text, or to the second if they are equally long.
             shorter = room // 2
         longer = room - shorter
         sizes = (longer, shorter) if len(a) > len(b) else (shorter, longer)
@@ -83,7 +83,7 @@ def tokenize_pair(first, second, vocabulary, limit):
 
 
 def forward(weights, config, ids, types=None):
-    """The last hidden state for one text or pair, [tokens, hidden], in float64."""
+    """Returns the last hidden state of one text or pair: [tokens, hidden], float64."""
     tensors = {name: array.astype(np.float64) for name, array in weights.items()}
 
     def linear(name, x):
@@ -122,7 +122,7 @@ def forward(weights, config, ids, types=None):
 
 
 def embed(weights, config, ids, pooling="mean", normalize=True):
-    """The embedding of one text's token ids."""
+    """Returns the embedding of one text's token ids."""
     states = forward(weights, config, ids)
     pooled = {"cls": states[0], "lasttoken": states[-1], "mean": states.mean(0)}
     vector = pooled[pooling]
@@ -130,7 +130,7 @@ def embed(weights, config, ids, pooling="mean", normalize=True):
 
 
 def classify(weights, config, ids, types=None):
-    """The logits of one text or pair."""
+    """Returns the logits of one text or pair."""
     tensors = {name: array.astype(np.float64) for name, array in weights.items()}
     first = forward(weights, config, ids, types)[0]
     pooled = np.tanh(tensors["pooler.dense.weight"] @ first + tensors["pooler.dense.bias"])

@@ -3,10 +3,10 @@
 
     python bert_to_onnx.py SOURCE_DIR OUT_DIR [--perturb SEED | --head LABELS SEED]
 
-Writes OUT_DIR/model.onnx and copies the tokenizer and the configuration files beside it. The same
-input always gives the same bytes. Inputs: input_ids, attention_mask, token_type_ids
-(int64, [batch, sequence]); output: last_hidden_state ([batch, sequence, hidden]), or of a
-BertForSequenceClassification logits ([batch, labels]).
+Writes OUT_DIR/model.onnx and copies the tokenizer and configuration files next to it. The same input
+always produces the same bytes. Inputs: input_ids, attention_mask, token_type_ids
+(int64, [batch, sequence]). Output: last_hidden_state ([batch, sequence, hidden]), or logits
+([batch, labels]) for a BertForSequenceClassification.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 20  # the first one with Gelu
-IR_VERSION = 9  # the one that belongs to opset 20; newer writers would raise it by themselves
+OPSET = 20  # the first with Gelu
+IR_VERSION = 9  # matches opset 20; newer versions of onnx would write a higher one
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "last_hidden_state"
@@ -38,10 +38,10 @@ COPIED = (
     "special_tokens_map.json",
 )
 
-# Of these, what tells how a sentence embedder is made of the model.
+# Files that describe how a sentence embedder uses the model.
 EMBEDDER_ONLY = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
 
-# hidden_act of config.json to the operator and its attributes.
+# hidden_act in config.json: operator and attributes.
 ACTIVATIONS = {
     "gelu": ("Gelu", {}),
     "gelu_new": ("Gelu", {"approximate": "tanh"}),
@@ -49,39 +49,39 @@ ACTIVATIONS = {
     "relu": ("Relu", {}),
 }
 
-# Noise that --perturb adds, as a part of the weights' own spread.
+# Noise added by --perturb, relative to the weights' standard deviation.
 PERTURBATION = 0.25
 
 
 class ConversionError(Exception):
-    """The source cannot be converted; the message says why in one line."""
+    """The source cannot be converted; the message gives the reason in one line."""
 
 
 class Weights:
-    """The tensors of a checkpoint, each taken by name and checked."""
+    """The tensors of a checkpoint, looked up by name and checked."""
 
     def __init__(self, tensors):
         self._tensors = tensors
-        # BertModel has no prefix; BertForMaskedLM and the like put the model under `bert.`.
+        # BertModel has no prefix; BertForMaskedLM and similar classes put the model under `bert.`.
         self._prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
 
     def take(self, name, *shape):
-        # The classifier is beside the model and not a part of it.
+        # The classifier is next to the model, not part of it.
         full = name if name.startswith("classifier.") else self._prefix + name
         if full not in self._tensors:
             raise ConversionError(f"tensor {full} is missing")
         tensor = self._tensors[full]
         if tensor.dtype not in (np.float16, np.float32, np.float64):
-            raise ConversionError(f"tensor {full} has the unsupported type {tensor.dtype}")
+            raise ConversionError(f"tensor {full} has unsupported type {tensor.dtype}")
         if tensor.shape != shape:
             raise ConversionError(
-                f"tensor {full} has the shape {list(tensor.shape)}, config.json asks for {list(shape)}"
+                f"tensor {full} has shape {list(tensor.shape)}, expected {list(shape)} according to config.json"
             )
         return np.ascontiguousarray(tensor, dtype=np.float32)
 
 
 class Graph:
-    """Collects nodes and initializers; every value is named after what makes it."""
+    """Collects nodes and initializers. Every value has the name of its node."""
 
     def __init__(self):
         self.nodes = []
@@ -103,7 +103,7 @@ def setting(config, name):
 
 
 def check_config(config):
-    """Refuses what this converter would silently compute wrongly."""
+    """Rejects configurations that this converter would silently miscompute."""
     architectures = config.get("architectures") or []
     if config.get("model_type") != "bert" or any(not a.startswith("Bert") for a in architectures):
         name = ", ".join(architectures) or config.get("model_type")
@@ -123,7 +123,7 @@ def linear(graph, weights, name, x, rows, columns):
     """x · Wᵀ + b. The checkpoint stores W as [columns, rows]."""
     weight = weights.take(f"{name}.weight", columns, rows)
     bias = weights.take(f"{name}.bias", columns)
-    # The transposed copy is made here, once, and not at each load.
+    # Transpose here, once, instead of on every load.
     matrix = graph.constant(f"{name}.weight", np.ascontiguousarray(weight.T))
     product = graph.node("MatMul", f"{name}.matmul", [x, matrix])
     return graph.node("Add", f"{name}.out", [product, graph.constant(f"{name}.bias", bias)])
@@ -150,7 +150,7 @@ def embeddings(graph, weights, config):
     types = graph.node(
         "Gather", "embeddings.types", [table("token_type", "type_vocab_size"), "token_type_ids"], axis=0
     )
-    # Slice and not Range with Gather: ONNX Runtime 1.31 fuses that form into one that fails.
+    # Use Slice, not Range with Gather: ONNX Runtime 1.31 fuses that form into one that fails.
     length = graph.node("Shape", "embeddings.length", ["input_ids"], start=1, end=2)
     zero = graph.constant("embeddings.zero", np.array([0], dtype=np.int64))
     positions = graph.node(
@@ -164,7 +164,7 @@ def embeddings(graph, weights, config):
 
 
 def attention_bias(graph):
-    """0 where the mask is 1, and the lowest float where it is 0, as [batch, 1, 1, sequence]."""
+    """Returns 0 where the mask is 1 and the lowest float where it is 0: [batch, 1, 1, sequence]."""
     mask = graph.node("Cast", "mask.float", ["attention_mask"], to=TensorProto.FLOAT)
     axes = graph.constant("mask.axes", np.array([1, 2], dtype=np.int64))
     spread = graph.node("Unsqueeze", "mask.spread", [mask, axes])
@@ -220,7 +220,7 @@ def is_classifier(config):
 
 
 def classify(graph, weights, x, config):
-    """The logits: a dense layer with tanh on the first token's state, and a linear one on that."""
+    """Returns the logits: a dense layer with tanh on the first token's state, then a linear layer."""
     hidden, labels = config["hidden_size"], len(setting(config, "id2label"))
     first = graph.constant("pooler.first", np.array(0, dtype=np.int64))
     state = graph.node("Gather", "pooler.state", [x, first], axis=1)
@@ -230,7 +230,7 @@ def classify(graph, weights, x, config):
 
 
 def build_model(weights, config):
-    """The ONNX model for a checkpoint's tensors (by name) and its config.json."""
+    """Returns the ONNX model for a checkpoint's tensors (by name) and its config.json."""
     check_config(config)
     graph = Graph()
     source = Weights(weights)
@@ -258,19 +258,19 @@ def build_model(weights, config):
 
 
 def perturb(weights, seed):
-    """A variant of the model: seeded noise on the output of its first encoder layer."""
+    """Returns a variant of the model with seeded noise on the output of its first encoder layer."""
     found = [name for name in weights if name.endswith("encoder.layer.0.output.dense.weight")]
     if not found:
         raise ConversionError("tensor encoder.layer.0.output.dense.weight is missing")
     original = weights[found[0]]
-    # RandomState, unlike default_rng, gives the same stream in every version of numpy.
+    # Unlike default_rng, RandomState produces the same stream in every version of numpy.
     noise = np.random.RandomState(seed).standard_normal(original.shape)
     changed = original + PERTURBATION * float(original.std()) * noise
     return {**weights, found[0]: changed.astype(original.dtype)}
 
 
 def labelled(config, names):
-    """The configuration of a classifier with these labels on the same encoder."""
+    """Returns the configuration of a classifier with these labels on the same encoder."""
     return {
         **config,
         "architectures": [CLASSIFIER],
@@ -280,7 +280,7 @@ def labelled(config, names):
 
 
 def random_head(config, seed):
-    """Seeded weights of pooler and classifier, of a size that lets texts differ clearly."""
+    """Returns seeded weights of pooler and classifier, large enough to tell texts apart."""
     random = np.random.RandomState(seed)
     hidden, labels = setting(config, "hidden_size"), len(setting(config, "id2label"))
     shapes = {"pooler.dense": (hidden, hidden), "classifier": (labels, hidden)}
@@ -293,7 +293,7 @@ def random_head(config, seed):
 
 
 def with_head(weights, config, labels, seed):
-    """The model as a classifier; its own pooler, if it has one, is replaced."""
+    """Returns the model as a classifier. An existing pooler is replaced."""
     config = labelled(config, [f"LABEL_{index}" for index in range(labels)])
     prefix = "bert." if any(name.startswith("bert.") for name in weights) else ""
     head = random_head(config, seed)
@@ -302,8 +302,8 @@ def with_head(weights, config, labels, seed):
 
 
 def read_source(directory):
-    """The tensors and the config.json of a directory."""
-    # Only the command needs it: tiny_models.py has its weights already.
+    """Returns the tensors and the config.json of a directory."""
+    # Only the command line needs safetensors: tiny_models.py already has its weights.
     from safetensors.numpy import load_file
 
     try:
@@ -326,14 +326,14 @@ def main():
     parser.add_argument("out", type=Path, help="directory to write model.onnx to")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
-        "--perturb", type=int, metavar="SEED", help="make a variant: add seeded noise to a weight"
+        "--perturb", type=int, metavar="SEED", help="create a variant by adding seeded noise to a weight"
     )
     kind.add_argument(
         "--head",
         type=int,
         nargs=2,
         metavar=("LABELS", "SEED"),
-        help="make a classifier with seeded weights; with one label it is a reranker",
+        help="create a classifier with seeded weights, or a reranker if there is one label",
     )
     arguments = parser.parse_args()
     try:

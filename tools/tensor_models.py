@@ -1,6 +1,6 @@
-"""Tiny models of tensors, each a directory with nothing but model.onnx.
+"""Tiny tensor models, each a directory with only model.onnx.
 
-tiny_models.py calls it. The outputs beside them are computed by numpy.
+Called by tiny_models.py. numpy computes their expected outputs.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ TYPES = {
 
 
 def finish(graph, inputs, outputs):
-    """The model; inputs and outputs are float32 by name and shape, unless a type is given as third."""
+    """Returns the model. Inputs and outputs are (name, shape[, type]); the default type is float32."""
 
     def values(described):
         for name, shape, *kind in described:
@@ -64,7 +64,7 @@ def affine(seed):
 
 
 def fixed():
-    """Takes [1, 3] and nothing else, so that there is no second row to batch with."""
+    """Accepts only [1, 3], so there is no second row to batch with."""
     graph = Graph()
     graph.node("Mul", "y", ["x", graph.constant("two", np.array(2, dtype=np.float32))])
     x = random(101, 1, 3)
@@ -72,7 +72,7 @@ def fixed():
 
 
 def mean():
-    """y = x - mean over the first axis: its rows are no independent items, though their number is free."""
+    """y = x - mean over the first axis. Its rows depend on each other, although their number is free."""
     graph = Graph()
     axes = graph.constant("axes", np.array([0], dtype=np.int64))
     average = graph.node("ReduceMean", "average", ["x", axes], keepdims=1)
@@ -82,7 +82,7 @@ def mean():
 
 
 def types():
-    """Each type in and out again."""
+    """Returns a tensor of each type unchanged."""
     graph = Graph()
     for name in TYPES:
         graph.node("Identity", f"out_{name}", [f"in_{name}"])
@@ -92,7 +92,7 @@ def types():
 
 
 def image():
-    """The image itself and the mean of each channel: big in, big out, little to compute."""
+    """Returns the image and the mean of each channel: large input and output, little computation."""
     graph = Graph()
     graph.node("Identity", "copy", ["image"])
     axes = graph.constant("axes", np.array([2, 3], dtype=np.int64))
@@ -112,7 +112,7 @@ def two():
 
 
 def negations(graph, rounds, one):
-    """A loop that negates a number so many times."""
+    """Adds a loop that negates a number `rounds` times."""
 
     def scalar(name, kind):
         return helper.make_tensor_value_info(name, kind, [])
@@ -136,7 +136,7 @@ def negations(graph, rounds, one):
 def slow():
     """y = x, after a loop that negates a number an even number of times."""
     graph = Graph()
-    # Made of the input, so that nothing of it can be computed when the model is loaded.
+    # Derived from the input, so that it cannot be computed when the model is loaded.
     one = graph.node("ReduceMax", "one", ["x"], keepdims=0)
     rounds = graph.constant("rounds", np.array(SLOW_ROUNDS, dtype=np.int64))
     rest = negations(graph, rounds, one)
@@ -147,7 +147,7 @@ def slow():
 
 
 def rounds():
-    """y = rounds, after as many rounds of a loop: who asks for many hangs the worker."""
+    """y = rounds, after that many rounds of a loop. A large number hangs the worker."""
     graph = Graph()
     most = graph.node("ReduceMax", "most", ["rounds"], keepdims=0)
     one = graph.node("Cast", "one", [most], to=TensorProto.FLOAT)
@@ -161,7 +161,7 @@ def rounds():
 
 
 def divide():
-    """quotient = a / b, of whole numbers: the smallest by -1 has none, and ends an x86 process by a signal."""
+    """quotient = a / b of integers. The minimum divided by -1 overflows and kills an x86 process by a signal."""
     graph = Graph()
     graph.node("Div", "quotient", ["a", "b"])
     shape, int64 = ["batch"], TensorProto.INT64
@@ -169,7 +169,7 @@ def divide():
 
 
 def write(out):
-    """Writes the models; returns inputs and outputs of those that compute something, by model."""
+    """Writes the models. Returns inputs and outputs by model, for those that compute something."""
     answered = {
         "tensor_a": affine(61),
         "tensor_b": affine(71),

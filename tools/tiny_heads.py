@@ -1,6 +1,6 @@
 """Tiny rerankers and classifiers: BertForSequenceClassification with random weights.
 
-tiny_models.py calls it. The logits beside them are computed by bert_reference.py.
+Called by tiny_models.py. bert_reference.py computes their expected logits.
 """
 
 from bert_reference import classify, tokenize, tokenize_pair
@@ -18,7 +18,7 @@ PASSAGES = [
     "How big is London",
 ]
 LONG = "word after word " * 20
-# The query too long, the text too long, both, and both equally so.
+# Query too long, text too long, both too long, and both equally too long.
 TRUNCATED = [
     (LONG, "hello world"),
     ("How big is London", LONG),
@@ -39,10 +39,10 @@ PAIRS = [("hello world", "I like it"), ("", "no"), ("because it is good", "")]
 
 
 def head_source(seed, labels, **more):
-    """An encoder with a head; the names of the labels say how many there are."""
+    """Returns an encoder with a head that has these labels."""
     config = labelled({**bert_config(32), **more}, labels)
     weights = random_weights(seed, config)
-    # The embedding of token types counts, so that whoever mixes the types up gets other scores.
+    # Amplify the token type embeddings, so that mixed-up types change the scores.
     weights["embeddings.token_type_embeddings.weight"] *= 4
     return Source({**weights, **random_head(config, seed + 1)}, config)
 
@@ -52,7 +52,7 @@ def logits(source, ids, types=None):
 
 
 def rerank_answers(source, truncated):
-    """For each pair its logit; pairs that had to be cut, or those that had not."""
+    """Returns the logit of each pair, either for the truncated pairs or for those that fit."""
     vocab = vocabulary()
     pairs = TRUNCATED if truncated else [(query, text) for query in QUERIES for text in PASSAGES]
     answers = []
@@ -65,7 +65,7 @@ def rerank_answers(source, truncated):
 
 
 def classify_answers(source):
-    """For each text, and for each pair (`text` and `second`), its logits."""
+    """Returns the logits of each text and each pair (`text` and `second`)."""
     vocab = vocabulary()
     answers = []
     for text in TEXTS:
@@ -77,7 +77,7 @@ def classify_answers(source):
 
 
 def write(out):
-    """Writes the models; returns what reference.json says about them."""
+    """Writes the models. Returns their entries for reference.json."""
     rerankers = {"rerank_a": head_source(11, ["LABEL_0"]), "rerank_b": head_source(21, ["LABEL_0"])}
     classifiers = {
         "classify_a": head_source(57, LABELS),

@@ -1,8 +1,8 @@
-"""Models whose texts are long: plain attention with many heads and 8192 positions, and one that counts
-positions as RoBERTa does.
+"""Models for long texts: plain attention with many heads and 8192 positions, and one that counts
+positions like RoBERTa.
 
-tiny_models.py calls it. Attention as it is written here needs memory and time by the square of the length,
-which is what people meet who export a model without fused attention.
+Called by tiny_models.py. The attention is unfused, so its memory and time grow with the square of the
+length, as in any model exported without fused attention.
 """
 
 import numpy as np
@@ -21,13 +21,13 @@ from tiny_parts import (
 )
 
 POSITIONS = 8192
-# Positions of the RoBERTa-like model; two of them are not for tokens.
+# Positions of the RoBERTa-like model; two of them are reserved.
 ROBERTA_POSITIONS = 66
 ROBERTA_OFFSET = 2
 
 
 def long_source(heads):
-    """One layer with heads of four components: little to multiply, and as many shares as a large model."""
+    """Returns one layer with heads of four components: cheap, but with as many attention scores as a large model."""
     config = {**bert_config(4 * heads), "num_attention_heads": heads, "max_position_embeddings": POSITIONS}
     return Source(random_weights(7, config), config)
 
@@ -43,7 +43,7 @@ def write_directory(directory, model, config, limits):
 
 
 def write_roberta(directory, like):
-    """Gives the embeddings of `like`: its positions come after two that RoBERTa keeps for padding."""
+    """Writes a model with the embeddings of `like`, with two reserved positions before the first, like RoBERTa."""
     name = "embeddings.position_embeddings.weight"
     table = like.weights[name]
     unused = np.full((ROBERTA_OFFSET, table.shape[1]), 9, dtype=np.float32)
@@ -56,8 +56,8 @@ def write_roberta(directory, like):
     end = helper.make_node(
         "Add", ["embeddings.length", "embeddings.offset"], ["embeddings.end"], name="embeddings.end"
     )
-    place = model.graph.node[index]
-    place.input[1], place.input[2] = "embeddings.offset", "embeddings.end"
+    positions = model.graph.node[index]
+    positions.input[1], positions.input[2] = "embeddings.offset", "embeddings.end"
     model.graph.node.insert(index, end)
     config = {**config, "model_type": "roberta", "architectures": ["RobertaModel"], "pad_token_id": 1}
     write_directory(directory, model, config, {})

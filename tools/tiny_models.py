@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes tiny random models for the tests: good ones, and one for each way a model can be bad.
+"""Generates tiny random models for the tests: valid ones, and one for each kind of invalid model.
 
     python tiny_models.py OUT_DIR
 
-Each is a directory as the Hugging Face hub has it. OUT_DIR/reference.json holds the answers of the
-good ones, computed by bert_reference.py or numpy. Everything is seeded: the same files each time.
-Classifiers and rerankers are in tiny_heads.py, models for long texts in tiny_long.py, models of tensors in
-tensor_models.py.
+Each is a directory in the layout of the Hugging Face hub. OUT_DIR/reference.json holds the results of
+the valid ones, computed by bert_reference.py or numpy. Everything is seeded, so every run produces the
+same files. Classifiers and rerankers are in tiny_heads.py, models for long texts in tiny_long.py, tensor
+models in tensor_models.py.
 """
 
 import argparse
@@ -56,7 +56,7 @@ PROMPTS = {"query": "query: ", "passage": "passage: "}
 
 
 def renamed(model):
-    """input_ids is called `ids`."""
+    """Renames the input input_ids to `ids`."""
     for node in model.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
     model.graph.input[0].name = "ids"
@@ -64,7 +64,7 @@ def renamed(model):
 
 
 def with_int32_inputs(model):
-    """int32 outside, int64 inside."""
+    """Changes the inputs to int32, with casts to int64 inside."""
     casts = []
     for value in model.graph.input:
         inside = f"{value.name}.int64"
@@ -79,8 +79,8 @@ def with_int32_inputs(model):
 
 
 def with_burden(model, burden):
-    """Adds 0 · burden(a scalar made of the input) to the output, so that nothing of it can be
-    computed when the model is loaded."""
+"""Adds 0 · burden(a scalar) to the output. The scalar is derived from the input, so that nothing can
+    be computed when the model is loaded."""
     last = model.graph.node.pop()  # the Identity that names the output
     graph = Graph()
     mask = graph.node("Cast", "burden.mask", ["attention_mask"], to=TensorProto.FLOAT)
@@ -100,7 +100,7 @@ def eight_gigabytes(graph, one):
 
 
 def a_billion_rounds(graph, one):
-    """A loop that negates a number: nearly no memory, minutes of work."""
+    """Adds a loop that negates a number: almost no memory, minutes of work."""
 
     def scalar(name, kind):
         return helper.make_tensor_value_info(name, kind, [])
@@ -130,7 +130,7 @@ def must_not_load(directory):
         onnx.load(directory / "model.onnx")
     except Exception:
         return
-    raise SystemExit(f"tiny_models: {directory} was to be broken, but it loads")
+    raise SystemExit(f"tiny_models: {directory} must be broken, but it loads")
 
 
 def truncate(directory):
@@ -140,7 +140,7 @@ def truncate(directory):
 
 
 def corrupt(directory, model):
-    """Overwrites part of the graph's nodes. In the weights, wrong bytes would be valid numbers."""
+    """Overwrites part of the graph's nodes. In the weights, any bytes would be valid numbers."""
     content = bytearray((directory / "model.onnx").read_bytes())
     nodes = model.graph.node
     start = content.index(nodes[len(nodes) // 2].SerializeToString(deterministic=True))
@@ -198,7 +198,7 @@ def write_bad(out, a):
 
 
 def reference(sources):
-    """For each text its number of tokens, and for each model its embeddings in the same order."""
+    """Returns the number of tokens of each text, and the embeddings of each model in the same order."""
     vocab = vocabulary()
     ids = [tokenize(text, vocab, MAX_SEQ_LENGTH) for text in TEXTS]
     models = {}
@@ -209,7 +209,7 @@ def reference(sources):
 
 
 def prompted(source):
-    """The embeddings of `prompts` by the prompt's name: those of the texts with the prompt before."""
+    """Returns the embeddings of the texts with each prompt prepended, by the prompt's name."""
     vocab = vocabulary()
 
     def vectors(prompt):
@@ -221,8 +221,8 @@ def prompted(source):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Makes tiny random BERT models for the tests.")
-    parser.add_argument("out", type=Path, help="directory to make; it must not hold models yet")
+    parser = argparse.ArgumentParser(description="Generates tiny random BERT models for the tests.")
+    parser.add_argument("out", type=Path, help="directory to create; it must not contain models yet")
     out = parser.parse_args().out
     a, b, wide = random_source(1), random_source(2), random_source(3, hidden=48)
     write_good(out, a, b, wide)

@@ -1,6 +1,6 @@
-"""The parts of a tiny model's directory: vocabulary, tokenizer, configuration, random weights.
+"""Parts of a tiny model's directory: vocabulary, tokenizer, configuration, random weights.
 
-tiny_models.py and tiny_heads.py make models of them. Everything is seeded.
+Used by tiny_models.py and tiny_heads.py. Everything is seeded.
 """
 
 import json
@@ -23,15 +23,15 @@ WORDS = """
 
 
 def vocabulary():
-    """Token to id."""
+    """Returns the id of each token."""
     chars = [chr(code) for code in range(33, 127)]
     tokens = [*SPECIAL, *chars, *(f"##{c}" for c in chars), *WORDS, *(f"##{w}" for w in WORDS)]
-    # dict.fromkeys and not set(): the ids have to be the same each time.
+    # dict.fromkeys, unlike set(), keeps the ids the same in every run.
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
 
 
 def foreign_vocabulary():
-    """The same tokens, but all ordinary ones with ids far behind the embedding table's end."""
+    """Returns the same tokens, but the ordinary ones have ids far beyond the end of the embedding table."""
     own = vocabulary()
     unused = [f"[unused{index}]" for index in range(9 * len(own))]
     ordinary = [token for token in own if token not in SPECIAL]
@@ -39,7 +39,7 @@ def foreign_vocabulary():
 
 
 def tokenizer(vocab):
-    """tokenizer.json of a BERT WordPiece tokenizer."""
+    """Returns the tokenizer.json of a BERT WordPiece tokenizer."""
 
     def special(name, type_id):
         return {"SpecialToken": {"id": name, "type_id": type_id}}
@@ -113,7 +113,7 @@ def bert_config(hidden):
 
 
 def modules(kinds):
-    """modules.json; the first module lies in the directory itself."""
+    """Returns modules.json. The first module is in the directory itself."""
     return [
         {
             "idx": index,
@@ -138,7 +138,7 @@ def pooling(kind, hidden):
 
 
 def random_weights(seed, config):
-    """A checkpoint of BertModel. RandomState gives the same stream in every version of numpy."""
+    """Returns a checkpoint of BertModel. RandomState produces the same stream in every version of numpy."""
     random = np.random.RandomState(seed)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     weights = {}
@@ -196,7 +196,7 @@ def write_onnx(directory, model):
 
 
 def write_encoder(directory, source, model):
-    """What embedders and classifiers have in common."""
+    """Writes the files that embedders and classifiers have in common."""
     directory.mkdir(parents=True)
     write_onnx(directory, model)
     write_json(directory / "config.json", source.config)
@@ -209,7 +209,7 @@ def write_encoder(directory, source, model):
 
 
 def write_model(directory, source, model=None, pool="mean", normalize=True):
-    """A whole model directory; `model` replaces the converted one."""
+    """Writes a complete model directory. `model` replaces the converted model."""
     hidden = source.config["hidden_size"]
     write_encoder(directory, source, model or source.model())
     kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]

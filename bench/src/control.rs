@@ -1,5 +1,5 @@
-//! The admin interface without the command: a process for each call would take CPU time from what
-//! is measured, and its start would count as the update's time.
+//! Calls the admin interface without the command line: a process per call would take CPU time from
+//! the measured server, and its startup would count as part of the update.
 
 use std::{path::Path, time::Instant};
 
@@ -10,14 +10,14 @@ use e2e::{
 };
 use serde::Deserialize;
 
-/// Calls about one model.
+/// Admin calls for one model.
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
     calls: control::Control,
     model: String,
 }
 
-/// When workers load.
+/// When workers load a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     Ahead,
@@ -33,12 +33,12 @@ impl Load {
     }
 }
 
-/// An update or rollback that has returned.
+/// A finished update or rollback.
 #[derive(Clone, Debug)]
 pub(crate) struct Called {
     pub start: Instant,
     pub end: Instant,
-    /// What it told on the way, and when that arrived.
+    /// Steps with the times at which they were reported.
     pub steps: Vec<(String, Instant)>,
     pub result: Result<Committed, Refusal>,
 }
@@ -48,24 +48,24 @@ impl Control {
         Self { calls: control::Control::of(server), model: model.to_owned() }
     }
 
-    /// `onnxd update MODEL --from DIR --load LOAD`.
+    /// Equivalent to `onnxd update MODEL --from DIR --load LOAD`.
     pub(crate) async fn update(&self, from: &Path, load: Load) -> Result<Called, String> {
         let start = Instant::now();
         read(start, self.calls.update(&self.model, from, load.name()).await).await
     }
 
-    /// `onnxd rollback MODEL`.
+    /// Equivalent to `onnxd rollback MODEL`.
     pub(crate) async fn rollback(&self) -> Result<Called, String> {
         let start = Instant::now();
         read(start, self.calls.rollback(&self.model).await).await
     }
 
-    /// `onnxd status`.
+    /// Equivalent to `onnxd status`.
     pub(crate) async fn status(&self) -> Status {
         self.calls.status().await
     }
 
-    /// Whether every worker serves this generation or a newer one.
+    /// Returns whether every worker serves this generation or a newer one.
     pub(crate) async fn switched(&self, generation: u64) -> bool {
         let status = self.status().await;
         let mut serving = status.workers.iter().map(|worker| worker.generations.get(&self.model));
@@ -73,7 +73,7 @@ impl Control {
     }
 }
 
-/// Reads an answer to its end, and notes when its lines come.
+/// Reads a response to its end and records when each line arrives.
 async fn read(start: Instant, mut call: Call) -> Result<Called, String> {
     let mut steps = Vec::new();
     while let Some(line) = call.line().await {
@@ -82,12 +82,12 @@ async fn read(start: Instant, mut call: Call) -> Result<Called, String> {
             steps.push((step.to_owned(), now));
             continue;
         }
-        let odd = |error: serde_json::Error| format!("{error}: {line}");
+        let invalid = |error: serde_json::Error| format!("{error}: {line}");
         let result = match line.get("error") {
-            Some(error) => Err(Refusal::deserialize(error).map_err(odd)?),
-            None => Ok(Committed::deserialize(&line).map_err(odd)?),
+            Some(error) => Err(Refusal::deserialize(error).map_err(invalid)?),
+            None => Ok(Committed::deserialize(&line).map_err(invalid)?),
         };
         return Ok(Called { start, end: now, steps, result });
     }
-    Err(format!("an update has no outcome, only {steps:?}"))
+    Err(format!("an update ended without an outcome after {steps:?}"))
 }

@@ -1,5 +1,5 @@
-//! Requests without updates, and with them: loaded ahead, loaded lazily, and with contents that
-//! have to be checked each time.
+//! Latency of requests without updates and with them: loaded ahead, loaded lazily, and with
+//! versions that are new to the server and must be checked.
 
 use std::time::{Duration, Instant};
 
@@ -17,22 +17,22 @@ use crate::{
     traffic::{Recording, Traffic},
 };
 
-/// p99 with `ahead`, as a multiple of the undisturbed one.
+/// p99 with `ahead`, relative to undisturbed.
 const AHEAD_P99_MAX: f64 = 1.25;
-/// The longest with `ahead`, as a multiple of the undisturbed one.
+/// Maximum with `ahead`, relative to undisturbed.
 const AHEAD_LONGEST_MAX: f64 = 3.0;
-/// Updates that were made, of those that are due every period.
+/// Share of the due updates that were made.
 const KEPT_UP_MIN: f64 = 0.9;
-/// The longest with `lazy`, as a multiple of the longest load and the longest undisturbed wait.
+/// Maximum with `lazy`, relative to the longest load plus the undisturbed maximum.
 const LAZY_LONGEST_MAX: f64 = 1.0;
 
-/// What happens to the server while clients ask.
+/// What happens to the server while clients send requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Undisturbed,
     Ahead,
     Lazy,
-    /// Ahead, and each time a version that was never seen: it is checked and compiled as well.
+    /// Loaded ahead, with a new version each time, which is also checked and compiled.
     Unseen,
 }
 
@@ -54,9 +54,9 @@ impl Phase {
 pub(crate) struct Measured {
     pub phase: Phase,
     pub recordings: Vec<Recording>,
-    /// How long workers took to load by themselves.
+    /// Load times of workers in refreshes.
     pub loads: Vec<Duration>,
-    /// Updates that were to be made.
+    /// Updates that were due.
     pub due: usize,
 }
 
@@ -73,7 +73,7 @@ impl Measured {
         self.recordings.iter().map(|one| one.elapsed).sum()
     }
 
-    /// Requests a second.
+    /// Returns requests per second.
     pub(crate) fn throughput(&self) -> f64 {
         let requests: usize = self.recordings.iter().map(|one| one.seen.len()).sum();
         real(requests as u64) / self.elapsed().as_secs_f64()
@@ -83,7 +83,7 @@ impl Measured {
         self.recordings.iter().flat_map(|one| &one.updates)
     }
 
-    /// How long updates took.
+    /// Returns the durations of the updates.
     pub(crate) fn update_times(&self) -> Latencies {
         self.updates().map(|called| called.end - called.start).collect()
     }
@@ -94,7 +94,7 @@ impl Measured {
     }
 }
 
-/// Runs all phases in rounds, one round forwards and the next backwards, because machines drift.
+/// Runs all phases in rounds, alternating their order because machines drift.
 pub(crate) async fn run(
     subject: &mut Subject,
     settings: &Settings,
@@ -112,15 +112,16 @@ pub(crate) async fn run(
         if round % 2 == 1 {
             order.reverse();
         }
-        for place in order {
-            let phase = all[place].phase;
-            let (recording, loads) = sound(subject, settings, phase, &mut fresh, report).await?;
+        for index in order {
+            let phase = all[index].phase;
+            let (recording, loads) =
+                undisturbed(subject, settings, phase, &mut fresh, report).await?;
             tables::print_round(&format!("{} (round {})", phase.name(), round + 1), &recording);
             if phase != Phase::Undisturbed {
-                all[place].due += due(settings);
+                all[index].due += due(settings);
             }
-            all[place].recordings.push(recording);
-            all[place].loads.extend(loads);
+            all[index].recordings.push(recording);
+            all[index].loads.extend(loads);
         }
     }
     tables::print(&all);
@@ -129,15 +130,15 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Updates that fit a phase, the first of them half a period after its begin.
+/// Returns the number of updates due in a phase. The first is due half a period after its start.
 fn due(settings: &Settings) -> usize {
     let (length, period) = (settings.phase(), settings.period());
     let rest = length.saturating_sub(period / 2).as_millis();
     usize::try_from(rest.div_ceil(period.as_millis())).unwrap_or_default()
 }
 
-/// One phase, again until nobody disturbs it if that is asked for.
-async fn sound(
+/// Runs one phase. With `--patient`, repeats it while other processes disturb it.
+async fn undisturbed(
     subject: &mut Subject,
     settings: &Settings,
     phase: Phase,
@@ -156,7 +157,7 @@ async fn sound(
     }
 }
 
-/// One phase.
+/// Runs one phase once.
 async fn measure(
     subject: &mut Subject,
     settings: &Settings,
@@ -176,7 +177,7 @@ async fn measure(
         });
         if phase == Phase::Lazy {
             time::sleep_until((next + period * 3 / 4).into()).await;
-            loads.extend(own_loads(subject).await?);
+            loads.extend(refresh_loads(subject).await?);
         }
         next = (next + period).max(Instant::now());
     }
@@ -184,16 +185,16 @@ async fn measure(
     Ok((traffic.finish(subject, updates).await?, loads))
 }
 
-/// How long each worker's last load took, where it was not ahead.
-async fn own_loads(subject: &Subject) -> Result<Vec<Duration>, String> {
+/// Returns the time of each worker's last load, unless it was loaded ahead.
+async fn refresh_loads(subject: &Subject) -> Result<Vec<Duration>, String> {
     let status = subject.control.status().await;
     let loads = status.workers.iter().filter_map(|worker| worker.loads.get(subject.pair.model));
     let micros = loads.map(|load| load.load_micros).filter(|micros| *micros > 0);
     Ok(micros.map(Duration::from_micros).collect())
 }
 
-fn compare([undisturbed, ahead, lazy, unseen]: &[Measured; 4], report: &mut Report) {
-    let base = undisturbed.latencies();
+fn compare([quiet, ahead, lazy, unseen]: &[Measured; 4], report: &mut Report) {
+    let base = quiet.latencies();
     for (measured, name) in [(ahead, "ahead"), (unseen, "ahead, unseen versions")] {
         let latencies = measured.latencies();
         let failed = real(measured.failed() as u64);
@@ -204,13 +205,13 @@ fn compare([undisturbed, ahead, lazy, unseen]: &[Measured; 4], report: &mut Repo
         report.at_most(&format!("{name}: longest to undisturbed"), longest, AHEAD_LONGEST_MAX, "x");
     }
     let share = real(ahead.updates().count() as u64) / real(ahead.due.max(1) as u64);
-    report.at_least("ahead: updates made of those due", share, KEPT_UP_MIN, "x");
+    report.at_least("ahead: share of due updates made", share, KEPT_UP_MIN, "x");
     let failed = real(lazy.failed() as u64);
     report.at_most("lazy: failed requests", failed, 0.0, "");
     let load = lazy.loads.iter().max().copied().unwrap_or_default();
     let bound = load + base.longest();
     let longest = ratio(lazy.latencies().longest(), bound);
-    let what = "lazy: longest to one load and the longest undisturbed";
+    let what = "lazy: longest to one load plus longest undisturbed";
     report.at_most(what, longest, LAZY_LONGEST_MAX, "x");
     report.figures("lazy_longest_load_ms", json!(millis(load)));
 }

@@ -1,4 +1,4 @@
-//! What is said about the phases with clients.
+//! Tables and figures of the latency phases.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     traffic::{Recording, Seen},
 };
 
-/// One line as soon as it is known.
+/// Prints one line per finished round.
 pub(crate) fn print_round(name: &str, recording: &Recording) {
     let latencies = recording.latencies();
     say(&format!(
@@ -64,7 +64,7 @@ fn phases(all: &[Measured; 4]) {
     for measured in all.iter().filter(|measured| !measured.loads.is_empty()) {
         let loads: Latencies = measured.loads.iter().copied().collect();
         say(&format!(
-            "{}: {} loads by workers themselves, median {:.1} ms, longest {:.1} ms",
+            "{}: {} loads on refresh, median {:.1} ms, longest {:.1} ms",
             measured.phase.name(),
             loads.len(),
             millis(loads.median()),
@@ -73,7 +73,7 @@ fn phases(all: &[Measured; 4]) {
     }
 }
 
-/// How much the same phase differs from round to round: what smaller differences mean nothing.
+/// Prints the variation of one phase between rounds. Smaller differences are meaningless.
 fn rounds(undisturbed: &Measured) {
     let all: Vec<Latencies> = undisturbed.recordings.iter().map(|one| one.latencies()).collect();
     let spread = |of: fn(&Latencies) -> Duration| {
@@ -83,7 +83,7 @@ fn rounds(undisturbed: &Measured) {
     };
     if all.len() > 1 {
         say(&format!(
-            "noise: undisturbed differs from round to round by {:.2}x in p99, {:.2}x in the longest",
+            "noise: undisturbed rounds differ by {:.2}x in p99, {:.2}x in the longest",
             spread(Latencies::p99),
             spread(Latencies::longest)
         ));
@@ -127,7 +127,7 @@ fn stage_times(measured: &Measured, stage: Stage) -> Vec<Duration> {
     measured.recordings.iter().flat_map(|one| durations(&one.updates, stage)).collect()
 }
 
-/// What the slowest hundredth waited for, and what the update did then.
+/// Prints the waits of the slowest 1 % of requests and the update stages they met.
 fn slowest(all: &[Measured; 4]) {
     let mut table = Table::new("slowest 1 %");
     for measured in all {
@@ -148,7 +148,7 @@ fn slowest(all: &[Measured; 4]) {
             ("mean ms", fixed(all, 2)),
             ("queue ms", fixed(queue, 2)),
             ("infer ms", fixed(infer, 2)),
-            ("else ms", fixed((all - queue - infer).max(0.0), 2)),
+            ("other ms", fixed((all - queue - infer).max(0.0), 2)),
             ("met", met.collect::<Vec<_>>().join(", ")),
         ];
         table.row(measured.phase.name(), cells);
@@ -176,11 +176,11 @@ fn cpu(all: &[Measured; 4]) {
     table.print();
     let noisy = |measured: &Measured| noise(measured.cpu(), measured.elapsed()) > NOISE_MAX;
     if all.iter().any(noisy) {
-        say("NOISY: others used this machine meanwhile; run it again on a quiet one");
+        say("NOISY: other processes used this machine; repeat the run on an idle one");
     }
 }
 
-/// For the file.
+/// Returns the figures for the JSON file.
 pub(crate) fn figures(measured: &Measured) -> Value {
     let seen = all_staged(measured);
     let stages = Stage::ALL.iter().map(|stage| {

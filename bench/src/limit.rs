@@ -1,5 +1,5 @@
-//! ONNX Runtime alone, without the server: one pinned process with one thread on each CPU. What
-//! runs is `onnxd-bench-runtime measure`.
+//! Measures ONNX Runtime alone, without the server: one pinned single-threaded process per CPU,
+//! running `onnxd-bench-runtime measure`.
 
 use std::{path::Path, process::Stdio};
 
@@ -10,26 +10,26 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-/// How texts are brought together.
+/// How texts are batched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
-    /// Texts of one call, padded to the longest.
+    /// Texts per call, padded to the longest.
     pub batch: usize,
-    /// Texts that are sorted by length together; 0 is the whole corpus.
+    /// Texts sorted by length together; 0 sorts the whole corpus.
     pub window: usize,
 }
 
 impl Way {
     pub(crate) fn name(self) -> String {
         match self {
-            Self { batch: 1, .. } => "one text a call".to_owned(),
+            Self { batch: 1, .. } => "one text per call".to_owned(),
             Self { batch, window: 0 } => format!("batches of {batch}, all texts sorted"),
             Self { batch, window } => format!("batches of {batch}, {window} texts sorted"),
         }
     }
 }
 
-/// What all processes did together.
+/// Results of all processes together.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Limit {
     pub texts_per_second: f64,
@@ -38,7 +38,7 @@ pub(crate) struct Limit {
     pub p99_ms: f64,
 }
 
-/// What one process prints.
+/// Output of one process.
 #[derive(Debug, Deserialize)]
 struct Measurement {
     texts: f64,
@@ -53,7 +53,7 @@ struct Process {
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// Runs the texts in a file on these CPUs at the same time.
+/// Runs the texts in a file on these CPUs in parallel.
 pub(crate) async fn run(
     version: &Path,
     texts: &Path,
@@ -69,7 +69,8 @@ pub(crate) async fn run(
         process.line().await?;
     }
     for process in &mut processes {
-        let input = process.child.stdin.as_mut().ok_or("a process without input")?;
+        let input =
+            process.child.stdin.as_mut().ok_or("onnxd-bench-runtime has no standard input")?;
         input.write_all(b"\n").await.map_err(|error| error.to_string())?;
     }
     let mut limit = Limit::default();
@@ -111,12 +112,12 @@ impl Process {
         command.env("ORT_DISABLE_TELEMETRY", "1").kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("onnxd-bench-runtime: {error}"))?;
-        let output = child.stdout.take().ok_or("a process without output")?;
+        let output = child.stdout.take().ok_or("onnxd-bench-runtime has no standard output")?;
         Ok(Self { child, lines: BufReader::new(output).lines() })
     }
 
     async fn line(&mut self) -> Result<String, String> {
         let line = self.lines.next_line().await.map_err(|error| error.to_string())?;
-        line.ok_or_else(|| "onnxd-bench-runtime has ended early".to_owned())
+        line.ok_or_else(|| "onnxd-bench-runtime exited early".to_owned())
     }
 }

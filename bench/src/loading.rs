@@ -1,4 +1,4 @@
-//! How long a worker takes to load the compiled model, and the plain one.
+//! Time that a worker takes to load the compiled model and the plain one.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     subject::Pair,
 };
 
-/// Loading the compiled model, as a part of loading the plain one.
+/// Load time of the compiled model, relative to the plain one.
 const COMPILED_MAX: f64 = 0.5;
 
 pub(crate) async fn run(
@@ -21,13 +21,13 @@ pub(crate) async fn run(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    // Stages, checks and compiles.
+    // The first start stages, checks and compiles.
     let first = pair.builder(workers).start().await;
     let home = Arc::clone(first.home());
     first.stop().await;
     let mut loads = [Vec::new(), Vec::new()];
     for _ in 0..settings.repeats() {
-        for (place, compiled) in [true, false].into_iter().enumerate() {
+        for (index, compiled) in [true, false].into_iter().enumerate() {
             if !compiled {
                 block(&home.state())?;
             }
@@ -39,12 +39,13 @@ pub(crate) async fn run(
                 restore(&home.state())?;
             }
             for worker in &status.workers {
-                let load = worker.loads.get(pair.model).ok_or("a worker has loaded nothing")?;
+                let load =
+                    worker.loads.get(pair.model).ok_or("a worker has not loaded the model")?;
                 if load.compiled != compiled {
                     let found = if load.compiled { "compiled" } else { "plain" };
                     report.violations("loading", &[format!("a worker loaded the {found} model")]);
                 }
-                loads[place].push(Duration::from_micros(load.load_micros));
+                loads[index].push(Duration::from_micros(load.load_micros));
             }
         }
     }
@@ -67,8 +68,8 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Puts something in the place of all compiled forms that nothing can be read from or written to,
-/// also not by root.
+/// Replaces the directory of compiled forms with a file, so that not even root can read or write
+/// one.
 fn block(state: &Path) -> Result<(), String> {
     let (compiled, kept) = (state.join("compiled"), state.join("compiled.kept"));
     let blocked = || {

@@ -1,4 +1,5 @@
-//! Who uses the machine's CPUs, and what is done about it if others do.
+//! Measures which processes use the machine's CPUs, and waits or repeats when others disturb a
+//! phase.
 
 use std::{
     ops::Sub,
@@ -11,32 +12,32 @@ use tokio::time;
 
 use crate::{options::Settings, report::say, stats::real, subject::Subject, traffic::Recording};
 
-/// Of the machine's CPU time, what others may use before figures are doubted.
+/// Share of the machine's CPU time that other processes may use before results are doubtful.
 pub(crate) const NOISE_MAX: f64 = 0.05;
-/// How long it has to be quiet before a phase begins.
-const LOOK: Duration = Duration::from_secs(3);
-/// How long is waited for that.
+/// Time for which the machine must be idle before a phase starts.
+const QUIET_TIME: Duration = Duration::from_secs(3);
+/// Maximum wait for an idle machine.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// How often a phase is run until it is not disturbed.
+/// Maximum runs of a phase until one is undisturbed.
 const ATTEMPTS: usize = 20;
 
-/// CPU seconds that were used up.
+/// CPU seconds by consumer.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Cpu {
-    /// By this process.
+    /// This process.
     pub generator: f64,
     pub supervisor: f64,
-    /// By processes of the supervisor that have ended: checkers.
+    /// Exited children of the supervisor: checkers.
     pub checkers: f64,
     pub workers: f64,
-    /// By all other processes of this machine.
+    /// All other processes on the machine.
     pub others: f64,
-    /// By the machines beside this virtual one.
+    /// Other virtual machines on the same host.
     pub stolen: f64,
 }
 
 impl Cpu {
-    /// What was used until now.
+    /// Returns the CPU time used so far.
     pub(crate) fn now(supervisor: i32, workers: &[i32]) -> Self {
         let (generator, _) = cpu_seconds(std::process::id().cast_signed());
         let (supervisor, checkers) = cpu_seconds(supervisor);
@@ -66,19 +67,19 @@ impl Sub for Cpu {
     }
 }
 
-/// What others used of all CPU time of the machine.
+/// Returns the share of the machine's CPU time that other processes used.
 pub(crate) fn noise(cpu: Cpu, elapsed: Duration) -> f64 {
     let cores: usize = std::thread::available_parallelism().map_or(1, Into::into);
     (cpu.others + cpu.stolen) / elapsed.as_secs_f64() / real(cores as u64)
 }
 
-/// Waits until the server is at rest, and with `--patient` until all others are, too.
+/// Waits until the server is idle and, with `--patient`, until the machine is idle as well.
 pub(crate) async fn rest(subject: &Subject, settings: &Settings) -> Result<(), String> {
     subject.settle().await?;
     let begin = Instant::now();
     while settings.patient && begin.elapsed() < PATIENCE {
         let (before, start) = (Cpu::now(subject.server.pid(), &[]), Instant::now());
-        time::sleep(LOOK).await;
+        time::sleep(QUIET_TIME).await;
         let used = Cpu::now(subject.server.pid(), &[]) - before;
         if noise(used, start.elapsed()) <= NOISE_MAX {
             break;
@@ -87,12 +88,12 @@ pub(crate) async fn rest(subject: &Subject, settings: &Settings) -> Result<(), S
     Ok(())
 }
 
-/// Whether a recording is discarded and repeated.
+/// Returns whether a recording must be discarded and repeated.
 pub(crate) fn again(recording: &Recording, settings: &Settings, attempt: usize) -> bool {
     let noise = noise(recording.cpu, recording.elapsed);
     let again = settings.patient && noise > NOISE_MAX && attempt < ATTEMPTS;
     if again {
-        say(&format!("  thrown away: others used {:.0}%", noise * 100.0));
+        say(&format!("  discarded: other processes used {:.0}%", noise * 100.0));
     }
     again
 }

@@ -1,18 +1,18 @@
-//! `cargo xtask bench`: what the server reaches of ONNX Runtime's own limit, and what updates cost
-//! those who are being served, measured on the real executables and printed as ratios within one
-//! run, so that machines need not be compared.
+//! `cargo xtask bench`: compares the server with ONNX Runtime alone and measures the cost of
+//! updates under load. Runs the real executables and reports ratios within one run, which are
+//! comparable between machines.
 //!
-//! - [`latency`]: requests without updates, and with them. [`switching`]: from a commit to the
-//!   last worker's switch. [`memory`], [`loading`], [`storm`]: what their names say.
-//! - [`serving`]: throughput and latency against ONNX Runtime alone ([`limit`]), with clients that
-//!   wait for their answers and with ones that do not ([`open_loop`]). [`trivial`]: what the
-//!   server itself costs. [`tensors`]: what moving large tensors costs.
+//! - [`latency`]: requests with and without updates. [`switching`]: time from a commit to the last
+//!   worker's switch. [`memory`], [`loading`], [`storm`]: as their names say.
+//! - [`serving`]: throughput and latency against ONNX Runtime alone ([`limit`]), with closed-loop
+//!   and open-loop ([`open_loop`]) clients. [`trivial`]: overhead of the server. [`tensors`]: cost
+//!   of moving large tensors.
 //! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
-//!   answer is checked; a broken promise voids the run.
-//! - [`picture`]: draws what updates cost, beside a server that restarts to update.
-//! - [`timeline`], [`stats`], [`machine`], [`report`]: what is made of it.
+//!   response is checked; a violated guarantee voids the run.
+//! - [`picture`]: draws the latency of requests during updates, beside a service that restarts.
+//! - [`timeline`], [`stats`], [`machine`], [`report`]: evaluation and output.
 
-#![allow(clippy::unwrap_used, reason = "a benchmark that meets the unexpected must end")]
+#![allow(clippy::unwrap_used, reason = "a benchmark must stop on unexpected results")]
 
 mod control;
 mod latency;
@@ -52,13 +52,13 @@ use crate::{
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    // One thread: the clients need little, and what they need they take from the workers.
+    // Use one thread: clients need little CPU time, and what they use is missing to the workers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
             tokio::select! {
                 result = run(&options) => result,
-                // Dropping the run ends its servers and removes its directories.
+                // Dropping the run stops its servers and removes its directories.
                 _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
             }
         })
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// `false`: a guarantee was broken.
+/// Returns false if a guarantee was violated.
 async fn run(options: &Options) -> Result<bool, String> {
     let mut report = Report::default();
     introduce(&mut report);
@@ -86,7 +86,7 @@ async fn run(options: &Options) -> Result<bool, String> {
     }
 }
 
-/// Runs the chosen parts. `false`: a guarantee was broken.
+/// Runs the selected parts. Returns false if a guarantee was violated.
 async fn measure(
     options: &Options,
     settings: &Settings,
@@ -139,7 +139,7 @@ async fn measure(
     Ok(sound)
 }
 
-/// What was measured, and where.
+/// Prints and records the machine, the versions and the command.
 fn introduce(report: &mut Report) {
     let version = std::process::Command::new(fixtures::onnxd()).arg("--version").output();
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());

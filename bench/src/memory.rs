@@ -1,4 +1,4 @@
-//! Memory after many updates, and what a further worker adds.
+//! Memory after many updates, and memory that each additional worker adds.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ use crate::{
 
 /// Updates before the first measurement.
 const FIRST: usize = 20;
-/// Measurements after it.
+/// Measurements after the first.
 const LATER: usize = 5;
-/// The most that resident memory may grow.
+/// Maximum growth of resident memory.
 const GROWTH_MAX: f64 = 1.10;
-/// Clients that ask now and then, and their pause.
+/// Occasional clients, and their pause between requests.
 const CLIENTS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(20);
-/// The most that a further worker may add, in MB.
+/// Maximum memory that an additional worker may add, in MB.
 const WORKER_MAX: f64 = 40.0;
 const MEGABYTE: f64 = 1e6;
 
-/// A process with what it had at each measurement.
+/// A process and its memory at each measurement.
 struct Grown {
     name: String,
     pid: i32,
@@ -45,14 +45,14 @@ pub(crate) async fn run(
     let all = settings.updates().max(FIRST + LATER);
     for part in 0..=LATER {
         let goal = FIRST + (all - FIRST) * part / LATER;
-        // In pieces, so that what clients saw need not all be kept.
+        // Work in parts, so that the clients' recordings need not all be kept.
         let traffic = Traffic::start(subject, CLIENTS, PAUSE).await?;
         let mut updates = Vec::new();
         while done < goal {
             updates.push(subject.rollback().await?);
             done += 1;
         }
-        // The same version serves at each measurement.
+        // Every measurement is made with the same version serving.
         if done % 2 == 1 {
             updates.push(subject.rollback().await?);
             done += 1;
@@ -67,14 +67,14 @@ pub(crate) async fn run(
     let times: Latencies = times.into_iter().collect();
     print(&processes, &counts, report);
     say(&format!(
-        "{done} rollbacks loaded ahead: mean {:.0} ms, p99 {:.0} ms, longest {:.0} ms",
+        "{done} rollbacks, loaded ahead: mean {:.0} ms, p99 {:.0} ms, longest {:.0} ms",
         millis(times.mean()),
         millis(times.p99()),
         millis(times.longest())
     ));
     let pids: Vec<i32> = self::processes(subject).await.iter().map(|one| one.pid).collect();
     if processes.iter().map(|one| one.pid).ne(pids) {
-        report.violations("memory", &["a process was replaced".to_owned()]);
+        report.violations("memory", &["a process was restarted".to_owned()]);
     }
     let figures =
         processes.iter().map(|process| json!({"process": process.name, "memory": process.at}));
@@ -92,7 +92,7 @@ async fn processes(subject: &Subject) -> Vec<Grown> {
 }
 
 fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
-    let columns = ["resident MB", "PSS MB", "own MB"];
+    let columns = ["resident MB", "PSS MB", "private MB"];
     let parts: [fn(&Memory) -> u64; 3] =
         [|memory| memory.rss, |memory| memory.pss, |memory| memory.anonymous];
     for (head, part) in columns.into_iter().zip(parts) {
@@ -113,7 +113,7 @@ fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
     }
 }
 
-/// Compares servers with one worker and with three.
+/// Compares a server with one worker to one with three.
 pub(crate) async fn further_workers(
     pair: &Pair,
     settings: &Settings,
@@ -122,7 +122,7 @@ pub(crate) async fn further_workers(
     let mut table = Table::new("workers");
     let mut sums = Vec::new();
     for workers in [1, 3] {
-        // Processes that have loaded once, and learnt nothing else.
+        // Use processes that have loaded the model once and done nothing else.
         let subject = Subject::start(pair.clone(), workers, settings.seed).await?;
         let subject = subject.restart(workers).await;
         for _ in 0..settings.repeats() * 10 {
@@ -137,7 +137,7 @@ pub(crate) async fn further_workers(
         let of_workers: f64 = status.pids().into_iter().map(pss).sum();
         let cells = [
             ("summed PSS MB", fixed(supervisor + of_workers, 1)),
-            ("of them workers", fixed(of_workers, 1)),
+            ("of which workers", fixed(of_workers, 1)),
             ("compiled", compiled.to_string()),
             ("supervisor", fixed(supervisor, 1)),
         ];
@@ -148,6 +148,6 @@ pub(crate) async fn further_workers(
     table.print();
     let each = (sums[1] - sums[0]) / 2.0;
     report.figures("further_worker_megabytes", each);
-    report.at_most("each further worker adds", each, WORKER_MAX, " MB");
+    report.at_most("each additional worker adds", each, WORKER_MAX, " MB");
     Ok(())
 }

@@ -1,6 +1,5 @@
-//! Requests that come whether or not earlier ones have been answered, as those of many
-//! independent people do: at times that a Poisson process draws, at a part of the capacity and
-//! beyond it.
+//! Open-loop requests, which arrive regardless of earlier responses, as from many independent
+//! users. Arrivals follow a Poisson process, at a share of the capacity and above it.
 
 use std::{
     cell::RefCell,
@@ -21,34 +20,34 @@ use crate::{
     texts::Corpus,
 };
 
-/// Parts of the capacity.
+/// Offered loads, relative to the capacity.
 const LOADS: [f64; 3] = [0.5, 0.8, 1.2];
-/// Answered requests a second beyond the capacity, as a part of it.
+/// Minimum goodput under overload, relative to the capacity.
 const GOODPUT_MIN: f64 = 0.95;
-/// p99 of what is accepted, as a multiple of the time that a full queue takes.
+/// p99 of accepted requests, relative to the time a full queue takes.
 const P99_MAX: f64 = 1.25;
 
-/// What became of one load.
+/// Results of one load.
 #[derive(Debug, Default)]
 struct Outcome {
-    /// Of requests that were answered 200, from when they were due.
+    /// Latencies of requests answered 200, counted from their due times.
     latencies: Vec<Duration>,
-    /// 429.
+    /// Responses with status 429.
     refused: usize,
-    /// Anything else.
+    /// All other outcomes.
     failed: usize,
-    /// Answers within the phase.
+    /// Responses within the phase.
     in_time: usize,
 }
 
-/// What the server can do.
+/// Capacity of the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peak {
-    /// With these texts.
+    /// Corpus that it was measured with.
     pub corpus: Corpus,
-    /// Requests a second with many clients that wait for their answers.
+    /// Requests per second with many closed-loop clients.
     pub per_second: f64,
-    /// Requests that may wait.
+    /// Requests that may be queued.
     pub queue_limit: usize,
 }
 
@@ -96,23 +95,23 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Offers requests for one phase, and waits for all answers.
+/// Offers requests for one phase and waits for all responses.
 async fn offer(subject: &Subject, rate: f64, settings: &Settings) -> Outcome {
     let mut random = Random::new(settings.seed);
     let idle: Rc<RefCell<Vec<Client>>> = Rc::default();
     let outcome: Rc<RefCell<Outcome>> = Rc::default();
     let begin = Instant::now();
-    let (mut due, mut asking, mut place) = (Duration::ZERO, Vec::new(), 0);
+    let (mut due, mut requests, mut index) = (Duration::ZERO, Vec::new(), 0);
     loop {
         due += Duration::from_secs_f64(random.exponential() / rate);
         if due >= settings.phase() {
             break;
         }
         time::sleep_until((begin + due).into()).await;
-        place = (place + 1) % subject.texts.len();
-        let (body, address) = (subject.texts.body(place), subject.server.address());
+        index = (index + 1) % subject.texts.len();
+        let (body, address) = (subject.texts.body(index), subject.server.address());
         let (idle, outcome, end) = (Rc::clone(&idle), Rc::clone(&outcome), settings.phase());
-        asking.push(tokio::task::spawn_local(async move {
+        requests.push(tokio::task::spawn_local(async move {
             let free = idle.borrow_mut().pop();
             let client = match free {
                 Some(client) => Ok(client),
@@ -138,9 +137,9 @@ async fn offer(subject: &Subject, rate: f64, settings: &Settings) -> Outcome {
             idle.borrow_mut().push(client);
         }));
     }
-    for one in asking {
-        // A task that panicked has answered nothing, which the sums show.
-        let _ = one.await;
+    for request in requests {
+        // A task that panicked counts as no response, which the sums show.
+        let _ = request.await;
     }
     outcome.take()
 }

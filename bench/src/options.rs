@@ -1,10 +1,10 @@
-//! What can be asked for on the command line.
+//! Command line options.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Measures onnxd against ONNX Runtime alone, and what updates cost those who are being served.
+/// Measures onnxd against ONNX Runtime alone, and the cost of updates under load.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 pub(crate) struct Options {
@@ -16,9 +16,9 @@ pub(crate) struct Options {
 pub(crate) enum What {
     /// Latency, memory and load times with and without updates
     Update(Settings),
-    /// 100 updates a second
+    /// 100 updates per second
     Storm(Settings),
-    /// Throughput and latency, against ONNX Runtime alone
+    /// Throughput and latency against ONNX Runtime alone
     Serve(Settings),
     /// Draws latency during updates, beside that of a server that restarts to update
     Picture(PictureOptions),
@@ -63,70 +63,70 @@ impl PictureOptions {
 /// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    /// Requests without updates, and with them
+    /// Requests with and without updates
     Latency,
-    /// From a commit to the last worker's switch
+    /// Time from a commit to the last worker's switch
     Switch,
-    /// What a further worker adds
+    /// Memory that each additional worker adds
     Workers,
     /// Memory after many updates
     Memory,
     /// Loading the plain and the compiled model
     Loading,
-    /// 100 updates a second
+    /// 100 updates per second
     Storm,
-    /// Short texts, against ONNX Runtime alone
+    /// Short texts against ONNX Runtime alone
     Short,
-    /// Short and long texts, against ONNX Runtime alone
+    /// Short and long texts against ONNX Runtime alone
     Mixed,
-    /// A model that is so small that everything else counts
+    /// A tiny model, which shows the server's overhead
     Trivial,
-    /// Large tensors, beside what running them takes
+    /// Large tensors: overhead beyond running them
     Tensors,
 }
 
-/// The parts of `serve`.
+/// Parts of `serve`.
 const SERVE: [Part; 4] = [Part::Short, Part::Mixed, Part::Trivial, Part::Tensors];
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Settings {
-    /// How long each phase takes [default: 20, with --quick 3]
+    /// Seconds per phase [default: 20, with --quick 3]
     #[arg(long)]
     pub seconds: Option<u64>,
-    /// How often all phases are run, each time in the other order [default: 2, with --quick 1]
+    /// Number of times to run all phases, alternating their order [default: 2, with --quick 1]
     #[arg(long)]
     pub rounds: Option<usize>,
-    /// Updates of the part `memory` [default: 1000, with --quick 50]
+    /// Updates in the part `memory` [default: 1000, with --quick 50]
     #[arg(long)]
     pub updates: Option<usize>,
-    /// Another server with the route /embed, to measure as well in `serve`
+    /// Address of another server with the route /embed, to measure as well in `serve`
     #[arg(long, value_name = "ADDRESS")]
     pub other: Option<std::net::SocketAddr>,
-    /// Clients that ask without a pause, in `update` and `storm`
+    /// Clients that send requests without a pause, in `update` and `storm`
     #[arg(long, default_value_t = 8)]
     pub clients: usize,
-    /// Time from one update to the next [default: 2, with --quick 1]
+    /// Seconds between updates [default: 2, with --quick 1]
     #[arg(long, value_name = "SECONDS")]
     pub period: Option<u64>,
-    /// Seed of the texts
+    /// Seed for the texts
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Only these parts; may be repeated [default: all but storm]
+    /// Run only this part; may be repeated [default: all but storm]
     #[arg(long, value_name = "PART")]
     pub only: Vec<Part>,
-    /// The part `storm` as well
+    /// Also run the part `storm`
     #[arg(long)]
     pub storm: bool,
-    /// Waits until nothing else runs here, and repeats what was disturbed
+    /// Wait until the machine is otherwise idle, and repeat disturbed phases
     #[arg(long)]
     pub patient: bool,
-    /// Short phases: whether it works, not how fast it is
+    /// Run short phases, to test the benchmark itself
     #[arg(long)]
     pub quick: bool,
-    /// Writes all figures to this file, too
+    /// Also write all figures to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Adds the servers' logs to this file
+    /// Append the servers' logs to this file
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 }
@@ -136,7 +136,7 @@ impl Settings {
         given.unwrap_or(if self.quick { quick } else { full })
     }
 
-    /// How long each phase takes.
+    /// Returns the length of each phase.
     pub(crate) fn phase(&self) -> Duration {
         Duration::from_secs(self.choose(self.seconds, 20, 3))
     }
@@ -149,29 +149,29 @@ impl Settings {
         self.choose(self.updates, 1000, 50)
     }
 
-    /// From one update to the next.
+    /// Returns the time between updates.
     pub(crate) fn period(&self) -> Duration {
         Duration::from_secs(self.choose(self.period, 2, 1))
     }
 
-    /// Repetitions of what is measured once each time.
+    /// Returns the number of repetitions of single measurements.
     pub(crate) fn repeats(&self) -> usize {
         self.choose(None, 5, 2)
     }
 
-    /// Each phase of a storm.
+    /// Returns the length of each phase of a storm.
     pub(crate) fn storm_phase(&self) -> Duration {
         Duration::from_secs(self.choose(self.seconds, 10, 3))
     }
 
-    /// Before anything is measured.
+    /// Returns the time to warm up before measuring.
     pub(crate) fn warm_up(&self) -> Duration {
         Duration::from_secs(self.choose(None, 3, 1))
     }
 }
 
 impl Options {
-    /// Whether a part is to be run.
+    /// Returns whether a part is selected.
     pub(crate) fn has(&self, part: Part) -> bool {
         match &self.what {
             What::Picture(_) => false,
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_chosen() {
+    fn options_select_parts() {
         assert_eq!(parts("bench update").len(), 5);
         assert_eq!(parts("bench update --storm --quick").len(), 6);
         assert_eq!(parts("bench update --only memory --only loading").len(), 2);

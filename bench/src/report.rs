@@ -1,11 +1,11 @@
-//! What is printed, and what is written to the file.
+//! Printed tables and the JSON file.
 
 use std::{fs, io::Write, path::Path};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// Everything that was found out.
+/// All results of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     figures: Map<String, Value>,
@@ -13,7 +13,7 @@ pub(crate) struct Report {
     violations: Vec<String>,
 }
 
-/// Something to reach.
+/// A target and the measured value.
 #[derive(Clone, Debug, Serialize)]
 struct Target {
     what: String,
@@ -23,18 +23,18 @@ struct Target {
 }
 
 impl Report {
-    /// Keeps figures for the file.
+    /// Adds figures to the JSON file.
     pub(crate) fn figures(&mut self, name: &str, value: impl Serialize) {
         let value = serde_json::to_value(value).unwrap_or(Value::Null);
         self.figures.insert(name.to_owned(), value);
     }
 
-    /// Compares a ratio with the most that it may be.
+    /// Adds a target: an upper bound.
     pub(crate) fn at_most(&mut self, what: &str, measured: f64, limit: f64, unit: &str) {
         self.target(what, (measured, limit), unit, ("≤", measured <= limit));
     }
 
-    /// Compares a ratio with the least that it may be.
+    /// Adds a target: a lower bound.
     pub(crate) fn at_least(&mut self, what: &str, measured: f64, limit: f64, unit: &str) {
         self.target(what, (measured, limit), unit, ("≥", measured >= limit));
     }
@@ -49,7 +49,7 @@ impl Report {
         });
     }
 
-    /// Notes what must not happen, and says so at once.
+    /// Records violations of guarantees and prints them immediately.
     pub(crate) fn violations(&mut self, phase: &str, violations: &[String]) {
         for violation in violations {
             say(&format!("VOID  {phase}: {violation}"));
@@ -57,18 +57,18 @@ impl Report {
         }
     }
 
-    /// Prints the comparison. `false`: a guarantee was broken, and the figures mean nothing.
+    /// Prints the targets. Returns false if a guarantee was violated, which voids all figures.
     pub(crate) fn conclude(&self) -> bool {
         let mut table = Table::new("target");
         for target in &self.targets {
             let Target { what, measured, target, reached } = target.clone();
             let verdict = if reached { "reached" } else { "missed" };
-            let cells = [("measured", measured), ("to reach", target), ("", verdict.to_owned())];
+            let cells = [("measured", measured), ("target", target), ("", verdict.to_owned())];
             table.row(what, cells);
         }
         table.print();
         if !self.is_sound() {
-            say(&format!("VOID: {} broken promises, see above", self.violations.len()));
+            say(&format!("VOID: {} violations, see above", self.violations.len()));
         }
         self.is_sound()
     }
@@ -77,7 +77,7 @@ impl Report {
         self.violations.is_empty()
     }
 
-    /// Writes everything to a file.
+    /// Writes all figures, targets and violations to a file.
     pub(crate) fn write(&self, path: &Path) -> Result<(), String> {
         let mut all = self.figures.clone();
         all.insert("targets".to_owned(), json!(self.targets));
@@ -87,7 +87,7 @@ impl Report {
     }
 }
 
-/// Rows that name their cells, aligned: the first column to the left, all others to the right.
+/// A table with named columns. The first column is left-aligned, all others right-aligned.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     heads: Vec<String>,
@@ -95,13 +95,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table whose first column has this head.
+    /// Creates a table whose first column has this heading.
     pub(crate) fn new(head: impl Into<String>) -> Self {
         Self { heads: vec![head.into()], rows: Vec::new() }
     }
 
-    /// Adds a row. Cells go below their heads, which come in the same order in every row; a head
-    /// that is new adds a column.
+    /// Adds a row. Cells go below their headings, which must have the same order in every row. A
+    /// new heading adds a column.
     pub(crate) fn row<H: Into<String>>(
         &mut self,
         name: impl Into<String>,
@@ -141,12 +141,12 @@ impl Table {
     }
 }
 
-/// Formats a number with the given count of decimals.
+/// Formats a number with this many decimals.
 pub(crate) fn fixed(value: f64, digits: usize) -> String {
     format!("{value:.digits$}")
 }
 
-/// Prints a line. Unlike `println!` it does not panic when nobody reads any more.
+/// Prints a line. Unlike `println!`, it does not panic on a closed pipe.
 pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missed_does_not_void_but_a_violation_does() {
+    fn a_violation_voids_the_run_and_a_missed_target_does_not() {
         let mut report = Report::default();
         report.at_most("x", 2.0, 1.0, "x");
         assert!(!report.targets[0].reached && report.is_sound());

@@ -1,5 +1,5 @@
-//! Throughput and latency against ONNX Runtime alone, in turns: the limits, then the server with
-//! few and with many clients, and the other way round in the next round, because machines drift.
+//! Throughput and latency against ONNX Runtime alone. Alternates between limits and the server with
+//! more and more clients, and reverses the order in the next round because machines drift.
 
 use std::{
     path::PathBuf,
@@ -23,39 +23,39 @@ use crate::{
     traffic::Traffic,
 };
 
-/// How many ask at the same time.
+/// Numbers of concurrent clients.
 pub(crate) const CLIENTS: [usize; 4] = [1, 4, 16, 64];
-/// Requests that may wait in the server, so that an open loop fills the queue in a few seconds.
+/// Queue limit of the server, small enough for an open loop to fill the queue in seconds.
 const QUEUE_LIMIT: usize = 256;
-/// ONNX Runtime alone: the two limits, and what anyone could do who has 16 texts at a time.
+/// ONNX Runtime alone: the two limits, and what batching 16 texts at a time achieves.
 const WAYS: [Way; 3] =
     [Way { batch: 1, window: 0 }, Way { batch: 8, window: 0 }, Way { batch: 8, window: 16 }];
-/// The two that are limits.
+/// How many of [`WAYS`] are limits.
 const LIMITS: usize = 2;
 
-/// Throughput with 16 clients, as a part of the better limit.
+/// Minimum throughput with 16 clients, relative to the better limit.
 fn throughput_min(corpus: Corpus) -> f64 {
     match corpus {
         Corpus::Short => 0.92,
         Corpus::Mixed => 0.97,
     }
 }
-/// p50 with one client may be this many times that of one text on one thread, and this much more.
+/// Maximum p50 with one client: this multiple of one text on one thread, plus a constant.
 const ALONE_MAX: f64 = 1.05;
 const ALONE_MORE_MS: f64 = 0.3;
-/// CPU time of supervisor and workers, as a multiple of what workers spend in ONNX Runtime.
+/// CPU time of supervisor and workers, relative to the workers' time in ONNX Runtime.
 const CPU_MAX: f64 = 1.05;
-/// From the start of the server to its first answer, in seconds.
+/// Maximum seconds from the start of the server to its first response.
 const FIRST_ANSWER_MAX: f64 = 1.0;
 
-/// All rounds of one number of clients.
+/// All rounds with one number of clients.
 #[derive(Debug, Default)]
 pub(crate) struct Served {
     pub latencies: Vec<Duration>,
     pub failed: usize,
     pub seconds: f64,
     pub cpu: Cpu,
-    /// CPU seconds in ONNX Runtime, and micro-batches.
+    /// CPU seconds in ONNX Runtime.
     pub inference_seconds: f64,
     pub micro_batches: u64,
 }
@@ -69,18 +69,18 @@ impl Served {
         self.latencies.iter().copied().collect()
     }
 
-    /// For 1,000 requests.
+    /// Returns a value per 1,000 requests.
     pub(crate) fn per_1000(&self, seconds: f64) -> f64 {
         seconds / real(self.latencies.len() as u64) * 1e3
     }
 
-    /// CPU time of the server, as a multiple of that in ONNX Runtime.
+    /// Returns the server's CPU time, relative to that in ONNX Runtime.
     pub(crate) fn overhead(&self) -> f64 {
         (self.cpu.workers + self.cpu.supervisor) / self.inference_seconds
     }
 }
 
-/// What one corpus was measured with.
+/// Setup for one corpus.
 struct Bench<'a> {
     subject: Subject,
     settings: &'a Settings,
@@ -101,7 +101,7 @@ pub(crate) async fn run(
     let mut limits: Vec<Vec<Limit>> = vec![Vec::new(); WAYS.len()];
     let mut served: Vec<Served> = CLIENTS.iter().map(|_| Served::default()).collect();
     let mut other: Vec<Served> = CLIENTS.iter().map(|_| Served::default()).collect();
-    // Each number of clients with a limit beside it.
+    // Run a limit next to each number of clients.
     for round in 0..settings.rounds() {
         let mut steps: Vec<usize> = (0..CLIENTS.len()).collect();
         if round % 2 == 1 {
@@ -200,14 +200,14 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Megabytes of the supervisor and all workers.
+    /// Returns the PSS of the supervisor and all workers, in megabytes.
     async fn memory(&self) -> Result<f64, String> {
         let mut pids = self.subject.worker_pids().await;
         pids.push(self.subject.server.pid());
         Ok(pids.into_iter().map(|pid| real(Memory::of(pid).pss)).sum::<f64>() / 1e6)
     }
 
-    /// Starts the server again with what it has compiled, and times the first answer.
+    /// Restarts the server with its compiled forms and times the first response.
     async fn end(self, workers: usize, report: &mut Report, corpus: Corpus) -> Result<(), String> {
         let home = std::sync::Arc::clone(self.subject.server.home());
         let pair = self.subject.pair.clone();
@@ -220,10 +220,11 @@ impl<'a> Bench<'a> {
         let answer = answer.map_err(|error| error.to_string())?;
         let first = begin.elapsed().as_secs_f64();
         if answer.status != 200 {
-            report.violations("start", &[format!("the first answer is {}", answer.status)]);
+            report
+                .violations("start", &[format!("the first response has status {}", answer.status)]);
         }
         server.stop().await;
-        let what = format!("{}: from start to the first answer", corpus.name());
+        let what = format!("{}: from start to first response", corpus.name());
         report.at_most(&what, first, FIRST_ANSWER_MAX, " s");
         Ok(())
     }
@@ -250,8 +251,8 @@ fn compare(corpus: Corpus, alone: Limit, better: f64, served: &[Served], report:
     report.at_least(&what, share, throughput_min(corpus), "x");
     let allowed = alone.p50_ms * ALONE_MAX + ALONE_MORE_MS;
     let p50 = millis(one.quantiles().median());
-    let what = format!("{name}: 1 client, p50 to what is allowed ({allowed:.2} ms)");
+    let what = format!("{name}: 1 client, p50 to the allowed {allowed:.2} ms");
     report.at_most(&what, p50 / allowed, 1.0, "x");
-    let what = format!("{name}: 16 clients, CPU to that in ONNX Runtime");
+    let what = format!("{name}: 16 clients, CPU time to that in ONNX Runtime");
     report.at_most(&what, sixteen.overhead(), CPU_MAX, "x");
 }

@@ -1,4 +1,4 @@
-//! The tables of [`crate::serving`], and the measurement of another server.
+//! Tables of [`crate::serving`], and the measurement of another server.
 
 use std::{
     net::SocketAddr,
@@ -34,7 +34,7 @@ pub(crate) fn print_limits(corpus: Corpus, ways: &[Way], limits: &[Limit], alone
         ];
         table.row(name, cells);
     };
-    row("one process, one text a call".to_owned(), &alone);
+    row("one process, one text per call".to_owned(), &alone);
     for (way, limit) in ways.iter().zip(limits) {
         row(way.name(), limit);
     }
@@ -80,7 +80,7 @@ pub(crate) fn figures(served: &[Served]) -> Vec<Value> {
     CLIENTS.iter().zip(served).map(one).collect()
 }
 
-/// Clients of a server that is not ours, without a look at what it answers.
+/// Measures another server. Its responses are not checked.
 pub(crate) async fn other(
     subject: &Subject,
     address: SocketAddr,
@@ -89,17 +89,17 @@ pub(crate) async fn other(
 ) -> Result<Served, String> {
     let stop = Arc::new(AtomicBool::new(false));
     let begin = Instant::now();
-    let mut asking = Vec::new();
+    let mut clients_running = Vec::new();
     for number in 0..clients {
         let client = Client::connect(address).await;
         let mut client = client.map_err(|error| format!("{address}: {error}"))?;
         let (texts, stop) = (Arc::clone(&subject.texts), Arc::clone(&stop));
-        asking.push(tokio::spawn(async move {
+        clients_running.push(tokio::spawn(async move {
             let (mut latencies, mut failed) = (Vec::new(), 0);
             while !stop.load(Ordering::Relaxed) {
-                let place = (number * 37 + latencies.len()) % texts.len();
+                let index = (number * 37 + latencies.len()) % texts.len();
                 let start = Instant::now();
-                let answer = client.send(hyper::Method::POST, "/embed", texts.body(place)).await;
+                let answer = client.send(hyper::Method::POST, "/embed", texts.body(index)).await;
                 latencies.push(start.elapsed());
                 failed += usize::from(!answer.is_ok_and(|answer| answer.status == 200));
             }
@@ -109,7 +109,7 @@ pub(crate) async fn other(
     time::sleep(settings.phase()).await;
     stop.store(true, Ordering::Relaxed);
     let mut served = Served { seconds: begin.elapsed().as_secs_f64(), ..Served::default() };
-    for one in asking {
+    for one in clients_running {
         let (latencies, failed) = one.await.map_err(|error| error.to_string())?;
         served.latencies.extend(latencies);
         served.failed += failed;

@@ -1,10 +1,10 @@
-//! Latencies, and what is said about many of them.
+//! Statistics of latencies.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Latencies in order.
+/// Latencies in ascending order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latencies(Vec<Duration>);
 
@@ -21,9 +21,10 @@ impl Latencies {
         self.0.len()
     }
 
-    /// The smallest that at least this share does not exceed; 1 gives the longest.
+    /// Returns the smallest value that at least this share of values does not exceed. 1 gives the
+    /// longest.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
-        #[expect(clippy::cast_precision_loss, reason = "there are not that many")]
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
         let rank = (self.0.len() as f64 * share).ceil();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
         let place = (rank as usize).clamp(1, self.0.len().max(1)) - 1;
@@ -47,7 +48,7 @@ impl Latencies {
         self.0.iter().sum::<Duration>() / count
     }
 
-    /// Cells of a table.
+    /// Returns cells for a table row.
     pub(crate) fn cells(&self) -> [(&'static str, String); 3] {
         [
             ("p50 ms", ms(self.median())),
@@ -68,7 +69,7 @@ impl Latencies {
     }
 }
 
-/// For the file.
+/// Summary for the JSON file.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Summary {
     pub count: usize,
@@ -83,12 +84,12 @@ pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Milliseconds, for people.
+/// Formats milliseconds for display.
 pub(crate) fn ms(time: Duration) -> String {
     format!("{:.2}", millis(time))
 }
 
-/// How many times as long.
+/// Returns `one` divided by `other`.
 pub(crate) fn ratio(one: Duration, other: Duration) -> f64 {
     one.as_secs_f64() / other.as_secs_f64()
 }

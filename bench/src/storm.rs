@@ -1,4 +1,4 @@
-//! A hundred updates a second of a model so small that updating costs more than answering.
+//! A hundred updates per second of a tiny model, for which updates cost more than requests.
 
 use std::{
     collections::BTreeMap,
@@ -18,28 +18,28 @@ use crate::{
     traffic::{Recording, Traffic},
 };
 
-/// The pause between two calls.
+/// Time between two calls.
 const BETWEEN: Duration = Duration::from_millis(10);
-/// Throughput, as a part of the undisturbed one.
+/// Minimum throughput, relative to undisturbed.
 const THROUGHPUT_MIN: f64 = 0.7;
-/// From the last call to the first answer by the last generation, in seconds: "soon".
+/// Maximum seconds from the last call to the first response of the last generation.
 const LAST_MAX: f64 = 1.0;
 
-/// How the calls of a storm ended.
+/// Outcomes of a storm's calls, with counts.
 #[derive(Debug, Default)]
-struct Fates(BTreeMap<String, usize>);
+struct Outcomes(BTreeMap<String, usize>);
 
-impl Fates {
+impl Outcomes {
     fn of(calls: &[Called]) -> Self {
-        let mut fates = Self::default();
+        let mut outcomes = Self::default();
         for called in calls {
-            let fate = match &called.result {
+            let outcome = match &called.result {
                 Ok(_) => "committed",
                 Err(refusal) => refusal.kind.as_str(),
             };
-            *fates.0.entry(fate.to_owned()).or_default() += 1;
+            *outcomes.0.entry(outcome.to_owned()).or_default() += 1;
         }
-        fates
+        outcomes
     }
 }
 
@@ -59,12 +59,12 @@ pub(crate) async fn run(
     let base = quiet.iter().map(|one| throughput(one, length)).sum::<f64>() / 2.0;
     print(&quiet, &recording, length);
 
-    let fates = Fates::of(&recording.updates);
+    let outcomes = Outcomes::of(&recording.updates);
     let last = recording.first_seen.last().map_or(Duration::ZERO, |(_, at)| *at);
     let last = last.saturating_sub(last_call).as_secs_f64();
-    let listed = fates.0.iter().map(|(fate, count)| format!("{count} {fate}"));
+    let listed = outcomes.0.iter().map(|(outcome, count)| format!("{count} {outcome}"));
     say(&format!(
-        "storm: {} calls, {}; the last generation answered {last:.3} s after the last call",
+        "storm: {} calls, {}; the last generation served {last:.3} s after the last call",
         recording.updates.len(),
         listed.collect::<Vec<_>>().join(", "),
     ));
@@ -75,7 +75,7 @@ pub(crate) async fn run(
             "undisturbed_per_second": base,
             "per_second": throughput(&recording, length),
             "requests": recording.latencies().summary(),
-            "calls": fates.0,
+            "calls": outcomes.0,
             "last_served_seconds": last,
             "cpu_seconds": recording.cpu,
         }),
@@ -97,7 +97,7 @@ async fn undisturbed(
     traffic.finish(subject, Vec::new()).await
 }
 
-/// The recording, and when the last call was made.
+/// Returns the recording and the time of the last call.
 async fn storm(
     subject: &mut Subject,
     settings: &Settings,
@@ -125,12 +125,12 @@ async fn storm(
         }
         updates.push(called);
     }
-    // Until clients have seen the last one.
+    // Wait until clients have seen the last generation.
     subject.settle().await?;
     Ok((traffic.finish(subject, updates).await?, last_call))
 }
 
-/// Requests a second that were answered within the storm, whatever was still done after it.
+/// Returns requests per second that were answered during the storm, ignoring later ones.
 fn throughput(recording: &Recording, length: Duration) -> f64 {
     let within = recording.seen.iter().filter(|seen| seen.end <= length).count();
     real(within as u64) / length.as_secs_f64()

@@ -1,4 +1,5 @@
-//! The server that is measured: started with one content, taught two, and updated between them.
+//! The measured server: started with one content, updated to the second, then switched between
+//! both.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +19,12 @@ use crate::{
 
 /// Names of the two contents.
 const CONTENTS: [&str; 2] = ["one", "two"];
-/// All workers switch within this time after a commit as long as there are requests.
+/// Maximum time for all workers to switch after a commit under load.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
-/// What is no longer served is freed within this time.
+/// Time after which a retired version has been freed.
 const FREED: Duration = Duration::from_millis(500);
 
-/// Two model directories under one name.
+/// Two model directories that serve under one name.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
     pub model: &'static str,
@@ -31,24 +32,24 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// MiniLM and its variant.
+    /// Returns MiniLM and its variant.
     pub(crate) fn minilm() -> Self {
         let directories = ["minilm", "minilm-variant"].map(fixtures::model);
         Self { model: "minilm", directories }
     }
 
-    /// Two models that are so small that updates cost more than answers.
+    /// Returns two tiny models, for which updates cost more than requests.
     pub(crate) fn tiny() -> Self {
         Self { model: "tiny", directories: ["tiny/a", "tiny/b"].map(fixtures::model) }
     }
 
-    /// A supervisor of the first one.
+    /// Returns a builder for a server of the first directory.
     pub(crate) fn builder(&self, workers: usize) -> Builder {
         Server::builder().model(self.model, &self.directories[0]).workers(workers)
     }
 }
 
-/// A running server whose contents are known.
+/// A running server with known contents.
 pub(crate) struct Subject {
     pub server: Server,
     pub control: Control,
@@ -56,19 +57,19 @@ pub(crate) struct Subject {
     pub pair: Pair,
     /// The last commit.
     pub serving: Committed,
-    /// By version, the name of its content.
+    /// Content names by version.
     pub contents: BTreeMap<String, String>,
 }
 
 impl Subject {
-    /// Starts it, and leaves it serving the second content with both kept and compiled.
+    /// Starts a server and leaves it serving the second content, with both kept and compiled.
     pub(crate) async fn start(pair: Pair, workers: usize, seed: u64) -> Result<Self, String> {
         let server = pair.builder(workers).start().await;
         let texts = Texts::new(seed, pair.model, Corpus::Short);
         Self::of(server, pair, texts).await
     }
 
-    /// The same with a server that runs already, and other texts.
+    /// Prepares a server that is already running, with the given texts.
     pub(crate) async fn of(server: Server, pair: Pair, mut texts: Texts) -> Result<Self, String> {
         let control = Control::of(&server, pair.model);
         let mut client = server.client().await;
@@ -83,7 +84,7 @@ impl Subject {
         Ok(Self { server, control, texts: Arc::new(texts), pair, serving, contents })
     }
 
-    /// Stops it and starts it again with the same state.
+    /// Restarts the server with the same state.
     pub(crate) async fn restart(self, workers: usize) -> Self {
         let home = Arc::clone(self.server.home());
         self.server.stop().await;
@@ -91,29 +92,29 @@ impl Subject {
         Self { server, ..self }
     }
 
-    /// Updates to whichever of the two directories is not served.
+    /// Updates to the directory that is not serving.
     pub(crate) async fn update(&mut self, load: Load) -> Result<Called, String> {
         let next = usize::from(self.content() == CONTENTS[0]);
         let directory = self.pair.directories[next].clone();
         let called = self.control.update(&directory, load).await?;
-        self.took(called, CONTENTS[next])
+        self.record(called, CONTENTS[next])
     }
 
-    /// Updates to a directory whose content nobody has seen before.
+    /// Updates to a directory with content that is new to the server.
     pub(crate) async fn update_to(&mut self, fresh: &mut Fresh) -> Result<Called, String> {
         fresh.change()?;
         let called = self.control.update(&fresh.directory, Load::Ahead).await?;
-        self.took(called, CONTENTS[1])
+        self.record(called, CONTENTS[1])
     }
 
-    /// Goes back to the version before.
+    /// Rolls back to the previous version.
     pub(crate) async fn rollback(&mut self) -> Result<Called, String> {
         let next = usize::from(self.content() == CONTENTS[0]);
         let called = self.control.rollback().await?;
-        self.took(called, CONTENTS[next])
+        self.record(called, CONTENTS[next])
     }
 
-    fn took(&mut self, called: Called, content: &str) -> Result<Called, String> {
+    fn record(&mut self, called: Called, content: &str) -> Result<Called, String> {
         let refused = |refusal: &e2e::admin::Refusal| format!("refused: {refusal:?}");
         self.serving = called.result.as_ref().map_err(refused)?.clone();
         self.contents.insert(self.serving.version.clone(), content.to_owned());
@@ -124,13 +125,13 @@ impl Subject {
         self.contents.get(&self.serving.version).map_or(CONTENTS[0], String::as_str)
     }
 
-    /// A source of contents that nobody has seen.
+    /// Returns a source of contents that are new to the server.
     pub(crate) fn fresh(&self) -> Result<Fresh, String> {
         Fresh::new(self.server.home(), &self.pair.directories[1])
     }
 
-    /// Waits until every worker serves the last commit, and what was before it is freed. Workers
-    /// switch when they are asked something, so they are.
+    /// Waits until every worker serves the last commit and the previous version is freed. Sends
+    /// requests meanwhile, because workers switch only when they have work.
     pub(crate) async fn settle(&self) -> Result<(), String> {
         let begin = Instant::now();
         while !self.control.switched(self.serving.generation).await {
@@ -146,10 +147,10 @@ impl Subject {
         Ok(())
     }
 
-    /// Has every worker answer something.
+    /// Sends enough requests to reach every worker.
     pub(crate) async fn touch_all(&self) -> Result<(), String> {
-        let asking = (0..8).map(|place| {
-            let (address, body) = (self.server.address(), self.texts.body(place));
+        let requests = (0..8).map(|index| {
+            let (address, body) = (self.server.address(), self.texts.body(index));
             tokio::spawn(async move {
                 let client = e2e::client::Client::connect(address).await;
                 let mut client = client.map_err(|error| error.to_string())?;
@@ -157,19 +158,19 @@ impl Subject {
                 answer.map(|_| ()).map_err(|error| error.to_string())
             })
         });
-        for answer in asking.collect::<Vec<_>>() {
+        for answer in requests.collect::<Vec<_>>() {
             answer.await.map_err(|error| error.to_string())??;
         }
         Ok(())
     }
 
-    /// The pids of its workers.
+    /// Returns the pids of the workers.
     pub(crate) async fn worker_pids(&self) -> Vec<i32> {
         self.control.status().await.pids()
     }
 }
 
-/// A model directory that becomes another version without becoming another model.
+/// A model directory that becomes a new version of the same model with every change.
 pub(crate) struct Fresh {
     directory: PathBuf,
 }
@@ -181,7 +182,7 @@ impl Fresh {
         Ok(Self { directory })
     }
 
-    /// One more line end behind the JSON.
+    /// Appends a line break to the JSON, which changes the digest only.
     fn change(&mut self) -> Result<(), String> {
         let path = self.directory.join("config.json");
         let name = |error: std::io::Error| format!("{}: {error}", path.display());

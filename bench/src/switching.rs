@@ -1,5 +1,5 @@
-//! From a commit to the last worker's switch. Apart from the phases that measure latency: asking
-//! for the status again and again is not free.
+//! Time from a commit to the last worker's switch. Measured separately from latency, because
+//! polling the status is not free.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +16,17 @@ use crate::{
     traffic::Traffic,
 };
 
-/// The pause between two looks at the status.
-const LOOK: Duration = Duration::from_millis(1);
-/// The pause between two updates.
+/// Time between two status polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Time between two updates.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A worker that takes longer has a fault.
+/// A slower switch is an error.
 const SWITCH_MAX: Duration = Duration::from_secs(30);
 
-/// A rollback that is loaded ahead, with clients that ask without a pause, in seconds.
+/// Maximum seconds for a rollback, loaded ahead, while clients send requests without a pause.
 const ROLLBACK_MAX: f64 = 1.0;
 
-/// What makes the commit.
+/// Kind of commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Update(Load),
@@ -42,12 +42,12 @@ impl By {
     }
 }
 
-/// What was found out about one kind.
+/// Measurements of one kind of commit.
 #[derive(Default)]
-struct Found {
+struct Samples {
     calls: Vec<Duration>,
     switches: Vec<Duration>,
-    looks: Vec<Duration>,
+    polls: Vec<Duration>,
 }
 
 pub(crate) async fn run(
@@ -57,22 +57,22 @@ pub(crate) async fn run(
 ) -> Result<(), String> {
     let mut table = Table::new("under load");
     for by in [By::Update(Load::Ahead), By::Update(Load::Lazy), By::Rollback] {
-        let found = measure(subject, settings, by, report).await?;
-        let [calls, switches, looks] = [found.calls, found.switches, found.looks]
+        let samples = measure(subject, settings, by, report).await?;
+        let [calls, switches, polls] = [samples.calls, samples.switches, samples.polls]
             .map(|times| times.into_iter().collect::<Latencies>());
         let cells = [
             ("calls", calls.len().to_string()),
-            ("each takes s", fixed(calls.median().as_secs_f64(), 2)),
+            ("median s", fixed(calls.median().as_secs_f64(), 2)),
             ("longest s", fixed(calls.longest().as_secs_f64(), 2)),
-            ("to last switch ms", fixed(millis(switches.median()), 1)),
+            ("last switch ms", fixed(millis(switches.median()), 1)),
             ("longest ms", fixed(millis(switches.longest()), 1)),
-            ("one look ms", fixed(millis(looks.median()), 1)),
+            ("one poll ms", fixed(millis(polls.median()), 1)),
         ];
         table.row(by.name(), cells);
         let figures = json!({
             "calls": calls.summary(),
             "commit_to_last_switch": switches.summary(),
-            "look": looks.summary(),
+            "look": polls.summary(),
         });
         report.figures(&format!("switch_{}", by.name()), figures);
         if by == By::Rollback {
@@ -89,10 +89,10 @@ async fn measure(
     settings: &Settings,
     by: By,
     report: &mut Report,
-) -> Result<Found, String> {
+) -> Result<Samples, String> {
     machine::rest(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
-    let (mut updates, mut found) = (Vec::new(), Found::default());
+    let (mut updates, mut samples) = (Vec::new(), Samples::default());
     for _ in 0..settings.repeats() * 2 {
         time::sleep(PAUSE).await;
         let called = match by {
@@ -100,22 +100,22 @@ async fn measure(
             By::Rollback => subject.rollback().await?,
         };
         loop {
-            let asked = Instant::now();
+            let polled = Instant::now();
             let switched = subject.control.switched(subject.serving.generation).await;
-            found.looks.push(asked.elapsed());
+            samples.polls.push(polled.elapsed());
             if switched {
                 break;
             }
             if called.end.elapsed() > SWITCH_MAX {
-                return Err(format!("no switch after {SWITCH_MAX:?}"));
+                return Err(format!("not all workers switched within {SWITCH_MAX:?}"));
             }
-            time::sleep(LOOK).await;
+            time::sleep(POLL_INTERVAL).await;
         }
-        found.switches.push(called.end.elapsed());
-        found.calls.push(called.end - called.start);
+        samples.switches.push(called.end.elapsed());
+        samples.calls.push(called.end - called.start);
         updates.push(called);
     }
     let recording = traffic.finish(subject, updates).await?;
     report.violations(&format!("switch, {}", by.name()), &recording.violations);
-    Ok(found)
+    Ok(samples)
 }

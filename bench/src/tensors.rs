@@ -1,5 +1,5 @@
-//! Large tensors: what it takes to move them from a client to ONNX Runtime and back, beside what
-//! the run itself takes.
+//! Large tensors: the cost of moving them from a client to ONNX Runtime and back, apart from the
+//! run itself.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::{
     stats::{millis, ms},
 };
 
-/// Pixels of a side of the images: RGB in f32, so that 640 is 4.9 MB.
+/// Side lengths of the images in pixels. They are RGB in f32, so 640 is 4.9 MB.
 const SIDES: [usize; 3] = [64, 224, 640];
-/// What all of a request may take beside the run, in times that one copy of what is sent and
-/// answered takes within this process.
+/// Maximum time of a request outside the run, in units of one in-process copy of its input and
+/// output.
 const COPIES_MAX: f64 = 12.0;
 
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), String> {
@@ -28,13 +28,13 @@ pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
     for side in SIDES {
         let measured = measure(&mut client, side, settings.phase()).await?;
         let Measured { bytes, all, run, copy } = measured;
-        let beside = millis(all) - millis(run);
+        let overhead = millis(all) - millis(run);
         let cells = [
             ("bytes", bytes.to_string()),
             ("p50 ms", ms(all)),
-            ("in ONNX Runtime", ms(run)),
-            ("beside it", fixed(beside, 2)),
-            ("one copy", ms(copy)),
+            ("run ms", ms(run)),
+            ("overhead ms", fixed(overhead, 2)),
+            ("copy ms", ms(copy)),
         ];
         table.row(format!("3x{side}x{side}"), cells);
         figures.push(json!({
@@ -42,7 +42,7 @@ pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
             "copy_ms": millis(copy),
         }));
         if side == SIDES[2] {
-            report.at_most("tensors: 4.9 MB, copies", beside / millis(copy), COPIES_MAX, "");
+            report.at_most("tensors: 4.9 MB, copies", overhead / millis(copy), COPIES_MAX, "");
         }
     }
     table.print();
@@ -53,17 +53,17 @@ pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
 
 struct Measured {
     bytes: usize,
-    /// The median of all requests.
+    /// Median of whole requests.
     all: Duration,
-    /// The median of what ONNX Runtime took of them.
+    /// Median time in ONNX Runtime.
     run: Duration,
-    /// The median of copying what is sent, and what comes back.
+    /// Median time to copy input and output.
     copy: Duration,
 }
 
 async fn measure(client: &mut Client, side: usize, length: Duration) -> Result<Measured, String> {
     let pixels: Vec<u8> = (0..3 * side * side)
-        .flat_map(|place| (u16::try_from(place % 1000).unwrap_or(0) as f32).to_le_bytes())
+        .flat_map(|index| (u16::try_from(index % 1000).unwrap_or(0) as f32).to_le_bytes())
         .collect();
     let json = json!({
         "inputs": [{ "name": "image", "datatype": "FP32", "shape": [1, 3, side, side],

@@ -1,5 +1,5 @@
-//! Short texts made from a seed, and what each content makes of them, so that every answer tells
-//! which content made it.
+//! Texts generated from a seed, and each content's embeddings of them, so that every response
+//! reveals which content computed it.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,18 @@ use bytes::Bytes;
 use e2e::{client::Client, corpus, random::Random};
 use serde_json::json;
 
-/// How many texts there are.
+/// Number of texts.
 const TEXTS: usize = 256;
-/// Words of a short text.
+/// Words in a short text.
 const SHORT_WORDS: std::ops::RangeInclusive<u64> = 4..=16;
-/// Words of a text of the mixed corpus: log-normal, with this median, this deviation of the
-/// logarithm, and at most so many.
+/// Words in a text of the mixed corpus: log-normal with this median and sigma, clamped to a
+/// maximum.
 const MIXED_MEDIAN: f64 = 24.0;
 const MIXED_SIGMA: f64 = 0.95;
 const MIXED_MAX: f64 = 200.0;
-/// Components that are compared. Two contents differ in each of them.
+/// Compared components. Two contents differ in each of them.
 const COMPARED: usize = 16;
-/// Two contents have to differ by this much, or answers could not be told apart.
+/// Minimum difference between two contents, so that responses can be told apart.
 const DIFFERENCE_MIN: f32 = 10.0 * corpus::TOLERANCE;
 
 const VOCABULARY: &str = "the of and to in is was for that with on as by at from his her it an \
@@ -30,7 +30,7 @@ const VOCABULARY: &str = "the of and to in is was for that with on as by at from
     finds makes writes reads builds opens carries follows begins ends waits turns holds learns \
     quickly slowly often never always perhaps almost together between behind without during";
 
-/// How long texts are.
+/// Distribution of text lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Corpus {
     Short,
@@ -64,7 +64,7 @@ impl Corpus {
     }
 }
 
-/// Texts as request bodies, and the first components of their embeddings by content.
+/// Texts as request bodies, and the leading components of their embeddings by content.
 #[derive(Clone, Debug)]
 pub(crate) struct Texts {
     texts: Vec<String>,
@@ -73,7 +73,7 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    /// Texts for requests to `model`.
+    /// Creates the texts for requests to `model`.
     pub(crate) fn new(seed: u64, model: &str, corpus: Corpus) -> Self {
         let words: Vec<&str> = VOCABULARY.split_whitespace().collect();
         let mut random = Random::new(seed);
@@ -87,7 +87,7 @@ impl Texts {
         Self { bodies: texts.iter().map(body).collect(), texts, known: BTreeMap::new() }
     }
 
-    /// The texts themselves.
+    /// Returns the texts.
     pub(crate) fn texts(&self) -> &[String] {
         &self.texts
     }
@@ -96,11 +96,11 @@ impl Texts {
         self.bodies.len()
     }
 
-    pub(crate) fn body(&self, place: usize) -> Bytes {
-        self.bodies[place].clone()
+    pub(crate) fn body(&self, index: usize) -> Bytes {
+        self.bodies[index].clone()
     }
 
-    /// Asks a server that serves `content` and nothing else.
+    /// Learns the embeddings from a server that serves only `content`.
     pub(crate) async fn learn(&mut self, content: &str, client: &mut Client) -> Result<(), String> {
         let mut embeddings = Vec::new();
         for body in &self.bodies {
@@ -112,28 +112,30 @@ impl Texts {
             let pairs = known.iter().zip(&embeddings);
             let nearest = pairs.map(|(one, two)| corpus::distance(one, two));
             if nearest.fold(f32::INFINITY, f32::min) < DIFFERENCE_MIN {
-                return Err(format!("{content} and {other} answer too much alike"));
+                return Err(format!("embeddings of {content} and {other} are too similar"));
             }
         }
         self.known.insert(content.to_owned(), embeddings);
         Ok(())
     }
 
-    /// Which content made the body of an answer.
-    pub(crate) fn content(&self, place: usize, body: &[u8]) -> Result<String, String> {
+    /// Returns the content that computed a response.
+    pub(crate) fn content(&self, index: usize, body: &[u8]) -> Result<String, String> {
         let found = components(body)?;
         let fits =
-            |known: &Vec<Vec<f32>>| corpus::distance(&known[place], &found) <= corpus::TOLERANCE;
+            |known: &Vec<Vec<f32>>| corpus::distance(&known[index], &found) <= corpus::TOLERANCE;
         let content = self.known.iter().find(|(_, known)| fits(known));
-        content.map(|(name, _)| name.clone()).ok_or_else(|| format!("of no content: {found:?}"))
+        content
+            .map(|(name, _)| name.clone())
+            .ok_or_else(|| format!("embedding of unknown content: {found:?}"))
     }
 }
 
-/// The first components of the one embedding in a body of `/embed`. Parsing all of it for each
-/// answer would take CPU time from what is measured.
+/// Returns the leading components of the only embedding in a body of `/embed`. Parsing all of every
+/// response would take CPU time from the measured server.
 fn components(body: &[u8]) -> Result<Vec<f32>, String> {
     let other =
-        || format!("no embedding: {}", String::from_utf8_lossy(&body[..body.len().min(80)]));
+        || format!("not an embedding: {}", String::from_utf8_lossy(&body[..body.len().min(80)]));
     let rest = body.strip_prefix(b"[[").ok_or_else(other)?;
     let numbers = rest.split(|byte| b",]".contains(byte)).take(COMPARED);
     let parsed = numbers.map(|number| str::from_utf8(number).ok()?.parse().ok());
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_short_and_depend_on_the_seed_alone() {
+    fn short_texts_depend_only_on_the_seed() {
         let bodies = |seed| Texts::new(seed, "m", Corpus::Short).bodies;
         assert_eq!(bodies(1), bodies(1));
         assert_ne!(bodies(1), bodies(2));
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_tells_its_content() {
+    fn a_response_reveals_its_content() {
         let body = |first: f32| {
             let all: Vec<String> = (0..40u8).map(|i| (first + f32::from(i)).to_string()).collect();
             format!("[[{}]]", all.join(",")).into_bytes()

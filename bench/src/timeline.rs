@@ -1,4 +1,4 @@
-//! Which part of an update a request met.
+//! Assigns requests to the stage of an update that they met.
 
 use std::time::{Duration, Instant};
 
@@ -9,25 +9,25 @@ use crate::{
     traffic::{Recording, Seen},
 };
 
-/// How long after a commit something may still come of it: old versions are freed, and with
-/// `lazy` new ones are loaded.
+/// Time after a commit in which it still has effects: old versions are freed and, with `lazy`, new
+/// ones are loaded.
 const AFTER: Duration = Duration::from_millis(250);
 
-/// What an update does at a time.
+/// Stage of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Stage {
-    /// Nothing.
+    /// No update is running.
     Quiet,
-    /// Copies.
+    /// Copying the source.
     Staging,
-    /// Tries and compiles.
+    /// Checking and compiling.
     Checking,
-    /// Has workers load.
+    /// Workers are loading.
     Loading,
-    /// Makes it durable, and commits.
+    /// Recording and committing.
     Committing,
-    /// It has returned a short time ago.
+    /// Within [`AFTER`] of the end.
     After,
 }
 
@@ -37,17 +37,17 @@ impl Stage {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Quiet => "nothing",
+            Self::Quiet => "no update",
             Self::Staging => "staging",
             Self::Checking => "checking",
             Self::Loading => "loading",
             Self::Committing => "committing",
-            Self::After => "just done",
+            Self::After => "just after",
         }
     }
 }
 
-/// A stage from here to there.
+/// Time span of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub stage: Stage,
@@ -55,7 +55,7 @@ pub(crate) struct Span {
     pub end: Instant,
 }
 
-/// The stages of one update.
+/// Returns the stages of one update.
 pub(crate) fn spans(called: &Called) -> Vec<Span> {
     let last = |name: &str| {
         let mut found = called.steps.iter().rev();
@@ -79,19 +79,19 @@ pub(crate) fn spans(called: &Called) -> Vec<Span> {
     spans
 }
 
-/// Every request of a recording with what an update did at its middle.
+/// Returns every request with the stage at its midpoint.
 pub(crate) fn staged(recording: &Recording) -> Vec<(Stage, Seen)> {
     let all: Vec<Span> = recording.updates.iter().flat_map(spans).collect();
     let stage = |seen: &Seen| {
         let middle = recording.begin + seen.start + seen.latency() / 2;
-        // The later update counts where they overlap.
+        // The later update wins if two overlap.
         let found = all.iter().rev().find(|span| span.start <= middle && middle < span.end);
         found.map_or(Stage::Quiet, |span| span.stage)
     };
     recording.seen.iter().map(|seen| (stage(seen), *seen)).collect()
 }
 
-/// For each stage how long it took in all updates together.
+/// Returns the durations of a stage in all updates.
 pub(crate) fn durations(updates: &[Called], stage: Stage) -> Vec<Duration> {
     let spans = updates.iter().flat_map(spans).filter(|span| span.stage == stage);
     spans.map(|span| span.end - span.start).collect()
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_update_is_cut_into_its_stages() {
+    fn an_update_splits_into_its_stages() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let step = |name: &str, millis| (name.to_owned(), at(millis));

@@ -1,4 +1,4 @@
-//! Clients that ask without a pause and without retries, and what they saw.
+//! Closed-loop clients that send requests without retries, and their recordings.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use tokio::{task::JoinHandle, time};
 
 use crate::{control::Called, machine::Cpu, stats::Latencies, subject::Subject, texts::Texts};
 
-/// Violations that are shown.
+/// Maximum number of violations to print.
 const SHOWN_MAX: usize = 5;
 
 /// Running clients.
@@ -25,7 +25,7 @@ pub(crate) struct Traffic {
     begin: Instant,
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Vec<(Request, Timing)>>>,
-    /// What served at the begin.
+    /// What was serving at the start.
     initial: Update,
     pids: Vec<i32>,
     cpu: Cpu,
@@ -37,7 +37,7 @@ struct Shared {
     sent: AtomicUsize,
 }
 
-/// A request, by times since the begin.
+/// A request, with times relative to the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub start: Duration,
@@ -51,14 +51,14 @@ impl Seen {
     }
 }
 
-/// `server-timing`, as far as it is there.
+/// Phases from the `server-timing` header; zero if missing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timing {
     pub queue: Duration,
     pub infer: Duration,
 }
 
-/// What happened from start to stop.
+/// Everything recorded between start and finish.
 #[derive(Debug)]
 pub(crate) struct Recording {
     pub begin: Instant,
@@ -67,9 +67,9 @@ pub(crate) struct Recording {
     pub failed: usize,
     pub updates: Vec<Called>,
     pub cpu: Cpu,
-    /// Of the guarantees. There should be none.
+    /// Violations of guarantees; should be empty.
     pub violations: Vec<String>,
-    /// When a generation was first seen in an answer.
+    /// When each generation was first seen in a response.
     pub first_seen: Vec<(u64, Duration)>,
 }
 
@@ -80,7 +80,7 @@ impl Recording {
 }
 
 impl Traffic {
-    /// Starts clients that pause between an answer and the next request; by default they do not.
+    /// Starts clients that pause for `pause` between a response and the next request.
     pub(crate) async fn start(
         subject: &Subject,
         clients: usize,
@@ -106,11 +106,11 @@ impl Traffic {
             version: subject.serving.version.clone(),
         };
         let cpu = Cpu::now(subject.server.pid(), &pids);
-        let asking = connected.into_iter().enumerate().map(|(number, client)| {
+        let running = connected.into_iter().enumerate().map(|(number, client)| {
             let shared = Arc::clone(&shared);
-            tokio::spawn(Asking { number, client, begin, pause, shared }.run())
+            tokio::spawn(ClientLoop { number, client, begin, pause, shared }.run())
         });
-        let clients = asking.collect();
+        let clients = running.collect();
         Ok(Self { begin, shared, clients, initial, pids, cpu })
     }
 
@@ -118,7 +118,7 @@ impl Traffic {
         self.begin
     }
 
-    /// Lets every client finish its request, and checks all answers. `updates` are all that were
+    /// Lets every client finish its request and checks all responses. `updates` are all updates
     /// made meanwhile.
     pub(crate) async fn finish(
         mut self,
@@ -194,7 +194,7 @@ fn first_seen(history: &History) -> Vec<(u64, Duration)> {
 }
 
 /// One client.
-struct Asking {
+struct ClientLoop {
     number: usize,
     client: Client,
     begin: Instant,
@@ -202,20 +202,20 @@ struct Asking {
     shared: Arc<Shared>,
 }
 
-impl Asking {
+impl ClientLoop {
     async fn run(mut self) -> Vec<(Request, Timing)> {
         let mut answers = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let sequence = answers.len();
-            // All clients together go through the texts, so that each is asked as often.
-            let place = self.shared.sent.fetch_add(1, Ordering::Relaxed) % self.shared.texts.len();
-            let body = self.shared.texts.body(place);
+            // Clients take turns through the texts, so that each text is sent equally often.
+            let index = self.shared.sent.fetch_add(1, Ordering::Relaxed) % self.shared.texts.len();
+            let body = self.shared.texts.body(index);
             let start = self.begin.elapsed();
             let answer = self.client.send(Method::POST, "/embed", body).await;
             let end = self.begin.elapsed();
             let timing = answer.as_ref().map_or_else(|_| Timing::default(), timing);
             let outcome = match answer {
-                Ok(response) if response.status == 200 => self.label(place, &response),
+                Ok(response) if response.status == 200 => self.label(index, &response),
                 Ok(response) => Outcome::Failed(response.status, response.text()),
                 Err(unanswered) => Outcome::Lost(unanswered.0),
             };
@@ -233,11 +233,14 @@ impl Asking {
         answers
     }
 
-    fn label(&self, place: usize, response: &Response) -> Outcome {
+    fn label(&self, index: usize, response: &Response) -> Outcome {
         let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+            return Outcome::Failed(
+                200,
+                format!("missing generation or version: {:?}", response.headers),
+            );
         };
-        let content = self.shared.texts.content(place, &response.body);
+        let content = self.shared.texts.content(index, &response.body);
         Outcome::Answered(Label { generation, version: version.to_owned(), content })
     }
 }

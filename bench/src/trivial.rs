@@ -1,4 +1,4 @@
-//! A model that is so small that everything but the model counts.
+//! A tiny model, whose cost is negligible: measures the server's own overhead.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::{
     traffic::Traffic,
 };
 
-/// How many ask at the same time.
+/// Numbers of concurrent clients.
 const CLIENTS: [usize; 3] = [1, 8, 64];
-/// What HTTP, two processes and a socket may add to p50 with one client, in microseconds.
+/// Maximum p50 that HTTP, two processes and a socket add with one client, in microseconds.
 const ADDED_MAX: f64 = 150.0;
-/// Requests a second with 64 clients that share the CPUs with the server.
+/// Minimum requests per second with 64 clients that share the CPUs with the server.
 const PER_SECOND_MIN: f64 = 10_000.0;
 
 pub(crate) async fn run(

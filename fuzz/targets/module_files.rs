@@ -3,7 +3,7 @@
 use onnxd_worker::properties;
 
 thread_local! {
-    static DIR: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
+    static DIR: tempfile::TempDir = tempfile::tempdir().expect("create a temporary folder");
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,5 +1,5 @@
-//! What can be said when all is over: I6, that client and server counted the same; I7, that nothing
-//! is left; and that no worker ended that nobody ended.
+//! Final checks after all clients have stopped. I6: client and server counts agree. I7: no resource
+//! leaks. Also: every worker exit was caused by the soak, or by the server because the worker hung.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,10 +7,10 @@ use e2e::exposition::{Exposition, Labels};
 
 use crate::{ledger::Ledger, models::SPARE, resources::Resources, world::World};
 
-/// Connections of clients that left are closed by then, idle threads have ended.
+/// By this time, the server has closed abandoned connections and idle threads have exited.
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
 
-/// What the server has counted, as far as it is compared.
+/// The server's counters that the soak compares.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Counted {
     /// By route and status.
@@ -24,7 +24,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// What `/metrics` says.
+    /// Reads the counters from `/metrics`.
     pub(crate) async fn now(world: &World) -> Result<Self, String> {
         let answer = world.server.client().await.get("/metrics").await;
         let text = answer.map_err(|error| error.to_string())?.text();
@@ -54,7 +54,7 @@ impl Counted {
         })
     }
 
-    /// What was counted since then.
+    /// Returns the increase since `before`.
     pub(crate) fn since(mut self, before: &Self) -> Self {
         for (key, count) in &mut self.requests {
             *count -= before.requests.get(key).copied().unwrap_or_default();
@@ -64,14 +64,16 @@ impl Counted {
         self
     }
 
-    /// I6: every answer that a client has the server has counted under the same status, and every
-    /// other one it has counted is of a client that did not wait.
+    /// I6: the server counted every answer that a client received, under the same status. Every
+    /// other answer it counted belongs to a client that disconnected.
     pub(crate) fn against(&self, ledger: &Ledger) -> Vec<String> {
         let mut wrong = Vec::new();
         for (&(route, status), &seen) in &ledger.counts {
             let counted = self.requests.get(&(route.to_owned(), status)).copied().unwrap_or(0);
             if counted < seen {
-                wrong.push(format!("I6: {seen} answers {status} of {route}, {counted} counted"));
+                wrong.push(format!(
+                    "I6: {route} {status}: {seen} received, server counted {counted}"
+                ));
             }
         }
         let routes: std::collections::BTreeSet<&str> =
@@ -84,7 +86,7 @@ impl Counted {
             let unknown = ledger.unknown.get(route).copied().unwrap_or_default();
             if counted > seen + unknown {
                 wrong.push(format!(
-                    "I6: {counted} answers of {route} counted, {seen} came, {unknown} had nobody"
+                    "I6: {route}: {seen} received, {unknown} abandoned, server counted {counted}"
                 ));
             }
         }
@@ -97,11 +99,11 @@ fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// Waits until everything is at rest again, and says what is not.
+/// Waits until the server is idle again and reports what it leaked.
 pub(crate) async fn rest(world: &World, before: &Resources) -> Resources {
     let begin = world.now();
     loop {
-        // Whatever a worker has not loaded yet it loads when it is asked.
+        // Workers load versions lazily; `settled` sends requests that make them load.
         world.server.settled().await;
         let mut now = Resources::now(&world.server);
         now.left.retain(|name| !is_kept(world, name));
@@ -114,7 +116,7 @@ pub(crate) async fn rest(world: &World, before: &Resources) -> Resources {
     }
 }
 
-/// Whether what stands in the state directory is a version that was served lately.
+/// Returns whether an entry of the state directory is a recently served version.
 fn is_kept(world: &World, name: &str) -> bool {
     let mut parts = name.splitn(3, '/');
     let (folder, version) = (parts.next(), parts.next().unwrap_or_default());
@@ -124,7 +126,7 @@ fn is_kept(world: &World, name: &str) -> bool {
         && (world.ledger().served_lately(version) || known())
 }
 
-/// Checks what server and clients counted.
+/// Compares the counters of server and clients.
 pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
     let counted = match Counted::now(world).await {
         Ok(counted) => counted.since(before),
@@ -140,35 +142,39 @@ pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
     deaths(&mut ledger, &counted);
     let (hangups, rollbacks) = (ledger.marks().hangups, counted.rollbacks);
     ledger.finish(|model| hangups + rollbacks + u64::from(model == SPARE.name));
-    let (unasked, committed) = (ledger.unasked(), ledger.committed);
-    if unasked + committed > counted.commits {
+    let (unrequested, committed) = (ledger.unrequested(), ledger.committed);
+    if unrequested + committed > counted.commits {
         let commits = counted.commits;
-        ledger.violated(format!("{committed} and {unasked} generations of {commits} commits"));
+        ledger.violated(format!(
+            "{committed} requested and {unrequested} other generations, but {commits} commits"
+        ));
     }
     counted
 }
 
-/// Every worker that ended was ended by us, or by the server because it did not go on, and every one
-/// was started again. The server ends all that we stopped for good, some that we stopped for a while
-/// when what they had was overdue, and where the machine has more to do than it can, also some that
-/// did not obey in time.
+/// Checks that every worker exit was caused by the soak, or by the server because the worker hung,
+/// and that every worker was restarted. The server kills all workers stopped for good. It also
+/// kills some that were stopped briefly when their work became overdue, and on an overloaded
+/// machine some that respond too late.
 fn deaths(ledger: &mut Ledger, counted: &Counted) {
     let (kills, crashes, hangs) = (ledger.kills, ledger.crashes, ledger.hangs);
     let killed = |reason: &str| counted.killed.get(reason).copied().unwrap_or_default();
     let (stopped, hung) = (killed("stopped"), killed("hung"));
     let may_be = hangs..=hangs + ledger.stops;
     if !may_be.contains(&stopped) {
-        ledger.violated(format!("{stopped} workers replaced that were stopped, not {may_be:?}"));
+        ledger.violated(format!("{stopped} stopped workers were replaced, expected {may_be:?}"));
     }
     for (reason, &count) in &counted.restarts {
         let expected = match reason.as_str() {
-            // One that is to be killed may be killed by somebody else first.
+            // A worker that the server is about to kill may be killed by the soak first.
             "killed" => kills + hangs..=kills + stopped.max(hangs) + hung,
             "signal" => crashes..=crashes,
             _ => 0..=0,
         };
         if !expected.contains(&count) {
-            ledger.violated(format!("{count} workers ended as {reason}, not {expected:?}"));
+            ledger.violated(format!(
+                "{count} workers exited with reason {reason}, expected {expected:?}"
+            ));
         }
     }
 }
@@ -186,23 +192,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_counted_is_what_came_and_what_had_nobody_to_come_to() {
+    fn server_counts_match_received_and_abandoned_answers() {
         let mut ledger = Ledger::new(std::iter::empty());
         for _ in 0..10 {
             ledger.count("/embed", 200);
         }
         assert_eq!(counted(10, 0).against(&ledger), [""; 0]);
-        assert_eq!(counted(9, 0).against(&ledger).len(), 1, "one was not counted");
-        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "one was counted twice");
+        assert_eq!(counted(9, 0).against(&ledger).len(), 1, "one answer missing");
+        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "one counted twice");
         ledger.unknown.insert("/embed", 1);
         assert_eq!(counted(11, 0).against(&ledger), [""; 0]);
         assert_eq!(counted(12, 0).against(&ledger).len(), 1);
         ledger.count("/embed", 500);
-        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "under another status");
+        assert_eq!(counted(11, 0).against(&ledger).len(), 1, "counted under another status");
     }
 
     #[test]
-    fn a_worker_that_ends_by_itself_is_found() {
+    fn an_unexplained_worker_exit_is_found() {
         let violations = |counted: &Counted| {
             let mut ledger = Ledger::new(std::iter::empty());
             (ledger.kills, ledger.hangs) = (3, 1);
@@ -214,15 +220,15 @@ mod tests {
             move |count| Counted { killed: BTreeMap::from(killed.clone()), ..counted(0, count) }
         };
         assert_eq!(violations(&with(1, 0)(4)), 0);
-        assert_eq!(violations(&with(1, 0)(5)), 1, "one more than was killed");
-        assert_eq!(violations(&with(1, 0)(3)), 1, "one was not started again");
-        assert_eq!(violations(&with(1, 1)(5)), 0, "one did not obey");
-        assert_eq!(violations(&with(0, 0)(4)), 1, "one that was stopped was not replaced");
-        assert_eq!(violations(&with(2, 0)(4)), 1, "one was replaced that went on");
+        assert_eq!(violations(&with(1, 0)(5)), 1, "one exit too many");
+        assert_eq!(violations(&with(1, 0)(3)), 1, "one was not restarted");
+        assert_eq!(violations(&with(1, 1)(5)), 0, "one hung");
+        assert_eq!(violations(&with(0, 0)(4)), 1, "a stopped worker was not replaced");
+        assert_eq!(violations(&with(2, 0)(4)), 1, "a resumed worker was replaced");
         let mut ledger = Ledger::new(std::iter::empty());
         (ledger.kills, ledger.hangs, ledger.stops) = (3, 1, 1);
         deaths(&mut ledger, &with(2, 0)(5));
-        assert_eq!(ledger.violations_seen, 0, "one was stopped with something that was overdue");
+        assert_eq!(ledger.violations_seen, 0, "one was stopped with overdue work");
         let mut exited = with(1, 0)(4);
         exited.restarts.insert("exited".into(), 1);
         assert_eq!(violations(&exited), 1);

@@ -1,4 +1,4 @@
-//! Clients that behave: they ask without a pause and without retries, and report what they saw.
+//! Well-behaved clients: they send requests without pauses or retries and report what they saw.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,23 +9,23 @@ use e2e::{
 };
 
 use crate::{
-    asked::{Asked, Connections},
-    ledger::About,
+    ledger::RequestInfo,
     options::Lie,
+    probe::{Connections, Probe},
     world::World,
 };
 
-/// One request in so many comes on a new connection.
+/// One request in this many uses a new connection.
 const RECONNECT: u64 = 50;
-/// One request in so many has less time than the server gives.
+/// One request in this many has a deadline shorter than the server's.
 const SHORT: u64 = 100;
-/// What such a request has more than it asked for.
+/// Tolerance above such a deadline.
 const SHORT_GRACE: Duration = Duration::from_secs(10);
-/// After how many requests a client lies that is told to.
+/// Sequence number at which a client with `--lie` starts to lie.
 const LIE_AT: usize = 50;
 
 /// One client.
-pub(crate) struct Asking {
+pub(crate) struct SteadyClient {
     pub world: Arc<World>,
     pub number: usize,
     connections: Connections,
@@ -33,7 +33,7 @@ pub(crate) struct Asking {
     pub sequence: usize,
 }
 
-impl Asking {
+impl SteadyClient {
     /// Starts the client of this number.
     pub(crate) async fn start(world: &Arc<World>, number: usize) -> tokio::task::JoinHandle<()> {
         let connections = Connections::open(&world.server).await;
@@ -44,21 +44,21 @@ impl Asking {
 
     async fn run(mut self) {
         let world = Arc::clone(&self.world);
-        let weights: u64 = world.asked.iter().map(|asked| asked.weight).sum();
+        let weights: u64 = world.probes.iter().map(|probe| probe.weight).sum();
         while !world.stops() {
-            let mut place = self.random.below(weights);
-            let fits = |asked: &&Asked| {
-                let is = place < asked.weight;
-                place = place.saturating_sub(asked.weight);
+            let mut draw = self.random.below(weights);
+            let fits = |probe: &&Probe| {
+                let is = draw < probe.weight;
+                draw = draw.saturating_sub(probe.weight);
                 is
             };
-            let Some(asked) = world.asked.iter().find(fits) else { continue };
+            let Some(probe) = world.probes.iter().find(fits) else { continue };
             if self.random.below(RECONNECT) == 0 && !self.connect().await {
                 break;
             }
             let short = self.random.below(SHORT) == 0;
             let millis = short.then(|| 1 + self.random.below(300));
-            if self.ask(asked, millis).await.is_none() && !self.connect().await {
+            if self.send(probe, millis).await.is_none() && !self.connect().await {
                 break;
             }
         }
@@ -71,33 +71,35 @@ impl Asking {
                 true
             }
             Err(error) => {
-                self.world.violated(&format!("a connection is refused: {error}"));
+                self.world.violated(&format!("connection refused: {error}"));
                 false
             }
         }
     }
 
-    /// Asks once, within its own time if it has one. No status: the connection is lost.
-    async fn ask(&mut self, asked: &Asked, millis: Option<u64>) -> Option<u16> {
-        let about = About { model: asked.model, route: asked.route(), short: millis.is_some() };
+    /// Sends one request, with a deadline in `millis` if set. Returns `None` if the connection was
+    /// lost.
+    async fn send(&mut self, probe: &Probe, millis: Option<u64>) -> Option<u16> {
+        let info =
+            RequestInfo { model: probe.model, route: probe.route(), short: millis.is_some() };
         let world = Arc::clone(&self.world);
-        let many = if asked.is_large() { Some(world.many.lock().await) } else { None };
-        let open = world.ledger().begin(asked.model, world.now());
+        let many = if probe.is_large() { Some(world.many.lock().await) } else { None };
+        let open = world.ledger().begin(probe.model, world.now());
         let within = millis.map(Duration::from_millis);
-        let answer = asked.ask(&mut self.connections, within).await;
+        let answer = probe.send(&mut self.connections, within).await;
         drop(many);
         let end = world.now();
         if within.is_some_and(|within| end - open.start > within + SHORT_GRACE) {
-            world.violated(&format!("{about:?} took {:?}, not {within:?}", end - open.start));
+            world.violated(&format!("{info:?} took {:?}, deadline {within:?}", end - open.start));
         }
         let status = answer.as_ref().ok().map(|response| response.status);
         let (client, sequence, start) = (self.number, self.sequence, open.start);
         self.sequence += 1;
-        let outcome = self.outcome(asked, answer);
+        let outcome = self.outcome(probe, answer);
         let request = Request { client, sequence, texts: 1, start, end, outcome };
-        world.ledger().end(open, about, request);
+        world.ledger().end(open, info, request);
         if world.options.lie == Some(Lie::Count) && self.number == 0 {
-            world.ledger().count(about.route, 200);
+            world.ledger().count(info.route, 200);
         }
         if status == Some(429) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -105,9 +107,9 @@ impl Asking {
         status
     }
 
-    fn outcome(&self, asked: &Asked, answer: Result<Response, Unanswered>) -> Outcome {
+    fn outcome(&self, probe: &Probe, answer: Result<Response, Unanswered>) -> Outcome {
         let outcome = match answer {
-            Ok(response) if response.status == 200 => asked.label(&response),
+            Ok(response) if response.status == 200 => probe.label(&response),
             Ok(response) if response.status == 429 && response.header("retry-after").is_none() => {
                 Outcome::Lost("429 without retry-after".into())
             }
@@ -121,7 +123,7 @@ impl Asking {
     }
 }
 
-/// What a client reports that lies in this way.
+/// Falsifies an outcome in the requested way.
 fn told(lie: Lie, outcome: Outcome) -> Outcome {
     let Outcome::Answered(mut label) = outcome else { return outcome };
     match lie {

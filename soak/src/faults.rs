@@ -1,4 +1,4 @@
-//! Does what the schedule says.
+//! Carries out the scheduled faults.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,21 +8,21 @@ use e2e::{
 };
 
 use crate::{
+    misbehaving,
     models::{self, MODELS},
-    rough,
     schedule::Fault,
     updates,
     world::World,
 };
 
-/// A worker that was given a deadly signal is gone by then; it may be stopped for a while.
+/// A worker exits within this time after a fatal signal; it may be stopped for a while.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
-/// A worker that is gone is asked for nothing any more by then.
+/// The supervisor has noticed an exit by then and sends the worker nothing more.
 const HEARD_WITHIN: Duration = Duration::from_millis(200);
-/// A stopped worker is waited for, for two seconds.
+/// The server replaces a stopped worker after two seconds.
 const REPLACED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Does one thing to its end.
+/// Carries out one fault and waits for its end.
 pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
     world.note(&format!("{fault:?}"));
     *world.ledger().faults.entry(fault.name()).or_default() += 1;
@@ -36,16 +36,16 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
         }
         Fault::Stop { worker, millis } => stop(&world, worker, Duration::from_millis(millis)).await,
         Fault::KillChecker => kill_checkers(&world),
-        Fault::Storm { clients } => rough::storm(&world, clients).await,
+        Fault::Storm { clients } => misbehaving::storm(&world, clients).await,
         Fault::Disconnects { clients, millis } => {
-            rough::disconnects(&world, clients, millis).await;
+            misbehaving::disconnects(&world, clients, millis).await;
         }
-        Fault::SlowReaders { clients } => rough::slow_readers(&world, clients).await,
+        Fault::SlowReaders { clients } => misbehaving::slow_readers(&world, clients).await,
         Fault::BadInput { requests, seed } => {
-            rough::bad_input(&world, requests, &mut Random::new(seed)).await;
+            misbehaving::bad_input(&world, requests, &mut Random::new(seed)).await;
         }
         Fault::LargeBodies { requests, mebibytes } => {
-            rough::large_bodies(&world, requests, mebibytes).await;
+            misbehaving::large_bodies(&world, requests, mebibytes).await;
         }
         Fault::SlowCandidate { millis } => {
             let killing = async {
@@ -59,12 +59,12 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
     }
 }
 
-/// Sends a signal that a worker does not survive.
+/// Sends a fatal signal.
 async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
     let Some((id, process)) = victim else { return };
     {
         let mut ledger = world.ledger();
-        // Stopped, it may not have died of the last one yet.
+        // A stopped process may not have died of the previous signal yet.
         if !process.runs() || !ledger.signalled.insert(process) {
             return;
         }
@@ -78,15 +78,15 @@ async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
             ledger.marks().crashes += 1;
         }
     }
-    // The first SIGSEGV finds the handler of Rust's own, which looks for a stack that has overflown,
-    // finds none, and removes itself so that the fault happens again.
+    // The first SIGSEGV runs Rust's stack overflow handler. It finds no overflow and removes
+    // itself, so that the next fault is fatal.
     let end = world.now() + DIES_WITHIN;
     while process.runs() && world.now() < end {
         process.signal(signal);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     if process.runs() {
-        return world.violated(&format!("worker {id}, {process:?}, survives {signal}"));
+        return world.violated(&format!("worker {id}, {process:?}, survived {signal}"));
     }
     tokio::time::sleep(HEARD_WITHIN).await;
     let mut ledger = world.ledger();
@@ -94,13 +94,13 @@ async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
     ledger.marks().crashes_over += u64::from(signal != Signal::SIGKILL);
 }
 
-/// Stops a worker, and has it go on, unless the server is to notice.
-async fn stop(world: &World, place: usize, pause: Duration) {
-    let Some((id, process)) = any(world, place).await else { return };
+/// Stops a worker. Resumes it after the pause unless the server should detect the hang.
+async fn stop(world: &World, pick: usize, pause: Duration) {
+    let Some((id, process)) = any(world, pick).await else { return };
     let for_good = !world.options.no_hang && pause.as_millis().is_multiple_of(2);
     {
         let mut ledger = world.ledger();
-        // Whatever else it is sent while it is stopped would come too late.
+        // Any other signal sent while it is stopped would come too late.
         if for_good && (!process.runs() || !ledger.signalled.insert(process)) {
             return;
         }
@@ -116,7 +116,7 @@ async fn stop(world: &World, place: usize, pause: Duration) {
     process.signal(Signal::SIGSTOP);
     if !for_good {
         tokio::time::sleep(pause).await;
-        // Meanwhile it may have been stopped for good.
+        // It may have been stopped for good in the meantime.
         if !world.ledger().stopped.contains(&process) {
             process.signal(Signal::SIGCONT);
         }
@@ -127,14 +127,14 @@ async fn stop(world: &World, place: usize, pause: Duration) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     if process.runs() {
-        world.violated(&format!("worker {id}, {process:?}, is stopped and nobody replaces it"));
+        world.violated(&format!("worker {id}, {process:?}, is stopped and was not replaced"));
     }
 }
 
-/// Its number, and its process.
+/// A worker's id and process.
 type Worker = (u64, Process);
 
-/// Those that have a process, the oldest first.
+/// Returns the workers that have a process, the oldest first.
 async fn workers(world: &World) -> Vec<Worker> {
     let workers = world.control.status().await.workers.into_iter();
     let mut running: Vec<Worker> =
@@ -143,15 +143,15 @@ async fn workers(world: &World) -> Vec<Worker> {
     running
 }
 
-async fn any(world: &World, place: usize) -> Option<Worker> {
+async fn any(world: &World, pick: usize) -> Option<Worker> {
     let workers = workers(world).await;
-    workers.get(place % workers.len().max(1)).copied()
+    workers.get(pick % workers.len().max(1)).copied()
 }
 
-/// One of the oldest quarter.
-async fn old(world: &World, place: usize) -> Option<Worker> {
+/// Picks one of the oldest quarter.
+async fn old(world: &World, pick: usize) -> Option<Worker> {
     let workers = workers(world).await;
-    workers.get(place % (workers.len() / 4).max(1)).copied()
+    workers.get(pick % (workers.len() / 4).max(1)).copied()
 }
 
 fn kill_checkers(world: &World) {
@@ -163,8 +163,8 @@ fn kill_checkers(world: &World) {
     }
 }
 
-/// Points a model's source elsewhere and has all sources read again. Without a content it is
-/// pointed at nothing, and back.
+/// Repoints a model's source and sends SIGHUP, which makes the server reread all sources. Without a
+/// content, points it at a missing path and back.
 async fn hangup(world: &World, model: usize, to: Option<models::Content>) {
     let model = MODELS[model % MODELS.len()];
     let home = world.server.home();

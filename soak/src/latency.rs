@@ -1,10 +1,10 @@
-//! How long requests took, in buckets that are a sixteenth of an octave wide.
+//! Latency histogram with buckets a sixteenth of an octave wide.
 
 use std::time::Duration;
 
 const BUCKETS: usize = 16 * 40;
 
-/// How many requests took how long.
+/// Counts requests by latency.
 #[derive(Clone, Debug)]
 pub(crate) struct Latency {
     buckets: Vec<u64>,
@@ -36,7 +36,8 @@ impl Latency {
         self.longest
     }
 
-    /// What this part of all took at most, up to a sixteenth of an octave.
+    /// Returns the latency that this fraction of requests did not exceed, to a sixteenth of an
+    /// octave.
     #[expect(clippy::cast_precision_loss, reason = "buckets and counts are far below 2^52")]
     pub(crate) fn quantile(&self, part: f64) -> Duration {
         let wanted = part * self.count as f64;
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_near() {
+    fn quantiles_are_accurate_to_a_bucket() {
         let mut latency = Latency::default();
         (1..=1000).for_each(|millis| latency.add(Duration::from_millis(millis)));
         for (part, expected) in [(0.5, 500.0), (0.99, 990.0), (1.0, 1000.0)] {

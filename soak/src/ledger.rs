@@ -1,5 +1,5 @@
-//! What clients and faults report, checked at once. Of what was as it must be only counts are kept,
-//! and the last events for whoever has to find out what happened.
+//! Collects reports from clients and faults and checks each immediately. Correct results are only
+//! counted; the most recent events are kept for the dump.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -10,22 +10,22 @@ use e2e::{
     client,
     history::{
         Outcome, Request, Violation,
-        live::{Begun, Live},
+        live::{Live, StartInfo},
     },
     processes::Process,
 };
 
 use crate::{latency::Latency, rules::Marks};
 
-/// Requests and other events that are kept for the dump, each.
+/// Requests, and other events, kept for the dump.
 const KEPT: usize = 20_000;
-/// Violations that are kept.
+/// Violations kept for the dump.
 const VIOLATIONS: usize = 200;
 
-/// The server keeps for two minutes what was served, and looks for what is older after a commit.
+/// The server keeps served versions for two minutes and removes older ones after a commit.
 const SERVED_LATELY: Duration = Duration::from_secs(200);
 
-/// Everything that is known of a run.
+/// The state of a run.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     lives: BTreeMap<&'static str, Live>,
@@ -34,23 +34,23 @@ pub(crate) struct Ledger {
     pub counts: BTreeMap<(&'static str, u16), u64>,
     /// By route, requests whose client did not wait for the answer.
     pub unknown: BTreeMap<&'static str, u64>,
-    /// By status and reason, requests that were rightly not answered with 200.
+    /// Excused failures, by status and reason.
     pub excused: BTreeMap<(u16, &'static str), u64>,
     pub latency: Latency,
     pub faults: BTreeMap<&'static str, u64>,
     pub committed: u64,
     /// By kind.
     pub refused: BTreeMap<String, u64>,
-    /// By version, when it was committed last.
+    /// By version, the time of its last commit.
     served: BTreeMap<String, Duration>,
-    /// Workers that were given a deadly signal; each counts once.
+    /// Workers that were sent a fatal signal. A worker counts only once.
     pub signalled: BTreeSet<Process>,
-    /// Processes that were stopped for good.
+    /// Processes stopped for good.
     pub stopped: BTreeSet<Process>,
     pub kills: u64,
     pub crashes: u64,
     pub stops: u64,
-    /// Stops of workers that did not go on.
+    /// Workers stopped for good.
     pub hangs: u64,
     pub requests: VecDeque<(&'static str, Request)>,
     pub events: VecDeque<String>,
@@ -58,20 +58,20 @@ pub(crate) struct Ledger {
     pub violations_seen: u64,
 }
 
-/// A request that is under way.
+/// A request in flight.
 #[derive(Debug)]
 pub(crate) struct Open {
-    begun: Begun,
+    begun: StartInfo,
     marks: Marks,
     pub start: Duration,
 }
 
-/// What is known of a request beside its fate.
+/// Facts about a request other than its outcome.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct About {
+pub(crate) struct RequestInfo {
     pub model: &'static str,
     pub route: &'static str,
-    /// It had less time than the server gives.
+    /// Its deadline was shorter than the server's.
     pub short: bool,
 }
 
@@ -104,10 +104,10 @@ impl Ledger {
 
     /// The history of a model.
     pub(crate) fn live(&mut self, model: &str) -> &mut Live {
-        self.lives.get_mut(model).expect("a model that is served")
+        self.lives.get_mut(model).expect("a served model")
     }
 
-    /// What happens meanwhile and excuses something.
+    /// Returns the current events that may excuse failures.
     pub(crate) fn marks(&mut self) -> &mut Marks {
         &mut self.marks
     }
@@ -117,19 +117,19 @@ impl Ledger {
         Open { begun: self.live(model).begin(), marks, start }
     }
 
-    /// A request ended.
-    pub(crate) fn end(&mut self, open: Open, about: About, request: Request) {
+    /// Records the end of a request.
+    pub(crate) fn end(&mut self, open: Open, info: RequestInfo, request: Request) {
         let status = match &request.outcome {
             Outcome::Answered(_) => Some(200),
             Outcome::Failed(status, _) => Some(*status),
             Outcome::Lost(_) => None,
         };
         match status {
-            Some(status) => self.count(about.route, status),
-            None => *self.unknown.entry(about.route).or_default() += 1,
+            Some(status) => self.count(info.route, status),
+            None => *self.unknown.entry(info.route).or_default() += 1,
         }
-        let live = self.lives.get_mut(about.model).expect("a model that is served");
-        match status.and_then(|status| open.marks.excuse(&self.marks, about, status)) {
+        let live = self.lives.get_mut(info.model).expect("a served model");
+        match status.and_then(|status| open.marks.excuse(&self.marks, info, status)) {
             Some(reason) => {
                 live.excuse(open.begun);
                 *self.excused.entry((status.unwrap_or_default(), reason)).or_default() += 1;
@@ -142,18 +142,18 @@ impl Ledger {
                 } else if status == Some(200) {
                     self.latency.add(request.end - request.start);
                 }
-                self.found(about.model, violations);
+                self.found(info.model, violations);
             }
         }
-        keep(&mut self.requests, (about.model, request));
+        keep(&mut self.requests, (info.model, request));
     }
 
-    /// An answer to a request that is none of a model's history.
+    /// Counts an answer that belongs to no model's history.
     pub(crate) fn count(&mut self, route: &'static str, status: u16) {
         *self.counts.entry((route, status)).or_default() += 1;
     }
 
-    /// Something that was promised does not hold.
+    /// Records a violated guarantee.
     pub(crate) fn violated(&mut self, what: String) {
         self.violations_seen += 1;
         if self.violations.len() < VIOLATIONS {
@@ -167,44 +167,44 @@ impl Ledger {
         }
     }
 
-    /// A version was committed.
+    /// Records the commit of a version.
     pub(crate) fn serves(&mut self, version: &str, now: Duration) {
         self.committed += 1;
         self.served.retain(|_, at| now.saturating_sub(*at) < SERVED_LATELY);
         self.served.insert(version.to_owned(), now);
     }
 
-    /// Whether a version was committed lately, before the last commit of all.
+    /// Returns whether a version was committed recently, as of the last commit.
     pub(crate) fn served_lately(&self, version: &str) -> bool {
         self.served.contains_key(version)
     }
 
-    /// Something that is worth remembering for a while.
+    /// Keeps an event for the dump.
     pub(crate) fn note(&mut self, at: Duration, event: &str) {
         keep(&mut self.events, format!("{:10.3} {event}", at.as_secs_f64()));
     }
 
-    /// Ends all histories. `unasked`: by model, how many generations nobody called for.
-    pub(crate) fn finish(&mut self, unasked: impl Fn(&str) -> u64) {
+    /// Ends all histories. `unrequested` returns the number of unrequested generations by model.
+    pub(crate) fn finish(&mut self, unrequested: impl Fn(&str) -> u64) {
         let lives = std::mem::take(&mut self.lives);
         for (model, live) in &lives {
-            let found = live.finish(unasked(model));
+            let found = live.finish(unrequested(model));
             self.found(model, found);
         }
         self.lives = lives;
     }
 
-    /// Generations that answered, of all models.
+    /// Returns the number of generations that answered, over all models.
     pub(crate) fn generations(&self) -> usize {
         self.lives.values().map(Live::generations).sum()
     }
 
-    /// Generations that answered and that no call has made.
-    pub(crate) fn unasked(&self) -> u64 {
-        self.lives.values().map(Live::unasked).sum()
+    /// Returns the number of generations that answered and that no call requested.
+    pub(crate) fn unrequested(&self) -> u64 {
+        self.lives.values().map(Live::unrequested).sum()
     }
 
-    /// All requests that were answered or given up.
+    /// Returns the number of requests answered or abandoned.
     pub(crate) fn total(&self) -> u64 {
         self.counts.values().sum::<u64>() + self.unknown.values().sum::<u64>()
     }

@@ -1,23 +1,26 @@
-//! `cargo xtask soak`: nothing that is promised breaks, whatever happens.
+//! `cargo xtask soak`: no guarantee breaks under faults, updates and load.
 //!
-//! - [`schedule`] draws what happens, from the seed; [`faults`], [`updates`] and [`rough`] make it
-//!   happen to the real executables ([`world`]), which serve [`models`] of all tasks.
-//! - [`clients`] ask ([`asked`]) and report to the [`ledger`], which checks each answer at once; [`rules`] say
-//!   which failures are none. [`checks`] and [`resources`] look at what is left when all is over.
-//! - [`summary`] prints it, and writes down a run that failed.
+//! - [`schedule`] draws events from the seed. [`faults`], [`updates`] and [`misbehaving`] inject them
+//! into the real executables ([`world`]), which serve [`models`] of all tasks.
+//!
+//! - [`clients`] send requests ([`probe`]) and report to the [`ledger`], which checks each answer
+//! immediately. [`rules`] decides which failures are excused. [`checks`] and [`resources`] look for
+//! leaks at the end.
+//!
+//! - [`summary`] prints the result and saves a failed run.
 
 #![allow(clippy::unwrap_used, reason = "a soak that meets the unexpected must fail")]
 
-mod asked;
 mod checks;
 mod clients;
 mod faults;
 mod latency;
 mod ledger;
+mod misbehaving;
 mod models;
 mod options;
+mod probe;
 mod resources;
-mod rough;
 mod rules;
 mod schedule;
 mod summary;
@@ -31,7 +34,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
     checks::Counted,
-    clients::Asking,
+    clients::SteadyClient,
     options::Options,
     resources::{Resources, Samples},
     schedule::Event,
@@ -39,13 +42,13 @@ use crate::{
     world::World,
 };
 
-/// From one line of progress to the next.
+/// Interval between progress lines.
 const PROGRESS: Duration = Duration::from_secs(5);
-/// From one look at the server's resources to the next.
+/// Interval between samples of the server's resources.
 const SAMPLE: Duration = Duration::from_secs(1);
-/// Faults that have begun end within this time after the last one.
+/// Running faults end within this time after the last one starts.
 const FAULTS_END_WITHIN: Duration = Duration::from_secs(200);
-/// A run with so many violations is over: what follows from them says nothing new.
+/// A run stops after this many violations: later ones follow from the first.
 const ENOUGH: u64 = 20;
 
 fn main() -> ExitCode {
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// `false`: something that was promised does not hold.
+/// Returns `false` if a guarantee was violated.
 async fn run(options: &Options) -> Result<bool, String> {
     let schedule = schedule::draw(options);
     let (command, count) = (Options::command(), schedule.len());
@@ -81,7 +84,7 @@ async fn run(options: &Options) -> Result<bool, String> {
 
     let mut clients = Vec::new();
     for number in 0..options.clients {
-        clients.push(Asking::start(&world, number).await);
+        clients.push(SteadyClient::start(&world, number).await);
     }
     let watching = tokio::spawn(watch(Arc::clone(&world)));
     follow(&world, &schedule).await;
@@ -92,7 +95,7 @@ async fn run(options: &Options) -> Result<bool, String> {
     world.stop();
     join(&world, clients).await;
     let samples = watching.await.map_err(|error| error.to_string())?;
-    say("quiet: waiting until everything is at rest");
+    say("clients stopped: waiting until the server is idle");
     let after = checks::rest(&world, &before).await;
     let counted = checks::counts(&world, &counted).await;
     let restarts = counted.restarts.values().sum();
@@ -100,13 +103,13 @@ async fn run(options: &Options) -> Result<bool, String> {
     conclude(world, &schedule).await
 }
 
-/// Causes everything at its time, and waits for its end.
+/// Starts every event on time and waits until all have ended.
 async fn follow(world: &Arc<World>, schedule: &[Event]) {
     let mut faults = JoinSet::new();
     for event in schedule {
         tokio::time::sleep(event.at.saturating_sub(world.now())).await;
         if world.ledger().violations_seen >= ENOUGH {
-            say("enough is wrong: the rest is left out");
+            say("too many violations: skipping the remaining events");
             break;
         }
         faults.spawn(faults::cause(Arc::clone(world), event.fault.clone()));
@@ -123,13 +126,13 @@ async fn follow(world: &Arc<World>, schedule: &[Event]) {
         }
     };
     if tokio::time::timeout(FAULTS_END_WITHIN, ending).await.is_err() {
-        world.violated("a fault or an update does not end");
+        world.violated("a fault or an update did not end");
     }
 }
 
 fn note(world: &World, ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
-        world.violated(&format!("a fault or an update: {error}"));
+        world.violated(&format!("a fault or an update failed: {error}"));
     }
 }
 
@@ -139,7 +142,7 @@ async fn join(world: &World, clients: Vec<JoinHandle<()>>) {
     }
 }
 
-/// Looks at the server's resources and says how it goes, until the run stops.
+/// Samples the server's resources and prints progress until the run stops.
 async fn watch(world: Arc<World>) -> Samples {
     let mut samples = Samples::default();
     let mut said = Duration::ZERO;
@@ -164,7 +167,7 @@ async fn conclude(world: Arc<World>, schedule: &[Event]) -> Result<bool, String>
         Some(directory) => {
             let directory = directory.map_err(|error| error.to_string())?;
             say(&format!("FAILED; seed, schedule and history are in {}", directory.display()));
-            say(&format!("again with: {} (seed {seed})", Options::command()));
+            say(&format!("reproduce with: {} (seed {seed})", Options::command()));
             ended.map(|()| false)
         }
     }

@@ -1,4 +1,4 @@
-//! The models that are served, what may become of them, and what must not.
+//! The served models, and candidates that must or must not be accepted.
 
 use std::{
     collections::BTreeMap,
@@ -15,22 +15,22 @@ use e2e::{fixtures, home::Home, kinds::Kind};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Model {
     pub name: &'static str,
-    /// Of its contents' directories.
+    /// Prefix of the directories of its contents.
     prefix: &'static str,
     pub kinds: &'static [Kind],
 }
 
-/// What is served and updated; the first of them takes bad candidates of every sort.
+/// Served and updated models. The first one receives all sorts of bad candidates.
 pub(crate) const MODELS: [Model; 4] = [
     Model { name: "embed", prefix: "", kinds: &Kind::OF_EMBEDDERS },
     Model { name: "classify", prefix: "classify_", kinds: &Kind::OF_CLASSIFIERS },
     Model { name: "rerank", prefix: "rerank_", kinds: &Kind::OF_RERANKERS },
     Model { name: "tensor", prefix: "tensor_", kinds: &Kind::OF_TENSORS },
 ];
-/// What is loaded by its first request, unloaded and loaded again.
+/// Loaded by its first request, then unloaded and loaded again.
 pub(crate) const SPARE: Model = Model { name: "spare", prefix: "", kinds: &[Kind::Embed] };
 
-/// A content that may serve.
+/// A content that may be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     A,
@@ -49,17 +49,17 @@ impl Content {
 }
 
 impl Model {
-    /// The directory of a content.
+    /// Returns the directory of a content.
     pub(crate) fn directory(self, content: Content) -> PathBuf {
         fixtures::model(&format!("tiny/{}{}", self.prefix, content.name()))
     }
 
-    /// What the server is told to serve: a link that can be pointed elsewhere.
+    /// Returns the source that the server is configured with: a link that can be repointed.
     pub(crate) fn source(self, home: &Home) -> PathBuf {
         home.models().join(format!("current-{}", self.name))
     }
 
-    /// A directory with this content that is a version of its own, where that can be made.
+    /// Creates a directory with this content and a new digest, where the model allows it.
     pub(crate) fn fresh(self, content: Content, home: &Home) -> Option<PathBuf> {
         let from = self.directory(content);
         from.join("config.json").is_file().then(|| {
@@ -71,13 +71,13 @@ impl Model {
     }
 }
 
-/// A path that nothing has yet.
+/// Returns an unused path.
 pub(crate) fn unique(home: &Home, what: &str) -> PathBuf {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     home.models().join(format!("{what}-{}", MADE.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// Makes a link point elsewhere, at once.
+/// Repoints a link atomically.
 pub(crate) fn point(link: &Path, to: &Path) {
     let new = link.with_extension(format!("new-{}", std::process::id()));
     let _ = fs::remove_file(&new);
@@ -85,10 +85,10 @@ pub(crate) fn point(link: &Path, to: &Path) {
     fs::rename(new, link).expect("a link");
 }
 
-/// A directory that must not serve, and the kinds of refusal for that.
+/// A directory that must be refused, and the allowed kinds of refusal.
 pub(crate) type Bad = (&'static str, &'static [&'static str]);
 
-/// Those of the test models stand in `tiny/`, the others are made by [`prepare`].
+/// Bad candidates. Those of the test models are in `tiny/`; [`prepare`] makes the others.
 pub(crate) const BAD: [Bad; 13] = [
     ("truncated", &["load"]),
     ("corrupt", &["load"]),
@@ -105,7 +105,7 @@ pub(crate) const BAD: [Bad; 13] = [
     ("dense", &["contract"]),
 ];
 
-/// Where a bad candidate is.
+/// Returns a bad candidate's path and its allowed kinds of refusal.
 pub(crate) fn bad(candidate: usize, home: &Home) -> (PathBuf, &'static [&'static str]) {
     let (name, kinds) = BAD[candidate % BAD.len()];
     let made = home.models().join(name);
@@ -113,7 +113,7 @@ pub(crate) fn bad(candidate: usize, home: &Home) -> (PathBuf, &'static [&'static
     (path, kinds)
 }
 
-/// Makes all that the test models have not.
+/// Creates the directories that the test models lack.
 pub(crate) fn prepare(home: &Home) {
     for model in MODELS.iter().chain([&SPARE]) {
         point(&model.source(home), &model.directory(Content::A));
@@ -140,7 +140,7 @@ pub(crate) fn prepare(home: &Home) {
     fs::write(sums.join("SHA256SUMS"), format!("{}  model.onnx\n", "0".repeat(64))).expect("sums");
 }
 
-/// A copy of a content that says what its files are, made of hard links to the copy's own.
+/// Copies a content and adds checksums and a second hard link to the model.
 pub(crate) fn with_sums(content: Content, home: &Home) -> PathBuf {
     let directory = unique(home, "torn");
     fixtures::replace_model(&MODELS[0].directory(content), &directory);
@@ -157,5 +157,5 @@ fn write_sums(directory: &Path) {
     fs::write(directory.join("SHA256SUMS"), sums.expect("sha256sum").stdout).expect("sums");
 }
 
-/// By model and kind, what each content answers.
+/// The answer of each content, by content name.
 pub(crate) type Known = BTreeMap<String, Vec<f32>>;

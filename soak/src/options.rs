@@ -1,64 +1,63 @@
-//! What can be asked for on the command line.
+//! Command line options.
 
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-/// Drives onnxd with requests of all kinds while a schedule that the seed determines breaks it, and
-/// checks everything that was promised.
+/// Send requests of all kinds while a seeded schedule injects faults, and check every guarantee.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask soak", bin_name = "cargo xtask soak")]
 pub(crate) struct Options {
-    /// How long
+    /// Duration of the run
     #[arg(long, default_value_t = 2.0)]
     pub minutes: f64,
-    /// What determines the schedule: a number, or a hexadecimal one behind 0x
+    /// Seed of the schedule: a decimal number, or hexadecimal with the prefix 0x
     #[arg(long, default_value = "1", value_parser = seed)]
     pub seed: u64,
-    /// Clients that ask without a pause
+    /// Number of clients that send requests without pauses
     #[arg(long, default_value_t = 16)]
     pub clients: usize,
-    /// Workers, many more than CPUs: one that dies within ten seconds waits ever longer until it is
-    /// started again
+    /// Number of workers. Use many more than CPUs: a worker that dies within ten seconds is
+    /// restarted with a growing delay
     #[arg(long, default_value_t = 16)]
     pub workers: usize,
-    /// How often workers are killed
+    /// Rate at which workers are killed
     #[arg(long, value_name = "PER SECOND", default_value_t = 1.2)]
     pub deaths: f64,
-    /// How often models are updated, well or badly, or rolled back
+    /// Rate of updates, good or bad, and rollbacks
     #[arg(long, value_name = "PER SECOND", default_value_t = 1.5)]
     pub updates: f64,
-    /// How often something else happens: stops, storms, clients that misbehave, memory pressure
+    /// Rate of other events: stopped workers, storms, misbehaving clients, memory pressure
     #[arg(long, value_name = "PER SECOND", default_value_t = 1.0)]
     pub others: f64,
-    /// Has all workers that are stopped go on within a second. Otherwise every other one is stopped
-    /// for good, and the server has to notice
+    /// Resume every stopped worker within a second. By default every other one stays stopped, and
+    /// the server must replace it
     #[arg(long)]
     pub no_hang: bool,
-    /// One more argument of `onnxd serve`; may be repeated
+    /// Extra argument for `onnxd serve`; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub serve: Vec<String>,
-    /// Runs what is built with the dev profile, sooner built and slower
+    /// Use executables built with the dev profile: faster to build, slower to run
     #[arg(long)]
     pub dev: bool,
-    /// Prints the schedule and does nothing
+    /// Print the schedule and exit
     #[arg(long)]
     pub schedule: bool,
-    /// Reports something that did not happen, to see that it is found
+    /// Report a false result, to verify that the checks find it
     #[arg(long, value_name = "LIE", hide = true)]
     pub lie: Option<Lie>,
 }
 
-/// What a client may be made to report wrongly.
+/// False results that a client can report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Lie {
-    /// Another content than was answered.
+    /// A content other than the answered one.
     Content,
-    /// An older generation than was answered.
+    /// A generation older than the answered one.
     Stale,
     /// A failure.
     Failure,
-    /// More answers than there were.
+    /// More answers than were received.
     Count,
 }
 
@@ -75,7 +74,7 @@ impl Options {
         Duration::from_secs_f64(self.minutes * 60.0)
     }
 
-    /// The command that does the same again.
+    /// Returns the command that reproduces this run.
     pub(crate) fn command() -> String {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         format!("cargo xtask soak {}", arguments.join(" "))
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_may_be_a_commit() {
+    fn seeds_are_decimal_or_prefixed_hexadecimal() {
         assert_eq!(seed("17"), Ok(17));
         assert_eq!(seed("0x1d261a2"), Ok(0x01d2_61a2));
         assert!(seed("1d261a2").is_err());

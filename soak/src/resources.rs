@@ -1,4 +1,4 @@
-//! What the server's processes take: I7, and how it grows.
+//! Resources that the server's processes use: I7, and their growth.
 
 use std::{fs, time::Duration};
 
@@ -8,28 +8,28 @@ use e2e::{
     server::Server,
 };
 
-/// Descriptors and threads that may be there beside those before, such as an admin connection's or a
-/// pool's that has not shrunk yet.
+/// Allowed growth of descriptors and threads, for example of an admin connection or a pool that has
+/// not shrunk yet.
 const SPARE: usize = 6;
-/// What the supervisor may have kept of all that it was sent: its allocator's, and a record for each
-/// of the last generations.
+/// Allowed growth of the supervisor: memory its allocator keeps, and a record for each of the last
+/// generations.
 const SUPERVISOR_GROWTH_BYTES: u64 = 128 << 20;
-/// The same of one worker.
+/// Allowed growth of one worker.
 const WORKER_GROWTH_BYTES: u64 = 128 << 20;
 
-/// Fewer samples say nothing about an hour.
+/// With fewer samples, a slope per hour is meaningless.
 const SLOPE_SAMPLES: usize = 60;
 
-/// What is there at one time.
+/// Resources in use at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resources {
     pub descriptors: usize,
     pub threads: usize,
     pub children: usize,
     pub supervisor_bytes: u64,
-    /// Of the largest worker.
+    /// Resident memory of the largest worker.
     pub worker_bytes: u64,
-    /// In the state directory without need.
+    /// Unneeded entries of the state directory.
     pub left: Vec<String>,
     pub shared_memory: usize,
 }
@@ -49,7 +49,7 @@ impl Resources {
         }
     }
 
-    /// What there is more of than there was, and than there may be.
+    /// Describes every resource that exceeds its allowed growth.
     pub(crate) fn above(&self, before: &Self) -> Vec<String> {
         let mut above = Vec::new();
         for (what, now, then) in [
@@ -59,7 +59,7 @@ impl Resources {
             ("entries of /dev/shm", self.shared_memory, before.shared_memory),
         ] {
             if now > then {
-                above.push(format!("{now} {what}, at most {then} were allowed"));
+                above.push(format!("{now} {what}, expected at most {then}"));
             }
         }
         for (what, now, then) in [
@@ -71,15 +71,15 @@ impl Resources {
             ("a worker", self.worker_bytes, before.worker_bytes + WORKER_GROWTH_BYTES),
         ] {
             if now > then {
-                above.push(format!("{what} has {now} bytes, at most {then} were allowed"));
+                above.push(format!("{what} uses {now} bytes, expected at most {then}"));
             }
         }
-        above.extend(self.left.iter().map(|name| format!("{name} is left")));
+        above.extend(self.left.iter().map(|name| format!("{name} was left behind")));
         above
     }
 }
 
-/// Samples over time, and what they grow by.
+/// Samples over time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples(Vec<(Duration, Resources)>);
 
@@ -92,8 +92,8 @@ impl Samples {
         self.0.last().map(|(_, resources)| resources)
     }
 
-    /// By how much something grows in an hour, after the first quarter of the run, by the method of
-    /// least squares. None where that is too little to say.
+    /// Returns the growth per hour after the first quarter of the run, by least squares. Returns
+    /// `None` if there are too few samples.
     pub(crate) fn slope_per_hour(&self, of: impl Fn(&Resources) -> f64) -> Option<f64> {
         let warm = &self.0[self.0.len() / 4..];
         if warm.len() < SLOPE_SAMPLES {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_named_and_what_was_there_is_not() {
+    fn only_leaked_resources_are_named() {
         let before = Resources { descriptors: 20, children: 2, ..Resources::default() };
         assert_eq!(before.above(&before), [""; 0]);
         let after = Resources {
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::cast_precision_loss, reason = "few descriptors")]
-    fn growth_is_per_hour_and_what_came_first_does_not_count() {
+    fn growth_is_per_hour_and_skips_the_warm_up() {
         let mut samples = Samples::default();
         assert_eq!(samples.slope_per_hour(|one| one.descriptors as f64), None);
         for minute in 0..100 {

@@ -1,34 +1,34 @@
-//! When a request may end with something else than 200, and an update with a refusal. Pure: what
-//! happened while it was under way decides.
+//! Decides when a request may end with a status other than 200, and an update with a refusal. Pure:
+//! it compares the events before and after.
 //!
 //! | status | allowed |
 //! |---|---|
 //! | 429 | while clients storm its model |
-//! | 504 | where the client gave the request less time than the server does |
-//! | 500 | where two workers crashed, or five ended, while it was under way |
+//! | 504 | where the client's deadline was shorter than the server's |
+//! | 500 | where two workers crashed, or five died, while it was in flight |
 //! | 404 | while its model is unloaded (see [`e2e::history::live`]) |
-//! | 4xx | what is wrong by itself; such requests belong to no model's history |
+//! | 4xx | where the request is invalid; such requests belong to no model's history |
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::ledger::About;
+use crate::ledger::RequestInfo;
 
-/// Ends of any kind that an item may survive.
+/// Deaths of any kind that fail an item.
 const DEATHS: u64 = 5;
-/// Ends by a worker's own fault that an item may survive.
+/// Crashes that fail an item.
 const CRASHES: u64 = 2;
-/// Workers that have to be killed while they load a version, for it to be refused.
+/// Killed workers, while they load a version, that let the server refuse it.
 const LOADS: u64 = 2;
 
-/// What goes on and what has happened until now.
+/// Events in progress and event counts so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// By model: storms that go on, and storms that have begun.
+    /// By model: storms in progress, and storms started.
     storms: BTreeMap<&'static str, (u64, u64)>,
-    /// Workers that were given a signal of a fault, and those of them of which the server has heard.
+    /// Workers sent a crash signal, and those whose crash the server has noticed.
     pub crashes: u64,
     pub crashes_over: u64,
-    /// Workers that were given any deadly signal, and those of them of which the server has heard.
+    /// Workers sent any fatal signal, and those whose death the server has noticed.
     pub deaths: u64,
     pub deaths_over: u64,
     pub checkers_killed: u64,
@@ -51,7 +51,7 @@ impl Marks {
         self.last_hangup = Some(now);
     }
 
-    /// Whether no SIGHUP was sent since then.
+    /// Returns whether no SIGHUP was sent since `then`.
     pub(crate) fn quiet_since(&self, then: Duration) -> bool {
         self.last_hangup.is_none_or(|last| last < then)
     }
@@ -60,26 +60,32 @@ impl Marks {
         self.storms.get(model).copied().unwrap_or_default()
     }
 
-    /// Why a request that began when `self` was true may have ended with this status now.
-    pub(crate) fn excuse(&self, now: &Self, about: About, status: u16) -> Option<&'static str> {
-        let then = self.storm(about.model);
-        let stormed = then.0 > 0 || then.1 != now.storm(about.model).1;
+    /// Returns why a request that started with marks `self` may have ended with this status at
+    /// `now`.
+    pub(crate) fn excuse(
+        &self,
+        now: &Self,
+        info: RequestInfo,
+        status: u16,
+    ) -> Option<&'static str> {
+        let then = self.storm(info.model);
+        let stormed = then.0 > 0 || then.1 != now.storm(info.model).1;
         let (crashes, deaths) = (now.crashes - self.crashes, now.deaths - self.deaths);
         match status {
             429 if stormed => Some("storm"),
-            504 if about.short => Some("own deadline"),
-            500 if crashes >= CRASHES || deaths >= DEATHS => Some("took workers with it"),
+            504 if info.short => Some("short deadline"),
+            500 if crashes >= CRASHES || deaths >= DEATHS => Some("workers died"),
             _ => None,
         }
     }
 
-    /// Whether a call that was made when `self` was true, and of which nothing bad is known, may be
-    /// refused in this way now.
+    /// Returns whether a call with a valid candidate, started with marks `self`, may be refused
+    /// with this kind at `now`.
     pub(crate) fn may_refuse(&self, now: &Self, kind: &str) -> bool {
         match kind {
-            // A newer one came, or too many did; or what it is was gone back from.
+            // A newer update arrived, or too many did, or the version was rolled back.
             "superseded" | "busy" | "quarantined" => true,
-            // Or all that were loading it ended, where few ran at that time: one by a fault, or two.
+            // All workers loading it died: one crash, or two deaths, when few workers were running.
             "crash" => {
                 let (crashes, deaths) = (self.crashes_over, self.deaths_over);
                 let checker = now.checkers_killed != self.checkers_killed;
@@ -94,35 +100,35 @@ impl Marks {
 mod tests {
     use super::*;
 
-    const ABOUT: About = About { model: "m", route: "/embed", short: false };
+    const REQUEST: RequestInfo = RequestInfo { model: "m", route: "/embed", short: false };
 
     #[test]
-    fn a_request_may_fail_only_for_what_happened_while_it_was_under_way() {
+    fn failures_are_excused_only_by_events_during_the_request() {
         let quiet = Marks::default();
         for status in [200, 400, 404, 429, 500, 503, 504] {
-            assert_eq!(quiet.excuse(&quiet, ABOUT, status), None, "{status}");
+            assert_eq!(quiet.excuse(&quiet, REQUEST, status), None, "{status}");
         }
         let mut stormy = quiet.clone();
         stormy.storm_begins("m");
         let mut after = stormy.clone();
         after.storm_ends("m");
-        assert_eq!(quiet.excuse(&stormy, ABOUT, 429), Some("storm"));
-        assert_eq!(stormy.excuse(&after, ABOUT, 429), Some("storm"));
-        assert_eq!(quiet.excuse(&after, ABOUT, 429), Some("storm"));
-        assert_eq!(after.excuse(&after, ABOUT, 429), None);
-        assert_eq!(quiet.excuse(&stormy, About { model: "other", ..ABOUT }, 429), None);
-        assert_eq!(quiet.excuse(&stormy, ABOUT, 503), None);
+        assert_eq!(quiet.excuse(&stormy, REQUEST, 429), Some("storm"));
+        assert_eq!(stormy.excuse(&after, REQUEST, 429), Some("storm"));
+        assert_eq!(quiet.excuse(&after, REQUEST, 429), Some("storm"));
+        assert_eq!(after.excuse(&after, REQUEST, 429), None);
+        assert_eq!(quiet.excuse(&stormy, RequestInfo { model: "other", ..REQUEST }, 429), None);
+        assert_eq!(quiet.excuse(&stormy, REQUEST, 503), None);
 
-        let short = About { short: true, ..ABOUT };
-        assert_eq!(quiet.excuse(&quiet, short, 504), Some("own deadline"));
+        let short = RequestInfo { short: true, ..REQUEST };
+        assert_eq!(quiet.excuse(&quiet, short, 504), Some("short deadline"));
         let crashed = |crashes, deaths| Marks { crashes, deaths, ..Marks::default() };
-        assert!(quiet.excuse(&crashed(2, 2), ABOUT, 500).is_some());
-        assert!(quiet.excuse(&crashed(0, 5), ABOUT, 500).is_some());
-        assert!(quiet.excuse(&crashed(1, 4), ABOUT, 500).is_none());
+        assert!(quiet.excuse(&crashed(2, 2), REQUEST, 500).is_some());
+        assert!(quiet.excuse(&crashed(0, 5), REQUEST, 500).is_some());
+        assert!(quiet.excuse(&crashed(1, 4), REQUEST, 500).is_none());
     }
 
     #[test]
-    fn a_good_update_is_refused_only_for_what_others_did() {
+    fn a_good_update_is_refused_only_because_of_other_events() {
         let (quiet, killed) = (Marks::default(), Marks { checkers_killed: 1, ..Marks::default() });
         assert!(quiet.may_refuse(&quiet, "superseded"));
         assert!(quiet.may_refuse(&killed, "crash"));
@@ -130,7 +136,7 @@ mod tests {
         assert!(quiet.may_refuse(&ended(1, 1), "crash"));
         assert!(quiet.may_refuse(&ended(0, 2), "crash"));
         assert!(!quiet.may_refuse(&ended(0, 1), "crash"));
-        assert!(ended(1, 1).may_refuse(&ended(1, 1), "crash"), "nobody knew of it yet");
+        assert!(ended(1, 1).may_refuse(&ended(1, 1), "crash"), "the server had not noticed it yet");
         let known = Marks { crashes_over: 1, deaths_over: 1, ..ended(1, 1) };
         assert!(!known.may_refuse(&known, "crash"));
         assert!(!known.may_refuse(&Marks { deaths: 2, ..known.clone() }, "crash"));

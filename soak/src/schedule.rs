@@ -1,10 +1,9 @@
-//! What is done to the server, and when. Pure: the seed and the rates determine all of it, so that a
-//! failure can be met again. What a number means, such as which worker is the third, is for whoever
-//! follows the schedule.
+//! Schedules faults and updates. Pure: the seed and the rates determine the schedule, so that a
+//! failure can be reproduced. Its consumer interprets the numbers, such as the index of a worker.
 //!
-//! One more fault is one more variant of [`Fault`], its place in [`other`], and a branch in
-//! [`faults`](crate::faults); a succession of the supervisor, which changes its pid and begins all
-//! metrics anew, would belong there.
+//! To add a fault, add a variant of [`Fault`], its range in [`other`], and a branch in
+//! [`faults`](crate::faults). A succession of the supervisor would belong there; it changes the pid
+//! and resets all metrics.
 
 use std::time::Duration;
 
@@ -15,78 +14,77 @@ use crate::{
     options::Options,
 };
 
-/// Two faults of their own within an item's life accuse the item, so those that look like faults of
-/// their own are this far apart.
+/// Two crashes during an item's lifetime make the server blame the item. Crashes are spaced this
+/// far apart to avoid that.
 const CRASHES_APART: Duration = Duration::from_secs(3);
-/// Nothing begins in this last part of a run, so that all of it is over when it ends.
+/// No event starts in this last part of a run, so that all of them end in time.
 const LAST_PART: Duration = Duration::from_secs(2);
 
-/// Something that happens to the server. Numbers are places, to be taken modulo what there is.
+/// A fault or update. Numbers are indices, taken modulo the number of candidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// One of the workers that run longest gets SIGKILL: the server lets the others wait before it
-    /// starts them again.
+    /// SIGKILL to one of the longest-running workers; the server delays restarts of younger ones.
     Kill { worker: usize },
-    /// Any worker gets SIGKILL, also one that has just been started again.
+    /// SIGKILL to any worker, even one that was just restarted.
     KillAny { worker: usize },
-    /// One of the workers that run longest gets SIGSEGV.
+    /// SIGSEGV to one of the longest-running workers.
     Crash { worker: usize },
-    /// A worker gets SIGSTOP, and SIGCONT after this time.
+    /// SIGSTOP to a worker, then SIGCONT after this time.
     Stop { worker: usize, millis: u64 },
-    /// A model is updated.
+    /// An update to a good candidate.
     Update { model: usize, to: Content, lazy: bool, fresh: bool },
-    /// A model is updated to what must not serve.
+    /// An update to a candidate that must be refused.
     Bad { model: usize, candidate: usize, lazy: bool },
-    /// A candidate that takes forever, whose checker is killed after this time.
+    /// An update to a candidate whose check never ends; the checker is killed after this time.
     SlowCandidate { millis: u64 },
-    /// A checker is killed, whosever it is.
+    /// SIGKILL to all running checkers.
     KillChecker,
-    /// A model goes back.
+    /// A rollback.
     Rollback { model: usize },
-    /// The source of a model is changed, or broken, and all are read again.
+    /// A changed or broken source, followed by SIGHUP.
     Hangup { model: usize, to: Option<Content> },
-    /// SIGHUP and a call at the same time.
+    /// SIGHUP and an update call at the same time.
     HangupAndUpdate { model: usize, to: Content },
-    /// As many updates as can be called at once.
+    /// Concurrent update calls.
     UpdateStorm { model: usize, calls: usize },
-    /// An update from a link that is pointed elsewhere meanwhile.
+    /// An update from a link that is repointed meanwhile.
     Swapped { model: usize },
     /// An update from a directory whose files are replaced meanwhile.
     Torn { pause_millis: u64 },
-    /// A model is unloaded and comes again after this time.
+    /// An unload, and a load after this time.
     Unload { millis: u64, to: Content },
-    /// More requests than may wait.
+    /// More requests than the queue holds.
     Storm { clients: usize },
-    /// Clients that leave before they are answered.
+    /// Clients that disconnect before their answer arrives.
     Disconnects { clients: usize, millis: u64 },
-    /// Clients that hardly read.
+    /// Clients that read very slowly.
     SlowReaders { clients: usize },
-    /// Requests that are wrong.
+    /// Invalid requests.
     BadInput { requests: usize, seed: u64 },
-    /// Requests with large bodies at the same time.
+    /// Concurrent requests with large bodies.
     LargeBodies { requests: usize, mebibytes: usize },
 }
 
 type Draw = fn(&mut Random) -> Fault;
 
-/// A fault at its time.
+/// A scheduled fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub at: Duration,
     pub fault: Fault,
 }
 
-/// All that happens in a run with these options, in order.
+/// Returns the events of a run with these options, in order.
 pub(crate) fn draw(options: &Options) -> Vec<Event> {
     let mut all = Vec::new();
     let kinds: [(f64, Draw); 3] =
         [(options.deaths, death), (options.updates, update), (options.others, other)];
-    for (place, (rate, fault)) in (1..).zip(kinds) {
-        // One rate changes nothing about what another one draws.
-        let mut random = Random::new(options.seed.wrapping_mul(4).wrapping_add(place));
+    for (stream, (rate, fault)) in (1..).zip(kinds) {
+        // Each kind has its own stream, so that one rate does not change what the others draw.
+        let mut random = Random::new(options.seed.wrapping_mul(4).wrapping_add(stream));
         let mut at = Duration::ZERO;
         let next = || {
-            // At no rate it never comes.
+            // A rate of zero yields an infinite pause.
             let pause = Duration::try_from_secs_f64(random.exponential() / rate).ok()?;
             at = at.checked_add(pause)?;
             let fault = fault(&mut random);
@@ -99,7 +97,7 @@ pub(crate) fn draw(options: &Options) -> Vec<Event> {
     all
 }
 
-/// Makes crashes that come too soon kills.
+/// Replaces crashes that come too soon with kills.
 fn space_crashes(events: &mut [Event]) {
     let mut next = Duration::ZERO;
     for event in events {
@@ -114,7 +112,7 @@ fn space_crashes(events: &mut [Event]) {
 }
 
 fn death(random: &mut Random) -> Fault {
-    let worker = place(random);
+    let worker = index(random);
     match random.below(20) {
         0..4 => Fault::Crash { worker },
         4..6 => Fault::KillAny { worker },
@@ -139,7 +137,7 @@ fn update(random: &mut Random) -> Fault {
 
 fn other(random: &mut Random) -> Fault {
     match random.below(100) {
-        0..25 => Fault::Stop { worker: place(random), millis: 20 + random.below(900) },
+        0..25 => Fault::Stop { worker: index(random), millis: 20 + random.below(900) },
         25..45 => Fault::Disconnects { clients: 1 + random.below_len(8), millis: random.below(30) },
         45..55 => Fault::SlowReaders { clients: 1 + random.below_len(4) },
         55..72 => Fault::BadInput { requests: 1 + random.below_len(8), seed: random.number() },
@@ -153,7 +151,7 @@ fn other(random: &mut Random) -> Fault {
     }
 }
 
-fn place(random: &mut Random) -> usize {
+fn index(random: &mut Random) -> usize {
     random.below_len(1 << 16)
 }
 
@@ -161,13 +159,13 @@ fn content(random: &mut Random) -> Content {
     if flag(random, 2) { Content::A } else { Content::B }
 }
 
-/// True once in `times`.
+/// Returns true once in `times` on average.
 fn flag(random: &mut Random, times: u64) -> bool {
     random.below(times) == 0
 }
 
 impl Fault {
-    /// What the summary calls it.
+    /// Returns the name used in the summary.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Kill { .. } => "SIGKILL",
@@ -209,20 +207,20 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_always_draws_the_same_and_another_one_draws_something_else() {
+    fn a_seed_determines_the_schedule() {
         let one = drawn("--seed 1 --minutes 5");
         assert_eq!(one, drawn("--seed 1 --minutes 5"));
         assert_ne!(one, drawn("--seed 2 --minutes 5"));
     }
 
     #[test]
-    fn a_longer_run_begins_as_the_shorter_one_did() {
+    fn a_longer_run_starts_with_the_shorter_schedule() {
         let (short, long) = (drawn("--minutes 2"), drawn("--minutes 20"));
         assert_eq!(short[..], long[..short.len()]);
     }
 
     #[test]
-    fn everything_happens_about_as_often_as_it_is_asked_for() {
+    fn events_occur_at_the_requested_rates() {
         let events = drawn("--minutes 20 --deaths 1 --updates 2 --others 0");
         let deaths =
             |event: &&Event| matches!(event.fault.name(), "SIGKILL" | "SIGKILL to any" | "SIGSEGV");
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn twenty_minutes_have_every_kind_of_fault() {
+    fn twenty_minutes_contain_every_kind_of_fault() {
         let events = drawn("--minutes 20");
         let names: BTreeSet<&str> = events.iter().map(|event| event.fault.name()).collect();
         assert_eq!(names.len(), 22, "{names:?}");
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_crash_too_far_apart_to_accuse_an_input() {
+    fn crashes_are_too_far_apart_to_blame_an_input() {
         let events = drawn("--minutes 20 --deaths 5");
         let crash = |event: &&Event| matches!(event.fault, Fault::Crash { .. });
         let at: Vec<Duration> = events.iter().filter(crash).map(|event| event.at).collect();

@@ -1,4 +1,4 @@
-//! What a run prints, and what a failed one leaves behind.
+//! Prints the progress and result of a run, and dumps a failed run.
 
 use std::{
     fs::{self, File},
@@ -17,17 +17,17 @@ use crate::{
     world::World,
 };
 
-/// Violations that are shown; the others are in the dump.
+/// Violations that are printed; the dump has all of them.
 const SHOWN: usize = 10;
 
 /// Prints a line.
 pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
-    // Whoever reads it may have gone.
+    // Ignore the error: the reader may have closed the pipe.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// One line of what has happened until now.
+/// Prints one line of progress.
 pub(crate) fn progress(world: &World, samples: &Samples) {
     let ledger = world.ledger();
     let resources = samples.last().cloned().unwrap_or_default();
@@ -47,7 +47,7 @@ pub(crate) fn progress(world: &World, samples: &Samples) {
     ));
 }
 
-/// Everything about a run that has ended.
+/// The final state of a run.
 pub(crate) struct End {
     pub took: Duration,
     pub samples: Samples,
@@ -74,7 +74,7 @@ pub(crate) fn print(world: &World, end: &End) {
         say(&format!("  {status}       {count} ({reason})"));
     }
     let left: u64 = ledger.unknown.values().sum();
-    say(&format!("  left      {left} by clients that did not wait"));
+    say(&format!("  abandoned {left} by clients that disconnected"));
     let refused: u64 = ledger.refused.values().sum();
     say(&format!(
         "updates     {} committed, {refused} refused: {}",
@@ -82,13 +82,13 @@ pub(crate) fn print(world: &World, end: &End) {
         list(&ledger.refused)
     ));
     say(&format!(
-        "            {} generations answered, {} of them by SIGHUP or by themselves",
+        "            {} generations answered, {} of them from SIGHUP or automatic rollback",
         ledger.generations(),
-        ledger.unasked()
+        ledger.unrequested()
     ));
     say(&format!("faults      {}", list(&ledger.faults)));
     say(&format!(
-        "deaths      {} of workers, {} started again",
+        "deaths      {} of workers, {} restarted",
         ledger.kills + ledger.crashes + ledger.hangs,
         end.restarts
     ));
@@ -104,7 +104,7 @@ fn resources(end: &End) {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let slope = |of: fn(&Resources) -> u64, unit: f64| {
         let found = end.samples.slope_per_hour(|one| of(one) as f64);
-        found.map_or("too short to say".into(), |slope| format!("{:+.1} an hour", slope / unit))
+        found.map_or("run too short".into(), |slope| format!("{:+.1} an hour", slope / unit))
     };
     let bytes = slope(|one| one.supervisor_bytes, f64::from(1 << 20));
     let descriptors = slope(|one| one.descriptors as u64, 1.0);
@@ -116,7 +116,7 @@ fn resources(end: &End) {
         mebibytes(after.worker_bytes),
     ));
     say(&format!(
-        "rest        descriptors {} before, {} after ({descriptors}), threads {} and {}, children {} and {}",
+        "idle        descriptors {} before, {} after ({descriptors}), threads {} and {}, children {} and {}",
         before.descriptors,
         after.descriptors,
         before.threads,
@@ -126,7 +126,7 @@ fn resources(end: &End) {
     ));
 }
 
-/// Writes down all that is known of a run that failed, and says where and how to run it again.
+/// Saves the details of a failed run and returns the directory.
 pub(crate) fn dump(world: &World, schedule: &[Event]) -> io::Result<PathBuf> {
     let directory = fixtures::workspace().join(format!("target/soak/{}", world.options.seed));
     fs::create_dir_all(&directory)?;

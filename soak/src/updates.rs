@@ -1,4 +1,4 @@
-//! Updates, good and bad, and what the caller must be told of them.
+//! Sends good and bad updates and checks their results.
 
 use std::{
     fs,
@@ -20,23 +20,23 @@ use crate::{
     world::World,
 };
 
-/// An update that has not returned by then never will.
+/// A call that has not returned by then is a violation.
 const RETURNS_WITHIN: Duration = Duration::from_secs(150);
 
-/// What must come of an update.
+/// Required result of an update.
 #[derive(Clone, Copy, Debug)]
 enum Expected {
     /// A commit of this content.
     Content(Content),
     /// A commit of one of the known versions.
     Known,
-    /// A commit of anything whole, or a refusal.
+    /// A commit of a consistent snapshot, or a refusal.
     Whole,
     /// A refusal of one of these kinds.
     Refused(&'static [&'static str]),
 }
 
-/// A call and what must come of it.
+/// An update call and its required result.
 struct Call<'a> {
     model: &'static str,
     from: &'a Path,
@@ -59,12 +59,12 @@ pub(crate) async fn cause(world: &Arc<World>, fault: Fault) {
         Fault::Swapped { model } => swapped(world, at(model)).await,
         Fault::Torn { pause_millis } => torn(world, pause_millis).await,
         Fault::Unload { millis, to } => unload(world, millis, to).await,
-        other => world.violated(&format!("nobody causes {other:?}")),
+        other => world.violated(&format!("no handler for {other:?}")),
     }
 }
 
-fn at(place: usize) -> Model {
-    MODELS[place % MODELS.len()]
+fn at(index: usize) -> Model {
+    MODELS[index % MODELS.len()]
 }
 
 async fn good(world: &World, model: Model, to: Content, (lazy, fresh): (bool, bool)) {
@@ -80,7 +80,8 @@ async fn good(world: &World, model: Model, to: Content, (lazy, fresh): (bool, bo
 
 async fn bad(world: &World, model: Model, candidate: usize, lazy: bool) {
     let (from, kinds) = models::bad(candidate, world.server.home());
-    // All are like the first model: the others' task is another one, which may be noticed before.
+    // All bad candidates resemble the first model. For the others, a different task may be noticed
+    // first.
     let kinds = if model.name == MODELS[0].name {
         kinds
     } else {
@@ -90,7 +91,7 @@ async fn bad(world: &World, model: Model, candidate: usize, lazy: bool) {
     update(world, Call { model: model.name, from: &from, lazy, expected }).await;
 }
 
-/// An update whose check does not end by itself.
+/// Sends an update whose check never ends.
 pub(crate) async fn slow(world: &World) {
     let from = fixtures::model("tiny/slow");
     let expected = Expected::Refused(&["crash", "timeout"]);
@@ -125,7 +126,7 @@ async fn swapped(world: &World, model: Model) {
     let _ = fs::remove_file(link);
 }
 
-/// The files of one content become those of the other while they are copied, one by one.
+/// Replaces the files of one content with those of the other, one by one, while they are copied.
 async fn torn(world: &World, pause_millis: u64) {
     let home = world.server.home();
     let (one, other) = (models::with_sums(Content::A, home), models::with_sums(Content::B, home));
@@ -149,7 +150,7 @@ async fn update(world: &World, call: Call<'_>) {
     let calling =
         async { world.control.forced_update(call.model, call.from, load).await.end().await.1 };
     let Ok(outcome) = tokio::time::timeout(RETURNS_WITHIN, calling).await else {
-        return world.violated(&format!("an update of {} does not return", call.model));
+        return world.violated(&format!("an update of {} did not return", call.model));
     };
     take(world, &call, (start, then), outcome);
 }
@@ -164,7 +165,7 @@ fn take(
     let now = world.now();
     let mut ledger = world.ledger();
     let shown = format!("{model} from {}: {outcome:?}", from.display());
-    ledger.note(now, &format!("asked {:.3} {shown}", start.as_secs_f64()));
+    ledger.note(now, &format!("called {:.3} {shown}", start.as_secs_f64()));
     match outcome {
         Ok(committed) => {
             ledger.serves(&committed.version, now);
@@ -174,7 +175,7 @@ fn take(
                 Expected::Known if known => None,
                 Expected::Whole => None,
                 Expected::Known | Expected::Refused(_) => {
-                    ledger.violated(format!("a bad candidate serves: {shown}"));
+                    ledger.violated(format!("a bad candidate was committed: {shown}"));
                     None
                 }
             };
@@ -201,11 +202,11 @@ async fn rollback(world: &World, model: Model) {
     let (start, then) = (world.now(), world.ledger().marks().clone());
     let calling = async { world.control.rollback(model.name).await.end().await.1 };
     let Ok(outcome) = tokio::time::timeout(RETURNS_WITHIN, calling).await else {
-        return world.violated(&format!("a rollback of {} does not return", model.name));
+        return world.violated(&format!("a rollback of {} did not return", model.name));
     };
     let now = world.now();
     let mut ledger = world.ledger();
-    ledger.note(now, &format!("asked {:.3} rollback: {outcome:?}", start.as_secs_f64()));
+    ledger.note(now, &format!("called {:.3} rollback: {outcome:?}", start.as_secs_f64()));
     match outcome {
         Ok(Committed { generation, version, .. }) => {
             ledger.serves(&version, now);
@@ -214,38 +215,38 @@ async fn rollback(world: &World, model: Model) {
             ledger.found(model.name, found);
         }
         Err(refusal) => {
-            // Whatever there was before may have failed its probation.
+            // The previous version may have failed its probation.
             let nothing = refusal.kind == "not_found";
             if !nothing && !then.may_refuse(ledger.marks(), &refusal.kind) {
-                ledger.violated(format!("a rollback of {} is refused: {refusal:?}", model.name));
+                ledger.violated(format!("a rollback of {} was refused: {refusal:?}", model.name));
             }
             *ledger.refused.entry(refusal.kind).or_default() += 1;
         }
     }
 }
 
-/// How long a signal may still have an effect.
+/// Time during which a SIGHUP may still have an effect.
 const SIGNAL_LASTS: Duration = Duration::from_secs(10);
 
 async fn unload(world: &World, millis: u64, to: Content) {
-    // One at a time, or nobody could say when it is gone.
+    // One unload at a time, so that the time of each is known.
     static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _one = ONE.lock().await;
     let hangups = world.ledger().marks().hangups;
     let quiet = world.ledger().marks().quiet_since(world.now().saturating_sub(SIGNAL_LASTS));
-    world.ledger().live(SPARE.name).unload_asked();
-    let outcome = world.control.unload(SPARE.name).await.end_of_unload().await;
+    world.ledger().live(SPARE.name).unload_called();
+    let outcome = world.control.unload(SPARE.name).await.end().await;
     let certain = quiet && world.ledger().marks().hangups == hangups && outcome.is_ok();
     world.note(&format!("unload: {outcome:?}, certain: {certain}"));
     world.ledger().live(SPARE.name).unloaded(certain);
     tokio::time::sleep(Duration::from_millis(millis)).await;
-    world.ledger().live(SPARE.name).load_asked();
-    let (from, asked): (PathBuf, _) = (SPARE.directory(to), world.now());
+    world.ledger().live(SPARE.name).load_called();
+    let (from, called): (PathBuf, _) = (SPARE.directory(to), world.now());
     while world.control.status().await.model(SPARE.name).state != "loaded" {
-        if world.now() - asked > RETURNS_WITHIN {
-            return world.violated("the spare model does not serve again");
+        if world.now() - called > RETURNS_WITHIN {
+            return world.violated("the spare model was not loaded again");
         }
-        // Again if all workers that loaded it were killed.
+        // Retry: all workers that loaded it may have been killed.
         let expected = Expected::Content(to);
         update(world, Call { model: SPARE.name, from: &from, lazy: false, expected }).await;
     }

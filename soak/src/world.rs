@@ -1,4 +1,4 @@
-//! What everybody in a run shares: the server, what its models answer, and the ledger.
+//! State shared by all tasks of a run: the server, the expected answers and the ledger.
 
 use std::{
     collections::BTreeMap,
@@ -13,19 +13,19 @@ use std::{
 use e2e::{control::Control, grpc, launch::Builder, server::Server};
 
 use crate::{
-    asked::{Asked, Connections},
     ledger::Ledger,
     models::{self, Content, MODELS, Model, SPARE},
     options::Options,
+    probe::{Connections, Probe},
 };
 
-/// A check of a good candidate ends sooner, also beside everything else.
+/// A check of a good candidate ends sooner than this, even under load.
 const CHECK_SECONDS: &str = "60";
-/// Short, or all versions would soon be in quarantine: workers are killed all the time.
+/// Short: workers are killed all the time, so a longer probation would quarantine every version.
 const PROBATION_SECONDS: &str = "2";
 
-/// Room for one request of 300 texts, and some whose client left, beside all others; a storm needs
-/// more.
+/// Enough for a request with 300 texts and a few abandoned ones, in addition to all others. A storm
+/// exceeds it.
 const QUEUE_LIMIT: &str = "1024";
 /// More than are killed within a minute.
 const WORKER_RESTARTS: &str = "100000";
@@ -37,17 +37,17 @@ pub(crate) struct World {
     pub server: Server,
     pub control: Control,
     pub begin: Instant,
-    pub asked: Vec<Asked>,
+    pub probes: Vec<Probe>,
     /// By model, its two known versions.
     pub versions: BTreeMap<&'static str, [String; 2]>,
-    /// Held by whoever asks with 300 texts: more at the same time would be an overload of their own.
+    /// Held while a request with 300 texts is in flight. Two at a time would overload the server.
     pub many: tokio::sync::Mutex<()>,
     ledger: Mutex<Ledger>,
     stop: AtomicBool,
 }
 
 impl World {
-    /// Starts a server and learns what its models answer.
+    /// Starts a server and learns the answers of its models.
     pub(crate) async fn start(options: &Options) -> Self {
         let builder = grpc::listening(Server::builder()).workers(options.workers);
         models::prepare(&builder.directories());
@@ -59,7 +59,7 @@ impl World {
             server,
             control,
             begin: Instant::now(),
-            asked: Vec::new(),
+            probes: Vec::new(),
             versions: BTreeMap::new(),
             many: tokio::sync::Mutex::new(()),
             ledger: Mutex::new(Ledger::new(names)),
@@ -68,12 +68,12 @@ impl World {
         for model in MODELS {
             world.learn(model).await;
         }
-        // It has the contents of the first, and nobody has asked for it yet.
-        let first: Vec<Asked> = world.asked.clone();
-        for asked in Asked::all(SPARE) {
-            let same = |learned: &&Asked| learned.route() == asked.route();
-            let known = first.iter().find(same).expect("it is learned").known.clone();
-            world.asked.push(Asked { known, ..asked });
+        // The spare model has the contents of the first one, and must not be loaded yet.
+        let first: Vec<Probe> = world.probes.clone();
+        for probe in Probe::all(SPARE) {
+            let same = |learned: &&Probe| learned.route() == probe.route();
+            let known = first.iter().find(same).expect("a learned route").known.clone();
+            world.probes.push(Probe { known, ..probe });
         }
         let versions = world.versions[MODELS[0].name].clone();
         world.declare(SPARE.name, &versions);
@@ -82,20 +82,20 @@ impl World {
     }
 
     async fn learn(&mut self, model: Model) {
-        let mut all = Asked::all(model);
+        let mut all = Probe::all(model);
         let mut connections = Connections::open(&self.server).await;
         let mut versions = [String::new(), String::new()];
         let mut last = 0;
-        for (place, content) in [(1, Content::B), (0, Content::A)] {
+        for (index, content) in [(1, Content::B), (0, Content::A)] {
             let from = model.directory(content);
             let committed = self.update(model.name, &from).await;
             for one in &mut all {
                 one.learn(&mut connections, content.name()).await;
             }
-            (last, versions[place]) = (committed.generation, committed.version);
+            (last, versions[index]) = (committed.generation, committed.version);
         }
-        for Asked { way, known, .. } in &all {
-            assert_ne!(known["a"], known["b"], "{way:?} tells no content from the other");
+        for Probe { transport, known, .. } in &all {
+            assert_ne!(known["a"], known["b"], "{transport:?}: both contents answer the same");
         }
         self.declare(model.name, &versions);
         let live_versions = versions.clone();
@@ -109,7 +109,7 @@ impl World {
         ledger.found(model.name, found);
         drop(ledger);
         self.versions.insert(model.name, versions);
-        self.asked.extend(all);
+        self.probes.extend(all);
     }
 
     async fn update(&self, model: &str, from: &Path) -> e2e::admin::Committed {
@@ -132,19 +132,19 @@ impl World {
         self.begin.elapsed()
     }
 
-    /// Writes something down for the dump.
+    /// Adds an event to the dump.
     pub(crate) fn note(&self, event: &str) {
         let now = self.now();
         self.ledger().note(now, event);
     }
 
-    /// Something that was promised does not hold.
+    /// Reports a violated guarantee.
     pub(crate) fn violated(&self, what: &str) {
         let now = self.now().as_secs_f64();
         self.ledger().violated(format!("{now:.3}: {what}"));
     }
 
-    /// Tells all clients to end.
+    /// Tells all clients to stop.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -153,11 +153,11 @@ impl World {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Ends the server as systemd does, and looks for what it leaves behind.
+    /// Stops the server as systemd does and checks that it leaves nothing behind.
     pub(crate) async fn end(self: Arc<Self>) -> Result<(), String> {
-        let world = Arc::into_inner(self).ok_or("something of the run goes on")?;
+        let world = Arc::into_inner(self).ok_or("a task of the run is still running")?;
         let stopping = tokio::spawn(world.server.stop());
-        stopping.await.map_err(|error| format!("the server's end: {error}"))
+        stopping.await.map_err(|error| format!("stopping the server failed: {error}"))
     }
 }
 

@@ -1,10 +1,10 @@
-//! The soak itself: that it runs, and that it finds what is not as it was promised.
+//! Tests the soak itself: it runs, and it detects violations.
 
 use std::{path::Path, process::Output};
 
 use e2e::fixtures::workspace;
 
-/// Runs it for a few seconds with these arguments.
+/// Runs the soak for a few seconds with these arguments.
 async fn soak(arguments: &[&str]) -> (Output, String) {
     let program = Path::new(env!("CARGO_BIN_EXE_soak"));
     let mut command = tokio::process::Command::new(program);
@@ -13,26 +13,26 @@ async fn soak(arguments: &[&str]) -> (Output, String) {
         .args(arguments)
         .env("ONNXD_TEST_EXECUTABLES", program.parent().expect("a directory"))
         .kill_on_drop(true);
-    let output = command.output().await.expect("it is built");
-    // Violations are printed; a panic goes to standard error.
+    let output = command.output().await.expect("the soak can be started");
+    // Violations go to standard output, a panic to standard error.
     let text = [&output.stdout[..], &output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     (output, text)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_seconds_of_everything_break_nothing() {
+async fn ten_seconds_of_faults_violate_nothing() {
     let rates = ["--deaths", "2", "--updates", "4", "--others", "3"];
     let arguments = [&["--minutes", "0.17", "--seed", "7"], &rates[..]].concat();
     let (output, text) = soak(&arguments).await;
     assert!(output.status.success(), "{text}");
-    for part in ["violations  0", "SIGKILL", "update", "started again"] {
+    for part in ["violations  0", "SIGKILL", "update", "restarted"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_reported_wrongly_is_found_and_written_down() {
+async fn false_reports_are_found_and_dumped() {
     for (lie, found, seed) in [
         ("content", "LabelTruth", "901"),
         ("stale", "Freshness", "902"),

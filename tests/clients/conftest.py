@@ -1,9 +1,9 @@
-"""One onnxd with a model of each kind for all tests, and small ones with another first model, for clients
-that name no model."""
+"""One onnxd with a model of each kind for all tests, and small servers for clients that name no model and use
+the first one."""
 
 import os
 
-# Before the clients are imported: none of them is to look for anything outside of this machine.
+# Set before the clients are imported. They must not connect to other machines.
 os.environ.update(
     {
         "ANONYMIZED_TELEMETRY": "False",
@@ -45,14 +45,14 @@ def _serve(models):
     try:
         server = Server.started(models)
     except AssertionError as error:
-        # Once, and not for each test.
+        # Abort the session instead of failing every test.
         pytest.exit(str(error), returncode=1)
     _running.append(server)
     yield server
     _running.remove(server)
     died = not server.runs()
     code = server.stop()
-    assert not died and code == 0, f"onnxd ended with {code}:\n{server.final_log}"
+    assert not died and code == 0, f"onnxd exited with {code}:\n{server.final_log}"
     assert "panicked" not in server.final_log, server.final_log
 
 
@@ -63,37 +63,37 @@ def server():
 
 @pytest.fixture(scope="session")
 def rerank_server():
-    """Its first model is a reranker."""
+    """A server whose first model is a reranker."""
     yield from _serve({"rerank": MODELS / "tiny/rerank_a"})
 
 
 @pytest.fixture(scope="session")
 def classify_server():
-    """Its first model is a classifier."""
+    """A server whose first model is a classifier."""
     yield from _serve({"classify": MODELS / "tiny/classify_a"})
 
 
 @pytest.fixture(scope="session")
 def entities_server():
-    """Its first model labels tokens."""
+    """A server whose first model is a token classifier."""
     yield from _serve({"entities": FIELD / "token-classifier"})
 
 
 @pytest.fixture(scope="session")
 def entailment_server():
-    """Its first model knows entailment."""
+    """A server whose first model is an entailment classifier."""
     yield from _serve({"entailment": FIELD / "zero-shot-nli"})
 
 
 @pytest.fixture(scope="session")
 def prompts_server():
-    """Its first model has prompts."""
+    """A server whose first model has prompts."""
     yield from _serve({"prompts": MODELS / "tiny/prompts"})
 
 
 @pytest.fixture
 def changing_server(tmp_path):
-    """Serves `tensor` from a directory of its own, which the test may change, beside `tiny`."""
+    """A server with `tensor` in a directory that the test may change, and with `tiny`."""
     source = tmp_path / "tensor"
     shutil.copytree(MODELS / "tiny/tensor_a", source)
     models = {"tensor": source, "tiny": MODELS / "tiny/a"}
@@ -104,11 +104,11 @@ def changing_server(tmp_path):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Shows what the server said when a test fails."""
+    """Attaches the server's log to failed tests."""
     outcome = yield
     report = outcome.get_result()
     if report.failed:
         for server in _running:
             lines = server.log().splitlines()[-25:]
-            state = "runs" if server.runs() else f"ended with {server.process.poll()}"
+            state = "is running" if server.runs() else f"exited with {server.process.poll()}"
             report.sections.append((f"onnxd at {server.http} {state}", "\n".join(lines)))

@@ -1,5 +1,5 @@
-"""What the right answers are, by other means than onnxd: sentence-transformers' embeddings of MiniLM,
-numpy's answers of the tiny models, and ONNX Runtime with the tokenizers library for everything else."""
+"""Reference answers that do not depend on onnxd: sentence-transformers' embeddings of MiniLM, numpy's answers of
+the tiny models, and ONNX Runtime with the tokenizers library for everything else."""
 
 import json
 from functools import cache
@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 
 from server import FIELD, MODELS
 
-# ONNX Runtime in float32 against float64, or against another implementation of float32.
+# Tolerance of ONNX Runtime in float32 against float64 or another float32 implementation.
 TOLERANCE = 1e-5
 GOLDEN_TOLERANCE = 5e-5
 
 
 @cache
 def golden():
-    """Texts, and MiniLM's embeddings of them."""
+    """Returns texts and MiniLM's embeddings of them."""
     path = Path(__file__).resolve().parents[1] / "golden/minilm.json"
     items = json.loads(path.read_text(encoding="utf-8"))["items"]
     return [item["text"] for item in items], np.array([item["embedding"] for item in items])
@@ -26,18 +26,18 @@ def golden():
 
 @cache
 def tiny():
-    """reference.json of the tiny models; tools/tiny_models.py says what is in it."""
+    """Returns reference.json of the tiny models; tools/tiny_models.py documents its contents."""
     return json.loads((MODELS / "tiny/reference.json").read_text(encoding="utf-8"))
 
 
 @cache
 def field(model):
-    """What the model's own library says; tests/models/README.md says what is in it."""
+    """Returns the results of the model's own library; tests/models/README.md documents their form."""
     return json.loads((FIELD / model / "expected.json").read_text(encoding="utf-8"))
 
 
 def rerank_case(name="rerank_a"):
-    """A query, its texts, and the scores that a reranker gives them."""
+    """Returns a query, texts and the reranker's scores for them."""
     items = tiny()["rerank"][name]
     query = items[0]["query"]
     chosen = [item for item in items if item["query"] == query]
@@ -47,7 +47,7 @@ def rerank_case(name="rerank_a"):
 
 @cache
 def tokenizer(model):
-    """The model's tokenizer without the truncation and padding that its file may ask for."""
+    """Returns the model's tokenizer without the truncation and padding that its file may enable."""
     found = Tokenizer.from_file(str(MODELS / model / "tokenizer.json"))
     found.no_truncation()
     found.no_padding()
@@ -66,14 +66,14 @@ def _session(model):
 
 
 def run(model, **inputs):
-    """The outputs by name that ONNX Runtime computes."""
+    """Returns the outputs by name, computed with ONNX Runtime."""
     session = _session(model)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs)))
 
 
 def run_text(model, *texts):
-    """The first output for one text or pair, without its batch axis."""
+    """Returns the first output for one text or pair, without its batch axis."""
     encoding = tokenizer(model).encode(*texts)
     columns = {
         "input_ids": encoding.ids,
@@ -94,11 +94,11 @@ def softmax(x):
 
 
 def close(actual, expected, tolerance=TOLERANCE):
-    """Asserts that both have the same shape and differ by no more than the tolerance anywhere."""
+    """Asserts that both have the same shape and nowhere differ by more than the tolerance."""
     actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-    assert actual.shape == expected.shape, f"{actual.shape} and not {expected.shape}"
+    assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
     apart = float(np.abs(actual - expected).max()) if actual.size else 0.0
-    assert apart <= tolerance, f"{apart} apart"
+    assert apart <= tolerance, f"difference {apart}, allowed {tolerance}"
 
 
 def close_golden(actual, expected):

@@ -1,4 +1,4 @@
-"""Starts the real onnxd as its users start it, and ends it. conftest.py calls it."""
+"""Starts and stops the real onnxd the way users do. Used by conftest.py."""
 
 import itertools
 import os
@@ -21,7 +21,7 @@ FIELD = WORKSPACE / "tests/models"
 MODELS = Path(os.environ.get("ONNXD_TEST_MODELS") or MADE / "models")
 EXECUTABLES = Path(os.environ.get("ONNXD_TEST_EXECUTABLES") or WORKSPACE / "target/debug")
 
-# Below the ports that the kernel gives to outgoing connections, so that clients do not take them.
+# Below the kernel's ephemeral ports, so that clients do not take them.
 _PORTS = itertools.count(20_000 + os.getpid() * 131 % 10_000)
 
 
@@ -31,7 +31,7 @@ def library():
 
 
 def free_port():
-    """A port that was free a moment ago, and another one for each call."""
+    """Returns a free port, a different one for each call."""
     for number in itertools.islice(_PORTS, 1000):
         port = 20_000 + number % 12_000
         with socket.socket() as probe:
@@ -44,7 +44,7 @@ def free_port():
 
 
 class Server:
-    """A running onnxd that serves the given models (name to directory), the first one by default."""
+    """A running onnxd that serves the given models (name to directory). The first one is the default model."""
 
     def __init__(self, models, more=()):
         self.directory = tempfile.TemporaryDirectory(prefix="clients-")
@@ -80,7 +80,7 @@ class Server:
 
     @classmethod
     def started(cls, models, more=()):
-        """One that is ready, at other ports if the chosen ones were taken meanwhile."""
+        """Starts a server and waits until it is ready. Retries on other ports if the chosen ones are taken."""
         for attempt in range(START_ATTEMPTS):
             server = cls(models, more)
             if server._wait_until_ready():
@@ -94,7 +94,7 @@ class Server:
         end = time.monotonic() + READY_MAX
         while time.monotonic() < end and self.process.poll() is None:
             try:
-                # Another server may have taken the port, so our own process has to be there as well.
+                # Another server may have taken the port, so check our own process as well.
                 if requests.get(f"{self.url}/v2/health/ready", timeout=2).status_code == 200:
                     return self.process.poll() is None
             except requests.RequestException:
@@ -109,7 +109,7 @@ class Server:
         return self.process.poll() is None
 
     def stop(self):
-        """Ends it as systemd does, and returns its exit code."""
+        """Stops it as systemd does and returns its exit code."""
         if self.runs():
             self.process.terminate()
         try:

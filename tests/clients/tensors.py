@@ -1,9 +1,9 @@
-"""Tensors of every type for the tests of the Open Inference Protocol, and how a client is given them."""
+"""Tensors of every datatype for tests of the Open Inference Protocol, and their conversion to client inputs."""
 
 import ml_dtypes
 import numpy as np
 
-# By the protocol's name of the type: the input of `types` and values that show a wrong width or sign.
+# By datatype: the suffix of the input of `types`, and values that reveal a wrong width or sign.
 EVERY_TYPE = {
     "BOOL": ("bool", np.array([True, False, True])),
     "INT8": ("int8", np.array([-128, 0, 127], dtype=np.int8)),
@@ -31,7 +31,7 @@ def rows(count, columns=4, seed=9):
 
 
 def inputs(module, binary=None, **arrays):
-    """InferInputs of tritonclient.http or tritonclient.grpc; `binary` is for the former."""
+    """Returns InferInputs of tritonclient.http or tritonclient.grpc; only the former supports `binary`."""
     from tritonclient.utils import np_to_triton_dtype
 
     more = {} if binary is None else {"binary_data": binary}
@@ -44,7 +44,7 @@ def inputs(module, binary=None, **arrays):
 
 
 def typed(arrays, name_of):
-    """(type, array) by name, where an array may come with the name of its type."""
+    """Returns (datatype, array) by name. An array may be given together with its datatype."""
     return {
         name: given if isinstance(given, tuple) else (name_of(given.dtype), given)
         for name, given in arrays.items()
@@ -65,5 +65,5 @@ def same(datatype, actual, expected):
         assert actual == list(expected.ravel())
     else:
         actual = np.asarray(actual)
-        assert actual.dtype == expected.dtype, f"{actual.dtype} and not {expected.dtype}"
+        assert actual.dtype == expected.dtype, f"dtype {actual.dtype}, expected {expected.dtype}"
         np.testing.assert_array_equal(actual, expected)

@@ -1,4 +1,4 @@
-"""cohere-python, both of its clients, against /v1/rerank and /v2/rerank, /v1/embed and /v2/embed."""
+"""cohere-python: both of its clients, on /v1/rerank, /v2/rerank, /v1/embed and /v2/embed."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ def test_v2(client_v2):
     check(answer, scores)
 
 
-def test_v2_with_the_best_only_and_a_limit_of_tokens(client_v2):
+def test_v2_with_top_n_and_a_token_limit(client_v2):
     query, texts, scores = rerank_case()
     answer = client_v2.rerank(
         model="rerank",
@@ -68,7 +68,7 @@ def test_v1_returns_documents(client):
     assert [item.document.text for item in answer.results] == [texts[item.index] for item in answer.results]
 
 
-def test_v1_takes_documents_with_a_text(client):
+def test_v1_accepts_documents_as_objects(client):
     query, texts, scores = rerank_case()
     documents = [{"text": text} for text in texts]
     answer = client.rerank(model="rerank", query=query, documents=documents, request_options=NO_RETRIES)
@@ -136,8 +136,8 @@ def test_asynchronously(server):
     ("input_type", "prompt"),
     [("search_query", "query"), ("search_document", "passage"), ("clustering", "passage")],
 )
-def test_the_input_type_chooses_the_prompt(client_v2, input_type, prompt):
-    """The model has none for clustering, so that its default one is used."""
+def test_the_input_type_selects_the_prompt(client_v2, input_type, prompt):
+    """The model has no prompt for clustering, so its default one is used."""
     reference = tiny()
     answer = client_v2.embed(
         model="prompts",

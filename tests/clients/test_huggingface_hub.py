@@ -1,5 +1,5 @@
-"""huggingface_hub's InferenceClient against TEI's routes. It posts to the URL that it is given, so `/` has to
-answer by the task of the first model; and it names no model, so other routes are given with the URL."""
+"""huggingface_hub's InferenceClient on TEI's routes. It posts to the given URL, so `/` must perform the task of the
+first model. It names no model, so other routes are part of the URL."""
 
 import asyncio
 
@@ -24,18 +24,18 @@ def test_feature_extraction(client):
     close_golden(client.feature_extraction(texts), expected)
 
 
-def test_feature_extraction_at_the_route_itself(server):
+def test_feature_extraction_on_the_embed_route(server):
     texts, expected = golden()
     close_golden(InferenceClient(f"{server.url}/embed").feature_extraction(texts[0]), expected[:1])
 
 
-def test_feature_extraction_of_tokens_is_one_vector_for_each(server):
+def test_feature_extraction_returns_token_vectors(server):
     client = InferenceClient(f"{server.url}/embed_all")
     states = client.feature_extraction(["How big is London"], normalize=False)
     assert states.ndim == 3 and states.shape[0] == 1 and states.shape[2] == 384
 
 
-def test_feature_extraction_without_normalizing(client):
+def test_feature_extraction_without_normalization(client):
     texts, expected = golden()
     raw = client.feature_extraction(texts[:2], normalize=False)
     assert np.all(np.abs(np.linalg.norm(raw, axis=1) - 1) > 0.01)
@@ -49,13 +49,13 @@ def test_feature_extraction_with_dimensions(client):
     close_golden(answer, cut / np.linalg.norm(cut, axis=1, keepdims=True))
 
 
-def test_an_encoding_format_is_ignored_as_tei_does(client):
+def test_an_encoding_format_is_ignored_as_in_tei(client):
     texts, expected = golden()
     answer = client.feature_extraction(texts[:1], encoding_format="float")
     close_golden(answer, expected[:1])
 
 
-def test_truncation_keeps_the_end_that_is_asked_for(client):
+def test_truncation_removes_the_requested_side(client):
     long = "alpha " + "word " * 400 + "omega"
     right = client.feature_extraction(long, truncate=True, truncation_direction="right")
     left = client.feature_extraction(long, truncate=True, truncation_direction="left")
@@ -84,7 +84,7 @@ def test_sentence_similarity(client):
 
 
 def test_text_classification(classify_server):
-    """For one text TEI answers a list of labels, of which this client returns the first: the best."""
+    """For one text, TEI answers a list of labels. This client returns the first and best one."""
     client = InferenceClient(classify_server.url)
     labels = ["negative", "neutral", "positive"]
     for item in tiny()["classify"]["classify_a"]:
@@ -118,7 +118,7 @@ def test_token_classification(entities_server, strategy):
         close([each.score for each in answer], [each["score"] for each in entities], 1e-4)
 
 
-def test_token_classification_is_simple_by_default_and_does_not_stride(entities_server):
+def test_token_classification_is_simple_by_default_without_stride(entities_server):
     client, expected = InferenceClient(entities_server.url), field("token-classifier")
     text = expected["pipeline_texts"][0]
     assert client.token_classification(text) == client.token_classification(text, aggregation_strategy="simple")
@@ -150,7 +150,7 @@ def test_endpoint_info_and_health(server):
 
 
 @pytest.mark.parametrize(("inputs", "status"), [([], 400), (["a"] * 5000, 422), ([["a", 1]], 422)])
-def test_wrong_inputs_are_refused(client, inputs, status):
+def test_invalid_inputs_are_refused(client, inputs, status):
     with pytest.raises(HfHubHTTPError) as refused:
         client.feature_extraction(inputs)
     assert refused.value.response.status_code == status
@@ -158,7 +158,7 @@ def test_wrong_inputs_are_refused(client, inputs, status):
     assert body["error"] and body["error_type"] in ("Empty", "Validation")
 
 
-def test_a_call_of_the_wrong_kind_is_a_failed_dependency(classify_server):
+def test_a_call_for_another_task_is_a_failed_dependency(classify_server):
     client = InferenceClient(f"{classify_server.url}/embed")
     with pytest.raises(HfHubHTTPError) as refused:
         client.feature_extraction("a")
@@ -169,13 +169,13 @@ def test_a_call_of_the_wrong_kind_is_a_failed_dependency(classify_server):
 def test_asynchronously(server):
     texts, expected = golden()
 
-    async def all_of_them():
+    async def calls_all():
         async with AsyncInferenceClient(model=server.url, provider="hf-inference") as client:
             calls = [client.feature_extraction(text) for text in texts]
             similar = await client.sentence_similarity(texts[0], other_sentences=texts[1:3])
             assert await client.health_check() is True
             return await asyncio.gather(*calls), similar
 
-    answers, similar = asyncio.run(all_of_them())
+    answers, similar = asyncio.run(calls_all())
     close_golden(np.concatenate(answers), expected)
     close_golden(similar, expected[1:3] @ expected[0])

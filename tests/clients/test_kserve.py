@@ -1,4 +1,4 @@
-"""kserve's clients for the Open Inference Protocol, REST and gRPC. Both retry by default; not here."""
+"""kserve's clients for the Open Inference Protocol, over REST and gRPC. Their default retries are disabled."""
 
 import asyncio
 from unittest import mock
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 
-# kserve and tritonclient both bring the protocol's messages along under the same names, which one process
-# can register only once: kserve's get a pool of their own.
+# kserve and tritonclient register the protocol's messages under the same names, which a process can
+# do only once. kserve's messages get a separate pool.
 with mock.patch("google.protobuf.descriptor_pool.Default", return_value=DescriptorPool()):
     from kserve import InferInput, InferRequest, InferenceGRPCClient, InferenceRESTClient
     from kserve.inference_client import RESTConfig
@@ -18,7 +18,7 @@ with mock.patch("google.protobuf.descriptor_pool.Default", return_value=Descript
 from reference import close, run
 from tensors import EVERY_TYPE, image, of_every_type, rows, same
 
-# kserve's clients know no BF16.
+# kserve's clients do not support BF16.
 UNKNOWN = ["BF16"]
 
 
@@ -60,7 +60,7 @@ class Grpc:
 
 @pytest.fixture(params=[Rest, Grpc])
 def ask(request, server):
-    """Runs a coroutine of the client, which has to be made in the loop that it runs in."""
+    """Runs a coroutine with a client, which must be created in the same event loop."""
 
     def run_with(function):
         async def whole():
@@ -89,10 +89,10 @@ def outputs(response):
 
 
 def test_health(ask):
-    async def all_of_it(kserve):
+    async def checks(kserve):
         return await kserve.live(), await kserve.ready(), await kserve.model_ready("tensor")
 
-    assert ask(all_of_it) == (True, True, True)
+    assert ask(checks) == (True, True, True)
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -106,9 +106,9 @@ def test_inference(ask, binary):
 
 
 def test_every_type_but_bf16(ask):
-    """The model wants all of its inputs, so that bf16 goes as what it is on the wire."""
+    """The model requires all of its inputs, so bf16 is sent as raw bytes."""
     if ask.kind is Grpc:
-        pytest.skip("kserve's gRPC client cannot send a type that it does not know")
+        pytest.skip("kserve's gRPC client cannot send an unsupported datatype")
     arrays = of_every_type(leave=UNKNOWN)
     request = request_of("types", **arrays)
     bf16 = InferInput("in_bf16", [3], "BF16")
@@ -122,24 +122,24 @@ def test_every_type_but_bf16(ask):
             same(datatype, output.as_numpy(), EVERY_TYPE[datatype][1])
 
 
-def test_big_tensors(ask):
+def test_large_tensors(ask):
     x = image(side=640)
     response = ask(lambda kserve: kserve.infer(request_of("image", image=x)))
     np.testing.assert_array_equal(outputs(response)["copy"], x)
 
 
-def test_many_at_once(ask):
+def test_concurrent_requests(ask):
     given = [rows(count % 5 + 1, seed=count) for count in range(30)]
 
-    async def all_of_them(kserve):
+    async def calls_all(kserve):
         return await asyncio.gather(*(kserve.infer(request_of("tensor", x=x)) for x in given))
 
-    for x, response in zip(given, ask(all_of_them)):
+    for x, response in zip(given, ask(calls_all)):
         close(outputs(response)["y"], run("tiny/tensor_a", x=x)["y"])
 
 
 @pytest.mark.parametrize(("model", "says"), [("nobody", "nobody"), ("tensor", "x")])
-def test_refusals_say_why(ask, model, says):
+def test_refusals_state_the_reason(ask, model, says):
     with pytest.raises((httpx.HTTPStatusError, grpc.RpcError)) as refused:
         ask(lambda kserve: kserve.infer(request_of(model, z=rows(1))))
     if ask.kind is Rest:
@@ -149,7 +149,7 @@ def test_refusals_say_why(ask, model, says):
         assert says in refused.value.details()
 
 
-def test_json_as_a_plain_dict(server):
+def test_a_request_may_be_a_plain_dict(server):
     x = rows(2)
     body = {"inputs": [{"name": "x", "shape": [2, 4], "datatype": "FP32", "data": x.ravel().tolist()}]}
 

@@ -1,7 +1,7 @@
 """langchain-openai and langchain-huggingface.
 
-langchain-openai counts and cuts texts with tiktoken by default and sends its ids, which mean nothing to
-another vocabulary; its documentation says to switch that off for other servers."""
+langchain-openai tokenizes texts with tiktoken by default and sends token ids, which are meaningless for other
+vocabularies. Its documentation says to disable that for other servers."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ def open_ai(server):
 
 @pytest.fixture
 def hugging_face(server):
-    """It takes no URL itself, so its client is replaced by the same client with one."""
+    """Accepts no URL, so its client is replaced with one that has the URL."""
     embeddings = HuggingFaceEndpointEmbeddings(model="minilm", huggingfacehub_api_token="none")
     embeddings.client = InferenceClient(model=server.url)
     embeddings.async_client = AsyncInferenceClient(model=server.url)
@@ -37,9 +37,9 @@ def hugging_face(server):
 def test_documents_and_queries(request, kind):
     embeddings = request.getfixturevalue(kind)
     texts, expected = golden()
-    # langchain-huggingface puts a space in the place of a line break.
-    chosen = [place for place, text in enumerate(texts) if text and "\n" not in text]
-    documents = [texts[place] for place in chosen]
+    # langchain-huggingface replaces line breaks with spaces.
+    chosen = [index for index, text in enumerate(texts) if text and "\n" not in text]
+    documents = [texts[index] for index in chosen]
     close_golden(embeddings.embed_documents(documents), expected[chosen])
     close_golden(embeddings.embed_query(documents[0]), expected[chosen[0]])
 
@@ -57,9 +57,9 @@ def test_asynchronously(request, kind):
     close_golden(query, expected[0])
 
 
-def test_more_documents_than_one_request_takes(open_ai):
+def test_documents_beyond_the_chunk_size(open_ai):
     texts, expected = golden()
     open_ai.chunk_size = 16
     many = (texts * 4)[:50]
     answer = open_ai.embed_documents(many)
-    close_golden(answer, [expected[place % len(texts)] for place in range(50)])
+    close_golden(answer, [expected[index % len(texts)] for index in range(50)])

@@ -1,4 +1,4 @@
-"""litellm: each of its providers that takes a URL and speaks a contract of ours."""
+"""litellm: each of its providers that accepts a URL and uses one of our contracts."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ def vectors(answer):
 
 
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm", "infinity"])
-def test_embeddings_of_openai_alikes(server, provider):
+def test_embeddings_of_openai_compatible_providers(server, provider):
     texts, expected = golden()
     call = {"model": f"{provider}/minilm", "input": texts[:4], "api_base": f"{server.url}/v1", **COMMON}
     answer = litellm.embedding(**call)
@@ -43,7 +43,7 @@ def test_embeddings_with_dimensions(server):
 
 def test_embeddings_of_text_embeddings_inference(server):
     texts, expected = golden()
-    # Without the type litellm would ask the hub for it.
+    # Without an input type, litellm would query the hub for it.
     answer = litellm.embedding(
         model="huggingface/minilm",
         input=texts[:3],
@@ -60,7 +60,7 @@ def test_embeddings_of_text_embeddings_inference(server):
 )
 def test_reranking(server, provider, path):
     query, texts, scores = rerank_case()
-    # infinity answers documents as strings where all others, and we, answer objects with a text.
+    # infinity returns documents as strings. All others, and onnxd, return objects with a text.
     with_documents = provider != "infinity"
     answer = litellm.rerank(
         model=f"{provider}/rerank",
@@ -75,7 +75,7 @@ def test_reranking(server, provider, path):
     assert [item["index"] for item in answer.results] == order
     close([item["relevance_score"] for item in answer.results], scores[order])
     if with_documents:
-        assert [item["document"]["text"] for item in answer.results] == [texts[place] for place in order]
+        assert [item["document"]["text"] for item in answer.results] == [texts[index] for index in order]
 
 
 def test_reranking_of_text_embeddings_inference(rerank_server):

@@ -1,4 +1,4 @@
-"""llama-index' embedder and reranker for text-embeddings-inference."""
+"""llama-index: its embedder and reranker for text-embeddings-inference."""
 
 import asyncio
 
@@ -17,10 +17,10 @@ def embedder(server):
 
 
 def usable():
-    """llama-index strips texts, and leaves out empty ones."""
+    """Returns texts that llama-index does not alter. It strips texts and omits empty ones."""
     texts, expected = golden()
-    chosen = [place for place, text in enumerate(texts) if text and text == text.strip()]
-    return [texts[place] for place in chosen], expected[chosen]
+    chosen = [index for index, text in enumerate(texts) if text and text == text.strip()]
+    return [texts[index] for index in chosen], expected[chosen]
 
 
 def test_queries_and_texts(embedder):
@@ -48,5 +48,5 @@ def test_reranking_of_nodes(rerank_server):
     nodes = [NodeWithScore(node=TextNode(text=text), score=0.5) for text in texts]
     ranked = reranker.postprocess_nodes(nodes, query_str=query)
     order = list(np.argsort(-scores))[:3]
-    assert [node.node.text for node in ranked] == [texts[place] for place in order]
+    assert [node.node.text for node in ranked] == [texts[index] for index in order]
     close([node.score for node in ranked], scores[order])

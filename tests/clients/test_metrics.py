@@ -1,4 +1,4 @@
-"""The reader of prometheus_client understands /metrics."""
+"""The parser of prometheus_client accepts /metrics."""
 
 import re
 
@@ -13,7 +13,7 @@ def families(server):
     return {family.name: family for family in text_string_to_metric_families(answer.text)}
 
 
-def test_everything_is_described_and_named_by_the_conventions(server):
+def test_metrics_have_help_and_conventional_names(server):
     found = families(server)
     assert found
     for name, family in found.items():

@@ -1,5 +1,5 @@
-"""openai-python against /v1. Its default asks for base64 and decodes it; retries are off, because they
-would hide failures."""
+"""openai-python on /v1. It requests and decodes base64 by default. Retries are disabled because they would hide
+failures."""
 
 import asyncio
 import base64
@@ -37,7 +37,7 @@ def test_a_list(client):
     close_golden(vectors(client.embeddings.create(model="minilm", input=texts)), expected)
 
 
-def test_floats_and_base64_are_the_same_numbers(client):
+def test_floats_and_base64_agree(client):
     texts, _ = golden()
     floats = client.embeddings.create(model="minilm", input=texts[:3], encoding_format="float")
     coded = client.embeddings.create(model="minilm", input=texts[:3], encoding_format="base64")
@@ -60,14 +60,14 @@ def test_token_ids(client):
     close_golden(vectors(client.embeddings.create(model="minilm", input=ids[1])), expected[1:2])
 
 
-def test_ids_of_a_foreign_vocabulary_are_refused(client):
-    # What tiktoken makes of "How big is London"; langchain-openai sends such ids by default.
+def test_token_ids_of_another_vocabulary_are_refused(client):
+    # tiktoken's ids for "How big is London"; langchain-openai sends such ids by default.
     with pytest.raises((openai.UnprocessableEntityError, openai.BadRequestError)) as refused:
         client.embeddings.create(model="minilm", input=[[4438, 2466, 374, 7295, 99999]])
     assert "99999" in str(refused.value)
 
 
-def test_dimensions_cut_and_normalize(client):
+def test_dimensions_truncate_and_normalize(client):
     texts, expected = golden()
     answer = client.embeddings.create(model="minilm", input=texts[:2], dimensions=64)
     cut = expected[:2, :64]
@@ -99,11 +99,11 @@ def test_last_token_pooling(client):
     close(vectors(answer), reference["models"]["last_token"])
 
 
-def test_texts_that_are_too_long_are_cut(client):
+def test_long_texts_are_truncated(client):
     text = "word after word " * 60
-    place = tiny()["texts"].index(text)
+    index = tiny()["texts"].index(text)
     answer = client.embeddings.create(model="tiny", input=text)
-    close(vectors(answer)[0], tiny()["models"]["a"][place])
+    close(vectors(answer)[0], tiny()["models"]["a"][index])
 
 
 def test_models_are_listed(client):
@@ -123,7 +123,7 @@ def test_an_unknown_model_is_not_found(client):
         client.models.retrieve("nobody")
 
 
-def test_a_model_of_another_kind_is_refused_by_its_task(client):
+def test_a_model_for_another_task_is_refused(client):
     with pytest.raises(openai.APIStatusError) as refused:
         client.embeddings.create(model="rerank", input="a")
     assert refused.value.status_code == 424
@@ -142,21 +142,21 @@ def test_an_unknown_encoding_is_refused(client):
         client.embeddings.create(model="tiny", input="a", encoding_format="hex")
 
 
-def test_many_at_once_asynchronously(server):
+def test_concurrent_async_requests(server):
     texts, expected = golden()
 
-    async def all_of_them():
+    async def calls_all():
         url = f"{server.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             calls = [client.embeddings.create(model="minilm", input=text) for text in texts]
             return await asyncio.gather(*calls)
 
-    answers = asyncio.run(all_of_them())
+    answers = asyncio.run(calls_all())
     close_golden([vectors(answer)[0] for answer in answers], expected)
 
 
-def test_what_run_text_says_is_what_is_served(client):
-    """The third opinion, where the text is in no list of references."""
+def test_embeddings_match_onnx_runtime(client):
+    """Computes a text that is in no list of references with ONNX Runtime and numpy."""
     text = "hello world of the model server"
     states = run_text("tiny/a", text).mean(0)
     close(vectors(client.embeddings.create(model="tiny", input=text))[0], states / np.linalg.norm(states))

@@ -1,4 +1,4 @@
-"""schemathesis: whatever is sent, the server answers as /openapi.json says, and never with a 5xx."""
+"""schemathesis: every answer conforms to /openapi.json and none is a 5xx, whatever the request."""
 
 import pytest
 import schemathesis
@@ -10,7 +10,7 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks as openapi_checks
 
 EXAMPLES = 30
-# None leaves the name as it was made up.
+# None keeps the generated name.
 MODELS = st.sampled_from(["tiny", "rerank", "classify", "tensor", "types", "two", None])
 CHECKS = [
     checks.not_a_server_error,
@@ -18,7 +18,7 @@ CHECKS = [
     openapi_checks.content_type_conformance,
     openapi_checks.response_schema_conformance,
 ]
-# The same cases each time, so that a failure is one that anybody can look at.
+# Deterministic cases, so that failures can be reproduced.
 BOUNDED = settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -30,28 +30,28 @@ BOUNDED = settings(
 
 
 def violation(operation, mode):
-    """What is wrong with an answer to a call of the operation, if anything is."""
+    """Describes the first violation in calls of the operation, if any."""
 
     @BOUNDED
     @given(case=operation.as_strategy(generation_mode=mode), model=MODELS)
     def try_it(case, model):
-        # A made-up name is answered 404 whatever else is wrong.
-        for place in (case.path_parameters, case.body):
-            if model and isinstance(place, dict) and isinstance(place.get("model"), str):
-                place["model"] = model
+        # A generated name would always be answered with 404.
+        for part in (case.path_parameters, case.body):
+            if model and isinstance(part, dict) and isinstance(part.get("model"), str):
+                part["model"] = model
         case.call_and_validate(checks=CHECKS, timeout=30)
 
     try:
         try_it()
     except (Unsatisfiable, pytest.skip.Exception) as error:
-        # Nothing can be wrong with a call that takes nothing.
+        # Operations without parameters have no invalid calls.
         if mode == GenerationMode.POSITIVE:
             return f"{operation.label}: no call is possible: {error}"
     except (FailureGroup, Exception) as error:
         return f"{operation.label} ({mode.value}): {error}"
 
 
-def test_every_answer_is_described(server):
+def test_every_answer_conforms_to_the_document(server):
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) > 10

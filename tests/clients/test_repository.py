@@ -1,5 +1,5 @@
-"""Triton's repository API: tritonclient over HTTP on the admin address, which asks for a token, and what
-its calls mean here. `load` is an update, and returns when the new generation serves."""
+"""Triton's repository API: tritonclient over HTTP on the admin address, which requires a token, and the effect of
+its calls. `load` is an update and returns when the new generation is serving."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def client(changing_server):
 
 
 def serves(client, model):
-    """Asserts that `tensor` answers as the tiny model does, and returns the generation."""
+    """Asserts that `tensor` answers like the given tiny model, and returns the generation."""
     x = rows(3)
     result = client.infer("tensor", inputs(http, x=x))
     close(result.as_numpy("y"), run(f"tiny/{model}", x=x)["y"])
@@ -66,7 +66,7 @@ def test_load_unload_and_index(changing_server, admin, client):
     assert serves(client, "tensor_b") > first
 
 
-def test_load_takes_a_source_and_answers_the_generation(changing_server, client):
+def test_load_accepts_a_source_and_returns_the_generation(changing_server, client):
     url = f"http://{changing_server.admin}/v2/repository/models/tensor/load"
     body = {"parameters": {"source": str(MODELS / "tiny/tensor_b")}}
     answer = requests.post(url, json=body, headers=BEARER, timeout=60)
@@ -74,9 +74,9 @@ def test_load_takes_a_source_and_answers_the_generation(changing_server, client)
     assert serves(client, "tensor_b") == answer.json()["generation"]
 
 
-def test_a_bad_candidate_is_refused_and_the_old_one_goes_on(changing_server, admin, client):
+def test_a_bad_candidate_is_refused_and_serving_continues(changing_server, admin, client):
     first = serves(client, "tensor_a")
-    (changing_server.source / "model.onnx").write_bytes(b"this is no model")
+    (changing_server.source / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(InferenceServerException) as refused:
         admin.load_model("tensor", headers=BEARER)
     assert refused.value.status() == "400"
@@ -91,7 +91,7 @@ def test_an_unknown_model_is_refused(admin):
 
 
 @pytest.mark.parametrize("headers", [None, {"Authorization": "Bearer wrong"}, {"Authorization": ADMIN_TOKEN}])
-def test_without_the_token_nothing_is_told_or_done(admin, client, headers):
+def test_without_the_token_every_call_is_refused(admin, client, headers):
     first = serves(client, "tensor_a")
     for call in (
         lambda: admin.get_model_repository_index(headers=headers),
@@ -104,7 +104,7 @@ def test_without_the_token_nothing_is_told_or_done(admin, client, headers):
     assert serves(client, "tensor_a") == first
 
 
-def test_the_public_address_changes_nothing(client):
+def test_the_public_address_refuses_changes(client):
     for call in (client.load_model, client.unload_model):
         with pytest.raises(InferenceServerException):
             call("tensor")

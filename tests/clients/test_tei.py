@@ -1,4 +1,4 @@
-"""TEI's routes that no client of these tests covers, as TEI's documentation calls them with curl."""
+"""TEI's routes that no client in these tests covers, called as in TEI's documentation."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_rerank_with_raw_scores_and_texts(post):
     close(sigmoid([item["score"] for item in ranked]), [scores[item["index"]] for item in ranked])
 
 
-def test_rerank_cuts_the_longer_one_of_a_pair_first(post):
+def test_rerank_truncates_the_longer_part_of_a_pair_first(post):
     for item in tiny()["truncated"]["rerank_a"]:
         body = {"model": "rerank", "query": item["query"], "texts": [item["text"]], "raw_scores": True}
         answer = post("/rerank", **body, truncate=True)
@@ -43,7 +43,7 @@ def test_rerank_cuts_the_longer_one_of_a_pair_first(post):
         assert post("/rerank", **body, truncate=False).status_code == 422
 
 
-def test_predict_takes_texts_pairs_and_lists_of_both(post):
+def test_predict_accepts_texts_pairs_and_lists_of_both(post):
     labels = ["negative", "neutral", "positive"]
     items = [item for item in tiny()["classify"]["classify_a"] if item["text"]]
     inputs = [[item["text"], item["second"]] if "second" in item else [item["text"]] for item in items]
@@ -68,7 +68,7 @@ def test_predict_with_raw_scores(post):
     close(sorted((entry["score"] for entry in answer), reverse=True), sorted(item["logits"], reverse=True))
 
 
-def test_predict_of_several_labels_gives_each_a_sigmoid(post):
+def test_multi_label_predict_applies_a_sigmoid_to_each_label(post):
     item = tiny()["classify"]["classify_multi"][1]
     answer = {e["label"]: e["score"] for e in post("/predict", model="multi", inputs=item["text"]).json()}
     expected = sigmoid(item["logits"])
@@ -104,7 +104,7 @@ def test_similarity(post):
     close(answer.json(), vectors[2:5] @ vectors[1])
 
 
-def test_the_headers_say_how_long_it_took(post):
+def test_response_headers_report_sizes_and_times(post):
     headers = post("/embed", model="tiny", inputs="How big is London").headers
     times = ("compute-time", "total-time", "tokenization-time", "queue-time", "inference-time")
     assert all(int(headers[f"x-{name}"]) >= 0 for name in times)
@@ -129,7 +129,7 @@ def test_health_and_ping(server):
         ("/embed", {"model": "tensor", "inputs": "a"}),
     ],
 )
-def test_a_call_of_the_wrong_kind_is_a_failed_dependency(post, route, body):
+def test_a_call_for_another_task_is_a_failed_dependency(post, route, body):
     answer = post(route, **body)
     assert answer.status_code == 424, answer.text
     assert answer.json()["error_type"] == "Backend"

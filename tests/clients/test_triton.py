@@ -1,4 +1,4 @@
-"""tritonclient, over HTTP and over gRPC alike: health, metadata, inference."""
+"""tritonclient over HTTP and gRPC: health, metadata and inference."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tensors import EVERY_TYPE, image, inputs, of_every_type, rows, same
 
 
 class Triton:
-    """One of the two, with what differs between them."""
+    """One of the two clients, hiding their differences."""
 
     def __init__(self, kind, server):
         self.kind = kind
@@ -30,7 +30,7 @@ class Triton:
         return self.client.infer(model, self.inputs(**arrays), outputs=wanted, **(more or {}))
 
     def json(self, call, *arguments):
-        """Answers as dicts: HTTP gives them anyway. gRPC prints 64-bit integers as strings."""
+        """Returns the answer as a dict, which HTTP does by default. gRPC prints 64-bit integers as strings."""
         return call(*arguments) if self.kind == "http" else call(*arguments, as_json=True)
 
 
@@ -97,7 +97,7 @@ def test_statistics_count_inferences(triton):
     assert {"minilm", "tensor", "two"} <= {entry["name"] for entry in of_all["model_stats"]}
 
 
-def test_what_numpy_says(triton):
+def test_outputs_match_the_numpy_reference(triton):
     for served, name in (("tensor", "tensor_a"), ("mean", "tensor_mean"), ("fixed", "tensor_fixed")):
         expected = tiny()["tensors"][name]
         result = triton.infer(served, x=np.array(expected["x"], dtype=np.float32))
@@ -132,31 +132,31 @@ def test_any_number_of_rows(triton, count):
     close(triton.infer("tensor", x=x).as_numpy("y"), run("tiny/tensor_a", x=x)["y"])
 
 
-def test_every_type_comes_back_as_it_was(triton):
+def test_every_type_survives_a_round_trip(triton):
     result = triton.infer("types", **of_every_type())
     for datatype, (name, array) in EVERY_TYPE.items():
         same(datatype, result.as_numpy(f"out_{name}"), array)
 
 
-def test_bytes_need_not_be_text_of_one_length(triton):
+def test_bytes_elements_may_have_different_lengths(triton):
     texts = np.array(["", "x" * 70_000, "naïve"], dtype=object)
     arrays = {**of_every_type(leave=["BYTES"]), "in_string": ("BYTES", texts)}
     same("BYTES", triton.infer("types", **arrays).as_numpy("out_string"), texts)
 
 
-def test_rows_of_one_request_stay_together_where_they_depend_on_each_other(triton):
+def test_dependent_rows_of_a_request_stay_together(triton):
     x = rows(6)
     close(triton.infer("mean", x=x).as_numpy("y"), x - x.mean(0))
 
 
-def test_big_tensors(triton):
+def test_large_tensors(triton):
     x = image(side=640)
     result = triton.infer("image", image=x)
     np.testing.assert_array_equal(result.as_numpy("copy"), x)
     close(result.as_numpy("mean"), x.mean((2, 3)))
 
 
-def test_the_request_id_comes_back(triton):
+def test_the_request_id_is_echoed(triton):
     result = triton.infer("tensor", x=rows(1), more={"request_id": "my request/1"})
     response = result.get_response()
     assert (response["id"] if triton.kind == "http" else response.id) == "my request/1"
@@ -172,7 +172,7 @@ def test_the_response_names_model_and_generation(triton):
         assert response.parameters["generation"].int64_param >= 1
 
 
-def test_the_version_that_metadata_names_may_be_asked_for(triton):
+def test_the_version_in_the_metadata_can_be_requested(triton):
     version = triton.json(triton.client.get_model_metadata, "tensor")["versions"][0]
     x = rows(2)
     result = triton.infer("tensor", x=x, more={"model_version": version})
@@ -193,7 +193,7 @@ def test_the_version_that_metadata_names_may_be_asked_for(triton):
         ("fixed", {"x": rows(2, 3)}, "shape"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(triton, model, arrays, says):
+def test_mismatched_inputs_are_refused_with_the_reason(triton, model, arrays, says):
     with pytest.raises(InferenceServerException) as refused:
         triton.infer(model, **arrays)
     assert says in refused.value.message()
@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(triton, model, arrays, say
     assert any(code in str(refused.value.status()) for code in expected), refused.value.status()
 
 
-def test_an_output_that_does_not_exist_is_refused(triton):
+def test_an_unknown_output_is_refused(triton):
     with pytest.raises(InferenceServerException) as refused:
         triton.infer("tensor", outputs=["nothing"], x=rows(1))
     assert "nothing" in refused.value.message()
@@ -214,7 +214,7 @@ def test_metadata_of_an_unknown_model_is_refused(triton):
         assert "nobody" in refused.value.message()
 
 
-def test_the_server_goes_on_after_refusals(triton):
+def test_the_server_keeps_serving_after_refusals(triton):
     for _ in range(20):
         with pytest.raises(InferenceServerException):
             triton.infer("tensor", x=rows(1, 9))

@@ -1,4 +1,4 @@
-"""What only tritonclient.grpc can do, and gRPC's own health and reflection services."""
+"""Features that only tritonclient.grpc has, and gRPC's health and reflection services."""
 
 import asyncio
 import queue
@@ -27,31 +27,31 @@ def stub(server):
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def test_many_at_once_by_callbacks(client):
+def test_concurrent_requests_with_callbacks(client):
     given = [rows(count % 5 + 1, seed=count) for count in range(40)]
     answers = queue.Queue()
-    for place, x in enumerate(given):
+    for index, x in enumerate(given):
 
-        def callback(result, error, place=place):
-            answers.put((place, result, error))
+        def callback(result, error, index=index):
+            answers.put((index, result, error))
 
         client.async_infer("tensor", inputs(triton, x=x), callback)
     for _ in given:
-        place, result, error = answers.get(timeout=30)
+        index, result, error = answers.get(timeout=30)
         assert error is None, error
-        close(result.as_numpy("y"), run("tiny/tensor_a", x=given[place])["y"])
+        close(result.as_numpy("y"), run("tiny/tensor_a", x=given[index])["y"])
 
 
-def test_many_at_once_by_asyncio(server):
+def test_concurrent_requests_with_asyncio(server):
     given = [rows(count % 5 + 1, seed=count) for count in range(40)]
 
-    async def all_of_them():
+    async def calls_all():
         async with triton_aio.InferenceServerClient(server.grpc) as client:
             assert await client.is_server_live()
             assert await client.is_model_ready("tensor")
             return await asyncio.gather(*(client.infer("tensor", inputs(triton_aio, x=x)) for x in given))
 
-    for x, result in zip(given, asyncio.run(all_of_them())):
+    for x, result in zip(given, asyncio.run(calls_all())):
         close(result.as_numpy("y"), run("tiny/tensor_a", x=x)["y"])
 
 
@@ -62,13 +62,13 @@ def test_compression(client, algorithm):
     np.testing.assert_array_equal(result.as_numpy("copy"), x)
 
 
-def test_a_client_timeout_is_met(client):
+def test_a_client_timeout_is_accepted(client):
     x = rows(1)
     result = client.infer("tensor", inputs(triton, x=x), client_timeout=20)
     close(result.as_numpy("y"), run("tiny/tensor_a", x=x)["y"])
 
 
-def test_typed_contents_instead_of_raw_ones(stub):
+def test_typed_contents(stub):
     fields = {
         "BOOL": "bool_contents",
         "INT8": "int_contents",
@@ -125,7 +125,7 @@ def test_raw_and_typed_contents_together_are_refused(stub):
 
 
 @pytest.mark.parametrize("raw", [[], [b""], [b"123"], [bytes(16), bytes(16)]])
-def test_raw_contents_that_do_not_fit_are_refused(stub, raw):
+def test_mismatched_raw_contents_are_refused(stub, raw):
     request = service_pb2.ModelInferRequest(model_name="tensor")
     request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
     request.raw_input_contents.extend(raw)
@@ -141,8 +141,8 @@ def test_an_unknown_model_is_not_found(client):
     assert "NOT_FOUND" in refused.value.status()
 
 
-def test_the_repository_cannot_be_changed_here(client):
-    """That is for the admin address, which speaks HTTP."""
+def test_the_public_address_refuses_changes(client):
+    """Only the admin address, over HTTP, accepts changes."""
     for change in (client.load_model, client.unload_model):
         with pytest.raises(InferenceServerException):
             change("tensor")
@@ -150,7 +150,7 @@ def test_the_repository_cannot_be_changed_here(client):
 
 
 def call(server, path, request=b""):
-    """A call without generated code: the messages of these services are a few bytes."""
+    """Makes a call without generated code; these services' messages are a few bytes."""
     with grpc.insecure_channel(server.grpc) as channel:
         return channel.unary_unary(path)(request, timeout=20)
 
@@ -174,7 +174,7 @@ def test_reflection_lists_the_services(server):
             assert b"inference.GRPCInferenceService" in next(answers)
 
 
-def test_bytes_of_every_type_request(stub):
+def test_raw_contents_of_every_type(stub):
     request = every_type_request()
     for datatype, (_, array) in EVERY_TYPE.items():
         if datatype == "BYTES":

@@ -1,4 +1,4 @@
-"""What only tritonclient.http can do: JSON tensors, compression, raw bodies, greenlets, asyncio."""
+"""Features that only tritonclient.http has: JSON tensors, compression, raw bodies, greenlets and asyncio."""
 
 import asyncio
 import gzip
@@ -29,7 +29,7 @@ def client(server):
 
 @pytest.fixture
 def post(server):
-    """Posts an inference as no client does, for what is in the protocol and in none of them."""
+    """Posts an inference request directly, for parts of the protocol that no client supports."""
 
     def call(model, body, **headers):
         data = body if isinstance(body, bytes) else json.dumps(body)
@@ -41,7 +41,7 @@ def post(server):
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_binary_and_json_are_the_same(client, binary_in, binary_out):
+def test_binary_and_json_agree(client, binary_in, binary_out):
     a, b = rows(3, 2, 1), rows(3, 2, 2)
     wanted = [http.InferRequestedOutput(name, binary_data=binary_out) for name in ("sum", "product")]
     result = client.infer("two", inputs(http, binary_in, a=a, b=b), outputs=wanted)
@@ -51,7 +51,7 @@ def test_binary_and_json_are_the_same(client, binary_in, binary_out):
         assert ("data" in result.get_output(name)) is not binary_out
 
 
-def test_some_outputs_binary_and_others_json(client):
+def test_outputs_may_be_partly_binary_and_partly_json(client):
     a, b = rows(3, 2, 1), rows(3, 2, 2)
     wanted = [http.InferRequestedOutput("sum"), http.InferRequestedOutput("product", binary_data=False)]
     result = client.infer("two", inputs(http, a=a, b=b), outputs=wanted)
@@ -86,7 +86,7 @@ def test_compression(client, request_by, response_by):
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_a_body_that_unpacks_to_too_much_is_refused(server, post, encoding, pack):
+def test_a_decompression_bomb_is_refused(server, post, encoding, pack):
     bomb = pack(b'{"inputs": [' + b" " * (600 << 20), 1)
     answer = post("tensor", bomb, **{"Content-Encoding": encoding, "Content-Type": "application/json"})
     assert answer.status_code == 413, answer.text
@@ -94,13 +94,13 @@ def test_a_body_that_unpacks_to_too_much_is_refused(server, post, encoding, pack
     assert requests.get(f"{server.url}/v2/health/ready", timeout=10).status_code == 200
 
 
-def test_a_body_that_is_not_what_its_encoding_says_is_refused(post):
+def test_an_undecodable_body_is_refused(post):
     answer = post("tensor", b"not gzip", **{"Content-Encoding": "gzip"})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]
 
 
-def test_a_raw_body_is_the_only_input(post):
+def test_a_raw_body_is_used_as_the_only_input(post):
     x = rows(2)
     answer = post("tensor", x.tobytes(), **{LENGTH: "0", "Content-Type": "application/octet-stream"})
     assert answer.status_code == 200, answer.text
@@ -111,7 +111,7 @@ def test_a_raw_body_is_the_only_input(post):
     close(y, run("tiny/tensor_a", x=x)["y"])
 
 
-def test_nested_and_flat_data_are_the_same(post):
+def test_nested_and_flat_data_agree(post):
     x = rows(2)
     expected = run("tiny/tensor_a", x=x)["y"]
     for data in (x.tolist(), x.ravel().tolist()):
@@ -167,7 +167,7 @@ def test_a_wrong_binary_size_is_refused(post, size):
     assert answer.status_code == 400, answer.text
 
 
-def test_lying_lengths_of_bytes_elements_are_refused(post):
+def test_false_lengths_of_bytes_elements_are_refused(post):
     lie = struct.pack("<I", 2**31) + b"abc"
     given = inputs(http, **of_every_type(leave=["BYTES"]))
     body, length = http.InferenceServerClient.generate_request_body(given)
@@ -180,15 +180,15 @@ def test_lying_lengths_of_bytes_elements_are_refused(post):
     assert answer.status_code == 400, answer.text
 
 
-def test_many_at_once_by_greenlets(client):
+def test_concurrent_requests_with_greenlets(client):
     given = [rows(count % 5 + 1, seed=count) for count in range(40)]
     pending = [client.async_infer("tensor", inputs(http, x=x)) for x in given]
     for x, one in zip(given, pending):
         close(one.get_result().as_numpy("y"), run("tiny/tensor_a", x=x)["y"])
 
 
-def test_inputs_of_different_length_are_not_mixed_up_with_other_requests(client):
-    """ONNX Runtime repeats the one row of `a`; whoever runs beside must not notice."""
+def test_broadcast_inputs_do_not_affect_other_requests(client):
+    """ONNX Runtime broadcasts the single row of `a`. Concurrent requests must not be affected."""
     given = [(rows(1 if n % 3 == 0 else 3, 2, n), rows(3, 2, n + 100)) for n in range(40)]
     pending = [client.async_infer("two", inputs(http, a=a, b=b)) for a, b in given]
     for (a, b), one in zip(given, pending):
@@ -197,22 +197,22 @@ def test_inputs_of_different_length_are_not_mixed_up_with_other_requests(client)
         close(result.as_numpy("product"), a * b)
 
 
-def test_many_at_once_by_asyncio(server):
+def test_concurrent_requests_with_asyncio(server):
     given = [rows(count % 5 + 1, seed=count) for count in range(40)]
 
-    async def all_of_them():
+    async def calls_all():
         async with http_aio.InferenceServerClient(server.http) as client:
             assert await client.is_server_live()
             assert (await client.get_model_metadata("tensor"))["name"] == "tensor"
             calls = [client.infer("tensor", inputs(http_aio, x=x)) for x in given]
             return await asyncio.gather(*calls)
 
-    for x, result in zip(given, asyncio.run(all_of_them())):
+    for x, result in zip(given, asyncio.run(calls_all())):
         close(result.as_numpy("y"), run("tiny/tensor_a", x=x)["y"])
 
 
-def test_the_offline_halves_of_a_request(server):
-    """generate_request_body and parse_response_body, for those who post it themselves."""
+def test_requests_built_and_parsed_offline(server):
+    """generate_request_body and parse_response_body, for callers that post the body themselves."""
     x = rows(2)
     body, length = http.InferenceServerClient.generate_request_body(inputs(http, x=x))
     headers = {LENGTH: str(length)}
@@ -224,6 +224,6 @@ def test_the_offline_halves_of_a_request(server):
 
 
 def test_shared_memory_cannot_be_registered(client):
-    """No client may name memory of this machine; the refusal is one that the client understands."""
+    """Clients must not refer to memory of this machine. The client understands the refusal."""
     with pytest.raises(InferenceServerException):
         client.register_system_shared_memory("mine", "/mine", 64)

@@ -1,4 +1,4 @@
-//! What the commands print with `--json`, in the types of the admin interface.
+//! Output of `onnxd --json` commands, in the types of the admin interface.
 
 use std::{collections::BTreeMap, process::Output};
 
@@ -8,14 +8,14 @@ pub use onnxd_admin::api::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-/// `onnxd status`, with lookups that fail a test.
+/// Output of `onnxd status`, with lookups that panic when nothing is found.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
-    /// In the order of the configuration.
+    /// In configuration order.
     pub models: Vec<ModelStatus>,
-    /// In the order of their ids.
+    /// Sorted by id.
     pub workers: Vec<WorkerStatus>,
-    /// What happened since the start, by name.
+    /// Event counts since the start, by name.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -27,48 +27,48 @@ impl From<onnxd_admin::api::Status> for Status {
 }
 
 impl Status {
-    /// One model.
+    /// Returns a model's status.
     ///
     /// # Panics
-    /// It is not served.
+    /// Panics if the model is not served.
     pub fn model(&self, name: &str) -> &ModelStatus {
         let found = self.models.iter().find(|model| model.name == name);
         found.unwrap_or_else(|| panic!("{name} is not among {:?}", self.models))
     }
 
-    /// A counter.
+    /// Returns a counter.
     ///
     /// # Panics
-    /// There is none of this name.
+    /// Panics if there is no such counter.
     pub fn counter(&self, name: &str) -> u64 {
         *self.counters.get(name).unwrap_or_else(|| panic!("{name} is not in {:?}", self.counters))
     }
 
-    /// The workers' pids.
+    /// Returns the workers' pids.
     pub fn pids(&self) -> Vec<i32> {
         self.workers.iter().filter_map(|worker| worker.pid).collect()
     }
 
-    /// How often workers were started again.
+    /// Returns the number of worker restarts.
     pub fn restarts(&self) -> u64 {
         self.workers.iter().map(|worker| worker.restarts).sum()
     }
 }
 
-/// An update that did not happen. The kind is the word that travels: tests hold the interface to
-/// its words, whatever the types call them.
+/// A refused update. `kind` is a string rather than an enum, so that tests pin the words on the
+/// wire.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Refusal {
-    /// The class of the cause.
+    /// Class of the cause.
     pub kind: String,
     /// The cause.
     pub message: String,
 }
 
-/// Reads the one line that a command printed with `--json`.
+/// Parses the one line that a command printed with `--json`.
 ///
 /// # Panics
-/// The command printed something else, or its exit code does not fit.
+/// Panics if the output is not one line, or contradicts the exit code.
 pub fn verdict<T: DeserializeOwned>(output: &Output) -> Result<T, Refusal> {
     #[derive(Deserialize)]
     struct Refused {

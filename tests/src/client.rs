@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client that keeps one connection, never retries, and treats every connection that
-//! is closed without announcement as a failure; and a raw one for requests that are no requests.
+//! An HTTP/1.1 client with one connection. It never retries, and an unannounced close is an error.
+//! [`exchange`] sends raw bytes that need not be valid HTTP.
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
@@ -19,10 +19,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-/// A request that takes longer counts as unanswered.
+/// A longer request counts as unanswered.
 pub const DEADLINE: Duration = Duration::from_secs(40);
 
-/// A connection that sends one request after the other.
+/// A connection that sends requests one after the other.
 #[derive(Debug)]
 pub struct Client {
     address: SocketAddr,
@@ -48,38 +48,38 @@ impl From<hyper::Error> for Unanswered {
 }
 
 impl Client {
-    /// A new connection.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// It is refused.
+    /// Fails if the connection is refused.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let sender = open(address).await?;
         Ok(Self { address, sender, closing: false })
     }
 
-    /// GET.
+    /// Sends a GET request.
     ///
     /// # Errors
-    /// There is no answer.
+    /// Fails if no answer arrives.
     pub async fn get(&mut self, path: &str) -> Result<Response, Unanswered> {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
-    /// POST with a JSON body.
+    /// Sends a POST request with a JSON body.
     ///
     /// # Errors
-    /// There is no answer.
+    /// Fails if no answer arrives.
     pub async fn post(&mut self, path: &str, body: &Value) -> Result<Response, Unanswered> {
         self.send(Method::POST, path, body.to_string().into()).await
     }
 
-    /// Any request; the body is said to be JSON.
+    /// Sends any request, with JSON as the content type.
     ///
     /// # Errors
-    /// There is no answer.
+    /// Fails if no answer arrives.
     ///
     /// # Panics
-    /// The request cannot be expressed.
+    /// Panics if the request is not representable.
     pub async fn send(
         &mut self,
         method: Method,
@@ -89,13 +89,13 @@ impl Client {
         self.send_with(method, path, &[(CONTENT_TYPE.as_str(), "application/json")], body).await
     }
 
-    /// Any request with these headers beside its host.
+    /// Sends any request with these headers in addition to `host`.
     ///
     /// # Errors
-    /// There is no answer.
+    /// Fails if no answer arrives.
     ///
     /// # Panics
-    /// The request cannot be expressed.
+    /// Panics if the request is not representable.
     pub async fn send_with(
         &mut self,
         method: Method,
@@ -127,12 +127,12 @@ impl Client {
         Ok(response)
     }
 
-    /// Whom it talks to.
+    /// Returns the server's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether the last answer announced that the connection ends.
+    /// Returns whether the last answer announced the end of the connection.
     pub fn closing(&self) -> bool {
         self.closing
     }
@@ -143,7 +143,7 @@ async fn open(address: SocketAddr) -> io::Result<SendRequest<Full<Bytes>>> {
     stream.set_nodelay(true)?;
     let (sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // Its errors reach whoever waits for an answer.
+    // The error also reaches the pending request.
     tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -162,39 +162,39 @@ pub struct Response {
 }
 
 impl Response {
-    /// A header, if it is there.
+    /// Returns a header, if present.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// `x-model-generation`.
+    /// Returns `x-model-generation`.
     pub fn generation(&self) -> Option<u64> {
         self.header("x-model-generation")?.parse().ok()
     }
 
-    /// `x-model-version`.
+    /// Returns `x-model-version`.
     pub fn version(&self) -> Option<&str> {
         self.header("x-model-version")
     }
 
-    /// The body as text, for people.
+    /// Returns the body as text, for messages.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     ///
     /// # Panics
-    /// It is none.
+    /// Panics if the body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{}: {error}: {}", self.status, self.text()))
     }
 
-    /// The body of `/embed`.
+    /// Returns the embeddings of an `/embed` response.
     ///
     /// # Panics
-    /// It is something else.
+    /// Panics if the response is anything else.
     pub fn embeddings(&self) -> Vec<Vec<f32>> {
         assert_eq!(self.status, 200, "{}", self.text());
         serde_json::from_slice(&self.body)
@@ -202,34 +202,34 @@ impl Response {
     }
 }
 
-/// What came back on a connection that was written to without regard for HTTP.
+/// Bytes received on a raw connection.
 #[derive(Clone, Debug)]
 pub struct Raw {
     /// Everything that was received.
     pub received: Vec<u8>,
-    /// Whether the server ended the connection.
+    /// Whether the server closed the connection.
     pub closed: bool,
 }
 
 impl Raw {
-    /// The last final answer's status code, if there is any; 1xx are none.
+    /// Returns the status code of the last final answer; 1xx answers do not count.
     pub fn status(&self) -> Option<u16> {
         let text = String::from_utf8_lossy(&self.received);
         let codes = text.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)?.parse().ok());
         codes.filter(|&code| code >= 200).last()
     }
 
-    /// What follows the last head.
+    /// Returns the bytes after the last head.
     pub fn body(&self) -> String {
         let text = String::from_utf8_lossy(&self.received);
         text.rsplit_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
     }
 }
 
-/// Sends bytes and reads until the server ends the connection or `patience` is over.
+/// Sends bytes and reads until the server closes the connection or `patience` has elapsed.
 ///
 /// # Errors
-/// The connection is refused.
+/// Fails if the connection is refused.
 pub async fn exchange(address: SocketAddr, bytes: &[u8], patience: Duration) -> io::Result<Raw> {
     let (mut reader, mut writer) = TcpStream::connect(address).await?.into_split();
     let bytes = bytes.to_vec();

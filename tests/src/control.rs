@@ -1,5 +1,5 @@
-//! The admin socket without the command: many calls a second, and every step of an update as it
-//! happens. A client of `onnxd-admin` whose failures fail the test.
+//! Uses the admin socket directly rather than the command: for many calls a second, and to see each
+//! step of an update. Wraps the client of `onnxd-admin`; its failures panic.
 
 use std::path::Path;
 
@@ -17,50 +17,50 @@ use crate::{
     server::Server,
 };
 
-/// The way to a server's admin socket. Each call takes its own connection.
+/// A client of a server's admin socket. Each call uses its own connection.
 #[derive(Clone, Debug)]
 pub struct Control {
     client: Client,
 }
 
-/// A call whose response has begun.
+/// A call whose response has started.
 #[derive(Debug)]
 pub struct Call {
     response: client::Call,
 }
 
 impl Control {
-    /// The way to this server.
+    /// Returns the client for this server.
     pub fn of(server: &Server) -> Self {
         Self { client: Client::at(server.home().admin_socket()) }
     }
 
-    /// The client beneath.
+    /// Returns the underlying client.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Asks for an update; `load` is `ahead` or `lazy`.
+    /// Starts an update; `load` is `ahead` or `lazy`.
     ///
     /// # Panics
-    /// The server does not respond.
+    /// Panics if the server does not respond.
     pub async fn update(&self, model: &str, from: &Path, load: &str) -> Call {
-        self.ask(model, from, load, false).await
+        self.start_update(model, from, load, false).await
     }
 
-    /// The same, even to a version that failed its probation.
+    /// Starts an update, even to a version that failed its probation.
     ///
     /// # Panics
-    /// The server does not respond.
+    /// Panics if the server does not respond.
     pub async fn forced_update(&self, model: &str, from: &Path, load: &str) -> Call {
-        self.ask(model, from, load, true).await
+        self.start_update(model, from, load, true).await
     }
 
-    async fn ask(&self, model: &str, from: &Path, load: &str, force: bool) -> Call {
+    async fn start_update(&self, model: &str, from: &Path, load: &str, force: bool) -> Call {
         let load = match load {
             "ahead" => Load::Ahead,
             "lazy" => Load::Lazy,
-            other => panic!("{other} is neither ahead nor lazy"),
+            other => panic!("load: expected ahead or lazy, got {other}"),
         };
         let call = UpdateCall {
             from: Some(from.display().to_string()),
@@ -71,36 +71,36 @@ impl Control {
         Call { response: self.client.update(model, &call).await.unwrap() }
     }
 
-    /// Asks for a rollback to what was served before.
+    /// Starts a rollback to the previous version.
     ///
     /// # Panics
-    /// The server does not respond.
+    /// Panics if the server does not respond.
     pub async fn rollback(&self, model: &str) -> Call {
         let call = RollbackCall::default();
         Call { response: self.client.rollback(model, &call).await.unwrap() }
     }
 
-    /// Unloads a model. The call has ended when this returns.
+    /// Unloads a model and waits for the end of the call.
     ///
     /// # Panics
-    /// The server does not respond.
+    /// Panics if the server does not respond.
     pub async fn unload(&self, model: &str) -> Unload {
         let answer = self.client.unload(model).await.unwrap();
         Unload(answer.result.map_err(|_| refusal(&answer.json)))
     }
 
-    /// `onnxd status`.
+    /// Returns `onnxd status`.
     ///
     /// # Panics
-    /// The server does not answer, or something else.
+    /// Panics if the answer is missing or malformed.
     pub async fn status(&self) -> Status {
         self.client.status().await.unwrap().result.unwrap().into()
     }
 
-    /// Posts any body and gives the status and the JSON that is answered.
+    /// Posts a body and returns the status and the JSON answer.
     ///
     /// # Panics
-    /// The server does not answer.
+    /// Panics if the server does not answer.
     pub async fn post(&self, path: &str, body: &str) -> (u16, Value) {
         let body = body.to_owned().into();
         let response = self.client.send(Method::POST, path, body).await.unwrap();
@@ -110,54 +110,55 @@ impl Control {
     }
 }
 
-/// What came of an unload.
+/// The result of an unload.
 #[derive(Debug)]
 pub struct Unload(Result<Unloaded, Refusal>);
 
 impl Unload {
-    /// The outcome.
+    /// Returns the outcome.
     ///
     /// # Errors
-    /// The refusal.
-    #[expect(clippy::unused_async, reason = "it is read like an update's outcome")]
-    pub async fn end_of_unload(self) -> Result<Unloaded, Refusal> {
+    /// Fails with the refusal.
+    #[expect(clippy::unused_async, reason = "same interface as an update's outcome")]
+    pub async fn end(self) -> Result<Unloaded, Refusal> {
         self.0
     }
 }
 
 impl Call {
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> u16 {
         self.response.status().as_u16()
     }
 
-    /// The next line of the answer, or None after the last.
+    /// Returns the next line of the answer, or `None` after the last.
     ///
     /// # Panics
-    /// The answer is cut off or is something else.
+    /// Panics if the answer is truncated or malformed.
     pub async fn line(&mut self) -> Option<Value> {
         let line = self.response.next_text().await.unwrap()?;
         Some(serde_json::from_str(&line).unwrap())
     }
 
-    /// Reads until a step of this name, and gives it.
+    /// Reads up to the step of this name and returns it.
     ///
     /// # Panics
-    /// The update ends before.
+    /// Panics if the update ends first.
     pub async fn step(&mut self, name: &str) -> Value {
         loop {
-            let line = self.line().await.unwrap_or_else(|| panic!("it ended before {name}"));
-            assert!(line.get("step").is_some(), "it ended before {name}: {line}");
+            let line =
+                self.line().await.unwrap_or_else(|| panic!("the update ended before step {name}"));
+            assert!(line.get("step").is_some(), "the update ended before step {name}: {line}");
             if line["step"] == name {
                 return line;
             }
         }
     }
 
-    /// Reads to the end: the names of the steps, and the outcome.
+    /// Reads to the end. Returns the names of the steps and the outcome.
     ///
     /// # Panics
-    /// The answer has no outcome.
+    /// Panics if the answer has no outcome.
     pub async fn end(mut self) -> (Vec<String>, Result<Committed, Refusal>) {
         let (mut steps, mut last) = (Vec::new(), Value::Null);
         while let Some(line) = self.line().await {
@@ -177,7 +178,7 @@ fn outcome<T: DeserializeOwned>(last: &Value) -> Result<T, Refusal> {
     }
 }
 
-/// The refusal in a line.
+/// Parses the refusal in a line.
 fn refusal(line: &str) -> Refusal {
     let line: Value = serde_json::from_str(line).unwrap();
     serde_json::from_value(line["error"].clone()).unwrap()

@@ -1,5 +1,5 @@
-//! Texts whose embeddings are known for several contents, so that an answer tells which content
-//! made it.
+//! Texts with known embeddings for several contents. An answer thus reveals which content produced
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -7,27 +7,27 @@ use serde_json::json;
 
 use crate::{client::Client, fixtures};
 
-/// A component may differ by this much: padding and the CPU's instructions change the order of
-/// additions. Different contents differ by a hundred times more.
+/// Tolerance per component: padding and CPU instructions change the order of additions. Different
+/// contents differ by a hundred times more.
 pub const TOLERANCE: f32 = 1e-4;
 
-/// Texts, and their embeddings by content.
+/// Texts and their embeddings by content.
 #[derive(Clone, Debug, Default)]
 pub struct Corpus {
     /// The texts.
     pub texts: Vec<String>,
-    /// By the name of a content, the embeddings in the order of the texts.
+    /// By content name, the embeddings in the order of the texts.
     pub contents: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
 impl Corpus {
-    /// What numpy says about the tiny models.
+    /// Returns the numpy reference for the tiny models.
     pub fn tiny() -> Self {
         let reference = fixtures::reference();
         Self { texts: reference.texts, contents: reference.models }
     }
 
-    /// The texts and embeddings of sentence-transformers, as the content `minilm`.
+    /// Returns the reference of sentence-transformers, as the content `minilm`.
     pub fn golden() -> Self {
         let items = fixtures::golden();
         let embeddings = items.iter().map(|item| item.embedding.clone()).collect();
@@ -35,10 +35,10 @@ impl Corpus {
         Self { texts, contents: BTreeMap::from([("minilm".to_owned(), embeddings)]) }
     }
 
-    /// Adds a content by asking a server that serves it.
+    /// Adds a content by querying a server that serves it.
     ///
     /// # Panics
-    /// The server does not answer.
+    /// Panics if the server does not answer.
     pub async fn learn(&mut self, content: &str, client: &mut Client, model: &str) {
         let mut embeddings = Vec::new();
         for text in &self.texts {
@@ -49,32 +49,32 @@ impl Corpus {
         self.contents.insert(content.to_owned(), embeddings);
     }
 
-    /// The one content that made all these embeddings of the texts at `places`.
+    /// Returns the content that produced all these embeddings of the texts at `indices`.
     ///
     /// # Errors
-    /// There is none; the reason says how far the nearest is.
-    pub fn content(&self, places: &[usize], embeddings: &[Vec<f32>]) -> Result<String, String> {
-        if places.len() != embeddings.len() {
-            return Err(format!("{} texts, {} embeddings", places.len(), embeddings.len()));
+    /// Fails if no content matches; the reason states the distance of the nearest.
+    pub fn content(&self, indices: &[usize], embeddings: &[Vec<f32>]) -> Result<String, String> {
+        if indices.len() != embeddings.len() {
+            return Err(format!("{} texts, {} embeddings", indices.len(), embeddings.len()));
         }
         let distances = self.contents.iter().map(|(name, known)| {
-            let worst = places
+            let worst = indices
                 .iter()
                 .zip(embeddings)
-                .map(|(&place, embedding)| distance(&known[place], embedding))
+                .map(|(&index, embedding)| distance(&known[index], embedding))
                 .fold(0.0, f32::max);
             (name, worst)
         });
         let nearest = distances.min_by(|one, other| one.1.total_cmp(&other.1));
         match nearest {
             Some((name, worst)) if worst <= TOLERANCE => Ok(name.clone()),
-            Some((name, worst)) => Err(format!("{worst} away from {name}, which is nearest")),
-            None => Err("no content is known".to_owned()),
+            Some((name, worst)) => Err(format!("nearest content is {name}, at distance {worst}")),
+            None => Err("no known contents".to_owned()),
         }
     }
 }
 
-/// The largest difference of two components; infinite where there is no comparison.
+/// Returns the largest difference of two components, or infinity for incomparable embeddings.
 pub fn distance(one: &[f32], other: &[f32]) -> f32 {
     if one.len() != other.len() || one.iter().chain(other).any(|component| component.is_nan()) {
         return f32::INFINITY;
@@ -82,7 +82,7 @@ pub fn distance(one: &[f32], other: &[f32]) -> f32 {
     one.iter().zip(other).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
 }
 
-/// The cosine of the angle between two embeddings.
+/// Returns the cosine of two embeddings.
 pub fn cosine(one: &[f32], other: &[f32]) -> f64 {
     let dot = |left: &[f32], right: &[f32]| {
         left.iter().zip(right).map(|(l, r)| f64::from(*l) * f64::from(*r)).sum::<f64>()
@@ -90,7 +90,7 @@ pub fn cosine(one: &[f32], other: &[f32]) -> f64 {
     dot(one, other) / (dot(one, one) * dot(other, other)).sqrt()
 }
 
-/// An embedding's length.
+/// Returns an embedding's Euclidean norm.
 pub fn length(embedding: &[f32]) -> f64 {
     embedding.iter().map(|component| f64::from(*component).powi(2)).sum::<f64>().sqrt()
 }

@@ -1,4 +1,4 @@
-//! What stands in a state directory.
+//! Reads a state directory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,53 +10,53 @@ use serde::Deserialize;
 
 use crate::home::Home;
 
-/// The state directory of a home, read anew with each call.
+/// The state directory of a home. Each call reads it again.
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: PathBuf,
 }
 
-/// What a record says, as far as tests look at it.
+/// The fields of a generation record that tests use.
 #[derive(Deserialize)]
 struct Record {
     version: String,
 }
 
 impl Disk {
-    /// The state directory of this home.
+    /// Returns the state directory of this home.
     pub fn of(home: &Home) -> Self {
         Self::at(&home.state())
     }
 
-    /// The state directory at this path.
+    /// Returns the state directory at this path.
     pub fn at(root: &Path) -> Self {
         Self { root: root.to_path_buf() }
     }
 
-    /// The names in `versions/`.
+    /// Returns the names in `versions/`.
     pub fn versions(&self) -> BTreeSet<String> {
         names(&self.root.join("versions"))
     }
 
-    /// The names in `compiled/`.
+    /// Returns the names in `compiled/`.
     pub fn compiled(&self) -> BTreeSet<String> {
         names(&self.root.join("compiled"))
     }
 
-    /// The names in `staging/`.
+    /// Returns the names in `staging/`.
     pub fn staging(&self) -> BTreeSet<String> {
         names(&self.root.join("staging"))
     }
 
-    /// The directory of one version.
+    /// Returns the directory of a version.
     pub fn version(&self, version: &str) -> PathBuf {
         self.root.join("versions").join(version)
     }
 
-    /// The compiled form of one version: the one directory that holds a model.
+    /// Returns the compiled form of a version: the only directory with a model.
     ///
     /// # Panics
-    /// There is none, or more than one.
+    /// Panics unless there is exactly one.
     pub fn compiled_form(&self, version: &str) -> PathBuf {
         let directory = self.root.join("compiled").join(version);
         let forms: Vec<PathBuf> = names(&directory)
@@ -68,10 +68,10 @@ impl Disk {
         forms.into_iter().next().unwrap()
     }
 
-    /// By generation, the versions of a model's records.
+    /// Returns the versions in a model's records, by generation.
     ///
     /// # Panics
-    /// A record is damaged, or something else lies there.
+    /// Panics if a record is damaged or there is a foreign file.
     pub fn generations(&self, model: &str) -> BTreeMap<u64, String> {
         let directory = self.root.join("generations").join(model);
         let record = |name: String| {
@@ -83,8 +83,8 @@ impl Disk {
         names(&directory).into_iter().map(record).collect()
     }
 
-    /// Whatever stands there without need, one line each: half-made things, versions that no
-    /// record names, compiled forms of what is no such version.
+    /// Returns unneeded entries, one line each: partial files, versions that no record names, and
+    /// compiled forms without such a version.
     pub fn leftovers(&self) -> Vec<String> {
         let models = names(&self.root.join("generations"));
         let records = models.iter().flat_map(|model| self.generations(model).into_values());

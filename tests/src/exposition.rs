@@ -1,37 +1,36 @@
-//! What `/metrics` answers, read strictly: whatever a scraper could take differently than it is
-//! meant is an error.
+//! A strict parser for `/metrics`: anything that a scraper could misread is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Labels by name.
 pub type Labels = BTreeMap<String, String>;
 
-/// A whole text in the classic format.
+/// A complete text in the classic format.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Exposition {
-    /// By name.
+    /// Metric families by name.
     pub families: BTreeMap<String, Family>,
 }
 
-/// All series of one name.
+/// All series of one metric.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Family {
-    /// What it means.
+    /// The help text.
     pub help: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: String,
-    /// By the sample's name and labels.
+    /// By sample name and labels.
     pub samples: BTreeMap<(String, Labels), f64>,
 }
 
 impl Exposition {
-    /// Reads a text.
+    /// Parses a text.
     ///
     /// # Errors
-    /// The line that is wrong and why.
+    /// Describes the invalid line.
     pub fn parse(text: &str) -> Result<Self, String> {
         if !text.ends_with('\n') {
-            return Err("the last line does not end".into());
+            return Err("the last line has no newline".into());
         }
         let mut this = Self::default();
         let mut lines = text.lines();
@@ -39,29 +38,29 @@ impl Exposition {
         while let Some(line) = lines.next() {
             let wrong = |why: &str| format!("{why}: {line}");
             if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, help) = rest.split_once(' ').ok_or_else(|| wrong("no help"))?;
+                let (name, help) = rest.split_once(' ').ok_or_else(|| wrong("missing help"))?;
                 let next = lines.next().and_then(|next| next.strip_prefix("# TYPE "));
                 let kind = next.and_then(|next| next.strip_prefix(name)?.strip_prefix(' '));
-                let kind = kind.ok_or_else(|| wrong("no type follows"))?;
+                let kind = kind.ok_or_else(|| wrong("missing type"))?;
                 let family =
                     Family { help: help.into(), kind: kind.into(), samples: BTreeMap::new() };
                 if !is_name(name) || this.families.insert(name.into(), family).is_some() {
-                    return Err(wrong("a family of this name cannot begin here"));
+                    return Err(wrong("invalid or duplicate family name"));
                 }
                 present = Some(name.to_owned());
                 continue;
             }
             let (sample, labels, value) = sample(line).map_err(|why| wrong(&why))?;
-            let name = present.as_ref().ok_or_else(|| wrong("no family has begun"))?;
-            let family = this.families.get_mut(name).ok_or_else(|| wrong("no family"))?;
+            let name = present.as_ref().ok_or_else(|| wrong("sample before any family"))?;
+            let family = this.families.get_mut(name).ok_or_else(|| wrong("unknown family"))?;
             if !family.has(name, &sample) {
-                return Err(wrong(&format!("no sample of the {} {name}", family.kind)));
+                return Err(wrong(&format!("not a sample of the {} {name}", family.kind)));
             }
             if family.kind != "gauge" && (value.is_nan() || value < 0.0) {
-                return Err(wrong("it cannot have fallen below 0"));
+                return Err(wrong("only a gauge can be negative"));
             }
             if family.samples.insert((sample, labels), value).is_some() {
-                return Err(wrong("a series is there twice"));
+                return Err(wrong("duplicate series"));
             }
         }
         for (name, family) in &this.families {
@@ -70,26 +69,26 @@ impl Exposition {
         Ok(this)
     }
 
-    /// A family.
+    /// Returns a family.
     ///
     /// # Panics
-    /// There is none of this name.
+    /// Panics if there is no such family.
     pub fn family(&self, name: &str) -> &Family {
-        self.families.get(name).unwrap_or_else(|| panic!("there is no {name}"))
+        self.families.get(name).unwrap_or_else(|| panic!("no family {name}"))
     }
 
-    /// The value of the sample with just these labels.
+    /// Returns the value of the sample with exactly these labels.
     ///
     /// # Panics
-    /// There is none.
+    /// Panics if there is no such sample.
     pub fn value(&self, sample: &str, labels: &[(&str, &str)]) -> f64 {
         let wanted: Labels = labels.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
         let key = (sample.to_owned(), wanted);
         let found = self.families.values().find_map(|family| family.samples.get(&key));
-        *found.unwrap_or_else(|| panic!("there is no {sample} with {labels:?}"))
+        *found.unwrap_or_else(|| panic!("no sample {sample} with {labels:?}"))
     }
 
-    /// What a label of a sample's series says.
+    /// Returns all values of a label in a sample's series.
     pub fn label(&self, sample: &str, label: &str) -> BTreeSet<String> {
         let all = self.families.values().flat_map(|family| family.samples.keys());
         let of = all.filter(|(name, _)| name == sample);
@@ -98,13 +97,13 @@ impl Exposition {
 }
 
 impl Family {
-    /// The names of its series' labels.
+    /// Returns the names of the labels of its series.
     pub fn labels(&self) -> BTreeSet<&str> {
         let names = self.samples.keys().flat_map(|(_, labels)| labels.keys());
         names.map(String::as_str).filter(|name| *name != "le").collect()
     }
 
-    /// Whether a sample of this name belongs to the family of that name.
+    /// Returns whether a sample of this name belongs to the family called `name`.
     fn has(&self, name: &str, sample: &str) -> bool {
         match self.kind.as_str() {
             "counter" => sample == name && name.ends_with("_total"),
@@ -118,12 +117,12 @@ impl Family {
 
     fn check(&self, name: &str) -> Result<(), String> {
         if self.samples.is_empty() {
-            return Err("it has no samples".into());
+            return Err("no samples".into());
         }
         let with_le = |(_, labels): &&(String, Labels)| labels.contains_key("le");
         if self.kind != "histogram" {
             return match self.samples.keys().find(with_le) {
-                Some(_) => Err("only a bucket has a bound".into()),
+                Some(_) => Err("only a bucket may have a bound".into()),
                 None => Ok(()),
             };
         }
@@ -132,35 +131,39 @@ impl Family {
             let mut labels = labels.clone();
             let bound = labels.remove("le");
             if bound.is_some() != sample.ends_with("_bucket") {
-                return Err(format!("{sample} {labels:?} is a bucket or has a bound, not both"));
+                return Err(format!(
+                    "{sample} {labels:?}: a bucket without a bound, or a bound without a bucket"
+                ));
             }
             let buckets = buckets.entry(labels).or_default();
             if let Some(bound) = bound {
-                buckets.push((number(&bound).ok_or("a bound is no number")?, *count));
+                buckets.push((number(&bound).ok_or("a bound is not a number")?, *count));
             }
         }
         for (labels, mut buckets) in buckets {
             buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
             if !buckets.is_sorted_by(|one, next| one.0 < next.0 && one.1 <= next.1) {
-                return Err(format!("the buckets of {labels:?} do not add up: {buckets:?}"));
+                return Err(format!("the buckets of {labels:?} are not cumulative: {buckets:?}"));
             }
             let of = |suffix| self.samples.get(&(format!("{name}{suffix}"), labels.clone()));
             let all = buckets.last().filter(|(bound, _)| bound.is_infinite());
             if all.is_none() || all.map(|(_, count)| count) != of("_count") || of("_sum").is_none()
             {
-                return Err(format!("{labels:?} has another count than its buckets, or no sum"));
+                return Err(format!(
+                    "{labels:?}: the count differs from the last bucket, or the sum is missing"
+                ));
             }
         }
         Ok(())
     }
 }
 
-/// One line: a name, labels and a value.
+/// Parses a line into name, labels and value.
 fn sample(line: &str) -> Result<(String, Labels, f64), String> {
-    let end = line.find(['{', ' ']).ok_or("no sample")?;
+    let end = line.find(['{', ' ']).ok_or("not a sample")?;
     let (name, mut rest) = line.split_at(end);
     if !is_name(name) {
-        return Err("no name of a sample".into());
+        return Err("invalid sample name".into());
     }
     let mut labels = Labels::new();
     if let Some(inside) = rest.strip_prefix('{') {
@@ -169,37 +172,37 @@ fn sample(line: &str) -> Result<(String, Labels, f64), String> {
             let (label, after) = rest.split_once("=\"").ok_or("a label has no value")?;
             let (value, after) = quoted(after)?;
             if !is_name(label) || labels.insert(label.into(), value).is_some() {
-                return Err(format!("{label} cannot be a label here"));
+                return Err(format!("invalid or duplicate label {label}"));
             }
             match after.strip_prefix(',') {
                 Some(next) => rest = next,
                 None => {
-                    rest = after.strip_prefix('}').ok_or("the labels do not end")?;
+                    rest = after.strip_prefix('}').ok_or("unterminated labels")?;
                     break;
                 }
             }
         }
     }
-    let value = rest.strip_prefix(' ').and_then(number).ok_or("no value")?;
+    let value = rest.strip_prefix(' ').and_then(number).ok_or("missing value")?;
     Ok((name.into(), labels, value))
 }
 
-/// The rest of a quoted text, and what follows it.
+/// Parses the rest of a quoted string. Returns it and the text that follows.
 fn quoted(text: &str) -> Result<(String, &str), String> {
     let mut value = String::new();
     let mut characters = text.char_indices();
-    while let Some((place, character)) = characters.next() {
+    while let Some((index, character)) = characters.next() {
         match character {
-            '"' => return Ok((value, &text[place + 1..])),
+            '"' => return Ok((value, &text[index + 1..])),
             '\\' => match characters.next() {
                 Some((_, 'n')) => value.push('\n'),
                 Some((_, escaped @ ('\\' | '"'))) => value.push(escaped),
-                _ => return Err("an escape that does not exist".into()),
+                _ => return Err("unknown escape".into()),
             },
             other => value.push(other),
         }
     }
-    Err("a value does not end".into())
+    Err("unterminated value".into())
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -224,7 +227,7 @@ mod tests {
         h_bucket{le=\"1.0\"} 1\nh_bucket{le=\"+Inf\"} 3\n";
 
     #[test]
-    fn a_good_text_is_read() {
+    fn a_valid_exposition_is_parsed() {
         let text = Exposition::parse(GOOD).unwrap();
         assert!((text.value("a_total", &[("b", "x,\"}")]) - 1.0).abs() < 1e-9);
         assert!((text.value("h_count", &[]) - 3.0).abs() < 1e-9);
@@ -232,28 +235,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused() {
+    fn every_malformed_exposition_is_refused() {
         for (from, to, what) in [
             ("a_total{b=\"x,\\\"}\"} 1\n", "", "a family without a sample"),
-            ("# TYPE a_total counter\n", "", "no type"),
-            ("# HELP a_total Of a\n", "", "no help"),
+            ("# TYPE a_total counter\n", "", "missing type"),
+            ("# HELP a_total Of a\n", "", "missing help"),
             ("a_total", "a", "a counter without its suffix"),
             ("} 1\n# H", "} -1\n# H", "a counter below 0"),
-            ("} 1\n# H", "} one\n# H", "no number"),
-            ("h_count 3\n", "h_count 3\nh_count 3\n", "a series that is there twice"),
-            ("h_count 3", "h_count 4", "another count than the buckets"),
-            ("h_sum 2.5\n", "", "no sum"),
-            ("le=\"+Inf\"} 3", "le=\"2.0\"} 3", "no last bucket"),
-            ("le=\"1.0\"} 1", "le=\"1.0\"} 4", "buckets that fall"),
+            ("} 1\n# H", "} one\n# H", "not a number"),
+            ("h_count 3\n", "h_count 3\nh_count 3\n", "a duplicate series"),
+            ("h_count 3", "h_count 4", "a count that differs from the buckets"),
+            ("h_sum 2.5\n", "", "missing sum"),
+            ("le=\"+Inf\"} 3", "le=\"2.0\"} 3", "missing last bucket"),
+            ("le=\"1.0\"} 1", "le=\"1.0\"} 4", "buckets that decrease"),
             ("h_bucket{le=\"1.0\"}", "h_bucket", "a bucket without a bound"),
             ("h_sum 2.5", "g_sum 2.5", "a sample of another family"),
             ("\\\"", "\\q", "an unknown escape"),
-            ("h Of h\n# TYPE h", "a_total Of h\n# TYPE a_total", "a family that begins twice"),
+            ("h Of h\n# TYPE h", "a_total Of h\n# TYPE a_total", "a duplicate family"),
         ] {
             let bad = GOOD.replace(from, to);
             assert_ne!(bad, GOOD, "{what}");
             assert!(Exposition::parse(&bad).is_err(), "{what}:\n{bad}");
         }
-        assert!(Exposition::parse(GOOD.trim_end()).is_err(), "a last line that does not end");
+        assert!(Exposition::parse(GOOD.trim_end()).is_err(), "a last line without a newline");
     }
 }

@@ -1,5 +1,5 @@
-//! What the fake worker (`tests/src/bin/fake_worker/`) is told, and how a supervisor is started
-//! with it.
+//! Orders for the fake worker (`tests/src/bin/fake_worker/`), shared with the tests that start a
+//! supervisor with it.
 
 use std::{
     fs, io,
@@ -8,46 +8,46 @@ use std::{
 
 use crate::{fixtures, home::Home};
 
-/// The file below the home that says what to do.
+/// File in the home directory that names the fault.
 const ORDER: &str = "fake_worker.order";
-/// The file that the one process that misbehaves leaves below the home.
+/// File in the home directory that the misbehaving process creates to claim its role.
 pub const CLAIM: &str = "fake_worker.claim";
-/// The file that it leaves once it has misbehaved.
+/// File that the process writes once it has misbehaved.
 pub const DONE: &str = "fake_worker.done";
 
-/// What a fake worker is told.
+/// The order for a fake worker.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// The real worker's executable.
     pub real: PathBuf,
-    /// What to do wrong.
-    pub wrong: String,
-    /// The directory that all of it is in.
+    /// The fault.
+    pub fault: String,
+    /// The home directory.
     pub home: PathBuf,
 }
 
 impl Order {
-    /// Tells fake workers of this home what to do wrong.
+    /// Writes the order for the fake workers of this home.
     ///
     /// # Panics
-    /// The disk refuses.
-    pub fn give(home: &Home, wrong: &str) {
+    /// Panics on an I/O error.
+    pub fn give(home: &Home, fault: &str) {
         let real = fixtures::onnxd_worker();
-        let text = format!("{}\n{wrong}", real.display());
+        let text = format!("{}\n{fault}", real.display());
         fs::write(home.root().join(ORDER), text).unwrap();
     }
 
-    /// What was ordered.
+    /// Reads the order.
     ///
     /// # Errors
-    /// Nothing was.
+    /// Fails if there is no order.
     pub fn read(home: &Path) -> io::Result<Self> {
         let text = fs::read_to_string(home.join(ORDER))?;
-        let (real, wrong) = text.split_once('\n').ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { real: real.into(), wrong: wrong.into(), home: home.into() })
+        let (real, fault) = text.split_once('\n').ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { real: real.into(), fault: fault.into(), home: home.into() })
     }
 
-    /// What a fake worker has left to say that it misbehaved: how that went.
+    /// Returns the result that a fake worker wrote, once it has misbehaved.
     pub fn done(home: &Home) -> Option<String> {
         fs::read_to_string(home.root().join(DONE)).ok()
     }

@@ -1,4 +1,4 @@
-//! Where models, ONNX Runtime and the executables are. All of them are made by `cargo xtask`.
+//! Locates models, ONNX Runtime and executables. `cargo xtask` creates all of them.
 
 use std::{
     env, fs,
@@ -8,15 +8,15 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The repository's root.
+/// Returns the repository's root.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// ONNX Runtime's shared library.
+/// Returns the path of ONNX Runtime's shared library.
 ///
 /// # Panics
-/// It has not been set up.
+/// Panics if it is not set up.
 pub fn onnxruntime() -> PathBuf {
     if let Some(path) = env::var_os("ONNXD_TEST_ONNXRUNTIME") {
         return PathBuf::from(path);
@@ -29,14 +29,16 @@ pub fn onnxruntime() -> PathBuf {
     let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
     match entries.map(|entry| entry.path()).find(library) {
         Some(path) => path,
-        None => panic!("{} holds no library: run `cargo xtask setup` first", directory.display()),
+        None => {
+            panic!("{} contains no library: run `cargo xtask setup` first", directory.display())
+        }
     }
 }
 
-/// A model directory by its path below the directory of test models, such as `tiny/a`.
+/// Returns a model directory by its path below the test models, such as `tiny/a`.
 ///
 /// # Panics
-/// It has not been set up.
+/// Panics if it is not set up.
 pub fn model(name: &str) -> PathBuf {
     let path = models().join(name);
     assert!(path.is_dir(), "{} is missing: run `cargo xtask setup` first", path.display());
@@ -48,32 +50,32 @@ fn models() -> PathBuf {
         .map_or_else(|| workspace().join("target/onnxd/models"), PathBuf::from)
 }
 
-/// The supervisor's executable.
+/// Returns the supervisor's executable.
 ///
 /// # Panics
-/// It has not been built.
+/// Panics if it is not built.
 pub fn onnxd() -> PathBuf {
     executable("onnxd")
 }
 
-/// The worker's executable.
+/// Returns the worker's executable.
 ///
 /// # Panics
-/// It has not been built.
+/// Panics if it is not built.
 pub fn onnxd_worker() -> PathBuf {
     executable("onnxd-worker")
 }
 
-/// ONNX Runtime without a server, for the benchmark.
+/// Returns the benchmark that runs ONNX Runtime without a server.
 ///
 /// # Panics
-/// It has not been built.
+/// Panics if it is not built.
 pub fn bench_runtime() -> PathBuf {
     executable("onnxd-bench-runtime")
 }
 
-/// Test executables stand in `target/<profile>/deps`, the others in `target/<profile>`, unless
-/// `ONNXD_TEST_EXECUTABLES` names another directory.
+/// Finds an executable. Test executables are in `target/<profile>/deps`, the others in
+/// `target/<profile>`, unless `ONNXD_TEST_EXECUTABLES` names another directory.
 fn executable(name: &str) -> PathBuf {
     let own = env::current_exe().unwrap();
     let directory = env::var_os("ONNXD_TEST_EXECUTABLES").map(PathBuf::from);
@@ -83,10 +85,10 @@ fn executable(name: &str) -> PathBuf {
     path
 }
 
-/// Copies every file of a model directory over what `to` holds, and removes what `from` has not.
+/// Replaces `to` with a copy of the model directory `from`.
 ///
 /// # Panics
-/// The disk refuses.
+/// Panics on an I/O error.
 pub fn replace_model(from: &Path, to: &Path) {
     if to.exists() {
         fs::remove_dir_all(to).unwrap();
@@ -103,11 +105,11 @@ pub fn replace_model(from: &Path, to: &Path) {
     }
 }
 
-/// Copies a model directory to `to` with one more key in its `config.json`: another version, of
-/// the same embeddings.
+/// Copies a model directory and adds a key to its `config.json`: a new version with the same
+/// embeddings.
 ///
 /// # Panics
-/// The disk refuses.
+/// Panics on an I/O error.
 pub fn variant(from: &Path, to: &Path, name: &str) {
     replace_model(from, to);
     let path = to.join("config.json");
@@ -116,28 +118,28 @@ pub fn variant(from: &Path, to: &Path, name: &str) {
     fs::write(path, config.to_string()).unwrap();
 }
 
-/// Embeddings of the tiny models that numpy computed.
+/// Embeddings of the tiny models, computed with numpy.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Reference {
     /// The texts.
     pub texts: Vec<String>,
-    /// How many tokens each text has.
+    /// Token count of each text.
     pub tokens: Vec<u64>,
-    /// For each model the embeddings, in the order of the texts.
+    /// By model, the embeddings in the order of the texts.
     pub models: std::collections::BTreeMap<String, Vec<Vec<f32>>>,
 }
 
-/// The tiny models' reference embeddings.
+/// Returns the tiny models' reference embeddings.
 ///
 /// # Panics
-/// They have not been made.
+/// Panics if they are not set up.
 pub fn reference() -> Reference {
     let path = model("tiny").join("reference.json");
     let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap()
 }
 
-/// A text and its embedding by sentence-transformers.
+/// A text and its embedding from sentence-transformers.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Golden {
     /// The text.
@@ -146,10 +148,10 @@ pub struct Golden {
     pub embedding: Vec<f32>,
 }
 
-/// What sentence-transformers computes with all-MiniLM-L6-v2.
+/// Returns embeddings that sentence-transformers computes with all-MiniLM-L6-v2.
 ///
 /// # Panics
-/// The file in the repository is damaged.
+/// Panics if the file in the repository is damaged.
 pub fn golden() -> Vec<Golden> {
     #[derive(Deserialize)]
     struct File {

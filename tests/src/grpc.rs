@@ -1,5 +1,4 @@
-//! gRPC: the client's side of the Open Inference Protocol and of its messages, and answers in the
-//! terms of HTTP for clients that record what they saw.
+//! A gRPC client of the Open Inference Protocol. Converts answers to HTTP terms for the history.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +15,7 @@ use crate::{
     server::Server,
 };
 
-/// What `inference.proto` says.
+/// Code generated from `inference.proto`.
 #[allow(
     clippy::enum_variant_names,
     clippy::too_many_lines,
@@ -37,21 +36,21 @@ use pb::{
 /// A client of the service.
 pub type Client = GrpcInferenceServiceClient<Channel>;
 
-/// The method that infers, as the server's metrics name it.
+/// The inference method, as named in the server's metrics.
 pub const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
-/// A server says where it speaks gRPC by then.
+/// A server logs its gRPC address within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What a client of large tensors sets.
+/// Message limit of clients that use large tensors.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// Has a server speak gRPC, too.
+/// Enables gRPC on a server.
 #[must_use]
 pub fn listening(builder: Builder) -> Builder {
     builder.argument("--grpc-listen").argument("127.0.0.1:0")
 }
 
-/// Where it does, by its log.
+/// Returns the server's gRPC address, from its log.
 pub async fn address(server: &Server) -> SocketAddr {
     crate::eventually("the address of gRPC", PATIENCE, async || {
         let log = server.stderr();
@@ -61,30 +60,30 @@ pub async fn address(server: &Server) -> SocketAddr {
     .await
 }
 
-/// A connection.
+/// Opens a connection.
 ///
 /// # Panics
-/// It is refused.
+/// Panics if the connection is refused.
 pub async fn channel(server: &Server) -> Channel {
     let address = address(server).await;
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.unwrap()
 }
 
-/// A client with a connection of its own.
+/// Returns a client with its own connection.
 ///
 /// # Panics
-/// It is refused.
+/// Panics if the connection is refused.
 pub async fn client(server: &Server) -> Client {
     large(GrpcInferenceServiceClient::new(channel(server).await))
 }
 
-/// Has a client take large messages.
+/// Raises a client's message size limits.
 pub fn large(client: Client) -> Client {
     client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// A request with raw inputs: name, datatype, shape and bytes of each.
+/// Returns a request with raw inputs: name, datatype, shape and bytes of each.
 pub fn raw(model: &str, inputs: &[(&str, &str, &[i64], Bytes)]) -> ModelInferRequest {
     let input = |(name, datatype, shape, _): &(&str, &str, &[i64], Bytes)| InferInputTensor {
         name: (*name).into(),
@@ -100,10 +99,10 @@ pub fn raw(model: &str, inputs: &[(&str, &str, &[i64], Bytes)]) -> ModelInferReq
     }
 }
 
-/// A request for texts: name and texts of each input.
+/// Returns a request with texts as inputs: name and texts of each.
 ///
 /// # Panics
-/// There are too many texts.
+/// Panics if there are too many texts.
 pub fn texts(model: &str, inputs: &[(&str, &[&str])]) -> ModelInferRequest {
     let input = |(name, texts): &(&str, &[&str])| {
         let bytes_contents =
@@ -121,13 +120,14 @@ pub fn texts(model: &str, inputs: &[(&str, &[&str])]) -> ModelInferRequest {
     ModelInferRequest { model_name: model.into(), inputs, ..ModelInferRequest::default() }
 }
 
-/// Infers and says in the terms of HTTP what came back: the body is the first output as it is.
+/// Sends an inference request. Returns the answer in HTTP terms, with the raw first output as the
+/// body.
 ///
 /// # Errors
-/// There is no answer.
+/// Fails if no answer arrives.
 ///
 /// # Panics
-/// The time is endless.
+/// Panics if `timeout` overflows.
 pub async fn infer(
     client: &mut Client,
     message: ModelInferRequest,
@@ -135,8 +135,8 @@ pub async fn infer(
 ) -> Result<Response, Unanswered> {
     let mut request = Request::new(message);
     if let Some(timeout) = timeout {
-        // By the deadline of gRPC's own the client may end it before the server does, and nobody
-        // could say what the server has counted.
+        // A gRPC deadline would let the client give up before the server does, and what the server
+        // counted would be unknown.
         let millis = u64::try_from(timeout.as_millis()).unwrap();
         request.metadata_mut().insert("x-request-timeout-ms", millis.into());
     }

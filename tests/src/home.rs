@@ -1,5 +1,5 @@
-//! The directories that a supervisor runs in, and what must not be left behind in them. A home
-//! may outlive its supervisor, so that another one starts with the same state.
+//! The directories of a supervisor, and the check that it leaves nothing behind in them. A home may
+//! outlive its supervisor, so that another one can start with the same state.
 
 use std::{
     collections::BTreeSet,
@@ -15,11 +15,11 @@ use crate::{
     wait::soon,
 };
 
-/// Workers are gone this soon after their supervisor, however it ended.
+/// Workers exit within this time after their supervisor, however it ended.
 const ORPHANS_MAX: Duration = Duration::from_secs(1);
 
-/// A temporary directory with a state directory, a place for the admin socket, and the `HOME`
-/// and `TMPDIR` that a supervisor and its workers see.
+/// A temporary directory with a state directory, the admin socket, and the `HOME` and `TMPDIR` of a
+/// supervisor and its workers.
 #[derive(Debug)]
 pub struct Home {
     root: TempDir,
@@ -27,10 +27,10 @@ pub struct Home {
 }
 
 impl Home {
-    /// A new one.
+    /// Creates the directories.
     ///
     /// # Panics
-    /// The disk refuses.
+    /// Panics on an I/O error.
     pub fn new() -> Self {
         let root = tempfile::Builder::new().prefix("e2e-").tempdir().unwrap();
         for name in ["run", "tmp", "home", "models"] {
@@ -39,7 +39,7 @@ impl Home {
         Self { root, shared_memory: shared_memory() }
     }
 
-    /// The directory that holds all others.
+    /// Returns the parent of all other directories.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
@@ -64,17 +64,17 @@ impl Home {
         self.root().join("home")
     }
 
-    /// Where tests put model directories that they change.
+    /// Returns the directory for model directories that tests modify.
     pub fn models(&self) -> PathBuf {
         self.root().join("models")
     }
 
-    /// What stands in the state directory's `staging/`.
+    /// Returns the entries of the state directory's `staging/`.
     pub fn staged(&self) -> Vec<String> {
         entries(&self.state().join("staging"))
     }
 
-    /// What a supervisor that has ended left behind apart from that, one line each. `seen` are
+    /// Describes everything else that an ended supervisor left behind, one line each. `seen` are
     /// processes that belonged to it.
     pub fn leftovers(&self, seen: &BTreeSet<Process>) -> Vec<String> {
         let orphans = || {
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_left_behind_is_found() {
+    fn leftovers_are_found() {
         let home = Home::new();
         assert_eq!(home.leftovers(&BTreeSet::new()), [""; 0]);
 

@@ -1,5 +1,5 @@
-//! Requests of every kind, each a question whose answer tells which content made it: the answers of
-//! each content are learned beforehand, when nothing else goes on.
+//! Requests of every kind. Each answer reveals the content that produced it: the answers of each
+//! content are learned beforehand on an idle server.
 
 use std::{
     collections::BTreeMap,
@@ -19,17 +19,17 @@ use crate::{
     load::Shared,
 };
 
-/// Inputs of the request that is too large for one group.
+/// Number of inputs in the request that exceeds one group.
 const MANY: usize = 300;
 
-/// A request as it is sent.
+/// A request as sent.
 #[derive(Clone, Debug)]
-pub struct Question {
-    /// Its path.
+pub struct HttpRequest {
+    /// The path.
     pub path: String,
-    /// Its headers.
+    /// The headers.
     pub headers: Vec<(&'static str, String)>,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
 }
 
@@ -42,13 +42,13 @@ pub enum Kind {
     TokenIds,
     /// `/embed_all`.
     EmbedAll,
-    /// `/similarity`, through `POST /` where the model is the first.
+    /// `/similarity`, or `POST /` if it is the first model.
     Similarity,
     /// `/v1/embeddings` with many inputs.
     OpenAi,
     /// `/v1/embeddings` in base64.
     Base64,
-    /// Texts as tensors.
+    /// Text tensors.
     TextTensor,
     /// `/predict`.
     Predict,
@@ -56,14 +56,14 @@ pub enum Kind {
     Rerank,
     /// `/v1/rerank`.
     Cohere,
-    /// Tensors as JSON.
+    /// JSON tensors.
     Tensor,
-    /// Tensors as they are.
+    /// Binary tensors.
     RawTensor,
 }
 
 impl Kind {
-    /// What may be asked of a model that embeds.
+    /// Kinds for an embedding model.
     pub const OF_EMBEDDERS: [Self; 7] = [
         Self::Embed,
         Self::TokenIds,
@@ -73,14 +73,14 @@ impl Kind {
         Self::Base64,
         Self::TextTensor,
     ];
-    /// Of one that classifies.
+    /// Kinds for a classifier.
     pub const OF_CLASSIFIERS: [Self; 1] = [Self::Predict];
-    /// Of one that reranks.
+    /// Kinds for a reranker.
     pub const OF_RERANKERS: [Self; 2] = [Self::Rerank, Self::Cohere];
-    /// Of one for tensors, with an input x of four columns.
+    /// Kinds for a tensor model with an input x of four columns.
     pub const OF_TENSORS: [Self; 2] = [Self::Tensor, Self::RawTensor];
 
-    /// The template of the path that it is asked at, as the server's metrics name it.
+    /// Returns the path template, as named in the server's metrics.
     pub fn route(self) -> &'static str {
         match self {
             Self::Embed | Self::TokenIds => "/embed",
@@ -94,8 +94,8 @@ impl Kind {
         }
     }
 
-    /// What is sent.
-    pub fn question(self, model: &str) -> Question {
+    /// Returns the request.
+    pub fn request(self, model: &str) -> HttpRequest {
         let texts = ["how big is london", "hello world", "a", "the model server"];
         let body = match self {
             Self::Embed | Self::EmbedAll => json!({"inputs": texts, "model": model}),
@@ -123,25 +123,25 @@ impl Kind {
             Self::RawTensor => return raw(&self.path(model), &[1.0, 2.0, 3.0, 4.0]),
         };
         let headers = vec![("content-type", "application/json".to_owned())];
-        Question { path: self.path(model), headers, body: body.to_string().into() }
+        HttpRequest { path: self.path(model), headers, body: body.to_string().into() }
     }
 
     fn path(self, model: &str) -> String {
         self.route().replace("{model}", model)
     }
 
-    /// Asks.
+    /// Sends the request.
     ///
     /// # Errors
-    /// There is no answer.
-    pub async fn ask(self, client: &mut Client, model: &str) -> Result<Response, Unanswered> {
-        self.question(model).ask(client).await
+    /// Fails if no answer arrives.
+    pub async fn send(self, client: &mut Client, model: &str) -> Result<Response, Unanswered> {
+        self.request(model).send(client).await
     }
 
-    /// The numbers of an answer, in an order that does not depend on them.
+    /// Returns the numbers of an answer, in an order that does not depend on their values.
     ///
     /// # Errors
-    /// It is not what such an answer looks like.
+    /// Fails if the answer does not have the expected form.
     pub fn numbers(self, response: &Response) -> Result<Vec<f32>, String> {
         let odd = || format!("{self:?}: {}", response.text());
         let mut numbers = Vec::new();
@@ -181,39 +181,39 @@ impl Kind {
         if numbers.is_empty() { Err(odd()) } else { Ok(numbers) }
     }
 
-    /// What an answer with 200 says about itself and is; `known` are the answers by content.
+    /// Classifies a 200 response. `known` are the answers by content.
     pub fn label(self, response: &Response, known: &BTreeMap<String, Vec<f32>>) -> Outcome {
         label(response, self.numbers(response), known)
     }
 
-    /// What the content that serves now answers.
+    /// Returns the answer of the content that is serving now.
     ///
     /// # Panics
-    /// It does not.
+    /// Panics if the request fails.
     pub async fn learn(self, client: &mut Client, model: &str) -> Vec<f32> {
-        let response = self.ask(client, model).await.unwrap();
+        let response = self.send(client, model).await.unwrap();
         assert_eq!(response.status, 200, "{self:?}: {}", response.text());
         self.numbers(&response).unwrap()
     }
 }
 
-impl Question {
-    /// Sends it.
+impl HttpRequest {
+    /// Sends the request.
     ///
     /// # Errors
-    /// There is no answer.
-    pub async fn ask(&self, client: &mut Client) -> Result<Response, Unanswered> {
+    /// Fails if no answer arrives.
+    pub async fn send(&self, client: &mut Client) -> Result<Response, Unanswered> {
         let headers: Vec<(&str, &str)> =
             self.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         client.send_with(Method::POST, &self.path, &headers, self.body.clone()).await
     }
 }
 
-/// Rows of four numbers as they are, to be answered as they are.
+/// Returns a request with rows of four numbers as a binary tensor, and a binary answer.
 ///
 /// # Panics
-/// They are not of four.
-pub fn raw(path: &str, numbers: &[f32]) -> Question {
+/// Panics if the rows are not of four numbers.
+pub fn raw(path: &str, numbers: &[f32]) -> HttpRequest {
     assert!(numbers.len().is_multiple_of(4));
     let x: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
     let json = json!({
@@ -223,28 +223,30 @@ pub fn raw(path: &str, numbers: &[f32]) -> Question {
     })
     .to_string();
     let headers = vec![("inference-header-content-length", json.len().to_string())];
-    Question { path: path.to_owned(), headers, body: [json.as_bytes(), &x].concat().into() }
+    HttpRequest { path: path.to_owned(), headers, body: [json.as_bytes(), &x].concat().into() }
 }
 
-/// What an answer with 200 and these numbers says about itself and is; `known` are the answers by
-/// content.
+/// Classifies a 200 response with these numbers. `known` are the answers by content.
 pub fn label(
     response: &Response,
     numbers: Result<Vec<f32>, String>,
     known: &BTreeMap<String, Vec<f32>>,
 ) -> Outcome {
     let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-        return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+        return Outcome::Failed(
+            200,
+            format!("missing generation or version: {:?}", response.headers),
+        );
     };
     let content = numbers.and_then(|numbers| {
         let is = |(_, known): &(&String, &Vec<f32>)| distance(known, &numbers) <= TOLERANCE;
         let content = known.iter().find(is).map(|(content, _)| content.clone());
-        content.ok_or_else(|| format!("{numbers:.4?} is of no content"))
+        content.ok_or_else(|| format!("{numbers:.4?} matches no content"))
     });
     Outcome::Answered(Label { generation, version: version.to_owned(), content })
 }
 
-/// The numbers that a raw tensor of FP32 holds.
+/// Decodes a raw FP32 tensor.
 pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
@@ -256,7 +258,7 @@ fn flatten(value: &Value, numbers: &mut Vec<f32>) {
     }
 }
 
-/// The numbers in `field` of a list of objects, in the order of what is in `by`.
+/// Returns the numbers in `field` of a list of objects, sorted by the values in `by`.
 fn in_order(list: &Value, by: &str, field: &str) -> Option<Vec<f32>> {
     let mut all = Vec::new();
     for one in list.as_array()? {
@@ -266,25 +268,25 @@ fn in_order(list: &Value, by: &str, field: &str) -> Option<Vec<f32>> {
     Some(all.into_iter().map(|(_, number)| number).collect())
 }
 
-/// A client that asks one kind of question without a pause.
-pub(crate) struct Asker {
+/// A client that sends one kind of request continuously.
+pub(crate) struct KindClient {
     pub(crate) number: usize,
     pub(crate) client: Client,
     pub(crate) kind: Kind,
     pub(crate) model: String,
-    /// By the name of a content, its answer.
+    /// The answers, by content name.
     pub(crate) known: BTreeMap<String, Vec<f32>>,
     pub(crate) begin: Instant,
     pub(crate) shared: Arc<Shared>,
 }
 
-impl Asker {
+impl KindClient {
     pub(crate) async fn run(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
-            let outcome = match self.kind.ask(&mut self.client, &self.model).await {
+            let outcome = match self.kind.send(&mut self.client, &self.model).await {
                 Ok(response) if response.status == 200 => self.kind.label(&response, &self.known),
                 Ok(response) => Outcome::Failed(response.status, response.text()),
                 Err(Unanswered(reason)) => Outcome::Lost(reason),

@@ -1,4 +1,4 @@
-//! Starting a supervisor as its users start it.
+//! Starts a supervisor the way users do.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use crate::{fixtures, home::Home, server::Server};
 const COMMAND_MAX: Duration = Duration::from_secs(150);
 const START_ATTEMPTS: usize = 5;
 
-/// How a supervisor is started.
+/// The configuration of a supervisor.
 #[derive(Clone, Debug)]
 pub struct Builder {
     home: Arc<Home>,
@@ -59,63 +59,63 @@ impl Builder {
         self.argument("--model").argument(&format!("{name}={}", directory.display()))
     }
 
-    /// One more argument of `onnxd serve`.
+    /// Adds an argument of `onnxd serve`.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
     }
 
-    /// Stopped workers are left alone for as long as a test needs them stopped.
+    /// Lets tests stop workers without their being replaced.
     #[must_use]
-    pub fn lets_workers_rest(self) -> Self {
+    pub fn tolerates_stopped_workers(self) -> Self {
         self.argument("--stopped-grace=600")
     }
 
-    /// One more environment variable.
+    /// Adds an environment variable.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// How many workers; 2 unless said otherwise.
+    /// Sets the number of workers; the default is 2.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Another library than the one that was set up.
+    /// Uses another ONNX Runtime library.
     #[must_use]
     pub fn onnxruntime(mut self, library: &Path) -> Self {
         self.onnxruntime = Some(library.to_path_buf());
         self
     }
 
-    /// Another worker than the real one.
+    /// Uses another worker executable.
     #[must_use]
     pub fn worker_binary(mut self, executable: &Path) -> Self {
         self.worker_binary = Some(executable.to_path_buf());
         self
     }
 
-    /// Uses directories that exist already, with whatever an earlier supervisor left there.
+    /// Uses existing directories, with the state that an earlier supervisor left there.
     #[must_use]
     pub fn home(mut self, home: &Arc<Home>) -> Self {
         self.home = Arc::clone(home);
         self
     }
 
-    /// Its directories.
+    /// Returns the directories.
     pub fn directories(&self) -> Arc<Home> {
         Arc::clone(&self.home)
     }
 
-    /// Runs as this user, whose its directories become. Only root can do that.
+    /// Runs as this user, who becomes the owner of the directories. Requires root.
     ///
     /// # Panics
-    /// The directories cannot be given away.
+    /// Panics if the owner cannot be changed.
     #[must_use]
     pub fn user(mut self, id: u32) -> Self {
         let root = self.home.root().to_owned();
@@ -126,21 +126,21 @@ impl Builder {
         self
     }
 
-    /// Uses the state directory of another home, and all else of its own.
+    /// Uses the state directory of another home. The other directories remain separate.
     #[must_use]
     pub fn state_of(mut self, home: &Arc<Home>) -> Self {
         self.state = Some(home.state());
         self
     }
 
-    /// Starts it with a limit on descriptors, which it cannot raise.
+    /// Limits the number of descriptors. The supervisor cannot raise the limit.
     #[must_use]
     pub fn descriptors(mut self, descriptors: u32) -> Self {
         self.descriptors = Some(descriptors);
         self
     }
 
-    /// Starts this file, which the test may replace.
+    /// Runs this executable, which the test may replace.
     #[must_use]
     pub fn executable(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.executable);
@@ -150,17 +150,17 @@ impl Builder {
     /// Passes a listening socket as systemd does.
     ///
     /// # Panics
-    /// Descriptors are used up.
+    /// Panics if no descriptors are left.
     #[must_use]
     pub fn activated(mut self, socket: &TcpListener) -> Self {
         self.activated = Some(Arc::new(socket.try_clone().unwrap().into()));
         self
     }
 
-    /// Starts and waits until it is ready.
+    /// Starts the supervisor and waits until it is ready.
     ///
     /// # Panics
-    /// It ends early or does not become ready.
+    /// Panics if it exits early or does not become ready.
     pub async fn start(self) -> Server {
         match self.try_start().await {
             Ok(server) => server,
@@ -168,13 +168,14 @@ impl Builder {
         }
     }
 
-    /// Starts and waits until it is ready, on another port if the chosen one was taken meanwhile.
+    /// Starts the supervisor and waits until it is ready. Retries on another port if the chosen one
+    /// is taken.
     ///
     /// # Errors
-    /// How it ended.
+    /// Returns how it exited.
     ///
     /// # Panics
-    /// It does neither.
+    /// Panics if it neither exits nor becomes ready.
     pub async fn try_start(self) -> Result<Server, Exited> {
         let mut attempt = 1;
         loop {
@@ -187,18 +188,18 @@ impl Builder {
         }
     }
 
-    /// Starts and does not wait.
+    /// Starts the supervisor without waiting.
     ///
     /// # Panics
-    /// The executable cannot be started.
+    /// Panics if the executable cannot be started.
     pub fn spawn(self) -> Server {
         self.spawn_at(free_address())
     }
 
-    /// Starts at an address and does not wait.
+    /// Starts the supervisor at an address without waiting.
     ///
     /// # Panics
-    /// The executable cannot be started.
+    /// Panics if the executable cannot be started.
     pub fn spawn_at(self, address: SocketAddr) -> Server {
         let log = self.home.root().join("stderr");
         let mut command = self.command();
@@ -209,7 +210,7 @@ impl Builder {
     fn command(&self) -> Command {
         let home = &self.home;
         let library = self.onnxruntime.clone().unwrap_or_else(fixtures::onnxruntime);
-        // The pid that LISTEN_PID has to name is known only to the process itself.
+        // Only the process itself knows the pid for LISTEN_PID.
         let shell = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"";
         let mut command = match (&self.activated, self.descriptors) {
             (Some(socket), _) => {
@@ -219,7 +220,7 @@ impl Builder {
                 command.args(["-c", shell]).arg(&self.executable);
                 command
             }
-            // It becomes what it starts.
+            // prlimit execs the supervisor, so the pid stays the same.
             (None, Some(limit)) => {
                 let mut command = environment(Command::new("prlimit"), home);
                 command.arg(format!("--nofile={limit}:{limit}")).arg(&self.executable);
@@ -249,7 +250,7 @@ impl Builder {
     }
 }
 
-/// The executable with an environment of its own.
+/// Returns the executable with a clean environment.
 fn onnxd(home: &Home) -> Command {
     environment(Command::new(fixtures::onnxd()), home)
 }
@@ -264,47 +265,47 @@ fn environment(mut command: Command, home: &Home) -> Command {
     command
 }
 
-/// Runs the executable to its end, without a server's arguments.
+/// Runs an `onnxd` command to its end.
 ///
 /// # Panics
-/// It does not end within a generous time.
+/// Panics if it does not end within a generous time limit.
 pub async fn run(home: &Home, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::from(onnxd(home));
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(COMMAND_MAX, command.output()).await;
-    output.unwrap_or_else(|_| panic!("no end of onnxd {arguments:?}")).unwrap()
+    output.unwrap_or_else(|_| panic!("onnxd {arguments:?} did not exit")).unwrap()
 }
 
-/// An address that was free a moment ago. Its port is none that the kernel gives to outgoing
-/// connections, and another one for each call, so that it is still free when it is used.
+/// Returns a free address. Its port is outside the kernel's ephemeral range and different for each
+/// call, so that it stays free until it is used.
 ///
 /// # Panics
-/// There is none.
+/// Panics if all ports are taken.
 pub fn free_address() -> SocketAddr {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let own = std::process::id().wrapping_mul(131);
     let candidate = || {
-        let place = own.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
-        let port = u16::try_from(20_000 + place % 12_000).unwrap();
+        let number = own.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(20_000 + number % 12_000).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         listener.and_then(|listener| listener.local_addr()).ok()
     };
     std::iter::repeat_with(candidate).take(1000).flatten().next().unwrap()
 }
 
-/// A supervisor that has ended.
+/// A supervisor that has exited.
 #[derive(Clone, Debug)]
 pub struct Exited {
-    /// Its exit code, if no signal ended it.
+    /// Exit code, unless a signal ended it.
     pub code: Option<i32>,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: String,
 }
 
 impl Exited {
-    /// What happened, for people.
+    /// Describes the exit, for messages.
     pub fn show(&self, what: &str) -> String {
-        format!("{what} ended with exit code {:?}:\n{}", self.code, self.stderr)
+        format!("{what} exited with code {:?}:\n{}", self.code, self.stderr)
     }
 
     fn port_was_taken(&self) -> bool {

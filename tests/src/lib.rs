@@ -1,21 +1,35 @@
-//! The harness of onnxd. The tests in `tests/`, the packages `onnxd-bench` and `onnxd-soak` start
-//! the real executables; this library holds what they share.
+//! The test harness of onnxd. The tests in `tests/` and the packages `onnxd-bench` and `onnxd-soak`
+//! start the real executables; this library has their shared parts.
 //!
-//! - [`fixtures`]: where models, the runtime and the executables are.
-//! - [`launch`], [`server`], [`home`]: a running supervisor, and the directories that must be clean after it.
-//! - [`admin`], [`control`]: what the commands print, and the socket beneath them.
-//! - [`disk`]: what stands in a state directory.
+//! - [`fixtures`]: locations of models, the runtime and the executables.
+//!
+//! - [`launch`], [`server`], [`home`]: a running supervisor, and the directories that must be clean
+//! after it.
+//!
+//! - [`admin`], [`control`]: output of the commands, and the socket beneath them.
+//!
+//! - [`disk`]: contents of a state directory.
+//!
 //! - [`client`]: an HTTP client that never retries and never hides a closed connection.
-//! - [`grpc`]: the client's side of gRPC.
-//! - [`kinds`]: requests of every kind, whose answers tell which content made them.
-//! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants
-//!   that every recorded history must satisfy.
-//! - [`expected`]: model directories of every kind, and what the reference libraries compute with them.
-//! - [`exposition`]: what `/metrics` answers.
+//!
+//! - [`grpc`]: a gRPC client.
+//!
+//! - [`kinds`]: requests of every kind, whose answers reveal the content that produced them.
+//!
+//! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants of
+//! every recorded history.
+//!
+//! - [`expected`]: model directories of every kind, with the results of the reference libraries.
+//!
+//! - [`exposition`]: a parser for `/metrics`.
+//!
 //! - [`fake`]: a worker that misbehaves.
+//!
 //! - [`notify`]: a fake systemd.
-//! - [`tracer`]: a kernel that refuses.
-//! - [`processes`]: what `/proc` says. [`random`]: numbers that a seed determines.
+//!
+//! - [`tracer`]: system calls that fail.
+//!
+//! - [`processes`]: `/proc`. [`random`]: seeded random numbers.
 
 #![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the supervisor's log")]

@@ -1,4 +1,4 @@
-//! Clients that ask without a pause and without retries, and record what they saw.
+//! Clients that send requests without pauses or retries and record what they saw.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,14 @@ use crate::{
     client::{self, Client, Response, Unanswered},
     corpus::Corpus,
     history::{Absence, History, Label, Outcome, Request, Summary, Update},
-    kinds::{Asker, Kind},
+    kinds::{Kind, KindClient},
     processes::Signal,
     server::Server,
 };
 
 const VIOLATIONS_SHOWN: usize = 10;
 
-/// Running clients, and the history that they and the updates write.
+/// Running clients, and the history of their requests and of updates.
 #[derive(Debug)]
 pub struct Load {
     model: String,
@@ -36,7 +36,7 @@ pub struct Load {
     history: History,
 }
 
-/// What all clients of a load share.
+/// State shared by all clients of a load.
 #[derive(Debug)]
 pub(crate) struct Shared {
     corpus: Corpus,
@@ -46,10 +46,10 @@ pub(crate) struct Shared {
 }
 
 impl Load {
-    /// Starts `clients` clients of a model that now serves `content`.
+    /// Starts `clients` clients of a model that is serving `content`.
     ///
     /// # Panics
-    /// The server does not answer.
+    /// Panics if the server does not answer.
     pub async fn start(
         server: &Server,
         model: &str,
@@ -80,22 +80,22 @@ impl Load {
         load
     }
 
-    /// One more client, all of whose requests hold `texts` texts.
-    pub async fn join_with_lists_of(&mut self, server: &Server, texts: usize) {
+    /// Adds a client that sends `texts` texts in each request.
+    pub async fn join_with_lists(&mut self, server: &Server, texts: usize) {
         self.join(server, Some(texts)).await;
     }
 
-    /// One more client, which asks one kind of question; `known` are its answers by content.
+    /// Adds a client that sends one kind of request; `known` are its answers by content.
     ///
     /// # Panics
-    /// The server does not listen.
-    pub async fn join_asking(
+    /// Panics if the connection is refused.
+    pub async fn join_with_kind(
         &mut self,
         server: &Server,
         kind: Kind,
         known: BTreeMap<String, Vec<f32>>,
     ) {
-        let asker = Asker {
+        let client = KindClient {
             number: self.clients.len(),
             client: Client::connect(server.address()).await.unwrap(),
             kind,
@@ -104,11 +104,11 @@ impl Load {
             begin: self.begin,
             shared: Arc::clone(&self.shared),
         };
-        self.clients.push(tokio::spawn(asker.run()));
+        self.clients.push(tokio::spawn(client.run()));
     }
 
     async fn join(&mut self, server: &Server, texts: Option<usize>) {
-        let asking = Asking {
+        let text_client = TextClient {
             number: self.clients.len(),
             client: Client::connect(server.address()).await.unwrap(),
             texts,
@@ -116,25 +116,25 @@ impl Load {
             begin: self.begin,
             shared: Arc::clone(&self.shared),
         };
-        self.clients.push(tokio::spawn(asking.run()));
+        self.clients.push(tokio::spawn(text_client.run()));
     }
 
-    /// When the history began.
+    /// Returns the start of the history.
     pub fn begin(&self) -> Instant {
         self.begin
     }
 
-    /// The time since the history's begin.
+    /// Returns the time since the history started.
     pub fn now(&self) -> Duration {
         self.begin.elapsed()
     }
 
-    /// How many requests have been answered.
+    /// Returns the number of answered requests.
     pub fn answered(&self) -> usize {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits until `count` more requests have been answered.
+    /// Waits for `count` more answers.
     pub async fn more(&self, count: usize) {
         let goal = self.answered() + count;
         crate::eventually("more answers", Duration::from_secs(60), async || {
@@ -143,10 +143,10 @@ impl Load {
         .await;
     }
 
-    /// Updates the model, and records it.
+    /// Updates the model and records it.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the refusal.
     pub async fn update(
         &mut self,
         server: &Server,
@@ -156,10 +156,10 @@ impl Load {
         self.update_with(server, from, content, &[]).await
     }
 
-    /// The same with more arguments, such as `--load lazy`.
+    /// Updates the model with more arguments, such as `--load lazy`.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the refusal.
     pub async fn update_with(
         &mut self,
         server: &Server,
@@ -173,12 +173,12 @@ impl Load {
         Ok(committed)
     }
 
-    /// Records that the model was unloaded and loaded again, by a commit that is recorded, too.
+    /// Records an absence. The commit of the load must be recorded separately.
     pub fn absent(&mut self, absence: Absence) {
         self.history.absences.push(absence);
     }
 
-    /// Records a commit that was asked for and known at these times.
+    /// Records a commit with the times of its call and its return.
     pub fn committed(
         &mut self,
         (start, end): (Duration, Duration),
@@ -189,7 +189,7 @@ impl Load {
         self.record((start, end), *generation..=*generation, version, content);
     }
 
-    /// Sends SIGHUP, waits until the model has a new generation, and records it.
+    /// Sends SIGHUP, waits for a new generation, and records it.
     pub async fn reload(&mut self, server: &Server, content: &str) {
         let before = server.status().await.model(&self.model).generation;
         let start = self.now();
@@ -197,8 +197,8 @@ impl Load {
         self.follow(server, start, before, content).await;
     }
 
-    /// Waits until the model has a generation above `before`, which may come from `start` on, and
-    /// records it.
+    /// Waits for a generation above `before`, which may be committed from `start` on, and records
+    /// it.
     pub async fn follow(&mut self, server: &Server, start: Duration, before: u64, content: &str) {
         let after = server.generation_above(&self.model, before).await;
         let times = (start, self.now());
@@ -217,10 +217,10 @@ impl Load {
         self.history.updates.push(Update { start, end, generations, version });
     }
 
-    /// Lets every client finish its request, and gives the history.
+    /// Waits for every client to finish its request and returns the history.
     ///
     /// # Panics
-    /// A client panicked.
+    /// Panics if a client panicked.
     pub async fn stop(mut self) -> History {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in std::mem::take(&mut self.clients) {
@@ -230,10 +230,10 @@ impl Load {
         std::mem::take(&mut self.history)
     }
 
-    /// Ends the load and checks its history.
+    /// Stops the load and checks its history.
     ///
     /// # Panics
-    /// An invariant does not hold; the message says where.
+    /// Panics if an invariant is violated.
     pub async fn finish(self) -> Summary {
         let history = self.stop().await;
         match history.check() {
@@ -255,30 +255,30 @@ impl Drop for Load {
     }
 }
 
-/// One client.
-struct Asking {
+/// A client that sends texts.
+struct TextClient {
     number: usize,
     client: Client,
-    /// How many texts each request holds, where that is not to change.
+    /// Fixed number of texts per request, or `None` to vary it.
     texts: Option<usize>,
     model: String,
     begin: Instant,
     shared: Arc<Shared>,
 }
 
-impl Asking {
+impl TextClient {
     async fn run(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let sequence = requests.len();
-            let places = self.places(sequence);
+            let indices = self.indices(sequence);
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
-            let outcome = self.ask(&places).await;
+            let outcome = self.ask(&indices).await;
             let request = Request {
                 client: self.number,
                 sequence,
-                texts: places.len(),
+                texts: indices.len(),
                 start,
                 end: self.begin.elapsed(),
                 outcome,
@@ -296,32 +296,36 @@ impl Asking {
         requests
     }
 
-    /// Which texts to send: three times one, then a list that is answered in several parts.
-    fn places(&self, sequence: usize) -> Vec<usize> {
+    /// Chooses the texts to send: three single texts, then a list that is split into several
+    /// groups.
+    fn indices(&self, sequence: usize) -> Vec<usize> {
         let known = self.shared.corpus.texts.len();
         let first = self.number * 5 + sequence;
         let mixed = if sequence % 4 == 3 { 2 + (self.number + sequence) % 7 } else { 1 };
         let count = self.texts.unwrap_or(mixed);
-        (first..first + count).map(|place| place % known).collect()
+        (first..first + count).map(|index| index % known).collect()
     }
 
-    async fn ask(&mut self, places: &[usize]) -> Outcome {
-        let texts = places.iter().map(|&place| self.shared.corpus.texts[place].as_str());
+    async fn ask(&mut self, indices: &[usize]) -> Outcome {
+        let texts = indices.iter().map(|&index| self.shared.corpus.texts[index].as_str());
         let mut texts: Vec<&str> = texts.collect();
         let inputs = if texts.len() == 1 { json!(texts.remove(0)) } else { json!(texts) };
         let body = json!({"inputs": inputs, "model": self.model});
         match self.client.post("/embed", &body).await {
-            Ok(response) if response.status == 200 => self.label(places, &response),
+            Ok(response) if response.status == 200 => self.label(indices, &response),
             Ok(response) => Outcome::Failed(response.status, response.text()),
             Err(Unanswered(reason)) => Outcome::Lost(reason),
         }
     }
 
-    fn label(&self, places: &[usize], response: &Response) -> Outcome {
+    fn label(&self, indices: &[usize], response: &Response) -> Outcome {
         let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+            return Outcome::Failed(
+                200,
+                format!("missing generation or version: {:?}", response.headers),
+            );
         };
-        let content = self.shared.corpus.content(places, &response.embeddings());
+        let content = self.shared.corpus.content(indices, &response.embeddings());
         Outcome::Answered(Label { generation, version: version.to_owned(), content })
     }
 }

@@ -1,4 +1,4 @@
-//! A fake systemd: the socket that `NOTIFY_SOCKET` names, and what arrives there.
+//! A fake systemd: binds the socket for `NOTIFY_SOCKET` and records what arrives.
 
 use std::{
     os::unix::net::UnixDatagram,
@@ -13,22 +13,22 @@ use std::{
 
 use crate::wait::eventually;
 
-/// A datagram as it arrived.
+/// A received datagram.
 #[derive(Clone, Debug)]
 pub struct Datagram {
-    /// When.
+    /// Time of arrival.
     pub at: Instant,
     /// Its lines, such as `READY=1`.
     pub lines: Vec<String>,
 }
 
 impl Datagram {
-    /// Whether one of its lines is this.
+    /// Returns whether it contains this line.
     pub fn says(&self, line: &str) -> bool {
         self.lines.iter().any(|own| own == line)
     }
 
-    /// What follows `name=`.
+    /// Returns the text after `name=`.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.lines.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
     }
@@ -43,10 +43,10 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Binds a socket in a directory and records what arrives.
+    /// Binds a socket in this directory and records what arrives.
     ///
     /// # Panics
-    /// The disk refuses.
+    /// Panics on an I/O error.
     pub fn bind(directory: &Path) -> Self {
         let path = directory.join("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -66,23 +66,24 @@ impl Notify {
         Self { path, received, stop }
     }
 
-    /// The value of `NOTIFY_SOCKET`.
+    /// Returns the value for `NOTIFY_SOCKET`.
     pub fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
-    /// Everything that has arrived.
+    /// Returns all datagrams received so far.
     pub fn all(&self) -> Vec<Datagram> {
         self.received.lock().unwrap().clone()
     }
 
-    /// The first datagram, from the `from`th on, that says `line`; with its place.
+    /// Waits for the first datagram, at index `from` or later, that contains `line`. Returns it
+    /// with its index.
     pub async fn next(&self, line: &str, from: usize) -> (usize, Datagram) {
         let patience = Duration::from_secs(60);
         eventually(&format!("the datagram {line}"), patience, async || {
             let all = self.all();
-            let place = all.iter().skip(from).position(|datagram| datagram.says(line))? + from;
-            Some((place, all[place].clone()))
+            let index = all.iter().skip(from).position(|datagram| datagram.says(line))? + from;
+            Some((index, all[index].clone()))
         })
         .await
     }

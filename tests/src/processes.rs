@@ -1,4 +1,4 @@
-//! Reads `/proc`: processes, their memory and CPU time, and the whole machine's.
+//! Reads `/proc`: processes, their memory and CPU time, and machine totals.
 
 use std::{
     collections::BTreeSet,
@@ -11,56 +11,57 @@ use serde::Serialize;
 
 pub use nix::sys::signal::Signal;
 
-/// `USER_HZ`, the unit of CPU time in `/proc`: 100 on every Linux, whatever the kernel's own is.
+/// `USER_HZ`, the unit of CPU time in `/proc`: 100 on every Linux, independent of the kernel's tick
+/// rate.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A process, told apart from a later one with the same pid by its start time.
+/// A process, distinguished by its start time from a later one with the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
-    /// Its pid.
+    /// The pid.
     pub pid: i32,
     started: u64,
 }
 
 impl Process {
-    /// The process that has this pid now.
+    /// Returns the process that currently has this pid.
     pub fn find(pid: i32) -> Option<Self> {
         Some(Self { pid, started: Stat::read(pid)?.started })
     }
 
-    /// When it was started, in ticks since the machine was.
+    /// Returns the start time, in ticks since boot.
     pub fn started(self) -> u64 {
         self.started
     }
 
-    /// Whether it still runs. One that ended and waits for its parent does not.
+    /// Returns whether it is still running. Zombies are not.
     pub fn runs(self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z')
     }
 
-    /// Sends a signal, unless the process is gone.
+    /// Sends a signal if the process is still running.
     pub fn signal(self, signal: Signal) {
         if self.runs() {
-            // It may be gone by now, which is what most signals here are for.
+            // Ignore the error: the process may have exited, which is what most signals are for.
             let _ = signal::kill(Pid::from_raw(self.pid), signal);
         }
     }
 }
 
-/// Sends a signal to the process that has this pid now.
+/// Sends a signal to the process that currently has this pid.
 pub fn signal(pid: i32, signal: Signal) {
     if let Some(process) = Process::find(pid) {
         process.signal(signal);
     }
 }
 
-/// proc_pid_stat(5).
+/// Fields of proc_pid_stat(5).
 struct Stat {
     state: char,
     parent: i32,
-    /// Of its own, in user and kernel mode.
+    /// CPU time of the process, in user and kernel mode.
     cpu_ticks: u64,
-    /// Of its children that have ended.
+    /// CPU time of its waited-for children.
     children_ticks: u64,
     nice: i32,
     started: u64,
@@ -69,9 +70,9 @@ struct Stat {
 impl Stat {
     fn read(pid: i32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in brackets, may hold anything.
+        // The name, in brackets, may contain anything.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        let number = |place: usize| fields.get(place)?.parse::<u64>().ok();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         Some(Self {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
@@ -88,7 +89,7 @@ fn pids() -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// All running children of a process, their children, and so on.
+/// Returns all running descendants of a process.
 pub fn descendants(pid: i32) -> BTreeSet<Process> {
     let parents: Vec<(i32, i32)> =
         pids().into_iter().filter_map(|pid| Some((pid, Stat::read(pid)?.parent))).collect();
@@ -103,22 +104,22 @@ pub fn descendants(pid: i32) -> BTreeSet<Process> {
     found
 }
 
-/// CPU time that a process has used, in ticks of 10 ms.
+/// Returns the CPU time of a process, in ticks of 10 ms.
 ///
 /// # Panics
-/// It is gone.
+/// Panics if the process does not exist.
 pub fn cpu_ticks(pid: i32) -> u64 {
     Stat::read(pid).unwrap().cpu_ticks
 }
 
-/// CPU seconds that a process and its children that have ended have used; 0 if it is gone.
+/// Returns the CPU seconds of a process and of its waited-for children; zeros if it does not exist.
 pub fn cpu_seconds(pid: i32) -> (f64, f64) {
     let seconds = |ticks: u64| real(ticks) / TICKS_PER_SECOND;
     Stat::read(pid)
         .map_or((0.0, 0.0), |stat| (seconds(stat.cpu_ticks), seconds(stat.children_ticks)))
 }
 
-/// Busy and stolen seconds of all CPUs, proc_stat(5).
+/// Returns the busy and stolen seconds of all CPUs; see proc_stat(5).
 pub fn machine_seconds() -> (f64, f64) {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = text.lines().next().unwrap_or_default();
@@ -138,15 +139,15 @@ fn real(ticks: u64) -> f64 {
     ticks as f64
 }
 
-/// How far a process yields to others.
+/// Returns the nice value of a process.
 ///
 /// # Panics
-/// It is gone.
+/// Panics if the process does not exist.
 pub fn nice(pid: i32) -> i32 {
     Stat::read(pid).unwrap().nice
 }
 
-/// Kernel, CPU and load of this machine, for people.
+/// Describes the kernel, CPU and load of this machine.
 pub fn machine() -> Vec<(&'static str, String)> {
     let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let processors = line("/proc/cpuinfo");
@@ -163,7 +164,7 @@ pub fn machine() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Children of a process that have ended and that it has not waited for.
+/// Returns the zombie children of a process.
 pub fn zombies(pid: i32) -> Vec<i32> {
     let is_zombie = |child: &i32| {
         Stat::read(*child).is_some_and(|stat| stat.parent == pid && stat.state == 'Z')
@@ -171,30 +172,30 @@ pub fn zombies(pid: i32) -> Vec<i32> {
     pids().into_iter().filter(is_zombie).collect()
 }
 
-/// A field of proc_pid_status(5), such as `TracerPid`; `task` is a pid, or `PID/task/TID`.
+/// Returns a field of proc_pid_status(5), such as `TracerPid`. `task` is a pid or `PID/task/TID`.
 pub fn status(task: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{task}/status")).ok()?;
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));
     fields.find(|(field, _)| *field == name).map(|(_, value)| value.trim().to_owned())
 }
 
-/// A field of proc_pid_status(5) that counts memory, such as `RssAnon`.
+/// Returns a memory field of proc_pid_status(5), such as `RssAnon`, in bytes.
 ///
 /// # Panics
-/// There is no such process or field.
+/// Panics if the process or field does not exist.
 pub fn status_bytes(pid: i32, name: &str) -> u64 {
     kilobytes(&status(&pid.to_string(), name).unwrap()).unwrap()
 }
 
-/// The memory that a process has in use; 0 if it is gone.
+/// Returns the resident memory of a process; 0 if it does not exist.
 pub fn resident_bytes(pid: i32) -> u64 {
     status(&pid.to_string(), "VmRSS").and_then(|value| kilobytes(&value)).unwrap_or_default()
 }
 
-/// The most memory that a process ever had in use.
+/// Returns the peak resident memory of a process.
 ///
 /// # Panics
-/// There is no such process.
+/// Panics if the process does not exist.
 pub fn peak_memory_bytes(pid: i32) -> u64 {
     status_bytes(pid, "VmHWM")
 }
@@ -203,19 +204,19 @@ fn kilobytes(value: &str) -> Option<u64> {
     Some(value.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
-/// Bytes that a process has in memory.
+/// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Memory {
-    /// Everything that is resident.
+    /// All resident memory.
     pub rss: u64,
-    /// Its own, and of what it shares its part.
+    /// Private memory and the proportional part of shared memory.
     pub pss: u64,
-    /// What no file backs.
+    /// Memory not backed by a file.
     pub anonymous: u64,
 }
 
 impl Memory {
-    /// Reads proc_pid_smaps(5); zeros if the process is gone.
+    /// Reads proc_pid_smaps(5); zeros if the process does not exist.
     pub fn of(pid: i32) -> Self {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let bytes = |name: &str| {
@@ -226,7 +227,7 @@ impl Memory {
     }
 }
 
-/// Running processes, other than this one, whose command line or environment names `path`.
+/// Returns the other running processes whose command line or environment contains `path`.
 pub fn mentioning(path: &Path) -> Vec<Process> {
     let needle = path.as_os_str().as_encoded_bytes();
     let names = |pid: i32, file: &str| {
@@ -242,13 +243,13 @@ pub fn mentioning(path: &Path) -> Vec<Process> {
         .collect()
 }
 
-/// A process's command line, for people.
+/// Returns the command line of a process, for messages.
 pub fn command_line(pid: i32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-/// A process's environment.
+/// Returns the environment of a process.
 pub fn environment(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     bytes
@@ -257,13 +258,13 @@ pub fn environment(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// What a process's open file descriptors point to.
+/// Returns the targets of the open file descriptors of a process.
 pub fn open_files(pid: i32) -> Vec<PathBuf> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
 }
 
-/// The internet sockets that a process has open, as `protocol:inode`.
+/// Returns the open internet sockets of a process, as `protocol:inode`.
 pub fn internet_sockets(pid: i32) -> Vec<String> {
     let open: BTreeSet<String> = open_files(pid)
         .iter()
@@ -281,14 +282,14 @@ pub fn internet_sockets(pid: i32) -> Vec<String> {
     found
 }
 
-/// A field of proc_pid_status(5) of each thread of a process.
+/// Returns a field of proc_pid_status(5) for each thread of a process.
 pub fn thread_status(pid: i32, name: &str) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let tasks = entries.filter_map(|entry| entry.file_name().into_string().ok());
     tasks.filter_map(|task| status(&format!("{pid}/task/{task}"), name)).collect()
 }
 
-/// For each thread of a process the CPUs it may use, such as `1` or `0-1`.
+/// Returns the allowed CPUs of each thread of a process, such as `1` or `0-1`.
 pub fn thread_cpus(pid: i32) -> Vec<String> {
     thread_status(pid, "Cpus_allowed_list")
 }
@@ -298,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_uses_memory_and_cpu_time() {
+    fn the_current_process_uses_memory_and_cpu_time() {
         let own = i32::try_from(std::process::id()).unwrap();
         let memory = Memory::of(own);
         assert!(memory.rss >= memory.pss && memory.pss > 0 && memory.anonymous > 0);

@@ -20,14 +20,14 @@ use crate::{
     wait::eventually,
 };
 
-/// Something else may listen there and never answer.
+/// Another process may listen on the port and never answer.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 const READY_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(40);
 const LOG_LINES: usize = 100;
 
-/// A running supervisor. A test ends it with [`Server::stop`], [`Server::terminate`] or
-/// [`Server::kill`], all of which look for what is left behind; if the test fails, drop does.
+/// A running supervisor. End it with [`Server::stop`], [`Server::terminate`] or [`Server::kill`],
+/// which check that it leaves nothing behind. If the test fails, drop kills it.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -39,7 +39,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Describes a supervisor in new directories.
+    /// Returns a builder for a supervisor in new directories.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -53,27 +53,27 @@ impl Server {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// How it ended instead.
+    /// Returns how it exited, if it did.
     ///
     /// # Panics
-    /// It does neither.
+    /// Panics if it neither exits nor becomes ready.
     pub async fn ready(&mut self) -> Result<(), Exited> {
         let begin = Instant::now();
         while begin.elapsed() < READY_MAX {
             if let Some(exited) = self.exited() {
                 return Err(exited);
             }
-            // Another server may have taken the port, so the admin socket has to answer as well.
+            // Another server may have taken the port, so check the admin socket as well.
             if self.answers_ready().await && self.try_status().await.is_some() {
                 self.note_processes();
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("onnxd is not ready after {READY_MAX:?}");
+        panic!("onnxd was not ready within {READY_MAX:?}");
     }
 
-    /// Whether `/v2/health/ready` says so now.
+    /// Returns whether `/v2/health/ready` answers 200.
     pub async fn answers_ready(&self) -> bool {
         let asking = async {
             let mut client = Client::connect(self.address).await.ok()?;
@@ -90,48 +90,48 @@ impl Server {
         Some(Exited { code: self.exit?.code(), stderr: self.stderr() })
     }
 
-    /// Where it serves HTTP.
+    /// Returns its HTTP address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A new connection.
+    /// Opens a connection.
     ///
     /// # Panics
-    /// It is refused.
+    /// Panics if the connection is refused.
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await.unwrap()
     }
 
-    /// Its directories.
+    /// Returns its directories.
     pub fn home(&self) -> &Arc<Home> {
         &self.home
     }
 
-    /// Its pid.
+    /// Returns its pid.
     ///
     /// # Panics
-    /// Pids have become larger than they are.
+    /// Panics if the pid does not fit an i32.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// What it has written to standard error.
+    /// Returns its standard error so far.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Runs a command against its admin socket.
+    /// Runs a command with its admin socket.
     pub async fn cli(&self, arguments: &[&str]) -> Output {
         let socket = self.home.admin_socket();
         let socket = ["--admin-socket", socket.to_str().unwrap()];
         launch::run(&self.home, &[arguments, &socket].concat()).await
     }
 
-    /// `onnxd status`.
+    /// Returns `onnxd status`.
     ///
     /// # Panics
-    /// It fails.
+    /// Panics if the command fails.
     pub async fn status(&self) -> Status {
         let output = self.cli(&["status", "--json"]).await;
         let status = admin::verdict(&output);
@@ -144,29 +144,29 @@ impl Server {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
-    /// The pids of its workers.
+    /// Returns its workers' pids.
     pub async fn worker_pids(&self) -> Vec<i32> {
         self.status().await.pids()
     }
 
-    /// `onnxd update MODEL [--from DIR]`.
+    /// Runs `onnxd update MODEL [--from DIR]`.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the refusal.
     ///
     /// # Panics
-    /// The command prints something else.
+    /// Panics if the output is malformed.
     pub async fn update(&self, model: &str, from: Option<&Path>) -> Result<Committed, Refusal> {
         self.update_with(model, from, &[]).await
     }
 
-    /// The same with more arguments, such as `--load lazy`.
+    /// Runs `onnxd update` with more arguments, such as `--load lazy`.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the refusal.
     ///
     /// # Panics
-    /// The command prints something else.
+    /// Panics if the output is malformed.
     pub async fn update_with(
         &self,
         model: &str,
@@ -180,13 +180,13 @@ impl Server {
         admin::verdict(&self.cli(&[&arguments, more].concat()).await)
     }
 
-    /// `onnxd rollback MODEL [--to GENERATION]`.
+    /// Runs `onnxd rollback MODEL [--to GENERATION]`.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the refusal.
     ///
     /// # Panics
-    /// The command prints something else.
+    /// Panics if the output is malformed.
     pub async fn rollback(&self, model: &str, to: Option<u64>) -> Result<Committed, Refusal> {
         let to = to.map(|generation| generation.to_string());
         let mut arguments = vec!["rollback", model, "--json"];
@@ -196,18 +196,18 @@ impl Server {
         admin::verdict(&self.cli(&arguments).await)
     }
 
-    /// `onnxd unload MODEL`.
+    /// Runs `onnxd unload MODEL`.
     ///
     /// # Errors
-    /// The refusal.
+    /// Fails with the refusal.
     ///
     /// # Panics
-    /// The command prints something else.
+    /// Panics if the output is malformed.
     pub async fn unload(&self, model: &str) -> Result<admin::Unloaded, Refusal> {
         admin::verdict(&self.cli(&["unload", model, "--json"]).await)
     }
 
-    /// Waits until a model's generation is above `above`, and says what it is.
+    /// Waits for a model's generation to exceed `above` and returns the model's status.
     pub async fn generation_above(&self, model: &str, above: u64) -> admin::ModelStatus {
         eventually(&format!("a generation above {above}"), READY_MAX, async || {
             let status = self.status().await;
@@ -216,9 +216,9 @@ impl Server {
         .await
     }
 
-    /// Waits until all workers run and have loaded what is committed.
+    /// Waits until all workers are running and have loaded the committed generations.
     pub async fn settled(&self) -> Status {
-        eventually("all workers serve what is committed", READY_MAX, async || {
+        eventually("all workers have loaded the committed generations", READY_MAX, async || {
             let status = self.status().await;
             let current = |worker: &admin::WorkerStatus| {
                 worker.pid.is_some()
@@ -232,7 +232,7 @@ impl Server {
         .await
     }
 
-    /// Waits until workers were started again `count` times in all, and have settled.
+    /// Waits for `count` worker restarts in total, then for [`Self::settled`].
     pub async fn restarted(&self, count: u64) -> Status {
         eventually(&format!("{count} restarts"), READY_MAX, async || {
             (self.status().await.restarts() >= count).then_some(())
@@ -246,21 +246,21 @@ impl Server {
         processes::signal(self.pid(), signal);
     }
 
-    /// Remembers its processes, to find those that are left when it has ended.
+    /// Remembers its processes, to find those left over after it ends.
     fn note_processes(&self) {
         self.seen.lock().unwrap().extend(processes::descendants(self.pid()));
     }
 
-    /// Whether it has not ended.
+    /// Returns whether it is still running.
     pub fn runs(&mut self) -> bool {
         self.note_processes();
         self.exited().is_none()
     }
 
-    /// Waits until it ends.
+    /// Waits for it to exit.
     ///
     /// # Panics
-    /// It does not, or it leaves something behind.
+    /// Panics if it does not exit, or leaves anything behind.
     pub async fn wait(&mut self) -> ExitStatus {
         let exit = self.wait_ignoring_staging().await;
         let staged = self.home.staged();
@@ -268,10 +268,10 @@ impl Server {
         exit
     }
 
-    /// The same for one that is killed while it stages something.
+    /// Waits for the exit of a supervisor that may be killed while staging.
     ///
     /// # Panics
-    /// It does not end, or it leaves something else behind.
+    /// Panics if it does not exit, or leaves anything else behind.
     pub async fn wait_ignoring_staging(&mut self) -> ExitStatus {
         let begin = Instant::now();
         let exit = loop {
@@ -279,7 +279,7 @@ impl Server {
             if self.exited().is_some() {
                 break self.exit.unwrap();
             }
-            assert!(begin.elapsed() < STOP_MAX, "onnxd runs on after {STOP_MAX:?}");
+            assert!(begin.elapsed() < STOP_MAX, "onnxd did not exit within {STOP_MAX:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         let left = self.home.leftovers(&self.seen.lock().unwrap());
@@ -287,30 +287,30 @@ impl Server {
         exit
     }
 
-    /// Sends SIGTERM and waits until it ends.
+    /// Sends SIGTERM and waits for the exit.
     ///
     /// # Panics
-    /// It does not, or it leaves something behind.
+    /// Panics if it does not exit, or leaves anything behind.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.note_processes();
         self.signal(Signal::SIGTERM);
         self.wait().await
     }
 
-    /// Sends SIGKILL and waits until nothing of it is left.
+    /// Sends SIGKILL and waits for the exit.
     ///
     /// # Panics
-    /// Something is left.
+    /// Panics if it leaves anything behind.
     pub async fn kill(&mut self) {
         self.note_processes();
         self.signal(Signal::SIGKILL);
         self.wait().await;
     }
 
-    /// Ends it as systemd does.
+    /// Stops it as systemd does.
     ///
     /// # Panics
-    /// Its exit code is not 0, or it leaves something behind.
+    /// Panics if its exit code is not 0, or it leaves anything behind.
     pub async fn stop(mut self) {
         let exit = self.terminate().await;
         assert_eq!(exit.code(), Some(0), "{exit}");
@@ -331,7 +331,7 @@ impl Drop for Server {
             let log = self.stderr();
             let lines: Vec<&str> = log.lines().collect();
             let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
-            eprintln!("---- the supervisor's log\n{}\n----", last.join("\n"));
+            eprintln!("---- supervisor log\n{}\n----", last.join("\n"));
         }
     }
 }

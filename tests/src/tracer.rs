@@ -1,4 +1,4 @@
-//! strace, attached to a supervisor, has the kernel refuse what it is asked for.
+//! Makes system calls of a supervisor fail, with strace.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -13,13 +13,13 @@ use crate::{
     server::Server,
 };
 
-/// A supervisor whose system calls fail. Ended with a signal strace lets go of it.
+/// A supervisor with failing system calls. strace detaches when it gets a signal.
 #[derive(Debug)]
 pub struct Tracer(Child);
 
 impl Tracer {
-    /// Lets one system call of each thread from now on fail, as `how` says after the call's name
-    /// in an `inject` expression of strace(1). `None`: there is no strace, or it may not.
+    /// Makes a system call of each thread fail from now on. `how` follows the call's name in an
+    /// `inject` expression of strace(1). Returns `None` if strace is missing or not permitted.
     pub async fn attach(server: &Server, call: &str, how: &str) -> Option<Self> {
         let log = server.home().root().join("strace");
         let child = Command::new("strace")
@@ -31,7 +31,7 @@ impl Tracer {
             .spawn();
         let mut tracer = Self(child.ok()?);
         let (traced, own) = (server.pid().to_string(), tracer.0.id().to_string());
-        eventually("strace is attached or ends", Duration::from_secs(20), async || {
+        eventually("strace attaches or exits", Duration::from_secs(20), async || {
             let attached = status(&traced, "TracerPid").is_some_and(|tracer| tracer == own);
             (attached || tracer.0.try_wait().is_ok_and(|ended| ended.is_some())).then_some(attached)
         })
@@ -39,10 +39,10 @@ impl Tracer {
         .then_some(tracer)
     }
 
-    /// Lets go of it.
+    /// Detaches.
     ///
     /// # Panics
-    /// strace does not end.
+    /// Panics if strace does not exit.
     pub fn detach(mut self) {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
         signal::kill(pid, Signal::SIGINT).unwrap();

@@ -1,12 +1,12 @@
-//! Waiting for something to become true. Tests never assert how fast something is, only that it
-//! happens within a generous time.
+//! Waits for conditions. Tests never assert speed, only that something happens within a generous
+//! time limit.
 
 use std::time::{Duration, Instant};
 
-/// Asks again and again until `probe` has an answer.
+/// Calls `probe` repeatedly until it returns a value.
 ///
 /// # Panics
-/// It has none after `patience`; the message names what was waited for.
+/// Panics after `patience`, with `what` in the message.
 pub async fn eventually<T>(
     what: &str,
     patience: Duration,
@@ -17,12 +17,12 @@ pub async fn eventually<T>(
         if let Some(found) = probe().await {
             return found;
         }
-        assert!(begin.elapsed() < patience, "not within {patience:?}: {what}");
+        assert!(begin.elapsed() < patience, "timed out after {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Whether `probe` becomes true within `patience`.
+/// Returns whether `probe` becomes true within `patience`.
 pub fn soon(patience: Duration, mut probe: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
     loop {

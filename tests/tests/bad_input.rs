@@ -1,4 +1,4 @@
-//! What is answered to requests that cannot be answered, and that nothing suffers from them.
+//! Invalid requests get the right error and disturb nothing else.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ struct Case {
     path: &'static str,
     body: Bytes,
     status: u16,
-    /// TEI's `error_type`, where the contract fixes it.
+    /// TEI's `error_type`, where the contract defines it.
     error_type: Option<&'static str>,
 }
 
@@ -44,8 +44,8 @@ fn cases() -> Vec<Case> {
     let long = "a".repeat(TEXT_BYTES_MAX + 1);
     let not_utf8 = &b"{\"inputs\": \"\xff\xfe\", \"input\": \"\xff\"}"[..];
     let mut cases = vec![
-        post("no JSON", "/embed", "{\"inputs\": ", 400),
-        post("no JSON", "/v1/embeddings", "{\"input\": ", 400),
+        post("not JSON", "/embed", "{\"inputs\": ", 400),
+        post("not JSON", "/v1/embeddings", "{\"input\": ", 400),
         post("no body", "/embed", "", 400),
         post("no body", "/v1/embeddings", "", 400),
         post("not UTF-8", "/embed", not_utf8, 400),
@@ -55,25 +55,25 @@ fn cases() -> Vec<Case> {
         tei("a number", &json!({"inputs": 1}), 422, "Validation"),
         tei("a list of numbers", &json!({"inputs": [1.5]}), 422, "Validation"),
         tei("null", &json!({"inputs": null}), 422, "Validation"),
-        tei("no field", &json!({"text": "a"}), 422, "Validation"),
-        tei("no object", &json!(["a"]), 422, "Validation"),
-        tei("a wrong flag", &json!({"inputs": "a", "truncate": "yes"}), 422, "Validation"),
+        tei("missing field", &json!({"text": "a"}), 422, "Validation"),
+        tei("not an object", &json!(["a"]), 422, "Validation"),
+        tei("an invalid flag", &json!({"inputs": "a", "truncate": "yes"}), 422, "Validation"),
         tei("an empty list", &json!({"inputs": []}), 400, "Empty"),
         tei("too many", &json!({"inputs": many}), 422, "Validation"),
         tei("too long", &json!({"inputs": long, "truncate": false}), 422, "Validation"),
         tei("one too long", &json!({"inputs": ["a", long], "truncate": false}), 422, "Validation"),
         open_ai("a number", &json!({"input": 1}), 400),
-        open_ai("no field", &json!({"inputs": "a"}), 400),
-        open_ai("no object", &json!(["a"]), 400),
+        open_ai("missing field", &json!({"inputs": "a"}), 400),
+        open_ai("not an object", &json!(["a"]), 400),
         open_ai("an unknown encoding", &json!({"input": "a", "encoding_format": "hex"}), 400),
         open_ai("an empty list", &json!({"input": []}), 400),
         open_ai("too many", &json!({"input": vec!["a"; 2049]}), 422),
         open_ai("too long", &json!({"input": vec![5; TEXT_BYTES_MAX / 4 + 1]}), 422),
         open_ai("an unknown model", &json!({"input": "a", "model": "other"}), 404),
-        open_ai("a wrong name", &json!({"input": "a", "model": "../a"}), 404),
+        open_ai("an invalid name", &json!({"input": "a", "model": "../a"}), 404),
     ];
     for (path, method) in [("/embed", Method::GET), ("/v1/embeddings", Method::DELETE)] {
-        cases.push(Case { method, ..post("a wrong method", path, "", 405) });
+        cases.push(Case { method, ..post("a disallowed method", path, "", 405) });
     }
     for path in ["/none", "/v1/none", "/embed/", "/v2/models/a/../b"] {
         cases.push(post("an unknown route", path, "{}", 404));
@@ -83,7 +83,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// The error is in the shape of the route's contract and says something.
+/// Asserts that the error has the shape of its contract and a message, and leaks no internals.
 fn assert_shape(case: &Case, answer: &Value) {
     let what = format!("{} {}: {answer}", case.what, case.path);
     let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
@@ -117,7 +117,7 @@ async fn server() -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_request_gets_its_own_answer_and_disturbs_no_other() {
+async fn a_bad_request_gets_its_error_and_disturbs_no_other() {
     let server = server().await;
     for case in cases() {
         let mut client = server.client().await;
@@ -134,12 +134,12 @@ async fn a_bad_request_gets_its_own_answer_and_disturbs_no_other() {
         }
         assert_serves(&mut server.client().await, what).await;
     }
-    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    assert_eq!(server.status().await.restarts(), 0, "no worker was restarted");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_are_included() {
+async fn values_at_a_limit_are_accepted() {
     let server = server().await;
     let mut client = server.client().await;
     let nested = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
@@ -160,13 +160,13 @@ async fn limits_are_included() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_too_large_is_refused_before_all_of_it_is_read() {
+async fn an_oversized_body_is_refused_before_it_is_read_completely() {
     let server = server().await;
     let chunk = format!("10000\r\n{}\r\n", "a".repeat(0x1_0000));
     for path in ["/embed", "/v1/embeddings"] {
         let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n");
         let declared = format!("{head}content-length: 10000000000\r\n\r\n{{");
-        // It never ends: the last chunk is missing.
+        // The last chunk never comes.
         let endless = format!("{head}transfer-encoding: chunked\r\n\r\n{}", chunk.repeat(40));
         for (what, request) in [("declared", declared), ("endless", endless)] {
             let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.unwrap();
@@ -182,7 +182,7 @@ async fn a_body_that_is_too_large_is_refused_before_all_of_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_request_is_refused_or_closed_in_time() {
+async fn malformed_requests_are_refused_or_closed_in_time() {
     let server = server().await;
     let get = "GET /health HTTP/1.1\r\nhost: x\r\n";
     let huge = format!("{get}x-huge: {}\r\n\r\n", "a".repeat(1024 * 1024));
@@ -191,13 +191,13 @@ async fn what_is_no_request_is_refused_or_closed_in_time() {
     for (what, request, codes) in [
         ("a huge header", huge, &[431][..]),
         ("many headers", format!("{get}{many}\r\n"), &[431][..]),
-        ("no HTTP", "\u{16}\u{3}\u{1}\r\n\r\n".to_owned(), &[400][..]),
-        ("a wrong version", "GET / HTTP/9.9\r\n\r\n".to_owned(), &[400, 505][..]),
-        ("a wrong length", format!("{get}content-length: -1\r\n\r\n"), &[400][..]),
+        ("not HTTP", "\u{16}\u{3}\u{1}\r\n\r\n".to_owned(), &[400][..]),
+        ("an invalid version", "GET / HTTP/9.9\r\n\r\n".to_owned(), &[400, 505][..]),
+        ("an invalid length", format!("{get}content-length: -1\r\n\r\n"), &[400][..]),
         ("chunked in HTTP/1.0", both.to_owned(), &[400][..]),
     ] {
         let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.unwrap();
-        assert!(raw.closed, "{what}: the connection stays open");
+        assert!(raw.closed, "{what}: the connection stayed open");
         if let Some(status) = raw.status() {
             assert!(codes.contains(&status), "{what}: {status}");
         }
@@ -207,7 +207,7 @@ async fn what_is_no_request_is_refused_or_closed_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_never_end_are_given_up() {
+async fn endless_headers_time_out() {
     let server = server().await;
     let begun = &b"POST /embed HTTP/1.1\r\nhost: x\r\nx-slow: "[..];
     let raw = exchange(server.address(), begun, PATIENCE).await.unwrap();

@@ -1,4 +1,4 @@
-//! `onnxd check`: what the CI of whoever makes models runs.
+//! `onnxd check`, as run in a model author's CI.
 
 use std::{fs, path::Path, process::Output};
 
@@ -24,14 +24,14 @@ async fn check(home: &Home, directory: &Path, arguments: &[&str]) -> Output {
     .concat();
     let output = launch::run(home, &all).await;
     assert_eq!(
-        fs::read_dir(home.tmp()).expect("it is there").count(),
+        fs::read_dir(home.tmp()).expect("the home has a TMPDIR").count(),
         0,
-        "nothing is left: {output:?}"
+        "files were left behind: {output:?}"
     );
     output
 }
 
-/// The one line of JSON, and the exit code.
+/// Runs the command with `--json` and returns the report and the exit code.
 async fn report(home: &Home, directory: &Path, arguments: &[&str]) -> (Value, Option<i32>) {
     let output = check(home, directory, &[&["--json"], arguments].concat()).await;
     let text = str::from_utf8(&output.stdout).expect("UTF-8");
@@ -47,7 +47,7 @@ fn copy(home: &Home, name: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_what_a_model_is_and_exits_with_0() {
+async fn check_describes_a_good_model_and_exits_with_0() {
     let home = Home::new();
     let directory = copy(&home, "a");
     let corpus = Corpus::tiny();
@@ -102,7 +102,7 @@ async fn check_of_a_bad_model_names_the_cause_and_exits_with_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_against_another_model_tells_drift_and_refuses_what_cannot_follow() {
+async fn check_against_a_model_reports_drift_and_refuses_misfits() {
     let home = Home::new();
     let [a, b, wide] = ["a", "b", "wide"].map(|name| model(&format!("tiny/{name}")));
     let against = |path: &Path| path.to_str().unwrap().to_owned();
@@ -121,7 +121,7 @@ async fn check_against_another_model_tells_drift_and_refuses_what_cannot_follow(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_with_strict_refuses_a_shortened_text_and_names_the_line() {
+async fn check_strict_refuses_a_shortened_text_and_names_the_line() {
     let home = Home::new();
     let long = copy(&home, "long_12");
     let small = ["--check-memory", "600"];
@@ -134,7 +134,7 @@ async fn check_with_strict_refuses_a_shortened_text_and_names_the_line() {
     for word in ["--strict", "8192", "--check-memory", "onnxd.toml", "max_tokens = "] {
         assert!(message.contains(word), "{word}: {message}");
     }
-    // What the message says makes it certain.
+    // Following the advice in the message makes it pass.
     fs::write(long.join("onnxd.toml"), format!("max_tokens = {tokens}")).unwrap();
     let (certain, code) = report(&home, &long, &[&small[..], &["--strict"]].concat()).await;
     assert_eq!((&certain["facts"]["shortened"], code), (&Value::Null, Some(0)), "{certain}");
@@ -142,7 +142,7 @@ async fn check_with_strict_refuses_a_shortened_text_and_names_the_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_called_wrongly_ends_with_64_or_78() {
+async fn check_with_wrong_arguments_exits_with_64_or_78() {
     let home = Home::new();
     for arguments in [&["check"][..], &["check", "/m", "--min-cosine", "0.5"], &["check", "a", "b"]]
     {

@@ -1,4 +1,4 @@
-//! What is wrong with a command line or a configuration is said at once, by name and exit code.
+//! Command line and configuration errors are reported at startup, with the cause and an exit code.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ const USAGE: Option<i32> = Some(64);
 const CONFIGURATION: Option<i32> = Some(78);
 
 #[tokio::test]
-async fn a_wrong_command_line_ends_with_64() {
+async fn a_wrong_command_line_exits_with_64() {
     let home = Home::new();
     for arguments in [
         &["serve", "--no-such-flag"][..],
@@ -38,21 +38,21 @@ async fn a_wrong_command_line_ends_with_64() {
     }
 }
 
-/// Starts a server that must end with 78, and gives what it wrote.
+/// Starts a server that must exit with 78, and returns its standard error.
 async fn refused(builder: launch::Builder) -> String {
-    let exited = builder.try_start().await.expect_err("it must not start");
+    let exited = builder.try_start().await.expect_err("the server must not start");
     assert_eq!(exited.code, CONFIGURATION, "{}", exited.stderr);
     exited.stderr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_that_cannot_work_ends_with_78_and_names_the_cause() {
+async fn an_invalid_configuration_exits_with_78_and_names_the_cause() {
     let home = Home::new();
     let good = model("tiny/a");
     let no_library = home.root().join("libnone.so");
     let no_elf = home.root().join("libtext.so");
-    fs::write(&no_elf, "this is no library").unwrap();
-    // An ELF file, but without the one function that the runtime has.
+    fs::write(&no_elf, "not a library").unwrap();
+    // An ELF file without the function that ONNX Runtime exports.
     let other_elf = fixtures::onnxd_worker();
     for (library, part) in
         [(&no_library, "libnone.so"), (&no_elf, "libtext.so"), (&other_elf, "onnxd-worker")]
@@ -72,11 +72,11 @@ async fn a_configuration_that_cannot_work_ends_with_78_and_names_the_cause() {
     assert!(stderr.contains("--model"), "{stderr}");
     let builder = Server::builder().model("m", &good).argument("--queue-limit").argument("31");
     let stderr = refused(builder).await;
-    assert!(stderr.contains("--queue-limit 31"), "{stderr}");
+    assert!(stderr.contains("--queue-limit: expected a number of at least 32"), "{stderr}");
 }
 
 #[tokio::test]
-async fn check_config_says_whether_it_can_work_and_starts_nothing() {
+async fn check_config_reports_errors_and_starts_nothing() {
     let home = Home::new();
     let file = home.root().join("onnxd.toml");
     let library = fixtures::onnxruntime();
@@ -91,9 +91,15 @@ async fn check_config_says_whether_it_can_work_and_starts_nothing() {
     };
     for (extra, code, word) in [
         ("workers = 1", Some(0), ""),
-        ("wrokers = 1", CONFIGURATION, "wrokers"),
-        ("workers = \"one\"", CONFIGURATION, "workers"),
-        ("listen = ", CONFIGURATION, "onnxd.toml"),
+        ("listen = \"localhost:8080\"", Some(0), ""),
+        (
+            "wrokers = 1",
+            CONFIGURATION,
+            "onnxd.toml:5: unknown key \"wrokers\", did you mean \"workers\"?",
+        ),
+        ("workers = \"one\"", CONFIGURATION, "onnxd.toml:5: workers: expected a whole number"),
+        ("queue-limit = 31", CONFIGURATION, "onnxd.toml:5): expected a number of at least 32"),
+        ("listen = ", CONFIGURATION, "onnxd.toml:5: "),
     ] {
         fs::write(&file, text(extra)).unwrap();
         let arguments = ["serve", "--check-config", "--config", file.to_str().unwrap()];
@@ -110,7 +116,7 @@ async fn check_config_says_whether_it_can_work_and_starts_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_and_variables_configure_as_flags_do() {
+async fn files_and_variables_configure_like_flags() {
     let builder = Server::builder();
     let file = builder.directories().root().join("onnxd.toml");
     fs::write(&file, format!("model = [\"m={}\"]\n", model("tiny/a").display())).unwrap();
@@ -126,7 +132,7 @@ async fn a_file_and_variables_configure_as_flags_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_without_a_name_is_called_like_its_directory() {
+async fn a_model_without_a_name_is_named_after_its_directory() {
     let server = Server::builder()
         .argument("--model")
         .argument(model("tiny/a").to_str().unwrap())
@@ -137,16 +143,16 @@ async fn a_model_without_a_name_is_called_like_its_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_taken_ends_with_78_and_is_named() {
+async fn a_port_in_use_exits_with_78_and_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let mut server = Server::builder().model("m", &model("tiny/a")).spawn_at(address);
-    let exited = server.ready().await.expect_err("it must not start");
+    let exited = server.ready().await.expect_err("the server must not start");
     assert_eq!(exited.code, CONFIGURATION, "{}", exited.stderr);
     assert!(exited.stderr.contains(&address.to_string()), "{}", exited.stderr);
 }
 
-/// Whether workers of this server are confined.
+/// Returns whether the workers of this server are sandboxed.
 async fn is_confined(builder: launch::Builder) -> bool {
     let server = builder.start().await;
     let answer = Control::of(&server).client().status().await.expect("an answer");
@@ -155,8 +161,8 @@ async fn is_confined(builder: launch::Builder) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flag_wins_over_variable_and_variable_over_file_for_a_boolean() {
-    // The file says that nothing is confined.
+async fn boolean_flags_override_variables_which_override_the_file() {
+    // The file disables the sandbox.
     for (variable, flag, confined) in [
         (None, None, false),
         (Some("false"), None, true),
@@ -180,7 +186,7 @@ async fn flag_wins_over_variable_and_variable_over_file_for_a_boolean() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_a_json_log_is_json_workers_included() {
+async fn every_line_of_a_json_log_is_json_even_from_workers() {
     let server = Server::builder()
         .model("m", &model("tiny/a"))
         .argument("--log-format")
@@ -209,7 +215,7 @@ async fn every_line_of_a_json_log_is_json_workers_included() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn log_that_cannot_be_set_up_ends_with_78_and_the_remedy() {
+async fn an_invalid_log_setting_exits_with_78_and_the_remedy() {
     let builder = || Server::builder().model("m", &model("tiny/a"));
     for (builder, words) in [
         (builder().variable("ONNXD_LOG", "debgu"), ["ONNXD_LOG", "\"debgu\"", "TARGET=LEVEL"]),
@@ -231,9 +237,15 @@ async fn log_that_cannot_be_set_up_ends_with_78_and_the_remedy() {
             assert!(stderr.contains(word), "{word}: {stderr}");
         }
     }
-    // What ends a server with a JSON log is an event as well.
+    // With a JSON log, a fatal error is an event as well.
     let builder = builder().argument("--log-format=json").argument("--queue-limit=31");
     let stderr = refused(builder).await;
     let last: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
-    assert!(last["fields"]["message"].as_str().unwrap().contains("--queue-limit 31"), "{stderr}");
+    assert!(
+        last["fields"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("--queue-limit: expected a number of at least 32"),
+        "{stderr}"
+    );
 }

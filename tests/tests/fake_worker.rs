@@ -1,5 +1,5 @@
-//! A worker that breaks the protocol is ended and replaced; what it had is answered by another,
-//! and nobody notices. The worker that does so is `tests/src/bin/fake_worker/`.
+//! A worker that violates the protocol is killed and replaced. Another worker answers its requests,
+//! and no client notices. `tests/src/bin/fake_worker/` is the worker that misbehaves.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Far more than a supervisor needs, and far less than what a lie of a length could cost.
+/// Far more than a supervisor needs, and far less than a false length could make it allocate.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
-/// Servers at once.
+/// Number of concurrent servers.
 const AT_ONCE: usize = 3;
 
-/// All after which the worker is replaced.
-const WRONG: [&str; 26] = [
+/// All faults that cause the worker to be replaced.
+const FAULTS: [&str; 26] = [
     "bad magic",
     "another version",
     "wrong direction",
@@ -46,93 +46,93 @@ const WRONG: [&str; 26] = [
     "generation zero",
 ];
 
-/// Describes a server whose first worker does something wrong once.
-fn builder(wrong: &str) -> Builder {
+/// Configures a server whose first worker misbehaves once.
+fn builder(fault: &str) -> Builder {
     let builder = Server::builder().worker_binary(env!("CARGO_BIN_EXE_fake_worker").as_ref());
-    Order::give(&builder.directories(), wrong);
+    Order::give(&builder.directories(), fault);
     builder.model("m", &model("tiny/a"))
 }
 
-/// Such a server under load.
-async fn server(wrong: &str) -> (Server, Load) {
-    under_load(builder(wrong).start().await).await
+/// Starts such a server under load.
+async fn server(fault: &str) -> (Server, Load) {
+    under_load(builder(fault).start().await).await
 }
 
 async fn under_load(server: Server) -> (Server, Load) {
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 3).await;
-    load.join_with_lists_of(&server, 12).await;
+    load.join_with_lists(&server, 12).await;
     (server, load)
 }
 
-/// How the fake worker's misbehaving went, once it has.
-async fn done(server: &Server, wrong: &str) -> String {
-    eventually(wrong, PATIENCE, async || Order::done(server.home())).await
+/// Waits until the fake worker has misbehaved and returns its result.
+async fn done(server: &Server, fault: &str) -> String {
+    eventually(fault, PATIENCE, async || Order::done(server.home())).await
 }
 
-async fn is_replaced_after(wrong: &str) {
-    let server = builder(wrong).start().await;
+async fn is_replaced_after(fault: &str) {
+    let server = builder(fault).start().await;
     let open_before = processes::open_files(server.pid()).len();
     let (server, load) = under_load(server).await;
     let status = server.restarted(1).await;
     load.more(50).await;
-    // No request failed, and none was answered wrongly.
+    // No request failed or got a wrong answer.
     load.finish().await;
-    assert_eq!((status.workers[0].restarts, status.workers[1].restarts), (1, 0), "{wrong}");
+    assert_eq!((status.workers[0].restarts, status.workers[1].restarts), (1, 0), "{fault}");
     let peak = processes::peak_memory_bytes(server.pid());
-    assert!(peak < MEMORY_BYTES_MAX, "{wrong}: {peak} bytes");
-    eventually("nothing of it is left", PATIENCE, async || {
+    assert!(peak < MEMORY_BYTES_MAX, "{fault}: {peak} bytes");
+    eventually("descriptors and zombies are cleaned up", PATIENCE, async || {
         let open = processes::open_files(server.pid()).len();
         let clean = processes::zombies(server.pid()).is_empty() && open <= open_before;
         clean.then_some(())
     })
     .await;
-    assert_eq!(server.status().await.restarts(), 1, "{wrong}: and it is replaced once");
+    assert_eq!(server.status().await.restarts(), 1, "{fault}: the worker is replaced only once");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_worker_says_wrong_it_is_replaced_and_no_request_fails() {
-    for some in WRONG.chunks(AT_ONCE) {
-        join_all(some.iter().map(|wrong| is_replaced_after(wrong))).await;
+async fn a_misbehaving_worker_is_replaced_and_no_request_fails() {
+    for some in FAULTS.chunks(AT_ONCE) {
+        join_all(some.iter().map(|fault| is_replaced_after(fault))).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_whole_is_used_though_its_worker_has_ended() {
+async fn a_complete_answer_of_an_exited_worker_is_used() {
     for _ in 0..3 {
-        join_all((0..AT_ONCE).map(|_| uses_the_answer_of_who_has_ended())).await;
+        join_all((0..AT_ONCE).map(|_| uses_the_answer_of_an_exited_worker())).await;
     }
 }
 
-async fn uses_the_answer_of_who_has_ended() {
-    let wrong = "answers and ends";
-    let builder = builder(wrong).workers(1);
+async fn uses_the_answer_of_an_exited_worker() {
+    let fault = "answers and ends";
+    let builder = builder(fault).workers(1);
     let server = builder.start().await;
     let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(response.map(|response| response.status), Ok(200));
-    done(&server, wrong).await;
+    done(&server, fault).await;
     let status = server.restarted(1).await;
-    assert_eq!(status.counter("items_retried_total"), 0, "it was computed twice");
+    assert_eq!(status.counter("items_retried_total"), 0, "the item was computed twice");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_of_another_build_is_not_used_and_others_serve() {
-    let wrong = "hello of another build";
-    let (server, load) = server(wrong).await;
+async fn a_worker_of_another_build_is_not_used() {
+    let fault = "hello of another build";
+    let (server, load) = server(fault).await;
     load.more(50).await;
     load.finish().await;
     let status = server.status().await;
     assert_eq!(status.workers[0].state, "failed");
     assert_eq!(status.workers[1].state, "ready");
-    assert!(server.stderr().contains("of another build"), "{}", server.stderr());
+    assert!(server.stderr().contains("from another build"), "{}", server.stderr());
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_writes_one_byte_at_a_time_is_understood() {
-    let wrong = "one byte at a time";
-    let (server, load) = server(wrong).await;
+async fn a_worker_may_write_one_byte_at_a_time() {
+    let fault = "one byte at a time";
+    let (server, load) = server(fault).await;
     load.more(50).await;
     load.finish().await;
     assert_eq!(server.status().await.restarts(), 0);
@@ -141,9 +141,9 @@ async fn a_worker_that_writes_one_byte_at_a_time_is_understood() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_cannot_write_to_the_control_page() {
-    let wrong = "writes to the control page";
-    let (server, load) = server(wrong).await;
-    assert_eq!(done(&server, wrong).await, "refused");
+    let fault = "writes to the control page";
+    let (server, load) = server(fault).await;
+    assert_eq!(done(&server, fault).await, "refused");
     load.more(50).await;
     load.finish().await;
     assert_eq!(server.status().await.restarts(), 0);
@@ -151,16 +151,16 @@ async fn a_worker_cannot_write_to_the_control_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_worker_that_leaves_a_ping_unanswered_is_replaced() {
-    let wrong = "leaves a ping unanswered";
-    let builder = builder(wrong).argument("--start-timeout=10");
+async fn an_idle_worker_that_ignores_a_ping_is_replaced() {
+    let fault = "leaves a ping unanswered";
+    let builder = builder(fault).argument("--start-timeout=10");
     let notify = Notify::bind(builder.directories().root());
-    // Who feeds the watchdog asks all workers for a sign of life before.
+    // With a watchdog, the supervisor pings all workers before it notifies systemd.
     let builder = builder.variable("NOTIFY_SOCKET", notify.path());
     let server = builder.variable("WATCHDOG_USEC", "1000000").start().await;
-    assert_eq!(done(&server, wrong).await, "done");
+    assert_eq!(done(&server, fault).await, "done");
     let status = server.restarted(1).await;
     assert_eq!((status.workers[0].restarts, status.workers[1].restarts), (1, 0));
-    assert!(server.stderr().contains("does not go on and is killed"), "{}", server.stderr());
+    assert!(server.stderr().contains("worker hangs, killing it"), "{}", server.stderr());
     server.stop().await;
 }

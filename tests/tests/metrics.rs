@@ -1,4 +1,4 @@
-//! What `/metrics` says is what happened.
+//! Metrics agree with what happened.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ async fn embed(client: &mut Client, texts: &[&str]) {
     assert_eq!(response.status, 200, "{}", response.text());
 }
 
-/// Asserts that a sample is a whole number.
+/// Asserts that a sample has this integer value.
 #[track_caller]
 fn assert_count(text: &Exposition, sample: &str, labels: &[(&str, &str)], expected: u32) {
     let value = text.value(sample, labels);
@@ -38,7 +38,7 @@ fn assert_count(text: &Exposition, sample: &str, labels: &[(&str, &str)], expect
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_series_is_there_before_the_first_request() {
+async fn every_series_exists_before_the_first_request() {
     let builder = Server::builder().model("one", &model("tiny/a")).model("two", &model("tiny/b"));
     let server = builder.start().await;
     let text = scrape(&server).await;
@@ -80,7 +80,7 @@ async fn every_series_is_there_before_the_first_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_counted_agrees_with_what_clients_and_status_see() {
+async fn metrics_agree_with_clients_and_status() {
     const REQUESTS: u32 = 20;
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let mut client = server.client().await;
@@ -113,10 +113,10 @@ async fn what_is_counted_agrees_with_what_clients_and_status_see() {
     let inference = text.value("onnxd_inference_duration_seconds_sum", &of);
     let request = text.value("onnxd_request_duration_seconds_sum", &[route]);
     assert!(inference > 0.0 && request > 0.0, "{inference} {request}");
-    for gone in ["onnxd_queue_items", "onnxd_items_in_flight"] {
-        assert_count(&text, gone, &[], 0);
+    for idle in ["onnxd_queue_items", "onnxd_items_in_flight"] {
+        assert_count(&text, idle, &[], 0);
     }
-    // One of the client, and one of the scrape.
+    // One connection of the client and one of the scrape.
     assert!((2.0..=4.0).contains(&text.value("onnxd_connections", &[])));
 
     let status = server.status().await;
@@ -128,7 +128,7 @@ async fn what_is_counted_agrees_with_what_clients_and_status_see() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_moves_the_gauges_and_what_is_loaded_ahead_makes_nobody_wait() {
+async fn an_update_ahead_moves_the_gauges_and_counts_no_wait() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let updated = server.update("m", Some(&model("tiny/b"))).await.expect("an update");
     assert!(server.update("m", Some("/nowhere".as_ref())).await.is_err());
@@ -143,7 +143,11 @@ async fn an_update_moves_the_gauges_and_what_is_loaded_ahead_makes_nobody_wait()
     }
     let info = [("model", "m"), ("version", &updated.version), ("task", "embed")];
     assert_count(&text, "onnxd_model_info", &info, 1);
-    assert_eq!(text.family("onnxd_model_info").samples.len(), 1, "only the committed version");
+    assert_eq!(
+        text.family("onnxd_model_info").samples.len(),
+        1,
+        "expected only the committed version"
+    );
     for (result, count) in [("committed", 1), ("not_found", 1), ("contract", 0)] {
         assert_count(&text, "onnxd_updates_total", &[("model", "m"), ("result", result)], count);
     }
@@ -157,7 +161,7 @@ async fn an_update_moves_the_gauges_and_what_is_loaded_ahead_makes_nobody_wait()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_items_that_wait_for_a_lazy_load_are_counted_with_their_wait() {
+async fn items_that_wait_for_a_lazy_load_are_counted() {
     let server = Server::builder().workers(1).model("m", &model("tiny/a")).start().await;
     let mut client = server.client().await;
     embed(&mut client, &["a market"]).await;
@@ -178,7 +182,7 @@ async fn the_items_that_wait_for_a_lazy_load_are_counted_with_their_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_ends_is_counted_with_the_reason() {
+async fn worker_exits_are_counted_by_reason() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     for (restarts, signal) in [(1, Signal::SIGKILL), (2, Signal::SIGABRT)] {
         processes::signal(server.settled().await.pids()[0], signal);
@@ -193,7 +197,7 @@ async fn a_worker_that_ends_is_counted_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_client_makes_new_routes() {
+async fn clients_cannot_create_route_labels() {
     const REQUESTS: u32 = 50;
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let before = scrape(&server).await.label("onnxd_requests_total", "route");
@@ -213,7 +217,7 @@ async fn no_client_makes_new_routes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_accepts_open_metrics_gets_it() {
+async fn open_metrics_is_served_on_request() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let request = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
         accept: application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1\r\n\r\n";
@@ -227,7 +231,7 @@ async fn who_accepts_open_metrics_gets_it() {
     server.stop().await;
 }
 
-/// The part of a name that says the unit, and what it must be for what the name is about.
+/// Parts of names with a unit, and the suffix that they require.
 const UNITS: [(&str, &str); 5] = [
     ("_duration", "_seconds"),
     ("_wait", "_seconds"),
@@ -235,7 +239,7 @@ const UNITS: [(&str, &str); 5] = [
     ("_time", "_seconds"),
     ("_memory", "_bytes"),
 ];
-/// Units that are no base units, and types that have no place in a name.
+/// Non-base units and metric types, which do not belong in names.
 const NOT_IN_NAMES: [&str; 9] =
     ["millis", "micros", "minutes", "_ms", "_us", "kilobytes", "percent", "counter", "gauge"];
 
@@ -248,7 +252,7 @@ async fn names_follow_the_conventions() {
         assert!(NOT_IN_NAMES.iter().all(|part| !name.contains(part)), "{name}");
         let stem = name.strip_suffix("_total").unwrap_or(name);
         for (about, unit) in UNITS {
-            assert!(!name.contains(about) || stem.ends_with(unit), "{name} is not in {unit}");
+            assert!(!name.contains(about) || stem.ends_with(unit), "{name} must end in {unit}");
         }
         if name.ends_with("_info") {
             assert!(family.samples.values().all(|value| (value - 1.0).abs() < 1e-9), "{name}");
@@ -258,7 +262,7 @@ async fn names_follow_the_conventions() {
     server.stop().await;
 }
 
-/// The rows of the table in the document: type, labels and meaning by name.
+/// Returns the rows of the table in docs/metrics.md: type, labels and meaning by name.
 fn documented() -> BTreeMap<String, (String, String, String)> {
     let text = fs::read_to_string(workspace().join("docs/metrics.md")).expect("docs/metrics.md");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -272,7 +276,7 @@ fn documented() -> BTreeMap<String, (String, String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_lists_what_there_is() {
+async fn the_document_lists_every_metric() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let there = scrape(&server).await.families.into_iter().map(|(name, family)| {
         let labels: BTreeSet<&str> = family.labels();
@@ -285,14 +289,18 @@ async fn the_document_lists_what_there_is() {
         assert_eq!(documented.get(name), Some(row), "{name} in docs/metrics.md");
     }
     let gone: Vec<_> = documented.keys().filter(|name| !there.contains_key(*name)).collect();
-    assert!(gone.is_empty(), "docs/metrics.md lists what there is not: {gone:?}");
+    assert!(gone.is_empty(), "docs/metrics.md lists unknown metrics: {gone:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_being_computed_is_in_flight() {
-    let server =
-        Server::builder().lets_workers_rest().workers(1).model("m", &model("tiny/a")).start().await;
+async fn running_items_are_counted_as_in_flight() {
+    let server = Server::builder()
+        .tolerates_stopped_workers()
+        .workers(1)
+        .model("m", &model("tiny/a"))
+        .start()
+        .await;
     let pid = server.settled().await.pids()[0];
     processes::signal(pid, Signal::SIGSTOP);
     let mut client = server.client().await;

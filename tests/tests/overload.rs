@@ -1,5 +1,5 @@
-//! More than the server can do, and requests that cannot wait: both are answered, at once or in
-//! the time that they have.
+//! Overload and short deadlines: requests beyond the queue are refused immediately, and the others
+//! are answered within their time limit.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use e2e::{
 };
 use serde_json::json;
 
-/// As `Client::post`, with the header that says how long the request may take.
+/// Posts a request with `x-request-timeout-ms`.
 async fn within(server: &Server, timeout: &str) -> Response {
     let body = r#"{"inputs":"a"}"#;
     let request = format!(
@@ -27,7 +27,7 @@ async fn within(server: &Server, timeout: &str) -> Response {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_fit_the_queue_is_told_when_to_come_back_and_nobody_else_suffers() {
+async fn requests_beyond_the_queue_get_429_with_retry_after() {
     let server = Server::builder()
         .model("m", &model("minilm"))
         .argument("--queue-limit")
@@ -69,8 +69,9 @@ async fn what_does_not_fit_the_queue_is_told_when_to_come_back_and_nobody_else_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_says_how_long_it_may_take_and_is_answered_then() {
-    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
+async fn the_request_timeout_header_is_enforced() {
+    let server =
+        Server::builder().tolerates_stopped_workers().model("m", &model("tiny/a")).start().await;
     assert_eq!(within(&server, "5000").await.status, 200);
     for wrong in ["0", "-1", "soon", "1.5"] {
         let response = within(&server, wrong).await;
@@ -90,11 +91,12 @@ async fn a_request_says_how_long_it_may_take_and_is_answered_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_waits_for_any_more_is_not_computed() {
-    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
+async fn abandoned_requests_are_not_computed() {
+    let server =
+        Server::builder().tolerates_stopped_workers().model("m", &model("tiny/a")).start().await;
     let pids = server.settled().await.pids();
     pids.iter().for_each(|&pid| processes::signal(pid, Signal::SIGSTOP));
-    // The first few are on their way to the workers; the others wait and are given up.
+    // The first few are already on their way to workers; the others time out in the queue.
     for _ in 0..8 {
         assert_eq!(within(&server, "50").await.status, 504);
     }

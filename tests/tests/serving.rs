@@ -1,4 +1,4 @@
-//! What is served: the right embeddings, in the shape that existing clients expect.
+//! Basic serving: correct embeddings in the shapes that existing clients expect.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,10 +25,13 @@ async fn embed(client: &mut Client, body: &Value) -> Vec<Vec<f32>> {
 
 fn assert_close(actual: &[f32], expected: &[f32], what: &str) {
     let (apart, alike) = (distance(actual, expected), cosine(actual, expected));
-    assert!(apart <= TOLERANCE && alike >= COSINE_MIN, "{what}: {apart} apart, cosine {alike}");
+    assert!(
+        apart <= TOLERANCE && alike >= COSINE_MIN,
+        "{what}: difference {apart}, cosine {alike}"
+    );
 }
 
-/// The embeddings in an answer of `/v1/embeddings`, in either encoding.
+/// Returns the embeddings of a `/v1/embeddings` answer, in either encoding.
 fn open_ai_embeddings(answer: &Value) -> Vec<Vec<f32>> {
     assert_eq!(answer["object"], "list");
     let data = answer["data"].as_array().expect("data");
@@ -48,7 +51,7 @@ fn open_ai_embeddings(answer: &Value) -> Vec<Vec<f32>> {
 }
 
 fn assert_labelled(response: &Response, model: &str, generation: u64) {
-    let header = |name| response.header(name).unwrap_or_else(|| panic!("no {name}"));
+    let header = |name| response.header(name).unwrap_or_else(|| panic!("missing {name}"));
     assert_eq!(header("x-model-name"), model);
     assert_eq!(header("x-model-generation"), generation.to_string());
     let version = header("x-model-version");
@@ -67,7 +70,7 @@ fn assert_labelled(response: &Response, model: &str, generation: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn minilm_gives_the_embeddings_of_sentence_transformers_on_both_routes() {
+async fn minilm_matches_sentence_transformers_on_both_routes() {
     let server = Server::builder().model("minilm", &model("minilm")).start().await;
     let mut client = server.client().await;
     let golden = golden();
@@ -99,7 +102,7 @@ async fn minilm_gives_the_embeddings_of_sentence_transformers_on_both_routes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_models_share_the_workers_and_are_chosen_by_name() {
+async fn several_models_share_workers_and_are_selected_by_name() {
     let names = ["a", "b", "cls", "plain", "wide", "external"];
     let mut builder = Server::builder();
     for name in names {
@@ -109,9 +112,9 @@ async fn several_models_share_the_workers_and_are_chosen_by_name() {
     let mut client = server.client().await;
     let reference = reference();
     for name in names {
-        // The weights of `external` are those of `a` in a file of their own.
+        // `external` has the weights of `a`, in a separate file.
         let expected = &reference.models[if name == "external" { "a" } else { name }];
-        // The vectors of `plain` have no length 1 by themselves.
+        // The model `plain` does not normalize its vectors.
         let normalize = name != "plain";
         let body = json!({"inputs": reference.texts, "model": name, "normalize": normalize});
         let response = post(&mut client, "/embed", &body).await;
@@ -122,10 +125,10 @@ async fn several_models_share_the_workers_and_are_chosen_by_name() {
         assert_eq!(answer["model"], name);
         assert_eq!(answer["usage"]["prompt_tokens"], reference.tokens.iter().sum::<u64>());
         let open_ai = open_ai_embeddings(&answer);
-        for (place, text) in reference.texts.iter().enumerate() {
-            for actual in [&native[place], &open_ai[place]] {
-                let apart = distance(actual, &expected[place]);
-                assert!(apart <= TOLERANCE, "{name} {text:?}: {apart} apart");
+        for (index, text) in reference.texts.iter().enumerate() {
+            for actual in [&native[index], &open_ai[index]] {
+                let apart = distance(actual, &expected[index]);
+                assert!(apart <= TOLERANCE, "{name} {text:?}: difference {apart}");
             }
         }
     }
@@ -136,12 +139,12 @@ async fn several_models_share_the_workers_and_are_chosen_by_name() {
     let served: Vec<&str> = status.models.iter().map(|model| model.name.as_str()).collect();
     assert_eq!(served, names);
     let versions: BTreeSet<&str> = status.models.iter().map(|m| m.version.as_str()).collect();
-    assert_eq!(versions.len(), names.len(), "each content has a version of its own");
+    assert_eq!(versions.len(), names.len(), "every content has its own version");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn normalize_and_truncate_do_what_the_request_says() {
+async fn normalize_and_truncate_are_applied() {
     let server = Server::builder()
         .model("a", &model("tiny/a"))
         .model("plain", &model("tiny/plain"))
@@ -162,13 +165,13 @@ async fn normalize_and_truncate_do_what_the_request_says() {
         let actual = &embed(&mut client, &body).await[0];
         assert!(distance(actual, expected) <= TOLERANCE, "{body}");
     }
-    assert!((length(plain) - 1.0).abs() > 0.1, "the case is worth testing");
+    assert!((length(plain) - 1.0).abs() > 0.1, "plain vectors must not have length 1");
 
     let long = "hello ".repeat(100);
     embed(&mut client, &json!({"inputs": long})).await;
     let cut = embed(&mut client, &json!({"inputs": long, "truncate": true})).await;
     let shorter = embed(&mut client, &json!({"inputs": "hello ".repeat(62)})).await;
-    assert!(distance(&cut[0], &shorter[0]) <= TOLERANCE, "64 tokens are kept");
+    assert!(distance(&cut[0], &shorter[0]) <= TOLERANCE, "truncation to 64 tokens");
     let body = json!({"inputs": [text, long], "truncate": false});
     let response = client.post("/embed", &body).await.unwrap();
     assert_eq!(response.status, 422, "{}", response.text());
@@ -180,7 +183,7 @@ async fn normalize_and_truncate_do_what_the_request_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn info_and_health_are_as_clients_of_tei_and_probes_expect() {
+async fn info_and_health_suit_tei_clients_and_probes() {
     let directory = model("tiny/cls");
     let server = Server::builder().model("tiny", &directory).start().await;
     let mut client = server.client().await;
@@ -211,17 +214,17 @@ async fn one_connection_carries_many_requests() {
     let mut client = server.client().await;
     let reference = reference();
     for round in 0..100 {
-        let place = 1 + round % (reference.texts.len() - 1);
-        let body = json!({"inputs": reference.texts[place]});
+        let index = 1 + round % (reference.texts.len() - 1);
+        let body = json!({"inputs": reference.texts[index]});
         let actual = embed(&mut client, &body).await;
-        assert!(distance(&actual[0], &reference.models["a"][place]) <= TOLERANCE, "{body}");
-        assert!(!client.closing(), "the connection is announced to end after {round}");
+        assert!(distance(&actual[0], &reference.models["a"][index]) <= TOLERANCE, "{body}");
+        assert!(!client.closing(), "the server announced a close after {round} requests");
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_may_come_in_chunks_and_after_a_hundred_continue() {
+async fn bodies_may_be_chunked_or_follow_a_100_continue() {
     let server = Server::builder().model("a", &model("tiny/a")).start().await;
     let body = json!({"inputs": "How big is London"}).to_string();
     let head = "POST /embed HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n";
@@ -241,7 +244,7 @@ async fn bodies_may_come_in_chunks_and_after_a_hundred_continue() {
         let actual: Vec<Vec<f32>> = serde_json::from_str(&raw.body()).unwrap();
         assert!(distance(&actual[0], expected) <= TOLERANCE, "{what}");
     }
-    // A client that waits for the server's word before it sends its body.
+    // Some clients wait for `100 Continue` before they send the body.
     let head = format!("{head}expect: 100-continue\r\ncontent-length: {}\r\n\r\n", body.len());
     let raw = exchange(server.address(), head.as_bytes(), Duration::from_secs(2)).await.unwrap();
     assert!(
@@ -253,9 +256,9 @@ async fn bodies_may_come_in_chunks_and_after_a_hundred_continue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_kept_while_it_rests() {
+async fn an_idle_connection_is_kept_open() {
     let server = Server::builder().model("a", &model("tiny/a")).start().await;
-    // Large enough that the body does not come together with the headers.
+    // Large enough that the body does not arrive together with the headers.
     let large = json!({"inputs": "hello ".repeat(40_000)});
     let mut resting = Vec::new();
     for body in [large, json!({"inputs": "a"})] {
@@ -271,12 +274,12 @@ async fn a_connection_is_kept_while_it_rests() {
 }
 
 #[test]
-fn the_fixtures_are_worth_testing_with() {
+fn fixtures_differ_far_beyond_the_tolerance() {
     let reference = reference();
     for (one, other) in [("a", "b"), ("a", "cls"), ("a", "plain")] {
-        for place in 0..reference.texts.len() {
-            let apart = distance(&reference.models[one][place], &reference.models[other][place]);
-            assert!(apart > 100.0 * TOLERANCE, "{one} and {other} are only {apart} apart");
+        for index in 0..reference.texts.len() {
+            let apart = distance(&reference.models[one][index], &reference.models[other][index]);
+            assert!(apart > 100.0 * TOLERANCE, "{one} and {other} differ only by {apart}");
         }
     }
     assert!(fixtures::golden().len() >= 16);

@@ -1,4 +1,4 @@
-//! What systemd is told, and when.
+//! Notifications to systemd.
 
 use std::{
     fs,
@@ -16,12 +16,12 @@ use e2e::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_comes_when_requests_are_answered_and_stopping_when_they_are_not() {
+async fn ready_and_stopping_match_the_ability_to_answer() {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let notify = Notify::bind(builder.directories().root());
     let mut server = builder.variable("NOTIFY_SOCKET", notify.path()).spawn();
     notify.next("READY=1", 0).await;
-    assert!(server.answers_ready().await, "READY=1 came before requests are answered");
+    assert!(server.answers_ready().await, "READY=1 was sent before requests were answered");
     server.ready().await.unwrap();
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
@@ -31,23 +31,23 @@ async fn ready_comes_when_requests_are_answered_and_stopping_when_they_are_not()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_is_announced_and_its_end_too_even_when_it_fails() {
+async fn a_reload_is_announced_and_completed_even_if_it_fails() {
     let builder = Server::builder();
     let home = builder.directories();
     let source = home.models().join("source");
     replace_model(&model("tiny/a"), &source);
     let notify = Notify::bind(home.root());
     let mut server = builder.model("m", &source).variable("NOTIFY_SOCKET", notify.path()).spawn();
-    let (mut place, _) = notify.next("READY=1", 0).await;
+    let (mut index, _) = notify.next("READY=1", 0).await;
     server.ready().await.unwrap();
     for content in ["tiny/b", "tiny/truncated"] {
         replace_model(&model(content), &source);
         let before = monotonic_micros();
         server.signal(Signal::SIGHUP);
-        let (reloading, datagram) = notify.next("RELOADING=1", place + 1).await;
+        let (reloading, datagram) = notify.next("RELOADING=1", index + 1).await;
         let since: u128 = datagram.value("MONOTONIC_USEC").unwrap().parse().unwrap();
         assert!((before..=monotonic_micros()).contains(&since), "{before} {datagram:?}");
-        (place, _) = notify.next("READY=1", reloading + 1).await;
+        (index, _) = notify.next("READY=1", reloading + 1).await;
     }
     assert_eq!(server.status().await.model("m").generation, 2);
     server.stop().await;
@@ -59,8 +59,8 @@ fn monotonic_micros() -> u128 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_watchdog_is_fed_while_workers_answer_and_only_then() {
-    let builder = Server::builder().model("m", &model("tiny/a")).lets_workers_rest();
+async fn the_watchdog_is_fed_only_while_workers_answer() {
+    let builder = Server::builder().model("m", &model("tiny/a")).tolerates_stopped_workers();
     let notify = Notify::bind(builder.directories().root());
     let mut server = builder
         .variable("NOTIFY_SOCKET", notify.path())
@@ -71,7 +71,7 @@ async fn the_watchdog_is_fed_while_workers_answer_and_only_then() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let pings = feedings(&notify, begin);
     let longest = pings.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
-    // Twice what is asked for, so that a busy machine does not fail; systemd allows as much.
+    // Allows twice the configured interval for busy machines; systemd does as well.
     assert!(pings.len() >= 5 && longest <= Duration::from_secs(1), "{longest:?}: {pings:?}");
 
     let pids = server.worker_pids().await;
@@ -81,7 +81,7 @@ async fn the_watchdog_is_fed_while_workers_answer_and_only_then() {
     }
     tokio::time::sleep(Duration::from_secs(4)).await;
     let late = feedings(&notify, stopped + Duration::from_millis(1500));
-    assert!(late.is_empty(), "fed although no worker answers: {late:?}");
+    assert!(late.is_empty(), "fed while no worker answers: {late:?}");
     for process in processes::descendants(server.pid()) {
         process.signal(Signal::SIGCONT);
     }
@@ -95,7 +95,7 @@ async fn the_watchdog_is_fed_while_workers_answer_and_only_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_successor_becomes_the_main_process_before_it_says_ready_and_feeds_the_watchdog() {
+async fn a_successor_becomes_the_main_process_before_it_is_ready() {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let home = builder.directories();
     let notify = Notify::bind(home.root());
@@ -105,7 +105,7 @@ async fn a_successor_becomes_the_main_process_before_it_says_ready_and_feeds_the
         .spawn();
     server.ready().await.unwrap();
     server.signal(Signal::SIGUSR2);
-    e2e::eventually("the end of the first", Duration::from_secs(60), async || {
+    e2e::eventually("the exit of the predecessor", Duration::from_secs(60), async || {
         (!server.runs()).then_some(())
     })
     .await;
@@ -124,7 +124,7 @@ async fn a_successor_becomes_the_main_process_before_it_says_ready_and_feeds_the
     assert!(e2e::soon(Duration::from_secs(30), || !successor.runs()));
 }
 
-/// When the watchdog was fed, from a time on.
+/// Returns when the watchdog was fed, since `from`.
 fn feedings(notify: &Notify, from: Instant) -> Vec<Instant> {
     let fed = notify.all().into_iter().filter(|datagram| datagram.says("WATCHDOG=1"));
     fed.map(|datagram| datagram.at).filter(|at| *at >= from).collect()
@@ -156,11 +156,11 @@ fn the_unit_file_is_accepted_by_systemd() {
     assert!(own.is_empty(), "{own:?}");
 }
 
-/// Of at most 10, and less is better. A service that listens on the network cannot be at 0.
+/// On a scale to 10, where lower is better. A service that listens on the network cannot reach 0.
 const EXPOSURE_MAX: f64 = 2.0;
 
 #[test]
-fn the_unit_leaves_the_service_exposed_to_little() {
+fn the_unit_file_has_a_low_exposure_score() {
     let unit = fixtures::workspace().join("deploy/systemd/onnxd.service");
     let output = Command::new("systemd-analyze")
         .args(["security", "--offline=true", "--no-pager"])
@@ -169,7 +169,7 @@ fn the_unit_leaves_the_service_exposed_to_little() {
     let output = match output {
         Ok(output) => output,
         Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("skipped: systemd-analyze: {error}");
+            eprintln!("SKIPPED: systemd-analyze: {error}");
             return;
         }
         Err(error) => panic!("systemd-analyze: {error}"),

@@ -1,11 +1,11 @@
-"""Makes the directories `tests/models/more-*`: small random models of layouts that people use, with
-the results that sentence-transformers, transformers, model2vec and pylate compute with them.
+"""Generates the directories `tests/models/more-*`: small random models in common layouts, with the
+results that sentence-transformers, transformers, model2vec and pylate compute for them.
 
     python tools/more_models OUT [NAME ...]
 
-Needs the packages that `tests/models/README.md` names; the ColBERT models need pylate, which wants an
-older sentence-transformers, so they are made alone. Tokenizers are those of other directories in
-`tests/models`. `expected.json` has the form that the README there describes.
+Needs the packages listed in `tests/models/README.md`. The ColBERT models need pylate, which requires an
+older sentence-transformers, so generate them separately. Tokenizers come from other directories in
+`tests/models`. That README also describes the format of `expected.json`.
 """
 
 import shutil
@@ -22,16 +22,16 @@ from shared import MAKERS, SCRATCH
 try:
     import colbert  # noqa: F401
 except ImportError:
-    print("pylate is not installed: no ColBERT models", file=sys.stderr)
+    print("pylate is not installed; skipping ColBERT models", file=sys.stderr)
 
 
 def main():
-    out, wanted = Path(sys.argv[1]), sys.argv[2:] or list(MAKERS)
-    for place, (name, make) in enumerate(MAKERS.items()):
-        if name not in wanted:
+    out, selected = Path(sys.argv[1]), sys.argv[2:] or list(MAKERS)
+    for index, (name, make) in enumerate(MAKERS.items()):
+        if name not in selected:
             continue
-        torch.manual_seed(100 + place)
-        numpy.random.seed(place)
+        torch.manual_seed(100 + index)
+        numpy.random.seed(index)
         folder = out / name
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(SCRATCH, ignore_errors=True)

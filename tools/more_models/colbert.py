@@ -1,4 +1,4 @@
-"""ColBERT models as pylate saves them. They are made where pylate is installed."""
+"""ColBERT models as pylate saves them. Skipped if pylate is not installed."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from shared import SCRATCH, export, finish, maker, model, save, texts, tokenizer
 def colbert(folder, kind, like, tok, more=None, **options):
     tok = tokenizer(tok)
     source = save(model(kind, tok, like, **(more or {})), tok, SCRATCH)
-    made = models.ColBERT(source, embedding_size=16, device="cpu", **options).eval()
-    made.save(str(folder))
-    # With the rows of the two prefixes, which pylate has added.
-    made[0].auto_model.save_pretrained(folder)
+    encoder = models.ColBERT(source, embedding_size=16, device="cpu", **options).eval()
+    encoder.save(str(folder))
+    # Save again with the embeddings of the two prefixes, which pylate has added.
+    encoder[0].auto_model.save_pretrained(folder)
     export(folder, "feature-extraction", library_name="transformers")
 
     def vectors(is_query):
-        each = [made.encode([text], is_query=is_query)[0] for text in texts()]
+        each = [encoder.encode([text], is_query=is_query)[0] for text in texts()]
         return [[[round(float(x), 8) for x in row] for row in one] for one in each]
 
     token_embeddings = {"query": vectors(True), "document": vectors(False)}

@@ -1,4 +1,4 @@
-"""Embedders: poolings, modules after them, and graphs with other outputs."""
+"""Embedders: poolings, modules after them, and graphs with unusual outputs."""
 
 import json
 import shutil
@@ -93,7 +93,7 @@ def xlmr_no_limit(folder):
 
 @maker
 def folder_0_transformer(folder):
-    """The layout of old sentence-transformers: the transformer is in a folder."""
+    """The layout of old sentence-transformers, with the transformer in a folder."""
     tok, base = bert()
     st = sentence(folder, tok, base, pooling("mean"))
     inner = Path(folder) / "0_Transformer"
@@ -116,7 +116,7 @@ def folder_0_transformer(folder):
 
 @maker
 def decoder_without_positions(folder):
-    """A decoder whose graph takes no position_ids."""
+    """A decoder whose graph has no input position_ids."""
     tok = tokenizer("qwen3-embedding")
     tok.chat_template = None
     base = model(
@@ -133,7 +133,7 @@ def decoder_without_positions(folder):
     graph = onnx.load(path)
     names = [one.name for one in graph.graph.input]
     if "position_ids" in names:
-        # cumsum(mask) - 1 inside of the graph, as exporters write it that leave the input out.
+        # Compute cumsum(mask) - 1 inside the graph, like exporters that omit the input.
         graph.graph.input.remove(
             next(one for one in graph.graph.input if one.name == "position_ids")
         )
@@ -154,7 +154,7 @@ def decoder_without_positions(folder):
 
 @maker
 def two_outputs(folder):
-    """As optimum exports a BertModel without modules.json: hidden states and the pooler's output."""
+    """A BertModel without modules.json, as optimum exports it: hidden states and pooler output."""
     tok, base = bert()
     st = sentence(folder, tok, base, pooling("mean"))
     path = Path(folder) / "onnx/model.onnx"
@@ -197,7 +197,7 @@ def without_modules(folder):
 
 @maker
 def sentence_embedding_only(folder):
-    """A graph that pools and normalizes, and has no other output; no modules.json."""
+    """A graph that pools and normalizes, with no other output and no modules.json."""
     tok, base = bert()
     st = sentence(folder, tok, base, pooling("mean"), modules.Normalize())
 
@@ -212,7 +212,7 @@ def sentence_embedding_only(folder):
 
 @maker
 def text_embeds_only(folder):
-    """As CLIP's text models: text_embeds with two dimensions, and last_hidden_state."""
+    """Like CLIP's text models: text_embeds with two dimensions, and last_hidden_state."""
     tok, base = bert()
     head = dense(32, 16, torch.nn.Identity(), bias=False)
     st = sentence(folder, tok, base, pooling("cls"), head)
@@ -229,7 +229,7 @@ def text_embeds_only(folder):
 
 @maker
 def pooled_and_modules(folder):
-    """A graph with token_embeddings and sentence_embedding, and modules.json with the pooling."""
+    """A graph with token_embeddings and sentence_embedding, and modules.json with pooling."""
     tok, base = bert()
     st = sentence(folder, tok, base, pooling("mean"), modules.Normalize())
 
@@ -243,7 +243,7 @@ def pooled_and_modules(folder):
 
 @maker
 def dense_in_graph(folder):
-    """modules.json names a Dense that the graph has applied already."""
+    """modules.json lists a Dense that the graph already applies."""
     tok, base = bert()
     head = dense(32, 24, torch.nn.Tanh())
     st = sentence(folder, tok, base, pooling("mean"), head, modules.Normalize())
@@ -259,7 +259,7 @@ def dense_in_graph(folder):
 
 @maker
 def square_dense_in_graph(folder):
-    """The graph's one output is final, and the Dense that modules.json names would fit once more."""
+    """The graph's only output is final, but the Dense in modules.json would fit again."""
     tok, base = bert()
     head = dense(32, 32, torch.nn.Tanh())
     st = sentence(folder, tok, base, pooling("mean"), head)
@@ -274,7 +274,7 @@ def square_dense_in_graph(folder):
 
 @maker
 def use_cache_branch(folder):
-    """A merged decoder: the switch use_cache_branch must be false where no past is given."""
+    """A merged decoder: use_cache_branch must be false without past values."""
     tok = tokenizer("pooling-max")
     base = model("BertModel", tok, "bert")
     st = sentence(folder, tok, base, pooling("mean"))

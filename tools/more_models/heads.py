@@ -1,4 +1,4 @@
-"""Classifiers, rerankers, and labels of tokens."""
+"""Classifiers, rerankers and token classifiers."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def classifier(folder, kind, like, tok, labels, function, logits_type=None, limi
     tok = tokenizer(tok)
     config = {
         "id2label": dict(enumerate(labels)),
-        "label2id": {label: place for place, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
     }
     base = model(kind, tok, like, **config, **more)
     save(base, tok, folder, limit)
@@ -165,7 +165,7 @@ def reranker_deberta(folder):
 
 @maker
 def reranker_qwen2(folder):
-    """As mxbai-rerank-v2: a decoder that answers "1" or "0"."""
+    """Like mxbai-rerank-v2: a decoder that answers "1" or "0"."""
     from sentence_transformers.cross_encoder.modules import LogitScore
 
     tok = tokenizer("qwen3-reranker")
@@ -205,7 +205,7 @@ def reranker_qwen2(folder):
 
 @maker
 def nli_two_labels(folder):
-    """Zero-shot classifiers with two labels, as MoritzLaurer's zeroshot-v2.0."""
+    """A zero-shot classifier with two labels, like MoritzLaurer's zeroshot-v2.0."""
     tok = tokenizer("pooling-max")
     labels = {
         "id2label": {0: "entailment", 1: "not_entailment"},
@@ -256,7 +256,7 @@ def ner_roberta(folder):
         tok,
         "roberta",
         id2label=dict(enumerate(labels)),
-        label2id={label: place for place, label in enumerate(labels)},
+        label2id={label: index for index, label in enumerate(labels)},
     )
     save(base, tok, folder)
     export(folder, "token-classification", library_name="transformers")

@@ -1,4 +1,4 @@
-"""What the makers share: random models, exports, and the form of `expected.json`."""
+"""Helpers of the generators: random models, exports, and the format of `expected.json`."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def tokenizer(name):
 
 
 def model(kind, tok, like, **more):
-    """A random transformer with this class, small, and with a spread that tells texts apart."""
+    """Returns a small random transformer of this class, with weights large enough to tell texts apart."""
     config = AutoConfig.for_model(
         like, **{**SMALL, "vocab_size": len(tok), "pad_token_id": tok.pad_token_id, **more}
     )
@@ -96,7 +96,7 @@ def embedding(st, **more):
 
 
 def finish(folder, expected, keep=()):
-    """Removes what is not served, and writes what is expected."""
+    """Removes files that are not served and writes expected.json."""
     for path in Path(folder).rglob("*"):
         if path.name in ("README.md", ".gitattributes") or (
             path.name == "model.safetensors"
@@ -108,7 +108,7 @@ def finish(folder, expected, keep=()):
 
 
 def sentence(folder, tok, base, *after, limit=64, task="feature-extraction", **more):
-    """A sentence-transformers directory with these modules after a transformer, and its graph."""
+    """Writes a sentence-transformers directory with these modules after a transformer, and its graph."""
     source = save(base, tok, SCRATCH, limit)
     first = modules.Transformer(source)
     st = SentenceTransformer(modules=[first, *after], device="cpu", **more)
@@ -143,7 +143,7 @@ class Traced(torch.nn.Module):
 
 
 def trace(folder, base, tok, run, outputs, more=()):
-    """Exports by TorchScript: `run` makes the outputs of the model and the inputs."""
+    """Exports with TorchScript. `run` computes the outputs from the model and the inputs."""
     sample = tok(["a text", "another, which is longer"], padding=True, return_tensors="pt")
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in sample]
     inputs = [sample[name] for name in names] + [value for _, value in more]
@@ -175,17 +175,17 @@ def mean(hidden, mask):
 
 
 def retype(path, target, names):
-    """Gives these outputs another type by a Cast."""
+    """Changes the type of these outputs with a Cast."""
     graph = onnx.load(path)
     for output in graph.graph.output:
         if output.name in names:
             for node in graph.graph.node:
-                for place, name in enumerate(node.output):
+                for index, name in enumerate(node.output):
                     if name == output.name:
-                        node.output[place] = name + "_float"
-                for place, name in enumerate(node.input):
+                        node.output[index] = name + "_float"
+                for index, name in enumerate(node.input):
                     if name == output.name:
-                        node.input[place] = name + "_float"
+                        node.input[index] = name + "_float"
             graph.graph.node.append(
                 helper.make_node("Cast", [output.name + "_float"], [output.name], to=target)
             )
@@ -196,8 +196,8 @@ def retype(path, target, names):
 def sparse_rows(values):
     result = []
     for row in values.to_dense().numpy():
-        places = numpy.nonzero(row)[0]
+        indices = numpy.nonzero(row)[0]
         result.append(
-            {"indices": places.tolist(), "values": [float(row[place]) for place in places]}
+            {"indices": indices.tolist(), "values": [float(row[index]) for index in indices]}
         )
     return result

@@ -1,4 +1,4 @@
-"""Sparse models, models with a way for each side of a search, and static tables."""
+"""Sparse models, models with a route for each side of a search, and static tables."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def splade_sum(folder):
 
 @maker
 def router_sparse(folder):
-    """Inference-free sparse search: weights of tokens for queries, SPLADE for documents."""
+    """Inference-free sparse search: token weights for queries, SPLADE for documents."""
     from sentence_transformers import SparseEncoder
     from sentence_transformers.models import Router
     from sentence_transformers.sparse_encoder.models import (
@@ -105,7 +105,7 @@ def router_sparse(folder):
 
 @maker
 def router_dense(folder):
-    """One transformer, and a Dense for each side of a search."""
+    """One transformer with a Dense for each side of a search."""
     from sentence_transformers.models import Router
 
     tok, base = bert()
@@ -133,7 +133,7 @@ def router_dense(folder):
 
 @maker
 def router_static(folder):
-    """Rows of a table for queries, a transformer for documents."""
+    """A static table for queries, a transformer for documents."""
     from sentence_transformers.models import Router, StaticEmbedding
 
     tok, base = bert()
@@ -168,7 +168,7 @@ def router_static(folder):
 
 @maker
 def model2vec_mapped(folder):
-    """model2vec with a smaller table, a mapping from tokens to its rows, and weights."""
+    """model2vec with a reduced table, a mapping from tokens to its rows, and weights."""
     from model2vec import StaticModel
 
     tok = tokenizer("pooling-max").backend_tokenizer

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds everything for release and runs package `onnxd-bench`.
+//! `cargo xtask bench`: builds everything in release mode and runs package `onnxd-bench`.
 
 use std::{path::Path, process::ExitCode};
 
@@ -9,14 +9,14 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     build_and_run(layout, &layout.release("bench"), &release(&packages), args)
 }
 
-/// Builds the server and `packages` for release.
+/// Returns the build arguments for the server and `packages` in release mode.
 pub(crate) fn release<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     let server = ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker"];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     server.into_iter().chain(packages).collect()
 }
 
-/// Builds with these arguments, among others `program`, and runs that.
+/// Builds with the given arguments, which must include `program`, and runs it.
 pub(crate) fn build_and_run(
     layout: &Layout,
     program: &Path,
@@ -24,7 +24,7 @@ pub(crate) fn build_and_run(
     args: &[String],
 ) -> Result<ExitCode, Error> {
     process::build(layout, build)?;
-    // What is built is beside it.
+    // All executables are built into one directory.
     let executables = program.parent().unwrap_or(layout.workspace());
     let status = std::process::Command::new(program)
         .args(args)

@@ -1,6 +1,6 @@
-//! The tests of `tests/clients`: a real onnxd, driven with other people's clients, in Python.
+//! The tests in `tests/clients`: Python tests that drive a real onnxd with third-party clients.
 //!
-//! They run by themselves (`cargo xtask test-clients`) and at the end of `cargo xtask test`.
+//! Run by `cargo xtask test-clients`, and at the end of `cargo xtask test`.
 
 use std::process::ExitCode;
 
@@ -12,10 +12,10 @@ use crate::{
     say,
 };
 
-/// Whether the tests may be left out.
+/// When to run the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Where {
-    /// Where no Python is there that the packages are pinned for, unless this is CI.
+    /// If a Python exists that the packages are pinned for; always in CI.
     Possible,
     Always,
 }
@@ -33,13 +33,15 @@ pub(crate) fn build_and_run(layout: &Layout, args: &[String]) -> Result<ExitCode
     run(layout, args, Where::Always)
 }
 
-/// Runs the tests with the executables of the dev profile, which are there.
+/// Runs the tests with the executables of the dev profile, which must already be built.
 pub(crate) fn run(layout: &Layout, args: &[String], needed: Where) -> Result<ExitCode, Error> {
     if !python::runs_clients() {
         if needed == Where::Always || std::env::var_os("CI").is_some() {
             return Err(Error::NoClients);
         }
-        say("tests/clients: skipped, its packages need CPython 3.11 or 3.12 (name one in PYTHON)");
+        say(
+            "tests/clients: skipped; its packages need CPython 3.11 or 3.12 (set PYTHON to select one)",
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let mut python = {
@@ -49,7 +51,7 @@ pub(crate) fn run(layout: &Layout, args: &[String], needed: Where) -> Result<Exi
     let status = python
         .args(["-m", "pytest", "-q"])
         .args(args)
-        // There pytest finds its settings, and leaves no cache.
+        // pytest finds its settings here, and they disable its cache.
         .current_dir(layout.clients())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())

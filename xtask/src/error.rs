@@ -1,59 +1,61 @@
-//! What can go wrong, with what to do about it.
+//! Errors, each with its remedy.
 
 use std::{
     path::{Path, PathBuf},
     process::ExitStatus,
 };
 
-/// The way round everything that has to be fetched or made here.
-const BY_HAND: &str = "Or give a model and a library yourself: \
+/// Appended to errors about fetching or building: how to avoid both.
+const BY_HAND: &str = "To avoid this step, give a model and a library: \
     cargo xtask serve --model NAME=DIR --onnxruntime PATH (or the same with onnxd serve)";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(
-        "cannot run {python} ({source}). Install Python 3.9 or newer, or name it in PYTHON.\n{BY_HAND}"
+        "cannot run {python}: {source}. Install Python 3.9 or newer, or set PYTHON to one.\n{BY_HAND}"
     )]
     NoPython { python: String, source: std::io::Error },
-    #[error("{python} is not Python 3.9 or newer. Name another one in PYTHON.\n{BY_HAND}")]
+    #[error("{python} is older than Python 3.9. Set PYTHON to a newer one.\n{BY_HAND}")]
     OldPython { python: String },
     #[error(
-        "{python} cannot make a virtual environment with pip in it: its modules venv and ensurepip \
-        are missing. On Debian and Ubuntu they are in the package python3-venv.\n{BY_HAND}"
+        "{python} cannot create a virtual environment: its modules venv and ensurepip are missing. \
+        On Debian and Ubuntu, install the package python3-venv.\n{BY_HAND}"
     )]
     NoVenv { python: String },
     #[error(
-        "the packages of tests/clients are pinned for CPython 3.11 and 3.12 with its venv module, and python3 \
-        is not that. Name another one in PYTHON."
+        "tests/clients needs CPython 3.11 or 3.12 with the venv module, for which its packages are pinned. \
+        Set PYTHON to one"
     )]
     NoClients,
     #[error(
-        "pip could not fetch {what} ({status}), its own message is above. Is there a network, and \
-        does pip reach its index?\n{BY_HAND}"
+        "pip could not fetch {what} ({status}); see its message above. Check the network and pip's \
+        index.\n{BY_HAND}"
     )]
     Pip { what: String, status: ExitStatus },
     #[error(
-        "{} is not what it should be, also when fetched again: its SHA-256 is {actual}, \
-        expected is {expected}. It has been removed.\n{BY_HAND}",
+        "{} has an unexpected SHA-256, even after a second download: got {actual}, expected {expected}. \
+        The file was removed.\n{BY_HAND}",
         path.display()
     )]
     Hash { path: PathBuf, expected: String, actual: String },
-    #[error("{} is missing, just after it was made", .0.display())]
+    #[error("internal error: {} is missing after it was created", .0.display())]
     Missing(PathBuf),
     #[error(
-        "there is no ONNX Runtime for {0} here, only for Linux on x86_64 and aarch64. Give a library \
-        with --onnxruntime PATH."
+        "no ONNX Runtime library is available for {0}, only for Linux on x86_64 and aarch64. Pass a library \
+        with --onnxruntime PATH"
     )]
     UnsupportedPlatform(String),
     #[error(
-        "cargo-fuzz is not installed. `cargo install cargo-fuzz --locked` installs it; it needs a C++ compiler, too."
+        "cargo-fuzz is not installed. Run `cargo install cargo-fuzz --locked`; it needs a C++ compiler"
     )]
     NoCargoFuzz,
-    #[error("there is no fuzz target {target}; there are {}", known.join(", "))]
+    #[error("unknown fuzz target {target}; expected one of {}", known.join(", "))]
     NoTarget { target: String, known: Vec<String> },
+    #[error("the documents have {} faults:\n{}", faults.len(), faults.join("\n"))]
+    Documents { faults: Vec<String> },
     #[error("{what} failed ({status})")]
     Failed { what: String, status: ExitStatus },
-    #[error("cannot listen on {listen}: {source}. Choose another address with --listen.")]
+    #[error("cannot listen on {listen}: {source}. Choose another address with --listen")]
     Listen { listen: String, source: std::io::Error },
     #[error("{what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
@@ -62,7 +64,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// For `map_err`: `.map_err(Error::io("cannot read", path))`.
+    /// Wraps an I/O error, for `map_err`: `.map_err(Error::io("cannot read", path))`.
     pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }

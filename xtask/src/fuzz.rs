@@ -1,5 +1,6 @@
-//! `cargo xtask fuzz`: runs the fuzz targets of `fuzz/`, each for a while, from the seeds that are committed
-//! there. What they check stands in the `properties.rs` of each crate, and is part of the normal tests, too.
+//! `cargo xtask fuzz`: runs the targets in `fuzz/` for a while each, starting from the committed
+//! seeds. The properties they check are in each crate's `properties.rs`, which the regular tests
+//! also run.
 
 use std::{
     fs,
@@ -12,10 +13,10 @@ use crate::{error::Error, layout::Layout, process, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How long each target runs.
+    /// Seconds to run each target
     #[arg(long, default_value_t = 30)]
     seconds: u32,
-    /// Targets; without any, all of them.
+    /// Targets to run [default: all]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
 }
@@ -34,7 +35,7 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     for target in chosen {
         say(&format!("fuzzing {target} for {} s", options.seconds));
         let found = layout.fuzz().join("corpus").join(&target);
-        fs::create_dir_all(&found).map_err(Error::io("cannot make", &found))?;
+        fs::create_dir_all(&found).map_err(Error::io("cannot create", &found))?;
         let status = command(layout, &target, options.seconds)
             .status()
             .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
@@ -45,7 +46,7 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each file of the folder is one.
+/// Returns the names of all targets. Each file in the folder is one.
 fn targets(layout: &Layout) -> Result<Vec<String>, Error> {
     let folder = layout.fuzz().join("targets");
     let files = fs::read_dir(&folder).map_err(Error::io("cannot read", &folder))?;
@@ -57,13 +58,13 @@ fn targets(layout: &Layout) -> Result<Vec<String>, Error> {
 }
 
 fn command(layout: &Layout, target: &str, seconds: u32) -> Command {
-    // What a run finds out goes to the first folder, the second is only read.
+    // libFuzzer writes new inputs to the first folder and only reads the second.
     let (found, seeds) = (layout.fuzz().join("corpus"), layout.fuzz().join("seeds"));
     let mut command = process::cargo();
     command.args(["fuzz", "run", "--fuzz-dir"]).arg(layout.fuzz()).arg(target);
     command.arg(found.join(target)).arg(seeds.join(target)).arg("--");
     command.arg(format!("-max_total_time={seconds}"));
-    // Sanitizers ask for a nightly compiler, or for this.
+    // Sanitizers require a nightly compiler or this variable.
     command.current_dir(layout.workspace()).env("RUSTC_BOOTSTRAP", "1");
     command
 }

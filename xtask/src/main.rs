@@ -1,14 +1,17 @@
-//! `cargo xtask`: set-up and developer commands. Everything they make lies under the target directory.
+//! `cargo xtask`: setup and developer commands. Everything they generate is below the target
+//! directory.
 //!
-//! - [`serve`] starts onnxd with a model to try it with, [`test`] runs the tests, those with other people's
-//!   [`clients`] last, [`bench`] measures, [`soak`] breaks and checks, [`fuzz`] looks for what breaks a
-//!   parser, [`openapi`] writes the document of the HTTP interface.
-//! - All stand on [`fetch`] (downloads, verified by hash) and [`model`] (converts and generates models),
-//!   which run Python through [`python`].
-//! - [`layout`] says where everything lies, [`stamp`] what need not be done again.
+//! - [`serve`] starts onnxd with a model to try, [`test`] runs all tests (those with third-party
+//!   [`clients`] last), [`bench`] measures, [`soak`] injects faults and checks guarantees, [`fuzz`]
+//!   fuzzes the parsers, [`openapi`] writes the document of the HTTP interface,
+//!   [`docs`] builds the book.
+//! - They rely on [`fetch`] (downloads verified by hash) and [`model`] (model conversion), which
+//!   run Python through [`python`].
+//! - [`layout`] defines all paths, [`stamp`] records finished steps.
 
 mod bench;
 mod clients;
+mod docs;
 mod error;
 mod fetch;
 mod fuzz;
@@ -28,10 +31,10 @@ use clap::{Parser, Subcommand};
 
 use crate::{error::Error, layout::Layout, python::Python};
 
-/// Set-up and developer commands of onnxd.
+/// Setup and developer commands for onnxd.
 ///
-/// Needs Python 3.9 or newer with its venv module, and on the first run a network. What it fetches and makes
-/// lies under target/onnxd and is used again.
+/// Needs Python 3.9 or newer with the venv module, and network access on the first run. Downloads
+/// and generated files are kept in target/onnxd and reused.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -41,42 +44,46 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Builds onnxd and serves a sentence embedder with it, fetching what is missing.
+    /// Builds onnxd and serves a sentence embedder, fetching what is missing.
     Serve(serve::Options),
-    /// Fetches and makes all that `serve`, `test` and `bench` need.
+    /// Fetches and generates everything that `serve`, `test` and `bench` need.
     Setup,
-    /// Runs all tests: unit, end-to-end, and last those of tests/clients if Python 3.11 or 3.12 is there.
+    /// Runs all tests: unit tests, end-to-end tests, then tests/clients if Python 3.11 or 3.12 is
+    /// available.
     Test {
-        /// Goes to `cargo test`, for example the name of a test.
+        /// Arguments for `cargo test`, for example the name of a test
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
-    /// Runs the tests that drive onnxd with other people's clients, in Python.
+    /// Runs the Python tests that drive onnxd with third-party clients.
     TestClients {
-        /// Goes to pytest, for example `-k openai`.
+        /// Arguments for pytest, for example `-k openai`
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
-    /// Measures, as ratios within one run: `serve` against ONNX Runtime alone, `update` and `storm` what
-    /// updates cost; `--help` for more.
+    /// Measures ratios within one run: `serve` compares with ONNX Runtime alone, `update` and
+    /// `storm` measure the cost of updates. See `--help`.
     Bench {
-        /// Goes to the benchmark.
+        /// Arguments for the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
     /// Writes the OpenAPI document of the HTTP interface.
     Openapi(openapi::Options),
-    /// Fuzzes what onnxd parses; needs cargo-fuzz.
+    /// Builds the book and checks the links of all documents; installs mdBook if it is missing.
+    Docs,
+    /// Fuzzes onnxd's parsers; needs cargo-fuzz.
     Fuzz(fuzz::Options),
-    /// Drives the server with requests of all kinds while a seeded schedule kills, stops, updates and
-    /// overloads it, and checks everything that was promised; `--help` for more.
+    /// Sends requests of all kinds while a seeded schedule kills, stops, updates and overloads the
+    /// server, and checks every guarantee. See `--help`.
     #[command(disable_help_flag = true)]
     Soak {
-        /// Goes to the soak.
+        /// Arguments for the soak
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
-    /// Becomes another program that ends with this one's parent. `serve` starts onnxd through it.
+    /// Executes another program that is killed when its parent exits. `serve` starts onnxd through
+    /// it.
     #[command(hide = true)]
     Bound(process::Bound),
 }
@@ -109,6 +116,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             bench::run(&layout, &args)
         }
         Command::Openapi(options) => openapi::run(&layout, options),
+        Command::Docs => docs::run(&layout),
         Command::Fuzz(options) => fuzz::run(&layout, options),
         Command::Soak { args } => {
             setup(&layout)?;
@@ -118,7 +126,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
     }
 }
 
-/// Everything, for those who start onnxd or the tests by hand afterwards.
+/// Prepares everything needed to start onnxd or the tests manually.
 fn setup(layout: &Layout) -> Result<(), Error> {
     let _lock = layout.lock()?;
     let python = Python::of(layout);
@@ -130,7 +138,7 @@ fn setup(layout: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
-/// Prints a line. Unlike `println!` it does not panic when nobody reads any more.
+/// Prints a line. Unlike `println!`, it does not panic on a closed pipe.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

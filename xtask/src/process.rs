@@ -1,4 +1,4 @@
-//! Starting programs: cargo, and a server that ends with us.
+//! Starts programs: cargo, and a server that exits with xtask.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,7 @@ use nix::{
 
 use crate::{error::Error, layout::Layout};
 
-/// The cargo that runs us, or the one in the path.
+/// Returns the cargo that runs xtask, or the one in `PATH`.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
@@ -39,16 +39,16 @@ pub(crate) fn build(layout: &Layout, args: &[&str]) -> Result<(), Error> {
     if status.success() { Ok(()) } else { Err(Error::Failed { what, status }) }
 }
 
-/// The exit code that a shell would give.
+/// Returns the exit code that a shell would report.
 pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Arguments of the hidden command that becomes the server.
+/// Arguments of the hidden command that executes the server.
 #[derive(Debug, Args)]
 pub(crate) struct Bound {
-    /// The process to end with.
+    /// Pid of the process to exit with
     #[arg(long)]
     parent: i32,
     program: PathBuf,
@@ -56,16 +56,17 @@ pub(crate) struct Bound {
     args: Vec<OsString>,
 }
 
-/// Starts a program that ends when we do, also when we are killed, and that gets our signals. SIGINT is not
-/// passed on: a terminal sends it to both, and we have to stay for the program's end.
+/// Starts a program that is terminated when xtask exits, even by SIGKILL, and that receives xtask's
+/// signals. SIGINT is not forwarded: a terminal sends it to both, and xtask must wait for the
+/// program to exit.
 pub(crate) fn start_bound(program: &Path, args: &[OsString]) -> Result<Child, Error> {
     let mut forwarded = SigSet::empty();
     forwarded.add(Signal::SIGTERM);
     forwarded.add(Signal::SIGHUP);
-    let mut taken = forwarded;
-    taken.add(Signal::SIGINT);
-    // Blocked before the start, so that none gets lost in between; all later threads inherit this.
-    taken.thread_block().map_err(Error::Signals)?;
+    let mut handled = forwarded;
+    handled.add(Signal::SIGINT);
+    // Block before starting, so that no signal is lost in between. Later threads inherit the mask.
+    handled.thread_block().map_err(Error::Signals)?;
 
     let own = Path::new("/proc/self/exe");
     let child = Command::new(own)
@@ -77,7 +78,7 @@ pub(crate) fn start_bound(program: &Path, args: &[OsString]) -> Result<Child, Er
         .map_err(Error::io("cannot start", program))?;
     let Ok(id) = i32::try_from(child.id()).map(Pid::from_raw) else { return Ok(child) };
     thread::spawn(move || {
-        while let Ok(signal) = taken.wait() {
+        while let Ok(signal) = handled.wait() {
             if forwarded.contains(signal) {
                 let _ = kill(id, signal);
             }
@@ -86,15 +87,14 @@ pub(crate) fn start_bound(program: &Path, args: &[OsString]) -> Result<Child, Er
     Ok(child)
 }
 
-/// The other half, in the new process. Here and not in a closure between fork and exec, because that
-/// would need `unsafe`.
+/// Runs in the new process. A closure between fork and exec would need `unsafe`.
 pub(crate) fn become_bound(bound: &Bound) -> Error {
     let prepared =
         prctl::set_pdeathsig(Signal::SIGTERM).and_then(|()| SigSet::all().thread_unblock());
     if let Err(error) = prepared {
         return Error::Signals(error);
     }
-    // The parent may have gone before it was asked for.
+    // The parent may have exited before the death signal was set.
     if getppid().as_raw() != bound.parent {
         return Error::Signals(nix::Error::ESRCH);
     }

@@ -1,5 +1,5 @@
-//! Python: finds it, and keeps virtual environments with pip and the packages of a requirements.txt in them:
-//! one for the scripts of `tools/`, one for the tests with other people's clients.
+//! Finds Python and maintains two virtual environments: one for the scripts in `tools/`, one for
+//! the tests with third-party clients.
 
 use std::{
     cell::OnceCell,
@@ -15,64 +15,72 @@ use crate::{
     say, stamp,
 };
 
-/// Python, set up when something needs it for the first time and not before: a run that finds everything
-/// made works without.
+/// A Python environment, created on first use: a run that finds everything generated needs no
+/// Python.
 #[derive(Debug)]
 pub(crate) struct Python {
     venv: PathBuf,
     requirements: PathBuf,
-    /// What is installed beside the requirements: for a list of everything, nothing.
+    /// How to install the requirements.
     dependencies: Dependencies,
-    bare: OnceCell<PathBuf>,
-    equipped: OnceCell<()>,
+    interpreter: OnceCell<PathBuf>,
+    installed: OnceCell<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dependencies {
+    /// pip resolves dependencies.
     Resolved,
+    /// The requirements list every package.
     Listed,
 }
 
 impl Python {
-    /// The environment of the scripts in `tools/`.
+    /// Returns the environment of the scripts in `tools/`.
     pub(crate) fn of(layout: &Layout) -> Self {
         let requirements = layout.tools().join("requirements.txt");
         Self::new(layout.venv(), requirements, Dependencies::Resolved)
     }
 
-    /// The environment of the clients' tests. Their requirements are a list of everything, so that pip has
-    /// nothing to resolve, which would take longer than installing.
+    /// Returns the environment of the client tests. Their requirements list every package, because
+    /// resolving takes longer than installing.
     pub(crate) fn of_clients(layout: &Layout) -> Self {
         let requirements = layout.clients().join("requirements.txt");
         Self::new(layout.clients_venv(), requirements, Dependencies::Listed)
     }
 
     fn new(venv: PathBuf, requirements: PathBuf, dependencies: Dependencies) -> Self {
-        Self { venv, requirements, dependencies, bare: OnceCell::new(), equipped: OnceCell::new() }
+        Self {
+            venv,
+            requirements,
+            dependencies,
+            interpreter: OnceCell::new(),
+            installed: OnceCell::new(),
+        }
     }
 
-    /// A command that runs the interpreter with the packages.
+    /// Returns a command that runs the interpreter with all packages installed.
     pub(crate) fn command(&self) -> Result<Command, Error> {
-        self.equip()?;
+        self.install()?;
         Ok(Command::new(self.interpreter()?))
     }
 
-    /// The environment's interpreter. pip is run from there too, so that the system needs none.
+    /// Returns the environment's interpreter. pip runs from it as well, so the system needs no pip.
     fn interpreter(&self) -> Result<&Path, Error> {
-        if let Some(interpreter) = self.bare.get() {
+        if let Some(interpreter) = self.interpreter.get() {
             return Ok(interpreter);
         }
         let interpreter = self.venv.join("bin/python");
         if !succeeds(Command::new(&interpreter).args(["-m", "pip", "--version"])) {
             self.create()?;
         }
-        Ok(self.bare.get_or_init(|| interpreter))
+        Ok(self.interpreter.get_or_init(|| interpreter))
     }
 
     fn create(&self) -> Result<(), Error> {
         let python = system();
         check(&python)?;
-        say("making a Python environment");
+        say("creating a Python environment");
         let status = Command::new(&python)
             .args(["-m", "venv", "--clear"])
             .arg(&self.venv)
@@ -81,20 +89,20 @@ impl Python {
         if status.success() { Ok(()) } else { Err(Error::NoVenv { python }) }
     }
 
-    /// Runs a script of `tools/`, with the packages that they need.
+    /// Runs a script in `tools/` with its packages installed.
     pub(crate) fn run_tool<A: AsRef<OsStr>>(&self, script: &Path, args: &[A]) -> Result<(), Error> {
-        self.equip()?;
+        self.install()?;
         self.run(Command::new(self.interpreter()?).arg(script).args(args), script)
     }
 
-    /// Runs a few lines of Python that need no package.
+    /// Runs Python code that needs no package.
     pub(crate) fn run_code<A: AsRef<OsStr>>(&self, code: &str, args: &[A]) -> Result<(), Error> {
         let what = Path::new("python");
         self.run(Command::new(self.interpreter()?).arg("-c").arg(code).args(args), what)
     }
 
     fn run(&self, command: &mut Command, what: &Path) -> Result<(), Error> {
-        // No bytecode: the scripts lie in the workspace, and nothing is to be written there.
+        // Do not write bytecode: the scripts are in the workspace, which must stay clean.
         let status = command
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .status()
@@ -105,7 +113,7 @@ impl Python {
         Err(Error::Failed { what: what.display().to_string(), status })
     }
 
-    /// Runs pip; `what` is what it fetches, for the message. It shows its own progress.
+    /// Runs pip, which shows its own progress. `what` names the download in errors.
     pub(crate) fn pip<A: AsRef<OsStr>>(&self, args: &[A], what: &str) -> Result<(), Error> {
         let status = Command::new(self.interpreter()?)
             .args(["-m", "pip", "--disable-pip-version-check", "--no-input"])
@@ -115,12 +123,12 @@ impl Python {
         if status.success() { Ok(()) } else { Err(Error::Pip { what: what.to_owned(), status }) }
     }
 
-    /// Installs the packages of requirements.txt, again only when that has changed.
-    fn equip(&self) -> Result<(), Error> {
-        if self.equipped.get().is_some() {
+    /// Installs the packages of requirements.txt if the file has changed.
+    fn install(&self) -> Result<(), Error> {
+        if self.installed.get().is_some() {
             return Ok(());
         }
-        self.interpreter()?; // first, because making the environment anew removes the stamp
+        self.interpreter()?; // first, because recreating the environment removes the stamp
         let key = stamp::sha256_of_file(&self.requirements)?;
         let done = self.venv.join("requirements.stamp");
         if !stamp::is(&done, &key) {
@@ -137,24 +145,24 @@ impl Python {
             self.pip(&args, &what)?;
             stamp::write(&done, &key)?;
         }
-        self.equipped.get_or_init(|| ());
+        self.installed.get_or_init(|| ());
         Ok(())
     }
 }
 
-/// The interpreter that environments are made with.
+/// Returns the interpreter that creates the environments.
 fn system() -> String {
     std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned())
 }
 
-/// Whether the system's Python is one that the clients' packages are pinned for.
+/// Returns whether the client tests' packages are pinned for the system's Python.
 pub(crate) fn runs_clients() -> bool {
     let version =
         "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))";
     succeeds(Command::new(system()).args(["-c", version]))
 }
 
-/// Says what is missing before venv fails in its own words.
+/// Checks the requirements of venv, whose own errors are less clear.
 fn check(python: &str) -> Result<(), Error> {
     let version = "import sys; sys.exit(sys.version_info < (3, 9))";
     let modern = Command::new(python)

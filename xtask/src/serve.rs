@@ -1,4 +1,4 @@
-//! `cargo xtask serve`: builds onnxd, gives it a model, and says how to try it.
+//! `cargo xtask serve`: builds onnxd, starts it with a model, and prints how to try it.
 
 use std::{
     ffi::OsString,
@@ -22,22 +22,22 @@ use crate::{
     say,
 };
 
-/// How often a starting server is asked, and how long an answer may take.
-const POLL: Duration = Duration::from_millis(20);
-const ANSWER: Duration = Duration::from_secs(1);
+/// Interval between readiness probes, and timeout of one probe.
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The address to serve on.
+    /// Address to serve on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: String,
-    /// A model directory to serve in place of MiniLM, which is then not fetched. May be repeated.
+    /// Model directory to serve instead of MiniLM, which is then not fetched; may be repeated
     #[arg(long = "model", value_name = "[NAME=]DIR")]
     models: Vec<String>,
-    /// An ONNX Runtime library to use, which is then not fetched.
+    /// ONNX Runtime library to use instead of fetching one
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
-    /// Further arguments of `onnxd serve`.
+    /// More arguments for `onnxd serve`
     #[arg(last = true, value_name = "ARGS")]
     extra: Vec<OsString>,
 }
@@ -56,7 +56,7 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     Ok(process::exit_code(status))
 }
 
-/// Fetches and makes what was not given by hand.
+/// Fetches and generates what the options do not provide.
 fn provide(layout: &Layout, options: &Options) -> Result<(), Error> {
     let _lock = layout.lock()?;
     let python = Python::of(layout);
@@ -69,8 +69,8 @@ fn provide(layout: &Layout, options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// The address that will answer; none when the system is to choose the port. It has to be free: otherwise
-/// another server's answer could be taken for ours.
+/// Returns the address to probe, or `None` if the system chooses the port. Fails if the address is
+/// in use: another server could answer the probes.
 fn free_address(listen: &str) -> Result<Option<SocketAddr>, Error> {
     let unusable = |source| Error::Listen { listen: listen.to_owned(), source };
     let bound = TcpListener::bind(listen).map_err(unusable)?;
@@ -107,23 +107,23 @@ fn arguments(layout: &Layout, options: &Options) -> Vec<OsString> {
     args
 }
 
-/// True when the server is ready, false when it has ended before.
+/// Returns true once the server is ready, false if it exits first.
 fn wait_until_ready(child: &mut Child, address: SocketAddr) -> Result<bool, Error> {
     loop {
-        let ended = child.try_wait().map_err(Error::io("cannot wait for", Path::new("onnxd")))?;
-        if ended.is_some() {
+        let exited = child.try_wait().map_err(Error::io("cannot wait for", Path::new("onnxd")))?;
+        if exited.is_some() {
             return Ok(false);
         }
         if is_ready(address).unwrap_or(false) {
             return Ok(true);
         }
-        thread::sleep(POLL);
+        thread::sleep(PROBE_INTERVAL);
     }
 }
 
 fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
+    let mut stream = TcpStream::connect_timeout(&address, PROBE_TIMEOUT)?;
+    stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
     let request =
         format!("GET /v2/health/ready HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
@@ -132,7 +132,7 @@ fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
     Ok(&start == b"HTTP/1.1 200")
 }
 
-/// What one can do with the running server, ready to be pasted.
+/// Returns commands for the running server, ready to be pasted.
 fn instructions(layout: &Layout, options: &Options, address: SocketAddr) -> String {
     let (name, update) = match options.models.first() {
         None => (MINILM_NAME.to_owned(), shown(&layout.models().join(VARIANT_NAME))),
@@ -151,7 +151,7 @@ Stop with Ctrl-C."
     )
 }
 
-/// The name in `[NAME=]DIR`, where the directory's own name is the default.
+/// Returns the name in `[NAME=]DIR`, which defaults to the directory's name.
 fn model_name(model: &str) -> String {
     match model.split_once('=') {
         Some((name, _)) => name.to_owned(),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_by_hand_is_passed_on() {
+    fn given_models_and_library_are_passed_on() {
         let layout = Layout::under(Path::new("/t"));
         let args =
             arguments(&layout, &options(&["x=/m", "/n"], Some("/lib.so"))).join(" ".as_ref());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_printed_lines_name_the_address_and_the_variant() {
+    fn instructions_name_the_address_and_the_variant() {
         let layout = Layout::under(Path::new("/t"));
         let address = SocketAddr::from(([127, 0, 0, 1], 8080));
         let text = instructions(&layout, &options(&[], None), address);
@@ -211,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_use_is_refused_and_an_unspecified_one_is_asked_on_loopback() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
+    fn a_used_address_is_refused_and_any_is_probed_on_loopback() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
         assert!(free_address(&format!("127.0.0.1:{port}")).is_err());
-        drop(taken);
-        let asked = free_address(&format!("0.0.0.0:{port}")).unwrap();
-        assert_eq!(asked, Some(SocketAddr::from(([127, 0, 0, 1], port))));
+        drop(listener);
+        let probed = free_address(&format!("0.0.0.0:{port}")).unwrap();
+        assert_eq!(probed, Some(SocketAddr::from(([127, 0, 0, 1], port))));
         assert_eq!(free_address("127.0.0.1:0").unwrap(), None);
     }
 }

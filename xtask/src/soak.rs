@@ -1,15 +1,16 @@
-//! `cargo xtask soak`: builds everything, for release unless told otherwise, and runs package `onnxd-soak`.
+//! `cargo xtask soak`: builds everything, in release mode by default, and runs package
+//! `onnxd-soak`.
 
 use std::process::ExitCode;
 
 use crate::{bench, error::Error, layout::Layout, test};
 
-/// The one of its arguments that is for us.
+/// The only argument that xtask itself interprets.
 const DEV: &str = "--dev";
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     if args.iter().any(|arg| arg == DEV) {
-        // As `cargo xtask test` does, so that nothing is built again.
+        // The same build as `cargo xtask test`, so nothing is rebuilt.
         bench::build_and_run(layout, &layout.debug().join("soak"), &test::BUILD, args)
     } else {
         bench::build_and_run(

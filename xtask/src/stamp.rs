@@ -1,4 +1,4 @@
-//! What need not be done again: hashes, and small files that record what has been done.
+//! Records finished steps: hashes, and stamp files that hold the key of a finished step.
 
 use std::{
     fs::{self, File},
@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
 
-/// The SHA-256 of a file in hexadecimal.
+/// Returns the SHA-256 of a file in hexadecimal.
 pub(crate) fn sha256_of_file(path: &Path) -> Result<String, Error> {
     let mut file = File::open(path).map_err(Error::io("cannot open", path))?;
     let mut hash = Sha256::new();
@@ -25,7 +25,7 @@ pub(crate) fn sha256_of_file(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// One SHA-256 over several files: it changes when one of them does.
+/// Returns one SHA-256 over several files, which changes when any of them does.
 pub(crate) fn key_of_files(paths: &[PathBuf]) -> Result<String, Error> {
     let mut hash = Sha256::new();
     for path in paths {
@@ -38,7 +38,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether the stamp holds exactly this key.
+/// Returns whether the stamp holds exactly this key.
 pub(crate) fn is(stamp: &Path, key: &str) -> bool {
     fs::read_to_string(stamp).is_ok_and(|content| content == key)
 }
@@ -47,33 +47,33 @@ pub(crate) fn write(stamp: &Path, key: &str) -> Result<(), Error> {
     fs::write(stamp, key).map_err(Error::io("cannot write", stamp))
 }
 
-/// How a file compares with its pinned hash.
+/// Result of comparing a file with its pinned hash.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Missing,
-    Right,
-    Wrong { actual: String },
+    Matches,
+    Differs { actual: String },
 }
 
-/// Compares a file with its pinned hash. A file that has passed is not read again while its size and time
-/// of change stay the same.
+/// Compares a file with its pinned hash. A verified file is not read again until its size or
+/// modification time changes.
 pub(crate) fn verify(path: &Path, expected: &str) -> Result<Verdict, Error> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(Verdict::Missing) };
     let stamp = verified_stamp(path);
     let key =
         format!("{expected} {} {}.{}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
     if is(&stamp, &key) {
-        return Ok(Verdict::Right);
+        return Ok(Verdict::Matches);
     }
     let actual = sha256_of_file(path)?;
     if actual != expected {
-        return Ok(Verdict::Wrong { actual });
+        return Ok(Verdict::Differs { actual });
     }
     write(&stamp, &key)?;
-    Ok(Verdict::Right)
+    Ok(Verdict::Matches)
 }
 
-/// Hidden, so that nobody who looks for the file by its name's start finds this too.
+/// Hidden, so that a search for the file by prefix does not find the stamp.
 fn verified_stamp(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.verified"))
@@ -87,46 +87,48 @@ mod tests {
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn a_missing_a_wrong_and_a_right_file_are_told_apart() {
+    fn verify_detects_missing_differing_and_matching_files() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         assert_eq!(verify(&file, ABC).unwrap(), Verdict::Missing);
         fs::write(&file, "abcd").unwrap();
-        let Verdict::Wrong { actual } = verify(&file, ABC).unwrap() else { panic!("not wrong") };
+        let Verdict::Differs { actual } = verify(&file, ABC).unwrap() else {
+            panic!("no difference")
+        };
         assert_eq!(actual, sha256_of_file(&file).unwrap());
         fs::write(&file, "abc").unwrap();
-        assert_eq!(verify(&file, ABC).unwrap(), Verdict::Right);
+        assert_eq!(verify(&file, ABC).unwrap(), Verdict::Matches);
     }
 
     #[test]
-    fn a_verified_file_is_trusted_until_its_size_or_time_changes() {
+    fn a_verified_file_is_trusted_until_size_or_time_changes() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "abc").unwrap();
         verify(&file, ABC).unwrap();
         let time = fs::metadata(&file).unwrap().modified().unwrap();
 
-        // The same size and time: the stamp is believed, which is the price of not reading it again.
+        // With the same size and time the stamp is trusted, even though the content differs.
         fs::write(&file, "xyz").unwrap();
         File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
-        assert_eq!(verify(&file, ABC).unwrap(), Verdict::Right);
+        assert_eq!(verify(&file, ABC).unwrap(), Verdict::Matches);
 
         let later = time + std::time::Duration::from_secs(1);
         File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
-        assert!(matches!(verify(&file, ABC).unwrap(), Verdict::Wrong { .. }));
+        assert!(matches!(verify(&file, ABC).unwrap(), Verdict::Differs { .. }));
     }
 
     #[test]
-    fn a_stamp_does_not_serve_for_another_hash() {
+    fn a_stamp_is_valid_for_one_hash_only() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "abc").unwrap();
         verify(&file, ABC).unwrap();
-        assert!(matches!(verify(&file, &"0".repeat(64)).unwrap(), Verdict::Wrong { .. }));
+        assert!(matches!(verify(&file, &"0".repeat(64)).unwrap(), Verdict::Differs { .. }));
     }
 
     #[test]
-    fn the_key_of_files_depends_on_each() {
+    fn the_key_depends_on_every_file() {
         let dir = tempfile::tempdir().unwrap();
         let files = [dir.path().join("one"), dir.path().join("two")];
         fs::write(&files[0], "1").unwrap();

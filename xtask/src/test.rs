@@ -1,5 +1,5 @@
-//! `cargo xtask test`: all tests, with what they need. Those with other people's clients are in
-//! [`clients`].
+//! `cargo xtask test`: runs all tests and prepares what they need. For tests with third-party
+//! clients see [`clients`].
 
 use std::process::ExitCode;
 
@@ -10,17 +10,17 @@ use crate::{
     process,
 };
 
-/// What is built first. All runs select the same packages: with others, dependencies would have other
-/// features, and cargo would build them once more.
+/// What is built first. Every run selects the same packages; otherwise dependencies would get
+/// different features and be rebuilt.
 pub(crate) const BUILD: [&str; 3] = ["--workspace", "--bins", "--tests"];
-/// What is run, the quick tests first, and whether it starts servers.
+/// Test targets, quick ones first, and whether they start servers.
 const RUNS: [(&[&str], bool); 3] =
     [(&["--lib", "--bins"], false), (&["--doc"], false), (&["--test", "*"], true)];
-/// An end-to-end test runs several pinned processes, and the machines that check this have two cores.
+/// An end-to-end test runs several pinned processes, and the CI machines have two cores.
 const THREADS: &str = "--test-threads=2";
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
-    // The end-to-end tests start executables that `cargo test` alone would not build.
+    // `cargo test` alone would not build the executables that end-to-end tests start.
     process::build(layout, &BUILD)?;
     for (targets, starts_servers) in RUNS {
         let status = process::cargo()
@@ -36,11 +36,11 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
             return Ok(process::exit_code(status));
         }
     }
-    // A filter names a Rust test.
+    // A filter names Rust tests, so skip the client tests.
     if args.is_empty() { clients::run(layout, &[], Where::Possible) } else { Ok(ExitCode::SUCCESS) }
 }
 
-/// The thread count goes behind the `--` of cargo, unless one is given there.
+/// Adds the thread count behind `--`, unless the arguments already set one.
 fn limited(args: &[String]) -> Vec<String> {
     let mut parts = args.splitn(2, |arg| arg == "--");
     let (for_cargo, for_tests) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_thread_count_replaces_ours() {
+    fn an_explicit_thread_count_wins() {
         assert_eq!(joined(&["--", "--test-threads=1"]), "-- --test-threads=1");
     }
 }

@@ -1,7 +1,6 @@
-//! `onnxd-bench-runtime measure`: ONNX Runtime without a server, as the benchmark compares onnxd
-//! with it. One pinned process with one thread, the model as its author made it, and texts that were
-//! tokenized before. Prints a line when it is ready, begins when it reads one, and prints what it
-//! measured.
+//! `onnxd-bench-runtime measure`: runs ONNX Runtime without a server, as the benchmark's baseline.
+//! One pinned single-threaded process with the original model and pretokenized texts. Prints a line
+//! when ready, starts when it reads one, and prints the measurement.
 
 use std::{
     io::{self, Write},
@@ -15,7 +14,7 @@ use serde::Serialize;
 
 mod measure;
 
-/// Runs models without onnxd, to compare it with.
+/// Runs models without onnxd, as a baseline.
 #[derive(Debug, Parser)]
 #[command(name = "onnxd-bench-runtime", version)]
 struct Cli {
@@ -25,32 +24,32 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run texts without a server: print a line when ready, begin when one is read, and print what
-    /// was measured.
+    /// Runs texts without a server: prints a line when ready, starts when it reads one, then prints
+    /// the measurement.
     Measure(MeasureArgs),
 }
 
 #[derive(Debug, Args)]
 struct MeasureArgs {
-    /// ONNX Runtime's shared library.
+    /// ONNX Runtime's shared library
     #[arg(long)]
     onnxruntime: PathBuf,
-    /// The version's directory.
+    /// The version's directory
     #[arg(long)]
     version_dir: PathBuf,
-    /// A file with a JSON list of texts.
+    /// A file with a JSON list of texts
     #[arg(long)]
     texts: PathBuf,
-    /// The CPU to run on.
+    /// The CPU to run on
     #[arg(long)]
     cpu: u16,
-    /// Texts of one call.
+    /// Texts per call
     #[arg(long, default_value_t = 1)]
     batch: usize,
-    /// Texts that are sorted by length together; 0 is all.
+    /// Texts sorted by length together; 0 sorts all
     #[arg(long, default_value_t = 0)]
     window: usize,
-    /// How long to run.
+    /// Seconds to run
     #[arg(long)]
     seconds: f64,
 }
@@ -63,14 +62,14 @@ fn main() -> ExitCode {
     match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            // Where not even this can be written, the exit code still says it.
+            // Ignore the error: the exit code still reports the failure.
             let _ = writeln!(io::stderr(), "onnxd-bench-runtime: {reason}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Prints one line of JSON, so that it can be read at once.
+/// Prints one line of JSON and flushes it.
 fn print(line: &impl Serialize) -> io::Result<()> {
     let line = serde_json::to_string(line)?;
     let mut out = io::stdout().lock();

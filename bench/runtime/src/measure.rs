@@ -1,4 +1,4 @@
-//! The measurement: runs all texts over and over for a given time.
+//! Runs all texts repeatedly for a given time.
 
 use std::{
     fs,
@@ -11,20 +11,19 @@ use serde::Serialize;
 
 use crate::MeasureArgs;
 
-/// What was measured, as printed.
+/// The measurement, as printed.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measurement {
-    /// Texts that were run.
     texts: usize,
     seconds: f64,
     cpu_seconds: f64,
-    /// Of calls.
+    /// Percentiles of the time per call.
     p50_ms: f64,
     p90_ms: f64,
     p99_ms: f64,
 }
 
-/// Loads the version, calls `ready`, waits for a line on standard input, and runs.
+/// Loads the version, calls `ready`, waits for a line on standard input, and runs the texts.
 ///
 /// # Errors
 /// The version or the texts cannot be used.
@@ -32,23 +31,24 @@ pub(crate) fn measure(
     args: &MeasureArgs,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<Measurement, String> {
-    let said = |error: &dyn std::fmt::Display| error.to_string();
+    let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut model = BareModel::open(&args.onnxruntime, &args.version_dir)?;
-    let texts = fs::read(&args.texts).map_err(|error| said(&error))?;
-    let texts: Vec<String> = serde_json::from_slice(&texts).map_err(|error| said(&error))?;
+    let texts = fs::read(&args.texts).map_err(|error| text(&error))?;
+    let texts: Vec<String> = serde_json::from_slice(&texts).map_err(|error| text(&error))?;
     let tokens = texts.iter().map(|text| model.tokenize(text)).collect::<Result<Vec<_>, _>>()?;
     let batches = batches(&tokens, args.batch.max(1), args.window);
     for batch in &batches {
         model.run(batch)?;
     }
-    ready().map_err(|error| said(&error))?;
-    io::stdin().lock().read_line(&mut String::new()).map_err(|error| said(&error))?;
+    ready().map_err(|error| text(&error))?;
+    io::stdin().lock().read_line(&mut String::new()).map_err(|error| text(&error))?;
     let (begun, cpu, length) =
         (Instant::now(), bench::cpu_time(), Duration::from_secs_f64(args.seconds));
     let (mut count, mut took) = (0, Vec::new());
-    // Each process begins elsewhere, so that two do not run the same shapes at the same time.
+    // Each process starts at a different offset, so that two do not run the same shapes in
+    // parallel.
     let offset = usize::from(args.cpu) * batches.len() / 2;
-    // Whole passes: a part of the texts may be shorter than all of them.
+    // Run whole passes: part of the corpus may be shorter than average.
     while begun.elapsed() < length {
         for batch in batches.iter().cycle().skip(offset).take(batches.len()) {
             let call = Instant::now();
@@ -69,7 +69,7 @@ pub(crate) fn measure(
     })
 }
 
-/// Batches of `size` texts that are sorted by length within every `window` texts; 0 is all.
+/// Returns batches of `size` texts, sorted by length within every `window` texts; 0 sorts all.
 fn batches(tokens: &[Prepared], size: usize, window: usize) -> Vec<Vec<&Prepared>> {
     let window = if window == 0 { tokens.len().max(1) } else { window };
     let sorted = tokens.chunks(window).flat_map(|window| {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_sorted_within_a_window_and_none_is_left_out() {
+    fn batches_sort_within_windows_and_keep_every_text() {
         let text = Prepared::of_length;
         let tokens: Vec<Prepared> = [5, 1, 4, 2, 3].map(text).into();
         let lengths = |size, window| {

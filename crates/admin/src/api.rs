@@ -1,15 +1,15 @@
-//! What travels between a supervisor and its clients. Fields are added, never renamed or removed:
-//! a client of one release talks to the supervisor of the release before and after it.
+//! JSON types of the admin interface. Fields are added, never renamed or removed: a client works with
+//! the supervisor of its own release and of the releases before and after it.
 //!
 //! | call | request | response |
 //! |---|---|---|
 //! | `GET /admin/status` | | [`Status`] |
-//! | `POST /admin/models/MODEL/update` | [`UpdateCall`] | a line for each [`Step`], then [`Outcome`] |
+//! | `POST /admin/models/MODEL/update` | [`UpdateCall`] | one line per [`Step`], then [`Outcome`] |
 //! | `POST /admin/models/MODEL/rollback` | [`RollbackCall`] | the same |
 //! | `POST /admin/models/MODEL/unload` | | [`Unloaded`] |
 //!
-//! A refusal is an [`ErrorBody`] with the HTTP status of [`http_status`]. Once a step has been sent
-//! the status is 200, and the error is the last line.
+//! A refusal is an [`ErrorBody`] with the HTTP status of [`http_status`]. Once a step has been sent,
+//! the status is 200 and the error is the last line.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -20,27 +20,27 @@ pub use onnxd_proto::domain::{
 use onnxd_proto::generation::Generation;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The content type of every request body, and of responses that are one JSON document.
+/// Content type of every request body, and of responses that are one JSON document.
 pub const JSON: &str = "application/json";
-/// The content type of responses that are one JSON document a line.
+/// Content type of responses with one JSON document per line.
 pub const JSON_LINES: &str = "application/x-ndjson";
 
-/// The path of the status.
+/// Path of the status call.
 pub const STATUS_PATH: &str = "/admin/status";
 
-/// What can be done to a model.
+/// An action on a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Replace it.
+    /// Replace the model's version.
     Update,
-    /// Serve an earlier version.
+    /// Return to an earlier version.
     Rollback,
-    /// Release its memory.
+    /// Release the model's memory.
     Unload,
 }
 
 impl Verb {
-    /// The last part of the path.
+    /// Returns the last part of the path.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Update => "update",
@@ -49,51 +49,51 @@ impl Verb {
         }
     }
 
-    /// The path of the call for a model. A model's served name needs no escaping; `{model}` makes
+    /// Returns the path of the call for a model. Served names need no escaping; pass `{model}` for
     /// the router's template.
     pub fn path(self, model: &str) -> String {
         format!("/admin/models/{model}/{}", self.as_str())
     }
 }
 
-/// The body of an update call.
+/// Body of an update call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateCall {
-    /// The URI of the new version, such as the absolute path of a directory; the model's own source
-    /// if absent.
+    /// URI of the new version, such as the absolute path of a directory. Defaults to the model's
+    /// configured source.
     pub from: Option<String>,
-    /// When workers load it.
+    /// When workers load the version.
     pub load: Load,
-    /// Accept a version that failed its probation before.
+    /// Accept a version that failed an earlier probation.
     pub force: bool,
-    /// Accept embeddings of another dimension.
+    /// Accept embeddings with a different dimension.
     pub allow_dimension_change: bool,
 }
 
-/// The body of a rollback call.
+/// Body of a rollback call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RollbackCall {
-    /// The generation whose version is served again; the newest with another version if absent.
+    /// Generation whose version to serve again. Defaults to the newest with a different version.
     pub to: Option<Generation>,
 }
 
-/// The body of a refusal, and the last line of a stream that ends with one.
+/// Body of a refusal, and the last line of a stream that ends in one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// Why nothing was done.
     pub error: Refusal,
 }
 
-/// The HTTP status of a refusal. The one table of the admin interface; `kind` in the body says more.
+/// Returns the HTTP status of a refusal; `kind` in the body is more specific.
 pub fn http_status(kind: RefusalKind) -> StatusCode {
     match kind {
         RefusalKind::Malformed => StatusCode::BAD_REQUEST,
         RefusalKind::NotFound => StatusCode::NOT_FOUND,
-        // What is asked for conflicts with what happened meanwhile.
+        // The request conflicts with a concurrent or earlier event.
         RefusalKind::Superseded | RefusalKind::Quarantined => StatusCode::CONFLICT,
-        // The candidate cannot serve; asking again changes nothing.
+        // The candidate cannot serve; retrying does not help.
         RefusalKind::Contract
         | RefusalKind::Load
         | RefusalKind::Crash
@@ -102,34 +102,34 @@ pub fn http_status(kind: RefusalKind) -> StatusCode {
         | RefusalKind::Canary
         | RefusalKind::Drift
         | RefusalKind::Checksum => StatusCode::UNPROCESSABLE_ENTITY,
-        // Asking again later may succeed.
+        // A later retry may succeed.
         RefusalKind::Busy | RefusalKind::HandingOver => StatusCode::SERVICE_UNAVAILABLE,
         RefusalKind::Space => StatusCode::INSUFFICIENT_STORAGE,
         RefusalKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-/// What a supervisor serves.
+/// State of a supervisor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// In the order of the configuration.
+    /// Models in configuration order.
     pub models: Vec<ModelStatus>,
-    /// In the order of their ids.
+    /// Workers by id.
     pub workers: Vec<WorkerStatus>,
-    /// How workers and checkers are confined.
+    /// Sandbox of workers and checkers.
     #[serde(default)]
     pub sandbox: Sandbox,
-    /// What happened since the start, by the name of the counter.
+    /// Counts of events since the start, by counter name.
     #[serde(default)]
     pub counters: BTreeMap<String, u64>,
 }
 
-/// The confinement of workers and checkers.
+/// Sandbox of workers and checkers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
-    /// Whether they are confined.
+    /// Whether the sandbox is on.
     pub on: bool,
-    /// What this kernel lacks for it, by name.
+    /// Names of sandbox features that the kernel lacks.
     pub missing: Vec<String>,
 }
 
@@ -139,77 +139,77 @@ impl Default for Sandbox {
     }
 }
 
-/// A served model.
+/// State of a served model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelStatus {
     /// The served name.
     pub name: String,
-    /// Whether it answers requests.
+    /// Whether the model answers requests.
     pub state: ModelState,
-    /// What is committed; 0 where nothing serves.
+    /// Committed generation; 0 if none.
     pub generation: Generation,
-    /// The digest of the content; empty, and `null` in JSON, where nothing serves.
+    /// Digest of the content; empty (`null` in JSON) if nothing is committed.
     #[serde(with = "null_if_empty")]
     pub version: String,
-    /// What it is for; `None` where nothing serves.
+    /// Task of the model; `None` if nothing is committed.
     pub task: Option<Task>,
-    /// Components of one embedding, or labels; `None` where nothing serves.
+    /// Components of an embedding, or number of labels; `None` if nothing is committed.
     pub dimension: Option<u32>,
-    /// How far it is from what was served before, where that was measured.
+    /// Drift from the previously served version, if measured.
     pub drift: Option<Drift>,
     /// Versions that failed their probation.
     pub quarantined: Vec<String>,
-    /// Where its versions come from.
+    /// Configured source.
     pub source: String,
-    /// How it is run; `None` where nothing serves, and from a release that did not tell.
+    /// How the model runs; `None` if nothing is committed, or from an earlier release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<ModelDetails>,
 }
 
-/// How a model is run: what its check found out.
+/// How a model runs, as found by the checker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelDetails {
-    /// The model's file within the version; empty for one without a graph.
+    /// The model file within the version; empty if the model has no graph.
     pub file: String,
     /// The graph's inputs as they are fed.
     pub inputs: Vec<String>,
-    /// What happens from the graph's output to the answer, in order.
+    /// Steps from the graph's output to the result, in order.
     pub pipeline: Vec<String>,
     /// Tokens of the longest text that is not truncated.
     pub max_input_length: u32,
-    /// Set where that is fewer than the model's files say.
+    /// Set if that is less than the model's files declare.
     pub shortened: Option<Shortened>,
-    /// What scores are of, in their order.
+    /// Labels of the scores, in order.
     pub labels: Vec<String>,
-    /// Names of the prompts that may be put before a text.
+    /// Names of the model's prompts.
     pub prompts: Vec<String>,
     /// Scalar inputs that a request may set.
     pub switches: Vec<SwitchFacts>,
-    /// What was assumed because no file says it.
+    /// Assumptions about settings that no file states.
     pub guesses: Vec<Guess>,
 }
 
-/// A worker.
+/// State of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerStatus {
-    /// From 0.
+    /// Index, starting from 0.
     pub id: u64,
-    /// Its process; `None`, and 0 in JSON, while there is none.
+    /// Process id; `None` (0 in JSON) while no process runs.
     #[serde(with = "zero_if_none")]
     pub pid: Option<i32>,
-    /// The CPU it is pinned to; `None` where it could not be pinned.
+    /// CPU that the worker is pinned to; `None` if pinning failed.
     pub cpu: Option<u16>,
-    /// What it is doing.
+    /// Current activity.
     pub state: WorkerState,
-    /// How often it was restarted.
+    /// Number of restarts.
     pub restarts: u64,
-    /// What it has loaded, by model; 0 is nothing.
+    /// Loaded generations by model; 0 means none.
     pub generations: BTreeMap<String, Generation>,
-    /// How it loaded that, by model.
+    /// How each model was loaded.
     #[serde(default)]
     pub loads: BTreeMap<String, LoadStatus>,
-    /// Its private memory, without the files it maps; `None` while there is no process.
+    /// Private memory, without mapped files; `None` while no process runs.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
 }
@@ -217,28 +217,28 @@ pub struct WorkerStatus {
 /// How a worker loaded a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadStatus {
-    /// How long requests had to wait for it; 0 where it was loaded ahead.
+    /// Time that requests had to wait for the load; 0 if the version was loaded ahead.
     pub load_micros: u64,
-    /// Whether it uses the weights that all workers share.
+    /// Whether the worker uses the compiled form, whose weights all workers share.
     pub compiled: bool,
-    /// Since when it serves the model; `None` where it serves nothing.
+    /// Seconds since it began to serve this generation; `None` if it serves nothing.
     pub seconds_ago: Option<u64>,
 }
 
-/// Makes an enum whose values are single words in JSON, and which a newer supervisor may extend.
+/// Defines an enum that is one word in JSON and that a newer supervisor may extend.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum $name {
             $($(#[$doc])* #[serde(rename = $word)] $variant,)+
-            /// A word that this release does not know.
+            /// A value that this release does not know.
             #[serde(other, rename = "unknown")]
             Unknown,
         }
 
         impl $name {
-            /// The word for it.
+            /// Returns the value's name.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -264,40 +264,40 @@ macro_rules! words {
 words! {
     /// Whether a model answers requests.
     ModelState {
-        /// The first request loads it.
+        /// The first request will load it.
         NotLoaded = "not_loaded",
-        /// Nothing serves yet; something is on its way.
+        /// Nothing is committed yet; the first version is loading.
         Loading = "loading",
         /// A generation serves.
         Loaded = "loaded",
-        /// Accepted requests are answered, new ones are refused.
+        /// Accepted requests are answered; new ones are refused.
         Unloading = "unloading",
-        /// An update loads it again.
+        /// An update will load it again.
         Unloaded = "unloaded",
     }
 }
 
 words! {
-    /// What a worker is doing.
+    /// Activity of a worker.
     WorkerState {
-        /// The process runs and loads its models.
+        /// The process is running and loading its models.
         Starting = "starting",
-        /// It waits for work.
+        /// Idle, waiting for work.
         Ready = "ready",
-        /// It computes.
+        /// Running a dispatch group.
         Busy = "busy",
-        /// It finishes what it has and gets nothing new.
+        /// Finishing its work; gets nothing new.
         Draining = "draining",
-        /// It ended because it was told to.
+        /// Exited on request.
         Stopped = "stopped",
-        /// It ended and will be restarted.
+        /// Exited, waiting to be restarted.
         Backoff = "backoff",
-        /// It is not restarted any more.
+        /// Not restarted any more.
         Failed = "failed",
     }
 }
 
-/// An empty text is `null`.
+/// Represents an empty text as `null`.
 mod null_if_empty {
     use super::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -310,11 +310,11 @@ mod null_if_empty {
     }
 }
 
-/// No process is process 0.
+/// Represents a missing process as 0.
 mod zero_if_none {
     use super::{Deserialize, Deserializer, Serializer};
 
-    #[expect(clippy::ref_option, reason = "serde asks for this signature")]
+    #[expect(clippy::ref_option, reason = "serde requires this signature")]
     pub(super) fn serialize<S: Serializer>(
         pid: &Option<i32>,
         serializer: S,

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// What the release before this one prints, field by field.
+/// The previous release's output, field by field.
 fn documented() -> Value {
     json!({
         "models": [
@@ -36,7 +36,7 @@ fn status_reads_and_writes_the_documented_json() {
 }
 
 #[test]
-fn status_says_how_a_model_is_run_where_the_release_does() {
+fn status_details_are_optional() {
     let mut newer = documented();
     newer["models"][0]["details"] = json!({
         "file": "onnx/model.onnx", "inputs": ["input_ids (int64)"], "pipeline": ["pooling mean"],
@@ -52,7 +52,7 @@ fn status_says_how_a_model_is_run_where_the_release_does() {
 }
 
 #[test]
-fn status_of_a_newer_release_is_understood() {
+fn status_of_a_newer_release_parses() {
     let mut newer = documented();
     newer["models"][0]["state"] = json!("shadowing");
     newer["workers"][0]["state"] = json!("dreaming");
@@ -63,7 +63,7 @@ fn status_of_a_newer_release_is_understood() {
 }
 
 #[test]
-fn calls_take_defaults_and_refuse_unknown_fields() {
+fn calls_have_defaults_and_refuse_unknown_fields() {
     assert_eq!(serde_json::from_str::<UpdateCall>("{}").unwrap(), UpdateCall::default());
     assert!(serde_json::from_str::<UpdateCall>(r#"{"form": "/x"}"#).is_err());
     assert!(serde_json::from_str::<RollbackCall>(r#"{"to": 1, "force": true}"#).is_err());

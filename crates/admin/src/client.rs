@@ -1,5 +1,5 @@
-//! A client of the admin interface. Each call takes a connection; a stream is read line by line as
-//! the lines arrive. Used by the command line, end-to-end tests, the soak and benchmarks.
+//! A client of the admin interface. Each call opens a connection; streams are read line by line as
+//! they arrive. Used by the command line, end-to-end tests, the soak and benchmarks.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -25,30 +25,30 @@ use crate::api::{
     UpdateCall, Verb,
 };
 
-/// Bytes of one line of a response.
+/// Maximum bytes of one response line.
 const LINE_BYTES_MAX: usize = 1 << 20;
-/// How long a supervisor may take to hand over to its successor.
+/// Maximum time for a handover to the successor.
 const SUCCESSION_MAX: Duration = Duration::from_secs(60);
-/// The pause before the successor is asked.
+/// Pause before retrying with the successor.
 const SUCCESSION_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why there is no answer.
+/// Why a call has no response.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Nothing accepts a connection. Each place that was tried, with the reason.
-    #[error("no supervisor answers ({})", tried.join("; "))]
+    /// No endpoint accepts a connection. Lists each endpoint tried, with the reason.
+    #[error("cannot reach a supervisor ({})", tried.join("; "))]
     Unreachable {
-        /// In the order in which they were tried.
+        /// Endpoints in the order tried.
         tried: Vec<String>,
     },
     /// The connection broke before the response was complete.
-    #[error("the supervisor's answer broke off: {0}")]
+    #[error("the supervisor's response was cut off: {0}")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The response is not JSON.
-    #[error("the supervisor answers something else than JSON: {0}")]
+    #[error("expected JSON from the supervisor, got: {0}")]
     NotJson(String),
-    /// The response is JSON that this release does not understand.
-    #[error("the supervisor answers {0}")]
+    /// The response is JSON of an unknown form.
+    #[error("unexpected response from the supervisor: {0}")]
     Unexpected(String),
 }
 
@@ -58,7 +58,7 @@ impl Error {
     }
 }
 
-/// The way to a supervisor.
+/// A connection to a supervisor's admin interface.
 #[derive(Clone, Debug)]
 pub struct Client {
     endpoint: Endpoint,
@@ -66,13 +66,13 @@ pub struct Client {
 
 #[derive(Clone, Debug)]
 enum Endpoint {
-    /// The first of these sockets that accepts.
+    /// Use the first of these sockets that accepts.
     Sockets(Vec<PathBuf>),
-    /// `--admin-listen`.
+    /// Use the address of `--admin-listen`.
     Tcp { address: SocketAddr, token: Secret },
 }
 
-/// A token, which nothing prints.
+/// A token that is never printed.
 #[derive(Clone)]
 struct Secret(String);
 
@@ -82,60 +82,60 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A response, as text and as what it says.
+/// A response, raw and parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer<T> {
-    /// The line of JSON, as it came: with fields that this release does not know.
+    /// The line of JSON as received, including fields that this release does not know.
     pub json: String,
-    /// What was done, or why not.
+    /// The result, or the refusal.
     pub result: Result<T, Refusal>,
 }
 
 /// A line of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Line {
-    /// A step was taken. `None`: one that this release does not know.
+    /// A step; `None` if this release does not know it.
     Step(Option<Step>),
     /// The last line.
     End(Result<Outcome, Refusal>),
 }
 
 impl Client {
-    /// A client of the supervisor at this socket.
+    /// Creates a client for the supervisor at this socket.
     pub fn at(socket: impl Into<PathBuf>) -> Self {
         Self::at_first_of(vec![socket.into()])
     }
 
-    /// A client of the supervisor at the first of these sockets that accepts.
+    /// Creates a client for the first of these sockets that accepts.
     pub fn at_first_of(sockets: Vec<PathBuf>) -> Self {
         Self { endpoint: Endpoint::Sockets(sockets) }
     }
 
-    /// A client of the supervisor whose `--admin-listen` is this address.
+    /// Creates a client for the supervisor whose `--admin-listen` is this address.
     pub fn tcp(address: SocketAddr, token: impl Into<String>) -> Self {
         Self { endpoint: Endpoint::Tcp { address, token: Secret(token.into()) } }
     }
 
-    /// Asks what is served.
+    /// Returns the supervisor's status.
     ///
     /// # Errors
-    /// No supervisor answers, or not as documented.
+    /// No supervisor responds, or the response is malformed.
     pub async fn status(&self) -> Result<Answer<Status>, Error> {
         answer(self.send(Method::GET, STATUS_PATH, Bytes::new()).await?).await
     }
 
-    /// Updates a model. Returns when the supervisor has begun its response.
+    /// Updates a model. Returns once the supervisor has started its response.
     ///
     /// # Errors
-    /// No supervisor answers.
+    /// No supervisor responds.
     pub async fn update(&self, model: &str, call: &UpdateCall) -> Result<Call, Error> {
         self.begin(Verb::Update, model, call).await
     }
 
-    /// Rolls a model back. Returns when the supervisor has begun its response.
+    /// Rolls a model back. Returns once the supervisor has started its response.
     ///
     /// # Errors
-    /// No supervisor answers.
+    /// No supervisor responds.
     pub async fn rollback(&self, model: &str, call: &RollbackCall) -> Result<Call, Error> {
         self.begin(Verb::Rollback, model, call).await
     }
@@ -143,7 +143,7 @@ impl Client {
     /// Unloads a model.
     ///
     /// # Errors
-    /// No supervisor answers, or not as documented.
+    /// No supervisor responds, or the response is malformed.
     pub async fn unload(&self, model: &str) -> Result<Answer<Unloaded>, Error> {
         let path = Verb::Unload.path(model);
         answer(self.send(Method::POST, &path, Bytes::from_static(b"{}")).await?).await
@@ -155,10 +155,10 @@ impl Client {
         Ok(Call { status: response.status(), lines: Lines::of(response) })
     }
 
-    /// Sends any request with a JSON body. Returns when the head of the response is there.
+    /// Sends any request with a JSON body. Returns once the response headers have arrived.
     ///
     /// # Errors
-    /// No supervisor answers.
+    /// No supervisor responds.
     pub async fn send(
         &self,
         method: Method,
@@ -185,8 +185,8 @@ impl Client {
     }
 }
 
-fn unreachable(place: &str, error: &io::Error) -> Error {
-    Error::Unreachable { tried: vec![format!("{place}: {error}")] }
+fn unreachable(endpoint: &str, error: &io::Error) -> Error {
+    Error::Unreachable { tried: vec![format!("{endpoint}: {error}")] }
 }
 
 async fn connect(sockets: &[PathBuf]) -> Result<UnixStream, Error> {
@@ -206,12 +206,12 @@ async fn converse(
 ) -> Result<Response<Incoming>, Error> {
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(Error::broken)?;
-    // Its errors reach the reader of the response.
+    // Errors of this task reach the reader of the response.
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(Error::broken)
 }
 
-/// An update or rollback whose response has begun.
+/// An update or rollback whose response has started.
 #[derive(Debug)]
 pub struct Call {
     status: StatusCode,
@@ -219,23 +219,23 @@ pub struct Call {
 }
 
 impl Call {
-    /// The HTTP status: not 200 where the call was refused before its first step.
+    /// Returns the HTTP status. It is not 200 if the call was refused before its first step.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The next line as text, or `None` after the last.
+    /// Returns the next line as text, or `None` after the last.
     ///
     /// # Errors
-    /// The response broke off.
+    /// The response was cut off.
     pub async fn next_text(&mut self) -> Result<Option<String>, Error> {
         self.lines.next().await
     }
 
-    /// Reads to the end, and hands each step to `each` when it arrives.
+    /// Reads the response to the end and passes each step to `each` as it arrives.
     ///
     /// # Errors
-    /// The response broke off, or is not as documented.
+    /// The response was cut off or is malformed.
     pub async fn end(mut self, mut each: impl FnMut(&Step)) -> Result<Answer<Outcome>, Error> {
         while let Some(json) = self.lines.next().await? {
             match Line::parse(&json)? {
@@ -244,15 +244,15 @@ impl Call {
                 Line::End(result) => return Ok(Answer { json, result }),
             }
         }
-        Err(Error::broken("it has no last line"))
+        Err(Error::broken("the last line is missing"))
     }
 }
 
 impl Line {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// It is neither a step nor an outcome nor a refusal.
+    /// The line is neither a step nor an outcome nor a refusal.
     pub fn parse(json: &str) -> Result<Self, Error> {
         let marks: Marks = serde_json::from_str(json).map_err(|_| not_json(json))?;
         Ok(match marks.step {
@@ -262,23 +262,23 @@ impl Line {
     }
 }
 
-/// What tells lines apart.
+/// Fields that distinguish the kinds of lines.
 #[derive(Deserialize)]
 struct Marks {
     step: Option<IgnoredAny>,
     error: Option<ErrorForm>,
 }
 
-/// The forms that errors have.
+/// Known forms of an error.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ErrorForm {
     Refusal(Refusal),
-    /// Of a kind that a newer supervisor knows.
+    /// A refusal of a kind that only newer releases know.
     Message {
         message: String,
     },
-    /// As the guard of `--admin-listen` and Triton's clients have it.
+    /// The form of the `--admin-listen` guard and of Triton's clients.
     Text(String),
 }
 
@@ -316,7 +316,7 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
     std::str::from_utf8(bytes).map_err(|_| not_json(&String::from_utf8_lossy(bytes)))
 }
 
-/// Splits a body into lines as they arrive.
+/// Splits a body into lines as it arrives.
 #[derive(Debug)]
 struct Lines {
     body: Incoming,
@@ -336,10 +336,10 @@ impl Lines {
                 return Ok(Some(line));
             }
             if self.buffer.len() > LINE_BYTES_MAX {
-                return Err(Error::broken("a line is too long"));
+                return Err(Error::broken("a line exceeds 1 MiB"));
             }
             let Some(frame) = self.body.frame().await else {
-                // The last line may end with the body.
+                // The last line may lack a newline.
                 let rest = self.buffer.split();
                 return if rest.is_empty() { Ok(None) } else { Ok(Some(text(&rest)?.to_owned())) };
             };
@@ -350,10 +350,10 @@ impl Lines {
     }
 }
 
-/// Repeats a call for as long as a supervisor refuses it because its successor takes over.
+/// Repeats a call while the supervisor refuses it because a successor is taking over.
 ///
 /// # Errors
-/// Those of the call.
+/// Returns the errors of the call.
 pub async fn across_succession<T>(
     mut call: impl AsyncFnMut() -> Result<Answer<T>, Error>,
 ) -> Result<Answer<T>, Error> {
@@ -370,8 +370,8 @@ pub async fn across_succession<T>(
 
 /// Returns whether a refusal asks to retry with the successor.
 fn is_handing_over(refusal: &Refusal) -> bool {
-    /// What release 0.1.0, which has no kind for it, says instead. Remove it when no supervisor of
-    /// that release can be upgraded from any more.
+    /// Message of release 0.1.0, which has no kind for this. Remove once upgrades from that release
+    /// are no longer supported.
     const SENTENCE_OF_0_1_0: &str = "a successor takes over; ask again";
     match refusal.kind {
         RefusalKind::HandingOver => true,

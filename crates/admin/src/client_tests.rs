@@ -9,7 +9,7 @@ use super::*;
 
 const OUTCOME: &str = r#"{"model":"m","generation":2,"version":"ab","previous_generation":1,"load":"ahead","seconds":0.5}"#;
 
-/// A supervisor that gives each caller the next of these responses.
+/// Starts a supervisor that sends these responses, one per connection.
 fn answering(responses: Vec<(u16, String)>) -> (tempfile::TempDir, Client) {
     let home = tempfile::tempdir().unwrap();
     let socket = home.path().join("admin.sock");
@@ -30,7 +30,7 @@ fn refusal(kind: &str, message: &str) -> String {
 }
 
 #[tokio::test]
-async fn stream_hands_over_known_steps_and_the_outcome() {
+async fn a_stream_yields_known_steps_and_the_outcome() {
     let lines = [
         r#"{"step":"passed","part":"load"}"#,
         r#"{"step":"pondering","depth":3}"#,
@@ -48,10 +48,10 @@ async fn stream_hands_over_known_steps_and_the_outcome() {
 }
 
 #[tokio::test]
-async fn refusal_is_understood_in_every_form() {
+async fn a_refusal_parses_in_every_form() {
     for (status, body, kind, message) in [
         (404, refusal("not_found", "no m"), RefusalKind::NotFound, "no m"),
-        // A kind that a newer release knows.
+        // A kind that only newer releases know.
         (418, refusal("teapot", "no tea"), RefusalKind::Internal, "no tea"),
         (
             401,
@@ -72,22 +72,22 @@ async fn refusal_is_understood_in_every_form() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_shown() {
+async fn a_response_that_is_not_json_is_shown() {
     let (_home, client) = answering(vec![(400, "Expected a body\n".into()), (200, "[1]".into())]);
     let error = client.status().await.unwrap_err().to_string();
-    assert!(error.contains("something else than JSON: Expected a body"), "{error}");
+    assert!(error.contains("expected JSON from the supervisor, got: Expected a body"), "{error}");
     assert!(client.status().await.is_err());
 }
 
 #[tokio::test]
-async fn every_place_that_was_tried_is_named() {
+async fn every_endpoint_tried_is_named() {
     let error = Client::at_first_of(vec!["/nowhere/a".into(), "/nowhere/b".into()]).status().await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("/nowhere/a") && error.contains("/nowhere/b"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_is_repeated_while_a_successor_takes_over() {
+async fn a_call_is_retried_while_a_successor_takes_over() {
     for (kind, message, times) in [
         (RefusalKind::HandingOver, "any words", 3),
         // Release 0.1.0.
@@ -108,7 +108,7 @@ async fn call_is_repeated_while_a_successor_takes_over() {
 }
 
 #[test]
-fn token_is_never_printed() {
+fn the_token_is_never_printed() {
     let client = Client::tcp("127.0.0.1:1".parse().unwrap(), "0123456789abcdef");
     assert!(!format!("{client:?}").contains("0123"));
 }

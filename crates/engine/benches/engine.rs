@@ -1,7 +1,7 @@
-//! What the engine adds to a request, without sockets and without workers:
-//! `cargo bench -p onnxd-engine`. A task plays the dispatcher and answers at once, so what is
-//! measured is finding the model, admission, items, the queue's permits and joining the answers.
-//! The scheduler and the estimate are measured by themselves.
+//! Measures the engine's overhead per request, without sockets or workers. Run it with
+//! `cargo bench -p onnxd-engine`. A task stands in for the dispatcher and answers immediately. This leaves model
+//! lookup, admission, building items, queue permits and joining the answers. The scheduler and the
+//! estimate have separate benchmarks.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
@@ -41,13 +41,13 @@ const TEXT: &str =
     "the train finds a quiet market between the mountain and the sea, perhaps slowly";
 const DIMENSION: u32 = 384;
 
-/// An engine that serves one embedder, and what its dispatcher is sent.
+/// Returns an engine that serves one embedder, and the receiver of its dispatcher's events.
 fn engine() -> (Engine, mpsc::Receiver<Event>) {
     let metrics = Arc::new(Metrics::new(&[]));
-    let directory = || "/".parse().expect("it is a directory");
-    let name = "m".parse().expect("it is a name");
+    let directory = || "/".parse().expect("a valid source");
+    let name = "m".parse().expect("a valid name");
     let source = ModelSource { name, aliases: Vec::new(), uri: directory(), preload: true };
-    let page = ControlPage::create().expect("the system has memory");
+    let page = ControlPage::create().expect("enough memory");
     let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));
     let facts = Facts { dimension: DIMENSION, ..Facts::of(Task::Embed) };
     let record = Record { version: "v".into(), configured_source: directory(), facts, drift: None };
@@ -62,7 +62,7 @@ fn engine() -> (Engine, mpsc::Receiver<Event>) {
     (Engine::new(parts, MemoryBudget::default()), incoming)
 }
 
-/// Answers every item at once.
+/// Answers every item immediately.
 async fn play(mut incoming: mpsc::Receiver<Event>) {
     let bytes = Bytes::from(vec![0; DIMENSION as usize * size_of::<f32>()]);
     while let Some(event) = incoming.recv().await {
@@ -71,14 +71,14 @@ async fn play(mut incoming: mpsc::Receiver<Event>) {
             let (bytes, timing) = (bytes.clone(), Timing::default());
             let answered =
                 Answered { generation: 1, bytes, outputs: Vec::new(), tokens: 17, timing };
-            // The channel holds one answer for each item.
+            // The channel has room for one answer per item.
             let _ = item.reply.try_send((item.index, Ok(answered)));
         }
     }
 }
 
 fn embed(criterion: &mut Criterion) {
-    let runtime = Runtime::new().expect("threads can be had");
+    let runtime = Runtime::new().expect("threads can be spawned");
     let (engine, incoming) = engine();
     runtime.spawn(play(incoming));
     let mut group = criterion.benchmark_group("embed");
@@ -94,9 +94,9 @@ fn embed(criterion: &mut Criterion) {
         group.bench_function(format!("{texts} texts"), |bencher| {
             bencher.iter(|| {
                 runtime.block_on(async {
-                    let model = engine.find(Some("m")).expect("it is served");
+                    let model = engine.find(Some("m")).expect("the model is served");
                     let context = RequestContext::new();
-                    engine.embed(&context, model, call()).await.expect("it is answered")
+                    engine.embed(&context, model, call()).await.expect("the request succeeds")
                 })
             });
         });
@@ -104,11 +104,11 @@ fn embed(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A queue of texts of different lengths.
+/// Returns a queue of texts of different lengths.
 fn full(texts: u64, estimate: &Estimate) -> Scheduler {
     let mut scheduler = Scheduler::default();
     for item in 0..texts {
-        let pieces = u32::try_from(item * 37 % 61).expect("it is small");
+        let pieces = u32::try_from(item * 37 % 61).expect("below 61");
         let (priority, together) = (Priority::Interactive, false);
         let arrival = Arrival { slot: 0, micros: item, priority, together };
         let items: [(ItemId, Work); 1] = [(item, estimate.work(Size::Pieces(pieces), 80))];
@@ -128,7 +128,7 @@ fn schedule(criterion: &mut Criterion) {
         });
     });
     for texts in [1, 16, 256] {
-        criterion.bench_function(&format!("next group of {texts} that wait"), |bencher| {
+        criterion.bench_function(&format!("next group of {texts} waiting"), |bencher| {
             bencher.iter_batched_ref(
                 || full(texts, &estimate),
                 |scheduler| {

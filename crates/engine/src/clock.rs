@@ -1,10 +1,10 @@
-//! Waiting for the next deadline of a pure machine. Called by the loops that drive one.
+//! Waits for the next deadline of a pure state machine. Called by the loops that drive one.
 
 use std::time::Instant;
 
 use tokio::time;
 
-/// Waits until `deadline`; forever if there is none.
+/// Waits until `deadline`, or forever without one.
 pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => time::sleep_until(deadline.into()).await,

@@ -1,10 +1,11 @@
-//! The engine of onnxd. It knows no protocol: HTTP, gRPC and the command line belong to its callers.
+//! The inference engine. Protocol-agnostic: HTTP, gRPC and the command line belong to its callers.
 //!
-//! - [`engine`]: what protocols call: embed, classify, rerank, run tensors, tokenize, decode.
-//! - [`pool`]: worker processes and the links to them.
-//! - [`dispatch`]: the queue, the scheduler, and the task that owns the workers.
+//! - [`engine`]: the calls that protocols make: embed, classify, rerank, run tensors, tokenize,
+//!   decode.
+//! - [`pool`]: worker processes and their sockets.
+//! - [`dispatch`]: the queue, the scheduler and the task that owns the workers.
 //! - [`models`]: versions, generations, sources and updates.
-//! - [`tasks`]: tasks that must live as long as the server.
+//! - [`tasks`]: tasks that must run for as long as the server does.
 
 mod clock;
 pub mod dispatch;

@@ -1,6 +1,6 @@
-//! Tasks and threads that must live as long as the server. One that ends unexpectedly would leave a
-//! server that runs and does half of its work, so it ends the server instead. Whoever starts such
-//! a task does it by [`EssentialTasks`]; `onnxd serve` waits for [`EssentialTasks::ended`].
+//! Tasks and threads that must run for as long as the server does. If one ended early, the server
+//! would keep running with half of its work undone, so it shuts down instead. Start such tasks with
+//! [`EssentialTasks`]; `onnxd serve` waits for [`EssentialTasks::ended`].
 
 use std::sync::Arc;
 
@@ -12,14 +12,13 @@ pub struct EssentialTasks(Arc<watch::Sender<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Tasks may return now.
+    /// Set during shutdown, when tasks may return.
     stopping: bool,
-    /// The first task that ended before that.
+    /// The first task that ended before shutdown.
     ended: Option<String>,
 }
 
-/// Reports the task or thread that owns it when it panics. Tasks that may return keep one;
-/// dropping it otherwise reports nothing.
+/// Reports the task or thread that owns it if that panics. Dropping it normally reports nothing.
 #[derive(Debug)]
 pub struct Guard {
     name: String,
@@ -43,31 +42,31 @@ impl EssentialTasks {
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                () = fault::panic_when_asked(&guard.name) => {}
+                () = fault::panic_on_request(&guard.name) => {}
                 () = task => {}
             }
             guard.returned();
         })
     }
 
-    /// A guard for a task or thread that may return, but must not panic.
+    /// Returns a guard for a task or thread that may return but must not panic.
     pub fn guard(&self, name: impl Into<String>) -> Guard {
         Guard { name: name.into(), tasks: self.clone() }
     }
 
-    /// From now on tasks may return.
+    /// Marks the start of shutdown: from now on, tasks may return.
     pub fn stopping(&self) {
         self.0.send_modify(|state| state.stopping = true);
     }
 
-    /// Returns the name of the first task that ended before [`Self::stopping`], once there is one.
+    /// Waits for a task to end before [`Self::stopping`] and returns its name.
     pub async fn ended(&self) -> String {
         let mut states = self.0.subscribe();
         loop {
             if let Some(name) = &states.borrow_and_update().ended {
                 return name.clone();
             }
-            // It cannot fail: the sender is in `self`.
+            // Cannot fail: `self` owns the sender.
             let _ = states.changed().await;
         }
     }
@@ -97,12 +96,11 @@ impl Drop for Guard {
     }
 }
 
-/// Lets a test have an essential task panic. Release builds do not have it.
+/// Makes an essential task panic on request. Compiled only into debug builds, for tests.
 mod fault {
-    /// Panics when the environment says `ONNXD_PANIC_TASK=name` and the file
-    /// `ONNXD_PANIC_FILE=path` exists.
+    /// Panics if `ONNXD_PANIC_TASK` names this task, once the file in `ONNXD_PANIC_FILE` exists.
     #[cfg(debug_assertions)]
-    pub(super) async fn panic_when_asked(name: &str) {
+    pub(super) async fn panic_on_request(name: &str) {
         let (task, file) = (std::env::var("ONNXD_PANIC_TASK"), std::env::var("ONNXD_PANIC_FILE"));
         let (Ok(task), Ok(file)) = (task, file) else { return std::future::pending().await };
         if task != name {
@@ -111,14 +109,14 @@ mod fault {
         while !std::path::Path::new(&file).exists() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        #[expect(clippy::panic, reason = "a test asked for it")]
+        #[expect(clippy::panic, reason = "requested by a test")]
         {
-            panic!("a test has this task panic: {name}");
+            panic!("panic requested by a test: {name}");
         }
     }
 
     #[cfg(not(debug_assertions))]
-    pub(super) async fn panic_when_asked(_name: &str) {
+    pub(super) async fn panic_on_request(_name: &str) {
         std::future::pending().await
     }
 }
@@ -134,13 +132,13 @@ mod tests {
     const BRIEF: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn a_panic_and_an_early_return_are_reported() {
+    async fn panics_and_early_returns_are_reported() {
         let tasks = EssentialTasks::default();
         tasks.spawn("a", async { panic!("expected") });
         assert_eq!(tasks.ended().await, "a");
         tasks.spawn("b", async {});
         tokio::task::yield_now().await;
-        assert_eq!(tasks.ended().await, "a", "the first one");
+        assert_eq!(tasks.ended().await, "a", "only the first is reported");
         let tasks = EssentialTasks::default();
         tasks.spawn("b", async {});
         assert_eq!(tasks.ended().await, "b");
@@ -155,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_aborted_task_and_one_that_returns_at_the_end_are_not() {
+    async fn aborts_and_returns_during_shutdown_are_not_reported() {
         let tasks = EssentialTasks::default();
         drop(tasks.guard("done"));
         let aborted = tasks.spawn("aborted", std::future::pending());

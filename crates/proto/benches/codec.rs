@@ -1,4 +1,4 @@
-//! What a frame costs on both sides: `cargo bench -p onnxd-proto`.
+//! Measures encoding and decoding of frames: `cargo bench -p onnxd-proto`.
 
 use std::hint::black_box;
 
@@ -35,7 +35,8 @@ fn answer() -> (FromWorker, Vec<u8>) {
 
 fn write(direction: Direction, control: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(payload.len() + 256);
-    frame::write(&mut bytes, direction, 1, control, &[payload]).expect("memory takes everything");
+    frame::write(&mut bytes, direction, 1, control, &[payload])
+        .expect("writing to memory succeeds");
     bytes
 }
 
@@ -43,19 +44,19 @@ fn codec(criterion: &mut Criterion) {
     let (message, texts) = group();
     criterion.bench_function("write a group of 8 texts", |bencher| {
         bencher.iter(|| {
-            let control = message::encode(black_box(&message)).expect("it fits");
+            let control = message::encode(black_box(&message)).expect("the message fits");
             write(Direction::ToWorker, &control, &texts)
         });
     });
     let (message, embeddings) = answer();
-    let control = message::encode(&message).expect("it fits");
+    let control = message::encode(&message).expect("the message fits");
     let bytes = write(Direction::FromWorker, &control, &embeddings);
     criterion.bench_function("read 8 embeddings", |bencher| {
         let mut frame = Frame::default();
         bencher.iter(|| {
             let read = frame.read(&mut black_box(&bytes[..]), Direction::FromWorker);
-            assert!(read.expect("it is a frame"));
-            message::decode::<FromWorker>(&frame.control).expect("it is a message")
+            assert!(read.expect("a valid frame"));
+            message::decode::<FromWorker>(&frame.control).expect("a valid message")
         });
     });
     let costs = CostTable::default();

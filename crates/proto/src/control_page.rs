@@ -1,11 +1,11 @@
-//! The control page: one page of shared memory with the committed generation of every model.
+//! The control page: one page of shared memory that holds the committed generation of every model.
 //!
-//! The supervisor creates and writes it; workers inherit a descriptor and can only map it
-//! read-only, because the memfd is sealed against new writable mappings
-//! (`F_SEAL_FUTURE_WRITE`, memfd_create(2), fcntl(2)). Each slot has a cache line of its own, so
-//! that a commit for one model costs the workers of another nothing.
+//! The supervisor creates and writes it. Workers inherit a descriptor that they can only map
+//! read-only: the memfd is sealed against new writable mappings (`F_SEAL_FUTURE_WRITE`, see
+//! memfd_create(2) and fcntl(2)). Each slot has its own cache line, so a commit for one model does
+//! not slow down workers that serve another.
 
-#![allow(unsafe_code)] // Shared memory: the only file of this crate that maps it.
+#![allow(unsafe_code)] // The only file of this crate that maps shared memory.
 
 use std::{
     fs::{File, OpenOptions},
@@ -26,31 +26,31 @@ use crate::{
     limits::MODELS_MAX,
 };
 
-/// Bytes of the page.
+/// Size of the page.
 const PAGE_BYTES: usize = 4096;
-/// Bytes between two slots: one cache line, also the distance from the start to the first.
+/// Distance between slots: one cache line. The first slot follows one line of header.
 const SLOT_BYTES: usize = 64;
-/// "onnxd" and the version of this layout; where a page of another kind is mapped, this differs.
+/// "onnxd" and the version of this layout. Any other mapped page fails this comparison.
 const MAGIC: u64 = u64::from_le_bytes(*b"onnxd\0\0\x01");
 
 const _: () = assert!(SLOT_BYTES * (MODELS_MAX + 1) == PAGE_BYTES);
 const _: () = assert!(SLOT_BYTES.is_multiple_of(align_of::<AtomicU64>()));
 
-/// The number of a model's slot, from 0 to [`MODELS_MAX`] - 1.
+/// Index of a model's slot, from 0 to [`MODELS_MAX`] - 1.
 pub type Slot = u16;
 
-/// What the descriptor that a worker was given is not.
+/// Why an inherited descriptor cannot be used as a control page.
 #[derive(Debug, Error)]
 pub enum ControlPageError {
     /// The descriptor cannot be mapped.
-    #[error("the control page cannot be mapped: {0}")]
+    #[error("cannot map the control page: {0}")]
     Map(#[from] io::Error),
-    /// The mapping is no control page of this build.
-    #[error("the shared page is no control page of this build")]
+    /// The mapping is not a control page of this build.
+    #[error("the inherited descriptor is not a control page of this build")]
     Magic,
 }
 
-/// The supervisor's side: the one writer.
+/// The supervisor's end, the only writer.
 #[derive(Debug)]
 pub struct ControlPage {
     map: MmapMut,
@@ -58,17 +58,17 @@ pub struct ControlPage {
 }
 
 impl ControlPage {
-    /// A new page with every slot at generation 0, sealed so that this mapping stays the only
+    /// Creates a page with every slot at generation 0, sealed so that this mapping stays the only
     /// writable one.
     ///
     /// # Errors
-    /// What the kernel answers; a kernel before 5.1 does not know the seal.
+    /// Returns the kernel's error. Kernels before 5.1 do not support the seal.
     pub fn create() -> io::Result<Self> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create("onnxd-control", flags)?);
         file.set_len(PAGE_BYTES as u64)?;
-        // SAFETY: the memfd is ours alone, has the mapped length and cannot shrink once sealed;
-        // slots are only accessed as atomics. memmap2 offers no safe form for shared memory.
+        // SAFETY: this process owns the memfd; it has the mapped length and cannot shrink once
+        // sealed. Slots are only accessed as atomics. memmap2 has no safe form for shared memory.
         let mut map = unsafe { MmapOptions::new().len(PAGE_BYTES).map_mut(&file)? };
         map[..8].copy_from_slice(&MAGIC.to_le_bytes());
         let memfd = OwnedFd::from(file);
@@ -80,42 +80,42 @@ impl ControlPage {
         Ok(Self { map, memfd })
     }
 
-    /// A descriptor for a worker, opened for reading alone.
+    /// Opens a read-only descriptor for a worker.
     ///
     /// # Errors
-    /// What the kernel answers when `/proc` is missing or descriptors are used up.
+    /// Returns the kernel's error, for example when `/proc` is missing or descriptors run out.
     pub fn read_only(&self) -> io::Result<OwnedFd> {
         let path = format!("/proc/self/fd/{}", self.memfd.as_raw_fd());
         Ok(OpenOptions::new().read(true).open(path)?.into())
     }
 
-    /// Makes `generation` the one that workers serve from their next dispatch group on.
+    /// Publishes `generation`. Workers serve it from their next dispatch group on.
     pub fn commit(&self, slot: Slot, generation: Generation) {
         generation::commit(register(&self.map, slot), generation);
     }
 
-    /// Makes workers serve nothing of a model, and drop what they have of it.
+    /// Publishes that the model serves nothing. Workers then drop what they have loaded of it.
     pub fn unload(&self, slot: Slot) {
         generation::unload(register(&self.map, slot));
     }
 
-    /// The generation that is committed; 0 is none.
+    /// Returns the committed generation, or 0 for none.
     pub fn committed(&self, slot: Slot) -> Generation {
         generation::committed(register(&self.map, slot))
     }
 }
 
-/// A worker's side: reads, and cannot do more.
+/// A worker's read-only end.
 #[derive(Debug)]
 pub struct ControlPageView {
     map: Mmap,
 }
 
 impl ControlPageView {
-    /// Maps the page that the supervisor handed over.
+    /// Maps the page inherited from the supervisor.
     ///
     /// # Errors
-    /// [`ControlPageError`] where the descriptor is something else.
+    /// Returns [`ControlPageError`] if the descriptor is not a control page.
     pub fn map(memfd: OwnedFd) -> Result<Self, ControlPageError> {
         let file = File::from(memfd);
         if file.metadata()?.len() != PAGE_BYTES as u64 {
@@ -129,19 +129,18 @@ impl ControlPageView {
         Ok(Self { map })
     }
 
-    /// The generation to be served now.
+    /// Returns the generation to serve, or 0 for none.
     pub fn committed(&self, slot: Slot) -> Generation {
         generation::committed(register(&self.map, slot))
     }
 }
 
-/// The slot's atomic inside a mapped page.
+/// Returns the slot's atomic inside a mapped page.
 fn register(page: &[u8], slot: Slot) -> &AtomicU64 {
     let offset = SLOT_BYTES * (usize::from(slot) + 1);
     let bytes = &page[offset..offset + size_of::<AtomicU64>()];
-    // SAFETY: the bytes lie in a live mapping of at least that length, aligned to a cache line;
-    // every access to them, in every process, is an atomic one of this type. On the read-only
-    // side only loads are made.
+    // SAFETY: the bytes lie in a live mapping of at least that length, aligned to a cache line.
+    // Every process accesses them only as an atomic of this type. The read-only end only loads.
     unsafe { AtomicU64::from_ptr(bytes.as_ptr().cast::<u64>().cast_mut()) }
 }
 
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_is_seen_through_the_other_mapping_and_only_in_its_slot() {
+    fn a_commit_shows_in_the_worker_mapping_and_only_in_its_slot() {
         let page = ControlPage::create().unwrap();
         let view = ControlPageView::map(page.read_only().unwrap()).unwrap();
         let last = Slot::try_from(MODELS_MAX - 1).unwrap();
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_can_map_the_page_writable_write_to_it_or_resize_it() {
+    fn the_page_rejects_writable_maps_writes_and_resizes() {
         let page = ControlPage::create().unwrap();
         for descriptor in [page.read_only().unwrap(), page.memfd.try_clone().unwrap()] {
             let mut file = File::from(descriptor);
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_is_not_taken_for_a_control_page() {
+    fn any_other_file_is_rejected_as_a_control_page() {
         let mut other = tempfile_of(PAGE_BYTES);
         assert!(matches!(ControlPageView::map(other.into()), Err(ControlPageError::Magic)));
         other = tempfile_of(3);

@@ -1,25 +1,25 @@
-//! Exit codes, after `sysexits.h`. Both executables use this one table, so that the supervisor
-//! can tell "wrong configuration, do not restart" from "crashed, restart".
+//! Exit codes, following `sysexits.h`. Both executables use this table, so the supervisor can tell
+//! a configuration error (do not restart) from a crash (restart).
 
-/// How a process of onnxd ended, as its parent sees it.
+/// Exit status of an onnxd process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitStatus {
-    /// Everything went as asked.
+    /// Success.
     Fine = 0,
-    /// The request was understood and refused; the reason has been printed.
+    /// The request was understood and refused; the reason was printed.
     Refused = 1,
-    /// The command line is wrong.
+    /// Invalid command line.
     Usage = 64,
-    /// All workers failed for good.
+    /// All workers failed permanently.
     Unavailable = 69,
-    /// A fault of onnxd's own.
+    /// An internal error in onnxd.
     Internal = 70,
-    /// The system has not enough processes, descriptors or memory now: a worker that ends so is
-    /// started again as often as it takes.
+    /// The system is temporarily out of processes, descriptors or memory. A worker that exits with
+    /// this status is restarted without limit.
     Scarce = 71,
-    /// The configuration cannot work: a missing file, a library of the wrong kind, a locked
-    /// state directory. Starting again changes nothing.
+    /// The configuration cannot work: a missing file, an unsuitable library, a locked state
+    /// directory. Restarting does not help.
     Configuration = 78,
 }
 
@@ -29,32 +29,31 @@ impl From<ExitStatus> for std::process::ExitCode {
     }
 }
 
-/// Why a command ended, and with which exit code: the one table from error to exit status.
+/// A command's error: the exit status and the message to print.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
     pub status: ExitStatus,
-    /// What failed and what to do about it.
+    /// The error and its remedy.
     pub message: String,
 }
 
 impl Failure {
-    /// The configuration cannot work; the message says what to change.
+    /// Creates a configuration error; the message says what to change.
     pub fn configuration(message: impl Into<String>) -> Self {
         Self { status: ExitStatus::Configuration, message: message.into() }
     }
 
-    /// The request was understood and refused.
+    /// Creates an error for a request that was understood and refused.
     pub fn refused(message: impl Into<String>) -> Self {
         Self { status: ExitStatus::Refused, message: message.into() }
     }
 
-    /// All workers failed for good.
+    /// Creates an error for workers that failed permanently.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self { status: ExitStatus::Unavailable, message: message.into() }
     }
 
-    /// A fault of our own or of the machine.
+    /// Creates an error for a fault in onnxd or the machine.
     pub fn internal(message: impl Into<String>) -> Self {
         Self { status: ExitStatus::Internal, message: message.into() }
     }

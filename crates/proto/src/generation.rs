@@ -1,17 +1,18 @@
-//! Commit and refresh: the protocol that everything rests on, in a dozen lines.
+//! Commit and refresh, the protocol behind every update.
 //!
-//! The supervisor commits a generation with one Release store; a worker loads the slot with
-//! Acquire before each dispatch group and stamps its answer with the generation it *has loaded*.
-//! What a generation maps to is immutable and was complete before the store, so nothing else
-//! needs ordering. The functions are generic over the atomic, so that the model checker below
-//! runs the very code that the processes run.
+//! The supervisor commits a generation with one Release store. A worker loads the slot with Acquire
+//! before each dispatch group and stamps its response with the generation it *has loaded*. A
+//! generation's content is immutable and complete before the store, so nothing else needs ordering.
+//! The functions are generic over the atomic type so that the model checker below runs the
+//! production code.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number of a model's line of served versions: only ever rising, never reused; 0 is none.
+/// A number in a model's sequence of served versions. It only rises and is never reused; 0 means
+/// none.
 pub type Generation = u64;
 
-/// An atomic 64-bit integer, of the standard library or of the model checker.
+/// An atomic 64-bit integer, from the standard library or from loom.
 pub trait Register {
     /// Reads the value.
     fn load(&self, ordering: Ordering) -> Generation;
@@ -29,27 +30,28 @@ impl Register for AtomicU64 {
     }
 }
 
-/// Makes `generation` the one to be served. Called by the one writer, when what the generation
-/// maps to is complete and durable.
+/// Publishes `generation` as the one to serve. Only the single writer calls this, once the
+/// generation's content is complete and durable.
 pub fn commit(slot: &impl Register, generation: Generation) {
     slot.store(generation, Ordering::Release);
 }
 
-/// Makes none the one to be served. The numbers go on: what is committed next is above all before.
+/// Publishes that no generation is served. Numbering continues: the next commit exceeds all earlier
+/// ones.
 pub fn unload(slot: &impl Register) {
     slot.store(0, Ordering::Release);
 }
 
-/// The generation to be served now; 0 is none. What its commit published is visible to the
-/// caller.
+/// Returns the generation to serve, or 0 for none. Everything published by its commit is visible to
+/// the caller.
 pub fn committed(slot: &impl Register) -> Generation {
     slot.load(Ordering::Acquire)
 }
 
 #[cfg(test)]
 mod tests {
-    //! loom runs every interleaving and every reordering that the C11 memory model allows. The
-    //! tests that must fail show that the model can see the faults it is there to exclude.
+    //! loom runs every interleaving and reordering that the C11 memory model allows. The tests that
+    //! must fail prove that the model detects the faults it is meant to exclude.
 
     use loom::{
         sync::{Arc, atomic::AtomicU64},
@@ -68,7 +70,7 @@ mod tests {
         }
     }
 
-    /// One model: the slot, and the contents of generations 1 and 2, which stand for files.
+    /// A model's slot and the contents of generations 1 and 2, which stand in for files.
     struct Model {
         slot: AtomicU64,
         contents: [AtomicU64; 2],
@@ -91,7 +93,7 @@ mod tests {
         }
     }
 
-    /// What a worker has loaded, as `model.rs` of the worker does it.
+    /// A worker's loaded state. Mirrors the refresh in the worker's serving code.
     #[derive(Default)]
     struct Worker {
         loaded: Generation,
@@ -130,13 +132,13 @@ mod tests {
             for _ in 0..2 {
                 worker.refresh(&model, committed);
                 let stamped = stamp(&worker, &model);
-                assert_eq!(worker.content, stamped * 10, "the label must be the content's");
+                assert_eq!(worker.content, stamped * 10, "the stamp must match the content");
                 assert!(stamped >= last, "generations must never fall");
                 last = stamped;
             }
             supervisor.join().unwrap();
             worker.refresh(&model, committed);
-            assert_eq!(worker.loaded, 2, "what begins after the commit must see it");
+            assert_eq!(worker.loaded, 2, "a refresh after the commit must see it");
         });
     }
 
@@ -145,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_is_labelled_with_the_content_that_made_it() {
+    fn every_response_is_stamped_with_its_own_content() {
         check(commit, committed, loaded);
     }
 
     #[test]
-    fn an_unloaded_model_answers_nothing_and_what_comes_after_it_is_above_all_before() {
+    fn generations_keep_rising_across_an_unload() {
         loom::model(|| {
             let model = Model::new();
             let supervisor = {
@@ -166,8 +168,8 @@ mod tests {
             let mut last = 0;
             for _ in 0..3 {
                 worker.refresh(&model, committed);
-                assert_eq!(worker.content, worker.loaded * 10, "the label must be the content's");
-                // Who has nothing loaded answers nothing.
+                assert_eq!(worker.content, worker.loaded * 10, "the stamp must match the content");
+                // A worker with nothing loaded sends no response.
                 if worker.loaded > 0 {
                     assert!(worker.loaded >= last, "generations must never fall");
                     last = worker.loaded;
@@ -180,20 +182,20 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "the label must be the content's")]
-    fn without_release_a_worker_sees_a_generation_without_its_content() {
+    #[should_panic(expected = "the stamp must match the content")]
+    fn a_store_without_release_exposes_missing_content() {
         check(|slot, n| slot.store(n, Ordering::Relaxed), committed, loaded);
     }
 
     #[test]
-    #[should_panic(expected = "the label must be the content's")]
-    fn without_acquire_a_worker_sees_a_generation_without_its_content() {
+    #[should_panic(expected = "the stamp must match the content")]
+    fn a_load_without_acquire_exposes_missing_content() {
         check(commit, |slot| slot.load(Ordering::Relaxed), loaded);
     }
 
     #[test]
-    #[should_panic(expected = "the label must be the content's")]
-    fn a_stamp_taken_by_a_second_read_names_the_wrong_generation() {
+    #[should_panic(expected = "the stamp must match the content")]
+    fn stamping_from_a_second_read_names_the_wrong_generation() {
         check(commit, committed, |_, model| committed(&model.slot));
     }
 }

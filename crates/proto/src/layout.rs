@@ -1,12 +1,12 @@
-//! Where things stand in the state directory, and what a generation's record says. The
-//! supervisor writes all of it; workers read `generations/` and `versions/`.
+//! Paths in the state directory and the format of a generation's record. The supervisor writes all
+//! of it; workers read `generations/` and `versions/`.
 //!
 //! ```text
-//! lock                       held with flock by the one supervisor that writes here
-//! staging/<random>/          a version that is being copied; emptied at every start
-//! versions/<sha256>/         a version: immutable, complete, known by its manifest's digest
-//! compiled/<version>/        what the checker derived from a version; may be removed at any time
-//! generations/<model>/<n>    one line of JSON: what generation n of the model is
+//! lock                       held with flock by the supervisor that owns the directory
+//! staging/<random>/          a version being copied; emptied at every start
+//! versions/<sha256>/         a version: immutable, complete, named by its manifest's digest
+//! compiled/<version>/        derived from a version by the checker; may be deleted at any time
+//! generations/<model>/<n>    one line of JSON: the record of generation n of the model
 //! quarantine/<model>/<sha256>  an empty file: this version failed its probation
 //! ```
 
@@ -20,80 +20,80 @@ use crate::{
     generation::Generation,
 };
 
-/// The file in a version's directory that lists all others; its SHA-256 names the version.
+/// A version's list of its other files; the SHA-256 of this file names the version.
 pub const MANIFEST: &str = "MANIFEST";
 
-/// The state directory.
+/// Paths in the state directory.
 #[derive(Clone, Debug)]
 pub struct Layout {
     root: PathBuf,
 }
 
 impl Layout {
-    /// The layout below `root`; nothing is created.
+    /// Creates the layout below `root` without touching the file system.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The state directory itself.
+    /// Returns the state directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The file whose lock makes a supervisor the one writer.
+    /// Returns the lock file. The supervisor that holds its lock is the only writer.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    /// Where versions are copied to before they are complete.
+    /// Returns the directory for versions that are still being copied.
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }
 
-    /// Where complete versions stand.
+    /// Returns the directory of complete versions.
     pub fn versions(&self) -> PathBuf {
         self.root.join("versions")
     }
 
-    /// One complete version.
+    /// Returns the directory of one complete version.
     pub fn version(&self, version: &str) -> PathBuf {
         self.versions().join(version)
     }
 
-    /// Where compiled forms stand, by version.
+    /// Returns the directory of compiled forms, by version.
     pub fn compiled_root(&self) -> PathBuf {
         self.root.join("compiled")
     }
 
-    /// Where the records of generations stand, by model.
+    /// Returns the directory of generation records, by model.
     pub fn generations_root(&self) -> PathBuf {
         self.root.join("generations")
     }
 
-    /// Everything that was compiled from one version; derived, and may be missing or stale.
+    /// Returns the directory compiled from one version. It may be missing or stale.
     pub fn compiled(&self, version: &str) -> PathBuf {
         self.compiled_root().join(version)
     }
 
-    /// The versions of a model that failed their probation: one empty file each.
+    /// Returns the directory of a model's quarantined versions, one empty file each.
     pub fn quarantine(&self, model: &ModelName) -> PathBuf {
         self.root.join("quarantine").join(model.as_str())
     }
 
-    /// The records of one model's generations.
+    /// Returns the directory of one model's generation records.
     pub fn generations(&self, model: &ModelName) -> PathBuf {
         self.generations_root().join(model.as_str())
     }
 
-    /// The record of one generation.
+    /// Returns the path of one generation's record.
     pub fn generation(&self, model: &ModelName, generation: Generation) -> PathBuf {
         self.generations(model).join(generation.to_string())
     }
 
-    /// Reads what a generation is.
+    /// Reads a generation's record.
     ///
     /// # Errors
-    /// The file is missing or is no record; the message names it.
+    /// The file is missing or is not a record; the message names it.
     pub fn read_record(&self, model: &ModelName, generation: Generation) -> io::Result<Record> {
         let path = self.generation(model, generation);
         let name = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());

@@ -1,13 +1,13 @@
-//! What the supervisor and its workers agree on.
+//! The definitions that the supervisor and its workers share.
 //!
-//! - [`wire`]: what travels over a worker's socket.
-//! - [`domain`]: the records that both sides know: tasks, facts, refusals, tensors, costs.
-//! - [`generation`]: commit and refresh, the two atomic operations everything rests on.
-//! - [`control_page`]: the sealed shared page that holds one generation per model.
-//! - [`layout`]: where versions and generations stand in the state directory.
-//! - [`limits`], [`exit`]: numbers that both sides use.
+//! - [`wire`]: the protocol on a worker's socket.
+//! - [`domain`]: shared records: tasks, facts, refusals, tensors, costs.
+//! - [`generation`]: commit and refresh, the two atomic operations of every update.
+//! - [`control_page`]: the sealed shared page with one generation per model.
+//! - [`layout`]: paths of versions and generations in the state directory.
+//! - [`limits`], [`exit`]: bounds and exit codes that both sides use.
 //!
-//! No tokio, no ONNX Runtime, no HTTP: those belong to one side each.
+//! Depends on neither tokio nor ONNX Runtime nor HTTP: each of those belongs to one side only.
 
 pub mod control_page;
 pub mod domain;
@@ -19,5 +19,5 @@ pub mod limits;
 pub mod properties;
 pub mod wire;
 
-/// The digest of this crate's sources: equal in two executables that understand each other.
+/// Digest of this crate's sources. Two executables with equal ids speak the same protocol.
 pub const BUILD_ID: &str = env!("ONNXD_BUILD_ID");

@@ -1,27 +1,28 @@
-//! Every bound that both processes rely on. What only one side enforces stands beside its use.
+//! Bounds that both processes rely on. A bound that only one side enforces is defined where it is
+//! used.
 
-/// Models that one supervisor serves: the slots of one 4 KiB control page.
+/// Maximum number of models per supervisor: the slots of one 4 KiB control page.
 pub const MODELS_MAX: usize = 63;
 
-/// Items in one dispatch group.
+/// Maximum number of items in a dispatch group.
 pub const GROUP_ITEMS_MAX: usize = 32;
 
-/// Bytes of one text. A longer one is answered 422 before it reaches a worker: tokenizers may
-/// take far more time and memory than the text has bytes.
+/// Maximum bytes of one text. The supervisor answers 422 to a longer one without involving a
+/// worker, because a tokenizer may need far more time and memory than the text has bytes.
 pub const TEXT_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of a frame's control message: a full group of items with as many tensors as there may be,
-/// under names as long and of as many axes as they may be. A test encodes one.
+/// Maximum bytes of a frame's control message. Enough for a full group whose items all have the
+/// maximum number of tensors, with the longest names and the most axes; a test encodes one.
 pub const FRAME_CONTROL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes of a frame's payload: the tensors of one item, a full group of the longest texts, or
-/// their embeddings.
+/// Maximum bytes of a frame's payload: the tensors of one item, a full group of the longest texts,
+/// or their embeddings.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Bytes of the tensors of one item, in or out.
+/// Maximum bytes of one item's tensors, input or output.
 pub const TENSORS_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX;
 
-/// Components of one embedding.
+/// Maximum number of components in an embedding.
 pub const DIMENSION_MAX: usize = 65_536;
 
 const _: () = assert!(GROUP_ITEMS_MAX * TEXT_BYTES_MAX <= FRAME_PAYLOAD_BYTES_MAX);

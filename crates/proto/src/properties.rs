@@ -1,6 +1,6 @@
-//! What holds for any bytes that reach the parsers of this crate; each function panics where it
-//! does not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz
-//! targets there.
+//! Properties that hold for any bytes that reach this crate's parsers. Each function panics when
+//! its property is violated. Called by the tests below, which also replay the seeds in `fuzz/`, and
+//! by the fuzz targets.
 
 use std::fmt::Debug;
 
@@ -14,11 +14,11 @@ use crate::{
     },
 };
 
-/// Frames that can be read are, written again, the bytes they were; no header makes the reader
-/// take more memory than a frame may have.
+/// A frame that was read encodes to the same bytes, and no header makes the reader allocate more
+/// than a frame may hold.
 ///
 /// # Panics
-/// They are not, or it does.
+/// Panics if either property is violated.
 pub fn frames(bytes: &[u8]) {
     for direction in [Direction::ToWorker, Direction::FromWorker] {
         let mut frame = Frame::default();
@@ -34,16 +34,16 @@ pub fn frames(bytes: &[u8]) {
             let mut written = Vec::new();
             let payload = [&frame.payload[..]];
             frame::write(&mut written, direction, frame.id, &frame.control, &payload)
-                .expect("what was read is within the limits");
+                .expect("a frame that was read is within the limits");
             assert_eq!(written, before[..before.len() - rest.len()]);
         }
     }
 }
 
-/// A control message that can be decoded can be encoded, and comes out as the same message.
+/// A decoded control message encodes, and decodes again to the same message.
 ///
 /// # Panics
-/// It does not.
+/// Panics if the property is violated.
 pub fn messages(bytes: &[u8]) {
     message_of::<ToWorker>(bytes);
     message_of::<FromWorker>(bytes);
@@ -51,10 +51,10 @@ pub fn messages(bytes: &[u8]) {
 
 fn message_of<M: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     let Ok(message) = message::decode::<M>(bytes) else { return };
-    let encoded = message::encode(&message).expect("it came from fewer bytes");
-    // Numbers may have been written in more bytes than they need, and NaN is not equal to itself.
-    let decoded: M = message::decode(&encoded).expect("we wrote it");
-    let again = message::encode(&decoded).expect("we wrote it before");
+    let encoded = message::encode(&message).expect("re-encoding is no longer than the input");
+    // Compare encodings: varints may be longer than necessary, and NaN does not equal itself.
+    let decoded: M = message::decode(&encoded).expect("own encoding decodes");
+    let again = message::encode(&decoded).expect("a decoded message encodes");
     assert_eq!(encoded, again, "{message:?}");
 }
 
@@ -72,9 +72,9 @@ mod tests {
         seeds.collect::<Result<_, _>>().unwrap()
     }
 
-    /// Writes the seeds anew after a change of the protocol: run with `ONNXD_UPDATE_SEEDS=1`.
+    /// Rewrites the seeds after a protocol change when run with `ONNXD_UPDATE_SEEDS=1`.
     #[test]
-    fn the_seeds_of_frames_and_messages_are_of_this_protocol() {
+    fn frame_and_message_seeds_match_this_protocol() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
         let run = message::encode(&ToWorker::Ping).unwrap();
         let pong = message::encode(&FromWorker::Pong).unwrap();
@@ -91,27 +91,29 @@ mod tests {
     }
 
     #[test]
-    fn every_seed_keeps_the_promises() {
+    fn properties_hold_for_every_seed() {
         seeds("frames").iter().for_each(|seed| frames(seed));
         seeds("messages").iter().for_each(|seed| messages(seed));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_keep_them(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn properties_hold_for_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             frames(&bytes);
             messages(&bytes);
         }
 
-        /// Nearly right bytes get further than random ones.
+        /// Almost valid bytes get further than random ones.
         #[test]
-        fn damaged_seeds_keep_them(place: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
-            for (target, promise) in [("frames", frames as fn(&[u8])), ("messages", messages)] {
+        fn properties_hold_for_damaged_seeds(
+            place: prop::sample::Index, byte: u8, cut: prop::sample::Index,
+        ) {
+            for (target, property) in [("frames", frames as fn(&[u8])), ("messages", messages)] {
                 for mut seed in seeds(target) {
                     let at = place.index(seed.len());
                     seed[at] = byte;
-                    promise(&seed);
-                    promise(&seed[..cut.index(seed.len())]);
+                    property(&seed);
+                    property(&seed[..cut.index(seed.len())]);
                 }
             }
         }

@@ -18,26 +18,27 @@ mod transport;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 
 /// The command, from its arguments to its exit code.
 pub fn main() -> ExitCode {
     // Before anything else: a SIGHUP that comes while we start must wait, not end us.
     process::signals::hold_back();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (cli, mut origins) = match cli::parse() {
+        Ok(parsed) => parsed,
         Err(message) => return cli::print_usage(&message),
     };
     let status = match cli.command {
-        Command::Serve(arguments) => serve::main(*arguments),
+        Command::Serve(arguments) => serve::main(*arguments, &mut origins),
         Command::Check(arguments) => cli::check::main(&arguments),
         Command::Update(arguments) => cli::update::main(&arguments),
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
         Command::Unload(arguments) => cli::update::unload(&arguments),
         Command::Status(arguments) => cli::status::main(&arguments),
-        Command::Openapi => cli::openapi(),
+        Command::Openapi => cli::documents::openapi(),
+        Command::Completions { shell } => cli::documents::completions(shell),
+        Command::Man { directory } => cli::documents::man(&directory),
+        Command::Reference => cli::documents::reference(),
     };
-    status.unwrap_or_else(|failure| cli::report(&failure)).into()
+    status.unwrap_or_else(|failure| cli::report(&origins.explain(failure))).into()
 }

@@ -1,9 +1,10 @@
-//! Telemetry of both executables: logs and metrics. Imports nothing of onnxd but its domain records.
+//! Logs and metrics of both executables. Depends on no other crate of onnxd except its domain
+//! records.
 //!
-//! - [`log`]: how both executables set up their log.
+//! - [`log`]: log setup shared by both executables.
 //! - [`stderr`]: a log sink that never blocks.
 //! - [`trace`]: the trace context of a request.
-//! - `metrics` (feature `metrics`): counters and histograms, printed in the Prometheus format.
+//! - `metrics` (feature `metrics`): counters and histograms in the Prometheus format.
 
 pub mod log;
 #[cfg(feature = "metrics")]

@@ -1,5 +1,5 @@
-//! The log of both executables, set up in one way: text or JSON lines, filtered by `ONNXD_LOG`, on a
-//! standard error that never blocks. Called once, before the first event.
+//! Log setup for both executables: text or JSON lines, filtered by `ONNXD_LOG`, written to standard
+//! error without blocking. Call [`init`] once, before the first event.
 
 use std::{
     env, fmt,
@@ -19,23 +19,23 @@ use tracing_subscriber::{
 
 use crate::stderr::Stderr;
 
-/// The variable with the filter.
+/// Environment variable with the log filter.
 pub const FILTER_VARIABLE: &str = "ONNXD_LOG";
-/// The variable with the format.
+/// Environment variable with the log format.
 pub const FORMAT_VARIABLE: &str = "ONNXD_LOG_FORMAT";
 
-/// How events are written.
+/// Format of log events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// One line of text for people.
+    /// One line of human-readable text per event.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Format {
-    /// The word for it.
+    /// Returns the format's name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -61,7 +61,7 @@ impl FromStr for Format {
     }
 }
 
-/// Why the log cannot be set up. The message names the variable, the value and the remedy.
+/// Why the log cannot be set up.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The filter cannot be parsed.
@@ -69,20 +69,19 @@ pub enum Error {
         "{FILTER_VARIABLE}: invalid filter {filter:?}: {reason}; use a level (off, error, warn, info, debug or trace) or TARGET=LEVEL, several separated by commas"
     )]
     Filter {
-        /// The filter.
         filter: String,
-        /// What is wrong with it.
+        /// Reason for the rejection.
         reason: String,
     },
     /// The format is unknown.
     #[error("{FORMAT_VARIABLE} (--log-format): unknown format {0:?}; use text or json")]
     Format(String),
-    /// There is a log already.
-    #[error("the log was set up twice")]
+    /// [`init`] was called before.
+    #[error("internal error: the log was initialized twice")]
     Twice,
 }
 
-/// What is in effect.
+/// The settings in effect.
 #[derive(Debug)]
 struct Effective {
     filter: String,
@@ -91,10 +90,11 @@ struct Effective {
 
 static EFFECTIVE: OnceLock<Effective> = OnceLock::new();
 
-/// Sets up the log of this process, panics included. Without a `format` the variable decides.
+/// Sets up logging for this process, including panics. If `format` is `None`, the environment
+/// variable decides.
 ///
 /// # Errors
-/// The filter or the format is invalid.
+/// Returns an error if the filter or the format is invalid.
 pub fn init(format: Option<&str>) -> Result<(), Error> {
     let format = match format.map(str::to_owned).or_else(|| variable(FORMAT_VARIABLE)) {
         Some(word) => word.parse()?,
@@ -112,14 +112,13 @@ pub fn init(format: Option<&str>) -> Result<(), Error> {
     initialized.map_err(|_| Error::Twice)
 }
 
-/// The variables that make a child process log as this one does.
+/// Returns the environment variables that make a child process log like this one.
 pub fn variables() -> Vec<(&'static str, String)> {
     let Some(Effective { filter, format }) = EFFECTIVE.get() else { return Vec::new() };
     vec![(FILTER_VARIABLE, filter.clone()), (FORMAT_VARIABLE, format.to_string())]
 }
 
-/// Writes a line for people, whatever the filter is: why this process ends. With a JSON log it is
-/// an event like any other.
+/// Writes why this process exits, regardless of the filter. A JSON log gets a regular event.
 pub fn complain(message: &str) {
     write_line(&format!("onnxd: {message}"), message);
 }
@@ -129,11 +128,11 @@ fn write_line(text: &str, message: &str) {
         Some(Format::Json) => json_line(message),
         Some(Format::Text) | None => format!("{text}\n"),
     };
-    // In one piece. `Stderr` never fails.
+    // One write per line. `Stderr` never fails.
     let _ = Stderr.write_all(line.as_bytes());
 }
 
-/// An event in the form that `tracing_subscriber` gives others.
+/// An event with the same fields as the JSON events of `tracing_subscriber`.
 #[derive(Serialize)]
 struct Event<'a> {
     timestamp: String,
@@ -149,21 +148,20 @@ struct Fields<'a> {
 
 fn json_line(message: &str) -> String {
     let mut timestamp = String::new();
-    // Without a timestamp the rest is still worth writing.
+    // Ignore the error: an event without a timestamp is still worth writing.
     let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
     let event = Event { timestamp, level: "ERROR", fields: Fields { message }, target: "onnxd" };
     serde_json::to_string(&event).unwrap_or_default() + "\n"
 }
 
-/// An empty variable counts as unset.
+/// Reads an environment variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
     let value = env::var_os(name)?;
-    // What is not UTF-8 is refused as a value like any other.
+    // Keep a value that is not UTF-8, so that parsing rejects it.
     Some(value.to_string_lossy().into_owned()).filter(|value| !value.trim().is_empty())
 }
 
-/// Returns whether this is a level, or a target with a level. What names a span is left to the
-/// parser.
+/// Returns whether this is a level, or a target with a level. Span filters are left to the parser.
 fn is_directive(part: &str) -> bool {
     let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
     let is_target = |text: &str| {
@@ -178,7 +176,7 @@ fn is_directive(part: &str) -> bool {
 
 fn filter(text: &str) -> Result<EnvFilter, Error> {
     let invalid = |reason: String| Error::Filter { filter: text.to_owned(), reason };
-    // Anything else would be a target, and a mistyped level would silence everything else.
+    // EnvFilter would take anything else for a target, and a mistyped level would silence the log.
     let mut parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     if let Some(part) = parts.find(|part| !is_directive(part)) {
         return Err(invalid(format!("`{part}` is neither a level nor TARGET=LEVEL")));
@@ -189,7 +187,7 @@ fn filter(text: &str) -> Result<EnvFilter, Error> {
         .map_err(|error| invalid(error.to_string()))
 }
 
-/// Has panics written like events. The default hook would wait for a slow reader.
+/// Logs panics like events. The default hook would block on a slow reader.
 fn write_panics() {
     crate::stderr::open();
     panic::set_hook(Box::new(|what| {
@@ -206,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filter_that_would_silence_the_log_is_refused() {
+    fn a_filter_that_would_silence_the_log_is_refused() {
         for text in [
             "info",
             "onnxd=debug",
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_format_is_refused_with_what_there_is() {
+    fn an_unknown_format_is_refused_and_known_ones_are_named() {
         assert_eq!("json".parse::<Format>().unwrap(), Format::Json);
         let message = "xml".parse::<Format>().unwrap_err().to_string();
         for words in ["ONNXD_LOG_FORMAT", "--log-format", "\"xml\"", "text or json"] {
@@ -249,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn line_that_is_not_an_event_is_json_all_the_same() {
+    fn a_line_that_is_not_an_event_is_still_json() {
         let line = json_line("a \"quoted\"\nmessage");
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();

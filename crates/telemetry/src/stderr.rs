@@ -1,7 +1,7 @@
-//! Standard error as logs are written to it: a line that cannot be written at once is dropped and
-//! counted, so that nobody who reads slowly, or not at all, holds up anything. Each line is handed to
-//! the kernel when it is logged; so none is lost at whatever end, and no thread has to be waited
-//! for. Used by both executables before they log anything.
+//! Writes log lines to standard error without blocking. A line that cannot be written at once is
+//! dropped and counted, so a slow or absent reader never delays onnxd. Each line goes to the kernel
+//! when it is logged: none is lost on exit, and no thread needs to be joined. Both executables use
+//! it for all logging.
 
 use std::{
     fs::{File, OpenOptions},
@@ -25,21 +25,22 @@ use nix::{
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Lines that this process could not write.
+/// Returns the number of lines that this process dropped.
 pub fn lines_dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Where lines go.
+/// Kind of standard error.
 enum Sink {
-    /// A pipe or a terminal, opened anew: the flag is not to concern whoever else has it open.
+    /// A pipe or terminal, reopened: `O_NONBLOCK` must not affect other processes that have it
+    /// open.
     Pipe(File),
-    /// As journald's. There is no opening it anew, but each message may say the same.
+    /// A socket, such as journald's. It cannot be reopened, but each send can be non-blocking.
     Socket,
-    /// A pipe or a terminal that may not be opened anew, since it is another user's: it is asked
-    /// whether there is room.
+    /// Another user's pipe or terminal, which cannot be reopened. Polled for room before each
+    /// write.
     Shared,
-    /// A file, which never blocks for long.
+    /// A file, where writes block only briefly.
     File,
 }
 
@@ -59,7 +60,7 @@ fn sink() -> &'static Sink {
     })
 }
 
-/// Writes to standard error. Never fails: there is nobody to tell.
+/// Writes to standard error. Never returns an error, because no one could be told about it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stderr;
 
@@ -74,7 +75,7 @@ impl Write for Stderr {
                 send(io::stderr().as_raw_fd(), line, flags).map_err(Into::into)
             }
         };
-        // A part that was written is not gone on with: it may never fit.
+        // Do not write the rest of a partial line: it may never fit.
         if written.ok() != Some(line.len()) {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
@@ -86,8 +87,8 @@ impl Write for Stderr {
     }
 }
 
-/// Writes as much as there is room for, and does not wait for more. Where there is some, there is
-/// room for [`PIPE_BUF`] bytes, pipe(7).
+/// Writes as much as fits without blocking. A writable pipe has room for [`PIPE_BUF`] bytes; see
+/// pipe(7).
 fn write_if_room(sink: &impl AsFd, line: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     for part in line.chunks(PIPE_BUF) {
@@ -101,7 +102,7 @@ fn write_if_room(sink: &impl AsFd, line: &[u8]) -> io::Result<usize> {
     Ok(written)
 }
 
-/// Opens the sink. Later there may be no descriptor left.
+/// Opens the sink early, while descriptors are available.
 pub(crate) fn open() {
     let _ = sink();
 }
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_a_pipe_of_somebody_else_is_left_out_and_waited_for_by_nobody() {
+    fn a_full_shared_pipe_drops_lines_instead_of_blocking() {
         let (mut reader, writer) = io::pipe().unwrap();
         let line = [b'x'; 3 * PIPE_BUF - 7];
         let mut all = 0;
@@ -126,6 +127,6 @@ mod tests {
         assert!(all >= line.len());
         let mut read = vec![0; all];
         reader.read_exact(&mut read).unwrap();
-        assert_eq!(write_if_room(&writer, &line).unwrap(), line.len(), "there is room again");
+        assert_eq!(write_if_room(&writer, &line).unwrap(), line.len(), "the drained pipe has room");
     }
 }

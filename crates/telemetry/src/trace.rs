@@ -1,11 +1,11 @@
-//! The trace context of a request, as W3C Trace Context writes it. Pure; callers parse it from
-//! their protocol's header, and the engine carries it.
+//! The W3C Trace Context of a request. Pure; callers parse it from their protocol's header, and the
+//! engine carries it.
 
 use std::fmt;
 
-/// Bytes of `traceparent` in version 00: version, trace, span and flags with three dashes.
+/// Length of a version 00 `traceparent`: version, trace, span and flags with three dashes.
 const TRACEPARENT_BYTES: usize = 55;
-/// The flag that asks to record the trace.
+/// Flag that asks to record the trace.
 const SAMPLED: u8 = 1;
 
 /// The trace that a request belongs to, and the caller's span in it.
@@ -17,8 +17,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Parses a `traceparent` header. Returns `None` for a malformed one: the specification says
-    /// to start a new trace then, never to refuse the request.
+    /// Parses a `traceparent` header. Returns `None` for a malformed one: the specification
+    /// requires starting a new trace instead of refusing the request.
     pub fn from_traceparent(header: &str) -> Option<Self> {
         let mut parts = header.trim().splitn(5, '-');
         let [version, trace, span, flags] = [(); 4].map(|()| parts.next().unwrap_or_default());
@@ -31,12 +31,12 @@ impl TraceContext {
         (version < 0xff && is_known_length).then_some(Self { trace_id, span_id, flags })
     }
 
-    /// The identifier of the whole trace.
+    /// Returns the identifier of the whole trace.
     pub fn trace_id(self) -> u128 {
         self.trace_id
     }
 
-    /// The identifier of the caller's span.
+    /// Returns the identifier of the caller's span.
     pub fn span_id(self) -> u64 {
         self.span_id
     }
@@ -47,14 +47,14 @@ impl TraceContext {
     }
 }
 
-/// Parses exactly `digits` lower-case hexadecimal digits.
+/// Parses exactly `digits` lowercase hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let is_exact = text.len() == digits && text.bytes().all(is_digit);
     is_exact.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
 
-/// Writes a `traceparent` header of version 00.
+/// Formats a version 00 `traceparent` header.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)
@@ -68,7 +68,7 @@ mod tests {
     const EXAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_traceparent_is_read_and_written_again() {
+    fn a_traceparent_round_trips() {
         let context = TraceContext::from_traceparent(EXAMPLE).unwrap();
         assert_eq!(context.trace_id(), 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
         assert_eq!(context.span_id(), 0x00f0_67aa_0ba9_02b7);
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_malformed_traceparent_is_ignored() {
-        for wrong in [
+        for malformed in [
             "",
             "00",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
@@ -90,7 +90,7 @@ mod tests {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
             "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ] {
-            assert_eq!(TraceContext::from_traceparent(wrong), None, "{wrong}");
+            assert_eq!(TraceContext::from_traceparent(malformed), None, "{malformed}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Cutting a group into micro-batches: `cargo bench -p onnxd-worker`.
+//! Planning micro-batches: `cargo bench -p onnxd-worker`.
 
 use std::hint::black_box;
 

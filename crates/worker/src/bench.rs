@@ -1,5 +1,5 @@
-//! The worker's parts as benchmarks call them: a model for texts without a supervisor, and the cut
-//! into micro-batches. No product code calls this.
+//! Entry points for benchmarks: a text model without a supervisor, and micro-batch planning. Not
+//! used by product code.
 
 use std::{path::Path, time::Duration};
 
@@ -22,16 +22,15 @@ use crate::{
     session::{Form, Runtime, Tokens},
 };
 
-/// Prepares this process as a worker is prepared: it logs, ends with its parent, and runs on one
-/// CPU.
+/// Sets this process up like a worker: logging, parent-death signal, pinned to one CPU.
 ///
 /// # Errors
-/// The system refuses it.
+/// The system refuses one of these.
 pub fn prepare(cpu: u16) -> Result<(), String> {
     let parent = getppid();
     onnxd_telemetry::log::init(None).map_err(|error| error.to_string())?;
     affinity::pin(cpu)?;
-    guard::die_with(parent).map_err(|error| error.to_string())
+    guard::die_with_parent(parent).map_err(|error| error.to_string())
 }
 
 /// Returns the CPU time of this thread.
@@ -39,11 +38,11 @@ pub fn cpu_time() -> Duration {
     cpu_time::CpuTime::now().since_start()
 }
 
-/// A model for texts, as its author made it, with one thread.
+/// A text model in the form its author published, run with one thread.
 pub struct BareModel {
     model: TextModel,
     numbers: Numbers,
-    // Dropped last.
+    // Must outlive the model, so it is dropped last.
     _runtime: Runtime,
 }
 
@@ -52,13 +51,13 @@ pub struct BareModel {
 pub struct Prepared(prepare::Prepared);
 
 impl Prepared {
-    /// A text of so many tokens, for calls that run none.
+    /// Creates a text with this many tokens, for calls that do not run the model.
     pub fn of_length(tokens: usize) -> Self {
         let tokens = Tokens::of(vec![0; tokens], vec![0; tokens]);
         Self(prepare::Prepared { tokens, ..prepare::Prepared::default() })
     }
 
-    /// Returns how many there are.
+    /// Returns the number of tokens.
     pub fn tokens(&self) -> usize {
         self.0.tokens.ids.len()
     }
@@ -68,7 +67,7 @@ impl BareModel {
     /// Loads the version in a directory.
     ///
     /// # Errors
-    /// ONNX Runtime or the version cannot be used.
+    /// ONNX Runtime or the version cannot be loaded.
     pub fn open(onnxruntime: &Path, version: &Path) -> Result<Self, String> {
         let runtime = Runtime::open(onnxruntime).map_err(|error| error.to_string())?;
         let opened = || {
@@ -83,7 +82,7 @@ impl BareModel {
         Ok(Self { model, numbers: Numbers::default(), _runtime: runtime })
     }
 
-    /// Turns a text into tokens, cut to what the model takes.
+    /// Tokenizes a text, truncated to the model's limit.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -108,8 +107,8 @@ impl std::fmt::Debug for BareModel {
     }
 }
 
-/// Cuts texts of these numbers of tokens into micro-batches, as for a model that can be told what is
-/// padding.
+/// Splits texts of these lengths in tokens into micro-batches, as for a model with an attention
+/// mask.
 pub fn plan(lengths: &[usize], costs: &CostTable) -> Vec<Vec<usize>> {
     microbatch::plan(lengths, costs, Company::Padded)
 }

@@ -1,10 +1,10 @@
-//! All of `onnxd-worker`, the process that runs models. The supervisor starts it, either to serve
-//! over an inherited socket, to check a version that is not served yet, or to list a source's files. This file is the table of
-//! contents; it maps what went wrong to the exit codes that the supervisor understands. Its one door
-//! is [`main`]; it is a library so that benchmarks and fuzz targets reach its parts.
+//! The library behind `onnxd-worker`, the process that runs models. The supervisor starts it to
+//! serve over an inherited socket, to check or compile a version, or to list a source's files.
+//! [`main`] is the only entry point of the executable and maps failures to exit codes; benchmarks
+//! and fuzz targets use the rest.
 //!
-//! Imports point one way: {`serving`, `checking`} → `families` → `artifacts` → `session`, and all of
-//! them → `process` → {`session`, `sandbox`}. `listing` imports `artifacts` alone.
+//! Imports point one way: {`serving`, `checking`} → `families` → `artifacts` → `session`, and all
+//! of them → `process` → {`session`, `sandbox`}. `listing` imports only `artifacts`.
 
 mod artifacts;
 pub mod bench;
@@ -52,17 +52,17 @@ use crate::{
         inherited, ipc, quit, resident,
     },
     sandbox::{Limits, files::Files},
-    serving::serve::{self, Begun},
+    serving::serve::{self, StartInfo},
     session::Runtime,
 };
 
-/// The command, from its arguments to its exit code.
+/// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let parent = getppid();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Where not even this can be printed, the exit code still says it.
+            // Ignore print errors: the exit code still reports the problem.
             let _ = error.print();
             let status = if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Fine };
             return status.into();
@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
     match args.command {
         Command::Serve { worker, cpu } => {
             let _span = info_span!("serve", worker).entered();
-            // Whatever unwinds must not run ONNX Runtime's destructors beside its threads.
+            // A panic must not run ONNX Runtime's destructors while its threads still run.
             let served = panic::catch_unwind(AssertUnwindSafe(|| serve(cpu, parent, confined)));
             let Ok(Err(fault)) = served else { quit::now(ExitStatus::Internal) };
             error!(%fault, "worker stopped");
@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
         }
         Command::Compile { onnxruntime, version_dir, compiled_dir } => {
             let _span = info_span!("compile").entered();
-            // On a model's first use others are served meanwhile.
+            // A compile on a model's first use runs while other models serve.
             sandbox::yield_to_serving();
             let files = CheckedFiles {
                 version: &version_dir,
@@ -106,17 +106,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Serves until the supervisor closes the socket or is gone.
+/// Serves until the supervisor closes the socket or exits.
 fn serve(cpu: u16, parent: Pid, confined: bool) -> Result<Infallible, Fault> {
-    // These concern all threads, so they come before the first: those of ONNX Runtime, too,
-    // inherit the CPU and the blocked signals.
+    // Set these before any thread starts. All threads inherit the CPU and the blocked signals,
+    // including those of ONNX Runtime.
     let pinned = affinity::pin(cpu);
     guard::block_signals()?;
     let inherited = inherited::take().map_err(Fault::Inherited)?;
-    // It ends with the process and not before: the supervisor kills whose socket has ended, and
-    // would not hear why.
+    // Keep the socket open until the process exits. The supervisor kills a worker whose socket has
+    // closed, and would lose the exit code.
     let _socket = ManuallyDrop::new(inherited.socket.try_clone()?);
-    sandbox::offer_to_be_ended_first();
+    sandbox::prefer_oom_kill();
     sandbox::limit(Limits::serving())?;
     if confined {
         sandbox::enter()?;
@@ -124,14 +124,14 @@ fn serve(cpu: u16, parent: Pid, confined: bool) -> Result<Infallible, Fault> {
     let page = ControlPageView::map(inherited.control_page)?;
     let guard = Guard::prepare(parent, &inherited.socket)?;
     let (receiver, sender) = ipc::split(inherited.socket)?;
-    let begun = Begun { pinned, confined, terminations: inherited.terminations };
-    match serve::run(receiver, sender, begun, &page, &guard) {
+    let start = StartInfo { pinned, confined, terminations: inherited.terminations };
+    match serve::run(receiver, sender, start, &page, &guard) {
         Err(Fault::HungUp) => guard.end(),
         ended => ended,
     }
 }
 
-/// Prints each part as it passes, and at last the verdict, whatever happens.
+/// Checks a version. Prints a line per passed part, and always a verdict.
 fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
     let started = Instant::now();
     sandbox::yield_to_serving();
@@ -150,7 +150,7 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
                 Err(refusal) => (CheckLine::Refused(refusal), ExitStatus::Refused),
             }
         }
-        // Not the version's fault: the exit code says that none can be checked.
+        // Not the version's fault: the exit code says that this process cannot check anything.
         Err(fault) => {
             let refusal = RefusalKind::Internal.because(fault.to_string());
             (CheckLine::Refused(refusal), fault.status())
@@ -159,7 +159,7 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
     print(&verdict).map_or(ExitStatus::Internal, |()| status)
 }
 
-/// Prints which files of a source are its model, or why there is none to take.
+/// Lists a source. Prints its model files, or why it has no usable model.
 fn list(args: &ListArgs, confined: bool, parent: Pid) -> ExitStatus {
     let (line, status) = match source_of(args, confined, parent) {
         Ok(choice) => match listing::list(Path::new("."), &choice) {
@@ -174,16 +174,16 @@ fn list(args: &ListArgs, confined: bool, parent: Pid) -> ExitStatus {
     print(&line).map_or(ExitStatus::Internal, |()| status)
 }
 
-/// Makes the source this process's directory and confines it to that.
+/// Makes the source the working directory and confines the process to it.
 fn source_of(args: &ListArgs, confined: bool, parent: Pid) -> Result<ModelChoice, Fault> {
     sandbox::yield_to_serving();
-    guard::die_with(parent)?;
-    sandbox::offer_to_be_ended_first();
+    guard::die_with_parent(parent)?;
+    sandbox::prefer_oom_kill();
     sandbox::limit(Limits::listing())?;
-    let wrong = |reason: &str| Fault::System(io::Error::other(reason.to_owned()));
+    let invalid = |reason: &str| Fault::System(io::Error::other(reason.to_owned()));
     let choice = match (&args.file, &args.variant) {
-        (Some(file), _) => ModelChoice::file(file).map_err(wrong)?,
-        (None, Some(name)) => ModelChoice::variant(name).map_err(wrong)?,
+        (Some(file), _) => ModelChoice::file(file).map_err(invalid)?,
+        (None, Some(name)) => ModelChoice::variant(name).map_err(invalid)?,
         (None, None) => ModelChoice::Unstated,
     };
     match &args.dir {
@@ -198,7 +198,7 @@ fn source_of(args: &ListArgs, confined: bool, parent: Pid) -> Result<ModelChoice
     Ok(choice)
 }
 
-/// Prints whether there is a compiled form, and which.
+/// Compiles a version. Prints whether it has a compiled form, or why not.
 fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path) -> ExitStatus {
     let result = runtime.map_err(|fault| fault.to_string()).and_then(|runtime| {
         let key = Key::of(&runtime);
@@ -209,32 +209,32 @@ fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path)
     print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Fine)
 }
 
-/// What a checker may open once ONNX Runtime is loaded.
+/// Files that a checker may open once ONNX Runtime is loaded.
 struct CheckedFiles<'a> {
     version: &'a Path,
     serving: Option<&'a Path>,
     compiled: Option<&'a Path>,
 }
 
-/// Makes this process one that may run a stranger's model; without `files` it is not confined.
+/// Confines this process before it loads an untrusted model. Without `files` there is no sandbox.
 fn prepare(
     onnxruntime: &Path,
     limits: Limits,
     files: Option<CheckedFiles<'_>>,
     parent: Pid,
 ) -> Result<Runtime, Fault> {
-    guard::die_with(parent)?;
-    sandbox::offer_to_be_ended_first();
+    guard::die_with_parent(parent)?;
+    sandbox::prefer_oom_kill();
     sandbox::limit(limits)?;
     let Some(CheckedFiles { version, serving, compiled }) = files else {
         return Ok(Runtime::open(onnxruntime)?);
     };
     sandbox::enter()?;
     let runtime = Runtime::open(onnxruntime)?;
-    // Looked at while they can be.
+    // Read these while they are still accessible.
     compiled::learn_cpu();
     resident::prepare();
-    // What is not there cannot be named in a rule. Who compiles says why there is nothing.
+    // A rule needs an existing directory. If this fails, compiling reports the reason.
     let _ = compiled.map(fs::create_dir_all);
     Files::of_checker(version, serving, compiled)?.enter()?;
     Ok(runtime)
@@ -248,7 +248,7 @@ fn limits(args: &CheckArgs) -> Limits {
     }
 }
 
-/// Prints one line of JSON, so that it can be read at once.
+/// Prints one line of JSON and flushes it.
 fn print(line: &impl Serialize) -> io::Result<()> {
     let line = serde_json::to_string(line)?;
     let mut out = io::stdout().lock();

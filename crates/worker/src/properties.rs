@@ -1,6 +1,5 @@
-//! What holds for any bytes in the files of a version that are parsed here; panics where it does
-//! not. Called by the tests below, which also replay the seeds of `fuzz/`, and by the fuzz target
-//! there.
+//! Properties that hold for any bytes in the version files parsed here; panics where they fail.
+//! Called by the tests below, which replay the seeds of `fuzz/`, and by the fuzz targets there.
 
 use std::{fs, io::Cursor, path::Path};
 
@@ -19,7 +18,7 @@ use crate::{
     },
 };
 
-/// The files, in the order of their parts in the input.
+/// File names, in the order of their parts in the input.
 const FILES: [&str; 7] = [
     "onnxd.toml",
     "config.json",
@@ -29,7 +28,7 @@ const FILES: [&str; 7] = [
     "tokenizer_config.json",
     "config_sentence_transformers.json",
 ];
-/// The files of a module and of a tokenizer, in the order of their parts in the input.
+/// Files of a module and of a tokenizer, in the order of their parts in the input.
 const MODULE_FILES: [&str; 9] = [
     "config.json",
     "model.safetensors",
@@ -41,15 +40,16 @@ const MODULE_FILES: [&str; 9] = [
     "vocab.json",
     "merges.txt",
 ];
-/// Ends a part of [`model_files`]; no file has it.
+/// Separates the parts of [`model_files`]. Valid files never contain it.
 const END: u8 = 0xff;
-/// Numbers of a row that a module is tried with. A module with wider rows is only read.
+/// Longest row with which a module is applied. A module with wider rows is only parsed.
 const FEATURES_MAX: usize = 4096;
 
-/// What the files of a version say is refused, or is within bounds. An empty part is no file.
+/// Checks that a version's files are rejected or yield settings within bounds. An empty part means
+/// no file.
 ///
 /// # Panics
-/// It is beyond them.
+/// A setting is out of bounds.
 pub fn model_files(dir: &Path, bytes: &[u8]) {
     let parts = bytes.split(|&byte| byte == END).chain(std::iter::repeat(&[][..]));
     write(dir, &FILES, parts);
@@ -60,11 +60,11 @@ pub fn model_files(dir: &Path, bytes: &[u8]) {
     assert!(settings.prompts.default.iter().all(|name| named.contains_key(name)), "{settings:?}");
 }
 
-/// The files of a module are refused, or it can be applied; and so a vocabulary. Each part begins with
-/// its length in two bytes, little-endian; an empty one is no file.
+/// Checks that a module's files are rejected or can be applied, and likewise a vocabulary. Each
+/// part starts with its length in two bytes, little-endian. An empty part means no file.
 ///
 /// # Panics
-/// A module gives rows of another length than it says.
+/// A module returns rows of another length than it declares.
 pub fn module_files(dir: &Path, bytes: &[u8]) {
     let mut rest = bytes;
     let parts = std::iter::from_fn(|| {
@@ -96,7 +96,7 @@ pub fn module_files(dir: &Path, bytes: &[u8]) {
         assert!(weights.weigh(&[0, 0]).expect("there is a first token").len() < 2);
     }
     if let Ok(tokenizer) = made::tokenizer(dir) {
-        // Some vocabularies have no token for what is unknown.
+        // Some vocabularies lack an unknown token.
         let _ = tokenizer.encode("hello [MASK] <mask>", true);
     }
 }
@@ -113,10 +113,10 @@ fn write<'a>(dir: &Path, files: &[&str], parts: impl Iterator<Item = &'a [u8]>) 
     }
 }
 
-/// A model file is walked through to an end, and what it names is bounded.
+/// Checks that walking a model file ends, and that the names in it are bounded.
 ///
 /// # Panics
-/// It is not.
+/// The walk yields too many tensors or too long a name.
 pub fn graphs(bytes: &[u8]) {
     let mut tensors = 0;
     let end = bytes.len() as u64;
@@ -126,7 +126,7 @@ pub fn graphs(bytes: &[u8]) {
         assert!(location <= 4096 && location < bytes.len(), "{location} bytes of a name");
         true
     });
-    // Every tensor has a head of its own.
+    // Every tensor takes at least one byte for its header.
     assert!(tensors <= bytes.len(), "{tensors} tensors: {walked:?}");
 }
 
@@ -145,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn every_seed_keeps_the_promise() {
+    fn every_seed_holds() {
         let dir = tempfile::tempdir().unwrap();
         seeds("model_files").iter().for_each(|seed| model_files(dir.path(), seed));
         seeds("module_files").iter().for_each(|seed| module_files(dir.path(), seed));
     }
 
     #[test]
-    fn every_graph_keeps_its_promise() {
+    fn every_graph_seed_holds() {
         let seeds = seeds("graphs");
         assert!(!seeds.is_empty());
         seeds.iter().for_each(|seed| graphs(seed));
@@ -160,11 +160,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_graphs_keep_it(
-            place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        fn damaged_graphs_hold(
+            index: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
         ) {
             for mut seed in seeds("graphs") {
-                let at = place.index(seed.len());
+                let at = index.index(seed.len());
                 let end = (at + bytes.len()).min(seed.len());
                 seed.splice(at..end, bytes.iter().copied());
                 graphs(&seed);
@@ -172,15 +172,15 @@ mod tests {
         }
 
         #[test]
-        fn damaged_files_keep_it(
-            place: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
+        fn damaged_files_hold(
+            index: prop::sample::Index, bytes in prop::collection::vec(any::<u8>(), 0..6),
         ) {
             let dir = tempfile::tempdir().unwrap();
             for (target, check) in
                 [("model_files", model_files as fn(&Path, &[u8])), ("module_files", module_files)]
             {
                 for mut seed in seeds(target) {
-                    let at = place.index(seed.len());
+                    let at = index.index(seed.len());
                     let end = (at + bytes.len()).min(seed.len());
                     seed.splice(at..end, bytes.iter().copied());
                     check(dir.path(), &seed);

@@ -1,11 +1,11 @@
-//! A worker whose log cannot be set up says why, and ends as if its configuration were wrong.
+//! A worker with invalid log settings explains why and exits like for a configuration error.
 
 #![allow(clippy::unwrap_used)] // In tests, a panic is how to fail.
 
 use std::process::Command;
 
 #[test]
-fn invalid_log_settings_end_with_78_and_the_remedy() {
+fn invalid_log_settings_exit_78_with_a_hint() {
     for (variable, value, remedy) in
         [("ONNXD_LOG", "debgu", "TARGET=LEVEL"), ("ONNXD_LOG_FORMAT", "xml", "text or json")]
     {

@@ -1,4 +1,4 @@
-//! Reads the numbers of an answer into rows, whatever the contract, and compares rows.
+//! Extracts rows of numbers from an answer of any contract, and compares rows.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use crate::corpus::{cosine, distance, length};
 
-/// Numbers by row: a text's vector, a pair's score, a token's vector.
+/// Rows of numbers: a text's vector, a pair's score or a token's vector each.
 pub type Rows = Vec<Vec<f32>>;
 
-/// A vector shorter than this has no direction.
+/// Shorter vectors have no meaningful direction.
 const NO_DIRECTION: f64 = 1e-6;
 
-/// How the answer of a route is read.
+/// How to read the answer of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// `/embed`: a list of vectors.
@@ -21,50 +21,50 @@ pub enum Reading {
     OpenAi,
     /// `/v2/embed`.
     Cohere,
-    /// `/embed_all`: for each text the vectors of its tokens; one row for each token.
+    /// `/embed_all`: the vectors of each text's tokens, one row per token.
     Tokens,
-    /// `/embed_sparse`; the number of components.
+    /// `/embed_sparse`, with the number of dimensions.
     Sparse(usize),
-    /// `/rerank`: a score for each text.
+    /// `/rerank`: a score per text.
     Ranks,
-    /// `/predict`: for each text the scores of these labels.
+    /// `/predict`: for each text, the scores of these labels.
     Labels(Vec<String>),
-    /// `POST /` with candidate labels: the score of each.
+    /// `POST /` with candidate labels: a score per label.
     Candidates(Vec<String>),
-    /// `POST /` of a model that labels tokens: for each text its entities, and these are their words.
+    /// `POST /` of a token classifier: the entities of each text, compared with these.
     Entities(Vec<Vec<String>>),
 }
 
-/// How far an answer may be from the right one.
+/// Tolerance between an answer and the expected one.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
-    /// The largest difference of two numbers.
+    /// Largest allowed difference of two numbers.
     pub difference: f32,
-    /// The smallest cosine of two vectors.
+    /// Smallest allowed cosine of two vectors.
     pub cosine: f64,
 }
 
 impl Limit {
-    /// Of float32.
+    /// For float32 vectors.
     pub const FLOAT32: Self = Self { difference: 1e-4, cosine: 0.999_99 };
-    /// Of scores, whose rows are no vectors.
+    /// For scores, whose rows are not vectors.
     pub const SCORES: Self = Self { difference: 1e-4, cosine: -1.0 };
 
-    /// Says what is wrong with `rows`, if anything is.
+    /// Compares `rows` with the expected rows.
     ///
     /// # Errors
-    /// The first row that is too far from the right one.
+    /// Describes the first row outside the tolerance.
     pub fn check(self, rows: &Rows, right: &Rows) -> Result<(), String> {
         if rows.len() != right.len() {
-            return Err(format!("{} rows, not {}", rows.len(), right.len()));
+            return Err(format!("{} rows, expected {}", rows.len(), right.len()));
         }
-        for (place, (row, right)) in rows.iter().zip(right).enumerate() {
+        for (index, (row, right)) in rows.iter().zip(right).enumerate() {
             let (apart, cosine) = (distance(row, right), direction(row, right));
-            // A NaN is neither below nor above.
+            // A NaN compares as neither smaller nor larger.
             if !(apart <= self.difference && cosine >= self.cosine) {
                 let (row, right) = (&row[..row.len().min(4)], &right[..right.len().min(4)]);
                 return Err(format!(
-                    "row {place}: {apart:.2e} apart, cosine {cosine:.6}: {row:.4?} is not {right:.4?}"
+                    "row {index}: difference {apart:.2e}, cosine {cosine:.6}: {row:.4?}, expected {right:.4?}"
                 ));
             }
         }
@@ -78,12 +78,13 @@ fn direction(one: &[f32], other: &[f32]) -> f64 {
 }
 
 impl Reading {
-    /// The numbers in an answer.
+    /// Returns the numbers in an answer.
     ///
     /// # Errors
-    /// It is not what such an answer looks like.
+    /// Fails if the answer does not have the expected form.
     pub fn rows(&self, answer: &Value) -> Result<Rows, String> {
-        self.try_rows(answer).ok_or_else(|| format!("not {self:.60?}: {answer:.400}"))?
+        self.try_rows(answer)
+            .ok_or_else(|| format!("answer does not match {self:.60?}: {answer:.400}"))?
     }
 
     fn try_rows(&self, answer: &Value) -> Option<Result<Rows, String>> {
@@ -109,7 +110,7 @@ impl Reading {
                 scores.into_values().collect()
             }
             Self::Labels(labels) => {
-                // One text is answered without the outer list.
+                // A single text is answered without the outer list.
                 let is_one = list()?.first().is_some_and(Value::is_object);
                 let texts = if is_one { std::slice::from_ref(answer) } else { list()? };
                 texts.iter().map(|one| by_label(one, labels)).collect::<Option<_>>()?
@@ -130,7 +131,7 @@ fn number(value: &Value) -> Option<f32> {
     serde_json::from_value(value.clone()).ok()
 }
 
-/// A list of lists of numbers.
+/// Parses a list of lists of numbers.
 pub fn rows(value: &Value) -> Option<Rows> {
     serde_json::from_value(value.clone()).ok()
 }
@@ -142,8 +143,8 @@ fn embedding(one: &Value) -> Option<Vec<f32>> {
 fn sparse(entries: &Value, size: usize) -> Option<Vec<f32>> {
     let mut row = vec![0.0; size];
     for entry in entries.as_array()? {
-        let place = usize::try_from(entry["index"].as_u64()?).ok()?;
-        *row.get_mut(place)? = number(&entry["value"])?;
+        let index = usize::try_from(entry["index"].as_u64()?).ok()?;
+        *row.get_mut(index)? = number(&entry["value"])?;
     }
     Some(row)
 }
@@ -156,20 +157,20 @@ fn by_label(list: &Value, labels: &[String]) -> Option<Vec<f32>> {
     labels.iter().map(score).collect()
 }
 
-/// Both forms that huggingface_hub understands.
+/// Reads either of the forms that huggingface_hub accepts.
 fn candidates(answer: &Value, labels: &[String]) -> Option<Vec<f32>> {
     let Some(names) = answer["labels"].as_array() else { return by_label(answer, labels) };
     let scores = answer["scores"].as_array().filter(|scores| scores.len() == labels.len())?;
     let score = |label: &String| {
-        let place = names.iter().position(|name| *name == **label)?;
-        number(scores.get(place)?)
+        let index = names.iter().position(|name| *name == **label)?;
+        number(scores.get(index)?)
     };
     labels.iter().map(score).collect()
 }
 
-/// The scores of entities, if these are the right ones.
+/// Returns the scores of the entities, or an error if the entities differ from the expected ones.
 fn entities(answer: &Value, words: &[Vec<String>]) -> Option<Result<Rows, String>> {
-    // One text is answered without the outer list.
+    // A single text is answered without the outer list.
     let is_one = words.len() == 1 && answer.get(0).is_none_or(Value::is_object);
     let texts = if is_one { std::slice::from_ref(answer) } else { answer.as_array()? };
     let mut scores = Vec::new();
@@ -178,11 +179,11 @@ fn entities(answer: &Value, words: &[Vec<String>]) -> Option<Result<Rows, String
     }
     for (text, right) in texts.iter().zip(words) {
         let found: Vec<String> = text.as_array()?.iter().map(entity).collect();
-        if let Some(place) =
+        if let Some(index) =
             (0..found.len().max(right.len())).find(|&i| found.get(i) != right.get(i))
         {
-            let (found, right) = (found.get(place), right.get(place));
-            return Some(Err(format!("entity {place}: {found:?} is not {right:?}")));
+            let (found, right) = (found.get(index), right.get(index));
+            return Some(Err(format!("entity {index}: {found:?}, expected {right:?}")));
         }
         scores
             .push(text.as_array()?.iter().map(|one| number(&one["score"])).collect::<Option<_>>()?);
@@ -190,7 +191,7 @@ fn entities(answer: &Value, words: &[Vec<String>]) -> Option<Result<Rows, String
     Some(Ok(scores))
 }
 
-/// The entities that a model answers for as many texts, to be compared with later ones.
+/// Reads the entities of an answer for `texts` texts, for comparison with later answers.
 pub fn entities_of(answer: &Value, texts: usize) -> Option<(Reading, Rows)> {
     let is_one = texts == 1 && answer.get(0).is_none_or(Value::is_object);
     let lists = if is_one { std::slice::from_ref(answer) } else { answer.as_array()? };
@@ -200,7 +201,7 @@ pub fn entities_of(answer: &Value, texts: usize) -> Option<(Reading, Rows)> {
     Some((reading, rows))
 }
 
-/// What an entity is, apart from its score.
+/// Describes an entity without its score.
 pub fn entity(one: &Value) -> String {
     let label = one.get("entity_group").or_else(|| one.get("entity"));
     format!("{} {} {} {}", label.unwrap_or(&Value::Null), one["word"], one["start"], one["end"])

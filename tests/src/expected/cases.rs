@@ -1,5 +1,5 @@
-//! Makes requests and right answers of an `expected.json`. What its fields mean is in
-//! `tests/models/README.md`.
+//! Builds requests and expected answers from an `expected.json`. `tests/models/README.md` documents
+//! its fields.
 
 use serde_json::{Value, json};
 
@@ -8,45 +8,45 @@ use super::{
     answer::{entity, rows},
 };
 
-/// The requests that this directory's `expected.json` answers. `limit` is of its vectors.
+/// Returns the test cases of a directory's `expected.json`. `limit` applies to vectors.
 ///
 /// # Panics
-/// The file has no known task.
+/// Panics if the file's task is unknown.
 pub fn cases(directory: &Directory, limit: Limit) -> Vec<Case> {
     let expected = &directory.expected;
     let has_prompts = directory.path.join("config_sentence_transformers.json").exists();
     let has_modules = directory.path.join("modules.json").exists();
-    let maker = Maker { expected, limit, has_prompts, has_modules };
+    let builder = CaseBuilder { expected, limit, has_prompts, has_modules };
     match expected["task"].as_str() {
-        Some("embedding") if expected.get("embeddings_by_task").is_some() => maker.by_task(),
-        Some("embedding") => maker.embedding(),
-        Some("classification") => maker.classification(),
-        Some("rerank") => maker.rerank(),
-        Some("sparse") => maker.sparse(),
-        Some("token_embeddings") => maker.token_embeddings(),
-        Some("token-classification") => maker.entities(),
-        Some("zero-shot") => maker.zero_shot(),
+        Some("embedding") if expected.get("embeddings_by_task").is_some() => builder.by_task(),
+        Some("embedding") => builder.embedding(),
+        Some("classification") => builder.classification(),
+        Some("rerank") => builder.rerank(),
+        Some("sparse") => builder.sparse(),
+        Some("token_embeddings") => builder.token_embeddings(),
+        Some("token-classification") => builder.entities(),
+        Some("zero-shot") => builder.zero_shot(),
         task => panic!("{}: unknown task {task:?}", directory.name),
     }
 }
 
-/// A list of texts.
+/// Parses a list of texts.
 ///
 /// # Panics
-/// It is none.
+/// Panics if it is anything else.
 pub fn texts(value: &Value) -> Vec<String> {
     serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value:.200}"))
 }
 
-/// A list of lists of numbers.
+/// Parses a list of lists of numbers.
 ///
 /// # Panics
-/// It is none.
+/// Panics if it is anything else.
 pub fn numbers(value: &Value) -> Rows {
-    rows(value).unwrap_or_else(|| panic!("no rows: {value:.200}"))
+    rows(value).unwrap_or_else(|| panic!("not rows of numbers: {value:.200}"))
 }
 
-/// The vector with length 1.
+/// Normalizes a vector to length 1.
 pub fn unit(row: &[f32]) -> Vec<f32> {
     let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
     row.iter().map(|x| if length > 0.0 { x / length } else { 0.0 }).collect()
@@ -56,15 +56,15 @@ fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-struct Maker<'e> {
+struct CaseBuilder<'e> {
     expected: &'e Value,
     limit: Limit,
-    /// Otherwise the prompts stand on the model's card alone, and clients send them themselves.
+    /// If false, the prompts are only on the model card, and clients prepend them.
     has_prompts: bool,
     has_modules: bool,
 }
 
-impl Maker<'_> {
+impl CaseBuilder<'_> {
     fn case(
         &self,
         what: &str,
@@ -79,17 +79,17 @@ impl Maker<'_> {
     fn score(
         &self,
         what: &str,
-        asked: (&'static str, Value),
+        request: (&'static str, Value),
         reading: Reading,
         right: Rows,
     ) -> Case {
-        let mut case = self.case(what, asked, reading, right);
+        let mut case = self.case(what, request, reading, right);
         case.limit.cosine = Limit::SCORES.cosine;
         case
     }
 
-    /// A body of `/embed` that gives what `encode()` does: the route normalizes unless it is told not
-    /// to, and `normalize: false` leaves a Normalize module out.
+    /// Returns a body for which `/embed` matches `encode()`. The route normalizes unless told not
+    /// to, and `normalize: false` skips a Normalize module.
     fn embed(&self, inputs: Value) -> Value {
         let mut body = json!({"inputs": inputs});
         if self.expected["normalized"] == false {
@@ -108,14 +108,14 @@ impl Maker<'_> {
             .zip(&alone)
             .map(|(text, right)| {
                 let body = self.embed(json!(text));
-                self.case("a text alone", ("/embed", body), Reading::Vectors, vec![right.clone()])
+                self.case("a single text", ("/embed", body), Reading::Vectors, vec![right.clone()])
             })
             .collect();
         let raw = self.embed(json!(texts));
         cases.push(self.case("one batch", ("/embed", raw), Reading::Vectors, alone.clone()));
         let plain = json!({"inputs": texts});
         cases.push(self.case("normalized", ("/embed", plain), Reading::Vectors, units));
-        // Without modules.json no file says whether vectors have length 1.
+        // Without modules.json, no file states whether the vectors have length 1.
         if self.has_modules || expected["normalized"] == true {
             let open = json!({"input": texts});
             cases.push(self.case("OpenAI", ("/v1/embeddings", open), Reading::OpenAi, alone));
@@ -163,7 +163,7 @@ impl Maker<'_> {
         cases
     }
 
-    /// A model that has to be told which task a text is for.
+    /// Returns the cases of a model that needs the task of each text.
     fn by_task(&self) -> Vec<Case> {
         let texts = texts(&self.expected["texts"]);
         let mut cases = Vec::new();
@@ -199,7 +199,7 @@ impl Maker<'_> {
             .zip(&scores)
             .map(|(text, right)| {
                 let body = json!({"inputs": text});
-                self.score("a text alone", ("/predict", body), labels.clone(), vec![right.clone()])
+                self.score("a single text", ("/predict", body), labels.clone(), vec![right.clone()])
             })
             .collect();
         let body = json!({"inputs": lists});
@@ -209,7 +209,7 @@ impl Maker<'_> {
         cases
     }
 
-    /// The one number that each pair's order follows, before any function.
+    /// Returns the score of each pair before any activation.
     fn raw_ranks(&self) -> Vec<f32> {
         let logits = self.expected.get("log_odds").unwrap_or(&self.expected["logits"]);
         match rows(logits) {
@@ -233,7 +233,7 @@ impl Maker<'_> {
             [logits, self.score(what, ("/rerank", body), Reading::Ranks, right)]
         };
         for ([query, text], &raw) in pairs.iter().zip(&raw) {
-            cases.extend(ask("a pair alone", query, &[text], &[raw]));
+            cases.extend(ask("a single pair", query, &[text], &[raw]));
         }
         let mut queries: Vec<&String> = pairs.iter().map(|[query, _]| query).collect();
         queries.dedup();
@@ -255,8 +255,8 @@ impl Maker<'_> {
             let indices: Vec<usize> =
                 serde_json::from_value(entries["indices"].clone()).expect("indices");
             let values = &numbers(&json!([entries["values"]]))[0];
-            for (place, value) in indices.into_iter().zip(values) {
-                row[place] = *value;
+            for (index, value) in indices.into_iter().zip(values) {
+                row[index] = *value;
             }
             row
         };
@@ -266,7 +266,7 @@ impl Maker<'_> {
         let reading = || Reading::Sparse(size);
         let one = |(text, right): (&String, &Vec<f32>)| {
             let body = json!({"inputs": text});
-            self.case("a text alone", ("/embed_sparse", body), reading(), vec![right.clone()])
+            self.case("a single text", ("/embed_sparse", body), reading(), vec![right.clone()])
         };
         let mut cases: Vec<Case> = texts.iter().zip(&right).map(one).collect();
         let body = json!({"inputs": texts});
@@ -286,7 +286,7 @@ impl Maker<'_> {
             let right: Vec<Rows> = right.as_array().expect("a list").iter().map(numbers).collect();
             for (text, right) in texts.iter().zip(&right) {
                 let body = json!({"inputs": text, "prompt_name": role});
-                let what = format!("a {role} alone");
+                let what = format!("a single {role}");
                 cases.push(self.case(&what, ("/embed_all", body), Reading::Tokens, right.clone()));
             }
             let body = json!({"inputs": texts, "prompt_name": role});

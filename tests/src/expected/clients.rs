@@ -1,4 +1,4 @@
-//! Clients that ask cases one after the other, without retries. Each answer is labelled with the
+//! Clients that send requests one after the other without retries. They label each answer with the
 //! content that computed it, for the history checker.
 
 use std::{
@@ -25,18 +25,18 @@ use crate::{
 const VIOLATIONS_SHOWN: usize = 5;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// One request, and by content what it is answered.
+/// A request and its expected answers by content.
 #[derive(Clone, Debug)]
-pub struct Question {
-    /// Its path.
+pub struct Probe {
+    /// The path.
     pub path: &'static str,
-    /// Its body, with the model's name.
+    /// The body, with the model's name.
     pub body: Value,
-    /// By content: how the answer is read, the right one, and how far it may be from it.
+    /// By content: how to read the answer, the expected rows, and the tolerance.
     pub answers: BTreeMap<String, (Reading, Rows, Limit)>,
 }
 
-/// Running clients of one model, and the history that they and the updates write.
+/// Running clients of one model, and the history of their requests and of updates.
 #[derive(Debug)]
 pub struct Clients {
     begin: Instant,
@@ -47,46 +47,47 @@ pub struct Clients {
 
 #[derive(Debug)]
 struct Shared {
-    questions: Vec<Question>,
+    probes: Vec<Probe>,
     stop: AtomicBool,
     sent: AtomicUsize,
     answered: AtomicUsize,
 }
 
 impl Clients {
-    /// Starts `clients` clients of a model that now serves `content`.
+    /// Starts `clients` clients of a model that is serving `content`.
     ///
     /// # Panics
-    /// The server does not answer.
+    /// Panics if the server does not answer.
     pub async fn start(
         server: &Server,
         model: &str,
         content: &str,
-        questions: Vec<Question>,
+        probes: Vec<Probe>,
         clients: usize,
     ) -> Self {
         let initial = server.status().await.model(model).clone();
         let (stop, sent, answered) =
             (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { questions, stop, sent, answered });
+        let shared = Arc::new(Shared { probes, stop, sent, answered });
         let history = History { deadline: client::DEADLINE, ..History::default() };
         let mut all = Self { begin: Instant::now(), shared, tasks: Vec::new(), history };
         let generation = initial.generation;
         all.record((Duration::ZERO, all.now()), generation..=generation, &initial.version, content);
         for number in 0..clients {
             let client = server.client().await;
-            let one = One { number, client, begin: all.begin, shared: Arc::clone(&all.shared) };
+            let one =
+                ProbeClient { number, client, begin: all.begin, shared: Arc::clone(&all.shared) };
             all.tasks.push(tokio::spawn(one.run()));
         }
         all
     }
 
-    /// The time since the history's begin.
+    /// Returns the time since the history started.
     pub fn now(&self) -> Duration {
         self.begin.elapsed()
     }
 
-    /// Records an update that was asked for at `start` and has just returned.
+    /// Records an update that was called at `start` and has just returned.
     pub fn committed(&mut self, start: Duration, committed: &Committed, content: &str) {
         let Committed { generation, version, .. } = committed;
         let times = (start, self.now());
@@ -105,7 +106,7 @@ impl Clients {
         self.history.updates.push(Update { start, end, generations, version });
     }
 
-    /// Waits until `count` more requests have been answered.
+    /// Waits for `count` more answers.
     pub async fn more(&self, count: usize) {
         let answered = || self.shared.answered.load(Ordering::Relaxed);
         let goal = answered() + count;
@@ -115,13 +116,13 @@ impl Clients {
         .await;
     }
 
-    /// Lets every client finish its request, and checks the history.
+    /// Waits for every client to finish its request, then checks the history.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Describes the violations.
     ///
     /// # Panics
-    /// A client panicked.
+    /// Panics if a client panicked.
     pub async fn finish(mut self) -> Result<Summary, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for task in std::mem::take(&mut self.tasks) {
@@ -144,27 +145,27 @@ impl Drop for Clients {
 }
 
 /// One client.
-struct One {
+struct ProbeClient {
     number: usize,
     client: Client,
     begin: Instant,
     shared: Arc<Shared>,
 }
 
-impl One {
+impl ProbeClient {
     async fn run(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let (client, sequence) = (self.number, requests.len());
-            let place = (self.number * 7 + sequence) % self.shared.questions.len();
+            let index = (self.number * 7 + sequence) % self.shared.probes.len();
             let start = self.begin.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
-            let outcome = self.shared.questions[place].ask(&mut self.client).await;
+            let outcome = self.shared.probes[index].send(&mut self.client).await;
             let is_lost = matches!(outcome, Outcome::Lost(_));
             let end = self.begin.elapsed();
             requests.push(Request { client, sequence, texts: 1, start, end, outcome });
             self.shared.answered.fetch_add(usize::from(!is_lost), Ordering::Relaxed);
-            // Leaves the CPUs to the check of the next version now and then.
+            // Leaves CPU time for checking the next version.
             tokio::time::sleep(PAUSE).await;
             if is_lost {
                 let Ok(client) = Client::connect(self.client.address()).await else { break };
@@ -175,8 +176,8 @@ impl One {
     }
 }
 
-impl Question {
-    async fn ask(&self, client: &mut Client) -> Outcome {
+impl Probe {
+    async fn send(&self, client: &mut Client) -> Outcome {
         match client.post(self.path, &self.body).await {
             Ok(response) if response.status == 200 => self.label(&response),
             Ok(response) => Outcome::Failed(response.status, response.text()),
@@ -186,13 +187,16 @@ impl Question {
 
     fn label(&self, response: &Response) -> Outcome {
         let (Some(generation), Some(version)) = (response.generation(), response.version()) else {
-            return Outcome::Failed(200, format!("without labels: {:?}", response.headers));
+            return Outcome::Failed(
+                200,
+                format!("missing generation or version: {:?}", response.headers),
+            );
         };
         let content = self.content(&response.json());
         Outcome::Answered(Label { generation, version: version.to_owned(), content })
     }
 
-    /// The one content that computed an answer.
+    /// Returns the content that computed an answer.
     fn content(&self, answer: &Value) -> Result<String, String> {
         let mut reasons = Vec::new();
         for (content, (reading, right, limit)) in &self.answers {
@@ -201,6 +205,6 @@ impl Question {
                 Err(reason) => reasons.push(format!("{content}: {reason}")),
             }
         }
-        Err(format!("{} {:.80}: of no content: {}", self.path, self.body, reasons.join("; ")))
+        Err(format!("{} {:.80}: matches no content: {}", self.path, self.body, reasons.join("; ")))
     }
 }

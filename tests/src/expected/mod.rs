@@ -1,11 +1,15 @@
-//! What the reference libraries compute with the model directories in `tests/models`, as requests
-//! and the answers that each must have.
+//! Requests to the model directories in `tests/models`, and the answers that the reference
+//! libraries compute.
 //!
 //! - [`Directory`]: a directory with its `expected.json`.
-//! - [`Case`]: one request and its right answer; [`cases`] makes them of an `expected.json`.
-//! - [`answer`]: reads the numbers of an answer, and says how far they are from the right ones.
-//! - [`onnx`]: makes another version of a graph.
-//! - [`clients`]: clients that ask cases without a pause, and record what they saw.
+//!
+//! - [`Case`]: a request and its expected answer; [`cases`] builds them from an `expected.json`.
+//!
+//! - [`answer`]: extracts numbers from answers and compares them.
+//!
+//! - [`onnx`]: derives a second version of a graph.
+//!
+//! - [`clients`]: clients that send requests continuously and record the answers.
 
 pub mod answer;
 pub mod cases;
@@ -27,39 +31,39 @@ pub use self::{
     cases::cases,
 };
 
-/// A model directory, and what the reference libraries compute with it.
+/// A model directory and the reference results for it.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    /// Its name in `tests/models`; a model is served under it.
+    /// Name in `tests/models`; also the name of the served model.
     pub name: String,
-    /// What is served.
+    /// The directory to serve.
     pub path: PathBuf,
-    /// Its `expected.json`.
+    /// The contents of `expected.json`.
     pub expected: Value,
 }
 
-/// One request to a model, and its right answer.
+/// A request to a model, and its expected answer.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What is asked, for people.
+    /// Description, for messages.
     pub what: String,
     /// The path.
     pub path: &'static str,
     /// The body, without the model's name.
     pub body: Value,
-    /// How the answer is read.
+    /// How to read the answer.
     pub reading: Reading,
-    /// The numbers that it must hold.
+    /// The expected numbers.
     pub right: Rows,
-    /// How far it may be from them.
+    /// The tolerance.
     pub limit: Limit,
 }
 
 impl Directory {
-    /// A directory in `tests/models`. The hub's cache is unpacked below `scratch`.
+    /// Opens a directory in `tests/models`. A packed hub cache is unpacked below `scratch`.
     ///
     /// # Panics
-    /// It is not there, or its `expected.json` is damaged.
+    /// Panics if it is missing or its `expected.json` is damaged.
     pub fn open(name: &str, scratch: &Path) -> Self {
         let path = root().join(name);
         let text = fs::read(path.join("expected.json"));
@@ -70,10 +74,11 @@ impl Directory {
         Self { name: name.to_owned(), path, expected }
     }
 
-    /// A copy of what is served in which a test may change files. Links become what they lead to.
+    /// Copies the model so that a test can modify it. Symbolic links are replaced with their
+    /// targets.
     ///
     /// # Panics
-    /// The disk refuses.
+    /// Panics on an I/O error.
     pub fn copy_to(&self, to: &Path) -> PathBuf {
         fixtures::replace_model(&self.path, to);
         let _ = fs::remove_file(to.join("expected.json"));
@@ -81,15 +86,15 @@ impl Directory {
     }
 }
 
-/// Where the directories are.
+/// Returns the directory of all models.
 pub fn root() -> PathBuf {
     fixtures::workspace().join("tests/models")
 }
 
-/// The names of all directories, in order.
+/// Returns the names of all model directories, sorted.
 ///
 /// # Panics
-/// They are not there.
+/// Panics if the directory is missing.
 pub fn names() -> Vec<String> {
     let entries = fs::read_dir(root()).unwrap().flatten();
     let directories = entries.filter(|entry| entry.path().join("expected.json").is_file());
@@ -99,7 +104,7 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// Unpacks an archive of a hub's cache, and gives its one snapshot.
+/// Unpacks an archived hub cache and returns its only snapshot.
 fn unpack(archive: &Path, to: &Path) -> PathBuf {
     fs::create_dir_all(to).unwrap();
     let status = Command::new("tar").arg("xf").arg(archive).arg("-C").arg(to).status().unwrap();
@@ -111,6 +116,6 @@ fn unpack(archive: &Path, to: &Path) -> PathBuf {
 fn only_entry(directory: &Path) -> PathBuf {
     let mut entries = fs::read_dir(directory).unwrap().flatten();
     let entry = entries.next().unwrap().path();
-    assert!(entries.next().is_none(), "{} holds more than one entry", directory.display());
+    assert!(entries.next().is_none(), "{} contains more than one entry", directory.display());
     entry
 }

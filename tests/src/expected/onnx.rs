@@ -1,5 +1,5 @@
-//! Makes another version of a graph: the elements of each large tensor in reverse order. That
-//! changes every answer and keeps all shapes, names and magnitudes, so that nothing else does.
+//! Derives a second version of a graph by reversing the elements of each large tensor. This changes
+//! every answer and keeps all shapes, names and magnitudes.
 
 use std::{
     collections::BTreeMap,
@@ -10,16 +10,16 @@ use std::{
 
 use serde_json::Value;
 
-/// Tensors of fewer bytes stay as they are: scalars, shapes, frequencies of positions.
+/// Smaller tensors are kept: scalars, shapes, position frequencies.
 const MIN_BYTES: usize = 1024;
-/// Wire bytes of `TensorProto.data_type`, and bytes of an element: FLOAT, UINT8, INT8, FLOAT16.
+/// Encoded `TensorProto.data_type` and element size of FLOAT, UINT8, INT8 and FLOAT16.
 const TYPES: [([u8; 2], usize); 4] =
     [([0x10, 1], 4), ([0x10, 2], 1), ([0x10, 3], 1), ([0x10, 10], 2)];
 
-/// Changes the weights of a model's directory: its external data, its graphs, or its tables.
+/// Changes the weights in a model directory: its external data, graphs or tables.
 ///
 /// # Panics
-/// The disk refuses, or there is nothing to change.
+/// Panics on an I/O error, or if there are no weights to change.
 pub fn change_version(directory: &Path) {
     let (mut data, mut graphs, mut tables) = (Vec::new(), Vec::new(), Vec::new());
     find(directory, &mut |path| match path.extension().and_then(OsStr::to_str) {
@@ -44,14 +44,14 @@ fn find(directory: &Path, see: &mut impl FnMut(PathBuf)) {
     }
 }
 
-/// Changes the weights of a graph's file, and says how many tensors it changed. Exporters write a
-/// tensor's type, name and data one after the other; tensors in other files stay as they are.
+/// Changes the weights in a graph file and returns the number of changed tensors. Relies on
+/// exporters writing a tensor's type, name and data in this order. Tensors in other files are kept.
 fn change_weights(path: &Path) -> usize {
     let mut bytes = fs::read(path).unwrap();
-    let (mut place, mut changed) = (0, 0);
-    while let Some((width, data)) = tensor(&bytes, &mut place) {
+    let (mut position, mut changed) = (0, 0);
+    while let Some((width, data)) = tensor(&bytes, &mut position) {
         reverse(&mut bytes[data.clone()], width);
-        place = data.end;
+        position = data.end;
         changed += 1;
     }
     assert!(changed > 0, "{}: found no weights", path.display());
@@ -59,7 +59,7 @@ fn change_weights(path: &Path) -> usize {
     changed
 }
 
-/// Changes the numbers of a file of little-endian float32.
+/// Changes a file of little-endian float32 numbers.
 fn change_floats(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     reverse(&mut bytes, 4);
@@ -86,16 +86,17 @@ fn change_safetensors(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Adds a number to each element of the tensor of this name.
+/// Adds `more` to each element of the tensor with this name.
 ///
 /// # Panics
-/// The graph has no such tensor of float32.
+/// Panics if the graph has no such float32 tensor.
 pub fn add_to(path: &Path, name: &str, more: f32) {
     let mut bytes = fs::read(path).unwrap();
     let length = u8::try_from(name.len()).unwrap();
     let head = [&TYPES[0].0[..], &[0x42, length], name.as_bytes()].concat();
-    let place = bytes.windows(head.len()).position(|window| window == head);
-    let begin = place.unwrap_or_else(|| panic!("{} has no {name}", path.display())) + head.len();
+    let found = bytes.windows(head.len()).position(|window| window == head);
+    let begin =
+        found.unwrap_or_else(|| panic!("{} has no tensor {name}", path.display())) + head.len();
     let (data, _) = field(&bytes, begin, 0x4a).unwrap();
     for element in bytes[data].as_chunks_mut::<4>().0 {
         *element = (f32::from_le_bytes(*element) + more).to_le_bytes();
@@ -103,15 +104,15 @@ pub fn add_to(path: &Path, name: &str, more: f32) {
     fs::write(path, bytes).unwrap();
 }
 
-/// The next large tensor from `place` on: bytes of an element, and where the data is.
-fn tensor(bytes: &[u8], place: &mut usize) -> Option<(usize, std::ops::Range<usize>)> {
-    while *place + 4 < bytes.len() {
-        let head = [bytes[*place], bytes[*place + 1]];
-        *place += 1;
+/// Returns the element size and data range of the next large tensor, starting at `position`.
+fn tensor(bytes: &[u8], position: &mut usize) -> Option<(usize, std::ops::Range<usize>)> {
+    while *position + 4 < bytes.len() {
+        let head = [bytes[*position], bytes[*position + 1]];
+        *position += 1;
         let Some((_, width)) = TYPES.iter().find(|(wire, _)| *wire == head) else { continue };
         let width = *width;
-        // Fields 8, the name, and 9, the data.
-        let Some((name, data)) = field(bytes, *place + 1, 0x42) else { continue };
+        // Field 8 is the name, field 9 the data.
+        let Some((name, data)) = field(bytes, *position + 1, 0x42) else { continue };
         if !bytes[name].iter().all(u8::is_ascii_graphic) {
             continue;
         }
@@ -123,12 +124,12 @@ fn tensor(bytes: &[u8], place: &mut usize) -> Option<(usize, std::ops::Range<usi
     None
 }
 
-/// The content of a field of bytes, and where the next field begins.
-fn field(bytes: &[u8], place: usize, tag: u8) -> Option<(std::ops::Range<usize>, usize)> {
-    if *bytes.get(place)? != tag {
+/// Returns the content range of a bytes field and the start of the next field.
+fn field(bytes: &[u8], position: usize, tag: u8) -> Option<(std::ops::Range<usize>, usize)> {
+    if *bytes.get(position)? != tag {
         return None;
     }
-    let (mut length, mut shift, mut at) = (0_usize, 0, place + 1);
+    let (mut length, mut shift, mut at) = (0_usize, 0, position + 1);
     loop {
         let byte = *bytes.get(at)?;
         at += 1;
@@ -147,7 +148,7 @@ fn field(bytes: &[u8], place: usize, tag: u8) -> Option<(std::ops::Range<usize>,
 
 fn reverse(bytes: &mut [u8], width: usize) {
     let elements: Vec<Vec<u8>> = bytes.chunks_exact(width).map(<[u8]>::to_vec).collect();
-    for (place, element) in bytes.chunks_exact_mut(width).zip(elements.iter().rev()) {
-        place.copy_from_slice(element);
+    for (index, element) in bytes.chunks_exact_mut(width).zip(elements.iter().rev()) {
+        index.copy_from_slice(element);
     }
 }

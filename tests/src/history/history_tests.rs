@@ -1,4 +1,4 @@
-//! Each invariant finds the history that breaks it, and only that invariant does.
+//! Each invariant detects a history that violates it, and no other invariant does.
 
 use super::*;
 
@@ -43,7 +43,8 @@ pub(super) fn request(
     }
 }
 
-/// Two clients; generation 2 is committed between 100 and 200 ms, generation 3 from 300 on.
+/// Returns a valid history of two clients. Generation 2 is committed between 100 and 200 ms,
+/// generation 3 from 300 ms on.
 fn good() -> History {
     let requests = vec![
         request(0, 0, (10, 20), 1),
@@ -78,13 +79,13 @@ fn broken(history: &History) -> Vec<Invariant> {
 }
 
 #[test]
-fn a_history_as_it_must_be_passes() {
+fn a_valid_history_passes() {
     let summary = Summary { answered: 8, texts: 8, generations: 3, longest: at(100) };
     assert_eq!(good().check(), Ok(summary));
 }
 
 #[test]
-fn an_embedding_of_another_content_than_its_label_says_is_found() {
+fn an_answer_with_a_false_label_is_found() {
     let mut history = good();
     history.requests[2].outcome = Outcome::Answered(Label { content: content(1), ..label(2) });
     assert_eq!(broken(&history), [Invariant::LabelTruth]);
@@ -93,7 +94,7 @@ fn an_embedding_of_another_content_than_its_label_says_is_found() {
 #[test]
 fn an_answer_that_mixes_contents_is_found() {
     let mut history = good();
-    let content = Err("0.3 away from a, which is nearest".to_owned());
+    let content = Err("nearest content is a, at distance 0.3".to_owned());
     history.requests[2].outcome = Outcome::Answered(Label { content, ..label(2) });
     assert_eq!(broken(&history), [Invariant::LabelTruth]);
 }
@@ -106,7 +107,7 @@ fn a_generation_with_two_versions_is_found() {
 }
 
 #[test]
-fn a_version_that_nobody_staged_is_found() {
+fn an_unknown_version_is_found() {
     let mut history = good();
     history.contents.remove("version-of-b");
     assert_eq!(broken(&history), [Invariant::LabelTruth]);
@@ -115,7 +116,7 @@ fn a_version_that_nobody_staged_is_found() {
 #[test]
 fn a_stale_answer_after_an_update_returned_is_found() {
     let mut history = good();
-    // Nobody has seen 3 before, so the order among the answers alone would be fine.
+    // No answer has shown generation 3 before, so the order of answers alone is valid.
     history.requests.truncate(6);
     history.requests.push(request(1, 2, (420, 430), 2));
     history.sent = history.requests.len();
@@ -123,7 +124,7 @@ fn a_stale_answer_after_an_update_returned_is_found() {
 }
 
 #[test]
-fn a_number_that_falls_for_one_client_is_found() {
+fn a_generation_that_decreases_for_one_client_is_found() {
     let mut history = good();
     history.requests[2] = request(0, 2, (151, 155), 2);
     history.requests.insert(3, request(0, 3, (156, 158), 1));
@@ -133,7 +134,7 @@ fn a_number_that_falls_for_one_client_is_found() {
 }
 
 #[test]
-fn a_number_that_falls_from_one_client_to_another_is_found() {
+fn a_generation_that_decreases_across_clients_is_found() {
     let mut history = good();
     history.requests.push(request(2, 0, (175, 180), 1));
     history.sent += 1;
@@ -141,7 +142,7 @@ fn a_number_that_falls_from_one_client_to_another_is_found() {
 }
 
 #[test]
-fn a_generation_that_nothing_made_yet_is_found() {
+fn a_generation_that_answers_too_early_is_found() {
     let mut history = good();
     history.requests[3] = request(0, 3, (210, 290), 3);
     assert_eq!(broken(&history), [Invariant::NoInventions]);
@@ -150,21 +151,21 @@ fn a_generation_that_nothing_made_yet_is_found() {
 }
 
 #[test]
-fn a_generation_that_nothing_ever_made_is_found() {
+fn a_generation_that_was_never_committed_is_found() {
     let mut history = good();
     history.requests[7] = request(1, 3, (420, 430), 5);
     assert_eq!(broken(&history), [Invariant::NoInventions]);
 }
 
 #[test]
-fn a_generation_that_was_made_twice_is_found() {
+fn a_generation_committed_twice_is_found() {
     let mut history = good();
     history.updates.push(update(410, 415, 3));
     assert_eq!(broken(&history), [Invariant::NoInventions]);
 }
 
 #[test]
-fn an_answer_that_is_missing_twice_late_or_a_failure_is_found() {
+fn missing_duplicate_late_and_failed_answers_are_found() {
     let mut missing = good();
     missing.requests.remove(2);
     assert_eq!(broken(&missing), [Invariant::Answered, Invariant::Conservation]);
@@ -190,7 +191,7 @@ fn an_answer_that_is_missing_twice_late_or_a_failure_is_found() {
 }
 
 #[test]
-fn of_several_joined_updates_any_number_may_be_seen_and_the_last_is_fresh() {
+fn joined_updates_may_answer_with_any_of_their_generations() {
     let mut history = good();
     history.updates[2].generations = 3..=5;
     history.updates[2].version = version(5).to_owned();
@@ -200,14 +201,14 @@ fn of_several_joined_updates_any_number_may_be_seen_and_the_last_is_fresh() {
 }
 
 #[test]
-fn only_while_it_is_unloaded_a_model_is_answered_404() {
+fn a_404_is_allowed_only_while_the_model_is_unloaded() {
     let with_404 = |times: (u64, u64)| {
         let mut history = good();
         let unload = (at(500), at(510));
         history.absences = vec![Absence { unload, load: (at(600), at(620)) }];
         let outcome = Outcome::Failed(404, "it is unloaded".into());
-        let asked = Request { outcome, ..request(2, 0, times, 0) };
-        history.requests.push(asked);
+        let request = Request { outcome, ..request(2, 0, times, 0) };
+        history.requests.push(request);
         history.sent += 1;
         history
     };
@@ -220,9 +221,9 @@ fn only_while_it_is_unloaded_a_model_is_answered_404() {
     let mut history = with_404((550, 560));
     history.requests.push(request(2, 1, (570, 580), 3));
     history.sent += 1;
-    assert_eq!(broken(&history), [Invariant::Answered], "nothing served then");
+    assert_eq!(broken(&history), [Invariant::Answered], "no generation was loaded");
     let mut history = with_404((550, 560));
     history.requests.push(request(2, 1, (595, 605), 3));
     history.sent += 1;
-    assert_eq!(broken(&history), [], "it may have served by then");
+    assert_eq!(broken(&history), [], "it may be loaded by then");
 }

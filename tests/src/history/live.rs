@@ -1,21 +1,20 @@
-//! The checker. It looks at each request once and forgets it, so that millions of requests take no
-//! memory. What it keeps grows with the number of generations alone. The soak feeds it while it
-//! runs; [`super::History`] replays a recorded history.
+//! The checker. It looks at each request once and forgets it, so memory grows only with the number
+//! of generations. The soak feeds it live; [`super::History`] replays a recorded history.
 //!
-//! Callers report events in the order in which they happen. A request that begins carries the
-//! generation that it must not fall below; nothing else is remembered of those before it.
+//! Callers report events in order. A starting request captures the generation that its answer must
+//! not fall below; earlier requests are not remembered.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{Invariant, Label, Outcome, Request, Violation};
 
-/// One model's history up to now.
+/// The history of one model so far.
 #[derive(Debug)]
 pub struct Live {
     deadline: Duration,
-    /// The newest generation that an answer had or an update returned, and which it was.
+    /// The newest generation that an answer named or an update returned, and that event.
     newest: Newest,
-    /// By generation that a returned update made, its version, where that was said.
+    /// By generation that a returned update created, its version if known.
     made: BTreeMap<u64, Option<String>>,
     seen: BTreeMap<u64, Seen>,
     contents: BTreeMap<String, Content>,
@@ -23,7 +22,7 @@ pub struct Live {
     open: u64,
 }
 
-/// What no later request may fall below, and why.
+/// The lower bound for later requests, with its reason.
 #[derive(Clone, Debug)]
 struct Newest {
     generation: u64,
@@ -39,35 +38,35 @@ struct Seen {
     request: String,
 }
 
-/// What a version is known to be.
+/// The known content of a version.
 #[derive(Debug)]
 struct Content {
     name: String,
-    /// Somebody said so; otherwise an answer did.
+    /// True if a caller stated it; otherwise it comes from an answer.
     said: bool,
     request: String,
 }
 
-/// Whether the model is loaded, as far as clients can know.
+/// Whether the model is loaded, as far as clients can tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Presence {
-    /// From the call of an unload to the return of the load after it.
-    may_be_gone: bool,
-    /// From the return of an unload to the call of the load after it.
-    is_gone: bool,
-    /// How often one of these has changed.
+    /// From the call of an unload to the return of the next load.
+    may_be_unloaded: bool,
+    /// From the return of an unload to the call of the next load.
+    is_unloaded: bool,
+    /// Number of changes to the fields above.
     changes: u64,
 }
 
-/// A request that is under way.
+/// Facts captured when a request starts.
 #[derive(Debug)]
-pub struct Begun {
+pub struct StartInfo {
     floor: Newest,
     presence: Presence,
 }
 
 impl Live {
-    /// A history in which every request has to be answered within `deadline`.
+    /// Creates an empty history. Requests must be answered within `deadline`.
     pub fn new(deadline: Duration) -> Self {
         Self {
             deadline,
@@ -80,7 +79,7 @@ impl Live {
         }
     }
 
-    /// Says what content a version has.
+    /// States the content of a version.
     pub fn version(&mut self, version: &str, content: &str) -> Vec<Violation> {
         let said =
             |name: &str| Content { name: name.to_owned(), said: true, request: String::new() };
@@ -91,28 +90,28 @@ impl Live {
         violations(Invariant::LabelTruth, wrong.map(complain))
     }
 
-    /// A request is sent.
-    pub fn begin(&mut self) -> Begun {
+    /// Records the start of a request.
+    pub fn begin(&mut self) -> StartInfo {
         self.open += 1;
-        Begun { floor: self.newest.clone(), presence: self.presence }
+        StartInfo { floor: self.newest.clone(), presence: self.presence }
     }
 
-    /// A request ended in a way that says nothing about the model and is none of its failures: its
-    /// client left it, or there was too much to do.
-    pub fn excuse(&mut self, begun: Begun) {
+    /// Records the end of a request whose outcome says nothing about the model: the client left, or
+    /// the server was overloaded.
+    pub fn excuse(&mut self, begun: StartInfo) {
         drop(begun);
         self.open -= 1;
     }
 
-    /// A request ended.
-    pub fn end(&mut self, begun: Begun, request: &Request) -> Vec<Violation> {
+    /// Records the end of a request.
+    pub fn end(&mut self, begun: StartInfo, request: &Request) -> Vec<Violation> {
         self.open -= 1;
         let mut found = self.answered(begun.presence, request);
         let Outcome::Answered(label) = &request.outcome else { return found };
         found.extend(self.label_truth(request, label));
         let Newest { generation: floor, invariant, event } = &begun.floor;
         if label.generation < *floor {
-            found.push(violation(*invariant, format!("{request}; but before it {event}")));
+            found.push(violation(*invariant, format!("{request}; but earlier: {event}")));
         }
         if label.generation > self.newest.generation {
             let event = request.to_string().into();
@@ -126,11 +125,15 @@ impl Live {
         let now = self.presence;
         let changed = then.changes != now.changes;
         let reason = match &request.outcome {
-            Outcome::Failed(404, _) if then.may_be_gone || now.may_be_gone || changed => None,
+            Outcome::Failed(404, _) if then.may_be_unloaded || now.may_be_unloaded || changed => {
+                None
+            }
             Outcome::Failed(404, _) => Some(format!("{request}; but it was not unloaded")),
-            _ if then.is_gone && !changed => Some(format!("{request}; but it was unloaded")),
+            _ if then.is_unloaded && !changed => Some(format!("{request}; but it was unloaded")),
             Outcome::Answered(_) if request.end - request.start <= self.deadline => None,
-            Outcome::Answered(_) => Some(format!("{request}; later than {:?}", self.deadline)),
+            Outcome::Answered(_) => {
+                Some(format!("{request}; exceeds the deadline of {:?}", self.deadline))
+            }
             _ => Some(request.to_string()),
         };
         violations(Invariant::Answered, reason)
@@ -146,13 +149,13 @@ impl Live {
         let made = self.made.get(&label.generation).and_then(Option::as_ref);
         let version = made.unwrap_or(&seen.version);
         if *version != label.version {
-            reasons.push(format!("{request}; but that generation is {version:.8}"));
+            reasons.push(format!("{request}; but this generation has version {version:.8}"));
         }
         match &label.content {
             Err(_) => reasons.push(request.to_string()),
             Ok(content) => match self.contents.get(&label.version) {
                 Some(known) if known.name == *content => {}
-                Some(known) => reasons.push(format!("{request}; but that version is {known:?}")),
+                Some(known) => reasons.push(format!("{request}; but this version is {known:?}")),
                 None => {
                     let (name, request) = (content.clone(), request.to_string());
                     let content = Content { name, said: false, request };
@@ -163,8 +166,8 @@ impl Live {
         violations(Invariant::LabelTruth, reasons)
     }
 
-    /// An update that was asked for at `start` has returned: it made these generations, the last of
-    /// which is `version`. No `content`: it is what the answers say.
+    /// Records the return of an update that was called at `start`. It created `generations`, the
+    /// last of which has `version`. Without `content`, the first answer determines the content.
     pub fn committed(
         &mut self,
         start: Duration,
@@ -185,78 +188,80 @@ impl Live {
         for generation in generations {
             let version = (generation == last).then(|| version.to_owned());
             if self.made.insert(generation, version.clone()).is_some() {
-                let reason = format!("generation {generation} was made twice");
+                let reason = format!("generation {generation} was created twice");
                 found.push(violation(Invariant::NoInventions, reason));
             }
             let Some(seen) = self.seen.get(&generation) else { continue };
             if seen.end < start {
-                let reason = format!("{}; but nothing had made that generation", seen.request);
+                let reason = format!("{}; but no update had created this generation", seen.request);
                 found.push(violation(Invariant::NoInventions, reason));
             }
             if version.is_some_and(|version| version != seen.version) {
-                let reason = format!("{}; but that generation is another version", seen.request);
+                let reason = format!("{}; but this generation has another version", seen.request);
                 found.push(violation(Invariant::LabelTruth, reason));
             }
         }
         if last >= self.newest.generation {
-            let event = format!("generation {last} of {version:.8} had returned").into();
+            let event =
+                format!("an update had returned generation {last}, version {version:.8}").into();
             self.newest = Newest { generation: last, invariant: Invariant::Freshness, event };
         }
         found
     }
 
-    /// An unload is asked for.
-    pub fn unload_asked(&mut self) {
+    /// Records the call of an unload.
+    pub fn unload_called(&mut self) {
         self.present(true, false);
     }
 
-    /// An unload has returned; `certain`: nothing else can have loaded the model again meanwhile.
+    /// Records the return of an unload. `certain` means that nothing can have reloaded the model
+    /// since.
     pub fn unloaded(&mut self, certain: bool) {
         self.present(true, certain);
     }
 
-    /// A load is asked for.
-    pub fn load_asked(&mut self) {
+    /// Records the call of a load.
+    pub fn load_called(&mut self) {
         self.present(true, false);
     }
 
-    /// The model serves again.
+    /// Records that the model is serving again.
     pub fn loaded(&mut self) {
         self.present(false, false);
     }
 
-    fn present(&mut self, may_be_gone: bool, is_gone: bool) {
+    fn present(&mut self, may_be_unloaded: bool, is_unloaded: bool) {
         let changes = self.presence.changes + 1;
-        self.presence = Presence { may_be_gone, is_gone, changes };
+        self.presence = Presence { may_be_unloaded, is_unloaded, changes };
     }
 
-    /// Generations that were seen and that no update which has returned has made.
-    pub fn unasked(&self) -> u64 {
+    /// Returns the number of generations that answered but that no returned update created.
+    pub fn unrequested(&self) -> u64 {
         self.seen.keys().filter(|generation| !self.made.contains_key(generation)).count() as u64
     }
 
-    /// How many generations were seen.
+    /// Returns the number of generations that answered.
     pub fn generations(&self) -> usize {
         self.seen.len()
     }
 
-    /// Whatever can be said only when everything has ended; `unasked` generations may have been made
-    /// without a call: by a signal, or by the server itself.
-    pub fn finish(&self, unasked: u64) -> Vec<Violation> {
+    /// Runs the checks that need the complete history. Up to `unrequested` generations may have been
+    /// created without a call: by a signal or an automatic rollback.
+    pub fn finish(&self, unrequested: u64) -> Vec<Violation> {
         let mut found = Vec::new();
         if self.open > 0 {
-            let reason = format!("{} requests have not ended", self.open);
+            let reason = format!("{} requests are still in flight", self.open);
             found.push(violation(Invariant::Conservation, reason));
         }
-        if self.unasked() > unasked {
+        if self.unrequested() > unrequested {
             let invented = |(generation, _): &(&u64, &Seen)| !self.made.contains_key(generation);
             for (_, seen) in self.seen.iter().filter(invented) {
-                let reason = format!("{}; but nothing had made that generation", seen.request);
+                let reason = format!("{}; but no update created this generation", seen.request);
                 found.push(violation(Invariant::NoInventions, reason));
             }
         }
         for (version, content) in self.contents.iter().filter(|(_, content)| !content.said) {
-            let reason = format!("{}; but nobody staged version {version:.8}", content.request);
+            let reason = format!("{}; but version {version:.8} was never staged", content.request);
             found.push(violation(Invariant::LabelTruth, reason));
         }
         found

@@ -1,5 +1,5 @@
-//! What only the live checker can be told. That it finds what breaks an invariant is tested through
-//! whole histories, beside [`super::super::History`].
+//! Tests what only the live checker supports. The tests of [`super::super::History`] cover
+//! violations in whole histories.
 
 use super::super::tests::{at, content, label, request, version};
 use super::*;
@@ -10,7 +10,7 @@ fn answered(live: &mut Live, request: &Request) -> Vec<Invariant> {
 }
 
 #[test]
-fn a_version_whose_content_nobody_said_has_the_one_that_its_first_answer_had() {
+fn the_first_answer_determines_an_unstated_content() {
     let mut live = Live::new(at(1000));
     assert_eq!(answered(&mut live, &request(0, 0, (10, 20), 2)), []);
     assert_eq!(live.committed(at(0), 2..=2, version(2), None), []);
@@ -22,7 +22,7 @@ fn a_version_whose_content_nobody_said_has_the_one_that_its_first_answer_had() {
 }
 
 #[test]
-fn a_version_that_nobody_staged_is_found_in_the_end() {
+fn a_version_that_was_never_staged_is_found_at_the_end() {
     let mut live = Live::new(at(1000));
     assert_eq!(answered(&mut live, &request(0, 0, (10, 20), 2)), []);
     let found = live.finish(1);
@@ -30,7 +30,7 @@ fn a_version_that_nobody_staged_is_found_in_the_end() {
 }
 
 #[test]
-fn a_content_that_contradicts_what_is_known_is_found() {
+fn a_contradicting_content_is_found() {
     let mut live = Live::new(at(1000));
     assert_eq!(answered(&mut live, &request(0, 0, (10, 20), 2)), []);
     let found = live.version(version(2), "a");
@@ -38,17 +38,17 @@ fn a_content_that_contradicts_what_is_known_is_found() {
 }
 
 #[test]
-fn what_no_call_made_is_allowed_as_often_as_something_else_may_have_made_it() {
+fn unrequested_generations_are_limited_to_the_given_number() {
     let mut live = Live::new(at(1000));
     assert_eq!(live.version(version(1), "a"), []);
     let begun = live.begin();
     assert_eq!(live.end(begun, &request(0, 0, (1, 2), 1)), []);
-    assert_eq!((live.unasked(), live.finish(1)), (1, Vec::new()));
+    assert_eq!((live.unrequested(), live.finish(1)), (1, Vec::new()));
     assert_eq!(live.finish(0).len(), 1);
 }
 
 #[test]
-fn a_request_that_does_not_end_is_found_and_an_excused_one_is_not() {
+fn an_unfinished_request_is_found_unless_excused() {
     let mut live = Live::new(at(1000));
     let (first, _second) = (live.begin(), live.begin());
     live.excuse(first);

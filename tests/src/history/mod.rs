@@ -1,17 +1,22 @@
-//! What clients saw, and the invariants that it must satisfy. No socket and no clock: times come
-//! in as durations since the history's begin.
+//! A record of what clients saw, and its invariants. Uses no sockets and no clock: times are
+//! durations since the start of the history.
 //!
-//! - I1 label truth: the embedding is that of the content which the named generation maps to.
-//! - I2 freshness: a request that begins after an update has returned is answered by it or newer.
-//! - I3 order: no request is answered by an older generation than one that ended before it began,
-//!   which is more than that no client sees the number fall.
-//! - I4 no inventions: a generation is not seen before the update that made it began.
-//! - I5 every request is answered exactly once, with 200, within its deadline.
-//!   Only while the model is unloaded, all are answered 404, and nothing else is.
-//! - I6 conservation: what was sent is what was recorded.
+//! - I1 label truth: an embedding comes from the content that the named generation maps to.
 //!
-//! [`live`] checks them while it happens. [`History`] holds a history that has ended, and replays
-//! it there.
+//! - I2 freshness: a request that starts after an update returned is answered by that generation or
+//! a newer one.
+//!
+//! - I3 order: no request is answered by an older generation than a request that ended before it
+//! started. This is stronger than per-client monotonicity.
+//!
+//! - I4 no inventions: no generation answers before the update that created it was called.
+//!
+//! - I5 answered: every request is answered exactly once, with 200, within its deadline. While the
+//! model is unloaded, every request is answered with 404; at other times none is.
+//!
+//! - I6 conservation: every sent request was recorded.
+//!
+//! [`live`] checks them as events arrive. [`History`] records a finished run and replays it there.
 
 pub mod live;
 
@@ -24,41 +29,41 @@ use std::{
 
 use live::Live;
 
-/// Everything that happened to one model.
+/// All events of one model.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// What clients saw.
+    /// Requests and their outcomes.
     pub requests: Vec<Request>,
-    /// What was committed, the initial generation included.
+    /// Commits, including the initial generation.
     pub updates: Vec<Update>,
-    /// When it was unloaded.
+    /// Times when the model was unloaded.
     pub absences: Vec<Absence>,
-    /// By version, the name of its content.
+    /// Content name by version.
     pub contents: BTreeMap<String, String>,
-    /// How many requests were sent, counted apart.
+    /// Number of sent requests, counted separately.
     pub sent: usize,
-    /// How long a request may take.
+    /// Maximum duration of a request.
     pub deadline: Duration,
 }
 
-/// What one client saw.
+/// A request as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Who asked.
+    /// The client's number.
     pub client: usize,
-    /// Its requests are numbered from 0.
+    /// Sequence number within the client, from 0.
     pub sequence: usize,
-    /// How many texts were sent.
+    /// Number of texts.
     pub texts: usize,
-    /// When it was sent.
+    /// Time when it was sent.
     pub start: Duration,
-    /// When its fate was known.
+    /// Time when its outcome was known.
     pub end: Duration,
-    /// Its fate.
+    /// How it ended.
     pub outcome: Outcome,
 }
 
-/// A request's fate.
+/// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// 200.
@@ -69,53 +74,53 @@ pub enum Outcome {
     Lost(String),
 }
 
-/// What an answer says about itself, and what it is.
+/// The stated generation and version of an answer, and its actual content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     /// `x-model-generation`.
     pub generation: u64,
     /// `x-model-version`.
     pub version: String,
-    /// The one content that all embeddings are of, or why there is none.
+    /// The content that produced all embeddings, or why there is none.
     pub content: Result<String, String>,
 }
 
-/// A commit.
+/// A committed update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update {
-    /// When it was asked for.
+    /// Time of the call.
     pub start: Duration,
-    /// When it was known to be committed.
+    /// Time when the commit was known.
     pub end: Duration,
-    /// What it made. One that joined several requests made one of these or all.
+    /// The created generations. An update that joined several calls may have created any of these.
     pub generations: RangeInclusive<u64>,
-    /// What the last of them maps to.
+    /// The version of the last generation.
     pub version: String,
 }
 
-/// A time in which the model was unloaded.
+/// A period in which the model was unloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Absence {
-    /// When the unload was asked for, and when it had returned.
+    /// Times of the unload's call and return.
     pub unload: (Duration, Duration),
-    /// When it was asked for again, and when it served again.
+    /// Times of the load's call and return.
     pub load: (Duration, Duration),
 }
 
-/// A history that is as it must be.
+/// Statistics of a valid history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Answered requests.
+    /// Number of answered requests.
     pub answered: usize,
-    /// Texts in them.
+    /// Number of texts in them.
     pub texts: usize,
-    /// Different generations that answered.
+    /// Number of distinct generations that answered.
     pub generations: usize,
-    /// The longest that a request took.
+    /// Longest duration of a request.
     pub longest: Duration,
 }
 
-/// Which invariant does not hold.
+/// An invariant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Invariant {
     /// I1.
@@ -132,10 +137,10 @@ pub enum Invariant {
     Conservation,
 }
 
-/// An invariant that does not hold, and where.
+/// A violated invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which.
+    /// The violated invariant.
     pub invariant: Invariant,
     /// Where and why.
     pub reason: String,
@@ -162,7 +167,7 @@ impl fmt::Display for Request {
 }
 
 impl Request {
-    /// Whether it was answered with 200.
+    /// Returns whether it was answered with 200.
     pub fn was_answered(&self) -> bool {
         self.label().is_some()
     }
@@ -179,7 +184,7 @@ impl History {
     /// Checks all invariants.
     ///
     /// # Errors
-    /// Every violation.
+    /// Returns every violation.
     pub fn check(&self) -> Result<Summary, Vec<Violation>> {
         let mut violations = self.replay();
         for (invariant, reasons) in [
@@ -206,50 +211,50 @@ impl History {
         self.requests.iter().filter_map(|request| Some((request, request.label()?)))
     }
 
-    /// Everything that happened, in order.
+    /// Returns all events in order.
     fn events(&self) -> Vec<(Duration, Event)> {
         let mut events = Vec::with_capacity(self.requests.len() * 2);
-        for (place, request) in self.requests.iter().enumerate() {
-            events.push((request.start, Event::Begin(place)));
-            events.push((request.end, Event::End(place)));
+        for (index, request) in self.requests.iter().enumerate() {
+            events.push((request.start, Event::Begin(index)));
+            events.push((request.end, Event::End(index)));
         }
-        for (place, update) in self.updates.iter().enumerate() {
-            events.push((update.end, Event::Committed(place)));
+        for (index, update) in self.updates.iter().enumerate() {
+            events.push((update.end, Event::Committed(index)));
         }
         for Absence { unload, load } in &self.absences {
-            events.push((unload.0, Event::UnloadAsked));
+            events.push((unload.0, Event::UnloadCalled));
             events.push((unload.1, Event::Unloaded));
-            events.push((load.0, Event::LoadAsked));
+            events.push((load.0, Event::LoadCalled));
             events.push((load.1, Event::Loaded));
         }
         events.sort_unstable();
         events
     }
 
-    /// Violations that the live checker finds.
+    /// Returns the violations that the live checker finds.
     fn replay(&self) -> Vec<Violation> {
         let mut live = Live::new(self.deadline);
         for (version, content) in &self.contents {
-            // The first word about a version contradicts nothing.
+            // The first statement about a version cannot be contradicted.
             live.version(version, content);
         }
         let (mut found, mut begun) = (Vec::new(), BTreeMap::new());
         for (_, event) in self.events() {
             match event {
-                Event::Begin(place) => {
-                    begun.insert(place, live.begin());
+                Event::Begin(index) => {
+                    begun.insert(index, live.begin());
                 }
-                Event::End(place) => {
-                    let begun = begun.remove(&place).expect("a request ends after its begin");
-                    found.extend(live.end(begun, &self.requests[place]));
+                Event::End(index) => {
+                    let begun = begun.remove(&index).expect("a request starts before it ends");
+                    found.extend(live.end(begun, &self.requests[index]));
                 }
-                Event::Committed(place) => {
-                    let Update { start, generations, version, .. } = &self.updates[place];
+                Event::Committed(index) => {
+                    let Update { start, generations, version, .. } = &self.updates[index];
                     found.extend(live.committed(*start, generations.clone(), version, None));
                 }
-                Event::UnloadAsked => live.unload_asked(),
+                Event::UnloadCalled => live.unload_called(),
                 Event::Unloaded => live.unloaded(true),
-                Event::LoadAsked => live.load_asked(),
+                Event::LoadCalled => live.load_called(),
                 Event::Loaded => live.loaded(),
             }
         }
@@ -257,17 +262,17 @@ impl History {
         found
     }
 
-    /// The live checker learns a version's content from its first answer; here all are known.
+    /// Finds unknown versions. The live checker learns contents from answers; here all are known.
     fn unknown_versions(&self) -> Vec<String> {
         let mut seen = BTreeSet::new();
         self.labels()
             .filter(|(_, label)| !self.contents.contains_key(&label.version))
             .filter(|(_, label)| seen.insert(&label.version))
-            .map(|(request, _)| format!("{request}; but that version is unknown"))
+            .map(|(request, _)| format!("{request}; but this version is unknown"))
             .collect()
     }
 
-    /// Requests of a client that are missing or recorded twice.
+    /// Finds missing and duplicate requests.
     fn gaps(&self) -> Vec<String> {
         let mut in_order: Vec<&Request> = self.requests.iter().collect();
         in_order.sort_by_key(|request| (request.client, request.sequence));
@@ -276,7 +281,7 @@ impl History {
         for request in in_order {
             let expected = next.entry(request.client).or_insert(0);
             if request.sequence != *expected {
-                reasons.push(format!("{request}; but request {expected} was to come"));
+                reasons.push(format!("{request}; but expected request {expected}"));
             }
             *expected = request.sequence + 1;
         }
@@ -285,18 +290,18 @@ impl History {
 
     fn conservation(&self) -> Option<String> {
         let (sent, recorded) = (self.sent, self.requests.len());
-        (sent != recorded).then(|| format!("{sent} requests were sent, {recorded} ended"))
+        (sent != recorded).then(|| format!("{sent} requests were sent, {recorded} recorded"))
     }
 }
 
-/// Something that happened; the numbers are places in the history. Simultaneous events are taken in
-/// this order: nothing is before anything else that it need not be.
+/// An event; numbers are indices into the history. The variants are in the order in which
+/// simultaneous events are taken: the one that forbids the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Begin(usize),
-    UnloadAsked,
+    UnloadCalled,
     Unloaded,
-    LoadAsked,
+    LoadCalled,
     End(usize),
     Committed(usize),
     Loaded,

@@ -1,4 +1,4 @@
-//! Many connections of the admin socket: more than there may be wait, and clients do not notice.
+//! Excess admin connections wait, and clients are not affected.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::net::UnixStream;
 
 use crate::{PATIENCE, assert_serves};
 
-/// What docs/limits.md says.
+/// The limit in docs/limits.md.
 const CONNECTIONS: usize = 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_connection_too_many_waits_for_a_place_and_clients_are_served() {
+async fn excess_admin_connections_wait_and_clients_are_served() {
     crate::raise_descriptors();
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let socket = server.home().admin_socket();
@@ -22,10 +22,10 @@ async fn an_admin_connection_too_many_waits_for_a_place_and_clients_are_served()
     let control = Control::of(&server);
     let mut waiting = std::pin::pin!(control.status());
     let early = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
-    assert!(early.is_err(), "there is no place for it");
+    assert!(early.is_err(), "all connection slots are taken");
     assert_serves(server.address()).await;
     all.pop();
-    let status = tokio::time::timeout(PATIENCE, waiting).await.expect("there is a place");
+    let status = tokio::time::timeout(PATIENCE, waiting).await.expect("a slot is free");
     assert_eq!(status.models.len(), 1);
     drop(all);
     server.stop().await;

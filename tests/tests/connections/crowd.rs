@@ -1,4 +1,4 @@
-//! Idle and slow clients, and what they cost everybody else.
+//! Idle and slow clients, and their cost to others.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use super::{NO_BODY, PATIENCE, assert_serves, metric, open};
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 3 * ROUNDS;
 const WINDOW: Duration = Duration::from_millis(1500);
-/// What a connection may cost the supervisor, on average.
+/// Memory that a connection may cost the supervisor, on average.
 const CONNECTION_BYTES_MAX: u64 = 64 * 1024;
 const NO_HEADERS: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\n";
 
-/// Requests that 8 clients had answered in a while.
+/// Returns the number of requests that 8 clients completed within the window.
 async fn rate(server: &Server) -> u32 {
     let end = Instant::now() + WINDOW;
     let clients: Vec<_> = (0..8)
@@ -40,14 +40,14 @@ async fn rate(server: &Server) -> u32 {
     sum
 }
 
-/// As many idle and slow connections as were asked for.
+/// Opens idle and slow connections.
 async fn crowd(server: &Server, idle: usize, slow: usize) -> Vec<TcpStream> {
     let many = "GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n".repeat(20);
     let mut streams = Vec::with_capacity(idle + slow);
-    for place in 0..idle + slow {
-        let bytes = match place.checked_sub(idle) {
+    for index in 0..idle + slow {
+        let bytes = match index.checked_sub(idle) {
             None => &[],
-            Some(place) => [NO_HEADERS, NO_BODY, many.as_bytes()][place % 3],
+            Some(index) => [NO_HEADERS, NO_BODY, many.as_bytes()][index % 3],
         };
         streams.push(open(server.address(), bytes).await);
     }
@@ -60,7 +60,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_idle_and_a_thousand_slow_clients_take_a_fifth_from_others_at_most() {
+async fn a_crowd_of_idle_clients_costs_others_a_fifth_at_most() {
     let hard = crate::raise_descriptors();
     let room = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(3000);
     let idle = room.saturating_sub(1000).clamp(100, 10_000);
@@ -69,31 +69,33 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_take_a_fifth_from_others_
     let mut client = server.client().await;
     let before = resident_bytes(server.pid());
     let (mut alone, mut ratios, mut peak) = (Vec::new(), Vec::new(), 0);
-    // Other tests and whoever shares the machine disturb single rounds, so more of them decide where the
-    // first do not.
+    // Other load on the machine disturbs single rounds, so add rounds if the first ones do not
+    // pass.
     while ratios.len() < ROUNDS || (ratios.len() < ROUNDS_MAX && median(ratios.clone()) < 0.8) {
         let undisturbed = rate(&server).await;
         let streams = crowd(&server, idle, slow).await;
         let open = metric(&mut client, "onnxd_connections").await;
-        assert!(open >= (idle + slow / 2) as f64, "only {open} are open");
+        assert!(open >= (idle + slow / 2) as f64, "only {open} connections are open");
         ratios.push(f64::from(rate(&server).await) / f64::from(undisturbed));
         alone.push(undisturbed);
         peak = peak.max(resident_bytes(server.pid()));
         drop(streams);
-        eventually("they are gone", PATIENCE, async || {
+        eventually("the connections are closed", PATIENCE, async || {
             (metric(&mut client, "onnxd_connections").await < 100.0).then_some(())
         })
         .await;
     }
     let each = peak.saturating_sub(before) / (idle + slow) as u64;
-    eprintln!("{idle} idle, {slow} slow: ratios {ratios:.2?} to {alone:?}, {each} bytes each");
-    assert!(each < CONNECTION_BYTES_MAX, "{each} bytes for each connection");
+    eprintln!(
+        "{idle} idle, {slow} slow: ratios {ratios:.2?} to the undisturbed {alone:?}, {each} bytes each"
+    );
+    assert!(each < CONNECTION_BYTES_MAX, "{each} bytes per connection");
     assert!(median(ratios.clone()) >= 0.8, "others kept {ratios:.2?} of their rate");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_longest_idle_connection_gives_way_to_a_new_client() {
+async fn the_longest_idle_connection_yields_to_a_new_client() {
     let builder = Server::builder().model("a", &model("tiny/a")).argument("--max-connections=8");
     let server = builder.start().await;
     let mut held = Vec::new();
@@ -104,8 +106,8 @@ async fn the_longest_idle_connection_gives_way_to_a_new_client() {
     for _ in 0..20 {
         assert_serves(server.address()).await;
     }
-    // Those that were there first have been closed; whoever is in the middle of a request is not.
-    let ended = timeout(PATIENCE, held[0].read(&mut [0])).await.expect("it ends");
+    // The oldest idle connections were closed, but none in the middle of a request.
+    let ended = timeout(PATIENCE, held[0].read(&mut [0])).await.expect("the connection is closed");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     let mut client = server.client().await;
     assert!(metric(&mut client, "onnxd_connections_evicted_total").await > 0.0);
@@ -117,7 +119,7 @@ async fn the_longest_idle_connection_gives_way_to_a_new_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_never_reads_its_answers_is_closed_and_costs_little() {
+async fn a_client_that_never_reads_is_closed_and_costs_little() {
     let server = Server::builder().model("a", &model("tiny/a")).start().await;
     let mut client = server.client().await;
     let before = resident_bytes(server.pid());
@@ -125,7 +127,7 @@ async fn a_client_that_never_reads_its_answers_is_closed_and_costs_little() {
     let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
     let writing = async {
         use tokio::io::AsyncWriteExt;
-        // It ends when the server has closed.
+        // Fails once the server has closed the connection.
         while stream.write_all(requests.as_bytes()).await.is_ok() {}
     };
     timeout(Duration::from_secs(120), writing).await.expect("the server closes");

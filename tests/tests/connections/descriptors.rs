@@ -1,4 +1,4 @@
-//! Too few descriptors.
+//! Exhausted file descriptors.
 
 use std::{process::Command, time::Duration};
 
@@ -11,10 +11,10 @@ use e2e::{
 
 use super::{NO_BODY, PATIENCE, assert_serves, open};
 
-/// Ten milliseconds each: a loop that spins takes all of three seconds.
+/// In ticks of 10 ms. A busy loop would use 300 in three seconds.
 const TICKS_MAX: u64 = 100;
 
-async fn assert_rests(server: &Server) {
+async fn assert_mostly_idle(server: &Server) {
     let before = cpu_ticks(server.pid());
     tokio::time::sleep(Duration::from_secs(3)).await;
     let used = cpu_ticks(server.pid()) - before;
@@ -22,15 +22,15 @@ async fn assert_rests(server: &Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_clients_leave_descriptors_to_workers_and_admin() {
+async fn many_clients_leave_descriptors_for_workers_and_admin() {
     let builder = Server::builder().model("a", &model("tiny/a")).descriptors(160);
     let server = builder.start().await;
     let mut streams = Vec::new();
-    for place in 0..300 {
-        let bytes = if place % 2 == 0 { NO_BODY } else { b"" };
+    for index in 0..300 {
+        let bytes = if index % 2 == 0 { NO_BODY } else { b"" };
         streams.push(open(server.address(), bytes).await);
     }
-    assert_rests(&server).await;
+    assert_mostly_idle(&server).await;
     let status = server.status().await;
     let restarts = status.restarts();
     processes::signal(status.pids()[0], Signal::SIGKILL);
@@ -41,13 +41,13 @@ async fn many_clients_leave_descriptors_to_workers_and_admin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_descriptors_the_accept_loop_rests_and_goes_on_when_there_are_some() {
+async fn the_accept_loop_waits_without_descriptors_and_recovers() {
     let server = Server::builder().model("a", &model("tiny/a")).start().await;
     let mut streams = Vec::new();
     for _ in 0..20 {
         streams.push(open(server.address(), NO_BODY).await);
     }
-    eventually("they are accepted", PATIENCE, async || {
+    eventually("the connections are accepted", PATIENCE, async || {
         (processes::open_files(server.pid()).len() > 35).then_some(())
     })
     .await;
@@ -55,14 +55,14 @@ async fn without_descriptors_the_accept_loop_rests_and_goes_on_when_there_are_so
     for _ in 0..30 {
         streams.push(open(server.address(), NO_BODY).await);
     }
-    assert_rests(&server).await;
+    assert_mostly_idle(&server).await;
     limit(&server, 4096);
     assert_serves(server.address()).await;
     drop(streams);
     server.stop().await;
 }
 
-/// Changes how many descriptors a running supervisor may have.
+/// Changes the descriptor limit of a running supervisor.
 fn limit(server: &Server, descriptors: usize) {
     let pid = server.pid().to_string();
     let soft = format!("--nofile={descriptors}:");

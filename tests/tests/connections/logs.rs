@@ -1,4 +1,4 @@
-//! Nobody reads the logs.
+//! A log without a reader blocks nothing.
 
 use std::fs::{self, File};
 
@@ -14,11 +14,11 @@ use serde_json::json;
 use super::{PATIENCE, assert_serves, metric};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_blocks_nothing_and_its_lost_lines_are_counted() {
+async fn an_unread_log_blocks_nothing_and_dropped_lines_are_counted() {
     let builder = Server::builder().model("a", &model("tiny/a")).variable("ONNXD_LOG", "trace");
     let pipe = builder.directories().root().join("stderr");
     mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
-    // It is there and never reads.
+    // Keeps the pipe open and never reads.
     let reader = File::options().read(true).write(true).open(&pipe).expect("a reader");
     let server = builder.start().await;
     let mut client = server.client().await;
@@ -32,10 +32,10 @@ async fn a_log_that_nobody_reads_blocks_nothing_and_its_lost_lines_are_counted()
     let restarts = status.restarts();
     processes::signal(status.pids()[0], Signal::SIGKILL);
     server.restarted(restarts + 1).await;
-    // Now nobody is there at all.
+    // Now the pipe has no reader at all.
     drop(reader);
     fs::remove_file(&pipe).expect("the pipe");
-    fs::write(&pipe, "").expect("a file, for who shows the log");
+    fs::write(&pipe, "").expect("a file in place of the log");
     assert_serves(server.address()).await;
     server.stop().await;
 }

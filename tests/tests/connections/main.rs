@@ -1,4 +1,4 @@
-//! Many connections, slow ones, too few descriptors, and logs that nobody reads: others are served.
+//! Others are served despite many or slow connections, exhausted descriptors, and unread logs.
 
 mod admin;
 mod crowd;
@@ -13,13 +13,13 @@ use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The beginning of a request whose body never comes.
+/// The start of a request whose body never comes.
 const NO_BODY: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n{";
 
-/// Has this process open as many descriptors as it is allowed; gives how many.
+/// Raises the soft limit of this process to the hard limit, and returns it.
 fn raise_descriptors() -> u64 {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("as much as is allowed");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the hard limit is allowed");
     hard
 }
 
@@ -28,10 +28,10 @@ async fn metric(client: &mut Client, name: &str) -> f64 {
     Exposition::parse(&text).expect("an exposition").value(name, &[])
 }
 
-/// A connection that has sent these bytes.
+/// Opens a connection and sends these bytes.
 async fn open(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    stream.write_all(bytes).await.expect("bytes are taken");
+    stream.write_all(bytes).await.expect("the bytes are sent");
     stream
 }
 

@@ -1,4 +1,4 @@
-//! Requests for tensors that run together, and those that must not.
+//! Tensor requests that run in one batch, and models for which that is not allowed.
 
 use e2e::{
     client::Client,
@@ -18,16 +18,16 @@ use crate::{
 const CLIENTS: usize = 16;
 const TURNS: usize = 25;
 
-/// Some rows that no other client and turn has.
+/// Returns rows that differ for every client and turn.
 #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 fn rows(client: usize, turn: usize) -> (usize, Vec<f32>) {
     let count = 1 + (client + turn) % 3;
     let seed = client * TURNS + turn;
-    let value = |place: usize| ((seed * 13 + place * 7) % 101) as f32 / 25.0 - 2.0;
+    let value = |index: usize| ((seed * 13 + index * 7) % 101) as f32 / 25.0 - 2.0;
     (count, (0..count * 4).map(value).collect())
 }
 
-/// Clients that ask a model for numbers that `right` knows.
+/// Starts clients of a tensor model whose answers `right` checks.
 fn clients(server: &Server, model: &'static str, right: fn(&[f32], &Value)) -> Vec<JoinHandle<()>> {
     let address = server.address();
     let one = |number| {
@@ -37,7 +37,10 @@ fn clients(server: &Server, model: &'static str, right: fn(&[f32], &Value)) -> V
                 let (count, x) = rows(number, turn);
                 let body = of_floats("x", &[count, 4], &x);
                 let answer = post(&mut client, &infer(model), &body).await.json();
-                assert_eq!(answer["outputs"][0]["shape"][0], count, "its own rows");
+                assert_eq!(
+                    answer["outputs"][0]["shape"][0], count,
+                    "only the rows of this request"
+                );
                 right(&x, &answer["outputs"][0]["data"]);
             }
         })
@@ -45,18 +48,18 @@ fn clients(server: &Server, model: &'static str, right: fn(&[f32], &Value)) -> V
     (0..CLIENTS).map(one).collect()
 }
 
-/// What a model computes that gives each row alone.
+/// Checks a model that computes each row independently.
 fn affine(x: &[f32], y: &Value) {
-    assert_close(&numbers(y), &expected_rows(x), "the rows of another request");
+    assert_close(&numbers(y), &expected_rows(x), "rows of another request");
 }
 
-/// Of the rows of `tensor_a`: y = x · W + b, where W and b come from what it answers alone.
+/// Computes the rows of `tensor_a`: y = x · W + b. W and b were derived from single-row answers.
 fn expected_rows(x: &[f32]) -> Vec<f32> {
-    let (basis, bias) = BASIS.get().expect("it was asked before");
+    let (basis, bias) = BASIS.get().expect("the basis is set");
     let row = |x: &[f32]| -> Vec<f32> {
         (0..3)
             .map(|column| {
-                let product: f32 = (0..4).map(|place| x[place] * basis[place][column]).sum();
+                let product: f32 = (0..4).map(|index| x[index] * basis[index][column]).sum();
                 product + bias[column]
             })
             .collect()
@@ -66,17 +69,17 @@ fn expected_rows(x: &[f32]) -> Vec<f32> {
 
 static BASIS: std::sync::OnceLock<(Vec<Vec<f32>>, Vec<f32>)> = std::sync::OnceLock::new();
 
-/// Each row less the mean of its own request's rows.
+/// Checks that each row is reduced by the mean of its own request's rows.
 #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
 fn centred(x: &[f32], y: &Value) {
     let count = (x.len() / 4) as f32;
     let mean: Vec<f32> =
         (0..4).map(|column| x.iter().skip(column).step_by(4).sum::<f32>() / count).collect();
-    let expected: Vec<f32> = x.iter().enumerate().map(|(place, x)| x - mean[place % 4]).collect();
+    let expected: Vec<f32> = x.iter().enumerate().map(|(index, x)| x - mean[index % 4]).collect();
     assert_close(&numbers(y), &expected, "the mean of other requests");
 }
 
-/// Micro-batches and items of a model so far.
+/// Returns the numbers of micro-batches and items of a model so far.
 async fn counted(server: &Server, model: &str) -> (f64, f64) {
     let response = server.client().await.get("/metrics").await.expect("an answer");
     let text = Exposition::parse(&response.text()).expect("metrics");
@@ -88,9 +91,11 @@ async fn counted(server: &Server, model: &str) -> (f64, f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn concurrent_requests_run_together_and_each_has_its_own_rows() {
-    let builder =
-        Server::builder().lets_workers_rest().workers(1).model("tensor_a", &model("tiny/tensor_a"));
+async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
+    let builder = Server::builder()
+        .tolerates_stopped_workers()
+        .workers(1)
+        .model("tensor_a", &model("tiny/tensor_a"));
     let server = builder.start().await;
     let mut client = server.client().await;
     let mut alone = async |x: &[f32]| {
@@ -100,20 +105,20 @@ async fn concurrent_requests_run_together_and_each_has_its_own_rows() {
     };
     let bias = alone(&[0.0; 4]).await;
     let mut basis = Vec::new();
-    for place in 0..4 {
+    for index in 0..4 {
         let mut x = [0.0; 4];
-        x[place] = 1.0;
+        x[index] = 1.0;
         let y = alone(&x).await;
         basis.push(y.iter().zip(&bias).map(|(y, bias)| y - bias).collect());
     }
     BASIS.set((basis, bias)).expect("once");
     let x = crate::tensors::known("tensor_a", "x");
-    assert_close(&expected_rows(&x), &crate::tensors::known("tensor_a", "y"), "the expectation");
+    assert_close(&expected_rows(&x), &crate::tensors::known("tensor_a", "y"), "reference");
 
     let (batches, items) = counted(&server, "tensor_a").await;
     let worker = server.settled().await.pids()[0];
     let asking = clients(&server, "tensor_a", affine);
-    // While the worker rests the requests come together.
+    // Requests accumulate while the worker is stopped.
     for _ in 0..4 {
         processes::signal(worker, Signal::SIGSTOP);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -121,20 +126,20 @@ async fn concurrent_requests_run_together_and_each_has_its_own_rows() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     for one in asking {
-        one.await.expect("all of its answers are right");
+        one.await.expect("all answers are right");
     }
     let (after, all) = counted(&server, "tensor_a").await;
     let (ran, asked) = (after - batches, all - items);
     assert!((asked - 400.0).abs() < 0.5, "{asked} items");
-    assert!(ran < asked, "{ran} runs of {asked} items: none ran together");
+    assert!(ran < asked, "{ran} runs of {asked} items: none were batched");
     println!("{asked} items in {ran} runs");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_computes_over_all_rows_is_never_given_those_of_others() {
+async fn models_that_mix_rows_never_get_rows_of_other_requests() {
     let builder = Server::builder()
-        .lets_workers_rest()
+        .tolerates_stopped_workers()
         .workers(1)
         .model("tensor_mean", &model("tiny/tensor_mean"));
     let server = builder.start().await;
@@ -147,7 +152,7 @@ async fn a_model_that_computes_over_all_rows_is_never_given_those_of_others() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     for one in asking {
-        one.await.expect("all of its answers are right");
+        one.await.expect("all answers are right");
     }
     let (runs, items) = counted(&server, "tensor_mean").await;
     assert!((items - runs).abs() < 0.5, "{items} items in {runs} runs");

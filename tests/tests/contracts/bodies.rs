@@ -1,5 +1,4 @@
-//! Bodies that never end, come byte by byte, or for which there is no room: each gets an answer
-//! that can be read, and costs little.
+//! Slow, endless and oversized bodies. Each request gets a readable answer and costs little.
 
 use std::{
     io::{Read, Write},
@@ -14,18 +13,18 @@ use tokio::task::spawn_blocking;
 use crate::{memory, message, serve, tensors::infer};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of all large bodies at once, and of one.
+/// Limit on all large bodies together, and on one body.
 const BODIES_BYTES_MAX: usize = 512 << 20;
 const BODY_BYTES_MAX: usize = 65 << 20;
-/// For a body of two megabytes and what goes with it.
+/// Enough for a body of two megabytes and its overhead.
 const GROWN_BYTES_MAX: u64 = 32 << 20;
 
 fn head(path: &str, more: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{more}\r\n\r\n")
 }
 
-/// As most clients do it: everything is written before anything is read. Answers what came back
-/// until the end, and how many bytes could be written.
+/// Sends a request like most clients: writes everything before it reads anything. Returns the
+/// answer up to the end of the connection, and the number of bytes written.
 fn blocking(address: SocketAddr, head: &str, piece: &[u8], pieces: usize) -> (String, usize) {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -48,35 +47,35 @@ async fn assert_serves(server: &Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_comes_byte_by_byte_or_never_ends_takes_no_more_memory_than_another() {
+async fn slow_and_endless_bodies_take_no_more_memory_than_others() {
     let server = serve(&["a", "tensor_a"]).await;
     assert_serves(&server).await;
     let (address, peak) = (server.address(), memory(&server, "VmHWM"));
     let chunked = head("/embed", "transfer-encoding: chunked");
-    // Two million chunks of a byte: one more than a body may have.
+    // Two million chunks of one byte: one byte over the limit.
     let (head, piece) = (chunked.clone(), b"1\r\na\r\n".repeat(1000));
     let sent = spawn_blocking(move || blocking(address, &head, &piece, 2001));
     let (answer, _) = sent.await.expect("no panic");
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
-    // Whoever goes on for ever is read for a little longer and then closed.
+    // The server reads an endless body a little longer, then closes the connection.
     let mut endless = b"10000\r\n".to_vec();
     endless.extend_from_slice(&[b'a'; 0x1_0000]);
     endless.extend_from_slice(b"\r\n");
     let sent = spawn_blocking(move || blocking(address, &chunked, &endless, 1 << 20));
     let (_, written) = sent.await.expect("no panic");
-    assert!(written < 64 << 20, "{written} bytes were taken of a body that never ends");
+    assert!(written < 64 << 20, "{written} bytes of an endless body were read");
     let grown = memory(&server, "VmHWM") - peak;
-    assert!(grown < GROWN_BYTES_MAX, "{} MiB more", grown >> 20);
+    assert!(grown < GROWN_BYTES_MAX, "memory grew by {} MiB", grown >> 20);
     assert_serves(&server).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_finds_no_room_for_a_large_body_can_read_when_to_come_back() {
+async fn a_large_body_without_room_is_told_when_to_retry() {
     let server = serve(&["a", "tensor_a"]).await;
     let (address, path) = (server.address(), infer("tensor_a"));
-    // They take all the room but 17 MiB by what they announce, and send nothing.
+    // These announce bodies that fill the budget except for 17 MiB, and send nothing.
     let mut held = Vec::new();
     let last = BODIES_BYTES_MAX % BODY_BYTES_MAX - (17 << 20);
     let many = vec![BODY_BYTES_MAX; BODIES_BYTES_MAX / BODY_BYTES_MAX];
@@ -86,10 +85,10 @@ async fn who_finds_no_room_for_a_large_body_can_read_when_to_come_back() {
         stream.write_all(announced.as_bytes()).expect("a head");
         held.push(stream);
     }
-    // Whoever asks before all of these have been read would take the room of the last.
+    // An earlier request would take the last one's share of the budget.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let full = head(&path, &format!("content-length: {}", 18 << 20));
-    e2e::eventually("no room", PATIENCE, async || {
+    e2e::eventually("a full body budget", PATIENCE, async || {
         let raw = exchange(address, full.as_bytes(), Duration::from_secs(1)).await.ok()?;
         (raw.status() == Some(429)).then_some(())
     })
@@ -104,17 +103,17 @@ async fn who_finds_no_room_for_a_large_body_can_read_when_to_come_back() {
     for (head, piece) in [announced, chunked] {
         let sent = spawn_blocking(move || blocking(address, &head, &piece, 30));
         let (answer, written) = sent.await.expect("no panic");
-        assert!(written >= size, "{written} bytes were written");
+        assert!(written >= size, "only {written} bytes were written");
         assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
         assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");
         let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
         message(&serde_json::from_str(body).expect("JSON"));
     }
-    // Small ones need no room, and who gives up gives it back.
+    // Small bodies are not counted, and a closed connection releases its share.
     assert_serves(&server).await;
     drop(held);
-    e2e::eventually("there is room", PATIENCE, async || {
+    e2e::eventually("a free body budget", PATIENCE, async || {
         let raw = exchange(address, full.as_bytes(), Duration::from_millis(500)).await.ok()?;
         raw.status().is_none().then_some(())
     })

@@ -4,9 +4,9 @@ use e2e::{client::Client, fixtures::reference};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{PLACE, Ranking, TEXT, ask, assert_close, numbers, serve, unit};
+use crate::{Ranking, TEXT, TEXT_INDEX, ask, assert_close, numbers, serve, unit};
 
-/// Asserts that an error is in Cohere's shape, and gives its message.
+/// Asserts that an error has Cohere's shape, and returns its message.
 async fn refused(client: &mut Client, path: &str, body: &Value, status: u16) -> String {
     let response = client.post(path, body).await.expect("an answer");
     assert_eq!(response.status, status, "{path} {body:.200}: {:.1000}", response.text());
@@ -16,7 +16,7 @@ async fn refused(client: &mut Client, path: &str, body: &Value, status: u16) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rerank_takes_texts_and_objects_and_gives_the_best_first() {
+async fn rerank_accepts_texts_and_objects_and_returns_the_best_first() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
     let ranking = Ranking::of("rerank_a");
@@ -32,12 +32,12 @@ async fn rerank_takes_texts_and_objects_and_gives_the_best_first() {
                 let answer = ask(&mut client, path, &body).await;
                 let results = answer["results"].as_array().expect("results");
                 assert_eq!(results.len(), top.unwrap_or(order.len()).min(order.len()));
-                for (result, &place) in results.iter().zip(&order) {
-                    assert_eq!(result["index"], place);
+                for (result, &index) in results.iter().zip(&order) {
+                    assert_eq!(result["index"], index);
                     let score = numbers(&json!([result["relevance_score"]]));
-                    assert_close(&score, &[scores[place]], path);
+                    assert_close(&score, &[scores[index]], path);
                     match texts {
-                        true => assert_eq!(result["document"]["text"], ranking.texts[place]),
+                        true => assert_eq!(result["document"]["text"], ranking.texts[index]),
                         false => assert!(result.get("document").is_none(), "{result}"),
                     }
                 }
@@ -52,7 +52,7 @@ async fn rerank_takes_texts_and_objects_and_gives_the_best_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_documents_are_ranked_and_one_more_is_refused() {
+async fn rerank_accepts_a_thousand_documents_and_no_more() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
     let ranking = Ranking::of("rerank_a");
@@ -63,7 +63,7 @@ async fn a_thousand_documents_are_ranked_and_one_more_is_refused() {
     assert_eq!(results.len(), 1000);
     let best: Vec<u64> = results[..200].iter().filter_map(|r| r["index"].as_u64()).collect();
     let first = ranking.order()[0] as u64;
-    assert!(best.iter().all(|place| place % 5 == first), "equal documents are together: {best:?}");
+    assert!(best.iter().all(|index| index % 5 == first), "equal documents rank together: {best:?}");
     assert!(best.is_sorted(), "equal scores keep the order of the request");
     let body = json!({"query": "a", "documents": vec!["a"; 1001]});
     let said = refused(&mut client, "/v2/rerank", &body, 422).await;
@@ -72,7 +72,7 @@ async fn a_thousand_documents_are_ranked_and_one_more_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn embed_gives_a_list_or_embeddings_by_type() {
+async fn embed_returns_a_list_or_embeddings_by_type() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -97,17 +97,17 @@ async fn embed_gives_a_list_or_embeddings_by_type() {
     }
     let body = json!({"texts": [TEXT], "output_dimension": 5});
     let answer = ask(&mut client, "/v1/embed", &body).await;
-    let expected = unit(&reference.models["plain"][PLACE][..5]);
+    let expected = unit(&reference.models["plain"][TEXT_INDEX][..5]);
     assert_close(&numbers(&answer["embeddings"][0]), &expected, "output_dimension");
     let (hello, world) = ("hello ".repeat(62), "world ".repeat(62));
     let kept = json!({"texts": [hello, world]});
     let kept = ask(&mut client, "/v1/embed", &kept).await["embeddings"].clone();
-    for (text, truncate, place) in
+    for (text, truncate, index) in
         [(format!("{hello}world"), "END", 0), (format!("hello {world}"), "START", 1)]
     {
         let body = json!({"texts": [text], "truncate": truncate});
         let actual = ask(&mut client, "/v1/embed", &body).await;
-        assert_close(&numbers(&actual["embeddings"][0]), &numbers(&kept[place]), truncate);
+        assert_close(&numbers(&actual["embeddings"][0]), &numbers(&kept[index]), truncate);
         let body = json!({"texts": [text], "truncate": "NONE"});
         refused(&mut client, "/v1/embed", &body, 422).await;
     }
@@ -115,7 +115,7 @@ async fn embed_gives_a_list_or_embeddings_by_type() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_error_has_the_shape_of_cohere() {
+async fn every_error_has_the_cohere_shape() {
     let server = serve(&["a", "rerank_a"]).await;
     let mut client = server.client().await;
     for path in ["/v1/rerank", "/v2/rerank"] {

@@ -1,12 +1,12 @@
-//! The routes of tasks that tiny models do not have, with small models as people have them and what
-//! their libraries compute. All the directories are tried by `tests/models`.
+//! Routes of tasks that the tiny models lack, tested with small models in real-world layouts and
+//! the results of their libraries. `tests/models` tests all directories.
 
 use e2e::{fixtures::workspace, server::Server};
 use serde_json::{Value, json};
 
 use crate::{ask, assert_close, numbers, refused};
 
-/// What one model's library says.
+/// Returns the expected results of a model's library.
 fn expected(model: &str) -> Value {
     let path = workspace().join("tests/models").join(model).join("expected.json");
     let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -29,7 +29,7 @@ fn bytes(name: &str, texts: &[&str]) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sparse_embeddings_are_entries_or_rows_of_the_vocabulary() {
+async fn sparse_embeddings_are_entries_or_vocabulary_rows() {
     let server = serve(&["splade"]).await;
     let mut client = server.client().await;
     let texts = texts("splade");
@@ -47,8 +47,8 @@ async fn sparse_embeddings_are_entries_or_rows_of_the_vocabulary() {
     let weights: f32 = entries.iter().map(|entry| numbers(&json!([entry["value"]]))[0]).sum();
     assert_close(&[row.iter().sum::<f32>()], &[weights], "the same weights");
     for entry in entries {
-        let place = usize::try_from(entry["index"].as_u64().unwrap()).unwrap();
-        assert_eq!(row[place], numbers(&json!([entry["value"]]))[0]);
+        let index = usize::try_from(entry["index"].as_u64().unwrap()).unwrap();
+        assert_eq!(row[index], numbers(&json!([entry["value"]]))[0]);
     }
     let said = refused(&mut client, "/v1/embeddings", &json!({"input": "a"}), 424).await;
     assert!(said.contains("/embed_sparse"), "{said}");
@@ -58,7 +58,7 @@ async fn sparse_embeddings_are_entries_or_rows_of_the_vocabulary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_vectors_of_a_text_are_lists_or_padded_rows() {
+async fn token_embeddings_are_lists_or_padded_rows() {
     let server = serve(&["colbert"]).await;
     let mut client = server.client().await;
     let all = texts("colbert");
@@ -66,7 +66,7 @@ async fn several_vectors_of_a_text_are_lists_or_padded_rows() {
     let body = |kind: &str| json!({"inputs": pair, "input_type": kind});
     let documents = ask(&mut client, "/embed_all", &body("document")).await;
     let queries = ask(&mut client, "/embed_all", &body("query")).await;
-    assert_ne!(documents, queries, "the sides differ");
+    assert_ne!(documents, queries, "queries and documents differ");
     let named = json!({"inputs": pair, "prompt_name": "query"});
     assert_eq!(ask(&mut client, "/embed_all", &named).await, queries);
     let request =
@@ -91,7 +91,7 @@ async fn several_vectors_of_a_text_are_lists_or_padded_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entities_come_by_strategy_and_labels_can_be_left_out() {
+async fn entities_follow_the_strategy_and_the_ignored_labels() {
     let server = serve(&["token-classifier"]).await;
     let mut client = server.client().await;
     let text = &texts("token-classifier")[0];
@@ -120,7 +120,7 @@ async fn entities_come_by_strategy_and_labels_can_be_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn labels_of_a_request_are_scored_by_entailment() {
+async fn candidate_labels_are_scored_by_entailment() {
     let server = serve(&["zero-shot-nli"]).await;
     let mut client = server.client().await;
     let text = &texts("zero-shot-nli")[0];
@@ -142,7 +142,7 @@ async fn labels_of_a_request_are_scored_by_entailment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_regression_gives_the_number_itself() {
+async fn a_regression_returns_the_raw_number() {
     let server = serve(&["classifier-regression"]).await;
     let mut client = server.client().await;
     let text = &texts("classifier-regression")[0];
@@ -156,14 +156,15 @@ async fn a_regression_gives_the_number_itself() {
     server.stop().await;
 }
 
-/// The embedding of one text in an answer of OpenAI's or Cohere's.
+/// Returns the first embedding in an answer of any contract.
 fn embedding(answer: &Value) -> Vec<f32> {
-    let places = [&answer["data"][0]["embedding"], &answer["embeddings"]["float"][0], &answer[0]];
-    numbers(places.into_iter().find(|place| place.is_array()).unwrap_or(&Value::Null))
+    let candidates =
+        [&answer["data"][0]["embedding"], &answer["embeddings"]["float"][0], &answer[0]];
+    numbers(candidates.into_iter().find(|value| value.is_array()).unwrap_or(&Value::Null))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_chooses_the_adapter_and_its_prompt() {
+async fn a_task_selects_the_adapter_and_its_prompt() {
     let server = serve(&["jina-v3-like"]).await;
     let mut client = server.client().await;
     let expected = expected("jina-v3-like");
@@ -194,13 +195,13 @@ async fn a_task_chooses_the_adapter_and_its_prompt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_guessed_is_told_wherever_a_model_is_described() {
+async fn guesses_are_reported_wherever_a_model_is_described() {
     let server = serve(&["jina-v3-like"]).await;
     let mut client = server.client().await;
     let info = client.get("/info").await.unwrap().json();
     let [guess, ..] = &info["guesses"].as_array().expect("a list")[..] else { panic!("{info}") };
     let status = server.status().await;
-    let details = status.model("jina-v3-like").details.as_ref().expect("it serves");
+    let details = status.model("jina-v3-like").details.as_ref().expect("the model is loaded");
     assert_eq!(json!(details.guesses), info["guesses"]);
     assert_eq!(info["switches"][0]["name"], "task_id");
     assert!(!details.file.is_empty() && !details.inputs.is_empty(), "{details:?}");

@@ -1,5 +1,5 @@
-//! Several models share the workers: one that is slow and flooded takes its own time, not that of
-//! the others, and its queue is its own.
+//! Models share workers fairly: a slow, flooded model delays only itself, and its queue is
+//! separate.
 
 use std::{
     fs,
@@ -20,14 +20,13 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::{
-    PLACE, TEXT, assert_close,
+    TEXT, TEXT_INDEX, assert_close,
     tensors::{infer, of_floats},
 };
 
 const FLOOD: usize = 32;
 
-/// A slow model whose requests never run together, so that a queue of them is a long one, and a
-/// fast one.
+/// Configures a slow model without batching, so that its queue becomes long, and a fast model.
 fn both() -> Builder {
     let builder = Server::builder();
     let directory = builder.directories().models().join("slow");
@@ -41,7 +40,7 @@ async fn slow(client: &mut Client) -> Response {
     client.post(&infer("slow"), &body).await.expect("an answer")
 }
 
-/// How long the run took that answered, by the answer's own word.
+/// Returns the run time stated in the answer.
 fn run_time(response: &Response) -> Duration {
     let timing = response.header("server-timing").expect("a header");
     let infer = timing.split(", ").find_map(|part| part.strip_prefix("infer;dur="));
@@ -54,8 +53,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Clients that ask the slow model until they are told to stop; each gives what it was answered,
-/// and after how long.
+/// Starts clients that query the slow model until `stop`. Each returns its answers with their
+/// latencies.
 fn flood(
     server: &Server,
     clients: usize,
@@ -81,13 +80,13 @@ fn flood(
     (0..clients).map(one).collect()
 }
 
-/// One request to the fast model, which must be right.
+/// Sends a request to the fast model and checks the answer.
 async fn fast(client: &mut Client) -> Duration {
     let begin = Instant::now();
     let body = json!({"inputs": TEXT, "model": "fast"});
     let response = client.post("/embed", &body).await.expect("an answer");
     let elapsed = begin.elapsed();
-    let expected = &e2e::fixtures::reference().models["a"][PLACE];
+    let expected = &e2e::fixtures::reference().models["a"][TEXT_INDEX];
     assert_close(&response.embeddings()[0], expected, "the fast model");
     elapsed
 }
@@ -119,15 +118,15 @@ async fn a_flooded_slow_model_does_not_starve_a_fast_one() {
         "slow: {answered} answered, a run {run:?}, an answer {wait:?}; fast: an answer {typical:?}, \
          the last {last:?}"
     );
-    assert!(answered >= FLOOD, "the slow model is not starved either: {answered}");
-    assert!(wait >= 6 * run, "the case is worth testing: the slow model's queue is long");
-    // It waits for the run that is going on, not for the queue.
+    assert!(answered >= FLOOD, "the slow model was starved: {answered} answers");
+    assert!(wait >= 6 * run, "the slow model's queue was too short for this test");
+    // The fast request waits for the current run, not for the queue.
     assert!(typical <= 2 * run, "fast {typical:?}, one slow run {run:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_refuses_requests_of_its_own_model_only() {
+async fn a_full_queue_refuses_only_requests_for_its_model() {
     let server = both().argument("--queue-limit=32").start().await;
     let stop = Arc::new(AtomicBool::new(false));
     let flooding = flood(&server, 2 * FLOOD, &stop);
@@ -139,7 +138,7 @@ async fn a_full_queue_refuses_requests_of_its_own_model_only() {
     for _ in 0..40 {
         fast(&mut client).await;
     }
-    // As much as fits its own queue.
+    // This fills the queue of the fast model.
     let body = json!({"inputs": vec![TEXT; 32], "model": "fast"});
     let response = client.post("/embed", &body).await.expect("an answer");
     assert_eq!(response.status, 200, "{}", response.text());

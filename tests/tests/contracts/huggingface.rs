@@ -1,14 +1,14 @@
-//! What Hugging Face's clients send to `POST /` and to routes of their own: `parameters`, which are
-//! taken or refused, and never ignored.
+//! Requests of Hugging Face clients to `POST /` and their own routes. `parameters` are applied or
+//! refused, never ignored.
 
 use serde_json::{Value, json};
 
 use crate::{answers, ask, assert_close, numbers, refused, serve, sigmoid, softmax};
 
-/// A text of the reference of classifiers.
+/// A text of the classifiers' reference.
 const TEXT: &str = "How BIG is london?";
 
-/// The logits of a classifier for a text of the reference.
+/// Returns the logits of a classifier for `TEXT`.
 fn logits() -> Vec<f32> {
     let answers = answers();
     let items = answers["classify"]["classify_a"].as_array().expect("a list");
@@ -22,7 +22,7 @@ fn sorted(mut scores: Vec<f32>) -> Vec<f32> {
 }
 
 fn scores(labels: &Value) -> Vec<f32> {
-    let labels = labels.as_array().unwrap_or_else(|| panic!("no list: {labels}"));
+    let labels = labels.as_array().unwrap_or_else(|| panic!("not a list: {labels}"));
     labels.iter().map(|label| numbers(&json!([label["score"]]))[0]).collect()
 }
 
@@ -40,7 +40,7 @@ async fn text_classification_applies_its_parameters() {
         let parameters = json!({"function_to_apply": function, "top_k": 2});
         let answer =
             ask(&mut client, "/", &json!({"inputs": TEXT, "parameters": parameters})).await;
-        assert_eq!(answer.as_array().map(Vec::len), Some(1), "one list for the one text");
+        assert_eq!(answer.as_array().map(Vec::len), Some(1), "one list per text");
         let expected = &sorted(expected)[..2];
         assert_close(&scores(&answer[0]), expected, &function.to_string());
     }
@@ -50,7 +50,7 @@ async fn text_classification_applies_its_parameters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn feature_extraction_takes_its_fields_as_parameters() {
+async fn feature_extraction_accepts_its_fields_as_parameters() {
     let server = serve(&["prompts", "plain"]).await;
     let mut client = server.client().await;
     for parameters in [

@@ -1,5 +1,5 @@
-//! As much as a limit allows is taken, and one more is refused with what is said in
-//! `docs/limits.md`. Limits that other tests are about are not here.
+//! Values at a limit are accepted, and larger ones get the refusal documented in `docs/limits.md`.
+//! Limits that other tests cover are omitted.
 
 use bytes::Bytes;
 use e2e::{client::Client, server::Server};
@@ -13,7 +13,7 @@ use crate::{
 
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
-/// What reaches a limit and what is beyond it.
+/// Requests at and beyond a limit.
 struct Limit {
     what: &'static str,
     path: &'static str,
@@ -35,7 +35,7 @@ fn limits() -> Vec<Limit> {
         let documents = vec!["a".repeat(1024); 64];
         json!({"query": "a".repeat(query), "documents": documents, "model": "rerank_a"})
     };
-    // 64 pairs of a query with 1,024 bytes, none of which is long enough to be cut.
+    // 64 pairs of a query and 1,024 bytes, short enough not to be truncated.
     let query_max = (8 << 20) / 64 - 1024;
     vec![
         Limit {
@@ -53,14 +53,14 @@ fn limits() -> Vec<Limit> {
             status: 422,
         },
         Limit {
-            what: "bytes of a text that is not cut",
+            what: "bytes of a text without truncation",
             path: "/tokenize",
             at: embed(long(TEXT_BYTES_MAX)),
             beyond: embed(long(TEXT_BYTES_MAX + 1)),
             status: 422,
         },
         Limit {
-            what: "bytes of a text, which are not its characters",
+            what: "bytes rather than characters of a text",
             path: "/tokenize",
             at: embed("\u{e4} ".repeat(TEXT_BYTES_MAX / 3)),
             beyond: embed("\u{e4} ".repeat(TEXT_BYTES_MAX / 3 + 1)),
@@ -78,11 +78,11 @@ fn limits() -> Vec<Limit> {
 
 async fn assert_serves(server: &Server, client: &mut Client) {
     post(client, "/embed", &json!({"inputs": "a", "model": "a"})).await;
-    assert_eq!(server.status().await.restarts(), 0, "a worker suffered");
+    assert_eq!(server.status().await.restarts(), 0, "a worker was restarted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_limit_allows_is_answered_and_one_more_is_refused() {
+async fn requests_at_a_limit_are_answered_and_beyond_it_refused() {
     let server = serve(&["a", "rerank_a"]).await;
     let mut client = server.client().await;
     for limit in limits() {
@@ -96,7 +96,7 @@ async fn what_a_limit_allows_is_answered_and_one_more_is_refused() {
     server.stop().await;
 }
 
-/// A limit on tensors and what the refusal says of it.
+/// Returns requests beyond each tensor limit, with the limit that the refusal names.
 fn beyond_tensors() -> Vec<(&'static str, Value, &'static str)> {
     let input = |name: &str, shape: Value| json!({"name": name, "datatype": "FP32", "shape": shape, "data": [1, 2, 3, 4]});
     let (x, shape) = (input("x", json!([1, 4])), json!([1, 4]));
@@ -111,14 +111,14 @@ fn beyond_tensors() -> Vec<(&'static str, Value, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tensors_beyond_a_limit_are_refused_with_it() {
+async fn tensors_beyond_a_limit_are_refused_with_the_limit() {
     let server = serve(&["a", "tensor_a", "tensor_image"]).await;
     let mut client = server.client().await;
     for (what, body, named) in beyond_tensors() {
         let said = refused(&mut client, &infer("tensor_a"), &body, 400).await;
         assert!(said.contains(named), "{what}: {said}");
     }
-    // Elements of no byte each: four megabytes that would become a million of texts.
+    // Empty elements: four megabytes that would become a million texts.
     let count = (1 << 20) + 1;
     let raw = vec![0; 4 * count];
     let body = json!({"inputs": [after("text", "BYTES", &json!([count]), raw.len())]});
@@ -128,7 +128,7 @@ async fn tensors_beyond_a_limit_are_refused_with_it() {
     let body = json!({"inputs": [after("text", "BYTES", &json!([2049]), raw.len())]});
     let response = send(&mut client, "a", &body, &raw).await;
     assert_eq!(response.status, 400, "{:.500}", response.text());
-    // What is fine raw would be many times as much as JSON.
+    // JSON would be many times larger than the same tensor in binary.
     let (size, width) = (8 << 20, (8 << 20) / 12);
     for (extra, status) in [(0, 200), (1, 424)] {
         let width = width + extra;
@@ -145,36 +145,36 @@ async fn tensors_beyond_a_limit_are_refused_with_it() {
     server.stop().await;
 }
 
-/// JSON that nobody writes who means well, with the answers that may be given.
+/// Returns hostile JSON, with the allowed statuses.
 fn odd_bodies() -> Vec<(&'static str, Bytes, &'static [u16])> {
     let embed = |inputs: &str| Bytes::from(format!(r#"{{"model": "a", "inputs": {inputs}}}"#));
     let mut with_mark = b"\xef\xbb\xbf".to_vec();
     with_mark.extend_from_slice(&embed(r#""a""#));
     vec![
-        ("a million of brackets", embed(&"[".repeat(1_000_000)), &[400]),
-        ("a million of braces", embed(&r#"{"":"#.repeat(400_000)), &[400]),
-        ("a million of elements", embed(&format!("[1{}]", ",1".repeat(900_000))), &[422]),
+        ("a million brackets", embed(&"[".repeat(1_000_000)), &[400]),
+        ("a million braces", embed(&r#"{"":"#.repeat(400_000)), &[400]),
+        ("a million elements", embed(&format!("[1{}]", ",1".repeat(900_000))), &[422]),
         ("many texts", embed(&format!(r#"["a"{}]"#, r#","a""#.repeat(400_000))), &[422]),
         ("a huge number", embed("1e99999"), &[400, 422]),
         ("a long number", embed(&"9".repeat(1_000_000)), &[400, 422]),
         ("a list of huge numbers", embed("[1e99999, -1e99999]"), &[400, 422]),
-        ("a key twice", Bytes::from(r#"{"model":"a","inputs":"a","inputs":"b"}"#), &[400, 422]),
+        ("a duplicate key", Bytes::from(r#"{"model":"a","inputs":"a","inputs":"b"}"#), &[400, 422]),
         ("a lone surrogate", embed(r#""\ud800""#), &[400]),
-        ("two surrogates the wrong way round", embed(r#""\udc00\ud800""#), &[400]),
+        ("swapped surrogates", embed(r#""\udc00\ud800""#), &[400]),
         ("not UTF-8", Bytes::from_static(b"{\"model\":\"a\",\"inputs\":\"\xc3\x28\"}"), &[400]),
         ("a byte order mark before JSON", with_mark.into(), &[400]),
         ("a byte order mark in a text", embed("\"\u{feff}a\""), &[200]),
-        ("NUL, written as an escape", embed(r#""a\u0000b""#), &[200]),
-        ("NUL as it is", Bytes::from_static(b"{\"model\":\"a\",\"inputs\":\"\0\"}"), &[400]),
-        ("a text without a character", embed(r#""""#), &[200, 400, 422]),
-        ("a list with such a text", embed(r#"["a",""]"#), &[200, 400, 422]),
-        ("no input at all", embed("[]"), &[400]),
-        ("nothing but spaces", Bytes::from(" ".repeat(1_000_000)), &[400]),
+        ("an escaped NUL", embed(r#""a\u0000b""#), &[200]),
+        ("a literal NUL", Bytes::from_static(b"{\"model\":\"a\",\"inputs\":\"\0\"}"), &[400]),
+        ("an empty text", embed(r#""""#), &[200, 400, 422]),
+        ("a list with an empty text", embed(r#"["a",""]"#), &[200, 400, 422]),
+        ("no inputs", embed("[]"), &[400]),
+        ("only spaces", Bytes::from(" ".repeat(1_000_000)), &[400]),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_json_gets_one_answer_of_its_own_and_harms_nobody() {
+async fn hostile_json_gets_an_answer_and_disturbs_no_other() {
     let server = serve(&["a", "tensor_a"]).await;
     let mut client = server.client().await;
     for path in ["/embed", "/tokenize"] {
@@ -195,15 +195,15 @@ async fn odd_json_gets_one_answer_of_its_own_and_harms_nobody() {
     };
     for (what, body) in [
         ("a huge number", floats("[1,2,3,1e99999]", "[1,4]")),
-        ("no number", floats("[1,2,3,NaN]", "[1,4]")),
-        ("a size twice", floats("[1,2,3,4]", "[1,4],\"shape\":[2,2]")),
-        ("a million of elements", floats(&format!("[1{}]", ",1".repeat(1_000_000)), "[1,4]")),
+        ("NaN", floats("[1,2,3,NaN]", "[1,4]")),
+        ("a duplicate shape", floats("[1,2,3,4]", "[1,4],\"shape\":[2,2]")),
+        ("a million elements", floats(&format!("[1{}]", ",1".repeat(1_000_000)), "[1,4]")),
     ] {
         let response = client.send(Method::POST, &infer("tensor_a"), body).await.expect("one");
         assert_eq!(response.status, 400, "{what}: {:.500}", response.text());
         assert!(message(&response.json()).len() < 1000, "{what}");
     }
-    // An empty batch has an empty answer.
+    // An empty batch gets an empty answer.
     let body = floats("[]", "[0,4]");
     let response = client.send(Method::POST, &infer("tensor_a"), body).await.expect("one");
     assert_eq!(response.json()["outputs"][0]["shape"], json!([0, 3]), "{}", response.text());
@@ -211,9 +211,9 @@ async fn odd_json_gets_one_answer_of_its_own_and_harms_nobody() {
     server.stop().await;
 }
 
-/// Tokenizers took minutes for these.
+/// Some tokenizers need minutes for such texts.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_megabyte_of_dots_is_refused_and_as_many_as_may_be_are_answered() {
+async fn runs_of_dots_are_answered_up_to_the_limit() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     for path in ["/embed", "/tokenize"] {

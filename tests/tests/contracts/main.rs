@@ -1,6 +1,5 @@
-//! The HTTP contracts: what each answers, within which limits, and what it says to requests that
-//! are wrong or hostile. The answers are compared with those that numpy computed. That unmodified
-//! clients understand them is `tests/clients`' affair.
+//! The HTTP contracts: answers, limits, and responses to invalid or hostile requests. Answers are
+//! compared with a numpy reference. `tests/clients` tests unmodified clients.
 
 mod batching;
 mod bodies;
@@ -8,14 +7,14 @@ mod cohere;
 mod encoders;
 mod fairness;
 mod huggingface;
+mod input_types;
 mod limits;
 mod oip;
 mod oip_binary;
+mod oip_compressed;
 mod oip_hostile;
-mod oip_packed;
 mod oip_texts;
 mod openai;
-mod purposes;
 mod tei;
 mod tei_scores;
 mod tei_tasks;
@@ -30,12 +29,12 @@ use e2e::{
 };
 use serde_json::Value;
 
-/// A text of the reference that has few tokens.
+/// A text of the reference with few tokens.
 const TEXT: &str = "How big is London";
-/// Its place there.
-const PLACE: usize = 2;
+/// Its index there.
+const TEXT_INDEX: usize = 2;
 
-/// A server of tiny models, each under its own name.
+/// Starts a server of tiny models, each under its own name.
 async fn serve(models: &[&str]) -> Server {
     let add = |builder: e2e::launch::Builder, name: &&str| {
         builder.model(name, &model(&format!("tiny/{name}")))
@@ -43,29 +42,29 @@ async fn serve(models: &[&str]) -> Server {
     models.iter().fold(Server::builder(), add).start().await
 }
 
-/// An answer that is none of an error.
+/// Sends a request that must succeed.
 async fn post(client: &mut Client, path: &str, body: &Value) -> Response {
     let response = client.post(path, body).await.expect("an answer");
     assert_eq!(response.status, 200, "{path} {body:.300}: {:.1000}", response.text());
     response
 }
 
-/// The body of such an answer.
+/// Sends a request that must succeed and returns the body.
 async fn ask(client: &mut Client, path: &str, body: &Value) -> Value {
     post(client, path, body).await.json()
 }
 
-/// The message of an answer that is one of an error, in the shape of any contract.
+/// Sends a request that must fail and returns the error message, in any contract's shape.
 async fn refused(client: &mut Client, path: &str, body: &Value, status: u16) -> String {
     let response = client.post(path, body).await.expect("an answer");
     assert_eq!(response.status, status, "{path} {body:.300}: {:.1000}", response.text());
     message(&response.json())
 }
 
-/// What an error says, in the shape of any contract.
+/// Returns an error's message, in any contract's shape.
 fn message(error: &Value) -> String {
-    let places = [&error["error"], &error["error"]["message"], &error["message"]];
-    let text = places.into_iter().find_map(Value::as_str).unwrap_or_default();
+    let candidates = [&error["error"], &error["error"]["message"], &error["message"]];
+    let text = candidates.into_iter().find_map(Value::as_str).unwrap_or_default();
     assert!(!text.is_empty(), "no message: {error}");
     for inside in ["onnxd-worker", "/tmp/", ".rs:", "panicked"] {
         assert!(!text.contains(inside), "{text}");
@@ -73,13 +72,13 @@ fn message(error: &Value) -> String {
     text.to_owned()
 }
 
-/// What numpy says of all tiny models.
+/// Returns the numpy reference of all tiny models.
 fn answers() -> Value {
     let text = std::fs::read(model("tiny").join("reference.json")).expect("a reference");
     serde_json::from_slice(&text).expect("JSON")
 }
 
-/// A list of numbers.
+/// Parses a list of numbers.
 fn numbers(value: &Value) -> Vec<f32> {
     serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
 }
@@ -87,10 +86,10 @@ fn numbers(value: &Value) -> Vec<f32> {
 #[track_caller]
 fn assert_close(actual: &[f32], expected: &[f32], what: &str) {
     let apart = distance(actual, expected);
-    assert!(apart <= TOLERANCE, "{what}: {apart} apart, {actual:?}, not {expected:?}");
+    assert!(apart <= TOLERANCE, "{what}: difference {apart}: {actual:?}, expected {expected:?}");
 }
 
-/// A line of `/proc/PID/status`, in bytes.
+/// Returns a field of `/proc/PID/status`, in bytes.
 fn memory(server: &Server, name: &str) -> u64 {
     e2e::processes::status_bytes(server.pid(), name)
 }
@@ -104,13 +103,13 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|logit| logit.exp() / sum).collect()
 }
 
-/// The same vector with length 1.
+/// Normalizes a vector to length 1.
 fn unit(vector: &[f32]) -> Vec<f32> {
     let length = vector.iter().map(|component| component * component).sum::<f32>().sqrt();
     vector.iter().map(|component| component / length).collect()
 }
 
-/// A query, texts, and the logit of each, from the reference of a reranker.
+/// A query, texts and their logits, from a reranker's reference.
 struct Ranking {
     query: String,
     texts: Vec<String>,
@@ -131,11 +130,11 @@ impl Ranking {
         }
     }
 
-    /// The places of the texts, the best first.
+    /// Returns the indices of the texts, the best first.
     fn order(&self) -> Vec<usize> {
-        let mut places: Vec<usize> = (0..self.logits.len()).collect();
-        places.sort_by(|&a, &b| self.logits[b].total_cmp(&self.logits[a]));
-        places
+        let mut indices: Vec<usize> = (0..self.logits.len()).collect();
+        indices.sort_by(|&a, &b| self.logits[b].total_cmp(&self.logits[a]));
+        indices
     }
 
     fn sigmoids(&self) -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! The Open Inference Protocol's metadata, and inference in JSON.
+//! The Open Inference Protocol: metadata, and inference in JSON.
 
 use e2e::{client::Client, fixtures::model};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ async fn get(client: &mut Client, path: &str) -> Value {
     response.json()
 }
 
-/// Asserts that an error is in the protocol's shape, and gives its message.
+/// Asserts that an error has the protocol's shape, and returns its message.
 async fn missing(client: &mut Client, path: &str) -> String {
     let response = client.get(path).await.expect("an answer");
     assert_eq!(response.status, 404, "{path}: {}", response.text());
@@ -24,7 +24,7 @@ async fn missing(client: &mut Client, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metadata_says_what_models_take_and_give() {
+async fn metadata_describes_inputs_and_outputs() {
     let names = ["tensor_a", "a", "classify_a", "rerank_a", "tensor_fixed"];
     let server = serve(&names).await;
     let mut client = server.client().await;
@@ -69,7 +69,7 @@ async fn metadata_says_what_models_take_and_give() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statistics_count_what_was_answered() {
+async fn statistics_count_answered_requests() {
     let server = serve(&["tensor_a", "a"]).await;
     let mut client = server.client().await;
     for _ in 0..5 {
@@ -94,7 +94,7 @@ async fn statistics_count_what_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_are_generations_and_only_the_one_that_serves_answers() {
+async fn only_the_serving_generation_answers_as_a_version() {
     let server = serve(&["tensor_a"]).await;
     let mut client = server.client().await;
     let (x, b) = (known("tensor_a", "x"), known("tensor_b", "y"));
@@ -115,7 +115,7 @@ async fn versions_are_generations_and_only_the_one_that_serves_answers() {
     for version in ["1", "3", "0", "02", "x", "-1", "99999999999999999999"] {
         let path = format!("/v2/models/tensor_a/versions/{version}");
         let said = refused(&mut client, &format!("{path}/infer"), &body, 404).await;
-        assert!(said.contains(version) && said.contains("2 is"), "{said}");
+        assert!(said.contains(version) && said.contains("only 2"), "{said}");
         for path in [
             path.clone(),
             format!("{path}/ready"),
@@ -134,7 +134,7 @@ async fn versions_are_generations_and_only_the_one_that_serves_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_is_taken_flat_and_nested_and_what_belongs_to_the_request_comes_back() {
+async fn json_data_may_be_flat_or_nested_and_the_id_is_echoed() {
     let server = serve(&["tensor_a", "tensor_two", "tensor_fixed"]).await;
     let mut client = server.client().await;
     let (x, y) = (known("tensor_a", "x"), known("tensor_a", "y"));
@@ -165,7 +165,7 @@ async fn json_is_taken_flat_and_nested_and_what_belongs_to_the_request_comes_bac
         (json!([{"name": "product"}]), vec!["product"]),
         (json!([{"name": "product"}, {"name": "sum"}]), vec!["product", "sum"]),
     ] {
-        // The order of the inputs is nobody's business.
+        // The order of inputs does not matter.
         let body = json!({"inputs": [input("b", &b), input("a", &a)], "outputs": wanted});
         let answer = ask(&mut client, &infer("tensor_two"), &body).await;
         let outputs = answer["outputs"].as_array().expect("outputs");
@@ -180,7 +180,7 @@ async fn json_is_taken_flat_and_nested_and_what_belongs_to_the_request_comes_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tensors_that_do_not_fit_the_model_are_refused_by_name() {
+async fn tensors_that_do_not_match_the_model_are_refused_by_name() {
     let server = serve(&["tensor_a", "tensor_two", "tensor_fixed"]).await;
     let mut client = server.client().await;
     let input = |name: &str, shape: Value, data: Value| json!({"name": name, "datatype": "FP32", "shape": shape, "data": data});

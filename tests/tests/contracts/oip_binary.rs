@@ -1,4 +1,4 @@
-//! The binary tensor data extension of the Open Inference Protocol, and elements of every type.
+//! The binary tensor data extension of the Open Inference Protocol, with every datatype.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -9,28 +9,28 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn raw_tensors_go_in_and_out_where_they_are_asked_for() {
+async fn binary_tensors_are_accepted_and_returned_on_request() {
     let server = serve(&["tensor_a", "tensor_two"]).await;
     let mut client = server.client().await;
     let (x, y) = (known("tensor_a", "x"), known("tensor_a", "y"));
     let input = after("x", "FP32", &json!([3, 4]), 48);
-    // Raw in, JSON out.
+    // Binary in, JSON out.
     let response = send(&mut client, "tensor_a", &json!({"inputs": [input]}), &raw(&x)).await;
     let (json, none) = parts(&response);
-    assert!(none.is_empty(), "nobody asked for raw outputs");
+    assert!(none.is_empty(), "binary outputs were not requested");
     assert_close(&crate::numbers(&json["outputs"][0]["data"]), &y, "raw in");
-    // JSON in, raw out.
+    // JSON in, binary out.
     let mut body = of_floats("x", &[3, 4], &x);
     body["outputs"] = json!([{"name": "y", "parameters": {"binary_data": true}}]);
     let response = client.post(&infer("tensor_a"), &body).await.expect("an answer");
     assert_close(&floats(&parts(&response).1[0]), &y, "raw out");
-    // Both, by the request's parameter; with an id.
+    // Both, by the request's parameter, with an id.
     let body = json!({"id": "7", "inputs": [input], "parameters": {"binary_data_output": true}});
     let (json, out) = parts(&send(&mut client, "tensor_a", &body, &raw(&x)).await);
     assert_eq!((&json["id"], &json["outputs"][0]["shape"]), (&json!("7"), &json!([3, 3])));
     assert_close(&floats(&out[0]), &y, "both");
 
-    // One input of each kind, and one output of each kind.
+    // One input and one output in each form.
     let (a, b) = (known("tensor_two", "a"), known("tensor_two", "b"));
     let a_json = json!({"name": "a", "datatype": "FP32", "shape": [3, 2], "data": a});
     for inputs in [
@@ -48,20 +48,20 @@ async fn raw_tensors_go_in_and_out_where_they_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_may_be_one_raw_tensor() {
+async fn a_body_may_be_a_single_raw_tensor() {
     let server = serve(&["tensor_a", "tensor_two", "tensor_fixed", "tensor_image", "a"]).await;
     let mut client = server.client().await;
     let (x, y) = (known("tensor_a", "x"), known("tensor_a", "y"));
     let (json, out) = parts(&send_raw(&mut client, "tensor_a", "0", raw(&x).into()).await);
     assert_eq!(json["outputs"][0]["shape"], json!([3, 3]));
-    assert_close(&floats(&out[0]), &y, "rows are counted");
+    assert_close(&floats(&out[0]), &y, "the row count is inferred");
     let fixed = raw(&known("tensor_fixed", "x")).into();
     let (_, out) = parts(&send_raw(&mut client, "tensor_fixed", "0", fixed).await);
-    assert_close(&floats(&out[0]), &known("tensor_fixed", "y"), "no axis is free");
+    assert_close(&floats(&out[0]), &known("tensor_fixed", "y"), "a fully fixed shape");
     // The whole body is one text.
     let (json, out) = parts(&send_raw(&mut client, "a", "0", crate::TEXT.into()).await);
     assert_eq!(json["outputs"][0]["shape"], json!([1, 32]));
-    let expected = &e2e::fixtures::reference().models["a"][crate::PLACE];
+    let expected = &e2e::fixtures::reference().models["a"][crate::TEXT_INDEX];
     assert_close(&floats(&out[0]), expected, "a text");
     for (model, body, said) in [
         ("tensor_a", vec![0; 15], "15 bytes"),
@@ -81,7 +81,7 @@ async fn a_body_may_be_one_raw_tensor() {
     server.stop().await;
 }
 
-/// Of every type: two elements in JSON and raw.
+/// Returns two elements of every datatype, in JSON and binary.
 fn every_type() -> Vec<(&'static str, &'static str, Value, Vec<u8>)> {
     let whole = |values: [i128; 2], size: usize| -> Vec<u8> {
         values.iter().flat_map(|value| value.to_le_bytes()[..size].to_vec()).collect()
@@ -125,7 +125,7 @@ fn every_type() -> Vec<(&'static str, &'static str, Value, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn elements_of_every_type_come_back_as_they_went_in_json_and_raw() {
+async fn every_datatype_survives_a_round_trip_in_json_and_binary() {
     let server = serve(&["tensor_types"]).await;
     let mut client = server.client().await;
     let types = every_type();
@@ -145,12 +145,12 @@ async fn elements_of_every_type_come_back_as_they_went_in_json_and_raw() {
         for binary in [true, false] {
             let body = json!({"inputs": inputs, "parameters": {"binary_data_output": binary}});
             let (json, out) = parts(&send(&mut client, "tensor_types", &body, sent).await);
-            for (place, (name, datatype, data, raw)) in types.iter().enumerate() {
-                let output = &json["outputs"][place];
+            for (index, (name, datatype, data, raw)) in types.iter().enumerate() {
+                let output = &json["outputs"][index];
                 assert_eq!(output["name"], format!("out_{name}"));
                 assert_eq!((&output["datatype"], &output["shape"]), (&json!(datatype), &shape));
                 match binary {
-                    true => assert_eq!(&out[place][..], &raw[..], "{name}"),
+                    true => assert_eq!(&out[index][..], &raw[..], "{name}"),
                     false => assert_eq!(&output["data"], data, "{name}"),
                 }
             }
@@ -160,7 +160,7 @@ async fn elements_of_every_type_come_back_as_they_went_in_json_and_raw() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_of_any_bytes_is_refused_in_a_tensor_rather_than_changed() {
+async fn non_utf8_bytes_are_refused_rather_than_changed() {
     let server = serve(&["tensor_types"]).await;
     let mut client = server.client().await;
     let types = every_type();
@@ -176,7 +176,7 @@ async fn a_text_of_any_bytes_is_refused_in_a_tensor_rather_than_changed() {
     let response = send(&mut client, "tensor_types", &body, &not_utf8).await;
     if response.status == 200 {
         let (_, out) = parts(&response);
-        assert_eq!(&out[out.len() - 1][..], &not_utf8[..], "the bytes are the client's");
+        assert_eq!(&out[out.len() - 1][..], &not_utf8[..], "the bytes must be unchanged");
     } else {
         assert_eq!(response.status, 400, "{}", response.text());
         let error = message(&response.json());
@@ -186,12 +186,12 @@ async fn a_text_of_any_bytes_is_refused_in_a_tensor_rather_than_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_comes_back_bit_for_bit() {
+async fn an_image_survives_a_round_trip_bit_for_bit() {
     let server = serve(&["tensor_image"]).await;
     let mut client = server.client().await;
-    // 4.9 MB: two images of 640 by 320. Patterns of bits that any change of numbers would change.
+    // 4.9 MB: two images of 640 by 320. Any numeric conversion would change the bit patterns.
     let (shape, count) = (json!([2, 3, 320, 640]), 2 * 3 * 320 * 640_u32);
-    let pattern = |place: u32| (place.wrapping_mul(2_654_435_761) & 0x3fff_ffff).to_le_bytes();
+    let pattern = |index: u32| (index.wrapping_mul(2_654_435_761) & 0x3fff_ffff).to_le_bytes();
     let image: Vec<u8> = (0..count).flat_map(pattern).collect();
     let body = json!({"inputs": [after("image", "FP32", &shape, image.len())],
         "parameters": {"binary_data_output": true}});
@@ -201,14 +201,14 @@ async fn an_image_comes_back_bit_for_bit() {
             (&json["outputs"][0]["shape"], &json["outputs"][1]["shape"]),
             (&shape, &json!([2, 3]))
         );
-        assert!(out[0] == image[..], "the image is another");
+        assert!(out[0] == image[..], "the image was changed");
         assert_eq!(out[1].len(), 24);
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn numbers_that_json_does_not_have_come_raw() {
+async fn non_finite_numbers_are_returned_only_in_binary() {
     let server = serve(&["tensor_a"]).await;
     let mut client = server.client().await;
     let body = of_floats("x", &[1, 4], &[3e38, 3e38, 3e38, 3e38]);
@@ -221,7 +221,7 @@ async fn numbers_that_json_does_not_have_come_raw() {
     let response = client.post(&infer("tensor_a"), &body).await.expect("an answer");
     let (_, out) = parts(&response);
     assert!(floats(&out[0]).iter().any(|value| !value.is_finite()), "{:?}", floats(&out[0]));
-    // They go in raw as well.
+    // Non-finite inputs are accepted in binary.
     let body = json!({"inputs": [after("x", "FP32", &json!([1, 4]), 16)],
         "parameters": {"binary_data_output": true}});
     let (_, out) = parts(&send(&mut client, "tensor_a", &body, &raw(&[f32::NAN; 4])).await);

@@ -1,5 +1,4 @@
-//! Bodies of the Open Inference Protocol that do not add up: each is told so at once, and nobody
-//! else suffers.
+//! Inconsistent Open Inference Protocol bodies are refused immediately and disturb nothing else.
 
 use std::time::Duration;
 
@@ -20,11 +19,11 @@ const TENSORS_BYTES_MAX: usize = 64 << 20;
 async fn assert_serves(server: &Server, client: &mut Client) {
     post(client, &infer("tensor_a"), &of_floats("x", &[1, 4], &[1.0; 4])).await;
     let status = server.status().await;
-    assert_eq!(status.restarts(), 0, "a worker suffered");
+    assert_eq!(status.restarts(), 0, "a worker was restarted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shapes_that_do_not_add_up_or_overflow_are_refused() {
+async fn inconsistent_or_overflowing_shapes_are_refused() {
     let server = serve(&["tensor_a", "tensor_image", "tensor_types", "a"]).await;
     let mut client = server.client().await;
     let big = 1_u64 << 32;
@@ -51,7 +50,7 @@ async fn shapes_that_do_not_add_up_or_overflow_are_refused() {
         assert_eq!(response.status, 400, "{shape}: {}", response.text());
         message(&response.json());
     }
-    // No elements at all, of sizes that a model may still take at their word.
+    // No elements, but with sizes that a model could try to use.
     for shape in [
         json!([0, 3, u64::MAX, u64::MAX]),
         json!([0, 3, 1_u64 << 63, 1]),
@@ -69,7 +68,7 @@ async fn shapes_that_do_not_add_up_or_overflow_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sizes_that_do_not_add_up_are_refused() {
+async fn inconsistent_sizes_are_refused() {
     let server = serve(&["tensor_a", "a"]).await;
     let mut client = server.client().await;
     let input = |size: &Value| {
@@ -120,7 +119,7 @@ async fn sizes_that_do_not_add_up_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_that_is_none_or_of_another_shape_is_refused() {
+async fn malformed_json_is_refused() {
     let server = serve(&["tensor_a"]).await;
     let mut client = server.client().await;
     let deep = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
@@ -158,7 +157,7 @@ async fn json_that_is_none_or_of_another_shape_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_does_not_become_many_times_as_large_in_memory() {
+async fn json_is_not_expanded_many_times_in_memory() {
     let server = serve(&["tensor_a"]).await;
     let mut client = server.client().await;
     let body_bytes = 48 << 20;
@@ -180,16 +179,16 @@ async fn json_does_not_become_many_times_as_large_in_memory() {
         let response = sent.expect("an answer");
         assert_eq!(response.status, 400, "{what}: {:.500}", response.text());
         message(&response.json());
-        // The body, and once more the elements as they were written.
+        // Allows for the body and one copy of its elements.
         let grown = memory(&server, "VmHWM") - peak;
-        assert!(grown <= 150 << 20, "{what}: {} MiB more", grown >> 20);
+        assert!(grown <= 150 << 20, "{what}: memory grew by {} MiB", grown >> 20);
     }
     assert_serves(&server, &mut client).await;
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_or_tensors_over_the_limit_are_413() {
+async fn a_body_or_tensor_over_the_limit_is_413() {
     let server = serve(&["tensor_a", "tensor_image"]).await;
     let mut client = server.client().await;
     let head = |length: u64, more: &str| {
@@ -198,7 +197,7 @@ async fn a_body_or_tensors_over_the_limit_are_413() {
             infer("tensor_a")
         )
     };
-    // What says beforehand that it is too long is not waited for.
+    // A request that announces an oversized body is refused without waiting for the body.
     for length in [TENSORS_BYTES_MAX as u64 + (1 << 20) + 1, u64::MAX / 2] {
         let request = head(length, "");
         let patience = Duration::from_secs(10);
@@ -208,12 +207,12 @@ async fn a_body_or_tensors_over_the_limit_are_413() {
         assert!(raw.closed, "the connection cannot be used further");
         message(&serde_json::from_str(&raw.body()).expect("JSON"));
     }
-    // Within the limit of bodies, but not of tensors.
+    // Within the limit on bodies, but above that on tensors.
     let rows = TENSORS_BYTES_MAX / 16 + 1;
     let response = send_raw(&mut client, "tensor_a", "0", vec![0; rows * 16].into()).await;
     assert_eq!(response.status, 413, "{}", response.text());
     message(&response.json());
-    // As much as there may be goes in; what comes out would be more than is sent.
+    // The input is at the limit; both outputs together would exceed it.
     let shape = json!([1, 3, 1, TENSORS_BYTES_MAX / 12]);
     let size = TENSORS_BYTES_MAX / 12 * 12;
     let body = json!({"inputs": [after("image", "FP32", &shape, size)],

@@ -1,4 +1,4 @@
-//! Models for texts asked by the Open Inference Protocol: they answer as on their own routes.
+//! Text models queried over the Open Inference Protocol answer as on their own routes.
 
 use e2e::client::Client;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::{
     tensors::{after, bytes, floats, infer, parts, send},
 };
 
-/// The one output, asked for in JSON and raw, with the texts in JSON and raw.
+/// Requests the only output with inputs and outputs in JSON, then in binary.
 async fn output(
     client: &mut Client,
     model: &str,
@@ -34,12 +34,12 @@ async fn output(
     let (json, out) = parts(&send(client, model, &body, &raw).await);
     assert_eq!(json["outputs"][0]["shape"], output["shape"]);
     let values = numbers(&output["data"]);
-    assert_close(&floats(&out[0]), &values, "raw as in JSON");
+    assert_close(&floats(&out[0]), &values, "binary matches JSON");
     (output, values)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_are_embedded_as_by_embed() {
+async fn texts_are_embedded_as_on_the_embed_route() {
     let server = serve(&["a", "prompts"]).await;
     let mut client = server.client().await;
     let reference = e2e::fixtures::reference();
@@ -47,15 +47,15 @@ async fn texts_are_embedded_as_by_embed() {
     let (output, values) = output(&mut client, "a", &[("text", texts.clone())]).await;
     assert_eq!((&output["name"], &output["shape"]), (&json!("embedding"), &json!([12, 32])));
     let embedded = crate::post(&mut client, "/embed", &json!({"inputs": texts})).await.embeddings();
-    for (place, row) in values.chunks(32).enumerate() {
-        assert_close(row, &reference.models["a"][place], texts[place]);
-        assert_close(row, &embedded[place], texts[place]);
+    for (index, row) in values.chunks(32).enumerate() {
+        assert_close(row, &reference.models["a"][index], texts[index]);
+        assert_close(row, &embedded[index], texts[index]);
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_are_classified_as_by_predict() {
+async fn texts_are_classified_as_on_the_predict_route() {
     let server = serve(&["classify_a"]).await;
     let mut client = server.client().await;
     let answers = answers();
@@ -72,7 +72,7 @@ async fn texts_are_classified_as_by_predict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_are_scored_as_by_rerank_in_the_order_of_the_request() {
+async fn texts_are_scored_in_request_order_with_rerank_scores() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
     let ranking = Ranking::of("rerank_a");
@@ -85,7 +85,7 @@ async fn texts_are_scored_as_by_rerank_in_the_order_of_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_text_is_refused_with_the_names_of_what_is_taken() {
+async fn invalid_text_tensors_are_refused_with_the_expected_names() {
     let server = serve(&["a", "rerank_a"]).await;
     let mut client = server.client().await;
     let texts = |name: &str, texts: &Value| {
@@ -96,8 +96,8 @@ async fn what_is_no_text_is_refused_with_the_names_of_what_is_taken() {
     let good = texts("text", &json!(["a"]));
     let wrong_output = json!({"inputs": [good], "outputs": [{"name": "scores"}]});
     for (model, body, said) in [
-        ("a", json!({"inputs": [numbers]}), "text of BYTES"),
-        ("a", json!({"inputs": [texts("x", &json!(["a"]))]}), "text of BYTES"),
+        ("a", json!({"inputs": [numbers]}), "text of type BYTES"),
+        ("a", json!({"inputs": [texts("x", &json!(["a"]))]}), "text of type BYTES"),
         ("a", json!({"inputs": [texts("text", &json!([]))]}), "1 to 2048"),
         ("a", json!({"inputs": [texts("text", &json!(vec!["a"; 2049]))]}), "at most 2048"),
         (
@@ -111,7 +111,7 @@ async fn what_is_no_text_is_refused_with_the_names_of_what_is_taken() {
         (
             "rerank_a",
             json!({"inputs": [good, texts("query", &json!(["a", "b"]))]}),
-            "`query` must have one element",
+            "`query` must have exactly one element",
         ),
     ] {
         let error = refused(&mut client, &infer(model), &body, 400).await;

@@ -17,20 +17,20 @@ use e2e::{
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{PLACE, TEXT, ask, assert_close, numbers, post, refused, serve, unit};
+use crate::{TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve, unit};
 
-/// The embeddings of an answer, in order.
+/// Returns the embeddings of an answer, in order.
 fn embeddings(answer: &Value) -> Vec<Vec<f32>> {
     let data = answer["data"].as_array().unwrap_or_else(|| panic!("no data: {answer}"));
-    let places = data.iter().enumerate();
-    let one = |(place, item): (usize, &Value)| {
-        assert_eq!((&item["object"], &item["index"]), (&json!("embedding"), &json!(place)));
+    let items = data.iter().enumerate();
+    let one = |(index, item): (usize, &Value)| {
+        assert_eq!((&item["object"], &item["index"]), (&json!("embedding"), &json!(index)));
         numbers(&item["embedding"])
     };
-    places.map(one).collect()
+    items.map(one).collect()
 }
 
-/// The error of an answer, in OpenAI's shape.
+/// Checks that an answer is an error in OpenAI's shape, and returns it.
 #[track_caller]
 fn error(response: &Response, status: u16, kind: &str) -> Value {
     assert_eq!(response.status, status, "{:.1000}", response.text());
@@ -63,13 +63,13 @@ async fn models_are_listed_and_found_by_name() {
         let response = client.get(&format!("/v1/models/{name}")).await.unwrap();
         let error = error(&response, 404, "invalid_request_error");
         assert_eq!((&error["code"], &error["param"]), (&json!("model_not_found"), &json!("model")));
-        assert!(error["message"].as_str().unwrap().len() < 1000, "a long name is cut");
+        assert!(error["message"].as_str().unwrap().len() < 1000, "a long name is truncated");
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn base64_token_ids_and_dimensions_give_the_same_numbers() {
+async fn base64_token_ids_and_dimensions_match_the_reference() {
     let server = serve(&["a", "plain"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -77,9 +77,9 @@ async fn base64_token_ids_and_dimensions_give_the_same_numbers() {
     let floats = ask(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
     let body = json!({"input": texts, "encoding_format": "base64"});
     let base64 = ask(&mut client, "/v1/embeddings", &body).await;
-    for (place, float) in embeddings(&floats).iter().enumerate() {
-        assert_close(float, &reference.models["a"][place], &texts[place]);
-        let text = base64["data"][place]["embedding"].as_str().expect("a string");
+    for (index, float) in embeddings(&floats).iter().enumerate() {
+        assert_close(float, &reference.models["a"][index], &texts[index]);
+        let text = base64["data"][index]["embedding"].as_str().expect("a string");
         let bytes: Vec<u8> = float.iter().flat_map(|number| number.to_le_bytes()).collect();
         assert_eq!(BASE64_STANDARD.decode(text).expect("base64"), bytes, "bit for bit");
     }
@@ -89,10 +89,10 @@ async fn base64_token_ids_and_dimensions_give_the_same_numbers() {
     let ids: Vec<&Value> = tokens[0].as_array().unwrap().iter().map(|token| &token["id"]).collect();
     for input in [json!(ids), json!([ids])] {
         let answer = ask(&mut client, "/v1/embeddings", &json!({"input": input})).await;
-        assert_close(&embeddings(&answer)[0], &reference.models["a"][PLACE], "ids");
+        assert_close(&embeddings(&answer)[0], &reference.models["a"][TEXT_INDEX], "ids");
         assert_eq!(answer["usage"]["prompt_tokens"], ids.len());
     }
-    let plain = &reference.models["plain"][PLACE];
+    let plain = &reference.models["plain"][TEXT_INDEX];
     let body = json!({"input": TEXT, "dimensions": 7});
     let cut = ask(&mut client, "/v1/embeddings", &body).await;
     assert_close(&embeddings(&cut)[0], &unit(&plain[..7]), "dimensions");
@@ -103,21 +103,21 @@ async fn base64_token_ids_and_dimensions_give_the_same_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_and_forty_eight_inputs_are_answered_whole_in_order_and_one_more_is_refused() {
+async fn openai_accepts_2048_inputs_and_no_more() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
-    let places: Vec<usize> = (0..2048).map(|place| (place * 7 + place / 12) % 12).collect();
-    let texts: Vec<&str> = places.iter().map(|&place| reference.texts[place].as_str()).collect();
+    let indices: Vec<usize> = (0..2048).map(|index| (index * 7 + index / 12) % 12).collect();
+    let texts: Vec<&str> = indices.iter().map(|&index| reference.texts[index].as_str()).collect();
     let response = post(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
     assert_eq!(response.generation(), Some(1));
     let answer = response.json();
     let all = embeddings(&answer);
     assert_eq!(all.len(), texts.len());
-    for (actual, &place) in all.iter().zip(&places) {
-        assert_close(actual, &reference.models["a"][place], &reference.texts[place]);
+    for (actual, &index) in all.iter().zip(&indices) {
+        assert_close(actual, &reference.models["a"][index], &reference.texts[index]);
     }
-    let tokens: u64 = places.iter().map(|&place| reference.tokens[place]).sum();
+    let tokens: u64 = indices.iter().map(|&index| reference.tokens[index]).sum();
     assert_eq!(answer["usage"], json!({"prompt_tokens": tokens, "total_tokens": tokens}));
 
     let body = json!({"input": vec!["a"; 2049]});
@@ -130,11 +130,11 @@ async fn two_thousand_and_forty_eight_inputs_are_answered_whole_in_order_and_one
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_inputs_have_one_generation_also_across_updates() {
+async fn many_inputs_share_a_generation_even_during_updates() {
     let server = serve(&["a"]).await;
     let (corpus, address) = (Corpus::tiny(), server.address());
-    let places: Vec<usize> = (0..2048).map(|place| place % 11).collect();
-    let texts: Vec<String> = places.iter().map(|&place| corpus.texts[place].clone()).collect();
+    let indices: Vec<usize> = (0..2048).map(|index| index % 11).collect();
+    let texts: Vec<String> = indices.iter().map(|&index| corpus.texts[index].clone()).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let asking = tokio::spawn(async move {
@@ -143,7 +143,7 @@ async fn many_inputs_have_one_generation_also_across_updates() {
         while !stopped.load(Ordering::Relaxed) {
             let response = post(&mut client, "/v1/embeddings", &json!({"input": texts})).await;
             let generation = response.generation().expect("a generation");
-            let content = corpus.content(&places, &embeddings(&response.json()));
+            let content = corpus.content(&indices, &embeddings(&response.json()));
             let expected = if generation % 2 == 1 { "a" } else { "b" };
             assert_eq!(content.as_deref(), Ok(expected), "generation {generation}");
             generations.push(generation);
@@ -163,7 +163,7 @@ async fn many_inputs_have_one_generation_also_across_updates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_error_has_the_shape_of_openai() {
+async fn every_error_has_the_openai_shape() {
     let server = serve(&["a", "rerank_a"]).await;
     let mut client = server.client().await;
     let invalid = "invalid_request_error";
@@ -202,6 +202,6 @@ async fn every_error_has_the_shape_of_openai() {
     error(&response.unwrap(), 415, invalid);
     let unknown = json!({"input": "a", "model": "b"});
     let said = refused(&mut client, "/v1/embeddings", &unknown, 404).await;
-    assert!(said.contains("a, rerank_a"), "the served models are named: {said}");
+    assert!(said.contains("a, rerank_a"), "the error lists the served models: {said}");
     server.stop().await;
 }

@@ -8,10 +8,10 @@ use e2e::{
 use serde_json::{Value, json};
 
 use crate::{
-    PLACE, TEXT, answers, ask, assert_close, message, numbers, post, refused, serve, unit,
+    TEXT, TEXT_INDEX, answers, ask, assert_close, message, numbers, post, refused, serve, unit,
 };
 
-/// The tokens of a text, with those that the model wants around it.
+/// Returns the token ids of a text, with special tokens.
 async fn ids(client: &mut Client, text: &str) -> Vec<Value> {
     let tokens = ask(client, "/tokenize", &json!({"inputs": text})).await;
     tokens[0].as_array().expect("tokens").iter().map(|token| token["id"].clone()).collect()
@@ -22,7 +22,7 @@ async fn embed(client: &mut Client, body: Value) -> Vec<Vec<f32>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_ids_give_what_their_text_gives_alone_and_among_texts() {
+async fn token_ids_match_their_text_alone_and_mixed_with_texts() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -31,27 +31,27 @@ async fn token_ids_give_what_their_text_gives_alone_and_among_texts() {
     for text in &reference.texts {
         lists.push(ids(&mut client, text).await);
     }
-    // The last one is longer than the model takes, and cut as its text is.
+    // The last text exceeds the model's limit and would be truncated.
     let short = lists.len() - 1;
-    for (place, list) in lists[..short].iter().enumerate() {
+    for (index, list) in lists[..short].iter().enumerate() {
         let alone = embed(&mut client, json!({"inputs": list})).await;
         assert_eq!(alone.len(), 1, "a list of numbers is one input");
-        assert_close(&alone[0], &expected[place], "alone");
+        assert_close(&alone[0], &expected[index], "alone");
     }
     let mixed: Vec<Value> = (0..short)
-        .map(|place| match place % 2 {
-            0 => json!(lists[place]),
-            _ => json!(reference.texts[place]),
+        .map(|index| match index % 2 {
+            0 => json!(lists[index]),
+            _ => json!(reference.texts[index]),
         })
         .collect();
-    for (place, actual) in embed(&mut client, json!({"inputs": mixed})).await.iter().enumerate() {
-        assert_close(actual, &expected[place], "mixed");
+    for (index, actual) in embed(&mut client, json!({"inputs": mixed})).await.iter().enumerate() {
+        assert_close(actual, &expected[index], "mixed");
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_ids_that_the_model_cannot_take_are_refused_and_named() {
+async fn invalid_token_ids_are_refused_and_named() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     for (inputs, id) in [
@@ -81,18 +81,18 @@ async fn token_ids_that_the_model_cannot_take_are_refused_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dimensions_keep_the_first_components_and_the_length_that_was_asked_for() {
+async fn dimensions_truncate_before_normalization() {
     let server = serve(&["a", "plain"]).await;
     let mut client = server.client().await;
     let reference = reference();
-    let plain = &reference.models["plain"][PLACE];
+    let plain = &reference.models["plain"][TEXT_INDEX];
     for dimensions in [1, 8, 31, 32] {
         let body = json!({"inputs": TEXT, "dimensions": dimensions});
         let actual = &embed(&mut client, body).await[0];
-        assert_close(actual, &unit(&plain[..dimensions]), "normalized after it is cut");
+        assert_close(actual, &unit(&plain[..dimensions]), "normalized after truncation");
         let body =
             json!({"inputs": TEXT, "dimensions": dimensions, "model": "plain", "normalize": false});
-        assert_close(&embed(&mut client, body).await[0], &plain[..dimensions], "as it is");
+        assert_close(&embed(&mut client, body).await[0], &plain[..dimensions], "not normalized");
     }
     for dimensions in [0, 33, 4_294_967_295_u64] {
         let body = json!({"inputs": TEXT, "dimensions": dimensions});
@@ -107,7 +107,7 @@ async fn dimensions_keep_the_first_components_and_the_length_that_was_asked_for(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prompts_are_put_before_texts_by_name() {
+async fn prompts_are_prepended_by_name() {
     let server = serve(&["prompts", "a"]).await;
     let mut client = server.client().await;
     let answers = answers();
@@ -117,7 +117,7 @@ async fn prompts_are_put_before_texts_by_name() {
         let body = json!({"inputs": [TEXT, "a"], "prompt_name": name});
         let actual = embed(&mut client, body).await;
         let expected = &answers["prompts"][expected];
-        assert_close(&actual[0], &numbers(&expected[PLACE]), "with its prompt");
+        assert_close(&actual[0], &numbers(&expected[TEXT_INDEX]), "with its prompt");
         assert_close(&actual[1], &numbers(&expected[1]), "with its prompt");
     }
     let unknown = json!({"inputs": TEXT, "prompt_name": "document"});
@@ -130,7 +130,7 @@ async fn prompts_are_put_before_texts_by_name() {
     }
     let body = json!({"inputs": TEXT, "prompt_name": "query", "model": "a"});
     let said = refused(&mut client, "/embed", &body, 422).await;
-    assert!(said.contains("none"), "{said}");
+    assert!(said.contains("no prompts"), "{said}");
     let long = "q".repeat(257);
     refused(&mut client, "/embed", &json!({"inputs": TEXT, "prompt_name": long}), 422).await;
     let tokens =
@@ -145,7 +145,7 @@ async fn prompts_are_put_before_texts_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_that_are_too_long_are_cut_at_the_end_that_is_named_or_refused() {
+async fn long_texts_are_truncated_at_the_chosen_side_or_refused() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let (hello, world) = ("hello ".repeat(62), "world ".repeat(62));
@@ -173,7 +173,7 @@ async fn texts_that_are_too_long_are_cut_at_the_end_that_is_named_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn embed_all_gives_every_token_and_their_mean_is_the_embedding() {
+async fn embed_all_returns_token_vectors_that_average_to_the_text() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
@@ -182,11 +182,11 @@ async fn embed_all_gives_every_token_and_their_mean_is_the_embedding() {
     let response = post(&mut client, "/embed_all", &body).await;
     let all: Vec<Vec<Vec<f32>>> = serde_json::from_slice(&response.body).expect("embeddings");
     assert_eq!(all.len(), texts.len());
-    for (place, tokens) in all.iter().enumerate() {
-        assert_eq!(tokens.len() as u64, reference.tokens[place], "{:?}", texts[place]);
+    for (index, tokens) in all.iter().enumerate() {
+        assert_eq!(tokens.len() as u64, reference.tokens[index], "{:?}", texts[index]);
         let sum = |component: usize| tokens.iter().map(|token| token[component]).sum::<f32>();
         let sums: Vec<f32> = (0..32).map(sum).collect();
-        assert_close(&unit(&sums), &reference.models["a"][place], &texts[place]);
+        assert_close(&unit(&sums), &reference.models["a"][index], &texts[index]);
     }
     server.stop().await;
 }
@@ -194,19 +194,22 @@ async fn embed_all_gives_every_token_and_their_mean_is_the_embedding() {
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::cast_possible_truncation, reason = "cosines are compared roughly")]
 async fn similarity_is_the_cosine_to_the_source_sentence() {
-    // The second model does not normalize by itself.
+    // The second model does not normalize on its own.
     let server = serve(&["a", "plain"]).await;
     let mut client = server.client().await;
     let reference = reference();
     let (texts, known) = (&reference.texts, &reference.models["a"]);
-    let inputs = json!({"source_sentence": texts[PLACE], "sentences": texts});
+    let inputs = json!({"source_sentence": texts[TEXT_INDEX], "sentences": texts});
     for model in ["a", "plain"] {
         let body = json!({"inputs": inputs, "model": model});
         let cosines = numbers(&ask(&mut client, "/similarity", &body).await);
         let expected: Vec<f32> =
-            known.iter().map(|one| cosine(one, &known[PLACE]) as f32).collect();
+            known.iter().map(|one| cosine(one, &known[TEXT_INDEX]) as f32).collect();
         assert_close(&cosines, &expected, model);
-        assert!((cosines[PLACE] - 1.0).abs() <= TOLERANCE, "it is like itself");
+        assert!(
+            (cosines[TEXT_INDEX] - 1.0).abs() <= TOLERANCE,
+            "the source is identical to itself"
+        );
     }
     for (wrong, status) in [
         (json!({"source_sentence": "a", "sentences": []}), 400),

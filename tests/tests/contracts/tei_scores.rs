@@ -7,20 +7,20 @@ use crate::{Ranking, answers, ask, assert_close, numbers, refused, serve, sigmoi
 
 const LABELS: [&str; 3] = ["negative", "neutral", "positive"];
 
-/// The scores in the order of the labels; in the answer the highest is first.
+/// Returns the scores in the order of `LABELS`. In an answer, the highest comes first.
 fn scores(prediction: &Value) -> Vec<f32> {
-    let entries = prediction.as_array().unwrap_or_else(|| panic!("no list: {prediction}"));
+    let entries = prediction.as_array().unwrap_or_else(|| panic!("not a list: {prediction}"));
     assert_eq!(entries.len(), LABELS.len(), "{prediction}");
     let all = numbers(&entries.iter().map(|entry| entry["score"].clone()).collect());
     assert!(all.is_sorted_by(|one, next| one >= next), "{prediction}");
     let of = |label: &&str| {
-        let place = entries.iter().position(|entry| entry["label"] == *label);
-        all[place.unwrap_or_else(|| panic!("no {label}: {prediction}"))]
+        let index = entries.iter().position(|entry| entry["label"] == *label);
+        all[index.unwrap_or_else(|| panic!("no {label}: {prediction}"))]
     };
     LABELS.iter().map(of).collect()
 }
 
-/// What a classifier is given and what it gives, by numpy.
+/// Returns a classifier's inputs and logits from the numpy reference.
 fn cases(model: &str) -> Vec<(Value, Vec<f32>)> {
     let answers = answers();
     let items = answers["classify"][model].as_array().expect("a list");
@@ -33,12 +33,12 @@ fn cases(model: &str) -> Vec<(Value, Vec<f32>)> {
 
 async fn predict(client: &mut Client, inputs: &Value, more: &Value) -> Value {
     let mut body = json!({"inputs": inputs});
-    body.as_object_mut().expect("an object").extend(more.as_object().expect("too").clone());
+    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     ask(client, "/predict", &body).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn predict_gives_the_labels_of_a_text_a_pair_and_a_batch() {
+async fn predict_classifies_texts_pairs_and_batches() {
     let server = serve(&["classify_a", "classify_multi"]).await;
     let mut client = server.client().await;
     for model in ["classify_a", "classify_multi"] {
@@ -70,7 +70,7 @@ async fn predict_gives_the_labels_of_a_text_a_pair_and_a_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_neither_text_nor_pair_is_refused() {
+async fn invalid_predict_inputs_are_refused() {
     let server = serve(&["classify_a"]).await;
     let mut client = server.client().await;
     for (inputs, status) in [
@@ -97,7 +97,7 @@ async fn what_is_neither_text_nor_pair_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rerank_puts_the_best_first_in_the_words_of_the_request() {
+async fn rerank_sorts_and_answers_in_the_shape_of_the_request() {
     let server = serve(&["rerank_a", "rerank_b"]).await;
     let mut client = server.client().await;
     for model in ["rerank_a", "rerank_b"] {
@@ -108,16 +108,16 @@ async fn rerank_puts_the_best_first_in_the_words_of_the_request() {
                 "raw_scores": raw, "return_text": text});
             let ranks = ask(&mut client, "/rerank", &body).await;
             let ranks = ranks.as_array().expect("a list");
-            let places: Vec<usize> = ranks
+            let indices: Vec<usize> = ranks
                 .iter()
                 .map(|rank| serde_json::from_value(rank["index"].clone()).unwrap())
                 .collect();
-            assert_eq!(places, ranking.order(), "{model}");
-            for (rank, &place) in ranks.iter().zip(&places) {
-                let expected = if raw { ranking.logits[place] } else { sigmoids[place] };
+            assert_eq!(indices, ranking.order(), "{model}");
+            for (rank, &index) in ranks.iter().zip(&indices) {
+                let expected = if raw { ranking.logits[index] } else { sigmoids[index] };
                 assert_close(&numbers(&json!([rank["score"]])), &[expected], model);
                 match text {
-                    true => assert_eq!(rank["text"], ranking.texts[place]),
+                    true => assert_eq!(rank["text"], ranking.texts[index]),
                     false => assert!(rank.get("text").is_none(), "{rank}"),
                 }
             }
@@ -125,7 +125,7 @@ async fn rerank_puts_the_best_first_in_the_words_of_the_request() {
         let body = json!({"model": model, "query": ranking.query, "documents": ranking.texts});
         let answer = ask(&mut client, "/rerank", &body).await;
         let best = &answer["results"][0];
-        assert_eq!(best["index"], ranking.order()[0], "the words of Cohere: {answer}");
+        assert_eq!(best["index"], ranking.order()[0], "Cohere's shape: {answer}");
         let score = ranking.sigmoids()[ranking.order()[0]];
         assert_close(&numbers(&json!([best["relevance_score"]])), &[score], model);
     }
@@ -133,7 +133,7 @@ async fn rerank_puts_the_best_first_in_the_words_of_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pairs_that_are_too_long_are_cut_or_refused() {
+async fn long_pairs_are_truncated_or_refused() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
     let answers = answers();

@@ -1,15 +1,15 @@
-//! Models for each task under the routes of text-embeddings-inference: `POST /`, `/info`, the
-//! headers of answers, limits, and calls that a model is not for.
+//! All tasks on the routes of text-embeddings-inference: `POST /`, `/info`, response headers,
+//! limits, and calls that do not match the model's task.
 
 use e2e::{fixtures::model, server::Server};
 use serde_json::{Value, json};
 
-use crate::{PLACE, Ranking, TEXT, ask, assert_close, numbers, post, refused, serve};
+use crate::{Ranking, TEXT, TEXT_INDEX, ask, assert_close, numbers, post, refused, serve};
 
 const MODELS: [&str; 4] = ["a", "classify_a", "rerank_a", "tensor_a"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_root_does_what_the_model_is_for() {
+async fn the_root_route_performs_the_task_of_the_model() {
     let server = serve(&MODELS).await;
     let mut client = server.client().await;
     let ranking = Ranking::of("rerank_a");
@@ -29,7 +29,7 @@ async fn the_root_does_what_the_model_is_for() {
         assert_eq!(named, root, "{path}");
     }
     let unnamed = post(&mut client, "/", &json!({"inputs": TEXT})).await.embeddings();
-    let expected = &e2e::fixtures::reference().models["a"][PLACE];
+    let expected = &e2e::fixtures::reference().models["a"][TEXT_INDEX];
     assert_close(&unnamed[0], expected, "the first model answers");
     let said = refused(&mut client, "/", &json!({"inputs": "a", "model": "tensor_a"}), 424).await;
     assert!(said.contains("tensor"), "{said}");
@@ -38,7 +38,7 @@ async fn the_root_does_what_the_model_is_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_a_model_is_not_for_is_424_and_names_both_tasks() {
+async fn a_call_for_another_task_is_424_and_names_both_tasks() {
     let server = serve(&MODELS).await;
     let mut client = server.client().await;
     let (text, query) = (json!({"inputs": "a"}), json!({"query": "a", "texts": ["a"]}));
@@ -78,7 +78,7 @@ async fn a_call_that_a_model_is_not_for_is_424_and_names_both_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_carry_numbers_of_what_they_took() {
+async fn response_headers_report_sizes_and_times() {
     let server = serve(&MODELS).await;
     let mut client = server.client().await;
     for (path, body, characters, tokens) in [
@@ -103,7 +103,7 @@ async fn answers_carry_numbers_of_what_they_took() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn info_says_what_each_model_is_for() {
+async fn info_describes_the_task_of_each_model() {
     let server = serve(&["a", "classify_a", "rerank_a", "tensor_a", "prompts"]).await;
     let mut client = server.client().await;
     let id2label = json!({"0": "negative", "1": "neutral", "2": "positive"});
@@ -135,7 +135,7 @@ async fn info_says_what_each_model_is_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_batch_has_the_size_that_the_flag_says() {
+async fn the_client_batch_limit_follows_its_flag() {
     let builder = Server::builder()
         .model("a", &model("tiny/a"))
         .model("classify", &model("tiny/classify_a"))
@@ -165,7 +165,7 @@ async fn a_client_batch_has_the_size_that_the_flag_says() {
     assert_eq!(info["max_client_batch_size"], 2);
     let body = json!({"input": ["a", "b", "c"]});
     let answer = ask(&mut client, "/v1/embeddings", &body).await;
-    assert_eq!(answer["data"].as_array().map(Vec::len), Some(3), "OpenAI's limit is another");
+    assert_eq!(answer["data"].as_array().map(Vec::len), Some(3), "OpenAI's limit is separate");
     let first = numbers(&answer["data"][0]["embedding"]);
     assert_close(&first, &e2e::fixtures::reference().models["a"][1], "a");
     server.stop().await;

@@ -6,25 +6,25 @@ use serde_json::{Value, json};
 use crate::{TEXT, ask, refused, serve};
 
 fn field(tokens: &Value, name: &str) -> Vec<Value> {
-    let tokens = tokens.as_array().unwrap_or_else(|| panic!("no tokens: {tokens}"));
+    let tokens = tokens.as_array().unwrap_or_else(|| panic!("not a list of tokens: {tokens}"));
     tokens.iter().map(|token| token[name].clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_become_tokens_that_say_where_they_stand_and_become_texts_again() {
+async fn tokens_have_character_offsets_and_decode_to_their_text() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     let reference = reference();
     let all = ask(&mut client, "/tokenize", &json!({"inputs": reference.texts})).await;
-    for (place, text) in reference.texts.iter().enumerate() {
-        let tokens = all[place].as_array().expect("tokens");
-        // Nothing is cut here: who asks wants to know how long a text is.
-        let known = reference.tokens[place];
+    for (index, text) in reference.texts.iter().enumerate() {
+        let tokens = all[index].as_array().expect("tokens");
+        // `/tokenize` does not truncate, so that clients can measure texts.
+        let known = reference.tokens[index];
         assert!(tokens.len() as u64 == known || known == 64, "{text}: {}", tokens.len());
         let characters: Vec<char> = text.chars().collect();
         let mut end = 0;
         for token in tokens.iter().filter(|token| token["special"] == false) {
-            let at = |name| usize::try_from(token[name].as_u64().expect("a place")).unwrap();
+            let at = |name| usize::try_from(token[name].as_u64().expect("an offset")).unwrap();
             assert!(end <= at("start") && at("start") < at("stop"), "{token}");
             let part: String = characters[at("start")..at("stop")].iter().collect();
             assert_eq!(token["text"], part, "{text}");
@@ -50,7 +50,7 @@ async fn texts_become_tokens_that_say_where_they_stand_and_become_texts_again() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_and_texts_that_cannot_be_are_refused() {
+async fn invalid_tokens_and_texts_are_refused() {
     let server = serve(&["a"]).await;
     let mut client = server.client().await;
     for (path, body, status) in [
@@ -68,7 +68,7 @@ async fn tokens_and_texts_that_cannot_be_are_refused() {
     }
     let said = refused(&mut client, "/decode", &json!({"ids": [5, 417]}), 422).await;
     assert!(said.contains("417") && said.contains("416"), "{said}");
-    // As long as it may be: many tokens, each of which is described.
+    // The longest text: many tokens, all of which are described.
     let body = json!({"inputs": "a ".repeat(128 * 1024)});
     let tokens = ask(&mut client, "/tokenize", &body).await;
     assert_eq!(tokens[0].as_array().expect("tokens").len(), 128 * 1024 + 2);

@@ -1,25 +1,25 @@
-//! Tensors as the Open Inference Protocol sends them: JSON with raw tensors after it.
+//! Binary tensors of the Open Inference Protocol: JSON followed by raw tensors.
 
 use bytes::Bytes;
 use e2e::client::{Client, Response};
 use hyper::Method;
 use serde_json::{Value, json};
 
-/// Says where the JSON ends.
+/// The header with the length of the JSON part.
 pub(crate) const HEADER: &str = "inference-header-content-length";
 
-/// Little-endian bytes.
+/// Encodes floats as little-endian bytes.
 pub(crate) fn raw(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// The numbers in such bytes.
+/// Decodes little-endian floats.
 pub(crate) fn floats(raw: &[u8]) -> Vec<f32> {
     let float = |four: &[u8]| f32::from_le_bytes(four.try_into().expect("4 bytes"));
     raw.chunks(4).map(float).collect()
 }
 
-/// A tensor of texts.
+/// Encodes a BYTES tensor.
 pub(crate) fn bytes(texts: &[&[u8]]) -> Vec<u8> {
     let element = |text: &&[u8]| {
         let length = u32::try_from(text.len()).expect("a short text");
@@ -28,13 +28,13 @@ pub(crate) fn bytes(texts: &[&[u8]]) -> Vec<u8> {
     texts.iter().flat_map(element).collect()
 }
 
-/// An input whose data comes after the JSON.
+/// Returns an input whose data follows the JSON.
 pub(crate) fn after(name: &str, datatype: &str, shape: &Value, size: usize) -> Value {
     json!({"name": name, "datatype": datatype, "shape": shape,
         "parameters": {"binary_data_size": size}})
 }
 
-/// Sends JSON with raw tensors after it.
+/// Sends JSON followed by raw tensors.
 pub(crate) async fn send(client: &mut Client, model: &str, json: &Value, raw: &[u8]) -> Response {
     let json = json.to_string();
     let length = json.len().to_string();
@@ -42,7 +42,7 @@ pub(crate) async fn send(client: &mut Client, model: &str, json: &Value, raw: &[
     send_raw(client, model, &length, body.into()).await
 }
 
-/// Sends a body of which the header says where its JSON ends.
+/// Sends a body with `length` as the length of its JSON part.
 pub(crate) async fn send_raw(
     client: &mut Client,
     model: &str,
@@ -54,7 +54,7 @@ pub(crate) async fn send_raw(
     client.send_with(Method::POST, &path, &headers, body).await.expect("an answer")
 }
 
-/// The JSON of an answer, and its raw tensors in their order.
+/// Returns the JSON of an answer and its raw tensors in order.
 pub(crate) fn parts(response: &Response) -> (Value, Vec<Bytes>) {
     assert_eq!(response.status, 200, "{:.1000}", response.text());
     let Some(length) = response.header(HEADER) else { return (response.json(), Vec::new()) };
@@ -73,17 +73,17 @@ pub(crate) fn parts(response: &Response) -> (Value, Vec<Bytes>) {
     (json, raw)
 }
 
-/// The path of an inference.
+/// Returns the inference path of a model.
 pub(crate) fn infer(model: &str) -> String {
     format!("/v2/models/{model}/infer")
 }
 
-/// A request with one input of floats in JSON.
+/// Returns a request with one input of floats in JSON.
 pub(crate) fn of_floats(name: &str, shape: &[usize], data: &[f32]) -> Value {
     json!({"inputs": [{"name": name, "datatype": "FP32", "shape": shape, "data": data}]})
 }
 
-/// An input, or an output, of the reference: its rows one after the other.
+/// Returns an input or output of the reference, flattened.
 pub(crate) fn known(model: &str, tensor: &str) -> Vec<f32> {
     let answers = crate::answers();
     let rows = answers["tensors"][model][tensor].as_array().expect("rows").clone();

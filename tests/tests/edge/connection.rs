@@ -1,4 +1,4 @@
-//! A connection in the clear or over TLS, with headers of the test's choice.
+//! HTTP connections with custom headers, plain or over TLS.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -18,14 +18,14 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// A certificate for `localhost` that vouches for itself, with its key.
+/// A self-signed certificate for `localhost`, with its key.
 pub(crate) type Pair = CertifiedKey<KeyPair>;
 
 pub(crate) fn pair() -> Pair {
     rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate")
 }
 
-/// A client's side of TLS that trusts one certificate.
+/// Returns a TLS client configuration that trusts one certificate.
 pub(crate) fn trusting(pair: &Pair, protocols: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(pair.cert.der().clone()).expect("a certificate");
@@ -37,7 +37,7 @@ pub(crate) fn trusting(pair: &Pair, protocols: &[&str]) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// The name that the certificates are for.
+/// Returns the server name in the certificates.
 pub(crate) fn name() -> ServerName<'static> {
     ServerName::try_from("localhost").expect("a name")
 }
@@ -62,7 +62,7 @@ impl Connection {
     ) -> io::Result<Self> {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // Its errors reach whoever waits for an answer.
+        // The error also reaches the pending request.
         tokio::spawn(async move {
             let _ = connection.await;
         });
@@ -88,7 +88,7 @@ impl Connection {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) async fn once(
     address: SocketAddr,
     request: (&str, &str),

@@ -1,4 +1,4 @@
-//! CORS, as a browser speaks it.
+//! CORS, from a browser's point of view.
 
 use e2e::{fixtures::model, server::Server};
 
@@ -10,7 +10,7 @@ const TEXT: &str = r#"{"inputs": "a text"}"#;
 const PAGE: &str = "https://app.example";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_the_given_origins_may_call_and_read_the_answers() {
+async fn pages_from_allowed_origins_may_call_and_read_answers() {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let keys = file(&builder.directories(), "keys", "a-key-for-pages");
     let server = builder
@@ -29,7 +29,7 @@ async fn pages_of_the_given_origins_may_call_and_read_the_answers() {
             ("access-control-request-method", "POST"),
             ("access-control-request-headers", "authorization,content-type"),
         ];
-        // A browser sends no key with it.
+        // Browsers send no key with a preflight request.
         let preflight = once(address, PREFLIGHT, &asked, "").await;
         assert_eq!(preflight.status, 200, "{}", preflight.text());
         assert_eq!(preflight.header("access-control-allow-origin"), Some(page));
@@ -53,7 +53,7 @@ async fn pages_of_the_given_origins_may_call_and_read_the_answers() {
         ] {
             assert!(exposed.split(',').any(|exposed| exposed == name), "{name}: {exposed}");
         }
-        // A page has to be able to read why it was refused.
+        // The page must be able to read the refusal.
         let refused = once(address, EMBED, &headers[..1], TEXT).await;
         assert_eq!(refused.status, 401);
         assert_eq!(refused.header("access-control-allow-origin"), Some(page));
@@ -65,7 +65,7 @@ async fn pages_of_the_given_origins_may_call_and_read_the_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_star_allows_every_page_and_without_the_flag_none_is() {
+async fn a_star_allows_every_origin_and_the_default_none() {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let starred = "https://app.example,*";
     let server = builder.variable("ONNXD_CORS_ALLOW_ORIGIN", starred).start().await;

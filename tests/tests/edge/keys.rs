@@ -51,7 +51,7 @@ fn assert_refused(response: &Response, path: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_but_health_needs_one_of_the_keys() {
+async fn every_route_but_health_requires_an_api_key() {
     let server = guarded(&format!("# clients\n{FIRST}\n\n{SECOND}\n")).start().await;
     let address = server.address();
     let routes = [
@@ -101,10 +101,10 @@ async fn every_route_but_health_needs_one_of_the_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_comes_before_the_body_and_is_never_lost_behind_it() {
+async fn a_refusal_precedes_the_body_and_is_never_lost() {
     let server = guarded(FIRST).start().await;
     let address = server.address();
-    // As most clients do it: everything is written before anything is read.
+    // Like most clients, write everything before reading anything.
     let blocking = move || {
         let mut stream = TcpStream::connect(address).expect("a connection");
         let head = "POST /embed HTTP/1.1\r\nhost: x\r\nx-api-key: wrong\r\ncontent-length: 1900000";
@@ -123,13 +123,13 @@ async fn a_refusal_comes_before_the_body_and_is_never_lost_behind_it() {
         |more| format!("POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n{more}\r\n");
     let patience = Duration::from_secs(2);
     let raw = exchange(address, head("").as_bytes(), patience).await.expect("a connection");
-    assert_eq!(raw.status(), Some(401), "no byte of the body was sent: {raw:?}");
+    assert_eq!(raw.status(), Some(401), "before any byte of the body: {raw:?}");
     let expects = head("expect: 100-continue\r\n");
     let raw = exchange(address, expects.as_bytes(), patience).await.expect("a connection");
     assert_eq!(raw.status(), Some(401));
     assert!(!String::from_utf8_lossy(&raw.received).contains("100 Continue"), "{raw:?}");
 
-    // Nothing is on its way after a request without a body, so the connection is kept.
+    // A request without a body leaves nothing unread, so the connection stays open.
     let mut connection = Connection::plain(address).await.expect("a connection");
     let get = ("GET", "/info");
     let refused = connection.send(get, &[], "").await.expect("an answer");
@@ -140,7 +140,7 @@ async fn a_refusal_comes_before_the_body_and_is_never_lost_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_swaps_the_keys_and_a_bad_file_leaves_them() {
+async fn sighup_swaps_the_keys_and_keeps_them_if_the_file_is_bad() {
     let builder = guarded(FIRST);
     let home = builder.directories();
     let notify = Notify::bind(home.root());
@@ -150,36 +150,36 @@ async fn sighup_swaps_the_keys_and_a_bad_file_leaves_them() {
 
     let path = file(&home, "keys", SECOND);
     server.signal(Signal::SIGHUP);
-    logged(&server, "API keys were read again", 1).await;
+    logged(&server, "reloaded API keys", 1).await;
     assert_eq!(with_key(&server, FIRST).await, 401);
     assert_eq!(with_key(&server, SECOND).await, 200);
 
     let bad = [Some(format!("{FIRST}\nsecret of two words")), Some(String::new()), None];
     let (reloading, _) = notify.next("RELOADING=1", 0).await;
-    let (mut place, _) = notify.next("READY=1", reloading).await;
+    let (mut index, _) = notify.next("READY=1", reloading).await;
     for (round, content) in bad.into_iter().enumerate() {
         match content {
             Some(content) => fs::write(&path, content).expect("a file"),
             None => fs::remove_file(&path).expect("a file"),
         }
         server.signal(Signal::SIGHUP);
-        logged(&server, "a reload was refused", round + 1).await;
+        logged(&server, "reload refused", round + 1).await;
         assert_eq!(with_key(&server, FIRST).await, 401);
         assert_eq!(with_key(&server, SECOND).await, 200);
         let ready;
-        (place, ready) = notify.next("READY=1", place + 1).await;
+        (index, ready) = notify.next("READY=1", index + 1).await;
         let status = ready.value("STATUS").unwrap_or_default();
         assert!(status.contains("reload refused: --api-key-file"), "{status}");
     }
-    // Models are reloaded all the same: once a signal, and once at the start.
+    // The models are reloaded anyway: once per signal and once at the start.
     assert_eq!(server.generation_above("m", 4).await.generation, 5);
 
     file(&home, "keys", FIRST);
     server.signal(Signal::SIGHUP);
-    logged(&server, "API keys were read again", 2).await;
+    logged(&server, "reloaded API keys", 2).await;
     assert_eq!(with_key(&server, FIRST).await, 200);
     let log = server.stderr();
-    assert!(log.contains("keys: line 2: a key is one word"), "{log}");
+    assert!(log.contains("keys: line 2: expected one key"), "{log}");
     for secret in [FIRST, SECOND, "two words"] {
         assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
     }

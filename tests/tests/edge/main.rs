@@ -1,10 +1,10 @@
-//! What stands before the routes: API keys, CORS, TLS.
+//! Checks before routing: API keys, CORS and TLS.
 
+mod configuration;
 mod connection;
 mod cors;
 mod keys;
 mod tls;
-mod wrong;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -19,7 +19,7 @@ fn file(home: &Home, name: &str, content: &str) -> PathBuf {
     path
 }
 
-/// Waits until the log has something so many times.
+/// Waits until the log contains `what` at least `times` times.
 async fn logged(server: &Server, what: &str, times: usize) {
     e2e::eventually(what, PATIENCE, async || {
         (server.stderr().matches(what).count() >= times).then_some(())

@@ -1,4 +1,4 @@
-//! TLS: certificates, their renewal, and clients who do not speak it.
+//! TLS: certificates, their renewal, and clients that do not use TLS.
 
 use std::{
     fs,
@@ -39,7 +39,7 @@ fn over_tls(pair: &Pair) -> Builder {
     builder.argument("--tls-cert").argument(&certificate).argument("--tls-key").argument(&key)
 }
 
-/// Starts it; the harness asks in the clear whether it is ready, which is of no use here.
+/// Starts a server. The harness's own readiness check does not use TLS.
 async fn start(builder: Builder, config: &Arc<ClientConfig>) -> Server {
     let mut server = builder.spawn();
     let address = server.address();
@@ -62,7 +62,7 @@ async fn answers(address: SocketAddr, config: &Arc<ClientConfig>) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_shows_a_new_certificate_and_no_connection_ends() {
+async fn sighup_swaps_the_certificate_and_keeps_connections() {
     let (first, second) = (pair(), pair());
     let builder = over_tls(&first);
     let home = builder.directories();
@@ -79,33 +79,33 @@ async fn sighup_shows_a_new_certificate_and_no_connection_ends() {
 
     write(&home, &second, &second);
     server.signal(Signal::SIGHUP);
-    logged(&server, "the TLS certificate was read again", 1).await;
-    // `old` has a session of before, and must not resume it.
+    logged(&server, "reloaded the TLS certificate", 1).await;
+    // `old` has a session from before and must not resume it.
     assert!(answers(address, &new).await && !answers(address, &old).await);
     assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
 
-    // The reload before has ended.
+    // Wait for the end of the previous reload.
     let (reloading, _) = notify.next("RELOADING=1", 0).await;
-    let (place, _) = notify.next("READY=1", reloading).await;
+    let (index, _) = notify.next("READY=1", reloading).await;
     write(&home, &first, &second);
     server.signal(Signal::SIGHUP);
-    logged(&server, "a reload was refused", 1).await;
+    logged(&server, "reload refused", 1).await;
     assert!(answers(address, &new).await && !answers(address, &old).await);
     assert_eq!(kept.send(EMBED, &[], TEXT).await.expect("an answer").status, 200);
-    let (_, ready) = notify.next("READY=1", place + 1).await;
+    let (_, ready) = notify.next("READY=1", index + 1).await;
     let status = ready.value("STATUS").unwrap_or_default();
-    assert!(status.contains("the key does not fit the certificate"), "{status}");
+    assert!(status.contains("the key does not match the certificate"), "{status}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_speak_tls_is_closed_and_others_are_served_meanwhile() {
+async fn clients_without_tls_are_closed_and_do_not_block_others() {
     let pair = pair();
     let config = trusting(&pair, &[]);
     let server = start(over_tls(&pair), &config).await;
     let address = server.address();
     let plain = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
-    // Silent from the start, in the middle of a ClientHello, and with a record that never ends.
+    // Silent from the start, in the middle of a ClientHello, and with an endless record.
     let silent: Vec<_> = [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01"]
         .into_iter()
         .map(|bytes| {
@@ -134,7 +134,7 @@ async fn who_does_not_speak_tls_is_closed_and_others_are_served_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_answers_who_shakes_hands_and_waits_for_nobody_who_is_silent() {
+async fn a_drain_completes_handshakes_and_drops_silent_connections() {
     let pair = pair();
     let config = trusting(&pair, &[]);
     let mut server = start(over_tls(&pair), &config).await;
@@ -156,7 +156,7 @@ async fn a_drain_answers_who_shakes_hands_and_waits_for_nobody_who_is_silent() {
         write!(stream, "POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{TEXT}")
             .expect("a request");
         let mut answer = String::new();
-        // The end of the connection is part of it.
+        // The connection must be closed cleanly.
         stream.read_to_string(&mut answer).map(|_| answer)
     });
     let answer = answer.await.expect("no panic").expect("an answer");

@@ -1,4 +1,4 @@
-//! What a worker wrote before it died is an answer.
+//! An answer that a worker wrote before it died is used.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until a process has been idle for a while: what it had to write is written.
-async fn rests(pid: i32) {
+/// Waits until a process is idle and has written its output.
+async fn becomes_idle(pid: i32) {
     let mut before = 0;
-    eventually("it rests", PATIENCE, async || {
+    eventually("the process becomes idle", PATIENCE, async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let ticks = cpu_ticks(pid);
         let is_still = std::mem::replace(&mut before, ticks) == ticks;
-        // On a busy machine a thread may use no CPU because it gets none.
+        // On a busy machine, a runnable thread may get no CPU time.
         let runs = thread_status(pid, "State").iter().any(|state| state.starts_with('R'));
         (is_still && !runs).then_some(())
     })
@@ -27,8 +27,8 @@ async fn rests(pid: i32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_of_a_worker_that_died_at_once_are_used_and_nothing_is_computed_twice() {
-    // It takes long enough for the supervisor to be stopped before the answer comes.
+async fn the_answer_of_a_killed_worker_is_used_and_not_recomputed() {
+    // The run is long enough to stop the supervisor before the answer arrives.
     let server =
         Server::builder().workers(1).model("r", &model("tiny/tensor_rounds")).start().await;
     for _ in 0..6 {
@@ -39,10 +39,12 @@ async fn answers_of_a_worker_that_died_at_once_are_used_and_nothing_is_computed_
             {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [300_000]}]});
         let asking = tokio::spawn(async move { client.post("/v2/models/r/infer", &body).await });
         let idle = cpu_ticks(pid);
-        eventually("it computes", PATIENCE, async || (cpu_ticks(pid) > idle + 2).then_some(()))
-            .await;
+        eventually("the worker computes", PATIENCE, async || {
+            (cpu_ticks(pid) > idle + 2).then_some(())
+        })
+        .await;
         server.signal(Signal::SIGSTOP);
-        rests(pid).await;
+        becomes_idle(pid).await;
         processes::signal(pid, Signal::SIGKILL);
         server.signal(Signal::SIGCONT);
         assert_eq!(asking.await.unwrap().map(|response| response.status), Ok(200));

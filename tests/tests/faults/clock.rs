@@ -1,14 +1,14 @@
-//! Time stands still or jumps; nothing is given up for it.
+//! Paused processes and clock jumps fail no request.
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use e2e::{corpus::Corpus, fixtures::model, load::Load, processes::Signal, server::Server};
 
-/// From Debian's package libfaketime.
+/// From Debian's libfaketime package.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_supervisor_that_stood_still_goes_on_and_fails_nothing() {
+async fn a_paused_supervisor_resumes_and_fails_no_request() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     load.more(50).await;
@@ -17,12 +17,12 @@ async fn a_supervisor_that_stood_still_goes_on_and_fails_nothing() {
     server.signal(Signal::SIGCONT);
     load.more(100).await;
     load.finish().await;
-    assert_eq!(server.status().await.restarts(), 0, "no worker was taken for dead");
+    assert_eq!(server.status().await.restarts(), 0, "no worker was considered dead");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_clock_may_jump_by_a_day_and_back_and_no_request_fails() {
+async fn clock_jumps_of_a_day_fail_no_request() {
     if !Path::new(FAKETIME).exists() {
         eprintln!("SKIPPED: install libfaketime for this test");
         return;
@@ -36,7 +36,7 @@ async fn the_clock_may_jump_by_a_day_and_back_and_no_request_fails() {
         .variable("LD_PRELOAD", FAKETIME)
         .variable("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap())
         .variable("FAKETIME_NO_CACHE", "1")
-        // As the kernel does: only the wall clock jumps.
+        // Like the kernel, let only the wall clock jump.
         .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .start()
         .await;
@@ -51,6 +51,6 @@ async fn the_clock_may_jump_by_a_day_and_back_and_no_request_fails() {
     assert_eq!(server.status().await.restarts(), 0);
     let log = server.stderr();
     let days: BTreeSet<&str> = log.lines().filter_map(|line| line.get(..10)).collect();
-    assert!(days.len() >= 3, "the clock has jumped: {days:?}");
+    assert!(days.len() >= 3, "the clock did not jump: {days:?}");
     server.stop().await;
 }

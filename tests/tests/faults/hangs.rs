@@ -1,4 +1,4 @@
-//! Workers that do not go on: stopped from outside, or in a kernel that does not end.
+//! Hung workers: stopped from outside, or in an endless kernel.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use e2e::{
 use hyper::Method;
 use serde_json::{Value, json};
 
-/// Runs of the loop in `tiny/tensor_rounds` that take hours.
+/// Iterations of the loop in `tiny/tensor_rounds` that would take hours.
 const ENDLESS: i64 = 1 << 50;
 
 fn rounds(count: i64) -> String {
@@ -52,7 +52,7 @@ async fn a_stopped_worker_is_replaced_and_no_request_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_goes_on_at_once_is_left_alone() {
+async fn a_briefly_stopped_worker_is_not_replaced() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let before = server.settled().await;
     for pid in before.pids() {
@@ -60,7 +60,7 @@ async fn a_worker_that_goes_on_at_once_is_left_alone() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         processes::signal(pid, Signal::SIGCONT);
     }
-    // Longer than a stopped worker is left alone.
+    // Longer than the grace period of a stopped worker.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(server.settled().await.pids(), before.pids());
     assert_eq!(stopped_count(&server).await, 0);
@@ -68,13 +68,13 @@ async fn a_worker_that_goes_on_at_once_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endless_run_ends_with_its_requests_time_and_the_worker_serves_on() {
+async fn an_endless_run_ends_at_its_timeout_and_the_worker_survives() {
     let server = Server::builder().model("r", &model("tiny/tensor_rounds")).start().await;
     let before = server.settled().await.pids();
     for _ in 0..3 {
         assert_eq!(ask(&server, ENDLESS, "300").await.0, 504);
     }
-    // More than there are workers, so that one of those that had hung answers, too.
+    // More requests than workers, so that one that had hung answers as well.
     for _ in 0..8 {
         assert_eq!(ask(&server, 3, "30000").await.0, 200);
     }
@@ -85,11 +85,11 @@ async fn an_endless_run_ends_with_its_requests_time_and_the_worker_serves_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_does_not_obey_is_killed_and_who_waited_beside_is_answered() {
-    let builder = Server::builder().workers(1).lets_workers_rest();
+async fn a_hung_worker_is_killed_and_queued_requests_are_answered() {
+    let builder = Server::builder().workers(1).tolerates_stopped_workers();
     let server = Arc::new(builder.model("r", &model("tiny/tensor_rounds")).start().await);
     let before = server.settled().await.pids();
-    // Nothing that it is told reaches it.
+    // The stopped worker receives no messages.
     processes::signal(before[0], Signal::SIGSTOP);
     let asking = |timeout_ms: &'static str| {
         let server = Arc::clone(&server);
@@ -110,17 +110,17 @@ async fn a_worker_that_does_not_obey_is_killed_and_who_waited_beside_is_answered
     let metrics = Exposition::parse(&metrics).expect("an exposition");
     for (reason, count) in [("stopped", 1.0), ("hung", 0.0)] {
         let killed = metrics.value("onnxd_workers_killed_total", &[("reason", reason)]);
-        assert_eq!(killed, count, "{reason}: what it had is not to blame");
+        assert_eq!(killed, count, "{reason}: the request is not to blame");
     }
-    Arc::into_inner(server).expect("nobody else has it").stop().await;
+    Arc::into_inner(server).expect("the only reference").stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_does_not_get_ready_in_time_is_started_again() {
-    let builder = Server::builder().lets_workers_rest().argument("--start-timeout=10");
+async fn a_worker_that_is_not_ready_in_time_is_restarted() {
+    let builder = Server::builder().tolerates_stopped_workers().argument("--start-timeout=10");
     let server = builder.model("m", &model("tiny/a")).start().await;
-    // Stopped while it starts. Where it is too quick it is killed again.
-    eventually("a worker stopped in its start", Duration::from_secs(60), async || {
+    // Stop the worker during its start. If it is too fast, kill it and try again.
+    eventually("a worker stopped during its start", Duration::from_secs(60), async || {
         let worker = server.status().await.workers.swap_remove(0);
         let pid = worker.pid?;
         if worker.state != "starting" {
@@ -133,7 +133,7 @@ async fn a_worker_that_does_not_get_ready_in_time_is_started_again() {
     })
     .await;
     let killed = async || (stopped_count(&server).await > 0).then_some(());
-    eventually("it is killed", Duration::from_secs(60), killed).await;
+    eventually("the worker is killed", Duration::from_secs(60), killed).await;
     server.settled().await;
     assert_eq!(stopped_count(&server).await, 1);
     server.stop().await;

@@ -1,4 +1,4 @@
-//! What workers have access to: one CPU, no network, no telemetry, no other privileges.
+//! Isolation of workers: one CPU, no network, no telemetry, no privileges.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -33,16 +33,16 @@ async fn a_worker_sends_nothing_anywhere() {
         let variables = environment(pid);
         assert!(variables.iter().any(|v| v == "ORT_DISABLE_TELEMETRY=1"), "{variables:?}");
     }
-    assert_eq!(internet_sockets(server.pid()).len(), 1, "of the supervisor, only the listener");
-    // Panics if anything was written into the user's home, where telemetry keeps its files.
+    assert_eq!(internet_sockets(server.pid()).len(), 1, "the supervisor has only its listener");
+    // Panics if anything was written to the user's home, where telemetry keeps its files.
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_worker_runs_on_the_one_cpu_that_status_names() {
+async fn each_worker_runs_on_the_cpu_shown_in_status() {
     let server = Server::builder()
         .model("m", &model("tiny/a"))
-        .argument("--alone-cpus")
+        .argument("--idle-cpus")
         .argument("1")
         .start()
         .await;
@@ -53,7 +53,7 @@ async fn each_worker_runs_on_the_one_cpu_that_status_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_first_worker_has_threads_on_the_cpus_of_others_and_one_on_each() {
+async fn only_the_first_worker_has_a_thread_on_each_other_cpu() {
     let server = warm_server().await;
     let all = cpus(&server).await;
     for (worker, (cpu, threads)) in all.iter().enumerate() {
@@ -67,8 +67,8 @@ async fn only_the_first_worker_has_threads_on_the_cpus_of_others_and_one_on_each
 }
 
 #[tokio::test]
-async fn where_fewer_cpus_are_allowed_than_there_are_workers_they_share_them() {
-    // What is started inherits the one CPU of this thread.
+async fn workers_share_cpus_if_fewer_cpus_are_allowed() {
+    // The server inherits the single CPU of this thread.
     let (own, all) = (Pid::from_raw(0), sched_getaffinity(Pid::from_raw(0)).unwrap());
     let last = (0..CpuSet::count()).rfind(|&cpu| all.is_set(cpu) == Ok(true)).unwrap();
     let mut one = CpuSet::new();
@@ -83,7 +83,7 @@ async fn where_fewer_cpus_are_allowed_than_there_are_workers_they_share_them() {
     server.stop().await;
 }
 
-/// Of each worker, the CPU that status names and those of all its threads.
+/// Returns the CPU in the status and those of all threads, by worker.
 async fn cpus(server: &Server) -> Vec<(String, Vec<String>)> {
     let workers = server.status().await.workers.into_iter();
     let cpus = |worker: WorkerStatus| {
@@ -93,13 +93,13 @@ async fn cpus(server: &Server) -> Vec<(String, Vec<String>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_has_no_descriptors_but_its_own() {
+async fn a_worker_inherits_no_other_descriptors() {
     let server = warm_server().await;
     for pid in server.worker_pids().await {
         let files: BTreeSet<PathBuf> = open_files(pid).into_iter().collect();
         let is = |path: &&PathBuf, what| path.to_string_lossy().starts_with(what);
         let sockets = files.iter().filter(|path| is(path, "socket:"));
-        assert_eq!(sockets.count(), 1, "only the one to the supervisor: {files:?}");
+        assert_eq!(sockets.count(), 1, "only the socket to the supervisor: {files:?}");
         let state = server.home().state();
         let own = files.iter().filter(|path| path.starts_with(&state));
         assert!(own.clone().all(|path| path.starts_with(state.join("versions"))), "{files:?}");
@@ -107,24 +107,24 @@ async fn a_worker_has_no_descriptors_but_its_own() {
     server.stop().await;
 }
 
-/// A user that owns nothing.
+/// A user without any files.
 const NOBODY: u32 = 65534;
 
-/// Of each worker, what the kernel says of the filters of all its threads.
+/// Returns the seccomp modes of all threads of all workers.
 async fn filters(server: &Server) -> Vec<String> {
     let mut found = Vec::new();
     for pid in server.worker_pids().await {
         let threads = processes::thread_status(pid, "Seccomp");
-        assert!(!threads.is_empty(), "a kernel with seccomp");
+        assert!(!threads.is_empty(), "the kernel supports seccomp");
         found.extend(threads);
     }
     found
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ordinary_users_server_serves_and_updates_confined_and_without_privileges() {
+async fn an_unprivileged_server_serves_and_updates_in_its_sandbox() {
     if !nix::unistd::geteuid().is_root() {
-        return; // All other tests are run by an ordinary user then.
+        return; // All other tests run as an ordinary user then.
     }
     let server = Server::builder().user(NOBODY).model("m", &model("tiny/a")).start().await;
     server.update("m", Some(&model("tiny/b"))).await.unwrap();
@@ -138,7 +138,7 @@ async fn an_ordinary_users_server_serves_and_updates_confined_and_without_privil
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_sandbox_the_log_the_status_and_a_metric_say_so() {
+async fn a_disabled_sandbox_is_reported_in_log_status_and_metrics() {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let server = builder.variable("ONNXD_NO_SANDBOX", "1").start().await;
     assert!(server.stderr().contains("NOT CONFINED"), "{}", server.stderr());

@@ -1,4 +1,4 @@
-//! Whatever dies, no request fails that was accepted, and nothing is left behind.
+//! When a process dies, no accepted request fails, and nothing is left behind.
 
 mod answers;
 mod clock;

@@ -1,21 +1,21 @@
-//! Workers that grow are started again, and nobody notices.
+//! Workers that grow are recycled without failing requests.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use e2e::{
-    client::Client, corpus::Corpus, eventually, fixtures::model, kinds::Question, load::Load,
+    client::Client, corpus::Corpus, eventually, fixtures::model, kinds::HttpRequest, load::Load,
     server::Server,
 };
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Sides of the picture that makes a worker grow: 27 MB, which it keeps to be quicker next time.
+/// Side of an image that makes a worker grow: 27 MB, which its allocator keeps.
 const SIDE: usize = 1_500;
-/// How much more than at its start a worker may use here.
+/// Growth above the initial memory that a worker is allowed here.
 const ROOM_MIB: u64 = 8;
 
-fn picture() -> Question {
+fn picture() -> HttpRequest {
     let bytes = 3 * SIDE * SIDE * size_of::<f32>();
     let json = json!({
         "inputs": [{"name": "image", "shape": [1, 3, SIDE, SIDE], "datatype": "FP32",
@@ -25,16 +25,16 @@ fn picture() -> Question {
     .to_string();
     let headers = vec![("inference-header-content-length", json.len().to_string())];
     let body: Bytes = [json.as_bytes(), &vec![0; bytes]].concat().into();
-    Question { path: "/v2/models/i/infer".into(), headers, body }
+    HttpRequest { path: "/v2/models/i/infer".into(), headers, body }
 }
 
-/// What the largest worker uses when it has loaded everything, in MiB.
+/// Returns the memory of the largest worker after loading everything, in MiB.
 async fn at_start(workers: usize) -> u64 {
     let server = builder(workers).start().await;
     let status = server.settled().await;
     let largest = status.workers.iter().filter_map(|worker| worker.memory_bytes).max();
     server.stop().await;
-    largest.expect("workers run") >> 20
+    largest.expect("running workers") >> 20
 }
 
 fn builder(workers: usize) -> e2e::launch::Builder {
@@ -48,14 +48,14 @@ async fn grows_and_is_recycled(workers: usize, times: u64) {
     let server = builder.start().await;
     let before = server.settled().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 6).await;
-    let question = Arc::new(picture());
+    let request = Arc::new(picture());
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..2 {
         clients.push(server.client().await);
     }
     eventually("workers are recycled", PATIENCE, async || {
         for client in &mut clients {
-            assert_eq!(question.ask(client).await.map(|response| response.status), Ok(200));
+            assert_eq!(request.send(client).await.map(|response| response.status), Ok(200));
         }
         (server.status().await.counter("workers_recycled_total") >= times).then_some(())
     })
@@ -65,29 +65,29 @@ async fn grows_and_is_recycled(workers: usize, times: u64) {
     let after = server.settled().await;
     let recycled = after.counter("workers_recycled_total");
     assert_ne!(before.pids(), after.pids());
-    assert_eq!(recycled, times, "none more than once a minute");
-    assert_eq!(after.restarts(), 0, "none of them failed");
-    assert_eq!(after.counter("items_retried_total"), 0, "none of them was in the middle");
+    assert_eq!(recycled, times, "no worker more than once a minute");
+    assert_eq!(after.restarts(), 0, "no worker crashed");
+    assert_eq!(after.counter("items_retried_total"), 0, "no item was interrupted");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_above_their_limit_are_recycled_one_after_the_other_and_no_request_fails() {
+async fn oversized_workers_are_recycled_in_turn_without_failures() {
     grows_and_is_recycled(2, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_only_worker_is_recycled_requests_wait() {
+async fn requests_wait_while_the_only_worker_is_recycled() {
     grows_and_is_recycled(1, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_that_is_too_small_is_said_once_and_recycles_nobody() {
+async fn too_small_a_memory_limit_is_logged_once_and_recycles_none() {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let server = builder.argument("--worker-memory").argument("1").start().await;
     let before = server.settled().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
-    // Longer than workers are looked at.
+    // Longer than the interval between memory checks.
     tokio::time::sleep(Duration::from_secs(4)).await;
     load.finish().await;
     let after = server.settled().await;

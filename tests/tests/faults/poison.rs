@@ -1,13 +1,13 @@
-//! An input that ends whatever computes it harms its own client, and nobody else.
+//! An input that crashes its worker fails only its own request.
 
 use std::sync::Arc;
 
 use e2e::{client::Client, corpus::Corpus, fixtures::model, load::Load, server::Server};
 use serde_json::{Value, json};
 
-/// Requests that divide what cannot be divided.
+/// Number of requests with an impossible division.
 const POISONOUS: usize = 50;
-/// Its quotient by -1 has no 64 bits: the processor raises a signal.
+/// The quotient by -1 does not fit 64 bits, so the processor raises a signal.
 const MIN: i64 = i64::MIN;
 
 fn divide(a: &[i64], b: &[i64]) -> Value {
@@ -19,33 +19,33 @@ async fn ask(client: &mut Client, body: &Value) -> u16 {
     client.post("/v2/models/d/infer", body).await.expect("an answer").status
 }
 
-/// One model that can be killed, and one beside it.
+/// Starts a server with a model that can be crashed, and another one.
 async fn server() -> Server {
     let builder = Server::builder().model("m", &model("tiny/a"));
     builder.model("d", &model("tiny/tensor_divide")).start().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_input_that_kills_workers_is_refused_after_the_second_and_others_do_not_notice() {
+async fn an_input_that_crashes_two_workers_is_refused() {
     let server = server().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     load.more(50).await;
     let mut client = server.client().await;
     for _ in 0..POISONOUS {
         assert_eq!(ask(&mut client, &divide(&[1, MIN], &[1, -1])).await, 500);
-        assert_eq!(ask(&mut client, &divide(&[1, MIN], &[1, 1])).await, 200, "its neighbour");
+        assert_eq!(ask(&mut client, &divide(&[1, MIN], &[1, 1])).await, 200, "a similar input");
     }
     load.more(50).await;
     load.finish().await;
     let status = server.settled().await;
-    assert_eq!(status.restarts(), 2, "of all workers");
+    assert_eq!(status.restarts(), 2, "restarts of all workers");
     assert_eq!(status.counter("items_poisonous_total"), 1);
     assert_eq!(status.counter("items_refused_total"), POISONOUS as u64 - 1);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_that_send_it_at_once_take_few_workers_with_them() {
+async fn concurrent_poisonous_requests_crash_few_workers() {
     let server = server().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     let body = Arc::new(divide(&[MIN], &[-1]));
@@ -59,15 +59,14 @@ async fn many_that_send_it_at_once_take_few_workers_with_them() {
     }
     load.more(50).await;
     load.finish().await;
-    // Both workers may have some of them at first, and then one has one alone while the other has
-    // another.
+    // Both workers may get several of them at first; then each may crash again with a single one.
     let restarts = server.settled().await.restarts();
     assert!((2..=4).contains(&restarts), "{restarts}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_generation_may_be_able_to_answer_it_and_may_lose_two_workers_in_finding_out() {
+async fn a_new_generation_gets_another_try_at_a_poisonous_input() {
     let server = Server::builder().model("d", &model("tiny/tensor_divide")).start().await;
     let mut client = server.client().await;
     let bad = divide(&[MIN], &[-1]);
@@ -76,7 +75,7 @@ async fn a_new_generation_may_be_able_to_answer_it_and_may_lose_two_workers_in_f
     for _ in 0..10 {
         assert_eq!(ask(&mut client, &bad).await, 500);
     }
-    // A new generation may be able to answer it, so it is tried again: by two workers.
+    // A new generation may succeed, so the input is tried again, by two workers.
     let variant = server.home().root().join("variant");
     e2e::fixtures::replace_model(&model("tiny/tensor_divide"), &variant);
     std::fs::write(variant.join("onnxd.toml"), "batch = false\n").unwrap();

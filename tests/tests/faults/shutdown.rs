@@ -1,4 +1,4 @@
-//! SIGTERM drains; SIGHUP at a bad moment does no harm.
+//! SIGTERM drains; SIGHUP is safe at any time.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use e2e::{
 };
 use serde_json::json;
 
-/// A request that was sent this long before SIGTERM has been read by the supervisor.
+/// By this time, the supervisor has read a request.
 const SURELY_ACCEPTED: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_run_when_it_is_told_to_stop_are_answered() {
+async fn requests_in_flight_at_sigterm_are_answered() {
     let mut server = Server::builder().model("minilm", &model("minilm")).start().await;
     let body = json!({"inputs": vec!["word ".repeat(300); 8]});
     let mut asking = Vec::new();
@@ -30,7 +30,7 @@ async fn requests_that_run_when_it_is_told_to_stop_are_answered() {
         }));
     }
     tokio::time::sleep(SURELY_ACCEPTED).await;
-    assert!(asking.iter().any(|asking| !asking.is_finished()), "there is something to drain");
+    assert!(asking.iter().any(|asking| !asking.is_finished()), "nothing to drain");
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
     for asking in asking {
@@ -40,7 +40,7 @@ async fn requests_that_run_when_it_is_told_to_stop_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_load_connections_end_only_between_requests() {
+async fn a_drain_closes_connections_only_between_requests() {
     let mut server = Server::builder().model("m", &model("tiny/a")).start().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     load.more(200).await;
@@ -51,15 +51,15 @@ async fn under_load_connections_end_only_between_requests() {
     for request in &history.requests {
         match &request.outcome {
             Outcome::Answered(_) => {}
-            // The supervisor may close a kept connection while a request is on its way to it.
+            // The supervisor may close an idle connection while a request is on its way.
             Outcome::Lost(_) if request.start + SURELY_ACCEPTED >= told => {}
-            _ => panic!("told to stop at {told:?}: {request}"),
+            _ => panic!("SIGTERM at {told:?}: {request}"),
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_still_runs_at_the_end_of_the_drain_is_cut() {
+async fn requests_beyond_the_drain_timeout_get_503() {
     let builder = Server::builder().model("r", &model("tiny/tensor_rounds"));
     let mut server = builder.argument("--drain-timeout=1").start().await;
     let address = server.address();
@@ -72,17 +72,20 @@ async fn what_still_runs_at_the_end_of_the_drain_is_cut() {
     let begin = Instant::now();
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
-    assert!(begin.elapsed() >= Duration::from_secs(1), "it is waited for");
-    assert!(begin.elapsed() < Duration::from_secs(15), "less than the request may take");
+    assert!(begin.elapsed() >= Duration::from_secs(1), "the drain waits for the request");
+    assert!(
+        begin.elapsed() < Duration::from_secs(15),
+        "the drain is shorter than the request timeout"
+    );
     assert!(!server.stderr().contains("did not stop"), "{}", server.stderr());
-    let answer = asking.await.unwrap().expect("it is told why");
+    let answer = asking.await.unwrap().expect("an answer with the reason");
     assert_eq!(answer.status, 503, "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_sigterm_ends_it_at_once() {
+async fn a_second_sigterm_stops_the_server_immediately() {
     let mut server = Server::builder().model("m", &model("tiny/a")).start().await;
-    // A client that never finishes its request would hold up the drain for 30 seconds.
+    // An unfinished request would delay the drain for 30 seconds.
     let begun = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
     let address = server.address();
     let client = tokio::spawn(async move {
@@ -99,8 +102,8 @@ async fn a_second_sigterm_ends_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_while_it_starts_or_stops_does_no_harm() {
-    // A process that is only being created has no handlers yet; nobody can change that.
+async fn sighup_during_start_and_stop_is_harmless() {
+    // Before a new process installs its handlers, SIGHUP kills it; this cannot be avoided.
     for delay in [30, 31, 33, 36, 40, 60] {
         hang_up_from_start_to_end(Duration::from_millis(delay)).await;
     }
@@ -116,7 +119,7 @@ async fn hang_up_from_start_to_end(delay: Duration) {
         assert!(server.runs(), "{}", server.stderr());
         ready = server.answers_ready().await;
     }
-    server.ready().await.expect("it is ready");
+    server.ready().await.expect("the server is ready");
     let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(response.map(|response| response.status), Ok(200));
 
@@ -130,7 +133,7 @@ async fn hang_up_from_start_to_end(delay: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_while_it_starts_it_stops() {
+async fn sigterm_during_start_stops_the_server() {
     for delay in [30, 80, 200] {
         let mut server = Server::builder().model("m", &model("tiny/a")).spawn();
         tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -140,7 +143,7 @@ async fn told_to_stop_while_it_starts_it_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_does_not_hold_up_the_end() {
+async fn an_idle_connection_does_not_delay_the_drain() {
     let mut server = Server::builder().model("m", &model("tiny/a")).start().await;
     let mut client = server.client().await;
     assert_eq!(client.get("/health").await.map(|response| response.status), Ok(200));

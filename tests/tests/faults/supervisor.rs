@@ -1,4 +1,4 @@
-//! The supervisor dies, or is started where another one is.
+//! A killed supervisor, and a second supervisor on the same state.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,20 +8,20 @@ use e2e::{
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_supervisor_takes_everything_with_it_within_a_second() {
+async fn nothing_outlives_a_killed_supervisor_by_a_second() {
     let home = Arc::new(Home::new());
     for _ in 0..10 {
         let mut server = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
         let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
         load.more(20).await;
-        // Panics if a process, the admin socket or a file is left.
+        // Panics if a process, the admin socket or a file is left behind.
         server.kill().await;
         drop(load);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_in_a_long_inference_go_with_it_as_well() {
+async fn workers_in_a_long_inference_exit_with_the_supervisor() {
     let mut server = Server::builder().model("minilm", &model("minilm")).start().await;
     let body = json!({"inputs": vec!["word ".repeat(300); 32]});
     for _ in 0..4 {
@@ -35,7 +35,7 @@ async fn workers_in_a_long_inference_go_with_it_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_supervisor_that_is_killed_during_an_update_leaves_nothing_that_matters() {
+async fn a_supervisor_killed_during_an_update_recovers_cleanly() {
     let home = Arc::new(Home::new());
     let mut generations = Vec::new();
     for delay in [5, 20, 60, 150] {
@@ -48,7 +48,7 @@ async fn a_supervisor_that_is_killed_during_an_update_leaves_nothing_that_matter
             server.signal(e2e::processes::Signal::SIGKILL);
         };
         tokio::join!(server.cli(&arguments), killing);
-        // What was being staged stays; it is removed at the next start.
+        // A partial staging directory remains; the next start removes it.
         server.wait_ignoring_staging().await;
     }
     let server = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
@@ -59,7 +59,7 @@ async fn a_supervisor_that_is_killed_during_an_update_leaves_nothing_that_matter
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_supervisor_on_the_same_state_is_told_who_holds_it() {
+async fn a_second_supervisor_on_the_same_state_names_the_first() {
     let home = Arc::new(Home::new());
     let first = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;
     let pid = first.pid().to_string();
@@ -68,7 +68,7 @@ async fn a_second_supervisor_on_the_same_state_is_told_who_holds_it() {
     let exited = second.ready().await.unwrap_err();
     assert_eq!(exited.code, Some(78), "{}", exited.stderr);
     assert!(exited.stderr.contains(&pid), "{pid}: {}", exited.stderr);
-    assert!(first.answers_ready().await, "the first serves on");
+    assert!(first.answers_ready().await, "the first keeps serving");
     first.stop().await;
 
     let third = Server::builder().home(&home).model("m", &model("tiny/a")).start().await;

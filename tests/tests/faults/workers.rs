@@ -1,4 +1,4 @@
-//! Workers die; clients do not notice.
+//! Workers die, and clients do not notice.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn server() -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_worker_is_replaced_and_counted_and_no_request_fails() {
+async fn a_killed_worker_is_replaced_and_no_request_fails() {
     let server = server().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     for death in 0..4_usize {
@@ -39,7 +39,7 @@ async fn a_killed_worker_is_replaced_and_counted_and_no_request_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_all_workers_die_at_once_requests_only_wait() {
+async fn requests_wait_when_all_workers_die_at_once() {
     let server = server().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     load.more(100).await;
@@ -53,8 +53,9 @@ async fn when_all_workers_die_at_once_requests_only_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_pauses_delays_requests_and_fails_none() {
-    let server = Server::builder().lets_workers_rest().model("m", &model("tiny/a")).start().await;
+async fn a_paused_worker_delays_requests_but_fails_none() {
+    let server =
+        Server::builder().tolerates_stopped_workers().model("m", &model("tiny/a")).start().await;
     let pids = server.settled().await.pids();
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     load.more(50).await;
@@ -67,7 +68,7 @@ async fn a_worker_that_pauses_delays_requests_and_fails_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_workers_that_die_are_replaced_without_a_request() {
+async fn dead_idle_workers_are_replaced_without_a_request() {
     let server = server().await;
     for pid in server.settled().await.pids() {
         processes::signal(pid, Signal::SIGKILL);
@@ -78,7 +79,7 @@ async fn idle_workers_that_die_are_replaced_without_a_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_ends_too_often_is_given_up_and_the_others_serve_until_all_end_too_often() {
+async fn workers_that_exit_too_often_are_given_up_one_by_one() {
     let builder = Server::builder().argument("--worker-restarts=2").model("m", &model("tiny/a"));
     let mut server = builder.start().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
@@ -89,39 +90,39 @@ async fn a_worker_that_ends_too_often_is_given_up_and_the_others_serve_until_all
     }
     processes::signal(server.settled().await.workers[0].pid.unwrap(), Signal::SIGKILL);
     let state = async |state: &str| (server.status().await.workers[0].state == state).then_some(());
-    eventually("it is given up", PATIENCE, async || state("failed").await).await;
+    eventually("the worker is given up", PATIENCE, async || state("failed").await).await;
     load.more(50).await;
     load.finish().await;
     assert!(server.answers_ready().await);
-    assert_eq!(server.status().await.restarts(), 2, "what is given up is not started again");
+    assert_eq!(server.status().await.restarts(), 2, "a worker that was given up is not restarted");
 
-    // All together may end three times.
+    // All workers together may exit three times.
     processes::signal(server.status().await.workers[1].pid.unwrap(), Signal::SIGKILL);
     assert_eq!(server.wait().await.code(), Some(69), "{}", server.stderr());
     assert!(server.stderr().contains("--worker-restarts"), "{}", server.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_process_or_thread_can_be_started_it_is_tried_again_and_does_not_count() {
+async fn failed_worker_starts_are_retried_and_not_counted() {
     let builder = Server::builder().model("m", &model("tiny/a")).argument("--worker-restarts=1");
     let server = builder.start().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
-    // The first of each thread: the keeper's process, then the first thread of each worker.
+    // The first clone of each thread: the process monitor's, then the first one in each worker.
     let Some(tracer) = Tracer::attach(&server, "clone", "error=EAGAIN:when=1").await else {
-        eprintln!("skipped: strace cannot be used");
+        eprintln!("SKIPPED: strace cannot attach");
         load.finish().await;
         return server.stop().await;
     };
     processes::signal(server.status().await.pids()[0], Signal::SIGKILL);
-    eventually("it is tried three times", PATIENCE, async || {
+    eventually("three attempts to start", PATIENCE, async || {
         let log = server.stderr();
         let began = log.matches("exit code 71").count();
-        (log.matches("not started").count() == 1 && began >= 2).then_some(())
+        (log.matches("could not start").count() == 1 && began >= 2).then_some(())
     })
     .await;
     tracer.detach();
     let status = server.restarted(1).await;
-    assert_eq!(status.workers[0].restarts, 1, "with as many as that it would be given up");
+    assert_eq!(status.workers[0].restarts, 1, "failed starts do not count as restarts");
     load.more(50).await;
     load.finish().await;
     server.stop().await;

@@ -1,4 +1,4 @@
-//! Weights beside the model, in files of any name.
+//! External weights in files of any name.
 
 use std::{fs, path::PathBuf};
 
@@ -11,31 +11,32 @@ use e2e::{
 
 use crate::serves;
 
-/// Where the model with external data says that it is.
+/// The file name in the model's external data.
 const LOCATION: &str = "model.onnx_data";
-/// How exporters call the value of a constant; as long as the other.
+/// Exporters use this name for a constant's value. It has the same length as [`LOCATION`].
 const OTHER: &str = "Constant_7_attr";
 
-/// A model whose weights are in a file called [`OTHER`].
+/// Creates a model with its weights in a file called [`OTHER`].
 fn oddly_named(home: &Home) -> PathBuf {
     let directory = home.models().join("odd");
     replace_model(&model("tiny/external"), &directory);
     let file = directory.join("model.onnx");
     let bytes = fs::read(&file).expect("a model");
-    let places = (0..bytes.len() - LOCATION.len())
-        .filter(|&place| bytes[place..].starts_with(LOCATION.as_bytes()));
+    let indices = (0..bytes.len() - LOCATION.len())
+        .filter(|&index| bytes[index..].starts_with(LOCATION.as_bytes()));
     let mut renamed = bytes.clone();
-    for place in places {
-        renamed[place..place + OTHER.len()].copy_from_slice(OTHER.as_bytes());
+    for index in indices {
+        renamed[index..index + OTHER.len()].copy_from_slice(OTHER.as_bytes());
     }
     assert_ne!(renamed, bytes);
-    fs::write(file, renamed).expect("the disk has room");
-    fs::rename(directory.join(LOCATION), directory.join(OTHER)).expect("the disk has room");
+    fs::write(file, renamed).expect("the model can be written");
+    fs::rename(directory.join(LOCATION), directory.join(OTHER))
+        .expect("the weights can be renamed");
     directory
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn weights_in_a_file_of_any_name_are_taken_and_no_other_file() {
+async fn weights_may_have_any_name_and_other_files_are_omitted() {
     let server = Server::builder().model("m", &model("tiny/b")).start().await;
     let source = oddly_named(server.home());
     fs::write(source.join("other.data"), "not the model's").unwrap();
@@ -48,7 +49,7 @@ async fn weights_in_a_file_of_any_name_are_taken_and_no_other_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn weights_that_are_missing_or_short_are_refused_by_name() {
+async fn missing_or_truncated_weights_are_refused_by_name() {
     let server = Server::builder().model("m", &model("tiny/b")).start().await;
     let source = oddly_named(server.home());
     let weights = source.join(OTHER);

@@ -1,9 +1,9 @@
-//! Models as people have them: weights in files of any name, several exports of one model, links of
-//! the hub's cache. What is served is what was meant, or the refusal names the file.
+//! Real-world layouts: external weights of any name, several exports of one model, links of the
+//! hub's cache. The intended model is served, or the refusal names the file.
 
 mod cache;
-mod choice;
 mod external;
+mod selection;
 
 use std::{
     fs,
@@ -18,36 +18,36 @@ use e2e::{
 };
 use serde_json::json;
 
-/// A copy of the tiny model `content`, whose model file is at `file`.
+/// Copies the tiny model `content` and moves its model file to `file`.
 fn model_at(home: &Home, content: &str, name: &str, file: &str) -> PathBuf {
     let directory = home.models().join(name);
     replace_model(&model(&format!("tiny/{content}")), &directory);
     put(&directory.join("model.onnx"), &directory.join(file));
     if file != "model.onnx" {
-        fs::remove_file(directory.join("model.onnx")).expect("the disk has room");
+        fs::remove_file(directory.join("model.onnx")).expect("the model file can be removed");
     }
     directory
 }
 
-/// Copies a file; the folder is made.
+/// Copies a file, creating the folder.
 fn put(from: &Path, to: &Path) {
     if from != to {
-        fs::create_dir_all(to.parent().expect("a folder")).expect("the disk has room");
-        fs::copy(from, to).expect("the disk has room");
+        fs::create_dir_all(to.parent().expect("a folder")).expect("the folder can be created");
+        fs::copy(from, to).expect("the file can be copied");
     }
 }
 
-/// A source with parameters.
+/// Returns a source with parameters.
 fn with(directory: &Path, parameters: &str) -> PathBuf {
     format!("{}?{parameters}", directory.display()).into()
 }
 
-/// Requires that the model serves this content of the tiny models.
+/// Asserts that the model serves this content of the tiny models.
 async fn serves(server: &Server, content: &str) {
     let corpus = Corpus::tiny();
     let body = json!({"inputs": corpus.texts[2]});
     let response = server.client().await.post("/embed", &body).await;
     let embedding = response.expect("an answer").embeddings().remove(0);
     let off = distance(&corpus.contents[content][2], &embedding);
-    assert!(off < TOLERANCE, "{content}: off by {off}");
+    assert!(off < TOLERANCE, "{content}: difference {off}");
 }

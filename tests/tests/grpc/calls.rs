@@ -1,4 +1,4 @@
-//! Everything but inference.
+//! All calls except inference.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ use crate::{
 const SERVICE: &str = "inference.GRPCInferenceService";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_and_models_say_what_they_are() {
+async fn metadata_and_readiness_are_reported() {
     let server = builder(&[("m", "tiny/tensor_two"), ("t", "tiny/a")]).start().await;
     let mut client = client(&server).await;
     assert!(client.server_live(ServerLiveRequest {}).await.unwrap().get_ref().live);
@@ -55,7 +55,7 @@ async fn server_and_models_say_what_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statistics_and_metrics_count_what_was_asked() {
+async fn statistics_and_metrics_count_requests() {
     let server = builder(&[("m", "tiny/tensor_a"), ("t", "tiny/a")]).start().await;
     let mut client = client(&server).await;
     for _ in 0..3 {
@@ -87,7 +87,7 @@ async fn statistics_and_metrics_count_what_was_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_repository_is_not_here_and_unknown_calls_are_not_implemented() {
+async fn repository_calls_are_denied_and_unknown_ones_unimplemented() {
     let server = builder(&[("m", "tiny/tensor_a")]).start().await;
     let mut client = client(&server).await;
     let load = RepositoryModelLoadRequest { model_name: "m".into(), ..Default::default() };
@@ -112,7 +112,7 @@ async fn the_repository_is_not_here_and_unknown_calls_are_not_implemented() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_follows_readiness_and_lets_watchers_go_when_the_server_stops() {
+async fn health_follows_readiness_and_ends_watches_on_shutdown() {
     let server = builder(&[("m", "tiny/tensor_a")]).start().await;
     let mut client = HealthClient::new(channel(&server).await);
     for service in ["", SERVICE] {

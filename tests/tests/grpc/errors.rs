@@ -1,4 +1,4 @@
-//! Refusals, by their codes.
+//! Refusals and their status codes.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn good() -> ModelInferRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_wrong_request_is_told_what_is_wrong_by_code_and_message() {
+async fn invalid_requests_get_a_code_and_a_message() {
     let server = builder(&[("m", "tiny/tensor_a"), ("t", "tiny/a")]).start().await;
     let mut client = client(&server).await;
     let both = InferTensorContents { fp32_contents: vec![1.0; 4], ..Default::default() };
@@ -60,7 +60,7 @@ async fn each_wrong_request_is_told_what_is_wrong_by_code_and_message() {
     server.stop().await;
 }
 
-/// The headers of the answer to a call with a deadline that only the server keeps to.
+/// Sends a call whose deadline only the server enforces, and returns the response headers.
 async fn by_hand(server: &Server, message: &ModelInferRequest, timeout: &str) -> HeaderMap {
     let stream = TcpStream::connect(grpc_address(server).await).await.expect("a connection");
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
@@ -80,18 +80,18 @@ async fn by_hand(server: &Server, message: &ModelInferRequest, timeout: &str) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deadlines_of_grpc_and_of_the_header_are_kept() {
+async fn grpc_and_header_deadlines_are_enforced() {
     let server = builder(&[("m", "tiny/tensor_slow")]).start().await;
     let mut client = client(&server).await;
     let request = || Request::new(raw("m", &[("x", "FP32", &[2, 4], bytes(&[1.0; 8]))]));
     client.model_infer(request()).await.unwrap();
-    let mut asked = request();
-    asked.metadata_mut().insert("x-request-timeout-ms", "1".parse().unwrap());
-    assert_eq!(refused(client.model_infer(asked).await).0, Code::DeadlineExceeded);
+    let mut short = request();
+    short.metadata_mut().insert("x-request-timeout-ms", "1".parse().unwrap());
+    assert_eq!(refused(client.model_infer(short).await).0, Code::DeadlineExceeded);
     let mut odd = request();
     odd.metadata_mut().insert("x-request-timeout-ms", "soon".parse().unwrap());
     assert_eq!(refused(client.model_infer(odd).await).0, Code::InvalidArgument);
-    // This client would keep to the deadline by itself.
+    // The tonic client would enforce the deadline itself.
     let begin = Instant::now();
     let headers = by_hand(&server, &request().into_inner(), "1m").await;
     assert_eq!(headers.get("grpc-status").unwrap(), "4", "{headers:?}");
@@ -106,7 +106,7 @@ async fn deadlines_of_grpc_and_of_the_header_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_would_cost_too_much_are_refused_and_others_go_on() {
+async fn costly_messages_are_refused_and_others_are_served() {
     let server = builder(&[("m", "tiny/tensor_a")]).start().await;
     let mut client = client(&server).await;
     let large = raw("m", &[("x", "FP32", &[1, 4], Bytes::from(vec![0; 80 << 20]))]);
@@ -116,11 +116,11 @@ async fn messages_that_would_cost_too_much_are_refused_and_others_go_on() {
     let name = "m".repeat(1 << 20);
     let question = ModelReadyRequest { name, version: String::new() };
     assert_eq!(refused(client.model_ready(question).await).0, Code::OutOfRange);
-    // What is no message at all.
+    // An undecodable message.
     let mut grpc = Grpc::new(channel(&server).await);
     grpc.ready().await.unwrap();
     let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
-    // In place of a name's text, bytes that are none.
+    // Invalid UTF-8 in place of a name.
     let odd = Odd { model_name: Bytes::from_static(&[0xff; 4]) };
     let codec = ProstCodec::<Odd, Odd>::default();
     let answer = grpc.unary(Request::new(odd), path, codec).await;
@@ -136,7 +136,7 @@ struct Odd {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_says_when_to_come_back() {
+async fn a_full_queue_states_when_to_retry() {
     let builder = builder(&[("m", "tiny/tensor_slow")]).argument("--queue-limit").argument("256");
     let server = builder.workers(1).start().await;
     let client = client(&server).await;

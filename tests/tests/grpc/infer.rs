@@ -1,4 +1,4 @@
-//! Inference: raw and typed tensors, texts, streams.
+//! Inference: raw and typed tensors, texts and streams.
 
 use bytes::Bytes;
 use e2e::{
@@ -13,7 +13,7 @@ use crate::{
     wanted,
 };
 
-/// What numpy says about tensors.
+/// Returns the numpy reference for tensors.
 fn reference() -> Value {
     let text = std::fs::read(model("tiny").join("reference.json")).expect("a file");
     serde_json::from_slice(&text).expect("JSON")
@@ -34,7 +34,7 @@ fn assert_near(one: &[f32], other: &[f32]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tensors_raw_and_typed_give_what_numpy_gives() {
+async fn raw_and_typed_tensors_match_the_reference() {
     let server = builder(&[("m", "tiny/tensor_two")]).start().await;
     let mut client = client(&server).await;
     let reference = &reference()["tensors"]["tensor_two"];
@@ -48,13 +48,13 @@ async fn tensors_raw_and_typed_give_what_numpy_gives() {
     assert_eq!(answer.metadata().get("x-model-version").unwrap().len(), 64);
     let answer = answer.into_inner();
     assert_eq!((&*answer.model_name, &*answer.id), ("m", "an id"));
-    for (place, name) in ["sum", "product"].into_iter().enumerate() {
-        let output = &answer.outputs[place];
+    for (index, name) in ["sum", "product"].into_iter().enumerate() {
+        let output = &answer.outputs[index];
         assert_eq!((&*output.name, &*output.datatype, &output.shape[..]), (name, "FP32", shape));
         assert!(output.contents.is_none());
-        assert_near(&floats(&answer.raw_output_contents[place]), &flat(&reference[name]));
+        assert_near(&floats(&answer.raw_output_contents[index]), &flat(&reference[name]));
     }
-    // Typed, in another order, and only one output.
+    // Typed tensors in another order, with a single output.
     let mut typed = request.clone();
     typed.raw_input_contents.clear();
     for (input, values) in typed.inputs.iter_mut().zip([a, b]) {
@@ -71,7 +71,7 @@ async fn tensors_raw_and_typed_give_what_numpy_gives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn elements_of_every_type_come_back_bit_by_bit() {
+async fn every_datatype_survives_a_grpc_round_trip() {
     let server = builder(&[("m", "tiny/tensor_types")]).start().await;
     let mut client = client(&server).await;
     let request = crate::pb::ModelMetadataRequest { name: "m".into(), version: String::new() };
@@ -98,8 +98,8 @@ async fn elements_of_every_type_come_back_bit_by_bit() {
         .map(|spec| (&*spec.name, &*spec.datatype, &[3][..], data(&spec.datatype)))
         .collect();
     let answer = client.model_infer(raw("m", &inputs)).await.unwrap().into_inner();
-    for (place, output) in answer.outputs.iter().enumerate() {
-        let raw = &answer.raw_output_contents[place];
+    for (index, output) in answer.outputs.iter().enumerate() {
+        let raw = &answer.raw_output_contents[index];
         assert_eq!(*raw, data(&output.datatype), "{} {}", output.name, output.datatype);
     }
     assert_eq!(answer.outputs.len(), 14);
@@ -107,7 +107,7 @@ async fn elements_of_every_type_come_back_bit_by_bit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_image_comes_back_whole() {
+async fn a_large_image_survives_a_grpc_round_trip() {
     let server = builder(&[("m", "tiny/tensor_image")]).start().await;
     let mut client = client(&server).await;
     let side: usize = 640;
@@ -125,19 +125,19 @@ async fn a_large_image_comes_back_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_are_embedded_and_ranked_as_over_http() {
+async fn grpc_embeds_and_ranks_texts_as_http_does() {
     let server = builder(&[("m", "tiny/a"), ("r", "tiny/rerank_a")]).start().await;
     let mut client = client(&server).await;
     let corpus = Corpus::tiny();
-    let places: Vec<usize> = (0..corpus.texts.len()).collect();
+    let indices: Vec<usize> = (0..corpus.texts.len()).collect();
     let given: Vec<&str> = corpus.texts.iter().map(String::as_str).collect();
     let answer = client.model_infer(texts("m", &[("text", &given)])).await.unwrap().into_inner();
     let output = &answer.outputs[0];
-    assert_eq!((&*output.name, output.shape[0]), ("embedding", places.len() as i64));
+    assert_eq!((&*output.name, output.shape[0]), ("embedding", indices.len() as i64));
     let row = usize::try_from(output.shape[1]).unwrap();
     let all = floats(&answer.raw_output_contents[0]);
     let rows: Vec<Vec<f32>> = all.chunks(row).map(<[f32]>::to_vec).collect();
-    assert_eq!(corpus.content(&places, &rows).as_deref(), Ok("a"));
+    assert_eq!(corpus.content(&indices, &rows).as_deref(), Ok("a"));
     let documents = ["one", "two words", "three more words"];
     let request = texts("r", &[("query", &["words"]), ("text", &documents)]);
     let answer = client.model_infer(request).await.unwrap().into_inner();
@@ -145,32 +145,32 @@ async fn texts_are_embedded_and_ranked_as_over_http() {
     let body = serde_json::json!({"model": "r", "query": "words", "texts": documents});
     let http = server.client().await.post("/rerank", &body).await.unwrap().json();
     for ranked in http.as_array().unwrap() {
-        let place = usize::try_from(ranked["index"].as_u64().unwrap()).unwrap();
-        assert_near(&[scores[place]], &flat(&ranked["score"]));
+        let index = usize::try_from(ranked["index"].as_u64().unwrap()).unwrap();
+        assert_near(&[scores[index]], &flat(&ranked["score"]));
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_has_one_response_for_each_request_in_their_order() {
+async fn a_stream_answers_each_request_in_order() {
     let server = builder(&[("m", "tiny/tensor_a"), ("t", "tiny/a")]).start().await;
     let mut client = client(&server).await;
-    let request = |place: usize| {
-        let mut request = match place % 4 {
+    let request = |index: usize| {
+        let mut request = match index % 4 {
             0 => texts("t", &[("text", &["some text"])]),
             1 => raw("nobody", &[("x", "FP32", &[1, 4], bytes(&[0.0; 4]))]),
-            _ => raw("m", &[("x", "FP32", &[1, 4], bytes(&[place as f32; 4]))]),
+            _ => raw("m", &[("x", "FP32", &[1, 4], bytes(&[index as f32; 4]))]),
         };
-        request.id = place.to_string();
+        request.id = index.to_string();
         request
     };
     let requests = tokio_stream::iter((0..40).map(request));
     let mut answers = client.model_stream_infer(requests).await.unwrap().into_inner();
-    for place in 0..40 {
+    for index in 0..40 {
         let answer = answers.next().await.unwrap().unwrap();
         let response = answer.infer_response.unwrap();
-        assert_eq!(response.id, place.to_string());
-        if place % 4 == 1 {
+        assert_eq!(response.id, index.to_string());
+        if index % 4 == 1 {
             assert!(answer.error_message.contains("nobody"), "{}", answer.error_message);
         } else {
             assert_eq!(answer.error_message, "");

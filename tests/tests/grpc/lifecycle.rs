@@ -1,4 +1,4 @@
-//! Updates and the end of the server, while clients call.
+//! Updates, succession and shutdown while clients call.
 
 use std::time::{Duration, Instant};
 
@@ -14,24 +14,24 @@ use tonic::Code;
 use crate::{builder, bytes, client, floats, generation, raw, texts};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_generation_never_falls_and_says_what_the_content_is_while_the_model_is_updated() {
+async fn generations_never_decrease_and_match_the_content() {
     let server = builder(&[("m", "tiny/a")]).start().await;
     let corpus = Corpus::tiny();
     let (end, ended) = tokio::sync::watch::channel(false);
     let mut clients = tokio::task::JoinSet::new();
-    for place in 0..4 {
+    for index in 0..4 {
         let (mut client, corpus) = (client(&server).await, corpus.clone());
         let ended = ended.clone();
         clients.spawn(async move {
             let (mut newest, mut answered) = (0, 0);
             while !*ended.borrow() {
-                let request = texts("m", &[("text", &[&corpus.texts[place]])]);
+                let request = texts("m", &[("text", &[&corpus.texts[index]])]);
                 let answer = client.model_infer(request).await.unwrap();
                 let generation = generation(&answer);
                 assert!(generation >= newest, "{generation} after {newest}");
                 let embedding = floats(&answer.get_ref().raw_output_contents[0]);
                 let content = if generation % 2 == 1 { "a" } else { "b" };
-                assert_eq!(corpus.content(&[place], &[embedding]).as_deref(), Ok(content));
+                assert_eq!(corpus.content(&[index], &[embedding]).as_deref(), Ok(content));
                 (newest, answered) = (generation, answered + 1);
             }
             (newest, answered)
@@ -51,7 +51,7 @@ async fn the_generation_never_falls_and_says_what_the_content_is_while_the_model
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_call_that_was_sent_fails_while_one_supervisor_succeeds_another() {
+async fn no_sent_call_fails_during_successions() {
     let mut server = builder(&[("m", "tiny/a")]).start().await;
     let (end, ended) = tokio::sync::watch::channel(false);
     let mut clients = tokio::task::JoinSet::new();
@@ -62,7 +62,7 @@ async fn no_call_that_was_sent_fails_while_one_supervisor_succeeds_another() {
             while !*ended.borrow() {
                 let answer = client.model_infer(texts("m", &[("text", &["a"])])).await;
                 match answer {
-                    // The client's own: the connection ended before it had sent the call.
+                    // Raised by the client: the connection closed before the call was sent.
                     Err(status) if status.code() == Code::Cancelled => {}
                     answer => {
                         assert_eq!(generation(&answer.unwrap()), 1);
@@ -94,7 +94,7 @@ async fn no_call_that_was_sent_fails_while_one_supervisor_succeeds_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_answers_what_was_accepted_and_ends_streams_and_connections() {
+async fn a_drain_answers_accepted_calls_and_ends_streams() {
     let mut server = builder(&[("m", "tiny/tensor_slow")]).start().await;
     let request = || raw("m", &[("x", "FP32", &[2, 4], bytes(&[1.0; 8]))]);
     let idle = client(&server).await;
@@ -110,7 +110,7 @@ async fn a_drain_answers_what_was_accepted_and_ends_streams_and_connections() {
         let mut client = busy.clone();
         calls.spawn(async move { client.model_infer(request()).await });
     }
-    // One answer says that the others have been accepted, or are about to be.
+    // After one answer, the other calls have been accepted or soon will be.
     calls.join_next().await.unwrap().unwrap().unwrap();
     let begin = Instant::now();
     server.signal(Signal::SIGTERM);

@@ -1,10 +1,10 @@
-//! gRPC: the calls of the Open Inference Protocol, health, reflection, keys, TLS and limits.
+//! gRPC: calls of the Open Inference Protocol, health, reflection, keys, TLS and limits.
 
 mod calls;
 mod errors;
-mod guarded;
 mod infer;
 mod lifecycle;
+mod security;
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use tonic::{Response, Status};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server that also speaks gRPC.
+/// Configures a server with gRPC.
 fn builder(models: &[(&str, &str)]) -> Builder {
     let builder = grpc::listening(Server::builder());
     models.iter().fold(builder, |builder, (name, path)| builder.model(name, &model(path)))
@@ -45,7 +45,7 @@ fn floats(raw: &[u8]) -> Vec<f32> {
     values.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
 
-/// The generation that a response names, in three places and in its headers.
+/// Returns the generation that a response states in its parameters, version and header.
 fn generation(response: &Response<ModelInferResponse>) -> u64 {
     let header = response.metadata().get("x-model-generation").expect("a header");
     let message = response.get_ref();

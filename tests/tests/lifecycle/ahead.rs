@@ -1,4 +1,4 @@
-//! Loading ahead: when an update returns, every worker has loaded the new version already.
+//! Loading ahead: when an update returns, every worker has loaded the new version.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use e2e::{
 use crate::{embed, served, tiny};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_a_version_that_was_loaded_ahead() {
+async fn no_request_waits_for_a_version_loaded_ahead() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let committed = server.update("m", Some(&tiny("b"))).await.unwrap();
     assert_eq!(committed.load, admin::Load::Ahead);
-    // Without a single request: idle workers follow, too.
+    // Idle workers switch without any request.
     for worker in server.settled().await.workers {
         assert_eq!(worker.generations["m"], 2);
         assert_eq!(worker.loads["m"].load_micros, 0, "{worker:?}");
@@ -34,7 +34,7 @@ async fn nobody_waits_for_a_version_that_was_loaded_ahead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_load_one_after_the_other_and_all_switch_at_once() {
+async fn workers_load_in_turn_and_switch_at_once() {
     let server = Server::builder().workers(3).model("m", &tiny("a")).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     for content in ["b", "a", "b", "cls", "a"] {
@@ -50,42 +50,42 @@ async fn workers_load_one_after_the_other_and_all_switch_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_dies_while_it_loads_ahead_does_not_hold_up_the_update() {
-    let server = Server::builder().lets_workers_rest().model("m", &tiny("a")).start().await;
+async fn a_death_while_loading_ahead_does_not_block_the_update() {
+    let server = Server::builder().tolerates_stopped_workers().model("m", &tiny("a")).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
     let victim = server.settled().await.workers[0].pid.unwrap();
-    // It is asked and never gets to it.
+    // The stopped worker receives the request to load but does not process it.
     processes::signal(victim, Signal::SIGSTOP);
     let start = load.now();
     let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;
     call.step("checked").await;
     let next = tokio::time::timeout(Duration::from_millis(500), call.line()).await;
-    assert!(next.is_err(), "the first worker has loaded nothing: {next:?}");
+    assert!(next.is_err(), "the stopped worker must not have loaded: {next:?}");
     assert_eq!(served(&server, "m").await.0, 1);
 
     let killed = Instant::now();
     processes::signal(victim, Signal::SIGKILL);
     let (steps, outcome) = call.end().await;
     load.committed((start, load.now()), &outcome.unwrap(), "b");
-    assert_eq!(steps, ["loaded"], "the other worker");
-    // A worker that neither answers nor ends is given a minute.
+    assert_eq!(steps, ["loaded"], "only the other worker loads");
+    // A worker that neither answers nor exits would be waited for a minute.
     assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
     server.restarted(1).await;
     load.more(10).await;
     assert_eq!(load.finish().await.generations, 2);
-    assert_eq!(server.status().await.model("m").generation, 2, "and nothing went back");
+    assert_eq!(server.status().await.model("m").generation, 2, "no rollback");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_every_worker_died_of_while_loading_it_is_not_committed() {
-    let server = Server::builder().lets_workers_rest().model("m", &tiny("a")).start().await;
+async fn a_version_that_kills_all_loading_workers_is_not_committed() {
+    let server = Server::builder().tolerates_stopped_workers().model("m", &tiny("a")).start().await;
     let victims = server.settled().await.pids();
     victims.iter().for_each(|&pid| processes::signal(pid, Signal::SIGSTOP));
     let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;
     call.step("checked").await;
     for pid in victims {
-        // Each is asked when the one before has ended.
+        // A worker is asked to load only after the previous one has died.
         tokio::time::sleep(Duration::from_millis(300)).await;
         processes::signal(pid, Signal::SIGKILL);
     }

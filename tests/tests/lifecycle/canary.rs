@@ -1,4 +1,4 @@
-//! What a candidate says of itself, and how far it is from what serves.
+//! Canary texts of a candidate, and drift from the serving version.
 
 use std::{fs, path::PathBuf};
 
@@ -7,21 +7,21 @@ use serde_json::json;
 
 use crate::{embed, served, tiny, variant_of};
 
-/// A variant of `b` whose canary says that its texts embed as these contents do.
+/// Creates a variant of `b` whose canary expects embeddings of these contents.
 fn with_canary(home: &Home, name: &str, contents: &[&str]) -> PathBuf {
     let corpus = Corpus::tiny();
-    let lines = corpus.texts.iter().zip(contents).enumerate().map(|(place, (text, content))| {
-        let embedding = &corpus.contents[*content][place];
+    let lines = corpus.texts.iter().zip(contents).enumerate().map(|(index, (text, content))| {
+        let embedding = &corpus.contents[*content][index];
         json!({"text": text, "embedding": embedding, "min_cosine": 0.999}).to_string()
     });
     let directory = variant_of(home, "b", name);
     fs::write(directory.join("canary.jsonl"), lines.collect::<Vec<_>>().join("\n"))
-        .expect("it can be written");
+        .expect("the canary can be written");
     directory
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_is_held_to_its_own_canary_texts() {
+async fn a_candidate_must_pass_its_own_canary() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let home = server.home();
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
@@ -51,21 +51,21 @@ async fn a_candidate_is_held_to_its_own_canary_texts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_that_is_too_far_from_what_serves_is_refused_if_that_is_demanded() {
+async fn a_candidate_below_min_cosine_is_refused() {
     let builder = Server::builder().argument("--min-cosine").argument("0.99");
     let server = builder.model("m", &tiny("a")).start().await;
-    assert!(server.status().await.model("m").drift.is_none(), "there was nothing to compare");
+    assert!(server.status().await.model("m").drift.is_none(), "nothing to compare with");
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
     let refusal = load.update(&server, &tiny("b"), "b").await.unwrap_err();
     assert_eq!(refusal.kind, "drift", "{refusal:?}");
     assert!(refusal.message.contains("0.99"), "{refusal:?}");
 
-    // Without what it is compared with, nobody can say that it is near.
+    // Without the serving version's compiled form, drift cannot be measured.
     let compiled = server.home().state().join("compiled");
     fs::rename(&compiled, compiled.with_extension("away")).unwrap();
     let refusal = load.update(&server, &tiny("b"), "b").await.unwrap_err();
     assert_eq!(refusal.kind, "drift", "{refusal:?}");
-    // It may have been made anew for the candidate.
+    // It may have been created again for the candidate.
     let _ = fs::remove_dir_all(&compiled);
     fs::rename(compiled.with_extension("away"), &compiled).unwrap();
 
@@ -74,22 +74,22 @@ async fn a_candidate_that_is_too_far_from_what_serves_is_refused_if_that_is_dema
     load.more(4).await;
     assert_eq!(load.finish().await.generations, 2);
     let status = server.status().await;
-    let drift = status.model("m").drift.expect("it was measured");
+    let drift = status.model("m").drift.expect("drift was measured");
     assert!(drift.min_cosine > 0.9999 && drift.mean_cosine >= drift.min_cosine, "{drift:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_demand_the_distance_is_only_told() {
+async fn without_min_cosine_the_drift_is_only_reported() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     server.update("m", Some(&tiny("b"))).await.unwrap();
-    let drift = server.status().await.model("m").drift.expect("it was measured");
+    let drift = server.status().await.model("m").drift.expect("drift was measured");
     assert!(drift.min_cosine <= drift.mean_cosine && drift.mean_cosine < 0.9, "{drift:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_dimension_serves_only_where_it_is_allowed() {
+async fn another_dimension_is_served_only_if_allowed() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     let refusal = load.update(&server, &tiny("wide"), "wide").await.unwrap_err();
@@ -104,10 +104,10 @@ async fn another_dimension_serves_only_where_it_is_allowed() {
     assert_eq!(embed(&server, "a").await.len(), 48);
     assert_eq!(server.status().await.model("m").dimension, Some(48));
 
-    // That a version was checked before allows nothing.
+    // An earlier check of the version does not allow the change.
     let refusal = load.update(&server, &tiny("a"), "a").await.unwrap_err();
     assert_eq!(refusal.kind, "contract", "{refusal:?}");
-    // Back again: what has served before is known to whoever asks for it.
+    // A rollback needs no permission: the previous version has served before.
     let start = load.now();
     let back = server.rollback("m", None).await.unwrap();
     load.committed((start, load.now()), &back, "a");

@@ -1,5 +1,5 @@
-//! Compiled forms: weights that all workers share. They are derived, so whatever becomes of them
-//! is repaired or done without.
+//! Compiled forms: weights shared by all workers. They are derived, so damage is repaired or the
+//! plain model is used.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ async fn start(home: &Arc<Home>) -> Server {
     Server::builder().home(home).model("m", &tiny("a")).start().await
 }
 
-/// Whether all workers use the compiled form; none of them must be alone with it.
+/// Returns whether all workers use the compiled form, and asserts that they agree.
 async fn compiled(server: &Server) -> bool {
     let workers = server.settled().await.workers;
     let compiled: Vec<bool> = workers.iter().map(|worker| worker.loads["m"].compiled).collect();
@@ -38,7 +38,7 @@ async fn assert_serves(server: &Server, content: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_map_the_weights_from_one_file() {
+async fn workers_map_weights_from_the_same_file() {
     let home = Arc::new(Home::new());
     let server = start(&home).await;
     for content in ["a", "b"] {
@@ -60,25 +60,25 @@ async fn workers_map_the_weights_from_one_file() {
     server.stop().await;
 }
 
-/// What is done to the directory of a compiled form.
+/// Damages the directory of a compiled form.
 type Damage = fn(PathBuf);
 
-/// Flips bytes all over a file.
+/// Flips bytes throughout a file.
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).expect("a file");
     for byte in bytes.iter_mut().step_by(97) {
         *byte ^= 0x55;
     }
-    fs::write(path, bytes).expect("it can be written");
+    fs::write(path, bytes).expect("the file can be written");
 }
 
 fn cut(path: &Path) {
     let bytes = fs::read(path).expect("a file");
-    fs::write(path, &bytes[..bytes.len() / 2]).expect("it can be written");
+    fs::write(path, &bytes[..bytes.len() / 2]).expect("the file can be written");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_compiled_form_is_made_again_at_the_next_start() {
+async fn a_damaged_compiled_form_is_rebuilt_at_the_next_start() {
     let home = Arc::new(Home::new());
     let disk = Disk::of(&home);
     start(&home).await.stop().await;
@@ -103,17 +103,17 @@ async fn a_damaged_compiled_form_is_made_again_at_the_next_start() {
         assert_serves(&server, "a").await;
         server.stop().await;
         let made = contents(&disk.compiled_form(&version)).map(|path| fs::read(path).unwrap());
-        assert!(made == sound, "{name}: what was made again is what was made first");
+        assert!(made == sound, "{name}: the rebuilt form equals the original");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_compiled_form_can_be_made_the_plain_model_serves_and_status_says_so() {
+async fn without_a_compiled_form_the_plain_model_is_served() {
     let home = Arc::new(Home::new());
     start(&home).await.stop().await;
-    let place = home.state().join("compiled");
-    fs::remove_dir_all(&place).unwrap();
-    fs::write(&place, "this is no directory").unwrap();
+    let path = home.state().join("compiled");
+    fs::remove_dir_all(&path).unwrap();
+    fs::write(&path, "not a directory").unwrap();
 
     let server = start(&home).await;
     assert!(!compiled(&server).await);
@@ -128,9 +128,9 @@ async fn where_no_compiled_form_can_be_made_the_plain_model_serves_and_status_sa
     assert_serves(&server, "b").await;
     server.stop().await;
 
-    fs::remove_file(&place).unwrap();
+    fs::remove_file(&path).unwrap();
     let server = start(&home).await;
-    assert!(compiled(&server).await, "it is made where it can be made");
+    assert!(compiled(&server).await, "the compiled form is built once possible");
     assert_serves(&server, "b").await;
     let text = String::from_utf8(server.cli(&["status"]).await.stdout).unwrap();
     assert!(!text.contains("not compiled"), "{text}");
@@ -150,12 +150,12 @@ async fn compiled_forms_may_be_removed_at_any_time() {
         processes::signal(pid, Signal::SIGKILL);
     }
     server.restarted(2).await;
-    assert!(!compiled(&server).await, "there is none to be had");
+    assert!(!compiled(&server).await, "no compiled form exists");
     assert_serves(&server, "a").await;
     server.stop().await;
 
     let server = start(&home).await;
-    assert!(compiled(&server).await, "a start makes what is missing");
+    assert!(compiled(&server).await, "a start rebuilds a missing form");
     assert_serves(&server, "a").await;
     server.stop().await;
 }

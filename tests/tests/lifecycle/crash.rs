@@ -1,6 +1,6 @@
-//! Killed at any step, the next start is clean: it serves the old generation or the new one, and
-//! nothing is left of what was under way. The steps are numbered where they are taken, in the
-//! engine's `models/store/crash.rs`; only its debug builds have them.
+//! Crash points: after a kill at any step of an update, the next start serves the old or the new
+//! generation and leaves nothing behind. The engine's `models/store/crash.rs` defines the steps;
+//! only debug builds have them.
 
 use std::{
     collections::BTreeSet,
@@ -20,9 +20,9 @@ use e2e::{
 
 use crate::{embed, served, tiny, variant_of};
 
-/// In the order in which an update comes by.
+/// Crash points in the order of an update.
 const POINTS: std::ops::RangeInclusive<u32> = 1..=9;
-/// From here on the record of the new generation has its name.
+/// From this point on, the record of the new generation has its final name.
 const RECORDED: u32 = 8;
 
 fn builder(home: &Arc<Home>) -> Builder {
@@ -33,8 +33,7 @@ fn with_crash_point(home: &Arc<Home>, point: u32) -> Builder {
     builder(home).variable("ONNXD_CRASH_POINT", &point.to_string())
 }
 
-/// Starts without a crash point. What is not needed is gone before anything else happens, and
-/// what is served is a known content.
+/// Starts without a crash point. Asserts that leftovers are gone and a known content is served.
 async fn recover(home: &Arc<Home>, point: u32) -> Server {
     let server = builder(home).start().await;
     let left = Disk::of(home).leftovers();
@@ -47,10 +46,10 @@ async fn recover(home: &Arc<Home>, point: u32) -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_step_of_an_update_the_old_or_the_new_generation_serves_next() {
+async fn a_kill_during_an_update_preserves_a_whole_generation() {
     let home = Arc::new(Home::new());
     let mut numbers = BTreeSet::new();
-    // The first start comes by all of these places as well.
+    // The first start passes all crash points as well.
     builder(&home).start().await.stop().await;
     for point in POINTS {
         let from = variant_of(&home, "b", &point.to_string());
@@ -58,7 +57,10 @@ async fn killed_at_any_step_of_an_update_the_old_or_the_new_generation_serves_ne
         let (old, old_version) = served(&server, "m").await;
         numbers.insert(old);
         let output = server.cli(&["update", "m", "--from", from.to_str().unwrap()]).await;
-        assert!(!output.status.success(), "no debug build, or no crash point {point}: {output:?}");
+        assert!(
+            !output.status.success(),
+            "not a debug build, or no crash point {point}: {output:?}"
+        );
         let exit = server.wait_ignoring_staging().await;
         assert_eq!(exit.signal(), Some(Signal::SIGKILL as i32), "crash point {point}");
 
@@ -77,11 +79,11 @@ async fn killed_at_any_step_of_an_update_the_old_or_the_new_generation_serves_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_step_of_the_very_first_start_the_next_one_serves() {
+async fn a_kill_during_the_first_start_does_not_break_the_next() {
     for point in POINTS {
         let home = Arc::new(Home::new());
         let mut server = with_crash_point(&home, point).spawn();
-        let exited = server.ready().await.expect_err("no debug build, or no such crash point");
+        let exited = server.ready().await.expect_err("not a debug build, or no such crash point");
         assert_eq!(exited.code, None, "crash point {point}: {}", exited.stderr);
         drop(server);
 
@@ -94,7 +96,7 @@ async fn killed_at_any_step_of_the_very_first_start_the_next_one_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_made_things_of_any_kind_are_gone_after_a_start() {
+async fn a_start_removes_partial_files_of_every_kind() {
     let home = Arc::new(Home::new());
     builder(&home).start().await.stop().await;
     let disk = Disk::of(&home);

@@ -1,5 +1,5 @@
-//! A disk that says it has not written: what is not surely durable never serves, not even after
-//! a restart. strace makes the kernel say so.
+//! Failing fsyncs: a version or record that may not be durable is never served, not even after a
+//! restart. strace makes the calls fail.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use e2e::{disk::Disk, home::Home, server::Server, tracer::Tracer};
 
 use crate::{served, tiny, variant_of};
 
-/// What is written to the disk by one thread, and which of its fsyncs fail.
+/// Files written by one thread, whose fsyncs fail.
 enum Writing {
-    /// A version: eight files, the two directories that hold them, and the one that holds it.
+    /// A version: eight files, their two directories, and the parent of the version.
     Version,
-    /// A record of a version that is kept: the file, the model's directory, that of all models.
+    /// A record of an existing version: the file, the model's directory, and its parent.
     Record,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_whose_writing_fails_is_refused_and_does_not_serve_after_a_restart() {
+async fn an_update_with_a_failing_fsync_is_refused_for_good() {
     use Writing::{Record, Version};
     let home = Arc::new(Home::new());
     let start = || Server::builder().home(&home).model("m", &tiny("a")).start();
@@ -35,12 +35,12 @@ async fn an_update_whose_writing_fails_is_refused_and_does_not_serve_after_a_res
         let before = served(&server, "m").await;
         let how = format!("error=EIO:when={number}");
         let Some(tracer) = Tracer::attach(&server, "fsync", &how).await else {
-            eprintln!("skipped: strace cannot be used");
+            eprintln!("SKIPPED: strace cannot attach");
             return server.stop().await;
         };
         let result = server.update("m", Some(&from)).await;
         tracer.detach();
-        let refusal = result.expect_err("there is no such fsync");
+        let refusal = result.expect_err("the fsync must fail");
         assert_eq!(refusal.kind, "internal", "{refusal:?}");
         assert!(refusal.message.contains("os error 5"), "{refusal:?}");
         assert_eq!(served(&server, "m").await, before);

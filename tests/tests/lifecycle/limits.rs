@@ -1,4 +1,4 @@
-//! What a candidate may use of time and memory, and what its checker's end means.
+//! Limits on a candidate's time and memory, and the end of its checker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{checker, checkers, served, tiny};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn assert_nothing_is_left(home: &Home) {
+async fn assert_no_leftovers(home: &Home) {
     let disk = Disk::of(home);
-    eventually("nothing is left of a refused candidate", PATIENCE, async || {
+    eventually("leftovers of a refused candidate are removed", PATIENCE, async || {
         let left = disk.leftovers();
         (left.is_empty() && checkers(home).is_empty()).then_some(())
     })
@@ -27,7 +27,7 @@ async fn assert_nothing_is_left(home: &Home) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_that_takes_too_much_time_or_memory_is_refused_and_nobody_else_notices() {
+async fn a_candidate_over_its_time_or_memory_limit_is_refused() {
     let server = Server::builder()
         .argument("--check-timeout=3")
         .argument("--check-memory=600")
@@ -38,65 +38,65 @@ async fn a_candidate_that_takes_too_much_time_or_memory_is_refused_and_nobody_el
     for (name, kind) in [("expensive", "memory"), ("slow", "timeout")] {
         let refusal = load.update(&server, &tiny(name), "none").await.unwrap_err();
         assert_eq!(refusal.kind, kind, "{name}: {refusal:?}");
-        assert_nothing_is_left(server.home()).await;
+        assert_no_leftovers(server.home()).await;
         load.more(10).await;
     }
     load.update(&server, &tiny("b"), "b").await.unwrap();
     load.more(10).await;
     assert_eq!(load.finish().await.generations, 2);
-    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    assert_eq!(server.status().await.restarts(), 0, "no worker was restarted");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_is_not_cut_short_by_large_requests_meanwhile() {
+async fn a_check_survives_concurrent_large_requests() {
     let server = Server::builder().argument("--check-timeout=16").model("m", &tiny("a")).start();
     let server = server.await;
     let mut call = Control::of(&server).update("m", &tiny("slow"), "ahead").await;
     call.step("passed").await;
-    // So large that it is parsed beside other requests, for which the runtime takes another thread;
-    // the one that began the check ends after ten idle seconds.
+    // These requests are large enough to be parsed on a separate runtime thread. The thread that
+    // started the check then exits after ten idle seconds.
     let mut client = server.client().await;
     for _ in 0..1 {
         let inputs = vec!["word ".repeat(20_000); 16];
         let answer = client.post("/embed", &serde_json::json!({"inputs": inputs})).await;
         assert_eq!(answer.map(|answer| answer.status), Ok(200));
     }
-    let refusal = call.end().await.1.expect_err("it takes for ever");
+    let refusal = call.end().await.1.expect_err("the check times out");
     assert_eq!(refusal.kind, "timeout", "{refusal:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checker_that_dies_refuses_its_candidate_and_hurts_nobody() {
+async fn a_dead_checker_refuses_only_its_candidate() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
     let slow = tiny("slow");
     let killing = async {
         let checker = checker(server.home()).await;
         load.more(10).await;
-        assert!(nice(checker.pid) >= 10, "it yields to workers");
+        assert!(nice(checker.pid) >= 10, "the checker runs at low priority");
         checker.signal(Signal::SIGKILL);
     };
     let (refusal, ()) = tokio::join!(server.update("m", Some(&slow)), killing);
     let refusal = refusal.unwrap_err();
     assert_eq!(refusal.kind, "crash", "{refusal:?}");
     assert!(refusal.message.contains("signal 9"), "{refusal:?}");
-    assert_nothing_is_left(server.home()).await;
+    assert_no_leftovers(server.home()).await;
     load.more(10).await;
     assert_eq!(load.finish().await.generations, 1);
-    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    assert_eq!(server.status().await.restarts(), 0, "no worker was restarted");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_during_a_check_it_stops_and_leaves_nothing() {
+async fn a_stop_during_a_check_leaves_nothing_behind() {
     let home = Arc::new(Home::new());
     let mut server = Server::builder().home(&home).model("m", &tiny("a")).start().await;
     let mut call = Control::of(&server).update("m", &tiny("slow"), "ahead").await;
     call.step("passed").await;
     let checker = checker(&home).await;
-    // Panics if a process or anything in staging is left.
+    // Panics if a process or anything in staging is left behind.
     assert_eq!(server.terminate().await.code(), Some(0));
     assert!(!checker.runs());
     let (_, outcome) = call.end().await;

@@ -1,20 +1,20 @@
-//! The whole life of an update: checked apart, loaded ahead, committed at once, gone back from,
-//! and nothing lost on the way, whatever is killed or full.
+//! The lifecycle of versions: checks, loading ahead, commits, rollbacks, and recovery from kills
+//! and full disks.
 
 mod ahead;
 mod canary;
 mod compiled;
+mod containment;
 mod crash;
-mod display;
+mod disk_full;
 mod fsync;
 mod limits;
-mod outside;
+mod output;
 mod preload;
 mod probation;
 mod repository;
 mod retention;
 mod rollback;
-mod space;
 mod statuses;
 mod storms;
 mod two_models;
@@ -31,39 +31,39 @@ use e2e::{
 };
 use serde_json::json;
 
-/// One of the tiny test models.
+/// Returns a tiny test model.
 fn tiny(name: &str) -> PathBuf {
     model(&format!("tiny/{name}"))
 }
 
-/// A version of its own that embeds as the tiny model `content` does.
+/// Creates a new version with the embeddings of the tiny model `content`.
 fn variant_of(home: &Home, content: &str, name: &str) -> PathBuf {
     let directory = home.models().join(format!("{content}-{name}"));
     variant(&tiny(content), &directory, name);
     directory
 }
 
-/// Generation and version of a model.
+/// Returns a model's generation and version.
 async fn served(server: &Server, model: &str) -> (u64, String) {
     let status = server.status().await;
     let model = status.model(model);
     (model.generation, model.version.clone())
 }
 
-/// The embedding of a text, as it is served now.
+/// Returns the current embedding of a text.
 async fn embed(server: &Server, text: &str) -> Vec<f32> {
     let response = server.client().await.post("/embed", &json!({"inputs": text})).await;
     response.expect("an answer").embeddings().remove(0)
 }
 
-/// The checkers that work for the supervisor of this home.
+/// Returns the running checkers of this home's supervisor.
 fn checkers(home: &Home) -> Vec<Process> {
     let mut found = processes::mentioning(&home.state());
     found.retain(|process| command_line(process.pid).contains("worker check "));
     found
 }
 
-/// The first of them, as soon as there is one.
+/// Waits for a running checker.
 async fn checker(home: &Home) -> Process {
     let patience = Duration::from_secs(20);
     eventually("a checker", patience, async || checkers(home).into_iter().next()).await

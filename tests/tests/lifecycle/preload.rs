@@ -1,4 +1,4 @@
-//! Models that are loaded when somebody asks for them, and not before.
+//! Models loaded on their first request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{served, tiny};
 
-/// Asks a model for an embedding, on a connection of its own.
+/// Sends a request for an embedding on a new connection.
 async fn ask(server: &Server, model: &str) -> e2e::client::Response {
     let body = json!({"inputs": "a", "model": model});
     server.client().await.post("/embed", &body).await.expect("an answer")
@@ -21,7 +21,7 @@ fn versions(home: &Home) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_requests_load_a_model_once_and_all_of_them_are_answered() {
+async fn concurrent_first_requests_load_a_model_once() {
     let home = Arc::new(Home::new());
     let start = || {
         let builder = Server::builder().home(&home).argument("--preload=none");
@@ -35,7 +35,7 @@ async fn the_first_requests_load_a_model_once_and_all_of_them_are_answered() {
             assert_eq!((model.state.as_str(), model.generation), ("not_loaded", 0));
         }
         if round == 0 {
-            assert_eq!(versions(&home), 0, "nothing is staged");
+            assert_eq!(versions(&home), 0, "nothing is staged yet");
         }
         let mut asking = tokio::task::JoinSet::new();
         for _ in 0..20 {
@@ -45,7 +45,7 @@ async fn the_first_requests_load_a_model_once_and_all_of_them_are_answered() {
         }
         for response in asking.join_all().await {
             assert_eq!(response.status, 200, "{}", response.text());
-            assert_eq!(response.generation(), Some(1), "also after a restart");
+            assert_eq!(response.generation(), Some(1), "the same generation after a restart");
         }
         let status = server.settled().await;
         assert_eq!(status.counter("commits_total"), 1);
@@ -57,7 +57,7 @@ async fn the_first_requests_load_a_model_once_and_all_of_them_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_source_is_an_answer_with_the_reason_and_another_model_serves_on() {
+async fn a_broken_source_fails_requests_for_its_model_only() {
     let home = Arc::new(Home::new());
     let source = home.models().join("late");
     replace_model(&tiny("no_tokenizer"), &source);
@@ -71,9 +71,10 @@ async fn a_broken_source_is_an_answer_with_the_reason_and_another_model_serves_o
     }
     assert_eq!(server.status().await.model("late").state, "not_loaded");
     replace_model(&tiny("b"), &source);
-    let response = eventually("the mended source is tried", Duration::from_secs(20), async || {
-        Some(ask(&server, "late").await).filter(|response| response.status == 200)
-    });
+    let response =
+        eventually("a retry of the repaired source", Duration::from_secs(20), async || {
+            Some(ask(&server, "late").await).filter(|response| response.status == 200)
+        });
     assert_eq!(response.await.generation(), Some(1));
     load.more(20).await;
     load.finish().await;
@@ -81,7 +82,7 @@ async fn a_broken_source_is_an_answer_with_the_reason_and_another_model_serves_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_waits_for_a_load_no_longer_than_it_wants_to() {
+async fn a_request_waits_for_a_load_until_its_timeout() {
     let server = Server::builder().argument("--preload=none").model("m", &tiny("slow")).start();
     let server = server.await;
     let body = r#"{"inputs": "a"}"#;
@@ -93,12 +94,16 @@ async fn a_request_waits_for_a_load_no_longer_than_it_wants_to() {
     let raw = raw.unwrap();
     assert_eq!(raw.status(), Some(504), "{}", raw.body());
     assert!(raw.body().contains("0.2 s"), "{}", raw.body());
-    assert_eq!(server.status().await.model("m").state, "loading", "for whoever comes next");
+    assert_eq!(
+        server.status().await.model("m").state,
+        "loading",
+        "the load continues for later requests"
+    );
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_touches_only_what_is_loaded_and_an_update_loads_what_was_not() {
+async fn a_reload_updates_only_loaded_models() {
     let builder = Server::builder().argument("--preload=one");
     let builder = builder.model("one", &tiny("a")).model("two", &tiny("b"));
     let server = builder.model("three", &tiny("cls")).start().await;

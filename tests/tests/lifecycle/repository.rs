@@ -1,4 +1,4 @@
-//! Triton's repository API, over the admin socket and over TCP, and who may use it.
+//! Triton's repository API over the admin socket and TCP, and its access control.
 
 use std::{
     fs::{self, Permissions},
@@ -22,7 +22,7 @@ use crate::{embed, served, tiny};
 
 pub(crate) const TOKEN: &str = "a-token-for-tests";
 
-/// A file with the token, of this mode.
+/// Creates a file with the token and this mode.
 pub(crate) fn token_file(home: &Home, mode: u32) -> PathBuf {
     let path = home.root().join(format!("token-{mode:o}"));
     fs::write(&path, format!("{TOKEN}\n")).expect("a file");
@@ -30,7 +30,7 @@ pub(crate) fn token_file(home: &Home, mode: u32) -> PathBuf {
     path
 }
 
-/// Sends a request with these headers beside its host.
+/// Sends a request with these headers in addition to `host`.
 async fn send(address: SocketAddr, line: &str, headers: &[(&str, &str)], body: &str) -> Raw {
     let mut request = format!("{line} HTTP/1.1\r\nconnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "host") {
@@ -44,7 +44,7 @@ async fn send(address: SocketAddr, line: &str, headers: &[(&str, &str)], body: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_index_names_every_model_and_load_and_unload_do_what_the_commands_do() {
+async fn the_repository_lists_loads_and_unloads_models() {
     let builder = Server::builder().argument("--preload=one");
     let server = builder.model("one", &tiny("a")).model("two", &tiny("b")).start().await;
     let control = Control::of(&server);
@@ -78,12 +78,12 @@ async fn the_index_names_every_model_and_load_and_unload_do_what_the_commands_do
     assert_eq!(index("{}").await, ["one||UNAVAILABLE|unloaded", "two|1|READY|"]);
     let (status, loaded) = control.post("/v2/repository/models/one/load", "{}").await;
     assert_eq!((status, &loaded["generation"]), (200, &json!(3)), "{loaded}");
-    assert_ne!(embed(&server, "a").await, before, "the own source is a");
+    assert_ne!(embed(&server, "a").await, before, "the configured source is a");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_done_is_answered_400_with_the_reason() {
+async fn invalid_repository_calls_are_400_with_the_reason() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let control = Control::of(&server);
     for (path, body, words) in [
@@ -104,8 +104,8 @@ async fn what_cannot_be_done_is_answered_400_with_the_reason() {
         let reason = answer["error"].as_str().unwrap_or_else(|| panic!("{answer}"));
         assert!(reason.contains(words), "{path} {body}: {reason}");
     }
-    assert_eq!(served(&server, "m").await.0, 1, "and nothing has changed");
-    // Where it is not served it says where it is.
+    assert_eq!(served(&server, "m").await.0, 1, "nothing has changed");
+    // The public port refuses these calls and names the flag.
     for path in ["index", "models/m/load", "models/m/unload"] {
         let path = format!("/v2/repository/{path}");
         let response = server.client().await.post(&path, &json!({})).await.unwrap();
@@ -116,7 +116,7 @@ async fn what_cannot_be_done_is_answered_400_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_tcp_it_takes_the_token_a_loopback_host_and_no_origin() {
+async fn tcp_requires_the_token_a_loopback_host_and_no_origin() {
     let home = Arc::new(Home::new());
     let address = free_address();
     let server = listening(&home, &address.to_string(), &token_file(&home, 0o600));
@@ -150,10 +150,10 @@ async fn over_tcp_it_takes_the_token_a_loopback_host_and_no_origin() {
             assert!(body["error"].is_string(), "{body}");
         }
     }
-    assert_eq!(served(&server, "m").await.0, 2, "the one load that was allowed");
+    assert_eq!(served(&server, "m").await.0, 2, "only one load was allowed");
     let long = "x".repeat(70_000);
     assert_eq!(send(address, load, &[token], &long).await.status(), Some(413));
-    assert!(!server.stderr().contains(TOKEN), "the token is in no log");
+    assert!(!server.stderr().contains(TOKEN), "the token is in the log");
     server.stop().await;
 }
 
@@ -163,23 +163,26 @@ pub(crate) fn listening(home: &Arc<Home>, address: &str, file: &std::path::Path)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_that_leaves_the_door_open_does_not_start() {
+async fn an_insecure_admin_listener_does_not_start() {
     let home = Arc::new(Home::new());
     let (good, open) = (token_file(&home, 0o600), token_file(&home, 0o644));
     let short = home.root().join("short");
     fs::write(&short, "short\n").unwrap();
     fs::set_permissions(&short, Permissions::from_mode(0o600)).unwrap();
     let here = "127.0.0.1:1";
-    let alone = Server::builder().home(&home).argument("--admin-listen").argument(here);
+    let untokened = Server::builder().home(&home).argument("--admin-listen").argument(here);
     for (builder, words) in [
         (listening(&home, "0.0.0.0:1", &good), "loopback"),
         (listening(&home, here, &open), "0644"),
         (listening(&home, here, &short), "16 bytes"),
         (listening(&home, here, &home.root().join("missing")), "missing"),
-        (alone, "--admin-token-file"),
+        (untokened, "--admin-token-file"),
     ] {
-        let exited =
-            builder.model("m", &tiny("a")).try_start().await.expect_err("it must not start");
+        let exited = builder
+            .model("m", &tiny("a"))
+            .try_start()
+            .await
+            .expect_err("the server must not start");
         assert_eq!(exited.code, Some(78), "{}", exited.stderr);
         assert!(exited.stderr.contains(words), "{words}: {}", exited.stderr);
     }

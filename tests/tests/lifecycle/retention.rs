@@ -1,4 +1,4 @@
-//! What is kept: the last versions of each model, and whatever is in use.
+//! Retention: the last versions of each model, and versions in use.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ fn variants(home: &Home) -> Vec<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_restart_the_last_three_versions_are_kept_and_can_be_gone_back_to() {
+async fn a_restart_keeps_the_last_three_versions_for_rollbacks() {
     let home = Arc::new(Home::new());
     let disk = Disk::of(&home);
     let server = builder(&home, "3").start().await;
@@ -34,7 +34,7 @@ async fn after_a_restart_the_last_three_versions_are_kept_and_can_be_gone_back_t
     for from in variants(&home) {
         let committed = server.update("m", Some(&from)).await.unwrap();
         versions.push(committed.version);
-        assert!(disk.versions().contains(versions.last().unwrap()), "what is served is there");
+        assert!(disk.versions().contains(versions.last().unwrap()), "the served version is kept");
     }
     server.stop().await;
 
@@ -45,7 +45,7 @@ async fn after_a_restart_the_last_three_versions_are_kept_and_can_be_gone_back_t
     kept.sort();
     assert_eq!(disk.versions().into_iter().collect::<Vec<_>>(), kept);
     assert_eq!(disk.compiled().into_iter().collect::<Vec<_>>(), kept);
-    assert_eq!(served(&server, "other").await, others, "another model's versions stay");
+    assert_eq!(served(&server, "other").await, others, "other models keep their versions");
 
     for (generation, version) in [(4, &versions[3]), (5, &versions[4])] {
         let back = server.rollback("m", Some(generation)).await.unwrap();
@@ -57,14 +57,14 @@ async fn after_a_restart_the_last_three_versions_are_kept_and_can_be_gone_back_t
         assert_eq!(refusal.kind, "not_found", "{refusal:?}");
         assert!(refusal.message.contains(&generation.to_string()), "{refusal:?}");
     }
-    // What is no longer kept is a new version like any other, under a new number.
+    // A removed version can be committed again as a new generation.
     let again = server.update("m", Some(&tiny("a"))).await.unwrap();
     assert_eq!((again.generation, &again.version), (9, &versions[0]));
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_served_is_never_removed_however_fast_versions_follow() {
+async fn a_served_version_is_never_removed() {
     let home = Arc::new(Home::new());
     let disk = Disk::of(&home);
     let server = builder(&home, "1").start().await;
@@ -88,18 +88,18 @@ async fn what_is_served_is_never_removed_however_fast_versions_follow() {
     assert_eq!(served(&server, "m").await, (16, version.clone()));
     let mut kept = [version, other.1];
     kept.sort();
-    assert_eq!(disk.versions().into_iter().collect::<Vec<_>>(), kept, "one of each model");
+    assert_eq!(disk.versions().into_iter().collect::<Vec<_>>(), kept, "one version of each model");
     let refusal = server.rollback("m", None).await.unwrap_err();
     assert_eq!(refusal.kind, "not_found", "{refusal:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_on_its_way_is_not_removed_by_the_update_of_another_model() {
+async fn a_candidate_is_not_removed_by_another_models_update() {
     let home = Arc::new(Home::new());
-    let server = builder(&home, "1").lets_workers_rest().start().await;
+    let server = builder(&home, "1").tolerates_stopped_workers().start().await;
     let victim = server.settled().await.workers[0].pid.unwrap();
-    // Asked to load ahead, it holds up the update between the check and the record.
+    // The stopped worker delays the update between check and record.
     processes::signal(victim, Signal::SIGSTOP);
     let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;
     call.step("checked").await;

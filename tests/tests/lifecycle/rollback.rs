@@ -1,11 +1,11 @@
-//! Going back is fast: what has served before needs neither a check nor a compilation.
+//! Rollbacks are fast: versions that have served are neither checked nor compiled again.
 
 use e2e::{admin, control::Control, corpus::Corpus, load::Load, server::Server};
 
 use crate::{served, tiny};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn going_back_under_load_checks_nothing_and_costs_no_request() {
+async fn a_rollback_under_load_skips_checks_and_fails_no_request() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     load.update(&server, &tiny("b"), "b").await.unwrap();
@@ -14,7 +14,7 @@ async fn going_back_under_load_checks_nothing_and_costs_no_request() {
         let (steps, outcome) = Control::of(&server).rollback("m").await.end().await;
         let committed = outcome.unwrap();
         assert_eq!(committed.load, admin::Load::Ahead);
-        assert_eq!(steps, ["loaded", "loaded"], "neither staged nor checked");
+        assert_eq!(steps, ["loaded", "loaded"], "only loaded");
         load.committed((start, load.now()), &committed, content);
         load.more(8).await;
     }
@@ -26,7 +26,7 @@ async fn going_back_under_load_checks_nothing_and_costs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_to_what_was_served_before_is_not_checked_again() {
+async fn an_update_to_a_previous_version_is_not_checked_again() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     server.update("m", Some(&tiny("b"))).await.unwrap();
     let (steps, outcome) = Control::of(&server).update("m", &tiny("a"), "ahead").await.end().await;

@@ -1,4 +1,4 @@
-//! The admin interface says by HTTP status and in one JSON form why it does nothing.
+//! Refused admin calls have an HTTP status and a uniform JSON body.
 
 use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
@@ -16,7 +16,8 @@ use tokio::net::UnixStream;
 use super::repository::{TOKEN, listening, token_file};
 use crate::{checker, served, tiny};
 
-/// Posts a body with or without a content type; gives the status, its content type and its JSON.
+/// Posts a body with an optional content type. Returns the status, the content type and the JSON
+/// answer.
 async fn post(
     server: &Server,
     path: &str,
@@ -41,7 +42,7 @@ async fn post(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_admin_call_has_its_status_and_a_json_body() {
+async fn refused_admin_calls_have_a_status_and_a_json_body() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let linked = server.home().models().join("linked");
     fs::create_dir_all(&linked).unwrap();
@@ -77,7 +78,7 @@ async fn refused_admin_call_has_its_status_and_a_json_body() {
         assert_eq!(answer["error"]["kind"], kind, "{shown}");
         assert!(answer["error"]["message"].is_string(), "{shown}");
     }
-    // Where there were steps to show it is the last line.
+    // After the first step has been streamed, the refusal is the last line.
     let mut call = Control::of(&server).update("m", &tiny("nan"), "ahead").await;
     assert_eq!(call.status(), 200);
     call.step("staged").await;
@@ -87,7 +88,7 @@ async fn refused_admin_call_has_its_status_and_a_json_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn update_that_waits_is_accepted_before_its_turn() {
+async fn a_queued_update_is_accepted_immediately() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let control = Control::of(&server);
     let mut running = control.update("m", &tiny("slow"), "ahead").await;
@@ -102,7 +103,7 @@ async fn update_that_waits_is_accepted_before_its_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_client_speaks_over_the_socket_and_over_tcp() {
+async fn the_admin_client_works_over_the_socket_and_tcp() {
     let home = Arc::new(Home::new());
     let address = free_address();
     let builder = listening(&home, &address.to_string(), &token_file(&home, 0o600));

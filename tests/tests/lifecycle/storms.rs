@@ -1,4 +1,5 @@
-//! Far more updates than can be loaded: the newest wins, everybody is told, nobody is hurt.
+//! Far more updates than can be loaded: the newest wins, every caller gets an answer, and no
+//! request fails.
 
 use std::{
     os::unix::fs::symlink,
@@ -24,55 +25,55 @@ use tokio::task::JoinSet;
 use crate::{checker, embed, served, tiny};
 
 const CLIENTS: usize = 8;
-/// As many texts as a request may hold: they span groups, and commits.
+/// The maximum per request, so that requests span groups and commits.
 const TEXTS_MAX: usize = 32;
-/// 100 a second for 3 seconds.
+/// 100 per second for 3 seconds.
 const CALLS: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Clients with one text and with many, and both contents checked.
+/// Starts clients with one text and with many, after checking both contents.
 async fn load(server: &Server) -> Load {
     let mut load = Load::start(server, "m", Corpus::tiny(), "a", CLIENTS - 1).await;
-    load.join_with_lists_of(server, TEXTS_MAX).await;
+    load.join_with_lists(server, TEXTS_MAX).await;
     for content in ["b", "a"] {
         load.update(server, &tiny(content), content).await.expect("a good model");
     }
     load
 }
 
-/// A call of the storm: its content, its times, its outcome.
+/// A call of the storm: its content, times and outcome.
 type Called = (&'static str, (Duration, Duration), Result<Committed, Refusal>);
 
-/// Calls that do not wait for each other.
+/// Concurrent update calls.
 struct Storm {
     control: Control,
     begin: Instant,
-    taken_in: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
     calls: JoinSet<Called>,
 }
 
 impl Storm {
     fn of(server: &Server, begin: Instant) -> Self {
-        let taken_in = Arc::new(AtomicUsize::new(0));
-        Self { control: Control::of(server), begin, taken_in, calls: JoinSet::new() }
+        let accepted = Arc::new(AtomicUsize::new(0));
+        Self { control: Control::of(server), begin, accepted, calls: JoinSet::new() }
     }
 
     fn call(&mut self, content: &'static str, load: &'static str) {
         let (control, begin) = (self.control.clone(), self.begin);
-        let taken_in = Arc::clone(&self.taken_in);
+        let accepted = Arc::clone(&self.accepted);
         self.calls.spawn(async move {
             let start = begin.elapsed();
             let call = control.update("m", &tiny(content), load).await;
-            taken_in.fetch_add(1, Ordering::Relaxed);
+            accepted.fetch_add(1, Ordering::Relaxed);
             let (_, outcome) = call.end().await;
             (content, (start, begin.elapsed()), outcome)
         });
     }
 
-    /// Waits until the server has so many calls.
-    async fn taken_in(&self, count: usize) {
-        eventually("all calls are taken in", PATIENCE, async || {
-            (self.taken_in.load(Ordering::Relaxed) == count).then_some(())
+    /// Waits until the server has accepted `count` calls.
+    async fn accepted(&self, count: usize) {
+        eventually("all calls are accepted", PATIENCE, async || {
+            (self.accepted.load(Ordering::Relaxed) == count).then_some(())
         })
         .await;
     }
@@ -83,7 +84,7 @@ impl Storm {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_updates_a_second_the_newest_serves_and_the_others_are_told() {
+async fn the_newest_of_a_hundred_updates_a_second_is_served() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let mut load = load(&server).await;
     let mut storm = Storm::of(&server, load.begin());
@@ -93,7 +94,7 @@ async fn of_a_hundred_updates_a_second_the_newest_serves_and_the_others_are_told
         ticks.tick().await;
         storm.call(content, how);
     }
-    storm.taken_in(CALLS).await;
+    storm.accepted(CALLS).await;
     storm.call("cls", "ahead");
 
     let (mut superseded, mut committed, mut last) = (Vec::new(), Vec::new(), None);
@@ -108,9 +109,10 @@ async fn of_a_hundred_updates_a_second_the_newest_serves_and_the_others_are_told
         }
     }
     load.more(50).await;
-    assert_eq!(Some(served(&server, "m").await), last, "nobody came after the last");
+    assert_eq!(Some(served(&server, "m").await), last, "no commit after the last call");
 
-    // Each number went to one caller, and whoever got none is told which came instead.
+    // Every committed number belongs to one caller, and superseded callers are told which number
+    // replaced theirs.
     committed.sort_unstable();
     let newest = *committed.last().unwrap();
     assert_eq!(committed, (4..=newest).collect::<Vec<_>>());
@@ -125,7 +127,7 @@ async fn of_a_hundred_updates_a_second_the_newest_serves_and_the_others_are_told
     server.stop().await;
 }
 
-/// Makes a link point elsewhere, at once.
+/// Repoints a link atomically.
 fn point(link: &Path, to: &Path) {
     let new = link.with_extension("new");
     symlink(to, &new).expect("a link");
@@ -133,7 +135,7 @@ fn point(link: &Path, to: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_thousands_of_hangups_none_hurts_and_the_last_content_serves() {
+async fn thousands_of_hangups_fail_nothing_and_the_last_one_wins() {
     let builder = Server::builder();
     let current: PathBuf = builder.directories().models().join("current");
     point(&current, &tiny("a"));
@@ -158,11 +160,11 @@ async fn of_thousands_of_hangups_none_hurts_and_the_last_content_serves() {
     server.stop().await;
 }
 
-/// Waits until the signals that were sent last have been followed.
+/// Waits until the last signal has taken effect.
 async fn quiet(server: &Server) {
     let corpus = Corpus::tiny();
     let mut last = (0, Instant::now());
-    eventually("the last content serves, and no other comes", PATIENCE, async || {
+    eventually("the last content is served and stays", PATIENCE, async || {
         let serves = distance(&corpus.contents["cls"][1], &embed(server, &corpus.texts[1]).await);
         let generation = served(server, "m").await.0;
         if generation != last.0 || serves > TOLERANCE {
@@ -174,29 +176,29 @@ async fn quiet(server: &Server) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_and_a_call_at_the_same_time_are_two_generations() {
+async fn a_concurrent_hangup_and_call_make_two_generations() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     server.update("m", Some(&tiny("b"))).await.unwrap();
     for content in ["a", "b"].into_iter().cycle().take(8) {
-        // Where updates have to keep a pace, the call would take the place of the signal's.
+        // If updates were throttled, the call would replace the signal's update.
         tokio::time::sleep(Duration::from_millis(150)).await;
         let before = served(&server, "m").await.0;
         server.signal(Signal::SIGHUP);
         let committed = server.update("m", Some(&tiny(content))).await.unwrap();
         assert!((before + 1..=before + 2).contains(&committed.generation), "{committed:?}");
         let both = server.generation_above("m", before + 1).await;
-        assert_eq!(both.generation, before + 2, "the call's and the signal's");
+        assert_eq!(both.generation, before + 2, "one for the call, one for the signal");
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_superseded_by_an_update_that_is_refused_is_told_that_and_not_its_fault() {
+async fn a_call_superseded_by_a_refused_update_is_not_blamed() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let control = Control::of(&server);
     let running = control.update("m", &tiny("slow"), "ahead").await;
     let waiting = control.update("m", &tiny("b"), "ahead").await;
-    // Taken in means that its task is started, not that the line has heard of it.
+    // An accepted call has a task, but the update queue may not have received it yet.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let newest = control.update("m", &tiny("truncated"), "ahead").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -210,7 +212,7 @@ async fn who_is_superseded_by_an_update_that_is_refused_is_told_that_and_not_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_is_answered_however_many_updates_wait() {
+async fn status_is_answered_however_many_updates_are_queued() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let control = Control::of(&server);
     let mut running = control.update("m", &tiny("slow"), "ahead").await;
@@ -219,8 +221,8 @@ async fn status_is_answered_however_many_updates_wait() {
     (0..200).for_each(|_| storm.call("b", "ahead"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let status = tokio::time::timeout(Duration::from_secs(10), server.status()).await;
-    let taken_in = storm.taken_in.load(Ordering::Relaxed);
-    assert!(status.is_ok(), "no status, and {taken_in} calls were taken in");
+    let accepted = storm.accepted.load(Ordering::Relaxed);
+    assert!(status.is_ok(), "no status after {accepted} calls were accepted");
     checker(server.home()).await.signal(Signal::SIGKILL);
     drop(running);
     let committed = storm.end().await.into_iter().filter(|(_, _, outcome)| outcome.is_ok()).count();

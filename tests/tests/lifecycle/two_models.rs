@@ -1,4 +1,4 @@
-//! Models are updated apart from each other.
+//! Updates of different models are independent.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use e2e::{control::Control, corpus::Corpus, eventually, load::Load, server::Serv
 use crate::{checkers, served, tiny};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_of_one_model_never_changes_the_generation_of_another() {
+async fn an_update_never_changes_another_models_generation() {
     let server = Server::builder().model("one", &tiny("a")).model("two", &tiny("b")).start().await;
     let mut one = Load::start(&server, "one", Corpus::tiny(), "a", 4).await;
     let two = Load::start(&server, "two", Corpus::tiny(), "b", 4).await;
@@ -29,7 +29,7 @@ async fn an_update_of_one_model_never_changes_the_generation_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_check_of_one_model_does_not_hold_up_the_update_of_another() {
+async fn a_long_check_does_not_block_another_models_update() {
     let builder = Server::builder().argument("--check-timeout").argument("60");
     let server = builder.model("one", &tiny("a")).model("two", &tiny("a")).start().await;
     let mut long = Control::of(&server).update("one", &tiny("slow"), "ahead").await;
@@ -37,12 +37,12 @@ async fn a_long_check_of_one_model_does_not_hold_up_the_update_of_another() {
     let committed = server.update("two", Some(&tiny("b"))).await.unwrap();
     assert_eq!((committed.generation, served(&server, "one").await.0), (2, 1));
     let more = tokio::time::timeout(Duration::from_millis(100), long.line()).await;
-    assert!(more.is_err(), "the long check was not over: {more:?}");
+    assert!(more.is_err(), "the long check has ended: {more:?}");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_candidates_are_checked_at_once_and_a_third_waits_for_its_turn() {
+async fn at_most_two_candidates_are_checked_at_once() {
     let names = ["one", "two", "three"];
     let builder =
         names.iter().fold(Server::builder(), |builder, name| builder.model(name, &tiny("a")));
@@ -60,7 +60,7 @@ async fn two_candidates_are_checked_at_once_and_a_third_waits_for_its_turn() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for call in calls {
-        assert_eq!(call.end().await.1.expect_err("it never ends").kind, "timeout");
+        assert_eq!(call.end().await.1.expect_err("the check times out").kind, "timeout");
     }
     server.stop().await;
 }

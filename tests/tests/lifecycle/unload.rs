@@ -1,4 +1,4 @@
-//! Models that are given back while the server serves, and come again.
+//! Models that are unloaded and loaded again while the server is running.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{embed, served, tiny};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unload_under_load_loses_nothing_and_numbers_never_fall() {
+async fn an_unload_under_load_loses_no_request_or_generation() {
     let server = Server::builder().model("one", &tiny("a")).model("two", &tiny("b")).start().await;
     let mut one = Load::start(&server, "one", Corpus::tiny(), "a", 4).await;
     let two = Load::start(&server, "two", Corpus::tiny(), "b", 4).await;
@@ -34,7 +34,7 @@ async fn an_unload_under_load_loses_nothing_and_numbers_never_fall() {
         let gone = status.model("one");
         assert_eq!((gone.state.as_str(), gone.generation), ("unloaded", 0));
         for worker in &status.workers {
-            assert_eq!(worker.generations["one"], 0, "it has dropped it when the call returns");
+            assert_eq!(worker.generations["one"], 0, "the model is dropped when the call returns");
         }
         two.more(20).await;
         let load = one.now();
@@ -49,13 +49,17 @@ async fn an_unload_under_load_loses_nothing_and_numbers_never_fall() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_accepted_is_answered_also_if_its_worker_dies_and_what_comes_later_is_not() {
+async fn an_unload_answers_accepted_requests_and_refuses_new_ones() {
     for ending in [Signal::SIGCONT, Signal::SIGKILL] {
-        let server =
-            Server::builder().lets_workers_rest().workers(1).model("m", &tiny("a")).start().await;
+        let server = Server::builder()
+            .tolerates_stopped_workers()
+            .workers(1)
+            .model("m", &tiny("a"))
+            .start()
+            .await;
         let expected = embed(&server, "a").await;
         let worker = server.settled().await.workers[0].pid.unwrap();
-        // Stopped, it answers nothing.
+        // While stopped, the worker answers nothing.
         processes::signal(worker, Signal::SIGSTOP);
         let mut client = server.client().await;
         let accepted = tokio::spawn(async move {
@@ -69,7 +73,7 @@ async fn what_was_accepted_is_answered_also_if_its_worker_dies_and_what_comes_la
             tokio::spawn(async move { server.unload("m").await })
         };
         let closed = async || (server.status().await.model("m").state == "unloading").then_some(());
-        eventually("the unload has begun", PATIENCE, closed).await;
+        eventually("the unload has started", PATIENCE, closed).await;
         let late = server.client().await.post("/embed", &json!({"inputs": "a"})).await.unwrap();
         assert_eq!(late.status, 404, "{}", late.text());
         assert!(late.text().contains("onnxd update m"), "{}", late.text());
@@ -83,7 +87,7 @@ async fn what_was_accepted_is_answered_also_if_its_worker_dies_and_what_comes_la
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unload_gives_back_what_the_model_took_of_the_workers_memory() {
+async fn an_unload_releases_worker_memory() {
     let builder = Server::builder().argument("--preload=small").model("small", &tiny("a"));
     let server = builder.model("large", &model("minilm")).start().await;
     let long = vec!["word ".repeat(200); 16];
@@ -100,11 +104,11 @@ async fn an_unload_gives_back_what_the_model_took_of_the_workers_memory() {
         assert_eq!(ask("large").await, 200);
     }
     let with = memory(&server.settled().await);
-    // Weights are shared and no worker's own; this is what runs took.
+    // Weights are shared and not counted here; this is memory from inference.
     assert!(with > without + 15_000_000, "{without} → {with} bytes");
     server.unload("large").await.unwrap();
-    // What is dropped is freed in the background; some of it stays with the allocator.
-    eventually("most of it is given back", PATIENCE, async || {
+    // Memory is freed in the background, and the allocator keeps some of it.
+    eventually("most of the memory is released", PATIENCE, async || {
         let after = memory(&server.status().await);
         (after < without + (with - without) / 3).then_some(())
     })
@@ -116,7 +120,7 @@ async fn an_unload_gives_back_what_the_model_took_of_the_workers_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unloaded_model_stays_so_until_it_is_asked_for_or_the_server_starts_again() {
+async fn an_unload_lasts_until_an_update_or_a_restart() {
     let home = Arc::new(Home::new());
     let start = || Server::builder().home(&home).model("m", &tiny("a")).start();
     let server = start().await;
@@ -124,7 +128,7 @@ async fn an_unloaded_model_stays_so_until_it_is_asked_for_or_the_server_starts_a
     let output = server.cli(&["unload", "m"]).await;
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("m: generation 2 unloaded, "), "{text}");
-    assert_eq!(server.unload("m").await.unwrap().generation, 0, "twice is no fault");
+    assert_eq!(server.unload("m").await.unwrap().generation, 0, "a second unload succeeds");
     let unknown = server.unload("nobody").await.unwrap_err();
     assert_eq!(unknown.kind, "not_found", "{unknown:?}");
     for _ in 0..2 {
@@ -133,21 +137,21 @@ async fn an_unloaded_model_stays_so_until_it_is_asked_for_or_the_server_starts_a
         assert_eq!(response.status, 404);
         assert_eq!(response.json()["error"]["code"], "model_not_found", "{}", response.text());
     }
-    assert!(server.answers_ready().await, "the server is as ready as before");
-    // A worker that starts now has nothing to load.
+    assert!(server.answers_ready().await, "an unload does not affect readiness");
+    // A worker that starts now must not load the model.
     let pid = server.worker_pids().await[0];
     processes::signal(pid, Signal::SIGKILL);
     server.restarted(1).await;
     let table = String::from_utf8(server.cli(&["status"]).await.stdout).unwrap();
     assert!(table.contains("unloaded"), "{table}");
-    // What is refused leaves it unloaded.
+    // A refused update leaves the model unloaded.
     let refused = server.update("m", Some(&tiny("nan"))).await.unwrap_err();
     assert!(refused.message.contains("finite"), "{refused:?}");
     assert_eq!(server.status().await.model("m").state, "unloaded");
     server.stop().await;
 
     let server = start().await;
-    assert_eq!(served(&server, "m").await.0, 2, "the last durable generation");
+    assert_eq!(served(&server, "m").await.0, 2, "the last committed generation");
     server.unload("m").await.unwrap();
     let (first, second) = tokio::join!(server.update("m", None), server.update("m", None));
     let mut numbers = vec![first.unwrap().generation, second.unwrap().generation];
@@ -157,14 +161,14 @@ async fn an_unloaded_model_stays_so_until_it_is_asked_for_or_the_server_starts_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_that_die_around_unloads_come_back_with_what_is_committed_and_no_more() {
+async fn restarted_workers_load_only_what_is_committed() {
     let server = Server::builder().model("one", &tiny("a")).model("two", &tiny("b")).start().await;
     let two = Load::start(&server, "two", Corpus::tiny(), "b", 2).await;
     let mut last = 1;
     for round in 0..6 {
         let pids = server.worker_pids().await;
         processes::signal(pids[round % pids.len()], Signal::SIGKILL);
-        // The others have dropped it; whoever starts meanwhile may have begun to load it.
+        // The other worker drops the model; the restarting one may already be loading it.
         tokio::time::sleep(Duration::from_millis(20 * round as u64)).await;
         server.unload("one").await.unwrap();
         let status = server.settled().await;

@@ -1,5 +1,5 @@
-//! Each directory answers as its reference library does: a text alone, all texts in one request,
-//! and while other clients ask for texts of other lengths.
+//! Every directory answers like its reference library: for single texts, batches, and under
+//! concurrent requests with other lengths.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use tokio::task::JoinSet;
 
 use crate::{assert_none, cases_of, directories, fault, faults, serve};
 
-/// Clients that ask a model at the same time.
+/// Concurrent clients per model.
 const CLIENTS: usize = 4;
-/// Faults that are shown of each directory.
+/// Reported faults per directory.
 const SHOWN: usize = 3;
 
-/// Asks a model everything alone, then everything from several clients, each in its own order.
+/// Sends every request alone, then from several clients, each in its own order.
 async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
-    // A request that loads a model of 8,192 tokens could wait for longer than requests may.
+    // Load the model first: loading 8,192 tokens could exceed the request timeout.
     if let Err(refusal) = server.update(&directory.name, Some(&directory.path)).await {
         return vec![format!("{}: {refusal:?}", directory.name)];
     }
@@ -51,8 +51,8 @@ async fn ask_in_turn(
     let model = directory.name.clone();
     async move {
         let mut found = Vec::new();
-        for place in 0..cases.len() {
-            let case = &cases[(place * (2 * number + 1) + number * 3) % cases.len()];
+        for index in 0..cases.len() {
+            let case = &cases[(index * (2 * number + 1) + number * 3) % cases.len()];
             found.extend(fault(&mut client, &model, case).await);
         }
         found
@@ -68,21 +68,21 @@ async fn try_all(wanted: impl Fn(&str) -> bool) {
         found.extend(try_model(&server, directory).await);
     }
     assert_none(&found);
-    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    assert_eq!(server.status().await.restarts(), 0, "no worker was restarted");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_embedder_answers_as_its_library_does() {
+async fn every_embedder_matches_its_library() {
     try_all(|task| task == "embedding").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_other_model_answers_as_its_library_does() {
+async fn every_other_model_matches_its_library() {
     try_all(|task| task != "embedding").await;
 }
 
 #[test]
-fn all_directories_are_tried() {
+fn all_directories_are_tested() {
     assert!(names().len() >= 36, "{:?}", names());
 }

@@ -1,7 +1,7 @@
-//! Encoders of every kind that people use: the directories in `tests/models`, with the results that
-//! the reference libraries compute. Each serves those results or is refused with the reason.
+//! Encoders of every common kind: the directories in `tests/models`, with the results of their
+//! reference libraries. Each is served with those results or refused with a reason.
 
-mod edits;
+mod broken;
 mod every_directory;
 mod small_inputs;
 mod updates;
@@ -17,11 +17,11 @@ use serde_json::Value;
 
 const FAULTS_SHOWN: usize = 80;
 
-/// How far vectors may be from the right ones: as float32's are, or as `expected.json` says.
+/// Returns the tolerance for vectors: that of float32, or the one in `expected.json`.
 fn limit(directory: &Directory) -> Limit {
     let tolerance = directory.expected["tolerance"].as_f64();
     match (directory.name.as_str(), tolerance) {
-        // ONNX Runtime itself is this far from the reference on another CPU.
+        // ONNX Runtime itself deviates this much from the reference on another CPU.
         ("quantized-only", _) => Limit { difference: 0.1, cosine: 0.97 },
         (_, Some(tolerance)) => serde_json::from_value(tolerance.into())
             .map_or(Limit::FLOAT32, |difference| Limit { difference, cosine: 0.999 }),
@@ -29,28 +29,28 @@ fn limit(directory: &Directory) -> Limit {
     }
 }
 
-/// The directories for which `wanted` is true of the task in their `expected.json`.
+/// Returns the directories whose task in `expected.json` satisfies `wanted`.
 fn directories(builder: &Builder, wanted: impl Fn(&str) -> bool) -> Vec<Directory> {
     let scratch = builder.directories().models();
     let all = names().into_iter().map(|name| Directory::open(&name, &scratch));
     all.filter(|one| wanted(one.expected["task"].as_str().unwrap_or_default())).collect()
 }
 
-/// A server of these directories, each under its name. The first request loads a model, so that one
-/// that is refused leaves the others alone.
+/// Starts a server of these directories, each under its name. Models are loaded on the first
+/// request, so that a refused one does not affect the others.
 async fn serve(builder: Builder, directories: &[Directory]) -> Server {
     let add = |builder: Builder, one: &Directory| builder.model(&one.name, &one.path);
     directories.iter().fold(builder.argument("--preload=none"), add).start().await
 }
 
-/// A case's body, for this model.
+/// Returns a case's body for this model.
 fn body(case: &Case, model: &str) -> Value {
     let mut body = case.body.clone();
     body["model"] = model.into();
     body
 }
 
-/// What is wrong with a model's answer to a case, if anything is.
+/// Returns the fault in a model's answer to a case, if any.
 async fn fault(client: &mut Client, model: &str, case: &Case) -> Option<String> {
     let response = match client.post(case.path, &body(case, model)).await {
         Ok(response) => response,
@@ -65,7 +65,7 @@ async fn fault(client: &mut Client, model: &str, case: &Case) -> Option<String> 
     outcome.err().map(|reason| format!("{model}: {}, {}: {reason}", case.path, case.what))
 }
 
-/// Asks each case once, and gives what is wrong.
+/// Sends each case once and returns all faults.
 async fn faults(client: &mut Client, model: &str, cases: &[Case]) -> Vec<String> {
     let mut faults = Vec::new();
     for case in cases {
@@ -74,14 +74,14 @@ async fn faults(client: &mut Client, model: &str, cases: &[Case]) -> Vec<String>
     faults
 }
 
-/// Fails with the first faults, if there are any.
+/// Panics with the first faults, if there are any.
 #[track_caller]
 fn assert_none(faults: &[String]) {
     let shown = &faults[..faults.len().min(FAULTS_SHOWN)];
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), shown.join("\n"));
 }
 
-/// The requests that a directory's `expected.json` answers.
+/// Returns the cases of a directory's `expected.json`.
 fn cases_of(directory: &Directory) -> Vec<Case> {
     cases(directory, limit(directory))
 }

@@ -1,4 +1,4 @@
-//! Small inputs that other servers, and earlier versions of this one, answered wrongly.
+//! Small inputs that other servers or earlier versions answered wrongly.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{assert_none, cases_of, faults, serve};
 
-/// A server of one directory, and the directory.
+/// Starts a server with an edited copy of one directory.
 async fn one(name: &str, edit: impl Fn(&std::path::Path)) -> (Server, Directory) {
     let builder = Server::builder();
     let home = builder.directories();
@@ -22,17 +22,17 @@ async fn one(name: &str, edit: impl Fn(&std::path::Path)) -> (Server, Directory)
     (server, directory)
 }
 
-/// A directory gives the right answers to those of its cases that `wanted` is true of.
+/// Asserts that a directory answers those of its cases that satisfy `wanted`.
 async fn answers(name: &str, edit: impl Fn(&std::path::Path), wanted: impl Fn(&Case) -> bool) {
     let (server, directory) = one(name, edit).await;
     let mut cases = cases_of(&directory);
     cases.retain(wanted);
-    assert!(!cases.is_empty(), "{name}: no case is wanted");
+    assert!(!cases.is_empty(), "{name}: no case is selected");
     assert_none(&faults(&mut server.client().await, name, &cases).await);
     server.stop().await;
 }
 
-fn as_it_is(_: &std::path::Path) {}
+fn unchanged(_: &std::path::Path) {}
 
 async fn ask(client: &mut Client, path: &str, body: &Value) -> Value {
     let response = client.post(path, body).await.expect("an answer");
@@ -41,8 +41,8 @@ async fn ask(client: &mut Client, path: &str, body: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_graph_that_pools_gives_its_own_embedding() {
-    answers("embeddinggemma-fused", as_it_is, |case| case.path == "/embed").await;
+async fn a_pooling_graph_returns_its_own_embedding() {
+    answers("embeddinggemma-fused", unchanged, |case| case.path == "/embed").await;
     let without_modules = |path: &std::path::Path| {
         fs::remove_file(path.join("modules.json")).expect("a file");
     };
@@ -50,8 +50,8 @@ async fn a_graph_that_pools_gives_its_own_embedding() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_output_that_is_used_is_told() {
-    let (server, directory) = one("embeddinggemma-fused", as_it_is).await;
+async fn the_used_output_is_reported() {
+    let (server, directory) = one("embeddinggemma-fused", unchanged).await;
     let mut client = server.client().await;
     ask(&mut client, "/embed", &json!({"inputs": "a"})).await;
     let output = server.cli(&["status", "--json"]).await;
@@ -63,11 +63,11 @@ async fn the_output_that_is_used_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn modules_of_a_cross_encoder_mean_a_reranker() {
+async fn cross_encoder_modules_indicate_a_reranker() {
     for name in ["cross-encoder-new", "cross-encoder-modernbert"] {
-        answers(name, as_it_is, |case| case.path == "/rerank").await;
+        answers(name, unchanged, |case| case.path == "/rerank").await;
     }
-    let (server, _) = one("cross-encoder-new", as_it_is).await;
+    let (server, _) = one("cross-encoder-new", unchanged).await;
     let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
     let response = response.expect("an answer");
     assert_eq!(response.status, 424, "{}", response.text());
@@ -75,33 +75,33 @@ async fn modules_of_a_cross_encoder_mean_a_reranker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn weights_of_a_constant_in_a_file_beside_the_graph_load() {
-    answers("xlm-roberta-embed", as_it_is, |case| case.path == "/embed").await;
+async fn external_weights_of_constants_are_loaded() {
+    answers("xlm-roberta-embed", unchanged, |case| case.path == "/embed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_regression_head_gives_the_number_itself() {
-    answers("classifier-regression", as_it_is, |case| case.path == "/predict").await;
+async fn a_regression_head_returns_the_raw_number() {
+    answers("classifier-regression", unchanged, |case| case.path == "/predict").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_are_lower_cased_where_a_file_says_so() {
-    answers("lowercase", as_it_is, |case| case.path == "/embed").await;
+async fn texts_are_lowercased_if_a_file_says_so() {
+    answers("lowercase", unchanged, |case| case.path == "/embed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_of_the_prompt_are_left_out_where_a_file_says_so() {
-    answers("include-prompt-false", as_it_is, |case| case.what.starts_with("prompt ")).await;
+async fn prompt_tokens_are_excluded_if_a_file_says_so() {
+    answers("include-prompt-false", unchanged, |case| case.what.starts_with("prompt ")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_root_labels_tokens_and_candidates() {
-    answers("token-classifier", as_it_is, |case| case.path == "/").await;
-    answers("zero-shot-nli", as_it_is, |case| case.path == "/").await;
+async fn the_root_route_classifies_tokens_and_candidates() {
+    answers("token-classifier", unchanged, |case| case.path == "/").await;
+    answers("zero-shot-nli", unchanged, |case| case.path == "/").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_is_assumed_is_told_and_unknown_ones_are_refused() {
+async fn a_guessed_task_is_reported_and_unknown_ones_are_refused() {
     let settled = |path: &std::path::Path| {
         let text = "[inputs]\ntask_id = \"text-matching\"\n";
         fs::write(path.join("onnxd.toml"), text).expect("a file");
@@ -132,8 +132,8 @@ async fn a_task_that_is_assumed_is_told_and_unknown_ones_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vectors_of_tokens_give_the_similarity_of_their_library() {
-    let (server, directory) = one("colbert", as_it_is).await;
+async fn token_vectors_give_the_similarity_of_their_library() {
+    let (server, directory) = one("colbert", unchanged).await;
     let mut client = server.client().await;
     let mut sides = Vec::new();
     for side in ["query", "document"] {
@@ -156,7 +156,7 @@ async fn vectors_of_tokens_give_the_similarity_of_their_library() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scores_that_saturate_keep_their_order() {
+async fn saturated_scores_keep_their_order() {
     let shift = |path: &std::path::Path| {
         onnx::add_to(&path.join("onnx/model.onnx"), "classifier.bias", 20.0)
     };
@@ -171,11 +171,11 @@ async fn scores_that_saturate_keep_their_order() {
         list.iter().map(|one| rank(one).expect("a rank")).collect()
     };
     let raw = ranks(&ask(&mut client, "/rerank", &body).await, "score");
-    assert!(raw.iter().all(|(_, logit)| *logit > 17.0), "the sigmoid of each is 1: {raw:?}");
+    assert!(raw.iter().all(|(_, logit)| *logit > 17.0), "every sigmoid must saturate: {raw:?}");
     assert!(raw.is_sorted_by(|one, next| one.1 >= next.1), "{raw:?}");
     let order: Vec<u64> = raw.iter().map(|(index, _)| *index).collect();
-    let place = |index| order.iter().position(|one| *one == index);
-    assert_eq!(place(0).map(|first| first + 1), place(4), "equal ones keep their order: {raw:?}");
+    let rank = |index| order.iter().position(|one| *one == index);
+    assert_eq!(rank(0).map(|first| first + 1), rank(4), "equal scores keep their order: {raw:?}");
     let body = json!({"query": "animals", "texts": texts});
     let indices =
         |ranks: Vec<(u64, f64)>| ranks.into_iter().map(|(index, _)| index).collect::<Vec<_>>();

@@ -1,5 +1,5 @@
-//! Each directory is updated from and to another version of its family while clients ask. Every
-//! answer is exactly one version's, and carries its generation: the history checker says so.
+//! Every directory is updated from and to another version under load. The history checker verifies
+//! that each answer comes from exactly one version and states its generation.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -8,7 +8,7 @@ use e2e::{
         Case, Directory, Reading, Rows,
         answer::entities_of,
         cases::{numbers, texts, unit},
-        clients::{Clients, Question},
+        clients::{Clients, Probe},
         names, onnx,
     },
     home::Home,
@@ -18,24 +18,24 @@ use serde_json::{Value, json};
 
 use crate::{assert_none, body, cases_of, limit, serve};
 
-/// Clients of the model that is updated.
+/// Clients of the updated model.
 const CLIENTS: usize = 2;
-/// Answers that are awaited after each update.
+/// Answers to wait for after each update.
 const ANSWERS: usize = 12;
-/// Models of one server, each under two names.
+/// Models per server, each under two names.
 const PAIRS: usize = 30;
-/// How versions are loaded, in turn.
+/// How versions are loaded, alternately.
 const LOADS: [&str; 2] = ["ahead", "lazy"];
-/// Embedders with as many components, which can follow each other.
+/// Dimensions; embedders with the same one can replace each other.
 const COMPONENTS: [usize; 4] = [24, 32, 48, 64];
 
-/// A version that a model is updated to.
+/// A version to update to.
 struct Content {
     name: String,
     path: PathBuf,
 }
 
-/// The texts that all of these directories have results for.
+/// Returns the texts for which all these directories have results.
 fn common_texts(directories: &[Directory]) -> Vec<String> {
     let mut common = texts(&directories[0].expected["texts"]);
     for one in directories {
@@ -45,14 +45,14 @@ fn common_texts(directories: &[Directory]) -> Vec<String> {
     common
 }
 
-/// Each of these texts alone and all of them in one request, with a route's defaults.
+/// Returns cases for each of these texts and for all of them together, with a route's defaults.
 fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
     let expected = &directory.expected;
     let alone = numbers(expected.get("embeddings_alone").unwrap_or(&expected["embeddings"]));
     let known = texts(&expected["texts"]);
     let of_text = |text: &String| {
-        let place = known.iter().position(|known| known == text).expect("a common text");
-        unit(&alone[place])
+        let index = known.iter().position(|known| known == text).expect("a common text");
+        unit(&alone[index])
     };
     let units: Rows = wanted.iter().map(of_text).collect();
     let case = |inputs: Value, right: Rows| Case {
@@ -68,19 +68,19 @@ fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
     [each, vec![case(json!(wanted), units)]].concat()
 }
 
-/// Puts the answers of several contents to the same requests together.
-fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
-    let mut questions: Vec<Question> = Vec::new();
+/// Merges the answers of several contents to the same requests.
+fn probes(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Probe> {
+    let mut probes: Vec<Probe> = Vec::new();
     for (content, cases) in contents {
         for case in cases {
             let body = body(case, model);
-            let known = questions.iter_mut().find(|one| one.path == case.path && one.body == body);
+            let known = probes.iter_mut().find(|one| one.path == case.path && one.body == body);
             let answer = (case.reading.clone(), case.right.clone(), case.limit);
             match known {
-                Some(question) => {
-                    question.answers.insert(content.clone(), answer);
+                Some(probe) => {
+                    probe.answers.insert(content.clone(), answer);
                 }
-                None => questions.push(Question {
+                None => probes.push(Probe {
                     path: case.path,
                     body,
                     answers: BTreeMap::from([(content.clone(), answer)]),
@@ -88,38 +88,38 @@ fn questions(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Question> {
             }
         }
     }
-    let all = questions.iter().all(|question| question.answers.len() == contents.len());
+    let all = probes.iter().all(|probe| probe.answers.len() == contents.len());
     assert!(all, "a request is not answered by every content");
-    let asked = questions.len();
-    // Models with the same weights can answer a text alike, which tells no content.
-    questions.retain(tells_contents);
-    assert!(questions.len() * 2 > asked, "{model}: most answers tell no content");
-    questions
+    let sent = probes.len();
+    // Models with the same weights may answer alike, which does not identify a content.
+    probes.retain(identifies_contents);
+    assert!(probes.len() * 2 > sent, "{model}: most answers do not identify a content");
+    probes
 }
 
-/// Returns whether each content answers this in a way of its own.
-fn tells_contents(question: &Question) -> bool {
-    let answers: Vec<_> = question.answers.values().collect();
-    let differ = |place: usize| {
-        let (_, right, limit) = answers[place];
-        answers[..place].iter().all(|(_, other, _)| limit.check(other, right).is_err())
+/// Returns whether each content answers differently.
+fn identifies_contents(probe: &Probe) -> bool {
+    let answers: Vec<_> = probe.answers.values().collect();
+    let differ = |index: usize| {
+        let (_, right, limit) = answers[index];
+        answers[..index].iter().all(|(_, other, _)| limit.check(other, right).is_err())
     };
     (0..answers.len()).all(differ)
 }
 
-/// Makes `model` serve the last of `contents`, then updates it to each of them under load.
+/// Updates `model` to the last of `contents`, then to each of them under load.
 async fn update_through(
     server: &Server,
     model: &str,
     contents: &[Content],
-    questions: Vec<Question>,
+    probes: Vec<Probe>,
 ) -> Vec<String> {
     let mut found = Vec::new();
     let last = contents.last().expect("a content");
     if let Err(refusal) = server.update(model, Some(&last.path)).await {
         return vec![format!("{model} to {}: {refusal:?}", last.name)];
     }
-    let mut clients = Clients::start(server, model, &last.name, questions, CLIENTS).await;
+    let mut clients = Clients::start(server, model, &last.name, probes, CLIENTS).await;
     for (round, content) in contents.iter().enumerate() {
         let start = clients.now();
         let how = ["--load", LOADS[round % 2]];
@@ -139,7 +139,7 @@ async fn update_through(
     found
 }
 
-/// A directory that needs no word with each request.
+/// Returns a directory as a content, with a default task if the model requires one.
 fn content(directory: &Directory, home: &Home) -> Content {
     let mut path = directory.path.clone();
     if directory.expected.get("embeddings_by_task").is_some() {
@@ -151,7 +151,7 @@ fn content(directory: &Directory, home: &Home) -> Content {
     Content { name: directory.name.clone(), path }
 }
 
-/// All directories whose vectors have so many components.
+/// Returns all embedders with this dimension.
 fn embedders(home: &Home, components: usize) -> Vec<Directory> {
     let all = names().into_iter().map(|name| Directory::open(&name, &home.models()));
     let fits = |one: &Directory| {
@@ -176,17 +176,17 @@ async fn embedders_replace_each_other_under_load() {
     let server = builder.argument("--preload=none").start().await;
     for (model, directories) in &families {
         let contents: Vec<Content> = directories.iter().map(|one| content(one, &home)).collect();
-        assert!(contents.len() > 1, "{model}: nothing follows");
+        assert!(contents.len() > 1, "{model}: nothing to update to");
         let texts = common_texts(directories);
         let cases = |one: &Directory| (one.name.clone(), embedding_cases(one, &texts));
         let known: Vec<_> = directories.iter().map(cases).collect();
-        found.extend(update_through(&server, model, &contents, questions(model, &known)).await);
+        found.extend(update_through(&server, model, &contents, probes(model, &known)).await);
     }
     assert_none(&found);
     server.stop().await;
 }
 
-/// The same directory with other weights: every answer differs.
+/// Copies a directory and changes its weights, so that every answer differs.
 fn with_other_weights(directory: &Directory, home: &Home) -> Directory {
     let mut other = directory.clone();
     other.name = format!("{}-other", directory.name);
@@ -195,8 +195,7 @@ fn with_other_weights(directory: &Directory, home: &Home) -> Directory {
     other
 }
 
-/// What a model answers that nothing else goes on with, to the requests that it answers unlike the
-/// version that `cases` are of.
+/// Records the answers of an idle model, except those that equal the answers in `cases`.
 async fn learn(server: &Server, model: &str, cases: &[Case]) -> Result<Vec<Case>, String> {
     let mut client = server.client().await;
     let mut learned = Vec::new();
@@ -218,12 +217,16 @@ async fn learn(server: &Server, model: &str, cases: &[Case]) -> Result<Vec<Case>
         learned.push(Case { reading, right, ..case.clone() });
     }
     if learned.len() * 2 < cases.len() {
-        return Err(format!("{model} answers only {} of {} otherwise", learned.len(), cases.len()));
+        return Err(format!(
+            "{model} answers only {} of {} cases differently",
+            learned.len(),
+            cases.len()
+        ));
     }
     Ok(learned)
 }
 
-/// Updates from a directory to one with other weights and back, under load.
+/// Updates a directory to one with other weights and back, under load.
 async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) -> Vec<String> {
     if let Err(refusal) = server.update(&other.name, Some(&other.path)).await {
         return vec![format!("{}: {refusal:?}", other.name)];
@@ -233,15 +236,15 @@ async fn try_other_weights(server: &Server, one: &Directory, other: &Directory) 
         Ok(learned) => learned,
         Err(reason) => return vec![reason],
     };
-    // An answer to the others would not tell its content.
+    // Answers to the other cases would not identify their content.
     cases.retain(|case| learned.iter().any(|one| one.path == case.path && one.body == case.body));
     let known = [(other.name.clone(), learned), (one.name.clone(), cases)];
     let contents =
         [other, one].map(|one| Content { name: one.name.clone(), path: one.path.clone() });
-    update_through(server, &one.name, &contents, questions(&one.name, &known)).await
+    update_through(server, &one.name, &contents, probes(&one.name, &known)).await
 }
 
-/// The directories for which `wanted` is true, each to another version and back.
+/// Updates every directory that satisfies `wanted` to another version and back.
 async fn try_pairs(wanted: impl Fn(&Directory) -> bool) {
     let home = Home::new();
     let all = names().into_iter().map(|name| Directory::open(&name, &home.models()));
@@ -264,12 +267,12 @@ async fn try_pairs(wanted: impl Fn(&Directory) -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_embedder_and_its_like_replace_each_other() {
-    // The others follow each other in the test above.
+async fn embedders_and_their_copies_replace_each_other() {
+    // The test above covers the others.
     try_pairs(|one| one.expected["task"] == "embedding" && !one.name.starts_with("more-")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_other_model_and_its_like_replace_each_other() {
+async fn other_models_and_their_copies_replace_each_other() {
     try_pairs(|one| one.expected["task"] != "embedding").await;
 }

@@ -1,4 +1,4 @@
-//! One directory with several graphs: each can be served.
+//! A directory with several graphs, each of which can be served.
 
 use std::fs;
 
@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 
 use crate::{assert_none, faults, serve};
 
-/// The files, and how far each may be from what ONNX Runtime computes with it elsewhere.
+/// The files, with the tolerance to ONNX Runtime's results on another machine.
 const FILES: [(&str, Limit); 7] = [
     ("model.onnx", Limit::FLOAT32),
     ("model_O2.onnx", Limit::FLOAT32),
     ("model_O3.onnx", Limit::FLOAT32),
     ("model_O4.onnx", Limit { difference: 1e-3, cosine: 0.9999 }),
     ("model_fp16.onnx", Limit { difference: 1e-3, cosine: 0.9999 }),
-    // ONNX Runtime itself is this far from the reference on another CPU.
+    // ONNX Runtime itself deviates this much from the reference on another CPU.
     ("model_qint8_avx2.onnx", Limit { difference: 0.1, cosine: 0.97 }),
     ("model_quint8_avx2.onnx", Limit { difference: 0.1, cosine: 0.97 }),
 ];
 
-/// What one of its files answers.
+/// Returns the cases of one file.
 fn cases_of_file(directory: &Directory, file: &str, limit: Limit) -> Vec<Case> {
     let mut of_file = directory.clone();
     let alone: &Value = &directory.expected["variants"][file]["embeddings_alone"];
@@ -31,7 +31,7 @@ fn cases_of_file(directory: &Directory, file: &str, limit: Limit) -> Vec<Case> {
     cases(&of_file, limit)
 }
 
-/// Asks each file's model everything.
+/// Sends every case to each file's model.
 async fn try_each(
     described: &str,
     name_of: impl Fn(usize) -> String,
@@ -39,9 +39,9 @@ async fn try_each(
     directory: &Directory,
 ) -> Vec<String> {
     let (mut client, mut found) = (server.client().await, Vec::new());
-    for (place, (file, limit)) in FILES.into_iter().enumerate() {
+    for (index, (file, limit)) in FILES.into_iter().enumerate() {
         let cases = cases_of_file(directory, file, limit);
-        let of_file = faults(&mut client, &name_of(place), &cases).await;
+        let of_file = faults(&mut client, &name_of(index), &cases).await;
         found.extend(
             of_file.into_iter().take(3).map(|fault| format!("{described} {file}: {fault}")),
         );
@@ -50,31 +50,31 @@ async fn try_each(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_file_of_a_directory_is_served_by_its_name() {
+async fn each_file_of_a_directory_can_be_selected_by_name() {
     let builder = Server::builder();
     let home = builder.directories();
     let directory = Directory::open("variants", &home.models());
     let mut served = Vec::new();
-    for (place, (file, _)) in FILES.into_iter().enumerate() {
+    for (index, (file, _)) in FILES.into_iter().enumerate() {
         let mut by_source = directory.clone();
-        by_source.name = format!("source-{place}");
+        by_source.name = format!("source-{index}");
         by_source.path = format!("{}?file=onnx/{file}", directory.path.display()).into();
         let mut by_key = directory.clone();
-        by_key.name = format!("key-{place}");
+        by_key.name = format!("key-{index}");
         by_key.path = directory.copy_to(&home.models().join(&by_key.name));
         fs::write(by_key.path.join("onnxd.toml"), format!("file = \"onnx/{file}\"\n")).unwrap();
         served.extend([by_source, by_key]);
     }
     let server = serve(builder, &served).await;
     let mut found =
-        try_each("?file=", |place| format!("source-{place}"), &server, &directory).await;
-    found.extend(try_each("onnxd.toml", |place| format!("key-{place}"), &server, &directory).await);
+        try_each("?file=", |index| format!("source-{index}"), &server, &directory).await;
+    found.extend(try_each("onnxd.toml", |index| format!("key-{index}"), &server, &directory).await);
     assert_none(&found);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quantized_vector_does_not_depend_on_the_batch() {
+async fn quantized_vectors_do_not_depend_on_the_batch() {
     let builder = Server::builder();
     let directory = Directory::open("quantized-only", &builder.directories().models());
     let server = serve(builder, std::slice::from_ref(&directory)).await;

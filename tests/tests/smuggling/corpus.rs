@@ -1,14 +1,14 @@
-//! Requests that two servers may disagree about. Each has another request where a server may look
-//! for the next one.
+//! Requests that two servers may interpret differently. Each contains another request where a
+//! server may look for the next one.
 
-/// What onnxd makes of a request.
+/// Required behaviour of onnxd for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// It is refused, or its headers alone are answered; then the connection ends, and what follows
-    /// is never looked at.
+    /// The request is refused, or answered based on its headers only. Then the connection is closed
+    /// and nothing after it is read.
     Ends,
-    /// It is understood in the one way that RFC 9112 allows; then so many hidden ones are requests of
-    /// their own.
+    /// The request has the only meaning that RFC 9112 allows, and this many hidden requests are
+    /// real ones.
     Hides(u64),
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-/// What no server should take.
+/// Returns invalid requests.
 fn wrong() -> Vec<Case> {
     use Expected::Ends;
     let chunked = format!("0\r\n\r\n{HIDDEN}");
@@ -40,11 +40,11 @@ fn wrong() -> Vec<Case> {
     let mut add = |what, headers: &str, body: &str, expected| {
         all.push(post(what, headers, body, expected));
     };
-    // Transfer-Encoding that is spelled so that one of two servers may not see it.
+    // Spellings of Transfer-Encoding that one of two servers may overlook.
     for (what, header) in [
         ("TE: identity last", "Transfer-Encoding: chunked, identity"),
         ("TE: unknown", "Transfer-Encoding: x-chunked"),
-        ("TE: gzip alone", "Transfer-Encoding: gzip"),
+        ("TE: only gzip", "Transfer-Encoding: gzip"),
         ("TE: space before the colon", "Transfer-Encoding : chunked"),
         ("TE: tab before the colon", "Transfer-Encoding\t: chunked"),
         ("TE: obs-fold", "Transfer-Encoding:\r\n chunked"),
@@ -52,7 +52,7 @@ fn wrong() -> Vec<Case> {
         ("TE: NUL", "Transfer-Encoding: chunked\0"),
         ("TE: quoted", "Transfer-Encoding: \"chunked\""),
         (
-            "TE: two of which the last is unknown",
+            "TE: two headers, the last one unknown",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
         ),
     ] {
@@ -67,13 +67,13 @@ fn wrong() -> Vec<Case> {
         ("CL: huge", "99999999999999999999"),
         ("CL: empty", ""),
         ("CL: words", "5 5"),
-        ("CL: unequal list", "5, 6"),
+        ("CL: list of different lengths", "5, 6"),
         ("CL: fraction", "5.0"),
     ] {
         add(what, &format!("Content-Length: {value}"), HIDDEN, Ends);
     }
     let two = format!("Content-Length: 0\r\nContent-Length: {length}");
-    add("CL: two that differ", &two, HIDDEN, Ends);
+    add("CL: two different headers", &two, HIDDEN, Ends);
     add("CL: obs-fold", "Content-Length:\r\n 0", HIDDEN, Ends);
     add("CL: NUL in another header", "X: a\0b\r\nContent-Length: 0", HIDDEN, Ends);
     for (what, body) in [
@@ -90,7 +90,7 @@ fn wrong() -> Vec<Case> {
     all
 }
 
-/// What is allowed, or has one meaning.
+/// Returns requests that are valid or have only one meaning.
 fn understood() -> Vec<Case> {
     use Expected::{Ends, Hides};
     let chunked = format!("0\r\n\r\n{HIDDEN}");
@@ -111,9 +111,9 @@ fn understood() -> Vec<Case> {
     );
     let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 0";
     add("an upgrade to HTTP/2", h2c, HIDDEN, Hides(1));
-    add("CL: two that agree", "Content-Length: 0\r\nContent-Length: 0", HIDDEN, Hides(1));
+    add("CL: two equal headers", "Content-Length: 0\r\nContent-Length: 0", HIDDEN, Hides(1));
     add("expects 100", "Expect: 100-continue\r\nContent-Length: 0", HIDDEN, Hides(1));
-    // Chunks count where both are there, and nothing behind them is trusted.
+    // If both headers are present, chunks count and nothing after them is trusted.
     for te in ["chunked", "\tchunked", "CHUNKED"] {
         let both = format!("Content-Length: 6\r\nTransfer-Encoding: {te}");
         add("CL and TE", &both, &chunked, Ends);

@@ -1,7 +1,7 @@
-//! No request hides in another: directly, behind nginx and behind haproxy, both of which keep
-//! connections to onnxd that all their clients share.
+//! Request smuggling: tested directly, behind nginx and behind haproxy. Both proxies share
+//! connections to onnxd among their clients.
 
-#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+#![allow(clippy::print_stderr, reason = "skipped tests are reported")]
 
 mod corpus;
 mod proxy;
@@ -22,7 +22,7 @@ use self::{
 
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// How often a hidden request was answered.
+/// Returns how many hidden requests were answered.
 async fn hidden(server: &Server) -> u64 {
     let text = server.client().await.get("/metrics").await.expect("an answer").text();
     let exposition = Exposition::parse(&text).expect("an exposition");
@@ -32,7 +32,7 @@ async fn hidden(server: &Server) -> u64 {
     count
 }
 
-/// Somebody else's requests get their own answers.
+/// Asserts that other clients get the answers to their own requests.
 async fn assert_innocent(address: SocketAddr, after: &str) {
     for number in 0..3 {
         let path = format!("/innocent-{number}");
@@ -47,7 +47,7 @@ async fn server() -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn directly_each_request_is_taken_for_what_it_is_and_ends_the_connection_if_it_is_wrong() {
+async fn no_request_is_smuggled_directly() {
     let server = server().await;
     for case in cases() {
         let before = hidden(&server).await;
@@ -58,7 +58,7 @@ async fn directly_each_request_is_taken_for_what_it_is_and_ends_the_connection_i
         assert!(!shown.contains(" 101 "), "{what}: {shown}");
         match case.expected {
             Expected::Ends => {
-                assert!(raw.closed, "{what}: the connection stays open: {shown}");
+                assert!(raw.closed, "{what}: the connection stayed open: {shown}");
                 assert!(!shown.contains("HTTP/1.1 2"), "{what}: {shown}");
                 assert_eq!(counted, 0, "{what}: the hidden request was answered: {shown}");
             }
@@ -75,12 +75,17 @@ async fn behind(kind: Kind) {
     assert_innocent(proxy.address, "the start").await;
     for case in cases() {
         let (before, forwarded) = (hidden(&server).await, proxy.forwarded_hidden());
-        // Whatever the proxy makes of it, its next requests are answered with their own answers.
+        // Whatever the proxy makes of it, later requests get their own answers.
         exchange(proxy.address, &case.bytes, PATIENCE).await.expect("a connection");
         assert_innocent(proxy.address, case.what).await;
         let counted = hidden(&server).await - before;
         if let (Some(before), Some(after)) = (forwarded, proxy.forwarded_hidden()) {
-            assert_eq!(counted, after - before, "{}: of what was forwarded", case.what);
+            assert_eq!(
+                counted,
+                after - before,
+                "{}: answered as many as were forwarded",
+                case.what
+            );
         }
     }
     drop(proxy);
@@ -88,11 +93,11 @@ async fn behind(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_nginx_nobody_gets_the_answer_to_a_hidden_request() {
+async fn no_request_is_smuggled_behind_nginx() {
     behind(Kind::Nginx).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_haproxy_nobody_gets_the_answer_to_a_hidden_request() {
+async fn no_request_is_smuggled_behind_haproxy() {
     behind(Kind::Haproxy).await;
 }

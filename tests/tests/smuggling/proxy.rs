@@ -1,4 +1,4 @@
-//! nginx or haproxy before a server. Debian's packages nginx-light and haproxy.
+//! Runs nginx or haproxy in front of a server. From Debian's packages nginx-light and haproxy.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ pub(crate) enum Kind {
     Haproxy,
 }
 
-/// A proxy that runs until it is dropped.
+/// A running proxy, stopped on drop.
 pub(crate) struct Proxy {
     kind: Kind,
     child: Child,
@@ -26,7 +26,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// `None` where it is not installed; in CI that is a failure.
+    /// Starts a proxy. Returns `None` if it is not installed; panics in CI.
     pub(crate) async fn start(kind: Kind, server: &Server) -> Option<Self> {
         let program = match kind {
             Kind::Nginx => "/usr/sbin/nginx",
@@ -49,7 +49,7 @@ impl Proxy {
             Kind::Nginx => command.arg("-p").arg(&root).arg("-e").arg(root.join("e.log")).arg("-c"),
             Kind::Haproxy => command.args(["-db", "-f"]),
         };
-        let child = command.arg(&file).stdout(Stdio::null()).spawn().expect("it starts");
+        let child = command.arg(&file).stdout(Stdio::null()).spawn().expect("the proxy starts");
         let proxy = Self { kind, child, address, log };
         eventually("the proxy listens", Duration::from_secs(30), async || {
             TcpStream::connect(address).await.ok()
@@ -58,7 +58,7 @@ impl Proxy {
         Some(proxy)
     }
 
-    /// How often the proxy says that it forwarded the hidden request, if it says so.
+    /// Returns how many hidden requests were forwarded, if the proxy logs it.
     pub(crate) fn forwarded_hidden(&self) -> Option<u64> {
         (self.kind == Kind::Nginx).then(|| {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -79,7 +79,7 @@ fn nginx(root: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {root}/{name};"))
         .join(" ");
-    // What upstream was never asked for has no address there.
+    // Requests that were not forwarded have no upstream address in the log.
     format!(
         "daemon off; master_process off; pid {root}/nginx.pid; events {{}}
 http {{ {temporary}

@@ -1,8 +1,8 @@
-//! Strongly connected components: the cycles of a graph.
+//! Finds the cycles of a graph: its strongly connected components.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// By node, where its edges lead.
+/// The successors of each node.
 pub(crate) type Graph<T> = BTreeMap<T, BTreeSet<T>>;
 
 /// Returns every set of two or more nodes that all reach each other.
@@ -20,7 +20,7 @@ pub(crate) fn cycles<T: Ord + Clone>(graph: &Graph<T>) -> Vec<BTreeSet<T>> {
     found.into_iter().collect()
 }
 
-/// Everything that one or more edges lead to.
+/// Returns all nodes reachable over one or more edges.
 fn reachable<'a, T: Ord>(graph: &'a Graph<T>, node: &T) -> BTreeSet<&'a T> {
     let mut reached = BTreeSet::new();
     let mut open: Vec<&T> = graph[node].iter().collect();

@@ -1,10 +1,10 @@
-//! A crate that breaks the rules, to see that it is found.
+//! A crate that breaks the rules, to verify that violations are found.
 
 use std::fs;
 
 use crate::{Broken, Crate};
 
-/// Files of the crate, by path below `src`.
+/// The files of the crate, by path below `src`.
 const FILES: [(&str, &str); 9] = [
     ("lib.rs", "mod admin;\nmod api;\nmod serve;\nmod transport;"),
     ("serve/mod.rs", "mod start; pub(crate) use start::Start; fn f() { crate::api::g() }"),
@@ -31,7 +31,7 @@ fn example() -> Crate {
 }
 
 #[test]
-fn imports_are_found_wherever_they_stand_but_not_in_tests_and_texts() {
+fn imports_are_found_except_in_tests_and_strings() {
     let edges: Vec<String> = example().edges.iter().map(ToString::to_string).collect();
     let expected = [
         "admin -> api",
@@ -40,17 +40,17 @@ fn imports_are_found_wherever_they_stand_but_not_in_tests_and_texts() {
         "serve -> api",
         "serve::start -> transport",
         "serve::start -> transport::sockets",
-        // Followed through the re-export in `serve`.
+        // Resolved through the re-export in `serve`.
         "transport::sockets -> serve::start",
     ];
     assert_eq!(edges, expected);
 }
 
 #[test]
-fn an_import_that_points_up_and_a_cycle_over_folders_are_found() {
+fn upward_imports_and_cycles_across_folders_are_found() {
     let broken: Broken = crate::check(&example());
     let rules: Vec<&str> =
-        broken.keys().map(String::as_str).filter(|rule| !rule.contains("there is")).collect();
+        broken.keys().map(String::as_str).filter(|rule| !rule.contains("missing folder")).collect();
     let expected =
         ["supervisor: no cycle crosses a folder", "supervisor: transport must not import serve"];
     assert_eq!(rules, expected);

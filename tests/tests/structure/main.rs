@@ -1,5 +1,5 @@
-//! Holds the structure of the crates: which folder may import which, and which cycles there may be.
-//! Reads sources only; tests and what stands in comments do not count.
+//! Checks the structure of the crates: which folder may import which, and which cycles are allowed.
+//! Reads the sources without tests and comments.
 
 mod cycles;
 mod example;
@@ -19,10 +19,10 @@ use crate::{
     source::{Edge, Sources, Target},
 };
 
-/// What breaks a rule: by rule, where.
+/// Violations: by rule, their locations.
 type Broken = BTreeMap<String, BTreeSet<String>>;
 
-/// A crate by the name of its folder.
+/// A crate, named by its folder.
 struct Crate {
     name: String,
     sources: Sources,
@@ -38,14 +38,14 @@ impl Crate {
 
     fn all() -> Vec<Self> {
         let folder = workspace().join("crates");
-        let entries = std::fs::read_dir(&folder).expect("the crates are there").flatten();
+        let entries = std::fs::read_dir(&folder).expect("the crates can be listed").flatten();
         let mut names: Vec<String> =
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names.iter().map(|name| Self::read(name, &folder.join(name).join("src"))).collect()
     }
 
-    /// Notes every import of something in `to` by something in `from`.
+    /// Records every import from `from` to `to`.
     fn forbid(&self, from: &str, to: &str, broken: &mut Broken) {
         let hits = self.edges.iter().filter(|edge| {
             is_within(&edge.from, from)
@@ -61,7 +61,7 @@ impl Crate {
         }
     }
 
-    /// By file, which others it uses.
+    /// Returns the files that each file uses.
     fn graph(&self) -> Graph<&Path> {
         let mut graph = Graph::new();
         for edge in &self.edges {
@@ -77,14 +77,14 @@ impl Crate {
         graph
     }
 
-    /// The folder of a file; `foo.rs` belongs to `foo/` if that exists.
+    /// Returns the folder of a file; `foo.rs` belongs to `foo/` if that exists.
     fn folder(&self, file: &Path) -> PathBuf {
         let own = file.with_extension("");
         let is_folder = self.graph().keys().any(|other| other.starts_with(&own));
         if is_folder { own } else { file.parent().unwrap_or(file).to_owned() }
     }
 
-    /// Notes cycles that cross a folder or are too large.
+    /// Records cycles that cross a folder or have too many files.
     fn cycles(&self, broken: &mut Broken) {
         for cycle in cycles(&self.graph()) {
             let folders: BTreeSet<PathBuf> = cycle.iter().map(|file| self.folder(file)).collect();
@@ -112,8 +112,8 @@ fn check(one: &Crate) -> Broken {
     let mut broken = Broken::new();
     let mut missing = |folder: &str| {
         if !one.sources.has(folder) {
-            let rule = format!("{}: there is a folder {folder}", one.name);
-            broken.insert(rule, BTreeSet::from(["a rule names it".to_owned()]));
+            let rule = format!("{}: missing folder {folder}", one.name);
+            broken.insert(rule, BTreeSet::from(["named in a rule".to_owned()]));
         }
     };
     let layers = LAYERS.iter().filter(|(name, _)| *name == one.name);
@@ -128,9 +128,9 @@ fn check(one: &Crate) -> Broken {
     }
     only().for_each(|(_, _, folder)| missing(folder));
     for (_, layers) in layers {
-        for (place, lower) in layers.iter().enumerate() {
+        for (index, lower) in layers.iter().enumerate() {
             for (from, to) in lower.iter().flat_map(|from| {
-                layers[..place].iter().flat_map(move |upper| upper.iter().map(move |to| (from, to)))
+                layers[..index].iter().flat_map(move |upper| upper.iter().map(move |to| (from, to)))
             }) {
                 one.forbid(from, to, &mut broken);
             }
@@ -153,13 +153,13 @@ fn check(one: &Crate) -> Broken {
 }
 
 #[test]
-fn no_import_points_up_and_no_cycle_crosses_a_folder() {
+fn no_import_points_upward_and_no_cycle_crosses_folders() {
     let all: Broken = Crate::all().iter().flat_map(check).collect();
     let broken: Vec<String> = all
         .iter()
-        .map(|(rule, places)| {
-            let places: Vec<&str> = places.iter().map(String::as_str).collect();
-            format!("{rule}\n    {}", places.join("\n    "))
+        .map(|(rule, locations)| {
+            let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+            format!("{rule}\n    {}", locations.join("\n    "))
         })
         .collect();
     assert!(broken.is_empty(), "{} rules are broken:\n{}", broken.len(), broken.join("\n"));

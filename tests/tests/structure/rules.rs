@@ -1,33 +1,33 @@
-//! The rules. Folders are modules, such as `models::store`; a crate is named by its folder.
+//! The rules. Folders are modules, such as `models::store`. Crates are named by their folder.
 
-/// The most files of a cycle inside one folder.
+/// Maximum number of files of a cycle within one folder.
 pub(crate) const CYCLE_MAX: usize = 6;
 
-/// By crate, its folders from top to bottom: none imports one above it.
+/// Layers of each crate, from top to bottom. None imports from a layer above it.
 pub(crate) const LAYERS: [(&str, &[&[&str]]); 3] = [
     ("supervisor", &[&["serve", "cli"], &["api", "admin"], &["config"], &["transport", "process"]]),
     ("engine", &[&["engine"], &["dispatch"], &["models"], &["pool"]]),
     ("proto", &[&["wire", "layout"], &["domain", "control_page"], &["generation", "limits"]]),
 ];
 
-/// Crate, folder, and what it must not import besides: folders of the same crate, or other crates,
-/// which begin with `::`.
+/// Crate, folder, and its additional forbidden imports: folders of the same crate, or other crates
+/// with the prefix `::`.
 pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
-    // The contracts know nothing of the interface for operators.
+    // Contracts are independent of the admin interface.
     ("supervisor", "api", &["admin"]),
-    // The engine knows no protocol.
+    // The engine is independent of protocols.
     ("engine", "", &["::axum", "::http", "::hyper", "::tonic", "::utoipa"]),
     ("engine", "engine", &["::serde_json"]),
-    // Pure: time comes in as an argument, and a simulation can be replayed.
+    // Pure code: time is an argument, so that simulations can be replayed.
     (
         "engine",
         "models::machine",
         &["models::store", "models::sources", "models::update", "::tokio"],
     ),
     ("engine", "dispatch::policy", &["dispatch::actor", "pool::keeper", "pool::link", "::tokio"]),
-    // A source finds and fetches; what becomes of it is decided above.
+    // Sources resolve and fetch; the layers above decide what to do with the result.
     ("engine", "models::sources", &["models::store", "models::update", "models::machine"]),
-    // What each folder of the worker does without.
+    // Imports that the folders of the worker do without.
     (
         "worker",
         "sandbox",
@@ -40,17 +40,17 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
     ),
     ("worker", "process", &["artifacts", "families", "serving", "checking", "bench"]),
     ("worker", "artifacts", &["process", "sandbox", "families", "serving", "checking", "bench"]),
-    // A family opens and answers; it does not know who asks it.
+    // A family does not depend on its callers.
     ("worker", "families", &["sandbox", "serving", "checking", "bench"]),
     ("worker", "serving", &["checking", "bench"]),
     ("worker", "checking", &["serving", "sandbox", "bench"]),
-    // It reads what a stranger has made, and needs nothing that runs it.
+    // Listing reads untrusted files and needs nothing that runs them.
     (
         "worker",
         "listing",
         &["session", "process", "sandbox", "families", "serving", "checking", "bench"],
     ),
-    // No contract imports another, or what puts them together.
+    // Contracts are independent of each other and of the router.
     (
         "supervisor",
         "api::tei",
@@ -71,7 +71,7 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
         "api::oip",
         &["api::tei", "api::openai", "api::cohere", "api::grpc", "api::mixed", "api::router"],
     ),
-    // It shares with `oip` what the Open Inference Protocol means.
+    // gRPC shares the semantics of the Open Inference Protocol with `oip`.
     (
         "supervisor",
         "api::grpc",
@@ -79,7 +79,7 @@ pub(crate) const FORBIDDEN: [(&str, &str, &[&str]); 19] = [
     ),
 ];
 
-/// Crate, another crate, and the only folder that imports it.
+/// Crate, an external crate, and the only folder that may import it.
 pub(crate) const ONLY: [(&str, &str, &str); 3] = [
     ("worker", "ort", "session"),
     ("worker", "tokenizers", "families::text"),

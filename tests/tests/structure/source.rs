@@ -1,4 +1,5 @@
-//! Reads which modules of a crate import which others: `use` trees and paths in code, without tests.
+//! Finds which modules of a crate import which others, from `use` trees and paths in code. Skips
+//! tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,28 +10,28 @@ use std::{
 
 use proc_macro2::{Delimiter, Group, Spacing, TokenStream, TokenTree};
 
-/// Imports that lead to imports: more are a mistake of this test.
+/// Maximum depth of re-exports; a longer chain indicates a bug in this test.
 const REEXPORTS_MAX: usize = 8;
 
-/// What one module says.
+/// Paths and imports of a module.
 #[derive(Debug, Default)]
 struct Module {
     file: PathBuf,
-    /// Paths that the code uses.
+    /// Paths used in the code.
     paths: Vec<Vec<String>>,
-    /// By its name here, what an import names.
+    /// Imported paths, by local name.
     imports: BTreeMap<String, Vec<String>>,
 }
 
-/// A crate's sources.
+/// The sources of a crate.
 #[derive(Debug)]
 pub(crate) struct Sources {
     root: PathBuf,
-    /// By path, such as `models::store`; the root has none.
+    /// Modules by path, such as `models::store`; the root is the empty string.
     modules: BTreeMap<String, Module>,
 }
 
-/// Where a path leads.
+/// The target of a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Target {
     /// A module of the same crate.
@@ -39,7 +40,7 @@ pub(crate) enum Target {
     Crate(String),
 }
 
-/// A module that uses another.
+/// A use of a module or crate by another module.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Edge {
     pub from: String,
@@ -55,7 +56,7 @@ impl fmt::Display for Edge {
 }
 
 impl Sources {
-    /// Reads the crate whose `src` this is, from its root along its `mod` items.
+    /// Reads the crate with this `src` folder, following its `mod` items.
     pub(crate) fn read(root: &Path) -> Self {
         let mut sources = Self { root: root.to_owned(), modules: BTreeMap::new() };
         let lib = root.join("lib.rs");
@@ -64,18 +65,18 @@ impl Sources {
         sources
     }
 
-    /// Whether there is a module of this path.
+    /// Returns whether the module exists.
     pub(crate) fn has(&self, module: &str) -> bool {
         self.modules.contains_key(module)
     }
 
-    /// The file that holds a module, below `src`.
+    /// Returns the file of a module, relative to `src`.
     pub(crate) fn file_of(&self, module: &str) -> &Path {
         let file = &self.modules[module].file;
         file.strip_prefix(&self.root).unwrap_or(file)
     }
 
-    /// Every use of a module or crate by another module.
+    /// Returns every use of a module or crate by another module.
     pub(crate) fn edges(&self) -> BTreeSet<Edge> {
         let mut edges = BTreeSet::new();
         for (from, module) in &self.modules {
@@ -93,10 +94,10 @@ impl Sources {
             .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let own = self.modules.entry(module.to_owned()).or_default();
         file.clone_into(&mut own.file);
-        self.walk(tokens, &Place { module, file, children });
+        self.walk(tokens, &Location { module, file, children });
     }
 
-    fn walk(&mut self, tokens: TokenStream, place: &Place<'_>) {
+    fn walk(&mut self, tokens: TokenStream, location: &Location<'_>) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut attributes = Attributes::default();
         let mut at = 0;
@@ -116,51 +117,55 @@ impl Sources {
             let next = tokens.get(at + 1);
             at += match (word.as_deref(), next) {
                 (Some("mod"), Some(name)) if self::word(name).is_some() => {
-                    self.child(&tokens[at..], place, attributes.path.as_deref());
+                    self.child(&tokens[at..], location, attributes.path.as_deref());
                     3
                 }
                 (Some("use"), _) => {
                     let length = item_length(&tokens[at..]);
                     let is_public = at > 0 && is_visibility(&tokens[at - 1]);
-                    self.import(&tokens[at + 1..at + length - 1], is_public, place.module);
+                    self.import(&tokens[at + 1..at + length - 1], is_public, location.module);
                     length
                 }
                 (Some(_), _) => {
                     let path = path(&tokens[at..]);
                     let length = (path.len() * 3).saturating_sub(2).max(1);
                     if path.len() > 1 {
-                        self.modules.entry(place.module.to_owned()).or_default().paths.push(path);
+                        self.modules
+                            .entry(location.module.to_owned())
+                            .or_default()
+                            .paths
+                            .push(path);
                     }
                     length
                 }
                 (None, _) => {
                     if let TokenTree::Group(group) = &tokens[at] {
-                        self.walk(group.stream(), place);
+                        self.walk(group.stream(), location);
                     }
                     1
                 }
             };
-            // An attribute stands before `pub` and the like, too.
+            // Attributes come before visibility as well.
             if !is_visibility(&tokens[seen]) {
                 attributes = Attributes::default();
             }
         }
     }
 
-    /// `mod NAME;` or `mod NAME { … }`.
-    fn child(&mut self, tokens: &[TokenTree], place: &Place<'_>, path: Option<&str>) {
+    /// Handles `mod NAME;` or `mod NAME { … }`.
+    fn child(&mut self, tokens: &[TokenTree], location: &Location<'_>, path: Option<&str>) {
         let name = word(&tokens[1]).unwrap_or_default();
-        let module = joined(place.module, &name);
-        let folder = place.children.join(&name);
+        let module = joined(location.module, &name);
+        let folder = location.children.join(&name);
         if let Some(TokenTree::Group(body)) = tokens.get(2) {
             let own = self.modules.entry(module.clone()).or_default();
-            place.file.clone_into(&mut own.file);
-            let inside = Place { module: &module, file: place.file, children: &folder };
+            location.file.clone_into(&mut own.file);
+            let inside = Location { module: &module, file: location.file, children: &folder };
             self.walk(body.stream(), &inside);
             return;
         }
         let file = match path {
-            Some(path) => place.file.parent().unwrap_or(place.file).join(path),
+            Some(path) => location.file.parent().unwrap_or(location.file).join(path),
             None => [folder.join("mod.rs"), folder.with_extension("rs")]
                 .into_iter()
                 .find(|file| file.exists())
@@ -169,7 +174,7 @@ impl Sources {
         self.file(&module, &file, &folder);
     }
 
-    /// Notes what a `use` names. A re-export of a child is no use of it: it is followed instead.
+    /// Records the paths of a `use`. A re-export of a child is not a use, but is followed.
     fn import(&mut self, tree: &[TokenTree], is_public: bool, module: &str) {
         let mut leaves = Vec::new();
         use_tree(tree, &[], &mut leaves);
@@ -183,7 +188,7 @@ impl Sources {
         }
     }
 
-    /// Where a path leads that stands in this module.
+    /// Resolves a path in this module.
     fn resolve(&self, module: &str, path: &[String], depth: usize) -> Option<Target> {
         assert!(depth < REEXPORTS_MAX, "{module}: {path:?} never ends");
         let mut rest = path;
@@ -198,7 +203,7 @@ impl Sources {
                 }
             }
             first if self.has(&joined(module, first)) => {}
-            // What is imported has been counted where it is imported.
+            // Imported names were counted at their import.
             first if self.modules[module].imports.contains_key(first) && depth == 0 => {
                 let import = &self.modules[module].imports[first];
                 if import[..] != *path {
@@ -222,11 +227,11 @@ impl Sources {
     }
 }
 
-/// Where tokens stand.
-struct Place<'a> {
+/// The location of tokens.
+struct Location<'a> {
     module: &'a str,
     file: &'a Path,
-    /// The folder of its child modules.
+    /// The folder of child modules.
     children: &'a Path,
 }
 
@@ -254,7 +259,7 @@ impl Attributes {
     }
 }
 
-/// The group of an outer attribute.
+/// Returns the group of an outer attribute.
 fn attribute(tokens: &[TokenTree]) -> Option<&Group> {
     match tokens {
         [TokenTree::Punct(hash), TokenTree::Group(group), ..]
@@ -266,7 +271,7 @@ fn attribute(tokens: &[TokenTree]) -> Option<&Group> {
     }
 }
 
-/// How many tokens the item, field, statement or arm has that begins here.
+/// Returns the number of tokens of the item, field, statement or match arm that starts here.
 fn item_length(tokens: &[TokenTree]) -> usize {
     const ITEMS: [&str; 9] =
         ["fn", "struct", "enum", "impl", "mod", "trait", "const", "static", "type"];
@@ -313,7 +318,7 @@ fn is_colons(tokens: &[TokenTree]) -> bool {
     is_joint && tokens.iter().take(2).filter(|token| is_colon(token)).count() == 2
 }
 
-/// `a::b::c`, as far as it consists of names.
+/// Reads a path such as `a::b::c`, as far as it consists of names.
 fn path(tokens: &[TokenTree]) -> Vec<String> {
     let mut names: Vec<String> = tokens.first().and_then(word).into_iter().collect();
     let mut rest = tokens.get(1..).unwrap_or_default();
@@ -326,7 +331,7 @@ fn path(tokens: &[TokenTree]) -> Vec<String> {
     names
 }
 
-/// Adds what a tree names: what it is called here, and its path.
+/// Collects the leaves of a `use` tree: local name and path.
 fn use_tree(tokens: &[TokenTree], before: &[String], leaves: &mut Vec<(String, Vec<String>)>) {
     let names = path(tokens);
     let mut full = [before, &names].concat();
@@ -344,7 +349,7 @@ fn use_tree(tokens: &[TokenTree], before: &[String], leaves: &mut Vec<(String, V
             let alias = rest.get(1).and_then(word).unwrap_or_default();
             leaves.push((alias, full));
         }
-        // `*` or nothing.
+        // `*` or the end.
         _ => {
             if full.last().is_some_and(|last| last == "self") && full.len() > 1 {
                 full.pop();

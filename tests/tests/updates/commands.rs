@@ -1,4 +1,4 @@
-//! What the commands print, and what they do when there is nobody to talk to.
+//! Output of the commands, with and without a running server.
 
 use std::{os::unix::fs::PermissionsExt, path::Path};
 
@@ -11,12 +11,12 @@ fn keys(value: &Value) -> Vec<&str> {
 
 fn assert_keys(value: &Value, expected: &[&str]) {
     for key in expected {
-        assert!(keys(value).contains(key), "{key} is missing in {value}");
+        assert!(keys(value).contains(key), "{key} is missing from {value}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_and_update_print_what_is_documented() {
+async fn status_and_update_print_the_documented_json() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let output = server.cli(&["status", "--json"]).await;
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -54,7 +54,7 @@ async fn status_and_update_print_what_is_documented() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_without_json_are_for_people() {
+async fn commands_without_json_print_readable_text() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let output = server.cli(&["status"]).await;
     let text = String::from_utf8(output.stdout).unwrap();
@@ -85,7 +85,7 @@ async fn an_unknown_model_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_its_own_user_reaches_the_admin_socket() {
+async fn only_the_owner_can_use_the_admin_socket() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let mode = std::fs::metadata(server.home().admin_socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -93,7 +93,7 @@ async fn only_its_own_user_reaches_the_admin_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_server_the_commands_say_which_socket_they_tried() {
+async fn without_a_server_commands_name_the_sockets_they_tried() {
     let home = Home::new();
     let socket = home.admin_socket();
     let socket = socket.to_str().unwrap();
@@ -103,7 +103,7 @@ async fn without_a_server_the_commands_say_which_socket_they_tried() {
         let reason = String::from_utf8(output.stderr).unwrap();
         assert!(reason.contains(socket), "{reason}");
     }
-    // Told nothing, it names each place where it looked.
+    // Without an argument, it lists every path that it tried.
     let output = launch::run(&home, &["status"]).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let reason = String::from_utf8(output.stderr).unwrap();

@@ -1,4 +1,4 @@
-//! Requests of every kind, to models of every task, while these are replaced at the same time.
+//! Requests of every kind to models of every task while all models are updated concurrently.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,19 +12,19 @@ use e2e::{
     server::Server,
 };
 
-/// Each model, and what is asked of it.
+/// The models and the kinds of requests sent to them.
 const MODELS: [(&str, &str, &[Kind]); 4] = [
     ("embed", "", &Kind::OF_EMBEDDERS),
     ("classify", "classify_", &Kind::OF_CLASSIFIERS),
     ("rerank", "rerank_", &Kind::OF_RERANKERS),
     ("tensor", "tensor_", &Kind::OF_TENSORS),
 ];
-/// Rounds of updates, one of every model at the same time.
+/// Rounds of updates; each one updates all models concurrently.
 const ROUNDS: usize = 12;
 
 type Answers = Vec<(Kind, BTreeMap<String, Vec<f32>>)>;
 
-/// What both contents of a model answer; content a serves afterwards.
+/// Learns the answers of both contents of a model and leaves content a serving.
 async fn learn(server: &Server, name: &str, prefix: &str, kinds: &[Kind]) -> Answers {
     let mut answers: Answers = kinds.iter().map(|&kind| (kind, BTreeMap::new())).collect();
     let mut client = server.client().await;
@@ -36,14 +36,14 @@ async fn learn(server: &Server, name: &str, prefix: &str, kinds: &[Kind]) -> Ans
         }
     }
     for (kind, known) in &answers {
-        assert_ne!(known["a"], known["b"], "{kind:?} tells no content from the other");
+        assert_ne!(known["a"], known["b"], "{kind:?}: both contents answer the same");
     }
     server.update(name, Some(&model(&format!("tiny/{prefix}a")))).await.expect("an update");
     answers
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_of_any_kind_fails_or_is_wrong_while_models_of_all_tasks_change_at_once() {
+async fn concurrent_updates_of_all_tasks_fail_no_request() {
     let mut builder = Server::builder();
     for (name, prefix, _) in MODELS {
         builder = builder.model(name, &model(&format!("tiny/{prefix}a")));
@@ -54,7 +54,7 @@ async fn no_request_of_any_kind_fails_or_is_wrong_while_models_of_all_tasks_chan
         let answers = learn(&server, name, prefix, kinds).await;
         let mut load = Load::start(&server, name, Corpus::default(), "a", 0).await;
         for (kind, known) in answers {
-            load.join_asking(&server, kind, known).await;
+            load.join_with_kind(&server, kind, known).await;
         }
         loads.push(load);
     }
@@ -89,12 +89,12 @@ async fn no_request_of_any_kind_fails_or_is_wrong_while_models_of_all_tasks_chan
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_with_many_inputs_is_of_one_generation_while_updates_never_pause() {
+async fn a_large_request_has_one_generation_under_constant_updates() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let answers = learn(&server, "m", "", &[Kind::OpenAi]).await;
     let mut load = Load::start(&server, "m", Corpus::default(), "a", 0).await;
     for (kind, known) in answers {
-        load.join_asking(&server, kind, known).await;
+        load.join_with_kind(&server, kind, known).await;
     }
     for round in 0..60 {
         let content = ["b", "a"][round % 2];
@@ -103,7 +103,7 @@ async fn a_request_with_many_inputs_is_of_one_generation_while_updates_never_pau
     load.more(3).await;
     let summary = load.finish().await;
     assert!(summary.longest < Duration::from_secs(20), "{summary:?}");
-    // Who asks for one text does not wait for those many.
+    // A request for one text does not wait for the large ones.
     let mut client = Client::connect(server.address()).await.unwrap();
     Kind::Embed.learn(&mut client, "m").await;
     server.stop().await;

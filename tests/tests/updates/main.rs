@@ -1,4 +1,4 @@
-//! Models are replaced while they serve, and nobody notices but by the generation.
+//! Models are updated while they are serving. Clients notice only the new generation.
 
 mod commands;
 mod every_kind;
@@ -14,7 +14,7 @@ use e2e::{
     home::Home,
 };
 
-/// A model directory of the test's own that holds a copy of a tiny model.
+/// Copies a tiny model to a directory that the test can change.
 fn copy_of(home: &Home, name: &str) -> PathBuf {
     let directory = home.models().join("source");
     replace_model(&model(&format!("tiny/{name}")), &directory);

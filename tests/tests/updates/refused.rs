@@ -1,4 +1,5 @@
-//! A bad candidate never serves: the caller is told why, and the old generation goes on.
+//! Bad candidates are never served: the caller gets the reason, and the old generation keeps
+//! serving.
 
 use std::{fs, os::unix::fs::symlink, process::Command};
 
@@ -10,7 +11,7 @@ use e2e::{
     server::Server,
 };
 
-/// A source, the kind of its refusal, and words that its message must hold one of.
+/// A source, the kind of its refusal, and words of which the message must contain one.
 const REFUSED: [(&str, &str, &[&str]); 9] = [
     ("truncated", "load", &["model.onnx", "parse", "protobuf"]),
     ("corrupt", "load", &["model.onnx", "parse", "protobuf", "load"]),
@@ -24,7 +25,7 @@ const REFUSED: [(&str, &str, &[&str]); 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_candidate_is_refused_with_its_cause_and_nobody_else_notices() {
+async fn a_bad_candidate_is_refused_with_its_cause() {
     let builder = Server::builder();
     let home = builder.directories();
     let server = builder.model("m", &model("tiny/a")).start().await;
@@ -52,13 +53,13 @@ async fn a_bad_candidate_is_refused_with_its_cause_and_nobody_else_notices() {
 
     let from = model("tiny/b");
     let committed = server.update("m", Some(&from)).await.unwrap();
-    assert_eq!(committed.generation, 2, "refused updates take no number");
-    assert_eq!(server.status().await.restarts(), 0, "no worker suffered");
+    assert_eq!(committed.generation, 2, "refused updates use no number");
+    assert_eq!(server.status().await.restarts(), 0, "no worker was restarted");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_upload_is_refused_where_the_source_lists_its_digests() {
+async fn a_torn_upload_is_refused_by_its_checksums() {
     let builder = Server::builder();
     let source = crate::copy_of(&builder.directories(), "b");
     let server = builder.model("m", &model("tiny/a")).start().await;
@@ -92,7 +93,7 @@ async fn a_reload_of_a_broken_source_changes_nothing() {
     let server = builder.model("m", &source).model("other", &model("tiny/b")).start().await;
     fs::remove_file(source.join("tokenizer.json")).unwrap();
     server.signal(Signal::SIGHUP);
-    // The other model's source is as good as before.
+    // The other model's source is still valid.
     server.generation_above("other", 1).await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
     load.more(50).await;

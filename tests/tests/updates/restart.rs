@@ -1,4 +1,4 @@
-//! Generations survive the supervisor, and numbers are never used again.
+//! Generations survive restarts of the supervisor, and numbers are never reused.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ async fn served(server: &Server) -> (u64, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_generation_serves_again_after_any_end() {
+async fn the_last_generation_is_served_after_any_restart() {
     let home = Arc::new(Home::new());
     let source = copy_of(&home, "a");
     let start = || Server::builder().home(&home).model("m", &source).start();
@@ -31,7 +31,7 @@ async fn the_last_generation_serves_again_after_any_end() {
     assert_eq!(served(&server).await, (2, b.version.clone()));
     server.kill().await;
 
-    // The source may even be gone: what serves is a copy.
+    // The source may even be deleted: onnxd serves a copy.
     std::fs::remove_dir_all(&source).unwrap();
     let server = start().await;
     assert_eq!(served(&server).await, (2, b.version));
@@ -43,7 +43,7 @@ async fn the_last_generation_serves_again_after_any_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_configured_source_is_staged_at_the_start() {
+async fn a_changed_source_is_staged_at_the_next_start() {
     let home = Arc::new(Home::new());
     let start = |name: &str| {
         Server::builder().home(&home).model("m", &model(&format!("tiny/{name}"))).start()
@@ -54,15 +54,15 @@ async fn another_configured_source_is_staged_at_the_start() {
 
     let server = start("b").await;
     let (second, b) = served(&server).await;
-    assert_eq!((first, second), (1, 2), "numbers are never used again");
+    assert_eq!((first, second), (1, 2), "numbers are never reused");
     assert_ne!(a, b);
-    // Across the restart the old version can still be gone back to.
+    // A rollback to the old version works across the restart.
     let back = server.rollback("m", None).await.unwrap();
     assert_eq!((back.generation, back.version), (3, a.clone()));
     server.stop().await;
 
     let server = start("b").await;
-    assert_eq!(served(&server).await, (3, a), "the configuration is as it was");
+    assert_eq!(served(&server).await, (3, a), "the configuration has not changed");
     server.stop().await;
 }
 
@@ -77,13 +77,13 @@ async fn a_path_and_its_file_uri_are_the_same_source() {
     let b = server.update("m", Some(&uri(&model("tiny/b")))).await.unwrap();
     assert_eq!(b.generation, 2);
     server.stop().await;
-    // As releases write it that know no URIs.
+    // Recorded as a path, the format of releases without URIs.
     let record = std::fs::read_to_string(home.state().join("generations/m/2")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["configured_source"], path.to_str().unwrap());
 
     let server = start(&uri(&path)).await;
-    assert_eq!(served(&server).await, (2, b.version), "nothing is staged");
+    assert_eq!(served(&server).await, (2, b.version), "nothing new is staged");
     let output = server.cli(&["status", "--json"]).await;
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status["models"][0]["source"], path.to_str().unwrap());

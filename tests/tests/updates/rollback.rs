@@ -1,11 +1,11 @@
-//! A rollback is a new, higher generation with old content.
+//! A rollback commits old content as a new, higher generation.
 
 use e2e::{fixtures::model, processes::Signal, server::Server};
 
 use crate::copy_of;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rollback_serves_an_earlier_version_under_a_new_number() {
+async fn a_rollback_serves_an_earlier_version_with_a_new_number() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let a = server.status().await.model("m").version.clone();
     let committed = server.update("m", Some(&model("tiny/b"))).await.unwrap();
@@ -45,7 +45,7 @@ async fn a_rollback_without_an_earlier_version_is_refused() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let refusal = server.rollback("m", None).await.unwrap_err();
     assert_eq!(refusal.kind, "not_found", "{refusal:?}");
-    // The same content again is no other version.
+    // The same content is the same version.
     let same = server.update("m", None).await.unwrap();
     assert_eq!(same.generation, 2);
     assert_eq!(server.rollback("m", None).await.unwrap_err().kind, "not_found");
@@ -53,7 +53,7 @@ async fn a_rollback_without_an_earlier_version_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_of_the_same_content_is_a_new_generation_of_the_same_version() {
+async fn reloading_the_same_content_makes_a_new_generation() {
     let builder = Server::builder();
     let source = copy_of(&builder.directories(), "a");
     let server = builder.model("m", &source).start().await;

@@ -1,4 +1,4 @@
-//! Clients with kept connections and without retries, while models change and workers die.
+//! Clients with persistent connections and no retries, while models are updated and workers die.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use serde_json::json;
 use crate::copy_of;
 
 const CLIENTS: usize = 8;
-/// Enough to show that requests ran all the time, on the slowest machine.
+/// Low enough for slow machines, high enough to show that requests ran throughout.
 const ANSWERED_MIN: usize = 1000;
 
 /// When workers load a new version.
 const LOADS: [&str; 2] = ["ahead", "lazy"];
 
-/// What happens to the server in one round of the test below.
+/// An event in one round of the test below.
 #[derive(Clone, Copy)]
 enum Event {
     Update,
@@ -28,14 +28,14 @@ enum Event {
     WorkerDeath,
 }
 
-/// 20 updates, 5 reloads and 5 deaths, mixed.
+/// 20 updates, 5 reloads and 5 worker deaths, mixed.
 fn script() -> impl Iterator<Item = Event> {
     use Event::{Reload, Update, WorkerDeath};
     [Update, Update, WorkerDeath, Update, Reload, Update].into_iter().cycle().take(30)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die() {
+async fn no_request_fails_while_models_change_and_workers_die() {
     let builder = Server::builder();
     let home = builder.directories();
     let source = copy_of(&home, "a");
@@ -76,7 +76,7 @@ async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die(
     let status = server.settled().await;
     assert_eq!(status.model("m").generation, 1 + 20 + 5);
     assert_eq!(status.restarts(), 5);
-    // The server has seen what the clients have seen, and nothing else.
+    // The server counted exactly what the clients saw.
     for (name, expected) in [
         ("items_total", summary.texts as u64 + status.counter("items_regenerated_total")),
         ("items_cancelled_total", 0),
@@ -92,7 +92,7 @@ async fn no_request_fails_and_none_is_wrong_while_models_change_and_workers_die(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn minilm_is_replaced_under_load() {
+async fn minilm_is_updated_under_load() {
     let (minilm, other) = (model("minilm"), model("minilm-variant"));
     let server = Server::builder().model("minilm", &minilm).start().await;
     server.update("minilm", Some(&other)).await.unwrap();
@@ -108,14 +108,18 @@ async fn minilm_is_replaced_under_load() {
         load.more(20).await;
         for worker in server.settled().await.workers {
             let loaded = &worker.loads["minilm"];
-            assert_eq!(loaded.load_micros == 0, how[1] == "ahead", "who waits for it: {worker:?}");
+            assert_eq!(
+                loaded.load_micros == 0,
+                how[1] == "ahead",
+                "only lazy loads make requests wait: {worker:?}"
+            );
             assert!(loaded.compiled, "{worker:?}");
         }
     }
     let summary = load.finish().await;
     assert_eq!(summary.generations, 5, "{summary:?}");
 
-    // A version that is new has to be checked as well, on what the clients leave of the CPUs.
+    // A new version must be checked as well, with the CPU time that clients leave.
     let unknown = server.home().models().join("unknown");
     variant(&minilm, &unknown, "unknown");
     let mut load = Load::start(&server, "minilm", corpus, "other", 1).await;
@@ -127,7 +131,7 @@ async fn minilm_is_replaced_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn updates_at_the_same_time_each_get_a_number_of_their_own_or_are_superseded() {
+async fn concurrent_updates_get_distinct_numbers_or_are_superseded() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let (a, b) = (model("tiny/a"), model("tiny/b"));
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
@@ -155,18 +159,18 @@ async fn updates_at_the_same_time_each_get_a_number_of_their_own_or_are_supersed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_answer_has_one_generation_however_many_texts_it_holds() {
+async fn every_answer_has_a_single_generation() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let corpus = Corpus::tiny();
-    let places: Vec<usize> = (0..32).map(|place| place % corpus.texts.len()).collect();
-    let texts: Vec<&str> = places.iter().map(|&place| corpus.texts[place].as_str()).collect();
+    let indices: Vec<usize> = (0..32).map(|index| index % corpus.texts.len()).collect();
+    let texts: Vec<&str> = indices.iter().map(|&index| corpus.texts[index].as_str()).collect();
     let body = json!({"inputs": texts});
     let asking = async {
         let mut client = server.client().await;
         let mut seen = Vec::new();
         while seen.last() < Some(&9) {
             let response = client.post("/embed", &body).await.unwrap();
-            let content = corpus.content(&places, &response.embeddings()).unwrap();
+            let content = corpus.content(&indices, &response.embeddings()).unwrap();
             let generation = response.generation().unwrap();
             assert_eq!(content, if generation % 2 == 1 { "a" } else { "b" });
             seen.push(generation);

@@ -1,4 +1,4 @@
-//! A socket that systemd listens on: nobody is refused while onnxd is started anew.
+//! Socket activation: no connection is refused while onnxd restarts.
 
 use std::{net::TcpListener, process::Command};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::Line;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_that_is_passed_is_served_and_requests_wait_in_it_for_the_next_start() {
+async fn requests_wait_in_a_passed_socket_for_the_next_start() {
     let socket = TcpListener::bind(e2e::launch::free_address()).expect("a socket");
     let address = socket.local_addr().expect("an address");
     let builder = || Server::builder().model("m", &model("tiny/a"));
@@ -21,7 +21,7 @@ async fn a_socket_that_is_passed_is_served_and_requests_wait_in_it_for_the_next_
             assert_eq!(asking.await.expect("no panic"), Some(200));
         }
         server.stop().await;
-        // Nobody serves now, and nobody is refused.
+        // No server is running now, but connections are still accepted by the socket.
         asking = Some(tokio::spawn(async move {
             let mut client = Client::connect(address).await.ok()?;
             Some(client.post("/embed", &json!({"inputs": "a"})).await.ok()?.status)
@@ -30,12 +30,12 @@ async fn a_socket_that_is_passed_is_served_and_requests_wait_in_it_for_the_next_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_successor_serves_where_systemd_listens_whatever_the_flag_says() {
+async fn a_successor_serves_the_passed_socket_despite_the_flag() {
     let socket = TcpListener::bind(e2e::launch::free_address()).expect("a socket");
     let address = socket.local_addr().expect("an address");
     let builder = Server::builder().model("m", &model("tiny/a")).activated(&socket);
     let home = builder.directories();
-    // Another address than the socket's, which is not used.
+    // This address differs from the socket's and must not be used.
     let server = builder.spawn_at(e2e::launch::free_address());
     let line = Line { server, home };
     line.says("ready listen=", 0).await;
@@ -45,14 +45,14 @@ async fn a_successor_serves_where_systemd_listens_whatever_the_flag_says() {
             client.post("/embed", &json!({"inputs": "a"})).await.map(|answer| answer.status)
         };
         let answer = tokio::time::timeout(crate::PATIENCE, asking).await;
-        assert_eq!(answer.expect("somebody accepts"), Ok(200));
+        assert_eq!(answer.expect("the connection is accepted"), Ok(200));
         line.succeed().await;
     }
     line.stop().await;
 }
 
 #[test]
-fn more_sockets_than_anybody_passes_are_refused_by_their_number() {
+fn too_many_passed_sockets_are_refused_by_number() {
     let ends = |count: &str| {
         let command = format!("export LISTEN_PID=$$ LISTEN_FDS={count}; exec \"$0\" serve");
         let output = Command::new("sh").args(["-c", &command]).arg(fixtures::onnxd()).output();
@@ -64,5 +64,5 @@ fn more_sockets_than_anybody_passes_are_refused_by_their_number() {
     assert!(log.contains("LISTEN_FDS is 17; at most 16 are taken"), "{log}");
     let (code, log) = ends("16");
     assert_eq!(code, Some(78), "{log}");
-    assert!(!log.contains("at most"), "they are not there, or too many of a kind: {log}");
+    assert!(!log.contains("at most"), "the sockets are missing or duplicates: {log}");
 }

@@ -1,4 +1,4 @@
-//! A successor that cannot serve: the old one serves on and says why.
+//! Successors that cannot serve: the predecessor keeps serving and logs the reason.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -10,14 +10,14 @@ use crate::Line;
 
 fn install(path: &Path, content: &[u8], mode: u32) {
     let beside = path.with_extension("new");
-    fs::write(&beside, content).expect("written");
-    fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).expect("its mode");
-    // As packages do it: a new file, and not other bytes in the one that runs.
-    fs::rename(&beside, path).expect("renamed");
+    fs::write(&beside, content).expect("the file can be written");
+    fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).expect("the mode can be set");
+    // Like package managers, replace the file rather than overwrite the running one.
+    fs::rename(&beside, path).expect("the file can be renamed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_successor_leaves_the_old_one_serving_which_says_why() {
+async fn a_broken_successor_leaves_the_predecessor_serving() {
     let builder = Server::builder()
         .model("m", &model("tiny/a"))
         .argument("--succession-timeout")
@@ -32,7 +32,7 @@ async fn a_broken_successor_leaves_the_old_one_serving_which_says_why() {
     for (content, mode, reason) in [
         (&b"#!/bin/sh\nexit 78\n"[..], 0o755, "exit status: 78"),
         (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "it is not ready after 2 s"),
-        (b"no program", 0o644, "it could not be started"),
+        (b"not a program", 0o644, "it could not be started"),
     ] {
         install(&onnxd, content, mode);
         let from = line.server.stderr().len();
@@ -44,7 +44,7 @@ async fn a_broken_successor_leaves_the_old_one_serving_which_says_why() {
         load.more(20).await;
         let name = contents.next().expect("endless");
         let from = model(&format!("tiny/{name}"));
-        load.update(&line.server, &from, name).await.expect("updates are taken again");
+        load.update(&line.server, &from, name).await.expect("updates are accepted again");
     }
     install(&onnxd, &good, 0o755);
     line.succeed().await;
@@ -54,7 +54,7 @@ async fn a_broken_successor_leaves_the_old_one_serving_which_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigusr2_while_it_starts_waits_and_while_it_stops_does_nothing() {
+async fn sigusr2_waits_during_start_and_is_ignored_during_stop() {
     let mut server = Server::builder().model("m", &model("tiny/a")).spawn();
     tokio::time::sleep(Duration::from_millis(40)).await;
     server.signal(Signal::SIGUSR2);
@@ -72,5 +72,5 @@ async fn sigusr2_while_it_starts_waits_and_while_it_stops_does_nothing() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let mut line = line;
-    line.nothing_is_left().await;
+    line.assert_no_leftovers().await;
 }

@@ -1,4 +1,4 @@
-//! SIGKILL in the middle of a succession: somebody serves, or nothing is left.
+//! SIGKILL during a succession: either a server keeps serving, or nothing is left behind.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{Line, PATIENCE};
 
-/// From the start of a successor until it dies, or its predecessor.
+/// Delays in milliseconds between the start of a successor and the kill.
 const MOMENTS: [u64; 4] = [0, 30, 120, 400];
 
 async fn successor(line: &Line, from: usize) -> Process {
@@ -20,7 +20,7 @@ async fn successor(line: &Line, from: usize) -> Process {
     let (_, after) = log[from..].split_once("a successor has started").expect("a line");
     let (_, after) = after.split_once("pid=").expect("a pid");
     let pid = after.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a pid");
-    Process::find(pid).expect("it runs")
+    Process::find(pid).expect("the process is running")
 }
 
 async fn serves(line: &Line) {
@@ -29,7 +29,7 @@ async fn serves(line: &Line) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_successor_whose_predecessor_is_killed_becomes_the_server() {
+async fn a_successor_takes_over_if_its_predecessor_is_killed() {
     for moment in MOMENTS {
         let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
         let from = line.server.stderr().len();
@@ -44,18 +44,18 @@ async fn a_successor_whose_predecessor_is_killed_becomes_the_server() {
         .await;
         serves(&line).await;
         e2e::eventually("the admin socket", PATIENCE, async || {
-            line.administers().await.then_some(())
+            line.answers_admin().await.then_some(())
         })
         .await;
         let from = model("tiny/b");
-        let updated = line.server.update("m", Some(&from)).await.expect("it updates");
+        let updated = line.server.update("m", Some(&from)).await.expect("the update is committed");
         assert_eq!(updated.generation, 2);
         line.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_successor_leaves_its_predecessor_serving_and_its_workers_go() {
+async fn a_killed_successor_leaves_its_predecessor_serving() {
     let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
     for moment in [0, 30, 60] {
         let from = line.server.stderr().len();
@@ -69,7 +69,7 @@ async fn a_killed_successor_leaves_its_predecessor_serving_and_its_workers_go() 
         assert!(e2e::soon(Duration::from_secs(2), || !workers.iter().any(|it| it.runs())));
         assert_eq!(line.pid(), pid);
         serves(&line).await;
-        assert!(line.administers().await);
+        assert!(line.answers_admin().await);
     }
     line.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Under load, also while models are updated.
+//! Successions under load, also during updates.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::Line;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_successions_under_load_fail_no_request_and_leave_nothing() {
+async fn twenty_successions_under_load_fail_no_request() {
     let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
     let mut load = Load::start(&line.server, "m", Corpus::tiny(), "a", 4).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -29,27 +29,29 @@ async fn twenty_successions_under_load_fail_no_request_and_leave_nothing() {
     line.succeed().await;
     let before = processes::open_files(line.pid()).len();
     for round in 1..20 {
-        // Asked for in the middle of it: whoever is asked, it is done once and by the right one.
+        // Sent during a succession, the update must be done exactly once, by the right process.
         let (from, content) =
             if round % 2 == 0 { (model("tiny/a"), "a") } else { (model("tiny/b"), "b") };
         let (updated, ()) = tokio::join!(load.update(&line.server, &from, content), line.succeed());
         let generation = updated.expect("an update").generation;
-        assert_eq!(generation, round + 1, "none is lost, none is done twice");
+        assert_eq!(generation, round + 1, "no update is lost or done twice");
     }
     load.more(50).await;
     stop.store(true, Ordering::Relaxed);
     assert!(connecting.await.expect("no failed request") > 100);
     let summary = load.finish().await;
     assert!(summary.answered > 500, "{summary:?}");
-    e2e::eventually("no more descriptors than after the first", crate::PATIENCE, async || {
-        (processes::open_files(line.pid()).len() <= before + 2).then_some(())
-    })
+    e2e::eventually(
+        "as few descriptors as after the first succession",
+        crate::PATIENCE,
+        async || (processes::open_files(line.pid()).len() <= before + 2).then_some(()),
+    )
     .await;
     line.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_was_idle_gets_an_answer_that_says_it_is_the_last() {
+async fn an_idle_client_gets_an_answer_that_closes_its_connection() {
     let line = Line::start(Server::builder().model("m", &model("tiny/a"))).await;
     let mut client = line.server.client().await;
     assert_eq!(client.get("/health").await.map(|answer| answer.status), Ok(200));
@@ -58,8 +60,8 @@ async fn a_client_that_was_idle_gets_an_answer_that_says_it_is_the_last() {
     line.says("draining", from).await;
     let answer = client.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(answer.map(|answer| answer.status), Ok(200));
-    assert!(client.closing(), "it is told to connect anew");
-    // By a connection of its own to the successor.
+    assert!(client.closing(), "the server announced a close");
+    // The client opens a new connection, to the successor.
     let answer = client.post("/embed", &json!({"inputs": "a"})).await;
     assert_eq!(answer.map(|answer| answer.status), Ok(200));
     line.stop().await;

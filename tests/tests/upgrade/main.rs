@@ -1,4 +1,4 @@
-//! `onnxd` itself is replaced while it serves: SIGUSR2, socket activation.
+//! Upgrades of onnxd while it is serving: SIGUSR2 and socket activation.
 
 mod activation;
 mod broken;
@@ -16,7 +16,7 @@ use e2e::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server and those that succeed it, one after the other.
+/// A server and its successors.
 struct Line {
     server: Server,
     home: Arc<Home>,
@@ -28,21 +28,21 @@ impl Line {
         Self { server: builder.start().await, home }
     }
 
-    /// The process that holds the state directory, as it says itself.
+    /// Returns the pid in the lock file of the state directory.
     fn pid(&self) -> i32 {
         let text = fs::read_to_string(self.home.state().join("lock")).expect("a lock");
         text.trim().parse().expect("a pid")
     }
 
     fn process(&self) -> Process {
-        Process::find(self.pid()).expect("it runs")
+        Process::find(self.pid()).expect("the process is running")
     }
 
     fn signal(&self, signal: Signal) {
         processes::signal(self.pid(), signal);
     }
 
-    /// Sends SIGUSR2 and waits until another process has taken over and the one before has ended.
+    /// Sends SIGUSR2 and waits until a successor has taken over and the predecessor has exited.
     async fn succeed(&self) {
         let before = self.process();
         before.signal(Signal::SIGUSR2);
@@ -52,7 +52,7 @@ impl Line {
         .await;
     }
 
-    /// Waits until the log says something, from a place on.
+    /// Waits until the log contains `what` after the offset `from`.
     async fn says(&self, what: &str, from: usize) {
         e2e::eventually(what, PATIENCE, async || {
             self.server.stderr().get(from..)?.contains(what).then_some(())
@@ -60,23 +60,23 @@ impl Line {
         .await;
     }
 
-    /// Whether the admin socket answers.
-    async fn administers(&self) -> bool {
+    /// Returns whether the admin socket answers.
+    async fn answers_admin(&self) -> bool {
         let socket = self.home.admin_socket();
         let arguments = ["status", "--json", "--admin-socket", socket.to_str().expect("a path")];
         launch::run(&self.home, &arguments).await.status.success()
     }
 
-    /// Ends whoever serves now, and looks for what is left.
+    /// Stops the current process and checks that nothing is left behind.
     async fn stop(mut self) {
         let last = self.process();
         last.signal(Signal::SIGTERM);
-        e2e::eventually("the end", PATIENCE, async || (!last.runs()).then_some(())).await;
-        self.nothing_is_left().await;
+        e2e::eventually("the exit", PATIENCE, async || (!last.runs()).then_some(())).await;
+        self.assert_no_leftovers().await;
     }
 
-    async fn nothing_is_left(&mut self) {
-        e2e::eventually("the end of the first", PATIENCE, async || {
+    async fn assert_no_leftovers(&mut self) {
+        e2e::eventually("the exit of the first process", PATIENCE, async || {
             (!self.server.runs()).then_some(())
         })
         .await;
@@ -91,7 +91,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        // Successors are no children of ours.
+        // Successors are not our children.
         for process in processes::mentioning(self.home.root()) {
             process.signal(Signal::SIGKILL);
         }

@@ -1,5 +1,5 @@
-//! How long new work would wait. The [actor](crate::dispatch::actor) writes it, and
-//! [`gather`](crate::dispatch::gather) tells refused clients when to retry.
+//! How long new work would wait. Written by the [actor](crate::dispatch::actor); read by
+//! [`gather`](crate::dispatch::gather) to tell rejected clients when to retry.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::dispatch::item::Priority;
 
-/// How long new work of each priority waits for what waits already, as the dispatcher estimates it.
+/// The dispatcher's estimate of the queueing delay for new work, by priority.
 #[derive(Debug, Default)]
 pub struct Backlog {
     interactive_micros: AtomicU64,
@@ -16,7 +16,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// The last estimate.
+    /// Returns the latest estimate.
     pub fn read(&self, priority: Priority) -> Duration {
         Duration::from_micros(self.of(priority).load(Ordering::Relaxed))
     }

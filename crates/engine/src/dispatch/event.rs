@@ -1,4 +1,4 @@
-//! What the dispatcher is told: by requests, by workers, and by updates.
+//! Events that requests, workers and updates send to the dispatcher.
 
 use std::io;
 
@@ -8,30 +8,31 @@ use tokio::sync::oneshot;
 use crate::dispatch::{item::Item, worker};
 use crate::pool::{Epoch, WorkerId, keeper::Report, link::Incoming};
 
-/// Everything that happens to the dispatcher.
+/// An event for the dispatcher.
 #[derive(Debug)]
 pub enum Event {
     /// Items of one request, all for the same model.
     Submitted(Vec<Item>),
-    /// A keeper has started its process, or the process has ended.
+    /// A keeper reports a change in its process.
     Kept(WorkerId, Epoch, Report),
-    /// A message of a worker, or the end of its socket.
-    Arrived(WorkerId, Epoch, io::Result<Incoming>),
-    /// Asks how the workers are.
+    /// A worker sent a message, or its socket closed.
+    MessageArrived(WorkerId, Epoch, io::Result<Incoming>),
+    /// Requests the status of all workers.
     StatusAsked(oneshot::Sender<Vec<worker::Status>>),
-    /// A line of updates wants to know which workers serve.
-    WorkersAsked(oneshot::Sender<Vec<WorkerId>>),
-    /// A worker is to load a version beside what it serves.
+    /// An update queue requests the ids of the serving workers.
+    WorkersRequested(oneshot::Sender<Vec<WorkerId>>),
+    /// Asks a worker to load a version ahead, alongside the one it serves.
     LoadAhead(WorkerId, Slot, String),
-    /// What workers have loaded ahead of a model is not wanted any more.
+    /// Asks workers to drop what they loaded ahead for a model.
     Forget(Slot),
-    /// Nothing of a model is committed any more; answered when all serving workers have dropped
-    /// what they had of it.
+    /// A model no longer has a committed generation. Answered once all serving workers have dropped
+    /// the model.
     Unload(Slot, oneshot::Sender<()>),
-    /// What was loaded ahead is committed: idle workers need not wait for a request to follow.
+    /// A version that was loaded ahead is now committed. Idle workers switch without waiting for a
+    /// request.
     Committed,
-    /// The watchdog wants a sign of life of any worker.
-    ProbeAsked(oneshot::Sender<()>),
-    /// No new requests come; end the workers when they have answered.
+    /// The watchdog requests a sign of life from any worker.
+    ProbeRequested(oneshot::Sender<()>),
+    /// No more requests will arrive. Stops the workers once they have answered.
     Drain,
 }

@@ -1,7 +1,7 @@
-//! What a handler calls: hands the items of one request in, waits for all answers, and sees to it
-//! that one response has one generation. If a commit falls between the parts of a request, the
-//! older parts are run again; if that happens again, all of it is run as one group, or, if it is too
-//! large for one, commits wait for it.
+//! The entry point for request handlers. Submits the items of one request, waits for all answers
+//! and ensures that one response comes from one generation. If a commit lands in the middle of a
+//! request, the older parts are rerun. If that keeps happening, the request is rerun as one group;
+//! if it is too large for one group, commits wait for it.
 
 use std::{
     ops::RangeInclusive,
@@ -23,70 +23,72 @@ use tokio::{
 use crate::dispatch::{
     backlog::Backlog,
     event::Event,
-    item::{Answered, Input, Item, ItemError, Priority, Room, Terms, Timing},
+    item::{Answered, Input, Item, ItemError, Priority, QueuePermits, Terms, Timing},
     worker,
 };
 use crate::models::registry::Model;
 use onnxd_telemetry::metrics::Metrics;
 
-/// The soonest and the latest that a refused client is told to come back.
+/// Bounds of the retry delay given to rejected clients.
 const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(30);
-/// How often the older parts of a response are run again apart before all of it is run together.
+/// How often only the older parts of a response are rerun before the whole request is rerun
+/// together.
 const PARTIAL_RERUNS_MAX: u32 = 2;
 
-/// Items of one request that wait or are computed at once. The others are handed in as answers
-/// come, so that a request with many leaves room for others.
+/// Items of one request that may be queued or running at once. The rest are submitted as answers
+/// arrive, so that a large request leaves room for others.
 const WINDOW: usize = 256;
-/// Items that are handed in together once the window is full.
+/// Items submitted together once the window is full.
 const STEP: usize = 32;
-/// The part of a model's queue that background work may take: the rest is left to interactive work.
-const BACKGROUND_PART: usize = 4;
+/// Background work may use one in this many queue permits; the rest is reserved for interactive
+/// work.
+const BACKGROUND_DIVISOR: usize = 4;
 
-/// The answers to one request, all of one generation.
+/// The answers to one request, all from one generation.
 #[derive(Debug)]
 pub struct Answer {
-    /// What made all of them.
+    /// The generation that produced all answers.
     pub generation: Generation,
-    /// In the order of the inputs.
+    /// In input order.
     pub items: Vec<AnsweredInput>,
-    /// Tokens that were computed, for all inputs.
+    /// Tokens computed for all inputs.
     pub tokens: u64,
-    /// Of the input that took longest in each.
+    /// The maximum over all inputs, for each phase.
     pub timing: Timing,
 }
 
 /// The answer to one input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnsweredInput {
-    /// Numbers, text or tensors, as was asked.
+    /// Numbers, text or tensors, depending on the operation.
     pub bytes: Bytes,
-    /// The tensors that these are.
+    /// The tensors in `bytes`, if any.
     pub outputs: Vec<TensorHead>,
-    /// Tokens that were computed.
+    /// Tokens computed.
     pub tokens: u32,
 }
 
-/// Why a request has no answer.
+/// The reason a request failed.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum GatherError {
     /// The queue is full.
-    #[error("the server is overloaded: {limit} inputs may wait, and as many do")]
+    #[error("the server is overloaded: the queue limit of {limit} inputs is reached")]
     Overloaded {
-        /// Items of one model that may wait or be computed at once.
+        /// Items of one model that may be queued or running at once.
         limit: usize,
-        /// When there will be room again.
+        /// When room is expected again.
         retry_after: Duration,
     },
     /// The deadline has passed.
     #[error("the request took longer than {} s", .0.as_secs_f64())]
     Timeout(Duration),
-    /// No worker is left, or the server stops.
-    #[error("no worker is left to answer")]
+    /// All workers have failed, or the server is stopping.
+    #[error("no worker is available")]
     Stopped,
-    /// Too many workers ended while they computed one of the inputs.
-    #[error("workers ended again and again while they computed this input; it is given up")]
+    /// Too many workers died while computing one of the inputs.
+    #[error("workers repeatedly died while computing this input; giving up on it")]
     Poisonous,
-    /// One of the inputs cannot be answered.
+    /// A worker rejected one of the inputs.
     #[error("{}", rejection(.0))]
     Rejected(Rejection),
 }
@@ -102,13 +104,13 @@ fn rejection(rejection: &Rejection) -> String {
         | Rejection::Unfit(reason) => reason.clone(),
         Rejection::NotLoaded(reason) => format!("the model is not loaded: {reason}"),
         Rejection::TokenId { id, highest } => {
-            format!("the model has no token {id}; its highest is {highest}")
+            format!("the model has no token {id}; the highest token id is {highest}")
         }
         Rejection::Prompt { name, known } if known.is_empty() => {
-            format!("the model has no prompt `{name}`; it has none at all")
+            format!("the model has no prompt `{name}`; it defines no prompts")
         }
         Rejection::Prompt { name, known } => {
-            format!("the model has no prompt `{name}`; it has {known}")
+            format!("the model has no prompt `{name}`; available prompts: {known}")
         }
         Rejection::Dimensions { asked, max } => {
             format!("`dimensions` must be from 1 to {max}. Given: {asked}")
@@ -117,46 +119,46 @@ fn rejection(rejection: &Rejection) -> String {
     }
 }
 
-/// The way into the dispatcher.
+/// Submits requests to the dispatcher.
 #[derive(Debug)]
 pub struct Dispatch {
     events: mpsc::Sender<Event>,
-    /// Of each model, by slot.
+    /// By slot.
     queues: Vec<Queue>,
     metrics: Arc<Metrics>,
     limits: Limits,
     backlog: Arc<Backlog>,
 }
 
-/// The room in the queue of one model.
+/// The queue permits of one model.
 #[derive(Debug)]
 struct Queue {
     all: Arc<Semaphore>,
-    /// What of it background work may take.
+    /// The subset of permits that background work may use.
     background: Arc<Semaphore>,
 }
 
-/// What a request may ask of the queue.
+/// Limits on queued work.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Items of one model that may wait or be computed at once.
+    /// Items of one model that may be queued or running at once.
     pub items: usize,
-    /// From a request's body to its answer. A request may ask for less.
+    /// From the end of a request's body to its answer. A request may ask for less.
     pub timeout: Duration,
 }
 
 impl Limits {
-    /// Items of one model and this priority that may wait or be computed at once.
-    fn room(self, priority: Priority) -> usize {
+    /// Returns how many items of one model and this priority may be queued or running at once.
+    fn permits(self, priority: Priority) -> usize {
         match priority {
             Priority::Interactive => self.items,
-            Priority::Background => (self.items / BACKGROUND_PART).max(1),
+            Priority::Background => (self.items / BACKGROUND_DIVISOR).max(1),
         }
     }
 
-    /// How many of `items` items of one request are in the queue at once.
+    /// Returns how many of a request's `items` may be in the queue at once.
     fn window(self, items: usize, priority: Priority) -> usize {
-        let half = self.room(priority) / 2;
+        let half = self.permits(priority) / 2;
         items.min(match priority {
             Priority::Interactive => WINDOW.min(half).max(GROUP_ITEMS_MAX),
             Priority::Background => WINDOW.min(half).max(1),
@@ -165,7 +167,7 @@ impl Limits {
 }
 
 impl Dispatch {
-    /// A way into the dispatcher that reads `events`, for so many models.
+    /// Creates a handle to the dispatcher that reads `events`, with one queue for each of `models`.
     pub fn new(
         events: mpsc::Sender<Event>,
         metrics: Arc<Metrics>,
@@ -173,7 +175,7 @@ impl Dispatch {
         backlog: Arc<Backlog>,
         models: usize,
     ) -> Self {
-        let semaphore = |priority| Arc::new(Semaphore::new(limits.room(priority)));
+        let semaphore = |priority| Arc::new(Semaphore::new(limits.permits(priority)));
         let queue = |_| Queue {
             all: semaphore(Priority::Interactive),
             background: semaphore(Priority::Background),
@@ -182,27 +184,27 @@ impl Dispatch {
         Self { events, queues, metrics, limits, backlog }
     }
 
-    /// Items of one model that may wait or be computed at once.
+    /// Returns how many items of one model may be queued or running at once.
     pub fn items_max(&self) -> usize {
         self.limits.items
     }
 
-    /// How the workers are; empty where the dispatcher has ended.
+    /// Returns the status of all workers; empty if the dispatcher has stopped.
     pub async fn workers(&self) -> Vec<worker::Status> {
         let (reply, answer) = oneshot::channel();
         let _ = self.events.send(Event::StatusAsked(reply)).await;
         answer.await.unwrap_or_default()
     }
 
-    /// How long a request may take that asks for `asked`.
+    /// Returns the time allowed for a request that asks for `asked`, capped by the server's limit.
     pub fn time_allowed(&self, asked: Option<Duration>) -> Duration {
         asked.map_or(self.limits.timeout, |asked| asked.min(self.limits.timeout))
     }
 
-    /// Answers all inputs, in one generation, on these terms, and within the configured time.
+    /// Answers all inputs from one generation, within the time that `terms` and the server allow.
     ///
     /// # Errors
-    /// The first reason why there is no answer for all of them.
+    /// The first error that prevents a complete answer.
     pub async fn run(
         &self,
         model: &Model,
@@ -223,16 +225,16 @@ impl Dispatch {
         (deadline, priority): (Instant, Priority),
     ) -> Result<Answer, GatherError> {
         let window = self.limits.window(inputs.len(), priority);
-        // For all rounds: what has been accepted is answered, even if it has to be run again.
-        let room = self.room(model.slot, window, priority)?;
+        // Held for all rounds: an accepted request keeps its permits even if it is rerun.
+        let permits = self.acquire(model.slot, window, priority)?;
         let mut answers: Vec<Option<Answered>> = vec![None; inputs.len()];
-        let mut wanted: Vec<usize> = (0..inputs.len()).collect();
-        let (mut round, mut together, mut _still) = (0, false, None);
+        let mut pending: Vec<usize> = (0..inputs.len()).collect();
+        let (mut round, mut together, mut _commit_hold) = (0, false, None);
         loop {
-            let room = Arc::clone(&room);
+            let permits = Arc::clone(&permits);
             let slot = model.slot;
-            let run = Run { slot, window, together, deadline, priority, room };
-            for (index, answered) in self.run_once(&run, &inputs, &wanted).await? {
+            let run = Run { slot, window, together, deadline, priority, permits };
+            for (index, answered) in self.run_once(&run, &inputs, &pending).await? {
                 answers[index] = Some(answered);
             }
             let answers = answers.iter().flatten();
@@ -243,25 +245,30 @@ impl Dispatch {
             }
             round += 1;
             if round > PARTIAL_RERUNS_MAX {
-                // Background work neither runs as one large group nor holds commits back: it is run
-                // again until its deadline.
+                // Background work neither runs as one large group nor blocks commits: it is rerun
+                // until its deadline.
                 let interactive = priority == Priority::Interactive;
                 together = inputs.len() <= GROUP_ITEMS_MAX && interactive;
-                if !together && interactive && _still.is_none() {
-                    _still = Some(model.hold_still().await);
+                if !together && interactive && _commit_hold.is_none() {
+                    _commit_hold = Some(model.hold_still().await);
                 }
             }
-            wanted = match together {
+            pending = match together {
                 true => (0..inputs.len()).collect(),
                 false => (0..).zip(answers).filter(|(_, a)| older(a)).map(|(i, _)| i).collect(),
             };
-            wanted.iter().for_each(|_| self.metrics.items_regenerated_total.add());
+            pending.iter().for_each(|_| self.metrics.items_regenerated_total.add());
         }
     }
 
-    /// Room for `count` items.
-    fn room(&self, slot: Slot, count: usize, priority: Priority) -> Result<Arc<Room>, GatherError> {
-        let wanted = u32::try_from(count).unwrap_or(u32::MAX);
+    /// Acquires queue permits for `count` items.
+    fn acquire(
+        &self,
+        slot: Slot,
+        count: usize,
+        priority: Priority,
+    ) -> Result<Arc<QueuePermits>, GatherError> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         let queue = &self.queues[usize::from(slot)];
         let full = |limit| {
             self.metrics.requests_overloaded_total.add();
@@ -269,32 +276,32 @@ impl Dispatch {
             let retry_after = backlog.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit, retry_after }
         };
-        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(wanted);
+        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(count);
         let share = match priority {
             Priority::Interactive => None,
             Priority::Background => {
-                Some(take(&queue.background).map_err(|_| full(self.limits.room(priority)))?)
+                Some(take(&queue.background).map_err(|_| full(self.limits.permits(priority)))?)
             }
         };
         let queue = take(&queue.all).map_err(|_| full(self.limits.items))?;
-        Ok(Arc::new(Room { _queue: queue, _share: share }))
+        Ok(Arc::new(QueuePermits { _queue: queue, _share: share }))
     }
 
-    /// Runs the wanted inputs once; each answer comes with its place.
+    /// Runs the pending inputs once and returns each answer with its input's index.
     async fn run_once(
         &self,
         run: &Run,
         inputs: &[Input],
-        wanted: &[usize],
+        pending: &[usize],
     ) -> Result<Vec<(usize, Answered)>, GatherError> {
-        let (reply, mut replies) = mpsc::channel(wanted.len().max(1));
-        let mut answers = Vec::with_capacity(wanted.len());
-        let (first, mut rest) = wanted.split_at(run.window.min(wanted.len()));
+        let (reply, mut replies) = mpsc::channel(pending.len().max(1));
+        let mut answers = Vec::with_capacity(pending.len());
+        let (first, mut rest) = pending.split_at(run.window.min(pending.len()));
         self.submit(run, inputs, first, &reply).await?;
-        // What is answered makes room for as much.
+        // Each answer makes room for another item.
         let step = STEP.min(first.len());
         let mut answered_since = 0;
-        while answers.len() < wanted.len() {
+        while answers.len() < pending.len() {
             let (index, outcome) = replies.recv().await.ok_or(GatherError::Stopped)?;
             let answered = outcome.map_err(|error| match error {
                 ItemError::Rejected(rejection) => GatherError::Rejected(rejection),
@@ -316,7 +323,7 @@ impl Dispatch {
         &self,
         run: &Run,
         inputs: &[Input],
-        wanted: &[usize],
+        pending: &[usize],
         reply: &mpsc::Sender<(usize, Result<Answered, ItemError>)>,
     ) -> Result<(), GatherError> {
         let queued_at = Instant::now();
@@ -329,22 +336,22 @@ impl Dispatch {
             priority: run.priority,
             together: run.together,
             reply: reply.clone(),
-            _room: Arc::clone(&run.room),
+            _permits: Arc::clone(&run.permits),
         };
-        let items = wanted.iter().map(item).collect();
+        let items = pending.iter().map(item).collect();
         let submitted = self.events.send(Event::Submitted(items)).await;
         submitted.map_err(|_| GatherError::Stopped)
     }
 }
 
-/// What the items of one round have in common.
+/// The properties that all items of one round share.
 struct Run {
     slot: Slot,
     window: usize,
     together: bool,
     deadline: Instant,
     priority: Priority,
-    room: Arc<Room>,
+    permits: Arc<QueuePermits>,
 }
 
 fn answer(generation: Generation, answered: Vec<Answered>) -> Answer {

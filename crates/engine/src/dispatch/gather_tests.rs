@@ -1,11 +1,11 @@
-//! One response, one generation, whatever is committed meanwhile.
+//! One response comes from one generation, whatever is committed meanwhile.
 
 use onnxd_proto::wire::ask::Ask;
 
 use crate::dispatch::gather::*;
 use crate::models::registry::ModelSource;
 
-/// A way in with room for 100 texts.
+/// A dispatch handle with room for 100 texts.
 fn dispatch(events: mpsc::Sender<Event>) -> Dispatch {
     let limits = Limits { items: 100, timeout: Duration::from_secs(5) };
     Dispatch::new(events, Arc::default(), limits, Arc::default(), 1)
@@ -27,7 +27,7 @@ fn answered(index: usize, generation: Generation) -> Answered {
     Answered { generation, bytes, outputs, tokens: 1, timing }
 }
 
-/// Plays a dispatcher whose answers have the given generations, one list for each round.
+/// Stands in for a dispatcher whose answers have the given generations, one list per round.
 async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usize>) {
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
@@ -53,13 +53,13 @@ async fn served_by(rounds: &[&[Generation]], inputs: usize) -> (Answer, Vec<usiz
 }
 
 #[tokio::test]
-async fn a_response_of_one_generation_is_run_once() {
+async fn a_response_from_one_generation_is_run_once() {
     let (answer, sizes) = served_by(&[&[4, 4, 4]], 3).await;
     assert_eq!((answer.generation, answer.tokens, sizes), (4, 3, vec![3]));
 }
 
 #[tokio::test]
-async fn parts_of_an_older_generation_are_run_again_and_keep_their_place() {
+async fn older_parts_are_rerun_and_keep_their_position() {
     let (answer, sizes) = served_by(&[&[1, 2, 1], &[2, 2]], 3).await;
     assert_eq!((answer.generation, sizes), (2, vec![3, 2]));
     let places: Vec<u8> = answer.items.iter().map(|item| item.bytes[0]).collect();
@@ -67,24 +67,24 @@ async fn parts_of_an_older_generation_are_run_again_and_keep_their_place() {
 }
 
 #[tokio::test]
-async fn under_a_storm_of_commits_a_response_is_at_last_run_as_one_group() {
+async fn repeated_commits_make_a_response_run_as_one_group() {
     let (answer, sizes) = served_by(&[&[1, 2], &[3], &[4], &[9, 9]], 2).await;
     assert_eq!((answer.generation, sizes), (9, vec![2, 1, 1, 2]));
 }
 
 #[tokio::test]
-async fn a_full_queue_is_an_answer_at_once() {
+async fn a_full_queue_rejects_immediately() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
-    let wanted = (0..2).map(|_| dispatch.room(0, 50, Priority::Interactive).unwrap());
-    let _held: Vec<_> = wanted.collect();
+    let permits = (0..2).map(|_| dispatch.acquire(0, 50, Priority::Interactive).unwrap());
+    let _held: Vec<_> = permits.collect();
     let error = dispatch.run(&model(), vec![input()], Terms::default()).await.unwrap_err();
     let retry_after = Duration::from_millis(50);
     assert_eq!(error, GatherError::Overloaded { limit: 100, retry_after });
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_may_ask_for_less_time_than_is_allowed_and_not_for_more() {
+async fn a_request_may_shorten_but_not_extend_its_timeout() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
     let model = model();
@@ -95,7 +95,7 @@ async fn a_request_may_ask_for_less_time_than_is_allowed_and_not_for_more() {
     }
 }
 
-/// Answers all items of one request with 500 inputs. Returns how many waited at once at most.
+/// Answers one request with 500 inputs. Returns the maximum number of items queued at once.
 async fn most_at_once(priority: Priority) -> usize {
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = Arc::new(dispatch(events));
@@ -122,40 +122,43 @@ async fn most_at_once(priority: Priority) -> usize {
 }
 
 #[tokio::test]
-async fn a_request_with_many_inputs_leaves_room_for_others_and_is_answered_whole() {
+async fn a_large_request_leaves_room_and_is_answered_completely() {
     let most = most_at_once(Priority::Interactive).await;
-    assert!(most <= 50, "more than half of the queue was taken");
+    assert!(most <= 50, "{most} items queued: more than half of the queue");
 }
 
 #[tokio::test]
-async fn a_background_request_takes_half_of_its_share_of_the_queue() {
+async fn a_background_request_uses_half_of_its_queue_share() {
     let most = most_at_once(Priority::Background).await;
-    assert!(most <= 100 / BACKGROUND_PART / 2, "{most} items wait");
+    assert!(most <= 100 / BACKGROUND_DIVISOR / 2, "{most} items queued");
 }
 
 #[tokio::test]
 async fn background_work_leaves_room_in_the_queue() {
     let (events, _incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
-    let share = 100 / BACKGROUND_PART;
-    let _background = dispatch.room(0, share, Priority::Background).unwrap();
-    let error = dispatch.room(0, 1, Priority::Background).unwrap_err();
+    let share = 100 / BACKGROUND_DIVISOR;
+    let _background = dispatch.acquire(0, share, Priority::Background).unwrap();
+    let error = dispatch.acquire(0, 1, Priority::Background).unwrap_err();
     assert!(matches!(error, GatherError::Overloaded { limit, .. } if limit == share));
-    let interactive = dispatch.room(0, 100 - share, Priority::Interactive).unwrap();
-    assert!(dispatch.room(0, 1, Priority::Interactive).is_err(), "the queue has one bound");
+    let interactive = dispatch.acquire(0, 100 - share, Priority::Interactive).unwrap();
+    assert!(
+        dispatch.acquire(0, 1, Priority::Interactive).is_err(),
+        "both priorities share one limit"
+    );
     drop(interactive);
-    let _interactive = dispatch.room(0, 100 - share, Priority::Interactive).unwrap();
+    let _interactive = dispatch.acquire(0, 100 - share, Priority::Interactive).unwrap();
 }
 
-/// Runs a request under a storm of commits that ends only when commits wait for the response.
-async fn waits_for_commits(inputs: usize) {
+/// Runs a request under continuous commits, which end only when commits wait for the response.
+async fn outlasts_commits(inputs: usize) {
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
     let model = Arc::new(model());
     let settles = Arc::clone(&model);
     let terms = Terms::default();
     let player = tokio::spawn(async move {
-        // A commit falls into each round, until none may any more.
+        // A commit lands in each round until commits are blocked.
         let mut generation = 1;
         let mut answered_by = |items: Vec<Item>, rises: bool| {
             let last = items.len() - 1;
@@ -183,19 +186,19 @@ async fn waits_for_commits(inputs: usize) {
 }
 
 #[tokio::test]
-async fn commits_wait_for_a_response_that_is_too_large_for_one_group() {
-    waits_for_commits(40).await;
+async fn commits_wait_for_a_response_too_large_for_one_group() {
+    outlasts_commits(40).await;
 }
 
 #[tokio::test]
-async fn background_work_holds_no_commit_back() {
+async fn background_work_never_delays_a_commit() {
     const COMMITS: u64 = 6;
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = dispatch(events);
     let model = Arc::new(model());
     let settles = Arc::clone(&model);
     let player = tokio::spawn(async move {
-        // A commit falls into each round, and then no more.
+        // A commit lands in each of the first rounds and in none after that.
         for generation in 1..=COMMITS {
             let Some(Event::Submitted(items)) = incoming.recv().await else { panic!() };
             let settled = time::timeout(Duration::from_millis(20), settles.settle()).await;
@@ -215,13 +218,13 @@ async fn background_work_holds_no_commit_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_waits_for_such_a_response_five_seconds_at_most() {
+async fn a_commit_waits_at_most_five_seconds_for_a_response() {
     let model = model();
-    let still = model.hold_still().await;
+    let hold = model.hold_still().await;
     let begin = time::Instant::now();
     model.settle().await;
     assert_eq!(begin.elapsed(), Duration::from_secs(5));
-    drop(still);
+    drop(hold);
     model.settle().await;
-    assert_eq!(begin.elapsed(), Duration::from_secs(5), "nobody holds still any more");
+    assert_eq!(begin.elapsed(), Duration::from_secs(5), "no response blocks commits any more");
 }

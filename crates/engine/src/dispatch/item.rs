@@ -1,5 +1,5 @@
-//! An item: one input of a request on its way through the queue, and the answer to it. Made by
-//! [`gather`](crate::dispatch::gather), kept by the [actor](crate::dispatch::actor).
+//! An item is one input of a request on its way through the queue. Created by
+//! [`gather`](crate::dispatch::gather) and owned by the [actor](crate::dispatch::actor).
 
 use std::{
     sync::Arc,
@@ -15,70 +15,69 @@ use onnxd_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Whether a client waits for a request. Background work never delays interactive work by more than one micro-batch,
-/// and gets only the time that interactive work leaves: under a load that keeps all workers busy it
-/// waits until its deadline.
+/// The urgency of a request. Background work never delays interactive work by more than one
+/// micro-batch. It gets only the time that interactive work leaves: if interactive load keeps all
+/// workers busy, it waits until its deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// A client waits for the answer.
+    /// A client is waiting for the answer.
     #[default]
     Interactive,
-    /// No client waits: re-embedding, warming, checking.
+    /// No client is waiting: re-embedding, warm-up, checks.
     Background,
 }
 
-/// On what terms a request is run.
+/// The terms under which a request runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
-    /// How long it may take, where it says so itself; the server's own limit holds as well.
+    /// The request's timeout, if it sets one. The server's limit also applies.
     pub timeout: Option<Duration>,
-    /// Whether a client waits for it.
+    /// The urgency of the request.
     pub priority: Priority,
 }
 
-/// One item on its way through the queue. Dropping it sends no answer: its handler sees that.
+/// One item on its way through the queue. Dropping it sends no answer; its handler notices that.
 #[derive(Debug)]
 pub struct Item {
-    /// The model's slot.
     pub slot: Slot,
-    /// What is asked, and of what.
+    /// The operation and its payload.
     pub input: Input,
-    /// Its place in the request.
+    /// Its index in the request.
     pub index: usize,
-    /// When it was handed in.
+    /// When it was submitted.
     pub queued_at: Instant,
-    /// When its client is told that it took too long.
+    /// When its client receives a timeout error.
     pub deadline: Instant,
-    /// Whether a client waits for it.
+    /// The urgency of its request.
     pub priority: Priority,
     /// Whether all items of the request must be computed in one group.
     pub together: bool,
-    /// Where the answer goes; closed when the client has gone.
+    /// Where the answer goes; closed when the client has disconnected.
     pub reply: mpsc::Sender<(usize, Result<Answered, ItemError>)>,
-    /// The request's room in the bounded queue, given back when all of it is dropped.
-    pub _room: Arc<Room>,
+    /// The request's queue permits, released when its last item is dropped.
+    pub _permits: Arc<QueuePermits>,
 }
 
-/// The room of one request in the bounded queue of its model.
+/// The permits of one request in its model's bounded queue.
 #[derive(Debug)]
-pub struct Room {
-    /// In the whole queue.
+pub struct QueuePermits {
+    /// From the whole queue.
     pub _queue: OwnedSemaphorePermit,
-    /// In the part of it that background work may take, where the request is that.
+    /// From the share for background work, if the request is background work.
     pub _share: Option<OwnedSemaphorePermit>,
 }
 
-/// What a request asks of one of its inputs. Cheap to clone.
+/// An operation on one input of a request. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// What is to be done.
+    /// The operation.
     pub ask: Ask,
-    /// With what: the item's payload, which may lie in several places.
+    /// Its payload, which may consist of several parts.
     pub parts: Vec<Bytes>,
 }
 
 impl Input {
-    /// Bytes of the payload.
+    /// Returns the size of the payload in bytes.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(Bytes::len).sum()
     }
@@ -87,36 +86,36 @@ impl Input {
 /// The answer to one item.
 #[derive(Clone, Debug)]
 pub struct Answered {
-    /// What made it.
+    /// The generation that produced it.
     pub generation: Generation,
-    /// Numbers, text or tensors, as was asked.
+    /// Numbers, text or tensors, depending on the operation.
     pub bytes: Bytes,
-    /// The tensors that these are.
+    /// The tensors in `bytes`, if any.
     pub outputs: Vec<TensorHead>,
-    /// Tokens that were computed.
+    /// Tokens computed.
     pub tokens: u32,
-    /// How long it took.
+    /// Time spent in each phase.
     pub timing: Timing,
 }
 
-/// Where the time of an item, or the longest of a request's items, went.
+/// Time spent in each phase by one item, or the maximum over a request's items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// From the queue to a worker.
+    /// From submission until a worker received it.
     pub queue: Duration,
     /// Tokenizing its group.
     pub tokenize: Duration,
-    /// ONNX Runtime and what follows for its micro-batch.
+    /// ONNX Runtime and post-processing for its micro-batch.
     pub infer: Duration,
 }
 
-/// Why an item has no answer.
+/// The reason an item failed.
 #[derive(Clone, Debug)]
 pub enum ItemError {
-    /// The worker's word.
+    /// The worker rejected it.
     Rejected(Rejection),
-    /// Too many workers ended while they computed it.
+    /// Too many workers died while computing it.
     Poisonous,
-    /// No worker is left.
+    /// All workers have failed, or the server is stopping.
     Stopped,
 }

@@ -1,12 +1,11 @@
-//! From an accepted request to the worker that computes it, and back.
+//! Takes accepted requests to a worker and returns its answers.
 //!
-//! - [`gather`]: the way in. Hands the inputs of a request to the dispatcher, waits for the answers,
-//!   and makes sure that one response has one generation.
+//! - [`gather`]: the entry point. Submits the inputs of a request, waits for the answers and
+//!   ensures that one response comes from one generation.
 //! - [`actor`]: the one task that owns the queue and the workers.
-//! - [`policy`]: what that task decides; pure.
-//! - [`workers`]: how updates ask workers for something.
-//! - [`item`], [`event`], [`backlog`], [`health`], [`worker`]: what passes between them and their
-//!   callers.
+//! - [`policy`]: the decisions of that task; pure.
+//! - [`workers`]: requests from updates to workers.
+//! - [`item`], [`event`], [`backlog`], [`health`], [`worker`]: data shared with callers.
 
 pub mod actor;
 pub mod backlog;

@@ -1,33 +1,32 @@
-//! A worker as others see it: `onnxd status`, the metrics and the readiness of models. Plain data;
-//! the [session](crate::dispatch::policy::session) makes it.
+//! A worker as seen from outside: by `onnxd status`, the metrics and model readiness. Built by the
+//! [session](crate::dispatch::policy::session).
 
 use std::time::Instant;
 
 use onnxd_proto::generation::Generation;
 use serde::Serialize;
 
-/// The states of a worker, with the names that logs, status and documents use.
+/// The states of a worker, under the names used in logs, status and documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// The process runs and loads its models.
+    /// The process is running and loading its models.
     Starting,
-    /// It waits for work.
+    /// Waiting for work.
     Ready,
-    /// It computes.
+    /// Computing.
     Busy,
-    /// It finishes what it has and gets nothing new.
+    /// Finishing its current work; receives nothing new.
     Draining,
-    /// It has ended because it was told to.
+    /// Ended on request.
     Stopped,
-    /// It has ended and will be started again.
+    /// Ended and waiting to be restarted.
     Backoff,
-    /// It is given up.
+    /// Gave up restarting.
     Failed,
 }
 
 impl State {
-    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Starting,
         Self::Ready,
@@ -39,16 +38,17 @@ impl State {
     ];
 }
 
-/// What a worker has loaded of one model.
+/// A worker's load of one model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// What it serves; 0 is none.
+    /// The generation that it serves; 0 means none.
     pub generation: Generation,
-    /// How long loading took when the worker did it by itself; 0 where it had been loaded ahead.
+    /// Load time in microseconds if the worker loaded it when switching to it; 0 if it was loaded
+    /// ahead.
     pub micros: u64,
-    /// Whether the weights are those that all workers share.
+    /// Whether it uses the weights shared by all workers.
     pub compiled: bool,
-    /// When it began to serve this generation.
+    /// When it started to serve this generation.
     pub at: Option<Instant>,
 }
 
@@ -57,18 +57,17 @@ pub struct Load {
 pub struct Status {
     /// From 0.
     pub id: usize,
-    /// 0 where no process runs.
+    /// 0 if no process is running.
     pub pid: u32,
-    /// The CPU it is pinned to; `None` where it could not be.
+    /// The CPU it is pinned to; `None` if pinning failed.
     pub cpu: Option<u16>,
-    /// See [`State`].
     pub state: State,
-    /// What it serves, by slot.
+    /// The generations it serves, by slot.
     #[serde(skip)]
     pub loads: Vec<Load>,
-    /// How often it was started again.
+    /// How many times it was restarted.
     pub restarts: u64,
-    /// Items that it has and has not answered.
+    /// Items sent to it and not answered yet.
     #[serde(skip)]
     pub items: usize,
 }

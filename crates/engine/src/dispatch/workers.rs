@@ -1,4 +1,4 @@
-//! What updates ask of workers, as messages to the dispatcher.
+//! Sends the requests of updates to workers, as messages to the dispatcher.
 
 use onnxd_proto::control_page::Slot;
 use tokio::sync::{mpsc, oneshot};
@@ -9,17 +9,17 @@ use crate::{
     pool::WorkerId,
 };
 
-/// The way to the workers for updates.
+/// A handle through which updates reach the workers.
 #[derive(Clone, Debug)]
 pub struct WorkerRequests(mpsc::Sender<Event>);
 
 impl WorkerRequests {
-    /// Sends to the dispatcher that reads the other end.
+    /// Creates a handle that sends to the dispatcher reading the other end.
     pub fn new(events: mpsc::Sender<Event>) -> Self {
         Self(events)
     }
 
-    /// Sends an event. Without a dispatcher there are no workers, and it is dropped.
+    /// Sends an event. Dropped if the dispatcher has stopped, since no workers are left then.
     fn send(&self, event: Event) -> Boxed<'_, ()> {
         Box::pin(async move {
             let _ = self.0.send(event).await;
@@ -31,7 +31,7 @@ impl Workers for WorkerRequests {
     fn serving(&self) -> Boxed<'_, Vec<WorkerId>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            self.send(Event::WorkersAsked(reply)).await;
+            self.send(Event::WorkersRequested(reply)).await;
             answer.await.unwrap_or_default()
         })
     }
@@ -48,13 +48,13 @@ impl Workers for WorkerRequests {
         Box::pin(async move {
             let (reply, dropped) = oneshot::channel();
             self.send(Event::Unload(slot, reply)).await;
-            // An error means that there is no dispatcher.
+            // An error means that the dispatcher has stopped.
             let _ = dropped.await;
         })
     }
 
     fn follow_commit(&self) {
-        // Where it does not fit the queue, there are requests enough to make workers follow.
+        // If the queue is full, the queued requests make workers follow anyway.
         let _ = self.0.try_send(Event::Committed);
     }
 }

@@ -1,4 +1,4 @@
-//! What an answer says of where it comes from, whatever was asked.
+//! Answers and their origin, the same for every operation.
 
 use std::{sync::Arc, time::Instant};
 
@@ -14,42 +14,40 @@ use crate::{
     models::registry::Model,
 };
 
-/// An answer, wholly made by one generation.
+/// An answer produced entirely by one generation.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {
-    /// Where it comes from.
+    /// Where the answer comes from.
     pub origin: Origin,
-    /// What was asked for.
+    /// The requested output.
     pub output: T,
 }
 
-/// The generation that made an answer, and what it took.
+/// The generation that produced an answer, and what the request took.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The model.
     pub model: Arc<Model>,
-    /// The generation.
     pub generation: Generation,
-    /// What the generation is.
+    /// The version and facts of the generation.
     pub record: Arc<Record>,
-    /// When the request began.
+    /// When the request started.
     pub started: Instant,
-    /// Of the input that took longest in each phase.
+    /// The maximum over all inputs, for each phase.
     pub timing: Timing,
-    /// Tokens that were computed, for all inputs.
+    /// Tokens computed for all inputs.
     pub tokens: u64,
-    /// Unicode characters of all texts.
+    /// Unicode characters in all texts.
     pub characters: usize,
 }
 
 impl<T> Answer<T> {
-    /// Returns the same answer in another form.
-    pub(super) fn map<U>(self, form: impl FnOnce(T) -> U) -> Answer<U> {
-        Answer { origin: self.origin, output: form(self.output) }
+    /// Returns the same answer with its output converted.
+    pub(super) fn map<U>(self, convert: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer { origin: self.origin, output: convert(self.output) }
     }
 }
 
-/// Counts the characters of a text: every byte that does not continue a character begins one.
+/// Counts the characters of a text: every UTF-8 byte that is not a continuation byte starts one.
 pub(super) fn characters(input: &Input) -> usize {
     match &input.ask {
         Ask::Text { text, .. } if text.content != Content::Ids => {

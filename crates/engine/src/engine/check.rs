@@ -1,4 +1,5 @@
-//! What holds for the tensors of every request, checked before anything is made of them. Pure.
+//! Checks the limits that apply to the tensors of every request, before anything is built from
+//! them. Pure.
 
 use std::collections::HashSet;
 
@@ -9,30 +10,35 @@ use onnxd_proto::{
 
 use super::tensors::{Tensor, TensorError, TensorRequest};
 
-/// Elements of a BYTES tensor: each takes far more memory than the four bytes that it may have.
+/// Maximum elements of a BYTES tensor. An element takes at least four bytes on the wire, but far
+/// more in memory.
 const STRINGS_MAX: usize = 1 << 20;
 
-/// Checks the tensors of a request against the bounds of every model.
+/// Checks the tensors of a request against the limits for every model.
 ///
 /// # Errors
-/// What is wrong first.
+/// The first violation.
 pub(super) fn check(request: &TensorRequest) -> Result<(), TensorError> {
     if request.inputs.is_empty() {
         return Err(TensorError::NoInputs);
     }
     if request.inputs.len() > TENSORS_MAX || request.outputs.len() > TENSORS_MAX {
-        return Err(invalid(format!("there are at most {TENSORS_MAX} inputs and outputs")));
+        return Err(invalid(format!(
+            "a request may have at most {TENSORS_MAX} inputs and {TENSORS_MAX} outputs"
+        )));
     }
     let names = request.inputs.iter().map(|input| &input.name).chain(&request.outputs);
     if names.map(String::len).max() > Some(TENSOR_NAME_BYTES_MAX) {
-        return Err(invalid(format!("a name has more than {TENSOR_NAME_BYTES_MAX} bytes")));
+        return Err(invalid(format!(
+            "tensor names may have at most {TENSOR_NAME_BYTES_MAX} bytes"
+        )));
     }
     let inputs = request.inputs.iter().map(|input| input.name.as_str());
-    if let Some(name) = twice(inputs) {
-        return Err(invalid(format!("the input `{name}` is given twice")));
+    if let Some(name) = find_duplicate(inputs) {
+        return Err(invalid(format!("input `{name}` is given twice")));
     }
-    if let Some(name) = twice(request.outputs.iter().map(String::as_str)) {
-        return Err(invalid(format!("the output `{name}` is asked for twice")));
+    if let Some(name) = find_duplicate(request.outputs.iter().map(String::as_str)) {
+        return Err(invalid(format!("output `{name}` is requested twice")));
     }
     let mut bytes = 0_usize;
     for input in &request.inputs {
@@ -44,27 +50,30 @@ pub(super) fn check(request: &TensorRequest) -> Result<(), TensorError> {
     Ok(())
 }
 
-/// Checks one tensor and returns its bytes.
+/// Checks one tensor and returns its size in bytes.
 fn tensor_bytes(input: &Tensor) -> Result<usize, TensorError> {
     let Tensor { name, datatype, shape, data } = input;
     if shape.len() > AXES_MAX {
-        return Err(invalid(format!("the input `{name}` has more than {AXES_MAX} axes")));
+        return Err(invalid(format!(
+            "input `{name}` has {} axes, at most {AXES_MAX} are allowed",
+            shape.len()
+        )));
     }
     let count = elements(shape)
-        .ok_or_else(|| invalid(format!("the input `{name}` has a shape that no memory holds")))?;
-    // A tensor without elements costs its sender nothing, but an output without its empty axis
-    // would cost a worker as much as the other axes say.
+        .ok_or_else(|| invalid(format!("the shape of input `{name}` is too large")))?;
+    // An empty tensor costs its sender nothing. But an output without the empty axis could cost a
+    // worker as much as the other axes say.
     let others: u64 = shape.iter().filter(|&&size| size > 0).product();
     if count == 0 && others > TENSORS_BYTES_MAX as u64 {
-        return Err(invalid(format!("the input `{name}` is empty, and its other axes too large")));
+        return Err(invalid(format!("input `{name}` is empty, but its other axes are too large")));
     }
     match datatype.element_bytes() {
         Some(size) if count.checked_mul(size) != Some(data.len()) => Err(invalid(format!(
-            "the input `{name}` has {} bytes, and its shape says {count} elements of {size}",
+            "input `{name}` has {} bytes, but its shape needs {count} elements of {size} bytes",
             data.len()
         ))),
         None if count > STRINGS_MAX => Err(invalid(format!(
-            "the input `{name}` has {count} elements, at most {STRINGS_MAX} of BYTES are taken"
+            "input `{name}` has {count} elements, at most {STRINGS_MAX} are allowed for BYTES"
         ))),
         _ => Ok(data.len()),
     }
@@ -74,8 +83,8 @@ fn invalid(message: String) -> TensorError {
     TensorError::Invalid(message)
 }
 
-/// The first name that is there twice.
-fn twice<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+/// Returns the first name that occurs twice.
+fn find_duplicate<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut seen = HashSet::new();
     names.into_iter().find(|name| !seen.insert(*name))
 }

@@ -1,5 +1,5 @@
-//! What a request brings along besides its inputs: when it began, how long it may take, who it is
-//! for, and which trace it belongs to. Contracts build one for each request.
+//! The context of a request besides its inputs: start time, timeout, priority and trace. Contracts
+//! build one per request.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use onnxd_telemetry::trace::TraceContext;
 
 use crate::dispatch::Priority;
 
-/// The circumstances of one request.
+/// The context of one request.
 ///
-/// Cancellation needs no field: dropping the future of a call to the engine cancels it. The
-/// channel for the answers closes then, and the dispatcher drops every item that has not reached a
-/// worker; an answer that is on its way is thrown away.
+/// Cancellation needs no field: dropping the future of an engine call cancels it. This closes the
+/// answer channel, and the dispatcher drops every item that has not reached a worker. Answers in
+/// flight are discarded.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext {
     started: Instant,
@@ -27,14 +27,14 @@ impl Default for RequestContext {
 }
 
 impl RequestContext {
-    /// An interactive request that begins now, with the server's own limit on its time.
+    /// Creates an interactive request that starts now and has only the server's time limit.
     pub fn new() -> Self {
         let (timeout, priority, trace) = (None, Priority::default(), None);
         Self { started: Instant::now(), timeout, priority, trace }
     }
 
-    /// Returns the same request, which must also be answered within `time`. The time runs from the
-    /// call to the engine, not from [`RequestContext::started`]: reading a body has its own limit.
+    /// Returns the same request with its timeout limited to `time`. It runs from the call to the
+    /// engine, not from [`RequestContext::started`]: reading a body has a separate limit.
     #[must_use]
     pub fn within(self, time: Duration) -> Self {
         let timeout = self.timeout.map_or(time, |timeout| timeout.min(time));
@@ -47,28 +47,28 @@ impl RequestContext {
         Self { priority, ..self }
     }
 
-    /// Returns the same request as a part of a trace.
+    /// Returns the same request as part of a trace.
     #[must_use]
     pub fn in_trace(self, trace: Option<TraceContext>) -> Self {
         Self { trace, ..self }
     }
 
-    /// When the request began.
+    /// Returns when the request started.
     pub fn started(&self) -> Instant {
         self.started
     }
 
-    /// How long the request may take, if it says so itself.
+    /// Returns the request's timeout, if it has one.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// Who the request is for.
+    /// Returns the request's priority.
     pub fn priority(&self) -> Priority {
         self.priority
     }
 
-    /// The trace that the request belongs to, if any.
+    /// Returns the trace that the request belongs to, if any.
     pub fn trace(&self) -> Option<TraceContext> {
         self.trace
     }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shortest_of_several_timeouts_holds() {
+    fn the_shortest_of_several_timeouts_applies() {
         let context = RequestContext::new();
         assert_eq!(context.timeout(), None);
         let [long, short] = [Duration::from_secs(9), Duration::from_secs(2)];

@@ -1,4 +1,4 @@
-//! The engine without any socket of a protocol: a task plays the dispatcher and its workers.
+//! Tests the engine without protocol sockets: a task stands in for the dispatcher and its workers.
 
 use bytes::Bytes;
 use onnxd_proto::{
@@ -32,21 +32,21 @@ pub(super) fn facts(task: Task) -> Facts {
     }
 }
 
-/// An engine with one model, and what its dispatcher is sent.
+/// Returns an engine with one model, and the receiver of its dispatcher's events.
 pub(super) fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
     let metrics = Arc::new(Metrics::new(&[]));
     let name = "m".parse().unwrap();
     let source = ModelSource {
         name,
         aliases: Vec::new(),
-        uri: "/".parse().expect("it is a directory"),
+        uri: "/".parse().expect("a valid source"),
         preload: true,
     };
     let page = ControlPage::create().unwrap();
     let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));
     let record = Record {
         version: "v".into(),
-        configured_source: "/".parse().expect("it is a directory"),
+        configured_source: "/".parse().expect("a valid source"),
         facts,
         drift: None,
     };
@@ -61,7 +61,7 @@ pub(super) fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
     (Engine::new(parts, MemoryBudget::default()), incoming)
 }
 
-/// Answers every item with what `answer` makes of it.
+/// Answers every item with the result of `answer`.
 pub(super) fn play(
     incoming: mpsc::Receiver<Event>,
     answer: impl Fn(&Item) -> (Bytes, Vec<TensorHead>) + Send + 'static,
@@ -69,7 +69,7 @@ pub(super) fn play(
     play_as(incoming, move |item| (GENERATION, answer(item)));
 }
 
-/// The same, with the generation that answers.
+/// As [`play`], with the generation of each answer.
 fn play_as(
     mut incoming: mpsc::Receiver<Event>,
     answer: impl Fn(&Item) -> (Generation, (Bytes, Vec<TensorHead>)) + Send + 'static,
@@ -78,7 +78,7 @@ fn play_as(
         while let Some(event) = incoming.recv().await {
             let items = match event {
                 Event::Submitted(items) => items,
-                Event::ProbeAsked(reply) => {
+                Event::ProbeRequested(reply) => {
                     let _ = reply.send(());
                     continue;
                 }
@@ -109,7 +109,7 @@ pub(super) fn embed(texts: &[&str]) -> Embed {
 }
 
 #[tokio::test]
-async fn texts_are_embedded_in_one_generation_with_what_it_took() {
+async fn texts_are_embedded_from_one_generation_with_statistics() {
     let (engine, incoming) = engine(facts(Task::Embed));
     play(incoming, |item| {
         let Ask::Text { want: Want::Embedding { normalize: Some(true), .. }, .. } = item.input.ask
@@ -153,7 +153,7 @@ async fn texts_and_pairs_are_classified_and_reranked() {
     let (texts, options) = (["a".to_owned(), "b".to_owned()], TextOptions::cut());
     let request = Rerank { query: "q".into(), texts: &texts, field: "texts", options };
     let scores = engine.rerank(&context, model, request).await.unwrap().output;
-    assert_eq!(scores, [100.0, 100.0], "what sorts them is not activated");
+    assert_eq!(scores, [100.0, 100.0], "rerank scores are not activated");
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ fn tensor(name: &str, shape: &[u64], data: Bytes) -> Tensor {
 }
 
 #[tokio::test]
-async fn tensors_run_through_a_model_of_tensors_and_through_one_of_texts() {
+async fn tensors_run_through_tensor_and_text_models() {
     let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1] };
     let signature = Signature { inputs: vec![spec.clone()], outputs: vec![spec] };
     let (tensors, incoming) = engine(Facts { signature, ..Facts::of(Task::Tensor) });
@@ -214,20 +214,20 @@ async fn tensors_run_through_a_model_of_tensors_and_through_one_of_texts() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_answered_is_refused_before_it_is_queued() {
+async fn invalid_requests_are_rejected_before_they_are_queued() {
     let (engine, mut incoming) = engine(facts(Task::Classify));
     let (model, context) = (engine.find(None).unwrap(), RequestContext::new());
     let error = engine.embed(&context, model, embed(&["a"])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongTask);
-    assert_eq!(error.message(), "the model `m` is for classify, and this call is for embed");
+    assert_eq!(error.message(), "the task of model `m` is classify, but this call requires embed");
     let long = "a".repeat(onnxd_proto::limits::TEXT_BYTES_MAX + 1);
     let mut request = embed(&[&long]);
     request.options.truncate = None;
     let error = engine.embed(&context, model, request).await.unwrap_err();
     assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("inputs")));
     let error = engine.find(Some("other")).unwrap_err();
-    assert_eq!(error.message(), "the model `other` is not served; served are: m");
-    assert!(incoming.try_recv().is_err(), "something was queued");
+    assert_eq!(error.message(), "model `other` is not served; available models: m");
+    assert!(incoming.try_recv().is_err(), "an item was queued");
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,13 +253,13 @@ async fn dropping_a_call_cancels_it() {
     assert!(items.iter().all(|item| !item.reply.is_closed()));
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
-    // This is what the dispatcher looks at before it gives an item to a worker.
+    // The dispatcher checks this before it gives an item to a worker.
     assert!(items.iter().all(|item| item.reply.is_closed()));
 }
 
 #[tokio::test]
-async fn vectors_of_tokens_have_the_width_that_the_graph_gives() {
-    // The vector of a text may be wider, or narrower, than those of its tokens.
+async fn token_vectors_have_the_width_of_the_graph_output() {
+    // A text's vector may be wider or narrower than those of its tokens.
     let (engine, incoming) = engine(Facts { dimension: 48, ..facts(Task::Embed) });
     play(incoming, |_| (bytes(&[0.0; 12]), Vec::new()));
     let (model, context) = (engine.find(None).unwrap(), RequestContext::new());
@@ -268,7 +268,7 @@ async fn vectors_of_tokens_have_the_width_that_the_graph_gives() {
 }
 
 #[tokio::test]
-async fn a_purpose_is_worked_out_anew_when_the_model_changes() {
+async fn a_purpose_is_resolved_again_when_the_model_changes() {
     let with_prompt = |prompt: &str| Facts { prompts: vec![prompt.into()], ..facts(Task::Embed) };
     let (engine, incoming) = engine(with_prompt("clustering"));
     let registry = Arc::clone(engine.registry());

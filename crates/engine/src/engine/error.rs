@@ -1,5 +1,5 @@
-//! Why the engine does not answer a request. Carries no status of any protocol: contracts map
-//! [`EngineError::kind`] to their own.
+//! The reasons the engine fails a request. Independent of protocol status codes: contracts map
+//! [`EngineError::kind`] to theirs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,155 +13,155 @@ use thiserror::Error;
 use super::memory::OutOfMemory;
 use crate::{dispatch::gather::GatherError, models::update::NotServed};
 
-/// The class of an error, which contracts map to their own words.
+/// The class of an error. Contracts map it to their own codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// There is no input.
+    /// The request has no input.
     Empty,
-    /// An input or option is not allowed.
+    /// An input or option is invalid.
     Invalid,
-    /// The inputs are too large together.
+    /// The inputs together are too large.
     TooLarge,
     /// The tokenizer failed on an input.
     Tokenizer,
     /// The model, or that generation of it, is not served.
     NotFound,
-    /// The model was told to serve nothing.
+    /// The model was unloaded.
     Unloaded,
-    /// The model does something else.
+    /// The model's task does not support the operation.
     WrongTask,
-    /// The model failed on the inputs.
+    /// Inference failed on the inputs.
     Failed,
-    /// Too much waits; the same request succeeds later.
+    /// The queue or memory is full; the same request can succeed later.
     Overloaded,
-    /// The model is not loaded, or no worker is left.
+    /// The model is not loaded, or no worker is available.
     Unavailable,
-    /// The deadline has passed.
+    /// The deadline passed.
     Timeout,
-    /// A fault of onnxd, or an input that crashes workers.
+    /// A fault in onnxd, or an input that crashes workers.
     Internal,
 }
 
-/// Why a request has no answer. `field` is what the caller calls the input in question.
+/// The reason a request failed. `field` is the caller's name for the input in question.
 #[derive(Clone, Debug, Error)]
 pub enum EngineError {
     /// No model has that name.
-    #[error("the model `{name}` is not served; served are: {served}")]
+    #[error("model `{name}` is not served; available models: {served}")]
     ModelNotFound {
-        /// As asked for, shortened.
+        /// The requested name, shortened.
         name: String,
-        /// The names of all models, separated by commas.
+        /// The names of all models, comma-separated.
         served: String,
     },
     /// The model serves another generation.
     #[error(
-        "version `{version}` of the model `{model}` is not served; {served} is, and without a version the newest answers"
+        "version `{version}` of model `{model}` is not served, only {served}; omit the version to use the newest"
     )]
     VersionNotFound {
-        /// As asked for, shortened.
+        /// The requested generation, shortened.
         version: String,
         /// The model's name.
         model: String,
         /// The generation that is served.
         served: u64,
     },
-    /// Nothing is served of the model.
+    /// The model serves no generation.
     #[error("the model is not loaded yet")]
     NotLoaded,
-    /// The model does something else.
-    #[error("the model `{model}` is for {}, and this call is for {wanted}", task.as_str())]
+    /// The model's task does not support the operation.
+    #[error("the task of model `{model}` is {}, but this call requires {wanted}", task.as_str())]
     WrongTask {
         /// The model's name.
         model: String,
-        /// What it does.
+        /// The model's task.
         task: Task,
-        /// What the call is for.
+        /// The tasks that support the operation.
         wanted: String,
     },
-    /// The model could not be loaded on first use, or is unloaded.
+    /// The model failed to load on first use, or was unloaded.
     #[error(transparent)]
     NotServed(#[from] NotServed),
-    /// The dispatcher or a worker refused.
+    /// The dispatcher or a worker rejected the request.
     #[error(transparent)]
     Gather(#[from] GatherError),
     /// A text is too long for any tokenizer.
     #[error(
-        "Input validation error: a text of `{field}` has {bytes} bytes, at most {TEXT_BYTES_MAX} are allowed"
+        "Input validation error: a text in `{field}` has {bytes} bytes, at most {TEXT_BYTES_MAX} are allowed"
     )]
     TextTooLong {
-        /// What the caller calls the texts.
+        /// The caller's name for the texts.
         field: &'static str,
-        /// Bytes of the text.
+        /// Size of the text.
         bytes: usize,
     },
-    /// A query and all its texts are too long together.
+    /// A query paired with all its texts is too long.
     #[error(
-        "Input validation error: the query with each of the `{field}` makes {bytes} bytes, at most {max} are allowed"
+        "Input validation error: the query paired with each of the `{field}` totals {bytes} bytes, at most {max} are allowed"
     )]
     PairsTooLong {
-        /// What the caller calls the texts.
+        /// The caller's name for the texts.
         field: &'static str,
-        /// Bytes of all pairs.
+        /// Size of all pairs.
         bytes: usize,
-        /// Bytes that are allowed.
+        /// The maximum size.
         max: usize,
     },
-    /// The name of a prompt is too long.
-    #[error("`prompt_name` has more than {max} bytes")]
+    /// A prompt name is too long.
+    #[error("`prompt_name` may have at most {max} bytes")]
     PromptName {
-        /// Bytes that are allowed.
+        /// The maximum size.
         max: usize,
     },
-    /// A value for a scalar input is not allowed.
+    /// A value for a scalar input is invalid.
     #[error("{0}")]
     Switches(String),
-    /// The model has no word for what the vectors are for.
-    #[error("the model has no `{field}` of the name `{name}`; known are: {known}")]
+    /// The model has no word for the purpose of the vectors.
+    #[error("the model has no `{field}` named `{name}`; available: {known}")]
     Purpose {
-        /// What the caller calls it.
+        /// The caller's name for the purpose.
         field: &'static str,
-        /// As asked for.
+        /// The requested purpose.
         name: String,
-        /// The model's words, separated by commas.
+        /// The model's words, comma-separated.
         known: String,
     },
-    /// The labels of a classifier say nothing of entailment.
+    /// The classifier has no entailment label.
     #[error(
-        "the model `{model}` cannot classify by labels of a request: none of its own labels ({labels}) begins with `entail`"
+        "model `{model}` does not support zero-shot classification: none of its labels ({labels}) begins with `entail`"
     )]
     NoEntailment {
         /// The model's name.
         model: String,
-        /// Its labels, separated by commas.
+        /// Its labels, comma-separated.
         labels: String,
     },
-    /// An option is not allowed.
+    /// An option is invalid.
     #[error("{message}")]
     Option {
-        /// What is wrong.
+        /// The complete message.
         message: String,
-        /// What the caller calls it.
+        /// The caller's name for the option.
         field: &'static str,
     },
-    /// Tensors do not fit the model.
+    /// The tensors do not fit the model.
     #[error(transparent)]
     Tensors(#[from] TensorError),
-    /// Large bodies take all the memory.
+    /// The memory budget for large bodies is used up.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
-    /// The generation of an answer was forgotten before the answer came.
-    #[error("the generation of the answer is unknown")]
+    /// The generation of an answer was forgotten before the answer arrived.
+    #[error("internal error: the answer is from an unknown generation")]
     UnknownGeneration,
-    /// A worker's answer is not what was asked for.
-    #[error("the answer has no outputs")]
+    /// A worker's answer does not match the request.
+    #[error("the model's output does not match the request")]
     NoOutputs,
-    /// A worker's list of tokens or entities cannot be read.
-    #[error("internal error: the worker's list cannot be read")]
+    /// A worker's list of tokens or entities cannot be parsed.
+    #[error("internal error: cannot parse the worker's list")]
     Tokens(#[source] Arc<std::io::Error>),
 }
 
 impl EngineError {
-    /// The class of the error.
+    /// Returns the class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ModelNotFound { .. } | Self::VersionNotFound { .. } => ErrorKind::NotFound,
@@ -188,17 +188,17 @@ impl EngineError {
         }
     }
 
-    /// What to tell a client. Says nothing about the inside of the server.
+    /// Returns the message for clients. It reveals nothing about the server's internals.
     pub fn message(&self) -> String {
         match self {
-            // These name directories of this machine, which are no client's business.
+            // These name directories of this machine, which clients must not see.
             Self::NotServed(NotServed::Failed(refusal))
                 if matches!(
                     refusal.kind,
                     RefusalKind::NotFound | RefusalKind::Space | RefusalKind::Internal
                 ) =>
             {
-                "the model could not be loaded; the log of the server says why".to_owned()
+                "the model could not be loaded; see the server log for the reason".to_owned()
             }
             Self::Gather(GatherError::Rejected(
                 Rejection::TooLong { .. } | Rejection::TokenId { .. },
@@ -207,7 +207,7 @@ impl EngineError {
         }
     }
 
-    /// The field of the request that is wrong, where one is.
+    /// Returns the request field at fault, if any.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::ModelNotFound { .. }
@@ -231,13 +231,13 @@ impl EngineError {
         }
     }
 
-    /// Whether the options do not fit the version that was asked; they may fit another.
+    /// Returns whether the options do not fit the version that answered. They may fit another.
     pub(super) fn is_about_options(&self) -> bool {
         use Rejection::{Prompt, Unfit};
         matches!(self, Self::Gather(GatherError::Rejected(Prompt { .. } | Unfit(_))))
     }
 
-    /// When the same request may be tried again, where that is known.
+    /// Returns when the same request may be retried, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Gather(GatherError::Overloaded { retry_after, .. }) => Some(*retry_after),
@@ -247,25 +247,25 @@ impl EngineError {
     }
 }
 
-/// Why tensors do not fit a model.
+/// The reason tensors do not fit a model.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TensorError {
-    /// There is no input.
-    #[error("there are no inputs")]
+    /// The request has no inputs.
+    #[error("the request has no inputs")]
     NoInputs,
-    /// The inputs are too large together.
-    #[error("the inputs have {bytes} bytes, at most {TENSORS_BYTES_MAX} are taken")]
+    /// The inputs together are too large.
+    #[error("the inputs total {bytes} bytes, at most {TENSORS_BYTES_MAX} are allowed")]
     TooLarge {
-        /// Bytes of all inputs.
+        /// Size of all inputs.
         bytes: usize,
     },
-    /// An input is not what the model takes, or not what its shape says.
+    /// An input does not match the model or its own shape.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl TensorError {
-    /// The class of the error.
+    /// Returns the class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoInputs => ErrorKind::Empty,
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_of_this_machine_are_not_told_to_clients() {
+    fn directories_of_this_machine_are_hidden_from_clients() {
         let secret = "/srv/models/m is gone";
         let hidden = NotServed::Failed(RefusalKind::NotFound.because(secret));
         let hidden = EngineError::from(hidden);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn overload_says_when_to_come_back_and_tokens_keep_their_cause() {
+    fn overload_names_a_retry_delay_and_parse_errors_a_cause() {
         let retry_after = Duration::from_millis(70);
         let full = EngineError::from(GatherError::Overloaded { limit: 1, retry_after });
         assert_eq!((full.kind(), full.retry_after()), (ErrorKind::Overloaded, Some(retry_after)));

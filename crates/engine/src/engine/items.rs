@@ -1,5 +1,5 @@
-//! Makes items of texts, pairs and token ids, within the bounds that hold before a tokenizer sees
-//! them. What is too long is cut where truncation is on. Pure.
+//! Builds items from texts, pairs and token ids, and enforces the limits that apply before
+//! tokenizing. Truncates texts that are too long if truncation is on. Pure.
 
 use bytes::Bytes;
 use onnxd_proto::{
@@ -14,13 +14,13 @@ use super::{
 };
 use crate::dispatch::Input;
 
-/// Bytes of all pairs of one request.
+/// Maximum bytes of all pairs of one request.
 const PAIRS_BYTES_MAX: usize = 8 << 20;
 
-/// The items of texts or token ids, ready for the queue.
+/// Builds the items of texts or token ids, ready for the queue.
 ///
 /// # Errors
-/// One is too long.
+/// A text is too long.
 pub(super) fn items(
     texts: Vec<Text>,
     field: &'static str,
@@ -31,10 +31,10 @@ pub(super) fn items(
     texts.into_iter().map(|text| item(text, field, options, want)).collect()
 }
 
-/// The items of texts and pairs of which scores are wanted.
+/// Builds the items of texts and pairs to score.
 ///
 /// # Errors
-/// One is too long.
+/// A text or pair is too long.
 pub(super) fn scored(
     inputs: Vec<TextOrPair>,
     field: &'static str,
@@ -51,10 +51,10 @@ pub(super) fn scored(
     inputs.into_iter().map(scored).collect()
 }
 
-/// The items of one text with each of the others.
+/// Builds the items of one text paired with each of the others.
 ///
 /// # Errors
-/// They are too long.
+/// The pairs are too long.
 pub(super) fn pairs<'t>(
     query: &Bytes,
     texts: impl Iterator<Item = &'t String>,
@@ -75,8 +75,8 @@ pub(super) fn pairs<'t>(
     texts.map(pair).map(counted).collect()
 }
 
-/// Checks the bytes of all pairs together: a text is run with each of the others, so that a short
-/// body could ask for hours of work.
+/// Checks the total bytes of all pairs. The query is repeated in each pair, so a short body could
+/// otherwise ask for hours of work.
 pub(super) fn check_pairs(bytes: usize, field: &'static str) -> Result<(), EngineError> {
     match bytes {
         0..=PAIRS_BYTES_MAX => Ok(()),
@@ -84,10 +84,10 @@ pub(super) fn check_pairs(bytes: usize, field: &'static str) -> Result<(), Engin
     }
 }
 
-/// Checks the length of what is never cut.
+/// Checks the length of a text that is never truncated.
 ///
 /// # Errors
-/// It is too long.
+/// The text is too long.
 pub(super) fn check_length(bytes: usize, field: &'static str) -> Result<(), EngineError> {
     if bytes > TEXT_BYTES_MAX {
         return Err(EngineError::TextTooLong { field, bytes });
@@ -95,7 +95,7 @@ pub(super) fn check_length(bytes: usize, field: &'static str) -> Result<(), Engi
     Ok(())
 }
 
-/// Token ids as a payload.
+/// Returns token ids as a payload.
 pub(super) fn id_bytes(ids: &[u32]) -> Bytes {
     ids.iter().flat_map(|id| id.to_le_bytes()).collect()
 }
@@ -119,7 +119,7 @@ fn item(
     Ok(Input { ask: Ask::Text { text, want }, parts: vec![payload] })
 }
 
-/// Two texts that belong together.
+/// Two texts that form a pair.
 pub(super) struct Pair<'p> {
     pub(super) first: &'p Bytes,
     pub(super) second: Bytes,
@@ -127,10 +127,10 @@ pub(super) struct Pair<'p> {
 }
 
 impl Pair<'_> {
-    /// The item of the pair, of which scores are wanted.
+    /// Builds the item of a pair to score.
     ///
     /// # Errors
-    /// The pair is too long, and what may be cut is not enough.
+    /// The pair is too long, and truncating the permitted part is not enough.
     pub(super) fn item(
         self,
         field: &'static str,
@@ -145,13 +145,13 @@ impl Pair<'_> {
         }
         let first = shorten(first, first_max, field, options.truncate)?;
         let second = shorten(&second, second_max, field, options.truncate)?;
-        let first_bytes = u32::try_from(first.len()).expect("it is at most TEXT_BYTES_MAX");
+        let first_bytes = u32::try_from(first.len()).expect("at most TEXT_BYTES_MAX");
         let text = TextAsk { content: Content::Pair { first_bytes, cut }, ..options.ask() };
         Ok(Input { ask: Ask::Text { text, want: Want::Scores }, parts: vec![first, second] })
     }
 }
 
-/// The bytes that each of two texts may have, in the way in which their tokens are cut.
+/// Returns the maximum bytes of each text, divided the way their tokens are truncated.
 fn shares(first: usize, second: usize, cut: PairCut) -> Option<(usize, usize)> {
     let half = TEXT_BYTES_MAX / 2;
     if first + second <= TEXT_BYTES_MAX {
@@ -165,7 +165,7 @@ fn shares(first: usize, second: usize, cut: PairCut) -> Option<(usize, usize)> {
     }
 }
 
-/// Cuts a text to so many bytes, at a character, at the end that truncation cuts.
+/// Truncates a text to `max` bytes at a character boundary, at the end that `truncate` cuts.
 fn shorten(
     text: &Bytes,
     max: usize,
@@ -176,7 +176,7 @@ fn shorten(
     if bytes <= max {
         return Ok(text.clone());
     }
-    // A byte that continues a character is no place to cut.
+    // A UTF-8 continuation byte is not a character boundary.
     let is_inside = |at: &usize| text.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
     match truncate {
         None => Err(EngineError::TextTooLong { field, bytes }),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_beyond_the_limit_are_cut_at_a_character() {
+    fn long_texts_are_truncated_at_a_character_boundary() {
         let long = format!("a{}z", "\u{e4}".repeat(TEXT_BYTES_MAX / 2));
         let one = |options: &TextOptions| {
             let texts = vec![Text::Text(long.clone())];
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_beyond_the_limit_are_cut_as_their_tokens_are() {
+    fn long_pairs_are_truncated_as_their_tokens_are() {
         let [short, long] = [1000, TEXT_BYTES_MAX].map(|bytes| "a".repeat(bytes));
         let rest = TEXT_BYTES_MAX - 1000;
         for side in [Side::Left, Side::Right] {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn all_pairs_together_have_a_limit() {
+    fn the_total_size_of_pairs_is_limited() {
         let query = Bytes::from("a".repeat(100_000));
         let texts = vec![String::new(); PAIRS_BYTES_MAX / 100_000 + 1];
         let error = pairs(&query, texts.iter(), "texts", &TextOptions::cut()).unwrap_err();

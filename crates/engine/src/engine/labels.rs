@@ -1,6 +1,6 @@
-//! Calls on texts that give scores and labels: classify, by the model's labels or by those of the
-//! request; rerank; find entities. Scores come with what the model itself gives, because only that
-//! puts them in order: activated, two high ones may be the same number.
+//! Operations on texts that return scores and labels: classify, by the model's labels or the
+//! request's; rerank; find entities. Scores come with the model's raw outputs, because only those
+//! give a reliable order: after activation, two high scores may be equal.
 
 use std::sync::Arc;
 
@@ -22,80 +22,74 @@ use super::{
 };
 use crate::models::registry::Model;
 
-/// Pairs of a text and a label of one request.
+/// Maximum pairs of a text and a label in one request.
 const PAIRS_MAX: usize = 1024;
-/// Where the label is put into a hypothesis.
+/// Where a template inserts the label.
 const PLACEHOLDER: &str = "{}";
 
 /// Texts to classify.
 #[derive(Clone, Debug)]
 pub struct Classify {
-    /// The texts or pairs.
     pub inputs: Vec<TextOrPair>,
-    /// What the caller calls them, for errors.
+    /// The caller's name for the texts, for errors.
     pub field: &'static str,
-    /// How they become tokens.
+    /// How the texts are tokenized.
     pub options: TextOptions,
-    /// What makes scores of what the model gives; `None`: what the model's files say.
+    /// The function that turns raw outputs into scores; `None` uses the one from the model's files.
     pub activation: Option<Activation>,
 }
 
 /// The scores of one text, in the order of the model's labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
-    /// As the model gives them; they say the order.
+    /// The model's raw outputs, which determine the order.
     pub raw: Vec<f32>,
-    /// Activated.
+    /// The raw outputs after activation.
     pub scores: Vec<f32>,
 }
 
 /// Texts to compare with a query.
 #[derive(Clone, Debug)]
 pub struct Rerank<'t> {
-    /// The query.
     pub query: String,
-    /// The texts.
     pub texts: &'t [String],
-    /// What the caller calls them, for errors.
+    /// The caller's name for the texts, for errors.
     pub field: &'static str,
-    /// How they become tokens.
+    /// How the texts are tokenized.
     pub options: TextOptions,
 }
 
 /// Texts to find entities in.
 #[derive(Clone, Debug)]
 pub struct FindEntities {
-    /// The texts.
     pub texts: Vec<String>,
-    /// What the caller calls them, for errors.
+    /// The caller's name for the texts, for errors.
     pub field: &'static str,
-    /// How they become tokens.
+    /// How the texts are tokenized.
     pub options: TextOptions,
-    /// How tokens become entities.
+    /// How tokens are combined into entities.
     pub aggregation: Aggregation,
 }
 
-/// Texts to classify by labels that the model has not been trained for.
+/// Texts to classify by labels that the model was not trained on.
 #[derive(Clone, Debug)]
 pub struct ZeroShot {
-    /// The texts.
     pub texts: Vec<String>,
-    /// What the caller calls them, for errors.
+    /// The caller's name for the texts, for errors.
     pub field: &'static str,
-    /// The labels.
     pub labels: Vec<String>,
-    /// A sentence with `{}` where the label is put.
+    /// A sentence with `{}` where the label is inserted.
     pub template: String,
-    /// Each label for itself, rather than all so that their sum is 1.
+    /// Scores each label independently, rather than all with a sum of 1.
     pub multi_label: bool,
-    /// How the texts become tokens.
+    /// How the texts are tokenized.
     pub options: TextOptions,
 }
 
-/// A label of a request, and its score.
+/// A label of a request and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LabelScore {
-    /// Its place in the request.
+    /// Its index in the request.
     pub label: usize,
     /// Between 0 and 1.
     pub score: f32,
@@ -105,7 +99,7 @@ impl Engine {
     /// Classifies texts or pairs.
     ///
     /// # Errors
-    /// A text is too long, the model does something else, or it failed.
+    /// A text is too long, the model's task is different, or inference failed.
     pub async fn classify(
         &self,
         context: &RequestContext,
@@ -117,7 +111,7 @@ impl Engine {
         let tasks = &[Task::Classify, Task::Rerank];
         let call = TextCall { tasks, options: &options, inputs };
         let answer = self.run_texts(context, model, call).await?;
-        let activation = activation.unwrap_or(own_activation(&answer.origin.record.facts));
+        let activation = activation.unwrap_or(model_activation(&answer.origin.record.facts));
         let activated = |item: Item| {
             let raw = floats(&item.bytes);
             let mut scores = raw.clone();
@@ -128,10 +122,10 @@ impl Engine {
     }
 
     /// Scores how well each text answers a query, in the order of the texts. The scores are the
-    /// model's own; their logistic function is the relevance.
+    /// model's raw outputs; their logistic function is the relevance.
     ///
     /// # Errors
-    /// The texts are too long, the model does something else, or it failed.
+    /// The texts are too long, the model's task is different, or inference failed.
     pub async fn rerank(
         &self,
         context: &RequestContext,
@@ -152,7 +146,7 @@ impl Engine {
     /// Finds entities in texts.
     ///
     /// # Errors
-    /// A text is too long, the model does something else, or it failed.
+    /// A text is too long, the model's task is different, or inference failed.
     pub async fn find_entities(
         &self,
         context: &RequestContext,
@@ -168,12 +162,12 @@ impl Engine {
         Ok(Answer { origin, output })
     }
 
-    /// Classifies texts by labels of the request: a model of entailment says for each label
-    /// whether a sentence with it follows from the text. The likeliest label comes first.
+    /// Classifies texts by labels of the request. For each label, an entailment model says whether
+    /// a sentence with the label follows from the text. The likeliest label comes first.
     ///
     /// # Errors
-    /// There are no labels or too many, the template has no place for them, or the model knows
-    /// no entailment.
+    /// There are no labels or too many, the template does not have exactly one placeholder, or the
+    /// model has no entailment label.
     pub async fn zero_shot(
         &self,
         context: &RequestContext,
@@ -188,7 +182,7 @@ impl Engine {
         entailment(model.name.as_str(), &record.facts)?;
         let call = TextCall { tasks, options: &request.options, inputs };
         let Answer { origin, output } = self.run_texts(context, model, call).await?;
-        // An update may have come between.
+        // An update may have happened in between.
         let entailment = entailment(model.name.as_str(), &origin.record.facts)?;
         let texts = output.chunks(labels);
         let ranks = texts.map(|items| rank(items, entailment, multi_label));
@@ -198,12 +192,12 @@ impl Engine {
 }
 
 impl ZeroShot {
-    /// The pairs of each text with each label's sentence.
+    /// Builds the pairs of each text with each label's sentence.
     fn items(&self) -> Result<Vec<crate::dispatch::Input>, EngineError> {
         let Self { texts, field, labels, template, options, .. } = self;
-        let wrong = |field, message: String| Err(EngineError::Option { message, field });
+        let invalid = |field, message: String| Err(EngineError::Option { message, field });
         if labels.is_empty() {
-            return wrong("candidate_labels", "`candidate_labels` cannot be empty".into());
+            return invalid("candidate_labels", "`candidate_labels` cannot be empty".into());
         }
         let count = texts.len().saturating_mul(labels.len());
         if count > PAIRS_MAX {
@@ -211,13 +205,13 @@ impl ZeroShot {
             let message = format!(
                 "{texts} texts with {labels} `candidate_labels` make {count} pairs, at most {PAIRS_MAX} are allowed"
             );
-            return wrong("candidate_labels", message);
+            return invalid("candidate_labels", message);
         }
         if template.matches(PLACEHOLDER).count() != 1 {
             let message = format!(
-                "`hypothesis_template` must contain `{PLACEHOLDER}` once, where the label is put"
+                "`hypothesis_template` must contain `{PLACEHOLDER}` exactly once, where the label is inserted"
             );
-            return wrong("hypothesis_template", message);
+            return invalid("hypothesis_template", message);
         }
         let hypothesis = |label: &String| Bytes::from(template.replacen(PLACEHOLDER, label, 1));
         let hypotheses: Vec<Bytes> = labels.iter().map(hypothesis).collect();
@@ -236,16 +230,16 @@ impl ZeroShot {
     }
 }
 
-/// What makes the scores of a model that classifies or reranks. One that reranks gives one number
-/// for a pair, which is no share of a sum.
-pub(super) fn own_activation(facts: &Facts) -> Activation {
+/// Returns the activation of a model that classifies or reranks. A reranker gives one number per
+/// pair, to which softmax does not apply.
+pub(super) fn model_activation(facts: &Facts) -> Activation {
     match (facts.task, facts.activation) {
         (Task::Rerank, Activation::Softmax) => Activation::Sigmoid,
         (_, activation) => activation,
     }
 }
 
-/// The place of the label that says that a sentence follows from a text.
+/// Returns the index of the label for entailment.
 fn entailment(model: &str, facts: &Facts) -> Result<usize, EngineError> {
     let is_entailment = |label: &String| label.to_lowercase().starts_with("entail");
     let found = facts.labels.iter().position(is_entailment).filter(|_| facts.labels.len() > 1);
@@ -255,7 +249,7 @@ fn entailment(model: &str, facts: &Facts) -> Result<usize, EngineError> {
     })
 }
 
-/// The labels of one text, the likeliest first, by the scores of its pairs.
+/// Ranks the labels of one text by the scores of its pairs, the likeliest first.
 fn rank(
     items: &[Item],
     entailment: usize,
@@ -263,7 +257,7 @@ fn rank(
 ) -> Result<Vec<LabelScore>, EngineError> {
     let pair = |item: &Item| {
         let scores = floats(&item.bytes);
-        // As transformers has it: the first label, or the last one if that is entailment.
+        // As in transformers: the first label, or the last one if the first is entailment.
         let contradiction = if entailment == 0 { scores.last() } else { scores.first() };
         Some((*scores.get(entailment)?, *contradiction?))
     };

@@ -1,4 +1,4 @@
-//! Labels and scores, with a task that plays the dispatcher and its workers.
+//! Tests labels and scores, with a task that stands in for the dispatcher and its workers.
 
 use bytes::Bytes;
 use onnxd_proto::wire::ask::{Ask, Content};
@@ -30,7 +30,7 @@ fn scores(ranked: &[LabelScore]) -> Vec<(usize, f32)> {
     ranked.iter().map(|LabelScore { label, score }| (*label, *score)).collect()
 }
 
-/// Plays a model of entailment that entails a hypothesis the more the shorter it is.
+/// Stands in for an entailment model that prefers shorter hypotheses.
 async fn classified(
     labels: &[&str],
     request: ZeroShot,
@@ -54,7 +54,7 @@ async fn classified(
 }
 
 #[tokio::test]
-async fn labels_of_a_request_share_one_or_stand_for_themselves() {
+async fn label_scores_sum_to_one_or_are_independent() {
     let nli = ["contradiction", "neutral", "Entailment"];
     let near = |(label, score): (usize, f32), expected: (usize, f32)| {
         assert_eq!(label, expected.0);
@@ -77,7 +77,7 @@ async fn labels_of_a_request_share_one_or_stand_for_themselves() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_classified_by_labels_is_refused_by_name() {
+async fn invalid_zero_shot_requests_name_the_field_at_fault() {
     let nli = ["entailment", "neutral", "contradiction"];
     let error = classified(&["good", "bad"], zero_shot(&["a"], &["b"], false)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongTask);
@@ -97,7 +97,7 @@ async fn what_cannot_be_classified_by_labels_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn entities_are_what_the_worker_found() {
+async fn entities_are_parsed_from_the_workers_list() {
     let (engine, incoming) = engine(facts(Task::TokenClassify));
     let found = r#"[{"label":"PER","score":0.5,"word":"Ada","start":0,"stop":3,"index":null}]"#;
     play(incoming, |item| {
@@ -117,8 +117,8 @@ async fn entities_are_what_the_worker_found() {
 }
 
 #[test]
-fn a_score_of_a_pair_is_no_share_of_a_sum() {
-    let with = |task, activation| own_activation(&Facts { activation, ..Facts::of(task) });
+fn rerank_scores_never_use_softmax() {
+    let with = |task, activation| model_activation(&Facts { activation, ..Facts::of(task) });
     assert_eq!(with(Task::Rerank, Activation::Softmax), Activation::Sigmoid);
     assert_eq!(with(Task::Rerank, Activation::Identity), Activation::Identity);
     assert_eq!(with(Task::Classify, Activation::Softmax), Activation::Softmax);

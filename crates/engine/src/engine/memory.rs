@@ -1,33 +1,33 @@
-//! The memory that large request and response bodies may take together. Contracts reserve before
-//! they read or write, and hold the reservation until the bytes are gone.
+//! The memory budget shared by large request and response bodies. Contracts reserve before they
+//! read or write, and keep the reservation until the bytes are freed.
 
 use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of all large bodies together.
+/// Maximum bytes of all large bodies together.
 pub const BUDGET_BYTES: usize = 512 << 20;
-/// When a request that found no room may be tried again.
+/// When a request without room may be retried.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Large bodies take all the memory there is for them.
+/// The memory budget for large bodies is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the server is overloaded: large bodies take all the room there is")]
+#[error("the server is overloaded: the memory for large bodies is used up")]
 pub struct OutOfMemory;
 
 impl OutOfMemory {
-    /// When the request may be tried again.
+    /// Returns when the request may be retried.
     pub fn retry_after(self) -> Duration {
         RETRY_AFTER
     }
 }
 
-/// The memory budget of large bodies. Cheap to clone; clones share the budget.
+/// The memory budget for large bodies. Cheap to clone; clones share the budget.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget(Arc<Semaphore>);
 
-/// A part of the budget. Dropping it returns the memory.
+/// A reserved part of the budget. Dropping it releases the memory.
 #[derive(Debug)]
 pub struct Reservation(OwnedSemaphorePermit);
 
@@ -38,15 +38,15 @@ impl Default for MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// A budget of `bytes`, counted in whole kibibytes.
+    /// Creates a budget of `bytes`, counted in whole kibibytes.
     pub fn of(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes / 1024)))
     }
 
-    /// Reserves memory for a body of `bytes`, if it is larger than `free_max`.
+    /// Reserves memory for a body of `bytes` if it is larger than `free_max`.
     ///
     /// # Errors
-    /// Other large bodies take all the memory.
+    /// Other large bodies have used up the budget.
     pub fn reserve(
         &self,
         bytes: usize,
@@ -60,22 +60,22 @@ impl MemoryBudget {
         reserved.map(|permit| Some(Reservation(permit))).map_err(|_| OutOfMemory)
     }
 
-    /// Bytes that are not reserved.
+    /// Returns the number of bytes that are not reserved.
     pub fn available_bytes(&self) -> usize {
         self.0.available_permits() * 1024
     }
 }
 
 impl Reservation {
-    /// Adds another reservation of the same budget to this one.
+    /// Merges another reservation of the same budget into this one.
     pub fn merge(&mut self, other: Self) {
         self.0.merge(other.0);
     }
 
-    /// Returns what exceeds `bytes` to the budget.
+    /// Releases everything above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let excess = self.0.num_permits().saturating_sub(bytes.div_ceil(1024));
-        // What is split off is returned when it is dropped.
+        // Dropping the split-off part releases it.
         drop(self.0.split(excess));
     }
 }

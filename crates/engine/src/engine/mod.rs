@@ -1,17 +1,18 @@
 //! Runs inference for any protocol. HTTP and gRPC contracts, the watchdog and benchmarks are
-//! ordinary callers: they find a model, build a request, and render the answer or the error in
-//! their own words. Nothing here knows a status code, a header or a message format.
+//! ordinary callers: they look up a model, build a request, and render the answer or error
+//! themselves. Nothing here knows a status code, a header or a message format.
 //!
-//! - [`context`]: what a request brings along besides its inputs.
-//! - [`texts`]: calls on texts that give vectors, tokens or texts: embed, tokenize, decode.
-//! - [`labels`]: calls on texts that give scores and labels: classify, rerank, find entities.
-//! - [`options`]: how texts become tokens; [`items`] makes items of texts and bounds them.
-//! - [`tensors`]: calls on named tensors, for models of every task; [`check`] bounds them, and
-//!   [`tensor_texts`] says what texts are as tensors.
-//! - [`signature`]: what a model takes and gives, as tensors.
-//! - [`answer`]: what every answer says of where it comes from.
-//! - [`scores`]: pure: from raw outputs to numbers for clients.
-//! - [`memory`]: the memory of large bodies. [`error`]: why there is no answer.
+//! - [`context`]: a request's start time, timeout, priority and trace.
+//! - [`texts`]: operations on texts that return vectors, tokens or texts: embed, tokenize, decode.
+//! - [`labels`]: operations on texts that return scores and labels: classify, rerank, find
+//!   entities.
+//! - [`options`]: how texts are tokenized. [`items`] builds items of texts within limits.
+//! - [`tensors`]: operations on named tensors, for models of every task. [`check`] enforces limits,
+//!   and [`tensor_texts`] converts between texts and tensors.
+//! - [`signature`]: a model's inputs and outputs as tensors.
+//! - [`answer`]: answers and their origin.
+//! - [`scores`]: turns raw outputs into numbers for clients; pure.
+//! - [`memory`]: the memory budget of large bodies. [`error`]: why a request failed.
 
 pub mod answer;
 mod check;
@@ -62,11 +63,11 @@ use crate::{
     },
 };
 
-/// Characters of an unknown name that an error repeats.
+/// Maximum characters of an unknown name that an error repeats.
 const NAME_CHARACTERS_MAX: usize = 200;
-/// Characters of an unknown version that an error repeats.
+/// Maximum characters of an unknown version that an error repeats.
 const VERSION_CHARACTERS_MAX: usize = 40;
-/// Every task; calls on tensors and metadata take any model.
+/// Every task, for calls on tensors and metadata, which accept any model.
 pub const ALL_TASKS: [Task; 7] = Task::ALL;
 
 /// Runs inference on the served models.
@@ -76,103 +77,102 @@ pub struct Engine {
     memory: MemoryBudget,
 }
 
-/// What an engine is made of.
+/// The components of an engine.
 #[derive(Debug)]
 pub struct Parts {
-    /// The served models.
     pub registry: Arc<Registry>,
-    /// The way into the dispatcher.
+    /// Submits requests to the dispatcher.
     pub dispatch: Dispatch,
     /// Loads models on first use.
     pub updater: Arc<Updater>,
-    /// Whether workers answer.
+    /// Whether workers are available.
     pub health: watch::Receiver<Health>,
     /// Counters of requests and models.
     pub metrics: Arc<Metrics>,
-    /// The dispatcher itself, for probes.
+    /// The dispatcher's event channel, for probes.
     pub events: mpsc::Sender<Event>,
-    /// How many workers there are.
+    /// The number of workers.
     pub workers: usize,
 }
 
-/// The dispatcher has ended.
+/// The dispatcher has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the dispatcher has ended")]
+#[error("the dispatcher has stopped")]
 pub struct Ended;
 
 impl Engine {
-    /// An engine whose large bodies share `memory`.
+    /// Creates an engine whose large bodies share `memory`.
     pub fn new(parts: Parts, memory: MemoryBudget) -> Self {
         Self { parts, memory }
     }
 
-    /// All models; the first answers requests that name none.
+    /// Returns all models. The first one answers requests that name none.
     pub fn models(&self) -> &[Arc<Model>] {
         self.parts.registry.models()
     }
 
-    /// The served models, for those who watch them.
+    /// Returns the registry of served models, for callers that watch it.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.parts.registry
     }
 
-    /// Counters of requests and models.
+    /// Returns the counters of requests and models.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.parts.metrics
     }
 
-    /// The memory of large bodies.
+    /// Returns the memory budget of large bodies.
     pub fn memory(&self) -> &MemoryBudget {
         &self.memory
     }
 
-    /// How many workers there are.
+    /// Returns the number of workers.
     pub fn workers(&self) -> usize {
         self.parts.workers
     }
 
-    /// Items of one model that may wait or be computed at once.
+    /// Returns how many items of one model may be queued or running at once.
     pub fn items_max(&self) -> usize {
         self.parts.dispatch.items_max()
     }
 
-    /// Follows whether workers answer.
+    /// Subscribes to the health of the workers.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.parts.health.clone()
     }
 
-    /// Returns whether requests are answered: every worker has been ready once and one serves.
+    /// Returns whether requests are answered: every worker has been ready once, and one serves now.
     pub fn is_ready(&self) -> bool {
         self.parts.health.borrow().is_ready()
     }
 
-    /// Returns whether requests to a model are answered: it serves, or the first request loads it,
-    /// and a worker is there.
+    /// Returns whether requests to a model are answered. The model must serve or load on first use,
+    /// and a worker must be available.
     pub fn is_model_ready(&self, model: &Model) -> bool {
         let is_present = matches!(model.gate.presence(), Presence::Loaded | Presence::NotLoaded);
         self.is_ready() && is_present
     }
 
-    /// The state of each worker; none where the dispatcher has ended.
+    /// Returns the status of each worker; empty if the dispatcher has stopped.
     pub async fn worker_states(&self) -> Vec<worker::Status> {
         self.parts.dispatch.workers().await
     }
 
-    /// Asks the dispatcher and any worker for a sign of life, and returns whether it came within
+    /// Asks the dispatcher and any worker for a sign of life. Returns whether one arrived within
     /// `patience`.
     ///
     /// # Errors
-    /// The dispatcher has ended.
+    /// The dispatcher has stopped.
     pub async fn probe(&self, patience: Duration) -> Result<bool, Ended> {
         let (reply, alive) = oneshot::channel();
-        self.parts.events.send(Event::ProbeAsked(reply)).await.map_err(|_| Ended)?;
+        self.parts.events.send(Event::ProbeRequested(reply)).await.map_err(|_| Ended)?;
         Ok(matches!(time::timeout(patience, alive).await, Ok(Ok(()))))
     }
 
-    /// The model of that name or alias, or the first.
+    /// Finds the model with that name or alias, or the first model if `name` is `None`.
     ///
     /// # Errors
-    /// It is not served.
+    /// No such model is served.
     pub fn find(&self, name: Option<&str>) -> Result<&Arc<Model>, EngineError> {
         self.parts.registry.find(name).ok_or_else(|| {
             let served: Vec<&str> = self.models().iter().map(|model| model.name.as_str()).collect();
@@ -181,10 +181,11 @@ impl Engine {
         })
     }
 
-    /// The model of that name, which must serve the generation `version`, if that is not empty.
+    /// Finds the model with that name. If `version` is not empty, the model must serve that
+    /// generation.
     ///
     /// # Errors
-    /// It is not served, or another generation of it.
+    /// The model or that generation of it is not served.
     pub fn find_version(&self, name: &str, version: &str) -> Result<&Arc<Model>, EngineError> {
         let model = self.find(Some(name))?;
         if let Some((generation, _)) = model.serving() {
@@ -193,11 +194,11 @@ impl Engine {
         Ok(model)
     }
 
-    /// Returns what the model serves, which must be for one of these tasks. Loads it first if it
-    /// has not been used yet, within the request's time.
+    /// Returns what the model serves, which must have one of these tasks. A model that loads on
+    /// first use is loaded first, within the request's time.
     ///
     /// # Errors
-    /// The model does something else, is unloaded, or cannot be loaded.
+    /// The model's task is different, it is unloaded, or it cannot be loaded.
     pub async fn ready(
         &self,
         context: &RequestContext,
@@ -208,8 +209,8 @@ impl Engine {
         require_task(model, tasks)
     }
 
-    /// Has the model, which must be for one of these tasks, answer the inputs in one generation.
-    /// Dropping the future cancels the request, see [`RequestContext`].
+    /// Answers the inputs from one generation of the model, which must have one of these tasks.
+    /// Dropping the future cancels the request; see [`RequestContext`].
     async fn run(
         &self,
         context: &RequestContext,
@@ -235,13 +236,13 @@ impl Engine {
         Ok(Answer { origin, output: answer.items })
     }
 
-    /// The time that is left of what a request has, which began to be worked on then.
+    /// Returns the time left for a request whose processing started at `begin`.
     fn time_left(&self, context: &RequestContext, begin: Instant) -> Duration {
         self.parts.dispatch.time_allowed(context.timeout()).saturating_sub(begin.elapsed())
     }
 
-    /// Admits a request to a model, and loads the model first if it has not been used yet. Returns
-    /// what keeps the model until the request is answered, and the time that is left.
+    /// Admits a request to a model, and first loads a model that loads on first use. Returns the
+    /// pass that keeps the model loaded until the request is answered, and the time left.
     async fn admit(
         &self,
         model: &Model,
@@ -257,7 +258,7 @@ impl Engine {
     }
 }
 
-/// Returns what the model serves, which must be for one of these tasks.
+/// Returns what the model serves, which must have one of these tasks.
 fn require_task(model: &Model, tasks: &[Task]) -> Result<(Generation, Arc<Record>), EngineError> {
     let (generation, record) = model.serving().ok_or(EngineError::NotLoaded)?;
     let task = record.facts.task;

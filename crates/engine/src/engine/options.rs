@@ -1,4 +1,4 @@
-//! How texts become tokens, as contracts say it, and what that means for the model that answers:
+//! How texts are tokenized, as contracts specify it, and how that applies to the answering model:
 //! which prompt, which side of a search, which values of scalar inputs. Pure.
 
 use onnxd_proto::{
@@ -12,16 +12,16 @@ use onnxd_proto::{
 use super::EngineError;
 use crate::dispatch::Input;
 
-/// How texts become tokens.
+/// How texts are tokenized.
 #[derive(Clone, Debug, Default)]
 pub struct TextOptions {
-    /// Which end of a text that is too long is cut off; `None` refuses it.
+    /// The end at which a text that is too long is truncated; `None` rejects it.
     pub truncate: Option<Side>,
-    /// The model's prompt of this name is put before each text.
+    /// The name of the model's prompt to put before each text.
     pub prompt: Option<String>,
-    /// What the vectors are for. A prompt or a switch that is named goes before it.
+    /// What the vectors are for. An explicit prompt or switch takes precedence.
     pub purpose: Option<Purpose>,
-    /// Values of scalar inputs of the model's graph.
+    /// Values for scalar inputs of the model's graph.
     pub switches: Vec<Switch>,
 }
 
@@ -29,20 +29,20 @@ pub struct TextOptions {
 /// switches, or a side of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Purpose {
-    /// As the client wrote it, which is tried first.
+    /// The client's word for it, which is tried first.
     name: String,
-    /// What the caller calls it, for errors.
+    /// The caller's name for it, for errors.
     field: &'static str,
-    /// Other names of the same.
+    /// Synonyms.
     words: &'static [&'static str],
-    /// The side of a search that it is.
+    /// The side of a search, if it is one.
     role: Option<Role>,
-    /// Refuse the request where the model has none of the words.
+    /// Whether to reject the request if the model has none of the words.
     is_required: bool,
 }
 
-/// The names of purposes, each of which is a name of a prompt or a word for a switch as well, and
-/// the side of a search that they are.
+/// Known purposes with their synonyms, and the side of a search that they mean. Each synonym may be
+/// the name of a prompt or a word for a switch.
 const PURPOSES: [(&[&str], Option<Role>); 5] = [
     (&["query", "search_query", "retrieval.query"], Some(Role::Query)),
     (&["document", "passage", "search_document", "retrieval.passage"], Some(Role::Document)),
@@ -51,7 +51,7 @@ const PURPOSES: [(&[&str], Option<Role>); 5] = [
     (&["text-matching", "sts"], None),
 ];
 
-/// What a purpose means for one version of a model.
+/// The options as they apply to one version of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Resolved {
     prompt: Option<String>,
@@ -60,12 +60,12 @@ pub(super) struct Resolved {
 }
 
 impl TextOptions {
-    /// Cuts texts that are too long where the model does, mostly at their end.
+    /// Truncates texts that are too long at the end where the model does, usually the right one.
     pub fn cut() -> Self {
         Self { truncate: Some(Side::Model), ..Self::default() }
     }
 
-    /// Checks what no model accepts.
+    /// Checks the limits that apply to every model.
     ///
     /// # Errors
     /// A name is too long, or there are too many switches.
@@ -84,23 +84,23 @@ impl TextOptions {
         let bytes = |switch: &Switch| switch.name.len().max(word(switch));
         if self.switches.iter().map(bytes).max() > Some(SWITCH_BYTES_MAX) {
             return Err(EngineError::Switches(format!(
-                "a name or word in `switches` has more than {SWITCH_BYTES_MAX} bytes"
+                "names and words in `switches` may have at most {SWITCH_BYTES_MAX} bytes"
             )));
         }
         Ok(())
     }
 
-    /// As far as it is known without the model.
+    /// Returns the options as far as they are known without the model.
     pub(super) fn ask(&self) -> TextAsk {
         let (prompt, switches) = (self.prompt.clone(), self.switches.clone());
         let role = self.purpose.as_ref().and_then(|purpose| purpose.role);
         TextAsk { truncate: self.truncate, prompt, role, switches, ..TextAsk::default() }
     }
 
-    /// What the options mean for a model.
+    /// Returns the options as they apply to a model.
     ///
     /// # Errors
-    /// The model has no word for the purpose, and the purpose needs one.
+    /// The model has no word for the purpose, and the purpose requires one.
     pub(super) fn resolve(&self, facts: &Facts) -> Result<Resolved, EngineError> {
         let TextAsk { prompt, role, switches, .. } = self.ask();
         let mut resolved = Resolved { prompt, role, switches };
@@ -120,8 +120,8 @@ impl TextOptions {
 }
 
 impl Purpose {
-    /// The purpose of that name, which may be Cohere's, Jina's or that of another API. One that none
-    /// of them has must be a word of the model.
+    /// Creates the purpose with that name, which may be a word of Cohere, Jina or another API. An
+    /// unknown name must be a word of the model.
     pub fn new(name: impl Into<String>, field: &'static str) -> Self {
         let name = name.into();
         let known = PURPOSES.iter().find(|(names, _)| names.contains(&name.as_str()));
@@ -134,7 +134,7 @@ impl Purpose {
         std::iter::once(self.name.as_str()).chain(self.words.iter().copied())
     }
 
-    /// The switch that has one of the words.
+    /// Returns the switch value that matches one of the words.
     fn switch(&self, facts: &Facts) -> Option<Switch> {
         self.words().find_map(|word| {
             facts.switches.iter().find_map(|switch| {
@@ -145,7 +145,7 @@ impl Purpose {
         })
     }
 
-    /// The prompt that has one of the words as its name.
+    /// Returns the prompt that matches one of the words.
     fn prompt(&self, facts: &Facts) -> Option<String> {
         self.words().find_map(|word| {
             facts.prompts.iter().find(|prompt| prompt.eq_ignore_ascii_case(word)).cloned()
@@ -164,7 +164,7 @@ impl Purpose {
 }
 
 impl Resolved {
-    /// Writes it into the items of a request.
+    /// Writes the options into the items of a request.
     pub(super) fn apply(&self, inputs: &mut [Input]) {
         for input in inputs {
             if let Ask::Text { text, .. } = &mut input.ask {
@@ -176,10 +176,10 @@ impl Resolved {
     }
 }
 
-/// Checks a prompt's name.
+/// Checks the length of a prompt name.
 ///
 /// # Errors
-/// It is too long.
+/// The name is too long.
 pub(super) fn check_prompt(name: Option<&String>) -> Result<(), EngineError> {
     let max = PROMPT_NAME_BYTES_MAX;
     if name.is_some_and(|name| name.len() > max) {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_goes_before_a_purpose() {
+    fn explicit_options_take_precedence_over_a_purpose() {
         let number = Switch { name: "task_id".into(), value: SwitchValue::Number(1) };
         let named = TextOptions { switches: vec![number.clone()], ..options(query()) };
         assert_eq!(named.resolve(&with_switch()).unwrap().switches, [number]);
@@ -239,19 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_purpose_is_refused_with_what_the_model_has() {
-        let said = options(Purpose::new("poetry", "task"))
+    fn an_unknown_purpose_is_rejected_with_the_known_words() {
+        let message = options(Purpose::new("poetry", "task"))
             .resolve(&with_switch())
             .unwrap_err()
             .to_string();
         for part in ["task", "poetry", "retrieval.query, text-matching, search_query"] {
-            assert!(said.contains(part), "{said}");
+            assert!(message.contains(part), "{message}");
         }
         assert!(options(Purpose::new("Text-Matching", "task")).resolve(&with_switch()).is_ok());
     }
 
     #[test]
-    fn switches_have_bounds() {
+    fn switches_are_limited() {
         let switch = |name: &str| Switch { name: name.into(), value: SwitchValue::Number(0) };
         let with = |switches| TextOptions { switches, ..TextOptions::cut() }.check();
         assert!(with(vec![switch(&"a".repeat(SWITCH_BYTES_MAX)); SWITCHES_MAX]).is_ok());

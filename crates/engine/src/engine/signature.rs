@@ -1,28 +1,28 @@
-//! What a model takes and gives, as tensors. A model for tensors takes and gives what its file
-//! says; one for texts takes BYTES tensors of UTF-8 and gives FP32, so that every model can be
-//! called in this way. One that labels tokens gives, for each text, a JSON list of entities. Pure.
+//! A model's inputs and outputs as tensors. A tensor model has those of its file. A text model
+//! takes BYTES tensors of UTF-8 and returns FP32, so that every model can be called this way. A
+//! model that labels tokens returns a JSON list of entities per text. Pure.
 
 use onnxd_proto::domain::{
     Facts, Output, Signature, Task,
     tensor::{DataType, TensorSpec},
 };
 
-/// The input of models for texts.
+/// The input of text models.
 pub(super) const TEXT: &str = "text";
-/// The second input of models that rerank.
+/// The second input of rerankers.
 pub(super) const QUERY: &str = "query";
-/// The output of models that embed.
+/// The output of embedders.
 pub(super) const EMBEDDING: &str = "embedding";
-/// How many vectors each text has, of models that give several.
+/// The number of vectors of each text, for models that return several.
 pub(super) const LENGTHS: &str = "lengths";
-/// The output of models that rerank.
+/// The output of rerankers.
 pub(super) const SCORE: &str = "score";
-/// The output of models that classify.
+/// The output of classifiers.
 pub(super) const SCORES: &str = "scores";
 /// The output of models that label tokens.
 pub(super) const ENTITIES: &str = "entities";
 
-/// Describes what a model takes and gives.
+/// Describes a model's inputs and outputs.
 pub fn signature(facts: &Facts) -> Signature {
     let spec = |name: &str, datatype, shape: &[i64]| TensorSpec {
         name: name.into(),
@@ -30,7 +30,7 @@ pub fn signature(facts: &Facts) -> Signature {
         shape: shape.into(),
     };
     let text = spec(TEXT, DataType::Bytes, &[-1]);
-    // Who takes pairs gives one score for each; that is not said by the shape of the answer.
+    // A reranker gives one score per pair, which the output's shape does not show.
     let is_of_pairs = facts.task == Task::Rerank;
     let inputs = match is_of_pairs {
         true => vec![spec(QUERY, DataType::Bytes, &[1]), text],
@@ -43,7 +43,7 @@ pub fn signature(facts: &Facts) -> Signature {
         Output::Dense { .. } | Output::Sparse { .. } => {
             vec![spec(EMBEDDING, DataType::Fp32, &[-1, row])]
         }
-        // Texts have different numbers of vectors; rows of zeros make up for that.
+        // Texts have different numbers of vectors, so shorter ones are padded with rows of zeros.
         Output::MultiVector { .. } => vec![
             spec(EMBEDDING, DataType::Fp32, &[-1, -1, row]),
             spec(LENGTHS, DataType::Int32, &[-1]),
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_text_model_takes_bytes_and_gives_floats() {
+    fn text_models_take_bytes_and_return_their_outputs() {
         let with_rows = |task| Facts { dimension: 3, ..Facts::of(task) };
         for (task, inputs, output, shape) in [
             (Task::Embed, &["text"][..], "embedding", &[-1, 3][..]),

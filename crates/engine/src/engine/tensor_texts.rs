@@ -1,10 +1,10 @@
-//! Texts as tensors: from BYTES tensors and parameters of a request to items, and from answers to
-//! tensors. Pure.
+//! Texts as tensors: converts BYTES tensors and parameters of a request into items, and answers
+//! into tensors. Pure.
 //!
-//! Parameters that a model for texts takes: `prompt_name`, `input_type`, `truncate`,
-//! `truncation_direction`; one that embeds `normalize` and `dimensions`; one that labels tokens
-//! `aggregation_strategy`; and the names of its switches. Other names are ignored, because the
-//! protocol and its clients have their own.
+//! A text model accepts the parameters `prompt_name`, `input_type`, `truncate` and
+//! `truncation_direction`, and the names of its switches. An embedder also accepts `normalize` and
+//! `dimensions`, a model that labels tokens `aggregation_strategy`. Other names are ignored,
+//! because the protocol and its clients define more.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use onnxd_proto::{
@@ -20,7 +20,7 @@ use super::{
     EngineError,
     answer::Item,
     items::{items, pairs},
-    labels::own_activation,
+    labels::model_activation,
     options::{Purpose, TextOptions},
     scores::{activate, floats},
     signature::{EMBEDDING, ENTITIES, LENGTHS, QUERY, SCORE, SCORES, TEXT, signature},
@@ -29,12 +29,12 @@ use super::{
 };
 use crate::dispatch::Input;
 
-/// Texts of one request.
+/// Maximum texts in one request.
 const TEXTS_MAX: usize = 2048;
-/// What callers call the texts.
+/// The callers' name for the texts.
 const FIELD: &str = "inputs";
 
-/// The items of a request to a model for texts, and how they become tokens.
+/// Builds the items of a request to a text model, and the options for tokenizing them.
 ///
 /// # Errors
 /// The tensors or parameters do not fit the model.
@@ -46,12 +46,12 @@ pub(super) fn inputs(
     let options = options(request, facts)?;
     let texts = strings(request, TEXT)?;
     if texts.is_empty() || texts.len() > TEXTS_MAX {
-        return Err(invalid(format!("1 to {TEXTS_MAX} texts are taken at once")));
+        return Err(invalid(format!("a request must have 1 to {TEXTS_MAX} texts")));
     }
     let want = match facts.task {
         Task::Rerank => {
             let [query] = &strings(request, QUERY)?[..] else {
-                return Err(invalid(format!("the input `{QUERY}` must have one element")));
+                return Err(invalid(format!("input `{QUERY}` must have exactly one element")));
             };
             let items = pairs(&query.clone().into(), texts.iter(), FIELD, &options)?;
             return Ok((options, items));
@@ -74,16 +74,16 @@ pub(super) fn inputs(
     Ok((options, items))
 }
 
-/// Checks the names and types of what is given, and the names of what is wanted.
+/// Checks the names and types of the inputs and the names of the requested outputs.
 fn check_names(request: &TensorRequest, facts: &Facts) -> Result<(), EngineError> {
     let signature = signature(facts);
     let inputs: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
-    let is_fit = |input: &&Tensor| {
+    let is_valid = |input: &&Tensor| {
         inputs.contains(&input.name.as_str()) && input.datatype == DataType::Bytes
     };
-    if let Some(input) = request.inputs.iter().find(|input| !is_fit(input)) {
+    if let Some(input) = request.inputs.iter().find(|input| !is_valid(input)) {
         return Err(invalid(format!(
-            "the input `{}` is {}; the model takes {} of BYTES",
+            "unexpected input `{}` of type {}; the model takes {} of type BYTES",
             input.name,
             input.datatype.name(),
             inputs.join(" and ")
@@ -93,20 +93,20 @@ fn check_names(request: &TensorRequest, facts: &Facts) -> Result<(), EngineError
     match request.outputs.iter().find(|name| !outputs.contains(&name.as_str())) {
         Some(other) => {
             let known = outputs.join(" and ");
-            Err(invalid(format!("the model has no output `{other}`; it has {known}")))
+            Err(invalid(format!("the model has no output `{other}`; available: {known}")))
         }
         None => Ok(()),
     }
 }
 
-/// How the texts of a request become tokens.
+/// Returns how the texts of a request are tokenized.
 fn options(request: &TensorRequest, facts: &Facts) -> Result<TextOptions, EngineError> {
     let side = match word(request, "truncation_direction")?.as_deref() {
         None => Side::Model,
         Some("right" | "Right") => Side::Right,
         Some("left" | "Left") => Side::Left,
         Some(_) => {
-            return Err(invalid("the parameter `truncation_direction` must be left or right"));
+            return Err(invalid("parameter `truncation_direction` must be left or right"));
         }
     };
     let truncate = flag(request, "truncate")?.unwrap_or(true).then_some(side);
@@ -116,7 +116,7 @@ fn options(request: &TensorRequest, facts: &Facts) -> Result<TextOptions, Engine
         let value = match request.parameters.get(name)? {
             Parameter::Number(number) => SwitchValue::Number(*number),
             Parameter::Word(word) => SwitchValue::Word(word.clone()),
-            _ => return Some(Err(wrong_type(name, "a whole number or a word"))),
+            _ => return Some(Err(wrong_type(name, "an integer or a string"))),
         };
         Some(Ok(Switch { name: name.clone(), value }))
     };
@@ -137,19 +137,21 @@ fn word(request: &TensorRequest, name: &str) -> Result<Option<String>, EngineErr
     match request.parameters.get(name) {
         None => Ok(None),
         Some(Parameter::Word(word)) => Ok(Some(word.clone())),
-        Some(_) => Err(wrong_type(name, "text")),
+        Some(_) => Err(wrong_type(name, "a string")),
     }
 }
 
 fn dimensions(request: &TensorRequest) -> Result<Option<u32>, EngineError> {
     let name = "dimensions";
-    let wrong = || wrong_type(name, "a whole number above 0");
+    let invalid_value = || wrong_type(name, "a positive integer");
     match request.parameters.get(name) {
         None => Ok(None),
-        Some(Parameter::Number(number)) => {
-            u32::try_from(*number).ok().filter(|&number| number > 0).map(Some).ok_or_else(wrong)
-        }
-        Some(_) => Err(wrong()),
+        Some(Parameter::Number(number)) => u32::try_from(*number)
+            .ok()
+            .filter(|&number| number > 0)
+            .map(Some)
+            .ok_or_else(invalid_value),
+        Some(_) => Err(invalid_value()),
     }
 }
 
@@ -163,47 +165,47 @@ fn aggregation(request: &TensorRequest) -> Result<Aggregation, EngineError> {
         Some("max") => Aggregation::Max,
         Some(_) => {
             let message =
-                "the parameter `aggregation_strategy` must be none, simple, first, average or max";
+                "parameter `aggregation_strategy` must be none, simple, first, average or max";
             return Err(invalid(message));
         }
     })
 }
 
 fn wrong_type(name: &str, expected: &str) -> EngineError {
-    invalid(format!("the parameter `{name}` must be {expected}"))
+    invalid(format!("parameter `{name}` must be {expected}"))
 }
 
-/// Checks the bytes of an output before it is made.
+/// Checks the size of an output before it is built.
 fn check_output(texts: usize, bytes: usize) -> Result<(), EngineError> {
     if bytes > TENSORS_BYTES_MAX {
         return Err(invalid(format!(
-            "the outputs of {texts} texts have {bytes} bytes, at most {TENSORS_BYTES_MAX} are given; send fewer texts at once"
+            "the outputs of {texts} texts total {bytes} bytes, at most {TENSORS_BYTES_MAX} are allowed; send fewer texts at once"
         )));
     }
     Ok(())
 }
 
-/// The texts of one input.
+/// Returns the texts of one input.
 fn strings(request: &TensorRequest, name: &str) -> Result<Vec<String>, EngineError> {
     let input = request.inputs.iter().find(|input| input.name == name);
-    let input = input.ok_or_else(|| invalid(format!("the input `{name}` is missing")))?;
+    let input = input.ok_or_else(|| invalid(format!("missing input `{name}`")))?;
     let count = elements(&input.shape).unwrap_or(usize::MAX);
-    let about = |reason: String| invalid(format!("the input `{name}`: {reason}"));
-    // Before anything is made of what claims to be many.
+    let about = |reason: String| invalid(format!("input `{name}`: {reason}"));
+    // Check before allocating for the claimed number.
     if count > TEXTS_MAX {
-        return Err(about(format!("{count} texts, at most {TEXTS_MAX} are taken at once")));
+        return Err(about(format!("{count} texts, at most {TEXTS_MAX} are allowed")));
     }
     let text = |bytes: &[u8]| match String::from_utf8(bytes.to_vec()) {
         Ok(text) => Ok(text),
-        Err(_) => Err(about("an element is no text in UTF-8".into())),
+        Err(_) => Err(about("an element is not valid UTF-8".into())),
     };
     split_bytes(&input.data, count).map_err(about)?.into_iter().map(text).collect()
 }
 
-/// The outputs of a model for texts, or those of them that are wanted, in that order.
+/// Converts the answers of a text model into its outputs, or the requested ones in that order.
 ///
 /// # Errors
-/// They are too large, or not what a worker answers.
+/// The outputs are too large, or a worker's answer is malformed.
 pub(super) fn outputs(
     facts: &Facts,
     items: &[Item],
@@ -232,7 +234,7 @@ pub(super) fn outputs(
             }
         }
         Output::Dense { .. } | Output::Tensors => {
-            // A request may want fewer components.
+            // A request may ask for fewer components.
             let row = items.first().map_or(0, |item| item.bytes.len() / size_of::<f32>());
             let data: BytesMut = items.iter().flat_map(|item| item.bytes.iter().copied()).collect();
             vec![tensor(EMBEDDING, vec![rows, row as u64], data.freeze())]
@@ -246,7 +248,7 @@ pub(super) fn outputs(
 }
 
 fn activated(items: &[Item], facts: &Facts) -> Bytes {
-    let activation = own_activation(facts);
+    let activation = model_activation(facts);
     let mut data = BytesMut::new();
     for item in items {
         let mut scores = floats(&item.bytes);
@@ -256,7 +258,7 @@ fn activated(items: &[Item], facts: &Facts) -> Bytes {
     data.freeze()
 }
 
-/// A row of the whole vocabulary for each text.
+/// Returns one row of the whole vocabulary per text.
 fn dense(items: &[Item], vocabulary: usize) -> Result<Bytes, EngineError> {
     let row = vocabulary.saturating_mul(size_of::<f32>());
     check_output(items.len(), items.len().saturating_mul(row))?;
@@ -272,7 +274,7 @@ fn dense(items: &[Item], vocabulary: usize) -> Result<Bytes, EngineError> {
     Ok(data.freeze())
 }
 
-/// The vectors of each text, with rows of zeros after those of shorter ones, and their numbers.
+/// Returns the vectors of each text, padded with rows of zeros, and their numbers.
 fn multi_vector(items: &[Item], dimension: usize) -> Result<Vec<Tensor>, EngineError> {
     let row = dimension * size_of::<f32>();
     let longest = items.iter().map(|item| item.bytes.len()).max().unwrap_or(0);
@@ -296,7 +298,7 @@ fn multi_vector(items: &[Item], dimension: usize) -> Result<Vec<Tensor>, EngineE
     Ok(vec![embedding, Tensor { name: LENGTHS.to_owned(), datatype, shape, data }])
 }
 
-/// A JSON list of [`onnxd_proto::wire::ask::Entity`] for each text.
+/// Returns a JSON list of [`onnxd_proto::wire::ask::Entity`] per text.
 fn entities(items: &[Item]) -> Result<Tensor, EngineError> {
     let bytes = items.iter().map(|item| item.bytes.len() + size_of::<u32>()).sum();
     check_output(items.len(), bytes)?;

@@ -1,4 +1,4 @@
-//! Texts as tensors, without any model.
+//! Tests texts as tensors, without a model.
 
 use onnxd_proto::{
     domain::{Activation, SwitchFacts},
@@ -28,7 +28,7 @@ fn request(parameters: &[(&str, Parameter)]) -> TensorRequest {
 }
 
 #[test]
-fn parameters_are_options_of_the_texts() {
+fn parameters_become_text_options() {
     let values = [("text-matching".to_owned(), 4)].into();
     let switch = SwitchFacts { name: "task_id".into(), default: None, values };
     let facts = Facts { switches: vec![switch], ..facts(Task::Embed) };
@@ -54,7 +54,7 @@ fn parameters_are_options_of_the_texts() {
 }
 
 #[test]
-fn parameters_of_another_type_are_refused_by_name() {
+fn invalid_parameters_are_rejected_by_name() {
     for (task, name, value) in [
         (Task::Embed, "truncate", Parameter::Number(1)),
         (Task::Embed, "prompt_name", Parameter::Bool(true)),
@@ -82,7 +82,7 @@ fn sparse_weights_become_rows_of_the_vocabulary() {
 }
 
 #[test]
-fn texts_with_fewer_vectors_have_rows_of_zeros_after_them() {
+fn texts_with_fewer_vectors_are_padded_with_zeros() {
     let items = [item(numbers(&[1.0, 2.0, 3.0])), item(numbers(&[1.0; 6]))];
     let facts = facts(Task::MultiVector);
     let tensors = outputs(&facts, &items, &[]).unwrap();
@@ -95,7 +95,7 @@ fn texts_with_fewer_vectors_have_rows_of_zeros_after_them() {
     assert_eq!(lengths.data[..], [1, 0, 0, 0, 2, 0, 0, 0]);
     let wanted = outputs(&facts, &items, &["lengths".to_owned()]).unwrap();
     assert_eq!(wanted[..], tensors[1..]);
-    assert!(outputs(&facts, &[item(numbers(&[1.0]))], &[]).is_err(), "a third of a vector");
+    assert!(outputs(&facts, &[item(numbers(&[1.0]))], &[]).is_err(), "an incomplete vector");
 }
 
 #[test]

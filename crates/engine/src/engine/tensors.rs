@@ -1,5 +1,5 @@
-//! Calls on named tensors, for models of every task: a model for texts takes its texts as BYTES
-//! tensors, see [`super::signature`].
+//! Operations on named tensors, for models of every task. Text models take their texts as BYTES
+//! tensors; see [`super::signature`].
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -19,43 +19,39 @@ use super::{
 };
 use crate::{dispatch::Input, models::registry::Model};
 
-/// A tensor that a client sends or is sent, raw.
+/// A raw tensor from or for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// As the model calls it.
+    /// The model's name for it.
     pub name: String,
-    /// Of its elements.
+    /// The type of its elements.
     pub datatype: DataType,
-    /// Sizes of its axes.
+    /// The sizes of its axes.
     pub shape: Vec<u64>,
     /// Little-endian, row-major; see [`DataType`].
     pub data: Bytes,
 }
 
-/// Tensors to run.
+/// A request to run tensors.
 #[derive(Clone, Debug, Default)]
 pub struct TensorRequest {
     /// The generation that must answer; empty for any.
     pub version: String,
-    /// The inputs.
     pub inputs: Vec<Tensor>,
-    /// Names of the outputs that are wanted; none means all.
+    /// Names of the requested outputs; empty means all.
     pub outputs: Vec<String>,
-    /// What else the request says, by name. A model for texts takes its options from here, see
-    /// [`tensor_texts`]; other names are ignored.
+    /// Other settings of the request, by name. A text model takes its options from here; see
+    /// [`tensor_texts`]. Unknown names are ignored.
     pub parameters: BTreeMap<String, Parameter>,
 }
 
 /// The value of a parameter of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Parameter {
-    /// True or false.
     Bool(bool),
-    /// A whole number.
     Number(i64),
-    /// Text.
     Word(String),
-    /// Anything else, which no option is.
+    /// Any other type, which no option accepts.
     Other,
 }
 
@@ -67,7 +63,7 @@ impl Engine {
     /// Runs tensors through a model of any task.
     ///
     /// # Errors
-    /// The tensors do not fit the model, the model serves another generation, or it failed.
+    /// The tensors do not fit the model, it serves another generation, or inference failed.
     pub async fn run_tensors(
         &self,
         context: &RequestContext,
@@ -77,12 +73,12 @@ impl Engine {
         check(request)?;
         let begin = Instant::now();
         let (_, record) = self.ready(context, model, &ALL_TASKS).await?;
-        // Loading on first use took its part of the time.
+        // Loading on first use may have taken some of the time.
         let context = context.within(self.time_left(context, begin));
         let facts = &record.facts;
         let tasks = &[facts.task];
         let answer = if facts.output() == Output::Tensors {
-            self.run(&context, model, tasks, vec![tensors(request)?]).await?
+            self.run(&context, model, tasks, vec![tensor_item(request)?]).await?
         } else {
             let (options, inputs) = tensor_texts::inputs(request, facts)?;
             let call = TextCall { tasks, options: &options, inputs };
@@ -91,16 +87,16 @@ impl Engine {
         require_version(model, &request.version, answer.origin.generation)?;
         let Answer { origin, output: items } = answer;
         let output = match origin.record.facts.output() {
-            Output::Tensors => raw(&items)?,
+            Output::Tensors => raw_outputs(&items)?,
             _ => tensor_texts::outputs(&origin.record.facts, &items, &request.outputs)?,
         };
         Ok(Answer { origin, output })
     }
 
-    /// Returns the only input of a model, made of a body that says neither name nor shape.
+    /// Builds the only input of a model from a body without name or shape.
     ///
     /// # Errors
-    /// The model has several inputs, or the bytes do not make up its input.
+    /// The model has several inputs, or the bytes do not fit its input.
     pub async fn only_input(
         &self,
         context: &RequestContext,
@@ -112,11 +108,11 @@ impl Engine {
     }
 }
 
-/// The one item of a request to a model for tensors.
-fn tensors(request: &TensorRequest) -> Result<Input, EngineError> {
+/// Builds the one item of a request to a tensor model.
+fn tensor_item(request: &TensorRequest) -> Result<Input, EngineError> {
     let head = |input: &Tensor| {
         let bytes =
-            u32::try_from(input.data.len()).map_err(|_| invalid("an input is too large"))?;
+            u32::try_from(input.data.len()).map_err(|_| invalid("an input exceeds 4 GiB"))?;
         let Tensor { name, datatype, shape, .. } = input.clone();
         Ok(TensorHead { name, datatype, shape, bytes })
     };
@@ -125,8 +121,8 @@ fn tensors(request: &TensorRequest) -> Result<Input, EngineError> {
     Ok(Input { ask, parts: request.inputs.iter().map(|input| input.data.clone()).collect() })
 }
 
-/// The outputs of a model for tensors.
-fn raw(items: &[Item]) -> Result<Vec<Tensor>, EngineError> {
+/// Returns the outputs of a tensor model.
+fn raw_outputs(items: &[Item]) -> Result<Vec<Tensor>, EngineError> {
     let [item] = items else { return Err(EngineError::NoOutputs) };
     let mut rest = item.bytes.clone();
     let output = |head: &TensorHead| {
@@ -139,24 +135,27 @@ fn raw(items: &[Item]) -> Result<Vec<Tensor>, EngineError> {
 fn only_input(facts: &Facts, data: Bytes) -> Result<Tensor, EngineError> {
     let signature = signature(facts);
     let [spec] = &signature.inputs[..] else {
-        return Err(invalid("a raw body is for models with one input"));
+        return Err(invalid("a raw body requires a model with exactly one input"));
     };
     let size = spec.datatype.element_bytes();
     let count = match size {
         Some(size) if data.len().is_multiple_of(size) => (data.len() / size) as u64,
-        // The whole body is one element, without its length.
+        // The whole body is one element, without a length prefix.
         None => 1,
         Some(size) => {
-            return Err(invalid(format!("{} bytes are no elements of {size}", data.len())));
+            return Err(invalid(format!(
+                "{} bytes are not a whole number of {size}-byte elements",
+                data.len()
+            )));
         }
     };
     let mut known = spec.shape.iter().filter_map(|&axis| u64::try_from(axis).ok());
-    // A shape that no memory holds is no shape of a body.
+    // A shape whose size overflows cannot match a body.
     let fixed = known.try_fold(1_u64, u64::checked_mul).unwrap_or(0);
     let free = spec.shape.iter().filter(|&&axis| axis < 0).count();
     if free > 1 || fixed == 0 || count % fixed != 0 || free == 0 && count != fixed {
         return Err(invalid(format!(
-            "{count} elements do not make the shape {:?}; a raw body is for inputs with at most one axis of any size",
+            "{count} elements do not fit the shape {:?}; a raw body requires at most one axis of variable size",
             spec.shape
         )));
     }

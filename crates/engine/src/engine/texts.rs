@@ -1,5 +1,5 @@
-//! Calls on texts that give vectors, and to tokens and back. [`super::labels`] has those that give
-//! scores and labels.
+//! Operations on texts that return vectors, and conversion to tokens and back. [`super::labels`]
+//! has the operations that return scores and labels.
 
 use std::{sync::Arc, time::Instant};
 
@@ -23,24 +23,24 @@ use crate::{dispatch::Input, models::registry::Model};
 
 /// Tasks whose models have a tokenizer.
 const TEXT_TASKS: [Task; 6] = Task::TEXT;
-/// Bytes of JSON from workers beyond which reading it would delay other requests.
+/// JSON lists up to this size are parsed inline; larger ones would delay other requests.
 const READ_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
-/// How often a request is run again because the model changed while its purpose was worked out.
+/// How often a request is run if the model keeps changing while its purpose is resolved.
 const ATTEMPTS_MAX: usize = 3;
 
-/// A text, or the tokens that it has in the model's vocabulary.
+/// A text, or its token ids in the model's vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Text {
-    /// A text.
+    /// Plain text.
     Text(String),
-    /// Tokens as the model takes them, with those that it wants around a text.
+    /// Token ids as the model takes them, including special tokens.
     Ids(Vec<u32>),
 }
 
-/// A text to classify, or two that belong together.
+/// A text to classify, or a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextOrPair {
-    /// A text.
+    /// One text.
     Text(String),
     /// Two texts.
     Pair(String, String),
@@ -49,66 +49,64 @@ pub enum TextOrPair {
 /// Texts to embed.
 #[derive(Clone, Debug)]
 pub struct Embed {
-    /// The texts.
     pub texts: Vec<Text>,
-    /// What the caller calls them, for errors.
+    /// The caller's name for the texts, for errors.
     pub field: &'static str,
-    /// How they become tokens.
+    /// How the texts are tokenized.
     pub options: TextOptions,
-    /// Scale to length 1; `None` does what the model's files say.
+    /// Whether to scale to length 1; `None` follows the model's files.
     pub normalize: Option<bool>,
-    /// Only so many components, from the first on.
+    /// Return only this number of leading components.
     pub dimensions: Option<u32>,
 }
 
-/// The vectors of one text's tokens.
+/// The vectors of a text's tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenVectors {
-    /// Little-endian f32, one vector after the other.
+    /// Little-endian f32 vectors, one after another.
     pub bytes: Bytes,
-    /// Components of each.
+    /// Components per vector.
     pub dimension: usize,
 }
 
-/// Items of texts, and what their options depend on.
+/// A request on texts: the items and the options that depend on the model.
 pub(super) struct TextCall<'c> {
-    /// What the model must be for.
+    /// The tasks that support the operation.
     pub(super) tasks: &'c [Task],
-    /// How the texts become tokens.
+    /// How the texts are tokenized.
     pub(super) options: &'c TextOptions,
-    /// Made with the options, as far as these are known without the model.
+    /// The items, with the options as far as they are known without the model.
     pub(super) inputs: Vec<Input>,
 }
 
 /// Texts to tokenize.
 #[derive(Clone, Debug)]
 pub struct Tokenize {
-    /// The texts.
     pub texts: Vec<String>,
-    /// What the caller calls them, for errors.
+    /// The caller's name for the texts, for errors.
     pub field: &'static str,
-    /// The model's prompt of this name is put before each text.
+    /// The name of the model's prompt to put before each text.
     pub prompt: Option<String>,
-    /// With the tokens that the model wants around a text.
+    /// Include special tokens.
     pub special: bool,
 }
 
-/// Tokens to turn into text.
+/// Token ids to turn into text.
 #[derive(Clone, Debug)]
 pub struct Decode {
-    /// The tokens of each text.
+    /// The token ids of each text.
     pub ids: Vec<Vec<u32>>,
-    /// What the caller calls them, for errors.
+    /// The caller's name for the ids, for errors.
     pub field: &'static str,
-    /// Without the tokens that belong to no text.
+    /// Omit special tokens.
     pub skip_special: bool,
 }
 
 impl Engine {
-    /// Embeds texts: one vector of little-endian f32 for each.
+    /// Embeds texts. Returns one vector of little-endian f32 per text.
     ///
     /// # Errors
-    /// A text is too long, the model does something else, or it failed.
+    /// A text is too long, the model's task is different, or inference failed.
     pub async fn embed(
         &self,
         context: &RequestContext,
@@ -121,8 +119,8 @@ impl Engine {
         Ok(self.run_texts(context, model, call).await?.map(all_bytes))
     }
 
-    /// Embeds texts sparsely: for each the tokens of the vocabulary that have a weight, in the form
-    /// of [`Want::Sparse`]. `normalize` and `dimensions` of the request are ignored.
+    /// Embeds texts sparsely. Returns the tokens of the vocabulary that have a weight, in the form
+    /// of [`Want::Sparse`]. Ignores `normalize` and `dimensions` of the request.
     ///
     /// # Errors
     /// See [`Engine::embed`].
@@ -138,8 +136,8 @@ impl Engine {
         Ok(self.run_texts(context, model, call).await?.map(all_bytes))
     }
 
-    /// Embeds the tokens of texts: for each text its tokens' vectors, as the model gives them.
-    /// `normalize` and `dimensions` of the request are ignored.
+    /// Embeds the tokens of texts. Returns the vectors of each text's tokens as the model gives
+    /// them. Ignores `normalize` and `dimensions` of the request.
     ///
     /// # Errors
     /// See [`Engine::embed`].
@@ -159,7 +157,7 @@ impl Engine {
         Ok(Answer { origin, output })
     }
 
-    /// Lists the tokens of each text; none is cut off.
+    /// Lists the tokens of each text, without truncation.
     ///
     /// # Errors
     /// A text is too long, or the model has no tokenizer.
@@ -185,7 +183,7 @@ impl Engine {
     /// Turns tokens into text.
     ///
     /// # Errors
-    /// There are too many, or the model has no such tokens or no tokenizer.
+    /// There are too many ids, an id is unknown, or the model has no tokenizer.
     pub async fn decode(
         &self,
         context: &RequestContext,
@@ -205,7 +203,7 @@ impl Engine {
 }
 
 impl Engine {
-    /// Has a model answer texts, with the options as they are for the version that answers.
+    /// Answers texts with the options as they apply to the version that answers.
     pub(super) async fn run_texts(
         &self,
         context: &RequestContext,
@@ -223,7 +221,7 @@ impl Engine {
             resolved.apply(&mut inputs);
             let context = context.within(self.time_left(context, begin));
             let result = self.run(&context, model, tasks, inputs.clone()).await;
-            // An update meanwhile may have changed what the options mean.
+            // An update in the meantime may have changed how the options apply.
             record = match &result {
                 Ok(answer) => Arc::clone(&answer.origin.record),
                 Err(error) if error.is_about_options() => {
@@ -243,7 +241,7 @@ fn all_bytes(items: Vec<Item>) -> Vec<Bytes> {
     items.into_iter().map(|item| item.bytes).collect()
 }
 
-/// Reads the lists that workers write as JSON.
+/// Parses the JSON lists written by workers.
 pub(super) async fn read_lists<T: Send + 'static>(
     items: Vec<Item>,
     read: fn(&[u8]) -> std::io::Result<Vec<T>>,
@@ -258,8 +256,8 @@ pub(super) async fn read_lists<T: Send + 'static>(
     lists.map_err(|error| EngineError::Tokens(Arc::new(error)))
 }
 
-/// The vectors of one text. A model that gives one vector for each token says how long its text's
-/// vector is, which may be another length than that of a token's.
+/// Returns the token vectors of one text. Where the model gives one vector per token, the facts
+/// only state the width of a text's vector, which may differ from a token's.
 fn token_vectors(record: &Record, item: Item) -> Result<TokenVectors, EngineError> {
     let dimension = match record.facts.output() {
         Output::MultiVector { dimension } => dimension as usize,

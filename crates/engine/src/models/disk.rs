@@ -1,10 +1,10 @@
-//! Faults of the disk as refusals, and digests as text. Used by the store and by sources.
+//! Turns disk errors into refusals and digests into text. Used by the store and by sources.
 
 use std::{io, path::Path};
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
 
-/// The refusal for a fault of the disk: `Space` where it is full.
+/// Returns the refusal for a disk error: `Space` if the disk is full, else `Internal`.
 pub(super) fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
     let full = matches!(
         error.kind(),
@@ -14,11 +14,11 @@ pub(super) fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
     kind.because(format!("{}: {error}", path.display()))
 }
 
-/// Lower-case hexadecimal.
+/// Encodes bytes as lowercase hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes everything");
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
         text
     })
 }

@@ -1,6 +1,6 @@
-//! Whether a model admits requests, and how many it has admitted that are not answered yet: both in
-//! one word, so that no request slips in after the gate was closed. Set by a model's
-//! [`driver`](crate::models::update::driver) and [`registry`](crate::models::registry), asked by every request.
+//! Admits requests to a model and counts those in flight. Both live in one atomic word, so no request
+//! slips in after the gate closes. Set by a model's [`driver`](crate::models::update::driver) and by the
+//! [`registry`](crate::models::registry); checked by every request.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::models::machine::presence::PRESENCES;
 pub use crate::models::machine::presence::Presence;
 
-/// The presence is in the low bits of the word, what was admitted is counted above.
+/// The low bits of the word hold the presence; the bits above count admitted requests.
 const PRESENCE_BITS: u64 = 0b111;
 const ONE: u64 = PRESENCE_BITS + 1;
 
@@ -23,7 +23,7 @@ pub struct Gate {
     emptied: Notify,
 }
 
-/// A request that was admitted; dropped when it is answered.
+/// An admitted request. Dropped once the request is answered.
 #[derive(Debug)]
 pub struct Pass(Arc<Gate>);
 
@@ -34,7 +34,7 @@ impl Drop for Pass {
 }
 
 impl Gate {
-    /// Lets a request in if the model is loaded; else says how it is.
+    /// Admits a request if the model is loaded; otherwise returns the model's presence.
     pub fn admit(self: &Arc<Self>) -> Result<Pass, Presence> {
         match presence(self.word.fetch_add(ONE, Ordering::AcqRel)) {
             Presence::Loaded => Ok(Pass(Arc::clone(self))),
@@ -45,19 +45,19 @@ impl Gate {
         }
     }
 
-    /// Whether the model is there.
+    /// Returns the model's presence.
     pub fn presence(&self) -> Presence {
         presence(self.word.load(Ordering::Acquire))
     }
 
-    /// From now on the model is there, or is not.
+    /// Sets the presence and keeps the count of admitted requests.
     pub(super) fn set(&self, to: Presence) {
         let replaced = |word| Some(word & !PRESENCE_BITS | to as u64);
-        // It replaces whatever is there, and so always succeeds.
+        // The closure never returns `None`, so this always succeeds.
         let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, replaced);
     }
 
-    /// Waits until all that was admitted is answered.
+    /// Waits until every admitted request is answered.
     pub(super) async fn emptied(&self) {
         loop {
             let emptied = self.emptied.notified();
@@ -77,8 +77,8 @@ impl Gate {
 }
 
 fn presence(word: u64) -> Presence {
-    let place = usize::try_from(word & PRESENCE_BITS).unwrap_or_default();
-    PRESENCES.get(place).copied().unwrap_or(Presence::NotLoaded)
+    let index = usize::try_from(word & PRESENCE_BITS).unwrap_or_default();
+    PRESENCES.get(index).copied().unwrap_or(Presence::NotLoaded)
 }
 
 #[cfg(test)]
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_closed_gate_admits_nobody_and_waits_for_those_inside() {
+    async fn closed_gate_admits_no_request_and_waits_for_those_in_flight() {
         let gate = Arc::new(Gate::default());
         assert_eq!(gate.admit().unwrap_err(), Presence::NotLoaded);
         for to in PRESENCES {
@@ -104,15 +104,15 @@ mod tests {
         assert_eq!(gate.admit().unwrap_err(), Presence::Unloading);
         let brief = Duration::from_millis(20);
         for pass in inside {
-            assert!(timeout(brief, gate.emptied()).await.is_err(), "somebody is inside");
+            assert!(timeout(brief, gate.emptied()).await.is_err(), "a request is in flight");
             drop(pass);
         }
         timeout(Duration::from_secs(10), gate.emptied()).await.unwrap();
-        assert_eq!(gate.presence(), Presence::Unloading, "counting leaves it alone");
+        assert_eq!(gate.presence(), Presence::Unloading, "counting keeps the presence");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn the_last_to_leave_wakes_whoever_waits() {
+    async fn last_request_to_leave_wakes_the_waiter() {
         for _ in 0..1000 {
             let gate = Arc::new(Gate::default());
             gate.set(Presence::Loaded);

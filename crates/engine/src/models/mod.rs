@@ -1,14 +1,14 @@
-//! Models, versions, generations, and the way from a source to what is served. Layers, from the bottom:
+//! Models, versions, generations, and the path from a source to a served version. Layers, bottom up:
 //!
-//! - [`machine`]: pure: the updates of one model, step by step.
+//! - [`machine`]: the pure state machine for one model's updates.
 //! - [`sources`]: where versions come from.
 //! - [`store`]: the state directory: staging, versions, records.
-//! - [`gate`]: admits requests to a model and counts them.
-//! - [`registry`]: the served models and the generation of each; the one writer of the control page.
-//! - [`workers`]: what updates need of the worker processes; the dispatcher implements it.
+//! - [`gate`]: admits requests to a model and counts those in flight.
+//! - [`registry`]: the served models and their generations; the only writer of the control page.
+//! - [`workers`]: the worker operations that updates need; implemented by the dispatcher.
 //! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
 //!
-//! [`disk`] turns faults of the disk into refusals.
+//! [`disk`] turns disk errors into refusals.
 
 mod disk;
 pub mod gate;

@@ -1,6 +1,5 @@
-//! The served models and what each serves. The registry is the one writer of the control page:
-//! whoever wants to serve another generation, or none, goes through [`Registry::commit`] and
-//! [`Registry::unload`].
+//! Owns the served models and the generation that each serves. The registry is the only writer of the
+//! control page: every change goes through [`Registry::commit`] or [`Registry::unload`].
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -18,14 +17,14 @@ use onnxd_proto::{
 use crate::models::gate::{Gate, Presence};
 use onnxd_telemetry::metrics::Metrics;
 
-/// How long after it has been replaced a version may be in use: every worker has refreshed or
-/// ended by then, since no request takes that long.
+/// How long a replaced version may stay in use. No request takes this long, so every worker has
+/// refreshed or exited by then.
 const IN_USE: Duration = Duration::from_secs(120);
 
-/// How long a commit waits for responses that hold still.
+/// How long a commit waits for responses that block commits.
 const HOLD_STILL_MAX: Duration = Duration::from_secs(5);
 
-/// Generations whose records stay at hand for answers that are still on their way.
+/// Generations whose records stay in memory for responses still in flight.
 const ISSUED_MAX: usize = 1024;
 
 /// A model and where its versions come from.
@@ -35,9 +34,9 @@ pub struct ModelSource {
     pub name: ModelName,
     /// Other names that requests may use.
     pub aliases: Vec<String>,
-    /// It may be missing where a generation of an earlier start can serve.
+    /// The source. It may be missing if an earlier start committed a generation that can serve.
     pub uri: SourceUri,
-    /// Whether it is loaded at start, and not on first use.
+    /// Whether the model is loaded at start rather than on first use.
     pub preload: bool,
 }
 
@@ -56,71 +55,71 @@ pub struct Model {
     pub name: ModelName,
     /// Other names that requests may use.
     pub aliases: Vec<String>,
-    /// Its place in the control page.
+    /// Its slot in the control page.
     pub slot: Slot,
     /// The source it was configured with.
     pub source: SourceUri,
-    /// Whether it is loaded at start, and not on first use.
+    /// Whether the model is loaded at start rather than on first use.
     pub preload: bool,
-    /// Who asks for it goes through here.
+    /// Admits the requests for this model.
     pub gate: Arc<Gate>,
     issued: RwLock<VecDeque<Issued>>,
-    /// Held for reading by responses that must not be overtaken by another commit.
+    /// Read-locked by responses that block commits.
     steady: Arc<tokio::sync::RwLock<()>>,
 }
 
-/// A response with many inputs, for which commits wait; see [`Model::hold_still`].
+/// Blocks commits until dropped; see [`Model::hold_still`].
 #[derive(Debug)]
 pub struct HeldStill {
     _held: tokio::sync::OwnedRwLockReadGuard<()>,
 }
 
-/// A generation that has been committed since the start.
+/// A generation committed since the start.
 #[derive(Clone, Debug)]
 struct Issued {
     generation: Generation,
     record: Arc<Record>,
     at: Instant,
-    /// Whether it has not been unloaded.
+    /// False once it has been unloaded.
     serves: bool,
 }
 
 impl Model {
-    /// A model in its slot, of which nothing is served yet.
+    /// Returns a model that serves nothing yet.
     pub fn new(slot: Slot, source: ModelSource) -> Self {
         let ModelSource { name, aliases, uri, preload } = source;
         let (gate, issued, steady) = (Arc::default(), RwLock::default(), Arc::default());
         Self { name, aliases, slot, source: uri, preload, gate, issued, steady }
     }
 
-    /// What is served now: the generation and what it is. `None` before the first commit and when
-    /// it has been unloaded.
+    /// Returns the serving generation and its record, or `None` before the first commit and after
+    /// an unload.
     pub fn serving(&self) -> Option<(Generation, Arc<Record>)> {
         let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
         let last = issued.back().filter(|last| last.serves);
         last.map(|last| (last.generation, Arc::clone(&last.record)))
     }
 
-    /// What is served now, or was served last since the start.
+    /// Returns the generation that serves or, after an unload, served last since the start.
     pub fn last(&self) -> Option<(Generation, Arc<Record>)> {
         let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
         issued.back().map(|last| (last.generation, Arc::clone(&last.record)))
     }
 
-    /// Has commits wait as long as the result lives, at most [`HOLD_STILL_MAX`]: for a response that
-    /// was overtaken by commits again and again and is too large for one group.
+    /// Makes commits wait until the result is dropped, for at most [`HOLD_STILL_MAX`]. For responses
+    /// that are too large for one group and that commits keep overtaking.
     pub async fn hold_still(&self) -> HeldStill {
         HeldStill { _held: Arc::clone(&self.steady).read_owned().await }
     }
 
-    /// Waits until a commit overtakes no response that holds still, or for as long as it may.
+    /// Waits until no response blocks commits, for at most [`HOLD_STILL_MAX`].
     pub async fn settle(&self) {
         if tokio::time::timeout(HOLD_STILL_MAX, self.steady.write()).await.is_err() {
-            tracing::warn!(model = %self.name, "a commit overtakes responses that hold still");
+            tracing::warn!(model = %self.name, "committing without waiting longer for multi-group responses");
         }
     }
 
-    /// What a generation is that was committed since the start.
+    /// Returns the record of a generation committed since the start.
     pub fn record(&self, generation: Generation) -> Option<Arc<Record>> {
         let issued = self.issued.read().unwrap_or_else(PoisonError::into_inner);
         let found = issued.iter().rev().find(|issued| issued.generation == generation);
@@ -129,19 +128,19 @@ impl Model {
 }
 
 impl Registry {
-    /// Gives every configured model a slot. Nothing is served yet.
+    /// Assigns every configured model a slot. Nothing is served yet.
     pub fn new(sources: &[ModelSource], page: ControlPage, metrics: Arc<Metrics>) -> Self {
         let models =
             (0..).zip(sources).map(|(slot, source)| Arc::new(Model::new(slot, source.clone())));
         Self { models: models.collect(), page, metrics }
     }
 
-    /// All models; the first answers requests that name none.
+    /// Returns all models. The first answers requests that name no model.
     pub fn models(&self) -> &[Arc<Model>] {
         &self.models
     }
 
-    /// The model of that name or alias, or the first.
+    /// Returns the model with this name or alias, or the first model for `None`.
     pub fn find(&self, name: Option<&str>) -> Option<&Arc<Model>> {
         match name {
             Some(name) => self.models.iter().find(|model| {
@@ -151,24 +150,24 @@ impl Registry {
         }
     }
 
-    /// The model in a slot.
+    /// Returns the model in a slot.
     pub fn at(&self, slot: Slot) -> &Arc<Model> {
         &self.models[usize::from(slot)]
     }
 
-    /// What workers are told about models.
+    /// Returns the name and slot of each model, as sent to workers.
     pub fn slots(&self) -> Vec<ModelSlot> {
         let slot = |model: &Arc<Model>| ModelSlot { name: model.name.clone(), slot: model.slot };
         self.models.iter().map(slot).collect()
     }
 
-    /// Versions that a worker may still be loading or serving: those that were committed or
-    /// followed by a commit within [`IN_USE`].
+    /// Returns the versions that a worker may still be loading or serving: those committed or
+    /// replaced within [`IN_USE`].
     pub fn recently_served(&self) -> HashSet<String> {
         let mut versions = HashSet::new();
         for model in &self.models {
             let issued = model.issued.read().unwrap_or_else(PoisonError::into_inner);
-            // From the newest back; an old one was in use until the next was committed.
+            // Newest first: each generation was in use until the next commit.
             let mut until = Instant::now();
             for issued in issued.iter().rev() {
                 if until.elapsed() > IN_USE {
@@ -181,17 +180,17 @@ impl Registry {
         versions
     }
 
-    /// The page that workers read.
+    /// Returns the control page that workers read.
     pub fn page(&self) -> &ControlPage {
         &self.page
     }
 
-    /// From now on `generation` is served. Its record and version are durable; numbers rise.
+    /// Makes `generation` the serving one. Its record and version must be durable and its number the highest.
     pub fn commit(&self, slot: Slot, generation: Generation, record: Arc<Record>) {
         let model = self.at(slot);
         let mut issued = model.issued.write().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(issued.back().is_none_or(|last| last.generation < generation));
-        // First known, then committed: an answer may come the moment after the store.
+        // Publish the record first: an answer may arrive right after the store.
         issued.push_back(Issued { generation, record, at: Instant::now(), serves: true });
         if issued.len() > ISSUED_MAX {
             issued.pop_front();
@@ -201,8 +200,8 @@ impl Registry {
         self.metrics.commits_total.add();
     }
 
-    /// From now on nothing is served of a model, whose gate is closed already. What it was is known
-    /// still, for answers that are on their way.
+    /// Stops serving a model whose gate is already closed. Its record stays available for answers
+    /// still in flight.
     pub fn unload(&self, slot: Slot) {
         let mut issued = self.at(slot).issued.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = issued.back_mut() {

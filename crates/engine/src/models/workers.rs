@@ -1,4 +1,4 @@
-//! What updates need of the worker processes. The dispatcher implements it, which knows them.
+//! The worker operations that updates need. Implemented by the dispatcher.
 
 use std::{fmt::Debug, future::Future, pin::Pin};
 
@@ -6,24 +6,24 @@ use onnxd_proto::control_page::Slot;
 
 use crate::pool::WorkerId;
 
-/// A future behind a pointer, for traits that are used as objects.
+/// A boxed future, for object-safe traits.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The workers, for updates. Without workers, as after a stop, every call returns and does nothing.
+/// The workers, as updates see them. Without workers, for example after a stop, every call is a no-op.
 pub trait Workers: Debug + Send + Sync {
-    /// The workers that serve now.
+    /// Returns the workers that serve now.
     fn serving(&self) -> Boxed<'_, Vec<WorkerId>>;
 
-    /// Asks a worker to load a version beside what it serves. The model's update task is told the
-    /// outcome as a [`WorkerEvent`](crate::models::machine::events::WorkerEvent).
+    /// Asks a worker to load a version alongside the one it serves. The outcome reaches the model's
+    /// update task as a [`WorkerEvent`](crate::models::machine::events::WorkerEvent).
     fn load_ahead(&self, worker: WorkerId, slot: Slot, version: String) -> Boxed<'_, ()>;
 
-    /// Has workers drop what they loaded ahead of a model.
+    /// Makes workers drop the version of a model that they loaded ahead.
     fn forget(&self, slot: Slot) -> Boxed<'_, ()>;
 
-    /// Has workers drop all they have of a model; returns when those that serve have.
+    /// Makes workers drop everything they hold of a model. Returns once all serving workers have.
     fn unload(&self, slot: Slot) -> Boxed<'_, ()>;
 
-    /// What was loaded ahead is committed: idle workers need not wait for a request to follow.
+    /// Tells idle workers to switch to the version they loaded ahead, which has been committed.
     fn follow_commit(&self);
 }

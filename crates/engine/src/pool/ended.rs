@@ -1,5 +1,5 @@
-//! How a worker's process ended. Plain data: the [keeper](crate::pool::keeper) makes it, and the
-//! dispatcher decides by it.
+//! Describes how a worker's process ended. Created by the [keeper](crate::pool::keeper); the
+//! dispatcher bases its decisions on it.
 
 use std::io;
 
@@ -16,36 +16,35 @@ const SCARCE: [Errno; 4] = [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOM
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The exit code, where there is one.
+    /// The exit code, if it exited.
     pub code: Option<i32>,
-    /// The signal that ended it, where one did.
+    /// The signal that killed it, if any.
     pub signal: Option<i32>,
-    /// For logs.
+    /// A description for logs.
     pub reason: String,
-    /// It could not be started, or ended, because the system had not enough of something, which
-    /// passes.
+    /// Whether a temporary shortage of system resources prevented the start or ended the process.
     pub scarce: bool,
 }
 
 impl Ended {
-    /// It did not run at all, or how it ended is unknown.
+    /// Describes a process that never ran, or whose exit status is unknown.
     pub fn unknown(reason: String) -> Self {
         Self { code: None, signal: None, reason, scarce: false }
     }
 
-    /// It could not be started.
+    /// Describes a process that could not be started.
     pub fn not_started(error: &io::Error) -> Self {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
         let scarce = errno.is_some_and(|errno| SCARCE.contains(&errno));
-        Self { scarce, ..Self::unknown(format!("not started: {error}")) }
+        Self { scarce, ..Self::unknown(format!("could not start: {error}")) }
     }
 
-    /// Whether SIGKILL ended it.
+    /// Returns whether SIGKILL ended it.
     pub fn was_killed(&self) -> bool {
         self.signal == Some(Signal::KILL.as_raw())
     }
 
-    /// The reason that restarts are counted by.
+    /// Returns the reason under which restarts are counted.
     pub fn restart_reason(&self) -> RestartReason {
         match self {
             ended if ended.was_killed() => RestartReason::Killed,
@@ -55,8 +54,8 @@ impl Ended {
         }
     }
 
-    /// Whether something else than a fault of its own ended it: no process raises SIGKILL by a fault,
-    /// a worker exits with 0 only when it is told to, by whomever, and a shortage is the system's.
+    /// Returns whether the cause lies outside the process. No fault of its own raises SIGKILL, a
+    /// worker exits with 0 only on request, and a shortage is the system's.
     pub fn is_blameless(&self) -> bool {
         self.was_killed() || self.code == Some(ExitStatus::Fine as i32) || self.scarce
     }
@@ -68,7 +67,7 @@ impl From<&WaitIdStatus> for Ended {
         let reason = match (code, signal) {
             (Some(code), _) => format!("exit code {code}"),
             (_, Some(signal)) => format!("signal {signal}"),
-            _ => "nobody knows how".to_owned(),
+            _ => "unknown exit status".to_owned(),
         };
         Self { code, signal, reason, scarce: code == Some(ExitStatus::Scarce as i32) }
     }

@@ -1,5 +1,5 @@
-//! The worker's executable: opened once, and always this file is started, so that a package
-//! upgrade beneath a running supervisor cannot mix two builds.
+//! The worker's executable. Opened once and started from that file descriptor, so that a package
+//! upgrade under a running supervisor cannot mix two builds.
 
 use std::{
     env,
@@ -11,29 +11,30 @@ use std::{
     sync::Arc,
 };
 
-/// Variables that a worker inherits; everything else, secrets above all, stays here.
+/// Variables that a worker inherits. Everything else stays in the supervisor, secrets above all.
 const INHERITED: &[&str] = &["LD_LIBRARY_PATH", "RUST_BACKTRACE", "TMPDIR"];
 
-/// Variables that every worker gets.
+/// Variables set for every worker.
 const FIXED: &[(&str, &str)] = &[
     // ONNX Runtime sends usage data unless this is set before its library is loaded.
     ("ORT_DISABLE_TELEMETRY", "1"),
-    // One thread a worker is the point of it all.
+    // Workers scale by process: each runs single-threaded.
     ("TOKENIZERS_PARALLELISM", "false"),
     ("RAYON_NUM_THREADS", "1"),
     ("OMP_NUM_THREADS", "1"),
-    // glibc raises these thresholds by itself when large blocks are freed, and then keeps what a
-    // dropped model used. Fixed, memory is flat after any number of updates.
+    // glibc raises these thresholds on its own when large blocks are freed, and then keeps the
+    // memory of dropped models. With fixed thresholds, memory stays flat over any number of
+    // updates.
     ("MALLOC_MMAP_THRESHOLD_", "262144"),
     ("MALLOC_TRIM_THRESHOLD_", "2097152"),
 ];
 
-/// The worker's executable and the library that it loads.
+/// The worker's executable and the ONNX Runtime library that it loads.
 #[derive(Clone, Debug)]
 pub struct WorkerExecutable {
     file: Arc<File>,
     onnxruntime: PathBuf,
-    /// Whether the processes confine themselves.
+    /// Whether the processes sandbox themselves.
     confined: bool,
 }
 
@@ -41,20 +42,20 @@ impl WorkerExecutable {
     /// Opens the executable.
     ///
     /// # Errors
-    /// What the system answers.
+    /// Returns the system's error if the file cannot be opened.
     pub fn open(path: &Path, onnxruntime: &Path, confined: bool) -> io::Result<Self> {
         let onnxruntime = onnxruntime.to_owned();
         Ok(Self { file: Arc::new(File::open(path)?), onnxruntime, confined })
     }
 
-    /// ONNX Runtime's shared library.
+    /// Returns the path of ONNX Runtime's shared library.
     pub fn onnxruntime(&self) -> &Path {
         &self.onnxruntime
     }
 
-    /// A command that starts it, without its subcommand.
+    /// Returns a command that starts the worker, without a subcommand.
     pub fn command(&self) -> Command {
-        // The child resolves the path before it closes what is not to be inherited.
+        // The child resolves this path before it closes the descriptors that it must not inherit.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0("onnxd-worker").env_clear();
         command.envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));

@@ -1,6 +1,5 @@
-//! One thread for each worker. It starts the process and waits for its end, over and over: the
-//! kernel ties a child's parent-death signal to the *thread* that started it, so that thread has
-//! to live as long as the child.
+//! Runs one thread per worker that spawns the process and waits for it to exit. The thread must
+//! outlive the child: the kernel ties the parent-death signal to the thread that forked it.
 
 use std::{
     io::{self, PipeWriter, Write},
@@ -24,62 +23,63 @@ use tokio::sync::mpsc::Sender;
 
 use crate::pool::{Epoch, WorkerId, ended::Ended, executable::WorkerExecutable};
 
-/// The descriptor of the socket in the worker.
+/// The socket's descriptor in the worker.
 const SOCKET_FD: i32 = 3;
-/// The descriptor of the control page in the worker.
+/// The control page's descriptor in the worker.
 const CONTROL_PAGE_FD: i32 = 4;
-/// The descriptor of the pipe that names groups to be terminated in the worker.
+/// The descriptor in the worker of the pipe that carries the ids of groups to terminate.
 const TERMINATIONS_FD: i32 = 5;
 
-/// A process that has been started.
+/// A running process.
 #[derive(Debug)]
-pub struct Started {
-    /// Its number in the system.
+pub struct RunningProcess {
+    /// The process id.
     pub pid: u32,
-    /// For signals that cannot hit another process.
+    /// Signals the process without racing against PID reuse.
     pidfd: Arc<OwnedFd>,
-    /// Read by a thread of the worker that nothing holds up.
+    /// Read by a worker thread that never blocks.
     terminations: PipeWriter,
 }
 
-impl Started {
-    /// Ends the process at once, also if it is stopped.
+impl RunningProcess {
+    /// Kills the process immediately, even if it is stopped.
     pub fn kill(&self) {
-        // It may have ended by itself, which is as good.
+        // Ignore the error: the process has already exited.
         let _ = pidfd_send_signal(&*self.pidfd, Signal::KILL);
     }
 
-    /// Tells the process to end what it computes for this group, even in the middle of a run.
+    /// Tells the process to abort this group, even in the middle of a run.
     pub fn terminate(&self, group: u64) {
-        // The pipe is full only if the worker does not read it; it is killed after a grace period.
+        // The pipe fills up only if the worker does not read it; it is then killed after a grace
+        // period.
         let _ = (&self.terminations).write_all(&group.to_le_bytes());
     }
 }
 
-/// What a keeper reports.
+/// A keeper's report.
 #[derive(Debug)]
 pub enum Report {
-    /// The process runs; our end of its socket.
-    Started(Started, UnixStream),
+    /// The process is running; carries our end of its socket.
+    Started(RunningProcess, UnixStream),
     /// The process was stopped (`SIGSTOP`).
     Stopped,
-    /// The process goes on after it was stopped.
+    /// The process continued after a stop.
     Continued,
-    /// The process has ended, or could not be started.
+    /// The process exited or could not be started.
     Ended(Ended),
 }
 
-/// A handle to the thread.
+/// A handle to the thread. Dropping it ends the thread once the process has exited.
 #[derive(Debug)]
 pub struct Keeper {
-    orders: mpsc::SyncSender<(Epoch, OwnedFd)>,
+    starts: mpsc::SyncSender<(Epoch, OwnedFd)>,
 }
 
 impl Keeper {
-    /// Starts the thread; the process is started by [`Keeper::start`].
+    /// Starts the thread. [`Keeper::start`] starts the process.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The thread could not be spawned.
     pub fn spawn<E: Send + 'static>(
         worker: WorkerId,
         cpu: u16,
@@ -87,14 +87,15 @@ impl Keeper {
         events: Sender<E>,
         event: impl Fn(WorkerId, Epoch, Report) -> E + Send + 'static,
     ) -> io::Result<Self> {
-        let (orders, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
+        let (starts, incoming) = mpsc::sync_channel::<(Epoch, OwnedFd)>(1);
         thread::Builder::new().name(format!("keeper-{worker}")).spawn(move || {
             // The loop ends when the handle or the receiver of the reports is dropped.
             for (epoch, control_page) in incoming {
                 let report = |report| events.blocking_send(event(worker, epoch, report)).is_ok();
                 let ended = match start(&executable, worker, cpu, control_page) {
                     Ok((started, socket)) => {
-                        // Even if the receiver was dropped: the child ends as its socket does.
+                        // Wait even if the receiver was dropped: closing the socket makes the child
+                        // exit.
                         let pidfd = Arc::clone(&started.pidfd);
                         report(Report::Started(started, socket));
                         wait(&pidfd, report)
@@ -104,17 +105,17 @@ impl Keeper {
                 report(Report::Ended(ended));
             }
         })?;
-        Ok(Self { orders })
+        Ok(Self { starts })
     }
 
-    /// Starts the process; the one before must have ended.
+    /// Starts the process. The previous one must have exited.
     pub fn start(&self, epoch: Epoch, control_page: OwnedFd) {
-        let sent = self.orders.try_send((epoch, control_page));
-        debug_assert!(sent.is_ok(), "a worker is started once at a time");
+        let sent = self.starts.try_send((epoch, control_page));
+        debug_assert!(sent.is_ok(), "at most one start is pending");
     }
 }
 
-/// Waits for the end of the process, and reports when it is stopped or continued.
+/// Waits for the process to exit, and reports when it is stopped or continued.
 fn wait(pidfd: &OwnedFd, report: impl Fn(Report) -> bool) -> Ended {
     let changes = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
     loop {
@@ -133,10 +134,10 @@ fn start(
     worker: WorkerId,
     cpu: u16,
     control_page: OwnedFd,
-) -> io::Result<(Started, UnixStream)> {
+) -> io::Result<(RunningProcess, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let (orders, terminations) = io::pipe()?;
+    let (read_end, terminations) = io::pipe()?;
     ioctl_fionbio(&terminations, true)?;
     let mut command = executable.command();
     command.arg("serve").args(["--worker", &worker.to_string(), "--cpu", &cpu.to_string()]);
@@ -145,7 +146,7 @@ fn start(
         .fd_mappings(vec![
             FdMapping { parent_fd: theirs.into(), child_fd: SOCKET_FD },
             FdMapping { parent_fd: control_page, child_fd: CONTROL_PAGE_FD },
-            FdMapping { parent_fd: orders.into(), child_fd: TERMINATIONS_FD },
+            FdMapping { parent_fd: read_end.into(), child_fd: TERMINATIONS_FD },
         ])
         .map_err(io::Error::other)?;
     let mut child = command.spawn()?;
@@ -154,11 +155,12 @@ fn start(
     let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(error) => {
-            // Its end could not be waited for: there are never two processes of one worker.
+            // Without a pidfd its exit cannot be awaited, and a worker must never have two
+            // processes.
             child.kill()?;
             child.wait()?;
             return Err(error.into());
         }
     };
-    Ok((Started { pid, pidfd: Arc::new(pidfd), terminations }, ours))
+    Ok((RunningProcess { pid, pidfd: Arc::new(pidfd), terminations }, ours))
 }

@@ -1,5 +1,6 @@
-//! Frames to and from one worker. A link is two tasks: one writes what it is given, one reads
-//! and reports. Whatever goes wrong ends the link; the dispatcher then ends the worker.
+//! Exchanges frames with one worker. A link is two tasks: one writes outgoing frames, the other
+//! reads and reports incoming ones. Any error closes the link, and the dispatcher then ends the
+//! worker.
 
 use std::{io, os::unix::net};
 
@@ -20,39 +21,39 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Frames that may wait to be written: two groups, a ping, something to load or to drop for each
-/// model, and room to spare.
+/// Frames that may be queued for writing: two groups, a ping, one load or drop per model, and some
+/// to spare.
 const OUTGOING_MAX: usize = 8 + MODELS_MAX;
 
-/// Room for what arrives: an answer of a few texts.
+/// Minimum read size, enough for the answers to a few texts.
 const READ_BYTES: usize = 16 * 1024;
 
-/// A message that arrived.
+/// A received message.
 #[derive(Debug)]
 pub struct Incoming {
-    /// What it answers.
+    /// The id of the message that this answers.
     pub id: u64,
-    /// What it says.
+    /// The control message.
     pub message: FromWorker,
-    /// What it describes: numbers, text or tensors.
+    /// The payload that the message describes: numbers, text or tensors.
     pub payload: Bytes,
 }
 
 /// A frame's header and control message, and the parts of its payload.
 type Outgoing = (Bytes, Vec<Bytes>);
 
-/// The sending end. Dropping it ends the worker.
+/// The sending end. Dropping it makes the worker exit.
 #[derive(Debug)]
 pub struct Link {
     outgoing: mpsc::Sender<Outgoing>,
 }
 
 impl Link {
-    /// Starts the two tasks. `events` gets every message and at last an error, `UnexpectedEof`
-    /// where the worker has simply gone.
+    /// Starts the two tasks. `events` receives every message and finally an error, which is
+    /// `UnexpectedEof` if the worker simply disconnected.
     ///
     /// # Errors
-    /// The socket cannot be used by the runtime.
+    /// The runtime cannot use the socket.
     pub fn open<E: Send + 'static>(
         socket: net::UnixStream,
         events: mpsc::Sender<E>,
@@ -65,10 +66,10 @@ impl Link {
         Ok(Self { outgoing })
     }
 
-    /// Hands a message to the writing task. The payload may lie in several places.
+    /// Hands a message to the writing task. The payload may consist of several parts.
     ///
     /// # Errors
-    /// The message is too large, or the worker does not take what it was sent before.
+    /// The message is too large, or the worker has not read the previous ones.
     pub fn send(&self, id: u64, message: &ToWorker, payload: Vec<Bytes>) -> io::Result<()> {
         let control = message::encode(message)?;
         let payload_bytes = payload.iter().map(Bytes::len).sum();
@@ -78,20 +79,20 @@ impl Link {
         head.extend_from_slice(&control);
         self.outgoing
             .try_send((head.freeze(), payload))
-            .map_err(|_| io::Error::other("the worker does not read its socket"))
+            .map_err(|_| io::Error::other("the worker is not reading its socket"))
     }
 }
 
 async fn write_all(mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<Outgoing>) {
     while let Some(outgoing) = queue.recv().await {
         if write(&mut socket, outgoing).await.is_err() {
-            // The reading task sees the end and reports it.
+            // The reading task sees the closed socket and reports it.
             return;
         }
     }
 }
 
-/// Most payloads are one part, which goes with the head.
+/// Writes a frame. Most payloads have one part, which is written together with the head.
 async fn write(socket: &mut OwnedWriteHalf, (head, payload): Outgoing) -> io::Result<()> {
     let mut parts = payload.into_iter();
     socket.write_all_buf(&mut head.chain(parts.next().unwrap_or_default())).await?;
@@ -116,11 +117,11 @@ async fn read_all<E>(
     }
 }
 
-/// Reads as much as there is; what belongs to the next frame stays in the buffer.
+/// Reads the next frame. Bytes of later frames stay in the buffer.
 async fn read(socket: &mut OwnedReadHalf, buffer: &mut BytesMut) -> io::Result<Incoming> {
     fill(socket, buffer, HEADER_BYTES).await?;
     let bytes = buffer.split_to(HEADER_BYTES);
-    let bytes = bytes.as_ref().try_into().expect("so many bytes were split off");
+    let bytes = bytes.as_ref().try_into().expect("`HEADER_BYTES` bytes were split off");
     let header = Header::parse(bytes, Direction::FromWorker)?;
     fill(socket, buffer, header.control_len() + header.payload_len()).await?;
     let control = buffer.split_to(header.control_len());
@@ -129,7 +130,7 @@ async fn read(socket: &mut OwnedReadHalf, buffer: &mut BytesMut) -> io::Result<I
     Ok(Incoming { id: header.id(), message, payload })
 }
 
-/// Has at least so many bytes in the buffer. The length has been checked.
+/// Fills the buffer to at least `length` bytes. The caller has checked the length.
 async fn fill(socket: &mut OwnedReadHalf, buffer: &mut BytesMut, length: usize) -> io::Result<()> {
     while buffer.len() < length {
         buffer.reserve(READ_BYTES.max(length - buffer.len()));

@@ -1,8 +1,8 @@
-//! The worker processes. Knows nothing of what they compute; the
+//! The worker processes. Knows nothing about what they compute; the
 //! [dispatcher](crate::dispatch::actor) owns the handles.
 //!
-//! - [`executable`]: the worker's file, opened once, and the environment it gets.
-//! - [`keeper`]: a thread for each worker that starts it and waits for its end.
+//! - [`executable`]: the worker's executable, opened once, and its environment.
+//! - [`keeper`]: one thread per worker that starts the process and waits for it to exit.
 //! - [`ended`]: how a process ended.
 //! - [`link`]: frames to and from one worker.
 
@@ -13,20 +13,20 @@ pub mod link;
 
 use std::time::Duration;
 
-/// What the operator says about workers that end or do not go on.
+/// The operator's settings for workers that exit, stop or hang.
 #[derive(Clone, Copy, Debug)]
 pub struct Supervision {
-    /// How long a worker may be stopped before it is replaced.
+    /// How long a worker may stay stopped before it is replaced.
     pub stopped_grace: Duration,
-    /// How long a worker may take to get ready, and an idle one to answer a ping.
+    /// How long a worker may take to become ready, and an idle one to answer a ping.
     pub start_timeout: Duration,
-    /// How often one worker may be started again within a minute.
+    /// How many times one worker may be restarted within a minute.
     pub restarts_max: u32,
 }
 
-/// The number of a worker, from 0.
+/// The index of a worker, from 0.
 pub type WorkerId = usize;
 
-/// Which of a worker's processes something comes from: what an earlier one left behind in a
-/// queue must not be taken for the present one's.
+/// Identifies one of a worker's successive processes, so that queued reports of an earlier one are
+/// not attributed to the current one.
 pub type Epoch = u64;

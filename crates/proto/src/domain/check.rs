@@ -1,11 +1,10 @@
-//! What the checking process reports. The supervisor reads it line by line.
+//! The checker's report, which the supervisor reads line by line.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Facts, Refusal, cost::CostTable};
 
-/// What the checker process prints, one line of JSON each: what has passed, and at last the
-/// verdict.
+/// One line of JSON from the checker: a passed part, or finally the verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckLine {
@@ -13,33 +12,32 @@ pub enum CheckLine {
     Passed(String),
     /// The candidate can serve.
     Accepted(Box<Checked>),
-    /// It cannot.
+    /// The candidate cannot serve.
     Refused(Refusal),
 }
 
-/// What the checker says of a candidate that can serve.
+/// Report about an accepted candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
-    /// What it found out.
     pub facts: Facts,
-    /// How far the embeddings are from the serving generation's, where there is one to compare.
+    /// Drift from the serving generation's embeddings, if there is one to compare with.
     pub drift: Option<Drift>,
-    /// How many of the candidate's own canary texts came out as it says.
+    /// Number of the candidate's own canary texts that produced the declared output.
     pub canaries: u32,
-    /// What runs cost on this machine, where that was measured.
+    /// Cost of runs on this machine, if measured.
     #[serde(default)]
     pub costs: Option<CostTable>,
-    /// Why there is no compiled form, where there is none; workers load the plain model then.
+    /// Why the candidate has no compiled form, if it has none. Workers then load the plain model.
     pub not_compiled: Option<String>,
 }
 
 /// Cosines between the candidate's embeddings and the serving generation's, over fixed texts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Drift {
-    /// The smallest.
+    /// Minimum over all texts.
     pub min_cosine: f64,
-    /// The mean.
+    /// Mean over all texts.
     pub mean_cosine: f64,
-    /// How many texts.
+    /// Number of texts.
     pub probes: u32,
 }

@@ -1,30 +1,30 @@
-//! What running texts together costs on one CPU: a small table by the number of texts and the
-//! tokens of each, measured when a version is compiled. Pure. The worker cuts its micro-batches
-//! by it and corrects it by what it observes; the supervisor sizes dispatch groups by it.
+//! Cost of running texts together on one CPU: a small table by number of texts and tokens per text,
+//! measured when a version is compiled. Pure. The worker cuts micro-batches by it and corrects it
+//! with observations; the supervisor sizes dispatch groups by it.
 
 use serde::{Deserialize, Serialize};
 
-/// Numbers of texts that the table has a row for.
+/// Row headings: numbers of texts.
 pub const TEXTS: [u32; 6] = [1, 2, 4, 8, 16, 32];
-/// Numbers of tokens that the table has a column for.
+/// Column headings: tokens per text.
 pub const TOKENS: [u32; 7] = [8, 16, 32, 64, 128, 256, 512];
 
-/// What is assumed of a model that nobody has measured: a fixed part and a part for each token,
-/// about those of a small sentence embedder. Observations soon replace it.
+/// Assumed cost of an unmeasured model: a fixed part plus a part per token, typical of a small
+/// sentence embedder. Observations soon replace it.
 const GUESS_FIXED_MICROS: f32 = 1000.0;
 const GUESS_TOKEN_MICROS: f32 = 250.0;
-/// How much of the difference between table and observation one observation takes away.
+/// Share of the difference between table and observation that one observation corrects.
 const RATE: f32 = 0.05;
-/// An observation that is further off than by this factor counts as one that is off by it: the
-/// machine did something else meanwhile.
+/// Observations are clamped to this factor of the prediction: the machine was busy with something
+/// else.
 const OUTLIER: f32 = 2.0;
-/// The least that anything costs, so that ratios are finite.
+/// Minimum cost of anything, so that ratios are finite.
 const MICROS_MIN: f32 = 1.0;
 
-/// Measured cells, by the places in [`TEXTS`] and [`TOKENS`]; `None` where nothing was measured.
+/// Measured cells, indexed like [`TEXTS`] and [`TOKENS`]; `None` for unmeasured cells.
 pub type Measured = [[Option<f32>; TOKENS.len()]; TEXTS.len()];
 
-/// The table, in microseconds of CPU time.
+/// Costs in microseconds of CPU time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CostTable {
     micros: [[f32; TOKENS.len()]; TEXTS.len()],
@@ -36,8 +36,7 @@ impl Default for CostTable {
     }
 }
 
-/// Where a number lies between two places of a grid: the lower one, and how far it is from there
-/// to the next.
+/// A position between two grid points: the lower one and the fraction of the way to the next.
 #[derive(Clone, Copy, Debug)]
 struct Between {
     low: usize,
@@ -45,8 +44,8 @@ struct Between {
 }
 
 impl CostTable {
-    /// Completes what was measured. What is missing is assumed to cost as much for each token, or
-    /// for each text, as what was measured next to it: running more together gains nothing there.
+    /// Completes the measured cells. A missing cell is extrapolated in proportion to its neighbor,
+    /// per token or per text, so batching gains nothing there.
     pub fn from_measured(measured: &Measured) -> Self {
         let mut micros = [[0.0_f32; TOKENS.len()]; TEXTS.len()];
         for texts in 0..TEXTS.len() {
@@ -60,7 +59,7 @@ impl CostTable {
                     _ => micros[texts - 1][tokens] * real(TEXTS[texts]) / real(TEXTS[texts - 1]),
                 };
                 let mut cost = known.unwrap_or_else(assumed).max(MICROS_MIN);
-                // More never costs less; where it was measured so, that was noise.
+                // More work never costs less; a measurement that says so is noise.
                 if texts > 0 {
                     cost = cost.max(micros[texts - 1][tokens]);
                 }
@@ -73,20 +72,21 @@ impl CostTable {
         Self { micros }
     }
 
-    /// The same for texts that run one by one.
+    /// Returns the table for texts that run one at a time.
     pub fn apart(&self) -> Self {
-        let alone = self.micros[0];
-        let micros = TEXTS.map(|texts| alone.map(|cost| cost * real(texts)));
+        let single = self.micros[0];
+        let micros = TEXTS.map(|texts| single.map(|cost| cost * real(texts)));
         Self { micros }
     }
 
-    /// Whether it can be a table at all; what is read from a file or a message may be anything.
+    /// Returns whether the values are plausible. A table read from a file or message may hold
+    /// anything.
     pub fn is_sound(&self) -> bool {
         self.micros.iter().flatten().all(|cost| cost.is_finite() && *cost >= MICROS_MIN)
     }
 
-    /// Microseconds that one run of `texts` texts of `tokens` tokens each takes; between measured
-    /// numbers and beyond them in proportion.
+    /// Returns the microseconds for one run of `texts` texts of `tokens` tokens each, interpolated
+    /// between the grid points and extrapolated in proportion beyond them.
     pub fn predict(&self, texts: usize, tokens: usize) -> f32 {
         let (row, more_texts) = locate(&TEXTS, texts);
         let (column, more_tokens) = locate(&TOKENS, tokens);
@@ -106,7 +106,7 @@ impl CostTable {
         cost * more_texts * more_tokens
     }
 
-    /// Corrects the cells around by what a run took.
+    /// Corrects the surrounding cells by the observed cost of a run.
     pub fn observe(&mut self, texts: usize, tokens: usize, micros: f32) {
         if !micros.is_finite() || micros <= 0.0 {
             return;
@@ -125,14 +125,14 @@ impl CostTable {
 }
 
 impl Between {
-    /// The places on both sides, and how much each counts.
+    /// Returns the grid points on both sides with their weights.
     fn corners(self) -> impl Iterator<Item = (usize, f32)> {
         let both = [(self.low, 1.0 - self.part), (self.low + 1, self.part)];
         both.into_iter().filter(|(_, part)| *part > 0.0)
     }
 }
 
-/// Where `value` lies on a rising grid, and by which factor it goes beyond its end.
+/// Locates `value` on an ascending grid. The factor says how far it lies beyond the grid's end.
 fn locate(grid: &[u32], value: usize) -> (Between, f32) {
     let value = u32::try_from(value).unwrap_or(u32::MAX);
     let next = grid.partition_point(|&point| point <= value);
@@ -164,7 +164,7 @@ mod tests {
         (one - other).abs() <= other.abs() * 1e-4
     }
 
-    /// A table with a measured cell here and there.
+    /// A table with a few measured cells.
     fn table() -> CostTable {
         let mut measured = Measured::default();
         measured[0][0] = Some(4000.0);
@@ -175,16 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_is_predicted_and_what_lies_between_in_proportion() {
+    fn predictions_match_measurements_and_interpolate_between_them() {
         let table = table();
         assert!(near(table.predict(1, 8), 4000.0));
         assert!(near(table.predict(1, 12), 4500.0));
         assert!(near(table.predict(3, 8), 6500.0));
-        assert!(near(table.predict(1, 3), 4000.0), "less than the least costs as much");
+        assert!(
+            near(table.predict(1, 3), 4000.0),
+            "fewer tokens than the first column cost the same"
+        );
     }
 
     #[test]
-    fn what_was_not_measured_gains_nothing_by_running_together() {
+    fn unmeasured_cells_gain_nothing_by_batching() {
         let table = table();
         assert!(near(table.predict(8, 8), 16_000.0));
         assert!(near(table.predict(2, 16), 10_000.0));
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn observations_win_in_the_end_and_one_that_is_far_off_hardly_counts() {
+    fn observations_converge_and_outliers_hardly_count() {
         let mut table = table();
         let before = table.predict(2, 12);
         table.observe(2, 12, 1e9);
@@ -211,13 +214,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_measured_and_observed_a_table_stays_one(
+        fn any_measurement_or_observation_leaves_a_sound_table(
             cells in prop::collection::vec(prop::option::of(prop::num::f32::ANY), 42),
             seen in prop::collection::vec((1..100_usize, 0..2000_usize, prop::num::f32::ANY), 0..50),
         ) {
             let mut measured = Measured::default();
-            for (place, cell) in cells.into_iter().enumerate() {
-                measured[place / TOKENS.len()][place % TOKENS.len()] =
+            for (index, cell) in cells.into_iter().enumerate() {
+                measured[index / TOKENS.len()][index % TOKENS.len()] =
                     cell.map(|cost| cost.clamp(-1e9, 1e9));
             }
             let mut table = CostTable::from_measured(&measured);

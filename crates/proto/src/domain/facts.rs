@@ -1,4 +1,4 @@
-//! What is known of a version once it has been checked. Kept in every [`Record`](super::Record).
+//! The checker's findings about a version. Kept in every [`Record`](super::Record).
 
 use std::collections::BTreeMap;
 
@@ -6,78 +6,78 @@ use serde::{Deserialize, Serialize};
 
 use super::{Activation, Output, Pooling, Signature, Task, tensor::DataType};
 
-/// What the checker finds out about a version, kept with every generation that serves it.
+/// Facts about a version, kept with every generation that serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// What the model is for.
+    /// Task of the model.
     pub task: Task,
-    /// Components of one embedding, or labels; 0 for tensors.
+    /// Components of an embedding, or number of labels; 0 for tensors.
     pub dimension: u32,
-    /// Tokens of the longest text that is not truncated, special tokens included.
+    /// Tokens of the longest text that is not truncated, including special tokens.
     pub max_tokens: u32,
     /// How token embeddings become one embedding.
     pub pooling: Pooling,
-    /// Whether embeddings have length 1 unless a request says otherwise.
+    /// Whether embeddings are scaled to length 1 by default.
     pub normalize: bool,
-    /// What the scores of a model that classifies or reranks are of, in their order.
+    /// Labels of a classifier's or reranker's scores, in order.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// How such scores become numbers between 0 and 1.
+    /// Activation applied to the scores.
     #[serde(default)]
     pub activation: Activation,
-    /// Names of the prompts that may be put before a text.
+    /// Names of the model's prompts.
     #[serde(default)]
     pub prompts: Vec<String>,
-    /// What a model for tensors takes and gives.
+    /// Inputs and outputs of a tensor model.
     #[serde(default)]
     pub signature: Signature,
-    /// The type of most of the weights; `None` where an earlier release made the record.
+    /// Datatype of most weights; `None` in records of earlier releases.
     #[serde(default)]
     pub weights: Option<DataType>,
-    /// What one answer is, described by the model's family; `None` where an earlier release made the
-    /// record. Read it by [`Facts::output`].
+    /// Shape of one result, described by the model's family; `None` in records of earlier releases.
+    /// Read it through [`Facts::output`].
     #[serde(default)]
     pub output: Option<Output>,
-    /// The model's file within the version; empty for one without a graph.
+    /// The model file within the version; empty if the model has no graph.
     #[serde(default)]
     pub file: String,
-    /// The graph's inputs as they are fed, in its order: `position_ids (int64, counted)`.
+    /// The graph's inputs as they are fed, in graph order: `position_ids (int64, counted)`.
     #[serde(default)]
     pub inputs: Vec<String>,
-    /// What happens from the graph's output to the answer, in order:
-    /// `last_hidden_state (float16)`, `pooling mean`, `dense 32 -> 48`, `normalize`.
+    /// Steps from the graph's output to the result, in order: `last_hidden_state (float16)`,
+    /// `pooling mean`, `dense 32 -> 48`, `normalize`.
     #[serde(default)]
     pub pipeline: Vec<String>,
     /// Scalar inputs that a request may set.
     #[serde(default)]
     pub switches: Vec<SwitchFacts>,
-    /// What was assumed because no file says it.
+    /// Assumptions about settings that no file states.
     #[serde(default)]
     pub guesses: Vec<Guess>,
-    /// Set where the longest text is shorter than the model's files say.
+    /// Set if the longest text is shorter than the model's files declare.
     #[serde(default)]
     pub shortened: Option<Shortened>,
 }
 
-/// A scalar input of a graph, such as the number of an adapter.
+/// A scalar input of a graph, such as an adapter number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchFacts {
     /// The input's name.
     pub name: String,
-    /// What is fed where a request says nothing; `None`: a request must say it.
+    /// Value fed by default; `None` if every request must set it.
     pub default: Option<i64>,
-    /// Words for values.
+    /// Named values.
     pub values: BTreeMap<String, i64>,
 }
 
-/// Something that was assumed.
+/// An assumption about a setting that no file states.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guess {
-    /// What it is about, as a key of `onnxd.toml`: `pooling`, `task`, `output`.
+    /// The setting, as a key of `onnxd.toml`: `pooling`, `task`, `output`.
     pub key: String,
-    /// What was assumed.
+    /// The assumed value.
     pub value: String,
-    /// Why.
+    /// Reason for the assumption.
     pub reason: String,
 }
 
@@ -93,18 +93,18 @@ impl Guess {
     }
 }
 
-/// Why the longest text is shorter than a model's files say.
+/// Why the longest text is shorter than the model's files declare.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shortened {
-    /// Tokens that the files say.
+    /// Tokens that the files declare.
     pub declared_tokens: u32,
-    /// What longer texts would need, and the flag that allows it.
+    /// What longer texts would require, and the flag that allows it.
     pub reason: String,
 }
 
 impl Facts {
-    /// Returns what one answer of the model is: as recorded or, for a record of an earlier release,
-    /// as the task implies.
+    /// Returns the shape of one result: as recorded or, in records of earlier releases, as the task
+    /// implies.
     pub fn output(&self) -> Output {
         self.output.unwrap_or(match self.task {
             Task::Embed => Output::Dense { dimension: self.dimension },
@@ -116,7 +116,7 @@ impl Facts {
         })
     }
 
-    /// Those of a model that does `task` and of which nothing else is known.
+    /// Returns facts of a model of which only the task is known.
     pub fn of(task: Task) -> Self {
         Self {
             task,
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_an_earlier_release_says_its_output_by_its_task() {
+    fn records_of_earlier_releases_derive_output_from_the_task() {
         let old = r#"{"task": "classify", "dimension": 3, "max_tokens": 64, "pooling": "none",
             "normalize": false}"#;
         let facts: Facts = serde_json::from_str(old).unwrap();

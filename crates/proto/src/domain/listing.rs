@@ -1,5 +1,5 @@
-//! What `onnxd-worker list` finds in a source: the model file and the files that hold its weights.
-//! The supervisor reads one line of it; it parses no model file itself.
+//! The output of `onnxd-worker list`: a source's model file and the files with its weights. The
+//! supervisor reads this one line; it never parses a model file itself.
 
 use std::{fs::Metadata, os::unix::fs::MetadataExt};
 
@@ -7,52 +7,50 @@ use serde::{Deserialize, Serialize};
 
 use super::Refusal;
 
-/// The line that the listing process prints.
+/// The line that the lister prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListLine {
-    /// The source has one model to take.
+    /// The source has exactly one suitable model.
     Listed(Box<Listing>),
-    /// It has none, or the choice is not clear.
+    /// The source has no model, or the choice is ambiguous.
     Refused(Refusal),
 }
 
-/// The files of a source that only the model's graph knows.
+/// Files of a source that only the model's graph names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
-    /// The model file; `None` of static embeddings, which need no graph.
+    /// The model file; `None` for static embeddings, which need no graph.
     pub model: Option<ListedModel>,
-    /// Files that hold weights of the graph, relative to the source, sorted.
+    /// Files with weights of the graph, relative to the source, sorted.
     pub external: Vec<String>,
-    /// What an operator may want to know, for the log.
+    /// Notes for the operator, logged by the supervisor.
     pub notes: Vec<String>,
 }
 
 /// The chosen model file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedModel {
-    /// Relative to the source, with `/`.
+    /// Path relative to the source, separated by `/`.
     pub file: String,
-    /// Whether the source or its URI names it or its variant.
+    /// Whether the source or its URI names the file or its variant.
     pub is_stated: bool,
-    /// Why this one, for the log.
+    /// Why this file was chosen, for the log.
     pub reason: String,
-    /// The file as it was when it was read.
+    /// State of the file when it was read.
     pub stamp: FileStamp,
 }
 
-/// What tells whether a file has changed.
+/// Metadata that changes when a file changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileStamp {
-    /// The device.
     pub device: u64,
-    /// The inode.
     pub inode: u64,
-    /// The length.
+    /// Length of the file.
     pub bytes: u64,
-    /// When the content changed last: seconds and nanoseconds.
+    /// Time of the last change to the content: seconds and nanoseconds.
     pub modified: (i64, i64),
-    /// When content or attributes changed last.
+    /// Time of the last change to content or attributes: seconds and nanoseconds.
     pub changed: (i64, i64),
 }
 

@@ -1,5 +1,5 @@
-//! Domain records: what the supervisor, workers and checkers know of models and versions. They are
-//! kept as JSON in the state directory and travel in the messages of [`crate::wire`].
+//! Records about models and versions, shared by supervisor, workers and checkers. Kept as JSON in
+//! the state directory and sent in the messages of [`crate::wire`].
 
 mod check;
 pub mod cost;

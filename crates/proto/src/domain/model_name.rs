@@ -1,5 +1,5 @@
-//! The name under which a model is served. It becomes part of paths and headers, so it is
-//! validated once, here, and carried as a type from then on.
+//! The name under which a model is served. It becomes part of paths and headers, so it is validated
+//! once, here, and then carried as a type.
 
 use std::{fmt, str::FromStr};
 
@@ -11,15 +11,15 @@ use thiserror::Error;
 #[serde(try_from = "String", into = "String")]
 pub struct ModelName(String);
 
-/// A name that cannot be served.
+/// An invalid model name.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "{0:?} is not a model name: use 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"
+    "{0:?} is not a model name: use 1 to 64 characters from a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 )]
 pub struct InvalidModelName(String);
 
 impl ModelName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_could_leave_a_directory_or_break_a_header_are_refused() {
+    fn names_unsafe_in_a_path_or_header_are_refused() {
         for name in ["a", "minilm", "all-minilm-l6-v2", "0.5_x", &"a".repeat(64)] {
             assert_eq!(name.parse::<ModelName>().map(String::from), Ok(name.to_owned()));
         }

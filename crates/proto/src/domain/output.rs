@@ -1,43 +1,43 @@
-//! What a model returns, described by its record. Contracts render the description; they do not ask
-//! for the task.
+//! The shape of a model's results, kept in its record. Contracts render by this description, not by
+//! the task.
 
 use serde::{Deserialize, Serialize};
 
-/// The shape of the answer to one input.
+/// Shape of the result for one input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Output {
     /// One vector.
     Dense {
-        /// Its components.
+        /// Number of components.
         dimension: u32,
     },
-    /// Weights of tokens of the vocabulary, most of them zero.
+    /// Weights for tokens of the vocabulary, mostly zero.
     Sparse {
-        /// Tokens of the vocabulary.
+        /// Size of the vocabulary.
         dimension: u32,
     },
-    /// One vector for each token.
+    /// One vector per token.
     MultiVector {
-        /// Components of each.
+        /// Number of components of each vector.
         dimension: u32,
     },
-    /// One score for each label.
+    /// One score per label.
     Scores {
-        /// How many labels there are.
+        /// Number of labels.
         labels: u32,
     },
-    /// One score for each label, for each token.
+    /// One score per token and label.
     TokenScores {
-        /// How many labels there are.
+        /// Number of labels.
         labels: u32,
     },
-    /// Named tensors, as the model's file declares them.
+    /// Named tensors, as declared in the model file.
     Tensors,
 }
 
 impl Output {
-    /// Numbers of one row: components of a vector, or labels; 0 for tensors.
+    /// Returns the numbers in one row: vector components or labels; 0 for tensors.
     pub fn row_len(self) -> u32 {
         match self {
             Self::Dense { dimension }

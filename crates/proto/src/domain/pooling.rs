@@ -1,21 +1,21 @@
-//! How the embeddings of a text's tokens become one embedding: the modes of sentence-transformers.
+//! Pooling of token embeddings into one embedding: the modes of sentence-transformers.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// One way to make one vector of the vectors of tokens.
+/// One way to pool token vectors into one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolingMode {
     /// The first token's vector.
     Cls,
-    /// The largest value of each component.
+    /// The maximum of each component.
     Max,
     /// The mean.
     Mean,
     /// The sum, divided by the square root of the number of tokens.
     MeanSqrtLen,
-    /// The mean, where the n-th token weighs n.
+    /// The mean, in which the n-th token has weight n.
     WeightedMean,
     /// The last token's vector.
     LastToken,
@@ -26,7 +26,7 @@ impl PoolingMode {
     pub const ALL: [Self; 6] =
         [Self::Cls, Self::Max, Self::Mean, Self::MeanSqrtLen, Self::WeightedMean, Self::LastToken];
 
-    /// Returns the word for it in files, messages and `/info`.
+    /// Returns the mode's name in files, messages and `/info`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cls => "cls",
@@ -42,7 +42,7 @@ impl PoolingMode {
 impl FromStr for PoolingMode {
     type Err = String;
 
-    /// Reads our word, or that of any release of sentence-transformers.
+    /// Parses onnxd's name, or that of any release of sentence-transformers.
     fn from_str(word: &str) -> Result<Self, String> {
         let bare = word.strip_suffix("_tokens").or_else(|| word.strip_suffix("_token"));
         Ok(match if word == "last_token" { word } else { bare.unwrap_or(word) } {
@@ -54,22 +54,22 @@ impl FromStr for PoolingMode {
             "lasttoken" | "last_token" => Self::LastToken,
             _ => {
                 let known = Self::ALL.map(Self::as_str).join(", ");
-                return Err(format!("`{word}` is no pooling mode; known are {known}"));
+                return Err(format!("unknown pooling mode `{word}`; expected one of {known}"));
             }
         })
     }
 }
 
-/// The modes whose results are concatenated, in this order; none where the graph pools by itself
-/// or nothing is pooled. Written as `mean`, `cls+mean` or `none`; a list of words is read, too.
+/// Modes whose results are concatenated in this order. Empty if the graph pools or nothing does.
+/// Written as `mean`, `cls+mean` or `none`; JSON may also use a list of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pooling(Vec<PoolingMode>);
 
 impl Pooling {
-    /// Nothing is pooled.
+    /// No pooling.
     pub const NONE: Self = Self(Vec::new());
 
-    /// These modes, concatenated in this order.
+    /// Concatenates these modes in this order.
     pub fn of(modes: impl Into<Vec<PoolingMode>>) -> Self {
         Self(modes.into())
     }
@@ -79,7 +79,7 @@ impl Pooling {
         &self.0
     }
 
-    /// Returns whether nothing is pooled.
+    /// Returns whether the list of modes is empty.
     pub fn is_none(&self) -> bool {
         self.0.is_empty()
     }
@@ -122,7 +122,6 @@ impl Serialize for Pooling {
 
 impl<'de> Deserialize<'de> for Pooling {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Either spelling.
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Words {
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_every_release_of_sentence_transformers_are_read() {
+    fn names_of_every_sentence_transformers_release_parse() {
         for (words, modes) in [
             ("cls", "cls"),
             ("cls_token", "cls"),
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_one_word_and_a_list_is_read_too() {
+    fn json_is_written_as_one_word_and_read_as_word_or_list() {
         let two = Pooling::of([PoolingMode::Cls, PoolingMode::Mean]);
         assert_eq!(serde_json::to_string(&two).unwrap(), "\"cls+mean\"");
         for json in ["\"cls+mean\"", "[\"cls\", \"mean\"]"] {

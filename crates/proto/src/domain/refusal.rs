@@ -1,56 +1,56 @@
-//! Why an update was refused.
+//! Reasons for refusing an update.
 
 use serde::{Deserialize, Serialize};
 
-/// Why a candidate does not serve. The words of `kind` are part of the admin interface.
+/// Why a candidate does not serve. The names of `kind` are part of the admin interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The class of the cause.
+    /// Class of the cause.
     pub kind: RefusalKind,
-    /// The cause, for people.
+    /// The cause in plain text.
     pub message: String,
 }
 
-/// Classes of causes why an update did not happen.
+/// Classes of causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalKind {
-    /// The source or generation that was asked for does not exist.
+    /// The requested source or generation does not exist.
     NotFound,
-    /// A file is missing, or the model does not fit its task or what is being served.
+    /// A file is missing, or the model does not fit its task or the serving version.
     Contract,
-    /// ONNX Runtime or the tokenizer cannot load it.
+    /// ONNX Runtime or the tokenizer cannot load the model.
     Load,
-    /// The checker died.
+    /// The checker crashed.
     Crash,
     /// The check took too long.
     Timeout,
     /// The check took too much memory.
     Memory,
-    /// The candidate's own canary texts do not come out as it says.
+    /// The candidate's own canary texts do not produce the output it declares.
     Canary,
-    /// The candidate's embeddings are too far from the serving generation's.
+    /// The candidate's embeddings differ too much from the serving generation's.
     Drift,
-    /// A file is not what its digest says.
+    /// A file does not match its digest.
     Checksum,
     /// The disk is full.
     Space,
-    /// A newer update took this one's place.
+    /// A newer update replaced this one.
     Superseded,
-    /// The version failed its probation before.
+    /// The version failed an earlier probation.
     Quarantined,
-    /// onnxd is stopping, or too many updates wait.
+    /// onnxd is stopping, or the update queue is full.
     Busy,
-    /// A successor takes over; ask again.
+    /// A successor is taking over; retry the call.
     HandingOver,
-    /// The call itself is wrong: its body, its headers or a path in it.
+    /// The call is invalid: its body, a header or a path in it.
     Malformed,
-    /// A fault of onnxd's own, or of the disk.
+    /// An internal error in onnxd, or a disk error.
     Internal,
 }
 
 impl RefusalKind {
-    /// A refusal of this kind.
+    /// Creates a refusal of this kind.
     pub fn because(self, message: impl Into<String>) -> Refusal {
         Refusal { kind: self, message: message.into() }
     }

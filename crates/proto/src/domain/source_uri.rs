@@ -1,5 +1,5 @@
-//! Where a model's versions come from, as a parsed URI. Configuration, records, the admin interface
-//! and the command line all use this type; only the directory scheme exists so far.
+//! The source of a model's versions, as a parsed URI. Used by the configuration, records, the admin
+//! interface and the command line. Directories are the only scheme so far.
 
 use std::{
     fmt,
@@ -12,85 +12,79 @@ use thiserror::Error;
 
 use super::ModelChoice;
 
-/// A source. Written as `DIR` or `file:///DIR`, which are equal, with `?file=PATH` or
-/// `?variant=NAME` where the directory has several model files. Shown as `DIR`, which is also what
-/// records of earlier releases have.
+/// A source. Written as `DIR` or the equivalent `file:///DIR`, with `?file=PATH` or `?variant=NAME`
+/// if the directory has several model files. Displayed as `DIR`, the form that records of earlier
+/// releases use.
 ///
-/// In `DIR`, only `?file=` and `?variant=` begin parameters, so that other paths with a `?` stay
-/// paths; a directory with such a text in its name is written as a `file` URI, with `%3F`.
+/// In `DIR`, only `?file=` and `?variant=` start parameters; any other path with a `?` stays a
+/// path. A directory whose name contains one of these is written as a `file` URI, with `%3F`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SourceUri {
-    /// A directory of this machine.
+    /// A local directory.
     Directory {
-        /// Absolute.
+        /// Absolute path.
         path: PathBuf,
-        /// Which of its model files to take.
+        /// Choice among its model files.
         choice: ModelChoice,
     },
 }
 
-/// Why a text is not a source.
+/// Why a text is not a valid source.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceUriError {
-    /// Nothing.
-    #[error("a source is empty: give DIR or file:///DIR")]
+    /// The text or its path is empty.
+    #[error("empty source: expected DIR or file:///DIR")]
     Empty,
-    /// A relative path, where nothing says what it is relative to.
+    /// A relative path without a base directory.
     #[error("{0}: the path of a source must be absolute")]
     Relative(String),
-    /// A scheme that onnxd does not know.
+    /// An unknown scheme.
     #[error("{uri}: unknown scheme `{scheme}`; a source is a directory: DIR or file:///DIR")]
-    Scheme {
-        /// The scheme.
-        scheme: String,
-        /// The whole text.
-        uri: String,
-    },
-    /// A `file` URI that names no local directory.
+    Scheme { scheme: String, uri: String },
+    /// A `file` URI that does not name a local directory.
     #[error("{uri}: {reason}; write file:///DIR")]
     File {
-        /// The whole text.
         uri: String,
-        /// What is wrong with it.
+        /// Reason for the rejection.
         reason: &'static str,
     },
-    /// A parameter that is unknown or has no valid value.
+    /// An unknown parameter or an invalid value.
     #[error("{uri}: {reason}; write DIR?file=onnx/model_fp16.onnx or DIR?variant=int8")]
     Parameter {
-        /// The whole text.
         uri: String,
-        /// What is wrong with it.
+        /// Reason for the rejection.
         reason: &'static str,
     },
 }
 
-/// What begins parameters in a plain path.
+/// Texts that start the parameters of a plain path.
 const PARAMETERS: [&str; 2] = ["?file=", "?variant="];
 
 impl SourceUri {
-    /// A directory, with whichever model file it has.
+    /// Returns a directory source without a choice of model file.
     pub fn of_directory(path: impl Into<PathBuf>) -> Self {
         Self::Directory { path: path.into(), choice: ModelChoice::default() }
     }
 
-    /// Parses a text whose relative paths are below `base`, which is absolute.
+    /// Parses a source, resolving relative paths against `base`, which must be absolute.
     ///
     /// # Errors
-    /// The scheme is unknown, a `file` URI names no local directory, or a parameter is wrong.
+    /// The scheme is unknown, a `file` URI does not name a local directory, or a parameter is
+    /// invalid.
     pub fn parse_in(base: &Path, text: &str) -> Result<Self, SourceUriError> {
         let Self::Directory { path, choice } = parse(text)?;
         Ok(Self::Directory { path: base.join(path), choice })
     }
 
-    /// The directory, where the source is one.
+    /// Returns the directory, if the source is one.
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory { path, .. } => Some(path),
         }
     }
 
-    /// The last part of the path, which names the model where nothing else does.
+    /// Returns the last part of the path, the model's default name.
     pub fn last_name(&self) -> String {
         match self {
             Self::Directory { path, .. } => {
@@ -116,7 +110,7 @@ impl fmt::Display for SourceUri {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::Directory { path, choice } = self;
         let shown = path.to_string_lossy();
-        // As a plain path it would be read as one with parameters.
+        // A plain path would be parsed as one with parameters.
         match parameters_at(&shown) {
             Some(_) => write!(formatter, "file://{}", encode(&shown))?,
             None => formatter.write_str(&shown)?,
@@ -168,34 +162,34 @@ fn parse(text: &str) -> Result<SourceUri, SourceUriError> {
     if path.as_os_str().is_empty() {
         return Err(SourceUriError::Empty);
     }
-    let wrong = |reason| SourceUriError::Parameter { uri: text.to_owned(), reason };
-    let choice = parameters.map_or(Ok(ModelChoice::Unstated), choice).map_err(wrong)?;
+    let invalid = |reason| SourceUriError::Parameter { uri: text.to_owned(), reason };
+    let choice = parameters.map_or(Ok(ModelChoice::Unstated), choice).map_err(invalid)?;
     Ok(SourceUri::Directory { path, choice })
 }
 
-/// Where the parameters of a plain path begin.
+/// Returns the offset of a plain path's parameters.
 fn parameters_at(text: &str) -> Option<usize> {
     PARAMETERS.iter().filter_map(|parameter| text.find(parameter)).min()
 }
 
-/// The one parameter that a source has.
+/// Parses the only parameter of a source.
 fn choice(parameters: &str) -> Result<ModelChoice, &'static str> {
     if parameters.contains('#') {
-        return Err("a source has no fragment");
+        return Err("a source cannot have a fragment (`#`)");
     }
     if parameters.contains('&') {
-        return Err("a source takes one parameter");
+        return Err("a source takes at most one parameter");
     }
     let (key, value) = parameters.split_once('=').unwrap_or((parameters, ""));
-    let value = decode(value).ok_or("the percent-encoding of a parameter is wrong")?;
+    let value = decode(value).ok_or("invalid percent-encoding in a parameter")?;
     match key {
         "file" => ModelChoice::file(&value),
         "variant" => ModelChoice::variant(&value),
-        _ => Err("unknown parameter; a source takes `file` or `variant`"),
+        _ => Err("unknown parameter; expected `file` or `variant`"),
     }
 }
 
-/// The scheme of a URI with `://`, or `file` of one with `file:`. Everything else is a path.
+/// Returns the scheme of a URI with `://`, or `file` for `file:`. Anything else is a path.
 fn scheme(text: &str) -> Option<&str> {
     if text.starts_with("file:") {
         return Some("file");
@@ -206,25 +200,25 @@ fn scheme(text: &str) -> Option<&str> {
     is_scheme.then_some(scheme)
 }
 
-/// The path of the `file` URI `uri` without its parameters, RFC 8089.
+/// Returns the path of the `file` URI `uri` without its parameters (RFC 8089).
 fn file_path(uri: &str, path: &str) -> Result<PathBuf, SourceUriError> {
-    let wrong = |reason| SourceUriError::File { uri: uri.to_owned(), reason };
+    let invalid = |reason| SourceUriError::File { uri: uri.to_owned(), reason };
     let rest = path.strip_prefix("file:").unwrap_or(path);
     let path = match rest.strip_prefix("//") {
         Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
         None => rest,
     };
     if !path.starts_with('/') {
-        return Err(wrong("it names no absolute path of this machine"));
+        return Err(invalid("expected an absolute path on this machine"));
     }
     if path.contains('#') {
-        return Err(wrong("a source has no fragment"));
+        return Err(invalid("a source cannot have a fragment (`#`)"));
     }
-    let decoded = decode(path).ok_or_else(|| wrong("its percent-encoding is wrong"))?;
+    let decoded = decode(path).ok_or_else(|| invalid("invalid percent-encoding"))?;
     Ok(decoded.into())
 }
 
-/// Writes everything but unreserved characters and `/` as `%XX`.
+/// Percent-encodes everything except unreserved characters and `/`.
 fn encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         match byte {
@@ -236,7 +230,7 @@ fn encode(text: &str) -> String {
     })
 }
 
-/// Decodes `%XX`. `None` where that is not UTF-8, or has a NUL.
+/// Decodes `%XX`. Returns `None` if the result is not UTF-8 or contains NUL.
 fn decode(path: &str) -> Option<String> {
     let mut parts = path.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();
@@ -258,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_and_its_file_uri_are_equal_and_shown_as_the_path() {
+    fn a_path_equals_its_file_uri_and_displays_as_the_path() {
         for text in ["/m x", "file:///m%20x", "file:/m%20x", "file://localhost/m%20x", "/m x/"] {
             assert_eq!(uri(text), uri("/m x"), "{text}");
         }
@@ -268,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_scheme_is_refused_with_those_that_are_known() {
+    fn an_unknown_scheme_is_refused_and_known_ones_are_named() {
         for text in ["s3://bucket/m", "hf://org/m", "https://host/m", "FILE:///m"] {
             let error = text.parse::<SourceUri>().unwrap_err().to_string();
             assert!(error.contains("DIR or file:///DIR") && error.contains(text), "{error}");
@@ -277,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_local_directory_is_refused() {
+    fn a_uri_without_a_local_directory_is_refused() {
         for text in ["file://host/m", "file:m", "file:///m#a", "file:///m%2", "file:///%00"] {
             let error = text.parse::<SourceUri>().unwrap_err();
             assert!(matches!(error, SourceUriError::File { .. }), "{text}: {error}");
@@ -292,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_choose_a_model_file_and_make_another_source() {
+    fn parameters_choose_a_model_file_and_distinguish_sources() {
         let file = ModelChoice::File("onnx/a b.onnx".to_owned());
         for text in
             ["/m?file=onnx/a b.onnx", "/m?file=onnx/a%20b.onnx", "file:///m?file=onnx/a%20b.onnx"]
@@ -321,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_parameter_is_refused_with_what_is_possible() {
+    fn an_invalid_parameter_is_refused_with_valid_examples() {
         for text in [
             "file:///m?a=b",
             "file:///m?",
@@ -343,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_the_path_and_both_spellings_are_read() {
+    fn json_is_written_as_a_path_and_read_in_both_spellings() {
         assert_eq!(serde_json::to_string(&uri("file:///m")).unwrap(), "\"/m\"");
         for json in ["\"/m\"", "\"file:///m\""] {
             assert_eq!(serde_json::from_str::<SourceUri>(json).unwrap(), uri("/m"));

@@ -1,21 +1,21 @@
-//! What `--strict` demands: that a version's files say everything, so that nothing is guessed and
-//! nothing is served otherwise than they say. The checker refuses by this rule, and the engine has a
-//! recorded version checked again that it does not hold for.
+//! The rule behind `--strict`: a version's files must state every setting, and they are followed
+//! exactly. The checker refuses by this rule. The engine rechecks a recorded version that violates
+//! it.
 
 use std::fmt::Write as _;
 
 use super::{Facts, Refusal, RefusalKind};
 
 impl Facts {
-    /// Whether the version's files say everything, and are followed.
+    /// Returns whether nothing was guessed and no declared length was shortened.
     pub fn is_certain(&self) -> bool {
         self.guesses.is_empty() && self.shortened.is_none()
     }
 
-    /// Refuses a version about which something was guessed, or whose longest text was shortened.
+    /// Refuses a version with a guessed setting or a shortened maximum length.
     ///
     /// # Errors
-    /// Each guess with the line of `onnxd.toml` that settles it.
+    /// Lists each guess with the line of `onnxd.toml` that settles it.
     pub fn require_certain(&self) -> Result<(), Refusal> {
         match describe(self) {
             None => Ok(()),
@@ -47,7 +47,7 @@ fn describe(facts: &Facts) -> Option<String> {
         let _ = write!(message, "{}{what}", if index > 0 { "; " } else { "" });
         let _ = write!(lines, "{}`{line}`", if index > 0 { ", " } else { "" });
     }
-    let _ = write!(message, ". Say it in onnxd.toml: {lines}");
+    let _ = write!(message, ". Set it in onnxd.toml: {lines}");
     Some(message)
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use crate::domain::{Guess, Shortened, Task};
 
     #[test]
-    fn every_guess_and_a_shortened_text_are_named_with_their_lines() {
+    fn guesses_and_shortened_texts_are_named_with_their_settings() {
         let certain = Facts { max_tokens: 64, ..Facts::of(Task::Embed) };
         assert_eq!(certain.require_certain(), Ok(()));
         let guess = |key: &str, value: &str| Guess {

@@ -1,31 +1,30 @@
-//! What a model does: its task, and how its outputs become answers.
+//! A model's task, and how its outputs become results.
 
 use serde::{Deserialize, Serialize};
 
 use super::tensor::TensorSpec;
 
-/// What a model is for.
+/// The purpose of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// Texts in, embeddings out.
     Embed,
-    /// Texts in, weights of tokens of the vocabulary out.
+    /// Texts in, weights for tokens of the vocabulary out.
     Sparse,
-    /// Texts in, an embedding of each token out, for late interaction.
+    /// Texts in, one embedding per token out, for late interaction.
     MultiVector,
-    /// Texts or pairs of texts in, a score for each label out.
+    /// Texts or pairs of texts in, one score per label out.
     Classify,
-    /// Pairs of a query and a text in, a score out.
+    /// Pairs of a query and a text in, one score out.
     Rerank,
-    /// Texts in, a score for each label of each token out.
+    /// Texts in, one score per token and label out.
     TokenClassify,
     /// Tensors in, tensors out.
     Tensor,
 }
 
 impl Task {
-    /// Every task.
     pub const ALL: [Self; 7] = [
         Self::Embed,
         Self::Sparse,
@@ -35,7 +34,7 @@ impl Task {
         Self::TokenClassify,
         Self::Tensor,
     ];
-    /// The tasks whose models take texts.
+    /// Tasks whose models take texts.
     pub const TEXT: [Self; 6] = [
         Self::Embed,
         Self::Sparse,
@@ -45,7 +44,7 @@ impl Task {
         Self::TokenClassify,
     ];
 
-    /// The word for it in files, messages and metrics.
+    /// Returns the task's name in files, messages and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Embed => "embed",
@@ -59,24 +58,24 @@ impl Task {
     }
 }
 
-/// How a model's scores become what clients are given.
+/// How a model's scores become the results that clients receive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// All of a text's together, so that their sum is 1.
+    /// Normalizes the scores of a text to a sum of 1.
     #[default]
     Softmax,
-    /// Each for itself.
+    /// Maps each score independently.
     Sigmoid,
-    /// They are given as the model gives them.
+    /// Passes scores through unchanged.
     Identity,
 }
 
-/// What a model for tensors takes and gives, in its own order.
+/// Inputs and outputs of a tensor model, in model order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
-    /// All are needed.
+    /// All are required.
     pub inputs: Vec<TensorSpec>,
-    /// Any may be asked for.
+    /// A request may ask for any subset.
     pub outputs: Vec<TensorSpec>,
 }

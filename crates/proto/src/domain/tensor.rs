@@ -1,14 +1,13 @@
-//! Tensors as they travel: what a model takes and gives, and the heads of raw tensors. The types
-//! and their names are those of the Open Inference Protocol; bytes are little-endian, row-major.
-//! Pure.
+//! Tensors on the wire: the inputs and outputs of a model, and the heads of raw tensors. Types and
+//! their names follow the Open Inference Protocol; bytes are little-endian and row-major. Pure.
 
 use serde::{Deserialize, Serialize};
 
-/// Inputs or outputs of one model.
+/// Maximum number of inputs or outputs of one model.
 pub const TENSORS_MAX: usize = 64;
-/// Bytes of a tensor's name.
+/// Maximum bytes of a tensor's name.
 pub const TENSOR_NAME_BYTES_MAX: usize = 256;
-/// Axes of a tensor.
+/// Maximum number of axes of a tensor.
 pub const AXES_MAX: usize = 16;
 
 /// The type of a tensor's elements.
@@ -41,12 +40,12 @@ pub enum DataType {
     Fp32,
     /// IEEE 754 double precision.
     Fp64,
-    /// Each element is its length in four bytes, and so many bytes.
+    /// Each element is a four-byte length followed by that many bytes.
     Bytes,
 }
 
 impl DataType {
-    /// All of them.
+    /// Every type.
     pub const ALL: [Self; 14] = [
         Self::Bool,
         Self::Int8,
@@ -64,7 +63,7 @@ impl DataType {
         Self::Bytes,
     ];
 
-    /// As the Open Inference Protocol writes it.
+    /// Returns the type's name in the Open Inference Protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bool => "BOOL",
@@ -84,12 +83,12 @@ impl DataType {
         }
     }
 
-    /// The type of that name.
+    /// Returns the type with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|datatype| datatype.name() == name)
     }
 
-    /// Bytes of one element; `None` where elements have lengths of their own.
+    /// Returns the bytes of one element; `None` if elements vary in length.
     pub fn element_bytes(self) -> Option<usize> {
         match self {
             Self::Bool | Self::Int8 | Self::Uint8 => Some(1),
@@ -104,30 +103,30 @@ impl DataType {
 /// An input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorSpec {
-    /// As the model calls it.
+    /// Name in the model file.
     pub name: String,
-    /// Of its elements.
+    /// Type of the elements.
     pub datatype: DataType,
-    /// Sizes of its axes; -1 is any.
+    /// Sizes of the axes; -1 means any.
     pub shape: Vec<i64>,
 }
 
 /// A raw tensor in a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorHead {
-    /// As the model calls it.
+    /// Name in the model file.
     pub name: String,
-    /// Of its elements.
+    /// Type of the elements.
     pub datatype: DataType,
-    /// Sizes of its axes.
+    /// Sizes of the axes.
     pub shape: Vec<u64>,
-    /// In the payload.
+    /// Length in the payload.
     pub bytes: u32,
 }
 
-/// The elements of a tensor of this shape; `None` where no memory could hold as many. That holds
-/// for the other axes, too, where one has no elements: whoever leaves that one out computes with
-/// the others.
+/// Returns the number of elements of a tensor of this shape; `None` if memory could not hold that
+/// many. An empty axis does not exempt the other axes from this limit, because code that skips the
+/// empty axis computes with the others.
 pub fn elements(shape: &[u64]) -> Option<usize> {
     let product =
         shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size.max(1)))?;
@@ -135,12 +134,12 @@ pub fn elements(shape: &[u64]) -> Option<usize> {
     Some(if shape.contains(&0) { 0 } else { product })
 }
 
-/// The elements of a BYTES tensor.
+/// Splits a BYTES tensor into its elements.
 ///
 /// # Errors
-/// Where the bytes are no such elements, or not so many; the message says what is wrong.
+/// Returns the reason if the bytes are malformed or do not contain `elements` elements.
 pub fn split_bytes(mut raw: &[u8], elements: usize) -> Result<Vec<&[u8]>, String> {
-    // Each element has at least its length.
+    // Each element takes at least four bytes for its length.
     if elements > raw.len() / 4 {
         return Err(format!("{elements} elements do not fit into {} bytes", raw.len()));
     }
@@ -148,14 +147,14 @@ pub fn split_bytes(mut raw: &[u8], elements: usize) -> Result<Vec<&[u8]>, String
     while let Some((length, rest)) = raw.split_first_chunk::<4>() {
         let length = u32::from_le_bytes(*length) as usize;
         let Some((element, rest)) = rest.split_at_checked(length) else {
-            return Err(format!("an element claims {length} bytes, and {} follow", rest.len()));
+            return Err(format!("an element claims {length} bytes, but {} follow", rest.len()));
         };
         split.push(element);
         raw = rest;
     }
     match (raw.len(), split.len()) {
         (0, count) if count == elements => Ok(split),
-        (0, count) => Err(format!("{count} elements, and the shape says {elements}")),
+        (0, count) => Err(format!("{count} elements, but the shape says {elements}")),
         (rest, _) => Err(format!("{rest} bytes follow the last element")),
     }
 }
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_protocol_in_code_and_in_json() {
+    fn type_names_match_the_protocol_in_code_and_json() {
         for datatype in DataType::ALL {
             assert_eq!(DataType::from_name(datatype.name()), Some(datatype));
             assert_eq!(serde_json::to_value(datatype).unwrap(), datatype.name());
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_has_as_many_bytes_as_its_type_has_bits_for() {
+    fn element_bytes_match_the_bits_in_the_type_name() {
         for datatype in DataType::ALL {
             let bits: Option<usize> = match datatype {
                 DataType::Bool => Some(8),
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_that_overflows_has_no_number_of_elements() {
+    fn a_shape_that_overflows_has_no_element_count() {
         assert_eq!(elements(&[]), Some(1));
         assert_eq!(elements(&[2, 3, 0]), Some(0));
         assert_eq!(elements(&[u64::MAX, 2]), None);
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_elements_of_a_bytes_tensor_are_split_or_refused() {
+    fn a_bytes_tensor_is_split_or_refused() {
         let raw = b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c";
         assert_eq!(split_bytes(raw, 3).unwrap(), [&b"ab"[..], b"", b"c"]);
         assert!(split_bytes(b"", 0).unwrap().is_empty());

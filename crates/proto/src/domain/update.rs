@@ -1,5 +1,5 @@
-//! How an update is told to whoever asked for it: its steps and its outcome. One line of JSON each in
-//! the admin interface.
+//! Progress and outcome of an update, as reported to the caller: one line of JSON each in the admin
+//! interface.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,85 +10,84 @@ use crate::generation::Generation;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Load {
-    /// Before the commit, one worker after the other, beside what it serves
+    /// Before the commit, one worker at a time, while the serving version keeps serving
     #[default]
     Ahead,
-    /// Each worker when it notices the commit, before its next inference
+    /// After the commit, each worker before its next inference
     Lazy,
 }
 
-/// What an update did; the last line of its answer.
+/// Outcome of an update; the last line of its response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The served name.
     pub model: String,
-    /// What serves now.
+    /// Generation now serving.
     pub generation: Generation,
-    /// The digest of its content.
+    /// Digest of its content.
     pub version: String,
-    /// What served before; 0 is none.
+    /// Generation served before; 0 means none.
     pub previous_generation: Generation,
-    /// When workers load it.
     pub load: Load,
-    /// From the call to the commit.
+    /// Seconds from the call to the commit.
     pub seconds: f64,
 }
 
-/// What an unload did.
+/// Outcome of an unload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unloaded {
     /// The served name.
     pub model: String,
-    /// What was served until then; 0 is none.
+    /// Generation served until then; 0 means none.
     pub generation: Generation,
-    /// From the call to the moment at which workers had dropped it.
+    /// Seconds from the call until all workers had dropped it.
     pub seconds: f64,
 }
 
-/// A step that an update has taken.
+/// Progress of an update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// The source's files are being copied.
     Staging {
-        /// So far.
+        /// Bytes copied so far.
         bytes: u64,
-        /// In all.
+        /// Bytes in total.
         of: u64,
     },
-    /// The source's files stand in the state directory.
+    /// The source's files have been copied to the state directory.
     Staged {
-        /// The digest of the content.
+        /// Digest of the content.
         version: String,
-        /// All files.
+        /// Bytes of all files.
         bytes: u64,
-        /// How long it took.
+        /// Duration in seconds.
         seconds: f64,
     },
     /// A part of the check has passed.
     Passed {
-        /// As the checker calls it.
+        /// The checker's name for it.
         part: String,
     },
     /// The candidate can serve.
     Checked {
-        /// Components of one embedding.
+        /// Components of an embedding.
         dimension: u32,
-        /// How far it is from what serves.
+        /// Drift from the serving version.
         drift: Option<Drift>,
-        /// Why workers will load the plain model, where they will.
+        /// Why workers will load the plain model, if they will.
         not_compiled: Option<String>,
-        /// How long it took.
+        /// Duration in seconds.
         seconds: f64,
     },
-    /// A worker has loaded it beside what it serves.
+    /// A worker has loaded the candidate ahead.
     Loaded {
-        /// Which.
+        /// Index of the worker.
         worker: usize,
-        /// How many have, of those that were asked.
+        /// Workers that have loaded it.
         done: usize,
-        /// How many are asked.
+        /// Workers that load it in total.
         of: usize,
     },
 }

@@ -1,5 +1,5 @@
-//! What a dispatch group is made of: items, what is asked for each, and what comes back. Messages
-//! carry these; payloads carry what they describe, item after item.
+//! Contents of a dispatch group: items, the operation on each, and the results. Messages carry
+//! these types; payloads carry the bytes they describe, item by item.
 
 use std::io;
 
@@ -10,51 +10,51 @@ use crate::{
     generation::Generation,
 };
 
-/// Switches that one item may set.
+/// Maximum number of switches per item.
 pub const SWITCHES_MAX: usize = 4;
-/// Bytes of a switch's name, and of a word for its value.
+/// Maximum bytes of a switch's name, and of a named value.
 pub const SWITCH_BYTES_MAX: usize = 64;
-/// Bytes of a token and its weight in the answer to [`Want::Sparse`].
+/// Bytes of a token and its weight in the result of [`Want::Sparse`].
 pub const SPARSE_ENTRY_BYTES: usize = 8;
-/// Bytes of a prompt's name.
+/// Maximum bytes of a prompt's name.
 pub const PROMPT_NAME_BYTES_MAX: usize = 256;
 
 /// One item of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
-    /// Its bytes in the payload.
+    /// Bytes in the payload.
     pub payload_bytes: u32,
-    /// What is to be done with them.
+    /// Operation to run on them.
     pub ask: Ask,
 }
 
-/// What is asked for one item.
+/// Operation on one item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// Run a text; the answer's bytes are little-endian f32.
+    /// Runs a text. The result is little-endian f32.
     Text {
-        /// How it becomes tokens.
+        /// How the payload becomes tokens.
         text: TextAsk,
-        /// What of it is wanted.
+        /// Requested output.
         want: Want,
     },
-    /// Say which tokens a text has. The payload is UTF-8; the answer is a JSON list.
+    /// Returns the tokens of a text. The payload is UTF-8; the result is a JSON list.
     Tokenize {
         /// See [`TextAsk::prompt`].
         prompt: Option<String>,
-        /// With the tokens that the model wants around a text.
+        /// Whether to add the model's special tokens.
         special: bool,
     },
-    /// Say which text tokens are. The payload is u32, little-endian; the answer is UTF-8.
+    /// Returns the text of tokens. The payload is little-endian u32; the result is UTF-8.
     Decode {
-        /// Without the tokens that belong to no text.
+        /// Whether to leave out special tokens.
         skip_special: bool,
     },
-    /// Run tensors, which are the payload one after the other; so is the answer.
+    /// Runs tensors. The payload is the tensors one after the other, and so is the result.
     Tensors {
         /// At most [`crate::domain::tensor::TENSORS_MAX`].
         inputs: Vec<TensorHead>,
-        /// The outputs that are wanted, in their order; none means all.
+        /// Requested outputs, in order; empty means all.
         outputs: Vec<String>,
     },
 }
@@ -62,14 +62,14 @@ pub enum Ask {
 /// How an item becomes the tokens of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextAsk {
-    /// What the payload is.
+    /// Type of the payload.
     pub content: Content,
-    /// Which end of a text that is too long is cut off; `None`: it is rejected.
+    /// End at which a text that is too long is cut; `None` rejects it.
     pub truncate: Option<Side>,
-    /// The model's prompt of this name is put before the text; `None`: its default one, if any.
+    /// Name of the model's prompt to prepend; `None` uses the default one, if any.
     pub prompt: Option<String>,
-    /// Which side of a search the text is on. A model that has a prompt or a way of its own for
-    /// that side uses it; others ignore it. A named prompt goes before it.
+    /// Side of a search that the text is on. A model with a prompt or a mode for that side uses it;
+    /// other models ignore it. A named prompt takes precedence.
     pub role: Option<Role>,
     /// Values of scalar inputs, at most [`SWITCHES_MAX`].
     pub switches: Vec<Switch>,
@@ -78,9 +78,9 @@ pub struct TextAsk {
 /// A side of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// What is searched for.
+    /// The text that is searched for.
     Query,
-    /// What is searched in.
+    /// A text that is searched in.
     Document,
 }
 
@@ -93,94 +93,93 @@ pub struct Switch {
     pub value: SwitchValue,
 }
 
-/// A value, or the model's word for one.
+/// A number, or the model's name for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SwitchValue {
-    /// As it is fed.
+    /// Fed to the graph unchanged.
     Number(i64),
     /// One of [`crate::domain::SwitchFacts::values`].
     Word(String),
 }
 
-/// What the payload of a text is.
+/// Type of a text item's payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// A text, UTF-8.
     #[default]
     Text,
-    /// Two texts that belong together, UTF-8.
+    /// Two texts that form a pair, UTF-8.
     Pair {
-        /// Bytes of the first.
+        /// Bytes of the first text.
         first_bytes: u32,
-        /// Which of them is cut where both are too long together.
+        /// Text to cut if the pair is too long.
         cut: PairCut,
     },
-    /// Tokens as the model takes them, u32, little-endian.
+    /// Token ids of the model, little-endian u32.
     Ids,
 }
 
-/// Which of two texts is cut.
+/// Text of a pair that is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PairCut {
-    /// The longer one, until both are of equal length.
+    /// The longer one, until both are equally long.
     Longest,
-    /// The first one alone.
+    /// Only the first one.
     First,
 }
 
-/// An end of a text.
+/// End of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
-    /// Its beginning.
+    /// The beginning.
     Left,
-    /// Its end.
+    /// The end.
     Right,
-    /// The one that the model's tokenizer cuts: mostly the end.
+    /// The end that the model's tokenizer cuts, usually the right one.
     Model,
 }
 
-/// What is wanted of a text.
+/// Requested output for a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
     /// One embedding.
     Embedding {
-        /// Scale to length 1; `None` does what the model's `modules.json` says.
+        /// Whether to scale to length 1; `None` follows the model's `modules.json`.
         normalize: Option<bool>,
-        /// Only so many components, from the first on.
+        /// Number of leading components to return; `None` returns all.
         dimensions: Option<u32>,
     },
-    /// An embedding of each token, as the model gives it.
+    /// One embedding per token, as the model computes them.
     TokenEmbeddings,
-    /// The score of each label, as the model gives it; of a model that reranks one number, whose
-    /// logistic function is the relevance.
+    /// One score per label, as the model computes them. A reranker has one score, whose logistic
+    /// function is the relevance.
     Scores,
-    /// The tokens of the vocabulary that have a weight: pairs of a u32 and an f32, little-endian,
-    /// by rising token.
+    /// Tokens of the vocabulary with a nonzero weight: pairs of a u32 and an f32, little-endian,
+    /// ascending by token.
     Sparse,
-    /// What a model that labels tokens finds: a JSON list of [`Entity`].
+    /// Entities found by a token classifier: a JSON list of [`Entity`].
     Entities(Aggregation),
 }
 
-/// How tokens with labels become entities, in the words of transformers'
-/// `aggregation_strategy`.
+/// How labeled tokens become entities, named like transformers' `aggregation_strategy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregation {
-    /// Each token for itself.
+    /// Each token is an entity.
     #[default]
     None,
-    /// Adjacent tokens whose labels are of one kind.
+    /// Adjacent tokens with the same kind of label form an entity.
     Simple,
-    /// Words, each with the label of its first token; then as `Simple`.
+    /// Like `Simple`, over words labeled by their first token.
     First,
-    /// Words, each with the label of the highest mean score; then as `Simple`.
+    /// Like `Simple`, over words labeled by their highest mean score.
     Average,
-    /// Words, each with the label of its highest score; then as `Simple`.
+    /// Like `Simple`, over words labeled by their highest score.
     Max,
 }
 
 impl Want {
-    /// What a model must be for.
+    /// Returns whether a model with this task can produce the output.
     pub fn is_of(self, task: Task) -> bool {
         match self {
             Self::Embedding { .. } => task == Task::Embed,
@@ -192,42 +191,43 @@ impl Want {
     }
 }
 
-/// The answer of one micro-batch. The payload holds what the items ask for, one after the other.
+/// The response of one micro-batch. The payload holds the results of its items, one after the
+/// other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answered {
-    /// What made the answers, wholly.
+    /// The generation that computed all of the results.
     pub generation: Generation,
-    /// The items that the micro-batch answers.
+    /// Items of the micro-batch.
     pub items: Vec<AnsweredItem>,
-    /// Time the group's tokenizing took.
+    /// Time spent tokenizing the group.
     pub tokenize_micros: u32,
-    /// Time the micro-batch took in ONNX Runtime and what follows.
+    /// Time the micro-batch spent in ONNX Runtime and postprocessing.
     pub infer_micros: u32,
-    /// CPU time of that, without what other processes took meanwhile; 0 where nothing was run.
+    /// CPU time of `infer_micros`; 0 if nothing ran.
     pub infer_cpu_micros: u32,
 }
 
 /// One answered item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnsweredItem {
-    /// Its place in the group.
+    /// Index in the group.
     pub item: u32,
-    /// Tokens that were computed, special tokens included; 0 for tensors.
+    /// Computed tokens, including special tokens; 0 for tensors.
     pub tokens: u32,
-    /// Its bytes in the payload.
+    /// Bytes in the payload.
     pub bytes: u32,
-    /// The tensors that these are, where tensors were asked for.
+    /// Heads of the result's tensors, for a tensor operation.
     pub outputs: Vec<TensorHead>,
 }
 
-/// Why an item has no answer.
+/// Why an item has no result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
-    /// `truncate` is off and the text is longer than the model takes.
+    /// The text exceeds the model's maximum and truncation is off.
     TooLong {
-        /// Tokens of the text, special tokens included.
+        /// Tokens of the text, including special tokens.
         tokens: u32,
-        /// What the model takes.
+        /// Maximum of the model.
         max: u32,
     },
     /// The tokenizer failed on the text.
@@ -236,84 +236,83 @@ pub enum Rejection {
     Inference(String),
     /// No generation of the model could be loaded.
     NotLoaded(String),
-    /// A token that the model does not have.
+    /// The model has no token with this id.
     TokenId {
-        /// The token.
+        /// The token id.
         id: u32,
-        /// The highest that there is.
+        /// Highest id of the model.
         highest: u32,
     },
-    /// The model has no prompt of that name.
+    /// The model has no prompt with this name.
     Prompt {
-        /// As asked for.
+        /// The requested name.
         name: String,
-        /// Those that it has, separated by commas.
+        /// The model's prompts, separated by commas.
         known: String,
     },
-    /// More components are asked for than an embedding has.
+    /// The request asks for more components than an embedding has.
     Dimensions {
-        /// As asked for.
+        /// Requested number of components.
         asked: u32,
-        /// What the model gives.
+        /// Components of the model's embeddings.
         max: u32,
     },
-    /// The model is for something else.
+    /// The model has a different task.
     WrongTask(Task),
     /// The tensors do not fit the model's inputs.
     Tensors(String),
-    /// What is asked of a text is not what this model can do; for people.
+    /// The model does not support a requested option; the text says which.
     Unfit(String),
 }
 
-/// What a model that labels tokens found. A list of them is the answer to [`Want::Entities`], as
-/// JSON.
+/// An entity found by a token classifier. [`Want::Entities`] returns a JSON list of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entity {
-    /// The label; without its `B-` or `I-` where tokens were aggregated.
+    /// The label, without `B-` or `I-` if tokens were aggregated.
     pub label: String,
-    /// Between 0 and 1.
+    /// Score between 0 and 1.
     pub score: f32,
-    /// The token, or the tokens as text.
+    /// The token, or the text of the aggregated tokens.
     pub word: String,
-    /// Where it begins in the text, in characters.
+    /// Start in the text, in characters.
     pub start: usize,
-    /// Where it ends.
+    /// End in the text, in characters, exclusive.
     pub stop: usize,
-    /// The token's place among all tokens of the text, special ones included; `None` where tokens
+    /// Index of the token among all tokens of the text, including special ones; `None` if tokens
     /// were aggregated.
     pub index: Option<usize>,
 }
 
 impl Entity {
-    /// Reads a worker's list of entities.
+    /// Parses a worker's list of entities.
     ///
     /// # Errors
-    /// `InvalidData` if the bytes are something else.
+    /// Returns `InvalidData` if the bytes are not such a list.
     pub fn read_list(bytes: &[u8]) -> io::Result<Vec<Self>> {
         serde_json::from_slice(bytes).map_err(io::Error::from)
     }
 }
 
-/// A token of a text. A list of them is the answer to [`Ask::Tokenize`], as JSON.
+/// A token of a text. [`Ask::Tokenize`] returns a JSON list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    /// A row of the embedding table.
+    /// Row of the embedding table.
     pub id: u32,
-    /// What it stands for in the text.
+    /// The text it stands for.
     pub text: String,
-    /// Whether it belongs to no text.
+    /// Whether it is a special token.
     pub special: bool,
-    /// Where it begins in the text, in characters; nowhere if it is special.
+    /// Start in the text, in characters; `None` for special tokens.
     pub start: Option<usize>,
-    /// Where it ends.
+    /// End in the text, in characters, exclusive.
     pub stop: Option<usize>,
 }
 
 impl Token {
-    /// Reads a worker's list of tokens.
+    /// Parses a worker's list of tokens.
     ///
     /// # Errors
-    /// `InvalidData` if the bytes are something else.
+    /// Returns `InvalidData` if the bytes are not such a list.
     pub fn read_list(bytes: &[u8]) -> io::Result<Vec<Self>> {
         serde_json::from_slice(bytes).map_err(io::Error::from)
     }

@@ -1,6 +1,6 @@
-//! The frame: a fixed header, a control message, a raw payload. This file owns the header's
-//! layout and limits; what the control message says is [`crate::wire::message`]'s affair. The worker
-//! reads frames with [`Frame::read`]; the supervisor reads the same header asynchronously.
+//! The frame: a fixed header, a control message and a raw payload. This file owns the header's
+//! layout and limits; for control messages see [`crate::wire::message`]. The worker reads frames
+//! with [`Frame::read`]; the supervisor reads the same header asynchronously.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -9,16 +9,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le
 
 use crate::limits::{FRAME_CONTROL_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX};
 
-/// Bytes of the header on the wire.
+/// Bytes of the header.
 pub const HEADER_BYTES: usize = 24;
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"ONXD";
-/// A buffer that is larger is given back when what comes next needs less than a quarter of it.
+/// A larger payload buffer is shrunk when the next payload needs less than a quarter of it.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Raised with every change of the header or of a message.
+/// Raised with every change to the header or a message.
 pub const PROTOCOL_VERSION: u16 = 5;
 
-/// Which way a frame goes. A frame that arrives at its own sender's side is refused.
+/// Direction of a frame. A side rejects frames of the direction that it sends itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Direction {
@@ -28,7 +28,7 @@ pub enum Direction {
     FromWorker = 2,
 }
 
-/// The header, little-endian. `id` connects an answer with its question; 0 where there is none.
+/// The header, little-endian. `id` matches a response to its request; 0 if there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Header {
@@ -42,26 +42,26 @@ pub struct Header {
 
 const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
 
-/// Why bytes are not a frame of ours.
+/// Why bytes are not a valid frame.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
     /// The stream is out of step, or the peer is not onnxd.
-    #[error("a frame begins with {0:02x?} instead of the magic bytes")]
+    #[error("frame starts with {0:02x?}, not with the magic bytes")]
     Magic([u8; 4]),
-    /// The peer is of another build.
-    #[error("a frame has protocol version {0}, this side speaks {PROTOCOL_VERSION}")]
+    /// The peer is from a different build.
+    #[error("frame has protocol version {0}, expected {PROTOCOL_VERSION}")]
     Version(u16),
-    /// The peer sent what only this side sends.
-    #[error("a frame has direction {0}")]
+    /// The peer sent a frame of this side's own direction.
+    #[error("frame has unexpected direction {0}")]
     Direction(u16),
-    /// A length that is never allocated.
-    #[error("a frame claims {bytes} bytes of {part}, at most {max} are allowed")]
+    /// A length over the limit, which is never allocated.
+    #[error("frame claims {bytes} bytes of {part}; at most {max} are allowed")]
     TooLong {
         /// "control" or "payload".
         part: &'static str,
-        /// What the header claims.
+        /// Length in the header.
         bytes: usize,
-        /// What is allowed.
+        /// Largest allowed length.
         max: usize,
     },
 }
@@ -73,10 +73,10 @@ impl From<FrameError> for io::Error {
 }
 
 impl Header {
-    /// A header for parts of the given lengths.
+    /// Creates a header for parts of the given lengths.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`], so that no side sends what the other must refuse.
+    /// Returns [`FrameError::TooLong`] for a frame that the receiver would reject.
     pub fn new(
         direction: Direction,
         id: u64,
@@ -93,10 +93,11 @@ impl Header {
         })
     }
 
-    /// Reads a header that must go in `direction`. Nothing is allocated before this succeeds.
+    /// Parses a header that must have the given direction. Nothing is allocated before this
+    /// succeeds.
     ///
     /// # Errors
-    /// Anything that is not a frame of this build within the limits.
+    /// Returns the reason if the bytes are not a header of this build within the limits.
     pub fn parse(bytes: &[u8; HEADER_BYTES], direction: Direction) -> Result<Self, FrameError> {
         let header: Self = zerocopy::transmute!(*bytes);
         if header.magic != MAGIC {
@@ -113,22 +114,22 @@ impl Header {
         Ok(header)
     }
 
-    /// The header on the wire.
+    /// Returns the header's bytes.
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
         zerocopy::transmute!(self)
     }
 
-    /// What connects an answer with its question.
+    /// Returns the id that matches a response to its request.
     pub fn id(&self) -> u64 {
         self.id.get()
     }
 
-    /// Bytes of the control message.
+    /// Returns the length of the control message.
     pub fn control_len(&self) -> usize {
         self.control_bytes.get() as usize
     }
 
-    /// Bytes of the payload.
+    /// Returns the length of the payload.
     pub fn payload_len(&self) -> usize {
         self.payload_bytes.get() as usize
     }
@@ -141,23 +142,23 @@ fn within(part: &'static str, bytes: usize, max: usize) -> Result<u32, FrameErro
     }
 }
 
-/// A whole frame as it was read.
+/// A complete frame.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// What connects an answer with its question.
+    /// Matches a response to its request.
     pub id: u64,
     /// The encoded control message.
     pub control: Vec<u8>,
-    /// What the message describes: texts and tensors.
+    /// Texts and tensors that the message describes.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// Reads the next frame into this one, reusing its buffers. `Ok(false)` is the end of the
-    /// stream between two frames.
+    /// Reads the next frame into this one, reusing its buffers. Returns `Ok(false)` if the stream
+    /// ends between two frames.
     ///
     /// # Errors
-    /// An I/O error, a [`FrameError`], or `UnexpectedEof` in the middle of a frame.
+    /// Returns an I/O error, a [`FrameError`], or `UnexpectedEof` in the middle of a frame.
     pub fn read(&mut self, stream: &mut impl Read, direction: Direction) -> io::Result<bool> {
         let mut bytes = [0; HEADER_BYTES];
         loop {
@@ -177,7 +178,7 @@ impl Frame {
         Ok(true)
     }
 
-    /// Into memory that is not written to before: large payloads are many.
+    /// Reads into uninitialized capacity: zeroing large payloads first would be slow.
     fn read_payload(&mut self, stream: &mut impl Read, length: usize) -> io::Result<()> {
         self.payload.clear();
         if self.payload.capacity() > KEPT_BYTES_MAX && length < self.payload.capacity() / 4 {
@@ -192,11 +193,11 @@ impl Frame {
     }
 }
 
-/// Writes one frame with as few system calls as the stream allows. The payload may lie in several
-/// places.
+/// Writes one frame with as few system calls as the stream allows. The payload may consist of
+/// several parts.
 ///
 /// # Errors
-/// An I/O error, or [`FrameError::TooLong`] before anything is written.
+/// Returns an I/O error, or [`FrameError::TooLong`] before anything is written.
 pub fn write(
     stream: &mut impl Write,
     direction: Direction,
@@ -232,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn the_header_has_these_bytes() {
+    fn the_header_encodes_to_fixed_bytes() {
         let expected =
             [b'O', b'N', b'X', b'D', 5, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
         assert_eq!(header_of(Direction::ToWorker), expected);
     }
 
     #[test]
-    fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
+    fn a_length_over_the_limit_is_refused_without_allocating() {
         for (offset, part, max) in
             [(16, "control", FRAME_CONTROL_BYTES_MAX), (20, "payload", FRAME_PAYLOAD_BYTES_MAX)]
         {
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_another_kind_version_or_direction_is_refused() {
+    fn a_frame_with_wrong_magic_version_or_direction_is_refused() {
         let good = header_of(Direction::FromWorker);
         assert!(Header::parse(&good, Direction::FromWorker).is_ok());
         assert_eq!(Header::parse(&good, Direction::ToWorker), Err(FrameError::Direction(2)));
@@ -266,7 +267,7 @@ mod tests {
         assert_eq!(Header::parse(&bad, Direction::FromWorker), Err(FrameError::Magic(*b"HNXD")));
     }
 
-    /// Gives at most `step` bytes a call, as a socket may.
+    /// Returns at most `step` bytes per call, like a slow socket.
     struct Trickle<'a>(&'a [u8], usize);
 
     impl Read for Trickle<'_> {
@@ -276,7 +277,7 @@ mod tests {
         }
     }
 
-    /// Is interrupted by a signal before each call, and ends with an error of its own.
+    /// Fails with `Interrupted` on every other call, and with `TimedOut` at the end.
     struct Interrupted<T>(T, bool);
 
     impl<T> Interrupted<T> {
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_interrupts_no_frame_and_any_other_error_ends_it() {
+    fn a_frame_survives_signals_but_no_other_error() {
         let mut wire = [0; HEADER_BYTES + 5];
         let mut stream = Interrupted(&mut wire[..], false);
         write(&mut stream, Direction::ToWorker, 7, b"abc", &[b"de"]).unwrap();
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_buffer_is_kept_for_what_needs_a_quarter_of_it_and_else_given_back() {
+    fn a_large_buffer_is_kept_only_if_a_quarter_is_needed() {
         let kept = |first: usize, then: usize| {
             let mut frame = Frame::default();
             for length in [first, then] {
@@ -341,12 +342,12 @@ mod tests {
         let large = 8 * 1024 * 1024 + 4;
         assert_eq!(kept(large, large / 4), large);
         assert_eq!(kept(large, large / 4 - 1), large / 4 - 1);
-        assert_eq!(kept(large - 4, 1), large - 4, "that much is not too much");
+        assert_eq!(kept(large - 4, 1), large - 4, "a buffer at the limit is kept");
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_however_the_stream_cuts_it(
+        fn written_frames_are_read_however_the_stream_splits_them(
             id: u64,
             control in prop::collection::vec(any::<u8>(), 0..300),
             payload in prop::collection::vec(any::<u8>(), 0..3000),
@@ -366,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_reader_panic_or_allocate_past_the_limits(
+        fn any_bytes_neither_panic_nor_allocate_past_the_limits(
             bytes in prop::collection::vec(any::<u8>(), 0..100),
         ) {
             let mut frame = Frame::default();
@@ -376,7 +377,7 @@ mod tests {
         }
 
         #[test]
-        fn a_frame_cut_short_is_an_error_and_never_the_end(
+        fn a_truncated_frame_is_an_error_and_never_the_end(
             payload in prop::collection::vec(any::<u8>(), 0..100), cut: prop::sample::Index,
         ) {
             let mut wire = Vec::new();

@@ -1,9 +1,9 @@
-//! The control messages, and the only use of `bincode`. Every decoding has a limit and must
-//! consume all bytes. The bytes of each message are fixed by the tests at the end: whoever
-//! changes them raises [`crate::wire::frame::PROTOCOL_VERSION`].
+//! The control messages, and the only use of `bincode`. Every decode is bounded and must consume
+//! all bytes. Tests fix the bytes of each message; raise [`crate::wire::frame::PROTOCOL_VERSION`]
+//! when they change.
 //!
-//! A worker says `Hello`, is told `Welcome`, loads what is committed, says `Ready`, and from
-//! then on answers what it is asked until its socket ends.
+//! A worker sends `Hello`, receives `Welcome`, loads what is committed and sends `Ready`. From then
+//! on it answers requests until its socket closes.
 
 use std::{io, path::PathBuf};
 
@@ -17,46 +17,46 @@ use crate::{
     wire::ask::{Answered, Item, Rejection},
 };
 
-/// What the supervisor says.
+/// A message from the supervisor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// The answer to `Hello`: where everything is.
+    /// The response to `Hello`: paths and models.
     Welcome(Welcome),
-    /// Answer the items of a group. The payload holds their bytes, one after the other.
+    /// Runs the items of a group. The payload holds their bytes, one after the other.
     Run {
         /// The model's slot.
         slot: Slot,
         /// At most [`crate::limits::GROUP_ITEMS_MAX`].
         items: Vec<Item>,
-        /// Whether the group is alone on the machine and may be spread over
-        /// [`Welcome::helper_cpus`].
+        /// Whether the group is the only work in flight and may also use [`Welcome::helper_cpus`].
         wide: bool,
     },
-    /// Refresh every model, then answer `Pong` with the same id.
+    /// Refreshes every model, then answers `Pong` with the same id.
     Ping,
-    /// Load a version beside what is served, on a thread that yields to serving, and answer
-    /// `LoadedAhead` or `LoadAheadFailed`. A later one for the same slot replaces an earlier.
+    /// Loads a version ahead, on a thread that yields to serving. Answered by `LoadedAhead` or
+    /// `LoadAheadFailed`. A later message for the same slot replaces an earlier one.
     Load {
         /// The model's slot.
         slot: Slot,
         /// The version: a directory below [`crate::layout::Layout::versions`].
         version: String,
     },
-    /// Refresh a model, drop what was loaded of it ahead, then answer `Forgotten` with the same id.
+    /// Refreshes a model, drops the version loaded ahead, then answers `Forgotten` with the same
+    /// id.
     Forget {
         /// The model's slot.
         slot: Slot,
     },
 }
 
-/// What a worker says.
+/// A message from a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
     /// The first message.
     Hello {
         /// [`crate::BUILD_ID`] of the worker.
         build_id: String,
-        /// The CPU it is pinned to, or why it is not.
+        /// The CPU the worker is pinned to, or the reason it is not pinned.
         pinned: Result<u16, String>,
     },
     /// Everything committed is loaded and warm.
@@ -65,46 +65,46 @@ pub enum FromWorker {
     Loaded {
         /// The model's slot.
         slot: Slot,
-        /// What it serves from now on.
+        /// The generation that it now serves.
         generation: Generation,
-        /// How long reading and warming took; 0 where the version was loaded already.
+        /// Time spent reading and warming up; 0 if the version was already loaded.
         load_micros: u64,
-        /// Whether the compiled form is used, whose weights all workers share.
+        /// Whether the worker uses the compiled form, whose weights all workers share.
         compiled: bool,
-        /// What its runs cost.
+        /// Cost of the model's runs.
         costs: CostTable,
     },
-    /// The worker could not load a committed generation and serves what it had.
+    /// The worker could not load a committed generation and keeps serving the previous one.
     LoadFailed {
         /// The model's slot.
         slot: Slot,
-        /// What could not be loaded.
+        /// The generation that could not be loaded.
         generation: Generation,
         /// Why.
         reason: String,
     },
-    /// One micro-batch of the group with the frame's id. The payload holds the answers in the
-    /// order of its items.
+    /// One micro-batch of the group with the frame's id. The payload holds the results in the order
+    /// of its items.
     Answered(Answered),
-    /// Items of the group with the frame's id that have no answer.
+    /// Items of the group with the frame's id that have no result.
     Rejected {
-        /// Places in the group.
+        /// Indexes in the group.
         items: Vec<u32>,
-        /// Why, the same for all of them.
+        /// The common reason.
         reason: Rejection,
     },
-    /// The answer to `Ping`.
+    /// The response to `Ping`.
     Pong,
-    /// A version stands ready beside what is served; the next refresh to it is a swap.
+    /// A version is loaded ahead; the next refresh to it is a swap.
     LoadedAhead {
         /// The model's slot.
         slot: Slot,
         /// The version.
         version: String,
-        /// How long reading and warming took.
+        /// Time spent reading and warming up.
         load_micros: u64,
     },
-    /// A version could not be loaded ahead; what is served goes on.
+    /// A version could not be loaded ahead; the serving version is unaffected.
     LoadAheadFailed {
         /// The model's slot.
         slot: Slot,
@@ -113,16 +113,16 @@ pub enum FromWorker {
         /// Why.
         reason: String,
     },
-    /// No generation of a model is committed any more, and the worker has dropped what it had.
+    /// The model has no committed generation any more, and the worker has dropped its copy.
     Unloaded {
         /// The model's slot.
         slot: Slot,
     },
-    /// The answer to `Forget`.
+    /// The response to `Forget`.
     Forgotten,
 }
 
-/// Where a worker finds what it needs.
+/// Paths and models that a worker needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
     /// ONNX Runtime's shared library.
@@ -131,16 +131,17 @@ pub struct Welcome {
     pub state_dir: PathBuf,
     /// The served models.
     pub models: Vec<ModelSlot>,
-    /// What a worker removes if the supervisor ends without doing so itself.
+    /// Socket that a worker removes if the supervisor dies without removing it.
     pub admin_socket: NamedSocket,
     /// CPUs of other workers that this one may use while they are idle.
     pub helper_cpus: Vec<u16>,
 }
 
-/// A socket's path and identity, so that nobody removes a successor's socket of the same path.
+/// A socket's path and identity. The identity protects a successor's socket at the same path from
+/// removal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedSocket {
-    /// Absolute.
+    /// Absolute path.
     pub path: PathBuf,
     /// `st_dev` of the socket.
     pub device: u64,
@@ -148,12 +149,11 @@ pub struct NamedSocket {
     pub inode: u64,
 }
 
-/// A served model's place in the control page.
+/// A served model and its slot in the control page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSlot {
     /// The served name.
     pub name: ModelName,
-    /// Its slot.
     pub slot: Slot,
 }
 
@@ -166,7 +166,7 @@ const CONFIG: bincode::config::Configuration<
 /// Encodes a message for a frame.
 ///
 /// # Errors
-/// The message is larger than a frame may be.
+/// Fails if the message exceeds the limit of a frame.
 pub fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other)
 }
@@ -174,7 +174,7 @@ pub fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Decodes a message that must fill `bytes` exactly.
 ///
 /// # Errors
-/// `InvalidData` where the bytes are something else, too little or too much.
+/// Returns `InvalidData` if the bytes are malformed, too short or too long.
 pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> io::Result<M> {
     let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     let (message, consumed) = bincode::serde::decode_from_slice(bytes, CONFIG)

@@ -1,4 +1,4 @@
-//! The bytes of every message, and what hostile bytes do to the decoder.
+//! Pins the bytes of every message, and feeds hostile bytes to the decoder.
 
 use std::fmt::Debug;
 
@@ -23,14 +23,17 @@ fn fixed<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: &M, expec
     let bytes = encode(message).unwrap();
     assert_eq!(bytes, expected, "{message:?} is {bytes:?}");
     assert_eq!(&decode::<M>(&bytes).unwrap(), message);
-    assert!(decode::<M>(&[&bytes[..], &[0]].concat()).is_err(), "a byte follows {message:?}");
+    assert!(
+        decode::<M>(&[&bytes[..], &[0]].concat()).is_err(),
+        "a trailing byte after {message:?}"
+    );
     for cut in 0..bytes.len() {
         assert!(decode::<M>(&bytes[..cut]).is_err(), "{message:?} cut to {cut}");
     }
 }
 
 #[test]
-fn every_message_to_a_worker_has_these_bytes() {
+fn messages_to_a_worker_encode_to_fixed_bytes() {
     let welcome = Welcome {
         onnxruntime: "/l".into(),
         state_dir: "/s".into(),
@@ -84,7 +87,7 @@ fn every_message_to_a_worker_has_these_bytes() {
 }
 
 #[test]
-fn every_message_from_a_worker_has_these_bytes() {
+fn messages_from_a_worker_encode_to_fixed_bytes() {
     let hello = |pinned| FromWorker::Hello { build_id: "id".into(), pinned };
     fixed(&hello(Ok(1)), &[0, 2, b'i', b'd', 0, 1]);
     fixed(&hello(Err("x".into())), &[0, 2, b'i', b'd', 1, 1, b'x']);
@@ -130,7 +133,7 @@ fn every_message_from_a_worker_has_these_bytes() {
 }
 
 #[test]
-fn the_largest_group_and_its_answer_fit_into_a_frame() {
+fn the_largest_group_and_its_results_fit_into_a_frame() {
     let name = "x".repeat(TENSOR_NAME_BYTES_MAX);
     let (datatype, shape) = (DataType::Bytes, vec![u64::MAX; AXES_MAX]);
     let heads =
@@ -150,13 +153,13 @@ fn the_largest_group_and_its_answer_fit_into_a_frame() {
 }
 
 #[test]
-fn a_length_that_lies_is_an_error_and_not_an_allocation() {
+fn a_false_length_is_an_error_and_allocates_nothing() {
     let two_to_the_31 = [1, 2, 252, 0, 0, 0, 128];
     assert!(decode::<ToWorker>(&two_to_the_31).is_err());
 }
 
 #[test]
-fn a_task_is_the_same_word_in_files_messages_and_metrics() {
+fn a_task_has_one_name_in_files_messages_and_metrics() {
     for task in Task::ALL {
         assert_eq!(serde_json::to_value(task).unwrap(), task.as_str());
     }
@@ -165,14 +168,14 @@ fn a_task_is_the_same_word_in_files_messages_and_metrics() {
 }
 
 #[test]
-fn a_model_name_that_could_leave_a_directory_is_no_message() {
+fn a_model_name_that_escapes_a_directory_does_not_decode() {
     let bytes = encode(&("../x", 3_u16)).unwrap();
     assert!(decode::<ModelSlot>(&bytes).is_err());
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn the_decoder_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode::<ToWorker>(&bytes);
         let _ = decode::<FromWorker>(&bytes);
     }

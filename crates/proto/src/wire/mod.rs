@@ -1,5 +1,5 @@
-//! What travels between the supervisor and a worker: a fixed header ([`frame`]), control messages
-//! ([`message`]) and the items of a dispatch group with their answers ([`ask`]).
+//! The protocol between supervisor and worker: a fixed header ([`frame`]), control messages
+//! ([`message`]), and the items of a dispatch group with their results ([`ask`]).
 
 pub mod ask;
 pub mod frame;

@@ -1,5 +1,5 @@
-//! Reads a call: the model in its path and the JSON in its body. What cannot be understood is
-//! refused as [`RefusalKind::Malformed`], in the same form as every other refusal.
+//! Parses admin calls: the model in the path and the JSON in the body. Malformed calls are refused with
+//! [`RefusalKind::Malformed`].
 
 use axum::{
     body::Body,
@@ -11,13 +11,13 @@ use http_body_util::{BodyExt, Limited};
 use onnxd_admin::api::{JSON, Refusal, RefusalKind};
 use serde::de::DeserializeOwned;
 
-/// Bytes of a call's body.
+/// Largest body of a call, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// The part of the path that names a model.
+/// Path parameter with the model's name.
 pub(super) type ModelPath = Result<Path<String>, PathRejection>;
 
-/// The model that a path names.
+/// Returns the model's name from the path.
 ///
 /// # Errors
 /// The path is not UTF-8.
@@ -25,10 +25,10 @@ pub(super) fn model_of(path: ModelPath) -> Result<String, Refusal> {
     path.map(|Path(model)| model).map_err(|rejection| malformed(&rejection.body_text()))
 }
 
-/// The call in a request's body.
+/// Parses the call in the request's body.
 ///
 /// # Errors
-/// The content type is not JSON, or the body is too long, broken off or something else.
+/// The content type is not JSON, or the body is too large, incomplete or invalid.
 pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
     if !is_json(request.headers()) {
         return Err(malformed(&format!("expected `content-type: {JSON}`")));
@@ -39,7 +39,7 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Ref
 async fn collect(body: Body) -> Result<Bytes, Refusal> {
     let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
     let broken =
-        |error| format!("the body, of at most {BODY_BYTES_MAX} bytes, is incomplete: {error}");
+        |error| format!("cannot read the body, of at most {BODY_BYTES_MAX} bytes: {error}");
     Ok(collected.map_err(|error| malformed(&broken(error)))?.to_bytes())
 }
 
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn body_that_is_no_call_is_malformed() {
+    async fn invalid_call_is_malformed() {
         for (content_type, body, words) in [
             (None, "{}", "application/json"),
             (Some("text/plain"), "{}", "application/json"),

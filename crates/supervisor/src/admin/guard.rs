@@ -1,6 +1,6 @@
-//! Who may come in over TCP. A browser on this machine could be made to call us by a page from
-//! anywhere, so that requests with an origin, and such that were sent to another name than this
-//! machine's own, are refused (DNS rebinding); everybody else shows the token.
+//! Authenticates admin requests over TCP. A web page could make a local browser send requests, so those
+//! with an Origin, or with a Host other than a loopback name (DNS rebinding), are refused. All others
+//! must present the token.
 
 use std::net::IpAddr;
 
@@ -19,27 +19,30 @@ use crate::{
     transport::bodies::read_body_within,
 };
 
-/// `admin` for whoever shows the token, and `open` for everybody on this machine.
+/// Combines the routes of `admin`, which need the token, with those of `open`, which do not.
 pub(crate) fn guarded(admin: Router, token: Token, open: Router) -> Router {
-    let admin = admin.layer(middleware::from_fn_with_state(token, with_token));
-    admin.merge(open).layer(middleware::from_fn(from_here))
+    let admin = admin.layer(middleware::from_fn_with_state(token, require_token));
+    admin.merge(open).layer(middleware::from_fn(require_loopback))
 }
 
-async fn from_here(request: Request<Body>, next: Next) -> Response<Body> {
+async fn require_loopback(request: Request<Body>, next: Next) -> Response<Body> {
     let headers = request.headers();
     if headers.contains_key(header::ORIGIN) {
         return refuse(
             StatusCode::FORBIDDEN,
-            "requests with an Origin are refused: no page may administer this server",
+            "requests with an Origin are refused: web pages may not administer this server",
         );
     }
-    if !is_addressed_here(headers, request.uri().authority()) {
-        return refuse(StatusCode::FORBIDDEN, "the Host must be localhost or a loopback address");
+    if !has_loopback_host(headers, request.uri().authority()) {
+        return refuse(
+            StatusCode::FORBIDDEN,
+            "the Host header must be localhost or a loopback address",
+        );
     }
     next.run(request).await
 }
 
-async fn with_token(
+async fn require_token(
     State(token): State<Token>,
     request: Request<Body>,
     next: Next,
@@ -47,7 +50,7 @@ async fn with_token(
     if !bearer(request.headers()).is_some_and(|shown| token.is(shown)) {
         let mut response = refuse(
             StatusCode::UNAUTHORIZED,
-            "the token of --admin-token-file is needed, as `Authorization: Bearer TOKEN`",
+            "missing or wrong token: send `Authorization: Bearer TOKEN` with the token of --admin-token-file",
         );
         let challenge = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -58,7 +61,7 @@ async fn with_token(
         Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Err(error) => {
             let mut response = refuse(error.error.status(), &error.to_string());
-            // A part of the body may be unread.
+            // Part of the body may be unread.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
             response
@@ -70,14 +73,14 @@ fn refuse(status: StatusCode, message: &str) -> Response<Body> {
     (status, axum_json(&json!({ "error": message }))).into_response()
 }
 
-/// The token of a request.
+/// Returns the token that a request presents.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// Whether a request was sent to this machine by a name or address of its own.
-fn is_addressed_here(headers: &HeaderMap, target: Option<&Authority>) -> bool {
+/// Returns whether the request's host is a loopback name or address.
+fn has_loopback_host(headers: &HeaderMap, target: Option<&Authority>) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
     let Ok(host) = Authority::try_from(host.as_bytes()) else { return false };
@@ -112,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_token_is_needed_except_where_it_is_open() {
+    async fn admin_routes_require_the_token() {
         let here = ("host", "127.0.0.1:8081");
         for (path, authorization, expected) in [
             ("/admin", "Bearer 0123456789abcdef", 200),
@@ -130,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_page_could_send_is_refused_even_with_the_token() {
+    async fn requests_from_web_pages_are_refused_even_with_the_token() {
         let token = ("authorization", "Bearer 0123456789abcdef");
         for (host, expected) in [
             ("localhost:8081", 200),

@@ -1,13 +1,12 @@
-//! The admin interface, over a Unix socket and, where configured, over TCP. What travels is in
-//! [`onnxd_admin::api`]; this module serves it. Started by `serve`.
+//! Serves the admin interface over a Unix socket and, if configured, over TCP. Its types are in
+//! [`onnxd_admin::api`]. Started by `serve`.
 //!
 //! - [`socket`]: the Unix socket.
-//! - [`guard`]: who is admitted over TCP.
-//! - [`calls`]: reads the body of a call.
+//! - [`guard`]: authentication over TCP.
+//! - [`calls`]: parses calls.
 //! - [`responses`]: documents, refusals with their HTTP status, and streams of steps.
-//! - [`status`]: what `onnxd status` shows.
-//!
-//! Triton's repository API is served beside it, see [`repository`].
+//! - [`status`]: the document behind `onnxd status`.
+//! - [`repository`]: Triton's repository API, on the same listeners.
 
 mod calls;
 mod guard;
@@ -35,7 +34,7 @@ use self::{
 };
 pub(crate) use crate::admin::{
     guard::guarded,
-    socket::{AdminSocket, CONNECTIONS_MAX, remove_successors, take_name_over},
+    socket::{AdminSocket, CONNECTIONS_MAX, remove_successor_socket, take_over_name},
 };
 use onnxd_engine::{
     dispatch::Event,
@@ -48,10 +47,10 @@ use onnxd_engine::{
 };
 use onnxd_telemetry::metrics::Metrics;
 
-/// Updates, rollbacks and unloads that may be under way at once, of all models. More are refused.
+/// Most updates, rollbacks and unloads in progress, over all models. Further ones are refused.
 const CALLS_MAX: usize = 768;
 
-/// What the admin handlers need.
+/// State shared by the admin handlers.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub registry: Arc<Registry>,
@@ -59,38 +58,39 @@ pub(crate) struct Admin {
     pub store: Arc<Store>,
     pub events: mpsc::Sender<Event>,
     pub metrics: Arc<Metrics>,
-    /// Places for updates and rollbacks.
+    /// Permits for updates, rollbacks and unloads.
     pub calls: Arc<Semaphore>,
 }
 
 impl Admin {
-    /// Places for as many updates and rollbacks as may be under way at once.
+    /// Returns a semaphore with a permit for each call that may be in progress.
     pub(crate) fn calls() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(CALLS_MAX))
     }
 
-    /// The model of that name.
+    /// Returns the model with this name.
     ///
     /// # Errors
-    /// It is not served.
+    /// No such model is served.
     pub(super) fn find(&self, model: &str) -> Result<Arc<Model>, Refusal> {
         self.registry.find(Some(model)).cloned().ok_or_else(|| {
             RefusalKind::NotFound.because(format!("the model {model:?} is not served"))
         })
     }
 
-    /// A place for one update or unload.
+    /// Returns a permit for one call.
     ///
     /// # Errors
-    /// There is none.
-    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    /// All permits are in use.
+    pub(super) fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         Arc::clone(&self.calls).try_acquire_owned().map_err(|_| {
-            RefusalKind::Busy.because(format!("{CALLS_MAX} updates are under way already"))
+            RefusalKind::Busy
+                .because(format!("{CALLS_MAX} updates are already in progress; retry later"))
         })
     }
 }
 
-/// The admin interface and the repository API.
+/// Returns the routes of the admin interface and the repository API.
 pub(crate) fn router(admin: Admin) -> Router {
     Router::new()
         .route(STATUS_PATH, get(status::status))
@@ -104,17 +104,17 @@ pub(crate) fn router(admin: Admin) -> Router {
 }
 
 async fn no_route(uri: Uri) -> Response<Body> {
-    let refusal = RefusalKind::NotFound.because(format!("there is no route {}", uri.path()));
-    of_path(&uri, StatusCode::NOT_FOUND, refusal)
+    let refusal = RefusalKind::NotFound.because(format!("no such route: {}", uri.path()));
+    refusal_at(&uri, StatusCode::NOT_FOUND, refusal)
 }
 
 async fn no_method(method: Method, uri: Uri) -> Response<Body> {
     let message = format!("{method} is not allowed on {}", uri.path());
-    of_path(&uri, StatusCode::METHOD_NOT_ALLOWED, RefusalKind::Malformed.because(message))
+    refusal_at(&uri, StatusCode::METHOD_NOT_ALLOWED, RefusalKind::Malformed.because(message))
 }
 
-/// A refusal in the words of whoever has the path: Triton's clients read a text.
-fn of_path(uri: &Uri, status: StatusCode, refusal: Refusal) -> Response<Body> {
+/// Renders a refusal in the format of the API that owns the path. Triton's clients expect a string.
+fn refusal_at(uri: &Uri, status: StatusCode, refusal: Refusal) -> Response<Body> {
     if uri.path().starts_with(repository::NAMESPACE) {
         return repository::failed(status, &refusal.message);
     }
@@ -143,34 +143,34 @@ async fn rollback(
 ) -> Result<Response<Body>, Refused> {
     let model = model_of(path)?;
     let RollbackCall { to } = read(request).await?;
-    // A version that served is served again whatever is known about it.
+    // A rollback skips the checks: this version has served before.
     let target = Target::Generation(to);
     run(&admin, &model, Job::unconditional(target, Load::Ahead)).await
 }
 
 async fn unload(State(admin): State<Admin>, path: ModelPath) -> Result<Response<Body>, Refused> {
     let model = admin.find(&model_of(path)?)?;
-    let _permit = admin.place()?;
+    let _permit = admin.permit()?;
     Ok(document(&admin.updater.unload(&model).await?))
 }
 
 /// Runs an update in its own task, so that it completes even if the caller disconnects.
 async fn run(admin: &Admin, model: &str, job: Job) -> Result<Response<Body>, Refused> {
-    let (model, permit) = (admin.find(model)?, admin.place()?);
+    let (model, permit) = (admin.find(model)?, admin.permit()?);
     let updater = Arc::clone(&admin.updater);
     let (messages, queue) = mpsc::channel(STEPS_MAX);
     tokio::spawn(async move {
         let (progress, mut steps) = mpsc::channel(STEPS_MAX);
-        let told = messages.clone();
-        let telling = tokio::spawn(async move {
+        let sender = messages.clone();
+        let forwarder = tokio::spawn(async move {
             while let Some(step) = steps.recv().await {
                 // The caller may have disconnected.
-                let _ = told.send(Message::Step(step)).await;
+                let _ = sender.send(Message::Step(step)).await;
             }
         });
         let result = updater.update(&model, job, progress).await;
-        // It ends when the updater has dropped its sender.
-        let _ = telling.await;
+        // Ends once the updater has dropped its sender.
+        let _ = forwarder.await;
         let _ = messages.send(Message::End(result)).await;
         drop(permit);
     });

@@ -1,8 +1,7 @@
-//! Triton's model repository extension of the Open Inference Protocol: `index`, `load` and `unload`.
-//! A load is what `onnxd update` does, an unload what `onnxd unload` does. Served where the admin
-//! interface is; the public listener refuses its paths.
+//! Triton's model repository API: `index`, `load` and `unload`. A load works like `onnxd update`, an unload
+//! like `onnxd unload`. Served on the admin listeners; the public listener refuses these paths.
 //!
-//! Triton's clients take whatever is not 200 for an error, and read its text from `error`.
+//! Triton's clients treat any status but 200 as an error and read its text from `error`.
 
 use axum::{
     Router,
@@ -25,10 +24,10 @@ use onnxd_engine::models::{
     update::source,
 };
 
-/// Paths that are Triton's, even where there is no route.
+/// Prefix of Triton's paths, including those without a route.
 pub(super) const NAMESPACE: &str = "/v2/";
 
-/// The routes, in both forms that Triton knows: there is one repository, whatever its name.
+/// Returns the routes, in both forms that Triton has. The repository's name is ignored.
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
         .route("/v2/repository/index", post(index))
@@ -39,7 +38,7 @@ pub(super) fn routes() -> Router<Admin> {
         .route("/v2/repository/{repository}/models/{model}/unload", post(unload))
 }
 
-/// The model that a path names.
+/// Path parameters.
 #[derive(Debug, Deserialize)]
 struct Named {
     model: String,
@@ -49,7 +48,7 @@ struct Named {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct IndexCall {
-    /// Only models that serve.
+    /// Whether to list loaded models only.
     ready: bool,
 }
 
@@ -64,7 +63,7 @@ struct Call {
 #[derive(Debug, Serialize)]
 struct Indexed {
     name: String,
-    /// The generation, since that is what is served under a number here; empty if none is.
+    /// The generation, or empty if the model is not loaded. Triton's versions are numbers.
     version: String,
     state: &'static str,
     reason: &'static str,
@@ -102,7 +101,7 @@ async fn load(
     let loaded = async {
         let job = job(parse::<Call>(&body)?.parameters)?;
         let model = admin.find(&model)?;
-        let _place = admin.place()?;
+        let _permit = admin.permit()?;
         let (progress, _) = mpsc::channel(1);
         admin.updater.update(&model, job, progress).await
     };
@@ -115,19 +114,21 @@ async fn unload(
     body: Bytes,
 ) -> Response<Body> {
     let unloaded = async {
-        // No model depends on another here.
+        // Accepted and ignored: onnxd has no dependent models.
         let known = |name: &String| name == "unload_dependents";
         if let Some(unknown) = parse::<Call>(&body)?.parameters.keys().find(|name| !known(name)) {
-            return Err(wrong(format!("the parameter `{unknown}` is unknown")));
+            return Err(wrong(format!(
+                "unknown parameter `{unknown}`; expected unload_dependents"
+            )));
         }
         let model = admin.find(&model)?;
-        let _place = admin.place()?;
+        let _permit = admin.permit()?;
         admin.updater.unload(&model).await
     };
     respond(unloaded.await)
 }
 
-/// What the parameters of a load ask for.
+/// Converts the parameters of a load.
 fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
     let mut job = Job::from_source(None, Load::default());
     for (name, value) in parameters {
@@ -141,12 +142,12 @@ fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
             "allow_dimension_change" => job.allow_dimension_change = typed(&name, value)?,
             name if name == "config" || name.starts_with("file:") => {
                 return Err(wrong(format!(
-                    "`{name}`: models are not sent in requests; put the files into a directory of this machine and name it by the parameter `source`"
+                    "`{name}`: models cannot be uploaded; put the files into a directory on this machine and pass it as `source`"
                 )));
             }
             unknown => {
                 return Err(wrong(format!(
-                    "the parameter `{unknown}` is unknown; there are source, load, force and allow_dimension_change"
+                    "unknown parameter `{unknown}`; expected source, load, force or allow_dimension_change"
                 )));
             }
         }
@@ -155,18 +156,18 @@ fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
 }
 
 fn typed<T: serde::de::DeserializeOwned>(name: &str, value: Value) -> Result<T, Refusal> {
-    serde_json::from_value(value).map_err(|error| wrong(format!("the parameter `{name}`: {error}")))
+    serde_json::from_value(value).map_err(|error| wrong(format!("parameter `{name}`: {error}")))
 }
 
-/// Parses a body, which may be missing.
+/// Parses a body, which may be empty.
 fn parse<T: Default + serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     if body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
-    // By way of an object, since a list would do for it as well.
+    // serde would also accept a list for a struct, so parse an object first.
     serde_json::from_slice(body)
         .and_then(|object: Map<String, Value>| serde_json::from_value(object.into()))
-        .map_err(|error| wrong(format!("the body is not what it should be: {error}")))
+        .map_err(|error| wrong(format!("invalid request body: {error}")))
 }
 
 fn wrong(message: String) -> Refusal {
@@ -184,7 +185,7 @@ fn refused(refusal: &Refusal) -> Response<Body> {
     failed(StatusCode::BAD_REQUEST, &refusal.message)
 }
 
-/// An error as Triton's clients read it.
+/// Returns an error in Triton's format.
 pub(super) fn failed(status: StatusCode, message: &str) -> Response<Body> {
     (status, axum_json(&json!({ "error": message }))).into_response()
 }
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_without_parameters_or_body_is_an_update_from_the_own_source() {
+    fn load_without_parameters_updates_from_the_models_source() {
         let plain = Job::from_source(None, Load::Ahead);
         assert_eq!(job_of(json!({})), Ok(plain.clone()));
         for body in ["", "  ", "{}"] {
@@ -208,12 +209,12 @@ mod tests {
         let all =
             json!({"source": "/d", "load": "lazy", "force": true, "allow_dimension_change": true});
         let target = Target::Source(Some("file:///d".parse().unwrap()));
-        let asked = Job { target, load: Load::Lazy, force: true, allow_dimension_change: true };
-        assert_eq!(job_of(all), Ok(asked));
+        let expected = Job { target, load: Load::Lazy, force: true, allow_dimension_change: true };
+        assert_eq!(job_of(all), Ok(expected));
     }
 
     #[test]
-    fn parameters_that_cannot_be_honoured_are_refused_by_name() {
+    fn unsupported_parameters_are_refused_by_name() {
         for (parameters, words) in [
             (json!({"config": "{}"}), "`source`"),
             (json!({"file:1/model.onnx": "AAAA"}), "`file:1/model.onnx`"),

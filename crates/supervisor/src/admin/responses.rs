@@ -1,5 +1,5 @@
-//! Responses of the admin interface: one JSON document, or a line of JSON for each step of an
-//! update. A refusal that is known before the first step has its own HTTP status.
+//! Responses of the admin interface: a JSON document, or one line of JSON per step of an update.
+//! A refusal before the first step sets the HTTP status.
 
 use std::{
     convert::Infallible,
@@ -21,15 +21,15 @@ use onnxd_admin::api::{
 use serde::Serialize;
 use tokio::{sync::mpsc, time};
 
-/// Steps of one update that may wait for a slow reader.
+/// Steps of one update buffered for a slow reader.
 pub(super) const STEPS_MAX: usize = 64;
-/// How long the head of a response waits for the first step. An update that waits for another one
-/// begins its stream then, so that its caller learns that the call was accepted.
+/// How long the response head waits for the first step. After that the stream begins, so the caller
+/// of a queued update learns that the call was accepted.
 const FIRST_STEP_WITHIN: Duration = Duration::from_millis(250);
-/// Seconds after which a refused call may succeed.
+/// Value of retry-after for a refused call.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// A refusal as a response.
+/// A refusal that renders as a response.
 #[derive(Debug)]
 pub(super) struct Refused(pub Refusal);
 
@@ -52,17 +52,15 @@ impl IntoResponse for Refused {
     }
 }
 
-/// One JSON document.
+/// Returns a response with one JSON document.
 pub(super) fn document(value: &impl Serialize) -> Response<Body> {
-    of_type(JSON, Body::from(line(value)))
+    with_content_type(JSON, Body::from(line(value)))
 }
 
-/// What an update tells.
+/// A message from a running update.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A step was taken.
     Step(Step),
-    /// It has ended.
     End(Result<Outcome, Refusal>),
 }
 
@@ -76,21 +74,25 @@ impl Message {
     }
 }
 
-/// Responds to an update: with a stream, or with a refusal that comes before the first step.
+/// Streams the steps of an update.
 ///
 /// # Errors
-/// That refusal.
+/// The update was refused before its first step.
 pub(super) async fn respond(mut queue: mpsc::Receiver<Message>) -> Result<Response<Body>, Refused> {
     let first = match time::timeout(FIRST_STEP_WITHIN, queue.recv()).await {
         Ok(Some(Message::End(Err(refusal)))) => return Err(refusal.into()),
         Ok(Some(message)) => Some(message.line()),
-        Ok(None) => return Err(RefusalKind::Internal.because("the update has no outcome").into()),
+        Ok(None) => {
+            return Err(RefusalKind::Internal
+                .because("internal error: the update ended without an outcome")
+                .into());
+        }
         Err(_) => None,
     };
-    Ok(of_type(JSON_LINES, Body::new(Lines { first, queue })))
+    Ok(with_content_type(JSON_LINES, Body::new(Lines { first, queue })))
 }
 
-/// A body that is sent line by line as messages arrive.
+/// A body that sends each message as a line when it arrives.
 struct Lines {
     first: Option<Bytes>,
     queue: mpsc::Receiver<Message>,
@@ -111,14 +113,14 @@ impl hyper::body::Body for Lines {
     }
 }
 
-fn of_type(content_type: &'static str, body: Body) -> Response<Body> {
+fn with_content_type(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
 fn line(value: &impl Serialize) -> Bytes {
-    let mut line = serde_json::to_vec(value).expect("our own types are valid JSON");
+    let mut line = serde_json::to_vec(value).expect("our types serialize to JSON");
     line.push(b'\n');
     line.into()
 }
@@ -137,7 +139,7 @@ mod tests {
         Message::End(Err(RefusalKind::Load.because("no such file")))
     }
 
-    /// The status, the content type and the body of the response to an update that tells this.
+    /// Returns status, content type and body of the response to an update that sends `messages`.
     async fn response_to(messages: Vec<Message>, pause: Duration) -> (u16, String, String) {
         let (sender, queue) = mpsc::channel(STEPS_MAX);
         tokio::spawn(async move {
@@ -153,18 +155,18 @@ mod tests {
         (status, content_type, String::from_utf8(body.into()).unwrap())
     }
 
-    const AT_ONCE: Duration = Duration::ZERO;
+    const NO_PAUSE: Duration = Duration::ZERO;
 
     #[tokio::test]
     async fn refusal_before_the_first_step_has_its_status() {
-        let (status, content_type, body) = response_to(vec![refused()], AT_ONCE).await;
+        let (status, content_type, body) = response_to(vec![refused()], NO_PAUSE).await;
         assert_eq!((status, content_type.as_str()), (422, JSON));
         assert_eq!(body, "{\"error\":{\"kind\":\"load\",\"message\":\"no such file\"}}\n");
     }
 
     #[tokio::test]
     async fn refusal_after_a_step_is_the_last_line() {
-        let (status, content_type, body) = response_to(vec![step(), refused()], AT_ONCE).await;
+        let (status, content_type, body) = response_to(vec![step(), refused()], NO_PAUSE).await;
         assert_eq!((status, content_type.as_str()), (200, JSON_LINES));
         let lines: Vec<&str> = body.lines().collect();
         assert_eq!(lines[0], r#"{"step":"passed","part":"load"}"#);
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn update_that_waits_begins_its_stream() {
+    async fn queued_update_starts_its_stream() {
         let (sender, queue) = mpsc::channel(STEPS_MAX);
         let response = respond(queue).await.into_response();
         assert_eq!(response.status(), 200, "the call was accepted");
@@ -185,11 +187,11 @@ mod tests {
 
     #[tokio::test]
     async fn update_without_outcome_is_an_internal_error() {
-        assert_eq!(response_to(Vec::new(), AT_ONCE).await.0, 500);
+        assert_eq!(response_to(Vec::new(), NO_PAUSE).await.0, 500);
     }
 
     #[test]
-    fn call_that_may_succeed_later_says_when() {
+    fn busy_refusal_has_retry_after() {
         let headers =
             |kind: RefusalKind| Refused(kind.because("x")).into_response().headers().clone();
         assert_eq!(headers(RefusalKind::Busy)[header::RETRY_AFTER], "1");

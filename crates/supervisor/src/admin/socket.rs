@@ -1,5 +1,4 @@
-//! The admin socket: a Unix socket that only its owner can open, with the peer's uid checked once
-//! more.
+//! The admin socket: a Unix socket with mode 0600. The peer's uid is checked as well.
 
 use std::{
     fs, io,
@@ -24,79 +23,78 @@ use onnxd_proto::wire::message::NamedSocket;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
-/// Admin connections at once. Updates that wait for their turn hold one each, so there are more
-/// than there can be of those.
+/// Most open admin connections. Each queued update holds one, so this exceeds the limit on updates.
 pub(crate) const CONNECTIONS_MAX: usize = 1024;
-/// How long one may be idle, or take for the headers of a call.
+/// How long a connection may be idle or take to send headers.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// What follows the socket's path until a successor takes the name over.
+/// Suffix of a successor's socket until it takes over the name.
 const SUCCESSOR: &str = ".successor";
 
-/// The bound admin socket. Dropping it removes the name, unless a successor has it by then.
+/// The bound admin socket. Dropping it removes the file, unless a successor owns the name by then.
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     listener: Listener,
     name: AdminName,
 }
 
-/// The name of an admin socket, by the inode that tells it from a successor's.
+/// The path of an admin socket, with the inode that distinguishes it from a successor's.
 #[derive(Debug)]
 struct AdminName(NamedSocket);
 
 impl Drop for AdminName {
     fn drop(&mut self) {
-        for path in [self.0.path.clone(), beside(&self.0.path)] {
+        for path in [self.0.path.clone(), successor_path(&self.0.path)] {
             if fs::symlink_metadata(&path)
                 .is_ok_and(|found| (found.dev(), found.ino()) == (self.0.device, self.0.inode))
             {
-                // Where it cannot be removed the next start replaces it.
+                // If this fails, the next start replaces the file.
                 let _ = fs::remove_file(&path);
             }
         }
     }
 }
 
-/// Where a successor's socket stands until it takes the name over.
-fn beside(path: &Path) -> PathBuf {
+/// Returns the path of a successor's socket until it takes over the name.
+fn successor_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(SUCCESSOR);
     name.into()
 }
 
-/// Removes what a successor that was killed has left.
-pub(crate) fn remove_successors(path: &Path) {
-    let _ = fs::remove_file(beside(path));
+/// Removes the socket that a killed successor left behind.
+pub(crate) fn remove_successor_socket(path: &Path) {
+    let _ = fs::remove_file(successor_path(path));
 }
 
-/// Gives a successor's socket its name, in place of the predecessor's.
+/// Renames a successor's socket to the predecessor's name.
 ///
 /// # Errors
-/// The directory does not allow it.
-pub(crate) fn take_name_over(path: &Path) -> io::Result<()> {
-    fs::rename(beside(path), path)
+/// The rename fails.
+pub(crate) fn take_over_name(path: &Path) -> io::Result<()> {
+    fs::rename(successor_path(path), path)
 }
 
 impl AdminSocket {
-    /// Binds the socket with mode 0600. A socket that a dead supervisor left behind is replaced;
-    /// the state directory's lock has shown that no living one uses it with this state. Whoever
-    /// succeeds another binds beside it, see [`take_name_over`].
+    /// Binds the socket with mode 0600. Replaces the socket of a dead supervisor; the lock on the state
+    /// directory proves that no other process uses this state. A successor binds another name until
+    /// [`take_over_name`].
     ///
     /// # Errors
-    /// The path cannot be bound, or a living server answers on it.
+    /// The path cannot be bound, or another server answers on it.
     pub(crate) fn bind(path: &Path, succeeds: bool) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        remove_successors(path);
-        let bound = if succeeds { beside(path) } else { path.to_owned() };
+        remove_successor_socket(path);
+        let bound = if succeeds { successor_path(path) } else { path.to_owned() };
         if !succeeds
             && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
         {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    "another server answers here",
+                    "another server is listening on it; stop it or choose another path",
                 ));
             }
             fs::remove_file(path)?;
@@ -112,12 +110,12 @@ impl AdminSocket {
         Ok(Self { listener, name: AdminName(name) })
     }
 
-    /// What workers remove if this process cannot.
+    /// Returns the file for workers to remove if this process dies.
     pub(crate) fn name(&self) -> NamedSocket {
         self.name.0.clone()
     }
 
-    /// Serves until the task is dropped.
+    /// Accepts connections until the task is dropped.
     pub(crate) async fn serve(self, router: Router) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
@@ -125,13 +123,13 @@ impl AdminSocket {
             let stream = match self.listener.accept().await {
                 Ok(stream) => stream,
                 Err(error) => {
-                    tracing::debug!(%error, "an admin connection could not be accepted");
+                    tracing::debug!(%error, "cannot accept an admin connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
             if !may_administer(&stream) {
-                tracing::warn!("an admin connection of another user was refused");
+                tracing::warn!("refused an admin connection from another user");
                 continue;
             }
             let router = router.clone();
@@ -144,7 +142,7 @@ impl AdminSocket {
                     .header_read_timeout(IDLE_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
-                    tracing::debug!(%error, "an admin connection ended early");
+                    tracing::debug!(%error, "admin connection failed");
                 }
                 drop(permit);
             });
@@ -152,7 +150,7 @@ impl AdminSocket {
     }
 }
 
-/// Only root and whoever runs the supervisor.
+/// Returns whether the peer is root or runs as the same user as the supervisor.
 fn may_administer(stream: &Stream) -> bool {
     let peer = stream.peer_creds().ok().and_then(|credentials| credentials.euid());
     peer.is_some_and(|uid| uid == geteuid().as_raw() || Uid::from_raw(uid).is_root())

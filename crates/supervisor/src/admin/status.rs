@@ -1,5 +1,4 @@
-//! `GET /admin/status`: fills the [`Status`] that the admin interface defines with what the engine
-//! knows.
+//! `GET /admin/status`: builds [`Status`] from the state of the engine.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +25,7 @@ use onnxd_telemetry::metrics::{Metrics, process};
 
 pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let (reply, answer) = oneshot::channel();
-    // Without a dispatcher there are no workers to show.
+    // If the dispatcher is gone, the list of workers is empty.
     let _ = admin.events.send(Event::StatusAsked(reply)).await;
     let workers = answer.await.unwrap_or_default();
     let models = admin.registry.models();
@@ -116,15 +115,15 @@ fn load_status(load: &worker::Load) -> LoadStatus {
     LoadStatus { load_micros: micros, compiled, seconds_ago: at.map(|at| at.elapsed().as_secs()) }
 }
 
-/// What is counted, by the names that the counters have in [`Metrics`].
+/// Returns the counters of [`Metrics`] by field name.
 fn counters(metrics: &Metrics) -> BTreeMap<String, u64> {
     let named = serde_json::to_value(metrics).and_then(serde_json::from_value);
-    named.expect("every counter is a number")
+    named.expect("every field serializes to a number")
 }
 
-/// A process's memory without the files it maps, which other processes map as well. Its share of
-/// those is in `/proc/PID/smaps_rollup`, which only root may read of a process that is not
-/// dumpable. `None` where no process runs.
+/// Returns the private memory of a process, in bytes, or `None` if it does not run. Mapped files are
+/// excluded: other processes share them, and only root may read `/proc/PID/smaps_rollup` of a process
+/// that is not dumpable.
 fn private_bytes(pid: u32) -> Option<u64> {
     Some(process::memory_bytes(&pid.to_string(), "RssAnon")).filter(|&bytes| bytes > 0)
 }
@@ -134,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_have_their_names() {
+    fn counters_are_keyed_by_field_name() {
         let metrics = Metrics::default();
         metrics.commits_total.add_all(3);
         let counters = counters(&metrics);
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn states_keep_their_words() {
+    fn worker_states_serialize_alike() {
         for state in PoolState::ALL {
             let word = serde_json::to_value(state).unwrap();
             assert_eq!(word, worker_state(state).as_str());

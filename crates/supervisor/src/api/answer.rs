@@ -1,5 +1,5 @@
-//! The responses of all HTTP contracts that have a model answer: the headers that every one
-//! carries, and the memory that a large one reserves until it has been sent.
+//! Responses that a model computed, for all HTTP contracts: common headers, and memory reserved for
+//! large bodies until they are sent.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::{
     transport::chunks::{self, held},
 };
 
-/// Bytes of a body of tensors, or of an answer, that need no reservation.
-pub(crate) const UNPAID_BYTES_MAX: usize = 256 * 1024;
+/// Tensor bodies and responses up to this size need no reservation.
+pub(crate) const UNCHARGED_BYTES_MAX: usize = 256 * 1024;
 
-/// A JSON response with the headers that every inference response carries. A large one reserves
-/// its memory until it has been sent. `bytes` is about how long it will be.
+/// Builds a JSON response with the headers of every inference response. A large body stays reserved
+/// until it is sent. `bytes` is its approximate length.
 ///
 /// # Errors
-/// A number is not finite, or other large bodies take all the memory.
+/// A number is not finite, or other large bodies use up the memory budget.
 pub(crate) fn json(
     memory: &MemoryBudget,
     origin: &Origin,
@@ -30,11 +30,11 @@ pub(crate) fn json(
     bytes: usize,
 ) -> Result<Response<Body>, Fault> {
     let body = numbers::to_json(body, bytes)?;
-    let paid = memory.reserve(body.len(), UNPAID_BYTES_MAX)?;
-    Ok(response(origin, "application/json", chunks::body(held([body.into()], paid))))
+    let reservation = memory.reserve(body.len(), UNCHARGED_BYTES_MAX)?;
+    Ok(response(origin, "application/json", chunks::body(held([body.into()], reservation))))
 }
 
-/// A response with the headers that every inference response carries.
+/// Builds a response with the headers of every inference response.
 pub(crate) fn response(origin: &Origin, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -47,7 +47,7 @@ pub(crate) fn response(origin: &Origin, content_type: &'static str, body: Body) 
     let [queue, tokenize, infer] = times.map(|time| time.as_secs_f64() * 1e3);
     let server = format!("queue;dur={queue:.3}, tokenize;dur={tokenize:.3}, infer;dur={infer:.3}");
     insert(headers, "server-timing", &server);
-    // As text-embeddings-inference has them, in whole milliseconds.
+    // Headers of text-embeddings-inference, in whole milliseconds.
     headers.insert("x-compute-type", HeaderValue::from_static("cpu"));
     headers.insert("x-compute-characters", HeaderValue::from(origin.characters));
     headers.insert("x-compute-tokens", HeaderValue::from(origin.tokens));
@@ -62,7 +62,7 @@ pub(crate) fn response(origin: &Origin, content_type: &'static str, body: Body) 
 }
 
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    // Names are validated, versions are hexadecimal, timings are digits.
+    // Never fails: names are validated, versions are hexadecimal, timings are digits.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }

@@ -1,4 +1,4 @@
-//! What the handlers of all contracts work with.
+//! State shared by the handlers of all contracts.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use onnxd_engine::Engine;
 pub(crate) struct App {
     /// Runs inference.
     pub engine: Arc<Engine>,
-    /// Inputs of one request in the words of text-embeddings-inference.
+    /// Maximum inputs in one request of text-embeddings-inference's contract.
     pub client_batch: usize,
 }
 
 #[cfg(test)]
 impl App {
-    /// One that serves no model, with so many bytes of memory for large bodies.
+    /// Returns an app without models, with `memory_bytes` of budget for large bodies.
     pub(crate) fn of_no_model(
         metrics: &Arc<onnxd_telemetry::metrics::Metrics>,
         memory_bytes: usize,
@@ -27,7 +27,8 @@ impl App {
         };
         let (events, _) = tokio::sync::mpsc::channel(1);
         let limits = Limits { items: 1, timeout: std::time::Duration::from_secs(1) };
-        let page = onnxd_proto::control_page::ControlPage::create().expect("a page can be had");
+        let page = onnxd_proto::control_page::ControlPage::create()
+            .expect("creating a control page succeeds");
         let registry = Arc::new(Registry::new(&[], page, Arc::clone(metrics)));
         let dispatch =
             Dispatch::new(events.clone(), Arc::clone(metrics), limits, Arc::default(), 0);

@@ -1,7 +1,6 @@
-//! A contract: what one kind of client sends and expects. Each folder of a contract declares its
-//! routes, the paths that are its own even where no route exists, and how it puts an error into
-//! words. [`Table`] holds all of them, so that the shape of an error follows from where its route
-//! is registered.
+//! A contract: what one kind of client sends and expects. Each contract's folder declares its
+//! routes, the path prefixes it owns and how it renders errors. [`Table`] holds all contracts, so
+//! the route decides the format of an error.
 
 use std::{collections::HashMap, fmt};
 
@@ -15,12 +14,12 @@ use crate::{
 
 /// What one kind of client sends and expects.
 pub(crate) struct Contract {
-    /// Its routes, with what the OpenAPI document says of them.
+    /// The routes, with their OpenAPI descriptions.
     pub routes: fn() -> OpenApiRouter<App>,
-    /// Prefixes of paths whose errors have its shape even where no route exists. The longest
+    /// Path prefixes whose errors use this contract's format, even without a route. The longest
     /// prefix wins.
     pub namespaces: &'static [&'static str],
-    /// Puts an error into its words.
+    /// Renders an error in the contract's format.
     pub render: fn(Fault) -> Response<Body>,
 }
 
@@ -36,7 +35,7 @@ impl fmt::Debug for Contract {
     }
 }
 
-/// The contract of every route and path.
+/// Maps routes and paths to contracts.
 #[derive(Debug)]
 pub(crate) struct Table {
     contracts: &'static [&'static Contract],
@@ -44,7 +43,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Of these contracts; the first has all paths that are in no namespace.
+    /// Builds the table. The first contract owns all paths outside any namespace.
     pub(crate) fn new(contracts: &'static [&'static Contract]) -> Self {
         let routes = |contract: &'static Contract| {
             let paths = (contract.routes)().into_openapi().paths.paths;
@@ -53,7 +52,7 @@ impl Table {
         Self { contracts, by_route: contracts.iter().copied().flat_map(routes).collect() }
     }
 
-    /// The contract of a route by its template, or of a path that has no route.
+    /// Returns the contract of a route template, or of a path without a route.
     pub(crate) fn find(&self, template: Option<&str>, path: &str) -> &'static Contract {
         if let Some(contract) = template.and_then(|template| self.by_route.get(template)) {
             return contract;

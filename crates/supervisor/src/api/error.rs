@@ -1,5 +1,5 @@
-//! Why a request is not answered, before a contract puts it into its own words: the engine's
-//! errors, the transport's, and those that contracts find in a request.
+//! Errors of requests, before a contract renders them: from the engine, the transport, and the
+//! contracts' own checks.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,49 +21,49 @@ use crate::{
     transport::error::{BodyError, TransportError},
 };
 
-/// Why a request is not answered.
+/// Why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
-    /// The class, which contracts map to their status and words.
+    /// The class, which contracts map to a status and an error type.
     pub class: Class,
-    /// For people. Says nothing about the inside of the server.
+    /// For people. Reveals nothing about the inside of the server.
     pub message: String,
-    /// The field of the request that is wrong, where one is.
+    /// The faulty field of the request, if known.
     pub field: Option<&'static str>,
-    /// When it may be tried again, where that is known.
+    /// When the client may retry, if known.
     retry_after: Option<Duration>,
-    /// The connection ends with the answer.
+    /// The connection closes after the response.
     closes: bool,
 }
 
 /// The class of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// The engine did not answer.
+    /// The engine failed or rejected the request.
     Engine(ErrorKind),
-    /// The request cannot be read at all.
+    /// The request cannot be parsed at all.
     Unreadable,
-    /// The request is JSON of another shape.
+    /// The request is valid JSON of the wrong shape.
     Malformed,
-    /// The path has no route.
+    /// No route matches the path.
     NoRoute,
-    /// The route has another method.
+    /// The route does not allow the method.
     Method,
-    /// The request did not reach its handler, or its body did not: an HTTP status says why.
+    /// The request or its body did not reach the handler; the HTTP status says why.
     Transport(StatusCode),
 }
 
 impl Class {
-    /// There is no input.
+    /// The request has no inputs.
     pub(crate) const EMPTY: Self = Self::Engine(ErrorKind::Empty);
     /// An input or option is not allowed.
     pub(crate) const INVALID: Self = Self::Engine(ErrorKind::Invalid);
-    /// The model's output cannot be sent.
+    /// The model's output cannot be represented in the response.
     pub(crate) const FAILED: Self = Self::Engine(ErrorKind::Failed);
 
-    /// The HTTP status that text-embeddings-inference began with and most contracts share. Each
-    /// contract says in its own folder where it differs.
-    pub(crate) fn usual_status(self) -> StatusCode {
+    /// Returns the HTTP status that text-embeddings-inference uses and most contracts share. Each
+    /// contract documents its differences in its own folder.
+    pub(crate) fn default_status(self) -> StatusCode {
         match self {
             Self::Unreadable => StatusCode::BAD_REQUEST,
             Self::Malformed => StatusCode::UNPROCESSABLE_ENTITY,
@@ -86,28 +86,30 @@ impl Class {
 }
 
 impl Fault {
-    /// A fault of this class.
+    /// Creates a fault.
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { class, message, field: None, retry_after: None, closes: false }
     }
 
-    /// The same fault, naming a field.
+    /// Names the faulty field.
     pub(crate) fn about(self, field: &'static str) -> Self {
         Self { field: Some(field), ..self }
     }
 
-    /// The same fault, of a contract that does not tell the two ways of malformed JSON apart.
+    /// Reclassifies the fault, for contracts that do not distinguish invalid JSON from a wrong
+    /// shape.
     pub(crate) fn unreadable(self) -> Self {
         Self { class: Class::Unreadable, ..self }
     }
 
-    /// A response with this status and body, and the headers that the fault asks for.
+    /// Builds a response with this status and body, and the headers for retry and close.
     pub(crate) fn response(&self, status: StatusCode, body: &Value) -> Response<Body> {
         let mut response = (status, axum_json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(pause) = self.retry_after {
-            // Whole seconds, RFC 9110 section 10.2.3; the other is what OpenAI's clients prefer.
+            // RFC 9110, section 10.2.3 wants whole seconds. OpenAI's clients prefer the other
+            // header.
             let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert("retry-after-ms", HeaderValue::from(millis));
@@ -124,7 +126,7 @@ impl From<EngineError> for Fault {
         let mut message = error.message();
         if let EngineError::WrongTask { task, .. } = error {
             message.push_str("; ");
-            message.push_str(way(task));
+            message.push_str(suggestion(task));
         }
         Self {
             class: Class::Engine(error.kind()),
@@ -136,16 +138,16 @@ impl From<EngineError> for Fault {
     }
 }
 
-/// Where a model for this task is called.
-fn way(task: Task) -> &'static str {
+/// Returns which route to call for a model of this task.
+fn suggestion(task: Task) -> &'static str {
     match task {
-        Task::Embed => "it embeds texts: POST /embed or /v1/embeddings",
-        Task::Sparse => "it embeds texts sparsely: POST /embed_sparse",
-        Task::MultiVector => "it gives several vectors for each text: POST /embed_all",
-        Task::Classify => "it classifies texts: POST /predict",
-        Task::Rerank => "it scores pairs of texts: POST /rerank",
-        Task::TokenClassify => "it labels tokens: POST / or /token_classification",
-        Task::Tensor => "it takes tensors: POST /v2/models/{model}/infer",
+        Task::Embed => "it embeds texts: use POST /embed or /v1/embeddings",
+        Task::Sparse => "it returns sparse embeddings: use POST /embed_sparse",
+        Task::MultiVector => "it returns several vectors per text: use POST /embed_all",
+        Task::Classify => "it classifies texts: use POST /predict",
+        Task::Rerank => "it scores pairs of texts: use POST /rerank",
+        Task::TokenClassify => "it labels tokens: use POST / or /token_classification",
+        Task::Tensor => "it takes tensors: use POST /v2/models/{model}/infer",
     }
 }
 
@@ -181,7 +183,7 @@ impl From<NotFinite> for Fault {
     }
 }
 
-/// Turns a handler's result into a response, with errors in the words of `render`.
+/// Runs a handler and renders its error, if any.
 pub(crate) async fn respond(
     render: fn(Fault) -> Response<Body>,
     handler: impl Future<Output = Result<Response<Body>, Fault>>,
@@ -189,29 +191,29 @@ pub(crate) async fn respond(
     handler.await.unwrap_or_else(render)
 }
 
-/// A JSON body with its content type.
+/// Returns a JSON body with its content type.
 pub(crate) fn axum_json(body: &Value) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, "application/json")], body.to_string())
 }
 
-/// What may go wrong with any request, and what the client is told by the status.
+/// The statuses of errors that any request can get, with their descriptions.
 const STATUSES: [(&str, &str); 13] = [
-    ("400", "The request is empty or cannot be understood"),
-    ("401", "An API key is needed"),
-    ("404", "There is no such model or route"),
-    ("405", "The route has another method"),
-    ("408", "The body took too long"),
-    ("413", "The body is too long"),
-    ("415", "The body is packed in another way than gzip or deflate"),
-    ("422", "The request is not what it should be"),
-    ("424", "The model is for something else, or failed"),
-    ("429", "Too many inputs wait; the headers say when to come back"),
-    ("500", "Workers ended again and again while they computed this request"),
-    ("503", "The model is not loaded, or no worker is left"),
-    ("504", "The request took too long"),
+    ("400", "The request is empty or cannot be parsed"),
+    ("401", "The API key is missing or invalid"),
+    ("404", "Unknown model or route"),
+    ("405", "The route does not allow the method"),
+    ("408", "The body did not arrive in time"),
+    ("413", "The body is too large"),
+    ("415", "Unsupported content encoding: only gzip and deflate are accepted"),
+    ("422", "Invalid request body"),
+    ("424", "The model has another task, or failed"),
+    ("429", "Overloaded; the headers say when to retry"),
+    ("500", "The request crashed workers repeatedly, or an internal error occurred"),
+    ("503", "The model is not loaded, or no worker is available"),
+    ("504", "The request timed out"),
 ];
 
-/// The errors of any route, in the shape of `E`, for the OpenAPI document.
+/// Returns the errors of any route, with bodies of type `E`, for the OpenAPI document.
 pub(crate) fn described<E: ToSchema>() -> BTreeMap<String, RefOr<Described>> {
     let describe = |(status, description): (&str, &str)| {
         let content = ContentBuilder::new().schema(Some(E::schema())).build();

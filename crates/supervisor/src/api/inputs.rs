@@ -1,16 +1,16 @@
-//! The inputs of a request as they are written: texts, token ids, pairs. Pure.
+//! Inputs of requests as clients write them: texts, token ids, pairs. Pure.
 
 use onnxd_engine::engine::texts::Text;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-/// A text, or the tokens that it has in the model's vocabulary.
+/// A text, or its token ids in the model's vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string or a list of token ids")]
 pub(crate) enum TextOrIds {
     /// A text.
     Text(String),
-    /// Tokens as the model takes them, with those that it wants around a text.
+    /// Token ids as the model receives them, special tokens included.
     Ids(Vec<u32>),
 }
 
@@ -23,14 +23,14 @@ pub(crate) enum TextOrIds {
 pub(crate) enum Inputs {
     /// A text.
     Text(String),
-    /// The tokens of one text.
+    /// The token ids of one text.
     Ids(Vec<u32>),
-    /// Several of either.
+    /// Several texts or lists of token ids.
     Several(Vec<TextOrIds>),
 }
 
 impl Inputs {
-    /// As the engine takes them.
+    /// Converts to the engine's texts.
     pub(crate) fn into_texts(self) -> Vec<Text> {
         let text = |input| match input {
             TextOrIds::Text(text) => Text::Text(text),
@@ -39,11 +39,10 @@ impl Inputs {
         self.into_list().into_iter().map(text).collect()
     }
 
-    /// As a list.
     fn into_list(self) -> Vec<TextOrIds> {
         match self {
             Self::Text(text) => vec![TextOrIds::Text(text)],
-            // An empty list is no text without tokens, but no text.
+            // An empty list means no inputs, not one text without tokens.
             Self::Ids(ids) if ids.is_empty() => Vec::new(),
             Self::Ids(ids) => vec![TextOrIds::Ids(ids)],
             Self::Several(several) => several,
@@ -57,12 +56,11 @@ impl Inputs {
 pub(crate) enum Texts {
     /// A text.
     One(String),
-    /// Several.
+    /// Several texts.
     Several(Vec<String>),
 }
 
 impl Texts {
-    /// As a list.
     pub(crate) fn into_list(self) -> Vec<String> {
         match self {
             Self::One(text) => vec![text],
@@ -71,7 +69,7 @@ impl Texts {
     }
 }
 
-/// A text, or two that belong together.
+/// A text, or a pair of texts.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string, a list of one string, or a list of two strings")]
 pub(crate) enum TextOrPair {
@@ -81,7 +79,7 @@ pub(crate) enum TextOrPair {
     List(Vec<String>),
 }
 
-/// What a classifier is given. A list of one or two strings is one input: a text or a pair.
+/// Inputs of a classifier. A list of one or two strings is one input: a text or a pair.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(
     untagged,
@@ -90,24 +88,23 @@ pub(crate) enum TextOrPair {
 pub(crate) enum Classified {
     /// A text.
     Text(String),
-    /// A text, or two that belong together.
+    /// A text or a pair.
     One(Vec<String>),
-    /// Several of either.
+    /// Several texts or pairs.
     Several(Vec<TextOrPair>),
 }
 
-/// The tokens of one text or of several.
+/// The token ids of one or several texts.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a list of token ids or a list of such lists")]
 pub(crate) enum TokenIds {
-    /// Of one.
+    /// Token ids of one text.
     One(Vec<u32>),
-    /// Of several.
+    /// Token ids of several texts.
     Several(Vec<Vec<u32>>),
 }
 
 impl TokenIds {
-    /// As a list.
     pub(crate) fn into_list(self) -> Vec<Vec<u32>> {
         match self {
             Self::One(ids) if ids.is_empty() => Vec::new(),
@@ -126,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_tokens_come_alone_or_in_lists() {
+    fn inputs_may_be_single_or_lists() {
         let text = |text: &str| TextOrIds::Text(text.into());
         let ids = |ids: &[u32]| TextOrIds::Ids(ids.into());
         assert_eq!(inputs(r#""a""#).unwrap(), [text("a")]);
@@ -142,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_two_strings_is_one_pair_for_a_classifier() {
+    fn two_strings_are_one_pair_for_a_classifier() {
         let classified = |json| serde_json::from_str::<Classified>(json).unwrap();
         assert_eq!(classified(r#"["a", "b"]"#), Classified::One(vec!["a".into(), "b".into()]));
         let several = [TextOrPair::List(vec!["a".into()]), TextOrPair::Text("b".into())];

@@ -1,10 +1,12 @@
-//! The contracts, a folder each, and what they share. A contract reads a request, calls the engine,
-//! and renders the answer or the error in its own words. No contract imports another.
+//! The contracts, one folder each, and what they share. A contract parses a request, calls the
+//! engine, and renders the response or error in its own format. No contract imports another.
 //!
-//! - [`contract`]: what a contract is; [`router`] puts all of them behind one listener.
-//! - [`tei`], [`openai`], [`cohere`], [`oip`] and [`grpc`]: the contracts; [`mixed`]: routes that several share.
-//! - [`request`], [`inputs`], [`options`]: reading. [`answer`], [`numbers`]: writing. [`error`]: what goes wrong.
-//! - [`metrics`], [`openapi`]: what belongs to no contract.
+//! - [`contract`]: the definition of a contract; [`router`] combines all of them.
+//! - [`tei`], [`openai`], [`cohere`], [`oip`] and [`grpc`]: the contracts; [`mixed`]: routes that
+//!   several share.
+//! - [`request`], [`inputs`], [`options`]: parsing. [`answer`], [`numbers`]: rendering. [`error`]:
+//!   errors.
+//! - [`metrics`], [`openapi`], [`request_metrics`]: independent of contracts.
 
 mod answer;
 pub(crate) mod app;
@@ -13,7 +15,6 @@ mod contract;
 pub(crate) mod error;
 pub(crate) mod grpc;
 mod inputs;
-mod measure;
 pub(crate) mod metrics;
 mod mixed;
 mod numbers;
@@ -22,5 +23,6 @@ mod openai;
 pub(crate) mod openapi;
 mod options;
 mod request;
+mod request_metrics;
 pub(crate) mod router;
 mod tei;

@@ -1,5 +1,5 @@
-//! Numbers as JSON: the one writer of their arrays. Each number is written in its shortest form
-//! that reads back as the same one. Pure.
+//! Writes numbers as JSON arrays. Each number has the shortest form that parses back to the same
+//! value. Pure.
 
 use serde::{
     Serialize, Serializer,
@@ -11,30 +11,30 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
-/// Bytes of a printed component, about: a sign, nine digits, a point, a comma.
+/// Approximate length of one component in JSON: a sign, nine digits, a point, a comma.
 const COMPONENT_BYTES: usize = 13;
 
-/// JSON has no number for what is not finite.
+/// JSON cannot represent a number that is not finite.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the model's output is not finite")]
+#[error("the model's output contains NaN or infinity")]
 pub(crate) struct NotFinite;
 
-/// Writes a value as JSON, in about so many bytes.
+/// Serializes a value as JSON. `bytes` is the expected length.
 ///
 /// # Errors
-/// A number is not finite; nothing else can fail.
+/// A number is not finite; nothing else fails.
 pub(crate) fn to_json(value: &impl Serialize, bytes: usize) -> Result<Vec<u8>, NotFinite> {
     let mut json = Vec::with_capacity(bytes);
     serde_json::to_writer(&mut json, value).map_err(|_| NotFinite)?;
     Ok(json)
 }
 
-/// About how many bytes so many bytes of f32 take as JSON.
+/// Returns the approximate JSON length of `raw` bytes of f32.
 pub(crate) fn json_bytes(raw: usize) -> usize {
     raw / size_of::<f32>() * COMPONENT_BYTES
 }
 
-/// A vector of little-endian f32, written as an array of numbers.
+/// A vector of little-endian f32, serialized as an array of numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vector<'v>(pub &'v [u8]);
 
@@ -45,7 +45,7 @@ impl Serialize for Vector<'_> {
     }
 }
 
-/// As a list of numbers.
+/// Described as a list of numbers.
 impl PartialSchema for Vector<'_> {
     fn schema() -> RefOr<Schema> {
         Vec::<f32>::schema()
@@ -54,12 +54,12 @@ impl PartialSchema for Vector<'_> {
 
 impl ToSchema for Vector<'_> {}
 
-/// Vectors one after the other, written as an array of arrays.
+/// Concatenated vectors, serialized as an array of arrays.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vectors<'v> {
     /// Little-endian f32.
     pub bytes: &'v [u8],
-    /// Components of each.
+    /// Components per vector.
     pub dimension: usize,
 }
 
@@ -70,7 +70,7 @@ impl Serialize for Vectors<'_> {
     }
 }
 
-/// A number that must be finite.
+/// A number that fails to serialize unless it is finite.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Finite<F>(pub F);
 
@@ -83,7 +83,7 @@ impl<F: Serialize + Into<f64> + Copy> Serialize for Finite<F> {
     }
 }
 
-/// Writes an array without knowing its length beforehand.
+/// Serializes an array of unknown length.
 pub(crate) fn array<S: Serializer, T: Serialize>(
     serializer: S,
     elements: impl Iterator<Item = T>,
@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_reads_back_as_the_same_numbers(
+        fn numbers_parse_back_to_the_same_value(
             numbers in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::ZERO, 0..50),
         ) {
             let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_has_no_number_for_is_an_error() {
+    fn non_finite_numbers_are_an_error() {
         for number in [f32::NAN, f32::INFINITY] {
             assert_eq!(to_json(&Vector(&number.to_le_bytes()), 0), Err(NotFinite));
         }

@@ -1,28 +1,26 @@
-//! `/openapi.json`: the document of all public routes, generated from the handlers. `onnxd openapi`
-//! prints it. `routes.txt` lists the routes, and a test compares the two.
+//! `/openapi.json`: the document of all public routes, generated from the handlers and printed by
+//! `onnxd openapi`. A test compares it with `routes.txt`.
 
 use axum::{Router, http::header, routing::get};
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 
 use crate::api::{app::App, router};
 
-/// Where the document is.
+/// The document's route.
 pub(super) const PATH: &str = "/openapi.json";
 
-/// What the document says of the whole.
+/// Returns the document without paths: title, version and license.
 pub(super) fn head() -> OpenApi {
     let license = LicenseBuilder::new().name("Apache-2.0 OR MIT").build();
     let info = InfoBuilder::new()
         .title("onnxd")
-        .description(Some(
-            "A model server for ONNX models on CPUs that replaces models while it serves.",
-        ))
+        .description(Some("Serves ONNX models on CPUs and updates them without downtime."))
         .version(env!("CARGO_PKG_VERSION"))
         .license(Some(license));
     OpenApiBuilder::new().info(info.build()).build()
 }
 
-/// The route of the document.
+/// Returns the route that serves the document.
 pub(super) fn route(document: &OpenApi) -> Router<App> {
     let json = printed(document);
     let answer = move || async move { ([(header::CONTENT_TYPE, "application/json")], json) };
@@ -35,7 +33,7 @@ pub(crate) fn document() -> String {
 }
 
 fn printed(document: &OpenApi) -> String {
-    let mut json = document.to_pretty_json().expect("a document of our own is JSON");
+    let mut json = document.to_pretty_json().expect("the generated document serializes");
     json.push('\n');
     json
 }
@@ -73,8 +71,8 @@ mod tests {
         let new: Vec<_> = described.difference(&committed).collect();
         assert!(
             missing.is_empty() && new.is_empty(),
-            "routes.txt lists {missing:?}, which no handler serves, and not {new:?}: \
-            run the test with ONNXD_UPDATE_DOCUMENTS=1 if that is intended"
+            "no handler serves {missing:?}, and routes.txt lacks {new:?}: \
+            run the test with ONNXD_UPDATE_DOCUMENTS=1 if this is intended"
         );
     }
 }

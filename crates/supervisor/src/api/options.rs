@@ -1,5 +1,5 @@
-//! How requests of several contracts say what happens to texts before they are tokens: what is cut,
-//! which prompt, which values of scalar inputs. Pure.
+//! Text options that several contracts share: truncation, prompts, and values of scalar inputs.
+//! Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,35 +7,35 @@ use onnxd_engine::engine::texts::{Purpose, Side, Switch, SwitchValue, TextOption
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-/// Which end of a text that is too long is cut off.
+/// The end at which a text that is too long is cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 pub(crate) enum TruncationDirection {
-    /// Its beginning.
+    /// Cut the beginning.
     #[serde(alias = "left")]
     Left,
-    /// Its end.
+    /// Cut the end.
     #[default]
     #[serde(alias = "right")]
     Right,
 }
 
-/// Values of scalar inputs of the model's graph, by their names.
+/// Values for scalar inputs of the model's graph, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub(crate) struct Switches(BTreeMap<String, SwitchInput>);
 
-/// A value, or the model's word for one.
+/// A number, or a word that the model maps to one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "a whole number or a word")]
+#[serde(untagged, expecting = "an integer or a string")]
 enum SwitchInput {
-    /// As it is fed.
+    /// The value itself.
     Number(i64),
-    /// A word of the model.
+    /// A word that the model defines.
     Word(String),
 }
 
 impl Switches {
-    /// As the engine takes them.
+    /// Converts to the engine's switches.
     pub(crate) fn into_list(self) -> Vec<Switch> {
         let value = |input| match input {
             SwitchInput::Number(number) => SwitchValue::Number(number),
@@ -45,10 +45,10 @@ impl Switches {
     }
 }
 
-/// The options of a request. Each is where the request has it.
+/// Options of a request. Each field is set if the request has it.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
-    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    /// Truncate texts that are too long instead of rejecting them. Default: true.
     pub truncate: Option<bool>,
     pub truncation_direction: Option<TruncationDirection>,
     pub prompt_name: Option<String>,
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn switches_are_whole_numbers_or_words() {
+    fn switches_are_integers_or_words() {
         let read = |json| serde_json::from_str::<Switches>(json);
         let switches = read(r#"{"task_id": 4, "b": "text-matching"}"#).unwrap().into_list();
         let switch = |name: &str, value| Switch { name: name.into(), value };
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_at_their_end_unless_a_request_says_otherwise() {
+    fn texts_are_truncated_unless_the_request_refuses() {
         assert_eq!(TextOptions::from(Options::default()).truncate, Some(Side::Model));
         let refuse = Options { truncate: Some(false), ..Options::default() };
         assert_eq!(TextOptions::from(refuse).truncate, None);

@@ -1,4 +1,4 @@
-//! What all HTTP contracts read of a request: its headers, its JSON, how many inputs it has.
+//! Parses what HTTP contracts share: headers, JSON bodies, the number of inputs.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use crate::api::error::{Class, Fault};
 
-/// Bytes of a JSON body beyond which parsing it would keep others waiting.
-const PARSED_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
+/// Larger JSON bodies are parsed off the async thread, so that others do not wait.
+const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 const TRACE_HEADER: &str = "traceparent";
@@ -19,7 +19,7 @@ const TRACE_HEADER: &str = "traceparent";
 /// Builds the context of a request that begins now and has these headers.
 ///
 /// # Errors
-/// The time that it asks for is not a number of milliseconds.
+/// The timeout header is not a positive number of milliseconds.
 pub(crate) fn context(headers: &HeaderMap) -> Result<RequestContext, Fault> {
     let trace = headers.get(TRACE_HEADER).and_then(|value| value.to_str().ok());
     let context = RequestContext::new().in_trace(trace.and_then(TraceContext::from_traceparent));
@@ -27,17 +27,18 @@ pub(crate) fn context(headers: &HeaderMap) -> Result<RequestContext, Fault> {
     Ok(timeout.map_or(context, |timeout| context.within(timeout)))
 }
 
-/// How long a request may take, if it says so itself.
+/// Returns the timeout that the request asks for, if any.
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
     let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
     let millis = value.to_str().ok().and_then(|value| value.parse().ok()).filter(|&ms| ms > 0);
     millis.map(|millis| Some(Duration::from_millis(millis))).ok_or_else(|| {
-        let message = format!("{TIMEOUT_HEADER} is no number of milliseconds above 0");
+        let message =
+            format!("invalid {TIMEOUT_HEADER}: expected a positive number of milliseconds");
         Fault::new(Class::Unreadable, message)
     })
 }
 
-/// The parameters of a call that has none, so that those that are given are not ignored.
+/// Parameters of a call that accepts none. Rejects any that are given.
 #[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NoParameters {}
@@ -45,10 +46,10 @@ pub(crate) struct NoParameters {}
 /// Parses a JSON body.
 ///
 /// # Errors
-/// It is not JSON, or JSON of another shape.
+/// The body is not JSON, or JSON of the wrong shape.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     let parse = || serde_json::from_slice::<T>(body);
-    let parsed = if body.len() > PARSED_AT_ONCE_BYTES_MAX {
+    let parsed = if body.len() > PARSED_INLINE_BYTES_MAX {
         tokio::task::block_in_place(parse)
     } else {
         parse()
@@ -58,14 +59,15 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
             serde_json::error::Category::Data => Class::Malformed,
             _ => Class::Unreadable,
         };
-        Fault::new(class, format!("the body is not what it should be: {error}"))
+        Fault::new(class, format!("invalid request body: {error}"))
     })
 }
 
-/// Checks how many inputs there are. `field` is what the contract calls them.
+/// Checks the number of inputs. `field` is the contract's name for them. The messages are those of
+/// text-embeddings-inference.
 ///
 /// # Errors
-/// There are none, or too many.
+/// There are no inputs, or more than `max`.
 pub(crate) fn check_count(count: usize, max: usize, field: &'static str) -> Result<(), Fault> {
     let fault = |class, message: String| Err(Fault::new(class, message).about(field));
     match count {

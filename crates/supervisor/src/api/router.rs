@@ -1,5 +1,4 @@
-//! Puts all contracts behind one listener: which path is answered by which contract, and what every
-//! route has in common.
+//! Combines all contracts into one router: maps paths to contracts and adds what all routes share.
 
 use std::sync::{Arc, LazyLock};
 
@@ -19,54 +18,54 @@ use crate::{
         cohere,
         contract::{Contract, Table},
         error::{Class, Fault},
-        measure::measure,
         metrics, mixed,
         oip::rest::{self, health, repository},
-        openai, openapi, tei,
+        openai, openapi, request_metrics, tei,
     },
     transport::{error::Shapes, listener::Routes},
 };
 
-/// All contracts over HTTP. The first has the paths that belong to no other.
+/// All HTTP contracts. The first owns the paths that belong to no other.
 static CONTRACTS: [&Contract; 5] =
     [&tei::CONTRACT, &mixed::CONTRACT, &openai::CONTRACT, &cohere::CONTRACT, &rest::CONTRACT];
 
-/// Which contract each route belongs to.
+/// Maps each route to its contract.
 static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| Arc::new(Table::new(&CONTRACTS)));
 
-/// Routes that the document does not describe.
+/// Routes that the OpenAPI document does not describe.
 const UNDESCRIBED: [&str; 3] = ["/metrics", openapi::PATH, repository::PATH];
 
-/// The templates of all public routes, which metrics name them by.
+/// Returns the templates of all public routes, used as `route` labels of metrics.
 pub(crate) fn templates() -> Vec<String> {
     let described = described().into_openapi().paths.paths.into_keys();
     described.chain(UNDESCRIBED.map(str::to_owned)).collect()
 }
 
-/// The words of each route for errors that are made before its handler runs.
+/// Returns the error format of each route, for errors raised before its handler runs.
 pub(crate) fn shapes() -> Arc<dyn Shapes> {
     Arc::clone(&*TABLE) as Arc<dyn Shapes>
 }
 
-/// All public routes.
+/// Returns all public routes.
 pub(crate) fn routes(app: App) -> Routes {
     Routes { router: router(app), shapes: shapes() }
 }
 
 fn router(app: App) -> Router {
-    let measure = middleware::from_fn_with_state(Arc::clone(app.engine.metrics()), measure);
+    let metrics_layer =
+        middleware::from_fn_with_state(Arc::clone(app.engine.metrics()), request_metrics::record);
     let (router, document) = described().split_for_parts();
     router
         .merge(openapi::route(&document))
         .route("/metrics", get(metrics::metrics))
-        .route(repository::PATH, any(repository::elsewhere))
+        .route(repository::PATH, any(repository::denied))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(measure)
+        .layer(metrics_layer)
         .with_state(app)
 }
 
-/// Health alone, for listeners that serve something else.
+/// Returns only the health routes, for listeners that serve something else.
 pub(crate) fn health(app: App) -> Router {
     Router::new()
         .route("/v2/health/live", get(health::live))
@@ -74,14 +73,14 @@ pub(crate) fn health(app: App) -> Router {
         .with_state(app)
 }
 
-/// The routes that the OpenAPI document describes, with what it says of them.
+/// Returns the routes of the OpenAPI document, with their descriptions.
 pub(super) fn described() -> OpenApiRouter<App> {
     let all = OpenApiRouter::with_openapi(openapi::head());
     CONTRACTS.iter().fold(all, |all, contract| all.merge((contract.routes)()))
 }
 
 async fn not_found(uri: Uri) -> Response<Body> {
-    let fault = Fault::new(Class::NoRoute, format!("there is no route {}", uri.path()));
+    let fault = Fault::new(Class::NoRoute, format!("unknown route {}", uri.path()));
     (TABLE.find(None, uri.path()).render)(fault)
 }
 
@@ -110,7 +109,7 @@ mod tests {
         serde_json::from_slice(&bytes).unwrap()
     }
 
-    /// Which contract made the body of an error.
+    /// Returns which contract rendered an error.
     fn shape(body: &serde_json::Value) -> &'static str {
         match body {
             body if body.get("error_type").is_some() => "tei",
@@ -120,20 +119,20 @@ mod tests {
         }
     }
 
-    /// Reads the error of a `TRACE` request, which no route has.
+    /// Returns the contract that renders the error of a `TRACE` request, which no route allows.
     async fn refused(router: &Router, path: &str) -> &'static str {
         let request = Request::trace(path).body(Body::empty()).unwrap();
         shape(&body(router.clone().oneshot(request).await.unwrap()).await)
     }
 
     #[tokio::test]
-    async fn errors_have_the_shape_of_the_contract_that_registers_the_route() {
+    async fn errors_have_the_format_of_the_routes_contract() {
         let metrics = Arc::new(Metrics::new(&templates()));
         let router = router(App::of_no_model(&metrics, 1024));
         for contract in CONTRACTS {
             let own = shape(&body((contract.render)(Fault::new(Class::NoRoute, ""))).await);
             for path in (contract.routes)().into_openapi().paths.paths.into_keys() {
-                // Before the handler, and before routing is over.
+                // An error before routing and one after it have the same format.
                 let early = shapes().shape(Some(&path), "/").render(TransportError::KeyNeeded);
                 assert_eq!(shape(&body(early).await), own, "{path}");
                 assert_eq!(refused(&router, &path).await, own, "{path}");
@@ -156,14 +155,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_template_has_a_route_and_is_counted_as_it() {
+    async fn every_template_has_a_route_and_a_counter() {
         let metrics = Arc::new(Metrics::new(&templates()));
         let router = router(App::of_no_model(&metrics, 1024));
         for template in templates() {
             let template = template.as_str();
             let request = Request::trace(template).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
-            // This one refuses every method by itself.
+            // The handler of this route rejects every method.
             let status = if template == repository::PATH { 403 } else { 405 };
             assert_eq!(response.status(), status, "{template}");
             let counted = metrics.routes.find(Some(template)).by_status();

@@ -15,6 +15,7 @@ use std::{
 use nix::unistd::{Uid, geteuid};
 use subtle::ConstantTimeEq;
 
+use super::ListenAddress;
 use onnxd_proto::exit::Failure;
 
 /// Bytes of a token; a shorter one could be guessed.
@@ -59,27 +60,30 @@ impl AdminListen {
     /// # Errors
     /// One is missing, the address can be reached from outside, or the file is no safe place.
     pub(super) fn load(
-        address: Option<SocketAddr>,
+        address: Option<ListenAddress>,
         file: Option<PathBuf>,
     ) -> Result<Option<Self>, Failure> {
         let wrong = |message: String| Err(Failure::configuration(message));
         let (address, file) = match (address, file) {
             (None, None) => return Ok(None),
             (Some(address), Some(file)) => (address, file),
-            (Some(address), None) => {
-                return wrong(format!(
-                    "--admin-listen {address}: a token is needed, give its file by --admin-token-file FILE"
-                ));
+            (Some(_), None) => {
+                return wrong(
+                    "--admin-listen: needs a token, pass its file with --admin-token-file FILE"
+                        .into(),
+                );
             }
             (None, Some(_)) => {
                 return wrong(
-                    "--admin-token-file: it is for --admin-listen, which is not given".into(),
+                    "--admin-token-file: has no effect without --admin-listen ADDRESS, pass both or neither".into(),
                 );
             }
         };
+        let given = address;
+        let address = given.resolve("--admin-listen")?;
         if !address.ip().is_loopback() {
             return wrong(format!(
-                "--admin-listen {address}: only an address of the loopback interface, such as 127.0.0.1:8081, is allowed"
+                "--admin-listen: expected a loopback address, for example 127.0.0.1:8081, got \"{given}\""
             ));
         }
         match read_token(&file) {
@@ -141,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_first_line_is_the_token_and_nothing_prints_it() {
-        for address in ["127.0.0.1:1", "[::1]:1"] {
+        for address in ["127.0.0.1:1", "[::1]:1", "localhost:1"] {
             let listen = load(Some(address), Some((GOOD, 0o600))).unwrap().unwrap();
             assert!(listen.token.is(b"0123456789abcdef"));
             assert!(!listen.token.is(b"0123456789abcdeg") && !listen.token.is(b""));
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_would_leave_the_door_open_is_refused_with_the_reason() {
-        let here = Some("127.0.0.1:1");
+        let here = Some("localhost:1");
         for (address, token, reason) in [
             (Some("0.0.0.0:1"), Some((GOOD, 0o600)), "loopback"),
             (Some("192.0.2.1:1"), Some((GOOD, 0o600)), "loopback"),

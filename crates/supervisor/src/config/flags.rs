@@ -2,191 +2,157 @@
 //! they are by default and what is wrong with them is for [`Config`](super::Config).
 
 use std::{
-    fs,
-    net::SocketAddr,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use serde::Deserialize;
 
+use super::{
+    ListenAddress, Origins, file,
+    values::{boolean, cosine, count, mebibytes, seconds},
+};
 use onnxd_proto::exit::Failure;
 
-/// What `serve` takes: each flag is also a variable and, with the same name, a key of the file. A
-/// setting that is absent says nothing; defaults are for [`Config`](super::Config).
+/// The settings of `serve`. Each is a flag, a variable and, under the flag's name, a key of the file.
+/// [`Config`](super::Config) has the defaults.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct ServeArguments {
-    /// A TOML file with any of the settings below as keys
-    #[arg(long, value_name = "FILE", env = "ONNXD_CONFIG")]
-    #[serde(skip)]
-    pub config: Option<PathBuf>,
-
-    /// A model to serve, from DIR or file:///DIR, with ?file=PATH or ?variant=NAME where it has
-    /// several model files; without NAME= the directory's name is the model's. Several may be given (separated by commas in the variable); the first answers
-    /// requests that name none
-    #[arg(long, value_name = "[NAME=]URI", env = "ONNXD_MODEL", value_delimiter = ',')]
-    pub model: Vec<String>,
-
-    /// Which models are loaded at start: all, none, or these (separated by commas). The others are
-    /// loaded by the first request for each [default: all]
-    #[arg(long, value_name = "all|none|NAME", env = "ONNXD_PRELOAD", value_delimiter = ',')]
-    pub preload: Vec<String>,
-
-    /// Another name by which requests may ask for a model: the one that clients already send, such
-    /// as text-embedding-3-small. Several may be given (separated by commas in the variable)
-    #[arg(long, value_name = "ALIAS=NAME", env = "ONNXD_MODEL_ALIAS", value_delimiter = ',')]
-    pub model_alias: Vec<String>,
-
-    /// Where HTTP is served [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS", env = "ONNXD_LISTEN")]
-    pub listen: Option<SocketAddr>,
-
-    /// Where gRPC is served, with the API keys and the certificate of HTTP; it is not without this
-    #[arg(long, value_name = "ADDRESS", env = "ONNXD_GRPC_LISTEN")]
-    pub grpc_listen: Option<SocketAddr>,
-
-    /// A file of API keys, one on each line; everything but health then needs one of them, as
-    /// `authorization: Bearer KEY` or `x-api-key: KEY`. Read again on SIGHUP
-    #[arg(long, value_name = "FILE", env = "ONNXD_API_KEY_FILE")]
-    pub api_key_file: Option<PathBuf>,
-
-    /// An origin whose web pages may call, as https://example.com, or * for all. Several may be
-    /// given (separated by commas in the variable)
-    #[arg(long, value_name = "ORIGIN", env = "ONNXD_CORS_ALLOW_ORIGIN", value_delimiter = ',')]
-    pub cors_allow_origin: Vec<String>,
-
-    /// The certificate to serve HTTPS with, and after it those that vouch for it, as PEM; needs
-    /// --tls-key. Read again on SIGHUP
-    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_CERT")]
-    pub tls_cert: Option<PathBuf>,
-
-    /// The certificate's private key, as PEM
-    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_KEY")]
-    pub tls_key: Option<PathBuf>,
-
-    /// The Unix socket of `onnxd update`, `rollback` and `status`
-    /// [default: onnxd-admin.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR]
-    #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET")]
-    pub admin_socket: Option<PathBuf>,
-
-    /// Also serve the admin interface and Triton's repository API over TCP, at an address of this
-    /// machine's loopback interface; needs --admin-token-file
-    #[arg(long, value_name = "ADDRESS", env = "ONNXD_ADMIN_LISTEN")]
-    pub admin_listen: Option<SocketAddr>,
-
-    /// A file whose first line is the token that --admin-listen asks for, readable by its owner
-    /// alone
-    #[arg(long, value_name = "FILE", env = "ONNXD_ADMIN_TOKEN_FILE")]
-    pub admin_token_file: Option<PathBuf>,
-
-    /// Where versions and generations are kept
-    /// [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/onnxd]
-    #[arg(long, value_name = "DIR", env = "ONNXD_STATE_DIR")]
-    pub state_dir: Option<PathBuf>,
-
-    /// Worker processes [default: one for each CPU this process may use]
-    #[arg(long, value_name = "N", env = "ONNXD_WORKERS")]
-    pub workers: Option<NonZeroUsize>,
-
-    /// A worker that uses more memory of its own, in MiB, is started again when it has answered
-    /// what it has [default: none: no worker is]
-    #[arg(long, value_name = "MIB", env = "ONNXD_WORKER_MEMORY")]
-    pub worker_memory: Option<NonZeroU64>,
-
-    /// CPUs that a request may use which is alone on the machine; 1 uses one as always
-    /// [default: as many as there are workers, at most 4]
-    #[arg(long, value_name = "N", env = "ONNXD_ALONE_CPUS")]
-    pub alone_cpus: Option<NonZeroUsize>,
-
-    /// Inputs of one request to the routes of text-embeddings-inference; those of OpenAI and Cohere
-    /// have limits of their own [default: 32]
-    #[arg(long, value_name = "N", env = "ONNXD_MAX_CLIENT_BATCH_SIZE")]
-    pub max_client_batch_size: Option<NonZeroUsize>,
-
-    /// ONNX Runtime's shared library, 1.24 or newer
-    /// [default: libonnxruntime.so beside this executable]
-    #[arg(long, value_name = "PATH", env = "ONNXD_ONNXRUNTIME")]
-    pub onnxruntime: Option<PathBuf>,
-
-    /// The worker's executable [default: onnxd-worker beside this executable]
-    #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
-    pub worker_binary: Option<PathBuf>,
-
-    /// How long accepted requests may take to finish when the supervisor stops, in seconds
-    /// [default: 30]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_DRAIN_TIMEOUT")]
-    pub drain_timeout: Option<u64>,
-
-    /// How often a worker may end within a minute before it is given up; for all together the limit is
-    /// (workers + 1) / 2 times as high [default: 10]
-    #[arg(long, value_name = "N", env = "ONNXD_WORKER_RESTARTS")]
-    pub worker_restarts: Option<NonZeroU32>,
-
-    /// How long a worker may take from its start until it is ready, and an idle one to answer a
-    /// ping, in seconds; then it is killed [default: 120]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_START_TIMEOUT")]
-    pub start_timeout: Option<u64>,
-
-    /// How long a stopped worker is waited for before it is replaced, in seconds; whoever attaches a
-    /// debugger raises it [default: 2]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_STOPPED_GRACE")]
-    pub stopped_grace: Option<u64>,
-
-    /// HTTP and gRPC connections at once; for another the longest idle one is closed
-    /// [default: 16384, and no more than descriptors allow]
-    #[arg(long, value_name = "N", env = "ONNXD_MAX_CONNECTIONS")]
-    pub max_connections: Option<NonZeroUsize>,
-
-    /// How long a successor may take to get ready after SIGUSR2, in seconds [default: 300]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_SUCCESSION_TIMEOUT")]
-    pub succession_timeout: Option<u64>,
-
-    /// How long a request may wait and run before it is answered 504, in seconds [default: 30]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_REQUEST_TIMEOUT")]
-    pub request_timeout: Option<u64>,
-
-    /// Texts that may wait or be computed at once; more are answered 429 [default: 512]
-    #[arg(long, value_name = "N", env = "ONNXD_QUEUE_LIMIT")]
-    pub queue_limit: Option<NonZeroUsize>,
-
-    /// How long the check of a candidate may take, in seconds [default: 120]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_CHECK_TIMEOUT")]
-    pub check_timeout: Option<u64>,
-
-    /// How much memory the check of a candidate may use, in MiB [default: 4096]
-    #[arg(long, value_name = "MIB", env = "ONNXD_CHECK_MEMORY")]
-    pub check_memory: Option<u64>,
-
-    /// Refuse candidates whose embeddings of fixed texts have a smaller cosine to the serving
-    /// generation's
-    #[arg(long, value_name = "COSINE", env = "ONNXD_MIN_COSINE")]
-    pub min_cosine: Option<f64>,
-
-    /// Refuse versions about which something has to be guessed, or whose longest text has to be
-    /// shortened to fit memory or time; without it both are logged and shown by `onnxd status`
+    /// Model to serve, from a directory
+    ///
+    /// URI is DIR or file:///DIR. The name defaults to the directory's name in lower case. Append ?file=PATH or
+    /// ?variant=NAME if the directory has several model files. Repeat the flag for several models, or separate them
+    /// with commas in the variable. The first model answers requests that name none.
+    ///
+    /// Example: --model minilm=/srv/models/minilm
     #[arg(
         long,
-        value_name = "true|false",
-        env = "ONNXD_STRICT",
-        value_parser = boolean,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
+        value_name = "[NAME=]URI",
+        env = "ONNXD_MODEL",
+        value_delimiter = ',',
+        help_heading = "Models"
     )]
-    pub strict: Option<bool>,
+    pub model: Vec<String>,
 
-    /// How long after a commit two failures of workers bring the previous version back, in
-    /// seconds [default: 60]
-    #[arg(long, value_name = "SECONDS", env = "ONNXD_PROBATION")]
-    pub probation: Option<u64>,
+    /// Additional name by which requests may ask for a model
+    ///
+    /// Use it for names that existing clients already send. Repeat the flag for several aliases, or separate them
+    /// with commas in the variable.
+    ///
+    /// Example: --model-alias text-embedding-3-small=minilm
+    #[arg(
+        long,
+        value_name = "ALIAS=NAME",
+        env = "ONNXD_MODEL_ALIAS",
+        value_delimiter = ',',
+        help_heading = "Models"
+    )]
+    pub model_alias: Vec<String>,
 
-    /// Versions of each model that are kept for rollbacks [default: 3]
-    #[arg(long, value_name = "N", env = "ONNXD_RETENTION")]
-    pub retention: Option<NonZeroUsize>,
+    /// Models to load at start [default: all]
+    ///
+    /// Pass all, none, or names separated by commas. The first request for any other model loads it and waits until
+    /// it is ready. Preload fewer models to start faster, or to save the memory of models that are rarely used.
+    ///
+    /// Example: --preload minilm,reranker
+    #[arg(
+        long,
+        value_name = "all|none|NAME",
+        env = "ONNXD_PRELOAD",
+        value_delimiter = ',',
+        help_heading = "Models"
+    )]
+    pub preload: Vec<String>,
 
-    /// Do not confine workers and checkers: a model that takes over one of them can then do what
-    /// onnxd can. For kernels that cannot filter system calls
+    /// Address for HTTP [default: 127.0.0.1:8080]
+    ///
+    /// Takes an IP address or a host name, and a port; port 0 picks a free one. A name is resolved once, at start,
+    /// and IPv4 is preferred. The default is reachable from this machine only. Set --api-key-file and --tls-cert
+    /// before listening on other interfaces. A socket passed by systemd takes precedence.
+    ///
+    /// Example: --listen 0.0.0.0:8080
+    #[arg(long, value_name = "HOST:PORT", env = "ONNXD_LISTEN", help_heading = "Listening")]
+    pub listen: Option<ListenAddress>,
+
+    /// Address for gRPC [default: none, gRPC is off]
+    ///
+    /// Serves the Open Inference Protocol over gRPC. Uses the API keys and the certificate of HTTP.
+    ///
+    /// Example: --grpc-listen 127.0.0.1:8081
+    #[arg(long, value_name = "HOST:PORT", env = "ONNXD_GRPC_LISTEN", help_heading = "Listening")]
+    pub grpc_listen: Option<ListenAddress>,
+
+    /// Unix socket of the admin commands [default: onnxd-admin.sock]
+    ///
+    /// `onnxd update`, `rollback`, `unload` and `status` connect to it. Only the user that runs onnxd may use it. By
+    /// default it is onnxd-admin.sock in $RUNTIME_DIRECTORY, or else in $XDG_RUNTIME_DIR.
+    ///
+    /// Example: --admin-socket /run/onnxd/onnxd-admin.sock
+    #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET", help_heading = "Listening")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Loopback address for the admin interface [default: none]
+    ///
+    /// Also serves the admin interface and Triton's repository API over TCP. The address must be a loopback address.
+    /// Needs --admin-token-file.
+    ///
+    /// Example: --admin-listen 127.0.0.1:8082
+    #[arg(long, value_name = "HOST:PORT", env = "ONNXD_ADMIN_LISTEN", help_heading = "Listening")]
+    pub admin_listen: Option<ListenAddress>,
+
+    /// File of API keys, one per line [default: none, open to all]
+    ///
+    /// Every request except health checks must then present a key, as `authorization: Bearer KEY` or `x-api-key: KEY`.
+    /// A key has at least 8 characters. Empty lines and lines that start with # are ignored. SIGHUP reloads the file.
+    ///
+    /// Example: --api-key-file /etc/onnxd/keys
+    #[arg(long, value_name = "FILE", env = "ONNXD_API_KEY_FILE", help_heading = "Security")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// TLS certificate chain as PEM [default: none, plain HTTP]
+    ///
+    /// Holds the server's certificate, followed by intermediate certificates. Needs --tls-key. SIGHUP reloads both
+    /// files; open connections keep the old certificate.
+    ///
+    /// Example: --tls-cert /etc/onnxd/cert.pem --tls-key /etc/onnxd/key.pem
+    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_CERT", help_heading = "Security")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the TLS certificate as PEM
+    ///
+    /// Takes an unencrypted PKCS#8, PKCS#1 or SEC1 key. Needs --tls-cert.
+    #[arg(long, value_name = "FILE", env = "ONNXD_TLS_KEY", help_heading = "Security")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Web origin that may call from a browser [default: none]
+    ///
+    /// Pass SCHEME://HOST[:PORT] without a path, or * for every origin. Repeat the flag for several origins, or
+    /// separate them with commas in the variable.
+    ///
+    /// Example: --cors-allow-origin https://example.com
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        env = "ONNXD_CORS_ALLOW_ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub cors_allow_origin: Vec<String>,
+
+    /// File with the token that --admin-listen requires
+    ///
+    /// The first line is the token, at least 16 printable ASCII characters. The file must be accessible to its owner
+    /// only (mode 0600).
+    ///
+    /// Example: --admin-token-file /etc/onnxd/admin-token
+    #[arg(long, value_name = "FILE", env = "ONNXD_ADMIN_TOKEN_FILE", help_heading = "Security")]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// Run workers and checkers without a sandbox [default: false]
+    ///
+    /// A model that takes over such a process can then do whatever onnxd can. Use it only on kernels that cannot
+    /// filter system calls. --no-sandbox=false overrides the file or the variable.
     #[arg(
         long,
         value_name = "true|false",
@@ -194,17 +160,309 @@ pub(crate) struct ServeArguments {
         value_parser = boolean,
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = "Security"
     )]
     pub no_sandbox: Option<bool>,
 
-    /// How the log is written to standard error: text, or a JSON object a line. ONNXD_LOG filters
-    /// it, as info or onnxd=debug [default: text]
-    #[arg(long, value_name = "text|json", env = onnxd_telemetry::log::FORMAT_VARIABLE)]
+    /// Number of worker processes [default: one per usable CPU]
+    ///
+    /// Each worker runs inference on one CPU. Use fewer to leave CPUs to other programs.
+    ///
+    /// Example: --workers 4
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_WORKERS",
+        help_heading = "Workers"
+    )]
+    pub workers: Option<NonZeroUsize>,
+
+    /// Private MiB at which a worker is recycled [default: none]
+    ///
+    /// The worker finishes its requests and is then replaced, at most one per minute. Set it if the memory of
+    /// workers keeps growing.
+    ///
+    /// Example: --worker-memory 2048
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = count::<NonZeroU64>,
+        env = "ONNXD_WORKER_MEMORY",
+        help_heading = "Workers"
+    )]
+    pub worker_memory: Option<NonZeroU64>,
+
+    /// CPUs for a single request when idle [default: at most 4]
+    ///
+    /// A single request may use several CPUs while the server is otherwise idle. This shortens its latency and costs
+    /// more CPU time. The default is one per worker, at most 4. 1 turns it off.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_IDLE_CPUS",
+        help_heading = "Workers"
+    )]
+    pub idle_cpus: Option<NonZeroUsize>,
+
+    /// The former name of --idle-cpus
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_ALONE_CPUS",
+        hide = true,
+        help_heading = "Workers"
+    )]
+    pub alone_cpus: Option<NonZeroUsize>,
+
+    /// Crashes per minute before a worker is given up [default: 10]
+    ///
+    /// All workers together may crash (workers + 1) / 2 times as often. Beyond that onnxd exits with code 69.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroU32>,
+        env = "ONNXD_WORKER_RESTARTS",
+        help_heading = "Workers"
+    )]
+    pub worker_restarts: Option<NonZeroU32>,
+
+    /// Seconds until a starting worker must be ready [default: 120]
+    ///
+    /// An idle worker has as long to answer a ping. A worker that takes longer is killed and replaced. Raise it if
+    /// models load slowly, for example from a network file system.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_START_TIMEOUT",
+        help_heading = "Workers"
+    )]
+    pub start_timeout: Option<u64>,
+
+    /// Seconds until a stopped worker is replaced [default: 2]
+    ///
+    /// Applies to workers that a signal or a debugger has stopped. Raise it to debug a worker.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_STOPPED_GRACE",
+        help_heading = "Workers"
+    )]
+    pub stopped_grace: Option<u64>,
+
+    /// ONNX Runtime's shared library [default: libonnxruntime.so]
+    ///
+    /// Needs version 1.24 or newer. The default is libonnxruntime.so in the directory of the onnxd executable.
+    ///
+    /// Example: --onnxruntime /usr/lib/libonnxruntime.so
+    #[arg(long, value_name = "PATH", env = "ONNXD_ONNXRUNTIME", help_heading = "Workers")]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// Executable of the workers [default: onnxd-worker]
+    ///
+    /// Must be from the same build as onnxd. The default is onnxd-worker in the directory of the onnxd executable.
+    #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY", help_heading = "Workers")]
+    pub worker_binary: Option<PathBuf>,
+
+    /// Seconds that checking a candidate may take [default: 120]
+    ///
+    /// A candidate is a version that an update brings. One that takes longer is refused. Raise it for large models.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_CHECK_TIMEOUT",
+        help_heading = "Updates"
+    )]
+    pub check_timeout: Option<u64>,
+
+    /// MiB that checking a candidate may use [default: 4096]
+    ///
+    /// It also limits the longest text that a model accepts. Raise it if a candidate is refused with the kind
+    /// `memory`, or if `onnxd status` shows a smaller limit on tokens than the model has.
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = mebibytes,
+        env = "ONNXD_CHECK_MEMORY",
+        help_heading = "Updates"
+    )]
+    pub check_memory: Option<u64>,
+
+    /// Smallest cosine between old and new embeddings [default: none]
+    ///
+    /// Refuses a candidate whose embeddings of fixed texts differ more from those of the serving version. Without it
+    /// drift is only reported. Set it if stored vectors must remain comparable.
+    ///
+    /// Example: --min-cosine 0.98
+    #[arg(
+        long,
+        value_name = "COSINE",
+        value_parser = cosine,
+        env = "ONNXD_MIN_COSINE",
+        help_heading = "Updates"
+    )]
+    pub min_cosine: Option<f64>,
+
+    /// Refuse models that need a guess [default: false]
+    ///
+    /// Also refuses models whose longest text must be shortened to fit memory or time. Without it onnxd serves them,
+    /// logs what it assumed, and shows it in `onnxd status`. --strict=false overrides the file or the variable.
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_STRICT",
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Updates"
+    )]
+    pub strict: Option<bool>,
+
+    /// Seconds in which failures roll an update back [default: 60]
+    ///
+    /// If workers fail twice within this time of a commit, onnxd restores the previous version and quarantines the new
+    /// one. 0 turns automatic rollback off.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_PROBATION",
+        help_heading = "Updates"
+    )]
+    pub probation: Option<u64>,
+
+    /// Seconds until a request is answered 504 [default: 30]
+    ///
+    /// Counts from the end of the request's body, and includes waiting and inference. A client may ask for less with
+    /// `x-request-timeout-ms`.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_REQUEST_TIMEOUT",
+        help_heading = "Limits and timeouts"
+    )]
+    pub request_timeout: Option<u64>,
+
+    /// Inputs of one model that may wait or run [default: 512]
+    ///
+    /// Further requests are answered 429 with retry-after. At least 32. A larger limit absorbs longer bursts, and
+    /// requests wait longer.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_QUEUE_LIMIT",
+        help_heading = "Limits and timeouts"
+    )]
+    pub queue_limit: Option<NonZeroUsize>,
+
+    /// Inputs per request on TEI routes [default: 32]
+    ///
+    /// TEI is text-embeddings-inference. The routes of OpenAI and Cohere have fixed limits.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_MAX_CLIENT_BATCH_SIZE",
+        help_heading = "Limits and timeouts"
+    )]
+    pub max_client_batch_size: Option<NonZeroUsize>,
+
+    /// Open HTTP and gRPC connections [default: 16384]
+    ///
+    /// At the limit, a new connection closes the one that has been idle longest. The limit on file descriptors may
+    /// allow fewer; onnxd raises it as far as it may.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_MAX_CONNECTIONS",
+        help_heading = "Limits and timeouts"
+    )]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// Seconds for accepted requests when stopping [default: 30]
+    ///
+    /// After SIGTERM or SIGINT onnxd finishes accepted requests for this long. Keep it below the time that systemd or
+    /// the container runtime waits before SIGKILL.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_DRAIN_TIMEOUT",
+        help_heading = "Limits and timeouts"
+    )]
+    pub drain_timeout: Option<u64>,
+
+    /// Seconds until a successor must be ready [default: 300]
+    ///
+    /// SIGUSR2 starts a successor, the process that replaces this one. If it takes longer it is killed, and this
+    /// process continues to serve.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_SUCCESSION_TIMEOUT",
+        help_heading = "Limits and timeouts"
+    )]
+    pub succession_timeout: Option<u64>,
+
+    /// Directory of versions [default: $STATE_DIRECTORY]
+    ///
+    /// Holds the versions of every model and the record of its generations. Only one server may use it at a time. Without $STATE_DIRECTORY, which systemd sets, the default is
+    /// $XDG_STATE_HOME/onnxd or ~/.local/state/onnxd.
+    ///
+    /// Example: --state-dir /var/lib/onnxd
+    #[arg(long, value_name = "DIR", env = "ONNXD_STATE_DIR", help_heading = "State")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Versions of each model kept for rollback [default: 3]
+    ///
+    /// Each version takes as much disk space as its files and its compiled form.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count::<NonZeroUsize>,
+        env = "ONNXD_RETENTION",
+        help_heading = "State"
+    )]
+    pub retention: Option<NonZeroUsize>,
+
+    /// Format of the log on standard error [default: text]
+    ///
+    /// json writes one object per line, for workers as well. ONNXD_LOG filters the log, for example info or
+    /// onnxd=debug.
+    #[arg(
+        long,
+        value_name = "text|json",
+        env = onnxd_telemetry::log::FORMAT_VARIABLE,
+        help_heading = "Logging"
+    )]
     pub log_format: Option<String>,
 
-    /// Check the configuration, say what is wrong, and end
-    #[arg(long)]
+    /// TOML file with any of these settings as keys
+    ///
+    /// A key is the flag's name without the dashes, for example `workers = 4`. Flags win over variables, variables win
+    /// over the file.
+    ///
+    /// Example: --config /etc/onnxd.toml
+    #[arg(long, value_name = "FILE", env = "ONNXD_CONFIG", help_heading = "Other")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Check the configuration and exit
+    ///
+    /// Exits with 0 if the configuration is valid. Otherwise prints the first error and exits with 78, or with 64 if
+    /// the command line is wrong. Starts and binds nothing.
+    #[arg(long, help_heading = "Other")]
     #[serde(skip)]
     pub check_config: bool,
 }
@@ -242,14 +500,19 @@ macro_rules! overlay {
 }
 
 impl ServeArguments {
-    /// Adds what the file of `--config` says to these flags and variables, which win over it.
+    /// Returns whether a flag is also a key of the file.
+    pub(crate) fn is_key(flag: &str) -> bool {
+        !file::FLAGS_ONLY.contains(&flag)
+    }
+
+    /// Fills in settings from the file of `--config`. Flags and variables win.
     ///
     /// # Errors
-    /// The file cannot be read, or has unknown keys or wrong values.
-    pub(crate) fn with_file(self) -> Result<Self, Failure> {
+    /// The file cannot be read, or has an unknown key or a wrong value.
+    pub(crate) fn with_file(self, origins: &mut Origins) -> Result<Self, Failure> {
         match &self.config {
             Some(path) => {
-                let file = read_file(path)?;
+                let file = file::read(path, origins)?;
                 Ok(self.over(file))
             }
             None => Ok(self),
@@ -262,30 +525,12 @@ impl ServeArguments {
             self, file;
             model preload model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
             tls_key admin_socket admin_listen admin_token_file state_dir workers worker_memory
-            alone_cpus max_client_batch_size onnxruntime worker_binary drain_timeout
+            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
             no_sandbox log_format
         )
     }
-}
-
-/// Reads the value of a flag or variable that is on or off. An empty variable is off, as if it were
-/// unset.
-pub(crate) fn boolean(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => Ok(true),
-        "" | "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
-    }
-}
-
-fn read_file(path: &Path) -> Result<ServeArguments, Failure> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        Failure::configuration(format!("--config {}: {error}", path.display()))
-    };
-    let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
-    toml::from_str(&text).map_err(|error| wrong(&error))
 }
 
 #[cfg(test)]

@@ -2,15 +2,15 @@ use std::collections::BTreeSet;
 
 use clap::{Args, Command, FromArgMatches};
 
-use super::*;
+use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value in a file, and another value as a flag.
-const SETTINGS: [(&str, &str, &str); 35] = [
+const SETTINGS: [(&str, &str, &str); 36] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("model-alias", "['x=m']", "y=m"),
-    ("listen", "'[::1]:1'", "127.0.0.1:2"),
-    ("grpc-listen", "'[::1]:3'", "127.0.0.1:4"),
+    ("listen", "'localhost:1'", "127.0.0.1:2"),
+    ("grpc-listen", "'[::1]:3'", "localhost:4"),
     ("api-key-file", "'/k'", "/l"),
     ("cors-allow-origin", "['*']", "https://example.com"),
     ("tls-cert", "'/c'", "/d"),
@@ -21,6 +21,7 @@ const SETTINGS: [(&str, &str, &str); 35] = [
     ("state-dir", "'/s'", "/t"),
     ("workers", "2", "3"),
     ("worker-memory", "10", "11"),
+    ("idle-cpus", "8", "9"),
     ("alone-cpus", "8", "9"),
     ("max-client-batch-size", "5", "6"),
     ("onnxruntime", "'/o'", "/p"),
@@ -42,9 +43,6 @@ const SETTINGS: [(&str, &str, &str); 35] = [
     ("no-sandbox", "true", "false"),
     ("log-format", "'text'", "json"),
 ];
-
-/// Flags that no file may have.
-const FLAGS_ONLY: [&str; 2] = ["config", "check-config"];
 
 fn command() -> Command {
     ServeArguments::augment_args(Command::new("serve"))

@@ -2,11 +2,15 @@
 //! checked [`Config`] before anything is bound or started. A flag wins over a variable, a
 //! variable over the file, the file over the default.
 
+mod address;
 mod admin;
+mod file;
 mod flags;
 pub(crate) mod models;
+mod origins;
 mod paths;
 mod preload;
+mod values;
 
 use std::{
     net::SocketAddr,
@@ -19,9 +23,12 @@ use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
 use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
+    address::ListenAddress,
     admin::{AdminListen, Token},
-    flags::{ServeArguments, boolean},
+    flags::ServeArguments,
+    origins::Origins,
     paths::{admin_socket_candidates, executable_file},
+    values::{boolean, cosine, count, mebibytes, seconds},
 };
 use crate::transport::edge::{self, EdgeConfig};
 use onnxd_engine::models::registry::ModelSource;
@@ -35,7 +42,7 @@ const CLIENT_BATCH: usize = 32;
 /// Texts that may wait or be computed at once, unless told otherwise.
 const QUEUE_LIMIT: usize = 512;
 /// CPUs of a request while the server is otherwise idle, unless told otherwise.
-const ALONE_CPUS: usize = 4;
+const IDLE_CPUS: usize = 4;
 /// Versions of each model that are kept, unless told otherwise.
 const RETENTION: usize = 3;
 /// Seconds from a request's body to its answer, unless told otherwise.
@@ -64,8 +71,8 @@ pub(crate) struct Config {
     pub workers: Option<NonZeroUsize>,
     /// What a worker may use before it is recycled.
     pub worker_memory_bytes: Option<u64>,
-    /// CPUs that a request may use which is alone.
-    pub alone_cpus: usize,
+    /// CPUs for a single request while the server is otherwise idle.
+    pub idle_cpus: usize,
     /// Absolute.
     pub onnxruntime: PathBuf,
     /// Absolute.
@@ -104,8 +111,14 @@ impl Config {
         let models = models::served(&settings.model, &settings.model_alias)?;
         Ok(Self {
             models: preload::mark(models, &settings.preload)?,
-            listen: settings.listen.unwrap_or(([127, 0, 0, 1], 8080).into()),
-            grpc_listen: settings.grpc_listen,
+            listen: match &settings.listen {
+                Some(address) => address.resolve("--listen")?,
+                None => ([127, 0, 0, 1], 8080).into(),
+            },
+            grpc_listen: match &settings.grpc_listen {
+                Some(address) => Some(address.resolve("--grpc-listen")?),
+                None => None,
+            },
             edge: EdgeConfig {
                 api_key_file: settings.api_key_file,
                 origins: edge::origins(&settings.cors_allow_origin)?,
@@ -121,8 +134,8 @@ impl Config {
                 None => default_state_dir()?,
             },
             workers: settings.workers,
-            worker_memory_bytes: settings.worker_memory.map(mebibytes),
-            alone_cpus: settings.alone_cpus.map_or(ALONE_CPUS, Into::into),
+            worker_memory_bytes: settings.worker_memory.map(bytes),
+            idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,
             onnxruntime: executable_file(
                 "--onnxruntime",
                 settings.onnxruntime,
@@ -133,15 +146,15 @@ impl Config {
                 settings.worker_binary,
                 "onnxd-worker",
             )?,
-            drain_timeout: seconds(settings.drain_timeout, 30),
+            drain_timeout: duration(settings.drain_timeout, 30),
             supervision,
             max_connections: settings.max_connections,
-            succession_timeout: seconds(settings.succession_timeout, 300),
-            request_timeout: seconds(settings.request_timeout, REQUEST_TIMEOUT),
+            succession_timeout: duration(settings.succession_timeout, 300),
+            request_timeout: duration(settings.request_timeout, REQUEST_TIMEOUT),
             queue_limit: queue_limit(settings.queue_limit)?,
             max_client_batch_size: settings.max_client_batch_size.map_or(CLIENT_BATCH, Into::into),
             check,
-            probation: seconds(settings.probation, 60),
+            probation: duration(settings.probation, 60),
             retention: settings.retention.map_or(RETENTION, Into::into),
             sandbox: !settings.no_sandbox.unwrap_or(false),
         })
@@ -149,41 +162,66 @@ impl Config {
 }
 
 /// A duration in seconds, cut to what can be added to any time.
-fn seconds(given: Option<u64>, default: u64) -> Duration {
+fn duration(given: Option<u64>, default: u64) -> Duration {
     Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }
 
 /// What a check may use and what it demands, but for each worker's memory.
 pub(crate) fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
-        timeout: seconds(settings.check_timeout, 120),
+        timeout: duration(settings.check_timeout, 120),
         memory_bytes: settings.check_memory.unwrap_or(4096) << 20,
         min_cosine: settings.min_cosine,
         // Known when workers are counted.
         worker_bytes: None,
-        text_time: seconds(settings.request_timeout, REQUEST_TIMEOUT) / 2,
+        text_time: duration(settings.request_timeout, REQUEST_TIMEOUT) / 2,
         strict: settings.strict.unwrap_or(false),
     }
 }
 
 fn supervision(settings: &ServeArguments) -> Supervision {
     Supervision {
-        stopped_grace: seconds(settings.stopped_grace, 2),
-        start_timeout: seconds(settings.start_timeout, 120),
+        stopped_grace: duration(settings.stopped_grace, 2),
+        start_timeout: duration(settings.start_timeout, 120),
         restarts_max: settings.worker_restarts.map_or(WORKER_RESTARTS, Into::into),
     }
 }
 
-fn mebibytes(count: NonZeroU64) -> u64 {
-    count.get().saturating_mul(1 << 20)
+fn bytes(mebibytes: NonZeroU64) -> u64 {
+    mebibytes.get().saturating_mul(1 << 20)
+}
+
+/// Merges `--idle-cpus` and its former name, `--alone-cpus`, which works for one more release.
+fn idle_cpus(given: Option<NonZeroUsize>, former: Option<NonZeroUsize>) -> Result<usize, Failure> {
+    if given.is_some() && former.is_some() {
+        return Err(Failure::configuration(
+            "--idle-cpus and --alone-cpus are the new and the former name of one setting: remove --alone-cpus",
+        ));
+    }
+    Ok(given.or(former).map_or(IDLE_CPUS, Into::into))
 }
 
 /// A request with as many inputs as are allowed must fit an empty queue.
 fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
     match given.map_or(QUEUE_LIMIT, Into::into) {
         limit if limit < GROUP_ITEMS_MAX => Err(Failure::configuration(format!(
-            "--queue-limit {limit}: one request may have {GROUP_ITEMS_MAX} texts, and they must fit"
+            "--queue-limit: expected a number of at least {GROUP_ITEMS_MAX}, the inputs of the largest request, got \"{limit}\""
         ))),
         limit => Ok(limit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_cpus_accepts_its_former_name_but_not_both() {
+        let (four, two) = (NonZeroUsize::new(4), NonZeroUsize::new(2));
+        assert_eq!(idle_cpus(None, None).unwrap(), IDLE_CPUS);
+        assert_eq!(idle_cpus(two, None).unwrap(), 2);
+        assert_eq!(idle_cpus(None, two).unwrap(), 2);
+        let message = idle_cpus(four, two).unwrap_err().message;
+        assert!(message.contains("--idle-cpus") && message.contains("--alone-cpus"), "{message}");
     }
 }

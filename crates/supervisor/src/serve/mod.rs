@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, ServeArguments},
+    config::{Config, Origins, ServeArguments},
     process::{
         confinement,
         inherited::Inherited,
@@ -53,11 +53,24 @@ const WORKERS_END_WITHIN: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Why it could not start, or had to stop.
-pub(crate) fn main(arguments: ServeArguments) -> Result<ExitStatus, Failure> {
+pub(crate) fn main(
+    arguments: ServeArguments,
+    origins: &mut Origins,
+) -> Result<ExitStatus, Failure> {
     let inherited = Inherited::take()?;
-    let settings = arguments.with_file()?;
-    log::init(settings.log_format.as_deref().filter(|format| !format.is_empty()))
-        .map_err(|error| Failure::configuration(error.to_string()))?;
+    let settings = arguments.with_file(origins)?;
+    let format = settings.log_format.as_deref().filter(|format| !format.is_empty());
+    log::init(format).map_err(|error| {
+        Failure::configuration(match error {
+            log::Error::Format(word) => {
+                format!("--log-format: expected text or json, got {word:?}")
+            }
+            other => other.to_string(),
+        })
+    })?;
+    if settings.alone_cpus.is_some() {
+        tracing::warn!("{} is deprecated, use --idle-cpus", origins.name("alone-cpus"));
+    }
     let check_only = settings.check_config;
     let config = Config::load(settings)?;
     let edge = Edge::load(&config.edge)?;

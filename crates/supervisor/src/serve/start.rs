@@ -20,7 +20,7 @@ use crate::{
     transport::{
         edge::Edge,
         listener::{Listener, Routes},
-        places::Places,
+        slots::ConnectionSlots,
     },
 };
 use onnxd_engine::{
@@ -143,9 +143,9 @@ impl Server {
         let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket, .. } = sockets;
         let connections =
             descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
-        let places = Places::new(connections);
+        let slots = ConnectionSlots::new(connections);
         let metrics = Arc::clone(app.engine.metrics());
-        let shared = || (Arc::clone(&metrics), Arc::clone(&places));
+        let shared = || (Arc::clone(&metrics), Arc::clone(&slots));
         let (updater, health) = (Arc::clone(&admin.updater), app.engine.health());
         let (events, store) = (admin.events.clone(), Arc::clone(&admin.store));
         let (stop_accepting, drain) = watch::channel(false);
@@ -168,7 +168,7 @@ impl Server {
         if let Some((socket, token)) = admin_tcp {
             let health = router::health(app.clone());
             let router = admin::guarded(admin_router.clone(), token, health);
-            let own = (Arc::clone(&metrics), Places::new(admin::CONNECTIONS_MAX));
+            let own = (Arc::clone(&metrics), ConnectionSlots::new(admin::CONNECTIONS_MAX));
             let routes = Routes { router, shapes: router::shapes() };
             // Not waited for: its calls end when updates do, at the beginning of the drain.
             gate.run("admin listener", Listener::new(socket, &Edge::open(), routes, own));
@@ -286,6 +286,6 @@ fn workers(
     }
     // The others are idle when a request is alone; one worker that they help is enough.
     workers[0].helper_cpus =
-        cpus.iter().copied().take(count.min(config.alone_cpus)).skip(1).collect();
+        cpus.iter().copied().take(count.min(config.idle_cpus)).skip(1).collect();
     Ok(workers)
 }

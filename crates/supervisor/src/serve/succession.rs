@@ -141,13 +141,13 @@ impl Server {
                         // The caller ends the server for it. Updates stay held, since the successor
                         // may not have ended yet.
                         tracing::error!(task = name, "no successor takes over: a task ended unexpectedly");
-                        admin::remove_successors(&config.admin_socket);
+                        admin::remove_successor_socket(&config.admin_socket);
                         return Attempt::Failed { reload: false };
                     }
                     request = signals.next() => match request {
                         Request::Stop => {
                             // What it has bound it cannot remove when it is killed.
-                            admin::remove_successors(&config.admin_socket);
+                            admin::remove_successor_socket(&config.admin_socket);
                             return Attempt::Stopped;
                         }
                         Request::Reload => reload = true,
@@ -171,7 +171,7 @@ impl Server {
             Err(reason) => reason,
         };
         tracing::error!(reason, "no successor takes over: this process goes on");
-        admin::remove_successors(&config.admin_socket);
+        admin::remove_successor_socket(&config.admin_socket);
         self.updater.resume().await;
         Attempt::Failed { reload }
     }
@@ -274,7 +274,7 @@ impl Server {
         if !matches!(channel.read_u8().await, Ok(YOURS)) {
             tracing::warn!("the predecessor has ended before the succession");
         }
-        admin::take_name_over(&config.admin_socket).map_err(failed)?;
+        admin::take_over_name(&config.admin_socket).map_err(failed)?;
         self.store.sign();
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;

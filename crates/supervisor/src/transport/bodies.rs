@@ -1,5 +1,5 @@
-//! Reads the bodies of requests, within limits on bytes, time and, for large ones, on the memory
-//! of all together.
+//! Reads request bodies within limits on size and time. Large bodies are charged to a memory budget that
+//! all requests share.
 
 use std::time::Duration;
 
@@ -15,26 +15,26 @@ use crate::transport::{
     unpack::{self, unpack},
 };
 
-/// Bytes of a request's body, as TEI has it.
+/// Largest request body, in bytes. The same limit as text-embeddings-inference.
 pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
-/// Bytes of a body that need not be paid for.
+/// Bodies up to this size are not charged.
 const UNPAID_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the rest of a refused body may take before the connection is closed.
+/// How long to read the rest of a refused body before the connection closes.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a body of unknown length pays for at once.
+/// Step in which a body of unknown length is charged.
 const STEP_BYTES: usize = 1 << 20;
-/// Bodies that are unpacked at once: it takes CPU time, and memory that is paid for afterwards.
+/// Limits concurrent decompression, which costs CPU time and memory that is only charged afterwards.
 static UNPACKING: Semaphore = Semaphore::const_new(2);
-/// How long a body waits for its turn to be unpacked.
+/// How long a body may wait for its decompression.
 const UNPACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads a body within the limits; a large one pays for its memory until the last of it is dropped.
+/// Reads a body. A large one is charged to `memory` until all of its bytes are dropped.
 ///
 /// # Errors
-/// It is too long, takes too long, breaks off or is packed in an unknown way, or other large bodies
-/// take all the memory.
+/// The body is too long, too slow, incomplete or in an unsupported encoding, or the memory budget is
+/// exhausted.
 pub(crate) async fn read_body(
     memory: &MemoryBudget,
     request: Request<Body>,
@@ -42,58 +42,58 @@ pub(crate) async fn read_body(
     read_paid(memory, request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await
 }
 
-/// The same with another limit, for listeners whose bodies are few.
+/// Reads a body of at most `bytes_max` bytes without charging it, for listeners with few requests.
 ///
 /// # Errors
-/// As above.
+/// As for [`read_body`].
 pub(crate) async fn read_body_within(
     request: Request<Body>,
     bytes_max: usize,
 ) -> Result<Bytes, BodyError> {
-    read(request, bytes_max, &mut Payment::default()).await
+    read(request, bytes_max, &mut Charge::default()).await
 }
 
-/// The same for a body that pays for its memory where it has more than `unpaid_max` bytes.
+/// Reads a body of at most `bytes_max` bytes, and charges it if it has more than `unpaid_max`.
 ///
 /// # Errors
-/// As above.
+/// As for [`read_body`].
 pub(crate) async fn read_paid(
     memory: &MemoryBudget,
     request: Request<Body>,
     unpaid_max: usize,
     bytes_max: usize,
 ) -> Result<Bytes, BodyError> {
-    let payer = Some((memory, unpaid_max));
-    let mut payment = Payment { payer, ..Payment::default() };
-    let body = read(request, bytes_max, &mut payment).await?;
-    Ok(held([body], payment.permit).next().unwrap_or_default())
+    let budget = Some((memory, unpaid_max));
+    let mut charge = Charge { budget, ..Charge::default() };
+    let body = read(request, bytes_max, &mut charge).await?;
+    Ok(held([body], charge.reservation).next().unwrap_or_default())
 }
 
-/// What a body has paid for.
+/// The memory charged for a body.
 #[derive(Default)]
-struct Payment<'a> {
-    payer: Option<(&'a MemoryBudget, usize)>,
+struct Charge<'a> {
+    budget: Option<(&'a MemoryBudget, usize)>,
     bytes: usize,
-    permit: Option<Reservation>,
+    reservation: Option<Reservation>,
 }
 
-impl Payment<'_> {
-    /// Pays for so many bytes in all, if not for more already.
+impl Charge<'_> {
+    /// Raises the charge to at least `bytes`.
     fn cover(&mut self, bytes: usize) -> Result<(), BodyError> {
-        let Some((memory, unpaid_max)) = self.payer else { return Ok(()) };
+        let Some((memory, unpaid_max)) = self.budget else { return Ok(()) };
         if bytes <= unpaid_max || bytes <= self.bytes {
             return Ok(());
         }
-        // In steps, so that a body that comes in pieces does not pay for each.
+        // In steps, so that a body in small pieces is not charged for each of them.
         let bytes = bytes.next_multiple_of(STEP_BYTES);
         let more = memory.reserve(bytes - self.bytes, 0)?;
         self.bytes = bytes;
-        self.permit = match (self.permit.take(), more) {
-            (Some(mut paid), Some(more)) => {
-                paid.merge(more);
-                Some(paid)
+        self.reservation = match (self.reservation.take(), more) {
+            (Some(mut reserved), Some(more)) => {
+                reserved.merge(more);
+                Some(reserved)
             }
-            (paid, more) => paid.or(more),
+            (reserved, more) => reserved.or(more),
         };
         Ok(())
     }
@@ -102,22 +102,22 @@ impl Payment<'_> {
 async fn read(
     request: Request<Body>,
     bytes_max: usize,
-    payment: &mut Payment<'_>,
+    charge: &mut Charge<'_>,
 ) -> Result<Bytes, BodyError> {
     let packing = unpack::packing(request.headers())?;
     let mut body = request.into_body();
     let size = hyper::body::Body::size_hint(&body);
-    // What says beforehand that it is too long is not waited for.
+    // Refuse by the declared length, without reading the body.
     if size.lower() > bytes_max as u64 {
         discard_later(body, bytes_max);
         return Err(too_long(bytes_max).and_close());
     }
     let exact = size.exact().and_then(|bytes| usize::try_from(bytes).ok());
-    let taken = take_in(&mut body, exact, bytes_max, payment);
-    let taken = time::timeout(BODY_TIMEOUT, taken)
+    let collected = collect(&mut body, exact, bytes_max, charge);
+    let collected = time::timeout(BODY_TIMEOUT, collected)
         .await
         .unwrap_or_else(|_| Err(TransportError::Timeout(BODY_TIMEOUT).into()));
-    let bytes = taken.map_err(|error| {
+    let bytes = collected.map_err(|error| {
         discard_later(body, bytes_max);
         error.and_close()
     })?;
@@ -126,7 +126,7 @@ async fn read(
         .await
         .map_err(|_| TransportError::UnpackingBusy { retry_after: UNPACK_TIMEOUT })?;
     let unpacked = task::block_in_place(|| unpack(&bytes, packing, bytes_max))?;
-    payment.cover(unpacked.len())?;
+    charge.cover(unpacked.len())?;
     Ok(unpacked)
 }
 
@@ -134,14 +134,14 @@ fn too_long(bytes_max: usize) -> BodyError {
     TransportError::TooLong { max: bytes_max }.into()
 }
 
-/// Takes a body in as it comes; one whose length is known pays for all of it first.
-async fn take_in(
+/// Collects a body. If its length is known, charges all of it first.
+async fn collect(
     body: &mut Body,
     exact: Option<usize>,
     bytes_max: usize,
-    payment: &mut Payment<'_>,
+    charge: &mut Charge<'_>,
 ) -> Result<Bytes, BodyError> {
-    payment.cover(exact.unwrap_or(0))?;
+    charge.cover(exact.unwrap_or(0))?;
     let mut bytes = BytesMut::with_capacity(exact.unwrap_or(0));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(TransportError::Broken)?;
@@ -150,14 +150,14 @@ async fn take_in(
         if length > bytes_max {
             return Err(too_long(bytes_max));
         }
-        payment.cover(length)?;
+        charge.cover(length)?;
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
 }
 
-/// Takes in what is still on its way, within the limits of bodies, and forgets it. Closing before
-/// it has come would reset the connection, and the client could not read the answer.
+/// Reads and drops the rest of a body, up to the limit. Closing earlier would reset the connection, and
+/// the client could not read the response.
 async fn discard(mut body: Body, bytes_max: usize) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -168,7 +168,7 @@ async fn discard(mut body: Body, bytes_max: usize) {
     }
 }
 
-/// The same in the background, for a limited time.
+/// Runs [`discard`] in the background, for a limited time.
 pub(super) fn discard_later(body: Body, bytes_max: usize) {
     tokio::spawn(time::timeout(DISCARD_TIMEOUT, discard(body, bytes_max)));
 }

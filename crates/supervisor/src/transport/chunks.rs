@@ -1,5 +1,4 @@
-//! A response's body that lies in several places, so that large tensors are sent from where they
-//! are.
+//! Response bodies of several parts, so that large tensors are sent without copying.
 
 use std::{
     collections::VecDeque,
@@ -18,23 +17,22 @@ use crate::transport::holding::{self, Held};
 
 impl Held for Reservation {}
 
-/// The same bytes, which keep what was paid for them until the last of them is dropped, wherever
-/// they go.
+/// Returns the same parts, which keep the memory reservation until all of them are dropped.
 pub(crate) fn held(
     parts: impl IntoIterator<Item = Bytes>,
-    paid: Option<Reservation>,
+    reservation: Option<Reservation>,
 ) -> impl Iterator<Item = Bytes> {
-    let paid = paid.map(Arc::new);
-    parts.into_iter().map(move |part| match &paid {
-        Some(paid) => holding::keep(part, paid),
+    let reservation = reservation.map(Arc::new);
+    parts.into_iter().map(move |part| match &reservation {
+        Some(reservation) => holding::keep(part, reservation),
         None => part,
     })
 }
 
-/// The parts that are not sent yet.
+/// The unsent parts.
 struct Chunks(VecDeque<Bytes>);
 
-/// A body of these parts, one after the other.
+/// Returns a body that sends the parts in order.
 pub(crate) fn body(parts: impl IntoIterator<Item = Bytes>) -> Body {
     Body::new(Chunks(parts.into_iter().filter(|part| !part.is_empty()).collect()))
 }
@@ -67,18 +65,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_paid_is_given_back_when_the_last_part_is_gone_and_not_before() {
-        let room = MemoryBudget::of(7 * 1024);
-        let paid = room.reserve(7 * 1024, 0).unwrap();
+    async fn reservation_is_released_with_the_last_part() {
+        let budget = MemoryBudget::of(7 * 1024);
+        let reservation = budget.reserve(7 * 1024, 0).unwrap();
         let parts = [Bytes::from("one"), Bytes::from("two")];
-        let mut body = body(held(parts, paid));
+        let mut body = body(held(parts, reservation));
         assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(6));
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let second = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!((&first[..], &second[..]), (&b"one"[..], &b"two"[..]));
         drop((body, first));
-        assert_eq!(room.available_bytes(), 0);
+        assert_eq!(budget.available_bytes(), 0);
         drop(second);
-        assert_eq!(room.available_bytes(), 7 * 1024);
+        assert_eq!(budget.available_bytes(), 7 * 1024);
     }
 }

@@ -1,12 +1,11 @@
-//! CORS: which web pages a browser lets call this server. Owns what an origin looks like; the
-//! protocol is tower-http's.
+//! CORS: parses allowed origins and configures tower-http.
 
 use std::str::FromStr;
 
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-/// What pages may read of a response beyond what browsers always show.
+/// Response headers that pages may read besides those that browsers always expose.
 const EXPOSED: [HeaderName; 7] = [
     HeaderName::from_static("x-model-name"),
     HeaderName::from_static("x-model-generation"),
@@ -17,18 +16,20 @@ const EXPOSED: [HeaderName; 7] = [
     HeaderName::from_static("inference-header-content-length"),
 ];
 
-/// Whose pages may call.
+/// An origin that may send requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Everybody's: `*`.
+    /// Any origin: `*`.
     Any,
-    /// An origin as browsers write it.
+    /// An origin as browsers send it.
     One(HeaderValue),
 }
 
-/// What is no origin.
+/// An invalid origin.
 #[derive(Debug, thiserror::Error)]
-#[error("an origin is *, or SCHEME://HOST or SCHEME://HOST:PORT without a path")]
+#[error(
+    "expected *, SCHEME://HOST or SCHEME://HOST:PORT without a path, for example https://example.com"
+)]
 pub(crate) struct OriginError;
 
 impl FromStr for Origin {
@@ -39,20 +40,20 @@ impl FromStr for Origin {
         if text == "*" {
             return Ok(Self::Any);
         }
-        // Browsers write it in lower case, and they are who it is compared with.
+        // Browsers send origins in lower case.
         let text = text.to_ascii_lowercase();
         let uri: Uri = text.parse().map_err(|_| OriginError)?;
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(OriginError);
         };
-        // Nothing before the host and nothing after the port.
+        // No user before the host and nothing after the port.
         let bare = text == format!("{scheme}://{authority}") && !authority.as_str().contains('@');
         let port = authority.as_str().len() == authority.host().len() || authority.port().is_some();
-        // A part that stands for any is no browser's, and would silently allow nobody.
+        // A pattern such as *.example.com would match no origin, without an error.
         if !bare || !port || authority.host().is_empty() || authority.host().contains('*') {
             return Err(OriginError);
         }
-        // Nor do they write the port that goes without saying.
+        // Browsers omit the default port.
         let short = match (scheme, authority.port_u16()) {
             ("http", Some(80)) | ("https", Some(443)) => format!("{scheme}://{}", authority.host()),
             _ => text,
@@ -61,7 +62,7 @@ impl FromStr for Origin {
     }
 }
 
-/// What answers preflights, and adds to each response what browsers want to see.
+/// Returns the layer that answers preflights and adds CORS headers to responses.
 pub(crate) fn layer(origins: &[Origin]) -> CorsLayer {
     let one = |origin: &Origin| match origin {
         Origin::Any => None,
@@ -74,7 +75,7 @@ pub(crate) fn layer(origins: &[Origin]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST])
-        // Not `*`: by the Fetch standard that leaves out `authorization`.
+        // Not `*`, which excludes `authorization` (Fetch standard).
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED)
 }
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_read_as_browsers_write_them_and_nothing_else_is() {
+    fn origins_are_normalized_as_browsers_send_them() {
         for (text, origin) in [
             ("https://example.com", "https://example.com"),
             (" https://Example.COM ", "https://example.com"),

@@ -1,11 +1,7 @@
-//! What stands before the routes: who may ask (API keys), from which web pages (CORS), and over
-//! what (TLS). Put together here for the server that starts and for SIGHUP; each of them has a
-//! file of its own.
+//! What stands in front of the routes: API keys, CORS and TLS, each in its own file. `serve` loads them at
+//! start and reloads them on SIGHUP.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -24,79 +20,79 @@ use crate::transport::{
 };
 use onnxd_proto::exit::Failure;
 
-/// Paths that probes ask for, and probes have no key.
+/// Paths of health probes, which need no key.
 const OPEN: [&str; 5] = ["/health", "/", "/ping", "/v2/health/live", "/v2/health/ready"];
 
-/// The part of the configuration that belongs here.
+/// The settings of the edge.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EdgeConfig {
-    /// Where the keys are; without it nobody needs one.
+    /// File of API keys. `None`: requests need no key.
     pub api_key_file: Option<PathBuf>,
-    /// Whose web pages may call; nobody's without any.
+    /// Origins that browsers may send requests from.
     pub origins: Vec<Origin>,
-    /// Where the certificate is; without it HTTP is served in the clear.
+    /// Certificate and key. `None`: plain HTTP.
     pub tls: Option<TlsFiles>,
 }
 
-/// The origins that are given.
+/// Parses the origins of `--cors-allow-origin`.
 ///
 /// # Errors
-/// The first that is none.
+/// The first invalid one.
 pub(crate) fn origins(given: &[String]) -> Result<Vec<Origin>, Failure> {
     let origin = |text: &String| {
         text.parse().map_err(|error| {
-            Failure::configuration(format!("--cors-allow-origin {text:?}: {error}"))
+            Failure::configuration(format!("--cors-allow-origin: {error}, got {text:?}"))
         })
     };
     given.iter().map(origin).collect()
 }
 
-/// A certificate and its key.
+/// Combines `--tls-cert` and `--tls-key`.
 ///
 /// # Errors
-/// One is given without the other, and of no use.
+/// One is given without the other.
 pub(crate) fn tls_files(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
 ) -> Result<Option<TlsFiles>, Failure> {
-    let alone = |given: &str, path: &Path, missing: &str| {
-        let message = format!("{given} {} needs {missing} FILE, too", path.display());
+    let incomplete = |given: &str, missing: &str| {
+        let message = format!("{given}: needs {missing} FILE as well");
         Err(Failure::configuration(message))
     };
     match (certificate, key) {
         (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
-        (Some(certificate), None) => alone("--tls-cert", &certificate, "--tls-key"),
-        (None, Some(key)) => alone("--tls-key", &key, "--tls-cert"),
+        (Some(_), None) => incomplete("--tls-cert", "--tls-key"),
+        (None, Some(_)) => incomplete("--tls-key", "--tls-cert"),
         (None, None) => Ok(None),
     }
 }
 
-/// What stands before the routes.
+/// API keys, origins and TLS in effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
     origins: Vec<Origin>,
     api_key_file: PathBuf,
-    /// Who may ask; everybody without.
+    /// Accepted keys. `None`: requests need no key.
     pub keys: Option<Arc<Keys>>,
-    /// What listeners shake hands with; they serve in the clear without.
+    /// The certificate. `None`: plain HTTP.
     pub tls: Option<Arc<Tls>>,
 }
 
 impl Edge {
-    /// Nothing: everybody may ask, in the clear.
+    /// Returns an edge without keys, origins and TLS.
     pub(crate) fn open() -> Self {
         Self { origins: Vec::new(), api_key_file: PathBuf::new(), keys: None, tls: None }
     }
 
-    /// Reads the files that are named.
+    /// Loads keys and certificate.
     ///
     /// # Errors
-    /// One cannot be used.
+    /// A file is unreadable or invalid.
     pub(crate) fn load(config: &EdgeConfig) -> Result<Self, Failure> {
         let api_key_file = config.api_key_file.clone().unwrap_or_default();
         let keys = match &config.api_key_file {
             Some(file) => Some(Keys::load(file.clone()).map_err(|error| {
-                Failure::configuration(format!("--api-key-file {}: {error}", file.display()))
+                Failure::configuration(format!("--api-key-file: {}: {error}", file.display()))
             })?),
             None => None,
         };
@@ -115,30 +111,28 @@ impl Edge {
         })
     }
 
-    /// Reads the files again, and says of each that cannot be used why; what it held before stays
-    /// then.
+    /// Reloads all files. Returns an error for each invalid one, whose previous content stays in effect.
     pub(crate) async fn reload(&self) -> Vec<String> {
         let edge = self.clone();
-        // Files may be on a file system that hangs, and requests must not wait for that.
+        // A hanging file system must not block requests.
         let read = tokio::task::spawn_blocking(move || edge.reload_now());
-        read.await.unwrap_or_else(|error| vec![format!("reading files again: {error}")])
+        read.await.unwrap_or_else(|error| vec![format!("internal error: reloading files: {error}")])
     }
 
     fn reload_now(&self) -> Vec<String> {
         let file = self.api_key_file.display();
         let keys = self.keys.as_ref().and_then(|keys| keys.reload().err());
-        let keys = keys.map(|error| format!("--api-key-file {file}: {error}"));
+        let keys = keys.map(|error| format!("--api-key-file: {file}: {error}"));
         let tls = self.tls.as_ref().and_then(|tls| tls.reload().err());
         let refused: Vec<String> =
             keys.into_iter().chain(tls.map(|error| error.to_string())).collect();
         for reason in &refused {
-            tracing::error!("a reload was refused, what was there before stays: {reason}");
+            tracing::error!(reason, "reload refused, keeping the previous keys or certificate");
         }
         refused
     }
 
-    /// The routes behind what stands before them. Preflights are answered first: browsers send
-    /// them without a key.
+    /// Wraps the routes. Preflights are answered before keys are checked: browsers send them without one.
     pub(crate) fn around(&self, router: Router, shapes: &Arc<dyn Shapes>) -> Router {
         let state = |keys: &Arc<Keys>| (Arc::clone(keys), Arc::clone(shapes));
         let router = match &self.keys {
@@ -149,7 +143,7 @@ impl Edge {
     }
 }
 
-/// Lets a request through that shows a key or needs none; its body has not been read.
+/// Passes on a request that presents a valid key or needs none. Does not read the body.
 async fn check(
     State((keys, shapes)): State<(Arc<Keys>, Arc<dyn Shapes>)>,
     request: Request<Body>,
@@ -164,7 +158,7 @@ async fn check(
     headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     if !hyper::body::Body::is_end_stream(request.body()) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        // Who waits to be told to send the body is not told so.
+        // A client that expects 100 Continue has not sent the body.
         if !request.headers().contains_key(header::EXPECT) {
             discard_later(request.into_body(), BODY_BYTES_MAX);
         }

@@ -1,5 +1,5 @@
-//! Errors of requests that are made before a handler runs or while it reads a body, and who puts
-//! them into words: each listener is handed [`Shapes`], so that this folder knows no contract.
+//! Errors before a handler runs or while it reads a body. Each listener gets [`Shapes`] to render them, so
+//! that this folder stays independent of contracts.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -11,43 +11,43 @@ use axum::{
 use onnxd_engine::engine::memory::OutOfMemory;
 use thiserror::Error;
 
-/// Why a request does not reach its handler, or its body does not.
+/// Why a request or its body does not reach the handler.
 #[derive(Debug, Error)]
 pub(crate) enum TransportError {
-    /// The request shows no API key that is allowed.
-    #[error("an API key is needed: send authorization: Bearer KEY, or x-api-key: KEY")]
+    /// The request carries no accepted API key.
+    #[error("missing or invalid API key: send `authorization: Bearer KEY` or `x-api-key: KEY`")]
     KeyNeeded,
-    /// The body is too long.
+    /// The body is too large.
     #[error("the body is longer than {max} bytes")]
     TooLong { max: usize },
-    /// The body is too long once it is unpacked.
-    #[error("the unpacked body is longer than {max} bytes")]
+    /// The decompressed body is too large.
+    #[error("the decompressed body is longer than {max} bytes")]
     UnpackedTooLong { max: usize },
     /// The client took too long to send the body.
     #[error("the body took longer than {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The body broke off.
-    #[error("the body could not be read: {0}")]
+    /// The body is incomplete.
+    #[error("cannot read the body: {0}")]
     Broken(#[source] axum::Error),
-    /// The body is packed in an unknown way.
-    #[error("the body is packed in a way that is neither gzip nor deflate")]
+    /// The encoding is unsupported.
+    #[error("unsupported content-encoding: use gzip, deflate or none")]
     UnknownEncoding,
-    /// The body is not packed in the way that it claims.
-    #[error("the body cannot be unpacked: {0}")]
+    /// The body does not match its encoding.
+    #[error("cannot decompress the body: {0}")]
     NotPacked(#[source] io::Error),
-    /// Large bodies take all the memory.
+    /// Large bodies have used up the memory budget.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
-    /// Too many packed bodies wait to be unpacked.
-    #[error("the server is overloaded: too many packed bodies")]
+    /// Too many bodies wait to be decompressed.
+    #[error("the server is overloaded: too many compressed bodies")]
     UnpackingBusy { retry_after: Duration },
     /// A handler panicked.
-    #[error("the server failed at this request")]
+    #[error("internal error: the request handler panicked")]
     Panicked,
 }
 
 impl TransportError {
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::KeyNeeded => StatusCode::UNAUTHORIZED,
@@ -60,7 +60,7 @@ impl TransportError {
         }
     }
 
-    /// When the request may be tried again, where that is known.
+    /// Returns when to retry the request, if known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OutOfMemory(error) => Some(error.retry_after()),
@@ -77,8 +77,8 @@ pub(crate) struct BodyError {
     /// The reason.
     #[source]
     pub error: TransportError,
-    /// The connection ends with the answer: a part of the request may not have been read, and
-    /// nothing of it may ever be taken for a request.
+    /// The response must close the connection. Part of the request may be unread and must never be
+    /// parsed as the next request.
     pub closes: bool,
 }
 
@@ -95,31 +95,31 @@ impl From<OutOfMemory> for BodyError {
 }
 
 impl BodyError {
-    /// The same error, after which the connection ends.
+    /// Marks the error as one that closes the connection.
     pub(super) fn and_close(self) -> Self {
         Self { closes: true, ..self }
     }
 }
 
-/// Puts errors into the words of one contract.
+/// Renders errors for one contract.
 pub(crate) trait Shape: Send + Sync {
-    /// The response to a request that failed.
+    /// Returns the response to a failed request.
     fn render(&self, error: TransportError) -> Response<Body>;
 }
 
-/// Knows the words of each route.
+/// Selects the contract of each route.
 pub(crate) trait Shapes: Send + Sync {
-    /// The words of a request, by the template of its route, if it has one, and its path.
+    /// Returns the renderer for a request, by the template of its route, if any, and its path.
     fn shape(&self, template: Option<&str>, path: &str) -> &'static dyn Shape;
 }
 
-/// The words of a request. It has been routed already.
+/// Returns the renderer for a request that has been routed.
 pub(super) fn shape_of(shapes: &Arc<dyn Shapes>, request: &Request<Body>) -> &'static dyn Shape {
     let template = request.extensions().get().map(MatchedPath::as_str);
     shapes.shape(template, request.uri().path())
 }
 
-/// One shape for all routes.
+/// Returns a selector that renders all routes alike.
 pub(crate) fn only(shape: &'static dyn Shape) -> Arc<dyn Shapes> {
     struct Only(&'static dyn Shape);
     impl Shapes for Only {

@@ -1,5 +1,5 @@
-//! An answer that holds something until its last byte has been sent, or will never be: what hyper has
-//! taken of a body may still wait for a client.
+//! Response bodies that keep a resource until the last byte is sent or dropped. hyper may still buffer a
+//! body that it has read to the end.
 
 use std::{
     pin::Pin,
@@ -11,27 +11,27 @@ use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-/// Bytes of a piece: how much has to be sent until something of an answer is.
+/// Largest piece of a body. Progress is visible once per piece.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// What an answer holds.
+/// A resource that a response keeps.
 pub(crate) trait Held: Send + Sync + 'static {
-    /// A piece of the answer is on its way.
+    /// Called when a piece is handed to hyper.
     fn piece_begins(&self) {}
-    /// It has been sent, or will never be.
+    /// Called when a piece was sent or dropped.
     fn piece_ends(&self) {}
 }
 
-/// The body of an answer, and what is held until it has been sent.
+/// A response body that keeps a resource until it is sent.
 #[derive(Debug)]
 pub(crate) struct Holding<T> {
     body: Body,
-    /// Of what the body gave last, what is not handed on.
+    /// The unsent rest of the last frame.
     rest: Bytes,
     held: Arc<T>,
 }
 
-/// A part of an answer.
+/// Bytes that share ownership of the resource.
 struct Piece<T: Held>(Bytes, Arc<T>);
 
 impl<T: Held> AsRef<[u8]> for Piece<T> {
@@ -46,7 +46,7 @@ impl<T: Held> Drop for Piece<T> {
     }
 }
 
-/// The same bytes, which hold something until the last of them is dropped, wherever they go.
+/// Returns the same bytes, which keep `held` until all copies are dropped.
 pub(super) fn keep<T: Held>(bytes: Bytes, held: &Arc<T>) -> Bytes {
     held.piece_begins();
     Bytes::from_owner(Piece(bytes, Arc::clone(held)))
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_answer_holds_is_held_until_its_last_piece_is_gone() {
+    async fn resource_is_kept_until_the_last_piece_is_dropped() {
         let (text, held) = (vec![7; 2 * PIECE_BYTES + 1], Arc::new(Unsent::default()));
         let mut answer = Holding::new(Body::from(text.clone()), Arc::clone(&held));
         assert_eq!(answer.size_hint().exact(), Some(text.len() as u64));

@@ -1,5 +1,5 @@
-//! One connection that speaks HTTP/2: how much a client may ask for at once, how long it may be
-//! idle, and how it is told that we drain. Accepted by [`crate::transport::listener`].
+//! One HTTP/2 connection: limits on concurrent calls, idle time and unread responses, and the drain.
+//! Accepted by [`crate::transport::listener`].
 
 use std::{
     io,
@@ -23,50 +23,48 @@ use tower::ServiceExt;
 
 use crate::transport::{
     holding::{Held, Holding},
-    places::Place,
+    slots::ConnectionSlot,
 };
 
-/// Calls at once on one connection.
+/// Concurrent calls on one connection.
 const STREAMS_MAX: u32 = 128;
-/// Calls that a client may open and take back before we have looked at them, or that we may have
-/// had to refuse. With more the connection ends: no client needs that (CVE-2023-44487).
+/// Calls that a client may open and reset before they are processed, or that were refused. Beyond this
+/// the connection is closed; no well-behaved client needs more (CVE-2023-44487).
 const RESETS_MAX: usize = 64;
-/// Bytes of a call's headers.
+/// Largest headers of a call, in bytes.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
-/// Bytes of answers to one call that wait for its client to take them.
+/// Bytes of one call's response that may wait for the client to read.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
-/// How long a connection may be without a call. The client connects again for its next.
+/// How long a connection may be without a call. Clients reconnect for the next one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// How often a client is asked whether it is still there, and how long it has to say so.
+/// How often a client is pinged, and how long it has to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a client that has only just connected may take to make its first call, while we drain.
+/// During a drain: how long a client that has just connected has to make its first call.
 const FIRST_CALL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Tells whether calls to a path may go on for ever without a message.
+/// Returns whether calls to a path may stay open indefinitely without a message.
 pub(crate) type MayRest = fn(&str) -> bool;
 
-/// Who answers the calls of a connection.
+/// How the calls of a connection are processed.
 pub(super) struct Calls {
     pub router: Router,
-    pub place: Arc<Place>,
+    pub slot: Arc<ConnectionSlot>,
     pub may_rest: MayRest,
 }
 
-/// The calls of a connection that are not answered.
+/// Counts the open calls of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Open {
-    /// There has been one.
+    /// Whether there was ever a call.
     any: bool,
-    /// Those that are not answered.
     open: usize,
 }
 
-/// Pieces of a connection's answers that wait for its client, who may keep the connection alive and
-/// take none.
+/// Counts response pieces that the client has not read. Such a client may still answer pings.
 #[derive(Debug)]
 struct Unsent {
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
     pieces: Mutex<usize>,
 }
 
@@ -76,28 +74,28 @@ impl Unsent {
         let before = *pieces;
         *pieces = change(before);
         if *pieces < before {
-            self.place.sent(true);
+            self.slot.sent(true);
         }
         if *pieces > 0 {
-            self.place.sent(false);
+            self.slot.sent(false);
         }
     }
 }
 
-/// A call until it is answered.
+/// A call in progress.
 #[derive(Debug)]
 struct Call {
     calls: watch::Sender<Open>,
     unsent: Arc<Unsent>,
-    /// It may go on for ever without a message. Its connection counts as idle, or a few clients with
-    /// such calls could take all places for good.
+    /// The call may stay open indefinitely. Its connection counts as idle, otherwise a few clients with
+    /// such calls could occupy all slots forever.
     may_rest: bool,
 }
 
 impl Call {
     fn begin(calls: &watch::Sender<Open>, unsent: &Arc<Unsent>, may_rest: bool) -> Self {
         if !may_rest {
-            unsent.place.answer_begins();
+            unsent.slot.answer_begins();
         }
         calls.send_modify(|calls| *calls = Open { any: true, open: calls.open + 1 });
         Self { calls: calls.clone(), unsent: Arc::clone(unsent), may_rest }
@@ -112,7 +110,7 @@ impl Held for Call {
     fn piece_ends(&self) {
         self.unsent.change(|pieces| pieces - 1);
         if self.may_rest {
-            self.unsent.place.was_active();
+            self.unsent.slot.was_active();
         }
     }
 }
@@ -121,20 +119,21 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.calls.send_modify(|calls| calls.open -= 1);
         if !self.may_rest {
-            self.unsent.place.answer_ends();
+            self.unsent.slot.answer_ends();
         }
     }
 }
 
-/// Answers calls until the client goes, is idle for long, or we drain and all are answered.
-pub(super) async fn converse(
+/// Processes calls until the client disconnects or is idle for too long, or until a drain has finished
+/// all calls.
+pub(super) async fn process(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    Calls { router, place, may_rest }: Calls,
+    Calls { router, slot, may_rest }: Calls,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
     let (calls, seen) = watch::channel(Open::default());
-    let unsent = Arc::new(Unsent { place, pieces: Mutex::new(0) });
+    let unsent = Arc::new(Unsent { slot, pieces: Mutex::new(0) });
     let service = service_fn(move |request: Request<Incoming>| {
         let may_rest = may_rest(request.uri().path());
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_rest));
@@ -157,38 +156,38 @@ pub(super) async fn converse(
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = over(seen, drain) => {
+        () = closing(seen, drain) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     drop(watcher);
     match result {
-        Err(error) if !is_gone(&error) => tracing::debug!(%error, "a connection ended early"),
+        Err(error) if !is_gone(&error) => tracing::debug!(%error, "connection failed"),
         _ => {}
     }
 }
 
-/// Most clients end by closing the socket, which is no news.
+/// Returns whether the client closed the socket, as most clients do.
 fn is_gone(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error);
     cause.and_then(|cause| cause.downcast_ref::<io::Error>()).is_some()
 }
 
-/// Returns when the client is to be told to make no more calls.
-async fn over(mut seen: watch::Receiver<Open>, mut drain: watch::Receiver<bool>) {
+/// Waits until the client should be told to make no more calls.
+async fn closing(mut seen: watch::Receiver<Open>, mut drain: watch::Receiver<bool>) {
     loop {
         let idle = seen.borrow_and_update().open == 0;
         tokio::select! {
-            // An error means that whoever drains has gone, which is as good a reason.
+            // An error means that the sender was dropped: drain as well.
             _ = drain.wait_for(|drain| *drain) => break,
-            // An error means that there is no connection any more.
+            // An error means that the connection has ended.
             Ok(()) = seen.changed() => {}
             () = time::sleep(IDLE_TIMEOUT), if idle => return,
             else => return,
         }
     }
-    // Told before the two sides have shaken hands, hyper would close at once.
+    // Before the HTTP/2 handshake is complete, hyper would close at once.
     let _ = time::timeout(FIRST_CALL_TIMEOUT, seen.wait_for(|calls| calls.any)).await;
 }
 

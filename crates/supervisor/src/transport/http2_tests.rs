@@ -8,24 +8,24 @@ use tokio::{
 };
 
 use crate::transport::http2::*;
-use crate::transport::places::Places;
+use crate::transport::slots::ConnectionSlots;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// `:method: POST`, `:scheme: http`, `:path: /`, as HPACK has them.
+/// `:method: POST`, `:scheme: http`, `:path: /` in HPACK's static table.
 const POST: &[u8] = &[0x83, 0x86, 0x84];
 
-/// Kinds of frames.
+/// Frame types.
 const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
-/// Flags of frames.
+/// Frame flags.
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// What SETTINGS call the most calls at once.
+/// The setting MAX_CONCURRENT_STREAMS.
 const STREAMS: u8 = 3;
-/// Reasons.
+/// Error codes.
 const REFUSED: u8 = 7;
 const CALM: u8 = 11;
 
@@ -41,12 +41,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The number of a connection's call.
+/// Returns the stream id of the nth call.
 fn number(call: usize) -> u32 {
     u32::try_from(2 * call + 1).unwrap()
 }
 
-/// A client that speaks frames, to a server that answers no call.
+/// A client that sends raw frames to a server that never responds to a call.
 struct Client {
     stream: DuplexStream,
     _drain: watch::Sender<bool>,
@@ -58,10 +58,10 @@ impl Client {
         let (drain, drained) = watch::channel(false);
         let silent = any(async || future::pending::<Response<Body>>().await);
         let router = Router::new().route("/", silent);
-        let place = Arc::new(Places::new(1).take().unwrap());
-        let calls = Calls { router, place, may_rest: |_| false };
+        let slot = Arc::new(ConnectionSlots::new(1).take().unwrap());
+        let calls = Calls { router, slot, may_rest: |_| false };
         let watcher = GracefulShutdown::new().watcher();
-        tokio::spawn(converse(theirs, calls, watcher, drained));
+        tokio::spawn(process(theirs, calls, watcher, drained));
         let mut client = Self { stream: ours, _drain: drain };
         client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
         client
@@ -71,7 +71,7 @@ impl Client {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// The next frame, until the connection ends.
+    /// Returns the next frame, or `None` when the connection ends.
     async fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).await.ok()?;
@@ -92,7 +92,7 @@ impl Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_carries_so_many_calls_and_the_next_is_refused() {
+async fn calls_above_the_limit_are_refused() {
     let mut client = Client::new().await;
     let settings = client.next_of(SETTINGS).await.payload;
     let (settings, []) = settings.as_chunks::<6>() else { panic!("{settings:?}") };
@@ -107,18 +107,18 @@ async fn a_connection_carries_so_many_calls_and_the_next_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_opens_calls_only_to_take_them_back_is_sent_away() {
+async fn client_that_resets_every_call_is_disconnected() {
     let mut client = Client::new().await;
-    let open_and_back = |call| {
+    let open_and_reset = |call| {
         let number = number(call);
         [frame(HEADERS, END_HEADERS, number, POST), frame(RESET, 0, number, &[0, 0, 0, 8])].concat()
     };
-    client.send(&(0..RESETS_MAX * 2).flat_map(open_and_back).collect::<Vec<_>>()).await;
+    client.send(&(0..RESETS_MAX * 2).flat_map(open_and_reset).collect::<Vec<_>>()).await;
     assert_eq!(client.next_of(GO_AWAY).await.payload[4..8], [0, 0, 0, CALM]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_answers_no_ping_and_who_makes_no_call_is_closed_in_time() {
+async fn dead_and_idle_clients_are_disconnected_in_time() {
     let mut client = Client::new().await;
     let begin = Instant::now();
     client.next_of(PING).await;

@@ -1,8 +1,8 @@
-//! API keys: who may ask for more than health. Owns the file of keys, how a request shows one,
-//! and the comparison; [`crate::transport::edge`] asks for it, and whoever serves another protocol may.
+//! API keys: the file, the headers that carry a key, and the comparison. [`crate::transport::edge`] checks
+//! HTTP requests with it, and the gRPC server its calls.
 //!
-//! Only digests of keys are kept. All have one length, and every one is compared in constant
-//! time, so that how long an answer takes says nothing about any key.
+//! Only digests are kept. They have equal lengths and all are compared in constant time, so response times
+//! reveal nothing about a key.
 
 use std::{
     fmt,
@@ -16,58 +16,58 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::transport::secret_file::{self, FileError};
 
-/// Bytes of the file. A longer one is refused.
+/// Largest file, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// Keys in the file. More are refused: each request is compared with all of them.
+/// Most keys in the file. Every request is compared with all of them.
 const KEYS_MAX: usize = 1000;
-/// Bytes of a key. A shorter one can be guessed and is refused.
+/// Smallest key, in bytes. A shorter one could be guessed.
 const KEY_BYTES_MIN: usize = 8;
 
 type KeyDigest = [u8; 32];
 
-/// The keys that are allowed now.
+/// The accepted keys.
 pub(crate) struct Keys {
     file: PathBuf,
     allowed: RwLock<Arc<[KeyDigest]>>,
 }
 
-/// Why a file of keys cannot be used. Says where, and never what stands there.
+/// Why a file of keys is invalid. Names the line, never its content.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeysError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("line {line}: a key has at least {KEY_BYTES_MIN} characters")]
+    #[error("line {line}: expected a key of at least {KEY_BYTES_MIN} characters")]
     Short { line: usize },
-    #[error("line {line}: a key is one word of printable ASCII characters")]
+    #[error("line {line}: expected one key of printable ASCII characters without spaces")]
     Characters { line: usize },
-    #[error("line {line}: at most {KEYS_MAX} keys can be given")]
+    #[error("line {line}: at most {KEYS_MAX} keys are allowed")]
     Many { line: usize },
-    #[error("no line holds a key, so that nobody could ask for anything")]
+    #[error("the file contains no key, so every request would be refused")]
     None,
 }
 
 impl Keys {
-    /// Reads a file of keys.
+    /// Loads a file of keys.
     ///
     /// # Errors
-    /// It cannot be read, or a line that is named is no key.
+    /// The file cannot be read, or a line is not a valid key.
     pub(crate) fn load(file: PathBuf) -> Result<Self, KeysError> {
         let allowed = RwLock::new(read(&file)?);
         Ok(Self { file, allowed })
     }
 
-    /// Reads the file again.
+    /// Reloads the file.
     ///
     /// # Errors
-    /// As [`Keys::load`]; what was allowed before stays allowed then.
+    /// As for [`Keys::load`]. The previous keys stay in effect then.
     pub(crate) fn reload(&self) -> Result<(), KeysError> {
         let allowed = read(&self.file)?;
-        tracing::info!(keys = allowed.len(), "API keys were read again");
+        tracing::info!(keys = allowed.len(), "reloaded API keys");
         *self.allowed.write().unwrap_or_else(PoisonError::into_inner) = allowed;
         Ok(())
     }
 
-    /// Whether these headers show an allowed key: `authorization: Bearer KEY` or
+    /// Returns whether the headers carry an accepted key: `authorization: Bearer KEY` or
     /// `x-api-key: KEY`.
     pub(crate) fn allow(&self, headers: &HeaderMap) -> bool {
         let allowed = Arc::clone(&self.allowed.read().unwrap_or_else(PoisonError::into_inner));
@@ -77,7 +77,7 @@ impl Keys {
         ];
         let known = |key: &[u8]| {
             let key = digest(key);
-            // No short cut: the time does not tell which key came close, or was the right one.
+            // Compare with every key, so that the time does not reveal which one matched.
             let any = |found: Choice, other: &KeyDigest| found | other.ct_eq(&key);
             bool::from(allowed.iter().fold(Choice::from(0), any))
         };
@@ -85,14 +85,14 @@ impl Keys {
     }
 }
 
-/// Without the digests: a weak key could be guessed from its own.
+/// Omits the digests: a weak key could be guessed from them.
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
-/// The credentials of the scheme `Bearer`, RFC 6750; the scheme's case does not matter.
+/// Returns the credentials of the `Bearer` scheme (RFC 6750), whose case does not matter.
 fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     let (scheme, key) = value.as_bytes().split_at_checked("bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
@@ -113,7 +113,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Arc<[KeyDigest]>, KeysError> {
         if key.is_empty() || key.starts_with(b"#") {
             continue;
         }
-        // Other characters do not pass through every client's and proxy's headers.
+        // Not every client and proxy can send other characters in headers.
         if !key.iter().all(u8::is_ascii_graphic) {
             return Err(KeysError::Characters { line });
         }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_of_the_file_is_allowed_in_either_header_and_nothing_else_is() {
+    fn only_keys_of_the_file_are_accepted_in_either_header() {
         let keys = keys("# who may\n\n first-key-of-two\r\n#second-is-no-key\nother+key/==\n");
         for key in ["first-key-of-two", "other+key/=="] {
             for scheme in ["Bearer", "bearer", "BEARER", "Bearer  "] {
@@ -156,7 +156,7 @@ mod tests {
                 );
             }
             assert!(allows(&keys, &[("x-api-key", key)]));
-            // A proxy's credentials beside it do no harm.
+            // A proxy's credentials do not interfere.
             assert!(allows(&keys, &[("authorization", "Basic eDp5"), ("x-api-key", key)]));
             assert!(!allows(&keys, &[("authorization", key)]));
             assert!(!allows(&keys, &[("authorization", &format!("Basic {key}"))]));
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_key_is_named_and_not_shown() {
+    fn invalid_line_is_named_but_not_shown() {
         for (text, part) in [
-            ("", "no line holds a key"),
-            ("# only this\n\n", "no line holds a key"),
-            ("long-enough\n\nshort77\n", "line 3: a key has at least 8"),
-            ("two secret-words\n", "line 1: a key is one word"),
-            ("# x\nsecret\u{7f}secret\n", "line 2: a key is one word"),
-            ("sécret-sécret\n", "line 1: a key is one word"),
+            ("", "contains no key"),
+            ("# only this\n\n", "contains no key"),
+            ("long-enough\n\nshort77\n", "line 3: expected a key of at least 8"),
+            ("two secret-words\n", "line 1: expected one key"),
+            ("# x\nsecret\u{7f}secret\n", "line 2: expected one key"),
+            ("sécret-sécret\n", "line 1: expected one key"),
         ] {
             let message = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(message.contains(part), "{text:?}: {message}");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_leaves_what_was_allowed_and_a_good_one_takes_its_place() {
+    fn invalid_file_keeps_the_previous_keys() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys");
         fs::write(&file, "the-first-key").unwrap();

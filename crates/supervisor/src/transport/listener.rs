@@ -1,11 +1,9 @@
-//! Connections: how many there may be, how long they may take, how they end; in the clear or, with
-//! [`crate::transport::tls`], behind a handshake. Requests are answered by
-//! the routes that a listener is handed.
+//! Accepts connections, with or without TLS, limits them in number and time, and drains them. Started by
+//! `serve`, which passes the routes.
 //!
-//! hyper's own header timeout also runs while a connection is idle, so it serves here as the
-//! idle timeout; a client that has begun a request and does not finish its headers is closed
-//! sooner, and so is one that takes nothing of an answer. When all [`crate::transport::places`] are taken, the
-//! longest idle connection is closed rather than a new one left waiting.
+//! hyper's header timeout also runs while a connection is idle, so it is the idle timeout here. A client
+//! that is slow to send its headers, or to read a response, is closed sooner. When all
+//! [`crate::transport::slots`] are in use, a new connection evicts the one that has been idle longest.
 
 use std::{
     pin::pin,
@@ -42,7 +40,7 @@ use crate::transport::{
     holding::{Held, Holding},
     http2::{self, MayRest},
     panics,
-    places::{Phase, Place, Places},
+    slots::{ConnectionSlot, ConnectionSlots, Phase},
     tls::Tls,
     watched::Watched,
 };
@@ -50,36 +48,36 @@ use onnxd_telemetry::metrics::Metrics;
 
 /// How long a connection may be idle between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long a client may take to send the headers of a request it has begun, or to shake hands.
+/// How long a client may take to send a request's headers, or for the TLS handshake.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of what is sent to it.
+/// How long a client may read nothing of a response.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a connection is looked at for both.
+/// How often a connection is checked for both.
 const SLOW_TICK: Duration = Duration::from_secs(5);
-/// How long an idle connection is kept while we drain: a request that is on its way is answered, and
-/// the answer says that it is the last.
+/// How long an idle connection stays open during a drain. A request in flight is answered with
+/// `connection: close`.
 const PARTING: Duration = Duration::from_secs(2);
-/// Bytes of a request's headers.
+/// Largest request headers, in bytes.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
-/// How long the accept loop rests when descriptors are used up, rather than spin.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
-/// Connections that may have come and are not accepted yet when we drain, and more.
+/// Pause of the accept loop when descriptors are exhausted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Upper bound on connections in the kernel's accept queue when a drain begins.
 const QUEUED_MAX: usize = 16_384;
-/// How often the accept loop shows that it is alive when nobody connects.
+/// How often the accept loop ticks without new connections.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Clone, Copy, Debug)]
 enum Protocol {
     Http1,
-    /// HTTP/2, with connections of [`http2`].
+    /// HTTP/2, see [`http2`].
     Http2 {
         may_rest: MayRest,
     },
 }
 
 impl Protocol {
-    /// As TLS names it (ALPN).
+    /// Returns the protocol's ALPN name.
     fn alpn(self) -> &'static [u8] {
         match self {
             Self::Http1 => b"http/1.1",
@@ -88,15 +86,15 @@ impl Protocol {
     }
 }
 
-/// What a listener serves.
+/// The routes of a listener.
 pub(crate) struct Routes {
     /// The handlers.
     pub router: Router,
-    /// The words for errors of requests that reach no handler.
+    /// Renders errors of requests that reach no handler.
     pub shapes: Arc<dyn Shapes>,
 }
 
-/// Accepts connections until it is told to drain.
+/// Accepts connections until a drain begins.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -104,44 +102,43 @@ pub(crate) struct Listener {
     router: Router,
     tls: Option<Arc<Tls>>,
     metrics: Arc<Metrics>,
-    places: Arc<Places>,
+    slots: Arc<ConnectionSlots>,
     ticks: Arc<AtomicU64>,
 }
 
 impl Listener {
-    /// A listener on a socket that is bound already, with what stands before its routes.
+    /// Returns an HTTP/1.1 listener on a bound socket, with `edge` in front of its routes.
     pub(crate) fn new(
         socket: TcpListener,
         edge: &Edge,
         Routes { router, shapes }: Routes,
-        (metrics, places): (Arc<Metrics>, Arc<Places>),
+        (metrics, slots): (Arc<Metrics>, Arc<ConnectionSlots>),
     ) -> Self {
         let router = panics::caught(edge.around(router, &shapes), shapes);
         let tls = edge.tls.clone();
         let (protocol, ticks) = (Protocol::Http1, Arc::default());
-        Self { socket, protocol, router, tls, metrics, places, ticks }
+        Self { socket, protocol, router, tls, metrics, slots, ticks }
     }
 
-    /// The same for HTTP/2 alone, whose router checks keys and catches panics by itself. Calls to
-    /// paths that `may_rest` may stay open for ever without a message.
+    /// Returns an HTTP/2 listener. Its router must check keys and catch panics itself. Calls to paths for
+    /// which `may_rest` holds may stay open indefinitely without a message.
     pub(crate) fn http2(
         socket: TcpListener,
         edge: &Edge,
         (router, may_rest): (Router, MayRest),
-        (metrics, places): (Arc<Metrics>, Arc<Places>),
+        (metrics, slots): (Arc<Metrics>, Arc<ConnectionSlots>),
     ) -> Self {
         let (protocol, tls, ticks) =
             (Protocol::Http2 { may_rest }, edge.tls.clone(), Arc::default());
-        Self { socket, protocol, router, tls, metrics, places, ticks }
+        Self { socket, protocol, router, tls, metrics, slots, ticks }
     }
 
-    /// A number that changes as long as the accept loop lives.
+    /// Returns a counter that increases while the accept loop runs.
     pub(crate) fn ticks(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.ticks)
     }
 
-    /// Serves until `drain` becomes true, then finishes what has begun for at most
-    /// `drain_timeout`.
+    /// Serves until `drain` becomes true, then finishes open requests within `drain_timeout`.
     pub(crate) async fn run(self, mut drain: watch::Receiver<bool>, drain_timeout: Duration) {
         let (graceful, mut waiting) = (GracefulShutdown::new(), None);
         loop {
@@ -149,23 +146,23 @@ impl Listener {
             let connection = tokio::select! {
                 connection = self.accept(&mut waiting) => connection,
                 () = time::sleep(TICK) => continue,
-                // An error means that whoever drains has gone, which is as good a reason.
+                // An error means that the sender was dropped: drain as well.
                 _ = drain.wait_for(|drain| *drain) => break,
             };
-            if let Some((stream, place)) = connection {
-                self.serve(stream, place, &graceful, &drain);
+            if let Some((stream, slot)) = connection {
+                self.serve(stream, slot, &graceful, &drain);
             }
         }
-        // Who is connected already, if not yet accepted, gets an answer too. All of them are there
-        // now, so that none is left for later.
+        // Clients in the accept queue are connected already and get a response as well. Unconstrained, so
+        // that tokio's budget does not interrupt the loop.
         tokio::task::unconstrained(async {
             for _ in 0..QUEUED_MAX {
                 let patience = if waiting.is_some() { PARTING } else { Duration::ZERO };
                 match time::timeout(patience, self.accept(&mut waiting)).await {
-                    Ok(Some((stream, place))) => self.serve(stream, place, &graceful, &drain),
-                    // It has gone again.
+                    Ok(Some((stream, slot))) => self.serve(stream, slot, &graceful, &drain),
+                    // The client disconnected.
                     Ok(None) => {}
-                    // It has been accepted, and waits for a place.
+                    // A connection was accepted and waits for a slot.
                     Err(_) if waiting.is_some() && patience.is_zero() => {}
                     Err(_) => break,
                 }
@@ -174,58 +171,58 @@ impl Listener {
         .await;
         drop(self.socket);
         if time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
-            tracing::warn!("connections were cut at the end of the drain time");
+            tracing::warn!("drain timeout reached, closing open connections");
         }
     }
 
-    /// The next connection and its place. What is accepted waits for a place in `waiting`, also
-    /// when this is cancelled.
-    async fn accept(&self, waiting: &mut Option<TcpStream>) -> Option<(TcpStream, Place)> {
+    /// Returns the next connection and its slot. Cancel safe: an accepted connection stays in `waiting`
+    /// until it has a slot.
+    async fn accept(&self, waiting: &mut Option<TcpStream>) -> Option<(TcpStream, ConnectionSlot)> {
         if waiting.is_none() {
             let stream = self.accept_stream().await?;
-            if let Some(place) = self.places.take() {
-                return Some((stream, place));
+            if let Some(slot) = self.slots.take() {
+                return Some((stream, slot));
             }
             *waiting = Some(stream);
             self.metrics.connections_delayed_total.add();
-            self.close_one();
+            self.evict_one();
         }
-        let place = self.place().await;
-        waiting.take().map(|stream| (stream, place))
+        let slot = self.slot().await;
+        waiting.take().map(|stream| (stream, slot))
     }
 
     async fn accept_stream(&self) -> Option<TcpStream> {
         match self.socket.accept().await {
             Ok((stream, _)) => Some(stream),
             Err(error) => {
-                // One client that has gone again is no news; used up descriptors or memory are.
-                tracing::debug!(%error, "a connection could not be accepted");
+                // Usually a client that has disconnected. Only exhausted resources need action.
+                tracing::debug!(%error, "cannot accept a connection");
                 let used_up = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
                 let code = error.raw_os_error().map(Errno::from_raw);
                 if code.is_some_and(|code| used_up.contains(&code)) {
-                    self.close_one();
-                    time::sleep(ACCEPT_REST).await;
+                    self.evict_one();
+                    time::sleep(ACCEPT_PAUSE).await;
                 }
                 None
             }
         }
     }
 
-    /// A place, as soon as an idle connection has given up its own.
-    async fn place(&self) -> Place {
+    /// Waits for a slot, evicting idle connections.
+    async fn slot(&self) -> ConnectionSlot {
         loop {
-            if let Some(place) = self.places.take() {
-                return place;
+            if let Some(slot) = self.slots.take() {
+                return slot;
             }
-            // Whoever is answered now is idle soon.
-            if time::timeout(ACCEPT_REST, self.places.freed()).await.is_err() {
-                self.close_one();
+            // If all are busy, one becomes idle soon: try again.
+            if time::timeout(ACCEPT_PAUSE, self.slots.freed()).await.is_err() {
+                self.evict_one();
             }
         }
     }
 
-    fn close_one(&self) {
-        if self.places.close_one() {
+    fn evict_one(&self) {
+        if self.slots.evict_one() {
             self.metrics.connections_evicted_total.add();
         }
     }
@@ -233,79 +230,79 @@ impl Listener {
     fn serve(
         &self,
         stream: TcpStream,
-        place: Place,
+        slot: ConnectionSlot,
         graceful: &GracefulShutdown,
         drain: &watch::Receiver<bool>,
     ) {
-        // Small answers must not wait for more; where it cannot be set they do.
+        // Send small responses at once. Works without, only slower.
         let _ = stream.set_nodelay(true);
-        let (place, counted) = (Arc::new(place), self.metrics.connected());
+        let (slot, counted) = (Arc::new(slot), self.metrics.connected());
         let connection = Connection {
             protocol: self.protocol,
             router: self.router.clone(),
             tls: self.tls.clone(),
-            place: Arc::clone(&place),
-            // Taken now, so that a drain also waits for who is still shaking hands.
+            slot: Arc::clone(&slot),
+            // Taken now, so that a drain also waits for handshakes.
             watcher: graceful.watcher(),
             drain: drain.clone(),
         };
-        // In a task of its own from the first byte on: no client holds up the next.
+        // A separate task from the first byte on, so that no client delays the next.
         tokio::spawn(async move {
             tokio::select! {
                 () = connection.run(stream) => {}
-                () = too_slow(&place) => tracing::debug!("a client was too slow"),
-                () = place.wanted() => tracing::debug!("an idle connection gave up its place"),
+                () = too_slow(&slot) => tracing::debug!("closed a slow connection"),
+                () = slot.evicted() => tracing::debug!("evicted an idle connection"),
             }
-            drop((place, counted));
+            drop((slot, counted));
         });
     }
 }
 
-/// A connection from its first byte on.
+/// An accepted connection.
 struct Connection {
     protocol: Protocol,
     router: Router,
     tls: Option<Arc<Tls>>,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 }
 
 impl Connection {
     async fn run(mut self, stream: TcpStream) {
-        let Some(tls) = self.tls.take() else { return self.converse(stream, false).await };
-        // A client that never shakes hands is as slow as one that never ends its headers.
-        self.place.set(Phase::Headers(Instant::now()));
+        let Some(tls) = self.tls.take() else { return self.process(stream, false).await };
+        // The handshake has the time limit of headers.
+        self.slot.set(Phase::Headers(Instant::now()));
         let mut first = [0];
         tokio::select! {
             biased;
-            // The handshake meets the error again, if it is one.
+            // On error the handshake fails as well.
             _ = stream.peek(&mut first) => {}
-            // Who says nothing is not waited for; what was said may not have been seen yet.
+            // Biased: bytes that have arrived win over the end of the drain.
             () = parting(self.drain.clone()) => return,
         }
-        // Asked for now: the certificate may have changed since the client connected.
+        // Read now: the certificate may have been reloaded since the client connected.
         match TlsAcceptor::from(tls.config(&[self.protocol.alpn()])).accept(stream).await {
             Ok(stream) => {
                 let last = *self.drain.borrow();
                 if !last {
-                    self.place.set(Phase::Idle);
+                    self.slot.set(Phase::Idle);
                 }
-                self.converse(stream, last).await;
+                self.process(stream, last).await;
             }
-            Err(error) => tracing::debug!(%error, "a client did not get through the handshake"),
+            Err(error) => tracing::debug!(%error, "TLS handshake failed"),
         }
     }
 
-    /// Answers one request after the other; only the first one where it is the `last`, of a
-    /// client who shook hands while we drain and is about to ask.
-    async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
-        let Self { router, place, watcher, drain, .. } = self;
+    /// Processes requests until the connection ends. If `last`, only one: the client finished its
+    /// handshake during a drain and is about to send a request.
+    async fn process(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
+        let Self { router, slot, watcher, drain, .. } = self;
         if let Protocol::Http2 { may_rest } = self.protocol {
-            let calls = http2::Calls { router, place, may_rest };
-            return http2::converse(stream, calls, watcher, drain).await;
+            let calls = http2::Calls { router, slot, may_rest };
+            return http2::process(stream, calls, watcher, drain).await;
         }
-        let (seen, draining) = (Arc::clone(&place), drain.clone());
+        let (seen, draining) = (Arc::clone(&slot), drain.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());
             async move {
@@ -323,11 +320,11 @@ impl Connection {
             .header_read_timeout(IDLE_TIMEOUT)
             .max_header_size(HEADERS_BYTES_MAX)
             .keep_alive(!last)
-            .serve_connection(TokioIo::new(Watched { stream, place }), service);
+            .serve_connection(TokioIo::new(Watched { stream, slot }), service);
         let mut connection = pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            // Told to stop, hyper would close before it has read anything of the last.
+            // Not for `last`: hyper would close before reading the request.
             () = parting(drain), if !last => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -335,18 +332,18 @@ impl Connection {
         };
         drop(watcher);
         if let Err(error) = result {
-            tracing::debug!(%error, "a connection ended early");
+            tracing::debug!(%error, "connection failed");
         }
     }
 }
 
-/// As long as it lives, a connection has a request that is not answered to the end.
-struct Answering(Arc<Place>);
+/// Marks the connection as busy until dropped.
+struct Answering(Arc<ConnectionSlot>);
 
 impl Answering {
-    fn begin(place: Arc<Place>) -> Self {
-        place.answer_begins();
-        Self(place)
+    fn begin(slot: Arc<ConnectionSlot>) -> Self {
+        slot.answer_begins();
+        Self(slot)
     }
 }
 
@@ -358,16 +355,16 @@ impl Drop for Answering {
     }
 }
 
-/// Returns when a connection that is idle is to be closed.
+/// Waits until an idle connection should close during a drain.
 async fn parting(mut drain: watch::Receiver<bool>) {
-    // An error means that whoever drains has gone, which is as good a reason.
+    // An error means that the sender was dropped: drain as well.
     let _ = drain.wait_for(|drain| *drain).await;
     time::sleep(PARTING).await;
 }
 
-/// Returns when the client has been too slow.
-async fn too_slow(place: &Place) {
-    while !place.too_slow(HEADERS_TIMEOUT, STALL_TIMEOUT) {
+/// Waits until the client exceeds a time limit.
+async fn too_slow(slot: &ConnectionSlot) {
+    while !slot.too_slow(HEADERS_TIMEOUT, STALL_TIMEOUT) {
         time::sleep(SLOW_TICK).await;
     }
 }

@@ -7,28 +7,28 @@ use tokio::{
 use crate::transport::listener::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_rests_for_too_long_is_closed() {
+async fn connection_idle_for_too_long_is_closed() {
     let (mut client, server) = tokio::io::duplex(1 << 16);
     let (_drain, drained) = watch::channel(false);
     let connection = Connection {
         protocol: Protocol::Http1,
         router: Router::new().route("/", get(async || "here")),
         tls: None,
-        place: Arc::new(Places::new(1).take().unwrap()),
+        slot: Arc::new(ConnectionSlots::new(1).take().unwrap()),
         watcher: GracefulShutdown::new().watcher(),
         drain: drained,
     };
-    tokio::spawn(connection.converse(server, false));
+    tokio::spawn(connection.process(server, false));
     let mut buffer = [0; 1024];
-    // It is used again just in time, and then no more.
-    for rest in [Duration::ZERO, IDLE_TIMEOUT - Duration::from_secs(1)] {
-        time::sleep(rest).await;
+    // The second request comes just in time. Then the client stays idle.
+    for pause in [Duration::ZERO, IDLE_TIMEOUT - Duration::from_secs(1)] {
+        time::sleep(pause).await;
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let count = client.read(&mut buffer).await.unwrap();
         assert!(buffer[..count].starts_with(b"HTTP/1.1 200"));
     }
     let begin = Instant::now();
     assert_eq!(client.read(&mut buffer).await.unwrap(), 0);
-    let rested = begin.elapsed();
-    assert!((IDLE_TIMEOUT..IDLE_TIMEOUT + SLOW_TICK).contains(&rested), "{rested:?}");
+    let idle = begin.elapsed();
+    assert!((IDLE_TIMEOUT..IDLE_TIMEOUT + SLOW_TICK).contains(&idle), "{idle:?}");
 }

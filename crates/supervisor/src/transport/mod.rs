@@ -1,11 +1,11 @@
-//! How connections are accepted, limited, secured and drained, and how bodies are read and written.
-//! Knows no contract.
+//! Accepts, limits, secures and drains connections, and reads and writes bodies. Independent of contracts.
 //!
-//! - [`listener`] accepts, [`http2`] holds connections for gRPC; [`places`] limits connections, [`watched`] finds slow ones.
-//! - [`edge`] is what every request passes first: [`keys`], [`cors`], [`tls`].
+//! - [`listener`] accepts connections, [`http2`] serves those of gRPC; [`slots`] limits them, [`watched`] finds
+//!   slow ones.
+//! - [`edge`] stands in front of all routes: [`keys`], [`cors`], [`tls`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`holding`] write response bodies.
 //! - [`panics`] turns a panicking handler into a response.
-//! - [`error`]: what goes wrong here; each listener is handed the words for it.
+//! - [`error`]: errors of this layer; each contract renders them.
 
 pub(crate) mod bodies;
 pub(crate) mod chunks;
@@ -17,8 +17,8 @@ mod http2;
 pub(crate) mod keys;
 pub(crate) mod listener;
 pub(crate) mod panics;
-pub(crate) mod places;
 mod secret_file;
+pub(crate) mod slots;
 pub(crate) mod tls;
 pub(crate) mod unpack;
 mod watched;

@@ -1,6 +1,5 @@
-//! A panic in a handler is a fault of ours: that request is answered 500, and everything else goes
-//! on. Around all routes of HTTP and all services of gRPC. The hook of [`onnxd_telemetry::stderr`] has
-//! logged it by then.
+//! Answers a request whose handler panics with 500. Wraps all HTTP routes and gRPC services. The panic hook of
+//! [`onnxd_telemetry::stderr`] logs the panic.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -15,7 +14,7 @@ use futures_util::FutureExt;
 
 use crate::transport::error::{Shapes, TransportError, shape_of};
 
-/// The routes, whose panics are answered in the words of `shapes`.
+/// Wraps routes; `shapes` renders the responses to panics.
 pub(crate) fn caught(router: Router, shapes: Arc<dyn Shapes>) -> Router {
     router.layer(middleware::from_fn_with_state(shapes, catch))
 }
@@ -26,7 +25,7 @@ async fn catch(
     next: Next,
 ) -> Response<Body> {
     let shape = shape_of(&shapes, &request);
-    // What a handler shares with others is behind locks that outlive a panic, or atomic.
+    // State shared by handlers is atomic, or behind locks that tolerate a panic.
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     answered.unwrap_or_else(|_| shape.render(TransportError::Panicked))
 }
@@ -39,7 +38,7 @@ mod tests {
     use super::*;
     use crate::transport::error::{Shape, only};
 
-    /// Answers the status alone.
+    /// Renders only the status.
     struct Status;
 
     impl Shape for Status {
@@ -55,7 +54,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_answered_500_and_the_next_request_as_ever() {
+    async fn panic_is_answered_500_and_the_next_request_succeeds() {
         let routes = Router::new().route("/a", get(broken)).route("/b", get(|| async { "b" }));
         let router = caught(routes, only(&Status));
         for (path, status) in [("/a", 500), ("/b", 200), ("/a", 500)] {

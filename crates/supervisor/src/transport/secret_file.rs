@@ -1,25 +1,24 @@
-//! Reads a small file that may hold secrets: keys, certificates. Its errors never say what stands
-//! in it.
+//! Reads small files that may hold secrets: keys and certificates. Errors never quote the content.
 
 use std::{fs, fs::File, io, io::Read, path::Path};
 
-/// Why such a file cannot be read.
+/// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("this is no file")]
+    #[error("not a regular file")]
     NoFile,
-    #[error("it is longer than {0} bytes")]
+    #[error("the file is longer than {0} bytes")]
     Long(u64),
 }
 
-/// Reads all of it. Links are followed, since that is how secrets are mounted and renewed.
+/// Reads the whole file. Follows links: container platforms mount and renew secrets through them.
 ///
 /// # Errors
-/// It is no file, or longer than `bytes_max`, or the system refuses.
+/// The path is not a regular file, the file is longer than `bytes_max`, or it cannot be read.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-    // Before it is opened: opening a pipe would wait for a writer.
+    // Checked before opening: opening a pipe would wait for a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(FileError::NoFile);
     }
@@ -33,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_or_too_long_or_no_file_is_refused() {
+    fn missing_long_and_special_files_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         assert!(matches!(read(&path, 3), Err(FileError::Io(_))));

@@ -1,5 +1,5 @@
-//! TLS: the certificate and its key, read at the start and again on demand. Owns the files and
-//! what a listener needs to shake hands; connections belong to [`crate::transport::listener`].
+//! TLS: loads and reloads the certificate and its key, and configures handshakes for
+//! [`crate::transport::listener`].
 
 use std::{
     fmt,
@@ -15,76 +15,76 @@ use rustls::{
 
 use crate::transport::secret_file::{self, FileError};
 
-/// Bytes of either file. A longer one is refused.
+/// Largest size of either file, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where a certificate and its key are, both as PEM.
+/// Paths of a certificate and its key, both PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TlsFiles {
-    /// The certificate, and after it those that vouch for it.
+    /// The certificate, followed by intermediate certificates.
     pub certificate: PathBuf,
-    /// The certificate's private key.
+    /// The private key.
     pub key: PathBuf,
 }
 
-/// The certificate that is shown now.
+/// The certificate in use.
 pub(crate) struct Tls {
     files: TlsFiles,
     current: RwLock<Arc<ServerConfig>>,
 }
 
-/// Why a certificate and its key cannot be used. Never says what stands in the key's file.
+/// Why a certificate and key cannot be used. Never quotes the key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    #[error("--tls-cert {}: {error}", path.display())]
+    #[error("--tls-cert: {}: {error}", path.display())]
     CertificateFile { path: PathBuf, error: FileError },
-    #[error("--tls-cert {}: this is no PEM file with a certificate", path.display())]
+    #[error("--tls-cert: {}: expected a PEM file with a certificate", path.display())]
     NoCertificate { path: PathBuf },
-    #[error("--tls-key {}: {error}", path.display())]
+    #[error("--tls-key: {}: {error}", path.display())]
     KeyFile { path: PathBuf, error: FileError },
     #[error(
-        "--tls-key {}: this is no PEM file with a private key (PKCS#8, PKCS#1 or SEC1, not encrypted)",
+        "--tls-key: {}: expected a PEM file with an unencrypted private key (PKCS#8, PKCS#1 or SEC1)",
         path.display()
     )]
     NoKey { path: PathBuf },
     #[error(
-        "--tls-key {}: the key does not fit the certificate --tls-cert {}",
+        "--tls-key: {}: the key does not match the certificate in {}",
         files.key.display(), files.certificate.display()
     )]
     Mismatch { files: TlsFiles },
     #[error(
-        "--tls-cert {} and --tls-key {} cannot be used: {error}",
+        "--tls-cert: cannot use {} with the key in {}: {error}",
         files.certificate.display(), files.key.display()
     )]
     Unusable { files: TlsFiles, error: rustls::Error },
 }
 
 impl Tls {
-    /// Reads both files.
+    /// Loads both files.
     ///
     /// # Errors
-    /// One cannot be used, or they do not belong together.
+    /// A file is invalid, or the key does not match the certificate.
     pub(crate) fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let current = RwLock::new(read(&files)?);
         Ok(Self { files, current })
     }
 
-    /// Reads both files again. Connections that are there go on as they are.
+    /// Reloads both files. Open connections are not affected.
     ///
     /// # Errors
-    /// As [`Tls::load`]; the certificate from before is shown on then.
+    /// As for [`Tls::load`]. The previous certificate stays in use then.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let config = read(&self.files)?;
-        tracing::info!("the TLS certificate was read again");
+        tracing::info!("reloaded the TLS certificate");
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    /// What the next handshake uses, for a listener that speaks these protocols, the preferred
-    /// one first.
+    /// Returns the configuration of the next handshake, with the listener's protocols in order of
+    /// preference.
     pub(crate) fn config(&self, protocols: &[&[u8]]) -> Arc<ServerConfig> {
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        // Cheap beside a handshake: all that is large in it is shared.
+        // Cheap compared to a handshake: large parts are shared.
         let mut config = ServerConfig::clone(&current);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config)
@@ -97,12 +97,12 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// A configuration of its own each time, also with sessions of its own: whoever resumes one sees
-/// no certificate, and would never notice a new one.
+/// Builds a new configuration, with a new session store: a resumed session would keep using the old
+/// certificate.
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .expect("ring has the suites of TLS 1.2 and 1.3")
+        .expect("ring supports TLS 1.2 and 1.3")
         .with_no_client_auth();
     let config = builder.with_single_cert(certificates(&files.certificate)?, key(&files.key)?);
     config.map(Arc::new).map_err(|error| match error {
@@ -124,7 +124,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let pem = secret_file::read(path, FILE_BYTES_MAX)
         .map_err(|error| TlsError::KeyFile { path: path.to_owned(), error })?;
-    // The parser's own errors may quote the file.
+    // Errors of the parser may quote the file.
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoKey { path: path.to_owned() })
 }
 
@@ -140,12 +140,12 @@ mod tests {
         rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap()
     }
 
-    struct Place {
+    struct Fixture {
         _directory: tempfile::TempDir,
         files: TlsFiles,
     }
 
-    impl Place {
+    impl Fixture {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let files = TlsFiles {
@@ -166,43 +166,47 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_used_are_named_with_the_reason() {
-        let (place, one, other) = (Place::new(), pair(), pair());
+    fn invalid_files_are_named_with_the_reason() {
+        let (fixture, one, other) = (Fixture::new(), pair(), pair());
         let (certificate, key) = (one.cert.pem(), one.signing_key.serialize_pem());
         let broken = key.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----");
         for (certificate, key, part) in [
-            ("", key.as_str(), "cert.pem: this is no PEM file with a certificate"),
-            (&key, &key, "cert.pem: this is no PEM file with a certificate"),
-            (&certificate, "", "key.pem: this is no PEM file with a private key"),
-            (&certificate, &certificate, "key.pem: this is no PEM file with a private key"),
-            (&certificate, &broken, "key.pem: this is no PEM file with a private key"),
-            (&certificate, &other.signing_key.serialize_pem(), "does not fit the certificate"),
+            ("", key.as_str(), "cert.pem: expected a PEM file with a certificate"),
+            (&key, &key, "cert.pem: expected a PEM file with a certificate"),
+            (&certificate, "", "key.pem: expected a PEM file with an unencrypted private key"),
+            (
+                &certificate,
+                &certificate,
+                "key.pem: expected a PEM file with an unencrypted private key",
+            ),
+            (&certificate, &broken, "key.pem: expected a PEM file with an unencrypted private key"),
+            (&certificate, &other.signing_key.serialize_pem(), "does not match the certificate"),
         ] {
-            place.write(certificate, key);
-            let message = place.error();
+            fixture.write(certificate, key);
+            let message = fixture.error();
             assert!(message.contains(part), "{message}");
             assert!(!key.lines().any(|line| line.len() > 9 && message.contains(line)), "{message}");
         }
         let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        place.write(nonsense, &key);
-        assert!(place.error().contains("cannot be used"), "{}", place.error());
-        fs::remove_file(&place.files.certificate).unwrap();
-        assert!(place.error().contains("--tls-cert") && place.error().contains("No such file"));
+        fixture.write(nonsense, &key);
+        assert!(fixture.error().contains("cannot use"), "{}", fixture.error());
+        fs::remove_file(&fixture.files.certificate).unwrap();
+        assert!(fixture.error().contains("--tls-cert") && fixture.error().contains("No such file"));
     }
 
     #[test]
-    fn a_bad_pair_leaves_the_certificate_and_a_good_one_begins_anew() {
-        let (place, one, other) = (Place::new(), pair(), pair());
-        place.write(&one.cert.pem(), &one.signing_key.serialize_pem());
-        let tls = Tls::load(place.files.clone()).unwrap();
+    fn invalid_pair_keeps_the_previous_certificate() {
+        let (fixture, one, other) = (Fixture::new(), pair(), pair());
+        fixture.write(&one.cert.pem(), &one.signing_key.serialize_pem());
+        let tls = Tls::load(fixture.files.clone()).unwrap();
         let before = tls.config(&[b"h2"]);
         assert_eq!(before.alpn_protocols, [b"h2"]);
 
-        place.write(&other.cert.pem(), &one.signing_key.serialize_pem());
+        fixture.write(&other.cert.pem(), &one.signing_key.serialize_pem());
         tls.reload().unwrap_err();
         assert!(Arc::ptr_eq(&before.cert_resolver, &tls.config(&[]).cert_resolver));
 
-        place.write(&other.cert.pem(), &other.signing_key.serialize_pem());
+        fixture.write(&other.cert.pem(), &other.signing_key.serialize_pem());
         tls.reload().unwrap();
         let after = tls.config(&[b"http/1.1"]);
         assert!(!Arc::ptr_eq(&before.cert_resolver, &after.cert_resolver));

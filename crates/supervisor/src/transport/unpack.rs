@@ -1,5 +1,5 @@
-//! Request bodies that are packed: gzip and deflate (RFC 9110, section 8.4.1). The limit is on what
-//! comes out, so that no small body becomes a large one.
+//! Decompresses request bodies: gzip and deflate (RFC 9110, section 8.4.1). The size limit applies to the
+//! output, against decompression bombs.
 
 use std::io::{self, Read};
 
@@ -9,26 +9,26 @@ use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
 use crate::transport::error::TransportError;
 
-/// How a body is packed.
+/// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
     Gzip,
-    /// What HTTP calls deflate is in the format of zlib.
+    /// HTTP's `deflate`, which is the zlib format.
     Zlib,
 }
 
-/// How the body of a request with these headers is packed, if it is.
+/// Returns how the body is compressed, from `content-encoding`.
 ///
 /// # Errors
-/// It is packed in an unknown way.
+/// The encoding is unsupported.
 pub(super) fn packing(headers: &HeaderMap) -> Result<Option<Packing>, TransportError> {
     named(headers.get(header::CONTENT_ENCODING))
 }
 
-/// The way of packing that a header names, if it names any.
+/// Parses the name of an encoding. `None` means uncompressed.
 ///
 /// # Errors
-/// As above.
+/// The encoding is unsupported.
 pub(crate) fn named(encoding: Option<&HeaderValue>) -> Result<Option<Packing>, TransportError> {
     let Some(encoding) = encoding else { return Ok(None) };
     match encoding.to_str().map(str::trim).map(str::to_ascii_lowercase).as_deref() {
@@ -39,10 +39,10 @@ pub(crate) fn named(encoding: Option<&HeaderValue>) -> Result<Option<Packing>, T
     }
 }
 
-/// Unpacks a body.
+/// Decompresses a body.
 ///
 /// # Errors
-/// It is not packed in that way, or more than `bytes_max` come out.
+/// The data is corrupt, or the output exceeds `bytes_max`.
 pub(crate) fn unpack(
     packed: &Bytes,
     packing: Packing,
@@ -59,7 +59,7 @@ pub(crate) fn unpack(
     }
 }
 
-/// One byte more than the limit tells that there are more.
+/// Reads up to one byte more than the limit, which shows that the limit is exceeded.
 fn read(packed: impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     packed.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_packing_are_unpacked() {
+    fn gzip_and_deflate_are_decompressed() {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         zlib.write_all(b"hello").unwrap();
         let zlib = zlib.finish().unwrap().into();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_body_that_becomes_a_large_one_is_refused_and_so_is_nonsense() {
+    fn bombs_and_corrupt_bodies_are_refused() {
         let bomb = gzip(&vec![0; 1 << 20]);
         assert!(bomb.len() < 8192);
         let status = |body: &Bytes| unpack(body, Packing::Gzip, 100_000).unwrap_err().status();

@@ -1,5 +1,5 @@
-//! A socket, or the inside of TLS, that tells its [`Place`] when bytes come and whether they go.
-//! Used by [`crate::transport::listener`].
+//! A stream that reports reads and writes to its [`ConnectionSlot`]. [`crate::transport::listener`] wraps sockets
+//! and TLS streams in it.
 
 use std::{
     io,
@@ -10,18 +10,18 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::transport::places::Place;
+use crate::transport::slots::ConnectionSlot;
 
-/// A stream with somebody who watches it.
+/// A stream whose reads and writes update a connection slot.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     pub stream: S,
-    pub place: Arc<Place>,
+    pub slot: Arc<ConnectionSlot>,
 }
 
 impl<S> Watched<S> {
     fn sent<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.place.sent(polled.is_ready());
+        self.slot.sent(polled.is_ready());
         polled
     }
 }
@@ -35,7 +35,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.place.bytes();
+            self.slot.received();
         }
         polled
     }
@@ -65,7 +65,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What TLS has taken may still wait for the client.
+        // Bytes buffered by TLS may still wait for the client.
         let polled = Pin::new(&mut self.stream).poll_flush(context);
         self.sent(polled)
     }

@@ -1,6 +1,6 @@
-//! How the text for Prometheus is written. The library writes `OpenMetrics`, in which a counter's
-//! family has no `_total` and the text has an end mark. The classic format, which everything
-//! understands that does not ask for the other, differs in just these lines.
+//! Text formats for Prometheus. The library writes `OpenMetrics`, in which a counter's family has
+//! no `_total` and the text ends with a mark. The classic format, the default for clients that do
+//! not ask for `OpenMetrics`, differs only in these lines.
 
 use std::fmt;
 
@@ -11,17 +11,17 @@ use prometheus_client::{
 
 use crate::metrics::histogram::Histogram;
 
-/// How the text is written.
+/// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// What has been understood since Prometheus 0.4.
+    /// Supported since Prometheus 0.4.
     Classic,
     /// Version 1.0.
     OpenMetrics,
 }
 
 impl Format {
-    /// The format for who sends this `Accept` header, or none.
+    /// Returns the format for a request with this `Accept` header.
     pub fn wanted(accept: Option<&str>) -> Self {
         match accept {
             Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
@@ -29,7 +29,7 @@ impl Format {
         }
     }
 
-    /// What the answer says that it is.
+    /// Returns the value of the `Content-Type` header.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
@@ -38,15 +38,15 @@ impl Format {
     }
 }
 
-/// The same text in the classic format: each counter's family is named as its samples are, and
-/// there is no end mark.
+/// Converts `OpenMetrics` text to the classic format: names each counter's family like its samples
+/// and removes the end mark.
 pub fn classic(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
     for line in open_metrics.lines().filter(|line| *line != "# EOF") {
         let mut words = line.splitn(4, ' ');
         match (words.next(), words.next(), words.next(), words.next()) {
-            // The type says what the family is called, and comes next.
+            // Hold the help back: the TYPE line, which follows, decides the family's name.
             (Some("#"), Some("HELP"), _, Some(about)) => help = Some(about),
             (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
                 let suffix = if kind == "counter" { "_total" } else { "" };
@@ -64,7 +64,7 @@ pub fn classic(open_metrics: &str) -> String {
 /// Labels of one series.
 pub type Labels<const N: usize> = [(&'static str, String); N];
 
-/// Where families are written.
+/// A writer of metric families.
 pub struct Page<'a>(pub DescriptorEncoder<'a>);
 
 impl fmt::Debug for Page<'_> {
@@ -74,7 +74,7 @@ impl fmt::Debug for Page<'_> {
 }
 
 impl Page<'_> {
-    /// A family whose name has no `_total`, which its samples get.
+    /// Writes a family of counters. The name has no `_total`; samples get it.
     pub fn counter<V: EncodeCounterValue, const N: usize>(
         &mut self,
         name: &str,
@@ -85,7 +85,7 @@ impl Page<'_> {
         self.family(name, about, MetricType::Counter, series)
     }
 
-    /// A family of values that rise and fall.
+    /// Writes a family of gauges.
     pub fn gauge<V: EncodeGaugeValue, const N: usize>(
         &mut self,
         name: &str,
@@ -96,7 +96,7 @@ impl Page<'_> {
         self.family(name, about, MetricType::Gauge, series)
     }
 
-    /// A family of histograms.
+    /// Writes a family of histograms.
     pub fn histogram<'h, const N: usize>(
         &mut self,
         name: &str,
@@ -116,7 +116,7 @@ impl Page<'_> {
         let mut encoder = self.0.encode_descriptor(name, about, None, kind)?;
         for (labels, metric) in series {
             match N {
-                // Not even braces.
+                // Without labels there are no braces either.
                 0 => return metric.encode(encoder),
                 _ => metric.encode(encoder.encode_family(&labels)?)?,
             }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_classic_text_names_counters_with_total_and_has_no_end_mark() {
+    fn classic_text_names_counters_total_and_has_no_end_mark() {
         let open_metrics = "# HELP a Of a kind\n# TYPE a counter\na_total{b=\"# EOF\"} 1\n\
             # HELP c_seconds Time\n# TYPE c_seconds gauge\nc_seconds 2.0\n# EOF\n";
         let expected = "# HELP a_total Of a kind\n# TYPE a_total counter\na_total{b=\"# EOF\"} 1\n\
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asks_for_open_metrics_gets_it() {
+    fn open_metrics_is_sent_only_on_request() {
         for (accept, format) in [
             (None, Format::Classic),
             (Some("*/*"), Format::Classic),

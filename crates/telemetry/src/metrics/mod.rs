@@ -1,11 +1,11 @@
-//! What happened so far, counted: written where it happens, read by the admin interface and by
-//! `GET /metrics`. No retry and no drop goes uncounted. Whoever counts adds to an atomic: nothing
-//! here locks, allocates or looks anything up by name while requests are answered.
+//! Counters of events: written where the events happen, read by the admin interface and
+//! `GET /metrics`. Every retry and every drop is counted. Counting adds to an atomic: serving a
+//! request takes no lock, allocation or lookup by name here.
 //!
-//! - [`counter`], [`histogram`]: what is added to.
-//! - [`model`], [`routes`]: what is counted of each model and of each route.
-//! - [`format`]: the text for Prometheus. What is in it is the business of who serves `/metrics`.
-//! - [`process`]: what the kernel says.
+//! - [`counter`], [`histogram`]: the primitives.
+//! - [`model`], [`routes`]: metrics of each model and each route.
+//! - [`format`]: the text for Prometheus; its content belongs to the handler of `/metrics`.
+//! - [`process`]: figures from the kernel.
 
 pub mod counter;
 pub mod format;
@@ -28,57 +28,57 @@ use serde::{Serialize, Serializer};
 
 use crate::metrics::{counter::Counter, model::ModelMetrics, routes::Routes};
 
-/// Everything that a supervisor counts. `onnxd status` shows what is serialized.
+/// The supervisor's metrics. `onnxd status` shows the serialized fields.
 #[derive(Debug, Serialize)]
 pub struct Metrics {
     /// Texts accepted into the queue.
     pub items_total: Counter,
-    /// Texts that were run again because their worker ended.
+    /// Texts that were run again because their worker died.
     pub items_retried_total: Counter,
-    /// Texts that were run again so that one response has one generation.
+    /// Texts that were run again so that a response has one generation.
     pub items_regenerated_total: Counter,
-    /// Texts dropped because their client had gone or their deadline had passed.
+    /// Texts dropped because the client disconnected or the deadline passed.
     pub items_cancelled_total: Counter,
-    /// Texts that took too many workers with them and were answered 500.
+    /// Texts that crashed too many workers and were answered 500.
     pub items_poisonous_total: Counter,
-    /// Texts refused because their like took too many workers with it.
+    /// Texts refused because identical ones crashed too many workers.
     pub items_refused_total: Counter,
-    /// Micro-batches that were run.
+    /// Micro-batches run.
     pub micro_batches_total: Counter,
-    /// CPU time that workers spent on them, in ONNX Runtime and pooling.
+    /// CPU time of workers in ONNX Runtime and pooling.
     pub inference_cpu_micros_total: Counter,
     /// Requests refused because the queue was full.
     pub requests_overloaded_total: Counter,
-    /// Connections that waited because as many as allowed were open.
+    /// Connections that waited because the limit on open connections was reached.
     pub connections_delayed_total: Counter,
-    /// Idle or slow connections that were closed because others needed their places.
+    /// Idle or slow connections closed to free their slots for others.
     pub connections_evicted_total: Counter,
-    /// Groups that were terminated because a deadline had passed.
+    /// Groups terminated because a deadline passed.
     pub groups_terminated_total: Counter,
-    /// Workers that were killed because they did not go on.
+    /// Workers killed because they stopped responding.
     pub workers_killed_total: ByReason<KillReason>,
-    /// Workers started again because they used more memory than `--worker-memory`.
+    /// Workers restarted because they used more memory than `--worker-memory`.
     pub workers_recycled_total: Counter,
-    /// Workers started again after they had ended.
+    /// Workers restarted after they had exited.
     pub worker_restarts_total: ByReason<RestartReason>,
     /// Generations committed since the start.
     pub commits_total: Counter,
-    /// Generations that were given up because their workers failed.
+    /// Generations rolled back because their workers failed.
     pub automatic_rollbacks_total: Counter,
-    /// Updates that were refused.
+    /// Updates refused.
     pub updates_refused_total: Counter,
-    /// What is counted of each route.
+    /// Metrics of each route.
     #[serde(skip)]
     pub routes: Routes,
-    /// By slot, and one for a slot that nobody has.
+    /// Metrics of each slot, and a last entry for invalid slots.
     #[serde(skip)]
     pub models: Box<[ModelMetrics]>,
     #[serde(skip)]
     pub connections: Gauge,
-    /// Texts that wait or are computed, when the dispatcher was last asked.
+    /// Texts queued or running, as last reported by the dispatcher.
     #[serde(skip)]
     pub items: Gauge,
-    /// Whether workers and checkers are confined.
+    /// Whether workers and checkers are sandboxed.
     #[serde(skip)]
     pub sandbox: AtomicBool,
     #[serde(skip)]
@@ -86,8 +86,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing has happened yet. `templates` are the paths of all routes.
-    #[expect(clippy::disallowed_methods, reason = "people read when the process started")]
+    /// Creates empty metrics. `templates` are the paths of all routes.
+    #[expect(clippy::disallowed_methods, reason = "the start time is for people to read")]
     pub fn new(templates: &[String]) -> Self {
         Self {
             items_total: Counter::default(),
@@ -117,20 +117,20 @@ impl Metrics {
         }
     }
 
-    /// What is counted of the model in a slot. What is told of a slot that nobody has is counted
-    /// where nobody sees it.
+    /// Returns the metrics of a slot's model. Events of an invalid slot go to an entry that is
+    /// never shown.
     pub fn model(&self, slot: Slot) -> &ModelMetrics {
-        let (nobody, models) = self.models.split_last().expect("there is always one more");
-        models.get(usize::from(slot)).unwrap_or(nobody)
+        let (discarded, models) = self.models.split_last().expect("one entry is always extra");
+        models.get(usize::from(slot)).unwrap_or(discarded)
     }
 
-    /// A connection is open as long as the result lives.
+    /// Counts a connection as open until the result is dropped.
     pub fn connected(self: &Arc<Self>) -> Connected {
         self.connections.0.fetch_add(1, Ordering::Relaxed);
         Connected(Arc::clone(self))
     }
 
-    /// So many texts wait or are computed.
+    /// Sets the number of texts that are queued or running.
     pub fn see_items(&self, count: usize) {
         self.items.0.store(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -152,7 +152,7 @@ impl Gauge {
     }
 }
 
-/// An open connection. Dropping it closes the account.
+/// Counts an open connection; dropping it counts the close.
 #[derive(Debug)]
 pub struct Connected(Arc<Metrics>);
 
@@ -162,26 +162,26 @@ impl Drop for Connected {
     }
 }
 
-/// A closed set of values of the label `reason`.
+/// A closed set of values for the label `reason`.
 pub trait Reason: Copy + 'static {
     /// Every value, in the order of its counter.
     const ALL: &'static [Self];
 
-    /// The label's value.
+    /// Returns the label's value.
     fn label(self) -> &'static str;
 
-    /// Its place in [`Reason::ALL`].
+    /// Returns its index in [`Reason::ALL`].
     fn index(self) -> usize;
 }
 
-/// Why a worker ended that was started again.
+/// Why a worker that was restarted had exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartReason {
     /// SIGKILL from outside.
     Killed,
     /// Another signal.
     Signal,
-    /// It exited.
+    /// The process exited.
     Exited,
     /// The exit status is unknown.
     Unknown,
@@ -207,9 +207,9 @@ impl Reason for RestartReason {
 /// Why the supervisor killed a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillReason {
-    /// It did not get ready, obey or answer in time: what it computes or loads may be the cause.
+    /// It did not start, respond or obey in time. The model or the input may be the cause.
     Hung,
-    /// Its process had been stopped: nothing that it had is to blame.
+    /// Its process had been stopped, so neither model nor input is to blame.
     Stopped,
 }
 
@@ -248,7 +248,7 @@ impl<R: Reason> ByReason<R> {
         self.counters[reason.index()].add();
     }
 
-    /// The label's values with their counts.
+    /// Returns the label's values with their counts.
     pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         R::ALL.iter().map(|reason| (reason.label(), self.counters[reason.index()].read()))
     }
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_restart_is_counted_with_its_reason_and_status_shows_the_sum() {
+    fn restarts_are_counted_by_reason_and_status_shows_the_sum() {
         let metrics = Metrics::default();
         use RestartReason::{Exited, Killed, Signal, Unknown};
         for reason in [Killed, Killed, Signal, Exited, Unknown] {
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
         let json = serde_json::to_value(&metrics).unwrap();
         assert_eq!(json["worker_restarts_total"], 5);
-        assert_eq!(json.as_object().unwrap().len(), 18, "status shows the counters: {json}");
+        assert_eq!(json.as_object().unwrap().len(), 18, "every counter is serialized: {json}");
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_a_slot_that_nobody_has_is_no_panic() {
+    fn an_event_of_an_invalid_slot_does_not_panic() {
         let metrics = Metrics::default();
         metrics.model(Slot::MAX).load_failed();
         metrics.model(0).load_failed();

@@ -1,5 +1,5 @@
-//! What is counted of each model. The dispatcher and the updater tell what happened; what that
-//! means for which series is decided here.
+//! Metrics of each model. The dispatcher and the updater report events; this file decides which
+//! series they change.
 
 use std::{array, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::metrics::{
     histogram::{Histogram, LONG, QUICK, SIZES},
 };
 
-/// What came of a load, as the label `result` says it.
+/// Values of the label `result` for loads.
 const LOAD_RESULTS: [&str; 3] = ["loaded", "loaded_ahead", "failed"];
-/// What came of an update, as the label `result` says it.
+/// Value of the label `result` for a committed update.
 const COMMITTED: &str = "committed";
-/// Or why there was none: the kinds of refusals in their order, as everybody sees them.
+/// Values of the label `result` for refused updates: the serialized refusal kinds, in order.
 const REFUSALS: [&str; RefusalKind::Internal as usize + 1] = [
     "not_found",
     "contract",
@@ -34,7 +34,7 @@ const REFUSALS: [&str; RefusalKind::Internal as usize + 1] = [
     "internal",
 ];
 
-/// What is counted of one model.
+/// Metrics of one model.
 #[derive(Debug)]
 pub struct ModelMetrics {
     pub queue: Histogram,
@@ -69,36 +69,36 @@ impl Default for ModelMetrics {
 }
 
 impl ModelMetrics {
-    /// How many items waited, groups were tokenized and micro-batches run, each with the time that
-    /// all took, in microseconds.
+    /// Returns the number of queue waits, tokenized groups and micro-batches, each with its total
+    /// time in microseconds.
     pub fn phases(&self) -> [(u64, u64); 3] {
         [self.queue.total(), self.tokenize.total(), self.inference.total()]
     }
 
-    /// How many items micro-batches answered.
+    /// Returns the number of items that micro-batches answered.
     pub fn answered(&self) -> u64 {
         self.batch_size.total().1
     }
 
-    /// An item was handed to a worker after it had waited so long.
+    /// Records how long an item waited before it was sent to a worker.
     pub fn handed_out(&self, waited: Duration) {
         self.queue.observe_time(waited);
     }
 
-    /// A worker tokenized a whole group.
+    /// Records the time a worker took to tokenize a group.
     pub fn tokenized(&self, micros: u32) {
         self.tokenize.observe(micros.into());
     }
 
-    /// A worker ran a micro-batch: the tokens of its items, and how long it took.
+    /// Records a micro-batch: the tokens of its items and its duration.
     pub fn ran(&self, tokens: impl ExactSizeIterator<Item = u32>, micros: u32) {
         self.inference.observe(micros.into());
         self.batch_size.observe(tokens.len() as u64);
         self.tokens.add_all(tokens.map(u64::from).sum());
     }
 
-    /// A worker serves another generation. Where that had been loaded ahead or is the same
-    /// content, `micros` is 0 and nothing was loaded.
+    /// Records a refresh to another generation. `micros` is 0 if nothing was loaded, because the
+    /// version was loaded ahead or has the same content.
     pub fn refreshed(&self, micros: u64) {
         if micros > 0 {
             self.load.observe(micros);
@@ -106,41 +106,41 @@ impl ModelMetrics {
         }
     }
 
-    /// A worker has loaded a version beside what it serves.
+    /// Records that a worker loaded a version ahead.
     pub fn loaded_ahead(&self, micros: u64) {
         self.load.observe(micros);
         self.loads[1].add();
     }
 
-    /// A worker could not load, ahead or when it had to.
+    /// Records that a worker failed to load, ahead or on refresh.
     pub fn load_failed(&self) {
         self.loads[2].add();
     }
 
-    /// An item waited so long because its worker loaded before it computed it.
+    /// Records how long an item waited because its worker had to load the model first.
     pub fn waited_for_load(&self, waited: Duration) {
         self.load_wait.observe_time(waited);
     }
 
-    /// An update that was asked for has been committed or refused, so long after the call.
+    /// Records an update as committed or refused, with the time since the call.
     pub fn updated(&self, refused: Option<RefusalKind>, took: Duration) {
         let Some(kind) = refused else {
             self.update.observe_time(took);
             return self.commits.add();
         };
         let refusals = self.refusals.get(kind as usize);
-        debug_assert!(refusals.is_some(), "{kind:?} has no name among the refusals");
+        debug_assert!(refusals.is_some(), "no label for {kind:?}");
         if let Some(refusals) = refusals {
             refusals.add();
         }
     }
 
-    /// How often loading had each result.
+    /// Returns the number of loads for each result.
     pub fn load_results(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         LOAD_RESULTS.into_iter().zip(self.loads.iter().map(Counter::read))
     }
 
-    /// How often updates had each result.
+    /// Returns the number of updates for each result.
     pub fn update_results(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let refusals = REFUSALS.into_iter().zip(self.refusals.iter().map(Counter::read));
         [(COMMITTED, self.commits.read())].into_iter().chain(refusals)
@@ -152,15 +152,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_have_the_names_that_callers_see() {
-        for (place, name) in REFUSALS.into_iter().enumerate() {
+    fn refusal_labels_match_the_serialized_kinds() {
+        for (index, name) in REFUSALS.into_iter().enumerate() {
             let kind: RefusalKind = serde_json::from_value(name.into()).unwrap();
-            assert_eq!(kind as usize, place, "{name}");
+            assert_eq!(kind as usize, index, "{name}");
         }
     }
 
     #[test]
-    fn each_update_is_counted_once_and_only_commits_have_a_duration() {
+    fn updates_are_counted_once_and_only_commits_have_a_duration() {
         let model = ModelMetrics::default();
         model.updated(None, Duration::from_secs(1));
         model.updated(Some(RefusalKind::Internal), Duration::from_secs(1));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_to_what_was_loaded_ahead_is_no_load() {
+    fn a_swap_to_a_version_loaded_ahead_counts_no_load() {
         let model = ModelMetrics::default();
         model.loaded_ahead(5_000);
         model.refreshed(0);

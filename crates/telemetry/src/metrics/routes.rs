@@ -1,5 +1,5 @@
-//! What is counted of each route. Routes are known beforehand, so that their series are there from
-//! the start and no client can make new ones: what has no route of its own is `other`.
+//! Metrics of each route. Routes are fixed at startup, so their series exist from the start and
+//! clients cannot create new ones. Requests without a route count as `other`.
 
 use std::time::Duration;
 
@@ -8,47 +8,47 @@ use crate::metrics::{
     histogram::{Histogram, QUICK},
 };
 
-/// The label of requests that no route answers.
+/// Label of requests that match no route.
 const OTHER: &str = "other";
-/// The statuses that HTTP has: 100 to 599.
+/// HTTP statuses: 100 to 599.
 const STATUS_MIN: u16 = 100;
 const STATUSES: usize = 500;
-/// The status that is shown before there was one.
+/// Status that is shown even with a count of zero.
 const OK: u16 = 200;
 
-/// All routes, by the template of their path.
+/// All routes, by path template.
 #[derive(Debug)]
 pub struct Routes(Box<[Route]>);
 
 /// One route.
 #[derive(Debug)]
 pub struct Route {
-    /// The template of its path.
+    /// Path template.
     pub template: Box<str>,
-    /// By status.
+    /// Responses by status.
     answers: Box<[Counter]>,
-    /// From the headers of a request to those of its answer.
+    /// Time from request headers to response headers.
     pub duration: Histogram,
 }
 
 impl Routes {
-    /// Routes with these templates, and what has none.
+    /// Creates metrics for these path templates and for `other`.
     pub fn new(templates: &[String]) -> Self {
         let mut templates: Vec<&str> = templates.iter().map(String::as_str).collect();
         templates.sort_unstable();
         Self(templates.into_iter().chain([OTHER]).map(Route::new).collect())
     }
 
-    /// The route with this template, as the router matched it.
+    /// Returns the route with this template, as matched by the router.
     pub fn find(&self, template: Option<&str>) -> &Route {
-        let (other, routes) = self.0.split_last().expect("there is always `other`");
+        let (other, routes) = self.0.split_last().expect("`other` always exists");
         let Some(template) = template else { return other };
-        let found = routes.binary_search_by(|route| (*route.template).cmp(template));
-        debug_assert!(found.is_ok(), "{template} is not among the templates of the router");
-        found.map_or(other, |place| &routes[place])
+        let index = routes.binary_search_by(|route| (*route.template).cmp(template));
+        debug_assert!(index.is_ok(), "{template} is not a template of the router");
+        index.map_or(other, |index| &routes[index])
     }
 
-    /// All of them.
+    /// Returns all routes, `other` last.
     pub fn all(&self) -> &[Route] {
         &self.0
     }
@@ -60,16 +60,16 @@ impl Route {
         Self { template: template.into(), answers, duration: Histogram::new(QUICK) }
     }
 
-    /// A request has been answered.
+    /// Records a response.
     pub fn answered(&self, status: u16, took: Duration) {
-        // What is no status of HTTP cannot be sent either.
+        // hyper cannot send a status outside the range.
         if let Some(answers) = self.answers.get(usize::from(status.wrapping_sub(STATUS_MIN))) {
             answers.add();
         }
         self.duration.observe_time(took);
     }
 
-    /// How many answers there were of each status that there was, and of 200.
+    /// Returns the count of each status that was sent, and of 200.
     pub fn by_status(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         let all = (STATUS_MIN..).zip(self.answers.iter().map(Counter::read));
         all.filter(|&(status, count)| count > 0 || status == OK)
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_route_is_found_by_its_template_and_everything_else_is_other() {
+    fn a_route_is_found_by_template_and_the_rest_is_other() {
         let routes =
             Routes::new(&["/v2/health/live", "/embed", "/v2/models/{name}"].map(str::to_owned));
         for template in ["/embed", "/v2/health/live", "/v2/models/{name}"] {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn only_statuses_that_were_sent_are_shown_and_200_from_the_start() {
+    fn only_sent_statuses_and_200_are_shown() {
         let routes = Routes::new(&[]);
         let other = routes.find(None);
         assert_eq!(other.by_status().collect::<Vec<_>>(), [(200, 0)]);

@@ -1,17 +1,17 @@
-//! The compiled form of a version: its model as ONNX Runtime has optimized it, with the weights
-//! arranged as this CPU's kernels want them, in a file that all workers map. So a worker loads
-//! faster, and the weights of all workers are in memory once.
+//! The compiled form of a version: the graph optimized by ONNX Runtime, with the weights packed for
+//! this CPU's kernels in a file that all workers map. Workers load faster and share one copy of the
+//! weights.
 //!
-//! It is derived, and good only for one build of ONNX Runtime on one kind of CPU, which its key
-//! says. Whoever finds none, or a bad one, loads the plain model.
+//! The compiled form is derived data, valid for one build of ONNX Runtime and one kind of CPU, as
+//! identified by its key. Workers that find none, or a bad one, load the plain model.
 //!
 //! ```text
-//! compiled/<version>/probes              what the version makes of fixed texts
+//! compiled/<version>/probes              the version's outputs for fixed texts
 //! compiled/<version>/<key>/MANIFEST      sizes and digests of the other two
 //! compiled/<version>/<key>/model.onnx
 //! compiled/<version>/<key>/weights.bin
-//! compiled/<version>/<key>/costs         what its runs cost on this machine
-//! compiled/<version>/making-<random>     being written, or left by a process that was killed
+//! compiled/<version>/<key>/costs         the cost of its runs on this machine
+//! compiled/<version>/making-<random>     incomplete: being written, or left by a killed process
 //! ```
 
 use std::{
@@ -31,30 +31,30 @@ use super::{
 };
 use crate::session::{Arrangement, COMPILED_WEIGHTS, Runtime};
 
-/// Raised when the files of a compiled form, or how sessions are set up, change.
+/// Incremented when the files of a compiled form or the session options change.
 const FORMAT: u32 = 6;
-/// Bytes of the widest vector that kernels load at once.
+/// Bytes of the widest vector load of any kernel.
 const PACKED_ALIGNMENT: u64 = 64;
 const MANIFEST: &str = "MANIFEST";
 const MODEL: &str = "model.onnx";
-/// Bytes that are read at once when a digest is computed.
+/// Buffer size for computing digests.
 const READ_BYTES: usize = 256 << 10;
-/// Begins the name of what is being written.
-pub(crate) const MAKING: &str = "making-";
-/// What `/proc/cpuinfo` says about what a CPU can do, on x86-64 and on 64-bit ARM.
+/// The name prefix of incomplete files and directories.
+pub(crate) const INCOMPLETE_PREFIX: &str = "making-";
+/// The fields of `/proc/cpuinfo` that identify a CPU's features, on x86-64 and 64-bit ARM.
 const CPU_FIELDS: [&str; 7] =
     ["vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features"];
 
-/// What the kernel says about this machine's CPUs.
+/// The contents of `/proc/cpuinfo`.
 static CPU: LazyLock<String> =
     LazyLock::new(|| fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
 
-/// Reads what a key needs, before this process may read no more than a version.
+/// Reads `/proc/cpuinfo` for keys, before the sandbox forbids it.
 pub(crate) fn learn_cpu() {
     LazyLock::force(&CPU);
 }
 
-/// What is in a compiled form.
+/// The files of a compiled form.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
     files: Vec<Entry>,
@@ -67,12 +67,12 @@ struct Entry {
     sha256: String,
 }
 
-/// What a compiled form depends on besides the version, as a short name.
+/// A short name for everything that a compiled form depends on, apart from the version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key(String);
 
 impl Key {
-    /// The key of this build of ONNX Runtime on this machine.
+    /// Returns the key of this build of ONNX Runtime on this machine.
     pub(crate) fn of(runtime: &Runtime) -> Self {
         Self::from_parts(&runtime.identity(), &CPU)
     }
@@ -81,7 +81,7 @@ impl Key {
         let mut digest = Sha256::new();
         digest.update(FORMAT.to_le_bytes());
         digest.update(runtime);
-        // One CPU like the other counts once, and in whatever order they are listed.
+        // Identical CPUs count once, and their order does not matter.
         let mut facts: Vec<&str> = cpuinfo.lines().filter(|line| is_of_cpu(line)).collect();
         facts.sort_unstable();
         facts.dedup();
@@ -92,7 +92,7 @@ impl Key {
         Self(hex(&digest.finalize()[..8]))
     }
 
-    /// As the name of a directory.
+    /// Returns the key as a directory name.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -102,7 +102,7 @@ fn is_of_cpu(line: &str) -> bool {
     line.split_once(':').is_some_and(|(field, _)| CPU_FIELDS.contains(&field.trim()))
 }
 
-/// The compiled model below `root`, if it is there and complete. The digests are not looked at.
+/// Returns the compiled model below `root`, if it is complete. Does not check the digests.
 pub(crate) fn find(root: &Path, key: &Key) -> Option<PathBuf> {
     let dir = root.join(key.as_str());
     let complete = Manifest::read(&dir).ok()?.entries_are(|entry| {
@@ -111,7 +111,7 @@ pub(crate) fn find(root: &Path, key: &Key) -> Option<PathBuf> {
     complete.then(|| dir.join(MODEL))
 }
 
-/// Whether the compiled model below `root` is there, and every byte is what was written.
+/// Returns whether the compiled model below `root` is complete and matches its digests.
 fn is_sound(root: &Path, key: &Key) -> bool {
     let dir = root.join(key.as_str());
     find(root, key).is_some()
@@ -122,8 +122,8 @@ fn is_sound(root: &Path, key: &Key) -> bool {
         })
 }
 
-/// No file of a compiled form of the version in `dir` is larger: weights may be stored twice, and
-/// padded.
+/// Returns an upper bound for a file of a compiled form of the version in `dir`. Weights may be stored
+/// twice and padded.
 pub(crate) fn bytes_max(dir: &Path) -> u64 {
     let model = model_in(dir).ok().flatten().map_or_else(|| dir.to_owned(), |(_, model)| model);
     let beside = fs::read_dir(model.parent().unwrap_or(dir)).into_iter().flatten();
@@ -131,17 +131,17 @@ pub(crate) fn bytes_max(dir: &Path) -> u64 {
     bytes.saturating_mul(4).saturating_add(1 << 30)
 }
 
-/// Holds off other processes that would make the same.
+/// An exclusive compilation of one version; other processes wait.
 #[derive(Debug)]
-pub(crate) struct Making<'a> {
+pub(crate) struct Compilation<'a> {
     root: &'a Path,
     key: &'a Key,
     _lock: Flock<File>,
 }
 
-impl<'a> Making<'a> {
-    /// Begins to make the compiled form below `root`, which is created if it is missing. Two
-    /// models may have the same version; who comes second waits here.
+impl<'a> Compilation<'a> {
+    /// Locks `root`, which is created if missing. Blocks while another process compiles the same
+    /// version, which two models may share.
     pub(crate) fn begin(root: &'a Path, key: &'a Key) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let lock = Flock::lock(File::open(root)?, FlockArg::LockExclusive);
@@ -149,46 +149,52 @@ impl<'a> Making<'a> {
         Ok(Self { root, key, _lock: lock })
     }
 
-    /// Whether there is nothing to make: every byte is what was written once.
+    /// Returns whether a sound compiled form exists already.
     pub(crate) fn is_done(&self) -> bool {
         is_sound(self.root, self.key)
     }
 
-    /// Compiles `model`. Nothing is visible before `accept` has tried what was written.
+    /// Compiles `model`. The result becomes visible once `accept` has approved it.
     ///
     /// # Errors
-    /// What failed, for people. Nothing is left behind.
-    pub(crate) fn make(
+    /// What failed, as a message for users. Leaves nothing behind.
+    pub(crate) fn run(
         &self,
         runtime: &Runtime,
         model: &Path,
         accept: impl FnOnce(&Path) -> Result<(), String>,
     ) -> Result<(), String> {
-        let said = |error: io::Error| format!("{}: {error}", self.root.display());
-        self.remove_all().map_err(said)?;
-        let making = tempfile::Builder::new().prefix(MAKING).tempdir_in(self.root).map_err(said)?;
-        let compiled = making.path().join(MODEL);
+        let message = |error: io::Error| format!("{}: {error}", self.root.display());
+        self.remove_all().map_err(message)?;
+        let temporary = tempfile::Builder::new()
+            .prefix(INCOMPLETE_PREFIX)
+            .tempdir_in(self.root)
+            .map_err(message)?;
+        let compiled = temporary.path().join(MODEL);
         for arrangement in Arrangement::ALL {
             runtime.compile(model, &compiled, arrangement).map_err(|error| error.to_string())?;
             if is_aligned(&compiled)? {
                 break;
             }
-            // The next arrangement may need no such file.
-            let _ = fs::remove_file(making.path().join(COMPILED_WEIGHTS));
+            // The next arrangement may not write this file.
+            let _ = fs::remove_file(temporary.path().join(COMPILED_WEIGHTS));
         }
-        Manifest::of(making.path()).and_then(|all| all.write(making.path())).map_err(said)?;
+        Manifest::of(temporary.path())
+            .and_then(|all| all.write(temporary.path()))
+            .map_err(message)?;
         accept(&compiled)?;
-        fs::rename(making.path(), self.root.join(self.key.as_str())).map_err(said)
+        fs::rename(temporary.path(), self.root.join(self.key.as_str())).map_err(message)
     }
 
-    /// Removes what a killed process left, and compiled forms that are damaged or of another key.
-    /// Who has mapped one keeps what it has mapped.
+    /// Removes the leftovers of killed processes, and compiled forms that are damaged or have another
+    /// key. Existing mappings stay valid.
     fn remove_all(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.root)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 fs::remove_dir_all(entry.path())?;
-            } else if entry.file_name().as_encoded_bytes().starts_with(MAKING.as_bytes()) {
+            } else if entry.file_name().as_encoded_bytes().starts_with(INCOMPLETE_PREFIX.as_bytes())
+            {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -196,27 +202,27 @@ impl<'a> Making<'a> {
     }
 }
 
-/// Whether kernels can read what was arranged for them: they crash on what does not begin at a
-/// multiple of their vectors' width, and ONNX Runtime writes it wherever the tensor before it ends.
+/// Returns whether all packed weights are aligned. Kernels crash on unaligned weights, and ONNX
+/// Runtime writes them right behind the previous tensor.
 fn is_aligned(compiled: &Path) -> Result<bool, String> {
-    let said = |error: io::Error| format!("{}: {error}", compiled.display());
-    let file = File::open(compiled).map_err(said)?;
+    let message = |error: io::Error| format!("{}: {error}", compiled.display());
+    let file = File::open(compiled).map_err(message)?;
     let mut is_aligned = true;
     let mut visit = |tensor: Tensor| {
         let packed = tensor.external.map_or_else(Vec::new, |external| external.packed);
-        is_aligned = packed.iter().all(|place| place.is_multiple_of(PACKED_ALIGNMENT));
+        is_aligned = packed.iter().all(|offset| offset.is_multiple_of(PACKED_ALIGNMENT));
         is_aligned
     };
     match walk(&file, &mut visit) {
         Ok(()) | Err(WalkError::Stopped) => Ok(is_aligned),
-        Err(error) => Err(format!("the compiled form cannot be read: {error:?}")),
+        Err(error) => Err(format!("failed to read the compiled form: {error:?}")),
     }
 }
 
 impl Manifest {
     fn of(dir: &Path) -> io::Result<Self> {
         let mut files = Vec::new();
-        // A small model has no weights that are worth a file.
+        // Small models have no separate weights file.
         for name in [MODEL, COMPILED_WEIGHTS] {
             let path = dir.join(name);
             if name == MODEL || path.exists() {
@@ -235,7 +241,7 @@ impl Manifest {
         Ok(serde_json::from_slice(&fs::read(dir.join(MANIFEST))?)?)
     }
 
-    /// Whether it names the model, nothing outside of the directory, and only what is `good`.
+    /// Returns whether the manifest lists the model and only known files, all of them `good`.
     fn entries_are(&self, good: impl Fn(&Entry) -> bool) -> bool {
         let known = |entry: &Entry| [MODEL, COMPILED_WEIGHTS].contains(&entry.name.as_str());
         self.files.iter().any(|entry| entry.name == MODEL)
@@ -270,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_changes_with_the_library_and_with_what_the_cpu_can_do_and_with_nothing_else() {
+    fn key_depends_only_on_the_library_and_cpu_features() {
         let one = key("1.31.1", INFO);
         assert_eq!(one.as_str().len(), 16);
         assert_eq!(one, key("1.31.1", &INFO.replace("2596.096", "3100.5")));

@@ -1,5 +1,5 @@
-//! What running a version costs on this machine: measured once, when its compiled form is made,
-//! and kept beside it. A file that cannot be read is as good as none: then nothing is assumed.
+//! The measured costs of running a version on this machine. Measured when the compiled form is made
+//! and stored beside it. An unreadable file counts as missing.
 
 use std::{fs, io, path::Path, time::Duration};
 
@@ -8,44 +8,44 @@ use serde::{Deserialize, Serialize};
 
 /// The file beside the compiled model.
 const FILE: &str = "costs";
-/// Measuring takes no longer than about this; larger shapes are left out.
+/// Approximate time limit for measuring. Larger shapes are skipped.
 pub(crate) const BUDGET: Duration = Duration::from_millis(400);
 
-/// What is known of a version's runs.
+/// The measured properties of a version's runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Costs {
-    /// By shape.
+    /// The cost of a run by shape.
     pub(crate) table: CostTable,
-    /// In which company a text gives the same embedding as alone.
+    /// With which other texts a text still gets the same embedding as alone.
     pub(crate) company: Company,
 }
 
-/// With which others a text may run.
+/// Which texts may run together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Company {
-    /// With none.
+    /// None: each text runs alone.
     Alone,
-    /// With those that are as long.
+    /// Texts of equal length.
     #[default]
     EqualLength,
-    /// With all: it is padded.
+    /// All texts, padded to the same length.
     Padded,
 }
 
 impl Costs {
-    /// Reads what was measured for the compiled form in `dir`.
+    /// Reads the costs of the compiled form in `dir`, or `None` if they are missing or damaged.
     pub(crate) fn read(dir: &Path) -> Option<Self> {
         let costs: Self = serde_json::from_slice(&fs::read(dir.join(FILE)).ok()?).ok()?;
         costs.table.is_sound().then_some(costs)
     }
 
-    /// Puts it where [`Costs::read`] finds it.
+    /// Writes the costs to the place read by [`Costs::read`].
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
         fs::write(dir.join(FILE), serde_json::to_vec(self)?)
     }
 
-    /// What the supervisor is told: what cannot run together gains nothing by it.
+    /// Returns the table for the supervisor, without batching gains unless all texts may run together.
     pub(crate) fn table_to_tell(&self) -> CostTable {
         if self.company == Company::Padded { self.table.clone() } else { self.table.apart() }
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_and_nothing_else() {
+    fn costs_are_read_back_and_damaged_files_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Costs::read(dir.path()), None);
         let written = Costs { company: Company::Padded, ..Costs::default() };

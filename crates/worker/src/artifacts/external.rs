@@ -1,5 +1,5 @@
-//! The files beside a model that hold its weights: which ones its graph names, and whether they are
-//! all there. Called by listings, and by the check when a version does not load.
+//! Finds and verifies the files beside a model that hold its weights. Called by listings, and by the
+//! check when a version fails to load.
 
 use std::{
     collections::BTreeMap,
@@ -12,21 +12,23 @@ use onnxd_proto::domain::{MODEL_SUFFIX, Refusal, RefusalKind, is_inside};
 
 use super::graph::{External, WalkError, walk};
 
-/// Files of weights of one model. Exporters that write one file for each weight make hundreds.
+/// Maximum weights files of one model. Exporters that write one file per weight make hundreds.
 const FILES_MAX: usize = 900;
 
-/// The files with a model's weights, relative to `dir`, sorted.
+/// The weights files of a model.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExternalFiles {
+    /// Sorted paths, relative to the version's directory.
     pub(crate) files: Vec<String>,
-    /// Where the model is damaged: then more may be missing, and loading it says what is wrong.
+    /// The offset at which the model is damaged, if it is. Then `files` may be incomplete, and loading
+    /// the model reports the error.
     pub(crate) damaged_at: Option<u64>,
 }
 
-/// Returns the files in which the model `file` below `dir` has weights. The model is open already.
+/// Returns the weights files of the model `file` below `dir`. `model` is the opened model file.
 ///
 /// # Errors
-/// One is outside of the model's folder, missing, or shorter than the model says.
+/// A weights file is outside the model's folder, missing, or shorter than the model requires.
 pub(crate) fn external_files(
     dir: &Path,
     file: &str,
@@ -52,7 +54,7 @@ pub(crate) fn external_files(
         Ok(()) | Err(WalkError::Stopped) => None,
         Err(WalkError::Damaged(at)) => Some(at),
         Err(WalkError::Limit) => {
-            return refuse(format!("{file} is larger or more deeply nested than any model"));
+            return refuse(format!("{file} exceeds the limits on fields or nesting of a model"));
         }
     };
     let files = ends.iter().map(|(location, end)| external_file(dir, file, location, *end));
@@ -62,21 +64,22 @@ pub(crate) fn external_files(
     Ok(ExternalFiles { files, damaged_at })
 }
 
-/// The file that `model` calls `location`, if it is there and has at least `end` bytes.
+/// Returns the path of the file that `model` calls `location`. Requires it to have at least `end`
+/// bytes.
 fn external_file(dir: &Path, model: &str, location: &str, end: u64) -> Result<String, Refusal> {
     let refuse = |message: String| Err(RefusalKind::Contract.because(message));
-    let Some(place) = inner(location) else {
+    let Some(inside) = inner(location) else {
         return refuse(format!(
             "{model} has weights in {location:?}, which is not below the model's own folder; save \
              the model again with its weights beside it"
         ));
     };
     let folder = model.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-    let path = format!("{folder}{place}");
+    let path = format!("{folder}{inside}");
     if !is_inside(&path) {
         return refuse(format!("{model} has weights in {location:?}, which is not a file name"));
     }
-    // It would pass for a second model.
+    // Such a file would count as a second model.
     if path.ends_with(MODEL_SUFFIX) {
         return refuse(format!(
             "{model} has weights in {path}, which is named like a model; save the model again \
@@ -99,7 +102,7 @@ fn external_file(dir: &Path, model: &str, location: &str, end: u64) -> Result<St
     }
 }
 
-/// A location without `.` parts, if it stays in the model's folder.
+/// Normalizes a location, or returns `None` if it leaves the model's folder.
 fn inner(location: &str) -> Option<String> {
     let mut parts = Vec::new();
     for part in Path::new(location).components() {
@@ -117,7 +120,7 @@ mod tests {
     use super::*;
     use crate::artifacts::graph::tests::{external, model, node};
 
-    /// What the model `file` of this graph needs, beside a file `w` of ten bytes.
+    /// Returns the weights files of a model `file` with this graph, beside a file `w` of ten bytes.
     fn of(file: &str, graph: &[Vec<u8>]) -> Result<ExternalFiles, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(file);
@@ -130,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_weights_are_relative_to_the_source_and_named_once() {
+    fn weights_files_are_relative_to_the_source_and_unique() {
         let graph = [external(5, "w", 0, 4), node(external(5, "./w", 4, 6))];
         assert_eq!(of("model.onnx", &graph).unwrap().files, ["w"]);
         assert_eq!(of("onnx/model_x.onnx", &graph).unwrap().files, ["onnx/w"]);
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_are_missing_short_or_elsewhere_are_refused_by_name() {
+    fn missing_short_or_outside_weights_are_refused_by_name() {
         for (location, end, reason) in [
             ("x.data", 4, "onnx/m.onnx needs onnx/x.data, which is missing; download it"),
             ("w", 11, "onnx/m.onnx needs 11 bytes of onnx/w, which has 10"),
@@ -157,13 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_in_more_files_than_can_be_open_are_refused() {
+    fn too_many_weights_files_are_refused() {
         let graph: Vec<_> = (0..=FILES_MAX).map(|i| external(5, &format!("w{i}"), 0, 4)).collect();
         assert!(of("m.onnx", &graph).unwrap_err().contains("more than 900 files"));
     }
 
     #[test]
-    fn a_damaged_model_is_left_to_the_check() {
+    fn damaged_model_is_left_to_the_check() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.onnx");
         fs::write(&path, b"this is no model").unwrap();

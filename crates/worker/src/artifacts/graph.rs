@@ -1,20 +1,20 @@
-//! Walks through an ONNX file's protobuf and shows each tensor in it: ONNX Runtime says neither of
-//! what type weights are nor which files they are in. Skips what it does not need, weights above
-//! all, and trusts no length. Called by checks and listings, in processes that may be lost.
+//! Walks an ONNX file's protobuf and visits each tensor, because ONNX Runtime reports neither the type
+//! of weights nor their files. Skips unneeded data, mainly weights, and trusts no length. Called by
+//! checks and listings, in processes that may crash.
 
 use std::{
     fs::File,
     io::{BufReader, Read, Seek},
 };
 
-/// Messages within messages. Graphs within graphs are three apart.
+/// Maximum nesting of messages. Each nested graph adds three levels.
 const DEPTH_MAX: usize = 32;
-/// Fields that are read. A model has some for each of its nodes.
+/// Maximum fields read. A model has several per node.
 const FIELDS_MAX: u32 = 16 << 20;
-/// Bytes of a text in a description of external data.
+/// Maximum bytes of a string in a description of external data.
 const TEXT_BYTES_MAX: u64 = 4096;
 
-/// What the keys of arranged bytes in a description of external data begin with.
+/// The key prefix of packed weights in a description of external data.
 const PACKED: &str = "prepacked_";
 
 /// A tensor of the file.
@@ -23,44 +23,43 @@ pub(crate) struct Tensor {
     /// The number of the element type in onnx.proto.
     pub(crate) element_type: u64,
     pub(crate) elements: u64,
-    /// Whether it only says where the values of a sparse tensor stand.
+    /// Whether it holds the indices of a sparse tensor.
     pub(crate) is_index: bool,
     pub(crate) external: Option<External>,
 }
 
-/// Where a tensor's bytes are, if they are not in the file.
+/// The location of a tensor's data outside the model file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct External {
-    /// Relative to the model's folder, as the file says.
+    /// Path relative to the model's folder, as written in the file.
     pub(crate) location: String,
-    /// The first byte behind the tensor's, where the file says it.
+    /// The end offset of the tensor's data, or 0 if the file does not state it.
     pub(crate) end: u64,
-    /// Where ONNX Runtime has put what its kernels want instead of the bytes, if this is a compiled
-    /// form.
+    /// Offsets of weights packed for ONNX Runtime's kernels, if this is a compiled form.
     pub(crate) packed: Vec<u64>,
 }
 
-/// Why a file's tensors are not known.
+/// Why a walk ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WalkError {
-    /// It is not protobuf, ends early, or cannot be read, at this byte.
+    /// At this byte the file is not protobuf, ends early, or cannot be read.
     Damaged(u64),
-    /// It is larger or deeper than any model.
+    /// The file exceeds a limit on fields, nesting or strings.
     Limit,
-    /// The visitor has seen enough.
+    /// The visitor stopped the walk.
     Stopped,
 }
 
 type Walked<T = ()> = Result<T, WalkError>;
 
-/// Shows `visit` every tensor of a model: weights, constants of nodes, and those of inner graphs and
-/// functions. `visit` returns whether to go on.
+/// Calls `visit` with every tensor of a model: weights and node constants, including those in inner
+/// graphs and functions. `visit` returns whether to continue.
 pub(crate) fn walk(file: &File, visit: &mut dyn FnMut(Tensor) -> bool) -> Walked {
     let end = file.metadata().map_err(|_| WalkError::Damaged(0))?.len();
     walk_bytes(file, end, visit)
 }
 
-/// The same for anything that has `end` bytes.
+/// Like [`walk`], for any reader of `end` bytes.
 pub(crate) fn walk_bytes(
     file: impl Read + Seek,
     end: u64,
@@ -70,7 +69,7 @@ pub(crate) fn walk_bytes(
     walk.message(Message::Model, end, 0)
 }
 
-/// The messages that lead to tensors, by their names in onnx.proto.
+/// The messages that can contain tensors, named as in onnx.proto.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
     Model,
@@ -80,12 +79,12 @@ enum Message {
     Attribute,
     SparseTensor,
     Tensor,
-    /// A tensor of a sparse tensor.
+    /// The indices of a sparse tensor.
     Indices,
 }
 
 impl Message {
-    /// What is in a field, if tensors may be in there.
+    /// Returns the message type of a field, if it can contain tensors.
     fn field(self, number: u64) -> Option<Self> {
         match (self, number) {
             (Self::Model, 7) | (Self::Attribute, 6 | 11) => Some(Self::Graph),
@@ -102,7 +101,7 @@ impl Message {
     }
 }
 
-/// A place in the file.
+/// The state of a walk.
 struct Walk<'a, F> {
     file: BufReader<F>,
     at: u64,
@@ -110,10 +109,10 @@ struct Walk<'a, F> {
     visit: &'a mut dyn FnMut(Tensor) -> bool,
 }
 
-/// What a field holds.
+/// The value of a field.
 enum Value {
     Number(u64),
-    /// So many bytes follow.
+    /// The length of the bytes that follow.
     Bytes(u64),
 }
 
@@ -163,7 +162,7 @@ impl<F: Read + Seek> Walk<'_, F> {
                         _ => {}
                     }
                 }
-                (14, Value::Number(place)) => is_external |= place == 1,
+                (14, Value::Number(location)) => is_external |= location == 1,
                 (_, Value::Number(_)) => {}
                 (_, Value::Bytes(bytes)) => self.skip(bytes)?,
             }
@@ -173,7 +172,7 @@ impl<F: Read + Seek> Walk<'_, F> {
         if (self.visit)(tensor) { Ok(()) } else { Err(WalkError::Stopped) }
     }
 
-    /// Reads a key and its value, two texts.
+    /// Reads a key-value pair of strings.
     fn entry(&mut self, end: u64) -> Walked<(String, String)> {
         let mut texts = [String::new(), String::new()];
         while self.at < end {
@@ -199,14 +198,14 @@ impl<F: Read + Seek> Walk<'_, F> {
         String::from_utf8(text).map_err(|_| WalkError::Damaged(self.at))
     }
 
-    /// Reads the head of a field that ends at `end` or before, and its value if that is a number.
+    /// Reads the header of a field that must end by `end`, and its value if it is a number.
     fn field(&mut self, end: u64) -> Walked<(u64, Value)> {
         self.fields += 1;
         if self.fields > FIELDS_MAX {
             return Err(WalkError::Limit);
         }
         let head = self.number(end)?;
-        // No field has this number; a hole in a file is full of them.
+        // Field number 0 is invalid; it appears in zeroed parts of a file.
         if head >> 3 == 0 {
             return Err(WalkError::Damaged(self.at));
         }
@@ -223,7 +222,7 @@ impl<F: Read + Seek> Walk<'_, F> {
         }
     }
 
-    /// Reads a number of variable length, which ends at `end` or before.
+    /// Reads a variable-length number, which must end by `end`.
     fn number(&mut self, end: u64) -> Walked<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -250,10 +249,10 @@ impl<F: Read + Seek> Walk<'_, F> {
     }
 }
 
-/// The places in `NAME|PLACE;LENGTH;CHECKSUM|PLACE;LENGTH;CHECKSUM`.
+/// Parses the offsets in `NAME|OFFSET;LENGTH;CHECKSUM|OFFSET;LENGTH;CHECKSUM`.
 fn packed(value: &str) -> impl Iterator<Item = u64> {
     let parts = value.split('|').skip(1);
-    parts.filter_map(|part| part.split(';').next().and_then(|place| place.parse().ok()))
+    parts.filter_map(|part| part.split(';').next().and_then(|offset| offset.parse().ok()))
 }
 
 #[cfg(test)]

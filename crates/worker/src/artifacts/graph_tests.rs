@@ -1,4 +1,4 @@
-//! What walking through a model's file promises, and the messages that other tests make files of.
+//! Tests of the walk through a model file, and builders of ONNX messages for other tests.
 
 use std::io::{self, Cursor, SeekFrom};
 
@@ -25,7 +25,7 @@ pub(crate) fn message(field: u64, parts: &[Vec<u8>]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(bytes.len() as u64), bytes].concat()
 }
 
-/// A tensor as field `field`, without bytes.
+/// Encodes a tensor without data as field `field`.
 pub(crate) fn tensor(field: u64, element_type: u64, shape: &[u64]) -> Vec<u8> {
     let shape = shape.iter().map(|&size| number(1, size));
     let parts: Vec<Vec<u8>> =
@@ -33,7 +33,7 @@ pub(crate) fn tensor(field: u64, element_type: u64, shape: &[u64]) -> Vec<u8> {
     message(field, &parts)
 }
 
-/// A tensor as field `field` whose bytes are at `location`.
+/// Encodes a tensor whose data is at `location` as field `field`.
 pub(crate) fn external(field: u64, location: &str, offset: u64, length: u64) -> Vec<u8> {
     let entry = |key: &str, value: &str| {
         message(13, &[message(1, &[key.into()]), message(2, &[value.into()])])
@@ -54,7 +54,7 @@ pub(crate) fn model(graph: &[Vec<u8>]) -> Vec<u8> {
     [number(1, 8), message(7, graph), message(8, &[number(2, 17)])].concat()
 }
 
-/// A node with one attribute that is `value`.
+/// Encodes a node with the single attribute `value`.
 pub(crate) fn node(value: Vec<u8>) -> Vec<u8> {
     message(1, &[message(5, &[value])])
 }
@@ -69,7 +69,7 @@ fn locations(bytes: &[u8]) -> Walked<Vec<String>> {
 }
 
 #[test]
-fn external_data_is_found_wherever_a_graph_has_tensors() {
+fn external_data_is_found_in_every_kind_of_tensor() {
     let sparse =
         |field| message(field, &[external(1, "values", 0, 4), external(2, "indices", 0, 4)]);
     let inner = message(6, &[external(5, "inner", 0, 4)]);
@@ -106,7 +106,7 @@ fn external_data_is_found_wherever_a_graph_has_tensors() {
 }
 
 #[test]
-fn the_end_of_external_data_is_known_and_cannot_overflow() {
+fn end_of_external_data_does_not_overflow() {
     let mut ends = Vec::new();
     for (offset, length) in [(8, 4), (u64::MAX, 4)] {
         let bytes = model(&[external(5, "x", offset, length)]);
@@ -119,7 +119,7 @@ fn the_end_of_external_data_is_known_and_cannot_overflow() {
     assert_eq!(ends, [12, u64::MAX]);
 }
 
-/// Counts the bytes that are read of a file that is mostly zeros.
+/// A mostly zero file that counts the bytes read.
 struct Sparse {
     head: Vec<u8>,
     at: u64,
@@ -150,7 +150,7 @@ impl Seek for &mut Sparse {
 }
 
 #[test]
-fn weights_in_the_file_are_not_read() {
+fn weights_inside_the_file_are_skipped() {
     const WEIGHTS: u64 = 2 << 30;
     let heads = |bytes: u64, field: u64| [varint(field << 3 | 2), varint(bytes)].concat();
     let tensor = [number(2, 1), heads(WEIGHTS, 9)].concat();
@@ -171,7 +171,7 @@ fn weights_in_the_file_are_not_read() {
 }
 
 #[test]
-fn what_lies_about_its_lengths_is_damaged() {
+fn wrong_lengths_are_damage_and_excess_is_a_limit() {
     let whole = model(&[external(5, "x", 0, 4)]);
     for cut in 3..whole.len() - 5 {
         assert!(locations(&whole[..cut]).is_err(), "{cut}");
@@ -191,13 +191,13 @@ fn what_lies_about_its_lengths_is_damaged() {
 
 proptest! {
     #[test]
-    fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn walk_ends_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = locations(&bytes);
     }
 }
 
 #[test]
-fn places_of_packed_weights_are_read() {
+fn offsets_of_packed_weights_are_read() {
     let entry = |key: &str, value: &str| {
         message(13, &[message(1, &[key.into()]), message(2, &[value.into()])])
     };
@@ -208,11 +208,11 @@ fn places_of_packed_weights_are_read() {
         entry("prepacked_2", "damaged"),
     ];
     let file = model(&[message(5, &packed)]);
-    let mut places = Vec::new();
+    let mut offsets = Vec::new();
     let mut visit = |tensor: Tensor| {
-        places.extend(tensor.external.map_or_else(Vec::new, |external| external.packed));
+        offsets.extend(tensor.external.map_or_else(Vec::new, |external| external.packed));
         true
     };
     walk_bytes(Cursor::new(&file), file.len() as u64, &mut visit).unwrap();
-    assert_eq!(places, [91_488, 95_584, 128]);
+    assert_eq!(offsets, [91_488, 95_584, 128]);
 }

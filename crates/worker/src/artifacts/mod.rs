@@ -1,7 +1,7 @@
-//! What lies on disk of a version beside its settings: the model's file, the files of its weights
-//! ([`graph`], [`external`]), and what a check derives from it: compiled forms, the outputs of fixed
-//! inputs ([`probes`]) and what runs cost ([`costs`]). Reads, writes and compares; runs nothing.
-//! Checking writes these files, serving reads them.
+//! The files of a version apart from its settings: the model, its weights files ([`graph`],
+//! [`external`]), and data derived by a check, namely compiled forms, outputs for fixed inputs
+//! ([`probes`]) and costs of runs ([`costs`]). Checking writes the derived files and serving reads
+//! them. Runs no model.
 
 pub(crate) mod compiled;
 pub(crate) mod costs;
@@ -16,31 +16,32 @@ use std::{
 
 use onnxd_proto::domain::{MODEL_SUFFIX, Refusal, RefusalKind};
 
-/// Where the model stands if it has the usual name.
+/// The usual paths of the model.
 pub(crate) const MODEL_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
-/// Folders within folders of a version. A model file is at most so deep.
+/// Maximum folder depth of a model file in a version.
 const DEPTH_MAX: usize = 16;
 
-/// The version's own graph: its name in messages, and where it is; `None` where the version needs
-/// no graph, as static embeddings. A version has one model file, whatever it is called.
+/// Finds the version's model file and returns its name for messages and its path. Returns `None` if
+/// there is none, as with static embeddings. A version has at most one model file, of any name.
 ///
 /// # Errors
-/// There are several, or the directory cannot be read.
+/// The version has several model files, or its directory cannot be read.
 pub(crate) fn model_in(dir: &Path) -> Result<Option<(String, PathBuf)>, Refusal> {
     let mut files = MODEL_FILES.into_iter().map(|file| (file.to_owned(), dir.join(file)));
     if let Some(found) = files.find(|(_, path)| path.is_file()) {
         return Ok(Some(found));
     }
     let mut found = Vec::new();
-    find_models(dir, "", DEPTH_MAX, &mut found)
-        .map_err(|error| RefusalKind::Internal.because(format!("the version: {error}")))?;
+    find_models(dir, "", DEPTH_MAX, &mut found).map_err(|error| {
+        RefusalKind::Internal.because(format!("reading the version failed: {error}"))
+    })?;
     match &*found {
         [] => Ok(None),
         [file] => Ok(Some((file.clone(), dir.join(file)))),
         _ => {
             found.sort();
             let files = found.join(", ");
-            let message = format!("several model files, and a version has one: {files}");
+            let message = format!("several model files, but a version may have only one: {files}");
             Err(RefusalKind::Contract.because(message))
         }
     }
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_has_one_model_file_whatever_it_is_called() {
+    fn version_has_one_model_file_of_any_name() {
         assert_eq!(of(&["config.json", "model.safetensors"]), Ok(None));
         for file in ["model.onnx", "onnx/model.onnx", "onnx/model_O2.onnx", "0_Transformer/m.onnx"]
         {

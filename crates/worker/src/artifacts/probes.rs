@@ -1,6 +1,6 @@
-//! What a version makes of fixed inputs. The checker runs them once and keeps the outputs beside the
-//! compiled form: the next candidate is compared with them, and so is the compiled form wherever it
-//! is loaded. Owns the fixed texts; which inputs are run is decided by each family.
+//! A version's outputs for fixed inputs. The checker runs them once and stores the outputs beside the
+//! compiled form. The next candidate is compared with them, and so is the compiled form whenever it is
+//! loaded. Owns the fixed texts; each family decides which inputs it runs.
 
 use std::{
     fs,
@@ -12,27 +12,28 @@ use onnxd_proto::domain::{Drift, Refusal, RefusalKind};
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
 
-use super::compiled::MAKING;
+use super::compiled::INCOMPLETE_PREFIX;
 
-/// The file below a version's compiled forms.
+/// The file's name, in the directory of a version's compiled forms.
 const FILE: &str = "probes";
-/// No embeddings are larger; what a file claims is checked against this.
+/// Maximum bytes of the file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// The least cosine between two computations of the same embedding. Both run the same kernels,
-/// but the order of a sum may differ in another form of the model, or with padding.
+/// Minimum cosine between two computations of the same embedding. Both run the same kernels, but
+/// another form of the model, or padding, may change the order of a sum.
 const SAME_COSINE_MIN: f64 = 0.9999;
-/// How far apart the lengths of two computations of the same numbers may be, as a part of them, and
-/// in any case: a cosine says nothing of one number.
+/// Maximum relative difference in length between two computations of the same vector. Cosines alone
+/// cannot compare single numbers.
 const SAME_LENGTH: f64 = 0.01;
+/// Length differences up to this always pass.
 const SAME_LENGTH_MIN: f64 = 1e-3;
-/// Numbers of one model's output that are kept, where it gives no embeddings.
+/// Maximum values kept of the outputs of a model that returns no embeddings.
 const VALUES_MAX: usize = 65_536;
 
 /// A text that every version must be able to embed.
 pub(crate) const ORDINARY: &str = "What would happen to a request that arrives at that moment?";
-/// Short and long, plain and strange: what people search for, and what they paste. The second is
-/// longer than most models take.
+/// Short and long, plain and unusual texts, as typed into a search or pasted. The second is longer than
+/// most models accept.
 pub(crate) const TEXTS: [&str; 16] = [
     ORDINARY,
     concat!(
@@ -69,17 +70,17 @@ pub(crate) const TEXTS: [&str; 16] = [
     "no no no no no no no no no no no no no no no no no no no no no no no no",
     "The central bank raised interest rates by 0.25 percentage points to curb inflation.",
 ];
-/// The header of the file, little-endian; one row of f32 for each text follows.
+/// The little-endian header of the file, followed by one row of f32 per text.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 struct Header {
-    /// Of the texts: a build with other texts has nothing to compare with.
+    /// Digest of the texts. Probes of a build with other texts are not comparable.
     texts: [u8; 8],
     rows: le::U32,
     dimension: le::U32,
 }
 
-/// Embeddings of the fixed texts, all of length 1; or in one row what else a model gives.
+/// Embeddings of the fixed texts, all of length 1, or one row with another model's output values.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Probes {
     dimension: usize,
@@ -87,12 +88,12 @@ pub(crate) struct Probes {
 }
 
 impl Probes {
-    /// Rows of equal length, text after text.
+    /// Returns probes of concatenated rows, one of `dimension` values per text.
     pub(crate) fn of_rows(dimension: usize, embeddings: Vec<f32>) -> Self {
         Self { dimension, embeddings }
     }
 
-    /// What a model gives that gives no embeddings.
+    /// Returns the probes of a model that returns no embeddings.
     pub(crate) fn of_values(mut values: Vec<f32>) -> Self {
         values.truncate(VALUES_MAX);
         for value in values.iter_mut().filter(|value| !value.is_finite()) {
@@ -101,13 +102,13 @@ impl Probes {
         Self { dimension: values.len().max(1), embeddings: values }
     }
 
-    /// All components.
+    /// Returns the values of all rows.
     pub(crate) fn values(&self) -> &[f32] {
         &self.embeddings
     }
 
-    /// Reads those of the version whose compiled forms are in `root`. Nothing there, or what
-    /// another build wrote, is `None`.
+    /// Reads the probes of the version whose compiled forms are in `root`. Returns `None` if they are
+    /// missing, damaged, or written by a build with other texts.
     pub(crate) fn read(root: &Path) -> Option<Self> {
         let path = path(root);
         if fs::metadata(&path).ok()?.len() > FILE_BYTES_MAX {
@@ -125,34 +126,34 @@ impl Probes {
         Some(Self { dimension, embeddings: values.collect() })
     }
 
-    /// Puts them where [`Probes::read`] finds them.
+    /// Writes the probes to the file read by [`Probes::read`].
     pub(crate) fn write(&self, root: &Path) -> io::Result<()> {
         let number = |count: usize| u32::try_from(count).map(Into::into).map_err(io::Error::other);
         let (rows, dimension) = (number(self.rows().len())?, number(self.dimension)?);
         let header = Header { texts: texts_digest(), rows, dimension };
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend(self.embeddings.iter().flat_map(|value| value.to_le_bytes()));
-        let mut file = tempfile::Builder::new().prefix(MAKING).tempfile_in(root)?;
+        let mut file = tempfile::Builder::new().prefix(INCOMPLETE_PREFIX).tempfile_in(root)?;
         file.write_all(&bytes)?;
         file.persist(path(root)).map(drop).map_err(|error| error.error)
     }
 
-    /// Compares with these what is made again of some or all of the texts, from the first on.
+    /// Requires that a rerun over the first texts, or all of them, gives the same outputs.
     ///
     /// # Errors
-    /// They differ; the message says how far, and `file` is what made them.
+    /// The outputs differ. The message names `file`, which made them, and the cosine.
     pub(crate) fn require(&self, again: &Self, file: &str) -> Result<(), Refusal> {
         let mut pairs = self.rows().zip(again.rows());
         if again.rows().len() > 0 && pairs.all(|(a, b)| is_same(b, &a[..a.len().min(b.len())])) {
             return Ok(());
         }
         let drift = self.drift(again).map_or(0.0, |drift| drift.min_cosine);
-        let message = format!("{file} gives another output: cosine {drift:.6}");
+        let message = format!("{file} returns a different output: cosine {drift:.6}");
         Err(RefusalKind::Checksum.because(message))
     }
 
-    /// How far `other` is from this, over the texts that both have. `None`: they are of different
-    /// dimensions, so that nothing can be compared.
+    /// Returns the drift of `other` over the texts that both have, or `None` if the dimensions
+    /// differ.
     pub(crate) fn drift(&self, other: &Self) -> Option<Drift> {
         if self.dimension != other.dimension {
             return None;
@@ -190,18 +191,18 @@ fn texts_digest() -> [u8; 8] {
     *digest.first_chunk().expect("SHA-256 has 32 bytes")
 }
 
-/// Whether two vectors are two computations of the same.
+/// Returns whether two vectors are computations of the same result.
 pub(crate) fn is_same(a: &[f32], b: &[f32]) -> bool {
     let length = |of: &[f32]| of.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     let (long, short) = (length(a).max(length(b)), length(a).min(length(b)));
     let apart = long - short;
     let near = apart <= SAME_LENGTH_MIN || apart <= SAME_LENGTH * long;
-    // Next to nothing points anywhere.
+    // The direction of a near-zero vector is meaningless.
     a.len() == b.len() && near && (long <= SAME_LENGTH_MIN || cosine(a, b) >= SAME_COSINE_MIN)
 }
 
-/// The cosine of two vectors of the same length. Two vectors of zeros are the same; one of them
-/// is like nothing else, and so is what is not finite. Never NaN.
+/// Returns the cosine of two vectors of the same dimension. Two zero vectors have cosine 1; a zero
+/// vector and another, or vectors that are not finite, have cosine 0. Never NaN.
 pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let (mut dot, mut a_squared, mut b_squared) = (0.0, 0.0, 0.0);
     for (&a, &b) in a.iter().zip(b) {
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_nothing_else() {
+    fn probes_are_read_back_and_damaged_files_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Probes::read(dir.path()), None);
         let written = probes(&[[0.6, -0.8]; TEXTS.len()]);
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn drift_is_the_least_and_the_mean_cosine_of_the_common_texts() {
+    fn drift_is_the_minimum_and_mean_cosine_of_common_texts() {
         let (x, y, zeros) = ([1.0, 0.0], [0.0, 1.0], [0.0, 0.0]);
         let drift = probes(&[x, x, x]).drift(&probes(&[x, y, [-2.0, 0.0]])).unwrap();
         assert_eq!((drift.min_cosine, drift.mean_cosine, drift.probes), (-1.0, 0.0, 3));
@@ -258,18 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn the_same_is_what_points_the_same_way_and_is_as_long() {
+    fn same_vectors_agree_in_direction_and_length() {
         assert!(is_same(&[1.0, 2.0], &[1.001, 2.001]));
         assert!(!is_same(&[1.0, 2.0], &[2.0, 4.0]));
         assert!(!is_same(&[1.0], &[-1.0]) && !is_same(&[3.0], &[4.0]) && is_same(&[3.0], &[3.01]));
-        assert!(is_same(&[1e-5], &[-1e-5]), "what is nearly nothing is the same");
+        assert!(is_same(&[1e-5], &[-1e-5]), "near-zero vectors are the same");
         let expected = Probes::of_values(vec![3.0, 4.0, f32::NAN]);
         assert!(expected.require(&Probes::of_values(vec![3.0]), "x").is_ok());
         assert!(expected.require(&Probes::of_values(vec![3.3]), "x").is_err());
     }
 
     #[test]
-    fn a_cosine_is_a_number_whatever_is_compared() {
+    fn cosine_is_always_a_number() {
         assert!((cosine(&[1.0, 2.0], &[2.0, 4.0]) - 1.0).abs() < 1e-12);
         assert_eq!(cosine(&[f32::MAX, f32::MIN], &[f32::MAX, f32::MIN]), 1.0);
         for value in [f32::NAN, f32::INFINITY, f32::MIN_POSITIVE] {

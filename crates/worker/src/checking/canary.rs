@@ -1,6 +1,5 @@
-//! A candidate's own canary texts: embeddings that its author says it makes. A version that was
-//! converted wrongly, or is fed by the wrong tokenizer, loads and runs and still is another model
-//! than its author's; this is how it is noticed.
+//! Checks a candidate against its author's canary texts and their expected embeddings. Detects a
+//! wrong conversion or tokenizer, which loads and runs but gives other embeddings.
 
 use std::{
     fs::File,
@@ -16,14 +15,14 @@ use serde::Deserialize;
 
 use crate::{artifacts::probes::cosine, families::LoadedVersion};
 
-/// The file, one JSON object a line.
+/// The canary file: one JSON object per line.
 const FILE: &str = "canary.jsonl";
-/// Lines of the file.
+/// Maximum lines of the file.
 const LINES_MAX: usize = 1000;
-/// Bytes of one line: a long text and an embedding of many digits.
+/// Maximum bytes of one line: room for a long text and an embedding.
 const LINE_BYTES_MAX: u64 = 2 << 20;
 
-/// One line.
+/// A line of the canary file.
 #[derive(Debug, Deserialize)]
 struct Canary {
     text: String,
@@ -31,16 +30,17 @@ struct Canary {
     min_cosine: f64,
 }
 
-/// Embeds what the file in `dir` says, if there is one, and compares; gives how many came out.
+/// Embeds the canary texts in `dir`, if any, and compares the results. Returns the number of texts
+/// that passed.
 ///
 /// # Errors
-/// The first line that is none or does not come out, by its number.
+/// The number of the first line that is malformed or fails.
 pub(super) fn check(
     version: &mut LoadedVersion,
     output: Output,
     dir: &Path,
 ) -> Result<u32, Refusal> {
-    // A model that takes no texts may have a file of that name for its own use.
+    // A model that takes no texts may use a file of this name for something else.
     if output == Output::Tensors {
         return Ok(0);
     }
@@ -50,7 +50,7 @@ pub(super) fn check(
         Err(error) => return Err(refuse(&error)),
     };
     if !matches!(output, Output::Dense { .. }) {
-        return Err(refuse(&"it is for models that embed, and this one does not"));
+        return Err(refuse(&"only embedding models can have canary texts; remove the file"));
     }
     let (mut lines, mut number, mut passed) = (BufReader::new(file), 0, 0);
     let mut line = Vec::new();
@@ -65,7 +65,8 @@ pub(super) fn check(
             return Err(refuse(&format!("more than {LINES_MAX} lines")));
         }
         if !line.trim_ascii().is_empty() {
-            compare(version, &line).map_err(|said| refuse(&format!("line {number}: {said}")))?;
+            compare(version, &line)
+                .map_err(|reason| refuse(&format!("line {number}: {reason}")))?;
             passed += 1;
         }
     }
@@ -76,33 +77,36 @@ fn compare(version: &mut LoadedVersion, line: &[u8]) -> Result<(), String> {
     let embedding = version.embed_text(&canary.text).map_err(|refusal| refusal.message)?;
     if embedding.len() != canary.embedding.len() {
         let (expected, found) = (canary.embedding.len(), embedding.len());
-        return Err(format!("the embedding has {expected} components, the model's has {found}"));
+        return Err(format!("expected {expected} dimensions, the model returns {found}"));
     }
     let cosine = cosine(&embedding, &canary.embedding);
     if cosine >= canary.min_cosine {
         return Ok(());
     }
-    Err(format!("the cosine is {cosine:.6}, and at least {} is demanded", canary.min_cosine))
+    Err(format!("the cosine is {cosine:.6}, min_cosine requires at least {}", canary.min_cosine))
 }
 
 fn parse(line: &[u8]) -> Result<Canary, String> {
     if line.len() as u64 > LINE_BYTES_MAX {
-        return Err(format!("more than {LINE_BYTES_MAX} bytes"));
+        return Err(format!("the line has more than {LINE_BYTES_MAX} bytes"));
     }
     let canary: Canary = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if canary.text.len() > TEXT_BYTES_MAX {
         return Err(format!("the text has more than {TEXT_BYTES_MAX} bytes"));
     }
     if !(-1.0..=1.0).contains(&canary.min_cosine) {
-        return Err(format!("min_cosine is {}, and no cosine is", canary.min_cosine));
+        return Err(format!(
+            "min_cosine: expected a number between -1 and 1, got {}",
+            canary.min_cosine
+        ));
     }
-    // JSON has no NaN, but numbers that are too large for an f32.
+    // JSON cannot encode NaN, but its numbers may exceed an f32.
     if !canary.embedding.iter().all(|value| value.is_finite()) {
-        return Err("the embedding has components that are too large".into());
+        return Err("the embedding has components that exceed a 32-bit float".into());
     }
     Ok(canary)
 }
 
-fn refuse(said: &dyn std::fmt::Display) -> Refusal {
-    RefusalKind::Canary.because(format!("{FILE}: {said}"))
+fn refuse(reason: &dyn std::fmt::Display) -> Refusal {
+    RefusalKind::Canary.because(format!("{FILE}: {reason}"))
 }

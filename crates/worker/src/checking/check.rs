@@ -1,6 +1,6 @@
-//! Tries a version that does not serve yet, in a process of its own: what goes wrong here goes
-//! wrong for nobody. Called by `onnxd-worker check`; loads as serving does, runs the shapes that
-//! serving will run, compares what comes out, and leaves the compiled form.
+//! Tries a candidate in a separate process, where a crash harms no worker. Called by `onnxd-worker
+//! check`. Loads the version as serving does, runs the shapes that serving will run, compares the
+//! outputs, and writes the compiled form.
 
 use std::{
     path::Path,
@@ -25,8 +25,11 @@ use crate::{
     session::Runtime,
 };
 
-/// What there is to say about the version, or why it cannot serve. `started` is when this process
-/// began; `passed` hears of each part.
+/// Checks the version and returns its facts. `started` is the start of this process. `passed` is
+/// called for each part.
+///
+/// # Errors
+/// Why the version cannot serve.
 pub(crate) fn check(
     runtime: &Runtime,
     args: &CheckArgs,
@@ -67,7 +70,7 @@ pub(crate) fn check(
     let facts = Facts { weights: weights::datatype(dir), ..facts };
     let compiled = match (&args.compiled_dir, &probes) {
         (_, Err(untried)) => Err(untried.clone()),
-        (None, _) => Err("no directory was given".into()),
+        (None, _) => Err("--compiled-dir is not set".into()),
         (Some(root), Ok(probes)) => compile::compile(
             runtime,
             (dir, Some(facts.max_tokens)),
@@ -83,13 +86,13 @@ pub(crate) fn check(
     Ok(Checked { facts, drift, canaries, costs, not_compiled: compiled.err() })
 }
 
-/// What was measured when the version was compiled.
+/// Returns the costs measured when the version was compiled.
 fn costs(root: &Path, runtime: &Runtime) -> Option<CostTable> {
     let model = compiled::find(root, &Key::of(runtime))?;
     Costs::read(model.parent()?).map(|costs| costs.table_to_tell())
 }
 
-/// What the longest text may use.
+/// Returns the memory and time that the longest text may use.
 fn budget(args: &CheckArgs, started: Instant) -> Result<Budget, Refusal> {
     Ok(Budget {
         check_bytes: args.memory_limit_bytes,
@@ -102,25 +105,25 @@ fn budget(args: &CheckArgs, started: Instant) -> Result<Budget, Refusal> {
     })
 }
 
-/// What the version makes of all fixed inputs.
+/// Runs the fixed inputs and returns the outputs.
 fn probe(version: &mut LoadedVersion) -> Result<Probes, Refusal> {
     let probes = version.probe()?;
     if probes.values().iter().all(|value| value.is_finite()) {
         return Ok(probes);
     }
-    let message = format!("{} gives an output that is not finite", version.model_file());
+    let message = format!("{} returns an output that is not finite", version.model_file());
     Err(RefusalKind::Contract.because(message))
 }
 
-/// How far the version is from the serving one, if there is one to compare.
+/// Returns the drift from the serving version, if there is one to compare with.
 fn drift(probes: &Probes, output: Output, args: &CheckArgs) -> Result<Option<Drift>, Refusal> {
     let serving = args.serving_compiled_dir.as_deref().and_then(Probes::read);
     let Some(drift) = serving.and_then(|serving| probes.drift(&serving)) else { return Ok(None) };
     match args.min_cosine {
-        // A cosine of scores or tensors says little.
+        // Cosines of scores or tensors mean little.
         Some(min) if matches!(output, Output::Dense { .. }) && drift.min_cosine < min => Err(RefusalKind::Drift.because(format!(
-            "over {} texts, the cosine to the serving version's embeddings is at least {:.6} and \
-             {:.6} in the mean; at least {min} is demanded",
+            "cosine to the serving version's embeddings over {} texts: minimum {:.6}, mean {:.6}; \
+             --min-cosine requires at least {min}",
             drift.probes, drift.min_cosine, drift.mean_cosine
         ))),
         _ => Ok(Some(drift)),

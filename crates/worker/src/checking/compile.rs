@@ -1,6 +1,6 @@
-//! Sees to it that a version has a sound compiled form: finds it, or makes it and compares what
-//! it computes with what the plain model does, and measures what its runs cost. What fails here is
-//! no fault of the version; the plain model serves then.
+//! Finds a version's compiled form, or makes one. A new one must reproduce the outputs of the plain
+//! model, and the costs of its runs are measured. A failure here does not refuse the version; it then
+//! serves from the plain model.
 
 use std::{io, path::Path};
 
@@ -8,7 +8,7 @@ use onnxd_proto::domain::Refusal;
 
 use crate::{
     artifacts::{
-        compiled::{self, Key, Making},
+        compiled::{self, Compilation, Key},
         costs::Costs,
         model_in,
         probes::Probes,
@@ -17,12 +17,12 @@ use crate::{
     session::Runtime,
 };
 
-/// Whether the compiled form of the version in `dir`, which takes texts of `max_tokens` tokens where
-/// that is known, had to be made. `measured` is what the plain model makes of the fixed texts, if
-/// that is known.
+/// Ensures a sound compiled form of the version in `dir` and returns whether it had to be made.
+/// `max_tokens` limits texts, if known. `measured` holds the plain model's outputs for the fixed
+/// texts, if known.
 ///
 /// # Errors
-/// Why there is none, for people.
+/// Why there is no compiled form, as a message for users.
 pub(crate) fn compile(
     runtime: &Runtime,
     (dir, max_tokens): (&Path, Option<u32>),
@@ -30,32 +30,32 @@ pub(crate) fn compile(
     key: &Key,
     measured: Option<&Probes>,
 ) -> Result<bool, String> {
-    let said = |error: io::Error| format!("{}: {error}", root.display());
-    let making = Making::begin(root, key).map_err(said)?;
+    let message = |error: io::Error| format!("{}: {error}", root.display());
+    let compilation = Compilation::begin(root, key).map_err(message)?;
     let known = Probes::read(root);
     let measured_costs = compiled::find(root, key).and_then(|model| Costs::read(model.parent()?));
-    if known.is_some() && measured_costs.is_some() && making.is_done() {
+    if known.is_some() && measured_costs.is_some() && compilation.is_done() {
         return Ok(false);
     }
-    let said_of = |refusal: Refusal| refusal.message;
+    let reason = |refusal: Refusal| refusal.message;
     let expected = match measured {
         Some(measured) => measured.clone(),
         None => LoadedVersion::open(runtime, dir)
             .and_then(|mut version| version.probe())
-            .map_err(said_of)?,
+            .map_err(reason)?,
     };
-    expected.write(root).map_err(said)?;
-    // A table is mapped as it is.
-    let Some((_, model)) = model_in(dir).map_err(said_of)? else { return Ok(false) };
-    making.make(runtime, &model, |compiled| {
-        let mut version = LoadedVersion::open_compiled(runtime, dir, compiled).map_err(said_of)?;
+    expected.write(root).map_err(message)?;
+    // Static embeddings have no graph; their table is mapped as it is.
+    let Some((_, model)) = model_in(dir).map_err(reason)? else { return Ok(false) };
+    compilation.run(runtime, &model, |compiled| {
+        let mut version = LoadedVersion::open_compiled(runtime, dir, compiled).map_err(reason)?;
         if let Some(max_tokens) = max_tokens {
             version.limit_tokens(max_tokens);
         }
         let file = version.model_file().to_owned();
-        version.probe().and_then(|again| expected.require(&again, &file)).map_err(said_of)?;
-        let costs = version.measure_costs().map_err(said_of)?;
-        costs.write(compiled.parent().unwrap_or(root)).map_err(said)
+        version.probe().and_then(|again| expected.require(&again, &file)).map_err(reason)?;
+        let costs = version.measure_costs().map_err(reason)?;
+        costs.write(compiled.parent().unwrap_or(root)).map_err(message)
     })?;
     Ok(true)
 }

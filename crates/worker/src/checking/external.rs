@@ -1,5 +1,5 @@
-//! Says which file of weights is wrong, when that is why a model does not load: ONNX Runtime's
-//! message does not always name it.
+//! Names the faulty weights file if that is why a model fails to load. ONNX Runtime's message does
+//! not always name it.
 
 use std::{fs::File, path::Path};
 
@@ -7,7 +7,7 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 
 use crate::artifacts::{external::external_files, model_in};
 
-/// The refusal with the file, if the version in `dir` has weights that are not beside its model.
+/// Adds the faulty file to the refusal, if weights of the version in `dir` are missing or misplaced.
 pub(crate) fn explain(dir: &Path, refusal: Refusal) -> Refusal {
     let Ok(Some((file, path))) = model_in(dir) else { return refusal };
     let Ok(model) = File::open(path) else { return refusal };

@@ -1,5 +1,5 @@
-//! A process that tries a version before it serves: [`check`] gives the verdict, [`compile`] leaves
-//! the compiled form. Knows no kind of model: what is tried is a
+//! The checker process, which tries a version before it serves. [`check`] gives the verdict, and
+//! [`compile`] writes the compiled form. Independent of model families: it tries a
 //! [`crate::families::LoadedVersion`].
 
 pub(crate) mod canary;

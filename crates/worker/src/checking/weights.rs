@@ -1,5 +1,5 @@
-//! The type of a model's weights, read from its file: ONNX Runtime does not say it. Called by the
-//! check, in a process that may be lost.
+//! Determines the data type of a model's weights from its file, because ONNX Runtime does not report
+//! it. Called by the check, in a process that may crash.
 
 use std::{fs::File, path::Path};
 
@@ -10,8 +10,8 @@ use crate::artifacts::{
     model_in,
 };
 
-/// Numbers of ONNX's element types, and the bits of one element of each. Types without a word of
-/// ours count, too: where most weights have such a type, none is named.
+/// ONNX element types: the number, the bits of one element, and our data type. Types without one
+/// count as well: if most weights have such a type, the result is `None`.
 const TYPES: [(u64, u64, Option<DataType>); 22] = [
     (1, 32, Some(DataType::Fp32)),
     (2, 8, Some(DataType::Uint8)),
@@ -29,7 +29,7 @@ const TYPES: [(u64, u64, Option<DataType>); 22] = [
     (14, 64, None),
     (15, 128, None),
     (16, 16, Some(DataType::Bf16)),
-    // Eight bits of floating point, then four bits, whole and floating.
+    // 8-bit floats, then 4-bit integers and floats.
     (17, 8, None),
     (18, 8, None),
     (19, 8, None),
@@ -39,8 +39,7 @@ const TYPES: [(u64, u64, Option<DataType>); 22] = [
     (23, 4, None),
 ];
 
-/// Returns the type of most of the weights, by their bytes, of the version in `dir`; `None` if the
-/// file does not say it.
+/// Returns the data type of most weight bytes of the version in `dir`, or `None` if it is unknown.
 pub(super) fn datatype(dir: &Path) -> Option<DataType> {
     let (_, model) = model_in(dir).ok()??;
     let mut weights = Weights::default();
@@ -48,24 +47,24 @@ pub(super) fn datatype(dir: &Path) -> Option<DataType> {
     weights.most()
 }
 
-/// The bits of weights of each of the [`TYPES`].
+/// The total bits of weights per entry of [`TYPES`].
 #[derive(Default)]
 struct Weights([u64; TYPES.len()]);
 
 impl Weights {
-    /// Counts a tensor; returns that there is more to count.
+    /// Counts a tensor. Always returns true, to continue the walk.
     fn add(&mut self, tensor: &Tensor) -> bool {
-        let place = TYPES.iter().position(|(number, ..)| *number == tensor.element_type);
-        if let Some(place) = place.filter(|_| !tensor.is_index) {
-            let bits = tensor.elements.saturating_mul(TYPES[place].1);
-            self.0[place] = self.0[place].saturating_add(bits);
+        let index = TYPES.iter().position(|(number, ..)| *number == tensor.element_type);
+        if let Some(index) = index.filter(|_| !tensor.is_index) {
+            let bits = tensor.elements.saturating_mul(TYPES[index].1);
+            self.0[index] = self.0[index].saturating_add(bits);
         }
         true
     }
 
     fn most(&self) -> Option<DataType> {
-        let (place, bits) = self.0.iter().enumerate().max_by_key(|(_, bits)| **bits)?;
-        if *bits == 0 { None } else { TYPES[place].2 }
+        let (index, bits) = self.0.iter().enumerate().max_by_key(|(_, bits)| **bits)?;
+        if *bits == 0 { None } else { TYPES[index].2 }
     }
 }
 
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn most_of_the_bytes_decide() {
+    fn data_type_of_most_bytes_wins() {
         let cases = [
             (vec![tensor(5, 1, &[3, 4])], Some(DataType::Fp32)),
             (
@@ -105,18 +104,18 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_found_in_packed_shapes_constants_and_inner_graphs() {
+    fn weights_in_packed_shapes_constants_and_inner_graphs_count() {
         let packed = message(5, &[message(1, &[varint(300), varint(7)]), number(2, 16)]);
         assert_eq!(of(&model(&[packed])), Some(DataType::Bf16));
         assert_eq!(of(&model(&[node(tensor(5, 2, &[9]))])), Some(DataType::Uint8));
         let inner = message(6, &[tensor(5, 11, &[2])]);
         assert_eq!(of(&model(&[node(inner)])), Some(DataType::Fp64));
         let sparse = message(15, &[tensor(1, 1, &[2]), tensor(2, 7, &[100])]);
-        assert_eq!(of(&model(&[sparse])), Some(DataType::Fp32), "indices are no weights");
+        assert_eq!(of(&model(&[sparse])), Some(DataType::Fp32), "indices are not weights");
     }
 
     #[test]
-    fn what_is_damaged_is_nothing_known() {
+    fn damaged_file_has_no_known_data_type() {
         let huge = model(&[tensor(5, 1, &[u64::MAX, u64::MAX]), tensor(5, 1, &[u64::MAX])]);
         assert_eq!(of(&huge), Some(DataType::Fp32));
         assert_eq!(of(&huge[..huge.len() - 20]), None);

@@ -1,5 +1,5 @@
-//! What a family of models is to the rest of the worker: the trait that serving, checking and
-//! compiling call, and what goes in and out of it. Knows no family.
+//! Defines the trait that each model family implements and the types it exchanges with serving,
+//! checking and compiling. Independent of any one family.
 
 use std::{
     path::Path,
@@ -19,64 +19,64 @@ use crate::{
     session::{Form, Runtime},
 };
 
-/// Work that a loaded version leaves to a background thread.
+/// Work that a loaded version defers to a background thread.
 pub(crate) type Later = Box<dyn FnOnce() + Send>;
 
-/// What a family opens.
+/// What a family needs to open a version.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening<'a> {
     pub(crate) runtime: &'a Runtime,
     /// The version's directory.
     pub(crate) dir: &'a Path,
-    /// What the version's `onnxd.toml` says.
+    /// The version's `onnxd.toml`.
     pub(crate) own: &'a Own,
-    /// The graph: the version's own or the compiled one. `None`: the version has none.
+    /// The graph: the version's own file or its compiled form. `None` if the version has none.
     pub(crate) model: Option<&'a Path>,
-    /// What messages call it.
+    /// The model's name in messages.
     pub(crate) file: &'a str,
     pub(crate) form: Form,
 }
 
-/// What may run a lone request on several CPUs.
+/// Resources for running a single request on several CPUs.
 #[derive(Clone, Debug)]
 pub(crate) struct Helpers<'a> {
     pub(crate) runtime: &'a Arc<Runtime>,
-    /// The compiled model: weights that are not shared would be in memory twice.
+    /// The compiled model. Without its shared weights, memory use would double.
     pub(crate) model: &'a Path,
-    /// CPUs besides the process's own; at least one.
+    /// CPUs in addition to the process's own; at least one.
     pub(crate) cpus: &'a Arc<[u16]>,
 }
 
-/// How many of the fixed inputs are run.
+/// How many of the fixed inputs to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// All of them, for a check.
+    /// Every input, for a check.
     All,
     /// As many as loading a compiled form has time for.
     AtLoad,
 }
 
-/// What the longest text may use. What is `None` has no limit.
+/// Limits on what the longest text may use. `None` means unlimited.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Budget {
-    /// Memory of this process in all; with more it is ended.
+    /// Total memory of this process; it is killed above this limit.
     pub(crate) check_bytes: Option<u64>,
     /// Memory that each worker has for one text.
     pub(crate) worker_bytes: Option<u64>,
     /// CPU time of one text.
     pub(crate) text_time: Option<Duration>,
-    /// When this process is ended.
+    /// When this process is killed.
     pub(crate) deadline: Option<Instant>,
-    /// Whether `onnxd.toml` says how long texts are: then shorter ones are not what was asked for.
+    /// Whether `onnxd.toml` sets the length of texts. If it does, a shorter limit is an error.
     pub(crate) is_asked: bool,
 }
 
 /// The longest text that fits a budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fit {
-    /// Its tokens.
+    /// Its length in tokens.
     pub(crate) tokens: u32,
-    /// Set where the files say more.
+    /// Set when the limit is below the one that the files declare.
     pub(crate) shortened: Option<Shortened>,
 }
 
@@ -88,31 +88,31 @@ pub(crate) struct Trial {
     pub(crate) untried: Option<String>,
 }
 
-/// A loaded model of one family. Calls are made once for each version or dispatch group, never for
-/// each input.
+/// A loaded model of one family. Methods are called once per version or dispatch group, never once
+/// per input.
 pub(crate) trait Family: Send {
-    /// Runs something short, so that the first request finds all weights in memory.
+    /// Runs a short input, so that the first request finds all weights in memory.
     ///
     /// # Errors
     /// The model does not run.
     fn warm_up(&mut self) -> Result<(), Refusal>;
 
-    /// Runs one input of each shape that serving runs and describes the model.
+    /// Runs one input of each shape that serving uses, and describes the model.
     ///
     /// # Errors
-    /// The model does not do what its files say.
+    /// The model does not do what its files declare.
     fn try_out(&mut self) -> Result<Trial, Refusal>;
 
-    /// Finds the longest text that fits the budget and takes no longer ones from then on. `None`: the
-    /// needs of this family do not grow with a text.
+    /// Finds the longest text that fits the budget and limits the model to it. Returns `None` if
+    /// this family's resource needs do not grow with the length of a text.
     ///
     /// # Errors
-    /// The model fails for another reason than its needs, or nothing fits.
+    /// The model fails for a reason other than its resource needs, or no length fits.
     fn fit(&mut self, _budget: &Budget) -> Result<Option<Fit>, Refusal> {
         Ok(None)
     }
 
-    /// Takes no longer texts than this from now on: what a check found out.
+    /// Limits texts to the length that a check found.
     fn limit_tokens(&mut self, _max_tokens: u32) {}
 
     /// Runs the family's fixed inputs.
@@ -121,22 +121,22 @@ pub(crate) trait Family: Send {
     /// The model does not run them.
     fn probe(&mut self, extent: Extent) -> Result<Probes, Refusal>;
 
-    /// Measures what runs cost on this machine.
+    /// Measures the cost of runs on this machine.
     ///
     /// # Errors
     /// The model does not run.
     fn measure_costs(&mut self) -> Result<Costs, Refusal>;
 
-    /// What to assume before anything was measured.
+    /// Returns the costs to assume before any measurement.
     fn unmeasured_costs(&self) -> Costs {
         Costs::default()
     }
 
-    /// Answers each item of a group, whose payloads are `parts`, exactly once, and corrects `costs`
-    /// by what the runs took.
+    /// Answers each item of a group exactly once, and updates `costs` with the measured run times.
+    /// The payload of item `i` is `parts[i]`.
     ///
     /// # Errors
-    /// The group is not one that a supervisor sends, or the supervisor is gone.
+    /// The group violates the protocol, or the supervisor has disconnected.
     fn answer(
         &mut self,
         group: &mut Group<'_>,
@@ -145,19 +145,21 @@ pub(crate) trait Family: Send {
         costs: &mut Costs,
     ) -> Result<(), Fault>;
 
-    /// Returns the vector of a text, not normalized.
+    /// Returns the vector of a text without normalizing it.
     ///
     /// # Errors
-    /// The family returns no single vector for a text, or the model fails on this one.
+    /// The family has no single vector per text, or the model fails on this text.
     fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
-        let message = format!("the model returns no vector for a text of {} bytes", text.len());
+        let message =
+            format!("the model has no single vector for a text ({} bytes given)", text.len());
         Err(RefusalKind::Contract.because(message))
     }
 
-    /// Offers CPUs for requests that are alone on the machine. Most families ignore it.
+    /// Offers CPUs for requests that run while the server is otherwise idle. Most families ignore
+    /// them.
     fn offer_helpers(&mut self, _helpers: &Helpers<'_>) {}
 
-    /// Returns work for the background, once.
+    /// Returns the deferred background work, once.
     fn take_later(&mut self) -> Option<Later> {
         None
     }

@@ -1,6 +1,6 @@
-//! One dispatch group: the items that one frame brought, answered exactly once each, by one
-//! generation. Each micro-batch is answered as it completes, so that short texts do not wait for
-//! long ones. How items are answered is decided by each family.
+//! A dispatch group: the items of one frame, each answered exactly once and all by one generation.
+//! Micro-batches are answered as they complete, so that short texts do not wait for long ones. Each
+//! family decides how to answer its items.
 
 use std::time::Duration;
 
@@ -15,41 +15,45 @@ use onnxd_proto::{
 
 use crate::process::{fault::Fault, ipc::Sender};
 
-// Numbers travel little-endian, and are sent as they lie in memory.
+// Numbers are little-endian on the wire and are sent as they are in memory.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// The payload of a group, cut at the lengths that its items name.
+/// Splits the payload of a group into the payloads of its items.
 ///
 /// # Errors
-/// The frame is not one that a supervisor sends.
+/// The frame violates the protocol.
 pub(crate) fn parts<'p>(items: &[Item], mut payload: &'p [u8]) -> Result<Vec<&'p [u8]>, Fault> {
     if items.len() > GROUP_ITEMS_MAX {
-        return Err(broken("has more items than the limit"));
+        return Err(malformed("has more items than the limit"));
     }
     let mut parts = Vec::with_capacity(items.len());
     for item in items {
         let length = usize::try_from(item.payload_bytes).unwrap_or(usize::MAX);
         let Some((part, rest)) = payload.split_at_checked(length) else {
-            return Err(broken("names more bytes than it brings"));
+            return Err(malformed("declares more bytes than its payload has"));
         };
         parts.push(part);
         payload = rest;
     }
-    if payload.is_empty() { Ok(parts) } else { Err(broken("brings more bytes than it names")) }
+    if payload.is_empty() {
+        Ok(parts)
+    } else {
+        Err(malformed("has a longer payload than its items declare"))
+    }
 }
 
-/// What is wrong with the frame.
-pub(crate) fn broken(what: &str) -> Fault {
+/// Returns the fault for a malformed group.
+pub(crate) fn malformed(what: &str) -> Fault {
     Fault::Protocol(format!("a group {what}"))
 }
 
-/// What the frame of a group asks for.
+/// A group as the supervisor sent it.
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// The frame's id.
     pub(crate) id: u64,
     pub(crate) items: Vec<Item>,
-    /// Whether it may be spread over several CPUs.
+    /// Whether the group may run on several CPUs.
     pub(crate) wide: bool,
 }
 
@@ -59,16 +63,16 @@ pub(crate) struct Group<'a> {
     pub(crate) sender: &'a Sender,
 }
 
-/// What a micro-batch took.
+/// Time spent on a micro-batch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Took {
+pub(crate) struct Timings {
     pub(crate) tokenizing: Duration,
     pub(crate) inference: Duration,
     pub(crate) cpu: Duration,
 }
 
 impl Group<'_> {
-    /// Rejects all items, as nothing can answer them.
+    /// Rejects all items.
     pub(crate) fn reject_all(&mut self, reason: Rejection) -> Result<(), Fault> {
         self.reject((0..self.asked.items.len()).map(number).collect(), reason)
     }
@@ -78,12 +82,12 @@ impl Group<'_> {
         self.sender.tell_group(self.asked.id, &FromWorker::Rejected { items, reason }, &[])
     }
 
-    /// Sends the answers of one micro-batch; the payload may lie in several places.
+    /// Sends the answers of one micro-batch. The payload is the concatenation of its slices.
     pub(crate) fn send(
         &mut self,
         generation: Generation,
         items: Vec<AnsweredItem>,
-        took: Took,
+        took: Timings,
         payload: &[&[u8]],
     ) -> Result<(), Fault> {
         let answered = Answered {
@@ -97,7 +101,7 @@ impl Group<'_> {
     }
 }
 
-/// Numbers of items, tokens and bytes are below the limit.
+/// Converts a count of items, tokens or bytes; limits keep each below 2³².
 pub(crate) fn number(value: usize) -> u32 {
     u32::try_from(value).expect("limits keep every count within 32 bits")
 }
@@ -118,22 +122,22 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_is_cut_into_the_parts_of_the_items() {
+    fn payload_is_split_by_item_lengths() {
         let cut = parts(&items(&[1, 0, 2, 3]), b"abcdef").unwrap();
         assert_eq!(cut, [&b"a"[..], b"", b"bc", b"def"]);
         assert!(parts(&[], b"").unwrap().is_empty());
     }
 
     #[test]
-    fn a_group_that_does_not_add_up_is_a_fault_and_not_an_answer() {
-        let broken: [(&[u32], &[u8]); 5] = [
+    fn inconsistent_group_lengths_are_a_protocol_fault() {
+        let malformed: [(&[u32], &[u8]); 5] = [
             (&[1], b""),
             (&[u32::MAX, 1], b"a"),
             (&[1], b"ab"),
             (&[], b"a"),
             (&[0; GROUP_ITEMS_MAX + 1], b""),
         ];
-        for (lengths, payload) in broken {
+        for (lengths, payload) in malformed {
             let fault = parts(&items(lengths), payload).unwrap_err();
             assert!(matches!(fault, Fault::Protocol(_)), "{lengths:?} {payload:?}");
         }

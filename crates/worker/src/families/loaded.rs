@@ -1,5 +1,5 @@
-//! A loaded version, whatever its family: the only way from a version's directory to something that
-//! runs. Serving and checking open versions here, so that what was checked is what serves.
+//! The only way from a version's directory to a model that runs, for every family. Serving and
+//! checking both open versions here, so the checked model is the one that serves.
 
 use std::{path::Path, sync::Arc};
 
@@ -26,12 +26,12 @@ use crate::{
     session::{Form, Runtime},
 };
 
-/// How messages call a compiled model.
+/// The name of a compiled model in messages.
 const COMPILED: &str = "the compiled model";
-/// What messages call a version without a graph.
+/// The name of a version without a graph in messages.
 const TABLE: &str = "model.safetensors";
 
-/// A loaded version.
+/// A loaded version of any family.
 pub(crate) struct LoadedVersion {
     family: Box<dyn Family>,
     file: String,
@@ -40,11 +40,11 @@ pub(crate) struct LoadedVersion {
 }
 
 impl LoadedVersion {
-    /// Loads the version in `dir` as it serves, warm: from its compiled forms below `compiled`
-    /// if there is a sound one, else as its author made it.
+    /// Loads and warms up the version in `dir` for serving. Uses a valid compiled form below
+    /// `compiled` if one exists, else the original model.
     ///
     /// # Errors
-    /// The version cannot serve.
+    /// The version cannot be served.
     pub(crate) fn open_to_serve(
         runtime: &Arc<Runtime>,
         dir: &Path,
@@ -55,14 +55,15 @@ impl LoadedVersion {
         match Self::open_warm(runtime, dir, compiled, key, helpers) {
             Ok(Some(version)) => return Ok(version),
             Ok(None) => {}
-            Err(refusal) => warn!(%refusal, "the plain model is loaded, not its compiled form"),
+            Err(refusal) => warn!(%refusal, "compiled model failed; loading the original model"),
         }
         let mut version = Self::open(runtime, dir)?;
         version.family.warm_up()?;
         Ok(version)
     }
 
-    /// The compiled form, if there is one. What it is compared by warms it, too.
+    /// Opens the compiled form, if one exists. Comparing it with the recorded probes also warms it
+    /// up.
     fn open_warm(
         runtime: &Arc<Runtime>,
         dir: &Path,
@@ -72,11 +73,12 @@ impl LoadedVersion {
     ) -> Result<Option<Self>, Refusal> {
         let Some(model) = compiled::find(compiled, key) else { return Ok(None) };
         let expected = Probes::read(compiled).ok_or_else(|| {
-            RefusalKind::Checksum.because("there is nothing to compare the compiled model with")
+            RefusalKind::Checksum
+                .because("the compiled model has no recorded probes to compare it with")
         })?;
         let mut version = Self::open_compiled(runtime, dir, &model)?;
         expected.require(&version.family.probe(Extent::AtLoad)?, &version.file)?;
-        // Without them each input runs alone until runs have been observed.
+        // Without recorded costs, every input runs on its own until runs have been observed.
         if let Some(costs) = model.parent().and_then(Costs::read) {
             version.costs = costs;
         }
@@ -86,7 +88,7 @@ impl LoadedVersion {
         Ok(Some(version))
     }
 
-    /// Loads the version in `dir` as its author made it.
+    /// Loads the version in `dir` from its original model.
     ///
     /// # Errors
     /// The version cannot be loaded.
@@ -100,7 +102,7 @@ impl LoadedVersion {
         Self::open_form(Opening { runtime, dir, own: &own, model, file, form: Form::Plain })
     }
 
-    /// Loads the version in `dir` with the compiled `model` in the place of its own.
+    /// Loads the version in `dir` with the compiled `model` in place of the original.
     ///
     /// # Errors
     /// The version cannot be loaded.
@@ -164,17 +166,17 @@ impl LoadedVersion {
         self.family.take_later()
     }
 
-    /// Returns what is known of the cost of runs.
+    /// Returns the known costs of runs.
     pub(crate) fn costs(&self) -> &Costs {
         &self.costs
     }
 
-    /// Whether the compiled form is loaded.
+    /// Returns whether the compiled form is loaded.
     pub(crate) fn is_compiled(&self) -> bool {
         self.form == Form::Compiled
     }
 
-    /// The model's file, for messages.
+    /// Returns the name of the model's file, for messages.
     pub(crate) fn model_file(&self) -> &str {
         &self.file
     }

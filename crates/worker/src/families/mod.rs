@@ -1,7 +1,6 @@
-//! Kinds of models, each in a folder of its own behind the trait [`family::Family`]. A table
-//! ([`table`]) maps a version's files to the family that opens it; everything outside this folder
-//! sees a [`LoadedVersion`] only. Serving and checking call it; it calls sessions, and reads what
-//! lies on disk of a version.
+//! Model families: each is a folder that implements [`family::Family`]. [`table`] maps a version's
+//! files to the family that opens it; code outside this folder sees only [`LoadedVersion`]. Called
+//! by serving and checking; calls sessions and reads the version's files.
 
 pub(crate) mod family;
 pub(crate) mod group;

@@ -1,49 +1,49 @@
-//! What a version says of itself in `onnxd.toml`, which has the last word. Read once when a version is
-//! opened; the table of families and the families themselves look at it.
+//! Reads `onnxd.toml`, whose settings override every other file of a version. It is read once when
+//! a version is opened, for the table of families and for the families.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use onnxd_proto::domain::{Activation, Pooling, Refusal, RefusalKind, Task};
 use serde::Deserialize;
 
-/// The file in which a version says what others do not, or say wrongly.
+/// The file with the version's settings for onnxd.
 const OWN: &str = "onnxd.toml";
 
-/// What `onnxd.toml` may say.
+/// The contents of `onnxd.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", default)]
 pub(crate) struct Own {
-    /// What the model is for.
+    /// The model's task.
     pub(crate) task: Option<Task>,
-    /// How token embeddings become one.
+    /// How token embeddings are pooled.
     pub(crate) pooling: Option<Pooling>,
-    /// Whether embeddings have length 1.
+    /// Whether embeddings are scaled to length 1.
     pub(crate) normalize: Option<bool>,
-    /// What becomes of scores.
+    /// The activation applied to scores.
     pub(crate) activation: Option<Activation>,
-    /// The output of the graph that is used.
+    /// The graph output to use.
     pub(crate) output: Option<String>,
-    /// What is fed to numbers that change what the graph computes, by their names.
+    /// Values of the graph's switches, by input name.
     pub(crate) inputs: BTreeMap<String, Number>,
-    /// The file of the graph within the source, and which of several is taken. Both are for whoever
-    /// stages the version: it holds one graph.
+    /// The graph's file within the source, and which variant to take. Both apply when a version is
+    /// staged, since a staged version holds one graph.
     pub(crate) file: Option<String>,
     pub(crate) variant: Option<String>,
-    /// How a query and a document are put together: a Jinja template of `query`, `document` and
-    /// `instruction`, or the name of one that onnxd knows, or `none`.
+    /// How a query and a document are joined: a Jinja template of `query`, `document` and
+    /// `instruction`, the name of a built-in template, or `none`.
     pub(crate) template: Option<String>,
-    /// Which of two labels says that a document is relevant.
+    /// Which of two labels marks a relevant document.
     pub(crate) relevant_label: Option<u32>,
-    /// The token with which such a model says yes, and the one with which it says no.
+    /// The tokens with which a generative reranker answers yes and no.
     pub(crate) true_token: Option<String>,
     pub(crate) false_token: Option<String>,
-    /// What may be put before a text, by name.
+    /// Prompts that can be put before a text, by name.
     pub(crate) prompts: BTreeMap<String, String>,
-    /// Tokens of the longest text.
+    /// The longest text in tokens.
     pub(crate) max_tokens: Option<u32>,
-    /// The prompt for texts whose request names none.
+    /// The prompt for requests that name none.
     pub(crate) default_prompt_name: Option<String>,
-    /// `false`: tensors of different requests never run together.
+    /// If `false`, tensors of different requests never run together.
     pub(crate) batch: Option<bool>,
 }
 
@@ -56,10 +56,10 @@ pub(crate) enum Number {
 }
 
 impl Own {
-    /// Reads the file in `dir`, if there is one.
+    /// Reads the file in `dir`, or returns defaults if there is none.
     ///
     /// # Errors
-    /// It is malformed.
+    /// The file is malformed.
     pub(crate) fn read(dir: &Path) -> Result<Self, Refusal> {
         match fs::read_to_string(dir.join(OWN)) {
             Ok(text) => toml::from_str(&text)
@@ -70,10 +70,10 @@ impl Own {
     }
 }
 
-/// A directory with any of these is a model for texts, if its `onnxd.toml` does not say otherwise.
+/// Any of these files marks a text model, unless `onnxd.toml` sets another task.
 const TEXT_FILES: [&str; 3] = ["tokenizer.json", "config.json", "modules.json"];
 
-/// Whether the version in `dir` has files that only models for texts have.
+/// Returns whether the version in `dir` has files that only text models have.
 pub(super) fn has_text_files(dir: &Path) -> bool {
     TEXT_FILES.iter().any(|file| dir.join(file).is_file())
 }

@@ -1,5 +1,5 @@
-//! The table of families: which one opens a version, by what the version's files say. A new family
-//! is a folder beside this file and one line here.
+//! Chooses the family that opens a version, based on the version's files. To add a family, add a
+//! folder beside this file and one line here.
 
 use std::path::Path;
 
@@ -11,27 +11,28 @@ use super::{
     tensor, text,
 };
 
-/// A family as the table knows it.
+/// One family.
 struct Entry {
-    /// Whether the files in this directory are those of such a model.
+    /// Whether the files in this directory belong to this family.
     claims: fn(&Path, &Own) -> bool,
     open: fn(&Opening<'_>) -> Result<Box<dyn Family>, Refusal>,
 }
 
-/// The first that claims a version opens it.
+/// The first family that claims a version opens it.
 const TABLE: [Entry; 2] = [
     Entry { claims: tensor::claims, open: tensor::open },
     Entry { claims: text::claims, open: text::open },
 ];
 
-/// Opens a model with the family that its files belong to.
+/// Opens a model with the family that claims its files.
 ///
 /// # Errors
-/// No family claims it, or the one that does cannot load it.
+/// No family claims the files, or the one that does cannot load them.
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn Family>, Refusal> {
     let entry = TABLE.iter().find(|entry| (entry.claims)(opening.dir, opening.own));
     let Some(entry) = entry else {
-        return Err(RefusalKind::Contract.because("its files belong to no known kind of model"));
+        return Err(RefusalKind::Contract
+            .because("no model family matches these files; set task in onnxd.toml"));
     };
     (entry.open)(opening)
 }

@@ -1,25 +1,25 @@
-//! Which of a source's model files to take. Pure: works with names alone.
+//! Chooses the model file of a source by name. Pure.
 
 use onnxd_proto::domain::{ModelChoice, Refusal, RefusalKind};
 
-use super::variants::{Cpu, endings};
+use super::variants::{Cpu, suffixes};
 use crate::artifacts::MODEL_FILES;
 
-/// File names in a message.
+/// Maximum file names in a message.
 const SHOWN_MAX: usize = 20;
 
-/// The model file to take.
+/// The chosen model file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub(super) file: String,
-    /// Why this one, for the log.
+    /// Why it was chosen, for the log.
     pub(super) reason: String,
 }
 
-/// Chooses among `models`, of which those at the top come first. `by` says where `choice` stands.
+/// Chooses among `models`, sorted with the top level first. `by` names the origin of `choice`.
 ///
 /// # Errors
-/// There is none, none that was asked for, or several and no reason to take one.
+/// The source has no model file, lacks the requested one, or has several without a default.
 pub(super) fn choose(
     models: &[String],
     choice: &ModelChoice,
@@ -27,12 +27,12 @@ pub(super) fn choose(
     cpu: Cpu,
 ) -> Result<Chosen, Refusal> {
     match choice {
-        // It may stand deeper than is looked; opening it tells.
+        // A file below the searched depth is not in `models`; opening it shows whether it exists.
         ModelChoice::File(file) if models.contains(file) || file.matches('/').count() > 2 => {
             Ok(Chosen { file: file.clone(), reason: format!("named by {by}") })
         }
         ModelChoice::File(file) => {
-            refuse(format!("{file}, which {by} names, is missing; {}", shown(models)))
+            refuse(format!("{file}, which {by} names, is missing; {}", available(models)))
         }
         ModelChoice::Variant(name) => variant(models, name, by, cpu),
         ModelChoice::Unstated => unstated(models),
@@ -40,21 +40,21 @@ pub(super) fn choose(
 }
 
 fn variant(models: &[String], name: &str, by: &str, cpu: Cpu) -> Result<Chosen, Refusal> {
-    let found = endings(name, cpu).into_iter().find_map(|ending| {
+    let found = suffixes(name, cpu).into_iter().find_map(|suffix| {
         models.iter().find(|model| {
             let file = model.rsplit('/').next().unwrap_or(model);
-            file.eq_ignore_ascii_case(&format!("model{ending}.onnx"))
+            file.eq_ignore_ascii_case(&format!("model{suffix}.onnx"))
         })
     });
     match found {
         Some(file) => Ok(Chosen {
             file: file.clone(),
-            reason: format!("variant {name} of {by}, the best for this CPU ({cpu})"),
+            reason: format!("variant {name} requested by {by}, the best for this CPU ({cpu})"),
         }),
         None => refuse(format!(
-            "no model file of the variant {name:?} of {by} that is made for this CPU ({cpu}); {}; \
-             `file` takes any of them",
-            shown(models)
+            "no model file of the variant {name:?}, which {by} names, suits this CPU ({cpu}); {}; \
+             set `file` to choose any of them",
+            available(models)
         )),
     }
 }
@@ -72,22 +72,22 @@ fn unstated(models: &[String]) -> Result<Chosen, Refusal> {
     match (usual.next(), usual.next()) {
         (Some(file), None) => chosen(file, "the only one with the usual name"),
         _ if models.is_empty() => refuse(format!(
-            "neither {} nor {} is there, nor another .onnx file; export the model, for example \
+            "neither {} nor {} exists, nor another .onnx file; export the model, for example \
              with `optimum-cli export onnx --model MODEL DIR`",
             MODEL_FILES[0], MODEL_FILES[1]
         )),
         _ => refuse(format!(
-            "several model files and none with the usual name; {}; choose one with \
-             `file = \"{}\"` in onnxd.toml, or with ?file={} or ?variant=int8 behind the source",
-            shown(models),
+            "several model files but none with the usual name; {}; choose one with \
+             `file = \"{}\"` in onnxd.toml, or append ?file={} or ?variant=int8 to the source's URI",
+            available(models),
             models[0],
             models[0]
         )),
     }
 }
 
-/// The model files that are there, for messages.
-fn shown(models: &[String]) -> String {
+/// Lists the source's model files for messages.
+fn available(models: &[String]) -> String {
     if models.is_empty() {
         return "the source has no .onnx file".to_owned();
     }
@@ -121,7 +121,7 @@ mod tests {
     const ARM: Cpu = Cpu { avx2: false, avx512: false, avx512_vnni: false, arm64: true };
 
     #[test]
-    fn without_a_choice_the_usual_name_or_the_only_file_is_taken() {
+    fn default_is_the_usual_name_or_the_only_file() {
         for (models, expected) in [
             (&["model.onnx", "onnx/model.onnx"][..], "model.onnx"),
             (&["a.onnx", "onnx/model.onnx", "onnx/model_O2.onnx"][..], "onnx/model.onnx"),
@@ -132,7 +132,7 @@ mod tests {
             assert_eq!(of(models, &ModelChoice::Unstated, OLD), Ok(expected.to_owned()));
         }
         let message = of(&[], &ModelChoice::Unstated, OLD).unwrap_err();
-        assert!(message.contains("neither model.onnx nor onnx/model.onnx is there"), "{message}");
+        assert!(message.contains("neither model.onnx nor onnx/model.onnx exists"), "{message}");
         let two = ["onnx/model_fp16.onnx", "onnx/model_int8.onnx"];
         let message = of(&two, &ModelChoice::Unstated, OLD).unwrap_err();
         for part in [two[0], two[1], "file = ", "?file=", "?variant="] {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_is_refused_with_those_that_are_there() {
+    fn missing_file_is_refused_with_the_available_ones() {
         let models = ["onnx/model.onnx", "onnx/model_O2.onnx"];
         let choice = |file: &str| ModelChoice::file(file).unwrap();
         assert_eq!(of(&models, &choice("onnx/model_O2.onnx"), OLD).unwrap(), "onnx/model_O2.onnx");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_is_the_best_file_for_the_cpu() {
+    fn variant_resolves_to_the_best_file_for_the_cpu() {
         let hub = [
             "onnx/model.onnx",
             "onnx/model_O1.onnx",
@@ -171,7 +171,7 @@ mod tests {
             ("fp32", NEW, "onnx/model.onnx"),
             ("O4", NEW, "onnx/model_O4.onnx"),
             ("o1", NEW, "onnx/model_O1.onnx"),
-            // A name in full is taken as it is.
+            // A full name is used as it is.
             ("qint8_arm64", NEW, "onnx/model_qint8_arm64.onnx"),
         ] {
             assert_eq!(variant(&hub, name, cpu), Ok(expected.to_owned()), "{name}");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_that_no_file_is_of_is_refused_with_those_that_are_there() {
+    fn variant_without_a_file_is_refused_with_the_available_ones() {
         let message = variant(&["onnx/model_O2.onnx"], "fp16", OLD).unwrap_err();
         assert!(message.contains("fp16") && message.contains("onnx/model_O2.onnx"), "{message}");
         let message = variant(&["onnx/model_qint8_avx512_vnni.onnx"], "int8", OLD).unwrap_err();

@@ -1,6 +1,5 @@
-//! The source's directory, as far as a listing looks into it: which files there are, and opening
-//! one. Whether a link leads outside is decided twice: here by the sandbox, and by the supervisor,
-//! which opens every file again.
+//! Lists and opens the files of a source's directory. Two layers stop links that lead outside: the
+//! sandbox here, and the supervisor, which opens every file again.
 
 use std::{
     fs::{self, File},
@@ -13,12 +12,12 @@ use onnxd_proto::domain::{MODEL_SUFFIX, Refusal, RefusalKind};
 
 use super::SETTINGS_BYTES_MAX;
 
-/// Folders within folders that are looked into, as a module's own `onnx/`.
+/// Maximum folder depth, reached by a module's own `onnx/`.
 const DEPTH_MAX: usize = 2;
-/// Entries of all folders.
+/// Maximum entries of all folders together.
 pub(super) const ENTRIES_MAX: usize = 10_000;
 
-/// A source's directory and what is in it.
+/// A source's directory and its files.
 pub(super) struct Folder {
     dir: PathBuf,
     files: Vec<String>,
@@ -26,7 +25,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Reads which files there are.
+    /// Lists the files.
     ///
     /// # Errors
     /// The directory cannot be read, or has too many entries.
@@ -34,19 +33,19 @@ impl Folder {
         let mut found = Self { dir: dir.to_owned(), files: Vec::new(), models: Vec::new() };
         let mut entries = 0;
         found.add("", DEPTH_MAX, &mut entries)?;
-        // Those that are less deep come first.
+        // Sort by depth, top level first.
         found.files.sort_by_key(|file| (file.matches('/').count(), file.clone()));
         let models = found.files.iter().filter(|file| file.ends_with(MODEL_SUFFIX));
         found.models = models.cloned().collect();
         Ok(found)
     }
 
-    /// The model files, those at the top first.
+    /// Returns the model files, top level first.
     pub(super) fn models(&self) -> &[String] {
         &self.models
     }
 
-    /// All files of this name, those at the top first.
+    /// Returns all files of this name, top level first.
     pub(super) fn files_named(&self, name: &str) -> Vec<String> {
         let is_named = |file: &&String| file.rsplit('/').next() == Some(name);
         self.files.iter().filter(is_named).cloned().collect()
@@ -71,12 +70,12 @@ impl Folder {
                 continue;
             }
             let path = if at.is_empty() { name } else { format!("{at}/{name}") };
-            // Links are followed; whether they may be is seen when a file is opened.
+            // Follow links here; opening a file checks whether its link is allowed.
             let is_folder = fs::metadata(entry.path()).is_ok_and(|found| found.is_dir());
             if !is_folder {
                 self.files.push(path);
             } else if depth > 0 {
-                // One that cannot be read is not the model's.
+                // Skip folders that cannot be read: they are not the model's.
                 match self.add(&path, depth - 1, entries) {
                     Err(refusal) if refusal.kind == RefusalKind::Contract => return Err(refusal),
                     _ => {}
@@ -89,10 +88,10 @@ impl Folder {
     /// Opens a file of the source.
     ///
     /// # Errors
-    /// It is missing, not a regular file, or outside of the source.
+    /// It is missing, not a regular file, or outside the source.
     pub(super) fn open(&self, file: &str) -> Result<File, Refusal> {
         let refuse = |message: String| RefusalKind::Contract.because(message);
-        // A FIFO would be waited for.
+        // Opening a FIFO would block otherwise.
         let flags = nix::libc::O_NONBLOCK;
         let opened = File::options().read(true).custom_flags(flags).open(self.dir.join(file));
         let opened = opened.map_err(|error| refuse(self.explain(file, &error)))?;
@@ -103,7 +102,7 @@ impl Folder {
         }
     }
 
-    /// Reads a settings file at the top; `None` where there is none or it is too long for one.
+    /// Reads a settings file at the top level; `None` if it is missing or too long.
     ///
     /// # Errors
     /// It cannot be read.
@@ -117,7 +116,7 @@ impl Folder {
         Ok((text.len() as u64 <= SETTINGS_BYTES_MAX).then_some(text))
     }
 
-    /// Why a file cannot be opened, with the link on the way to it.
+    /// Explains why a file cannot be opened, and names the first link on its path.
     fn explain(&self, file: &str, error: &io::Error) -> String {
         let ends = file.match_indices('/').map(|(at, _)| at).chain([file.len()]);
         let link = ends.map(|end| &file[..end]).find_map(|part| {
@@ -125,7 +124,7 @@ impl Folder {
         });
         match (link, error.kind()) {
             (Some((part, target)), io::ErrorKind::PermissionDenied) => {
-                format!("{part} is a link to {target}, which is outside of the source")
+                format!("{part} is a link to {target}, which is outside the source")
             }
             (Some((part, target)), io::ErrorKind::NotFound) => {
                 format!("{part} is a link to {target}, which is missing; download it again")

@@ -1,4 +1,4 @@
-//! What listing a source promises, on real directories.
+//! Tests of listings on real directories.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -30,7 +30,7 @@ impl Source {
 const STATIC: &[u8] = br#"[{"type": "sentence_transformers.models.StaticEmbedding"}]"#;
 
 #[test]
-fn external_data_under_any_name_is_listed() {
+fn external_data_is_listed_under_any_name() {
     let graph = model(&[
         external(5, "model.onnx_data", 0, 4),
         node(external(5, "Constant_7_attr__value", 0, 2)),
@@ -55,7 +55,7 @@ fn external_data_under_any_name_is_listed() {
 }
 
 #[test]
-fn the_uri_wins_over_onnxd_toml() {
+fn source_uri_overrides_onnxd_toml() {
     let source = Source::of(&[
         ("onnx/model.onnx", &model(&[])),
         ("onnx/model_O2.onnx", &model(&[])),
@@ -89,19 +89,19 @@ fn static_embeddings_need_no_graph() {
             let listing = source.list(&ModelChoice::Unstated).unwrap();
             assert_eq!((listing.model, listing.external), (None, vec![]), "{name} {weights}");
             let file = ModelChoice::file("onnx/model.onnx").unwrap();
-            assert_eq!(source.chosen(&file).unwrap(), "onnx/model.onnx", "it was asked for");
+            assert_eq!(source.chosen(&file).unwrap(), "onnx/model.onnx", "the file was requested");
         }
     }
     let message = Source::of(&[("modules.json", STATIC)]).chosen(&ModelChoice::Unstated);
     assert!(message.unwrap_err().contains("model.safetensors is missing"));
-    // Weights of another kind of model are nothing that onnxd runs.
+    // onnxd cannot run the weights of other kinds of models.
     let source = Source::of(&[("config.json", b"{}"), ("model.safetensors", b"x")]);
     let message = source.chosen(&ModelChoice::Unstated).unwrap_err();
     assert!(message.contains("neither model.onnx nor onnx/model.onnx"), "{message}");
 }
 
 #[test]
-fn what_is_not_the_file_is_refused_by_name() {
+fn pointers_dangling_links_and_fifos_are_refused_by_name() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
     let message = Source::of(&[("model.onnx", pointer)]).chosen(&ModelChoice::Unstated);
     assert!(message.unwrap_err().contains("model.onnx is a Git LFS pointer"));
@@ -117,14 +117,14 @@ fn what_is_not_the_file_is_refused_by_name() {
 }
 
 #[test]
-fn a_tokenizer_in_another_folder_is_reported() {
+fn tokenizer_in_another_folder_is_reported() {
     let source = Source::of(&[("onnx/model.onnx", &model(&[])), ("onnx/tokenizer.json", b"{}")]);
     let notes = source.list(&ModelChoice::Unstated).unwrap().notes;
     assert_eq!(notes, ["the tokenizer is onnx/tokenizer.json"]);
 }
 
 #[test]
-fn a_directory_with_too_many_files_is_refused() {
+fn directory_with_too_many_files_is_refused() {
     let source = Source::of(&[("model.onnx", &model(&[]))]);
     for number in 0..folder::ENTRIES_MAX {
         File::create(source.0.path().join(format!("{number}.npy"))).unwrap();

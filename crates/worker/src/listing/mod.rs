@@ -1,6 +1,6 @@
-//! Lists what a source holds, for the supervisor, which parses no model file: the model file to take
-//! ([`choose`], [`variants`]) and the files with its weights. Called by `onnxd-worker list`, which is
-//! confined to the source; runs nothing and reads no weights.
+//! Finds a source's model file ([`choose`], [`variants`]) and the files with its weights, for the
+//! supervisor, which parses no model file. Called by `onnxd-worker list`, which is confined to the
+//! source. Runs no model and reads no weights.
 
 mod choose;
 mod folder;
@@ -22,42 +22,42 @@ use self::{
 };
 use crate::artifacts::external::external_files;
 
-/// The file in which a source says what others do not.
-const OWN: &str = "onnxd.toml";
-/// Bytes of a settings file. A longer one is left to the check.
+/// The file with a source's own settings.
+const SETTINGS_FILE: &str = "onnxd.toml";
+/// Maximum bytes of a settings file. A longer one is ignored here and handled by the check.
 const SETTINGS_BYTES_MAX: u64 = 1 << 20;
-/// How the placeholder begins that a clone without Git LFS has in place of a large file.
+/// The beginning of the placeholder for a large file in a clone without Git LFS.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// The weights of static embeddings.
 const STATIC_WEIGHTS: &str = "model.safetensors";
 
-/// The settings that concern the choice; the check reads the others.
+/// The settings that choose the model file. The check reads the others.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Own {
+struct ChoiceSettings {
     file: Option<String>,
     variant: Option<String>,
 }
 
-/// Finds the files of a source's model. `choice` is what the source's URI says.
+/// Finds the files of a source's model. `choice` comes from the source's URI.
 ///
 /// # Errors
-/// The source has no model file, or several of which none is chosen; the chosen one is missing,
-/// or a file with its weights is. Each names the file.
+/// The source has no model file, or several without a choice; the chosen file or a file with its
+/// weights is missing. Each error names the file.
 pub(crate) fn list(dir: &Path, choice: &ModelChoice) -> Result<Listing, Refusal> {
     let folder = Folder::read(dir)?;
     let (choice, by) = match choice {
-        ModelChoice::Unstated => (own_choice(&folder)?, OWN),
+        ModelChoice::Unstated => (configured_choice(&folder)?, SETTINGS_FILE),
         stated => (stated.clone(), "the source's URI"),
     };
     if choice == ModelChoice::Unstated && is_static(&folder) {
         let weights = folder.files_named(STATIC_WEIGHTS);
         if let Some(file) = weights.first() {
-            let notes = vec![format!("static embeddings: the weights are read from {file}")];
+            let notes = vec![format!("static embeddings: reading the weights from {file}")];
             return Ok(Listing { notes, ..Listing::default() });
         }
         if folder.models().is_empty() {
-            let message = format!("{STATIC_WEIGHTS} is missing, which holds static embeddings");
+            let message = format!("{STATIC_WEIGHTS} is missing; static embeddings need it");
             return Err(RefusalKind::Contract.because(message));
         }
     }
@@ -69,7 +69,7 @@ pub(crate) fn list(dir: &Path, choice: &ModelChoice) -> Result<Listing, Refusal>
     let external = external_files(dir, &file, &model)?;
     let mut notes = Vec::new();
     if let Some(at) = external.damaged_at {
-        notes.push(format!("{file} is damaged at byte {at}: files of weights may be missing"));
+        notes.push(format!("{file} is damaged at byte {at}: weights files may be missing"));
     }
     if let [tokenizer] = &*folder.files_named("tokenizer.json")
         && tokenizer.contains('/')
@@ -81,24 +81,25 @@ pub(crate) fn list(dir: &Path, choice: &ModelChoice) -> Result<Listing, Refusal>
     Ok(Listing { model, external: external.files, notes })
 }
 
-/// What `onnxd.toml` says of the model file.
-fn own_choice(folder: &Folder) -> Result<ModelChoice, Refusal> {
-    let wrong =
-        |reason: &dyn std::fmt::Display| RefusalKind::Contract.because(format!("{OWN}: {reason}"));
-    let Some(text) = folder.read_text(OWN)? else { return Ok(ModelChoice::Unstated) };
-    let own: Own = toml::from_str(&text).map_err(|error| wrong(&error))?;
-    match (own.file, own.variant) {
+/// Reads the choice of the model file from `onnxd.toml`.
+fn configured_choice(folder: &Folder) -> Result<ModelChoice, Refusal> {
+    let wrong = |reason: &dyn std::fmt::Display| {
+        RefusalKind::Contract.because(format!("{SETTINGS_FILE}: {reason}"))
+    };
+    let Some(text) = folder.read_text(SETTINGS_FILE)? else { return Ok(ModelChoice::Unstated) };
+    let settings: ChoiceSettings = toml::from_str(&text).map_err(|error| wrong(&error))?;
+    match (settings.file, settings.variant) {
         (None, None) => Ok(ModelChoice::Unstated),
         (Some(file), None) => {
             ModelChoice::file(&file).map_err(|reason| wrong(&format!("file = {file:?}: {reason}")))
         }
         (None, Some(name)) => ModelChoice::variant(&name)
             .map_err(|reason| wrong(&format!("variant = {name:?}: {reason}"))),
-        (Some(_), Some(_)) => Err(wrong(&"give `file` or `variant`, not both")),
+        (Some(_), Some(_)) => Err(wrong(&"set `file` or `variant`, not both")),
     }
 }
 
-/// Whether the source's files are those of static embeddings, which need no graph.
+/// Returns whether the source holds static embeddings, which need no graph.
 fn is_static(folder: &Folder) -> bool {
     #[derive(Deserialize)]
     struct Module {
@@ -117,15 +118,15 @@ fn is_static(folder: &Folder) -> bool {
         || config.is_some_and(|config| config.model_type == "model2vec")
 }
 
-/// A settings file, if it is there and well formed; the check says what is wrong with it.
+/// Reads a settings file if it exists and is well formed. The check reports errors in it.
 fn json<T: DeserializeOwned>(folder: &Folder, file: &str) -> Option<T> {
     serde_json::from_str(&folder.read_text(file).ok()??).ok()
 }
 
-/// Refuses a file that Git LFS has not fetched.
+/// Refuses the placeholder of a file that Git LFS has not fetched.
 fn refuse_pointer(name: &str, mut file: &File) -> Result<(), Refusal> {
     let mut head = [0; LFS_POINTER.len()];
-    // What cannot be read, or is shorter, is no pointer.
+    // A file that is shorter or unreadable is not a pointer.
     let is_pointer = file.read_exact(&mut head).is_ok() && head == LFS_POINTER;
     let rewound = io::Seek::rewind(&mut file);
     rewound.map_err(|error| RefusalKind::Internal.because(format!("{name}: {error}")))?;

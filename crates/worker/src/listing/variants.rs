@@ -1,10 +1,10 @@
-//! How exporters name the variants of a model, and which of them suit a CPU. sentence-transformers
-//! writes `model_O2.onnx` and `model_qint8_avx512_vnni.onnx`, transformers.js `model_q4.onnx` and
-//! `model_quantized.onnx`.
+//! Maps a variant to the file names that exporters use, best for the CPU first. sentence-transformers
+//! writes `model_O2.onnx` and `model_qint8_avx512_vnni.onnx`; transformers.js writes `model_q4.onnx`
+//! and `model_quantized.onnx`.
 
 use std::fmt;
 
-/// What a CPU has for arithmetic with small integers.
+/// A CPU's instruction sets for small-integer arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cpu {
     pub(super) avx2: bool,
@@ -14,7 +14,7 @@ pub(super) struct Cpu {
 }
 
 impl Cpu {
-    /// This machine's.
+    /// Detects the instruction sets of this machine.
     pub(super) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -32,7 +32,7 @@ impl Cpu {
         }
     }
 
-    /// The names of its instructions in file names, the best first.
+    /// Returns the instruction sets as spelled in file names, best first.
     fn instructions(self) -> Vec<&'static str> {
         let all = [
             ("avx512_vnni", self.avx512_vnni),
@@ -53,9 +53,9 @@ impl fmt::Display for Cpu {
     }
 }
 
-/// What may stand between `model` and `.onnx` in the file names of a variant, the best for the CPU
-/// first. A name that is no kind of its own stands for itself.
-pub(super) fn endings(variant: &str, cpu: Cpu) -> Vec<String> {
+/// Returns the possible suffixes between `model` and `.onnx` for a variant, best for the CPU first. An
+/// unknown variant is used as the suffix itself.
+pub(super) fn suffixes(variant: &str, cpu: Cpu) -> Vec<String> {
     let of = |names: &[&str]| names.iter().map(|name| format!("_{name}")).collect::<Vec<_>>();
     match variant.to_ascii_lowercase().as_str() {
         "fp32" | "float32" => [vec![String::new()], of(&["fp32"])].concat(),
@@ -72,8 +72,8 @@ pub(super) fn endings(variant: &str, cpu: Cpu) -> Vec<String> {
     }
 }
 
-/// Files that were made for the CPU's instructions. Without VNNI, signed weights saturate in the
-/// products of AVX2 and AVX-512, so that unsigned ones are nearer to the original.
+/// Returns the suffixes of files made for the CPU's instruction sets. Without VNNI, signed weights
+/// saturate in AVX2 and AVX-512 products, so unsigned ones are more accurate.
 fn int8(cpu: Cpu) -> Vec<String> {
     let signed_first = cpu.avx512_vnni || cpu.arm64;
     let kinds = if signed_first { ["qint8", "quint8"] } else { ["quint8", "qint8"] };

@@ -1,5 +1,5 @@
-//! Ties the process to one CPU, so that workers neither move nor share. Called by `main` before
-//! there is a second thread, because only threads that are started later inherit the choice.
+//! Pins the process to one CPU, so that workers neither migrate nor share. Runs before a second
+//! thread exists: only threads started later inherit the pinning.
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -9,21 +9,21 @@ use nix::{
 /// The calling thread.
 const SELF: Pid = Pid::from_raw(0);
 
-/// Runs the calling thread, and what it starts from now on, on `cpu` alone. On failure nothing
-/// is pinned, and the reason goes to the supervisor: serving slower is better than not at all.
+/// Pins the calling thread, and threads it starts later, to `cpu`. On failure nothing is pinned and
+/// the reason goes to the supervisor: serving slowly beats not serving.
 pub(crate) fn pin(cpu: u16) -> Result<u16, String> {
     let mut wanted = CpuSet::new();
     wanted
         .set(usize::from(cpu))
         .and_then(|()| sched_setaffinity(SELF, &wanted))
-        .map_err(|error| format!("cannot run on CPU {cpu}: {error}"))?;
-    // Read back: a kernel, a container runtime or a cpuset may answer yes and do something else.
+        .map_err(|error| format!("failed to pin to CPU {cpu}: {error}"))?;
+    // Read back: kernels, container runtimes and cpusets may report success and do something else.
     let actual = sched_getaffinity(SELF)
-        .map_err(|error| format!("cannot find out which CPUs are in use: {error}"))?;
+        .map_err(|error| format!("failed to read the CPU affinity: {error}"))?;
     if actual == wanted {
         Ok(cpu)
     } else {
-        Err(format!("asked for CPU {cpu} and was given {:?}", members(&actual)))
+        Err(format!("requested CPU {cpu}, got {:?}", members(&actual)))
     }
 }
 
@@ -31,8 +31,8 @@ fn members(set: &CpuSet) -> Vec<usize> {
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
 }
 
-/// Whether a thread of this process may run on a CPU: it may have left the process's cpuset. The
-/// calling thread runs there for a moment.
+/// Returns whether threads of this process may run on a CPU, which may be outside its cpuset. Moves
+/// the calling thread there for a moment.
 pub(crate) fn may_use(cpu: u16) -> bool {
     let Ok(present) = sched_getaffinity(SELF) else { return false };
     let mut other = CpuSet::new();
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pinned_thread_and_what_it_starts_run_on_that_cpu_alone() {
+    fn pinned_threads_and_their_children_stay_on_the_cpu() {
         let last = *members(&sched_getaffinity(SELF).unwrap()).last().unwrap();
         let cpu = u16::try_from(last).unwrap();
         thread::spawn(move || {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_that_does_not_exist_is_a_reason_and_changes_nothing() {
+    fn pinning_to_a_missing_cpu_fails_and_changes_nothing() {
         thread::spawn(|| {
             let before = sched_getaffinity(SELF).unwrap();
             for cpu in [1000, u16::MAX] {

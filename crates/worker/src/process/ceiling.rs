@@ -1,17 +1,17 @@
-//! A lower limit on memory for a while: what would need more fails to allocate, and is told so,
-//! where the process would be ended otherwise.
+//! A temporary memory limit. Allocations beyond it fail with an error, where the process would be
+//! killed otherwise.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Holds the limit; dropping it brings the earlier one back.
+/// Holds the limit; dropping it restores the previous one.
 #[derive(Debug)]
 pub(crate) struct Ceiling {
     before: Rlimit,
 }
 
 impl Ceiling {
-    /// Limits memory that is no file's to `bytes`. `None` where the limit is lower already or
-    /// cannot be set; then what the process may use otherwise holds.
+    /// Limits anonymous memory to `bytes`. Returns `None` if the limit is already lower or cannot
+    /// be set; the previous limit then stays.
     pub(crate) fn lower(bytes: u64) -> Option<Self> {
         let before = getrlimit(Resource::Data);
         let is_lower = before.current.is_none_or(|current| bytes < current);
@@ -22,7 +22,7 @@ impl Ceiling {
 
 impl Drop for Ceiling {
     fn drop(&mut self) {
-        // It never was more than the process may set.
+        // Cannot fail: it restores a limit that was in force.
         let _ = setrlimit(Resource::Data, self.before);
     }
 }

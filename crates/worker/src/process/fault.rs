@@ -1,5 +1,5 @@
-//! What ends a worker, and the exit code that tells the supervisor whether starting another one
-//! can help. What only concerns one text or one version is no fault; it is answered.
+//! Errors that end a worker, and their exit codes, which tell the supervisor whether a restart can
+//! help. A problem with a single text or version is not a fault: the worker reports it and goes on.
 
 use std::io;
 
@@ -14,11 +14,11 @@ use crate::{
 /// Why a worker ends.
 #[derive(Debug, Error)]
 pub(crate) enum Fault {
-    /// The supervisor closed the socket or is gone. This is how a worker is stopped.
+    /// The supervisor closed the socket or exited. This is how a worker is stopped.
     #[error("the supervisor closed the socket")]
     HungUp,
     /// The process was not started by a supervisor.
-    #[error("onnxd-worker is started by onnxd, not by hand: {0}")]
+    #[error("onnxd-worker must be started by onnxd, not by hand: {0}")]
     Inherited(#[source] io::Error),
     /// See [`RuntimeError`].
     #[error(transparent)]
@@ -29,22 +29,22 @@ pub(crate) enum Fault {
     /// See [`SandboxError`].
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// The supervisor said what it never says.
-    #[error("the supervisor broke the protocol: {0}")]
+    /// The supervisor sent an invalid message.
+    #[error("the supervisor violated the protocol: {0}")]
     Protocol(String),
-    /// The kernel refused something that is always possible.
-    #[error("the system: {0}")]
+    /// The kernel refused a basic operation.
+    #[error("system error: {0}")]
     System(#[source] io::Error),
 }
 
 impl Fault {
-    /// The exit code for this fault.
+    /// Returns the exit code of this fault.
     pub(crate) fn status(&self) -> ExitStatus {
         match self {
             Self::HungUp => ExitStatus::Fine,
             Self::Inherited(_) => ExitStatus::Usage,
             fault if is_scarce(fault) => ExitStatus::Scarce,
-            // Another start does not find another kernel.
+            // A restart does not change the kernel or the library.
             Self::Runtime(_) | Self::Sandbox(_) => ExitStatus::Configuration,
             Self::ControlPage(_) | Self::Protocol(_) | Self::System(_) => ExitStatus::Internal,
         }
@@ -55,7 +55,7 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
         match error.kind() {
-            // The supervisor may end in the middle of a frame, or without reading ours.
+            // The supervisor may exit in the middle of a frame, or without reading ours.
             BrokenPipe | ConnectionReset | UnexpectedEof => Self::HungUp,
             InvalidData => Self::Protocol(error.to_string()),
             _ => Self::System(error),
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shortage_is_one_wherever_it_was_met_and_what_is_wrong_stays_wrong() {
+    fn shortages_are_scarce_wherever_they_occur() {
         let full = || io::Error::from_raw_os_error(Errno::EMFILE as i32);
         for fault in [
             Fault::from(full()),

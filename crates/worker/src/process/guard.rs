@@ -1,9 +1,9 @@
-//! The orphan guard: whatever way the supervisor ends, its workers are gone within a second, and
-//! the admin socket that it could not remove any more is gone, too. Owns the process's signals
-//! and its end, in a thread of its own, because the main thread may be in a long inference.
+//! The orphan guard: however the supervisor ends, its workers exit within a second and remove the
+//! admin socket that it left behind. Owns the process's signals and exit, on a dedicated thread
+//! because the main thread may be in a long inference.
 //!
-//! The end of the socket is what counts. The parent-death signal is there for the moments in
-//! which another process still holds the other end, as between a fork and its exec.
+//! The end of the socket is decisive. The parent-death signal covers moments in which another
+//! process still holds the other end, for example between a fork and its exec.
 
 use std::{
     fs, io,
@@ -34,14 +34,14 @@ use crate::{
     sandbox::files::Files,
 };
 
-/// How long a supervisor that is being killed may take from closing its sockets to being gone.
-const PARTING: Duration = Duration::from_millis(500);
-/// How often a guard looks whether it is gone.
-const PARTING_TICK: Duration = Duration::from_millis(5);
+/// Maximum time between a killed supervisor closing its sockets and exiting.
+const SUPERVISOR_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often the guard polls for the supervisor's exit.
+const SUPERVISOR_EXIT_POLL: Duration = Duration::from_millis(5);
 
-/// Blocks the signals that must not end a worker in the middle of an answer: a terminal sends
-/// Ctrl-C to all processes of the foreground, and a reload is the supervisor's business. SIGTERM
-/// is read by the guard instead. Called before there is a second thread.
+/// Blocks signals that must not interrupt a worker: a terminal sends Ctrl-C to all foreground
+/// processes, and only the supervisor handles reloads. The guard reads SIGTERM. Call it before a
+/// second thread exists.
 pub(crate) fn block_signals() -> nix::Result<()> {
     [Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTERM]
         .into_iter()
@@ -49,8 +49,8 @@ pub(crate) fn block_signals() -> nix::Result<()> {
         .thread_block()
 }
 
-/// Lets the kernel kill this process when its parent ends. For processes without a guard.
-pub(crate) fn die_with(parent: Pid) -> nix::Result<()> {
+/// Has the kernel kill this process when its parent exits. For processes without a guard.
+pub(crate) fn die_with_parent(parent: Pid) -> nix::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
         quit::now(ExitStatus::Fine);
@@ -71,9 +71,9 @@ struct Watch {
 }
 
 impl Guard {
-    /// Gets ready to watch `parent`, the parent as it was when this process began, and the socket
-    /// to it. SIGTERM must be blocked in all threads. Until [`Guard::watch_over`] the main thread
-    /// waits for what the socket brings, and sees its end itself.
+    /// Prepares to watch `parent`, the parent at process start, and the socket to it. SIGTERM must
+    /// be blocked in all threads. Until [`Guard::watch`], the main thread reads the socket and
+    /// notices its end.
     pub(crate) fn prepare(parent: Pid, supervisor: &UnixStream) -> Result<Self, Fault> {
         let sigterm = SigSet::from(Signal::SIGTERM);
         let watch = Arc::new(Watch {
@@ -86,13 +86,9 @@ impl Guard {
         Ok(Self(watch))
     }
 
-    /// Starts to watch, in a thread that may open no more than `files`, and tells it what to
-    /// remove if the supervisor cannot.
-    pub(crate) fn watch_over(
-        &self,
-        admin_socket: NamedSocket,
-        files: Option<Files>,
-    ) -> io::Result<()> {
+    /// Starts watching on a thread confined to `files`. If the supervisor cannot, the guard removes
+    /// `admin_socket`.
+    pub(crate) fn watch(&self, admin_socket: NamedSocket, files: Option<Files>) -> io::Result<()> {
         // There is one Welcome, so the cell is empty.
         let _ = self.0.admin_socket.set(admin_socket);
         let (watching, span) = (Arc::clone(&self.0), Span::current());
@@ -109,19 +105,19 @@ impl Guard {
         Ok(())
     }
 
-    /// Ends the process after the supervisor closed the socket, in the main thread's stead.
+    /// Ends the process after the supervisor closed the socket. For the main thread.
     pub(crate) fn end(&self) -> ! {
         self.0.end()
     }
 }
 
 impl Watch {
-    /// Returns when the socket has ended, the supervisor is gone, or SIGTERM has come.
+    /// Returns when the socket has ended, the supervisor has exited, or SIGTERM has arrived.
     fn wait(&self) {
-        // A parent that ended before the parent-death signal was asked for sends none.
+        // A parent that exited before the parent-death signal was requested sends none.
         while !self.orphaned() {
-            // Without an event asked for, poll(2) reports the end alone, so that requests do not
-            // wake this thread.
+            // With no events requested, poll(2) reports only hang-ups, so requests do not wake this
+            // thread.
             let mut watched = [
                 PollFd::new(self.supervisor.as_fd(), PollFlags::empty()),
                 PollFd::new(self.terminated.as_fd(), PollFlags::POLLIN),
@@ -135,29 +131,31 @@ impl Watch {
 
     fn end(&self) -> ! {
         if let Some(socket) = self.admin_socket.get()
-            && is_there(socket)
+            && is_same_socket(socket)
             && self.is_supervisor_gone()
-            // A successor may have taken the name over meanwhile.
-            && is_there(socket)
+            // A successor may have taken over the path in the meantime.
+            && is_same_socket(socket)
         {
             match fs::remove_file(&socket.path) {
                 Ok(()) => info!(path = %socket.path.display(), "admin socket removed"),
-                // Another worker was faster.
+                // Another worker removed it first.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => warn!(path = %socket.path.display(), %error, "admin socket remains"),
+                Err(error) => {
+                    warn!(path = %socket.path.display(), %error, "failed to remove admin socket")
+                }
             }
         }
         quit::now(ExitStatus::Fine)
     }
 
-    /// The socket ends also when the supervisor stops this one worker and goes on, and a
-    /// supervisor that is killed closes it shortly before it is gone. SIGTERM does not tell
-    /// either: it is sent when the thread ends that started us, while another of the same process
-    /// may still be there for a moment and count as our parent.
+    /// Returns whether the supervisor exits within [`SUPERVISOR_EXIT_TIMEOUT`]. A closed socket
+    /// does not prove it: the supervisor may stop only this worker, and a killed one closes its
+    /// sockets before it exits. Nor does SIGTERM: it is sent when the thread that started us ends,
+    /// while another thread of the supervisor can briefly become our parent.
     fn is_supervisor_gone(&self) -> bool {
         let begin = Instant::now();
-        while !self.orphaned() && begin.elapsed() < PARTING {
-            thread::sleep(PARTING_TICK);
+        while !self.orphaned() && begin.elapsed() < SUPERVISOR_EXIT_TIMEOUT {
+            thread::sleep(SUPERVISOR_EXIT_POLL);
         }
         self.orphaned()
     }
@@ -167,8 +165,8 @@ impl Watch {
     }
 }
 
-/// Whether the path still is the very socket that the supervisor made, and not a successor's.
-fn is_there(socket: &NamedSocket) -> bool {
+/// Returns whether the path is still the supervisor's own socket and not a successor's.
+fn is_same_socket(socket: &NamedSocket) -> bool {
     fs::symlink_metadata(&socket.path)
         .is_ok_and(|found| (found.dev(), found.ino()) == (socket.device, socket.inode))
 }
@@ -180,18 +178,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_successors_socket_of_the_same_path_is_not_taken_for_ours() {
+    fn successors_socket_at_the_same_path_is_recognized() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");
         let ours = UnixListener::bind(&path).unwrap();
         let found = fs::symlink_metadata(&path).unwrap();
         let socket = NamedSocket { path: path.clone(), device: found.dev(), inode: found.ino() };
-        assert!(is_there(&socket));
+        assert!(is_same_socket(&socket));
         fs::remove_file(&path).unwrap();
-        assert!(!is_there(&socket));
-        // The old one is kept open, so that its inode number is not given away again.
+        assert!(!is_same_socket(&socket));
+        // Keep the old socket open, so that its inode number is not reused.
         let _theirs = UnixListener::bind(&path).unwrap();
-        assert!(!is_there(&socket));
+        assert!(!is_same_socket(&socket));
         drop(ours);
     }
 }

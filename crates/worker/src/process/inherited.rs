@@ -1,8 +1,7 @@
-//! Takes over the descriptors that the supervisor passes on: 3 is the socket to it, 4 the control
-//! page, 5 a pipe with orders to terminate groups. Nothing else in this executable knows their
-//! numbers.
+//! Takes over the descriptors inherited from the supervisor: 3 is the socket, 4 the control page, 5
+//! a pipe with orders to terminate groups. No other file knows their numbers.
 
-// The only file that turns a number into an owned descriptor; no safe function can do that.
+// The only file that turns a number into an owned descriptor; no safe function does that.
 #![allow(unsafe_code)]
 
 use std::{
@@ -18,7 +17,7 @@ const SOCKET: RawFd = 3;
 const CONTROL_PAGE: RawFd = 4;
 const TERMINATIONS: RawFd = 5;
 
-/// What was passed on.
+/// The inherited descriptors.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     pub(crate) socket: UnixStream,
@@ -26,11 +25,11 @@ pub(crate) struct Inherited {
     pub(crate) terminations: File,
 }
 
-/// What the supervisor passed on. Called once, before anything else of this
-/// process has opened a descriptor.
+/// Takes ownership of the inherited descriptors. Call it once, before the process opens a
+/// descriptor.
 ///
 /// # Errors
-/// A descriptor is missing or is something else: nobody but the supervisor starts a worker.
+/// A descriptor is missing or of the wrong type: the supervisor did not start this process.
 pub(crate) fn take() -> io::Result<Inherited> {
     if !file_type(SOCKET)?.is_socket() {
         return Err(io::Error::other("descriptor 3 is not a socket"));
@@ -39,8 +38,8 @@ pub(crate) fn take() -> io::Result<Inherited> {
     if !file_type(TERMINATIONS)?.is_fifo() {
         return Err(io::Error::other("descriptor 5 is not a pipe"));
     }
-    // SAFETY: all are open, as was just seen. Nothing has been opened since this process began,
-    // so they were inherited, and as this runs once, nobody else here owns them.
+    // SAFETY: all are open, as checked above. This process has opened no descriptor before, so they
+    // were inherited. This function runs once, so nothing else owns them.
     let [socket, control_page, terminations] = unsafe {
         [SOCKET, CONTROL_PAGE, TERMINATIONS].map(|descriptor| OwnedFd::from_raw_fd(descriptor))
     };

@@ -1,5 +1,5 @@
-//! The socket to the supervisor as whole messages. What they mean is [`crate::serving::serve`]'s affair.
-//! One thread reads; several may write, one whole message after the other.
+//! The socket to the supervisor, as whole messages. One thread reads; several may write, one
+//! message at a time. [`crate::serving::serve`] interprets the messages.
 
 use std::{
     io::{self, BufReader},
@@ -14,29 +14,29 @@ use onnxd_proto::wire::{
 
 use crate::process::fault::Fault;
 
-/// Reads what the supervisor says.
+/// Receives messages from the supervisor.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    /// A frame is mostly read at once, and what waits behind it, too.
+    /// Buffered: one read usually yields a whole frame, and often the next.
     stream: BufReader<UnixStream>,
     frame: Frame,
 }
 
-/// Says something to the supervisor.
+/// Sends messages to the supervisor.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
-    /// Locked for the writing alone.
+    /// Locked only while writing.
     stream: Arc<Mutex<UnixStream>>,
 }
 
-/// Both halves of the socket.
+/// Splits the socket into its halves.
 pub(crate) fn split(stream: UnixStream) -> io::Result<(Receiver, Sender)> {
     let sender = Sender { stream: Arc::new(Mutex::new(stream.try_clone()?)) };
     Ok((Receiver { stream: BufReader::new(stream), frame: Frame::default() }, sender))
 }
 
 impl Receiver {
-    /// Waits for the next message; gives its id, itself, and its payload.
+    /// Waits for the next message. Returns its id, the message and its payload.
     pub(crate) fn receive(&mut self) -> Result<(u64, ToWorker, &[u8]), Fault> {
         if !self.frame.read(&mut self.stream, Direction::ToWorker)? {
             return Err(Fault::HungUp);
@@ -47,8 +47,7 @@ impl Receiver {
 }
 
 impl Sender {
-    /// Sends a message about the group with this id, and what it describes, which may lie in
-    /// several places.
+    /// Sends a message about the group with this id. The payload may consist of several slices.
     pub(crate) fn tell_group(
         &self,
         id: u64,
@@ -60,7 +59,7 @@ impl Sender {
         Ok(frame::write(&mut *stream, Direction::FromWorker, id, &control, payload)?)
     }
 
-    /// Answers the message with this id, which is about no group.
+    /// Answers the message with this id, which is not about a group.
     pub(crate) fn answer(&self, id: u64, message: &FromWorker) -> Result<(), Fault> {
         self.tell_group(id, message, &[])
     }

@@ -1,15 +1,15 @@
-//! Ends the process at once, whatever its other threads are doing. Called by the guard, which
-//! must not wait for an inference to finish, and by a worker that fails while it loads ahead.
+//! Exits at once, whatever other threads do. Called by the guard, which must not wait for an
+//! inference, and by `main` when a worker stops.
 
-// The only file that calls `_exit`, for which there is no safe function.
+// The only file that calls `_exit`; no safe function does that.
 #![allow(unsafe_code)]
 
 use onnxd_proto::exit::ExitStatus;
 
-/// Ends the process with this status, running no destructor. `std::process::exit` would run those
-/// of ONNX Runtime, which frees what a running inference uses and may then crash or hang.
+/// Exits with this status and runs no destructors. `std::process::exit` would run those of ONNX
+/// Runtime, which free memory that a running inference uses and may crash or hang.
 pub(crate) fn now(status: ExitStatus) -> ! {
-    // SAFETY: `_exit` never returns and has no precondition; memory and descriptors are given
-    // back by the kernel, and this process has no file whose contents are still buffered.
+    // SAFETY: `_exit` never returns and has no precondition. The kernel releases memory and
+    // descriptors, and this process has no buffered file contents.
     unsafe { nix::libc::_exit((status as u8).into()) }
 }

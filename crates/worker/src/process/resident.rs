@@ -1,5 +1,5 @@
-//! Memory of this process that is no file's, as the kernel counts it. The file is opened before the
-//! process is confined and read again through its descriptor.
+//! Anonymous memory of this process, as the kernel counts it. Opens the file before the sandbox
+//! applies and rereads it through its descriptor.
 
 use std::{fs::File, os::unix::fs::FileExt, sync::LazyLock};
 
@@ -8,12 +8,13 @@ const STATUS_BYTES_MAX: usize = 8192;
 
 static STATUS: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/status").ok());
 
-/// Opens what is read later.
+/// Opens the file for later reads.
 pub(crate) fn prepare() {
     LazyLock::force(&STATUS);
 }
 
-/// Returns the resident anonymous memory, proc_pid_status(5), or `None` where the kernel does not say it.
+/// Returns the resident anonymous memory, proc_pid_status(5), or `None` if the kernel does not
+/// report it.
 pub(crate) fn anonymous_bytes() -> Option<u64> {
     let mut text = [0; STATUS_BYTES_MAX];
     let length = STATUS.as_ref()?.read_at(&mut text, 0).ok()?;
@@ -31,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn anonymous_memory_is_read_again_and_again() {
+    fn anonymous_memory_follows_allocations() {
         prepare();
         let before = anonymous_bytes().unwrap();
         let block = std::hint::black_box(vec![1_u8; 32 << 20]);

@@ -1,8 +1,7 @@
-//! Which system calls a process may not make, by seccomp: those by which it could reach others,
-//! become another program, or change the machine. What a model needs is not listed, since that
-//! differs from one build of ONNX Runtime to the next; what nobody needs who computes, is. A denied
-//! call fails with EPERM, so that who tries gets an error and is not ended. A call of another
-//! architecture ends the process.
+//! Denies system calls, by seccomp, with which a process could reach others, become another program
+//! or change the machine. A deny list, because what a model needs differs between builds of ONNX
+//! Runtime. A denied call fails with EPERM, so the caller gets an error and lives on. A call of
+//! another architecture kills the process.
 
 use std::{collections::BTreeMap, env::consts::ARCH, process};
 
@@ -14,16 +13,16 @@ use seccompiler::{
 
 use super::SandboxError;
 
-// Newer than the crate that names them; above 423 a call has one number everywhere.
+// Newer than the crate that names calls. Above 423, numbers are the same on all architectures.
 const SYS_FCHMODAT2: c_long = 452;
 const SYS_SETXATTRAT: c_long = 463;
 const SYS_REMOVEXATTRAT: c_long = 466;
 const SYS_OPEN_TREE_ATTR: c_long = 467;
 const SYS_FILE_SETATTR: c_long = 469;
 
-/// What is denied whatever its arguments are.
+/// Calls that are denied with any arguments.
 const DENIED: &[&[c_long]] = &[
-    // Sockets: the one to the supervisor is open, and nobody needs another, of any family.
+    // Sockets: the one to the supervisor is open, and no other is needed, of any family.
     &[
         libc::SYS_socket,
         libc::SYS_socketpair,
@@ -33,9 +32,9 @@ const DENIED: &[&[c_long]] = &[
         libc::SYS_accept,
         libc::SYS_accept4,
     ],
-    // Other programs. New processes are denied by the flags of clone(2), below.
+    // Other programs. Conditions on clone(2), below, deny new processes.
     &[libc::SYS_execve, libc::SYS_execveat],
-    // Other processes: their memory, descriptors, signals, and what is shared by number.
+    // Other processes: their memory, descriptors and signals, and System V and POSIX IPC.
     &[
         libc::SYS_ptrace,
         libc::SYS_process_vm_readv,
@@ -61,13 +60,13 @@ const DENIED: &[&[c_long]] = &[
         libc::SYS_msgctl,
         libc::SYS_mq_open,
         libc::SYS_mq_unlink,
-        // When others run; ONNX Runtime asks for CPUs alone.
+        // Scheduling of other processes. ONNX Runtime only sets CPU affinities.
         libc::SYS_ioprio_set,
         libc::SYS_sched_setscheduler,
         libc::SYS_sched_setparam,
         libc::SYS_sched_setattr,
     ],
-    // What is mounted, and namespaces.
+    // Mounts and namespaces.
     &[
         libc::SYS_mount,
         libc::SYS_umount2,
@@ -84,7 +83,7 @@ const DENIED: &[&[c_long]] = &[
         libc::SYS_unshare,
         libc::SYS_setns,
     ],
-    // Parts of the kernel whose faults were others' ways out; io_uring passes this filter by.
+    // Kernel subsystems that have been used to escape sandboxes. io_uring bypasses this filter.
     &[
         libc::SYS_bpf,
         libc::SYS_add_key,
@@ -121,7 +120,7 @@ const DENIED: &[&[c_long]] = &[
         libc::SYS_vhangup,
         libc::SYS_personality,
     ],
-    // Who it is.
+    // Identity and privileges.
     &[
         libc::SYS_setuid,
         libc::SYS_setgid,
@@ -134,7 +133,7 @@ const DENIED: &[&[c_long]] = &[
         libc::SYS_setgroups,
         libc::SYS_capset,
     ],
-    // What a file is, apart from its bytes: Landlock does not keep anybody from that.
+    // File attributes, which Landlock does not restrict.
     &[
         libc::SYS_fchmod,
         libc::SYS_fchmodat,
@@ -153,11 +152,11 @@ const DENIED: &[&[c_long]] = &[
         SYS_REMOVEXATTRAT,
         SYS_FILE_SETATTR,
     ],
-    OF_THIS_ARCHITECTURE,
+    ARCHITECTURE_SPECIFIC,
 ];
 
 #[cfg(target_arch = "x86_64")]
-const OF_THIS_ARCHITECTURE: &[c_long] = &[
+const ARCHITECTURE_SPECIFIC: &[c_long] = &[
     libc::SYS_fork,
     libc::SYS_vfork,
     libc::SYS_chmod,
@@ -175,16 +174,16 @@ const OF_THIS_ARCHITECTURE: &[c_long] = &[
 ];
 
 #[cfg(not(target_arch = "x86_64"))]
-const OF_THIS_ARCHITECTURE: &[c_long] = &[libc::SYS_kexec_file_load];
+const ARCHITECTURE_SPECIFIC: &[c_long] = &[libc::SYS_kexec_file_load];
 
-/// Commands of fcntl(2) that name who gets a descriptor's signals, and which: F_SETOWN, F_SETSIG,
+/// Commands of fcntl(2) that set the owner and the signal of a descriptor: F_SETOWN, F_SETSIG,
 /// F_SETOWN_EX.
 const OWNERS: [u32; 3] = [8, 10, 15];
-// The same by ioctl(2).
+// The same for ioctl(2).
 const FIOSETOWN: u64 = 0x8901;
 const SIOCSPGRP: u64 = 0x8902;
 
-/// New namespaces, which clone(2) makes as well.
+/// Flags of clone(2) that create namespaces.
 const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNS,
     libc::CLONE_NEWCGROUP,
@@ -195,7 +194,7 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// Denies them for all threads of this process, for good.
+/// Denies these calls for all threads of this process, permanently.
 pub(crate) fn deny() -> Result<(), SandboxError> {
     for program in programs()? {
         apply_filter_all_threads(&program)?;
@@ -203,13 +202,14 @@ pub(crate) fn deny() -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// The filters; all of them have to allow a call.
+/// Returns the filters. A call must pass all of them.
 fn programs() -> Result<Vec<BpfProgram>, SandboxError> {
-    // Its flags lie in memory, which no filter sees; glibc falls back to clone(2).
+    // The flags of clone3(2) are in memory, which filters cannot read. On ENOSYS, glibc falls back
+    // to clone(2).
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let mut programs = vec![filter(rules()?, libc::EPERM)?, filter(clone3, libc::ENOSYS)?];
     if cfg!(target_arch = "x86_64") {
-        programs.push(no_second_numbering());
+        programs.push(deny_x32());
     }
     Ok(programs)
 }
@@ -235,7 +235,7 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
         clone.push(rule(&[(0, MaskedEq(flag), flag)])?);
     }
     rules.insert(libc::SYS_clone, clone);
-    // Signals and limits of this process are its own affair; abort(3) sends one.
+    // A process may signal and limit itself; abort(3) sends a signal.
     let own = u64::from(process::id());
     for signal in
         [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo]
@@ -243,19 +243,19 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
         rules.insert(signal, vec![rule(&[(0, Ne, own)])?]);
     }
     rules.insert(libc::SYS_prlimit64, vec![rule(&[(0, Ne, 0), (0, Ne, own)])?]);
-    // Of other threads and processes than the one that asks.
+    // Only the caller's own priority may change.
     rules.insert(libc::SYS_setpriority, vec![rule(&[(1, Ne, 0)])?]);
-    // Signals that the kernel sends to whoever is named as the owner of a descriptor.
+    // The kernel sends signals to the owner of a descriptor.
     let owners = OWNERS.map(|command| rule(&[(1, Eq, u64::from(command))]));
     rules.insert(libc::SYS_fcntl, owners.into_iter().collect::<Result<_, _>>()?);
-    // The same, and what puts words into the mouth of whoever sits at the terminal that is our log.
+    // The same by ioctl, and calls that inject input into the terminal that receives our log.
     let requests = [libc::TIOCSTI, libc::TIOCLINUX, FIOSETOWN, SIOCSPGRP, libc::FIOASYNC];
     let requests = requests.map(|request| rule(&[(1, Eq, request & u64::from(u32::MAX))]));
     rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<Result<_, _>>()?);
     Ok(rules)
 }
 
-/// Holds where all conditions on 32-bit arguments do.
+/// Builds a rule that matches when all conditions on 32-bit arguments hold.
 fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, SandboxError> {
     let condition = |(argument, operator, value): &(u8, SeccompCmpOp, u64)| {
         SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator.clone(), *value)
@@ -264,10 +264,10 @@ fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, SandboxEr
     Ok(SeccompRule::new(conditions)?)
 }
 
-/// x86-64 has each call a second time, under a number with this bit (the x32 interface); a filter
-/// that compares numbers would not know them.
-fn no_second_numbering() -> BpfProgram {
-    const SECOND: u32 = 0x4000_0000;
+/// Denies the x32 interface: x86-64 has each call a second time, under a number with this bit,
+/// which a filter on numbers would miss.
+fn deny_x32() -> BpfProgram {
+    const X32_BIT: u32 = 0x4000_0000;
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
     let statement = |code: u32, k: u32, jt: u8, jf: u8| sock_filter {
@@ -277,9 +277,9 @@ fn no_second_numbering() -> BpfProgram {
         k,
     };
     vec![
-        // The number is what the kernel's description of a call begins with.
+        // The number comes first in the kernel's description of a call.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, SECOND, 0, 1),
+        statement(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, 0, 1),
         statement(libc::BPF_RET | libc::BPF_K, denied, 0, 0),
         statement(libc::BPF_RET | libc::BPF_K, ALLOW, 0, 0),
     ]

@@ -1,11 +1,11 @@
-//! Tells shortages of the system, which pass, from refusals, which stay.
+//! Distinguishes temporary shortages from permanent refusals by the kernel.
 
 use std::{error::Error, io};
 
 use nix::errno::Errno;
 
-/// Whether the kernel refuses something that it may allow a moment later: threads, descriptors,
-/// memory.
+/// Returns whether the kernel refused something that it may allow a moment later: threads,
+/// descriptors, memory.
 pub(crate) fn is_scarce(error: &(dyn Error + 'static)) -> bool {
     let errno = match error.downcast_ref::<io::Error>() {
         Some(error) => error.raw_os_error().map(Errno::from_raw),

@@ -1,4 +1,4 @@
-// Calls the kernel by number, since there is no other way to try most of what is denied.
+// Makes system calls by number: most denied calls cannot be tested otherwise.
 use std::{
     env,
     fs::{self, File, OpenOptions},
@@ -24,18 +24,18 @@ use onnxd_proto::layout::Layout;
 
 use super::{files::Files, *};
 
-/// Where the process in [`inside`] finds its directories.
+/// Passes the directories to the process in [`inside`].
 const ROOT: &str = "ONNXD_TEST_ROOT";
 
-/// Runs a test of this file in a process of its own: what it takes from itself is gone for good.
-fn in_its_own_process(test: &str, root: &Path) -> std::process::Output {
+/// Runs a test of this file in a dedicated process, because confinement is permanent.
+fn in_dedicated_process(test: &str, root: &Path) -> std::process::Output {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture"]).env(ROOT, root);
     command.output().unwrap()
 }
 
 #[test]
-fn a_confined_process_keeps_what_it_computes_with_and_nothing_else_on_any_thread() {
+fn confined_process_can_compute_and_nothing_else() {
     let root = tempfile::tempdir().unwrap();
     let layout = Layout::new(root.path());
     let own = [layout.versions(), layout.compiled_root(), layout.generations_root()];
@@ -46,21 +46,21 @@ fn a_confined_process_keeps_what_it_computes_with_and_nothing_else_on_any_thread
         fs::write(file, "x").unwrap();
     }
     let _listener = UnixListener::bind(root.path().join("listener")).unwrap();
-    let output = in_its_own_process("sandbox::tests::inside", root.path());
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    // A filter that does not match a test runs none, and succeeds.
-    assert!(said.contains("1 passed"), "{said}");
+    let output = in_dedicated_process("sandbox::tests::inside", root.path());
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    // A filter that matches no test runs none and succeeds.
+    assert!(stdout.contains("1 passed"), "{stdout}");
     assert!(layout.lock().exists() && !root.path().join("run/admin").exists());
 }
 
 #[test]
-#[ignore = "takes from its process what other tests need; the test above starts it alone"]
+#[ignore = "confines its process; the test above runs it in a dedicated one"]
 fn inside() {
     let Some(root) = env::var_os(ROOT) else { return };
     let root = Path::new(&root).to_owned();
     let layout = Layout::new(&root);
-    // One thread that is there before, as a worker's guard is.
+    // A thread that exists before confinement, like a worker's guard.
     let (files, guards) = mpsc::channel::<Files>();
     let (done, guarded) = mpsc::channel();
     let (before, at) = (root.clone(), layout.clone());
@@ -78,31 +78,31 @@ fn inside() {
     rules.enter().unwrap();
     denied_here(&root, &layout);
     guard.join().unwrap();
-    // Threads can still be started, and are confined from their start.
+    // New threads still start, and are confined from the start.
     thread::spawn(move || denied_here(&root, &layout)).join().unwrap();
 }
 
-/// What fails is denied, and not merely impossible: these all work outside, for root at least.
+/// Asserts that operations are denied which work outside the sandbox, at least for root.
 fn denied_here(root: &Path, layout: &Layout) {
     assert_eq!(fs::read(layout.versions().join("model")).unwrap(), b"x");
-    reaches_nobody(root);
+    cannot_open_sockets(root);
     denied(Command::new("/bin/true").status().err(), Some(Errno::EPERM));
     let parent = kill(getppid(), None).map_err(std::io::Error::from);
     denied(parent.err(), Some(Errno::EPERM));
-    // Signal 0 to itself only asks whether that is allowed.
+    // Signal 0 only checks permission.
     kill(Pid::this(), None).unwrap();
     for flag in [CloneFlags::CLONE_NEWUSER, CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWNET] {
         assert_eq!(unshare(flag), Err(Errno::EPERM));
     }
-    opens_nothing_else(root, layout);
-    calls_nothing_else();
+    cannot_open_other_files(root, layout);
+    cannot_make_denied_calls();
     let status = fs::read_to_string("/proc/thread-self/status");
     denied(status.err(), Some(Errno::EACCES));
     assert_eq!(prctl::get_dumpable(), Ok(false));
     assert_eq!(prctl::get_no_new_privs(), Ok(true));
 }
 
-fn reaches_nobody(root: &Path) {
+fn cannot_open_sockets(root: &Path) {
     let eperm = Some(Errno::EPERM);
     denied(TcpListener::bind("127.0.0.1:0").err(), eperm);
     denied(TcpStream::connect("[::1]:1").err(), eperm);
@@ -112,7 +112,7 @@ fn reaches_nobody(root: &Path) {
     denied(UnixStream::pair().err(), eperm);
 }
 
-fn opens_nothing_else(root: &Path, layout: &Layout) {
+fn cannot_open_other_files(root: &Path, layout: &Layout) {
     let eacces = Some(Errno::EACCES);
     for path in [Path::new("/etc/passwd"), Path::new("/proc/1/cmdline"), &layout.lock()] {
         denied(File::open(path).err(), eacces);
@@ -127,12 +127,12 @@ fn opens_nothing_else(root: &Path, layout: &Layout) {
     denied(fs::set_permissions(&model, PermissionsExt::from_mode(0o777)).err(), Some(Errno::EPERM));
 }
 
-/// By number, and without arguments: what is not denied would answer something else.
+/// Makes calls by number with invalid arguments: an allowed call would return another error.
 #[allow(unsafe_code)]
-fn calls_nothing_else() {
+fn cannot_make_denied_calls() {
     let call = |number: libc::c_long| {
-        // SAFETY: each of these does nothing with these arguments, also where it is not denied:
-        // they are null pointers, descriptors that are not open and lengths of 0.
+        // SAFETY: with these arguments each call has no effect even if allowed: null pointers,
+        // closed descriptors and zero lengths.
         unsafe { libc::syscall(number, -1_i64, 0, 0, 0, 0, 0) };
         Errno::last()
     };
@@ -144,7 +144,7 @@ fn calls_nothing_else() {
         (libc::SYS_ioctl, 0x8902),
         (libc::SYS_setpriority, 1),
     ] {
-        // SAFETY: as above: no descriptor and no kind of process is -1.
+        // SAFETY: as above: -1 is neither a descriptor nor a kind of process.
         unsafe { libc::syscall(number, -1_i64, command, 0) };
         assert_eq!(Errno::last(), Errno::EPERM, "{number} {command}");
     }
@@ -179,17 +179,17 @@ fn calls_nothing_else() {
     for second in [libc::SYS_socket, libc::SYS_execve] {
         assert_eq!(call(0x4000_0000 | second), Errno::EPERM, "x32 call {second}");
     }
-    // SAFETY: with these flags the kernel refuses anyway, with EINVAL.
+    // SAFETY: the kernel rejects these flags anyway, with EINVAL.
     let cloned = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_THREAD, 0, 0, 0, 0) };
     assert_eq!((cloned, Errno::last()), (-1, Errno::EINVAL), "a thread may be made");
     for flags in [0, libc::SIGCHLD, libc::CLONE_NEWUSER, libc::CLONE_THREAD | libc::CLONE_NEWNS] {
-        // SAFETY: a process that this made would go on below as this one does, and fail the test.
+        // SAFETY: a process created here would continue below like this one and fail the test.
         let cloned = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         assert_eq!((cloned, Errno::last()), (-1, Errno::EPERM), "flags {flags:x}");
     }
 }
 
-/// The error is this one.
+/// Asserts that the call failed with this error.
 #[track_caller]
 fn denied(error: Option<std::io::Error>, with: Option<Errno>) {
     let found = error.and_then(|error| error.raw_os_error()).map(Errno::from_raw);

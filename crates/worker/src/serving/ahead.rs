@@ -1,7 +1,6 @@
-//! Loads versions ahead of their commit, beside what is served, on a thread that yields to
-//! serving. What is no longer served is freed there, too, and what a version needs less urgently is
-//! made. Knows versions by name, and no
-//! generations: when a version that stands ready is taken is [`crate::serving::refresh`]'s affair.
+//! Loads versions ahead of their commit, next to the serving version, on a low-priority thread. The
+//! thread also frees versions no longer served and runs deferred work. Knows versions by name and
+//! no generations; [`crate::serving::refresh`] decides when to take a loaded version.
 
 use std::{
     any::Any,
@@ -22,21 +21,21 @@ use tracing::{Span, info, warn};
 
 use crate::families::family::Later;
 
-/// How much the thread yields, from 0 to 19: it gets about a quarter of a CPU that is busy.
+/// Niceness of the thread, from 0 to 19. At 5 it gets about a quarter of a busy CPU.
 const NICENESS: i32 = 5;
-/// Versions that wait to be freed. Loading in the foreground may be faster than freeing in the
-/// background; then the foreground frees.
+/// Maximum versions waiting to be freed. If loading in the foreground outpaces freeing in the
+/// background, the foreground frees.
 const DISCARDED_MAX: usize = 2;
 
-/// Things that need not be done at once and wait.
+/// Maximum deferred jobs.
 const LATER_MAX: usize = 64;
 
-/// Characters of a reason that are passed on; it may quote a file, which has no limit.
+/// Maximum length of a reason in characters. Reasons may quote files, which have no limit.
 const REASON_CHARS_MAX: usize = 1000;
 
 /// Loads a version by name.
 type Load<V> = Box<dyn Fn(&str) -> Result<V, Refusal> + Send + Sync>;
-/// Tells the supervisor.
+/// Sends a message to the supervisor.
 type Report = Box<dyn Fn(&FromWorker) + Send>;
 
 /// Loads versions, in the foreground or ahead.
@@ -48,37 +47,37 @@ struct Shared<V> {
     changed: Condvar,
 }
 
-/// At most one of each kind for each model.
+/// Holds at most one pending, loading and ready version per model.
 struct State<V> {
-    wanted: Vec<Wanted>,
-    loading: Option<Wanted>,
-    /// Whether what is being loaded has been replaced and will be dropped.
+    pending: Vec<LoadTarget>,
+    loading: Option<LoadTarget>,
+    /// Set when the version being loaded was replaced and will be dropped.
     replaced: bool,
-    ready: Vec<(Wanted, V)>,
+    ready: Vec<(LoadTarget, V)>,
     discarded: Vec<V>,
     later: Vec<Later>,
     ended: bool,
 }
 
-/// What the supervisor asks for.
+/// A version that the supervisor asked to load, and its model's slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Wanted {
+struct LoadTarget {
     slot: Slot,
     version: String,
 }
 
 enum Job<V> {
     Free(V),
-    Load(Wanted),
+    Load(LoadTarget),
     Later(Later),
     End,
 }
 
 impl<V: Send + 'static> Loader<V> {
-    /// Starts the thread, which idles until something is asked for.
+    /// Starts the thread, which idles until it gets work.
     pub(crate) fn start(load: Load<V>, report: Report) -> io::Result<Self> {
         let state = State {
-            wanted: Vec::new(),
+            pending: Vec::new(),
             loading: None,
             replaced: false,
             ready: Vec::new(),
@@ -91,9 +90,9 @@ impl<V: Send + 'static> Loader<V> {
         let (shared, span) = (Arc::clone(&loader.0), Span::current());
         thread::Builder::new().name("ahead".into()).spawn(move || {
             let _span = span.entered();
-            // On Linux this concerns the calling thread alone, setpriority(2).
+            // On Linux this affects only the calling thread, setpriority(2).
             if let Err(error) = setpriority_process(None, NICENESS) {
-                warn!(%error, "loading ahead competes with serving");
+                warn!(%error, "failed to lower the priority; loading ahead competes with serving");
             }
             shared.work(&report);
         })?;
@@ -105,39 +104,40 @@ impl<V: Send + 'static> Loader<V> {
         (self.0.load)(version)
     }
 
-    /// Asks for a version, in the place of any other of this model. `true`: it stands ready.
-    pub(crate) fn want(&self, slot: Slot, version: &str) -> bool {
-        let wanted = Wanted { slot, version: version.to_owned() };
+    /// Requests a version, replacing any other pending or ready version of this model. Returns
+    /// whether it is ready.
+    pub(crate) fn request(&self, slot: Slot, version: &str) -> bool {
+        let target = LoadTarget { slot, version: version.to_owned() };
         let mut state = self.0.lock();
-        state.wanted.retain(|other| other.slot != slot);
-        if state.ready.iter().any(|(ready, _)| *ready == wanted) {
+        state.pending.retain(|other| other.slot != slot);
+        if state.ready.iter().any(|(ready, _)| *ready == target) {
             return true;
         }
         state.discard_ready(slot);
         state.replaced |= state.loading.as_ref().is_some_and(|loading| loading.slot == slot);
-        if state.loading.as_ref() == Some(&wanted) {
+        if state.loading.as_ref() == Some(&target) {
             state.replaced = false;
         } else {
-            state.wanted.push(wanted);
+            state.pending.push(target);
         }
         self.0.changed.notify_one();
         false
     }
 
-    /// Nothing of this model is wanted any more.
+    /// Drops everything of this model that is pending, loading or ready.
     pub(crate) fn forget(&self, slot: Slot) {
         let mut state = self.0.lock();
-        state.wanted.retain(|other| other.slot != slot);
+        state.pending.retain(|other| other.slot != slot);
         state.replaced |= state.loading.as_ref().is_some_and(|loading| loading.slot == slot);
         state.discard_ready(slot);
         self.0.changed.notify_one();
     }
 
-    /// This version of a model is not wanted any more; another one may be.
+    /// Drops this version of a model if it is pending, loading or ready. Keeps other versions.
     pub(crate) fn forget_version(&self, slot: Slot, version: &str) {
-        let this = Wanted { slot, version: version.to_owned() };
+        let this = LoadTarget { slot, version: version.to_owned() };
         let mut state = self.0.lock();
-        state.wanted.retain(|other| *other != this);
+        state.pending.retain(|other| *other != this);
         state.replaced |= state.loading.as_ref() == Some(&this);
         if state.ready.iter().any(|(ready, _)| *ready == this) {
             state.discard_ready(slot);
@@ -145,11 +145,11 @@ impl<V: Send + 'static> Loader<V> {
         self.0.changed.notify_one();
     }
 
-    /// Takes the version if it stands ready. Another one of this model that does is freed.
+    /// Takes the version if it is ready. Frees any other ready version of this model.
     pub(crate) fn take(&self, slot: Slot, version: &str) -> Option<V> {
         let mut state = self.0.lock();
-        let place = state.ready.iter().position(|(ready, _)| ready.slot == slot)?;
-        let (ready, content) = state.ready.swap_remove(place);
+        let index = state.ready.iter().position(|(ready, _)| ready.slot == slot)?;
+        let (ready, content) = state.ready.swap_remove(index);
         if ready.version == version {
             return Some(content);
         }
@@ -158,13 +158,13 @@ impl<V: Send + 'static> Loader<V> {
         None
     }
 
-    /// Does something in the background, when nothing is to be loaded or freed.
+    /// Runs a job in the background once nothing is left to load or free.
     pub(crate) fn later(&self, later: Later) {
         self.0.lock().push_later(later);
         self.0.changed.notify_one();
     }
 
-    /// Frees what is not served any more, later.
+    /// Frees a version that is no longer served, in the background if possible.
     pub(crate) fn discard(&self, content: V) {
         let mut state = self.0.lock();
         if state.discarded.len() < DISCARDED_MAX {
@@ -185,7 +185,7 @@ impl<V> Drop for Loader<V> {
 }
 
 impl<V> State<V> {
-    /// The oldest is most likely about a version that has gone.
+    /// Adds a job. Over the limit, drops the oldest: its version is most likely gone.
     fn push_later(&mut self, later: Later) {
         if self.later.len() >= LATER_MAX {
             drop(self.later.remove(0));
@@ -195,18 +195,18 @@ impl<V> State<V> {
 
     fn discard_ready(&mut self, slot: Slot) {
         let ready = mem::take(&mut self.ready);
-        for (wanted, content) in ready {
-            if wanted.slot == slot {
+        for (target, content) in ready {
+            if target.slot == slot {
                 self.discarded.push(content);
             } else {
-                self.ready.push((wanted, content));
+                self.ready.push((target, content));
             }
         }
     }
 }
 
 impl<V> Shared<V> {
-    /// Nothing that is done with the lock held leaves half a state behind, should it panic.
+    /// Ignores poisoning: no critical section leaves the state inconsistent if it panics.
     fn lock(&self) -> MutexGuard<'_, State<V>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,11 +216,11 @@ impl<V> Shared<V> {
             match self.next() {
                 Job::Free(content) => drop(content),
                 Job::Later(later) => {
-                    // What panics here serves nobody yet.
+                    // A panic here affects no request.
                     let _ = panic::catch_unwind(AssertUnwindSafe(later));
                 }
-                Job::Load(wanted) => {
-                    if let Some(message) = self.load_ahead(wanted) {
+                Job::Load(target) => {
+                    if let Some(message) = self.load_ahead(target) {
                         report(&message);
                     }
                 }
@@ -229,7 +229,7 @@ impl<V> Shared<V> {
         }
     }
 
-    /// Waits for something to do. Memory is given back before more is taken.
+    /// Waits for the next job. Frees memory before allocating more.
     fn next(&self) -> Job<V> {
         let mut state = self.lock();
         loop {
@@ -239,11 +239,11 @@ impl<V> Shared<V> {
             if state.ended {
                 return Job::End;
             }
-            if !state.wanted.is_empty() {
-                let wanted = state.wanted.remove(0);
-                state.loading = Some(wanted.clone());
+            if !state.pending.is_empty() {
+                let target = state.pending.remove(0);
+                state.loading = Some(target.clone());
                 state.replaced = false;
-                return Job::Load(wanted);
+                return Job::Load(target);
             }
             if let Some(later) = state.later.pop() {
                 return Job::Later(later);
@@ -252,13 +252,13 @@ impl<V> Shared<V> {
         }
     }
 
-    /// Nobody waits for the answer about a version that has been replaced meanwhile.
-    fn load_ahead(&self, wanted: Wanted) -> Option<FromWorker> {
+    /// Loads a version. Returns the answer, or `None` if the version was replaced meanwhile.
+    fn load_ahead(&self, target: LoadTarget) -> Option<FromWorker> {
         let started = Instant::now();
-        let loaded = panic::catch_unwind(AssertUnwindSafe(|| (self.load)(&wanted.version)))
-            .unwrap_or_else(|panic| Err(RefusalKind::Internal.because(said(&*panic))));
+        let loaded = panic::catch_unwind(AssertUnwindSafe(|| (self.load)(&target.version)))
+            .unwrap_or_else(|panic| Err(RefusalKind::Internal.because(panic_message(&*panic))));
         let took = started.elapsed();
-        let Wanted { slot, version } = wanted.clone();
+        let LoadTarget { slot, version } = target.clone();
         let mut state = self.lock();
         state.loading = None;
         if state.replaced {
@@ -268,14 +268,14 @@ impl<V> Shared<V> {
         }
         match loaded {
             Ok(content) => {
-                state.ready.push((wanted, content));
+                state.ready.push((target, content));
                 drop(state);
                 info!(slot, version, ?took, "version loaded ahead");
                 Some(FromWorker::LoadedAhead { slot, version, load_micros: micros(took) })
             }
             Err(refusal) => {
                 drop(state);
-                warn!(slot, version, %refusal, "version not loaded ahead");
+                warn!(slot, version, %refusal, "failed to load version ahead");
                 let reason = brief(&refusal);
                 Some(FromWorker::LoadAheadFailed { slot, version, reason })
             }
@@ -283,18 +283,18 @@ impl<V> Shared<V> {
     }
 }
 
-fn said(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     format!("loading panicked: {}", text.unwrap_or("no message"))
 }
 
-/// A refusal as it is passed on.
+/// Returns a refusal's message, truncated for the supervisor.
 pub(crate) fn brief(refusal: &Refusal) -> String {
     refusal.message.chars().take(REASON_CHARS_MAX).collect()
 }
 
-/// A time as it is passed on.
+/// Converts a duration for a message.
 pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

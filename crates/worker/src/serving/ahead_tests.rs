@@ -1,4 +1,4 @@
-//! What is loaded, what is not, and where it is freed; with versions that load when they are let.
+//! Tests of loading, replacing and freeing, with versions whose loading the test controls.
 
 use std::{
     sync::mpsc::{self, Receiver, Sender},
@@ -7,11 +7,11 @@ use std::{
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Longer than the thread takes to do what it must not do.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than the thread takes to do something wrong.
 const A_WHILE: Duration = Duration::from_millis(50);
 
-/// A loaded version that says on which thread it is freed.
+/// A loaded version that reports the thread on which it is freed.
 #[derive(Debug)]
 struct Loaded {
     version: String,
@@ -27,9 +27,9 @@ impl Drop for Loaded {
 
 struct Bench {
     loader: Loader<Loaded>,
-    /// The versions whose loading begins.
+    /// The versions whose loading began.
     begun: Receiver<String>,
-    /// Lets the loading that has begun end.
+    /// Lets the current load finish.
     gate: Sender<()>,
     told: Receiver<FromWorker>,
     free: Sender<(String, Option<String>)>,
@@ -45,7 +45,7 @@ impl Bench {
         let (opened, freeing) = (Mutex::new(opened), free.clone());
         let load = move |version: &str| {
             begin.send(version.to_owned()).unwrap();
-            opened.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            opened.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
             Ok(Loaded { version: version.to_owned(), freed: freeing.clone() })
         };
         let report = move |message: &FromWorker| tell.send(message.clone()).unwrap();
@@ -53,18 +53,18 @@ impl Bench {
         Self { loader, begun, gate, told, free, freed }
     }
 
-    /// The next version whose loading begins.
+    /// Returns the next version whose loading begins.
     fn begun(&self) -> String {
-        self.begun.recv_timeout(PATIENCE).unwrap()
+        self.begun.recv_timeout(TIMEOUT).unwrap()
     }
 
     fn let_it_load(&self) {
         self.gate.send(()).unwrap();
     }
 
-    /// Slot and version of the next answer.
+    /// Returns slot and version of the next answer.
     fn told(&self) -> (Slot, String) {
-        match self.told.recv_timeout(PATIENCE).unwrap() {
+        match self.told.recv_timeout(TIMEOUT).unwrap() {
             FromWorker::LoadedAhead { slot, version, .. } => (slot, version),
             other => panic!("{other:?}"),
         }
@@ -74,9 +74,9 @@ impl Bench {
         self.told.recv_timeout(A_WHILE).is_err() && self.begun.try_recv().is_err()
     }
 
-    /// The next version that is freed, and the thread that frees it.
+    /// Returns the next version that is freed, and the thread that frees it.
     fn freed(&self) -> (String, Option<String>) {
-        self.freed.recv_timeout(PATIENCE).unwrap()
+        self.freed.recv_timeout(TIMEOUT).unwrap()
     }
 }
 
@@ -85,15 +85,15 @@ fn in_background(version: &str) -> (String, Option<String>) {
 }
 
 #[test]
-fn one_version_loads_at_a_time_and_the_latest_of_each_model_counts() {
+fn versions_load_one_at_a_time_and_the_latest_wins() {
     let bench = Bench::new();
-    bench.loader.want(0, "a");
+    bench.loader.request(0, "a");
     assert_eq!(bench.begun(), "a");
     for (slot, version) in [(0, "b"), (1, "x"), (0, "c"), (0, "d")] {
-        assert!(!bench.loader.want(slot, version));
+        assert!(!bench.loader.request(slot, version));
     }
     bench.let_it_load();
-    assert_eq!(bench.freed(), in_background("a"), "it was replaced while it loaded");
+    assert_eq!(bench.freed(), in_background("a"), "replaced while loading");
     assert_eq!(bench.begun(), "x");
     bench.let_it_load();
     assert_eq!(bench.told(), (1, "x".into()));
@@ -106,27 +106,27 @@ fn one_version_loads_at_a_time_and_the_latest_of_each_model_counts() {
 }
 
 #[test]
-fn what_is_wanted_again_while_it_loads_is_loaded_once_and_kept() {
+fn version_requested_again_while_loading_loads_once() {
     let bench = Bench::new();
-    bench.loader.want(0, "a");
+    bench.loader.request(0, "a");
     assert_eq!(bench.begun(), "a");
-    bench.loader.want(0, "b");
-    bench.loader.want(0, "a");
+    bench.loader.request(0, "b");
+    bench.loader.request(0, "a");
     bench.let_it_load();
     assert_eq!(bench.told(), (0, "a".into()));
-    assert!(bench.loader.want(0, "a"), "it stands ready");
+    assert!(bench.loader.request(0, "a"), "it is ready");
     assert!(bench.is_quiet());
 }
 
 #[test]
-fn what_is_forgotten_is_freed_also_if_it_still_loads() {
+fn forgotten_version_is_freed_even_while_loading() {
     let bench = Bench::new();
-    bench.loader.want(0, "a");
+    bench.loader.request(0, "a");
     assert_eq!(bench.begun(), "a");
     bench.loader.forget(0);
     bench.let_it_load();
     assert_eq!(bench.freed(), in_background("a"));
-    bench.loader.want(0, "b");
+    bench.loader.request(0, "b");
     assert_eq!(bench.begun(), "b");
     bench.let_it_load();
     assert_eq!(bench.told(), (0, "b".into()));
@@ -137,9 +137,9 @@ fn what_is_forgotten_is_freed_also_if_it_still_loads() {
 }
 
 #[test]
-fn taking_one_version_frees_another_that_stood_ready_in_vain() {
+fn taking_another_version_frees_the_ready_one() {
     let bench = Bench::new();
-    bench.loader.want(0, "a");
+    bench.loader.request(0, "a");
     bench.let_it_load();
     assert_eq!(bench.told(), (0, "a".into()));
     assert!(bench.loader.take(1, "a").is_none());
@@ -148,11 +148,11 @@ fn taking_one_version_frees_another_that_stood_ready_in_vain() {
 }
 
 #[test]
-fn what_waits_to_be_freed_is_bounded() {
+fn versions_waiting_to_be_freed_are_bounded() {
     let bench = Bench::new();
-    bench.loader.want(0, "a");
+    bench.loader.request(0, "a");
     assert_eq!(bench.begun(), "a");
-    // The thread is busy with loading, so that all of this waits.
+    // The thread is busy loading, so all of these wait.
     for version in ["w", "x", "y", "z"] {
         let here = Loaded { version: version.into(), freed: bench.free.clone() };
         bench.loader.discard(here);
@@ -168,9 +168,9 @@ fn what_waits_to_be_freed_is_bounded() {
 }
 
 #[test]
-fn what_is_not_urgent_is_done_in_the_background_and_not_while_something_loads() {
+fn deferred_work_runs_in_the_background_after_loading() {
     let bench = Bench::new();
-    bench.loader.want(0, "a");
+    bench.loader.request(0, "a");
     assert_eq!(bench.begun(), "a");
     let free = bench.free.clone();
     let name = || thread::current().name().map(str::to_owned);

@@ -1,6 +1,6 @@
-//! A worker that serves: the loop over messages ([`serve`]), the refresh that follows the committed
-//! generation ([`refresh`]), and loading ahead of a commit ([`ahead`]). Knows no kind of model:
-//! what is loaded is a [`crate::families::LoadedVersion`].
+//! The serving side of a worker: the message loop ([`serve`]), following the committed generation
+//! ([`refresh`]), and loading ahead of a commit ([`ahead`]). Independent of the kind of model: what
+//! is loaded is a [`crate::families::LoadedVersion`].
 
 pub(crate) mod ahead;
 pub(crate) mod refresh;

@@ -1,8 +1,8 @@
 //! One served model in this worker: what is loaded, and the refresh that follows the committed
-//! generation. This is the one place where generations are compared.
+//! generation. This is the only place that compares generations.
 //!
-//! What answers are stamped with is the generation that is loaded, never one read afterwards:
-//! see `onnxd_proto::generation`, where the protocol is model-checked.
+//! Answers carry the generation that is loaded, never one read afterwards.
+//! `onnxd_proto::generation` model-checks the protocol.
 
 use std::time::{Duration, Instant};
 
@@ -18,20 +18,20 @@ use tracing::{info, warn};
 use super::ahead::{Loader, brief, micros};
 use crate::families::LoadedVersion;
 
-/// The pause after the first failure to load; doubled with every further one.
+/// Pause after the first failed load. It doubles with each further failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// What a version is when loaded; tests put something lighter there.
+/// A loaded version. Tests substitute something lighter.
 pub(crate) trait Content: Send + 'static {
-    /// Whether the weights are those of the compiled form, which all workers share.
+    /// Returns whether the weights come from the compiled form, which all workers share.
     fn is_compiled(&self) -> bool;
 
-    /// What its runs cost.
+    /// Returns the costs of its runs.
     fn cost_table(&self) -> CostTable;
 
-    /// Takes texts as long as these facts say.
+    /// Applies the text length limit of these facts.
     fn follow(&mut self, facts: &Facts);
 }
 
@@ -52,15 +52,15 @@ impl Content for LoadedVersion {
 /// A model.
 #[derive(Debug)]
 pub(crate) struct Model<V> {
-    place: ModelSlot,
+    model_slot: ModelSlot,
     serving: Option<Serving<V>>,
     failure: Option<Failure>,
 }
 
-/// What answers are made with, and their label.
+/// A loaded version and the generation it serves.
 #[derive(Debug)]
 pub(crate) struct Serving<V> {
-    /// What answers are stamped with.
+    /// The generation that answers carry.
     pub(crate) generation: Generation,
     /// The loaded version.
     pub(crate) content: V,
@@ -76,25 +76,27 @@ struct Failure {
 }
 
 impl<V: Content> Model<V> {
-    pub(crate) fn new(place: ModelSlot) -> Self {
-        Self { place, serving: None, failure: None }
+    pub(crate) fn new(model_slot: ModelSlot) -> Self {
+        Self { model_slot, serving: None, failure: None }
     }
 
-    /// Its slot in the control page.
+    /// Returns the model's slot in the control page.
     pub(crate) fn slot(&self) -> Slot {
-        self.place.slot
+        self.model_slot.slot
     }
 
-    /// What is loaded, or why nothing is.
+    /// Returns what is loaded, or why nothing is.
     pub(crate) fn serving(&mut self) -> Result<&mut Serving<V>, String> {
         let reason = self.failure.as_ref().map(|failure| failure.reason.as_str());
-        self.serving.as_mut().ok_or_else(|| reason.unwrap_or("nothing is committed").to_owned())
+        self.serving
+            .as_mut()
+            .ok_or_else(|| reason.unwrap_or("no generation is committed").to_owned())
     }
 
-    /// Follows the committed generation; called once before each dispatch group, so that a group
-    /// has exactly one. Returns what the supervisor has to know. A version that stands ready is
-    /// taken, another one is loaded; if that fails, what was loaded goes on serving under its own
-    /// number. Where none is committed any more, what was loaded is dropped.
+    /// Follows the committed generation. Called once before each dispatch group, so that a group
+    /// has exactly one generation. Takes the new version if it is ready, else loads it. If that
+    /// fails, the old version keeps serving under its own generation. If nothing is committed any
+    /// more, drops what is loaded. Returns a message for the supervisor, if any.
     pub(crate) fn refresh(
         &mut self,
         page: &ControlPageView,
@@ -102,7 +104,7 @@ impl<V: Content> Model<V> {
         now: Instant,
         loader: &Loader<V>,
     ) -> Option<FromWorker> {
-        let generation = page.committed(self.place.slot);
+        let generation = page.committed(self.model_slot.slot);
         let loaded = self.serving.as_ref().map_or(0, |serving| serving.generation);
         match generation {
             0 if loaded != 0 || self.failure.is_some() => Some(self.unload(loader)),
@@ -111,27 +113,27 @@ impl<V: Content> Model<V> {
         }
     }
 
-    /// Drops everything there is of the model.
+    /// Drops all versions of the model.
     fn unload(&mut self, loader: &Loader<V>) -> FromWorker {
-        let slot = self.place.slot;
+        let slot = self.model_slot.slot;
         self.failure = None;
         loader.forget(slot);
         if let Some(Serving { generation, content, .. }) = self.serving.take() {
-            info!(model = %self.place.name, generation, "unloaded");
+            info!(model = %self.model_slot.name, generation, "model unloaded");
             loader.discard(content);
         }
         FromWorker::Unloaded { slot }
     }
 
-    /// Has a version loaded beside what is served. Returns the answer if it is known at once;
-    /// else `loader` gives it.
+    /// Loads a version next to the serving one. Returns the answer if it is known at once;
+    /// otherwise `loader` sends it.
     pub(crate) fn load_ahead(&self, version: &str, loader: &Loader<V>) -> Option<FromWorker> {
-        let slot = self.place.slot;
+        let slot = self.model_slot.slot;
         let serves = self.serving.as_ref().is_some_and(|serving| serving.version == version);
         if serves {
             loader.forget(slot);
         }
-        (serves || loader.want(slot, version)).then(|| FromWorker::LoadedAhead {
+        (serves || loader.request(slot, version)).then(|| FromWorker::LoadedAhead {
             slot,
             version: version.to_owned(),
             load_micros: 0,
@@ -145,12 +147,12 @@ impl<V: Content> Model<V> {
         now: Instant,
         loader: &Loader<V>,
     ) -> Option<FromWorker> {
-        // Another generation starts with a clean record.
+        // A new generation starts with no recorded failure.
         self.failure.take_if(|failure| failure.generation != generation);
         if self.failure.as_ref().is_some_and(|failure| failure.backoff.is_waiting(now)) {
             return None;
         }
-        let slot = self.place.slot;
+        let slot = self.model_slot.slot;
         let started = Instant::now();
         match self.switch(generation, layout, loader) {
             Ok(read) => {
@@ -159,16 +161,16 @@ impl<V: Content> Model<V> {
                 let content = self.serving.as_ref().map(|serving| &serving.content);
                 let compiled = content.is_some_and(V::is_compiled);
                 let costs = content.map_or_else(CostTable::default, V::cost_table);
-                info!(model = %self.place.name, generation, ?took, compiled, "generation loaded");
+                info!(model = %self.model_slot.name, generation, ?took, compiled, "generation loaded");
                 let load_micros = micros(took);
                 Some(FromWorker::Loaded { slot, generation, load_micros, compiled, costs })
             }
             Err(refusal) => {
-                warn!(model = %self.place.name, generation, %refusal, "generation not loaded");
+                warn!(model = %self.model_slot.name, generation, %refusal, "failed to load generation");
                 let failed_at = now + started.elapsed();
                 if let Some(failure) = &mut self.failure {
                     failure.backoff.failed(failed_at);
-                    return None; // The supervisor knows.
+                    return None; // The supervisor has been told.
                 }
                 let reason = brief(&refusal);
                 let backoff = Backoff::after_first(failed_at);
@@ -178,7 +180,8 @@ impl<V: Content> Model<V> {
         }
     }
 
-    /// Whether a version had to be read. The old one serves until the new one can.
+    /// Switches to a generation. Returns whether a version had to be read. The old version serves
+    /// until the new one is loaded.
     fn switch(
         &mut self,
         generation: Generation,
@@ -186,17 +189,17 @@ impl<V: Content> Model<V> {
         loader: &Loader<V>,
     ) -> Result<bool, Refusal> {
         let record = layout
-            .read_record(&self.place.name, generation)
+            .read_record(&self.model_slot.name, generation)
             .map_err(|error| RefusalKind::Internal.because(error.to_string()))?;
         let version = record.version;
-        let ready = loader.take(self.place.slot, &version);
+        let ready = loader.take(self.model_slot.slot, &version);
         if let Some(serving) = &mut self.serving
             && serving.version == version
         {
             serving.generation = generation;
             serving.content.follow(&record.facts);
-            if let Some(superfluous) = ready {
-                loader.discard(superfluous);
+            if let Some(unneeded) = ready {
+                loader.discard(unneeded);
             }
             return Ok(false);
         }
@@ -205,8 +208,8 @@ impl<V: Content> Model<V> {
             None => (loader.load(&version)?, true),
         };
         content.follow(&record.facts);
-        // It may be on its way still, if it was not waited for.
-        loader.forget_version(self.place.slot, &version);
+        // The thread may still be loading it.
+        loader.forget_version(self.model_slot.slot, &version);
         let new = Serving { generation, content, version };
         if let Some(old) = self.serving.replace(new) {
             loader.discard(old.content);
@@ -215,7 +218,7 @@ impl<V: Content> Model<V> {
     }
 }
 
-/// When a generation that could not be loaded is tried again.
+/// When to retry loading a generation.
 #[derive(Debug, PartialEq, Eq)]
 struct Backoff {
     pause: Duration,

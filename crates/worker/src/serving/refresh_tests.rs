@@ -1,4 +1,4 @@
-//! The refresh, with versions that are only their name.
+//! Tests of the refresh, with versions that are just their name.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A supervisor's half and a model that follows it.
+/// The supervisor's side, and a model that follows it.
 struct Bench {
     page: ControlPage,
     view: ControlPageView,
@@ -46,9 +46,9 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let page = ControlPage::create().unwrap();
         let view = ControlPageView::map(page.read_only().unwrap()).unwrap();
-        let place = ModelSlot { name: "m".parse().unwrap(), slot: 0 };
+        let model_slot = ModelSlot { name: "m".parse().unwrap(), slot: 0 };
         let layout = Layout::new(dir.path());
-        fs::create_dir_all(layout.generations(&place.name)).unwrap();
+        fs::create_dir_all(layout.generations(&model_slot.name)).unwrap();
         let (loads, (tell, told)) = (Arc::new(AtomicU32::new(0)), mpsc::channel());
         let count = Arc::clone(&loads);
         // Versions whose name begins with "bad" do not load.
@@ -60,7 +60,7 @@ impl Bench {
         };
         let tell = move |message: &FromWorker| tell.send(message.clone()).unwrap();
         let loader = Loader::start(Box::new(load), Box::new(tell)).unwrap();
-        Self { page, view, layout, model: Model::new(place), loader, loads, told, _dir: dir }
+        Self { page, view, layout, model: Model::new(model_slot), loader, loads, told, _dir: dir }
     }
 
     fn loads(&self) -> u32 {
@@ -78,7 +78,7 @@ impl Bench {
         let version = version.to_owned();
         let record =
             Record { version, configured_source: "/s".parse().unwrap(), facts, drift: None };
-        let path = self.layout.generation(&self.model.place.name, generation);
+        let path = self.layout.generation(&self.model.model_slot.name, generation);
         fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
         self.page.commit(0, generation);
     }
@@ -87,7 +87,7 @@ impl Bench {
         self.model.refresh(&self.view, &self.layout, now, &self.loader)
     }
 
-    /// Has a version loaded ahead; gives the answer.
+    /// Loads a version ahead and returns the answer.
     fn load_ahead(&self, version: &str) -> FromWorker {
         let at_once = self.model.load_ahead(version, &self.loader);
         at_once.unwrap_or_else(|| self.told.recv_timeout(Duration::from_secs(10)).unwrap())
@@ -99,18 +99,18 @@ impl Bench {
     }
 }
 
-/// What a refresh says that had to load nothing.
+/// Returns the message of a refresh that had to load nothing.
 fn swapped(generation: Generation, compiled: bool) -> FromWorker {
     let costs = CostTable::default();
     FromWorker::Loaded { slot: 0, generation, load_micros: 0, compiled, costs }
 }
 
 #[test]
-fn the_label_changes_with_the_content_and_only_when_something_was_committed() {
+fn generation_and_version_change_together_on_commit() {
     let now = Instant::now();
     let mut bench = Bench::new();
     assert_eq!(bench.refresh(now), None);
-    assert_eq!(bench.model.serving().unwrap_err(), "nothing is committed");
+    assert_eq!(bench.model.serving().unwrap_err(), "no generation is committed");
     bench.commit(1, "x");
     assert!(matches!(bench.refresh(now), Some(FromWorker::Loaded { generation: 1, .. })));
     assert_eq!(bench.refresh(now), None);
@@ -121,7 +121,7 @@ fn the_label_changes_with_the_content_and_only_when_something_was_committed() {
 }
 
 #[test]
-fn a_generation_with_the_same_content_loads_nothing() {
+fn generation_with_the_same_version_loads_nothing() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "x");
@@ -133,7 +133,7 @@ fn a_generation_with_the_same_content_loads_nothing() {
 }
 
 #[test]
-fn what_cannot_be_loaded_leaves_the_old_one_under_its_own_number_and_is_told_once() {
+fn failed_load_keeps_the_old_generation_and_is_reported_once() {
     let mut now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "x");
@@ -157,7 +157,7 @@ fn what_cannot_be_loaded_leaves_the_old_one_under_its_own_number_and_is_told_onc
 }
 
 #[test]
-fn a_generation_without_a_record_is_a_failure_that_may_heal() {
+fn generation_without_a_record_fails_until_it_appears() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.page.commit(0, 1);
@@ -170,7 +170,7 @@ fn a_generation_without_a_record_is_a_failure_that_may_heal() {
 }
 
 #[test]
-fn a_version_that_was_loaded_ahead_is_swapped_in_and_not_before_it_is_committed() {
+fn version_loaded_ahead_is_swapped_in_at_its_commit() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "x");
@@ -185,7 +185,7 @@ fn a_version_that_was_loaded_ahead_is_swapped_in_and_not_before_it_is_committed(
 }
 
 #[test]
-fn what_is_loaded_or_stands_ready_is_not_loaded_again() {
+fn loaded_and_ready_versions_are_not_loaded_again() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "x");
@@ -201,7 +201,7 @@ fn what_is_loaded_or_stands_ready_is_not_loaded_again() {
 }
 
 #[test]
-fn a_version_that_was_loaded_ahead_in_vain_is_not_kept() {
+fn unused_version_loaded_ahead_is_dropped() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "x");
@@ -217,7 +217,7 @@ fn a_version_that_was_loaded_ahead_in_vain_is_not_kept() {
 }
 
 #[test]
-fn what_cannot_be_loaded_ahead_is_told_and_changes_nothing() {
+fn failed_load_ahead_is_reported_and_changes_nothing() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "x");
@@ -232,11 +232,11 @@ fn what_cannot_be_loaded_ahead_is_told_and_changes_nothing() {
     }
     assert_eq!(bench.refresh(now), None);
     assert_eq!(bench.serves(), (1, "x".into()));
-    assert!(matches!(bench.load_ahead("y"), FromWorker::LoadedAhead { .. }), "it goes on");
+    assert!(matches!(bench.load_ahead("y"), FromWorker::LoadedAhead { .. }), "the loader survives");
 }
 
 #[test]
-fn what_is_unloaded_is_dropped_with_what_was_loaded_ahead_and_told_once() {
+fn unload_drops_all_versions_and_is_reported_once() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "x");
@@ -245,7 +245,7 @@ fn what_is_unloaded_is_dropped_with_what_was_loaded_ahead_and_told_once() {
     bench.page.unload(0);
     assert_eq!(bench.refresh(now), Some(FromWorker::Unloaded { slot: 0 }));
     assert_eq!(bench.refresh(now), None);
-    assert_eq!(bench.model.serving().unwrap_err(), "nothing is committed");
+    assert_eq!(bench.model.serving().unwrap_err(), "no generation is committed");
     bench.commit(2, "y");
     let told = bench.refresh(now);
     assert!(matches!(told, Some(FromWorker::Loaded { generation: 2, .. })), "{told:?}");
@@ -253,13 +253,13 @@ fn what_is_unloaded_is_dropped_with_what_was_loaded_ahead_and_told_once() {
 }
 
 #[test]
-fn an_unload_forgets_what_could_not_be_loaded() {
+fn unload_forgets_the_failed_load() {
     let now = Instant::now();
     let mut bench = Bench::new();
     bench.commit(1, "bad");
     assert!(matches!(bench.refresh(now), Some(FromWorker::LoadFailed { .. })));
     bench.page.unload(0);
     assert_eq!(bench.refresh(now), Some(FromWorker::Unloaded { slot: 0 }));
-    assert_eq!(bench.model.serving().unwrap_err(), "nothing is committed");
+    assert_eq!(bench.model.serving().unwrap_err(), "no generation is committed");
     assert_eq!(bench.refresh(now), None);
 }

@@ -1,6 +1,6 @@
-//! A worker's life after its start: greet the supervisor, load what is committed, say that it is
-//! ready, and answer one message after another until the socket ends. The loop blocks: a worker
-//! does one thing at a time, as it has one CPU.
+//! The life of a worker: greet the supervisor, load committed generations, report readiness, and
+//! answer messages until the socket ends. The loop blocks: a worker has one CPU and does one thing
+//! at a time.
 
 use std::{convert::Infallible, fs::File, sync::Arc, time::Instant};
 
@@ -24,45 +24,45 @@ use crate::{
     process::{
         fault::Fault,
         guard::Guard,
-        hangs,
         ipc::{Receiver, Sender},
+        terminations,
     },
     sandbox::files::Files,
     serving::{ahead::Loader, refresh::Model},
     session::{self, Runtime},
 };
 
-/// What is known of the process when it greets.
+/// The state of the process when it greets the supervisor.
 #[derive(Debug)]
-pub(crate) struct Begun {
-    /// The CPU that it runs on, or why on none of its own.
+pub(crate) struct StartInfo {
+    /// The CPU it is pinned to, or why it is not pinned.
     pub(crate) pinned: Result<u16, String>,
-    /// Whether it confines itself.
+    /// Whether the sandbox is on.
     pub(crate) confined: bool,
-    /// Where it is told which group to terminate.
+    /// The pipe with orders to terminate groups.
     pub(crate) terminations: File,
 }
 
-/// Serves until something ends it; [`Fault::HungUp`] is the end that is meant to be.
+/// Serves until an error ends it. [`Fault::HungUp`] is the regular end.
 pub(crate) fn run(
     mut receiver: Receiver,
     sender: Sender,
-    begun: Begun,
+    start: StartInfo,
     page: &ControlPageView,
     guard: &Guard,
 ) -> Result<Infallible, Fault> {
-    sender.tell(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned: begun.pinned })?;
+    sender.tell(&FromWorker::Hello { build_id: BUILD_ID.into(), pinned: start.pinned })?;
     let (_, ToWorker::Welcome(welcome), _) = receiver.receive()? else {
-        return Err(Fault::Protocol("the first message is not Welcome".into()));
+        return Err(Fault::Protocol("the first message must be Welcome".into()));
     };
     let layout = Layout::new(&welcome.state_dir);
-    let files = begun.confined.then(|| Files::of_worker(&layout, &welcome.admin_socket.path));
+    let files = start.confined.then(|| Files::of_worker(&layout, &welcome.admin_socket.path));
     let files = files.transpose()?;
     let guards = files.as_ref().map(Files::try_clone).transpose()?;
-    guard.watch_over(welcome.admin_socket.clone(), guards)?;
+    guard.watch(welcome.admin_socket.clone(), guards)?;
     let mut worker = Worker::start(welcome, page, sender, files)?;
-    // Confined as this thread is by now.
-    hangs::listen(begun.terminations)?;
+    // This thread is confined by now, and the new one inherits that.
+    terminations::listen(start.terminations)?;
     loop {
         let (id, message, payload) = receiver.receive()?;
         match message {
@@ -72,12 +72,12 @@ pub(crate) fn run(
             ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
             ToWorker::Forget { slot } => worker.forget(id, slot)?,
             ToWorker::Ping => worker.ping(id)?,
-            ToWorker::Welcome(_) => return Err(Fault::Protocol("a second Welcome".into())),
+            ToWorker::Welcome(_) => return Err(Fault::Protocol("Welcome was sent twice".into())),
         }
     }
 }
 
-/// What answers are made of.
+/// A worker that has been greeted.
 struct Worker<'a> {
     layout: Layout,
     page: &'a ControlPageView,
@@ -87,7 +87,7 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Loads ONNX Runtime and every committed generation.
+    /// Loads ONNX Runtime and all committed generations.
     fn start(
         welcome: Welcome,
         page: &'a ControlPageView,
@@ -96,34 +96,35 @@ impl<'a> Worker<'a> {
     ) -> Result<Self, Fault> {
         let runtime = Arc::new(Runtime::open(&welcome.onnxruntime)?);
         compiled::learn_cpu();
-        // Its libraries may lie anywhere, models do not. Threads that are started from now on
-        // are confined as this one is.
+        // Confine only now: ONNX Runtime's libraries may be anywhere, models are in the state
+        // directory. Threads started later inherit the sandbox.
         files.map_or(Ok(()), Files::enter)?;
         let layout = Layout::new(welcome.state_dir);
         let helpers = welcome.helper_cpus.into();
         let loader = start_loader(runtime, layout.clone(), helpers, sender.clone())?;
         let models = welcome.models.into_iter().map(Model::new).collect();
         let mut worker = Self { layout, page, models, loader, sender };
-        for place in 0..worker.models.len() {
-            worker.refresh(place)?;
+        for index in 0..worker.models.len() {
+            worker.refresh(index)?;
         }
         worker.sender.tell(&FromWorker::Ready)?;
-        info!("ready");
+        info!("serving");
         Ok(worker)
     }
 
     fn run(&mut self, slot: Slot, asked: &Asked, payload: &[u8]) -> Result<(), Fault> {
         let parts = group::parts(&asked.items, payload)?;
-        let place = self.place(slot)?;
-        self.refresh(place)?;
+        let index = self.index_of(slot)?;
+        self.refresh(index)?;
         let mut group = Group { asked, sender: &self.sender };
-        match self.models[place].serving() {
+        match self.models[index].serving() {
             Ok(serving) => {
                 let generation = serving.generation;
-                session::during(asked.id, || {
+                session::compute_group(asked.id, || {
                     serving.content.answer(&mut group, &parts, generation)
                 })?;
-                // Made when it is wanted first: under load it never is, and would take from it.
+                // Built on first use: under load no group is wide, and building would cost CPU
+                // time.
                 if asked.wide
                     && let Some(later) = serving.content.take_later()
                 {
@@ -135,8 +136,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// An idle worker follows a commit when it is told to, and gives back what the old version
-    /// used.
+    /// Answers a ping. An idle worker follows commits here and frees the old version.
     fn ping(&mut self, id: u64) -> Result<(), Fault> {
         for place in 0..self.models.len() {
             self.refresh(place)?;
@@ -144,33 +144,33 @@ impl<'a> Worker<'a> {
         self.sender.answer(id, &FromWorker::Pong)
     }
 
-    /// Has a version loaded beside what is served; the answer comes when it stands ready.
+    /// Loads a version next to the serving one. The answer follows once it is ready.
     fn load_ahead(&self, slot: Slot, version: &str) -> Result<(), Fault> {
-        let answer = self.models[self.place(slot)?].load_ahead(version, &self.loader);
+        let answer = self.models[self.index_of(slot)?].load_ahead(version, &self.loader);
         answer.map_or(Ok(()), |answer| self.sender.tell(&answer))
     }
 
-    /// Drops what was loaded ahead, unless it is what is committed now.
+    /// Drops what was loaded ahead, unless it is committed by now.
     fn forget(&mut self, id: u64, slot: Slot) -> Result<(), Fault> {
-        self.refresh(self.place(slot)?)?;
+        self.refresh(self.index_of(slot)?)?;
         self.loader.forget(slot);
         self.sender.answer(id, &FromWorker::Forgotten)
     }
 
-    /// Follows the committed generation of the model at `place` in the list.
-    fn refresh(&mut self, place: usize) -> Result<(), Fault> {
-        let model = &mut self.models[place];
+    /// Follows the committed generation of the model at `index`.
+    fn refresh(&mut self, index: usize) -> Result<(), Fault> {
+        let model = &mut self.models[index];
         let change = model.refresh(self.page, &self.layout, Instant::now(), &self.loader);
         change.map_or(Ok(()), |change| self.sender.tell(&change))
     }
 
-    fn place(&self, slot: Slot) -> Result<usize, Fault> {
-        let place = self.models.iter().position(|model| model.slot() == slot);
-        place.ok_or_else(|| Fault::Protocol(format!("slot {slot} is unknown")))
+    fn index_of(&self, slot: Slot) -> Result<usize, Fault> {
+        let index = self.models.iter().position(|model| model.slot() == slot);
+        index.ok_or_else(|| Fault::Protocol(format!("unknown slot {slot}")))
     }
 }
 
-/// Loads versions as they serve, here and ahead.
+/// Starts the loader, which opens versions for serving, in the foreground and ahead.
 fn start_loader(
     runtime: Arc<Runtime>,
     layout: Layout,
@@ -185,7 +185,7 @@ fn start_loader(
     let report = move |message: &FromWorker| {
         // If the supervisor is gone, the guard ends the process.
         if let Err(fault) = sender.tell(message) {
-            debug!(%fault, "nobody hears what was loaded ahead");
+            debug!(%fault, "failed to report a load ahead");
         }
     };
     Ok(Loader::start(Box::new(load), Box::new(report))?)

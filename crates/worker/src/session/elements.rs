@@ -1,5 +1,5 @@
-//! Raw tensors to ONNX Runtime and back: which of its types is which of ours, and bytes as slices
-//! of them. Bytes that lie as the CPU wants them are not copied.
+//! Converts raw tensors to ONNX Runtime values and back. Does not copy bytes that are aligned for
+//! the CPU.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use super::error::{SessionError, run_failed};
 
-/// Our word for an element type; `None` where the protocol has none.
+/// Returns our name for an element type, or `None` if the protocol has none.
 pub(super) fn datatype(element: TensorElementType) -> Option<DataType> {
     Some(match element {
         TensorElementType::Bool => DataType::Bool,
@@ -34,7 +34,7 @@ pub(super) fn datatype(element: TensorElementType) -> Option<DataType> {
     })
 }
 
-/// A tensor as ONNX Runtime takes it. `bytes` must be as many as type and shape say.
+/// Builds an input of ONNX Runtime. `bytes` must match the type and shape.
 pub(super) fn feed<'a>(
     datatype: DataType,
     shape: Vec<i64>,
@@ -83,9 +83,8 @@ where
 }
 
 fn feed_bools<'a>(shape: Vec<i64>, bytes: &'a [u8]) -> Result<SessionInputValue<'a>, SessionError> {
-    let values = <[bool]>::try_ref_from_bytes(bytes).map_err(|_| {
-        SessionError::Input("an element of a BOOL tensor is neither 0 nor 1".into())
-    })?;
+    let values = <[bool]>::try_ref_from_bytes(bytes)
+        .map_err(|_| SessionError::Input("BOOL elements must be 0 or 1".into()))?;
     Ok(TensorRef::from_array_view((shape, values)).map_err(run_failed)?.into())
 }
 
@@ -102,26 +101,29 @@ fn feed_strings<'a>(
 
 fn text(element: &[u8]) -> Result<String, SessionError> {
     match str::from_utf8(element) {
-        // ONNX Runtime takes strings that end with a zero.
+        // ONNX Runtime takes C strings.
         Ok(text) if !text.contains('\0') => Ok(text.to_owned()),
         _ => Err(SessionError::Input(
-            "an element of a BYTES tensor is no text in UTF-8 without zeros".into(),
+            "BYTES elements must be UTF-8 text without NUL characters".into(),
         )),
     }
 }
 
-/// A tensor that came out.
+/// An output tensor.
 pub(super) struct Raw<'a> {
     pub(super) datatype: DataType,
     pub(super) shape: Vec<u64>,
     pub(super) bytes: Cow<'a, [u8]>,
 }
 
-/// Looks at a tensor that came out.
+/// Reads an output tensor.
 pub(super) fn read(value: &DynValue) -> Result<Raw<'_>, SessionError> {
-    let odd = || SessionError::Contract("an output is no tensor that can be sent".into());
-    let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else { return Err(odd()) };
-    let datatype = datatype(*ty).ok_or_else(odd)?;
+    let unsupported =
+        || SessionError::Contract("an output is not a tensor of a supported type".into());
+    let ort::value::ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(unsupported());
+    };
+    let datatype = datatype(*ty).ok_or_else(unsupported)?;
     let bytes = match datatype {
         DataType::Bool => slice::<bool>(value)?,
         DataType::Int8 => slice::<i8>(value)?,
@@ -155,7 +157,7 @@ fn strings(value: &DynValue) -> Result<Vec<u8>, SessionError> {
     let mut bytes = Vec::with_capacity(strings.iter().map(|string| 4 + string.len()).sum());
     for string in strings {
         let length = u32::try_from(string.len())
-            .map_err(|_| SessionError::Contract("an output has a string of 4 GiB".into()))?;
+            .map_err(|_| SessionError::Contract("an output string is longer than 4 GiB".into()))?;
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(string.as_bytes());
     }

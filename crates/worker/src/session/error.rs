@@ -1,4 +1,4 @@
-//! Why a model cannot be loaded or run, in the classes that tell people what to do.
+//! Errors of loading and running a model, classified by what people can do about them.
 
 use std::fmt;
 
@@ -6,42 +6,42 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 use ort::ErrorCode;
 use thiserror::Error;
 
-/// How ONNX Runtime says that there is not enough memory, for which it has no code.
+/// ONNX Runtime's messages for running out of memory, for which it has no error code.
 const OUT_OF_MEMORY: [&str; 2] = ["std::bad_alloc", "Failed to allocate memory"];
-/// Characters of a message of ONNX Runtime that are passed on; names in models have no limit.
+/// Maximum length of an ONNX Runtime message in characters; names in models have no limit.
 const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// Why a model cannot be loaded or run.
 #[derive(Debug, Error)]
 pub(crate) enum SessionError {
-    /// Its inputs or outputs are not what they should be.
+    /// The model's inputs or outputs are not supported.
     #[error("{0}")]
     Contract(String),
-    /// What it is given is not what it takes.
+    /// The input does not fit the model.
     #[error("{0}")]
     Input(String),
-    /// ONNX Runtime cannot load it.
+    /// ONNX Runtime failed to load the model.
     #[error("{cause}: {message}")]
     Load { cause: Cause, message: String },
-    /// ONNX Runtime cannot run it with what it was given.
+    /// ONNX Runtime failed to run the model.
     #[error("{cause}: {message}")]
     Run { cause: Cause, message: String },
 }
 
-/// The classes of ONNX Runtime's error codes, as far as they tell people what to do.
+/// Classes of ONNX Runtime's error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// The file is cut short or was never an ONNX model.
+    /// The file is truncated or not an ONNX model.
     Damaged,
-    /// A file, or a part of one, is not where it should be.
+    /// A file, or a part of one, is missing.
     Missing,
-    /// The model uses what this version of ONNX Runtime does not have.
+    /// The model uses features that this ONNX Runtime lacks.
     Unsupported,
     /// The input does not fit the model.
     Input,
-    /// There is not enough memory.
+    /// Out of memory.
     Memory,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
@@ -63,11 +63,11 @@ impl From<&ort::Error> for Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Damaged => "this is not a whole ONNX model",
-            Self::Missing => "something is missing",
-            Self::Unsupported => "this ONNX Runtime does not support the model",
-            Self::Input => "an argument is invalid",
-            Self::Memory => "there is not enough memory",
+            Self::Damaged => "not a complete ONNX model",
+            Self::Missing => "a file or a part of the model is missing",
+            Self::Unsupported => "the model uses features that this ONNX Runtime does not support",
+            Self::Input => "invalid argument",
+            Self::Memory => "not enough memory",
             Self::Other => "ONNX Runtime failed",
         })
     }
@@ -86,7 +86,7 @@ fn brief(error: &ort::Error) -> String {
 }
 
 impl SessionError {
-    /// As the reason why the version in which `file` is the model does not serve.
+    /// Converts to the refusal of a version whose model is `file`.
     pub(crate) fn refuse(self, file: &str) -> Refusal {
         let kind = match self {
             Self::Load { cause: Cause::Memory, .. } | Self::Run { cause: Cause::Memory, .. } => {

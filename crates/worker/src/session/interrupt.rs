@@ -1,8 +1,8 @@
-//! Ends a run from another thread. Owns which group the serving thread computes and with which
-//! options ONNX Runtime runs for it; who asks that a group be terminated is the affair of
-//! [`crate::process::hangs`]. Runs of other threads, which load versions, are not touched.
+//! Terminates a run from another thread. Tracks the group that the serving thread computes and the
+//! options of its current run. [`crate::process::terminations`] receives the orders. Runs on other
+//! threads, which load versions, are unaffected.
 
-// A run's options are set to "terminate" while the run uses them; see `Shared`.
+// Sets a run's options to "terminate" while the run uses them; see `Shared`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -14,21 +14,21 @@ use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 
 use super::error::{SessionError, run_failed};
 
-/// Has ONNX Runtime give memory of the arena back when a run ends.
+/// Has ONNX Runtime release unused arena memory after a run.
 const SHRINK: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
 
-/// What the serving thread does now.
-static PRESENT: Mutex<Present> = Mutex::new(Present { group: 0, terminate: 0, run: None });
+/// The current work of the serving thread.
+static CURRENT: Mutex<Current> = Mutex::new(Current { group: 0, terminate: 0, run: None });
 
 thread_local! {
     /// Whether this thread is computing a group.
-    static SERVES: Cell<bool> = const { Cell::new(false) };
+    static IN_GROUP: Cell<bool> = const { Cell::new(false) };
 }
 
-struct Present {
-    /// The group that is being computed; 0 is none.
+struct Current {
+    /// The group being computed; 0 means none.
     group: u64,
-    /// The group that is to end. It may be asked for before it has begun.
+    /// The group to terminate. The order may arrive before the group begins.
     terminate: u64,
     run: Option<Arc<Shared>>,
 }
@@ -38,47 +38,48 @@ pub(super) struct Options(Arc<Shared>);
 
 struct Shared(RunOptions<HasSelectedOutputs>);
 
-// SAFETY: `ort` withholds `Sync` because outputs that were allocated before a run may be selected,
-// which two runs would write to; here none is, and one thread alone runs. The other thread calls
-// nothing but `terminate`, which sets a flag that ONNX Runtime is made to be told during a run.
-// This was read in `ort` 2.0.0-rc.15; a test below fails when that version changes.
+// SAFETY: `ort` withholds `Sync` because a caller may select preallocated outputs, to which two
+// runs would write. Here none are selected, and only one thread runs. The other thread only calls
+// `terminate`, which sets a flag that ONNX Runtime supports setting during a run. Checked against
+// the source of `ort` 2.0.0-rc.15; a test below fails when that version changes.
 unsafe impl Sync for Shared {}
 
 /// Computes a group on this thread; [`terminate`] may end its runs.
-pub(crate) fn during<T>(group: u64, compute: impl FnOnce() -> T) -> T {
-    present().group = group;
-    SERVES.set(true);
+pub(crate) fn compute_group<T>(group: u64, compute: impl FnOnce() -> T) -> T {
+    current().group = group;
+    IN_GROUP.set(true);
     let computed = compute();
-    SERVES.set(false);
-    present().group = 0;
+    IN_GROUP.set(false);
+    current().group = 0;
     computed
 }
 
-/// Lets what runs for a group fail soon, and what would run for it later at once.
+/// Makes the current run of a group fail soon, and its later runs at once.
 pub(crate) fn terminate(group: u64) {
-    let mut present = present();
-    present.terminate = group;
-    if present.group == group
-        && let Some(run) = &present.run
+    let mut current = current();
+    current.terminate = group;
+    if current.group == group
+        && let Some(run) = &current.run
     {
         run.end();
     }
 }
 
-/// Whether what this thread computes was told to end: a run that failed may be none that fails.
+/// Returns whether this thread's group was terminated, in which case its failed run says nothing
+/// about the model.
 pub(crate) fn is_terminated() -> bool {
-    let present = present();
-    SERVES.get() && present.terminate == present.group
+    let current = current();
+    IN_GROUP.get() && current.terminate == current.group
 }
 
 impl Options {
-    /// For runs that compute these outputs.
+    /// Creates options for runs that compute these outputs.
     pub(super) fn new(outputs: OutputSelector) -> Result<Self, SessionError> {
         let options = RunOptions::new().map_err(run_failed)?.with_outputs(outputs);
         Ok(Self(Arc::new(Shared(options))))
     }
 
-    /// The same for a run after which memory that is not used goes back to the system.
+    /// Creates options for runs that release unused memory to the system afterwards.
     pub(super) fn releasing(outputs: OutputSelector) -> Result<Self, SessionError> {
         let mut options = RunOptions::new().map_err(run_failed)?.with_outputs(outputs);
         options.set(SHRINK.0, SHRINK.1).map_err(run_failed)?;
@@ -90,18 +91,18 @@ impl Options {
         &'a self,
         run: impl FnOnce(&'a RunOptions<HasSelectedOutputs>) -> Result<T, ort::Error>,
     ) -> Result<T, SessionError> {
-        if !SERVES.get() {
+        if !IN_GROUP.get() {
             return run(&self.0.0).map_err(run_failed);
         }
         {
-            let mut present = present();
-            if present.terminate == present.group {
+            let mut current = current();
+            if current.terminate == current.group {
                 self.0.end();
             }
-            present.run = Some(Arc::clone(&self.0));
+            current.run = Some(Arc::clone(&self.0));
         }
         let ran = run(&self.0.0);
-        present().run = None;
+        current().run = None;
         self.0.0.unterminate().map_err(run_failed)?;
         ran.map_err(run_failed)
     }
@@ -110,22 +111,22 @@ impl Options {
 impl Shared {
     fn end(&self) {
         if let Err(error) = self.0.terminate() {
-            tracing::error!(%error, "a run cannot be terminated");
+            tracing::error!(%error, "failed to terminate a run");
         }
     }
 }
 
-fn present() -> MutexGuard<'static, Present> {
-    PRESENT.lock().unwrap_or_else(PoisonError::into_inner)
+fn current() -> MutexGuard<'static, Current> {
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    /// The version whose source the safety comment of `Shared` was checked against.
-    const READ: &str = "2.0.0-rc.15";
+    /// The version against which the safety comment of `Shared` was checked.
+    const REVIEWED: &str = "2.0.0-rc.15";
 
     #[test]
-    fn ort_is_the_version_whose_run_options_were_read() {
+    fn ort_is_the_version_whose_safety_was_reviewed() {
         let lock = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock"));
         let versions: Vec<&str> = lock
             .split("[[package]]")
@@ -133,7 +134,7 @@ mod tests {
                 package.split_once("name = \"ort\"\nversion = \"")?.1.split('"').next()
             })
             .collect();
-        let hint = "read ort's RunOptions again, then change READ and the safety comment";
-        assert_eq!(versions, [READ], "{hint}");
+        let hint = "review ort's RunOptions again, then update REVIEWED and the safety comment";
+        assert_eq!(versions, [REVIEWED], "{hint}");
     }
 }

@@ -1,10 +1,10 @@
-//! ONNX Runtime: the only folder that names `ort`. Owns how the library is opened and a model is
-//! loaded and compiled ([`runtime`]), what a model must look like to be run with texts ([`texts`]) or
-//! tensors ([`tensors`]), running it, and ending a run ([`interrupt`]). Knows nothing of versions.
+//! ONNX Runtime: the only folder that names `ort`. Opens the library, loads and compiles models
+//! ([`runtime`]), runs text graphs ([`texts`]) and tensor models ([`tensors`]), and terminates runs
+//! ([`interrupt`]). Knows nothing of versions.
 
 mod elements;
 mod error;
-mod inlets;
+mod graph_inputs;
 mod interrupt;
 mod runtime;
 mod tensors;
@@ -12,7 +12,7 @@ mod texts;
 
 pub(crate) use self::{
     error::SessionError,
-    interrupt::{during, is_terminated, terminate},
+    interrupt::{compute_group, is_terminated, terminate},
     runtime::{Arrangement, COMPILED_WEIGHTS, Form, Runtime, RuntimeError},
     tensors::{Given, Output as TensorOutput, TensorSession},
     texts::{Batch, Output, Session, Tokens},

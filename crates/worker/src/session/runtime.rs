@@ -1,5 +1,5 @@
-//! How ONNX Runtime's library is opened, and how a model is loaded and compiled. Knows nothing of what
-//! a model takes.
+//! Opens ONNX Runtime's library, and builds and compiles sessions. Knows nothing of a model's
+//! inputs.
 
 use std::{env, error::Error, fs, path::Path, sync::Arc};
 
@@ -13,31 +13,31 @@ use thiserror::Error;
 
 use super::error::{SessionError, load_failed};
 
-/// Read by ONNX Runtime when it is loaded; from 1.29 on, it sends usage data unless this is 1.
+/// Read when ONNX Runtime is loaded. From 1.29 on, it sends usage data unless this is 1.
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
-/// Says where the weights of a compiled model go, and makes them go there in the arrangement that
-/// the CPU's kernels want. Without that, each process would arrange them in memory of its own.
-/// What is smaller than the minimum stays in the model's file.
+/// Names the file for the weights of a compiled model. In that file they have the layout of the
+/// CPU's kernels; otherwise each process would rearrange them in private memory. Weights smaller
+/// than the minimum stay in the model file.
 const COMPILE: [(&str, &str); 1] =
     [("session.optimized_model_external_initializers_file_name", COMPILED_WEIGHTS)];
 const MIN_BYTES: &str = "session.optimized_model_external_initializers_min_size_in_bytes";
 const PACK: &str = "session.save_external_prepacked_constant_initializers";
-/// The file that holds a compiled model's weights, beside the model.
+/// The file with a compiled model's weights, next to the model.
 pub(crate) const COMPILED_WEIGHTS: &str = "weights.bin";
 
-/// Why ONNX Runtime cannot be used at all.
+/// Why ONNX Runtime cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum RuntimeError {
-    /// Not the library, too old, or missing.
-    #[error(
-        "ONNX Runtime (version 1.24 or newer is needed) cannot be loaded from {path}: {reason}"
-    )]
+    /// The library is missing, too old, or another library.
+    #[error("failed to load ONNX Runtime (1.24 or newer) from {path}: {reason}")]
     Library { path: String, reason: String },
-    /// The library is fine and does not start.
-    #[error("ONNX Runtime does not start: {0}")]
+    /// The library loaded but failed to start.
+    #[error("failed to start ONNX Runtime: {0}")]
     Start(#[from] ort::Error),
-    /// Loading the library would be too late to keep it from sending data.
-    #[error("ONNX Runtime is not loaded, because {TELEMETRY_SWITCH} is not 1 in the environment")]
+    /// Telemetry can only be disabled before the library is loaded.
+    #[error(
+        "refusing to load ONNX Runtime: set {TELEMETRY_SWITCH}=1 in the environment to disable its telemetry"
+    )]
     Telemetry,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// Loads the library. Its own log lines join ours.
+    /// Loads the library, and routes its log to ours.
     pub(crate) fn open(library: &Path) -> Result<Self, RuntimeError> {
         if env::var_os(TELEMETRY_SWITCH).is_none_or(|value| value != "1") {
             return Err(RuntimeError::Telemetry);
@@ -69,13 +69,13 @@ impl Runtime {
         Ok(Self { environment, library_bytes })
     }
 
-    /// Which build of ONNX Runtime this is, and what it is told when it compiles. In its own words
-    /// a build is a commit; one that does not know its commit is told from others by its size.
+    /// Identifies this build of ONNX Runtime and the options for compiling. Builds report a commit;
+    /// the library's size distinguishes those that do not.
     pub(crate) fn identity(&self) -> String {
         format!("{}, {} bytes, {COMPILE:?}", ort::info(), self.library_bytes)
     }
 
-    /// Writes the model as it is after optimizing to `compiled`, and its weights beside it.
+    /// Writes the optimized model to `compiled`, and its weights next to it.
     pub(crate) fn compile(
         &self,
         model: &Path,
@@ -85,7 +85,7 @@ impl Runtime {
         let saved = || {
             let mut builder =
                 self.builder(Form::Plain, &[])?.with_optimized_model_path(compiled)?;
-            // It warns that the result is for this kind of CPU alone, which is what we want.
+            // Hides the warning that the result only suits this kind of CPU, which is intended.
             builder = builder.with_log_level(LogLevel::Error)?;
             let [min_bytes, pack] = arrangement.values();
             for (key, value) in COMPILE.into_iter().chain([(MIN_BYTES, min_bytes), (PACK, pack)]) {
@@ -96,9 +96,9 @@ impl Runtime {
         saved().map(drop).map_err(load_failed)
     }
 
-    /// The calling thread computes, on the one CPU that the process has, and a thread on each of
-    /// `helpers`. These spin while a run lasts: waking them for each operator would take as long
-    /// as many operators do.
+    /// Returns a builder of sessions that compute on the calling thread and one thread per helper
+    /// CPU. Helpers spin during a run: waking them for each operator would take as long as many
+    /// operators.
     pub(super) fn builder(
         &self,
         form: Form,
@@ -109,15 +109,15 @@ impl Runtime {
             .with_inter_threads(1)?
             .with_intra_op_spinning(!helpers.is_empty())?
             .with_inter_op_spinning(false)?
-            // It plans memory for each shape and keeps the plan; shapes here are many, and no run
-            // is faster for it. The arena stays: without it each run asks the kernel for memory.
+            // Memory patterns are planned and kept per shape. Shapes vary here, and no run gets
+            // faster. The arena stays: without it each run asks the kernel for memory.
             .with_memory_pattern(false)?
             .with_optimization_level(form.optimization())?
             .with_log_level(LogLevel::Warning)?;
         if helpers.is_empty() {
             return Ok(builder);
         }
-        // It counts CPUs from 1.
+        // ONNX Runtime counts CPUs from 1.
         let cpus: Vec<String> =
             helpers.iter().map(|&cpu| (u32::from(cpu) + 1).to_string()).collect();
         Ok(builder
@@ -126,22 +126,22 @@ impl Runtime {
     }
 }
 
-/// How the weights of a compiled model are written.
+/// The layout of a compiled model's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrangement {
-    /// All but the smallest as the CPU's kernels want them.
+    /// All but the smallest weights in the layout of the CPU's kernels.
     Packed,
-    /// Only large ones: a vector of an odd length before them would shift all that follow it.
+    /// Only large weights in that layout: a vector of odd length before them would shift the rest.
     PackedLarge,
-    /// As they are in the model: each process arranges them in memory of its own.
+    /// The model's own layout. Each process rearranges the weights in private memory.
     Plain,
 }
 
 impl Arrangement {
-    /// The best one first.
+    /// From best to worst.
     pub(crate) const ALL: [Self; 3] = [Self::Packed, Self::PackedLarge, Self::Plain];
 
-    /// Bytes from which weights leave the model's file, and whether they are packed.
+    /// Returns the minimum size of weights outside the model file, and whether they are packed.
     fn values(self) -> [&'static str; 2] {
         match self {
             Self::Packed => ["1024", "1"],
@@ -151,12 +151,12 @@ impl Arrangement {
     }
 }
 
-/// Which of the two forms of a model is loaded.
+/// The form of a model to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// As its author made it.
+    /// As published by its author.
     Plain,
-    /// As [`Runtime::compile`] wrote it.
+    /// As written by [`Runtime::compile`].
     Compiled,
 }
 
@@ -164,7 +164,7 @@ impl Form {
     fn optimization(self) -> GraphOptimizationLevel {
         match self {
             Self::Plain => GraphOptimizationLevel::All,
-            // It has been optimized.
+            // Already optimized.
             Self::Compiled => GraphOptimizationLevel::Disable,
         }
     }
@@ -172,7 +172,7 @@ impl Form {
 
 fn unusable(library: &Path, error: &LoadDynamicError) -> RuntimeError {
     let reason = match error {
-        // What the dynamic linker says is the source; the error itself only says that it failed.
+        // The source has the dynamic linker's message; the error itself only says that it failed.
         LoadDynamicError::Dlopen { error, .. } => {
             error.source().map_or_else(|| error.to_string(), |source| source.to_string())
         }

@@ -1,4 +1,4 @@
-//! A model for tensors in ONNX Runtime: any that takes and gives nothing but tensors.
+//! Sessions of tensor models: any model whose inputs and outputs are all tensors.
 
 use std::{borrow::Cow, fmt, path::Path};
 
@@ -18,17 +18,17 @@ use super::{
     runtime::{Form, Runtime},
 };
 
-/// A tensor that is fed.
+/// An input tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct Given<'a> {
     pub(crate) name: &'a str,
     pub(crate) datatype: DataType,
     pub(crate) shape: Vec<u64>,
-    /// As many as type and shape say.
+    /// Raw bytes that match the type and shape.
     pub(crate) bytes: Cow<'a, [u8]>,
 }
 
-/// A tensor that came out.
+/// An output tensor.
 #[derive(Debug)]
 pub(crate) struct Output<'a> {
     pub(crate) name: &'a str,
@@ -37,11 +37,11 @@ pub(crate) struct Output<'a> {
     pub(crate) bytes: Cow<'a, [u8]>,
 }
 
-/// A loaded model for tensors.
+/// A loaded tensor model.
 pub(crate) struct TensorSession {
     inner: ort::session::Session,
     signature: Signature,
-    /// Whether the first axis of every input and output is any, and the same.
+    /// Whether all inputs and outputs share a first axis of any size.
     rows: bool,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Debug for TensorSession {
 }
 
 impl TensorSession {
-    /// Loads the model and sees whether its inputs and outputs can be sent.
+    /// Loads the model and checks that its inputs and outputs can be sent.
     pub(crate) fn open(runtime: &Runtime, model: &Path, form: Form) -> Result<Self, SessionError> {
         let opened =
             runtime.builder(form, &[]).and_then(|mut builder| builder.commit_from_file(model));
@@ -63,7 +63,7 @@ impl TensorSession {
         for (what, specs) in [("inputs", &signature.inputs), ("outputs", &signature.outputs)] {
             if specs.is_empty() || specs.len() > TENSORS_MAX {
                 return Err(SessionError::Contract(format!(
-                    "the model has {} {what}, and 1 to {TENSORS_MAX} can be sent",
+                    "the model has {} {what}; expected 1 to {TENSORS_MAX}",
                     specs.len()
                 )));
             }
@@ -72,18 +72,18 @@ impl TensorSession {
         Ok(Self { inner, signature, rows })
     }
 
-    /// What the model takes and gives.
+    /// Returns the model's inputs and outputs.
     pub(crate) fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    /// Whether inputs could be put together along the first axis, as far as their shapes go.
+    /// Returns whether the shapes allow concatenating inputs along the first axis.
     pub(crate) fn has_rows(&self) -> bool {
         self.rows
     }
 
-    /// Runs the model for these outputs (none: all) and lets `read` see them before they are
-    /// freed, in the order in which they were asked for.
+    /// Runs the model for these outputs, or for all if `wanted` is empty. Passes them to `read` in
+    /// that order before they are freed.
     pub(crate) fn run<T>(
         &mut self,
         given: &[Given<'_>],
@@ -110,7 +110,7 @@ impl TensorSession {
         for name in names {
             let value = outputs
                 .get(name)
-                .ok_or_else(|| SessionError::Contract(format!("the output {name} is missing")))?;
+                .ok_or_else(|| SessionError::Contract(format!("output {name} is missing")))?;
             let elements::Raw { datatype, shape, bytes } = elements::read(value)?;
             out.push(Output { name, datatype, shape, bytes });
         }
@@ -120,23 +120,23 @@ impl TensorSession {
 
 fn spec(outlet: &Outlet) -> Result<TensorSpec, SessionError> {
     let name = outlet.name();
-    let wrong = |what: String| Err(SessionError::Contract(format!("{name:.80} {what}")));
+    let unsupported = |what: String| Err(SessionError::Contract(format!("{name:.80} {what}")));
     if name.len() > TENSOR_NAME_BYTES_MAX {
-        return wrong(format!("has a name of more than {TENSOR_NAME_BYTES_MAX} bytes"));
+        return unsupported(format!("has a name longer than {TENSOR_NAME_BYTES_MAX} bytes"));
     }
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        return wrong("is no tensor".into());
+        return unsupported("is not a tensor".into());
     };
     if shape.len() > AXES_MAX {
-        return wrong(format!("has {} axes, and at most {AXES_MAX} can be sent", shape.len()));
+        return unsupported(format!("has {} axes; the limit is {AXES_MAX}", shape.len()));
     }
     match elements::datatype(*ty) {
         Some(datatype) => Ok(TensorSpec { name: name.into(), datatype, shape: shape.to_vec() }),
-        None => wrong(format!("has elements of type {ty:?}, which cannot be sent")),
+        None => unsupported(format!("has unsupported elements of type {ty:?}")),
     }
 }
 
-/// Whether all have a first axis of any size under one name.
+/// Returns whether all share a first axis of any size, by its name.
 fn first_axis<'a>(mut outlets: impl Iterator<Item = &'a Outlet>) -> bool {
     let symbol = |outlet: &'a Outlet| match outlet.dtype() {
         ValueType::Tensor { shape, dimension_symbols, .. } if shape.first() == Some(&-1) => {

@@ -1,5 +1,5 @@
-//! A graph for texts in ONNX Runtime: feeds tokens, padded to the longest text, and shows the one
-//! output that is used. Which output that is, and what is made of it, is decided by the family.
+//! Sessions of text graphs: feeds tokens, padded to the longest text, and exposes one output. The
+//! family decides which output, and what to make of it.
 
 use std::{fmt, path::Path};
 
@@ -13,7 +13,7 @@ use ort::{
 use super::{
     elements,
     error::{SessionError, load_failed, run_failed},
-    inlets::{Inlet, Kind, Rows},
+    graph_inputs::{GraphInput, Kind, Rows},
     interrupt::Options,
     runtime::{Form, Runtime},
 };
@@ -21,22 +21,22 @@ use super::{
 /// The tokens of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tokens {
-    /// Rows of the embedding table.
+    /// Token ids.
     pub(crate) ids: Vec<i64>,
-    /// As long as `ids`; mostly zeros.
+    /// Segment ids, as many as `ids`; mostly zeros.
     pub(crate) type_ids: Vec<i64>,
-    /// How many, from the first on, are attended to; mostly all.
+    /// Number of tokens, from the first, that are attended to; mostly all.
     pub(crate) attended: usize,
 }
 
 impl Tokens {
-    /// Tokens that are all attended to.
+    /// Creates tokens that are all attended to.
     pub(crate) fn of(ids: Vec<i64>, type_ids: Vec<i64>) -> Self {
         let attended = ids.len();
         Self { ids, type_ids, attended }
     }
 
-    /// The first `length` tokens.
+    /// Returns the first `length` tokens.
     pub(crate) fn cut(&self, length: usize) -> Self {
         let cut = |values: &[i64]| values.iter().copied().take(length).collect();
         let attended = self.attended.min(length);
@@ -44,36 +44,36 @@ impl Tokens {
     }
 }
 
-/// What is run together.
+/// Texts to run together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch<'a> {
     pub(crate) texts: &'a [&'a Tokens],
-    /// What fills up shorter texts.
+    /// The token that pads shorter texts.
     pub(crate) pad_id: i64,
-    /// Where the positions of a text begin.
+    /// The position of the first token.
     pub(crate) first_position: i64,
-    /// The values of the graph's switches, in the order of [`Session::switches`].
+    /// Values of the graph's switches, in the order of [`Session::switches`].
     pub(crate) switches: &'a [i64],
 }
 
-/// A loaded graph for texts.
+/// A loaded text graph.
 pub(crate) struct Session {
     inner: ort::session::Session,
-    inlets: Vec<Inlet>,
+    inputs: Vec<GraphInput>,
     outputs: Vec<TensorSpec>,
-    /// Computes the one output that is used; `None` until one is selected.
+    /// Options for runs that compute the selected output; `None` until one is selected.
     options: Option<Options>,
     output: String,
-    /// What is fed, reused from run to run.
+    /// Input values, reused across runs.
     rows: Rows,
-    /// What came out, where that is not float32.
+    /// Output values, if the output is not float32.
     converted: Vec<f32>,
 }
 
-/// What a run computed.
+/// The output of a run.
 #[derive(Debug)]
 pub(crate) struct Output<'a> {
-    /// In the order of the shape, the last axis first.
+    /// Values in row-major order.
     pub(crate) values: &'a [f32],
     /// The first axis is the texts.
     pub(crate) shape: &'a [usize],
@@ -86,15 +86,15 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Loads a graph and looks at its inputs and outputs. No output is selected yet.
+    /// Loads a graph and recognizes its inputs and outputs. Selects no output yet.
     ///
     /// # Errors
-    /// ONNX Runtime cannot load it, or an input cannot be fed.
+    /// ONNX Runtime cannot load the graph, or an input is not supported.
     pub(crate) fn open(runtime: &Runtime, model: &Path, form: Form) -> Result<Self, SessionError> {
         Self::open_with(runtime, model, form, &[])
     }
 
-    /// Loads a compiled graph for runs that are spread over these CPUs, too.
+    /// Loads a compiled graph whose runs also use these CPUs.
     ///
     /// # Errors
     /// See [`Session::open`].
@@ -115,15 +115,15 @@ impl Session {
         let opened =
             runtime.builder(form, helpers).and_then(|mut builder| builder.commit_from_file(model));
         let inner = opened.map_err(load_failed)?;
-        let inlets: Vec<Inlet> =
-            inner.inputs().iter().map(Inlet::of).collect::<Result<_, SessionError>>()?;
-        if !inlets.iter().any(|inlet| inlet.kind == Kind::Ids) {
-            return Err(SessionError::Contract("the graph has no input input_ids".into()));
+        let inputs: Vec<GraphInput> =
+            inner.inputs().iter().map(GraphInput::of).collect::<Result<_, SessionError>>()?;
+        if !inputs.iter().any(|input| input.kind == Kind::Ids) {
+            return Err(SessionError::Contract("the graph lacks an input_ids input".into()));
         }
         let outputs = inner.outputs().iter().filter_map(spec).collect();
         Ok(Self {
             inner,
-            inlets,
+            inputs,
             outputs,
             options: None,
             output: String::new(),
@@ -132,47 +132,47 @@ impl Session {
         })
     }
 
-    /// The outputs that are tensors.
+    /// Returns the outputs that are tensors.
     pub(crate) fn outputs(&self) -> &[TensorSpec] {
         &self.outputs
     }
 
-    /// What is fed, for people.
+    /// Describes the inputs for people.
     pub(crate) fn describe_inputs(&self) -> Vec<String> {
-        self.inlets.iter().map(Inlet::describe).collect()
+        self.inputs.iter().map(GraphInput::describe).collect()
     }
 
-    /// Names of the numbers that change what the graph computes.
+    /// Returns the names of the graph's switches.
     pub(crate) fn switches(&self) -> Vec<String> {
-        let switches = self.inlets.iter().filter(|inlet| inlet.kind == Kind::Switch);
-        switches.map(|inlet| inlet.name.clone()).collect()
+        let switches = self.inputs.iter().filter(|input| input.kind == Kind::Switch);
+        switches.map(|input| input.name.clone()).collect()
     }
 
-    /// Whether the graph can be told what is padding.
+    /// Returns whether the graph has an attention mask.
     pub(crate) fn is_masked(&self) -> bool {
-        self.inlets.iter().any(|inlet| inlet.kind == Kind::Mask)
+        self.inputs.iter().any(|input| input.kind == Kind::Mask)
     }
 
-    /// Whether the graph gives its output for the last place of a batch alone, so that only texts of
+    /// Returns whether the graph computes only the last position of a batch, so that only texts of
     /// equal length may run together.
     pub(crate) fn keeps_last_alone(&self) -> bool {
-        self.inlets.iter().any(|inlet| inlet.kind == Kind::LogitsToKeep)
+        self.inputs.iter().any(|input| input.kind == Kind::LogitsToKeep)
     }
 
-    /// Computes this output, and no other, from now on.
+    /// Selects the only output to compute from now on.
     ///
     /// # Errors
-    /// ONNX Runtime has no memory for it.
+    /// ONNX Runtime is out of memory.
     pub(crate) fn select(&mut self, output: &str) -> Result<(), SessionError> {
         self.options = Some(Options::new(OutputSelector::no_default().with(output))?);
         output.clone_into(&mut self.output);
         Ok(())
     }
 
-    /// Has runs give memory that is not used back to the system when they end, or keep it again.
+    /// Sets whether runs release unused memory to the system when they end.
     ///
     /// # Errors
-    /// ONNX Runtime has no memory for it.
+    /// ONNX Runtime is out of memory.
     pub(crate) fn release_memory(&mut self, release: bool) -> Result<(), SessionError> {
         let outputs = OutputSelector::no_default().with(&self.output);
         let options = if release { Options::releasing(outputs) } else { Options::new(outputs) };
@@ -180,66 +180,66 @@ impl Session {
         Ok(())
     }
 
-    /// Numbers of a vector of the output that is computed, where the graph declares them.
+    /// Returns the length of a vector of the selected output, if the graph declares it.
     pub(crate) fn width(&self) -> Option<usize> {
         let output = self.outputs.iter().find(|output| output.name == self.output)?;
         output.shape.last().and_then(|&size| usize::try_from(size).ok())
     }
 
-    /// The output that is computed and its type, for people.
+    /// Describes the selected output and its type for people.
     pub(crate) fn describe_output(&self) -> String {
         let output = self.outputs.iter().find(|output| output.name == self.output);
         let datatype = output.map_or("", |output| output.datatype.name());
         format!("{} ({})", self.output, datatype.to_lowercase())
     }
 
-    /// The output that is computed.
+    /// Returns the selected output.
     pub(crate) fn selected(&self) -> &str {
         &self.output
     }
 
-    /// Runs texts, padded to the longest, and lets `read` see the output before it is freed.
+    /// Runs texts, padded to the longest, and passes the output to `read` before it is freed.
     ///
     /// # Errors
-    /// ONNX Runtime fails, or the output does not have one part for each text.
+    /// ONNX Runtime fails, or the output does not have one part per text.
     pub(crate) fn run<T>(
         &mut self,
         batch: &Batch<'_>,
         read: impl FnOnce(&Output<'_>) -> Result<T, SessionError>,
     ) -> Result<T, SessionError> {
-        let Self { inner, inlets, options, output, rows, converted, .. } = self;
-        let options = options
-            .as_mut()
-            .ok_or_else(|| SessionError::Contract("no output was selected".into()))?;
+        let Self { inner, inputs, options, output, rows, converted, .. } = self;
+        let options = options.as_mut().ok_or_else(|| {
+            SessionError::Contract("internal error: no output was selected".into())
+        })?;
         rows.fill(batch.texts, batch.pad_id, batch.first_position);
-        let (mut fed, mut switches) = (Vec::with_capacity(inlets.len()), batch.switches.iter());
-        for inlet in inlets {
-            let switch = match inlet.kind {
+        let (mut fed, mut switches) = (Vec::with_capacity(inputs.len()), batch.switches.iter());
+        for input in inputs {
+            let switch = match input.kind {
                 Kind::Switch => switches.next().copied().unwrap_or_default(),
                 _ => 0,
             };
-            let name = inlet.name.clone();
-            fed.push((name, inlet.feed(rows, switch)?));
+            let name = input.name.clone();
+            fed.push((name, input.feed(rows, switch)?));
         }
         let outputs = options.run(|options| inner.run_with_options(fed, options))?;
         let (shape, values) = floats(&outputs[0], converted)?;
         if shape.first() != Some(&batch.texts.len()) {
             let [texts, tokens] = rows.shape();
             return Err(SessionError::Contract(format!(
-                "the output {output} has the shape {shape:?} for {texts} texts of {tokens} tokens"
+                "output {output} has shape {shape:?} for {texts} texts of {tokens} tokens"
             )));
         }
         read(&Output { values, shape: &shape })
     }
 }
 
-/// The shape of an output, and its values as f32; `converted` holds them where they are others.
+/// Returns the shape of an output and its values as f32, converted into `converted` if needed.
 fn floats<'v>(
     value: &'v DynValue,
     converted: &'v mut Vec<f32>,
 ) -> Result<(Vec<usize>, &'v [f32]), SessionError> {
     let ValueType::Tensor { ty, .. } = value.dtype() else {
-        return Err(SessionError::Contract("the output is no tensor".into()));
+        return Err(SessionError::Contract("the output is not a tensor".into()));
     };
     match ty {
         TensorElementType::Float32 => {
@@ -249,7 +249,9 @@ fn floats<'v>(
         TensorElementType::Float16 => convert::<f16>(value, converted, f16::to_f32),
         TensorElementType::Bfloat16 => convert::<bf16>(value, converted, bf16::to_f32),
         TensorElementType::Float64 => convert::<f64>(value, converted, narrow),
-        ty => Err(SessionError::Contract(format!("the output has elements of type {ty:?}"))),
+        ty => Err(SessionError::Contract(format!(
+            "the output has unsupported elements of type {ty:?}"
+        ))),
     }
 }
 
@@ -264,7 +266,7 @@ fn convert<'v, T: PrimitiveTensorElementType + Copy>(
     Ok((sizes(shape), converted))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "an answer has f32, which are near enough")]
+#[expect(clippy::cast_possible_truncation, reason = "answers are f32, which is precise enough")]
 fn narrow(value: f64) -> f32 {
     value as f32
 }
@@ -273,7 +275,7 @@ fn sizes(shape: &[i64]) -> Vec<usize> {
     shape.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect()
 }
 
-/// Type and declared shape of an output, if it is a tensor of a type that we know.
+/// Returns the type and declared shape of an output, if it is a tensor of a supported type.
 fn spec(outlet: &Outlet) -> Option<TensorSpec> {
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return None };
     let datatype: DataType = elements::datatype(*ty)?;

@@ -1,4 +1,4 @@
-//! Loading ahead of the commit, while the worker serves.
+//! Loading ahead of the commit while the worker serves.
 
 use std::{thread, time::Duration};
 
@@ -7,14 +7,14 @@ use onnxd_proto::wire::message::{FromWorker, ToWorker};
 use crate::supervisor::Supervisor;
 
 #[test]
-fn a_version_loads_beside_what_is_served_and_its_commit_is_a_swap() {
+fn version_loads_ahead_while_serving_and_commits_instantly() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let before = supervisor.embed(&["a"]);
     supervisor.load_ahead("minilm-variant");
-    // Serves on while loading; the answer comes between those to groups.
+    // The worker keeps serving while it loads. The answer arrives between those to groups.
     let mut groups = 0;
     let ahead = loop {
-        // What loads yields; a worker that never idled would need ten times as long.
+        // Loading yields to serving: without idle time it would take ten times as long.
         thread::sleep(Duration::from_millis(1));
         supervisor.ask(&["a"]);
         match supervisor.receive() {
@@ -41,7 +41,7 @@ fn a_version_loads_beside_what_is_served_and_its_commit_is_a_swap() {
 }
 
 #[test]
-fn a_version_that_cannot_be_loaded_ahead_is_told_and_the_worker_serves_on() {
+fn failed_load_ahead_is_reported_and_the_worker_serves() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let before = supervisor.embed(&["a"]);
     supervisor.send(&ToWorker::Load { slot: 5, version: "nowhere".into() }, &[]);
@@ -53,7 +53,7 @@ fn a_version_that_cannot_be_loaded_ahead_is_told_and_the_worker_serves_on() {
 }
 
 #[test]
-fn what_is_served_or_stands_ready_is_answered_at_once() {
+fn serving_and_ready_versions_are_answered_at_once() {
     let mut supervisor = Supervisor::serving("tiny/a");
     for (name, first) in [("tiny/a", false), ("tiny/b", true), ("tiny/b", false)] {
         supervisor.load_ahead(name);

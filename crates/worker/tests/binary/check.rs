@@ -1,4 +1,4 @@
-//! What `onnxd-worker check` says about versions, good and bad.
+//! Verdicts of `onnxd-worker check` on valid and invalid versions.
 
 use std::{fs, path::Path, process::Command};
 
@@ -22,7 +22,7 @@ fn assert_says(refusal: &Refusal, kind: RefusalKind, words: &[&str]) {
 }
 
 #[test]
-fn what_can_serve_is_accepted_with_its_facts() {
+fn servable_versions_are_accepted_with_their_facts() {
     let tiny = Facts {
         dimension: 32,
         max_tokens: 64,
@@ -63,7 +63,7 @@ fn what_can_serve_is_accepted_with_its_facts() {
     for (name, facts) in cases {
         let outcome = Check::of_model(name).run();
         assert_eq!(outcome.passed, ["load", "shapes"], "{name}");
-        let not_compiled = Some("no directory was given".to_owned());
+        let not_compiled = Some("--compiled-dir is not set".to_owned());
         let facts = run_as(facts);
         let expected = Checked { facts, drift: None, canaries: 0, costs: None, not_compiled };
         assert_eq!(outcome.accepted(), expected, "{name}");
@@ -71,10 +71,10 @@ fn what_can_serve_is_accepted_with_its_facts() {
 }
 
 #[test]
-fn what_cannot_serve_is_refused_with_its_kind_and_a_message_that_names_the_cause() {
+fn unservable_versions_are_refused_with_kind_and_cause() {
     use RefusalKind::{Contract, Load};
     let cases: [(&str, RefusalKind, &[&str]); 8] = [
-        ("tiny/truncated", Load, &["model.onnx", "not a whole ONNX model"]),
+        ("tiny/truncated", Load, &["model.onnx", "not a complete ONNX model"]),
         ("tiny/corrupt", Load, &["model.onnx"]),
         ("tiny/no_tokenizer", Contract, &["tokenizer.json is missing"]),
         ("tiny/nan", Contract, &["model.onnx", "not finite"]),
@@ -89,33 +89,33 @@ fn what_cannot_serve_is_refused_with_its_kind_and_a_message_that_names_the_cause
 }
 
 #[test]
-fn weights_outside_of_the_version_are_refused_and_their_place_is_named() {
-    const PLACE: &str = "model.onnx_data";
-    for place in ["../../etc/hosts", "/etc/hosts.allo", "nowhere.to.find", "./../model.onnx"] {
+fn weights_outside_the_version_are_refused_by_path() {
+    const PATH: &str = "model.onnx_data";
+    for path in ["../../etc/hosts", "/etc/hosts.allo", "nowhere.to.find", "./../model.onnx"] {
         let version = copy("tiny/external");
         let file = version.path().join("model.onnx");
         let mut bytes = fs::read(&file).unwrap();
-        assert_eq!(place.len(), PLACE.len());
-        let found: Vec<usize> = (0..bytes.len() - PLACE.len())
-            .filter(|&start| bytes[start..].starts_with(PLACE.as_bytes()))
+        assert_eq!(path.len(), PATH.len());
+        let found: Vec<usize> = (0..bytes.len() - PATH.len())
+            .filter(|&start| bytes[start..].starts_with(PATH.as_bytes()))
             .collect();
         for start in found {
-            bytes[start..][..PLACE.len()].copy_from_slice(place.as_bytes());
+            bytes[start..][..PATH.len()].copy_from_slice(path.as_bytes());
         }
         fs::write(file, bytes).unwrap();
         let refusal = Check::of(version.path()).run().refused();
-        assert_says(&refusal, RefusalKind::Contract, &["model.onnx", place]);
+        assert_says(&refusal, RefusalKind::Contract, &["model.onnx", path]);
     }
 }
 
-/// What a version that is tiny/a says of its own canary texts.
+/// Checks a copy of tiny/a with these canary lines.
 fn with_canaries(lines: &[u8]) -> crate::checker::Outcome {
     let version = copy("tiny/a");
     fs::write(version.path().join("canary.jsonl"), lines).unwrap();
     Check::of(version.path()).run()
 }
 
-/// A line with a text of the reference and the embedding of one of its models.
+/// Returns a canary line with a text of the reference and a model's embedding of it.
 fn canary(model: &str, text: usize, min_cosine: f64) -> String {
     let reference = tiny();
     let embedding = &reference.models[model][text];
@@ -124,7 +124,7 @@ fn canary(model: &str, text: usize, min_cosine: f64) -> String {
 }
 
 #[test]
-fn canaries_that_come_out_are_counted() {
+fn passing_canaries_are_counted() {
     let lines = [canary("a", 2, 0.9999), String::new(), canary("b", 4, -1.0)].join("\n");
     let outcome = with_canaries(lines.as_bytes());
     assert_eq!(outcome.passed, ["load", "shapes", "canary"]);
@@ -133,7 +133,7 @@ fn canaries_that_come_out_are_counted() {
 }
 
 #[test]
-fn canaries_that_do_not_come_out_are_refused_with_their_line() {
+fn failing_canaries_are_refused_with_their_line() {
     let good = canary("a", 2, 0.9999);
     let other = |text: &str, embedding: &str, min_cosine: &str| {
         format!(r#"{{"text": {text}, "embedding": {embedding}, "min_cosine": {min_cosine}}}"#)
@@ -144,9 +144,9 @@ fn canaries_that_do_not_come_out_are_refused_with_their_line() {
     let cases: [(&str, &[&str]); 10] = [
         (&canary("b", 2, 0.9999), &["line 2", "cosine is", "0.9999"]),
         (&other("\"a\"", &zeros, "0.5"), &["line 2", "cosine is 0.0"]),
-        (&other("\"a\"", "[1.0, 2.0]", "0.5"), &["line 2", "2 components", "32"]),
+        (&other("\"a\"", "[1.0, 2.0]", "0.5"), &["line 2", "2 dimensions", "32"]),
         (&other("7", &zeros, "0.5"), &["line 2", "string"]),
-        (&other("\"a\"", &zeros, "1.5"), &["line 2", "min_cosine is 1.5"]),
+        (&other("\"a\"", &zeros, "1.5"), &["line 2", "min_cosine: expected", "got 1.5"]),
         (&other("\"a\"", "[1e99]", "0.5"), &["line 2"]),
         (&other(&format!("\"{huge}\""), &zeros, "0.5"), &["line 2", "262144"]),
         ("{", &["line 2"]),
@@ -162,7 +162,7 @@ fn canaries_that_do_not_come_out_are_refused_with_their_line() {
 }
 
 #[test]
-fn how_far_a_version_is_from_the_serving_one_is_reported_and_may_be_refused() {
+fn drift_is_reported_and_may_refuse_a_version() {
     let serving = tempfile::tempdir().unwrap();
     compile(&model("tiny/a"), serving.path());
     let against = |name: &str| {
@@ -177,8 +177,8 @@ fn how_far_a_version_is_from_the_serving_one_is_reported_and_may_be_refused() {
     assert!(drift.min_cosine < drift.mean_cosine && drift.mean_cosine < 0.9, "{drift:?}");
     against("tiny/b").with("--min-cosine", "-1").run().accepted();
     let refusal = against("tiny/b").with("--min-cosine", "0.9").run().refused();
-    assert_says(&refusal, RefusalKind::Drift, &["16 texts", "mean", "0.9 is demanded"]);
-    // What cannot be compared is not far.
+    assert_says(&refusal, RefusalKind::Drift, &["16 texts", "mean", "at least 0.9"]);
+    // A version that cannot be compared has no drift.
     let wide = against("tiny/wide").with("--min-cosine", "0.9").run();
     assert_eq!(wide.accepted().drift, None);
     let nothing = Check::of_model("tiny/b").with("--serving-compiled-dir", "/nowhere").run();
@@ -186,7 +186,7 @@ fn how_far_a_version_is_from_the_serving_one_is_reported_and_may_be_refused() {
 }
 
 #[test]
-fn a_library_that_cannot_be_loaded_is_a_fault_of_the_configuration_and_not_of_the_version() {
+fn unloadable_library_is_a_configuration_error() {
     for library in ["/nowhere/libonnxruntime.so", WORKER] {
         let outcome = Check::with_library(Path::new(library), &model("tiny/a")).run();
         let refusal = outcome.verdict.unwrap().unwrap_err();
@@ -199,7 +199,7 @@ fn a_library_that_cannot_be_loaded_is_a_fault_of_the_configuration_and_not_of_th
 }
 
 #[test]
-fn a_wrong_command_line_is_not_mistaken_for_a_refusal() {
+fn usage_errors_are_not_refusals() {
     let output = Command::new(WORKER).arg("check").output().unwrap();
     assert_eq!(output.status.code(), Some(ExitStatus::Usage as i32));
     assert!(output.stdout.is_empty());

@@ -1,4 +1,4 @@
-//! Runs `onnxd-worker check` and `onnxd-worker compile` as the supervisor does.
+//! Runs `onnxd-worker check` and `onnxd-worker compile` like the supervisor.
 
 use std::{
     ffi::OsStr,
@@ -14,11 +14,11 @@ use serde_json::Value;
 
 use crate::fixtures::{WORKER, model, onnxruntime};
 
-/// What a checker printed, and how it ended.
+/// The output and exit of a checker.
 pub(crate) struct Outcome {
     /// The parts that passed, in order.
     pub(crate) passed: Vec<String>,
-    /// The last line, if there was one.
+    /// The last line, if any.
     pub(crate) verdict: Option<Result<Checked, Refusal>>,
     pub(crate) output: Output,
 }
@@ -35,16 +35,16 @@ impl Outcome {
     }
 }
 
-/// A check that is about to be run.
+/// A check to run.
 pub(crate) struct Check(Command);
 
 impl Check {
-    /// Of the version in `dir`.
+    /// Creates a check of the version in `dir`.
     pub(crate) fn of(dir: &Path) -> Self {
         Self::with_library(&onnxruntime(), dir)
     }
 
-    /// Of the model `name`.
+    /// Creates a check of the model `name`.
     pub(crate) fn of_model(name: &str) -> Self {
         Self::of(&model(name))
     }
@@ -61,7 +61,7 @@ impl Check {
         self
     }
 
-    /// Starts it and prints what it says nowhere.
+    /// Starts the check and discards its output.
     pub(crate) fn spawn(mut self) -> Child {
         self.0.stdout(Stdio::null()).spawn().unwrap()
     }
@@ -81,7 +81,7 @@ impl Check {
     }
 }
 
-/// What `compile` says of the version in `dir`.
+/// Returns what `compile` prints for the version in `dir`.
 pub(crate) fn compile(dir: &Path, compiled: &Path) -> Value {
     let output = Command::new(WORKER)
         .args(["compile", "--onnxruntime"])
@@ -97,7 +97,7 @@ pub(crate) fn compile(dir: &Path, compiled: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The one compiled form below `root`.
+/// Returns the only compiled form below `root`.
 pub(crate) fn compiled_form(root: &Path) -> PathBuf {
     let mut dirs = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
     dirs.find(|path| path.is_dir()).unwrap()

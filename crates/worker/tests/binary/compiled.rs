@@ -1,4 +1,4 @@
-//! Compiled forms: when they are made, found to be damaged, used, and not used.
+//! Compiled forms: when they are built, recognized as damaged, used, and ignored.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,7 +16,7 @@ use crate::{
     supervisor::{Embedded, Supervisor},
 };
 
-/// A compiled form of tiny/a.
+/// Builds a compiled form of tiny/a.
 fn compiled() -> TempDir {
     let root = tempfile::tempdir().unwrap();
     assert_eq!(compile(&model("tiny/a"), root.path())["rebuilt"], true);
@@ -27,12 +27,12 @@ fn is_rebuilt(root: &Path) -> bool {
     compile(&model("tiny/a"), root)["rebuilt"].as_bool().unwrap()
 }
 
-/// Whether a worker that serves tiny/a uses what is in `root`, and what it makes of a text.
+/// Serves tiny/a. Returns whether the worker uses the form in `root`, and an embedding.
 fn serve(root: &Path) -> (bool, Vec<Embedded>) {
     let mut supervisor = Supervisor::start();
     supervisor.link_compiled("tiny-a", root);
     supervisor.commit(1, "tiny/a");
-    let (compiled, _) = supervisor.get_ready();
+    let (compiled, _) = supervisor.wait_until_ready();
     (compiled, supervisor.embed(&["How big is London"]))
 }
 
@@ -43,7 +43,7 @@ fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
 }
 
 #[test]
-fn a_checked_version_has_a_compiled_form_that_computes_what_the_plain_model_does() {
+fn compiled_form_computes_the_same_as_the_plain_model() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path().join("compiled/tiny-a");
     let outcome = Check::of_model("tiny/a").with("--compiled-dir", &root).run();
@@ -56,14 +56,14 @@ fn a_checked_version_has_a_compiled_form_that_computes_what_the_plain_model_does
 }
 
 #[test]
-fn a_version_with_weights_in_a_file_of_their_own_is_compiled_too() {
+fn version_with_external_weights_is_compiled() {
     let root = tempfile::tempdir().unwrap();
     let outcome = Check::of_model("tiny/external").with("--compiled-dir", root.path()).run();
     assert_eq!(outcome.accepted().not_compiled, None);
 }
 
 #[test]
-fn a_form_that_is_cut_short_is_not_loaded_and_is_made_again() {
+fn truncated_form_is_not_served_and_is_rebuilt() {
     for file in ["weights.bin", "model.onnx", "MANIFEST"] {
         let root = compiled();
         let path = compiled_form(root.path()).join(file);
@@ -76,7 +76,7 @@ fn a_form_that_is_cut_short_is_not_loaded_and_is_made_again() {
 }
 
 #[test]
-fn one_bit_that_is_wrong_is_found_before_workers_start() {
+fn single_bit_error_is_found_before_workers_start() {
     let root = compiled();
     let path = compiled_form(root.path()).join("weights.bin");
     let mut byte = [0];
@@ -88,7 +88,7 @@ fn one_bit_that_is_wrong_is_found_before_workers_start() {
 }
 
 #[test]
-fn a_form_that_computes_something_else_is_not_served() {
+fn form_with_other_results_is_not_served() {
     let root = compiled();
     let path = compiled_form(root.path()).join("weights.bin");
     let bytes = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
@@ -99,7 +99,7 @@ fn a_form_that_computes_something_else_is_not_served() {
 }
 
 #[test]
-fn a_form_of_another_machine_or_of_a_killed_process_is_replaced() {
+fn form_of_another_machine_or_killed_process_is_replaced() {
     let root = compiled();
     let other = root.path().join("0123456789abcdef");
     fs::rename(compiled_form(root.path()), &other).unwrap();
@@ -115,7 +115,7 @@ fn a_form_of_another_machine_or_of_a_killed_process_is_replaced() {
 }
 
 #[test]
-fn a_form_without_anything_to_compare_it_with_is_not_served_and_is_made_again() {
+fn form_without_probes_is_not_served_and_is_rebuilt() {
     let root = compiled();
     fs::remove_file(root.path().join("probes")).unwrap();
     assert!(!serve(root.path()).0);
@@ -124,7 +124,7 @@ fn a_form_without_anything_to_compare_it_with_is_not_served_and_is_made_again() 
 }
 
 #[test]
-fn where_no_form_can_be_written_the_version_is_accepted_and_the_reason_is_told() {
+fn unwritable_form_does_not_refuse_the_version() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let root = file.path().join("compiled");
     let outcome = Check::of_model("tiny/a").with("--compiled-dir", &root).run();
@@ -135,7 +135,7 @@ fn where_no_form_can_be_written_the_version_is_accepted_and_the_reason_is_told()
 }
 
 #[test]
-fn compiling_what_cannot_be_loaded_is_told_and_leaves_nothing_behind() {
+fn failed_compile_is_reported_and_leaves_no_files() {
     let root = tempfile::tempdir().unwrap();
     for name in ["tiny/truncated", "tiny"] {
         let Value::String(reason) = &compile(&model(name), root.path())["not_compiled"] else {

@@ -1,5 +1,4 @@
-//! What a worker is confined to, seen from outside. What it sees from inside is tested in
-//! `src/sandbox/tests.rs`.
+//! The sandbox of a worker, seen from outside. `src/sandbox/tests.rs` tests it from inside.
 
 use std::{fs, os::unix::fs::symlink, process::Command, thread};
 
@@ -24,7 +23,7 @@ fn statuses(supervisor: &Supervisor) -> Vec<String> {
 }
 
 #[test]
-fn every_thread_of_a_worker_is_filtered_and_gains_no_privileges() {
+fn every_worker_thread_is_filtered_without_new_privileges() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.embed(&["a"]);
     let threads = statuses(&supervisor);
@@ -48,7 +47,7 @@ fn every_thread_of_a_worker_is_filtered_and_gains_no_privileges() {
     assert_eq!(score(proc("oom_score_adj")), (own + 500).min(1000));
 }
 
-/// Has the worker load ahead what is a link to a version outside of the state directory.
+/// Has the worker load ahead a link to a version outside the state directory.
 fn load_from_outside(supervisor: &mut Supervisor) -> FromWorker {
     symlink(model("tiny/b"), supervisor.version_dir("outside")).unwrap();
     supervisor.load_version_ahead("outside");
@@ -56,14 +55,14 @@ fn load_from_outside(supervisor: &mut Supervisor) -> FromWorker {
 }
 
 #[test]
-fn a_file_outside_of_the_state_directory_is_out_of_reach_unless_the_sandbox_is_off() {
+fn only_unconfined_workers_read_outside_the_state_directory() {
     let mut confined = Supervisor::serving("tiny/a");
     let answer = load_from_outside(&mut confined);
     assert!(matches!(answer, FromWorker::LoadAheadFailed { .. }), "{answer:?}");
 
     let mut free = Supervisor::start_with(Command::new(WORKER).arg("--no-sandbox"));
     free.commit(1, "tiny/a");
-    free.get_ready();
+    free.wait_until_ready();
     let answer = load_from_outside(&mut free);
     assert!(matches!(answer, FromWorker::LoadedAhead { .. }), "{answer:?}");
     for status in statuses(&free) {
@@ -75,7 +74,7 @@ fn statuses_of_self() -> String {
     fs::read_to_string("/proc/self/status").unwrap()
 }
 
-/// Runs something on a thread for which, and for whose children, the kernel lacks these calls.
+/// Runs a closure on a thread for which the kernel lacks these calls, including its children.
 fn without<T: Send + 'static>(calls: &[i64], run: impl FnOnce() -> T + Send + 'static) -> T {
     let rules = calls.iter().map(|&call| (call, Vec::new())).collect();
     let lacking = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
@@ -90,8 +89,8 @@ fn without<T: Send + 'static>(calls: &[i64], run: impl FnOnce() -> T + Send + 's
 }
 
 #[test]
-fn where_system_calls_cannot_be_filtered_nothing_starts_and_the_flag_is_named() {
-    let status = without(&[libc::SYS_seccomp], || Supervisor::start().ended_within_a_second());
+fn without_seccomp_nothing_starts_and_the_flag_is_named() {
+    let status = without(&[libc::SYS_seccomp], || Supervisor::start().wait_for_exit());
     assert_eq!(status.code(), Some(ExitStatus::Configuration as i32));
     let outcome = without(&[libc::SYS_seccomp], || Check::of_model("tiny/a").run());
     let refusal = outcome.verdict.unwrap().unwrap_err();
@@ -99,7 +98,7 @@ fn where_system_calls_cannot_be_filtered_nothing_starts_and_the_flag_is_named() 
 }
 
 #[test]
-fn where_the_kernel_has_no_landlock_the_rest_is_applied() {
+fn without_landlock_the_rest_of_the_sandbox_applies() {
     without(&[libc::SYS_landlock_create_ruleset], || {
         let mut supervisor = Supervisor::start();
         supervisor.commit(1, "tiny/a");

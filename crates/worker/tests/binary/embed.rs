@@ -1,4 +1,4 @@
-//! What is answered, and by which generation.
+//! Embeddings, and the generations that answer.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
     supervisor::{Embedded, Supervisor, embed_item},
 };
 
-/// `reference.json` beside the tiny models.
+/// `reference.json` next to the tiny models.
 #[derive(Deserialize)]
 pub(crate) struct Tiny {
     pub(crate) texts: Vec<String>,
@@ -51,7 +51,7 @@ fn assert_close(embedding: &[f32], expected: &[f32], text: &str) {
     }
 }
 
-/// Asks for all texts as one group and one by one.
+/// Asserts the embeddings of texts, sent as one group and one by one.
 fn assert_embeds(supervisor: &mut Supervisor, texts: &[&str], expected: &[Vec<f32>]) {
     let together = supervisor.embed(texts);
     for ((text, expected), together) in texts.iter().zip(expected).zip(together) {
@@ -63,7 +63,7 @@ fn assert_embeds(supervisor: &mut Supervisor, texts: &[&str], expected: &[Vec<f3
 }
 
 #[test]
-fn a_tiny_models_embeddings_are_those_of_the_reference_implementation() {
+fn tiny_embeddings_match_the_reference() {
     let Tiny { texts, tokens, models } = tiny();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     for (name, expected) in models {
@@ -74,7 +74,7 @@ fn a_tiny_models_embeddings_are_those_of_the_reference_implementation() {
     }
 }
 
-/// The worker must serve MiniLM.
+/// Asserts that the worker serves MiniLM.
 pub(crate) fn assert_is_minilm(supervisor: &mut Supervisor) {
     let path = fixtures::workspace().join("tests/golden/minilm.json");
     let items = fixtures::read::<Golden>(&path).items;
@@ -85,12 +85,12 @@ pub(crate) fn assert_is_minilm(supervisor: &mut Supervisor) {
 }
 
 #[test]
-fn minilms_embeddings_are_those_of_sentence_transformers() {
+fn minilm_embeddings_match_sentence_transformers() {
     assert_is_minilm(&mut Supervisor::serving("minilm"));
 }
 
 #[test]
-fn a_group_of_many_equal_lengths_is_answered_once_each_in_any_order() {
+fn large_group_answers_each_item_once() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let texts: Vec<String> = (0..32).map(|n| "word ".repeat(1 + n % 3)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -102,7 +102,7 @@ fn a_group_of_many_equal_lengths_is_answered_once_each_in_any_order() {
 }
 
 #[test]
-fn the_label_changes_with_the_content_at_the_next_group() {
+fn commit_takes_effect_at_the_next_group() {
     let Tiny { texts, models, .. } = tiny();
     let text = texts[2].as_str();
     let mut supervisor = Supervisor::serving("tiny/a");
@@ -121,7 +121,7 @@ fn the_label_changes_with_the_content_at_the_next_group() {
 }
 
 #[test]
-fn a_generation_with_the_same_version_is_served_without_loading_anything() {
+fn same_version_in_a_new_generation_is_not_reloaded() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.commit(2, "tiny/a");
     supervisor.ask(&["a"]);
@@ -130,7 +130,7 @@ fn a_generation_with_the_same_version_is_served_without_loading_anything() {
 }
 
 #[test]
-fn a_generation_that_cannot_be_loaded_leaves_the_old_one_serving_under_its_own_number() {
+fn failed_load_keeps_serving_the_old_generation() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let before = supervisor.embed(&["a"]);
     supervisor.commit_version(2, "nowhere");
@@ -138,7 +138,7 @@ fn a_generation_that_cannot_be_loaded_leaves_the_old_one_serving_under_its_own_n
     let (_, told) = supervisor.receive();
     assert!(matches!(told, FromWorker::LoadFailed { slot: 5, generation: 2, .. }), "{told:?}");
     assert_eq!(supervisor.answers(1)[0].as_ref(), Ok(&before[0]));
-    // It has been said; the next answer comes without it.
+    // The failure is reported once; the next answer comes without it.
     assert_eq!(supervisor.embed(&["a"]), before);
     supervisor.commit(3, "tiny/b");
     supervisor.ask(&["a"]);
@@ -147,7 +147,7 @@ fn a_generation_that_cannot_be_loaded_leaves_the_old_one_serving_under_its_own_n
 }
 
 #[test]
-fn a_worker_without_any_generation_says_so_until_there_is_one() {
+fn worker_without_a_generation_answers_not_loaded() {
     let mut supervisor = Supervisor::start();
     supervisor.greet(&onnxruntime(), None);
     assert_eq!(supervisor.receive().1, FromWorker::Ready);
@@ -162,7 +162,7 @@ fn a_worker_without_any_generation_says_so_until_there_is_one() {
 }
 
 #[test]
-fn each_item_is_cut_rejected_and_normalized_as_it_asks_itself() {
+fn items_have_individual_options() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let long = "a ".repeat(100);
     let item = |text: &str, normalize, truncate| embed_item(text.len(), normalize, truncate);
@@ -176,8 +176,8 @@ fn each_item_is_cut_rejected_and_normalized_as_it_asks_itself() {
     let answers = supervisor.answers(4);
     assert_eq!(answers[0].as_ref().unwrap().tokens, 64);
     assert_eq!(answers[1], Err(Rejection::TooLong { tokens: 102, max: 64 }));
-    let length = |place: usize| {
-        let embedding = &answers[place].as_ref().unwrap().embedding;
+    let length = |index: usize| {
+        let embedding = &answers[index].as_ref().unwrap().embedding;
         dot(embedding, embedding).sqrt()
     };
     assert!((length(0) - 1.0).abs() < 1e-5 && (length(3) - 1.0).abs() < 1e-5);
@@ -185,7 +185,7 @@ fn each_item_is_cut_rejected_and_normalized_as_it_asks_itself() {
 }
 
 #[test]
-fn a_ping_is_answered_under_its_own_id() {
+fn ping_is_answered_with_its_id() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.send(&ToWorker::Ping, &[]);
     assert_eq!(supervisor.receive(), (2, FromWorker::Pong));

@@ -1,4 +1,4 @@
-//! Where the models and ONNX Runtime are that `cargo xtask setup` makes.
+//! Paths of the models and ONNX Runtime built by `cargo xtask setup`.
 
 use std::{
     env, fs,
@@ -11,17 +11,17 @@ use tempfile::TempDir;
 /// The executable under test.
 pub(crate) const WORKER: &str = env!("CARGO_BIN_EXE_onnxd-worker");
 
-/// ONNX Runtime's shared library.
+/// Returns the path of ONNX Runtime's shared library.
 pub(crate) fn onnxruntime() -> PathBuf {
     given("ONNXD_TEST_ONNXRUNTIME", "onnxruntime/libonnxruntime.so.1.31.1")
 }
 
-/// A model's directory, such as `tiny/a`.
+/// Returns a model's directory, such as `tiny/a`.
 pub(crate) fn model(name: &str) -> PathBuf {
     given("ONNXD_TEST_MODELS", "models").join(name)
 }
 
-/// A copy of a model's directory, to be changed.
+/// Copies a model's directory, so that a test can change it.
 pub(crate) fn copy(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     copy_into(&model(name), dir.path());
@@ -40,12 +40,12 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
-/// Reads a file of expectations.
+/// Reads a file of expected results.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> T {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// The root of the workspace.
+/// Returns the root of the workspace.
 pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }

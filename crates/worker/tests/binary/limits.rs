@@ -1,5 +1,4 @@
-//! What a checker may not use, whatever the version does: it must end by itself, also when nobody
-//! watches it.
+//! Resource limits of a checker, which hold whatever the version does and even unsupervised.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +17,7 @@ use crate::checker::Check;
 const GIGABYTE: u64 = 1 << 30;
 
 #[test]
-fn a_version_that_wants_more_memory_than_there_is_is_refused() {
+fn version_that_needs_too_much_memory_is_refused() {
     let check = Check::of_model("tiny/expensive");
     let outcome = check.with("--memory-limit-bytes", GIGABYTE.to_string()).run();
     assert_eq!(outcome.passed, ["load"]);
@@ -28,16 +27,16 @@ fn a_version_that_wants_more_memory_than_there_is_is_refused() {
 }
 
 #[test]
-fn a_version_that_computes_for_minutes_is_ended_by_the_kernel() {
+fn version_over_the_cpu_limit_is_killed_by_the_kernel() {
     let started = Instant::now();
     let outcome = Check::of_model("tiny/slow").with("--cpu-limit-seconds", "1").run();
     assert!(started.elapsed() < Duration::from_secs(20));
-    assert_eq!(outcome.passed, ["load"], "what passed is printed before");
+    assert_eq!(outcome.passed, ["load"], "passed parts are printed as they pass");
     assert!(outcome.verdict.is_none());
     assert_eq!(outcome.output.status.signal(), Some(Signal::SIGXCPU as i32));
 }
 
-/// `Name: value` lines of `/proc/<pid>/status`.
+/// Returns the `Name: value` lines of `/proc/<pid>/status`.
 fn status(child: &Child) -> BTreeMap<String, String> {
     let text = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
@@ -45,7 +44,7 @@ fn status(child: &Child) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_checker_yields_to_serving_and_has_no_network_and_little_of_everything() {
+fn checker_is_niced_confined_and_limited() {
     let check = Check::of_model("tiny/slow").with("--cpu-limit-seconds", "9");
     let mut child = check.with("--memory-limit-bytes", GIGABYTE.to_string()).spawn();
     let started = Instant::now();
@@ -64,7 +63,7 @@ fn a_checker_yields_to_serving_and_has_no_network_and_little_of_everything() {
     assert_eq!(limit("Max cpu time"), "9");
     assert_eq!(limit("Max data size"), (GIGABYTE + (256 << 20)).to_string());
     assert!(limit("Max file size").parse::<u64>().unwrap() < 2 * GIGABYTE);
-    // Field 19, and the second is the name, which may hold spaces.
+    // Nice is field 19, and the name is field 2, which may contain spaces.
     let stat = proc("stat");
     let nice = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned();
     assert_eq!(nice, "10");

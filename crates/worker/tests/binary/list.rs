@@ -1,4 +1,4 @@
-//! What listing a source prints, and that it can read nothing else.
+//! Output of listing a source, and the confinement of the lister.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ use onnxd_proto::{
 
 use crate::fixtures::{WORKER, copy, model};
 
-/// Lists the source as the supervisor does: it is standard input.
+/// Lists the source like the supervisor, as standard input.
 fn list(dir: &Path, arguments: &[&str]) -> Result<Listing, Refusal> {
     let mut command = Command::new(WORKER);
     command.args(arguments).stdin(File::open(dir).unwrap());
@@ -33,7 +33,7 @@ fn list(dir: &Path, arguments: &[&str]) -> Result<Listing, Refusal> {
 }
 
 #[test]
-fn a_model_and_the_files_of_its_weights_are_listed() {
+fn model_file_and_weight_files_are_listed() {
     let listing = list(&model("tiny/external"), &["list"]).unwrap();
     assert_eq!(listing.model.unwrap().file, "model.onnx");
     assert_eq!(listing.external, ["model.onnx_data"]);
@@ -44,7 +44,7 @@ fn a_model_and_the_files_of_its_weights_are_listed() {
 }
 
 #[test]
-fn a_model_outside_of_the_source_is_out_of_reach() {
+fn model_outside_the_source_is_inaccessible() {
     let dir = copy("tiny/a");
     let outside = model("tiny/b").join("model.onnx");
     fs::remove_file(dir.path().join("model.onnx")).unwrap();
@@ -52,11 +52,11 @@ fn a_model_outside_of_the_source_is_out_of_reach() {
     let refusal = list(dir.path(), &["list"]).unwrap_err();
     let said = format!("model.onnx is a link to {}, which is outside", outside.display());
     assert!(refusal.message.contains(&said), "{refusal}");
-    assert!(list(dir.path(), &["--no-sandbox", "list"]).is_ok(), "the supervisor refuses it then");
+    assert!(list(dir.path(), &["--no-sandbox", "list"]).is_ok(), "the supervisor refuses it later");
 }
 
 #[test]
-fn a_snapshot_of_the_hubs_cache_is_listed_with_its_blobs() {
+fn hub_cache_snapshot_is_listed_with_its_blobs() {
     let cache = tempfile::tempdir().unwrap();
     let snapshot = cache.path().join("snapshots/c0ffee");
     fs::create_dir_all(&snapshot).unwrap();
@@ -69,16 +69,16 @@ fn a_snapshot_of_the_hubs_cache_is_listed_with_its_blobs() {
     let listing = list(&snapshot, &["list", "--hub-cache"]).unwrap();
     assert_eq!(listing.external, ["model.onnx_data"]);
     let refusal = list(&snapshot, &["list"]).unwrap_err();
-    assert!(refusal.message.contains("outside of the source"), "{refusal}");
+    assert!(refusal.message.contains("outside the source"), "{refusal}");
 }
 
 #[test]
-fn a_model_of_two_gigabytes_is_listed_at_once() {
+fn two_gigabyte_model_is_listed_quickly() {
     const WEIGHTS: u64 = 2 << 30;
-    /// A variable-length number of five bytes.
+    /// Encodes a varint of five bytes.
     fn length(bytes: u64) -> Vec<u8> {
-        let part = |place: u32| u8::try_from(bytes >> (7 * place) & 0x7f).unwrap();
-        (0..5).map(|place| part(place) | if place < 4 { 0x80 } else { 0 }).collect()
+        let part = |index: u32| u8::try_from(bytes >> (7 * index) & 0x7f).unwrap();
+        (0..5).map(|index| part(index) | if index < 4 { 0x80 } else { 0 }).collect()
     }
     let field = |number: u8, bytes: u64| [vec![number << 3 | 2], length(bytes)].concat();
     let weights = field(9, WEIGHTS);
@@ -91,7 +91,7 @@ fn a_model_of_two_gigabytes_is_listed_at_once() {
     file.set_len(graph.len() as u64 + WEIGHTS).unwrap();
     let start = Instant::now();
     let listing = list(dir.path(), &["list"]).unwrap();
-    assert_eq!(listing.notes, [""; 0], "it is whole");
-    // A process is started for it, on a machine that may be busy.
+    assert_eq!(listing.notes, [""; 0], "it is complete");
+    // The limit includes starting a process on a machine that may be busy.
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }

@@ -1,16 +1,16 @@
-//! The real executable, driven as the supervisor drives it.
+//! Tests of the real executable, driven like the supervisor drives it.
 //!
 //! - [`ahead`]: loading before the commit.
-//! - [`check`]: which versions are accepted, and why others are not.
-//! - [`compiled`]: compiled forms, good and bad.
-//! - [`confined`]: what a worker is confined to.
-//! - [`embed`]: answers, their labels, and what changes them.
-//! - [`life`]: how a worker starts, where it runs, and how it ends.
-//! - [`limits`]: what a checker may not use.
-//! - [`list`]: which files of a source are its model.
-//! - [`memory`]: what workers cost together.
+//! - [`check`]: accepted and refused versions.
+//! - [`compiled`]: valid and damaged compiled forms.
+//! - [`confined`]: the worker's sandbox.
+//! - [`embed`]: embeddings and their generations.
+//! - [`life`]: start, CPU, isolation and exit.
+//! - [`limits`]: the checker's resource limits.
+//! - [`list`]: listing a source.
+//! - [`memory`]: memory of several workers.
 //! - [`tasks`]: rerankers, classifiers, tensors, prompts, tokens.
-//! - [`unload`]: giving a model back.
+//! - [`unload`]: unloading a model.
 //! - [`weights`]: the type of a model's weights.
 
 #![allow(clippy::unwrap_used)] // In tests, a panic is how to fail.

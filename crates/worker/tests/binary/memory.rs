@@ -1,4 +1,4 @@
-//! What workers cost together, and that it does not grow.
+//! Memory of several workers, and that it does not grow.
 
 use std::{fs, thread, time::Duration};
 
@@ -6,7 +6,7 @@ use onnxd_proto::wire::message::FromWorker;
 
 use crate::{checker::compile, embed::assert_is_minilm, fixtures::model, supervisor::Supervisor};
 
-/// Kilobytes of a line of a worker's `/proc/<pid>/smaps_rollup`.
+/// Returns the kilobytes in a line of a worker's `/proc/<pid>/smaps_rollup`.
 pub(crate) fn kilobytes(supervisor: &Supervisor, line: &str) -> u64 {
     let path = format!("/proc/{}/smaps_rollup", supervisor.child.id());
     let rollup = fs::read_to_string(path).unwrap();
@@ -14,14 +14,14 @@ pub(crate) fn kilobytes(supervisor: &Supervisor, line: &str) -> u64 {
     value.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// What a worker has for itself. What it shares with others is left out: how much of that counts as
-/// its own depends on how many processes of other tests there are.
-fn own(worker: &Supervisor) -> u64 {
+/// Returns a worker's private memory in kilobytes. Omits shared memory, whose proportional share
+/// depends on other tests' processes.
+fn private_kilobytes(worker: &Supervisor) -> u64 {
     kilobytes(worker, "Private_Dirty:") + kilobytes(worker, "Private_Clean:")
 }
 
 #[test]
-fn further_workers_share_the_weights_and_a_compiled_form_loads_in_half_the_time() {
+fn workers_share_weights_and_compiled_forms_load_fast() {
     let root = tempfile::tempdir().unwrap();
     compile(&model("minilm"), root.path());
     let start = |compiled: bool| {
@@ -30,7 +30,7 @@ fn further_workers_share_the_weights_and_a_compiled_form_loads_in_half_the_time(
             worker.link_compiled("minilm", root.path());
         }
         worker.commit(1, "minilm");
-        let (is_compiled, took) = worker.get_ready();
+        let (is_compiled, took) = worker.wait_until_ready();
         assert_eq!(is_compiled, compiled);
         worker.embed(&["How do I reset my password?", &"word ".repeat(300)]);
         (worker, took)
@@ -39,15 +39,15 @@ fn further_workers_share_the_weights_and_a_compiled_form_loads_in_half_the_time(
     let (mut workers, mut took) = (Vec::new(), Vec::new());
     for count in 1..=3 {
         let (worker, one_took) = start(true);
-        let own = own(&worker);
-        println!("worker {count}: {own} kB of its own");
-        assert!(count == 1 || own <= 40 * 1024, "worker {count}: {own} kB of its own");
+        let private = private_kilobytes(&worker);
+        println!("worker {count}: {private} kB private");
+        assert!(count == 1 || private <= 40 * 1024, "worker {count}: {private} kB private");
         workers.push(worker);
         took.push(one_took);
     }
     assert_is_minilm(&mut workers[2]);
     let quickest = took.into_iter().min().unwrap();
-    // Half is the aim; the rest is for machines that are busy with other tests.
+    // The goal is half. The margin is for machines busy with other tests.
     assert!(quickest < quickest_plain * 6 / 10, "{quickest:?} instead of {quickest_plain:?}");
 }
 
@@ -60,7 +60,7 @@ fn memory_is_flat_after_many_swaps() {
     worker.link_compiled("tiny-a", a.path());
     worker.link_compiled("tiny-b", b.path());
     worker.commit(1, "tiny/a");
-    worker.get_ready();
+    worker.wait_until_ready();
     let (mut after_20, mut maps_after_20) = (0, 0);
     for generation in 2..=400 {
         let name = ["tiny/a", "tiny/b"][usize::from(generation % 2 == 0)];
@@ -79,7 +79,7 @@ fn memory_is_flat_after_many_swaps() {
     assert!(maps <= maps_after_20 + 8, "{maps_after_20} → {maps} mappings");
 }
 
-/// Resident memory when what was swapped out has been freed.
+/// Returns resident memory once swapped-out versions have been freed.
 fn settled(worker: &Supervisor) -> u64 {
     thread::sleep(Duration::from_millis(100));
     kilobytes(worker, "Rss:")

@@ -1,5 +1,4 @@
-//! Plays the supervisor for one worker: the descriptors, the state directory, the handshake, and
-//! groups of texts.
+//! A fake supervisor for one worker: descriptors, state directory, handshake, and groups of texts.
 
 use std::{
     fs,
@@ -32,29 +31,29 @@ use tempfile::TempDir;
 
 use crate::fixtures::{WORKER, model, onnxruntime};
 
-/// The one model's name.
+/// The name of the only model.
 const MODEL: &str = "m";
 /// Longer than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A supervisor of one worker and one model.
 pub(crate) struct Supervisor {
-    /// The worker, or what stands between it and this process.
+    /// The worker, or a process between it and this one.
     pub(crate) child: Child,
     page: ControlPage,
     layout: Layout,
-    /// `None` when it has been closed.
+    /// `None` once closed.
     socket: Option<UnixStream>,
-    /// The way by which groups are terminated, which no test here does.
+    /// The pipe for terminating groups, unused by these tests.
     _orders: PipeWriter,
     frame: Frame,
     last_id: u64,
-    /// CPUs that the worker is told to use beside its own, and whether groups are wide.
+    /// Helper CPUs of the worker. If there are any, groups are wide.
     helper_cpus: Vec<u16>,
     _state: TempDir,
 }
 
-/// An embedding and what its frame says about it.
+/// An embedding with its generation and token count.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Embedded {
     pub(crate) generation: Generation,
@@ -62,24 +61,24 @@ pub(crate) struct Embedded {
     pub(crate) embedding: Vec<f32>,
 }
 
-/// The answer to one item as it came.
+/// The raw answer to one item.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Raw {
     pub(crate) tokens: u32,
     pub(crate) bytes: Vec<u8>,
     pub(crate) outputs: Vec<TensorHead>,
-    /// Items that were answered by the same run.
+    /// Items answered by the same run.
     pub(crate) together: usize,
 }
 
-/// Little-endian numbers.
+/// Decodes little-endian numbers.
 pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
     let (values, rest) = bytes.as_chunks::<4>();
     assert!(rest.is_empty());
     values.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
 
-/// An item that asks for the embedding of a text of so many bytes.
+/// Creates an item that asks for the embedding of a text of `bytes` bytes.
 pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) -> Item {
     let truncate = truncate.then_some(Side::Right);
     let text = TextAsk { truncate, ..TextAsk::default() };
@@ -91,12 +90,12 @@ pub(crate) fn embed_item(bytes: usize, normalize: Option<bool>, truncate: bool) 
 pub(crate) type Answer = Result<Embedded, Rejection>;
 
 impl Supervisor {
-    /// Starts the worker; nothing has been said yet.
+    /// Starts the worker without a handshake.
     pub(crate) fn start() -> Self {
         Self::start_with(&mut Command::new(WORKER))
     }
 
-    /// Starts a command that is or becomes the worker; adds its arguments and descriptors.
+    /// Starts a command that is or becomes the worker. Adds its arguments and descriptors.
     pub(crate) fn start_with(command: &mut Command) -> Self {
         let state = tempfile::tempdir().unwrap();
         let layout = Layout::new(state.path());
@@ -105,7 +104,7 @@ impl Supervisor {
         fs::create_dir_all(layout.generations(&MODEL.parse().unwrap())).unwrap();
         let page = ControlPage::create().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_read_timeout(Some(TIMEOUT)).unwrap();
         let (terminations, orders) = io::pipe().unwrap();
         let passed = vec![
             FdMapping { parent_fd: theirs.into(), child_fd: 3 },
@@ -115,7 +114,7 @@ impl Supervisor {
         let child = command
             .args(["serve", "--worker", "0", "--cpu", &cpu().to_string()])
             .env("ORT_DISABLE_TELEMETRY", "1")
-            // As the supervisor sets them: memory is given back when a version is dropped.
+            // As the supervisor sets them: memory is released when a version is dropped.
             .env("MALLOC_MMAP_THRESHOLD_", "262144")
             .env("MALLOC_TRIM_THRESHOLD_", "2097152")
             .stdout(Stdio::null())
@@ -123,7 +122,7 @@ impl Supervisor {
             .unwrap()
             .spawn()
             .unwrap();
-        // The command holds copies of what was passed on; a worker's end is seen without them.
+        // Drop the command's copies of the descriptors, or a worker's exit would go unnoticed.
         *command = Command::new("true");
         Self {
             child,
@@ -138,29 +137,29 @@ impl Supervisor {
         }
     }
 
-    /// From now on the worker may spread every group over these CPUs, too.
-    pub(crate) fn help_with(&mut self, helper_cpus: Vec<u16>) {
+    /// Lets the worker spread every group over these CPUs as well.
+    pub(crate) fn set_helper_cpus(&mut self, helper_cpus: Vec<u16>) {
         self.helper_cpus = helper_cpus;
     }
 
-    /// Starts a worker that is ready and serves generation 1, made from the model `name`.
+    /// Starts a worker and waits until it serves the model `name` as generation 1.
     pub(crate) fn serving(name: &str) -> Self {
         let mut supervisor = Self::start();
         supervisor.commit(1, name);
-        supervisor.get_ready();
+        supervisor.wait_until_ready();
         supervisor
     }
 
-    /// Greets the worker and waits until it serves generation 1; gives whether that is the
-    /// compiled form, and how long loading it took.
-    pub(crate) fn get_ready(&mut self) -> (bool, Duration) {
+    /// Greets the worker and waits until it serves generation 1. Returns whether it uses the
+    /// compiled form, and the loading time.
+    pub(crate) fn wait_until_ready(&mut self) -> (bool, Duration) {
         self.greet(&onnxruntime(), None);
         let loaded = self.expect_loaded(1);
         assert_eq!(self.receive().1, FromWorker::Ready);
         loaded
     }
 
-    /// Takes the worker's Hello and says Welcome.
+    /// Receives the worker's Hello and sends Welcome.
     pub(crate) fn greet(&mut self, onnxruntime: &Path, admin_socket: Option<NamedSocket>) {
         let hello = FromWorker::Hello { build_id: BUILD_ID.into(), pinned: Ok(cpu()) };
         assert_eq!(self.receive(), (0, hello));
@@ -175,28 +174,28 @@ impl Supervisor {
         self.send(&ToWorker::Welcome(welcome), &[]);
     }
 
-    /// Commits a generation that is the model `name`, as a version of that name.
+    /// Commits a generation of the model `name`, staged under that name.
     pub(crate) fn commit(&self, generation: Generation, name: &str) {
         let version = self.stage(name);
         self.commit_version(generation, &version);
     }
 
-    /// Puts the files of a directory where the compiled forms of a version are.
+    /// Links a directory's files as the compiled forms of a version.
     pub(crate) fn link_compiled(&self, version: &str, compiled: &Path) {
-        place(compiled, &self.layout.compiled(version));
+        link_tree(compiled, &self.layout.compiled(version));
     }
 
-    /// Puts the model `name` where versions are, under that name.
+    /// Stages the model `name` as a version of that name.
     pub(crate) fn stage(&self, name: &str) -> String {
         let version = name.replace('/', "-");
         let dir = self.layout.version(&version);
         if !dir.exists() {
-            place(&model(name), &dir);
+            link_tree(&model(name), &dir);
         }
         version
     }
 
-    /// Commits a generation whose version may not exist.
+    /// Commits a generation, whose version need not exist.
     pub(crate) fn commit_version(&self, generation: Generation, version: &str) {
         let facts = Facts {
             dimension: 32,
@@ -212,13 +211,13 @@ impl Supervisor {
         self.page.commit(5, generation);
     }
 
-    /// Commits that nothing is served.
+    /// Unloads the model.
     pub(crate) fn unload(&self) {
         self.page.unload(5);
     }
 
-    /// Takes the next message, which must be that this generation was loaded; gives whether that
-    /// is the compiled form, and how long loading it took.
+    /// Expects the next message to report this generation as loaded. Returns whether it is the
+    /// compiled form, and the loading time.
     pub(crate) fn expect_loaded(&mut self, expected: Generation) -> (bool, Duration) {
         match self.receive() {
             (0, FromWorker::Loaded { slot: 5, generation, load_micros, compiled, costs: _ })
@@ -230,18 +229,18 @@ impl Supervisor {
         }
     }
 
-    /// Asks for the model `name` ahead of any commit.
+    /// Requests the model `name` ahead of a commit.
     pub(crate) fn load_ahead(&mut self, name: &str) {
         let version = self.stage(name);
         self.load_version_ahead(&version);
     }
 
-    /// Asks for a version ahead of any commit, which may not exist.
+    /// Requests a version ahead of a commit. It need not exist.
     pub(crate) fn load_version_ahead(&mut self, version: &str) {
         self.send(&ToWorker::Load { slot: 5, version: version.to_owned() }, &[]);
     }
 
-    /// Where a version stands.
+    /// Returns a version's directory.
     pub(crate) fn version_dir(&self, version: &str) -> PathBuf {
         self.layout.version(version)
     }
@@ -263,14 +262,14 @@ impl Supervisor {
         self.send(&ToWorker::Run { slot: 5, items, wide }, payload);
     }
 
-    /// The answer of a group of one item, with its bytes as they are.
+    /// Sends a group of one item and returns its raw answer.
     pub(crate) fn answer_of(&mut self, payload: &[u8], ask: Ask) -> Result<Raw, Rejection> {
         let payload_bytes = u32::try_from(payload.len()).unwrap();
         self.ask_bytes(payload, vec![Item { payload_bytes, ask }]);
         self.raw_answers(1).remove(0)
     }
 
-    /// The answers to the last group of `count` items, with their bytes as they are.
+    /// Receives the raw answers to the last group of `count` items.
     pub(crate) fn raw_answers(&mut self, count: usize) -> Vec<Result<Raw, Rejection>> {
         let mut answers: Vec<Option<Result<Raw, Rejection>>> = vec![None; count];
         while answers.contains(&None) {
@@ -288,22 +287,22 @@ impl Supervisor {
                     }
                     assert!(rest.is_empty());
                 }
-                other => panic!("{other:?} is no answer"),
+                other => panic!("{other:?} is not an answer"),
             }
         }
         answers.into_iter().flatten().collect()
     }
 
-    /// Takes the answers to the last group of `count` texts; each must come exactly once.
+    /// Receives the answers to the last group of `count` texts. Each must arrive exactly once.
     pub(crate) fn answers(&mut self, count: usize) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = vec![None; count];
         while answers.contains(&None) {
             let (id, message) = self.receive();
             assert_eq!(id, self.last_id, "{message:?}");
             for (item, answer) in self.unpack(message) {
-                let place = &mut answers[usize::try_from(item).unwrap()];
-                assert_eq!(place, &None, "item {item} was answered twice");
-                *place = Some(answer);
+                let slot = &mut answers[usize::try_from(item).unwrap()];
+                assert_eq!(slot, &None, "item {item} was answered twice");
+                *slot = Some(answer);
             }
         }
         answers.into_iter().flatten().collect()
@@ -327,11 +326,11 @@ impl Supervisor {
                 assert!(rest.is_empty());
                 answers
             }
-            other => panic!("{other:?} is no answer"),
+            other => panic!("{other:?} is not an answer"),
         }
     }
 
-    /// The embeddings of the texts, asked for as one group.
+    /// Sends the texts as one group and returns their embeddings.
     pub(crate) fn embed(&mut self, texts: &[&str]) -> Vec<Embedded> {
         self.ask(texts);
         self.answers(texts.len()).into_iter().map(Result::unwrap).collect()
@@ -345,32 +344,32 @@ impl Supervisor {
         frame::write(&mut socket, Direction::ToWorker, self.last_id, &control, &[payload]).unwrap();
     }
 
-    /// Takes the next message.
+    /// Receives the next message.
     pub(crate) fn receive(&mut self) -> (u64, FromWorker) {
         let mut socket = self.socket.as_ref().unwrap();
-        assert!(self.frame.read(&mut socket, Direction::FromWorker).unwrap(), "the worker ended");
+        assert!(self.frame.read(&mut socket, Direction::FromWorker).unwrap(), "the worker exited");
         (self.frame.id, message::decode(&self.frame.control).unwrap())
     }
 
     /// Closes the socket, which is how a worker is stopped.
-    pub(crate) fn hang_up(&mut self) {
+    pub(crate) fn close_socket(&mut self) {
         self.socket = None;
     }
 
     /// Waits until all processes have closed the worker's end of the socket.
-    pub(crate) fn wait_for_the_end_of_the_socket(&mut self) {
+    pub(crate) fn wait_for_socket_end(&mut self) {
         let mut socket = self.socket.as_ref().unwrap();
         while self.frame.read(&mut socket, Direction::FromWorker).unwrap() {}
     }
 
-    /// How the child ended, which must happen within a second.
-    pub(crate) fn ended_within_a_second(&mut self) -> ExitStatus {
+    /// Waits up to a second for the child to exit.
+    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < Duration::from_secs(1), "the worker is still there");
+            assert!(started.elapsed() < Duration::from_secs(1), "the worker is still running");
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -383,27 +382,27 @@ impl Drop for Supervisor {
     }
 }
 
-/// Puts the same files elsewhere: not links, since a worker may only read what is below its
-/// state directory. Workers that share a file's pages share them by the file, so it stays one.
-fn place(from: &Path, to: &Path) {
+/// Copies a directory tree with hard links. Symbolic links would lead out of the state directory,
+/// which a worker may not read. Hard links also let workers share the files' pages.
+fn link_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            place(&entry.path(), &target);
+            link_tree(&entry.path(), &target);
         } else if fs::hard_link(entry.path(), &target).is_err() {
             fs::copy(entry.path(), &target).unwrap();
         }
     }
 }
 
-/// The CPU that workers are pinned to: one that this process may use.
+/// Returns the CPU to pin workers to, one that this process may use.
 pub(crate) fn cpu() -> u16 {
     *all_cpus().last().unwrap()
 }
 
-/// The CPUs that this process may use.
+/// Returns the CPUs that this process may use.
 pub(crate) fn all_cpus() -> Vec<u16> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
     let cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap());

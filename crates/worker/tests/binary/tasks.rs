@@ -1,4 +1,4 @@
-//! What models of other tasks answer, and what is rejected.
+//! Answers and rejections of models for other tasks.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ fn assert_near(values: &[f32], expected: &[f32]) {
 }
 
 #[test]
-fn a_rerankers_score_of_a_pair_is_that_of_the_reference_implementation() {
+fn reranker_scores_match_the_reference() {
     let Reference { rerank, truncated, .. } = reference();
     for (name, pairs) in rerank.into_iter().chain(truncated) {
         let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
@@ -78,7 +78,7 @@ fn a_rerankers_score_of_a_pair_is_that_of_the_reference_implementation() {
 }
 
 #[test]
-fn a_classifiers_scores_are_those_of_the_reference_implementation() {
+fn classifier_scores_match_the_reference() {
     for (name, texts) in reference().classify {
         let mut supervisor = Supervisor::serving(&format!("tiny/{name}"));
         for Classified { text, second, logits } in texts {
@@ -96,7 +96,7 @@ fn a_classifiers_scores_are_those_of_the_reference_implementation() {
 }
 
 #[test]
-fn the_prompt_that_a_request_names_is_put_before_the_text_and_else_the_default_one() {
+fn named_or_default_prompt_is_prepended() {
     let (prompts, texts) = (reference().prompts, tiny().texts);
     let mut supervisor = Supervisor::serving("tiny/prompts");
     let mut embed = |text: &str, prompt: Option<&str>| {
@@ -116,7 +116,7 @@ fn the_prompt_that_a_request_names_is_put_before_the_text_and_else_the_default_o
 }
 
 #[test]
-fn fewer_dimensions_are_the_first_ones_scaled_to_length_one_again() {
+fn fewer_dimensions_are_truncated_and_renormalized() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let mut embed = |dimensions| {
         let answer =
@@ -131,7 +131,7 @@ fn fewer_dimensions_are_the_first_ones_scaled_to_length_one_again() {
 }
 
 #[test]
-fn the_mean_of_a_texts_token_embeddings_is_its_embedding() {
+fn mean_of_token_embeddings_is_the_embedding() {
     let mut supervisor = Supervisor::serving("tiny/plain");
     let whole = supervisor.answer_of(b"hello world", ask(Content::Text, embedding(None))).unwrap();
     let asked = ask(Content::Text, Want::TokenEmbeddings);
@@ -145,7 +145,7 @@ fn the_mean_of_a_texts_token_embeddings_is_its_embedding() {
 }
 
 #[test]
-fn tokens_of_a_client_give_what_their_text_gives() {
+fn token_ids_and_their_text_give_the_same_embedding() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let asked = Ask::Tokenize { prompt: None, special: true };
     let listed = supervisor.answer_of("Hello wörld".as_bytes(), asked).unwrap();
@@ -165,7 +165,7 @@ fn tokens_of_a_client_give_what_their_text_gives() {
 }
 
 #[test]
-fn what_a_model_is_not_for_is_rejected_with_what_it_is_for() {
+fn wrong_task_is_rejected_with_the_models_task() {
     let cases = [
         ("tiny/a", Want::Scores, Task::Embed),
         ("tiny/rerank_a", embedding(None), Task::Rerank),
@@ -191,7 +191,7 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// Rows of numbers as one list.
+/// Flattens nested rows of numbers.
 fn flat(rows: &Value) -> Vec<f32> {
     match rows {
         Value::Array(rows) => rows.iter().flat_map(flat).collect(),
@@ -199,7 +199,7 @@ fn flat(rows: &Value) -> Vec<f32> {
     }
 }
 
-/// An item with one input x of so many rows of four numbers.
+/// Creates an item with one input `x`, of rows of four numbers.
 fn rows_of_four(values: &[f32]) -> Item {
     let bytes = values.len() * 4;
     let inputs = vec![head("x", DataType::Fp32, &[values.len() as u64 / 4, 4], bytes)];
@@ -207,19 +207,19 @@ fn rows_of_four(values: &[f32]) -> Item {
     Item { payload_bytes: u32::try_from(bytes).unwrap(), ask }
 }
 
-/// A worker that serves the compiled form of a model, and where that is.
+/// Starts a worker that serves the compiled form of a model. Returns it with the form's directory.
 fn serving_compiled(name: &str) -> (Supervisor, TempDir) {
     let root = tempfile::tempdir().unwrap();
     assert_eq!(compile(&model(name), root.path())["rebuilt"], true);
     let mut supervisor = Supervisor::start();
     supervisor.link_compiled(&name.replace('/', "-"), root.path());
     supervisor.commit(1, name);
-    assert!(supervisor.get_ready().0, "the plain model serves");
+    assert!(supervisor.wait_until_ready().0, "the worker serves the plain model");
     (supervisor, root)
 }
 
 #[test]
-fn tensors_of_several_requests_run_together_and_each_gets_its_own_rows() {
+fn tensor_requests_run_together_and_get_their_own_rows() {
     let reference = &reference().tensors["tensor_a"];
     let (x, y) = (flat(&reference["x"]), flat(&reference["y"]));
     let (mut supervisor, _compiled) = serving_compiled("tiny/tensor_a");
@@ -237,7 +237,7 @@ fn tensors_of_several_requests_run_together_and_each_gets_its_own_rows() {
 }
 
 #[test]
-fn a_model_that_computes_something_over_all_rows_gets_no_company() {
+fn model_that_mixes_rows_runs_requests_separately() {
     let reference = &reference().tensors["tensor_mean"];
     let (x, y) = (flat(&reference["x"]), flat(&reference["y"]));
     let (mut supervisor, _compiled) = serving_compiled("tiny/tensor_mean");
@@ -251,7 +251,7 @@ fn a_model_that_computes_something_over_all_rows_gets_no_company() {
 }
 
 #[test]
-fn every_type_of_element_goes_in_and_comes_out_as_it_is() {
+fn every_element_type_round_trips() {
     let mut supervisor = Supervisor::serving("tiny/tensor_types");
     let (mut inputs, mut payload) = (Vec::new(), Vec::new());
     let types = [
@@ -271,7 +271,7 @@ fn every_type_of_element_goes_in_and_comes_out_as_it_is() {
         ("string", DataType::Bytes),
     ];
     for (name, datatype) in types {
-        // Three elements, so that what follows lies at odd places.
+        // Three elements, so that the next tensor is unaligned.
         let bytes = match datatype.element_bytes() {
             Some(size) => (0..3 * size).map(|byte| u8::from(byte % size == 0)).collect(),
             None => "\x02\0\0\0é\0\0\0\0\x01\0\0\0a".as_bytes().to_vec(),
@@ -289,7 +289,7 @@ fn every_type_of_element_goes_in_and_comes_out_as_it_is() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_rejected_with_the_reason() {
+fn unfit_tensors_are_rejected_with_a_reason() {
     let mut supervisor = Supervisor::serving("tiny/tensor_a");
     let x = |datatype, shape: &[u64], bytes| vec![head("x", datatype, shape, bytes)];
     let mut twice = x(DataType::Fp32, &[1, 4], 16);
@@ -298,12 +298,12 @@ fn tensors_that_do_not_fit_are_rejected_with_the_reason() {
     other.push(head("z", DataType::Fp32, &[1], 4));
     let cases = [
         (Vec::new(), "`x` is missing"),
-        (x(DataType::Fp64, &[1, 4], 32), "is FP64, and must be FP32"),
-        (x(DataType::Fp32, &[1, 5], 20), "has the shape [1, 5]"),
-        (x(DataType::Fp32, &[4], 16), "has the shape [4]"),
+        (x(DataType::Fp64, &[1, 4], 32), "has datatype FP64, expected FP32"),
+        (x(DataType::Fp32, &[1, 5], 20), "has shape [1, 5]"),
+        (x(DataType::Fp32, &[4], 16), "has shape [4]"),
         (x(DataType::Fp32, &[1, 4], 12), "has 12 bytes"),
-        (x(DataType::Fp32, &[1 << 62, 4], 16), "no memory holds"),
-        (x(DataType::Fp32, &[u64::MAX, 4], 16), "no memory holds"),
+        (x(DataType::Fp32, &[1 << 62, 4], 16), "that is too large"),
+        (x(DataType::Fp32, &[u64::MAX, 4], 16), "that is too large"),
         (twice, "given twice"),
         (other, "no input `z`"),
     ];
@@ -315,7 +315,7 @@ fn tensors_that_do_not_fit_are_rejected_with_the_reason() {
             other => panic!("{inputs:?}: {other:?}"),
         }
     }
-    for (outputs, said) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "asked for twice")] {
+    for (outputs, said) in [(vec!["z"], "no output `z`"), (vec!["y", "y"], "requested twice")] {
         let outputs = outputs.into_iter().map(str::to_owned).collect();
         let ask = Ask::Tensors { inputs: x(DataType::Fp32, &[1, 4], 16), outputs };
         match supervisor.answer_of(&[0; 16], ask) {
@@ -329,9 +329,9 @@ fn tensors_that_do_not_fit_are_rejected_with_the_reason() {
 }
 
 #[test]
-fn a_large_tensor_comes_back_whole() {
+fn large_tensor_round_trips() {
     let mut supervisor = Supervisor::serving("tiny/tensor_image");
-    let values: Vec<f32> = (0..3 * 640 * 640).map(|place| (place % 1000) as f32).collect();
+    let values: Vec<f32> = (0..3 * 640 * 640).map(|index| (index % 1000) as f32).collect();
     let payload = little_endian(&values);
     let signature = vec![head("image", DataType::Fp32, &[1, 3, 640, 640], payload.len())];
     let ask = Ask::Tensors { inputs: signature, outputs: vec!["copy".into()] };

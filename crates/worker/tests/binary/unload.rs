@@ -1,4 +1,4 @@
-//! Unloading a model while the worker lives on.
+//! Unloading a model from a running worker.
 
 use std::{thread, time::Duration};
 
@@ -9,13 +9,13 @@ use onnxd_proto::wire::{
 
 use crate::{memory::kilobytes, supervisor::Supervisor};
 
-/// The worker's answer to being told to forget the model.
+/// Tells the worker to forget the model.
 fn forget(supervisor: &mut Supervisor) {
     supervisor.send(&ToWorker::Forget { slot: 5 }, &[]);
 }
 
 #[test]
-fn an_unload_gives_the_memory_back_and_a_stray_group_is_answered_not_loaded() {
+fn unload_frees_memory_and_rejects_late_groups() {
     let mut supervisor = Supervisor::serving("minilm");
     supervisor.embed(&["How do I reset my password?"]);
     let before = kilobytes(&supervisor, "Pss:");
@@ -27,7 +27,7 @@ fn an_unload_gives_the_memory_back_and_a_stray_group_is_answered_not_loaded() {
     for answer in supervisor.answers(2) {
         assert!(matches!(answer, Err(Rejection::NotLoaded(_))), "{answer:?}");
     }
-    // What is dropped is freed in the background.
+    // Memory is freed in the background.
     let mut after = before;
     for _ in 0..100 {
         after = kilobytes(&supervisor, "Pss:");
@@ -45,7 +45,7 @@ fn an_unload_gives_the_memory_back_and_a_stray_group_is_answered_not_loaded() {
 }
 
 #[test]
-fn what_was_loaded_ahead_of_a_model_that_is_not_served_can_be_forgotten() {
+fn version_loaded_ahead_of_an_unloaded_model_can_be_dropped() {
     let mut supervisor = Supervisor::serving("tiny/a");
     supervisor.unload();
     forget(&mut supervisor);
@@ -53,7 +53,7 @@ fn what_was_loaded_ahead_of_a_model_that_is_not_served_can_be_forgotten() {
     assert_eq!(supervisor.receive().1, FromWorker::Forgotten);
     supervisor.load_ahead("tiny/b");
     assert!(matches!(supervisor.receive().1, FromWorker::LoadedAhead { .. }));
-    // A ping is no reason to drop it, nor to say anything.
+    // A ping neither drops it nor reports anything.
     supervisor.send(&ToWorker::Ping, &[]);
     assert_eq!(supervisor.receive().1, FromWorker::Pong);
     forget(&mut supervisor);
@@ -61,6 +61,6 @@ fn what_was_loaded_ahead_of_a_model_that_is_not_served_can_be_forgotten() {
     supervisor.commit(2, "tiny/b");
     supervisor.ask(&["a"]);
     let (_, took) = supervisor.expect_loaded(2);
-    assert!(!took.is_zero(), "it was loaded again");
+    assert!(!took.is_zero(), "the version must be loaded again");
     supervisor.answers(1);
 }

@@ -1,5 +1,5 @@
-//! What the checker says of the type of a model's weights, for models that ONNX Runtime loads. They
-//! are written here, field by field, as onnx.proto numbers them.
+//! The checker's report of weight types, for models that ONNX Runtime loads. The models are encoded
+//! here field by field, with the numbers of onnx.proto.
 
 use std::fs;
 
@@ -10,11 +10,11 @@ use onnxd_proto::domain::{
 
 use crate::checker::Check;
 
-/// Elements of the weights; a scale beside them is smaller.
+/// Number of weights. The scale next to them is smaller.
 const ELEMENTS: u8 = 64;
 const FLOAT: u8 = 1;
 
-/// A field that holds a message, a text or bytes.
+/// Encodes a field that contains messages, text or bytes.
 fn field(number: u8, parts: &[Vec<u8>]) -> Vec<u8> {
     let bytes = parts.concat();
     let [low, high] =
@@ -42,26 +42,26 @@ fn node(kind: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Ve
     field(1, &parts.collect::<Vec<_>>())
 }
 
-/// An input (field 11) or output (field 12).
+/// Encodes an input (field 11) or output (field 12).
 fn outlet(number: u8, name: &str) -> Vec<u8> {
     let shape = field(2, &[field(1, &[count(1, ELEMENTS)])]);
     let tensor_type = field(1, &[count(1, FLOAT), shape]);
     field(number, &[text(1, name), field(2, &[tensor_type])])
 }
 
-/// A model that adds its weights, of this type of ONNX's, to its input.
+/// Encodes a model that adds its weights, of this ONNX element type, to its input.
 fn model(element_type: u8, element_bytes: usize) -> Vec<u8> {
     let weights = vec![0; usize::from(ELEMENTS) * element_bytes];
     let mut graph = vec![tensor("w", element_type, &[ELEMENTS], weights)];
     match element_type {
         FLOAT => graph.push(node("Identity", &["w"], "floats", &[])),
-        // Whole numbers are quantized.
+        // Integers are quantized.
         2 | 3 => graph.extend([
             tensor("scale", FLOAT, &[], 0.5_f32.to_le_bytes().into()),
             node("DequantizeLinear", &["w", "scale"], "floats", &[]),
         ]),
         _ => {
-            // The attribute "to" is a whole number (type 2, field 20).
+            // The attribute "to" is an integer (type 2, field 20).
             let to = field(5, &[text(1, "to"), count(3, FLOAT), vec![0xa0, 0x01, 2]]);
             graph.push(node("Cast", &["w"], "floats", &[to]));
         }
@@ -76,7 +76,7 @@ fn model(element_type: u8, element_bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_type_of_most_weights_is_a_fact_of_the_version() {
+fn type_of_most_weights_is_reported() {
     let cases: [(u8, usize, DataType); 5] =
         [(FLOAT, 4, Fp32), (10, 2, Fp16), (16, 2, Bf16), (3, 1, Int8), (2, 1, Uint8)];
     for (element_type, element_bytes, datatype) in cases {

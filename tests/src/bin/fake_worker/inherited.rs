@@ -1,4 +1,5 @@
-//! The descriptors that the supervisor passes on: 3 is the socket to it, 4 the control page.
+//! Takes ownership of the descriptors inherited from the supervisor: 3 is the socket, 4 the control
+//! page.
 
 // The only file that turns a number into an owned descriptor; no safe function can do that.
 #![allow(unsafe_code)]
@@ -8,9 +9,9 @@ use std::os::{
     unix::net::UnixStream,
 };
 
-/// The socket and the control page. Called once, before anything is opened.
+/// Returns the socket and the control page. Call it once, before anything else opens a file.
 pub(crate) fn take() -> (UnixStream, OwnedFd) {
-    // SAFETY: the supervisor starts a serving worker with both open; whatever was opened before
-    // this has been closed again, so nobody else here owns these numbers.
+    // SAFETY: the supervisor starts a serving worker with both descriptors open. Anything opened
+    // earlier is closed again, so nothing else in this process owns these numbers.
     unsafe { (UnixStream::from_raw_fd(3), OwnedFd::from_raw_fd(4)) }
 }

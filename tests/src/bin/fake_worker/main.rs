@@ -1,12 +1,12 @@
-//! A worker that misbehaves once. It stands between the supervisor and a real worker and passes
-//! on what both say, but for the one thing it was told to do wrong. Tests start `onnxd serve`
-//! with it as `--worker-binary` and leave beside `TMPDIR` a file that says what to do.
+//! A worker that misbehaves once. It sits between the supervisor and a real worker and relays
+//! messages, except for one fault. Tests pass it to `onnxd serve` as `--worker-binary` and name the
+//! fault in a file next to `TMPDIR`.
 //!
-//! Only the first process of worker 0 misbehaves. All others, checkers among them, become the
-//! real executable.
+//! Only the first process of worker 0 misbehaves. All others, including checkers, exec the real
+//! executable.
 
+mod faults;
 mod inherited;
-mod wrong;
 
 use std::{
     env,
@@ -30,7 +30,7 @@ use onnxd_proto::wire::{
     message::{self, ToWorker},
 };
 
-use crate::wrong::Liar;
+use crate::faults::Liar;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let tmp = env::var_os("TMPDIR").ok_or("TMPDIR is not set")?;
@@ -44,7 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let (supervisor, page) = inherited::take();
     let (ours, theirs) = UnixStream::pair()?;
-    // Its descriptor 3 is our pair's other end; it must not hold the one to the supervisor.
+    // The real worker's descriptor 3 is the other end of the pair. It must not inherit the
+    // supervisor's socket.
     let mut real = Command::new(&order.real);
     let mappings = vec![
         FdMapping { parent_fd: theirs.into(), child_fd: 3 },
@@ -58,21 +59,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Passes on what the supervisor says; its end is the end of this process.
+/// Relays messages from the supervisor. Exits when the supervisor closes the socket.
 fn listen(supervisor: &UnixStream, real: &UnixStream) -> io::Result<()> {
     let (mut from, mut to) = (supervisor.try_clone()?, real.try_clone()?);
     thread::spawn(move || {
-        // Whatever goes wrong, nothing more can be passed on.
+        // After any error, nothing more can be relayed.
         let _ = welcome(&mut from, &mut to).and_then(|()| io::copy(&mut from, &mut to));
-        // The real worker ends as if it had been told so.
+        // The real worker sees a closed socket and exits.
         let _ = to.shutdown(Shutdown::Both);
         process::exit(0);
     });
     Ok(())
 }
 
-/// Passes on the first message, without the admin socket: the real worker would take our end for
-/// that of the supervisor and remove it.
+/// Relays the first message without the admin socket. Otherwise the real worker would mistake our
+/// end for the supervisor's and remove it.
 fn welcome(from: &mut UnixStream, to: &mut UnixStream) -> io::Result<()> {
     let mut frame = Frame::default();
     frame.read(from, Direction::ToWorker)?;
@@ -84,7 +85,7 @@ fn welcome(from: &mut UnixStream, to: &mut UnixStream) -> io::Result<()> {
     frame::write(to, Direction::ToWorker, frame.id, &control, &[&frame.payload])
 }
 
-/// Passes on what the real worker says, or something else.
+/// Relays messages from the real worker, or a faulty one instead.
 fn speak(
     supervisor: UnixStream,
     mut real: UnixStream,

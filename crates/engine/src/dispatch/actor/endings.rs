@@ -1,5 +1,5 @@
-//! What follows when a worker has ended: updates are told, what it had is computed by another, and
-//! it is started again or given up.
+//! Handles the end of a worker: updates are notified, its unanswered items are requeued, and it is
+//! restarted or given up.
 
 use std::time::Instant;
 
@@ -17,78 +17,78 @@ use crate::{
 };
 
 impl Dispatcher {
-    /// When [`Dispatcher::end_unread`] has to be called next.
+    /// Returns when [`Dispatcher::end_unread`] must be called next.
     pub(super) fn next_unread(&self) -> Option<Instant> {
         self.workers.iter().filter_map(|worker| worker.session.read_until()).min()
     }
 
-    /// Gives up on sockets of ended processes that do not end.
+    /// Stops waiting for sockets that stay open after their process has exited.
     pub(super) fn end_unread(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
             if self.workers[id].session.give_up_reading(now) == Progress::Over {
-                tracing::error!(worker = id, "an ended worker's socket was not read to its end");
-                self.over(id);
-                // What it had may be another's now, and no event comes of this.
+                tracing::error!(worker = id, "exited worker's socket was not read to its end");
+                self.finish_worker(id);
+                // Its items may now go to another worker, and no event will trigger that.
                 self.hand_out();
             }
         }
     }
 
-    /// A worker's process has ended; what it wrote may not have been read.
+    /// Handles the exit of a worker's process. Its last messages may still be unread.
     pub(super) fn process_ended(&mut self, id: WorkerId, ended: Ended) {
         if self.workers[id].process_ended(ended, Instant::now()) == Progress::Over {
-            self.over(id);
+            self.finish_worker(id);
         }
     }
 
-    /// A worker's socket has ended.
+    /// Handles the end of a worker's socket.
     pub(super) fn socket_ended(&mut self, id: WorkerId) {
         if self.workers[id].socket_ended() == Progress::Over {
-            self.over(id);
+            self.finish_worker(id);
         }
     }
 
-    /// A worker broke the protocol: nothing that it may still say counts, and what it had is taken
-    /// from it at once.
+    /// Handles a protocol violation: ignores all further messages of the worker and requeues its
+    /// items immediately.
     pub(super) fn broke_protocol(&mut self, id: WorkerId) {
         self.requeue(id, Culprit::Worker);
         if self.workers[id].broke_protocol() == Progress::Over {
-            self.over(id);
+            self.finish_worker(id);
         }
     }
 
-    /// A worker has ended, and all that it wrote has been read.
-    pub(super) fn over(&mut self, id: WorkerId) {
-        self.tell_ended(id);
+    /// Finishes a worker whose process has exited and whose messages have all been read.
+    pub(super) fn finish_worker(&mut self, id: WorkerId) {
+        self.report_end(id);
         self.forgotten(id, None);
         let is_blameless = self.workers[id].session.ended().is_some_and(Ended::is_blameless);
         self.requeue(id, if is_blameless { Culprit::Other } else { Culprit::Worker });
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
         let now = Instant::now();
         if let Some(finished) = self.workers[id].finish(now, jitter) {
-            self.settle_end(id, &finished, now);
+            self.record_end(id, &finished, now);
         }
-        if self.are_all_gone() {
+        if self.all_ended() {
             self.reject_all();
         }
     }
 
-    /// Whether no worker is left, and none comes back.
-    pub(super) fn are_all_gone(&self) -> bool {
+    /// Returns whether no worker is left and none will be restarted.
+    pub(super) fn all_ended(&self) -> bool {
         let mut states = self.workers.iter().map(|worker| worker.session.state());
         states.all(|state| matches!(state, State::Failed | State::Stopped))
     }
 
-    /// Says and counts what becomes of a worker that has ended.
-    fn settle_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
+    /// Logs and counts what happens to a worker after its end.
+    fn record_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
         let Finished { ended, state, recycled, restarted, counts } = finished;
         match state {
             State::Backoff if *recycled => tracing::info!(worker = id, "worker recycled"),
             State::Stopped => tracing::info!(worker = id, "worker stopped"),
             State::Failed => {
-                tracing::error!(worker = id, reason = ended.reason, "worker is given up");
+                tracing::error!(worker = id, reason = ended.reason, "giving up on worker");
             }
-            _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker ended"),
+            _ => tracing::warn!(worker = id, reason = ended.reason, ?state, "worker exited"),
         }
         if *recycled {
             self.metrics.workers_recycled_total.add();
@@ -96,14 +96,14 @@ impl Dispatcher {
             self.metrics.worker_restarts_total.add(ended.restart_reason());
         }
         if *counts == Counts::Yes && !self.restarts.spend(now) {
-            tracing::error!("workers end too often: all are given up");
+            tracing::error!("workers exit too often, giving up on all");
             self.workers.iter_mut().for_each(|worker| worker.session.give_up());
         }
     }
 
-    /// Tells the lines of updates that a worker's process ended, and which model is the cause if it
-    /// ended while it loaded one. What it computed is in [`Dispatcher::requeue`].
-    fn tell_ended(&self, id: WorkerId) {
+    /// Notifies all update queues that a worker's process exited. If it exited during a load,
+    /// reports the model as the cause. [`Dispatcher::requeue`] reports the groups it was computing.
+    fn report_end(&self, id: WorkerId) {
         let committed = |slot| self.registry.page().committed(slot);
         let (blame, load) = self.workers[id].session.blame(committed);
         let event = match blame {
@@ -112,10 +112,10 @@ impl Dispatcher {
             Blame::Fault => WorkerEvent::Ended(id, Cause::Fault),
         };
         for model in self.registry.models() {
-            self.tell(model.slot, event.clone());
+            self.notify(model.slot, event.clone());
         }
         if let Some((slot, generation)) = load {
-            self.tell(slot, WorkerEvent::Failed(generation));
+            self.notify(slot, WorkerEvent::Failed(generation));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Acts on groups that take too long and on workers that do not go on. See
-//! [`overdue`](crate::dispatch::policy::overdue).
+//! Terminates groups that take too long and kills workers that hang, as
+//! [`overdue`](crate::dispatch::policy::overdue) decides.
 
 use std::time::Instant;
 
@@ -12,13 +12,13 @@ use crate::dispatch::{
 use crate::pool::WorkerId;
 
 impl Dispatcher {
-    /// When [`Dispatcher::end_hangs`] has to be called next.
+    /// Returns when [`Dispatcher::end_hangs`] must be called next.
     pub(super) fn next_overdue(&self) -> Option<Instant> {
         let sessions = self.workers.iter().map(|worker| &worker.session);
         sessions.filter_map(|session| session.next_due(&self.supervision)).min()
     }
 
-    /// Terminates groups and kills workers whose time is over.
+    /// Terminates overdue groups and kills overdue workers.
     pub(super) fn end_hangs(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
             match self.workers[id].session.due(now, &self.supervision) {
@@ -33,14 +33,14 @@ impl Dispatcher {
         let Self { workers, items, metrics, .. } = self;
         let deadline = |item: &ItemId| items.get(item).map(|accepted| accepted.item.deadline);
         if workers[id].terminate(deadline, now) {
-            tracing::warn!(worker = id, "a group has passed a deadline and is terminated");
+            tracing::warn!(worker = id, "group passed a deadline, terminating it");
             metrics.groups_terminated_total.add();
         }
     }
 
     fn kill_hung(&mut self, id: WorkerId, kill: KillReason) {
         let reason = kill.label();
-        tracing::error!(worker = id, reason, "worker does not go on and is killed");
+        tracing::error!(worker = id, reason, "worker hangs, killing it");
         self.metrics.workers_killed_total.add(kill);
         self.workers[id].kill(Some(kill));
     }

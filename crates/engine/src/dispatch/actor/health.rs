@@ -10,11 +10,11 @@ use crate::dispatch::{
 };
 
 impl Dispatcher {
-    /// Tells what has changed since the last time.
+    /// Publishes the health of the workers if it changed.
     pub(super) fn publish_health(&self) {
         let all = |state| self.workers.iter().all(|worker| worker.session.state() == state);
         let fatal = (all(State::Failed) || self.restarts.is_exceeded()).then(|| {
-            let reason = self.workers.iter().find_map(|worker| worker.session.hopeless());
+            let reason = self.workers.iter().find_map(|worker| worker.session.unrecoverable());
             match reason {
                 Some(reason) => {
                     (ExitStatus::Configuration, format!("no worker can start: {reason}"))
@@ -22,14 +22,14 @@ impl Dispatcher {
                 None => (ExitStatus::Unavailable, self.given_up()),
             }
         });
-        // Nothing waits for a worker that is given up.
+        // A worker that was given up never becomes ready, so do not wait for it.
         let settled = |Worker { session, .. }: &Worker| {
             session.was_ready() || session.state() == State::Failed
         };
         let health = Health {
             serving: self.workers.iter().filter(|worker| worker.session.serves()).count(),
             warmed_up: self.workers.iter().all(settled),
-            stopped: fatal.is_none() && self.are_all_gone(),
+            stopped: fatal.is_none() && self.all_ended(),
             fatal,
         };
         self.health.send_if_modified(|present| {
@@ -39,13 +39,13 @@ impl Dispatcher {
         });
     }
 
-    /// Why no worker is left.
+    /// Explains why no worker is left.
     fn given_up(&self) -> String {
         let (one, all) = (self.supervision.restarts_max, self.restarts.limit());
         format!(
-            "all workers failed: each may be started again {one} times within a minute, all of them {all} times, and \
-             {FAILED_STARTS_MAX} starts in a row may fail; the log says how they ended. If that was \
-             somebody's intention, raise --worker-restarts"
+            "all workers failed; the limits are {one} restarts per worker and {all} in total within a \
+             minute, and {FAILED_STARTS_MAX} failed starts in a row; see the log for the exit \
+             reasons. If the workers were stopped on purpose, raise --worker-restarts"
         )
     }
 }

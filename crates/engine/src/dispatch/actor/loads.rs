@@ -1,4 +1,4 @@
-//! What workers load and drop apart from their groups: what the lines of updates ask of them.
+//! Loads and drops that update queues request, independent of any group.
 
 use onnxd_proto::{control_page::Slot, wire::message::ToWorker};
 use tokio::sync::oneshot;
@@ -11,19 +11,20 @@ impl Dispatcher {
         let worker = &self.workers[id];
         let message = ToWorker::Load { slot, version };
         if !worker.session.serves() || !worker.send(0, &message, Vec::new()) {
-            self.tell(slot, WorkerEvent::Absent(id));
+            self.notify(slot, WorkerEvent::Absent(id));
         }
     }
 
-    /// Has workers drop what they loaded ahead.
+    /// Makes workers drop what they loaded ahead.
     pub(super) fn forget(&self, slot: Slot) {
         for worker in self.workers.iter().filter(|worker| worker.session.serves()) {
-            // Who cannot be told will end, and has nothing loaded then.
+            // Ignore the result: a worker that cannot be reached will exit, which also unloads it.
             worker.send(0, &ToWorker::Forget { slot }, Vec::new());
         }
     }
 
-    /// Has workers drop all they have of a model. Who is just starting is told when it is ready.
+    /// Makes workers drop everything they have of a model. Starting workers are told once they are
+    /// ready.
     pub(super) fn unload(&mut self, slot: Slot, reply: oneshot::Sender<()>) {
         let id = self.next_id();
         let told = |place: &WorkerId| {
@@ -35,7 +36,8 @@ impl Dispatcher {
         self.answer_unloads();
     }
 
-    /// A worker has answered the message with this number, or has ended and answers none.
+    /// Records that a worker has answered the message with this id. `None`: it has exited and will
+    /// not answer any.
     pub(super) fn forgotten(&mut self, worker: WorkerId, id: Option<u64>) {
         for unload in &mut self.unloads {
             if id.is_none_or(|id| id == unload.id) {
@@ -47,12 +49,12 @@ impl Dispatcher {
 
     fn answer_unloads(&mut self) {
         for done in self.unloads.extract_if(.., |unload| unload.workers.is_empty()) {
-            // Who asked may have given up.
+            // The receiver may have been dropped.
             let _ = done.reply.send(());
         }
     }
 
-    /// Has a worker that is ready now drop what was unloaded while it started.
+    /// Makes a worker that has just become ready drop what was unloaded while it started.
     pub(super) fn forget_at_start(&self, id: WorkerId) {
         let worker = &self.workers[id];
         for slot in self.registry.models().iter().map(|model| model.slot) {

@@ -1,5 +1,5 @@
-//! What the dispatcher does with a worker's messages. Whatever does not fit what the worker was
-//! asked is an error, after which the worker is replaced.
+//! Handles a worker's messages. A message that does not match what the worker was asked is an
+//! error, and the worker is replaced.
 
 use std::time::{Duration, Instant};
 
@@ -25,23 +25,23 @@ use crate::{
 };
 
 impl Dispatcher {
-    /// Acts on a message; an error says what is wrong with it.
+    /// Handles a message. An error describes how it violates the protocol.
     pub(super) fn message(&mut self, id: WorkerId, incoming: Incoming) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
         match incoming.message {
-            FromWorker::Hello { build_id, pinned } => self.greeted(id, &build_id, pinned),
+            FromWorker::Hello { build_id, pinned } => self.handshake(id, &build_id, pinned),
             FromWorker::Ready => {
                 worker.ready(Instant::now());
                 tracing::info!(worker = id, "worker ready");
                 self.forget_at_start(id);
-                self.look_at_ready(id);
+                self.check_memory_at_ready(id);
                 Ok(())
             }
             FromWorker::Loaded { slot, generation, load_micros, compiled, costs } => {
                 let loaded =
                     Load { generation, micros: load_micros, compiled, at: Some(Instant::now()) };
                 worker.loaded(slot, loaded)?;
-                self.measure_refresh(id, slot, load_micros);
+                self.record_refresh(id, slot, load_micros);
                 let model = self.registry.at(slot);
                 if let Some(record) = model.record(generation) {
                     self.estimates[usize::from(slot)].loaded(costs, record.facts.max_tokens);
@@ -54,19 +54,19 @@ impl Dispatcher {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
                 worker.load_failed(slot, generation);
                 self.metrics.model(slot).load_failed();
-                self.tell(slot, WorkerEvent::Failed(generation));
+                self.notify(slot, WorkerEvent::Failed(generation));
                 Ok(())
             }
             FromWorker::LoadedAhead { slot, version, load_micros } => {
                 tracing::info!(worker = id, slot, version, load_micros, "worker loaded ahead");
                 self.metrics.model(slot).loaded_ahead(load_micros);
-                self.tell(slot, WorkerEvent::Loaded(id, version, Ok(())));
+                self.notify(slot, WorkerEvent::Loaded(id, version, Ok(())));
                 Ok(())
             }
             FromWorker::LoadAheadFailed { slot, version, reason } => {
                 tracing::error!(worker = id, slot, version, reason, "worker could not load ahead");
                 self.metrics.model(slot).load_failed();
-                self.tell(slot, WorkerEvent::Loaded(id, version, Err(reason)));
+                self.notify(slot, WorkerEvent::Loaded(id, version, Err(reason)));
                 Ok(())
             }
             FromWorker::Answered(answered) => {
@@ -84,8 +84,8 @@ impl Dispatcher {
         }
     }
 
-    /// Tells a new process where everything is.
-    fn greeted(
+    /// Answers a new process's greeting with the settings it needs.
+    fn handshake(
         &mut self,
         id: WorkerId,
         build_id: &str,
@@ -101,23 +101,23 @@ impl Dispatcher {
         worker.session.hello(build_id, is_pinned, committed)?;
         let helper_cpus = worker.helper_cpus.clone();
         let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
-        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it takes no message")
+        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it cannot be sent a message")
     }
 
-    /// Puts back an item that has time left, since another's deadline was why its group was
-    /// terminated. An item without any is dropped: its client is told that now, and not why the run ended.
-    fn was_terminated(&mut self, slot: Slot, item: ItemId) {
+    /// Requeues an item of a terminated group if it has time left, since another item's deadline
+    /// caused the termination. An expired item is dropped: its client receives the timeout error.
+    fn retry_terminated(&mut self, slot: Slot, item: ItemId) {
         let Some(accepted) = self.items.get(&item) else { return };
         if accepted.item.deadline > Instant::now() {
             self.metrics.items_retried_total.add();
-            self.put_back(slot, item);
+            self.requeue_item(slot, item);
         } else {
             self.items.remove(&item);
             self.metrics.items_cancelled_total.add();
         }
     }
 
-    /// A worker has no answer for items of a group.
+    /// Handles items of a group that a worker could not answer.
     fn rejected(
         &mut self,
         id: WorkerId,
@@ -128,19 +128,19 @@ impl Dispatcher {
         let worker = &mut self.workers[id].session;
         let slot = worker.groups().slot(group);
         let terminated = worker.groups().is_terminated(group);
-        let charge = worker.took(group, 0);
+        let charge = worker.record_time(group, 0);
         let taken = worker.answered(group, items.into_iter());
-        let taken = taken.ok_or("it rejects what it was not given")?;
+        let taken = taken.ok_or("it rejects items that it was not sent")?;
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
             self.scheduler.correct(charge);
         }
         for item in taken.items {
             if let (true, Some(slot)) = (terminated, slot) {
-                self.was_terminated(slot, item);
+                self.retry_terminated(slot, item);
                 continue;
             }
             if matches!(reason, Rejection::NotLoaded(_))
-                && slot.is_some_and(|slot| self.another_can_answer(slot, item))
+                && slot.is_some_and(|slot| self.retry_on_another(slot, item))
             {
                 continue;
             }
@@ -159,7 +159,8 @@ impl Dispatcher {
         mut payload: Bytes,
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
-        let slot = worker.groups().slot(group).ok_or("it answers what it was not given")?;
+        let slot =
+            worker.groups().slot(group).ok_or("it answers a group that it is not computing")?;
         let Some(record) = self.registry.at(slot).record(answered.generation) else {
             return Err("it names a generation that was never committed");
         };
@@ -168,10 +169,10 @@ impl Dispatcher {
             worker.groups().unanswered_at(group, places()).ok_or("it answers an item twice")?;
         let asks = ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.ask));
         if !fits(&answered, asks, &record.facts, payload.len()) {
-            return Err("its answer is not what it was asked for");
+            return Err("its answer does not match the request");
         }
         let helped = worker.groups().are_helped();
-        let charge = worker.took(group, answered.infer_cpu_micros);
+        let charge = worker.record_time(group, answered.infer_cpu_micros);
         let taken = worker.answered(group, places()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
@@ -179,9 +180,9 @@ impl Dispatcher {
         }
         self.metrics.inference_cpu_micros_total.add_all(answered.infer_cpu_micros.into());
         if answered.infer_cpu_micros > 0 {
-            self.measure_run(slot, &answered, taken.group);
+            self.record_run(slot, &answered, taken.group);
             self.metrics.micro_batches_total.add();
-            // Of a run that others helped with, the worker knows its own part.
+            // With helper CPUs, the worker only knows its own part of the CPU time.
             let (micros, estimate) =
                 (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);
             if record.facts.output() == Output::Tensors {
@@ -192,7 +193,7 @@ impl Dispatcher {
         }
         for (item, one) in ids.into_iter().zip(answered.items) {
             let bytes = payload.split_to(one.bytes as usize);
-            if self.answered_too_old(slot, item, answered.generation) {
+            if self.retry_if_too_old(slot, item, answered.generation) {
                 continue;
             }
             let accepted = self.items.remove(&item);
@@ -210,8 +211,8 @@ impl Dispatcher {
     }
 }
 
-/// Whether an answer is of the kind and the size that was asked for. `None`: the
-/// client has disconnected.
+/// Returns whether an answer has the requested kind and size. An ask is `None` if its client has
+/// disconnected.
 fn fits<'a>(
     answered: &ask::Answered,
     asks: impl Iterator<Item = Option<&'a Ask>>,
@@ -232,7 +233,7 @@ fn fits<'a>(
                         bytes == *asked as usize * size_of::<f32>() && bytes <= row
                     }
                     Want::Embedding { dimensions: None, .. } | Want::Scores => bytes == row,
-                    // Of these models more or fewer vectors are kept than there are tokens.
+                    // These models may keep more or fewer vectors than there are tokens.
                     Want::TokenEmbeddings if facts.task == Task::MultiVector => {
                         row > 0 && bytes.is_multiple_of(row)
                     }

@@ -1,27 +1,27 @@
-//! The one task that owns the queue and the workers. Everything that happens comes in as an
-//! [`Event`](crate::dispatch::event::Event); nothing here waits for anything else, so no worker and
-//! no client can hold it up. [`policy`](crate::dispatch::policy) decides; this carries it out.
+//! The task that owns the queue and the workers. It receives all input as
+//! [`Event`](crate::dispatch::event::Event)s and awaits nothing else, so no worker or client can
+//! block it. [`policy`](crate::dispatch::policy) makes the decisions; this module carries them out.
 //!
-//! - [`state`]: what the task owns. Imported by the others, and imports none of them.
+//! - [`state`]: the task's data. The other files import it; it imports none of them.
 //! - [`worker`]: the handles of one worker.
-//! - [`run`]: the loop, and what an event leads to.
-//! - [`hear`]: what processes and sockets report; [`messages`]: what a worker says.
-//! - [`queue`]: takes items in, hands groups out, and takes back what was not answered.
-//! - [`endings`], [`hangs`], [`recycle`]: how a worker ends, by itself or by us.
-//! - [`poison`]: refuses inputs whose like crashed workers.
-//! - [`loads`]: what updates ask of workers.
-//! - [`health`], [`measure`]: what others hear of it.
+//! - [`run`]: the loop and the dispatch of events.
+//! - [`reports`]: reports of processes and sockets; [`messages`]: messages of workers.
+//! - [`queue`]: accepts items, hands out groups and requeues unanswered items.
+//! - [`endings`], [`hangs`], [`recycle`]: how workers end, on their own or on request.
+//! - [`poison`]: refuses inputs identical to ones that crashed workers.
+//! - [`loads`]: loads and drops that updates request.
+//! - [`health`], [`metrics`]: what the task publishes.
 
 mod endings;
 mod hangs;
 mod health;
-mod hear;
 mod loads;
-mod measure;
 mod messages;
+mod metrics;
 mod poison;
 mod queue;
 mod recycle;
+mod reports;
 mod run;
 pub mod state;
 pub mod worker;

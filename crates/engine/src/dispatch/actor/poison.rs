@@ -1,4 +1,4 @@
-//! Refuses items whose like crashed workers.
+//! Refuses items identical to ones that crashed workers.
 
 use std::time::Instant;
 
@@ -11,14 +11,14 @@ use crate::dispatch::{
 };
 
 impl Dispatcher {
-    /// Whether an item is refused now.
+    /// Returns whether an item must be refused now.
     fn is_poisonous(&self, now: Instant, item: &Item) -> bool {
         let committed = self.registry.page().committed(item.slot);
-        self.poison.is(now, (item.slot, committed), &item.input)
+        self.poison.contains(now, (item.slot, committed), &item.input)
     }
 
-    /// Refuses a request of which an item is known to be poisonous, as a whole: its response would
-    /// be one. Gives back what is to be done.
+    /// Refuses a whole request if one of its items is known to be poisonous, because a response is
+    /// all or nothing. Returns the items that may run.
     pub(super) fn refuse_poisonous(&mut self, mut items: Vec<Item>) -> Vec<Item> {
         let now = Instant::now();
         if let Some(place) = items.iter().position(|item| self.is_poisonous(now, item)) {
@@ -28,7 +28,7 @@ impl Dispatcher {
         items
     }
 
-    /// The same for an item that waited while another taught us.
+    /// Refuses an item that became known as poisonous while it was queued. Returns whether it did.
     pub(super) fn refuse_late(&mut self, id: ItemId) -> bool {
         let now = Instant::now();
         let poisonous =
@@ -44,14 +44,14 @@ impl Dispatcher {
         answer(item, Err(ItemError::Poisonous));
     }
 
-    /// An item took too many workers with it by faults of their own.
+    /// Records an item that crashed too many workers.
     pub(super) fn learn_poison(&mut self, generation: Generation, item: &Item) {
         tracing::error!(
             slot = item.slot,
             generation,
             bytes = item.input.bytes(),
             refused_seconds = REFUSED_FOR.as_secs(),
-            "an input has ended workers, and its like is refused"
+            "input crashed workers, refusing identical inputs"
         );
         self.poison.learn(Instant::now(), (item.slot, generation), &item.input);
     }

@@ -1,5 +1,5 @@
-//! The dispatcher's work with what waits: it puts items in their place, hands out what the
-//! scheduler says, and takes back what a worker did not answer.
+//! The dispatcher's queue handling: queues items, hands out the groups that the scheduler chooses,
+//! and requeues items that a worker did not answer.
 
 use std::time::{Duration, Instant};
 
@@ -25,20 +25,20 @@ use crate::dispatch::{
 };
 use crate::{models::machine::events::WorkerEvent, pool::WorkerId};
 
-/// Workers that may end by a fault of their own while they compute an item before it is answered
-/// 500: the item is the likely cause.
+/// Workers that may crash while computing an item before it is answered with status 500: by then
+/// the item is the likely cause.
 const ITEM_FAULTS_MAX: u32 = 2;
-/// Workers that may end in any way while they compute an item. A kill from outside accuses
-/// no item, but the kernel kills, too, when an item needs more memory than there is.
+/// Workers that may die in any way while computing an item. A kill from outside does not
+/// incriminate an item, but the kernel also kills when an item needs more memory than there is.
 const ITEM_DEATHS_MAX: u32 = 5;
 
-/// Parts of a payload that are smaller are put together: one piece of memory is sent faster than
-/// many. Larger ones are sent from where they lie.
+/// Payload parts up to this size are concatenated: one contiguous buffer is sent faster than many.
+/// Larger parts are sent without copying.
 const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 impl Dispatcher {
     pub(super) fn submit(&mut self, items: Vec<Item>) {
-        if self.are_all_gone() {
+        if self.all_ended() {
             return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
         }
         let items = self.refuse_poisonous(items);
@@ -55,20 +55,21 @@ impl Dispatcher {
             works.push((self.next_id(), work));
         }
         let units = scheduler::units(arrival, &works, self.workers.len());
-        let floor = self.registry.page().committed(slot);
+        let min_generation = self.registry.page().committed(slot);
         let mut rest = items.into_iter().zip(works).zip(sizes);
         for (age, unit) in units {
-            // The items of a unit come in the order of the request.
+            // The items of a unit are in request order.
             for (_, ((item, (id, work)), size)) in unit.items.iter().zip(rest.by_ref()) {
                 let (waited, deaths, faults) = (Duration::ZERO, 0, 0);
-                let accepted = Accepted { item, age, work, size, floor, waited, deaths, faults };
+                let accepted =
+                    Accepted { item, age, work, size, min_generation, waited, deaths, faults };
                 self.items.insert(id, accepted);
             }
             self.scheduler.push(age, unit);
         }
     }
 
-    /// Gives free workers what waits.
+    /// Hands queued items to free workers.
     pub(super) fn hand_out(&mut self) {
         let now = Instant::now();
         self.idle_boost.observe(now, self.items.len());
@@ -88,7 +89,7 @@ impl Dispatcher {
             group.items = items;
             group.items.retain(|&item| !self.refuse_late(item));
             if group.items.is_empty() {
-                // No client waits for it any more: its model has not had that time.
+                // No client is waiting for it any more, so its model is not charged.
                 let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
                 self.scheduler.correct(Charge { slot, priority, estimated, took: 0 });
             } else {
@@ -102,7 +103,7 @@ impl Dispatcher {
         }
     }
 
-    /// Drops background items whose clients disconnected or timed out while they waited.
+    /// Drops background items whose clients disconnected or timed out while they were queued.
     fn drop_abandoned(&mut self) {
         let Self { scheduler, items, .. } = self;
         let is_abandoned = |id| items.get(&id).is_none_or(|held| held.item.reply.is_closed());
@@ -118,12 +119,12 @@ impl Dispatcher {
         let mut payload = Payload::default();
         let mut items = Vec::with_capacity(group.items.len());
         for id in &group.items {
-            let accepted = self.items.get_mut(id).expect("what is in a unit is in the table");
+            let accepted = self.items.get_mut(id).expect("every queued item is in the table");
             accepted.waited = accepted.item.queued_at.elapsed();
             self.metrics.model(group.slot).handed_out(accepted.waited);
             let input = &accepted.item.input;
             input.parts.iter().for_each(|part| payload.push(part));
-            let payload_bytes = u32::try_from(input.bytes()).expect("items fit into a frame");
+            let payload_bytes = u32::try_from(input.bytes()).expect("an item fits into a frame");
             items.push(ask::Item { payload_bytes, ask: input.ask.clone() });
         }
         let deadlines = group.items.iter().filter_map(|item| self.items.get(item));
@@ -134,20 +135,20 @@ impl Dispatcher {
         self.workers[place].send_group(group, sent, &message, payload.finish());
     }
 
-    /// The worker that gets a group, and whether the CPUs of others help it.
+    /// Picks the worker for a group, and decides whether other workers' CPUs help with it.
     fn place(&self, group: &Group, now: Instant) -> (WorkerId, bool) {
         let committed = self.registry.page().committed(group.slot);
         let free = || placement::free(&self.workers, group.slot, committed, group.priority);
-        // Waking a worker on this CPU needs no interrupt on another, and where all are idle it
-        // begins as soon as this thread has nothing more to do.
+        // Waking a worker on this CPU needs no interrupt to another one. If all are idle, it starts
+        // as soon as this thread goes idle.
         let here = rustix::thread::sched_getcpu();
         let is_here = |id: &WorkerId| usize::from(self.workers[*id].cpu) == here;
         let first = free().find(is_here).or_else(|| free().next());
-        let first = first.expect("a worker is free, or no group is made");
+        let first = first.expect("a group is formed only if a worker is free");
         let ([item], 1) = (&group.items[..], self.items.len()) else { return (first, false) };
         let accepted = &self.items[item];
         let is_text = matches!(accepted.item.input.ask, Ask::Text { .. });
-        // Helpers would keep CPUs from interactive work that arrives meanwhile.
+        // Helpers would take CPUs from interactive work that arrives meanwhile.
         let is_background = group.priority == Priority::Background;
         if is_background || !is_text || !self.idle_boost.applies(now, accepted.work) {
             return (first, false);
@@ -159,7 +160,7 @@ impl Dispatcher {
         }
     }
 
-    /// No worker will come back: every waiting request is told.
+    /// Rejects every queued and running item, since no worker will come back.
     pub(super) fn reject_all(&mut self) {
         self.scheduler.clear();
         for (_, accepted) in self.items.drain() {
@@ -167,31 +168,31 @@ impl Dispatcher {
         }
     }
 
-    /// Puts what a worker had back to its place in the queue, or answers what has taken too many
-    /// workers with it.
+    /// Requeues a worker's unanswered items, or rejects those that have killed too many workers.
     pub(super) fn requeue(&mut self, id: WorkerId, culprit: Culprit) {
-        for Unanswered { slot, items, committed, begun } in self.workers[id].take_unanswered() {
+        for Unanswered { slot, items, committed, is_suspect } in self.workers[id].take_unanswered()
+        {
             let worker = &self.workers[id].session;
             let had = worker.generation(slot);
-            // It ended as it loaded what had been committed, before it began with the items.
+            // It died while loading the committed generation, before it started on the items.
             let loading = had < committed && !worker.failed_to_load(slot, committed);
             let generation = if loading { committed } else { had };
-            if begun {
-                self.tell(slot, WorkerEvent::Failed(generation));
+            if is_suspect {
+                self.notify(slot, WorkerEvent::Failed(generation));
             }
             for id in items {
                 let Some(accepted) = self.items.get_mut(&id) else { continue };
-                accepted.deaths += u32::from(begun);
-                accepted.faults += u32::from(begun && culprit == Culprit::Worker && !loading);
+                accepted.deaths += u32::from(is_suspect);
+                accepted.faults += u32::from(is_suspect && culprit == Culprit::Worker && !loading);
                 if accepted.item.deadline <= Instant::now() {
-                    // Its client has been told.
+                    // Its client has received the timeout error.
                     self.items.remove(&id);
                     self.metrics.items_cancelled_total.add();
                     continue;
                 }
                 if accepted.faults < ITEM_FAULTS_MAX && accepted.deaths < ITEM_DEATHS_MAX {
                     self.metrics.items_retried_total.add();
-                    self.put_back(slot, id);
+                    self.requeue_item(slot, id);
                 } else if let Some(accepted) = self.items.remove(&id) {
                     self.metrics.items_poisonous_total.add();
                     if accepted.faults >= ITEM_FAULTS_MAX {
@@ -203,8 +204,8 @@ impl Dispatcher {
         }
     }
 
-    /// Puts an item back to its place in the queue.
-    pub(super) fn put_back(&mut self, slot: Slot, id: ItemId) {
+    /// Returns an item to its original position in the queue.
+    pub(super) fn requeue_item(&mut self, slot: Slot, id: ItemId) {
         let Some(accepted) = self.items.get(&id) else { return };
         let (work, suspect) = (accepted.work, accepted.faults > 0);
         let priority = accepted.item.priority;
@@ -212,38 +213,40 @@ impl Dispatcher {
         self.scheduler.push(age, Unit { slot, priority, items: vec![id], work, suspect });
     }
 
-    /// Puts back what a worker that has nothing loaded was given, if another one has, or will have,
-    /// what is committed.
-    pub(super) fn another_can_answer(&mut self, slot: Slot, id: ItemId) -> bool {
+    /// Requeues an item rejected by a worker that has nothing loaded, if another worker has or will
+    /// have the committed generation. Returns whether it was requeued.
+    pub(super) fn retry_on_another(&mut self, slot: Slot, id: ItemId) -> bool {
         let committed = self.registry.page().committed(slot);
         let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
         if can {
             self.metrics.items_retried_total.add();
-            self.put_back(slot, id);
+            self.requeue_item(slot, id);
         }
         can
     }
 
-    /// Puts back what a worker that could not load the committed generation has answered with an
-    /// older one than its client may have seen; `false` where no worker could answer better.
-    pub(super) fn answered_too_old(
+    /// Requeues an item that was answered by a generation older than its client may already have
+    /// seen. This happens if the worker could not load the committed generation. Returns `false` if
+    /// no worker could answer with a newer one.
+    pub(super) fn retry_if_too_old(
         &mut self,
         slot: Slot,
         id: ItemId,
         generation: Generation,
     ) -> bool {
-        let too_old = self.items.get(&id).is_some_and(|accepted| generation < accepted.floor);
+        let too_old =
+            self.items.get(&id).is_some_and(|accepted| generation < accepted.min_generation);
         let committed = self.registry.page().committed(slot);
         if !too_old || !placement::any_current(&self.workers, slot, committed) {
             return false;
         }
         self.metrics.items_regenerated_total.add();
-        self.put_back(slot, id);
+        self.requeue_item(slot, id);
         true
     }
 }
 
-/// A group's payload.
+/// Builds a group's payload.
 #[derive(Debug, Default)]
 struct Payload {
     parts: Vec<Bytes>,

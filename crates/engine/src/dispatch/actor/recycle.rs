@@ -8,14 +8,14 @@ use crate::dispatch::{actor::state::Dispatcher, policy::recycling::END_GRACE, wo
 use crate::pool::WorkerId;
 
 impl Dispatcher {
-    /// When [`Dispatcher::recycle`] has to be called next.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        let gone_by = self.recycling.known.iter().filter_map(|known| known.gone_by);
-        gone_by.chain(self.recycling.at()).min()
+    /// Returns when [`Dispatcher::recycle`] must be called next.
+    pub(super) fn next_memory_check(&self) -> Option<Instant> {
+        let exit_by = self.recycling.workers.iter().filter_map(|record| record.exit_by);
+        exit_by.chain(self.recycling.check_at()).min()
     }
 
-    /// A worker has become ready.
-    pub(super) fn look_at_ready(&mut self, id: WorkerId) {
+    /// Checks the memory of a worker that has just become ready.
+    pub(super) fn check_memory_at_ready(&mut self, id: WorkerId) {
         let Some(limit_bytes) = self.recycling.limit_bytes else { return };
         let bytes = self.memory_bytes(id);
         if self.recycling.ready(id, bytes) {
@@ -23,18 +23,18 @@ impl Dispatcher {
                 worker = id,
                 memory_mib = bytes >> 20,
                 limit_mib = limit_bytes >> 20,
-                "a worker needs more than --worker-memory from its start and is not recycled: give it more, or serve fewer models"
+                "worker exceeds --worker-memory right after its start, so it is not recycled; raise the limit or serve fewer models"
             );
         }
     }
 
-    /// Begins and ends the recycling of workers.
+    /// Starts recycling a worker if one is due, and continues any recycling in progress.
     pub(super) fn recycle(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
-            self.go_on_recycling(id, now);
+            self.continue_recycling(id, now);
         }
-        let Some(id) = self.recycling.look(now) else { return };
-        // A worker that is given up does not come back: nothing waits for it.
+        let Some(id) = self.recycling.worker_to_check(now) else { return };
+        // A worker that was given up does not come back, so do not wait for it.
         let serves = |state| matches!(state, State::Ready | State::Busy | State::Failed);
         if !self.workers.iter().all(|worker| serves(worker.session.state())) {
             return;
@@ -46,29 +46,30 @@ impl Dispatcher {
                 worker = id,
                 memory_mib = bytes >> 20,
                 limit_mib,
-                "a worker uses more than --worker-memory and is recycled"
+                "worker exceeds --worker-memory, recycling it"
             );
-            self.recycling.known[id].recycled_at = Some(now);
-            self.go_on_recycling(id, now);
+            self.recycling.workers[id].recycled_at = Some(now);
+            self.continue_recycling(id, now);
         }
     }
 
-    /// Has a worker end that has answered all that it had.
-    fn go_on_recycling(&mut self, id: WorkerId, now: Instant) {
-        let (worker, known) = (&mut self.workers[id], &mut self.recycling.known[id]);
+    /// Hangs up on a recycling worker once it has answered everything, and kills it after a grace
+    /// period.
+    fn continue_recycling(&mut self, id: WorkerId, now: Instant) {
+        let (worker, record) = (&mut self.workers[id], &mut self.recycling.workers[id]);
         if !worker.session.is_recycled() {
-            known.gone_by = None;
+            record.exit_by = None;
         } else if worker.session.groups().unanswered().next().is_none() {
             worker.hang_up();
-            if *known.gone_by.get_or_insert(now + END_GRACE) <= now {
-                known.gone_by = Some(now + END_GRACE);
+            if *record.exit_by.get_or_insert(now + END_GRACE) <= now {
+                record.exit_by = Some(now + END_GRACE);
                 worker.kill(None);
             }
         }
     }
 
     fn memory_bytes(&self, id: WorkerId) -> u64 {
-        // A file of /proc is memory: reading it takes microseconds.
+        // Reading a file in /proc takes microseconds.
         let pid = self.workers[id].pid().map(|pid| pid.to_string());
         pid.map_or(0, |pid| process::memory_bytes(&pid, "RssAnon"))
     }

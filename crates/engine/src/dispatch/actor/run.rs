@@ -1,4 +1,4 @@
-//! The loop: takes in what happens, acts on what is due, and hands out what waits.
+//! The main loop: handles events, acts on due timers and hands out queued work.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,14 @@ use crate::dispatch::{
 };
 use crate::pool::{WorkerId, ended::Ended};
 
-/// Events that are taken in before what waits is handed out.
+/// Events handled before queued work is handed out.
 const EVENTS_AT_ONCE: usize = 64;
-/// How often a worker that could not load is asked to; its own back-off decides whether it does.
+/// How often a worker that failed to load is asked again. Its own back-off decides whether it
+/// tries.
 const RETRY_LOADS: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// Works until every worker has stopped.
+    /// Runs until every worker has stopped.
     pub async fn run(mut self, mut incoming: mpsc::Receiver<Event>) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
@@ -47,12 +48,16 @@ impl Dispatcher {
 
     fn next_deadline(&self) -> Option<Instant> {
         let starts = self.workers.iter().filter_map(|worker| worker.session.start_at());
-        let ends =
-            self.next_overdue().into_iter().chain(self.next_unread()).chain(self.next_look());
+        let ends = self
+            .next_overdue()
+            .into_iter()
+            .chain(self.next_unread())
+            .chain(self.next_memory_check());
         starts.chain(self.draining).chain(self.retry_loads_at).chain(ends).min()
     }
 
-    /// A worker that could not load what is committed gets no work, and would not try again.
+    /// Pings workers that could not load the committed generation: they get no work, so nothing
+    /// else would make them try again.
     fn retry_loads(&mut self, now: Instant) {
         if self.retry_loads_at.is_some_and(|at| at <= now) {
             self.retry_loads_at = None;
@@ -65,14 +70,14 @@ impl Dispatcher {
     }
 
     fn start_due(&mut self, now: Instant) {
-        session::hurry(self.workers.iter_mut().map(|worker| &mut worker.session));
+        session::shorten_wait(self.workers.iter_mut().map(|worker| &mut worker.session));
         for id in 0..self.workers.len() {
             let worker = &mut self.workers[id];
             let Some(epoch) = worker.session.start_due(now) else { continue };
             match self.registry.page().read_only() {
                 Ok(page) => worker.keeper.start(epoch, page),
                 Err(error) => {
-                    tracing::error!(%error, "a worker cannot be given the control page");
+                    tracing::error!(%error, "cannot pass the control page to a worker");
                     self.process_ended(id, Ended::not_started(&error));
                 }
             }
@@ -86,20 +91,20 @@ impl Dispatcher {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Submitted(items) => self.submit(items),
-            Event::Kept(id, epoch, report) => self.kept(id, epoch, report),
-            Event::Arrived(id, epoch, incoming) => {
-                // What an older process was to answer has been given to another.
+            Event::Kept(id, epoch, report) => self.process_reported(id, epoch, report),
+            Event::MessageArrived(id, epoch, incoming) => {
+                // Ignore an earlier process: its items were given to another worker.
                 if self.workers[id].session.listens_to(epoch) {
-                    self.arrived(id, incoming);
+                    self.message_arrived(id, incoming);
                 }
             }
             Event::StatusAsked(reply) => {
                 self.metrics.see_items(self.items.len());
                 let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
-                // The asker may have gone.
+                // The receiver may have been dropped.
                 let _ = reply.send(status.collect());
             }
-            Event::WorkersAsked(reply) => {
+            Event::WorkersRequested(reply) => {
                 let serves = |(_, worker): &(WorkerId, &Worker)| worker.session.serves();
                 let ids = (0..).zip(&self.workers).filter(serves).map(|(id, _)| id);
                 let _ = reply.send(ids.collect());
@@ -108,7 +113,7 @@ impl Dispatcher {
             Event::Forget(slot) => self.forget(slot),
             Event::Unload(slot, reply) => self.unload(slot, reply),
             Event::Committed => self.ping(),
-            Event::ProbeAsked(reply) => {
+            Event::ProbeRequested(reply) => {
                 self.probes.retain(|probe| !probe.is_closed());
                 self.probes.push(reply);
                 self.ping();

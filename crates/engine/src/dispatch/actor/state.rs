@@ -1,4 +1,4 @@
-//! What the dispatcher owns. The behaviour files beside this one import it; it imports none of them.
+//! The dispatcher's data. The other files of this module import it; it imports none of them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,14 +30,14 @@ use crate::{
 };
 use onnxd_telemetry::metrics::Metrics;
 
-/// Events that may wait. Handlers and links wait in turn when the dispatcher is behind.
+/// Events that may be queued. When the dispatcher falls behind, handlers and links wait.
 pub const EVENTS_MAX: usize = 1024;
-/// The state of the task.
+/// The state of the dispatcher task.
 #[derive(Debug)]
 pub struct Dispatcher {
     pub(super) registry: Arc<Registry>,
     pub(super) supervision: Supervision,
-    /// Of all workers.
+    /// The restart budget shared by all workers.
     pub(super) restarts: Budget,
     pub(super) metrics: Arc<Metrics>,
     pub(super) welcome: Welcome,
@@ -50,7 +50,7 @@ pub struct Dispatcher {
     pub(super) recycling: Recycling,
     pub(super) items: HashMap<ItemId, Accepted>,
     last_id: u64,
-    /// Ages of items count from here.
+    /// The origin of item ages.
     pub(super) started: Instant,
     pub(super) probes: Vec<oneshot::Sender<()>>,
     pub(super) draining: Option<Instant>,
@@ -62,52 +62,53 @@ pub struct Dispatcher {
     pub(super) health: watch::Sender<Health>,
 }
 
-/// An item that waits or is computed.
+/// An item that is queued or running.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub item: Item,
     pub age: Age,
     pub work: Work,
     pub size: Size,
-    /// What was committed when it came: nothing older may answer it while something newer can.
-    pub floor: Generation,
+    /// The committed generation when the item arrived. No older one may answer it if a newer one
+    /// can.
+    pub min_generation: Generation,
     /// How long it waited for a worker, once it has one.
     pub waited: Duration,
-    /// Workers that ended while they computed it.
+    /// Workers that died while computing it.
     pub deaths: u32,
-    /// Those of them that ended by a fault of their own.
+    /// Those of them that died by their own fault.
     pub faults: u32,
 }
 
-/// An unload that workers have been told of.
+/// An unload that workers have been told about.
 #[derive(Debug)]
 pub(super) struct Unload {
-    /// The number of the message that told them.
+    /// The id of the message that told them.
     pub id: u64,
-    /// The workers that have not answered it.
+    /// The workers that have not answered it yet.
     pub workers: HashSet<WorkerId>,
     pub reply: oneshot::Sender<()>,
 }
 
-/// What a dispatcher works with.
+/// The dependencies of a dispatcher.
 #[derive(Debug)]
 pub struct Means {
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
     pub supervision: Supervision,
-    /// What workers are told at their start.
+    /// Sent to workers when they start.
     pub welcome: Welcome,
-    /// The lines of updates, which hear what workers load and how they end.
+    /// The update queues, which are notified of loads and ends of workers.
     pub lines: Vec<UpdateHandle>,
     pub events: mpsc::Sender<Event>,
-    /// Where it says how much waits.
+    /// Where the dispatcher publishes its backlog.
     pub backlog: Arc<Backlog>,
-    /// Workers that use more are recycled.
+    /// Workers that use more than this are recycled.
     pub worker_memory_bytes: Option<u64>,
 }
 
 impl Dispatcher {
-    /// A dispatcher for workers that are not started yet; [`Dispatcher::run`] starts them.
+    /// Creates a dispatcher whose workers are not started yet; [`Dispatcher::run`] starts them.
     pub fn new(means: Means, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
         let Means {
             registry,
@@ -152,23 +153,24 @@ impl Dispatcher {
         self.last_id
     }
 
-    pub(super) fn tell(&self, slot: Slot, event: WorkerEvent) {
+    pub(super) fn notify(&self, slot: Slot, event: WorkerEvent) {
         if let Some(line) = self.lines.get(usize::from(slot)) {
             line.tell(event);
         }
     }
 }
 
-/// What ended a worker.
+/// The cause of a worker's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Culprit {
-    /// A fault of its own.
+    /// A fault in the worker.
     Worker,
-    /// Something else: we, an administrator, or the kernel for want of memory.
+    /// Something else: the supervisor, an administrator, or the kernel when memory ran out.
     Other,
 }
 
 pub(super) fn answer(item: Item, outcome: Result<Answered, ItemError>) {
-    // The channel holds one answer for each item of the request; the client may have gone.
+    // The channel has room for one answer per item of the request; the client may have
+    // disconnected.
     let _ = item.reply.try_send((item.index, outcome));
 }

@@ -1,5 +1,4 @@
-//! One worker: its [`Session`], and the handles of its process and its socket, which this keeps in
-//! step with it.
+//! One worker: its [`Session`] and the handles of its process and socket, kept in step with it.
 
 use std::time::Instant;
 
@@ -11,13 +10,13 @@ use crate::dispatch::{
     policy::{
         groups::{Sent, Unanswered},
         scheduler::{Group, ItemId},
-        session::{Finished, Progress, Session, Welcome},
+        session::{Finished, Progress, Session, SocketAction},
     },
     worker::Status,
 };
 use crate::pool::{
     ended::Ended,
-    keeper::{Keeper, Started},
+    keeper::{Keeper, RunningProcess},
     link::Link,
 };
 
@@ -26,11 +25,11 @@ use crate::pool::{
 pub struct Worker {
     pub(crate) session: Session,
     pub(crate) keeper: Keeper,
-    /// The CPU it is to be pinned to.
+    /// The CPU to pin it to.
     pub(crate) cpu: u16,
-    /// CPUs of other workers that it may use while they are idle.
+    /// CPUs of other workers that it may borrow while they are idle.
     pub helper_cpus: Vec<u16>,
-    process: Option<Started>,
+    process: Option<RunningProcess>,
     link: Option<Link>,
 }
 
@@ -41,12 +40,12 @@ impl AsRef<Session> for Worker {
 }
 
 impl Worker {
-    /// A worker whose process is not started yet.
+    /// Creates a worker whose process is not started yet.
     pub fn new(keeper: Keeper, cpu: u16, session: Session) -> Self {
         Self { session, keeper, cpu, helper_cpus: Vec::new(), process: None, link: None }
     }
 
-    /// How the worker is.
+    /// Returns the worker's status.
     pub(crate) fn status(&self, id: usize) -> Status {
         let session = &self.session;
         Status {
@@ -60,40 +59,40 @@ impl Worker {
         }
     }
 
-    /// The number of its process, where there is one.
+    /// Returns its process id, if it has a process.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.pid)
     }
 
-    /// A process has been started for it. Returns whether its socket is to be opened.
-    pub(crate) fn started(&mut self, process: Started, now: Instant) -> Welcome {
-        let welcome = self.session.process_started(now);
-        if welcome == Welcome::Refuse {
+    /// Records the started process. Returns whether to open its socket.
+    pub(crate) fn started(&mut self, process: RunningProcess, now: Instant) -> SocketAction {
+        let action = self.session.process_started(now);
+        if action == SocketAction::Refuse {
             process.kill();
         }
         self.process = Some(process);
-        welcome
+        action
     }
 
-    /// Its socket is open.
+    /// Records the open socket.
     pub(crate) fn connected(&mut self, link: Link) {
         self.session.connected();
         self.link = Some(link);
     }
 
-    /// Sends a message. `false`: it cannot be sent.
+    /// Sends a message. Returns whether that succeeded.
     pub(crate) fn send(&self, id: u64, message: &ToWorker, payload: Vec<Bytes>) -> bool {
         let Some(link) = &self.link else { return false };
         match link.send(id, message, payload) {
             Ok(()) => true,
             Err(error) => {
-                tracing::error!(%error, "a message could not be sent to a worker");
+                tracing::error!(%error, "cannot send a message to a worker");
                 false
             }
         }
     }
 
-    /// Sends a group. A worker that does not take it is killed, which gives the items to another.
+    /// Sends a group. Kills the worker on failure, which requeues the items.
     pub(crate) fn send_group(
         &mut self,
         group: &Group,
@@ -107,14 +106,14 @@ impl Worker {
         }
     }
 
-    /// Asks it to refresh and give a sign of life.
+    /// Asks the worker to refresh and give a sign of life.
     pub(crate) fn ping(&mut self, now: Instant) {
         if self.session.ping() {
             self.send_ping(now);
         }
     }
 
-    /// A message has arrived from it.
+    /// Records the arrival of a message.
     pub(crate) fn heard(&mut self, now: Instant) {
         if self.session.heard() {
             self.send_ping(now);
@@ -127,7 +126,8 @@ impl Worker {
         }
     }
 
-    /// Tells it to terminate what it computes, if the deadline of an unanswered item has passed.
+    /// Tells the worker to terminate its current group if the deadline of an unanswered item has
+    /// passed. Returns whether it did.
     pub(crate) fn terminate(
         &mut self,
         deadline: impl Fn(&ItemId) -> Option<Instant>,
@@ -140,7 +140,7 @@ impl Worker {
         over.is_some()
     }
 
-    /// Kills the process; its keeper will report the end.
+    /// Kills the process. Its keeper reports the exit.
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) {
         if self.session.kill(reason)
             && let Some(process) = &self.process
@@ -149,45 +149,45 @@ impl Worker {
         }
     }
 
-    /// Lets the process end by itself: its socket ends.
+    /// Closes the socket so that the process exits on its own.
     pub(crate) fn hang_up(&mut self) {
         self.session.hang_up();
         self.link = None;
     }
 
-    /// Lets the process end by itself, and does not start it again.
+    /// Closes the socket so that the process exits on its own, and does not restart it.
     pub(crate) fn drain(&mut self) {
         self.session.drain();
         self.link = None;
     }
 
-    /// Its process has ended, or could not be started.
+    /// Records that the process exited or could not be started.
     pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
         self.link = None;
         self.session.process_ended(ended, now)
     }
 
-    /// Its socket has ended. It may live on, which is of no use.
+    /// Records the end of the socket. A process that is still alive is of no use and is killed.
     pub(crate) fn socket_ended(&mut self) -> Progress {
         self.link = None;
         self.kill(None);
         self.session.socket_ended()
     }
 
-    /// It broke the protocol.
+    /// Records a protocol violation and kills the process.
     pub(crate) fn broke_protocol(&mut self) -> Progress {
         self.link = None;
         self.kill(None);
         self.session.broke_protocol()
     }
 
-    /// What it did not answer, which another has to compute now.
+    /// Takes the unanswered items, which another worker must compute.
     pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
         self.link = None;
         self.session.take_unanswered()
     }
 
-    /// Ends with a process that is over.
+    /// Cleans up after a finished process. Returns `None` if it is not finished yet.
     pub(crate) fn finish(&mut self, now: Instant, jitter: f64) -> Option<Finished> {
         let finished = self.session.finish(now, jitter)?;
         (self.process, self.link) = (None, None);

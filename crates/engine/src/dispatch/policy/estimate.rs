@@ -1,5 +1,5 @@
-//! How much work an item is, before anybody has tokenized or run it. Pure. Learns from what workers
-//! answer: how many tokens a piece of text makes, and what runs take.
+//! Estimates how much work an item is, before it is tokenized or run. Pure. Learns from the
+//! workers' answers how many tokens a piece of text makes and how long runs take.
 
 use onnxd_proto::{
     domain::cost::CostTable,
@@ -8,52 +8,52 @@ use onnxd_proto::{
 
 /// Special tokens around most texts.
 const SPECIAL_TOKENS: f32 = 2.0;
-/// Tokens of a piece of English prose, until something is known.
+/// Tokens per piece of English prose; the initial value.
 const TOKENS_PER_PIECE: f32 = 1.15;
-/// How much of the difference one answer takes away.
+/// The fraction of the error that one answer corrects.
 const RATE: f32 = 0.05;
 /// The same for tensors, whose sizes change with their clients.
 const TENSORS_RATE: f32 = 0.3;
-/// About what saying the tokens of a text takes.
-const WORDS_MICROS: u32 = 100;
+/// The approximate cost of a tokenizer call without a model run.
+const TOKENIZER_MICROS: u32 = 100;
 
-/// What is known of one model.
+/// The estimates for one model.
 #[derive(Clone, Debug)]
 pub struct Estimate {
     costs: CostTable,
     tokens_per_piece: f32,
     max_tokens: u32,
-    /// What tensors of one request take, once that has been seen: nothing is known of their size
-    /// when a version is compiled.
+    /// What the tensors of one request cost, once observed. Their size is unknown when a version is
+    /// compiled.
     tensors_micros: Option<f32>,
 }
 
-/// An estimate for one item.
+/// The estimated work of one item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Tokens, special ones included.
+    /// Tokens, including special ones.
     pub tokens: u32,
-    /// What it takes alone, in microseconds.
+    /// The time of a run with only this item, in microseconds.
     pub micros: u32,
-    /// What is sent to the worker.
+    /// The size of its payload.
     pub bytes: usize,
 }
 
-/// What is known of an item's size.
+/// The size of an item, as far as it is known before tokenizing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// A text of so many [`pieces`].
+    /// A text with this number of [`pieces`].
     Pieces(u32),
-    /// So many tokens that its client made.
+    /// Token ids sent by the client.
     Tokens(u32),
-    /// Tensors, of which all are taken to be alike.
+    /// Tensors; all are assumed to be the same size.
     Tensors,
-    /// Something for which no model runs.
-    Words,
+    /// Tokenizer calls, which run no model.
+    TokenizerOnly,
 }
 
 impl Size {
-    /// The size of an item whose payload is `parts`.
+    /// Returns the size of an item whose payload is `parts`.
     pub fn of<'p>(ask: &Ask, parts: impl Iterator<Item = &'p [u8]>) -> Self {
         match ask {
             Ask::Text { text, .. } if text.content == Content::Ids => {
@@ -61,7 +61,7 @@ impl Size {
                 Self::Tokens(u32::try_from(tokens).unwrap_or(u32::MAX))
             }
             Ask::Text { .. } => Self::Pieces(parts.map(pieces).fold(0, u32::saturating_add)),
-            Ask::Tokenize { .. } | Ask::Decode { .. } => Self::Words,
+            Ask::Tokenize { .. } | Ask::Decode { .. } => Self::TokenizerOnly,
             Ask::Tensors { .. } => Self::Tensors,
         }
     }
@@ -79,7 +79,8 @@ impl Default for Estimate {
 }
 
 impl Estimate {
-    /// A worker has loaded a version: what its runs cost, and the tokens of its longest text.
+    /// Records that a worker has loaded a version with these run costs and this maximum text
+    /// length.
     pub fn loaded(&mut self, costs: CostTable, max_tokens: u32) {
         if costs.is_sound() {
             self.costs = costs;
@@ -87,10 +88,10 @@ impl Estimate {
         self.max_tokens = max_tokens.max(1);
     }
 
-    /// The work that an item of this size is.
+    /// Returns the work of an item of this size.
     pub fn work(&self, size: Size, bytes: usize) -> Work {
         let tokens = match size {
-            Size::Words => return Work { tokens: 1, micros: WORDS_MICROS, bytes },
+            Size::TokenizerOnly => return Work { tokens: 1, micros: TOKENIZER_MICROS, bytes },
             Size::Tensors => return Work { tokens: 1, micros: self.micros(1, 1), bytes },
             Size::Tokens(tokens) => tokens.clamp(1, self.max_tokens),
             Size::Pieces(pieces) => {
@@ -101,27 +102,28 @@ impl Estimate {
         Work { tokens, micros: self.micros(1, tokens), bytes }
     }
 
-    /// What one run takes.
+    /// Returns how long one run takes, in microseconds.
     pub fn micros(&self, texts: usize, tokens: u32) -> u32 {
         let predicted = self.costs.predict(texts, tokens as usize);
         match self.tensors_micros {
-            // In proportion: what company saves is as it was measured.
+            // Scale the measured costs, so that batching saves the same fraction as it did when
+            // measured.
             Some(alone) => nearest(predicted * alone / self.costs.predict(1, tokens as usize)),
             None => nearest(predicted),
         }
     }
 
-    /// A worker has answered a text.
+    /// Learns from the number of tokens of an answered text.
     pub fn tokenized(&mut self, size: Size, tokens: u32) {
         let Size::Pieces(pieces) = size else { return };
-        // A text that was cut says nothing.
+        // Truncated texts carry no information.
         if tokens < self.max_tokens && pieces > 0 {
             let seen = (real(tokens) - SPECIAL_TOKENS).max(0.0) / real(pieces);
             self.tokens_per_piece += RATE * (seen - self.tokens_per_piece);
         }
     }
 
-    /// A worker has run tensors of so many requests.
+    /// Learns from a run of the tensors of `requests` requests.
     pub fn ran_tensors(&mut self, requests: usize, micros: u32) {
         let ratio = self.costs.predict(requests, 1) / self.costs.predict(1, 1);
         let alone = real(micros) / ratio.max(1.0);
@@ -129,14 +131,15 @@ impl Estimate {
         self.tensors_micros = Some(known + TENSORS_RATE * (alone - known));
     }
 
-    /// A worker has answered a micro-batch.
+    /// Learns from a micro-batch that a worker ran.
     pub fn ran(&mut self, texts: usize, tokens: u32, micros: u32) {
         self.costs.observe(texts, tokens as usize, real(micros));
     }
 }
 
-/// What most tokenizers make at least one token of: words, and signs that are no letters. Bytes
-/// beyond ASCII count by threes, which is a character of Chinese and half a word of Russian.
+/// Counts the pieces of a text. Most tokenizers make at least one token of each word and each
+/// punctuation mark. Three bytes beyond ASCII count as one piece: a Chinese character, or half a
+/// Russian word.
 pub fn pieces(text: &[u8]) -> u32 {
     let (mut pieces, mut beyond, mut in_word) = (0_u32, 0_u32, false);
     for byte in text {
@@ -166,18 +169,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn longer_texts_are_more_work_up_to_what_the_model_takes() {
+    fn longer_texts_are_more_work_up_to_the_maximum() {
         let mut estimate = Estimate::default();
         estimate.loaded(CostTable::default(), 256);
         let sizes = [0, 8, 80, 800, u32::MAX].map(Size::Pieces);
         let works: Vec<Work> = sizes.map(|size| estimate.work(size, 0)).into();
         assert!(works.is_sorted_by_key(|work| (work.tokens, work.micros)));
         assert_eq!((works[0].tokens, works[1].tokens, works[4].tokens), (2, 11, 256));
-        assert_eq!(works[3], works[4], "what is longer is cut");
+        assert_eq!(works[3], works[4], "longer texts are truncated");
     }
 
     #[test]
-    fn answers_correct_what_is_assumed_of_a_language() {
+    fn answers_correct_the_tokens_per_piece() {
         let mut estimate = Estimate::default();
         estimate.loaded(CostTable::default(), 256);
         (0..200).for_each(|_| estimate.tokenized(Size::Pieces(100), 52));
@@ -186,14 +189,14 @@ mod tests {
         assert_eq!(
             estimate.work(Size::Pieces(200), 0).tokens,
             102,
-            "a text that was cut says nothing"
+            "truncated texts carry no information"
         );
         estimate.tokenized(Size::Pieces(0), 9);
-        assert_eq!(estimate.work(Size::Pieces(200), 0).tokens, 102, "nor does one of nothing");
+        assert_eq!(estimate.work(Size::Pieces(200), 0).tokens, 102, "nor do empty texts");
     }
 
     #[test]
-    fn token_ids_are_counted_and_words_only_where_there_are_some() {
+    fn token_ids_are_counted_and_texts_split_into_pieces() {
         let truncate = None;
         let text = |content| Ask::Text {
             text: TextAsk { content, truncate, ..TextAsk::default() },
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_about_what_a_tokenizer_makes_of_a_text() {
+    fn pieces_approximate_the_tokens_of_a_text() {
         let texts = [("", 0), ("a", 1), ("How big is London?", 5), ("9,787,426 (2011)", 8)];
         for (text, expected) in texts.into_iter().chain([("東京は", 3), ("Москва", 4)]) {
             assert_eq!(pieces(text.as_bytes()), expected, "{text}");
@@ -213,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn what_tensors_take_is_known_after_a_few_runs() {
+    fn the_cost_of_tensors_is_learned_in_a_few_runs() {
         let mut estimate = Estimate::default();
         (0..10).for_each(|_| estimate.ran_tensors(1, 80_000));
         assert!((79_000..81_000).contains(&estimate.work(Size::Tensors, 9).micros));
         assert!(estimate.micros(4, 1) >= 80_000, "{}", estimate.micros(4, 1));
         (0..20).for_each(|_| estimate.ran_tensors(1, 100));
         assert!(estimate.work(Size::Tensors, 9).micros < 300);
-        // What took so long for four is less for each, as far as company saves anything.
+        // Four requests took 80 ms together; the estimate for one is lower, but at least a quarter.
         let mut estimate = Estimate::default();
         estimate.ran_tensors(4, 80_000);
         assert_eq!(estimate.micros(4, 1), 80_000);
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_correct_what_runs_take() {
+    fn answers_correct_the_cost_of_runs() {
         let mut estimate = Estimate::default();
         (0..300).for_each(|_| estimate.ran(1, 16, 500));
         assert!((450..600).contains(&estimate.micros(1, 16)), "{}", estimate.micros(1, 16));

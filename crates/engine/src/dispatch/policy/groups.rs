@@ -1,5 +1,5 @@
-//! The groups that one worker has, in the order in which it computes them, and what of them has
-//! no answer yet. Part of a worker's [session](crate::dispatch::policy::session).
+//! The groups sent to one worker, in the order in which it computes them, and their unanswered
+//! items. Part of a worker's [session](crate::dispatch::policy::session).
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -13,38 +13,39 @@ use crate::dispatch::{
     },
 };
 
-/// A worker gets its next group while it has one that takes at most this long, in microseconds:
-/// then sending it takes a part of the time that counts.
+/// A worker receives its next group early if its only group takes at most this long, in
+/// microseconds. For such short groups, the time to send the next one matters.
 const NEXT_MICROS_MAX: u32 = 2_000;
 
-/// What a worker computes, and what it computes next.
+/// The groups sent to a worker: the first is being computed, the others wait.
 #[derive(Debug, Default)]
 pub(crate) struct Groups(VecDeque<InFlight>);
 
 /// How a group was sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
-    /// Its number.
+    /// The group's id.
     pub id: u64,
     /// Whether it uses the CPUs of idle workers.
     pub wide: bool,
-    /// The first of its unanswered items' deadlines; some may have been answered since.
+    /// A lower bound for the earliest deadline of its unanswered items: the item that has it may
+    /// have been answered since.
     pub deadline: Option<Instant>,
-    /// What was committed then: the worker loads that first, if it has not.
+    /// The committed generation at that time. The worker loads it first if necessary.
     pub committed: Generation,
 }
 
-/// A group that a worker has.
+/// A group sent to a worker.
 #[derive(Debug)]
 struct InFlight {
     sent: Sent,
     slot: Slot,
     priority: Priority,
-    /// The items that have no answer yet, by their place in the group.
+    /// The unanswered items, by index in the group.
     unanswered: Vec<Option<ItemId>>,
-    /// What the whole group takes, estimated.
+    /// The estimated time of the whole group.
     micros: u32,
-    /// What its micro-batches have taken so far, in microseconds of CPU time.
+    /// CPU time of its micro-batches so far, in microseconds.
     took: u64,
     /// When the worker was told to terminate it.
     terminated: Option<Instant>,
@@ -57,48 +58,47 @@ pub(crate) struct Taken {
     pub group: GroupState,
 }
 
-/// Whether a group has items without an answer.
+/// Whether a group has unanswered items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GroupState {
     Open,
     Done,
 }
 
-/// What may be the cause of a worker's end.
+/// What may have caused a worker's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suspect {
-    /// The group that was being computed: what still waited in the socket has nothing to do with it.
+    /// The group being computed. Groups still waiting in the socket cannot be the cause.
     First,
     /// None of the groups: the worker was stopped from outside.
     Nothing,
 }
 
-/// What a worker had when it ended.
+/// The unanswered items of one group of a worker that ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unanswered {
-    /// The model's slot.
     pub slot: Slot,
-    /// Without an answer.
+    /// The items without an answer.
     pub items: Vec<ItemId>,
-    /// What was committed when it was sent.
+    /// The committed generation when the group was sent.
     pub committed: Generation,
-    /// Whether they may be the cause of its end.
-    pub begun: bool,
+    /// Whether the items may have caused the end.
+    pub is_suspect: bool,
 }
 
 impl Groups {
-    /// None.
+    /// Creates an empty list.
     pub(crate) const fn new() -> Self {
         Self(VecDeque::new())
     }
 
-    /// Whether there is none.
+    /// Returns whether the worker has no group.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether there is one, which is done before another could be sent. Nothing is sent after
-    /// background work: interactive work takes the first worker that is done.
+    /// Returns whether the worker has one group that will finish before another could be sent.
+    /// Never true for background work: interactive work takes the first worker that finishes.
     pub(crate) fn are_nearly_done(&self) -> bool {
         let is_short = |group: &InFlight| {
             group.priority == Priority::Interactive && group.micros <= NEXT_MICROS_MAX
@@ -106,7 +106,7 @@ impl Groups {
         self.0.len() == 1 && self.0.iter().all(is_short)
     }
 
-    /// One more has been sent.
+    /// Adds a group that was sent.
     pub(crate) fn push(&mut self, group: &Group, sent: Sent) {
         self.0.push_back(InFlight {
             sent,
@@ -119,26 +119,25 @@ impl Groups {
         });
     }
 
-    /// The group with this number, if it is the one being computed.
-    fn computed(&self, id: u64) -> Option<&InFlight> {
+    /// Returns the group with this id if it is the one being computed.
+    fn current(&self, id: u64) -> Option<&InFlight> {
         self.0.front().filter(|group| group.sent.id == id)
     }
 
-    /// The slot of the group with this number, if it is the one being computed.
+    /// Returns the slot of the group with this id if it is the one being computed.
     pub(crate) fn slot(&self, id: u64) -> Option<Slot> {
-        self.computed(id).map(|group| group.slot)
+        self.current(id).map(|group| group.slot)
     }
 
-    /// A micro-batch of the group with this number has taken `micros`. Returns what the whole group
-    /// has taken.
-    pub(crate) fn took(&mut self, id: u64, micros: u32) -> Option<Charge> {
+    /// Adds the time of a micro-batch of the group with this id. Returns the total for the group.
+    pub(crate) fn record_time(&mut self, id: u64, micros: u32) -> Option<Charge> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         group.took += u64::from(micros);
         let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
         Some(Charge { slot, priority, estimated, took: group.took })
     }
 
-    /// What the one being computed is overdue for, and when.
+    /// Returns what must happen to the current group, and by when.
     pub(crate) fn overdue(&self) -> Option<Overdue> {
         let group = self.0.front()?;
         match group.terminated {
@@ -147,8 +146,8 @@ impl Groups {
         }
     }
 
-    /// The number of the group that is to be terminated now: the deadline of one of its unanswered
-    /// items has passed.
+    /// Returns the id of the group to terminate now because the deadline of an unanswered item has
+    /// passed.
     pub(crate) fn terminate(
         &mut self,
         deadline: impl Fn(&ItemId) -> Option<Instant>,
@@ -161,28 +160,28 @@ impl Groups {
         Some(group.sent.id)
     }
 
-    /// Whether the worker was told to terminate the group with this number.
+    /// Returns whether the worker was told to terminate the group with this id.
     pub(crate) fn is_terminated(&self, id: u64) -> bool {
-        self.computed(id).is_some_and(|group| group.terminated.is_some())
+        self.current(id).is_some_and(|group| group.terminated.is_some())
     }
 
-    /// Whether other CPUs help with what is computed.
+    /// Returns whether other CPUs help with the current group.
     pub(crate) fn are_helped(&self) -> bool {
         self.0.front().is_some_and(|group| group.sent.wide)
     }
 
-    /// The items at these places of the group with this number; `None` where they are not there
-    /// to be answered.
+    /// Returns the items at these indexes of the group with this id, or `None` if one of them is
+    /// not waiting for an answer.
     pub(crate) fn unanswered_at(
         &self,
         id: u64,
         places: impl Iterator<Item = u32>,
     ) -> Option<Vec<ItemId>> {
-        take(&mut self.computed(id)?.unanswered.clone(), places)
+        take(&mut self.current(id)?.unanswered.clone(), places)
     }
 
-    /// Takes the items at these places out of the group with this number; `None` where they are
-    /// not there to be answered, and nothing is taken: what stays is given to another worker.
+    /// Takes the items at these indexes from the group with this id. Takes nothing and returns
+    /// `None` if one of them is not waiting for an answer; the items then go to another worker.
     pub(crate) fn answered(&mut self, id: u64, places: impl Iterator<Item = u32>) -> Option<Taken> {
         let group = self.0.front_mut().filter(|group| group.sent.id == id)?;
         let mut unanswered = group.unanswered.clone();
@@ -195,19 +194,19 @@ impl Groups {
         Some(Taken { items, group: GroupState::Done })
     }
 
-    /// What has no answer.
+    /// Returns all unanswered items.
     pub(crate) fn unanswered(&self) -> impl Iterator<Item = &ItemId> {
         self.0.iter().flat_map(|group| group.unanswered.iter().flatten())
     }
 
-    /// Takes all.
+    /// Takes all groups.
     pub(crate) fn take(&mut self, suspect: Suspect) -> Vec<Unanswered> {
         let groups = std::mem::take(&mut self.0).into_iter().enumerate();
         let unanswered = groups.map(|(place, group)| Unanswered {
             slot: group.slot,
             items: group.unanswered.into_iter().flatten().collect(),
             committed: group.sent.committed,
-            begun: place == 0 && suspect == Suspect::First,
+            is_suspect: place == 0 && suspect == Suspect::First,
         });
         unanswered.collect()
     }
@@ -244,10 +243,10 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_answered_once_and_a_wrong_answer_takes_nothing() {
+    fn each_item_is_answered_once_and_bad_answers_take_none() {
         let mut groups = groups(Instant::now());
-        assert_eq!(groups.answered(8, [0].into_iter()), None, "it is not computed yet");
-        assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "there is no fourth");
+        assert_eq!(groups.answered(8, [0].into_iter()), None, "not being computed yet");
+        assert_eq!(groups.answered(7, [0, 3].into_iter()), None, "no fourth item");
         assert_eq!(groups.answered(7, [0, 0].into_iter()), None, "twice");
         assert_eq!(groups.unanswered_at(7, [2, 0].into_iter()), Some(vec![12, 10]));
         let taken = |items, group| Some(Taken { items, group });
@@ -261,31 +260,31 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_terminated_once_an_item_that_has_no_answer_is_late() {
+    fn a_group_is_terminated_when_an_unanswered_item_is_late() {
         let now = Instant::now();
         let (soon, later) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
         let mut groups = groups(now);
         let deadline = |item: &ItemId| Some(if *item == 10 { soon } else { later });
         assert_eq!(groups.overdue(), Some(Overdue::Group(now)));
         assert_eq!(groups.terminate(deadline, now), None);
-        assert_eq!(groups.overdue(), Some(Overdue::Group(soon)), "nobody looks again before");
+        assert_eq!(groups.overdue(), Some(Overdue::Group(soon)), "not checked again earlier");
         groups.answered(7, [0].into_iter()).unwrap();
-        assert_eq!(groups.terminate(deadline, soon), None, "it was answered");
+        assert_eq!(groups.terminate(deadline, soon), None, "the late item was answered");
         assert_eq!(groups.terminate(deadline, later), Some(7));
         assert_eq!(groups.overdue(), Some(Overdue::Terminated(later)));
         assert!(groups.is_terminated(7) && !groups.is_terminated(8));
     }
 
     #[test]
-    fn what_the_computed_group_takes_is_added_up() {
+    fn the_time_of_the_current_group_is_added_up() {
         let mut groups = groups(Instant::now());
         let charge = |took| {
             Some(Charge { slot: 3, priority: Priority::Interactive, estimated: 2_000, took })
         };
-        assert_eq!(groups.took(7, 300), charge(300));
-        assert_eq!(groups.took(7, 900), charge(1_200));
-        assert_eq!(groups.took(8, 1), None, "it is not computed yet");
-        assert!(groups.are_helped(), "the first is wide");
+        assert_eq!(groups.record_time(7, 300), charge(300));
+        assert_eq!(groups.record_time(7, 900), charge(1_200));
+        assert_eq!(groups.record_time(8, 1), None, "not being computed yet");
+        assert!(groups.are_helped(), "the first group is wide");
     }
 
     #[test]
@@ -300,21 +299,24 @@ mod tests {
         let interactive = Priority::Interactive;
         assert!(one(interactive, NEXT_MICROS_MAX).are_nearly_done());
         assert!(!one(interactive, NEXT_MICROS_MAX + 1).are_nearly_done());
-        assert!(!one(Priority::Background, 1).are_nearly_done(), "nothing waits behind it");
+        assert!(
+            !one(Priority::Background, 1).are_nearly_done(),
+            "nothing queues behind background work"
+        );
         let mut two = one(interactive, 1);
         two.push(&group(interactive, 1), sent(2));
         assert!(!two.are_nearly_done() && !two.is_empty());
     }
 
     #[test]
-    fn only_what_was_being_computed_may_be_the_cause_of_an_end() {
+    fn only_the_current_group_is_blamed_for_an_end() {
         let now = Instant::now();
-        let begun = |suspect| -> Vec<bool> {
+        let is_suspect = |suspect| -> Vec<bool> {
             let taken = groups(now).take(suspect);
             assert!(taken.iter().all(|group| group.committed == 4));
-            taken.iter().map(|group| group.begun).collect()
+            taken.iter().map(|group| group.is_suspect).collect()
         };
-        assert_eq!(begun(Suspect::First), [true, false]);
-        assert_eq!(begun(Suspect::Nothing), [false, false]);
+        assert_eq!(is_suspect(Suspect::First), [true, false]);
+        assert_eq!(is_suspect(Suspect::Nothing), [false, false]);
     }
 }

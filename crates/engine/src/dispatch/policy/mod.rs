@@ -2,12 +2,12 @@
 //! pass the time. The [actor](crate::dispatch::actor) reports what happened and carries out what
 //! these modules decide.
 //!
-//! - [`scheduler`]: which items go together to the next free worker.
+//! - [`scheduler`]: which items form the next group.
 //! - [`estimate`]: how much work an item is, before it is tokenized.
-//! - [`placement`]: which workers may get a group of a model.
-//! - [`groups`]: what one worker has to compute, and what of it has no answer yet.
-//! - [`session`]: one worker: its processes, their states, and when it is started again.
-//! - [`restarts`]: how long a worker waits until it is started again, and how often it may be.
+//! - [`placement`]: which workers may receive a group of a model.
+//! - [`groups`]: the groups of one worker and their unanswered items.
+//! - [`session`]: one worker: its processes, their states, and restarts.
+//! - [`restarts`]: when and how often a worker is restarted.
 //! - [`overdue`]: how long the dispatcher waits for a worker.
 //! - [`poison`]: which inputs are refused because they crashed workers.
 //! - [`recycling`]: which worker is restarted because it uses too much memory.

@@ -1,6 +1,7 @@
-//! How long the dispatcher waits for a worker. A group of which an item's deadline has passed is
-//! terminated; a worker that does not obey, is stopped, does not become ready or does not answer is
-//! killed after a grace period, and another computes what clients still wait for.
+//! How long the dispatcher waits for a worker. A group is terminated when the deadline of one of
+//! its items passes. A worker is killed after a grace period if it ignores that, is stopped, does
+//! not become ready or does not answer a ping. Another worker then computes what clients still wait
+//! for.
 
 use std::time::{Duration, Instant};
 
@@ -8,29 +9,29 @@ use onnxd_telemetry::metrics::KillReason;
 
 use crate::pool::Supervision;
 
-/// How long a worker may take to end a group that it was told to terminate.
+/// How long a worker may take to end a group after it was told to terminate it.
 const TERMINATE_GRACE: Duration = Duration::from_secs(1);
-/// How long what a worker wrote is read after its end: it lies in memory, so that only a reader
-/// which hangs takes longer.
+/// How long to keep reading a worker's messages after it exited. They are already in memory, so
+/// only a stalled reader takes longer.
 pub(crate) const READ_GRACE: Duration = Duration::from_secs(1);
 
-/// What is expected of a worker.
+/// Something that a worker must do in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overdue {
-    /// An item of what it computes has a deadline.
+    /// Its current group has an item with this deadline.
     Group(Instant),
-    /// It was told to terminate what it computes.
+    /// It was told to terminate its current group at this time.
     Terminated(Instant),
-    /// Its process is stopped.
+    /// Its process was stopped at this time.
     Stopped(Instant),
-    /// Its process was started and is not ready.
+    /// Its process was started at this time and is not ready.
     Starting(Instant),
-    /// It has nothing to do and was sent a ping.
+    /// It was sent a ping at this time and is idle.
     Pinged(Instant),
 }
 
 impl Overdue {
-    /// When something has to be done about it.
+    /// Returns when the dispatcher must act.
     pub(crate) fn at(self, supervision: &Supervision) -> Instant {
         match self {
             Self::Group(deadline) => deadline,
@@ -41,11 +42,11 @@ impl Overdue {
     }
 }
 
-/// What is to be done about a worker that is overdue.
+/// The action for an overdue worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// Look for passed deadlines in the group that it computes.
+    /// Check the current group for passed deadlines.
     Terminate,
-    /// Kill it.
+    /// Kill the worker.
     Kill(KillReason),
 }

@@ -1,16 +1,18 @@
-//! Which workers may get a group of a model, by what they serve and what they do.
+//! Decides which workers may receive a group of a model, from what they serve and what they are
+//! doing.
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
 use crate::dispatch::{item::Priority, policy::session::Session, worker::State};
 use crate::pool::WorkerId;
 
-/// The workers that may get a group of a model now: the idle ones, or else those that soon are.
-/// One that could not load what is committed must not answer with an older generation while
-/// another can answer with the new one. Those that are stopped get work if all that serve are.
+/// Returns the workers that may receive a group of a model now: the idle ones, or else those that
+/// are nearly idle. A worker that failed to load the committed generation must not answer with an
+/// older one while another worker can answer with the new one. Stopped workers receive work only if
+/// all serving workers are stopped.
 ///
-/// Background work goes to idle workers only, so that interactive work never waits behind more than
-/// one group of it, and to none while idle workers' CPUs help with an interactive item.
+/// Background work goes only to idle workers, so that interactive work never waits behind more than
+/// one group of it. It goes to no worker while idle CPUs help with an interactive item.
 pub(crate) fn free<W: AsRef<Session>>(
     workers: &[W],
     slot: Slot,
@@ -20,13 +22,13 @@ pub(crate) fn free<W: AsRef<Session>>(
     let sessions = || workers.iter().map(AsRef::as_ref);
     let any_current = any_current(workers, slot, committed);
     let any_loaded = sessions().any(|worker| worker.serves() && worker.generation(slot) > 0);
-    let any_goes_on = sessions().any(Session::goes_on);
+    let any_running = sessions().any(Session::is_running);
     let allowed = move |worker: &Session| {
         let has_it = match any_current {
             true => !worker.failed_to_load(slot, committed),
             false => worker.generation(slot) > 0 || !any_loaded,
         };
-        has_it && (worker.goes_on() || !any_goes_on)
+        has_it && (worker.is_running() || !any_running)
     };
     let is_background = priority == Priority::Background;
     let any_helps = is_background && sessions().any(|worker| worker.groups().are_helped());
@@ -38,8 +40,8 @@ pub(crate) fn free<W: AsRef<Session>>(
     (0..).zip(workers).filter(move |(_, worker)| may(worker.as_ref())).map(|(id, _)| id)
 }
 
-/// Whether some worker has what is committed, or will have it: where one had it and was started
-/// again, requests wait for it rather than go back to what was before.
+/// Returns whether some worker has, or will have, the committed generation. If a worker that had it
+/// is restarting, requests wait for it rather than fall back to an older generation.
 pub(crate) fn any_current<W: AsRef<Session>>(
     workers: &[W],
     slot: Slot,
@@ -86,14 +88,14 @@ mod tests {
     const BACKGROUND: Priority = Priority::Background;
 
     #[test]
-    fn idle_workers_are_first_and_background_work_waits_for_one() {
+    fn background_work_goes_to_idle_workers_only() {
         let mut workers = workers();
         send(&mut workers[0], INTERACTIVE, false);
         assert_eq!(of(&workers, 1, INTERACTIVE), [1, 2]);
         assert_eq!(of(&workers, 1, BACKGROUND), [1, 2]);
         send(&mut workers[1], INTERACTIVE, false);
         send(&mut workers[2], BACKGROUND, false);
-        assert_eq!(of(&workers, 1, INTERACTIVE), [0, 1], "nothing waits behind background work");
+        assert_eq!(of(&workers, 1, INTERACTIVE), [0, 1], "nothing queues behind background work");
         assert!(of(&workers, 1, BACKGROUND).is_empty());
     }
 
@@ -116,12 +118,16 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_could_not_load_waits_for_the_others() {
+    fn a_worker_that_failed_to_load_is_the_last_choice() {
         let mut workers = workers();
         workers[0].load_failed(0, 2);
         assert_eq!(of(&workers, 2, INTERACTIVE), [1, 2]);
         workers[1..].iter_mut().for_each(|worker| worker.load_failed(0, 2));
         assert!(!any_current(&workers, 0, 2));
-        assert_eq!(of(&workers, 2, INTERACTIVE), [0, 1, 2], "all answer with what they have");
+        assert_eq!(
+            of(&workers, 2, INTERACTIVE),
+            [0, 1, 2],
+            "all answer with the generation they have"
+        );
     }
 }

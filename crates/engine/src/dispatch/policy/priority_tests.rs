@@ -1,5 +1,6 @@
-//! What background work may cost interactive work, in a simulation with time: scheduler, placement
-//! and sessions together. `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine priority` replays a run.
+//! Bounds what background work may cost interactive work, in a simulation of scheduler, placement
+//! and sessions over time. `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine priority` replays a
+//! run.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,13 +23,13 @@ use crate::dispatch::{
 
 const SEEDS: u64 = 200;
 
-/// A slow model, and a fast one whose groups are often done before another could be sent.
+/// A slow model, and a fast one whose groups often finish before another could be sent.
 fn takes(slot: Slot, texts: usize, tokens: u32) -> u32 {
     let all = tokens * u32::try_from(texts).unwrap();
     if slot == 0 { 2_000 + 200 * all } else { 300 + 20 * all }
 }
 
-/// A group on its way.
+/// A group in flight.
 #[derive(Debug)]
 struct Running {
     id: u64,
@@ -39,8 +40,8 @@ struct Running {
 #[derive(Debug)]
 struct Waiting {
     priority: Priority,
-    /// Until when it has to be on its way: nothing interactive was there before it, and none came
-    /// since.
+    /// When it must be in flight at the latest. Set only if it is the only interactive item and no
+    /// other has arrived since.
     bound: Option<u64>,
 }
 
@@ -56,7 +57,7 @@ struct World {
     priorities: BTreeMap<ItemId, Priority>,
     answered: BTreeSet<ItemId>,
     last: u64,
-    /// How often an interactive item came while background work kept all workers busy.
+    /// How often an interactive item arrived while background work kept all workers busy.
     waited_for_background: usize,
 }
 
@@ -79,7 +80,7 @@ impl World {
         }
     }
 
-    /// xorshift64, so that a seed is all it takes to see a run again.
+    /// xorshift64, so that the seed alone reproduces a run.
     fn below(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -91,8 +92,8 @@ impl World {
         self.waiting.values().any(|item| item.priority == priority)
     }
 
-    /// Until when an interactive item that comes now is on its way: at once if a worker is idle, and
-    /// else when the first worker is done with its background group.
+    /// When an interactive item that arrives now must be in flight: immediately if a worker is
+    /// idle, otherwise when the first worker finishes its background group.
     fn bound(&self) -> Option<u64> {
         if self.running.iter().any(VecDeque::is_empty) {
             return Some(self.now);
@@ -140,9 +141,12 @@ impl World {
             let Some(group) = self.scheduler.next(free, takes) else { break };
             let worker = placement::free(sessions, group.slot, 1, group.priority).next().unwrap();
             let alike = group.items.iter().all(|item| self.priorities[item] == group.priority);
-            assert!(alike, "seed {seed}: the two never share a group");
+            assert!(alike, "seed {seed}: priorities share a group");
             if group.priority == Priority::Background {
-                assert!(!self.waits(Priority::Interactive), "seed {seed}: interactive work waits");
+                assert!(
+                    !self.waits(Priority::Interactive),
+                    "seed {seed}: sent before interactive work"
+                );
                 assert!(self.running[worker].is_empty(), "seed {seed}: sent ahead");
                 let is_small = group.items.len() == 1 || group.micros <= GROUP_MICROS_MIN;
                 assert!(is_small, "seed {seed}: {group:?}");
@@ -168,14 +172,18 @@ impl World {
         self.sessions[worker].group_sent(&group, sent);
         let before = self.running[worker].back();
         if let Some(before) = before {
-            assert_eq!(before.group.priority, Priority::Interactive, "nothing waits behind other");
+            assert_eq!(
+                before.group.priority,
+                Priority::Interactive,
+                "nothing queues behind background work"
+            );
         }
         let begins = before.map_or(self.now, |before| before.ends);
         let ends = begins + u64::from(group.micros);
         self.running[worker].push_back(Running { id: self.last, group, ends });
     }
 
-    /// The next worker is done, if that is before `until`.
+    /// Finishes the next group that ends by `until`, if any.
     fn finish(&mut self, until: u64) -> bool {
         let front =
             |(worker, running): (usize, &VecDeque<Running>)| Some((running.front()?.ends, worker));
@@ -210,19 +218,19 @@ fn simulate(seed: u64) -> usize {
     }
     world.pass(u64::from(u32::MAX));
     let all: BTreeSet<ItemId> = world.priorities.keys().copied().collect();
-    assert_eq!(world.answered, all, "seed {seed}: every item is answered once");
+    assert_eq!(world.answered, all, "seed {seed}: not every item is answered once");
     world.waited_for_background
 }
 
 #[test]
-fn interactive_work_waits_for_one_background_group_at_most() {
+fn interactive_work_waits_for_at_most_one_background_group() {
     let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = given.map_or(0..SEEDS, |seed| seed..seed + 1);
     let waited: usize = seeds.map(simulate).sum();
-    assert!(given.is_some() || waited > 100, "the runs see it {waited} times");
+    assert!(given.is_some() || waited > 100, "happened only {waited} times in all runs");
 }
 
-/// Pushes one item for each length, numbered from `first`.
+/// Pushes one item per length, numbered from `first`.
 fn push(scheduler: &mut Scheduler, priority: Priority, first: ItemId, lengths: &[u32]) {
     let work = |tokens| Work { tokens, micros: takes(1, 1, tokens), bytes: 80 };
     for (item, &tokens) in (first..).zip(lengths) {
@@ -243,7 +251,7 @@ fn background_waits_for_interactive_work_of_any_model() {
     };
     let nearly_idle = |_, priority| usize::from(priority == Priority::Interactive);
     assert_eq!(next(&|_, _| 1), Some((Priority::Interactive, vec![10])));
-    assert_eq!(next(&nearly_idle), None, "nothing of it is sent ahead");
+    assert_eq!(next(&nearly_idle), None, "background work is never sent early");
     assert_eq!(next(&|_, _| 1), Some((Priority::Background, vec![0])));
 }
 
@@ -260,7 +268,7 @@ fn background_items_without_a_client_leave_the_queue() {
 }
 
 #[test]
-fn each_class_waits_for_what_is_before_it() {
+fn the_backlog_of_a_priority_counts_what_runs_before_it() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, Priority::Background, 0, &[100]);
     push(&mut scheduler, Priority::Interactive, 10, &[10]);
@@ -271,7 +279,7 @@ fn each_class_waits_for_what_is_before_it() {
 
 proptest! {
     #[test]
-    fn a_background_group_is_one_item_or_short_and_no_item_is_lost(
+    fn background_groups_are_short_and_no_item_is_lost(
         background in prop::collection::vec(1..200_u32, 0..100),
         interactive in prop::collection::vec(1..200_u32, 0..50),
         free in 1..5_usize,
@@ -284,7 +292,7 @@ proptest! {
             count += group.items.len();
             let is_background = group.priority == Priority::Background;
             prop_assert!(group.items.iter().all(|item| (*item < 1_000) == is_background));
-            prop_assert!(is_background || !is_background_begun, "interactive work is first");
+            prop_assert!(is_background || !is_background_begun, "interactive work comes first");
             is_background_begun |= is_background;
             let is_small = group.items.len() == 1 || group.micros <= GROUP_MICROS_MIN;
             prop_assert!(is_small || !is_background);

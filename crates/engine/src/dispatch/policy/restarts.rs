@@ -1,26 +1,26 @@
-//! When a worker that ended is started again, how often that may be, and which one is started soon
-//! when no worker serves. Pure: callers pass the time. The [session](crate::dispatch::policy::session)
-//! of each worker keeps a [`History`]; the actor keeps the [`Budget`] of all.
+//! When and how often a worker is restarted, and which one is restarted early when none serves.
+//! Pure: callers pass the time. The [session](crate::dispatch::policy::session) of each worker
+//! keeps a [`History`]; the actor keeps the [`Budget`] of all.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// Starts that may fail in a row before a worker is given up.
+/// Consecutive failed starts before a worker is given up.
 pub const FAILED_STARTS_MAX: u32 = 5;
-/// The first wait before a worker is started again; it doubles with every death in a row.
+/// The first delay before a restart; it doubles with every consecutive death.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The longest wait.
+/// The longest delay.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// The wait while the system has too little of something, even if no worker serves.
+/// The delay while the system is short of resources, even if no worker serves.
 pub(crate) const SCARCE_WAIT: Duration = Duration::from_secs(1);
-/// A worker that was ready for this long has recovered: its next death is a first one.
+/// A worker that was ready for this long has recovered: its next death counts as the first.
 pub(crate) const RECOVERED_AFTER: Duration = Duration::from_secs(10);
-/// Ends of workers are counted in a sliding window of this length.
+/// Worker deaths are counted in a sliding window of this length.
 pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 
-/// How many ends there may be within [`WINDOW`], and those that there were.
+/// Limits the number of worker deaths within [`WINDOW`].
 #[derive(Clone, Debug)]
 pub struct Budget {
     limit: u32,
@@ -29,13 +29,13 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The budget of one worker.
+    /// Creates the budget of one worker.
     pub(crate) fn of_one(limit: u32) -> Self {
         Self { limit, ends: VecDeque::new(), exceeded: false }
     }
 
-    /// The budget of all workers: more than for one, and less than for each, or one input that goes
-    /// through all of them would never be too much.
+    /// Creates the budget shared by all workers. It exceeds that of one worker. It is less than the
+    /// sum, so that one input that crashes worker after worker exhausts it.
     pub fn of_all(limit: u32, workers: usize) -> Self {
         let workers = u64::try_from(workers).unwrap_or(u64::MAX);
         let all = u64::from(limit).saturating_mul(workers.saturating_add(1)) / 2;
@@ -43,12 +43,12 @@ impl Budget {
         Self::of_one(all.max(limit.saturating_add(1)))
     }
 
-    /// How many ends there may be.
+    /// Returns how many deaths are allowed.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// Counts an end; `false` if that is one too many.
+    /// Counts a death. Returns `false` if it exceeds the limit.
     pub fn spend(&mut self, now: Instant) -> bool {
         let is_old = |end: &Instant| now.saturating_duration_since(*end) >= WINDOW;
         while self.ends.front().is_some_and(is_old) {
@@ -60,38 +60,38 @@ impl Budget {
         within
     }
 
-    /// Whether there was ever one too many.
+    /// Returns whether the limit was ever exceeded.
     pub fn is_exceeded(&self) -> bool {
         self.exceeded
     }
 }
 
-/// Whether an end is worth another try.
+/// What a worker's exit means for its restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It may have been an accident.
+    /// Possibly an accident: try again.
     Accident,
-    /// The process was not started, because the system had too little of something: that passes.
+    /// A shortage of system resources, which will pass.
     NotStarted,
-    /// The worker was recycled, which says nothing about it.
-    Ordered,
-    /// Starting again changes nothing: the configuration is wrong.
-    Hopeless,
+    /// The worker exited as requested, for example when it was recycled. Not a failure.
+    Requested,
+    /// A configuration error: restarting will not help.
+    Permanent,
 }
 
-/// Whether an end counts in the [`Budget`] of all workers.
+/// Whether a death counts in the [`Budget`] of all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counts {
     Yes,
     No,
 }
 
-/// How long a worker waits until it is started again.
+/// When a worker is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wait {
-    /// When it is started.
+    /// The scheduled time.
     pub start_at: Instant,
-    /// When it may be started if no worker serves.
+    /// The earliest time, used if no worker serves.
     pub soonest: Instant,
 }
 
@@ -105,31 +105,31 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Of a worker that may be started again `restarts_max` times within a minute.
+    /// Creates the history of a worker that may be restarted `restarts_max` times within a minute.
     pub(crate) fn new(restarts_max: u32) -> Self {
         let budget = Budget::of_one(restarts_max);
         Self { deaths_in_row: 0, failed_starts_in_row: 0, restarts: 0, budget }
     }
 
-    /// How often the worker was started again.
+    /// Returns how often the worker was restarted.
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts
     }
 
-    /// How many deaths in a row the next wait follows from.
+    /// Returns the number of consecutive deaths that determines the next delay.
     #[cfg(test)]
     pub(crate) fn deaths_in_row(&self) -> u32 {
         self.deaths_in_row
     }
 
-    /// A process has become ready.
+    /// Records that a process became ready.
     pub(crate) fn ready(&mut self) {
         self.failed_starts_in_row = 0;
     }
 
-    /// A process has ended that was ready for `ready_for`, if it ever was. `jitter`, from 0 to 1,
-    /// spreads the restarts of several workers. Returns how long the worker waits; `None`: it is
-    /// given up.
+    /// Records the end of a process that was ready for `ready_for`, if it ever was. `jitter`, from
+    /// 0 to 1, spreads the restarts of several workers. Returns when to restart the worker, or
+    /// `None` if it is given up.
     pub(crate) fn ended(
         &mut self,
         now: Instant,
@@ -137,7 +137,7 @@ impl History {
         ready_for: Option<Duration>,
         jitter: f64,
     ) -> (Option<Wait>, Counts) {
-        if end == End::Ordered {
+        if end == End::Requested {
             return (Some(Wait { start_at: now, soonest: now }), Counts::No);
         }
         if ready_for.is_some_and(|ready_for| ready_for >= RECOVERED_AFTER) {
@@ -147,7 +147,7 @@ impl History {
         let counts = if accident { Counts::Yes } else { Counts::No };
         self.failed_starts_in_row += u32::from(accident && ready_for.is_none());
         let within = !accident || self.budget.spend(now);
-        if end == End::Hopeless || !within || self.failed_starts_in_row >= FAILED_STARTS_MAX {
+        if end == End::Permanent || !within || self.failed_starts_in_row >= FAILED_STARTS_MAX {
             return (None, counts);
         }
         let soonest = match end {
@@ -161,7 +161,8 @@ impl History {
     }
 }
 
-/// Doubles from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], and up to a quarter more by jitter.
+/// Returns a delay that doubles from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], plus up to a quarter for
+/// jitter.
 fn backoff(deaths_before: u32, jitter: f64) -> Duration {
     let doubled = BACKOFF_MIN.saturating_mul(1 << deaths_before.min(16));
     let spread = 1.0 + jitter.clamp(0.0, 1.0) / 4.0;
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jitter_makes_a_wait_a_quarter_longer_at_most() {
+    fn jitter_lengthens_a_delay_by_at_most_a_quarter() {
         assert_eq!(backoff(0, 0.0), BACKOFF_MIN);
         assert_eq!(backoff(0, 0.5), BACKOFF_MIN.mul_f64(1.125));
         assert_eq!(backoff(0, 1.0), BACKOFF_MIN.mul_f64(1.25));

@@ -1,21 +1,21 @@
-//! One queue for all workers, and which items go together to the next free one. Pure: it knows
-//! numbers and times that it is told, no sockets and no clock.
+//! One queue for all workers. Decides which items form the next group for a free worker. Pure:
+//! works on numbers and times passed in, without sockets or a clock.
 //!
-//! - Work is bound late: items wait here until a worker is free, so that none is stuck behind a
-//!   long group while another worker sleeps.
-//! - The oldest item of a model is in the model's next group, always. An item of a request with many
-//!   is as old as if its client had sent one after the other, as fast as an idle server answers
-//!   them; so a client that sends 32 at once delays no client that sends one.
-//! - Of several models with work, the one whose turn it is has had the least time so far; one that
-//!   had no work meanwhile saved nothing up (start-time fair queueing: Goyal, Vin and Cheng, 1996).
-//!   So a slow model holds up a fast one by what runs, and no more.
-//! - Background work gets what interactive work leaves, of whatever model: a worker that may have an
+//! - Work is bound late: items wait here until a worker is free. None is stuck behind a long group
+//!   while another worker sleeps.
+//! - The oldest item of a model is always in the model's next group. The items of a large request
+//!   age as if the client had sent them one by one, as fast as an idle server answers. So a client
+//!   that sends 32 at once does not delay a client that sends one.
+//! - Among models with queued work, the next turn goes to the one that has used the least time. A
+//!   model without work saves up no credit (start-time fair queueing: Goyal, Vin and Cheng, 1996).
+//!   So a slow model delays a fast one only by the group that is running.
+//! - Background work gets what interactive work of any model leaves. A worker that may run an
 //!   interactive item gets that first, and the two never share a group. A background group is one
-//!   item, or several that take at most [`GROUP_MICROS_MIN`] one after the other: an interactive item
-//!   that comes waits for that, and for no other background work. So background work has no share
-//!   of its own, and waits for as long as interactive work keeps all workers busy.
-//! - A group is the oldest item and others of like length, as far as running them together saves
-//!   time, and no more than its share of what waits if several workers are free.
+//!   item, or several that take at most [`GROUP_MICROS_MIN`] one after the other. An arriving
+//!   interactive item waits at most for one such group. Background work has no guaranteed share and
+//!   waits for as long as interactive work keeps all workers busy.
+//! - A group is the oldest item plus others of similar length, as long as running them together
+//!   saves time. If several workers are free, a group takes no more than its share of the queue.
 
 use std::collections::BTreeMap;
 
@@ -29,121 +29,121 @@ use crate::dispatch::{item::Priority, policy::estimate::Work};
 /// The number of an item.
 pub type ItemId = u64;
 
-/// A group takes about this long at most, in microseconds, unless one unit alone takes longer: a
-/// late short text waits for what runs, and between two groups a worker looks at the generation.
+/// A group takes at most about this long, in microseconds, unless a single unit takes longer. A
+/// short text that arrives late waits for the running group, and workers check the generation only
+/// between groups.
 const GROUP_MICROS_MAX: u64 = 25_000;
-/// Where much waits, a group may take this part of it: everybody waits longer then anyway, and
+/// With a long queue, a group may take this fraction of it: everything waits longer anyway, and
 /// larger groups waste less.
 const GROUP_PART: u64 = 12;
-/// A group may take this long, in microseconds, also if running together saves nothing: sending
-/// a group costs some dozen.
+/// A group may always take this long, in microseconds, even if running items together saves
+/// nothing: sending a group costs a few dozen microseconds.
 pub(crate) const GROUP_MICROS_MIN: u32 = 1_500;
-/// What one more text may add to a run, as a part of what it takes alone.
+/// The most that one more text may add to a run, as a fraction of its cost in a separate run.
 const ADDED_MAX: f64 = 0.9;
-/// Units, the oldest first, that are looked at to fill a group.
+/// How many of the oldest units are considered when a group is filled.
 const LOOKAHEAD: usize = 64;
-/// What has more bytes goes in no company: it runs alone anyway, and takes long to send.
-const ALONE_BYTES: usize = 128 * 1024;
-/// Bytes of a group of several units. Half of what a frame takes, so that texts always fit.
+/// Larger tensors get a group of their own: they run separately anyway and take long to send.
+const SEPARATE_BYTES: usize = 128 * 1024;
+/// Maximum bytes of a group with several units: half a frame, so that texts always fit.
 const GROUP_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX / 2;
 
 const _: () = assert!(GROUP_BYTES_MAX < FRAME_PAYLOAD_BYTES_MAX);
 
-/// Since when something waits, in microseconds since the start, and a number that tells those of
-/// the same time apart. The smallest is the oldest.
+/// The age of queued work: the smallest is the oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age {
-    /// See the module's head: later than the arrival for all but the first item of a request.
+    /// Microseconds since the server started. Later than the arrival for all but the first item of
+    /// a request; see the module documentation.
     pub micros: u64,
-    /// As items are numbered.
+    /// The item's number, which breaks ties.
     pub item: ItemId,
 }
 
-/// Items that are handed out together: usually one.
+/// Items that are handed out together; usually one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
-    /// The model's slot.
     pub slot: Slot,
-    /// Of all items.
+    /// The priority of all its items.
     pub priority: Priority,
-    /// From 1 to [`GROUP_ITEMS_MAX`]; one if it is background work.
+    /// From 1 to [`GROUP_ITEMS_MAX`]; exactly one for background work.
     pub items: Vec<ItemId>,
-    /// That of the longest item, with the time and bytes of all.
+    /// The tokens of the longest item, with the time and bytes of all.
     pub work: Work,
-    /// A worker has failed with it: it goes in no company, which might suffer for it.
+    /// Whether a worker has failed on it. It then gets a group of its own, so that other items do
+    /// not suffer.
     pub suspect: bool,
 }
 
-/// What goes to a worker in one frame.
+/// The contents of one frame for a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The model's slot.
     pub slot: Slot,
-    /// Of all items.
+    /// The priority of all its items.
     pub priority: Priority,
-    /// The oldest first.
+    /// Oldest first.
     pub items: Vec<ItemId>,
-    /// Estimated.
+    /// The estimated time.
     pub micros: u32,
 }
 
-/// What a group took, for the account of its model.
+/// Corrects the account of a model once the actual time of a group is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// The model's slot.
     pub slot: Slot,
-    /// The class of the group.
+    /// The priority of the group.
     pub priority: Priority,
-    /// What the group was estimated to take, in microseconds.
+    /// The estimated time of the group, in microseconds.
     pub estimated: u64,
-    /// What it took.
+    /// The actual time.
     pub took: u64,
 }
 
-/// What waits.
+/// The queued work.
 #[derive(Debug, Default)]
 pub struct Scheduler {
     interactive: Class,
     background: Class,
 }
 
-/// What waits of one priority. What one class has had says nothing about the other.
+/// The queued work of one priority. The time accounts of both priorities are independent.
 #[derive(Debug, Default)]
 struct Class {
     queues: BTreeMap<Slot, Queue>,
-    /// What the model that had the last turn had had before it, in microseconds.
+    /// The account of the model with the latest turn, before that turn, in microseconds.
     turn: u64,
 }
 
-/// What waits for one model.
+/// The queued work of one model.
 #[derive(Debug, Default)]
 struct Queue {
     units: BTreeMap<Age, Unit>,
-    /// The sum of all.
+    /// The total work, in microseconds.
     micros: u64,
-    /// The time that the model has had, in microseconds, or would have had if it had always had
+    /// The model's account: the time that it has used, in microseconds, raised when it was without
     /// work.
-    had: u64,
-    /// What it had when it last began to have work: what ran before cannot put it below.
-    began: u64,
+    used: u64,
+    /// The account when the model last became active. Corrections for earlier groups cannot lower
+    /// it below this value.
+    floor: u64,
 }
 
 impl Scheduler {
-    /// Puts work in its place.
+    /// Queues a unit.
     pub fn push(&mut self, age: Age, unit: Unit) {
         debug_assert!((1..=GROUP_ITEMS_MAX).contains(&unit.items.len()));
         debug_assert!(unit.priority == Priority::Interactive || unit.items.len() == 1);
         self.class(unit.priority).push(age, unit);
     }
 
-    /// Whether nothing waits.
+    /// Returns whether the queue is empty.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         let all = [&self.interactive, &self.background];
         all.iter().flat_map(|class| class.queues.values()).all(|queue| queue.units.is_empty())
     }
 
-    /// What all that a new item of this priority waits for takes, one after the other.
+    /// Returns the total time of the work that a new item of this priority waits for.
     pub fn micros(&self, priority: Priority) -> u64 {
         match priority {
             Priority::Interactive => self.interactive.micros(),
@@ -151,18 +151,18 @@ impl Scheduler {
         }
     }
 
-    /// A model's group took more or less than was estimated.
+    /// Replaces the estimated time of a group with the actual one.
     pub fn correct(&mut self, charge: Charge) {
         let Charge { slot, priority, estimated, took } = charge;
         if let Some(queue) = self.class(priority).queues.get_mut(&slot) {
-            let had = queue.had.saturating_sub(estimated).saturating_add(took);
-            queue.had = had.max(queue.began.min(queue.had));
+            let used = queue.used.saturating_sub(estimated).saturating_add(took);
+            queue.used = used.max(queue.floor.min(queue.used));
         }
     }
 
-    /// Takes out background items that no client waits for. Interactive ones reach the head of the
-    /// queue soon; background items may wait for as long as interactive work keeps workers busy, and
-    /// would hold their memory and their share of the queue.
+    /// Removes background items that no client is waiting for. Interactive items soon reach the
+    /// head of the queue. Background items may wait for as long as interactive work keeps workers
+    /// busy, and would hold their memory and queue permits.
     pub fn drop_abandoned(&mut self, is_abandoned: impl Fn(ItemId) -> bool) -> Vec<ItemId> {
         let mut dropped = Vec::new();
         for queue in self.background.queues.values_mut() {
@@ -175,14 +175,15 @@ impl Scheduler {
         dropped
     }
 
-    /// Forgets everything.
+    /// Removes everything.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// The group for one free worker: the oldest unit of the model whose turn it is, and what runs
-    /// well with it. `free` says how many free workers may have work of a model and a priority,
-    /// `takes` what a run of so many texts of so many tokens takes.
+    /// Returns the group for one free worker: the oldest unit of the model whose turn it is, and
+    /// others that run well with it. `free` returns how many free workers may run work of a model
+    /// and a priority. `takes` returns the time of a run, given the number of texts and the tokens
+    /// of the longest.
     pub fn next(
         &mut self,
         free: impl Fn(Slot, Priority) -> usize,
@@ -205,8 +206,8 @@ impl Class {
     fn push(&mut self, age: Age, unit: Unit) {
         let queue = self.queues.entry(unit.slot).or_default();
         if queue.units.is_empty() {
-            queue.had = queue.had.max(self.turn);
-            queue.began = queue.had;
+            queue.used = queue.used.max(self.turn);
+            queue.floor = queue.used;
         }
         queue.micros += u64::from(unit.work.micros);
         queue.units.insert(age, unit);
@@ -223,27 +224,27 @@ impl Class {
         takes: impl Fn(Slot, usize, u32) -> u32,
     ) -> Option<Group> {
         let oldest =
-            |(slot, queue): (&Slot, &Queue)| Some((queue.had, *queue.units.keys().next()?, *slot));
+            |(slot, queue): (&Slot, &Queue)| Some((queue.used, *queue.units.keys().next()?, *slot));
         let may = |(_, _, slot): &(u64, Age, Slot)| free(*slot) > 0;
-        let (had, age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
-        self.turn = had;
+        let (used, age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
+        self.turn = used;
         let queue = self.queues.get_mut(&slot)?;
-        let share = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
+        let share_micros = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
         let micros_max = GROUP_MICROS_MAX.max(queue.micros / GROUP_PART);
         let first = queue.take(age)?;
-        let company = if first.suspect { Vec::new() } else { queue.nearest(first.work.tokens) };
-        let mut filling = Filling::new(first, share, micros_max);
-        for age in company {
+        let candidates = if first.suspect { Vec::new() } else { queue.nearest(first.work.tokens) };
+        let mut builder = GroupBuilder::new(first, share_micros, micros_max);
+        for age in candidates {
             let unit = &queue.units[&age];
             let takes = |texts, tokens| takes(slot, texts, tokens);
-            if let Some(micros) = filling.micros_with(unit, takes)
+            if let Some(micros) = builder.micros_with(unit, takes)
                 && let Some(unit) = queue.take(age)
             {
-                filling.add(unit, micros);
+                builder.add(unit, micros);
             }
         }
-        queue.had += u64::from(filling.micros);
-        Some(Group { slot, priority, items: filling.items, micros: filling.micros })
+        queue.used += u64::from(builder.micros);
+        Some(Group { slot, priority, items: builder.items, micros: builder.micros })
     }
 }
 
@@ -254,7 +255,7 @@ impl Queue {
         Some(unit)
     }
 
-    /// The oldest units, those whose length is nearest first.
+    /// Returns the oldest units, nearest in length first.
     fn nearest(&self, tokens: u32) -> Vec<Age> {
         let looked_at = self.units.iter().take(LOOKAHEAD).filter(|(_, unit)| !unit.suspect);
         let mut ages: Vec<_> =
@@ -264,25 +265,25 @@ impl Queue {
     }
 }
 
-/// A group that is being put together.
+/// A group being assembled.
 #[derive(Debug)]
-struct Filling {
+struct GroupBuilder {
     items: Vec<ItemId>,
     /// Of the longest item.
     tokens: u32,
-    /// What the group takes.
+    /// The estimated time of the group.
     micros: u32,
     bytes: usize,
     /// Of the largest unit.
     largest_bytes: usize,
-    /// What its items take alone, and how much that may be.
-    alone: u64,
-    share: u64,
+    /// The total time of its items in separate runs, and the limit for it.
+    separate_micros: u64,
+    share_micros: u64,
     micros_max: u64,
 }
 
-impl Filling {
-    fn new(first: Unit, share: u64, micros_max: u64) -> Self {
+impl GroupBuilder {
+    fn new(first: Unit, share_micros: u64, micros_max: u64) -> Self {
         let Work { tokens, micros, bytes } = first.work;
         Self {
             items: first.items,
@@ -290,26 +291,27 @@ impl Filling {
             micros,
             bytes,
             largest_bytes: bytes,
-            alone: micros.into(),
-            share,
+            separate_micros: micros.into(),
+            share_micros,
             micros_max,
         }
     }
 
-    /// What the group takes with this unit, if the unit is to be in it.
+    /// Returns the time of the group with this unit added, or `None` if the unit should not be
+    /// added.
     fn micros_with(&self, unit: &Unit, takes: impl Fn(usize, u32) -> u32) -> Option<u32> {
         let texts = self.items.len() + unit.items.len();
-        let small = self.largest_bytes.max(unit.work.bytes) <= ALONE_BYTES || self.tokens > 1;
+        let small = self.largest_bytes.max(unit.work.bytes) <= SEPARATE_BYTES || self.tokens > 1;
         let fits = texts <= GROUP_ITEMS_MAX
             && small
             && self.bytes.saturating_add(unit.work.bytes) <= GROUP_BYTES_MAX
-            && self.alone + u64::from(unit.work.micros) <= self.share;
+            && self.separate_micros + u64::from(unit.work.micros) <= self.share_micros;
         if !fits {
             return None;
         }
         let apart = self.micros.saturating_add(unit.work.micros);
         if unit.priority == Priority::Background {
-            // The worker decides what runs together: however it does, this is not exceeded.
+            // The worker decides what runs together; this bound holds either way.
             return (apart <= GROUP_MICROS_MIN).then_some(apart);
         }
         let together = takes(texts, self.tokens.max(unit.work.tokens));
@@ -327,26 +329,25 @@ impl Filling {
         self.tokens = self.tokens.max(unit.work.tokens);
         self.bytes += unit.work.bytes;
         self.largest_bytes = self.largest_bytes.max(unit.work.bytes);
-        self.alone += u64::from(unit.work.micros);
+        self.separate_micros += u64::from(unit.work.micros);
         self.micros = micros;
     }
 }
 
-/// What the items of a request have in common.
+/// The properties that all items of a request share.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// The model's slot.
     pub slot: Slot,
     /// See [`Age::micros`].
     pub micros: u64,
-    /// Of all items.
+    /// The priority of all items.
     pub priority: Priority,
-    /// Whether all items must be computed in one group; not so for background work.
+    /// Whether all items must be computed in one group. Never set for background work.
     pub together: bool,
 }
 
-/// What a new request's items are, in their order: units with their ages. `workers` is how many an
-/// idle server has.
+/// Splits a new request into units with their ages, in request order. `workers` is the number of
+/// workers of an idle server.
 pub fn units(arrival: Arrival, items: &[(ItemId, Work)], workers: usize) -> Vec<(Age, Unit)> {
     let Arrival { slot, priority, together, .. } = arrival;
     let mut before = 0;

@@ -1,5 +1,5 @@
-//! The queue in a simulation whose every run is named by its seed:
-//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine scheduler` replays one.
+//! Simulates the queue with random workers and clients.
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine scheduler` replays a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,15 +8,15 @@ use crate::dispatch::policy::scheduler::{
     *,
 };
 
-/// Workers that compute, clients that come and go, a queue between them.
+/// Workers that compute, clients that come and go, and the queue between them.
 struct World {
     scheduler: Scheduler,
     now: u64,
     random: u64,
-    /// When each worker is done with what it has.
+    /// When each worker finishes its group, and the group's items.
     workers: Vec<Option<(u64, Vec<ItemId>)>>,
     waiting: BTreeMap<ItemId, (Age, Work)>,
-    /// The model of each item that ever came.
+    /// The model of every item that ever arrived.
     slots: BTreeMap<ItemId, Slot>,
     answered: BTreeSet<ItemId>,
     last: ItemId,
@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    /// xorshift64, so that a seed is all it takes to see a run again.
+    /// xorshift64, so that the seed alone reproduces a run.
     fn draw(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -71,11 +71,11 @@ impl World {
             let free = self.workers.iter().filter(|worker| worker.is_none()).count();
             let group = self.scheduler.next(|_, _| free, |_, texts, tokens| takes(texts, tokens));
             let Some(group) = group else { break };
-            assert!(free > 0, "seed {seed}: no worker has more than one group");
+            assert!(free > 0, "seed {seed}: group without a free worker");
             let of_model = self.waiting.iter().filter(|(item, _)| self.slots[item] == group.slot);
             let oldest = of_model.map(|(_, (age, _))| *age).min().unwrap();
             let in_group = |age: Age| group.items.iter().any(|item| self.waiting[item].0 == age);
-            assert!(in_group(oldest), "seed {seed}: the model's oldest is in its next group");
+            assert!(in_group(oldest), "seed {seed}: the model's oldest item is left out");
             let tokens = group.items.iter().map(|item| self.waiting[item].1.tokens).max().unwrap();
             for item in &group.items {
                 self.waiting.remove(item).unwrap();
@@ -91,7 +91,7 @@ impl World {
         assert_eq!(self.scheduler.micros(INTERACTIVE), all, "seed {seed}");
     }
 
-    /// The first worker that is done answers, or dies, and what it had comes back.
+    /// The first worker that finishes either answers its items, or dies and they are requeued.
     fn finish_one(&mut self, dies: bool) {
         let done = |worker: &Option<(u64, Vec<ItemId>)>| worker.as_ref().map(|(done, _)| *done);
         let Some(first) = self.workers.iter().filter_map(done).min() else { return };
@@ -132,11 +132,11 @@ fn simulate(seed: u64) {
         world.hand_out(seed);
     }
     let all: BTreeSet<ItemId> = (1..=world.last).collect();
-    assert_eq!(world.answered, all, "seed {seed}: every item is answered once");
+    assert_eq!(world.answered, all, "seed {seed}: not every item is answered once");
 }
 
 #[test]
-fn whatever_comes_whenever_no_worker_idles_and_every_item_is_answered_once() {
+fn no_worker_idles_and_every_item_is_answered_once() {
     if let Some(seed) =
         std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok())
     {

@@ -1,4 +1,4 @@
-//! What the queue promises; `scheduler_simulation_tests.rs` has it among workers and clients.
+//! Unit tests of the queue's promises. `scheduler_simulation_tests.rs` adds workers and clients.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub(super) fn age(item: ItemId) -> Age {
     Age { micros: item, item }
 }
 
-/// Pushes one item for each length, numbered from `first`.
+/// Pushes one item per length, numbered from `first`.
 fn push(scheduler: &mut Scheduler, slot: Slot, first: ItemId, lengths: &[u32]) {
     for (item, tokens) in (first..).zip(lengths) {
         scheduler.push(
@@ -45,13 +45,13 @@ fn push(scheduler: &mut Scheduler, slot: Slot, first: ItemId, lengths: &[u32]) {
     }
 }
 
-/// The items of the next group where `free` workers may have any model.
+/// Returns the items of the next group if `free` workers may run any model.
 fn next(scheduler: &mut Scheduler, free: usize) -> Option<Vec<ItemId>> {
     scheduler.next(|_, _| free, |_, texts, tokens| takes(texts, tokens)).map(|group| group.items)
 }
 
 #[test]
-fn work_is_divided_by_the_free_workers() {
+fn work_is_divided_among_the_free_workers() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[10; 6]);
     assert_eq!(next(&mut scheduler, 2), Some(vec![0, 1, 2]));
@@ -60,7 +60,7 @@ fn work_is_divided_by_the_free_workers() {
 }
 
 #[test]
-fn the_oldest_is_next_with_what_is_about_as_long() {
+fn the_oldest_item_is_grouped_with_items_of_similar_length() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[10, 90, 11, 30, 9]);
     assert_eq!(next(&mut scheduler, 1), Some(vec![0, 2, 4]));
@@ -69,7 +69,7 @@ fn the_oldest_is_next_with_what_is_about_as_long() {
 }
 
 #[test]
-fn where_much_waits_a_group_may_take_a_part_of_it() {
+fn with_a_long_queue_groups_may_take_longer() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[12; 200]);
     let waits = scheduler.micros(INTERACTIVE);
@@ -80,20 +80,20 @@ fn where_much_waits_a_group_may_take_a_part_of_it() {
 }
 
 #[test]
-fn items_of_a_request_age_as_idle_workers_would_come_to_them() {
+fn items_age_as_if_an_idle_server_ran_them_one_by_one() {
     let items = [(5, work(10)), (6, work(20)), (7, work(30))];
     let apart = units(arrival(3, 1_000, false), &items, 2);
     let ages: Vec<u64> = apart.iter().map(|(age, _)| age.micros).collect();
     assert_eq!(ages, [1_000, 1_000 + 4_000 / 2, 1_000 + (4_000 + 6_000) / 2]);
     let [(age, all)] = &units(arrival(3, 1_000, true), &items, 2)[..] else {
-        panic!("they go together")
+        panic!("expected one unit")
     };
     assert_eq!((age.micros, &all.items[..], all.work.tokens), (1_000, &[5, 6, 7][..], 30));
     assert_eq!((all.work.micros, all.work.bytes), (4_000 + 6_000 + 8_000, 240));
 }
 
 #[test]
-fn a_group_of_several_fits_half_a_frame_and_large_tensors_go_alone() {
+fn groups_fit_half_a_frame_and_large_tensors_go_alone() {
     let items = |tokens, bytes: [usize; 4]| {
         let mut scheduler = Scheduler::default();
         for (item, bytes) in (0..).zip(bytes) {
@@ -108,36 +108,36 @@ fn a_group_of_several_fits_half_a_frame_and_large_tensors_go_alone() {
     let half = GROUP_BYTES_MAX / 2;
     assert_eq!(items(4, [half; 4]), [[0, 1], [2, 3]]);
     assert_eq!(items(4, [half + 1, half, half, half]), [vec![0], vec![1, 2], vec![3]]);
-    assert_eq!(items(1, [ALONE_BYTES; 4]), [[0, 1, 2, 3]]);
-    let large = ALONE_BYTES + 1;
+    assert_eq!(items(1, [SEPARATE_BYTES; 4]), [[0, 1, 2, 3]]);
+    let large = SEPARATE_BYTES + 1;
     assert_eq!(items(1, [8, large, 8, 8]), [vec![0, 2, 3], vec![1]]);
     assert_eq!(items(1, [large, 8, 8, 8]), [vec![0], vec![1, 2, 3]]);
 }
 
 #[test]
-fn a_group_takes_no_longer_than_others_may_wait() {
+fn a_group_takes_at_most_the_maximum_time() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[12; 32]);
     let group = scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
     assert_eq!((group.items.len(), group.micros), (9, 2000 + 9 * 2400));
-    // One that takes longer than that by itself goes alone.
+    // An item that takes longer than that gets a group of its own.
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[500, 500]);
     assert_eq!(next(&mut scheduler, 1), Some(vec![0]));
 }
 
-/// The models that get the next turns of one worker.
+/// Returns the models that get the next turns of one worker.
 fn turns(scheduler: &mut Scheduler, count: usize) -> Vec<Slot> {
     let next = |_| scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot;
     (0..count).map(next).collect()
 }
 
 #[test]
-fn a_model_is_charged_what_its_group_took_and_has_no_credit_from_before_its_work_came() {
+fn models_are_charged_actual_time_and_keep_no_old_credit() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[100; 4]);
     push(&mut scheduler, 1, 100, &[100; 4]);
-    assert_eq!(turns(&mut scheduler, 2), [0, 1], "by turns, if all takes what it should");
+    assert_eq!(turns(&mut scheduler, 2), [0, 1], "alternating while estimates are right");
     let estimated = takes(1, 100).into();
     scheduler.correct(charge(0, estimated, estimated * 10));
     assert_eq!(turns(&mut scheduler, 4), [1, 1, 1, 0]);
@@ -151,7 +151,7 @@ fn a_model_is_charged_what_its_group_took_and_has_no_credit_from_before_its_work
 }
 
 #[test]
-fn what_is_forgotten_is_handed_out_to_nobody() {
+fn a_cleared_queue_hands_out_nothing() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[10; 3]);
     scheduler.clear();
@@ -160,7 +160,7 @@ fn what_is_forgotten_is_handed_out_to_nobody() {
 }
 
 #[test]
-fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
+fn cheap_texts_share_a_frame_whatever_their_length() {
     let mut scheduler = Scheduler::default();
     for (item, tokens) in (0..).zip([10, 500, 20]) {
         let work = Work { tokens, micros: 100, bytes: 80 };
@@ -169,13 +169,13 @@ fn texts_that_cost_next_to_nothing_share_a_frame_however_long_they_are() {
             Unit { slot: 0, priority: INTERACTIVE, items: vec![item], work, suspect: false },
         );
     }
-    // Each costs the same in whatever company: running together saves nothing.
+    // Each text costs the same in any group: running together saves nothing.
     let group = scheduler.next(|_, _| 1, |_, texts, _| 100 * u32::try_from(texts).unwrap());
     assert_eq!(group.unwrap().items.len(), 3);
 }
 
 #[test]
-fn what_must_stay_together_does_and_models_are_never_mixed() {
+fn units_stay_together_and_models_are_never_mixed() {
     let mut scheduler = Scheduler::default();
     let works: Vec<(ItemId, Work)> = (0..20).map(|item| (item, work(10))).collect();
     let together = units(arrival(0, 0, true), &works, 2);
@@ -190,7 +190,7 @@ fn what_must_stay_together_does_and_models_are_never_mixed() {
 }
 
 #[test]
-fn work_that_no_free_worker_may_have_holds_up_no_other() {
+fn work_without_a_free_worker_does_not_block_other_work() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 1, &[10]);
     push(&mut scheduler, 1, 2, &[10]);
@@ -202,7 +202,7 @@ fn work_that_no_free_worker_may_have_holds_up_no_other() {
 }
 
 #[test]
-fn what_a_worker_has_failed_with_takes_nobody_with_it_the_next_time() {
+fn suspect_items_run_in_a_group_of_their_own() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[10, 10]);
     let suspect =
@@ -216,15 +216,19 @@ fn what_a_worker_has_failed_with_takes_nobody_with_it_the_next_time() {
         Unit { slot: 0, priority: INTERACTIVE, items: vec![4], work: work(10), suspect: true },
     );
     push(&mut scheduler, 0, 5, &[10]);
-    assert_eq!(next(&mut scheduler, 1), Some(vec![4]), "the oldest is next, alone");
+    assert_eq!(
+        next(&mut scheduler, 1),
+        Some(vec![4]),
+        "the oldest item comes first, in its own group"
+    );
 }
 
 #[test]
-fn who_sends_one_text_does_not_wait_for_all_of_a_request_with_many() {
+fn a_single_text_does_not_wait_for_a_whole_large_request() {
     let mut scheduler = Scheduler::default();
     let many: Vec<(ItemId, Work)> = (0..32).map(|item| (item, work(100))).collect();
     let one = [(32, work(8))];
-    // The single text comes 1 ms later; the others take 22 ms each, on two workers.
+    // The single text arrives 1 ms later; the others take 22 ms each, on two workers.
     for (age, unit) in units(arrival(0, 0, false), &many, 2).into_iter().chain(units(
         arrival(0, 1000, false),
         &one,
@@ -239,17 +243,17 @@ fn who_sends_one_text_does_not_wait_for_all_of_a_request_with_many() {
 }
 
 #[test]
-fn a_slow_model_holds_up_a_fast_one_by_what_runs_and_no_more() {
+fn a_slow_model_delays_a_fast_one_only_by_the_running_group() {
     let mut scheduler = Scheduler::default();
-    // 100 items of 22 ms wait for the slow model before the first of the fast one comes.
+    // 100 items of 22 ms are queued for the slow model before the first of the fast one arrives.
     push(&mut scheduler, 0, 0, &[100; 100]);
     let next_slot = |scheduler: &mut Scheduler| {
         scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
     };
     assert_eq!(next_slot(&mut scheduler), 0);
     push(&mut scheduler, 1, 100, &[1, 1]);
-    assert_eq!(next_slot(&mut scheduler), 1, "it waits for nothing but what runs");
-    // As long as both have work each has about half of the time.
+    assert_eq!(next_slot(&mut scheduler), 1, "it waits only for the running group");
+    // While both have work, each gets about half of the time.
     let (mut had, mut first) = ([0_u64; 2], 200);
     for _ in 0..50 {
         push(&mut scheduler, 1, first, &[10; 4]);
@@ -261,7 +265,7 @@ fn a_slow_model_holds_up_a_fast_one_by_what_runs_and_no_more() {
 }
 
 #[test]
-fn a_model_without_work_saves_no_turns_up() {
+fn a_model_without_work_saves_up_no_credit() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 1, 0, &[10]);
     next(&mut scheduler, 1).unwrap();
@@ -277,7 +281,7 @@ fn a_model_without_work_saves_no_turns_up() {
 
 proptest! {
     #[test]
-    fn nothing_starves_what_is_older_than_all_others_is_in_the_next_group(
+    fn the_oldest_item_is_always_in_the_next_group(
         lengths in prop::collection::vec(1..300_u32, 1..200),
         free in 1..8_usize,
     ) {

@@ -1,70 +1,71 @@
-//! Loading ahead in an [`UpdateMachine`]: one worker after the other, and what becomes of those
-//! that do not answer.
+//! Loading ahead in an [`UpdateMachine`]: one worker at a time. Handles workers that exit, are absent
+//! or miss the deadline.
 
 use std::{collections::VecDeque, time::Instant};
 
 use onnxd_proto::domain::RefusalKind;
 
 use crate::models::machine::{
-    Left, Loading, Phase, Prepared, Running, Update, UpdateMachine,
+    Leftovers, Loading, Phase, Prepared, Running, Update, UpdateMachine,
     events::{Action, Cause, Payload},
-    phase::LoadedSoFar,
+    phase::LoadTally,
 };
 use crate::pool::WorkerId;
 
-/// Workers that are still to be asked, and how the others have fared.
+/// Workers not asked yet, and the results of the others.
 struct Rest {
     workers: VecDeque<WorkerId>,
     of: usize,
-    so_far: LoadedSoFar,
+    tally: LoadTally,
 }
 
 impl<P: Payload> UpdateMachine<P> {
-    /// These workers serve: the first is asked to load.
+    /// Asks the first of the serving workers to load.
     pub(super) fn load_all(&mut self, now: Instant, workers: Vec<WorkerId>) {
-        let Some(Running { update, phase: Phase::AskingWorkers(prepared) }) =
-            self.take_running(|phase| matches!(phase, Phase::AskingWorkers(_)))
+        let Some(Running { update, phase: Phase::ListingWorkers(prepared) }) =
+            self.take_running(|phase| matches!(phase, Phase::ListingWorkers(_)))
         else {
             return;
         };
         let of = workers.len();
-        let rest = Rest { workers: workers.into(), of, so_far: LoadedSoFar::default() };
+        let rest = Rest { workers: workers.into(), of, tally: LoadTally::default() };
         self.load_next(now, update, prepared, rest);
     }
 
-    /// Asks the first of the rest to load, or goes on when all have been asked.
+    /// Asks the next worker to load, or proposes the version once all have been asked.
     fn load_next(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>, rest: Rest) {
-        let Rest { workers: mut rest, of, so_far } = rest;
+        let Rest { workers: mut rest, of, tally } = rest;
         let Some(worker) = rest.pop_front() else {
-            return match so_far.blames() {
-                // Committed, it would end them again and again, and nobody would serve.
-                Some(ends) => {
-                    let message = format!("workers ended while they loaded it: all {ends}");
+            return match tally.blames() {
+                // If committed, it would crash every worker again and again.
+                Some(exits) => {
+                    let message =
+                        format!("every worker exited while loading the version: all {exits}");
                     let refusal = RefusalKind::Crash.because(message);
-                    self.refuse(now, update, Left::after(of > 0), &refusal);
+                    self.refuse(now, update, Leftovers::after(of > 0), &refusal);
                 }
                 None => self.propose(now, update, prepared, of > 0),
             };
         };
         self.actions.push(Action::LoadAhead(worker, prepared.version.clone()));
         let deadline = now + self.times.load_ahead;
-        let loading = Loading { prepared, worker, deadline, rest, of, so_far };
+        let loading = Loading { prepared, worker, deadline, rest, of, tally };
         self.running = Some(Running { update, phase: Phase::Loading(loading) });
     }
 
-    /// Goes on without the worker that was asked; `count` says how it fared.
-    fn load_on(&mut self, now: Instant, count: impl FnOnce(&mut LoadedSoFar)) {
+    /// Moves on from the worker that was asked; `count` records its result.
+    fn load_on(&mut self, now: Instant, count: impl FnOnce(&mut LoadTally)) {
         let Some(Running { update, phase: Phase::Loading(loading) }) =
             self.take_running(|phase| matches!(phase, Phase::Loading(_)))
         else {
             return;
         };
-        let Loading { prepared, rest: workers, of, mut so_far, .. } = loading;
-        count(&mut so_far);
-        self.load_next(now, update, prepared, Rest { workers, of, so_far });
+        let Loading { prepared, rest: workers, of, mut tally, .. } = loading;
+        count(&mut tally);
+        self.load_next(now, update, prepared, Rest { workers, of, tally });
     }
 
-    /// What runs, while it loads ahead.
+    /// Returns the running update if it is loading ahead.
     fn loading(&mut self) -> Option<(&Update<P>, &mut Loading<P>)> {
         match self.running.as_mut()? {
             Running { update, phase: Phase::Loading(loading) } => Some((update, loading)),
@@ -83,30 +84,30 @@ impl<P: Payload> UpdateMachine<P> {
         if loading.worker != worker || loading.prepared.version.as_ref() != version {
             return;
         }
-        let (caller, done, of) = (update.caller(), loading.so_far.loaded + 1, loading.of);
+        let (caller, done, of) = (update.caller(), loading.tally.loaded + 1, loading.of);
         match result {
             Ok(()) => {
                 if let Some(caller) = caller {
                     self.actions.push(Action::Loaded { caller, worker, done, of });
                 }
-                self.load_on(now, |so_far| so_far.loaded += 1);
+                self.load_on(now, |tally| tally.loaded += 1);
             }
             Err(reason) => {
                 let message = format!("worker {worker} cannot load the checked version: {reason}");
-                self.give_up(now, &RefusalKind::Load.because(message));
+                self.abort(now, &RefusalKind::Load.because(message));
             }
         }
     }
 
-    /// A worker that ends while it loads is not waited for: its next process loads what is
-    /// committed then. Its end, where it has come to one, may count against the version.
+    /// Moves on without a worker that exited or is absent: its next process loads what is committed
+    /// by then. `end` is the cause of an exit, which may count against the version.
     pub(super) fn worker_gone(&mut self, now: Instant, worker: WorkerId, end: Option<Cause>) {
         let Some((_, loading)) = self.loading() else { return };
         loading.rest.retain(|other| *other != worker);
         if loading.worker == worker {
-            self.load_on(now, |so_far| match end {
-                Some(Cause::Fault) => so_far.ended += 1,
-                Some(Cause::Killed) => so_far.killed += 1,
+            self.load_on(now, |tally| match end {
+                Some(Cause::Fault) => tally.crashed += 1,
+                Some(Cause::Killed) => tally.killed += 1,
                 None => {}
             });
         }
@@ -114,7 +115,7 @@ impl<P: Payload> UpdateMachine<P> {
 
     pub(super) fn ticked(&mut self, now: Instant) {
         if self.loading().is_some_and(|(_, loading)| loading.deadline <= now) {
-            // It loads when it notices the commit; its requests wait, as they do with `lazy`.
+            // The worker loads when it notices the commit; its requests wait, as with `lazy`.
             self.load_on(now, |_| {});
         }
     }

@@ -1,12 +1,11 @@
-//! What a machine promises about decisions: they may come late, be refused, or come when the update
-//! has been given up.
+//! Decisions may arrive late, be refused, or arrive after the update was aborted.
 
 use crate::models::machine::{
     world::{Text, World, job, on_probation},
     *,
 };
 
-/// A world in which version `c` is proposed as the generation after 2, under call 2.
+/// Returns a world in which call 2 proposes version `c` as the generation after 2.
 fn proposed() -> World {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
@@ -22,22 +21,22 @@ fn decide(world: &mut World, decision: Decision) {
 }
 
 #[test]
-fn a_late_decision_commits_under_its_number() {
+fn late_decision_commits_under_its_number() {
     let mut world = proposed();
     world.now += Duration::from_secs(3600);
     world.tell(Event::Ticked);
-    assert!(world.pending.is_empty() && !world.answers.contains_key(&2), "it waits");
-    assert_eq!(world.machine.presence(), Presence::Loaded, "and the old generation serves");
+    assert!(world.pending.is_empty() && !world.answers.contains_key(&2), "the update waits");
+    assert_eq!(world.machine.presence(), Presence::Loaded, "the old generation serves");
     decide(&mut world, Ok(7));
     world.settle();
     assert_eq!(world.commits.last(), Some(&(7, "c".to_owned())));
     world.call(job("a", Load::Lazy));
     world.settle();
-    assert_eq!(world.commits.last(), Some(&(8, "a".to_owned())), "numbers go on from there");
+    assert_eq!(world.commits.last(), Some(&(8, "a".to_owned())), "numbers continue from there");
 }
 
 #[test]
-fn calls_wait_for_a_decision_and_the_newest_is_next() {
+fn newest_call_runs_after_a_pending_decision() {
     let mut world = proposed();
     world.call(job("d", Load::Lazy));
     world.call(job("e", Load::Lazy));
@@ -49,7 +48,7 @@ fn calls_wait_for_a_decision_and_the_newest_is_next() {
 }
 
 #[test]
-fn a_refused_decision_ends_the_update_and_uses_up_no_number() {
+fn refused_decision_ends_the_update_without_using_a_number() {
     let mut world = proposed();
     decide(&mut world, Err(RefusalKind::Busy.because("another node is ahead")));
     let refusal = world.answers[&2].as_ref().unwrap_err();
@@ -60,7 +59,7 @@ fn a_refused_decision_ends_the_update_and_uses_up_no_number() {
 }
 
 #[test]
-fn a_refused_decision_has_workers_forget_what_they_loaded() {
+fn refused_decision_makes_workers_drop_the_loaded_version() {
     let mut machine = UpdateMachine::<Text>::new(1, Some((1, "a".into())), world::TIMES);
     let now = Instant::now();
     machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
@@ -72,7 +71,7 @@ fn a_refused_decision_has_workers_forget_what_they_loaded() {
 }
 
 #[test]
-fn a_stop_between_proposal_and_decision_gives_the_update_up() {
+fn stop_between_proposal_and_decision_aborts_the_update() {
     let mut world = proposed();
     world.tell(Event::Stopped(Stop::Stopping));
     assert_eq!(world.answers[&2].as_ref().unwrap_err().kind, RefusalKind::Busy);
@@ -82,7 +81,7 @@ fn a_stop_between_proposal_and_decision_gives_the_update_up() {
 }
 
 #[test]
-fn a_stop_after_the_decision_lets_the_record_decide() {
+fn stop_after_the_decision_lets_the_record_finish() {
     let mut world = proposed();
     decide(&mut world, Ok(3));
     world.tell(Event::Stopped(Stop::Stopping));
@@ -92,7 +91,7 @@ fn a_stop_after_the_decision_lets_the_record_decide() {
 }
 
 #[test]
-fn a_decision_on_a_number_that_was_given_out_is_refused() {
+fn decision_on_an_issued_number_is_refused() {
     for number in [1, 2] {
         let mut world = proposed();
         decide(&mut world, Ok(number));
@@ -102,7 +101,7 @@ fn a_decision_on_a_number_that_was_given_out_is_refused() {
 }
 
 #[test]
-fn events_of_another_phase_change_nothing() {
+fn events_of_another_phase_are_ignored() {
     let mut world = proposed();
     world.tell(Event::Staged(Ok(world::candidate("x"))));
     world.tell(Event::Checked(Ok("x".into())));

@@ -1,5 +1,5 @@
-//! The words between an [update machine](crate::models::machine) and its driver: what can happen, and
-//! what is to be done about it.
+//! Events and actions: the protocol between an [update machine](crate::models::machine) and its
+//! driver.
 
 use std::fmt::Debug;
 
@@ -10,123 +10,124 @@ use onnxd_proto::{
 
 use crate::pool::WorkerId;
 
-/// The number of a caller that waits for an answer.
+/// Identifies a caller waiting for an answer.
 pub type CallId = u64;
 
-/// What the machine moves from one step to the next. It looks into nothing but the digest of a
-/// version, so tests can run it with text.
+/// The data that the machine passes from one step to the next. The machine reads only a version's
+/// digest, so tests can use strings.
 pub trait Payload: Debug {
-    /// A version, equal to another with the same digest. It is not removed while a clone exists.
+    /// A version. Versions with the same digest are equal; none is removed while a clone exists.
     type Version: AsRef<str> + Clone + Eq + Debug;
-    /// What has to be checked.
+    /// Staged content that needs a check.
     type Staged: Debug;
-    /// What is known of a version that was checked and is kept.
+    /// The facts of a version that was checked and kept.
     type Checked: Debug;
     /// The durable record of a generation.
     type Record: Debug;
 }
 
-/// What is to become of the model.
+/// An update or unload of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// Which content.
+    /// The content to serve.
     pub target: Target,
     /// When workers load it.
     pub load: Load,
-    /// Also a version that failed its probation before.
+    /// Accepts a version that failed its probation before.
     pub force: bool,
-    /// Also a version whose embeddings have another dimension.
+    /// Accepts a version whose embeddings have another dimension.
     pub allow_dimension_change: bool,
 }
 
-/// Which content a job is about.
+/// The content a job asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// What this source holds, or the model's own source.
+    /// The content of this source, or of the model's configured source.
     Source(Option<SourceUri>),
-    /// The version of this generation, or of the newest one that had another version.
+    /// The version of this generation; `None` means the newest generation with another version.
     Generation(Option<Generation>),
-    /// The version with this digest, which is kept: the way back from a failed probation.
+    /// The kept version with this digest: the target of an automatic rollback.
     Version(String),
-    /// What served last before the start, if the model's source is still the same, else the
-    /// source: what is loaded at start or on first use.
+    /// The version that served last before the start if the model's source is unchanged, else the
+    /// content of the source. Loaded at start or on first use.
     Last,
-    /// None: the model is unloaded.
+    /// No content: unloads the model.
     Nothing,
 }
 
 impl Job {
-    /// The content of a source, or of the model's own source.
+    /// Returns a job for the content of a source, or of the model's configured source.
     pub fn from_source(source: Option<SourceUri>, load: Load) -> Self {
         let target = Target::Source(source);
         Self { target, load, force: false, allow_dimension_change: false }
     }
 
-    /// A content that is served whatever is known of it: it served before, or is asked for by name.
+    /// Returns a job that skips the quarantine and dimension checks: the content served before, or
+    /// was requested by name.
     pub fn unconditional(target: Target, load: Load) -> Self {
         Self { target, load, force: true, allow_dimension_change: true }
     }
 
-    /// No content at all.
+    /// Returns a job that unloads the model.
     pub fn unload() -> Self {
         let (target, load) = (Target::Nothing, Load::Lazy);
         Self { target, load, force: false, allow_dimension_change: false }
     }
 
-    /// Whether the model is to be unloaded.
+    /// Returns whether the job unloads the model.
     pub(super) fn is_unload(&self) -> bool {
         self.target == Target::Nothing
     }
 }
 
-/// What happened.
+/// An input of the machine.
 #[derive(Debug)]
 pub enum Event<P: Payload> {
-    /// Somebody asks for an update, or to have the model unloaded.
+    /// A caller requested an update or an unload.
     Called(CallId, Job),
-    /// Somebody needs the model to serve, whatever its content.
-    Wanted(CallId, Load),
-    /// The content stands in the state directory, or was found there.
+    /// A caller needs the model to serve, with any content.
+    LoadRequested(CallId, Load),
+    /// The content was staged, or was already in the state directory.
     Staged(Result<Candidate<P>, Refusal>),
-    /// The checker has spoken, and what it accepted is kept.
+    /// The checker finished; an accepted version is kept.
     Checked(Result<P::Checked, Refusal>),
-    /// The workers that serve now, asked for before loading ahead.
+    /// The workers that serve now; answers [`Action::ListWorkers`].
     Workers(Vec<WorkerId>),
-    /// Something happened to a worker.
+    /// A worker event.
     Worker(WorkerEvent),
-    /// Whether the proposed version becomes a generation, and which.
+    /// The coordinator assigned a generation to the proposed version, or refused it.
     Decided(Decision),
-    /// The record of the new generation is durable, or could not be written.
+    /// The new generation's record is durable, or writing it failed.
     Recorded(Result<P::Record, Refusal>),
-    /// What the model had accepted before it was to be unloaded is answered.
+    /// Every request admitted before the unload is answered.
     Drained,
-    /// Workers have dropped what they had of the model.
+    /// Workers dropped everything they held of the model.
     Unloaded,
-    /// Time has passed.
+    /// The [deadline](super::UpdateMachine::deadline) passed.
     Ticked,
-    /// Nothing new shall begin; what runs goes on.
+    /// Start no new update; a running one continues.
     Held,
-    /// It may again, as far as that is up to one who held it.
+    /// Releases one [`Event::Held`].
     Resumed,
-    /// Nothing that is not decided yet shall be decided.
+    /// Abort every update that is not decided yet.
     Stopped(Stop),
 }
 
-/// Why no update is decided any more.
+/// Why no further update is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// onnxd stops.
+    /// onnxd is stopping.
     Stopping,
-    /// A successor updates from now on.
+    /// A successor takes over updates.
     HandingOver,
 }
 
 impl Stop {
-    /// What callers are told.
+    /// Returns the refusal for waiting callers.
     pub fn refusal(self) -> Refusal {
         match self {
             Self::Stopping => RefusalKind::Busy.because("onnxd is stopping"),
-            // The command line of release 0.1.0 recognizes this sentence, and asks the successor.
+            // Keep this text: the command line of release 0.1.0 matches it and then asks the successor.
             Self::HandingOver => {
                 RefusalKind::HandingOver.because("a successor takes over; ask again")
             }
@@ -134,129 +135,129 @@ impl Stop {
     }
 }
 
-/// What happened to a worker, as the dispatcher sees it.
+/// An event of a worker, as seen by the dispatcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerEvent {
-    /// It has loaded the version with this digest beside what it serves, or could not.
+    /// The worker loaded the version with this digest ahead, or failed to.
     Loaded(WorkerId, String, Result<(), String>),
-    /// Its process ended; it starts again with what is committed.
+    /// The worker's process exited; its next process loads the committed version.
     Ended(WorkerId, Cause),
-    /// It was to load a version and does not serve at the moment.
+    /// The worker was asked to load ahead but does not serve at the moment.
     Absent(WorkerId),
-    /// It failed because of what it was serving or loading, in this generation.
+    /// The worker failed while serving or loading this generation.
     Failed(Generation),
 }
 
-/// What ended a worker's process.
+/// Why a worker's process exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// A fault of its own, or that it hung.
+    /// It crashed or hung.
     Fault,
-    /// Somebody else: an administrator, or the kernel for want of memory.
+    /// It was killed from outside: by an administrator, or by the kernel when memory ran out.
     Killed,
 }
 
-/// What staging found.
+/// The result of staging.
 #[derive(Debug)]
 pub struct Candidate<P: Payload> {
     /// The content.
     pub version: P::Version,
-    /// Whether it failed its probation before.
+    /// Whether the version failed its probation before.
     pub quarantined: bool,
-    /// What has to be done before it can serve.
+    /// The work left before it can serve.
     pub content: Content<P>,
 }
 
-/// How far a version has come before this update.
+/// How far a version got before this update.
 #[derive(Debug)]
 pub enum Content<P: Payload> {
-    /// It has to be checked.
+    /// It needs a check.
     Unchecked(P::Staged),
-    /// It was checked and is kept.
+    /// It was checked and kept.
     Checked(P::Checked),
-    /// It was this generation when it served last, and is to be that again.
+    /// It served last as this generation, and will serve under the same number again.
     Durable(Generation, P::Record),
 }
 
-/// A version that is prepared here, for whoever numbers generations.
+/// A prepared version, offered to the coordinator that numbers generations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// Its digest.
     pub version: String,
-    /// The last number that was ever given out here; the next is greater.
+    /// The highest number ever issued here; the next one must be greater.
     pub after: Generation,
 }
 
-/// The number of the generation that a proposal becomes, or why it becomes none.
+/// The generation number assigned to a proposal, or the reason for refusing it.
 pub type Decision = Result<Generation, Refusal>;
 
-/// What is to be done.
+/// An order of the machine to its driver.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<P: Payload> {
-    /// Fetch the source, or find the version; answer [`Event::Staged`].
+    /// Fetch the source, or find the version. Answered by [`Event::Staged`].
     Stage(Job),
-    /// Check what was staged and keep it; answer [`Event::Checked`].
+    /// Check the staged content and keep it. Answered by [`Event::Checked`].
     Check(Job, P::Staged),
-    /// Answer [`Event::Workers`].
-    AskWorkers,
-    /// Ask this worker to load the version; answer [`WorkerEvent::Loaded`].
+    /// List the serving workers. Answered by [`Event::Workers`].
+    ListWorkers,
+    /// Ask this worker to load the version. Answered by [`WorkerEvent::Loaded`].
     LoadAhead(WorkerId, P::Version),
     /// Tell a caller how many workers have loaded its version.
     Loaded {
-        /// Who asked for the update.
+        /// The caller that requested the update.
         caller: CallId,
-        /// The worker that has just loaded it.
+        /// The worker that just loaded the version.
         worker: WorkerId,
-        /// Workers that have.
+        /// Workers that have loaded it so far.
         done: usize,
-        /// Workers that were there when loading began.
+        /// Workers that served when loading began.
         of: usize,
     },
-    /// The version is prepared: ask for a decision; answer [`Event::Decided`].
+    /// The version is prepared: ask for a decision. Answered by [`Event::Decided`].
     Propose(Proposal),
-    /// It is decided: write the record; answer [`Event::Recorded`].
+    /// The generation is decided: write its record. Answered by [`Event::Recorded`].
     Record(Generation, P::Version, P::Checked),
-    /// The one store: from now on this generation is served.
+    /// Publish the generation, which serves from now on.
     Commit {
         /// Its number.
         generation: Generation,
-        /// What it is.
+        /// Its record.
         record: P::Record,
-        /// Whether workers loaded it ahead, and idle ones can follow at once.
+        /// Whether workers loaded it ahead, so that idle ones can switch at once.
         ahead: bool,
     },
-    /// Tell a caller how it ended.
+    /// Tell a caller the outcome.
     Answer(CallId, Result<Committed, Refusal>),
     /// Refuse the version with this digest from now on.
     Quarantine(String),
-    /// Say that the machine goes back by itself.
+    /// Announce an automatic rollback.
     AnnounceRollback {
-        /// What failed.
+        /// The generation that failed.
         from: Generation,
-        /// The digest of what served before.
+        /// The digest of the version that served before.
         to: String,
     },
-    /// The machine could not go back by itself; the version that failed serves on.
+    /// The automatic rollback failed; the faulty version keeps serving.
     RollbackFailed(Refusal),
-    /// What workers have loaded ahead is not needed.
+    /// Make workers drop what they loaded ahead.
     Forget,
-    /// Admit nothing more, and wait for what was admitted; answer [`Event::Drained`].
+    /// Admit no more requests and wait for those in flight. Answered by [`Event::Drained`].
     Drain,
-    /// From now on nothing is served; have workers drop what they have, and answer
+    /// Stop serving and make workers drop everything they hold of the model. Answered by
     /// [`Event::Unloaded`].
     Unload,
-    /// Remove versions that nothing needs any more.
+    /// Remove versions that are no longer needed.
     Retire,
 }
 
-/// What a caller learns of a commit.
+/// The outcome of a commit or unload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// What serves now; 0 is none.
+    /// The serving generation; 0 if none.
     pub generation: Generation,
-    /// The digest of its content, or of what it was.
+    /// The digest of its version or, after an unload, of the unloaded version.
     pub version: String,
-    /// What served before; 0 is none.
+    /// The generation that served before; 0 if none.
     pub previous: Generation,
     /// When workers load it.
     pub load: Load,

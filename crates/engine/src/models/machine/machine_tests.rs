@@ -1,5 +1,5 @@
-//! What a update machine promises, alone and in a simulation whose every run is named by its
-//! seed: `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine machine` replays one.
+//! Update machine tests, including a simulation. Replay a run by its seed:
+//! `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine machine`.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ use crate::models::machine::{
     *,
 };
 
-/// What is asked before `version` becomes the generation after `after`.
+/// Returns the proposal of `version` as the generation after `after`.
 fn propose(version: &str, after: Generation) -> Action<Text> {
     Action::Propose(Proposal { version: version.to_owned(), after })
 }
@@ -30,10 +30,7 @@ fn simulate(seed: u64) {
         let Ok(committed) = answer else { continue };
         match &job.target {
             Target::Version(version) => {
-                assert_eq!(
-                    &committed.version, version,
-                    "seed {seed}: an answer for another content"
-                );
+                assert_eq!(&committed.version, version, "seed {seed}: an answer for other content");
             }
             Target::Nothing => {
                 assert_eq!(committed.generation, 0, "seed {seed}: something serves");
@@ -46,15 +43,15 @@ fn simulate(seed: u64) {
     }
     let serving = world.machine.serving.clone();
     let served = serving.as_ref().map_or(0, |(generation, _)| *generation);
-    assert_eq!(served, world.page, "seed {seed}: what serves is what workers are told");
+    assert_eq!(served, world.page, "seed {seed}: the machine and the control page disagree");
     if let Some(serving) = serving {
         assert_eq!(Some(&serving), world.commits.last(), "seed {seed}: the last commit serves");
     }
-    assert!(world.machine.pending.is_empty(), "seed {seed}: somebody waits in vain");
+    assert!(world.machine.pending.is_empty(), "seed {seed}: a caller is never answered");
 }
 
 #[test]
-fn whatever_fails_whenever_every_caller_is_answered_once_and_numbers_only_rise() {
+fn every_caller_is_answered_once_under_any_failures() {
     if let Some(seed) =
         std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok())
     {
@@ -65,13 +62,13 @@ fn whatever_fails_whenever_every_caller_is_answered_once_and_numbers_only_rise()
 
 proptest! {
     #[test]
-    fn a_seed_is_a_run(seed: u64) {
+    fn random_seeds_keep_the_promises(seed: u64) {
         simulate(seed);
     }
 }
 
 #[test]
-fn a_version_whose_workers_fail_twice_goes_back_by_itself_and_is_refused_later() {
+fn two_worker_failures_roll_back_and_quarantine_the_version() {
     let mut world = on_probation();
     world.tell(worker_failed(2));
     assert!(world.quarantined.is_empty());
@@ -90,7 +87,7 @@ fn a_version_whose_workers_fail_twice_goes_back_by_itself_and_is_refused_later()
 }
 
 #[test]
-fn what_failed_while_the_next_update_was_on_its_way_is_quarantined_and_nothing_to_go_back_to() {
+fn version_failing_during_the_next_update_is_no_rollback_target() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
     world.tell(worker_failed(2));
@@ -105,19 +102,19 @@ fn what_failed_while_the_next_update_was_on_its_way_is_quarantined_and_nothing_t
 }
 
 #[test]
-fn failures_of_a_version_do_not_count_when_it_comes_again_after_another() {
+fn failures_do_not_carry_over_to_a_later_commit_of_a_version() {
     let mut world = on_probation();
     for (generation, version) in [(2, "a"), (3, "b"), (4, "a"), (5, "b")] {
         world.tell(worker_failed(generation));
         world.call(job(version, Load::Lazy));
         world.settle();
     }
-    assert_eq!(world.commits.last(), Some(&(6, "b".to_owned())), "and nothing went back");
+    assert_eq!(world.commits.last(), Some(&(6, "b".to_owned())), "nothing was rolled back");
     assert!(world.quarantined.is_empty());
 }
 
 #[test]
-fn going_back_that_fails_is_tried_again_after_two_further_failures() {
+fn failed_rollback_is_retried_after_two_further_failures() {
     let mut world = on_probation();
     world.tell(worker_failed(2));
     world.tell(worker_failed(2));
@@ -130,7 +127,7 @@ fn going_back_that_fails_is_tried_again_after_two_further_failures() {
 }
 
 #[test]
-fn failures_after_the_probation_or_of_another_generation_change_nothing() {
+fn late_failures_and_those_of_other_generations_are_ignored() {
     let mut world = on_probation();
     world.tell(worker_failed(1));
     world.tell(worker_failed(1));
@@ -143,7 +140,7 @@ fn failures_after_the_probation_or_of_another_generation_change_nothing() {
 }
 
 #[test]
-fn the_newest_call_wins_and_those_it_took_the_place_of_are_told() {
+fn newest_call_wins_and_superseded_callers_are_told() {
     let mut world = on_probation();
     for version in ["c", "d", "e", "f"] {
         world.call(job(version, Load::Lazy));
@@ -159,7 +156,7 @@ fn the_newest_call_wins_and_those_it_took_the_place_of_are_told() {
 }
 
 #[test]
-fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
+fn update_storm_is_paced_and_the_newest_wins() {
     let mut world = World::new(7);
     let begin = world.now;
     for number in 0..1000 {
@@ -178,7 +175,7 @@ fn in_a_storm_updates_keep_their_pace_and_the_newest_still_wins() {
 }
 
 #[test]
-fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
+fn held_machine_queues_calls_and_finishes_the_running_update() {
     let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
     assert_eq!((machine.caller(), machine.is_idle()), (None, true));
@@ -194,13 +191,13 @@ fn while_it_is_held_what_is_called_for_waits_and_what_runs_goes_on() {
     machine.handle(now, Event::Recorded(Ok("b".into())));
     assert_eq!((machine.caller(), machine.is_idle()), (None, true));
     assert!(machine.handle(now, Event::Held).is_empty());
-    assert!(machine.handle(now, Event::Resumed).is_empty(), "another one holds it still");
+    assert!(machine.handle(now, Event::Resumed).is_empty(), "another hold remains");
     assert_eq!(machine.handle(now, Event::Resumed), [Action::Stage(lazy("c"))]);
     assert_eq!(machine.caller(), Some(8));
 }
 
 #[test]
-fn a_line_that_is_stopped_goes_back_from_nothing() {
+fn stopped_machine_does_not_roll_back() {
     let mut world = on_probation();
     world.tell(Event::Stopped(Stop::Stopping));
     world.tell(worker_failed(2));
@@ -209,7 +206,7 @@ fn a_line_that_is_stopped_goes_back_from_nothing() {
 }
 
 #[test]
-fn so_many_callers_wait_for_one_update_and_the_next_is_refused() {
+fn callers_beyond_the_limit_of_one_update_are_refused() {
     let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
     machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
@@ -226,17 +223,17 @@ fn loaded(worker: usize, version: &str) -> Event<Text> {
 }
 
 #[test]
-fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_up() {
+fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
     let mut machine = Machine::new(0, Some((0, "a".into())), TIMES);
     let now = Instant::now();
     machine.handle(now, Event::Called(0, job("b", Load::Ahead)));
     let asked = machine.handle(now, Event::Staged(Ok(candidate("b"))));
-    assert_eq!(asked, [Action::AskWorkers]);
+    assert_eq!(asked, [Action::ListWorkers]);
     let first = machine.handle(now, Event::Workers(vec![0, 1, 2]));
     assert_eq!(first, [Action::LoadAhead(0, "b".into())]);
     for (worker, version) in [(1, "b"), (0, "c")] {
         let stray = machine.handle(now, loaded(worker, version));
-        assert!(stray.is_empty(), "nobody asked {worker} for {version}: {stray:?}");
+        assert!(stray.is_empty(), "worker {worker} was not asked for {version}: {stray:?}");
     }
     let second = machine.handle(now, loaded(0, "b"));
     let told = Action::Loaded { caller: 0, worker: 0, done: 1, of: 3 };
@@ -250,7 +247,7 @@ fn one_worker_after_the_other_loads_ahead_and_a_slow_or_dead_one_holds_nothing_u
 }
 
 #[test]
-fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
+fn version_that_crashes_every_loading_worker_is_not_committed() {
     let asked = |first: WorkerEvent, second: WorkerEvent| {
         let mut machine = Machine::new(1, Some((1, "a".into())), TIMES);
         let now = Instant::now();
@@ -283,11 +280,11 @@ fn a_version_that_ends_every_worker_that_loads_it_is_not_committed() {
     assert_eq!(asked(ended(0), loaded.clone()), proposed);
     assert_eq!(asked(killed(0), loaded), proposed);
     assert_eq!(asked(absent(0), absent(1)), proposed);
-    assert_eq!(asked(absent(0), killed(1)), proposed, "whoever killed it may have any reason");
+    assert_eq!(asked(absent(0), killed(1)), proposed, "a single kill does not blame the version");
 }
 
 #[test]
-fn a_worker_that_cannot_load_ahead_ends_the_update_before_anything_is_committed() {
+fn failed_load_ahead_refuses_the_update_before_the_commit() {
     let mut world = on_probation();
     world.call(job("c", Load::Ahead));
     while !matches!(world.pending[..], [Action::LoadAhead(..)]) {
@@ -299,7 +296,7 @@ fn a_worker_that_cannot_load_ahead_ends_the_update_before_anything_is_committed(
 }
 
 #[test]
-fn the_same_content_is_a_new_generation_and_nothing_is_loaded() {
+fn same_content_gets_a_new_generation_without_loading() {
     let mut world = on_probation();
     world.call(job("b", Load::Ahead));
     world.finish_one(10);
@@ -312,7 +309,7 @@ fn the_same_content_is_a_new_generation_and_nothing_is_loaded() {
 }
 
 #[test]
-fn a_line_that_is_stopped_answers_everybody_and_decides_nothing_more() {
+fn stopped_machine_answers_every_caller_and_commits_nothing() {
     let mut world = on_probation();
     world.call(job("c", Load::Ahead));
     world.call(job("d", Load::Ahead));

@@ -1,21 +1,21 @@
-//! The updates of one model as a state machine. Pure: it is told what happened and when, and
-//! answers what is to be done; [`crate::models::update`] does it and tells the outcome.
+//! The updates of one model as a pure state machine: it takes events with their time and returns
+//! actions. [`crate::models::update`] carries out the actions and reports the results.
 //!
 //! ```text
 //!  idle ─► staging ─► checking ─► loading (ahead, one worker after the other) ─► proposed ─► recording ─► idle
 //!   │       rollback ───────────►┘      lazy, or the same version ─────────────►┘  decided    commit
 //! ```
 //!
-//! Whatever fails before the record is durable leaves the serving generation alone. One update
-//! runs, one waits; a newer call takes the waiting one's place, and whoever asked for that one is
-//! told which generation came instead. After a commit the new version is on probation: if its
-//! workers fail twice in that time, the machine goes back to the version before by itself.
+//! A failure before the record is durable leaves the serving generation untouched. One update runs
+//! and one waits. A newer call supersedes the waiting one, whose callers learn which generation
+//! replaced it. After a commit the new version is on probation: if its workers fail twice in that
+//! time, the machine rolls back to the version before.
 //!
-//! A prepared version is *proposed*; whoever numbers generations *decides* whether it becomes one,
-//! and which. Until then the update can be given up; from then on its number is used up.
+//! A prepared version is *proposed*; the coordinator *decides* whether it becomes a generation, and
+//! assigns the number. Until then the update can be aborted; after that its number is used up.
 //!
-//! An unload is one more job: draining, unloading, idle. Requests that need a model of which
-//! nothing serves wait, too, and all of them cause one load, see [`PendingLoads`].
+//! An unload is a job as well: draining, unloading, idle. Requests that arrive while nothing serves
+//! wait and share one load, see [`PendingLoads`].
 
 mod ahead;
 pub mod events;
@@ -40,20 +40,20 @@ use crate::models::machine::{
     },
     pace::Pace,
     pending::PendingLoads,
-    phase::{Known, Left, Loading, Origin, Phase, Prepared, Running, Update},
+    phase::{Leftovers, Loading, Origin, Phase, Prepared, Progress, Running, Update},
     presence::Presence,
     probation::Probation,
 };
 
-/// Callers that may wait for one model. More are refused.
+/// Maximum callers waiting for one model. More are refused.
 pub const CALLERS_MAX: usize = 4096;
 
-/// How long things may take.
+/// Time limits of updates.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// For one worker to load ahead; then the update goes on without it.
+    /// Time for one worker to load ahead; then the update continues without it.
     pub load_ahead: Duration,
-    /// From a commit to the end of its probation.
+    /// Length of the probation after a commit.
     pub probation: Duration,
 }
 
@@ -61,7 +61,7 @@ pub struct Times {
 #[derive(Debug)]
 pub struct UpdateMachine<P: Payload> {
     times: Times,
-    /// The last number that was ever given out.
+    /// The highest number ever issued.
     last: Generation,
     serving: Option<(Generation, P::Version)>,
     running: Option<Running<P>>,
@@ -69,18 +69,18 @@ pub struct UpdateMachine<P: Payload> {
     pace: Pace,
     probation: Option<Probation<P::Version>>,
     pending: PendingLoads,
-    /// Whether it was told to serve nothing.
+    /// Whether the model was unloaded on request.
     unloaded: bool,
-    /// Who wants nothing new to begin for the time being: a successor until its predecessor has gone, and
-    /// meanwhile perhaps one that has a successor itself.
+    /// Holds that keep new updates from starting. Counted, because a successor holds until its
+    /// predecessor exits and may meanwhile be succeeded itself.
     holds: u32,
-    /// Why nothing is decided any more.
+    /// Why no further update is decided.
     stopped: Option<Stop>,
-    /// What the event that is being handled leads to.
+    /// Actions caused by the event being handled.
     actions: Vec<Action<P>>,
 }
 
-/// The update that comes next.
+/// The next update.
 #[derive(Debug)]
 struct Waiting {
     job: Job,
@@ -89,7 +89,7 @@ struct Waiting {
 }
 
 impl<P: Payload> UpdateMachine<P> {
-    /// A machine that has given out numbers up to `last` and serves what a restart found.
+    /// Returns a machine that has issued numbers up to `last` and serves `serving`.
     pub fn new(last: Generation, serving: Option<(Generation, P::Version)>, times: Times) -> Self {
         Self {
             times,
@@ -107,17 +107,17 @@ impl<P: Payload> UpdateMachine<P> {
         }
     }
 
-    /// Who asked for the update that runs.
+    /// Returns the caller that requested the running update.
     pub fn caller(&self) -> Option<CallId> {
         self.running.as_ref()?.update.caller()
     }
 
-    /// Whether no update runs.
+    /// Returns whether no update is running.
     pub fn is_idle(&self) -> bool {
         self.running.is_none()
     }
 
-    /// Whether the model is there.
+    /// Returns the model's presence.
     pub fn presence(&self) -> Presence {
         let running = self.running.as_ref().map(|running| &running.update.job);
         let waiting = self.waiting.as_ref().map(|waiting| &waiting.job);
@@ -130,7 +130,7 @@ impl<P: Payload> UpdateMachine<P> {
         }
     }
 
-    /// When [`Event::Ticked`] has to come next.
+    /// Returns when [`Event::Ticked`] is due next.
     pub fn deadline(&self) -> Option<Instant> {
         match self.running.as_ref().map(|running| &running.phase) {
             Some(Phase::Loading(loading)) => Some(loading.deadline),
@@ -139,11 +139,11 @@ impl<P: Payload> UpdateMachine<P> {
         }
     }
 
-    /// Takes in what happened at `now`, and says what is to be done.
+    /// Handles an event that happened at `now` and returns the actions to take.
     pub fn handle(&mut self, now: Instant, event: Event<P>) -> Vec<Action<P>> {
         match event {
             Event::Called(caller, job) => self.call(caller, job),
-            Event::Wanted(caller, load) => self.want(now, caller, load),
+            Event::LoadRequested(caller, load) => self.request_load(now, caller, load),
             Event::Staged(result) => self.staged(now, result),
             Event::Checked(result) => self.checked(now, result),
             Event::Workers(workers) => self.load_all(now, workers),
@@ -170,7 +170,7 @@ impl<P: Payload> UpdateMachine<P> {
         if let Some(older) = self.waiting.take() {
             if older.superseded.len() + 2 > CALLERS_MAX {
                 self.waiting = Some(older);
-                let message = "too many updates of this model wait already";
+                let message = "too many updates of this model are waiting; retry later";
                 return self.actions.push(refuse(RefusalKind::Busy.because(message)));
             }
             superseded = older.superseded;
@@ -179,8 +179,8 @@ impl<P: Payload> UpdateMachine<P> {
         self.waiting = Some(Waiting { job, caller, superseded });
     }
 
-    /// Answers at once, or when something serves.
-    fn want(&mut self, now: Instant, caller: CallId, load: Load) {
+    /// Answers at once if the model serves, else once it does.
+    fn request_load(&mut self, now: Instant, caller: CallId, load: Load) {
         if let Some(stop) = self.stopped {
             return self.actions.push(Action::Answer(caller, Err(stop.refusal())));
         }
@@ -198,8 +198,8 @@ impl<P: Payload> UpdateMachine<P> {
         self.actions.push(Action::Answer(caller, result));
     }
 
-    /// Starts what waits, if nothing runs and the pace allows it. Going back from a failed
-    /// probation comes first, and at once.
+    /// Starts the waiting job if nothing runs and the pace allows it. An automatic rollback comes
+    /// first and ignores the pace.
     fn next(&mut self, now: Instant) {
         if self.running.is_some() || self.holds > 0 || self.stopped.is_some() {
             return;
@@ -216,7 +216,7 @@ impl<P: Payload> UpdateMachine<P> {
         }
         let paced = self.pace.allows(now);
         if let Some(Waiting { job, caller, superseded }) = self.waiting.take_if(|_| paced) {
-            self.pace.begun(now);
+            self.pace.record_start(now);
             self.start(job, Origin::Call(caller), superseded);
         } else if self.waiting.is_none() && !self.pending.is_empty() {
             let job = Job::unconditional(Target::Last, self.pending.load());
@@ -234,8 +234,8 @@ impl<P: Payload> UpdateMachine<P> {
         self.running = Some(Running { update, phase });
     }
 
-    /// Takes what runs out of the machine if it is in such a phase: an event that comes late finds
-    /// another one.
+    /// Takes the running update if its phase matches. A late event finds another phase and is
+    /// ignored.
     fn take_running(&mut self, is: impl Fn(&Phase<P>) -> bool) -> Option<Running<P>> {
         self.running.take_if(|running| is(&running.phase))
     }
@@ -248,24 +248,24 @@ impl<P: Payload> UpdateMachine<P> {
         };
         let Candidate { version, quarantined, content } = match result {
             Ok(candidate) => candidate,
-            Err(refusal) => return self.refuse(now, update, Left::Nothing, &refusal),
+            Err(refusal) => return self.refuse(now, update, Leftovers::Nothing, &refusal),
         };
         if quarantined && !update.job.force {
             let refusal = RefusalKind::Quarantined.because(
-                "this version failed its probation before; --force serves it nevertheless",
+                "this version failed its probation before; pass --force to serve it anyway",
             );
-            return self.refuse(now, update, Left::Version, &refusal);
+            return self.refuse(now, update, Leftovers::Version, &refusal);
         }
-        let known = match content {
+        let progress = match content {
             Content::Unchecked(staged) => {
                 self.actions.push(Action::Check(update.job.clone(), staged));
                 self.running = Some(Running { update, phase: Phase::Checking(version) });
                 return;
             }
-            Content::Checked(checked) => Known::Checked(checked),
-            Content::Durable(generation, record) => Known::Durable(generation, record),
+            Content::Checked(checked) => Progress::Checked(checked),
+            Content::Durable(generation, record) => Progress::Durable(generation, record),
         };
-        self.prepare(now, update, Prepared { version, known });
+        self.prepare(now, update, Prepared { version, progress });
     }
 
     fn checked(&mut self, now: Instant, result: Result<P::Checked, Refusal>) {
@@ -276,32 +276,32 @@ impl<P: Payload> UpdateMachine<P> {
         };
         match result {
             Ok(checked) => {
-                let known = Known::Checked(checked);
-                self.prepare(now, update, Prepared { version, known });
+                let progress = Progress::Checked(checked);
+                self.prepare(now, update, Prepared { version, progress });
             }
-            Err(refusal) => self.refuse(now, update, Left::Version, &refusal),
+            Err(refusal) => self.refuse(now, update, Leftovers::Version, &refusal),
         }
     }
 
-    /// The content is kept: load it ahead, or go on to the decision.
+    /// Loads a kept version ahead, or proposes it at once.
     fn prepare(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>) {
         let same = self.serving.as_ref().is_some_and(|(_, version)| *version == prepared.version);
         if update.job.load == Load::Ahead && !same {
-            self.actions.push(Action::AskWorkers);
-            self.running = Some(Running { update, phase: Phase::AskingWorkers(prepared) });
+            self.actions.push(Action::ListWorkers);
+            self.running = Some(Running { update, phase: Phase::ListingWorkers(prepared) });
         } else {
             self.propose(now, update, prepared, false);
         }
     }
 
-    /// Everything here is prepared; what has been decided before is committed at once.
+    /// Proposes a prepared version. One that already has a durable record is committed at once.
     fn propose(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>, ahead: bool) {
-        let Prepared { version, known } = prepared;
-        match known {
-            Known::Durable(generation, record) => {
+        let Prepared { version, progress } = prepared;
+        match progress {
+            Progress::Durable(generation, record) => {
                 self.commit(now, update, (generation, version), (record, ahead));
             }
-            Known::Checked(checked) => {
+            Progress::Checked(checked) => {
                 let digest = version.as_ref().to_owned();
                 self.actions.push(Action::Propose(Proposal { version: digest, after: self.last }));
                 let phase = Phase::Proposed { version, checked, ahead };
@@ -313,7 +313,7 @@ impl<P: Payload> UpdateMachine<P> {
     fn decided(&mut self, now: Instant, decision: Decision) {
         let before = self.last;
         if let Ok(generation) = &decision {
-            // Given out, whatever becomes of it.
+            // The number counts as issued even if this update fails.
             self.last = self.last.max(*generation);
         }
         let Some(Running { update, phase: Phase::Proposed { version, checked, ahead } }) =
@@ -332,9 +332,9 @@ impl<P: Payload> UpdateMachine<P> {
                     "internal error: decided on generation {generation}, which is not above {before}"
                 );
                 let refusal = RefusalKind::Internal.because(message);
-                self.refuse(now, update, Left::after(ahead), &refusal);
+                self.refuse(now, update, Leftovers::after(ahead), &refusal);
             }
-            Err(refusal) => self.refuse(now, update, Left::after(ahead), &refusal),
+            Err(refusal) => self.refuse(now, update, Leftovers::after(ahead), &refusal),
         }
     }
 
@@ -346,11 +346,11 @@ impl<P: Payload> UpdateMachine<P> {
         };
         match result {
             Ok(record) => self.commit(now, update, (generation, version), (record, ahead)),
-            Err(refusal) => self.refuse(now, update, Left::after(ahead), &refusal),
+            Err(refusal) => self.refuse(now, update, Leftovers::after(ahead), &refusal),
         }
     }
 
-    /// Nothing is admitted, and what was is answered: nothing serves from now on.
+    /// Unloads the model once every admitted request is answered.
     fn drained(&mut self) {
         if let Some(running) = self.running.as_mut()
             && matches!(running.phase, Phase::Draining)

@@ -1,5 +1,5 @@
-//! How what runs in an [`UpdateMachine`] ends: with a commit, with an unload, refused, or stopped;
-//! and who is told.
+//! Ends the running job of an [`UpdateMachine`] by commit, unload, refusal or stop, and answers its
+//! callers.
 
 use std::time::Instant;
 
@@ -9,13 +9,13 @@ use onnxd_proto::{
 };
 
 use crate::models::machine::{
-    Left, Origin, Phase, Probation, Running, Update, UpdateMachine,
+    Leftovers, Origin, Phase, Probation, Running, Update, UpdateMachine,
     events::{Action, CallId, Committed, Payload, Stop},
     is_unloaded,
 };
 
 impl<P: Payload> UpdateMachine<P> {
-    /// The record is durable: what has been prepared serves.
+    /// Commits the prepared version, whose record is durable.
     pub(super) fn commit(
         &mut self,
         now: Instant,
@@ -28,10 +28,10 @@ impl<P: Payload> UpdateMachine<P> {
         let previous = self.serving.replace((generation, version.clone()));
         let before = previous.as_ref().map(|(_, version)| version);
         self.probation = match update.origin {
-            // Back to what served before: nothing is new.
+            // A first use replaces nothing, and a rollback target has served before.
             Origin::FirstUse | Origin::Rollback(_) => None,
             Origin::Call(_) => {
-                // It failed while this update was on its way.
+                // The previous version failed while this update was running.
                 if let Some(failed) = self.probation.as_ref().filter(|before| before.has_failed())
                     && failed.version != version
                 {
@@ -72,8 +72,8 @@ impl<P: Payload> UpdateMachine<P> {
         }
         let refusal = RefusalKind::Superseded.because("superseded by an unload");
         self.refuse_all(update.superseded, &refusal);
-        let wanted = self.pending.take();
-        self.refuse_all(wanted, &is_unloaded());
+        let pending = self.pending.take();
+        self.refuse_all(pending, &is_unloaded());
     }
 
     pub(super) fn refuse_all(&mut self, callers: Vec<CallId>, refusal: &Refusal) {
@@ -81,10 +81,10 @@ impl<P: Payload> UpdateMachine<P> {
         self.actions.extend(callers.into_iter().map(refuse));
     }
 
-    /// Ends what runs, whatever its phase, without a commit.
-    pub(super) fn give_up(&mut self, now: Instant, refusal: &Refusal) {
+    /// Ends the running update without a commit, in any phase.
+    pub(super) fn abort(&mut self, now: Instant, refusal: &Refusal) {
         if let Some(Running { update, phase }) = self.running.take() {
-            self.refuse(now, update, phase.left(), refusal);
+            self.refuse(now, update, phase.leftovers(), refusal);
         }
     }
 
@@ -93,33 +93,33 @@ impl<P: Payload> UpdateMachine<P> {
         &mut self,
         now: Instant,
         update: Update<P>,
-        left: Left,
+        leftovers: Leftovers,
         refusal: &Refusal,
     ) {
-        let is_wanted = matches!(update.origin, Origin::FirstUse);
+        let is_first_use = matches!(update.origin, Origin::FirstUse);
         match update.origin {
             Origin::Call(caller) => {
                 self.actions.push(Action::Answer(caller, Err(refusal.clone())));
             }
             Origin::FirstUse => self.pending.failed(now, refusal),
             Origin::Rollback(failed) => {
-                // Two further failures try it again.
+                // Two further failures trigger another attempt.
                 self.probation = Some(failed.again());
                 self.actions.push(Action::RollbackFailed(refusal.clone()));
             }
         }
-        if left == Left::Loaded {
-            // Who has loaded it already would keep it for nothing.
+        if leftovers == Leftovers::Loaded {
+            // Workers that loaded it already would hold it for nothing.
             self.actions.push(Action::Forget);
         }
         let message = format!("superseded by a newer update, which was refused: {refusal}");
         self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));
-        // Who waits for something to serve may get it from the next update.
-        if self.waiting.is_none() && (is_wanted || self.unloaded) {
-            let wanted = self.pending.take();
-            self.refuse_all(wanted, refusal);
+        // If an update is waiting, it may still serve the pending loads.
+        if self.waiting.is_none() && (is_first_use || self.unloaded) {
+            let pending = self.pending.take();
+            self.refuse_all(pending, refusal);
         }
-        if left != Left::Nothing {
+        if leftovers != Leftovers::Nothing {
             self.actions.push(Action::Retire);
         }
     }
@@ -127,18 +127,18 @@ impl<P: Payload> UpdateMachine<P> {
     pub(super) fn stop(&mut self, now: Instant, stop: Stop) {
         self.stopped = Some(stop);
         let refusal = stop.refusal();
-        // A record that may be durable already decides for itself, and so does what is dropped.
+        // A record may be durable already, and dropped versions are gone: both must run to the end.
         let decided = |running: &Running<P>| {
             matches!(running.phase, Phase::Recording { .. } | Phase::Unloading)
         };
         if !self.running.as_ref().is_some_and(decided) {
-            self.give_up(now, &refusal);
+            self.abort(now, &refusal);
         }
         if let Some(waiting) = self.waiting.take() {
             self.refuse_all(waiting.superseded, &refusal);
             self.refuse_all(vec![waiting.caller], &refusal);
         }
-        let wanted = self.pending.take();
-        self.refuse_all(wanted, &refusal);
+        let pending = self.pending.take();
+        self.refuse_all(pending, &refusal);
     }
 }

@@ -1,34 +1,33 @@
-//! How fast updates of one model may follow each other. Loading takes time from serving, so that
-//! a storm of updates must not be followed step by step. Pure; part of a model's
-//! [`machine`](crate::models::machine).
+//! Limits how fast updates of one model follow each other, because loading takes CPU time from
+//! serving. Pure; part of a model's [`machine`](crate::models::machine).
 
 use std::time::{Duration, Instant};
 
-/// In a storm, updates begin so far apart.
+/// Interval between updates once the burst is used up.
 pub(super) const INTERVAL: Duration = Duration::from_millis(50);
-/// Updates that may begin at once before that counts.
+/// Updates that may start at once before [`INTERVAL`] applies.
 pub(super) const BURST: u32 = 8;
 
-/// Remembers what has begun, as the generic cell rate algorithm does (ITU-T I.371).
+/// Rate limiter for updates: the generic cell rate algorithm (ITU-T I.371).
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// When all that has begun would have begun at one each interval.
-    paid_until: Option<Instant>,
+    /// The theoretical start of the next update if all had started one interval apart.
+    next_due: Option<Instant>,
 }
 
 impl Pace {
-    /// When the next update may begin; `None` is at once.
+    /// Returns when the next update may start; `None` means at once.
     pub(super) fn not_before(&self) -> Option<Instant> {
-        self.paid_until?.checked_sub(INTERVAL * BURST)
+        self.next_due?.checked_sub(INTERVAL * BURST)
     }
 
-    /// Whether an update may begin.
+    /// Returns whether an update may start.
     pub(super) fn allows(&self, now: Instant) -> bool {
         self.not_before().is_none_or(|earliest| earliest <= now)
     }
 
-    /// An update begins.
-    pub(super) fn begun(&mut self, now: Instant) {
-        self.paid_until = Some(self.paid_until.map_or(now, |until| until.max(now)) + INTERVAL);
+    /// Records the start of an update.
+    pub(super) fn record_start(&mut self, now: Instant) {
+        self.next_due = Some(self.next_due.map_or(now, |due| due.max(now)) + INTERVAL);
     }
 }

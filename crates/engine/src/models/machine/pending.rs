@@ -1,4 +1,4 @@
-//! Who waits until a model serves, and how soon a failed attempt is repeated. Pure; part of a
+//! Callers waiting for a model to serve, and the pause between failed attempts. Pure; part of a
 //! model's [`machine`](crate::models::machine).
 
 use std::time::{Duration, Instant};
@@ -8,23 +8,23 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 use crate::models::machine::{CALLERS_MAX, events::CallId};
 use onnxd_proto::domain::Load;
 
-/// So long the reason why a model could not be loaded is given again rather than a broken source
-/// staged for every request. Doubles with every failure in a row, up to [`PAUSE_MAX`].
+/// Repeat the last refusal for this long after a failed load, instead of staging a broken source for
+/// every request. Doubles with every consecutive failure, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Those who wait.
+/// Callers waiting for a model to serve.
 #[derive(Debug, Default)]
 pub(super) struct PendingLoads {
     callers: Vec<CallId>,
     load: Load,
     failed: Option<(Instant, Refusal)>,
-    /// In a row.
+    /// Consecutive failures.
     failures: u32,
 }
 
 impl PendingLoads {
-    /// One more waits; an error says why it does not.
+    /// Adds a caller, or returns why it cannot wait.
     pub(super) fn add(&mut self, now: Instant, caller: CallId, load: Load) -> Result<(), Refusal> {
         let doublings = self.failures.saturating_sub(1).min(5);
         let pause = (PAUSE_MIN * (1 << doublings)).min(PAUSE_MAX);
@@ -33,36 +33,36 @@ impl PendingLoads {
             return Err(refusal.clone());
         }
         if self.callers.len() >= CALLERS_MAX {
-            return Err(RefusalKind::Busy.because("too many requests wait for this model already"));
+            return Err(RefusalKind::Busy.because("too many requests are waiting for this model"));
         }
         self.callers.push(caller);
         self.load = load;
         Ok(())
     }
 
-    /// Whether nobody waits.
+    /// Returns whether no caller waits.
     pub(super) fn is_empty(&self) -> bool {
         self.callers.is_empty()
     }
 
-    /// When workers are to load it.
+    /// Returns when workers should load the version.
     pub(super) fn load(&self) -> Load {
         self.load
     }
 
-    /// Loading it for them has failed.
+    /// Records a failed load.
     pub(super) fn failed(&mut self, now: Instant, refusal: &Refusal) {
         self.failed = Some((now, refusal.clone()));
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Something serves; gives those who waited for it.
+    /// Resets the failures, since the model serves, and returns the callers that waited.
     pub(super) fn served(&mut self) -> Vec<CallId> {
         (self.failed, self.failures) = (None, 0);
         self.take()
     }
 
-    /// Nobody waits any more; gives those who did.
+    /// Removes and returns all callers.
     pub(super) fn take(&mut self) -> Vec<CallId> {
         std::mem::take(&mut self.callers)
     }

@@ -1,5 +1,5 @@
-//! The update that runs and how far it is. A phase has exactly the data that belongs to it; what a step
-//! outside of the machine works with is with that step until its event brings the result.
+//! The running update and its phase. A phase holds only its own data: while a step runs outside the
+//! machine, that step owns its input until an event returns the result.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -11,135 +11,137 @@ use crate::models::machine::{
 };
 use crate::pool::WorkerId;
 
-/// The update that runs.
+/// The running update.
 #[derive(Debug)]
 pub(super) struct Running<P: Payload> {
     pub update: Update<P>,
     pub phase: Phase<P>,
 }
 
-/// What stays the same through all phases.
+/// The part of an update that all phases share.
 #[derive(Debug)]
 pub(super) struct Update<P: Payload> {
     pub job: Job,
     pub origin: Origin<P>,
-    /// Callers whose updates this one superseded.
+    /// Callers whose updates were superseded by this one.
     pub superseded: Vec<CallId>,
 }
 
 /// Why an update runs.
 #[derive(Debug)]
 pub(super) enum Origin<P: Payload> {
-    /// A caller asked for it.
+    /// A caller requested it.
     Call(CallId),
-    /// The model is wanted, and nothing serves.
+    /// A request needs the model, and nothing serves yet.
     FirstUse,
-    /// This probation failed.
+    /// A probation failed.
     Rollback(Probation<P::Version>),
 }
 
-/// How far the running update is.
+/// The phase of the running update.
 #[derive(Debug)]
 pub(super) enum Phase<P: Payload> {
-    /// The content is being fetched or looked for.
+    /// The content is being fetched, or looked up in the state directory.
     Staging,
-    /// The checker tries the version.
+    /// The checker is trying the version.
     Checking(P::Version),
-    /// The serving workers are asked for.
-    AskingWorkers(Prepared<P>),
-    /// Workers load the version, one after the other.
+    /// The serving workers are being listed.
+    ListingWorkers(Prepared<P>),
+    /// Workers are loading the version, one at a time.
     Loading(Loading<P>),
-    /// The version is prepared, and a decision is waited for.
+    /// The version is prepared and awaits a decision.
     Proposed { version: P::Version, checked: P::Checked, ahead: bool },
-    /// It is decided: the record is being written.
+    /// The generation is decided; its record is being written.
     Recording { generation: Generation, version: P::Version, ahead: bool },
-    /// What was admitted before an unload is being answered.
+    /// Requests admitted before an unload are being answered.
     Draining,
-    /// Workers drop what they have.
+    /// Workers are dropping the model.
     Unloading,
 }
 
-/// A version that can be loaded.
+/// A version that workers can load.
 #[derive(Debug)]
 pub(super) struct Prepared<P: Payload> {
     pub version: P::Version,
-    pub known: Known<P>,
+    pub progress: Progress<P>,
 }
 
-/// What is known of it.
+/// How far a prepared version got.
 #[derive(Debug)]
-pub(super) enum Known<P: Payload> {
+pub(super) enum Progress<P: Payload> {
     /// It needs a number and a record.
     Checked(P::Checked),
-    /// It has both.
+    /// It has a number and a durable record.
     Durable(Generation, P::Record),
 }
 
-/// Loading ahead.
+/// The state of loading ahead.
 #[derive(Debug)]
 pub(super) struct Loading<P: Payload> {
     pub prepared: Prepared<P>,
-    /// Who is asked now.
+    /// The worker that is loading now.
     pub worker: WorkerId,
-    /// When the update goes on without it.
+    /// When the update continues without that worker.
     pub deadline: Instant,
     pub rest: VecDeque<WorkerId>,
-    /// Workers that were there when loading began.
+    /// Workers that served when loading began.
     pub of: usize,
-    pub so_far: LoadedSoFar,
+    pub tally: LoadTally,
 }
 
-/// How workers that were asked to load ahead have fared.
+/// Counts the results of loading ahead.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LoadedSoFar {
-    /// Workers that have loaded the version.
+pub(super) struct LoadTally {
+    /// Workers that loaded the version.
     pub loaded: usize,
-    /// Workers that ended instead by a fault.
-    pub ended: usize,
-    /// Workers that somebody ended instead.
+    /// Workers that crashed or hung instead.
+    pub crashed: usize,
+    /// Workers that were killed from outside instead.
     pub killed: usize,
 }
 
-impl LoadedSoFar {
-    /// Workers that ended instead, if the version is to blame: one that is killed says little, two
-    /// in a row were killed because of what they loaded.
+impl LoadTally {
+    /// Returns the number of workers that exited, if the version is to blame. A single kill proves
+    /// little; two in a row point to the version.
     pub(super) fn blames(self) -> Option<usize> {
-        let ends = self.ended + self.killed;
-        (self.loaded == 0 && (self.ended > 0 || self.killed > 1)).then_some(ends)
+        let exits = self.crashed + self.killed;
+        (self.loaded == 0 && (self.crashed > 0 || self.killed > 1)).then_some(exits)
     }
 }
 
-/// What an update that is given up leaves behind.
+/// What an aborted update leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum Leftovers {
     Nothing,
     /// A version in the state directory.
     Version,
-    /// A version that workers have loaded, too.
+    /// A version in the state directory that workers have loaded.
     Loaded,
 }
 
 impl<P: Payload> Phase<P> {
-    /// What is left behind if the update is given up now.
-    pub(super) fn left(&self) -> Left {
+    /// Returns what the update leaves behind if aborted now.
+    pub(super) fn leftovers(&self) -> Leftovers {
         match self {
-            Self::Staging | Self::Draining | Self::Unloading => Left::Nothing,
-            Self::Checking(_) | Self::AskingWorkers(_) => Left::Version,
-            Self::Loading(_) => Left::Loaded,
-            Self::Proposed { ahead, .. } | Self::Recording { ahead, .. } => Left::after(*ahead),
+            Self::Staging | Self::Draining | Self::Unloading => Leftovers::Nothing,
+            Self::Checking(_) | Self::ListingWorkers(_) => Leftovers::Version,
+            Self::Loading(_) => Leftovers::Loaded,
+            Self::Proposed { ahead, .. } | Self::Recording { ahead, .. } => {
+                Leftovers::after(*ahead)
+            }
         }
     }
 }
 
-impl Left {
-    /// After workers were asked to load ahead, or not.
+impl Leftovers {
+    /// Returns the leftovers after loading ahead, or without it.
     pub(super) fn after(ahead: bool) -> Self {
         if ahead { Self::Loaded } else { Self::Version }
     }
 }
 
 impl<P: Payload> Update<P> {
-    /// Who asked for it, if a caller did.
+    /// Returns the caller that requested it, if any.
     pub(super) fn caller(&self) -> Option<CallId> {
         match self.origin {
             Origin::Call(caller) => Some(caller),

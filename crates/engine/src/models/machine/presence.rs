@@ -1,24 +1,24 @@
-//! Whether a model can answer requests.
+//! Describes whether a model can answer requests.
 
 use serde::Serialize;
 
-/// Whether a model is there.
+/// Whether a model can answer requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Presence {
-    /// Nobody has asked for it yet, and it was not to be loaded at start.
+    /// Nothing has requested it yet, and it is not preloaded.
     NotLoaded,
-    /// Nothing serves yet; something is on its way.
+    /// Nothing serves yet; an update is running or waiting.
     Loading,
     /// A generation serves.
     Loaded,
-    /// What was accepted is answered still, and no more is accepted.
+    /// Requests in flight are being answered; no more are admitted.
     Unloading,
-    /// It was told to serve nothing.
+    /// It was unloaded on request.
     Unloaded,
 }
 
-/// Every presence, in the order of its number.
+/// Every presence, indexed by its discriminant.
 pub(in crate::models) const PRESENCES: [Presence; 5] = [
     Presence::NotLoaded,
     Presence::Loading,

@@ -1,29 +1,29 @@
-//! The time after a commit in which failures of workers bring the old version back. Pure; part of
-//! a model's [`machine`](crate::models::machine).
+//! The time after a commit in which worker failures trigger a rollback. Pure; part of a model's
+//! [`machine`](crate::models::machine).
 
 use std::time::Instant;
 
 use onnxd_proto::generation::Generation;
 
-/// Failures that send a version back.
+/// Failures that trigger a rollback.
 const FAILURES: u32 = 2;
 
-/// A version that has just begun to serve.
+/// A version that was committed recently.
 #[derive(Debug)]
 pub(super) struct Probation<V> {
-    /// What serves.
+    /// The serving generation.
     pub generation: Generation,
-    /// Its content.
+    /// Its version.
     pub version: V,
-    /// What served before.
+    /// The version to roll back to.
     pub back_to: V,
     until: Instant,
     failures: u32,
 }
 
 impl<V: Clone + Eq> Probation<V> {
-    /// The probation from now on: `version` begins to serve as `generation` where `back_to` did
-    /// and `running` was the probation.
+    /// Returns the probation after a commit in which `version` replaced `back_to` as `generation`.
+    /// `running` is the probation so far.
     pub(super) fn after(
         running: Option<Self>,
         generation: Generation,
@@ -31,7 +31,7 @@ impl<V: Clone + Eq> Probation<V> {
         back_to: Option<&V>,
         until: Instant,
     ) -> Option<Self> {
-        // What has failed, or has begun to, is nothing to go back to.
+        // Never roll back to a version that has failed even once.
         let failing = running.as_ref().filter(|running| running.failures > 0);
         let back_to = match (failing, back_to) {
             (Some(failing), Some(back_to)) if failing.version == *back_to => {
@@ -40,7 +40,7 @@ impl<V: Clone + Eq> Probation<V> {
             (_, back_to) => back_to.cloned(),
         };
         match (running, back_to) {
-            // The same content under a new number: what was counted still counts.
+            // Same content under a new number: keep the failure count.
             (Some(running), _) if running.version == *version => {
                 Some(Self { generation, ..running })
             }
@@ -48,27 +48,27 @@ impl<V: Clone + Eq> Probation<V> {
                 let version = version.clone();
                 Some(Self { generation, version, back_to, until, failures: 0 })
             }
-            // There is nothing that it could go back to.
+            // There is no version to roll back to.
             _ => None,
         }
     }
 
-    /// A worker failed because of what it served or loaded in this generation.
+    /// Records that a worker failed while serving or loading this generation.
     pub(super) fn failed(&mut self, generation: Generation) {
         self.failures += u32::from(self.generation == generation);
     }
 
-    /// The same with nothing counted yet.
+    /// Restarts the probation with a failure count of zero.
     pub(super) fn again(self) -> Self {
         Self { failures: 0, ..self }
     }
 
-    /// Whether the version has to go.
+    /// Returns whether the version must be rolled back.
     pub(super) fn has_failed(&self) -> bool {
         self.failures >= FAILURES
     }
 
-    /// Whether failures do not count any more.
+    /// Returns whether failures no longer count.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.until <= now
     }
@@ -80,13 +80,13 @@ mod tests {
 
     use super::*;
 
-    /// `version` on probation as generation 2, with so many failures; it took the place of `back_to`.
+    /// Returns a probation of `version` as generation 2, which replaced `back_to` and failed `failures` times.
     fn probation(version: &str, back_to: &str, failures: u32) -> Probation<String> {
         let (version, back_to) = (version.to_owned(), back_to.to_owned());
         Probation { generation: 2, version, back_to, until: Instant::now(), failures }
     }
 
-    /// Where one that follows `running` goes back to, and what is counted for it already.
+    /// Returns the rollback target and failure count of the probation that follows `running`.
     fn after(running: Probation<String>, version: &str, back_to: &str) -> Option<(String, u32)> {
         let until = running.until + Duration::from_secs(1);
         let version = version.to_owned();
@@ -96,11 +96,11 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_back_to_what_served_before_unless_that_has_begun_to_fail() {
+    fn rollback_target_is_the_previous_version_unless_it_failed() {
         assert_eq!(after(probation("b", "a", 0), "c", "b"), Some(("b".into(), 0)));
         assert_eq!(after(probation("b", "a", 1), "c", "b"), Some(("a".into(), 0)));
         assert_eq!(after(probation("b", "a", 1), "c", "x"), Some(("x".into(), 0)));
-        assert_eq!(after(probation("b", "a", 1), "a", "b"), None, "there is nothing else");
+        assert_eq!(after(probation("b", "a", 1), "a", "b"), None, "no other version exists");
         let until = Instant::now();
         assert!(Probation::<String>::after(None, 1, &"a".into(), None, until).is_none());
         assert!(
@@ -109,15 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn the_same_content_under_a_new_number_is_no_new_beginning() {
+    fn same_content_under_a_new_number_continues_the_probation() {
         assert_eq!(after(probation("b", "a", 1), "b", "b"), Some(("a".into(), 1)));
         let running = probation("b", "a", 1);
         let (begin, until) = (running.until, running.until + Duration::from_secs(1));
         let next = Probation::after(Some(running), 3, &"b".into(), Some(&"b".into()), until);
         let mut next = next.unwrap();
-        assert!(next.is_over(begin), "nor does it take longer");
+        assert!(next.is_over(begin), "the deadline stays the same");
         next.failed(2);
-        assert!(!next.has_failed(), "of another generation");
+        assert!(!next.has_failed(), "the failure belongs to another generation");
         next.failed(3);
         assert!(next.has_failed());
         assert!(!next.again().has_failed());

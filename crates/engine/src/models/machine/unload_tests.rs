@@ -1,4 +1,4 @@
-//! What a machine promises of models that are unloaded, and of those that nobody has used yet.
+//! Unloaded models, and models before their first use.
 
 use crate::models::machine::{
     events::Stop,
@@ -11,53 +11,53 @@ fn kind(world: &World, call: CallId) -> Option<RefusalKind> {
 }
 
 #[test]
-fn what_many_want_at_once_is_loaded_once_under_its_last_number() {
+fn concurrent_first_uses_share_one_load_of_the_last_generation() {
     let mut world = World::restarted(7);
     assert_eq!(world.machine.presence(), Presence::NotLoaded);
-    (0..20).for_each(|_| world.want());
+    (0..20).for_each(|_| world.request_load());
     assert_eq!(world.machine.presence(), Presence::Loading);
     world.settle();
     assert_eq!((world.loads, &world.commits[..]), (1, &[(3, "v0".to_owned())][..]));
     assert!((0..20).all(|call| world.answers[&call].is_ok()));
-    world.want();
+    world.request_load();
     assert!(world.answers[&20].is_ok(), "at once");
     world.call(job("v1", Load::Ahead));
     world.settle();
-    assert_eq!(world.commits.last(), Some(&(6, "v1".to_owned())), "above all that was given out");
+    assert_eq!(world.commits.last(), Some(&(6, "v1".to_owned())), "above every issued number");
 }
 
 #[test]
-fn whoever_wants_a_model_says_when_workers_load_it() {
+fn load_request_decides_when_workers_load() {
     let propose = Action::Propose(Proposal { version: "a".into(), after: 0 });
-    for (load, next) in [(Load::Ahead, Action::AskWorkers), (Load::Lazy, propose)] {
+    for (load, next) in [(Load::Ahead, Action::ListWorkers), (Load::Lazy, propose)] {
         let mut machine = Machine::new(0, None, TIMES);
         let now = Instant::now();
-        let staged = machine.handle(now, Event::Wanted(0, load));
+        let staged = machine.handle(now, Event::LoadRequested(0, load));
         assert!(matches!(&staged[..], [Action::Stage(job)] if job.load == load), "{staged:?}");
         assert_eq!(machine.handle(now, Event::Staged(Ok(candidate("a")))), [next]);
     }
 }
 
 #[test]
-fn so_many_requests_wait_for_a_first_use_and_the_next_is_refused() {
+fn requests_beyond_the_first_use_limit_are_refused() {
     let mut world = World::new(7);
     let many = CALLERS_MAX as u64;
-    (0..many).for_each(|_| world.want());
+    (0..many).for_each(|_| world.request_load());
     assert!(world.answers.is_empty());
-    world.want();
+    world.request_load();
     assert_eq!(kind(&world, many), Some(RefusalKind::Busy));
     world.settle();
     assert_eq!(world.loads, 1);
-    assert!((0..many).all(|call| world.answers[&call].is_ok()), "the others wait on");
+    assert!((0..many).all(|call| world.answers[&call].is_ok()), "the others keep waiting");
 }
 
 #[test]
-fn the_pause_after_failed_first_uses_doubles_to_thirty_seconds() {
+fn pause_after_failed_first_uses_doubles_to_thirty_seconds() {
     let mut world = World::new(7);
     let mut pauses = Vec::new();
     let mut last = world.now;
     while pauses.len() < 8 {
-        world.want();
+        world.request_load();
         if world.pending.is_empty() {
             world.now += Duration::from_millis(500);
             continue;
@@ -70,41 +70,41 @@ fn the_pause_after_failed_first_uses_doubles_to_thirty_seconds() {
 }
 
 #[test]
-fn a_failed_load_is_told_to_all_who_wait_and_tried_again_after_a_pause() {
+fn failed_load_answers_all_waiters_and_retries_after_a_pause() {
     let mut world = World::new(7);
-    (0..5).for_each(|_| world.want());
+    (0..5).for_each(|_| world.request_load());
     world.finish_one(0);
     assert!((0..5).all(|call| kind(&world, call) == Some(RefusalKind::Internal)));
-    world.want();
-    assert_eq!(kind(&world, 5), Some(RefusalKind::Internal), "the reason is given again");
-    assert!(world.pending.is_empty(), "and nothing staged");
-    // Every failure in a row doubles the pause.
+    world.request_load();
+    assert_eq!(kind(&world, 5), Some(RefusalKind::Internal), "the reason is repeated");
+    assert!(world.pending.is_empty(), "nothing is staged");
+    // Every consecutive failure doubles the pause.
     world.now += Duration::from_secs(1);
-    world.want();
+    world.request_load();
     world.finish_one(0);
     assert_eq!(kind(&world, 6), Some(RefusalKind::Internal));
     world.now += Duration::from_secs(1);
-    world.want();
+    world.request_load();
     assert!(world.pending.is_empty(), "nothing is staged after one second");
     world.now += Duration::from_secs(1);
-    world.want();
+    world.request_load();
     world.settle();
     assert_eq!(world.commits, [(1, "source".to_owned())]);
     assert!(world.answers[&8].is_ok());
 }
 
 #[test]
-fn who_wants_a_model_takes_no_updates_place_and_gets_what_it_commits() {
+fn load_request_waits_for_the_running_update() {
     let mut world = World::new(7);
     world.call(job("a", Load::Lazy));
-    world.want();
+    world.request_load();
     world.settle();
     assert_eq!((world.loads, &world.commits[..]), (1, &[(1, "a".to_owned())][..]));
     assert!(world.answers[&0].is_ok() && world.answers[&1].is_ok());
-    // An update that is refused leaves the model to its own source.
+    // After a refused update the model loads from its own source.
     let mut world = World::new(7);
     world.call(job("a", Load::Lazy));
-    world.want();
+    world.request_load();
     world.finish_one(0);
     world.settle();
     assert_eq!(world.commits, [(1, "source".to_owned())]);
@@ -112,18 +112,18 @@ fn who_wants_a_model_takes_no_updates_place_and_gets_what_it_commits() {
 }
 
 #[test]
-fn an_unloaded_model_is_loaded_by_an_update_alone_and_its_numbers_go_on() {
+fn only_an_update_loads_an_unloaded_model_and_numbers_continue() {
     let mut world = on_probation();
     world.call(Job::unload());
     assert_eq!(world.machine.presence(), Presence::Unloading);
-    assert_eq!(world.page, 2, "until all is answered it serves");
-    world.want();
+    assert_eq!(world.page, 2, "it serves until every request is answered");
+    world.request_load();
     assert_eq!(kind(&world, 3), Some(RefusalKind::NotFound));
     world.settle();
     assert_eq!((world.page, world.machine.presence()), (0, Presence::Unloaded));
     let unloaded = world.answers[&2].clone().unwrap();
     assert_eq!((unloaded.generation, unloaded.previous), (0, 2));
-    world.want();
+    world.request_load();
     world.settle();
     assert_eq!((kind(&world, 4), world.page), (Some(RefusalKind::NotFound), 0));
     world.call(job("b", Load::Ahead));
@@ -134,14 +134,14 @@ fn an_unloaded_model_is_loaded_by_an_update_alone_and_its_numbers_go_on() {
 }
 
 #[test]
-fn an_unload_ends_the_probation_and_what_had_failed_by_then_is_quarantined() {
+fn unload_ends_probation_and_quarantines_a_failed_version() {
     let mut world = on_probation();
     world.call(Job::unload());
     world.settle();
     world.tell(worker_failed(2));
     world.tell(worker_failed(2));
     world.settle();
-    assert_eq!((world.commits.len(), world.page), (2, 0), "nothing comes back by itself");
+    assert_eq!((world.commits.len(), world.page), (2, 0), "there is no automatic rollback");
     assert!(world.quarantined.is_empty());
     let mut world = on_probation();
     world.call(Job::unload());
@@ -153,7 +153,7 @@ fn an_unload_ends_the_probation_and_what_had_failed_by_then_is_quarantined() {
 }
 
 #[test]
-fn of_an_update_and_an_unload_that_wait_the_newer_wins() {
+fn newer_of_a_waiting_update_and_unload_wins() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
     world.call(job("d", Load::Lazy));
@@ -166,23 +166,23 @@ fn of_an_update_and_an_unload_that_wait_the_newer_wins() {
     world.call(job("e", Load::Lazy));
     world.settle();
     assert_eq!(world.page, 4);
-    assert!(world.answers[&5].is_ok(), "what ran was not given up");
+    assert!(world.answers[&5].is_ok(), "the running job was not aborted");
     assert_eq!(kind(&world, 6), Some(RefusalKind::Superseded));
 }
 
 #[test]
-fn an_unload_of_what_is_not_loaded_succeeds_and_keeps_it_from_being_loaded_on_use() {
+fn unload_of_an_unused_model_prevents_loading_on_first_use() {
     let mut world = World::restarted(7);
     world.call(Job::unload());
     world.settle();
-    world.want();
+    world.request_load();
     world.settle();
     assert_eq!((kind(&world, 1), world.commits.len()), (Some(RefusalKind::NotFound), 0));
     assert!(world.answers[&0].is_ok());
 }
 
 #[test]
-fn an_unload_that_drains_when_the_server_stops_is_given_up() {
+fn draining_unload_is_aborted_when_the_server_stops() {
     let mut world = on_probation();
     world.call(Job::unload());
     world.tell(Event::Stopped(Stop::Stopping));

@@ -1,4 +1,4 @@
-//! What surrounds a machine in its tests: a [`World`] does what the machine asks for, with luck or without.
+//! The simulated environment of a machine: a [`World`] carries out its actions and may let them fail.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::models::machine::{events::Cause, *};
 pub(super) const TIMES: Times =
     Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };
 
-/// Text in place of all that an update consists of. Each names its version, so that a mixture shows.
+/// A payload of strings. Each names its version, so mixed-up versions show.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Text;
 
@@ -30,28 +30,28 @@ pub(super) fn candidate(version: &str) -> Candidate<Text> {
     Candidate { version: version.to_owned(), quarantined: false, content }
 }
 
-/// A version that still has to be checked, or one that has been.
+/// Returns a candidate that is checked already, or still needs a check.
 fn candidate_of(version: String, unchecked: bool, quarantined: bool) -> Candidate<Text> {
     let known = version.clone();
     let content = if unchecked { Content::Unchecked(known) } else { Content::Checked(known) };
     Candidate { version, quarantined, content }
 }
 
-/// Plays what surrounds a machine: it does what the machine asks for and tells the outcome, in the
-/// order and with the failures that a stream of random numbers says.
+/// Carries out the machine's actions and reports their results. A stream of random numbers decides
+/// the order and the failures.
 pub(super) struct World {
     pub(super) machine: Machine,
     pub(super) now: Instant,
     pub(super) random: u64,
-    /// Actions that are under way.
+    /// Actions in progress.
     pub(super) pending: Vec<Action<Text>>,
     pub(super) workers: usize,
     pub(super) calls: BTreeMap<CallId, Job>,
-    /// Those of the calls that want the model, whatever its content.
-    pub(super) wants: Vec<CallId>,
-    /// What a start found durable.
+    /// The calls that are load requests.
+    pub(super) load_requests: Vec<CallId>,
+    /// The durable generation found at start.
     pub(super) durable: Option<(Generation, String)>,
-    /// What the control page says; 0 is none.
+    /// The generation in the control page; 0 if none.
     pub(super) page: Generation,
     pub(super) loads: u32,
     pub(super) answers: BTreeMap<CallId, Result<Committed, Refusal>>,
@@ -69,7 +69,7 @@ impl World {
             pending: Vec::new(),
             workers: 3,
             calls: BTreeMap::new(),
-            wants: Vec::new(),
+            load_requests: Vec::new(),
             durable: None,
             page: 0,
             loads: 0,
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    /// xorshift64, so that a seed is all it takes to see a run again.
+    /// Draws a number below `below` with xorshift64, so a seed reproduces a run.
     pub(super) fn draw(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -92,18 +92,21 @@ impl World {
         for action in self.machine.handle(self.now, event) {
             match action {
                 Action::Answer(call, result) => {
-                    if let (true, Ok(served)) = (self.wants.contains(&call), &result) {
-                        assert_eq!(served.generation, self.page, "what is wanted serves");
+                    if let (true, Ok(served)) = (self.load_requests.contains(&call), &result) {
+                        assert_eq!(
+                            served.generation, self.page,
+                            "a load request returns the serving generation"
+                        );
                     }
                     let known = self.calls.contains_key(&call);
-                    assert!(known, "nobody asked as {call}");
+                    assert!(known, "unknown call {call}");
                     let before = self.answers.insert(call, result);
                     assert!(before.is_none(), "caller {call} was answered twice");
                 }
                 Action::Commit { generation, record, .. } => {
                     let version = self.recorded.get(&generation);
-                    let version = version.expect("what is committed is durable").clone();
-                    assert_eq!(record, version, "the record of another generation");
+                    let version = version.expect("a committed generation has a record").clone();
+                    assert_eq!(record, version, "the record belongs to another generation");
                     let last = self.commits.last().map_or(0, |(generation, _)| *generation);
                     assert!(generation > last, "numbers only rise");
                     self.commits.push((generation, version));
@@ -130,14 +133,14 @@ impl World {
         self.tell(Event::Called(id, job));
     }
 
-    pub(super) fn want(&mut self) {
+    pub(super) fn request_load(&mut self) {
         let id = self.calls.len() as CallId;
         self.calls.insert(id, Job { target: Target::Last, ..job("", Load::Lazy) });
-        self.wants.push(id);
-        self.tell(Event::Wanted(id, Load::Ahead));
+        self.load_requests.push(id);
+        self.tell(Event::LoadRequested(id, Load::Ahead));
     }
 
-    /// A machine that nobody has used yet, whose last generation before the start was 3.
+    /// Returns a world after a restart, before the first use. Its last durable generation is 3.
     pub(super) fn restarted(seed: u64) -> Self {
         let durable = (3, "v0".to_owned());
         let mut world = Self { machine: Machine::new(5, None, TIMES), ..Self::new(seed) };
@@ -146,15 +149,15 @@ impl World {
         world
     }
 
-    /// Finishes one thing that is under way; `luck` of ten it goes well.
+    /// Finishes one pending action, which succeeds with a chance of `luck` in ten.
     pub(super) fn finish_one(&mut self, luck: u64) {
         if self.pending.is_empty() {
             return;
         }
-        let place = usize::try_from(self.draw(self.pending.len() as u64)).unwrap();
+        let index = usize::try_from(self.draw(self.pending.len() as u64)).unwrap();
         let well = self.draw(10) < luck;
         let bad = || RefusalKind::Internal.because("the simulation says so");
-        match self.pending.remove(place) {
+        match self.pending.remove(index) {
             Action::Stage(job) => {
                 self.loads += 1;
                 let unchecked = self.draw(2) == 0;
@@ -174,22 +177,22 @@ impl World {
             }
             Action::Check(job, staged) => {
                 if let Target::Version(version) = job.target {
-                    assert_eq!(staged, version, "the content of another job");
+                    assert_eq!(staged, version, "the content belongs to another job");
                 }
                 self.tell(Event::Checked(if well { Ok(staged) } else { Err(bad()) }));
             }
-            Action::AskWorkers => self.tell(Event::Workers((0..self.workers).collect())),
+            Action::ListWorkers => self.tell(Event::Workers((0..self.workers).collect())),
             Action::LoadAhead(worker, version) => {
                 let result = if well { Ok(()) } else { Err("no memory".to_owned()) };
                 self.tell(Event::Worker(WorkerEvent::Loaded(worker, version, result)));
             }
             Action::Propose(Proposal { after, .. }) => {
-                // Numbers that others were given are left out.
+                // Skip numbers that a coordinator might have given to others.
                 let skipped = if luck < 10 { self.draw(2) } else { 0 };
                 self.tell(Event::Decided(if well { Ok(after + 1 + skipped) } else { Err(bad()) }));
             }
             Action::Record(generation, version, checked) => {
-                assert_eq!(version, checked, "what is known of another version");
+                assert_eq!(version, checked, "the check result belongs to another version");
                 assert!(!self.recorded.contains_key(&generation), "numbers are never reused");
                 if well {
                     self.recorded.insert(generation, version.clone());
@@ -202,7 +205,7 @@ impl World {
         }
     }
 
-    /// Lets everything come to rest.
+    /// Finishes pending actions until the machine is idle.
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.pending.is_empty() {
@@ -217,7 +220,7 @@ impl World {
             }
             self.finish_one(10);
         }
-        panic!("the machine does not come to rest");
+        panic!("the machine does not become idle");
     }
 
     pub(super) fn step(&mut self) {
@@ -244,7 +247,7 @@ impl World {
             }
             5 => self.tell(Event::Ticked),
             6 => self.call(Job::unload()),
-            7 => self.want(),
+            7 => self.request_load(),
             _ => self.finish_one(8),
         }
     }
@@ -254,7 +257,7 @@ pub(super) fn worker_failed(generation: Generation) -> Event<Text> {
     Event::Worker(WorkerEvent::Failed(generation))
 }
 
-/// A world that serves version `a` as generation 1 and has put `b` on probation as 2.
+/// Returns a world that has served `a` as generation 1 and now has `b` on probation as 2.
 pub(super) fn on_probation() -> World {
     let mut world = World::new(7);
     world.call(job("a", Load::Ahead));

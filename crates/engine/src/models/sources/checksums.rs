@@ -1,14 +1,14 @@
-//! `SHA256SUMS`, where a source has one: what its author says the files are, in the format of
-//! sha256sum(1). It tells a complete upload from one that is torn or damaged.
+//! Parses and applies a source's optional `SHA256SUMS`, in the format of sha256sum(1). It tells a
+//! complete upload from an incomplete or damaged one.
 
 use crate::models::sources::FetchedFile;
 
-/// The name of the file.
+/// The file's name.
 pub(super) const FILE: &str = "SHA256SUMS";
-/// A longer one is refused.
+/// Maximum length of the file in bytes; a longer one is refused.
 pub(super) const BYTES_MAX: u64 = 1 << 20;
 
-/// What is listed: the digest in lower-case hex, and the path.
+/// The entries: the digest in lowercase hex, and the path.
 #[derive(Debug, Default)]
 pub struct Checksums(Vec<(String, String)>);
 
@@ -16,14 +16,14 @@ impl Checksums {
     /// Parses lines of `<digest>  <path>` or `<digest> *<path>`.
     ///
     /// # Errors
-    /// The number of a line that is neither.
+    /// The number of the first malformed line.
     pub fn parse(text: &str) -> Result<Self, usize> {
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
         lines.map(|(number, line)| entry(line).ok_or(number)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// What is wrong with `files`, if anything is: a file that is not what is listed, or a listed
-    /// one that `is_missing`.
+    /// Returns a message about the first file that differs from its entry, or whose entry
+    /// `is_missing`.
     pub(super) fn fault(
         &self,
         files: &[FetchedFile],
@@ -33,10 +33,10 @@ impl Checksums {
             match files.iter().find(|file| file.path == *path) {
                 Some(file) if file.sha256 == *digest => None,
                 Some(file) => Some(format!(
-                    "{path} is not what {FILE} says: its SHA-256 is {}, not {digest}",
+                    "{path} does not match {FILE}: its SHA-256 is {}, expected {digest}; upload the file again",
                     file.sha256
                 )),
-                None => is_missing(path).then(|| format!("{path} is listed in {FILE} and missing")),
+                None => is_missing(path).then(|| format!("{path} is listed in {FILE} but missing")),
             }
         })
     }
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sha256sum_prints_is_understood_and_other_lines_are_named() {
+    fn sha256sum_output_is_parsed_and_malformed_lines_are_named() {
         let (a, b) = ("a".repeat(64), "B".repeat(64));
         let text = format!("{a}  model.onnx\n{b} *./onnx/x.data\n\n");
         let Checksums(entries) = Checksums::parse(&text).unwrap();
@@ -72,13 +72,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_differs_or_is_missing_is_a_fault_and_one_that_is_not_ours_is_none() {
+    fn only_files_of_the_version_can_be_faults() {
         let text = format!("{}  model.onnx\n{}  README.md\n", "a".repeat(64), "c".repeat(64));
         let checksums = Checksums::parse(&text).unwrap();
         let missing = |path: &str| path == "model.onnx";
         assert_eq!(checksums.fault(&[staged("model.onnx", 'a')], missing), None);
         let fault = checksums.fault(&[staged("model.onnx", 'b')], missing).unwrap();
-        assert!(fault.contains("not what"), "{fault}");
+        assert!(fault.contains("does not match"), "{fault}");
         let fault = checksums.fault(&[], missing).unwrap();
         assert!(fault.contains("missing"), "{fault}");
     }

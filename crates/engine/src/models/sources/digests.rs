@@ -1,7 +1,6 @@
-//! Digests of source files that have not changed since they were read, so that a reload of what
-//! is served already reads nothing. A file is the same when device, inode, size and times are;
-//! one that changed within the last moments before it was read is read again, because a further
-//! change could have left the same times.
+//! Caches digests of unchanged source files, so reloading the serving version reads no file. A file is
+//! unchanged if its device, inode, size and times are. A file modified just before it was read is read
+//! again, because a further change could leave the same times.
 
 use std::{
     collections::HashMap,
@@ -14,43 +13,43 @@ use std::{
 
 use onnxd_proto::domain::FileStamp;
 
-/// File times may be as coarse as this.
+/// Coarsest resolution of file times.
 const COARSEST: Duration = Duration::from_secs(2);
-/// Files that are remembered. When there are more, all are forgotten.
+/// Maximum cached files; the cache is cleared when it is full.
 const FILES_MAX: usize = 4096;
 
-/// What was read before.
+/// Digests of files read before.
 #[derive(Debug, Default)]
 pub struct Digests(Mutex<HashMap<Identity, String>>);
 
-/// A file as it was when it was read.
+/// The identity of a file's content at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity(FileStamp);
 
 impl Identity {
-    /// The file as it is now.
+    /// Returns the identity of the file as it is now.
     ///
     /// # Errors
-    /// What the system answers.
+    /// The system's error.
     pub(in crate::models) fn of(file: &File) -> io::Result<Self> {
         Ok(Self(FileStamp::from(&file.metadata()?)))
     }
 
-    /// Whether this is the file that a listing saw, unchanged.
+    /// Returns whether this is the file that a listing saw, unchanged.
     pub(in crate::models) fn is(&self, stamp: &FileStamp) -> bool {
         self.0 == *stamp
     }
 
-    /// Its length.
+    /// Returns the file's length.
     pub(in crate::models) fn bytes(&self) -> u64 {
         self.0.bytes
     }
 
-    /// Whether the file was left alone for long enough that a change would show.
+    /// Returns whether the file was unmodified long enough for any further change to show in its times.
     pub(in crate::models) fn is_settled(&self) -> bool {
         #[expect(
             clippy::disallowed_methods,
-            reason = "compared with file times, which are this clock's"
+            reason = "compared with file times, which use the same clock"
         )]
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let changed = u64::try_from(self.0.changed.0.max(self.0.modified.0)).unwrap_or(u64::MAX);
@@ -66,13 +65,13 @@ impl fmt::Display for Identity {
 }
 
 impl Digests {
-    /// The SHA-256 of the file, in hex, if it has not changed since it was read.
+    /// Returns the file's SHA-256 in hex if the file has not changed since it was read.
     pub(in crate::models) fn get(&self, identity: &Identity) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(identity).cloned()
     }
 
-    /// Remembers what was read of a file that was `before` when reading began. Returns whether a
-    /// change meanwhile would have shown; else nothing is remembered.
+    /// Caches the digest of a file that was `before` when reading began. Returns whether the digest is
+    /// certain: the file did not change, and a change would have shown. Otherwise nothing is cached.
     pub(in crate::models) fn remember(&self, file: &File, before: &Identity, sha256: &str) -> bool {
         let unchanged = Identity::of(file).is_ok_and(|after| after == *before);
         let certain = unchanged && before.is_settled();
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_left_alone_is_known_and_a_changed_or_new_one_is_not() {
+    fn only_files_unmodified_for_a_while_are_cached() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
         fs::write(&path, "a").unwrap();

@@ -1,5 +1,5 @@
-//! A directory as a source, with the files of the Hugging Face hub. It is opened once, and files
-//! are opened below it by [`Tree`], so that a version is never a mixture.
+//! A directory as a source, laid out as on the Hugging Face hub. The directory is opened once, and
+//! [`Tree`] opens files below it, so a version never mixes two directories.
 
 use std::{
     fs::{self, File},
@@ -29,11 +29,11 @@ use crate::models::{
     },
 };
 
-/// Bytes of one version. A source that holds more is no model for this server.
+/// Maximum bytes of one version.
 const VERSION_BYTES_MAX: u64 = 16 << 30;
-/// Files of one version: all are open at once.
+/// Maximum files of one version, since all are open at once.
 const VERSION_FILES_MAX: usize = 1000;
-/// How often a source is listed again when its model changes meanwhile.
+/// Maximum listings of a source whose model keeps changing.
 const LISTINGS_MAX: usize = 3;
 
 /// A directory that holds a model.
@@ -46,7 +46,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// The directory at `path`; nothing is opened yet.
+    /// Returns the directory at `path` without opening it.
     pub(super) fn new(
         path: PathBuf,
         choice: ModelChoice,
@@ -60,7 +60,7 @@ impl Directory {
 impl Source for Directory {
     fn resolve(&self, known: Option<&SnapshotId>) -> Result<Resolved, Refusal> {
         let snapshot = self.snapshot()?;
-        // It may list files beside those of the snapshot, so it is compared each time.
+        // Checksums may list files outside the snapshot, so compare them every time.
         let has_checksums = snapshot.tree.open_file(checksums::FILE)?.is_some();
         match known {
             Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
@@ -73,12 +73,12 @@ impl Source for Directory {
 }
 
 impl Directory {
-    /// The files that make a version, opened.
+    /// Opens the files that make a version.
     ///
     /// # Errors
-    /// `Contract` where there is no model or a file that it needs is missing or outside, or all are
-    /// larger than a version may be; `Internal` where a file cannot be read. All name the file or
-    /// the directory.
+    /// `Contract` if the model or a file it needs is missing or outside the source, or if the files
+    /// exceed the limits of a version; `Internal` if a file cannot be read. Each names the file or the
+    /// directory.
     fn snapshot(&self) -> Result<DirectorySnapshot, Refusal> {
         for _ in 0..LISTINGS_MAX {
             let tree = Tree::open(&self.path)?;
@@ -91,12 +91,14 @@ impl Directory {
             }
         }
         let path = self.path.display();
-        let message = format!("{path}: its model changes all the time; retry when it is complete");
+        let message = format!(
+            "{path}: the model kept changing while it was read; retry once the upload is complete"
+        );
         Err(RefusalKind::Contract.because(message))
     }
 }
 
-/// The files of a version, opened; `None` where the model is another than the one that was listed.
+/// Opens the files of a version, or returns `None` if the model file changed since the listing.
 fn snapshot_of(
     tree: Tree,
     listing: Listing,
@@ -121,7 +123,7 @@ fn snapshot_of(
     let count = opening.0.len() + named.len();
     if count > VERSION_FILES_MAX {
         return Err(tree.refuse(format!(
-            "its model has {count} files, and a version has at most {VERSION_FILES_MAX}"
+            "the model has {count} files; a version may have at most {VERSION_FILES_MAX}"
         )));
     }
     let mut left_out = Vec::new();
@@ -129,7 +131,10 @@ fn snapshot_of(
         let Some(opened) = identified(&tree, &path)? else { continue };
         let bytes = opened.1.bytes();
         if selection::is_small(&path) && bytes > selection::NAMED_BYTES_MAX {
-            left_out.push(format!("{path}, of {bytes} bytes, is left out"));
+            left_out.push(format!(
+                "skipped {path}: {bytes} bytes exceed the limit of {}",
+                selection::NAMED_BYTES_MAX
+            ));
         } else if !opening.has(&path) {
             opening.add(path, opened);
         }
@@ -138,14 +143,14 @@ fn snapshot_of(
     opening.finish(tree, listing, digests).map(Some)
 }
 
-/// A file below the directory with what it is now, if it is there.
+/// Opens a file below the directory, if it exists, and takes its identity.
 fn identified(tree: &Tree, path: &str) -> Result<Option<(File, Identity)>, Refusal> {
     let Some(file) = tree.open_file(path)? else { return Ok(None) };
     let identity = Identity::of(&file).map_err(|error| tree.refusal(path, &error))?;
     Ok(Some((file, identity)))
 }
 
-/// A snapshot that is being opened.
+/// Files opened so far for a snapshot.
 #[derive(Default)]
 struct Opening(Vec<(String, (File, Identity))>);
 
@@ -166,7 +171,7 @@ impl Opening {
     ) -> Result<DirectorySnapshot, Refusal> {
         self.0.sort_by(|one, other| one.0.cmp(&other.0));
         if self.has(MANIFEST) {
-            return Err(tree.refuse(format!("a file of a version cannot be called {MANIFEST}")));
+            return Err(tree.refuse(format!("{MANIFEST} is a reserved file name; rename the file")));
         }
         let (mut files, mut handles) = (Vec::new(), Vec::new());
         let mut id = Identifier::default();
@@ -176,28 +181,28 @@ impl Opening {
             files.push(SnapshotFile { path, bytes, sha256 });
             handles.push((file, identity));
         }
-        // An author who corrects it has made another snapshot.
+        // Corrected checksums make a new snapshot.
         if let Some((_, identity)) = identified(&tree, checksums::FILE)? {
             id.add(checksums::FILE, &identity);
         }
         let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
         if all > most {
             return Err(tree
-                .refuse(format!("its files have {all} bytes, and a version has at most {most}")));
+                .refuse(format!("the model has {all} bytes; a version may have at most {most}")));
         }
         let (id, digests) = (id.finish(), Arc::clone(digests));
         Ok(DirectorySnapshot { tree, listing, id, files, handles, digests })
     }
 }
 
-/// A directory's files at one moment, opened.
+/// A directory's open files at one moment.
 #[derive(Debug)]
 struct DirectorySnapshot {
     tree: Tree,
     listing: Listing,
     id: SnapshotId,
     files: Vec<SnapshotFile>,
-    /// Those files, with what they were when they were opened.
+    /// The open files, with their identities at opening.
     handles: Vec<(File, Identity)>,
     digests: Arc<Digests>,
 }
@@ -222,14 +227,23 @@ impl Snapshot for DirectorySnapshot {
             Err(RefusalKind::Checksum.because(format!("{}: {what}", self.tree.path().display())))
         };
         if text.len() as u64 > checksums::BYTES_MAX {
-            return refuse(format!("{} is too long", checksums::FILE));
+            return refuse(format!(
+                "{} is longer than {} bytes",
+                checksums::FILE,
+                checksums::BYTES_MAX
+            ));
         }
         let checksums = match Checksums::parse(&text) {
             Ok(checksums) => checksums,
-            Err(line) => return refuse(format!("{}: line {line} is no digest", checksums::FILE)),
+            Err(line) => {
+                return refuse(format!(
+                    "{}: line {line}: expected `<SHA-256>  <path>`",
+                    checksums::FILE
+                ));
+            }
         };
-        // Other variants of the model may be listed and left out of a download. One with the usual
-        // name would be taken instead, once it has arrived.
+        // Downloads may leave out other listed variants of the model. A variant with the usual name
+        // counts: once it arrives, it would be chosen instead.
         let model = self.listing.model.as_ref();
         let is_ours = |path: &str| {
             selection::takes(path, model.is_some())
@@ -246,7 +260,7 @@ impl Snapshot for DirectorySnapshot {
         let free = free_bytes(target).map_err(|error| io_refusal(target, &error))?;
         if all > free {
             return Err(RefusalKind::Space.because(format!(
-                "{}: the version has {all} bytes, and {free} are free",
+                "{}: not enough space: the version needs {all} bytes, {free} are free",
                 target.display()
             )));
         }
@@ -268,7 +282,7 @@ impl Snapshot for DirectorySnapshot {
 }
 
 impl DirectorySnapshot {
-    /// Says which files were chosen, and why.
+    /// Logs which files were chosen and why.
     fn announce(&self) {
         let source = self.tree.path().display();
         if let Some(model) = &self.listing.model {
@@ -281,12 +295,12 @@ impl DirectorySnapshot {
     }
 }
 
-/// Saturates: a sparse file may claim anything.
+/// Sums the lengths. Saturates, because a sparse file may claim any length.
 fn bytes_of(files: &[SnapshotFile]) -> u64 {
     files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
 }
 
-/// Makes the name of a snapshot from what its files are.
+/// Derives a snapshot's id from the identities of its files.
 #[derive(Default)]
 struct Identifier {
     digest: Sha256,
@@ -302,7 +316,7 @@ impl Identifier {
     fn finish(mut self) -> SnapshotId {
         static UNSETTLED: AtomicU64 = AtomicU64::new(0);
         if self.is_unsettled {
-            // A further change could leave the same times: such a name equals no other.
+            // A further change could leave the same times, so make this id unique.
             let number = UNSETTLED.fetch_add(1, Ordering::Relaxed);
             self.digest.update(format!("unsettled {number}\n"));
         }
@@ -310,14 +324,14 @@ impl Identifier {
     }
 }
 
-/// What this process may still write to the file system of `path`, statvfs(3).
+/// Returns the bytes this process may still write to the file system of `path`; see statvfs(3).
 fn free_bytes(path: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(path)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Copies one file; gives its length and SHA-256. `count` hears of each part and says whether
-/// there is room for it.
+/// Copies one file and returns its length and SHA-256. `count` is called for each part and returns
+/// whether the version may still grow.
 fn copy(
     mut from: &File,
     to: &Path,
@@ -338,7 +352,7 @@ fn copy(
         }
         bytes += length as u64;
         if !count(length as u64) {
-            return Err(io::Error::other("the model is larger than a version may be"));
+            return Err(io::Error::other("the model exceeds the size limit of a version"));
         }
         digest.update(&buffer[..length]);
         to.write_all(&buffer[..length])?;

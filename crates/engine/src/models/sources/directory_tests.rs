@@ -1,4 +1,4 @@
-//! What a directory promises as a source.
+//! Tests of directories as sources.
 
 use std::os::unix::fs::symlink;
 
@@ -12,7 +12,7 @@ fn source_at(path: &Path) -> Directory {
 fn resolve(source: &Directory) -> Result<Box<dyn Snapshot>, Refusal> {
     match source.resolve(None)? {
         Resolved::Changed(snapshot) => Ok(snapshot),
-        Resolved::Unchanged => panic!("nothing is known"),
+        Resolved::Unchanged => panic!("the snapshot is unknown"),
     }
 }
 
@@ -23,27 +23,27 @@ fn stage(source: &Path) -> Result<Vec<String>, Refusal> {
     Ok(fetched.files.into_iter().map(|file| file.path).collect())
 }
 
-/// A second and a bit more than file times are coarse.
+/// Waits longer than the coarsest resolution of file times.
 fn wait_until_settled() {
     std::thread::sleep(std::time::Duration::from_secs(3));
 }
 
 #[test]
-fn a_snapshot_is_unchanged_until_a_file_or_its_checksums_are() {
+fn snapshot_is_unchanged_until_a_file_or_the_checksums_change() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("model.onnx", "a");
     let source = source_at(folder.path());
     let fresh = resolve(&source).unwrap();
     let again = source.resolve(Some(fresh.id())).unwrap();
-    assert!(matches!(again, Resolved::Changed(_)), "it was written a moment ago");
+    assert!(matches!(again, Resolved::Changed(_)), "the file was written a moment ago");
     wait_until_settled();
     let settled = resolve(&source).unwrap();
-    assert_eq!(settled.files()[0].sha256, None, "it was never read");
+    assert_eq!(settled.files()[0].sha256, None, "the file was never read");
     let target = tempfile::tempdir().unwrap();
     assert!(settled.fetch(target.path(), &|_, _| {}).unwrap().is_pinned);
     assert!(matches!(source.resolve(Some(settled.id())).unwrap(), Resolved::Unchanged));
-    assert!(resolve(&source).unwrap().files()[0].sha256.is_some(), "it is known now");
+    assert!(resolve(&source).unwrap().files()[0].sha256.is_some(), "the digest is cached now");
     for (name, text) in [("model.onnx", "b"), ("config.json", "{}"), (checksums::FILE, "")] {
         let known = resolve(&source).unwrap();
         write(name, text);
@@ -54,11 +54,11 @@ fn a_snapshot_is_unchanged_until_a_file_or_its_checksums_are() {
     let known = resolve(&source).unwrap();
     known.fetch(tempfile::tempdir().unwrap().path(), &|_, _| {}).unwrap();
     let listed = source.resolve(Some(known.id())).unwrap();
-    assert!(matches!(listed, Resolved::Changed(_)), "its list may name what is gone");
+    assert!(matches!(listed, Resolved::Changed(_)), "the checksums may list a missing file");
 }
 
 #[test]
-fn what_changes_while_it_is_fetched_is_not_pinned() {
+fn file_changed_during_the_fetch_is_not_pinned() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.onnx");
     fs::write(&model, "a").unwrap();
@@ -81,7 +81,7 @@ fn source_with(files: &[&str]) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_version_takes_the_model_its_external_data_and_the_known_files_alone() {
+fn version_takes_only_the_model_its_weights_and_known_files() {
     let source = source_with(&[
         "model.onnx",
         "model.onnx_data",
@@ -112,14 +112,14 @@ fn a_version_takes_the_model_its_external_data_and_the_known_files_alone() {
 }
 
 #[test]
-fn static_embeddings_take_their_weights() {
+fn static_embeddings_include_their_weights() {
     let source = source_with(&["config.json", "model.safetensors", "tokenizer.json"]);
     let expected = ["config.json", "model.safetensors", "tokenizer.json"];
     assert_eq!(stage(source.path()).unwrap(), expected);
 }
 
 #[test]
-fn a_large_file_that_no_model_has_is_left_out() {
+fn oversized_json_file_is_skipped() {
     let source = source_with(&["model.onnx", "config.json", "dump.json"]);
     let dump = File::options().write(true).open(source.path().join("dump.json")).unwrap();
     dump.set_len(selection::NAMED_BYTES_MAX + 1).unwrap();
@@ -127,17 +127,17 @@ fn a_large_file_that_no_model_has_is_left_out() {
 }
 
 #[test]
-fn more_files_than_can_be_open_are_refused_before_they_are_opened() {
+fn too_many_files_are_refused_before_they_are_opened() {
     let source = source_with(&["model.onnx"]);
     for number in 0..VERSION_FILES_MAX {
         fs::write(source.path().join(format!("{number}.json")), "").unwrap();
     }
     let refusal = stage(source.path()).unwrap_err();
-    assert!(refusal.message.contains("1001 files, and a version has at most 1000"), "{refusal}");
+    assert!(refusal.message.contains("1001 files; a version may have at most 1000"), "{refusal}");
 }
 
 #[test]
-fn nothing_outside_the_directory_gets_into_a_version() {
+fn no_file_outside_the_directory_enters_a_version() {
     for name in ["model.onnx", "tokenizer.json", "model.onnx_data", "1_Pooling"] {
         let source = tempfile::tempdir().unwrap();
         if name != "model.onnx" {
@@ -147,13 +147,13 @@ fn nothing_outside_the_directory_gets_into_a_version() {
         symlink(target, source.path().join(name)).unwrap();
         let refusal = stage(source.path()).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Contract, "{name}");
-        let said = format!("{name} is a link to {target}");
-        assert!(refusal.message.contains(&said), "{refusal}");
+        let expected = format!("{name} is a link to {target}");
+        assert!(refusal.message.contains(&expected), "{refusal}");
     }
 }
 
 #[test]
-fn a_listed_file_that_is_missing_is_a_torn_upload() {
+fn missing_listed_file_means_an_incomplete_upload() {
     let digest = "a".repeat(64);
     for (listed, is_fault) in [
         ("tokenizer.json", true),
@@ -177,7 +177,7 @@ fn stage_verified(source: &Path) -> Result<(), Refusal> {
 }
 
 #[test]
-fn a_missing_directory_and_a_directory_without_a_model_are_told_apart() {
+fn missing_directory_and_missing_model_are_distinguished() {
     let empty = tempfile::tempdir().unwrap();
     let refusal = stage(empty.path()).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Contract);

@@ -1,4 +1,4 @@
-//! A lister for tests, which knows models and their weights by their names.
+//! A lister for tests that finds models and their weights by name.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -6,13 +6,13 @@ use onnxd_proto::domain::{FileStamp, ListedModel, Listing, ModelChoice, Refusal,
 
 use crate::models::sources::{Sources, lister::Lister, tree::Tree};
 
-/// Takes `model.onnx` or `onnx/model.onnx`, and `model.onnx_data` beside it as its weights; with
-/// neither, static embeddings.
+/// Lists `model.onnx` or `onnx/model.onnx` with the weights in `model.onnx_data` next to it. Without
+/// either, lists static embeddings.
 #[derive(Debug)]
 pub(crate) struct ByName;
 
 impl ByName {
-    /// Sources that are listed so.
+    /// Returns sources that use this lister.
     pub(crate) fn sources() -> Sources {
         Sources::with(Arc::new(Self))
     }
@@ -21,13 +21,13 @@ impl ByName {
 impl Lister for ByName {
     fn list(&self, tree: &Tree, choice: &ModelChoice) -> Result<Listing, Refusal> {
         let at = |path: &str| tree.path().join(path);
-        let is_there = |path: &&str| fs::symlink_metadata(at(path)).is_ok();
+        let exists = |path: &&str| fs::symlink_metadata(at(path)).is_ok();
         let file = match choice {
             ModelChoice::File(file) => Some(file.as_str()),
-            _ => ["model.onnx", "onnx/model.onnx"].into_iter().find(is_there),
+            _ => ["model.onnx", "onnx/model.onnx"].into_iter().find(exists),
         };
         let Some(file) = file else {
-            let is_static = is_there(&"model.safetensors");
+            let is_static = exists(&"model.safetensors");
             return match is_static {
                 true => Ok(Listing::default()),
                 false => Err(RefusalKind::Contract.because("no model")),
@@ -37,7 +37,7 @@ impl Lister for ByName {
         let stamp = stamp(&at(file)).or_else(|_| stamp(tree.path()));
         let stamp = stamp.map_err(|error| RefusalKind::Internal.because(error.to_string()))?;
         let weights = format!("{file}_data");
-        let external = if is_there(&weights.as_str()) { vec![weights] } else { Vec::new() };
+        let external = if exists(&weights.as_str()) { vec![weights] } else { Vec::new() };
         let (file, reason) = (file.to_owned(), "its name".to_owned());
         let is_stated = *choice != ModelChoice::Unstated;
         let model = Some(ListedModel { file, is_stated, reason, stamp });

@@ -1,5 +1,5 @@
-//! Asks a confined process which files of a source are its model: the supervisor parses no model
-//! file. Started for every resolution of a source; it takes milliseconds.
+//! Runs a sandboxed process that finds the model files of a source, because the supervisor parses no
+//! model file. Runs whenever a source is resolved; takes milliseconds.
 
 use std::{
     fmt,
@@ -14,17 +14,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{models::sources::tree::Tree, pool::executable::WorkerExecutable};
 
-/// How long a listing may take. A slow disk is waited for.
+/// Time limit of a listing, long enough for a slow disk.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of the line: paths of as many files as there may be.
+/// Maximum bytes of the output line: room for the paths of all files of a version.
 const LINE_BYTES_MAX: usize = 4 << 20;
 
 /// Finds the files of a source's model.
 pub(super) trait Lister: fmt::Debug + Send + Sync {
-    /// Blocking.
+    /// Lists the source. Blocking.
     ///
     /// # Errors
-    /// The source has no model to take; messages name files relative to the source.
+    /// The source has no usable model. Messages name files relative to the source.
     fn list(&self, tree: &Tree, choice: &ModelChoice) -> Result<Listing, Refusal>;
 }
 
@@ -51,25 +51,25 @@ impl Lister for Process {
             ModelChoice::Variant(name) => drop(command.arg("--variant").arg(name)),
         }
         let source = tree.handle().map_err(|error| failed(&error))?;
-        // Inherited as a handle: a path could lead elsewhere by now.
+        // Pass a descriptor: the path may lead elsewhere by now.
         command.stdin(Stdio::from(source)).stdout(Stdio::piped());
-        // The kernel ends the process with the thread that started it, and this one waits for it.
+        // The kernel kills the child when this thread exits, so this thread waits for it.
         let mut child = command.spawn().map_err(|error| failed(&error))?;
         let line = child.stdout.take().map_or(Ok(Vec::new()), |mut output| read(&mut output));
         if line.is_err() {
-            // It may have ended meanwhile.
+            // Ignore the error: the process may have exited already.
             let _ = child.kill();
         }
-        let ended = end(&mut child);
+        let exit = wait(&mut child);
         match serde_json::from_slice(&line.map_err(|error| failed(&error))?) {
-            Ok(ListLine::Listed(listing)) => sound(*listing),
+            Ok(ListLine::Listed(listing)) => validate(*listing),
             Ok(ListLine::Refused(refusal)) => Err(refusal),
-            Err(_) => Err(failed(&ended)),
+            Err(_) => Err(failed(&exit)),
         }
     }
 }
 
-/// Reads to the end.
+/// Reads the output to its end, within the time and size limits.
 fn read(output: &mut ChildStdout) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
     let (mut line, mut part) = (Vec::new(), vec![0; 64 << 10]);
@@ -89,32 +89,34 @@ fn read(output: &mut ChildStdout) -> io::Result<Vec<u8>> {
         }
         line.extend_from_slice(&part[..length]);
         if line.len() > LINE_BYTES_MAX {
-            return Err(io::Error::other("it says too much"));
+            return Err(io::Error::other(format!("the output exceeds {LINE_BYTES_MAX} bytes")));
         }
     }
 }
 
-/// How the process ended, which has closed its output or is killed.
-fn end(child: &mut Child) -> String {
+/// Waits for the process, which has closed its output or was killed, and describes its exit.
+fn wait(child: &mut Child) -> String {
     match child.wait() {
         Ok(status) => match status.signal() {
-            Some(signal) => format!("ended by signal {signal}"),
-            None => format!("ended without a line: {status}"),
+            Some(signal) => format!("onnxd-worker list was killed by signal {signal}"),
+            None => format!("onnxd-worker list exited without a result: {status}"),
         },
         Err(error) => error.to_string(),
     }
 }
 
-/// The listing, if its paths are inside the source: it was made by a process that has read a
-/// stranger's file.
-fn sound(listing: Listing) -> Result<Listing, Refusal> {
+/// Checks that all paths are inside the source. The process that made the listing has read an
+/// untrusted file.
+fn validate(listing: Listing) -> Result<Listing, Refusal> {
     let model = listing.model.iter().map(|model| &model.file);
     match model.chain(&listing.external).find(|path| !is_inside(path)) {
-        Some(path) => Err(failed(&format!("it names {path:?}"))),
+        Some(path) => {
+            Err(failed(&format!("the listing names {path:?}, which is outside the source")))
+        }
         None => Ok(listing),
     }
 }
 
 fn failed(error: &dyn fmt::Display) -> Refusal {
-    RefusalKind::Internal.because(format!("listing the source: {error}"))
+    RefusalKind::Internal.because(format!("listing the source failed: {error}"))
 }

@@ -1,11 +1,11 @@
-//! Where versions come from. A source says cheaply what it holds ([`Source::resolve`]) and copies
-//! that snapshot into a directory ([`Snapshot::fetch`]); what was written, not what was offered,
-//! makes the version. [`Sources`] opens the source of a URI. Called by `update`, through the store.
+//! Where versions come from. [`Source::resolve`] identifies a source's content cheaply, and
+//! [`Snapshot::fetch`] copies that content into a directory. The version consists of the bytes written,
+//! not of those offered. [`Sources`] opens the source of a URI. Called by `update`, through the store.
 //!
-//! - [`directory`]: a directory with the files of the Hugging Face hub, which [`tree`] opens and
-//!   [`selection`] selects; [`lister`] asks a confined process for those that only the graph knows.
-//! - [`checksums`]: `SHA256SUMS`, where a source has one.
-//! - [`digests`]: which files need not be read again.
+//! - [`directory`]: a directory laid out as on the Hugging Face hub. [`tree`] opens its files,
+//!   [`selection`] chooses them by name, and [`lister`] finds those that only the graph names.
+//! - [`checksums`]: a source's optional `SHA256SUMS`.
+//! - [`digests`]: the digests of files that need not be read again.
 
 pub mod checksums;
 pub mod digests;
@@ -29,54 +29,54 @@ use crate::{
     pool::executable::WorkerExecutable,
 };
 
-/// Hears of bytes done and in all.
+/// Called with the bytes copied and the total.
 pub type Progress<'a> = &'a dyn Fn(u64, u64);
 
-/// A place that versions come from. Blocking.
+/// A source of versions. All methods block.
 pub trait Source: Debug + Send {
-    /// What the source holds now. `known` is the snapshot that the caller has already.
+    /// Identifies the source's current content. `known` is the snapshot that the caller already has.
     ///
     /// # Errors
-    /// It cannot be reached, or what it holds cannot be a version.
+    /// The source cannot be reached, or its content cannot be a version.
     fn resolve(&self, known: Option<&SnapshotId>) -> Result<Resolved, Refusal>;
 }
 
-/// What a source holds.
+/// The result of resolving a source.
 #[derive(Debug)]
 pub enum Resolved {
     /// The snapshot that the caller knows.
     Unchanged,
-    /// Another one.
+    /// Another snapshot.
     Changed(Box<dyn Snapshot>),
 }
 
-/// What a source holds at one moment, pinned: fetching it later gives the same files or fails.
+/// A source's content at one moment. Fetching it later returns the same files or fails.
 pub trait Snapshot: Debug + Send {
-    /// Names this snapshot among all that this process sees.
+    /// Returns this snapshot's id, unique within the process.
     fn id(&self) -> &SnapshotId;
 
-    /// The files, as far as the source knows them before it is read.
+    /// Returns the files, as known before reading them.
     fn files(&self) -> &[SnapshotFile];
 
-    /// Compares files with what the source's author says they are.
+    /// Compares files with the checksums of the source's author, if there are any.
     ///
     /// # Errors
-    /// One differs or is missing.
+    /// A file differs or is missing.
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal>;
 
-    /// Copies the files into `target`, which exists and is empty.
+    /// Copies the files into `target`, an existing empty directory.
     ///
     /// # Errors
-    /// There is no room for them, or one cannot be read or written; the message names it.
+    /// Not enough space, or a file cannot be read or written; the message names the file.
     fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal>;
 }
 
-/// The name of a snapshot. Opaque: equal names are equal contents.
+/// An opaque snapshot id. Equal ids mean equal contents.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SnapshotId(String);
 
 impl SnapshotId {
-    /// A name that a source makes.
+    /// Wraps an id chosen by a source.
     pub(super) fn new(name: String) -> Self {
         Self(name)
     }
@@ -85,36 +85,36 @@ impl SnapshotId {
 /// A file of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotFile {
-    /// Relative to the version's directory, with `/`.
+    /// Path relative to the version's directory, separated by `/`.
     pub path: String,
-    /// Length.
+    /// Length of the file.
     pub bytes: u64,
-    /// SHA-256 in hex, where the source knows it without reading the file.
+    /// SHA-256 in hex, if known without reading the file.
     pub sha256: Option<String>,
 }
 
-/// A file that was fetched, or was known before.
+/// A file that was fetched, or whose digest was already known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedFile {
-    /// Relative to the version's directory, with `/`.
+    /// Path relative to the version's directory, separated by `/`.
     pub path: String,
-    /// Length.
+    /// Length of the file.
     pub bytes: u64,
-    /// SHA-256 of what was written, in hex.
+    /// SHA-256 of the bytes written, in hex.
     pub sha256: String,
 }
 
-/// What was fetched.
+/// The result of fetching a snapshot.
 #[derive(Debug)]
 pub struct Fetched {
-    /// The files, in the order of the snapshot.
+    /// The files, in the snapshot's order.
     pub files: Vec<FetchedFile>,
-    /// Whether the source certainly held this snapshot all the while: only then may the content be
-    /// recognised by the snapshot's name.
+    /// Whether the source certainly held this snapshot throughout. Only then does the snapshot's id
+    /// identify the content.
     pub is_pinned: bool,
 }
 
-/// Opens sources. Remembers what files were, so that unchanged ones are not read again.
+/// Opens sources. Caches file digests, so unchanged files are not read again.
 #[derive(Clone, Debug)]
 pub struct Sources {
     digests: Arc<Digests>,
@@ -122,7 +122,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Sources whose model files are looked into by processes of this executable.
+    /// Returns sources whose model files are inspected by processes of this executable.
     pub fn new(executable: WorkerExecutable) -> Self {
         Self::with(Arc::new(Process::new(executable)))
     }
@@ -131,7 +131,7 @@ impl Sources {
         Self { digests: Arc::default(), lister }
     }
 
-    /// The source that a URI names.
+    /// Opens the source that a URI names.
     pub fn open(&self, uri: &SourceUri) -> Box<dyn Source> {
         match uri {
             SourceUri::Directory { path, choice } => Box::new(Directory::new(

@@ -1,23 +1,23 @@
-//! Which files of a source make a version, besides the model's own: everything that a model may need
-//! and nothing large that it does not. Pure: decides by names.
+//! Selects the files of a version other than the model's own, by name: everything a model may need,
+//! and nothing large that it does not need. Pure.
 
-/// Taken wherever they are, if they are not deeper than modules of modules.
+/// Suffixes of files taken from every folder down to [`DEPTH_MAX`].
 const ENDINGS: [&str; 4] = [".json", ".txt", ".jinja", ".model"];
-/// Taken at the top.
+/// Files taken at the top level only.
 const TOP: [&str; 2] = ["canary.jsonl", "onnxd.toml"];
-/// Weights of a module, or of static embeddings.
+/// The weights of a module or of static embeddings.
 const WEIGHTS: &str = "model.safetensors";
-/// Folders within folders: modules of a router.
+/// Maximum folder depth, reached by the modules of a router.
 const DEPTH_MAX: usize = 2;
-/// Folders that hold other forms of the model, or that a file system has of its own.
-const OTHERS: [&str; 4] = ["openvino", "coreml", "tf", "lost+found"];
+/// Ignored folders: other formats of the model, and a file system's own folder.
+const IGNORED_FOLDERS: [&str; 4] = ["openvino", "coreml", "tf", "lost+found"];
 
-/// Bytes of a file that is taken for its ending. A larger one is data of another kind; the largest
-/// tokenizers have 40 MB.
+/// Maximum bytes of a file selected by its suffix. The largest tokenizers have 40 MB, so a larger file
+/// is something else.
 pub(super) const NAMED_BYTES_MAX: u64 = 256 << 20;
 
-/// Whether the file at `path` is taken by its name; `has_graph` says whether the version has a model
-/// file, which holds the weights of a transformer.
+/// Returns whether the name of the file at `path` selects it. `has_graph` means that the version has a
+/// model file, which holds the weights of a transformer.
 pub(super) fn takes(path: &str, has_graph: bool) -> bool {
     let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
     if !is_in_reach(path) {
@@ -29,34 +29,35 @@ pub(super) fn takes(path: &str, has_graph: bool) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending)) || folder.is_empty() && TOP.contains(&name)
 }
 
-/// Whether a model file of this name is taken where none is chosen.
+/// Returns whether a model file of this name is chosen by default.
 pub(super) fn is_usual(path: &str) -> bool {
     ["model.onnx", "onnx/model.onnx"].contains(&path)
 }
 
-/// Whether files of the folder at `path` may be taken.
+/// Returns whether files in the folder at `path` may be selected.
 pub(super) fn looks_into(path: &str) -> bool {
     path.split('/').count() <= DEPTH_MAX && is_in_reach(&format!("{path}/x"))
 }
 
-/// Whether a file is bounded by [`NAMED_BYTES_MAX`]: weights are not.
+/// Returns whether [`NAMED_BYTES_MAX`] applies to a file. Weights may be larger.
 pub(super) fn is_small(path: &str) -> bool {
     !path.ends_with(WEIGHTS)
 }
 
-/// Whether the folders on the way are looked into, and the name is one for a manifest.
+/// Returns whether no folder on the path is ignored and a manifest can hold the name.
 fn is_in_reach(path: &str) -> bool {
     let folders = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let is_other = |folder: &str| OTHERS.contains(&folder) || folder.starts_with("checkpoint-");
+    let is_ignored =
+        |folder: &str| IGNORED_FOLDERS.contains(&folder) || folder.starts_with("checkpoint-");
     let folders: Vec<&str> = folders.split('/').filter(|folder| !folder.is_empty()).collect();
     folders.len() <= DEPTH_MAX
         && !path.split('/').any(|part| part.starts_with('.') || part.is_empty())
-        && !folders.into_iter().any(is_other)
+        && !folders.into_iter().any(is_ignored)
         && !path.contains(char::is_control)
 }
 
-/// Whether weights in this folder are those of a module that onnxd runs itself. A transformer's are
-/// in the graph.
+/// Returns whether weights in this folder belong to a module that onnxd runs itself. The weights of a
+/// transformer are in the graph.
 fn is_module(folder: &str) -> bool {
     let name = folder.rsplit('/').next().unwrap_or(folder);
     name != "onnx" && !name.ends_with("Transformer")
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_model_may_need_is_taken_and_nothing_large_besides() {
+    fn files_a_model_may_need_are_selected_and_others_are_not() {
         for path in [
             "config.json",
             "vocab.txt",
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_looked_into_as_deep_as_files_are_taken() {
+    fn folders_are_searched_down_to_the_maximum_depth() {
         for folder in ["onnx", "1_Pooling", "router/1_Pooling"] {
             assert!(looks_into(folder), "{folder}");
         }

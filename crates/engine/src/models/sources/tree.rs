@@ -1,6 +1,6 @@
-//! A source's directory, held open: opens files below it so that nothing outside of it can become
-//! part of a version, however links move meanwhile. Links are followed where they stay inside; a
-//! snapshot of the Hugging Face hub's cache may link to the blobs beside it.
+//! A source's directory, held open. Opens files below it so that no file outside can become part of a
+//! version, even while links change. Follows links that stay inside. A snapshot in the Hugging Face
+//! hub's cache may also link to the blobs of that cache.
 
 use std::{
     fmt, fs,
@@ -18,33 +18,33 @@ use rustix::{
 
 use crate::models::{disk::io_refusal, sources::selection};
 
-/// Where a snapshot of the hub's cache stands, seen from the model's folder in it.
+/// The folder of snapshots, relative to the model's folder in the hub's cache.
 const SNAPSHOTS: &str = "snapshots";
 /// The file that names the snapshot of the branch `main`.
 const MAIN: &str = "refs/main";
-/// Bytes of that file: a commit.
+/// Maximum bytes of that file, which holds a commit.
 const COMMIT_BYTES_MAX: u64 = 100;
-/// Snapshots that are looked at when no branch says which to serve.
+/// Maximum snapshots examined if no branch names one.
 const SNAPSHOTS_MAX: usize = 100;
-/// Where the files of snapshots are.
+/// The folder with the files of all snapshots.
 const BLOBS: &str = "blobs";
-/// Entries of all folders that are looked into.
+/// Maximum entries of all folders together.
 const ENTRIES_MAX: usize = 10_000;
-/// How often the kernel is asked again when folders are renamed meanwhile.
+/// Maximum retries when folders are renamed during a lookup.
 const TRIES_MAX: usize = 100;
 
-/// A directory, held open, so that a link to it that is moved meanwhile cannot mix two.
+/// A directory, held open so that a link to it cannot switch directories in between.
 #[derive(Debug)]
 pub(super) struct Tree {
     path: PathBuf,
     handle: File,
-    /// The blobs of the hub's cache that this is a snapshot of.
+    /// The blobs folder, if this is a snapshot in the hub's cache.
     blobs: Option<OwnedFd>,
 }
 
 impl Tree {
-    /// Opens the directory; a link to it is followed once, here. A model's folder in the hub's cache
-    /// stands for the snapshot that its branch `main` names.
+    /// Opens the directory. A link to it is followed once, here. For a model's folder in the hub's
+    /// cache, opens the snapshot that its branch `main` names.
     ///
     /// # Errors
     /// [`RefusalKind::NotFound`] with the path.
@@ -67,25 +67,25 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The directory, for messages.
+    /// Returns the directory's path, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory, for a process that looks into it.
+    /// Duplicates the directory's descriptor, for a process that reads it.
     ///
     /// # Errors
-    /// Descriptors are used up.
+    /// The process is out of descriptors.
     pub(super) fn handle(&self) -> io::Result<File> {
         self.handle.try_clone()
     }
 
-    /// Whether this is a snapshot in the hub's cache.
+    /// Returns whether this is a snapshot in the hub's cache.
     pub(super) fn is_cached(&self) -> bool {
         self.blobs.is_some()
     }
 
-    /// The commit of the branch `main`, if this is a model's folder in the hub's cache.
+    /// Returns the commit of the branch `main`, if this is a model's folder in the hub's cache.
     fn main(&self) -> Result<Option<String>, Refusal> {
         let is_folder = |name| self.beneath(name, OFlags::DIRECTORY).is_ok();
         if !is_folder(SNAPSHOTS) || !is_folder(BLOBS) {
@@ -103,7 +103,7 @@ impl Tree {
         }
     }
 
-    /// The only snapshot: a download of one commit leaves no branch.
+    /// Returns the only snapshot. The download of a single commit leaves no branch.
     fn only_snapshot(&self) -> Result<String, Refusal> {
         let read = || {
             let folder = self.beneath(SNAPSHOTS, OFlags::DIRECTORY)?;
@@ -116,13 +116,13 @@ impl Tree {
         match &*commits {
             [commit] => Ok(commit.clone()),
             _ => Err(self.refuse(format!(
-                "{MAIN} is missing, and there are {} snapshots; serve a folder of {SNAPSHOTS}",
+                "{MAIN} is missing and the cache holds {} snapshots; serve one folder of {SNAPSHOTS}",
                 commits.len()
             ))),
         }
     }
 
-    /// A snapshot in the hub's cache, of which this is the model's folder.
+    /// Opens a snapshot below this model's folder in the hub's cache.
     fn snapshot(self, commit: &str) -> Result<Self, Refusal> {
         let path = format!("{SNAPSHOTS}/{commit}");
         match self.beneath(&path, OFlags::DIRECTORY) {
@@ -135,7 +135,7 @@ impl Tree {
         }
     }
 
-    /// The blobs beside the snapshots, if this is one of them.
+    /// Opens the blobs folder, if this directory is a snapshot in the hub's cache.
     fn find_blobs(&self) -> Option<OwnedFd> {
         let open = |path: &str| {
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -149,19 +149,19 @@ impl Tree {
         if is_snapshot { open("../../blobs") } else { None }
     }
 
-    /// Opens a regular file below the directory, if it is there.
+    /// Opens a regular file below the directory, if it exists.
     ///
     /// # Errors
-    /// It is no regular file, or a link on the way leads outside or to nothing.
+    /// Not a regular file, or a link on the path leads outside or dangles.
     pub(super) fn open_file(&self, path: &str) -> Result<Option<File>, Refusal> {
         let opened = match self.beneath(path, OFlags::NONBLOCK) {
             Err(Errno::XDEV) => self.open_outside(path)?,
-            // The link itself is there.
+            // The link itself exists; its target does not.
             Err(Errno::NOENT) if self.link_to(path).is_some() => {
                 return Err(self.refuse_link(path, "which is missing; download it again"));
             }
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(Errno::LOOP) => return Err(self.refuse_link(path, "and these go in circles")),
+            Err(Errno::LOOP) => return Err(self.refuse_link(path, "which leads back to itself")),
             opened => opened.map_err(|error| self.refusal(path, &error.into()))?,
         };
         let file = File::from(opened);
@@ -172,16 +172,16 @@ impl Tree {
         }
     }
 
-    /// Opens what is below the directory; links are followed as long as they stay below it.
+    /// Opens a path below the directory. Follows links that stay below it.
     fn beneath(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         openat2(&self.handle, path, flags, resolve)
     }
 
-    /// Opens a file that is a link to a blob of the hub's cache, or an absolute link to a place
-    /// inside. What is opened is found anew from the handles, so that nobody can move it meanwhile.
+    /// Opens a link to a blob of the hub's cache, or an absolute link to a path inside the directory.
+    /// Resolves the target again from the open descriptors, so a moved link cannot lead outside.
     fn open_outside(&self, path: &str) -> Result<OwnedFd, Refusal> {
-        let outside = || self.refuse_link(path, "which is outside of the source");
+        let outside = || self.refuse_link(path, "which is outside the source");
         let target = self.link_to(path).ok_or_else(outside)?;
         if let Ok(inside) = target.strip_prefix(&self.path) {
             let inside = inside.to_str().ok_or_else(outside)?;
@@ -196,7 +196,7 @@ impl Tree {
         })
     }
 
-    /// The name of the blob that the link at `path` leads to, if that is one.
+    /// Returns the name of the blob that the link at `path` leads to, if its target is a blob.
     fn blob(&self, path: &str, target: &Path) -> Option<String> {
         let (folder, name) = (target.parent()?, target.file_name()?.to_str()?);
         let is_blobs = if folder.is_absolute() {
@@ -211,14 +211,14 @@ impl Tree {
         is_blobs.then(|| name.to_owned())
     }
 
-    /// Where the link at `path` leads, if it is one; the folders on the way are inside.
+    /// Returns the target of the link at `path`, if `path` is a link and its folders are inside.
     fn link_to(&self, path: &str) -> Option<PathBuf> {
         let link = self.beneath(path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
         let target = rustix::fs::readlinkat(link, "", Vec::new()).ok()?;
         Some(PathBuf::from(target.into_string().ok()?))
     }
 
-    /// The refusal that names the first link on the way to `path`.
+    /// Returns a refusal that names the first link on the path.
     fn refuse_link(&self, path: &str, reason: &str) -> Refusal {
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         let link = ends.map(|end| &path[..end]).find_map(|part| Some((part, self.link_to(part)?)));
@@ -230,11 +230,11 @@ impl Tree {
         })
     }
 
-    /// The files below the directory that a version takes by their names, see [`selection`], those
-    /// at the top first.
+    /// Returns the files below the directory whose names select them for a version, top level first;
+    /// see [`selection`].
     ///
     /// # Errors
-    /// A folder cannot be read or is a link to outside, or there are too many entries.
+    /// A folder cannot be read, is a link to the outside, or holds too many entries.
     pub(super) fn named(&self, has_graph: bool) -> Result<Vec<String>, Refusal> {
         let (mut files, mut entries) = (Vec::new(), 0);
         let mut folders = vec![String::new()];
@@ -266,8 +266,8 @@ impl Tree {
         Ok(files)
     }
 
-    /// Whether an entry is a folder or a link to one inside. A link to a folder outside is refused
-    /// rather than passed over: it may hold what the model needs.
+    /// Returns whether an entry is a folder or a link to one inside. Refuses a link to a folder outside
+    /// instead of skipping it, because that folder may hold files the model needs.
     fn is_folder(&self, path: &str, kind: FileType, is_taken: bool) -> Result<bool, Refusal> {
         match kind {
             FileType::Directory => Ok(true),
@@ -275,10 +275,10 @@ impl Tree {
                 match self.beneath(path, OFlags::DIRECTORY) {
                     Ok(_) => Ok(true),
                     Err(Errno::XDEV) if !is_taken => {
-                        // Its kind alone is asked.
+                        // Only the target's file type is read.
                         let found = fs::metadata(self.path.join(path));
                         match found.is_ok_and(|found| found.is_dir()) {
-                            true => Err(self.refuse_link(path, "which is outside of the source")),
+                            true => Err(self.refuse_link(path, "which is outside the source")),
                             false => Ok(false),
                         }
                     }
@@ -289,23 +289,23 @@ impl Tree {
         }
     }
 
-    /// The refusal of the source, with its path.
+    /// Returns a `Contract` refusal that names the source's path.
     pub(super) fn refuse(&self, what: impl fmt::Display) -> Refusal {
         RefusalKind::Contract.because(format!("{}: {what}", self.path.display()))
     }
 
-    /// The refusal for a file that cannot be read.
+    /// Returns the refusal for a file that cannot be read.
     pub(super) fn refusal(&self, path: &str, error: &io::Error) -> Refusal {
         io_refusal(&self.path.join(path), error)
     }
 }
 
-/// Whether a name can be a commit's, and so that of a snapshot's folder.
+/// Returns whether a name can be a commit, and so a snapshot's folder.
 fn is_commit(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Opens a path below `at`. The kernel gives up when a folder is renamed at the wrong moment.
+/// Opens a path below `at`. Retries when a concurrent rename makes the kernel return `EAGAIN`.
 fn openat2(
     at: impl rustix::fd::AsFd,
     path: &str,

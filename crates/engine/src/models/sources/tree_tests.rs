@@ -1,4 +1,4 @@
-//! What a source's directory promises: nothing outside of it gets into a version.
+//! Tests that no file outside a source's directory enters a version.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ fn read(tree: &Tree, path: &str) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-/// A model's folder in the hub's cache, with one snapshot.
+/// Creates a model's folder in the hub's cache, with one snapshot.
 fn cache() -> (tempfile::TempDir, PathBuf) {
     let cache = tempfile::tempdir().unwrap();
     write(cache.path(), "refs/main", "c0ffee\n");
@@ -82,18 +82,18 @@ fn links_outside_are_refused_with_their_target() {
         let tree = Tree::open(&beside).unwrap();
         let path = if file == "1_Pooling" { "1_Pooling/config.json" } else { file };
         let message = read(&tree, path).unwrap_err();
-        let said = format!("{file} is a link to {target}, which is outside");
-        assert!(message.contains(&said), "{message}");
+        let expected = format!("{file} is a link to {target}, which is outside");
+        assert!(message.contains(&expected), "{message}");
         if file == "1_Pooling" {
             let message = tree.named(true).unwrap_err().message;
-            assert!(message.contains(&said), "{message}");
+            assert!(message.contains(&expected), "{message}");
         }
         fs::remove_file(beside.join(file)).unwrap();
     }
 }
 
 #[test]
-fn links_to_nothing_and_in_circles_are_refused() {
+fn dangling_and_circular_links_are_refused() {
     let source = tempfile::tempdir().unwrap();
     link(source.path(), "config.json", "gone");
     link(source.path(), "a.json", "b.json");
@@ -102,11 +102,14 @@ fn links_to_nothing_and_in_circles_are_refused() {
     let message = read(&tree, "config.json").unwrap_err();
     assert!(message.contains("config.json is a link to gone, which is missing"), "{message}");
     let message = read(&tree, "a.json").unwrap_err();
-    assert!(message.contains("a.json is a link to b.json, and these go in circles"), "{message}");
+    assert!(
+        message.contains("a.json is a link to b.json, which leads back to itself"),
+        "{message}"
+    );
 }
 
 #[test]
-fn a_snapshot_of_the_hubs_cache_links_to_its_own_blobs_alone() {
+fn cached_snapshot_may_only_link_to_its_own_blobs() {
     let (cache, snapshot) = cache();
     let tree = Tree::open(&snapshot).unwrap();
     assert!(tree.is_cached());
@@ -135,7 +138,7 @@ fn a_snapshot_of_the_hubs_cache_links_to_its_own_blobs_alone() {
 }
 
 #[test]
-fn a_models_folder_in_the_hubs_cache_is_its_main_snapshot() {
+fn model_folder_in_the_cache_opens_its_main_snapshot() {
     let (cache, snapshot) = cache();
     let tree = Tree::open(cache.path()).unwrap();
     assert_eq!(tree.path(), snapshot);
@@ -150,14 +153,14 @@ fn a_models_folder_in_the_hubs_cache_is_its_main_snapshot() {
         assert!(message.contains(reason), "{main}: {message}");
     }
     fs::remove_file(cache.path().join("refs/main")).unwrap();
-    assert_eq!(Tree::open(cache.path()).unwrap().path(), snapshot, "it is the only one");
+    assert_eq!(Tree::open(cache.path()).unwrap().path(), snapshot, "it is the only snapshot");
     fs::create_dir(cache.path().join("snapshots/d00d")).unwrap();
     let message = Tree::open(cache.path()).unwrap_err().message;
-    assert!(message.contains("refs/main is missing, and there are 2 snapshots"), "{message}");
+    assert!(message.contains("refs/main is missing and the cache holds 2 snapshots"), "{message}");
 }
 
 #[test]
-fn a_link_that_moves_leads_outside_at_no_moment() {
+fn moving_link_never_leads_outside() {
     let (cache, snapshot) = cache();
     write(cache.path(), "refs/config.json", "secret");
     let targets = ["../../blobs/b1", "../../refs/config.json", "onnx/model.onnx", "/etc/passwd"];
@@ -184,7 +187,7 @@ fn a_link_that_moves_leads_outside_at_no_moment() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_by_name() {
+fn irregular_file_is_refused_by_name() {
     let source = tempfile::tempdir().unwrap();
     let fifo = source.path().join("config.json");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status();

@@ -1,16 +1,16 @@
-//! Numbered places at which a test may have the supervisor killed, to see that the next start
-//! finds the old generation or the new one. In release builds they are nothing.
+//! Numbered crash points at which tests kill the supervisor, to check that the next start finds
+//! either the old generation or the new one. No-ops in release builds.
 
-/// Kills this process if the environment says `ONNXD_CRASH_POINT=number`.
+/// Kills this process if `ONNXD_CRASH_POINT` is set to `number`.
 #[cfg(debug_assertions)]
 pub(super) fn point(number: u32) {
-    let asked = std::env::var("ONNXD_CRASH_POINT").ok().and_then(|asked| asked.parse().ok());
-    if asked == Some(number) {
-        // What a power cut or the kernel does: no destructor runs.
+    let requested = std::env::var("ONNXD_CRASH_POINT").ok().and_then(|text| text.parse().ok());
+    if requested == Some(number) {
+        // Like a power cut: no destructor runs.
         let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGKILL);
     }
 }
 
-/// Nothing.
+/// Does nothing in release builds.
 #[cfg(not(debug_assertions))]
 pub(super) fn point(_number: u32) {}

@@ -1,4 +1,4 @@
-//! The lock of the state directory, and who is written in it. Called by [`crate::models::store`].
+//! The lock file of the state directory, which names its holder. Called by [`crate::models::store`].
 
 use std::{
     fs::{self, File},
@@ -11,9 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use onnxd_proto::exit::Failure;
 
-/// Locks with flock(2), which belongs to the open file: a successor that inherits the descriptor
-/// holds the lock with its predecessor, and whichever ends last lets it go. So nothing here ever
-/// unlocks; closing does.
+/// Takes the lock with flock(2), which belongs to the open file description. A successor that inherits
+/// the descriptor shares the lock with its predecessor, and the last one to exit releases it. So
+/// nothing here unlocks explicitly; closing the file does.
 pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure> {
     let wrong = |reason: &dyn std::fmt::Display| {
         Failure::configuration(format!("--state-dir: {}: {reason}", path.display()))
@@ -29,32 +29,32 @@ pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure
             Ok((there.dev(), there.ino()) == (own.dev(), own.ino()))
         });
         if !same.map_err(|error| wrong(&error))? {
-            return Err(wrong(&"a successor has to use its predecessor's state directory"));
+            return Err(wrong(&"a successor must use its predecessor's state directory"));
         }
     }
     let mut holder = String::new();
-    // Only for the message below.
+    // Only used in the message below.
     let _ = file.read_to_string(&mut holder);
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
         if error == rustix::io::Errno::WOULDBLOCK {
-            wrong(&format!("another supervisor works here, process {}", holder.trim()))
+            wrong(&format!("in use by another onnxd, process {}", holder.trim()))
         } else {
             wrong(&error)
         }
     })?;
     if !succeeds {
-        sign(&file).map_err(|error| wrong(&error))?;
+        write_pid(&file).map_err(|error| wrong(&error))?;
     }
     Ok(file)
 }
 
-/// Writes the pid of this process.
+/// Writes this process's PID into the lock file.
 ///
 /// # Errors
-/// What the disk answers.
-pub(super) fn sign(lock: &File) -> io::Result<()> {
+/// A disk error.
+pub(super) fn write_pid(lock: &File) -> io::Result<()> {
     let line = format!("{}\n", std::process::id());
-    // In this order somebody's pid can be read at any time.
+    // In this order the file holds a PID at any time.
     lock.write_all_at(line.as_bytes(), 0)?;
     lock.set_len(line.len() as u64)
 }

@@ -1,13 +1,13 @@
-//! The state directory: the only code that writes to it. A version is complete and durable
-//! before its name exists, a generation's record before the generation is committed; whatever
-//! step a crash interrupts, the next [`Store::open`] finds the old or the new state and removes
-//! the rest. What stands where is [`onnxd_proto::layout`]'s affair.
+//! The state directory, written only by this module. A version is complete and durable before its
+//! name exists; a generation's record is durable before the commit. After a crash at any step, the
+//! next [`Store::open`] finds the old or the new state and removes leftovers. For the layout, see
+//! [`onnxd_proto::layout`].
 
 mod crash;
 mod lock;
 pub mod pins;
 mod retention;
-mod staged_before;
+mod staged_cache;
 
 use std::{
     collections::HashSet,
@@ -30,7 +30,7 @@ use crate::models::{
     sources::{Fetched, FetchedFile, Resolved, Snapshot, SnapshotFile, Sources},
     store::{
         pins::{PinnedVersion, Pins},
-        staged_before::StagedBefore,
+        staged_cache::StagedCache,
     },
 };
 use onnxd_proto::exit::Failure;
@@ -39,52 +39,51 @@ use onnxd_proto::exit::Failure;
 #[derive(Debug)]
 pub struct Store {
     layout: Layout,
-    /// Versions of each model that are kept.
+    /// Versions kept of each model.
     retention: usize,
     pins: Pins,
-    /// Held by the one thread that removes old versions: updates of several models end at once.
+    /// Serializes the removal of old versions, because several updates may end at once.
     retiring: Mutex<()>,
     sources: Sources,
-    staged: StagedBefore,
-    /// Released by the kernel however this process ends.
+    staged: StagedCache,
+    /// Released by the kernel when this process exits.
     lock: File,
 }
 
-/// A version that stands in `staging/` or, where it was known already, in `versions/`. Dropping
-/// it before [`Store::keep`] removes the staged copy.
+/// A version in `staging/` or, if it was kept before, in `versions/`. Dropping it before
+/// [`Store::keep`] removes the staged copy.
 #[derive(Debug)]
 pub struct Staged {
     /// SHA-256 of the manifest, in hex.
     pub version: String,
-    /// `None` where the version is known already.
+    /// `None` if the version is kept already.
     folder: Option<tempfile::TempDir>,
-    /// All bytes of its files.
+    /// Total bytes of its files.
     pub bytes: u64,
 }
 
 impl Staged {
-    /// A version that is kept already.
+    /// Returns a version that is kept already, with its size unknown.
     pub fn kept(version: &str) -> Self {
         Self { version: version.to_owned(), folder: None, bytes: 0 }
     }
 
-    /// The same, with its size.
+    /// Returns a version that is kept already, with its size.
     fn known(version: String, bytes: u64) -> Self {
         Self { version, folder: None, bytes }
     }
 
-    /// Where the files stand until the version is kept.
+    /// Returns the staging folder, or `None` if the version is kept already.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(tempfile::TempDir::path)
     }
 }
 
 impl Store {
-    /// Creates what is missing, becomes the one writer, and removes what a crash left over.
+    /// Creates missing directories, takes the lock, and removes the leftovers of a crash.
     ///
     /// # Errors
-    /// Another supervisor holds the lock (the message names its pid), or the directory cannot be
-    /// used.
+    /// Another supervisor holds the lock (the message names its PID), or the directory is unusable.
     pub fn open(
         root: &Path,
         retention: usize,
@@ -98,12 +97,12 @@ impl Store {
         for folder in [layout.root().to_owned(), layout.versions(), layout.generations_root()] {
             fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
         }
-        // Workers may read what is below this from their start on, so it is there before. Where it
-        // cannot be, there are no compiled forms, which everybody can do without.
+        // Must exist before workers start, because their sandbox grants access to it. Ignore errors:
+        // compiled forms are optional.
         let _ = fs::create_dir_all(layout.compiled_root());
         let lock = lock::take(&layout.lock(), inherited)?;
         let staging = layout.staging();
-        // The directory itself stays: a predecessor that has to go on needs it.
+        // Keep the directory itself: the predecessor needs it if the succession fails.
         empty(&staging).map_err(|error| wrong(&staging, &error))?;
         let store = Self {
             layout,
@@ -111,56 +110,56 @@ impl Store {
             pins: Pins::default(),
             retiring: Mutex::default(),
             sources,
-            staged: StagedBefore::default(),
+            staged: StagedCache::default(),
             lock,
         };
-        // What a crash left unfinished is nobody's.
+        // No version is in use yet, so this also removes what a crash left unfinished.
         store.retire(&HashSet::new());
         Ok(store)
     }
 
-    /// Writes into the lock who holds it: this process, also after a successor that did not.
+    /// Writes this process's PID into the lock file, for example after a successor failed.
     pub fn sign(&self) {
-        // It is for people.
-        if let Err(error) = lock::sign(&self.lock) {
-            tracing::warn!(%error, "the lock of the state directory does not say who holds it");
+        // The PID only informs operators.
+        if let Err(error) = lock::write_pid(&self.lock) {
+            tracing::warn!(%error, "failed to write the PID to the lock file of the state directory");
         }
     }
 
-    /// A second descriptor of the lock, for a successor.
+    /// Duplicates the lock's descriptor, for a successor.
     ///
     /// # Errors
-    /// Descriptors are used up.
+    /// The process is out of descriptors.
     pub fn lock_for_a_successor(&self) -> io::Result<File> {
         self.lock.try_clone()
     }
 
-    /// Keeps a version from being removed, as long as the result or a clone of it lives.
+    /// Protects a version from removal until the result and its clones are dropped.
     pub fn pin(&self, version: &str) -> PinnedVersion {
         self.pins.pin(version)
     }
 
-    /// All versions that are pinned.
+    /// Returns all pinned versions.
     fn pinned(&self) -> HashSet<String> {
         self.pins.all()
     }
 
-    /// How many versions of each model are kept.
+    /// Returns how many versions of each model are kept.
     fn retention(&self) -> usize {
         self.retention
     }
 
-    /// Where everything stands.
+    /// Returns the layout of the state directory.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Fetches what a source holds into `staging/` and names it by its manifest, or finds it known
-    /// and unchanged; `progress` hears of bytes done and in all. Blocking.
+    /// Fetches a source's content into `staging/` and names it by its manifest. Fetches nothing if
+    /// the version is kept already. `progress` receives the bytes copied and the total. Blocking.
     ///
     /// # Errors
-    /// Those of the source, see [`sources`](crate::models::sources), or a fault of the disk; nothing
-    /// is left behind.
+    /// Those of the source, see [`sources`](crate::models::sources), or a disk error. Leaves nothing
+    /// behind.
     pub fn stage(&self, uri: &SourceUri, progress: &dyn Fn(u64, u64)) -> Result<Staged, Refusal> {
         let source = self.sources.open(uri);
         let known = self.staged.get(uri).filter(|known| self.has(&known.version));
@@ -169,20 +168,20 @@ impl Store {
             Resolved::Unchanged => match known {
                 Some(known) => return Ok(Staged::known(known.version, known.bytes)),
                 None => {
-                    let message = "internal error: a source is the same as an unknown one";
+                    let message = "internal error: a source matches an unknown snapshot";
                     return Err(RefusalKind::Internal.because(message));
                 }
             },
         };
         let (staged, is_pinned) = self.stage_snapshot(&*snapshot, progress)?;
         if is_pinned {
-            self.staged.remember(uri, snapshot.id(), &staged);
+            self.staged.insert(uri, snapshot.id(), &staged);
         }
         Ok(staged)
     }
 
-    /// Fetches a snapshot unless its version is kept. Says whether the version is certainly that of
-    /// the snapshot's name.
+    /// Fetches a snapshot unless its version is kept. Also returns whether the snapshot's id certainly
+    /// identifies the version.
     fn stage_snapshot(
         &self,
         snapshot: &dyn Snapshot,
@@ -212,16 +211,15 @@ impl Store {
         Ok((Staged { version, folder: Some(folder), bytes }, is_pinned))
     }
 
-    /// Whether a version is kept.
+    /// Returns whether a version is kept.
     pub fn has(&self, version: &str) -> bool {
         self.layout.version(version).exists()
     }
 
-    /// Makes a staged version durable and gives it its place; from then on it never changes.
-    /// Blocking.
+    /// Makes a staged version durable and moves it to `versions/`, where it never changes. Blocking.
     ///
     /// # Errors
-    /// A fault of the disk; nothing is left behind.
+    /// A disk error. Leaves nothing behind.
     pub fn keep(&self, staged: Staged) -> Result<(), Refusal> {
         let Some(folder) = staged.folder else { return Ok(()) };
         let place = self.layout.version(&staged.version);
@@ -230,7 +228,7 @@ impl Store {
             seal(folder.path())?;
             crash::point(5);
             match fs::rename(folder.path(), &place) {
-                // Another model has just kept the same version.
+                // Another model kept the same version at the same time.
                 Err(_) if place.join(MANIFEST).exists() => return Ok(false),
                 renamed => renamed?,
             }
@@ -241,7 +239,7 @@ impl Store {
         match kept {
             Ok(false) => Ok(()),
             Ok(true) => {
-                // The folder has moved: there is nothing to remove any more.
+                // The folder was moved, so stop the drop from removing it.
                 let _ = folder.keep();
                 Ok(())
             }
@@ -249,10 +247,10 @@ impl Store {
         }
     }
 
-    /// Writes a generation's record, durably. A number that exists is never written again.
+    /// Writes a generation's record durably. Fails if the number exists.
     ///
     /// # Errors
-    /// A fault of the disk, after which the generation does not exist.
+    /// A disk error, after which the generation does not exist.
     pub fn record(
         &self,
         model: &ModelName,
@@ -274,7 +272,7 @@ impl Store {
             let synced = sync_directory(&folder)
                 .and_then(|()| sync_directory(&self.layout.root().join("generations")));
             if synced.is_err() {
-                // A caller who is refused must not find it served after a restart.
+                // A refused generation must not serve after a restart.
                 let _ = fs::remove_file(&path);
             }
             crash::point(9);
@@ -283,7 +281,7 @@ impl Store {
         written.map_err(|error: io::Error| io_refusal(&path, &error))
     }
 
-    /// The numbers of a model's recorded generations, rising.
+    /// Returns the numbers of a model's recorded generations in ascending order.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -294,7 +292,7 @@ impl Store {
         Ok(numbers)
     }
 
-    /// The newest generation whose version is there: the one to serve after a restart.
+    /// Returns the newest generation whose version exists: the one to serve after a restart.
     ///
     /// # Errors
     /// A record is damaged or the directory cannot be read; the message names the file.
@@ -304,13 +302,13 @@ impl Store {
             if self.layout.version(&record.version).join(MANIFEST).exists() {
                 return Ok(Some((generation, record)));
             }
-            tracing::error!(%model, generation, version = record.version, "the version of a generation is missing");
+            tracing::error!(%model, generation, version = record.version, "version of a generation is missing");
         }
         Ok(None)
     }
 }
 
-/// The names in a directory; none where it is missing.
+/// Lists the names in a directory; empty if it is missing.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -321,7 +319,7 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(entries.map(name).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-/// The files of a snapshot, if the source knows the digest of each without reading it.
+/// Returns the files of a snapshot if the source knows every digest without reading.
 fn known_files(snapshot: &dyn Snapshot) -> Option<Vec<FetchedFile>> {
     let file = |SnapshotFile { path, bytes, sha256 }: &SnapshotFile| {
         Some(FetchedFile { path: path.clone(), bytes: *bytes, sha256: sha256.clone()? })
@@ -329,8 +327,8 @@ fn known_files(snapshot: &dyn Snapshot) -> Option<Vec<FetchedFile>> {
     snapshot.files().iter().map(file).collect()
 }
 
-/// The manifest of these files, the version that it makes, and the bytes of all. A manifest has
-/// lines of `<sha256>  <bytes>  <path>`, sorted by path, after a line that names the format.
+/// Returns the manifest of these files, its version, and the total bytes. A manifest has one line that
+/// names the format, then lines of `<sha256>  <bytes>  <path>` sorted by path.
 fn identify(files: &[FetchedFile]) -> (String, String, u64) {
     let lines =
         files.iter().map(|file| format!("{}  {}  {}\n", file.sha256, file.bytes, file.path));
@@ -350,7 +348,7 @@ fn seal(folder: &Path) -> io::Result<()> {
             fs::set_permissions(&path, Permissions::from_mode(0o444))?;
         }
     }
-    // The top directory stays writable until it has its place: it could not be moved.
+    // The top directory stays writable until it is moved: a read-only one cannot be.
     sync_directory(folder)
 }
 
@@ -358,7 +356,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Removes what is in a directory, or makes it.
+/// Empties a directory, or creates it.
 fn empty(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     for entry in fs::read_dir(folder)? {

@@ -1,19 +1,19 @@
-//! Versions that must not be removed. Whatever works with a version has a clone of its
-//! [`PinnedVersion`]; [retirement](super::Store::retire) leaves pinned versions alone.
+//! Protects versions in use from removal. Code that works with a version holds a clone of its
+//! [`PinnedVersion`]; [retirement](super::Store::retire) skips pinned versions.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// All pins.
+/// The pins of all versions.
 #[derive(Debug, Default)]
 pub(super) struct Pins(Counts);
 
-/// How many pins each version has.
+/// The number of pins of each version.
 type Counts = Arc<Mutex<HashMap<String, usize>>>;
 
-/// A version's digest. The version is not removed while this or a clone of it lives.
+/// A version's digest. The version is not removed while this or a clone exists.
 #[derive(Clone, Debug)]
 pub struct PinnedVersion(Arc<Pin>);
 
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_pinned_until_the_last_clone_of_each_pin_is_dropped() {
+    fn version_is_pinned_until_the_last_clone_is_dropped() {
         let pins = Pins::default();
         let (one, other) = (pins.pin("v"), pins.pin("v"));
         assert_eq!(one, other);

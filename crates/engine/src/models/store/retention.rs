@@ -1,5 +1,5 @@
-//! What is kept of the past, and what is removed: versions and records that nobody can serve any
-//! more. Extends [`Store`]; called after each commit.
+//! Finds earlier versions for rollbacks, and removes versions and records that can no longer serve.
+//! Extends [`Store`]; removal runs after each commit.
 
 use std::{
     collections::HashSet,
@@ -20,11 +20,11 @@ use crate::models::{
     store::{Store, names},
 };
 
-/// Records of each model. Older generations cannot be named in a rollback any more.
+/// Records kept of each model. A rollback cannot name older generations.
 const RECORDS_MAX: usize = 64;
 
 impl Store {
-    /// The records of a model, newest first, as far as they can be read.
+    /// Returns a model's readable records, newest first.
     fn records(&self, model: &ModelName) -> impl Iterator<Item = (Generation, Record)> + '_ {
         let model = model.clone();
         let numbers = self.generations(&model).unwrap_or_default();
@@ -33,22 +33,22 @@ impl Store {
         })
     }
 
-    /// What an earlier check of this version of the model found out.
+    /// Returns the facts that an earlier check of this version found.
     pub fn known_facts(&self, model: &ModelName, version: &str) -> Option<Facts> {
         self.records(model).find(|(_, record)| record.version == version).map(|(_, r)| r.facts)
     }
 
-    /// The version of an earlier generation, or of the newest one that is not `serving`.
+    /// Returns the version of generation `to`, or the newest version that is not `serving`.
     ///
     /// # Errors
-    /// [`RefusalKind::NotFound`] where none is kept.
+    /// [`RefusalKind::NotFound`] if no such version is kept.
     pub fn earlier(
         &self,
         model: &ModelName,
         to: Option<Generation>,
         serving: Option<&str>,
     ) -> Result<String, Refusal> {
-        let wanted = |(number, record): &(Generation, Record)| match to {
+        let matches = |(number, record): &(Generation, Record)| match to {
             Some(to) => *number == to,
             None => {
                 Some(record.version.as_str()) != serving
@@ -57,7 +57,7 @@ impl Store {
         };
         let is_kept =
             |(_, record): &(Generation, Record)| self.layout().version(&record.version).exists();
-        let found = self.records(model).filter(wanted).find(is_kept);
+        let found = self.records(model).filter(matches).find(is_kept);
         found.map(|(_, record)| record.version).ok_or_else(|| {
             RefusalKind::NotFound.because(match to {
                 Some(number) => format!("generation {number} of {model} is not kept"),
@@ -66,10 +66,10 @@ impl Store {
         })
     }
 
-    /// Remembers that a version failed its probation.
+    /// Records that a version failed its probation.
     ///
     /// # Errors
-    /// A fault of the disk.
+    /// A disk error.
     pub fn quarantine(&self, model: &ModelName, version: &str) -> Result<(), Refusal> {
         let folder = self.layout().quarantine(model);
         fs::create_dir_all(&folder)
@@ -77,45 +77,45 @@ impl Store {
             .map_err(|error| io_refusal(&folder, &error))
     }
 
-    /// Whether a version failed its probation.
+    /// Returns whether a version failed its probation.
     pub fn is_quarantined(&self, model: &ModelName, version: &str) -> bool {
         self.layout().quarantine(model).join(version).exists()
     }
 
-    /// The versions of a model that failed their probation.
+    /// Returns the versions of a model that failed their probation.
     pub fn quarantined(&self, model: &ModelName) -> Vec<String> {
         names(&self.layout().quarantine(model)).unwrap_or_default()
     }
 
-    /// Removes what is neither among the last versions of any model nor in `in_use`. Faults are
-    /// logged: what stays is removed another time.
+    /// Removes versions that are neither among the last ones of any model nor in `in_use`. Logs errors;
+    /// a later call removes what is left.
     pub fn retire(&self, in_use: &HashSet<String>) {
         if let Err(error) = self.try_retire(in_use) {
-            tracing::warn!(%error, "old versions could not be removed");
+            tracing::warn!(%error, "failed to remove old versions");
         }
     }
 
     fn try_retire(&self, in_use: &HashSet<String>) -> io::Result<()> {
         let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
-        // Also models that are not configured at present keep theirs.
+        // Models that are not configured now keep their versions as well.
         for model in names(&self.layout().root().join("generations"))? {
             let Ok(model) = model.parse::<ModelName>() else { continue };
             let mut last = HashSet::new();
-            for (place, number) in self.generations(&model)?.into_iter().rev().enumerate() {
-                if place >= RECORDS_MAX {
+            for (index, number) in self.generations(&model)?.into_iter().rev().enumerate() {
+                if index >= RECORDS_MAX {
                     fs::remove_file(self.layout().generation(&model, number))?;
                 } else if last.len() < self.retention() {
-                    // What cannot be read may name a version that is needed: then nothing goes.
+                    // An unreadable record may name a version that is needed, so remove nothing then.
                     last.insert(self.layout().read_record(&model, number)?.version);
                 }
             }
             kept.extend(last);
         }
         for version in names(&self.layout().versions())? {
-            // Held meanwhile, perhaps.
+            // Check the pins again: the version may have been pinned since.
             if !kept.contains(&version) && !self.pinned().contains(&version) {
-                tracing::info!(version, "removing a version that nobody can serve any more");
+                tracing::info!(version, "removing old version");
                 remove(&self.layout().version(&version))?;
             }
         }
@@ -128,8 +128,8 @@ impl Store {
     }
 }
 
-/// Removes a directory whose own mode forbids it. The name goes first, so that a version is
-/// there as a whole or not at all.
+/// Removes a read-only directory. Renames it first, so that a version either exists as a whole or not
+/// at all.
 fn remove(path: &Path) -> io::Result<()> {
     let doomed = path.with_extension("removed");
     fs::set_permissions(path, Permissions::from_mode(0o700))?;
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::models::sources::fake::ByName;
 
-    /// A store of model `m` whose generation n has version `vn`, each with a compiled form.
+    /// Opens a store of model `m` whose generation n has version `vn`, each with a compiled form.
     fn store_of(root: &Path, generations: Generation) -> Store {
         let store = Store::open(root, 3, ByName::sources(), None).unwrap();
         for number in 1..=generations {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_three_versions_are_kept_however_many_generations_serve_them() {
+    fn last_three_versions_are_kept_across_many_generations() {
         let root = tempfile::tempdir().unwrap();
         let store = store_of(root.path(), 5);
         for (number, version) in [(6, "v3"), (7, "v5"), (8, "v3"), (9, "v5")] {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_or_held_is_never_removed() {
+    fn versions_in_use_or_pinned_are_never_removed() {
         let root = tempfile::tempdir().unwrap();
         let store = store_of(root.path(), 6);
         let pin = store.pin("v1");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn updates_that_end_at_once_do_not_remove_old_versions_from_under_each_other() {
+    fn concurrent_retirements_do_not_interfere() {
         let root = tempfile::tempdir().unwrap();
         let store = store_of(root.path(), 60);
         let begin = std::sync::Barrier::new(4);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_finds_the_newest_other_version_and_what_it_is_asked_for() {
+    fn rollback_finds_the_requested_or_the_newest_other_version() {
         let root = tempfile::tempdir().unwrap();
         let store = store_of(root.path(), 3);
         let model: ModelName = "m".parse().unwrap();
@@ -226,12 +226,16 @@ mod tests {
         assert_eq!(earlier(Some(1), Some("v3")), Ok("v1".to_owned()));
         assert_eq!(earlier(Some(9), Some("v3")), Err(RefusalKind::NotFound));
         store.quarantine(&model, "v2").unwrap();
-        assert_eq!(earlier(None, Some("v3")), Ok("v1".to_owned()), "not to one that failed");
+        assert_eq!(
+            earlier(None, Some("v3")),
+            Ok("v1".to_owned()),
+            "quarantined versions are skipped"
+        );
         assert_eq!(store.quarantined(&model), ["v2"]);
     }
 
     #[test]
-    fn records_do_not_pile_up_and_the_newest_number_stays() {
+    fn old_records_are_removed_and_the_newest_stays() {
         let root = tempfile::tempdir().unwrap();
         let store = store_of(root.path(), 0);
         for number in 1..=200 {

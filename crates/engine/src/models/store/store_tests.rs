@@ -1,4 +1,4 @@
-//! What the store promises, on real directories.
+//! Tests of the store on real directories.
 
 use onnxd_proto::domain::{Facts, PoolingMode, Task};
 
@@ -32,7 +32,7 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 #[test]
-fn equal_content_is_one_version_and_another_content_is_another() {
+fn equal_content_is_one_version() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
     let first = stage(&store, "a");
@@ -44,11 +44,11 @@ fn equal_content_is_one_version_and_another_content_is_another() {
     assert_ne!(stage(&store, "b").version, version);
     let model = store.layout().version(&version).join("model.onnx");
     assert_eq!(fs::metadata(model).unwrap().permissions().mode() & 0o777, 0o444);
-    assert!(is_empty(&store.layout().staging()), "what is not kept is removed");
+    assert!(is_empty(&store.layout().staging()), "staged copies are removed unless kept");
 }
 
 #[test]
-fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are_gone() {
+fn restart_serves_the_newest_generation_and_removes_leftovers() {
     let root = tempfile::tempdir().unwrap();
     let model = "m".parse().unwrap();
     let store = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
@@ -69,7 +69,7 @@ fn after_a_restart_the_newest_generation_with_a_version_serves_and_leftovers_are
 }
 
 #[test]
-fn a_second_writer_is_refused_and_told_who_the_first_is() {
+fn second_writer_is_refused_with_the_pid_of_the_first() {
     let root = tempfile::tempdir().unwrap();
     let _first = Store::open(root.path(), 3, ByName::sources(), None).unwrap();
     let second = format!("{:?}", Store::open(root.path(), 3, ByName::sources(), None).unwrap_err());

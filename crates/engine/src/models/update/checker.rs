@@ -1,7 +1,6 @@
-//! The checker: a process of its own that tries a candidate, so that whatever a model file does
-//! to ONNX Runtime, no worker and no supervisor suffers it. This file starts it, watches its
-//! time and memory, and turns its end into a verdict; what is checked is the worker executable's
-//! affair.
+//! Starts checkers: short-lived processes that try a candidate, so that a bad model file can harm
+//! neither workers nor the supervisor. Limits their time and memory and turns their exit into a
+//! verdict. The checks themselves are in the worker executable.
 
 use std::{
     fs, io,
@@ -28,86 +27,88 @@ use crate::{
 };
 use onnxd_proto::exit::Failure;
 
-/// How often the checker's memory is looked at. A process that writes to new memory as fast as
-/// it can gets a few dozen megabytes further in that time.
+/// Interval between memory checks. Meanwhile a process can exceed the limit by a few dozen megabytes
+/// at most.
 const MEMORY_TICK: Duration = Duration::from_millis(10);
-/// Bytes of all lines that a checker prints.
+/// Maximum bytes of a checker's output.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
-/// How long finding or making the compiled form may take at start.
+/// Time limit for finding or making a compiled form at start.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Checkers at once, of all models: each may take as much memory as `--check-memory` allows.
+/// Maximum concurrent checkers of all models, since each may use all of `--check-memory`.
 const CHECKS_MAX: usize = 2;
 
-/// What a check may use, and what it demands.
+/// The limits and requirements of a check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckLimits {
-    /// From start to verdict.
+    /// Time from start to verdict.
     pub timeout: Duration,
     /// Resident memory of the process.
     pub memory_bytes: u64,
-    /// The smallest cosine to the serving generation's embeddings, where one is demanded.
+    /// The minimum cosine to the serving generation's embeddings, if required.
     pub min_cosine: Option<f64>,
-    /// Memory that each worker has for one text, where that is known.
+    /// Memory that each worker has for one text, if known.
     pub worker_bytes: Option<u64>,
-    /// CPU time that one text may take: a longer one would meet the deadline of its request.
+    /// CPU time that one text may take without missing the deadline of its request.
     pub text_time: Duration,
-    /// Refuse what has to be guessed, and what would be served otherwise than its files say.
+    /// Refuses models with guessed settings, and models that would be served differently than their files say.
     pub strict: bool,
 }
 
-/// What a candidate must be, beside fit to serve.
+/// Optional requirements on a candidate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Demands {
-    /// Near what serves.
-    pub nearness: bool,
-    /// Without a guess.
-    pub certainty: bool,
+pub(super) struct Requirements {
+    /// Embeddings must be close to those of the serving version.
+    pub min_cosine: bool,
+    /// No setting may be guessed.
+    pub strict: bool,
 }
 
 /// Starts checkers.
 #[derive(Clone, Debug)]
 pub struct Checker {
     executable: WorkerExecutable,
-    starter: Starter,
+    spawner: Spawner,
     limits: CheckLimits,
-    /// Room for as many as may run at once.
-    turns: Arc<Semaphore>,
+    /// One permit for each checker that may run concurrently.
+    permits: Arc<Semaphore>,
 }
 
 impl Checker {
-    /// A checker with these limits for each candidate.
+    /// Returns a checker with these limits for each candidate.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The thread that starts checkers cannot be started.
     ///
     /// # Panics
-    /// It is called outside of a runtime.
+    /// Outside a Tokio runtime.
     pub fn new(
         executable: WorkerExecutable,
         limits: CheckLimits,
         tasks: &EssentialTasks,
     ) -> Result<Self, Failure> {
-        let starter = Starter::begin(tasks.guard("checkers"))
-            .map_err(|error| Failure::internal(format!("a thread for checkers: {error}")))?;
-        Ok(Self { executable, starter, limits, turns: Arc::new(Semaphore::new(CHECKS_MAX)) })
+        let spawner = Spawner::start(tasks.guard("checkers")).map_err(|error| {
+            Failure::internal(format!("failed to start the checker thread: {error}"))
+        })?;
+        Ok(Self { executable, spawner, limits, permits: Arc::new(Semaphore::new(CHECKS_MAX)) })
     }
 
-    /// Whether a candidate must be near what serves.
-    pub fn demands_nearness(&self) -> bool {
+    /// Returns whether embeddings must be close to those of the serving version.
+    pub fn has_min_cosine(&self) -> bool {
         self.limits.min_cosine.is_some()
     }
 
-    /// What a candidate must be.
-    pub(super) fn demands(&self) -> Demands {
-        Demands { nearness: self.demands_nearness(), certainty: self.limits.strict }
+    /// Returns the optional requirements on a candidate.
+    pub(super) fn requirements(&self) -> Requirements {
+        Requirements { min_cosine: self.has_min_cosine(), strict: self.limits.strict }
     }
 
-    /// Tries the candidate in `folder` and leaves its compiled form in `compiled`. `serving` is
-    /// where the compiled forms of the serving version are. `passed` hears of each part.
+    /// Tries the candidate in `folder` and leaves its compiled form in `compiled`. `serving` is the
+    /// folder with the compiled forms of the serving version. `passed` is called for each part.
     ///
     /// # Errors
-    /// Why it cannot serve. `Crash`, `Timeout` and `Memory` say that the checker itself ended.
+    /// Why the candidate cannot serve. `Crash`, `Timeout` and `Memory` mean that the checker itself
+    /// crashed or exceeded a limit.
     pub async fn check(
         &self,
         folder: &Path,
@@ -115,7 +116,7 @@ impl Checker {
         serving: Option<&Path>,
         passed: impl FnMut(String),
     ) -> Result<Checked, Refusal> {
-        let _turn = self.turns.acquire().await;
+        let _permit = self.permits.acquire().await;
         let mut command = self.command("check");
         command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
         command.args(["--memory-limit-bytes", &self.limits.memory_bytes.to_string()]);
@@ -133,84 +134,87 @@ impl Checker {
                 command.args(["--min-cosine", &min_cosine.to_string()]);
             }
         }
-        let mut child = self.starter.start(command).await.map_err(|error| failed(&error))?;
+        let mut child = self.spawner.spawn(command).await.map_err(|error| failed(&error))?;
         let deadline = Instant::now() + self.limits.timeout;
         let pid = child.id().unwrap_or(0);
         tokio::select! {
             verdict = verdict(&mut child, passed) => verdict,
             () = time::sleep_until(deadline) => {
-                let message = format!("the check took longer than {} s", self.limits.timeout.as_secs());
+                let message = format!("the check took longer than {} s (--check-timeout)", self.limits.timeout.as_secs());
                 Err(RefusalKind::Timeout.because(message))
             }
             bytes = memory_above(pid, self.limits.memory_bytes) => {
                 let (used, limit) = (bytes >> 20, self.limits.memory_bytes >> 20);
-                let message = format!("the check used {used} MiB, {limit} MiB are allowed (--check-memory)");
+                let message = format!("the check used {used} MiB of memory; the limit is {limit} MiB (--check-memory)");
                 Err(RefusalKind::Memory.because(message))
             }
         }
     }
 
-    /// Sees to it that the version in `folder` has a sound compiled form for this machine, as far
-    /// as one can be made. Workers load the plain model otherwise.
+    /// Finds or makes a sound compiled form of the version in `folder` for this machine. If that
+    /// fails, workers load the plain model.
     pub async fn compile(&self, folder: &Path, compiled: &Path) {
-        let _turn = self.turns.acquire().await;
+        let _permit = self.permits.acquire().await;
         let mut command = self.command("compile");
         command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
-        let output = async { self.starter.start(command).await?.wait_with_output().await };
+        let output = async { self.spawner.spawn(command).await?.wait_with_output().await };
         match time::timeout(COMPILE_TIMEOUT, output).await {
             Ok(Ok(output)) if output.status.success() => {
                 let line = String::from_utf8_lossy(&output.stdout);
-                tracing::info!(result = line.trim(), "compiled form");
+                tracing::info!(result = line.trim(), "compiled form ready");
             }
-            Ok(Ok(output)) => tracing::warn!(status = %output.status, "no compiled form"),
-            Ok(Err(error)) => tracing::warn!(%error, "no compiled form"),
-            Err(_) => tracing::warn!("no compiled form: it took too long"),
+            Ok(Ok(output)) => {
+                tracing::warn!(status = %output.status, "compiling failed; workers load the plain model")
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "compiling failed; workers load the plain model")
+            }
+            Err(_) => tracing::warn!("compiling timed out; workers load the plain model"),
         }
     }
 
     fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::from(self.executable.command());
         command.arg(subcommand).arg("--onnxruntime").arg(self.executable.onnxruntime());
-        // Dropping the child, whatever for, ends it.
+        // Dropping the child for any reason kills it.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         command
     }
 }
 
-/// The thread that starts checkers. The kernel ends a checker with the thread that started it,
-/// since that is what the checker asks for (`PR_SET_PDEATHSIG`, prctl(2)), and the runtime's threads
-/// come and go.
+/// Spawns checkers on a dedicated thread. Checkers set `PR_SET_PDEATHSIG` (prctl(2)), so the kernel
+/// kills them when the thread that spawned them exits, and the runtime's threads come and go.
 #[derive(Clone, Debug)]
-struct Starter(mpsc::SyncSender<Start>);
+struct Spawner(mpsc::SyncSender<SpawnRequest>);
 
-/// What is to be started, and who waits for it.
-type Start = (Command, oneshot::Sender<io::Result<Child>>);
+/// The command to spawn, and the channel for the result.
+type SpawnRequest = (Command, oneshot::Sender<io::Result<Child>>);
 
-impl Starter {
-    fn begin(guard: Guard) -> io::Result<Self> {
-        let (orders, ordered) = mpsc::sync_channel::<Start>(CHECKS_MAX);
+impl Spawner {
+    fn start(guard: Guard) -> io::Result<Self> {
+        let (sender, requests) = mpsc::sync_channel::<SpawnRequest>(CHECKS_MAX);
         let runtime = Handle::current();
         thread::Builder::new().name("checkers".into()).spawn(move || {
             let (_guard, _runtime) = (guard, runtime.enter());
-            for (mut command, started) in ordered {
-                // Who has given up drops the child, which ends it.
-                let _ = started.send(command.spawn());
+            for (mut command, reply) in requests {
+                // If the receiver is gone, the child is dropped here, which kills it.
+                let _ = reply.send(command.spawn());
             }
         })?;
-        Ok(Self(orders))
+        Ok(Self(sender))
     }
 
-    async fn start(&self, command: Command) -> io::Result<Child> {
+    async fn spawn(&self, command: Command) -> io::Result<Child> {
         let (reply, started) = oneshot::channel();
-        // There is room for as many as may run.
+        // The channel has room for every checker that may run.
         self.0.try_send((command, reply)).map_err(io::Error::other)?;
         started.await.map_err(io::Error::other)?
     }
 }
 
-/// Reads the checker's lines to the last.
+/// Reads all lines of the checker and returns its verdict.
 async fn verdict(child: &mut Child, mut passed: impl FnMut(String)) -> Result<Checked, Refusal> {
-    let output = child.stdout.take().ok_or_else(|| failed(&"it has no output"))?;
+    let output = child.stdout.take().ok_or_else(|| failed(&"stdout is not captured"))?;
     let mut lines = BufReader::new(output.take(OUTPUT_BYTES_MAX)).lines();
     let mut last = None;
     while let Some(line) = lines.next_line().await.map_err(|error| failed(&error))? {
@@ -222,43 +226,43 @@ async fn verdict(child: &mut Child, mut passed: impl FnMut(String)) -> Result<Ch
         }
     }
     let status = child.wait().await.map_err(|error| failed(&error))?;
-    last.unwrap_or_else(|| Err(ended(status)))
+    last.unwrap_or_else(|| Err(refusal_of_exit(status)))
 }
 
-/// What it means that the checker ended without a verdict.
-fn ended(status: ExitStatus) -> Refusal {
+/// Returns the refusal for a checker that exited without a verdict.
+fn refusal_of_exit(status: ExitStatus) -> Refusal {
     match status.signal() {
-        // The kernel's own limit on CPU time, setrlimit(2).
+        // The kernel's limit on CPU time, setrlimit(2).
         Some(nix::libc::SIGXCPU) => {
-            RefusalKind::Timeout.because("the check used all the CPU time it may use")
+            RefusalKind::Timeout.because("the check exceeded its CPU time limit (--check-timeout)")
         }
         Some(signal) => {
-            RefusalKind::Crash.because(format!("the checker was ended by signal {signal}"))
+            RefusalKind::Crash.because(format!("the checker was killed by signal {signal}"))
         }
         None => {
-            RefusalKind::Crash.because(format!("the checker ended without a verdict: {status}"))
+            RefusalKind::Crash.because(format!("the checker exited without a verdict: {status}"))
         }
     }
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
-    RefusalKind::Internal.because(format!("the checker: {error}"))
+    RefusalKind::Internal.because(format!("running the checker failed: {error}"))
 }
 
-/// Returns when a process uses more resident memory of its own than it may.
+/// Waits until a process's private resident memory exceeds the limit, then returns its size.
 async fn memory_above(pid: u32, limit_bytes: u64) -> u64 {
     loop {
         time::sleep(MEMORY_TICK).await;
         match anonymous_bytes(pid) {
             Ok(bytes) if bytes > limit_bytes => return bytes,
             Ok(_) => {}
-            // It has ended; its verdict is on its way.
+            // The process has exited; `verdict` returns soon.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-/// Resident memory that is no file's, proc_pid_status(5).
+/// Reads a process's resident anonymous memory; see proc_pid_status(5).
 fn anonymous_bytes(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));

@@ -1,5 +1,5 @@
-//! Who numbers generations and decides whether a prepared version becomes one. This process does,
-//! as long as it serves alone.
+//! Numbers generations and decides whether a prepared version becomes one. Today this process decides
+//! alone.
 
 use std::fmt::Debug;
 
@@ -12,12 +12,12 @@ use crate::models::{
 
 /// Decides on prepared versions.
 pub trait Coordinator: Debug + Send + Sync {
-    /// Decides. It may take as long as it needs to: the update waits, and is given up when onnxd
-    /// stops; a number that is decided on then is used up.
+    /// Decides on a proposal. May take any time: the update waits, and is aborted when onnxd stops. A
+    /// number assigned after that is used up.
     fn propose<'a>(&'a self, model: &'a ModelName, proposal: Proposal) -> Boxed<'a, Decision>;
 }
 
-/// Takes every proposal at once, under the next number.
+/// Accepts every proposal at once, under the next number.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 

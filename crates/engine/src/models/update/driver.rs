@@ -1,6 +1,5 @@
-//! Does what a model's [machine](crate::models::machine) asks for: a task for each model that stages,
-//! checks, has workers load ahead, records and commits, and tells callers how it goes. Decides
-//! nothing.
+//! Carries out the actions of a model's [machine](crate::models::machine): one task per model stages,
+//! checks, loads ahead, records and commits, and reports progress to callers. Decides nothing.
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
 
@@ -20,33 +19,33 @@ use crate::models::{
     registry::Model,
     update::{
         Means, Progress, UpdateHandle,
-        find::Found,
-        payload::{Known, Versions},
+        payload::{CheckedFacts, Versions},
+        resolve::ResolvedContent,
     },
 };
 use onnxd_proto::domain::Load;
 
-/// Inputs of one task that may wait.
+/// Maximum queued inputs of one task.
 const INPUTS_MAX: usize = 1024;
 
-/// What comes to the task: calls, what happened to workers, and the outcomes of its own steps.
+/// An input of the task: a call, a worker event, or the result of a step.
 #[derive(Debug)]
 pub(super) enum Input {
     Called(CallId, Job, Caller),
-    Wanted(CallId, Load, Caller),
-    Happened(Event<Versions>),
-    /// Begin nothing new, and say when nothing runs.
+    LoadRequested(CallId, Load, Caller),
+    Event(Event<Versions>),
+    /// Start no new update, and reply once none is running.
     Hold(oneshot::Sender<()>),
     Staging {
         bytes: u64,
         of: u64,
     },
-    Staged(Result<Box<Found>, Refusal>),
+    Staged(Result<Box<ResolvedContent>, Refusal>),
     Passed(String),
     Checked(Result<Box<Checked>, Refusal>),
 }
 
-/// Who asked for an update.
+/// A caller that requested an update.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub progress: Progress,
@@ -54,22 +53,22 @@ pub(super) struct Caller {
     pub start: Instant,
 }
 
-/// The task of one model.
+/// The update task of one model.
 pub(super) struct Driver {
     pub(super) machine: UpdateMachine<Versions>,
     pub(super) model: Arc<Model>,
     pub(super) means: Means,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) callers: HashMap<CallId, Caller>,
-    /// The step that runs and is given up when onnxd stops.
+    /// The running step, which is aborted when onnxd stops.
     pub(super) step: Option<JoinHandle<()>>,
     pub(super) step_start: Instant,
-    /// Whoever waits until nothing runs.
-    pub(super) holding: Vec<oneshot::Sender<()>>,
+    /// Callers of [`Input::Hold`] that wait until no update runs.
+    pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
 }
 
 impl Driver {
-    /// Starts the task, which runs as long as the server.
+    /// Starts the task, which runs for the server's lifetime.
     pub(super) fn start(
         machine: UpdateMachine<Versions>,
         model: Arc<Model>,
@@ -84,7 +83,7 @@ impl Driver {
             callers: HashMap::new(),
             step: None,
             step_start: Instant::now(),
-            holding: Vec::new(),
+            idle_waiters: Vec::new(),
         };
         let name = format!("updates of {}", driver.model.name);
         driver.means.tasks.clone().spawn(name, driver.run(queue));
@@ -99,13 +98,13 @@ impl Driver {
                     Some(input) => input,
                     None => return,
                 },
-                () = sleep_until(deadline) => Input::Happened(Event::Ticked),
+                () = sleep_until(deadline) => Input::Event(Event::Ticked),
             };
-            let Some(event) = self.take_in(input) else { continue };
+            let Some(event) = self.translate(input) else { continue };
             let actions = self.machine.handle(Instant::now(), event);
             let presence = self.machine.presence();
-            // A gate is closed before anything follows from that, and open when what it opens for
-            // serves: see `commit`.
+            // Close the gate before the actions run, and open it only once the generation serves: see
+            // `commit`.
             if presence != Presence::Loaded {
                 self.model.gate.set(presence);
             }
@@ -117,28 +116,28 @@ impl Driver {
             }
             self.model.gate.set(presence);
             if self.machine.is_idle() {
-                // Who asked may have given up.
-                for holding in self.holding.drain(..) {
-                    let _ = holding.send(());
+                for waiter in self.idle_waiters.drain(..) {
+                    // The receiver may be gone.
+                    let _ = waiter.send(());
                 }
             }
         }
     }
 
-    /// Tells callers what the machine does not need to know, and turns the input into its event.
-    fn take_in(&mut self, input: Input) -> Option<Event<Versions>> {
+    /// Turns an input into an event of the machine, or reports it to callers if the machine needs none.
+    fn translate(&mut self, input: Input) -> Option<Event<Versions>> {
         let seconds = self.step_start.elapsed().as_secs_f64();
         Some(match input {
             Input::Called(id, job, caller) => {
                 self.callers.insert(id, caller);
                 Event::Called(id, job)
             }
-            Input::Wanted(id, load, caller) => {
+            Input::LoadRequested(id, load, caller) => {
                 self.callers.insert(id, caller);
-                Event::Wanted(id, load)
+                Event::LoadRequested(id, load)
             }
-            Input::Hold(holding) => {
-                self.holding.push(holding);
+            Input::Hold(waiter) => {
+                self.idle_waiters.push(waiter);
                 Event::Held
             }
             Input::Staging { bytes, of } => {
@@ -149,10 +148,10 @@ impl Driver {
                 self.tell(Step::Passed { part });
                 return None;
             }
-            Input::Staged(found) => Event::Staged(found.map(|found| {
-                let Found { candidate, bytes } = *found;
+            Input::Staged(resolved) => Event::Staged(resolved.map(|resolved| {
+                let ResolvedContent { candidate, bytes } = *resolved;
                 if let Content::Durable(generation, _) = candidate.content {
-                    tracing::info!(model = %self.model.name, generation, "the last durable generation is to serve");
+                    tracing::info!(model = %self.model.name, generation, "restoring last committed generation");
                 }
                 if bytes > 0 {
                     let version = candidate.version.as_ref().to_owned();
@@ -164,9 +163,9 @@ impl Driver {
                 let Checked { facts, drift, not_compiled, .. } = *checked;
                 let dimension = facts.dimension;
                 self.tell(Step::Checked { dimension, drift, not_compiled, seconds });
-                Known { facts: Box::new(facts), drift }
+                CheckedFacts { facts: Box::new(facts), drift }
             })),
-            Input::Happened(event) => {
+            Input::Event(event) => {
                 if matches!(event, Event::Stopped(_))
                     && let Some(step) = self.step.take()
                 {
@@ -184,9 +183,9 @@ impl Driver {
                 let check = self.check(&job, staged);
                 self.begin(async move { Input::Checked(check.await.map(Box::new)) });
             }
-            Action::AskWorkers => {
+            Action::ListWorkers => {
                 let workers = Arc::clone(&self.means.workers);
-                self.begin(async move { Input::Happened(Event::Workers(workers.serving().await)) });
+                self.begin(async move { Input::Event(Event::Workers(workers.serving().await)) });
             }
             Action::LoadAhead(worker, version) => {
                 let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
@@ -195,7 +194,7 @@ impl Driver {
             }
             Action::Loaded { caller, worker, done, of } => {
                 if let Some(caller) = self.callers.get(&caller) {
-                    // What is not read in time is dropped.
+                    // A caller that does not read in time misses the step.
                     let _ = caller.progress.try_send(Step::Loaded { worker, done, of });
                 }
             }
@@ -204,21 +203,21 @@ impl Driver {
                     (Arc::clone(&self.means.coordinator), Arc::clone(&self.model));
                 self.begin(async move {
                     let decision = coordinator.propose(&model.name, proposal).await;
-                    Input::Happened(Event::Decided(decision))
+                    Input::Event(Event::Decided(decision))
                 });
             }
-            Action::Record(generation, version, known) => {
-                self.write_record(generation, version, known);
+            Action::Record(generation, version, checked) => {
+                self.write_record(generation, version, checked);
             }
             Action::Commit { generation, record, ahead } => self.commit(generation, record, ahead),
             Action::Answer(id, result) => self.answer(id, result),
             Action::Quarantine(version) => self.quarantine(version),
             Action::AnnounceRollback { from, to } => {
                 self.means.metrics.automatic_rollbacks_total.add();
-                tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice in the probation of a generation: going back by itself");
+                tracing::error!(model = %self.model.name, failed = from, back_to = to, "workers failed twice during probation; rolling back automatically");
             }
             Action::RollbackFailed(refusal) => {
-                tracing::error!(model = %self.model.name, %refusal, "could not go back by itself: the version that failed serves on");
+                tracing::error!(model = %self.model.name, %refusal, "automatic rollback failed; the faulty version is still serving");
             }
             Action::Forget => {
                 let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
@@ -240,22 +239,22 @@ impl Driver {
             load: committed.load,
             seconds: caller.start.elapsed().as_secs_f64(),
         });
-        // The caller may have gone.
+        // The caller may be gone.
         let _ = caller.answer.send(outcome);
     }
 
-    /// Runs one step of the update, which is given up when onnxd stops, and tells the machine its
-    /// outcome.
+    /// Runs one step of the update and feeds its result to the machine. The step is aborted when onnxd
+    /// stops.
     pub(super) fn begin(&mut self, step: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.step_start = Instant::now();
         self.step = Some(self.spawn(async move {
-            // The task outlives its steps.
+            // Cannot fail: the task outlives its steps.
             let _ = inputs.send(step.await).await;
         }));
     }
 
-    /// Runs what is done in any case. A panic ends the server: the machine would wait for ever.
+    /// Runs work to the end, even when onnxd stops. A panic ends the server, since the machine would wait forever.
     pub(super) fn spawn(&self, step: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         let guard = self.means.tasks.guard(format!("an update step of {}", self.model.name));
         tokio::spawn(async move {
@@ -264,7 +263,7 @@ impl Driver {
         })
     }
 
-    /// Tells a step to whoever asked for the update that runs.
+    /// Reports a step to the caller of the running update.
     fn tell(&self, step: Step) {
         let caller = self.machine.caller().and_then(|id| self.callers.get(&id));
         if let Some(caller) = caller {

@@ -1,12 +1,12 @@
-//! Updates as callers see them: what can be asked for, what is told on the way, what comes out.
-//! [`crate::models::machine`] decides, [`crate::models::update::driver`] does.
+//! Updates as callers see them: requests, progress and outcomes. [`crate::models::machine`] decides,
+//! and [`crate::models::update::driver`] carries out.
 
 pub mod background;
 pub mod checker;
 pub mod coordinator;
 mod driver;
-mod find;
 mod payload;
+mod resolve;
 mod steps;
 pub mod trial;
 
@@ -50,26 +50,26 @@ use onnxd_telemetry::metrics::Metrics;
 /// Why a model does not answer requests.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotServed {
-    /// It was told to serve nothing, and does not load by itself.
-    #[error("the model `{0}` is unloaded; `onnxd update {0}` loads it again")]
+    /// It was unloaded on request; only an update loads it again.
+    #[error("model `{0}` is unloaded; run `onnxd update {0}` to load it")]
     Unloaded(String),
-    /// It was to be loaded on first use.
+    /// It failed to load on first use.
     #[error("the model could not be loaded: {0}")]
     Failed(Refusal),
 }
 
-/// Why a model could not be brought to what it serves at start.
+/// Why a model could not be restored at start.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RestoreError {
-    /// Its source cannot serve.
+    /// Its content was refused.
     #[error("--model {model}: {refusal}")]
     Refused {
         /// The model.
         model: String,
-        /// Why its source cannot serve.
+        /// Why its content was refused.
         refusal: Refusal,
     },
-    /// Its update task has ended: a fault of our own.
+    /// Its update task ended: an internal error.
     #[error("internal error: the update task of {model} ended unexpectedly")]
     Ended {
         /// The model.
@@ -77,14 +77,14 @@ pub enum RestoreError {
     },
 }
 
-/// Why an update task gave no result.
-enum AskError {
+/// Why a call to an update task failed.
+enum CallError {
     Refused(Refusal),
-    /// The task has ended.
+    /// The update task ended.
     Ended,
 }
 
-impl AskError {
+impl CallError {
     fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
@@ -94,10 +94,10 @@ impl AskError {
     }
 }
 
-/// Where the steps of an update are told; what nobody reads in time is dropped.
+/// Receives the steps of an update. A step is dropped if the channel is full.
 pub type Progress = mpsc::Sender<Step>;
 
-/// The way to the update tasks of all models.
+/// Runs updates through the update tasks of all models.
 #[derive(Debug)]
 pub struct Updater {
     registry: Arc<Registry>,
@@ -105,33 +105,35 @@ pub struct Updater {
     handles: Vec<UpdateHandle>,
 }
 
-/// The way to one model's update task; also what the dispatcher tells about workers goes here.
+/// A handle to one model's update task, used by callers and by the dispatcher's worker events.
 #[derive(Clone, Debug)]
 pub struct UpdateHandle(mpsc::Sender<Input>);
 
 impl UpdateHandle {
-    /// A handle to the task that reads the other end.
+    /// Returns a handle to the task that reads the other end.
     fn new(inputs: mpsc::Sender<Input>) -> Self {
         Self(inputs)
     }
 
-    /// Tells what happened to a worker. What does not fit the queue is dropped: loading ahead has
-    /// a deadline, and a storm of failures is known by its first two.
+    /// Reports a worker event. Drops it if the queue is full: loading ahead has a deadline, and the
+    /// first two failures decide a probation.
     pub fn tell(&self, event: WorkerEvent) {
         self.try_tell(Event::Worker(event));
     }
 
     fn try_tell(&self, event: Event<Versions>) {
-        match self.0.try_send(Input::Happened(event)) {
+        match self.0.try_send(Input::Event(event)) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => tracing::warn!("a model's update task does not keep up"),
-            // The server ends because of that, see `tasks`.
-            Err(TrySendError::Closed(_)) => tracing::error!("a model's update task has ended"),
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!("dropped an event: a model's update queue is full")
+            }
+            // The end of the task stops the server, see `tasks`.
+            Err(TrySendError::Closed(_)) => tracing::error!("a model's update task ended"),
         }
     }
 }
 
-/// What update tasks work with.
+/// The dependencies of update tasks.
 #[derive(Clone, Debug)]
 pub struct Means {
     pub store: Arc<Store>,
@@ -140,7 +142,7 @@ pub struct Means {
     pub metrics: Arc<Metrics>,
     pub times: Times,
     pub background: Background,
-    /// How long a request may take: an unload waits for those that were accepted.
+    /// The request timeout, which limits how long an unload waits for requests in flight.
     pub request_timeout: Duration,
     /// Runs the update tasks.
     pub tasks: EssentialTasks,
@@ -150,8 +152,8 @@ pub struct Means {
 }
 
 impl Updater {
-    /// Starts a task for each model, which continues where the store's records end. Nothing serves
-    /// yet.
+    /// Starts a task for each model, which continues numbering after the store's records. Nothing
+    /// serves yet.
     ///
     /// # Errors
     /// The store is damaged; the message names the file.
@@ -166,34 +168,33 @@ impl Updater {
         Ok(Self { registry, metrics, handles })
     }
 
-    /// One without models, for callers that test themselves.
+    /// Returns an updater without models, for tests.
     pub fn of_no_model(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
         Self { registry, metrics, handles: Vec::new() }
     }
 
-    /// Brings every model that is to be loaded at start to what it serves: its last durable
-    /// generation with a sound compiled form, or its source where there is no generation yet.
+    /// Loads every preloaded model: its last committed generation, or its source if it has none.
     ///
     /// # Errors
     /// See [`RestoreError`].
     pub async fn restore(&self) -> Result<(), RestoreError> {
         for model in self.registry.models().iter().filter(|model| model.preload) {
             let name = || model.name.to_string();
-            // No worker runs yet that could load ahead.
-            match self.want(model, Load::Lazy).await {
+            // No worker runs yet, so none can load ahead.
+            match self.request_load(model, Load::Lazy).await {
                 Ok(()) => {}
-                Err(AskError::Refused(refusal)) => {
+                Err(CallError::Refused(refusal)) => {
                     return Err(RestoreError::Refused { model: name(), refusal });
                 }
-                Err(AskError::Ended) => return Err(RestoreError::Ended { model: name() }),
+                Err(CallError::Ended) => return Err(RestoreError::Ended { model: name() }),
             }
         }
         Ok(())
     }
 
-    /// Admits a request to a model, which is loaded first if it has not been used yet. As long as
-    /// the result lives the model is not unloaded.
+    /// Admits a request to a model, and loads the model first if it is unused so far. The model stays
+    /// loaded until the result is dropped.
     ///
     /// # Errors
     /// The model is unloaded, or could not be loaded.
@@ -205,14 +206,14 @@ impl Updater {
             match model.gate.admit() {
                 Ok(pass) => return Ok(pass),
                 Err(presence) if is_unloaded(presence) => return unloaded(),
-                // All who come here cause one load.
-                Err(_) => match self.want(model, Load::Ahead).await {
+                // Concurrent requests share one load.
+                Err(_) => match self.request_load(model, Load::Ahead).await {
                     Ok(()) => {}
                     Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
                     Err(error) => {
                         let refusal = error.into_refusal();
                         let (kind, reason) = (refusal.kind, refusal.message.as_str());
-                        tracing::warn!(model = %model.name, ?kind, reason, "not loaded on first use");
+                        tracing::warn!(model = %model.name, ?kind, reason, "loading on first use failed");
                         return Err(NotServed::Failed(refusal));
                     }
                 },
@@ -220,30 +221,31 @@ impl Updater {
         }
     }
 
-    /// Waits until something of a model serves, and has it loaded if nothing does.
-    async fn want(&self, model: &Model, load: Load) -> Result<(), AskError> {
+    /// Waits until a model serves, and loads it if necessary.
+    async fn request_load(&self, model: &Model, load: Load) -> Result<(), CallError> {
         let (progress, _) = mpsc::channel(1);
-        self.ask(model, progress, |id, caller| Input::Wanted(id, load, caller)).await.map(drop)
+        let input = |id, caller| Input::LoadRequested(id, load, caller);
+        self.call(model, progress, input).await.map(drop)
     }
 
-    /// The way to the update task of each model, by slot.
+    /// Returns a handle to each model's update task, by slot.
     pub fn handles(&self) -> Vec<UpdateHandle> {
         self.handles.clone()
     }
 
-    /// Gives up updates that are not decided yet; the serving generations stay.
+    /// Aborts updates that are not decided yet. The serving generations stay.
     pub fn stop(&self) {
         self.handles.iter().for_each(|handle| handle.try_tell(Event::Stopped(Stop::Stopping)));
     }
 
-    /// Has nothing new begin for any model, and returns when nothing runs: then a successor finds
-    /// everything durable. Calls wait meanwhile.
+    /// Holds new updates of all models and returns once none is running, so that a successor finds
+    /// everything durable. Calls wait until [`Updater::resume`].
     pub async fn hold(&self) {
         let mut idle = Vec::new();
         for handle in &self.handles {
-            let (holding, held) = oneshot::channel();
-            // A task that has ended runs nothing; the server ends with it.
-            let _ = handle.0.send(Input::Hold(holding)).await;
+            let (waiter, held) = oneshot::channel();
+            // A task that ended runs nothing, and its end stops the server.
+            let _ = handle.0.send(Input::Hold(waiter)).await;
             idle.push(held);
         }
         for held in idle {
@@ -251,25 +253,24 @@ impl Updater {
         }
     }
 
-    /// Lets what was held begin.
+    /// Releases the hold.
     pub async fn resume(&self) {
         for handle in &self.handles {
-            let _ = handle.0.send(Input::Happened(Event::Resumed)).await;
+            let _ = handle.0.send(Input::Event(Event::Resumed)).await;
         }
     }
 
-    /// A successor updates from now on: whoever waits is told to ask it.
+    /// Hands updates over to a successor and tells waiting callers to ask it.
     pub async fn hand_over(&self) {
         for handle in &self.handles {
-            let _ = handle.0.send(Input::Happened(Event::Stopped(Stop::HandingOver))).await;
+            let _ = handle.0.send(Input::Event(Event::Stopped(Stop::HandingOver))).await;
         }
     }
 
-    /// Updates a model and returns when every request that begins afterwards is answered by the
-    /// new generation.
+    /// Updates a model. Once this returns, every new request is answered by the new generation.
     ///
     /// # Errors
-    /// Why the serving generation stays, or which one superseded this update.
+    /// Why the serving generation stays, or which generation superseded this update.
     pub async fn update(
         &self,
         model: &Model,
@@ -277,15 +278,15 @@ impl Updater {
         progress: Progress,
     ) -> Result<Outcome, Refusal> {
         let start = Instant::now();
-        let result = self.ask(model, progress, |id, caller| Input::Called(id, job, caller)).await;
-        let result = result.map_err(AskError::into_refusal);
+        let result = self.call(model, progress, |id, caller| Input::Called(id, job, caller)).await;
+        let result = result.map_err(CallError::into_refusal);
         let refused = result.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.model(model.slot).updated(refused, start.elapsed());
         if let Err(refusal) = &result {
             self.metrics.updates_refused_total.add();
             let (kind, reason) = (refusal.kind, refusal.message.as_str());
             match kind {
-                // In a storm these are many, and no fault.
+                // Frequent and harmless in a storm of updates.
                 RefusalKind::Superseded => {
                     tracing::debug!(model = %model.name, reason, "update superseded");
                 }
@@ -295,29 +296,29 @@ impl Updater {
         result
     }
 
-    /// Tells a model's update task, and waits for its answer.
-    async fn ask(
+    /// Sends an input to a model's update task and waits for the answer.
+    async fn call(
         &self,
         model: &Model,
         progress: Progress,
         input: impl FnOnce(CallId, Caller) -> Input,
-    ) -> Result<Outcome, AskError> {
+    ) -> Result<Outcome, CallError> {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let start = Instant::now();
         let (answer, answered) = oneshot::channel();
         let caller = Caller { progress, answer, start };
         let id = CALLS.fetch_add(1, Ordering::Relaxed);
         let handle = &self.handles[usize::from(model.slot)];
-        handle.0.send(input(id, caller)).await.map_err(|_| AskError::Ended)?;
-        let answer = answered.await.map_err(|_| AskError::Ended)?;
-        answer.map_err(AskError::Refused)
+        handle.0.send(input(id, caller)).await.map_err(|_| CallError::Ended)?;
+        let answer = answered.await.map_err(|_| CallError::Ended)?;
+        answer.map_err(CallError::Refused)
     }
 
-    /// Unloads a model: returns when what it had accepted is answered and workers have dropped what
-    /// they had of it.
+    /// Unloads a model. Returns once every admitted request is answered and workers have dropped the
+    /// model.
     ///
     /// # Errors
-    /// A newer call took this one's place, or onnxd is stopping.
+    /// A newer call superseded this one, or onnxd is stopping.
     pub async fn unload(&self, model: &Model) -> Result<Unloaded, Refusal> {
         let (progress, _) = mpsc::channel(1);
         let Outcome { model, previous_generation: generation, seconds, .. } =
@@ -325,8 +326,8 @@ impl Updater {
         Ok(Unloaded { model, generation, seconds })
     }
 
-    /// Updates every loaded model from its own source, one after the other: what SIGHUP asks for.
-    /// Gives the models that were refused, with the reasons.
+    /// Updates every loaded model from its configured source, one at a time, as SIGHUP requests.
+    /// Returns the refused models with the reasons.
     pub async fn update_all(&self) -> Vec<(String, Refusal)> {
         let mut refused = Vec::new();
         let loaded = |model: &&Arc<Model>| model.gate.presence() == Presence::Loaded;
@@ -341,11 +342,11 @@ impl Updater {
     }
 }
 
-/// How long one worker may take to load ahead before the update goes on without it.
+/// Time limit for one worker to load ahead; then the update continues without it.
 pub const LOAD_AHEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The source that a request names. A path must be absolute, since the two processes may stand in
-/// different directories.
+/// Parses the source that a request names. A path must be absolute, because client and server may run
+/// in different directories.
 ///
 /// # Errors
 /// The path is relative, or the scheme is unknown.

@@ -1,4 +1,4 @@
-//! What an update consists of here, which the machine moves from step to step.
+//! The machine's payload in production: versions in the state directory, their facts and records.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ pub(super) struct Versions;
 impl Payload for Versions {
     type Version = PinnedVersion;
     type Staged = Staged;
-    type Checked = Known;
+    type Checked = CheckedFacts;
     type Record = Arc<Record>;
 }
 
-/// What a check, this one or an earlier one, found out about a version.
+/// What a check of this or an earlier update found out about a version.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct CheckedFacts {
     pub facts: Box<Facts>,
     pub drift: Option<Drift>,
 }

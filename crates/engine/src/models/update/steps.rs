@@ -1,5 +1,4 @@
-//! The steps of an update and of an unload, as a [`Driver`] takes them. Each tells the machine its
-//! outcome.
+//! The steps of updates and unloads, run by a [`Driver`]. Each feeds its result to the machine.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -18,16 +17,16 @@ use crate::models::{
     store::{Staged, pins::PinnedVersion},
     update::{
         driver::{Driver, Input},
-        find::{find, require_alike},
-        payload::Known,
+        payload::CheckedFacts,
+        resolve::{require_compatible, resolve},
     },
 };
 
-/// How long workers may take to drop what is unloaded; who is slower does it when it can.
+/// How long an unload waits for workers to drop the model. Slower ones drop it later.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Driver {
-    /// Fetches the source, or finds the version.
+    /// Fetches the source or finds the version.
     pub(super) fn stage(&mut self, job: Job) {
         let (store, model) = (Arc::clone(&self.means.store), Arc::clone(&self.model));
         let inputs = self.inputs.clone();
@@ -36,36 +35,36 @@ impl Driver {
         let checker = self.means.checker.clone();
         self.begin(async move {
             let layout = store.layout().clone();
-            let demands = checker.demands();
-            let find = move || find(&store, &model, &job, demands, &progress);
-            let found = background.run(find).await;
-            if let Ok(found) = &found
-                && let Content::Durable(_, record) = &found.candidate.content
+            let requirements = checker.requirements();
+            let resolve = move || resolve(&store, &model, &job, requirements, &progress);
+            let resolved = background.run(resolve).await;
+            if let Ok(resolved) = &resolved
+                && let Content::Durable(_, record) = &resolved.candidate.content
             {
-                // What was compiled before the start may be missing or stale.
+                // The compiled form may be missing or stale after a restart.
                 let version = layout.version(&record.version);
                 checker.compile(&version, &layout.compiled(&record.version)).await;
             }
-            Input::Staged(found.map(Box::new))
+            Input::Staged(resolved.map(Box::new))
         });
     }
 
-    /// Waits until what was admitted is answered.
+    /// Waits until every admitted request is answered.
     pub(super) fn drain(&mut self) {
-        // A commit that came with this has opened it.
+        // A commit in the same batch of actions may have opened the gate.
         self.model.gate.set(Presence::Unloading);
         let (gate, longest) = (Arc::clone(&self.model.gate), self.means.request_timeout);
         self.begin(async move {
-            // Who is inside longer than a request may take has been answered.
+            // Requests still inside after the timeout were answered by it.
             let _ = time::timeout(longest, gate.emptied()).await;
-            Input::Happened(Event::Drained)
+            Input::Event(Event::Drained)
         });
     }
 
     pub(super) fn commit(&mut self, generation: Generation, record: Arc<Record>, ahead: bool) {
         let version = record.version.as_str();
         tracing::info!(model = %self.model.name, generation, version, "committed");
-        tell_how_it_runs(&self.model.name, &record.facts);
+        log_facts(&self.model.name, &record.facts);
         self.means.registry.commit(self.model.slot, generation, record);
         if ahead {
             self.means.workers.follow_commit();
@@ -77,16 +76,16 @@ impl Driver {
         self.means.registry.unload(self.model.slot);
         let (workers, slot) = (Arc::clone(&self.means.workers), self.model.slot);
         let inputs = self.inputs.clone();
-        // Not a step that is given up: what is dropped is dropped.
+        // Not aborted on stop: dropped versions cannot be restored.
         self.spawn(async move {
             if time::timeout(UNLOAD_TIMEOUT, workers.unload(slot)).await.is_err() {
-                tracing::warn!(slot, "a worker is slow to drop what is unloaded");
+                tracing::warn!(slot, "a worker has not dropped the unloaded model in time");
             }
-            let _ = inputs.send(Input::Happened(Event::Unloaded)).await;
+            let _ = inputs.send(Input::Event(Event::Unloaded)).await;
         });
     }
 
-    /// Removes versions that nothing needs any more.
+    /// Removes versions that are no longer needed.
     pub(super) fn retire(&self) {
         let (store, registry) = (Arc::clone(&self.means.store), Arc::clone(&self.means.registry));
         let background = self.means.background.clone();
@@ -95,7 +94,7 @@ impl Driver {
                 store.retire(&registry.recently_served());
                 Ok(())
             };
-            // It logs its faults.
+            // Errors are logged by `retire`.
             let _ = background.run(retire).await;
         });
     }
@@ -106,19 +105,19 @@ impl Driver {
         self.spawn(async move {
             let written = background.run(move || store.quarantine(&model, &version)).await;
             if let Err(refusal) = written {
-                tracing::error!(%refusal, "a version that failed its probation is not quarantined");
+                tracing::error!(%refusal, "failed to quarantine a version that failed its probation");
             }
         });
     }
 
-    /// Tries what is staged, compares it with what serves, and keeps it.
+    /// Checks staged content, compares it with the serving version, and keeps it.
     pub(super) fn check(
         &mut self,
         job: &Job,
         staged: Staged,
     ) -> impl Future<Output = Result<Checked, Refusal>> + Send + 'static {
         let (checker, store) = (self.means.checker.clone(), Arc::clone(&self.means.store));
-        // Also after an unload: see `find`.
+        // Also set after an unload: see `resolve`.
         let serving = self.model.last();
         let allow_dimension_change = job.allow_dimension_change;
         let inputs = self.inputs.clone();
@@ -133,16 +132,16 @@ impl Driver {
             let checked = checker.check(folder, &compiled, beside.as_deref(), passed).await?;
             let facts = &checked.facts;
             let serving = serving.map(|(_, record)| record);
-            let is_far = checker.demands_nearness()
+            let drift_is_unknown = checker.has_min_cosine()
                 && matches!(facts.output(), Output::Dense { .. })
                 && serving.as_ref().is_some_and(|serving| serving.facts.output() == facts.output())
                 && checked.drift.is_none();
             if let Some(serving) = &serving {
-                require_alike(facts, &serving.facts, allow_dimension_change)?;
+                require_compatible(facts, &serving.facts, allow_dimension_change)?;
             }
-            // Without what it is compared with, nobody can say that it is near.
-            if is_far {
-                let message = "--min-cosine is set, and the embeddings of the serving version that it is about are gone; the next start makes them again";
+            // Without the serving version's embeddings, --min-cosine cannot be checked.
+            if drift_is_unknown {
+                let message = "cannot check --min-cosine: the probe embeddings of the serving version are missing; restart onnxd to recreate them";
                 return Err(RefusalKind::Drift.because(message));
             }
             background.run(move || store.keep(staged)).await?;
@@ -154,34 +153,34 @@ impl Driver {
         &self,
         generation: Generation,
         version: PinnedVersion,
-        known: Known,
+        checked: CheckedFacts,
     ) {
-        let Known { facts, drift } = known;
+        let CheckedFacts { facts, drift } = checked;
         let facts = *facts;
         let (store, model) = (Arc::clone(&self.means.store), self.model.name.clone());
         let configured_source = self.model.source.clone();
         let inputs = self.inputs.clone();
         let background = self.means.background.clone();
-        // Not a step that is given up: once it has begun its outcome is awaited.
+        // Not aborted on stop: the record may be durable already, so its result counts.
         self.spawn(async move {
             let version = version.as_ref().to_owned();
             let record = Arc::new(Record { version, configured_source, facts, drift });
             let write = move || store.record(&model, generation, &record).map(|()| record);
             let written = background.run(write).await;
-            let _ = inputs.send(Input::Happened(Event::Recorded(written))).await;
+            let _ = inputs.send(Input::Event(Event::Recorded(written))).await;
         });
     }
 }
 
-/// Logs how a model is run, what was assumed of it, and what it cannot do that its files say.
-fn tell_how_it_runs(model: &ModelName, facts: &Facts) {
+/// Logs how a model is run, its guessed settings, and a reduced text length.
+fn log_facts(model: &ModelName, facts: &Facts) {
     let (task, file, pipeline) = (facts.task.as_str(), &facts.file, facts.pipeline.join(", "));
-    tracing::info!(%model, task, file, pipeline, "how the model is run");
+    tracing::info!(%model, task, file, pipeline, "model configuration");
     for Guess { key, value, reason } in &facts.guesses {
-        tracing::warn!(%model, key, value, reason, "no file states this setting: guessed it; set the key in onnxd.toml");
+        tracing::warn!(%model, key, value, reason, "guessed a setting that no file states; set it in onnxd.toml");
     }
     if let Some(Shortened { declared_tokens, reason }) = &facts.shortened {
         let max_tokens = facts.max_tokens;
-        tracing::warn!(%model, max_tokens, declared_tokens, reason, "serving shorter texts than the model's files allow");
+        tracing::warn!(%model, max_tokens, declared_tokens, reason, "maximum text length reduced below the model's declared limit");
     }
 }

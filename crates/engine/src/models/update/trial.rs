@@ -1,5 +1,5 @@
-//! Tries a source without a server: stages and checks it as an update would, in a store of its own that
-//! is removed afterwards, and compares it with another source. Called by `onnxd check`.
+//! Tries a source without a server: stages and checks it like an update, in a temporary store, and
+//! compares it with another source. Called by `onnxd check`.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -7,54 +7,54 @@ use onnxd_proto::domain::{Checked, Output, Refusal, RefusalKind, SourceUri};
 
 use crate::models::{
     store::{Staged, Store},
-    update::{background::Background, checker::Checker, find::require_alike},
+    update::{background::Background, checker::Checker, resolve::require_compatible},
 };
 
-/// What a trial works with.
+/// Runs trials of sources.
 #[derive(Debug)]
 pub struct Trials {
-    /// A store that nothing serves from.
+    /// A temporary store.
     pub store: Arc<Store>,
-    /// Tries candidates.
+    /// Checks the staged content.
     pub checker: Checker,
-    /// Runs what blocks.
+    /// Runs blocking work.
     pub background: Background,
 }
 
-/// A source that can serve.
+/// A source that passed its trial.
 #[derive(Debug)]
 pub struct Tried {
-    /// The digest of its content.
+    /// The version's digest.
     pub version: String,
-    /// Bytes of its files.
+    /// Total bytes of its files.
     pub bytes: u64,
-    /// What the check found out.
+    /// The result of the check.
     pub checked: Checked,
 }
 
-/// A part of a trial that is done.
+/// A finished part of a trial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The files are copied.
+    /// The files were copied.
     Staged {
-        /// The digest of the content.
+        /// The version's digest.
         version: String,
-        /// Bytes of all files.
+        /// Total bytes of its files.
         bytes: u64,
     },
-    /// A part of the check has passed.
+    /// A part of the check passed.
     Passed(String),
 }
 
 impl Trials {
-    /// Stages and checks a source. `beside` is what it is compared with; `done` hears of each part.
+    /// Stages and checks a source and compares it with `against`. `done` is called for each part.
     ///
     /// # Errors
-    /// Why the source cannot serve, or cannot follow `beside`.
+    /// Why the source cannot serve, or cannot replace `against`.
     pub async fn run(
         &self,
         uri: &SourceUri,
-        beside: Option<&Tried>,
+        against: Option<&Tried>,
         mut done: impl FnMut(Part),
     ) -> Result<Tried, Refusal> {
         let (store, from) = (Arc::clone(&self.store), uri.clone());
@@ -64,14 +64,14 @@ impl Trials {
         let folder = self.folder(&staged);
         let layout = self.store.layout();
         let compiled = layout.compiled(&version);
-        let serving = beside.map(|tried| layout.compiled(&tried.version));
+        let serving = against.map(|tried| layout.compiled(&tried.version));
         let passed = |part| done(Part::Passed(part));
         let checked = self.checker.check(&folder, &compiled, serving.as_deref(), passed).await?;
-        if let Some(beside) = beside {
-            require_alike(&checked.facts, &beside.checked.facts, false)?;
-            let is_far = self.checker.demands_nearness() && checked.drift.is_none();
-            if is_far && matches!(checked.facts.output(), Output::Dense { .. }) {
-                let message = "--min-cosine is set, and there are no embeddings to compare with";
+        if let Some(against) = against {
+            require_compatible(&checked.facts, &against.checked.facts, false)?;
+            let drift_is_unknown = self.checker.has_min_cosine() && checked.drift.is_none();
+            if drift_is_unknown && matches!(checked.facts.output(), Output::Dense { .. }) {
+                let message = "cannot check --min-cosine: no embeddings to compare with";
                 return Err(RefusalKind::Drift.because(message));
             }
         }

@@ -25,7 +25,7 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Texts of one request to embed, as Cohere's API has it.
+/// Maximum texts in one request, as in Cohere's API.
 const TEXTS_MAX: usize = 96;
 
 /// Texts to embed.
@@ -33,18 +33,18 @@ const TEXTS_MAX: usize = 96;
 #[schema(as = CohereEmbedRequest)]
 pub(crate) struct EmbedRequest {
     texts: Vec<String>,
-    /// The first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Where texts that are too long are cut: `NONE` refuses them.
+    /// Where to truncate texts that are too long. `NONE` rejects them.
     truncate: Option<Truncate>,
-    /// What the texts are: `search_query` or `search_document` for the model's prompt or way for it,
-    /// `classification` or `clustering` for a prompt of that name, if there is one.
+    /// The kind of text: `search_query` or `search_document` selects the model's prompt or path for
+    /// it; `classification` or `clustering` selects the prompt of that name, if the model has one.
     input_type: Option<String>,
-    /// Values of scalar inputs of the model's graph.
+    /// Values for scalar inputs of the model's graph.
     switches: Option<Switches>,
-    /// What is asked for by type; only `float` is there.
+    /// The types to return. Only `float` is supported.
     embedding_types: Option<Vec<EmbeddingType>>,
-    /// Components of an embedding, fewer than the model gives.
+    /// Number of components to keep, at most the model's.
     #[schema(minimum = 1)]
     output_dimension: Option<u32>,
 }
@@ -63,7 +63,7 @@ enum EmbeddingType {
     Float,
 }
 
-/// The embeddings of texts: a list, or by type.
+/// The embeddings, as a list or by type.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EmbedResponse<'a> {
     id: String,
@@ -77,7 +77,7 @@ pub(crate) struct EmbedResponse<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Embeddings<'a> {
-    /// Where no types are asked for.
+    /// Without `embedding_types`.
     Floats(#[schema(inline)] Vec<Vector<'a>>),
     /// By type.
     ByType(ByType<'a>),
@@ -89,19 +89,19 @@ struct ByType<'a> {
     float: Vec<Vector<'a>>,
 }
 
-/// One embedding of each text: a list, unless types are asked for.
+/// Returns one embedding per text: a list, or an object by type if types are requested.
 #[utoipa::path(
     post, path = "/v1/embed", tag = "cohere", request_body = EmbedRequest,
-    responses((status = 200, description = "One embedding of each text", body = EmbedResponse<'static>), CohereErrors)
+    responses((status = 200, description = "One embedding per text", body = EmbedResponse<'static>), CohereErrors)
 )]
 pub(crate) async fn embed_v1(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(try_embed(&app, request, false)).await
 }
 
-/// One embedding of each text, by type.
+/// Returns one embedding per text, by type.
 #[utoipa::path(
     post, path = "/v2/embed", tag = "cohere", request_body = EmbedRequest,
-    responses((status = 200, description = "One embedding of each text", body = EmbedResponse<'static>), CohereErrors)
+    responses((status = 200, description = "One embedding per text", body = EmbedResponse<'static>), CohereErrors)
 )]
 pub(crate) async fn embed_v2(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(try_embed(&app, request, true)).await

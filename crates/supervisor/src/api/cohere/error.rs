@@ -1,4 +1,4 @@
-//! Errors in the words of Cohere.
+//! Errors in Cohere's format.
 
 use std::{collections::BTreeMap, future::Future};
 
@@ -12,13 +12,13 @@ use utoipa::{
 
 use crate::api::error::{self, Fault, described};
 
-/// An error as Cohere has it.
+/// An error in Cohere's format.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CohereError {
     message: String,
 }
 
-/// The errors of routes in the words of Cohere.
+/// Describes the errors of Cohere routes.
 pub(crate) struct CohereErrors;
 
 impl IntoResponses for CohereErrors {
@@ -27,13 +27,13 @@ impl IntoResponses for CohereErrors {
     }
 }
 
-/// Puts an error into the words of Cohere.
+/// Renders an error in Cohere's format.
 pub(crate) fn render(fault: Fault) -> Response<Body> {
     let body = json!(CohereError { message: fault.message.clone() });
-    fault.response(fault.class.usual_status(), &body)
+    fault.response(fault.class.default_status(), &body)
 }
 
-/// Turns a handler's result into a response.
+/// Runs a handler and renders its error, if any.
 pub(super) async fn respond(
     handler: impl Future<Output = Result<Response<Body>, Fault>>,
 ) -> Response<Body> {

@@ -1,9 +1,9 @@
-//! What Cohere tells about every call.
+//! Metadata in every response of Cohere's API.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What Cohere tells about a call.
+/// Metadata of a response.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Meta {
     api_version: ApiVersion,

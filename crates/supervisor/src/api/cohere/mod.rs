@@ -1,5 +1,5 @@
-//! The contracts of Cohere and Jina: reranking, and Cohere's embedding. Their paths lie among those of
-//! OpenAI and the Open Inference Protocol, so that they have no namespace.
+//! The contracts of Cohere and Jina: reranking, and Cohere's embeddings. They have no namespace:
+//! their paths are interspersed with those of OpenAI and the Open Inference Protocol.
 
 mod embed;
 mod error;
@@ -10,7 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::{app::App, contract::Contract};
 
-/// What their clients send and expect.
+/// The contract of Cohere and Jina.
 pub(crate) static CONTRACT: Contract = Contract { routes, namespaces: &[], render: error::render };
 
 fn routes() -> OpenApiRouter<App> {

@@ -1,4 +1,4 @@
-//! `/v1/rerank` and `/v2/rerank`, for which Cohere and Jina have the same words.
+//! `/v1/rerank` and `/v2/rerank`, in the format that Cohere and Jina share.
 
 use axum::{
     body::Body,
@@ -30,45 +30,45 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Documents of one request, as Cohere's API has it.
+/// Maximum documents in one request, as in Cohere's API.
 const DOCUMENTS_MAX: usize = 1000;
 
-/// Documents to put in order.
+/// Documents to rank.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = CohereRerankRequest)]
 pub(crate) struct RerankRequest {
     query: String,
     documents: Vec<Document>,
-    /// The first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Only so many of the best.
+    /// Return only the best `top_n` documents.
     #[schema(minimum = 1)]
     top_n: Option<usize>,
-    /// Whether the documents are in the answer.
+    /// Include the documents in the response.
     return_documents: Option<bool>,
 }
 
-/// A document as it is written.
+/// A document.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string or an object with a text")]
 pub(crate) enum Document {
-    /// Its text.
+    /// The text itself.
     Text(String),
-    /// An object with its text.
+    /// An object with the text.
     Object(DocumentText),
 }
 
-/// A document's text.
+/// The text of a document.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DocumentText {
     text: String,
 }
 
-/// Documents, the best first.
+/// Ranked documents, the best first.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CohereRerankResponse)]
 pub(crate) struct RerankResponse {
-    /// "list", as Jina has it.
+    /// "list", as in Jina's API.
     object: &'static str,
     model: String,
     usage: TokenUsage,
@@ -76,7 +76,7 @@ pub(crate) struct RerankResponse {
     meta: Meta,
 }
 
-/// A document's place in the request, and its score.
+/// A document's index in the request, and its score.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RerankResult {
     index: usize,
@@ -91,19 +91,19 @@ struct TokenUsage {
     total_tokens: u64,
 }
 
-/// Documents by how well they answer a query, the best first.
+/// Ranks documents by how well they answer a query, the best first.
 #[utoipa::path(
     post, path = "/v1/rerank", tag = "cohere", request_body = RerankRequest,
-    responses((status = 200, description = "Places and scores, the best first", body = RerankResponse), CohereErrors)
+    responses((status = 200, description = "Indexes and scores, the best first", body = RerankResponse), CohereErrors)
 )]
 pub(crate) async fn rerank_v1(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(try_rerank(&app, request)).await
 }
 
-/// Documents by how well they answer a query, the best first.
+/// Ranks documents by how well they answer a query, the best first.
 #[utoipa::path(
     post, path = "/v2/rerank", tag = "cohere", request_body = RerankRequest,
-    responses((status = 200, description = "Places and scores, the best first", body = RerankResponse), CohereErrors)
+    responses((status = 200, description = "Indexes and scores, the best first", body = RerankResponse), CohereErrors)
 )]
 pub(crate) async fn rerank_v2(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(try_rerank(&app, request)).await
@@ -115,7 +115,7 @@ async fn try_rerank(app: &App, request: Request<Body>) -> Result<Response<Body>,
     rerank_body(app, &context, &body).await
 }
 
-/// Answers a body with documents.
+/// Handles a body with `documents`.
 pub(crate) async fn rerank_body(
     app: &App,
     context: &RequestContext,

@@ -1,5 +1,5 @@
-//! The body of a request as it comes in. A large message is paid for as soon as its length is
-//! known, none may take long, and between two messages a call ends when we drain.
+//! Request bodies as they arrive. Charges large messages as soon as their length is known, bounds
+//! the time each message may take, and ends idle streams during a drain.
 
 use std::{
     collections::BTreeMap,
@@ -21,48 +21,48 @@ use tokio::{
 use tonic::Status;
 
 use crate::api::grpc::{
-    bounds::QUESTION_BYTES_MAX,
+    bounds::CONTROL_BYTES_MAX,
+    decompress::{COMPRESSED, Decompressor},
     frames::Frames,
     methods::Method,
-    packed::{PACKED, Packed},
     status,
 };
 use crate::transport::{error::TransportError, holding::Held, unpack::Packing};
 
-/// How long a client may take to send a message.
+/// Maximum time a client may take to send one message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Messages that are larger reserve memory of the [`MemoryBudget`].
-pub(super) const UNPAID_BYTES_MAX: usize = QUESTION_BYTES_MAX;
+/// Larger messages are charged to the [`MemoryBudget`].
+pub(super) const UNCHARGED_BYTES_MAX: usize = CONTROL_BYTES_MAX;
 
-/// How much smaller deflate makes what is easiest to pack.
-const PACKED_AT_MOST: usize = 1032;
+/// The best compression ratio that deflate can reach.
+const DEFLATE_RATIO_MAX: usize = 1032;
 
-/// What the messages of a request and their answers have paid for, until these are sent.
+/// Memory reserved for a call's messages and responses, by message index. Released once sent.
 #[derive(Debug, Default)]
-pub(super) struct Paid(Mutex<BTreeMap<u64, Reservation>>);
+pub(super) struct Reservations(Mutex<BTreeMap<u64, Reservation>>);
 
-impl Held for Paid {}
+impl Held for Reservations {}
 
-impl Paid {
-    /// The message of that number, from 0, or its answer has paid for so much more.
-    pub(super) fn add(&self, message: u64, permit: Reservation) {
-        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match paid.get_mut(&message) {
-            Some(already) => already.merge(permit),
-            None => drop(paid.insert(message, permit)),
+impl Reservations {
+    /// Adds a reservation for the message at this index (from 0), or for its response.
+    pub(super) fn add(&self, message: u64, reservation: Reservation) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.get_mut(&message) {
+            Some(existing) => existing.merge(reservation),
+            None => drop(held.insert(message, reservation)),
         }
     }
 
-    /// The message of that number has become so many bytes, for which it paid at least.
+    /// Returns what the message at this index over-reserved, now that its size is known.
     fn shrink(&self, message: u64, bytes: usize) {
-        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = if bytes > UNPAID_BYTES_MAX { bytes } else { 0 };
-        if let Some(reservation) = paid.get_mut(&message) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = if bytes > UNCHARGED_BYTES_MAX { bytes } else { 0 };
+        if let Some(reservation) = held.get_mut(&message) {
             reservation.shrink_to(kept);
         }
     }
 
-    /// The answer to the message of that number has been sent.
+    /// Releases the message at this index: its response was sent.
     pub(super) fn end(&self, message: u64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&message);
     }
@@ -72,17 +72,17 @@ impl Paid {
 pub(super) struct RequestBody {
     body: Body,
     memory: MemoryBudget,
-    paid: Arc<Paid>,
+    reservations: Arc<Reservations>,
     frames: Frames,
-    /// Where messages may be packed.
-    packed: Option<Packed>,
-    /// The client may send several messages, and wait before each.
+    /// Set when messages may be compressed.
+    decompressor: Option<Decompressor>,
+    /// The client may send several messages, with pauses between them.
     takes_stream: bool,
-    /// Bytes of a message.
+    /// Size limit of one message.
     bytes_max: usize,
     late: Pin<Box<Sleep>>,
-    /// Since when what came lies with who takes messages apart: that time is not the client's.
-    handed_on: Option<Instant>,
+    /// When the last frame went to the decoder. Decoding does not count towards the timeout.
+    handed_over: Option<Instant>,
     drained: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -94,52 +94,55 @@ impl RequestBody {
         method: Option<&Method>,
         mut drain: watch::Receiver<bool>,
     ) -> Self {
-        let bytes_max = method.map_or(QUESTION_BYTES_MAX, |method| method.bytes_max);
+        let bytes_max = method.map_or(CONTROL_BYTES_MAX, |method| method.bytes_max);
         Self {
             body,
             memory,
-            paid: Arc::default(),
+            reservations: Arc::default(),
             frames: Frames::default(),
-            packed: packing.map(|packing| Packed::new(packing, bytes_max)),
+            decompressor: packing.map(|packing| Decompressor::new(packing, bytes_max)),
             takes_stream: method.is_some_and(|method| method.takes_stream),
             bytes_max,
-            handed_on: None,
+            handed_over: None,
             late: Box::pin(tokio::time::sleep(MESSAGE_TIMEOUT)),
             drained: Box::pin(async move {
-                // An error means that whoever drains has gone, which is as good a reason.
+                // An error means that the sender was dropped. Treat that as a drain.
                 let _ = drain.wait_for(|drain| *drain).await;
             }),
         }
     }
 
-    /// What its messages have paid for.
-    pub(super) fn paid(&self) -> Arc<Paid> {
-        Arc::clone(&self.paid)
+    /// Returns the reservations of this call.
+    pub(super) fn reservations(&self) -> Arc<Reservations> {
+        Arc::clone(&self.reservations)
     }
 
-    fn take(&mut self, data: &[u8]) -> Result<(), Status> {
+    /// Counts the bytes, and checks and charges each message that begins in them.
+    fn account(&mut self, data: &[u8]) -> Result<(), Status> {
         let late = Instant::now() + MESSAGE_TIMEOUT;
         if self.frames.is_between() && !data.is_empty() {
             self.late.as_mut().reset(late);
         }
         let begins = |message, flags, bytes: usize| {
             if message > 0 && !self.takes_stream {
-                return Err(Status::invalid_argument("a second message in a call that takes one"));
+                return Err(Status::invalid_argument(
+                    "this method takes one message, got a second",
+                ));
             }
             let bytes_max = self.bytes_max;
             if bytes > bytes_max {
-                let text = format!("the message has {bytes} bytes, at most {bytes_max} are taken");
+                let text = format!("message has {bytes} bytes; the limit is {bytes_max}");
                 return Err(Status::out_of_range(text));
             }
             let bytes = match flags {
-                // It does not say how much it will be.
-                PACKED => bytes.saturating_mul(PACKED_AT_MOST).min(bytes_max),
+                // The decompressed size is unknown: assume the worst case.
+                COMPRESSED => bytes.saturating_mul(DEFLATE_RATIO_MAX).min(bytes_max),
                 _ => bytes,
             };
-            let reserved = self.memory.reserve(bytes, UNPAID_BYTES_MAX);
+            let reserved = self.memory.reserve(bytes, UNCHARGED_BYTES_MAX);
             let reserved = reserved.map_err(|error| status::transport(TransportError::from(error)));
             if let Some(reservation) = reserved? {
-                self.paid.add(message, reservation);
+                self.reservations.add(message, reservation);
             }
             self.late.as_mut().reset(late);
             Ok(())
@@ -147,31 +150,31 @@ impl RequestBody {
         self.frames.take(data, begins)
     }
 
-    /// Why it is not waited for what is to come.
+    /// Decides why to stop waiting for the next bytes.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Status> {
         let is_between = self.frames.is_between();
         if is_between && (self.takes_stream || self.frames.messages() > 0) {
             let drained = self.drained.as_mut().poll(context);
             if drained.is_ready() {
-                return Poll::Ready(Status::unavailable("the server is stopping"));
+                return Poll::Ready(Status::unavailable("server is shutting down"));
             }
         }
-        // Who takes one message has to hear that there is no other.
+        // A unary call completes only when its body ends, so the timeout keeps running.
         if is_between && self.takes_stream {
             return Poll::Pending;
         }
-        let text = || format!("the message took longer than {} s", MESSAGE_TIMEOUT.as_secs());
+        let text = || format!("message did not arrive within {} s", MESSAGE_TIMEOUT.as_secs());
         self.late.as_mut().poll(context).map(|()| Status::deadline_exceeded(text()))
     }
 
-    /// What comes of the next bytes, for who takes messages apart.
-    fn taken(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
+    /// Turns the next frame into what the decoder receives.
+    fn process(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
         let data = frame.data_ref().cloned().unwrap_or_default();
-        self.take(&data)?;
-        match &mut self.packed {
-            Some(packed) if frame.is_data() => {
-                let unpacked = |message, bytes| self.paid.shrink(message, bytes);
-                packed.take(&data, unpacked).map(Frame::data).map_err(status::transport)
+        self.account(&data)?;
+        match &mut self.decompressor {
+            Some(decompressor) if frame.is_data() => {
+                let on_message = |message, bytes| self.reservations.shrink(message, bytes);
+                decompressor.take(&data, on_message).map(Frame::data).map_err(status::transport)
             }
             _ => Ok(frame),
         }
@@ -192,18 +195,18 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(handed_on) = self.handed_on.take() {
-            let late = self.late.deadline() + handed_on.elapsed();
+        if let Some(handed_over) = self.handed_over.take() {
+            let late = self.late.deadline() + handed_over.elapsed();
             self.late.as_mut().reset(late);
         }
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                let taken = self.taken(frame);
-                self.handed_on = Some(Instant::now());
-                Poll::Ready(Some(taken))
+                let processed = self.process(frame);
+                self.handed_over = Some(Instant::now());
+                Poll::Ready(Some(processed))
             }
             Poll::Ready(Some(Err(error))) => {
-                let text = format!("the request could not be read: {error}");
+                let text = format!("failed to read the request: {error}");
                 Poll::Ready(Some(Err(Status::cancelled(text))))
             }
             Poll::Ready(None) => Poll::Ready(None),
@@ -216,7 +219,7 @@ impl HttpBody for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.packed {
+        match self.decompressor {
             Some(_) => SizeHint::default(),
             None => self.body.size_hint(),
         }

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::api::grpc::body::*;
 
-/// Kibibytes of room for large messages.
+/// Memory budget for large messages, in KiB.
 const ROOM: usize = 8 * 1024;
 
 /// A body that a test sends piece by piece.
@@ -36,14 +36,14 @@ impl Call {
         self.client.try_send(Ok(Frame::data(Bytes::copy_from_slice(bytes)))).unwrap();
     }
 
-    /// What who takes messages apart gets next.
+    /// Returns the length of the next frame that reaches the decoder.
     async fn next(&mut self) -> Result<usize, Code> {
         let frame = self.body.frame().await.unwrap();
         frame.map(|frame| frame.data_ref().map_or(0, Bytes::len)).map_err(|error| error.code())
     }
 
-    /// Kibibytes that are paid.
-    fn paid(&self) -> usize {
+    /// Returns how much of the budget is charged, in KiB.
+    fn charged(&self) -> usize {
         ROOM - self.memory.available_bytes() / 1024
     }
 }
@@ -54,32 +54,32 @@ fn head(flags: u8, bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn only_who_asks_for_inference_can_claim_room_for_a_large_message() {
+async fn only_inference_may_reserve_memory_for_large_messages() {
     for method in ["ServerLive", "ServerReady", "Check", "ServerReflectionInfo", "NoSuchMethod"] {
         let mut call = Call::new(method, None);
-        call.send(&head(0, QUESTION_BYTES_MAX + 1));
-        assert_eq!((call.next().await, call.paid()), (Err(Code::OutOfRange), 0), "{method}");
+        call.send(&head(0, CONTROL_BYTES_MAX + 1));
+        assert_eq!((call.next().await, call.charged()), (Err(Code::OutOfRange), 0), "{method}");
         let mut call = Call::new(method, None);
-        call.send(&head(0, QUESTION_BYTES_MAX));
-        assert_eq!((call.next().await, call.paid()), (Ok(5), 0), "{method}");
+        call.send(&head(0, CONTROL_BYTES_MAX));
+        assert_eq!((call.next().await, call.charged()), (Ok(5), 0), "{method}");
     }
-    // Packed, it may become no more than that.
+    // The same limit holds after decompression.
     let mut call = Call::new("ServerLive", Some(Packing::Gzip));
-    call.send(&head(PACKED, QUESTION_BYTES_MAX));
-    assert_eq!((call.next().await, call.paid()), (Ok(0), 0));
+    call.send(&head(COMPRESSED, CONTROL_BYTES_MAX));
+    assert_eq!((call.next().await, call.charged()), (Ok(0), 0));
     let mut call = Call::new("ModelInfer", None);
     call.send(&head(0, 1 << 20));
-    assert_eq!((call.next().await, call.paid()), (Ok(5), 1024));
-    call.body.paid().end(0);
-    assert_eq!(call.paid(), 0);
+    assert_eq!((call.next().await, call.charged()), (Ok(5), 1024));
+    call.body.reservations().end(0);
+    assert_eq!(call.charged(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_for_one_message_takes_no_other_and_does_not_wait_for_its_end_for_ever() {
+async fn unary_calls_take_one_message_and_time_out_without_an_end() {
     let mut call = Call::new("ModelInfer", None);
     call.send(&[&head(0, 1)[..], &[7]].concat());
     assert_eq!(call.next().await, Ok(6));
-    // Not half-closed.
+    // The client never half-closes the stream.
     let ended = time::timeout(MESSAGE_TIMEOUT * 2, call.next()).await;
     assert_eq!(ended.unwrap(), Err(Code::DeadlineExceeded));
     let mut call = Call::new("ModelInfer", None);
@@ -87,41 +87,41 @@ async fn a_call_for_one_message_takes_no_other_and_does_not_wait_for_its_end_for
     assert_eq!(call.next().await, Err(Code::InvalidArgument));
 }
 
-// Unpacking asks for another thread.
+// Decompression uses `block_in_place`, which needs the multi-threaded runtime.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_packed_message_pays_for_what_it_may_become_until_it_is_known_what_it_is() {
+async fn compressed_message_reserves_worst_case_until_size_is_known() {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
     encoder.write_all(&[1; 2000]).unwrap();
     let packed = encoder.finish().unwrap();
     let mut call = Call::new("ModelStreamInfer", Some(Packing::Gzip));
     call.send(&head(1, packed.len()));
     assert_eq!(call.next().await, Ok(0));
-    assert_eq!(call.paid(), (packed.len() * PACKED_AT_MOST).div_ceil(1024));
+    assert_eq!(call.charged(), (packed.len() * DEFLATE_RATIO_MAX).div_ceil(1024));
     call.send(&packed);
     assert_eq!(call.next().await, Ok(5 + 2000));
-    assert_eq!(call.paid(), 0);
-    // One that is not packed, though others may be, is what it is.
+    assert_eq!(call.charged(), 0);
+    // An uncompressed message in a compressed call is charged as is.
     call.send(&head(0, 100 * 1024));
-    assert_eq!((call.next().await, call.paid()), (Ok(0), 100));
+    assert_eq!((call.next().await, call.charged()), (Ok(0), 100));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_may_rest_between_messages_and_its_next_one_has_all_the_time() {
+async fn stream_may_idle_and_the_next_message_gets_the_full_timeout() {
     let mut call = Call::new("ModelStreamInfer", None);
     let waits = |call| time::timeout(Duration::from_secs(3600), call);
     assert!(waits(call.next()).await.is_err());
-    // The head comes in two pieces.
+    // The header arrives in two pieces.
     call.send(&head(0, 1)[..2]);
     assert_eq!(call.next().await, Ok(2));
     time::sleep(MESSAGE_TIMEOUT / 2).await;
     call.send(&head(0, 1)[2..]);
     assert_eq!(call.next().await, Ok(3));
-    // For a while nobody asks for more: that is not the client's fault.
+    // The reader pauses. That does not count towards the timeout.
     time::sleep(MESSAGE_TIMEOUT * 3).await;
     assert!(time::timeout(MESSAGE_TIMEOUT / 2, call.next()).await.is_err());
     call.send(&[7]);
     assert_eq!(call.next().await, Ok(1));
-    // Half a message is not waited for.
+    // A stalled partial message times out.
     call.send(&head(0, 1));
     assert_eq!(call.next().await, Ok(5));
     let late = time::timeout(MESSAGE_TIMEOUT * 2, call.next()).await;

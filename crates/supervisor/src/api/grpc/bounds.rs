@@ -1,6 +1,5 @@
-//! What a message may cost in memory once it is taken apart, decided by its bytes: two of them can
-//! be a whole element of a list. Raw tensors cost what they are and are bounded as the message is.
-//! Pure.
+//! Bounds what a message may cost in memory once decoded, judged by its bytes: two bytes can become
+//! a whole list element. Raw tensors cost their own size, which the message limit bounds. Pure.
 
 use bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -12,46 +11,45 @@ use crate::api::grpc::pb::{
     RepositoryModelUnloadRequest, ServerLiveRequest, ServerMetadataRequest, ServerReadyRequest,
 };
 
-/// Bytes of a message beyond which taking it apart or putting it together would keep others
-/// waiting.
-pub(super) const AT_ONCE_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of a message that asks for no inference.
-pub(super) const QUESTION_BYTES_MAX: usize = 8 * 1024;
-/// Bytes of an inference request besides raw tensors.
+/// Larger messages are encoded and decoded off the async thread, so that others do not wait.
+pub(super) const INLINE_BYTES_MAX: usize = 256 * 1024;
+/// Size limit of a message that asks for no inference.
+pub(super) const CONTROL_BYTES_MAX: usize = 8 * 1024;
+/// Size limit of an inference request, not counting raw tensors.
 const TYPED_BYTES_MAX: usize = 8 << 20;
-/// Fields of an inference request, those of inputs and their contents included.
+/// Maximum fields in an inference request, including those of inputs and their contents.
 const FIELDS_MAX: usize = 1 << 18;
 
-/// Fields by number; see `proto/inference.proto`.
+/// Field numbers in `proto/inference.proto`.
 const INPUTS: u32 = 5;
 const RAW_INPUT_CONTENTS: u32 = 7;
 const CONTENTS: u32 = 5;
 
 /// A message that clients send.
 pub(crate) trait Bounded {
-    /// Whether a message with these bytes may be taken apart.
+    /// Checks whether a message with these bytes may be decoded.
     ///
     /// # Errors
-    /// Why not.
+    /// The message is too large or malformed.
     fn check(message: &[u8]) -> Result<(), Status>;
 }
 
-macro_rules! questions {
+macro_rules! control_messages {
     ($($message:ty),*) => {$(
         impl Bounded for $message {
             fn check(message: &[u8]) -> Result<(), Status> {
-                if message.len() <= QUESTION_BYTES_MAX {
+                if message.len() <= CONTROL_BYTES_MAX {
                     return Ok(());
                 }
                 let bytes = message.len();
-                let text = format!("the message has {bytes} bytes, at most {QUESTION_BYTES_MAX} are taken");
+                let text = format!("message has {bytes} bytes; the limit is {CONTROL_BYTES_MAX}");
                 Err(Status::out_of_range(text))
             }
         }
     )*};
 }
 
-questions!(
+control_messages!(
     ModelConfigRequest,
     ModelMetadataRequest,
     ModelReadyRequest,
@@ -82,26 +80,25 @@ impl Bounded for ModelInferRequest {
         let typed_bytes = message.len().saturating_sub(raw_bytes);
         if typed_bytes > TYPED_BYTES_MAX {
             return Err(Status::out_of_range(format!(
-                "the message has {typed_bytes} bytes besides raw_input_contents, at most {TYPED_BYTES_MAX} are taken: send large tensors raw"
+                "message has {typed_bytes} bytes outside raw_input_contents; the limit is {TYPED_BYTES_MAX}. Send large tensors raw"
             )));
         }
         Ok(())
     }
 }
 
-/// Something that wants to see fields which have a length.
+/// Visits length-delimited fields.
 type Visit<'v> = dyn FnMut(u32, &[u8], &mut usize) -> Result<(), Status> + 'v;
 
-/// Shows the fields of a message, and counts all.
+/// Visits the length-delimited fields of a message and counts all fields.
 fn walk(mut message: &[u8], fields: &mut usize, visit: &mut Visit<'_>) -> Result<(), Status> {
-    let malformed = |error: prost::DecodeError| {
-        Status::invalid_argument(format!("the message is not what it should be: {error}"))
-    };
+    let malformed =
+        |error: prost::DecodeError| Status::invalid_argument(format!("invalid message: {error}"));
     while message.has_remaining() {
         *fields += 1;
         if *fields > FIELDS_MAX {
             return Err(Status::out_of_range(format!(
-                "the message has more than {FIELDS_MAX} parts: send large tensors raw"
+                "message has more than {FIELDS_MAX} fields. Send large tensors raw"
             )));
         }
         let (number, kind) = decode_key(&mut message).map_err(malformed)?;
@@ -114,7 +111,7 @@ fn walk(mut message: &[u8], fields: &mut usize, visit: &mut Visit<'_>) -> Result
             usize::try_from(length).ok().and_then(|length| message.split_at_checked(length));
         let Some((value, rest)) = value else {
             return Err(Status::invalid_argument(format!(
-                "the message is not what it should be: a field has {length} bytes, and {} follow",
+                "invalid message: a field claims {length} bytes, {} remain",
                 message.len()
             )));
         };
@@ -144,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_tensors_are_not_held_against_a_request_but_typed_ones_are() {
+    fn typed_tensors_count_towards_the_limit_and_raw_ones_do_not() {
         let raw = Bytes::from(vec![0; TYPED_BYTES_MAX + 1]);
         let raw = ModelInferRequest {
             raw_input_contents: vec![raw],
@@ -159,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn small_parts_are_counted_wherever_they_are() {
+    fn fields_are_counted_at_every_level() {
         let bytes_contents = vec![Bytes::new(); FIELDS_MAX - 2];
         let mut texts = InferTensorContents { bytes_contents, ..InferTensorContents::default() };
         assert_eq!(code(&request(texts.clone())), None);
@@ -171,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_short() {
-        let name = "m".repeat(QUESTION_BYTES_MAX);
+    fn control_messages_over_the_limit_are_out_of_range() {
+        let name = "m".repeat(CONTROL_BYTES_MAX);
         let question = ModelReadyRequest { name, version: String::new() };
         let status = ModelReadyRequest::check(&question.encode_to_vec()).unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange);
@@ -180,7 +177,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_let_through_can_be_taken_apart_or_is_refused_without_a_panic(
+        fn accepted_messages_decode_without_a_panic(
             message in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             if ModelInferRequest::check(&message).is_ok() {
@@ -189,7 +186,7 @@ mod tests {
         }
 
         #[test]
-        fn every_small_request_is_let_through(
+        fn small_requests_are_accepted(
             id in ".{0,20}",
             numbers in prop::collection::vec(any::<i64>(), 0..20),
             texts in prop::collection::vec(any::<Vec<u8>>(), 0..5),

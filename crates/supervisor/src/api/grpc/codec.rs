@@ -1,5 +1,5 @@
-//! Messages to bytes and back: as prost does it, but no message is taken apart before
-//! [`crate::api::grpc::bounds`] has seen it, and large ones keep nobody waiting.
+//! A prost codec that checks each message with [`crate::api::grpc::bounds`] before decoding it, and
+//! handles large messages off the async thread.
 
 use bytes::Buf;
 use prost::Message;
@@ -10,17 +10,17 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-use crate::api::grpc::bounds::{AT_ONCE_BYTES_MAX, Bounded};
+use crate::api::grpc::bounds::{Bounded, INLINE_BYTES_MAX};
 
-/// The codec of a method that answers a `U` with a `T`.
+/// The codec of a method that takes a `U` and returns a `T`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Codec<T, U>(ProstCodec<T, U>);
 
-/// See [`Codec`].
+/// The encoder of [`Codec`].
 #[derive(Clone, Debug)]
 pub(super) struct Encoder<T>(ProstEncoder<T>);
 
-/// See [`Codec`].
+/// The decoder of [`Codec`].
 #[derive(Clone, Debug)]
 pub(super) struct Decoder<U>(ProstDecoder<U>);
 
@@ -50,7 +50,7 @@ impl<T: Message> codec::Encoder for Encoder<T> {
     fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         let bytes = item.encoded_len();
         buffer.reserve(bytes);
-        if bytes > AT_ONCE_BYTES_MAX {
+        if bytes > INLINE_BYTES_MAX {
             return block_in_place(|| self.0.encode(item, buffer));
         }
         self.0.encode(item, buffer)
@@ -62,7 +62,7 @@ impl<U: Message + Default + Bounded> codec::Decoder for Decoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if buffer.remaining() > AT_ONCE_BYTES_MAX {
+        if buffer.remaining() > INLINE_BYTES_MAX {
             return block_in_place(|| decode(&mut self.0, buffer));
         }
         decode(&mut self.0, buffer)
@@ -73,12 +73,8 @@ fn decode<U: Message + Default + Bounded>(
     decoder: &mut ProstDecoder<U>,
     buffer: &mut DecodeBuf<'_>,
 ) -> Result<Option<U>, Status> {
-    // A message lies in one piece.
+    // The buffer holds a message in one chunk.
     U::check(buffer.chunk())?;
-    codec::Decoder::decode(decoder, buffer).map_err(|error| {
-        Status::invalid_argument(format!(
-            "the message is not what it should be: {}",
-            error.message()
-        ))
-    })
+    codec::Decoder::decode(decoder, buffer)
+        .map_err(|error| Status::invalid_argument(format!("invalid message: {}", error.message())))
 }

@@ -1,22 +1,23 @@
-//! The elements of tensors as messages have them, to raw bytes. Pure.
+//! Converts typed tensor contents of a message to raw bytes. Pure.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use onnxd_proto::domain::tensor::DataType;
 
 use crate::api::grpc::pb::InferTensorContents;
 
-/// The raw bytes of elements.
+/// Returns the elements of a tensor as raw little-endian bytes.
 ///
 /// # Errors
-/// They are in a field for another type, or one is none of the type; the message says which.
+/// Elements are in the field of another type, or one does not fit the type; the message says which.
 pub(crate) fn raw(datatype: DataType, contents: InferTensorContents) -> Result<Bytes, String> {
-    let field = field(datatype)
-        .ok_or_else(|| format!("elements of {} must be in raw_input_contents", datatype.name()))?;
+    let field = field(datatype).ok_or_else(|| {
+        format!("{} elements must be sent in raw_input_contents", datatype.name())
+    })?;
     if let Some((other, _)) =
         filled(&contents).into_iter().find(|(name, filled)| *filled && *name != field)
     {
         let datatype = datatype.name();
-        return Err(format!("elements of {datatype} are in {field}, and {other} has some"));
+        return Err(format!("{datatype} elements belong in {field}, but {other} is not empty"));
     }
     let InferTensorContents {
         bool_contents,
@@ -46,7 +47,7 @@ pub(crate) fn raw(datatype: DataType, contents: InferTensorContents) -> Result<B
     })
 }
 
-/// The field that has the elements of a type, if any has.
+/// Returns the field for the elements of a type, or `None` if the type must be sent raw.
 fn field(datatype: DataType) -> Option<&'static str> {
     Some(match datatype {
         DataType::Bool => "bool_contents",
@@ -61,7 +62,7 @@ fn field(datatype: DataType) -> Option<&'static str> {
     })
 }
 
-/// Which fields have elements.
+/// Returns each field with whether it has elements.
 fn filled(contents: &InferTensorContents) -> [(&'static str, bool); 8] {
     [
         ("bool_contents", !contents.bool_contents.is_empty()),
@@ -75,7 +76,7 @@ fn filled(contents: &InferTensorContents) -> [(&'static str, bool); 8] {
     ]
 }
 
-/// How many elements there are, all fields taken together.
+/// Returns the number of elements in all fields.
 pub(crate) fn elements(contents: &InferTensorContents) -> usize {
     contents.bool_contents.len()
         + contents.int_contents.len()
@@ -87,12 +88,12 @@ pub(crate) fn elements(contents: &InferTensorContents) -> usize {
         + contents.bytes_contents.len()
 }
 
-/// Whether there is any element.
+/// Returns whether all fields are empty.
 pub(super) fn is_empty(contents: &InferTensorContents) -> bool {
     elements(contents) == 0
 }
 
-/// Elements that travel as larger numbers than they are.
+/// Converts elements that the message carries in a wider type.
 fn small<W, N, const BYTES: usize>(
     values: &[W],
     datatype: DataType,
@@ -105,24 +106,24 @@ where
     let mut raw = BytesMut::with_capacity(values.len() * BYTES);
     for &value in values {
         let number = N::try_from(value)
-            .map_err(|_| format!("{value} is no element of {}", datatype.name()))?;
+            .map_err(|_| format!("{value} is not a valid {} element", datatype.name()))?;
         raw.put_slice(&bytes(number));
     }
     Ok(raw.freeze())
 }
 
-/// Elements that travel as they are.
+/// Converts elements that the message carries in their own type.
 fn large<N: Copy, const BYTES: usize>(values: &[N], bytes: impl Fn(N) -> [u8; BYTES]) -> Bytes {
     let mut raw = BytesMut::with_capacity(values.len() * BYTES);
     values.iter().for_each(|&value| raw.put_slice(&bytes(value)));
     raw.freeze()
 }
 
-/// Elements with their lengths before them.
+/// Prefixes each element with its length.
 fn strings(values: &[Bytes]) -> Result<Bytes, String> {
     let mut raw = BytesMut::with_capacity(values.iter().map(|value| value.len() + 4).sum());
     for value in values {
-        let length = u32::try_from(value.len()).map_err(|_| "an element is too long")?;
+        let length = u32::try_from(value.len()).map_err(|_| "an element is longer than 4 GiB")?;
         raw.put_u32_le(length);
         raw.put_slice(value);
     }
@@ -142,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn integers_that_fit_come_through_and_others_are_named(values: Vec<i32>) {
+        fn integers_outside_the_range_of_the_type_are_rejected(values: Vec<i32>) {
             let contents = || InferTensorContents { int_contents: values.clone(), ..none() };
             let all = |fits: fn(i32) -> bool| values.iter().all(|&value| fits(value));
             let back = raw(DataType::Int32, contents()).unwrap();
@@ -175,7 +176,7 @@ mod tests {
         }
 
         #[test]
-        fn texts_get_their_lengths(texts: Vec<Vec<u8>>) {
+        fn strings_are_prefixed_with_their_length(texts: Vec<Vec<u8>>) {
             let bytes_contents = texts.iter().cloned().map(Bytes::from).collect();
             let back = raw(DataType::Bytes, InferTensorContents { bytes_contents, ..none() }).unwrap();
             prop_assert_eq!(split_bytes(&back, texts.len()).unwrap(), texts);
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_in_a_field_for_another_type_are_refused_by_name() {
+    fn elements_in_the_field_of_another_type_are_rejected() {
         let contents = InferTensorContents { fp32_contents: vec![1.0], ..none() };
         let error = raw(DataType::Int64, contents.clone()).unwrap_err();
         assert!(error.contains("int64_contents") && error.contains("fp32_contents"), "{error}");
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn truth_is_one_byte() {
+    fn booleans_are_one_byte() {
         let contents = InferTensorContents { bool_contents: vec![true, false], ..none() };
         assert!(!is_empty(&contents));
         assert_eq!(raw(DataType::Bool, contents).unwrap(), [1, 0][..]);

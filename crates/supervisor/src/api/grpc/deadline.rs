@@ -1,5 +1,4 @@
-//! How long a call may take: until the deadline that gRPC itself carries, and each request in it as
-//! long as `x-request-timeout-ms` says.
+//! Deadlines of calls: `grpc-timeout` bounds the call, `x-request-timeout-ms` each request in it.
 
 use std::time::Duration;
 
@@ -11,28 +10,30 @@ use tonic::Status;
 use crate::api::request;
 
 const HEADER: &str = "grpc-timeout";
-/// Longer than anybody waits.
+/// Longer timeouts are cut to this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The end of a call.
+/// When a call must end, if ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// Of a call with these headers that has just begun.
+    /// Returns the deadline of a call that begins now and has these headers.
     ///
     /// # Errors
-    /// It is not what gRPC says it is.
+    /// `grpc-timeout` is malformed.
     pub(super) fn new(headers: &HeaderMap) -> Result<Self, Status> {
         let Some(value) = headers.get(HEADER) else { return Ok(Self(None)) };
         let timeout = value.to_str().ok().and_then(parse).ok_or_else(|| {
-            let message = format!("{HEADER} is not up to 8 digits and a unit of time");
+            let message = format!(
+                "invalid {HEADER}: expected up to 8 digits and a unit (H, M, S, m, u or n)"
+            );
             Status::invalid_argument(message)
         })?;
         Ok(Self(Some(Instant::now() + timeout.min(TIMEOUT_MAX))))
     }
 
-    /// The context of a request with these headers, which begins now in this call.
+    /// Returns the context of a request that begins now in this call and has these headers.
     ///
     /// # Errors
     /// See [`request::context`].
@@ -45,12 +46,12 @@ impl Deadline {
         })
     }
 
-    /// Whether it has come.
+    /// Returns whether the deadline has passed.
     pub(super) fn is_past(self) -> bool {
         self.0.is_some_and(|end| end <= Instant::now())
     }
 
-    /// Returns when it has come.
+    /// Completes when the deadline has passed.
     pub(super) async fn passed(self) {
         match self.0 {
             Some(end) => tokio::time::sleep_until(end).await,
@@ -59,7 +60,7 @@ impl Deadline {
     }
 }
 
-/// `TimeoutValue TimeoutUnit`, as gRPC over HTTP/2 has it.
+/// Parses `TimeoutValue TimeoutUnit` as gRPC over HTTP/2 defines it.
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
+    fn timeouts_parse_as_grpc_defines_them() {
         for (text, timeout) in [
             ("1H", Some(Duration::from_secs(3600))),
             ("2M", Some(Duration::from_secs(120))),
@@ -107,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd_to_be_read(text in ".{0,12}") {
+        fn parsing_never_panics(text in ".{0,12}") {
             let _ = parse(&text);
         }
     }

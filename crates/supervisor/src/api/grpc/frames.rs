@@ -1,27 +1,27 @@
-//! Where messages begin and end in the body of a request: each has a byte of flags and four of
-//! length before it. Pure; what is in a message is none of its business.
+//! Finds message boundaries in a request body. Each message has a five-byte header: one byte of
+//! flags, four of length. Pure; ignores the contents.
 
-/// Bytes before each message.
-pub(super) const HEAD_BYTES: usize = 5;
+/// Bytes of the header before each message.
+pub(super) const HEADER_BYTES: usize = 5;
 
-/// How far a body has come.
+/// Progress through a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Frames {
-    head: [u8; HEAD_BYTES],
-    /// Bytes of the head that have come.
+    head: [u8; HEADER_BYTES],
+    /// Bytes of the header received so far.
     head_bytes: usize,
-    /// Bytes of the message that are to come.
+    /// Bytes of the current message still to come.
     left: usize,
-    /// Messages whose heads have come.
+    /// Messages whose header was received.
     messages: u64,
 }
 
 impl Frames {
-    /// Takes the next bytes; tells of each message that begins its number, its flags and how long it
-    /// is going to be.
+    /// Consumes the next bytes. Calls `begins` with the index, flags and length of each message
+    /// that starts in them.
     ///
     /// # Errors
-    /// What `begins` says against it.
+    /// `begins` rejected a message.
     pub(super) fn take<E>(
         &mut self,
         mut data: &[u8],
@@ -34,11 +34,11 @@ impl Frames {
                 data = &data[taken..];
                 continue;
             }
-            let taken = (HEAD_BYTES - self.head_bytes).min(data.len());
+            let taken = (HEADER_BYTES - self.head_bytes).min(data.len());
             self.head[self.head_bytes..][..taken].copy_from_slice(&data[..taken]);
             self.head_bytes += taken;
             data = &data[taken..];
-            if self.head_bytes == HEAD_BYTES {
+            if self.head_bytes == HEADER_BYTES {
                 let [flags, length @ ..] = self.head;
                 self.head_bytes = 0;
                 self.left = u32::from_be_bytes(length) as usize;
@@ -49,12 +49,12 @@ impl Frames {
         Ok(())
     }
 
-    /// Whether no message is half there.
+    /// Returns whether the body is at a message boundary.
     pub(super) fn is_between(&self) -> bool {
         self.head_bytes == 0 && self.left == 0
     }
 
-    /// Messages that have begun.
+    /// Returns the number of messages that have begun.
     pub(super) fn messages(&self) -> u64 {
         self.messages
     }
@@ -70,7 +70,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_are_found_however_the_body_is_cut(
+        fn messages_are_found_in_chunks_of_any_size(
             lengths in prop::collection::vec(0_usize..40, 0..8),
             cut in 1_usize..17,
         ) {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_message_or_head_is_told_from_none() {
+    fn partial_headers_and_messages_are_not_boundaries() {
         let mut frames = Frames::default();
         assert!(frames.is_between());
         for (data, between) in
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_refused_goes_no_further() {
+    fn rejecting_a_message_stops_the_body() {
         let refuse = |_, _, length: usize| Err(length);
         assert_eq!(
             Frames::default().take(&[0, 255, 255, 255, 255], refuse),

@@ -1,5 +1,5 @@
-//! `grpc.health.v1`: ready is that requests are answered, as over HTTP. Whoever watches is told
-//! when we drain, and let go.
+//! `grpc.health.v1`: serving means that requests are answered, as over HTTP. During a drain,
+//! watchers are notified and disconnected.
 
 use tokio::sync::watch;
 use tonic::server::NamedService;
@@ -14,10 +14,10 @@ use crate::api::grpc::{
 };
 use onnxd_engine::{dispatch::health, tasks::EssentialTasks};
 
-/// What has a status: the server as a whole, and the one service that may be unable to serve.
+/// Names with a status: the server as a whole, and the one service that may be unable to serve.
 const NAMES: [&str; 2] = ["", <GrpcInferenceServiceServer<Service> as NamedService>::NAME];
 
-/// The service, which follows the server's readiness.
+/// Returns the health service, which follows the server's readiness.
 pub(super) async fn service(
     mut health: watch::Receiver<health::Health>,
     mut drain: watch::Receiver<bool>,
@@ -28,7 +28,7 @@ pub(super) async fn service(
     tasks.spawn("gRPC health", async move {
         loop {
             tokio::select! {
-                // An error means that whoever drains has gone, which is as good a reason.
+                // An error means that the sender was dropped. Treat that as a drain.
                 () = async { drop(drain.wait_for(|drain| *drain).await) } => break,
                 Ok(()) = health.changed() => report(&reporter, &mut health).await,
                 else => break,
@@ -36,7 +36,7 @@ pub(super) async fn service(
         }
         set(&reporter, false).await;
         for name in NAMES {
-            // Ends whoever watches.
+            // Disconnects watchers.
             reporter.clear_service_status(name).await;
         }
         set(&reporter, false).await;

@@ -1,4 +1,4 @@
-//! Inference requests and answers: messages to what the engine takes, and back.
+//! Converts inference messages to engine requests, and engine answers to messages.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 use tonic::Status;
 
 use crate::api::grpc::{
-    bounds::AT_ONCE_BYTES_MAX,
+    bounds::INLINE_BYTES_MAX,
     contents,
     pb::{
         InferParameter, ModelInferRequest, ModelInferResponse, infer_parameter::ParameterChoice,
@@ -21,13 +21,13 @@ use crate::api::grpc::{
 };
 use crate::api::oip::request::{InferRequest, check_id};
 
-/// A parameter of tensors that are not in the message at all.
+/// The parameter that marks a tensor kept in shared memory.
 const SHARED_MEMORY: &str = "shared_memory_region";
 
-/// What a message asks.
+/// Converts a message to an inference request.
 ///
 /// # Errors
-/// Its tensors are not what it says they are.
+/// The tensors contradict the message, or are in shared memory.
 pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, Status> {
     let ModelInferRequest {
         model_name,
@@ -41,7 +41,7 @@ pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, Status
     } = message;
     let given = inputs.iter().map(|input| &input.parameters);
     if given.chain(outputs.iter().map(|output| &output.parameters)).any(in_shared_memory) {
-        return Err(wrong("tensors in shared memory are not supported"));
+        return Err(invalid("tensors in shared memory are not supported"));
     }
     let inputs = if raw_input_contents.is_empty() {
         inputs.into_iter().map(typed).collect::<Result<_, _>>()?
@@ -50,7 +50,7 @@ pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, Status
     };
     let outputs = outputs.into_iter().map(|output| output.name).collect();
     let id = Some(id).filter(|id| !id.is_empty());
-    check_id(id.as_ref()).map_err(wrong)?;
+    check_id(id.as_ref()).map_err(invalid)?;
     let parameters = parameters.into_iter().map(|(name, value)| (name, parameter(value)));
     let parameters = parameters.collect();
     let tensors = TensorRequest { version: model_version, inputs, outputs, parameters };
@@ -69,7 +69,7 @@ fn parameter(value: InferParameter) -> Parameter {
     }
 }
 
-fn wrong(message: impl Into<String>) -> Status {
+fn invalid(message: impl Into<String>) -> Status {
     Status::invalid_argument(message)
 }
 
@@ -77,37 +77,36 @@ fn in_shared_memory(parameters: &HashMap<String, InferParameter>) -> bool {
     parameters.contains_key(SHARED_MEMORY)
 }
 
-/// Inputs whose elements are beside them.
+/// Reads inputs whose elements are in `raw_input_contents`.
 fn raw(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, Status> {
     if raw.len() != inputs.len() {
-        return Err(wrong(format!(
-            "raw_input_contents has {} elements, and there are {} inputs",
+        return Err(invalid(format!(
+            "raw_input_contents has {} elements for {} inputs",
             raw.len(),
             inputs.len()
         )));
     }
     let tensor = |(mut input, data): (InferInputTensor, Bytes)| match input.contents.take() {
-        Some(contents) if !contents::is_empty(&contents) => Err(wrong(format!(
-            "the input `{}` has contents, and raw_input_contents is given",
-            input.name
-        ))),
+        Some(contents) if !contents::is_empty(&contents) => {
+            Err(invalid(format!("input `{}` has both contents and raw_input_contents", input.name)))
+        }
         _ => tensor(input, |_| Ok(data)),
     };
     inputs.into_iter().zip(raw).map(tensor).collect()
 }
 
-/// An input whose elements are in it.
+/// Reads an input whose elements are in its contents.
 fn typed(mut input: InferInputTensor) -> Result<Tensor, Status> {
     let contents = input.contents.take().unwrap_or_default();
     let name = input.name.clone();
     let raw = |datatype| match contents::elements(&contents) {
-        elements if elements > AT_ONCE_BYTES_MAX / 8 => {
+        elements if elements > INLINE_BYTES_MAX / 8 => {
             block_in_place(|| contents::raw(datatype, contents))
         }
         _ => contents::raw(datatype, contents),
     };
     tensor(input, |datatype| {
-        raw(datatype).map_err(|error| wrong(format!("the input `{name}`: {error}")))
+        raw(datatype).map_err(|error| invalid(format!("input `{name}`: {error}")))
     })
 }
 
@@ -118,29 +117,29 @@ fn tensor(
     let InferInputTensor { name, datatype, shape, .. } = input;
     let Some(datatype) = DataType::from_name(&datatype) else {
         let datatype: String = datatype.chars().take(40).collect();
-        return Err(wrong(format!("the input `{name}` has no datatype: `{datatype}` is none")));
+        return Err(invalid(format!("input `{name}`: unknown datatype `{datatype}`")));
     };
     let axis = |axis: i64| {
         u64::try_from(axis)
-            .map_err(|_| wrong(format!("the input `{name}` has an axis of the size {axis}")))
+            .map_err(|_| invalid(format!("input `{name}`: negative dimension {axis}")))
     };
     let shape = shape.into_iter().map(axis).collect::<Result<_, _>>()?;
     let data = data(datatype)?;
     Ok(Tensor { name, datatype, shape, data })
 }
 
-/// The message of an answer.
+/// Converts an answer to a message.
 ///
 /// # Errors
-/// It has a size that no client can be told.
+/// A dimension or the generation does not fit `int64`.
 pub(super) fn response(
     answer: Answer<Vec<Tensor>>,
     id: Option<String>,
 ) -> Result<ModelInferResponse, Status> {
     let Answer { origin, output: outputs } = answer;
-    let odd = |_| Status::internal("the answer has a size that cannot be sent");
+    let overflow = |_| Status::internal("internal error: a dimension does not fit int64");
     let generation = origin.generation;
-    let number = ParameterChoice::Int64Param(i64::try_from(generation).map_err(odd)?);
+    let number = ParameterChoice::Int64Param(i64::try_from(generation).map_err(overflow)?);
     let mut message = ModelInferResponse {
         model_name: origin.model.name.to_string(),
         model_version: generation.to_string(),
@@ -152,7 +151,7 @@ pub(super) fn response(
         ..ModelInferResponse::default()
     };
     for Tensor { name, datatype, shape, data } in outputs {
-        let shape = shape.into_iter().map(|axis| i64::try_from(axis).map_err(odd));
+        let shape = shape.into_iter().map(|axis| i64::try_from(axis).map_err(overflow));
         message.outputs.push(InferOutputTensor {
             name,
             datatype: datatype.name().into(),
@@ -201,7 +200,7 @@ mod tests {
         let typed = request(message(vec![input(numbers(vec![1, -1]))], &[])).unwrap();
         assert_eq!(raw.tensors.inputs, typed.tensors.inputs);
         assert_eq!((raw.model.as_str(), raw.tensors.version.as_str(), raw.id), ("m", "3", None));
-        // What is there without a single element is not there.
+        // Empty contents count as none.
         let empty = Some(InferTensorContents::default());
         let both = request(message(vec![input(empty)], &[&[1, 255]])).unwrap();
         assert_eq!(both.tensors.inputs, typed.tensors.inputs);
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_are_not_what_the_message_says_are_refused_with_the_reason() {
+    fn contradictory_tensors_are_rejected_with_a_reason() {
         let two = || vec![input(None), input(None)];
         let negative = InferInputTensor { shape: vec![-1], ..input(None) };
         let odd = InferInputTensor { datatype: "FP8".into(), ..input(None) };
@@ -248,11 +247,11 @@ mod tests {
         let elsewhere = InferInputTensor { parameters: parameters.clone(), ..input(None) };
         let wanted = InferRequestedOutputTensor { name: "y".into(), parameters };
         for (message, reason) in [
-            (message(two(), &[&[1, 2]]), "1 elements, and there are 2 inputs"),
-            (message(vec![input(None)], &[&[1], &[2]]), "2 elements, and there are 1 inputs"),
-            (message(vec![input(numbers(vec![1, 2]))], &[&[1, 2]]), "has contents"),
-            (message(vec![input(numbers(vec![1, 200]))], &[]), "200 is no element of INT8"),
-            (message(vec![negative], &[&[1]]), "an axis of the size -1"),
+            (message(two(), &[&[1, 2]]), "1 elements for 2 inputs"),
+            (message(vec![input(None)], &[&[1], &[2]]), "2 elements for 1 inputs"),
+            (message(vec![input(numbers(vec![1, 2]))], &[&[1, 2]]), "has both contents"),
+            (message(vec![input(numbers(vec![1, 200]))], &[]), "200 is not a valid INT8 element"),
+            (message(vec![negative], &[&[1]]), "negative dimension -1"),
             (message(vec![odd], &[&[1]]), "`FP8`"),
             (message(vec![elsewhere], &[&[1]]), "shared memory"),
             (

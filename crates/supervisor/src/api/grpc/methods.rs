@@ -1,5 +1,4 @@
-//! The methods of all services, read from their descriptions: which exist, what they take, and how
-//! long their messages may be.
+//! The methods of all services, read from their descriptors: paths, streaming and message limits.
 
 use std::sync::LazyLock;
 
@@ -7,27 +6,27 @@ use onnxd_proto::limits::TENSORS_BYTES_MAX;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
-use crate::api::grpc::bounds::QUESTION_BYTES_MAX;
+use crate::api::grpc::bounds::CONTROL_BYTES_MAX;
 
-/// What `proto/inference.proto` says, for reflection.
+/// The descriptor of `proto/inference.proto`, for reflection.
 pub(super) const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inference.bin"));
-/// Bytes of a message: the largest tensors, and room for what describes them.
+/// Size limit of a message: the largest tensors plus 1 MiB for their description.
 pub(super) const MESSAGE_BYTES_MAX: usize = TENSORS_BYTES_MAX + (1 << 20);
 /// A method of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Method {
-    /// As in `/package.Service/Method`.
+    /// `/package.Service/Method`.
     pub path: String,
-    /// It takes more than one message.
+    /// The client may send several messages.
     pub takes_stream: bool,
-    /// Bytes of one.
+    /// Size limit of one message.
     pub bytes_max: usize,
 }
 
-/// The call that tells its client how the server is, whenever that changes.
+/// Reports health changes to the client for as long as it stays connected.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// Whether a call may go on for ever without a message.
+/// Returns whether a call may stay open without messages.
 pub(crate) fn may_rest(path: &str) -> bool {
     static STREAMS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let streams = methods().into_iter().filter(|method| method.takes_stream);
@@ -36,7 +35,7 @@ pub(crate) fn may_rest(path: &str) -> bool {
     STREAMS.iter().any(|stream| stream == path)
 }
 
-/// The methods of all services.
+/// Returns the methods of all services.
 pub(super) fn methods() -> Vec<Method> {
     let descriptions = [
         DESCRIPTION,
@@ -46,7 +45,8 @@ pub(super) fn methods() -> Vec<Method> {
     ];
     let mut methods = Vec::new();
     for description in descriptions {
-        let set = FileDescriptorSet::decode(description).expect("the build made it");
+        let set = FileDescriptorSet::decode(description)
+            .expect("the descriptors are generated at build time");
         for file in &set.file {
             for service in &file.service {
                 let method = |method: &prost_types::MethodDescriptorProto| Method {
@@ -54,7 +54,7 @@ pub(super) fn methods() -> Vec<Method> {
                     takes_stream: method.client_streaming(),
                     bytes_max: match method.input_type() {
                         ".inference.ModelInferRequest" => MESSAGE_BYTES_MAX,
-                        _ => QUESTION_BYTES_MAX,
+                        _ => CONTROL_BYTES_MAX,
                     },
                 };
                 methods.extend(service.method.iter().map(method));
@@ -64,7 +64,7 @@ pub(super) fn methods() -> Vec<Method> {
     methods
 }
 
-/// The paths of all methods, which metrics name them by.
+/// Returns the paths of all methods, used as `route` labels of metrics.
 pub(crate) fn templates() -> Vec<String> {
     methods().into_iter().map(|method| method.path).collect()
 }

@@ -1,14 +1,14 @@
-//! gRPC, on a port of its own: the Open Inference Protocol with Triton's additions
-//! (`proto/inference.proto`), health and reflection. What models take and give, and having them
-//! answer, is [`crate::api::oip`]; connections are accepted by [`crate::transport::listener`] and held by
-//! [`crate::transport::http2`].
+//! gRPC, on a dedicated port: the Open Inference Protocol with Triton's additions
+//! (`proto/inference.proto`), health and reflection. [`crate::api::oip`] has what both transports
+//! share; [`crate::transport::listener`] accepts connections and [`crate::transport::http2`] serves
+//! them.
 //!
-//! - [`front`]: what stands before the services: API keys, metrics, the limits of requests.
-//! - [`body`], [`frames`], [`packed`]: requests as they come in: paid for, in time, until we drain.
-//! - [`methods`], [`pb`]: which methods there are, and their messages.
-//! - [`codec`], [`bounds`]: messages: what they may cost before they are taken apart.
-//! - [`service`], [`infer`], [`contents`]: the calls themselves.
-//! - [`deadline`]: how long a call may take.
+//! - [`middleware`]: API keys, metrics and limits, before all services.
+//! - [`body`], [`frames`], [`decompress`]: incoming requests: memory, timeouts and drain.
+//! - [`methods`], [`pb`]: methods and messages.
+//! - [`codec`], [`bounds`]: encoding, and what a message may cost before it is decoded.
+//! - [`service`], [`infer`], [`contents`]: the calls.
+//! - [`deadline`]: call deadlines.
 //! - [`status`], [`health`]: errors, and `grpc.health.v1`.
 
 mod body;
@@ -16,19 +16,19 @@ pub(crate) mod bounds;
 mod codec;
 pub(crate) mod contents;
 mod deadline;
+mod decompress;
 mod frames;
-mod front;
 mod health;
 mod infer;
 mod methods;
-mod packed;
+mod middleware;
 pub(crate) mod pb;
 mod service;
 mod status;
 
 use std::sync::Arc;
 
-use axum::{Router, body::Body, http::Response, middleware};
+use axum::{Router, body::Body, http::Response};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
@@ -36,8 +36,8 @@ use onnxd_engine::tasks::EssentialTasks;
 
 pub(crate) use self::methods::{may_rest, templates};
 use self::{
-    front::Front,
     methods::{DESCRIPTION, MESSAGE_BYTES_MAX},
+    middleware::Middleware,
     pb::grpc_inference_service_server::GrpcInferenceServiceServer,
 };
 use crate::{
@@ -50,19 +50,19 @@ use crate::{
 };
 use onnxd_proto::exit::Failure;
 
-/// The words of gRPC for a call that did not reach its service.
-struct Words;
+/// Renders errors of calls that did not reach their service.
+struct GrpcErrors;
 
-impl Shape for Words {
+impl Shape for GrpcErrors {
     fn render(&self, error: TransportError) -> Response<Body> {
         status::transport(error).into_http()
     }
 }
 
-/// All services. Open calls for more than one message end when `drain` becomes true.
+/// Builds the router of all services. Open streaming calls end when `drain` becomes true.
 ///
 /// # Errors
-/// Reflection cannot describe them.
+/// The reflection service rejected the descriptors.
 pub(crate) async fn router(
     app: App,
     keys: Option<Arc<Keys>>,
@@ -82,7 +82,7 @@ pub(crate) async fn router(
         .add_service(health::service(app.engine.health(), drain.clone(), tasks).await)
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?);
-    let front = Front::new(app, keys, drain);
-    let around = middleware::from_fn_with_state(Arc::new(front), front::around);
-    Ok(panics::caught(routes.into_axum_router(), only(&Words)).layer(around))
+    let state = Arc::new(Middleware::new(app, keys, drain));
+    let layer = axum::middleware::from_fn_with_state(state, middleware::handle);
+    Ok(panics::caught(routes.into_axum_router(), only(&GrpcErrors)).layer(layer))
 }

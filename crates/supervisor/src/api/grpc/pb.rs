@@ -1,4 +1,4 @@
-//! What `proto/inference.proto` says, as Rust.
+//! Rust types generated from `proto/inference.proto`.
 
 #![expect(
     clippy::doc_markdown,

@@ -15,7 +15,7 @@ use tonic::{
 };
 
 use crate::api::grpc::{
-    body::{Paid, UNPAID_BYTES_MAX},
+    body::{Reservations, UNCHARGED_BYTES_MAX},
     deadline::Deadline,
     infer,
     pb::{
@@ -43,10 +43,10 @@ use crate::api::{
     },
 };
 
-/// Requests of one stream that are computed at once.
-const AHEAD_MAX: usize = 8;
-/// What calls of the repository are answered.
-const ELSEWHERE: &str = "the repository API is not served here: use --admin-listen ADDRESS and HTTP, or the admin socket";
+/// Requests of one stream that are computed concurrently.
+const STREAM_CONCURRENCY_MAX: usize = 8;
+/// The error of every repository call.
+const REPOSITORY_DENIED: &str = "the repository API is not available on this port: use --admin-listen ADDRESS over HTTP, or the admin socket";
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -61,35 +61,35 @@ impl Service {
         Self { app }
     }
 
-    /// Has a model answer the message of that number; also the headers that the answer goes with.
+    /// Runs the message at this index. Returns the response and its headers.
     async fn infer(
         &self,
         context: Result<RequestContext, Status>,
         message: ModelInferRequest,
-        (paid, place): (&Paid, u64),
+        (reservations, index): (&Reservations, u64),
     ) -> Result<(ModelInferResponse, MetadataMap), Status> {
         let InferRequest { model, id, tensors } = infer::request(message)?;
         let (engine, context) = (&self.app.engine, context?);
         let model = engine.find_version(&model, &tensors.version).map_err(status::engine)?;
         let answer = engine.run_tensors(&context, model, &tensors).await.map_err(status::engine)?;
         let bytes = answer.output.iter().map(|output| output.data.len()).sum();
-        let reserved = engine.memory().reserve(bytes, UNPAID_BYTES_MAX);
+        let reserved = engine.memory().reserve(bytes, UNCHARGED_BYTES_MAX);
         if let Some(reservation) = reserved.map_err(EngineError::from).map_err(status::engine)? {
-            paid.add(place, reservation);
+            reservations.add(index, reservation);
         }
         let headers = headers(&answer.origin);
         Ok((infer::response(answer, id)?, headers))
     }
 
-    /// One request of a stream, and what it is answered.
+    /// Runs one request of a stream. Errors become responses, so the stream goes on.
     async fn infer_one(
         &self,
         context: Result<RequestContext, Status>,
         message: ModelInferRequest,
-        paid: (&Paid, u64),
+        reservations: (&Reservations, u64),
     ) -> ModelStreamInferResponse {
         let id = message.id.clone();
-        match self.infer(context, message, paid).await {
+        match self.infer(context, message, reservations).await {
             Ok((response, _)) => ModelStreamInferResponse {
                 error_message: String::new(),
                 infer_response: Some(response),
@@ -102,21 +102,20 @@ impl Service {
     }
 }
 
-/// Answers whose payment ends when they have been sent: who asks for the next one has sent the one
-/// before.
-struct Paying<S> {
+/// Releases the memory of each response once it was sent: when the next one is polled.
+struct ReleaseSent<S> {
     answers: S,
-    /// Answers that were given.
+    /// Responses returned so far.
     given: u64,
-    paid: Arc<Paid>,
+    reservations: Arc<Reservations>,
 }
 
-impl<S: Stream + Unpin> Stream for Paying<S> {
+impl<S: Stream + Unpin> Stream for ReleaseSent<S> {
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(sent) = self.given.checked_sub(1) {
-            self.paid.end(sent);
+            self.reservations.end(sent);
         }
         let next = ready!(self.answers.poll_next_unpin(context));
         self.given += u64::from(next.is_some());
@@ -124,16 +123,16 @@ impl<S: Stream + Unpin> Stream for Paying<S> {
     }
 }
 
-/// What a call has paid for.
-fn paid<T>(request: &Request<T>) -> Arc<Paid> {
-    request.extensions().get::<Arc<Paid>>().cloned().unwrap_or_default()
+/// Returns the reservations of a call.
+fn reservations<T>(request: &Request<T>) -> Arc<Reservations> {
+    request.extensions().get::<Arc<Reservations>>().cloned().unwrap_or_default()
 }
 
-/// What an answer of a model goes with, as over HTTP.
+/// Returns the response headers that name the model, as over HTTP.
 fn headers(origin: &Origin) -> MetadataMap {
     let mut headers = MetadataMap::new();
     headers.insert("x-model-generation", origin.generation.into());
-    // Names are validated, versions are hexadecimal.
+    // Never fails: names are validated, versions are hexadecimal.
     let values =
         [("x-model-name", origin.model.name.as_str()), ("x-model-version", &origin.record.version)];
     for (name, value) in values {
@@ -157,7 +156,7 @@ impl GrpcInferenceService for Service {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        // One that is not served is not ready, which is no error to those who ask.
+        // An unknown model is not ready, rather than an error.
         let model = self.app.engine.find_version(&name, &version);
         let ready = model.is_ok_and(|model| self.app.engine.is_model_ready(model));
         Ok(Response::new(ModelReadyResponse { ready }))
@@ -197,11 +196,11 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
-        let paid = paid(&request);
+        let reservations = reservations(&request);
         let (headers, _, message) = request.into_parts();
         let headers = headers.into_headers();
         let context = Deadline::new(&headers).and_then(|deadline| deadline.context(&headers));
-        let (message, headers) = self.infer(context, message, (&paid, 0)).await?;
+        let (message, headers) = self.infer(context, message, (&reservations, 0)).await?;
         let mut response = Response::new(message);
         *response.metadata_mut() = headers;
         Ok(response)
@@ -214,22 +213,26 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
-        let paid = paid(&request);
+        let reservations = reservations(&request);
         let (headers, _, messages) = request.into_parts();
         let headers = Arc::new(headers.into_headers());
         let deadline = Deadline::new(&headers)?;
-        let (service, computed) = (self.clone(), Arc::clone(&paid));
-        let answers = messages.enumerate().map(move |(place, message)| {
-            let (service, headers, paid) =
-                (service.clone(), Arc::clone(&headers), Arc::clone(&computed));
+        let (service, held) = (self.clone(), Arc::clone(&reservations));
+        let answers = messages.enumerate().map(move |(index, message)| {
+            let (service, headers, reservations) =
+                (service.clone(), Arc::clone(&headers), Arc::clone(&held));
             async move {
-                let paid = (&*paid, place as u64);
-                Ok(service.infer_one(deadline.context(&headers), message?, paid).await)
+                let reservations = (&*reservations, index as u64);
+                Ok(service.infer_one(deadline.context(&headers), message?, reservations).await)
             }
         });
-        let late = || Err(Status::deadline_exceeded("the time that the client gave has passed"));
+        let late = || Err(Status::deadline_exceeded("the client's deadline has passed"));
         let end = stream::once(async move { deadline.is_past().then(late) });
-        let answers = Paying { answers: answers.buffered(AHEAD_MAX), given: 0, paid };
+        let answers = ReleaseSent {
+            answers: answers.buffered(STREAM_CONCURRENCY_MAX),
+            given: 0,
+            reservations,
+        };
         let answers = answers.take_until(deadline.passed());
         Ok(Response::new(Box::pin(answers.chain(end.filter_map(std::future::ready)))))
     }
@@ -265,25 +268,25 @@ impl GrpcInferenceService for Service {
         &self,
         _: Request<RepositoryIndexRequest>,
     ) -> Answer<RepositoryIndexResponse> {
-        Err(Status::permission_denied(ELSEWHERE))
+        Err(Status::permission_denied(REPOSITORY_DENIED))
     }
 
     async fn repository_model_load(
         &self,
         _: Request<RepositoryModelLoadRequest>,
     ) -> Answer<RepositoryModelLoadResponse> {
-        Err(Status::permission_denied(ELSEWHERE))
+        Err(Status::permission_denied(REPOSITORY_DENIED))
     }
 
     async fn repository_model_unload(
         &self,
         _: Request<RepositoryModelUnloadRequest>,
     ) -> Answer<RepositoryModelUnloadResponse> {
-        Err(Status::permission_denied(ELSEWHERE))
+        Err(Status::permission_denied(REPOSITORY_DENIED))
     }
 }
 
-/// A model's configuration as Triton has it, as far as there is one.
+/// Returns as much of a Triton model configuration as exists here.
 fn config(metadata: ModelMetadata, workers: usize) -> ModelConfig {
     let input = |spec: TensorSpec| ModelInput {
         name: spec.name,
@@ -313,7 +316,7 @@ fn config(metadata: ModelMetadata, workers: usize) -> ModelConfig {
     }
 }
 
-/// What Triton calls a data type in a model's configuration.
+/// Returns Triton's name for a data type in model configurations.
 fn triton_type(datatype: TensorType) -> DataType {
     match datatype {
         TensorType::Bool => DataType::TypeBool,

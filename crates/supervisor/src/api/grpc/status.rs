@@ -1,7 +1,7 @@
-//! Errors, as gRPC has them; and the HTTP statuses that metrics count calls by.
+//! Errors as gRPC statuses, and the HTTP statuses under which metrics count calls.
 //!
-//! A message that is too long is `OUT_OF_RANGE`, so that `RESOURCE_EXHAUSTED` always means that the
-//! same call may be made again later.
+//! An oversized message is `OUT_OF_RANGE`, so that `RESOURCE_EXHAUSTED` always means the call can
+//! be retried.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::transport::error::TransportError;
 
-/// Which status of HTTP a call is counted as, by its code. The first of each code counts.
+/// The HTTP status under which each code is counted. The first match wins.
 const COUNTED: [(u16, Code); 14] = [
     (400, Code::InvalidArgument),
     (401, Code::Unauthenticated),
@@ -29,7 +29,7 @@ const COUNTED: [(u16, Code); 14] = [
     (503, Code::Unavailable),
 ];
 
-/// An error of the engine as gRPC has it.
+/// Converts an engine error.
 pub(super) fn engine(error: EngineError) -> Status {
     let code = match error.kind() {
         ErrorKind::Empty | ErrorKind::Invalid | ErrorKind::Tokenizer => Code::InvalidArgument,
@@ -44,7 +44,7 @@ pub(super) fn engine(error: EngineError) -> Status {
     status(code, error.message(), error.retry_after())
 }
 
-/// An error of a request that did not reach its service, as gRPC has it.
+/// Converts the error of a call that did not reach its service.
 pub(super) fn transport(error: TransportError) -> Status {
     let code = match &error {
         TransportError::KeyNeeded => Code::Unauthenticated,
@@ -69,13 +69,16 @@ fn status(code: Code, message: String, retry_after: Option<Duration>) -> Status 
     status
 }
 
-/// What the answer with these headers is counted as. Without a status there it has begun well.
+/// Returns the status under which a response is counted. Headers without `grpc-status` began a
+/// successful response.
 pub(super) fn counted(headers: &HeaderMap) -> StatusCode {
     let code = headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
     let known = COUNTED.iter().find(|(_, known)| Some(*known) == code);
     match (code, known) {
         (None | Some(Code::Ok), _) => StatusCode::OK,
-        (_, Some((status, _))) => StatusCode::from_u16(*status).expect("the table has statuses"),
+        (_, Some((status, _))) => {
+            StatusCode::from_u16(*status).expect("the table has valid statuses")
+        }
         (_, None) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_has_the_code_that_clients_expect_and_is_counted_as_what_it_was() {
+    fn errors_map_to_their_code_and_counted_status() {
         let rejected = |rejection| EngineError::from(GatherError::Rejected(rejection));
         for (error, code, counted) in [
             (TensorError::NoInputs.into(), Code::InvalidArgument, 400),
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_server_says_when_to_come_back() {
+    fn overload_carries_a_retry_delay() {
         let retry_after = Duration::from_millis(1500);
         let error = GatherError::Overloaded { limit: 1, retry_after };
         let status = engine(error.into());

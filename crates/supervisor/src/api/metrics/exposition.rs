@@ -1,5 +1,5 @@
-//! Everything that `GET /metrics` shows, put together when it is asked for. `docs/metrics.md` lists
-//! it; a test compares the two. How it is written is [`onnxd_telemetry::metrics::format`]'s affair.
+//! Collects everything that `GET /metrics` exposes, on request. A test compares it with
+//! `docs/metrics.md`. [`onnxd_telemetry::metrics::format`] does the formatting.
 
 use std::{
     fmt,
@@ -24,7 +24,7 @@ use onnxd_telemetry::metrics::{
     process,
 };
 
-/// Everything that is shown, and who knows it.
+/// The sources of all metrics.
 #[derive(Debug)]
 pub(crate) struct Scrape {
     pub metrics: Arc<Metrics>,
@@ -33,12 +33,12 @@ pub(crate) struct Scrape {
 }
 
 impl Scrape {
-    /// The text. Reads files of `/proc`.
+    /// Renders the metrics. Reads files in `/proc`.
     pub(crate) fn text(self, format: Format) -> String {
         let mut registry = registry::Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
-        encode(&mut text, &registry).expect("a string takes what is written to it");
+        encode(&mut text, &registry).expect("writing to a string succeeds");
         match format {
             Format::Classic => classic(&text),
             Format::OpenMetrics => text,
@@ -68,30 +68,30 @@ impl Scrape {
                 |status: u16| [("route", route.template.to_string()), ("code", status.to_string())];
             route.by_status().map(move |(status, count)| (labels(status), count))
         });
-        page.counter("onnxd_requests", "Requests that were answered", by_status)?;
+        page.counter("onnxd_requests", "Requests answered", by_status)?;
         page.histogram(
             "onnxd_request_duration_seconds",
-            "Time from the headers of a request to those of its answer",
+            "Time from a request's headers to its response headers",
             routes.iter().map(|route| ([("route", route.template.to_string())], &route.duration)),
         )?;
         page.counter(
             "onnxd_requests_overloaded",
-            "Requests that were refused because the queue was full",
+            "Requests rejected because the queue was full",
             [([], metrics.requests_overloaded_total.read())],
         )?;
         page.gauge(
             "onnxd_connections",
-            "HTTP and gRPC connections that are open",
+            "Open HTTP and gRPC connections",
             [([], metrics.connections.read())],
         )?;
         page.counter(
             "onnxd_connections_delayed",
-            "Connections that waited because as many as allowed were open",
+            "Connections that waited because the connection limit was reached",
             [([], metrics.connections_delayed_total.read())],
         )?;
         page.counter(
             "onnxd_connections_evicted",
-            "Idle or slow connections that were closed because others needed their places",
+            "Idle or slow connections closed to make room for new ones",
             [([], metrics.connections_evicted_total.read())],
         )
     }
@@ -99,90 +99,90 @@ impl Scrape {
     fn items(&self, page: &mut Page<'_>) -> fmt::Result {
         let metrics = &*self.metrics;
         for (name, about, counter) in [
-            ("onnxd_items", "Items that were accepted into the queue", &metrics.items_total),
+            ("onnxd_items", "Items accepted into the queue", &metrics.items_total),
             (
                 "onnxd_items_retried",
-                "Items that were run again because their worker ended",
+                "Items retried because their worker exited",
                 &metrics.items_retried_total,
             ),
             (
                 "onnxd_items_regenerated",
-                "Items that were run again so that one response has one generation",
+                "Items rerun so that each response has a single generation",
                 &metrics.items_regenerated_total,
             ),
             (
                 "onnxd_items_cancelled",
-                "Items that were dropped because their client had gone or their deadline had passed",
+                "Items dropped because the client disconnected or the deadline passed",
                 &metrics.items_cancelled_total,
             ),
             (
                 "onnxd_items_poisonous",
-                "Items that took too many workers with them and were answered 500",
+                "Items that crashed too many workers and were answered with 500",
                 &metrics.items_poisonous_total,
             ),
             (
                 "onnxd_items_refused",
-                "Items that were answered 500 at once because their like had taken too many workers with it",
+                "Items answered with 500 at once because identical items had crashed too many workers",
                 &metrics.items_refused_total,
             ),
             (
                 "onnxd_groups_terminated",
-                "Groups that were terminated because an item's deadline had passed",
+                "Groups terminated because an item's deadline passed",
                 &metrics.groups_terminated_total,
             ),
-            ("onnxd_micro_batches", "Micro-batches that were run", &metrics.micro_batches_total),
+            ("onnxd_micro_batches", "Micro-batches run", &metrics.micro_batches_total),
         ] {
             page.counter(name, about, [([], counter.read())])?;
         }
         let in_flight: u64 = self.workers.iter().map(|worker| worker.items as u64).sum();
         let waiting = metrics.items.read().saturating_sub(in_flight);
-        page.gauge("onnxd_queue_items", "Items that wait for a worker", [([], waiting)])?;
+        page.gauge("onnxd_queue_items", "Items waiting for a worker", [([], waiting)])?;
         page.gauge(
             "onnxd_items_in_flight",
-            "Items that workers have been given and have not answered",
+            "Items sent to workers and not yet answered",
             [([], in_flight)],
         )?;
         let micros = metrics.inference_cpu_micros_total.read();
         page.counter(
             "onnxd_inference_cpu_seconds",
-            "CPU time of workers in ONNX Runtime and pooling",
+            "CPU time that workers spent in ONNX Runtime and pooling",
             [([], std::time::Duration::from_micros(micros).as_secs_f64())],
         )
     }
 
-    /// Where the time of requests goes, by model.
+    /// Durations of request phases, per model.
     fn phases(&self, page: &mut Page<'_>) -> fmt::Result {
         type Of = fn(&ModelMetrics) -> &Histogram;
         let families: [(&str, &str, Of); 7] = [
             (
                 "onnxd_queue_duration_seconds",
-                "Time from an item being handed in to a worker getting it, once for each worker that gets it",
+                "Time from an item's submission to its delivery to a worker, once per delivery",
                 |model| &model.queue,
             ),
             (
                 "onnxd_tokenize_duration_seconds",
-                "Time that a worker took to tokenize a group",
+                "Time a worker took to tokenize a group",
                 |model| &model.tokenize,
             ),
             (
                 "onnxd_inference_duration_seconds",
-                "Time that a micro-batch took in ONNX Runtime and pooling",
+                "Time a micro-batch spent in ONNX Runtime and pooling",
                 |model| &model.inference,
             ),
-            ("onnxd_batch_size", "Items of a micro-batch", |model| &model.batch_size),
+            ("onnxd_batch_size", "Items per micro-batch", |model| &model.batch_size),
             (
                 "onnxd_load_wait_seconds",
-                "Time that an item waited because its worker loaded a version before it computed it",
+                "Time an item waited for its worker to load a version",
                 |model| &model.load_wait,
             ),
             (
                 "onnxd_model_load_duration_seconds",
-                "Time that a worker took to load a version, ahead or when it had to",
+                "Time a worker took to load a version, ahead of a commit or on demand",
                 |model| &model.load,
             ),
             (
                 "onnxd_update_duration_seconds",
-                "Time from the call of an update to its commit",
+                "Time from an update request to its commit",
                 |model| &model.update,
             ),
         ];
@@ -192,7 +192,7 @@ impl Scrape {
         }
         page.counter(
             "onnxd_tokens",
-            "Tokens that were computed, special tokens included",
+            "Tokens computed, including special tokens",
             self.of_models(|_, metrics| metrics.tokens.read()),
         )
     }
@@ -201,7 +201,7 @@ impl Scrape {
         let generation = |model: &Model| model.serving().map_or(0, |(generation, _)| generation);
         page.gauge(
             "onnxd_model_generation",
-            "The generation that is committed",
+            "Committed generation",
             self.of_models(|model, _| generation(model)),
         )?;
         let served = self.registry.models().iter().filter_map(|model| {
@@ -209,9 +209,9 @@ impl Scrape {
             let (version, task) = (record.version.clone(), word(&record.facts.task));
             Some(([("model", model.name.to_string()), ("version", version), ("task", task)], 1_u64))
         });
-        page.gauge("onnxd_model_info", "The version that is committed: always 1", served)?;
+        page.gauge("onnxd_model_info", "Committed version; always 1", served)?;
         let results = self.by_result(ModelMetrics::load_results);
-        page.counter("onnxd_model_loads", "Loads of a version by a worker", results)
+        page.counter("onnxd_model_loads", "Version loads by workers", results)
     }
 
     fn updates(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -219,23 +219,23 @@ impl Scrape {
         let results = self.by_result(ModelMetrics::update_results);
         page.counter(
             "onnxd_updates",
-            "Updates and rollbacks that were asked for, by commit or kind of refusal; the first version of a model is one",
+            "Updates and rollbacks by result: committed, or the kind of refusal. Includes a model's first version",
             results,
         )?;
         for (name, about, counter) in [
             (
                 "onnxd_updates_refused",
-                "Updates and rollbacks that were refused, of all models",
+                "Updates and rollbacks refused, across all models",
                 &metrics.updates_refused_total,
             ),
             (
                 "onnxd_commits",
-                "Generations committed since the start, of all models",
+                "Generations committed since start, across all models",
                 &metrics.commits_total,
             ),
             (
                 "onnxd_automatic_rollbacks",
-                "Generations that were given up because their workers failed",
+                "Generations rolled back because workers failed",
                 &metrics.automatic_rollbacks_total,
             ),
         ] {
@@ -249,7 +249,7 @@ impl Scrape {
             let count = self.workers.iter().filter(|worker| worker.state == *state).count();
             ([("state", word(state))], count)
         });
-        page.gauge("onnxd_workers", "Workers in each state", states)?;
+        page.gauge("onnxd_workers", "Workers by state", states)?;
         let generations = self.workers.iter().flat_map(|worker| {
             self.registry.models().iter().map(|model| {
                 let load = worker.loads.get(usize::from(model.slot)).copied().unwrap_or_default();
@@ -259,7 +259,7 @@ impl Scrape {
         });
         page.gauge(
             "onnxd_worker_generation",
-            "The generation that a worker has loaded; 0 is none",
+            "Generation a worker has loaded; 0 if none",
             generations,
         )?;
         let memory = self.workers.iter().map(|worker| {
@@ -268,24 +268,24 @@ impl Scrape {
         });
         page.gauge(
             "onnxd_worker_memory_bytes",
-            "Memory of a worker's own, without the weights that workers share; 0 while it has no process",
+            "Private memory of a worker, without shared weights; 0 while it has no process",
             memory,
         )?;
         let killed = self.metrics.workers_killed_total.by_reason();
         page.counter(
             "onnxd_workers_killed",
-            "Workers killed because they did not go on: hung in a run, a start or a ping, or stopped",
+            "Workers killed because they hung in a run, a start or a ping, or because their process was stopped",
             killed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
         page.counter(
             "onnxd_workers_recycled",
-            "Workers started again because they used more memory than --worker-memory",
+            "Workers recycled because they exceeded --worker-memory",
             [([], self.metrics.workers_recycled_total.read())],
         )?;
         let restarts = self.metrics.worker_restarts_total.by_reason();
         page.counter(
             "onnxd_worker_restarts",
-            "Workers started again, by how they had ended: SIGKILL, another signal, an exit code",
+            "Worker restarts by how the worker exited: SIGKILL, another signal or an exit code",
             restarts.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )
     }
@@ -298,19 +298,23 @@ impl Scrape {
         let sandbox = u64::from(self.metrics.sandbox.load(Ordering::Relaxed));
         page.gauge(
             "onnxd_sandbox",
-            "Whether workers and checkers are confined: 0 with --no-sandbox",
+            "1 if workers and checkers are sandboxed, 0 with --no-sandbox",
             [([], sandbox)],
         )?;
-        page.gauge("onnxd_build_info", "What runs: always 1", [(build, 1_u64)])?;
+        page.gauge(
+            "onnxd_build_info",
+            "Version and build of the running supervisor; always 1",
+            [(build, 1_u64)],
+        )?;
         page.counter(
             "onnxd_log_lines_dropped",
-            "Lines of the supervisor's log that were dropped because nobody read them",
+            "Supervisor log lines dropped because the reader was too slow",
             [([], onnxd_telemetry::stderr::lines_dropped())],
         )?;
         let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         page.gauge(
             "process_start_time_seconds",
-            "When the supervisor started, since 1970",
+            "Start time of the supervisor, in seconds since the Unix epoch",
             [([], started.as_secs_f64())],
         )?;
         page.counter(
@@ -320,17 +324,17 @@ impl Scrape {
         )?;
         page.gauge(
             "process_resident_memory_bytes",
-            "Memory of the supervisor",
+            "Resident memory of the supervisor",
             [([], process::memory_bytes("self", "VmRSS"))],
         )?;
         page.gauge(
             "process_open_fds",
-            "Descriptors that the supervisor has open",
+            "File descriptors open in the supervisor",
             [([], process::open_fds())],
         )
     }
 
-    /// One series for each model.
+    /// Returns one series per model.
     fn of_models<'s, V>(
         &'s self,
         value: impl Fn(&'s Model, &'s ModelMetrics) -> V,
@@ -341,7 +345,7 @@ impl Scrape {
         })
     }
 
-    /// One series for each model and result.
+    /// Returns one series per model and result.
     fn by_result<'s, I: Iterator<Item = (&'static str, u64)>>(
         &'s self,
         results: impl Fn(&'s ModelMetrics) -> I,
@@ -353,7 +357,7 @@ impl Scrape {
     }
 }
 
-/// A word of our own as everybody sees it.
+/// Returns the serialized name of an enum variant.
 fn word(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().unwrap_or("unknown").to_owned()

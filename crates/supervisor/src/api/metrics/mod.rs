@@ -1,4 +1,4 @@
-//! `GET /metrics`: what happened so far, for Prometheus.
+//! `GET /metrics` for Prometheus.
 
 mod exposition;
 
@@ -15,12 +15,12 @@ use tokio::{sync::Semaphore, task, time};
 use crate::api::{app::App, metrics::exposition::Scrape};
 use onnxd_telemetry::metrics::format::Format;
 
-/// Texts that are put together at once: each takes a thread, and whoever asks more often waits.
+/// One scrape is rendered at a time: each takes a thread. Further requests wait.
 static SCRAPES: Semaphore = Semaphore::const_new(1);
-/// How long the dispatcher may take to say how the workers are; then they are left out.
+/// Maximum wait for worker states from the dispatcher; without them the scrape leaves workers out.
 const WORKERS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// `GET /metrics`, in `OpenMetrics` for who accepts it, else in the classic format.
+/// Handles `GET /metrics`, in `OpenMetrics` if the client accepts it, else in the classic format.
 pub(crate) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response<Body> {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = Format::wanted(accept);

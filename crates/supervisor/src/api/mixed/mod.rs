@@ -1,4 +1,4 @@
-//! Routes that several contracts share: the body or the model decides whose words are meant.
+//! Routes that several contracts share. The body or the model decides which contract applies.
 
 mod rerank;
 mod root;
@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::{app::App, contract::Contract, tei};
 
-/// Their errors are in the words of text-embeddings-inference.
+/// Renders errors in the format of text-embeddings-inference.
 pub(crate) static CONTRACT: Contract =
     Contract { routes, namespaces: &[], render: tei::error::render };
 

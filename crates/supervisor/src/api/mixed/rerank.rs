@@ -1,5 +1,5 @@
-//! `/rerank`, which clients of text-embeddings-inference, Cohere and Jina share: a body with
-//! `documents` is in the words of the latter. Errors are in those of the former.
+//! `/rerank`, shared by text-embeddings-inference, Cohere and Jina. A body with `documents` is in
+//! the format of Cohere and Jina. Errors are in that of text-embeddings-inference.
 
 use axum::{
     body::Body,
@@ -24,10 +24,10 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// What is answered, in the words of the request.
+/// A response in the format of the request.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "it is there for the document; handlers write either")]
+#[expect(dead_code, reason = "only for the OpenAPI document; handlers render either variant")]
 pub(crate) enum RerankAnswer {
     /// For a request with `texts`.
     Texts(Vec<tei::rerank::Rank>),
@@ -35,10 +35,10 @@ pub(crate) enum RerankAnswer {
     Documents(cohere::rerank::RerankResponse),
 }
 
-/// A request in either words.
+/// A request in either format.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "it is there for the document; handlers read either")]
+#[expect(dead_code, reason = "only for the OpenAPI document; handlers parse either variant")]
 pub(crate) enum RerankBody {
     /// With `texts`.
     Texts(tei::rerank::RerankRequest),
@@ -46,10 +46,10 @@ pub(crate) enum RerankBody {
     Documents(cohere::rerank::RerankRequest),
 }
 
-/// Texts by how well they answer a query, the best first.
+/// Ranks texts by how well they answer a query, the best first.
 #[utoipa::path(
     post, path = "/rerank", tag = "text-embeddings-inference", request_body = RerankBody,
-    responses((status = 200, description = "Places and scores, the best first", body = RerankAnswer), TeiErrors)
+    responses((status = 200, description = "Indexes and scores, the best first", body = RerankAnswer), TeiErrors)
 )]
 pub(crate) async fn rerank(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(async {
@@ -60,7 +60,7 @@ pub(crate) async fn rerank(State(app): State<App>, request: Request<Body>) -> Re
     .await
 }
 
-/// Answers a body in either words.
+/// Handles a body in either format.
 pub(super) async fn rerank_body(
     app: &App,
     context: &RequestContext,
@@ -72,9 +72,9 @@ pub(super) async fn rerank_body(
     }
 }
 
-/// Whether a body is in the words of Cohere and Jina.
+/// Returns whether a body is in the format of Cohere and Jina.
 fn has_documents(body: &[u8]) -> bool {
-    /// As far as the two are told apart.
+    /// The fields that tell the formats apart.
     #[derive(Deserialize)]
     struct Either {
         texts: Option<serde::de::IgnoredAny>,

@@ -1,5 +1,5 @@
-//! `POST /`, which does what the model is for: clients of Hugging Face's inference API know no
-//! other route.
+//! `POST /`, which runs the model's task: clients of Hugging Face's inference API use only this
+//! route.
 
 use axum::{
     body::Body,
@@ -24,18 +24,18 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// As far as every call has it.
+/// The field that all calls share.
 #[derive(Debug, Deserialize)]
 struct AnyRequest {
     model: Option<String>,
 }
 
-/// Does what the model is for; the body is that of `/embed`, `/similarity`, `/embed_sparse`,
+/// Runs the model's task. The body is that of `/embed`, `/similarity`, `/embed_sparse`,
 /// `/embed_all`, `/predict`, `/zero_shot_classification`, `/token_classification` or `/rerank`.
 #[utoipa::path(
     post, path = "/", tag = "text-embeddings-inference",
     request_body = inline(serde_json::Map<String, serde_json::Value>),
-    responses((status = 200, description = "As of the call that the model is for", body = inline(serde_json::Value)), TeiErrors)
+    responses((status = 200, description = "The response of the matching route", body = inline(serde_json::Value)), TeiErrors)
 )]
 pub(crate) async fn root(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(try_root(&app, request)).await

@@ -1,4 +1,4 @@
-//! What the protocol and Triton's clients ask of server and models besides inference.
+//! Server and model metadata and statistics, for both transports of the protocol.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,19 @@ use onnxd_proto::domain::{Facts, Guess, Signature};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What the server can do beyond the protocol, by the names of the extensions.
+/// Protocol extensions that the server supports.
 pub(crate) const EXTENSIONS: [&str; 4] =
     ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
-/// What the protocol calls ONNX models.
+/// The protocol's name for ONNX models.
 pub(crate) const PLATFORM: &str = "onnx_onnxv1";
 /// The server's name.
 pub(crate) const NAME: &str = "onnxd";
 
-/// A model in the protocol's terms.
+/// Metadata of a model in the protocol's terms.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelMetadata {
     pub name: String,
-    /// The generation that serves.
+    /// The serving generation.
     pub version: String,
     pub signature: Signature,
     /// How the model is run.
@@ -31,10 +31,10 @@ pub(crate) struct ModelMetadata {
 }
 
 impl ModelMetadata {
-    /// Of a model that is loaded first if nobody has used it yet.
+    /// Returns the metadata of a model, loading it first if it was never used.
     ///
     /// # Errors
-    /// It is not served, or not this generation of it.
+    /// The model is unknown, does not serve this generation, or failed to load.
     pub(crate) async fn loaded(
         engine: &Engine,
         name: &str,
@@ -53,14 +53,14 @@ impl ModelMetadata {
     }
 }
 
-/// How a model is run, in words; what there is nothing to say about is left out.
+/// Describes how a model is run. Leaves out empty properties.
 fn properties(facts: &Facts) -> BTreeMap<String, String> {
     let switches: Vec<&str> = facts.switches.iter().map(|switch| switch.name.as_str()).collect();
     let guess = |Guess { key, value, reason }: &Guess| format!("{key} = {value}: {reason}");
     let guesses: Vec<String> = facts.guesses.iter().map(guess).collect();
     let length = Some(facts.max_tokens).filter(|tokens| *tokens > 0);
     let shortened = facts.shortened.as_ref().map(|shortened| {
-        format!("{} tokens are declared: {}", shortened.declared_tokens, shortened.reason)
+        format!("declared maximum of {} tokens: {}", shortened.declared_tokens, shortened.reason)
     });
     let all = [
         ("task", facts.task.as_str().to_owned()),
@@ -78,29 +78,29 @@ fn properties(facts: &Facts) -> BTreeMap<String, String> {
     said.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// What was counted of one model, in Triton's terms.
+/// Statistics of one model, in Triton's terms.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ModelStatistics {
     pub name: String,
-    /// The generation that serves.
+    /// The serving generation.
     pub version: String,
-    /// Items that were answered.
+    /// Items answered.
     pub inference_count: u64,
-    /// Micro-batches that were run.
+    /// Micro-batches run.
     pub execution_count: u64,
     pub inference_stats: InferenceStatistics,
     pub batch_stats: Vec<BatchStatistics>,
 }
 
-/// How often and how long.
+/// A count and a total duration.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Duration {
     pub count: u64,
-    /// In all, in nanoseconds.
+    /// Total in nanoseconds.
     pub ns: u64,
 }
 
-/// Where the time went.
+/// Durations by phase.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct InferenceStatistics {
     pub success: Duration,
@@ -116,19 +116,19 @@ pub(crate) struct InferenceStatistics {
     pub cache_miss: Duration,
 }
 
-/// Nothing is counted by the size of a batch.
+/// Always empty: nothing is counted by batch size.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(crate) struct BatchStatistics {
     pub batch_size: u64,
 }
 
 impl ModelStatistics {
-    /// Since the start.
+    /// Returns the statistics since the server started.
     pub(crate) fn of(engine: &Engine, model: &Model) -> Self {
         let metrics = engine.metrics().model(model.slot);
         let answered = metrics.answered();
         let [queue, tokenize, infer] =
-            // Microseconds are counted.
+            // The metrics count microseconds.
             metrics.phases().map(|(count, micros)| Duration { count, ns: micros.saturating_mul(1000) });
         let success = Duration { count: answered, ns: queue.ns + tokenize.ns + infer.ns };
         Self {

@@ -1,5 +1,5 @@
-//! The Open Inference Protocol, version 2, apart from how it travels. JSON over HTTP is [`rest`]; gRPC
-//! is [`crate::api::grpc`]. Both call the engine for inference on tensors.
+//! The transport-independent part of the Open Inference Protocol, version 2. [`rest`] is JSON over
+//! HTTP; [`crate::api::grpc`] is gRPC. Both call the engine for inference on tensors.
 
 pub(crate) mod metadata;
 pub(crate) mod request;

@@ -1,8 +1,8 @@
-//! What an inference request says, however it travels.
+//! The transport-independent inference request.
 
 use onnxd_engine::engine::tensors::TensorRequest;
 
-/// Bytes of a request's id.
+/// Maximum length of a request's id in bytes.
 const ID_BYTES_MAX: usize = 1024;
 
 /// An inference request.
@@ -10,20 +10,20 @@ const ID_BYTES_MAX: usize = 1024;
 pub(crate) struct InferRequest {
     /// The model's name.
     pub model: String,
-    /// Comes back with the answer.
+    /// Returned with the response.
     pub id: Option<String>,
     /// The tensors, and the generation that must answer.
     pub tensors: TensorRequest,
 }
 
-/// Checks the id of a request.
+/// Checks the length of a request's id.
 ///
 /// # Errors
-/// It is too long; the message says so.
+/// The id is too long.
 pub(crate) fn check_id(id: Option<&String>) -> Result<(), String> {
     match id {
         Some(id) if id.len() > ID_BYTES_MAX => {
-            Err(format!("`id` has more than {ID_BYTES_MAX} bytes"))
+            Err(format!("`id` is longer than {ID_BYTES_MAX} bytes"))
         }
         _ => Ok(()),
     }

@@ -1,5 +1,5 @@
-//! `/v1/embeddings`. Embeddings are lists of numbers or base64 of little-endian f32, which OpenAI's
-//! clients ask for unless told otherwise.
+//! `/v1/embeddings`. Returns lists of numbers, or base64 of little-endian f32, which OpenAI's
+//! clients request by default.
 
 use axum::{
     body::Body,
@@ -28,27 +28,27 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Texts of one request, as the public API has it.
+/// Maximum texts in one request, as in OpenAI's API.
 const INPUTS_MAX: usize = 2048;
 
 /// Texts to embed.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct EmbeddingsRequest {
     input: Inputs,
-    /// The first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
     encoding_format: Option<EncodingFormat>,
-    /// Components of an embedding, fewer than the model gives.
+    /// Number of components to keep, at most the model's.
     #[schema(minimum = 1)]
     dimensions: Option<u32>,
-    /// The model's prompt of this name is put before each text.
+    /// Name of the model's prompt to prepend to each text.
     prompt_name: Option<String>,
-    /// What the texts are, `query` or `document`: the model's prompt or way for it is used.
+    /// The kind of text, `query` or `document`: selects the model's prompt or path for it.
     input_type: Option<String>,
-    /// What the embeddings are for, as Jina has it: `retrieval.query`, `retrieval.passage`,
-    /// `text-matching`, `classification`, `separation`, or a word of the model.
+    /// The purpose of the embeddings, as in Jina's API: `retrieval.query`, `retrieval.passage`,
+    /// `text-matching`, `classification`, `separation`, or a word that the model defines.
     task: Option<String>,
-    /// Values of scalar inputs of the model's graph.
+    /// Values for scalar inputs of the model's graph.
     switches: Option<Switches>,
 }
 
@@ -90,7 +90,7 @@ enum EncodedEmbedding<'a> {
 #[serde(transparent)]
 struct Numbers<'a>(Vector<'a>);
 
-// Derived, it would be described as an object beside the list.
+// The derived schema would describe an object next to the list.
 impl PartialSchema for Numbers<'_> {
     fn schema() -> RefOr<Schema> {
         let list = ArrayBuilder::new().items(f32::schema());
@@ -115,10 +115,10 @@ struct Usage {
     total_tokens: u64,
 }
 
-/// One embedding of each input.
+/// Returns one embedding per input.
 #[utoipa::path(
     post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingsRequest,
-    responses((status = 200, description = "One embedding of each input", body = EmbeddingsResponse<'static>), OpenAiErrors)
+    responses((status = 200, description = "One embedding per input", body = EmbeddingsResponse<'static>), OpenAiErrors)
 )]
 pub(crate) async fn embeddings(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(try_embeddings(&app, request)).await
@@ -156,10 +156,10 @@ async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Bo
     answer::json(app.engine.memory(), &answer.origin, &response, bytes)
 }
 
-/// The same as `/v1/embeddings`, for clients whose base URL ends before the version.
+/// Same as `/v1/embeddings`, for clients whose base URL lacks the version.
 #[utoipa::path(
     post, path = "/embeddings", tag = "openai", request_body = EmbeddingsRequest,
-    responses((status = 200, description = "One embedding of each input", body = EmbeddingsResponse<'static>), OpenAiErrors)
+    responses((status = 200, description = "One embedding per input", body = EmbeddingsResponse<'static>), OpenAiErrors)
 )]
 pub(crate) async fn embeddings_short(app: State<App>, request: Request<Body>) -> Response<Body> {
     embeddings(app, request).await

@@ -1,4 +1,4 @@
-//! Errors in the words of OpenAI.
+//! Errors in OpenAI's format.
 
 use std::{collections::BTreeMap, future::Future};
 
@@ -16,7 +16,7 @@ use utoipa::{
 
 use crate::api::error::{self, Class, Fault, described};
 
-/// An error as OpenAI has it.
+/// An error in OpenAI's format.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OpenAiError {
     error: OpenAiErrorDetail,
@@ -27,12 +27,12 @@ struct OpenAiErrorDetail {
     message: String,
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The field of the request that is wrong.
+    /// The faulty field of the request.
     param: Option<&'static str>,
     code: Option<&'static str>,
 }
 
-/// The errors of routes in the words of OpenAI.
+/// Describes the errors of OpenAI routes.
 pub(crate) struct OpenAiErrors;
 
 impl IntoResponses for OpenAiErrors {
@@ -41,12 +41,12 @@ impl IntoResponses for OpenAiErrors {
     }
 }
 
-/// Puts an error into the words of OpenAI.
+/// Renders an error in OpenAI's format.
 pub(crate) fn render(fault: Fault) -> Response<Body> {
-    // OpenAI answers 400 to all that it cannot understand.
+    // OpenAI answers 400 to anything it cannot parse.
     let status = match fault.class {
         Class::Malformed => StatusCode::BAD_REQUEST,
-        class => class.usual_status(),
+        class => class.default_status(),
     };
     let code = match status {
         StatusCode::NOT_FOUND if fault.field == Some("model") => Some("model_not_found"),
@@ -58,14 +58,14 @@ pub(crate) fn render(fault: Fault) -> Response<Body> {
     fault.response(status, &json!(OpenAiError { error }))
 }
 
-/// Turns a handler's result into a response.
+/// Runs a handler and renders its error, if any.
 pub(super) async fn respond(
     handler: impl Future<Output = Result<Response<Body>, Fault>>,
 ) -> Response<Body> {
     error::respond(render, handler).await
 }
 
-/// The word for the class of an error.
+/// Returns the error type of a class.
 fn kind(class: Class, status: StatusCode) -> &'static str {
     match class {
         Class::Engine(ErrorKind::Overloaded) => "rate_limit_error",

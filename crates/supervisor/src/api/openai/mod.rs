@@ -8,7 +8,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::{app::App, contract::Contract};
 
-/// What its clients send and expect.
+/// OpenAI's contract.
 pub(crate) static CONTRACT: Contract =
     Contract { routes, namespaces: &["/v1/"], render: error::render };
 

@@ -17,7 +17,7 @@ use crate::api::{
     openai::error::{OpenAiErrors, respond},
 };
 
-/// What is served.
+/// The served models.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
     /// "list".
@@ -31,7 +31,7 @@ pub(crate) struct ModelObject {
     id: String,
     /// "model".
     object: &'static str,
-    /// When it was made, which nobody knows: 0.
+    /// Creation time. Unknown, so always 0.
     created: u64,
     owned_by: &'static str,
 }
@@ -42,7 +42,7 @@ impl ModelObject {
     }
 }
 
-/// All served models.
+/// Lists all served models.
 #[utoipa::path(
     get, path = "/v1/models", tag = "openai",
     responses((status = 200, description = "All served models", body = ModelList), OpenAiErrors)
@@ -52,7 +52,7 @@ pub(crate) async fn models(State(app): State<App>) -> Response<Body> {
     axum_json(&json!(ModelList { object: "list", data })).into_response()
 }
 
-/// One served model.
+/// Returns one served model.
 #[utoipa::path(
     get, path = "/v1/models/{model}", tag = "openai",
     params(("model" = String, Path, description = "The model's name")),

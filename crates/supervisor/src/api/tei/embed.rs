@@ -1,5 +1,4 @@
-//! `/embed` and `/embed_all`. Bodies of Hugging Face's clients have some of their fields in
-//! `parameters`.
+//! `/embed` and `/embed_all`. Hugging Face's clients send some fields in `parameters`.
 
 use axum::{
     body::Body,
@@ -24,33 +23,33 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Texts to embed. What is here and in `parameters` is taken from here.
+/// Texts to embed. Fields here take precedence over `parameters`.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct EmbedRequest {
     inputs: Inputs,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Scale to length 1; true where it is missing.
+    /// Scale embeddings to length 1. Default: true.
     normalize: Option<bool>,
-    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    /// Truncate texts that are too long instead of rejecting them. Default: true.
     truncate: Option<bool>,
     truncation_direction: Option<TruncationDirection>,
-    /// The model's prompt of this name is put before each text.
+    /// Name of the model's prompt to prepend to each text.
     prompt_name: Option<String>,
-    /// What the texts are, `query` or `document`: the model's prompt or way for it is used.
+    /// The kind of text, `query` or `document`: selects the model's prompt or path for it.
     input_type: Option<String>,
-    /// Values of scalar inputs of the model's graph.
+    /// Values for scalar inputs of the model's graph.
     switches: Option<Switches>,
-    /// Components of an embedding, fewer than the model gives.
+    /// Number of components to keep, at most the model's.
     #[schema(minimum = 1)]
     dimensions: Option<u32>,
-    /// The same fields, as Hugging Face's clients have them. Others are refused.
+    /// The same fields, as Hugging Face's clients send them. Unknown ones are rejected.
     #[serde(default)]
     #[schema(value_type = Option<EmbedParameters>)]
     parameters: Option<EmbedParameters>,
 }
 
-/// Fields of a request to embed, as Hugging Face's clients have them.
+/// Fields of an embedding request, as Hugging Face's clients send them.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EmbedParameters {
@@ -62,7 +61,7 @@ pub(crate) struct EmbedParameters {
     switches: Option<Switches>,
     #[schema(minimum = 1)]
     dimensions: Option<u32>,
-    /// Only `float` is there.
+    /// Only `float` is supported.
     #[serde(default, rename = "encoding_format")]
     _encoding_format: Option<Format>,
 }
@@ -73,14 +72,14 @@ enum Format {
     Float,
 }
 
-/// A request to embed, wherever its fields are.
+/// A request to embed, with its fields merged.
 pub(super) struct Call {
     pub(super) embed: Embed,
     pub(super) model: Option<String>,
 }
 
 impl EmbedRequest {
-    /// As the engine takes it.
+    /// Converts to the engine's request.
     pub(super) fn into_call(self) -> Call {
         let parameters = self.parameters.unwrap_or_default();
         let options = Options {
@@ -94,7 +93,7 @@ impl EmbedRequest {
             texts: self.inputs.into_texts(),
             field: "inputs",
             options: options.into(),
-            // As TEI does, whatever the model's files say.
+            // Same as TEI, whatever the model's files say.
             normalize: Some(self.normalize.or(parameters.normalize).unwrap_or(true)),
             dimensions: self.dimensions.or(parameters.dimensions),
         };
@@ -102,10 +101,10 @@ impl EmbedRequest {
     }
 }
 
-/// One embedding of each input, also of a single one.
+/// Returns one embedding per input, in a list even for a single input.
 #[utoipa::path(
     post, path = "/embed", tag = "text-embeddings-inference", request_body = EmbedRequest,
-    responses((status = 200, description = "One embedding of each input", body = Vec<Vec<f32>>), TeiErrors)
+    responses((status = 200, description = "One embedding per input", body = Vec<Vec<f32>>), TeiErrors)
 )]
 pub(crate) async fn embed(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(async {
@@ -116,7 +115,7 @@ pub(crate) async fn embed(State(app): State<App>, request: Request<Body>) -> Res
     .await
 }
 
-/// Answers the body of `/embed`.
+/// Handles the body of `/embed`.
 pub(crate) async fn embed_body(
     app: &App,
     context: &RequestContext,
@@ -131,11 +130,11 @@ pub(crate) async fn embed_body(
     answer::json(app.engine.memory(), &answer.origin, &vectors, bytes)
 }
 
-/// An embedding of each token of each input, as the model gives it. `normalize` and `dimensions` are
-/// ignored.
+/// Returns the model's unpooled embedding of each token of each input. Ignores `normalize` and
+/// `dimensions`.
 #[utoipa::path(
     post, path = "/embed_all", tag = "text-embeddings-inference", request_body = EmbedRequest,
-    responses((status = 200, description = "For each input an embedding of each token", body = Vec<Vec<Vec<f32>>>), TeiErrors)
+    responses((status = 200, description = "One embedding per token of each input", body = Vec<Vec<Vec<f32>>>), TeiErrors)
 )]
 pub(crate) async fn embed_all(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(async {
@@ -146,7 +145,7 @@ pub(crate) async fn embed_all(State(app): State<App>, request: Request<Body>) ->
     .await
 }
 
-/// Answers the body of `/embed_all`.
+/// Handles the body of `/embed_all`.
 pub(crate) async fn embed_all_body(
     app: &App,
     context: &RequestContext,

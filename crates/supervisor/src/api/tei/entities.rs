@@ -1,5 +1,5 @@
-//! `/token_classification`: what a model that labels tokens finds in texts, as Hugging Face's
-//! clients send and expect it.
+//! `/token_classification`: entities that a token classifier finds in texts, in the format of
+//! Hugging Face's clients.
 
 use axum::{
     body::Body,
@@ -27,16 +27,16 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Bytes of a printed entity, about.
+/// Approximate length of one entity in JSON.
 const ENTITY_BYTES: usize = 96;
 
 /// Texts to find entities in.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct EntitiesRequest {
     inputs: Texts,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    /// Truncate texts that are too long instead of rejecting them. Default: true.
     truncate: Option<bool>,
     truncation_direction: Option<TruncationDirection>,
     #[serde(default)]
@@ -44,15 +44,15 @@ pub(crate) struct EntitiesRequest {
     parameters: Option<EntitiesParameters>,
 }
 
-/// Parameters as Hugging Face's clients have them. Others are refused.
+/// Parameters as Hugging Face's clients send them. Unknown ones are rejected.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EntitiesParameters {
-    /// How tokens become entities; `simple` where it is missing.
+    /// How tokens are merged into entities. Default: `simple`.
     aggregation_strategy: Option<Strategy>,
-    /// Labels that are left out; `O` where it is missing.
+    /// Labels to leave out. Default: `O`.
     ignore_labels: Option<Vec<String>>,
-    /// Tokens that parts of a long text share. Only 0 is there: texts are not divided.
+    /// Overlap between parts of a long text, in tokens. Only 0 is supported: texts are not split.
     stride: Option<u64>,
 }
 
@@ -82,7 +82,7 @@ impl From<Strategy> for Aggregation {
 /// An entity, or a labelled token.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FoundEntity {
-    /// The label of a token; only with the strategy `none`.
+    /// The label of a token; only for the strategy `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     entity: Option<String>,
     /// The label of an entity.
@@ -90,13 +90,13 @@ pub(crate) struct FoundEntity {
     entity_group: Option<String>,
     #[schema(value_type = f32)]
     score: Finite<f32>,
-    /// The token's place in the text; only with the strategy `none`.
+    /// The token's index in the text; only for the strategy `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
     word: String,
-    /// Where it begins in the text, in characters.
+    /// Where the entity begins in the text, in characters.
     start: usize,
-    /// Where it ends.
+    /// Where the entity ends, in characters.
     end: usize,
 }
 
@@ -121,20 +121,20 @@ impl FoundEntity {
     }
 }
 
-/// The entities of one text, or of each of several.
+/// The entities of one text, or of several.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum FoundEntities {
-    /// Of one text.
+    /// Entities of one text.
     One(Vec<FoundEntity>),
-    /// Of several.
+    /// Entities of several texts.
     Several(Vec<Vec<FoundEntity>>),
 }
 
-/// The entities of texts, as Hugging Face's inference API gives them.
+/// Finds entities in texts, in the format of Hugging Face's inference API.
 #[utoipa::path(
     post, path = "/token_classification", tag = "huggingface", request_body = EntitiesRequest,
-    responses((status = 200, description = "The entities of a text, or of each", body = FoundEntities), TeiErrors)
+    responses((status = 200, description = "The entities of one text, or of each text", body = FoundEntities), TeiErrors)
 )]
 pub(crate) async fn token_classification(
     State(app): State<App>,
@@ -148,7 +148,7 @@ pub(crate) async fn token_classification(
     .await
 }
 
-/// Answers the body of `/token_classification`.
+/// Handles the body of `/token_classification`.
 pub(crate) async fn entities_body(
     app: &App,
     context: &RequestContext,
@@ -162,8 +162,8 @@ pub(crate) async fn entities_body(
     let EntitiesParameters { aggregation_strategy, ignore_labels, stride } =
         request.parameters.unwrap_or_default();
     if stride.is_some_and(|stride| stride > 0) {
-        let message = "`stride` is not supported: a text that is too long is cut; send its parts as \
-                       texts of their own";
+        let message = "`stride` is not supported because long texts are truncated, not split; send the parts \
+                       as separate texts";
         return Err(Fault::new(Class::INVALID, message).about("stride"));
     }
     let ignored = ignore_labels.unwrap_or_else(|| vec!["O".to_owned()]);
@@ -173,7 +173,8 @@ pub(crate) async fn entities_body(
     let find = FindEntities { texts, field: "inputs", options, aggregation: strategy.into() };
     let answer = app.engine.find_entities(context, model, find).await?;
     let count: usize = answer.output.iter().map(Vec::len).sum();
-    // Labels are left out after tokens became entities: left out before, they would join others.
+    // Drop labels after merging. Dropped earlier, the tokens between entities would no longer
+    // separate them.
     let found = |entities: Vec<Entity>| {
         let kept = entities.into_iter().filter(|entity| !ignored.contains(&entity.label));
         kept.map(|entity| FoundEntity::new(entity, strategy)).collect()
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_parameters_are_refused_by_name() {
+    fn unknown_parameters_are_rejected_by_name() {
         let body = r#"{"inputs": "a", "parameters": {"grouped_entities": true}}"#;
         let fault = parse::<EntitiesRequest>(body.as_bytes()).unwrap_err();
         assert!(fault.message.contains("grouped_entities"), "{}", fault.message);

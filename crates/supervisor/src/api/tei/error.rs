@@ -1,4 +1,4 @@
-//! Errors in the words of text-embeddings-inference.
+//! Errors in the format of text-embeddings-inference.
 
 use std::{collections::BTreeMap, future::Future};
 
@@ -13,7 +13,7 @@ use utoipa::{
 
 use crate::api::error::{self, Class, Fault, described};
 
-/// An error as text-embeddings-inference has it.
+/// An error in the format of text-embeddings-inference.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TeiError {
     error: String,
@@ -21,7 +21,7 @@ pub(crate) struct TeiError {
     error_type: &'static str,
 }
 
-/// The errors of routes in the words of text-embeddings-inference.
+/// Describes the errors of text-embeddings-inference routes.
 pub(crate) struct TeiErrors;
 
 impl IntoResponses for TeiErrors {
@@ -30,20 +30,20 @@ impl IntoResponses for TeiErrors {
     }
 }
 
-/// Puts an error into the words of text-embeddings-inference.
+/// Renders an error in the format of text-embeddings-inference.
 pub(crate) fn render(fault: Fault) -> Response<Body> {
-    let (status, error_type) = (fault.class.usual_status(), error_type(fault.class));
+    let (status, error_type) = (fault.class.default_status(), error_type(fault.class));
     fault.response(status, &json!(TeiError { error: fault.message.clone(), error_type }))
 }
 
-/// Turns a handler's result into a response.
+/// Runs a handler and renders its error, if any.
 pub(crate) async fn respond(
     handler: impl Future<Output = Result<Response<Body>, Fault>>,
 ) -> Response<Body> {
     error::respond(render, handler).await
 }
 
-/// The word for the class of an error.
+/// Returns the error type of a class.
 fn error_type(class: Class) -> &'static str {
     let Class::Engine(kind) = class else { return "Validation" };
     match kind {

@@ -1,4 +1,4 @@
-//! Whether requests are answered, as text-embeddings-inference says it. An update never changes it.
+//! Readiness in the format of text-embeddings-inference. Updates never change it.
 
 use axum::{
     body::Body,
@@ -14,10 +14,10 @@ use crate::api::{
     tei::error::{TeiErrors, render},
 };
 
-/// Whether requests are answered, as text-embeddings-inference says it.
+/// Reports whether requests are answered, in the format of text-embeddings-inference.
 #[utoipa::path(
     get, path = "/health", tag = "health",
-    responses((status = 200, description = "They are"), TeiErrors)
+    responses((status = 200, description = "Requests are answered"), TeiErrors)
 )]
 pub(crate) async fn tei(State(app): State<App>) -> Response<Body> {
     if app.engine.is_ready() {
@@ -26,7 +26,7 @@ pub(crate) async fn tei(State(app): State<App>) -> Response<Body> {
     render(Fault::new(Class::Engine(ErrorKind::Unavailable), "no worker is ready"))
 }
 
-/// The same as `/health`.
+/// Same as `/health`.
 #[utoipa::path(
     get, path = "/ping", tag = "health",
     responses((status = 200, description = "Requests are answered"), TeiErrors)
@@ -35,7 +35,7 @@ pub(crate) async fn ping(app: State<App>) -> Response<Body> {
     tei(app).await
 }
 
-/// The same as `/health`.
+/// Same as `/health`.
 #[utoipa::path(
     get, path = "/", tag = "health",
     responses((status = 200, description = "Requests are answered"), TeiErrors)

@@ -1,4 +1,4 @@
-//! `/info`: what is served, and within which limits.
+//! `/info`: the served model and the limits.
 
 use std::collections::BTreeMap;
 
@@ -24,24 +24,24 @@ use crate::api::{
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct InfoQuery {
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
 }
 
-/// What is served.
+/// A served model and the limits.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Info {
-    /// Where its versions come from.
+    /// The last component of the model's source.
     model_id: String,
-    /// The digest of the version that serves.
+    /// The digest of the serving version.
     model_sha: String,
     model_dtype: &'static str,
     served_model_name: String,
-    /// What the model is for: `embedding`, `multi_vector`, `classifier`, `token_classifier`,
-    /// `reranker` or `tensor`.
+    /// The kind of model: `embedding`, `multi_vector`, `classifier`, `token_classifier`, `reranker`
+    /// or `tensor`.
     model_type: Value,
     max_concurrent_requests: usize,
-    /// Tokens of the longest text.
+    /// Maximum tokens of a text.
     max_input_length: u32,
     max_batch_tokens: u64,
     max_batch_requests: Option<u64>,
@@ -51,35 +51,35 @@ pub(crate) struct Info {
     version: &'static str,
     sha: &'static str,
     docker_label: Option<String>,
-    /// The generation that serves.
+    /// The serving generation.
     generation: u64,
-    /// Components of one embedding, or labels.
+    /// Components of one embedding, or the number of labels.
     dimension: u32,
-    /// What the model is for, in onnxd's words.
+    /// The task, in onnxd's terms.
     task: &'static str,
-    /// Names of the prompts that may be put before a text.
+    /// Names of the prompts that can be prepended to a text.
     prompts: Vec<String>,
     /// Scalar inputs that a request may set, with the words for their values.
     #[schema(value_type = Vec<Value>)]
     switches: Vec<SwitchFacts>,
-    /// The model's file within the version; empty for one without a graph.
+    /// The model's file within the version; empty for a model without a graph.
     file: String,
-    /// The graph's inputs as they are fed.
+    /// The graph's inputs, as they are fed.
     inputs: Vec<String>,
-    /// What happens from the graph's output to the answer, in order.
+    /// The steps from the graph's output to the response, in order.
     pipeline: Vec<String>,
-    /// What was assumed because no file says it.
+    /// Assumptions made where the model's files are silent.
     #[schema(value_type = Vec<Value>)]
     guesses: Vec<Guess>,
-    /// Set where the longest text is shorter than the model's files say.
+    /// Set if the maximum text length is below what the model's files declare.
     #[schema(value_type = Option<Value>)]
     shortened: Option<Shortened>,
 }
 
-/// What is served, and within which limits.
+/// Returns the served model and the limits.
 #[utoipa::path(
     get, path = "/info", tag = "text-embeddings-inference", params(InfoQuery),
-    responses((status = 200, description = "What is served", body = Info), TeiErrors)
+    responses((status = 200, description = "The served model and the limits", body = Info), TeiErrors)
 )]
 pub(crate) async fn info(State(app): State<App>, Query(query): Query<InfoQuery>) -> Response<Body> {
     respond(try_info(&app, query.model.as_deref())).await
@@ -90,7 +90,7 @@ async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, Fault
     let (generation, record) = app.engine.ready(&RequestContext::new(), model, &ALL_TASKS).await?;
     let (client_batch, facts) = (app.client_batch, record.facts.clone());
     let info = Info {
-        // The whole path is no client's business.
+        // Do not reveal the whole path to clients.
         model_id: model.source.last_name(),
         model_sha: record.version.clone(),
         model_dtype: record.facts.weights.map_or("unknown", dtype),
@@ -121,17 +121,17 @@ async fn try_info(app: &App, name: Option<&str>) -> Result<Response<Body>, Fault
 }
 
 fn model_type(facts: &Facts) -> Value {
-    let places = facts.labels.iter().enumerate();
+    let indexed = facts.labels.iter().enumerate();
     let id2label: BTreeMap<String, &String> =
-        places.clone().map(|(place, label)| (place.to_string(), label)).collect();
-    let label2id: BTreeMap<&String, usize> = places.map(|(place, label)| (label, place)).collect();
+        indexed.clone().map(|(index, label)| (index.to_string(), label)).collect();
+    let label2id: BTreeMap<&String, usize> = indexed.map(|(index, label)| (label, index)).collect();
     let labels = json!({ "id2label": id2label, "label2id": label2id });
     match facts.output() {
         Output::Dense { .. } => json!({ "embedding": { "pooling": facts.pooling.to_string() } }),
-        // As TEI has it, whatever the model's files call it.
+        // TEI's name, whatever the model's files call it.
         Output::Sparse { .. } => json!({ "embedding": { "pooling": "splade" } }),
         Output::MultiVector { dimension } => json!({ "multi_vector": { "dimension": dimension } }),
-        // Clients ask in another way for a score of a pair than for those of labels.
+        // Clients call a different route for pairs than for labels.
         Output::Scores { .. } if facts.task == Task::Rerank => json!({ "reranker": labels }),
         Output::Scores { .. } => json!({ "classifier": labels }),
         Output::TokenScores { .. } => json!({ "token_classifier": labels }),
@@ -139,7 +139,7 @@ fn model_type(facts: &Facts) -> Value {
     }
 }
 
-/// The type of a model's weights, as text-embeddings-inference names it.
+/// Returns text-embeddings-inference's name for the type of a model's weights.
 fn dtype(weights: DataType) -> &'static str {
     match weights {
         DataType::Bool => "bool",
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn info_names_the_type_of_the_weights() {
+    fn weights_types_have_tei_names() {
         for (datatype, name) in [
             (DataType::Fp32, "float32"),
             (DataType::Fp16, "float16"),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn info_tells_scores_of_pairs_from_those_of_labels() {
+    fn every_task_has_a_model_type() {
         for (task, kind) in [
             (Task::Embed, "embedding"),
             (Task::Sparse, "embedding"),

@@ -1,7 +1,5 @@
-//! The contract of text-embeddings-inference: one file for each kind of call. Fields that a request
-//! has and this server does not know are ignored, as TEI does.
-//!
-//! Paths that belong to no other contract have its errors.
+//! The contract of text-embeddings-inference, one file per kind of call. Ignores unknown request
+//! fields, as TEI does. Its error format applies to all paths that belong to no other contract.
 
 pub(crate) mod embed;
 pub(crate) mod entities;
@@ -19,7 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::{app::App, contract::Contract};
 
-/// What its clients send and expect.
+/// The contract of text-embeddings-inference.
 pub(crate) static CONTRACT: Contract =
     Contract { routes, namespaces: &["/"], render: error::render };
 

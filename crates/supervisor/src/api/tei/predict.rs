@@ -1,4 +1,4 @@
-//! `/predict`: the labels of texts, or of pairs of texts, with their scores.
+//! `/predict`: labels with scores, for texts or pairs of texts.
 
 use axum::{
     body::Body,
@@ -34,28 +34,29 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct PredictRequest {
     inputs: Classified,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    /// Truncate texts that are too long instead of rejecting them. Default: true.
     truncate: Option<bool>,
     truncation_direction: Option<TruncationDirection>,
-    /// Scores as the model gives them, rather than between 0 and 1.
+    /// Return the model's raw scores instead of scores between 0 and 1.
     #[serde(default)]
     raw_scores: bool,
-    /// As Hugging Face's clients have them. Others are refused.
+    /// Parameters as Hugging Face's clients send them. Unknown ones are rejected.
     #[serde(default)]
     #[schema(value_type = Option<PredictParameters>)]
     parameters: Option<PredictParameters>,
 }
 
-/// Parameters of a classification, as Hugging Face's clients have them.
+/// Parameters of a classification, as Hugging Face's clients send them.
 #[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PredictParameters {
-    /// Only so many labels, the likeliest.
+    /// Return only the `top_k` most likely labels.
     #[schema(minimum = 1)]
     top_k: Option<usize>,
-    /// What makes scores of what the model gives, rather than what its files say.
+    /// The function from the model's output to scores. Default: the one that the model's files
+    /// name.
     function_to_apply: Option<Function>,
 }
 
@@ -68,8 +69,8 @@ enum Function {
 }
 
 impl PredictParameters {
-    /// Whether the answer has the form of Hugging Face's API: a list for each text, also for a
-    /// single one. TEI has no parameters, and no such list.
+    /// Returns whether the response has the form of Hugging Face's API: a list per text, even for a
+    /// single one. TEI has no parameters and no such list.
     fn is_nested(self) -> bool {
         self.top_k.is_some() || self.function_to_apply.is_some()
     }
@@ -94,13 +95,13 @@ pub(crate) struct Prediction {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum Predictions {
-    /// Of a text or a pair.
+    /// Labels of a text or a pair.
     One(Vec<Prediction>),
-    /// Of each of a list of them.
+    /// Labels of several texts or pairs.
     Several(Vec<Vec<Prediction>>),
 }
 
-/// The labels of texts or pairs of texts, the most likely first.
+/// Classifies texts or pairs of texts. Returns the most likely label first.
 #[utoipa::path(
     post, path = "/predict", tag = "text-embeddings-inference", request_body = PredictRequest,
     responses((status = 200, description = "Labels with scores", body = Predictions), TeiErrors)
@@ -114,7 +115,7 @@ pub(crate) async fn predict(State(app): State<App>, request: Request<Body>) -> R
     .await
 }
 
-/// Answers the body of `/predict`.
+/// Handles the body of `/predict`.
 pub(crate) async fn predict_body(
     app: &App,
     context: &RequestContext,

@@ -1,5 +1,5 @@
-//! `/rerank` in the words of text-embeddings-inference: how well texts answer a query. The route is
-//! shared with other contracts, see [`crate::api::mixed`].
+//! `/rerank` in the format of text-embeddings-inference. [`crate::api::mixed`] has the route, which
+//! other contracts share.
 
 use axum::{body::Body, http::Response};
 use onnxd_engine::{
@@ -20,28 +20,28 @@ use crate::api::{
     request::{NoParameters, check_count, parse},
 };
 
-/// Texts to put in order.
+/// Texts to rank.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct RerankRequest {
     query: String,
     texts: Vec<String>,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    /// Truncate texts that are too long instead of rejecting them. Default: true.
     truncate: Option<bool>,
     truncation_direction: Option<TruncationDirection>,
-    /// Scores as the model gives them, rather than between 0 and 1.
+    /// Return the model's raw scores instead of scores between 0 and 1.
     #[serde(default)]
     raw_scores: bool,
-    /// Whether the texts are in the answer.
+    /// Include the texts in the response.
     #[serde(default)]
     return_text: bool,
-    /// There are none; any is refused.
+    /// Accepts no parameters; any is rejected.
     #[serde(default, rename = "parameters")]
     _parameters: Option<NoParameters>,
 }
 
-/// A text's place in the request, and its score.
+/// A text's index in the request, and its score.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Rank {
     index: usize,
@@ -50,7 +50,7 @@ pub(crate) struct Rank {
     text: Option<String>,
 }
 
-/// Answers the body of `/rerank`.
+/// Handles the body of `/rerank`.
 pub(crate) async fn rerank_body(
     app: &App,
     context: &RequestContext,

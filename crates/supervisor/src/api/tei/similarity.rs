@@ -1,4 +1,4 @@
-//! `/similarity`: the cosines of texts to one.
+//! `/similarity`: cosine similarity of texts to one source text.
 
 use axum::{
     body::Body,
@@ -29,41 +29,41 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Texts to compare with one.
+/// Texts to compare with one source text.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct SimilarityRequest {
     inputs: SimilarityInputs,
     parameters: Option<SimilarityParameters>,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 struct SimilarityInputs {
-    /// What the others are compared with.
+    /// The text to compare the others with.
     source_sentence: String,
-    /// The others.
+    /// The texts to compare.
     sentences: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SimilarityParameters {
-    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    /// Truncate texts that are too long instead of rejecting them. Default: true.
     truncate: Option<bool>,
     truncation_direction: Option<TruncationDirection>,
-    /// The model's prompt of this name is put before each text.
+    /// Name of the model's prompt to prepend to each text.
     prompt_name: Option<String>,
-    /// What the texts are, `query` or `document`: the model's prompt or way for it is used.
+    /// The kind of text, `query` or `document`: selects the model's prompt or path for it.
     input_type: Option<String>,
-    /// Values of scalar inputs of the model's graph.
+    /// Values for scalar inputs of the model's graph.
     switches: Option<Switches>,
 }
 
-/// The cosine of each sentence's embedding to that of the source sentence.
+/// Returns the cosine similarity of each sentence to the source sentence.
 #[utoipa::path(
     post, path = "/similarity", tag = "text-embeddings-inference", request_body = SimilarityRequest,
-    responses((status = 200, description = "One cosine for each sentence", body = Vec<f32>), TeiErrors)
+    responses((status = 200, description = "One cosine per sentence", body = Vec<f32>), TeiErrors)
 )]
 pub(crate) async fn similarity(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(async {
@@ -74,7 +74,7 @@ pub(crate) async fn similarity(State(app): State<App>, request: Request<Body>) -
     .await
 }
 
-/// Answers the body of `/similarity`.
+/// Handles the body of `/similarity`.
 pub(crate) async fn similarity_body(
     app: &App,
     context: &RequestContext,
@@ -94,7 +94,7 @@ pub(crate) async fn similarity_body(
     let answer = app.engine.embed(context, model, embed).await?;
     let mut embeddings = answer.output.iter().map(|bytes| floats(bytes));
     let source = embeddings.next().unwrap_or_default();
-    // All have length 1.
+    // The embeddings are normalized.
     let cosine = |other: Vec<f32>| source.iter().zip(&other).map(|(a, b)| a * b).sum::<f32>();
     let cosines: Vec<u8> =
         embeddings.flat_map(|other| cosine(other).clamp(-1.0, 1.0).to_le_bytes()).collect();
@@ -102,9 +102,9 @@ pub(crate) async fn similarity_body(
     answer::json(app.engine.memory(), &answer.origin, &Vector(&cosines), bytes)
 }
 
-/// Which of the calls for embeddings a body is for, where the route does not say it.
+/// Returns whether the body is for `/similarity` rather than `/embed`, for routes that serve both.
 pub(crate) fn is_similarity(body: &[u8]) -> bool {
-    /// As far as the two are told apart: one has texts, the other an object.
+    /// The field that tells them apart: texts in one, an object in the other.
     #[derive(Deserialize)]
     struct Either<'a> {
         #[serde(borrow)]

@@ -1,4 +1,4 @@
-//! `/embed_sparse`: the tokens of the vocabulary that a text has a weight for.
+//! `/embed_sparse`: sparse embeddings, as weights of vocabulary tokens.
 
 use axum::{
     body::Body,
@@ -28,19 +28,19 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Bytes of a printed entry, about.
+/// Approximate length of one entry in JSON.
 const ENTRY_BYTES: usize = 36;
 
 /// A token of the vocabulary, and its weight.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(crate) struct SparseValue {
-    /// The token.
+    /// The token's id.
     index: u32,
     #[schema(value_type = f32)]
     value: Finite<f32>,
 }
 
-/// Entries as workers write them, written as a list of objects.
+/// Entries in the workers' format, serialized as a list of objects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SparseVector<'v>(&'v [u8]);
 
@@ -55,7 +55,7 @@ impl Serialize for SparseVector<'_> {
     }
 }
 
-/// As a list of entries.
+/// Described as a list of entries.
 impl PartialSchema for SparseVector<'_> {
     fn schema() -> RefOr<Schema> {
         Vec::<SparseValue>::schema()
@@ -64,10 +64,11 @@ impl PartialSchema for SparseVector<'_> {
 
 impl ToSchema for SparseVector<'_> {}
 
-/// A sparse embedding of each input, also of a single one. `normalize` and `dimensions` are ignored.
+/// Returns a sparse embedding per input, in a list even for a single input. Ignores `normalize` and
+/// `dimensions`.
 #[utoipa::path(
     post, path = "/embed_sparse", tag = "text-embeddings-inference", request_body = EmbedRequest,
-    responses((status = 200, description = "For each input its tokens with weights, by rising token", body = Vec<Vec<SparseValue>>), TeiErrors)
+    responses((status = 200, description = "Weighted tokens per input, in ascending token order", body = Vec<Vec<SparseValue>>), TeiErrors)
 )]
 pub(crate) async fn embed_sparse(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(async {
@@ -78,7 +79,7 @@ pub(crate) async fn embed_sparse(State(app): State<App>, request: Request<Body>)
     .await
 }
 
-/// Answers the body of `/embed_sparse`.
+/// Handles the body of `/embed_sparse`.
 pub(crate) async fn embed_sparse_body(
     app: &App,
     context: &RequestContext,
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_objects_of_token_and_weight() {
+    fn entries_serialize_as_token_and_weight() {
         let entry = |token: u32, weight: f32| [token.to_le_bytes(), weight.to_le_bytes()].concat();
         let bytes = [entry(7, 0.5), entry(30_000, 1.25)].concat();
         let json = serde_json::to_value(SparseVector(&bytes)).unwrap();

@@ -1,4 +1,4 @@
-//! `/tokenize` and `/decode`: from texts to tokens and back.
+//! `/tokenize` and `/decode`.
 
 use axum::{
     body::Body,
@@ -22,20 +22,20 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// Bytes of a printed token, about.
+/// Approximate length of one token in JSON.
 const TOKEN_BYTES: usize = 64;
-/// Tokens beyond which printing them would keep others waiting.
-const PRINTED_AT_ONCE_MAX: usize = 4096;
+/// More tokens than this are rendered off the async thread, so that others do not wait.
+const RENDERED_INLINE_MAX: usize = 4096;
 
 /// Texts to tokenize.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct TokenizeRequest {
     inputs: Texts,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// With the tokens that the model wants around a text; true where it is missing.
+    /// Add the model's special tokens. Default: true.
     add_special_tokens: Option<bool>,
-    /// The model's prompt of this name is put before each text.
+    /// Name of the model's prompt to prepend to each text.
     prompt_name: Option<String>,
 }
 
@@ -43,13 +43,13 @@ pub(crate) struct TokenizeRequest {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Token {
     id: u32,
-    /// What it stands for in the text.
+    /// The text of the token.
     text: String,
-    /// Whether it belongs to no text.
+    /// Whether this is a special token, which stands for no text.
     special: bool,
-    /// Where it begins in the text, in characters.
+    /// Where the token begins in the text, in characters.
     start: Option<usize>,
-    /// Where it ends.
+    /// Where the token ends, in characters.
     stop: Option<usize>,
 }
 
@@ -60,7 +60,7 @@ impl From<ask::Token> for Token {
     }
 }
 
-/// The tokens of texts.
+/// Tokenizes texts.
 #[utoipa::path(
     post, path = "/tokenize", tag = "text-embeddings-inference", request_body = TokenizeRequest,
     responses((status = 200, description = "The tokens of each input", body = Vec<Vec<Token>>), TeiErrors)
@@ -85,23 +85,23 @@ async fn try_tokenize(app: &App, request: Request<Body>) -> Result<Response<Body
         let lists: Vec<Vec<Token>> = answer.output.into_iter().map(list).collect();
         answer::json(app.engine.memory(), &answer.origin, &lists, count * TOKEN_BYTES)
     };
-    if count > PRINTED_AT_ONCE_MAX { tokio::task::block_in_place(print) } else { print() }
+    if count > RENDERED_INLINE_MAX { tokio::task::block_in_place(print) } else { print() }
 }
 
-/// Tokens to turn into text.
+/// Token ids to decode.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct DecodeRequest {
     ids: TokenIds,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Without the tokens that belong to no text; true where it is missing.
+    /// Leave out special tokens. Default: true.
     skip_special_tokens: Option<bool>,
 }
 
-/// The texts of tokens.
+/// Decodes token ids to texts.
 #[utoipa::path(
     post, path = "/decode", tag = "text-embeddings-inference", request_body = DecodeRequest,
-    responses((status = 200, description = "One text for each list of tokens", body = Vec<String>), TeiErrors)
+    responses((status = 200, description = "One text per list of token ids", body = Vec<String>), TeiErrors)
 )]
 pub(crate) async fn decode(State(app): State<App>, request: Request<Body>) -> Response<Body> {
     respond(try_decode(&app, request)).await

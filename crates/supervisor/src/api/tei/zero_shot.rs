@@ -1,5 +1,5 @@
-//! `/zero_shot_classification`: labels of the request instead of the model's, as Hugging Face's
-//! clients send and expect it.
+//! `/zero_shot_classification`: classifies by labels from the request instead of the model's, in
+//! the format of Hugging Face's clients.
 
 use axum::{
     body::Body,
@@ -27,30 +27,30 @@ use crate::{
     transport::bodies::read_body,
 };
 
-/// The hypothesis of a label where a request has none.
+/// The default hypothesis.
 const TEMPLATE: &str = "This example is {}.";
 
-/// Texts to classify by labels of the request.
+/// Texts to classify by the request's labels.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ZeroShotRequest {
     inputs: Texts,
-    /// Which of several models; the first where none is named.
+    /// The model to use. Default: the first model.
     model: Option<String>,
-    /// Cut texts that are too long rather than refuse them; true where it is missing.
+    /// Truncate texts that are too long instead of rejecting them. Default: true.
     truncate: Option<bool>,
     truncation_direction: Option<TruncationDirection>,
     parameters: ZeroShotParameters,
 }
 
-/// Parameters as Hugging Face's clients have them. Others are refused.
+/// Parameters as Hugging Face's clients send them. Unknown ones are rejected.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ZeroShotParameters {
-    /// A list of labels, or a text in which commas separate them.
+    /// A list of labels, or a string of labels separated by commas.
     candidate_labels: Texts,
-    /// A sentence with `{}` where the label is put; "This example is {}." where it is missing.
+    /// A sentence with `{}` in place of the label. Default: "This example is {}."
     hypothesis_template: Option<String>,
-    /// Each label for itself, rather than all so that their sum is 1.
+    /// Score each label independently, instead of scores that sum to 1.
     multi_label: Option<bool>,
 }
 
@@ -74,18 +74,18 @@ pub(crate) struct ScoredLabel<'l> {
     score: Finite<f32>,
 }
 
-/// The labels of one text, or of each of several, the likeliest first.
+/// The labels of one text, or of each of several, the most likely first.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum ScoredLabels<'l> {
-    /// Of one text.
+    /// Labels of one text.
     One(Vec<ScoredLabel<'l>>),
-    /// Of several.
+    /// Labels of several texts.
     Several(Vec<Vec<ScoredLabel<'l>>>),
 }
 
-/// The labels of the request for texts, the likeliest first, as Hugging Face's inference API gives
-/// them.
+/// Scores the request's labels for texts, the most likely first, in the format of Hugging Face's
+/// inference API.
 #[utoipa::path(
     post, path = "/zero_shot_classification", tag = "huggingface", request_body = ZeroShotRequest,
     responses((status = 200, description = "The labels with their scores", body = ScoredLabels<'static>), TeiErrors)
@@ -102,7 +102,7 @@ pub(crate) async fn zero_shot_classification(
     .await
 }
 
-/// Answers the body of `/zero_shot_classification`.
+/// Handles the body of `/zero_shot_classification`.
 pub(crate) async fn zero_shot_body(
     app: &App,
     context: &RequestContext,
@@ -138,7 +138,7 @@ pub(crate) async fn zero_shot_body(
     answer::json(app.engine.memory(), &answer.origin, &body, 0)
 }
 
-/// Whether a body has labels of its own, where the route does not say it.
+/// Returns whether a body has its own labels, for routes that serve both calls.
 pub(crate) fn is_zero_shot(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Peek {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_with_labels_is_told_from_one_without() {
+    fn zero_shot_bodies_are_recognized_by_their_labels() {
         for (body, expected) in [
             (r#"{"inputs": "a", "parameters": {"candidate_labels": ["b"]}}"#, true),
             (r#"{"inputs": "a", "parameters": {"top_k": 1}}"#, false),

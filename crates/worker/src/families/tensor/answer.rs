@@ -1,5 +1,5 @@
-//! The items of a group for a model for tensors. Those that may run together are put together
-//! along the first axis; large ones run alone, from where they lie to where they are sent.
+//! Answers the items of a group for tensor models. Items that can share a run are concatenated
+//! along the first axis. Large items run on their own, without copying their tensors.
 
 use std::{borrow::Cow, time::Instant};
 
@@ -16,24 +16,24 @@ use onnxd_proto::{
 use super::model::TensorModel;
 use crate::{
     artifacts::costs::{Company, Costs},
-    families::group::{Group, Took, broken, number},
+    families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::{Given, SessionError, TensorOutput},
 };
 
-/// Bytes of one item that is put together with others: copying it costs next to nothing.
-const TOGETHER_BYTES_MAX: usize = 256 * 1024;
-/// Rows of one run of several items.
-const TOGETHER_ROWS_MAX: u64 = 256;
+/// Largest item, in bytes, that shares a run with others. Copying this much costs next to nothing.
+const SHARED_ITEM_BYTES_MAX: usize = 256 * 1024;
+/// Rows of one run that several items share.
+const SHARED_ROWS_MAX: u64 = 256;
 
-/// An item whose tensors fit the model.
+/// An item whose tensors match the model's signature.
 struct Ready<'a> {
     item: u32,
     given: Vec<Given<'a>>,
     wanted: &'a [String],
 }
 
-/// Answers all items.
+/// Answers all items of a group.
 pub(super) fn answer(
     group: &mut Group<'_>,
     parts: &[&[u8]],
@@ -49,19 +49,19 @@ pub(super) fn answer(
             continue;
         };
         let given = cut(inputs, part)?;
-        match fits(&given, outputs, model.signature()) {
+        match check_fit(&given, outputs, model.signature()) {
             Ok(()) => ready.push(Ready { item, given, wanted: outputs }),
-            Err(said) => group.reject(vec![item], Rejection::Tensors(said))?,
+            Err(reason) => group.reject(vec![item], Rejection::Tensors(reason))?,
         }
     }
     let mut answering = Answering { group, generation, model, costs };
-    // The oldest is answered first.
+    // The oldest item is answered first.
     while !ready.is_empty() {
         let mut batch = vec![ready.remove(0)];
         if answering.costs.company == Company::Padded {
             let (mut rows, mut place) = (batch[0].rows(), 0);
             while let Some(other) = ready.get(place) {
-                if rows + other.rows() <= TOGETHER_ROWS_MAX && batch[0].goes_with(other) {
+                if rows + other.rows() <= SHARED_ROWS_MAX && batch[0].can_join(other) {
                     rows += other.rows();
                     batch.push(ready.remove(place));
                 } else {
@@ -74,31 +74,32 @@ pub(super) fn answer(
     Ok(())
 }
 
-/// The tensors of an item, cut out of its payload.
+/// Splits an item's payload into its tensors.
 fn cut<'a>(inputs: &'a [TensorHead], mut part: &'a [u8]) -> Result<Vec<Given<'a>>, Fault> {
     let mut given = Vec::with_capacity(inputs.len());
     for head in inputs {
         let length = usize::try_from(head.bytes).unwrap_or(usize::MAX);
         let cut = part.split_at_checked(length);
-        let (bytes, rest) = cut.ok_or_else(|| broken("names tensors beyond its item"))?;
+        let (bytes, rest) =
+            cut.ok_or_else(|| malformed("declares tensors that exceed their item"))?;
         let (datatype, shape) = (head.datatype, head.shape.clone());
         given.push(Given { name: &head.name, datatype, shape, bytes: bytes.into() });
         part = rest;
     }
-    if part.is_empty() { Ok(given) } else { Err(broken("brings more than its tensors")) }
+    if part.is_empty() { Ok(given) } else { Err(malformed("has an item longer than its tensors")) }
 }
 
-/// Whether the model takes these tensors and gives these outputs; the message says what is wrong.
-fn fits(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result<(), String> {
+/// Checks that the model takes these tensors and has these outputs. The error says what is wrong.
+fn check_fit(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result<(), String> {
     for spec in &signature.inputs {
         let mut named = given.iter().filter(|given| given.name == spec.name);
         let Some(first) = named.next() else {
-            return Err(format!("the input `{}` is missing", spec.name));
+            return Err(format!("input `{}` is missing", spec.name));
         };
         if named.next().is_some() {
-            return Err(format!("the input `{}` is given twice", spec.name));
+            return Err(format!("input `{}` is given twice", spec.name));
         }
-        matches(first, spec).map_err(|said| format!("the input `{}` {said}", spec.name))?;
+        matches(first, spec).map_err(|reason| format!("input `{}` {reason}", spec.name))?;
     }
     let names = |specs: &[TensorSpec]| {
         specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ")
@@ -106,22 +107,26 @@ fn fits(given: &[Given<'_>], wanted: &[String], signature: &Signature) -> Result
     let is_in = |name: &str, specs: &[TensorSpec]| specs.iter().any(|spec| spec.name == name);
     if let Some(other) = given.iter().find(|given| !is_in(given.name, &signature.inputs)) {
         let known = names(&signature.inputs);
-        return Err(format!("the model has no input `{}`; it has {known}", other.name));
+        return Err(format!("the model has no input `{}`; its inputs are {known}", other.name));
     }
     if let Some(other) = wanted.iter().find(|name| !is_in(name, &signature.outputs)) {
         let known = names(&signature.outputs);
-        return Err(format!("the model has no output `{other}`; it has {known}"));
+        return Err(format!("the model has no output `{other}`; its outputs are {known}"));
     }
     let twice = |(place, name): &(usize, &String)| wanted[..*place].contains(name);
     match wanted.iter().enumerate().find(twice) {
-        Some((_, name)) => Err(format!("the output `{name}` is asked for twice")),
+        Some((_, name)) => Err(format!("output `{name}` is requested twice")),
         None => Ok(()),
     }
 }
 
 fn matches(given: &Given<'_>, spec: &TensorSpec) -> Result<(), String> {
     if given.datatype != spec.datatype {
-        return Err(format!("is {}, and must be {}", given.datatype.name(), spec.datatype.name()));
+        return Err(format!(
+            "has datatype {}, expected {}",
+            given.datatype.name(),
+            spec.datatype.name()
+        ));
     }
     let agrees = |(&given, &wanted): (&u64, &i64)| {
         u64::try_from(wanted).is_err() || i64::try_from(given) == Ok(wanted)
@@ -129,14 +134,14 @@ fn matches(given: &Given<'_>, spec: &TensorSpec) -> Result<(), String> {
     let same =
         given.shape.len() == spec.shape.len() && given.shape.iter().zip(&spec.shape).all(agrees);
     if !same {
-        return Err(format!("has the shape {:?}, and must have {:?}", given.shape, spec.shape));
+        return Err(format!("has shape {:?}, expected {:?}", given.shape, spec.shape));
     }
     let elements = elements(&given.shape)
-        .ok_or_else(|| format!("has a shape that no memory holds: {:?}", given.shape))?;
+        .ok_or_else(|| format!("has a shape that is too large: {:?}", given.shape))?;
     match given.datatype.element_bytes() {
         Some(size) if elements.checked_mul(size) == Some(given.bytes.len()) => Ok(()),
         Some(size) => Err(format!(
-            "has {} bytes, and its shape {:?} says {elements} elements of {size}",
+            "has {} bytes, but its shape {:?} needs {elements} elements of {size} bytes",
             given.bytes.len(),
             given.shape
         )),
@@ -145,7 +150,7 @@ fn matches(given: &Given<'_>, spec: &TensorSpec) -> Result<(), String> {
 }
 
 impl Ready<'_> {
-    /// Its first axis.
+    /// The size of the first axis.
     fn rows(&self) -> u64 {
         let rows = self.given.first().and_then(|given| given.shape.first());
         rows.copied().unwrap_or(1)
@@ -155,9 +160,9 @@ impl Ready<'_> {
         self.given.iter().map(|given| given.bytes.len()).sum()
     }
 
-    /// Whether two items can be put together along the first axis.
-    fn goes_with(&self, other: &Self) -> bool {
-        let small = |ready: &Self| ready.bytes() <= TOGETHER_BYTES_MAX && ready.rows() > 0;
+    /// Returns whether two items can be concatenated along the first axis.
+    fn can_join(&self, other: &Self) -> bool {
+        let small = |ready: &Self| ready.bytes() <= SHARED_ITEM_BYTES_MAX && ready.rows() > 0;
         let alike = |(a, b): (&Given<'_>, &Given<'_>)| {
             (a.name, a.datatype) == (b.name, b.datatype)
                 && a.datatype != DataType::Bytes
@@ -182,21 +187,22 @@ struct Answering<'g, 's, 'm> {
 
 impl Answering<'_, '_, '_> {
     fn run(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
-        let [alone] = batch else { return self.run_together(batch) };
+        let [single] = batch else { return self.run_joined(batch) };
         let Self { group, generation, model, costs } = self;
         let (started, begun) = (Instant::now(), CpuTime::now());
-        let sent = model.run(&alone.given, alone.wanted, |outputs| {
+        let sent = model.run(&single.given, single.wanted, |outputs| {
             let took = took(started, begun);
             let bytes: usize = outputs.iter().map(|output| output.bytes.len()).sum();
             if bytes > TENSORS_BYTES_MAX {
-                let said = format!(
-                    "the outputs have {bytes} bytes, and at most {TENSORS_BYTES_MAX} are sent"
+                let reason = format!(
+                    "the outputs have {bytes} bytes, more than the limit of {TENSORS_BYTES_MAX}; \
+                     request fewer outputs or rows"
                 );
-                return (took, group.reject(vec![alone.item], Rejection::Inference(said)));
+                return (took, group.reject(vec![single.item], Rejection::Inference(reason)));
             }
             let heads = outputs.iter().map(|output| head(output, output.shape.clone())).collect();
             let payload: Vec<&[u8]> = outputs.iter().map(|output| &output.bytes[..]).collect();
-            let items = vec![answered(alone.item, bytes, heads)];
+            let items = vec![answered(single.item, bytes, heads)];
             (took, group.send(*generation, items, took, &payload))
         });
         match sent {
@@ -204,19 +210,19 @@ impl Answering<'_, '_, '_> {
                 costs.table.observe(1, 0, took.cpu.as_secs_f32() * 1e6);
                 sent
             }
-            Err(error) => group.reject(vec![alone.item], rejection(error)),
+            Err(error) => group.reject(vec![single.item], rejection(error)),
         }
     }
 
-    fn run_together(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
+    fn run_joined(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
         let rows: Vec<u64> = batch.iter().map(Ready::rows).collect();
         let all_rows: u64 = rows.iter().sum();
-        let given = together(batch, all_rows);
+        let given = concatenate(batch, all_rows);
         let (started, begun) = (Instant::now(), CpuTime::now());
         let ran = self.model.run(&given, batch[0].wanted, |outputs| {
             split(outputs, &rows).map(|answers| (took(started, begun), answers))
         });
-        // Each may be answered, or may be told what is wrong with it, alone.
+        // Run each item on its own, so that it gets its own answer or error.
         let Ok(Some((took, answers))) = ran else {
             return batch.iter().try_for_each(|ready| self.run(std::slice::from_ref(ready)));
         };
@@ -229,8 +235,8 @@ impl Answering<'_, '_, '_> {
     }
 }
 
-/// The tensors of all items, one after the other along the first axis.
-fn together<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
+/// Concatenates the tensors of all items along the first axis.
+fn concatenate<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
     let put = |(place, first): (usize, &'a Given<'_>)| {
         let all = batch.iter().flat_map(|ready| ready.given[place].bytes.iter().copied());
         let bytes: Vec<u8> = all.collect();
@@ -241,11 +247,11 @@ fn together<'a>(batch: &'a [Ready<'_>], rows: u64) -> Vec<Given<'a>> {
     batch[0].given.iter().enumerate().map(put).collect()
 }
 
-/// What belongs to each of the items that have so many rows; `None` where the outputs have not as
-/// many rows as the inputs, or are too large to be sent together.
+/// Splits the outputs into the parts of the items, which have `rows` rows each. Returns `None` if
+/// the outputs have a different number of rows than the inputs, or are too large to send together.
 fn split(outputs: &[TensorOutput<'_>], rows: &[u64]) -> Option<Vec<(Vec<TensorHead>, Vec<u8>)>> {
     let all_rows: u64 = rows.iter().sum();
-    // What does not fit into a frame is answered one by one.
+    // Outputs too large for one frame are answered one by one.
     if outputs.iter().map(|output| output.bytes.len()).sum::<usize>() > TENSORS_BYTES_MAX {
         return None;
     }
@@ -279,13 +285,13 @@ fn answered(item: u32, bytes: usize, outputs: Vec<TensorHead>) -> AnsweredItem {
     AnsweredItem { item, tokens: 0, bytes: number(bytes), outputs }
 }
 
-fn took(started: Instant, begun: CpuTime) -> Took {
-    Took { inference: started.elapsed(), cpu: begun.elapsed(), ..Took::default() }
+fn took(started: Instant, begun: CpuTime) -> Timings {
+    Timings { inference: started.elapsed(), cpu: begun.elapsed(), ..Timings::default() }
 }
 
 fn rejection(error: SessionError) -> Rejection {
     match error {
-        SessionError::Input(said) => Rejection::Tensors(said),
+        SessionError::Input(reason) => Rejection::Tensors(reason),
         error => Rejection::Inference(error.to_string()),
     }
 }

@@ -1,5 +1,5 @@
-//! Models for tensors: any that takes and gives nothing but tensors. [`model`] is the loaded model;
-//! it is tried with samples ([`sample`]), since only its author knows what it is fed.
+//! Models whose inputs and outputs are plain tensors. [`model`] is the loaded model. It is tried
+//! with generated samples ([`sample`]), since only the model's author knows its real inputs.
 
 pub(crate) mod answer;
 pub(crate) mod model;
@@ -27,32 +27,32 @@ use crate::{
     process::fault::Fault,
 };
 
-/// Whether the version in `dir` is a model for tensors.
-pub(super) fn claims(dir: &Path, said: &Own) -> bool {
-    match said.task {
+/// Returns whether the version in `dir` is a tensor model.
+pub(super) fn claims(dir: &Path, own: &Own) -> bool {
+    match own.task {
         Some(task) => task == Task::Tensor,
         None => !own::has_text_files(dir),
     }
 }
 
-/// Opens one.
+/// Opens a tensor model.
 ///
 /// # Errors
-/// ONNX Runtime cannot load it, or it takes or gives something else than tensors.
+/// ONNX Runtime cannot load it, or an input or output is not a tensor.
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn Family>, Refusal> {
     Ok(Box::new(TensorModel::open(opening)?))
 }
 
 impl Family for TensorModel {
-    /// A model that cannot be tried is not warm, and serves.
+    /// A model that no sample fits still serves, without a warm-up.
     fn warm_up(&mut self) -> Result<(), Refusal> {
         if let Err(refusal) = Self::probe(self) {
-            warn!(%refusal, "a model for tensors is not warm");
+            warn!(%refusal, "tensor model not warmed up");
         }
         Ok(())
     }
 
-    /// A model for tensors may need inputs that cannot be guessed: then it serves untried.
+    /// A tensor model may need inputs that cannot be generated; it then serves untried.
     fn try_out(&mut self) -> Result<Trial, Refusal> {
         let untried = Self::probe(self).err().map(|refusal| refusal.message);
         let (signature, output) = (self.signature().clone(), Some(Output::Tensors));
@@ -67,7 +67,7 @@ impl Family for TensorModel {
         Ok(Self::measure_costs(self))
     }
 
-    /// Until it is known that company changes nothing, each runs alone.
+    /// Items run on their own until measurements show that sharing a run changes no output.
     fn unmeasured_costs(&self) -> Costs {
         Costs { company: Company::Alone, ..Costs::default() }
     }

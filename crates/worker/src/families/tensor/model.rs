@@ -1,5 +1,4 @@
-//! A loaded model for tensors, and what tries it: samples of its inputs, since only its author knows
-//! what it is fed.
+//! A loaded tensor model and the trial that runs generated samples of its inputs.
 
 use onnxd_proto::domain::{
     Refusal, RefusalKind, Signature,
@@ -17,15 +16,16 @@ use crate::{
     session::{Given, SessionError, TensorOutput, TensorSession},
 };
 
-/// Sizes for axes of which the model says nothing, in the order in which they are tried.
+/// Sizes to try for axes that the model leaves open, in this order.
 const SIZES: [u64; 6] = [4, 1, 16, 32, 64, 224];
-/// A loaded model for tensors.
+
+/// A loaded tensor model.
 pub(super) struct TensorModel {
     session: TensorSession,
     model_file: String,
-    /// Whether the version allows that requests run together.
+    /// Whether the version allows requests to share a run.
     may_batch: bool,
-    /// The size that axes of any size have in samples; `None` before one has worked.
+    /// The size of open axes in samples; `None` until one has worked.
     size: Option<u64>,
 }
 
@@ -33,11 +33,11 @@ impl TensorModel {
     /// Opens a model.
     ///
     /// # Errors
-    /// ONNX Runtime cannot load it, or it takes or gives something else than tensors.
+    /// ONNX Runtime cannot load it, or an input or output is not a tensor.
     pub(super) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
         let Opening { runtime, own, model, file, form, .. } = *opening;
         let Some(model) = model else {
-            let message = "there is no .onnx file; models for tensors need one";
+            let message = "no .onnx file found; a tensor model needs one";
             return Err(RefusalKind::Contract.because(message));
         };
         let session =
@@ -46,7 +46,7 @@ impl TensorModel {
         Ok(Self { session, model_file: file.to_owned(), may_batch, size: None })
     }
 
-    /// What the model takes and gives.
+    /// Returns the model's inputs and outputs.
     pub(super) fn signature(&self) -> &Signature {
         self.session.signature()
     }
@@ -61,10 +61,10 @@ impl TensorModel {
         self.session.run(given, wanted, read)
     }
 
-    /// The numbers that come out for a sample.
+    /// Returns the outputs for a sample.
     ///
     /// # Errors
-    /// No sample runs: the model needs something that cannot be guessed.
+    /// No sample runs: the model needs an input that cannot be generated.
     pub(super) fn probe(&mut self) -> Result<Probes, Refusal> {
         let sizes = self.size.map_or_else(|| SIZES.to_vec(), |size| vec![size]);
         let mut last = None;
@@ -78,13 +78,13 @@ impl TensorModel {
             }
         }
         let error = last.unwrap_or_else(|| SessionError::Contract("no sample fits".into()));
-        Err(error.refuse(&format!("{} runs with no sample", self.model_file)))
+        Err(error.refuse(&format!("{} fails on every generated sample", self.model_file)))
     }
 
-    /// Whether requests may run together, and what runs of several cost.
+    /// Measures the costs of shared runs and decides whether requests may share them.
     pub(super) fn measure_costs(&mut self) -> Costs {
         let size = self.size.unwrap_or(SIZES[0]);
-        let company = match self.may_batch && self.same_together(size) {
+        let company = match self.may_batch && self.is_batch_invariant(size) {
             true => Company::Padded,
             false => Company::Alone,
         };
@@ -108,9 +108,9 @@ impl TensorModel {
         Costs { table: CostTable::from_measured(&measured), company }
     }
 
-    /// Whether two different samples give the same in one run as each alone. A model may compute
-    /// something over all rows, whatever its shapes say.
-    fn same_together(&mut self, size: u64) -> bool {
+    /// Returns whether two different samples have the same outputs together as each on its own. A
+    /// model may compute across rows, whatever its shapes declare.
+    fn is_batch_invariant(&mut self, size: u64) -> bool {
         if !self.session.has_rows() {
             return false;
         }
@@ -124,8 +124,8 @@ impl TensorModel {
             })
     }
 
-    /// Runs `rows` rows of a sample, made from `seed` and the numbers after it; gives each output
-    /// as numbers.
+    /// Runs `rows` rows of a sample and returns each output as floats. The rows use the seeds from
+    /// `seed` on.
     fn run_sample(
         &mut self,
         rows: u64,

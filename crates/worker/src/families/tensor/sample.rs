@@ -1,15 +1,15 @@
-//! Samples of a model's inputs, made of fixed seeds, and its outputs as numbers. Pure.
+//! Samples of a model's inputs, generated from fixed seeds, and its outputs as floats. Pure.
 
 use onnxd_proto::domain::tensor::{DataType, TensorSpec, elements};
 
 use crate::session::{Given, TensorOutput};
 
-/// Elements of a sample. What is larger is not tried.
+/// Largest sample in elements. Larger inputs are not tried.
 const SAMPLE_ELEMENTS_MAX: usize = 16 << 20;
 
-/// A sample of an input: floats between -1 and 1, and zeros and ones where numbers may be places in
-/// a table. Each row is another, made from a seed of its own; those of an even seed are a hundred
-/// times larger, since what scales a run by its largest number changes the others little else.
+/// Generates a sample of an input: floats between -1 and 1, and integers of 0 or 1, which are valid
+/// indices into most tables. Each row has its own seed. Rows with an even seed are a hundred times
+/// larger: this reveals models that scale a whole run by its largest value.
 pub(super) fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Option<Given<'_>> {
     let axis = |(place, &axis): (usize, &i64)| match u64::try_from(axis) {
         Ok(axis) => axis,
@@ -34,7 +34,7 @@ pub(super) fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Opti
         DataType::Bf16 => {
             values.map(half::bf16::from_f32).flat_map(half::bf16::to_le_bytes).collect()
         }
-        // An element of no bytes.
+        // Each element is an empty string.
         DataType::Bytes => vec![0; count * 4],
         whole => {
             let size = whole.element_bytes().unwrap_or(1);
@@ -47,7 +47,7 @@ pub(super) fn sample(spec: &TensorSpec, rows: u64, size: u64, seed: u64) -> Opti
     Some(Given { name: &spec.name, datatype: spec.datatype, shape, bytes: bytes.into() })
 }
 
-/// A number between -1 and 1 that looks like any other: SplitMix64 (Steele, Lea and Flood, 2014).
+/// Returns a pseudorandom number between -1 and 1, by SplitMix64 (Steele, Lea and Flood, 2014).
 #[expect(clippy::cast_precision_loss, reason = "24 bits fit exactly")]
 fn float(seed: u64, place: u64) -> f32 {
     let mut mixed = (seed << 32 ^ place).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -56,7 +56,7 @@ fn float(seed: u64, place: u64) -> f32 {
     ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
 }
 
-/// An output's elements as numbers; texts count by their bytes.
+/// Converts an output's elements to floats; strings count by their bytes.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_has_the_shape_of_its_input_and_each_row_is_another() {
+    fn sample_has_the_input_shape_and_distinct_rows() {
         let spec = spec(&[-1, 3, -1], DataType::Fp32);
         let two = sample(&spec, 2, 4, 1).unwrap();
         assert_eq!((&two.shape[..], two.bytes.len()), (&[2, 3, 4][..], 2 * 12 * 4));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_that_would_take_too_much_memory_is_not_made() {
+    fn oversized_sample_is_not_generated() {
         assert!(sample(&spec(&[-1, i64::MAX, 9], DataType::Int8), 1, 4, 1).is_none());
         assert!(sample(&spec(&[1 << 30], DataType::Int8), 1, 4, 1).is_none());
     }

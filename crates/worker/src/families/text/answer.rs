@@ -1,5 +1,5 @@
-//! The items of a group for a model for texts: prepares them, runs them in micro-batches, and gives
-//! of what comes out what each asks for.
+//! Answers the items of a group for text models: prepares them, runs them in micro-batches and
+//! converts the outputs to what each item requests.
 
 use std::{
     borrow::Cow,
@@ -24,12 +24,12 @@ use super::{
 };
 use crate::{
     artifacts::costs::{Company, Costs},
-    families::group::{Group, Took, broken, number},
+    families::group::{Group, Timings, malformed, number},
     process::{cpu_time::CpuTime, fault::Fault},
     session::SessionError,
 };
 
-/// An item that has been prepared.
+/// An item that is prepared for a run.
 struct Ready {
     item: u32,
     prepared: Prepared,
@@ -39,20 +39,20 @@ struct Ready {
 impl Ready {
     fn rows(&self, task: Task) -> Rows {
         match (self.want, task) {
-            // Those of late interaction are what the model is for.
+            // For multi-vector models, token vectors are the pooled result.
             (Want::TokenEmbeddings, Task::Embed) => Rows::Tokens,
             _ => Rows::Pooled,
         }
     }
 
-    /// What items must have in common to be run together.
-    fn kin(&self) -> (usize, &[i64], bool) {
+    /// What items must have in common to run together.
+    fn batch_key(&self) -> (usize, &[i64], bool) {
         let is_large = matches!(self.want, Want::TokenEmbeddings | Want::Entities(_));
-        (self.prepared.way, &self.prepared.switches, is_large)
+        (self.prepared.route, &self.prepared.switches, is_large)
     }
 }
 
-/// Answers all items.
+/// Answers all items of a group.
 pub(super) fn answer(
     group: &mut Group<'_>,
     parts: &[&[u8]],
@@ -64,16 +64,16 @@ pub(super) fn answer(
     let started = Instant::now();
     let mut ready = answering.prepare(parts)?;
     let tokenizing = started.elapsed();
-    ready.sort_by(|a, b| a.kin().cmp(&b.kin()));
-    for alike in ready.chunk_by(|a, b| a.kin() == b.kin()) {
-        let (way, _, is_large) = alike[0].kin();
-        if answering.model.is_table(way) {
+    ready.sort_by(|a, b| a.batch_key().cmp(&b.batch_key()));
+    for alike in ready.chunk_by(|a, b| a.batch_key() == b.batch_key()) {
+        let (route, _, is_large) = alike[0].batch_key();
+        if answering.model.is_table(route) {
             let batch: Vec<&Ready> = alike.iter().collect();
             answering.run(&batch, tokenizing)?;
             continue;
         }
         let lengths: Vec<usize> = alike.iter().map(|item| item.prepared.tokens.ids.len()).collect();
-        // A vector of each token is large: one text of them is enough for a frame.
+        // Token vectors are large: those of one text can fill a frame.
         let company = if is_large { Company::Alone } else { company };
         let tokens_max = answering.model.tokens_max();
         for places in microbatch::plan_within(&lengths, &table, company, tokens_max) {
@@ -89,12 +89,12 @@ struct Answering<'g, 's, 'm> {
     generation: Generation,
     model: &'m mut TextModel,
     costs: &'m mut Costs,
-    /// Reused by micro-batches.
+    /// Reused across micro-batches.
     numbers: Numbers,
 }
 
 impl Answering<'_, '_, '_> {
-    /// The items that have to be run. The others are answered.
+    /// Returns the items that need a run, and answers or rejects the others.
     fn prepare(&mut self, parts: &[&[u8]]) -> Result<Vec<Ready>, Fault> {
         let mut ready = Vec::with_capacity(parts.len());
         let asked = self.group.asked;
@@ -112,9 +112,11 @@ impl Answering<'_, '_, '_> {
                 Ask::Decode { skip_special } => {
                     match self.model.tokenizer().decode(&ids(part)?, *skip_special) {
                         Ok(text) if text.len() <= FRAME_PAYLOAD_BYTES_MAX => {
-                            Ok(self.tell(item, text.as_bytes())?)
+                            Ok(self.send_bytes(item, text.as_bytes())?)
                         }
-                        Ok(_) => Err(Rejection::Tokenizer("the text is too long".into())),
+                        Ok(_) => Err(Rejection::Tokenizer(
+                            "the decoded text is too long for one response".into(),
+                        )),
                         Err(rejection) => Err(rejection),
                     }
                 }
@@ -143,7 +145,7 @@ impl Answering<'_, '_, '_> {
                 let length = usize::try_from(first_bytes).unwrap_or(usize::MAX);
                 let pair = part.split_at_checked(length);
                 let (first, second) =
-                    pair.ok_or_else(|| broken("names a first text beyond its item"))?;
+                    pair.ok_or_else(|| malformed("declares a first text that exceeds its item"))?;
                 Content::Pair(utf8(first)?, utf8(second)?, cut)
             }
             ask::Content::Ids => Content::Ids(ids(part)?),
@@ -158,14 +160,14 @@ impl Answering<'_, '_, '_> {
         Ok(self.allow(want).and_then(|()| self.model.prepare(&asked)))
     }
 
-    /// Whether the model gives what is wanted.
+    /// Checks that the model provides the wanted output.
     fn allow(&self, want: Want) -> Result<(), Rejection> {
         if !want.is_of(self.task()) {
             return Err(Rejection::WrongTask(self.task()));
         }
         match want {
             Want::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
-                "the model pools by itself and gives no embeddings of tokens".into(),
+                "this model pools inside its graph and has no token embeddings".into(),
             )),
             Want::Embedding { dimensions: Some(asked), .. } => {
                 let max = number(self.model.dimension());
@@ -191,19 +193,21 @@ impl Answering<'_, '_, '_> {
             Ok(tokens) => {
                 let json = serde_json::to_vec(&tokens).expect("tokens are valid JSON");
                 match json.len() <= FRAME_PAYLOAD_BYTES_MAX {
-                    true => Ok(self.tell(item, &json)?),
-                    false => Err(Rejection::Tokenizer("the list of tokens is too long".into())),
+                    true => Ok(self.send_bytes(item, &json)?),
+                    false => Err(Rejection::Tokenizer(
+                        "the list of tokens is too long for one response".into(),
+                    )),
                 }
             }
             Err(rejection) => Err(rejection),
         })
     }
 
-    /// Answers an item for which nothing is run.
-    fn tell(&mut self, item: u32, bytes: &[u8]) -> Result<(), Fault> {
+    /// Answers an item that needs no run.
+    fn send_bytes(&mut self, item: u32, bytes: &[u8]) -> Result<(), Fault> {
         let answered =
             AnsweredItem { item, tokens: 0, bytes: number(bytes.len()), outputs: Vec::new() };
-        self.group.send(self.generation, vec![answered], Took::default(), &[bytes])
+        self.group.send(self.generation, vec![answered], Timings::default(), &[bytes])
     }
 
     fn run(&mut self, batch: &[&Ready], tokenizing: Duration) -> Result<(), Fault> {
@@ -237,7 +241,7 @@ impl Answering<'_, '_, '_> {
             }
         }
         if !items.is_empty() {
-            let took = Took { tokenizing, inference: started.elapsed(), cpu };
+            let took = Timings { tokenizing, inference: started.elapsed(), cpu };
             let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
             self.group.send(self.generation, items, took, &parts)?;
         }
@@ -261,8 +265,8 @@ impl Answering<'_, '_, '_> {
         let begun = CpuTime::now();
         self.model.run(&texts, rows, numbers)?;
         let took = begun.elapsed();
-        // What such a run costs is learnt from each.
-        if !self.model.is_table(texts[0].way) {
+        // Each run refines the cost estimates.
+        if !self.model.is_table(texts[0].route) {
             let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);
             self.costs.table.observe(texts.len(), longest, took.as_secs_f32() * 1e6);
         }
@@ -270,8 +274,8 @@ impl Answering<'_, '_, '_> {
     }
 }
 
-/// Makes of what came out for an item what it wants, or says why that cannot be. JSON has no NaN,
-/// and a vector search that is given one finds nothing ever after.
+/// Converts the numbers of an item to the requested output, or returns why that is impossible. NaN
+/// is an error: JSON cannot represent it, and one such vector corrupts a vector index.
 fn finish<'v>(
     values: &'v mut [f32],
     ready: &Ready,
@@ -280,13 +284,13 @@ fn finish<'v>(
     let mut given = values.len();
     if let Want::Embedding { normalize, dimensions } = ready.want {
         given = dimensions.map_or(given, |asked| given.min(asked as usize));
-        if normalize.unwrap_or(model.normalizes(ready.prepared.way)) {
+        if normalize.unwrap_or(model.normalizes(ready.prepared.route)) {
             pooling::normalize(&mut values[..given]);
         }
     }
     let values = &values[..given];
     if !values.iter().all(|value| value.is_finite()) {
-        return Err("what the model gives is not finite");
+        return Err("the model's output is not finite");
     }
     let bytes: Cow<'v, [u8]> = match ready.want {
         Want::Sparse => splade::entries(values).into(),
@@ -294,7 +298,9 @@ fn finish<'v>(
             let tokens = ready.prepared.tokens.ids.len();
             let labels = model.settings().labels.clone();
             let labels = named_labels(labels, values.len() / tokens, model.model_file());
-            let labels = labels.map_err(|_| "the model gives another number of labels")?;
+            let labels = labels.map_err(
+                |_| "the number of labels in config.json differs from that of the model's output",
+            )?;
             let join = |tokens: &[String]| model.tokenizer().join(tokens);
             let pieces = &ready.prepared.pieces;
             let found = entities::find(pieces, values, &labels, aggregation, join);
@@ -304,18 +310,18 @@ fn finish<'v>(
     };
     match bytes.len() <= FRAME_PAYLOAD_BYTES_MAX {
         true => Ok(bytes),
-        false => Err("what the model gives is larger than an answer may be"),
+        false => Err("the model's output is too large for one response"),
     }
 }
 
 fn utf8(part: &[u8]) -> Result<&str, Fault> {
-    str::from_utf8(part).map_err(|_| broken("brings a text that is not UTF-8"))
+    str::from_utf8(part).map_err(|_| malformed("contains a text that is not UTF-8"))
 }
 
 fn ids(part: &[u8]) -> Result<Vec<u32>, Fault> {
     let (ids, rest) = part.as_chunks::<4>();
     match rest.is_empty() {
         true => Ok(ids.iter().map(|id| u32::from_le_bytes(*id)).collect()),
-        false => Err(broken("brings a part of a token")),
+        false => Err(malformed("contains an incomplete token id")),
     }
 }

@@ -1,5 +1,5 @@
-//! Builds a model for texts: reads its files, opens its tokenizers, its graph and its matrices, and
-//! sees to it that they fit each other. Called by [`super::model`].
+//! Builds a text model: reads its files, opens its tokenizers, graph and matrices, and checks that
+//! they fit together. Called by [`super::model`].
 
 use onnxd_proto::{
     domain::{Guess, Pooling, PoolingMode, Refusal, SwitchFacts, Task},
@@ -7,45 +7,45 @@ use onnxd_proto::{
 };
 
 use super::{
+    consistency::{check_widths, require_placement, require_row_per_token, steps_not_in_graph},
     files::{
         Files, assume,
         config::{self, Settings},
         guess,
         json::contract,
-        plan::{Source, Splade, Step, Way},
+        plan::{Route, Source, Splade, Step},
         task,
     },
-    fit::{contained, fit, require_rows, require_rows_for},
     matrices::{dense::Rows, sparse_static::SparseStatic, static_table::StaticTable},
-    model::{LoadedSource, LoadedWay},
-    output::{self, Chosen, Known, Part},
+    model::{LoadedRoute, LoadedSource},
+    output::{self, Chosen, OutputContext, Part},
     prepare::Preparation,
-    readout::{Applied, Readout},
+    readout::{LoadedStep, Readout},
     switches::Switches,
     template::Template,
     tokenize::Tokenizer,
 };
 use crate::{families::family::Opening, session::Session};
 
-/// Tables take texts of any length.
+/// The limit for tables, which take texts of any length.
 const TABLE_TOKENS: u32 = 131_072;
-/// The words with which Qwen's models that rerank answer.
+/// The tokens with which Qwen's rerankers answer.
 const YES: &str = "yes";
 const NO: &str = "no";
 
-/// What a model is made of.
+/// The parts of a text model.
 pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) preparation: Preparation,
     pub(super) session: Option<Session>,
-    pub(super) ways: Vec<LoadedWay>,
+    pub(super) routes: Vec<LoadedRoute>,
     pub(super) guesses: Vec<Guess>,
 }
 
-/// Builds a model. What costs least to find wrong is looked at first.
+/// Builds a model. The cheapest checks come first.
 ///
 /// # Errors
-/// A file is malformed, or does not fit another.
+/// A file is malformed, or two files do not match.
 pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
     let files = Files::read(opening.dir, opening.own)?;
     let mut settings = config::read(&files)?;
@@ -56,8 +56,8 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
         Task::Rerank => Template::read(&files, is_generative, &mut guesses)?,
         _ => None,
     };
-    let verdict = match is_generative {
-        true => Some(verdict(&files, &settings, &tokenizers[0], &mut guesses)?),
+    let yes_no = match is_generative {
+        true => Some(yes_no(&files, &settings, &tokenizers[0], &mut guesses)?),
         false => None,
     };
     let mut session = graph(opening, &settings)?;
@@ -70,23 +70,23 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
         None => None,
     };
     let file = opening.file;
-    let building = Building { files: &files, settings: &settings, chosen, verdict, file };
-    let ways = settings
+    let builder = RouteBuilder { files: &files, settings: &settings, chosen, yes_no, file };
+    let routes = settings
         .plan
-        .ways
+        .routes
         .iter()
         .zip(&tokenizers)
-        .map(|(way, tokenizer)| building.way(way, tokenizer, &mut guesses))
+        .map(|(route, tokenizer)| builder.route(route, tokenizer, &mut guesses))
         .collect::<Result<Vec<_>, _>>()?;
     let preparation = Preparation::new(&files, &settings, tokenizers, switches, template)?;
-    Ok(Parts { settings, preparation, session, ways, guesses })
+    Ok(Parts { settings, preparation, session, routes, guesses })
 }
 
-/// The tokenizer of each way. That of a table may stand in the table's folder.
+/// Opens the tokenizer of each route. A table may have one in its own folder.
 fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, Refusal> {
-    let of = |way: &Way| {
-        let is_alone = settings.plan.ways.len() == 1;
-        let (folder, max_tokens) = match &way.source {
+    let of = |route: &Route| {
+        let is_alone = settings.plan.routes.len() == 1;
+        let (folder, max_tokens) = match &route.source {
             Source::Graph => {
                 return Tokenizer::open(files, settings.max_tokens, settings.lowercase);
             }
@@ -99,27 +99,27 @@ fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, 
         let home = folder.trim_start_matches("./").trim_matches('.').to_owned();
         let mut tokenizer =
             Tokenizer::open(&Files { home, ..files.clone() }, max_tokens, settings.lowercase)?;
-        // What a graph's tokenizer says of that is for training; a table has no other limit.
+        // For a graph, this limit only applies to training; for a table it is the only limit.
         if let Some(limit) = tokenizer.own_limit() {
             tokenizer = tokenizer.with_max(limit.min(max_tokens));
         }
         Ok(tokenizer)
     };
-    settings.plan.ways.iter().map(of).collect()
+    settings.plan.routes.iter().map(of).collect()
 }
 
-/// Whether a model that reranks answers with a token rather than with a score.
+/// Returns whether a reranker answers with a token rather than a score.
 fn is_generative(files: &Files<'_>, settings: &Settings) -> Result<bool, Refusal> {
     if settings.task != Task::Rerank {
         return Ok(false);
     }
     let architectures: Vec<String> = files.config.get("architectures")?.unwrap_or_default();
     let is_causal = architectures.iter().any(|name| name.ends_with("ForCausalLM"));
-    Ok(settings.plan.verdict.is_some() || files.own.true_token.is_some() || is_causal)
+    Ok(settings.plan.yes_no.is_some() || files.own.true_token.is_some() || is_causal)
 }
 
-/// The tokens that say yes and no.
-fn verdict(
+/// Returns the ids of the tokens for yes and no.
+fn yes_no(
     files: &Files<'_>,
     settings: &Settings,
     tokenizer: &Tokenizer,
@@ -127,37 +127,40 @@ fn verdict(
 ) -> Result<(usize, Option<usize>), Refusal> {
     let own = |key: &str, token: &str| {
         tokenizer.id_of(token).map(|id| id as usize).ok_or_else(|| {
-            contract(format!("onnxd.toml: {key} = {token:?} is no token of tokenizer.json"))
+            contract(format!("onnxd.toml: {key}: token {token:?} is not in tokenizer.json"))
         })
     };
     if let Some(yes) = &files.own.true_token {
         let no = files.own.false_token.as_deref().map(|no| own("false_token", no)).transpose()?;
         return Ok((own("true_token", yes)?, no));
     }
-    if let Some((yes, no)) = settings.plan.verdict {
+    if let Some((yes, no)) = settings.plan.yes_no {
         return Ok((yes as usize, no.map(|no| no as usize)));
     }
     match (tokenizer.id_of(YES), tokenizer.id_of(NO)) {
         (Some(yes), Some(no)) => {
             for (key, token) in [("true_token", YES), ("false_token", NO)] {
-                guesses.push(guess(key, token, "no file says with which token it answers"));
+                guesses.push(guess(key, token, "no file names the tokens for yes and no"));
             }
             Ok((yes as usize, Some(no as usize)))
         }
         _ => Err(contract(
-            "the model answers with a token, and no file says with which: set true_token and \
-             false_token in onnxd.toml",
+            "the model answers with a token, but no file names the tokens for yes and no; set \
+             true_token and false_token in onnxd.toml",
         )),
     }
 }
 
-/// The graph, if a way needs it.
+/// Opens the graph, if a route needs it.
 fn graph(opening: &Opening<'_>, settings: &Settings) -> Result<Option<Session>, Refusal> {
-    if settings.plan.ways.iter().all(|way| way.source != Source::Graph) {
+    if settings.plan.routes.iter().all(|route| route.source != Source::Graph) {
         return Ok(None);
     }
     let Some(model) = opening.model else {
-        return Err(contract("there is no .onnx file, and the model needs a graph"));
+        return Err(contract(
+            "no .onnx file found, but this model needs a graph; export one with `optimum-cli \
+             export onnx`",
+        ));
     };
     let opened = Session::open(opening.runtime, model, opening.form);
     opened.map(Some).map_err(|error| error.refuse(opening.file))
@@ -170,45 +173,45 @@ fn select(
     (is_generative, file): (bool, &str),
     guesses: &mut Vec<Guess>,
 ) -> Result<Chosen, Refusal> {
-    let known = Known {
+    let context = OutputContext {
         task: settings.task,
         own: files.own.output.as_deref(),
         is_listed: files.modules.is_some(),
-        is_pooled_outside: settings.plan.ways.iter().any(Way::pools),
+        is_pooled_outside: settings.plan.routes.iter().any(Route::pools),
         vocabulary: files.config.get("vocab_size")?,
         is_generative,
         file,
     };
-    let chosen = output::choose(session.outputs(), &known, guesses)?;
+    let chosen = output::choose(session.outputs(), &context, guesses)?;
     session.select(&chosen.name).map_err(|error| error.refuse(file))?;
     Ok(chosen)
 }
 
-/// What is known when the ways are put together.
-struct Building<'a> {
+/// Builds the routes.
+struct RouteBuilder<'a> {
     files: &'a Files<'a>,
     settings: &'a Settings,
     chosen: Option<Chosen>,
-    verdict: Option<(usize, Option<usize>)>,
-    /// What messages call the model.
+    yes_no: Option<(usize, Option<usize>)>,
+    /// The model's name in messages.
     file: &'a str,
 }
 
-impl Building<'_> {
-    fn way(
+impl RouteBuilder<'_> {
+    fn route(
         &self,
-        way: &Way,
+        route: &Route,
         tokenizer: &Tokenizer,
         guesses: &mut Vec<Guess>,
-    ) -> Result<LoadedWay, Refusal> {
+    ) -> Result<LoadedRoute, Refusal> {
         let dir = self.files.dir;
-        let mut source = match &way.source {
-            Source::Graph => LoadedSource::Graph(self.readout(way, guesses)?),
+        let mut source = match &route.source {
+            Source::Graph => LoadedSource::Graph(self.readout(route, guesses)?),
             Source::Table(folder) => {
                 let table = StaticTable::open(dir, folder)?;
-                let steps = Applied::read(dir, &way.steps)?;
-                fit(&steps, Some(table.dimension()), "the table")?;
-                require_rows_for(tokenizer, table.tokens())?;
+                let steps = LoadedStep::read(dir, &route.steps)?;
+                check_widths(&steps, Some(table.dimension()), "the table")?;
+                require_row_per_token(tokenizer, table.tokens())?;
                 LoadedSource::Table(table, steps)
             }
             Source::Weights(folder) => {
@@ -220,78 +223,84 @@ impl Building<'_> {
         let is_listed = self.files.modules.is_some();
         let normalize = match self.settings.normalize {
             Some(normalize) => normalize,
-            None if is_finished && !is_listed && way.source == Source::Graph => false,
+            None if is_finished && !is_listed && route.source == Source::Graph => false,
             None => {
-                let is_assumed = !is_listed && way.source == Source::Graph;
+                let is_assumed = !is_listed && route.source == Source::Graph;
                 if is_assumed && self.settings.task == Task::Embed {
-                    let reason = "there is no modules.json, and most embedders are normalized";
-                    guesses.push(guess("normalize", way.normalize, reason));
+                    let reason = "there is no modules.json, and most embedding models normalize";
+                    guesses.push(guess("normalize", route.normalize, reason));
                 }
-                way.normalize
+                route.normalize
             }
         };
-        let Some(kept) = way.kept.filter(|_| self.settings.task == Task::Embed) else {
-            return Ok(LoadedWay { source, normalize });
+        let Some(kept) = route.kept.filter(|_| self.settings.task == Task::Embed) else {
+            return Ok(LoadedRoute { source, normalize });
         };
         let steps = match &mut source {
             LoadedSource::Graph(Readout::Pooled { steps, .. } | Readout::Stepped(steps))
             | LoadedSource::Table(_, steps) => steps,
-            _ => return Ok(LoadedWay { source, normalize }),
+            _ => return Ok(LoadedRoute { source, normalize }),
         };
-        steps.extend(normalize.then_some(Applied::Normalize));
-        steps.push(Applied::Cut(kept.max(1)));
-        Ok(LoadedWay { source, normalize: false })
+        steps.extend(normalize.then_some(LoadedStep::Normalize));
+        steps.push(LoadedStep::Cut(kept.max(1)));
+        Ok(LoadedRoute { source, normalize: false })
     }
 
-    fn readout(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
+    fn readout(&self, route: &Route, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
         let Some(chosen) = &self.chosen else {
-            return Err(contract("the model needs a graph, and has none"));
+            return Err(contract("the model needs a graph, but has none"));
         };
         let dir = self.files.dir;
         Ok(match (self.settings.task, chosen.part) {
             (Task::Embed, Part::Tokens) => {
-                let pooling = self.pooling(way, guesses)?;
-                let token_steps = Applied::read(dir, &way.token_steps)?;
-                let steps = Applied::read(dir, &way.steps)?;
-                require_rows(&token_steps, Rows::Tokens)?;
-                require_rows(&steps, Rows::Texts)?;
-                let width = fit(&token_steps, chosen.width, &chosen.name)?;
-                fit(&steps, width.map(|width| width * pooling.modes().len()), &chosen.name)?;
+                let pooling = self.pooling(route, guesses)?;
+                let token_steps = LoadedStep::read(dir, &route.token_steps)?;
+                let steps = LoadedStep::read(dir, &route.steps)?;
+                require_placement(&token_steps, Rows::Tokens)?;
+                require_placement(&steps, Rows::Texts)?;
+                let width = check_widths(&token_steps, chosen.width, &chosen.name)?;
+                check_widths(
+                    &steps,
+                    width.map(|width| width * pooling.modes().len()),
+                    &chosen.name,
+                )?;
                 Readout::Pooled { token_steps, pooling, steps }
             }
-            (Task::Embed, Part::Texts) => Readout::Stepped(self.remaining(way, chosen, guesses)?),
-            (Task::Embed, Part::Finished) => Readout::Stepped(self.unfinished(way, chosen)?),
+            (Task::Embed, Part::Texts) => Readout::Stepped(self.remaining(route, chosen, guesses)?),
+            (Task::Embed, Part::Finished) => {
+                Readout::Stepped(self.unfinished(route, chosen, guesses)?)
+            }
             (Task::Sparse, Part::Finished) => Readout::Stepped(Vec::new()),
             (Task::Sparse, Part::Tokens) => {
                 let own = self.files.own.pooling.as_ref().map(Pooling::modes);
-                match (own, way.splade) {
+                match (own, route.splade) {
                     (Some([PoolingMode::Max]), _) => Readout::Splade(Splade::default()),
                     (Some(_), _) => {
-                        let what = "onnxd.toml: pooling: a sparse vector is pooled by max";
+                        let what = "onnxd.toml: pooling: a sparse model only supports \"max\"";
                         return Err(contract(what));
                     }
                     (None, Some(splade)) => Readout::Splade(splade),
                     (None, None) => {
-                        let reason = "no module says it, and most models of SPLADE are pooled so";
+                        let reason = "no module sets it, and most SPLADE models use max";
                         guesses.push(guess("pooling", "max", reason));
                         Readout::Splade(Splade::default())
                     }
                 }
             }
             (Task::MultiVector, Part::Tokens) => {
-                let steps = [&way.token_steps[..], &way.steps[..]].concat();
-                let steps = Applied::read(dir, &steps)?;
-                Readout::Late(contained(steps, chosen.width, &chosen.name)?)
+                let steps = [&route.token_steps[..], &route.steps[..]].concat();
+                let steps = LoadedStep::read(dir, &steps)?;
+                Readout::Late(steps_not_in_graph(steps, chosen.width, &chosen.name)?)
             }
-            (Task::Rerank, Part::Tokens) => match self.verdict {
+            (Task::Rerank, Part::Tokens) => match self.yes_no {
                 Some((yes, no)) => {
                     self.require_token(yes.max(no.unwrap_or(0)), chosen)?;
-                    Readout::Verdict { yes, no }
+                    Readout::YesNo { yes, no }
                 }
                 None => {
                     return Err(contract(format!(
-                        "{}: its output {} has a part for each token; a model that answers with a \
-                         token needs true_token and template in onnxd.toml",
+                        "{}: output {} has one row per token; a reranker that answers with a token \
+                         needs true_token and template in onnxd.toml",
                         self.file, chosen.name
                     )));
                 }
@@ -302,31 +311,32 @@ impl Building<'_> {
             (task, _) => {
                 let (name, task) = (&chosen.name, task.as_str());
                 return Err(contract(format!(
-                    "{}: its output {name} does not fit a model that is for {task}; set output or \
-                     task in onnxd.toml",
+                    "{}: output {name} does not fit the task {task}; set output or task in \
+                     onnxd.toml",
                     self.file
                 )));
             }
         })
     }
 
-    /// Sees to it that there is a logit for a token that says yes or no.
+    /// Checks that the output has a logit for a token that means yes or no.
     fn require_token(&self, token: usize, chosen: &Chosen) -> Result<(), Refusal> {
         match chosen.width {
             Some(width) if token >= width => Err(contract(format!(
-                "1_LogitScore/config.json or onnxd.toml: the token {token} says yes or no, and {} \
-                 of {} has logits of {width} tokens",
+                "1_LogitScore/config.json or onnxd.toml: the token id {token} for yes or no is out \
+                 of range: output {} of {} has logits for {width} tokens",
                 chosen.name, self.file
             ))),
             _ => Ok(()),
         }
     }
 
-    /// As the files say, or what is known of the architecture.
-    fn pooling(&self, way: &Way, guesses: &mut Vec<Guess>) -> Result<Pooling, Refusal> {
-        match &way.pooling {
+    /// Returns the pooling that the files set, or the one assumed for the architecture.
+    fn pooling(&self, route: &Route, guesses: &mut Vec<Guess>) -> Result<Pooling, Refusal> {
+        match &route.pooling {
             Some(pooling) if pooling.is_none() => Err(contract(
-                "onnxd.toml: pooling = \"none\", and the graph gives a vector for each token",
+                "onnxd.toml: pooling = \"none\" is not possible: the graph's output has one vector \
+                 per token; set a pooling mode",
             )),
             Some(pooling) => Ok(pooling.clone()),
             None => {
@@ -337,65 +347,82 @@ impl Building<'_> {
         }
     }
 
-    /// The steps after a vector that the graph calls finished: those that its size tells are left.
-    fn unfinished(&self, way: &Way, chosen: &Chosen) -> Result<Vec<Applied>, Refusal> {
+    /// Returns the steps that are still needed after a finished vector, judging by its width.
+    fn unfinished(
+        &self,
+        route: &Route,
+        chosen: &Chosen,
+        guesses: &mut Vec<Guess>,
+    ) -> Result<Vec<LoadedStep>, Refusal> {
         let (file, name) = (self.file, &chosen.name);
         if self.files.own.pooling.is_some() {
             return Err(contract(format!(
-                "onnxd.toml: pooling: {file} gives no vectors of tokens, and {name} is pooled"
+                "onnxd.toml: pooling: {file} has no token vectors to pool, because {name} is \
+                 already pooled; remove the key"
             )));
         }
-        if way.without_prompt {
+        if route.without_prompt {
             return Err(contract(format!(
-                "{file}: {name} is pooled with the prompt, and include_prompt of the pooling module \
-                 is false; export the graph with last_hidden_state"
+                "{file}: {name} is pooled with the prompt, but include_prompt of the pooling \
+                 module is false; export the graph with last_hidden_state"
             )));
         }
-        let is_there = |step: &Step| match step {
+        // Exports that contain these modules often leave out their folders. A folder that exists has
+        // to be complete.
+        let is_left_out = |step: &&Step| match step {
             Step::Dense(module) | Step::LayerNorm(module) => {
-                self.files.dir.join(module.file("config.json")).is_file()
+                !self.files.dir.join(&module.path).is_dir()
             }
-            Step::Normalize => true,
+            Step::Normalize => false,
         };
-        if !way.steps.iter().all(is_there) {
+        if let Some(Step::Dense(module) | Step::LayerNorm(module)) =
+            route.steps.iter().find(is_left_out)
+        {
+            let reason =
+                format!("{} is missing, so {name} is assumed to contain its module", module.path);
+            if self.files.own.output.is_none() {
+                guesses.push(guess("output", name, reason));
+            }
             return Ok(Vec::new());
         }
-        let steps = Applied::read(self.files.dir, &way.steps)?;
-        let last = steps.iter().rev().find_map(Applied::outputs);
+        let steps = LoadedStep::read(self.files.dir, &route.steps)?;
+        let last = steps.iter().rev().find_map(LoadedStep::outputs);
         match chosen.width {
             Some(width) if last.is_some() && last != Some(width) => {
-                fit(&steps, chosen.width, name)?;
+                check_widths(&steps, chosen.width, name)?;
                 Ok(steps)
             }
             _ => Ok(Vec::new()),
         }
     }
 
-    /// The steps after a vector of the text that the graph has not done itself.
+    /// Returns the steps after a text vector that the graph does not contain.
     fn remaining(
         &self,
-        way: &Way,
+        route: &Route,
         chosen: &Chosen,
         guesses: &mut Vec<Guess>,
-    ) -> Result<Vec<Applied>, Refusal> {
-        let steps = Applied::read(self.files.dir, &way.steps)?;
-        let (first, last) =
-            (steps.iter().find_map(Applied::inputs), steps.iter().rev().find_map(Applied::outputs));
+    ) -> Result<Vec<LoadedStep>, Refusal> {
+        let steps = LoadedStep::read(self.files.dir, &route.steps)?;
+        let (first, last) = (
+            steps.iter().find_map(LoadedStep::inputs),
+            steps.iter().rev().find_map(LoadedStep::outputs),
+        );
         if let (Some(first), Some(width)) = (first, chosen.width)
             && first == width
             && last == Some(width)
             && self.files.own.output.is_none()
         {
             let reason = format!(
-                "{} may have the dense modules in it, and their sizes do not tell",
+                "the sizes do not show whether {} already includes the dense modules",
                 chosen.name
             );
             guesses.push(guess("output", &chosen.name, reason));
         }
-        contained(steps, chosen.width, &chosen.name)
+        steps_not_in_graph(steps, chosen.width, &chosen.name)
     }
 
-    /// A score, or which of two labels says that a document is relevant.
+    /// Reads one score, or determines which of two labels marks a relevant document.
     fn pair(&self, chosen: &Chosen, guesses: &mut Vec<Guess>) -> Result<Readout, Refusal> {
         let labels = &self.settings.labels;
         let width = chosen.width.or((!labels.is_empty()).then_some(labels.len()));
@@ -404,12 +431,13 @@ impl Building<'_> {
             Some(2) => {
                 let own = self.files.own.relevant_label.map(|label| label as usize);
                 if own.is_some_and(|label| label > 1) {
-                    return Err(contract("onnxd.toml: relevant_label is 0 or 1"));
+                    return Err(contract("onnxd.toml: relevant_label: expected 0 or 1"));
                 }
                 let yes = match own.or_else(|| task::relevant(labels).map(|found| found.0)) {
                     Some(yes) => yes,
                     None => {
-                        let reason = "its two labels do not say which of them is relevant";
+                        let reason = "the names of its two labels do not show which one means \
+                                      relevant";
                         guesses.push(guess("relevant_label", 1, reason));
                         1
                     }
@@ -417,15 +445,15 @@ impl Building<'_> {
                 Ok(Readout::Pair { yes, no: 1 - yes })
             }
             Some(width) => Err(contract(format!(
-                "{} gives {width} scores, and a model that reranks gives one or two; set task = \
-                 \"classify\" in onnxd.toml",
+                "{} has {width} scores, but a reranker has one or two; set task = \"classify\" in \
+                 onnxd.toml",
                 self.file
             ))),
         }
     }
 }
 
-/// A switch with a value.
+/// Creates the setting of one switch for a request.
 pub(super) fn switch(facts: &SwitchFacts, value: i64) -> Switch {
     Switch { name: facts.name.clone(), value: SwitchValue::Number(value) }
 }

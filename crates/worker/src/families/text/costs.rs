@@ -1,5 +1,5 @@
-//! Measures what running a model for texts costs, by shape, and in which company a text gives what
-//! it gives alone. Called when a compiled form is made.
+//! Measures the cost of running a text model by shape, and which texts can share a run without
+//! changing the output. Called when a compiled form is made.
 
 use std::time::Duration;
 
@@ -21,16 +21,16 @@ use crate::{
     process::cpu_time::CpuTime,
 };
 
-/// Shapes with more tokens are measured for one text alone: there, running together gains nothing.
-const TOGETHER_TOKENS_MAX: u32 = 128;
-/// Runs of a shape after the first; the quickest counts.
+/// Larger shapes are measured for one text only: there, sharing a run gains nothing.
+const SHARED_TOKENS_MAX: u32 = 128;
+/// Runs of a shape after the first; the fastest counts.
 const RUNS: usize = 2;
-/// Runs that take longer are not repeated.
+/// Longer runs are not repeated.
 const REPEATED_MAX: Duration = Duration::from_millis(8);
-/// Two texts that differ in length and in everything else.
+/// Two texts that differ in length and in every token.
 const TEXTS_TO_PAIR: [&str; 2] = ["cat 9,787,426", probes::ORDINARY];
 
-/// Runs all shapes that there is time for, the smallest first.
+/// Measures all shapes that the time budget allows, the smallest first.
 pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
     let company = company(version)?;
     let begun = CpuTime::now();
@@ -45,20 +45,20 @@ pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
     Ok(Costs { table: CostTable::from_measured(&measured), company })
 }
 
-/// The places of the shapes that are worth measuring, the smallest first.
+/// Returns the table positions of the shapes worth measuring, the smallest first.
 fn shapes(max_tokens: u32) -> Vec<(usize, usize)> {
     let all = (0..TEXTS.len()).flat_map(|row| (0..TOKENS.len()).map(move |column| (row, column)));
     let all_tokens = |&(row, column): &(usize, usize)| TEXTS[row] * TOKENS[column];
     let worth = |place: &(usize, usize)| {
         let (row, column) = *place;
-        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(place) <= TOGETHER_TOKENS_MAX)
+        TOKENS[column] <= max_tokens && (row == 0 || all_tokens(place) <= SHARED_TOKENS_MAX)
     };
     let mut shapes: Vec<_> = all.filter(worth).collect();
     shapes.sort_by_key(all_tokens);
     shapes
 }
 
-/// The CPU time of a shape. The first run of each asks for memory.
+/// Returns the CPU time of a shape. The first run of each shape also allocates memory.
 fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Refusal> {
     let texts = usize::try_from(texts).unwrap_or(usize::MAX);
     let mut run = || {
@@ -74,24 +74,24 @@ fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Re
     Ok(least)
 }
 
-/// A model may compute something from padding, whatever it is told of it; and one that quantizes
-/// while it runs scales all texts of a run by the largest value of any.
+/// Returns which texts may share a run. A model may compute from padding despite the mask, and
+/// dynamic quantization scales all texts of a run by their largest value.
 fn company(version: &mut TextModel) -> Result<Company, Refusal> {
     let prepared: Result<Vec<Prepared>, _> =
         TEXTS_TO_PAIR.iter().map(|text| version.prepare_any(&asked(version, text))).collect();
     let Ok(prepared) = prepared else { return Ok(Company::Alone) };
     let shortest = prepared.iter().map(|text| text.tokens.ids.len()).min().unwrap_or(0);
     let cut: Vec<Prepared> = prepared.iter().map(|text| text.cut(shortest)).collect();
-    Ok(if !same_together(version, &cut)? {
+    Ok(if !is_batch_invariant(version, &cut)? {
         Company::Alone
-    } else if version.is_masked() && same_together(version, &prepared)? {
+    } else if version.is_masked() && is_batch_invariant(version, &prepared)? {
         Company::Padded
     } else {
         Company::EqualLength
     })
 }
 
-/// What is asked of a model for this text.
+/// Returns the input for this text that fits the model's task.
 fn asked<'t>(version: &TextModel, text: &'t str) -> Asked<'t> {
     match version.settings().task {
         Task::Rerank => Asked::pair(text, text),
@@ -99,8 +99,8 @@ fn asked<'t>(version: &TextModel, text: &'t str) -> Asked<'t> {
     }
 }
 
-/// Whether the texts give the same numbers in one run as each alone.
-fn same_together(version: &mut TextModel, texts: &[Prepared]) -> Result<bool, Refusal> {
+/// Returns whether the texts have the same outputs together as each on its own.
+fn is_batch_invariant(version: &mut TextModel, texts: &[Prepared]) -> Result<bool, Refusal> {
     let mut together = Numbers::default();
     let all: Vec<&Prepared> = texts.iter().collect();
     if version.run(&all, Rows::Pooled, &mut together).is_err() {
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_shapes_are_measured_first_and_none_is_longer_than_the_model_takes() {
+    fn shapes_are_measured_smallest_first_within_the_limit() {
         let shapes = shapes(256);
         assert_eq!(shapes[0], (0, 0));
         assert!(shapes.contains(&(0, 5)) && !shapes.contains(&(0, 6)));

@@ -1,19 +1,19 @@
-//! How the needs of a text grow with its length: attention takes a square, the rest a line. Fits
-//! both to the last two runs. Pure; called by [`super::longest`].
+//! Models how resource needs grow with the length of a text: attention quadratically, the rest
+//! linearly. Fits both terms to the last two runs. Pure; called by [`super::longest`].
 
-/// What a run needs.
+/// The resources that a run needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Need {
-    /// Memory on top of the loaded model.
+    /// Memory in addition to the loaded model.
     pub(super) bytes: f64,
     /// CPU time.
     pub(super) cpu_seconds: f64,
-    /// Time on the clock.
+    /// Wall-clock time.
     pub(super) seconds: f64,
 }
 
 impl Need {
-    /// The same in this many times as much time.
+    /// Returns the need with its times multiplied by `factor`.
     pub(super) fn slower(self, factor: f64) -> Self {
         Self { cpu_seconds: self.cpu_seconds * factor, seconds: self.seconds * factor, ..self }
     }
@@ -32,7 +32,7 @@ impl Growth {
         self.earlier = self.last.replace((tokens, need));
     }
 
-    /// Predicts what a text of `tokens` tokens needs.
+    /// Predicts the need of a text of `tokens` tokens.
     pub(super) fn predict(&self, tokens: u32) -> Need {
         let Some((length, last)) = self.last else { return Need::default() };
         let of = |value: fn(&Need) -> f64| {
@@ -47,8 +47,8 @@ impl Growth {
     }
 }
 
-/// `line · x + square · x²` through both points, at `x`. Neither part is negative; of one point,
-/// everything is taken for a square.
+/// Evaluates `line · x + square · x²` through both points at `x`. Neither coefficient is negative.
+/// With one point, all growth counts as quadratic.
 fn extrapolate(earlier: Option<(f64, f64)>, (at, value): (f64, f64), x: f64) -> f64 {
     let all_square = value / (at * at);
     let square = match earlier {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_squares_and_sums_of_both_are_predicted() {
+    fn linear_quadratic_and_mixed_growth_is_predicted() {
         assert_eq!(grown(&[(128, 128.0), (256, 256.0)], 1024).round(), 1024.0);
         assert_eq!(grown(&[(128, 16_384.0), (256, 65_536.0)], 512).round(), 262_144.0);
         let sum = |n: f64| 3.0 * n + 0.5 * n * n;
@@ -89,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn one_run_and_growth_beyond_a_square_are_taken_for_a_square() {
+    fn growth_is_capped_at_quadratic() {
         assert_eq!(grown(&[(128, 10.0)], 256).round(), 40.0);
         assert_eq!(grown(&[(128, 1.0), (256, 100.0)], 512).round(), 400.0);
         assert_eq!(grown(&[], 512), 0.0);
-        // Less for more: noise, so at least a line.
+        // A longer run that needs less is noise; predict at least linear growth.
         assert_eq!(grown(&[(128, 10.0), (256, 8.0)], 512).round(), 16.0);
     }
 }

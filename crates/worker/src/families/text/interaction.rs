@@ -1,5 +1,5 @@
-//! Texts for late interaction: the prefixes of both sides of a search, the masks that fill up
-//! queries, and the tokens of documents that do not count. Called by [`super::prepare`].
+//! Prepares texts for late interaction: the prefixes of queries and documents, the mask tokens that
+//! expand queries, and the document tokens to skip. Called by [`super::prepare`].
 
 use std::collections::HashSet;
 
@@ -14,13 +14,13 @@ use super::{
     tokenize::{Text, Tokenizer},
 };
 
-/// Names of the token with which queries are filled up.
+/// Names of the token that pads queries to their full length.
 const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 
-/// Late interaction in the tokenizer's ids.
+/// The late-interaction settings as token ids.
 #[derive(Debug)]
 pub(super) struct LateTokens {
-    said: Late,
+    settings: Late,
     query_prefix: Option<i64>,
     document_prefix: Option<i64>,
     mask: i64,
@@ -31,10 +31,10 @@ impl LateTokens {
     /// Looks up the tokens that the files name.
     ///
     /// # Errors
-    /// The tokenizer does not have one.
+    /// A prefix token is not in the vocabulary.
     pub(super) fn new(
         files: &Files<'_>,
-        said: Late,
+        settings: Late,
         tokenizer: &Tokenizer,
     ) -> Result<Self, Refusal> {
         let file = "config_sentence_transformers.json";
@@ -43,14 +43,14 @@ impl LateTokens {
                 return Ok(None);
             }
             tokenizer.id_of(token).map(|id| Some(id.into())).ok_or_else(|| {
-                contract(format!("{file}: {field} {token:?} is no token of tokenizer.json"))
+                contract(format!("{file}: {field}: token {token:?} is not in tokenizer.json"))
             })
         };
         let named = |field: &str| {
             let token = files.special_token(field)?;
             Ok::<_, Refusal>(token.and_then(|token| tokenizer.id_of(&token)))
         };
-        // In this order, as pylate has it: decoders have no mask.
+        // The same order as in pylate: decoders have no mask token.
         let mask = match named("mask_token")? {
             Some(mask) => Some(mask),
             None => MASKS.iter().find_map(|token| tokenizer.id_of(token)),
@@ -61,21 +61,21 @@ impl LateTokens {
         };
         let mask = mask.map_or_else(|| tokenizer.pad_id(), i64::from);
         let unknown = tokenizer.unknown_id();
-        // A word that is no token stands for the unknown one, as in pylate.
-        let skipped = said.skipped.iter().filter_map(|word| tokenizer.id_of(word).or(unknown));
+        // As in pylate, a word outside the vocabulary maps to the unknown token.
+        let skipped = settings.skipped.iter().filter_map(|word| tokenizer.id_of(word).or(unknown));
         Ok(Self {
-            query_prefix: prefix("query_prefix", &said.query_prefix)?,
-            document_prefix: prefix("document_prefix", &said.document_prefix)?,
+            query_prefix: prefix("query_prefix", &settings.query_prefix)?,
+            document_prefix: prefix("document_prefix", &settings.document_prefix)?,
             mask,
             skipped: skipped.map(i64::from).collect(),
-            said,
+            settings,
         })
     }
 
-    /// Makes tokens of a text.
+    /// Tokenizes a text.
     ///
     /// # Errors
-    /// The text is too long and may not be cut, or the tokenizer fails.
+    /// The text is too long and must not be cut, or the tokenizer fails.
     pub(super) fn prepare(
         &self,
         tokenizer: &Tokenizer,
@@ -84,11 +84,11 @@ impl LateTokens {
         truncate: Option<Side>,
     ) -> Result<Prepared, Rejection> {
         let (prefix, length) = match role {
-            Role::Query => (self.query_prefix, self.said.query_tokens),
-            Role::Document => (self.document_prefix, self.said.document_tokens),
+            Role::Query => (self.query_prefix, self.settings.query_tokens),
+            Role::Document => (self.document_prefix, self.settings.document_tokens),
         };
         let length = length.min(tokenizer.max_tokens());
-        // As in the releases of sentence-transformers that pylate works with.
+        // As in the releases of sentence-transformers that pylate uses.
         let text = text.trim();
         let room = length.saturating_sub(u32::from(prefix.is_some())).max(1);
         let mut tokens = tokenizer.with_max(room).encode(&Text::One(text), truncate)?;
@@ -99,11 +99,11 @@ impl LateTokens {
         }
         let kept = match role {
             Role::Query => {
-                if self.said.is_expanded && tokens.ids.len() < length as usize {
+                if self.settings.is_expanded && tokens.ids.len() < length as usize {
                     tokens.ids.resize(length as usize, self.mask);
                     tokens.type_ids.resize(length as usize, 0);
                 }
-                if self.said.attends_to_expansion {
+                if self.settings.attends_to_expansion {
                     tokens.attended = tokens.ids.len();
                 }
                 vec![true; tokens.ids.len()]

@@ -1,6 +1,6 @@
-//! Finds the longest text that fits this machine: runs rising lengths, predicts from what they
-//! used what the next one needs, and stops before a limit. Called by a check. What a version's files
-//! say is read by [`super::length`].
+//! Finds the longest text that fits this machine. Runs texts of increasing length, predicts the
+//! needs of the next one, and stops before a limit. Called by a check; [`super::files::length`]
+//! reads the declared length.
 
 use std::time::Instant;
 
@@ -15,16 +15,16 @@ use crate::{
     process::{ceiling::Ceiling, cpu_time::CpuTime, resident},
 };
 
-/// The first length. Whatever fits less is of no use.
+/// The first length to try. A model limited to less is useless.
 const FIRST: u32 = 128;
-/// Lengths are multiples of this, but for the longest that the files say.
+/// Lengths are multiples of this, except for the declared length.
 const STEP: u32 = 64;
-/// Another run must promise this much more, as a percentage of what is known to fit.
+/// Minimum gain of another run, as a percentage of the longest length that fits.
 const WORTH_PERCENT: u64 = 110;
-/// Runs that turn out not to fit; then the search ends.
+/// The search ends after this many runs that do not fit.
 const MISSES_MAX: u32 = 2;
-/// What leaves room for chance: predicted times are multiplied by `caution`; a text may use a part of
-/// the memory, and all runs of the time, that is left to the check.
+/// Safety margins. `caution` multiplies predicted times. One text may use `memory_part` of the
+/// memory that the check has left, and all runs together `time_part` of the time.
 #[derive(Clone, Copy, Debug)]
 struct Margins {
     caution: f64,
@@ -33,35 +33,36 @@ struct Margins {
     time_part: f64,
 }
 
-/// Of a length that the search picks.
+/// Margins for a length that the search picks.
 const PICKED: Margins =
     Margins { caution: 1.15, memory_part: 0.9, text_time_factor: 1.0, time_part: 0.5 };
-/// Of one that `onnxd.toml` asks for: what was picked once and written down fits again.
+/// Margins for a length that `onnxd.toml` sets. They are looser, so that a picked length that was
+/// written down fits again.
 const ASKED: Margins =
     Margins { caution: 1.0, memory_part: 1.0, text_time_factor: 2.0, time_part: 0.8 };
-/// Part of a worker's memory that one text may use: the arena keeps what shorter ones took, in pieces
-/// that are too small, by lengths that double a third of the last one.
+/// The part of a worker's memory that one text may use. The arena keeps the memory of shorter texts
+/// in pieces that are too small for longer ones: with doubling lengths, a third of the last one.
 const WORKER_PART: f64 = 0.75;
-/// What earlier runs may keep; more would be taken for what the next one needs.
+/// Memory that earlier runs may retain. More would be mistaken for a need of the next run.
 const KEPT_BYTES_MAX: u64 = 256 << 20;
-/// Below the limit at which the supervisor ends the check.
+/// Distance to the limit at which the supervisor kills the check.
 const MEMORY_MARGIN: u64 = 16 << 20;
 
 /// Limits of one run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Memory on top of the loaded model, and what sets the limit.
+    /// Memory in addition to the loaded model, and which setting limits it.
     pub(super) memory: (f64, Cause),
     /// CPU seconds of one text.
     pub(super) text_seconds: f64,
     /// Seconds of all runs together.
     pub(super) all_seconds: f64,
-    /// What a predicted time is multiplied by before it is compared. More memory than predicted
-    /// only fails to be had.
+    /// Factor for predicted times before they are compared. Memory needs none: an allocation beyond
+    /// the limit simply fails.
     pub(super) caution: f64,
 }
 
-/// Which limit keeps texts short.
+/// The limit that keeps texts short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     CheckMemory,
@@ -73,17 +74,18 @@ pub(super) enum Cause {
 /// The result of a search.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Longest {
-    /// The longest text that fits; 0 if none does.
+    /// The longest text that fits, in tokens; 0 if none does.
     pub(super) tokens: u32,
-    /// What keeps it shorter than wanted, and what a text as long as wanted would need.
+    /// The limit that was reached and the needs of a text of the wanted length. `None` if that
+    /// length fits.
     pub(super) shortfall: Option<(Cause, Need)>,
 }
 
-/// Tries lengths up to what the version's files say, and limits the model to the longest that fits.
+/// Tries lengths up to the declared one, and limits the model to the longest that fits.
 ///
 /// # Errors
-/// The model fails for another reason than its needs, not even a short text fits, or less fits
-/// than `onnxd.toml` asks for.
+/// The model fails for a reason other than its resource needs, no length fits, or the length set in
+/// `onnxd.toml` does not fit.
 pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refusal> {
     let declared = version.settings().max_tokens;
     let loaded = resident::anonymous_bytes();
@@ -104,7 +106,7 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
         return Err(kind.because(format!("{asked}{reason}")));
     }
     version.limit_tokens(found.tokens);
-    tracing::info!(declared, tokens = found.tokens, reason, "longest text shortened");
+    tracing::info!(declared, tokens = found.tokens, reason, "reduced the maximum text length");
     let shortened = Some(Shortened { declared_tokens: declared, reason });
     Ok(Fit { tokens: found.tokens, shortened })
 }
@@ -128,15 +130,15 @@ fn limits(budget: &Budget, loaded: u64) -> Limits {
     }
 }
 
-/// Runs one text; `None` if there is not enough memory. What a run used stays with the session, so
-/// that memory is looked at afterwards, and given back before the next.
+/// Runs one text; returns `None` if memory is insufficient. The session retains what a run
+/// allocates, so memory is measured afterwards and released before the next run.
 fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Option<Need>, Refusal> {
     let kept =
         resident::anonymous_bytes().zip(loaded).map(|(now, before)| now.saturating_sub(before));
     if kept.is_some_and(|bytes| bytes > KEPT_BYTES_MAX)
         && let Err(error) = version.release_memory()
     {
-        tracing::debug!(%error, "memory of earlier runs is counted");
+        tracing::debug!(%error, "cannot release memory of earlier runs");
     }
     let (started, cpu) = (Instant::now(), CpuTime::now());
     match version.try_shape(1, tokens, 0) {
@@ -145,20 +147,20 @@ fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Opti
             let used = resident::anonymous_bytes().zip(loaded);
             let used = used.map_or(0, |(now, before)| now.saturating_sub(before));
             let (cpu, all) = (cpu.elapsed().as_secs_f64(), started.elapsed().as_secs_f64());
-            tracing::debug!(tokens, used, cpu, all, "length tried");
+            tracing::debug!(tokens, used, cpu, all, "tried a text length");
             Ok(Some(Need { bytes: real(used), cpu_seconds: cpu, seconds: all }))
         }
         Err(refusal) if refusal.kind == RefusalKind::Memory => Ok(None),
         Err(mut refusal) => {
-            refusal.message += "; if the model takes shorter texts than its files say, set \
+            refusal.message += "; if the model takes shorter texts than its files declare, set \
                                 max_tokens in onnxd.toml";
             Err(refusal)
         }
     }
 }
 
-/// Finds the longest text up to `wanted` tokens by a handful of runs, each at most twice as long as
-/// the longest that fits. `run` gives what one run used.
+/// Finds the longest text up to `wanted` tokens in a few runs, each at most twice as long as the
+/// longest that fits. `run` returns the needs of one run.
 pub(super) fn search<E>(
     wanted: u32,
     limits: &Limits,
@@ -179,7 +181,7 @@ pub(super) fn search<E>(
         };
         match missed {
             None => fits = next,
-            // A slow model is better than none.
+            // A slow model is better than no model.
             Some(Cause::TextTime) if fits == 0 => fits = next,
             missed => {
                 (cause, misses) = (cause.or(missed), misses + 1);
@@ -195,7 +197,7 @@ pub(super) fn search<E>(
         };
         let longest = ceiling.min(fits.saturating_mul(2));
         let candidate = longest_below(longest, wanted, fits, |tokens| fitting(tokens).is_none());
-        // What keeps the first step short is the cause.
+        // The cause is whatever limits the first step.
         cause = cause.or_else(|| fitting((candidate + STEP).min(longest)));
         let is_worth = u64::from(candidate) * 100 >= u64::from(fits) * WORTH_PERCENT;
         if fits == 0 || misses >= MISSES_MAX || !(is_worth || candidate == wanted) {
@@ -206,7 +208,7 @@ pub(super) fn search<E>(
     }
 }
 
-/// The longest text that is predicted to fit, or `fits`.
+/// Returns the longest text that is predicted to fit, or `fits`.
 fn longest_below(longest: u32, wanted: u32, fits: u32, is_fine: impl Fn(u32) -> bool) -> u32 {
     if longest == wanted && is_fine(wanted) {
         return wanted;
@@ -215,7 +217,7 @@ fn longest_below(longest: u32, wanted: u32, fits: u32, is_fine: impl Fn(u32) -> 
     steps.find(|&tokens| is_fine(tokens)).unwrap_or(fits)
 }
 
-/// The first limit that this is over. `left` are the seconds that are left for a run.
+/// Returns the first limit that this need exceeds. `left` is the number of seconds left for a run.
 fn over(need: &Need, limits: &Limits, left: f64) -> Option<Cause> {
     if need.bytes > limits.memory.0 {
         Some(limits.memory.1)
@@ -226,28 +228,28 @@ fn over(need: &Need, limits: &Limits, left: f64) -> Option<Cause> {
     }
 }
 
-/// Says what a text of `declared` tokens needs, which limit that is over, and how to change it.
+/// Explains what a text of `declared` tokens needs, which limit that exceeds, and how to change it.
 fn explain(cause: Cause, declared: u32, (need, fits): (Need, u32), budget: &Budget) -> String {
     let mebibytes = |bytes: Option<u64>| bytes.unwrap_or(0) >> 20;
     let needs = format!("a text of {declared} tokens needs about");
     let (memory, seconds) = (need.bytes / f64::from(1 << 20), need.cpu_seconds);
     let why = match cause {
         Cause::CheckMemory => format!(
-            "{needs} {memory:.0} MiB on top of the model, and the check may use {} MiB in all: \
-             raise --check-memory",
+            "{needs} {memory:.0} MiB in addition to the model, but the check may use {} MiB in \
+             total: raise --check-memory",
             mebibytes(budget.check_bytes)
         ),
         Cause::WorkerMemory => format!(
-            "{needs} {memory:.0} MiB, and this machine has {} MiB for each worker: lower --workers",
+            "{needs} {memory:.0} MiB, but this machine has {} MiB for each worker: lower --workers",
             mebibytes(budget.worker_bytes)
         ),
         Cause::TextTime => format!(
-            "{needs} {seconds:.1} s on one CPU, and half of the request timeout is {:.1} s: raise \
+            "{needs} {seconds:.1} s on one CPU, but half of the request timeout is {:.1} s: raise \
              --request-timeout",
             budget.text_time.unwrap_or_default().as_secs_f64()
         ),
         Cause::CheckTime => format!(
-            "{needs} {:.1} s, more than the check has time for: raise --check-timeout",
+            "{needs} {:.1} s, more than the check has left: raise --check-timeout",
             need.seconds
         ),
     };

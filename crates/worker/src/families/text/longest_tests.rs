@@ -1,4 +1,4 @@
-//! Simulated models: what they need is known, so that the search can be held to it.
+//! Simulated models with known needs, to verify the search.
 
 use std::convert::Infallible;
 
@@ -23,14 +23,14 @@ impl Simulated {
         Need { bytes, cpu_seconds: seconds, seconds }
     }
 
-    /// What is found, and the lengths that were run. Whatever needs more than `fatal` bytes ends
-    /// the process.
+    /// Returns what the search finds and the lengths that it ran. A run that needs more than
+    /// `fatal` bytes kills the process.
     fn search(self, wanted: u32, limits: &Limits, fatal: f64) -> (Longest, Vec<u32>) {
         let mut runs = Vec::new();
         let found = search(wanted, limits, |tokens| {
             runs.push(tokens);
             let need = self.need(tokens);
-            assert!(need.bytes <= fatal, "{tokens} tokens end the process");
+            assert!(need.bytes <= fatal, "a run of {tokens} tokens kills the process");
             Ok::<_, Infallible>(Some(need))
         });
         (found.unwrap(), runs)
@@ -46,11 +46,11 @@ fn limits(mebibytes: f64) -> Limits {
     }
 }
 
-/// Plain attention of one layer with twelve heads: two buffers of shares.
+/// Plain attention of one layer with twelve heads: two buffers of attention weights.
 const PLAIN: Simulated = Simulated { line: 3000.0, square: 96.0 };
 
 #[test]
-fn what_fits_is_found_in_full() {
+fn search_finds_the_wanted_length_if_it_fits() {
     let (found, runs) = PLAIN.search(8192, &limits(1e6), f64::INFINITY);
     assert_eq!((found.tokens, found.shortfall.is_none()), (8192, true));
     assert_eq!(runs, [128, 256, 512, 1024, 2048, 4096, 8192]);
@@ -61,7 +61,7 @@ fn what_fits_is_found_in_full() {
 }
 
 #[test]
-fn more_than_fits_is_never_tried_and_little_is_given_away() {
+fn search_stays_below_the_limit_and_wastes_little() {
     // 4096 tokens take 1550 MiB; 2000, 3000 and 4500 MiB are 4658, 5709 and 6995 tokens.
     for (mebibytes, tokens) in [(2000.0, 4600..=4658), (3000.0, 5600..=5709), (4500.0, 6900..=6995)]
     {
@@ -76,7 +76,7 @@ fn more_than_fits_is_never_tried_and_little_is_given_away() {
 }
 
 #[test]
-fn limits_on_time_are_causes_of_their_own() {
+fn time_limits_are_reported_as_the_cause() {
     // A text of 8192 tokens takes 6.5 s, one of 4096 takes 1.6 s.
     let slow = Limits { text_seconds: 2.0, ..limits(1e6) };
     let (found, _) = PLAIN.search(8192, &slow, f64::INFINITY);
@@ -90,7 +90,7 @@ fn limits_on_time_are_causes_of_their_own() {
 }
 
 #[test]
-fn the_limit_that_was_met_first_is_the_cause() {
+fn first_limit_reached_is_the_cause() {
     // 8192 tokens take 6.5 s and 6170 MiB, 5120 take 2.5 s.
     let both = Limits { text_seconds: 2.5, ..limits(4500.0) };
     let (found, runs) = PLAIN.search(8192, &both, f64::INFINITY);
@@ -98,7 +98,7 @@ fn the_limit_that_was_met_first_is_the_cause() {
 }
 
 #[test]
-fn memory_that_cannot_be_had_is_an_answer() {
+fn failed_allocation_limits_the_length() {
     let mut runs = Vec::new();
     let found = search(8192, &limits(f64::INFINITY), |tokens| {
         runs.push(tokens);
@@ -112,7 +112,7 @@ fn memory_that_cannot_be_had_is_an_answer() {
 }
 
 #[test]
-fn a_slow_model_takes_at_least_short_texts() {
+fn slow_model_still_accepts_short_texts() {
     let slow = Limits { text_seconds: 1e-9, ..limits(1e6) };
     for (wanted, tokens) in [(64, 64), (128, 128), (8192, 128)] {
         let (found, _) = PLAIN.search(wanted, &slow, f64::INFINITY);
@@ -122,19 +122,19 @@ fn a_slow_model_takes_at_least_short_texts() {
 
 proptest! {
     #[test]
-    fn no_text_is_tried_that_ends_the_process(
+    fn search_never_exceeds_the_limit(
         line in 0.0..1e6_f64,
         square in 0.0..2000.0_f64,
         wanted in 1..40_000_u32,
         mebibytes in 50.0..8000.0_f64,
     ) {
         let model = Simulated { line, square };
-        // Whatever is the shortest to be tried fits.
+        // The first length always fits.
         let limit = mebibytes.max(model.need(FIRST).bytes / MIB + 1.0);
         let (found, runs) = model.search(wanted, &limits(limit), limit * MIB);
         prop_assert!(runs.len() <= 16, "{:?}", runs);
         prop_assert!(found.tokens <= wanted && found.tokens >= FIRST.min(wanted));
-        // Little is given away.
+        // The search leaves little unused.
         if found.tokens < wanted {
             let more = found.tokens + found.tokens / 8 + 2 * STEP;
             prop_assert!(more > wanted || model.need(more).bytes > limit * MIB, "{:?}", found);

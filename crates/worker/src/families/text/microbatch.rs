@@ -1,34 +1,34 @@
-//! Cuts a dispatch group into micro-batches: what one call of ONNX Runtime runs. Pure; called by
-//! [`super::answer`].
+//! Splits a dispatch group into micro-batches, each run by one call to ONNX Runtime. Pure; called
+//! by [`super::answer`].
 //!
-//! Texts that run together are padded to the longest, so that which cut is best depends on the
-//! lengths, and on what the machine takes for each shape. Both are known: the cut with the least
-//! predicted time is computed, over the texts in the order of their lengths. Some best cut is one
-//! of that order: swapping two texts so that it is makes no micro-batch longer.
+//! Texts that run together are padded to the longest, so the best split depends on their lengths
+//! and on the machine's cost of each shape. Dynamic programming over the sorted lengths finds the
+//! split with the least predicted time. Sorting loses nothing: swapping texts into sorted order
+//! makes no micro-batch longer.
 
 use onnxd_proto::domain::cost::CostTable;
 
 use crate::artifacts::costs::Company;
 
-/// Texts in one micro-batch: as many as a group has at most.
+/// Texts in one micro-batch: the largest size of a group.
 pub(crate) const TEXTS_MAX: usize = onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-/// Tokens in one micro-batch of more than one text, padding included: ONNX Runtime keeps the
-/// memory of the largest micro-batch for good, and from some hundred tokens on nothing is gained.
+/// Tokens in one micro-batch of several texts, padding included. ONNX Runtime retains the memory of
+/// the largest micro-batch, and beyond some hundred tokens larger ones gain nothing.
 pub(crate) const TOKENS_MAX: usize = 1024;
 
-/// What running together must save, as a factor of its predicted time: predictions are not exact,
-/// and whoever is done first waits for the others.
-const TOGETHER: f32 = 1.02;
+/// A shared run must beat separate runs by this factor: predictions are inexact, and the shortest
+/// text waits for the others.
+const SHARED_RUN_MARGIN: f32 = 1.02;
 
-/// The micro-batches for texts with these numbers of tokens, as places in `lengths`, shortest
-/// texts first, because they are done soonest.
+/// Returns the micro-batches for texts of these lengths in tokens, as indices into `lengths`. The
+/// shortest texts come first because they finish soonest.
 pub(crate) fn plan(lengths: &[usize], costs: &CostTable, company: Company) -> Vec<Vec<usize>> {
     plan_within(lengths, costs, company, TOKENS_MAX)
 }
 
-/// The same for a model whose output is large: none of several texts has more than `tokens_max`
-/// tokens.
+/// Like [`plan`], for a model with a large output: a micro-batch of several texts has at most
+/// `tokens_max` tokens.
 pub(crate) fn plan_within(
     lengths: &[usize],
     costs: &CostTable,
@@ -46,18 +46,19 @@ pub(crate) fn plan_within(
     batches
 }
 
-/// The cut of rising lengths with the least predicted time, as ranges, the last first.
+/// Returns the split of ascending lengths with the least predicted time, as ranges, the last one
+/// first.
 fn cuts(
     sorted: &[usize],
     costs: &CostTable,
     company: Company,
     tokens_max: usize,
 ) -> Vec<(usize, usize)> {
-    // The least time for the texts before each place, and where its last micro-batch begins.
+    // The least time for the texts before each index, and the start of the last micro-batch.
     let mut best = vec![(0.0_f32, 0_usize); sorted.len() + 1];
     for end in 1..=sorted.len() {
         let longest = sorted[end - 1];
-        let mut least = (best[end - 1].0 + price(costs, 1, longest), end - 1);
+        let mut least = (best[end - 1].0 + weighted_time(costs, 1, longest), end - 1);
         for start in (0..end - 1).rev() {
             let texts = end - start;
             let fits = texts <= TEXTS_MAX && texts * longest <= tokens_max;
@@ -69,7 +70,7 @@ fn cuts(
             if !fits || !allowed {
                 break;
             }
-            let time = best[start].0 + price(costs, texts, longest);
+            let time = best[start].0 + weighted_time(costs, texts, longest);
             if time < least.0 {
                 least = (time, start);
             }
@@ -86,9 +87,9 @@ fn cuts(
     ranges
 }
 
-/// What is made least: the predicted time, and a little for waiting.
-fn price(costs: &CostTable, texts: usize, tokens: usize) -> f32 {
-    costs.predict(texts, tokens) * if texts > 1 { TOGETHER } else { 1.0 }
+/// The cost to minimize: predicted time plus a margin for waiting.
+fn weighted_time(costs: &CostTable, texts: usize, tokens: usize) -> f32 {
+    costs.predict(texts, tokens) * if texts > 1 { SHARED_RUN_MARGIN } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -98,8 +99,8 @@ mod tests {
 
     use super::*;
 
-    /// A machine on which a call costs `call` and each token `token`, up to 256 tokens a call;
-    /// beyond that nothing is gained.
+    /// A machine on which a call costs `call` and each token `token`, up to 256 tokens per call;
+    /// larger calls gain nothing.
     fn machine(call: f32, token: f32) -> CostTable {
         let mut measured = Measured::default();
         for (row, texts) in TEXTS.into_iter().enumerate() {
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_like_length_run_together_and_the_shortest_first() {
+    fn texts_of_similar_length_share_runs_shortest_first() {
         let costs = machine(2000.0, 200.0);
         assert_eq!(plan(&[30, 9, 31, 10], &costs, Company::Padded), [vec![1, 3], vec![0, 2]]);
         assert_eq!(plan(&[8; 6], &costs, Company::Padded), [vec![0, 1, 2, 3, 4, 5]]);
@@ -121,24 +122,24 @@ mod tests {
     }
 
     #[test]
-    fn padding_that_costs_more_than_it_saves_is_never_computed() {
-        // A call more costs 2 ms, as much as 10 tokens of padding.
+    fn texts_are_padded_only_where_it_saves_time() {
+        // Another call costs 2 ms, as much as 10 tokens of padding.
         let costs = machine(2000.0, 200.0);
         assert_eq!(plan(&[10, 19], &costs, Company::Padded).len(), 1);
         assert_eq!(plan(&[10, 21], &costs, Company::Padded).len(), 2);
-        // Where a call costs nothing, running together saves nothing.
+        // If a call costs nothing, sharing a run saves nothing.
         assert_eq!(plan(&[10, 10], &machine(0.0, 200.0), Company::Padded).len(), 2);
     }
 
     #[test]
-    fn a_model_whose_embeddings_depend_on_company_gets_none() {
+    fn batch_sensitive_model_runs_texts_separately() {
         let costs = machine(50_000.0, 1.0);
         assert_eq!(plan(&[5, 6, 5], &costs, Company::EqualLength), [vec![0, 2], vec![1]]);
         assert_eq!(plan(&[5, 6, 5], &costs, Company::Padded).len(), 1);
         assert_eq!(plan(&[5, 6, 5], &costs, Company::Alone).len(), 3);
     }
 
-    /// Each cut of `sorted` into ranges, by the bits of a number.
+    /// Tries every split of `sorted` into ranges, encoded as the bits of a number.
     fn least_of_all_cuts(sorted: &[usize], costs: &CostTable, company: Company) -> f32 {
         let gaps = sorted.len() - 1;
         let cut = |bits: usize| {
@@ -160,7 +161,7 @@ mod tests {
                 if !allowed || texts > 1 && texts * longest > TOKENS_MAX {
                     return f32::INFINITY;
                 }
-                sum += price(costs, texts, longest);
+                sum += weighted_time(costs, texts, longest);
                 start = end;
             }
             sum
@@ -181,7 +182,7 @@ mod tests {
             let batches = plan(&lengths, &costs, company);
             let time: f32 = batches
                 .iter()
-                .map(|batch| price(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
+                .map(|batch| weighted_time(&costs, batch.len(), lengths[batch[batch.len() - 1]]))
                 .sum();
             let least = least_of_all_cuts(&lengths, &costs, company);
             prop_assert!(time <= least * 1.0001, "{time} {least}");

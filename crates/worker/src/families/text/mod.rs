@@ -1,14 +1,14 @@
-//! Models for texts: one encoder, decoder or table that embeds, classifies or reranks. [`files`]
-//! reads what a version says of itself, [`output`] chooses the graph's output, [`prepare`] makes
-//! tokens of requests, [`readout`] makes answers of outputs, and [`model`] puts them together. The
-//! rest is what the trait asks for.
+//! Text models: one encoder, decoder or table that embeds, classifies or reranks. [`files`] reads
+//! what the version's files declare, [`output`] chooses the graph's output, [`prepare`] tokenizes
+//! requests, and [`readout`] converts outputs to answers. [`model`] combines them; the other
+//! modules implement the trait [`Family`].
 
 pub(crate) mod answer;
 mod build;
+mod consistency;
 pub(crate) mod costs;
 mod describe;
 pub(crate) mod files;
-mod fit;
 mod growth;
 mod interaction;
 mod longest;
@@ -25,6 +25,7 @@ pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod trial;
 pub(crate) mod wide;
+
 use std::path::Path;
 
 use onnxd_proto::{
@@ -43,18 +44,18 @@ use crate::{
     process::fault::Fault,
 };
 
-/// Whether the version in `dir` is a model for texts.
-pub(super) fn claims(dir: &Path, said: &Own) -> bool {
-    match said.task {
+/// Returns whether the version in `dir` is a text model.
+pub(super) fn claims(dir: &Path, own: &Own) -> bool {
+    match own.task {
         Some(task) => Task::TEXT.contains(&task),
         None => own::has_text_files(dir),
     }
 }
 
-/// Opens one.
+/// Opens a text model.
 ///
 /// # Errors
-/// A file is malformed, or the model is not one for texts.
+/// A file is malformed, or the model is not a text model.
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn Family>, Refusal> {
     Ok(Box::new(TextModel::open(opening)?))
 }

@@ -1,6 +1,5 @@
-//! A loaded model for texts: what makes tokens of texts, the graph or the tables that make numbers of
-//! tokens, and what makes answers of these. What serving and checking do with it is in the other
-//! files of this folder.
+//! A loaded text model: tokenizers, the graph or tables, and the steps from their output to an
+//! answer. The other files of this folder implement what serving and checking do with it.
 
 use onnxd_proto::{
     domain::{Guess, Pooling, Refusal, RefusalKind, Task},
@@ -13,7 +12,7 @@ use super::{
     files::config::Settings,
     matrices::{sparse_static::SparseStatic, static_table::StaticTable},
     prepare::{Asked, Preparation, Prepared},
-    readout::{Applied, Numbers, Readout, Rows},
+    readout::{LoadedStep, Numbers, Readout, Rows},
     tokenize::Tokenizer,
     wide::{self, Wide},
 };
@@ -22,87 +21,87 @@ use crate::{
     session::{self, Batch, Session, SessionError, Tokens},
 };
 
-/// Numbers that the output of one run may have, for a graph with one for each token of the
-/// vocabulary.
+/// Largest output of one run, in numbers, for a graph with one number per token of the vocabulary.
 const OUTPUT_NUMBERS_MAX: usize = 16 << 20;
-/// Tokens of the shortest run that is not cut for that.
+/// Shortest run, in tokens, that this limit does not split.
 const TOKENS_MIN: usize = 64;
 
-/// A loaded model for texts.
+/// A loaded text model.
 pub(crate) struct TextModel {
     pub(super) settings: Settings,
     pub(super) preparation: Preparation,
     pub(super) session: Option<Session>,
-    pub(super) ways: Vec<LoadedWay>,
-    /// What was assumed, of the files and of the graph.
+    pub(super) routes: Vec<LoadedRoute>,
+    /// Settings that were guessed from the files and the graph.
     pub(super) guesses: Vec<Guess>,
-    /// What messages call the model.
+    /// The model's name in messages.
     file: String,
-    /// Tokens of the longest text, as the files say.
+    /// The longest text that the files declare, in tokens.
     declared_tokens: u32,
     wide: Wide,
-    /// What is still to be made in the background.
-    wide_making: Option<wide::Making>,
-    /// Numbers of one vector, or labels; 0 before the first run.
+    /// The pending background work.
+    pending_wide: Option<wide::WideSpec>,
+    /// Numbers in one vector, or labels; 0 before the first run.
     dimension: usize,
 }
 
-/// What texts go through.
+/// A loaded route.
 #[derive(Debug)]
-pub(super) struct LoadedWay {
+pub(super) struct LoadedRoute {
     pub(super) source: LoadedSource,
-    /// Whether vectors have length 1 unless a request says otherwise.
+    /// Whether vectors are scaled to length 1 by default.
     pub(super) normalize: bool,
 }
 
-/// What makes numbers of tokens.
+/// Converts tokens to numbers.
 #[derive(Debug)]
 pub(super) enum LoadedSource {
-    /// The graph, whose output is read in this way.
+    /// The graph, with the readout of its output.
     Graph(Readout),
-    /// A vector for each token, then steps.
-    Table(StaticTable, Vec<Applied>),
-    /// A weight for each token.
+    /// One vector per token, then steps.
+    Table(StaticTable, Vec<LoadedStep>),
+    /// One weight per token.
     Weights(SparseStatic),
 }
 
 impl TextModel {
-    /// Opens a model. What costs least to find wrong is looked at first.
+    /// Opens a model. The cheapest checks come first.
     ///
     /// # Errors
-    /// A file is malformed, or the model is not one for texts.
+    /// A file is malformed, or the model is not a text model.
     pub(crate) fn open(opening: &Opening<'_>) -> Result<Self, Refusal> {
-        let Parts { settings, preparation, session, ways, guesses } = build::build(opening)?;
+        let Parts { settings, preparation, session, routes, guesses } = build::build(opening)?;
         Ok(Self {
             declared_tokens: settings.max_tokens,
             settings,
             preparation,
             session,
-            ways,
+            routes,
             guesses,
             file: opening.file.to_owned(),
             wide: Wide::default(),
-            wide_making: None,
+            pending_wide: None,
             dimension: 0,
         })
     }
 
-    /// Has these CPUs help with requests that are alone, once a session is made for that.
+    /// Lets these CPUs help with requests while the server is otherwise idle, once their session is
+    /// ready.
     pub(super) fn offer_helpers(&mut self, helpers: &Helpers<'_>) {
         let Some(session) = &self.session else { return };
         let output = session.selected().to_owned();
         let (runtime, model) = (helpers.runtime.clone(), helpers.model.to_owned());
         let helpers = helpers.cpus.clone();
-        self.wide_making = Some(wide::Making { runtime, model, output, helpers });
+        self.pending_wide = Some(wide::WideSpec { runtime, model, output, helpers });
     }
 
-    /// Runs a short text, so that the first request finds all weights in memory. The longest one
-    /// would take as long as loading, and saves a long first request only a few percent.
+    /// Runs a short text, so that the first request finds all weights in memory. The longest text
+    /// would take as long as loading and speed up a long first request by only a few percent.
     pub(crate) fn warm_up(&mut self) -> Result<(), Refusal> {
         self.try_shape(1, self.settings.max_tokens.min(8), 0).map(drop)
     }
 
-    /// Runs `texts` texts of `tokens` tokens that all are `id`.
+    /// Runs `texts` texts of `tokens` tokens each; all tokens are `id`.
     ///
     /// # Errors
     /// The model fails; the message names the shape.
@@ -112,21 +111,21 @@ impl TextModel {
         tokens: u32,
         id: u32,
     ) -> Result<Numbers, Refusal> {
-        self.try_way(self.settings.plan.default, texts, tokens, id)
+        self.try_route(self.settings.plan.default, texts, tokens, id)
     }
 
-    /// The same on one of the ways through a router.
+    /// Like [`Self::try_shape`], on one route of a router.
     ///
     /// # Errors
     /// The model fails; the message names the shape.
-    pub(crate) fn try_way(
+    pub(crate) fn try_route(
         &mut self,
-        way: usize,
+        route: usize,
         texts: usize,
         tokens: u32,
         id: u32,
     ) -> Result<Numbers, Refusal> {
-        let text = Prepared { way, ..self.of_one_token(tokens, id) };
+        let text = Prepared { route, ..self.repeated_token(tokens, id) };
         let mut numbers = Numbers::default();
         match self.run(&vec![&text; texts], Rows::Pooled, &mut numbers) {
             Ok(()) => {
@@ -136,15 +135,15 @@ impl TextModel {
             Err(error) => {
                 let file = &self.file;
                 Err(error.refuse(&format!(
-                    "{file} fails with {texts} texts of {tokens} tokens (a graph must take any number of \
-                     both: export it with dynamic axes)"
+                    "{file} fails with {texts} texts of {tokens} tokens (a graph must accept any \
+                     number of both: export it with dynamic axes)"
                 )))
             }
         }
     }
 
-    /// Gives back the memory that earlier runs took, by a run of one token: what the next run needs
-    /// can then be told from it.
+    /// Releases the memory of earlier runs by a run of one token, so that the needs of the next run
+    /// can be measured.
     ///
     /// # Errors
     /// The model fails.
@@ -158,18 +157,18 @@ impl TextModel {
         ran.map(drop)
     }
 
-    fn of_one_token(&self, tokens: u32, id: u32) -> Prepared {
+    fn repeated_token(&self, tokens: u32, id: u32) -> Prepared {
         let tokens = tokens as usize;
         Prepared {
             tokens: Tokens::of(vec![id.into(); tokens], vec![0; tokens]),
-            way: self.settings.plan.default,
+            route: self.settings.plan.default,
             switches: self.preparation.switches.any(),
             kept: vec![true; tokens],
             ..Prepared::default()
         }
     }
 
-    /// Prepares what is asked, with some value for every switch that has none.
+    /// Prepares an input, with some value for each switch that has none.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -185,12 +184,12 @@ impl TextModel {
             prepared => prepared,
         };
         prepared.map_err(|rejection| {
-            let message = format!("the tokenizer fails on a text: {rejection:?}");
+            let message = format!("cannot tokenize a text: {rejection:?}");
             RefusalKind::Contract.because(message)
         })
     }
 
-    /// The numbers of what is asked, cut to what the model takes and not normalized.
+    /// Returns the numbers of an input, cut to the model's limit and not normalized.
     ///
     /// # Errors
     /// The tokenizer or the model fails.
@@ -206,7 +205,7 @@ impl TextModel {
         }
     }
 
-    /// Makes tokens of what is asked.
+    /// Tokenizes an input.
     ///
     /// # Errors
     /// See [`Preparation::prepare`].
@@ -214,11 +213,11 @@ impl TextModel {
         self.preparation.prepare(asked)
     }
 
-    /// Writes what the model makes of texts that take one way with the same switches: as the model
-    /// gives it, and not normalized. The texts are padded to the longest.
+    /// Runs texts of one route with the same switches and writes the model's output, not
+    /// normalized. The texts are padded to the longest.
     ///
     /// # Errors
-    /// ONNX Runtime fails, or its output is not of the shape that the files say.
+    /// ONNX Runtime fails, or the shape of its output contradicts the files.
     pub(crate) fn run(
         &mut self,
         texts: &[&Prepared],
@@ -227,8 +226,8 @@ impl TextModel {
     ) -> Result<(), SessionError> {
         numbers.clear();
         let Some(first) = texts.first() else { return Ok(()) };
-        let way = &self.ways[first.way];
-        match (&way.source, &mut self.session) {
+        let route = &self.routes[first.route];
+        match (&route.source, &mut self.session) {
             (LoadedSource::Graph(readout), Some(session)) => {
                 let fill = (self.preparation.tokenizer().pad_id(), self.settings.first_position);
                 run(session, readout, (texts, fill), rows, numbers)?;
@@ -242,14 +241,14 @@ impl TextModel {
         Ok(())
     }
 
-    /// The same on several CPUs, if there is a session for that yet.
+    /// Like [`Self::run`], on several CPUs. Returns `None` if no session for that is ready.
     pub(crate) fn run_wide(
         &mut self,
         texts: &[&Prepared],
         rows: Rows,
         numbers: &mut Numbers,
     ) -> Option<()> {
-        let LoadedSource::Graph(readout) = &self.ways[texts.first()?.way].source else {
+        let LoadedSource::Graph(readout) = &self.routes[texts.first()?.route].source else {
             return None;
         };
         let fill = (self.preparation.tokenizer().pad_id(), self.settings.first_position);
@@ -260,17 +259,17 @@ impl TextModel {
         drop(wide);
         match result {
             Ok(()) => Some(()),
-            // The other session ends at once, too.
+            // Termination ends the other session at once as well.
             Err(_) if session::is_terminated() => None,
             Err(error) => {
-                warn!(%error, "the wide session failed and is given up");
-                self.wide.give_up();
+                warn!(%error, "multi-CPU session failed; no longer using it");
+                self.wide.discard();
                 None
             }
         }
     }
 
-    /// Numbers of one vector or labels of one token, where a text may have several.
+    /// Returns the numbers in one vector, or the labels of one token, where a text has several.
     fn row_len(&self, text: &Prepared, numbers: &Numbers) -> usize {
         let rows = match self.settings.task {
             Task::MultiVector => text.kept.iter().filter(|kept| **kept).count(),
@@ -283,37 +282,38 @@ impl TextModel {
         }
     }
 
-    /// What is to be made in the background, once.
+    /// Returns the pending background work, once.
     pub(crate) fn take_later(&mut self) -> Option<Later> {
-        self.wide_making.take().map(|making| self.wide.later(making))
+        self.pending_wide.take().map(|spec| self.wide.creation_task(spec))
     }
 
-    /// Numbers of one vector, or labels; 0 before the first run.
+    /// Returns the numbers in one vector, or the labels; 0 before the first run.
     pub(crate) fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// Whether there is a vector of each token to give.
+    /// Returns whether the model has token vectors.
     pub(crate) fn gives_tokens(&self) -> bool {
-        matches!(&self.ways[self.settings.plan.default].source, LoadedSource::Graph(readout) if readout.reads_tokens())
+        matches!(&self.routes[self.settings.plan.default].source, LoadedSource::Graph(readout) if readout.reads_tokens())
     }
 
-    /// Whether texts of this way become numbers without a graph, so that each costs next to nothing.
-    pub(crate) fn is_table(&self, way: usize) -> bool {
-        !matches!(self.ways[way].source, LoadedSource::Graph(_))
+    /// Returns whether this route has no graph, so that each text costs next to nothing.
+    pub(crate) fn is_table(&self, route: usize) -> bool {
+        !matches!(self.routes[route].source, LoadedSource::Graph(_))
     }
 
-    /// Whether the graph can be told what is padding.
+    /// Returns whether the graph takes an attention mask that excludes padding.
     pub(crate) fn is_masked(&self) -> bool {
         self.session
             .as_ref()
             .is_some_and(|session| session.is_masked() && !session.keeps_last_alone())
     }
 
-    /// Tokens of one run of several texts, if its output may become large.
+    /// Returns the limit of tokens per run of several texts, for models whose output may become
+    /// large.
     pub(crate) fn tokens_max(&self) -> usize {
-        let vocabulary = self.ways.iter().any(|way| {
-            matches!(way.source, LoadedSource::Graph(Readout::Splade(_) | Readout::Verdict { .. }))
+        let vocabulary = self.routes.iter().any(|route| {
+            matches!(route.source, LoadedSource::Graph(Readout::Splade(_) | Readout::YesNo { .. }))
         });
         match self.session.as_ref().and_then(Session::width) {
             Some(width) if vocabulary && width > 0 => (OUTPUT_NUMBERS_MAX / width).max(TOKENS_MIN),
@@ -321,36 +321,36 @@ impl TextModel {
         }
     }
 
-    /// Whether vectors of this way have length 1 unless a request says otherwise.
-    pub(crate) fn normalizes(&self, way: usize) -> bool {
-        self.ways[way].normalize
+    /// Returns whether vectors of this route are scaled to length 1 by default.
+    pub(crate) fn normalizes(&self, route: usize) -> bool {
+        self.routes[route].normalize
     }
 
-    /// How the vectors of tokens are pooled on the default way.
+    /// Returns the pooling of the default route.
     pub(crate) fn pooling(&self) -> Pooling {
-        match &self.ways[self.settings.plan.default].source {
+        match &self.routes[self.settings.plan.default].source {
             LoadedSource::Graph(Readout::Pooled { pooling, .. }) => pooling.clone(),
             _ => Pooling::NONE,
         }
     }
 
-    /// The version's settings.
+    /// Returns the version's settings.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Takes no longer texts than this from now on, and none that are longer than the files say.
+    /// Limits texts to this length, or to the declared length if that is shorter.
     pub(crate) fn limit_tokens(&mut self, max_tokens: u32) {
         self.settings.max_tokens = self.declared_tokens.min(max_tokens);
         self.preparation.limit(self.settings.max_tokens);
     }
 
-    /// The tokenizer of the default way.
+    /// Returns the tokenizer of the default route.
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         self.preparation.tokenizer()
     }
 
-    /// The model's file, for messages.
+    /// Returns the name of the model's file, for messages.
     pub(crate) fn model_file(&self) -> &str {
         &self.file
     }
@@ -371,14 +371,14 @@ fn run(
 
 fn look_up(
     table: &StaticTable,
-    steps: &[Applied],
+    steps: &[LoadedStep],
     texts: &[&Prepared],
     numbers: &mut Numbers,
 ) -> Result<(), SessionError> {
     for text in texts {
         let start = numbers.values.len();
         let ids = narrow(&text.tokens.ids);
-        table.mean(&ids, &mut numbers.values).map_err(beyond)?;
+        table.mean(&ids, &mut numbers.values).map_err(unknown_token)?;
         numbers.apply(steps, start, table.dimension());
         numbers.end(start);
     }
@@ -393,7 +393,7 @@ fn weigh(
     for text in texts {
         let start = numbers.values.len();
         numbers.values.resize(start + weights.tokens(), 0.0);
-        for (token, weight) in weights.weigh(&narrow(&text.tokens.ids)).map_err(beyond)? {
+        for (token, weight) in weights.weigh(&narrow(&text.tokens.ids)).map_err(unknown_token)? {
             numbers.values[start + token as usize] = weight;
         }
         numbers.end(start);
@@ -401,15 +401,15 @@ fn weigh(
     Ok(())
 }
 
-/// Ids come from a tokenizer, as u32.
+/// Converts ids, which come from a tokenizer as u32.
 fn narrow(ids: &[i64]) -> Vec<u32> {
     ids.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect()
 }
 
-fn beyond(rejection: Rejection) -> SessionError {
+fn unknown_token(rejection: Rejection) -> SessionError {
     SessionError::Input(match rejection {
         Rejection::TokenId { id, highest } => {
-            format!("the table has no token {id}; its highest is {highest}")
+            format!("token id {id} is out of range for the table; the highest is {highest}")
         }
         other => format!("{other:?}"),
     })

@@ -1,6 +1,6 @@
-//! From a request's text to the tokens that are run: prompts, the way through a router, the values of
-//! switches, templates of pairs, and what late interaction puts around texts. Called by
-//! [`super::answer`], and to try a model.
+//! Turns a request's text into tokens: prompts, the route of a router, switch values, pair
+//! templates, and the prefixes of late interaction. Called by [`super::answer`], and to try a
+//! model.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use super::{
         Files,
         config::Settings,
         model2vec::Model2Vec,
-        plan::{Plan, Source, Way},
+        plan::{Plan, Route, Source},
         prompts::{Prompts, role_of},
     },
     interaction::LateTokens,
@@ -25,10 +25,10 @@ use super::{
 };
 use crate::session::Tokens;
 
-/// What transformers calls the types of a pair's texts.
+/// The input with the segment ids of a pair, as transformers names it.
 const TYPES: &str = "token_type_ids";
 
-/// What a request asks of one text.
+/// One text of a request, with its options.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) content: Content<'a>,
@@ -36,11 +36,11 @@ pub(crate) struct Asked<'a> {
     pub(crate) prompt: Option<&'a str>,
     pub(crate) role: Option<Role>,
     pub(crate) switches: &'a [Switch],
-    /// Which end of a text that is too long is cut off; `None`: it is rejected.
+    /// The end at which an overlong text is cut. `None`: it is rejected.
     pub(crate) truncate: Option<Side>,
 }
 
-/// What is given.
+/// The input.
 #[derive(Clone, Debug)]
 pub(crate) enum Content<'a> {
     Text(&'a str),
@@ -49,36 +49,36 @@ pub(crate) enum Content<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// A text of which nothing else is said, cut at its end where it is too long.
+    /// A text with default options, cut at its end if too long.
     pub(crate) fn text(text: &'a str) -> Self {
         let (content, truncate) = (Content::Text(text), Some(Side::Right));
         Self { content, prompt: None, role: None, switches: &[], truncate }
     }
 
-    /// Two texts that belong together, cut where they are too long.
+    /// A pair of texts, cut if too long.
     pub(crate) fn pair(first: &'a str, second: &'a str) -> Self {
         Self { content: Content::Pair(first, second, PairCut::Longest), ..Self::text("") }
     }
 }
 
-/// A text that is ready to be run.
+/// A text that is ready to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prepared {
     pub(crate) tokens: Tokens,
-    /// The way that it takes.
-    pub(crate) way: usize,
+    /// The index of its route.
+    pub(crate) route: usize,
     /// The values of the graph's switches.
     pub(crate) switches: Vec<i64>,
-    /// How many tokens, from the first on, are not pooled.
+    /// The number of leading tokens to leave out of pooling.
     pub(crate) unpooled: usize,
-    /// Which tokens' vectors are kept, for late interaction.
+    /// Which token vectors to keep, for late interaction.
     pub(crate) kept: Vec<bool>,
-    /// The tokens of the text itself, where they are labelled.
+    /// The tokens of the text itself, for token classification.
     pub(crate) pieces: Vec<Piece>,
 }
 
 impl Prepared {
-    /// The first `length` tokens.
+    /// Returns the first `length` tokens.
     pub(crate) fn cut(&self, length: usize) -> Self {
         let mut cut = Self { tokens: self.tokens.cut(length), ..self.clone() };
         cut.kept.truncate(length);
@@ -88,31 +88,31 @@ impl Prepared {
     }
 }
 
-/// What makes tokens of texts.
+/// Turns texts into tokens.
 #[derive(Debug)]
 pub(crate) struct Preparation {
     task: Task,
     plan: Plan,
     prompts: Prompts,
     pub(crate) switches: Switches,
-    /// One for each way.
+    /// One tokenizer per route.
     tokenizers: Vec<Tokenizer>,
-    /// Which end of a text the model cuts.
+    /// The end at which the model cuts texts.
     side: Side,
-    /// Whether the types of a pair's texts are told apart.
+    /// Whether the texts of a pair have different type ids.
     has_types: bool,
     late: Option<LateTokens>,
     template: Option<Template>,
-    /// Set for a table of model2vec, which leaves out unknown tokens and cuts texts by so many
-    /// characters for each token that it takes.
+    /// Set for a model2vec table, which drops unknown tokens. It first cuts a text to this many
+    /// characters for each token of its limit.
     token_chars: Option<usize>,
 }
 
 impl Preparation {
-    /// Puts the parts together.
+    /// Combines the parts.
     ///
     /// # Errors
-    /// The tokenizer does not have a token that the files name.
+    /// The vocabulary lacks a token that the files name.
     pub(crate) fn new(
         files: &Files<'_>,
         settings: &Settings,
@@ -126,8 +126,8 @@ impl Preparation {
         };
         let model2vec = Model2Vec::read(files.dir)?;
         let token_chars = model2vec.map(|_| tokenizers[0].median_token_chars());
-        let said: Option<String> = files.tokenizer.get("truncation_side")?;
-        let side = match said.as_deref() {
+        let configured_side: Option<String> = files.tokenizer.get("truncation_side")?;
+        let side = match configured_side.as_deref() {
             Some("left") => Side::Left,
             Some(_) => Side::Right,
             None => tokenizers[0].own_side(),
@@ -148,24 +148,24 @@ impl Preparation {
         })
     }
 
-    /// The tokenizer of texts on no side of a search.
+    /// Returns the tokenizer of the default route.
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizers[self.plan.default]
     }
 
-    /// Takes no longer texts than this from now on. Tables take texts of any length.
+    /// Limits texts to this length. Tables have no limit.
     pub(crate) fn limit(&mut self, max_tokens: u32) {
-        for (tokenizer, way) in self.tokenizers.iter_mut().zip(&self.plan.ways) {
-            if way.source == Source::Graph {
+        for (tokenizer, route) in self.tokenizers.iter_mut().zip(&self.plan.routes) {
+            if route.source == Source::Graph {
                 *tokenizer = tokenizer.with_max(max_tokens);
             }
         }
     }
 
-    /// Makes tokens.
+    /// Tokenizes an input.
     ///
     /// # Errors
-    /// The text is too long and may not be cut, the model does not have what is asked for, or the
+    /// The text is too long and must not be cut, the model lacks what is requested, or the
     /// tokenizer fails.
     pub(crate) fn prepare(&self, asked: &Asked<'_>) -> Result<Prepared, Rejection> {
         let truncate =
@@ -173,24 +173,26 @@ impl Preparation {
         let asked = &Asked { truncate, ..asked.clone() };
         let prompt = self.prompt(asked)?;
         let name = prompt.or(asked.prompt);
-        if !self.plan.has_way(asked.role, asked.prompt) {
-            let ways: Vec<&str> = self.plan.ways.iter().map(|way| way.name.as_str()).collect();
-            let ways = ways.join(", ");
+        if !self.plan.has_route(asked.role, asked.prompt) {
+            let routes: Vec<&str> =
+                self.plan.routes.iter().map(|route| route.name.as_str()).collect();
+            let routes = routes.join(", ");
             return Err(Rejection::Unfit(format!(
-                "the model has no way for that side of a search; name one by `prompt_name`: {ways}"
+                "the model has no route for this side of a search; set `prompt_name` to one of: \
+                 {routes}"
             )));
         }
-        // The default prompt is put before texts, and says nothing of a side.
-        let way = self.plan.way(asked.role, asked.prompt);
+        // The default prompt is put before texts and does not imply a side.
+        let route = self.plan.route(asked.role, asked.prompt);
         let switches = self.switches.resolve(asked.switches, name)?;
         let text = prompt.and_then(|name| self.prompts.named.get(name));
         let text = text.filter(|text| !text.is_empty()).map(String::as_str);
         let side = asked.prompt.and_then(role_of).or(asked.role).unwrap_or(Role::Document);
-        let tokenizer = &self.tokenizers[way];
+        let tokenizer = &self.tokenizers[route];
         let prepared = match &asked.content {
             Content::Ids(_) if asked.prompt.is_some() => {
                 return Err(Rejection::Tokenizer(
-                    "a prompt is for texts, not for token ids".into(),
+                    "`prompt_name` applies to texts, not to token ids".into(),
                 ));
             }
             Content::Ids(ids) => {
@@ -202,7 +204,7 @@ impl Preparation {
             Content::Pair(first, second, cut) => match &self.template {
                 Some(template) => filled(template, tokenizer, (first, second), asked.truncate)?,
                 None => {
-                    // As cross-encoders take it.
+                    // As cross-encoders expect it.
                     let first: Cow<'_, str> = match self.default_of_pairs() {
                         Some(prompt) => format!("{prompt}{first}").into(),
                         None => (*first).into(),
@@ -213,7 +215,7 @@ impl Preparation {
             },
             Content::Text(_) if self.template.is_some() => {
                 return Err(Rejection::Unfit(
-                    "the model is asked about a query and a document: give both".into(),
+                    "the model needs a query and a document: provide both".into(),
                 ));
             }
             Content::Text(given) => {
@@ -221,17 +223,17 @@ impl Preparation {
                     Some(prompt) => format!("{prompt}{given}").into(),
                     None => (*given).into(),
                 };
-                self.text(way, &given, (text, side), asked.truncate)?
+                self.text(route, &given, (text, side), asked.truncate)?
             }
         };
-        let mut prepared = Prepared { way, switches, ..prepared };
+        let mut prepared = Prepared { route, switches, ..prepared };
         if !self.has_types {
             prepared.tokens.type_ids.fill(0);
         }
         Ok(prepared)
     }
 
-    /// What goes before the first text of a pair.
+    /// Returns the prompt that goes before the first text of a pair.
     fn default_of_pairs(&self) -> Option<&str> {
         let name = self.prompts.default.as_ref().filter(|_| self.task == Task::Rerank)?;
         self.prompts.named.get(name).map(String::as_str).filter(|prompt| !prompt.is_empty())
@@ -239,12 +241,12 @@ impl Preparation {
 
     fn text(
         &self,
-        way: usize,
+        route: usize,
         given: &str,
         (prompt, role): (Option<&str>, Role),
         truncate: Option<Side>,
     ) -> Result<Prepared, Rejection> {
-        let tokenizer = &self.tokenizers[way];
+        let tokenizer = &self.tokenizers[route];
         if self.task == Task::TokenClassify {
             let (tokens, pieces) = tokenizer.encode_pieces(given, truncate)?;
             return Ok(Prepared { tokens, pieces, ..Prepared::default() });
@@ -252,7 +254,7 @@ impl Preparation {
         if let Some(late) = &self.late {
             return late.prepare(tokenizer, given, role, truncate);
         }
-        let source = &self.plan.ways[way];
+        let source = &self.plan.routes[route];
         if source.source != Source::Graph {
             return self.bare(tokenizer, given, truncate);
         }
@@ -274,7 +276,7 @@ impl Preparation {
         Ok(Prepared { tokens, ..Prepared::default() })
     }
 
-    /// Tables know nothing of special tokens, and a text without tokens is a vector of zeros.
+    /// Tables use no special tokens, and a text without tokens becomes a zero vector.
     fn bare(
         &self,
         tokenizer: &Tokenizer,
@@ -300,7 +302,7 @@ impl Preparation {
         Ok(Prepared { tokens: Tokens::of(ids, type_ids), ..Prepared::default() })
     }
 
-    /// The name of the prompt that goes before a text.
+    /// Returns the name of the prompt that goes before a text.
     fn prompt<'p>(&'p self, asked: &Asked<'p>) -> Result<Option<&'p str>, Rejection> {
         if !matches!(self.task, Task::Embed | Task::Sparse | Task::MultiVector) {
             return Ok(None);
@@ -317,28 +319,29 @@ impl Preparation {
         Ok(of_word.or(of_role).or(self.prompts.default.as_deref()))
     }
 
-    /// Whether a name is a side of a search that this model tells apart without a prompt.
+    /// Returns whether a name is a side of a search that this model distinguishes without a prompt.
     fn is_side(&self, name: &str) -> bool {
-        let is = |way: &Way| {
-            way.name == name || role_of(name).is_some_and(|role| role_of(&way.name) == Some(role))
+        let is = |route: &Route| {
+            route.name == name
+                || role_of(name).is_some_and(|role| role_of(&route.name) == Some(role))
         };
-        let is_way = self.plan.ways.len() > 1 && self.plan.ways.iter().any(is);
-        is_way || self.late.is_some() && role_of(name).is_some()
+        let is_route = self.plan.routes.len() > 1 && self.plan.routes.iter().any(is);
+        is_route || self.late.is_some() && role_of(name).is_some()
     }
 
     fn unknown(&self, name: &str) -> Rejection {
         let named = self.prompts.named.keys().map(String::as_str);
-        let ways = self.plan.ways.iter().map(|way| way.name.as_str());
-        let mut known: Vec<&str> = named.chain(ways).filter(|name| !name.is_empty()).collect();
+        let routes = self.plan.routes.iter().map(|route| route.name.as_str());
+        let mut known: Vec<&str> = named.chain(routes).filter(|name| !name.is_empty()).collect();
         known.sort_unstable();
         known.dedup();
         Rejection::Prompt { name: name.into(), known: known.join(", ") }
     }
 
-    /// A text after the prompt of this name, or after the default one.
+    /// Returns a text with the named prompt, or the default one, before it.
     ///
     /// # Errors
-    /// There is no prompt of that name.
+    /// The model has no prompt of this name.
     pub(crate) fn prompted<'t>(
         &self,
         text: &'t str,
@@ -353,7 +356,7 @@ impl Preparation {
     }
 }
 
-/// A pair as the template asks for it. The end of the template is never cut off.
+/// Tokenizes a pair with the template. The template's end is never cut off.
 fn filled(
     template: &Template,
     tokenizer: &Tokenizer,

@@ -1,4 +1,4 @@
-//! Runs the fixed texts through a model: their embeddings or scores say what the version does.
+//! Runs the fixed texts through a model. Their embeddings or scores identify its behaviour.
 
 use onnxd_proto::domain::{Refusal, Task};
 
@@ -8,10 +8,10 @@ use crate::{
     families::family::Extent,
 };
 
-/// How many texts, from the start, are run when a compiled form is loaded.
+/// How many of the texts to run when a compiled form is loaded.
 const TEXTS_AT_LOAD: usize = 1;
 
-/// Numbers that a sparse vector is folded into: its dimensions are too many to keep.
+/// Length of a folded sparse vector, whose full dimension is too large to store.
 const FOLDED: usize = 1024;
 
 /// Embeds or scores the fixed texts.
@@ -34,8 +34,8 @@ pub(super) fn probe(version: &mut TextModel, extent: Extent) -> Result<Probes, R
     Ok(Probes::of_values(scores))
 }
 
-/// A text without tokens, as far as this tokenizer goes, is a row of zeros: a model for one
-/// language need not know all others.
+/// A text that this tokenizer maps to no tokens becomes a zero row: a model for one language may
+/// not cover others.
 fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Probes, Refusal> {
     let (mut dimension, mut rows) = (0, Vec::new());
     for (row, text) in texts.iter().enumerate() {

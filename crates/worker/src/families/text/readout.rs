@@ -1,5 +1,5 @@
-//! From what a graph or a table gives to the numbers of an answer: one of these for each way through
-//! a model. Pure.
+//! Converts the output of a graph or table to the numbers of an answer; each route has one readout.
+//! Pure.
 
 use std::path::Path;
 
@@ -20,44 +20,45 @@ use super::{
 };
 use crate::session::{Output, SessionError};
 
-/// The file that says how many numbers of a vector are kept.
+/// The file with `truncate_dim`, the number of components to keep.
 const SENTENCE: &str = "config_sentence_transformers.json";
 
-/// What is made of an output.
+/// How to read an output.
 #[derive(Debug)]
 pub(crate) enum Readout {
-    /// Vectors of tokens are pooled.
-    Pooled { token_steps: Vec<Applied>, pooling: Pooling, steps: Vec<Applied> },
-    /// A vector of each text goes on.
-    Stepped(Vec<Applied>),
-    /// Logits of the vocabulary for each token become one sparse vector.
+    /// Pools token vectors.
+    Pooled { token_steps: Vec<LoadedStep>, pooling: Pooling, steps: Vec<LoadedStep> },
+    /// Takes one vector per text.
+    Stepped(Vec<LoadedStep>),
+    /// Turns vocabulary logits per token into one sparse vector.
     Splade(Splade),
-    /// The vectors of tokens, each scaled to length 1.
-    Late(Vec<Applied>),
-    /// How much more the one of two labels says than the other.
+    /// Takes token vectors, each scaled to length 1.
+    Late(Vec<LoadedStep>),
+    /// Subtracts the scores of two labels.
     Pair { yes: usize, no: usize },
-    /// The same of two tokens at the end of a text; or the logit of the one.
-    Verdict { yes: usize, no: Option<usize> },
-    /// Scores of each token.
+    /// Subtracts the logits of two tokens at the end of the text, or takes the logit of the one
+    /// token.
+    YesNo { yes: usize, no: Option<usize> },
+    /// Takes scores per token.
     Tokens,
 }
 
-/// A step with its matrix.
+/// A step with its weights loaded.
 #[derive(Debug)]
-pub(crate) enum Applied {
-    /// A matrix, and its folder.
+pub(crate) enum LoadedStep {
+    /// The weights and their folder.
     Dense(Dense, String),
-    /// The same.
+    /// The weights and their folder.
     LayerNorm(LayerNorm, String),
     Normalize,
     Cut(usize),
 }
 
-impl Applied {
-    /// Reads the matrices of steps.
+impl LoadedStep {
+    /// Loads the weights of steps.
     ///
     /// # Errors
-    /// A file is missing, malformed or does not fit.
+    /// A file is missing or malformed, or a shape does not match.
     pub(crate) fn read(dir: &Path, steps: &[Step]) -> Result<Vec<Self>, Refusal> {
         let read = |step: &Step| {
             Ok(match step {
@@ -73,7 +74,7 @@ impl Applied {
         steps.iter().map(read).collect()
     }
 
-    /// Numbers of a vector before the step, if it minds.
+    /// Returns the width of a vector before the step, if the step fixes it.
     pub(crate) fn inputs(&self) -> Option<usize> {
         match self {
             Self::Dense(dense, _) => Some(dense.inputs()),
@@ -82,7 +83,7 @@ impl Applied {
         }
     }
 
-    /// Numbers of a vector after the step, if they change.
+    /// Returns the width of a vector after the step, if the step changes it.
     pub(crate) fn outputs(&self) -> Option<usize> {
         match self {
             Self::Dense(dense, _) => Some(dense.outputs()),
@@ -91,7 +92,7 @@ impl Applied {
         }
     }
 
-    /// The file that describes the step, for messages.
+    /// Returns the file that describes the step, for messages.
     pub(crate) fn file(&self) -> String {
         match self {
             Self::Dense(_, folder) | Self::LayerNorm(_, folder) => join(folder, "config.json"),
@@ -100,68 +101,68 @@ impl Applied {
         }
     }
 
-    /// For people.
+    /// Describes the step for `onnxd check`.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Dense(dense, _) => format!("dense {} -> {}", dense.inputs(), dense.outputs()),
             Self::LayerNorm(..) => "layer norm".into(),
             Self::Normalize => "normalize".into(),
-            Self::Cut(kept) => format!("first {kept} numbers"),
+            Self::Cut(kept) => format!("first {kept} components"),
         }
     }
 }
 
-/// What is wanted of a text, where there is a choice.
+/// The part of an output to read, where there is a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
-    /// What the model is for.
+    /// The result of the model's task.
     Pooled,
-    /// The vector of each token, as the graph gives it.
+    /// The vector of each token, as the graph returns it.
     Tokens,
 }
 
-/// Numbers of several texts, one text after the other.
+/// The numbers of several texts, one text after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Numbers {
     pub(crate) values: Vec<f32>,
-    /// How many are each text's.
+    /// The count of each text's numbers.
     pub(crate) lengths: Vec<usize>,
     /// Reused by steps.
     scratch: Vec<f32>,
 }
 
 impl Numbers {
-    /// Forgets all numbers and keeps their memory.
+    /// Removes all numbers and keeps the allocation.
     pub(crate) fn clear(&mut self) {
         self.values.clear();
         self.lengths.clear();
     }
 
-    /// Numbers of the first text; 0 where there is none.
+    /// Returns the count of the first text's numbers, or 0 if there is no text.
     pub(crate) fn width(&self) -> usize {
         self.lengths.first().copied().unwrap_or_default()
     }
 
-    /// Ends the numbers of a text that began at `start`.
+    /// Completes the numbers of a text, which began at `start`.
     pub(crate) fn end(&mut self, start: usize) {
         self.lengths.push(self.values.len() - start);
     }
 
-    /// Applies steps to all vectors from `start` on, which have `width` numbers; returns how many
-    /// they have afterwards.
-    pub(crate) fn apply(&mut self, steps: &[Applied], start: usize, width: usize) -> usize {
+    /// Applies steps to all vectors from `start` on, which are `width` wide; returns their final
+    /// width.
+    pub(crate) fn apply(&mut self, steps: &[LoadedStep], start: usize, width: usize) -> usize {
         let mut width = width;
         for step in steps {
             match step {
-                Applied::Dense(dense, _) => {
+                LoadedStep::Dense(dense, _) => {
                     dense.apply(&self.values[start..], &mut self.scratch);
                     self.values.truncate(start);
                     self.values.extend_from_slice(&self.scratch);
                     width = dense.outputs();
                 }
-                Applied::LayerNorm(norm, _) => norm.apply(&mut self.values[start..]),
-                Applied::Normalize => self.values[start..].chunks_mut(width).for_each(normalize),
-                Applied::Cut(kept) => {
+                LoadedStep::LayerNorm(norm, _) => norm.apply(&mut self.values[start..]),
+                LoadedStep::Normalize => self.values[start..].chunks_mut(width).for_each(normalize),
+                LoadedStep::Cut(kept) => {
                     let kept = width.min(*kept);
                     self.scratch.clear();
                     let rows = self.values[start..].chunks_exact(width);
@@ -177,10 +178,10 @@ impl Numbers {
 }
 
 impl Readout {
-    /// Appends what the output says of each text.
+    /// Appends the numbers of each text.
     ///
     /// # Errors
-    /// The output is not of the shape that the files say.
+    /// The shape of the output contradicts the files.
     pub(crate) fn read(
         &self,
         output: &Output<'_>,
@@ -190,7 +191,7 @@ impl Readout {
     ) -> Result<(), SessionError> {
         let shaped = |what: &str| {
             Err(SessionError::Contract(format!(
-                "its output has the shape {:?}, and {what} is needed",
+                "output has shape {:?}, expected {what}",
                 output.shape
             )))
         };
@@ -200,7 +201,7 @@ impl Readout {
         }
         let &[_, places, width] = output.shape else { return shaped("[texts, tokens, numbers]") };
         let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);
-        let is_last_alone = places == 1 && matches!(self, Self::Verdict { .. });
+        let is_last_alone = places == 1 && matches!(self, Self::YesNo { .. });
         if width == 0 || places != longest && !is_last_alone {
             return shaped("[texts, tokens, numbers]");
         }
@@ -231,14 +232,14 @@ impl Readout {
         numbers: &mut Numbers,
     ) -> Result<(), &'static str> {
         if width == 0 {
-            return Err("a vector for each text");
+            return Err("one vector per text");
         }
         for text in output.values.chunks_exact(width) {
             let start = numbers.values.len();
             match self {
                 Self::Pair { yes, no } => {
                     let (Some(yes), Some(no)) = (text.get(*yes), text.get(*no)) else {
-                        return Err("two scores for each pair");
+                        return Err("two scores per pair");
                     };
                     numbers.values.push(yes - no);
                 }
@@ -247,14 +248,14 @@ impl Readout {
                     numbers.values.extend_from_slice(text);
                     numbers.apply(steps, start, width);
                 }
-                _ => return Err("a vector for each token"),
+                _ => return Err("one vector per token"),
             }
             numbers.end(start);
         }
         Ok(())
     }
 
-    /// What the vectors of one text's tokens say.
+    /// Reads one text's token vectors.
     fn read_tokens(
         &self,
         tokens: &[f32],
@@ -295,29 +296,29 @@ impl Readout {
             Self::Splade(how) => {
                 splade::pool(*how, &tokens[..attended * width], width, &mut numbers.values);
             }
-            Self::Verdict { yes, no } => {
+            Self::YesNo { yes, no } => {
                 let last = &tokens[tokens.len() - width..];
                 let logit = |token: usize| last.get(token).copied();
                 let no = no.map_or(Some(0.0), logit);
                 let (Some(yes), Some(no)) = (logit(*yes), no) else {
-                    return Err("a logit for each token of the vocabulary");
+                    return Err("one logit per token of the vocabulary");
                 };
                 numbers.values.push(yes - no);
             }
             Self::Tokens => numbers.values.extend_from_slice(tokens),
-            Self::Stepped(_) | Self::Pair { .. } => return Err("a vector for each text"),
+            Self::Stepped(_) | Self::Pair { .. } => return Err("one vector per text"),
         }
         Ok(())
     }
 
-    /// Whether it reads an output with a part for each token.
+    /// Returns whether the readout needs an output with one row per token.
     pub(crate) fn reads_tokens(&self) -> bool {
         !matches!(self, Self::Stepped(_) | Self::Pair { .. })
     }
 
-    /// For people.
+    /// Describes the readout for `onnxd check`.
     pub(crate) fn describe(&self) -> Vec<String> {
-        let all = |steps: &[Applied]| steps.iter().map(Applied::describe).collect::<Vec<_>>();
+        let all = |steps: &[LoadedStep]| steps.iter().map(LoadedStep::describe).collect::<Vec<_>>();
         match self {
             Self::Pooled { token_steps, pooling, steps } => {
                 let pooling = vec![format!("pooling {pooling}")];
@@ -335,19 +336,21 @@ impl Readout {
                 steps
             }
             Self::Pair { yes, no } => vec![format!("label {yes} - label {no}")],
-            Self::Verdict { yes, no } => {
+            Self::YesNo { yes, no } => {
                 let no = no.map_or_else(String::new, |no| format!(" - token {no}"));
                 vec![format!("last token: logit of token {yes}{no}")]
             }
-            Self::Tokens => vec!["softmax of each token".into()],
+            Self::Tokens => vec!["softmax per token".into()],
         }
     }
 }
 
-/// Whether the first step that minds takes vectors of this width.
-fn require_width(steps: &[Applied], width: usize) -> Result<(), &'static str> {
-    match steps.iter().find_map(Applied::inputs) {
-        Some(inputs) if inputs != width => Err("what its first dense or norm module takes"),
+/// Checks that the first step with a fixed width accepts vectors of this width.
+fn require_width(steps: &[LoadedStep], width: usize) -> Result<(), &'static str> {
+    match steps.iter().find_map(LoadedStep::inputs) {
+        Some(inputs) if inputs != width => {
+            Err("the width that its first Dense or LayerNorm module takes")
+        }
         _ => Ok(()),
     }
 }

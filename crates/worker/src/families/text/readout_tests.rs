@@ -1,4 +1,4 @@
-//! What is made of outputs of every kind, on a few numbers.
+//! Every kind of readout on small outputs.
 
 use onnxd_proto::domain::PoolingMode;
 
@@ -34,8 +34,8 @@ fn padding_and_prompts_are_not_pooled() {
 }
 
 #[test]
-fn a_verdict_is_of_the_last_token_wherever_the_graph_puts_it() {
-    let readout = Readout::Verdict { yes: 1, no: Some(0) };
+fn yes_no_logits_come_from_the_last_token() {
+    let readout = Readout::YesNo { yes: 1, no: Some(0) };
     let texts = [prepared(1, 1, 0), prepared(2, 2, 0)];
     let values = [1.0, 4.0, 0.0, 0.0, 9.0, 9.0, 5.0, 3.0];
     let numbers = read(&readout, &[2, 2, 2], &values, &texts).unwrap();
@@ -43,13 +43,13 @@ fn a_verdict_is_of_the_last_token_wherever_the_graph_puts_it() {
     let last = read(&readout, &[2, 1, 2], &values[..4], &[prepared(2, 2, 0), prepared(2, 2, 0)]);
     assert_eq!(last.unwrap().values, [3.0, 0.0]);
     assert_eq!(
-        read(&Readout::Verdict { yes: 9, no: None }, &[1, 1, 2], &values[..2], &texts[..1]),
+        read(&Readout::YesNo { yes: 9, no: None }, &[1, 1, 2], &values[..2], &texts[..1]),
         None
     );
 }
 
 #[test]
-fn late_interaction_keeps_the_tokens_that_count_each_of_length_one() {
+fn late_interaction_keeps_normalized_tokens_that_count() {
     let mut text = prepared(3, 2, 0);
     text.kept = vec![true, false, true];
     let values = [3.0, 4.0, 1.0, 1.0, 0.0, 2.0];
@@ -58,7 +58,7 @@ fn late_interaction_keeps_the_tokens_that_count_each_of_length_one() {
 }
 
 #[test]
-fn two_labels_become_one_number() {
+fn two_labels_yield_one_score() {
     let readout = Readout::Pair { yes: 1, no: 0 };
     let numbers = read(&readout, &[2, 2], &[0.5, 2.0, 1.0, -1.0], &[]).unwrap();
     assert_eq!(numbers.values, [1.5, -2.0]);

@@ -1,5 +1,5 @@
-//! Numbers that change what a graph computes, such as that of an adapter: what they are called, and
-//! what is fed for a request. Pure.
+//! Switches: integer inputs that change what a graph computes, such as the choice of an adapter.
+//! Resolves their names and their values for a request. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use onnxd_proto::{
 use super::files::{guess, json::contract};
 use crate::families::own::{Number, Own};
 
-/// The word that is assumed where nothing else is said: of Jina's tasks the one for both sides.
+/// The default value if no file sets one: Jina's task for both sides of a search.
 const USUAL: &str = "text-matching";
 
-/// The switches of a graph, in its order.
+/// The switches of a graph, in the graph's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Switches(Vec<SwitchFacts>);
 
 impl Switches {
-    /// Those with these names. `words` are for the values of the only one.
+    /// Builds the switches with these names. `words` name the values if there is a single switch.
     ///
     /// # Errors
-    /// `onnxd.toml` names an input or a word that is not there.
+    /// `onnxd.toml` names an unknown input or value.
     pub(crate) fn of(
         names: Vec<String>,
         words: &[String],
@@ -31,7 +31,7 @@ impl Switches {
     ) -> Result<Self, Refusal> {
         if let Some(unknown) = own.inputs.keys().find(|name| !names.contains(name)) {
             return Err(contract(format!(
-                "onnxd.toml: inputs: the graph has no number {unknown:?} to set; it has {}",
+                "onnxd.toml: inputs: the graph has no switch {unknown:?}; its switches are {}",
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             )));
         }
@@ -50,7 +50,7 @@ impl Switches {
                 None => {
                     let usual = values.get(USUAL).copied();
                     if usual.is_some() {
-                        let reason = format!("no file says what {name} is by default");
+                        let reason = format!("no file sets a default for {name}");
                         guesses.push(guess("inputs", format!("{name} = {USUAL:?}"), reason));
                     }
                     usual
@@ -61,10 +61,10 @@ impl Switches {
         Ok(Self(switches))
     }
 
-    /// What is fed for a request that sets some of them and goes by a prompt of this name.
+    /// Resolves the values for a request that sets some switches and uses this prompt.
     ///
     /// # Errors
-    /// It sets one that is not there, or says nothing of one that has no default.
+    /// The request sets an unknown switch, or omits one without a default.
     pub(crate) fn resolve(
         &self,
         set: &[Switch],
@@ -76,7 +76,7 @@ impl Switches {
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             let name = &unknown.name;
             return Err(Rejection::Unfit(format!(
-                "the model has no switch `{name}`; it has {known}"
+                "the model has no switch `{name}`; its switches are {known}"
             )));
         }
         let mut fed = Vec::with_capacity(self.0.len());
@@ -101,8 +101,8 @@ impl Switches {
             };
             fed.push(number.ok_or_else(|| {
                 Rejection::Unfit(format!(
-                    "the model needs the switch `{}`: set it in the request, or in onnxd.toml as \
-                     inputs = {{ {} = … }}{}",
+                    "the model needs a value for the switch `{}`: set it in the request, or set \
+                     inputs = {{ {} = … }} in onnxd.toml{}",
                     own.name,
                     own.name,
                     known(&own.values)
@@ -112,14 +112,14 @@ impl Switches {
         Ok(fed)
     }
 
-    /// What is fed to try the model: the default, or else any value that has a word, or 0.
+    /// Returns values for a trial: the default, else the lowest named value, else 0.
     pub(crate) fn any(&self) -> Vec<i64> {
         let any =
             |own: &SwitchFacts| own.default.or(own.values.values().min().copied()).unwrap_or(0);
         self.0.iter().map(any).collect()
     }
 
-    /// The word that a request sets.
+    /// Returns the named value that a request sets, if any.
     pub(crate) fn word(set: &[Switch]) -> Option<&str> {
         set.iter().find_map(|set| match &set.value {
             SwitchValue::Word(word) => Some(word.as_str()),
@@ -127,7 +127,7 @@ impl Switches {
         })
     }
 
-    /// For the record.
+    /// Returns the switches for the record.
     pub(crate) fn facts(&self) -> &[SwitchFacts] {
         &self.0
     }
@@ -143,7 +143,7 @@ fn known(values: &BTreeMap<String, i64>) -> String {
         return String::new();
     }
     let words: Vec<&str> = values.keys().map(String::as_str).collect();
-    format!("; known are {}", words.join(", "))
+    format!("; named values are {}", words.join(", "))
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_set_by_number_by_word_by_prompt_or_by_default() {
+    fn switch_is_set_by_number_word_prompt_or_default() {
         let own =
             Own { inputs: [("task_id".into(), Number::Word("b".into()))].into(), ..Own::default() };
         let (switches, guesses) = switches(&["a", "b"], &own);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_refused_with_the_words_or_a_guess() {
+    fn missing_switch_is_refused_or_guessed() {
         let (none, guesses) = switches(&["a", "b"], &Own::default());
         assert_eq!(guesses, []);
         let Err(Rejection::Unfit(message)) = none.resolve(&[], None) else { panic!() };

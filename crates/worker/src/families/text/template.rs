@@ -1,5 +1,5 @@
-//! How a model that generates text is asked whether a document answers a query: the template of its
-//! files, rendered once when the model is loaded, and filled in for each pair.
+//! The prompt template of a generative reranker, which asks whether a document answers a query. It
+//! is rendered once when the model is loaded and filled in for each pair.
 
 use minijinja::{Environment, Error, Value, context};
 use onnxd_proto::domain::{Guess, Refusal};
@@ -7,21 +7,22 @@ use serde_json::json;
 
 use super::files::{Files, assume, guess, json::contract};
 
-/// Bytes of a template and of what it makes.
+/// Largest template, and largest rendered result, in bytes.
 const BYTES_MAX: usize = 64 * 1024;
 /// Steps that rendering may take.
 const FUEL: u64 = 100_000;
-/// What messages call a template for chats.
+/// The name of a chat template in messages.
 const CHAT: &str = "chat_template";
-/// What stands for the texts when a template is rendered; no template has it.
+/// Placeholders for the texts while a template is rendered. They use private-use characters, which
+/// no template contains.
 const QUERY: &str = "\u{e000}query\u{e001}";
 const DOCUMENT: &str = "\u{e000}document\u{e001}";
-/// What the authors of Qwen3-Reranker publish beside their model, whose files do not have it.
+/// The template that the authors of Qwen3-Reranker publish; the model's files do not contain it.
 const QWEN3: &str = "<|im_start|>system\nJudge whether the Document meets the requirements based on \
     the Query and the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n\
     <|im_start|>user\n<Instruct>: {{ instruction }}\n<Query>: {{ query }}\n<Document>: {{ document }}\
     <|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
-/// What `template` in onnxd.toml calls that one, and no template at all.
+/// Values of `template` in onnxd.toml that select this template, or none.
 const QWEN3_NAME: &str = "qwen3-reranker";
 const NONE: &str = "none";
 const INSTRUCTION: &str =
@@ -31,9 +32,9 @@ const INSTRUCTION: &str =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Template {
     parts: Vec<Part>,
-    /// What stands after both texts: it is never cut off.
+    /// The text after the query and the document, which is never cut off.
     end: String,
-    /// Whether the template takes away the spaces around the query and the document.
+    /// Whether the template strips whitespace around the query and the document.
     trims: (bool, bool),
 }
 
@@ -45,11 +46,11 @@ enum Part {
 }
 
 impl Template {
-    /// The template of a model that reranks; `None` where pairs are given to the tokenizer as they
-    /// are. What was assumed is added to `guesses`.
+    /// Reads the template of a reranker. Returns `None` if pairs go to the tokenizer unchanged.
+    /// Adds assumptions to `guesses`.
     ///
     /// # Errors
-    /// The template is malformed or leaves out a text; or the model needs one, and has none.
+    /// The template is malformed or omits a text, or the model needs a template and has none.
     pub(crate) fn read(
         files: &Files<'_>,
         is_generative: bool,
@@ -92,21 +93,21 @@ impl Template {
         }
         if !is_generative {
             if assume::is_decoder(&files.config)? {
-                let reason = "no file says how query and document are put together";
+                let reason = "no file sets how a query and a document are joined";
                 guesses.push(guess("template", NONE, reason));
             }
             return Ok(None);
         }
         if files.config.get::<String>("model_type")?.as_deref() == Some("qwen3") {
-            let reason = "no file has a template with a query and a document; this is the one that \
-                          the authors of Qwen3-Reranker publish";
+            let reason = "no file has a template for a query and a document; this is the template \
+                          that the authors of Qwen3-Reranker publish";
             guesses.push(guess("template", QWEN3_NAME, reason));
             return Self::qwen3(instruction).map(Some);
         }
         Err(contract(
-            "the model answers with a token, and no file says how it is asked: chat_template.jinja \
-             has no roles query and document. Set template in onnxd.toml, with {{ query }} and \
-             {{ document }} in it, and true_token and false_token",
+            "the model answers with a token, but no file sets its prompt: chat_template.jinja has \
+             no roles query and document. Set template in onnxd.toml, containing {{ query }} and \
+             {{ document }}, together with true_token and false_token",
         ))
     }
 
@@ -123,12 +124,12 @@ impl Template {
         values: &dyn Fn(&str, &str) -> Value,
     ) -> Result<Self, Refusal> {
         if source.len() > BYTES_MAX {
-            return Err(contract(format!("{name} has more than {BYTES_MAX} bytes")));
+            return Err(contract(format!("{name}: the template has more than {BYTES_MAX} bytes")));
         }
         let malformed = |error: Error| contract(format!("{name}: {error}"));
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
-        // As transformers renders the templates of chats; others are taken as they are written.
+        // Chat templates are rendered as in transformers; other templates keep their whitespace.
         let is_chat = name == CHAT;
         environment.set_trim_blocks(is_chat);
         environment.set_lstrip_blocks(is_chat);
@@ -138,9 +139,11 @@ impl Template {
         let template = environment.template_from_str(source).map_err(malformed)?;
         let text = template.render(values(QUERY, DOCUMENT)).map_err(malformed)?;
         if text.len() > BYTES_MAX {
-            return Err(contract(format!("{name} makes more than {BYTES_MAX} bytes")));
+            return Err(contract(format!(
+                "{name}: the template renders to more than {BYTES_MAX} bytes"
+            )));
         }
-        // What it makes of the texts themselves shows where they have spaces around them.
+        // Whitespace around the texts reveals what the template does to them.
         let (query, document) = (format!(" {QUERY}\n"), format!("\n{DOCUMENT} "));
         let spaced = template.render(values(&query, &document)).map_err(malformed)?;
         let trims = (!spaced.contains(&query), !spaced.contains(&document));
@@ -151,16 +154,19 @@ impl Template {
         let without = plain(!trims.0, &query, QUERY, &spaced);
         if plain(!trims.1, &document, DOCUMENT, &without) != text {
             return Err(contract(format!(
-                "{name} changes the texts in a way that is not supported"
+                "{name}: the template changes the texts in an unsupported way; only stripping \
+                 whitespace is supported"
             )));
         }
         let cut = Self::cut(&text).ok_or_else(|| {
-            contract(format!("{name} must have the query and the document in it, each once"))
+            contract(format!(
+                "{name}: the template must contain the query and the document exactly once each"
+            ))
         })?;
         Ok(Self { trims, ..cut })
     }
 
-    /// Cuts a rendered template where the texts stand.
+    /// Splits a rendered template at the texts.
     fn cut(text: &str) -> Option<Self> {
         let (query, document) = (text.find(QUERY)?, text.find(DOCUMENT)?);
         let once = |mark: &str| text.matches(mark).count() == 1;
@@ -179,7 +185,7 @@ impl Template {
         Some(Self { parts, end, trims: (false, false) })
     }
 
-    /// The text for a pair, without its end.
+    /// Returns the text for a pair, without the template's end.
     pub(crate) fn fill(&self, query: &str, document: &str) -> String {
         let query = if self.trims.0 { query.trim() } else { query };
         let document = if self.trims.1 { document.trim() } else { document };
@@ -194,22 +200,22 @@ impl Template {
         text
     }
 
-    /// What stands after both texts.
+    /// Returns the text after the query and the document.
     pub(crate) fn end(&self) -> &str {
         &self.end
     }
 }
 
-/// Whether a template for chats tells the sides of a search apart. Others would render such a pair
-/// to nothing, or to what the model was not trained with.
+/// Returns whether a chat template distinguishes the two sides of a search. Other templates would
+/// render such a pair to nothing, or to a prompt that the model was not trained with.
 fn has_roles(source: &str) -> bool {
-    let says = |word: &str| {
+    let mentions = |word: &str| {
         source.contains(&format!("'{word}'")) || source.contains(&format!("\"{word}\""))
     };
-    says("query") && says("document")
+    mentions("query") && mentions("document")
 }
 
-/// What the model is told to look for, where its files say it.
+/// Returns the model's search instruction, if its files set one.
 fn instruction(files: &Files<'_>) -> Result<Option<String>, Refusal> {
     let prompts = super::files::prompts::Prompts::read(files)?;
     Ok(prompts.default.and_then(|name| prompts.named.get(&name).cloned()))
@@ -240,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_template_with_both_sides_of_a_search_is_filled_with_them() {
+    fn chat_template_with_query_and_document_roles_is_used() {
         let (template, guesses) = read(&[("chat_template.jinja", ROLES)], true).unwrap();
         let template = template.unwrap();
         assert_eq!(template.fill(" a {{ b }}", " c "), "Q: a {{ b }}|D:c");
@@ -248,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn onnxd_toml_has_the_last_word_and_may_turn_the_order_round() {
+    fn template_in_onnxd_toml_overrides_the_chat_template() {
         let own = ("onnxd.toml", "template = \"{{ document }} / {{ query }}?\"");
         let template = read(&[("chat_template.jinja", ROLES), own], true).unwrap().0.unwrap();
         assert_eq!((&*template.fill("q", "d"), template.end()), ("d / q", "?"));
     }
 
     #[test]
-    fn a_template_that_leaves_a_text_out_or_never_ends_is_refused() {
+    fn incomplete_or_endless_template_is_refused() {
         for source in ["{{ query }}", "{{ query }}{{ query }}{{ document }}", "{% if %}"] {
             let own = format!("template = {source:?}");
             let message = read(&[("onnxd.toml", &own)], true).unwrap_err().message;
@@ -267,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_template_a_known_model_is_a_guess_and_another_is_refused() {
+    fn missing_template_is_guessed_for_known_models_only() {
         let qwen3 = ("config.json", r#"{"model_type": "qwen3"}"#);
         let (template, guesses) = read(&[qwen3], true).unwrap();
         assert!(template.unwrap().end().ends_with("</think>\n\n"));

@@ -1,5 +1,5 @@
-//! Tries a model for texts: runs the shapes that serving will run, looks at what comes out, and says
-//! what the model turned out to be.
+//! Tries a text model: runs the shapes that serving uses, checks the outputs, and describes the
+//! model.
 
 use onnxd_proto::{
     domain::{Activation, Facts, Output, Refusal, RefusalKind, Task},
@@ -12,26 +12,26 @@ use super::{
 };
 use crate::artifacts::probes;
 
-/// Tokens of a vocabulary whose weights can be sent.
+/// Largest vocabulary whose weights can be sent.
 const VOCABULARY_MAX: usize = 1 << 20;
 
 /// Runs one input of each kind that serving runs.
 pub(super) fn try_out(version: &mut TextModel) -> Result<Facts, Refusal> {
     let max_tokens = version.settings().max_tokens;
     let mut dimension = None;
-    let ways = version.settings().plan.ways.len();
-    // The default way comes last, whose facts these are. The longest text is run by `longest`.
+    let routes = version.settings().plan.routes.len();
+    // The default route comes last because the facts describe it. `longest` runs the longest text.
     let default = version.settings().plan.default;
-    let ways = (0..ways).filter(|&way| way != default).chain([default]);
+    let routes = (0..routes).filter(|&route| route != default).chain([default]);
     let shapes = [(1, 1), (1, 8), (2, 16), (microbatch::TEXTS_MAX, 8)];
-    for (way, (texts, tokens)) in ways.flat_map(|way| shapes.map(|shape| (way, shape))) {
-        let numbers = version.try_way(way, texts, tokens.min(max_tokens), 0)?;
+    for (route, (texts, tokens)) in routes.flat_map(|route| shapes.map(|shape| (route, shape))) {
+        let numbers = version.try_route(route, texts, tokens.min(max_tokens), 0)?;
         require_finite(version, &numbers.values)?;
         let found = version.dimension();
         if dimension.is_some_and(|dimension| dimension != found) {
             let file = version.model_file();
-            let message = "its output grows with the text, or is another on each way, so that it is \
-                           no embedding";
+            let message = "the size of its output changes with the length of the text or between \
+                           routes, so it is not an embedding; set output or task in onnxd.toml";
             return refuse(format!("{file}: {message}"));
         }
         dimension = Some(found);
@@ -78,7 +78,7 @@ fn facts(version: &TextModel, dimension: usize) -> Result<Facts, Refusal> {
         pooling: version.pooling(),
         normalize: version.normalizes(settings.plan.default),
         labels,
-        // What softmax makes of one score says nothing.
+        // Softmax of a single score is always 1.
         activation: match (task, dimension, settings.activation) {
             (Task::Classify, 1, Activation::Softmax) => Activation::Sigmoid,
             (.., activation) => activation,
@@ -100,23 +100,27 @@ fn require_sendable(version: &TextModel, dimension: usize) -> Result<(), Refusal
         _ => DIMENSION_MAX,
     };
     if dimension > max {
-        return refuse(format!("{file}: {dimension} components, and at most {max} fit"));
+        return refuse(format!(
+            "{file}: output has {dimension} components, more than the limit of {max}"
+        ));
     }
     if version.settings().task == Task::Embed && dimension == 1 {
         return refuse(format!(
-            "{file}: its embedding has one component, which is none: it seems to be a model that \
-             reranks (set task = \"rerank\" in onnxd.toml) or scores (task = \"classify\")"
+            "{file}: output has one component, so it is not an embedding; the model seems to be a \
+             reranker (set task = \"rerank\" in onnxd.toml) or a classifier (set task = \
+             \"classify\")"
         ));
     }
     if version.settings().task == Task::Rerank && dimension != 1 {
         return refuse(format!(
-            "{file} gives {dimension} scores, and a model that reranks gives one or two"
+            "{file} has {dimension} scores, but a reranker has one or two; set task = \"classify\" \
+             in onnxd.toml"
         ));
     }
     Ok(())
 }
 
-/// Models that score are given pairs, whose second text has a type of its own.
+/// Classifiers also take pairs, whose second text has another type id.
 fn try_pair(version: &mut TextModel) -> Result<(), Refusal> {
     if version.settings().task != Task::Classify {
         return Ok(());
@@ -125,14 +129,14 @@ fn try_pair(version: &mut TextModel) -> Result<(), Refusal> {
     require_finite(version, &numbers)
 }
 
-/// The same shape has just run with another id, so that only the id can be wrong.
+/// The same shape has just run with another id, so only the id can fail.
 fn try_highest_id(version: &mut TextModel) -> Result<(), Refusal> {
     let highest = version.tokenizer().highest_id();
     let tokens = version.settings().max_tokens.min(8);
     let Numbers { values, .. } = version.try_shape(1, tokens, highest).or_else(|_| {
         refuse(format!(
-            "tokenizer.json has ids up to {highest}, which the model's embedding table does not \
-             have: they belong to different models"
+            "tokenizer.json has ids up to {highest}, which exceed the model's embedding table: \
+             they belong to different models; use files of the same model"
         ))
     })?;
     require_finite(version, &values)
@@ -142,7 +146,7 @@ pub(super) fn require_finite(version: &TextModel, numbers: &[f32]) -> Result<(),
     if numbers.iter().all(|value| value.is_finite()) {
         return Ok(());
     }
-    refuse(format!("{} gives an output that is not finite", version.model_file()))
+    refuse(format!("{}: the output is not finite", version.model_file()))
 }
 
 fn refuse<T>(message: String) -> Result<T, Refusal> {

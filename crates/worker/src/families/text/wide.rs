@@ -1,6 +1,6 @@
-//! A second session of a version, over the same weights, that spreads one run over several CPUs:
-//! for a request that is alone on the machine. It is made in the background when the first such
-//! request has come; until then, and where it cannot be made, the other one runs.
+//! A second session of a version over the same weights that spreads one run over several CPUs, for
+//! requests while the server is otherwise idle. It is created in the background after the first
+//! such request. Until then, or if that fails, the regular session runs.
 
 use std::{
     path::PathBuf,
@@ -15,23 +15,23 @@ use crate::{
     session::{Runtime, Session, SessionError},
 };
 
-/// The session, or its place.
+/// The session; `None` until it is created.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wide(Arc<Mutex<Option<Session>>>);
 
-/// What it is made of.
+/// What the session is created from.
 #[derive(Debug)]
-pub(crate) struct Making {
+pub(crate) struct WideSpec {
     pub(crate) runtime: Arc<Runtime>,
-    /// The compiled model: weights that are not shared would be in memory twice.
+    /// The compiled model. Without its shared weights, memory use would double.
     pub(crate) model: PathBuf,
-    /// The output that is computed.
+    /// The output to compute.
     pub(crate) output: String,
-    /// CPUs beside the process's own.
+    /// CPUs in addition to the process's own.
     pub(crate) helpers: Arc<[u16]>,
 }
 
-impl Making {
+impl WideSpec {
     fn open(&self) -> Result<Session, SessionError> {
         let mut session = Session::open_wide(&self.runtime, &self.model, &self.helpers)?;
         session.select(&self.output)?;
@@ -40,43 +40,44 @@ impl Making {
 }
 
 impl Wide {
-    /// The session, if there is one yet.
+    /// Returns the session, if it exists and is not locked.
     pub(crate) fn get(&self) -> Option<MutexGuard<'_, Option<Session>>> {
         let session = match self.0.try_lock() {
             Ok(session) => session,
-            // Who makes it has panicked before there was one.
+            // The creating thread panicked before it stored a session.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
         session.is_some().then_some(session)
     }
 
-    /// What makes it, unless the version has gone by then; a failure only costs speed.
-    pub(crate) fn later(&self, making: Making) -> Later {
-        let place = Arc::downgrade(&self.0);
+    /// Returns the task that creates the session, unless the version is dropped first. A failure
+    /// only costs speed.
+    pub(crate) fn creation_task(&self, spec: WideSpec) -> Later {
+        let slot = Arc::downgrade(&self.0);
         Box::new(move || {
-            if let Some(place) = place.upgrade() {
-                Self(place).make(&making);
+            if let Some(slot) = slot.upgrade() {
+                Self(slot).create(&spec);
             }
         })
     }
 
-    /// There is none any more: it does not work.
-    pub(crate) fn give_up(&self) {
+    /// Drops a session that failed.
+    pub(crate) fn discard(&self) {
         drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    fn make(&self, making: &Making) {
-        if let Some(helper) = making.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
-            return warn!(helper, "no wide session: this CPU may not be used");
+    fn create(&self, spec: &WideSpec) {
+        if let Some(helper) = spec.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
+            return warn!(helper, "no multi-CPU session: this CPU is not allowed");
         }
-        match making.open() {
+        match spec.open() {
             Ok(session) => {
-                debug!(helpers = ?making.helpers, "wide session made");
-                // Nobody holds the lock for long before there is a session.
+                debug!(helpers = ?spec.helpers, "created multi-CPU session");
+                // The lock is never held for long before a session exists.
                 *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
             }
-            Err(error) => warn!(%error, "no wide session: requests that are alone use one CPU"),
+            Err(error) => warn!(%error, "no multi-CPU session: lone requests use one CPU"),
         }
     }
 }

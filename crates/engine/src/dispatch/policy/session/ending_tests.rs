@@ -1,4 +1,4 @@
-//! When a process is over: its end and that of its socket are told by different threads.
+//! When a process is finished: different threads report the end of the process and of its socket.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,12 @@ fn crash(session: &mut Session, now: Instant) -> Progress {
 }
 
 #[test]
-fn a_worker_is_over_when_its_process_and_its_socket_have_ended_in_whatever_order() {
+fn process_and_socket_may_end_in_either_order() {
     let now = Instant::now();
     let mut worker = serving(now, 9);
     assert_eq!(crash(&mut worker, now), Progress::Waits);
-    assert!(worker.listens_to(1), "what it wrote before counts");
-    assert!(worker.finish(now, 0.0).is_none(), "it is not over");
+    assert!(worker.listens_to(1), "earlier messages still count");
+    assert!(worker.finish(now, 0.0).is_none(), "its socket is still open");
     assert_eq!(worker.socket_ended(), Progress::Over);
     assert!(!worker.listens_to(1));
     assert_eq!(worker.finish(now, 0.0).unwrap().ended, ended(End::Accident));
@@ -32,13 +32,13 @@ fn a_worker_is_over_when_its_process_and_its_socket_have_ended_in_whatever_order
     let mut worker = serving(now, 9);
     assert_eq!(worker.socket_ended(), Progress::Waits);
     assert!(!worker.listens_to(1));
-    assert!(worker.read_until().is_none(), "its process is killed, and waited for");
+    assert!(worker.read_until().is_none(), "only the exit of the killed process is missing");
     assert_eq!(crash(&mut worker, now), Progress::Over);
     assert_eq!(worker.finish(now, 0.0).unwrap().state, State::Backoff);
 }
 
 #[test]
-fn a_worker_is_over_once() {
+fn a_process_finishes_once() {
     let now = Instant::now();
     let mut worker = serving(now, 9);
     assert_eq!(crash(&mut worker, now), Progress::Waits);
@@ -46,11 +46,11 @@ fn a_worker_is_over_once() {
     assert_eq!(worker.socket_ended(), Progress::Waits);
     assert_eq!(worker.give_up_reading(now + READ_GRACE * 2), Progress::Waits);
     assert!(worker.finish(now, 0.0).is_some() && worker.finish(now, 0.0).is_none());
-    assert_eq!(crash(&mut worker, now), Progress::Waits, "there is no process");
+    assert_eq!(crash(&mut worker, now), Progress::Waits, "no process");
 }
 
 #[test]
-fn a_process_that_was_not_started_has_no_socket_to_wait_for() {
+fn a_process_that_did_not_start_has_no_socket_to_await() {
     let now = Instant::now();
     let mut worker = session(now, 9);
     assert_eq!(worker.start_due(now), Some(1));
@@ -58,7 +58,7 @@ fn a_process_that_was_not_started_has_no_socket_to_wait_for() {
 }
 
 #[test]
-fn a_socket_that_does_not_end_is_waited_for_a_short_while() {
+fn an_open_socket_is_awaited_only_for_the_grace_period() {
     let now = Instant::now();
     let mut worker = serving(now, 9);
     assert_eq!(crash(&mut worker, now), Progress::Waits);
@@ -66,29 +66,29 @@ fn a_socket_that_does_not_end_is_waited_for_a_short_while() {
     let before = now + READ_GRACE - Duration::from_millis(1);
     assert_eq!(worker.give_up_reading(before), Progress::Waits);
     assert_eq!(worker.give_up_reading(now + READ_GRACE), Progress::Over);
-    assert!(!worker.listens_to(1), "what comes later was given to another");
+    assert!(!worker.listens_to(1), "later messages are ignored");
 }
 
 #[test]
-fn what_breaks_the_protocol_is_heard_no_more_and_gets_nothing() {
+fn a_worker_that_broke_the_protocol_is_ignored() {
     let now = Instant::now();
     let mut worker = serving(now, 9);
     send(&mut worker, 1);
     assert_eq!(worker.take_unanswered().len(), 1);
     assert_eq!(worker.broke_protocol(), Progress::Waits);
     assert!(!worker.listens_to(1) && !worker.is_idle() && !worker.is_nearly_idle());
-    assert!(worker.kill(None) && !worker.kill(None), "it is killed once");
-    assert!(worker.take_unanswered().is_empty(), "what it had was taken once");
+    assert!(worker.kill(None) && !worker.kill(None), "killed once");
+    assert!(worker.take_unanswered().is_empty(), "its items were taken once");
     assert_eq!(crash(&mut worker, now), Progress::Over);
 }
 
 #[test]
-fn what_is_told_to_stop_before_its_process_runs_is_not_connected() {
+fn a_worker_drained_before_its_process_runs_is_refused() {
     let now = Instant::now();
     let mut worker = session(now, 9);
     worker.start_due(now).unwrap();
     worker.drain();
-    assert_eq!(worker.process_started(now), super::Welcome::Refuse);
+    assert_eq!(worker.process_started(now), super::SocketAction::Refuse);
     assert_eq!(crash(&mut worker, now), Progress::Over);
     assert_eq!(worker.finish(now, 0.0).unwrap().state, State::Stopped);
 }

@@ -1,4 +1,4 @@
-//! How a worker ends: by itself, because we kill it, or because it is told to.
+//! How a worker ends: on its own, killed by the supervisor, or on request.
 
 use std::time::Instant;
 
@@ -18,45 +18,45 @@ use crate::dispatch::{
 };
 use crate::pool::ended::Ended;
 
-/// Whether a process is over.
+/// Whether a process is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Progress {
-    /// Its process, or its socket, has not ended yet.
+    /// The process or its socket has not ended yet.
     Waits,
-    /// Both have ended, and all that it wrote has been read. Call [`Session::finish`].
+    /// Both have ended, and all messages have been read. Call [`Session::finish`].
     Over,
 }
 
 /// What the end of a process says about the models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
-    /// Nothing: it was stopped, recycled, or there was no room for it.
+    /// Nothing: it was stopped from outside, recycled, or short of resources.
     Nothing,
-    /// It was killed from outside: by an administrator, or by the kernel for want of memory.
+    /// It was killed from outside, by an administrator or by the kernel when memory ran out.
     Killed,
-    /// It ended by a fault of its own, or hung.
+    /// It crashed or hung.
     Fault,
 }
 
-/// What becomes of a worker whose process is over.
+/// The outcome for a worker whose process is finished.
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// How the process ended.
     pub ended: Ended,
-    /// What the worker is now.
+    /// The worker's new state.
     pub state: State,
-    /// Whether it was recycled as it was told to.
+    /// Whether it exited as requested by recycling.
     pub recycled: bool,
-    /// Whether this is counted as a restart.
+    /// Whether this counts as a restart.
     pub restarted: bool,
     /// Whether it counts in the budget of all workers.
     pub counts: Counts,
 }
 
 impl Session {
-    /// The worker gets nothing new, ends when it has answered what it has, and is started again at
-    /// once. `false`: it does not serve.
+    /// Starts recycling: the worker receives nothing new, exits once it has answered everything,
+    /// and is restarted immediately. Returns `false` if it does not serve.
     pub(crate) fn recycle(&mut self) -> bool {
         self.restage(|stage| match stage {
             Stage::Serving(service) => Stage::Recycling(service),
@@ -65,7 +65,7 @@ impl Session {
         self.is_recycled()
     }
 
-    /// The worker gets nothing new and is not started again.
+    /// Starts draining: the worker receives nothing new and is not restarted.
     pub(crate) fn drain(&mut self) {
         self.restage(|stage| match stage {
             Stage::Starting { .. } => Stage::Stopping(None),
@@ -85,7 +85,7 @@ impl Session {
         }
     }
 
-    /// Our sending end of its socket is dropped, so that the process ends by itself.
+    /// Marks our sending end of the socket as closed, which makes the process exit.
     pub(crate) fn hang_up(&mut self) {
         if let Some(process) = self.process_mut()
             && process.socket == Socket::Open
@@ -94,8 +94,8 @@ impl Session {
         }
     }
 
-    /// The process is to be killed. Returns whether a signal is to be sent: not where there is no
-    /// process, or where it was killed already.
+    /// Marks the process as killed. Returns whether to send a signal, which is not the case if
+    /// there is no process or it was killed already.
     #[must_use]
     pub(crate) fn kill(&mut self, reason: Option<KillReason>) -> bool {
         let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut() else {
@@ -108,7 +108,8 @@ impl Session {
         is_new
     }
 
-    /// Its process has ended, or could not be started; what it wrote may not have been read.
+    /// Records that the process exited or could not be started. Its last messages may still be
+    /// unread.
     pub(crate) fn process_ended(&mut self, ended: Ended, now: Instant) -> Progress {
         self.hang_up();
         let Some(process) = self.process_mut() else { return Progress::Waits };
@@ -119,12 +120,12 @@ impl Session {
         self.progress()
     }
 
-    /// Everything that it wrote has been read.
+    /// Records that the socket has been read to its end.
     pub(crate) fn socket_ended(&mut self) -> Progress {
         self.stop_listening(Socket::Closed)
     }
 
-    /// It broke the protocol: nothing that it may still say counts.
+    /// Records a protocol violation: all further messages are ignored.
     pub(crate) fn broke_protocol(&mut self) -> Progress {
         self.stop_listening(Socket::Broken)
     }
@@ -137,12 +138,12 @@ impl Session {
         self.progress()
     }
 
-    /// When [`Session::give_up_reading`] has to be called next.
+    /// Returns when [`Session::give_up_reading`] must be called next.
     pub(crate) fn read_until(&self) -> Option<Instant> {
         self.process()?.read_until()
     }
 
-    /// Gives up on the socket of an ended process that does not end.
+    /// Stops waiting for the socket if it stays open after the process has exited.
     pub(crate) fn give_up_reading(&mut self, now: Instant) -> Progress {
         match self.read_until() {
             Some(at) if at <= now => self.socket_ended(),
@@ -157,7 +158,7 @@ impl Session {
         }
     }
 
-    /// How its process ended, until [`Session::finish`].
+    /// Returns how the process ended, until [`Session::finish`].
     pub(crate) fn ended(&self) -> Option<&Ended> {
         match &self.process()?.body {
             Body::Ended { ended, .. } => Some(ended),
@@ -165,9 +166,9 @@ impl Session {
         }
     }
 
-    /// What the end of its process says about the models, and the load that it ended in: one at its
-    /// start, or one that it was told to make while it was idle. What it computed is not in here:
-    /// see [`Session::take_unanswered`].
+    /// Returns what the end of the process says about the models, and the load during which it
+    /// ended. That is a load at its start, or one triggered by a ping while it was idle. Groups are
+    /// not covered: see [`Session::take_unanswered`].
     pub(crate) fn blame(
         &self,
         committed: impl Fn(Slot) -> Generation,
@@ -185,7 +186,7 @@ impl Session {
         let load = match &process.stage {
             Stage::Starting { to_load } => process.loads.missing(to_load, committed),
             Stage::Serving(service) => {
-                // Asked by a ping, and not by a group.
+                // Triggered by a ping rather than a group.
                 let was_idle = service.groups.is_empty() && process.socket != Socket::Broken;
                 let asked = was_idle && service.ping != Ping::None && !ended.is_blameless();
                 asked.then(|| process.loads.behind(committed)).flatten()
@@ -195,14 +196,14 @@ impl Session {
         (blame, load)
     }
 
-    /// Whether it ended, or will end, because it was stopped from outside: nothing that it had is to
-    /// blame for that.
+    /// Returns whether it ended, or will end, because it was stopped from outside. Its groups are
+    /// not to blame then.
     fn was_stopped(&self) -> bool {
         self.process().and_then(Process::killed) == Some(KillReason::Stopped)
     }
 
-    /// Takes back what it had and did not answer: another has to compute that now. Nothing more is
-    /// sent to it.
+    /// Takes the unanswered groups, which another worker must compute. Nothing more is sent to this
+    /// one.
     pub(crate) fn take_unanswered(&mut self) -> Vec<Unanswered> {
         self.hang_up();
         let suspect = if self.was_stopped() { Suspect::Nothing } else { Suspect::First };
@@ -211,8 +212,8 @@ impl Session {
         service.groups.take(suspect)
     }
 
-    /// Ends with a process that is over. `jitter`, from 0 to 1, spreads the restarts of several
-    /// workers. `None`: it is not over.
+    /// Cleans up after a finished process. `jitter`, from 0 to 1, spreads the restarts of several
+    /// workers. Returns `None` if the process is not finished.
     pub(crate) fn finish(&mut self, now: Instant, jitter: f64) -> Option<Finished> {
         let process = match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::Alive(process) if process.is_over() => process,
@@ -225,22 +226,22 @@ impl Session {
         let is_recycled = matches!(process.stage, Stage::Recycling(_));
         let recycled = is_recycled && ended.code == Some(ExitStatus::Fine as i32);
         let wrong = ended.code == Some(ExitStatus::Configuration as i32);
-        let hopeless = process.hopeless.or_else(|| {
-            wrong.then(|| "its configuration cannot work; its log says why".to_owned())
-        });
-        let end = match &hopeless {
-            Some(_) => End::Hopeless,
+        let unrecoverable = process
+            .unrecoverable
+            .or_else(|| wrong.then(|| "invalid configuration; see the worker's log".to_owned()));
+        let end = match &unrecoverable {
+            Some(_) => End::Permanent,
             None if ended.scarce => End::NotStarted,
-            None if recycled => End::Ordered,
+            None if recycled => End::Requested,
             None => End::Accident,
         };
         let restarts = self.history.restarts();
         let counts = match process.stage {
             Stage::Stopping(_) => Counts::No,
-            Stage::Starting { .. } => self.wait(now, (end, None), hopeless, jitter),
+            Stage::Starting { .. } => self.wait(now, (end, None), unrecoverable, jitter),
             Stage::Serving(service) | Stage::Recycling(service) => {
                 let ready_for = now.saturating_duration_since(service.since);
-                self.wait(now, (end, Some(ready_for)), hopeless, jitter)
+                self.wait(now, (end, Some(ready_for)), unrecoverable, jitter)
             }
         };
         let restarted = self.history.restarts() > restarts;
@@ -251,11 +252,11 @@ impl Session {
         &mut self,
         now: Instant,
         (end, ready_for): (End, Option<std::time::Duration>),
-        hopeless: Option<String>,
+        unrecoverable: Option<String>,
         jitter: f64,
     ) -> Counts {
         let (wait, counts) = self.history.ended(now, end, ready_for, jitter);
-        self.phase = wait.map_or(Phase::Failed(hopeless), Phase::Backoff);
+        self.phase = wait.map_or(Phase::Failed(unrecoverable), Phase::Backoff);
         counts
     }
 }

@@ -1,15 +1,15 @@
-//! What one process of a worker has loaded, by slot, and what it could not load.
+//! What one process of a worker has loaded and failed to load, by slot.
 
 use onnxd_proto::{control_page::Slot, generation::Generation};
 
 use crate::dispatch::worker::Load;
 
-/// What a process serves. A new process has nothing.
+/// The loads of one process. A new process has none.
 #[derive(Clone, Debug)]
 pub(super) struct Loads {
     /// By slot.
     serves: Vec<Load>,
-    /// What it could not load, by slot; 0 is none.
+    /// The generation that it failed to load, by slot; 0 means none.
     not_loaded: Vec<Generation>,
 }
 
@@ -22,56 +22,56 @@ impl Loads {
         &self.serves
     }
 
-    /// A model was refreshed.
+    /// Records that a model was refreshed.
     ///
     /// # Errors
-    /// There is no such slot, or the generation is older than the one that it serves.
+    /// The slot does not exist, or the generation is older than the one being served.
     pub(super) fn loaded(&mut self, slot: Slot, load: Load) -> Result<(), &'static str> {
         let serves = self.serves.get_mut(usize::from(slot));
-        let serves = serves.ok_or("it has loaded a model that is not served")?;
+        let serves = serves.ok_or("it loaded a model that is not served")?;
         if load.generation < serves.generation {
-            return Err("it has gone back to an older generation");
+            return Err("it went back to an older generation");
         }
         *serves = load;
         self.not_loaded[usize::from(slot)] = 0;
         Ok(())
     }
 
-    /// A model was dropped.
+    /// Records that a model was dropped.
     ///
     /// # Errors
-    /// There is no such slot.
+    /// The slot does not exist.
     pub(super) fn unloaded(&mut self, slot: Slot) -> Result<(), &'static str> {
         let serves = self.serves.get_mut(usize::from(slot));
-        *serves.ok_or("it has unloaded a model that is not served")? = Load::default();
+        *serves.ok_or("it unloaded a model that is not served")? = Load::default();
         self.not_loaded[usize::from(slot)] = 0;
         Ok(())
     }
 
-    /// A refresh failed; what was served is still served.
+    /// Records that a refresh failed. The previous generation is still served.
     pub(super) fn load_failed(&mut self, slot: Slot, generation: Generation) {
         if let Some(not_loaded) = self.not_loaded.get_mut(usize::from(slot)) {
             *not_loaded = generation;
         }
     }
 
-    /// The generation of a model that is served; 0 is none.
+    /// Returns the generation of a model that is served; 0 means none.
     pub(super) fn generation(&self, slot: Slot) -> Generation {
         self.serves.get(usize::from(slot)).map_or(0, |load| load.generation)
     }
 
-    /// Whether loading this generation was tried and failed.
+    /// Returns whether loading this generation was tried and failed.
     pub(super) fn failed(&self, slot: Slot, generation: Generation) -> bool {
         generation != 0 && self.not_loaded.get(usize::from(slot)) == Some(&generation)
     }
 
-    /// Whether loading anything failed, and has not succeeded since.
+    /// Returns whether any load failed and has not succeeded since.
     pub(super) fn any_failed(&self) -> bool {
         self.not_loaded.iter().any(|&generation| generation != 0)
     }
 
-    /// The first model of `to_load` that is not loaded yet, and the generation. What could not be
-    /// loaded, or was unloaded since, is not waited for.
+    /// Returns the first model of `to_load` that is not loaded yet, and its generation. Skips
+    /// models that failed to load or were unloaded since.
     pub(super) fn missing(
         &self,
         to_load: &[Generation],
@@ -84,8 +84,8 @@ impl Loads {
         (0..).zip(to_load.iter().copied()).find(is_missing)
     }
 
-    /// The first model of which something older than what is committed is served, and the committed
-    /// generation: the next thing it is asked for makes the process load that first.
+    /// Returns the first model that is behind its committed generation, and that generation. The
+    /// process loads it before it handles its next message.
     pub(super) fn behind(
         &self,
         committed: impl Fn(Slot) -> Generation,

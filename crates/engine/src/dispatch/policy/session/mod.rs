@@ -1,6 +1,6 @@
 //! One worker as the supervisor sees it: a pure state machine over all its processes. The
-//! [actor](crate::dispatch::actor) reports what happened, in whatever order threads and sockets tell
-//! it, and does what the returned values say.
+//! [actor](crate::dispatch::actor) reports events, in whatever order threads and sockets deliver
+//! them, and carries out what the returned values say.
 //!
 //! ```text
 //!            start due          ready             group sent
@@ -9,16 +9,16 @@
 //!    └────────────────────┴──────────────┴──────────────────────┘  ended
 //!                         └──► failed   (cannot be started, or too often)
 //!            any ──► draining ──► stopped
-//!   ready or busy ──► draining ──► backoff  (recycled: started again at once, no failure)
+//!   ready or busy ──► draining ──► backoff  (recycled: restarted immediately, not a failure)
 //! ```
 //!
-//! A process is over when it *and* its socket have ended, in any order: what it wrote before it died
-//! is an answer like any other. Nothing is taken from it before that, unless it broke the protocol.
-//! When no worker serves, [`hurry`] shortens the wait of one.
+//! A process is finished when it *and* its socket have ended, in either order: messages written
+//! before a crash are valid answers. Until then its items stay with it, unless it broke the
+//! protocol. When no worker serves, [`shorten_wait`] shortens the wait of one.
 //!
-//! - [`process`]: the states of one process; [`loads`]: what it has loaded.
-//! - [`ends`]: what happens when it ends.
-//! - [`work`]: what a worker is asked and answers.
+//! - [`process`]: the states of one process; [`loads`]: its loads.
+//! - [`ends`]: how it ends.
+//! - [`work`]: groups and pings.
 
 mod ends;
 mod loads;
@@ -47,40 +47,40 @@ use crate::pool::{Epoch, Supervision};
 pub struct Session {
     phase: Phase,
     models: usize,
-    /// The number of the present or last process.
+    /// The number of the current or last process.
     epoch: Epoch,
     history: History,
-    /// Whether the last process that said so found itself pinned to its CPU.
+    /// Whether the last process that reported it is pinned to its CPU.
     pinned: bool,
     was_ready: bool,
-    /// The newest that any of its processes has loaded, by slot.
+    /// The newest generation that any of its processes has loaded, by slot.
     newest_seen: Vec<Generation>,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// It has no process and will be started.
+    /// No process; waiting to be started.
     Backoff(Wait),
-    /// It has one.
+    /// Has a process.
     Alive(Process),
-    /// It has ended because it was told to.
+    /// Ended on request.
     Stopped,
-    /// It is given up; for this reason, if starting it again is hopeless.
+    /// Given up, with the reason if a restart cannot succeed.
     Failed(Option<String>),
 }
 
-/// What becomes of the socket of a new process.
+/// What to do with the socket of a new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Welcome {
-    /// Read and write it; then call [`Session::connected`].
+pub(crate) enum SocketAction {
+    /// Open it, then call [`Session::connected`].
     Connect,
-    /// Drop it and kill the process: it is not wanted any more.
+    /// Drop it and kill the process, which is not needed any more.
     Refuse,
 }
 
 impl Session {
-    /// A worker that is to be started at `now`, and at most `restarts_max` times again within a
+    /// Creates a worker to be started at `now` and restarted at most `restarts_max` times within a
     /// minute.
     pub fn new(now: Instant, models: usize, restarts_max: u32) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Session {
         }
     }
 
-    /// The present state.
+    /// Returns the current state.
     pub(crate) fn state(&self) -> State {
         match &self.phase {
             Phase::Backoff(_) => State::Backoff,
@@ -111,57 +111,57 @@ impl Session {
         }
     }
 
-    /// Whether a message of this process counts. What an older one was to answer has been given to
-    /// another.
+    /// Returns whether messages of this process count. The items of an earlier one were given to
+    /// another worker.
     pub(crate) fn listens_to(&self, epoch: Epoch) -> bool {
         self.epoch == epoch && self.process().is_some_and(Process::listens)
     }
 
-    /// How often the worker was started again.
+    /// Returns how often the worker was restarted.
     pub(crate) fn restarts(&self) -> u64 {
         self.history.restarts()
     }
 
-    /// Whether the worker found itself pinned to its CPU.
+    /// Returns whether the worker is pinned to its CPU.
     pub(crate) fn is_pinned(&self) -> bool {
         self.pinned
     }
 
-    /// Whether any of its processes became ready.
+    /// Returns whether any of its processes became ready.
     pub(crate) fn was_ready(&self) -> bool {
         self.was_ready
     }
 
-    /// Why starting the worker again is hopeless, if it is.
-    pub(crate) fn hopeless(&self) -> Option<&str> {
+    /// Returns the reason a restart cannot succeed, if any.
+    pub(crate) fn unrecoverable(&self) -> Option<&str> {
         match &self.phase {
             Phase::Failed(reason) => reason.as_deref(),
-            Phase::Alive(process) => process.hopeless.as_deref(),
+            Phase::Alive(process) => process.unrecoverable.as_deref(),
             Phase::Backoff(_) | Phase::Stopped => None,
         }
     }
 
-    /// Whether the worker answers requests.
+    /// Returns whether the worker answers requests.
     pub(crate) fn serves(&self) -> bool {
         matches!(self.process(), Some(Process { stage: Stage::Serving(_), .. }))
     }
 
-    /// Whether the worker serves and is not stopped.
-    pub(crate) fn goes_on(&self) -> bool {
+    /// Returns whether the worker serves and is not stopped.
+    pub(crate) fn is_running(&self) -> bool {
         self.serves() && !self.is_stopped()
     }
 
-    /// Whether its process is stopped (`SIGSTOP`), or was and is killed for that.
+    /// Returns whether its process is stopped (`SIGSTOP`), or was killed because of that.
     pub(crate) fn is_stopped(&self) -> bool {
         self.process().is_some_and(Process::is_stopped)
     }
 
-    /// Whether the worker drains so that it can be started again.
+    /// Returns whether the worker drains in order to be restarted.
     pub(crate) fn is_recycled(&self) -> bool {
         matches!(self.process(), Some(Process { stage: Stage::Recycling(_), .. }))
     }
 
-    /// When [`Session::start_due`] has to be called next.
+    /// Returns when [`Session::start_due`] must be called next.
     pub(crate) fn start_at(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Backoff(wait) => Some(wait.start_at),
@@ -169,7 +169,7 @@ impl Session {
         }
     }
 
-    /// The number of the process that is to be started now. The worker is starting from then on.
+    /// Returns the number of the process to start now, if one is due. The worker is then starting.
     pub(crate) fn start_due(&mut self, now: Instant) -> Option<Epoch> {
         self.start_at().filter(|at| *at <= now)?;
         self.phase = Phase::Alive(Process::new(self.models));
@@ -177,24 +177,24 @@ impl Session {
         Some(self.epoch)
     }
 
-    /// The worker is not started again, if it waits to be.
+    /// Gives up on the worker if it is waiting to be restarted.
     pub(crate) fn give_up(&mut self) {
         if let Phase::Backoff(_) = self.phase {
             self.phase = Phase::Failed(None);
         }
     }
 
-    /// The process that was ordered runs.
-    pub(crate) fn process_started(&mut self, now: Instant) -> Welcome {
-        let Some(process) = self.process_mut() else { return Welcome::Refuse };
-        let Body::Ordered = process.body else { return Welcome::Refuse };
+    /// Records that the requested process runs.
+    pub(crate) fn process_started(&mut self, now: Instant) -> SocketAction {
+        let Some(process) = self.process_mut() else { return SocketAction::Refuse };
+        let Body::Requested = process.body else { return SocketAction::Refuse };
         let wanted = matches!(process.stage, Stage::Starting { .. });
         let conduct = if wanted { Conduct::Normal } else { Conduct::Killed(None) };
         process.body = Body::Running { since: now, conduct };
-        if wanted { Welcome::Connect } else { Welcome::Refuse }
+        if wanted { SocketAction::Connect } else { SocketAction::Refuse }
     }
 
-    /// Its socket is open.
+    /// Records that its socket is open.
     pub(crate) fn connected(&mut self) {
         if let Some(process) = self.process_mut()
             && process.socket == Socket::Unopened
@@ -203,10 +203,10 @@ impl Session {
         }
     }
 
-    /// The process has introduced itself, and is told to load what is committed.
+    /// Records the greeting of a process, which will be told to load what is committed.
     ///
     /// # Errors
-    /// It is of another build: starting it again changes nothing.
+    /// The process is from another build, so a restart cannot succeed.
     pub(crate) fn hello(
         &mut self,
         build_id: &str,
@@ -216,10 +216,10 @@ impl Session {
         self.pinned = is_pinned;
         let Some(process) = self.process_mut() else { return Ok(()) };
         if build_id != BUILD_ID {
-            process.hopeless = Some(format!(
-                "--worker-binary is of another build: it says {build_id}, this supervisor is {BUILD_ID}"
+            process.unrecoverable = Some(format!(
+                "--worker-binary is from another build: it reports {build_id}, this supervisor is {BUILD_ID}"
             ));
-            return Err("it is of another build");
+            return Err("it is from another build");
         }
         if let Stage::Starting { to_load } = &mut process.stage {
             *to_load = committed;
@@ -227,7 +227,7 @@ impl Session {
         Ok(())
     }
 
-    /// It has loaded everything.
+    /// Records that all models are loaded.
     pub(crate) fn ready(&mut self, now: Instant) {
         self.was_ready = true;
         let Some(process) = self.process_mut() else { return };
@@ -237,10 +237,10 @@ impl Session {
         }
     }
 
-    /// It has refreshed a model.
+    /// Records that the process has refreshed a model.
     ///
     /// # Errors
-    /// It broke the protocol.
+    /// The worker broke the protocol.
     pub(crate) fn loaded(&mut self, slot: Slot, load: Load) -> Result<(), &'static str> {
         let Some(process) = self.process_mut() else { return Ok(()) };
         process.loads.loaded(slot, load)?;
@@ -249,22 +249,22 @@ impl Session {
         Ok(())
     }
 
-    /// It has dropped what it had of a model.
+    /// Records that the process has dropped a model.
     ///
     /// # Errors
-    /// It broke the protocol.
+    /// The worker broke the protocol.
     pub(crate) fn unloaded(&mut self, slot: Slot) -> Result<(), &'static str> {
         self.process_mut().map_or(Ok(()), |process| process.loads.unloaded(slot))
     }
 
-    /// It has tried to refresh a model and serves what it had.
+    /// Records that a refresh failed. The process still serves the previous generation.
     pub(crate) fn load_failed(&mut self, slot: Slot, generation: Generation) {
         if let Some(process) = self.process_mut() {
             process.loads.load_failed(slot, generation);
         }
     }
 
-    /// Its process is stopped (`SIGSTOP`).
+    /// Records that its process was stopped (`SIGSTOP`).
     pub(crate) fn stopped(&mut self, now: Instant) {
         if let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut()
             && *conduct == Conduct::Normal
@@ -273,7 +273,7 @@ impl Session {
         }
     }
 
-    /// Its process goes on.
+    /// Records that its process continued.
     pub(crate) fn continued(&mut self) {
         if let Some(Process { body: Body::Running { conduct, .. }, .. }) = self.process_mut()
             && let Conduct::Stopped(_) = conduct
@@ -282,45 +282,45 @@ impl Session {
         }
     }
 
-    /// What it serves, by slot.
+    /// Returns its loads, by slot.
     pub(crate) fn loads(&self) -> Vec<Load> {
         let loads = self.process().map(|process| process.loads.all().to_vec());
         loads.unwrap_or_else(|| vec![Load::default(); self.models])
     }
 
-    /// The generation of a model that it serves; 0 is none.
+    /// Returns the generation of a model that it serves; 0 means none.
     pub(crate) fn generation(&self, slot: Slot) -> Generation {
         self.process().map_or(0, |process| process.loads.generation(slot))
     }
 
-    /// The newest generation of a model that any of its processes had.
+    /// Returns the newest generation of a model that any of its processes had.
     pub(crate) fn newest_seen(&self, slot: Slot) -> Generation {
         self.newest_seen.get(usize::from(slot)).copied().unwrap_or(0)
     }
 
-    /// Whether it has tried to load this generation and failed.
+    /// Returns whether it tried to load this generation and failed.
     pub(crate) fn failed_to_load(&self, slot: Slot, generation: Generation) -> bool {
         self.process().is_some_and(|process| process.loads.failed(slot, generation))
     }
 
-    /// Whether it serves although there is something that it could not load.
+    /// Returns whether it serves but has failed loads to retry.
     pub(crate) fn wants_retry(&self) -> bool {
         self.serves() && self.process().is_some_and(|process| process.loads.any_failed())
     }
 
-    /// What is due now, if anything is.
+    /// Returns the action that is due now, if any.
     pub(crate) fn due(&self, now: Instant, supervision: &Supervision) -> Option<Due> {
         use crate::dispatch::policy::overdue::Overdue;
         let process = self.process()?;
         match process.overdue().find(|what| what.at(supervision) <= now)? {
             Overdue::Group(_) => Some(Due::Terminate),
-            // Whatever else is overdue: a stopped process can do nothing about it.
+            // Takes precedence over other reasons: a stopped process cannot react to anything.
             _ if process.is_stopped() => Some(Due::Kill(KillReason::Stopped)),
             _ => Some(Due::Kill(KillReason::Hung)),
         }
     }
 
-    /// When [`Session::due`] has to be asked next.
+    /// Returns when [`Session::due`] must be called next.
     pub(crate) fn next_due(&self, supervision: &Supervision) -> Option<Instant> {
         self.process()?.overdue().map(|what| what.at(supervision)).min()
     }
@@ -350,9 +350,9 @@ impl AsRef<Session> for Session {
     }
 }
 
-/// Where no worker serves and none is on the way to, the one with the shortest wait is started as
-/// soon as its own failed starts allow: clients wait for it.
-pub(crate) fn hurry<'a>(workers: impl Iterator<Item = &'a mut Session>) {
+/// Shortens the wait of one worker if none serves or is starting, because clients are waiting.
+/// Chooses the one with the shortest wait, and starts it as early as its own failed starts allow.
+pub(crate) fn shorten_wait<'a>(workers: impl Iterator<Item = &'a mut Session>) {
     let mut first: Option<&mut Wait> = None;
     for worker in workers {
         match (worker.state(), &mut worker.phase) {
@@ -373,9 +373,9 @@ pub(crate) fn hurry<'a>(workers: impl Iterator<Item = &'a mut Session>) {
 #[cfg(test)]
 mod ending_tests;
 #[cfg(test)]
-mod restart_tests;
+mod restart_simulation_tests;
 #[cfg(test)]
-mod restarts_tests;
+mod restart_tests;
 #[cfg(test)]
 pub(super) mod script;
 #[cfg(test)]

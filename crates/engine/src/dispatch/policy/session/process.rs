@@ -1,6 +1,6 @@
-//! One process of a worker, from the order to start it to the end of both the process and its
-//! socket. Each state carries the data that belongs to it. Part of the
-//! [session](crate::dispatch::policy::session), which alone changes it.
+//! One process of a worker, from the request to start it until both the process and its socket have
+//! ended. Each state carries its own data. Only the [session](crate::dispatch::policy::session)
+//! modifies it.
 
 use std::time::Instant;
 
@@ -14,31 +14,31 @@ use crate::dispatch::policy::{
 };
 use crate::pool::ended::Ended;
 
-/// A process and what is known of it.
+/// A process and its state.
 #[derive(Debug)]
 pub(super) struct Process {
     pub stage: Stage,
     pub body: Body,
     pub socket: Socket,
     pub loads: Loads,
-    /// Why starting the worker again is hopeless, if it is.
-    pub hopeless: Option<String>,
+    /// The reason a restart cannot succeed, if any.
+    pub unrecoverable: Option<String>,
 }
 
-/// How far the worker is.
+/// The worker's stage.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// It loads what it was told to: by slot, and empty before it has said hello.
+    /// Loading: `to_load` holds generations by slot and is empty until the process says hello.
     Starting { to_load: Vec<Generation> },
-    /// It answers requests.
+    /// Answers requests.
     Serving(Service),
-    /// It gets nothing new, ends when it has answered what it has, and is started again at once.
+    /// Receives nothing new, exits once it has answered everything, and is restarted immediately.
     Recycling(Service),
-    /// It gets nothing new and is not started again. `None`: it never served.
+    /// Receives nothing new and is not restarted. `None` if it never served.
     Stopping(Option<Service>),
 }
 
-/// What a worker that has become ready does.
+/// The work of a worker that has become ready.
 #[derive(Debug)]
 pub(super) struct Service {
     /// When it became ready.
@@ -47,50 +47,50 @@ pub(super) struct Service {
     pub ping: Ping,
 }
 
-/// Whether a sign of life is expected.
+/// Whether a ping awaits its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ping {
     None,
-    /// A ping has no answer since then.
+    /// The time of an unanswered ping.
     Sent(Instant),
-    /// The same, and another ping is sent after the answer: the worker may have read the first one
-    /// before what the second one is about.
+    /// As `Sent`, but another ping follows the answer. The worker may have read the first one
+    /// before the event that the second one is about.
     Owed(Instant),
 }
 
-/// The process as the system sees it.
+/// The state of the operating system process.
 #[derive(Debug)]
 pub(super) enum Body {
     /// The keeper was told to start it.
-    Ordered,
-    /// It runs.
+    Requested,
+    /// Running.
     Running { since: Instant, conduct: Conduct },
-    /// It has ended; what it wrote may not have been read.
+    /// Exited; its last messages may still be unread.
     Ended { ended: Ended, at: Instant, killed: Option<KillReason> },
 }
 
-/// Whether a process goes on.
+/// Whether a running process makes progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Conduct {
     Normal,
-    /// It is stopped (`SIGSTOP`) since then.
+    /// Stopped (`SIGSTOP`) at this time.
     Stopped(Instant),
-    /// We have killed it, for this reason if for any; its end is not reported yet.
+    /// Killed by the supervisor, for this reason if any; its exit is not reported yet.
     Killed(Option<KillReason>),
 }
 
-/// Our end of its socket.
+/// Our end of the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Socket {
-    /// There is none yet, or it could not be used.
+    /// Not open yet, or unusable.
     Unopened,
     /// Messages go both ways.
     Open,
-    /// We send nothing more; what arrives still counts.
+    /// We send nothing more; incoming messages still count.
     HungUp,
-    /// Everything was read.
+    /// Read to its end.
     Closed,
-    /// The worker broke the protocol: what arrives counts no more, and what it had was taken back.
+    /// The worker broke the protocol: incoming messages are ignored, and its items were taken back.
     Broken,
 }
 
@@ -98,14 +98,14 @@ impl Process {
     pub(super) fn new(models: usize) -> Self {
         Self {
             stage: Stage::Starting { to_load: Vec::new() },
-            body: Body::Ordered,
+            body: Body::Requested,
             socket: Socket::Unopened,
             loads: Loads::new(models),
-            hopeless: None,
+            unrecoverable: None,
         }
     }
 
-    /// What it does, once it has become ready.
+    /// Returns its work, once it has become ready.
     pub(super) fn service(&self) -> Option<&Service> {
         match &self.stage {
             Stage::Starting { .. } => None,
@@ -122,17 +122,17 @@ impl Process {
         }
     }
 
-    /// Whether what arrives from its socket counts.
+    /// Returns whether incoming messages count.
     pub(super) fn listens(&self) -> bool {
         matches!(self.socket, Socket::Open | Socket::HungUp)
     }
 
-    /// Whether both the process and its socket have ended.
+    /// Returns whether both the process and its socket have ended.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.body, Body::Ended { .. }) && !self.listens()
     }
 
-    /// When reading what an ended process wrote is given up.
+    /// Returns until when to read the messages of an exited process.
     pub(super) fn read_until(&self) -> Option<Instant> {
         match self.body {
             Body::Ended { at, .. } if self.listens() => Some(at + READ_GRACE),
@@ -154,7 +154,7 @@ impl Process {
         )
     }
 
-    /// Why we killed it, if it has ended or will end because of that.
+    /// Returns why the supervisor killed it, if it did.
     pub(super) fn killed(&self) -> Option<KillReason> {
         match &self.body {
             Body::Running { conduct: Conduct::Killed(reason), .. } => *reason,
@@ -163,14 +163,14 @@ impl Process {
         }
     }
 
-    /// What it must have done by when. Nothing more is expected of a process that we have killed.
+    /// Returns everything that it must do in time. Nothing more is expected of a killed process.
     pub(super) fn overdue(&self) -> impl Iterator<Item = Overdue> + '_ {
         let (group, ping) = match (self.service(), self.socket) {
             (Some(service), Socket::Open) => (service.groups.overdue(), service.ping),
             _ => (None, Ping::None),
         };
         let is_idle = self.service().is_some_and(|service| service.groups.is_empty());
-        // A busy worker answers when its group is done, and has until the group's deadline.
+        // A busy worker answers when its group is done; the group's deadline applies until then.
         let ping = match ping {
             Ping::Sent(at) | Ping::Owed(at) if is_idle => Some(Overdue::Pinged(at)),
             _ => None,
@@ -185,7 +185,7 @@ impl Process {
                 let starting = is_starting.then_some(Overdue::Starting(since));
                 (starting, stopped, matches!(conduct, Conduct::Killed(_)))
             }
-            Body::Ordered | Body::Ended { .. } => (None, None, false),
+            Body::Requested | Body::Ended { .. } => (None, None, false),
         };
         let all = group.into_iter().chain(stopped).chain(starting).chain(ping);
         all.filter(move |_| !is_killed)

@@ -1,4 +1,4 @@
-//! When one worker is started again; several together are in `restarts_tests.rs`.
+//! When one worker is restarted. `restart_simulation_tests.rs` covers several workers together.
 
 use proptest::prelude::*;
 
@@ -21,13 +21,13 @@ fn started(now: Instant) -> Session {
     worker
 }
 
-/// The one group that it has is answered.
+/// Answers the only group.
 fn answer(worker: &mut Session) {
     drop(worker.answered(1, [0].into_iter()));
 }
 
 #[test]
-fn a_worker_that_dies_is_started_again_later_and_later_until_it_recovers() {
+fn restart_delays_grow_until_the_worker_recovers() {
     let mut now = Instant::now();
     let mut worker = started(now);
     for expected_ms in [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000] {
@@ -50,7 +50,7 @@ fn a_worker_is_idle_unless_it_has_a_group() {
     let mut worker = started(now);
     assert!(!worker.is_idle() && !worker.serves());
     send(&mut worker, 1);
-    assert_eq!(worker.state(), State::Starting, "one that starts gets none");
+    assert_eq!(worker.state(), State::Starting, "a starting worker receives no group");
     worker.ready(now);
     assert!(worker.is_idle() && worker.serves());
     send(&mut worker, 1);
@@ -61,7 +61,7 @@ fn a_worker_is_idle_unless_it_has_a_group() {
 }
 
 #[test]
-fn whoever_waits_to_be_started_can_be_given_up_and_whoever_runs_cannot() {
+fn only_a_waiting_worker_can_be_given_up() {
     let now = Instant::now();
     let mut worker = started(now);
     worker.give_up();
@@ -72,7 +72,7 @@ fn whoever_waits_to_be_started_can_be_given_up_and_whoever_runs_cannot() {
 }
 
 #[test]
-fn a_worker_that_never_gets_ready_is_given_up_and_a_wrong_configuration_at_once() {
+fn failed_starts_and_bad_configuration_give_up() {
     let mut now = Instant::now();
     let mut worker = started(now);
     for _ in 1..FAILED_STARTS_MAX {
@@ -84,27 +84,27 @@ fn a_worker_that_never_gets_ready_is_given_up_and_a_wrong_configuration_at_once(
     end(&mut worker, now, End::Accident, 1.0);
     assert_eq!((worker.state(), worker.start_at()), (State::Failed, None));
     let mut worker = started(now);
-    end(&mut worker, now, End::Hopeless, 0.0);
+    end(&mut worker, now, End::Permanent, 0.0);
     assert_eq!(worker.state(), State::Failed);
 }
 
 #[test]
-fn a_recycled_worker_is_started_again_at_once_and_it_is_no_failure() {
+fn recycling_restarts_at_once_and_is_not_a_failure() {
     let now = Instant::now();
     let mut worker = started(now);
-    assert!(!worker.recycle(), "it does not serve yet");
+    assert!(!worker.recycle(), "not serving yet");
     worker.ready(now);
     send(&mut worker, 1);
     assert!(worker.recycle() && worker.is_recycled());
     answer(&mut worker);
     assert_eq!((worker.state(), worker.is_idle()), (State::Draining, false));
-    end(&mut worker, now, End::Ordered, 1.0);
+    end(&mut worker, now, End::Requested, 1.0);
     assert!(start(&mut worker, now) && !worker.is_recycled());
     assert_eq!((worker.restarts(), worker.history.deaths_in_row()), (0, 0));
 }
 
 #[test]
-fn a_worker_that_dies_while_it_is_recycled_has_died() {
+fn a_crash_during_recycling_is_a_failure() {
     let now = Instant::now();
     let mut worker = started(now);
     worker.ready(now);
@@ -115,19 +115,19 @@ fn a_worker_that_dies_while_it_is_recycled_has_died() {
 }
 
 #[test]
-fn a_worker_that_is_told_to_stop_while_it_is_recycled_stays_stopped() {
+fn a_worker_drained_during_recycling_stays_stopped() {
     let now = Instant::now();
     let mut worker = started(now);
     worker.ready(now);
     assert!(worker.recycle());
     worker.drain();
-    end(&mut worker, now, End::Ordered, 0.0);
+    end(&mut worker, now, End::Requested, 0.0);
     assert_eq!((worker.state(), worker.start_at()), (State::Stopped, None));
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_a_drained_worker_is_never_started_again(
+    fn a_drained_worker_is_never_restarted(
         before in prop::collection::vec(0..7, 0..20),
         after in prop::collection::vec(0..7, 0..20),
     ) {
@@ -138,7 +138,7 @@ proptest! {
             1 => worker.ready(now),
             2 => send(worker, 1),
             3 => answer(worker),
-            4 => { end(worker, now, End::Ordered, 0.5); }
+            4 => { end(worker, now, End::Requested, 0.5); }
             5 => { worker.recycle(); }
             _ => { end(worker, now, End::Accident, 0.5); }
         };

@@ -1,4 +1,4 @@
-//! What tests of sessions have in common: whole steps of a worker's life.
+//! Helpers for session tests: whole steps of a worker's life.
 
 use std::time::Instant;
 
@@ -10,19 +10,19 @@ use crate::dispatch::{
         groups::Sent,
         restarts::{Counts, End},
         scheduler::Group,
-        session::{Progress, Session, Welcome},
+        session::{Progress, Session, SocketAction},
     },
 };
 use crate::pool::ended::Ended;
 
-/// An end of this kind, as the keeper reports it.
+/// Returns an end of this kind, as the keeper reports it.
 pub(crate) fn ended(end: End) -> Ended {
     let unknown = || Ended::unknown("test".into());
     match end {
         End::Accident => Ended { signal: Some(11), ..unknown() },
         End::NotStarted => Ended { scarce: true, ..unknown() },
-        End::Ordered => Ended { code: Some(ExitStatus::Fine as i32), ..unknown() },
-        End::Hopeless => Ended { code: Some(ExitStatus::Configuration as i32), ..unknown() },
+        End::Requested => Ended { code: Some(ExitStatus::Fine as i32), ..unknown() },
+        End::Permanent => Ended { code: Some(ExitStatus::Configuration as i32), ..unknown() },
     }
 }
 
@@ -31,16 +31,16 @@ pub(crate) fn session(now: Instant, restarts_max: u32) -> Session {
     Session::new(now, 1, restarts_max)
 }
 
-/// Starts the process that is due, and opens its socket. `false`: none is due.
+/// Starts the process that is due and opens its socket. Returns `false` if none is due.
 pub(crate) fn start(session: &mut Session, now: Instant) -> bool {
     let due = session.start_due(now).is_some();
-    if due && session.process_started(now) == Welcome::Connect {
+    if due && session.process_started(now) == SocketAction::Connect {
         session.connected();
     }
     due
 }
 
-/// A worker that serves.
+/// Returns a worker that serves.
 pub(crate) fn serving(now: Instant, restarts_max: u32) -> Session {
     let mut session = session(now, restarts_max);
     assert!(start(&mut session, now));
@@ -48,7 +48,7 @@ pub(crate) fn serving(now: Instant, restarts_max: u32) -> Session {
     session
 }
 
-/// Sends a group of one item, if the worker may get one.
+/// Sends a group of one item if the worker may receive one.
 pub(crate) fn send(session: &mut Session, id: u64) {
     if session.is_idle() {
         let sent = Sent { id, wide: false, deadline: None, committed: 1 };
@@ -58,11 +58,11 @@ pub(crate) fn send(session: &mut Session, id: u64) {
     }
 }
 
-/// Ends the process and its socket. Returns whether that counts among the ends of all workers.
+/// Ends the process and its socket. Returns whether that counts in the budget of all workers.
 pub(crate) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) -> bool {
     let process = session.process_ended(ended(end), now);
     let socket = session.socket_ended();
-    assert!(!(process == Progress::Over && socket == Progress::Over), "over once");
+    assert!(!(process == Progress::Over && socket == Progress::Over), "finished twice");
     drop(session.take_unanswered());
     session.finish(now, jitter).is_some_and(|finished| finished.counts == Counts::Yes)
 }

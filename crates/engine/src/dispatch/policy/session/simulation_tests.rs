@@ -1,5 +1,5 @@
-//! One session and a worker that behaves as it likes, with its reports late and in any order: a seed
-//! is a run, and `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine session` replays one.
+//! Simulates one session with a worker that acts randomly and whose reports arrive late and out of
+//! order. `ONNXD_SIMULATION_SEED=N cargo test -p onnxd-engine session` replays a run.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,8 +14,9 @@ use crate::dispatch::{
         restarts::End,
         scheduler::{Group, ItemId},
         session::{
-            Blame, Progress, Welcome, hurry,
+            Blame, Progress, SocketAction,
             script::ended,
+            shorten_wait,
             simulation_world::{MODELS, Message, Process, SUPERVISION, World},
         },
     },
@@ -26,7 +27,7 @@ const SEEDS: u64 = 500;
 const STEPS: usize = 400;
 impl World {
     fn start(&mut self) {
-        hurry(std::iter::once(&mut self.session));
+        shorten_wait(std::iter::once(&mut self.session));
         let Some(epoch) = self.session.start_due(self.now) else { return };
         assert!(self.process.is_none(), "seed {}: two processes", self.seed);
         assert!(!self.drained, "seed {}: started after the drain", self.seed);
@@ -34,7 +35,7 @@ impl World {
         self.process = Some(Process { epoch, ..Process::default() });
     }
 
-    /// The keeper tells that the process runs, or that it could not be started.
+    /// The keeper reports that the process runs or could not be started.
     fn started(&mut self) {
         let fails = self.below(12) == 0;
         let Some(process) = &mut self.process else { return };
@@ -44,11 +45,11 @@ impl World {
         process.is_reported = true;
         if fails {
             process.ended = Some(End::NotStarted);
-        } else if self.session.process_started(self.now) == Welcome::Connect {
+        } else if self.session.process_started(self.now) == SocketAction::Connect {
             self.session.connected();
             process.messages.push_back(Message::Hello);
         } else {
-            process.ended = Some(End::Ordered);
+            process.ended = Some(End::Requested);
         }
     }
 
@@ -59,9 +60,13 @@ impl World {
             _ => Priority::Interactive,
         };
         let may = self.session.is_idle() || self.session.is_nearly_idle();
-        assert!(!may || self.session.serves(), "seed {}: work for one that serves not", self.seed);
+        assert!(
+            !may || self.session.serves(),
+            "seed {}: work for a worker that does not serve",
+            self.seed
+        );
         let Some(process) = self.process.as_mut().filter(|_| may) else { return };
-        assert!(!process.killed, "seed {}: work for one that we have killed", self.seed);
+        assert!(!process.killed, "seed {}: work for a killed worker", self.seed);
         assert!(process.groups.len() < 2 || process.ended.is_some());
         let items: Vec<ItemId> = (self.last + 2..).take(usize::try_from(count).unwrap()).collect();
         self.last += 1;
@@ -77,7 +82,7 @@ impl World {
         self.reached.insert("group");
     }
 
-    /// The process does something of its own accord.
+    /// The process acts on its own.
     fn act(&mut self) {
         let (what, slot) = (self.below(10), usize::try_from(self.below(MODELS.into())).unwrap());
         let (some, fails) = (self.below(2) == 0, self.below(8) == 0);
@@ -87,7 +92,7 @@ impl World {
         }
     }
 
-    /// The process ends, and its socket with it.
+    /// Ends the process and its socket.
     fn die(&mut self, end: End) {
         let Some(process) = &mut self.process else { return };
         if process.is_reported && process.ended.is_none() {
@@ -96,7 +101,7 @@ impl World {
         }
     }
 
-    /// The keeper tells how the process ended.
+    /// The keeper reports how the process ended.
     fn report_end(&mut self) {
         let Some(process) = &mut self.process else { return };
         let Some(end) = process.ended.filter(|_| process.is_reported) else { return };
@@ -110,7 +115,7 @@ impl World {
         }
     }
 
-    /// The next message is read.
+    /// Reads the next message.
     fn read(&mut self) {
         let Some(process) = &mut self.process else { return };
         let epoch = process.epoch;
@@ -145,7 +150,7 @@ impl World {
         assert_eq!(self.session.newest_seen(slot), *newest, "seed {}", self.seed);
         if generation > 1 {
             let old = Load { generation: generation - 1, ..Load::default() };
-            assert!(self.session.loaded(slot, old).is_err(), "seed {}: backwards", self.seed);
+            assert!(self.session.loaded(slot, old).is_err(), "seed {}: went backwards", self.seed);
             assert_eq!(self.session.generation(slot), generation);
         }
     }
@@ -161,7 +166,7 @@ impl World {
         if out.is_empty() {
             self.out.remove(&group);
         }
-        assert!(self.session.answered(group, places.iter().copied()).is_none(), "only once");
+        assert!(self.session.answered(group, places.iter().copied()).is_none(), "answered twice");
     }
 
     fn ping(&mut self) {
@@ -176,22 +181,22 @@ impl World {
     fn send_ping(&mut self) {
         self.session.pinged(self.now);
         let process = self.process.as_mut().unwrap();
-        assert!(!process.killed, "seed {}: a ping for one that we have killed", self.seed);
+        assert!(!process.killed, "seed {}: a ping for a killed worker", self.seed);
         process.pings += 1;
         self.is_ping_owed = false;
     }
 
-    /// A sign of life; what is owed is sent now.
+    /// Records a sign of life and sends an owed ping.
     fn hear(&mut self) {
         if self.session.heard() {
-            assert!(self.is_ping_owed, "seed {}: a ping that nothing asked for", self.seed);
+            assert!(self.is_ping_owed, "seed {}: an unrequested ping", self.seed);
             self.reached.insert("owed ping");
             self.send_ping();
         } else {
             let can = self.session.is_idle() || self.session.is_nearly_idle();
-            assert!(!can || !self.is_ping_owed, "seed {}: a ping is owed for ever", self.seed);
+            assert!(!can || !self.is_ping_owed, "seed {}: an owed ping is never sent", self.seed);
         }
-        assert!(!self.session.heard(), "a ping is owed once");
+        assert!(!self.session.heard(), "a ping is owed only once");
     }
 
     fn progress(&mut self, progress: Progress) {
@@ -200,14 +205,18 @@ impl World {
         }
     }
 
-    /// What the actor does when a process is over.
+    /// Does what the actor does when a process is finished.
     fn over(&mut self) {
         let process = self.process.take().unwrap();
         let was_stopped = process.killed_for == Some(KillReason::Stopped);
         let committed = self.committed;
         let (blame, load) = self.session.blame(|slot| committed[usize::from(slot)]);
         for unanswered in self.session.take_unanswered() {
-            assert!(!(was_stopped && unanswered.begun), "seed {}: blames a group", self.seed);
+            assert!(
+                !(was_stopped && unanswered.is_suspect),
+                "seed {}: a group is blamed",
+                self.seed
+            );
             for item in unanswered.items {
                 assert!(self.settled.insert(item), "seed {}: taken back twice", self.seed);
                 let groups = self.out.values_mut();
@@ -226,7 +235,7 @@ impl World {
         self.reached.insert(if was_stopped { "stopped" } else { "ended" });
     }
 
-    /// What is due is done.
+    /// Does what is due.
     fn tick(&mut self) {
         if self.session.give_up_reading(self.now) == Progress::Over {
             return self.over();
@@ -245,7 +254,7 @@ impl World {
                 assert!(self.session.kill(Some(reason)) && !self.session.kill(Some(reason)));
                 (process.killed, process.killed_for) = (true, Some(reason));
                 self.reached.insert(reason.label());
-                assert_eq!(self.session.due(self.now, &SUPERVISION), None, "not again");
+                assert_eq!(self.session.due(self.now, &SUPERVISION), None, "due again");
             }
         }
     }
@@ -275,7 +284,7 @@ impl World {
             80..86 => self.ping(),
             86..88 => self.signal(),
             88 | 89 => self.die(End::Accident),
-            90 if self.below(8) == 0 => self.die(End::Hopeless),
+            90 if self.below(8) == 0 => self.die(End::Permanent),
             91..95 => self.report_end(),
             95 => self.committed[0] += 1,
             96 => self.committed[1] += 1,
@@ -288,7 +297,7 @@ impl World {
             }
             _ => {}
         }
-        // A killed process ends; one that was hung up on ends by itself when it is idle.
+        // A killed process exits. One whose socket was closed exits when it is idle.
         let process = self.process.as_ref();
         if process.is_some_and(|process| process.killed) && self.below(3) == 0 {
             self.die(End::Accident);
@@ -296,7 +305,7 @@ impl World {
         let is_drained = self.session.state() == State::Draining;
         if is_drained && self.session.groups().is_empty() && self.below(3) == 0 {
             self.session.hang_up();
-            self.die(End::Ordered);
+            self.die(End::Requested);
         }
         self.check();
     }
@@ -315,7 +324,7 @@ impl World {
         assert!(!session.is_nearly_idle() || session.state() == State::Busy, "seed {seed}");
     }
 
-    /// From now on nothing goes wrong: the worker serves in the end, or it is given up or stopped.
+    /// Runs without further faults: in the end the worker serves, is given up or is stopped.
     fn settle(&mut self) {
         for _ in 0..200 {
             self.now += Duration::from_secs(1);
@@ -329,7 +338,7 @@ impl World {
                 self.die(End::Accident);
             }
             if self.session.state() == State::Draining {
-                self.die(End::Ordered);
+                self.die(End::Requested);
             }
             (0..20).for_each(|_| self.act());
             (0..40).for_each(|_| self.read());
@@ -339,14 +348,14 @@ impl World {
         let state = self.session.state();
         let serves = matches!(state, State::Ready | State::Busy);
         let ended = matches!(state, State::Failed | State::Stopped);
-        assert!(serves || ended, "seed {}: it is {state:?} in the end", self.seed);
+        assert!(serves || ended, "seed {}: ends up {state:?}", self.seed);
         assert!(!self.drained || ended, "seed {}", self.seed);
-        self.reached.insert(if serves { "serves" } else { "is given up" });
+        self.reached.insert(if serves { "serves" } else { "given up" });
     }
 }
 
 #[test]
-fn whatever_happens_a_session_keeps_its_promises() {
+fn a_session_keeps_its_promises_in_any_event_order() {
     let mut reached = BTreeSet::new();
     let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
@@ -355,7 +364,7 @@ fn whatever_happens_a_session_keeps_its_promises() {
         world.settle();
         reached.extend(world.reached);
     }
-    let all = "ended, group, hung, is given up, owed ping, recycled, serves, stopped";
+    let all = "ended, given up, group, hung, owed ping, recycled, serves, stopped";
     let reached: Vec<&str> = reached.into_iter().collect();
     assert!(given.is_some() || reached.join(", ") == all, "{reached:?}");
 }

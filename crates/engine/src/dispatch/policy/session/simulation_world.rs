@@ -1,4 +1,4 @@
-//! The world of the simulation of a session: a worker's process, which does what it likes, late.
+//! The world of the session simulation: a worker process that acts randomly and reports late.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,7 +18,7 @@ pub(super) const SUPERVISION: Supervision = Supervision {
     restarts_max: 6,
 };
 
-/// What a socket still holds, and what the keeper still has to tell.
+/// Messages still in the socket, and reports that the keeper still has to send.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     Hello,
@@ -26,17 +26,17 @@ pub(super) enum Message {
     Loaded(Slot, Generation),
     LoadFailed(Slot, Generation),
     Pong,
-    /// The group's items at these places.
+    /// The group's items at these indexes.
     Answer(u64, Vec<u32>),
     End,
 }
 
-/// A process as the system knows it.
+/// A process as the operating system knows it.
 #[derive(Default)]
 pub(super) struct Process {
     pub epoch: Epoch,
     pub messages: VecDeque<Message>,
-    /// Its own end, not reported to the session yet.
+    /// Its exit, not yet reported to the session.
     pub ended: Option<End>,
     pub is_reported: bool,
     pub killed: bool,
@@ -44,13 +44,13 @@ pub(super) struct Process {
     pub is_stopped: bool,
     /// Pings that it has not answered.
     pub pings: u32,
-    /// The groups that it has, with the places that it has not answered.
+    /// Its groups, with the indexes of the unanswered items.
     pub groups: VecDeque<(u64, Vec<u32>)>,
     pub serves: [Generation; MODELS as usize],
 }
 
 impl Process {
-    /// Does something of its own accord: loads, becomes ready, answers.
+    /// Acts on its own: loads, becomes ready or answers.
     pub(super) fn act(
         &mut self,
         (what, some, fails): (u64, bool, bool),
@@ -88,7 +88,7 @@ impl Process {
     }
 }
 
-/// One session, and the truth about its worker.
+/// One session, and the actual state of its worker.
 pub(super) struct World {
     pub seed: u64,
     pub random: u64,
@@ -100,7 +100,7 @@ pub(super) struct World {
     pub out: BTreeMap<u64, Vec<ItemId>>,
     pub settled: BTreeSet<ItemId>,
     pub last: u64,
-    /// Commits or probes since the last ping that the process was sent.
+    /// Whether there were commits or probes since the last ping that the process received.
     pub is_ping_owed: bool,
     pub newest: [Generation; MODELS as usize],
     pub drained: bool,
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    /// xorshift64, so that a seed is all it takes to see a run again.
+    /// xorshift64, so that the seed alone reproduces a run.
     pub(super) fn below(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

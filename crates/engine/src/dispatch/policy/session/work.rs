@@ -1,4 +1,4 @@
-//! What a worker is asked, and what it answers: groups and pings.
+//! Groups and pings for a worker, and its answers.
 
 use std::time::Instant;
 
@@ -14,19 +14,20 @@ use crate::dispatch::policy::{
 static NO_GROUPS: Groups = Groups::new();
 
 impl Service {
-    /// Of a worker that is ready since `now`.
+    /// Creates the work of a worker that is ready since `now`.
     pub(super) fn new(now: Instant) -> Self {
         Self { since: now, groups: Groups::new(), ping: Ping::None }
     }
 }
 
 impl Session {
-    /// The groups that the worker has.
+    /// Returns the groups sent to the worker.
     pub(crate) fn groups(&self) -> &Groups {
         self.process().and_then(Process::service).map_or(&NO_GROUPS, |service| &service.groups)
     }
 
-    /// What it can be sent a group with: it serves, is not about to end, and reads its socket.
+    /// Returns the worker's service if it can be sent a group: it serves, is not about to end, and
+    /// its socket is open.
     fn ready_service(&self) -> Option<&Service> {
         let process = self.process()?;
         let killed = matches!(process.conduct(), Some(Conduct::Killed(_)) | None);
@@ -36,32 +37,32 @@ impl Session {
         }
     }
 
-    /// Whether the worker has nothing to do and may get work.
+    /// Returns whether the worker has nothing to do and may receive work.
     pub(crate) fn is_idle(&self) -> bool {
         self.ready_service().is_some_and(|service| service.groups.is_empty())
     }
 
-    /// Whether the worker may get its next group already: what it has is done before another could
-    /// be sent.
+    /// Returns whether the worker may receive its next group early, because its current one
+    /// finishes before another could be sent.
     pub(crate) fn is_nearly_idle(&self) -> bool {
         self.ready_service().is_some_and(|service| service.groups.are_nearly_done())
     }
 
-    /// The worker is sent a group.
+    /// Records that the worker was sent a group.
     pub(crate) fn group_sent(&mut self, group: &Group, sent: Sent) {
-        debug_assert!(self.ready_service().is_some(), "only a worker that serves gets a group");
+        debug_assert!(self.ready_service().is_some(), "only a serving worker receives a group");
         if let Some(service) = self.service_mut() {
             service.groups.push(group, sent);
         }
     }
 
-    /// A micro-batch of the group with this number has taken `micros`. See [`Groups::took`].
-    pub(crate) fn took(&mut self, group: u64, micros: u32) -> Option<Charge> {
-        self.service_mut()?.groups.took(group, micros)
+    /// Adds the time of a micro-batch of the group with this id. See [`Groups::record_time`].
+    pub(crate) fn record_time(&mut self, group: u64, micros: u32) -> Option<Charge> {
+        self.service_mut()?.groups.record_time(group, micros)
     }
 
-    /// The worker has answered the items at these places of the group with this number. `None`:
-    /// they are not there to be answered.
+    /// Takes the items at these indexes of the group with this id, which the worker has answered.
+    /// Returns `None` if one of them is not waiting for an answer.
     pub(crate) fn answered(
         &mut self,
         group: u64,
@@ -70,8 +71,8 @@ impl Session {
         self.service_mut()?.groups.answered(group, places)
     }
 
-    /// The number of the group that is to be terminated now: the deadline of one of its unanswered
-    /// items has passed.
+    /// Returns the id of the group to terminate now because the deadline of an unanswered item has
+    /// passed.
     pub(crate) fn terminate(
         &mut self,
         deadline: impl Fn(&ItemId) -> Option<Instant>,
@@ -80,9 +81,9 @@ impl Session {
         self.service_mut()?.groups.terminate(deadline, now)
     }
 
-    /// The worker is to refresh and give a sign of life. Returns whether it is to be sent a ping now;
-    /// then call [`Session::pinged`]. One that has not answered the last ping gets the next one
-    /// after that: it may have read the last one before what this one is about.
+    /// Asks the worker to refresh and give a sign of life. Returns whether to send a ping now; then
+    /// call [`Session::pinged`]. If the last ping is unanswered, the next one follows its answer,
+    /// because the worker may have read the last one before the event that this one is about.
     #[must_use]
     pub(crate) fn ping(&mut self) -> bool {
         let Some(Process { stage: Stage::Serving(service), .. }) = self.process_mut() else {
@@ -95,7 +96,7 @@ impl Session {
         false
     }
 
-    /// A ping has been sent.
+    /// Records that a ping was sent.
     pub(crate) fn pinged(&mut self, now: Instant) {
         if let Some(service) = self.service_mut()
             && service.ping == Ping::None
@@ -104,7 +105,7 @@ impl Session {
         }
     }
 
-    /// A message has arrived, which is a sign of life. Returns whether a ping is owed and to be sent
+    /// Records an incoming message, which is a sign of life. Returns whether to send an owed ping
     /// now; then call [`Session::pinged`].
     #[must_use]
     pub(crate) fn heard(&mut self) -> bool {

@@ -1,5 +1,5 @@
-//! The body of an inference request: JSON, JSON with raw tensors after it, or one raw tensor
-//! (Triton's binary tensor data extension). Parsing is pure.
+//! Bodies of inference requests: JSON, JSON followed by raw tensors, or one raw tensor (Triton's
+//! binary tensor data extension). Parsing is pure.
 
 use std::collections::BTreeMap;
 
@@ -18,38 +18,37 @@ use crate::api::{
     error::{Class, Fault},
     oip::{
         request::{InferRequest, check_id},
-        rest::{at_most::at_most, elements::from_json},
+        rest::{bounded_list::bounded_list, elements::from_json},
     },
     request::parse,
 };
 
-/// Says where the JSON ends and raw tensors begin.
+/// The header with the length of the JSON before raw tensors.
 pub(super) const HEADER: &str = "inference-header-content-length";
 
 /// An inference request.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct RequestJson {
-    /// Comes back with the answer.
+    /// Returned with the response.
     id: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     #[schema(value_type = Option<RequestParameters>)]
     parameters: RequestParameters,
-    #[serde(deserialize_with = "at_most::<_, _, TENSORS_MAX>")]
+    #[serde(deserialize_with = "bounded_list::<_, _, TENSORS_MAX>")]
     inputs: Vec<InputJson>,
-    /// Those that are wanted; without them all are.
-    #[serde(default, deserialize_with = "at_most::<_, _, TENSORS_MAX>")]
+    /// The outputs to return. Default: all.
+    #[serde(default, deserialize_with = "bounded_list::<_, _, TENSORS_MAX>")]
     outputs: Vec<OutputJson>,
 }
 
-/// Parameters of a request. Those that neither the protocol nor the model has are ignored.
+/// Parameters of a request. Unknown ones are ignored.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct RequestParameters {
-    /// Outputs come raw, after the JSON, unless they ask for something else.
+    /// Return outputs as raw bytes after the JSON by default.
     #[serde(default)]
     binary_data_output: bool,
-    /// Options of models for texts: `prompt_name`, `input_type`, `truncate`,
-    /// `truncation_direction`, `normalize`, `dimensions`, `aggregation_strategy`, and the names of
-    /// the model's switches.
+    /// Options of text models: `prompt_name`, `input_type`, `truncate`, `truncation_direction`,
+    /// `normalize`, `dimensions`, `aggregation_strategy`, and the names of the model's switches.
     #[serde(flatten)]
     #[schema(value_type = std::collections::HashMap<String, Value>)]
     options: BTreeMap<String, Value>,
@@ -59,7 +58,7 @@ struct RequestParameters {
 #[derive(Debug, Deserialize, ToSchema)]
 struct InputJson {
     name: String,
-    #[serde(deserialize_with = "at_most::<_, _, AXES_MAX>")]
+    #[serde(deserialize_with = "bounded_list::<_, _, AXES_MAX>")]
     shape: Vec<u64>,
     /// `BOOL`, `INT8` to `INT64`, `UINT8` to `UINT64`, `FP16`, `BF16`, `FP32`, `FP64` or `BYTES`.
     #[schema(value_type = String)]
@@ -67,19 +66,19 @@ struct InputJson {
     #[serde(default, deserialize_with = "or_default")]
     #[schema(value_type = Option<InputParameters>)]
     parameters: InputParameters,
-    /// Its elements, row by row, in one list or in lists of lists.
+    /// The elements in row-major order, flat or nested.
     #[schema(value_type = Option<Vec<Value>>)]
     data: Option<Box<RawValue>>,
 }
 
-/// Parameters of a tensor. Others are ignored.
+/// Parameters of a tensor. Unknown ones are ignored.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct InputParameters {
-    /// The tensor is not in `data`, but has so many bytes after the JSON.
+    /// Length of the tensor after the JSON, used instead of `data`.
     binary_data_size: Option<usize>,
 }
 
-/// An output that is wanted.
+/// An output to return.
 #[derive(Debug, Deserialize, ToSchema)]
 struct OutputJson {
     name: String,
@@ -88,61 +87,61 @@ struct OutputJson {
     parameters: OutputParameters,
 }
 
-/// Parameters of an output. Others are ignored.
+/// Parameters of an output. Unknown ones are ignored.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct OutputParameters {
-    /// It comes raw, after the JSON.
+    /// Return this output as raw bytes after the JSON.
     binary_data: Option<bool>,
 }
 
-/// How outputs are to be sent.
+/// How to send each output.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// Where nothing else is said.
+pub(crate) struct OutputEncoding {
+    /// The default: raw bytes instead of JSON.
     pub binary: bool,
-    /// By name.
+    /// Overrides by output name.
     pub outputs: Vec<(String, bool)>,
 }
 
-impl Wanted {
-    /// Everything raw.
+impl OutputEncoding {
+    /// Sends all outputs as raw bytes.
     pub(super) fn raw() -> Self {
         Self { binary: true, outputs: Vec::new() }
     }
 
-    /// Whether this output is to be sent raw.
+    /// Returns whether to send this output as raw bytes.
     pub(super) fn is_binary(&self, name: &str) -> bool {
-        let said = self.outputs.iter().find(|(output, _)| output == name);
-        said.map_or(self.binary, |(_, binary)| *binary)
+        let requested = self.outputs.iter().find(|(output, _)| output == name);
+        requested.map_or(self.binary, |(_, binary)| *binary)
     }
 }
 
-/// Where the JSON of a request with these headers ends, if raw tensors follow it; 0: the whole body
-/// is one.
+/// Returns the length of the JSON if raw tensors follow it. 0 means that the whole body is one
+/// tensor.
 ///
 /// # Errors
-/// The header is no number.
+/// The header is not a number.
 pub(super) fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, Fault> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|value| value.trim().parse().ok());
-    length.map(Some).ok_or_else(|| wrong(format!("{HEADER} is no number of bytes")))
+    length.map(Some).ok_or_else(|| invalid(format!("invalid {HEADER}: expected a number of bytes")))
 }
 
 /// Parses the body of a request.
 ///
 /// # Errors
-/// It is not what its JSON says, or no JSON at all.
+/// The body is not valid JSON, or contradicts it.
 pub(crate) fn request(
     model: (String, String),
     body: &Bytes,
     json_bytes: Option<usize>,
-) -> Result<(InferRequest, Wanted), Fault> {
+) -> Result<(InferRequest, OutputEncoding), Fault> {
     let (json, mut raw) = match json_bytes {
         None => (body.clone(), Bytes::new()),
         Some(length) if length <= body.len() => (body.slice(..length), body.slice(length..)),
         Some(length) => {
-            return Err(wrong(format!(
-                "{HEADER} is {length}, and the body has {} bytes",
+            return Err(invalid(format!(
+                "{HEADER} is {length}, but the body has {} bytes",
                 body.len()
             )));
         }
@@ -153,21 +152,21 @@ pub(crate) fn request(
     let inputs = inputs.into_iter().map(|input| tensor(input, &mut raw));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
     if !raw.is_empty() {
-        return Err(wrong(format!("{} bytes follow the last tensor", raw.len())));
+        return Err(invalid(format!("{} extra bytes after the last tensor", raw.len())));
     }
     let binary = parameters.binary_data_output;
-    let said = |output: &OutputJson| output.parameters.binary_data.unwrap_or(binary);
-    let wanted = Wanted {
+    let is_raw = |output: &OutputJson| output.parameters.binary_data.unwrap_or(binary);
+    let encoding = OutputEncoding {
         binary,
-        outputs: outputs.iter().map(|output| (output.name.clone(), said(output))).collect(),
+        outputs: outputs.iter().map(|output| (output.name.clone(), is_raw(output))).collect(),
     };
     let outputs = outputs.into_iter().map(|output| output.name).collect();
     let (model, version) = model;
-    // Clients that write all their fields write null where they have nothing to say.
+    // Clients that send all fields send null for unset ones.
     let options = parameters.options.into_iter().filter(|(_, value)| !value.is_null());
     let parameters = options.map(|(name, value)| (name, parameter(value))).collect();
     let tensors = TensorRequest { version, inputs, outputs, parameters };
-    Ok((InferRequest { model, id, tensors }, wanted))
+    Ok((InferRequest { model, id, tensors }, encoding))
 }
 
 fn parameter(value: Value) -> Parameter {
@@ -179,16 +178,14 @@ fn parameter(value: Value) -> Parameter {
     }
 }
 
-/// A tensor, from its JSON or from the raw bytes that are left.
+/// Builds a tensor from its JSON or from the remaining raw bytes.
 fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, Fault> {
     let InputJson { name, shape, datatype, parameters, data } = input;
     let data = match (parameters.binary_data_size, data) {
         (Some(size), None) if size <= raw.len() => raw.split_to(size),
         (Some(size), None) => {
             let left = raw.len();
-            return Err(wrong(format!(
-                "the input `{name}` claims {size} bytes, and {left} are left"
-            )));
+            return Err(invalid(format!("input `{name}` claims {size} bytes, but {left} remain")));
         }
         (None, Some(json)) => {
             let bytes_max = elements(&shape).zip(datatype.element_bytes());
@@ -196,25 +193,25 @@ fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, Fault> {
                 count.saturating_mul(size).min(TENSORS_BYTES_MAX)
             });
             let bytes = from_json(&json, datatype, bytes_max)
-                .map_err(|error| wrong(format!("the input `{name}`: {error}")))?;
+                .map_err(|error| invalid(format!("input `{name}`: {error}")))?;
             bytes.into()
         }
-        (None, None) => return Err(wrong(format!("the input `{name}` has no data"))),
+        (None, None) => return Err(invalid(format!("input `{name}` has no data"))),
         (Some(_), Some(_)) => {
-            return Err(wrong(format!("the input `{name}` has `data` and `binary_data_size`")));
+            return Err(invalid(format!("input `{name}` has both `data` and `binary_data_size`")));
         }
     };
     Ok(Tensor { name, datatype, shape, data })
 }
 
-/// Clients that write all their fields write null where they have nothing to say.
+/// Clients that send all fields send null for unset ones.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-fn wrong(message: impl Into<String>) -> Fault {
+fn invalid(message: impl Into<String>) -> Fault {
     Fault::new(Class::Unreadable, message).about("inputs")
 }
 
@@ -224,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    fn parsed(json: &str, raw: &[u8]) -> Result<(InferRequest, Wanted), Fault> {
+    fn parsed(json: &str, raw: &[u8]) -> Result<(InferRequest, OutputEncoding), Fault> {
         let body = Bytes::from([json.as_bytes(), raw].concat());
         request(("m".into(), String::new()), &body, Some(json.len()))
     }
@@ -237,19 +234,19 @@ mod tests {
             {"name": "c", "shape": [1], "datatype": "UINT8", "parameters": {"binary_data_size": 1}}],
             "outputs": [{"name": "y", "parameters": {"binary_data": false}}, {"name": "z"}],
             "parameters": {"binary_data_output": true, "other": 1}}"#;
-        let (request, wanted) = parsed(json, &[1, 0, 2, 0, 3]).unwrap();
+        let (request, encoding) = parsed(json, &[1, 0, 2, 0, 3]).unwrap();
         let data: Vec<&[u8]> = request.tensors.inputs.iter().map(|input| &input.data[..]).collect();
         assert_eq!(data, [&[1, 0, 2, 0][..], &[9], &[3]]);
         assert_eq!(
             (request.id.as_deref(), &request.tensors.outputs[..]),
             (Some("7"), &["y".into(), "z".into()][..])
         );
-        let binary = ["y", "z", "x"].map(|name| wanted.is_binary(name));
+        let binary = ["y", "z", "x"].map(|name| encoding.is_binary(name));
         assert_eq!(binary, [false, true, true]);
     }
 
     #[test]
-    fn a_body_that_does_not_add_up_is_refused() {
+    fn contradictory_bodies_are_rejected() {
         let input = |rest: &str| {
             format!(r#"{{"inputs": [{{"name": "a", "shape": [1], "datatype": "UINT8"{rest}}}]}}"#)
         };
@@ -273,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_parser_panic(
+        fn parsing_arbitrary_bytes_never_panics(
             body in prop::collection::vec(any::<u8>(), 0..200),
             length in prop::option::of(0_usize..250),
         ) {
@@ -281,7 +278,7 @@ mod tests {
         }
 
         #[test]
-        fn no_json_that_looks_right_makes_the_parser_panic(
+        fn parsing_plausible_json_never_panics(
             shape in prop::collection::vec(any::<u64>(), 0..4),
             size in any::<u64>(),
             raw in prop::collection::vec(any::<u8>(), 0..20),

@@ -1,4 +1,4 @@
-//! The elements of tensors as JSON, flat or nested, to raw bytes and back.
+//! Converts tensor elements between JSON, flat or nested, and raw bytes.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use serde_json::value::RawValue;
 
 use crate::api::numbers::{Finite, array};
 
-/// Lists within lists; no tensor has more axes.
+/// Maximum nesting of lists; no tensor has more axes.
 const DEPTH_MAX: usize = 17;
 
-/// The raw bytes of elements that are written as JSON, which may be far more than were written.
+/// Returns the raw bytes of elements in JSON, which can be far longer than the JSON.
 ///
 /// # Errors
-/// An element is not of the type, or there are more than `bytes_max`.
+/// An element does not fit the type, or the elements exceed `bytes_max`.
 pub(crate) fn from_json(
     json: &RawValue,
     datatype: DataType,
@@ -28,19 +28,21 @@ pub(crate) fn from_json(
     let mut bytes = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(json.get());
     Reader { datatype, depth: 0, bytes_max, bytes: &mut bytes }.deserialize(&mut deserializer)?;
-    within(&bytes, bytes_max)?;
+    check_size(&bytes, bytes_max)?;
     Ok(bytes)
 }
 
-/// Looked at after each element, for a list of many costs far more than its text.
-fn within<E: Error>(bytes: &[u8], bytes_max: usize) -> Result<(), E> {
+/// Checks the size after each element: a long list costs far more memory than its text.
+fn check_size<E: Error>(bytes: &[u8], bytes_max: usize) -> Result<(), E> {
     if bytes.len() <= bytes_max {
         return Ok(());
     }
-    Err(E::custom(format!("the elements have more than the {bytes_max} bytes that there may be")))
+    Err(E::custom(format!(
+        "the elements exceed the {bytes_max} bytes of the tensor's shape or limit"
+    )))
 }
 
-/// Where elements go.
+/// Appends elements to `bytes`.
 struct Reader<'b> {
     datatype: DataType,
     depth: usize,
@@ -62,7 +64,7 @@ impl Reader<'_> {
             ($type:ty) => {
                 match <$type>::try_from(value) {
                     Ok(value) => self.bytes.extend_from_slice(&value.to_le_bytes()),
-                    Err(_) => return Err(self.odd(&value)),
+                    Err(_) => return Err(self.mismatch(&value)),
                 }
             };
         }
@@ -76,9 +78,9 @@ impl Reader<'_> {
             DataType::Uint32 => push!(u32),
             DataType::Uint64 => push!(u64),
             DataType::Bool if value == 0 || value == 1 => self.bytes.push(u8::from(value == 1)),
-            DataType::Bool | DataType::Bytes => return Err(self.odd(&value)),
+            DataType::Bool | DataType::Bytes => return Err(self.mismatch(&value)),
             DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64 => {
-                #[expect(clippy::cast_precision_loss, reason = "the nearest is what is meant")]
+                #[expect(clippy::cast_precision_loss, reason = "rounds to the nearest value")]
                 return self.float(value as f64);
             }
         }
@@ -86,7 +88,7 @@ impl Reader<'_> {
     }
 
     fn float<E: Error>(&mut self, value: f64) -> Result<(), E> {
-        #[expect(clippy::cast_possible_truncation, reason = "the nearest is what is meant")]
+        #[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest value")]
         let single = value as f32;
         let finite = match self.datatype {
             DataType::Fp64 => {
@@ -107,18 +109,18 @@ impl Reader<'_> {
                 self.bytes.extend_from_slice(&value.to_le_bytes());
                 value.is_finite()
             }
-            // Clients that know one kind of number write whole ones like this.
+            // Clients with a single number type send integers as floats.
             _ if value.fract() == 0.0 && value.abs() < 9e15 => {
-                #[expect(clippy::cast_possible_truncation, reason = "it is whole and small")]
+                #[expect(clippy::cast_possible_truncation, reason = "integral and small")]
                 return self.integer(value as i128);
             }
             _ => false,
         };
-        if finite { Ok(()) } else { Err(self.odd(&value)) }
+        if finite { Ok(()) } else { Err(self.mismatch(&value)) }
     }
 
-    fn odd<E: Error>(&self, value: &dyn fmt::Display) -> E {
-        E::custom(format!("{value} is no element of {}", self.datatype.name()))
+    fn mismatch<E: Error>(&self, value: &dyn fmt::Display) -> E {
+        E::custom(format!("{value} is not a valid {} element", self.datatype.name()))
     }
 }
 
@@ -126,13 +128,13 @@ impl<'de> Visitor<'de> for Reader<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "elements of {}, or lists of them", self.datatype.name())
+        write!(f, "{} elements, or lists of them", self.datatype.name())
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
         match self.datatype {
             DataType::Bool => self.bytes.push(value.into()),
-            _ => return Err(self.odd(&value)),
+            _ => return Err(self.mismatch(&value)),
         }
         Ok(())
     }
@@ -156,33 +158,30 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 self.bytes.extend_from_slice(text.as_bytes());
                 Ok(())
             }
-            _ => Err(self.odd(&"a string")),
+            _ => Err(self.mismatch(&"a string")),
         }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let Self { datatype, depth, bytes_max, bytes } = self;
         if depth >= DEPTH_MAX {
-            return Err(A::Error::custom(
-                "there are more lists within lists than tensors have axes",
-            ));
+            return Err(A::Error::custom("lists are nested deeper than a tensor has axes"));
         }
         let depth = depth + 1;
         while let Some(()) =
             list.next_element_seed(Reader { datatype, depth, bytes_max, bytes: &mut *bytes })?
         {
-            within(bytes, bytes_max)?;
+            check_size(bytes, bytes_max)?;
         }
         Ok(())
     }
 }
 
-/// The elements of a tensor, written as one flat array.
+/// The elements of a tensor, serialized as one flat array.
 #[derive(Clone, Debug)]
 pub(crate) struct Elements {
-    /// Their type.
     pub datatype: DataType,
-    /// As they are in memory.
+    /// Raw little-endian bytes.
     pub data: Bytes,
 }
 
@@ -218,7 +217,7 @@ impl Serialize for Elements {
             DataType::Bf16 => halves!(bf16),
             DataType::Fp32 => floats!(f32),
             DataType::Fp64 => floats!(f64),
-            // Workers send what they say they do.
+            // Valid: the engine checks what workers send.
             DataType::Bytes => array(serializer, strings(&self.data).into_iter()),
         }
     }
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_of_every_type_come_back_as_they_were_written() {
+    fn elements_of_every_type_round_trip() {
         for (datatype, written) in [
             (DataType::Bool, "[true,false]"),
             (DataType::Int8, "[-128,127]"),
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_may_be_nested_and_are_flattened() {
+    fn nested_lists_are_flattened() {
         assert_eq!(bytes("[[1, 2], [3, 4]]", DataType::Uint8).unwrap(), [1, 2, 3, 4]);
         assert_eq!(bytes("[[[1]], 2.0, []]", DataType::Uint8).unwrap(), [1, 2]);
         let five = format!("[{}1]", "1,".repeat(1000));
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_element_of_the_type_is_refused() {
+    fn elements_of_the_wrong_type_are_rejected() {
         for (datatype, wrong) in [
             (DataType::Int8, "[128]"),
             (DataType::Uint8, "[-1]"),

@@ -1,4 +1,4 @@
-//! Errors in the words of the Open Inference Protocol over HTTP.
+//! Errors in the format of the Open Inference Protocol over HTTP.
 
 use std::{collections::BTreeMap, future::Future};
 
@@ -15,13 +15,13 @@ use utoipa::{
 
 use crate::api::error::{self, Fault, described};
 
-/// An error as the Open Inference Protocol has it.
+/// An error in the format of the Open Inference Protocol.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OipError {
     error: String,
 }
 
-/// The errors of routes in the words of the Open Inference Protocol.
+/// Describes the errors of Open Inference Protocol routes.
 pub(crate) struct OipErrors;
 
 impl IntoResponses for OipErrors {
@@ -30,17 +30,17 @@ impl IntoResponses for OipErrors {
     }
 }
 
-/// Puts an error into the words of the Open Inference Protocol.
+/// Renders an error in the format of the Open Inference Protocol.
 pub(crate) fn render(fault: Fault) -> Response<Body> {
-    // The protocol knows 400 for every request that is not right.
-    let status = match fault.class.usual_status() {
+    // The protocol uses 400 for every invalid request.
+    let status = match fault.class.default_status() {
         StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
         status => status,
     };
     fault.response(status, &json!(OipError { error: fault.message.clone() }))
 }
 
-/// Turns a handler's result into a response.
+/// Runs a handler and renders its error, if any.
 pub(super) async fn respond(
     handler: impl Future<Output = Result<Response<Body>, Fault>>,
 ) -> Response<Body> {

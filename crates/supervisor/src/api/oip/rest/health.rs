@@ -1,5 +1,4 @@
-//! Health for probes: live is that this answers, ready is that requests are answered. An update
-//! never changes either.
+//! Health probes. Live: the server responds. Ready: it answers requests. Updates change neither.
 
 use axum::{
     body::Body,
@@ -13,34 +12,34 @@ use utoipa::ToSchema;
 
 use crate::api::{app::App, error::axum_json};
 
-/// Whether the server answers at all.
+/// Liveness of the server.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Live {
     live: bool,
 }
 
-/// Whether requests are answered.
+/// Readiness of the server.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ready {
     ready: bool,
 }
 
-/// Whether the server answers at all.
+/// Reports whether the server responds.
 #[utoipa::path(
     get, path = "/v2/health/live", tag = "health",
-    responses((status = 200, description = "It does", body = Live))
+    responses((status = 200, description = "The server is live", body = Live))
 )]
 pub(crate) async fn live() -> Response<Body> {
     axum_json(&json!(Live { live: true })).into_response()
 }
 
-/// Whether requests are answered: not before every worker has been ready once, nor while none
-/// serves.
+/// Reports whether requests are answered. Ready once every worker has been ready, and while at
+/// least one serves.
 #[utoipa::path(
     get, path = "/v2/health/ready", tag = "health",
     responses(
-        (status = 200, description = "They are", body = Ready),
-        (status = 503, description = "They are not", body = Ready),
+        (status = 200, description = "The server is ready", body = Ready),
+        (status = 503, description = "The server is not ready", body = Ready),
     )
 )]
 pub(crate) async fn ready(State(app): State<App>) -> Response<Body> {

@@ -17,14 +17,14 @@ use utoipa::ToSchema;
 
 use crate::{
     api::{
-        answer::{self, UNPAID_BYTES_MAX},
+        answer::{self, UNCHARGED_BYTES_MAX},
         app::App,
         error::{Class, Fault},
         numbers::{NotFinite, to_json},
         oip::{
             request::InferRequest,
             rest::{
-                binary::{self, RequestJson, Wanted},
+                binary::{self, OutputEncoding, RequestJson},
                 elements::Elements,
                 error::{OipErrors, respond},
             },
@@ -37,19 +37,18 @@ use crate::{
     },
 };
 
-/// Bytes of a body: the largest tensors, and room for what describes them.
+/// Size limit of a body: the largest tensors plus 1 MiB for their description.
 const BODY_BYTES_MAX: usize = TENSORS_BYTES_MAX + (1 << 20);
-/// Bytes of an output that is written as JSON, which takes several times as many.
+/// Size limit of an output sent as JSON, which is several times larger than its raw bytes.
 const JSON_OUTPUT_BYTES_MAX: usize = 8 << 20;
-/// How many bytes an element's byte becomes at most when it is printed: `false,`, or a control character
-/// in a text.
-const JSON_TIMES: usize = 6;
+/// Maximum JSON bytes per raw byte: `false,`, or an escaped control character in a string.
+const JSON_EXPANSION_MAX: usize = 6;
 
-/// The answer to an inference request.
+/// The response to an inference request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ResponseJson {
     model_name: String,
-    /// The generation that answered.
+    /// The generation that computed the outputs.
     model_version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
@@ -59,7 +58,7 @@ pub(crate) struct ResponseJson {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct ResponseParameters {
-    /// The generation that answered.
+    /// The generation that computed the outputs.
     generation: u64,
 }
 
@@ -70,11 +69,11 @@ struct TensorJson {
     #[schema(value_type = String)]
     datatype: &'static str,
     shape: Vec<u64>,
-    /// `binary_data_size` where the tensor comes after the JSON.
+    /// `binary_data_size` if the tensor follows the JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     parameters: Option<TensorParameters>,
-    /// Its elements in one list, row by row.
+    /// The elements in one list, in row-major order.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<serde_json::Value>>)]
     data: Option<Elements>,
@@ -82,16 +81,16 @@ struct TensorJson {
 
 #[derive(Debug, Serialize)]
 struct TensorParameters {
-    /// Bytes after the JSON.
+    /// Length of the tensor after the JSON.
     binary_data_size: usize,
 }
 
-/// Has a model compute outputs from inputs.
+/// Computes a model's outputs from inputs.
 #[utoipa::path(
     post, path = "/v2/models/{model}/infer", tag = "open-inference-protocol",
     params(
         ("model" = String, Path, description = "The model's name"),
-        ("inference-header-content-length" = Option<u64>, Header, description = "Where the JSON ends and raw tensors begin"),
+        ("inference-header-content-length" = Option<u64>, Header, description = "Length of the JSON before raw tensors"),
     ),
     request_body = RequestJson,
     responses(
@@ -110,13 +109,13 @@ pub(crate) async fn infer(
     respond(try_infer(&app, (model, String::new()), request)).await
 }
 
-/// The same of one generation.
+/// Same, for one generation.
 #[utoipa::path(
     post, path = "/v2/models/{model}/versions/{version}/infer", tag = "open-inference-protocol",
     params(
         ("model" = String, Path, description = "The model's name"),
         ("version" = String, Path, description = "The generation that must answer"),
-        ("inference-header-content-length" = Option<u64>, Header, description = "Where the JSON ends and raw tensors begin"),
+        ("inference-header-content-length" = Option<u64>, Header, description = "Length of the JSON before raw tensors"),
     ),
     request_body = RequestJson,
     responses(
@@ -142,16 +141,16 @@ async fn try_infer(
 ) -> Result<Response<Body>, Fault> {
     let (engine, context) = (&app.engine, context(request.headers())?);
     let json_bytes = binary::json_bytes(request.headers())?;
-    let body = read_paid(engine.memory(), request, UNPAID_BYTES_MAX, BODY_BYTES_MAX).await?;
-    let (request, wanted) = match json_bytes {
+    let body = read_paid(engine.memory(), request, UNCHARGED_BYTES_MAX, BODY_BYTES_MAX).await?;
+    let (request, encoding) = match json_bytes {
         Some(0) => {
             let (model, version) = model;
             let input = engine.only_input(&context, engine.find(Some(&model))?, body).await?;
             let tensors =
                 TensorRequest { version, inputs: vec![input], ..TensorRequest::default() };
-            (InferRequest { model, id: None, tensors }, Wanted::raw())
+            (InferRequest { model, id: None, tensors }, OutputEncoding::raw())
         }
-        json_bytes if body.len() > UNPAID_BYTES_MAX => {
+        json_bytes if body.len() > UNCHARGED_BYTES_MAX => {
             tokio::task::block_in_place(|| binary::request(model, &body, json_bytes))?
         }
         json_bytes => binary::request(model, &body, json_bytes)?,
@@ -159,47 +158,46 @@ async fn try_infer(
     let InferRequest { model, id, tensors } = request;
     let model = engine.find_version(&model, &tensors.version)?;
     let answer = engine.run_tensors(&context, model, &tensors).await?;
-    let bytes_of = |output: &Tensor| match wanted.is_binary(&output.name) {
+    let bytes_of = |output: &Tensor| match encoding.is_binary(&output.name) {
         true => output.data.len(),
-        false => output.data.len().saturating_mul(JSON_TIMES),
+        false => output.data.len().saturating_mul(JSON_EXPANSION_MAX),
     };
     let bytes: usize = answer.output.iter().map(bytes_of).sum();
-    let paid = engine.memory().reserve(bytes, UNPAID_BYTES_MAX)?;
-    let response = || response(answer, id, &wanted, paid);
-    // Printing millions of numbers would keep others waiting.
-    if bytes > UNPAID_BYTES_MAX { tokio::task::block_in_place(response) } else { response() }
+    let reservation = engine.memory().reserve(bytes, UNCHARGED_BYTES_MAX)?;
+    let response = || response(answer, id, &encoding, reservation);
+    // Serializing millions of numbers would block other requests.
+    if bytes > UNCHARGED_BYTES_MAX { tokio::task::block_in_place(response) } else { response() }
 }
 
 fn too_large_for_json(output: &str, bytes: usize) -> Fault {
     let message = format!(
-        "the output `{output}` has {bytes} bytes, and at most {JSON_OUTPUT_BYTES_MAX} are written as \
-         JSON; ask for it as binary data"
+        "output `{output}` has {bytes} bytes, but at most {JSON_OUTPUT_BYTES_MAX} are sent as \
+         JSON; request it as binary data"
     );
     Fault::new(Class::FAILED, message)
 }
 
 fn not_in_json(output: &str) -> Fault {
     let message = format!(
-        "the output `{output}` has elements that are not finite, which JSON has no numbers for; \
-         ask for it as binary data"
+        "output `{output}` contains NaN or infinity, which JSON cannot represent; \
+         request it as binary data"
     );
     Fault::new(Class::FAILED, message)
 }
 
-/// The JSON of a response, and the raw tensors after it; what they reserve is returned when they
-/// have been sent.
+/// Builds the response: JSON, followed by raw tensors. The reservation is released once it is sent.
 fn response(
     answer: Answer<Vec<Tensor>>,
     id: Option<String>,
-    wanted: &Wanted,
-    paid: Option<Reservation>,
+    encoding: &OutputEncoding,
+    reservation: Option<Reservation>,
 ) -> Result<Response<Body>, Fault> {
     let Answer { origin, output } = answer;
     let mut raw: Vec<Bytes> = Vec::new();
     let mut outputs = Vec::with_capacity(output.len());
     for Tensor { name, datatype, shape, data } in output {
         let (mut parameters, mut elements) = (None, None);
-        if wanted.is_binary(&name) {
+        if encoding.is_binary(&name) {
             parameters = Some(TensorParameters { binary_data_size: data.len() });
             raw.push(data);
         } else if data.len() > JSON_OUTPUT_BYTES_MAX {
@@ -223,11 +221,11 @@ fn response(
         not_in_json(culprit.map_or("", |output| &output.name))
     })?;
     if raw.is_empty() {
-        let body = chunks::body(held([json.into()], paid));
+        let body = chunks::body(held([json.into()], reservation));
         return Ok(answer::response(&origin, "application/json", body));
     }
     let json_bytes = json.len();
-    let body = chunks::body(held([json.into()].into_iter().chain(raw), paid));
+    let body = chunks::body(held([json.into()].into_iter().chain(raw), reservation));
     let mut response = answer::response(&origin, "application/octet-stream", body);
     response.headers_mut().insert(binary::HEADER, HeaderValue::from(json_bytes));
     Ok(response)

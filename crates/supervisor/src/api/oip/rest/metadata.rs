@@ -1,5 +1,4 @@
-//! What the protocol and Triton's clients ask besides inference: server and model metadata,
-//! readiness, configuration, statistics.
+//! Server and model metadata, readiness, configuration and statistics.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +23,7 @@ use crate::api::{
 };
 use onnxd_engine::models::registry::Model;
 
-/// The server.
+/// Metadata of the server.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ServerMetadata {
     name: &'static str,
@@ -32,7 +31,7 @@ pub(crate) struct ServerMetadata {
     extensions: Vec<&'static str>,
 }
 
-/// The server and what it can do.
+/// Returns the server's name, version and extensions.
 #[utoipa::path(
     get, path = "/v2", tag = "open-inference-protocol",
     responses((status = 200, description = "The server", body = ServerMetadata), OipErrors)
@@ -49,7 +48,7 @@ pub(crate) struct ModelNames {
     models: Vec<String>,
 }
 
-/// The names of all models.
+/// Lists the names of all models.
 #[utoipa::path(
     get, path = "/v2/models", tag = "open-inference-protocol",
     responses((status = 200, description = "The names of all models", body = ModelNames), OipErrors)
@@ -59,11 +58,11 @@ pub(crate) async fn models(State(app): State<App>) -> Response<Body> {
     axum_json(&json!(ModelNames { models })).into_response()
 }
 
-/// A model.
+/// Metadata of a model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelJson {
     name: String,
-    /// The generation that serves.
+    /// The serving generation.
     versions: Vec<String>,
     platform: &'static str,
     inputs: Vec<SpecJson>,
@@ -72,12 +71,12 @@ pub(crate) struct ModelJson {
     properties: BTreeMap<String, String>,
 }
 
-/// What a tensor must look like.
+/// The name, type and shape of a tensor.
 #[derive(Debug, Serialize, ToSchema)]
 struct SpecJson {
     name: String,
     datatype: &'static str,
-    /// -1 is any size.
+    /// -1 means any size.
     shape: Vec<i64>,
 }
 
@@ -90,7 +89,7 @@ fn specs(specs: &[TensorSpec]) -> Vec<SpecJson> {
     specs.iter().map(json).collect()
 }
 
-/// What a model takes and gives.
+/// Returns a model's inputs and outputs.
 #[utoipa::path(
     get, path = "/v2/models/{model}", tag = "open-inference-protocol",
     params(("model" = String, Path, description = "The model's name")),
@@ -100,12 +99,12 @@ pub(crate) async fn model(State(app): State<App>, Path(name): Path<String>) -> R
     respond(try_model(&app, &name, "")).await
 }
 
-/// The same of one generation.
+/// Same, for one generation.
 #[utoipa::path(
     get, path = "/v2/models/{model}/versions/{version}", tag = "open-inference-protocol",
     params(
         ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The generation that must serve"),
+        ("version" = String, Path, description = "The generation that must be serving"),
     ),
     responses((status = 200, description = "The model", body = ModelJson), OipErrors)
 )]
@@ -129,20 +128,20 @@ async fn try_model(app: &App, name: &str, version: &str) -> Result<Response<Body
     Ok(axum_json(&json!(model)).into_response())
 }
 
-/// Whether requests to a model are answered.
+/// Readiness of a model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelReady {
     name: String,
     ready: bool,
 }
 
-/// Whether requests to a model are answered. Asking loads nothing.
+/// Reports whether a model answers requests. Does not load it.
 #[utoipa::path(
     get, path = "/v2/models/{model}/ready", tag = "open-inference-protocol",
     params(("model" = String, Path, description = "The model's name")),
     responses(
-        (status = 200, description = "They are", body = ModelReady),
-        (status = 503, description = "They are not", body = ModelReady),
+        (status = 200, description = "The model is ready", body = ModelReady),
+        (status = 503, description = "The model is not ready", body = ModelReady),
         OipErrors,
     )
 )]
@@ -150,16 +149,16 @@ pub(crate) async fn ready(State(app): State<App>, Path(name): Path<String>) -> R
     respond(async { is_ready(&app, &name, "") }).await
 }
 
-/// The same of one generation.
+/// Same, for one generation.
 #[utoipa::path(
     get, path = "/v2/models/{model}/versions/{version}/ready", tag = "open-inference-protocol",
     params(
         ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The generation that must serve"),
+        ("version" = String, Path, description = "The generation that must be serving"),
     ),
     responses(
-        (status = 200, description = "They are", body = ModelReady),
-        (status = 503, description = "They are not", body = ModelReady),
+        (status = 200, description = "The model is ready", body = ModelReady),
+        (status = 503, description = "The model is not ready", body = ModelReady),
         OipErrors,
     )
 )]
@@ -178,7 +177,7 @@ fn is_ready(app: &App, name: &str, version: &str) -> Result<Response<Body>, Faul
     Ok((status, axum_json(&body)).into_response())
 }
 
-/// What Triton calls a data type in a model's configuration.
+/// Returns Triton's name for a data type in model configurations.
 fn triton_type(datatype: DataType) -> String {
     match datatype {
         DataType::Bytes => "TYPE_STRING".into(),
@@ -186,24 +185,24 @@ fn triton_type(datatype: DataType) -> String {
     }
 }
 
-/// A model's configuration as Triton has it, as far as there is one.
+/// Returns as much of a Triton model configuration as exists here.
 #[utoipa::path(
     get, path = "/v2/models/{model}/config", tag = "open-inference-protocol",
     params(("model" = String, Path, description = "The model's name")),
-    responses((status = 200, description = "Its configuration", body = inline(serde_json::Map<String, Value>)), OipErrors)
+    responses((status = 200, description = "The configuration", body = inline(serde_json::Map<String, Value>)), OipErrors)
 )]
 pub(crate) async fn config(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
     respond(try_config(&app, &name, "")).await
 }
 
-/// The same of one generation.
+/// Same, for one generation.
 #[utoipa::path(
     get, path = "/v2/models/{model}/versions/{version}/config", tag = "open-inference-protocol",
     params(
         ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The generation that must serve"),
+        ("version" = String, Path, description = "The generation that must be serving"),
     ),
-    responses((status = 200, description = "Its configuration", body = inline(serde_json::Map<String, Value>)), OipErrors)
+    responses((status = 200, description = "The configuration", body = inline(serde_json::Map<String, Value>)), OipErrors)
 )]
 pub(crate) async fn config_version(
     State(app): State<App>,
@@ -222,7 +221,7 @@ async fn try_config(app: &App, name: &str, version: &str) -> Result<Response<Bod
         "name": metadata.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
-        // Shapes are whole, the first axis included.
+        // Shapes include the batch axis.
         "max_batch_size": 0,
         "input": tensors(&metadata.signature.inputs),
         "output": tensors(&metadata.signature.outputs),
@@ -232,16 +231,16 @@ async fn try_config(app: &App, name: &str, version: &str) -> Result<Response<Bod
     Ok(axum_json(&config).into_response())
 }
 
-/// What was counted.
+/// Statistics of models.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StatisticsJson {
     model_stats: Vec<ModelStatistics>,
 }
 
-/// What was counted of all models.
+/// Returns the statistics of all models.
 #[utoipa::path(
     get, path = "/v2/models/stats", tag = "open-inference-protocol",
-    responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
+    responses((status = 200, description = "Statistics of all models", body = StatisticsJson), OipErrors)
 )]
 pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
     let of = |model: &std::sync::Arc<Model>| ModelStatistics::of(&app.engine, model);
@@ -249,11 +248,11 @@ pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
     axum_json(&json!(StatisticsJson { model_stats })).into_response()
 }
 
-/// What was counted of a model.
+/// Returns the statistics of a model.
 #[utoipa::path(
     get, path = "/v2/models/{model}/stats", tag = "open-inference-protocol",
     params(("model" = String, Path, description = "The model's name")),
-    responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
+    responses((status = 200, description = "Statistics of the model", body = StatisticsJson), OipErrors)
 )]
 pub(crate) async fn statistics(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
     respond(async {
@@ -264,14 +263,14 @@ pub(crate) async fn statistics(State(app): State<App>, Path(name): Path<String>)
     .await
 }
 
-/// The same of one generation.
+/// Same, for one generation.
 #[utoipa::path(
     get, path = "/v2/models/{model}/versions/{version}/stats", tag = "open-inference-protocol",
     params(
         ("model" = String, Path, description = "The model's name"),
-        ("version" = String, Path, description = "The generation that must serve"),
+        ("version" = String, Path, description = "The generation that must be serving"),
     ),
-    responses((status = 200, description = "What was counted", body = StatisticsJson), OipErrors)
+    responses((status = 200, description = "Statistics of the model", body = StatisticsJson), OipErrors)
 )]
 pub(crate) async fn statistics_version(
     State(app): State<App>,

@@ -1,8 +1,8 @@
 //! The Open Inference Protocol over HTTP, with Triton's extensions: binary tensor data, statistics,
-//! model configuration. What it means is said by [`crate::api::oip`]; here it is read and written.
+//! model configuration. Parses and renders; see [`crate::api::oip`] for the shared part.
 
-mod at_most;
 pub(crate) mod binary;
+mod bounded_list;
 pub(crate) mod elements;
 pub(crate) mod error;
 pub(crate) mod health;
@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::{app::App, contract::Contract};
 
-/// What its clients send and expect.
+/// The contract of the Open Inference Protocol over HTTP.
 pub(crate) static CONTRACT: Contract =
     Contract { routes, namespaces: &["/v2/"], render: error::render };
 

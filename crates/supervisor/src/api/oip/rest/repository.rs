@@ -1,4 +1,4 @@
-//! The repository API of Triton, which the admin interface serves and this listener does not.
+//! Triton's repository API, which only the admin interface serves. This listener points there.
 
 use axum::{
     body::Body,
@@ -12,9 +12,8 @@ use crate::api::error::axum_json;
 /// Paths of the repository API. The OpenAPI document does not describe them.
 pub(crate) const PATH: &str = "/v2/repository/{*rest}";
 
-/// Answers every call of the repository API with where it is served.
-pub(crate) async fn elsewhere() -> Response<Body> {
-    let message =
-        "the repository API is not served here: use --admin-listen ADDRESS, or the admin socket";
+/// Rejects every call of the repository API and names the listener that serves it.
+pub(crate) async fn denied() -> Response<Body> {
+    let message = "the repository API is not available on this port: use --admin-listen ADDRESS, or the admin socket";
     (StatusCode::FORBIDDEN, axum_json(&json!({ "error": message }))).into_response()
 }

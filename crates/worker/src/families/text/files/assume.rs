@@ -1,11 +1,11 @@
-//! What is assumed of a model where no file says it: by its architecture and, where `config.json`
-//! keeps it, its name. Pure tables; each assumption is told as a guess.
+//! Defaults for settings that no file sets, by architecture and, where `config.json` has it, by
+//! model name. Pure tables; each default is reported as a guess.
 
 use onnxd_proto::domain::{PoolingMode, Refusal};
 
 use super::json::JsonFile;
 
-/// Parts of names of models whose authors publish how they are pooled.
+/// Parts of model names whose authors publish their pooling.
 const BY_NAME: [(&str, PoolingMode); 35] = [
     ("qwen3-embedding", PoolingMode::LastToken),
     ("gte-qwen", PoolingMode::LastToken),
@@ -43,7 +43,7 @@ const BY_NAME: [(&str, PoolingMode); 35] = [
     ("sentence-t5", PoolingMode::Mean),
     ("paraphrase-", PoolingMode::Mean),
 ];
-/// Architectures that read from left to right: only the last token has seen the whole text.
+/// Causal architectures: only the last token has seen the whole text.
 const DECODERS: [&str; 18] = [
     "qwen2",
     "qwen3",
@@ -64,34 +64,34 @@ const DECODERS: [&str; 18] = [
     "olmo2",
     "smollm3",
 ];
-/// The architecture of Alibaba's gte models of version 1.5, which take the first token.
+/// The architecture of Alibaba's gte models v1.5, which use the first token.
 const GTE: &str = "new";
 
-/// How the tokens of a model with this `config.json` are pooled, and why.
+/// Returns the pooling to assume for this `config.json`, and the reason.
 ///
 /// # Errors
 /// A field is malformed.
 pub(crate) fn pooling(config: &JsonFile) -> Result<(PoolingMode, String), Refusal> {
     let name = name(config)?;
     let is_decoder = is_decoder(config)?;
-    // The first token of a decoder has seen nothing but itself.
+    // A decoder's first token has seen only itself.
     let fits = |mode: PoolingMode| !is_decoder || mode != PoolingMode::Cls;
     let named = BY_NAME.iter().find(|(part, mode)| name.contains(part) && fits(*mode));
     if let Some((part, mode)) = named {
-        return Ok((*mode, format!("models named {part}… are pooled so")));
+        return Ok((*mode, format!("models named {part}… use it")));
     }
     let model_type: String = config.get("model_type")?.unwrap_or_default();
     if is_decoder {
-        let reason = format!("{model_type} reads from left to right");
+        let reason = format!("{model_type} is a decoder");
         return Ok((PoolingMode::LastToken, reason));
     }
     if model_type == GTE {
-        return Ok((PoolingMode::Cls, "models of this architecture are pooled so".into()));
+        return Ok((PoolingMode::Cls, "models of this architecture use it".into()));
     }
-    Ok((PoolingMode::Mean, "no file says it, and most encoders are pooled so".into()))
+    Ok((PoolingMode::Mean, "no file sets it, and most encoders use it".into()))
 }
 
-/// Whether a model reads from left to right.
+/// Returns whether a model uses causal attention.
 ///
 /// # Errors
 /// A field is malformed.
@@ -101,8 +101,8 @@ pub(crate) fn is_decoder(config: &JsonFile) -> Result<bool, Refusal> {
     Ok(DECODERS.contains(&model_type.as_str()) && !both_ways)
 }
 
-/// The name under which the model was loaded when it was saved; empty where the file does not keep
-/// it. A path is no name.
+/// Returns the name under which the model was loaded when it was saved, or an empty name if the
+/// file lacks it. Directories are removed from the name.
 ///
 /// # Errors
 /// A field is malformed.
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn pooling_is_assumed_by_the_name_then_by_the_architecture() {
+    fn pooling_is_assumed_by_name_then_by_architecture() {
         for (config, expected) in [
             (json!({}), PoolingMode::Mean),
             (json!({"model_type": "bert", "_name_or_path": "BAAI/bge-small-en"}), PoolingMode::Cls),

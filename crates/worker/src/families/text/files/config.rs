@@ -1,47 +1,46 @@
-//! All that a version's files say of a model for texts, put together: the settings with which it is
-//! loaded.
+//! Combines the files of a text model into the settings with which it is loaded.
 
 use onnxd_proto::domain::{Activation, Guess, Refusal, Task};
 
 use super::{Files, json::contract, late::Late, length, plan::Plan, prompts::Prompts, task};
 use crate::families::own::Own;
 
-/// Words for the values of one switch.
+/// Names for the values of a switch.
 const WORDS_MAX: usize = 256;
 
-/// What the files say.
+/// The settings of a text model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// What the model is for; not tensors.
+    /// The model's task; never tensors.
     pub(crate) task: Task,
-    /// Tokens of the longest text, special tokens included.
+    /// The longest text in tokens, special tokens included.
     pub(crate) max_tokens: u32,
-    /// Where the positions of a text begin.
+    /// The position of a text's first token.
     pub(crate) first_position: i64,
-    /// What is made of the graph's output.
+    /// The steps from the graph's output to an answer.
     pub(crate) plan: Plan,
-    /// Whether vectors have length 1 unless a request says otherwise, if `onnxd.toml` says it.
+    /// Whether vectors are scaled to length 1 by default, if `onnxd.toml` sets it.
     pub(crate) normalize: Option<bool>,
-    /// Whether letters are made small before anything else.
+    /// Whether texts are lower-cased before tokenization.
     pub(crate) lowercase: bool,
-    /// What scores are of, where the files say it.
+    /// The labels of the scores, if the files name them.
     pub(crate) labels: Vec<String>,
-    /// What becomes of scores.
+    /// The activation applied to scores.
     pub(crate) activation: Activation,
-    /// What may be put before a text.
+    /// Prompts that can be put before a text.
     pub(crate) prompts: Prompts,
-    /// How both sides of a search are prepared, for late interaction.
+    /// The late-interaction settings for queries and documents.
     pub(crate) late: Option<Late>,
-    /// Words for the values of a switch, in the order of the values.
+    /// Names for the values of a switch, in the order of the values.
     pub(crate) words: Vec<String>,
-    /// What was assumed.
+    /// Settings that were guessed.
     pub(crate) guesses: Vec<Guess>,
 }
 
-/// Reads the files of a model for texts.
+/// Reads the files of a text model.
 ///
 /// # Errors
-/// A file is malformed, or asks for what onnxd does not do.
+/// A file is malformed, or requires something that onnxd does not support.
 pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     let mut guesses = Vec::new();
     let (task, guess) = task::of(files)?;
@@ -49,7 +48,7 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     let mut plan = Plan::read(files)?;
     require_fitting_keys(files.own, task)?;
     if let Some(pooling) = &files.own.pooling {
-        plan.ways.iter_mut().for_each(|way| way.pooling = Some(pooling.clone()));
+        plan.routes.iter_mut().for_each(|route| route.pooling = Some(pooling.clone()));
     }
     let labels = match task {
         Task::Classify | Task::Rerank | Task::TokenClassify => task::labels(files)?,
@@ -80,7 +79,7 @@ pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     })
 }
 
-/// Refuses keys of `onnxd.toml` that say nothing for this task, so that none is ignored.
+/// Refuses keys of `onnxd.toml` that do not apply to this task, so that no key is silently ignored.
 fn require_fitting_keys(own: &Own, task: Task) -> Result<(), Refusal> {
     use Task::{Classify, Embed, MultiVector, Rerank, Sparse};
     let embeds = matches!(task, Embed | Sparse | MultiVector);
@@ -98,18 +97,20 @@ fn require_fitting_keys(own: &Own, task: Task) -> Result<(), Refusal> {
     match keys.iter().find(|(_, is_set, fits)| *is_set && !fits) {
         None => Ok(()),
         Some((key, ..)) => Err(contract(format!(
-            "onnxd.toml: {key} says nothing for a model that is for {}; leave it away, or set task",
+            "onnxd.toml: {key} does not apply to the task {}; remove it, or set another task",
             task.as_str()
         ))),
     }
 }
 
-/// Words for the number of an adapter, as Jina's models list them.
+/// Returns the names of a switch's values, as Jina's models list them.
 fn words(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     let words: Vec<String> = files.config.get("lora_adaptations")?.unwrap_or_default();
     match words.len() <= WORDS_MAX {
         true => Ok(words),
-        false => Err(contract(format!("config.json: lora_adaptations has more than {WORDS_MAX}"))),
+        false => Err(contract(format!(
+            "config.json: lora_adaptations has more than {WORDS_MAX} entries"
+        ))),
     }
 }
 

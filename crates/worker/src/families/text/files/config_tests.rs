@@ -1,5 +1,4 @@
-//! How long texts may be and which prompts there are, by the files of real models, and what may be
-//! wrong with them.
+//! The longest text and the prompts that the files of real models set, and errors in these files.
 
 use std::fs;
 
@@ -8,7 +7,7 @@ use onnxd_proto::domain::RefusalKind;
 use super::*;
 use crate::families::own::Own;
 
-/// What is read from a directory with these files.
+/// Reads the settings from a directory with these files.
 fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -19,7 +18,7 @@ fn settings(files: &[(&str, &str)]) -> Result<Settings, Refusal> {
 }
 
 #[test]
-fn the_longest_text_is_as_the_most_specific_file_says_and_never_longer_than_the_model_takes() {
+fn most_specific_file_sets_the_length_within_the_positions() {
     let positions = ("config.json", r#"{"max_position_embeddings": 512}"#);
     let tokenizer = |limit| ("tokenizer_config.json", limit);
     let small = tokenizer(r#"{"model_max_length": 128}"#);
@@ -42,7 +41,7 @@ fn the_longest_text_is_as_the_most_specific_file_says_and_never_longer_than_the_
 }
 
 #[test]
-fn a_file_that_is_malformed_is_refused_with_its_name_and_the_field() {
+fn malformed_file_is_refused_with_file_and_field() {
     let cases: [(&str, &str, &[&str]); 3] = [
         ("config.json", "{", &["config.json", "JSON"]),
         ("config.json", "[]", &["config.json", "object"]),
@@ -64,7 +63,7 @@ fn a_file_that_is_malformed_is_refused_with_its_name_and_the_field() {
 }
 
 #[test]
-fn prompts_are_those_of_the_files_and_a_default_that_is_not_among_them_is_refused() {
+fn unknown_default_prompt_is_refused() {
     let file = "config_sentence_transformers.json";
     let text = r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query", "x": 1}"#;
     let prompts = settings(&[(file, text)]).unwrap().prompts;

@@ -1,5 +1,5 @@
-//! The JSON files of a version. Everything in them is a stranger's word, so that each error names the
-//! file and the field.
+//! Reads the JSON files of a version. Their content is untrusted, so each error names the file and
+//! the field.
 
 use std::{
     fs, io,
@@ -10,13 +10,13 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// Bytes of one JSON file. The largest are tokenizers, which are read elsewhere.
+/// Largest JSON file in bytes. Tokenizers are larger and are read elsewhere.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// How the pointers of Git LFS begin.
+/// The start of a Git LFS pointer.
 const LFS: &[u8] = b"version https://git-lfs";
 
-/// A JSON object and the name of its file, for messages.
+/// A JSON object and its file name, for messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JsonFile {
     name: String,
@@ -24,15 +24,15 @@ pub(crate) struct JsonFile {
 }
 
 impl JsonFile {
-    /// An object within the file of this name.
+    /// Wraps an object from the file of this name.
     pub(crate) fn of(name: &str, fields: Map<String, Value>) -> Self {
         Self { name: name.into(), fields }
     }
 
-    /// `None` where there is no such file.
+    /// Reads the object in a file. Returns `None` if the file does not exist.
     ///
     /// # Errors
-    /// It is no JSON object, or cannot be read.
+    /// The file is not a JSON object, or cannot be read.
     pub(crate) fn read(dir: &Path, name: &str) -> Result<Option<Self>, Refusal> {
         match read_json(dir, name)? {
             None => Ok(None),
@@ -41,37 +41,37 @@ impl JsonFile {
         }
     }
 
-    /// The file's name within the version.
+    /// Returns the file's name within the version.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// `None` where there is no such field, or null in it.
+    /// Reads a field. Returns `None` if it is missing or null.
     ///
     /// # Errors
-    /// It is of another type.
+    /// The field has another type.
     pub(crate) fn get<T: DeserializeOwned>(&self, field: &str) -> Result<Option<T>, Refusal> {
         let value = self.fields.get(field).cloned().unwrap_or_default();
         serde_json::from_value(value)
             .map_err(|error| contract(format!("{}: {field}: {error}", self.name)))
     }
 
-    /// The object in a field.
+    /// Returns the object in a field.
     ///
     /// # Errors
-    /// It is no object.
+    /// The field is not an object.
     pub(crate) fn object(&self, field: &str) -> Result<Option<Self>, Refusal> {
         let fields = self.get(field)?;
         Ok(fields.map(|fields| Self::of(&format!("{}: {field}", self.name), fields)))
     }
 
-    /// Names of fields.
+    /// Returns the names of the fields.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.fields.keys().map(String::as_str)
     }
 }
 
-/// The name of a file in a folder, both relative to the version. Folders may be written as `.`.
+/// Joins a folder and a file name, both relative to the version. The folder may be `.`.
 pub(crate) fn join(folder: &str, name: &str) -> String {
     let folder = folder.trim_start_matches("./").trim_matches('/');
     match folder {
@@ -80,21 +80,21 @@ pub(crate) fn join(folder: &str, name: &str) -> String {
     }
 }
 
-/// The path of a name that may come from a file.
+/// Resolves a name that may come from a file.
 ///
 /// # Errors
-/// It leaves `dir`.
+/// The path leaves `dir`.
 pub(crate) fn within(dir: &Path, name: &str) -> Result<PathBuf, Refusal> {
     if Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
         return Ok(dir.join(name));
     }
-    Err(contract(format!("{name:?} is no path within the version")))
+    Err(contract(format!("{name:?} is not a path within the version")))
 }
 
-/// Reads a file of text. `None` where there is no such file.
+/// Reads a text file. Returns `None` if it does not exist.
 ///
 /// # Errors
-/// It is too large, no UTF-8, or cannot be read.
+/// The file is too large, is not UTF-8, or cannot be read.
 pub(crate) fn read_text(dir: &Path, name: &str) -> Result<Option<String>, Refusal> {
     let path = within(dir, name)?;
     let internal = |error: io::Error| RefusalKind::Internal.because(format!("{name}: {error}"));
@@ -111,23 +111,24 @@ pub(crate) fn read_text(dir: &Path, name: &str) -> Result<Option<String>, Refusa
     String::from_utf8(bytes).map(Some).map_err(|_| contract(format!("{name} is not UTF-8")))
 }
 
-/// Sees to it that a file is not the pointer that Git LFS leaves in its place.
+/// Checks that a file is not a Git LFS pointer.
 ///
 /// # Errors
-/// It is.
+/// The file is a pointer.
 pub(crate) fn require_content(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
     match bytes.starts_with(LFS) {
         true => Err(contract(format!(
-            "{name} is a pointer of Git LFS, not the file itself: run `git lfs pull`, or download it"
+            "{name} is a Git LFS pointer, not the file itself: run `git lfs pull`, or download the \
+             file"
         ))),
         false => Ok(()),
     }
 }
 
-/// `None` where there is no such file.
+/// Reads a JSON file. Returns `None` if it does not exist.
 ///
 /// # Errors
-/// It is not JSON, or cannot be read.
+/// The file is not JSON, or cannot be read.
 pub(crate) fn read_json(dir: &Path, name: &str) -> Result<Option<Value>, Refusal> {
     let Some(text) = read_text(dir, name)? else { return Ok(None) };
     serde_json::from_str(&text)
@@ -135,12 +136,12 @@ pub(crate) fn read_json(dir: &Path, name: &str) -> Result<Option<Value>, Refusal
         .map_err(|error| contract(format!("{name} is not JSON: {error}")))
 }
 
-/// Whether there is no such file, or a file where a folder would have to be.
+/// Returns whether the file does not exist, or a parent is not a folder.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// A refusal of what a version's files say.
+/// Creates a refusal caused by a version's files.
 pub(crate) fn contract(message: impl Into<String>) -> Refusal {
     RefusalKind::Contract.because(message)
 }

@@ -1,30 +1,30 @@
-//! What models of late interaction say of themselves: how queries and documents begin, how long they
-//! are, and which tokens of a document count. In the words of pylate, and of Stanford's ColBERT.
+//! Settings of late-interaction models: the prefixes and lengths of queries and documents, and the
+//! document tokens to skip. Uses the field names of pylate and of Stanford's ColBERT.
 
 use onnxd_proto::domain::Refusal;
 
 use super::{Files, json::contract};
 
-/// Tokens of a query and of a document where no file says it, as pylate has it.
+/// Default lengths of a query and a document in tokens, as in pylate.
 const QUERY_TOKENS: u32 = 32;
 const DOCUMENT_TOKENS: u32 = 180;
-/// Words that are left out of documents, at most.
+/// Most words that documents can skip.
 const SKIPPED_MAX: usize = 4096;
 
-/// How texts on both sides of a search are prepared.
+/// How both sides of a search are prepared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Late {
-    /// Tokens that stand after the first one; empty is none.
+    /// The token inserted after the first one; empty for no token.
     pub(crate) query_prefix: String,
     pub(crate) document_prefix: String,
-    /// Tokens of the longest text, the prefix included.
+    /// The longest text in tokens, including the prefix.
     pub(crate) query_tokens: u32,
     pub(crate) document_tokens: u32,
-    /// Whether queries are filled up with masks, whose vectors count.
+    /// Whether queries are padded with mask tokens, whose vectors count.
     pub(crate) is_expanded: bool,
-    /// Whether these masks are attended to.
+    /// Whether the mask tokens are attended to.
     pub(crate) attends_to_expansion: bool,
-    /// Tokens of a document that do not count.
+    /// Tokens whose document vectors are dropped.
     pub(crate) skipped: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Late {
     /// Reads `config_sentence_transformers.json`.
     ///
     /// # Errors
-    /// It is malformed.
+    /// The file is malformed.
     pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
         let file = &files.sentence;
         let prefix = |field: &str, usual: &str| {
@@ -41,7 +41,9 @@ impl Late {
         let skipped: Vec<String> = file.get("skiplist_words")?.unwrap_or_else(punctuation);
         if skipped.len() > SKIPPED_MAX {
             let name = file.name();
-            return Err(contract(format!("{name}: skiplist_words has more than {SKIPPED_MAX}")));
+            return Err(contract(format!(
+                "{name}: skiplist_words has more than {SKIPPED_MAX} entries"
+            )));
         }
         let is_expanded = file.get("do_query_expansion")?.unwrap_or(true);
         let attends = file.get("attend_to_expansion_tokens")?.unwrap_or(false);
@@ -57,7 +59,7 @@ impl Late {
     }
 }
 
-/// All punctuation of ASCII.
+/// Returns all ASCII punctuation.
 fn punctuation() -> Vec<String> {
     (0..128_u8).filter(u8::is_ascii_punctuation).map(|sign| char::from(sign).to_string()).collect()
 }

@@ -1,7 +1,6 @@
-//! How long a text may be, by a version's files: the positions that tokens can have, and what the
-//! tokenizer and sentence-transformers say. Pure but for reading the files; called by
-//! [`super::config`]. Whether a text of that length fits this machine is found out by
-//! [`super::longest`].
+//! Determines the longest text from a version's files: the positions of the model and the limits of
+//! the tokenizer and of sentence-transformers. Called by [`super::config`].
+//! [`longest`](crate::families::text::longest) finds whether such a text fits this machine.
 
 use onnxd_proto::domain::Refusal;
 
@@ -11,18 +10,18 @@ use super::{
     model2vec::Model2Vec,
 };
 
-/// Used where no file says how long a text may be.
+/// The default if no file limits the length.
 const TOKENS_DEFAULT: u64 = 512;
-/// No model takes longer texts than this; a larger number in a file means "no limit".
+/// The largest accepted length; a larger number in a file means "no limit".
 const TOKENS_MAX: u64 = 131_072;
 
-/// Fields of `config.json` that hold the number of positions, the usual one first.
+/// Fields of `config.json` with the number of positions, the usual one first.
 const POSITIONS: [&str; 2] = ["max_position_embeddings", "n_positions"];
-/// Fields of `tokenizer_config.json` that hold the longest text; the second is of old releases.
+/// Fields of `tokenizer_config.json` with the longest text; older releases use the second.
 const TOKENIZER_LIMITS: [&str; 2] = ["model_max_length", "max_len"];
 
-/// Types of models that number a text's tokens from `pad_token_id + 1` on, so that the positions up
-/// to there hold no token.
+/// Model types that number a text's tokens from `pad_token_id + 1` on. Positions up to
+/// `pad_token_id` hold no token.
 const OFFSET_BY_PADDING: [&str; 14] = [
     "camembert",
     "data2vec-text",
@@ -39,15 +38,15 @@ const OFFSET_BY_PADDING: [&str; 14] = [
     "xlm-roberta-xl",
     "xmod",
 ];
-/// `pad_token_id` of these types where `config.json` does not say it.
+/// `pad_token_id` of these types if `config.json` omits it.
 const PADDING_DEFAULT: u64 = 1;
-/// MPNet does the same with a fixed number, whatever its `pad_token_id` is.
+/// MPNet uses a fixed number, whatever its `pad_token_id`.
 const MPNET: (&str, u64) = ("mpnet", 1);
-/// The kind of positions that a table is for; with the others, attention sees how far apart tokens
-/// are.
+/// The position type with one table entry per position. Other types encode the distance between
+/// tokens.
 const ABSOLUTE: &str = "absolute";
 
-/// Returns how many tokens the longest text has, special tokens included.
+/// Returns the longest text in tokens, special tokens included.
 ///
 /// # Errors
 /// A file is malformed, or leaves no room for a text.
@@ -65,20 +64,21 @@ pub(super) fn max_tokens(files: &Files<'_>) -> Result<u32, Refusal> {
         && u64::from(own) > positions
     {
         return Err(contract(format!(
-            "onnxd.toml: max_tokens = {own}, and config.json has positions for {positions}"
+            "onnxd.toml: max_tokens = {own} exceeds the {positions} positions of config.json; set \
+             at most {positions}"
         )));
     }
     let tokens = wanted.unwrap_or(TOKENS_DEFAULT).min(positions.unwrap_or(TOKENS_MAX));
     match u32::try_from(tokens.min(TOKENS_MAX)) {
         Ok(tokens) if tokens > 0 => Ok(tokens),
         _ => Err(contract(
-            "max_tokens of onnxd.toml, max_seq_length of sentence_bert_config.json or \
-             max_position_embeddings of config.json is 0",
+            "max_tokens in onnxd.toml, max_seq_length in sentence_bert_config.json or \
+             max_position_embeddings in config.json is 0; expected at least 1",
         )),
     }
 }
 
-/// What a table takes: as its file says, or any length.
+/// Returns the limit of a table: the one in its file, else the maximum.
 fn table_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
     if !super::is_table(files.dir)? {
         return Ok(None);
@@ -87,11 +87,11 @@ fn table_limit(files: &Files<'_>) -> Result<Option<u64>, Refusal> {
     Ok(Some(said.map_or(TOKENS_MAX, u64::from)))
 }
 
-/// Returns how many tokens the model has positions for, if `config.json` says it.
+/// Returns how many tokens the model has positions for, if `config.json` sets it.
 fn positions(config: &JsonFile) -> Result<Option<u64>, Refusal> {
     let kind: String = config.get("model_type")?.unwrap_or_default();
     let padding = padding(config)?;
-    // Their attention sees how far apart tokens are, whatever the field says.
+    // Their attention encodes the distance between tokens, whatever the field contains.
     if kind.contains("t5") {
         return Ok(None);
     }
@@ -109,7 +109,7 @@ fn positions(config: &JsonFile) -> Result<Option<u64>, Refusal> {
     Ok(None)
 }
 
-/// Returns the last position that is not for a token, of models that have such.
+/// Returns the last position that holds no token, for models that reserve positions.
 fn padding(config: &JsonFile) -> Result<Option<u64>, Refusal> {
     let kind: Option<String> = config.get("model_type")?;
     let kind = kind.unwrap_or_default();
@@ -133,14 +133,14 @@ pub(crate) fn first_position(config: &JsonFile) -> Result<i64, Refusal> {
     Ok(padding.map_or(0, |padding| i64::try_from(padding.saturating_add(1)).unwrap_or(0)))
 }
 
-/// Returns how many of `all` positions are for tokens, if any are. `padding` is the last one that
-/// is not.
+/// Returns how many of `all` positions can hold tokens, if any. `padding` is the last one that
+/// cannot.
 fn usable(all: u64, padding: Option<u64>) -> Option<u64> {
     let unused = padding.map_or(0, |padding| padding.saturating_add(1));
     all.checked_sub(unused).filter(|&positions| positions > 0)
 }
 
-/// Returns the tokenizer's own limit. Tokenizers without one say so with a number like 10^30.
+/// Returns the tokenizer's own limit. Tokenizers without one set a number like 10^30.
 pub(super) fn tokenizer_limit(file: &JsonFile) -> Result<Option<u64>, Refusal> {
     for field in TOKENIZER_LIMITS {
         let limit = file.get::<serde_json::Number>(field)?;
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_before_the_padding_token_hold_no_token() {
+    fn positions_up_to_the_padding_id_are_unusable() {
         let roberta =
             r#"{"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#;
         let of = |kind: &str| roberta.replace("\"roberta\"", &format!("\"{kind}\""));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn usable_positions_limit_what_other_files_and_onnxd_toml_say() {
+    fn usable_positions_cap_every_other_length() {
         let config = (
             "config.json",
             r#"{"model_type": "xlm-roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#,
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_without_a_position_for_a_token_is_refused_with_both_fields() {
+    fn too_few_positions_are_refused_with_both_fields() {
         let config = r#"{"model_type": "roberta", "max_position_embeddings": 2}"#;
         let refusal = found(&[("config.json", config)], None).unwrap_err();
         for word in ["config.json", "max_position_embeddings is 2", "pad_token_id 1"] {

@@ -1,7 +1,6 @@
-//! What a version's files say of a model for texts: what it is for ([`task`]), which modules make it
-//! ([`modules`]) and what each has to do ([`plan`]), how texts are prepared ([`config`],
-//! [`prompts`]), and what to assume where no file says it ([`assume`]). Reads files; knows neither
-//! the graph nor the tokenizer.
+//! Reads what a version's files declare about a text model: its task ([`task`]), its modules
+//! ([`modules`]) and their steps ([`plan`]), and how texts are prepared ([`config`], [`prompts`]).
+//! [`assume`] has the defaults for what no file sets. Independent of the graph and the tokenizer.
 
 pub(crate) mod assume;
 pub(crate) mod config;
@@ -26,16 +25,16 @@ use self::{
 };
 use crate::families::own::Own;
 
-/// Architectures in the names of a file, the usual one first.
+/// Architectures that occur in a file name, the usual one first.
 const TRANSFORMERS: [&str; 7] =
     ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
 
-/// The files that say what a model is, each read once.
+/// The files that describe a model, each read once.
 #[derive(Clone, Debug)]
 pub(crate) struct Files<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) own: &'a Own,
-    /// The folder of the module that takes texts, in which its configuration stands; mostly empty.
+    /// The folder of the module that takes texts, with its configuration; usually empty.
     pub(crate) home: String,
     /// `modules.json`.
     pub(crate) modules: Option<Vec<Module>>,
@@ -50,10 +49,10 @@ pub(crate) struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// Reads them; what is not there is empty.
+    /// Reads the files; missing ones are empty.
     ///
     /// # Errors
-    /// One is malformed.
+    /// A file is malformed.
     pub(crate) fn read(dir: &'a Path, own: &'a Own) -> Result<Self, Refusal> {
         let modules = modules::read(dir)?;
         let home = home(dir, modules.as_deref())?;
@@ -74,8 +73,8 @@ impl<'a> Files<'a> {
         })
     }
 
-    /// The first of these places where a file of this name is: the home, the version itself, the
-    /// folder of the graph.
+    /// Finds a file of this name in the home folder, the version itself or the graph's folder, in
+    /// this order.
     ///
     /// # Errors
     /// A folder leaves the version.
@@ -89,10 +88,10 @@ impl<'a> Files<'a> {
         Ok(None)
     }
 
-    /// The home's path.
+    /// Returns the path of the home folder.
     ///
     /// # Errors
-    /// It leaves the version.
+    /// The path leaves the version.
     pub(crate) fn home_dir(&self) -> Result<PathBuf, Refusal> {
         match self.home.is_empty() {
             true => Ok(self.dir.to_owned()),
@@ -100,7 +99,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The template in `tokenizer_config.json`: a text, or a list of named ones.
+    /// Returns the template in `tokenizer_config.json`, which has one text or a list of named ones.
     fn listed_chat_template(&self) -> Result<Option<String>, Refusal> {
         let named = |list: &[Value], name: &str| {
             let found = list.iter().find(|one| one["name"].as_str() == Some(name));
@@ -113,7 +112,7 @@ impl<'a> Files<'a> {
         })
     }
 
-    /// A special token by `tokenizer_config.json`, which has it as a text or as an object.
+    /// Returns a special token from `tokenizer_config.json`, where it is a text or an object.
     ///
     /// # Errors
     /// The file is malformed.
@@ -126,20 +125,20 @@ impl<'a> Files<'a> {
         })
     }
 
-    /// How long texts are by the `tokenizer_config.json` of a folder.
+    /// Returns the longest text that the `tokenizer_config.json` of a folder sets.
     ///
     /// # Errors
-    /// It is malformed.
+    /// The file is malformed.
     pub(crate) fn tokenizer_limit(&self, folder: &str) -> Result<Option<u32>, Refusal> {
         let file = JsonFile::read(self.dir, &join(folder, "tokenizer_config.json"))?;
         let limit = length::tokenizer_limit(&file.unwrap_or_default())?;
         Ok(limit.and_then(|limit| u32::try_from(limit).ok()))
     }
 
-    /// The template with which chats are written, if there is one.
+    /// Returns the chat template, if there is one.
     ///
     /// # Errors
-    /// It is malformed.
+    /// The file is malformed.
     pub(crate) fn chat_template(&self) -> Result<Option<String>, Refusal> {
         match self.place("chat_template.jinja")? {
             Some(place) => read_text(self.dir, &place),
@@ -148,8 +147,8 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The configuration of the module around the graph, which has the name of its architecture in old
-/// releases.
+/// Returns the configuration of the transformer module, whose file is named after the architecture
+/// in older releases.
 fn transformer(at_home: &impl Fn(&str) -> Result<JsonFile, Refusal>) -> Result<JsonFile, Refusal> {
     for kind in TRANSFORMERS {
         let file = at_home(&format!("sentence_{kind}_config.json"))?;
@@ -160,7 +159,7 @@ fn transformer(at_home: &impl Fn(&str) -> Result<JsonFile, Refusal>) -> Result<J
     Ok(JsonFile::default())
 }
 
-/// The folder of the first module that takes texts, also within a router.
+/// Returns the folder of the first module that takes texts, including modules of a router.
 fn home(dir: &Path, modules: Option<&[Module]>) -> Result<String, Refusal> {
     let Some(modules) = modules else { return Ok(String::new()) };
     let find = |modules: &[Module], kinds: &[Kind]| {
@@ -172,8 +171,8 @@ fn home(dir: &Path, modules: Option<&[Module]>) -> Result<String, Refusal> {
     let router = modules.iter().find(|module| module.kind == Kind::Router);
     let inner: Vec<Module> = match router {
         Some(router) => {
-            let ways = modules::ways(dir, router)?.ways;
-            ways.into_iter().flat_map(|way| way.modules).collect()
+            let routes = modules::routes(dir, router)?.routes;
+            routes.into_iter().flat_map(|route| route.modules).collect()
         }
         None => Vec::new(),
     };
@@ -184,12 +183,12 @@ fn home(dir: &Path, modules: Option<&[Module]>) -> Result<String, Refusal> {
         .unwrap_or_default())
 }
 
-/// Something that is assumed, because no file says it.
+/// Creates a guess for a setting that no file has.
 pub(crate) fn guess(key: &str, value: impl ToString, reason: impl Into<String>) -> Guess {
     Guess { key: key.to_owned(), value: value.to_string(), reason: reason.into() }
 }
 
-/// Whether the model for texts in `dir` has no graph: texts become vectors by a table.
+/// Returns whether the text model in `dir` uses a table instead of a graph.
 ///
 /// # Errors
 /// A file is malformed.

@@ -1,4 +1,4 @@
-//! What model2vec says of a table of static embeddings in `config.json`.
+//! Reads the `config.json` of model2vec for static embeddings.
 
 use std::path::Path;
 
@@ -7,26 +7,27 @@ use serde_json::Value;
 
 use super::json::{JsonFile, contract, read_json};
 
-/// What the file calls such a model.
+/// The `model_type` of these models.
 pub(crate) const MODEL_TYPE: &str = "model2vec";
-/// Fields that no other library writes; later releases do not write their name.
+/// Fields that no other library writes; later releases omit the `model_type`.
 const OWN_FIELDS: [&str; 4] =
     ["embedding_dtype", "vocabulary_quantization", "apply_zipf", "apply_pca"];
-/// Tokens that model2vec takes of a text where its configuration says nothing.
+/// model2vec's default limit of tokens per text.
 const TOKENS_DEFAULT: u32 = 512;
 
-/// What model2vec's `config.json` says; sentence-transformers has no such file for these models.
+/// The settings in model2vec's `config.json`. sentence-transformers writes no such file for these
+/// models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Model2Vec {
-    /// Whether embeddings have length 1.
+    /// Whether embeddings are scaled to length 1.
     pub(crate) normalize: bool,
-    /// Tokens of the longest text; longer ones are cut. `None`: any number.
+    /// The longest text in tokens; longer ones are cut. `None` means unlimited.
     pub(crate) max_tokens: Option<u32>,
 }
 
 impl Model2Vec {
-    /// Reads the configuration of the version in `dir`; `None` if model2vec did not save it.
-    /// model2vec drops unknown tokens, after it has cut the text; sentence-transformers keeps them.
+    /// Reads the configuration of the version in `dir`; returns `None` if model2vec did not save
+    /// it. model2vec drops unknown tokens after it cuts the text; sentence-transformers keeps them.
     ///
     /// # Errors
     /// The file is malformed.
@@ -42,7 +43,11 @@ impl Model2Vec {
         let max_tokens = match file.get::<u32>("max_length")? {
             None if says_no_limit => None,
             None => Some(TOKENS_DEFAULT),
-            Some(0) => return Err(contract(format!("{FILE}: max_length is 0"))),
+            Some(0) => {
+                return Err(contract(format!(
+                    "{FILE}: max_length is 0; expected at least 1 or null"
+                )));
+            }
             tokens => tokens,
         };
         Ok(Some(Self { normalize: file.get("normalize")?.unwrap_or(false), max_tokens }))
@@ -64,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_of_model2vec_has_its_defaults() {
+    fn model2vec_config_has_its_defaults() {
         let read = |config: Value| Model2Vec::read(with(&config).path());
         let model = |normalize, max_tokens| Some(Model2Vec { normalize, max_tokens });
         assert_eq!(read(json!({"model_type": "bert"})).unwrap(), None);

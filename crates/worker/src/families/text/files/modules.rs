@@ -1,6 +1,5 @@
-//! `modules.json` of sentence-transformers: which modules make a model, in their order. Names of old
-//! and new releases are told apart by their last part alone: what a module is called moved more than
-//! once, what it does did not.
+//! Reads `modules.json` of sentence-transformers: the modules of a model, in order. Only the last
+//! part of a class name identifies a module, since releases moved the classes between packages.
 
 use std::path::Path;
 
@@ -9,28 +8,28 @@ use serde_json::Value;
 
 use super::json::{JsonFile, contract, join, read_json};
 
-/// The file.
+/// The file's name.
 pub(crate) const FILE: &str = "modules.json";
-/// Modules of one model, or of one way of a router.
+/// Most modules of one model, or of one route of a router.
 const MODULES_MAX: usize = 64;
 
-/// Where the classes stand that are known by the last part of their names.
+/// Packages whose classes are identified by the last part of their names.
 const NAMESPACES: [&str; 2] = ["sentence_transformers.", "pylate."];
 
-/// What a module does.
+/// A kind of module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Texts to vectors or logits of tokens: the graph.
+    /// Texts to token vectors or logits: the graph.
     Transformer,
-    /// Vectors of tokens to one of the text.
+    /// Token vectors to one text vector.
     Pooling,
-    /// A vector by a matrix.
+    /// A linear layer.
     Dense,
-    /// A vector scaled to mean 0 and variance 1.
+    /// Scaling to mean 0 and variance 1.
     LayerNorm,
-    /// A vector scaled to length 1.
+    /// Scaling to length 1.
     Normalize,
-    /// Nothing outside of training.
+    /// No effect outside of training.
     Dropout,
     /// Texts to vectors by a table.
     StaticEmbedding,
@@ -38,7 +37,7 @@ pub(crate) enum Kind {
     SpladePooling,
     /// Texts to sparse vectors by a table.
     SparseStaticEmbedding,
-    /// Other modules for queries than for documents.
+    /// Different modules for queries and documents.
     Router,
     /// Logits of the last token to a score.
     LogitScore,
@@ -48,7 +47,7 @@ impl Kind {
     fn of(class: &str) -> Option<Self> {
         let is_known = NAMESPACES.iter().any(|name| class.starts_with(name));
         Some(match class.rsplit('.').next()? {
-            // Models with code of their own have one around their graph.
+            // Models with custom code wrap their graph in a class of this name.
             "Transformer" => Self::Transformer,
             _ if !is_known => return None,
             "MLMTransformer" => Self::Transformer,
@@ -67,11 +66,11 @@ impl Kind {
     }
 }
 
-/// A module.
+/// One entry of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Module {
     pub(crate) kind: Kind,
-    /// Its folder within the version; empty is the version itself.
+    /// Its folder within the version; empty for the version's own directory.
     pub(crate) path: String,
     /// The name of its class.
     pub(crate) class: String,
@@ -79,27 +78,27 @@ pub(crate) struct Module {
 
 impl Module {
     /// # Errors
-    /// The class is not known.
+    /// The class is unknown.
     fn of(file: &str, class: String, path: String) -> Result<Self, Refusal> {
         let Some(kind) = Kind::of(&class) else {
             return Err(contract(format!(
-                "{file}: the module {class:?} is not supported. Export the whole model as one graph \
-                 with an output sentence_embedding and leave {file} away"
+                "{file}: module {class:?} is not supported; export the whole model as one graph \
+                 with an output sentence_embedding and remove {file}"
             )));
         };
         Ok(Self { kind, path, class })
     }
 
-    /// The file of this name in the module's folder.
+    /// Returns the path of a file in the module's folder.
     pub(crate) fn file(&self, name: &str) -> String {
         join(&self.path, name)
     }
 }
 
-/// Reads the list; `None` where there is no such file.
+/// Reads the list. Returns `None` if the file does not exist.
 ///
 /// # Errors
-/// It is malformed, or a module is not known.
+/// The list is malformed, or a module is unknown.
 pub(crate) fn read(dir: &Path) -> Result<Option<Vec<Module>>, Refusal> {
     let list = match read_json(dir, FILE)? {
         Some(Value::Array(list)) => list,
@@ -122,63 +121,69 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Vec<Module>>, Refusal> {
     Ok(Some(modules))
 }
 
-/// One way through a router.
+/// One route of a router.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
-    /// `query`, `document` or another word.
+pub(crate) struct Route {
+    /// `query`, `document` or another name.
     pub(crate) name: String,
     pub(crate) modules: Vec<Module>,
 }
 
-/// The ways of a router, and the name of the one for texts that are on no side of a search.
+/// The routes of a router, and the name of the default one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ways {
-    pub(crate) ways: Vec<Way>,
+pub(crate) struct Routes {
+    pub(crate) routes: Vec<Route>,
     pub(crate) default: Option<String>,
 }
 
-/// Reads the ways of a router.
+/// Reads the routes of a router.
 ///
 /// # Errors
-/// Its file is missing or malformed, or a module is not known.
-pub(crate) fn ways(dir: &Path, router: &Module) -> Result<Ways, Refusal> {
+/// The router's file is missing or malformed, or a module is unknown.
+pub(crate) fn routes(dir: &Path, router: &Module) -> Result<Routes, Refusal> {
     let new = router.file("router_config.json");
     let old = router.file("config.json");
     let file = match JsonFile::read(dir, &new)? {
         Some(file) => file,
         None => JsonFile::read(dir, &old)?
-            .ok_or_else(|| contract(format!("{new} is missing, and {FILE} needs it")))?,
+            .ok_or_else(|| contract(format!("{new} is missing; the Router in {FILE} needs it")))?,
     };
     let malformed = |what: &str| contract(format!("{}: {what}", file.name()));
-    let types = file.object("types")?.ok_or_else(|| malformed("there are no types"))?;
-    let structure = file.object("structure")?.ok_or_else(|| malformed("there is no structure"))?;
-    let mut ways = Vec::new();
+    let types = file.object("types")?.ok_or_else(|| malformed("types is missing"))?;
+    let structure = file.object("structure")?.ok_or_else(|| malformed("structure is missing"))?;
+    let mut routes = Vec::new();
     for name in structure.keys() {
         let ids: Vec<String> = structure.get(name)?.unwrap_or_default();
         if ids.len() > MODULES_MAX {
-            return Err(malformed("a way has too many modules"));
+            return Err(malformed(&format!(
+                "structure: a route has more than {MODULES_MAX} modules"
+            )));
         }
         let mut modules = Vec::with_capacity(ids.len());
         for id in ids {
             let class: Option<String> = types.get(&id)?;
-            let class = class.ok_or_else(|| malformed(&format!("the module {id} has no type")))?;
+            let class =
+                class.ok_or_else(|| malformed(&format!("module {id} has no entry in types")))?;
             let path = join(&router.path, &id);
             modules.push(Module::of(file.name(), class, path)?);
         }
-        ways.push(Way { name: name.to_owned(), modules });
+        routes.push(Route { name: name.to_owned(), modules });
     }
-    if ways.is_empty() || ways.len() > MODULES_MAX {
-        return Err(malformed("there is no way, or there are too many"));
+    if routes.is_empty() || routes.len() > MODULES_MAX {
+        return Err(malformed(&format!(
+            "structure: expected between 1 and {MODULES_MAX} routes, got {}",
+            routes.len()
+        )));
     }
     let mut default = None;
     if let Some(parameters) = file.object("parameters")? {
         let mappings: Option<serde_json::Map<String, Value>> = parameters.get("route_mappings")?;
         if mappings.is_some_and(|mappings| !mappings.is_empty()) {
-            return Err(malformed("route_mappings is not supported"));
+            return Err(malformed("route_mappings is not supported; remove it"));
         }
         default = parameters.get("default_route")?;
     }
-    Ok(Ways { ways, default })
+    Ok(Routes { routes, default })
 }
 
 #[cfg(test)]
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_of_every_release_are_known_by_the_last_part_of_their_names() {
+    fn modules_of_every_release_are_recognized() {
         let list = r#"[
             {"path": "", "type": "sentence_transformers.models.Transformer"},
             {"path": "1_Pooling", "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling"},
@@ -208,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_not_known_is_refused_by_its_name() {
+    fn unknown_module_is_refused_by_name() {
         for class in ["sentence_transformers.models.CNN", "custom.BoW", ""] {
             let list = format!(r#"[{{"type": "{class}"}}]"#);
             let message = read_text(&list).unwrap_err().message;
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_router_has_modules_for_each_way() {
+    fn router_has_modules_for_each_route() {
         let dir = tempfile::tempdir().unwrap();
         let config = r#"{
             "types": {"query_0_Idf": "sentence_transformers.SparseStaticEmbedding", "document_0_T": "sentence_transformers.MLMTransformer"},
@@ -227,11 +232,11 @@ mod tests {
         }"#;
         fs::write(dir.path().join("router_config.json"), config).unwrap();
         let router = Module { kind: Kind::Router, path: String::new(), class: "Router".into() };
-        let Ways { ways, default } = super::ways(dir.path(), &router).unwrap();
+        let Routes { routes, default } = super::routes(dir.path(), &router).unwrap();
         assert_eq!(default.as_deref(), Some("document"));
-        let found: Vec<(&str, Kind, &str)> = ways
+        let found: Vec<(&str, Kind, &str)> = routes
             .iter()
-            .map(|way| (&*way.name, way.modules[0].kind, &*way.modules[0].path))
+            .map(|route| (&*route.name, route.modules[0].kind, &*route.modules[0].path))
             .collect();
         assert_eq!(
             found,
@@ -241,6 +246,6 @@ mod tests {
             ]
         );
         fs::write(dir.path().join("router_config.json"), r#"{"structure": {"a": ["b"]}}"#).unwrap();
-        assert!(super::ways(dir.path(), &router).is_err());
+        assert!(super::routes(dir.path(), &router).is_err());
     }
 }

@@ -1,6 +1,6 @@
-//! What is made of the graph's output, step by step, by the modules that sentence-transformers
-//! lists: one way, or one for each side of a search. Reads the small files of the modules; the
-//! matrices are read when the model is loaded.
+//! Builds the steps from the graph's output to an answer, as modules.json lists them. There is one
+//! route, or one for each side of a search. Reads the modules' configurations; their weights are
+//! read when the model is loaded.
 
 use std::{fs, path::Path};
 
@@ -17,7 +17,7 @@ use super::{
     prompts,
 };
 
-/// The fields of old releases that name a mode of pooling, in the order in which the results are
+/// Fields of older releases that each enable a pooling mode, in the order in which the results are
 /// concatenated.
 const OLD_MODES: [(&str, PoolingMode); 6] = [
     ("pooling_mode_cls_token", PoolingMode::Cls),
@@ -28,47 +28,47 @@ const OLD_MODES: [(&str, PoolingMode); 6] = [
     ("pooling_mode_lasttoken", PoolingMode::LastToken),
 ];
 
-/// What texts go through, from their tokens to their answer.
+/// The steps of a text from its tokens to its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Way {
-    /// The side of a search that takes it, or another word; empty where there is one way alone.
+pub(crate) struct Route {
+    /// The side of a search that uses it, or another name; empty if it is the only route.
     pub(crate) name: String,
     pub(crate) source: Source,
-    /// Applied to the vector of each token.
+    /// Applied to each token vector.
     pub(crate) token_steps: Vec<Step>,
-    /// `None`: no file says it.
+    /// `None` if no file sets it.
     pub(crate) pooling: Option<Pooling>,
-    /// Whether the tokens of a prompt are pooled.
+    /// Whether the tokens of a prompt are left out of pooling.
     pub(crate) without_prompt: bool,
-    /// Applied to the vector of a text.
+    /// Applied to the text vector.
     pub(crate) steps: Vec<Step>,
     pub(crate) splade: Option<Splade>,
     /// Whether the last step scales vectors to length 1.
     pub(crate) normalize: bool,
-    /// Only so many numbers of a vector are kept, from the first on, and not scaled again.
+    /// The number of leading components to keep, without scaling the result again.
     pub(crate) kept: Option<usize>,
 }
 
-impl Way {
-    /// Whether onnxd pools, rather than the graph.
+impl Route {
+    /// Returns whether onnxd pools, rather than the graph.
     pub(crate) fn pools(&self) -> bool {
         self.pooling.as_ref().is_some_and(|pooling| !pooling.is_none())
     }
 }
 
-/// What makes something of tokens.
+/// Converts tokens to vectors or weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The graph.
     #[default]
     Graph,
-    /// A table of vectors, in this folder.
+    /// A table of vectors in this folder.
     Table(String),
-    /// A table of weights, in this folder.
+    /// A table of weights in this folder.
     Weights(String),
 }
 
-/// A step whose matrix is in a folder.
+/// A step; its weights are in the module's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Dense(Module),
@@ -79,32 +79,32 @@ pub(crate) enum Step {
 /// How logits of a masked language model become a sparse vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Splade {
-    /// The sum over the tokens rather than the largest.
+    /// Sums over the tokens instead of taking the maximum.
     pub(crate) is_sum: bool,
-    /// The logarithm is taken twice.
+    /// Applies the logarithm twice.
     pub(crate) is_twice: bool,
 }
 
-/// All ways of a model.
+/// All routes of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// At least one.
-    pub(crate) ways: Vec<Way>,
-    /// The way of texts on no side of a search.
+    pub(crate) routes: Vec<Route>,
+    /// The index of the route for texts without a side.
     pub(crate) default: usize,
-    /// The tokens whose logits say yes and no.
-    pub(crate) verdict: Option<(u32, Option<u32>)>,
+    /// The ids of the tokens for yes and no.
+    pub(crate) yes_no: Option<(u32, Option<u32>)>,
 }
 
 impl Plan {
     /// Reads the modules.
     ///
     /// # Errors
-    /// A module is not known, or its file is missing or malformed.
+    /// A module is unknown, or its file is missing or malformed.
     pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
         let mut plan = Self::of_files(files)?;
         if let Some(kept) = files.sentence.get::<usize>("truncate_dim")? {
-            plan.ways.iter_mut().for_each(|way| way.kept = Some(kept));
+            plan.routes.iter_mut().for_each(|route| route.kept = Some(kept));
         }
         Ok(plan)
     }
@@ -113,65 +113,67 @@ impl Plan {
         let Some(list) = &files.modules else { return Self::without_list(files) };
         let dir = files.dir;
         let router = list.iter().position(|module| module.kind == Kind::Router);
-        let (ways, default) = match router {
-            None => (vec![way(dir, "", list)?], 0),
+        let (routes, default) = match router {
+            None => (vec![route(dir, "", list)?], 0),
             Some(place) => {
-                let modules::Ways { ways, default } = modules::ways(dir, &list[place])?;
-                // The first where the file names none, as in sentence-transformers.
-                let default = ways.iter().position(|way| Some(&way.name) == default.as_ref());
-                require_one_graph(&ways)?;
-                let all = |inner: &modules::Way| {
+                let modules::Routes { routes, default } = modules::routes(dir, &list[place])?;
+                // As in sentence-transformers, the first route is the default if the file names
+                // none.
+                let default = routes.iter().position(|route| Some(&route.name) == default.as_ref());
+                require_one_graph(&routes)?;
+                let all = |inner: &modules::Route| {
                     let modules = [&list[..place], &inner.modules, &list[place + 1..]].concat();
-                    way(dir, &inner.name, &modules)
+                    route(dir, &inner.name, &modules)
                 };
-                (ways.iter().map(all).collect::<Result<_, _>>()?, default.unwrap_or(0))
+                (routes.iter().map(all).collect::<Result<_, _>>()?, default.unwrap_or(0))
             }
         };
-        let mut verdict = None;
+        let mut yes_no = None;
         for module in list.iter().filter(|module| module.kind == Kind::LogitScore) {
-            verdict = Some(logit_score(dir, module)?);
+            yes_no = Some(logit_score(dir, module)?);
         }
-        Ok(Self { ways, default, verdict })
+        Ok(Self { routes, default, yes_no })
     }
 
-    /// A model without a list of modules: a graph, or a table of model2vec.
+    /// Builds the plan of a model without modules.json: a graph, or a model2vec table.
     fn without_list(files: &Files<'_>) -> Result<Self, Refusal> {
-        let mut way = Way::default();
+        let mut route = Route::default();
         if let Some(table) = Model2Vec::read(files.dir)? {
-            way.source = Source::Table(String::new());
-            way.normalize = table.normalize;
+            route.source = Source::Table(String::new());
+            route.normalize = table.normalize;
         } else {
-            // Some exporters keep the folder and not the list.
+            // Some exporters copy the folder but not modules.json.
             let module =
                 Module { kind: Kind::Pooling, path: "1_Pooling".into(), class: "Pooling".into() };
             if let Some(other) = other_module(files.dir) {
                 return Err(contract(format!(
-                    "{other} is a module, and {} is missing, which says what it is for: copy it, too",
+                    "the folder {other} belongs to a module, but {} is missing; copy it from the \
+                     original model",
                     modules::FILE
                 )));
             }
             if let Some(file) = JsonFile::read(files.dir, &module.file("config.json"))? {
-                way.pooling = Some(pooling(&file)?);
-                way.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
+                route.pooling = Some(pooling(&file)?);
+                route.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
             }
-            way.normalize = true;
+            route.normalize = true;
         }
-        Ok(Self { ways: vec![way], default: 0, verdict: None })
+        Ok(Self { routes: vec![route], default: 0, yes_no: None })
     }
 
-    /// Whether texts on this side of a search, or with a prompt of this name, have a way.
-    pub(crate) fn has_way(&self, role: Option<Role>, prompt: Option<&str>) -> bool {
-        self.ways.len() == 1
+    /// Returns whether a route exists for this side of a search or this prompt.
+    pub(crate) fn has_route(&self, role: Option<Role>, prompt: Option<&str>) -> bool {
+        self.routes.len() == 1
             || role.is_none()
             || prompt.is_some()
-            || self.ways.iter().any(|way| prompts::role_of(&way.name) == role)
+            || self.routes.iter().any(|route| prompts::role_of(&route.name) == role)
     }
 
-    /// The way of a text for which this prompt is named, or that is on this side.
-    pub(crate) fn way(&self, role: Option<Role>, prompt: Option<&str>) -> usize {
-        let named = |name: &str| self.ways.iter().position(|way| way.name == name);
+    /// Returns the route for this prompt or side.
+    pub(crate) fn route(&self, role: Option<Role>, prompt: Option<&str>) -> usize {
+        let named = |name: &str| self.routes.iter().position(|route| route.name == name);
         let of_role =
-            |role| self.ways.iter().position(|way| prompts::role_of(&way.name) == Some(role));
+            |role| self.routes.iter().position(|route| prompts::role_of(&route.name) == Some(role));
         prompt
             .and_then(|name| named(name).or_else(|| prompts::role_of(name).and_then(of_role)))
             .or_else(|| role.and_then(of_role))
@@ -179,9 +181,9 @@ impl Plan {
     }
 }
 
-/// Sees to it that the ways of a router need one graph between them.
-fn require_one_graph(ways: &[modules::Way]) -> Result<(), Refusal> {
-    let graphs = ways.iter().flat_map(|way| &way.modules);
+/// Checks that the routes of a router share one graph.
+fn require_one_graph(routes: &[modules::Route]) -> Result<(), Refusal> {
+    let graphs = routes.iter().flat_map(|route| &route.modules);
     let mut graphs: Vec<&str> = graphs
         .filter(|module| module.kind == Kind::Transformer)
         .map(|module| module.path.as_str())
@@ -191,17 +193,17 @@ fn require_one_graph(ways: &[modules::Way]) -> Result<(), Refusal> {
     match graphs.len() {
         0 | 1 => Ok(()),
         _ => Err(contract(format!(
-            "{}: the router has a graph for each of {}, and one is supported: serve each way as a \
-             model of its own",
+            "{}: the router has several graphs ({}), but only one is supported; serve each route \
+             as a separate model",
             modules::FILE,
             graphs.join(", ")
         ))),
     }
 }
 
-/// The way through these modules.
-fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
-    let mut way = Way { name: name.to_owned(), ..Way::default() };
+/// Builds the route through these modules.
+fn route(dir: &Path, name: &str, list: &[Module]) -> Result<Route, Refusal> {
+    let mut route = Route { name: name.to_owned(), ..Route::default() };
     let mut sources = 0;
     let is_pooled_later =
         |place: usize| list[place..].iter().any(|module| module.kind == Kind::Pooling);
@@ -209,7 +211,7 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
         let step = match module.kind {
             Kind::Transformer | Kind::StaticEmbedding | Kind::SparseStaticEmbedding => {
                 sources += 1;
-                way.source = match module.kind {
+                route.source = match module.kind {
                     Kind::Transformer => Source::Graph,
                     Kind::StaticEmbedding => Source::Table(module.path.clone()),
                     _ => Source::Weights(module.path.clone()),
@@ -217,49 +219,54 @@ fn way(dir: &Path, name: &str, list: &[Module]) -> Result<Way, Refusal> {
                 continue;
             }
             Kind::Pooling | Kind::SpladePooling
-                if way.pooling.is_some() || way.splade.is_some() =>
+                if route.pooling.is_some() || route.splade.is_some() =>
             {
-                return Err(unsupported(module, "a second time, and a text is pooled once"));
+                return Err(unsupported(module, "appears twice; a text is pooled only once"));
             }
-            Kind::Router => return Err(unsupported(module, "within a router")),
+            Kind::Router => {
+                return Err(unsupported(
+                    module,
+                    "is inside another router, which is not supported",
+                ));
+            }
             Kind::Pooling => {
                 let file = needed(dir, module)?;
-                way.pooling = Some(pooling(&file)?);
-                way.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
+                route.pooling = Some(pooling(&file)?);
+                route.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
                 continue;
             }
             Kind::SpladePooling => {
-                way.splade = Some(splade(&needed(dir, module)?)?);
+                route.splade = Some(splade(&needed(dir, module)?)?);
                 continue;
             }
             Kind::Dropout | Kind::LogitScore => continue,
             Kind::Dense => Step::Dense(module.clone()),
             Kind::LayerNorm => Step::LayerNorm(module.clone()),
             Kind::Normalize if place + 1 == list.len() => {
-                way.normalize = true;
+                route.normalize = true;
                 continue;
             }
             Kind::Normalize => Step::Normalize,
         };
-        if is_pooled_later(place) { way.token_steps.push(step) } else { way.steps.push(step) }
+        if is_pooled_later(place) { route.token_steps.push(step) } else { route.steps.push(step) }
     }
-    let is_sparse = way.splade.is_some() || matches!(way.source, Source::Weights(_));
-    if is_sparse && (way.normalize || !way.steps.is_empty() || !way.token_steps.is_empty()) {
+    let is_sparse = route.splade.is_some() || matches!(route.source, Source::Weights(_));
+    if is_sparse && (route.normalize || !route.steps.is_empty() || !route.token_steps.is_empty()) {
         return Err(contract(format!(
-            "{}: other modules stand beside those of a sparse vector, which is not supported",
+            "{}: a sparse model cannot have other modules besides its pooling or weights",
             modules::FILE
         )));
     }
     match sources {
-        0 | 1 => Ok(way),
+        0 | 1 => Ok(route),
         _ => Err(contract(format!(
-            "{}: two modules of one way take texts, and one is supported",
+            "{}: a route has two modules that take texts, but only one is supported",
             modules::FILE
         ))),
     }
 }
 
-/// A folder of a module besides those of the graph and of pooling.
+/// Finds a module's folder other than those of the graph and of pooling.
 fn other_module(dir: &Path) -> Option<String> {
     let names =
         fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -271,14 +278,14 @@ fn other_module(dir: &Path) -> Option<String> {
 }
 
 fn unsupported(module: &Module, what: &str) -> Refusal {
-    contract(format!("{}: the module {:?} stands {what}", modules::FILE, module.class))
+    contract(format!("{}: module {:?} {what}", modules::FILE, module.class))
 }
 
-/// The configuration of a module.
+/// Reads the configuration of a module.
 fn needed(dir: &Path, module: &Module) -> Result<JsonFile, Refusal> {
     let name = module.file("config.json");
     JsonFile::read(dir, &name)?
-        .ok_or_else(|| contract(format!("{name} is missing, and {} needs it", modules::FILE)))
+        .ok_or_else(|| contract(format!("{name} is missing; {} needs it", modules::FILE)))
 }
 
 fn pooling(file: &JsonFile) -> Result<Pooling, Refusal> {
@@ -290,7 +297,9 @@ fn pooling(file: &JsonFile) -> Result<Pooling, Refusal> {
         let is_set = file.get(field)?.unwrap_or(false);
         if is_set && !OLD_MODES.iter().any(|(known, _)| *known == field) {
             let name = file.name();
-            return Err(contract(format!("{name}: the pooling mode {field} is not known")));
+            return Err(contract(format!(
+                "{name}: unknown pooling mode {field}; set pooling in onnxd.toml"
+            )));
         }
     }
     for (field, mode) in OLD_MODES {
@@ -298,7 +307,7 @@ fn pooling(file: &JsonFile) -> Result<Pooling, Refusal> {
             modes.push(mode);
         }
     }
-    // As sentence-transformers has it.
+    // The default of sentence-transformers.
     Ok(if modes.is_empty() { PoolingMode::Mean.into() } else { Pooling::of(modes) })
 }
 

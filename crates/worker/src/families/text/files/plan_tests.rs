@@ -1,4 +1,4 @@
-//! What the modules of real models make of the graph's output, and what may be wrong with them.
+//! The routes of real models, and errors in their modules.
 
 use std::fs;
 
@@ -25,18 +25,18 @@ fn plan(files: &[(&str, &str)]) -> Result<Plan, Refusal> {
 }
 
 #[test]
-fn a_vector_is_normalized_where_the_list_of_modules_says_so() {
+fn vectors_are_normalized_if_modules_json_says_so() {
     let pooling = (POOLING, r#"{"pooling_mode": "mean"}"#);
-    assert!(!plan(&[("modules.json", MODULES), pooling]).unwrap().ways[0].normalize);
+    assert!(!plan(&[("modules.json", MODULES), pooling]).unwrap().routes[0].normalize);
     let normalized =
         MODULES.replace("}\n]", r#"}, {"type": "sentence_transformers.models.Normalize"}]"#);
-    assert!(plan(&[("modules.json", &normalized), pooling]).unwrap().ways[0].normalize);
+    assert!(plan(&[("modules.json", &normalized), pooling]).unwrap().routes[0].normalize);
     let none = plan(&[]).unwrap();
-    assert_eq!((none.ways[0].pooling.clone(), none.ways[0].normalize), (None, true));
+    assert_eq!((none.routes[0].pooling.clone(), none.routes[0].normalize), (None, true));
 }
 
 #[test]
-fn pooling_is_what_the_pooling_modules_folder_says() {
+fn pooling_follows_the_pooling_module() {
     for (text, expected, without_prompt) in [
         (r#"{"pooling_mode_mean_tokens": true}"#, "mean", false),
         (r#"{"pooling_mode": "cls"}"#, "cls", false),
@@ -56,14 +56,14 @@ fn pooling_is_what_the_pooling_modules_folder_says() {
         (r#"{"pooling_mode": "mean", "include_prompt": false}"#, "mean", true),
     ] {
         let plan = plan(&[("modules.json", MODULES), (POOLING, text)]).unwrap();
-        let way = &plan.ways[0];
-        assert_eq!(way.pooling.clone().unwrap().to_string(), expected, "{text}");
-        assert_eq!(way.without_prompt, without_prompt, "{text}");
+        let route = &plan.routes[0];
+        assert_eq!(route.pooling.clone().unwrap().to_string(), expected, "{text}");
+        assert_eq!(route.without_prompt, without_prompt, "{text}");
     }
 }
 
 #[test]
-fn a_dense_step_before_pooling_is_for_tokens_and_one_after_it_for_texts() {
+fn dense_applies_to_tokens_before_pooling_and_to_texts_after() {
     let list = r#"[
         {"type": "sentence_transformers.Transformer", "path": ""},
         {"type": "sentence_transformers.Dense", "path": "1_Dense"},
@@ -73,16 +73,16 @@ fn a_dense_step_before_pooling_is_for_tokens_and_one_after_it_for_texts() {
         {"type": "sentence_transformers.LayerNorm", "path": "4"}
     ]"#;
     let plan = plan(&[("modules.json", list), (POOLING, r#"{"pooling_mode": "max"}"#)]).unwrap();
-    let way = &plan.ways[0];
-    assert!(matches!(&way.token_steps[..], [Step::Dense(module)] if module.path == "1_Dense"));
+    let route = &plan.routes[0];
+    assert!(matches!(&route.token_steps[..], [Step::Dense(module)] if module.path == "1_Dense"));
     assert!(
-        matches!(&way.steps[..], [Step::Normalize, Step::LayerNorm(module)] if module.path == "4")
+        matches!(&route.steps[..], [Step::Normalize, Step::LayerNorm(module)] if module.path == "4")
     );
-    assert!(!way.normalize, "what follows undoes it");
+    assert!(!route.normalize, "the next module undoes it");
 }
 
 #[test]
-fn a_router_has_a_way_for_each_side_of_a_search() {
+fn router_has_a_route_for_each_side_of_a_search() {
     let list = r#"[{"type": "sentence_transformers.Router", "path": ""}, {"type": "sentence_transformers.Normalize", "path": "9"}]"#;
     let router = r#"{
         "types": {"q": "sentence_transformers.StaticEmbedding", "d": "sentence_transformers.Transformer", "p": "sentence_transformers.Pooling"},
@@ -91,17 +91,17 @@ fn a_router_has_a_way_for_each_side_of_a_search() {
     }"#;
     let pooling = ("p/config.json", r#"{"pooling_mode": "cls"}"#);
     let plan = plan(&[("modules.json", list), ("router_config.json", router), pooling]).unwrap();
-    assert_eq!(plan.ways.len(), 2);
-    let query = plan.way(Some(Role::Query), None);
-    assert_eq!(plan.ways[query].source, Source::Table("q".into()));
-    assert_eq!(plan.ways[plan.default].source, Source::Graph);
-    assert_eq!(plan.way(None, Some("query")), query);
-    assert_eq!(plan.way(None, Some("passage")), plan.default);
-    assert!(plan.ways.iter().all(|way| way.normalize));
+    assert_eq!(plan.routes.len(), 2);
+    let query = plan.route(Some(Role::Query), None);
+    assert_eq!(plan.routes[query].source, Source::Table("q".into()));
+    assert_eq!(plan.routes[plan.default].source, Source::Graph);
+    assert_eq!(plan.route(None, Some("query")), query);
+    assert_eq!(plan.route(None, Some("passage")), plan.default);
+    assert!(plan.routes.iter().all(|route| route.normalize));
 }
 
 #[test]
-fn what_cannot_be_served_as_it_says_is_refused_with_the_file_and_the_field() {
+fn unsupported_modules_are_refused_with_file_and_field() {
     let outside = MODULES.replace("1_Pooling", "../1_Pooling");
     /// Files with their contents, and words of the refusal.
     type Case<'c> = (&'c [(&'c str, &'c str)], &'c [&'c str]);

@@ -1,5 +1,4 @@
-//! What may be put before a text, by name, and which of these prompts belong to the sides of a
-//! search.
+//! Reads the prompts that can be put before a text, and maps their names to the sides of a search.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +9,10 @@ use onnxd_proto::{
 
 use super::{Files, json::contract};
 
-/// Prompts of one model, and bytes of one.
+/// Most prompts of one model, and the largest one in bytes.
 const PROMPTS_MAX: usize = 256;
 const PROMPT_BYTES_MAX: usize = 16 * 1024;
-/// Names under which models keep the prompt for a side of a search, the most usual first.
+/// Common names of the prompt for each side of a search, the most common first.
 const QUERY: [&str; 8] = [
     "query",
     "retrieval.query",
@@ -36,22 +35,22 @@ const DOCUMENT: [&str; 9] = [
     "documents",
 ];
 
-/// What may be put before a text, by name.
+/// Prompts by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prompts {
     pub(crate) named: BTreeMap<String, String>,
-    /// The one for texts whose request names none.
+    /// The prompt for requests that name none.
     pub(crate) default: Option<String>,
 }
 
 impl Prompts {
-    /// Reads them: those of `onnxd.toml` besides those of sentence-transformers' file.
+    /// Reads the prompts of sentence-transformers' file and of `onnxd.toml`, which overrides it.
     ///
     /// # Errors
-    /// They are malformed, too many or too long, or the default one is not there.
+    /// The prompts are malformed, too many or too long, or the default one does not exist.
     pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
         let file = "config_sentence_transformers.json";
-        let said: Option<String> = files.sentence.get("default_prompt_name")?;
+        let default_name: Option<String> = files.sentence.get("default_prompt_name")?;
         let mut named: BTreeMap<String, String> =
             files.sentence.get("prompts")?.unwrap_or_default();
         if let Some(instructions) =
@@ -67,17 +66,21 @@ impl Prompts {
         });
         if named.len() > PROMPTS_MAX || too_long {
             return Err(contract(format!(
-                "{file}: there are at most {PROMPTS_MAX} prompts of {PROMPT_BYTES_MAX} bytes, with names of {PROMPT_NAME_BYTES_MAX}"
+                "{file} or onnxd.toml: at most {PROMPTS_MAX} prompts are allowed, each at most \
+                 {PROMPT_BYTES_MAX} bytes long with a name of at most {PROMPT_NAME_BYTES_MAX} \
+                 bytes"
             )));
         }
-        let default = files.own.default_prompt_name.clone().or(said);
+        let default = files.own.default_prompt_name.clone().or(default_name);
         if let Some(name) = default.as_ref().filter(|name| !named.contains_key(*name)) {
-            return Err(contract(format!("{file}: there is no prompt {name:?}, the default one")));
+            return Err(contract(format!(
+                "{file} or onnxd.toml: default_prompt_name {name:?} is not among the prompts"
+            )));
         }
         Ok(Self { named, default })
     }
 
-    /// The name of the prompt for a side of a search, if the model has one.
+    /// Returns the name of the prompt for a side of a search, if the model has one.
     pub(crate) fn of_role(&self, role: Role) -> Option<&str> {
         let names = match role {
             Role::Query => &QUERY[..],
@@ -87,7 +90,7 @@ impl Prompts {
     }
 }
 
-/// The side of a search that a prompt of this name is for.
+/// Returns the side of a search that a prompt of this name is for.
 pub(crate) fn role_of(name: &str) -> Option<Role> {
     match name {
         name if QUERY.contains(&name) => Some(Role::Query),
@@ -101,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_side_of_a_search_has_the_first_usual_name_that_the_model_knows() {
+    fn each_side_uses_the_first_common_prompt_name() {
         let named = |names: &[&str]| {
             let named = names.iter().map(|name| ((*name).to_owned(), String::new())).collect();
             Prompts { named, default: None }

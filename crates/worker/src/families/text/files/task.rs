@@ -1,5 +1,5 @@
-//! What a model for texts is for, by its files: its own `onnxd.toml`, what sentence-transformers and
-//! its kin say of themselves, or the architecture that `config.json` names.
+//! Determines the task of a text model from `onnxd.toml`, from the files of sentence-transformers
+//! and its relatives, or from the architecture in `config.json`.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use super::{
     modules::{Kind, Module},
 };
 
-/// Labels of one model.
+/// Most labels of one model.
 const LABELS_MAX: usize = 65_536;
-/// Words for the labels of a model that says whether a document is relevant.
+/// Label names that mean relevant or not relevant.
 const RELEVANT: [&str; 6] = ["relevant", "yes", "true", "positive", "match", "duplicate"];
 const IRRELEVANT: [&str; 11] = [
     "not_relevant",
@@ -28,10 +28,10 @@ const IRRELEVANT: [&str; 11] = [
     "no_match",
     "not_duplicate",
 ];
-/// Parts of the names of models that rerank.
+/// Parts of the names of rerankers.
 const RERANKERS: [&str; 5] = ["rerank", "monobert", "ranker", "cross-encoder", "ms-marco"];
 
-/// What the model is for, and whether that was assumed.
+/// Returns the model's task, with a guess if it was assumed.
 ///
 /// # Errors
 /// A file is malformed.
@@ -39,7 +39,7 @@ pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
     if let Some(task) = files.own.task {
         return Ok((task, None));
     }
-    if let Some(task) = by_kin(files)? {
+    if let Some(task) = by_library(files)? {
         return Ok(task);
     }
     if let Some(modules) = &files.modules {
@@ -48,10 +48,10 @@ pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
     by_architecture(files)
 }
 
-/// What the library that saved the model says of it.
-fn by_kin(files: &Files<'_>) -> Result<Option<(Task, Option<Guess>)>, Refusal> {
-    let kin: Option<String> = files.sentence.get("model_type")?;
-    Ok(match kin.as_deref() {
+/// Returns the task that belongs to the library that saved the model.
+fn by_library(files: &Files<'_>) -> Result<Option<(Task, Option<Guess>)>, Refusal> {
+    let library: Option<String> = files.sentence.get("model_type")?;
+    Ok(match library.as_deref() {
         Some("SentenceTransformer") => Some((Task::Embed, None)),
         Some("SparseEncoder") => Some((Task::Sparse, None)),
         Some("ColBERT" | "MultiVectorEncoder") => Some((Task::MultiVector, None)),
@@ -91,7 +91,7 @@ fn by_architecture(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> 
     Ok((Task::Embed, None))
 }
 
-/// A model that gives a score for each label of a text or a pair.
+/// Chooses between classifying and reranking for a model with one score per label.
 fn scoring(files: &Files<'_>, is_cross_encoder: bool) -> Result<(Task, Option<Guess>), Refusal> {
     let labels = labels(files)?;
     let count = label_count(files, &labels)?;
@@ -111,15 +111,15 @@ fn scoring(files: &Files<'_>, is_cross_encoder: bool) -> Result<(Task, Option<Gu
         }
         Some(1) => Ok((Task::Rerank, None)),
         Some(2) if relevant(&labels).is_some_and(|found| found.1) => {
-            assumed(Task::Rerank, "its labels say whether a document is relevant")
+            assumed(Task::Rerank, "its labels distinguish relevant documents")
         }
-        Some(2) if is_named => assumed(Task::Rerank, "its name is that of a model that reranks"),
+        Some(2) if is_named => assumed(Task::Rerank, "its name looks like that of a reranker"),
         None if is_cross_encoder => Ok((Task::Rerank, None)),
         _ => Ok((Task::Classify, None)),
     }
 }
 
-/// Which of two labels says that a document is relevant, and whether both labels say so.
+/// Returns which of two labels means relevant, and whether the label says so literally.
 pub(crate) fn relevant(labels: &[String]) -> Option<(usize, bool)> {
     let [first, second] = labels else { return None };
     let is = |label: &str, words: &[&str]| words.contains(&label.to_lowercase().as_str());
@@ -132,7 +132,7 @@ pub(crate) fn relevant(labels: &[String]) -> Option<(usize, bool)> {
     None
 }
 
-/// How many labels the files name or count.
+/// Returns how many labels the files name or count.
 fn label_count(files: &Files<'_>, labels: &[String]) -> Result<Option<usize>, Refusal> {
     match labels.len() {
         0 => files.config.get("num_labels"),
@@ -140,7 +140,7 @@ fn label_count(files: &Files<'_>, labels: &[String]) -> Result<Option<usize>, Re
     }
 }
 
-/// What the scores of a model are of, by `id2label`; none where the file does not say it.
+/// Returns the labels in `id2label`; empty if the file has none.
 ///
 /// # Errors
 /// The labels are not numbered from 0 on.
@@ -148,7 +148,7 @@ pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     let named: BTreeMap<String, String> = files.config.get("id2label")?.unwrap_or_default();
     let wrong = |what: &str| Err(contract(format!("config.json: id2label {what}")));
     if named.len() > LABELS_MAX {
-        return wrong("has too many labels");
+        return wrong(&format!("has more than {LABELS_MAX} labels"));
     }
     let mut labels = vec![None; named.len()];
     for (number, label) in named {
@@ -160,11 +160,11 @@ pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     }
     match labels.into_iter().collect() {
         Some(labels) => Ok(labels),
-        None => wrong("names a number twice"),
+        None => wrong("has a number twice"),
     }
 }
 
-/// What becomes of scores, if `onnxd.toml` does not say it: as the model was trained.
+/// Returns the activation of scores: the one in `onnxd.toml`, else the one used in training.
 ///
 /// # Errors
 /// A file is malformed.
@@ -182,7 +182,7 @@ pub(crate) fn activation(
             Some(class) if class.ends_with("Sigmoid") => Ok(Activation::Sigmoid),
             Some(class) if class.ends_with("Identity") => Ok(Activation::Identity),
             Some(class) => Err(contract(format!(
-                "config_sentence_transformers.json or config.json: the activation {class:?} is not \
+                "config_sentence_transformers.json or config.json: activation {class:?} is not \
                  supported; set activation in onnxd.toml"
             ))),
         };
@@ -196,7 +196,7 @@ pub(crate) fn activation(
     })
 }
 
-/// The class of the function that a cross-encoder was saved with, by the release that saved it.
+/// Returns the activation class of a cross-encoder, from the field of the release that saved it.
 fn pair_activation(files: &Files<'_>) -> Result<Option<String>, Refusal> {
     if let Some(class) = files.sentence.get("activation_fn")? {
         return Ok(Some(class));
@@ -209,10 +209,11 @@ fn pair_activation(files: &Files<'_>) -> Result<Option<String>, Refusal> {
     files.config.get("sbert_ce_default_activation_function")
 }
 
-/// A name for each score; those that Hugging Face gives where no file does.
+/// Returns a name for each score. Without names in the files, the names are those that Hugging Face
+/// assigns.
 ///
 /// # Errors
-/// The files name another number of labels than there are scores.
+/// The number of labels in the files differs from the number of scores.
 pub(crate) fn named_labels(
     named: Vec<String>,
     scores: usize,
@@ -222,8 +223,8 @@ pub(crate) fn named_labels(
         0 => Ok((0..scores).map(|label| format!("LABEL_{label}")).collect()),
         count if count == scores => Ok(named),
         count => Err(RefusalKind::Contract.because(format!(
-            "{file} gives {scores} scores, and config.json: id2label has {count} labels: they belong \
-             to different models"
+            "{file} has {scores} scores, but id2label in config.json has {count} labels: they \
+             belong to different models; use files of the same model"
         ))),
     }
 }

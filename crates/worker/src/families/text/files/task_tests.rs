@@ -1,4 +1,4 @@
-//! What the files of real models say they are for.
+//! The tasks of real models' files.
 
 use std::fs;
 
@@ -31,7 +31,7 @@ const ONE: &str = r#"{"0": "a"}"#;
 const TWO: &str = r#"{"1": "b", "0": "a"}"#;
 
 #[test]
-fn the_files_say_what_a_model_is_for() {
+fn files_determine_the_task() {
     let (one, two) = (scores(ONE, ""), scores(TWO, ""));
     let regression = scores(ONE, r#", "problem_type": "regression""#);
     let counted = r#"{"architectures": ["X_ForSequenceClassification"], "num_labels": 1}"#;
@@ -84,7 +84,7 @@ fn the_files_say_what_a_model_is_for() {
 }
 
 #[test]
-fn two_labels_make_a_reranker_only_by_their_words_or_its_name_and_that_is_a_guess() {
+fn two_label_reranker_is_a_guess_by_labels_or_name() {
     let relevance = scores(r#"{"0": "not_relevant", "1": "relevant"}"#, "");
     assert_eq!(task(&[("config.json", &relevance)]).unwrap(), (Task::Rerank, true));
     let named = scores(TWO, r#", "_name_or_path": "amberoad/bert-multilingual-reranking-msmarco""#);
@@ -98,7 +98,7 @@ fn two_labels_make_a_reranker_only_by_their_words_or_its_name_and_that_is_a_gues
 }
 
 #[test]
-fn labels_come_in_the_order_of_their_numbers_or_are_refused() {
+fn labels_are_ordered_by_number_or_refused() {
     let labels_of = |given: &str| {
         let dir = dir_with(&[("config.json", &scores(given, ""))]);
         labels(&Files::read(dir.path(), &Own::default()).unwrap())
@@ -112,7 +112,7 @@ fn labels_come_in_the_order_of_their_numbers_or_are_refused() {
 }
 
 #[test]
-fn scores_become_what_the_model_was_trained_for() {
+fn activation_follows_the_training() {
     let of = |files: &[(&str, &str)], task: Task, labels: usize| {
         let dir = dir_with(files);
         let own = Own::read(dir.path()).unwrap();
@@ -135,7 +135,7 @@ fn scores_become_what_the_model_was_trained_for() {
 }
 
 #[test]
-fn what_onnxd_toml_does_not_know_is_refused_by_name() {
+fn unknown_key_in_onnxd_toml_is_named() {
     let refusal = task(&[(OWN, "tasks = \"embed\"")]).unwrap_err();
     assert!(refusal.message.contains("tasks"), "{refusal}");
     assert!(task(&[(OWN, "task = \"talk\"")]).is_err());

@@ -1,6 +1,6 @@
-//! Dense modules: the linear layers that follow a model's graph in `modules.json`, as
-//! sentence-transformers and PyLate save them. Reads their configuration and weights and applies
-//! them to rows, after pooling or to each token.
+//! Dense modules: the linear layers after a model's graph in `modules.json`, as saved by
+//! sentence-transformers and PyLate. Reads their configuration and weights and applies them to
+//! rows, either after pooling or to each token.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::families::text::files::json::{JsonFile, contract, read_json};
 
-/// What a dense module is applied to.
+/// The vectors that a dense module applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
     /// The pooled embedding of each text.
@@ -32,13 +32,13 @@ pub(crate) struct Dense {
     rows: Rows,
 }
 
-/// What is added to the activations.
+/// The term added to the activations.
 #[derive(Clone, Debug)]
 enum Residual {
     None,
     /// The rows themselves.
     Rows,
-    /// The rows, projected to the same size.
+    /// The rows, projected to the output width.
     Projected(Matrix),
 }
 
@@ -46,7 +46,7 @@ impl Dense {
     /// Reads the module in `folder`, a folder within `dir`.
     ///
     /// # Errors
-    /// A file is missing or malformed, the activation is unknown, or a shape does not fit.
+    /// A file is missing or malformed, the activation is unknown, or a shape does not match.
     pub(crate) fn open(dir: &Path, folder: &str) -> Result<Self, Refusal> {
         let name = inside(folder, "config.json");
         let fields = match read_json(dir, &name)? {
@@ -79,23 +79,24 @@ impl Dense {
         Ok(Self { linear, activation, residual, rows: rows(&file, &name)? })
     }
 
-    /// Numbers of a row before the module.
+    /// Returns the width of a row before the module.
     pub(crate) fn inputs(&self) -> usize {
         self.linear.inputs()
     }
 
-    /// Numbers of a row after it.
+    /// Returns the width of a row after the module.
     pub(crate) fn outputs(&self) -> usize {
         self.linear.outputs()
     }
 
-    /// What the configuration applies it to. PyLate's `Dense` ignores this and takes tokens.
+    /// Returns which vectors the configuration applies the module to. PyLate's `Dense` ignores this
+    /// and takes tokens.
     pub(crate) fn rows(&self) -> Rows {
         self.rows
     }
 
-    /// Replaces the contents of `out` by the module's rows for those in `rows`, which are as long
-    /// as [`Self::inputs`] says.
+    /// Writes the module's output for `rows` to `out`, replacing its contents. Each row is
+    /// [`Self::inputs`] wide.
     pub(crate) fn apply(&self, rows: &[f32], out: &mut Vec<f32>) {
         out.clear();
         self.linear.apply(rows, out);
@@ -116,8 +117,8 @@ fn add(sums: &mut [f32], terms: &[f32]) {
     sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
 }
 
-/// No field means the hyperbolic tangent, which is what sentence-transformers makes of it; null
-/// means no activation.
+/// Reads the activation. As in sentence-transformers, a missing field means tanh and null means
+/// none.
 fn activation(fields: &Map<String, Value>, name: &str) -> Result<Nonlinear, Refusal> {
     const FIELD: &str = "activation_function";
     match fields.get(FIELD) {
@@ -125,7 +126,7 @@ fn activation(fields: &Map<String, Value>, name: &str) -> Result<Nonlinear, Refu
         Some(Value::Null) => Ok(Nonlinear::Identity),
         Some(Value::String(class)) => Nonlinear::of_class(class).ok_or_else(|| {
             contract(format!(
-                "{name}: {FIELD}: unknown class {class:?}; onnxd knows {} of torch.nn",
+                "{name}: {FIELD}: unknown class {class:?}; expected one of torch.nn's {}",
                 Nonlinear::known()
             ))
         }),
@@ -151,7 +152,8 @@ fn rows(file: &JsonFile, name: &str) -> Result<Rows, Refusal> {
         (TEXTS, TEXTS) => Ok(Rows::Texts),
         ("token_embeddings", "token_embeddings") => Ok(Rows::Tokens),
         _ => Err(contract(format!(
-            "{name}: module_input_name {input:?} and module_output_name {output:?}: expected sentence_embedding or token_embeddings, the same in both"
+            "{name}: module_input_name {input:?} and module_output_name {output:?}: expected \
+             sentence_embedding or token_embeddings for both"
         ))),
     }
 }

@@ -15,7 +15,7 @@ fn open(dir: &TempDir) -> Result<Dense, Refusal> {
     Dense::open(dir.path(), "2_Dense")
 }
 
-/// The definition, in `f64`.
+/// Evaluates the definition in `f64`.
 fn linear(rows: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
     let inputs = weight.len() / bias.len();
     let product = |row: &[f32], weights: &[f32]| -> f64 {
@@ -37,7 +37,7 @@ fn assert_close(found: &[f32], expected: &[f64]) {
 }
 
 #[test]
-fn any_shape_and_number_of_rows_gives_the_products() {
+fn dense_matches_the_definition_for_every_shape() {
     for (inputs, outputs) in [(1, 1), (3, 2), (16, 5), (33, 48), (100, 7)] {
         let scale = 1.0 / u16::try_from(inputs).map(f32::from).unwrap();
         let weight: Vec<f32> =
@@ -65,7 +65,7 @@ fn any_shape_and_number_of_rows_gives_the_products() {
 }
 
 #[test]
-fn a_residual_is_added_after_the_activation() {
+fn residual_is_added_after_the_activation() {
     let (weight, other) = (numbers(6, 4), numbers(6, 5));
     let square = [0.5, -1.0, 0.25, 2.0];
     let rows = [0.5, -0.25];
@@ -87,7 +87,7 @@ fn a_residual_is_added_after_the_activation() {
 }
 
 #[test]
-fn what_the_configuration_leaves_out_is_as_the_library_has_it() {
+fn missing_dense_fields_use_library_defaults() {
     let tensors: [Given; 2] =
         [floats("linear.weight", &[1, 1], &[1.0]), floats("linear.bias", &[1], &[0.5])];
     let mut out = Vec::new();
@@ -104,7 +104,7 @@ fn what_the_configuration_leaves_out_is_as_the_library_has_it() {
 }
 
 #[test]
-fn a_module_that_does_not_fit_is_refused_with_the_file_and_field() {
+fn invalid_dense_module_is_refused_with_file_and_field() {
     let weight = floats("linear.weight", &[1, 2], &[1.0, 2.0]);
     let bias = floats("linear.bias", &[1], &[1.0]);
     let plain = json!({"in_features": 2, "out_features": 1});
@@ -121,9 +121,9 @@ fn a_module_that_does_not_fit_is_refused_with_the_file_and_field() {
         (with("in_features", (1_u64 << 60).into()), &whole, "between 1 and 131072"),
         (with("in_features", "2".into()), &whole, "2_Dense/config.json: in_features: "),
         (with("in_features", 3.into()), &whole, "has shape [1, 2], but 2_Dense/config.json needs"),
-        (plain.clone(), &[weight], "the tensor \"linear.bias\" is missing"),
+        (plain.clone(), &[weight], "tensor \"linear.bias\" is missing"),
         (with("bias", false.into()), &whole, "unexpected tensor \"linear.bias\""),
-        (with("use_residual", true.into()), &whole, "the tensor \"residual.weight\" is missing"),
+        (with("use_residual", true.into()), &whole, "tensor \"residual.weight\" is missing"),
         (with("activation_function", "my.Swish".into()), &whole, "unknown class \"my.Swish\""),
         (with("activation_function", 3.into()), &whole, "expected the name of a class"),
         (with("module_input_name", "x".into()), &whole, "module_input_name \"x\""),
@@ -138,7 +138,7 @@ fn a_module_that_does_not_fit_is_refused_with_the_file_and_field() {
 }
 
 #[test]
-fn tokens_are_projected_where_the_configuration_says_so() {
+fn dense_applies_to_tokens_if_configured() {
     let config = json!({"in_features": 1, "out_features": 1, "bias": false,
         "module_input_name": "token_embeddings", "module_output_name": null});
     let dir = module(&config, &[floats("linear.weight", &[1, 1], &[1.0])]);

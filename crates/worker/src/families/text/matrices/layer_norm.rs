@@ -1,5 +1,5 @@
-//! Layer norms that follow the pooling in `modules.json`, as sentence-transformers saves them. Called
-//! by the text model's pipeline.
+//! Layer norms after pooling in `modules.json`, as sentence-transformers saves them. Called by the
+//! [readout](crate::families::text::readout).
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::families::text::files::json::{JsonFile, contract};
 
-/// Added to the variance, so that rows of equal numbers can be divided by its root. Torch's default,
-/// which the module cannot change.
+/// Added to the variance to avoid division by zero for constant rows. Torch's default, which the
+/// module cannot change.
 const EPSILON: f64 = 1e-5;
 
-/// Rows with mean 0 and variance 1, scaled and shifted in each dimension.
+/// Normalizes rows to mean 0 and variance 1, then scales and shifts each dimension.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNorm {
     scale: Floats,
@@ -26,7 +26,7 @@ impl LayerNorm {
     /// Reads the module in `folder`, a folder within `dir`.
     ///
     /// # Errors
-    /// A file is missing or malformed, or a shape does not fit.
+    /// A file is missing or malformed, or a shape does not match.
     pub(crate) fn open(dir: &Path, folder: &str) -> Result<Self, Refusal> {
         let name = inside(folder, "config.json");
         let Some(config) = JsonFile::read(dir, &name)? else {
@@ -48,12 +48,12 @@ impl LayerNorm {
         Ok(Self { scale, shift })
     }
 
-    /// Numbers of a row, before and after the module.
+    /// Returns the width of a row, before and after the module.
     pub(crate) fn dimension(&self) -> usize {
         self.scale.len()
     }
 
-    /// Replaces each of the rows.
+    /// Normalizes each row in place.
     pub(crate) fn apply(&self, rows: &mut [f32]) {
         let (scale, shift) = (&self.scale[..], &self.shift[..]);
         // Exact: dimensions are far below 2⁵².

@@ -14,7 +14,7 @@ fn whole() -> [Given; 2] {
 }
 
 #[test]
-fn rows_are_normalized_each_alone() {
+fn rows_are_normalized_independently() {
     let dir = module(&json!({"dimension": 4}), &whole());
     let norm = LayerNorm::open(dir.path(), "2_LayerNorm").unwrap();
     assert_eq!(norm.dimension(), 4);
@@ -28,7 +28,7 @@ fn rows_are_normalized_each_alone() {
 }
 
 #[test]
-fn a_module_that_does_not_fit_is_refused() {
+fn invalid_layer_norm_is_refused() {
     let message = |config: Value, tensors: &[Given]| {
         let dir = module(&config, tensors);
         LayerNorm::open(dir.path(), "2_LayerNorm").unwrap_err().message

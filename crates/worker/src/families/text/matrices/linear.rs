@@ -1,19 +1,19 @@
-//! A matrix with an optional bias, as torch's `nn.Linear`, applied to rows of numbers. Used by
+//! A matrix with an optional bias, like torch's `nn.Linear`, applied to rows. Used by
 //! [`super::dense`].
 
 use onnxd_proto::domain::Refusal;
 
 use super::weights::{Floats, Weights};
 
-/// Most numbers of a row before or after a matrix. The widest encoders have 8,192.
+/// Widest row before or after a matrix. The widest encoders have 8,192.
 pub(super) const FEATURES_MAX: usize = 1 << 17;
-/// The tensors of the matrix that every dense module has.
+/// The tensor names of the matrix in a dense module.
 pub(super) const WEIGHT: &str = "linear.weight";
 pub(super) const BIAS: &str = "linear.bias";
 
-/// Sums that run side by side, so that the compiler can use vector instructions.
+/// Partial sums per dot product, so that the compiler can vectorize it.
 const LANES: usize = 16;
-/// Rows that share one pass over the matrix. They stay in the first-level cache meanwhile.
+/// Rows per pass over the matrix. They fit into the first-level cache.
 const BLOCK_ROWS: usize = 8;
 
 /// `rows · weightᵀ + bias`.
@@ -21,14 +21,14 @@ const BLOCK_ROWS: usize = 8;
 pub(super) struct Matrix {
     inputs: usize,
     outputs: usize,
-    /// One row of `inputs` numbers for each output.
+    /// One row of `inputs` numbers per output.
     weight: Floats,
     bias: Option<Floats>,
 }
 
 impl Matrix {
-    /// Reads the tensors that torch names after `prefix`. `source` is the file that asks for the
-    /// shape (outputs, inputs).
+    /// Reads the tensors whose names start with `prefix`. `source` is the file that sets the shape
+    /// (outputs, inputs).
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
@@ -47,12 +47,12 @@ impl Matrix {
         Ok(Self { inputs, outputs, weight, bias })
     }
 
-    /// Numbers of a row before the matrix.
+    /// Returns the width of a row before the matrix.
     pub(super) fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Numbers of a row after it.
+    /// Returns the width of a row after the matrix.
     pub(super) fn outputs(&self) -> usize {
         self.outputs
     }
@@ -89,7 +89,7 @@ fn dot(left: &[f32], right: &[f32]) -> f32 {
             sums[lane] += left[lane] * right[lane];
         }
     }
-    // In pairs: the error of a sum grows with the depth of its additions.
+    // Pairwise: the rounding error of a sum grows with the depth of its additions.
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {

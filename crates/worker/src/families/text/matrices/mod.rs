@@ -1,5 +1,5 @@
-//! The matrices and tables beside a graph: read from `model.safetensors` of a module's folder,
-//! shared between workers where they are large, and applied to rows. Knows no request and no graph.
+//! Matrices and tables beside a graph: read from a module's `model.safetensors`, shared between
+//! workers if large, and applied to rows. Independent of requests and of the graph.
 
 pub(crate) mod dense;
 pub(crate) mod layer_norm;

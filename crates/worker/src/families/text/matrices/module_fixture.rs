@@ -1,4 +1,4 @@
-//! Folders of modules for unit tests: a configuration and tensors.
+//! Module folders for unit tests, with a configuration and tensors.
 
 use std::{fs, path::Path};
 
@@ -9,13 +9,13 @@ use tempfile::TempDir;
 /// A tensor's name, type, shape and bytes.
 pub(super) type Given = (&'static str, Dtype, Vec<usize>, Vec<u8>);
 
-/// A tensor of `f32`.
+/// Creates a tensor of `f32`.
 pub(super) fn floats(name: &'static str, shape: &[usize], values: &[f32]) -> Given {
     let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     (name, Dtype::F32, shape.to_vec(), bytes)
 }
 
-/// A version whose folder has this configuration and these tensors.
+/// Creates a version whose folder has this configuration and these tensors.
 pub(super) fn version(folder: &str, config: Option<&Value>, tensors: &[Given]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join(folder);
@@ -27,7 +27,7 @@ pub(super) fn version(folder: &str, config: Option<&Value>, tensors: &[Given]) -
     dir
 }
 
-/// Writes the tensors as a module has them.
+/// Writes the tensors to a module's file.
 pub(super) fn write(place: &Path, tensors: &[Given]) {
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
         (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
@@ -36,7 +36,7 @@ pub(super) fn write(place: &Path, tensors: &[Given]) {
     fs::write(place.join("model.safetensors"), file).unwrap();
 }
 
-/// Numbers between −1 and 1 that look random and are the same each time.
+/// Returns reproducible pseudorandom numbers between −1 and 1.
 pub(super) fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {

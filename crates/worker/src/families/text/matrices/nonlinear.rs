@@ -1,7 +1,6 @@
-//! The functions that follow a dense layer, with the constants that torch gives them by default.
-//! Used by [`super::dense`].
+//! Activation functions of dense layers, with torch's default constants. Used by [`super::dense`].
 
-/// A function of one number.
+/// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Nonlinear {
     Identity,
@@ -15,7 +14,7 @@ pub(super) enum Nonlinear {
     Mish,
 }
 
-/// The last part of the class's name, for each function.
+/// The last part of the class name of each function.
 const CLASSES: [(&str, Nonlinear); 9] = [
     ("Identity", Nonlinear::Identity),
     ("Tanh", Nonlinear::Tanh),
@@ -27,25 +26,25 @@ const CLASSES: [(&str, Nonlinear); 9] = [
     ("SiLU", Nonlinear::Silu),
     ("Mish", Nonlinear::Mish),
 ];
-/// Where torch defines its classes, and where it exports them.
+/// The modules in which torch defines and re-exports its classes.
 const MODULES: [&str; 4] =
     ["torch.nn.modules.activation", "torch.nn.modules.linear", "torch.nn.modules", "torch.nn"];
 
 impl Nonlinear {
-    /// The function of a class of torch, by its full name. A class of the same name elsewhere may
-    /// do anything, and so is unknown.
+    /// Returns the function of a torch class, by its full name. A class of the same name in another
+    /// module is unknown, since it may do anything.
     pub(super) fn of_class(name: &str) -> Option<Self> {
         let (module, class) = name.rsplit_once('.')?;
         let found = CLASSES.iter().find(|(known, _)| *known == class)?;
         MODULES.contains(&module).then_some(found.1)
     }
 
-    /// The names of all classes, for messages.
+    /// Returns the names of all classes, for messages.
     pub(super) fn known() -> String {
         CLASSES.map(|(name, _)| name).join(", ")
     }
 
-    /// Replaces each number by the function of it.
+    /// Applies the function to each number.
     pub(super) fn apply(self, values: &mut [f32]) {
         let each: fn(f32) -> f32 = match self {
             Self::Identity => return,
@@ -68,13 +67,13 @@ fn sigmoid(value: f32) -> f32 {
     1.0 / (1.0 + (-value).exp())
 }
 
-/// Keeps NaN, unlike `f32::max`: a broken vector must not look like a good one.
+/// Keeps NaN, unlike `f32::max`: an invalid vector must not look like a valid one.
 fn relu(value: f32) -> f32 {
     if value < 0.0 { 0.0 } else { value }
 }
 
 fn softplus(value: f32) -> f32 {
-    // Beyond this, the logarithm is the value; torch has the same limit.
+    // Beyond this, the result equals the value; torch has the same limit.
     if value > 20.0 { value } else { value.exp().ln_1p() }
 }
 
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_class_gives_the_numbers_of_torch() {
+    fn activations_match_torch() {
         let classes = [
             ("linear.Identity", [-2.0, 0.0, 0.5, 3.0]),
             ("activation.Tanh", [-0.964_027_6, 0.0, 0.462_117_16, 0.995_054_8]),
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_outside_torch_is_unknown() {
+    fn classes_outside_torch_are_unknown() {
         assert_eq!(Nonlinear::of_class("torch.nn.Tanh"), Some(Nonlinear::Tanh));
         for class in ["Tanh", "my.module.Tanh", "torch.nn.modules.activation.Softmax", ""] {
             assert_eq!(Nonlinear::of_class(class), None, "{class}");

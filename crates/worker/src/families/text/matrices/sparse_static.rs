@@ -1,6 +1,6 @@
-//! Static weights of tokens for sparse queries: sentence-transformers' `SparseStaticEmbedding`, which
-//! a router puts in place of the graph. A text's entry for a token is the token's weight, however
-//! often it occurs. Called by the text model for texts of that role.
+//! Static token weights for sparse queries: sentence-transformers' `SparseStaticEmbedding`, which a
+//! router uses instead of the graph. A text's entry for a token is the token's weight, however
+//! often it occurs.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -9,9 +9,9 @@ use onnxd_proto::{domain::Refusal, wire::ask::Rejection};
 use super::weights::{Floats, Weights, inside};
 use crate::families::text::files::json::{JsonFile, contract};
 
-/// The file that `from_json` of the library reads, and that configurations name.
+/// The file that the library's `from_json` reads and that configurations name.
 const TABLE: &str = "idf.json";
-/// Most tokens of a vocabulary; the largest have about 260,000.
+/// Largest vocabulary; the largest in use have about 260,000 tokens.
 const TOKENS_MAX: usize = 1 << 22;
 
 /// The weight of each token.
@@ -27,11 +27,11 @@ enum Values {
 }
 
 impl SparseStatic {
-    /// Reads the module in `folder`, a folder within `dir`. `id_of` finds a token's id: weights may
-    /// be listed by the token's text.
+    /// Reads the module in `folder`, a folder within `dir`. `id_of` returns a token's id, since
+    /// weights may be listed by token text.
     ///
     /// # Errors
-    /// A file is missing or malformed, or weighs a token that is not in the vocabulary.
+    /// A file is missing or malformed, or lists a token that is not in the vocabulary.
     pub(crate) fn open(
         dir: &Path,
         folder: &str,
@@ -49,10 +49,11 @@ impl SparseStatic {
         Ok(Self { weights })
     }
 
-    /// The entries of a text with these tokens, by rising token. Weights of zero are no entries.
+    /// Returns the entries of a text with these tokens, in ascending order of tokens, without zero
+    /// weights.
     ///
     /// # Errors
-    /// A token has no weight. The tokenizer belongs to another module then.
+    /// A token has no weight: the tokenizer belongs to another module.
     pub(crate) fn weigh(&self, ids: &[u32]) -> Result<Vec<(u32, f32)>, Rejection> {
         let weights = self.weights();
         let mut ids = ids.to_vec();
@@ -66,7 +67,7 @@ impl SparseStatic {
         Ok(entries.filter(|&(_, weight)| weight != 0.0).collect())
     }
 
-    /// The number of dimensions: token ids end here.
+    /// Returns the number of dimensions; token ids are below it.
     pub(crate) fn tokens(&self) -> usize {
         self.weights().len()
     }
@@ -85,30 +86,31 @@ fn tensor(dir: &Path, folder: &str) -> Result<Floats, Refusal> {
     match *tensor.shape() {
         [1..=TOKENS_MAX] => tensor.floats(),
         ref shape => Err(contract(format!(
-            "{} has shape {shape:?}; expected one weight for each token",
+            "{} has shape {shape:?}; expected one weight per token",
             tensor.name()
         ))),
     }
 }
 
-/// The weights in a JSON file that lists them by the token's text.
+/// Reads weights from a JSON file that lists them by token text.
 fn listed(
     dir: &Path,
     folder: &str,
     path: &str,
     id_of: &dyn Fn(&str) -> Option<u32>,
 ) -> Result<Vec<f32>, Refusal> {
-    // The library looks the path up from where it runs, and on the hub; here it is beside the module.
+    // The library resolves the path against its working directory and the hub. Here the file is in
+    // the module's folder.
     let file_name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(TABLE);
     let name = inside(folder, file_name);
     let Some(file) = crate::families::text::files::json::read_json(dir, &name)? else {
         return Err(contract(format!(
-            "{name} is missing; {} takes the weights from {path:?}",
+            "{name} is missing; {} reads the weights from {path:?}",
             inside(folder, "config.json")
         )));
     };
     let by_token: BTreeMap<String, f32> = serde_json::from_value(file)
-        .map_err(|error| contract(format!("{name}: expected a weight for each token: {error}")))?;
+        .map_err(|error| contract(format!("{name}: expected one weight per token: {error}")))?;
     let mut weights = Vec::new();
     for (token, weight) in by_token {
         let id = id_of(&token).map(|id| id as usize).filter(|&id| id < TOKENS_MAX);

@@ -23,7 +23,7 @@ fn open(dir: &TempDir) -> Result<SparseStatic, Refusal> {
 }
 
 #[test]
-fn a_token_counts_once_and_zero_is_no_entry() {
+fn repeated_tokens_count_once_and_zero_weights_are_dropped() {
     let dir = module(&json!({"frozen": true}), &[floats("weight", &[4], &[1.5, 0.0, -2.0, 3.0])]);
     let module = open(&dir).unwrap();
     assert_eq!(module.tokens(), 4);
@@ -33,7 +33,7 @@ fn a_token_counts_once_and_zero_is_no_entry() {
 }
 
 #[test]
-fn weights_may_be_listed_by_token() {
+fn weights_can_be_listed_by_token() {
     let dir = module(&json!({"path": "made/here/idf.json"}), &[]);
     assert!(open(&dir).unwrap_err().message.contains("/idf.json is missing"));
     let list = dir.path().join(FOLDER).join("idf.json");
@@ -51,12 +51,12 @@ fn weights_may_be_listed_by_token() {
 }
 
 #[test]
-fn a_tensor_of_another_shape_is_refused() {
+fn weight_tensor_of_wrong_shape_is_refused() {
     for shape in [&[2, 2][..], &[0]] {
         let values = vec![1.0; shape.iter().product()];
         let message = open(&module(&json!({}), &[floats("weight", shape, &values)])).unwrap_err();
-        assert!(message.message.contains("expected one weight for each token"));
+        assert!(message.message.contains("expected one weight per token"));
     }
     let message = open(&module(&json!({}), &[floats("x", &[1], &[1.0])])).unwrap_err().message;
-    assert!(message.contains("the tensor \"weight\" is missing"), "{message}");
+    assert!(message.contains("tensor \"weight\" is missing"), "{message}");
 }

@@ -1,6 +1,6 @@
-//! Static embeddings: one vector per token, and the mean of them for a text. Reads the tables of
+//! Static embeddings: one vector per token, averaged for a text. Reads the tables of
 //! sentence-transformers' `StaticEmbedding` and of model2vec. The table stays in the mapped file,
-//! which all workers share. Called by the text model in place of a graph.
+//! which all workers share.
 
 use std::path::Path;
 
@@ -13,17 +13,17 @@ use super::{
 };
 use crate::families::text::files::json::contract;
 
-/// What sentence-transformers and model2vec call the table.
+/// The table's tensor in sentence-transformers and in model2vec.
 const TABLES: [&str; 2] = ["embedding.weight", "embeddings"];
 
-/// A vector for each token.
+/// One vector per token.
 #[derive(Debug)]
 pub(crate) struct StaticTable {
     rows: Rows,
     dimension: usize,
-    /// Token ids end here.
+    /// The number of token ids.
     tokens: u32,
-    /// The row of each token, where several tokens share one.
+    /// The row of each token, if tokens share rows.
     mapping: Option<Vec<u32>>,
     /// The weight of each token's row in the mean.
     weights: Option<Floats>,
@@ -32,20 +32,21 @@ pub(crate) struct StaticTable {
 #[derive(Debug)]
 enum Rows {
     Floats(Floats),
-    /// Of other types; a row becomes `f32` when it is used.
+    /// Rows of other types, converted to `f32` on use.
     Narrow(Tensor),
 }
 
 impl StaticTable {
-    /// Reads the table in `folder`, a folder within `dir`; an empty name is `dir` itself.
+    /// Reads the table in `folder`, a folder within `dir`; an empty name means `dir` itself.
     ///
     /// # Errors
-    /// The file is missing or damaged, or has no table of one vector for each token.
+    /// The file is missing or damaged, or has no table with one vector per token.
     pub(crate) fn open(dir: &Path, folder: &str) -> Result<Self, Refusal> {
         let file = Weights::open(dir, folder)?;
         let Some(table) = TABLES.into_iter().find(|table| file.has(table)) else {
             return Err(contract(format!(
-                "{}: expected a tensor embedding.weight (sentence-transformers) or embeddings (model2vec)",
+                "{}: expected a tensor embedding.weight (sentence-transformers) or embeddings \
+                 (model2vec)",
                 file.name()
             )));
         };
@@ -54,7 +55,7 @@ impl StaticTable {
             [rows, dimension @ 1..=FEATURES_MAX] if rows > 0 => (rows, dimension),
             ref shape => {
                 return Err(contract(format!(
-                    "{} has shape {shape:?}; expected a row for each token",
+                    "{} has shape {shape:?}; expected one row per token",
                     table.name()
                 )));
             }
@@ -66,25 +67,28 @@ impl StaticTable {
             false => None,
         };
         let Ok(tokens) = u32::try_from(tokens) else {
-            return Err(contract(format!("{} has too many rows: {tokens}", table.name())));
+            return Err(contract(format!(
+                "{} has too many rows: {tokens}; at most 4294967295 are supported",
+                table.name()
+            )));
         };
         Ok(Self { rows: Rows::of(table)?, dimension, tokens, mapping, weights })
     }
 
-    /// Numbers of an embedding.
+    /// Returns the dimension of an embedding.
     pub(crate) fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// The number of token ids that the table has vectors for.
+    /// Returns the number of token ids with a vector.
     pub(crate) fn tokens(&self) -> u32 {
         self.tokens
     }
 
-    /// Appends the mean of the tokens' vectors to `out`; zeros if there are none.
+    /// Appends the mean of the tokens' vectors to `out`, or zeros if there are no tokens.
     ///
     /// # Errors
-    /// A token has no vector. The tokenizer belongs to another table then, and `out` is as before.
+    /// A token has no vector: the tokenizer belongs to another table. `out` is then unchanged.
     pub(crate) fn mean(&self, ids: &[u32], out: &mut Vec<f32>) -> Result<(), Rejection> {
         if let Some(&id) = ids.iter().find(|&&id| id >= self.tokens) {
             return Err(Rejection::TokenId { id, highest: self.tokens - 1 });
@@ -92,7 +96,7 @@ impl StaticTable {
         let start = out.len();
         out.resize(start + self.dimension, 0.0);
         let (sums, mut wide) = (&mut out[start..], Vec::new());
-        // Token after token, as both libraries add them.
+        // In token order, as both libraries add them.
         for &id in ids {
             let row = self.rows.row(self.place(id), self.dimension, &mut wide);
             match &self.weights {
@@ -111,7 +115,7 @@ impl StaticTable {
         Ok(())
     }
 
-    /// The row of a token that the table has.
+    /// Returns the row of a token.
     fn place(&self, id: u32) -> usize {
         self.mapping.as_ref().map_or(id, |mapping| mapping[id as usize]) as usize
     }
@@ -126,7 +130,7 @@ impl Rows {
         }
     }
 
-    /// One row; `wide` is room for it if it has to be converted.
+    /// Returns one row; `wide` holds it if it needs conversion.
     fn row<'a>(&'a self, place: usize, dimension: usize, wide: &'a mut Vec<f32>) -> &'a [f32] {
         match self {
             Self::Floats(floats) => &floats[place * dimension..][..dimension],
@@ -152,7 +156,7 @@ fn mapping(file: &Weights, rows: usize) -> Result<Option<Vec<u32>>, Refusal> {
     let tensor = file.tensor("mapping")?;
     if tensor.shape().len() != 1 || tensor.bytes().is_empty() {
         return Err(contract(format!(
-            "{} has shape {:?}; expected a row number for each token",
+            "{} has shape {:?}; expected one row number per token",
             tensor.name(),
             tensor.shape()
         )));
@@ -160,7 +164,7 @@ fn mapping(file: &Weights, rows: usize) -> Result<Option<Vec<u32>>, Refusal> {
     let mapping = tensor.indices()?;
     match mapping.iter().find(|&&place| place as usize >= rows) {
         Some(place) => Err(contract(format!(
-            "{} names row {place} of a table with {rows} rows",
+            "{} refers to row {place} of a table with {rows} rows",
             tensor.name()
         ))),
         None => Ok(Some(mapping)),

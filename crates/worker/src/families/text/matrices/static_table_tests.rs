@@ -28,7 +28,7 @@ fn indices(name: &'static str, values: &[i64]) -> Given {
 }
 
 #[test]
-fn a_text_is_the_mean_of_its_tokens_in_both_layouts() {
+fn text_is_the_mean_of_its_tokens_in_both_layouts() {
     for name in TABLES {
         let table = open(&[floats(name, &[3, 2], &[1.0, 2.0, 3.0, 4.0, -8.0, 0.5])]).unwrap();
         assert_eq!((table.dimension(), table.tokens()), (2, 3));
@@ -40,7 +40,7 @@ fn a_text_is_the_mean_of_its_tokens_in_both_layouts() {
 }
 
 #[test]
-fn a_token_beyond_the_table_is_rejected() {
+fn token_beyond_the_table_is_rejected() {
     let table = open(&[floats("embeddings", &[3, 1], &[1.0, 2.0, 3.0])]).unwrap();
     let mut out = vec![7.0];
     let rejection = table.mean(&[0, 3], &mut out).unwrap_err();
@@ -49,7 +49,7 @@ fn a_token_beyond_the_table_is_rejected() {
 }
 
 #[test]
-fn narrow_tables_give_what_wide_ones_do() {
+fn narrow_tables_match_f32_tables() {
     let values: Vec<f32> = (-6_i8..6).map(f32::from).collect();
     let bytes = |each: fn(f32) -> Vec<u8>| values.iter().copied().flat_map(each).collect();
     #[expect(clippy::cast_possible_truncation, reason = "small whole numbers")]
@@ -69,7 +69,7 @@ fn narrow_tables_give_what_wide_ones_do() {
 }
 
 #[test]
-fn a_shared_row_has_the_weight_of_each_token() {
+fn shared_rows_use_the_weight_of_each_token() {
     let table = open(&[
         floats("embeddings", &[2, 1], &[10.0, 20.0]),
         floats("weights", &[3], &[0.5, 2.0, 1.0]),
@@ -82,7 +82,7 @@ fn a_shared_row_has_the_weight_of_each_token() {
 }
 
 #[test]
-fn a_table_that_does_not_fit_is_refused() {
+fn invalid_table_is_refused() {
     let table = || floats("embeddings", &[2, 1], &[10.0, 20.0]);
     let cases: [(&[Given], &str); 8] = [
         (
@@ -93,8 +93,8 @@ fn a_table_that_does_not_fit_is_refused() {
         (&[floats("embeddings", &[0, 2], &[])], "has shape [0, 2]"),
         (&[floats("embeddings", &[2, 0], &[])], "has shape [2, 0]"),
         (&[("embeddings", Dtype::BOOL, vec![1, 1], vec![1])], "has type BOOL"),
-        (&[table(), indices("mapping", &[0, 2])], "names row 2 of a table with 2 rows"),
-        (&[table(), indices("mapping", &[])], "expected a row number for each token"),
+        (&[table(), indices("mapping", &[0, 2])], "refers to row 2 of a table with 2 rows"),
+        (&[table(), indices("mapping", &[])], "expected one row number per token"),
         (&[table(), floats("weights", &[3], &[0.0; 3])], "has shape [3]"),
     ];
     for (tensors, expected) in cases {

@@ -1,6 +1,6 @@
 //! Reads `model.safetensors` of a module: matrices beside the graph, and tables of static models.
-//! The file is mapped, so all workers share one copy of it in memory. Every error names the file.
-//! Called by the modules that have weights: dense layers, layer norms and static tables.
+//! The file is mapped, so all workers share one copy in memory. Every error names the file. Called
+//! by dense layers, layer norms and static tables.
 
 use std::{
     fs::{self, File},
@@ -18,16 +18,16 @@ use zerocopy::FromBytes;
 
 use crate::families::text::files::json::{contract, require_content};
 
-/// The file that a module's weights are in.
+/// The file with a module's weights.
 const FILE: &str = "model.safetensors";
-/// Where older releases of sentence-transformers and model2vec put weights.
+/// Where older releases of sentence-transformers and model2vec store weights.
 const PICKLED: &str = "pytorch_model.bin";
 
-/// Largest header, in bytes. A module has a handful of tensors, and each takes about 100 bytes.
+/// Largest header in bytes. A module has a handful of tensors of about 100 bytes each.
 const HEADER_BYTES_MAX: u64 = 1 << 20;
 /// Most tensors in one file.
 const TENSORS_MAX: usize = 4096;
-/// Largest number of elements that are converted, that is copied: 1 GiB of `f32`.
+/// Most elements to convert, and thereby copy: 1 GiB of `f32`.
 const CONVERTED_MAX: usize = 1 << 28;
 
 /// The tensors of one file.
@@ -36,11 +36,11 @@ pub(crate) struct Weights {
     name: String,
     map: Arc<Mmap>,
     metadata: Metadata,
-    /// Where the tensors begin.
+    /// The offset of the first tensor.
     start: usize,
 }
 
-/// One tensor: what it is, and where in the file its elements are.
+/// One tensor: its type, shape and location in the file.
 #[derive(Debug)]
 pub(crate) struct Tensor {
     /// `FILE: tensor NAME`, for messages.
@@ -51,7 +51,7 @@ pub(crate) struct Tensor {
     range: Range<usize>,
 }
 
-/// The elements of a tensor as `f32`: in the mapped file if it has them so, else converted.
+/// The elements of a tensor as `f32`: mapped if the file stores `f32`, else converted.
 #[derive(Clone, Debug)]
 pub(crate) struct Floats(Elements);
 
@@ -62,7 +62,7 @@ enum Elements {
 }
 
 impl Weights {
-    /// Maps the file in `folder`, a folder within `dir`; an empty name or `.` is `dir` itself.
+    /// Maps the file in `folder`, a folder within `dir`; an empty name or `.` means `dir` itself.
     ///
     /// # Errors
     /// The file is missing or damaged, or its header is larger than any module's.
@@ -84,34 +84,35 @@ impl Weights {
         let file = File::open(&path).map_err(internal)?;
         let map = map(&file).map_err(internal)?;
         require_content(&name, &map)?;
-        let (metadata, start) = header(&map)
-            .map_err(|cause| contract(format!("{name} is not a safetensors file: {cause}")))?;
+        let (metadata, start) = header(&map).map_err(|cause| {
+            contract(format!("{name} is not a valid safetensors file: {cause}"))
+        })?;
         Ok(Self { name, map: Arc::new(map), metadata, start })
     }
 
-    /// The name of the file within the version, for messages.
+    /// Returns the name of the file within the version, for messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether there is a tensor of this name.
+    /// Returns whether the file has a tensor of this name.
     pub(crate) fn has(&self, tensor: &str) -> bool {
         self.metadata.info(tensor).is_some()
     }
 
-    /// The tensor of this name.
+    /// Returns the tensor of this name.
     ///
     /// # Errors
-    /// There is none.
+    /// The file has no such tensor.
     pub(crate) fn tensor(&self, tensor: &str) -> Result<Tensor, Refusal> {
         let Some(info) = self.metadata.info(tensor) else {
             return Err(contract(format!(
-                "{}: the tensor {tensor:?} is missing; the file has {}",
+                "{}: tensor {tensor:?} is missing; the file has {}",
                 self.name,
                 self.tensor_names(),
             )));
         };
-        // The header was checked against the length of the file, so that these are within it.
+        // The header was checked against the length of the file, so these offsets are within it.
         let (start, end) = info.data_offsets;
         Ok(Tensor {
             name: format!("{}: tensor {tensor:?}", self.name),
@@ -122,10 +123,10 @@ impl Weights {
         })
     }
 
-    /// The elements of a tensor that must have this shape, which `source` asks for.
+    /// Returns the elements of a tensor that must have this shape, as `source` requires.
     ///
     /// # Errors
-    /// There is no such tensor, or it has another shape or a type that is not for weights.
+    /// The tensor is missing, or its shape or type is wrong.
     pub(crate) fn floats(
         &self,
         tensor: &str,
@@ -142,15 +143,15 @@ impl Weights {
         tensor.floats()
     }
 
-    /// Refuses a file with other tensors than these: it belongs to another kind of module.
+    /// Refuses a file with other tensors than these, since it belongs to another kind of module.
     ///
     /// # Errors
-    /// There is one; it is named.
+    /// The file has another tensor; the message names it.
     pub(crate) fn expect_only(&self, tensors: &[&str]) -> Result<(), Refusal> {
         let all = self.metadata.offset_keys();
         match all.iter().find(|name| !tensors.contains(&name.as_str())) {
             Some(name) => Err(contract(format!(
-                "{}: unexpected tensor {name:?}; onnxd knows only {} here",
+                "{}: unexpected tensor {name:?}; expected only {}",
                 self.name,
                 tensors.join(", ")
             ))),
@@ -172,39 +173,40 @@ impl Weights {
 }
 
 impl Tensor {
-    /// What kind of numbers it has.
+    /// Returns the element type.
     pub(crate) fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// Its sizes.
+    /// Returns the shape.
     pub(crate) fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The file and the tensor, for messages.
+    /// Returns the file and the tensor, for messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its elements as the file has them, little-endian.
+    /// Returns the elements as stored in the file, little-endian.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map[self.range.clone()]
     }
 
-    /// Its elements. Those that are `f32` already stay in the file.
+    /// Returns the elements as `f32`. Aligned `f32` data stays in the mapped file.
     ///
     /// # Errors
-    /// It has numbers of a type that is not for weights, or too many to convert.
+    /// The type is not one for weights, or there are too many elements to convert.
     pub(crate) fn floats(&self) -> Result<Floats, Refusal> {
-        // Files are aligned unless they were made by hand.
+        // Only handmade files are unaligned.
         if self.dtype == Dtype::F32 && <[f32]>::ref_from_bytes(self.bytes()).is_ok() {
             return Ok(Floats(Elements::Mapped(Arc::clone(&self.map), self.range.clone())));
         }
         let elements = self.bytes().len() * 8 / self.dtype.bitsize();
         if elements > CONVERTED_MAX {
             return Err(contract(format!(
-                "{} has {elements} elements, and {} can have {CONVERTED_MAX} at most; save it as F32",
+                "{} has {elements} elements, but {} tensors can have at most {CONVERTED_MAX}; save \
+                 it as F32",
                 self.name, self.dtype
             )));
         }
@@ -215,10 +217,10 @@ impl Tensor {
         Ok(Floats(Elements::Owned(floats.into())))
     }
 
-    /// Its elements, where it is a list of indices.
+    /// Returns the elements as indices.
     ///
     /// # Errors
-    /// It is not one: it has fractions, negative numbers, or numbers beyond `u32`.
+    /// The type is not an integer, or an element is negative or exceeds `u32`.
     pub(crate) fn indices(&self) -> Result<Vec<u32>, Refusal> {
         let wide = |value: i64| u32::try_from(value).ok();
         let indices: Option<Vec<u32>> = match self.dtype {
@@ -230,10 +232,15 @@ impl Tensor {
             }
             _ => return Err(self.unreadable("I64 or I32")),
         };
-        indices.ok_or_else(|| contract(format!("{} has an index that is out of range", self.name)))
+        indices.ok_or_else(|| {
+            contract(format!(
+                "{} has an index that is out of range; expected 0 to 4294967295",
+                self.name
+            ))
+        })
     }
 
-    /// The refusal of a tensor with numbers of a type that is not known.
+    /// Returns the refusal of a tensor with an unknown element type.
     pub(crate) fn unreadable(&self, expected: &str) -> Refusal {
         contract(format!("{} has type {}; expected {expected}", self.name, self.dtype))
     }
@@ -251,7 +258,7 @@ impl Deref for Floats {
     }
 }
 
-/// Appends the elements in `bytes` to `out`; `false` where numbers of this type are not weights.
+/// Appends the elements in `bytes` to `out`; returns `false` if this type is not one for weights.
 pub(crate) fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> bool {
     match dtype {
         Dtype::F32 => out.extend(chunks(bytes).map(f32::from_le_bytes)),
@@ -265,7 +272,7 @@ pub(crate) fn widen(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> bool {
     true
 }
 
-/// The path of `file` in the folder of a module, as people write it.
+/// Returns the path of `file` in a module's folder, for messages.
 pub(crate) fn inside(folder: &str, file: &str) -> String {
     match folder.trim_start_matches("./").trim_end_matches('/') {
         "" | "." => file.into(),
@@ -277,12 +284,15 @@ fn missing(dir: &Path, folder: &str) -> Refusal {
     let (name, pickled) = (inside(folder, FILE), inside(folder, PICKLED));
     if !dir.join(&pickled).exists() {
         return contract(format!(
-            "{name} is missing; weights of PyTorch are not read: save the model again with a current \
-             sentence-transformers"
+            "{name} is missing; PyTorch weights are not supported: save the model again with a \
+             current sentence-transformers"
         ));
     }
     contract(format!(
-        "{name} is missing, and onnxd does not read {pickled}, because a pickle can run code; load the model with a current sentence-transformers and save it again: python -c \"from sentence_transformers import SentenceTransformer; SentenceTransformer('DIR').save('DIR')\""
+        "{name} is missing, and onnxd does not read {pickled}, because a pickle can run code; load \
+         the model with a current sentence-transformers and save it again: python -c \"from \
+         sentence_transformers import SentenceTransformer; \
+         SentenceTransformer('DIR').save('DIR')\""
     ))
 }
 
@@ -290,27 +300,28 @@ fn chunks<const BYTES: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; BYTES]>
     bytes.as_chunks().0.iter().copied()
 }
 
-/// The header and where the tensors begin, if the file is exactly as long as they say.
+/// Returns the header and the offset of the tensors, if both lengths match the file's.
 fn header(bytes: &[u8]) -> Result<(Metadata, usize), String> {
-    let (prefix, rest) = bytes.split_first_chunk().ok_or("it is shorter than 8 bytes")?;
+    let (prefix, rest) =
+        bytes.split_first_chunk().ok_or("it is shorter than 8 bytes; download it again")?;
     let length = u64::from_le_bytes(*prefix);
     if length > HEADER_BYTES_MAX {
         return Err(format!(
-            "its header has {length} bytes, and at most {HEADER_BYTES_MAX} are read"
+            "its header has {length} bytes, but at most {HEADER_BYTES_MAX} are supported"
         ));
     }
     let length = usize::try_from(length).map_err(|error| error.to_string())?;
     let (header, tensors) =
         rest.split_at_checked(length).ok_or("it ends within its header; download it again")?;
-    // Not `SafeTensors::deserialize`: its check of the length of the file overflows.
+    // Not `SafeTensors::deserialize`: its check of the file's length overflows.
     let metadata: Metadata = serde_json::from_slice(header).map_err(|error| error.to_string())?;
     let count = metadata.offset_keys().len();
     if count > TENSORS_MAX {
-        return Err(format!("it has {count} tensors, and at most {TENSORS_MAX} are read"));
+        return Err(format!("it has {count} tensors, but at most {TENSORS_MAX} are supported"));
     }
     if metadata.data_len() != tensors.len() {
         return Err(format!(
-            "its header tells of {} bytes, and {} follow it; download it again",
+            "its header declares {} bytes, but {} follow; download it again",
             metadata.data_len(),
             tensors.len()
         ));
@@ -318,11 +329,11 @@ fn header(bytes: &[u8]) -> Result<(Metadata, usize), String> {
     Ok((metadata, bytes.len() - tensors.len()))
 }
 
-#[allow(unsafe_code)] // The only file of the worker that maps files.
+#[allow(unsafe_code)] // The only code of the worker that maps files.
 fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the bytes must not change while they are mapped. The files of a version are immutable
-    // once the version is in the state directory: a new version is a new directory, and versions
-    // are unlinked, never truncated. `onnxd check` reads a directory that its caller keeps still.
+    // SAFETY: the bytes must not change while they are mapped. A version in the state directory is
+    // immutable: a new version is a new directory, and versions are unlinked, never truncated.
+    // `onnxd check` relies on its caller not to modify the directory.
     unsafe { Mmap::map(file) }
 }
 

@@ -25,7 +25,7 @@ fn refusal(bytes: &[u8]) -> String {
     Weights::open(folder(bytes).path(), "2_Dense").unwrap_err().message
 }
 
-/// A file with this header and `rest` after it.
+/// Creates a file with this header followed by `rest` bytes.
 fn raw(header: &str, rest: usize) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();
     [&length, header.as_bytes(), &vec![0; rest]].concat()
@@ -83,7 +83,7 @@ fn indices_must_fit_an_id() {
 }
 
 #[test]
-fn a_missing_file_is_named_and_a_pickle_explained() {
+fn missing_weights_are_named_and_pickles_explained() {
     let dir = tempfile::tempdir().unwrap();
     let open = |place| Weights::open(dir.path(), place).unwrap_err().message;
     assert!(open("").starts_with("model.safetensors is missing; "));
@@ -100,7 +100,7 @@ fn a_missing_file_is_named_and_a_pickle_explained() {
 }
 
 #[test]
-fn a_tensor_with_another_shape_or_name_is_refused() {
+fn tensor_of_wrong_shape_or_name_is_refused() {
     let dir = folder(&bytes_of(&[("weight", Dtype::F32, &[1, 2], &[0; 8])]));
     let weights = Weights::open(dir.path(), "2_Dense").unwrap();
     assert_eq!(
@@ -109,28 +109,30 @@ fn a_tensor_with_another_shape_or_name_is_refused() {
     );
     assert_eq!(
         weights.tensor("linear.weight").unwrap_err().message,
-        "2_Dense/model.safetensors: the tensor \"linear.weight\" is missing; the file has weight"
+        "2_Dense/model.safetensors: tensor \"linear.weight\" is missing; the file has weight"
     );
     assert_eq!(
         weights.expect_only(&["a", "b"]).unwrap_err().message,
-        "2_Dense/model.safetensors: unexpected tensor \"weight\"; onnxd knows only a, b here"
+        "2_Dense/model.safetensors: unexpected tensor \"weight\"; expected only a, b"
     );
 }
 
 #[test]
-fn lengths_in_a_header_are_not_trusted() {
+fn header_lengths_are_not_trusted() {
     assert!(refusal(b"").contains("shorter than 8 bytes"));
-    assert!(refusal(&[0xff; 8]).contains("at most 1048576 are read"));
+    assert!(refusal(&[0xff; 8]).contains("at most 1048576 are supported"));
     assert!(refusal(&[1 << 4, 0, 0, 0, 0, 0, 0, 0, b'{']).contains("ends within its header"));
-    assert!(refusal(&raw("[1]", 0)).starts_with("2_Dense/model.safetensors is not a safetensors"));
+    assert!(
+        refusal(&raw("[1]", 0)).starts_with("2_Dense/model.safetensors is not a valid safetensors")
+    );
     let one = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
-    assert!(refusal(&raw(one, 7)).contains("tells of 8 bytes, and 7 follow it"));
-    assert!(refusal(&raw(one, 9)).contains("tells of 8 bytes, and 9 follow it"));
+    assert!(refusal(&raw(one, 7)).contains("declares 8 bytes, but 7 follow"));
+    assert!(refusal(&raw(one, 9)).contains("declares 8 bytes, but 9 follow"));
     let huge = r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#;
     assert!(refusal(&raw(huge, 8)).contains("overflow"));
 }
 
-/// Eight tensors whose lengths add up to nearly 2⁶⁴: a sum with the header's length overflows.
+/// Eight tensors whose lengths add up to nearly 2⁶⁴: adding the header's length overflows.
 #[test]
 fn tensors_that_fill_the_address_space_are_refused() {
     let each = (1_u64 << 61) - 8;
@@ -145,7 +147,7 @@ fn tensors_that_fill_the_address_space_are_refused() {
         start = end;
     }
     assert!(
-        refusal(&raw(&format!("{header}}}"), 0)).contains("tells of 18446744073709551552 bytes")
+        refusal(&raw(&format!("{header}}}"), 0)).contains("declares 18446744073709551552 bytes")
     );
     let names = (0..TENSORS_MAX)
         .map(|name| format!(r#","{name}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#));
@@ -155,7 +157,7 @@ fn tensors_that_fill_the_address_space_are_refused() {
 }
 
 #[test]
-fn weights_that_are_not_aligned_are_copied() {
+fn unaligned_weights_are_copied() {
     let header = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}}"#;
     let mut bytes = raw(header, 1);
     bytes.extend(2.5_f32.to_le_bytes());
@@ -164,7 +166,7 @@ fn weights_that_are_not_aligned_are_copied() {
     assert_eq!(weights.floats("b", &[1], "config.json").unwrap()[..], [2.5]);
 }
 
-/// Whatever the bytes are, reading all that they claim to be must not panic.
+/// Reading everything that the bytes declare must not panic, whatever they are.
 fn read_all(bytes: &[u8]) {
     let dir = folder(bytes);
     let Ok(weights) = Weights::open(dir.path(), "2_Dense") else { return };

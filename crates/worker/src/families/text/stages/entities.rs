@@ -1,23 +1,23 @@
-//! Scores of tokens to entities, by the strategies of transformers' token classification. Pure; what
-//! tokens look like as text is asked of the tokenizer.
+//! Turns token scores into entities, by the strategies of transformers' token classification. Pure;
+//! the tokenizer converts tokens to text.
 
 use onnxd_proto::wire::ask::{Aggregation, Entity};
 
-/// A token of the text itself, no special one.
+/// A token of the text itself, not a special token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// As in the vocabulary; the text itself where the vocabulary has no such token.
+    /// The token in the vocabulary; the text itself for an unknown token.
     pub(crate) word: String,
-    /// Where it begins and ends in the text, in characters.
+    /// The start and end of the token in the text, in characters.
     pub(crate) start: usize,
     pub(crate) stop: usize,
-    /// Its place among all tokens, special ones included.
+    /// Its index among all tokens, including special ones.
     pub(crate) index: usize,
-    /// Whether it continues the word of the token before it.
+    /// Whether it continues the previous token's word.
     pub(crate) is_subword: bool,
 }
 
-/// A stretch of text with a label and its score.
+/// A span of text with a label and its score.
 struct Labelled {
     label: usize,
     score: f32,
@@ -27,8 +27,8 @@ struct Labelled {
     index: usize,
 }
 
-/// What is found in a text whose tokens have `scores`, one row of `labels` for each of all tokens.
-/// `join` makes text of tokens.
+/// Returns the entities of a text. `scores` has one row of `labels` per token, including special
+/// ones. `join` converts tokens to text.
 pub(crate) fn find(
     pieces: &[Piece],
     scores: &[f32],
@@ -65,7 +65,7 @@ pub(crate) fn find(
     groups(&labelled, labels).iter().map(|group| merge(group, labels, &join)).collect()
 }
 
-/// The pieces of each word.
+/// Groups the pieces of each word.
 fn words(pieces: &[Piece]) -> Vec<&[Piece]> {
     let mut words = Vec::new();
     let mut start = 0;
@@ -78,7 +78,7 @@ fn words(pieces: &[Piece]) -> Vec<&[Piece]> {
     words
 }
 
-/// The label of a word whose pieces have these scores.
+/// Returns the label of a word from the scores of its pieces.
 fn of_word(rows: &[Vec<f32>], aggregation: Aggregation) -> (usize, f32) {
     match aggregation {
         Aggregation::Average => {
@@ -100,7 +100,7 @@ fn of_word(rows: &[Vec<f32>], aggregation: Aggregation) -> (usize, f32) {
     }
 }
 
-/// Neighbours of one kind belong together, unless one begins anew.
+/// Groups adjacent spans of the same kind, unless a label starts a new entity.
 fn groups<'l>(labelled: &'l [Labelled], labels: &[String]) -> Vec<&'l [Labelled]> {
     let mut groups = Vec::new();
     let mut start = 0;
@@ -119,7 +119,7 @@ fn groups<'l>(labelled: &'l [Labelled], labels: &[String]) -> Vec<&'l [Labelled]
 
 fn merge(group: &[Labelled], labels: &[String], join: impl Fn(&[String]) -> String) -> Entity {
     let words: Vec<String> = group.iter().map(|one| one.word.clone()).collect();
-    // As transformers has it, which cuts at any hyphen.
+    // As in transformers, which splits at any hyphen.
     let label = &labels[group[0].label];
     let label = label.split_once('-').map_or(label.as_str(), |(_, kind)| kind);
     Entity {
@@ -137,7 +137,7 @@ fn entity(one: Labelled, labels: &[String]) -> Entity {
     Entity { label: labels[label].clone(), score, word, start, stop, index: Some(index) }
 }
 
-/// Whether a label begins an entity, and of which kind that is.
+/// Returns whether a label starts an entity, and the entity's kind.
 fn kind(label: &str) -> (bool, &str) {
     match label.split_at_checked(2) {
         Some(("B-", kind)) => (true, kind),
@@ -146,7 +146,7 @@ fn kind(label: &str) -> (bool, &str) {
     }
 }
 
-/// The first of the highest.
+/// Returns the highest score, the first one if several are equal.
 fn best(scores: &[f32]) -> (usize, f32) {
     let mut found = (0, scores.first().copied().unwrap_or_default());
     for (label, &score) in scores.iter().enumerate().skip(1) {
@@ -188,7 +188,7 @@ mod tests {
                 is_subword,
             })
             .collect();
-        // The first row is that of a special token.
+        // The first row belongs to a special token.
         let mut scores = vec![0.0; 4];
         for &label in labels {
             scores.extend((0..4).map(|place| if place == label { 3.0 } else { 0.0 }));
@@ -203,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn without_aggregation_every_token_has_its_label() {
+    fn tokens_keep_their_labels_without_aggregation() {
         let expected = [("B-LOC", "New"), ("I-LOC", "York"), ("O", "##er"), ("O", "waits")];
         assert_eq!(found(&[1, 2, 0, 0], Aggregation::None), pairs(&expected));
     }
 
     #[test]
-    fn neighbours_of_one_kind_are_one_entity_until_another_begins() {
+    fn adjacent_tokens_of_one_kind_form_one_entity() {
         assert_eq!(
             found(&[1, 2, 0, 0], Aggregation::Simple),
             pairs(&[("LOC", "New York"), ("O", "##er waits")])
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_not_cut_by_the_other_strategies() {
+    fn word_level_strategies_keep_words_whole() {
         for aggregation in [Aggregation::First, Aggregation::Max] {
             assert_eq!(
                 found(&[1, 2, 0, 0], aggregation)[0],

@@ -1,5 +1,5 @@
-//! What is made of the vectors that a graph or a table gives: pooling, matrices, sparse weights,
-//! entities. Pure; called by [`super::readout`] for every micro-batch.
+//! Steps after a graph or table: pooling, sparse weights and entities. Pure; called by
+//! [`super::readout`] and [`super::answer`] for every micro-batch.
 
 pub(crate) mod entities;
 pub(crate) mod pooling;

@@ -1,15 +1,15 @@
-//! From the vectors of tokens to one vector per text, and its scaling to length 1. Pure; called
-//! for every micro-batch.
+//! Pools token vectors into one vector per text and scales it to length 1. Pure; called for every
+//! micro-batch.
 
 use std::ops::Range;
 
 use onnxd_proto::domain::PoolingMode;
 
-/// What a vector is divided by at least, as in torch's `normalize`: zeros stay zeros.
+/// Smallest divisor, as in torch's `normalize`: zero vectors stay zero.
 const NORM_MIN: f32 = 1e-12;
 
-/// Appends one vector of `modes.len() * dimension` components for a text. `tokens` holds the
-/// vectors of its tokens without padding; those in `pooled` count.
+/// Appends one vector of `modes.len() * dimension` components for a text. `tokens` has the vectors
+/// of its tokens without padding, of which those in `pooled` count.
 pub(crate) fn pool(
     modes: &[PoolingMode],
     tokens: &[f32],
@@ -30,7 +30,7 @@ pub(crate) fn pool(
                 part.fill(if pooled.is_empty() { 0.0 } else { f32::NEG_INFINITY });
                 for place in pooled.clone() {
                     for (max, &value) in part.iter_mut().zip(row(place)) {
-                        // What is not a number is not lost.
+                        // Keep NaN.
                         if value > *max || value.is_nan() {
                             *max = value;
                         }
@@ -46,7 +46,7 @@ pub(crate) fn pool(
     }
 }
 
-/// Adds up rows by their weights and divides by what becomes of the sum of the weights.
+/// Adds weighted rows and divides by a function of the total weight.
 fn sum<'t>(
     sums: &mut [f32],
     row: impl Fn(usize) -> &'t [f32],
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_is_that_of_sentence_transformers() {
+    fn pooling_modes_match_sentence_transformers() {
         assert_eq!(pooled(&[Cls], 0..3), [1.0, 10.0]);
         assert_eq!(pooled(&[LastToken], 0..3), [3.0, 30.0]);
         assert_eq!(pooled(&[Max], 0..3), [3.0, 30.0]);
@@ -107,18 +107,18 @@ mod tests {
     }
 
     #[test]
-    fn the_tokens_of_a_prompt_do_not_count() {
+    fn prompt_tokens_are_not_pooled() {
         assert_eq!(pooled(&[Cls, Max, Mean], 1..3), [2.0, -20.0, 3.0, 30.0, 2.5, 5.0]);
         assert_eq!(pooled(&[WeightedMean], 1..3), [13.0 / 5.0, 50.0 / 5.0]);
     }
 
     #[test]
-    fn no_token_gives_zeros_and_no_nan() {
+    fn pooling_no_tokens_yields_zeros() {
         assert_eq!(pooled(&[LastToken, Max, Mean, MeanSqrtLen, WeightedMean], 3..3), [0.0; 10]);
     }
 
     #[test]
-    fn a_normalized_vector_has_length_one_and_zeros_stay_zeros() {
+    fn normalize_scales_to_length_one_and_keeps_zeros() {
         let mut vector = [3.0, 4.0];
         normalize(&mut vector);
         assert_eq!(vector, [0.6, 0.8]);
@@ -127,6 +127,6 @@ mod tests {
         assert_eq!(zeros, [0.0; 3]);
         let mut tiny = [1e-13, 0.0];
         normalize(&mut tiny);
-        assert!((tiny[0] - 0.1).abs() < 1e-6, "below the minimum only the minimum divides");
+        assert!((tiny[0] - 0.1).abs() < 1e-6, "below the minimum, the divisor is the minimum");
     }
 }

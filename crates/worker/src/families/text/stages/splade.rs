@@ -1,9 +1,9 @@
-//! Logits of a masked language model to one sparse vector of its vocabulary.
+//! Turns the logits of a masked language model into one sparse vector over its vocabulary.
 
 use crate::families::text::files::plan::Splade;
 
-/// Appends the vector of a text, whose tokens' logits are `tokens`, `vocabulary` for each. What is
-/// not attended to is none of them; it would count as zeros.
+/// Appends the vector of a text. `tokens` has `vocabulary` logits for each attended token; others
+/// would count as zeros.
 pub(crate) fn pool(splade: Splade, tokens: &[f32], vocabulary: usize, vector: &mut Vec<f32>) {
     let start = vector.len();
     vector.resize(start + vocabulary, 0.0);
@@ -13,7 +13,7 @@ pub(crate) fn pool(splade: Splade, tokens: &[f32], vocabulary: usize, vector: &m
             if splade.is_sum {
                 *sum += saturate(splade, logit);
             } else if logit > *sum || logit.is_nan() {
-                // The function rises, so that the largest logit gives the largest weight.
+                // The function is monotonic, so the largest logit has the largest weight.
                 *sum = logit;
             }
         }
@@ -24,13 +24,14 @@ pub(crate) fn pool(splade: Splade, tokens: &[f32], vocabulary: usize, vector: &m
 }
 
 fn saturate(splade: Splade, logit: f32) -> f32 {
-    // Not `max`, which would make zero of what is not a number.
+    // Not `max`, which would turn NaN into zero.
     let positive = if logit < 0.0 { 0.0 } else { logit };
     let once = positive.ln_1p();
     if splade.is_twice { once.ln_1p() } else { once }
 }
 
-/// The weights that are not zero, as they travel: the token and its weight, by rising token.
+/// Encodes the nonzero weights for the wire: pairs of token and weight, in ascending order of
+/// tokens.
 pub(crate) fn entries(vector: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (token, weight) in (0_u32..).zip(vector) {
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_or_the_sum_of_saturated_logits_is_the_weight() {
+    fn weights_are_the_max_or_sum_of_saturated_logits() {
         let tokens = [1.0, -1.0, 2.0, 3.0, -2.0, 0.5];
         let pooled = |is_sum, is_twice| {
             let mut vector = vec![9.0];
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn only_weights_travel_and_what_is_not_a_number_stays_so() {
+    fn only_nonzero_weights_are_sent_and_nan_is_kept() {
         let bytes = entries(&[0.0, 0.5, 0.0, 2.0]);
         assert_eq!(bytes.len(), 16);
         assert_eq!((&bytes[..4], &bytes[12..]), (&[1, 0, 0, 0][..], &2_f32.to_le_bytes()[..]));

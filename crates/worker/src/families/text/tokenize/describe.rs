@@ -1,15 +1,15 @@
-//! What the tokens of a text are, and which text tokens are: for clients that ask, not for models.
+//! Tokenizes and decodes for clients that request tokens, rather than for the model.
 
 use onnxd_proto::wire::ask::{Rejection, Token};
 
 use crate::families::text::tokenize::{Tokenizer, failed};
 
 impl Tokenizer {
-    /// All tokens of a text, none cut off; `special` adds those that the model wants around it.
+    /// Returns all tokens of a text without truncation; `special` adds the model's special tokens.
     pub(crate) fn list(&self, text: &str, special: bool) -> Result<Vec<Token>, Rejection> {
         let tokenizer = &self.inner.tokenizer;
         let encoding = tokenizer.encode_char_offsets(text, special).map_err(failed)?;
-        // Where each character begins, and the end, so that a token is cut out at once.
+        // The offset of each character and the end, to slice tokens in constant time.
         let mut starts: Vec<usize> = text.char_indices().map(|(start, _)| start).collect();
         starts.push(text.len());
         let mut listed = Vec::with_capacity(encoding.len());
@@ -26,7 +26,7 @@ impl Tokenizer {
         Ok(listed)
     }
 
-    /// The text of tokens.
+    /// Returns the text of tokens.
     pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Rejection> {
         let highest = self.highest_id();
         if let Some(&id) = ids.iter().find(|&&id| id > highest) {

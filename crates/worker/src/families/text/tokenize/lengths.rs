@@ -1,10 +1,10 @@
-//! How long tokens are, for models that cut texts by characters.
+//! Measures token lengths, for models that cut texts by characters.
 
 use super::Tokenizer;
 
 impl Tokenizer {
-    /// The median number of characters of a token, rounded down. model2vec takes of a text at most
-    /// so many characters for each token of its limit, and tokenizes only those.
+    /// Returns the median number of characters per token, rounded down. model2vec cuts a text to
+    /// this many characters for each token of its limit before it tokenizes it.
     pub(crate) fn median_token_chars(&self) -> usize {
         let vocabulary = self.inner.tokenizer.get_vocab(true);
         let mut lengths: Vec<usize> =
@@ -22,9 +22,9 @@ mod tests {
     use super::*;
     use crate::families::{own::Own, text::files::Files};
 
-    /// The median of these words' lengths, as numpy gives it, and its whole part.
+    /// The expected values are numpy's median of the words' lengths, truncated.
     #[test]
-    fn the_median_is_rounded_down() {
+    fn median_is_rounded_down() {
         for (words, expected) in [
             (&["a", "bb", "ccc"][..], 2),
             (&["a", "bb", "ccc", "dddd"], 2),

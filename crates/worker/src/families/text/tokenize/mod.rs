@@ -1,5 +1,5 @@
-//! From texts to token ids: the only module that names `tokenizers`. Pads nothing, and truncates
-//! by itself, because what `tokenizer.json` says about both is what its author trained with.
+//! Turns texts into token ids; the only module that uses `tokenizers`. Adds no padding and does its
+//! own truncation, because `tokenizer.json` has the settings of the author's training for both.
 
 mod describe;
 mod lengths;
@@ -30,9 +30,9 @@ use super::files::{
 };
 use crate::session::Tokens;
 
-/// The file of every version that says how texts become tokens.
+/// The file that defines how texts are tokenized.
 const FILE: &str = "tokenizer.json";
-/// Classes of transformers that put tokens around a text as `tokenizer_config.json` says.
+/// Tokenizer classes of transformers whose outer tokens `tokenizer_config.json` sets.
 const ENDS_BY_FLAGS: [&str; 5] = [
     "LlamaTokenizer",
     "CodeLlamaTokenizer",
@@ -40,16 +40,16 @@ const ENDS_BY_FLAGS: [&str; 5] = [
     "CohereTokenizer",
     "GPTNeoXTokenizer",
 ];
-/// What models call the token that is for padding.
+/// Common names of the padding token.
 const PADDING: [&str; 2] = ["[PAD]", "<pad>"];
 
-/// What becomes the tokens of one text.
+/// The input of one tokenization.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Text<'a> {
     One(&'a str),
-    /// Two texts that belong together, told apart by their type ids.
+    /// Two texts that belong together, distinguished by their type ids.
     Pair(&'a str, &'a str, PairCut),
-    /// Tokens as the model takes them.
+    /// Token ids of the model.
     Ids(Vec<u32>),
 }
 
@@ -57,25 +57,25 @@ pub(crate) enum Text<'a> {
 #[derive(Debug)]
 pub(crate) struct Tokenizer {
     inner: Arc<Inner>,
-    /// Tokens of the longest text, special tokens included.
+    /// The longest text in tokens, special tokens included.
     max_tokens: u32,
 }
 
-/// What all versions with the same file share.
+/// The part that all versions with the same file share.
 #[derive(Debug)]
 struct Inner {
     tokenizer: tokenizers::Tokenizer,
-    /// What fills up shorter texts.
+    /// The id of the padding token.
     pad_id: u32,
-    /// Where the file itself cuts texts, and at which end.
+    /// The length limit in the file itself, and the end at which it cuts texts.
     limit: Option<u32>,
     side: Side,
-    /// The highest id that any text may get; looked for when it is asked for first.
+    /// The highest id that any text may contain; computed on first use.
     highest_id: OnceLock<u32>,
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a version. `lowercase` makes letters small before anything else.
+    /// Reads the tokenizer of a version. `lowercase` lower-cases texts before any other step.
     ///
     /// # Errors
     /// The file is missing or malformed, or `max_tokens` leaves no room for a text.
@@ -84,7 +84,7 @@ impl Tokenizer {
         max_tokens: u32,
         lowercase: bool,
     ) -> Result<Self, Refusal> {
-        // A worker has one CPU; the library's thread pool would only take turns with us.
+        // A worker has one CPU, so the library's thread pool would only add context switches.
         parallelism::set_parallelism(false);
         let (place, bytes) = match files.place(FILE)? {
             Some(place) => {
@@ -95,7 +95,7 @@ impl Tokenizer {
                 (place, bytes)
             }
             None => (
-                "the tokenizer made from the vocabulary".into(),
+                "the tokenizer converted from the vocabulary".into(),
                 made::document(&files.home_dir()?)?,
             ),
         };
@@ -110,15 +110,17 @@ impl Tokenizer {
         let tokenizer = Self { inner, max_tokens };
         if tokenizer.text_tokens(false) == 0 {
             let special = tokenizer.special_tokens(false);
-            let message =
-                format!("{FILE} adds {special} tokens, and a text has at most {max_tokens}");
+            let message = format!(
+                "{FILE} adds {special} tokens, but a text may have only {max_tokens}; raise \
+                 max_tokens in onnxd.toml"
+            );
             return Err(RefusalKind::Contract.because(message));
         }
         Ok(tokenizer)
     }
 
-    /// The tokens of `text`. One that is too long for the model is cut at the end that `truncate`
-    /// names, or else rejected.
+    /// Tokenizes `text`. A text that is too long is cut at the end that `truncate` names, or
+    /// rejected if it is `None`.
     pub(crate) fn encode(
         &self,
         text: &Text<'_>,
@@ -135,20 +137,20 @@ impl Tokenizer {
         Ok(Tokens::from(&encoding))
     }
 
-    /// Special tokens come last, so that truncation never takes them away.
+    /// Special tokens are added last, so truncation never removes them.
     fn encode_one(&self, text: &str, truncate: Option<Side>) -> Result<Encoding, Rejection> {
         let mut encoding = self.inner.tokenizer.encode_fast(text, false).map_err(failed)?;
         let text_tokens = self.text_tokens(false);
         if encoding.len() > text_tokens {
             let side = truncate.ok_or_else(|| self.too_long(encoding.len(), false))?;
             encoding.truncate(text_tokens, 0, direction(side));
-            // What was cut off would get special tokens of its own.
+            // The overflow would get its own special tokens.
             drop(encoding.take_overflowing());
         }
         self.inner.tokenizer.post_process(encoding, None, true).map_err(failed)
     }
 
-    /// Cuts the longer of two texts first, until they are of equal length, or the first one alone.
+    /// Cuts the longer of two texts first, until both are of equal length, or only the first one.
     fn encode_pair(
         &self,
         (first, second): (&str, &str),
@@ -176,7 +178,7 @@ impl Tokenizer {
         tokenizer.post_process(first, Some(second), true).map_err(failed)
     }
 
-    /// Tokens that a client made itself, which must be the model's.
+    /// Takes a client's own token ids, which must be in the vocabulary.
     fn take_ids(&self, ids: &[u32], truncate: Option<Side>) -> Result<Tokens, Rejection> {
         if ids.is_empty() {
             return Err(Rejection::Tokenizer("the list of tokens is empty".into()));
@@ -199,40 +201,41 @@ impl Tokenizer {
         Ok(Tokens::of(ids, type_ids))
     }
 
-    /// The id that fills up shorter texts.
+    /// Returns the id of the padding token.
     pub(crate) fn pad_id(&self) -> i64 {
         self.inner.pad_id.into()
     }
 
-    /// Where the file itself cuts texts, which only models without a graph go by.
+    /// Returns the length limit in the file itself, which only applies to models without a graph.
     pub(crate) fn own_limit(&self) -> Option<u32> {
         self.inner.limit
     }
 
-    /// The end at which the file itself cuts texts.
+    /// Returns the end at which the file itself cuts texts.
     pub(crate) fn own_side(&self) -> Side {
         self.inner.side
     }
 
-    /// The highest id that any text may get.
+    /// Returns the highest id that any text may contain.
     pub(crate) fn highest_id(&self) -> u32 {
         let look = || self.inner.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
         *self.inner.highest_id.get_or_init(look)
     }
 
-    /// Tokens that are put around a text, or around and between the texts of a pair.
+    /// Returns the number of special tokens around a text, or around and between the texts of a
+    /// pair.
     fn special_tokens(&self, pair: bool) -> usize {
         let processor = self.inner.tokenizer.get_post_processor();
         processor.map_or(0, |processor| processor.added_tokens(pair))
     }
 
-    /// Tokens that are left for the text itself.
+    /// Returns the number of tokens left for the text itself.
     fn text_tokens(&self, pair: bool) -> usize {
         let all = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
         all.saturating_sub(self.special_tokens(pair))
     }
 
-    /// What is said of so many tokens, special ones included.
+    /// Returns the rejection for a text of `tokens` tokens, special ones included.
     pub(crate) fn too_many(&self, tokens: usize) -> Rejection {
         Rejection::TooLong { tokens: count(tokens), max: self.max_tokens }
     }
@@ -250,24 +253,25 @@ impl From<&Encoding> for Tokens {
     }
 }
 
-/// The tokenizer that was read last, as long as something uses it. The versions of a model mostly
-/// have the same, and reading it takes as long as mapping the weights.
+/// The tokenizer that was read last, while something uses it. Versions of a model usually share it,
+/// and reading it takes as long as mapping the weights.
 static LAST: Mutex<Option<(Vec<u8>, Weak<Inner>)>> = Mutex::new(None);
 
-/// What other files change of `tokenizer.json`.
+/// Settings of other files that override `tokenizer.json`.
 #[derive(Clone, Debug)]
 struct Changes {
-    /// Letters are made small before anything else.
+    /// Lower-cases texts before any other step.
     lowercase: bool,
-    /// How BERT's normalizer treats letters, accents and Chinese characters.
+    /// How BERT's normalizer treats case, accents and Chinese characters.
     bert: [Option<bool>; 3],
-    /// Whether a text of bytes begins with a space.
+    /// Whether byte-level tokenization inserts a space before a text.
     prefix_space: Option<bool>,
-    /// The tokens that are put before and behind a text.
+    /// The tokens before and after a text.
     ends: Option<[Option<String>; 2]>,
 }
 
-/// The tokens that `tokenizer_config.json` has put around a text, of classes that go by it.
+/// Returns the tokens that `tokenizer_config.json` puts around a text, for classes that support
+/// this.
 fn ends(files: &Files<'_>) -> Result<Option<[Option<String>; 2]>, Refusal> {
     let class: String = files.tokenizer.get("tokenizer_class")?.unwrap_or_default();
     let flags: [Option<bool>; 2] =
@@ -276,7 +280,7 @@ fn ends(files: &Files<'_>) -> Result<Option<[Option<String>; 2]>, Refusal> {
     if !is_said || !ENDS_BY_FLAGS.contains(&class.trim_end_matches("Fast")) {
         return Ok(None);
     }
-    // Those of these classes begin with a token and do not end with one, unless they are told.
+    // By default, these classes add a first token but no last one.
     let begins = flags[0].unwrap_or(class.trim_end_matches("Fast") != "GPTNeoXTokenizer");
     let ends = flags[1].unwrap_or(false);
     let token = |is_wanted: bool, field: &str| match is_wanted {
@@ -286,7 +290,7 @@ fn ends(files: &Files<'_>) -> Result<Option<[Option<String>; 2]>, Refusal> {
     Ok(Some([token(begins, "bos_token")?, token(ends, "eos_token")?]))
 }
 
-/// What puts these tokens around a text, or around each text of a pair.
+/// Builds the processor that puts these tokens around a text, or around each text of a pair.
 fn template(
     tokenizer: &tokenizers::Tokenizer,
     ends: &[Option<String>; 2],
@@ -309,7 +313,8 @@ fn template(
     built.map_err(|error| error.to_string().into())
 }
 
-/// What `tokenizer_config.json` says of BERT's normalizer, by which transformers goes.
+/// Returns the settings of BERT's normalizer in `tokenizer_config.json`, which transformers
+/// applies.
 fn bert_flags(files: &Files<'_>) -> Result<[Option<bool>; 3], Refusal> {
     let class: String = files.tokenizer.get("tokenizer_class")?.unwrap_or_default();
     if !class.trim_end_matches("Fast").ends_with("BertTokenizer") {
@@ -319,7 +324,7 @@ fn bert_flags(files: &Files<'_>) -> Result<[Option<bool>; 3], Refusal> {
     Ok([flag("do_lower_case")?, flag("strip_accents")?, flag("tokenize_chinese_chars")?])
 }
 
-/// Reads a tokenizer, unless the last one has the same content and is still in use.
+/// Reads a tokenizer, or reuses the last one if it has the same content and is still in use.
 fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Error> {
     let digest = [&Sha256::digest(&bytes)[..], format!("{changes:?}").as_bytes()].concat();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -329,7 +334,7 @@ fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Er
     {
         return Ok(tokenizer);
     }
-    // Without the lock: whoever loads ahead is slow and must not hold up who serves.
+    // Read without the lock: loading ahead is slow and must not block serving.
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)?;
     let pad_id = pad_id(&tokenizer);
     let side = match tokenizer.get_truncation().map(|cut| cut.direction) {
@@ -357,7 +362,7 @@ fn shared(bytes: Vec<u8>, changes: Changes) -> Result<Arc<Inner>, tokenizers::Er
         tokenizer.with_post_processor(Some(template));
     }
     if changes.lowercase {
-        // Before the tokenizer's own, so that its special tokens are found as they are written.
+        // Before the tokenizer's own normalizer, so that special tokens still match as written.
         let own = tokenizer.get_normalizer().cloned();
         let all = [Some(NormalizerWrapper::from(Lowercase)), own].into_iter().flatten();
         tokenizer.with_normalizer(Some(Sequence::new(all.collect())))?;
@@ -379,13 +384,13 @@ fn direction(side: Side) -> TruncationDirection {
     }
 }
 
-/// As the file says, else the token that usually is for padding.
+/// Returns the padding id in the file, else that of a common padding token.
 fn pad_id(tokenizer: &tokenizers::Tokenizer) -> u32 {
     let usual = || PADDING.iter().find_map(|token| tokenizer.token_to_id(token));
     tokenizer.get_padding().map(|padding| padding.pad_id).or_else(usual).unwrap_or(0)
 }
 
-/// A number of tokens; bounded by the bytes of a text.
+/// Converts a number of tokens, which is bounded by the bytes of a text.
 fn count(tokens: usize) -> u32 {
     u32::try_from(tokens).expect("texts have fewer tokens than bytes, and those fit")
 }

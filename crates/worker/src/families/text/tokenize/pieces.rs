@@ -1,4 +1,5 @@
-//! What else models ask of a tokenizer: single tokens, and which part of a text each token is.
+//! Tokenizer functions for particular models: single tokens, and the part of a text that each token
+//! covers.
 
 use onnxd_proto::wire::ask::{Rejection, Side};
 use tokenizers::{Decoder, Encoding, ModelWrapper};
@@ -7,22 +8,22 @@ use super::{Tokenizer, failed};
 use crate::{families::text::stages::entities::Piece, session::Tokens};
 
 impl Tokenizer {
-    /// The same tokenizer for texts of other lengths.
+    /// Returns the same tokenizer with another length limit.
     pub(crate) fn with_max(&self, max_tokens: u32) -> Self {
         Self { inner: self.inner.clone(), max_tokens }
     }
 
-    /// Tokens of the longest text.
+    /// Returns the longest text in tokens.
     pub(crate) fn max_tokens(&self) -> u32 {
         self.max_tokens
     }
 
-    /// The id of a token of the vocabulary.
+    /// Returns the id of a token, if the vocabulary has it.
     pub(crate) fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.tokenizer.token_to_id(token)
     }
 
-    /// The id of tokens that are not in the vocabulary.
+    /// Returns the id of the unknown token.
     pub(crate) fn unknown_id(&self) -> Option<u32> {
         let token = match self.inner.tokenizer.get_model() {
             ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
@@ -36,7 +37,7 @@ impl Tokenizer {
             .or_else(|| usual.iter().find_map(|token| self.id_of(token)))
     }
 
-    /// The ids of a text, without the tokens that the model wants around it.
+    /// Tokenizes a text without the model's special tokens.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -45,8 +46,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|&id| id.into()).collect())
     }
 
-    /// How many tokens a prompt has at the beginning of a text, with those that the model wants
-    /// before it.
+    /// Returns how many tokens a prompt has at the start of a text, including special tokens before
+    /// it.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -60,16 +61,17 @@ impl Tokenizer {
         Ok(encoding.len() - usize::from(ends_special))
     }
 
-    /// The tokens of a text as they are fed, and the part of the text that each is.
+    /// Tokenizes a text for the model, and returns the part of the text that each token covers.
     ///
     /// # Errors
-    /// The text is too long and may not be cut, or the tokenizer fails.
+    /// The text is too long and must not be cut, or the tokenizer fails.
     pub(crate) fn encode_pieces(
         &self,
         text: &str,
         truncate: Option<Side>,
     ) -> Result<(Tokens, Vec<Piece>), Rejection> {
-        // With special tokens at once: what trims offsets would trim them again.
+        // With special tokens in one pass: a processor that trims offsets would otherwise trim them
+        // twice.
         let encoding = self.inner.tokenizer.encode_char_offsets(text, true).map_err(failed)?;
         if encoding.is_empty() {
             return Err(Rejection::Tokenizer("the text has no tokens".into()));
@@ -96,8 +98,8 @@ impl Tokenizer {
         Ok((tokens, pieces))
     }
 
-    /// The places of the tokens that are left when a text is cut to what the model takes: the special
-    /// ones around it stay.
+    /// Returns the indices of the tokens to keep within the model's limit; the special tokens at
+    /// both ends stay.
     fn kept(&self, encoding: &Encoding, truncate: Option<Side>) -> Result<Vec<usize>, Rejection> {
         let (length, max) = (encoding.len(), self.max_tokens() as usize);
         if length <= max {
@@ -115,8 +117,8 @@ impl Tokenizer {
         Ok((0..before).chain(text).chain(length - after..length).collect())
     }
 
-    /// As transformers has it: where the vocabulary marks what continues a word, by the token's
-    /// length; elsewhere by the space before it.
+    /// As in transformers: by the token's length if the vocabulary marks the continuation of words,
+    /// else by the space before it.
     fn is_subword(&self, token: &str, part: &[char], (start, text): (usize, &[char])) -> bool {
         let is_marked = match self.inner.tokenizer.get_model() {
             ModelWrapper::WordPiece(model) => !model.continuing_subword_prefix.is_empty(),
@@ -132,7 +134,7 @@ impl Tokenizer {
         start > 0 && around.is_some_and(|around| !around.contains(&' '))
     }
 
-    /// Tokens as text.
+    /// Converts tokens to text.
     pub(crate) fn join(&self, tokens: &[String]) -> String {
         let decoded = match self.inner.tokenizer.get_decoder() {
             Some(decoder) => decoder.decode(tokens.to_vec()).ok(),

@@ -1,11 +1,11 @@
-//! Which tokens a text has, and what is cut off.
+//! Tokenization and truncation.
 
 use std::path::Path;
 
 use super::*;
 use crate::families::own::Own;
 
-/// A tokenizer that splits at spaces, with padding and truncation that must not count.
+/// A tokenizer that splits at spaces, with padding and truncation that must be ignored.
 fn tokenizer(max_tokens: u32, post_processor: &str) -> Result<Tokenizer, Refusal> {
     let dir = tempfile::tempdir().unwrap();
     let json = format!(
@@ -39,14 +39,14 @@ fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<i64> {
 }
 
 #[test]
-fn a_text_is_neither_padded_nor_cut_as_the_file_says() {
+fn padding_and_truncation_of_the_file_are_ignored() {
     let tokenizer = tokenizer(8, BERT).unwrap();
     assert_eq!(ids(&tokenizer, "a b a zzz"), [1, 4, 5, 4, 3, 2]);
     assert_eq!(ids(&tokenizer, ""), [1, 2]);
 }
 
 #[test]
-fn a_text_that_is_too_long_is_cut_between_its_special_tokens_or_rejected() {
+fn overlong_text_is_cut_between_special_tokens_or_rejected() {
     let tokenizer = tokenizer(4, BERT).unwrap();
     assert_eq!(ids(&tokenizer, "a b"), [1, 4, 5, 2]);
     assert_eq!(ids(&tokenizer, "a b a b a b"), [1, 4, 5, 2]);
@@ -56,14 +56,14 @@ fn a_text_that_is_too_long_is_cut_between_its_special_tokens_or_rejected() {
 }
 
 #[test]
-fn a_text_may_be_cut_at_its_beginning() {
+fn text_can_be_cut_at_the_start() {
     let tokenizer = tokenizer(4, BERT).unwrap();
     let tokens = tokenizer.encode(&Text::One("a a a b"), Some(Side::Left)).unwrap();
     assert_eq!(tokens.ids, [1, 4, 5, 2]);
 }
 
 #[test]
-fn the_texts_of_a_pair_are_told_apart_by_their_type_and_the_longer_is_cut() {
+fn pair_texts_have_distinct_types_and_the_longer_is_cut() {
     let tokenizer = tokenizer(8, BERT).unwrap();
     let pair = |first, second, truncate| {
         tokenizer.encode(&Text::Pair(first, second, PairCut::Longest), truncate)
@@ -77,7 +77,7 @@ fn the_texts_of_a_pair_are_told_apart_by_their_type_and_the_longer_is_cut() {
 }
 
 #[test]
-fn tokens_of_a_client_are_taken_as_they_are_if_the_model_has_them() {
+fn client_token_ids_are_used_if_in_the_vocabulary() {
     let tokenizer = tokenizer(3, BERT).unwrap();
     let take = |ids: &[u32], truncate| tokenizer.encode(&Text::Ids(ids.to_vec()), truncate);
     assert_eq!(take(&[1, 6, 2], None).unwrap().ids, [1, 6, 2]);
@@ -89,7 +89,7 @@ fn tokens_of_a_client_are_taken_as_they_are_if_the_model_has_them() {
 }
 
 #[test]
-fn a_list_of_tokens_says_where_each_stands_in_characters() {
+fn listed_tokens_have_character_offsets() {
     let tokenizer = tokenizer(3, BERT).unwrap();
     let listed = serde_json::to_value(tokenizer.list("é a b a", true).unwrap()).unwrap();
     let special = |id, text| serde_json::json!({"id": id, "text": text, "special": true, "start": null, "stop": null});
@@ -100,7 +100,7 @@ fn a_list_of_tokens_says_where_each_stands_in_characters() {
 }
 
 #[test]
-fn tokens_become_text_again() {
+fn tokens_decode_to_text() {
     let tokenizer = tokenizer(8, BERT).unwrap();
     assert_eq!(tokenizer.decode(&[6, 4, 5], true).unwrap(), "a b");
     assert_eq!(tokenizer.decode(&[6, 4, 5], false).unwrap(), "[X] a b");
@@ -108,12 +108,12 @@ fn tokens_become_text_again() {
 }
 
 #[test]
-fn a_special_token_in_a_text_is_that_token() {
+fn special_token_in_a_text_keeps_its_id() {
     assert_eq!(ids(&tokenizer(8, BERT).unwrap(), "a [X] b"), [1, 4, 6, 5, 2]);
 }
 
 #[test]
-fn a_text_without_any_token_is_rejected_rather_than_run() {
+fn text_without_tokens_is_rejected() {
     let tokenizer = tokenizer(8, "null").unwrap();
     assert!(matches!(
         tokenizer.encode(&Text::One(" "), Some(Side::Right)),
@@ -123,22 +123,22 @@ fn a_text_without_any_token_is_rejected_rather_than_run() {
 }
 
 #[test]
-fn what_fills_up_shorter_texts_is_what_the_file_says() {
+fn padding_id_comes_from_the_file() {
     assert_eq!(tokenizer(8, BERT).unwrap().pad_id(), 5);
 }
 
 #[test]
-fn the_highest_id_counts_added_tokens() {
+fn highest_id_includes_added_tokens() {
     assert_eq!(tokenizer(8, BERT).unwrap().highest_id(), 6);
 }
 
 #[test]
-fn a_limit_that_leaves_no_room_for_a_text_is_refused() {
+fn limit_without_room_for_a_text_is_refused() {
     assert_eq!(tokenizer(2, BERT).unwrap_err().kind, RefusalKind::Contract);
 }
 
 #[test]
-fn a_file_that_is_missing_or_malformed_is_refused_by_name() {
+fn missing_or_malformed_tokenizer_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = open(dir.path(), 8).unwrap_err();
     assert_eq!(missing.kind, RefusalKind::Contract);

@@ -42,9 +42,9 @@ fn token(id: u32, content: &str, lstrip: bool) -> Value {
         "normalized": false, "special": true})
 }
 
-/// As transformers 4.57 saves such a tokenizer.
+/// Matches what transformers 4.57 saves for such a tokenizer.
 #[test]
-fn word_pieces_become_the_file_that_transformers_writes() {
+fn word_piece_conversion_matches_transformers() {
     let dir = bert(&json!({"tokenizer_class": "BertTokenizer"}));
     let made: Value = serde_json::from_slice(&document(dir.path()).unwrap()).unwrap();
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -66,7 +66,7 @@ fn word_pieces_become_the_file_that_transformers_writes() {
 }
 
 #[test]
-fn words_are_split_as_the_configuration_says() {
+fn word_splitting_follows_the_configuration() {
     let lower = bert(&json!({"tokenizer_class": "DistilBertTokenizerFast"}));
     assert_eq!(ids(&lower, "Hello UNAFFABLE!"), [2, 5, 7, 8, 9, 10, 3]);
     assert_eq!(ids(&lower, "café x東東"), [2, 11, 1, 12, 12, 3]);
@@ -84,20 +84,20 @@ fn words_are_split_as_the_configuration_says() {
 }
 
 #[test]
-fn the_kind_may_be_known_from_the_model() {
+fn kind_falls_back_to_the_model_type() {
     let dir = bert(&json!({"do_lower_case": true, "model_max_length": 512}));
     assert!(refusal(&dir).contains("tokenizer_config.json has no tokenizer_class"));
     fs::write(dir.path().join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
     assert_eq!(ids(&dir, "hello"), [2, 5, 3]);
     fs::write(dir.path().join("config.json"), r#"{"model_type": "albert"}"#).unwrap();
-    assert!(refusal(&dir).contains("it belongs to a model of type \"albert\""));
+    assert!(refusal(&dir).contains("its model type is \"albert\""));
     let class = r#"{"model_type": "bert", "tokenizer_class": "XLMRobertaTokenizer"}"#;
     fs::write(dir.path().join("config.json"), class).unwrap();
-    assert!(refusal(&dir).contains("it is a XLMRobertaTokenizer. Make it with: python -c"));
+    assert!(refusal(&dir).contains("its class is XLMRobertaTokenizer. Create it with: python -c"));
 }
 
 #[test]
-fn added_tokens_follow_the_vocabulary_in_newer_and_older_files() {
+fn added_tokens_follow_the_vocabulary_in_every_release() {
     let q = json!({"content": "[Q] ", "lstrip": false, "normalized": true, "rstrip": false,
         "single_word": false, "special": false});
     let newer =
@@ -109,13 +109,11 @@ fn added_tokens_follow_the_vocabulary_in_newer_and_older_files() {
     assert_eq!(document(newer.path()).unwrap(), document(older.path()).unwrap());
     assert_eq!(ids(&newer, "[Q] hello [q] world"), [2, 14, 5, 14, 6, 3]);
     fs::write(older.path().join("added_tokens.json"), r#"{"[Q] ": 15}"#).unwrap();
-    assert!(
-        refusal(&older).contains("\"[Q] \" should have the id 15, but with vocab.txt it has 14")
-    );
+    assert!(refusal(&older).contains("\"[Q] \" should have the id 15, but in vocab.txt it has 14"));
 }
 
 #[test]
-fn byte_pairs_are_joined_between_the_special_tokens() {
+fn byte_pairs_merge_between_special_tokens() {
     let dir = roberta(&json!({"tokenizer_class": "RobertaTokenizer"}));
     assert_eq!(ids(&dir, "hello hello!"), [0, 13, 14, 9, 2]);
     assert_eq!(ids(&dir, "hello <mask>!"), [0, 13, 15, 9, 2]);
@@ -128,7 +126,7 @@ fn byte_pairs_are_joined_between_the_special_tokens() {
 }
 
 #[test]
-fn the_mask_of_mpnet_needs_its_flags() {
+fn mpnet_mask_needs_its_flags() {
     let config = json!({"tokenizer_class": "MPNetTokenizer"});
     let dir = version(&[
         ("vocab.txt", "<s>\n<pad>\n</s>\n<unk>\n[UNK]\nhello\n<mask>\n".into()),
@@ -145,7 +143,7 @@ fn the_mask_of_mpnet_needs_its_flags() {
 }
 
 #[test]
-fn what_cannot_be_made_is_refused_with_the_file_and_the_remedy() {
+fn inconvertible_tokenizer_is_refused_with_the_remedy() {
     let plain = || json!({"tokenizer_class": "BertTokenizer"});
     let with = |field: &str, value: Value| {
         let mut config = plain();
@@ -153,11 +151,13 @@ fn what_cannot_be_made_is_refused_with_the_file_and_the_remedy() {
         refusal(&bert(&config))
     };
     let missing = refusal(&version(&[]));
-    assert!(missing.contains("tokenizer_config.json, which names its kind, is missing, too"));
+    assert!(missing.contains("tokenizer_config.json, which names its class, is missing as well"));
     assert!(missing.contains("AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')"));
     let lost = refusal(&version(&[(CONFIG, plain().to_string())]));
-    assert!(lost.contains("vocab.txt is missing, too"));
-    assert!(with("tokenizer_class", "Qwen2Tokenizer".into()).contains("it is a Qwen2Tokenizer"));
+    assert!(lost.contains("vocab.txt is missing as well"));
+    assert!(
+        with("tokenizer_class", "Qwen2Tokenizer".into()).contains("its class is Qwen2Tokenizer")
+    );
     assert!(with("do_basic_tokenize", false.into()).contains("sets do_basic_tokenize"));
     assert!(with("never_split", json!(["x"])).contains("sets never_split"));
     assert!(with("extra_special_tokens", json!({"x": "y"})).contains("sets extra_special_tokens"));
@@ -171,17 +171,17 @@ fn what_cannot_be_made_is_refused_with_the_file_and_the_remedy() {
     fs::write(dir.path().join("merges.txt"), "#version: 0.2\nh\n").unwrap();
     assert!(refusal(&dir).contains("merges.txt: line 2: expected two tokens"));
     fs::write(dir.path().join("vocab.json"), r#"{"a": -1}"#).unwrap();
-    assert!(refusal(&dir).contains("the token \"a\" has the id -1"));
+    assert!(refusal(&dir).contains("token \"a\" has the id -1"));
 }
 
 #[test]
-fn lines_end_as_in_python() {
+fn line_breaks_match_python() {
     let dir = bert(&json!({"tokenizer_class": "BertTokenizer"}));
     fs::write(dir.path().join("vocab.txt"), WORDS.replace('\n', "\r\n")).unwrap();
     assert_eq!(ids(&dir, "hello world"), [2, 5, 6, 3]);
     fs::write(dir.path().join("vocab.txt"), WORDS.trim_end()).unwrap();
     assert_eq!(ids(&dir, "hello world"), [2, 5, 6, 3]);
-    // The later id of a token counts, and nothing can be added behind such a vocabulary.
+    // The later id of a token counts, and such a vocabulary cannot be extended.
     fs::write(dir.path().join("vocab.txt"), format!("{WORDS}hello\n")).unwrap();
     assert_eq!(ids(&dir, "hello"), [2, 14, 3]);
     let more = json!({"tokenizer_class": "BertTokenizer", "bos_token": "[B]"});

@@ -1,7 +1,7 @@
-//! Makes the content of a missing `tokenizer.json` from the older files of a tokenizer, where that is
-//! exact: `vocab.txt` of BERT and its kin, `vocab.json` with `merges.txt` of RoBERTa. It is what
-//! transformers' conversion writes. Everything else is refused with the command that makes the file.
-//! Called by [`super::Tokenizer::open`].
+//! Converts the older files of a tokenizer to the missing `tokenizer.json`, if the conversion is
+//! exact: `vocab.txt` of BERT and related models, and `vocab.json` with `merges.txt` of RoBERTa.
+//! The result equals that of transformers. Anything else is refused with the command that creates
+//! the file. Called by [`super::Tokenizer::open`].
 
 mod special;
 mod vocabulary;
@@ -19,25 +19,25 @@ use self::{
 };
 use crate::families::text::files::json::{JsonFile, contract};
 
-/// The file that says how the vocabulary is used.
+/// The file that configures the tokenizer.
 const CONFIG: &str = "tokenizer_config.json";
 
-/// Characters of the longest word that is looked up in a word-piece vocabulary.
+/// Longest word in characters that is looked up in a word-piece vocabulary.
 const WORD_CHARS_MAX: u32 = 100;
 
-/// The tokenizers that can be made.
+/// The tokenizers that can be converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Word pieces between `[CLS]` and `[SEP]`.
     Bert,
     /// Word pieces between `<s>` and `</s>`.
     MpNet,
-    /// Pairs of bytes between `<s>` and `</s>`.
+    /// Byte pairs between `<s>` and `</s>`.
     Roberta,
 }
 
 impl Kind {
-    /// By the name of transformers' class, which may be that of the fast variant.
+    /// Returns the kind of a transformers class, which may be the fast variant.
     fn of_class(class: &str) -> Option<Self> {
         Some(match class.strip_suffix("Fast").unwrap_or(class) {
             "BertTokenizer"
@@ -52,7 +52,7 @@ impl Kind {
         })
     }
 
-    /// By the `model_type` of `config.json`, which decides where no class is named.
+    /// Returns the kind for the `model_type` in `config.json`, which decides if no class is named.
     fn of_model(model_type: &str) -> Option<Self> {
         Some(match model_type {
             "bert" | "convbert" | "distilbert" | "electra" | "mobilebert" | "squeezebert" => {
@@ -65,24 +65,26 @@ impl Kind {
     }
 }
 
-/// The tokenizer of the version in `dir`, which has no `tokenizer.json`.
+/// Opens the tokenizer of the version in `dir`, which has no `tokenizer.json`.
 ///
 /// # Errors
-/// As [`document`]; or the library does not take the vocabulary.
+/// See [`document`]; or the library rejects the vocabulary.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn tokenizer(dir: &Path) -> Result<tokenizers::Tokenizer, Refusal> {
     tokenizers::Tokenizer::from_bytes(document(dir)?).map_err(|error| {
-        RefusalKind::Load.because(format!("the tokenizer made from the vocabulary: {error}"))
+        RefusalKind::Load.because(format!("the tokenizer converted from the vocabulary: {error}"))
     })
 }
 
-/// The content of the `tokenizer.json` that the version in `dir` lacks.
+/// Returns the content of the missing `tokenizer.json` of the version in `dir`.
 ///
 /// # Errors
-/// The files are of a tokenizer that cannot be made exactly, or a file is missing or malformed.
+/// The tokenizer cannot be converted exactly, or a file is missing or malformed.
 pub(crate) fn document(dir: &Path) -> Result<Vec<u8>, Refusal> {
     let Some(config) = JsonFile::read(dir, CONFIG)? else {
-        return Err(cannot(format!("{CONFIG}, which names its kind, is missing, too")));
+        return Err(not_convertible(format!(
+            "{CONFIG}, which names its class, is missing as well"
+        )));
     };
     let document = match kind(dir, &config)? {
         Kind::Roberta => byte_pairs(dir, &config)?,
@@ -91,7 +93,7 @@ pub(crate) fn document(dir: &Path) -> Result<Vec<u8>, Refusal> {
     Ok(document.to_string().into_bytes())
 }
 
-/// As transformers looks for it: `tokenizer_config.json`, then `config.json`.
+/// Determines the kind like transformers: from `tokenizer_config.json`, then from `config.json`.
 fn kind(dir: &Path, config: &JsonFile) -> Result<Kind, Refusal> {
     let model = JsonFile::read(dir, "config.json")?;
     let of_model = |field: &str| match &model {
@@ -103,12 +105,13 @@ fn kind(dir: &Path, config: &JsonFile) -> Result<Kind, Refusal> {
         None => of_model("tokenizer_class")?,
     };
     if let Some(class) = class {
-        return Kind::of_class(&class).ok_or_else(|| cannot(format!("it is a {class}")));
+        return Kind::of_class(&class)
+            .ok_or_else(|| not_convertible(format!("its class is {class}")));
     }
     match of_model("model_type")? {
         Some(model) => Kind::of_model(&model)
-            .ok_or_else(|| cannot(format!("it belongs to a model of type {model:?}"))),
-        None => Err(cannot(format!("{CONFIG} has no tokenizer_class"))),
+            .ok_or_else(|| not_convertible(format!("its model type is {model:?}"))),
+        None => Err(not_convertible(format!("{CONFIG} has no tokenizer_class"))),
     }
 }
 
@@ -182,21 +185,24 @@ fn byte_pairs(dir: &Path, config: &JsonFile) -> Result<Value, Refusal> {
     }))
 }
 
-/// Refuses settings that the two variants of a tokenizer in transformers treat differently, unless
-/// they have the value that makes no difference.
+/// Refuses settings that the two tokenizer variants of transformers treat differently, unless the
+/// value makes no difference.
 fn refuse_settings(config: &JsonFile, harmless: &[(&str, Value)]) -> Result<(), Refusal> {
     for (field, value) in harmless {
         if config.get::<Value>(field)?.is_some_and(|set| set != *value) {
-            return Err(cannot(format!("{CONFIG} sets {field}")));
+            return Err(not_convertible(format!("{CONFIG} sets {field}")));
         }
     }
     Ok(())
 }
 
-/// The refusal of what cannot be made here, with how to make it.
-fn cannot(reason: impl Display) -> Refusal {
+/// Creates the refusal of a tokenizer that cannot be converted, with the command that creates the
+/// file.
+fn not_convertible(reason: impl Display) -> Refusal {
     contract(format!(
-        "tokenizer.json is missing, and onnxd cannot make it: {reason}. Make it with: python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')\""
+        "tokenizer.json is missing, and onnxd cannot create it: {reason}. Create it with: python \
+         -c \"from transformers import AutoTokenizer; \
+         AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')\""
     ))
 }
 

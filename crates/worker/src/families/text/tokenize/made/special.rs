@@ -1,5 +1,5 @@
-//! Special and added tokens of a tokenizer without `tokenizer.json`: which there are, and the flags and
-//! ids that transformers gives them.
+//! Special and added tokens of a tokenizer without `tokenizer.json`, with the flags and ids that
+//! transformers assigns.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,13 +10,13 @@ use onnxd_proto::domain::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{CONFIG, Kind, cannot, vocabulary::Vocabulary};
+use super::{CONFIG, Kind, not_convertible, vocabulary::Vocabulary};
 use crate::families::text::files::json::{JsonFile, contract, read_json};
 
-/// What older releases of transformers wrote beside the configuration.
+/// Files that older releases of transformers write beside the configuration.
 const MAP: &str = "special_tokens_map.json";
 const ADDED: &str = "added_tokens.json";
-/// The field that newer ones write instead.
+/// The field that newer releases write instead.
 const DECODER: &str = "added_tokens_decoder";
 
 /// The roles of special tokens, in the order in which they are added.
@@ -25,7 +25,7 @@ const ROLES: [&str; 7] =
 const MASK: usize = 6;
 const MORE: &str = "additional_special_tokens";
 
-/// What each kind of tokenizer has in those roles where no file says it.
+/// The default token of each role, by kind of tokenizer.
 const BERT: [Option<&str>; 7] =
     [None, None, Some("[UNK]"), Some("[SEP]"), Some("[PAD]"), Some("[CLS]"), Some("[MASK]")];
 const MPNET: [Option<&str>; 7] = [
@@ -47,7 +47,7 @@ const ROBERTA: [Option<&str>; 7] = [
     Some("<mask>"),
 ];
 
-/// A token and how it is found in texts, as files have it.
+/// A token and how it matches in texts, as stored in files.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Token {
     content: String,
@@ -57,13 +57,13 @@ struct Token {
     lstrip: bool,
     #[serde(default)]
     rstrip: bool,
-    /// Whether it is looked for in the normalized text; special tokens are not, unless this says so.
+    /// Whether it matches in normalized text. By default, special tokens do not.
     normalized: Option<bool>,
     #[serde(default)]
     special: bool,
 }
 
-/// A token as `tokenizer.json` has it.
+/// A token as `tokenizer.json` stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Added {
     id: u32,
@@ -75,10 +75,10 @@ pub(super) struct Added {
     special: bool,
 }
 
-/// What a token is in a file: its text alone, or with flags.
+/// A token as a file stores it: its text, or with flags.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-enum Said {
+enum TokenField {
     Text(String),
     Token(Token),
 }
@@ -89,12 +89,12 @@ pub(super) struct SpecialTokens {
     /// By role.
     roles: [Option<Token>; 7],
     more: Vec<Token>,
-    /// Tokens with the ids that files give them.
+    /// Tokens with the ids that files assign.
     declared: BTreeMap<u32, Token>,
 }
 
 impl SpecialTokens {
-    /// Reads what the files of the version in `dir` say.
+    /// Reads the tokens from the files of the version in `dir`.
     pub(super) fn read(dir: &Path, config: &JsonFile, kind: Kind) -> Result<Self, Refusal> {
         super::refuse_settings(config, &[("split_special_tokens", Value::Bool(false))])?;
         let mut tokens =
@@ -102,9 +102,9 @@ impl SpecialTokens {
         tokens.take_roles(config, kind)?;
         match config.get::<BTreeMap<String, Token>>(DECODER)? {
             Some(declared) => tokens.take_decoder(declared)?,
-            // Whether `<mask>` is looked for before or after lower-casing depends on the release.
+            // Whether `<mask>` matches before or after lower-casing depends on the release.
             None if kind == Kind::MpNet => {
-                return Err(cannot(format!("{CONFIG} has no {DECODER}")));
+                return Err(not_convertible(format!("{CONFIG} has no {DECODER}")));
             }
             None => tokens.take_older_files(dir, config, kind)?,
         }
@@ -115,7 +115,7 @@ impl SpecialTokens {
             _ => false,
         };
         match extra.filter(|extra| !is_empty(extra)) {
-            Some(_) => Err(cannot(format!("{CONFIG} sets extra_special_tokens"))),
+            Some(_) => Err(not_convertible(format!("{CONFIG} sets extra_special_tokens"))),
             None => Ok(tokens),
         }
     }
@@ -127,34 +127,37 @@ impl SpecialTokens {
             Kind::Roberta => ROBERTA,
         };
         for (place, (role, default)) in ROLES.iter().zip(defaults).enumerate() {
-            let said = file.get::<Said>(role)?;
-            let said = said.or_else(|| default.map(|token| Said::Text(token.into())));
-            // RoBERTa's mask takes the space before it.
+            let field = file.get::<TokenField>(role)?;
+            let field = field.or_else(|| default.map(|token| TokenField::Text(token.into())));
+            // RoBERTa's mask absorbs the space before it.
             let lstrip = place == MASK && kind != Kind::Bert;
-            self.roles[place] = said.map(|said| said.token(lstrip));
+            self.roles[place] = field.map(|field| field.token(lstrip));
         }
         self.take_more(file)
     }
 
     fn take_more(&mut self, file: &JsonFile) -> Result<(), Refusal> {
-        for said in file.get::<Vec<Said>>(MORE)?.unwrap_or_default() {
-            self.more.push(said.token(false));
+        for field in file.get::<Vec<TokenField>>(MORE)?.unwrap_or_default() {
+            self.more.push(field.token(false));
         }
         Ok(())
     }
 
-    /// Tokens with their ids and flags; those with a role have the flags given here.
+    /// Takes tokens with ids and flags. These flags also apply to tokens that have a role.
     fn take_decoder(&mut self, declared: BTreeMap<String, Token>) -> Result<(), Refusal> {
         for (id, token) in declared {
             let Ok(id) = id.parse() else {
-                return Err(contract(format!("{CONFIG}: {DECODER}: {id:?} is not an id")));
+                return Err(contract(format!(
+                    "{CONFIG}: {DECODER}: {id:?} is not an id; expected a number"
+                )));
             };
             self.declared.insert(id, token);
         }
         Ok(())
     }
 
-    /// Older releases had roles in one file, and ids of what is not in the vocabulary in another.
+    /// Takes roles from one file and the ids of tokens outside the vocabulary from another, as
+    /// older releases wrote them.
     fn take_older_files(
         &mut self,
         dir: &Path,
@@ -165,8 +168,8 @@ impl SpecialTokens {
         if let Some(map) = &map {
             for (place, role) in ROLES.iter().enumerate() {
                 let lstrip = place == MASK && kind != Kind::Bert;
-                if let Some(said) = map.get::<Said>(role)? {
-                    self.roles[place] = Some(said.token(lstrip));
+                if let Some(field) = map.get::<TokenField>(role)? {
+                    self.roles[place] = Some(field.token(lstrip));
                 }
             }
             self.take_more(map)?;
@@ -177,13 +180,13 @@ impl SpecialTokens {
         let mut named = Vec::new();
         for file in [Some(config), map.as_ref()].into_iter().flatten() {
             for role in ROLES {
-                named.extend(file.get::<Said>(role)?.map(|said| said.token(false).content));
+                named.extend(file.get::<TokenField>(role)?.map(|field| field.token(false).content));
             }
         }
         named.extend(self.more.iter().map(|token| token.content.clone()));
         for (content, id) in added {
             let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
-                return Err(contract(format!("{ADDED}: {content:?}: expected an id")));
+                return Err(contract(format!("{ADDED}: {content:?}: expected a numeric id")));
             };
             let special = named.contains(&content);
             let token = Token { normalized: Some(!special), special, ..Token::plain(content) };
@@ -192,17 +195,17 @@ impl SpecialTokens {
         Ok(())
     }
 
-    /// The token in place of unknown words.
+    /// Returns the token for unknown words.
     pub(super) fn unk(&self) -> Result<&str, Refusal> {
         self.role(2)
     }
 
-    /// The token after each text.
+    /// Returns the token after each text.
     pub(super) fn sep(&self) -> Result<&str, Refusal> {
         self.role(3)
     }
 
-    /// The token before a text.
+    /// Returns the token before a text.
     pub(super) fn cls(&self) -> Result<&str, Refusal> {
         self.role(5)
     }
@@ -214,15 +217,15 @@ impl SpecialTokens {
             .ok_or_else(|| contract(format!("{CONFIG}: {} is missing", ROLES[place])))
     }
 
-    /// The tokens as `tokenizer.json` lists them, by rising id. Those that are not in the vocabulary
-    /// follow it, in the order in which they are added.
+    /// Returns the tokens for `tokenizer.json`, in ascending order of ids. Tokens outside the
+    /// vocabulary get the ids after it, in the order in which they are added.
     pub(super) fn added(&self, vocabulary: &Vocabulary) -> Result<Vec<Added>, Refusal> {
         let with_roles: Vec<&Token> = self.roles.iter().flatten().chain(&self.more).collect();
         let special: HashSet<&str> = with_roles.iter().map(|token| &*token.content).collect();
         let mut next = vocabulary.next_id();
         let (mut known, mut added) = (HashSet::new(), Vec::new());
         let declared = self.declared.iter().map(|(id, token)| (Some(*id), token));
-        for (said, token) in declared.chain(with_roles.iter().map(|token| (None, *token))) {
+        for (declared_id, token) in declared.chain(with_roles.iter().map(|token| (None, *token))) {
             let content = token.content.as_str();
             if content.is_empty() || !known.insert(content) {
                 continue;
@@ -235,9 +238,10 @@ impl SpecialTokens {
                     id
                 }
             };
-            if let Some(said) = said.filter(|&said| said != id) {
+            if let Some(declared_id) = declared_id.filter(|&declared_id| declared_id != id) {
                 return Err(contract(format!(
-                    "the added token {content:?} should have the id {said}, but with {} it has {id}; the files belong to different models",
+                    "the added token {content:?} should have the id {declared_id}, but in {} it \
+                     has {id}: the files belong to different models; use files of the same model",
                     vocabulary.file(),
                 )));
             }
@@ -248,7 +252,7 @@ impl SpecialTokens {
     }
 }
 
-impl Said {
+impl TokenField {
     fn token(self, lstrip: bool) -> Token {
         match self {
             Self::Text(content) => Token { lstrip, ..Token::plain(content) },

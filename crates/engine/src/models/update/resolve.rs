@@ -1,0 +1,157 @@
+//! Resolves the content of an update: stages a source or finds a kept version, and looks up its facts.
+//! Called by a model's [`driver`](crate::models::update::driver) on a thread that may block.
+
+use std::sync::Arc;
+
+use onnxd_proto::{
+    domain::{Facts, Output, Record, Refusal, RefusalKind, SourceUri, Task},
+    generation::Generation,
+};
+
+use crate::models::{
+    machine::events::{Candidate, Content, Job, Target},
+    registry::Model,
+    store::{Staged, Store},
+    update::{
+        checker::Requirements,
+        payload::{CheckedFacts, Versions},
+    },
+};
+
+/// The resolved content of a job.
+#[derive(Debug)]
+pub(super) struct ResolvedContent {
+    pub candidate: Candidate<Versions>,
+    /// Bytes of the source's content, or 0 if no source was read.
+    pub bytes: u64,
+}
+
+/// Checks that a candidate keeps what clients rely on: its task, its output including the dimension of
+/// embeddings, and its input and output tensors.
+///
+/// # Errors
+/// `Contract` if one of them changes and `allow_change` is false.
+pub(super) fn require_compatible(
+    candidate: &Facts,
+    serving: &Facts,
+    allow_change: bool,
+) -> Result<(), Refusal> {
+    const ANYWAY: &str = "pass --allow-dimension-change to accept it";
+    let refuse = |message: String| Err(RefusalKind::Contract.because(message));
+    let task = candidate.task;
+    if allow_change {
+        return Ok(());
+    }
+    if task != serving.task {
+        return refuse(format!(
+            "the candidate's task is {}, the serving version's is {}; existing clients would fail; {ANYWAY}",
+            task.as_str(),
+            serving.task.as_str()
+        ));
+    }
+    match (candidate.output(), serving.output()) {
+        (output, before) if output == before => {}
+        (Output::Scores { labels }, Output::Scores { labels: before }) => {
+            return refuse(format!(
+                "the candidate has {labels} labels, the serving version has {before}; {ANYWAY}"
+            ));
+        }
+        (Output::Dense { dimension }, Output::Dense { dimension: before }) => {
+            return refuse(format!(
+                "the candidate has {dimension} dimensions, the serving version has {before}; existing vectors would become unusable; {ANYWAY}"
+            ));
+        }
+        _ => {
+            return refuse(format!(
+                "the candidate's kind of output differs from the serving version's; existing clients would fail; {ANYWAY}"
+            ));
+        }
+    }
+    if candidate.signature != serving.signature {
+        return refuse(format!(
+            "the candidate's input or output tensors differ from the serving version's; existing clients would fail; {ANYWAY}"
+        ));
+    }
+    Ok(())
+}
+
+/// Stages or finds the content of a job. Blocking.
+pub(super) fn resolve(
+    store: &Store,
+    model: &Model,
+    job: &Job,
+    requirements: Requirements,
+    progress: &dyn Fn(u64, u64),
+) -> Result<ResolvedContent, Refusal> {
+    // Also set after an unload: vectors from before must stay comparable with the next generation.
+    let serving = model.last().map(|(_, record)| record);
+    let stage = |from: &SourceUri| {
+        let staged = store.stage(from, progress)?;
+        let bytes = staged.bytes;
+        Ok((staged, bytes))
+    };
+    let (staged, bytes) = match &job.target {
+        Target::Source(from) => stage(from.as_ref().unwrap_or(&model.source))?,
+        Target::Last => match last(store, model)? {
+            Some((generation, record)) if !requirements.strict || record.facts.is_certain() => {
+                return Ok(durable(store, generation, record));
+            }
+            // It was accepted without --strict; a new check names the guesses that --strict refuses.
+            _ => stage(&model.source)?,
+        },
+        Target::Nothing => {
+            return Err(
+                RefusalKind::Internal.because("internal error: an unload has no content to stage")
+            );
+        }
+        Target::Generation(to) => {
+            let serving = serving.as_ref().map(|record| record.version.as_str());
+            (Staged::kept(&store.earlier(&model.name, *to, serving)?), 0)
+        }
+        Target::Version(version) => (Staged::kept(version), 0),
+    };
+    let version = store.pin(&staged.version);
+    let is_kept = staged.folder().is_none();
+    if is_kept && !store.has(&staged.version) {
+        let message = format!("version {} was removed during the update; retry it", staged.version);
+        return Err(RefusalKind::NotFound.because(message));
+    }
+    let facts = if is_kept { store.known_facts(&model.name, &staged.version) } else { None };
+    let changes = serving.as_ref().is_some_and(|serving| serving.version != staged.version);
+    if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
+        require_compatible(facts, &serving.facts, job.allow_dimension_change)?;
+    }
+    // A version that served once may be far from the one serving now.
+    let needs_drift = requirements.min_cosine && changes && matches!(job.target, Target::Source(_));
+    let quarantined = store.is_quarantined(&model.name, &staged.version);
+    // Facts of an earlier release may be incomplete, and text limits may have been raised since. A
+    // restart uses the stored facts; an update checks again.
+    let is_outdated = |facts: &Facts| {
+        let is_described =
+            facts.output.is_some() && (facts.task == Task::Tensor || !facts.pipeline.is_empty());
+        (!is_described || facts.shortened.is_some()) && matches!(job.target, Target::Source(_))
+            || requirements.strict && !facts.is_certain()
+    };
+    let content = match facts {
+        Some(facts) if !needs_drift && !is_outdated(&facts) => {
+            Content::Checked(CheckedFacts { facts: Box::new(facts), drift: None })
+        }
+        _ => Content::Unchecked(staged),
+    };
+    Ok(ResolvedContent { candidate: Candidate { version, quarantined, content }, bytes })
+}
+
+/// Returns the generation that served last before the start, if the configuration still names the
+/// same source.
+fn last(store: &Store, model: &Model) -> Result<Option<(Generation, Record)>, Refusal> {
+    let newest = store.newest(&model.name).map_err(|error| {
+        RefusalKind::Internal.because(format!("the state directory is damaged: {error}"))
+    })?;
+    Ok(newest.filter(|(_, record)| record.configured_source == model.source))
+}
+
+fn durable(store: &Store, generation: Generation, record: Record) -> ResolvedContent {
+    let version = store.pin(&record.version);
+    let content = Content::Durable(generation, Arc::new(record));
+    ResolvedContent { candidate: Candidate { version, quarantined: false, content }, bytes: 0 }
+}

@@ -1,0 +1,82 @@
+//! Middleware before all services: API keys, metrics and limits on request bodies.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::Response,
+    middleware::Next,
+};
+use tokio::sync::watch;
+
+use crate::api::grpc::{
+    body::RequestBody,
+    methods::{Method, methods},
+    status,
+};
+use crate::{
+    api::app::App,
+    transport::{error::TransportError, holding::Holding, keys::Keys, unpack},
+};
+
+/// Open without an API key, for probes.
+const UNAUTHENTICATED: [&str; 4] = [
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+];
+
+/// The header that names the compression of messages.
+const ENCODING: &str = "grpc-encoding";
+
+/// State of the middleware.
+#[derive(Debug)]
+pub(super) struct Middleware {
+    app: App,
+    keys: Option<Arc<Keys>>,
+    drain: watch::Receiver<bool>,
+    methods: HashMap<String, Method>,
+}
+
+impl Middleware {
+    pub(super) fn new(app: App, keys: Option<Arc<Keys>>, drain: watch::Receiver<bool>) -> Self {
+        let methods = methods().into_iter().map(|method| (method.path.clone(), method)).collect();
+        Self { app, keys, drain, methods }
+    }
+
+    fn allows(&self, request: &Request) -> bool {
+        let Some(keys) = &self.keys else { return true };
+        UNAUTHENTICATED.contains(&request.uri().path()) || keys.allow(request.headers())
+    }
+}
+
+/// Wraps all services. A streaming call counts once, when it begins.
+pub(super) async fn handle(
+    State(middleware): State<Arc<Middleware>>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let start = Instant::now();
+    let method = middleware.methods.get(request.uri().path());
+    let route = middleware.app.engine.metrics().routes.find(method.map(|method| &*method.path));
+    let response = if middleware.allows(&request) {
+        let (mut head, body) = request.into_parts();
+        let packing = unpack::named(head.headers.get(ENCODING)).unwrap_or_default();
+        if packing.is_some() {
+            // The services see uncompressed messages. They reject encodings unknown to us.
+            head.headers.remove(ENCODING);
+        }
+        let (memory, drain) = (middleware.app.engine.memory().clone(), middleware.drain.clone());
+        let body = RequestBody::new(body, memory, packing, method, drain);
+        let reservations = body.reservations();
+        head.extensions.insert(Arc::clone(&reservations));
+        let response = next.run(Request::from_parts(head, Body::new(body))).await;
+        response.map(|body| Body::new(Holding::new(body, reservations)))
+    } else {
+        status::transport(TransportError::KeyNeeded).into_http()
+    };
+    route.answered(status::counted(response.headers()).as_u16(), start.elapsed());
+    response
+}

@@ -1,0 +1,156 @@
+//! The TOML file of `--config`. Errors name the file, the line and the key.
+
+use std::{collections::BTreeMap, error::Error as _, fs, ops::Range, path::Path};
+
+use clap::{
+    Args, Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use onnxd_proto::exit::Failure;
+use toml::de::DeTable;
+
+use super::{Origins, ServeArguments};
+
+/// Flags that are not keys.
+pub(super) const FLAGS_ONLY: [&str; 2] = ["config", "check-config"];
+
+/// Reads the settings of a file, and notes where they came from.
+///
+/// # Errors
+/// The file cannot be read, or has an unknown key or a wrong value.
+pub(super) fn read(path: &Path, origins: &mut Origins) -> Result<ServeArguments, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::configuration(format!("--config: cannot read {}: {error}", path.display()))
+    })?;
+    let (settings, lines) = parse(&text).map_err(|Invalid { line, reason }| {
+        Failure::configuration(format!("{}:{line}: {reason}", path.display()))
+    })?;
+    origins.add_file(path, lines);
+    Ok(settings)
+}
+
+/// What is wrong with a file.
+#[derive(Debug)]
+struct Invalid {
+    line: usize,
+    reason: String,
+}
+
+/// Returns the settings, and the line of each key.
+fn parse(text: &str) -> Result<(ServeArguments, BTreeMap<String, usize>), Invalid> {
+    let line = |at: usize| 1 + text.bytes().take(at).filter(|&byte| byte == b'\n').count();
+    let start = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    let table = DeTable::parse(text).map_err(|error| Invalid {
+        line: line(start(&error)),
+        reason: error.message().replace('\n', ", "),
+    })?;
+    let mut lines = BTreeMap::new();
+    for key in table.get_ref().keys() {
+        let line = line(key.span().start);
+        let name: &str = key.get_ref();
+        if let Some(reason) = unknown(name) {
+            return Err(Invalid { line, reason });
+        }
+        lines.insert(name.to_owned(), line);
+    }
+    let settings = toml::from_str(text).map_err(|error| {
+        let at = start(&error);
+        let mut values = table.get_ref().iter().map(|(key, value)| (key.get_ref(), value.span()));
+        let reason = match values.find(|(_, span)| span.contains(&at)) {
+            Some((key, span)) => wrong_value(key, text, span, &error),
+            None => error.message().to_owned(),
+        };
+        Invalid { line: line(at), reason }
+    })?;
+    Ok((settings, lines))
+}
+
+/// Returns why a key is refused, if it is.
+fn unknown(key: &str) -> Option<String> {
+    if FLAGS_ONLY.contains(&key) {
+        return Some(format!("{key:?} is a flag only, remove it from the file"));
+    }
+    let command = ServeArguments::augment_args(Command::new("serve"));
+    if command.get_arguments().any(|argument| argument.get_long() == Some(key)) {
+        return None;
+    }
+    let error = command.try_get_matches_from(["serve", &format!("--{key}")]).err();
+    let similar = error.as_ref().and_then(|error| context(error, ContextKind::SuggestedArg));
+    Some(match similar.and_then(|flag| flag.strip_prefix("--")) {
+        Some(similar) => format!("unknown key {key:?}, did you mean {similar:?}?"),
+        None => format!("unknown key {key:?}, see `onnxd serve --help`: every flag is a key"),
+    })
+}
+
+/// Returns what the key expects. Asks the flag's own parser, so that file and flag agree.
+fn wrong_value(key: &str, text: &str, span: Range<usize>, error: &toml::de::Error) -> String {
+    let value = &text[span];
+    let flag = format!("--{key}={}", value.trim_matches(['"', '\'']));
+    let command = ServeArguments::augment_args(Command::new("serve"));
+    let refused = command.try_get_matches_from(["serve", &flag]).err().filter(|error| {
+        error.kind() == ErrorKind::ValueValidation
+            && context(error, ContextKind::InvalidArg)
+                .and_then(|flag| flag.strip_prefix("--")?.strip_prefix(key))
+                .is_some_and(|rest| {
+                    !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '-')
+                })
+    });
+    match refused.as_ref().and_then(|error| error.source()) {
+        Some(expected) => format!("{key}: {expected}, got {value}"),
+        None if error.message().contains("expected a sequence") => {
+            format!("{key}: expected a list, for example [{value}], got {value}")
+        }
+        None if value.starts_with(['"', '\'']) => {
+            format!("{key}: expected a value without quotes, got {value}")
+        }
+        None => format!("{key}: {}", error.message()),
+    }
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text),
+        ContextValue::Strings(texts) => texts.first().map(String::as_str),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_found_with_their_lines() {
+        let (settings, lines) = parse("# x\nworkers = 2\n\nmodel = [\n  'a=/x',\n]\n").unwrap();
+        assert_eq!((settings.workers.unwrap().get(), settings.model.len()), (2, 1));
+        assert_eq!(lines, BTreeMap::from([("workers".into(), 2), ("model".into(), 4)]));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_what_is_expected() {
+        for (text, line, part) in [
+            ("\nwrokers = 1", 2, "unknown key \"wrokers\", did you mean \"workers\"?"),
+            ("state_dir = '/x'", 1, "did you mean \"state-dir\"?"),
+            ("zzz = 1", 1, "unknown key \"zzz\", see `onnxd serve --help`"),
+            ("config = '/x'", 1, "\"config\" is a flag only"),
+            (
+                "retention = 1\nworkers = 0",
+                2,
+                "workers: expected a whole number of at least 1, got 0",
+            ),
+            ("workers = \"one\"", 1, "workers: expected a whole number of at least 1, got \"one\""),
+            ("workers = \"2\"", 1, "workers: expected a value without quotes, got \"2\""),
+            ("listen = 'here'", 1, "listen: expected HOST:PORT"),
+            ("min-cosine = 'x'", 1, "min-cosine: expected a number, for example 0.98, got 'x'"),
+            ("check-timeout = -1", 1, "check-timeout: expected a whole number of seconds"),
+            ("strict = 'maybe'", 1, "strict: expected true or false, got 'maybe'"),
+            ("model = 'm=/x'", 1, "model: expected a list, for example ['m=/x']"),
+            ("model = [\n  'a=/x',\n  3,\n]", 3, "model: invalid type: integer `3`"),
+            ("workers = 1\nlisten = \n", 2, ""),
+        ] {
+            let invalid = parse(text).unwrap_err();
+            assert_eq!(invalid.line, line, "{text}: {}", invalid.reason);
+            assert!(invalid.reason.contains(part), "{text}: {}", invalid.reason);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Where each setting came from, so that errors can name the variable, or the file and line.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use clap::{ArgMatches, Command, parser::ValueSource};
+use onnxd_proto::exit::Failure;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Flag,
+    Variable(String),
+    File { path: PathBuf, line: usize },
+}
+
+/// The origin of every setting that was given, by the flag's name without dashes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origins(BTreeMap<String, Origin>);
+
+impl Origins {
+    /// Returns which flags of `command` came from the command line and which from variables.
+    pub(crate) fn of(command: &Command, matches: &ArgMatches) -> Self {
+        let origin = |argument: &clap::Arg| {
+            let origin = match matches.value_source(argument.get_id().as_str())? {
+                ValueSource::CommandLine => Origin::Flag,
+                ValueSource::EnvVariable => {
+                    Origin::Variable(argument.get_env()?.to_str()?.to_owned())
+                }
+                _ => return None,
+            };
+            Some((argument.get_long()?.to_owned(), origin))
+        };
+        Self(command.get_arguments().filter_map(origin).collect())
+    }
+
+    /// Adds the keys of a file with their lines. Flags and variables win.
+    pub(super) fn add_file(&mut self, path: &Path, lines: BTreeMap<String, usize>) {
+        for (key, line) in lines {
+            self.0.entry(key).or_insert_with(|| Origin::File { path: path.to_owned(), line });
+        }
+    }
+
+    /// Adds to each flag that the message mentions where its value came from, unless it is a flag.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        Failure { message: self.explained(&failure.message), ..failure }
+    }
+
+    /// Returns `--FLAG` with its origin.
+    pub(crate) fn name(&self, flag: &str) -> String {
+        self.explained(&format!("--{flag}"))
+    }
+
+    fn explained(&self, message: &str) -> String {
+        let mut explained = message.to_owned();
+        for (flag, origin) in &self.0 {
+            let origin = match origin {
+                Origin::Flag => continue,
+                Origin::Variable(name) => format!(" (set by {name})"),
+                Origin::File { path, line } => format!(" (set in {}:{line})", path.display()),
+            };
+            let is_part = |character: char| character.is_ascii_alphanumeric() || character == '-';
+            let flag = format!("--{flag}");
+            let end = explained.match_indices(&flag).find_map(|(at, _)| {
+                let end = at + flag.len();
+                let is_whole =
+                    !explained[..at].ends_with(is_part) && !explained[end..].starts_with(is_part);
+                is_whole.then_some(end)
+            });
+            if let Some(end) = end {
+                explained.insert_str(end, &origin);
+            }
+        }
+        explained
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origins() -> Origins {
+        let variable = |name: &str| Origin::Variable(name.to_owned());
+        let mut origins = Origins(BTreeMap::from([
+            ("listen".to_owned(), Origin::Flag),
+            ("workers".to_owned(), variable("ONNXD_WORKERS")),
+        ]));
+        let lines = ["listen", "workers", "tls-key", "queue-limit"];
+        let lines = lines.map(str::to_owned).into_iter().zip(1..).collect();
+        origins.add_file(Path::new("/etc/onnxd.toml"), lines);
+        origins
+    }
+
+    #[test]
+    fn errors_name_the_variable_or_the_line_of_the_file() {
+        for (message, explained) in [
+            ("--workers: no", "--workers (set by ONNXD_WORKERS): no"),
+            ("--queue-limit: no", "--queue-limit (set in /etc/onnxd.toml:4): no"),
+            // The flag wins over the file.
+            ("--listen: no", "--listen: no"),
+            ("--worker: no", "--worker: no"),
+            ("--workers-max x--workers", "--workers-max x--workers"),
+            (
+                "--tls-cert FILE and --tls-key FILE",
+                "--tls-cert FILE and --tls-key (set in /etc/onnxd.toml:3) FILE",
+            ),
+        ] {
+            let failure = origins().explain(Failure::configuration(message));
+            assert_eq!(failure.message, explained);
+        }
+        assert_eq!(origins().name("workers"), "--workers (set by ONNXD_WORKERS)");
+    }
+}
